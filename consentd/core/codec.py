@@ -1,0 +1,217 @@
+"""Turn leaves and statements into bytes and back: the ledger's own formats.
+
+A leaf is a fixed binary record, and the bytes in an entry bundle are the bytes hashed. Decoding is strict:
+exact length, known version, nothing to spare. Integers are big-endian. Source: ledger-format.md, "Leaves".
+"""
+
+import hashlib
+from dataclasses import dataclass
+from struct import Struct
+
+from consentd.errors import MalformedError
+
+LEAF_VERSION = 1
+EVENT_LENGTH = 122
+SEAL_LENGTH = 90
+SEAL_KIND = 0
+QUESTION_KIND = 255
+"""Stands in a signature's kind byte when what is signed is a question, not an entry."""
+
+MAX_PAYLOAD = 16 * 1024
+ZERO_HASH = bytes(32)
+ALG_ED25519 = 1
+
+STATEMENT_OVERHEAD = 1 + 32 + 64 + 16 + 8
+
+_EVENT = Struct(">BBQ32sQ32s32sQ")
+_SEAL = Struct(">BBQQ32sQ32s")
+_STATEMENT = Struct(">B32s64s16sQ")
+_SIGNED = Struct(">32sB32sQ16sQ32s")
+_HEAD = Struct(">32sQ32s")
+
+_CHAIN = b"consentd/chain/v1\0"
+_COMMIT = b"consentd/commit/v1\0"
+_ENTRY = b"consentd/entry/v1\0"
+_PUBLIC = b"consentd/public/v1\0"
+_SUBJECT = b"consentd/subject/v1\0"
+_HEAD_VALUE = b"consentd/head/v1\0"
+_PAYLOAD = b"consentd/payload/v1\0"
+
+assert _EVENT.size == EVENT_LENGTH
+assert _SEAL.size == SEAL_LENGTH
+assert _STATEMENT.size == STATEMENT_OVERHEAD
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event leaf.
+
+    Attributes:
+        kind: 1…255, ``consentd.v1.EntryKind``.
+        time_ms: never less than that of the leaf before.
+        tag: whose chain this is, 32 bytes.
+        seq: 1, 2, 3 … within the tag.
+        prev: chain hash of the tag's leaf before; zeros first.
+        commit: commitment to the statement, 32 bytes.
+        ref: seq, in this same chain, of the leaf relied on; 0: none.
+    """
+
+    kind: int
+    time_ms: int
+    tag: bytes
+    seq: int
+    prev: bytes
+    commit: bytes
+    ref: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """A seal leaf: commits to where every chain stands.
+
+    Attributes:
+        time_ms: never less than that of the leaf before.
+        covers: how many entries it covers, its own index.
+        map_root: root of the Patricia tree over all tags, 32 bytes.
+        tags: keys in that tree.
+        prev_seal: chain hash of the seal before; zeros first.
+    """
+
+    time_ms: int
+    covers: int
+    map_root: bytes
+    tags: int
+    prev_seal: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What a leaf's commitment opens to.
+
+    Attributes:
+        key: the author's Ed25519 public key, 32 bytes.
+        signature: 64 bytes over ``signed_message``.
+        request_id: 16 bytes.
+        author_time_ms: the author's clock.
+        payload: a serialised ``consentd.v1`` message, as received.
+    """
+
+    key: bytes
+    signature: bytes
+    request_id: bytes
+    author_time_ms: int
+    payload: bytes
+
+
+def encode_event(event: Event) -> bytes:
+    """Encode an event leaf to its 122 bytes."""
+    return _EVENT.pack(
+        LEAF_VERSION, event.kind, event.time_ms, event.tag, event.seq, event.prev, event.commit, event.ref
+    )
+
+
+def encode_seal(seal: Seal) -> bytes:
+    """Encode a seal leaf to its 90 bytes."""
+    return _SEAL.pack(
+        LEAF_VERSION, SEAL_KIND, seal.time_ms, seal.covers, seal.map_root, seal.tags, seal.prev_seal
+    )
+
+
+def decode_leaf(leaf: bytes) -> Event | Seal:
+    """Decode a leaf, strictly.
+
+    Raises:
+        MalformedError: unknown version, wrong length for its kind, or a field that no leaf can have.
+    """
+    if len(leaf) < 2:
+        raise MalformedError("leaf is too short")
+    if leaf[0] != LEAF_VERSION:
+        raise MalformedError(f"leaf version unknown: `{leaf[0]}`")
+    if leaf[1] == SEAL_KIND:
+        if len(leaf) != SEAL_LENGTH:
+            raise MalformedError(f"seal leaf has the wrong length: `{len(leaf)}`")
+        _, _, time_ms, covers, map_root, tags, prev_seal = _SEAL.unpack(leaf)
+        return Seal(time_ms, covers, map_root, tags, prev_seal)
+    if len(leaf) != EVENT_LENGTH:
+        raise MalformedError(f"event leaf has the wrong length: `{len(leaf)}`")
+    _, kind, time_ms, tag, seq, prev, commit, ref = _EVENT.unpack(leaf)
+    if kind == QUESTION_KIND:
+        raise MalformedError("leaf kind 255 is reserved")
+    if seq == 0 or ref >= seq:
+        raise MalformedError("event leaf has an impossible seq or ref")
+    if (seq == 1) != (prev == ZERO_HASH):
+        raise MalformedError("event leaf has prev where none can be, or lacks it")
+    return Event(kind, time_ms, tag, seq, prev, commit, ref)
+
+
+def chain_hash(leaf: bytes) -> bytes:
+    """Hash a leaf for its chain: ``H("consentd/chain/v1\\0" ‖ leaf)``, never public."""
+    return hashlib.sha256(_CHAIN + leaf).digest()
+
+
+def public_tag(name: str) -> bytes:
+    """Return the tag of a public chain: ``H("consentd/public/v1\\0" ‖ name)``."""
+    return hashlib.sha256(_PUBLIC + name.encode()).digest()
+
+
+def map_key(tag: bytes) -> bytes:
+    """Return a tag's key in the map: ``H("consentd/subject/v1\\0" ‖ tag)``."""
+    return hashlib.sha256(_SUBJECT + tag).digest()
+
+
+def map_value(tag: bytes, count: int, head: bytes) -> bytes:
+    """Return a tag's value in the map: ``H("consentd/head/v1\\0" ‖ tag ‖ count u64 ‖ head)``."""
+    return hashlib.sha256(_HEAD_VALUE + _HEAD.pack(tag, count, head)).digest()
+
+
+def payload_aad(kind: int, tag: bytes, commit: bytes) -> bytes:
+    """Return what a person's ciphertext is bound to: ``"consentd/payload/v1\\0" ‖ kind ‖ tag ‖ commit``."""
+    return b"".join((_PAYLOAD, bytes((kind,)), tag, commit))
+
+
+def encode_statement(statement: Statement) -> bytes:
+    """Encode a statement: ``alg ‖ key ‖ signature ‖ request_id ‖ author_time_ms ‖ payload``."""
+    return (
+        _STATEMENT.pack(
+            ALG_ED25519, statement.key, statement.signature, statement.request_id, statement.author_time_ms
+        )
+        + statement.payload
+    )
+
+
+def decode_statement(data: bytes) -> Statement:
+    """Decode a statement. The payload stays bytes: verify, then decode.
+
+    Raises:
+        MalformedError: too short, too long, or an unknown algorithm.
+    """
+    if not STATEMENT_OVERHEAD <= len(data) <= STATEMENT_OVERHEAD + MAX_PAYLOAD:
+        raise MalformedError(f"statement has an impossible length: `{len(data)}`")
+    alg, key, signature, request_id, author_time_ms = _STATEMENT.unpack_from(data)
+    if alg != ALG_ED25519:
+        raise MalformedError(f"statement algorithm unknown: `{alg}`")
+    return Statement(key, signature, request_id, author_time_ms, data[STATEMENT_OVERHEAD:])
+
+
+def commit(salt: bytes, statement: bytes) -> bytes:
+    """Commit to a statement: ``H("consentd/commit/v1\\0" ‖ salt[32] ‖ statement)``."""
+    return hashlib.sha256(b"".join((_COMMIT, salt, statement))).digest()
+
+
+def signed_message(
+    *, origin: str, kind: int, tag: bytes, ref: int, request_id: bytes, author_time_ms: int, payload: bytes
+) -> bytes:
+    """Return what an author signs.
+
+    ``"consentd/entry/v1\\0" ‖ H(origin) ‖ kind ‖ tag ‖ ref ‖ request_id ‖ author_time_ms ‖ H(payload)``;
+    for a question kind is 255 and ref 0.
+    """
+    return _ENTRY + _SIGNED.pack(
+        hashlib.sha256(origin.encode()).digest(),
+        kind,
+        tag,
+        ref,
+        request_id,
+        author_time_ms,
+        hashlib.sha256(payload).digest(),
+    )

@@ -1,0 +1,72 @@
+"""Generate consentd/v1 from the .proto files: ``python proto/generate.py [--check]``.
+
+The pins are old on purpose: generated code is the floor of the protobuf runtime, and grpcio-tools 1.76
+emits code that runs on protobuf 6.31 and later. They live in a venv of their own (``.venv-proto``), for
+they may not be mixed with the runtime's versions. ``--check`` generates into a temporary folder and compares.
+"""
+
+import argparse
+import filecmp
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+PINS = ["grpcio-tools==1.76.0", "mypy-protobuf==5.1.0", "setuptools<81"]
+ROOT = Path(__file__).resolve().parent.parent
+PROTO = ROOT / "proto"
+PROTOS = sorted(str(path.relative_to(PROTO)) for path in (PROTO / "consentd/v1").glob("*.proto"))
+TOOLS = ROOT / ".venv-proto"
+
+
+def tools() -> Path:
+    """Return the python that has the pinned tools, making its venv if needed."""
+    python = TOOLS / "bin/python"
+    stamp = TOOLS / "pins.txt"
+    if not stamp.exists() or stamp.read_text() != "\n".join(PINS):
+        venv.create(TOOLS, with_pip=True, clear=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PINS], check=True)
+        stamp.write_text("\n".join(PINS))
+    return python
+
+
+def generate(out: Path) -> None:
+    """Generate the Python code of every .proto into *out*; stubs only where there is a service."""
+    python = tools()
+    protoc = [str(python), "-m", "grpc_tools.protoc", f"-I{PROTO}"]
+    plugins = [f"--plugin=protoc-gen-{name}={TOOLS}/bin/protoc-gen-{name}" for name in ("mypy", "mypy_grpc")]
+    subprocess.run([*protoc, *plugins, f"--python_out={out}", f"--mypy_out=quiet:{out}", *PROTOS], check=True)
+    services = [name for name in PROTOS if name.endswith("_service.proto")]
+    subprocess.run([*protoc, *plugins, f"--grpc_python_out={out}", f"--mypy_grpc_out=quiet:{out}", *services], check=True)
+
+
+def differences(out: Path) -> list[str]:
+    """Name the generated files of *out* that are not what is committed."""
+    committed, made = ROOT / "consentd/v1", out / "consentd/v1"
+    names = {path.name for path in committed.glob("*_pb2*")} | {path.name for path in made.glob("*_pb2*")}
+    return [
+        name for name in sorted(names)
+        if not (committed / name).exists() or not (made / name).exists()
+        or not filecmp.cmp(committed / name, made / name, shallow=False)
+    ]
+
+
+def main() -> int:
+    """Generate, or check that what is committed is fresh."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="compare with what is committed; exit 1 if it differs")
+    arguments = parser.parse_args()
+    if not arguments.check:
+        generate(ROOT)
+        return 0
+    with tempfile.TemporaryDirectory() as out:
+        generate(Path(out))
+        stale = differences(Path(out))
+    for name in stale:
+        print(f"consentd/v1/{name} is not what proto/ generates; run `make proto`", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
