@@ -1,0 +1,60 @@
+# Python 3.11 or later and make are enough: each target sets up .venv by itself, once.
+#
+#   PYTHON=python3.12 make test      with another Python (only before .venv exists)
+#   make test ARGS="-k merkle"       further arguments for pytest
+#   KEEP=1 make demo                 leave the demo's daemon and its files in place
+#   make clean                       start over
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SETUP := pyproject.toml clients/python/pyproject.toml
+ARGS ?=
+KEEP ?=
+export KEEP
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint proto clean
+# A failed installation leaves no stamp that says it worked.
+.DELETE_ON_ERROR:
+
+help:  ## Show this list
+	@sed -n 's/^\([a-z]*\):.*##\(.*\)/  make \1 \2/p' $(MAKEFILE_LIST) | awk '{printf "  %-4s %-6s", $$1, $$2; $$1 = $$2 = ""; print $$0}'
+
+demo: $(VENV)/.server  ## Run a daemon through a consent's life, from grant to proof, and show it
+	$(BIN)/python -m consentd.server.demo
+
+test: $(VENV)/.dev  ## Run all tests
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+bench: $(VENV)/.bench  ## Measure; prints a table and writes JSON to benchmarks/out
+	$(BIN)/python -m benchmarks $(ARGS)
+
+lint: $(VENV)/.dev  ## Check style, types, the floors and the proto files
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint proto
+
+proto:  ## Generate consentd/v1 from proto/
+	$(PYTHON) proto/generate.py
+
+clean:  ## Remove .venv and what tools left behind
+	rm -rf $(VENV) .venv-proto build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .demo
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "consentd needs Python 3.11 or later")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.dev: $(BIN)/python $(SETUP)
+	$(PIP) -e '.[dev]' -e clients/python
+	@touch $@ $(VENV)/.server
+
+$(VENV)/.server: $(BIN)/python $(SETUP)
+	$(PIP) -e '.[server]' -e clients/python
+	@touch $@
+
+$(VENV)/.bench: $(BIN)/python $(SETUP)
+	$(PIP) -e '.[server,bench]' -e clients/python
+	@touch $@ $(VENV)/.server

@@ -1,0 +1,312 @@
+"""The configuration: frozen values, read from TOML once, before anything else.
+
+A key that is not known is an error that names it and the known ones: a misspelt option must not
+become a default. Relative paths are relative to the file. What each option is, what its loss means
+and whether it is trusted stands beside it in ``ops/consentd.toml``, which a test loads.
+
+Nothing here decides a verdict. Rules that a decision rests on are entries of the ledger (kind RULES),
+since a decision that rests on a file could not be replayed; the tolerances of the clock belong to
+the ledger's format and are constants there.
+"""
+
+import dataclasses
+import ipaddress
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from consentd.errors import InvalidError
+
+
+def _bounded(default: int, least: int, most: int) -> int:
+    # The bounds travel with the field; ``_value`` enforces them.
+    return field(default=default, metadata={"least": least, "most": most})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerConfig:
+    """Where the ledger lies and how it is sealed.
+
+    Attributes:
+        origin: name of the ledger, first line of every checkpoint; never changes.
+        data_dir: directory of the store, of the vault and, by default, of table and lock.
+        lock_path: ``checkpoint.lock``, outside the store's own directory.
+        checkpoint_interval_ms: least time between two checkpoints.
+        map_bits: the map has 2^map_bits buckets; 16 subjects a bucket is right.
+        idempotency_days: how long a ``request_id`` is remembered, at least 7.
+        block_cache_mb: memory for blocks of the store.
+    """
+
+    origin: str
+    data_dir: Path
+    lock_path: Path
+    checkpoint_interval_ms: int = _bounded(200, 10, 60_000)
+    map_bits: int = _bounded(17, 1, 24)
+    idempotency_days: int = _bounded(7, 7, 365)
+    block_cache_mb: int = _bounded(256, 8, 1 << 20)
+
+    @property
+    def store_dir(self) -> Path:
+        """Directory of the ledger's store."""
+        return self.data_dir / "ledger"
+
+    @property
+    def vault_dir(self) -> Path:
+        """Directory of the vault: data keys and the identifier mapping, in no backup of the ledger."""
+        return self.data_dir / "vault"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeysConfig:
+    """Files of the secret keys; each readable by the daemon's user alone.
+
+    Attributes:
+        log_key_file: signs checkpoints.
+        statement_key_file: signs statements of the daemon: decisions, and entries for thin clients.
+        vault_key_file: wraps the data keys in the vault, and keys the hashes of identifiers.
+    """
+
+    log_key_file: Path
+    statement_key_file: Path
+    vault_key_file: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsConfig:
+    """TLS of one listener.
+
+    Attributes:
+        cert_file: certificate chain, PEM.
+        key_file: its private key, PEM.
+        client_ca_file: authorities of client certificates, PEM; None: clients show none.
+    """
+
+    cert_file: Path
+    key_file: Path
+    client_ca_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrpcConfig:
+    """The gRPC server.
+
+    Attributes:
+        listen: ``host:port``; port 0 takes a free one.
+        threads: threads that serve RPCs; more than 4 gain nothing.
+        max_message_bytes: longest request accepted.
+        max_batch_items: most items of one batch.
+        tls: needed for every listen address that is not loopback.
+    """
+
+    listen: str = "127.0.0.1:7400"
+    threads: int = _bounded(4, 1, 64)
+    max_message_bytes: int = _bounded(1 << 20, 1 << 16, 1 << 20)
+    max_batch_items: int = _bounded(1000, 1, 1000)
+    tls: TlsConfig | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpConfig:
+    """The HTTP server: checkpoint, tiles, metrics, health.
+
+    Attributes:
+        listen: ``host:port``; port 0 takes a free one.
+        tls: needed for every listen address that is not loopback.
+    """
+
+    listen: str = "127.0.0.1:7401"
+    tls: TlsConfig | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableConfig:
+    """The policy table.
+
+    Attributes:
+        path: directory of its LMDB environments.
+        map_size_mb: most that it can grow to; addresses, not memory.
+        max_silence_ms: age of the writer's heartbeat from which readers answer INDETERMINATE.
+    """
+
+    path: Path
+    map_size_mb: int = _bounded(65_536, 16, 1 << 24)
+    max_silence_ms: int = _bounded(60_000, 1_000, 3_600_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallersConfig:
+    """Who may call.
+
+    Attributes:
+        credentials_file: callers, their roles and hashes of their tokens.
+    """
+
+    credentials_file: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolConfig:
+    """The entries that wait for the sequencer.
+
+    Attributes:
+        max_waiting: entries that may wait; more are refused with RESOURCE_EXHAUSTED.
+        max_batch: most entries of one synced write.
+        max_delay_ms: how long the sequencer waits for company; 0: not at all.
+    """
+
+    max_waiting: int = _bounded(10_000, 1, 1_000_000)
+    max_batch: int = _bounded(400, 1, 10_000)
+    max_delay_ms: int = _bounded(0, 0, 1_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogConfig:
+    """The log on stderr.
+
+    Attributes:
+        level: least level written.
+    """
+
+    level: str = field(default="info", metadata={"one_of": ("debug", "info", "warning", "error")})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All of the configuration."""
+
+    ledger: LedgerConfig
+    keys: KeysConfig
+    callers: CallersConfig
+    table: TableConfig
+    grpc: GrpcConfig = GrpcConfig()
+    http: HttpConfig = HttpConfig()
+    pool: PoolConfig = PoolConfig()
+    log: LogConfig = LogConfig()
+
+    def __post_init__(self) -> None:
+        if not self.ledger.origin or any(not char.isprintable() or char in " +" for char in self.ledger.origin):
+            # C2SP signed-note: a key name is not empty and holds neither spaces nor a plus sign.
+            raise InvalidError(f"config: `ledger.origin` is not a valid origin: `{self.ledger.origin}`")
+        if self.ledger.lock_path.is_relative_to(self.ledger.store_dir):
+            # A restored copy of the store would bring its old lock along, and the lock could not tell.
+            raise InvalidError("config: `ledger.lock_path` lies inside the store's own directory")
+        for section, listener in (("grpc", self.grpc), ("http", self.http)):
+            host, _ = parse_listen(listener.listen, option=f"{section}.listen")
+            if listener.tls is None and not is_loopback(host):
+                raise InvalidError(
+                    f"config: `{section}.listen` is reachable from other machines without TLS: `{listener.listen}`: "
+                    f"give a section `{section}.tls`, or listen on 127.0.0.1"
+                )
+
+
+def load(path: Path) -> Config:
+    """Read the configuration in the TOML file *path*.
+
+    Raises:
+        InvalidError: it cannot be read, is not TOML, or does not describe a configuration.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidError(f"config: file cannot be read: `{path}`: {error}") from error
+    return parse(text, base_dir=path.parent)
+
+
+def parse(text: str, *, base_dir: Path) -> Config:
+    """Return the configuration that TOML *text* describes; its relative paths start at *base_dir*.
+
+    Raises:
+        InvalidError: it is not TOML, or does not describe a configuration.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidError(f"config: not TOML: {error}") from error
+    _default_paths(document)
+    return typing.cast("Config", _section(Config, document, name="", base_dir=base_dir.absolute()))
+
+
+def parse_listen(listen: str, *, option: str = "listen") -> tuple[str, int]:
+    """Split ``host:port``, where an IPv6 host stands in brackets, into host and port.
+
+    Raises:
+        InvalidError: it is not of that form.
+    """
+    host, colon, port = listen.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not host or (":" in host and not bracketed) or not (port.isascii() and port.isdecimal()):
+        raise InvalidError(f"config: `{option}` is not host:port: `{listen}`")
+    if int(port) > 0xFFFF:
+        raise InvalidError(f"config: `{option}` has no such port: `{listen}`")
+    return (host[1:-1] if bracketed else host), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine reaches *host*. A name other than ``localhost`` counts as reachable."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _default_paths(document: dict[str, object]) -> None:
+    """Fill in the paths that follow from ``ledger.data_dir`` where they are not given."""
+    ledger = document.get("ledger")
+    if isinstance(ledger, dict) and isinstance(ledger.get("data_dir"), str):
+        ledger.setdefault("lock_path", ledger["data_dir"] + "/checkpoint.lock")
+        table = document.setdefault("table", {})
+        if isinstance(table, dict):
+            table.setdefault("path", ledger["data_dir"] + "/table")
+
+
+def _section(kind: type[object], given: Mapping[str, object], *, name: str, base_dir: Path) -> object:
+    """Build the dataclass *kind* from the TOML table *given*, called *name* in messages."""
+    assert dataclasses.is_dataclass(kind)
+    fields = {each.name: each for each in dataclasses.fields(kind)}
+    prefix = f"{name}." if name else ""
+    for key in given:
+        if key not in fields:
+            known = ", ".join(f"`{prefix}{each}`" for each in fields)
+            raise InvalidError(f"config: unknown key `{prefix}{key}`; known here: {known}")
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for each in fields.values():
+        if each.name in given:
+            values[each.name] = _value(
+                hints[each.name], given[each.name], option=prefix + each.name, limits=each.metadata, base_dir=base_dir
+            )
+        elif each.default is dataclasses.MISSING:
+            raise InvalidError(f"config: `{prefix}{each.name}` is missing")
+    return kind(**values)
+
+
+def _value(hint: object, given: object, *, option: str, limits: Mapping[str, typing.Any], base_dir: Path) -> object:
+    """Return *given* as the type *hint* says, within *limits*."""
+    if isinstance(hint, types.UnionType):
+        (hint,) = (each for each in typing.get_args(hint) if each is not types.NoneType)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        if not isinstance(given, dict):
+            raise InvalidError(f"config: `{option}` is not a section")
+        return _section(hint, given, name=option, base_dir=base_dir)
+    if hint is int:
+        if not isinstance(given, int) or isinstance(given, bool):
+            raise InvalidError(f"config: `{option}` is not a whole number: `{given}`")
+        if not limits["least"] <= given <= limits["most"]:
+            raise InvalidError(
+                f"config: `{option}` is out of bounds: `{given}` is not in {limits['least']} … {limits['most']}"
+            )
+        return given
+    if not isinstance(given, str):
+        raise InvalidError(f"config: `{option}` is not a text: `{given}`")
+    if hint is Path:
+        if not given:
+            raise InvalidError(f"config: `{option}` is empty")
+        return base_dir / given
+    if "one_of" in limits and given not in limits["one_of"]:
+        raise InvalidError(f"config: `{option}` is none of {', '.join(limits['one_of'])}: `{given}`")
+    return given

@@ -1,0 +1,191 @@
+"""Every metric of the daemon, in one list; the only door to ``prometheus_client``.
+
+A ``Metrics`` is an object with a registry of its own, passed to whoever measures; there is no global
+one, so tests and several ledgers in a process do not share counts.
+
+Labels come from closed sets, checked when a label value is first used: an identifier of a person
+cannot become one. Ages are not exported but the times they are measured from (``..._time_seconds``, UTC):
+an age would stand still when the thread that sets it dies, ``time() - ...`` does not.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import prometheus_client
+
+T = TypeVar("T", prometheus_client.Counter, prometheus_client.Gauge, prometheus_client.Histogram)
+
+CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
+"""Content type of what ``Metrics.render`` returns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A label and the closed set of its values.
+
+    Attributes:
+        name: its name.
+        pattern: what a value looks like, as a whole. For sets that the proto contract closes, the
+            shape of their names: that of an RPC, that of an enum value.
+    """
+
+    name: str
+    pattern: re.Pattern[str]
+
+
+def _one_of(name: str, *values: str) -> Label:
+    return Label(name, re.compile("|".join(values)))
+
+
+_METHOD = Label("method", re.compile(r"[A-Z][A-Za-z]{1,39}"))
+_ERROR_REASON = Label("reason", re.compile(r"[A-Z][A-Z_]{1,59}"))
+_REFUSAL = Label("reason", re.compile(r"R(0[1-9]|1[01])|DECISION"))
+_CODE = _one_of(
+    "code",
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+)
+_OUTCOME = _one_of("outcome", "PERMIT", "PARTIAL", "DENY", "NO_CONSENT", "INDETERMINATE")
+_VIA = _one_of("via", "check", "batch", "authorize")
+_STORE = _one_of("store", "ledger", "table")
+_CLOCK = _one_of("direction", "behind", "ahead")
+_REPEAT = _one_of("repeat", "same", "conflicting")
+
+_RPC_SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
+_DISK_SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0, 10.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class _Children(Generic[T]):
+    """A metric and its children, one for each tuple of label values, so that a count costs one look-up."""
+
+    __slots__ = ("_children", "_labels", "_metric")
+
+    def __init__(self, metric: T, labels: tuple[Label, ...]) -> None:
+        self._metric: T = metric
+        self._labels = labels
+        # Added to by any thread: after a lost race both made the same child, which prometheus_client keeps too.
+        self._children: dict[tuple[str, ...], T] = {} if labels else {(): metric}
+
+    def _child(self, values: tuple[str, ...]) -> T:
+        child = self._children.get(values)
+        if child is None:
+            assert len(values) == len(self._labels), f"metric has {len(self._labels)} labels"
+            for label, value in zip(self._labels, values, strict=True):
+                # The value stays out of the message: it may be what must not be shown.
+                assert label.pattern.fullmatch(value), f"metric got a foreign value of label {label.name}"
+            child = self._children[values] = self._metric.labels(*values)
+        return child
+
+
+class Counter(_Children[prometheus_client.Counter]):
+    """A count that only grows."""
+
+    __slots__ = ()
+
+    def inc(self, *values: str, by: int = 1) -> None:
+        """Add *by* to the child of these label *values*, in the order of the labels' definition."""
+        self._child(values).inc(by)
+
+
+class Gauge(_Children[prometheus_client.Gauge]):
+    """A figure that goes up and down."""
+
+    __slots__ = ()
+
+    def set(self, figure: float) -> None:
+        """Set it to *figure*."""
+        self._metric.set(figure)
+
+
+class Histogram(_Children[prometheus_client.Histogram]):
+    """A distribution."""
+
+    __slots__ = ()
+
+    def observe(self, figure: float, *values: str) -> None:
+        """Count *figure* in the child of these label *values*."""
+        self._child(values).observe(figure)
+
+
+class Metrics:
+    """All metrics of one daemon. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._registry = prometheus_client.CollectorRegistry()
+
+        # -- calls
+        self.rpcs = self._counter("rpcs", "RPCs answered.", _METHOD, _CODE)
+        self.rpc_seconds = self._histogram("rpc_seconds", "Time from request to answer.", _RPC_SECONDS, _METHOD)
+        self.errors = self._counter("errors", "Errors sent, by ErrorReason.", _ERROR_REASON)
+        self.repeats = self._counter(
+            "repeats", "Requests of a known request_id: same, answered again; conflicting, refused.", _REPEAT
+        )
+
+        # -- decisions
+        self.decisions = self._counter("decisions", "Decisions taken.", _OUTCOME, _VIA)
+        self.unenrolled_questions = self._counter("unenrolled_questions", "Questions about subjects not enrolled.")
+        self.refusals = self._counter(
+            "refusals", "REFUSAL entries, by the reason of Decree 42-8; DECISION: an access not permitted.", _REFUSAL
+        )
+
+        # -- writing
+        self.pool_entries = self._gauge("pool_entries", "Writes that wait for the sequencer.")
+        self.batch_entries = self._histogram("batch_entries", "Entries of one synced write.", _SIZES)
+        self.commit_seconds = self._histogram("commit_seconds", "Time of one commit, synced.", _DISK_SECONDS, _STORE)
+        self.ledger_size = self._gauge("ledger_size", "Leaves in the ledger, seals included.")
+        self.map_bytes = self._gauge("map_bytes", "Memory of the map's upper nodes.")
+        self.clock_refusals = self._counter("clock_refusals", "Writes refused since the clock jumped.", _CLOCK)
+
+        # -- checkpoints
+        self.seal_seconds = self._histogram("seal_seconds", "Time to sign, lock and publish.", _DISK_SECONDS)
+        self.checkpoint_size = self._gauge("checkpoint_size", "Size of the last checkpoint published.")
+        self.checkpoint_time_seconds = self._gauge("checkpoint_time_seconds", "When the last one was published.")
+        self.checkpoints = self._counter("checkpoints", "Checkpoints published.")
+        self.publish_failures = self._counter("publish_failures", "Checkpoints not published: no quorum, or an error.")
+
+        # -- readiness
+        self.ready = self._gauge("ready", "1 while the daemon serves, else 0.")
+        self.table_lag = self._gauge("table_lag", "Leaves by which the policy table is behind the ledger.")
+        self.table_heartbeat_time_seconds = self._gauge(
+            "table_heartbeat_time_seconds", "When the writer last left its heartbeat in the table."
+        )
+
+    def value(self, name: str, **labels: str) -> float:
+        """Return the figure of the sample *name* with *labels*, as ``render`` shows it; 0 where there is none yet."""
+        return self._registry.get_sample_value(name, labels) or 0.0
+
+    def render(self) -> bytes:
+        """Return all figures in Prometheus' text format, of content type ``CONTENT_TYPE``."""
+        return prometheus_client.generate_latest(self._registry)
+
+    def _counter(self, name: str, text: str, *labels: Label) -> Counter:
+        names = [label.name for label in labels]
+        name = f"consentd_{name}_total"
+        return Counter(prometheus_client.Counter(name, text, names, registry=self._registry), labels)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(prometheus_client.Gauge(f"consentd_{name}", text, registry=self._registry), ())
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: Label) -> Histogram:
+        names = [label.name for label in labels]
+        return Histogram(
+            prometheus_client.Histogram(f"consentd_{name}", text, names, buckets=buckets, registry=self._registry),
+            labels,
+        )

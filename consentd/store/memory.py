@@ -1,0 +1,92 @@
+"""A store in memory: for tests, for replay, and as the plain meaning of the contract."""
+
+import threading
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from consentd.errors import StorageError
+from consentd.store import Batch, Delete, Put
+
+
+class MemoryStore:
+    """A ``Store`` in memory. Nothing outlives the object but what ``reopen`` takes over."""
+
+    def __init__(self, contents: Mapping[bytes, bytes] | None = None) -> None:
+        # Guarded by _lock: readers must never see half a batch.
+        self._lock = threading.Lock()
+        self._values: dict[bytes, bytes] = dict(contents or {})
+        self._keys: list[bytes] = sorted(self._values)
+        self._closed = False
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value of *key*, or None."""
+        with self._lock:
+            self._require_open()
+            return self._values.get(key)
+
+    def multi_get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the values of *keys*, in their order, all from one moment."""
+        with self._lock:
+            self._require_open()
+            return [self._values.get(key) for key in keys]
+
+    def scan(
+        self, start: bytes, end: bytes | None, *, reverse: bool = False, limit: int | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the pairs in [*start*, *end*), by key; see ``Store.scan``."""
+        with self._lock:
+            self._require_open()
+            first, last = self._span(start, end)
+            if limit is not None and last - first > limit:
+                first, last = (last - limit, last) if reverse else (first, first + limit)
+            pairs = [(key, self._values[key]) for key in self._keys[first:last]]
+        return reversed(pairs) if reverse else iter(pairs)
+
+    def write(self, batch: Batch) -> None:
+        """Apply *batch* atomically."""
+        with self._lock:
+            self._require_open()
+            for operation in batch.operations:
+                if isinstance(operation, Put):
+                    if operation.key not in self._values:
+                        self._keys.insert(bisect_left(self._keys, operation.key), operation.key)
+                    self._values[operation.key] = operation.value
+                elif isinstance(operation, Delete):
+                    if self._values.pop(operation.key, None) is not None:
+                        del self._keys[bisect_left(self._keys, operation.key)]
+                else:
+                    first, last = self._span(operation.start, operation.end)
+                    for key in self._keys[first:last]:
+                        del self._values[key]
+                    del self._keys[first:last]
+
+    def copy(self, path: Path) -> None:
+        """Refuse: there are no files to copy."""
+        raise StorageError(f"store in memory cannot be copied to files: `{path}`")
+
+    def compact_range(self, start: bytes, end: bytes | None) -> None:
+        """Do nothing: deleted bytes are gone at once."""
+
+    def approximate_size(self) -> int:
+        """Return the bytes of all keys and values."""
+        with self._lock:
+            return sum(len(key) + len(value) for key, value in self._values.items())
+
+    def close(self) -> None:
+        """Refuse all further calls but ``reopen``."""
+        self._closed = True
+
+    def reopen(self) -> "MemoryStore":
+        """Return a new store with what this one holds: what the next process to open it would find."""
+        with self._lock:
+            return MemoryStore(self._values)
+
+    def _span(self, start: bytes, end: bytes | None) -> tuple[int, int]:
+        first = bisect_left(self._keys, start)
+        last = len(self._keys) if end is None else bisect_left(self._keys, end)
+        return first, max(first, last)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StorageError("store is closed")
