@@ -35,6 +35,7 @@ _ENTRY = b"consentd/entry/v1\0"
 _PUBLIC = b"consentd/public/v1\0"
 _SUBJECT = b"consentd/subject/v1\0"
 _HEAD_VALUE = b"consentd/head/v1\0"
+_CONSENT = b"consentd/consent/v1\0"
 _PAYLOAD = b"consentd/payload/v1\0"
 
 assert _EVENT.size == EVENT_LENGTH
@@ -162,6 +163,11 @@ def map_key(tag: bytes) -> bytes:
 def map_value(tag: bytes, count: int, head: bytes) -> bytes:
     """Return a tag's value in the map: ``H("consentd/head/v1\\0" ‖ tag ‖ count u64 ‖ head)``."""
     return hashlib.sha256(_HEAD_VALUE + _HEAD.pack(tag, count, head)).digest()
+
+
+def consent_id(tag: bytes, lineage: int) -> bytes:
+    """Name a lineage of consents: the first 16 bytes of ``H("consentd/consent/v1\\0" ‖ tag ‖ seq u64)``."""
+    return hashlib.sha256(_CONSENT + tag + lineage.to_bytes(8, "big")).digest()[:16]
 
 
 def payload_aad(kind: int, tag: bytes, commit: bytes) -> bytes:

@@ -6,7 +6,7 @@ where an absent bound is open. An empty tuple puts no limit; the tuple ``("*",)`
 purpose, so that a consent can *state* "any recipient" (policy.md, rule 2).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 
 ANY = "*"
@@ -20,6 +20,10 @@ MAX_DEPTH = 8
 
 MAX_PROVISIONS = 256
 """Most provisions in one consent."""
+
+
+BREAK_GLASS_PURPOSE = "BTG"
+"""The purpose that a question has exactly when it carries a ``break_glass`` justification (rule 7)."""
 
 
 class Effect(IntEnum):
@@ -264,6 +268,16 @@ class ResidualRule:
     """Condition left open by the question, to be enforced resource by resource (rule 5).
 
     Rules are read as one list: a resource is covered when a PERMIT rule matches it and no DENY rule does.
+    Three things refine that, and are absent from the common case: the first ``layer`` that says permit or
+    deny decides (rule 1); within layer CONSENT the decision's ``combining`` weighs rules (rule 3); a rule with
+    ``children`` is worth what they are worth, deny before permit, and its own effect where they are silent
+    (rule 2). ``residual.covers`` reads all of it.
+
+    Attributes:
+        categories: leaves that the rule itself speaks of; empty where only its children speak.
+        labels: closed over their hierarchy; a PERMIT rule asks that all of a resource's labels be among
+            them, a DENY rule that one is.
+        resources, data_period: likewise, inside for PERMIT, overlap for DENY.
     """
 
     effect: Effect
@@ -271,6 +285,25 @@ class ResidualRule:
     labels: tuple[str, ...] = ()
     resources: tuple[str, ...] = ()
     data_period: Period | None = None
+    layer: Layer = Layer.CONSENT
+    children: "tuple[ResidualRule, ...]" = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """One resource as an enforcer sees it, to be held against a residual.
+
+    Attributes:
+        category: the leaf category it belongs to.
+        labels: security labels it carries.
+        reference: ``Observation/123``.
+        data_period: of what time it tells.
+    """
+
+    category: str
+    labels: tuple[str, ...] = ()
+    reference: str = ""
+    data_period: Period = Period()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,7 +336,8 @@ class Standing:
         lineage: seq of the GRANT that began it.
         seq: seq of the GRANT or AMEND that is in force.
         version: 1, 2, 3 …
-        paused: PAUSE without RESUME; such a lineage counts for nothing.
+        paused: PAUSE without RESUME; such a lineage's permits count for nothing, its denies stay.
+        readable: False for a stored version whose vocabulary cannot be read: what it may match is unknown (rule 5).
     """
 
     lineage: int
@@ -311,5 +345,4 @@ class Standing:
     version: int
     consent: Consent
     paused: bool = False
-    # a stored version whose vocabulary cannot be read makes what it may match INDETERMINATE (rule 5)
-    readable: bool = field(default=True)
+    readable: bool = True

@@ -602,7 +602,7 @@ class Consistency(_message.Message):
 
     AT_LEAST_TREE_SIZE_FIELD_NUMBER: _builtins.int
     at_least_tree_size: _builtins.int
-    """at_least_tree_size waits, bounded by the deadline, until the state reflects that many leaves."""
+    """at_least_tree_size refuses to answer from a state that reflects fewer leaves."""
     def __init__(
         self,
         *,

@@ -84,13 +84,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 29
     """ERROR_REASON_OVERLOADED: too many requests wait (RESOURCE_EXHAUSTED, with RetryInfo)."""
     ERROR_REASON_REVISION_NOT_REACHED: _ErrorReason.ValueType  # 30
-    """ERROR_REASON_REVISION_NOT_REACHED: at_least_tree_size was not reached within the deadline (RESOURCE_EXHAUSTED, with RetryInfo)."""
+    """ERROR_REASON_REVISION_NOT_REACHED: the state has not reached at_least_tree_size (RESOURCE_EXHAUSTED, with RetryInfo)."""
     ERROR_REASON_STORAGE: _ErrorReason.ValueType  # 31
     """ERROR_REASON_STORAGE: disk or network failed; a write's outcome may be unknown (UNAVAILABLE). Repeat it with the same request_id."""
     ERROR_REASON_CLOCK: _ErrorReason.ValueType  # 32
     """ERROR_REASON_CLOCK: the daemon's clock disagrees with the ledger's; writes are refused until an operator confirms (UNAVAILABLE)."""
-    ERROR_REASON_STOPPING: _ErrorReason.ValueType  # 33
-    """ERROR_REASON_STOPPING: the daemon is draining (UNAVAILABLE). Try another, or later."""
+    ERROR_REASON_NOT_SERVING: _ErrorReason.ValueType  # 33
+    """ERROR_REASON_NOT_SERVING: the daemon is starting or draining (UNAVAILABLE). Try another, or later."""
     ERROR_REASON_CORRUPTION: _ErrorReason.ValueType  # 34
     """ERROR_REASON_CORRUPTION: the ledger contradicts itself; it has stopped (DATA_LOSS)."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 35
@@ -164,13 +164,13 @@ ERROR_REASON_CALLER_NOT_ALLOWED: ErrorReason.ValueType  # 28
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 29
 """ERROR_REASON_OVERLOADED: too many requests wait (RESOURCE_EXHAUSTED, with RetryInfo)."""
 ERROR_REASON_REVISION_NOT_REACHED: ErrorReason.ValueType  # 30
-"""ERROR_REASON_REVISION_NOT_REACHED: at_least_tree_size was not reached within the deadline (RESOURCE_EXHAUSTED, with RetryInfo)."""
+"""ERROR_REASON_REVISION_NOT_REACHED: the state has not reached at_least_tree_size (RESOURCE_EXHAUSTED, with RetryInfo)."""
 ERROR_REASON_STORAGE: ErrorReason.ValueType  # 31
 """ERROR_REASON_STORAGE: disk or network failed; a write's outcome may be unknown (UNAVAILABLE). Repeat it with the same request_id."""
 ERROR_REASON_CLOCK: ErrorReason.ValueType  # 32
 """ERROR_REASON_CLOCK: the daemon's clock disagrees with the ledger's; writes are refused until an operator confirms (UNAVAILABLE)."""
-ERROR_REASON_STOPPING: ErrorReason.ValueType  # 33
-"""ERROR_REASON_STOPPING: the daemon is draining (UNAVAILABLE). Try another, or later."""
+ERROR_REASON_NOT_SERVING: ErrorReason.ValueType  # 33
+"""ERROR_REASON_NOT_SERVING: the daemon is starting or draining (UNAVAILABLE). Try another, or later."""
 ERROR_REASON_CORRUPTION: ErrorReason.ValueType  # 34
 """ERROR_REASON_CORRUPTION: the ledger contradicts itself; it has stopped (DATA_LOSS)."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 35

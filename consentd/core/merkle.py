@@ -1,0 +1,114 @@
+"""Hash the leaves and nodes of the tree, and verify proofs about it (RFC 6962 2.1, RFC 9162 2.1).
+
+::
+
+    leaf hash  = SHA-256(0x00 || leaf)
+    node hash  = SHA-256(0x01 || left || right)
+    root of n  = node hash of (root of the first k, root of the rest), k the largest power of two below n
+    root of 0  = SHA-256("")
+
+Proofs are lists of 32-byte hashes, the one nearest to the leaf first. The two prefixes are what makes a leaf
+unable to pass for a node. Making proofs is the matter of ``tiles``; here they are only checked.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Sequence
+
+from consentd.errors import MalformedError, ProofError
+
+HASH_SIZE = 32
+"""Bytes in a hash."""
+
+EMPTY_ROOT = hashlib.sha256(b"").digest()
+"""Root hash of the tree without leaves."""
+
+
+def leaf_hash(leaf: bytes) -> bytes:
+    """Hash the bytes of a leaf to 32 bytes (RFC 9162 2.1.1)."""
+    return hashlib.sha256(b"\x00" + leaf).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """Hash two 32-byte hashes, side by side, to their parent's (RFC 9162 2.1.1)."""
+    return hashlib.sha256(b"\x01" + left + right).digest()
+
+
+def verify_inclusion(proof: Sequence[bytes], *, index: int, size: int, leaf_hash: bytes, root: bytes) -> None:
+    """Verify that the leaf at `index` (from 0) of the tree of `size` leaves has this hash (RFC 9162 2.1.3.2).
+
+    Raises:
+        MalformedError: a hash is not 32 bytes.
+        ProofError: the index is not in the tree, or the proof does not lead to the root.
+    """
+    _check_hashes((leaf_hash, root, *proof))
+    if not 0 <= index < size:
+        raise ProofError(f"index lies outside the tree: `{index}` of `{size}`")
+    fn, sn, r = index, size - 1, leaf_hash
+    for p in proof:
+        if sn == 0:
+            raise ProofError("inclusion proof is longer than the tree is high")
+        if fn & 1 or fn == sn:
+            r = node_hash(p, r)
+            while not fn & 1 and fn:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            r = node_hash(r, p)
+        fn, sn = fn >> 1, sn >> 1
+    if sn:
+        raise ProofError("inclusion proof is shorter than the tree is high")
+    if not hmac.compare_digest(r, root):
+        raise ProofError("inclusion proof does not lead to the root hash")
+
+
+def verify_consistency(proof: Sequence[bytes], *, size1: int, root1: bytes, size2: int, root2: bytes) -> None:
+    """Verify that the tree of `size2` leaves begins with the tree of `size1` (RFC 9162 2.1.4.2).
+
+    Equal sizes need equal roots and an empty proof. `size1` = 0 never verifies: every tree begins with the
+    empty one, so such a proof says nothing, and who takes it for evidence is mistaken. A protocol that gives
+    the size 0 a meaning (a witness's first checkpoint) handles it before it comes here.
+
+    Raises:
+        MalformedError: a hash is not 32 bytes.
+        ProofError: the sizes are out of order, or the proof does not lead to both roots.
+    """
+    _check_hashes((root1, root2, *proof))
+    if not 0 < size1 <= size2:
+        raise ProofError(f"consistency cannot be proven between these sizes: `{size1}` and `{size2}`")
+    if size1 == size2:
+        if proof:
+            raise ProofError("consistency proof between equal sizes is not empty")
+        if not hmac.compare_digest(root1, root2):
+            raise ProofError("root hashes of the same size differ")
+        return
+    if not proof:
+        raise ProofError("consistency proof is empty")
+    # A first tree that is complete is itself the first node of the path, and is left out of the proof.
+    path = proof if size1 & (size1 - 1) else [root1, *proof]
+    fn, sn = size1 - 1, size2 - 1
+    while fn & 1:
+        fn, sn = fn >> 1, sn >> 1
+    fr = sr = path[0]
+    for c in path[1:]:
+        if sn == 0:
+            raise ProofError("consistency proof is longer than the tree is high")
+        if fn & 1 or fn == sn:
+            fr, sr = node_hash(c, fr), node_hash(c, sr)
+            while not fn & 1 and fn:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            sr = node_hash(sr, c)
+        fn, sn = fn >> 1, sn >> 1
+    if sn:
+        raise ProofError("consistency proof is shorter than the tree is high")
+    if not hmac.compare_digest(fr, root1):
+        raise ProofError("consistency proof does not lead to the first root hash")
+    if not hmac.compare_digest(sr, root2):
+        raise ProofError("consistency proof does not lead to the second root hash")
+
+
+def _check_hashes(hashes: Iterable[bytes]) -> None:
+    # INVARIANT: only 32-byte hashes are ever joined; with other lengths two different pairs could join alike.
+    for h in hashes:
+        if len(h) != HASH_SIZE:
+            raise MalformedError(f"hash is not 32 bytes long but `{len(h)}`")

@@ -1,0 +1,371 @@
+"""Commit to a map from 32-byte keys to 32-byte values: the Merkle Patricia Tree that a seal names.
+
+The format is that of ``filippo.io/torchwood/mpt`` v0.10.0 (ledger-format.md "Seals")::
+
+    leaf  = SHA-256(0x00 || uvarint(len key) || key || uvarint(len value) || value)
+    inner = SHA-256(0x01 || uvarint(bit) || left || right)      bit: the first at which the two sides differ
+    empty = SHA-256("")
+    presence proof = (uvarint(bit) || sibling)*                 leaf to root, bits strictly decreasing
+    absence proof  = uvarint(len) || other key || uvarint(len) || other value || path of that other key
+
+An absence proof shows the leaf that the key's own bits lead to, and that it is another key's: were ours in the
+map, it would differ from that key at a bit on the path. Bit 0 is the most significant of byte 0.
+
+**How a large map is held.** The first `map_bits` bits of a key name its *bucket*. A bucket is one bytes value: its
+entries ``key || value || leaf hash``, sorted. Above the buckets lies ``Top``: all 2**map_bits bucket roots and the
+hashes over them, as one flat heap of 32-byte slots. A branch with one empty side has no node of its own in a Patricia
+tree, so there the slot repeats the hash of the side that is not empty. An update costs one small bucket and
+`map_bits` slots; a proof is one read of one bucket. The root does not depend on `map_bits`: any other way to hold
+the same pairs has the same root.
+"""
+
+import hmac
+import struct
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+
+from consentd.core.merkle import EMPTY_ROOT, HASH_SIZE
+from consentd.errors import MalformedError, ProofError
+
+KEY_SIZE = 32
+VALUE_SIZE = 32
+ENTRY_SIZE = KEY_SIZE + VALUE_SIZE + HASH_SIZE
+"""Bytes of one entry in a bucket."""
+
+MAX_MAP_BITS = 24
+"""The most bucket bits: 2**25 slots of 32 bytes are 1 GiB."""
+
+_ENTRY = struct.Struct("32s32s32s")
+_EMPTY = bytes(HASH_SIZE)  # the slot of an empty subtree; SHA-256 yields it for nothing anyone can find
+
+
+def _uvarint(value: int) -> bytes:
+    return bytes([value]) if value < 0x80 else bytes([value & 0x7F | 0x80]) + _uvarint(value >> 7)
+
+
+_UVARINT = tuple(_uvarint(bit) for bit in range(256))
+_INNER = tuple(b"\x01" + encoded for encoded in _UVARINT)  # how the preimage of an inner node begins, by its bit
+
+
+def leaf_hash(key: bytes, value: bytes) -> bytes:
+    """Hash a 32-byte key and its 32-byte value to the leaf's hash."""
+    return sha256(b"\x00\x20" + key + b"\x20" + value).digest()
+
+
+# -- verifying ------------------------------------------------------------------------------------------------
+
+
+def verify_presence(root: bytes, key: bytes, value: bytes, proof: bytes) -> None:
+    """Verify that the map with this root has this value under this key. All three are 32 bytes.
+
+    Raises:
+        MalformedError: a length is wrong, or the proof is not in its one encoding.
+        ProofError: the proof does not lead to the root.
+    """
+    _check_sizes(root, key, value)
+    _verify_path(root, key, value, list(_path_of(proof, 0)))
+
+
+def verify_absence(root: bytes, key: bytes, proof: bytes) -> None:
+    """Verify that the map with this root has nothing under this key. Both are 32 bytes.
+
+    Of the empty map the proof is empty too.
+
+    Raises:
+        MalformedError: a length is wrong, or the proof is not in its one encoding.
+        ProofError: the proof does not lead to the root, or the leaf it shows does not exclude the key.
+    """
+    _check_sizes(root, key, _EMPTY)
+    if not proof:
+        if root != EMPTY_ROOT:
+            raise ProofError("absence proof is empty, the map is not")
+        return
+    other_key, at = _field_of(proof, 0)
+    other_value, at = _field_of(proof, at)
+    path = list(_path_of(proof, at))
+    differ = int.from_bytes(key) ^ int.from_bytes(other_key)
+    if not differ:
+        raise ProofError("absence proof shows the very key as present")
+    if any(differ >> (255 - bit) & 1 for bit, _ in path):
+        raise ProofError("absence proof shows a leaf that the key does not lead to")
+    _verify_path(root, other_key, other_value, path)
+
+
+def _verify_path(root: bytes, key: bytes, value: bytes, path: list[tuple[int, bytes]]) -> None:
+    bits = int.from_bytes(key)
+    node = leaf_hash(key, value)
+    for bit, sibling in path:
+        if bits >> (255 - bit) & 1:
+            node = sha256(_INNER[bit] + sibling + node).digest()
+        else:
+            node = sha256(_INNER[bit] + node + sibling).digest()
+    if not hmac.compare_digest(node, root):
+        raise ProofError("map proof does not lead to the root hash")
+
+
+def _check_sizes(root: bytes, key: bytes, value: bytes) -> None:
+    if len(root) != HASH_SIZE or len(key) != KEY_SIZE or len(value) != VALUE_SIZE:
+        raise MalformedError("map root, key or value is not 32 bytes long")
+
+
+def _uvarint_of(proof: bytes, at: int) -> tuple[int, int]:
+    """Read a uvarint of one or two bytes: nothing in a proof is larger. Return it and where it ends."""
+    first = proof[at : at + 1]
+    if first and first[0] < 0x80:
+        return first[0], at + 1
+    second = proof[at + 1 : at + 2]
+    # A second byte of zero would be a longer way to write the first.
+    if not second or not 0 < second[0] < 0x80:
+        raise MalformedError("map proof has a bad or missing uvarint")
+    return first[0] & 0x7F | second[0] << 7, at + 2
+
+
+def _field_of(proof: bytes, at: int) -> tuple[bytes, int]:
+    """Read a length-prefixed key or value of 32 bytes. Return it and where it ends."""
+    size, at = _uvarint_of(proof, at)
+    field = proof[at : at + size]
+    if size != KEY_SIZE or len(field) != size:
+        raise MalformedError("map proof has a key or value that is not 32 bytes long")
+    return field, at + size
+
+
+def _path_of(proof: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+    """Read the steps (bit, sibling) to the proof's end."""
+    above = 256
+    while at < len(proof):
+        bit, at = _uvarint_of(proof, at)
+        sibling = proof[at : at + HASH_SIZE]
+        at += HASH_SIZE
+        if len(sibling) != HASH_SIZE:
+            raise MalformedError("map proof ends within a step")
+        if bit >= above:
+            raise MalformedError("map proof has bits that do not decrease")
+        above = bit
+        yield bit, sibling
+
+
+# -- buckets --------------------------------------------------------------------------------------------------
+
+
+def bucket_of(key: bytes, map_bits: int) -> int:
+    """Return the number of the bucket a key belongs to: its first `map_bits` bits."""
+    return int.from_bytes(key[:4]) >> (32 - map_bits)
+
+
+def bucket_get(bucket: bytes, key: bytes) -> bytes | None:
+    """Return the value a bucket has under a key, or None."""
+    at = _find(bucket, key, 0)
+    return bucket[at + KEY_SIZE : at + KEY_SIZE + VALUE_SIZE] if bucket[at : at + KEY_SIZE] == key else None
+
+
+def bucket_update(bucket: bytes, values: Mapping[bytes, bytes]) -> bytes:
+    """Return the bucket with these values, each under its key, put in or replaced. Only their leaves are hashed."""
+    parts = []
+    done = 0
+    for key in sorted(values):
+        value = values[key]
+        assert len(key) == KEY_SIZE
+        assert len(value) == VALUE_SIZE
+        at = _find(bucket, key, done)
+        parts += [bucket[done:at], key, value, leaf_hash(key, value)]
+        done = at + ENTRY_SIZE if bucket[at : at + KEY_SIZE] == key else at
+    parts.append(bucket[done:])
+    return b"".join(parts)
+
+
+def bucket_root(bucket: bytes, map_bits: int) -> bytes | None:
+    """Compute the root hash over a bucket's entries from their leaf hashes; None for the empty bucket.
+
+    Linear: a stack holds the subtrees still open to the right, with the bits between them, which increase.
+
+    Raises:
+        MalformedError: it is not a run of entries, or they are not sorted, or not all of one bucket.
+    """
+    if len(bucket) % ENTRY_SIZE:
+        raise MalformedError("bucket ends within an entry")
+    nodes: list[bytes] = []
+    bits: list[int] = []
+    previous = -1
+    for key, _, node in _ENTRY.iter_unpack(bucket):
+        number = int.from_bytes(key)
+        if nodes:
+            if number <= previous:
+                raise MalformedError("bucket is not sorted")
+            bit = 256 - (number ^ previous).bit_length()
+            while bits and bits[-1] > bit:
+                right = nodes.pop()
+                nodes[-1] = sha256(_INNER[bits.pop()] + nodes[-1] + right).digest()
+            bits.append(bit)
+        nodes.append(node)
+        previous = number
+    if bits and bits[0] < map_bits:
+        raise MalformedError("bucket has entries of another bucket")
+    while bits:
+        right = nodes.pop()
+        nodes[-1] = sha256(_INNER[bits.pop()] + nodes[-1] + right).digest()
+    return nodes[0] if nodes else None
+
+
+def verify_bucket(bucket: bytes, *, number: int, map_bits: int) -> None:
+    """Verify that a stored bucket is what it should be, leaf hashes included: what a scrub runs.
+
+    Raises:
+        MalformedError: it is not a run of entries, or not sorted, or not of this bucket.
+        ProofError: a leaf hash is not that of its entry.
+    """
+    bucket_root(bucket, map_bits)
+    if bucket and bucket_of(bucket[:KEY_SIZE], map_bits) != number:
+        raise MalformedError("bucket has entries of another bucket")
+    for key, value, node in _ENTRY.iter_unpack(bucket):
+        if leaf_hash(key, value) != node:
+            raise ProofError("bucket has a leaf hash that is not its entry's")
+
+
+def _find(bucket: bytes, key: bytes, at: int) -> int:
+    """Return the offset of the first entry, from offset `at` on, whose key is not less than `key`."""
+    low, high = at // ENTRY_SIZE, len(bucket) // ENTRY_SIZE
+    while low < high:
+        middle = (low + high) // 2
+        start = middle * ENTRY_SIZE
+        if bucket[start : start + KEY_SIZE] < key:
+            low = middle + 1
+        else:
+            high = middle
+    return low * ENTRY_SIZE
+
+
+# -- above the buckets ----------------------------------------------------------------------------------------
+
+
+class Top:
+    """The hashes above the buckets: a heap of 2**(`map_bits` + 1) slots of 32 bytes, root at 1.
+
+    A slot at depth d stands for the keys that begin with its d bits. Zeros mean that there are none. Mutable, and
+    owned by whoever writes the map; readers of another moment take a ``copy``.
+    """
+
+    __slots__ = ("_slots", "map_bits")
+
+    def __init__(self, map_bits: int, slots: bytes | bytearray | None = None) -> None:
+        """Begin with the empty map, or with a copy of these slots.
+
+        `map_bits`, 1 to 24, is fixed when a map is created: its buckets depend on it, its roots do not.
+        """
+        assert 1 <= map_bits <= MAX_MAP_BITS
+        self.map_bits = map_bits
+        self._slots = bytearray(HASH_SIZE << (map_bits + 1)) if slots is None else bytearray(slots)
+        assert len(self._slots) == HASH_SIZE << (map_bits + 1)
+
+    def copy(self) -> "Top":
+        """Return a copy that later updates do not touch (8 MiB at 17 bits: about a millisecond)."""
+        return Top(self.map_bits, self._slots)
+
+    def root(self) -> bytes:
+        """Return the root hash of the whole map."""
+        slot = self._slot(1)
+        return EMPTY_ROOT if slot == _EMPTY else slot
+
+    def bucket_root(self, bucket: int) -> bytes | None:
+        """Return the root hash set for a bucket, or None where it is empty."""
+        slot = self._slot((1 << self.map_bits) + bucket)
+        return None if slot == _EMPTY else slot
+
+    def set(self, bucket: int, root_hash: bytes) -> None:
+        """Set the root hash of one bucket. For more than one, ``update`` is cheaper."""
+        self.update({bucket: root_hash})
+
+    def update(self, roots: Mapping[int, bytes]) -> None:
+        """Set the root hashes of buckets, and hash each slot above them once."""
+        slots = self._slots
+        first = 1 << self.map_bits
+        for bucket, root_hash in roots.items():
+            assert 0 <= bucket < first
+            assert len(root_hash) == HASH_SIZE
+            at = (first + bucket) * HASH_SIZE
+            slots[at : at + HASH_SIZE] = root_hash
+        changed = {(first + bucket) >> 1 for bucket in roots}
+        for depth in range(self.map_bits - 1, -1, -1):
+            inner = _INNER[depth]
+            for i in changed:
+                at = i * HASH_SIZE
+                sides = slots[2 * at : 2 * at + 2 * HASH_SIZE]
+                if sides.startswith(_EMPTY):
+                    slots[at : at + HASH_SIZE] = sides[HASH_SIZE:]
+                elif sides.endswith(_EMPTY):
+                    slots[at : at + HASH_SIZE] = sides[:HASH_SIZE]
+                else:
+                    slots[at : at + HASH_SIZE] = sha256(inner + sides).digest()
+            changed = {i >> 1 for i in changed}
+
+    def plan_neighbour(self, bucket: int) -> int | None:
+        """Name the bucket that proves about the keys of `bucket`: itself, or, where it is empty, the one
+        that those keys lead to. None where the map is empty.
+        """
+        if self._slot(1) == _EMPTY:
+            return None
+        i = 1
+        for depth in range(self.map_bits):
+            i = 2 * i + (bucket >> (self.map_bits - 1 - depth) & 1)
+            if self._slot(i) == _EMPTY:
+                i ^= 1
+        return i - (1 << self.map_bits)
+
+    def path(self, bucket: int) -> list[tuple[int, bytes]]:
+        """Return the steps (bit, sibling) from a bucket's root up to the root of the map."""
+        steps = []
+        i = (1 << self.map_bits) + bucket
+        while i > 1:
+            sibling = self._slot(i ^ 1)
+            i >>= 1
+            if sibling != _EMPTY:
+                steps.append((i.bit_length() - 1, sibling))
+        return steps
+
+    def _slot(self, i: int) -> bytes:
+        return bytes(self._slots[i * HASH_SIZE : (i + 1) * HASH_SIZE])
+
+
+def prove(key: bytes, bucket: bytes, top: Top) -> tuple[bool, bytes]:
+    """Prove that a key is in the map, or that it is not.
+
+    Args:
+        key: 32 bytes.
+        bucket: the bytes of the bucket that ``top.plan_neighbour(bucket_of(key, top.map_bits))`` names, as of the
+            same moment as `top`; b"" where it names none.
+        top: the hashes above the buckets.
+
+    Returns:
+        Whether the key is present, and the proof for ``verify_presence`` or ``verify_absence``.
+
+    Raises:
+        MalformedError: the bucket is not a sorted run of entries.
+        ProofError: it is not the planned bucket, or not as `top` has it.
+    """
+    planned = top.plan_neighbour(bucket_of(key, top.map_bits))
+    whole = None if planned is None else top.bucket_root(planned)
+    if bucket_root(bucket, top.map_bits) != whole:
+        raise ProofError("bucket is not the one that the map commits to")
+    if planned is None:
+        return False, b""
+    entries = [bucket[at : at + ENTRY_SIZE] for at in range(0, len(bucket), ENTRY_SIZE)]
+    keys = [int.from_bytes(entry[:KEY_SIZE]) for entry in entries]
+    ours = int.from_bytes(key)
+    steps = []
+    low, high = 0, len(keys)
+    # From the bucket's root down to the leaf that the key's bits lead to.
+    while high - low > 1:
+        shift = (keys[low] ^ keys[high - 1]).bit_length() - 1
+        middle = bisect_left(keys, keys[high - 1] >> shift << shift, low, high)
+        if ours >> shift & 1:
+            sibling, low = (low, middle), middle
+        else:
+            sibling, high = (middle, high), middle
+        node = bucket_root(bucket[sibling[0] * ENTRY_SIZE : sibling[1] * ENTRY_SIZE], top.map_bits)
+        assert node is not None
+        steps.append((255 - shift, node))
+    path = b"".join([_UVARINT[bit] + node for bit, node in steps[::-1] + top.path(planned)])
+    if keys[low] == ours:
+        return True, path
+    other = entries[low]
+    return False, b"\x20" + other[:KEY_SIZE] + b"\x20" + other[KEY_SIZE : KEY_SIZE + VALUE_SIZE] + path

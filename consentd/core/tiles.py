@@ -1,0 +1,325 @@
+"""Store the tree as tiles, grow it at its right edge, and prove from it (C2SP tlog-tiles).
+
+The tree is stored as *rows* of 256 hashes, at the heights 0, 8, 16 ... only; what lies between is computed again
+when it is needed::
+
+    tile (level, n), hash i = hash of the complete subtree of leaves [(n*256+i) * 256**level, +256**level)
+
+A hash, once in a tile, never changes, and a tile only grows. So the bytes a store holds for a tile now serve every
+smaller size too: the partial tile of a smaller size is a prefix of them. All ``prove``-side functions take such
+tiles, as wide as they are needed or wider.
+
+A proof for a size is a list of hashes of leaf ranges. Each range splits into complete subtrees, and each of those
+lies within one tile: a subtree of height h is the root of 2**(h mod 8) hashes at level h div 8.
+"""
+
+import re
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from consentd.core.merkle import EMPTY_ROOT, HASH_SIZE, node_hash
+from consentd.errors import MalformedError, ProofError
+
+TILE_HEIGHT = 8
+TILE_WIDTH = 1 << TILE_HEIGHT
+"""Hashes in a full tile, and leaves in a full entry bundle."""
+
+ENTRIES = -1
+"""What stands for a level where a path names an entry bundle."""
+
+MAX_LEAF_SIZE = 0xFFFF
+
+Coordinates = tuple[int, int]
+"""A tile's (level, n)."""
+
+_PATH = re.compile(r"tile/(entries|0|[1-9][0-9]?)/((?:x[0-9]{3}/){0,6}[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
+
+
+# -- names ----------------------------------------------------------------------------------------------------
+
+
+def tile_path(level: int, n: int, width: int = TILE_WIDTH) -> str:
+    """Format the path of tile `n` of a level (or of ``ENTRIES``), of `width` 1 to 256.
+
+    Example: ``tile_path(0, 1234067, 8)`` is ``tile/0/x001/x234/067.p/8``.
+    """
+    assert ENTRIES <= level <= 63
+    assert 0 <= n < 1000**7
+    assert 1 <= width <= TILE_WIDTH
+    digits = str(n)
+    digits = digits.zfill(-(-len(digits) // 3) * 3)
+    groups = [digits[i : i + 3] for i in range(0, len(digits), 3)]
+    name = "/".join([*("x" + group for group in groups[:-1]), groups[-1]])
+    kind = "entries" if level == ENTRIES else str(level)
+    return f"tile/{kind}/{name}" + ("" if width == TILE_WIDTH else f".p/{width}")
+
+
+def entries_path(n: int, width: int = TILE_WIDTH) -> str:
+    """Format the path of entry bundle `n`."""
+    return tile_path(ENTRIES, n, width)
+
+
+def parse_tile_path(path: str) -> tuple[int, int, int]:
+    """Parse a path into (level or ``ENTRIES``, n, width).
+
+    Raises:
+        MalformedError: this is not the one way to write a tile's path.
+    """
+    match = _PATH.fullmatch(path)
+    if match is None:
+        raise MalformedError("tile path has the wrong form")
+    level = ENTRIES if match[1] == "entries" else int(match[1])
+    n = int(match[2].replace("/", "").replace("x", ""))
+    width = TILE_WIDTH if match[3] is None else int(match[3])
+    # INVARIANT: a path that parses is the path that formats, so no tile has two names.
+    if level > 63 or width > TILE_WIDTH or tile_path(level, n, width) != path:
+        raise MalformedError("tile path is not canonical")
+    return level, n, width
+
+
+# -- entry bundles --------------------------------------------------------------------------------------------
+
+
+def encode_bundle(leaves: Sequence[bytes]) -> bytes:
+    """Join 1 to 256 leaves, each behind its length as u16, to an entry bundle."""
+    assert 1 <= len(leaves) <= TILE_WIDTH
+    assert all(len(leaf) <= MAX_LEAF_SIZE for leaf in leaves)
+    return b"".join([struct.pack(">H", len(leaf)) + leaf for leaf in leaves])
+
+
+def decode_bundle(bundle: bytes) -> list[bytes]:
+    """Split an entry bundle into its 1 to 256 leaves.
+
+    Raises:
+        MalformedError: it ends within a leaf, or has no leaf, or more than 256.
+    """
+    leaves: list[bytes] = []
+    offset = 0
+    while offset < len(bundle):
+        start = offset + 2
+        offset = start + int.from_bytes(bundle[offset:start])
+        if len(leaves) == TILE_WIDTH:
+            raise MalformedError("entry bundle has more than 256 leaves")
+        leaves.append(bundle[start:offset])
+    if offset != len(bundle) or not leaves:
+        raise MalformedError("entry bundle ends within a leaf or is empty")
+    return leaves
+
+
+# -- proving: plan, read, finish ------------------------------------------------------------------------------
+
+
+def plan_root(size: int) -> list[Coordinates]:
+    """Name the tiles that ``root(size, ...)`` needs."""
+    return _tiles_of([_subtrees(0, size)])
+
+
+def root(size: int, tiles: Mapping[Coordinates, bytes]) -> bytes:
+    """Compute the root hash of the first `size` leaves.
+
+    Raises:
+        ProofError: a planned tile is missing or too short.
+    """
+    return _range_hash(_subtrees(0, size), tiles) if size else EMPTY_ROOT
+
+
+def plan_inclusion(index: int, size: int) -> list[Coordinates]:
+    """Name the tiles that ``prove_inclusion(index, size, ...)`` needs. 0 <= `index` < `size`."""
+    return _tiles_of(_inclusion_ranges(index, size))
+
+
+def prove_inclusion(index: int, size: int, tiles: Mapping[Coordinates, bytes]) -> list[bytes]:
+    """Prove that the leaf at `index` is in the tree of `size` leaves: PATH of RFC 9162 2.1.3.1.
+
+    Raises:
+        ProofError: a planned tile is missing or too short.
+    """
+    return [_range_hash(subtrees, tiles) for subtrees in _inclusion_ranges(index, size)]
+
+
+def plan_consistency(size1: int, size2: int) -> list[Coordinates]:
+    """Name the tiles that ``prove_consistency(size1, size2, ...)`` needs. 0 < `size1` <= `size2`."""
+    return _tiles_of(_consistency_ranges(size1, size2))
+
+
+def prove_consistency(size1: int, size2: int, tiles: Mapping[Coordinates, bytes]) -> list[bytes]:
+    """Prove that the tree of `size2` leaves begins with that of `size1`: PROOF of RFC 9162 2.1.4.1.
+
+    Raises:
+        ProofError: a planned tile is missing or too short.
+    """
+    return [_range_hash(subtrees, tiles) for subtrees in _consistency_ranges(size1, size2)]
+
+
+Subtree = tuple[int, int]  # (height, i): the complete subtree of leaves [i << height, (i + 1) << height)
+
+
+def _split(lo: int, hi: int) -> int:
+    """Return where RFC 9162 splits [lo, hi): after the largest power of two that is less than its length."""
+    return lo + (1 << ((hi - lo - 1).bit_length() - 1))
+
+
+def _subtrees(lo: int, hi: int) -> list[Subtree]:
+    """Split [lo, hi) into complete subtrees, left to right; each is lower than the one before."""
+    found = []
+    while lo < hi:
+        height = (hi - lo).bit_length() - 1
+        found.append((height, lo >> height))
+        lo += 1 << height
+    return found
+
+
+def _inclusion_ranges(index: int, size: int) -> list[list[Subtree]]:
+    assert 0 <= index < size
+    ranges = []
+    lo, hi = 0, size
+    while hi - lo > 1:
+        mid = _split(lo, hi)
+        if index < mid:
+            ranges.append(_subtrees(mid, hi))
+            hi = mid
+        else:
+            ranges.append(_subtrees(lo, mid))
+            lo = mid
+    return ranges[::-1]
+
+
+def _consistency_ranges(size1: int, size2: int) -> list[list[Subtree]]:
+    assert 0 < size1 <= size2
+    ranges = []
+    lo, hi = 0, size2
+    while hi != size1:
+        mid = _split(lo, hi)
+        if size1 <= mid:
+            ranges.append(_subtrees(mid, hi))
+            hi = mid
+        else:
+            ranges.append(_subtrees(lo, mid))
+            lo = mid
+    if lo:  # the verifier knows the first root, but not this part of it
+        ranges.append(_subtrees(lo, hi))
+    return ranges[::-1]
+
+
+def _place(subtree: Subtree) -> tuple[int, int, int, int]:
+    """Return where a subtree lies: (level, n, first hash, number of hashes) in its tile."""
+    height, i = subtree
+    level, rest = divmod(height, TILE_HEIGHT)
+    first = i << rest
+    return level, first >> TILE_HEIGHT, first & (TILE_WIDTH - 1), 1 << rest
+
+
+def _tiles_of(ranges: Iterable[Iterable[Subtree]]) -> list[Coordinates]:
+    return sorted({_place(subtree)[:2] for subtrees in ranges for subtree in subtrees})
+
+
+def _range_hash(subtrees: Sequence[Subtree], tiles: Mapping[Coordinates, bytes]) -> bytes:
+    return _fold([_subtree_hash(subtree, tiles) for subtree in subtrees])
+
+
+def _subtree_hash(subtree: Subtree, tiles: Mapping[Coordinates, bytes]) -> bytes:
+    level, n, first, count = _place(subtree)
+    row = tiles.get((level, n), b"")
+    if len(row) < (first + count) * HASH_SIZE:
+        raise ProofError(f"tile is missing or too short: `{tile_path(level, n)}`")
+    hashes = [row[at : at + HASH_SIZE] for at in range(first * HASH_SIZE, (first + count) * HASH_SIZE, HASH_SIZE)]
+    while len(hashes) > 1:
+        hashes = _pair(hashes)
+    return hashes[0]
+
+
+def _pair(hashes: Sequence[bytes]) -> list[bytes]:
+    """Hash neighbours in pairs, leaving out the last of an odd number. Hot: every append runs through here."""
+    return [sha256(b"\x01" + left + right).digest() for left, right in zip(hashes[::2], hashes[1::2], strict=False)]
+
+
+def _fold(peaks: Sequence[bytes]) -> bytes:
+    """Hash complete subtrees, each lower than the one to its left, to the root over them all."""
+    folded = peaks[-1]
+    for peak in reversed(peaks[:-1]):
+        folded = node_hash(peak, folded)
+    return folded
+
+
+# -- growing --------------------------------------------------------------------------------------------------
+
+
+def plan_edge(size: int) -> list[Coordinates]:
+    """Name the tiles that ``Edge.from_tiles(size, ...)`` needs: the partial one of each level."""
+    # The complete subtrees that a size splits into lie in just these: both follow its binary digits.
+    return plan_root(size)
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """The right edge of a tree: all that is needed to append to it and to know its root.
+
+    Attributes:
+        size: leaves in the tree.
+        rows: at each level, the hashes of the partial tile joined (0 to 255 of them, so 0 to 8,160 bytes).
+        peaks: hashes of the complete subtrees the size splits into, by height; b"" where the size has no such bit.
+            They could be computed from the rows; keeping them makes a leaf cost one node hash and a root
+            no more than one per binary digit of the size.
+    """
+
+    size: int = 0
+    rows: tuple[bytes, ...] = ()
+    peaks: tuple[bytes, ...] = ()
+
+    @classmethod
+    def from_tiles(cls, size: int, tiles: Mapping[Coordinates, bytes]) -> "Edge":
+        """Take up the edge of a stored tree of `size` leaves.
+
+        Raises:
+            ProofError: a planned tile is missing or too short.
+        """
+        rows = []
+        for level in range(-(-size.bit_length() // TILE_HEIGHT)):
+            n, width = divmod(size >> (TILE_HEIGHT * level), TILE_WIDTH)
+            row = tiles.get((level, n), b"")[: width * HASH_SIZE]
+            if len(row) != width * HASH_SIZE:
+                raise ProofError(f"tile is missing or too short: `{tile_path(level, n)}`")
+            rows.append(row)
+        peaks = [b""] * size.bit_length()
+        for subtree in _subtrees(0, size):
+            peaks[subtree[0]] = _subtree_hash(subtree, tiles)
+        return cls(size, tuple(rows), tuple(peaks))
+
+    def root(self) -> bytes:
+        """Compute the root hash of the tree."""
+        return _fold([peak for peak in reversed(self.peaks) if peak]) if self.size else EMPTY_ROOT
+
+    def append(self, leaf_hashes: Sequence[bytes]) -> "tuple[Edge, dict[Coordinates, bytes]]":
+        """Append leaves by their hashes.
+
+        Returns the new edge, and each tile that changed with all the hashes it now has: up to 256, never none.
+        """
+        assert all(len(h) == HASH_SIZE for h in leaf_hashes), "leaf hashes are 32 bytes"
+        rows, peaks = list(self.rows), list(self.peaks)
+        changed: dict[Coordinates, bytes] = {}
+        new = list(leaf_hashes)
+        height = 0
+        # Height by height: `new` are the complete subtrees of this height that this append brings.
+        while new:
+            level, rest = divmod(height, TILE_HEIGHT)
+            if rest == 0:
+                n = self.size >> (height + TILE_HEIGHT)
+                if level == len(rows):
+                    rows.append(b"")
+                row = rows[level] + b"".join(new)
+                while len(row) >= TILE_WIDTH * HASH_SIZE:
+                    changed[level, n] = row[: TILE_WIDTH * HASH_SIZE]
+                    row, n = row[TILE_WIDTH * HASH_SIZE :], n + 1
+                if row:
+                    changed[level, n] = row
+                rows[level] = row
+            if height == len(peaks):
+                peaks.append(b"")
+            if peaks[height]:
+                new.insert(0, peaks[height])
+            peaks[height] = new[-1] if len(new) & 1 else b""
+            new = _pair(new)
+            height += 1
+        return Edge(self.size + len(leaf_hashes), tuple(rows), tuple(peaks)), changed

@@ -1,0 +1,87 @@
+"""Name the rows of the ledger's store. Integers in keys are big-endian, so that rows sort as they count.
+
+=====  ==========================================  ====================================================
+first  rest of the key                             value
+=====  ==========================================  ====================================================
+``S``                                              the state row, ``State``
+``l``  index u64                                   the leaf
+``t``  level u8 ‖ n u64                            the tile: 1…256 hashes; only the last of a level grows
+``h``  tag[32]                                     count u64 ‖ head[32]: where the chain stands
+``i``  tag[32] ‖ seq u64                           index u64
+``c``  tag[32] ‖ seq u64                           the statement: form u8 ‖ (salt ‖ statement), clear or encrypted
+``m``  bucket u32                                  the map's bucket: (key ‖ value ‖ leaf hash)*
+``r``  bucket // 16 u32                            sixteen bucket roots; zeros: empty
+``q``  request key[32]                             index u64 ‖ time_ms u64 ‖ content hash[32]
+``x``  time_ms u64 ‖ request key[32]               nothing; when a request row may go
+=====  ==========================================  ====================================================
+"""
+
+from struct import Struct
+
+STATE = b"S"
+ROOTS_PER_ROW = 16
+
+_U64 = Struct(">Q")
+_U32 = Struct(">I")
+HEAD = Struct(">Q32s")
+REQUEST = Struct(">QQ32s")
+
+CLEAR = 0
+"""Form of a statement row: salt ‖ statement as they are (public chains)."""
+ENCRYPTED = 1
+"""Form of a statement row: nonce ‖ AES-256-GCM of salt ‖ statement under the person's key."""
+
+
+def leaf_key(index: int) -> bytes:
+    """Return the key of the leaf at *index*."""
+    return b"l" + _U64.pack(index)
+
+
+def tile_key(level: int, n: int) -> bytes:
+    """Return the key of tile *n* of tile level *level*."""
+    return b"t" + bytes((level,)) + _U64.pack(n)
+
+
+def head_key(tag: bytes) -> bytes:
+    """Return the key of the row that says where the chain of *tag* stands."""
+    return b"h" + tag
+
+
+def index_key(tag: bytes, seq: int) -> bytes:
+    """Return the key of the row that says where entry *seq* of *tag* lies."""
+    return b"i" + tag + _U64.pack(seq)
+
+
+def statement_key(tag: bytes, seq: int) -> bytes:
+    """Return the key of the statement of entry *seq* of *tag*."""
+    return b"c" + tag + _U64.pack(seq)
+
+
+def bucket_key(bucket: int) -> bytes:
+    """Return the key of a bucket of the map."""
+    return b"m" + _U32.pack(bucket)
+
+
+def roots_key(group: int) -> bytes:
+    """Return the key of the row that holds bucket roots 16·group … 16·group + 15."""
+    return b"r" + _U32.pack(group)
+
+
+def request_row_key(request_key: bytes) -> bytes:
+    """Return the key of the row that remembers a request."""
+    return b"q" + request_key
+
+
+def expiry_key(time_ms: int, request_key: bytes) -> bytes:
+    """Return the key of the row that says when a request row may go."""
+    return b"x" + _U64.pack(time_ms) + request_key
+
+
+def encode_u64(value: int) -> bytes:
+    """Encode an index for a row."""
+    return _U64.pack(value)
+
+
+def decode_u64(value: bytes) -> int:
+    """Decode an index from a row or from the end of a key."""
+    return int(_U64.unpack(value[-8:])[0])

@@ -1,0 +1,79 @@
+"""Hold the map of all tags over a store: buckets on disk, the hashes above them in memory.
+
+Memory is 2^(map_bits + 1) · 32 bytes, whatever the number of tags (8 MiB at 17 bits); a bucket holds
+tags / 2^map_bits entries. Owned by the sequencer: only its thread updates or proves.
+"""
+
+from collections.abc import Mapping
+
+from consentd.core import codec, patricia
+from consentd.errors import CorruptionError, ProofError
+from consentd.ledger import layout
+from consentd.store import Batch, Store, prefix_end
+
+
+class TagMap:
+    """The Patricia tree over all tags, as of the last seal."""
+
+    __slots__ = ("_store", "top")
+
+    def __init__(self, store: Store, map_bits: int) -> None:
+        """Load the bucket roots and hash what lies above them: work by buckets, not by tags."""
+        self._store = store
+        self.top = patricia.Top(map_bits)
+        roots: dict[int, bytes] = {}
+        for key, row in store.scan(b"r", prefix_end(b"r")):
+            first = int.from_bytes(key[1:]) * layout.ROOTS_PER_ROW
+            for place in range(layout.ROOTS_PER_ROW):
+                root = row[place * 32 : place * 32 + 32]
+                if root != codec.ZERO_HASH:
+                    roots[first + place] = root
+        if roots:
+            self.top.update(roots)
+
+    def root(self) -> bytes:
+        """Return the map root, 32 bytes."""
+        return self.top.root()
+
+    def update(self, heads: Mapping[bytes, tuple[int, bytes]], batch: Batch) -> None:
+        """Set tag → (count, head) for every tag of *heads*, putting the changed rows into *batch*.
+
+        The hashes in memory change at once; a batch that is not written leaves them ahead, which is why
+        a failed write stops the sequencer.
+        """
+        bits = self.top.map_bits
+        changes: dict[int, dict[bytes, bytes]] = {}
+        for tag, (count, head) in heads.items():
+            key = codec.map_key(tag)
+            changes.setdefault(patricia.bucket_of(key, bits), {})[key] = codec.map_value(tag, count, head)
+        numbers = sorted(changes)
+        stored = self._store.multi_get([layout.bucket_key(number) for number in numbers])
+        roots: dict[int, bytes] = {}
+        for number, old in zip(numbers, stored, strict=True):
+            bucket = patricia.bucket_update(old or b"", changes[number])
+            root = patricia.bucket_root(bucket, bits)
+            assert root is not None
+            roots[number] = root
+            batch.put(layout.bucket_key(number), bucket)
+        self.top.update(roots)
+        for group in sorted({number // layout.ROOTS_PER_ROW for number in numbers}):
+            first = group * layout.ROOTS_PER_ROW
+            row = b"".join(
+                self.top.bucket_root(first + place) or codec.ZERO_HASH
+                for place in range(min(layout.ROOTS_PER_ROW, (1 << bits) - first))
+            )
+            batch.put(layout.roots_key(group), row)
+
+    def prove(self, tag: bytes) -> tuple[bool, bytes]:
+        """Prove that the map holds *tag*, or that it does not; returns (present, proof).
+
+        Raises:
+            CorruptionError: a stored bucket is not what the hashes above it say.
+        """
+        key = codec.map_key(tag)
+        number = self.top.plan_neighbour(patricia.bucket_of(key, self.top.map_bits))
+        bucket = b"" if number is None else self._store.get(layout.bucket_key(number)) or b""
+        try:
+            return patricia.prove(key, bucket, self.top)
+        except ProofError as error:
+            raise CorruptionError(f"map bucket is not what its root says: `{number}`") from error

@@ -1,0 +1,196 @@
+"""Read the ledger and prove what was read: plan the rows, read once, finish.
+
+Everything here may run on any thread, beside the sequencer: leaves and statements never change, and a tile only grows,
+so whatever a checkpoint covers reads the same for ever. The one thing that moves is the map; ``Anchor`` is taken on
+the sequencer's thread.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from consentd.core import checkpoint, codec, tiles
+from consentd.errors import CorruptionError, InvalidError, NotFoundError, ProofError
+from consentd.ledger import layout
+from consentd.ledger.ledger import Ledger
+from consentd.ledger.opening import read_tiles
+from consentd.ledger.vault import Vault
+from consentd.store import Store
+
+T = TypeVar("T")
+Tiles = Mapping[tuple[int, int], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A stored entry of a chain.
+
+    Attributes:
+        index: its place in the ledger.
+        row: its statement row, clear or encrypted; None where it was erased.
+    """
+
+    index: int
+    leaf: bytes
+    event: codec.Event
+    row: bytes | None
+
+
+def read_leaf(store: Store, index: int) -> bytes:
+    """Return the leaf at *index*.
+
+    Raises:
+        NotFoundError: the ledger has no such leaf.
+    """
+    leaf = store.get(layout.leaf_key(index))
+    if leaf is None:
+        raise NotFoundError(f"no leaf at index `{index}`")
+    return leaf
+
+
+def read_leaves(store: Store, start: int, end: int) -> list[bytes]:
+    """Return the leaves in [*start*, *end*), all of which exist.
+
+    Raises:
+        CorruptionError: one is missing.
+    """
+    rows = list(store.scan(layout.leaf_key(start), layout.leaf_key(end)))
+    for place, (key, _) in enumerate(rows):
+        if layout.decode_u64(key) != start + place:
+            raise CorruptionError(f"leaf is missing at index {start + place}")
+    if len(rows) != end - start:
+        raise CorruptionError(f"leaf is missing at index {start + len(rows)}")
+    return [leaf for _, leaf in rows]
+
+
+def root_at(store: Store, size: int) -> bytes:
+    """Return the root of the first *size* leaves."""
+    return _finish(lambda found: tiles.root(size, found), store, tiles.plan_root(size))
+
+
+def prove_inclusion(store: Store, index: int, size: int) -> list[bytes]:
+    """Return the audit path of leaf *index* in the tree of *size* leaves.
+
+    Raises:
+        InvalidError: *index* is not below *size*.
+    """
+    if not 0 <= index < size:
+        raise InvalidError(f"index is not in the tree: `{index}` of `{size}`")
+    return _finish(lambda found: tiles.prove_inclusion(index, size, found), store, tiles.plan_inclusion(index, size))
+
+
+def prove_consistency(store: Store, first: int, second: int) -> list[bytes]:
+    """Return the proof that the tree of *first* leaves is a prefix of that of *second*.
+
+    Raises:
+        InvalidError: not 1 ≤ first ≤ second.
+    """
+    if not 1 <= first <= second:
+        raise InvalidError(f"tree sizes are not in order: `{first}` and `{second}`")
+    plan = tiles.plan_consistency(first, second)
+    return _finish(lambda found: tiles.prove_consistency(first, second, found), store, plan)
+
+
+def read_entry(store: Store, tag: bytes, seq: int) -> Entry:
+    """Return entry *seq* of a chain.
+
+    Raises:
+        NotFoundError: it has none such.
+    """
+    entries = list(read_chain(store, tag, seq, seq))
+    if not entries:
+        raise NotFoundError(f"chain has no entry `{seq}`")
+    return entries[0]
+
+
+def read_chain(store: Store, tag: bytes, first: int, last: int) -> Iterator[Entry]:
+    """Yield entries *first* … *last* of a chain, in order, as far as they exist.
+
+    Raises:
+        CorruptionError: one is missing between them, or is another's.
+    """
+    start, end = layout.index_key(tag, first), layout.index_key(tag, last + 1)
+    places = [(layout.decode_u64(key), layout.decode_u64(row)) for key, row in store.scan(start, end)]
+    rows = {
+        layout.decode_u64(key): row
+        for key, row in store.scan(layout.statement_key(tag, first), layout.statement_key(tag, last + 1))
+    }
+    leaves = store.multi_get([layout.leaf_key(index) for _, index in places])
+    for expected, ((seq, index), leaf) in enumerate(zip(places, leaves, strict=True), first):
+        event = None if leaf is None else codec.decode_leaf(leaf)
+        if leaf is None or not isinstance(event, codec.Event) or event.tag != tag or not seq == event.seq == expected:
+            raise CorruptionError(f"chain is broken at index {index}")
+        yield Entry(index, leaf, event, rows.get(seq))
+
+
+def read_chain_back(store: Store, tag: bytes, last: int, page: int = 256) -> Iterator[Entry]:
+    """Yield the entries of a chain from *last* down to 1, read a page at a time."""
+    while last > 0:
+        first = max(1, last - page + 1)
+        yield from reversed(list(read_chain(store, tag, first, last)))
+        last = first - 1
+
+
+def is_clear(entry: Entry) -> bool:
+    """Tell whether an entry's statement stands in the clear: its chain is public."""
+    return entry.row is not None and entry.row[:1] == bytes((layout.CLEAR,))
+
+
+def open_entry(vault: Vault, entry: Entry) -> tuple[bytes, bytes] | None:
+    """Return (salt, statement) of an entry; None where it was erased.
+
+    Raises:
+        CorruptionError: what is stored is not what the leaf commits to.
+    """
+    if entry.row is None:
+        return None
+    try:
+        return vault.decrypt(entry.event, entry.row)
+    except NotFoundError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """Where chains stood at one seal, with the proof of it.
+
+    Attributes:
+        size: of the tree whose last leaf is the seal.
+        chains: for each tag (count, head, map proof); count 0: absent.
+    """
+
+    size: int
+    seal: bytes
+    chains: dict[bytes, tuple[int, bytes, bytes]]
+
+
+def take_anchor(ledger: Ledger, tags: Sequence[bytes]) -> Anchor:
+    """Prove where *tags* stood at the last seal. Runs on the sequencer's thread, between two turns.
+
+    Raises:
+        NotFoundError: nothing was sealed yet.
+    """
+    size = ledger.state.sealed_size
+    if size == 0:
+        raise NotFoundError("ledger has no seal yet")
+    chains: dict[bytes, tuple[int, bytes, bytes]] = {}
+    for tag in tags:
+        count, head = ledger.sealed_head(tag)
+        present, proof = ledger.map.prove(tag)
+        if present != (count > 0):
+            raise CorruptionError("map and chain heads disagree about a tag")
+        chains[tag] = (count, head, proof)
+    return Anchor(size, read_leaf(ledger.store, size - 1), chains)
+
+
+def proof_bundle(store: Store, index: int, point: checkpoint.Checkpoint, note: bytes) -> bytes:
+    """Return the .tlog-proof of the leaf at *index* under a published checkpoint that covers it."""
+    proof = prove_inclusion(store, index, point.size)
+    return checkpoint.format_proof(checkpoint.ProofBundle(b"", index, tuple(proof), note))
+
+
+def _finish(finish: Callable[[Tiles], T], store: Store, plan: list[tuple[int, int]]) -> T:
+    try:
+        return finish(read_tiles(store, plan))
+    except ProofError as error:
+        raise CorruptionError(f"tree is not whole: {error}") from error

@@ -1,0 +1,170 @@
+"""Keep what must be forgotten: each person's data key, and who is behind which tag.
+
+The vault is a store of its own, never in the ledger's backups. Destroying a person's key makes every statement
+about them unreadable, and no proof invalid. It is trusted: who reads it and the vault key reads everything.
+
+=====  ===========================  ======================================================================
+first  rest of the key              value
+=====  ===========================  ======================================================================
+``K``                               the index key, wrapped
+``k``  tag[32]                      the person's data key, wrapped
+``i``  identifier hash[32]          tag[32]
+=====  ===========================  ======================================================================
+
+*Wrapped* is nonce[12] ‖ AES-256-GCM under the vault key, bound to the row's key. An identifier is found under
+``BLAKE2b-256(key = index key, u8 len(scheme) ‖ scheme ‖ value)``: without the key it cannot be guessed from a list.
+"""
+
+import os
+import threading
+import unicodedata
+from collections.abc import Callable
+from hashlib import blake2b
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from consentd.core import codec
+from consentd.errors import CorruptionError, InvalidError, NotFoundError, StorageError
+from consentd.ledger import layout
+from consentd.store import Batch, Store
+
+NONCE = 12
+MAX_IDENTIFIER = 256
+_REFUSED_SCHEMES = frozenset({"rrn", "nnkor"})
+"""Resident registration numbers are never stored, not even under a hash (product.md)."""
+_CACHED_KEYS = 4096
+
+
+def check_identifier(scheme: str, value: str) -> None:
+    """Check that an identifier may be used.
+
+    Raises:
+        InvalidError: empty, too long, not NFC, with control characters, or of a scheme that is never stored.
+    """
+    for name, text in (("scheme", scheme), ("value", value)):
+        if not text or len(text.encode()) > (64 if name == "scheme" else MAX_IDENTIFIER):
+            raise InvalidError(f"identifier {name} is empty or too long", "INVALID_IDENTIFIER")
+        if text.isascii():
+            if not text.isprintable():
+                raise InvalidError(f"identifier {name} has control characters", "INVALID_IDENTIFIER")
+        elif not unicodedata.is_normalized("NFC", text) or not text.isprintable():
+            raise InvalidError(f"identifier {name} is not in NFC or not printable", "INVALID_IDENTIFIER")
+    if scheme.lower() in _REFUSED_SCHEMES:
+        raise InvalidError("identifier scheme is never stored: resident registration number", "INVALID_IDENTIFIER")
+
+
+class Vault:
+    """The keys of persons, over a store of its own. Safe to use from any thread."""
+
+    def __init__(self, store: Store, vault_key: bytes, random: Callable[[int], bytes] = os.urandom) -> None:
+        """Open the vault, or begin one.
+
+        Args:
+            store: the vault's own store.
+            vault_key: wraps all other keys, 32 bytes.
+            random: CSPRNG; an argument so that tests can fix it.
+
+        Raises:
+            StorageError: the vault key is not the one this vault was begun with.
+        """
+        self.store = store
+        self.random = random
+        self._wrap = AESGCM(vault_key)
+        self._keys: dict[bytes, AESGCM] = {}  # unwrapped keys, a cache that is emptied when full
+        self._lock = threading.Lock()  # held while a person is created, so that one identifier gets one tag
+        row = store.get(b"K")
+        if row is None:
+            index_key = random(32)
+            batch = Batch()
+            batch.put(b"K", self._wrapped(b"K", index_key))
+            store.write(batch)
+        else:
+            index_key = self._unwrapped(b"K", row)
+        self._index_key = index_key
+
+    def identifier_hash(self, scheme: str, value: str) -> bytes:
+        """Return the keyed hash under which an identifier is found, 32 bytes."""
+        name = scheme.encode()
+        message = b"".join((bytes((len(name),)), name, value.encode()))
+        return blake2b(message, digest_size=32, key=self._index_key).digest()
+
+    def find(self, identifier_hash: bytes) -> bytes | None:
+        """Return the tag an identifier leads to, or None."""
+        return self.store.get(b"i" + identifier_hash)
+
+    def create(self, identifier_hash: bytes) -> bytes:
+        """Return a tag for an identifier, with a data key, durably; the same one where it has one already.
+
+        The tag means nothing until the ledger holds an ENROL under it, so a crash in between costs a row, no more.
+        """
+        with self._lock:
+            known = self.find(identifier_hash)
+            if known is not None:
+                return known
+            tag, key = self.random(32), self.random(32)
+            batch = Batch()
+            batch.put(b"k" + tag, self._wrapped(b"k" + tag, key))
+            batch.put(b"i" + identifier_hash, tag)
+            self.store.write(batch)
+            return tag
+
+    def encrypt(self, kind: int, tag: bytes, salt: bytes, statement: bytes) -> tuple[bytes, bytes]:
+        """Commit to a person's statement and encrypt it; returns (commit, statement row).
+
+        Raises:
+            NotFoundError: the person has no key.
+        """
+        commit = codec.commit(salt, statement)
+        nonce = self.random(NONCE)
+        text = self._key(tag).encrypt(nonce, salt + statement, codec.payload_aad(kind, tag, commit))
+        return commit, b"".join((bytes((layout.ENCRYPTED,)), nonce, text))
+
+    def decrypt(self, event: codec.Event, row: bytes) -> tuple[bytes, bytes]:
+        """Open a statement row of *event*, clear or encrypted, and check its commitment; returns (salt, statement).
+
+        Raises:
+            NotFoundError: the person's key is destroyed.
+            CorruptionError: the row does not open, or not to what the leaf commits to.
+        """
+        if row[:1] == bytes((layout.CLEAR,)):
+            opened = row[1:]
+        elif row[:1] == bytes((layout.ENCRYPTED,)):
+            aad = codec.payload_aad(event.kind, event.tag, event.commit)
+            try:
+                opened = self._key(event.tag).decrypt(row[1 : 1 + NONCE], row[1 + NONCE :], aad)
+            except (InvalidTag, ValueError) as error:
+                raise CorruptionError(f"statement does not decrypt: kind {event.kind} seq {event.seq}") from error
+        else:
+            raise CorruptionError(f"statement row is of no known form: kind {event.kind} seq {event.seq}")
+        salt, statement = opened[:32], opened[32:]
+        if codec.commit(salt, statement) != event.commit:
+            raise CorruptionError(f"statement is not what its leaf commits to: kind {event.kind} seq {event.seq}")
+        return salt, statement
+
+    def _key(self, tag: bytes) -> AESGCM:
+        key = self._keys.get(tag)
+        if key is None:
+            row = self.store.get(b"k" + tag)
+            if row is None:
+                raise NotFoundError("person has no data key: not enrolled, or erased", "SUBJECT_NOT_FOUND")
+            key = AESGCM(self._unwrapped(b"k" + tag, row))
+            if len(self._keys) >= _CACHED_KEYS:
+                self._keys = {}
+            self._keys[tag] = key
+        return key
+
+    def _wrapped(self, name: bytes, key: bytes) -> bytes:
+        nonce = self.random(NONCE)
+        return nonce + self._wrap.encrypt(nonce, key, name)
+
+    def _unwrapped(self, name: bytes, row: bytes) -> bytes:
+        try:
+            return self._wrap.decrypt(row[:NONCE], row[NONCE:], name)
+        except (InvalidTag, ValueError) as error:
+            raise StorageError("vault key does not open this vault") from error
+
+
+def clear_row(salt: bytes, statement: bytes) -> tuple[bytes, bytes]:
+    """Commit to a public chain's statement; returns (commit, statement row)."""
+    return codec.commit(salt, statement), b"".join((bytes((layout.CLEAR,)), salt, statement))

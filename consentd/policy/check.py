@@ -1,0 +1,119 @@
+"""What a consent must be before it is written (rules 2, 5 and 8; product.md, "What Korean law already writes").
+
+Two kinds of no. What contradicts itself, or says what the vocabulary cannot read, is the caller's fault:
+``InvalidError``. A transfer request that leaves one of the seven legal items out is refused with a ground of
+PIPA Enforcement Decree 42-8(1), and the refusal is recorded: a ``RefusalReason``, answered as data.
+"""
+
+import re
+from collections.abc import Collection
+
+from consentd.errors import InvalidError
+from consentd.policy.model import (
+    ANY,
+    OPEN_END_MS,
+    Consent,
+    Effect,
+    Kind,
+    Provision,
+    RefusalReason,
+    Rules,
+)
+from consentd.policy.tree import walk
+from consentd.policy.vocabulary import Vocabulary
+
+_RECURRENCE = re.compile(r"once|P(?=\d|T\d)(\d+Y)?(\d+M)?(\d+W)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+S)?)?")
+
+
+def check_consent(consent: Consent, vocabulary: Vocabulary) -> RefusalReason | None:
+    """Check one version of a consent before it is written; return the legal ground that refuses it, if one does.
+
+    Participants are not looked at here: ``compile_consent`` finds those that nobody registered.
+
+    Raises:
+        InvalidError: INVALID_CONSENT (limits of ``walk`` included), or UNKNOWN_CODE where the vocabulary does
+            not hold a code.
+    """
+    nodes = walk(consent.root)
+    _check_all(consent.root, vocabulary)
+    if consent.recurrence and _RECURRENCE.fullmatch(consent.recurrence) is None:
+        raise _invalid(f"recurrence is neither once nor an ISO 8601 duration: `{consent.recurrence}`")
+    if consent.retention_until_ms < 0:
+        raise _invalid("retention ends before 1970")
+    if consent.kind is Kind.OBJECTION and nodes[0].effect is not Effect.DENY:
+        raise _invalid("an objection's root denies")
+    if consent.kind is Kind.TRANSFER_REQUEST and missing_items(consent):
+        return RefusalReason.R05_UNSPECIFIED
+    if consent.kind in (Kind.CONSENT, Kind.TRANSFER_REQUEST):
+        for node in nodes:
+            if node.effect is Effect.PERMIT and not (node.purposes and node.actors and node.categories):
+                raise _invalid("a permit names purpose, recipient and data; `*` says any")
+    return None
+
+
+def _check_all(provision: Provision, vocabulary: Vocabulary) -> None:
+    check_provision(provision, vocabulary)
+    for child in provision.children:
+        _check_all(child, vocabulary)
+
+
+def check_rules(rules: Rules, vocabulary: Vocabulary) -> None:
+    """Check a realm's rules before they are written (rule 11).
+
+    Raises:
+        InvalidError: a provision that nests, states no effect, or fails ``check_provision``.
+    """
+    for provision in (*rules.statutory, *rules.break_glass):
+        if provision.children or provision.effect is None:
+            raise _invalid("a rule of the realm states its effect and has no children")
+        check_provision(provision, vocabulary)
+
+
+def check_provision(provision: Provision, vocabulary: Vocabulary) -> None:
+    """Check one provision by itself: its lists, its codes, its windows.
+
+    Raises:
+        InvalidError: INVALID_CONSENT or UNKNOWN_CODE.
+    """
+    lists: tuple[tuple[tuple[str, ...], Collection[str] | None], ...] = (
+        (provision.actors, None),
+        (provision.holders, None),
+        (provision.purposes, vocabulary.purpose.bits),
+        (provision.categories, vocabulary.category.bits),
+        (provision.actions, vocabulary.action.bits),
+        (provision.labels, vocabulary.label.bits),
+        (provision.resources, None),
+    )
+    for stated, known in lists:
+        if len(set(stated)) != len(stated) or "" in stated:
+            raise _invalid("provision names something twice, or names nothing")
+        if ANY in stated and len(stated) > 1:
+            raise _invalid("`*` stands alone in its list")
+        for code in stated:
+            if known is not None and code != ANY and code not in known:
+                raise InvalidError(f"code is not in the vocabulary: `{code}`", "UNKNOWN_CODE")
+    windows = [(provision.start_ms, provision.end_ms)]
+    if provision.data_period is not None:
+        windows.append((provision.data_period.start_ms, provision.data_period.end_ms))
+    for start_ms, end_ms in windows:
+        if not 0 <= start_ms < end_ms <= OPEN_END_MS:
+            raise _invalid("period does not end after it starts")
+
+
+def missing_items(consent: Consent) -> tuple[str, ...]:
+    """Name which of the seven items of PIPA Enforcement Decree 42-5(3) a consent leaves out."""
+    root = consent.root
+    items: tuple[tuple[str, object], ...] = (
+        ("purpose", root.purposes),
+        ("holder", root.holders),
+        ("recipient", root.actors),
+        ("categories", root.categories),
+        ("recurrence", consent.recurrence),
+        ("end", root.end_ms < OPEN_END_MS),
+        ("retention", consent.retention_until_ms),
+    )
+    return tuple(name for name, stated in items if not stated)
+
+
+def _invalid(message: str) -> InvalidError:
+    return InvalidError(message, "INVALID_CONSENT")

@@ -1,0 +1,213 @@
+"""The codebook: what turns a question into masks and masks back into codes.
+
+A codebook is a vocabulary and the participants' numbers and groups, at one state of the table. It is made
+once and shared by every check; what it learns from questions (closed category sets, who an actor counts as)
+it keeps, bounded, because real callers ask the same shapes again and again. That is no decision cache: it
+holds codes and numbers, never an answer.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Final, TypeVar
+
+from consentd.errors import InvalidError
+from consentd.policy.model import BREAK_GLASS_PURPOSE, Actor, Obligation, Question
+from consentd.policy.rows import ANY_NUMBER
+from consentd.policy.vocabulary import Vocabulary
+
+MAX_KEPT: Final = 65_536
+"""Most entries of one memo; a full memo is emptied, so that strange questions cannot grow it."""
+
+Numbers = frozenset[int]
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+class Codebook:
+    """Vocabulary, numbers and groups, with their inverses. Shared by threads: memos are only read, set and cleared.
+
+    Args:
+        vocabulary: the realm's codes.
+        numbers: participant or group identifier → its number, 1 … 2³²-1.
+        groups: participant identifier → identifiers of the groups it is a member of.
+
+    Raises:
+        InvalidError: a number out of range.
+    """
+
+    __slots__ = ("_actors", "_categories", "_codes", "_holders", "_numbers", "_sets", "groups", "names", "vocabulary")
+
+    def __init__(
+        self, vocabulary: Vocabulary, numbers: Mapping[str, int], groups: Mapping[str, Collection[str]] | None = None
+    ) -> None:
+        if not all(0 < number < 1 << 32 for number in numbers.values()):
+            raise InvalidError("participant number is out of range")
+        self.vocabulary: Final = vocabulary
+        self.groups: Final = groups or {}
+        self.names: Final = {number: name for name, number in numbers.items()}
+        self._numbers: Final = numbers
+        self._categories: Final[dict[tuple[str, ...], tuple[int, tuple[str, ...]]]] = {}
+        self._actors: Final[dict[tuple[str, str, str, str], tuple[Numbers, Numbers]]] = {}
+        self._holders: Final[dict[str, Numbers]] = {}
+        self._sets: Final[dict[tuple[str, ...], int]] = {}
+        self._codes: Final[dict[int, tuple[str, ...]]] = {0: ()}
+
+    def codes(self, mask: int) -> tuple[str, ...]:
+        """Return the leaf category codes of ``mask`` in vocabulary order."""
+        found = self._codes.get(mask)
+        if found is None:
+            found = tuple(code for bit, code in enumerate(self.vocabulary.category.codes) if mask >> bit & 1)
+            _keep(self._codes, mask, found)
+        return found
+
+    def categories(self, codes: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
+        """Return the leaves that ``codes`` ask for, as a mask, and the codes that the vocabulary does not hold."""
+        found = self._categories.get(codes)
+        if found is None:
+            if not codes:
+                raise InvalidError("question names no category", "EMPTY_CATEGORIES")
+            closed = self.vocabulary.category.deny
+            mask = 0
+            for code in codes:
+                mask |= closed.get(code, 0)
+            found = mask, tuple(dict.fromkeys(code for code in codes if code not in closed))
+            _keep(self._categories, codes, found)
+        return found
+
+    def labels(self, codes: tuple[str, ...]) -> int:
+        """Return the labels of a question as a mask.
+
+        Raises:
+            InvalidError: a label that the vocabulary does not hold.
+        """
+        mask = self._sets.get(codes)
+        if mask is None:
+            mask = 0
+            for code in codes:
+                bit = self.vocabulary.label.bits.get(code)
+                if bit is None:
+                    raise InvalidError(f"label is not in the vocabulary: `{code}`", "UNKNOWN_CODE")
+                mask |= bit
+            _keep(self._sets, codes, mask)
+        return mask
+
+    def actors(self, actor: Actor) -> tuple[Numbers, Numbers]:
+        """Return the numbers a permit and a deny look for (rule 10), groups included, 0 for rows that name nobody."""
+        key = (actor.organisation, actor.on_behalf_of, actor.application, actor.relay)
+        found = self._actors.get(key)
+        if found is None:
+            if not actor.organisation:
+                raise InvalidError("question names no organisation")
+            principal = self._counts_as(actor.on_behalf_of or actor.organisation)
+            found = principal, principal.union(*(self._counts_as(name) for name in key if name))
+            _keep(self._actors, key, found)
+        return found
+
+    def holders(self, holder: str) -> Numbers:
+        """Return the numbers that a row's holder may be, 0 included."""
+        found = self._holders.get(holder)
+        if found is None:
+            if not holder:
+                raise InvalidError("question names no holder")
+            found = self._counts_as(holder)
+            _keep(self._holders, holder, found)
+        return found
+
+    def _counts_as(self, name: str) -> Numbers:
+        """A participant that nobody registered has no number: it is met only by rows that name nobody."""
+        names = (name, *self.groups.get(name, ()))
+        return frozenset((ANY_NUMBER, *(self._numbers[known] for known in names if known in self._numbers)))
+
+
+def _keep(memo: dict[_Key, _Value], key: _Key, value: _Value) -> None:
+    if len(memo) >= MAX_KEPT:
+        memo.clear()
+    memo[key] = value
+
+
+class PackedQuestion:
+    """A question as masks and number sets, ready for ``evaluate``; holds no subject.
+
+    Attributes:
+        purpose, action: one bit each.
+        categories: leaves asked for.
+        unknown: category codes that the vocabulary does not hold.
+        permit_actors, deny_actors, holders: participant numbers, see ``Codebook``.
+        labels: mask, or None where left open; likewise resources and data_period as (start, end).
+        break_glass: the purpose is BTG, with a justification.
+        residual: the caller enforces residuals and left something open.
+        version: of the vocabulary that the bits are of.
+    """
+
+    __slots__ = (
+        "action",
+        "break_glass",
+        "categories",
+        "data_period",
+        "deny_actors",
+        "holders",
+        "labels",
+        "permit_actors",
+        "purpose",
+        "residual",
+        "resources",
+        "unknown",
+        "version",
+    )
+
+    action: int
+    break_glass: bool
+    categories: int
+    data_period: tuple[int, int] | None
+    deny_actors: Numbers
+    holders: Numbers
+    labels: int | None
+    permit_actors: Numbers
+    purpose: int
+    residual: bool
+    resources: frozenset[str] | None
+    unknown: tuple[str, ...]
+    version: int
+
+
+def pack_question(question: Question, codebook: Codebook) -> PackedQuestion:
+    """Turn a question into masks, or refuse what is no question (rules 5 and 7).
+
+    Raises:
+        InvalidError: UNKNOWN_PURPOSE, UNKNOWN_ACTION, UNKNOWN_CODE (a label), EMPTY_CATEGORIES, BREAK_GLASS_SHAPE,
+            or INVALID_REQUEST: no organisation, no holder, an empty set of resources or an empty data period.
+    """
+    vocabulary = codebook.vocabulary
+    packed = PackedQuestion()
+    purpose = vocabulary.purpose.bits.get(question.purpose)
+    if purpose is None:
+        raise InvalidError(f"purpose is not in the vocabulary: `{question.purpose}`", "UNKNOWN_PURPOSE")
+    action = vocabulary.action.bits.get(question.action)
+    if action is None:
+        raise InvalidError(f"action is not in the vocabulary: `{question.action}`", "UNKNOWN_ACTION")
+    packed.purpose = purpose
+    packed.action = action
+    packed.categories, packed.unknown = codebook.categories(question.categories)
+    packed.break_glass = question.purpose == BREAK_GLASS_PURPOSE
+    if packed.break_glass is not bool(question.break_glass):
+        raise InvalidError("break_glass is present exactly when the purpose is BTG", "BREAK_GLASS_SHAPE")
+    packed.permit_actors, packed.deny_actors = codebook.actors(question.actor)
+    packed.holders = codebook.holders(question.holder)
+    labels, resources, period = question.labels, question.resources, question.data_period
+    packed.labels = None if labels is None else codebook.labels(labels)
+    if resources is None:
+        packed.resources = None
+    elif resources:
+        packed.resources = frozenset(resources)
+    else:
+        raise InvalidError("question states resources and names none")
+    if period is None:
+        packed.data_period = None
+    elif period.start_ms < period.end_ms:
+        packed.data_period = (period.start_ms, period.end_ms)
+    else:
+        raise InvalidError("data period ends before it starts")
+    packed.residual = (labels is None or resources is None or period is None) and (
+        Obligation.ENFORCE_RESIDUAL in question.supported_obligations
+    )
+    packed.version = vocabulary.version
+    return packed

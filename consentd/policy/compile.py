@@ -1,0 +1,296 @@
+"""Compile consents and rules to rows: all that can be known when they are written is worked out here.
+
+A compiled consent is a value of its own (``Compiled``), joined with others into its subject's value by
+``subject.py``. A permit without a limit on purposes or categories covers the codes of the vocabulary it was
+given under; a deny without one covers later codes too: both ways the closed one.
+"""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from consentd.errors import InvalidError, MalformedError
+from consentd.policy.model import (
+    ANY,
+    Combining,
+    Effect,
+    ImplicitPolicy,
+    Kind,
+    Provision,
+    Rules,
+    Standing,
+)
+from consentd.policy.rows import (
+    ALL_16,
+    ALL_64,
+    ANY_NUMBER,
+    MAX_SIDE,
+    PERMIT,
+    ROW_SIZE,
+    SIDE,
+    Row,
+    Side,
+    decode_side,
+    encode_side,
+    pack_rows,
+    unpack_rows,
+)
+from consentd.policy.tree import Node, walk
+from consentd.policy.vocabulary import Closures, Vocabulary
+
+UNREADABLE: Final = 2
+"""Flag of a compiled consent: it could not be read; its one row holds what could."""
+
+STATUTORY: Final = 4
+"""Flag: its rows stand in layer STATUTE."""
+
+POLICY_SHIFT: Final = 4
+"""Flags 4–6 hold the implicit policy that the consent selects, 0 none."""
+
+MAX_RULES: Final = 1_024
+"""Most statutory, and most break-glass provisions of a realm."""
+
+_COMPILED: Final = struct.Struct("<HHH")
+_RULES: Final = struct.Struct("<BBBBHHHH")
+RULES_VERSION: Final = 1
+_COMBININGS: Final = frozenset(map(int, Combining))
+_POLICIES: Final = frozenset(map(int, ImplicitPolicy))
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A consent as rows.
+
+    Attributes:
+        vocabulary: version its masks are of.
+        flags: ``UNREADABLE``, ``STATUTORY``, policy.
+        rows: a multiple of ``ROW_SIZE``, 1 to 256 rows in preorder.
+        side: block of side records, whole words.
+    """
+
+    vocabulary: int
+    flags: int
+    rows: bytes
+    side: bytes
+
+    def encode(self) -> bytes:
+        """Return the value's bytes, the inverse of ``decode``."""
+        return _COMPILED.pack(self.vocabulary, self.flags, len(self.rows) // ROW_SIZE) + self.rows + self.side
+
+    @staticmethod
+    def decode(value: bytes) -> "Compiled":
+        """Return the compiled consent that ``value`` is.
+
+        Raises:
+            MalformedError: it is cut short.
+        """
+        if len(value) < _COMPILED.size:
+            raise MalformedError("compiled consent is cut short")
+        vocabulary, flags, count = _COMPILED.unpack_from(value)
+        end = _COMPILED.size + count * ROW_SIZE
+        if not 1 <= count <= 256 or len(value) < end:
+            raise MalformedError("compiled consent is cut short")
+        return Compiled(vocabulary, flags, value[_COMPILED.size : end], value[end:])
+
+
+def compile_consent(standing: Standing, vocabulary: Vocabulary, numbers: Mapping[str, int]) -> bytes:
+    """Return the compiled form of a lineage's version in force, for ``subject.with_consent``.
+
+    Args:
+        numbers: participant or group identifier → its number.
+
+    Raises:
+        InvalidError: UNKNOWN_CODE, UNKNOWN_PARTICIPANT, or INVALID_CONSENT (limits).
+    """
+    consent = standing.consent
+    flags = (consent.policy or 0) << POLICY_SHIFT
+    if consent.kind is Kind.STATUTORY:
+        flags |= STATUTORY
+    compiler = _Compiler(vocabulary, numbers)
+    if standing.readable:
+        rows = [compiler.row(node, index) for index, node in enumerate(walk(consent.root))]
+    else:
+        flags |= UNREADABLE
+        rows = [compiler.unreadable(consent.root)]
+    return Compiled(vocabulary.version, flags, pack_rows(rows), compiler.block()).encode()
+
+
+class _Compiler:
+    """Turn nodes into rows and gather their side records."""
+
+    def __init__(self, vocabulary: Vocabulary, numbers: Mapping[str, int]) -> None:
+        self._vocabulary = vocabulary
+        self._numbers = numbers
+        self._side = bytearray()
+
+    def block(self) -> bytes:
+        return bytes(self._side)
+
+    def row(self, node: Node, index: int) -> Row:
+        vocabulary = self._vocabulary
+        permit = node.effect is Effect.PERMIT
+        actor, actors = self._participants(node.actors)
+        holder, holders = self._participants(node.holders)
+        resources = frozenset() if ANY in node.resources else frozenset(node.resources)
+        side = self._put(Side(actors, holders, resources, node.data_period))
+        # A window that closes before it opens never holds; as [0, 0) it needs no test of its own.
+        opens = node.start_ms < node.end_ms
+        return Row(
+            actor=actor,
+            holder=holder,
+            purposes=_mask(vocabulary.purpose, node.purposes, permit=permit, unlimited=ALL_64),
+            categories=_mask(vocabulary.category, node.categories, permit=permit, unlimited=ALL_64),
+            start_ms=node.start_ms if opens else 0,
+            end_ms=node.end_ms if opens else 0,
+            labels=_mask(vocabulary.label, node.labels, permit=permit, unlimited=None),
+            actions=_mask(vocabulary.action, node.actions, permit=permit, unlimited=ALL_16),
+            side=side or 0,
+            flags=(PERMIT if permit else 0) | (0 if side is None else SIDE),
+            depth=node.depth,
+            node=min(index, 255),
+            below=node.below,
+        )
+
+    def unreadable(self, root: Provision) -> Row:
+        """Hold the root's participants and period, which need no vocabulary; an unregistered name limits nothing."""
+        names = [
+            stated if all(name in self._numbers for name in stated) else () for stated in (root.actors, root.holders)
+        ]
+        (actor, actors), (holder, holders) = map(self._participants, names)
+        side = self._put(Side(actors, holders))
+        opens = root.start_ms < root.end_ms
+        start_ms, end_ms = (root.start_ms, root.end_ms) if opens else (0, 0)
+        flags = 0 if side is None else SIDE
+        return Row(actor, holder, ALL_64, ALL_64, start_ms, end_ms, 0, ALL_16, side or 0, flags, 0, 0, 0)
+
+    def _participants(self, names: tuple[str, ...]) -> tuple[int, frozenset[int]]:
+        """Return one number for the row and none for its side record, or the other way round."""
+        if not names or ANY in names:
+            return ANY_NUMBER, frozenset()
+        numbers = set()
+        for name in names:
+            number = self._numbers.get(name)
+            if number is None:
+                raise InvalidError(f"participant is not registered: `{name}`", "UNKNOWN_PARTICIPANT")
+            numbers.add(number)
+        return (numbers.pop(), frozenset()) if len(numbers) == 1 else (ANY_NUMBER, frozenset(numbers))
+
+    def _put(self, side: Side) -> int | None:
+        if side == Side():
+            return None
+        word = len(self._side) // 4
+        self._side += encode_side(side)
+        if len(self._side) > MAX_SIDE:
+            raise InvalidError("consent names too much", "INVALID_CONSENT")
+        return word
+
+
+def _mask(closures: Closures, codes: tuple[str, ...], *, permit: bool, unlimited: int | None) -> int:
+    """Close ``codes`` over their hierarchy; no limit is every bit, or 0 where ``unlimited`` is None (labels)."""
+    if not codes or ANY in codes:
+        if unlimited is None:
+            return 0
+        return closures.all if permit else unlimited
+    closed = closures.permit if permit else closures.deny
+    mask = 0
+    for code in codes:
+        if code not in closed:
+            raise InvalidError(f"code is not in the vocabulary: `{code}`", "UNKNOWN_CODE")
+        mask |= closed[code]
+    return mask
+
+
+Rule = tuple[Row, str]
+"""A rule of the realm: its row, and its path (``statutory[0]``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRules:
+    """A realm's rules as rows (rule 11).
+
+    Attributes:
+        vocabulary: version their masks are of.
+        by_purpose: purpose bit → the statutory rules that speak of it; most purposes have none.
+        policies: what each of the four implicit policies permits, for those that consents select.
+        plain: deny-overrides, and silence is no consent: what most realms say.
+        block: side block of all their rows.
+        encoded: their bytes, as the table keeps them.
+    """
+
+    combining: Combining
+    implicit_policy: ImplicitPolicy
+    vocabulary: int
+    statutory: tuple[Rule, ...]
+    break_glass: tuple[Rule, ...]
+    by_purpose: Mapping[int, tuple[Rule, ...]]
+    policies: Mapping[int, tuple[int, int]]
+    plain: bool
+    block: bytes
+    encoded: bytes
+
+
+def compile_rules(rules: Rules, vocabulary: Vocabulary, numbers: Mapping[str, int]) -> CompiledRules:
+    """Return a realm's rules compiled.
+
+    Raises:
+        InvalidError: as ``compile_consent``; a rule with children or without an effect; more than ``MAX_RULES``.
+    """
+    compiler = _Compiler(vocabulary, numbers)
+    rows: list[Row] = []
+    for provisions in (rules.statutory, rules.break_glass):
+        if len(provisions) > MAX_RULES:
+            raise InvalidError(f"realm has more than {MAX_RULES} rules of one kind", "INVALID_CONSENT")
+        for provision in provisions:
+            node, *children = walk(provision)
+            if children:
+                raise InvalidError("a rule of the realm has no children", "INVALID_CONSENT")
+            rows.append(compiler.row(node, 0))
+    counts = (len(rules.statutory), len(rules.break_glass))
+    header = _RULES.pack(RULES_VERSION, rules.combining, rules.implicit_policy, 0, vocabulary.version, *counts, 0)
+    return decode_rules(header + pack_rows(rows) + compiler.block(), vocabulary)
+
+
+def decode_rules(value: bytes, vocabulary: Vocabulary) -> CompiledRules:
+    """Return the rules that ``CompiledRules.encoded`` holds.
+
+    Args:
+        vocabulary: of the version they were compiled under, or a later one.
+
+    Raises:
+        MalformedError: not the bytes of compiled rules, or of a version above ``vocabulary``.
+    """
+    if len(value) < _RULES.size:
+        raise MalformedError("compiled rules are cut short")
+    version, combining, policy, zero, of, statutory, break_glass, zeros = _RULES.unpack_from(value)
+    end = _RULES.size + (statutory + break_glass) * ROW_SIZE
+    if version != RULES_VERSION or zero or zeros or len(value) < end or len(value) % 4:
+        raise MalformedError("compiled rules are malformed")
+    if combining not in _COMBININGS or policy not in _POLICIES or of > vocabulary.version:
+        raise MalformedError("compiled rules say what cannot be read")
+    rows = unpack_rows(value[_RULES.size : end])
+    block = value[end:]
+    for row in rows:
+        if row.flags & SIDE:
+            decode_side(block, row.side)
+    law, glass = (
+        tuple((row, f"{name}[{index}]") for index, row in enumerate(part))
+        for name, part in (("statutory", rows[:statutory]), ("break_glass", rows[statutory:]))
+    )
+    by_purpose = {}
+    for bit in vocabulary.purpose.bits.values():
+        speaking = tuple(rule for rule in law if rule[0].purposes & bit)
+        if speaking:
+            by_purpose[bit] = speaking
+    return CompiledRules(
+        combining=Combining(combining),
+        implicit_policy=ImplicitPolicy(policy),
+        vocabulary=of,
+        statutory=law,
+        break_glass=glass,
+        by_purpose=by_purpose,
+        policies=vocabulary.policies,
+        plain=combining == Combining.DENY_OVERRIDES and policy == ImplicitPolicy.DENY,
+        block=block,
+        encoded=value,
+    )

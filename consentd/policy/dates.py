@@ -1,0 +1,104 @@
+"""Dates as people write them, in instants: days begin and end in Asia/Seoul (policy.md, rule 4).
+
+Pure: no clock and no time zone data base. Korea has kept UTC+9 without daylight saving time since 1988, and
+no consent is older; a date before that is read with today's offset.
+"""
+
+import re
+from datetime import UTC, date, datetime, timedelta, timezone
+from typing import Final
+
+from consentd.errors import InvalidError
+
+SEOUL: Final = timezone(timedelta(hours=9))
+DAY_MS: Final = 86_400_000
+AGE_OF_OWN_CONSENT: Final = 14
+"""PIPA 22-2: below it a legal representative acts."""
+
+_DATE: Final = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?")
+_INSTANT: Final = re.compile(
+    r"(\d{4})-(\d{2})-(\d{2})T(\d{2}):(\d{2}):(\d{2})(?:\.(\d+))?(Z|[+-](?:0\d|1[0-3]):[0-5]\d|[+-]14:00)"
+)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MINUTE_MS: Final = 60_000
+
+
+def is_date(text: str) -> bool:
+    """Tell whether ``text`` is a FHIR date, month or year, and not an instant."""
+    return _DATE.fullmatch(text) is not None
+
+
+def start_of_date_ms(text: str) -> int:
+    """Return the first instant of a date, month or year (``2026-12-31``, ``2026-12``, ``2026``), in UTC ms.
+
+    Raises:
+        InvalidError: no such date.
+    """
+    return _midnight_ms(_bounds(text)[0])
+
+
+def end_of_date_ms(text: str) -> int:
+    """Return the first instant after a date, month or year, in UTC ms: the end of a half-open window.
+
+    Raises:
+        InvalidError: no such date.
+    """
+    return _midnight_ms(_bounds(text)[1])
+
+
+def parse_instant_ms(text: str) -> int:
+    """Return a FHIR ``dateTime`` with time and zone in UTC ms; what is finer than a millisecond is cut off.
+
+    A date without a time is no instant: ask for its start or its end.
+
+    Raises:
+        InvalidError: not an instant, or no such one (hour 24 and leap seconds included).
+    """
+    found = _INSTANT.fullmatch(text)
+    if found is None:
+        raise InvalidError(f"not an instant with time and zone: `{text}`")
+    year, month, day, hour, minute, second, fraction, zone = found.groups()
+    try:
+        # Read as if in UTC, then moved: a zone may carry the first or last day of the calendar out of it.
+        local = datetime(int(year), int(month), int(day), int(hour), int(minute), int(second), tzinfo=UTC)
+    except ValueError as error:
+        raise InvalidError(f"no such instant: `{text}`") from error
+    shift = 0
+    if zone != "Z":
+        shift = (int(zone[1:3]) * 60 + int(zone[4:6])) * (-1 if zone[0] == "-" else 1)
+    thousandths = int(((fraction or "") + "000")[:3])
+    return (local - _EPOCH) // timedelta(milliseconds=1) - shift * _MINUTE_MS + thousandths
+
+
+def birthday_ms(born: date, age: int) -> int:
+    """Return when a person born on ``born`` reaches ``age``: the start of that day in Asia/Seoul, UTC ms.
+
+    Born on 29 February: in a year without one, on 1 March (policy.md, rule 8).
+    """
+    year = born.year + age
+    try:
+        day = born.replace(year=year)
+    except ValueError:
+        day = date(year, 3, 1)
+    return _midnight_ms(day)
+
+
+def _bounds(text: str) -> tuple[date, date]:
+    """Return the first day of what ``text`` names and the first day after it."""
+    found = _DATE.fullmatch(text)
+    if found is None:
+        raise InvalidError(f"not a date, month or year: `{text}`")
+    year, month, day = (None if part is None else int(part) for part in found.groups())
+    try:
+        first = date(year or 0, month or 1, day or 1)
+        if day is not None:
+            return first, first + timedelta(days=1)
+        if month is not None:
+            return first, date(first.year + (first.month == 12), first.month % 12 + 1, 1)
+        return first, date(first.year + 1, 1, 1)
+    except (ValueError, OverflowError) as error:
+        raise InvalidError(f"no such date: `{text}`") from error
+
+
+def _midnight_ms(day: date) -> int:
+    return (datetime(day.year, day.month, day.day, tzinfo=SEOUL) - _EPOCH) // timedelta(milliseconds=1)

@@ -1,0 +1,146 @@
+"""The default vocabulary, ``kr-phr`` version 1: Korean personal health records on HL7 v3 codes.
+
+Categories are the five classes of My Healthway (consent.md 1.4): CLIN holds its twelve standard groups (PAT
+to NOTE) and two classes of KR CDI V2 (ENC, VIT). Purposes are HL7 v3 PurposeOfUse (consent.md 1.5) with
+``implies`` decided code by code. Labels are HL7 v3 Confidentiality and the sensitive overlay (민감영역).
+
+Never implied (policy.md, rule 6): BTG, CLINTRL, POPHLTH, HMARKT, POARCH, HLEGAL, AITRAIN; nor, by our choice,
+what another person than the subject retrieves (FAMRQT, PWATRNY, SUPNWK) and test use (HTEST).
+"""
+
+from typing import Final
+
+from consentd.policy.vocabulary import Code, Vocabulary
+
+_REASON = "http://terminology.hl7.org/CodeSystem/v3-ActReason"
+_CONFIDENTIALITY = "http://terminology.hl7.org/CodeSystem/v3-Confidentiality"
+_ACT_CODE = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
+_CONSENT_ACTION = "http://terminology.hl7.org/CodeSystem/consentaction"
+
+
+def _purpose(code: str, ko: str, en: str, parent: str = "", *, implies: bool = True, system: str = _REASON) -> Code:
+    return Code(code=code, ko=ko, en=en, parent=parent, implies=implies, system=system)
+
+
+def _category(code: str, ko: str, en: str, level: str = "", labels: tuple[str, ...] = ()) -> Code:
+    parent = code.rpartition(".")[0]
+    return Code(code=code, ko=ko, en=en, parent=parent, level=level, labels=labels)
+
+
+def _action(code: str, ko: str, en: str) -> Code:
+    return Code(code=code, ko=ko, en=en, system=_CONSENT_ACTION)
+
+
+def _label(code: str, ko: str, en: str, parent: str = "", *, system: str = _ACT_CODE) -> Code:
+    return Code(code=code, ko=ko, en=en, parent=parent, system=system)
+
+
+PURPOSES: Final = (
+    _purpose("TREAT", "진료", "treatment"),
+    _purpose("COC", "진료 의뢰·회송", "coordination of care", "TREAT"),
+    _purpose("ETREAT", "응급진료", "emergency treatment", "TREAT"),
+    _purpose("ERTREAT", "응급실 진료", "emergency room treatment", "ETREAT"),
+    _purpose("BTG", "긴급열람(동의 예외)", "break the glass", "ETREAT", implies=False),
+    _purpose("CLINTRL", "임상시험 진료", "clinical trial care", "TREAT", implies=False),
+    _purpose("POPHLTH", "인구집단 건강", "population health", "TREAT", implies=False),
+    _purpose("PATRQT", "본인 조회·저장", "patient requested"),
+    _purpose("FAMRQT", "가족 조회", "family requested", "PATRQT", implies=False),
+    _purpose("PWATRNY", "대리인 조회", "power of attorney", "PATRQT", implies=False),
+    _purpose("SUPNWK", "돌봄 지원망 조회", "support network", "PATRQT", implies=False),
+    _purpose("HPAYMT", "보험 청구·심사", "healthcare payment"),
+    _purpose("CLMATTCH", "청구 첨부자료", "claim attachment", "HPAYMT"),
+    _purpose("ELIGVER", "자격 확인", "eligibility verification", "HPAYMT"),
+    _purpose("HOPERAT", "의료기관 운영", "healthcare operations"),
+    _purpose("CAREMGT", "맞춤형 건강관리", "care management", "HOPERAT"),
+    _purpose("HQUALIMP", "의료 질 향상", "health quality improvement", "HOPERAT"),
+    _purpose("TRAIN", "교육·훈련", "training", "HOPERAT"),
+    _purpose("PATADMIN", "증명서·행정 제출", "patient administration", "HOPERAT"),
+    _purpose("HLEGAL", "영장·법적 의무", "legal", "HOPERAT", implies=False),
+    _purpose("HTEST", "시험 데이터", "test health data", "HOPERAT", implies=False),
+    _purpose("HRESCH", "연구(포괄동의)", "healthcare research"),
+    _purpose("DSRCH", "특정 질환 연구", "disease specific research", "HRESCH"),
+    _purpose("CLINTRCH", "임상시험 연구", "clinical trial research", "HRESCH"),
+    _purpose("CLINTRCHPC", "임상시험 연구(진료 병행)", "clinical trial research with patient care", "CLINTRCH"),
+    _purpose("CLINTRCHNPC", "임상시험 연구(진료 없음)", "clinical trial research without patient care", "CLINTRCH"),
+    _purpose("BIORCH", "바이오·유전체 연구", "biomedical research", "HRESCH"),
+    _purpose("TRANSRCH", "중개 연구", "translational research", "HRESCH"),
+    _purpose("POARCH", "인구 기원·혈통 연구", "population origins or ancestry research", "HRESCH", implies=False),
+    _purpose("AITRAIN", "인공지능 학습·개발", "training of AI", "HRESCH", implies=False, system=""),
+    _purpose("PUBHLTH", "공중보건·감염병", "public health"),
+    _purpose("THREAT", "보건 위협 대응", "threat", "PUBHLTH"),
+    _purpose("DISASTER", "재난 대응", "disaster", "PUBHLTH"),
+    _purpose("HMARKT", "마케팅", "healthcare marketing", implies=False),
+)
+
+CATEGORIES: Final = (
+    _category("CLIN", "진료정보", "clinical"),
+    _category("CLIN.PAT", "환자정보", "patient", "N"),
+    _category("CLIN.ORG", "의료기관정보", "institution", "N"),
+    _category("CLIN.PRAC", "진료의정보", "physician", "N"),
+    _category("CLIN.DX", "진단내역", "diagnoses", "R"),
+    _category("CLIN.RX", "약물처방내역", "prescriptions", "R"),
+    _category("CLIN.LAB", "진단검사", "laboratory", "R"),
+    _category("CLIN.IMG", "영상검사", "imaging", "R"),
+    _category("CLIN.PATH", "병리검사", "pathology", "R"),
+    _category("CLIN.FUNC", "기타검사", "other and functional tests", "R"),
+    _category("CLIN.SURG", "수술내역", "surgery and procedures", "R"),
+    _category("CLIN.ALG", "알러지 및 부작용", "allergy and adverse reaction", "N"),
+    _category("CLIN.NOTE", "진료기록", "clinical notes", "R"),
+    _category("CLIN.ENC", "내원정보", "encounters", "R"),
+    _category("CLIN.VIT", "활력징후·신체계측", "vital signs", "N"),
+    _category("INS", "건강보험정보", "health insurance"),
+    _category("INS.TX", "진료이력", "treatment history", "R"),
+    _category("INS.CK", "건강검진이력", "health check-ups", "R"),
+    _category("INS.RX", "투약이력", "dispensing history", "R"),
+    _category("INS.ELIG", "자격·보험유형", "eligibility", "N"),
+    _category("PUB", "공공정보", "public and environment"),
+    _category("PUB.IMM", "예방접종이력", "immunisation", "N"),
+    _category("PUB.EPI", "감염병정보", "communicable disease", "R"),
+    _category("PUB.ENV", "생활·환경정보", "living and environment", "N"),
+    _category("LIFE", "라이프로그", "lifelog"),
+    _category("LIFE.BP", "혈압", "blood pressure", "N"),
+    _category("LIFE.GLU", "혈당", "glucose", "N"),
+    _category("LIFE.ACT", "활동량·걸음", "activity and steps", "N"),
+    _category("LIFE.WT", "체중·체성분", "weight and body composition", "N"),
+    _category("LIFE.HR", "심박", "heart rate", "N"),
+    _category("LIFE.SLEEP", "수면", "sleep", "N"),
+    _category("LIFE.DIET", "식이", "diet", "N"),
+    _category("GEN", "유전체정보", "genomic"),
+    _category("GEN.TEST", "유전자검사결과", "genetic test results", "R", ("GDIS",)),
+    _category("GEN.RAW", "유전체 원시데이터", "raw genome", "R", ("GDIS",)),
+    _category("GEN.FAM", "가족력", "family history", "R", ("GDIS",)),
+)
+
+ACTIONS: Final = (
+    _action("collect", "수집", "collect"),
+    _action("access", "열람", "access"),
+    _action("use", "이용", "use"),
+    _action("disclose", "제공", "disclose"),
+    _action("correct", "정정", "correct"),
+)
+
+LABELS: Final = (
+    _label("U", "제한 없음", "unrestricted", system=_CONFIDENTIALITY),
+    _label("L", "낮음", "low", system=_CONFIDENTIALITY),
+    _label("M", "보통 이하", "moderate", system=_CONFIDENTIALITY),
+    _label("N", "일반", "normal", system=_CONFIDENTIALITY),
+    _label("R", "제한", "restricted", system=_CONFIDENTIALITY),
+    _label("V", "매우 제한", "very restricted", system=_CONFIDENTIALITY),
+    _label("PSY", "정신질환", "psychiatry"),
+    _label("MH", "정신건강", "mental health"),
+    _label("HIV", "HIV/AIDS", "HIV/AIDS"),
+    _label("STD", "성매개감염", "sexually transmitted disease"),
+    _label("SEX", "성·생식 건강", "sexuality and reproductive health"),
+    _label("SDV", "성폭력·가정폭력", "sexual assault, abuse or domestic violence"),
+    _label("VIO", "폭력 피해", "violence"),
+    _label("SUD", "물질사용장애", "substance use disorder"),
+    _label("ETHUD", "알코올사용장애", "alcohol use disorder", "SUD"),
+    _label("OPIOIDUD", "오피오이드사용장애", "opioid use disorder", "SUD"),
+    _label("ETH", "약물·알코올 남용", "substance abuse"),
+    _label("GDIS", "유전질환", "genetic disease"),
+)
+
+DEFAULT_VOCABULARY: Final = Vocabulary(
+    id="kr-phr", version=1, purposes=PURPOSES, categories=CATEGORIES, actions=ACTIONS, labels=LABELS
+)
+"""What a realm uses that publishes no vocabulary of its own."""

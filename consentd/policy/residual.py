@@ -1,0 +1,180 @@
+"""The residual: conditions a question left open, for the enforcer to apply resource by resource (rule 5).
+
+Partial evaluation. Everything the question does tell is worked out; what remains of each matching provision is
+its limits on labels, resources and data period. ``covers`` applied to a resource says what Check would say with
+that resource's extent filled in, as long as the decision is valid.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from consentd.policy.codebook import Codebook, PackedQuestion
+from consentd.policy.compile import CompiledRules
+from consentd.policy.model import MAX_DEPTH, Combining, Effect, Layer, Period, ResidualRule, Resource
+from consentd.policy.rows import PERMIT, SIDE, Fields, Row, Side, decode_side
+from consentd.policy.subject import PAUSED
+from consentd.policy.tally import (
+    BREAK_GLASS,
+    CONSENT,
+    DENIES,
+    EITHER,
+    IMPLICIT,
+    PERMITS,
+    STATUTE,
+    UNKNOWNS,
+    Member,
+    Tally,
+    matches,
+    members,
+)
+
+_PERMIT_FIRST = (Combining.PERMIT_OVERRIDES, Combining.ORDERED_PERMIT_OVERRIDES, Combining.DENY_UNLESS_PERMIT)
+
+
+class Condition(NamedTuple):
+    """A residual rule in masks; ``expand`` puts it into codes."""
+
+    layer: int
+    effect: Effect
+    categories: int
+    labels: int = 0
+    resources: frozenset[str] = frozenset()
+    data_period: Period | None = None
+    children: "tuple[Condition, ...]" = ()
+
+
+def conditions(
+    value: bytes | None, question: PackedQuestion, rules: CompiledRules, now_ms: int, *, permitted: int, found: Tally
+) -> tuple[Condition, ...]:
+    """Return the residual of an answer that permits ``permitted``.
+
+    Args:
+        found: the tally of the narrowest extent, for what no extent limits: unknown lineages, implicit policy.
+    """
+    rest: list[Condition] = []
+    for layer, applicable in (
+        (STATUTE, rules.by_purpose.get(question.purpose, ())),
+        (BREAK_GLASS, rules.break_glass if question.break_glass else ()),
+    ):
+        for fields, _ in applicable:
+            mask = _holds(fields, rules.block, question, now_ms) & permitted
+            if mask:
+                rest.append(_condition(layer, fields, rules.block, question, mask, ()))
+    permit_first = rules.combining in _PERMIT_FIRST
+    for member in members(value, question.version):
+        if member.readable:
+            tree = _tree(member, question, now_ms, permitted)
+            # Rules are weighed deny first in every layer but this one: only here does a tree need to stay one rule.
+            if len(tree) > 1 and permit_first and member.layer == CONSENT:
+                tree = [Condition(member.layer, Effect.DENY, 0, children=tuple(tree))]
+            rest += tree
+    unknown = found.masks[CONSENT][UNKNOWNS] & permitted
+    if unknown:
+        # What nobody can read permits nothing and lets no lower layer speak; a permit that overrides it still does.
+        rest.append(Condition(CONSENT, Effect.DENY, unknown))
+    if rules.combining is Combining.PERMIT_UNLESS_DENY:
+        rest.append(Condition(CONSENT, Effect.PERMIT, permitted))
+    elif rules.combining is not Combining.DENY_UNLESS_PERMIT and found.masks[IMPLICIT][PERMITS] & permitted:
+        implied = found.masks[IMPLICIT]
+        rest.append(Condition(IMPLICIT, Effect.PERMIT, implied[PERMITS] & ~implied[DENIES] & permitted))
+    return tuple(sorted(rest, key=lambda condition: condition.layer))
+
+
+def _holds(row: Fields, block: bytes, question: PackedQuestion, now_ms: int) -> int:
+    """Return the categories for which the row counts if what the question leaves open fits."""
+    return matches(row, block, question, EITHER) if row[4] <= now_ms < row[5] else 0
+
+
+def _condition(
+    layer: int, fields: Fields, block: bytes, question: PackedQuestion, mask: int, children: "tuple[Condition, ...]"
+) -> Condition:
+    """Keep of a row's limits those that the question leaves open."""
+    row = Row._make(fields)
+    side = decode_side(block, row.side) if row.flags & SIDE else Side()
+    return Condition(
+        layer=layer,
+        effect=Effect.PERMIT if row.flags & PERMIT else Effect.DENY,
+        categories=mask,
+        labels=row.labels if question.labels is None else 0,
+        resources=side.resources if question.resources is None else frozenset(),
+        data_period=side.data_period if question.data_period is None else None,
+        children=children,
+    )
+
+
+def _tree(member: Member, question: PackedQuestion, now_ms: int, permitted: int) -> list[Condition]:
+    """Return what is left of one lineage's tree; a node that cannot count gives way to its children."""
+    below: list[list[Condition]] = [[] for _ in range(MAX_DEPTH + 1)]
+    for row in reversed(member.rows):
+        depth = row[10]
+        children = below[depth + 1]
+        below[depth + 1] = []
+        silent = member.flags & PAUSED and row[9] & PERMIT
+        mask = 0 if silent else _holds(row, member.block, question, now_ms) & permitted
+        if mask:
+            inner = tuple(reversed(children))
+            below[depth].append(_condition(member.layer, row, member.block, question, mask, inner))
+        else:
+            below[depth] += children
+    return below[0][::-1]
+
+
+def expand(rest: Iterable[Condition], codebook: Codebook) -> tuple[ResidualRule, ...]:
+    """Put conditions into the codes of the vocabulary."""
+    labels = codebook.vocabulary.label.bits
+    return tuple(
+        ResidualRule(
+            effect=one.effect,
+            categories=codebook.codes(one.categories),
+            labels=tuple(code for code, bit in labels.items() if one.labels & bit),
+            resources=tuple(sorted(one.resources)),
+            data_period=one.data_period,
+            layer=Layer(one.layer),
+            children=expand(one.children, codebook),
+        )
+        for one in rest
+    )
+
+
+def covers(
+    residual: Iterable[ResidualRule], resource: Resource, *, combining: Combining = Combining.DENY_OVERRIDES
+) -> bool:
+    """Tell whether a resource may flow under a residual.
+
+    Args:
+        residual: ``Decision.residual``, and ``combining`` of the same decision.
+        resource: its labels are of the decision's vocabulary; one with others is the caller's to refuse.
+    """
+    said: dict[Layer, set[Effect]] = {}
+    for rule in residual:
+        worth = _worth(rule, resource)
+        if worth is not None:
+            said.setdefault(rule.layer, set()).add(worth)
+    for layer in sorted(said):
+        permit_first = layer is Layer.CONSENT and combining in _PERMIT_FIRST
+        return Effect.PERMIT in said[layer] if permit_first else Effect.DENY not in said[layer]
+    return False
+
+
+def _worth(rule: ResidualRule, resource: Resource) -> Effect | None:
+    inner = {_worth(child, resource) for child in rule.children}
+    if Effect.DENY in inner:
+        return Effect.DENY
+    if Effect.PERMIT in inner:
+        return Effect.PERMIT
+    return rule.effect if resource.category in rule.categories and _fits(rule, resource) else None
+
+
+def _fits(rule: ResidualRule, resource: Resource) -> bool:
+    permit = rule.effect is Effect.PERMIT
+    labels = set(resource.labels)
+    if rule.labels and not (labels <= set(rule.labels) if permit else labels & set(rule.labels)):
+        return False
+    if rule.resources and resource.reference not in rule.resources:
+        return False
+    limit, period = rule.data_period, resource.data_period
+    if limit is None:
+        return True
+    if permit:
+        return limit.start_ms <= period.start_ms and period.end_ms <= limit.end_ms
+    return period.start_ms < limit.end_ms and limit.start_ms < period.end_ms

@@ -1,0 +1,103 @@
+"""The tree of a consent's provisions: what each states once its parents have spoken (policy.md, rule 2)."""
+
+from dataclasses import dataclass
+
+from consentd.errors import InvalidError
+from consentd.policy.model import MAX_DEPTH, MAX_PROVISIONS, Effect, Period, Provision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A provision with nothing left to inherit: its effective attributes, and its place.
+
+    Attributes:
+        depth: 0 for the root.
+        below: how many provisions are its descendants.
+    """
+
+    effect: Effect
+    actors: tuple[str, ...]
+    holders: tuple[str, ...]
+    purposes: tuple[str, ...]
+    categories: tuple[str, ...]
+    actions: tuple[str, ...]
+    labels: tuple[str, ...]
+    resources: tuple[str, ...]
+    start_ms: int
+    end_ms: int
+    data_period: Period | None
+    depth: int
+    below: int
+
+
+def walk(root: Provision) -> list[Node]:
+    """Return the effective nodes of a tree in preorder, the root first.
+
+    A child's stated attribute replaces its parent's, an absent one is inherited, periods intersect; a child
+    without an effect has the opposite of its parent's.
+
+    Raises:
+        InvalidError: the root states no effect; more than ``MAX_DEPTH`` deep or ``MAX_PROVISIONS`` in all.
+    """
+    if root.effect is None:
+        raise InvalidError("root provision states no effect", "INVALID_CONSENT")
+    if _count(root, 1) > MAX_PROVISIONS:
+        raise InvalidError(f"consent has more than {MAX_PROVISIONS} provisions", "INVALID_CONSENT")
+    base = Node(
+        effect=root.effect,
+        actors=root.actors,
+        holders=root.holders,
+        purposes=root.purposes,
+        categories=root.categories,
+        actions=root.actions,
+        labels=root.labels,
+        resources=root.resources,
+        start_ms=root.start_ms,
+        end_ms=root.end_ms,
+        data_period=root.data_period,
+        depth=0,
+        below=_count(root, 1) - 1,
+    )
+    nodes = [base]
+    _walk(root, base, nodes)
+    return nodes
+
+
+def _count(provision: Provision, depth: int) -> int:
+    if depth > MAX_DEPTH:
+        raise InvalidError(f"provisions nest deeper than {MAX_DEPTH}", "INVALID_CONSENT")
+    return 1 + sum(_count(child, depth + 1) for child in provision.children)
+
+
+def _walk(provision: Provision, node: Node, nodes: list[Node]) -> None:
+    opposite = Effect.PERMIT if node.effect is Effect.DENY else Effect.DENY
+    for child in provision.children:
+        inner = Node(
+            effect=child.effect or opposite,
+            actors=child.actors or node.actors,
+            holders=child.holders or node.holders,
+            purposes=child.purposes or node.purposes,
+            categories=child.categories or node.categories,
+            actions=child.actions or node.actions,
+            labels=child.labels or node.labels,
+            resources=child.resources or node.resources,
+            start_ms=max(child.start_ms, node.start_ms),
+            end_ms=min(child.end_ms, node.end_ms),
+            data_period=child.data_period or node.data_period,
+            depth=node.depth + 1,
+            below=_count(child, 1) - 1,
+        )
+        nodes.append(inner)
+        _walk(child, inner, nodes)
+
+
+def path(depths: list[int], index: int) -> str:
+    """Return where the node at ``index`` of a preorder of ``depths`` stands: ``provision[0].provision[2]``."""
+    places: list[int] = []
+    for depth in depths[1 : index + 1]:
+        del places[depth:]
+        if len(places) == depth:
+            places[depth - 1] += 1
+        else:
+            places.append(0)
+    return ".".join(f"provision[{place}]" for place in places)

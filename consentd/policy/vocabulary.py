@@ -1,0 +1,193 @@
+"""The codes that consents and questions speak in, their hierarchies and their bits.
+
+A vocabulary has four lists: purposes, data categories, actions, security labels. A code's place in
+its list is its bit, except that only *leaf* categories have bits (a parent category is the set of its
+leaves); so lists only grow, and ``check_successor`` holds that. A parent stands before its children.
+
+Hierarchies go opposite ways for permit and deny (policy.md, rule 6): a permit on a parent covers a
+child only where the child says ``implies``; a deny on a parent covers every descendant. Both closures
+are worked out once, here, as masks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from consentd.errors import InvalidError
+from consentd.policy.model import BREAK_GLASS_PURPOSE, ImplicitPolicy
+
+MAX_PURPOSES = 64
+MAX_LEAF_CATEGORIES = 64
+MAX_ACTIONS = 16
+MAX_LABELS = 32
+MAX_CODES = 256
+"""Most codes in one list, parent categories included."""
+
+LEVELS = ("U", "L", "M", "N", "R", "V")
+"""HL7 v3 Confidentiality, from open to very restricted."""
+
+NORMAL_LEVELS = frozenset(LEVELS[: LEVELS.index("N") + 1])
+"""Levels of a category that the "normal" policies of IHE PCF cover."""
+
+BASIC_NORMAL_PURPOSES = ("TREAT",)
+"""IHE PCF 1.1, 53.2.1: ``Policy-basic-normal`` permits treatment and "does not authorize other access"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """One code and its place in the hierarchy.
+
+    Attributes:
+        ko, en: what a person reads.
+        parent: code of the same list that contains this one; empty: none.
+        implies: a permit on the parent covers this code; without a parent: ``Policy-all-normal`` does.
+        system: canonical URI of the code system it comes from; empty: ours.
+        level: default confidentiality of a leaf category, one of ``LEVELS``; empty elsewhere.
+        labels: security labels that data of this category carries by default.
+    """
+
+    code: str
+    ko: str
+    en: str
+    parent: str = ""
+    implies: bool = True
+    system: str = ""
+    level: str = ""
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Closures:
+    """Masks of one list, by code.
+
+    Attributes:
+        bits: the code's own bit; 0 for a parent category.
+        permit: what a permit that names the code covers.
+        deny: what a deny that names the code covers; also what a question that names it asks for.
+        codes: code of each bit.
+        all: every bit in use.
+    """
+
+    bits: Mapping[str, int]
+    permit: Mapping[str, int]
+    deny: Mapping[str, int]
+    codes: tuple[str, ...]
+    all: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """One version of a realm's codes, whole. Built once, shared, never changed.
+
+    The fields after ``labels`` are worked out: masks per list, and by implicit policy the (purposes, categories)
+    it permits.
+
+    Raises:
+        InvalidError: a list too long, a code twice, a parent that does not stand before its child, a level or
+            default label that does not exist.
+    """
+
+    id: str
+    version: int
+    purposes: tuple[Code, ...]
+    categories: tuple[Code, ...]
+    actions: tuple[Code, ...]
+    labels: tuple[Code, ...]
+    purpose: Closures = field(init=False, repr=False, compare=False)
+    category: Closures = field(init=False, repr=False, compare=False)
+    action: Closures = field(init=False, repr=False, compare=False)
+    label: Closures = field(init=False, repr=False, compare=False)
+    policies: Mapping[int, tuple[int, int]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.version <= 0xFFFF:
+            raise InvalidError(f"vocabulary version is not in 1..65535: `{self.version}`")
+        parents = {code.parent for code in self.categories}
+        for codes, name, most, leaves in (
+            (self.purposes, "purpose", MAX_PURPOSES, None),
+            (self.categories, "category", MAX_LEAF_CATEGORIES, parents),
+            (self.actions, "action", MAX_ACTIONS, None),
+            (self.labels, "label", MAX_LABELS, None),
+        ):
+            object.__setattr__(self, name, _closures(codes, kind=name, most=most, parents=leaves or set()))
+        for code in self.categories:
+            if code.code not in parents and code.level not in LEVELS:
+                raise InvalidError(f"category has no level of U, L, M, N, R, V: `{code.code}`")
+            for label in code.labels:
+                if label not in self.label.bits:
+                    raise InvalidError(f"default label is not in the vocabulary: `{label}`")
+        normal = sum(self.category.bits[code.code] for code in self.categories if code.level in NORMAL_LEVELS)
+        object.__setattr__(self, "policies", _policies(self.purposes, self.purpose, normal, self.category.all))
+
+
+def _closures(codes: tuple[Code, ...], *, kind: str, most: int, parents: set[str]) -> Closures:
+    """Work out the masks of one list; codes in ``parents`` have no bit of their own."""
+    if len(codes) > MAX_CODES:
+        raise InvalidError(f"vocabulary has too many codes of kind `{kind}`")
+    bits: dict[str, int] = {}
+    leaves: list[str] = []
+    for code in codes:
+        if not code.code or code.code == "*" or code.code in bits:
+            raise InvalidError(f"vocabulary code is empty, `*`, or stands twice: `{code.code}`")
+        if code.parent and code.parent not in bits:
+            raise InvalidError(f"parent does not stand before its child: `{code.code}`")
+        bits[code.code] = 0 if code.code in parents else 1 << len(leaves)
+        if code.code not in parents:
+            leaves.append(code.code)
+    if len(leaves) > most:
+        raise InvalidError(f"vocabulary has more than {most} codes of kind `{kind}`")
+    permit, deny = dict(bits), dict(bits)
+    for code in reversed(codes):  # children before parents, so one pass closes
+        if code.parent:
+            deny[code.parent] |= deny[code.code]
+            if code.implies:
+                permit[code.parent] |= permit[code.code]
+    return Closures(bits, permit, deny, tuple(leaves), (1 << len(leaves)) - 1)
+
+
+def _policies(
+    codes: tuple[Code, ...], purpose: Closures, normal: int, every: int
+) -> dict[int, tuple[int, int]]:
+    """Return what each PCF policy permits, as (purposes, categories) by policy (policy.md, rule 1)."""
+    basic = implied = 0
+    for code in BASIC_NORMAL_PURPOSES:
+        basic |= purpose.permit.get(code, 0)
+    for entry in codes:
+        if not entry.parent and entry.implies:
+            implied |= purpose.permit[entry.code]
+    break_glass = purpose.bits.get(BREAK_GLASS_PURPOSE, 0)
+    return {
+        ImplicitPolicy.DENY: (0, 0),
+        ImplicitPolicy.BASIC_NORMAL: (basic, normal),
+        ImplicitPolicy.ALL_NORMAL: (implied, normal),
+        ImplicitPolicy.BREAK_GLASS_ONLY: (break_glass, every),
+    }
+
+
+def check_successor(old: Vocabulary, new: Vocabulary) -> None:
+    """Check that ``new`` may follow ``old``: lists only grow, and no bit changes its meaning.
+
+    Names, levels, default labels and ``implies`` may change; a code, its place, its parent and whether it is a
+    leaf may not: rows compiled under ``old`` still mean what they meant.
+
+    Raises:
+        InvalidError: another id, a version that is not the next, a code moved, dropped, re-parented, or a leaf
+            category that became a parent.
+    """
+    if new.id != old.id:
+        raise InvalidError(f"vocabulary has another id: `{new.id}`")
+    if new.version != old.version + 1:
+        raise InvalidError(f"vocabulary version is not the next: `{new.version}`")
+    for before, after in (
+        (old.purposes, new.purposes),
+        (old.categories, new.categories),
+        (old.actions, new.actions),
+        (old.labels, new.labels),
+    ):
+        if len(after) < len(before):
+            raise InvalidError(f"vocabulary drops a code: `{before[len(after)].code}`")
+        for was, now in zip(before, after, strict=False):
+            if (was.code, was.parent) != (now.code, now.parent):
+                raise InvalidError(f"vocabulary moves a code: `{was.code}`")
+    for code, bit in old.category.bits.items():
+        if new.category.bits[code] != bit:
+            raise InvalidError(f"vocabulary makes a leaf a parent: `{code}`")

@@ -1,0 +1,301 @@
+"""Build the daemon, serve, drain.
+
+Start: gRPC and HTTP listen at once and answer NOT_SERVING, while stores are opened, ledger and table verified and
+caught up. Drain (SIGTERM, SIGINT): NOT_SERVING first, then calls in flight end, then the sequencer writes, seals and
+publishes what waits, then stores close. Nothing acknowledged is lost either way.
+"""
+
+import hashlib
+import logging
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from consentd.config import Config, TlsConfig
+from consentd.core import note
+from consentd.errors import ConsentdError, StorageError
+from consentd.ledger.ledger import Ledger
+from consentd.ledger.opening import open_ledger
+from consentd.ledger.statement import rules_message, vocabulary_message
+from consentd.ledger.table import Table, catch_up
+from consentd.ledger.vault import Vault
+from consentd.metrics import Metrics
+from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
+from consentd.policy.model import Rules
+from consentd.sequencer import Clock, Sequencer, SystemClock
+from consentd.server.http import HttpServer
+from consentd.server.keys import Keys, read_keys
+from consentd.service.access import AccessService
+from consentd.service.auth import Authenticator, read_credentials
+from consentd.service.consents import ConsentService
+from consentd.service.policy import PolicyService
+from consentd.service.proofs import LedgerService
+from consentd.service.registry import RegistryService
+from consentd.service.wire import Lobby, Parts
+from consentd.store import Store
+from consentd.store.rocks import RocksStore
+from consentd.v1 import (
+    access_service_pb2,
+    access_service_pb2_grpc,
+    consent_service_pb2,
+    consent_service_pb2_grpc,
+    ledger_service_pb2,
+    ledger_service_pb2_grpc,
+    policy_service_pb2,
+    policy_service_pb2_grpc,
+    registry_service_pb2,
+    registry_service_pb2_grpc,
+    statement_pb2,
+)
+from consentd.writes import Author, Genesis
+
+log = logging.getLogger(__name__)
+
+WAITING_THREADS = 64
+"""Threads for calls that wait, for a commit or a checkpoint: as many writes can share one commit."""
+FAST_CALLS = frozenset({"Check", "BatchCheck"})
+"""Calls that never wait; they have the gRPC server's own few threads to themselves."""
+DRAIN_S = 10
+REALM = "realm"
+SERVICES: tuple[tuple[Any, Any, Any], ...] = (
+    (registry_service_pb2, registry_service_pb2_grpc.add_RegistryServiceServicer_to_server, RegistryService),
+    (consent_service_pb2, consent_service_pb2_grpc.add_ConsentServiceServicer_to_server, ConsentService),
+    (policy_service_pb2, policy_service_pb2_grpc.add_PolicyServiceServicer_to_server, PolicyService),
+    (access_service_pb2, access_service_pb2_grpc.add_AccessServiceServicer_to_server, AccessService),
+    (ledger_service_pb2, ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerService),
+)
+
+
+class Pooled:
+    """A handler that gRPC runs on another pool than its own; gRPC finds the pool by the attribute's name."""
+
+    def __init__(self, call: Any, pool: ThreadPoolExecutor) -> None:
+        self._call = call
+        self.experimental_thread_pool = pool
+
+    def __call__(self, request: Any, context: grpc.ServicerContext) -> Any:
+        """Handle a call."""
+        return self._call(request, context)
+
+
+class Daemon:
+    """One ledger, served. ``start`` returns once it is ready; ``stop`` drains."""
+
+    def __init__(self, config: Config, *, clock: Clock | None = None, confirm_clock: bool = False) -> None:
+        self.config = config
+        self.metrics = Metrics()
+        self.lobby = Lobby(self.metrics)
+        self._clock = clock or SystemClock()
+        self._confirm_clock = confirm_clock
+        self._health = health.HealthServicer()
+        self._pool = ThreadPoolExecutor(WAITING_THREADS, thread_name_prefix="waiting")
+        self._grpc = self._build_grpc()
+        self._http = HttpServer(config, self.lobby)
+        self._closers: list[Any] = []
+        self.authenticator: Authenticator | None = None
+        self.grpc_port = 0
+
+    @property
+    def http_port(self) -> int:
+        """The port HTTP listens on."""
+        return self._http.port
+
+    def start(self) -> None:
+        """Listen, open and verify everything, then serve.
+
+        Raises:
+            ConsentdError: something was wrong; everything is closed again.
+        """
+        self.grpc_port = self._listen()
+        self._grpc.start()
+        self._http.start()
+        try:
+            self.lobby.parts = self._open()
+        except BaseException:
+            self.stop()
+            raise
+        self._set_serving(True)
+        log.info("serving gRPC on port %d and HTTP on port %d", self.grpc_port, self.http_port)
+
+    def stop(self) -> None:
+        """Drain: see the module's text."""
+        self._set_serving(False)
+        parts, self.lobby.parts = self.lobby.parts, self.lobby.parts
+        self._grpc.stop(DRAIN_S).wait()
+        self.lobby.parts = None
+        if parts is not None:
+            parts.sequencer.stop()
+        self._http.stop()
+        self._pool.shutdown()
+        for closer in reversed(self._closers):
+            closer()
+        self._closers = []
+        log.info("stopped")
+
+    def reload_credentials(self) -> None:
+        """Read the credentials file again; a bad one changes nothing, and is logged."""
+        try:
+            credentials = read_credentials(self.config.callers.credentials_file)
+        except ConsentdError as error:
+            log.error("credentials not reloaded: %s", error)
+            return
+        if self.authenticator is not None:
+            self.authenticator.credentials = credentials
+            log.info("credentials reloaded")
+
+    # -- steps ------------------------------------------------------------------------------------------------
+
+    def _open(self) -> Parts:
+        config, keys = self.config, read_keys(self.config)
+        self.authenticator = Authenticator(read_credentials(config.callers.credentials_file))
+        store = self._opened(RocksStore.open(config.ledger.store_dir, block_cache_mb=config.ledger.block_cache_mb))
+        vault = Vault(self._opened(RocksStore.open(config.ledger.vault_dir, block_cache_mb=8)), keys.vault)
+        table = Table.open(config.table.path, map_size_mb=config.table.map_size_mb)
+        self._closers.append(table.close)
+        ledger = open_ledger(
+            store,
+            lock_path=config.ledger.lock_path,
+            origin=config.ledger.origin,
+            log_verifier=keys.log.verifier,
+            map_bits=config.ledger.map_bits,
+        )
+        self.metrics.map_bytes.set(64 << ledger.state.map_bits)
+        self.metrics.ledger_size.set(ledger.state.size)
+        behind = catch_up(table, ledger, vault, self._clock.wall_ms())
+        if behind:
+            log.info("table caught up with %d leaves", behind)
+        sequencer = self._sequencer(keys, ledger, table, vault)
+        sequencer.start()
+        if ledger.state.size == 0:
+            begin(sequencer, config, keys)
+        return Parts(
+            config=config,
+            ledger=ledger,
+            vault=vault,
+            table=table,
+            sequencer=sequencer,
+            metrics=self.metrics,
+            authenticator=self.authenticator,
+            page_key=hashlib.sha256(b"consentd/page/v1\0" + keys.statement.seed).digest(),
+        )
+
+    def _opened(self, store: RocksStore) -> Store:
+        self._closers.append(store.close)
+        return store
+
+    def _sequencer(self, keys: Keys, ledger: Ledger, table: Table, vault: Vault) -> Sequencer:
+        config = self.config
+        return Sequencer(
+            ledger=ledger,
+            table=table,
+            author=Author(config.ledger.origin, keys.statement, vault, os.urandom),
+            log_signer=keys.log,
+            lock_path=config.ledger.lock_path,
+            clock=self._clock,
+            metrics=self.metrics,
+            checkpoint_interval_ms=config.ledger.checkpoint_interval_ms,
+            max_waiting=config.pool.max_waiting,
+            max_batch=config.pool.max_batch,
+            idempotency_ms=config.ledger.idempotency_days * 86_400_000,
+            confirm_clock=self._confirm_clock,
+            on_fault=self._set_not_serving,
+        )
+
+    def _build_grpc(self) -> grpc.Server:
+        limit = self.config.grpc.max_message_bytes
+        server = grpc.server(
+            ThreadPoolExecutor(self.config.grpc.threads, thread_name_prefix="check"),
+            options=[
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_metadata_size", 16 * 1024),
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        names = [health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
+        for module, add, servicer_type in SERVICES:
+            servicer = servicer_type(self.lobby)
+            (service,) = module.DESCRIPTOR.services_by_name.values()
+            for method in service.methods:
+                if method.name not in FAST_CALLS:
+                    setattr(servicer, method.name, Pooled(getattr(servicer, method.name), self._pool))
+            add(servicer, server)
+            names.append(service.full_name)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection(names, server)
+        self._service_names = ["", *names[2:]]
+        self._set_serving(False)
+        return server
+
+    def _listen(self) -> int:
+        address, tls = self.config.grpc.listen, self.config.grpc.tls
+        try:
+            if tls is None:
+                return self._grpc.add_insecure_port(address)
+            return self._grpc.add_secure_port(address, server_credentials(tls))
+        except RuntimeError as error:
+            raise StorageError(f"cannot listen on `{address}`: is another daemon running?") from error
+
+    def _set_serving(self, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in self._service_names:
+            self._health.set(name, status)
+        self.metrics.ready.set(serving)
+
+    def _set_not_serving(self) -> None:
+        self._set_serving(False)
+
+
+def begin(sequencer: Sequencer, config: Config, keys: Keys) -> None:
+    """Write the first entries of an empty ledger: who it is, the default vocabulary, rules that permit nothing."""
+    ledger = statement_pb2.LedgerStatement(
+        origin=config.ledger.origin,
+        verifier_keys=[note.format_vkey(keys.log.verifier)],
+        statement_key=keys.statement.public_key,
+        map_bits=config.ledger.map_bits,
+    )
+    rules = rules_message(Rules(), realm_id=REALM, version=1, vocabulary_id=DEFAULT_VOCABULARY.id)
+    sequencer.submit(Genesis(ledger=ledger, vocabulary=vocabulary_message(DEFAULT_VOCABULARY), rules=rules)).result()
+
+
+def server_credentials(tls: TlsConfig) -> grpc.ServerCredentials:
+    """Return gRPC's credentials from the files of a TLS section.
+
+    Raises:
+        StorageError: a file cannot be read.
+    """
+
+    def read(path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise StorageError(f"TLS file cannot be read: `{path}`: {error.strerror}") from error
+
+    pair = (read(tls.key_file), read(tls.cert_file))
+    if tls.client_ca_file is None:
+        return grpc.ssl_server_credentials([pair])
+    return grpc.ssl_server_credentials([pair], read(tls.client_ca_file), require_client_auth=True)
+
+
+def serve(config: Config, *, confirm_clock: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT; SIGHUP reads the credentials again.
+
+    Raises:
+        ConsentdError: it could not start.
+    """
+    done = threading.Event()
+    daemon = Daemon(config, confirm_clock=confirm_clock)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: done.set())
+    signal.signal(signal.SIGHUP, lambda *_: daemon.reload_credentials())
+    daemon.start()
+    done.wait()
+    daemon.stop()
+
+

@@ -1,0 +1,183 @@
+"""Answer plain HTTP: `/metrics`, `/healthz`, `/checkpoint`, `/tile/…` (C2SP tlog-tiles). Read-only.
+
+Checkpoint and hash tiles are public and hold no identifier; entry bundles need an auditor's credential, for a
+bundle's chains tell how often something happened to somebody, if not to whom.
+"""
+
+import json
+import logging
+import ssl
+import threading
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from consentd.config import Config, parse_listen
+from consentd.core import tiles
+from consentd.errors import ConsentdError, MalformedError, StorageError
+from consentd.ledger import layout, reads
+from consentd.metrics import CONTENT_TYPE
+from consentd.service.auth import OPERATOR
+from consentd.service.wire import Lobby, Parts
+from consentd.v1 import statement_pb2 as st
+
+log = logging.getLogger(__name__)
+
+_BYTES = "application/octet-stream"
+_TEXT = "text/plain; charset=utf-8"
+_IMMUTABLE = "public, max-age=31536000, immutable"
+_SHORT = "public, max-age=1"
+
+
+class HttpServer:
+    """The HTTP side of a daemon. It listens from ``start`` on."""
+
+    def __init__(self, config: Config, lobby: Lobby) -> None:
+        self._config = config
+        self._lobby = lobby
+        self._server: ThreadingHTTPServer | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def port(self) -> int:
+        """The port it listens on; 0 while it does not."""
+        return self._server.server_address[1] if self._server is not None else 0
+
+    def start(self) -> None:
+        """Listen and answer.
+
+        Raises:
+            StorageError: the address cannot be listened on.
+        """
+        address = parse_listen(self._config.http.listen, option="http.listen")
+        lobby = self._lobby
+
+        class Handler(_Handler):
+            def answer(self) -> None:
+                _answer(self, lobby)
+
+        try:
+            self._server = ThreadingHTTPServer(address, Handler)
+        except OSError as error:
+            raise StorageError(f"cannot listen on `{self._config.http.listen}`: {error.strerror}") from error
+        self._server.daemon_threads = True
+        tls = self._config.http.tls
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            try:
+                context.load_cert_chain(tls.cert_file, tls.key_file)
+            except OSError as error:
+                raise StorageError(f"TLS files cannot be read: `{tls.cert_file}`: {error.strerror}") from error
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop listening."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_version = "consentd"
+    sys_version = ""
+    timeout = 30
+
+    def answer(self) -> None:
+        raise AssertionError("made by HttpServer.start")
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    do_HEAD = do_GET  # noqa: N815  # the name is http.server's
+
+    def reply(self, status: HTTPStatus, body: bytes, kind: str = _TEXT, cache: str = "no-store") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", cache)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the name is http.server's
+        """Log nothing: requests are counted, not told."""
+
+
+def _answer(handler: _Handler, lobby: Lobby) -> None:
+    path = handler.path.split("?", 1)[0]
+    try:
+        if path == "/metrics":
+            handler.reply(HTTPStatus.OK, lobby.metrics.render(), CONTENT_TYPE)
+        elif path == "/healthz":
+            _healthz(handler, lobby.parts)
+        elif lobby.parts is None:
+            handler.reply(HTTPStatus.SERVICE_UNAVAILABLE, b"starting or draining\n")
+        elif path == "/checkpoint":
+            published = lobby.parts.sequencer.published
+            if published is None:
+                handler.reply(HTTPStatus.NOT_FOUND, b"no checkpoint is published yet\n")
+            else:
+                handler.reply(HTTPStatus.OK, published.note, _TEXT, _SHORT)
+        elif path.startswith("/tile/entries/"):
+            _bundle(handler, lobby.parts, path)
+        elif path.startswith("/tile/"):
+            _tile(handler, lobby.parts, path)
+        else:
+            handler.reply(HTTPStatus.NOT_FOUND, b"no such page\n")
+    except ConsentdError as error:
+        log.error("HTTP answer failed: %s", error)
+        handler.reply(HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error\n")
+
+
+def _healthz(handler: _Handler, parts: Parts | None) -> None:
+    published = None if parts is None else parts.sequencer.published
+    ready = parts is not None and parts.sequencer.fault is None
+    answer = {
+        "status": "ok" if ready else "unavailable",
+        "checkpoint_size": 0 if published is None else published.checkpoint.size,
+        "ledger_size": 0 if parts is None else parts.ledger.state.size,
+    }
+    status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+    handler.reply(status, json.dumps(answer).encode() + b"\n", "application/json")
+
+
+def _tile(handler: _Handler, parts: Parts, path: str) -> None:
+    """Serve a hash tile that the published tree has; a partial one is a prefix of what is stored."""
+    published = parts.sequencer.published
+    try:
+        level, n, width = tiles.parse_tile_path(path[1:])
+    except MalformedError:
+        handler.reply(HTTPStatus.NOT_FOUND, b"no such tile\n")
+        return
+    size = 0 if published is None else published.checkpoint.size
+    if (n * tiles.TILE_WIDTH + width) << (8 * level) > size:
+        handler.reply(HTTPStatus.NOT_FOUND, b"no such tile\n")
+        return
+    row = parts.ledger.store.get(layout.tile_key(level, n)) or b""
+    handler.reply(HTTPStatus.OK, row[: width * 32], _BYTES, _IMMUTABLE)
+
+
+def _bundle(handler: _Handler, parts: Parts, path: str) -> None:
+    """Serve an entry bundle to an auditor."""
+    who = parts.authenticator.who([("authorization", handler.headers.get("Authorization", ""))], None)
+    with parts.table.read() as snapshot:
+        participant = snapshot.participant(who) if who else None
+    if who != OPERATOR and (participant is None or st.PARTICIPANT_ROLE_AUDITOR not in participant.roles):
+        handler.reply(HTTPStatus.FORBIDDEN, b"entry bundles need an auditor's credential\n")
+        return
+    published = parts.sequencer.published
+    try:
+        _, n, width = tiles.parse_tile_path(path[1:])
+    except MalformedError:
+        handler.reply(HTTPStatus.NOT_FOUND, b"no such bundle\n")
+        return
+    start, end = n * tiles.TILE_WIDTH, n * tiles.TILE_WIDTH + width
+    if published is None or end > published.checkpoint.size:
+        handler.reply(HTTPStatus.NOT_FOUND, b"no such bundle\n")
+        return
+    bundle = tiles.encode_bundle(reads.read_leaves(parts.ledger.store, start, end))
+    handler.reply(HTTPStatus.OK, bundle, _BYTES, "private, max-age=31536000, immutable")

@@ -1,0 +1,116 @@
+"""Make and read key files. Each is 0600 and holds one key; a lost one is said in ops/consentd.toml.
+
+``log.key`` signs checkpoints (C2SP signing-key text); ``statement.key`` signs the daemon's statements and
+``vault.key`` wraps persons' data keys (64 hex digits each).
+"""
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from consentd.config import Config
+from consentd.core import note
+from consentd.errors import InvalidError, MalformedError, StorageError
+from consentd.service.auth import OPERATOR, format_credential
+
+TOKEN_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The daemon's keys. Its repr is its class's: nothing shows."""
+
+    log: note.Signer
+    statement: note.KeyPair
+    vault: bytes
+
+    def __repr__(self) -> str:
+        """Show nothing."""
+        return "Keys(…)"
+
+
+def make_keys(config: Config) -> str:
+    """Make every key file and the credentials file that *config* names, and return the operator's token.
+
+    Nothing that exists is touched: where one file exists already, nothing is made.
+
+    Raises:
+        InvalidError: a file exists already.
+        StorageError: one cannot be written.
+    """
+    token = make_token()
+    files = {
+        config.keys.log_key_file: note.format_signing_key(
+            note.Signer(config.ledger.origin, note.KeyPair(secrets.token_bytes(32)))
+        )
+        + "\n",
+        config.keys.statement_key_file: secrets.token_hex(32) + "\n",
+        config.keys.vault_key_file: secrets.token_hex(32) + "\n",
+        config.callers.credentials_file: format_credential(token, OPERATOR),
+    }
+    for path in files:
+        if path.exists():
+            raise InvalidError(f"key file exists already: `{path}`")
+    for path, text in files.items():
+        write_private(path, text)
+    return token
+
+
+def make_token() -> str:
+    """Return a new bearer token."""
+    return secrets.token_urlsafe(TOKEN_BYTES)
+
+
+def write_private(path: Path, text: str, *, append: bool = False) -> None:
+    """Write a file that only its owner reads, durably; a new one, or behind what it has.
+
+    Raises:
+        StorageError: it cannot be written, or is there already and *append* is not asked for.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_EXCL)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, flags, 0o600), "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StorageError(f"key file cannot be written: `{path}`: {error.strerror}") from error
+
+
+def read_keys(config: Config) -> Keys:
+    """Read the daemon's keys.
+
+    Raises:
+        StorageError: a file cannot be read.
+        InvalidError: it holds no key of its kind; it is named, its content never shown.
+    """
+    log = read_log_key(config.keys.log_key_file)
+    return Keys(log, note.KeyPair(_read_hex(config.keys.statement_key_file)), _read_hex(config.keys.vault_key_file))
+
+
+def read_log_key(path: Path) -> note.Signer:
+    """Read the log key. Raises as ``read_keys``."""
+    try:
+        return note.parse_signing_key(_read(path).strip())
+    except MalformedError as error:
+        raise InvalidError(f"log key file holds no signing key: `{path}`") from error
+
+
+def _read_hex(path: Path) -> bytes:
+    try:
+        key = bytes.fromhex(_read(path).strip())
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise InvalidError(f"key file holds no key of 64 hex digits: `{path}`")
+    return key
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        detail = error.strerror if isinstance(error, OSError) else "not text"
+        raise StorageError(f"key file cannot be read: `{path}`: {detail}; `consentd keygen` makes one") from error

@@ -1,0 +1,166 @@
+"""Answer questions from the table: PolicyService. One read transaction, one evaluation, no cache."""
+
+import os
+from collections.abc import Sequence
+from itertools import count
+
+import grpc
+
+from consentd.errors import ConsentdError, DeniedError, InvalidError, OverloadedError
+from consentd.ledger import statement
+from consentd.ledger.table import Snapshot
+from consentd.policy import evaluate, model
+from consentd.policy.codebook import pack_question
+from consentd.service.wire import Caller, Lobby, Servicer, check_batch, item_error, rpc
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import policy_service_pb2 as ps
+from consentd.v1 import policy_service_pb2_grpc
+from consentd.v1 import statement_pb2 as st
+
+
+class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
+    """``consentd.v1.PolicyService``."""
+
+    def __init__(self, lobby: Lobby) -> None:
+        super().__init__(lobby)
+        # Ids of decisions that are not recorded: random once, counted after; unique, not secret.
+        self._id_prefix = os.urandom(8)
+        self._ids = count()
+
+    @rpc
+    def Check(self, request: ps.CheckRequest, context: grpc.ServicerContext) -> ps.CheckResponse:  # noqa: N802
+        """Answer one question."""
+        caller = self.caller(context)
+        question = request.question
+        _refuse_break_glass(question)
+        now_ms = self.parts.sequencer.clock.wall_ms()
+        with self.parts.table.read() as snapshot:
+            sees_reasons = check_caller(snapshot, caller, question)
+            decision = self._answer(snapshot, question, question.subject, now_ms)
+        self.metrics.decisions.inc(OUTCOMES[decision.outcome], "check")
+        return ps.CheckResponse(decision=decision if sees_reasons else reduced(decision))
+
+    @rpc
+    def BatchCheck(  # noqa: N802
+        self, request: ps.BatchCheckRequest, context: grpc.ServicerContext
+    ) -> ps.BatchCheckResponse:
+        """Answer many questions, each by itself, all from one state."""
+        caller = self.caller(context)
+        shared = request.shared if request.HasField("shared") else None
+        asked: Sequence[tuple[pb.Question, pb.Subject]]
+        if shared is None:
+            check_batch(len(request.questions), self.parts.config.grpc.max_batch_items)
+            if request.subjects:
+                raise InvalidError("subjects come with a shared question only")
+            asked = [(question, question.subject) for question in request.questions]
+        else:
+            check_batch(len(request.subjects), self.parts.config.grpc.max_batch_items)
+            if request.questions or shared.HasField("subject"):
+                raise InvalidError("a shared question has no subject, and no other questions beside it")
+            asked = [(shared, subject) for subject in request.subjects]
+        now_ms = self.parts.sequencer.clock.wall_ms()
+        response = ps.BatchCheckResponse()
+        outcomes = [0] * len(OUTCOMES)
+        with self.parts.table.read() as snapshot:
+            for question, subject in asked:
+                result = response.results.add()
+                try:
+                    _refuse_break_glass(question)
+                    sees_reasons = check_caller(snapshot, caller, question)
+                    decision = self._answer(snapshot, question, subject, now_ms)
+                    outcomes[decision.outcome] += 1
+                    result.decision.MergeFrom(decision if sees_reasons else reduced(decision))
+                except ConsentdError as error:
+                    result.error.CopyFrom(item_error(error))
+        for outcome, many in enumerate(outcomes):
+            if many:
+                self.metrics.decisions.inc(OUTCOMES[outcome], "batch", by=many)
+        return response
+
+    def _answer(self, snapshot: Snapshot, question: pb.Question, subject: pb.Subject, now_ms: int) -> pb.Decision:
+        check_at_least(snapshot, question)
+        codebook = snapshot.codebook()
+        packed = pack_question(statement.question_value(question), codebook)
+        tag = snapshot.tag_of(self.identifier_hash(subject))
+        if tag is None:
+            self.metrics.unenrolled_questions.inc()
+        value = None if tag is None else snapshot.subject(tag)
+        rules = snapshot.rules()
+        verdict = evaluate.evaluate(value, packed, rules, now_ms)
+        message = statement.decision_message(evaluate.decision(verdict, packed, codebook, rules), tag or b"")
+        message.revision.tree_size, message.revision.root_hash = snapshot.size, snapshot.root
+        message.decided_time_ms = now_ms
+        message.decision_id = self._id_prefix + next(self._ids).to_bytes(8, "big")
+        return message
+
+
+OUTCOMES = ("UNSPECIFIED", *(outcome.name for outcome in model.Outcome))
+"""Outcome names by number."""
+
+
+def check_caller(snapshot: Snapshot, caller: Caller, question: pb.Question) -> bool:
+    """Let a caller ask about an access it takes part in; returns whether it may see reasons.
+
+    Raises:
+        DeniedError: the question names it nowhere, and it has no right to ask for others.
+    """
+    if caller.is_operator:
+        return True
+    participant = snapshot.participant(caller.id)
+    if participant is None or not participant.active:
+        raise DeniedError("caller is not an active participant")
+    rights = participant.rights
+    if not rights.isdisjoint(_ASK_FOR_OTHERS):
+        return st.PARTICIPANT_RIGHT_SEE_REASONS in rights
+    actor = question.actor
+    if caller.id not in (actor.organisation, actor.on_behalf_of, actor.application, actor.relay, question.holder):
+        raise DeniedError("caller has no part in the access it asks about")
+    return False
+
+
+_ASK_FOR_OTHERS = frozenset({st.PARTICIPANT_RIGHT_SEE_REASONS, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS})
+
+
+def reduced(decision: pb.Decision) -> pb.Decision:
+    """Return a decision as an institution sees it: NO_CONSENT is not told apart from DENY, and why is not told.
+
+    That a person gave no consent, or is not enrolled, tells of the person. A permit keeps its reasons.
+    """
+    if decision.outcome == pb.OUTCOME_PERMIT:
+        return decision
+    seen = pb.Decision()
+    seen.CopyFrom(decision)
+    if decision.outcome == pb.OUTCOME_NO_CONSENT:
+        seen.outcome = pb.OUTCOME_DENY
+    denied = [*decision.denied, *decision.without_consent]
+    for field in ("denied", "without_consent", "tag", "ref", "valid_until_time_ms"):
+        seen.ClearField(field)
+    seen.denied.extend(sorted(denied))
+    reasons = [reason for reason in decision.reasons if reason.effect == pb.EFFECT_PERMIT]
+    seen.ClearField("reasons")
+    if decision.outcome == pb.OUTCOME_PARTIAL:
+        seen.reasons.extend(reasons)
+        seen.tag, seen.ref = decision.tag, decision.ref
+        seen.valid_until_time_ms = decision.valid_until_time_ms
+    return seen
+
+
+def check_at_least(snapshot: Snapshot, question: pb.Question) -> None:
+    """Refuse to answer from a state older than a question asks for.
+
+    The table is as new as the last acknowledged write, so whoever read the size from us never meets this; and a
+    call that waits has no place in the pool that serves checks.
+
+    Raises:
+        OverloadedError: REVISION_NOT_REACHED.
+    """
+    size = question.consistency.at_least_tree_size
+    if size > snapshot.size:
+        raise OverloadedError(f"state has not reached tree size `{size}`", "REVISION_NOT_REACHED")
+
+
+def _refuse_break_glass(question: pb.Question) -> None:
+    if question.purpose == model.BREAK_GLASS_PURPOSE or question.HasField("break_glass"):
+        raise InvalidError("break-glass is asked for through AuthorizeAccess only", "BREAK_GLASS_SHAPE")
+
+

@@ -1,0 +1,268 @@
+"""Prove: LedgerService. What is sent here is checked by whoever gets it, never trusted."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import grpc
+
+from consentd.core import codec, merkle
+from consentd.errors import DeniedError, InvalidError, NotFoundError, StorageError
+from consentd.ledger import reads
+from consentd.ledger.reads import Anchor
+from consentd.sequencer import Published
+from consentd.service.wire import (
+    Caller,
+    Pager,
+    Servicer,
+    has_right,
+    opening,
+    page_size,
+    remaining_s,
+    revision,
+    rpc,
+    stream_rpc,
+)
+from consentd.v1 import ledger_service_pb2 as ls
+from consentd.v1 import ledger_service_pb2_grpc
+from consentd.v1 import statement_pb2 as st
+
+CHUNK_BYTES = 256 * 1024
+"""About how large a piece of a history stream gets."""
+_MAX_ANCHOR_TRIES = 4
+
+
+class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
+    """``consentd.v1.LedgerService``."""
+
+    @rpc
+    def GetCheckpoint(  # noqa: N802
+        self, request: ls.GetCheckpointRequest, context: grpc.ServicerContext
+    ) -> ls.GetCheckpointResponse:
+        """Read the latest checkpoint."""
+        return ls.GetCheckpointResponse(checkpoint=self._published().note)
+
+    @rpc
+    def ListEntries(self, request: ls.ListEntriesRequest, context: grpc.ServicerContext) -> ls.ListEntriesResponse:  # noqa: N802
+        """Read leaves in order."""
+        caller = self._auditor(context)
+        size = page_size(request.page_size)
+        pager = Pager(self.parts.page_key, "ListEntries", caller)
+        start, tree_size, root = self._place(pager, request.page_token, request.start_index)
+        end = min(start + size, tree_size)
+        response = ls.ListEntriesResponse(first_index=start, revision=revision(tree_size, root))
+        if start < end:
+            response.leaves.extend(reads.read_leaves(self.parts.ledger.store, start, end))
+        if end < tree_size:
+            response.next_page_token = pager.token(end, tree_size)
+        return response
+
+    @rpc
+    def ListStatements(  # noqa: N802
+        self, request: ls.ListStatementsRequest, context: grpc.ServicerContext
+    ) -> ls.ListStatementsResponse:
+        """Read openings in order, within the caller's mandate."""
+        caller = self._auditor(context)
+        with self.parts.table.read() as snapshot:
+            persons = has_right(snapshot, caller, st.PARTICIPANT_RIGHT_READ_STATEMENTS)
+        size = page_size(request.page_size)
+        kinds = frozenset(request.kinds)
+        pager = Pager(self.parts.page_key, "ListStatements", caller, str(sorted(kinds)))
+        start, tree_size, root = self._place(pager, request.page_token, request.start_index)
+        end = min(start + size, tree_size)
+        response = ls.ListStatementsResponse(revision=revision(tree_size, root))
+        room = self.parts.config.grpc.max_message_bytes // 2
+        for index in range(start, end):
+            leaf = reads.read_leaf(self.parts.ledger.store, index)
+            event = codec.decode_leaf(leaf)
+            if isinstance(event, codec.Event) and (not kinds or event.kind in kinds):
+                entry = reads.read_entry(self.parts.ledger.store, event.tag, event.seq)
+                opened = None
+                if persons or entry.row is None or reads.is_clear(entry):
+                    opened = reads.open_entry(self.parts.vault, entry)
+                if opened is None:
+                    response.withheld_count += 1
+                message = ls.LedgerEntry(index=index, leaf=leaf, opening=opening(opened))
+                response.entries.append(message)
+                room -= message.ByteSize()
+            if room <= 0:
+                end = index + 1
+                break
+        if end < tree_size:
+            response.next_page_token = pager.token(end, tree_size)
+        return response
+
+    @rpc
+    def GetReceipt(self, request: ls.GetReceiptRequest, context: grpc.ServicerContext) -> ls.GetReceiptResponse:  # noqa: N802
+        """Read the receipt of an entry whose leaf hash the caller holds."""
+        state = self.parts.ledger.state
+        if request.index >= state.size:
+            raise NotFoundError("no such entry, or another leaf hash")
+        leaf = reads.read_leaf(self.parts.ledger.store, request.index)
+        if merkle.leaf_hash(leaf) != request.leaf_hash:
+            raise NotFoundError("no such entry, or another leaf hash")
+        receipt = self.receipt_of(request.index, leaf, state, request.wait_for, context)
+        return ls.GetReceiptResponse(receipt=receipt)
+
+    @rpc
+    def GetInclusionProof(  # noqa: N802
+        self, request: ls.GetInclusionProofRequest, context: grpc.ServicerContext
+    ) -> ls.GetInclusionProofResponse:
+        """Prove that a leaf is in a tree."""
+        store, size = self.parts.ledger.store, self._tree_size(request.tree_size)
+        hashes = reads.prove_inclusion(store, request.index, size)
+        return ls.GetInclusionProofResponse(
+            leaf_hash=merkle.leaf_hash(reads.read_leaf(store, request.index)),
+            hashes=hashes,
+            revision=revision(size, reads.root_at(store, size)),
+        )
+
+    @rpc
+    def GetConsistencyProof(  # noqa: N802
+        self, request: ls.GetConsistencyProofRequest, context: grpc.ServicerContext
+    ) -> ls.GetConsistencyProofResponse:
+        """Prove that one tree is a prefix of another."""
+        store, second = self.parts.ledger.store, self._tree_size(request.second_tree_size)
+        hashes = reads.prove_consistency(store, request.first_tree_size, second)
+        first = request.first_tree_size
+        return ls.GetConsistencyProofResponse(
+            hashes=hashes,
+            first=revision(first, reads.root_at(store, first)),
+            second=revision(second, reads.root_at(store, second)),
+        )
+
+    @stream_rpc
+    def GetHistory(  # noqa: N802
+        self, request: ls.GetHistoryRequest, context: grpc.ServicerContext
+    ) -> Iterator[ls.GetHistoryResponse]:
+        """Stream a whole history, with the proof that it is whole."""
+        tag, names = self._chain(request, context)
+        anchor, names = self._anchor(tag, names, request.known_count)
+        published = self._published_at(anchor.size, context)
+        store = self.parts.ledger.store
+        head = ls.HistoryHead(
+            checkpoint=published.note,
+            seal=anchor.seal,
+            seal_inclusion=reads.prove_inclusion(store, anchor.size - 1, anchor.size),
+        )
+        known = request.known_tree_size
+        if known > anchor.size:
+            raise InvalidError(f"known_tree_size is larger than the checkpoint: `{known}` and `{anchor.size}`")
+        if known:
+            head.consistency.extend(reads.prove_consistency(store, known, anchor.size))
+        yield ls.GetHistoryResponse(head=head)
+        first = request.known_count + 1
+        if request.known_count > anchor.chains[tag][0]:
+            raise InvalidError("known_count is larger than the history")
+        yield from self._stream_chain(anchor, tag, names[tag], first)
+        for other, name in names.items():
+            if other != tag:
+                yield from self._stream_chain(anchor, other, name, 1)
+
+    # -- steps ------------------------------------------------------------------------------------------------
+
+    def _chain(self, request: ls.GetHistoryRequest, context: grpc.ServicerContext) -> tuple[bytes, dict[bytes, str]]:
+        """Return the tag asked for, and the public names of the tags known so far ("" for a person's)."""
+        if request.WhichOneof("chain") == "public_name":
+            tag = codec.public_tag(request.public_name)
+            return tag, {tag: request.public_name}
+        if request.WhichOneof("chain") != "subject":
+            raise InvalidError("request names no chain")
+        caller = self.caller(context)
+        with self.parts.table.read() as snapshot:
+            self.require(snapshot, caller, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS)
+            tag = self.tag(snapshot, request.subject)
+        return tag, {tag: ""}
+
+    def _anchor(self, tag: bytes, names: dict[bytes, str], known: int) -> tuple[Anchor, dict[bytes, str]]:
+        """Prove where the chain and its authors' key chains stood, all at one seal.
+
+        Which chains those are is known only once the entries are read, and reading takes place beside new seals: so
+        this goes around until one seal covers all.
+        """
+        names = {**names, codec.public_tag("ledger"): "ledger"}
+        for _ in range(_MAX_ANCHOR_TRIES):
+            tags = list(names)
+            anchor = self.parts.sequencer.call(partial(reads.take_anchor, self.parts.ledger, tags))
+            wanted = dict(names)
+            for each in tags:
+                first = known + 1 if each == tag else 1
+                for name in self._authors(each, first, anchor.chains[each][0]):
+                    wanted.setdefault(codec.public_tag(name), name)
+            if wanted == names:
+                return anchor, names
+            names = wanted
+        raise StorageError("authors of this history change too fast; repeat the call")
+
+    def _authors(self, tag: bytes, first: int, last: int) -> set[str]:
+        """Return the public chains of the participants whose keys signed entries of a chain."""
+        keys = set()
+        for entry in reads.read_chain(self.parts.ledger.store, tag, first, last):
+            opened = reads.open_entry(self.parts.vault, entry)
+            if opened is not None:
+                keys.add(codec.decode_statement(opened[1]).key)
+        with self.parts.table.read() as snapshot:
+            owners = [snapshot.key_ever(key) for key in keys]
+        return {f"participant/{owner.name}" for owner in owners if owner is not None and owner.name}
+
+    def _stream_chain(
+        self, anchor: Anchor, tag: bytes, name: str, first: int
+    ) -> Iterator[ls.GetHistoryResponse]:
+        count, head, proof = anchor.chains[tag]
+        chain = ls.HistoryChain(
+            tag=tag, public_name=name, count=count, head=head if count else b"", map_proof=proof, first_seq=first
+        )
+        yield ls.GetHistoryResponse(chain=chain)
+        piece, size = ls.HistoryEntries(), 0
+        for entry in reads.read_chain(self.parts.ledger.store, tag, first, count):
+            opened = reads.open_entry(self.parts.vault, entry)
+            message = ls.LedgerEntry(index=entry.index, leaf=entry.leaf, opening=opening(opened))
+            piece.entries.append(message)
+            size += message.ByteSize()
+            if size >= CHUNK_BYTES:
+                yield ls.GetHistoryResponse(entries=piece)
+                piece, size = ls.HistoryEntries(), 0
+        if piece.entries:
+            yield ls.GetHistoryResponse(entries=piece)
+
+    def _auditor(self, context: grpc.ServicerContext) -> Caller:
+        """Let only auditors and the operator pass."""
+        caller = self.caller(context)
+        with self.parts.table.read() as snapshot:
+            participant = snapshot.participant(caller.id)
+        is_auditor = participant is not None and participant.active and _AUDITOR in participant.roles
+        if not caller.is_operator and not is_auditor:
+            raise DeniedError("call is an auditor's")
+        return caller
+
+    def _published(self) -> Published:
+        published = self.parts.sequencer.published
+        if published is None:
+            raise NotFoundError("no checkpoint is published yet")
+        return published
+
+    def _published_at(self, size: int, context: grpc.ServicerContext) -> Published:
+        """Return the checkpoint of exactly *size*: a moment behind its seal, so it is waited for."""
+        published = self.parts.sequencer.checkpoint_at(size, remaining_s(context))
+        if published is None:
+            raise StorageError("checkpoint of this history is not published yet; repeat the call")
+        return published
+
+    def _tree_size(self, asked: int) -> int:
+        latest = self._published().checkpoint.size
+        if asked > latest:
+            raise InvalidError(f"tree is larger than the latest checkpoint: `{asked}` and `{latest}`")
+        return asked or latest
+
+    def _place(self, pager: Pager, token: str, start_index: int) -> tuple[int, int, bytes]:
+        """Return (first index, tree size, root) of a page."""
+        if token:
+            if start_index:
+                raise InvalidError("start_index and page_token exclude each other", "INVALID_PAGE")
+            start, size = pager.parse(token)
+            return start, size, reads.root_at(self.parts.ledger.store, size)
+        point = self._published().checkpoint
+        return min(start_index, point.size), point.size, point.root
+
+
+_AUDITOR = st.PARTICIPANT_ROLE_AUDITOR
+

@@ -1,0 +1,428 @@
+"""Stand between gRPC and the core: callers, errors, receipts, pages.
+
+Every RPC goes through ``rpc``: it tells who calls, counts, and turns a declared error into a status with
+``google.rpc.ErrorInfo``. What is not a declared error is a bug, and says so without details.
+"""
+
+import base64
+import hashlib
+import logging
+import struct
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from consentd.config import Config
+from consentd.core import merkle
+from consentd.errors import (
+    ConflictError,
+    ConsentdError,
+    CorruptionError,
+    DeniedError,
+    InvalidError,
+    NotFoundError,
+    OverloadedError,
+    StorageError,
+    VerificationError,
+)
+from consentd.ledger import reads
+from consentd.ledger.ledger import Ledger, State
+from consentd.ledger.table import Snapshot, Table
+from consentd.ledger.vault import Vault, check_identifier
+from consentd.metrics import Metrics
+from consentd.sequencer import Sequencer, Written
+from consentd.service.auth import OPERATOR, Authenticator
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import error_reason_pb2 as er
+from consentd.v1 import ledger_service_pb2 as ls
+from consentd.v1 import statement_pb2 as st
+
+log = logging.getLogger(__name__)
+
+DOMAIN = "consentd"
+MAX_PAGE = 1000
+MAX_WAIT_S = 30.0
+"""The longest any call waits, whatever its deadline."""
+_RETRY_AFTER_S = 1
+
+_CODES: tuple[tuple[type[ConsentdError], grpc.StatusCode], ...] = (
+    (InvalidError, grpc.StatusCode.INVALID_ARGUMENT),
+    (NotFoundError, grpc.StatusCode.NOT_FOUND),
+    (ConflictError, grpc.StatusCode.ABORTED),
+    (DeniedError, grpc.StatusCode.PERMISSION_DENIED),
+    (OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (VerificationError, grpc.StatusCode.INVALID_ARGUMENT),
+    (StorageError, grpc.StatusCode.UNAVAILABLE),
+    (CorruptionError, grpc.StatusCode.DATA_LOSS),
+)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the services stand on; made once by the daemon."""
+
+    config: Config
+    ledger: Ledger
+    vault: Vault
+    table: Table
+    sequencer: Sequencer
+    metrics: Metrics
+    authenticator: Authenticator
+    page_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls: a participant id, or ``operator``; empty for nobody we know."""
+
+    id: str
+
+    @property
+    def is_operator(self) -> bool:
+        """Tell whether this is whoever runs the daemon."""
+        return self.id == OPERATOR
+
+
+# -- calls ----------------------------------------------------------------------------------------------------
+
+
+class Lobby:
+    """Where calls find the daemon's parts: None until the ledger is open and verified, and again once it drains."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+        self.parts: Parts | None = None  # replaced by assignment, by the daemon
+
+
+class Servicer:
+    """What all services share."""
+
+    def __init__(self, lobby: Lobby) -> None:
+        self._lobby = lobby
+
+    @property
+    def parts(self) -> Parts:
+        """The daemon's parts.
+
+        Raises:
+            StorageError: the daemon is starting or draining.
+        """
+        parts = self._lobby.parts
+        if parts is None:
+            raise StorageError("daemon is starting or draining", "NOT_SERVING")
+        return parts
+
+    @property
+    def metrics(self) -> Metrics:
+        """Every metric."""
+        return self._lobby.metrics
+
+    def caller(self, context: grpc.ServicerContext) -> Caller:
+        """Tell who calls.
+
+        Raises:
+            UnauthenticatedError: no credential, or none that we know.
+        """
+        certificate: bytes | None = None
+        if self.parts.config.grpc.tls is not None:
+            found_certificates: Any = context.auth_context().get("x509_pem_cert") or ()
+            certificate = next(iter(found_certificates), None)
+        found = self.parts.authenticator.who(context.invocation_metadata() or (), certificate)
+        if not found:
+            raise UnauthenticatedError("call has no credential that is known here", "UNAUTHENTICATED")
+        return Caller(found)
+
+    def require_operator(self, caller: Caller) -> None:
+        """Let only the operator pass.
+
+        Raises:
+            DeniedError: the caller is not.
+        """
+        if not caller.is_operator:
+            raise DeniedError("call is the operator's")
+
+    def require(self, snapshot: Snapshot, caller: Caller, right: "st.ParticipantRight.ValueType") -> None:
+        """Let only participants with *right* pass, and the operator.
+
+        Raises:
+            DeniedError: the caller has not that right.
+        """
+        if not has_right(snapshot, caller, right):
+            raise DeniedError(f"call needs the right `{st.ParticipantRight.Name(right)}`")
+
+    def identifier_hash(self, subject: pb.Subject) -> bytes:
+        """Return the keyed hash of an identifier.
+
+        Raises:
+            InvalidError: it may not be used as one.
+        """
+        check_identifier(subject.scheme, subject.value)
+        return self.parts.vault.identifier_hash(subject.scheme, subject.value)
+
+    def tag(self, snapshot: Snapshot, subject: pb.Subject) -> bytes:
+        """Return a person's tag.
+
+        Raises:
+            NotFoundError: the person is not enrolled.
+        """
+        tag = snapshot.tag_of(self.identifier_hash(subject))
+        if tag is None:
+            raise NotFoundError("subject is not enrolled", "SUBJECT_NOT_FOUND")
+        return tag
+
+    def receipt(
+        self, written: Written[Any], place: int, wait_for: int, context: grpc.ServicerContext
+    ) -> pb.Receipt:
+        """Return the receipt of entry *place* of a write, published if that was asked for and came in time."""
+        if written.replayed:
+            assert written.recorded_index is not None
+            index = written.recorded_index + place
+            leaf = reads.read_leaf(self.parts.ledger.store, index)
+        else:
+            index, leaf = written.entries[place].index, written.entries[place].leaf
+        return self.receipt_of(index, leaf, written.state, wait_for, context, replayed=written.replayed)
+
+    def receipt_of(
+        self,
+        index: int,
+        leaf: bytes,
+        state: State,
+        wait_for: int,
+        context: grpc.ServicerContext,
+        *,
+        replayed: bool = False,
+    ) -> pb.Receipt:
+        """Return the receipt of the leaf at *index*."""
+        receipt = pb.Receipt(
+            index=index,
+            leaf=leaf,
+            leaf_hash=merkle.leaf_hash(leaf),
+            revision=revision(state.size, state.root),
+            replayed=replayed,
+        )
+        published = self.parts.sequencer.published
+        if wait_for == pb.WAIT_FOR_PUBLISHED:
+            published = self.parts.sequencer.wait_published(index + 1, remaining_s(context)) or published
+        if published is not None and published.checkpoint.size > index:
+            receipt.published = True
+            receipt.proof = reads.proof_bundle(
+                self.parts.ledger.store, index, published.checkpoint, published.note
+            )
+        return receipt
+
+
+def rpc(method: F) -> F:
+    """Wrap the handler of a unary RPC: counts, and errors as statuses."""
+    name = method.__name__
+
+    def handle(self: Servicer, request: Message, context: grpc.ServicerContext) -> Any:
+        started = time.perf_counter()
+        try:
+            response = method(self, request, context)
+        except Exception as error:  # noqa: BLE001  # a bug is answered too, and we serve on
+            failure = error
+        else:
+            _count(self.metrics, name, "OK", started)
+            return response
+        _end(self.metrics, name, started, context, failure)
+        return None
+
+    handle.__name__ = name
+    handle.__doc__ = method.__doc__
+    return handle  # type: ignore[return-value]  # same shape as the method
+
+
+def stream_rpc(method: F) -> F:
+    """Wrap the handler of a streaming RPC likewise."""
+    name = method.__name__
+
+    def handle(self: Servicer, request: Message, context: grpc.ServicerContext) -> Iterator[Any]:
+        started = time.perf_counter()
+        try:
+            yield from method(self, request, context)
+        except GeneratorExit:
+            _count(self.metrics, name, "CANCELLED", started)
+            raise
+        except Exception as error:  # noqa: BLE001  # as in ``rpc``
+            failure = error
+        else:
+            _count(self.metrics, name, "OK", started)
+            return
+        _end(self.metrics, name, started, context, failure)
+
+    handle.__name__ = name
+    handle.__doc__ = method.__doc__
+    return handle  # type: ignore[return-value]  # same shape as the method
+
+
+def _count(metrics: Metrics, name: str, code: str, started: float) -> None:
+    metrics.rpcs.inc(name, code)
+    metrics.rpc_seconds.observe(time.perf_counter() - started, name)
+
+
+def _end(metrics: Metrics, name: str, started: float, context: grpc.ServicerContext, error: Exception) -> None:
+    """End a call with the status of *error*; does not return, for gRPC aborts by raising."""
+    if isinstance(error, ConsentdError):
+        status, code = error_status(error), status_code(error)
+        metrics.errors.inc(error.reason)
+    else:
+        # The text of a foreign exception may hold anything, so the log gets its type and place only.
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "?"
+        log.error("bug in %s: %s at %s", name, type(error).__name__, where)
+        code = grpc.StatusCode.INTERNAL
+        status = status_pb2.Status(code=code.value[0], message="internal error")
+        status.details.add().Pack(error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN))
+    _count(metrics, name, code.name, started)
+    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+    context.abort(code, status.message)
+
+
+class UnauthenticatedError(DeniedError):
+    """Say that a call has no credential we know (UNAUTHENTICATED): gRPC tells it apart from having no right."""
+
+
+def status_code(error: ConsentdError) -> grpc.StatusCode:
+    """Return the gRPC code of a declared error (errors.py)."""
+    if isinstance(error, UnauthenticatedError):
+        return grpc.StatusCode.UNAUTHENTICATED
+    return next(code for kind, code in _CODES if isinstance(error, kind))
+
+
+def error_status(error: ConsentdError) -> status_pb2.Status:
+    """Return the google.rpc.Status of a declared error."""
+    code = status_code(error)
+    status = status_pb2.Status(code=code.value[0], message=str(error))
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))
+    if isinstance(error, OverloadedError):
+        retry = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=_RETRY_AFTER_S))
+        status.details.add().Pack(retry)
+    return status
+
+
+def item_error(error: ConsentdError) -> er.ItemError:
+    """Return a declared error as one item's of a batch."""
+    return er.ItemError(
+        code=status_code(error).value[0],
+        reason=er.ErrorReason.Value(f"ERROR_REASON_{error.reason}"),
+        message=str(error),
+    )
+
+
+def remaining_s(context: grpc.ServicerContext) -> float:
+    """Return how long a call may still wait, leaving a moment to answer."""
+    left = context.time_remaining()
+    return MAX_WAIT_S if left is None else max(0.0, min(MAX_WAIT_S, left - 0.05))
+
+
+# -- values ---------------------------------------------------------------------------------------------------
+
+
+def has_right(snapshot: Snapshot, caller: Caller, right: "st.ParticipantRight.ValueType") -> bool:
+    """Tell whether the caller is an active participant with *right*, or the operator."""
+    if caller.is_operator:
+        return True
+    participant = snapshot.participant(caller.id)
+    return participant is not None and participant.active and right in participant.rights
+
+
+def revision(size: int, root: bytes) -> pb.Revision:
+    """Return a revision message."""
+    return pb.Revision(tree_size=size, root_hash=root)
+
+
+def check_request_id(request_id: bytes) -> bytes:
+    """Return a request_id that is one.
+
+    Raises:
+        InvalidError: it is not 16 bytes.
+    """
+    if len(request_id) != 16:
+        raise InvalidError(f"request_id is not 16 bytes: `{len(request_id)}`", "INVALID_REQUEST_ID")
+    return request_id
+
+
+def content_hash(method: str, *messages: Message | bytes | str) -> bytes:
+    """Hash what a request asks, to tell a repeat from a clash; 32 bytes."""
+    hasher = hashlib.sha256(method.encode())
+    for message in messages:
+        if isinstance(message, str):
+            part = message.encode()
+        else:
+            part = message if isinstance(message, bytes) else message.SerializeToString(deterministic=True)
+        hasher.update(struct.pack(">I", len(part)))
+        hasher.update(part)
+    return hasher.digest()
+
+
+def opening(opened: tuple[bytes, bytes] | None) -> ls.Opening | None:
+    """Return an opening message, or None where there is none."""
+    return None if opened is None else ls.Opening(salt=opened[0], statement=opened[1])
+
+
+# -- pages ----------------------------------------------------------------------------------------------------
+
+
+class Pager:
+    """Makes and reads page tokens. A token pins the revision it began at, the filter and the caller."""
+
+    _FORM = struct.Struct(">QQ16s")
+
+    def __init__(self, key: bytes, method: str, caller: Caller, *selection: Message | bytes | str) -> None:
+        self._key = key
+        self._bound = content_hash(method, caller.id, *selection)
+
+    def token(self, position: int, tree_size: int) -> str:
+        """Return the token that leads on from *position*."""
+        return base64.urlsafe_b64encode(self._FORM.pack(position, tree_size, self._mac(position, tree_size))).decode()
+
+    def parse(self, token: str) -> tuple[int, int]:
+        """Return (position, tree size) of a token of ours.
+
+        Raises:
+            InvalidError: it is not, or not for this list, filter and caller.
+        """
+        try:
+            position, tree_size, mac = self._FORM.unpack(base64.urlsafe_b64decode(token.encode("ascii")))
+        except (ValueError, struct.error):
+            raise InvalidError("page_token is not one of ours", "INVALID_PAGE") from None
+        if mac != self._mac(position, tree_size):
+            raise InvalidError("page_token is for another list, filter or caller", "INVALID_PAGE")
+        return position, tree_size
+
+    def _mac(self, position: int, tree_size: int) -> bytes:
+        message = self._bound + struct.pack(">QQ", position, tree_size)
+        return hashlib.blake2b(message, key=self._key, digest_size=16).digest()
+
+
+def page_size(asked: int) -> int:
+    """Return how many items a page has.
+
+    Raises:
+        InvalidError: it is negative.
+    """
+    if asked < 0:
+        raise InvalidError(f"page_size is negative: `{asked}`", "INVALID_PAGE")
+    return min(asked or MAX_PAGE, MAX_PAGE)
+
+
+def check_batch(count: int, most: int) -> None:
+    """Refuse a batch that is too long.
+
+    Raises:
+        InvalidError: TOO_LARGE, naming the limit.
+    """
+    if count > most:
+        raise InvalidError(f"batch is over its limit of {most} items: `{count}`", "TOO_LARGE")
+
+
