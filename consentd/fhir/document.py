@@ -1,0 +1,163 @@
+"""From bytes to one JSON object, strictly; and from the object to its content hash.
+
+JSON lets two readers see two documents (a key twice, NaN, a lone surrogate). A consent must have one
+reading, so such text is refused here, before anybody interprets it.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import NoReturn
+
+from consentd.errors import InvalidError
+
+MAX_DOCUMENT_BYTES = 1 << 20
+"""Longest text of one file."""
+
+MAX_NESTING = 64
+"""Deepest nesting of objects and arrays; eight provisions need half of it."""
+
+_VOLATILE = ("lastUpdated", "source", "versionId")
+_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+
+
+class Cause(StrEnum):
+    """Why a resource is refused. A closed set: reports count by it."""
+
+    UNREADABLE = "UNREADABLE"
+    NOT_JSON = "NOT_JSON"
+    TOO_LARGE = "TOO_LARGE"
+    NOT_VALID = "NOT_VALID"
+    RESOURCE_TYPE = "RESOURCE_TYPE"
+    RELEASE = "RELEASE"
+    STATUS = "STATUS"
+    SCOPE = "SCOPE"
+    CATEGORY = "CATEGORY"
+    BASE = "BASE"
+    AUTHOR = "AUTHOR"
+    ROLE = "ROLE"
+    PERIOD = "PERIOD"
+    TEST_DATA = "TEST_DATA"
+    UNKNOWN_CODE = "UNKNOWN_CODE"
+    UNKNOWN_PARTICIPANT = "UNKNOWN_PARTICIPANT"
+    UNKNOWN_SUBJECT = "UNKNOWN_SUBJECT"
+    UNSUPPORTED_CONTENT = "UNSUPPORTED_CONTENT"
+    INVALID_CONSENT = "INVALID_CONSENT"
+    CHANGED = "CHANGED"
+    NOT_WRITTEN = "NOT_WRITTEN"
+    HELD_BACK = "HELD_BACK"
+
+
+def quoted(text: str) -> str:
+    """Return text of the document in backticks: one line, at most 120 characters."""
+    clean = "".join(char if char.isprintable() and char != "`" else "?" for char in text[:120])
+    return f"`{clean}{'…' if len(text) > 120 else ''}`"
+
+
+def parse_document(text: str | bytes) -> dict[str, object]:
+    """Parse one JSON object.
+
+    Raises:
+        InvalidError: TOO_LARGE, or NOT_JSON: not UTF-8, a byte order mark, a key twice, NaN or infinity, a lone
+            surrogate, nested too deep, null or something empty (FHIR has neither), or no object.
+    """
+    if len(text) > MAX_DOCUMENT_BYTES:
+        raise InvalidError(f"document is longer than {MAX_DOCUMENT_BYTES} bytes", Cause.TOO_LARGE)
+    try:
+        encoded = text.encode() if isinstance(text, str) else text
+        decoded = encoded.decode()
+    except UnicodeError:
+        raise _not_json("it is not UTF-8") from None
+    if len(encoded) > MAX_DOCUMENT_BYTES:
+        raise InvalidError(f"document is longer than {MAX_DOCUMENT_BYTES} bytes", Cause.TOO_LARGE)
+    if decoded.startswith("\ufeff"):
+        raise _not_json("it begins with a byte order mark")
+    _check_nesting(decoded)
+    try:
+        document = json.loads(decoded, object_pairs_hook=_unique, parse_constant=_constant)
+    except InvalidError:
+        raise
+    except ValueError:  # also an integer with more digits than Python converts
+        raise _not_json("it does not parse") from None
+    if not isinstance(document, dict):
+        raise _not_json("it is no object")
+    for path, key, value in walk(document):
+        if value is None or value in ("", {}, []):
+            raise _not_json(f"null or empty value at {quoted(join(path, key))}")
+        if any(_has_surrogate(text) for text in (key, value)):
+            raise _not_json(f"lone surrogate at {quoted(join(path, key))}")
+        if isinstance(value, float) and value in (float("inf"), float("-inf")):  # 1e999
+            raise _not_json(f"number out of range at {quoted(join(path, key))}")
+    return document
+
+
+def content_hash(resource: dict[str, object]) -> bytes:
+    """Return SHA-256 of the resource's content, 32 bytes: sorted keys, no spaces, UTF-8.
+
+    ``meta.versionId``, ``lastUpdated`` and ``source`` are left out: a server sets them anew with every copy.
+    """
+    content = dict(resource)
+    meta = content.pop("meta", None)
+    if isinstance(meta, dict):
+        kept = {name: value for name, value in meta.items() if name not in _VOLATILE}
+        if kept:
+            content["meta"] = kept
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).digest()
+
+
+def walk(value: object) -> Iterator[tuple[str, str | int, object]]:
+    """Yield (path of the parent, key or index, value) of everything inside ``value``, without recursion."""
+    waiting: list[tuple[str, object]] = [("", value)]
+    while waiting:
+        path, parent = waiting.pop()
+        members: Iterator[tuple[str | int, object]] = iter(())
+        if isinstance(parent, dict):
+            members = iter(parent.items())
+        elif isinstance(parent, list):
+            members = iter(enumerate(parent))
+        for key, member in members:
+            yield path, key, member
+            if isinstance(member, dict | list):
+                waiting.append((join(path, key), member))
+
+
+def join(path: str, key: str | int) -> str:
+    """Return the path of a member: ``a`` and ``b`` → ``a.b``, ``a`` and 0 → ``a[0]``."""
+    if isinstance(key, int):
+        return f"{path}[{key}]"
+    return f"{path}.{key}" if path else key
+
+
+def _check_nesting(text: str) -> None:
+    """Count brackets outside strings, so that the parser's own recursion never meets its limit."""
+    depth = 0
+    for token in _TOKENS.finditer(text):
+        first = token.group()[0]
+        if first in "[{":
+            depth += 1
+            if depth > MAX_NESTING:
+                raise _not_json(f"it nests deeper than {MAX_NESTING}")
+        elif first in "]}":
+            depth -= 1
+
+
+def _has_surrogate(text: object) -> bool:
+    return isinstance(text, str) and not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _not_json("a key stands twice in one object")
+    return found
+
+
+def _constant(name: str) -> NoReturn:
+    raise _not_json(f"it holds {quoted(name)}")
+
+
+def _not_json(why: str) -> InvalidError:
+    return InvalidError(f"document is not the JSON that FHIR allows: {why}", Cause.NOT_JSON)

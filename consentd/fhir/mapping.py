@@ -1,0 +1,255 @@
+"""The mapping: where foreign codes and references have their place in this realm.
+
+Codes of the vocabulary that name their code system (HL7's purposes, actions, labels) map to themselves and
+need no line. Everything else does: a code, recipient or person without a place is refused, never guessed.
+What each table is, and an example, stands in ``ops/fhir-mapping.toml``, which a test loads.
+"""
+
+import tomllib
+import unicodedata
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, TypeVar
+
+from consentd.errors import InvalidError
+from consentd.fhir.document import quoted
+from consentd.policy.model import ANY, ImplicitPolicy
+from consentd.policy.vocabulary import Code, Vocabulary
+
+SYSTEMS: Final = MappingProxyType(
+    {
+        "v3-ActReason": "http://terminology.hl7.org/CodeSystem/v3-ActReason",
+        "v3-ActCode": "http://terminology.hl7.org/CodeSystem/v3-ActCode",
+        "v3-Confidentiality": "http://terminology.hl7.org/CodeSystem/v3-Confidentiality",
+        "v3-ObservationValue": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue",
+        "v3-ParticipationType": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType",
+        "consentaction": "http://terminology.hl7.org/CodeSystem/consentaction",
+        "consentscope": "http://terminology.hl7.org/CodeSystem/consentscope",
+        "loinc": "http://loinc.org",
+        "resource-types": "http://hl7.org/fhir/resource-types",
+        "r5-resource-types": "http://hl7.org/fhir/fhir-types",
+    }
+)
+"""Short names that every mapping may use for the systems behind them."""
+
+PRIVACY_CATEGORIES: Final = frozenset(
+    {f"{SYSTEMS['loinc']}|59284-0", f"{SYSTEMS['v3-ActCode']}|IDSCL", f"{SYSTEMS['v3-ActCode']}|INFA"}
+)
+"""``Consent.category`` codes that say: this is a consent to the use of data."""
+
+_PCF = "https://profiles.ihe.net/ITI/PCF/"
+_POLICY_NAMES: Final = MappingProxyType(
+    {
+        "deny": ImplicitPolicy.DENY,
+        "basic-normal": ImplicitPolicy.BASIC_NORMAL,
+        "all-normal": ImplicitPolicy.ALL_NORMAL,
+        "break-glass-only": ImplicitPolicy.BREAK_GLASS_ONLY,
+    }
+)
+PCF_POLICIES: Final = MappingProxyType({f"{_PCF}Policy-{name}": policy for name, policy in _POLICY_NAMES.items()})
+"""The four implicit policies of IHE PCF 1.1, by URI."""
+
+# INVARIANT: a resident registration number (주민등록번호) is never stored, so no mapping may lead to one.
+_RRN_SYSTEMS = ("https://mois.go.kr/rrn", "http://mois.go.kr/rrn")
+_RRN_SCHEMES = ("rrn", "nnkor")
+
+_Value = TypeVar("_Value")
+_CODE_TABLES = ("purposes", "categories", "actions", "labels")
+_TABLES = ("systems", *_CODE_TABLES, "actors", "holders", "policies", "subjects", "schemes")
+_LISTS = ("bases", "privacy_categories")
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectReference:
+    """A citizen by an identifier of one scheme, as the daemon's ``Subject``. Its repr shows neither."""
+
+    scheme: str = field(repr=False)
+    value: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FhirMapping:
+    """Places of foreign codes and references. Keys of codes are ``system|code``, of references ``Type/id``.
+
+    Attributes:
+        vocabulary: what the codes map into.
+        purposes, categories, actions, labels: code → codes of the vocabulary.
+        actors: reference, or ``system|value`` of an identifier → participant or ``group/ID``.
+        holders: reference of the organisation that keeps a consent → participant whose holdings it speaks of.
+        policies: policy URI, or ``system|code`` → implicit policy; None: known to select nothing.
+        subjects: reference, or ``system|value`` of an identifier → the citizen.
+        schemes: identifier system → scheme of the citizen's identifier.
+        bases: base URLs that are cut off references, each with its last slash.
+        privacy_categories: further ``Consent.category`` codes of consents to the use of data.
+    """
+
+    vocabulary: Vocabulary = field(repr=False)
+    purposes: Mapping[str, tuple[str, ...]]
+    categories: Mapping[str, tuple[str, ...]]
+    actions: Mapping[str, tuple[str, ...]]
+    labels: Mapping[str, tuple[str, ...]]
+    actors: Mapping[str, str]
+    holders: Mapping[str, str]
+    policies: Mapping[str, ImplicitPolicy | None]
+    subjects: Mapping[str, SubjectReference] = field(repr=False)
+    schemes: Mapping[str, str]
+    bases: tuple[str, ...] = ()
+    privacy_categories: frozenset[str] = PRIVACY_CATEGORIES
+
+
+def load_mapping(path: Path, vocabulary: Vocabulary) -> FhirMapping:
+    """Read a mapping file.
+
+    Raises:
+        InvalidError: it cannot be read, or as ``parse_mapping``.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidError(f"mapping file cannot be read: {quoted(str(path))}") from error
+    return parse_mapping(text, vocabulary)
+
+
+def parse_mapping(text: str, vocabulary: Vocabulary) -> FhirMapping:
+    """Parse a mapping from TOML; the empty text gives the defaults.
+
+    Raises:
+        InvalidError: no TOML, an unknown table or key, a value of the wrong type, a code that the vocabulary does
+            not hold, an unknown system or policy name, or a place that is never stored.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidError("mapping is not TOML") from error
+    for name in tables:
+        if name not in (*_TABLES, *_LISTS):
+            raise InvalidError(
+                f"mapping has an unknown key: {quoted(name)}, known are {', '.join((*_LISTS, *_TABLES))}"
+            )
+    systems = {**SYSTEMS, **_table(tables, "systems", _text)}
+    codes = {
+        name: {**_own_codes(listed), **_coded(_table(tables, name, _codes), systems, name)}
+        for name, listed in zip(
+            _CODE_TABLES,
+            (vocabulary.purposes, vocabulary.categories, vocabulary.actions, vocabulary.labels),
+            strict=True,
+        )
+    }
+    for name, known in (
+        ("purposes", vocabulary.purpose.bits),
+        ("categories", vocabulary.category.bits),
+        ("actions", vocabulary.action.bits),
+        ("labels", vocabulary.label.bits),
+    ):
+        _check_known(codes[name], known, name)
+    return FhirMapping(
+        vocabulary=vocabulary,
+        **codes,
+        actors=_expanded(_table(tables, "actors", _text), systems),
+        holders=_expanded(_table(tables, "holders", _text), systems),
+        policies={**PCF_POLICIES, **_expanded(_table(tables, "policies", _policy), systems)},
+        subjects=_expanded(_table(tables, "subjects", _subject), systems),
+        schemes={_system(key, systems): value for key, value in _table(tables, "schemes", _scheme).items()},
+        bases=_bases(tables),
+        privacy_categories=PRIVACY_CATEGORIES
+        | _coded(dict.fromkeys(_list(tables, "privacy_categories"), ()), systems, "privacy_categories").keys(),
+    )
+
+
+def _own_codes(codes: tuple[Code, ...]) -> dict[str, tuple[str, ...]]:
+    return {f"{code.system}|{code.code}": (code.code,) for code in codes if code.system}
+
+
+def _check_known(table: Mapping[str, tuple[str, ...]], known: Collection[str], name: str) -> None:
+    for codes in table.values():
+        for code in codes:
+            if code not in known:
+                raise InvalidError(
+                    f"mapping leads to a code that the vocabulary does not hold: [{name}] {quoted(code)}"
+                )
+
+
+def _table(tables: Mapping[str, object], name: str, read: Callable[[object, str], _Value]) -> dict[str, _Value]:
+    table = tables.get(name, {})
+    if not isinstance(table, dict):
+        raise InvalidError(f"mapping has no table where one belongs: [{name}]")
+    return {key: read(value, f"[{name}] {quoted(key)}") for key, value in table.items()}
+
+
+def _list(tables: Mapping[str, object], name: str) -> tuple[str, ...]:
+    values = tables.get(name, [])
+    if not isinstance(values, list):
+        raise InvalidError(f"mapping has no list where one belongs: {name}")
+    return tuple(_text(value, name) for value in values)
+
+
+def _text(value: object, place: str) -> str:
+    if not isinstance(value, str) or not value or value == ANY:
+        raise InvalidError(f"mapping has no text where some belongs: {place}")
+    return value
+
+
+def _codes(value: object, place: str) -> tuple[str, ...]:
+    values = value if isinstance(value, list) else [value]
+    codes = tuple(_text(code, place) for code in values)
+    if not codes or len(set(codes)) != len(codes):
+        raise InvalidError(f"mapping names no code, or one twice: {place}")
+    return codes
+
+
+def _policy(value: object, place: str) -> ImplicitPolicy | None:
+    if value == "none":
+        return None
+    if not isinstance(value, str) or value not in _POLICY_NAMES:
+        raise InvalidError(f"mapping names no policy of none, {', '.join(_POLICY_NAMES)}: {place}")
+    return _POLICY_NAMES[value]
+
+
+def _scheme(value: object, place: str) -> str:
+    scheme = _text(value, place)
+    if scheme.lower() in _RRN_SCHEMES or any(system in place for system in _RRN_SYSTEMS):
+        raise InvalidError("mapping leads to a resident registration number, which is never stored")
+    return scheme
+
+
+def _subject(value: object, place: str) -> SubjectReference:
+    # The key names a person, so no message repeats it.
+    if not isinstance(value, dict) or value.keys() != {"scheme", "value"}:
+        raise InvalidError('mapping of a subject is not { scheme = "…", value = "…" }')
+    scheme = _scheme(value["scheme"], place)
+    identifier = _text(value["value"], "[subjects]")
+    if not unicodedata.is_normalized("NFC", identifier):
+        raise InvalidError("mapping of a subject has an identifier that is not NFC")
+    return SubjectReference(scheme, identifier)
+
+
+def _bases(tables: Mapping[str, object]) -> tuple[str, ...]:
+    """Longest first, so that the base of a base does not leave half of it."""
+    bases = (base if base.endswith("/") else f"{base}/" for base in _list(tables, "bases"))
+    return tuple(sorted(bases, key=lambda base: (-len(base), base)))
+
+
+def _system(name: str, systems: Mapping[str, str]) -> str:
+    uri = systems.get(name, name)
+    if ":" not in uri:
+        raise InvalidError(f"mapping names a system that is neither a URI nor in [systems]: {quoted(name)}")
+    return uri
+
+
+def _coded(table: Mapping[str, _Value], systems: Mapping[str, str], name: str) -> dict[str, _Value]:
+    """Write out the systems of keys that are all ``system|code``."""
+    for key in table:
+        if not key.rpartition("|")[0]:
+            raise InvalidError(f"mapping has a key that is not system|code: [{name}] {quoted(key)}")
+    return _expanded(table, systems)
+
+
+def _expanded(table: Mapping[str, _Value], systems: Mapping[str, str]) -> dict[str, _Value]:
+    """Write out the systems of keys that have one; references stay as they are."""
+    expanded = {}
+    for key, value in table.items():
+        system, bar, code = key.rpartition("|")
+        expanded[f"{_system(system, systems)}|{code}" if bar else key] = value
+    return expanded
