@@ -302,6 +302,7 @@ class Sequencer:
         try:
             turn_ms = self._time_ms()
         except StorageError as error:
+            self._sealed_ms = self.clock.monotonic_ms()  # a due seal waits an interval more, rather than spin
             for waiting in writes:
                 waiting.future.set_exception(error)
             return

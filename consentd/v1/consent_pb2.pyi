@@ -799,7 +799,7 @@ class Revision(_message.Message):
     tree_size: _builtins.int
     """tree_size is how many leaves the ledger had."""
     root_hash: _builtins.bytes
-    """root_hash is the RFC 6962 root of that tree, 32 bytes."""
+    """root_hash is the RFC 6962 root of that tree, 32 bytes; empty in a recorded decision, whose place in the ledger pins it."""
     def __init__(
         self,
         *,

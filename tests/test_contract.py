@@ -1,0 +1,82 @@
+"""The contract: generated code is fresh, its numbers are the core's, its comments are complete, lint is clean."""
+
+import shutil
+import subprocess
+import sys
+from enum import IntEnum
+from pathlib import Path
+
+import pytest
+
+from consentd.core.kinds import AUTHORS, EntryKind
+from consentd.ledger.statement import MESSAGES
+from consentd.policy import model
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import error_reason_pb2 as er
+from consentd.v1 import statement_pb2 as st
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PAIRS = [
+    (model.Effect, pb.Effect, "EFFECT_"),
+    (model.Kind, pb.ConsentKind, "CONSENT_KIND_"),
+    (model.Outcome, pb.Outcome, "OUTCOME_"),
+    (model.Combining, pb.Combining, "COMBINING_"),
+    (model.ImplicitPolicy, pb.ImplicitPolicy, "IMPLICIT_POLICY_"),
+    (model.ReasonCode, pb.ReasonCode, "REASON_CODE_"),
+    (model.Obligation, pb.Obligation, "OBLIGATION_"),
+    (EntryKind, st.EntryKind, "ENTRY_KIND_"),
+]
+
+
+@pytest.mark.parametrize(("core", "wire", "prefix"), PAIRS)
+def test_the_wire_numbers_are_those_of_the_core(core: type[IntEnum], wire: object, prefix: str) -> None:
+    ours = {f"{prefix}{member.name}": member.value for member in core}
+    theirs = {name: number for name, number in wire.items() if number}  # type: ignore[attr-defined]
+    assert ours == theirs
+    assert wire.Name(0) == f"{prefix}UNSPECIFIED"  # type: ignore[attr-defined]
+
+
+def test_refusal_reasons_have_the_numbers_of_the_decree() -> None:
+    wire = {number: name for name, number in st.RefusalReason.items() if number}
+    for reason in model.RefusalReason:
+        assert wire.pop(reason.value).startswith(f"REFUSAL_REASON_{reason.name[:3]}_")
+    assert not wire
+
+
+def test_every_kind_has_an_author_and_every_written_kind_a_message() -> None:
+    assert set(AUTHORS) == set(EntryKind)
+    later = {EntryKind.AUTHORITY, EntryKind.DISPUTE, EntryKind.RESOLUTION, EntryKind.DUTY, EntryKind.SERVED}
+    assert set(MESSAGES) == set(EntryKind) - later - {EntryKind.ERASURE}
+
+
+def test_every_error_reason_is_documented_with_its_code() -> None:
+    text = (ROOT / "proto/consentd/v1/error_reason.proto").read_text()
+    for name in er.ErrorReason.keys():
+        if name != "ERROR_REASON_UNSPECIFIED":
+            comment = next(line for line in text.splitlines() if line.strip().startswith(f"// {name}:"))
+            assert any(code in comment for code in ("(INVALID_", "(NOT_", "(ABORTED", "(PERM", "(RES", "(UNA", "(DATA", "(INT"))
+
+
+@pytest.mark.slow
+def test_generated_code_is_fresh() -> None:
+    if not (ROOT / ".venv-proto/pins.txt").exists() and not _is_ci():
+        pytest.skip("the pinned generator is not installed; `make proto` installs it, CI always does")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "proto/generate.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_buf_lint_is_clean() -> None:
+    buf = shutil.which("buf", path=str(Path(sys.executable).parent)) or shutil.which("buf")
+    if buf is None:
+        pytest.skip("buf is not installed")
+    done = subprocess.run([buf, "lint", "proto"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def _is_ci() -> bool:
+    import os
+
+    return os.environ.get("CI", "") not in ("", "0", "false")
