@@ -14,15 +14,17 @@ from consentd.server.daemon import Daemon
 from consentd.server.keys import make_keys, make_token, write_private
 from consentd.service.auth import format_credential
 from consentd.v1 import access_service_pb2 as ac
-from consentd.v1 import access_service_pb2_grpc
+from consentd.v1 import (
+    access_service_pb2_grpc,
+    consent_service_pb2_grpc,
+    ledger_service_pb2_grpc,
+    policy_service_pb2_grpc,
+    registry_service_pb2_grpc,
+)
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
-from consentd.v1 import consent_service_pb2_grpc
-from consentd.v1 import ledger_service_pb2_grpc
 from consentd.v1 import policy_service_pb2 as ps
-from consentd.v1 import policy_service_pb2_grpc
 from consentd.v1 import registry_service_pb2 as rs
-from consentd.v1 import registry_service_pb2_grpc
 from consentd.v1 import statement_pb2 as st
 
 ORIGIN = "consent.test/running"
@@ -167,7 +169,9 @@ def reason_of(error: grpc.RpcError) -> str:
     return ""
 
 
-def make_running(directory: Path, extra: str = "", *, daemon: dict[str, Any] | None = None, **ledger: object) -> Running:
+def make_running(
+    directory: Path, extra: str = "", *, daemon: dict[str, Any] | None = None, **ledger: object
+) -> Running:
     """Start a daemon in *directory*, with new keys and tokens, and register its participants."""
     config = make_config(directory, extra, **ledger)
     tokens = {"operator": make_keys(config)}

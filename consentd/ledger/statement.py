@@ -90,7 +90,7 @@ def check_no_unknown_fields(message: Message) -> None:
     known.CopyFrom(message)
     known.DiscardUnknownFields()
     if known.ByteSize() != message.ByteSize():
-        raise InvalidError("message has fields that this version does not know", "INVALID_CONSENT")
+        raise InvalidError("message has fields that this version does not know", "UNKNOWN_FIELD")
 
 
 # -- consents -------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from typing import Any, Self
 
 from google.protobuf.message import Message
 
-from consentd.core import codec
+from consentd.core import codec, kinds
 from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import CorruptionError, NotFoundError
 from consentd.ledger import reads, statement
@@ -299,6 +299,8 @@ class TableTurn(View):
         step = _STEPS.get(event.kind)
         if step is not None and message is not None:
             getattr(self, step)(event, message)
+        elif not kinds.is_known(event.kind) and self._txn.get(b"s" + event.tag) is not None:
+            self._put_unreadable(event)
 
     def commit(self, size: int, root: bytes, wall_ms: int) -> None:
         """Make the batch current for every reader that begins from now on, at this revision."""
@@ -392,6 +394,14 @@ class TableTurn(View):
         standing = model.Standing(
             lineage=lineage, seq=event.seq, version=version, consent=statement.consent_value(message), paused=paused
         )
+        registry = self.registry()
+        compiled = compiler.compile_consent(standing, registry.codebook.vocabulary, registry.numbers)
+        self._put_subject(event.tag, values.with_consent(self.subject(event.tag), standing, compiled))
+
+    def _put_unreadable(self, event: codec.Event) -> None:
+        """An entry of a later version may permit or deny anything: what this person is asked about cannot be told."""
+        consent = model.Consent(kind=model.Kind.CONSENT, root=model.Provision(effect=model.Effect.DENY))
+        standing = model.Standing(lineage=event.seq, seq=event.seq, version=1, consent=consent, readable=False)
         registry = self.registry()
         compiled = compiler.compile_consent(standing, registry.codebook.vocabulary, registry.numbers)
         self._put_subject(event.tag, values.with_consent(self.subject(event.tag), standing, compiled))

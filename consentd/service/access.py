@@ -27,7 +27,7 @@ from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import access_service_pb2_grpc
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
-from consentd.writes import Authorize, Authorized, Outcome, Together, request_key
+from consentd.writes import Authorize, Authorized, Outcome, Together, request_key, verify_ahead
 
 
 class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
@@ -92,10 +92,20 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
             asked.author_time_ms, tag = signed.author_time_ms, signed.tag
         else:
             raise InvalidError("request asks no question")
+        statement.check_no_unknown_fields(question)
         if question.HasField("consistency"):
             raise InvalidError("an access is always decided at the latest state")
         with self.parts.table.read() as snapshot:
             sees_reasons = check_caller(snapshot, caller, question)
+        verified = b""
+        if asked.signature:
+            verified = verify_ahead(
+                origin=self.parts.config.ledger.origin,
+                kind=codec.QUESTION_KIND,
+                tag=tag,
+                request_id=request_id,
+                signed=asked,
+            )
         write = Authorize(
             request_id=request_id,
             request_key=request_key(caller.id, request_id),
@@ -105,6 +115,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
             question=statement.question_value(question),
             asked=asked,
             tag=tag,
+            verified=verified,
         )
         return write, sees_reasons
 
@@ -184,7 +195,16 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         if message.status not in st.TransferStatus.values() or not message.status:
             raise InvalidError(f"transfer status is not one we know: `{message.status}`")
         identifier_hash = self.identifier_hash(request.subject)
-        self._check_part(caller, identifier_hash, request.access_seq)
+        tag = self._check_part(caller, identifier_hash, request.access_seq)
+        verified = b""
+        if signed is not None:
+            verified = verify_ahead(
+                origin=self.parts.config.ledger.origin,
+                kind=EntryKind.OUTCOME,
+                tag=tag,
+                request_id=request_id,
+                signed=signed,
+            )
         return Outcome(
             request_id=request_id,
             request_key=request_key(caller.id, request_id),
@@ -196,10 +216,11 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
             access_seq=request.access_seq,
             message=message,
             signed=signed,
+            verified=verified,
         )
 
-    def _check_part(self, caller: Caller, identifier_hash: bytes, seq: int) -> None:
-        """Let only those tell how an access went that took part in it.
+    def _check_part(self, caller: Caller, identifier_hash: bytes, seq: int) -> bytes:
+        """Let only those tell how an access went that took part in it; returns the person's tag.
 
         Raises:
             NotFoundError: no such permitted access, or the caller has no part in it.
@@ -207,10 +228,10 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         with self.parts.table.read() as snapshot:
             tag = snapshot.tag_of(identifier_hash)
         try:
-            entry = None if tag is None or not seq else reads.read_entry(self.parts.ledger.store, tag, seq)
+            entry = None if tag is None else reads.read_entry(self.parts.ledger.store, tag, seq)
         except NotFoundError:
             entry = None
-        if entry is not None and entry.event.kind == EntryKind.ACCESS:
+        if tag is not None and entry is not None and entry.event.kind == EntryKind.ACCESS:
             opened = reads.open_entry(self.parts.vault, entry)
             if opened is not None:
                 payload = codec.decode_statement(opened[1]).payload
@@ -219,7 +240,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
                 actor = question.actor
                 parties = {asked.asker, question.holder, actor.organisation, actor.on_behalf_of, actor.application}
                 if caller.is_operator or caller.id in parties | {actor.relay}:
-                    return
+                    return tag
         raise NotFoundError("no such permitted access of this subject")
 
     @rpc

@@ -24,7 +24,7 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import consent_service_pb2_grpc
 from consentd.v1 import statement_pb2 as st
-from consentd.writes import Amend, Change, Grant, GrantAnswer, request_key
+from consentd.writes import Amend, Change, Grant, GrantAnswer, request_key, verify_ahead
 
 M = TypeVar("M", bound=Message)
 
@@ -39,7 +39,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         """Give a consent."""
         caller = self._acting(context)
         message, signed = self._stated(request, st.GrantStatement, caller)
-        write = Grant(**self._base("GrantConsent", request, caller, message, signed), message=message)
+        write = Grant(**self._base(EntryKind.GRANT, request, caller, message, signed), message=message)
         written = self.parts.sequencer.submit(write).result()
         receipt = self.receipt(written, 0, request.wait_for, context)
         event = codec.decode_leaf(receipt.leaf)
@@ -58,7 +58,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         """Replace a consent by its next version."""
         caller = self._acting(context)
         message, signed = self._stated(request, st.AmendStatement, caller)
-        base = self._base("AmendConsent", request, caller, message, signed)
+        base = self._base(EntryKind.AMEND, request, caller, message, signed)
         base["content"] = content_hash(
             "AmendConsent", base["content"], request.consent_id, str(request.based_on_version)
         )
@@ -174,19 +174,31 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         return message  # type: ignore[no-any-return]  # parsed as *kind*
 
     def _base(
-        self, method: str, request: Any, caller: Caller, message: Message, signed: pb.SignedStatement | None
+        self, kind: EntryKind, request: Any, caller: Caller, message: Message, signed: pb.SignedStatement | None
     ) -> dict[str, Any]:
         request_id = check_request_id(request.request_id)
         identifier_hash = self.identifier_hash(request.subject)
         return {
             "request_id": request_id,
             "request_key": request_key(caller.id, request_id),
-            "content": content_hash(method, identifier_hash, message, signed or b""),
+            "content": content_hash(kind.name, identifier_hash, message, signed or b""),
             "asker": caller.id,
             "identifier_hash": identifier_hash,
-            "attestation": st.Attestation(attested_by=caller.id, method=request.method),
             "signed": signed,
+            "verified": self._verified(kind, identifier_hash, request_id, signed),
         }
+
+    def _verified(
+        self, kind: EntryKind, identifier_hash: bytes, request_id: bytes, signed: pb.SignedStatement | None
+    ) -> bytes:
+        if signed is None:
+            return b""
+        with self.parts.table.read() as snapshot:
+            tag = snapshot.tag_of(identifier_hash)
+        if tag is None:
+            raise NotFoundError("subject is not enrolled", "SUBJECT_NOT_FOUND")
+        origin = self.parts.config.ledger.origin
+        return verify_ahead(origin=origin, kind=kind, tag=tag, request_id=request_id, signed=signed)
 
     def _change(
         self,
@@ -201,7 +213,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
             message = self._parse(type(message), signed)
         else:
             message.attestation.attested_by, message.attestation.method = caller.id, request.method
-        base = self._base(kind.name, request, caller, message, signed)
+        base = self._base(kind, request, caller, message, signed)
         base["content"] = content_hash(kind.name, base["content"], request.consent_id)
         write = Change(**base, kind=kind, consent_id=consent_id(request.consent_id), message=message)
         written = self.parts.sequencer.submit(write).result()

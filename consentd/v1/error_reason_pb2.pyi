@@ -93,6 +93,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_NOT_SERVING: the daemon is starting or draining (UNAVAILABLE). Try another, or later."""
     ERROR_REASON_CORRUPTION: _ErrorReason.ValueType  # 34
     """ERROR_REASON_CORRUPTION: the ledger contradicts itself; it has stopped (DATA_LOSS)."""
+    ERROR_REASON_UNKNOWN_FIELD: _ErrorReason.ValueType  # 36
+    """ERROR_REASON_UNKNOWN_FIELD: a message that is recorded has fields this version does not know (INVALID_ARGUMENT). They might change
+    what the others mean.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 35
     """ERROR_REASON_INTERNAL: a bug of ours (INTERNAL). Please report it."""
 
@@ -173,6 +177,10 @@ ERROR_REASON_NOT_SERVING: ErrorReason.ValueType  # 33
 """ERROR_REASON_NOT_SERVING: the daemon is starting or draining (UNAVAILABLE). Try another, or later."""
 ERROR_REASON_CORRUPTION: ErrorReason.ValueType  # 34
 """ERROR_REASON_CORRUPTION: the ledger contradicts itself; it has stopped (DATA_LOSS)."""
+ERROR_REASON_UNKNOWN_FIELD: ErrorReason.ValueType  # 36
+"""ERROR_REASON_UNKNOWN_FIELD: a message that is recorded has fields this version does not know (INVALID_ARGUMENT). They might change
+what the others mean.
+"""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 35
 """ERROR_REASON_INTERNAL: a bug of ours (INTERNAL). Please report it."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
