@@ -275,16 +275,14 @@ class Edge:
         Raises:
             ProofError: a planned tile is missing or too short.
         """
-        rows = []
-        for level in range(-(-size.bit_length() // TILE_HEIGHT)):
-            n, width = divmod(size >> (TILE_HEIGHT * level), TILE_WIDTH)
-            row = tiles.get((level, n), b"")[: width * HASH_SIZE]
-            if len(row) != width * HASH_SIZE:
-                raise ProofError(f"tile is missing or too short: `{tile_path(level, n)}`")
-            rows.append(row)
         peaks = [b""] * size.bit_length()
         for subtree in _subtrees(0, size):
             peaks[subtree[0]] = _subtree_hash(subtree, tiles)
+        rows = []
+        for level in range(-(-size.bit_length() // TILE_HEIGHT)):
+            n, width = divmod(size >> (TILE_HEIGHT * level), TILE_WIDTH)
+            # As wide as this or wider, or a peak above would have been missing.
+            rows.append(tiles.get((level, n), b"")[: width * HASH_SIZE])
         return cls(size, tuple(rows), tuple(peaks))
 
     def root(self) -> bytes:

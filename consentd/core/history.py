@@ -1,0 +1,299 @@
+"""Verify a history: these entries of a tag are all of them, and each was stated by whom it says.
+
+A history proof goes from what everyone can see to what one person holds, each step leaning on the one before::
+
+    checkpoint      signed by the log; consistent with the one held, and not smaller         verify_anchor
+      └─ seal       leaf n-1 of its tree; says where every chain stood                        verify_anchor
+           └─ map   (count, head) of this tag, or that the tag has no entry                   verify_chain
+                └─ leaves     seq 1 … count without a gap, the last one hashing to head       verify_chain
+                     └─ openings      each commits to its statement                           verify_chain
+                          └─ authors  signed by a key in force then, of who may state this    verify_authors
+
+Quorum and freshness of witnesses are the client's policy: it opens the same checkpoint note with its witnesses.
+Which keys were in force when stands in KEY and LEDGER entries, whose payloads this floor cannot read: whoever decodes
+them makes ``KeyFact`` values of them, and ``key_terms`` makes the terms. Each author's chain is verified like the
+first, at the same anchor.
+
+What it does not prove: an access that nobody reported; that a tag is a certain person's; that the log shows everyone
+the same tree. Source: ledger-format.md, "History proof".
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from consentd.core import codec, merkle, note, patricia
+from consentd.core.checkpoint import MAX_SIZE, Checkpoint, open_checkpoint
+from consentd.core.kinds import AUTHORS, EntryKind, Owner, is_known
+from consentd.core.note import NoteVerifier
+from consentd.errors import MalformedError, ProofError, SignatureError
+
+MAX_AUTHOR_SKEW_MS = 10 * 60_000
+"""How far an author's clock may be from the ledger's."""
+MAX_NAME = 128
+FOREVER_MS = (1 << 64) - 1
+"""End of the term of a key that was not retired."""
+
+_SALT_SIZE = 32
+_TAG_SIZE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """A leaf, and the (salt, statement) it commits to; None for a tombstone."""
+
+    leaf: bytes
+    opening: tuple[bytes, bytes] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainProof:
+    """Where a chain stands, and its entries.
+
+    Attributes:
+        public_name: ``participant/ID`` and the like; empty for a person's chain.
+        count, head: as the map has them; 0 and empty where the tag has no entry.
+        map_proof: of presence, or of absence where count is 0.
+        first_seq: seq of the first of ``entries``: 1, or the one after those held.
+    """
+
+    tag: bytes
+    public_name: str
+    count: int
+    head: bytes
+    map_proof: bytes
+    first_seq: int
+    entries: tuple[HistoryEntry, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryProof:
+    """A history as it is sent: all claims, nothing verified.
+
+    Attributes:
+        checkpoint: the signed note, verbatim.
+        consistency: hashes, from the checkpoint held to this one; empty where none is held.
+        seal: the last leaf of the checkpoint's tree.
+        seal_inclusion: hashes of its inclusion proof.
+        chains: the chain asked for first, then those of its authors' keys.
+    """
+
+    checkpoint: bytes
+    consistency: tuple[bytes, ...]
+    seal: bytes
+    seal_inclusion: tuple[bytes, ...]
+    chains: tuple[ChainProof, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldChain:
+    """How much of a chain the client has verified before; ``erased``: its last entry held is an ERASURE."""
+
+    count: int
+    head: bytes
+    erased: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """What all chains of one proof are verified against: a checkpoint that holds, and its seal."""
+
+    checkpoint: Checkpoint
+    seal: codec.Seal
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedEntry:
+    """An entry that is part of the chain, and what it commits to (None: erased); not who signed it."""
+
+    event: codec.Event
+    statement: codec.Statement | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTerm:
+    """When whose key was in force, both ends included; ``tag_or_name`` is a person's, a participant's, or empty."""
+
+    owner: Owner
+    from_ms: int
+    until_ms: int
+    tag_or_name: bytes | str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyFact:
+    """What a verified KEY or LEDGER entry says, decoded by whoever knows its payload.
+
+    Attributes:
+        owner, tag_or_name: whose chain it stands in: see ``KeyTerm``.
+        retired: the key goes out of force with this entry; otherwise it comes into force.
+    """
+
+    key: bytes
+    owner: Owner
+    tag_or_name: bytes | str
+    time_ms: int
+    retired: bool = False
+
+
+def verify_anchor(
+    proof: HistoryProof, *, origin: str, log_verifier: NoteVerifier, held: Checkpoint | None
+) -> Anchor:
+    """Verify what a proof stands on: checkpoint, consistency with the one *held*, seal.
+
+    Raises:
+        MalformedError: checkpoint or seal is not one.
+        SignatureError: the log has not signed the checkpoint.
+        ProofError: another origin, a smaller or contradicting tree, or the seal is not its last leaf.
+    """
+    point, _ = open_checkpoint(proof.checkpoint, origin, log_verifier)
+    if held is None:
+        if proof.consistency:
+            raise ProofError("consistency proof leads from no checkpoint that is held")
+    else:
+        if held.origin != point.origin:
+            raise ProofError("checkpoint held is of another origin")
+        if point.size < held.size:
+            raise ProofError(f"checkpoint is smaller than the one held: `{point.size}` and `{held.size}`")
+        merkle.verify_consistency(
+            proof.consistency, size1=held.size, root1=held.root, size2=point.size, root2=point.root
+        )
+    seal = codec.decode_leaf(proof.seal)
+    # INVARIANT: a seal covers at least one event, so sizes 0 and 1 are never signed.
+    if not isinstance(seal, codec.Seal) or seal.covers != point.size - 1 or point.size < 2:
+        raise ProofError("seal is not the one that covers this checkpoint's tree")
+    merkle.verify_inclusion(
+        proof.seal_inclusion,
+        index=point.size - 1,
+        size=point.size,
+        leaf_hash=merkle.leaf_hash(proof.seal),
+        root=point.root,
+    )
+    return Anchor(point, seal)
+
+
+def verify_chain(chain: ChainProof, *, anchor: Anchor, held: HeldChain | None = None) -> tuple[VerifiedEntry, ...]:
+    """Verify that these entries are all that the chain has, or all after what is *held*; return them.
+
+    Raises:
+        MalformedError: a leaf, statement, tag or name is not one.
+        ProofError: the map does not say so, an entry is missing, foreign, altered or out of order, or an opening
+            is missing from a chain that was not erased.
+    """
+    _verify_standing(chain, anchor.seal.map_root)
+    start = HeldChain(0, b"") if held is None else held
+    if chain.count < start.count:
+        raise ProofError(f"chain is shorter than what is held: `{chain.count}` and `{start.count}`")
+    if chain.first_seq != start.count + 1 or len(chain.entries) != chain.count - start.count:
+        raise ProofError(f"chain does not have the entries after `{start.count}` up to `{chain.count}`")
+    count, head = start.count, start.head if start.count else codec.ZERO_HASH
+    time_ms, erased, tombstones = 0, start.erased, False
+    verified = []
+    for entry in chain.entries:
+        event = codec.decode_leaf(entry.leaf)
+        if erased:
+            raise ProofError("entry follows an ERASURE")
+        if not isinstance(event, codec.Event) or event.tag != chain.tag:
+            raise ProofError("entry is not of this chain")
+        if event.seq != count + 1 or event.prev != head:
+            raise ProofError(f"entry does not follow the one before: seq `{event.seq}` after `{count}`")
+        if not time_ms <= event.time_ms <= anchor.seal.time_ms:
+            raise ProofError("entry is earlier than the one before, or later than the seal")
+        count, head, time_ms = event.seq, codec.chain_hash(entry.leaf), event.time_ms
+        erased = event.kind == EntryKind.ERASURE
+        tombstones |= entry.opening is None
+        verified.append(VerifiedEntry(event, None if entry.opening is None else _open(event, *entry.opening)))
+    if head != (chain.head if chain.count else codec.ZERO_HASH):
+        raise ProofError("last entry is not the head that the map has")
+    # INVARIANT: an erased person's statements are gone, nobody else's may be; the ERASURE itself stands in the clear.
+    if tombstones and not (erased and verified[-1].statement is not None):
+        raise ProofError("opening is missing, and the chain does not end in an ERASURE")
+    return tuple(verified)
+
+
+def verify_authors(
+    entries: Iterable[VerifiedEntry], *, tag: bytes, origin: str, terms: Mapping[bytes, Sequence[KeyTerm]]
+) -> None:
+    """Verify that each statement was signed by a key in force at its leaf's time, of one who may state this kind.
+
+    Tombstones are passed over: what they said is gone. A kind that this version does not know may be anybody's;
+    whoever shows the history says that it could not tell (``kinds.is_known``). *terms* are by key: ``key_terms``.
+
+    Raises:
+        MalformedError: a key that is not one.
+        SignatureError: no such key in force, the wrong author, clocks too far apart, or the signature is wrong.
+    """
+    for entry in entries:
+        event, statement = entry.event, entry.statement
+        if statement is None:
+            continue
+        if abs(event.time_ms - statement.author_time_ms) > MAX_AUTHOR_SKEW_MS:
+            raise SignatureError("author's clock is more than ten minutes from the ledger's")
+        allowed = AUTHORS[EntryKind(event.kind)] if is_known(event.kind) else frozenset(Owner)
+        if not any(_permits(term, event, tag, allowed) for term in terms.get(statement.key, ())):
+            raise SignatureError(f"author's key was not in force for this entry: seq `{event.seq}`")
+        message = codec.signed_message(
+            origin=origin,
+            kind=event.kind,
+            tag=tag,
+            ref=event.ref,
+            request_id=statement.request_id,
+            author_time_ms=statement.author_time_ms,
+            payload=statement.payload,
+        )
+        note.verify(statement.key, message, statement.signature)
+
+
+def key_terms(facts: Iterable[KeyFact]) -> dict[bytes, tuple[KeyTerm, ...]]:
+    """Return by key when it was in force for whom, from facts in the order of each chain."""
+    terms: dict[bytes, tuple[KeyTerm, ...]] = {}
+    for fact in facts:
+        add_key_fact(terms, fact)
+    return terms
+
+
+def add_key_fact(terms: dict[bytes, tuple[KeyTerm, ...]], fact: KeyFact) -> None:
+    """Add one fact to *terms*: begin a term, or end the one that runs.
+
+    Only the chain that put a key in force can retire it; who states the same again changes nothing.
+    """
+    known = terms.get(fact.key, ())
+    for place, term in enumerate(known):
+        if (term.owner, term.tag_or_name, term.until_ms) == (fact.owner, fact.tag_or_name, FOREVER_MS):
+            if fact.retired:
+                ended = replace(term, until_ms=fact.time_ms)
+                terms[fact.key] = (*known[:place], ended, *known[place + 1 :])
+            return
+    if not fact.retired:
+        terms[fact.key] = (*known, KeyTerm(fact.owner, fact.time_ms, FOREVER_MS, fact.tag_or_name))
+
+
+def _permits(term: KeyTerm, event: codec.Event, tag: bytes, allowed: frozenset[Owner]) -> bool:
+    if term.owner not in allowed or not term.from_ms <= event.time_ms <= term.until_ms:
+        return False
+    return term.owner is not Owner.SUBJECT or term.tag_or_name == tag
+
+
+def _verify_standing(chain: ChainProof, map_root: bytes) -> None:
+    """Verify what the map says of the tag, and that a public name is the tag's."""
+    if len(chain.tag) != _TAG_SIZE or not 0 <= chain.count <= MAX_SIZE or len(chain.public_name) > MAX_NAME:
+        raise MalformedError("chain has an impossible tag, name or count")
+    if chain.public_name and not (chain.public_name.isascii() and codec.public_tag(chain.public_name) == chain.tag):
+        raise ProofError("public name is not the tag's")
+    key = codec.map_key(chain.tag)
+    if chain.count == 0:
+        if chain.head:
+            raise MalformedError("chain without entries has a head")
+        patricia.verify_absence(map_root, key, chain.map_proof)
+        return
+    if len(chain.head) != merkle.HASH_SIZE:
+        raise MalformedError("chain head is not 32 bytes long")
+    patricia.verify_presence(map_root, key, codec.map_value(chain.tag, chain.count, chain.head), chain.map_proof)
+
+
+def _open(event: codec.Event, salt: bytes, statement: bytes) -> codec.Statement:
+    # INVARIANT: the salt's length is fixed, or the same hash would open to other statements.
+    if len(salt) != _SALT_SIZE:
+        raise MalformedError("salt is not 32 bytes long")
+    if codec.commit(salt, statement) != event.commit:
+        raise ProofError(f"opening is not what its leaf commits to: seq `{event.seq}`")
+    return codec.decode_statement(statement)

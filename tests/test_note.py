@@ -1,0 +1,495 @@
+"""core/note: the example of the specification, what a note may be, and which Ed25519 signatures count."""
+
+from hashlib import sha512
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consentd.core import note
+from consentd.core.note import COSIGNATURE, KeyPair, Note, NoteSignature, Signer, Verifier
+from consentd.errors import MalformedError, SignatureError, VerificationError
+
+# The example of c2sp.org/signed-note.
+GOLDEN_VKEY = "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k"
+GOLDEN_NOTE = """This is an example message.
+
+— example.com/foo Uw2QOkn8srV1yJGh2VYRlL1Tnagv1YEq6TfXppzi2ONncAlTgK7Ztg1ERYNZXsYjOBH3mFXmRKuwHjG1Yu72IneyaQM=
+"""
+LOG = Signer("log.example/a", KeyPair(bytes(range(32))))
+OTHER = Signer("log.example/b", KeyPair(b"o" * 32))
+WITNESS = Signer("witness.example/w", KeyPair(b"w" * 32), COSIGNATURE)
+TEXT = "log.example/a\n5\nAAAA\n"
+
+
+def signed(text: str = TEXT, *signers: Signer) -> bytes:
+    return note.sign_note(text, signers or [LOG])
+
+
+# -- the formats
+
+
+def test_the_golden_key_opens_the_golden_note():
+    verifier = note.parse_vkey(GOLDEN_VKEY)
+    opened = note.open_note(GOLDEN_NOTE.encode(), [verifier])
+    assert opened.text == "This is an example message.\n"
+    assert [(line.name, line.key_id) for line in opened.verified] == [("example.com/foo", 0x530D903A)]
+    assert note.format_note(opened.text, opened.verified) == GOLDEN_NOTE.encode()
+    with pytest.raises(SignatureError):
+        note.open_note(GOLDEN_NOTE.replace("example message", "exemplary message").encode(), [verifier])
+
+
+def test_the_golden_key_parses_and_formats():
+    verifier = note.parse_vkey(GOLDEN_VKEY)
+    assert (verifier.name, verifier.kind, verifier.key_id) == ("example.com/foo", note.ED25519, 0x530D903A)
+    assert note.format_vkey(verifier) == GOLDEN_VKEY
+
+
+def test_a_key_and_a_note_of_go_sumdb():
+    """Key, text and signature are those of golang.org/x/mod/sumdb/note's documentation."""
+    signer = note.parse_signing_key("PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz")
+    vkey = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
+    assert note.format_vkey(signer.verifier) == vkey
+    text = "If you think cryptography is the answer to your problem,\nthen you don't know what your problem is.\n"
+    signature = "x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM="
+    golden = f"{text}\n— PeterNeumann {signature}\n"
+    assert note.sign_note(text, [signer]) == golden.encode()
+    assert note.open_note(golden.encode(), [note.parse_vkey(vkey)]).text == text
+
+
+def test_signing_keys_and_vkeys_round_trip():
+    for signer in (LOG, WITNESS):
+        text = note.format_signing_key(signer)
+        for again in (note.parse_signing_key(text), note.parse_signing_key(text + "\n")):
+            assert note.format_signing_key(again) == text
+            assert again.verifier == signer.verifier
+        assert note.parse_vkey(note.format_vkey(signer.verifier)) == signer.verifier
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "example.com/foo",
+        "example.com/foo+530d903a",
+        "+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k",
+        "example.com/foo+530D903A+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k",
+        "example.com/foo+530d903b+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k",
+        "example.com/bar+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k",
+        "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2l",
+        "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U0=",
+        "example.com/foo+530d903a+BukyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k",
+        GOLDEN_VKEY + "\n",
+        " " + GOLDEN_VKEY,
+    ],
+)
+def test_keys_that_are_none(text):
+    with pytest.raises(MalformedError):
+        note.parse_vkey(text)
+    with pytest.raises(MalformedError):
+        note.parse_signing_key("PRIVATE+KEY+" + text)
+    with pytest.raises(MalformedError):
+        note.parse_signing_key(text)
+
+
+def test_a_signing_key_begins_with_its_mark_and_nothing_before_it():
+    good = note.format_signing_key(LOG)
+    for text in (good.removeprefix("PRIVATE+KEY+"), "x" + good, " " + good, good + "\n\n", GOLDEN_VKEY):
+        with pytest.raises(MalformedError):
+            note.parse_signing_key(text)
+
+
+def test_types_and_lengths_of_keys_that_are_not_ours():
+    for kind, size in ((0x01, 31), (0x01, 33), (0x04, 0), (0x02, 32), (0x06, 32), (0x00, 32)):
+        with pytest.raises(MalformedError):
+            Verifier("a", bytes(size), kind)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a+b", "a\u00a0b", "a\u2003b", "a\nb", "a\x1fb", "a\ud800"])
+def test_names_that_no_key_can_have(name):
+    with pytest.raises(MalformedError):
+        Verifier(name, bytes(32))
+    with pytest.raises(MalformedError):
+        Signer(name, LOG.key)
+
+
+def test_a_key_shows_nothing_of_its_secret():
+    for shown in (repr(LOG), repr(LOG.key), str(LOG.key)):
+        assert LOG.key.seed.hex() not in shown
+        assert repr(LOG.key.seed) not in shown
+    with pytest.raises(MalformedError) as caught:
+        note.parse_signing_key(note.format_signing_key(LOG).replace("a+", "b+", 1))
+    assert note.format_signing_key(LOG)[-20:] not in str(caught.value)
+
+
+# -- notes
+
+
+def test_a_note_says_who_signed_and_who_is_unknown():
+    opened = note.open_note(signed(TEXT, LOG, OTHER), [LOG.verifier])
+    assert opened.text == TEXT
+    assert [line.name for line in opened.verified] == ["log.example/a"]
+    assert [line.name for line in opened.unverified] == ["log.example/b"]
+
+
+def test_the_last_empty_line_separates():
+    text = "one\n\n— not a signature\n\ntwo\n"
+    assert note.open_note(signed(text), [LOG.verifier]).text == text
+
+
+def test_a_line_must_match_name_and_id():
+    same_name = Verifier(LOG.name, OTHER.key.public_key)
+    same_key = Verifier("log.example/c", LOG.key.public_key)
+    for stranger in (same_name, same_key, OTHER.verifier):
+        with pytest.raises(SignatureError, match="no known key"):
+            note.open_note(signed(), [stranger])
+
+
+def test_a_wrong_signature_by_a_known_key_refuses_the_whole_note():
+    wrong = NoteSignature(OTHER.name, OTHER.verifier.key_id, bytes(64))
+    both = note.format_note(TEXT, [LOG.sign(TEXT), wrong])
+    assert len(note.open_note(both, [LOG.verifier]).unverified) == 1
+    with pytest.raises(SignatureError):
+        note.open_note(both, [LOG.verifier, OTHER.verifier])
+    twice = note.format_note(TEXT, [LOG.sign(TEXT), NoteSignature(LOG.name, LOG.verifier.key_id, bytes(64))])
+    with pytest.raises(SignatureError):
+        note.open_note(twice, [LOG.verifier])
+    for odd in (b"x", bytes(63), bytes(65)):
+        short = note.format_note(TEXT, [NoteSignature(LOG.name, LOG.verifier.key_id, odd)])
+        with pytest.raises(SignatureError):
+            note.open_note(short, [LOG.verifier])
+
+
+def test_two_verifiers_that_cannot_be_told_apart_are_refused():
+    class Impostor:
+        name = LOG.name
+        key_id = LOG.verifier.key_id
+
+        def verify(self, text: bytes, signature: bytes) -> None:
+            """Accept everything."""
+
+    assert note.open_note(signed(), [Impostor()]).verified
+    with pytest.raises(SignatureError, match="same name and ID"):
+        note.open_note(signed(), [LOG.verifier, Impostor()])
+    assert note.open_note(signed(), [LOG.verifier, LOG.verifier]).verified
+
+
+def test_any_change_of_the_text_breaks_the_signature():
+    good = signed()
+    for at in range(len(TEXT)):
+        changed = good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :]
+        with pytest.raises(VerificationError):
+            note.open_note(changed, [LOG.verifier])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda n: b"",
+        lambda n: b"\n\n",
+        lambda n: n.partition(b"\n\n")[2],  # signature lines alone
+        lambda n: n[:-1],
+        lambda n: n + b"\n",
+        lambda n: n + b"more\n",
+        lambda n: n.replace(b"\n\n", b"\n"),
+        lambda n: n.replace("— ".encode(), b"- "),
+        lambda n: n.replace("— ".encode(), "—  ".encode()),
+        lambda n: n.replace("— ".encode(), " — ".encode()),
+        lambda n: n.replace(b"=\n", b"\n"),
+        lambda n: n.replace(b"=\n", b"= \n"),
+        lambda n: n.replace(b"\n", b"\r\n"),
+        lambda n: b"\x00" + n,
+        lambda n: b"\t" + n,
+        lambda n: b"\xff" + n,
+        lambda n: b"\xed\xa0\x80" + n,
+        lambda n: n + "— log.example/a AAAAAA==\n".encode(),  # a key ID without a signature
+        lambda n: n + "— log.example/a \n".encode(),
+        lambda n: n + "— log.example/a\n".encode(),
+        lambda n: n + "— a+b AAAAAAAA\n".encode(),
+        lambda n: n + "— log.example/a AAAAAAB=\n".encode(),  # unused bits that are not zero
+        lambda n: n + "— log.example/a AAAA AAAA\n".encode(),
+    ],
+)
+def test_what_is_no_note(change):
+    good = signed()
+    assert note.parse_note(good).text == TEXT
+    with pytest.raises(MalformedError):
+        note.parse_note(change(good))
+
+
+def test_limits():
+    line = LOG.sign(TEXT)
+    assert len(note.parse_note(note.format_note(TEXT, [line] * 100)).unverified) == 100
+    with pytest.raises(MalformedError):
+        note.format_note(TEXT, [line] * 101)
+    rest = len(signed()) - len(TEXT)
+    assert len(signed("x" * (1_000_000 - rest - 1) + "\n")) == 1_000_000
+    with pytest.raises(MalformedError):
+        signed("x" * (1_000_000 - rest) + "\n")
+    large = NoteSignature("pq.example", 7, bytes(5_000))
+    assert note.open_note(note.format_note(TEXT, [line] + [large] * 15), [LOG.verifier]).unverified == (large,) * 15
+
+
+@pytest.mark.parametrize("text", ["", "no newline", "tab\t\n", "\x7f\nx", "surrogate \ud800\n"])
+def test_texts_that_no_note_can_have(text):
+    with pytest.raises(MalformedError):
+        note.format_note(text, [NoteSignature("a", 1, b"x")])
+    with pytest.raises(MalformedError):
+        note.format_note(TEXT, [])
+
+
+def test_a_line_added_by_a_witness():
+    """What a client of witnesses does: parse the note, add the lines that came back, format."""
+    parsed = note.parse_note(signed())
+    line = note.format_signature(WITNESS.cosign(parsed.text, 1_700_000_000))
+    cosigned = note.format_note(parsed.text, [*parsed.unverified, note.parse_signature(line)])
+    assert cosigned == signed() + line.encode() + b"\n"
+    opened = note.open_note(cosigned, [LOG.verifier, WITNESS.verifier])
+    assert [found.name for found in opened.verified] == [LOG.name, WITNESS.name]
+    assert opened.verified[1].time_s == 1_700_000_000
+    # The bytes of tlog-cosignature: time u64, then Ed25519 over two lines and the text.
+    raw = opened.verified[1].signature
+    note.verify(WITNESS.key.public_key, b"cosignature/v1\ntime 1700000000\n" + TEXT.encode(), raw[8:])
+
+
+def test_a_cosignature_holds_for_its_time_only():
+    good = WITNESS.cosign(TEXT, 5)
+    for raw in ((6).to_bytes(8) + good.signature[8:], good.signature[8:], bytes(72), b"\xff" * 8 + good.signature[8:]):
+        line = NoteSignature(WITNESS.name, WITNESS.verifier.key_id, raw)
+        with pytest.raises(SignatureError):
+            note.open_note(note.format_note(TEXT, [line]), [WITNESS.verifier])
+    for time_s, holds in ((0, True), (2**63 - 1, True), (2**63, False)):
+        signed_at = note.format_note(TEXT, [WITNESS.cosign(TEXT, time_s)])
+        if holds:
+            assert note.open_note(signed_at, [WITNESS.verifier]).verified[0].time_s == time_s
+        else:
+            with pytest.raises(SignatureError, match="exceeds 63 bits"):
+                note.open_note(signed_at, [WITNESS.verifier])
+    plain = Signer(WITNESS.name, WITNESS.key)
+    assert plain.verifier.key_id != WITNESS.verifier.key_id
+    with pytest.raises(AssertionError):
+        WITNESS.sign(TEXT)
+    with pytest.raises(AssertionError):
+        plain.cosign(TEXT, 5)
+
+
+@given(
+    st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=40),
+    st.lists(
+        st.builds(
+            NoteSignature,
+            st.sampled_from(["a", "한글.example/로그"]),
+            st.integers(0, 2**32 - 1),
+            st.binary(min_size=1, max_size=9),
+        ),
+        max_size=4,
+    ),
+)
+def test_a_note_reads_back_as_it_was_written(text, signatures):
+    try:
+        written = note.format_note(text, signatures)
+    except MalformedError:
+        return
+    assert note.parse_note(written) == Note(text, (), tuple(signatures))
+
+
+PIECES = st.sampled_from(["\n", "\n\n", "— ", "a ", "AAAAAAAA", "=", "a", "+", "\x85", "\u2028", "\x00", "\r"])
+
+
+@given(st.binary(max_size=99) | st.lists(PIECES, max_size=12).map(lambda parts: "".join(parts).encode()))
+def test_any_bytes_are_a_note_or_malformed(content):
+    try:
+        parsed = note.parse_note(content)
+    except MalformedError:
+        return
+    assert note.format_note(parsed.text, parsed.unverified) == content
+
+
+@given(
+    st.text(max_size=99)
+    | st.tuples(
+        st.sampled_from(["", "PRIVATE+KEY+"]),
+        st.text(max_size=5),
+        st.sampled_from(["+", ""]),
+        st.from_regex(r"[0-9a-f]{7,9}"),
+        st.sampled_from(["+", ""]),
+        st.binary(max_size=40).map(note.encode_base64),
+    ).map("".join)
+)
+def test_any_text_is_a_key_or_malformed(text):
+    for parse, form in ((note.parse_vkey, note.format_vkey), (note.parse_signing_key, note.format_signing_key)):
+        try:
+            parsed = parse(text)
+        except MalformedError:
+            continue
+        assert form(parsed) == text
+
+
+@given(st.text(max_size=30) | st.text(alphabet="AB+/=\n -_", max_size=9))
+def test_any_text_is_base64_or_malformed(text):
+    try:
+        content = note.decode_base64(text)
+    except MalformedError:
+        return
+    assert note.encode_base64(content) == text
+
+
+# -- raw signatures
+
+
+def test_signatures_of_rfc_8032():
+    seed = bytes.fromhex("4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb")
+    public = bytes.fromhex("3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c")
+    signature = bytes.fromhex(
+        "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da"
+        "085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00"
+    )
+    assert note.public_key(seed) == public
+    for key in (seed, KeyPair(seed), Signer("a", KeyPair(seed))):
+        assert note.sign(key, b"\x72") == signature
+    note.verify(public, b"\x72", signature)
+    with pytest.raises(SignatureError):
+        note.verify(public, b"\x73", signature)
+
+
+@given(st.binary(max_size=40), st.binary(max_size=40), st.binary(max_size=70))
+def test_any_bytes_verify_or_are_bad_evidence(key, message, signature):
+    with pytest.raises(VerificationError):
+        note.verify(key, message, signature)
+    with pytest.raises(VerificationError):
+        note.verify((key + bytes(32))[:32], message, (signature + bytes(64))[:64])
+
+
+def test_lengths_are_checked_before_anything():
+    good = note.sign(LOG, b"m")
+    for key, signature in ((b"", good), (bytes(31), good), (bytes(33), good), (LOG.key.public_key, good[:-1])):
+        with pytest.raises(MalformedError):
+            note.verify(key, b"m", signature)
+    with pytest.raises(AssertionError):
+        KeyPair(bytes(31))
+
+
+# -- which signatures count: points and scalars made by hand, RFC 8032 5.1
+
+P = 2**255 - 19
+L = 2**252 + 27742317777372353535851937790883648493
+D = -121665 * pow(121666, P - 2, P) % P
+Point = tuple[int, int]
+
+
+def point_of(y: int, sign: int) -> Point | None:
+    square = (y * y - 1) * pow(D * y * y + 1, P - 2, P) % P
+    x = pow(square, (P + 3) // 8, P)
+    if (x * x - square) % P:
+        x = x * pow(2, (P - 1) // 4, P) % P
+    if (x * x - square) % P:
+        return None
+    return (P - x if x & 1 != sign else x) % P, y
+
+
+def plus(a: Point, b: Point) -> Point:
+    product = D * a[0] * b[0] * a[1] * b[1] % P
+    x = (a[0] * b[1] + a[1] * b[0]) * pow(1 + product, P - 2, P)
+    y = (a[1] * b[1] + a[0] * b[0]) * pow(1 - product, P - 2, P)
+    return x % P, y % P
+
+
+def times(n: int, a: Point) -> Point:
+    result = (0, 1)
+    while n:
+        if n & 1:
+            result = plus(result, a)
+        a = plus(a, a)
+        n >>= 1
+    return result
+
+
+def encoded(a: Point) -> bytes:
+    return (a[1] | (a[0] & 1) << 255).to_bytes(32, "little")
+
+
+def challenge(r: bytes, a: bytes, message: bytes) -> int:
+    return int.from_bytes(sha512(r + a + message).digest(), "little") % L
+
+
+def scalar(s: int) -> bytes:
+    return s.to_bytes(32, "little")
+
+
+BASE = point_of(4 * pow(5, P - 2, P) % P, 0)
+POINTS = [point for point in (point_of(y, 0) for y in range(2, 30)) if point]
+TORSION = next(point for point in (times(L, point) for point in POINTS) if times(4, point) != (0, 1))  # of order 8
+SECRET = 123456789
+KEY = times(SECRET, BASE)
+M = b"message"
+
+
+def accepted(key: bytes, signature: bytes, message: bytes = M) -> bool:
+    try:
+        note.verify(key, message, signature)
+    except SignatureError:
+        return False
+    return True
+
+
+def signature_by(r: bytes, r_scalar: int, key: bytes, message: bytes = M) -> bytes:
+    return r + scalar((r_scalar + challenge(r, key, message) * SECRET) % L)
+
+
+def test_a_signature_made_by_hand_counts():
+    assert accepted(encoded(KEY), signature_by(encoded(times(7, BASE)), 7, encoded(KEY)))
+
+
+def test_s_must_be_less_than_l():
+    good = signature_by(encoded(times(7, BASE)), 7, encoded(KEY))
+    s = int.from_bytes(good[32:], "little")
+    for bad in range(s + L, 2**256, L):
+        assert not accepted(encoded(KEY), good[:32] + scalar(bad))
+    assert s + L < 2**256
+
+
+def test_r_of_small_order_does_not_count():
+    for k in range(8):
+        assert not accepted(encoded(KEY), signature_by(encoded(times(k, TORSION)), 0, encoded(KEY)))
+
+
+def test_a_of_small_order_does_not_count():
+    r = encoded(times(7, BASE))
+    for k in range(8):
+        key = encoded(times(k, TORSION))
+        # Find a message for which the equation holds, so that nothing but the order speaks against it.
+        message = next(m for m in map(bytes, ([i] for i in range(256))) if challenge(r, key, m) * k % 8 == 0)
+        assert not accepted(key, r + scalar(7), message)
+
+
+def test_a_that_is_not_canonical_does_not_count():
+    r = encoded(times(7, BASE))
+    for y in range(19):  # y + p still fits in 255 bits
+        for sign in (0, 1):
+            key = (y + P | sign << 255).to_bytes(32, "little")
+            for message in map(bytes, ([i] for i in range(16))):
+                assert not accepted(key, r + scalar(7), message)
+    negative_zero = (1 | 1 << 255).to_bytes(32, "little")
+    assert not accepted(negative_zero, r + scalar(7))
+
+
+def test_r_that_is_not_canonical_does_not_count():
+    for y in range(19):
+        for sign in (0, 1):
+            r = (y + P | sign << 255).to_bytes(32, "little")
+            assert not accepted(encoded(KEY), signature_by(r, 0, encoded(KEY)))
+
+
+def test_the_equation_holds_without_the_cofactor():
+    """8SB = 8R + 8kA would accept both; SB = R + kA accepts neither, unless k takes the torsion away."""
+    for k in range(1, 8):
+        r = encoded(plus(times(7, BASE), times(k, TORSION)))
+        assert not accepted(encoded(KEY), signature_by(r, 7, encoded(KEY)))
+    mixed = encoded(plus(KEY, TORSION))
+    r = encoded(times(7, BASE))
+    verdicts = set()
+    for message in map(bytes, ([i] for i in range(64))):
+        holds = challenge(r, mixed, message) % 8 == 0
+        assert accepted(mixed, signature_by(r, 7, mixed, message), message) == holds
+        verdicts.add(holds)
+    assert verdicts == {True, False}
