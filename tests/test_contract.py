@@ -37,6 +37,11 @@ def test_the_wire_numbers_are_those_of_the_core(core: type[IntEnum], wire: objec
     assert wire.Name(0) == f"{prefix}UNSPECIFIED"  # type: ignore[attr-defined]
 
 
+def test_layers_are_those_of_the_core_one_up() -> None:
+    # 0 is the statute's in the core and "unspecified" on the wire.
+    assert {f"LAYER_{layer.name}": layer + 1 for layer in model.Layer} == {n: v for n, v in pb.Layer.items() if v}
+
+
 def test_refusal_reasons_have_the_numbers_of_the_decree() -> None:
     wire = {number: name for name, number in st.RefusalReason.items() if number}
     for reason in model.RefusalReason:
@@ -52,7 +57,7 @@ def test_every_kind_has_an_author_and_every_written_kind_a_message() -> None:
 
 def test_every_error_reason_is_documented_with_its_code() -> None:
     text = (ROOT / "proto/consentd/v1/error_reason.proto").read_text()
-    for name, _ in er.ErrorReason.items():
+    for name in sorted(er.ErrorReason.DESCRIPTOR.values_by_name):
         if name != "ERROR_REASON_UNSPECIFIED":
             comment = next(line for line in text.splitlines() if line.strip().startswith(f"// {name}:"))
             codes = ("INVALID_", "NOT_", "ABORTED", "PERM", "RES", "UNA", "DATA", "INT")

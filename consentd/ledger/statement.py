@@ -7,14 +7,16 @@ half understood is not understood. Messages: ``proto/consentd/v1``; values: ``co
 
 from collections.abc import Iterable
 from enum import IntEnum
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from google.protobuf.message import DecodeError, Message
 
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, MalformedError
-from consentd.policy import model
+from consentd.policy import evaluate, model
+from consentd.policy.codebook import Codebook, PackedQuestion, pack_question
+from consentd.policy.compile import CompiledRules
 from consentd.policy.vocabulary import Code, Vocabulary
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
@@ -234,7 +236,42 @@ def question_value(message: pb.Question) -> model.Question:
     )
 
 
-_NO_OBLIGATIONS: frozenset[model.Obligation] = frozenset()
+_NO_OBLIGATIONS: Final[frozenset[model.Obligation]] = frozenset()
+
+
+class _PlainQuestion:
+    """What ``pack_question`` reads of a question that states nothing rare, straight from its message.
+
+    Not a ``model.Question``: building frozen values, attribute by attribute, takes longer than answering from them.
+    """
+
+    __slots__ = ("action", "actor", "categories", "holder", "purpose")
+    labels = resources = data_period = break_glass = None
+    supported_obligations = _NO_OBLIGATIONS
+
+    def __init__(self, message: pb.Question) -> None:
+        self.actor = message.actor
+        self.holder = message.holder
+        self.purpose = message.purpose
+        self.action = message.action
+        self.categories = tuple(message.categories)
+
+
+def pack_message(message: pb.Question, codebook: Codebook) -> PackedQuestion:
+    """Pack a question as ``pack_question(question_value(message), codebook)`` does; the way of every check.
+
+    Raises:
+        InvalidError: see there.
+    """
+    if (
+        message.HasField("labels")
+        or message.HasField("resources")
+        or message.HasField("data_period")
+        or message.HasField("break_glass")
+        or message.supported_obligations
+    ):
+        return pack_question(question_value(message), codebook)
+    return pack_question(cast(model.Question, _PlainQuestion(message)), codebook)
 
 
 def consent_id(tag: bytes, lineage: int) -> str:
@@ -265,15 +302,82 @@ def decision_message(decision: model.Decision, tag: bytes) -> pb.Decision:
             version=reason.version,
             path=reason.path,
         )
-    for rule in decision.residual:
-        message.residual.add(
-            effect=to_enum(rule.effect),
-            categories=rule.categories,
-            labels=rule.labels,
-            resources=rule.resources,
-            data_period=None if rule.data_period is None else period_message(rule.data_period),
-        )
+    message.residual.extend(map(residual_message, decision.residual))
     return message
+
+
+def residual_message(rule: model.ResidualRule) -> pb.ResidualRule:
+    """Turn a residual rule and its children into messages."""
+    return pb.ResidualRule(
+        effect=to_enum(rule.effect),
+        categories=rule.categories,
+        labels=rule.labels,
+        resources=rule.resources,
+        data_period=None if rule.data_period is None else period_message(rule.data_period),
+        layer=to_enum(rule.layer + 1),
+        rules=[residual_message(child) for child in rule.children],
+    )
+
+
+def residual_value(message: pb.ResidualRule) -> model.ResidualRule:
+    """Turn a residual rule's message and its children into values, for whoever enforces them.
+
+    Raises:
+        InvalidError: an enum value or a time is out of range.
+    """
+    return model.ResidualRule(
+        effect=_enum(model.Effect, message.effect, "effect"),
+        categories=tuple(message.categories),
+        labels=tuple(message.labels),
+        resources=tuple(message.resources),
+        data_period=period_value(message.data_period) if message.HasField("data_period") else None,
+        layer=_enum(model.Layer, message.layer - 1, "layer"),
+        children=tuple(map(residual_value, message.rules)),
+    )
+
+
+def put_verdict(
+    message: pb.Decision,
+    verdict: evaluate.Verdict,
+    question: PackedQuestion,
+    codebook: Codebook,
+    rules: CompiledRules,
+    tag: bytes,
+) -> None:
+    """Put a verdict into an empty message: what ``decision_message`` makes of its ``decision``; the way of every check.
+
+    Left to the caller are the fields that ``decision_message`` leaves, and ``vocabulary_version`` and ``combining``,
+    which are the same for all answers from one state.
+    """
+    if verdict.conditions:
+        message.MergeFrom(decision_message(evaluate.decision(verdict, question, codebook, rules), tag))
+        return
+    codes = codebook.codes
+    message.outcome = to_enum(verdict.outcome)
+    if verdict.permitted:
+        message.permitted.extend(codes(verdict.permitted))
+    if verdict.denied:
+        message.denied.extend(codes(verdict.denied))
+    if verdict.without:
+        message.without_consent.extend(codes(verdict.without))
+    if verdict.unknown or question.unknown:
+        message.unknown.extend(codes(verdict.unknown) + question.unknown)
+    if verdict.obligations:
+        message.obligations.extend(map(to_enum, verdict.obligations))
+    for code, effect, _, lineage, version, path in verdict.grounds:
+        reason = message.reasons.add()
+        reason.code = to_enum(code)
+        if effect is not None:
+            reason.effect = to_enum(effect)
+        if lineage:
+            reason.consent_id = consent_id(tag, lineage)
+            reason.version = version
+        if path:
+            reason.path = path
+    if verdict.valid_until_ms != model.OPEN_END_MS:
+        message.valid_until_time_ms = verdict.valid_until_ms
+    message.tag = tag
+    message.ref = verdict.ref
 
 
 # -- vocabulary and rules -------------------------------------------------------------------------------------

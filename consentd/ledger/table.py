@@ -45,6 +45,8 @@ from consentd.policy import model
 from consentd.policy import subject as values
 from consentd.policy.codebook import Codebook
 from consentd.policy.compile import CompiledRules
+from consentd.policy.renew import Renewal
+from consentd.policy.vocabulary import Vocabulary
 from consentd.store import Store, prefix_end
 from consentd.store.lmdb import Environment, Reading, Writing
 from consentd.v1 import statement_pb2 as st
@@ -351,11 +353,11 @@ class TableTurn(View):
             self._put_key(message.key, Owner.PARTICIPANT, event.time_ms, holder.encode())
 
     def _vocabulary(self, event: codec.Event, message: st.VocabularyStatement) -> None:
+        old = self.vocabulary_statement()
+        if old is not None:
+            self._renew(statement.vocabulary_value(old), statement.vocabulary_value(message))
         self._txn.put(b"v", message.SerializeToString(deterministic=True))
         self._touch()
-        rules = self.rules_statement()
-        if rules is not None:
-            self._compile_rules(rules)
 
     def _notice(self, event: codec.Event, message: st.NoticeStatement) -> None:
         row_key = b"n" + message.notice_id.encode() + b"\0" + _U32.pack(message.version)
@@ -420,6 +422,22 @@ class TableTurn(View):
         vocabulary = statement.vocabulary_value(vocabulary_message)
         compiled = compiler.compile_rules(statement.rules_value(message), vocabulary, numbers)
         self._txn.put(b"c", compiled.encoded)
+
+    def _renew(self, old: Vocabulary, new: Vocabulary) -> None:
+        """Widen every stored deny by the codes that joined below what it names: one pass over all persons."""
+        renewal = Renewal(old, new)
+        if not renewal.is_needed():
+            return
+        renewed = [
+            (key, renewal.subject(value)) for key, value in self._txn.scan(b"s", prefix_end(b"s")) if value
+        ]
+        for key, value in renewed:
+            self._txn.put(key, value)
+        rules = self._txn.get(b"c")
+        if rules is not None:
+            compiled = compiler.decode_rules(rules, old)
+            count = len(compiled.statutory) + len(compiled.break_glass)
+            self._txn.put(b"c", renewal.rules(rules, count))
 
     def _numbered(self) -> Iterator[tuple[bytes, bytes]]:
         yield from self._txn.scan(b"p", prefix_end(b"p"))

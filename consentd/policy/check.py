@@ -22,7 +22,7 @@ from consentd.policy.model import (
 from consentd.policy.tree import walk
 from consentd.policy.vocabulary import Vocabulary
 
-_RECURRENCE = re.compile(r"once|P(?=\d|T\d)(\d+Y)?(\d+M)?(\d+W)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+S)?)?")
+_RECURRENCE = re.compile(r"once|P(?=\d|T\d)(\d+Y)?(\d+M)?(\d+W)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+S)?)?", re.ASCII)
 
 
 def check_consent(consent: Consent, vocabulary: Vocabulary) -> RefusalReason | None:

@@ -54,6 +54,7 @@ MAX_RULES: Final = 1_024
 _COMPILED: Final = struct.Struct("<HHH")
 _RULES: Final = struct.Struct("<BBBBHHHH")
 RULES_VERSION: Final = 1
+RULES_HEADER_SIZE: Final = _RULES.size
 _COMBININGS: Final = frozenset(map(int, Combining))
 _POLICIES: Final = frozenset(map(int, ImplicitPolicy))
 

@@ -127,18 +127,18 @@ def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules
     """Answer a question on a subject's value at an instant.
 
     Args:
-        value: what the table holds for the subject; None: nothing.
+        value: what the table holds for the subject; None or empty: nothing.
         question: packed with the codebook that the rules were read with.
         now_ms: UTC milliseconds.
     """
-    simple = value is None or (value[1] & SIMPLE and value[2] | value[3] << 8 <= question.version)
+    simple = not value or (value[1] & SIMPLE and value[2] | value[3] << 8 <= question.version)
     if not simple or question.break_glass or question.purpose in rules.by_purpose:
         return _evaluate_general(value, question, rules, now_ms)
     asked = question.categories
     permits = denies = 0
     until = OPEN_END_MS
     met: list[tuple[int, int, int]] = []
-    if value is not None:
+    if value:
         purpose, action = question.purpose, question.action
         rows = _SIMPLE_ROW.iter_unpack(value[8 + 14 * (value[4] | value[5] << 8) :])
         for index, (actor, holder, purposes, categories, start, end, actions, flags) in enumerate(rows):

@@ -73,7 +73,13 @@ class Combining(IntEnum):
 
 
 class ImplicitPolicy(IntEnum):
-    """What holds where nobody said anything: the four policies of IHE PCF 1.1 (rule 1)."""
+    """What holds where nobody said anything: the four policies of IHE PCF 1.1 (rule 1).
+
+    "Normal" is data of level U, L, M or N. BASIC_NORMAL permits treatment and what it implies, "but does not authorize
+    other access"; ALL_NORMAL every purpose but those never implied. BREAK_GLASS_ONLY permits BTG and denies the rest.
+    DENY denies all where a consent selects it; as the realm's default it leaves NO_CONSENT, since nobody spoke. While
+    the root's period of a consent that selects one lasts, it takes the place of the realm's.
+    """
 
     DENY = 1
     BASIC_NORMAL = 2
@@ -252,7 +258,8 @@ class Reason:
         consent: seq, in the person's chain, of the GRANT or AMEND leaf that decided; 0: a rule of the realm.
         lineage: seq of the GRANT that began its lineage; 0 likewise.
         version: version within the lineage; 0 likewise.
-        path: ``provision[0].provision[2]`` within the consent; empty: the root.
+        path: ``provision[0].provision[2]`` within the consent; empty: the root. Of the realm: ``statutory[0]``,
+            ``break_glass[0]``; empty: its implicit policy.
     """
 
     code: ReasonCode
@@ -267,11 +274,11 @@ class Reason:
 class ResidualRule:
     """Condition left open by the question, to be enforced resource by resource (rule 5).
 
-    Rules are read as one list: a resource is covered when a PERMIT rule matches it and no DENY rule does.
-    Three things refine that, and are absent from the common case: the first ``layer`` that says permit or
-    deny decides (rule 1); within layer CONSENT the decision's ``combining`` weighs rules (rule 3); a rule with
-    ``children`` is worth what they are worth, deny before permit, and its own effect where they are silent
-    (rule 2). ``residual.covers`` reads all of it.
+    Rules are read as one list: a resource is covered when a PERMIT rule matches it and no DENY rule does. Who
+    reads them so never covers too much. Three things refine it, and ``residual.covers`` reads them: the first
+    ``layer`` that says permit or deny decides (rule 1); within layer CONSENT the decision's ``combining`` weighs
+    rules (rule 3); a DENY rule may have exceptions, its ``children``: it is worth what they are worth, deny before
+    permit, and its own effect where they are silent (rule 2).
 
     Attributes:
         categories: leaves that the rule itself speaks of; empty where only its children speak.

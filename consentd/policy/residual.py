@@ -103,19 +103,28 @@ def _condition(
 
 
 def _tree(member: Member, question: PackedQuestion, now_ms: int, permitted: int) -> list[Condition]:
-    """Return what is left of one lineage's tree; a node that cannot count gives way to its children."""
+    """Return what is left of one lineage's tree, as flat as it can be without changing what it is worth.
+
+    A node is worth deny before permit before its own effect. So a permit is one more among its children, and a deny
+    that holds no permit is one more beside its parent; only a deny with exceptions has to stay a tree. A node that
+    cannot count gives way to its children. Lists run backwards here, as the rows do.
+    """
     below: list[list[Condition]] = [[] for _ in range(MAX_DEPTH + 1)]
     for row in reversed(member.rows):
         depth = row[10]
         children = below[depth + 1]
         below[depth + 1] = []
-        silent = member.flags & PAUSED and row[9] & PERMIT
+        permit = row[9] & PERMIT
+        silent = permit and member.flags & PAUSED
         mask = 0 if silent else _holds(row, member.block, question, now_ms) & permitted
+        exceptions: tuple[Condition, ...] = ()
+        beside = children
+        if mask and not permit:
+            exceptions = tuple(one for one in reversed(children) if one.effect is Effect.PERMIT or one.children)
+            beside = [one for one in children if one.effect is Effect.DENY and not one.children]
+        below[depth] += beside
         if mask:
-            inner = tuple(reversed(children))
-            below[depth].append(_condition(member.layer, row, member.block, question, mask, inner))
-        else:
-            below[depth] += children
+            below[depth].append(_condition(member.layer, row, member.block, question, mask, exceptions))
     return below[0][::-1]
 
 

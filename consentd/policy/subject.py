@@ -150,7 +150,7 @@ def _check_holds(parts: list[Lineage], lineage: int) -> None:
 
 
 def _parts(value: bytes | None) -> list[Lineage]:
-    return [] if value is None else list(_split(value))
+    return list(_split(value)) if value else []
 
 
 def _split(value: bytes) -> Iterable[Lineage]:

@@ -92,7 +92,7 @@ class Member(NamedTuple):
 
 def members(value: bytes | None, version: int) -> Iterator[Member]:
     """Yield the lineages of a value written by ``subject``; of a later vocabulary than ``version``: unreadable."""
-    if value is None:
+    if not value:
         return
     _, _, _, lineages, rows = HEADER.unpack_from(value)
     entry_at = HEADER.size

@@ -1,17 +1,19 @@
 """Answer questions from the table: PolicyService. One read transaction, one evaluation, no cache."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 
 import grpc
 
+from consentd.core import codec
 from consentd.errors import ConsentdError, DeniedError, InvalidError, OverloadedError
 from consentd.ledger import statement
 from consentd.ledger.table import Snapshot
+from consentd.metrics import Metrics
 from consentd.policy import evaluate, model
-from consentd.policy.codebook import pack_question
-from consentd.service.wire import Caller, Lobby, Servicer, check_batch, item_error, rpc
+from consentd.policy.codebook import PackedQuestion
+from consentd.service.wire import Caller, Lobby, Servicer, check_batch, item_error, revision, rpc
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import policy_service_pb2_grpc
@@ -32,13 +34,14 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
         """Answer one question."""
         caller = self.caller(context)
         question = request.question
-        _refuse_break_glass(question)
         now_ms = self.parts.sequencer.clock.wall_ms()
+        response = ps.CheckResponse()
         with self.parts.table.read() as snapshot:
-            sees_reasons = check_caller(snapshot, caller, question)
-            decision = self._answer(snapshot, question, question.subject, now_ms)
+            answers = self._answers(snapshot, now_ms)
+            sees_reasons, packed = answers.take(caller, question)
+            decision = answers.put(response.decision, packed, self.identifier_hash(question.subject))
         self.metrics.decisions.inc(OUTCOMES[decision.outcome], "check")
-        return ps.CheckResponse(decision=decision if sees_reasons else reduced(decision))
+        return response if sees_reasons else ps.CheckResponse(decision=reduced(decision))
 
     @rpc
     def BatchCheck(  # noqa: N802
@@ -61,15 +64,19 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
         now_ms = self.parts.sequencer.clock.wall_ms()
         response = ps.BatchCheckResponse()
         outcomes = [0] * len(OUTCOMES)
+        form: tuple[bool, PackedQuestion] | None = None
         with self.parts.table.read() as snapshot:
+            answers = self._answers(snapshot, now_ms)
             for question, subject in asked:
                 result = response.results.add()
                 try:
-                    _refuse_break_glass(question)
-                    sees_reasons = check_caller(snapshot, caller, question)
-                    decision = self._answer(snapshot, question, subject, now_ms)
+                    if form is None or shared is None:  # a shared question is taken once for all its subjects
+                        form = answers.take(caller, question)
+                    sees_reasons, packed = form
+                    decision = answers.put(result.decision, packed, self.identifier_hash(subject))
                     outcomes[decision.outcome] += 1
-                    result.decision.MergeFrom(decision if sees_reasons else reduced(decision))
+                    if not sees_reasons:
+                        decision.CopyFrom(reduced(decision))
                 except ConsentdError as error:
                     result.error.CopyFrom(item_error(error))
         for outcome, many in enumerate(outcomes):
@@ -77,22 +84,59 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
                 self.metrics.decisions.inc(OUTCOMES[outcome], "batch", by=many)
         return response
 
-    def _answer(self, snapshot: Snapshot, question: pb.Question, subject: pb.Subject, now_ms: int) -> pb.Decision:
-        check_at_least(snapshot, question)
-        codebook = snapshot.codebook()
-        packed = pack_question(statement.question_value(question), codebook)
-        tag = snapshot.tag_of(self.identifier_hash(subject))
+    def _answers(self, snapshot: Snapshot, now_ms: int) -> "Answers":
+        return Answers(snapshot, now_ms, self._id_prefix, self._ids, self.metrics)
+
+
+class Answers:
+    """Answers questions from one state at one instant. Lives as long as its snapshot's ``with`` block."""
+
+    def __init__(self, snapshot: Snapshot, now_ms: int, id_prefix: bytes, ids: Iterator[int], metrics: Metrics) -> None:
+        registry = snapshot.registry()
+        self._snapshot = snapshot
+        self._now_ms = now_ms
+        self._id_prefix = id_prefix
+        self._ids = ids
+        self._metrics = metrics
+        self._codebook = registry.codebook
+        self._rules = registry.rules
+        # What all answers have in common is copied, which is cheaper than to set it field by field.
+        self._common = pb.Decision(
+            revision=revision(snapshot.size, snapshot.root),
+            vocabulary_version=self._codebook.vocabulary.version,
+            combining=statement.to_enum(self._rules.combining),
+            decided_time_ms=now_ms,
+        )
+
+    def take(self, caller: Caller, question: pb.Question) -> tuple[bool, PackedQuestion]:
+        """Check that a question may be asked here; returns whether the caller may see reasons, and the question packed.
+
+        Raises:
+            InvalidError: it is no question.
+            DeniedError: the caller may not ask it.
+            OverloadedError: it asks for a state that is not reached.
+        """
+        check_size(question)
+        _refuse_break_glass(question)
+        sees_reasons = check_caller(self._snapshot, caller, question)
+        check_at_least(self._snapshot, question)
+        return sees_reasons, statement.pack_message(question, self._codebook)
+
+    def put(self, message: pb.Decision, question: PackedQuestion, identifier_hash: bytes) -> pb.Decision:
+        """Put the answer about one subject into *message*, and return it."""
+        tag = self._snapshot.tag_of(identifier_hash)
         if tag is None:
-            self.metrics.unenrolled_questions.inc()
-        value = None if tag is None else snapshot.subject(tag)
-        rules = snapshot.rules()
-        verdict = evaluate.evaluate(value, packed, rules, now_ms)
-        message = statement.decision_message(evaluate.decision(verdict, packed, codebook, rules), tag or b"")
-        message.revision.tree_size, message.revision.root_hash = snapshot.size, snapshot.root
-        message.decided_time_ms = now_ms
+            self._metrics.unenrolled_questions.inc()
+        value = None if tag is None else self._snapshot.subject(tag)
+        verdict = evaluate.evaluate(value, question, self._rules, self._now_ms)
+        message.CopyFrom(self._common)
+        statement.put_verdict(message, verdict, question, self._codebook, self._rules, tag or b"")
         message.decision_id = self._id_prefix + next(self._ids).to_bytes(8, "big")
         return message
 
+
+MAX_QUESTION = codec.MAX_PAYLOAD
+"""Most bytes of a question: it is part of the payload of the entry that records it."""
 
 OUTCOMES = ("UNSPECIFIED", *(outcome.name for outcome in model.Outcome))
 """Outcome names by number."""
@@ -157,6 +201,17 @@ def check_at_least(snapshot: Snapshot, question: pb.Question) -> None:
     size = question.consistency.at_least_tree_size
     if size > snapshot.size:
         raise OverloadedError(f"state has not reached tree size `{size}`", "REVISION_NOT_REACHED")
+
+
+def check_size(question: pb.Question) -> None:
+    """Refuse a question too long to be recorded, also where none is: it would be kept in the codebook's memos.
+
+    Raises:
+        InvalidError: TOO_LARGE, naming the limit.
+    """
+    size = question.ByteSize()
+    if size > MAX_QUESTION:
+        raise InvalidError(f"question is over its limit of {MAX_QUESTION} bytes: `{size}`", "TOO_LARGE")
 
 
 def _refuse_break_glass(question: pb.Question) -> None:

@@ -86,7 +86,7 @@ class _ImplicitPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Implic
     IMPLICIT_POLICY_DENY: _ImplicitPolicy.ValueType  # 1
     """IMPLICIT_POLICY_DENY: nothing may flow."""
     IMPLICIT_POLICY_BASIC_NORMAL: _ImplicitPolicy.ValueType  # 2
-    """IMPLICIT_POLICY_BASIC_NORMAL: normal data may flow for treatment, payment and operations."""
+    """IMPLICIT_POLICY_BASIC_NORMAL: normal data may flow for treatment, and for nothing else."""
     IMPLICIT_POLICY_ALL_NORMAL: _ImplicitPolicy.ValueType  # 3
     """IMPLICIT_POLICY_ALL_NORMAL: normal data may flow for every purpose that can be implied."""
     IMPLICIT_POLICY_BREAK_GLASS_ONLY: _ImplicitPolicy.ValueType  # 4
@@ -100,7 +100,7 @@ IMPLICIT_POLICY_UNSPECIFIED: ImplicitPolicy.ValueType  # 0
 IMPLICIT_POLICY_DENY: ImplicitPolicy.ValueType  # 1
 """IMPLICIT_POLICY_DENY: nothing may flow."""
 IMPLICIT_POLICY_BASIC_NORMAL: ImplicitPolicy.ValueType  # 2
-"""IMPLICIT_POLICY_BASIC_NORMAL: normal data may flow for treatment, payment and operations."""
+"""IMPLICIT_POLICY_BASIC_NORMAL: normal data may flow for treatment, and for nothing else."""
 IMPLICIT_POLICY_ALL_NORMAL: ImplicitPolicy.ValueType  # 3
 """IMPLICIT_POLICY_ALL_NORMAL: normal data may flow for every purpose that can be implied."""
 IMPLICIT_POLICY_BREAK_GLASS_ONLY: ImplicitPolicy.ValueType  # 4
@@ -278,6 +278,38 @@ REASON_CODE_DENIED_BY_COMBINING: ReasonCode.ValueType  # 12
 REASON_CODE_PERMITTED_BY_COMBINING: ReasonCode.ValueType  # 13
 """REASON_CODE_PERMITTED_BY_COMBINING: permit-unless-deny, and nobody denies."""
 Global___ReasonCode: _TypeAlias = ReasonCode  # noqa: Y015
+
+class _Layer:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LayerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Layer.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LAYER_UNSPECIFIED: _Layer.ValueType  # 0
+    """LAYER_UNSPECIFIED is never sent."""
+    LAYER_STATUTE: _Layer.ValueType  # 1
+    """LAYER_STATUTE: law or court."""
+    LAYER_BREAK_GLASS: _Layer.ValueType  # 2
+    """LAYER_BREAK_GLASS: the realm's break-glass rule."""
+    LAYER_CONSENT: _Layer.ValueType  # 3
+    """LAYER_CONSENT: what the person allowed or forbade."""
+    LAYER_IMPLICIT: _Layer.ValueType  # 4
+    """LAYER_IMPLICIT: what holds where nobody said anything."""
+
+class Layer(_Layer, metaclass=_LayerEnumTypeWrapper):
+    """Layer is where a rule stands; the first layer, from the top, that permits or denies a category decides it."""
+
+LAYER_UNSPECIFIED: Layer.ValueType  # 0
+"""LAYER_UNSPECIFIED is never sent."""
+LAYER_STATUTE: Layer.ValueType  # 1
+"""LAYER_STATUTE: law or court."""
+LAYER_BREAK_GLASS: Layer.ValueType  # 2
+"""LAYER_BREAK_GLASS: the realm's break-glass rule."""
+LAYER_CONSENT: Layer.ValueType  # 3
+"""LAYER_CONSENT: what the person allowed or forbade."""
+LAYER_IMPLICIT: Layer.ValueType  # 4
+"""LAYER_IMPLICIT: what holds where nobody said anything."""
+Global___Layer: _TypeAlias = Layer  # noqa: Y015
 
 class _WaitFor:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -742,8 +774,8 @@ Global___DecisionReason: _TypeAlias = DecisionReason  # noqa: Y015
 
 @_typing.final
 class ResidualRule(_message.Message):
-    """ResidualRule is a condition the question left open, to be enforced resource by resource: a resource may flow
-    when a permitting rule matches it and no denying rule does.
+    """ResidualRule is a condition the question left open, to be enforced resource by resource: in the first layer that has a
+    matching rule, a resource may flow where the decision's combining makes a permit of the rules that match it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -753,15 +785,19 @@ class ResidualRule(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     DATA_PERIOD_FIELD_NUMBER: _builtins.int
+    LAYER_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
     effect: Global___Effect.ValueType
-    """effect is what the rule does."""
+    """effect is what the rule does, where none of its own rules says otherwise."""
+    layer: Global___Layer.ValueType
+    """layer it stands in."""
     @_builtins.property
     def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """categories it speaks of."""
+        """categories it speaks of, leaves; empty where only its own rules speak."""
 
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """labels it speaks of; empty: all."""
+        """labels it speaks of; empty: all. A permit asks that all of a resource's labels be among them, a deny that one is."""
 
     @_builtins.property
     def resources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -769,7 +805,11 @@ class ResidualRule(_message.Message):
 
     @_builtins.property
     def data_period(self) -> Global___Period:
-        """data_period it speaks of; absent: all."""
+        """data_period it speaks of; absent: all. A permit asks that the resource's lie inside, a deny that they overlap."""
+
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResidualRule]:
+        """rules nested in it: it is worth what they are worth, deny before permit, and its own effect where they are silent."""
 
     def __init__(
         self,
@@ -779,10 +819,12 @@ class ResidualRule(_message.Message):
         labels: _abc.Iterable[_builtins.str] | None = ...,
         resources: _abc.Iterable[_builtins.str] | None = ...,
         data_period: Global___Period | None = ...,
+        layer: Global___Layer.ValueType = ...,
+        rules: _abc.Iterable[Global___ResidualRule] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["data_period", b"data_period"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["categories", b"categories", "data_period", b"data_period", "effect", b"effect", "labels", b"labels", "resources", b"resources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["categories", b"categories", "data_period", b"data_period", "effect", b"effect", "labels", b"labels", "layer", b"layer", "resources", b"resources", "rules", b"rules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,76 @@
+"""Carry stored rows over to the next version of their vocabulary: a deny on a parent covers codes invented later.
+
+A permit keeps to the codes of the version it was given under, for nobody allowed what did not exist. A deny that
+covers all of a parent's codes is widened by those that joined below the parent (rule 6); that it may have named each
+of them singly makes it only wider, which is the closed way. Nothing else in a row changes.
+"""
+
+from consentd.policy.compile import RULES_HEADER_SIZE, Compiled
+from consentd.policy.rows import PERMIT, ROW_SIZE, pack_rows, unpack_rows
+from consentd.policy.subject import Lineage, decode_subject, encode_subject
+from consentd.policy.vocabulary import Closures, Vocabulary
+
+Growth = tuple[tuple[int, int], ...]
+"""(what a deny that names a code covered, what it covers now), for codes where that grew."""
+
+
+class Renewal:
+    """What grew between two versions of a vocabulary, by list."""
+
+    __slots__ = ("_actions", "_categories", "_labels", "_purposes")
+
+    def __init__(self, old: Vocabulary, new: Vocabulary) -> None:
+        self._purposes = _growth(old.purpose, new.purpose)
+        self._categories = _growth(old.category, new.category)
+        self._actions = _growth(old.action, new.action)
+        self._labels = _growth(old.label, new.label)
+
+    def is_needed(self) -> bool:
+        """Tell whether any code that stood before covers more now."""
+        return bool(self._purposes or self._categories or self._actions or self._labels)
+
+    def subject(self, value: bytes) -> bytes:
+        """Return a subject value with its denies widened.
+
+        Raises:
+            MalformedError: it is no subject value.
+        """
+        renewed = encode_subject([self._lineage(lineage) for lineage in decode_subject(value)])
+        assert renewed is not None
+        return renewed
+
+    def rules(self, encoded: bytes, count: int) -> bytes:
+        """Return compiled rules (``CompiledRules.encoded``) of *count* rows with their denies widened."""
+        end = RULES_HEADER_SIZE + count * ROW_SIZE
+        return encoded[:RULES_HEADER_SIZE] + self._rows(encoded[RULES_HEADER_SIZE:end]) + encoded[end:]
+
+    def _lineage(self, lineage: Lineage) -> Lineage:
+        old = lineage.compiled
+        compiled = Compiled(old.vocabulary, old.flags, self._rows(old.rows), old.side)
+        return Lineage(lineage.lineage, lineage.seq, lineage.version, lineage.paused, compiled)
+
+    def _rows(self, rows: bytes) -> bytes:
+        return pack_rows(
+            row
+            if row.flags & PERMIT
+            else row._replace(
+                purposes=_widen(row.purposes, self._purposes),
+                categories=_widen(row.categories, self._categories),
+                actions=_widen(row.actions, self._actions),
+                labels=_widen(row.labels, self._labels),
+            )
+            for row in unpack_rows(rows)
+        )
+
+
+def _growth(old: Closures, new: Closures) -> Growth:
+    return tuple(
+        (covered, new.deny[code]) for code, covered in old.deny.items() if covered and new.deny[code] != covered
+    )
+
+
+def _widen(mask: int, growth: Growth) -> int:
+    for covered, covers in growth:
+        if mask & covered == covered:
+            mask |= covers
+    return mask

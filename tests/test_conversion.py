@@ -1,0 +1,96 @@
+"""The way of every check: straight from message to masks, and from verdict to message, means what the values mean."""
+
+import random
+
+import pytest
+from hypothesis import given, settings, strategies
+from policy_worlds import CODEBOOK, Draw
+
+from consentd.errors import InvalidError
+from consentd.ledger import statement
+from consentd.policy import model
+from consentd.policy.codebook import PackedQuestion, pack_question
+from consentd.policy.evaluate import decision, evaluate
+from consentd.v1 import consent_pb2 as pb
+
+draws = strategies.randoms(use_true_random=False).map(Draw)
+TAG = bytes(range(32))
+
+
+def message_of(question: model.Question) -> pb.Question:
+    """Return a question's message, as a caller would send it."""
+    actor = question.actor
+    message = pb.Question(
+        subject=pb.Subject(scheme="mhid", value="T-1"),
+        actor=pb.Actor(
+            organisation=actor.organisation,
+            application=actor.application,
+            on_behalf_of=actor.on_behalf_of,
+            relay=actor.relay,
+        ),
+        holder=question.holder,
+        purpose=question.purpose,
+        action=question.action,
+        categories=question.categories,
+        supported_obligations=[statement.to_enum(one) for one in question.supported_obligations],
+    )
+    if question.labels is not None:
+        message.labels.SetInParent()
+        message.labels.values.extend(question.labels)
+    if question.resources is not None:
+        message.resources.values.extend(question.resources)
+    if question.data_period is not None:
+        message.data_period.CopyFrom(statement.period_message(question.data_period))
+    if question.break_glass is not None:
+        message.break_glass.justification = question.break_glass
+    return message
+
+
+def fields(packed: PackedQuestion) -> dict[str, object]:
+    return {name: getattr(packed, name) for name in PackedQuestion.__slots__}
+
+
+@given(draws)
+@settings(max_examples=300)
+def test_a_message_packs_as_its_value_does(draw: Draw) -> None:
+    question = draw.question()
+    message = message_of(question)
+    assert statement.question_value(message) == question
+    assert fields(statement.pack_message(message, CODEBOOK)) == fields(pack_question(question, CODEBOOK))
+
+
+@given(draws)
+@settings(max_examples=300)
+def test_a_verdict_is_put_into_a_message_as_its_decision_is(draw: Draw) -> None:
+    world, question, now_ms = draw.world(), draw.question(), draw.now()
+    packed = pack_question(question, CODEBOOK)
+    verdict = evaluate(world.value, packed, world.compiled, now_ms)
+    expected = statement.decision_message(decision(verdict, packed, CODEBOOK, world.compiled), TAG)
+    found = pb.Decision(vocabulary_version=expected.vocabulary_version, combining=expected.combining)
+    statement.put_verdict(found, verdict, packed, CODEBOOK, world.compiled, TAG)
+    assert found == expected
+
+
+def test_every_kind_of_answer_is_among_those_compared() -> None:
+    draw, outcomes, residuals = Draw(random.Random(1)), set(), 0
+    for _ in range(2_000):
+        world, question = draw.world(), draw.question()
+        packed = pack_question(question, CODEBOOK)
+        verdict = evaluate(world.value, packed, world.compiled, draw.now())
+        outcomes.add(verdict.outcome)
+        residuals += bool(verdict.conditions)
+    assert outcomes == set(model.Outcome)
+    assert residuals
+
+
+@pytest.mark.parametrize("field", ["holder", "purpose", "action", "categories"])
+def test_what_is_no_question_is_refused_either_way(field: str) -> None:
+    question = Draw(random.Random(2)).question()
+    message = message_of(question)
+    for rare in ("labels", "resources", "data_period", "break_glass", "supported_obligations", field):
+        message.ClearField(rare)
+    with pytest.raises(InvalidError) as plain:
+        statement.pack_message(message, CODEBOOK)
+    with pytest.raises(InvalidError) as whole:
+        pack_question(statement.question_value(message), CODEBOOK)
+    assert (str(plain.value), plain.value.reason) == (str(whole.value), whole.value.reason)

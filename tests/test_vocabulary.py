@@ -1,0 +1,181 @@
+"""The vocabulary: bits, closures, succession; the default one against HL7's own code lists."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from consentd.errors import InvalidError
+from consentd.policy.default_vocabulary import ACTIONS, CATEGORIES, DEFAULT_VOCABULARY, LABELS, PURPOSES
+from consentd.policy.model import ImplicitPolicy
+from consentd.policy.vocabulary import LEVELS, Code, Vocabulary, check_successor
+
+V3 = Path(__file__).parents[1] / "../shared/data/v3"
+needs_v3 = pytest.mark.skipif(not V3.is_dir(), reason="HL7 v3 code lists are not beside the project")
+
+
+def code(name: str, parent: str = "", *, implies: bool = True, level: str = "N") -> Code:
+    return Code(code=name, ko=name, en=name, parent=parent, implies=implies, level=level)
+
+
+def vocabulary(**lists: tuple[Code, ...]) -> Vocabulary:
+    some = {"purposes": (code("P"),), "categories": (code("C"),), "actions": (code("access"),), "labels": (code("N"),)}
+    return Vocabulary(id="test", version=1, **(some | lists))
+
+
+def read(name: str) -> dict[str, str]:
+    """Code → parent, as HL7 lists them; where a code stands under several, the last."""
+    rows = (V3 / name).read_text(encoding="utf-8").splitlines()[1:]
+    return {fields[0]: fields[2] for fields in (row.split("\t") for row in rows)}
+
+
+def ancestors(parents: dict[str, str], name: str) -> list[str]:
+    found = []
+    while parents.get(name):
+        name = parents[name]
+        found.append(name)
+    return found
+
+
+@needs_v3
+def test_purposes_are_hl7s_and_stand_where_hl7_puts_them() -> None:
+    parents = read("act_reason.tsv")
+    ours = {entry.code for entry in PURPOSES}
+    for entry in PURPOSES:
+        if entry.system:
+            above = [name for name in ancestors(parents, entry.code) if name in ours]
+            assert entry.code in parents
+            assert "PurposeOfUse" in ancestors(parents, entry.code)
+            assert entry.parent == (above[0] if above else "")
+    assert [entry.code for entry in PURPOSES if not entry.system] == ["AITRAIN"]
+
+
+@needs_v3
+def test_labels_are_hl7s() -> None:
+    for system, name in (("v3-Confidentiality", "confidentiality.tsv"), ("v3-ActCode", "act_code_sensitivity.tsv")):
+        parents = read(name)
+        mine = [entry for entry in LABELS if entry.system.endswith(system)]
+        ours = {entry.code for entry in mine}
+        for entry in mine:
+            above = [other for other in ancestors(parents, entry.code) if other in ours]
+            assert entry.code in parents
+            assert entry.parent == (above[0] if above else "")
+    assert [entry.code for entry in LABELS[: len(LEVELS)]] == ["U", "L", "M", "N", "R", "V"]
+
+
+def test_default_vocabulary_is_what_the_platform_shares() -> None:
+    twelve = ["환자정보", "의료기관정보", "진료의정보", "진단내역", "약물처방내역", "진단검사", "영상검사", "병리검사"]
+    twelve += ["기타검사", "수술내역", "알러지 및 부작용", "진료기록"]
+    assert [entry.ko for entry in CATEGORIES if entry.parent == "CLIN"][:12] == twelve
+    assert [entry.code for entry in CATEGORIES if not entry.parent] == ["CLIN", "INS", "PUB", "LIFE", "GEN"]
+    assert len(DEFAULT_VOCABULARY.category.codes) == 31
+    assert [entry.code for entry in ACTIONS] == ["collect", "access", "use", "disclose", "correct"]
+    assert all(entry.ko and entry.en for entry in (*PURPOSES, *CATEGORIES, *ACTIONS, *LABELS))
+    assert {label for entry in CATEGORIES if entry.code.startswith("GEN.") for label in entry.labels} == {"GDIS"}
+
+
+def test_what_is_never_implied() -> None:
+    never = {"BTG", "CLINTRL", "POPHLTH", "HMARKT", "POARCH", "HLEGAL", "AITRAIN"}
+    assert never <= {entry.code for entry in PURPOSES if not entry.implies}
+    purpose = DEFAULT_VOCABULARY.purpose
+    mask = sum(purpose.bits[name] for name in never)
+    for name, covered in purpose.permit.items():
+        assert covered & mask == purpose.bits[name] & mask
+    assert not DEFAULT_VOCABULARY.policies[ImplicitPolicy.ALL_NORMAL][0] & mask
+
+
+def test_closures_go_opposite_ways() -> None:
+    small = vocabulary(purposes=(code("A"), code("B", "A", implies=False), code("C", "B"), code("D", "A")))
+    assert small.purpose.permit == {"A": 0b1001, "B": 0b0110, "C": 0b0100, "D": 0b1000}
+    assert small.purpose.deny == {"A": 0b1111, "B": 0b0110, "C": 0b0100, "D": 0b1000}
+
+
+def test_only_leaf_categories_have_bits() -> None:
+    small = vocabulary(categories=(code("X", level=""), code("X.1", "X"), code("Y"), code("X.2", "X", implies=False)))
+    assert small.category.codes == ("X.1", "Y", "X.2")
+    assert small.category.bits == {"X": 0, "X.1": 1, "Y": 2, "X.2": 4}
+    assert small.category.permit["X"] == 0b001
+    assert small.category.deny["X"] == 0b101
+
+
+def test_implicit_policies_permit_normal_levels() -> None:
+    small = vocabulary(
+        purposes=(code("TREAT"), code("BTG", "TREAT", implies=False), code("HRESCH"), code("HMARKT", implies=False)),
+        categories=tuple(code(level, level=level) for level in LEVELS),
+    )
+    assert small.policies == {
+        ImplicitPolicy.DENY: (0, 0),
+        ImplicitPolicy.BASIC_NORMAL: (0b0001, 0b001111),
+        ImplicitPolicy.ALL_NORMAL: (0b0101, 0b001111),
+        ImplicitPolicy.BREAK_GLASS_ONLY: (0b0010, 0b111111),
+    }
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        {"purposes": tuple(code(f"P{index}") for index in range(65))},
+        {"categories": tuple(code(f"C{index}") for index in range(65))},
+        {"categories": (code("C"), *(code(f"C{index}", "C") for index in range(256)))},
+        {"actions": tuple(code(f"A{index}") for index in range(17))},
+        {"labels": tuple(code(f"L{index}") for index in range(33))},
+        {"purposes": (code("P"), code("P"))},
+        {"purposes": (code("Q", "P"), code("P"))},
+        {"purposes": (code("*"),)},
+        {"purposes": (code(""),)},
+        {"categories": (code("C", level="X"),)},
+        {"categories": (replace(code("C"), labels=("NONE",)),)},
+    ],
+)
+def test_a_vocabulary_that_cannot_be_is_refused(lists: dict[str, tuple[Code, ...]]) -> None:
+    with pytest.raises(InvalidError):
+        vocabulary(**lists)
+
+
+def test_limits_are_reachable() -> None:
+    full = vocabulary(
+        purposes=tuple(code(f"P{index}") for index in range(64)),
+        categories=(code("C", level=""), *(code(f"C{index}", "C") for index in range(64))),
+        actions=tuple(code(f"A{index}") for index in range(16)),
+        labels=tuple(code(f"L{index}") for index in range(32)),
+    )
+    assert full.purpose.all == full.category.all == (1 << 64) - 1
+
+
+def test_versions_are_numbered_from_one() -> None:
+    for version in (0, 65_536):
+        with pytest.raises(InvalidError):
+            replace(vocabulary(), version=version)
+
+
+def grown(**lists: tuple[Code, ...]) -> Vocabulary:
+    return replace(vocabulary(**lists), version=2)
+
+
+def test_a_successor_may_add_and_rename() -> None:
+    old = vocabulary()
+    more = (replace(code("C"), ko="새 이름", level="R"), code("D"))
+    check_successor(old, grown(purposes=(code("P"), code("Q", "P")), categories=more))
+    assert grown(categories=more).category.bits["C"] == old.category.bits["C"]
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        replace(vocabulary(), version=1),
+        replace(vocabulary(), version=3),
+        replace(vocabulary(), version=2, id="other"),
+        grown(purposes=(code("Q"), code("P"))),
+        grown(labels=()),
+        grown(categories=(code("C", level=""), code("C.1", "C"))),
+    ],
+)
+def test_a_successor_may_not_renumber(new: Vocabulary) -> None:
+    with pytest.raises(InvalidError):
+        check_successor(vocabulary(), new)
+
+
+def test_a_successor_may_not_move_a_code_to_another_parent() -> None:
+    old = vocabulary(purposes=(code("A"), code("B"), code("C", "A")))
+    with pytest.raises(InvalidError, match="`C`"):
+        check_successor(old, grown(purposes=(code("A"), code("B"), code("C", "B"))))
