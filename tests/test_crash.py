@@ -15,13 +15,13 @@ from pathlib import Path
 
 import grpc
 import pytest
-from consentd.ledger.fsck import fsck
-from running import make_config, make_running, question, request_id
 
+from consentd.ledger.fsck import fsck
 from consentd.server.keys import read_keys
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import access_service_pb2_grpc, ledger_service_pb2_grpc
 from consentd.v1 import ledger_service_pb2 as ls
+from running import make_config, make_running, question, request_id
 
 ROUNDS = int(os.environ.get("CONSENTD_CRASH_ROUNDS", "3"))
 WRITES = 10_000

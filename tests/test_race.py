@@ -10,7 +10,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
-from running import Running, question, request_id, running_daemon
 
 from consentd.ledger.statement import question_value
 from consentd.ledger.table import Table
@@ -19,6 +18,7 @@ from consentd.policy.evaluate import evaluate
 from consentd.policy.model import Outcome
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
+from running import Running, question, request_id, running_daemon
 
 TRIES = int(os.environ.get("CONSENTD_RACE_TRIES", "2000"))
 LANES = 16
