@@ -9,7 +9,7 @@ from pathlib import Path
 
 from consentd.core import checkpoint, codec, tiles
 from consentd.core.note import Verifier
-from consentd.errors import CorruptionError, ProofError, VerificationError
+from consentd.errors import CorruptionError, MalformedError, ProofError, VerificationError
 from consentd.ledger import layout
 from consentd.ledger.ledger import Ledger, State, decode_state, empty_state
 from consentd.ledger.lock import read_lock
@@ -70,11 +70,10 @@ def _check_seal(store: Store, state: State) -> None:
     """Compare the last seal with the state row that speaks of it."""
     if state.sealed_size == 0:
         return
-    leaf = store.get(layout.leaf_key(state.sealed_size - 1))
-    seal = None if leaf is None else codec.decode_leaf(leaf)
+    leaf = store.get(layout.leaf_key(state.sealed_size - 1)) or b""
+    seal = _decode(leaf, state.sealed_size - 1)
     if (
-        leaf is None
-        or not isinstance(seal, codec.Seal)
+        not isinstance(seal, codec.Seal)
         or seal.covers != state.sealed_size - 1
         or seal.map_root != state.map_root
         or codec.chain_hash(leaf) != state.seal_hash
@@ -86,9 +85,9 @@ def _check_lock(store: Store, state: State, *, lock_path: Path, origin: str, log
     """Compare with what was signed last: its size m ≤ n, and root(m) its root."""
     note = read_lock(lock_path)
     if note is None:
-        # INVARIANT: a ledger of one sealed turn may have no lock, for a crash fell between its first batch and its
-        # first signature. Signing that same tree again cannot contradict what was signed.
-        if state.size > 0 and not _is_first_turn(store, state):
+        # INVARIANT: a ledger with no seal, or with its first one just written, may have no lock: a crash fell before
+        # its first signature. Signing that same tree again cannot contradict what was signed.
+        if state.sealed_size > 0 and not _is_first_seal(store, state):
             raise CorruptionError(
                 f"checkpoint lock is missing beside a ledger of size {state.size}: `{lock_path}`; {RUNBOOK}"
             )
@@ -113,11 +112,11 @@ def _check_lock(store: Store, state: State, *, lock_path: Path, origin: str, log
         )
 
 
-def _is_first_turn(store: Store, state: State) -> bool:
+def _is_first_seal(store: Store, state: State) -> bool:
     """Tell whether no seal but the last leaf was ever written, so at most this very tree was signed."""
     if state.sealed_size != state.size:
         return False
-    seal = codec.decode_leaf(store.get(layout.leaf_key(state.size - 1)) or b"")
+    seal = _decode(store.get(layout.leaf_key(state.size - 1)) or b"", state.size - 1)
     return isinstance(seal, codec.Seal) and seal.prev_seal == codec.ZERO_HASH
 
 
@@ -129,10 +128,17 @@ def _recover_unsealed(ledger: Ledger) -> None:
         if layout.decode_u64(key) != expected:
             break
         expected += 1
-        event = codec.decode_leaf(leaf)
+        event = _decode(leaf, expected - 1)
         if not isinstance(event, codec.Event):
             raise CorruptionError(f"seal at index {expected - 1} is not in the state; {RUNBOOK}")
         ledger.sealed_heads.setdefault(event.tag, (event.seq - 1, event.prev))
         ledger.unsealed[event.tag] = (event.seq, codec.chain_hash(leaf))
     if expected != end:
         raise CorruptionError(f"leaf is missing at index {expected}; {RUNBOOK}")
+
+
+def _decode(leaf: bytes, index: int) -> codec.Event | codec.Seal:
+    try:
+        return codec.decode_leaf(leaf)
+    except MalformedError as error:
+        raise CorruptionError(f"leaf at index {index} is damaged: {error}; {RUNBOOK}") from error

@@ -1,0 +1,117 @@
+"""Verify statements: what leaves commit to, who signed it, and that nothing else is gone; a part of ``fsck``."""
+
+from typing import Any
+
+from consentd.core import codec, history
+from consentd.core.kinds import EntryKind, Owner
+from consentd.core.replay import Replay
+from consentd.errors import CorruptionError, NotFoundError, StorageError, VerificationError
+from consentd.ledger import fsck_rows as rows
+from consentd.ledger import layout, statement
+from consentd.ledger.fsck_rows import Findings, Gap
+from consentd.ledger.vault import Vault
+from consentd.store import Store
+
+
+class Statements:
+    """The statements of a ledger, verified in its order, so that the keys in force are known at each place.
+
+    Attributes:
+        opened: statements opened and verified.
+        erased: statements that are gone, and whose chain ends in an ERASURE; known after ``verify_erasures``.
+        keys_lost: an entry that may have put a key in force could not be read; set from outside for leaves.
+    """
+
+    def __init__(self, store: Store, origin: str, vault: Vault | None, found: Findings) -> None:
+        self._store, self._origin, self._vault, self._found = store, origin, vault, found
+        self.opened = self.erased = 0
+        self.keys_lost = False
+        self._terms: dict[bytes, tuple[history.KeyTerm, ...]] = {}
+        self._participants: dict[bytes, str] = {}  # by tag
+        self._closed: dict[bytes, list[int]] = {}  # by tag the entries whose statement is gone
+
+    def verify(self, events: list[tuple[int, codec.Event]]) -> None:
+        """Verify the statements of the next (index, event) pairs."""
+        stored = rows.read_rows(self._store, [layout.statement_key(event.tag, event.seq) for _, event in events])
+        for (index, event), row in zip(events, stored, strict=True):
+            if row is Gap.MISSING:
+                self._closed.setdefault(event.tag, []).append(index)
+            elif row is Gap.UNREADABLE:
+                self._found.add(index, f"statement {row.value}")
+                self.keys_lost = True
+            else:
+                self._verify_statement(index, event, row)
+
+    def _verify_statement(self, index: int, event: codec.Event, row: bytes) -> None:
+        try:
+            opened = self._open(event, row)
+            if opened is None:
+                return
+            self._verify_author(event, codec.decode_statement(opened))
+            self.opened += 1
+        except NotFoundError:
+            self._closed.setdefault(event.tag, []).append(index)
+        except (CorruptionError, VerificationError, StorageError) as error:
+            self._found.add(index, str(error))
+            self.keys_lost |= event.kind in (EntryKind.LEDGER, EntryKind.KEY, EntryKind.PARTICIPANT)
+
+    def _open(self, event: codec.Event, row: bytes) -> bytes | None:
+        """Return a statement that its leaf commits to; None where it is closed to us."""
+        if self._vault is not None:
+            return self._vault.decrypt(event, row)[1]
+        if row[:1] != bytes((layout.CLEAR,)):
+            self._found.not_checked("statements of persons, for want of the vault")
+            return None
+        if codec.commit(row[1:33], row[33:]) != event.commit:
+            raise CorruptionError("statement is not what its leaf commits to")
+        return row[33:]
+
+    def _verify_author(self, event: codec.Event, made: codec.Statement) -> None:
+        message: Any = None  # each kind's own message, from the one door to protobuf
+        if event.kind in statement.MESSAGES:
+            message = statement.decode_payload(event.kind, made.payload)
+        if event.kind == EntryKind.LEDGER and event.seq == 1 and event.tag == codec.public_tag("ledger"):
+            # Leaf 0 names the very key that signs it.
+            self._put_key(message.statement_key, event, Owner.LEDGER, "")
+        if self.keys_lost and made.key not in self._terms:
+            self._found.not_checked("signatures by keys that a damaged entry may have put in force")
+        else:
+            entry = history.VerifiedEntry(event, made)
+            history.verify_authors([entry], tag=event.tag, origin=self._origin, terms=self._terms)
+        if event.kind == EntryKind.LEDGER:
+            self._put_key(message.statement_key, event, Owner.LEDGER, "")
+        elif event.kind == EntryKind.PARTICIPANT:
+            if codec.public_tag(f"participant/{message.participant_id}") != event.tag:
+                raise CorruptionError("participant stands in a chain of another name")
+            self._participants[event.tag] = message.participant_id
+        elif event.kind == EntryKind.KEY:
+            name = self._participants.get(event.tag)
+            if name is None:
+                self._put_key(message.key, event, Owner.SUBJECT, event.tag, retired=message.retired)
+            else:
+                self._put_key(message.key, event, Owner.PARTICIPANT, name, retired=message.retired)
+
+    def _put_key(
+        self, key: bytes, event: codec.Event, owner: Owner, name: bytes | str, *, retired: bool = False
+    ) -> None:
+        fact = history.KeyFact(key=key, owner=owner, tag_or_name=name, time_ms=event.time_ms, retired=retired)
+        history.add_key_fact(self._terms, fact)
+
+    def verify_erasures(self, replay: Replay) -> None:
+        """Hold what is gone against who was erased, both ways."""
+        for tag, indexes in self._closed.items():
+            if tag in replay.heads and replay.heads[tag][2]:
+                self.erased += len(indexes)
+                continue
+            for index in indexes:
+                self._found.add(index, "statement or its key is missing, and the chain has no ERASURE")
+        for tag, (count, _, erased) in replay.heads.items():
+            if not erased:
+                continue
+            last = rows.index_of(self._store, tag, count)
+            keys = (layout.statement_key(tag, seq) for seq in range(1, count + 1))
+            left = (row for chunk in rows.chunks(keys) for row in rows.read_rows(self._store, chunk))
+            if any(isinstance(row, bytes) and row[:1] == bytes((layout.ENCRYPTED,)) for row in left):
+                self._found.add(last, "statements of an erased person are still stored")
+            if self._vault is not None and self._vault.store.get(b"k" + tag) is not None:
+                self._found.add(last, "vault still holds the data key of an erased person")

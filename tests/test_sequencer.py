@@ -1,0 +1,594 @@
+"""The sequencer: repeats and clashes, the clock, seals and checkpoints, and how it stops."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consentd.core import checkpoint, codec, merkle, note
+from consentd.core.kinds import EntryKind
+from consentd.errors import (
+    ConflictError,
+    CorruptionError,
+    InvalidError,
+    NotFoundError,
+    OverloadedError,
+    StorageError,
+)
+from consentd.ledger import layout, reads
+from consentd.store import Batch
+from consentd.store.memory import MemoryStore
+from consentd.writes import Desk, Plan, Together
+from fakes import FaultyStore
+from ledger_case import INTERVAL_MS, LOG, ORIGIN, START_MS, FakeClock, LedgerCase, Raw, check_files, check_ledger
+
+BANK = note.KeyPair(b"\x21" * 32)
+CITIZEN = note.KeyPair(b"\x22" * 32)
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Iterator[LedgerCase]:
+    made = LedgerCase(tmp_path)
+    yield made
+    made.close()
+    check_ledger(made)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bad:
+    """A write that goes wrong in ``prepare``."""
+
+    error: BaseException
+    request_key: bytes = b""
+    content: bytes = b""
+
+    def prepare(self, desk: Desk) -> Plan:
+        raise self.error
+
+    def replay(self, desk: Desk) -> Any:
+        raise self.error
+
+
+# -- repeats ------------------------------------------------------------------------------------------------------
+
+
+def test_a_repeat_returns_the_first_entry_and_appends_none(case: LedgerCase) -> None:
+    person = case.enrol("somebody")
+    write = case.grant(person)
+    first = case.write(write)
+    size = case.ledger.state.size
+    for _ in range(2):
+        again = case.write(write)
+        assert again.replayed
+        assert again.entries == ()
+        assert again.recorded_index == first.recorded_index
+        assert again.state.size == size
+    assert case.ledger.state.size == size
+    assert case.metrics.value("consentd_repeats_total", repeat="same") == 2
+    assert not first.replayed
+
+
+def test_a_repeat_survives_a_crash(case: LedgerCase) -> None:
+    person = case.enrol("somebody")
+    write = case.grant(person)
+    first = case.write(write)
+    case.reopen()
+    again = case.write(write)
+    assert (again.recorded_index, again.replayed) == (first.recorded_index, True)
+
+
+def test_a_request_id_with_other_content_is_a_conflict(case: LedgerCase) -> None:
+    person = case.enrol("somebody")
+    write = case.grant(person)
+    case.write(write)
+    size = case.ledger.state.size
+    with pytest.raises(ConflictError) as raised:
+        case.write(replace(write, content=bytes(32)))
+    assert raised.value.reason == "REQUEST_ID_REUSED"
+    assert case.ledger.state.size == size
+    assert case.metrics.value("consentd_repeats_total", repeat="conflicting") == 1
+
+
+def test_the_same_request_id_of_another_asker_is_another_request(case: LedgerCase) -> None:
+    person = case.enrol("somebody")
+    one = case.grant(person, request_id=b"same request id!")
+    two = case.grant(person, request_id=b"same request id!", asker="bank")
+    assert case.write(one).recorded_index != case.write(two).recorded_index
+
+
+def test_repeats_and_clashes_in_one_batch(case: LedgerCase) -> None:
+    person = case.enrol("somebody")
+    write = case.grant(person)
+    size = case.ledger.state.size
+    futures = case.write_together([write, write, replace(write, content=bytes(32)), write])
+    results = [futures[place].result(10) for place in (0, 1, 3)]
+    assert [result.recorded_index for result in results] == [size] * 3
+    assert [result.replayed for result in results] == [False, True, True]
+    with pytest.raises(ConflictError):
+        futures[2].result(10)
+    assert case.ledger.state.size == size + 1
+
+
+def test_a_repeated_question_is_decided_anew_and_recorded_once(case: LedgerCase) -> None:
+    person = case.enrol("somebody")
+    lineage = case.write(case.grant(person)).answer.lineage
+    question = case.access(person)
+    first = case.write(question)
+    assert first.entries[0].event.kind == EntryKind.ACCESS
+    case.write(case.change(person, lineage, EntryKind.REVOKE))
+    again = case.write(question)
+    assert again.recorded_index == first.recorded_index
+    assert again.answer.decision.outcome != first.answer.decision.outcome
+
+
+def test_a_request_is_forgotten_after_its_time_and_not_before(case: LedgerCase) -> None:
+    person = case.enrol("somebody")
+    write = case.grant(person)
+    first = case.write(write)
+    week = 7 * 86_400_000
+    case.clock.advance(week)
+    case.write(case.access(person))
+    assert case.write(write).recorded_index == first.recorded_index
+    case.clock.advance(1)
+    case.write(case.access(person))  # drops what is old enough
+    assert not case.write(write).replayed
+    check_files(case)
+
+
+def test_writes_together_are_all_or_none(case: LedgerCase) -> None:
+    person = case.enrol("somebody")
+    case.write(case.grant(person))
+    seqs = [case.write(case.access(person)).answer.seq for _ in range(3)]
+    size = case.ledger.state.size
+    parts = tuple(case.outcome(person, seq) for seq in seqs)
+    refused = (*parts, case.outcome(person, 999))
+    with pytest.raises(NotFoundError):
+        case.write(Together(writes=refused))
+    assert case.ledger.state.size == size
+    with pytest.raises(InvalidError):
+        case.write(Together(writes=(parts[0], parts[0])))
+    case.write(parts[1])
+    written = case.write(Together(writes=parts))
+    assert written.answer == [None, size, None]
+    assert len(written.entries) == 2
+    assert case.ledger.state.size == size + 3
+    assert case.write(Together(writes=parts)).answer == [size + 1, size, size + 2]
+    with pytest.raises(ConflictError):
+        case.write(Together(writes=(replace(parts[0], content=bytes(32)),)))
+
+
+# -- refusals, order ------------------------------------------------------------------------------------------------
+
+
+def test_a_refused_write_leaves_nothing_and_hinders_nobody(case: LedgerCase) -> None:
+    person = case.enrol("somebody")
+    size = case.ledger.state.size
+    wrong = case.change(person, 99, EntryKind.PAUSE)
+    futures = case.write_together([case.grant(person), Bad(error=InvalidError("no")), case.grant(person), wrong])
+    assert [futures[place].result(10).recorded_index for place in (0, 2)] == [size, size + 1]
+    with pytest.raises(InvalidError):
+        futures[1].result(10)
+    with pytest.raises(NotFoundError):
+        futures[3].result(10)
+    assert case.sequencer.fault is None
+    check_files(case)
+
+
+def test_a_write_sees_the_ones_before_it_in_its_batch(case: LedgerCase) -> None:
+    person = case.enrol("somebody")
+    count, _ = case.ledger.head(person.tag)
+    futures = case.write_together(
+        [
+            case.access(person), case.grant(person), case.access(person),
+            case.change(person, count + 2, EntryKind.REVOKE), case.access(person),
+        ]
+    )
+    kinds = [future.result(10).entries[0].event.kind for future in futures]
+    assert kinds == [
+        EntryKind.REFUSAL, EntryKind.GRANT, EntryKind.ACCESS, EntryKind.REVOKE, EntryKind.REFUSAL,
+    ]
+    access = futures[2].result().entries[0].event
+    assert access.ref == count + 2
+
+
+def test_a_question_about_nobody_is_answered_and_not_recorded(case: LedgerCase) -> None:
+    person = case.enrol("somebody")
+    size = case.ledger.state.size
+    answer = case.write(case.access(replace(person, identifier_hash=b"?" * 32)))
+    assert (answer.entries, answer.recorded_index, answer.answer.seq) == ((), None, 0)
+    assert case.ledger.state.size == size
+
+
+def test_a_persons_own_signature_is_verified(case: LedgerCase) -> None:
+    person = case.enrol("somebody", CITIZEN)
+    case.write(case.grant(person, signed=True))
+    good = case.grant(person, signed=True)
+    assert good.signed is not None
+    wrong = type(good.signed)()
+    wrong.CopyFrom(good.signed)
+    wrong.signature = bytes(64)
+    late = case.grant(person, signed=True)
+    stranger = case.grant(replace(person, key=BANK), signed=True)
+    case.clock.advance(600_001)
+    for bad, reason in (
+        (replace(good, signed=wrong), "AUTHOR_CLOCK"), (late, "AUTHOR_CLOCK"), (stranger, "AUTHOR_CLOCK"),
+    ):
+        with pytest.raises(InvalidError) as raised:
+            case.write(bad)
+        assert raised.value.reason == reason
+    good = case.grant(person, signed=True)
+    wrong.author_time_ms = good.signed.author_time_ms if good.signed is not None else 0
+    for bad in (replace(good, signed=wrong), case.grant(replace(person, key=BANK), signed=True)):
+        with pytest.raises(InvalidError) as raised:
+            case.write(bad)
+        assert raised.value.reason == "BAD_SIGNATURE"
+    case.write(good)
+    case.seal()
+    check_files(case)
+
+
+# -- seals and checkpoints --------------------------------------------------------------------------------------------
+
+
+def test_sizes_nought_and_one_are_never_signed(tmp_path: Path) -> None:
+    case = LedgerCase(tmp_path, begin=False)
+    case.clock.advance(INTERVAL_MS)
+    case.sequencer.call(lambda: None)
+    case.close()
+    assert case.notes == []
+    assert case.ledger.state.size == 0
+    assert not case.lock_path.exists()
+    case.open()
+    case.write(case.genesis())
+    assert case.sequencer.published is None
+    case.close()
+    check_ledger(case, 4)
+
+
+def test_a_seal_waits_for_news_and_for_its_time(case: LedgerCase) -> None:
+    size = case.ledger.state.size
+    for _ in range(3):
+        case.clock.advance(INTERVAL_MS)
+        case.sequencer.call(lambda: None)
+    case.sequencer.call(lambda: None)
+    assert case.ledger.state.size == size
+    case.write(case.participant("clinic"))  # long after the last seal: this very batch is sealed
+    assert case.ledger.state.size == case.ledger.state.sealed_size == size + 2
+    case.write(case.participant("laboratory"))
+    assert case.ledger.state.size == size + 3
+    case.clock.advance(INTERVAL_MS - 1)
+    case.write(case.participant("pharmacy"))
+    assert case.ledger.state.sealed_size == size + 2
+    case.clock.advance(1)
+    assert case.seal().size == size + 5
+
+
+def test_draining_seals_and_publishes_what_waits(case: LedgerCase) -> None:
+    size = case.ledger.state.size
+    futures = case.write_together([case.participant(f"clinic{number}") for number in range(5)])
+    case.close()
+    assert [future.result(0).recorded_index for future in futures] == list(range(size, size + 5))
+    check_ledger(case, size + 6)
+    with pytest.raises(StorageError) as raised:
+        case.sequencer.submit(case.participant("late"))
+    assert raised.value.reason == "NOT_SERVING"
+
+
+def test_the_lock_is_the_checkpoint_published_last(case: LedgerCase) -> None:
+    for number in range(3):
+        case.write(case.participant(f"clinic{number}"))
+        point = case.seal()
+        assert case.lock_path.read_bytes() == case.notes[-1]
+        assert case.sequencer.checkpoint_at(point.size, 0) == case.sequencer.published
+    opened, _ = checkpoint.open_checkpoint(case.notes[-1], ORIGIN, LOG.verifier)
+    assert opened == point == checkpoint.Checkpoint(ORIGIN, case.ledger.state.size, case.ledger.state.root)
+    assert case.sequencer.checkpoint_at(point.size - 1, 0) is None
+    assert case.sequencer.wait_published(point.size + 1, 0) is None
+
+
+def test_waiting_for_a_checkpoint_ends_with_it(case: LedgerCase) -> None:
+    written = case.write(case.participant("clinic"))
+    found: list[Any] = []
+    waiter = threading.Thread(target=lambda: found.append(case.sequencer.wait_published(written.state.size + 1, 10)))
+    waiter.start()
+    point = case.seal()
+    waiter.join(10)
+    assert found[0].checkpoint == point
+
+
+def test_what_was_written_is_read_again_before_it_is_signed(case: LedgerCase) -> None:
+    """A store that does not hold what it took is found out before anything is signed."""
+    published = case.sequencer.published
+    case.write(case.participant("clinic"))
+    tile = case.store.get(layout.tile_key(0, 0)) or b""
+    store = case.store
+    assert isinstance(store, MemoryStore)
+    write = store.write
+
+    def losing(batch: Batch) -> None:
+        write(batch)
+        store._values[layout.tile_key(0, 0)] = tile + bytes(32)
+
+    store.write = losing  # type: ignore[method-assign]
+    with pytest.raises(AssertionError):
+        case.seal()
+    case.sequencer.stop()
+    assert isinstance(case.sequencer.fault, CorruptionError)
+    assert case.sequencer.published == published
+    store.write = write  # type: ignore[method-assign]
+    lost = case.store.get(layout.tile_key(0, 0)) or b""
+    with pytest.raises(CorruptionError, match="root differs"):
+        case.open_ledger()
+    good = reads.read_leaves(case.store, 0, case.ledger.state.size)
+    case.edit(layout.tile_key(0, 0), lambda _: b"".join(map(merkle.leaf_hash, good)))
+    assert lost != case.store.get(layout.tile_key(0, 0))
+    assert case.table is not None
+    case.table.close()
+    case.open()
+
+
+# -- the clock --------------------------------------------------------------------------------------------------------
+
+
+def last_time_ms(case: LedgerCase) -> int:
+    return case.ledger.state.time_ms
+
+
+def test_a_clock_a_second_behind_uses_the_last_time_again(case: LedgerCase) -> None:
+    last = last_time_ms(case)
+    for behind in (1, 999):
+        case.clock.shift_wall(-behind)
+        case.write(case.participant(f"clinic{behind}"))
+        assert last_time_ms(case) == last
+    check_files(case)
+
+
+def test_a_clock_further_behind_is_refused_until_it_is_right(case: LedgerCase) -> None:
+    size, last = case.ledger.state.size, last_time_ms(case)
+    case.clock.shift_wall(-1001)
+    for _ in range(2):
+        with pytest.raises(StorageError) as raised:
+            case.write(case.participant("clinic"))
+        assert raised.value.reason == "CLOCK"
+    assert case.metrics.value("consentd_clock_refusals_total", direction="behind") == 2
+    assert case.ledger.state.size == size
+    assert case.sequencer.fault is None
+    case.clock.advance(1)
+    case.write(case.participant("clinic"))
+    assert last_time_ms(case) == last
+
+
+def test_a_clock_that_jumps_ahead_is_refused(case: LedgerCase) -> None:
+    last = last_time_ms(case)
+    case.clock.shift_wall(5 * 60_000)
+    case.write(case.participant("clinic"))
+    assert last_time_ms(case) == last + 5 * 60_000
+    case.clock.shift_wall(5 * 60_000 + 1)
+    with pytest.raises(StorageError) as raised:
+        case.write(case.participant("laboratory"))
+    assert raised.value.reason == "CLOCK"
+    assert case.metrics.value("consentd_clock_refusals_total", direction="ahead") == 1
+    case.clock.shift_wall(-1)
+    case.write(case.participant("laboratory"))
+
+
+def test_a_long_rest_is_no_jump(case: LedgerCase) -> None:
+    case.clock.advance(3 * 86_400_000)
+    case.write(case.participant("clinic"))
+    assert last_time_ms(case) == case.clock.wall_ms()
+
+
+def test_a_clock_behind_at_a_start_needs_an_operator(tmp_path: Path) -> None:
+    case = LedgerCase(tmp_path)
+    last = last_time_ms(case)
+    case.write(case.participant("clinic"))  # unsealed, so that opening has something to seal
+    case.crash()
+    case.clock = FakeClock()
+    case.clock.shift_wall(-60_000)
+    assert case.clock.wall_ms() < START_MS < last
+    with pytest.raises(StorageError) as raised:
+        case.open()
+    assert raised.value.reason == "CLOCK"
+    case.open(confirm_clock=True)
+    case.write(case.participant("laboratory"))
+    assert last_time_ms(case) == last
+    # Once the clock has overtaken the last entry, time goes on by it.
+    case.clock.advance(last - case.clock.wall_ms() + 5)
+    case.write(case.participant("pharmacy"))
+    assert last_time_ms(case) == last + 5
+    case.close()
+    check_ledger(case)
+
+
+# -- stopping ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_write_stops_everything_and_says_so(tmp_path: Path) -> None:
+    store = FaultyStore()
+    case = LedgerCase(tmp_path, store=store)
+    stopped: list[bool] = []
+    case.sequencer._on_fault = lambda: stopped.append(True)
+    person = case.enrol("somebody")
+    write, other = case.grant(person), case.grant(person)
+    size = case.ledger.state.size
+    store.fail_write(persisted=True)
+    futures = case.write_together([write, other, Bad(error=InvalidError("no"))])
+    for future in futures:
+        with pytest.raises(StorageError, match="unknown"):
+            future.result(10)
+    case.sequencer.stop()
+    assert stopped == [True]
+    assert case.ledger.state.size == size
+    for refused in (lambda: case.sequencer.submit(write), lambda: case.sequencer.call(lambda: None)):
+        with pytest.raises(StorageError, match="stopped"):
+            refused()
+    assert case.sequencer.wait_published(size + 9, 10) is None
+    assert case.metrics.value("consentd_ready") == 0
+
+    assert case.table is not None
+    case.table.close()
+    assert isinstance(store.inner, MemoryStore)
+    case.store = store.inner.reopen()
+    case.open()
+    # The outcome was unknown; the repeats find out, and are recorded once.
+    again = [case.write(one) for one in (write, other)]
+    assert [one.replayed for one in again] == [True, True]
+    assert [one.recorded_index for one in again] == [size, size + 1]
+    check_files(case)
+    case.close()
+    check_ledger(case)
+
+
+def test_a_failed_write_that_was_lost_is_written_by_its_repeat(tmp_path: Path) -> None:
+    store = FaultyStore()
+    case = LedgerCase(tmp_path, store=store)
+    person = case.enrol("somebody")
+    write = case.grant(person)
+    store.fail_write(persisted=False)
+    with pytest.raises(StorageError, match="unknown"):
+        case.write(write)
+    case.sequencer.stop()
+    assert case.table is not None
+    case.table.close()
+    assert isinstance(store.inner, MemoryStore)
+    case.store = store.inner.reopen()
+    case.open()
+    assert not case.write(write).replayed
+    check_files(case)
+    case.close()
+    check_ledger(case)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bug"), CorruptionError("contradiction"), StorageError("disk")])
+def test_what_is_no_refusal_stops_the_writer(case: LedgerCase, error: Exception) -> None:
+    size = case.ledger.state.size
+    futures = case.write_together([case.participant("clinic"), Bad(error=error), case.participant("laboratory")])
+    for future in futures:
+        with pytest.raises(StorageError, match="unknown"):
+            future.result(10)
+    case.sequencer.stop()
+    assert case.sequencer.fault is error or isinstance(case.sequencer.fault, StorageError)
+    assert case.ledger.state.size == size
+    assert case.table is not None
+    case.table.close()
+    case.open()
+    check_ledger(case, size)
+    check_files(case)
+
+
+def test_an_entry_that_does_not_apply_is_no_refusal(case: LedgerCase) -> None:
+    """A refusal says that nothing was recorded. Once an entry is appended it is too late for one."""
+    person = case.enrol("somebody")
+    size = case.ledger.state.size
+    with pytest.raises(StorageError, match="unknown"):
+        case.write(Raw(kind=EntryKind.REVOKE, tag=person.tag))
+    case.sequencer.stop()
+    assert case.sequencer.fault is not None
+    assert case.ledger.state.size == size
+    assert case.table is not None
+    case.table.close()
+    case.open()
+    check_files(case)
+
+
+def test_reads_that_fail_stop_the_writer(tmp_path: Path) -> None:
+    store = FaultyStore()
+    case = LedgerCase(tmp_path, store=store)
+    person = case.enrol("somebody")
+    store.fail_reads()
+    with pytest.raises(StorageError):
+        case.write(case.grant(person))
+    case.sequencer.stop()
+    store.fail_reads(False)
+    assert case.sequencer.fault is not None
+    assert case.table is not None
+    case.table.close()
+    case.store = store.inner
+    case.open()
+    check_files(case)
+    case.close()
+    check_ledger(case)
+
+
+def test_a_call_runs_between_turns_and_its_errors_are_the_callers(case: LedgerCase) -> None:
+    assert case.sequencer.call(lambda: threading.current_thread().name) == "sequencer"
+    with pytest.raises(ZeroDivisionError):
+        case.sequencer.call(lambda: 1 // 0)
+    with pytest.raises(NotFoundError):
+        case.sequencer.call(lambda: reads.read_leaf(case.store, 999))
+    case.write(case.participant("clinic"))
+
+
+def test_too_many_writes_are_turned_away(case: LedgerCase) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        entered.set()
+        assert leave.wait(10)
+
+    holder = threading.Thread(target=lambda: case.sequencer.call(hold))
+    holder.start()
+    assert entered.wait(10)
+    futures = [case.sequencer.submit(case.participant(f"clinic{number}")) for number in range(1000)]
+    with pytest.raises(OverloadedError):
+        case.sequencer.submit(case.participant("late"))
+    with pytest.raises(OverloadedError):
+        case.sequencer.call(lambda: None)
+    leave.set()
+    holder.join(10)
+    indexes = [future.result(30).recorded_index for future in futures]
+    assert indexes == list(range(indexes[0] or 0, (indexes[0] or 0) + 1000))
+    case.seal()
+    check_files(case)
+
+
+def test_a_caller_that_no_longer_waits_hinders_nobody(case: LedgerCase) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        entered.set()
+        assert leave.wait(10)
+
+    holder = threading.Thread(target=lambda: case.sequencer.call(hold))
+    holder.start()
+    assert entered.wait(10)
+    gone, here = (case.sequencer.submit(case.participant(name)) for name in ("clinic", "laboratory"))
+    assert gone.cancel()
+    leave.set()
+    holder.join(10)
+    assert here.result(10).recorded_index is not None
+    with pytest.raises(CancelledError):
+        gone.result(0)
+    assert case.sequencer.fault is None
+
+
+def test_many_threads_write_one_order(case: LedgerCase) -> None:
+    people = [case.enrol(f"person {number}") for number in range(8)]
+    writes = [[case.grant(person) for _ in range(10)] for person in people]
+
+    def work(mine: list[Any]) -> None:
+        for write in mine:
+            case.write(write)
+
+    threads = [threading.Thread(target=work, args=(mine,)) for mine in writes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    case.seal()
+    replay = check_ledger(case)
+    assert [replay.heads[person.tag][0] for person in people] == [11] * 8
+    check_files(case)
+
+
+def test_the_state_of_an_answer_covers_its_entries(case: LedgerCase) -> None:
+    written = case.write(case.participant("clinic"))
+    (entry,) = written.entries
+    assert written.state.size > entry.index
+    leaf = reads.read_leaf(case.store, entry.index)
+    assert leaf == entry.leaf == codec.encode_event(entry.event)
+    assert reads.root_at(case.store, written.state.size) == written.state.root
