@@ -35,7 +35,7 @@ class LedgerConfig:
         data_dir: directory of the store, of the vault and, by default, of table and lock.
         lock_path: ``checkpoint.lock``, outside the store's own directory.
         checkpoint_interval_ms: least time between two checkpoints.
-        map_bits: the map has 2^map_bits buckets; 16 subjects a bucket is right.
+        map_bits: the map has 2^map_bits buckets; 16 subjects a bucket is right. Fixed when the ledger is created.
         idempotency_days: how long a ``request_id`` is remembered, at least 7.
         block_cache_mb: memory for blocks of the store.
     """
@@ -58,6 +58,11 @@ class LedgerConfig:
         """Directory of the vault: data keys and the identifier mapping, in no backup of the ledger."""
         return self.data_dir / "vault"
 
+    @property
+    def published_path(self) -> Path:
+        """File that keeps the last checkpoint published, where witnesses cosign."""
+        return self.data_dir / "checkpoint.published"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeysConfig:
@@ -66,12 +71,14 @@ class KeysConfig:
     Attributes:
         log_key_file: signs checkpoints.
         statement_key_file: signs statements of the daemon: decisions, and entries for thin clients.
-        vault_key_file: wraps the data keys in the vault, and keys the hashes of identifiers.
+        vault_key_file: wraps the keys in the vault: each person's, and the one that identifiers are hashed with.
+        log_mldsa_key_file: signs checkpoints too, with ML-DSA-44; None: Ed25519 alone does.
     """
 
     log_key_file: Path
     statement_key_file: Path
     vault_key_file: Path
+    log_mldsa_key_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +102,7 @@ class GrpcConfig:
 
     Attributes:
         listen: ``host:port``; port 0 takes a free one.
-        threads: threads that serve RPCs; more than 4 gain nothing.
+        threads: threads that serve checks; more than 4 gain nothing. Calls that wait have others.
         max_message_bytes: longest request accepted.
         max_batch_items: most items of one batch.
         tls: needed for every listen address that is not loopback.
@@ -128,12 +135,10 @@ class TableConfig:
     Attributes:
         path: directory of its LMDB environments.
         map_size_mb: most that it can grow to; addresses, not memory.
-        max_silence_ms: age of the writer's heartbeat from which readers answer INDETERMINATE.
     """
 
     path: Path
     map_size_mb: int = _bounded(65_536, 16, 1 << 24)
-    max_silence_ms: int = _bounded(60_000, 1_000, 3_600_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +146,7 @@ class CallersConfig:
     """Who may call.
 
     Attributes:
-        credentials_file: callers, their roles and hashes of their tokens.
+        credentials_file: hashes of tokens and certificates, and whose they are.
     """
 
     credentials_file: Path
@@ -149,17 +154,32 @@ class CallersConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolConfig:
-    """The entries that wait for the sequencer.
+    """The writes that wait for the sequencer.
 
     Attributes:
-        max_waiting: entries that may wait; more are refused with RESOURCE_EXHAUSTED.
-        max_batch: most entries of one synced write.
-        max_delay_ms: how long the sequencer waits for company; 0: not at all.
+        max_waiting: writes that may wait; more are refused with RESOURCE_EXHAUSTED.
+        max_batch: most writes of one synced batch.
     """
 
     max_waiting: int = _bounded(10_000, 1, 1_000_000)
     max_batch: int = _bounded(400, 1, 10_000)
-    max_delay_ms: int = _bounded(0, 0, 1_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WitnessConfig:
+    """The witnesses that cosign checkpoints before they are published.
+
+    Attributes:
+        policy_file: who they are and how many it takes (C2SP tlog-policy); None: checkpoints are published at once.
+        fail_open: publish without a quorum where there is none within ``timeout_ms``.
+        timeout_ms: how long a witness may take to answer.
+        recosign_interval_ms: how often the last checkpoint is cosigned anew while there are no new entries.
+    """
+
+    policy_file: Path | None = None
+    fail_open: bool = False
+    timeout_ms: int = _bounded(5_000, 10, 60_000)
+    recosign_interval_ms: int = _bounded(60_000, 100, 240_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +204,7 @@ class Config:
     grpc: GrpcConfig = GrpcConfig()
     http: HttpConfig = HttpConfig()
     pool: PoolConfig = PoolConfig()
+    witness: WitnessConfig = WitnessConfig()
     log: LogConfig = LogConfig()
 
     def __post_init__(self) -> None:
@@ -293,6 +314,10 @@ def _value(hint: object, given: object, *, option: str, limits: Mapping[str, typ
         if not isinstance(given, dict):
             raise InvalidError(f"config: `{option}` is not a section")
         return _section(hint, given, name=option, base_dir=base_dir)
+    if hint is bool:
+        if not isinstance(given, bool):
+            raise InvalidError(f"config: `{option}` is neither true nor false: `{given}`")
+        return given
     if hint is int:
         if not isinstance(given, int) or isinstance(given, bool):
             raise InvalidError(f"config: `{option}` is not a whole number: `{given}`")

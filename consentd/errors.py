@@ -75,7 +75,8 @@ class OverloadedError(RequestError):
 class VerificationError(ConsentdError):
     """Say that evidence is bad. Bad bytes may raise nothing else."""
 
-    default_reason = "BAD_EVIDENCE"
+    # Evidence that a caller sends is part of its request.
+    default_reason = "INVALID_REQUEST"
 
 
 class MalformedError(VerificationError):

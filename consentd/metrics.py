@@ -67,6 +67,10 @@ _STORE = _one_of("store", "ledger", "table")
 _CLOCK = _one_of("direction", "behind", "ahead")
 _REPEAT = _one_of("repeat", "same", "conflicting")
 
+_WITNESS = Label("witness", re.compile(r"w[1-9][0-9]{0,3}"))
+_ANSWER = _one_of("answer", "cosigned", "refused", "bad", "failed", "other_tree", "larger")
+_ALARM = _one_of("alarm", "other_tree", "larger")
+
 _RPC_SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
 _DISK_SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0, 10.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -154,15 +158,28 @@ class Metrics:
         self.clock_refusals = self._counter("clock_refusals", "Writes refused since the clock jumped.", _CLOCK)
 
         # -- checkpoints
-        self.seal_seconds = self._histogram("seal_seconds", "Time to sign, lock and publish.", _DISK_SECONDS)
+        self.seal_seconds = self._histogram("seal_seconds", "Time to update the map and seal.", _DISK_SECONDS)
         self.checkpoint_size = self._gauge("checkpoint_size", "Size of the last checkpoint published.")
         self.checkpoint_time_seconds = self._gauge("checkpoint_time_seconds", "When the last one was published.")
         self.checkpoints = self._counter("checkpoints", "Checkpoints published.")
-        self.publish_failures = self._counter("publish_failures", "Checkpoints not published: no quorum, or an error.")
+        self.publish_failures = self._counter("publish_failures", "Checkpoints that had no quorum in time.")
+        self.publish_seconds = self._histogram(
+            "publish_seconds", "Time from signing to publishing, where witnesses are asked.", _RPC_SECONDS
+        )
+        self.checkpoints_waiting = self._gauge("checkpoints_waiting", "Checkpoints signed and not published yet.")
+        self.quorum = self._gauge("quorum", "1 while checkpoints get the cosignatures they need, else 0.")
+
+        # -- witnesses
+        self.witness_answers = self._counter(
+            "witness_answers", "What came of asking a witness; w2 is the policy's second.", _WITNESS, _ANSWER
+        )
+        self.witness_seconds = self._histogram(
+            "witness_seconds", "Time from asking a witness to its cosignature.", _RPC_SECONDS, _WITNESS
+        )
+        self.witness_alarms = self._counter("witness_alarms", "Answers of a witness that knows another tree.", _ALARM)
 
         # -- readiness
         self.ready = self._gauge("ready", "1 while the daemon serves, else 0.")
-        self.table_lag = self._gauge("table_lag", "Leaves by which the policy table is behind the ledger.")
         self.table_heartbeat_time_seconds = self._gauge(
             "table_heartbeat_time_seconds", "When the writer last left its heartbeat in the table."
         )

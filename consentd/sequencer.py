@@ -10,7 +10,7 @@ takes all that wait and works them off in one turn:
 5. write the batch to the store, synced             ← from here on the entries exist
 6. commit the table                                 ← from here on every check sees them
 7. answer the futures
-8. after a seal: re-read, sign, write the lock, publish
+8. after a seal: re-read, sign, write the lock, offer to the publisher
 
 A crash before 5 loses what nobody was told. Between 5 and 6 the table is behind, and catches up when the daemon
 opens. Between 6 and 8 a seal is unsigned, and is signed then. A write that is refused (``RequestError``) leaves
@@ -24,29 +24,33 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from consentd.core import checkpoint, tiles
-from consentd.core.note import Signer
+from consentd.core.note import NoteSignature, format_note
 from consentd.errors import (
     ConflictError,
     ConsentdError,
     CorruptionError,
+    NotFoundError,
     OverloadedError,
     RequestError,
     StorageError,
 )
-from consentd.ledger import layout
+from consentd.ledger import layout, reads
 from consentd.ledger.ledger import Appended, Ledger, State, Turn, decode_state
 from consentd.ledger.lock import write_lock
 from consentd.ledger.opening import read_tiles
-from consentd.ledger.table import Table, TableTurn
+from consentd.ledger.past import Past
+from consentd.ledger.table import Table
+from consentd.ledger.table_turn import TableTurn
 from consentd.metrics import Metrics
-from consentd.writes import Answer, Author, Desk, Write
+from consentd.witness.publisher import Immediate, Published, Publisher
+from consentd.writes.desk import Answer, Author, Desk, Write
 
 T = TypeVar("T")
 
@@ -103,12 +107,12 @@ class Written(Generic[T]):
     replayed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
-    """The latest checkpoint: its values, and the signed note."""
+class LogSigner(Protocol):
+    """A key of the log's own: Ed25519, or ML-DSA-44 beside it."""
 
-    checkpoint: checkpoint.Checkpoint
-    note: bytes
+    def sign(self, text: str) -> NoteSignature:
+        """Sign a checkpoint's text."""
+        ...
 
 
 @dataclass(slots=True)
@@ -141,7 +145,7 @@ class Sequencer:
         ledger: Ledger,
         table: Table,
         author: Author,
-        log_signer: Signer,
+        log_signer: LogSigner,
         lock_path: Path,
         clock: Clock,
         metrics: Metrics,
@@ -151,17 +155,22 @@ class Sequencer:
         idempotency_ms: int,
         confirm_clock: bool = False,
         on_fault: Callable[[], None] = lambda: None,
+        more_signers: Sequence[LogSigner] = (),
+        publisher: Publisher | None = None,
     ) -> None:
         """Take over a ledger that was opened and verified.
 
         Args:
             confirm_clock: an operator confirms a clock that is behind the last leaf; its time is then used again.
             on_fault: called once when the sequencer stops on a failure.
+            more_signers: further keys that sign each checkpoint.
+            publisher: decides when a checkpoint becomes public; None: at once.
         """
         self.ledger = ledger
         self.table = table
         self._author = author
-        self._signer = log_signer
+        self._signers = (log_signer, *more_signers)
+        self._publisher: Publisher = Immediate() if publisher is None else publisher
         self._lock_path = lock_path
         self.clock = clock
         self._metrics = metrics
@@ -176,12 +185,18 @@ class Sequencer:
         self._pool: deque[_Waiting | _Call] = deque()
         self._stopping = False
         self._fault: ConsentdError | None = None
-        # Replaced by assignment, by the sequencer's thread only; _news tells those who wait for it.
+        self._halted: ConsentdError | None = None  # why the sequencer's thread must stop
+        # Replaced by assignment, by the publisher's thread only; _news tells those who wait for it.
         self.published: Published | None = None
         self._news = threading.Condition()
+        # The last checkpoint signed, published or not. Replaced by assignment, by the sequencer's thread only.
+        self.signed: checkpoint.Checkpoint | None = None
         self._recent: dict[int, Published] = {}  # by size, oldest first; replaced by assignment with ``published``
+        metrics.quorum.set(1)
         # Owner: the sequencer's thread.
         self._sealed_ms = clock.monotonic_ms()
+        if publisher is not None:
+            ledger.map.past = Past(ledger.state.sealed_size)
         self._base = (max(clock.wall_ms(), ledger.state.time_ms if confirm_clock else 0), clock.monotonic_ms())
         self._thread = threading.Thread(target=self._run, name="sequencer", daemon=True)
 
@@ -193,7 +208,12 @@ class Sequencer:
         Raises:
             StorageError, CorruptionError: see ``opening.open_ledger``; nothing was started.
         """
-        self._recover()
+        self._publisher.start(self._show, self._halt)
+        try:
+            self._recover()
+        except BaseException:
+            self._publisher.stop()
+            raise
         self._thread.start()
 
     def submit(self, write: Write) -> "Future[Written[Answer]]":
@@ -227,6 +247,30 @@ class Sequencer:
         self.wait_published(size, timeout_s)
         return self._recent.get(size)
 
+    def anchor(self, tags: Sequence[bytes]) -> tuple[reads.Anchor, Published]:
+        """Prove where *tags* stood at the published checkpoint, and return it.
+
+        Not at the last seal: while its cosignatures are awaited, what was published can be proven against all the
+        same. ``Past`` keeps what that takes.
+
+        Raises:
+            NotFoundError: nothing was published yet.
+            StorageError: the published checkpoint is too far behind; see ``Past``.
+        """
+
+        def take() -> tuple[reads.Anchor, Published]:
+            published = self.published
+            if published is None:
+                raise NotFoundError("no checkpoint is published yet")
+            return reads.take_anchor(self.ledger, tags, published.checkpoint.size), published
+
+        return self.call(take)
+
+    @property
+    def has_quorum(self) -> bool:
+        """Whether the last checkpoint that was due had the cosignatures it needs."""
+        return self._publisher.has_quorum
+
     @property
     def fault(self) -> ConsentdError | None:
         """What stopped the sequencer, or None."""
@@ -239,6 +283,7 @@ class Sequencer:
             self._wake.notify()
         if self._thread.ident is not None:
             self._thread.join()
+        self._publisher.stop()
 
     def _covers(self, size: int) -> bool:
         return self.published is not None and self.published.checkpoint.size >= size
@@ -270,13 +315,17 @@ class Sequencer:
     def _take(self) -> "list[_Waiting | _Call] | None":
         """Wait for work, a due seal or the heartbeat; None once stopping and empty."""
         with self._wake:
-            if not self._pool and not self._stopping:
+            if not self._pool and not self._stopping and self._halted is None:
                 self._wake.wait(self._idle_s())
+            if self._halted is not None:
+                raise self._halted
             if self._stopping and not self._pool:
                 return None
             count = min(len(self._pool), self._max_batch)
             self._metrics.pool_entries.set(len(self._pool))
-            return [self._pool.popleft() for _ in range(count)]
+            items = [self._pool.popleft() for _ in range(count)]
+        # From here on a caller cannot cancel; one that did before is passed over.
+        return [item for item in items if item.future.set_running_or_notify_cancel()]
 
     def _idle_s(self) -> float:
         if self.ledger.state.size > self.ledger.state.sealed_size:
@@ -295,7 +344,13 @@ class Sequencer:
         if writes or (due and self.ledger.state.size > self.ledger.state.sealed_size):
             self._turn(writes, seal=due)
         else:
-            self.table.heartbeat(self.clock.wall_ms())
+            self._beat()
+
+    def _beat(self) -> None:
+        """Tell readers of the table that its writer lives."""
+        now_ms = self.clock.wall_ms()
+        self.table.heartbeat(now_ms)
+        self._metrics.table_heartbeat_time_seconds.set(now_ms / 1000)
 
     def _turn(self, writes: Sequence[_Waiting], *, seal: bool) -> None:
         """Do one turn: the steps of the module's text, in their order."""
@@ -339,7 +394,7 @@ class Sequencer:
                 Written(one.entries, one.recorded_index, state, one.answer, replayed=one.replayed)
             )
         if turn.sealed:
-            self._publish()
+            self._sign()
 
     def _append(self, waiting: _Waiting, turn: Turn, table_turn: TableTurn, desk: Desk) -> _Done:
         """Check, draft, append and apply one write; ``RequestError`` before anything was appended."""
@@ -351,12 +406,16 @@ class Sequencer:
                 self._metrics.repeats.inc("conflicting")
                 raise ConflictError("request_id was used for other content", "REQUEST_ID_REUSED")
             self._metrics.repeats.inc("same")
-            return _Done(waiting, (), index, write.replay(desk), True)
+            return _Done(waiting, (), index, write.replay(desk, index), True)
         plan = write.prepare(desk)
         entries = []
         for draft, message in plan.entries:
             appended = turn.append(draft)
-            table_turn.apply(appended.event, message)
+            try:
+                table_turn.apply(appended.event, message)
+            except RequestError as error:
+                # INVARIANT: nothing is refused once it is appended. ``prepare`` let pass what it must not.
+                raise AssertionError("an entry was appended that the table does not take") from error
             entries.append(appended)
         first = entries[0].index if entries else None
         return _Done(waiting, tuple(entries), first, plan.answer, False)
@@ -373,28 +432,51 @@ class Sequencer:
         self._metrics.batch_entries.observe(count)
         self._metrics.ledger_size.set(state.size)
 
-    def _publish(self) -> None:
-        """Sign what is re-read from the store, remember it outside the store, then show it."""
+    def _sign(self) -> None:
+        """Sign what is re-read from the store, remember it outside the store, then offer it to the publisher."""
         self._sealed_ms = self.clock.monotonic_ms()
         state = decode_state(self.ledger.store.get(layout.STATE) or b"")
         root = tiles.root(state.size, read_tiles(self.ledger.store, tiles.plan_root(state.size)))
         if (state.size, root) != (self.ledger.state.size, self.ledger.state.root):
             raise CorruptionError(f"store does not hold what was written at size {self.ledger.state.size}")
-        if self.published is not None and state.size < self.published.checkpoint.size:
-            raise CorruptionError(f"ledger is smaller than its published checkpoint: size {state.size}")
+        if self.signed is not None and state.size < self.signed.size:
+            raise CorruptionError(f"ledger is smaller than its last signed checkpoint: size {state.size}")
         point = checkpoint.Checkpoint(self._author.origin, state.size, root)
-        note = checkpoint.sign_checkpoint(point, [self._signer])
+        text = checkpoint.format_checkpoint(point)
+        note = format_note(text, [signer.sign(text) for signer in self._signers])
         # A crash here: signed, and nobody has it. Signing this same tree again gives the same note.
         write_lock(self._lock_path, note)
-        # A crash here: the lock is at this size; opening publishes it again.
+        # A crash here: the lock is at this size; opening offers it again.
+        self.signed = point
+        self._publisher.offer(point, note)
+        self._keep(self._publisher.pending())
+
+    def _keep(self, pending: Iterable[int]) -> None:
+        """Keep the maps of the published checkpoint and of those that may be published, beside the last seal's."""
+        past, published = self.ledger.map.past, self.published
+        if past is not None:
+            # INVARIANT: a publisher turns to the latest offered only. *pending* was read after this one was offered,
+            # so what it turned to before is in it, and what it turns to from now on is this one or a later one.
+            past.keep({*pending, 0 if published is None else published.checkpoint.size})
+
+    def _show(self, published: Published) -> None:
+        """Make a checkpoint public. Called by the publisher."""
+        size, before = published.checkpoint.size, self.published
         with self._news:
-            self.published = Published(point, note)
-            kept = list(self._recent.items())[1 - RECENT_CHECKPOINTS :]
-            self._recent = {**dict(kept), point.size: self.published}
+            self.published = published
+            kept = [each for each in self._recent.items() if each[0] != size][1 - RECENT_CHECKPOINTS :]
+            self._recent = {**dict(kept), size: published}
             self._news.notify_all()
-        self._metrics.checkpoint_size.set(state.size)
-        self._metrics.checkpoints.inc()
+        self._metrics.checkpoint_size.set(size)
+        if before is None or before.checkpoint.size < size:
+            self._metrics.checkpoints.inc()
         self._metrics.checkpoint_time_seconds.set(self.clock.wall_ms() / 1000)
+
+    def _halt(self, error: ConsentdError) -> None:
+        """Stop writing, from any thread: nothing may be signed any more."""
+        with self._wake:
+            self._halted = self._halted or error
+            self._wake.notify()
 
     def _recover(self) -> None:
         """Finish what a crash left: events without a seal, a seal without a signature."""
@@ -404,8 +486,8 @@ class Sequencer:
         if state.size > state.sealed_size:
             self._turn([], seal=True)
         elif state.size > 1:
-            self._publish()
-        if self.published is None:
+            self._sign()
+        if self.signed is None:
             raise StorageError("clock disagrees with the ledger; set it right, or start with --confirm-clock", "CLOCK")
 
     def _time_ms(self) -> int:
@@ -436,6 +518,8 @@ class Sequencer:
             self._fault = fault
             waiting, self._pool = list(self._pool), deque()
         for item in waiting:
+            if not item.future.set_running_or_notify_cancel():
+                continue
             item.future.set_exception(StorageError("ledger has stopped; nothing of this write was recorded"))
         with self._news:
             self._news.notify_all()

@@ -33,8 +33,11 @@ from consentd.store import Batch, Store
 from consentd.store.memory import MemoryStore
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
-from consentd.writes import Author, Authorize, Change, Desk, Enrol, Genesis, Grant, Outcome, Plan, PublicWrite, Write
-from consentd.writes import request_key as name_request
+from consentd.writes.accesses import Authorize, Outcome
+from consentd.writes.consents import Change, Grant
+from consentd.writes.desk import Author, Desk, Plan, Write
+from consentd.writes.desk import request_key as name_request
+from consentd.writes.registry import Enrol, Genesis, PublicWrite
 
 ORIGIN = "ledger.example/test"
 LOG = note.Signer(ORIGIN, note.KeyPair(b"\1" * 32))
@@ -115,7 +118,7 @@ class Raw:
         draft = Draft(kind=self.kind, tag=self.tag, ref=self.ref, commit=commit, stored=stored)
         return Plan(((draft, st.RevokeStatement()),))
 
-    def replay(self, desk: Desk) -> Any:
+    def replay(self, desk: Desk, index: int) -> Any:
         raise AssertionError("not remembered")
 
 

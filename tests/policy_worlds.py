@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import reference_policy as reference
-
 from consentd.policy.codebook import Codebook, pack_question
 from consentd.policy.compile import CompiledRules, compile_consent, compile_rules
 from consentd.policy.evaluate import decision, evaluate

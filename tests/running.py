@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from consentd.config import Config, parse
+from consentd.core import codec
+from consentd.core.note import KeyPair
+from consentd.ledger.fsck import verify_ledger
 from consentd.server.daemon import Daemon
-from consentd.server.keys import make_keys, make_token, write_private
+from consentd.server.keys import make_keys, make_token, read_log_key, write_private
 from consentd.service.auth import format_credential
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import (
@@ -126,6 +130,23 @@ class Running:
             setattr(request, name, value)
         return self.access.AuthorizeAccess(request, metadata=self.as_(who))
 
+    def check_ledger(self) -> int:
+        """Verify leaves, statements, signatures, map, lock and table from nothing; return how many leaves there are."""
+        parts = self.daemon.lobby.parts
+        assert parts is not None
+        parts.sequencer.wait_published(parts.ledger.state.size, 30)
+        report = verify_ledger(
+            parts.ledger.store,
+            origin=ORIGIN,
+            log_verifier=read_log_key(self.config.keys.log_key_file).verifier,
+            lock_path=self.config.ledger.lock_path,
+            vault=parts.vault,
+            table=parts.table,
+        )
+        assert (report.faults, report.not_checked) == ((), ())
+        assert report.size == parts.ledger.state.size
+        return report.size
+
     def stop(self) -> None:
         self.channel.close()
         self.daemon.stop()
@@ -157,15 +178,34 @@ def question(subject: pb.Subject, **changed: Any) -> pb.Question:
     return pb.Question(**{**fields, **changed})
 
 
-def reason_of(error: grpc.RpcError) -> str:
-    """Return the ErrorInfo reason of an RPC error; empty where it has none."""
+def sign_statement(
+    key: KeyPair, message: Message, *, kind: int, tag: bytes, request: bytes, time_ms: int, ref: int = 0
+) -> pb.SignedStatement:
+    """Return *message* as its author signs it: an entry of *kind* in the chain of *tag*, of request id *request*."""
+    payload = message.SerializeToString()
+    signed = codec.signed_message(
+        origin=ORIGIN, kind=kind, tag=tag, ref=ref, request_id=request, author_time_ms=time_ms, payload=payload
+    )
+    return pb.SignedStatement(
+        key=key.public_key, signature=key.sign(signed), author_time_ms=time_ms, payload=payload, ref=ref
+    )
+
+
+def status_of(error: grpc.RpcError) -> status_pb2.Status:
+    """Return the google.rpc.Status of an RPC error; an empty one where gRPC itself made the error."""
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
-            for detail in status_pb2.Status.FromString(value).details:
-                info = error_details_pb2.ErrorInfo()
-                if detail.Unpack(info):
-                    assert info.domain == "consentd"
-                    return info.reason
+            return status_pb2.Status.FromString(value)
+    return status_pb2.Status()
+
+
+def reason_of(error: grpc.RpcError) -> str:
+    """Return the ErrorInfo reason of an RPC error; empty where it has none."""
+    for detail in status_of(error).details:
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info):
+            assert info.domain == "consentd"
+            return info.reason
     return ""
 
 

@@ -20,7 +20,7 @@ log_key_file = "log.key"
 statement_key_file = "statement.key"
 vault_key_file = "/etc/consentd/vault.key"
 [callers]
-credentials_file = "callers.toml"
+credentials_file = "credentials"
 """
 BASE = Path("/srv/consentd")
 

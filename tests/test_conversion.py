@@ -4,7 +4,6 @@ import random
 
 import pytest
 from hypothesis import given, settings, strategies
-from policy_worlds import CODEBOOK, Draw
 
 from consentd.errors import InvalidError
 from consentd.ledger import statement
@@ -12,6 +11,7 @@ from consentd.policy import model
 from consentd.policy.codebook import PackedQuestion, pack_question
 from consentd.policy.evaluate import decision, evaluate
 from consentd.v1 import consent_pb2 as pb
+from policy_worlds import CODEBOOK, Draw
 
 draws = strategies.randoms(use_true_random=False).map(Draw)
 TAG = bytes(range(32))

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import reference_policy as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import reference_policy as reference
 from consentd.errors import ConflictError, InvalidError, StorageError
 from consentd.fhir import report as reporting
 from consentd.fhir.consents import (

@@ -16,7 +16,8 @@ from consentd.ledger import layout, reads
 from consentd.ledger.ledger import Draft, State, Turn, decode_state, empty_state, encode_state
 from consentd.ledger.lock import read_lock, write_lock
 from consentd.ledger.opening import open_ledger
-from consentd.ledger.table import Table, TableTurn
+from consentd.ledger.table import Table
+from consentd.ledger.table_turn import TableTurn
 from consentd.store import Batch, Store
 from consentd.store.memory import MemoryStore
 from consentd.store.rocks import RocksStore

@@ -79,6 +79,9 @@ PROPER: dict[str, tuple[str, ...]] = {
     "refusals": ("R11",),
     "commit_seconds": ("table",),
     "clock_refusals": ("ahead",),
+    "witness_answers": ("w2", "cosigned"),
+    "witness_seconds": ("w12",),
+    "witness_alarms": ("larger",),
 }
 FOREIGN = ["ci-7d3f01", "900101-1234567", "홍길동", "", "OK\n", "x" * 80]
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_tree import bit_of, root_of
 
 from consentd.core import patricia
 from consentd.core.merkle import EMPTY_ROOT
 from consentd.core.patricia import Top
 from consentd.errors import MalformedError, ProofError, VerificationError
+from reference_tree import bit_of, root_of
 
 VECTORS = Path(__file__).parents[1] / "../shared/vectors/mpt"
 needs_vectors = pytest.mark.skipif(not VECTORS.is_dir(), reason="the mpt vectors are not at ../shared/vectors")

@@ -4,14 +4,12 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-import decisions
 import pytest
-import reference_policy as reference
-from decisions import CASES, DX, NOW, Case, ask, consent, deny, permit
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policy_worlds import CODEBOOK, LABELS, NUMBERS, RESOURCES, VOCABULARY, Draw, World, comparable
 
+import decisions
+import reference_policy as reference
 from consentd.errors import InvalidError
 from consentd.policy.codebook import MAX_KEPT, Codebook, pack_question
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
@@ -33,6 +31,8 @@ from consentd.policy.model import (
     Standing,
 )
 from consentd.policy.residual import covers
+from decisions import CASES, DX, NOW, Case, ask, consent, deny, permit
+from policy_worlds import CODEBOOK, LABELS, NUMBERS, RESOURCES, VOCABULARY, Draw, World, comparable
 
 REALM = Codebook(DEFAULT_VOCABULARY, decisions.NUMBERS, decisions.GROUPS)
 

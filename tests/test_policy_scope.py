@@ -11,9 +11,9 @@ from itertools import combinations, product
 from typing import Any
 
 import pytest
-from policy_worlds import CODEBOOK, World, comparable
 
 from consentd.policy.model import Actor, Combining, Consent, Effect, Kind, Period, Provision, Question, Rules, Standing
+from policy_worlds import CODEBOOK, World, comparable
 
 LIMITS: dict[str, tuple[Any, ...]] = {
     "actors": ((), ("a",)),

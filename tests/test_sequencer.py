@@ -22,7 +22,8 @@ from consentd.errors import (
 from consentd.ledger import layout, reads
 from consentd.store import Batch
 from consentd.store.memory import MemoryStore
-from consentd.writes import Desk, Plan, Together
+from consentd.writes.accesses import Together
+from consentd.writes.desk import Desk, Plan
 from fakes import FaultyStore
 from ledger_case import INTERVAL_MS, LOG, ORIGIN, START_MS, FakeClock, LedgerCase, Raw, check_files, check_ledger
 
@@ -49,7 +50,7 @@ class Bad:
     def prepare(self, desk: Desk) -> Plan:
         raise self.error
 
-    def replay(self, desk: Desk) -> Any:
+    def replay(self, desk: Desk, index: int) -> Any:
         raise self.error
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fakes import FaultyStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from consentd.errors import CorruptionError, StorageError
 from consentd.store import Batch, Store, prefix_end
 from consentd.store.memory import MemoryStore
 from consentd.store.rocks import RocksStore
+from fakes import FaultyStore
 
 
 @pytest.fixture(params=["memory", "rocks", "rocks, synced apart", "faulty"])

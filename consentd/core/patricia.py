@@ -22,7 +22,7 @@ the same pairs has the same root.
 import hmac
 import struct
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 
 from consentd.core.merkle import EMPTY_ROOT, HASH_SIZE
@@ -298,6 +298,23 @@ class Top:
                     slots[at : at + HASH_SIZE] = sha256(inner + sides).digest()
             changed = {i >> 1 for i in changed}
 
+    def slots(self, buckets: Iterable[int]) -> dict[int, bytes]:
+        """Return, by place, the slots of these buckets and all above them: what ``update`` of them would replace."""
+        found: dict[int, bytes] = {}
+        for bucket in buckets:
+            i = (1 << self.map_bits) + bucket
+            while i and i not in found:
+                found[i] = self._slot(i)
+                i >>= 1
+        return found
+
+    def before(self, layers: Sequence[Mapping[int, bytes]]) -> "Top":
+        """Return a view of the hashes as they were when ``slots`` gave these layers, oldest first: the first counts.
+
+        An update that no layer has the slots of spoils it.
+        """
+        return _Before(self.map_bits, self._slot, layers)
+
     def plan_neighbour(self, bucket: int) -> int | None:
         """Name the bucket that proves about the keys of `bucket`: itself, or, where it is empty, the one
         that those keys lead to. None where the map is empty.
@@ -324,6 +341,25 @@ class Top:
 
     def _slot(self, i: int) -> bytes:
         return bytes(self._slots[i * HASH_SIZE : (i + 1) * HASH_SIZE])
+
+
+class _Before(Top):
+    """A view that lays earlier slots over a ``Top``; it has none of its own."""
+
+    __slots__ = ("_layers", "_present")
+
+    def __init__(
+        self, map_bits: int, present: Callable[[int], bytes], layers: Sequence[Mapping[int, bytes]]
+    ) -> None:
+        self.map_bits = map_bits
+        self._present = present
+        self._layers = layers
+
+    def _slot(self, i: int) -> bytes:
+        for layer in self._layers:
+            if i in layer:
+                return layer[i]
+        return self._present(i)
 
 
 def prove(key: bytes, bucket: bytes, top: Top) -> tuple[bool, bytes]:

@@ -11,7 +11,7 @@ replaced by assignment once a batch is durable. Source: ledger-format.md, "The c
 from dataclasses import dataclass, replace
 from struct import Struct
 
-from consentd.core import codec, merkle, tiles
+from consentd.core import codec, merkle, patricia, tiles
 from consentd.errors import CorruptionError
 from consentd.ledger import layout
 from consentd.ledger.map import TagMap
@@ -71,7 +71,10 @@ def decode_state(row: bytes) -> State:
     """
     if len(row) != _STATE.size or row[0] != _STATE_VERSION:
         raise CorruptionError("state row is not of a known form")
-    return State(*_STATE.unpack(row)[1:])
+    state = State(*_STATE.unpack(row)[1:])
+    if not 1 <= state.map_bits <= patricia.MAX_MAP_BITS:
+        raise CorruptionError(f"state row has impossible map bits: `{state.map_bits}`")
+    return state
 
 
 def empty_state(map_bits: int) -> State:
@@ -172,6 +175,7 @@ class Turn:
         self._leaf_hashes: list[bytes] = []
         self._requests: dict[bytes, tuple[int, bytes]] = {}
         self._kinds: dict[tuple[bytes, int], int] = {}
+        self._entries: dict[int, tuple[bytes, bytes]] = {}  # index → (leaf, statement row) of this turn's
         self._forget_before_ms = forget_before_ms
 
     def head(self, tag: bytes) -> tuple[int, bytes]:
@@ -199,6 +203,20 @@ class Turn:
         leaf = None if index is None else self.ledger.store.get(layout.leaf_key(layout.decode_u64(index)))
         return None if leaf is None else leaf[1]
 
+    def entry(self, index: int) -> tuple[codec.Event, bytes | None]:
+        """Return an event and its statement row, those of this turn included; no row where it was erased.
+
+        Raises:
+            CorruptionError: there is no event at *index*, which a request row or a receipt named.
+        """
+        leaf, row = self._entries.get(index, (None, None))
+        if leaf is None:
+            leaf = self.ledger.store.get(layout.leaf_key(index)) or b""
+        event = codec.decode_leaf(leaf) if leaf else None
+        if not isinstance(event, codec.Event):
+            raise CorruptionError(f"no entry at index {index}")
+        return event, self.ledger.store.get(layout.statement_key(event.tag, event.seq)) if row is None else row
+
     def append(self, draft: Draft) -> Appended:
         """Append an entry. It cannot fail: whatever may be wrong with it was found before."""
         count, head = self.head(draft.tag)
@@ -221,6 +239,7 @@ class Turn:
             batch.put(layout.request_row_key(draft.request_key), row)
             batch.put(layout.expiry_key(self.time_ms, draft.request_key), b"")
         self._kinds[draft.tag, event.seq] = draft.kind
+        self._entries[self.index] = (leaf, draft.stored)
         self._leaf_hashes.append(appended.leaf_hash)
         self.index += 1
         return appended
@@ -234,7 +253,7 @@ class Turn:
         assert self.is_seal_due(), "a seal covers at least one new event"
         assert not self.sealed
         state = self.ledger.state
-        self.ledger.map.update({**self.ledger.unsealed, **self.heads}, self.batch)
+        self.ledger.map.update({**self.ledger.unsealed, **self.heads}, self.batch, self.index + 1)
         seal = codec.Seal(self.time_ms, self.index, self.ledger.map.root(), self._tags, state.seal_hash)
         leaf = codec.encode_seal(seal)
         self.batch.put(layout.leaf_key(self.index), leaf)

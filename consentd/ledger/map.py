@@ -7,19 +7,26 @@ tags / 2^map_bits entries. Owned by the sequencer: only its thread updates or pr
 from collections.abc import Mapping
 
 from consentd.core import codec, patricia
-from consentd.errors import CorruptionError, ProofError
+from consentd.errors import CorruptionError, StorageError, VerificationError
 from consentd.ledger import layout
+from consentd.ledger.past import Past
 from consentd.store import Batch, Store, prefix_end
 
 
 class TagMap:
-    """The Patricia tree over all tags, as of the last seal."""
+    """The Patricia tree over all tags, as of the last seal.
 
-    __slots__ = ("_store", "top")
+    Attributes:
+        top: the hashes above the buckets.
+        past: what is needed to prove as of seals before the last; None: nothing is remembered.
+    """
+
+    __slots__ = ("_store", "past", "top")
 
     def __init__(self, store: Store, map_bits: int) -> None:
         """Load the bucket roots and hash what lies above them: work by buckets, not by tags."""
         self._store = store
+        self.past: Past | None = None
         self.top = patricia.Top(map_bits)
         roots: dict[int, bytes] = {}
         for key, row in store.scan(b"r", prefix_end(b"r")):
@@ -35,11 +42,11 @@ class TagMap:
         """Return the map root, 32 bytes."""
         return self.top.root()
 
-    def update(self, heads: Mapping[bytes, tuple[int, bytes]], batch: Batch) -> None:
+    def update(self, heads: Mapping[bytes, tuple[int, bytes]], batch: Batch, size: int = 0) -> None:
         """Set tag → (count, head) for every tag of *heads*, putting the changed rows into *batch*.
 
-        The hashes in memory change at once; a batch that is not written leaves them ahead, which is why
-        a failed write stops the sequencer.
+        *size* is that of the tree whose last leaf will be the seal; only ``past`` asks for it. The hashes in memory
+        change at once; a batch that is not written leaves them ahead, which is why a failed write stops the sequencer.
         """
         bits = self.top.map_bits
         changes: dict[int, dict[bytes, bytes]] = {}
@@ -55,6 +62,8 @@ class TagMap:
             assert root is not None
             roots[number] = root
             batch.put(layout.bucket_key(number), bucket)
+        if self.past is not None:
+            self.past.record(size, {number: old or b"" for number, old in zip(numbers, stored, strict=True)}, self.top)
         self.top.update(roots)
         for group in sorted({number // layout.ROOTS_PER_ROW for number in numbers}):
             first = group * layout.ROOTS_PER_ROW
@@ -64,16 +73,28 @@ class TagMap:
             )
             batch.put(layout.roots_key(group), row)
 
-    def prove(self, tag: bytes) -> tuple[bool, bytes]:
+    def prove(self, tag: bytes, size: int | None = None) -> tuple[bool, bytes]:
         """Prove that the map holds *tag*, or that it does not; returns (present, proof).
 
+        Args:
+            size: as of the seal that ends the tree of this size; None: as of the last.
+
         Raises:
+            StorageError: the map of that seal is not remembered.
             CorruptionError: a stored bucket is not what the hashes above it say.
         """
         key = codec.map_key(tag)
-        number = self.top.plan_neighbour(patricia.bucket_of(key, self.top.map_bits))
-        bucket = b"" if number is None else self._store.get(layout.bucket_key(number)) or b""
+        past = None
+        if size is not None:
+            past = None if self.past is None else self.past.at(size, self.top)
+            if past is None:
+                raise StorageError("map of the published checkpoint is not kept; repeat once a new one is published")
+        top = self.top if past is None else past.top
+        number = top.plan_neighbour(patricia.bucket_of(key, top.map_bits))
+        bucket = None if past is None or number is None else past.bucket(number)
+        if bucket is None:
+            bucket = b"" if number is None else self._store.get(layout.bucket_key(number)) or b""
         try:
-            return patricia.prove(key, bucket, self.top)
-        except ProofError as error:
+            return patricia.prove(key, bucket, top)
+        except VerificationError as error:
             raise CorruptionError(f"map bucket is not what its root says: `{number}`") from error

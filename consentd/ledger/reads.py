@@ -17,6 +17,8 @@ from consentd.ledger.opening import read_tiles
 from consentd.ledger.vault import Vault
 from consentd.store import Store
 
+_MAX_SEQ = (1 << 64) - 1
+
 T = TypeVar("T")
 Tiles = Mapping[tuple[int, int], bytes]
 
@@ -164,19 +166,33 @@ class Anchor:
     chains: dict[bytes, tuple[int, bytes, bytes]]
 
 
-def take_anchor(ledger: Ledger, tags: Sequence[bytes]) -> Anchor:
-    """Prove where *tags* stood at the last seal. Runs on the sequencer's thread, between two turns.
+def head_at(store: Store, tag: bytes, size: int) -> tuple[int, bytes]:
+    """Return (count, head) of a chain in the tree of the first *size* leaves: work by its entries since."""
+    for key, row in store.scan(layout.index_key(tag, 1), layout.index_key(tag, _MAX_SEQ), reverse=True):
+        index = layout.decode_u64(row)
+        if index < size:
+            return layout.decode_u64(key), codec.chain_hash(read_leaf(store, index))
+    return 0, codec.ZERO_HASH
+
+
+def take_anchor(ledger: Ledger, tags: Sequence[bytes], size: int | None = None) -> Anchor:
+    """Prove where *tags* stood at a seal. Runs on the sequencer's thread, between two turns.
+
+    Args:
+        size: of the tree whose last leaf is the seal, which the ledger remembers (``map.past``); None: the last one's.
 
     Raises:
         NotFoundError: nothing was sealed yet.
+        StorageError: that seal's map is not remembered.
     """
-    size = ledger.state.sealed_size
-    if size == 0:
+    last = ledger.state.sealed_size
+    if last == 0:
         raise NotFoundError("ledger has no seal yet")
+    size = last if size is None else size
     chains: dict[bytes, tuple[int, bytes, bytes]] = {}
     for tag in tags:
-        count, head = ledger.sealed_head(tag)
-        present, proof = ledger.map.prove(tag)
+        count, head = ledger.sealed_head(tag) if size == last else head_at(ledger.store, tag, size)
+        present, proof = ledger.map.prove(tag, None if size == last else size)
         if present != (count > 0):
             raise CorruptionError("map and chain heads disagree about a tag")
         chains[tag] = (count, head, proof)

@@ -19,7 +19,7 @@ import os
 import threading
 import unicodedata
 from collections.abc import Callable
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -82,6 +82,10 @@ class Vault:
         else:
             index_key = self._unwrapped(b"K", row)
         self._index_key = index_key
+
+    def commitment(self) -> bytes:
+        """Return what leaf 0 says of this vault: ``SHA-256("consentd/vault/v1\\0" ‖ index key)``."""
+        return sha256(b"consentd/vault/v1\0" + self._index_key).digest()
 
     def identifier_hash(self, scheme: str, value: str) -> bytes:
         """Return the keyed hash under which an identifier is found, 32 bytes."""
@@ -162,7 +166,7 @@ class Vault:
         try:
             return self._wrap.decrypt(row[:NONCE], row[NONCE:], name)
         except (InvalidTag, ValueError) as error:
-            raise StorageError("vault key does not open this vault") from error
+            raise StorageError("vault key does not open this vault; restore the file it was begun with") from error
 
 
 def clear_row(salt: bytes, statement: bytes) -> tuple[bytes, bytes]:

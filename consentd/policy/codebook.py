@@ -16,10 +16,13 @@ from consentd.policy.vocabulary import Vocabulary
 
 MAX_KEPT: Final = 65_536
 """Most entries of one memo; a full memo is emptied, so that strange questions cannot grow it."""
+MAX_KEPT_LENGTH: Final = 512
+"""Most characters of what a memo remembers a question by; longer ones are worked out each time."""
 
 Numbers = frozenset[int]
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
+_Text = TypeVar("_Text", str, tuple[str, ...], tuple[str, str, str, str])
 
 
 class Codebook:
@@ -70,7 +73,7 @@ class Codebook:
             for code in codes:
                 mask |= closed.get(code, 0)
             found = mask, tuple(dict.fromkeys(code for code in codes if code not in closed))
-            _keep(self._categories, codes, found)
+            _keep_short(self._categories, codes, found)
         return found
 
     def labels(self, codes: tuple[str, ...]) -> int:
@@ -87,7 +90,7 @@ class Codebook:
                 if bit is None:
                     raise InvalidError(f"label is not in the vocabulary: `{code}`", "UNKNOWN_CODE")
                 mask |= bit
-            _keep(self._sets, codes, mask)
+            _keep_short(self._sets, codes, mask)
         return mask
 
     def actors(self, actor: Actor) -> tuple[Numbers, Numbers]:
@@ -99,7 +102,7 @@ class Codebook:
                 raise InvalidError("question names no organisation")
             principal = self._counts_as(actor.on_behalf_of or actor.organisation)
             found = principal, principal.union(*(self._counts_as(name) for name in key if name))
-            _keep(self._actors, key, found)
+            _keep_short(self._actors, key, found)
         return found
 
     def holders(self, holder: str) -> Numbers:
@@ -109,13 +112,18 @@ class Codebook:
             if not holder:
                 raise InvalidError("question names no holder")
             found = self._counts_as(holder)
-            _keep(self._holders, holder, found)
+            _keep_short(self._holders, holder, found)
         return found
 
     def _counts_as(self, name: str) -> Numbers:
         """A participant that nobody registered has no number: it is met only by rows that name nobody."""
         names = (name, *self.groups.get(name, ()))
         return frozenset((ANY_NUMBER, *(self._numbers[known] for known in names if known in self._numbers)))
+
+
+def _keep_short(memo: "dict[_Text, _Value]", key: "_Text", value: _Value) -> None:
+    if sum(map(len, key)) <= MAX_KEPT_LENGTH:
+        _keep(memo, key, value)
 
 
 def _keep(memo: dict[_Key, _Value], key: _Key, value: _Value) -> None:

@@ -16,14 +16,16 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from consentd.config import Config, TlsConfig
-from consentd.core import note
-from consentd.errors import ConsentdError, StorageError
+from consentd.core import codec, note
+from consentd.core.kinds import Owner
+from consentd.errors import ConsentdError, CorruptionError, StorageError
 from consentd.ledger.ledger import Ledger
 from consentd.ledger.opening import open_ledger
-from consentd.ledger.statement import rules_message, vocabulary_message
+from consentd.ledger.reads import open_entry, read_entry
+from consentd.ledger.statement import parse, rules_message, vocabulary_message
 from consentd.ledger.table import Table, catch_up
 from consentd.ledger.vault import Vault
 from consentd.metrics import Metrics
@@ -32,13 +34,15 @@ from consentd.policy.model import Rules
 from consentd.sequencer import Clock, Sequencer, SystemClock
 from consentd.server.http import HttpServer
 from consentd.server.keys import Keys, read_keys
+from consentd.server.mldsa import format_mldsa_vkey
+from consentd.server.publishing import make_publisher
 from consentd.service.access import AccessService
 from consentd.service.auth import Authenticator, read_credentials
 from consentd.service.consents import ConsentService
 from consentd.service.policy import PolicyService
 from consentd.service.proofs import LedgerService
 from consentd.service.registry import RegistryService
-from consentd.service.wire import Lobby, Parts
+from consentd.service.wire import Decoding, Lobby, Parts
 from consentd.store import Store
 from consentd.store.rocks import RocksStore
 from consentd.v1 import (
@@ -54,7 +58,8 @@ from consentd.v1 import (
     registry_service_pb2_grpc,
     statement_pb2,
 )
-from consentd.writes import Author, Genesis
+from consentd.writes.desk import Author
+from consentd.writes.registry import Genesis
 
 log = logging.getLogger(__name__)
 
@@ -168,13 +173,17 @@ class Daemon:
         )
         self.metrics.map_bytes.set(64 << ledger.state.map_bits)
         self.metrics.ledger_size.set(ledger.state.size)
+        if ledger.state.size:
+            check_vault(ledger, vault, config.ledger.vault_dir)
         behind = catch_up(table, ledger, vault, self._clock.wall_ms())
         if behind:
             log.info("table caught up with %d leaves", behind)
+        if ledger.state.size:
+            check_statement_key(table, keys, config.keys.statement_key_file)
         sequencer = self._sequencer(keys, ledger, table, vault)
         sequencer.start()
         if ledger.state.size == 0:
-            begin(sequencer, config, keys)
+            begin(sequencer, config, keys, vault)
         return Parts(
             config=config,
             ledger=ledger,
@@ -206,6 +215,8 @@ class Daemon:
             idempotency_ms=config.ledger.idempotency_days * 86_400_000,
             confirm_clock=self._confirm_clock,
             on_fault=self._set_not_serving,
+            more_signers=() if keys.log_mldsa is None else (keys.log_mldsa,),
+            publisher=make_publisher(config, keys, ledger, metrics=self.metrics, clock=self._clock),
         )
 
     def _build_grpc(self) -> grpc.Server:
@@ -225,10 +236,14 @@ class Daemon:
             for method in service.methods:
                 if method.name not in FAST_CALLS:
                     setattr(servicer, method.name, Pooled(getattr(servicer, method.name), self._pool))
-            add(servicer, server)
+            add(servicer, Decoding(server))
             names.append(service.full_name)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection(names, server)
+        described = reflection.ReflectionServicer(names)
+        # Its stream lasts as long as the client likes: it has a thread of its own, and takes none from the checks.
+        one_thread = ThreadPoolExecutor(1, thread_name_prefix="reflection")
+        described.ServerReflectionInfo = Pooled(described.ServerReflectionInfo, one_thread)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(described, server)
         self._service_names = ["", *names[2:]]
         self._set_serving(False)
         return server
@@ -252,16 +267,48 @@ class Daemon:
         self._set_serving(False)
 
 
-def begin(sequencer: Sequencer, config: Config, keys: Keys) -> None:
+def begin(sequencer: Sequencer, config: Config, keys: Keys, vault: Vault) -> None:
     """Write the first entries of an empty ledger: who it is, the default vocabulary, rules that permit nothing."""
+    verifier_keys = [note.format_vkey(keys.log.verifier)]
+    if keys.log_mldsa is not None:
+        verifier_keys.append(format_mldsa_vkey(keys.log_mldsa.verifier))
     ledger = statement_pb2.LedgerStatement(
         origin=config.ledger.origin,
-        verifier_keys=[note.format_vkey(keys.log.verifier)],
+        verifier_keys=verifier_keys,
         statement_key=keys.statement.public_key,
         map_bits=config.ledger.map_bits,
+        vault_commitment=vault.commitment(),
     )
     rules = rules_message(Rules(), realm_id=REALM, version=1, vocabulary_id=DEFAULT_VOCABULARY.id)
     sequencer.submit(Genesis(ledger=ledger, vocabulary=vocabulary_message(DEFAULT_VOCABULARY), rules=rules)).result()
+
+
+def check_vault(ledger: Ledger, vault: Vault, path: Path) -> None:
+    """Check that the vault is the one this ledger was begun with: beside another, everybody would seem to be erased.
+
+    Raises:
+        CorruptionError: it is not.
+    """
+    first = read_entry(ledger.store, codec.public_tag("ledger"), 1)
+    opened = open_entry(vault, first)
+    assert opened is not None, "a public chain's statement is in the clear"
+    stated = parse(statement_pb2.LedgerStatement, codec.decode_statement(opened[1]).payload)
+    if stated.vault_commitment != vault.commitment():
+        raise CorruptionError(
+            f"vault is not this ledger's: `{path}`; restore the vault's backup, see ops/RUNBOOK.md, `vault lost`"
+        )
+
+
+def check_statement_key(table: Table, keys: Keys, path: Path) -> None:
+    """Check that the statement key is the ledger's: what another one signs, no auditor accepts.
+
+    Raises:
+        StorageError: it is not in force in chain `ledger`.
+    """
+    with table.read() as snapshot:
+        owner = snapshot.key_owner(keys.statement.public_key)
+    if owner is None or owner.kind is not Owner.LEDGER:
+        raise StorageError(f"statement key is not this ledger's: `{path}`; restore the file it was begun with")
 
 
 def server_credentials(tls: TlsConfig) -> grpc.ServerCredentials:

@@ -7,6 +7,7 @@ bundle's chains tell how often something happened to somebody, if not to whom.
 import json
 import logging
 import ssl
+import sys
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +28,8 @@ _BYTES = "application/octet-stream"
 _TEXT = "text/plain; charset=utf-8"
 _IMMUTABLE = "public, max-age=31536000, immutable"
 _SHORT = "public, max-age=1"
+_POLL_S = 0.1
+"""How long ``stop`` waits at most for the thread that accepts to look up."""
 
 
 class HttpServer:
@@ -57,19 +60,26 @@ class HttpServer:
                 _answer(self, lobby)
 
         try:
-            self._server = ThreadingHTTPServer(address, Handler)
+            self._server = _Server(address, Handler)
         except OSError as error:
             raise StorageError(f"cannot listen on `{self._config.http.listen}`: {error.strerror}") from error
-        self._server.daemon_threads = True
         tls = self._config.http.tls
         if tls is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             try:
                 context.load_cert_chain(tls.cert_file, tls.key_file)
+                if tls.client_ca_file is not None:
+                    context.load_verify_locations(tls.client_ca_file)
+                    context.verify_mode = ssl.CERT_REQUIRED
             except OSError as error:
                 raise StorageError(f"TLS files cannot be read: `{tls.cert_file}`: {error.strerror}") from error
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
+            # The handshake takes place on the connection's own thread: here a slow client would hold up all others.
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_POLL_S,), name="http", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:
@@ -78,6 +88,14 @@ class HttpServer:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log that a connection broke: what http.server would print is no JSON line."""
+        log.warning("HTTP connection broke: %s", type(sys.exc_info()[1]).__name__)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -109,23 +127,24 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _answer(handler: _Handler, lobby: Lobby) -> None:
     path = handler.path.split("?", 1)[0]
+    parts = lobby.parts
     try:
         if path == "/metrics":
             handler.reply(HTTPStatus.OK, lobby.metrics.render(), CONTENT_TYPE)
         elif path == "/healthz":
-            _healthz(handler, lobby.parts)
-        elif lobby.parts is None:
+            _healthz(handler, parts)
+        elif parts is None:
             handler.reply(HTTPStatus.SERVICE_UNAVAILABLE, b"starting or draining\n")
         elif path == "/checkpoint":
-            published = lobby.parts.sequencer.published
+            published = parts.sequencer.published
             if published is None:
                 handler.reply(HTTPStatus.NOT_FOUND, b"no checkpoint is published yet\n")
             else:
                 handler.reply(HTTPStatus.OK, published.note, _TEXT, _SHORT)
         elif path.startswith("/tile/entries/"):
-            _bundle(handler, lobby.parts, path)
+            _bundle(handler, parts, path)
         elif path.startswith("/tile/"):
-            _tile(handler, lobby.parts, path)
+            _tile(handler, parts, path)
         else:
             handler.reply(HTTPStatus.NOT_FOUND, b"no such page\n")
     except ConsentdError as error:
@@ -140,6 +159,7 @@ def _healthz(handler: _Handler, parts: Parts | None) -> None:
         "status": "ok" if ready else "unavailable",
         "checkpoint_size": 0 if published is None else published.checkpoint.size,
         "ledger_size": 0 if parts is None else parts.ledger.state.size,
+        "quorum": parts is not None and parts.sequencer.has_quorum,
     }
     status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
     handler.reply(status, json.dumps(answer).encode() + b"\n", "application/json")
@@ -166,17 +186,19 @@ def _bundle(handler: _Handler, parts: Parts, path: str) -> None:
     who = parts.authenticator.who([("authorization", handler.headers.get("Authorization", ""))], None)
     with parts.table.read() as snapshot:
         participant = snapshot.participant(who) if who else None
-    if who != OPERATOR and (participant is None or st.PARTICIPANT_ROLE_AUDITOR not in participant.roles):
+    is_auditor = participant is not None and participant.active and st.PARTICIPANT_ROLE_AUDITOR in participant.roles
+    if who != OPERATOR and not is_auditor:
         handler.reply(HTTPStatus.FORBIDDEN, b"entry bundles need an auditor's credential\n")
         return
-    published = parts.sequencer.published
+    # As far as it is signed, published or not: a witness that replays the entries must see them before it cosigns.
+    signed = parts.sequencer.signed
     try:
         _, n, width = tiles.parse_tile_path(path[1:])
     except MalformedError:
         handler.reply(HTTPStatus.NOT_FOUND, b"no such bundle\n")
         return
     start, end = n * tiles.TILE_WIDTH, n * tiles.TILE_WIDTH + width
-    if published is None or end > published.checkpoint.size:
+    if signed is None or end > signed.size:
         handler.reply(HTTPStatus.NOT_FOUND, b"no such bundle\n")
         return
     bundle = tiles.encode_bundle(reads.read_leaves(parts.ledger.store, start, end))

@@ -1,7 +1,7 @@
 """Make and read key files. Each is 0600 and holds one key; a lost one is said in ops/consentd.toml.
 
-``log.key`` signs checkpoints (C2SP signing-key text); ``statement.key`` signs the daemon's statements and
-``vault.key`` wraps persons' data keys (64 hex digits each).
+``log.key`` signs checkpoints (C2SP signing-key text), and where configured another one does, with ML-DSA-44;
+``statement.key`` signs the daemon's statements and ``vault.key`` wraps persons' data keys (64 hex digits each).
 """
 
 import os
@@ -12,6 +12,7 @@ from pathlib import Path
 from consentd.config import Config
 from consentd.core import note
 from consentd.errors import InvalidError, MalformedError, StorageError
+from consentd.server.mldsa import MldsaSigner, format_mldsa_signing_key, read_mldsa_key
 from consentd.service.auth import OPERATOR, format_credential
 
 TOKEN_BYTES = 32
@@ -24,6 +25,7 @@ class Keys:
     log: note.Signer
     statement: note.KeyPair
     vault: bytes
+    log_mldsa: MldsaSigner | None = None
 
     def __repr__(self) -> str:
         """Show nothing."""
@@ -49,6 +51,9 @@ def make_keys(config: Config) -> str:
         config.keys.vault_key_file: secrets.token_hex(32) + "\n",
         config.callers.credentials_file: format_credential(token, OPERATOR),
     }
+    if config.keys.log_mldsa_key_file is not None:
+        signer = MldsaSigner(config.ledger.origin, secrets.token_bytes(32))
+        files[config.keys.log_mldsa_key_file] = format_mldsa_signing_key(signer) + "\n"
     for path in files:
         if path.exists():
             raise InvalidError(f"key file exists already: `{path}`")
@@ -87,7 +92,10 @@ def read_keys(config: Config) -> Keys:
         InvalidError: it holds no key of its kind; it is named, its content never shown.
     """
     log = read_log_key(config.keys.log_key_file)
-    return Keys(log, note.KeyPair(_read_hex(config.keys.statement_key_file)), _read_hex(config.keys.vault_key_file))
+    statement = note.KeyPair(_read_hex(config.keys.statement_key_file))
+    mldsa_file = config.keys.log_mldsa_key_file
+    log_mldsa = None if mldsa_file is None else read_mldsa_key(mldsa_file)
+    return Keys(log, statement, _read_hex(config.keys.vault_key_file), log_mldsa)
 
 
 def read_log_key(path: Path) -> note.Signer:

@@ -4,6 +4,9 @@ import json
 import logging
 import sys
 import time
+import traceback
+
+from consentd.errors import ConsentdError
 
 
 class JsonFormatter(logging.Formatter):
@@ -18,8 +21,17 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         if record.exc_info and record.exc_info[1] is not None:
-            line["error"] = self.formatException(record.exc_info)
+            line["error"] = describe(record.exc_info[1])
         return json.dumps(line, ensure_ascii=False)
+
+
+def describe(error: BaseException) -> str:
+    """Return an error's type, where it was and what led to it; its text only if declared: others may hold anything."""
+    frames = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+    text = f": {error}" if isinstance(error, ConsentdError) else ""
+    cause = error.__cause__ or error.__context__
+    before = f"{describe(cause)}; then " if cause is not None else ""
+    return f"{before}{type(error).__name__}{text} at {' < '.join(reversed(frames))}"
 
 
 def configure(level: str) -> None:

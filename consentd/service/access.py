@@ -10,8 +10,10 @@ from consentd.core.kinds import EntryKind
 from consentd.errors import ConsentdError, InvalidError, MalformedError, NotFoundError, RequestError
 from consentd.ledger import reads, statement
 from consentd.sequencer import Written
-from consentd.service.policy import OUTCOMES, check_caller, reduced
+from consentd.service.policy import OUTCOMES, check_caller, check_size, reduced
 from consentd.service.wire import (
+    MAX_SEQ,
+    PAGE_BYTES,
     Caller,
     Pager,
     Servicer,
@@ -27,7 +29,8 @@ from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import access_service_pb2_grpc
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
-from consentd.writes import Authorize, Authorized, Outcome, Together, request_key, verify_ahead
+from consentd.writes.accesses import Authorize, Authorized, Outcome, Together
+from consentd.writes.desk import request_key, verify_ahead
 
 
 class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
@@ -92,13 +95,14 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
             asked.author_time_ms, tag = signed.author_time_ms, signed.tag
         else:
             raise InvalidError("request asks no question")
+        check_size(question)
         statement.check_no_unknown_fields(question)
         if question.HasField("consistency"):
             raise InvalidError("an access is always decided at the latest state")
         with self.parts.table.read() as snapshot:
             sees_reasons = check_caller(snapshot, caller, question)
         verified = b""
-        if asked.signature:
+        if form == "signed_question":
             verified = verify_ahead(
                 origin=self.parts.config.ledger.origin,
                 kind=codec.QUESTION_KIND,
@@ -192,6 +196,9 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
                 raise InvalidError("signed outcome does not decode") from error
         else:
             raise InvalidError("request says no outcome")
+        if signed is not None and message.HasField("attestation"):
+            raise InvalidError("a statement its author signed names nobody who attests it")
+        statement.check_no_unknown_fields(message)
         if message.status not in st.TransferStatus.values() or not message.status:
             raise InvalidError(f"transfer status is not one we know: `{message.status}`")
         identifier_hash = self.identifier_hash(request.subject)
@@ -225,6 +232,8 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         Raises:
             NotFoundError: no such permitted access, or the caller has no part in it.
         """
+        if seq > MAX_SEQ:
+            raise NotFoundError("no such permitted access of this subject")
         with self.parts.table.read() as snapshot:
             tag = snapshot.tag_of(identifier_hash)
         try:
@@ -262,24 +271,26 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
             before = self.parts.ledger.head(tag)[0] + 1
         response = ac.ListAccessesResponse(revision=revision(tree_size, root))
         outcomes: dict[int, list[st.OutcomeStatement]] = {}
+        room = PAGE_BYTES
         # The chain is read backwards, an outcome stands behind its access, so it is met before it.
         for entry in reads.read_chain_back(self.parts.ledger.store, tag, self.parts.ledger.head(tag)[0]):
             if entry.index >= tree_size or entry.event.kind not in _LISTED:
                 continue
-            payload = self._payload(entry)
             if entry.event.kind == EntryKind.OUTCOME:
+                payload = self._payload(entry)
                 if payload is not None:
                     outcomes.setdefault(entry.event.ref, []).append(statement.parse(st.OutcomeStatement, payload))
                 continue
             if entry.event.seq >= before:
                 continue
-            if len(response.accesses) == size:
+            if len(response.accesses) == size or room <= 0:
                 response.next_page_token = pager.token(response.accesses[-1].seq, tree_size)
                 break
-            record = _access_record(entry, payload)
+            record = _access_record(entry, self._payload(entry))
             if record is not None:
                 record.outcomes.extend(reversed(outcomes.get(entry.event.seq, [])))
                 response.accesses.append(record)
+                room -= record.ByteSize()
         return response
 
     def _payload(self, entry: reads.Entry) -> bytes | None:

@@ -16,6 +16,7 @@ from consentd.service.wire import (
     Servicer,
     check_request_id,
     content_hash,
+    page_length,
     page_size,
     revision,
     rpc,
@@ -24,7 +25,8 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import consent_service_pb2_grpc
 from consentd.v1 import statement_pb2 as st
-from consentd.writes import Amend, Change, Grant, GrantAnswer, request_key, verify_ahead
+from consentd.writes.consents import Amend, Change, Grant, GrantAnswer
+from consentd.writes.desk import request_key, verify_ahead
 
 M = TypeVar("M", bound=Message)
 
@@ -138,6 +140,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
             gone = self._revoked(tag, {lineage.lineage for lineage in standings})
             records += [record for record in gone if record.lineage_seq < before]
         records.sort(key=lambda record: -record.lineage_seq)
+        size = page_length(records, size)
         response = cs.ListConsentsResponse(records=records[:size], revision=revision(tree_size, root))
         if len(records) > size:
             response.next_page_token = pager.token(records[size - 1].lineage_seq, pinned)
@@ -155,6 +158,9 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
     def _stated(self, request: Any, kind: type[M], caller: Caller) -> tuple[M, pb.SignedStatement | None]:
         """Return what a grant or an amendment states, in either form."""
         form = request.WhichOneof("statement")
+        if form == "consent" and request.consent.ByteSize() > codec.MAX_PAYLOAD:
+            # Told here, on the caller's own thread: making values of a million provisions takes seconds.
+            raise InvalidError(f"consent is over its limit of {codec.MAX_PAYLOAD} bytes", "TOO_LARGE")
         if form == "consent":
             message: Any = kind()
             message.consent.CopyFrom(request.consent)
@@ -165,12 +171,15 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         raise InvalidError("request states no consent")
 
     def _parse(self, kind: type[M], signed: pb.SignedStatement) -> M:
+        if len(signed.payload) > codec.MAX_PAYLOAD:
+            raise InvalidError(f"payload is over its limit of {codec.MAX_PAYLOAD} bytes", "TOO_LARGE")
         try:
             message: Any = statement.parse(kind, signed.payload)
         except MalformedError as error:
             raise InvalidError("signed statement does not decode") from error
         if message.HasField("attestation"):
             raise InvalidError("a statement its author signed names nobody who attests it")
+        statement.check_no_unknown_fields(message)
         return message  # type: ignore[no-any-return]  # parsed as *kind*
 
     def _base(

@@ -9,7 +9,7 @@ import grpc
 from consentd.core import codec
 from consentd.errors import ConsentdError, DeniedError, InvalidError, OverloadedError
 from consentd.ledger import statement
-from consentd.ledger.table import Snapshot
+from consentd.ledger.view import Snapshot
 from consentd.metrics import Metrics
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import PackedQuestion

@@ -1,7 +1,6 @@
 """Prove: LedgerService. What is sent here is checked by whoever gets it, never trusted."""
 
 from collections.abc import Iterator
-from functools import partial
 
 import grpc
 
@@ -9,15 +8,14 @@ from consentd.core import codec, merkle
 from consentd.errors import DeniedError, InvalidError, NotFoundError, StorageError
 from consentd.ledger import reads
 from consentd.ledger.reads import Anchor
-from consentd.sequencer import Published
 from consentd.service.wire import (
+    MAX_SEQ,
     Caller,
     Pager,
     Servicer,
     has_right,
     opening,
     page_size,
-    remaining_s,
     revision,
     rpc,
     stream_rpc,
@@ -25,6 +23,7 @@ from consentd.service.wire import (
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import ledger_service_pb2_grpc
 from consentd.v1 import statement_pb2 as st
+from consentd.witness.publisher import Published
 
 CHUNK_BYTES = 256 * 1024
 """About how large a piece of a history stream gets."""
@@ -136,8 +135,9 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
     ) -> Iterator[ls.GetHistoryResponse]:
         """Stream a whole history, with the proof that it is whole."""
         tag, names = self._chain(request, context)
-        anchor, names = self._anchor(tag, names, request.known_count)
-        published = self._published_at(anchor.size, context)
+        if request.known_count > MAX_SEQ:
+            raise InvalidError("known_count is larger than the history")
+        anchor, published, names = self._anchor(tag, names, request.known_count)
         store = self.parts.ledger.store
         head = ls.HistoryHead(
             checkpoint=published.note,
@@ -173,23 +173,25 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
             tag = self.tag(snapshot, request.subject)
         return tag, {tag: ""}
 
-    def _anchor(self, tag: bytes, names: dict[bytes, str], known: int) -> tuple[Anchor, dict[bytes, str]]:
-        """Prove where the chain and its authors' key chains stood, all at one seal.
+    def _anchor(
+        self, tag: bytes, names: dict[bytes, str], known: int
+    ) -> tuple[Anchor, Published, dict[bytes, str]]:
+        """Prove where the chain and its authors' key chains stood, all at one published checkpoint.
 
-        Which chains those are is known only once the entries are read, and reading takes place beside new seals: so
-        this goes around until one seal covers all.
+        Which chains those are is known only once the entries are read, and reading takes place beside new ones: so
+        this goes around until one checkpoint covers all.
         """
         names = {**names, codec.public_tag("ledger"): "ledger"}
         for _ in range(_MAX_ANCHOR_TRIES):
             tags = list(names)
-            anchor = self.parts.sequencer.call(partial(reads.take_anchor, self.parts.ledger, tags))
+            anchor, published = self.parts.sequencer.anchor(tags)
             wanted = dict(names)
             for each in tags:
                 first = known + 1 if each == tag else 1
                 for name in self._authors(each, first, anchor.chains[each][0]):
                     wanted.setdefault(codec.public_tag(name), name)
             if wanted == names:
-                return anchor, names
+                return anchor, published, names
             names = wanted
         raise StorageError("authors of this history change too fast; repeat the call")
 
@@ -238,13 +240,6 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         published = self.parts.sequencer.published
         if published is None:
             raise NotFoundError("no checkpoint is published yet")
-        return published
-
-    def _published_at(self, size: int, context: grpc.ServicerContext) -> Published:
-        """Return the checkpoint of exactly *size*: a moment behind its seal, so it is waited for."""
-        published = self.parts.sequencer.checkpoint_at(size, remaining_s(context))
-        if published is None:
-            raise StorageError("checkpoint of this history is not published yet; repeat the call")
         return published
 
     def _tree_size(self, asked: int) -> int:

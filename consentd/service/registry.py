@@ -11,7 +11,7 @@ from consentd.core import note
 from consentd.core.kinds import EntryKind
 from consentd.errors import ConflictError, InvalidError, NotFoundError
 from consentd.ledger import statement
-from consentd.ledger.table import TableTurn
+from consentd.ledger.table_turn import TableTurn
 from consentd.policy import check
 from consentd.policy.compile import compile_rules
 from consentd.policy.vocabulary import check_successor
@@ -21,6 +21,7 @@ from consentd.service.wire import (
     Servicer,
     check_request_id,
     content_hash,
+    page_length,
     page_size,
     revision,
     rpc,
@@ -29,7 +30,8 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import registry_service_pb2_grpc
 from consentd.v1 import statement_pb2 as st
-from consentd.writes import Enrol, PublicWrite, request_key
+from consentd.writes.desk import request_key
+from consentd.writes.registry import Enrol, PublicWrite
 
 _GROUP = re.compile(r"group/[a-z0-9][a-z0-9._-]{0,62}")
 _MAX_TEXT = 500
@@ -70,6 +72,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         key = check_key(request.key)
 
         def is_in_force(table: TableTurn) -> None:
+            _known(table, request.participant_id)
             owner = table.key_owner(key)
             if owner is None or owner.name != request.participant_id:
                 raise NotFoundError("participant has no such key in force")
@@ -127,7 +130,6 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         """Publish the next version of the realm's rules."""
         message = st.RulesStatement()
         message.CopyFrom(request.rules)
-        statement.check_no_unknown_fields(message)
         value = statement.rules_value(message)
 
         def succeeds(table: TableTurn) -> None:
@@ -203,6 +205,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
             everyone = sorted(snapshot.registry().participants.values(), key=lambda one: one.number)
             start, tree_size = pager.parse(request.page_token) if request.page_token else (0, snapshot.size)
             page = [one for one in everyone if one.number > start][: size + 1]
+            size = page_length((one.statement for one in page), size)
             response = rs.ListParticipantsResponse(
                 participants=[one.statement for one in page[:size]],
                 revision=revision(snapshot.size, snapshot.root),
@@ -227,7 +230,9 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         """Read a notice."""
         self.caller(context)
         with self.parts.table.read() as snapshot:
-            found = snapshot.notice(request.notice_id, request.version) if request.notice_id.isascii() else None
+            # Only an id that can be one: the rows of a notice's versions are found by what they begin with.
+            known = PARTICIPANT_ID.fullmatch(request.notice_id)
+            found = snapshot.notice(request.notice_id, request.version) if known else None
             if found is None:
                 raise NotFoundError("no such notice version")
             return rs.GetNoticeResponse(notice=found, revision=revision(snapshot.size, snapshot.root))
@@ -254,6 +259,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         caller = self.caller(context)
         self.require_operator(caller)
         request_id = check_request_id(request.request_id)
+        statement.check_no_unknown_fields(message)
         content = content_hash(context_name(request), name, message)
         message.ClearField("attestation")
         message.attestation.attested_by = caller.id  # type: ignore[attr-defined]  # every public statement has one
@@ -293,7 +299,6 @@ def check_participant(message: st.ParticipantStatement) -> None:
     Raises:
         InvalidError: its id, names, roles, rights or groups are not in order.
     """
-    statement.check_no_unknown_fields(message)
     if not PARTICIPANT_ID.fullmatch(message.participant_id) or message.participant_id == OPERATOR:
         raise InvalidError(f"participant id is not of [a-z0-9._-], or reserved: `{message.participant_id}`")
     if not (message.name.ko or message.name.en) or max(map(len, (message.name.ko, message.name.en))) > _MAX_TEXT:

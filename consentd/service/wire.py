@@ -9,9 +9,9 @@ import hashlib
 import logging
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -33,8 +33,9 @@ from consentd.errors import (
 )
 from consentd.ledger import reads
 from consentd.ledger.ledger import Ledger, State
-from consentd.ledger.table import Snapshot, Table
+from consentd.ledger.table import Table
 from consentd.ledger.vault import Vault, check_identifier
+from consentd.ledger.view import Snapshot
 from consentd.metrics import Metrics
 from consentd.sequencer import Sequencer, Written
 from consentd.service.auth import OPERATOR, Authenticator
@@ -47,8 +48,14 @@ log = logging.getLogger(__name__)
 
 DOMAIN = "consentd"
 MAX_PAGE = 1000
+PAGE_BYTES = 1 << 20
+"""About how large a page gets: clients refuse answers of 4 MiB."""
+MAX_SEQ = (1 << 63) - 1
+"""Largest seq looked up; a request's u64 may name more, and then names nothing."""
 MAX_WAIT_S = 30.0
 """The longest any call waits, whatever its deadline."""
+MAX_MESSAGE = 300
+"""Longest error message sent, in characters: statuses travel in trailers, and clients read 8 KiB of those."""
 _RETRY_AFTER_S = 1
 
 _CODES: tuple[tuple[type[ConsentdError], grpc.StatusCode], ...] = (
@@ -57,7 +64,6 @@ _CODES: tuple[tuple[type[ConsentdError], grpc.StatusCode], ...] = (
     (ConflictError, grpc.StatusCode.ABORTED),
     (DeniedError, grpc.StatusCode.PERMISSION_DENIED),
     (OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (VerificationError, grpc.StatusCode.INVALID_ARGUMENT),
     (StorageError, grpc.StatusCode.UNAVAILABLE),
     (CorruptionError, grpc.StatusCode.DATA_LOSS),
 )
@@ -226,6 +232,8 @@ def rpc(method: F) -> F:
     def handle(self: Servicer, request: Message, context: grpc.ServicerContext) -> Any:
         started = time.perf_counter()
         try:
+            if request is UNDECODABLE:
+                raise InvalidError("request does not decode as the message of this call")
             response = method(self, request, context)
         except Exception as error:  # noqa: BLE001  # a bug is answered too, and we serve on
             failure = error
@@ -247,6 +255,8 @@ def stream_rpc(method: F) -> F:
     def handle(self: Servicer, request: Message, context: grpc.ServicerContext) -> Iterator[Any]:
         started = time.perf_counter()
         try:
+            if request is UNDECODABLE:
+                raise InvalidError("request does not decode as the message of this call")
             yield from method(self, request, context)
         except GeneratorExit:
             _count(self.metrics, name, "CANCELLED", started)
@@ -263,6 +273,43 @@ def stream_rpc(method: F) -> F:
     return handle  # type: ignore[return-value]  # same shape as the method
 
 
+UNDECODABLE: Final = object()
+"""What a handler gets where a request's bytes are no message of its call."""
+
+
+class Decoding:
+    """The server as generated code sees it, so that a request that does not decode reaches ``rpc``.
+
+    gRPC answers such bytes INTERNAL, which would blame us, counts them nowhere and logs a traceback for each.
+    """
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """Do nothing: the same handlers come by name."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Add the handlers of a service, each with a deserializer that never fails."""
+        ours = {name: _decoding(handler) for name, handler in handlers.items()}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, ours),))
+        self._server.add_registered_method_handlers(service, ours)
+
+
+def _decoding(handler: Any) -> Any:
+    decode = handler.request_deserializer
+
+    def decode_or_tell(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except Exception:  # noqa: BLE001  # protobuf's implementations raise each their own
+            return UNDECODABLE
+
+    if handler.response_streaming:
+        return grpc.unary_stream_rpc_method_handler(handler.unary_stream, decode_or_tell, handler.response_serializer)
+    return grpc.unary_unary_rpc_method_handler(handler.unary_unary, decode_or_tell, handler.response_serializer)
+
+
 def _count(metrics: Metrics, name: str, code: str, started: float) -> None:
     metrics.rpcs.inc(name, code)
     metrics.rpc_seconds.observe(time.perf_counter() - started, name)
@@ -270,6 +317,9 @@ def _count(metrics: Metrics, name: str, code: str, started: float) -> None:
 
 def _end(metrics: Metrics, name: str, started: float, context: grpc.ServicerContext, error: Exception) -> None:
     """End a call with the status of *error*; does not return, for gRPC aborts by raising."""
+    if isinstance(error, VerificationError):
+        # What a caller sent is an InvalidError by now; what does not verify here is what we stored.
+        error = CorruptionError(f"ledger does not verify: {error}")
     if isinstance(error, ConsentdError):
         status, code = error_status(error), status_code(error)
         metrics.errors.inc(error.reason)
@@ -302,7 +352,7 @@ def status_code(error: ConsentdError) -> grpc.StatusCode:
 def error_status(error: ConsentdError) -> status_pb2.Status:
     """Return the google.rpc.Status of a declared error."""
     code = status_code(error)
-    status = status_pb2.Status(code=code.value[0], message=str(error))
+    status = status_pb2.Status(code=code.value[0], message=message_of(error))
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))
     if isinstance(error, OverloadedError):
         retry = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=_RETRY_AFTER_S))
@@ -315,13 +365,19 @@ def item_error(error: ConsentdError) -> er.ItemError:
     return er.ItemError(
         code=status_code(error).value[0],
         reason=er.ErrorReason.Value(f"ERROR_REASON_{error.reason}"),
-        message=str(error),
+        message=message_of(error),
     )
+
+
+def message_of(error: ConsentdError) -> str:
+    """Return an error's message, cut where the caller's own input in it is long."""
+    message = str(error)
+    return message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
 
 
 def remaining_s(context: grpc.ServicerContext) -> float:
     """Return how long a call may still wait, leaving a moment to answer."""
-    left = context.time_remaining()
+    left = cast("float | None", context.time_remaining())  # the stub forgets the call without a deadline
     return MAX_WAIT_S if left is None else max(0.0, min(MAX_WAIT_S, left - 0.05))
 
 
@@ -414,6 +470,17 @@ def page_size(asked: int) -> int:
     if asked < 0:
         raise InvalidError(f"page_size is negative: `{asked}`", "INVALID_PAGE")
     return min(asked or MAX_PAGE, MAX_PAGE)
+
+
+def page_length(messages: Iterable[Message], most: int) -> int:
+    """Return how many of *messages* make a page: at most *most*, about ``PAGE_BYTES`` of them, and one at least."""
+    room, count = PAGE_BYTES, 0
+    for message in messages:
+        room -= message.ByteSize()
+        if count == most or (count and room < 0):
+            break
+        count += 1
+    return count
 
 
 def check_batch(count: int, most: int) -> None:

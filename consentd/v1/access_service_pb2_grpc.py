@@ -71,7 +71,7 @@ class AccessServiceServicer(object):
     def AuthorizeAccess(self, request, context):
         """AuthorizeAccess decides and records in one: the decision is taken at its place in the ledger, seeing every entry before it,
         and is durable (an ACCESS or a REFUSAL) before it is answered. A repeat of request_id returns the recorded receipt and
-        a decision taken now, which governs. A subject that is not enrolled has no entry. Costs one group commit.
+        a decision taken now, which governs; where that would permit what was refused then, it is a conflict. A subject that is not enrolled has no entry. Costs one group commit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

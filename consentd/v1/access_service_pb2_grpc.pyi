@@ -38,7 +38,7 @@ class AccessServiceStub:
     AuthorizeAccess: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.AuthorizeAccessRequest, _access_service_pb2.AuthorizeAccessResponse]
     """AuthorizeAccess decides and records in one: the decision is taken at its place in the ledger, seeing every entry before it,
     and is durable (an ACCESS or a REFUSAL) before it is answered. A repeat of request_id returns the recorded receipt and
-    a decision taken now, which governs. A subject that is not enrolled has no entry. Costs one group commit.
+    a decision taken now, which governs; where that would permit what was refused then, it is a conflict. A subject that is not enrolled has no entry. Costs one group commit.
     """
     BatchAuthorizeAccesses: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.BatchAuthorizeAccessesRequest, _access_service_pb2.BatchAuthorizeAccessesResponse]
     """BatchAuthorizeAccesses does the same for up to 1,000 questions, each answered by itself."""
@@ -61,7 +61,7 @@ class AccessServiceAsyncStub(AccessServiceStub):
     AuthorizeAccess: _aio.UnaryUnaryMultiCallable[_access_service_pb2.AuthorizeAccessRequest, _access_service_pb2.AuthorizeAccessResponse]  # type: ignore[assignment]
     """AuthorizeAccess decides and records in one: the decision is taken at its place in the ledger, seeing every entry before it,
     and is durable (an ACCESS or a REFUSAL) before it is answered. A repeat of request_id returns the recorded receipt and
-    a decision taken now, which governs. A subject that is not enrolled has no entry. Costs one group commit.
+    a decision taken now, which governs; where that would permit what was refused then, it is a conflict. A subject that is not enrolled has no entry. Costs one group commit.
     """
     BatchAuthorizeAccesses: _aio.UnaryUnaryMultiCallable[_access_service_pb2.BatchAuthorizeAccessesRequest, _access_service_pb2.BatchAuthorizeAccessesResponse]  # type: ignore[assignment]
     """BatchAuthorizeAccesses does the same for up to 1,000 questions, each answered by itself."""
@@ -87,7 +87,7 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_access_service_pb2.AuthorizeAccessResponse, _abc.Awaitable[_access_service_pb2.AuthorizeAccessResponse]]:
         """AuthorizeAccess decides and records in one: the decision is taken at its place in the ledger, seeing every entry before it,
         and is durable (an ACCESS or a REFUSAL) before it is answered. A repeat of request_id returns the recorded receipt and
-        a decision taken now, which governs. A subject that is not enrolled has no entry. Costs one group commit.
+        a decision taken now, which governs; where that would permit what was refused then, it is a conflict. A subject that is not enrolled has no entry. Costs one group commit.
         """
 
     @_abc_1.abstractmethod

@@ -912,7 +912,7 @@ class Decision(_message.Message):
 
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___DecisionReason]:
-        """reasons name what decided; empty for a caller with no right to them."""
+        """reasons name what decided; empty for a caller with no right to them; the first 100 in a recorded decision."""
 
     @_builtins.property
     def obligations(self) -> _containers.RepeatedScalarFieldContainer[Global___Obligation.ValueType]:

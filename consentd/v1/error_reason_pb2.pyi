@@ -57,8 +57,6 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_AUTHOR_CLOCK: author_time_ms is more than ten minutes from the ledger's clock (INVALID_ARGUMENT)."""
     ERROR_REASON_BAD_SIGNATURE: _ErrorReason.ValueType  # 16
     """ERROR_REASON_BAD_SIGNATURE: a statement's signature does not verify, or its key is not in force (INVALID_ARGUMENT)."""
-    ERROR_REASON_BAD_EVIDENCE: _ErrorReason.ValueType  # 17
-    """ERROR_REASON_BAD_EVIDENCE: evidence sent to be checked is bad (INVALID_ARGUMENT)."""
     ERROR_REASON_NOT_FOUND: _ErrorReason.ValueType  # 18
     """ERROR_REASON_NOT_FOUND: no such thing, or not yours to see (NOT_FOUND)."""
     ERROR_REASON_SUBJECT_NOT_FOUND: _ErrorReason.ValueType  # 19
@@ -141,8 +139,6 @@ ERROR_REASON_AUTHOR_CLOCK: ErrorReason.ValueType  # 15
 """ERROR_REASON_AUTHOR_CLOCK: author_time_ms is more than ten minutes from the ledger's clock (INVALID_ARGUMENT)."""
 ERROR_REASON_BAD_SIGNATURE: ErrorReason.ValueType  # 16
 """ERROR_REASON_BAD_SIGNATURE: a statement's signature does not verify, or its key is not in force (INVALID_ARGUMENT)."""
-ERROR_REASON_BAD_EVIDENCE: ErrorReason.ValueType  # 17
-"""ERROR_REASON_BAD_EVIDENCE: evidence sent to be checked is bad (INVALID_ARGUMENT)."""
 ERROR_REASON_NOT_FOUND: ErrorReason.ValueType  # 18
 """ERROR_REASON_NOT_FOUND: no such thing, or not yours to see (NOT_FOUND)."""
 ERROR_REASON_SUBJECT_NOT_FOUND: ErrorReason.ValueType  # 19

@@ -525,7 +525,7 @@ class ListParticipantsResponse(_message.Message):
     """next_page_token leads on; empty: the end."""
     @_builtins.property
     def participants(self) -> _containers.RepeatedCompositeFieldContainer[_statement_pb2.ParticipantStatement]:
-        """participants by id."""
+        """participants in order of registration."""
 
     @_builtins.property
     def revision(self) -> _consent_pb2.Revision:

@@ -153,14 +153,14 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetParticipant(self, request, context):
-        """GetParticipant reads one participant as it stands. One point read.
+        """GetParticipant reads one participant as it stands, with its keys. A look through all keys.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListParticipants(self, request, context):
-        """ListParticipants reads all participants by id, a page at a time.
+        """ListParticipants reads all participants in order of registration, a page at a time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

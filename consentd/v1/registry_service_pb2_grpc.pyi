@@ -50,9 +50,9 @@ class RegistryServiceStub:
     EnrolSubject: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.EnrolSubjectRequest, _registry_service_pb2.EnrolSubjectResponse]
     """EnrolSubject gives a person a random tag and a first entry. A second enrolment of an identifier is a conflict."""
     GetParticipant: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetParticipantRequest, _registry_service_pb2.GetParticipantResponse]
-    """GetParticipant reads one participant as it stands. One point read."""
+    """GetParticipant reads one participant as it stands, with its keys. A look through all keys."""
     ListParticipants: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListParticipantsRequest, _registry_service_pb2.ListParticipantsResponse]
-    """ListParticipants reads all participants by id, a page at a time."""
+    """ListParticipants reads all participants in order of registration, a page at a time."""
     GetVocabulary: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetVocabularyRequest, _registry_service_pb2.GetVocabularyResponse]
     """GetVocabulary reads the vocabulary in force."""
     GetNotice: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetNoticeRequest, _registry_service_pb2.GetNoticeResponse]
@@ -82,9 +82,9 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     EnrolSubject: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.EnrolSubjectRequest, _registry_service_pb2.EnrolSubjectResponse]  # type: ignore[assignment]
     """EnrolSubject gives a person a random tag and a first entry. A second enrolment of an identifier is a conflict."""
     GetParticipant: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetParticipantRequest, _registry_service_pb2.GetParticipantResponse]  # type: ignore[assignment]
-    """GetParticipant reads one participant as it stands. One point read."""
+    """GetParticipant reads one participant as it stands, with its keys. A look through all keys."""
     ListParticipants: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListParticipantsRequest, _registry_service_pb2.ListParticipantsResponse]  # type: ignore[assignment]
-    """ListParticipants reads all participants by id, a page at a time."""
+    """ListParticipants reads all participants in order of registration, a page at a time."""
     GetVocabulary: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetVocabularyRequest, _registry_service_pb2.GetVocabularyResponse]  # type: ignore[assignment]
     """GetVocabulary reads the vocabulary in force."""
     GetNotice: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetNoticeRequest, _registry_service_pb2.GetNoticeResponse]  # type: ignore[assignment]
@@ -159,7 +159,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.GetParticipantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.GetParticipantResponse, _abc.Awaitable[_registry_service_pb2.GetParticipantResponse]]:
-        """GetParticipant reads one participant as it stands. One point read."""
+        """GetParticipant reads one participant as it stands, with its keys. A look through all keys."""
 
     @_abc_1.abstractmethod
     def ListParticipants(
@@ -167,7 +167,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.ListParticipantsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.ListParticipantsResponse, _abc.Awaitable[_registry_service_pb2.ListParticipantsResponse]]:
-        """ListParticipants reads all participants by id, a page at a time."""
+        """ListParticipants reads all participants in order of registration, a page at a time."""
 
     @_abc_1.abstractmethod
     def GetVocabulary(

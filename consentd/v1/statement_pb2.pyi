@@ -380,6 +380,7 @@ class LedgerStatement(_message.Message):
     RETENTION_FIELD_NUMBER: _builtins.int
     PREDECESSOR_FIELD_NUMBER: _builtins.int
     MAP_BITS_FIELD_NUMBER: _builtins.int
+    VAULT_COMMITMENT_FIELD_NUMBER: _builtins.int
     origin: _builtins.str
     """origin is the ledger's name in its checkpoints."""
     statement_key: _builtins.bytes
@@ -390,6 +391,8 @@ class LedgerStatement(_message.Message):
     """predecessor is the last checkpoint of the ledger this one follows, verbatim; empty: none."""
     map_bits: _builtins.int
     """map_bits is how many bits of a key name a bucket of the stored map; no proof depends on it."""
+    vault_commitment: _builtins.bytes
+    """vault_commitment is SHA-256 of `consentd/vault/v1\\0` and the vault's index key: a ledger opens beside no other vault."""
     @_builtins.property
     def verifier_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """verifier_keys are the log's C2SP verifier keys."""
@@ -403,10 +406,11 @@ class LedgerStatement(_message.Message):
         retention: _builtins.str = ...,
         predecessor: _builtins.bytes = ...,
         map_bits: _builtins.int = ...,
+        vault_commitment: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["map_bits", b"map_bits", "origin", b"origin", "predecessor", b"predecessor", "retention", b"retention", "statement_key", b"statement_key", "verifier_keys", b"verifier_keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["map_bits", b"map_bits", "origin", b"origin", "predecessor", b"predecessor", "retention", b"retention", "statement_key", b"statement_key", "vault_commitment", b"vault_commitment", "verifier_keys", b"verifier_keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

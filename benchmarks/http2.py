@@ -1,0 +1,164 @@
+"""Speak just enough HTTP/2 to load a gRPC server from one Python thread, faster than it can answer.
+
+gRPC's own Python client needs as much time for a call as the server does, so it cannot saturate one. Here requests
+are serialised before the clock starts; sending one is two frames from a list, and an answer is the frames of its
+stream, kept as bytes and decoded after the clock has stopped. It is a load generator, not a client: it reads no header,
+and takes a stream without a message for a failure.
+
+Header blocks use the dynamic table as any client's do: the first request on a connection enters its headers, later
+ones name them by index (RFC 7541, 6.1 and 6.2.1). Frames: RFC 9113, 4 and 6.
+"""
+
+import socket
+from collections import deque
+from collections.abc import Iterator
+from struct import Struct
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_DATA, _HEADERS, _RST, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
+_END_STREAM, _ACK, _END_HEADERS, _PADDED = 0x1, 0x1, 0x4, 0x8
+_MAX_WINDOW = (1 << 31) - 1
+_INITIAL_WINDOW_SETTING, _FRAME_SIZE = 4, 16_384
+_REPLENISH = 1 << 29
+_HEAD = Struct(">BHBBI")  # length as u8 ‖ u16, type, flags, stream
+_SETTING = Struct(">HI")
+_U32 = Struct(">I")
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """Return a frame."""
+    return _HEAD.pack(len(payload) >> 16, len(payload) & 0xFFFF, kind, flags, stream) + payload
+
+
+def grpc_message(message: bytes) -> bytes:
+    """Return a message as gRPC puts it into a stream: not compressed, length u32."""
+    return b"\0" + _U32.pack(len(message)) + message
+
+
+def _literal(name: str, value: str) -> bytes:
+    """Return a header field that enters the dynamic table, name and value as they are."""
+    return b"\x40" + _string(name) + _string(value)
+
+
+def _string(text: str) -> bytes:
+    raw = text.encode()
+    if len(raw) < 127:
+        return bytes((len(raw),)) + raw
+    length, rest = [127], len(raw) - 127
+    while rest >= 128:
+        length.append(rest & 127 | 128)
+        rest >>= 7
+    return bytes((*length, rest)) + raw
+
+
+class Connection:
+    """One connection. ``send`` begins a call; ``receive`` yields those that ended, as (place, message or None)."""
+
+    def __init__(self, host: str, port: int, path: str, token: str) -> None:
+        """Connect; every call goes to *path* with the bearer *token*."""
+        self.socket = socket.create_connection((host, port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        entered = (
+            (":path", path),
+            (":authority", f"{host}:{port}"),
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+            ("authorization", f"Bearer {token}"),
+        )
+        self._headers = b"\x83\x86" + b"".join(_literal(*field) for field in entered)
+        self._short_headers = b"\x83\x86" + bytes(0x80 | 62 + place for place in range(len(entered)))
+        self._next = 1
+        self._buffer = b""
+        self._open: dict[int, tuple[int, list[bytes]]] = {}
+        self._window = 65_535
+        self._stream_window = 65_535
+        self._unsent: deque[tuple[int, bytes]] = deque()
+        self._received = 0
+        settings = _SETTING.pack(_INITIAL_WINDOW_SETTING, _MAX_WINDOW)
+        self.socket.sendall(
+            _PREFACE + frame(_SETTINGS, 0, 0, settings) + frame(_WINDOW, 0, 0, _U32.pack(_MAX_WINDOW - 65_535))
+        )
+
+    @property
+    def in_flight(self) -> int:
+        """Return how many calls are under way."""
+        return len(self._open)
+
+    def send(self, place: int, body: bytes) -> None:
+        """Begin a call with *body*, as ``grpc_message`` made it; *place* names it in ``receive``."""
+        stream, self._next = self._next, self._next + 2
+        self._open[stream] = (place, [])
+        head = frame(_HEADERS, _END_HEADERS, stream, self._headers)
+        self._headers = self._short_headers
+        if len(body) <= min(self._window, self._stream_window, _FRAME_SIZE) and not self._unsent:
+            self._window -= len(body)
+            self.socket.sendall(head + frame(_DATA, _END_STREAM, stream, body))
+        else:
+            self.socket.sendall(head)
+            self._unsent.append((stream, body))
+            self._flush()
+
+    def _flush(self) -> None:
+        """Send what the server's window lets through; a whole body at a time, or none of it."""
+        while self._unsent and len(self._unsent[0][1]) <= self._window:
+            stream, body = self._unsent.popleft()
+            assert len(body) <= self._stream_window, "a message of the load is larger than a stream's window"
+            self._window -= len(body)
+            cuts = range(0, len(body), _FRAME_SIZE)
+            self.socket.sendall(
+                b"".join(
+                    frame(_DATA, _END_STREAM if at == cuts[-1] else 0, stream, body[at : at + _FRAME_SIZE])
+                    for at in cuts
+                )
+            )
+
+    def receive(self) -> Iterator[tuple[int, bytes | None]]:
+        """Read what has come and yield the calls that ended; a message is None where the call failed.
+
+        Raises:
+            ConnectionError: the server closed the connection, or will not go on.
+        """
+        arrived = self.socket.recv(1 << 18)
+        if not arrived:
+            raise ConnectionError("server closed the connection")
+        buffer, at = self._buffer + arrived, 0
+        while len(buffer) - at >= 9:
+            high, low, kind, flags, stream = _HEAD.unpack_from(buffer, at)
+            end = at + 9 + (high << 16 | low)
+            if end > len(buffer):
+                break
+            if kind == _DATA:
+                assert not flags & _PADDED, "padded frames are not read"
+                self._open[stream][1].append(buffer[at + 9 : end])
+                self._received += end - at
+            elif kind not in (_HEADERS, _RST):
+                self._control(kind, flags, buffer[at + 9 : end])
+            if kind == _RST or (flags & _END_STREAM and kind in (_DATA, _HEADERS)):
+                place, parts = self._open.pop(stream)
+                body = b"".join(parts)
+                yield place, body[5:] if body else None
+            at = end
+        self._buffer = buffer[at:]
+
+    def _control(self, kind: int, flags: int, payload: bytes) -> None:
+        if kind == _SETTINGS and not flags & _ACK:
+            for at in range(0, len(payload), _SETTING.size):
+                setting, value = _SETTING.unpack_from(payload, at)
+                if setting == _INITIAL_WINDOW_SETTING:
+                    self._stream_window = value
+            self.socket.sendall(frame(_SETTINGS, _ACK, 0, b""))
+        elif kind == _PING and not flags & _ACK:
+            self.socket.sendall(frame(_PING, _ACK, 0, payload))
+        elif kind == _WINDOW:
+            # A stream's own window is not followed: each carries one message, which fits into its first one.
+            self._window += _U32.unpack(payload)[0]
+            self._flush()
+        elif kind == _GOAWAY:
+            raise ConnectionError("server will not go on")
+        if self._received > _REPLENISH:
+            self.socket.sendall(frame(_WINDOW, 0, 0, _U32.pack(self._received)))
+            self._received = 0
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.socket.close()

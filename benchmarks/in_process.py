@@ -1,0 +1,172 @@
+"""Measure parts without a wire: the evaluator, the table's read, the map of all tags."""
+
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from random import Random
+from statistics import median
+
+from benchmarks.report import Row
+from consentd.core import codec
+from consentd.ledger.map import TagMap
+from consentd.policy.codebook import Codebook, PackedQuestion, pack_question
+from consentd.policy.compile import CompiledRules, compile_consent, compile_rules
+from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
+from consentd.policy.evaluate import evaluate
+from consentd.policy.model import Actor, Consent, Effect, Kind, Outcome, Provision, Question, Rules, Standing
+from consentd.policy.subject import with_consent
+from consentd.store import Batch
+from consentd.store.lmdb import Environment
+from consentd.store.rocks import RocksStore
+
+REPEATS = 15
+NOW_MS = 1_764_000_000_000
+NUMBERS = {f"party-{number:02d}": number for number in range(1, 41)}
+CODEBOOK = Codebook(DEFAULT_VOCABULARY, NUMBERS)
+RULES: CompiledRules = compile_rules(Rules(), DEFAULT_VOCABULARY, NUMBERS)
+PURPOSES = ("TREAT", "CAREMGT", "HRESCH", "HMARKT")
+LOAD_BATCH = 50_000
+MAP_BATCHES = (16, 100, 400)
+
+
+def make_value(rows: int) -> bytes:
+    """Return a subject's value with *rows* consents of one row each; only the last may permit treatment."""
+    value: bytes | None = None
+    for place in range(rows):
+        last = place == rows - 1
+        root = Provision(
+            effect=Effect.PERMIT,
+            actors=(f"party-{1 + place % 40:02d}",),
+            purposes=("TREAT" if last else PURPOSES[1 + place % 3],),
+            categories=("CLIN",),
+        )
+        standing = Standing(
+            lineage=place + 2, seq=place + 2, version=1, consent=Consent(kind=Kind.CONSENT, root=root)
+        )
+        value = with_consent(value, standing, compile_consent(standing, DEFAULT_VOCABULARY, NUMBERS))
+    assert value is not None
+    return value
+
+
+def make_packed(rows: int) -> PackedQuestion:
+    """Return the question that the last of *rows* consents permits."""
+    question = Question(
+        actor=Actor(organisation=f"party-{1 + (rows - 1) % 40:02d}"),
+        holder="party-40",
+        purpose="TREAT",
+        action="disclose",
+        categories=("CLIN.DX",),
+    )
+    return pack_question(question, CODEBOOK)
+
+
+def time_each(call: Callable[[int], object], loops: int) -> list[float]:
+    """Call *loops* times with 0, 1, 2 …, over again; returns the seconds of one call, one sample a round."""
+    samples = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        for number in range(loops):
+            call(number)
+        samples.append((time.perf_counter() - started) / loops)
+    return samples
+
+
+def measure_evaluator(*, loops: int) -> list[Row]:
+    """Measure the evaluator on values in memory."""
+    rows = []
+    for count in (1, 4, 16):
+        value, packed = make_value(count), make_packed(count)
+        assert evaluate(value, packed, RULES, NOW_MS).outcome is Outcome.PERMIT, "the last row permits"
+        samples = time_each(partial(_evaluate, value, packed), loops)
+        rows.append(_micros("evaluator", f"evaluate, {count} rows", samples, 2 if count <= 4 else None, "in memory"))
+    return rows
+
+
+def _evaluate(value: bytes, packed: PackedQuestion, _: int) -> object:
+    return evaluate(value, packed, RULES, NOW_MS)
+
+
+def measure_table(directory: Path, *, subjects: int, loops: int) -> list[Row]:
+    """Measure one transaction, one read and one evaluation, subjects at random."""
+    random = Random(1)
+    shutil.rmtree(directory, ignore_errors=True)
+    environment = Environment.open(directory, map_size_mb=64 + subjects // 1_000)
+    value, packed = make_value(3), make_packed(3)
+    keys = sorted(b"s" + random.randbytes(32) for _ in range(subjects))
+    for first in range(0, subjects, LOAD_BATCH):
+        with environment.begin_write() as txn:
+            for key in keys[first : first + LOAD_BATCH]:
+                txn.put(key, value)
+    asked = random.choices(keys, k=loops)
+
+    def check(number: int) -> object:
+        with environment.begin_read() as txn:
+            return evaluate(txn.get(asked[number]), packed, RULES, NOW_MS)
+
+    samples = time_each(check, loops)
+    size = environment.used_bytes()
+    environment.close()
+    shutil.rmtree(directory)
+    note = f"{size / subjects:.0f} bytes a subject on disk; rows put straight into the table"
+    at_most = 8 if subjects >= 1_000_000 else None
+    return [_micros("evaluator", f"table read and evaluate, 3 rows, {subjects:,} subjects", samples, at_most, note)]
+
+
+def measure_map(directory: Path, *, tags: int, batches: int) -> list[Row]:
+    """Measure updates of the map of all tags, each batch one synced write."""
+    random = Random(2)
+    shutil.rmtree(directory, ignore_errors=True)
+    store = RocksStore.open(directory, block_cache_mb=256)
+    bits = max(4, (max(1, tags // 16) - 1).bit_length())
+    tag_map = TagMap(store, bits)
+    everyone = [random.randbytes(32) for _ in range(tags)]
+    head = random.randbytes(32)
+    for first in range(0, tags, LOAD_BATCH):
+        batch = Batch()
+        tag_map.update(dict.fromkeys(everyone[first : first + LOAD_BATCH], (1, head)), batch)
+        store.write(batch)
+    rows = []
+    for size in MAP_BATCHES:
+        if size > tags:
+            continue
+        samples = []
+        for number in range(batches):
+            changed = dict.fromkeys(random.sample(everyone, size), (number + 2, codec.ZERO_HASH))
+            started = time.perf_counter()
+            batch = Batch()
+            tag_map.update(changed, batch)
+            tag_map.root()
+            store.write(batch)
+            samples.append((time.perf_counter() - started) / size)
+        rows.append(
+            Row(
+                case="map",
+                name=f"updates of {size} at {tags:,} tags",
+                value=1 / median(samples),
+                unit="/s",
+                at_least=8_000 if tags >= 1_000_000 and size >= 100 else None,
+                boundary="in process, synced",
+                note=f"{64 << bits >> 10:,} KiB of memory, {(64 << bits) / tags:.1f} bytes a tag",
+                samples=samples,
+                sample_unit="s per update",
+            )
+        )
+    store.close()
+    shutil.rmtree(directory)
+    return rows
+
+
+def _micros(case: str, name: str, samples: list[float], at_most: float | None, note: str) -> Row:
+    return Row(
+        case=case,
+        name=name,
+        value=median(samples) * 1e6,
+        unit="µs",
+        at_most=at_most,
+        boundary="in process",
+        note=f"min {min(samples) * 1e6:.2f} max {max(samples) * 1e6:.2f}; {note}",
+        samples=samples,
+        sample_unit="s per call",
+    )

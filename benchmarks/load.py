@@ -1,0 +1,176 @@
+"""Load a gRPC server from a process of its own, on a core of its own."""
+
+import os
+import select
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection as Pipe
+from statistics import median
+from typing import Any
+
+from benchmarks.http2 import Connection, grpc_message
+
+_SPAWN = get_context("spawn")
+"""Never fork: gRPC's threads do not survive it."""
+WINDOW_S = 0.25
+
+
+@dataclass(slots=True, kw_only=True)
+class Load:
+    """What to send.
+
+    Attributes:
+        messages: serialised requests, taken in turn; with *once*, the load ends with the last.
+        in_flight: calls at once, over all connections.
+        seconds: how long is measured, behind *warm_s* that are not.
+        rate: calls a second at fixed times; 0: as fast as they are answered. Latency then counts from the time a
+            call was due, so that a stall is seen by all it delays.
+    """
+
+    port: int
+    path: str
+    token: str
+    messages: list[bytes]
+    in_flight: int = 32
+    connections: int = 4
+    seconds: float = 5.0
+    warm_s: float = 1.0
+    rate: float = 0.0
+    once: bool = False
+
+
+@dataclass(slots=True)
+class Loaded:
+    """What came of it.
+
+    Attributes:
+        latencies_s: of the measured calls, in order of their ends.
+        ended_s: when those ended, from the first measured moment on.
+        answers: (place in ``messages``, serialised answer) of all calls, those of the warm-up too.
+        failed: calls without an answer.
+        seconds: measured.
+        busy: share of a core that the generator itself used; near 1 it was the bottleneck.
+        server_cpu_s: processor time of the server, all of the load; what other programs took is not in it.
+    """
+
+    latencies_s: list[float] = field(default_factory=list)
+    ended_s: list[float] = field(default_factory=list)
+    answers: list[tuple[int, bytes]] = field(default_factory=list)
+    failed: int = 0
+    seconds: float = 0.0
+    busy: float = 0.0
+    server_cpu_s: float = 0.0
+
+    @property
+    def rates(self) -> list[float]:
+        """Return calls a second in each whole window of ``WINDOW_S``."""
+        counts = Counter(int(ended // WINDOW_S) for ended in self.ended_s)
+        return [counts[window] / WINDOW_S for window in range(int(self.seconds // WINDOW_S))]
+
+    @property
+    def rate(self) -> float:
+        """Return the median of ``rates``: on a shared machine some windows are somebody else's."""
+        rates = self.rates
+        return median(rates) if len(rates) >= 4 else len(self.ended_s) / self.seconds
+
+
+class Generator:
+    """A process that runs one load; ``result`` waits for it."""
+
+    def __init__(self, load: Load, core: int | None) -> None:
+        self._pipe, child = _SPAWN.Pipe()
+        self._process = _SPAWN.Process(target=_generate, args=(child, load, core))
+        self._process.start()
+        child.close()
+
+    def result(self) -> Loaded:
+        """Return what came of the load."""
+        found: Any = self._pipe.recv()
+        self._process.join()
+        if isinstance(found, BaseException):
+            raise found
+        return found  # type: ignore[no-any-return]  # the one other thing that is sent
+
+
+def run(load: Load, core: int | None) -> Loaded:
+    """Run one load in a process of its own."""
+    return Generator(load, core).result()
+
+
+def pin(core: int | None) -> None:
+    """Keep this process, and all its threads to come, on one core; None: anywhere."""
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+
+
+def _generate(pipe: Pipe, load: Load, core: int | None) -> None:
+    try:
+        pin(core)
+        pipe.send(run_here(load))
+    except BaseException as error:  # noqa: BLE001  # it is raised where the result is awaited
+        pipe.send(error)
+
+
+def run_here(load: Load) -> Loaded:
+    """Run one load in this thread."""
+    bodies = [grpc_message(message) for message in load.messages]
+    connections = [Connection("127.0.0.1", load.port, load.path, load.token) for _ in range(load.connections)]
+    by_number = {one.socket.fileno(): one for one in connections}
+    poll = select.epoll()
+    for number in by_number:
+        poll.register(number, select.EPOLLIN)
+    loaded = Loaded()
+    due: dict[int, float] = {}
+    sent = 0
+    last = len(bodies) if load.once else 1 << 62
+    started = time.perf_counter()
+    measured_from = started + load.warm_s
+    until = measured_from + load.seconds
+    cpu = time.process_time()
+
+    def send(one: Connection, due_at: float) -> None:
+        nonlocal sent
+        due[sent] = due_at
+        one.send(sent, bodies[sent % len(bodies)])
+        sent += 1
+
+    share = max(1, load.in_flight // len(connections))
+    if not load.rate:
+        for one in connections:
+            for _ in range(share):
+                if sent < last:
+                    send(one, time.perf_counter())
+    ended = started
+    while True:
+        now = time.perf_counter()
+        open_calls = len(due)
+        stop = now >= until or sent >= last
+        if stop and (not open_calls or now >= until + 10):
+            break
+        wait = 0.05
+        if load.rate and not stop:
+            while sent < last and (due_at := started + sent / load.rate) <= now:
+                send(connections[sent % len(connections)], due_at)
+            wait = max(0.0, started + sent / load.rate - now)
+        for number, _ in poll.poll(wait):
+            one = by_number[number]
+            for place, answer in one.receive():
+                ended = time.perf_counter()
+                began = due.pop(place)
+                if answer is None:
+                    loaded.failed += 1
+                else:
+                    loaded.answers.append((place % len(bodies), answer))
+                    if began >= measured_from and (ended <= until or load.once):
+                        loaded.latencies_s.append(ended - began)
+                        loaded.ended_s.append(ended - measured_from)
+                if not load.rate and sent < last and ended < until:
+                    send(one, ended)
+    loaded.failed += len(due)
+    loaded.seconds = min(ended, until) - measured_from
+    loaded.busy = (time.process_time() - cpu) / (time.perf_counter() - started)
+    for one in connections:
+        one.close()
+    return loaded

@@ -1,0 +1,80 @@
+"""Run the daemon in a process of its own, on a core of its own."""
+
+import logging
+import time
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
+from typing import Any, Self
+
+from benchmarks.load import pin
+from consentd import config
+from consentd.server.daemon import Daemon
+
+_SPAWN = get_context("spawn")
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A daemon that serves.
+
+    Attributes:
+        start_s: time of ``Daemon.start``, which verifies and opens everything; imports not counted.
+    """
+
+    port: int
+    start_s: float
+
+
+class Server:
+    """A daemon in its own process, for the length of a ``with`` block."""
+
+    def __init__(self, config_file: Path, core: int | None) -> None:
+        """Start it."""
+        self._pipe, child = _SPAWN.Pipe()
+        self._process = _SPAWN.Process(target=_serve, args=(child, config_file, core))
+        self._process.start()
+        child.close()
+        found: Any = self._pipe.recv()
+        if isinstance(found, BaseException):
+            raise found
+        self.started: Started = found
+
+    @property
+    def port(self) -> int:
+        """Return its gRPC port."""
+        return self.started.port
+
+    def memory_bytes(self) -> dict[str, int]:
+        """Return what ``/proc`` says of its memory: RssAnon is its own, RssFile mostly pages of the table's map."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii")
+        fields = dict(line.split(":", 1) for line in status.splitlines())
+        return {name: int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "RssAnon", "RssFile")}
+
+    def cpu_s(self) -> float:
+        """Return processor time it has used, seconds."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / 100
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipe.send("stop")
+        self._process.join()
+
+
+def _serve(pipe: Pipe, config_file: Path, core: int | None) -> None:
+    try:
+        pin(core)
+        logging.basicConfig(level=logging.WARNING)
+        daemon = Daemon(config.load(config_file))
+        before = time.perf_counter()
+        daemon.start()
+        pipe.send(Started(daemon.grpc_port, time.perf_counter() - before))
+    except BaseException as error:  # noqa: BLE001  # it is raised where the start is awaited
+        pipe.send(error)
+        return
+    pipe.recv()
+    daemon.stop()

@@ -1,0 +1,226 @@
+"""Make a ledger with many subjects, by the path every entry takes: writes through the sequencer, in large batches.
+
+Left out is only what the wire would add, and one synced write a person in the vault: data keys are written there a
+thousand at a time. Subject *n* has three consents of one row each, after fixed arithmetic, so that every question
+has a known answer without a list of consents:
+
+* lineage 1 allows recipient ``n mod 40`` treatment with clinical data
+* lineage 2 allows recipient ``n + 13 mod 40`` care management with insurance data and lifelog
+* lineage 3 allows recipient ``n + 29 mod 40`` research with clinical data; of every fourth subject it objects to
+  that recipient instead
+"""
+
+import hashlib
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from consentd import config
+from consentd.core.kinds import EntryKind
+from consentd.server.daemon import Daemon
+from consentd.server.keys import make_keys, make_token, write_private
+from consentd.service.auth import format_credential
+from consentd.service.wire import Parts
+from consentd.store import Batch
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import statement_pb2 as st
+from consentd.writes.consents import Grant
+from consentd.writes.desk import request_key
+from consentd.writes.registry import Enrol, PublicWrite
+
+PARTICIPANTS = 40
+RELAY = "relay"
+SCHEME = "mhid"
+VAULT_BATCH = 1_000
+ENTRIES_PER_SUBJECT = 4
+
+_CONFIG = """
+[ledger]
+origin = "bench.consentd.example/ledger"
+data_dir = "data"
+checkpoint_interval_ms = {interval_ms}
+map_bits = {map_bits}
+[keys]
+log_key_file = "keys/log.key"
+statement_key_file = "keys/statement.key"
+vault_key_file = "keys/vault.key"
+[callers]
+credentials_file = "keys/credentials"
+[table]
+map_size_mb = 16384
+[grpc]
+listen = "127.0.0.1:0"
+[http]
+listen = "127.0.0.1:0"
+[pool]
+max_waiting = {waiting}
+max_batch = {batch}
+[log]
+level = "warning"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """A ledger to measure on.
+
+    Attributes:
+        token: the relay's, which acts for subjects and sees reasons.
+        build_s: time of all entries but the registry's, seconds.
+        entries: those, seals not counted.
+    """
+
+    directory: Path
+    token: str
+    subjects: int
+    build_s: float
+    entries: int
+
+    @property
+    def config_file(self) -> Path:
+        """Return the configuration to serve it with."""
+        return self.directory / "consentd.toml"
+
+
+def make_world(directory: Path, *, subjects: int) -> World:
+    """Build the ledger of *subjects* in an empty directory."""
+    map_bits = max(4, (max(1, subjects // 16) - 1).bit_length())
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / "consentd.toml"
+    file.write_text(_CONFIG.format(interval_ms=2_000, map_bits=map_bits, waiting=20_000, batch=2_000), encoding="utf-8")
+    found = config.load(file)
+    make_keys(found)
+    token = make_token()
+    write_private(found.callers.credentials_file, format_credential(token, RELAY), append=True)
+    daemon = Daemon(found)
+    daemon.start()
+    parts = daemon.lobby.parts
+    assert parts is not None, "a daemon that started serves"
+    _submit_all(parts, _registrations())
+    started = time.perf_counter()
+    count = 0
+    for first in range(0, subjects, VAULT_BATCH):
+        tags = _create_all(parts, range(first, min(subjects, first + VAULT_BATCH)))
+        count += _submit_all(parts, _of_subjects(tags))
+        _tell(first + len(tags), subjects, started)
+    built = time.perf_counter() - started
+    daemon.stop()
+    file.write_text(_CONFIG.format(interval_ms=200, map_bits=map_bits, waiting=10_000, batch=400), encoding="utf-8")
+    return World(directory, token, subjects, built, count)
+
+
+def _tell(done: int, of: int, started: float) -> None:
+    if sys.stderr.isatty():
+        rate, end = done / (time.perf_counter() - started), "\n" if done == of else ""
+        print(f"\r  building: {done:,} of {of:,} subjects, {rate:,.0f}/s ", end=end, file=sys.stderr)
+
+
+def _submit_all(parts: Parts, writes: Iterator[Any]) -> int:
+    """Put writes into the pool as fast as it takes them, and wait for all; returns how many."""
+    waiting: deque[Future[Any]] = deque()
+    count = 0
+    for write in writes:
+        while len(waiting) >= 8_000:
+            waiting.popleft().result()
+        waiting.append(parts.sequencer.submit(write))
+        count += 1
+    for future in waiting:
+        future.result()
+    return count
+
+
+def _base(asker: str) -> dict[str, Any]:
+    request_id = os.urandom(16)
+    return {
+        "request_id": request_id,
+        "request_key": request_key(asker, request_id),
+        "content": hashlib.sha256(request_id).digest(),
+        "asker": asker,
+    }
+
+
+def recipient(number: int) -> str:
+    """Return the id of a recipient."""
+    return f"recipient-{number % PARTICIPANTS:02d}"
+
+
+def holder(number: int) -> str:
+    """Return the id of a holder."""
+    return f"holder-{number % PARTICIPANTS:02d}"
+
+
+def _registrations() -> Iterator[PublicWrite]:
+    rights = [st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS, st.PARTICIPANT_RIGHT_SEE_REASONS]
+    named = [
+        (RELAY, st.PARTICIPANT_ROLE_RELAY, rights),
+        *((recipient(number), st.PARTICIPANT_ROLE_RECIPIENT, []) for number in range(PARTICIPANTS)),
+        *((holder(number), st.PARTICIPANT_ROLE_HOLDER, []) for number in range(PARTICIPANTS)),
+    ]
+    for name, role, held in named:
+        message = st.ParticipantStatement(
+            participant_id=name, name=st.Text(ko="모의 기관", en=name), roles=[role], rights=held, active=True
+        )
+        yield PublicWrite(
+            **_base("operator"),
+            name=f"participant/{name}",
+            kind=EntryKind.PARTICIPANT,
+            message=message,
+            check=lambda table: None,
+        )
+
+
+def identifier(number: int) -> str:
+    """Return the identifier of subject *number*."""
+    return f"BENCH-{number:08d}"
+
+
+def subject(number: int) -> pb.Subject:
+    """Return subject *number* as a caller names it."""
+    return pb.Subject(scheme=SCHEME, value=identifier(number))
+
+
+def _create_all(parts: Parts, numbers: range) -> list[tuple[int, bytes, bytes]]:
+    """Create data keys in one synced write; returns (number, identifier hash, tag) of each."""
+    vault, batch, made = parts.vault, Batch(), []
+    for number in numbers:
+        hashed, tag = vault.identifier_hash(SCHEME, identifier(number)), os.urandom(32)
+        batch.put(b"k" + tag, vault._wrapped(b"k" + tag, os.urandom(32)))  # noqa: SLF001  # as ``create`` does
+        batch.put(b"i" + hashed, tag)
+        made.append((number, hashed, tag))
+    vault.store.write(batch)
+    return made
+
+
+def _of_subjects(created: list[tuple[int, bytes, bytes]]) -> Iterator[Enrol | Grant]:
+    attestation = st.Attestation(attested_by=RELAY, method="bench")
+    for _, hashed, tag in created:
+        message = st.EnrolStatement(identifier_hash=hashed, scheme=SCHEME, attestation=attestation)
+        yield Enrol(**_base(RELAY), tag=tag, message=message)
+    for number, hashed, _ in created:
+        for consent in consents(number):
+            granted = st.GrantStatement(consent=consent, attestation=attestation)
+            yield Grant(**_base(RELAY), identifier_hash=hashed, message=granted)
+
+
+def consents(number: int) -> list[pb.Consent]:
+    """Return the three consents of subject *number*."""
+    made = []
+    for who, purpose, categories in (
+        (number, "TREAT", ["CLIN"]),
+        (number + 13, "CAREMGT", ["INS", "LIFE"]),
+        (number + 29, "HRESCH", ["CLIN"]),
+    ):
+        root = pb.Provision(
+            effect=pb.EFFECT_PERMIT, actors=[recipient(who)], purposes=[purpose], categories=categories
+        )
+        made.append(pb.Consent(kind=pb.CONSENT_KIND_CONSENT, root=root, language="ko"))
+    if number % 4 == 0:
+        root = pb.Provision(effect=pb.EFFECT_DENY, actors=[recipient(number + 29)])
+        made[2] = pb.Consent(kind=pb.CONSENT_KIND_OBJECTION, root=root, language="ko")
+    return made

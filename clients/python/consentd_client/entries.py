@@ -1,0 +1,145 @@
+"""The entries of a verified history, typed. What makes them is ``history``, once everything is verified."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from google.protobuf.message import DecodeError, Message
+
+from consentd.core import codec
+from consentd.core.checkpoint import Checkpoint
+from consentd.core.kinds import EntryKind, is_known
+from consentd.v1 import statement_pb2 as st
+from consentd_client import show
+
+LEDGER = "ledger"
+"""Author of what the daemon signed, and the name of the chain that names its keys."""
+SUBJECT = "subject"
+"""Author of what the person signed."""
+
+MESSAGES: Mapping[int, type[Message]] = {
+    EntryKind.LEDGER: st.LedgerStatement,
+    EntryKind.PARTICIPANT: st.ParticipantStatement,
+    EntryKind.KEY: st.KeyStatement,
+    EntryKind.VOCABULARY: st.VocabularyStatement,
+    EntryKind.NOTICE: st.NoticeStatement,
+    EntryKind.ENROL: st.EnrolStatement,
+    EntryKind.GRANT: st.GrantStatement,
+    EntryKind.AMEND: st.AmendStatement,
+    EntryKind.PAUSE: st.PauseStatement,
+    EntryKind.RESUME: st.ResumeStatement,
+    EntryKind.REVOKE: st.RevokeStatement,
+    EntryKind.ACCESS: st.AccessStatement,
+    EntryKind.REFUSAL: st.RefusalStatement,
+    EntryKind.OUTCOME: st.OutcomeStatement,
+    EntryKind.RULES: st.RulesStatement,
+}
+"""The statement of each kind that has one in this version."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """An entry of a verified history.
+
+    Attributes:
+        event: its leaf, decoded.
+        statement: what the leaf commits to; None: erased.
+        author: who signed it: ``ledger`` (the daemon), ``participant/ID``, ``subject``; empty: erased.
+        message: the statement's payload, decoded; None: erased, or of a kind or version that is not known here.
+        is_new: it was not in the history read before.
+    """
+
+    event: codec.Event = field(repr=False)
+    statement: codec.Statement | None = field(repr=False)
+    author: str
+    message: Message | None = field(repr=False)
+    is_new: bool
+
+    @property
+    def seq(self) -> int:
+        """Its place in the chain, from 1."""
+        return self.event.seq
+
+    @property
+    def kind(self) -> int:
+        """Its kind, ``EntryKind`` where that is known."""
+        return self.event.kind
+
+    @property
+    def kind_name(self) -> str:
+        """The kind's name; of an unknown one its number."""
+        return EntryKind(self.kind).name if is_known(self.kind) else str(self.kind)
+
+    @property
+    def time_ms(self) -> int:
+        """The ledger's clock when it was written, UTC milliseconds."""
+        return self.event.time_ms
+
+    @property
+    def attested_by(self) -> str:
+        """The participant that vouches for what the daemon signed for it; empty: none."""
+        attestation = getattr(self.message, "attestation", None)
+        return attestation.attested_by if isinstance(attestation, st.Attestation) else ""
+
+    def line(self, lang: str = "en") -> str:
+        """Return the entry as one line for a person, in English (``en``) or Korean (``ko``)."""
+        what = show.describe(self.message, lang) if self.statement is not None else show.label("ERASED", lang)
+        who = " ".join(filter(None, (show.author(self.author, lang), show.attested(self.attested_by, lang))))
+        kind = show.label(self.kind_name, lang)
+        return f"#{self.seq:<4} {show.format_time(self.time_ms)}  {kind}: {what}" + (f"  [{who}]" if who else "")
+
+    def __str__(self) -> str:
+        return self.line()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """All entries of a chain, verified, as of one checkpoint.
+
+    Attributes:
+        tag: whose chain it is, 32 bytes.
+        name: of a public chain; empty: a person's.
+        checkpoint: what it was verified against.
+        seal_time_ms: up to when it is whole, by the ledger's clock.
+        entries: from seq 1 to the last.
+        is_erased: the person was erased: the last entry says so, the statements before it are gone.
+    """
+
+    tag: bytes = field(repr=False)
+    name: str
+    checkpoint: Checkpoint
+    seal_time_ms: int
+    entries: tuple[Entry, ...] = field(repr=False)
+    is_erased: bool
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether the tag has no entry. That says something about a tag, never about a person."""
+        return not self.entries
+
+    @property
+    def new(self) -> tuple[Entry, ...]:
+        """The entries that were not in the history read before."""
+        return tuple(entry for entry in self.entries if entry.is_new)
+
+    @property
+    def unread(self) -> tuple[Entry, ...]:
+        """Entries that are proven and signed, but say something that this version cannot read: nothing follows."""
+        return tuple(entry for entry in self.entries if entry.statement is not None and entry.message is None)
+
+
+def decode_payload(kind: int, payload: bytes) -> Message | None:
+    """Decode a verified payload; None where this version cannot read all of it."""
+    kind_of = MESSAGES.get(kind)
+    if kind_of is None:
+        return None
+    message = kind_of()
+    try:
+        message.ParseFromString(payload)
+    except (DecodeError, ValueError, RecursionError):
+        return None
+    size = message.ByteSize()
+    known = kind_of()
+    known.CopyFrom(message)
+    known.DiscardUnknownFields()
+    # A field of a later version may change what the others mean.
+    return message if known.ByteSize() == size else None

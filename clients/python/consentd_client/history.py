@@ -1,0 +1,280 @@
+"""Verify a history as it was streamed, and turn it into typed entries. Pure: bytes in, history or error out.
+
+Nothing is shown before everything is verified: checkpoint, consistency with what is remembered, seal, map, every
+leaf and opening (``consentd.core.history``), and the signature of every new statement under a key whose own chain is
+verified at the same checkpoint. Entries remembered from before are sent no more; they are verified again as part of
+the chain, so that the history returned is always whole.
+
+What it does not prove, and where the result is shown one should say so: an access that nobody reported; that the tag
+is the person's (whoever deals with the person pins the tag); that everyone is shown the same ledger. That a tag has no
+entry says nothing about a person.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from consentd.core import codec, history
+from consentd.core.checkpoint import Checkpoint, open_checkpoint
+from consentd.core.history import ChainProof, HistoryEntry, HistoryProof, KeyFact, KeyTerm, VerifiedEntry
+from consentd.core.kinds import AUTHORS, EntryKind, Owner, is_known
+from consentd.core.note import Verifier, format_vkey
+from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError, VerificationError
+from consentd.v1 import ledger_service_pb2 as ls
+from consentd.v1 import statement_pb2 as st
+from consentd_client.entries import LEDGER, SUBJECT, Entry, History, decode_payload
+from consentd_client.memory import HeldEntry, HeldHistory
+from consentd_client.steps import Trust
+
+_PARTICIPANT = "participant/"
+
+
+# -- from the stream ------------------------------------------------------------------------------------------
+
+
+def collect_proof(pieces: Iterable[ls.GetHistoryResponse]) -> HistoryProof:
+    """Put the pieces of a stream together. Claims only; nothing is verified.
+
+    Raises:
+        MalformedError: they do not come in their order.
+    """
+    head: ls.HistoryHead | None = None
+    chains: list[tuple[ls.HistoryChain, list[HistoryEntry]]] = []
+    for piece in pieces:
+        what = piece.WhichOneof("piece")
+        if (what == "head") != (head is None) or (what == "entries" and not chains) or what is None:
+            raise MalformedError("history stream has a piece out of order")
+        if what == "head":
+            head = piece.head
+        elif what == "chain":
+            chains.append((piece.chain, []))
+        else:
+            chains[-1][1].extend(_claimed(entry) for entry in piece.entries.entries)
+    if head is None or not chains:
+        raise MalformedError("history stream ends before its first chain")
+    return HistoryProof(
+        checkpoint=head.checkpoint,
+        consistency=tuple(head.consistency),
+        seal=head.seal,
+        seal_inclusion=tuple(head.seal_inclusion),
+        chains=tuple(
+            ChainProof(
+                tag=chain.tag,
+                public_name=chain.public_name,
+                count=chain.count,
+                head=chain.head,
+                map_proof=chain.map_proof,
+                first_seq=chain.first_seq,
+                entries=tuple(entries),
+            )
+            for chain, entries in chains
+        ),
+    )
+
+
+def _claimed(entry: ls.LedgerEntry) -> HistoryEntry:
+    opening = (entry.opening.salt, entry.opening.statement) if entry.HasField("opening") else None
+    return HistoryEntry(entry.leaf, opening)
+
+
+# -- verification ---------------------------------------------------------------------------------------------
+
+
+def open_held(checkpoint: bytes | None, trust: Trust) -> Checkpoint | None:
+    """Open the checkpoint that a memory holds.
+
+    Raises:
+        InvalidError: it is not one of this ledger: the memory is another's, or damaged, or the pin is wrong.
+    """
+    if checkpoint is None:
+        return None
+    try:
+        point, _ = open_checkpoint(checkpoint, trust.origin, trust.log_key)
+    except VerificationError as error:
+        # That is no fault of the daemon's evidence, and must not be taken for one.
+        raise InvalidError(f"memory holds no checkpoint of the pinned ledger: {error}") from error
+    return point
+
+
+def verify_history(
+    proof: HistoryProof,
+    *,
+    trust: Trust,
+    name: str = "",
+    tag: bytes = b"",
+    held_checkpoint: Checkpoint | None = None,
+    held: HeldHistory | None = None,
+    now_ms: int = 0,
+) -> tuple[History, HeldHistory]:
+    """Verify everything; return the whole history, and what to remember of it.
+
+    Args:
+        proof: what was streamed.
+        trust: what was pinned.
+        name: the public chain that was asked for; empty: a person's.
+        tag: the person's tag where it was pinned; empty: any.
+        held_checkpoint: the checkpoint remembered.
+        held: what is remembered of this chain.
+        now_ms: the reader's clock, which cosignatures must not be far behind; of no matter without witnesses.
+
+    Raises:
+        VerificationError: see ``consentd.core.history``; or it is another chain than the one asked for, or does not
+            continue what is remembered.
+    """
+    anchor = history.verify_anchor(proof, origin=trust.origin, log_verifier=trust.log_key, held=held_checkpoint)
+    trust.verify_witnessed(proof.checkpoint, now_ms=now_ms, seal_time_ms=anchor.seal.time_ms)
+    asked, *others = proof.chains
+    _check_asked(asked, name=name, tag=tag, held=held)
+    known = () if held is None else held.entries
+    if asked.count < len(known):
+        raise ProofError(f"chain is shorter than what is remembered: `{asked.count}` and `{len(known)}`")
+    if asked.first_seq != len(known) + 1:
+        raise ProofError("chain does not continue what is remembered")
+    whole = replace(asked, first_seq=1, entries=(*(one.entry for one in known), *asked.entries))
+    entries = history.verify_chain(whole, anchor=anchor)
+    # INVARIANT: what was verified before had its authors verified with it; its proofs are not sent again.
+    fresh = entries[len(known) :]
+    chains = {asked.tag: entries}
+    for chain in others:
+        if chain.tag in chains or not (chain.public_name == LEDGER or chain.public_name.startswith(_PARTICIPANT)):
+            raise ProofError("history has a chain that nobody needs")
+        chains[chain.tag] = history.verify_chain(chain, anchor=anchor)
+    names = {chain.tag: chain.public_name for chain in proof.chains}
+    verified_before = {entry.event for entry in entries[: len(known)]}
+    terms = _verify_keys(chains, names, known=verified_before, origin=trust.origin)
+    for other, verified in chains.items():
+        unverified = fresh if other == asked.tag else verified
+        history.verify_authors(unverified, tag=other, origin=trust.origin, terms=terms)
+    _check_ledger(chains.get(codec.public_tag(LEDGER), ()), trust)
+    authors = [one.author for one in known] + [_author(entry, terms) for entry in fresh]
+    result = History(
+        tag=asked.tag,
+        name=name,
+        checkpoint=anchor.checkpoint,
+        seal_time_ms=anchor.seal.time_ms,
+        entries=tuple(
+            Entry(
+                event=entry.event,
+                statement=entry.statement,
+                author=author,
+                message=None if entry.statement is None else decode_payload(entry.event.kind, entry.statement.payload),
+                is_new=entry.event.seq > len(known),
+            )
+            for entry, author in zip(entries, authors, strict=True)
+        ),
+        is_erased=bool(entries) and entries[-1].event.kind == EntryKind.ERASURE,
+    )
+    kept = tuple(HeldEntry(entry, author) for entry, author in zip(whole.entries, authors, strict=True))
+    return result, HeldHistory(asked.tag, kept)
+
+
+def _check_asked(chain: ChainProof, *, name: str, tag: bytes, held: HeldHistory | None) -> None:
+    if name:
+        tag = codec.public_tag(name)
+    if chain.public_name != name or (tag and chain.tag != tag):
+        raise ProofError("history is of another chain than the one asked for")
+    if held is not None and held.tag != chain.tag:
+        raise ProofError(
+            "history is under another tag than the one remembered: unless the person was erased and enrolled anew, "
+            "entries are being hidden"
+        )
+
+
+def _verify_keys(
+    chains: Mapping[bytes, Sequence[VerifiedEntry]], names: Mapping[bytes, str], *, known: set[codec.Event], origin: str
+) -> dict[bytes, tuple[KeyTerm, ...]]:
+    """Verify the entries that put keys in force or out of it, in their order; return the terms that follow.
+
+    Each key must rest on one in force before it, and the first on leaf 0, which names the very key that signs it. So no
+    key vouches for itself. Entries of one millisecond may stand in different chains, whose order to each other is not
+    in the proof: of these each is taken as soon as its author is in force.
+
+    Args:
+        chains: the entries of each chain, verified as such, by tag.
+        names: the public names of the chains, by tag.
+        known: entries whose authors were verified before.
+        origin: the ledger's name.
+
+    Raises:
+        SignatureError: an author was not in force.
+    """
+    terms: dict[bytes, tuple[KeyTerm, ...]] = {}
+    stated = [
+        (tag, entry)
+        for tag, entries in chains.items()
+        for entry in entries
+        if entry.statement is not None and entry.event.kind in (EntryKind.LEDGER, EntryKind.KEY)
+    ]
+    stated.sort(key=lambda one: one[1].event.time_ms)  # stable: each chain keeps its order
+    for _, together in groupby(stated, key=lambda one: one[1].event.time_ms):
+        waiting = list(together)
+        while waiting:
+            refused: list[tuple[bytes, VerifiedEntry]] = []
+            failure: SignatureError | None = None
+            for tag, entry in waiting:
+                fact = _key_fact(entry, tag, names[tag])
+                if fact is not None and names[tag] == LEDGER and entry.event.seq == 1:
+                    history.add_key_fact(terms, fact)
+                try:
+                    if entry.event not in known:
+                        history.verify_authors([entry], tag=tag, origin=origin, terms=terms)
+                except SignatureError as error:
+                    failure = error
+                    refused.append((tag, entry))
+                    continue
+                if fact is not None:
+                    history.add_key_fact(terms, fact)
+            if failure is not None and len(refused) == len(waiting):
+                raise failure
+            waiting = refused
+    return terms
+
+
+def _key_fact(entry: VerifiedEntry, tag: bytes, name: str) -> KeyFact | None:
+    """Return what an entry says of a key; None: nothing that this version can read."""
+    owner, who = _owner(tag, name)
+    assert entry.statement is not None
+    message = decode_payload(entry.event.kind, entry.statement.payload)
+    time_ms = entry.event.time_ms
+    if isinstance(message, st.LedgerStatement) and owner is Owner.LEDGER:
+        return KeyFact(key=message.statement_key, owner=owner, tag_or_name=who, time_ms=time_ms)
+    if isinstance(message, st.KeyStatement):
+        return KeyFact(key=message.key, owner=owner, tag_or_name=who, time_ms=time_ms, retired=message.retired)
+    return None
+
+
+def _owner(tag: bytes, name: str) -> tuple[Owner, bytes | str]:
+    if name == LEDGER:
+        return Owner.LEDGER, ""
+    if name.startswith(_PARTICIPANT):
+        return Owner.PARTICIPANT, name.removeprefix(_PARTICIPANT)
+    return Owner.SUBJECT, tag
+
+
+def _author(entry: VerifiedEntry, terms: Mapping[bytes, Sequence[KeyTerm]]) -> str:
+    """Name who signed an entry whose signature was verified."""
+    if entry.statement is None:
+        return ""
+    event = entry.event
+    allowed = AUTHORS[EntryKind(event.kind)] if is_known(event.kind) else frozenset(Owner)
+    for term in terms[entry.statement.key]:
+        if term.owner in allowed and term.from_ms <= event.time_ms <= term.until_ms:
+            if term.owner is Owner.LEDGER:
+                return LEDGER
+            return SUBJECT if term.owner is Owner.SUBJECT else f"{_PARTICIPANT}{term.tag_or_name!s}"
+    raise AssertionError("author was verified, and is not among the terms")
+
+
+def _check_ledger(entries: Sequence[VerifiedEntry], trust: Trust) -> None:
+    """Hold what the ledger says of itself against what was pinned."""
+    stated = [
+        decode_payload(entry.event.kind, entry.statement.payload)
+        for entry in entries
+        if entry.statement is not None and entry.event.kind == EntryKind.LEDGER
+    ]
+    keys = {key for message in stated if isinstance(message, st.LedgerStatement) for key in message.verifier_keys}
+    origins = {message.origin for message in stated if isinstance(message, st.LedgerStatement)}
+    if origins != {trust.origin}:
+        raise ProofError("ledger names another origin for itself than the one pinned")
+    if isinstance(trust.log_key, Verifier) and format_vkey(trust.log_key) not in keys:
+        raise ProofError("ledger does not name the pinned log key as its own")

@@ -1,0 +1,225 @@
+"""Remember what was verified, so that the daemon cannot take it back.
+
+A memory belongs to one ledger. It holds the latest checkpoint that was seen and verified, and, for each chain whose
+history was read, its tag and all its entries. The next history begins there, so only what is new is sent; a daemon
+that shows a smaller tree, another past, or another tag for the same person is caught.
+
+What its loss means: the client starts anew, and what was rolled back before then goes unseen. Whether it is trusted:
+entries are verified again with every new history, so a changed file is noticed; one replaced by an older copy is not.
+The file holds what the person's history says. It is readable by its owner alone; keep it as you keep the records.
+"""
+
+import base64
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from consentd.core import note
+from consentd.core.checkpoint import parse_checkpoint
+from consentd.core.history import HistoryEntry
+from consentd.errors import MalformedError, StorageError
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class HeldEntry:
+    """An entry that was verified, and who made it: ``ledger``, ``participant/ID``, ``subject``; empty: erased."""
+
+    entry: HistoryEntry
+    author: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeldHistory:
+    """A chain as it was verified last: all of its entries, from seq 1."""
+
+    tag: bytes = field(repr=False)
+    entries: tuple[HeldEntry, ...] = field(repr=False)
+
+
+class Memory(Protocol):
+    """What a client remembers of one ledger. Called from one thread at a time for each client."""
+
+    def checkpoint(self) -> bytes | None:
+        """Return the latest checkpoint remembered, a signed note; None: none yet."""
+
+    def history(self, key: str) -> HeldHistory | None:
+        """Return what is remembered under *key*; None: nothing."""
+
+    def remember(self, checkpoint: bytes, key: str = "", history: HeldHistory | None = None) -> None:
+        """Remember a verified checkpoint and, under *key*, a history, both or neither.
+
+        A checkpoint smaller than the one remembered changes nothing; neither does a shorter history of the same tag.
+        """
+
+    def forget(self, key: str) -> None:
+        """Forget the history under *key*: after an erasure, say, when the person is enrolled anew."""
+
+
+class RamMemory:
+    """A memory for as long as the process lives. It grows with each chain that is read."""
+
+    def __init__(self) -> None:
+        self._checkpoint: bytes | None = None
+        self._histories: dict[str, HeldHistory] = {}
+
+    def checkpoint(self) -> bytes | None:
+        """Return the latest checkpoint."""
+        return self._checkpoint
+
+    def history(self, key: str) -> HeldHistory | None:
+        """Return a history."""
+        return self._histories.get(key)
+
+    def remember(self, checkpoint: bytes, key: str = "", history: HeldHistory | None = None) -> None:
+        """Remember both."""
+        self._checkpoint = _later(self._checkpoint, checkpoint)
+        if history is not None:
+            self._histories[key] = _longer(self._histories.get(key), history)
+
+    def forget(self, key: str) -> None:
+        """Forget a history."""
+        self._histories.pop(key, None)
+
+
+class FileMemory:
+    """A memory in one JSON file, replaced as a whole or not at all; several processes may share it.
+
+    Beside it lies ``FILE.lock``, which serialises writers.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def checkpoint(self) -> bytes | None:
+        """Return the latest checkpoint.
+
+        Raises:
+            StorageError: the file cannot be read, or is not one of ours.
+        """
+        return _decode(self._read())[0]
+
+    def history(self, key: str) -> HeldHistory | None:
+        """Return a history. Raises as ``checkpoint``."""
+        return _decode(self._read())[1].get(key)
+
+    def remember(self, checkpoint: bytes, key: str = "", history: HeldHistory | None = None) -> None:
+        """Remember both, durably. Raises as ``checkpoint``, and ``StorageError`` where it cannot be written."""
+        with self._locked():
+            latest, histories = _decode(self._read())
+            if history is not None:
+                histories[key] = _longer(histories.get(key), history)
+            self._write(_encode(_later(latest, checkpoint), histories))
+
+    def forget(self, key: str) -> None:
+        """Forget a history. Raises as ``remember``."""
+        with self._locked():
+            latest, histories = _decode(self._read())
+            if histories.pop(key, None) is not None:
+                self._write(_encode(latest, histories))
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        lock = self._path.with_name(self._path.name + ".lock")
+        try:
+            file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise _failed("written", self._path, error) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(file)
+
+    def _read(self) -> bytes:
+        try:
+            return self._path.read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise _failed("read", self._path, error) from error
+
+    def _write(self, content: bytes) -> None:
+        new = self._path.with_name(self._path.name + ".new")
+        try:
+            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(self._path)
+            directory = os.open(self._path.parent, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise _failed("written", self._path, error) from error
+
+
+def _failed(doing: str, path: Path, error: OSError) -> StorageError:
+    return StorageError(f"memory cannot be {doing}: `{path}`: {error.strerror}")
+
+
+def _size(checkpoint: bytes) -> int:
+    return parse_checkpoint(note.parse_note(checkpoint).text).size
+
+
+def _later(old: bytes | None, new: bytes) -> bytes:
+    """Return the larger of two checkpoints of one ledger: two processes may remember out of turn."""
+    return new if old is None or _size(new) >= _size(old) else old
+
+
+def _longer(old: HeldHistory | None, new: HeldHistory) -> HeldHistory:
+    if old is None or old.tag != new.tag or len(new.entries) >= len(old.entries):
+        return new
+    return old
+
+
+def _encode(checkpoint: bytes | None, histories: dict[str, HeldHistory]) -> bytes:
+    content = {
+        "version": VERSION,
+        "checkpoint": None if checkpoint is None else checkpoint.decode(),
+        "histories": {
+            key: {"tag": held.tag.hex(), "entries": [_encode_entry(one) for one in held.entries]}
+            for key, held in sorted(histories.items())
+        },
+    }
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _encode_entry(held: HeldEntry) -> list[str]:
+    opening = held.entry.opening or (b"", b"")
+    return [held.author, *(base64.b64encode(part).decode() for part in (held.entry.leaf, *opening))]
+
+
+def _decode(content: bytes) -> tuple[bytes | None, dict[str, HeldHistory]]:
+    if not content:
+        return None, {}
+    try:
+        read: Any = json.loads(content)
+        if read["version"] != VERSION:
+            raise StorageError(f"memory file is of another version: `{read['version']}`")
+        checkpoint = None if read["checkpoint"] is None else read["checkpoint"].encode()
+        if checkpoint is not None:
+            _size(checkpoint)
+        histories = {
+            str(key): HeldHistory(bytes.fromhex(held["tag"]), tuple(_decode_entry(one) for one in held["entries"]))
+            for key, held in read["histories"].items()
+        }
+    except StorageError:
+        raise
+    except (MalformedError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StorageError("memory file is not one of ours; restore it, or begin with an empty one") from error
+    return checkpoint, histories
+
+
+def _decode_entry(row: list[str]) -> HeldEntry:
+    author, *parts = row
+    leaf, salt, statement = (base64.b64decode(part, validate=True) for part in parts)
+    return HeldEntry(HistoryEntry(leaf, (salt, statement) if statement else None), author)

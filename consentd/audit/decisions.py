@@ -1,0 +1,145 @@
+"""Take a recorded decision again, on what was in force at its place, and say in what the two differ.
+
+The rules are those of ``policy``, and of the sequencer where it decides: at the leaf's own time, seeing every earlier
+entry and no later one, and a break-glass question only from a participant enrolled for it (policy.md, rule 7). All of a
+recorded decision follows from the ledger but its ``decision_id``, which is drawn at random.
+"""
+
+from typing import Any
+
+from consentd.core import codec, note
+from consentd.core.kinds import EntryKind, Owner
+from consentd.errors import MalformedError, SignatureError
+from consentd.ledger import statement
+from consentd.ledger.view import View
+from consentd.policy import check, evaluate, model
+from consentd.policy.codebook import pack_question
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import statement_pb2 as st
+
+_PERMITS = (pb.OUTCOME_PERMIT, pb.OUTCOME_PARTIAL)
+
+
+def differences(view: View, index: int, event: codec.Event, made: codec.Statement, *, origin: str) -> list[str]:
+    """Take the decision of an ACCESS or REFUSAL again; name each field that comes out otherwise, both ways.
+
+    Args:
+        view: the table with every entry before *index* applied.
+
+    Raises:
+        MalformedError: the payload is not one, or records nothing that was asked.
+        InvalidError: the question is none that could have been answered.
+        SignatureError: the asker signed, but not this question, or with a key not in force.
+    """
+    message: Any = statement.decode_payload(event.kind, made.payload)
+    if event.kind == EntryKind.REFUSAL:
+        if message.WhichOneof("refused") == "grant":
+            return _refused_grant(view, message)
+        if message.WhichOneof("refused") != "access":
+            raise MalformedError("refusal says nothing of what was refused")
+        message = message.access
+    if message.asked.signature:
+        _verify_asker(view, event, made, message.asked, origin)
+    again = decide(view, index, event, statement.parse(pb.Question, message.asked.question))
+    found = _compare(message.decision, again)
+    recorded_as = EntryKind.ACCESS if again.outcome in _PERMITS else EntryKind.REFUSAL
+    if event.kind != recorded_as:
+        found.append(f"kind: recorded as {EntryKind(event.kind).name}, is {recorded_as.name}")
+    if event.ref != message.decision.ref:
+        found.append(f"ref: leaf has {event.ref}, its decision {message.decision.ref}")
+    return found
+
+
+def decide(view: View, index: int, event: codec.Event, question: pb.Question) -> pb.Decision:
+    """Decide a question as the entry at *index* must have, without a decision_id.
+
+    Raises:
+        InvalidError: it is none that could have been answered.
+    """
+    value = statement.question_value(question)
+    codebook, rules = view.codebook(), view.rules()
+    packed = pack_question(value, codebook)
+    if value.break_glass is not None and not _may_break_glass(view, value.actor.organisation):
+        decision = model.Decision(
+            outcome=model.Outcome.DENY,
+            denied=codebook.codes(packed.categories),
+            unknown=packed.unknown,
+            reasons=(model.Reason(model.ReasonCode.DENIED_BY_BREAK_GLASS, model.Effect.DENY),),
+            vocabulary_version=codebook.vocabulary.version,
+            combining=rules.combining,
+        )
+    else:
+        verdict = evaluate.evaluate(view.subject(event.tag), packed, rules, event.time_ms)
+        decision = evaluate.decision(verdict, packed, codebook, rules)
+    message = statement.decision_message(decision, event.tag)
+    message.revision.tree_size = index
+    message.decided_time_ms = event.time_ms
+    return message
+
+
+def _may_break_glass(view: View, organisation: str) -> bool:
+    actor = view.participant(organisation)
+    return actor is not None and actor.active and st.PARTICIPANT_RIGHT_BREAK_GLASS in actor.rights
+
+
+def _compare(recorded: pb.Decision, again: pb.Decision) -> list[str]:
+    """Name the fields that differ; both messages are the caller's own."""
+    recorded.ClearField("decision_id")
+    if recorded == again:
+        return []
+    found = []
+    for field in pb.Decision.DESCRIPTOR.fields:
+        was, now = getattr(recorded, field.name), getattr(again, field.name)
+        if was != now:
+            found.append(f"{field.name}: recorded {_shown(field, was)}, comes out {_shown(field, now)}")
+    return found or ["recorded decision has fields that this version does not know"]
+
+
+def _shown(field: Any, value: Any) -> str:
+    """Show a field's value in words where it has some; a tag is never shown."""
+    if field.name == "tag":
+        return "another tag"
+    if field.enum_type is not None and isinstance(value, int):
+        known = field.enum_type.values_by_number.get(value)
+        return str(value) if known is None else str(known.name)
+    if isinstance(value, int | str):
+        return f"{value}"
+    if field.name == "reasons":
+        return "[" + ", ".join(f"{pb.ReasonCode.Name(one.code)} {one.consent_id[:8]}".strip() for one in value) + "]"
+    if field.enum_type is not None:
+        return "[" + ", ".join(field.enum_type.values_by_number[one].name for one in value) + "]"
+    if field.message_type is not None:
+        return "other content"
+    return "[" + ", ".join(map(str, value)) + "]"
+
+
+def _refused_grant(view: View, message: st.RefusalStatement) -> list[str]:
+    """Check again why a consent was refused (PIPA Enforcement Decree 42-8)."""
+    consent = statement.consent_value(message.grant.consent)
+    again = check.check_consent(consent, view.codebook().vocabulary)
+    found = []
+    if statement.to_enum(again) != message.reason:
+        now = "nothing" if again is None else again.name
+        found.append(f"reason: recorded {message.reason}, comes out {now}")
+    missing = check.missing_items(consent)
+    if again is not None and tuple(message.missing) != missing:
+        found.append(f"missing: recorded {list(message.missing)}, comes out {list(missing)}")
+    return found
+
+
+def _verify_asker(
+    view: View, event: codec.Event, made: codec.Statement, asked: st.AskedQuestion, origin: str
+) -> None:
+    owner = view.key_owner(asked.key)
+    if owner is None or owner.kind is not Owner.PARTICIPANT or owner.name != asked.asker:
+        raise SignatureError("asker's key was not in force for who asked")
+    message = codec.signed_message(
+        origin=origin,
+        kind=codec.QUESTION_KIND,
+        tag=event.tag,
+        ref=0,
+        request_id=made.request_id,
+        author_time_ms=asked.author_time_ms,
+        payload=asked.question,
+    )
+    note.verify(asked.key, message, asked.signature)

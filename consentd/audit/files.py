@@ -1,0 +1,112 @@
+"""Read a stopped daemon's files: store, vault where there is one, and the last signed checkpoint beside them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from consentd.audit.places import Opening
+from consentd.core import codec, tiles
+from consentd.errors import CorruptionError, NotFoundError, StorageError
+from consentd.ledger import layout, reads
+from consentd.ledger.lock import read_lock
+from consentd.ledger.vault import Vault
+from consentd.store import Store
+from consentd.store.rocks import RocksStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataDirectory:
+    """A daemon's files.
+
+    Attributes:
+        store_dir: the ledger's store.
+        lock_path: ``checkpoint.lock``, the checkpoint that was signed last.
+        vault_dir, vault_key_file: what opens statements of persons; None: they stay closed.
+    """
+
+    store_dir: Path
+    lock_path: Path
+    vault_dir: Path | None = None
+    vault_key_file: Path | None = None
+
+    def open(self) -> "StoreSource":
+        """Open store and vault for reading; the daemon must be stopped."""
+        store = RocksStore.open_read_only(self.store_dir)
+        vault_store, vault = None, None
+        try:
+            if self.vault_dir is not None and self.vault_key_file is not None:
+                vault_store = RocksStore.open_read_only(self.vault_dir, block_cache_mb=8)
+                vault = Vault(vault_store, _read_key(self.vault_key_file))
+        except BaseException:
+            store.close()
+            raise
+        return StoreSource(store, self.lock_path, vault)
+
+
+class StoreSource:
+    """A ledger's rows."""
+
+    def __init__(self, store: Store, lock_path: Path, vault: Vault | None) -> None:
+        self._store = store
+        self._lock_path = lock_path
+        self._vault = vault
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the vault is at hand."""
+        return self._vault is not None
+
+    def checkpoint(self) -> bytes:
+        """Return the checkpoint that was signed last."""
+        note = read_lock(self._lock_path)
+        if note is None:
+            raise StorageError(f"checkpoint lock is missing: `{self._lock_path}`")
+        return note
+
+    def bundle(self, n: int, width: int) -> bytes:
+        """Return leaves as a bundle."""
+        start = n * tiles.TILE_WIDTH
+        return tiles.encode_bundle(reads.read_leaves(self._store, start, start + width))
+
+    def tile(self, level: int, n: int, width: int) -> bytes:
+        """Return a tile, or its first *width* hashes; empty where it is missing."""
+        return (self._store.get(layout.tile_key(level, n)) or b"")[: 32 * width]
+
+    def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
+        """Return openings: of public chains always, of persons with the vault."""
+        events = [codec.decode_leaf(leaf) for leaf in leaves]
+        keys = [layout.statement_key(event.tag, event.seq) for event in events if isinstance(event, codec.Event)]
+        rows = iter(self._store.multi_get(keys))
+        return [self._open(event, next(rows)) if isinstance(event, codec.Event) else None for event in events]
+
+    def _open(self, event: codec.Event, row: bytes | None) -> Opening:
+        if row is None:
+            return None
+        if row[:1] == bytes((layout.CLEAR,)):
+            return row[1:]
+        if self._vault is None:
+            return None
+        try:
+            salt, statement = self._vault.decrypt(event, row)
+        except NotFoundError:
+            return None
+        except CorruptionError:
+            # What does not decrypt opens to nothing; whoever looks names the entry.
+            return b""
+        return salt + statement
+
+    def close(self) -> None:
+        """Close the stores."""
+        self._store.close()
+        if self._vault is not None:
+            self._vault.store.close()
+
+
+def _read_key(path: Path) -> bytes:
+    try:
+        key = bytes.fromhex(path.read_text("ascii").strip())
+    except (OSError, ValueError):
+        key = b""
+    if len(key) != 32:
+        raise StorageError(f"vault key file holds no key of 64 hex digits: `{path}`")
+    return key

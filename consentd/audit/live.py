@@ -1,0 +1,189 @@
+"""Read a running daemon: checkpoint, tiles and bundles over HTTP, openings over gRPC (ListStatements).
+
+An auditor's token goes along, never in the clear to another machine. What fails in passing is tried again.
+"""
+
+import http.client
+import ssl
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from consentd.audit.places import Opening
+from consentd.core import codec, tiles
+from consentd.core.note import MAX_NOTE_SIZE
+from consentd.errors import DeniedError, InvalidError, MalformedError, StorageError
+
+TRIES = 4
+PAUSE_S = 0.5
+"""Before the second try; twice as long before each further one."""
+_MOST = 40 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """A daemon, or a host that serves an export.
+
+    Attributes:
+        url: where ``/checkpoint`` and ``/tile`` are, without a slash at its end.
+        target: HOST:PORT of gRPC; empty: no openings.
+        token: an auditor's.
+        tls_ca: authorities of the daemon's certificates, PEM; None: the system's.
+        tls: gRPC speaks TLS; HTTP does where *url* says https.
+    """
+
+    url: str
+    target: str = ""
+    token: str = field(default="", repr=False)
+    tls_ca: Path | None = None
+    tls: bool = False
+    timeout_s: float = 30.0
+
+    def open(self) -> "LiveSource":
+        """Open it; connections are made when needed.
+
+        Raises:
+            InvalidError: the URL is none, or a token would go to another machine in the clear.
+        """
+        return LiveSource(self)
+
+
+class LiveSource:
+    """A daemon being read."""
+
+    is_whole = False
+
+    def __init__(self, place: Live) -> None:
+        parts = urlsplit(place.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InvalidError(f"URL is not http or https: `{place.url}`")
+        if place.token:
+            _check_secret(parts.scheme == "https", parts.hostname)
+            if place.target:
+                _check_secret(place.tls or place.tls_ca is not None, place.target.rpartition(":")[0].strip("[]"))
+        self._place = place
+        self._host, self._port, self._prefix = parts.hostname, parts.port, parts.path.rstrip("/")
+        self._tls = ssl.create_default_context(cafile=place.tls_ca) if parts.scheme == "https" else None
+        self._connection: http.client.HTTPConnection | None = None
+        self._channel: Any = None
+
+    def checkpoint(self) -> bytes:
+        """Return the checkpoint published last."""
+        return self._get("checkpoint", MAX_NOTE_SIZE)
+
+    def bundle(self, n: int, width: int) -> bytes:
+        """Return a bundle."""
+        return self._partial(-1, n, width)
+
+    def tile(self, level: int, n: int, width: int) -> bytes:
+        """Return a tile."""
+        return self._partial(level, n, width)
+
+    def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
+        """Return the openings that the daemon shows this caller."""
+        if not self._place.target:
+            return None
+        start = n * tiles.TILE_WIDTH
+        found: list[Opening] = [None] * len(leaves)
+        events = [at for at, leaf in enumerate(leaves, start) if leaf[1:2] != bytes((codec.SEAL_KIND,))]
+        last = events[-1] if events else start - 1
+        token = ""
+        while True:
+            page = self._list(0 if token else start, len(leaves), token)
+            for entry in page.entries:
+                at = entry.index - start
+                if 0 <= at < len(leaves):
+                    if entry.leaf != leaves[at]:
+                        raise MalformedError(f"daemon shows another leaf by gRPC than by HTTP: entry `{entry.index}`")
+                    if entry.HasField("opening"):
+                        found[at] = entry.opening.salt + entry.opening.statement
+            token = page.next_page_token
+            # A page may end early, where statements are large.
+            if not token or not page.entries or page.entries[-1].index >= last:
+                return found
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._connection is not None:
+            self._connection.close()
+        if self._channel is not None:
+            self._channel.close()
+
+    def _partial(self, level: int, n: int, width: int) -> bytes:
+        return self._get(tiles.tile_path(level, n, width), _MOST)
+
+    def _get(self, path: str, most: int) -> bytes:
+        """Return what lies at *path*; tries again where that may help."""
+        headers = {"Authorization": f"Bearer {self._place.token}"} if self._place.token else {}
+        fault = ""
+        for attempt in range(TRIES):
+            if attempt:
+                time.sleep(PAUSE_S * 2 ** (attempt - 1))
+            try:
+                connection = self._connect()
+                connection.request("GET", f"{self._prefix}/{path}", headers=headers)
+                response = connection.getresponse()
+                content = response.read(most + 1)
+            except (OSError, http.client.HTTPException) as error:
+                fault = str(error) or type(error).__name__
+                self._connection = None
+                continue
+            if response.status == 200:
+                if len(content) > most:
+                    raise MalformedError(f"answer is larger than can be: `{path}`")
+                return content
+            if response.status in (401, 403):
+                raise DeniedError(f"daemon does not show this to the caller: `{path}`; give an auditor's token")
+            fault = f"{response.status} {response.reason}"
+            if response.status < 500:
+                break
+        raise StorageError(f"cannot be read: `{self._place.url}/{path}`: {fault}")
+
+    def _connect(self) -> http.client.HTTPConnection:
+        if self._connection is None:
+            timeout = self._place.timeout_s
+            if self._tls is not None:
+                self._connection = http.client.HTTPSConnection(
+                    self._host, self._port, timeout=timeout, context=self._tls
+                )
+            else:
+                self._connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout)
+        return self._connection
+
+    def _list(self, start: int, count: int, token: str) -> Any:
+        import grpc
+
+        from consentd.v1 import ledger_service_pb2 as ls
+        from consentd.v1 import ledger_service_pb2_grpc
+
+        place = self._place
+        if self._channel is None:
+            options = (("grpc.max_receive_message_length", _MOST),)
+            if place.tls or place.tls_ca is not None:
+                ca = None if place.tls_ca is None else place.tls_ca.read_bytes()
+                credentials = grpc.ssl_channel_credentials(ca)
+                self._channel = grpc.secure_channel(place.target, credentials, options=options)
+            else:
+                self._channel = grpc.insecure_channel(place.target, options=options)
+        stub = ledger_service_pb2_grpc.LedgerServiceStub(self._channel)
+        request = ls.ListStatementsRequest(start_index=start, page_size=count, page_token=token)
+        metadata = (("authorization", f"Bearer {place.token}"),)
+        for attempt in range(TRIES):
+            try:
+                return stub.ListStatements(request, metadata=metadata, timeout=place.timeout_s)
+            except grpc.RpcError as error:
+                code = error.code()
+                if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):
+                    raise DeniedError("statements are an auditor's to read: give an auditor's token") from error
+                if code is not grpc.StatusCode.UNAVAILABLE or attempt == TRIES - 1:
+                    raise StorageError(f"statements cannot be read: {code.name}") from error
+                time.sleep(PAUSE_S * 2**attempt)
+        raise AssertionError("the last try returns or raises")
+
+
+def _check_secret(is_tls: bool, host: str) -> None:
+    if not is_tls and host not in ("localhost", "::1") and not host.startswith("127."):
+        raise InvalidError("another machine needs TLS, or the token would be sent in the clear")

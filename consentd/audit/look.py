@@ -1,0 +1,179 @@
+"""Look at a run of leaves by itself: what needs no leaf before it. Worker processes do this, in any order.
+
+For each leaf: that it hashes to what the tile has; that its opening commits to it, decodes, and carries a signature by
+the key that it names. Whether that key was in force is for ``verify``, which knows what came before.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from consentd.audit.places import Opening, Place, Source, read_leaves, width_of
+from consentd.core import codec, merkle, note, tiles
+from consentd.core.kinds import EntryKind
+from consentd.errors import CorruptionError, MalformedError, ProofError, VerificationError
+from consentd.ledger import statement
+
+RUN = 16
+"""Bundles in a run: 4,096 leaves, half a megabyte, a quarter of a second of signatures."""
+
+_SALT = 32
+_AUTHORING = frozenset({EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY})
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What an entry says of keys: a LEDGER's or KEY's key, or the id of a PARTICIPANT."""
+
+    key: bytes = b""
+    retired: bool = False
+    participant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Who signed an entry, by which clock, and what it says of keys."""
+
+    key: bytes
+    author_time_ms: int
+    fact: Fact | None = None
+
+
+@dataclass(slots=True)
+class Run:
+    """What was seen of a run of leaves.
+
+    Attributes:
+        start: index of the first leaf.
+        leaves: as they are in the bundles.
+        made: by index, for each opening that is right.
+        closed: indexes of events without an opening.
+        faults: index and what is wrong with it.
+        has_openings: the place has openings at all.
+    """
+
+    start: int
+    leaves: list[bytes] = field(default_factory=list)
+    made: dict[int, Made] = field(default_factory=dict)
+    closed: list[int] = field(default_factory=list)
+    faults: list[tuple[int, str]] = field(default_factory=list)
+    has_openings: bool = False
+
+
+_source: Source | None = None  # a worker's own, made once by ``begin``
+
+
+def begin(place: Place) -> None:
+    """Open the place in a worker process."""
+    global _source
+    _source = place.open()
+
+
+def look_in_worker(first: int, count: int, size: int, origin: str) -> Run:
+    """Look at *count* bundles from *first* on, in a worker that ``begin`` opened."""
+    assert _source is not None, "a worker opens its place first"
+    return look(_source, first=first, count=count, size=size, origin=origin)
+
+
+def look(source: Source, *, first: int, count: int, size: int, origin: str) -> Run:
+    """Look at *count* bundles from *first* on, of a tree of *size* leaves.
+
+    Raises:
+        StorageError: the source fails.
+        MalformedError: a bundle is not one, so that its leaves cannot be told apart.
+    """
+    run = Run(first * tiles.TILE_WIDTH)
+    for n in range(first, first + count):
+        width = width_of(n, size)
+        try:
+            leaves = read_leaves(source, n, width)
+        except MalformedError as error:
+            raise MalformedError(f"{error}: entries from `{n * tiles.TILE_WIDTH}`") from error
+        _compare_tile(run, source.tile(0, n, width), leaves, n * tiles.TILE_WIDTH)
+        run.leaves += leaves
+        try:
+            openings = source.openings(n, leaves)
+        except (VerificationError, CorruptionError) as error:
+            run.faults.append((n * tiles.TILE_WIDTH, f"openings of the entries from here: {error}"))
+            openings = [None] * width
+        if openings is not None:
+            run.has_openings = True
+            _open_all(run, leaves, openings, n * tiles.TILE_WIDTH, origin)
+    return run
+
+
+def _compare_tile(run: Run, tile: bytes, leaves: Sequence[bytes], start: int) -> None:
+    hashes = [merkle.leaf_hash(leaf) for leaf in leaves]
+    if tile == b"".join(hashes):
+        return
+    for place, computed in enumerate(hashes):
+        if tile[32 * place : 32 * place + 32] != computed:
+            run.faults.append((start + place, "leaf does not hash to what its tile has"))
+    if len(tile) != 32 * len(leaves):
+        run.faults.append((start, "tile holds more or fewer hashes than leaves"))
+
+
+def _open_all(run: Run, leaves: Sequence[bytes], openings: Sequence[Opening], start: int, origin: str) -> None:
+    for index, (leaf, opening) in enumerate(zip(leaves, openings, strict=True), start):
+        try:
+            event = codec.decode_leaf(leaf)
+        except MalformedError:
+            continue  # the replay names it
+        if not isinstance(event, codec.Event):
+            continue
+        if opening is None:
+            run.closed.append(index)
+            continue
+        try:
+            run.made[index] = verify_opening(event, opening, origin=origin)
+        except VerificationError as error:
+            run.faults.append((index, str(error)))
+
+
+def verify_opening(event: codec.Event, opening: bytes, *, origin: str) -> Made:
+    """Verify that an opening is what its leaf commits to, decodes, and was signed by the key it names.
+
+    Raises:
+        MalformedError: it, its statement or its payload is not one.
+        ProofError: it is not what the leaf commits to.
+        SignatureError: the signature does not verify.
+    """
+    made = open_statement(event, opening)
+    message = codec.signed_message(
+        origin=origin,
+        kind=event.kind,
+        tag=event.tag,
+        ref=event.ref,
+        request_id=made.request_id,
+        author_time_ms=made.author_time_ms,
+        payload=made.payload,
+    )
+    note.verify(made.key, message, made.signature)
+    fact = None
+    if event.kind in statement.MESSAGES:
+        payload = statement.decode_payload(event.kind, made.payload)
+        if event.kind in _AUTHORING:
+            fact = _fact(event, payload)
+    return Made(made.key, made.author_time_ms, fact)
+
+
+def open_statement(event: codec.Event, opening: bytes) -> codec.Statement:
+    """Return the statement of an opening that its leaf commits to.
+
+    Raises:
+        MalformedError: it is not one.
+        ProofError: it is not what the leaf commits to.
+    """
+    # INVARIANT: the salt's length is fixed, or the same hash would open to other statements.
+    if codec.commit(opening[:_SALT], opening[_SALT:]) != event.commit:
+        raise ProofError("opening is not what its leaf commits to")
+    return codec.decode_statement(opening[_SALT:])
+
+
+def _fact(event: codec.Event, payload: Any) -> Fact:
+    if event.kind == EntryKind.LEDGER:
+        return Fact(payload.statement_key)
+    if event.kind == EntryKind.KEY:
+        return Fact(payload.key, payload.retired)
+    return Fact(participant=payload.participant_id)
+

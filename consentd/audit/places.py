@@ -1,0 +1,211 @@
+"""Say where a ledger can be read. A ``Place`` travels to worker processes; each opens a ``Source`` of its own there.
+
+All of them yield the same bytes: the signed checkpoint, bundles of up to 256 leaves, tiles, and openings where the
+place has them. None is believed: whoever reads compares.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from consentd.core import tiles
+from consentd.core.note import MAX_NOTE_SIZE
+from consentd.errors import MalformedError, StorageError
+
+STATEMENTS = "statements"
+"""First part of a path of openings, where an entry bundle has ``tile/entries``."""
+MAX_OPENING = 32 + 121 + 16 * 1024
+_MAX_FILE = tiles.TILE_WIDTH * (4 + MAX_OPENING)
+
+Opening = bytes | None
+"""salt[32] ‖ statement, or None: erased, withheld, or of a seal."""
+
+
+class Source(Protocol):
+    """A ledger being read. Used by one thread."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has the openings of all who are not erased, so that a missing one is a fault."""
+        ...
+
+    def checkpoint(self) -> bytes:
+        """Return the latest signed checkpoint, verbatim.
+
+        Raises:
+            StorageError: there is none, or it cannot be read.
+        """
+        ...
+
+    def bundle(self, n: int, width: int) -> bytes:
+        """Return entry bundle *n*, *width* leaves of it.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        ...
+
+    def tile(self, level: int, n: int, width: int) -> bytes:
+        """Return tile *n* of a level, *width* hashes of it. Raises as ``bundle``."""
+        ...
+
+    def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
+        """Return an opening for each of the *leaves* of bundle *n*; None where the place has none at all.
+
+        Raises:
+            StorageError: they cannot be read.
+            VerificationError, CorruptionError: what is there is not openings.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+        ...
+
+
+class Place(Protocol):
+    """Where a ledger can be read: a value that another process can be given."""
+
+    def open(self) -> Source:
+        """Open it.
+
+        Raises:
+            StorageError: it cannot be.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A directory that ``consentd export`` made, or another program's of the same layout.
+
+    Attributes:
+        statements: where openings lie, for who has a mandate to hold them; None: nowhere.
+    """
+
+    directory: Path
+    statements: Path | None = None
+
+    def open(self) -> "ExportedSource":
+        """Open it."""
+        return ExportedSource(self.directory, self.statements)
+
+
+class ExportedSource:
+    """Files in the layout of C2SP tlog-tiles."""
+
+    is_whole = False
+
+    def __init__(self, directory: Path, statements: Path | None) -> None:
+        self._directory = directory
+        self._statements = statements
+
+    def checkpoint(self) -> bytes:
+        """Return the checkpoint file."""
+        return read_file(self._directory / "checkpoint", MAX_NOTE_SIZE)
+
+    def bundle(self, n: int, width: int) -> bytes:
+        """Return a bundle's file; where only a wider one is there, its first *width* leaves."""
+        path = self._directory / tiles.entries_path(n, width)
+        if width < tiles.TILE_WIDTH and not path.exists():
+            whole = self._directory / tiles.entries_path(n)
+            if whole.exists():
+                leaves = tiles.decode_bundle(read_file(whole))
+                return tiles.encode_bundle(leaves[:width])
+        return read_file(path)
+
+    def tile(self, level: int, n: int, width: int) -> bytes:
+        """Return a tile's file; where only the full one is there, its first *width* hashes."""
+        path = self._directory / tiles.tile_path(level, n, width)
+        if width < tiles.TILE_WIDTH and not path.exists():
+            whole = self._directory / tiles.tile_path(level, n)
+            if whole.exists():
+                return read_file(whole)[: 32 * width]
+        return read_file(path)
+
+    def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
+        """Return the openings kept beside."""
+        if self._statements is None:
+            return None
+        path = self._statements / statements_path(n, len(leaves))
+        if not path.exists():
+            return [None] * len(leaves)
+        found = decode_openings(read_file(path))
+        if len(found) != len(leaves):
+            raise MalformedError(f"openings are not as many as leaves: `{len(found)}` and `{len(leaves)}`")
+        return found
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def width_of(n: int, size: int) -> int:
+    """Return how many of the first *size* leaves bundle *n* has."""
+    return min(tiles.TILE_WIDTH, size - n * tiles.TILE_WIDTH)
+
+
+def read_leaves(source: Source, n: int, width: int) -> list[bytes]:
+    """Return the leaves of bundle *n*.
+
+    Raises:
+        StorageError: it cannot be read.
+        MalformedError: it is not that many leaves.
+    """
+    leaves = tiles.decode_bundle(source.bundle(n, width))
+    if len(leaves) != width:
+        raise MalformedError(f"entry bundle has `{len(leaves)}` leaves in place of `{width}`")
+    return leaves
+
+
+def read_tiles(source: Source, plan: Sequence[tiles.Coordinates], size: int) -> dict[tiles.Coordinates, bytes]:
+    """Return the planned tiles, as wide as a tree of *size* leaves has them. Raises as ``Source.tile``."""
+    found = {}
+    for level, n in plan:
+        width = min(tiles.TILE_WIDTH, (size >> (tiles.TILE_HEIGHT * level)) - n * tiles.TILE_WIDTH)
+        found[level, n] = source.tile(level, n, width)
+    return found
+
+
+def statements_path(n: int, width: int) -> str:
+    """Return the path of the openings of bundle *n*: as a bundle's, but below ``statements``."""
+    return STATEMENTS + tiles.entries_path(n, width).removeprefix("tile/entries")
+
+
+def encode_openings(openings: Sequence[Opening]) -> bytes:
+    """Join openings, each behind its length as u32; none: length 0."""
+    return b"".join([len(one or b"").to_bytes(4) + (one or b"") for one in openings])
+
+
+def decode_openings(content: bytes) -> list[Opening]:
+    """Split what ``encode_openings`` joined.
+
+    Raises:
+        MalformedError: it is not that.
+    """
+    found: list[Opening] = []
+    at = 0
+    while at < len(content):
+        end = at + 4 + int.from_bytes(content[at : at + 4])
+        if end > len(content) or len(found) == tiles.TILE_WIDTH:
+            raise MalformedError("openings end within one, or are more than 256")
+        found.append(content[at + 4 : end] or None)
+        at = end
+    return found
+
+
+def read_file(path: Path, most: int = _MAX_FILE) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        StorageError: it cannot be read.
+        MalformedError: it is larger than anything we write.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+    except OSError as error:
+        raise StorageError(f"file cannot be read: `{path}`: {error.strerror}") from error
+    if len(content) > most:
+        raise MalformedError(f"file is larger than can be: `{path}`")
+    return content

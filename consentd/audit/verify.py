@@ -1,0 +1,372 @@
+"""Verify a ledger from its bytes: the tree, every chain, every seal's map, the clock, and every author at hand.
+
+Runs of leaves are looked at by worker processes (``look``), ahead and in any order; here they are taken one after
+another into ``core.replay``, the very rule that the ledger keeps itself. At the end the root of what was taken must be
+the checkpoint's, so that what was verified is what the log signed.
+
+Behind a fault it goes on, up to a hundred: the first one named is the fault, those behind it may follow from it.
+"""
+
+import multiprocessing
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from consentd.audit import look
+from consentd.audit.authors import Authors
+from consentd.audit.kept import WARM, Keep
+from consentd.audit.look import Run
+from consentd.audit.places import Place, Source, read_leaves, read_tiles, width_of
+from consentd.core import checkpoint, codec, kinds, tiles
+from consentd.core.checkpoint import Checkpoint
+from consentd.core.kinds import EntryKind
+from consentd.core.note import NoteVerifier
+from consentd.core.replay import Head, Replay, ReplayError
+from consentd.errors import InvalidError, ProofError, StorageError, VerificationError
+
+MAX_FAULTS = 100
+SAVE_EVERY = 50_000
+"""Entries between two saves of the state, or a little more: a save falls behind a seal."""
+MAX_MAP_BITS = 22
+"""At most 256 MiB lie above the buckets, whatever a ledger says about its size."""
+
+UNKEPT = "statements that this place does not hold"
+CLOSED = "statements erased, or outside the mandate"
+NO_TERM = "signatures by keys put in force by entries not at hand"
+NO_MAP = "map roots of seals, for want of the chains before the trusted checkpoint"
+UNKNOWN = "entries of kinds that this version does not know"
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something wrong: with the leaf at ``index``, or (None) with the ledger as a whole."""
+
+    index: int | None
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a verification found.
+
+    Attributes:
+        checkpoint: whose tree was verified.
+        start: index of the first leaf looked at.
+        opened: statements that are what their leaves commit to, signed by a key in force.
+        not_checked: what could not be, and how often.
+        faults: in the order of the ledger, at most a hundred.
+        stopped: there may be more.
+    """
+
+    checkpoint: Checkpoint
+    start: int
+    entries: int
+    seals: int
+    tags: int
+    opened: int
+    not_checked: dict[str, int]
+    faults: tuple[Fault, ...]
+    stopped: bool
+
+    @property
+    def is_untold(self) -> bool:
+        """Whether something could not be told that the leaves alone should tell."""
+        return UNKNOWN in self.not_checked or NO_MAP in self.not_checked
+
+
+class Continued(Replay):
+    """A replay that begins behind a trusted checkpoint: the chains so far are there, where they stand is not known."""
+
+    def __init__(self, size: int, edge: tiles.Edge) -> None:
+        super().__init__(1)
+        self.size = size
+        self.edge = edge
+        # Each chain's first leaf from here is taken at its word, at most as many as there may be chains.
+        self._missing = size
+
+
+class _Stop(Exception):  # noqa: N818  # not an error: the hundredth fault ends the search
+    """Enough faults are found."""
+
+
+@dataclass(slots=True)
+class _Found:
+    entries: int = 0
+    seals: int = 0
+    opened: int = 0
+    not_checked: Counter[str] = field(default_factory=Counter)
+    faults: list[Fault] = field(default_factory=list)
+
+    def add(self, index: int | None, what: str) -> None:
+        if len(self.faults) == MAX_FAULTS:
+            raise _Stop
+        self.faults.append(Fault(index, what))
+
+
+def verify_ledger(
+    place: Place,
+    *,
+    origin: str,
+    log_verifier: NoteVerifier,
+    since: bytes | None = None,
+    state_path: Path | None = None,
+    jobs: int = 1,
+    warm: int = WARM,
+    progress: Progress | None = None,
+) -> Report:
+    """Verify the ledger at *place*, up to its latest checkpoint.
+
+    Args:
+        since: a checkpoint that was verified before: what it covers is taken as verified. Map roots need the chains
+            before it too, so they are compared only by who keeps a state file.
+        state_path: keep the state in this file, and go on from what it holds: an interrupted run, or an older one.
+        jobs: processes that look at leaves; 1: this one alone.
+        warm: how much to keep in memory, see ``kept``.
+
+    Raises:
+        StorageError: the place or the state file fails.
+        VerificationError: the checkpoint is not this log's, or its tree does not begin with the one trusted.
+        InvalidError: the state file is another ledger's.
+    """
+    with ExitStack() as stack:
+        source = place.open()
+        stack.callback(source.close)
+        point, _ = checkpoint.open_checkpoint(source.checkpoint(), origin, log_verifier)
+        keep = Keep(state_path, warm=warm)
+        stack.callback(keep.close)
+        audit = _Audit(source, point, keep, saves=state_path is not None)
+        if keep.state() is not None:
+            audit.restore()
+        elif since is not None:
+            audit.begin_behind(checkpoint.open_checkpoint(since, origin, log_verifier)[0])
+        else:
+            audit.begin()
+        runs = _runs(place, source, point, audit.replay.size, jobs, stack)
+        try:
+            for run in runs:
+                audit.take(run)
+                if progress is not None:
+                    progress(audit.replay.size, point.size)
+            audit.finish()
+        except _Stop:
+            return audit.report(stopped=True)
+        return audit.report(stopped=False)
+
+
+def _runs(
+    place: Place, source: Source, point: Checkpoint, start: int, jobs: int, stack: ExitStack
+) -> Iterator[Run]:
+    """Yield runs in order, looked at by workers a few runs ahead."""
+    bundles = -(-point.size // tiles.TILE_WIDTH)
+    firsts = range(start // tiles.TILE_WIDTH, bundles, look.RUN)
+    wanted = ((first, min(look.RUN, bundles - first)) for first in firsts)
+    if jobs <= 1 or len(firsts) <= 1:
+        for first, count in wanted:
+            yield look.look(source, first=first, count=count, size=point.size, origin=point.origin)
+        return
+    # No fork: gRPC and RocksDB have threads. Two runs wait for each worker, half a megabyte each.
+    pool = ProcessPoolExecutor(
+        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=look.begin, initargs=(place,)
+    )
+    stack.callback(pool.shutdown, cancel_futures=True)
+    ahead: deque[Future[Run]] = deque()
+    try:
+        for first, count in wanted:
+            ahead.append(pool.submit(look.look_in_worker, first, count, point.size, point.origin))
+            if len(ahead) > 2 * jobs:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    except BrokenProcessPool as error:
+        raise StorageError("a worker process ended; what was verified so far is in the state file, if any") from error
+
+
+class _Audit:
+    """One verification under way. Owned by one thread."""
+
+    def __init__(self, source: Source, point: Checkpoint, keep: Keep, *, saves: bool) -> None:
+        self.source, self.point, self.keep = source, point, keep
+        self.replay = Replay(1)
+        self.authors = Authors(keep.terms)
+        self.found = _Found()
+        self.start = 0
+        self._saves = saves
+        self._saved_size = 0
+        self._closed: dict[bytes, int] = {}  # by tag the first entry whose statement is gone, where that is a fault
+
+    # -- beginning --------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Begin at leaf 0. The last seal says how many tags there are: a hint for how to hold the map, no more."""
+        last = self.point.size - 1
+        tags = 0
+        try:
+            n = last // tiles.TILE_WIDTH
+            leaf = read_leaves(self.source, n, width_of(n, self.point.size))[-1]
+            seal = codec.decode_leaf(leaf)
+            tags = seal.tags if isinstance(seal, codec.Seal) else 0
+        except VerificationError:
+            pass  # the replay names it
+        bits = min(MAX_MAP_BITS, max(4, (max(1, tags // 16) - 1).bit_length()))
+        self._hold(Replay(bits))
+
+    def begin_behind(self, trusted: Checkpoint) -> None:
+        """Begin behind a trusted checkpoint.
+
+        Raises:
+            ProofError: the tree does not begin with the trusted one.
+        """
+        if trusted.size > self.point.size:
+            raise ProofError(f"ledger is smaller than what is trusted: `{self.point.size}` and `{trusted.size}`")
+        plan = tiles.plan_edge(trusted.size)
+        edge = tiles.Edge.from_tiles(trusted.size, read_tiles(self.source, plan, self.point.size))
+        if edge.root() != trusted.root:
+            raise ProofError(f"ledger does not begin with the trusted tree of size `{trusted.size}`")
+        self.replay = Continued(trusted.size, edge)
+        self.authors.is_lost = trusted.size > 0
+        self.start = trusted.size
+
+    def _hold(self, replay: Replay) -> None:
+        # The mappings have all that Replay asks of its dicts; only their cold part lies elsewhere.
+        replay.heads = cast("dict[bytes, Head]", self.keep.heads)
+        replay.buckets = cast("dict[int, bytes]", self.keep.buckets)
+        self.replay = replay
+
+    def restore(self) -> None:
+        """Go on from the state file.
+
+        Raises:
+            InvalidError: it is another ledger's, or ahead of this one.
+        """
+        state = self.keep.state()
+        assert state is not None
+        if state["origin"] != self.point.origin:
+            raise InvalidError(f"state file is of another ledger: `{state['origin']}`")
+        if state["size"] > self.point.size:
+            raise ProofError(f"ledger is smaller than what was verified: `{self.point.size}` and `{state['size']}`")
+        replay = Replay(1)
+        replay.top = self.keep.top(state["map_bits"])
+        replay.size, replay.time_ms, replay.sealed_size = state["size"], state["time_ms"], state["sealed_size"]
+        replay.seal_hash = bytes.fromhex(state["seal_hash"])
+        replay.edge = tiles.Edge(
+            state["size"], tuple(map(bytes.fromhex, state["rows"])), tuple(map(bytes.fromhex, state["peaks"]))
+        )
+        self._hold(replay)
+        self.authors.participants = {bytes.fromhex(tag): name for tag, name in state["participants"].items()}
+        self.authors.is_lost = state["is_lost"]
+        self._closed = {bytes.fromhex(tag): index for tag, index in state["closed"].items()}
+        self.found = _Found(state["entries"], state["seals"], state["opened"], Counter(state["not_checked"]))
+        self.found.faults = [Fault(index, what) for index, what in state["faults"]]
+        self._saved_size = state["size"]
+
+    def _save(self) -> None:
+        """Keep the state; the last leaf taken is a seal, so that no tag waits for its place in the map."""
+        replay, edge = self.replay, self.replay.edge
+        self.keep.save(
+            {
+                "origin": self.point.origin, "size": replay.size, "time_ms": replay.time_ms,
+                "sealed_size": replay.sealed_size, "seal_hash": replay.seal_hash.hex(),
+                "map_bits": replay.top.map_bits, "rows": [row.hex() for row in edge.rows],
+                "peaks": [peak.hex() for peak in edge.peaks],
+                "participants": {tag.hex(): name for tag, name in self.authors.participants.items()},
+                "is_lost": self.authors.is_lost, "closed": {tag.hex(): at for tag, at in self._closed.items()},
+                "entries": self.found.entries, "seals": self.found.seals, "opened": self.found.opened,
+                "not_checked": dict(self.found.not_checked),
+                "faults": [[fault.index, fault.what] for fault in self.found.faults],
+            }
+        )  # fmt: skip
+        self._saved_size = replay.size
+
+    # -- leaf by leaf -----------------------------------------------------------------------------------------
+
+    def take(self, run: Run) -> None:
+        """Take a run of leaves: those of it that are not taken yet."""
+        wrong: dict[int, list[str]] = {}
+        for index, what in run.faults:
+            wrong.setdefault(index, []).append(what)
+        for index, leaf in enumerate(run.leaves, run.start):
+            if index < self.replay.size:
+                continue
+            for what in wrong.get(index, ()):
+                self.found.add(index, what)
+            decoded = self._replay(index, leaf)
+            if isinstance(decoded, codec.Event):
+                self.found.entries += 1
+                self._look_at_author(index, decoded, run)
+            elif decoded is not None:
+                self.found.seals += 1
+                if self._saves and self.replay.size - self._saved_size >= SAVE_EVERY and self.replay.is_sure:
+                    self.replay.grow()
+                    self._save()
+        self.replay.grow()
+
+    def _replay(self, index: int, leaf: bytes) -> codec.Event | codec.Seal | None:
+        decoded: codec.Event | codec.Seal | None
+        was_sure = self.replay.is_sure
+        try:
+            decoded = self.replay.add(leaf)
+        except ReplayError as error:
+            self.found.add(index, str(error).removeprefix(f"leaf `{index}`: "))
+            decoded = self.replay.resume(leaf)
+        if isinstance(decoded, codec.Seal) and not was_sure:
+            self.found.not_checked[NO_MAP] += 1
+        return decoded
+
+    def _look_at_author(self, index: int, event: codec.Event, run: Run) -> None:
+        if not kinds.is_known(event.kind):
+            self.found.not_checked[UNKNOWN] += 1
+        made = run.made.get(index)
+        if made is None:
+            if not run.has_openings:
+                self.found.not_checked[UNKEPT] += 1
+            else:
+                self.found.not_checked[CLOSED] += 1
+                if self.source.is_whole:
+                    self._closed.setdefault(event.tag, index)
+            self.authors.is_lost |= event.kind in (EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY)
+            return
+        try:
+            if self.authors.verify(event, made):
+                self.found.opened += 1
+            else:
+                self.found.not_checked[NO_TERM] += 1
+        except VerificationError as error:
+            self.found.add(index, str(error))
+
+    # -- at the end -------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Compare the tree with the checkpoint, and keep the state."""
+        root = self.replay.root()
+        if root != self.point.root:
+            self.found.add(None, f"leaves do not hash to the root that the log signed at size {self.point.size}")
+        for tag, index in self._closed.items():
+            # INVARIANT: an erased person's statements are gone, nobody else's may be.
+            if not self.replay.heads[tag][2]:
+                self.found.add(index, "statement or its key is missing, and the chain has no ERASURE")
+        if self.replay.sealed_size != self.replay.size:
+            self.found.add(self.replay.size - 1, "last leaf of the checkpoint's tree is not a seal")
+        elif self._saves and root == self.point.root and not isinstance(self.replay, Continued):
+            self._save()
+
+    def report(self, *, stopped: bool) -> Report:
+        """Return what was found."""
+        found = self.found
+        return Report(
+            checkpoint=self.point,
+            start=self.start,
+            entries=found.entries,
+            seals=found.seals,
+            tags=len(self.replay.heads),
+            opened=found.opened,
+            not_checked={what: count for what, count in found.not_checked.items() if count},
+            faults=tuple(sorted(found.faults, key=lambda fault: (fault.index is None, fault.index or 0))),
+            stopped=stopped,
+        )

@@ -1,0 +1,212 @@
+"""``consentd check``, ``authorize``, ``record`` and ``accesses``: ask, decide and record, tell, list."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from consentd.cli.out import DONE, REFUSED, UNTOLD, Out
+from consentd.cli.words import (
+    Verbs,
+    add_daemon,
+    add_receipt,
+    add_subject,
+    add_verb,
+    open_client,
+    read_subject,
+    show_receipt,
+)
+
+if TYPE_CHECKING:
+    from consentd_client import Checked, Question
+
+_CHECK_MORE = """\
+exit status: 0 PERMIT, 1 any refusal (PARTIAL, DENY, NO_CONSENT), 2 INDETERMINATE or an error. Only 0 lets data flow.
+
+example:
+  consentd check mhid:MH-0001 --actor clinic-b --holder hospital-a --purpose TREAT --category CLIN.DX
+"""
+_AUTHORIZE_MORE = """\
+Decides and records in one, before the transfer; the answer is durable before it is given.
+exit status: 0 PERMIT, 1 any refusal, 2 INDETERMINATE or an error. Only 0 lets data flow.
+"""
+_STATUSES = ("sent", "received", "failed", "deferred")
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add the verbs."""
+    verb = add_verb(verbs, "check", check, "ask whether a transfer may happen; record nothing", more=_CHECK_MORE)
+    _add_question(verb)
+    add_daemon(verb)
+    verb = add_verb(verbs, "authorize", authorize, "decide and record a transfer", more=_AUTHORIZE_MORE)
+    _add_question(verb)
+    verb.add_argument("--emergency", default="", metavar="WHY", help="break-glass: the justification; purpose BTG")
+    verb.add_argument("--network-origin", default="", metavar="WHERE", help="where the call came from")
+    add_receipt(verb)
+    add_daemon(verb)
+    verb = add_verb(verbs, "record", record, "record what a permitted transfer did")
+    add_subject(verb)
+    verb.add_argument("--access-seq", type=int, required=True, metavar="N", help="what `authorize` answered")
+    verb.add_argument("--status", choices=_STATUSES, required=True, help="how it went")
+    verb.add_argument("--category", action="append", default=[], metavar="CODE", help="what really went; repeatable")
+    verb.add_argument("--resources", type=int, default=0, metavar="N", help="how many resources went")
+    verb.add_argument("--bytes", type=int, default=0, metavar="N", help="how many bytes went")
+    verb.add_argument("--note", default="", help="a remark without personal data")
+    add_receipt(verb)
+    add_daemon(verb)
+    verb = add_verb(verbs, "accesses", accesses, "list who used, or asked to use, a person's data, newest first")
+    add_subject(verb)
+    verb.add_argument("--limit", type=int, default=0, metavar="N", help="at most so many (default: all)")
+    add_daemon(verb)
+
+
+def check(arguments: argparse.Namespace, out: Out) -> int:
+    """Ask."""
+    with open_client(arguments) as client:
+        answer = client.check(_question(arguments))
+    return _show(out, answer, {})
+
+
+def authorize(arguments: argparse.Namespace, out: Out) -> int:
+    """Decide and record."""
+    question = _question(arguments)
+    if arguments.emergency:
+        question.break_glass.justification = arguments.emergency
+    with open_client(arguments) as client:
+        answer = client.authorize_access(
+            question,
+            network_origin=arguments.network_origin,
+            published=arguments.receipt is not None,
+            request_id=arguments.request_id,
+        )
+    fields: dict[str, object] = {"access_seq": answer.access_seq, "receipt": None}
+    if answer.receipt is not None:
+        fields["receipt"] = show_receipt(arguments, out, answer.receipt)
+    return _show(out, answer, fields)
+
+
+def record(arguments: argparse.Namespace, out: Out) -> int:
+    """Tell what happened."""
+    from consentd.v1 import statement_pb2 as st
+
+    outcome = st.OutcomeStatement(
+        status=st.TransferStatus.Value(f"TRANSFER_STATUS_{arguments.status.upper()}"),
+        categories=arguments.category,
+        resource_count=arguments.resources,
+        byte_count=arguments.bytes,
+        note=arguments.note,
+    )
+    with open_client(arguments) as client:
+        receipt = client.record_access(
+            read_subject(arguments),
+            arguments.access_seq,
+            outcome,
+            published=arguments.receipt is not None,
+            request_id=arguments.request_id,
+        )
+    out.answer(f"recorded as entry {receipt.index}", type="record", receipt=show_receipt(arguments, out, receipt))
+    return DONE
+
+
+def accesses(arguments: argparse.Namespace, out: Out) -> int:
+    """List."""
+    from itertools import islice
+
+    from google.protobuf.json_format import MessageToDict
+
+    from consentd.v1 import consent_pb2 as pb
+    from consentd_client import show
+
+    with open_client(arguments) as client:
+        found = client.list_accesses(read_subject(arguments))
+        for access in islice(found, arguments.limit or None):
+            access.question.ClearField("subject")
+            outcome = show.label(show.name(pb.Outcome, access.decision.outcome, "OUTCOME_"), out.lang)
+            line = f"#{access.seq:<4} {show.format_time(access.time_ms)}  {outcome}: {show.asked(access.question)}"
+            for told in access.outcomes:
+                line += f"\n      {show.describe(told, out.lang)}"
+            fields = MessageToDict(access, preserving_proto_field_name=True)
+            out.answer(line, **{**fields, "seq": access.seq, "index": access.index, "time_ms": access.time_ms})
+    out.talk("this list proves nothing by itself: `consentd history` does")
+    return DONE
+
+
+def _add_question(verb: argparse.ArgumentParser) -> None:
+    add_subject(verb)
+    verb.add_argument("--actor", required=True, metavar="ID", help="the participant that looks at the data")
+    verb.add_argument("--on-behalf-of", default="", metavar="ID", help="the participant it acts for")
+    verb.add_argument("--relay", default="", metavar="ID", help="the participant that carries the request")
+    verb.add_argument("--application", default="", metavar="ID", help="the participant whose software looks")
+    verb.add_argument("--practitioner", default="", help="the person that looks, in the actor's own naming")
+    verb.add_argument("--automatic", action="store_true", help="a machine asks on its own")
+    verb.add_argument("--holder", required=True, metavar="ID", help="the participant that holds the data")
+    verb.add_argument("--purpose", required=True, metavar="CODE", help="the purpose; see `consentd vocabulary`")
+    verb.add_argument(
+        "--action",
+        default="disclose",
+        choices=("collect", "access", "use", "disclose", "correct"),
+        help="what is done (default disclose)",
+    )
+    verb.add_argument("--category", action="append", required=True, metavar="CODE", help="of data; repeatable")
+    verb.add_argument("--label", action="append", default=[], metavar="CODE", help="the data carries; repeatable")
+
+
+def _question(arguments: argparse.Namespace) -> "Question":
+    from consentd_client import Actor, CodeSet, Question
+
+    actor = Actor(
+        organisation=arguments.actor,
+        practitioner=arguments.practitioner,
+        application=arguments.application,
+        on_behalf_of=arguments.on_behalf_of,
+        relay=arguments.relay,
+        automatic=arguments.automatic,
+    )
+    return Question(
+        subject=read_subject(arguments),
+        actor=actor,
+        holder=arguments.holder,
+        purpose=arguments.purpose,
+        action=arguments.action,
+        categories=arguments.category,
+        labels=CodeSet(values=arguments.label) if arguments.label else None,
+    )
+
+
+def _show(out: Out, answer: "Checked", more: dict[str, object]) -> int:
+    """Show an answer; return its exit status."""
+    from consentd.v1 import consent_pb2 as pb
+    from consentd_client import show
+
+    decision, name = answer.decision, answer.outcome_name
+    lists = {
+        "permitted": list(decision.permitted), "denied": list(decision.denied),
+        "without_consent": list(decision.without_consent), "unknown": list(decision.unknown),
+    }  # fmt: skip
+    reasons = [
+        {
+            "code": show.name(pb.ReasonCode, reason.code, "REASON_CODE_"), "consent_id": reason.consent_id,
+            "version": reason.version, "path": reason.path,
+        }
+        for reason in decision.reasons
+    ]  # fmt: skip
+    obligations = [show.name(pb.Obligation, one, "OBLIGATION_") for one in decision.obligations]
+    lines = [f"{name}  {show.label(name, out.lang)}"]
+    lines += [f"  {key}: {', '.join(codes)}" for key, codes in lists.items() if codes]
+    for reason in reasons:
+        parts = (str(reason[key]) for key in ("code", "consent_id", "path") if reason[key])
+        lines.append(f"  reason: {' '.join(parts)}")
+    lines += [f"  obligation: {one}" for one in obligations]
+    if decision.valid_until_time_ms:
+        lines.append(f"  until: {show.format_time(decision.valid_until_time_ms)}")
+    if more.get("access_seq"):
+        lines.append(f"  access-seq: {more['access_seq']}")
+    error = answer.error
+    out.answer(
+        "\n".join(lines), type="decision", outcome=name, **lists, reasons=reasons, obligations=obligations,
+        valid_until_time_ms=decision.valid_until_time_ms, tree_size=decision.revision.tree_size,
+        error=None if error is None else {"reason": error.reason, "message": str(error)}, **more,
+    )  # fmt: skip
+    if error is not None:
+        out.fault(error)
+    if answer:
+        return DONE
+    return UNTOLD if decision.outcome == pb.OUTCOME_INDETERMINATE else REFUSED

@@ -1,0 +1,235 @@
+"""``consentd enrol``, ``grant``, ``amend``, ``pause``, ``resume``, ``revoke``, ``consents``: what persons allow."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from consentd.cli.out import DONE, REFUSED, Out
+from consentd.cli.words import (
+    Verbs,
+    add_daemon,
+    add_receipt,
+    add_subject,
+    add_verb,
+    open_client,
+    read_end_ms,
+    read_subject,
+    read_text,
+    show_receipt,
+)
+from consentd.errors import InvalidError
+
+if TYPE_CHECKING:
+    from consentd_client import Consent, Granted
+
+_GRANT_MORE = """\
+exit status: 0 taken, 1 refused on a legal ground (recorded; what was missing is named), 2 an error.
+
+example:
+  consentd grant mhid:MH-0001 --recipient clinic-b --holder hospital-a --purpose TREAT --category CLIN
+A transfer request (전송요구) needs all seven items: also --recurrence, --until and --retain-until.
+"""
+_KINDS = ("consent", "transfer-request", "objection")
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add the verbs."""
+    verb = add_verb(verbs, "enrol", enrol, "give a person a tag and a first entry; print the tag, to pin")
+    add_subject(verb)
+    verb.add_argument("--method", default="", help="how the person was identified")
+    verb.add_argument("--key", default="", metavar="HEX", help="the person's own Ed25519 public key")
+    add_receipt(verb)
+    add_daemon(verb)
+    verb = add_verb(verbs, "grant", grant, "give a consent; print its id", more=_GRANT_MORE)
+    add_subject(verb)
+    _add_consent(verb)
+    verb = add_verb(verbs, "amend", amend, "replace a consent by its next version", more=_GRANT_MORE)
+    _add_named(verb)
+    verb.add_argument("--version", type=int, metavar="N", help="it is based on (default: the one in force)")
+    _add_consent(verb)
+    for name, text in (
+        ("pause", "suspend a consent: its permits count for nothing until resumed"),
+        ("resume", "end a pause"),
+        ("revoke", "withdraw a consent, in force for every check that begins after"),
+    ):
+        verb = add_verb(verbs, name, change, text)
+        verb.set_defaults(change=name)
+        _add_named(verb)
+        if name == "revoke":
+            verb.add_argument("--note", default="", help="the person's reason")
+        verb.add_argument("--method", default="", help="how the person was identified")
+        add_receipt(verb)
+        add_daemon(verb)
+    verb = add_verb(verbs, "consents", consents, "list a person's consents as they stand, newest first")
+    add_subject(verb)
+    verb.add_argument("--all", action="store_true", help="withdrawn ones too")
+    add_daemon(verb)
+
+
+def enrol(arguments: argparse.Namespace, out: Out) -> int:
+    """Enrol a person."""
+    try:
+        key = bytes.fromhex(arguments.key)
+    except ValueError as error:
+        raise InvalidError("key is not in hex") from error
+    with open_client(arguments) as client:
+        enrolled = client.enrol(
+            read_subject(arguments),
+            method=arguments.method,
+            subject_key=key,
+            published=arguments.receipt is not None,
+            request_id=arguments.request_id,
+        )
+    tag = enrolled.tag.hex()
+    out.answer(tag, type="enrol", tag=tag, receipt=show_receipt(arguments, out, enrolled.receipt))
+    return DONE
+
+
+def grant(arguments: argparse.Namespace, out: Out) -> int:
+    """Give a consent."""
+    with open_client(arguments) as client:
+        granted = client.grant(
+            read_subject(arguments),
+            _consent(arguments),
+            method=arguments.method,
+            published=arguments.receipt is not None,
+            request_id=arguments.request_id,
+        )
+    return _show_granted(arguments, out, granted)
+
+
+def amend(arguments: argparse.Namespace, out: Out) -> int:
+    """Replace a consent."""
+    subject = read_subject(arguments)
+    with open_client(arguments) as client:
+        version = arguments.version or client.get_consent(subject, arguments.consent_id).version
+        granted = client.amend(
+            subject,
+            arguments.consent_id,
+            _consent(arguments),
+            based_on_version=version,
+            method=arguments.method,
+            published=arguments.receipt is not None,
+            request_id=arguments.request_id,
+        )
+    return _show_granted(arguments, out, granted)
+
+
+def change(arguments: argparse.Namespace, out: Out) -> int:
+    """Pause, resume or revoke a consent."""
+    from consentd_client import show
+
+    subject, verb = read_subject(arguments), arguments.change
+    more = {"note": arguments.note} if verb == "revoke" else {}
+    with open_client(arguments) as client:
+        receipt = getattr(client, verb)(
+            subject,
+            arguments.consent_id,
+            method=arguments.method,
+            published=arguments.receipt is not None,
+            request_id=arguments.request_id,
+            **more,
+        )
+    out.answer(
+        f"{arguments.consent_id}  {show.label(verb.upper(), out.lang)}",
+        type=verb, consent_id=arguments.consent_id, receipt=show_receipt(arguments, out, receipt),
+    )  # fmt: skip
+    return DONE
+
+
+def consents(arguments: argparse.Namespace, out: Out) -> int:
+    """List consents."""
+    from google.protobuf.json_format import MessageToDict
+
+    from consentd.v1 import consent_service_pb2 as cs
+    from consentd_client import show
+
+    with open_client(arguments) as client:
+        for record in client.list_consents(read_subject(arguments), include_revoked=arguments.all):
+            state = show.name(cs.ConsentState, record.state, "CONSENT_STATE_")
+            out.answer(
+                f"{record.consent_id}  v{record.version}  {show.label(state, out.lang)}  "
+                f"{show.format_time(record.change_time_ms)}  {show.consent(record.consent, out.lang)}",
+                type="consent", consent_id=record.consent_id, version=record.version, state=state,
+                grant_time_ms=record.grant_time_ms, change_time_ms=record.change_time_ms,
+                consent=MessageToDict(record.consent, preserving_proto_field_name=True),
+            )  # fmt: skip
+    return DONE
+
+
+def _show_granted(arguments: argparse.Namespace, out: Out, granted: "Granted") -> int:
+    from consentd.v1 import statement_pb2 as st
+    from consentd_client import show
+
+    refused = granted.refused
+    reason = "" if refused is None else show.name(st.RefusalReason, refused.reason, "REFUSAL_REASON_")
+    missing = [] if refused is None else list(refused.missing)
+    text = granted.consent_id
+    if refused is not None:
+        text = f"{show.label('REFUSAL', out.lang)}: {reason}" + (f" ({', '.join(missing)})" if missing else "")
+    out.answer(
+        text, type="grant", consent_id=granted.consent_id, version=granted.version, refused=reason or None,
+        missing=missing, receipt=show_receipt(arguments, out, granted.receipt),
+    )  # fmt: skip
+    return DONE if granted else REFUSED
+
+
+def _add_named(verb: argparse.ArgumentParser) -> None:
+    add_subject(verb)
+    verb.add_argument("consent_id", metavar="CONSENT_ID", help="as `grant` or `consents` showed it")
+
+
+def _add_consent(verb: argparse.ArgumentParser) -> None:
+    group = verb.add_argument_group("what is given; each list may be repeated, `*` says any on purpose")
+    group.add_argument("--recipient", action="append", default=[], metavar="ID", help="who may have it, or group/ID")
+    group.add_argument("--holder", action="append", default=[], metavar="ID", help="who may give it")
+    group.add_argument("--purpose", action="append", default=[], metavar="CODE", help="what for")
+    group.add_argument("--category", action="append", default=[], metavar="CODE", help="which data")
+    group.add_argument("--action", action="append", default=[], metavar="CODE", help="what may be done with it")
+    group.add_argument("--label", action="append", default=[], metavar="CODE", help="security labels it may carry")
+    group.add_argument("--until", type=read_end_ms, default=0, metavar="DATE", help="end: a day in Korea or an instant")
+    group.add_argument("--recurrence", default="", metavar="P1M", help="`once`, or an ISO 8601 duration")
+    group.add_argument("--retain-until", type=read_end_ms, default=0, metavar="DATE", help="how long it may be kept")
+    group.add_argument("--deny", action="store_true", help="forbid it instead")
+    group.add_argument("--kind", choices=_KINDS, default="consent", help="the legal act (default consent)")
+    group.add_argument("--notice", default="", metavar="ID@N", help="the notice version that was shown")
+    group.add_argument("--language", default="ko", metavar="TAG", help="it was given in (default ko)")
+    group.add_argument("--file", type=Path, metavar="FILE", help="the whole Consent as protobuf JSON; `-`: stdin")
+    verb.add_argument("--method", default="", help="how the person was identified")
+    add_receipt(verb)
+    add_daemon(verb)
+
+
+def _consent(arguments: argparse.Namespace) -> "Consent":
+    from consentd.v1 import consent_pb2 as pb
+
+    if arguments.file is not None:
+        from google.protobuf.json_format import Parse, ParseError
+
+        try:
+            return Parse(read_text(arguments.file, "consent"), pb.Consent())
+        except ParseError as error:
+            raise InvalidError(f"consent file is not a Consent in protobuf JSON: {error}") from error
+    notice, at, version = arguments.notice.partition("@")
+    if notice and not (at and version.isdecimal()):
+        raise InvalidError("notice is not ID@VERSION")
+    forbids = arguments.deny or arguments.kind == "objection"
+    root = pb.Provision(
+        effect=pb.EFFECT_DENY if forbids else pb.EFFECT_PERMIT,
+        actors=arguments.recipient,
+        holders=arguments.holder,
+        purposes=arguments.purpose,
+        categories=arguments.category,
+        actions=arguments.action,
+        labels=arguments.label,
+        period=pb.Period(end_time_ms=arguments.until) if arguments.until else None,
+    )
+    return pb.Consent(
+        kind=pb.ConsentKind.Value(f"CONSENT_KIND_{arguments.kind.replace('-', '_').upper()}"),
+        root=root,
+        recurrence=arguments.recurrence,
+        retention_until_time_ms=arguments.retain_until,
+        notice_id=notice,
+        notice_version=int(version or 0),
+        language=arguments.language,
+    )

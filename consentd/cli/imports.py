@@ -1,0 +1,132 @@
+"""``consentd import fhir``: write the consents of FHIR files into a daemon, and tell of each what became of it."""
+
+import argparse
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from consentd.cli.out import DONE, REFUSED, Out
+from consentd.cli.words import Verbs, add_daemon, add_verb, open_client
+from consentd.core.kinds import EntryKind
+from consentd.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from consentd.fhir.mapping import FhirMapping, SubjectReference
+    from consentd.policy.model import Consent
+    from consentd.policy.vocabulary import Vocabulary
+    from consentd_client import Client, Subject
+
+_MORE = """\
+Nothing is half imported: a file with one refused resource has none written. Running again changes nothing.
+With --dry-run no daemon is asked and nothing is written: codes are held against the default vocabulary.
+
+exit status: 0 all imported or unchanged, 1 something was refused, 2 an error; run it again for the rest.
+"""
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add the verb."""
+    verb = verbs.add_parser("import", help="import consents from other systems: `import fhir`")
+    under = verb.add_subparsers(title="formats", metavar="FORMAT", required=True)
+    one = add_verb(under, "fhir", import_fhir, "import FHIR Consents, R4 or R5, and Bundles of them", more=_MORE)
+    one.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="files, or directories of *.json")
+    one.add_argument("--mapping", type=Path, metavar="FILE", help="where foreign codes belong: ops/fhir-mapping.toml")
+    one.add_argument("--test-data", action="store_true", help="import what is labelled as test data too")
+    one.add_argument("--enrol", action="store_true", help="enrol persons who are not")
+    one.add_argument("--dry-run", action="store_true", help="only say what would become of each")
+    add_daemon(one)
+
+
+def import_fhir(arguments: argparse.Namespace, out: Out) -> int:
+    """Import."""
+    from consentd.fhir import report
+    from consentd.ledger import statement
+    from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
+
+    refused = 0
+    with open_client(arguments) as client:
+        vocabulary = DEFAULT_VOCABULARY
+        if not arguments.dry_run:
+            vocabulary = statement.vocabulary_value(client.get_vocabulary())
+        mapping = _mapping(arguments.mapping, vocabulary)
+        writer = _Rehearsal() if arguments.dry_run else _Writer(client, enrol=arguments.enrol)
+        files = report.find_files(arguments.paths)
+        reports = report.import_paths(files, mapping, writer, test_data=arguments.test_data)
+        with out.progress("importing") as progress:
+            for number, one in enumerate(reports, 1):
+                refused += one.refused
+                text = report.format_json(one) if out.as_json else report.format_text(one)
+                out.lines(text)
+                progress(number, len(files))
+    if not files:
+        out.talk("no file was found")
+    return REFUSED if refused else DONE
+
+
+def _mapping(path: Path | None, vocabulary: "Vocabulary") -> "FhirMapping":
+    from consentd.fhir.mapping import load_mapping, parse_mapping
+
+    return parse_mapping("", vocabulary) if path is None else load_mapping(path, vocabulary)
+
+
+class _Rehearsal:
+    """A writer that writes nothing."""
+
+    def existing_sources(self, subject: "SubjectReference") -> AbstractSet[str]:
+        return frozenset()
+
+    def grant(self, subject: "SubjectReference", consent: "Consent", request_id: bytes) -> tuple[str, bool]:
+        return "(dry run)", False
+
+
+class _Writer:
+    """A writer into a daemon."""
+
+    def __init__(self, client: "Client", *, enrol: bool) -> None:
+        self._client = client
+        self._enrol = enrol
+
+    def existing_sources(self, subject: "SubjectReference") -> AbstractSet[str]:
+        person = self._person(subject)
+        try:
+            records = list(self._client.list_consents(person, include_revoked=True))
+        except NotFoundError:
+            if self._enrol:
+                self._client.enrol(person, method="import")
+            return frozenset()
+        sources = {record.consent.source for record in records}
+        if any(record.version > 1 for record in records):
+            # Only the version in force is listed; what an earlier one came from stands in the chain alone.
+            sources |= self._past_sources(person)
+        return sources - {""}
+
+    def grant(self, subject: "SubjectReference", consent: "Consent", request_id: bytes) -> tuple[str, bool]:
+        from consentd.ledger import statement
+
+        granted = self._client.grant(
+            self._person(subject), statement.consent_message(consent), method="import", request_id=request_id
+        )
+        return granted.consent_id, granted.receipt.replayed
+
+    def _past_sources(self, person: "Subject") -> set[str]:
+        """Read the source of every version from the chain. Nothing is proven by it, and nothing need be."""
+        from consentd.core import codec
+        from consentd.v1 import ledger_service_pb2 as ls
+        from consentd_client.entries import MESSAGES
+        from consentd_client.history import collect_proof
+        from consentd_client.steps import ask_stream
+
+        request = ls.GetHistoryRequest(subject=person)
+        flow = ask_stream(self._client.session, "LedgerService/GetHistory", request, ls.GetHistoryResponse)
+        sources = set()
+        for entry in collect_proof(self._client.run(flow)).chains[0].entries:
+            event = codec.decode_leaf(entry.leaf)
+            if isinstance(event, codec.Event) and event.kind in (EntryKind.GRANT, EntryKind.AMEND) and entry.opening:
+                message: Any = MESSAGES[event.kind].FromString(codec.decode_statement(entry.opening[1]).payload)
+                sources.add(message.consent.source)
+        return sources
+
+    def _person(self, subject: "SubjectReference") -> "Subject":
+        from consentd_client import Subject
+
+        return Subject(scheme=subject.scheme, value=subject.value)

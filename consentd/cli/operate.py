@@ -1,0 +1,191 @@
+"""``consentd serve``, ``keygen``, ``credential``, ``fsck`` and ``table``: what runs beside the ledger's files."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from consentd.cli.out import DISPROVED, DONE, PROVEN, UNTOLD, Out
+from consentd.cli.words import Verbs, add_pins, add_verb, read_pins
+from consentd.errors import InvalidError
+
+if TYPE_CHECKING:
+    from consentd.config import Config
+
+_KEYGEN_MORE = """\
+Makes the log key, the statement key, the vault key and the credentials file that the configuration names, and prints
+the operator's token: once, on stdout. Nothing that exists is touched.
+
+example:
+  consentd keygen --config ops/consentd.toml > operator.token
+"""
+_FSCK_MORE = """\
+The daemon must be stopped; a copy of the store may be given as DIR instead, with --log-key. Nothing is repaired.
+
+exit status: 0 all is as it must be, 1 a fault was found, 2 something could not be told.
+"""
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add the verbs."""
+    verb = add_verb(verbs, "serve", serve, "run the daemon, until SIGTERM; SIGHUP reads the credentials again")
+    _add_config(verb)
+    verb.add_argument("--confirm-clock", action="store_true", help="you checked the clock: go on where it went back")
+    verb = add_verb(verbs, "keygen", keygen, "make all keys; print the operator's token", more=_KEYGEN_MORE)
+    _add_config(verb)
+    verb = add_verb(verbs, "credential", credential, "give a participant a token; print it")
+    _add_config(verb)
+    verb.add_argument("participant", metavar="PARTICIPANT", help="its id, or `operator`")
+    verb = add_verb(verbs, "fsck", fsck, "verify a ledger's files from nothing, offline", more=_FSCK_MORE)
+    _add_config(verb, required=False)
+    verb.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="a copy of the ledger's store")
+    verb.add_argument("--quick", action="store_true", help="leave out statements, signatures and the table")
+    add_pins(verb, witnesses=False)
+    verb = verbs.add_parser("table", help="rebuild or verify the policy table, offline")
+    under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
+    one = add_verb(under, "rebuild", rebuild_table, "make the policy table anew from the ledger; daemon stopped")
+    _add_config(one)
+    one = add_verb(under, "verify", verify_table, "compare the policy table with one made anew; daemon stopped")
+    _add_config(one)
+
+
+def serve(arguments: argparse.Namespace, out: Out) -> int:
+    """Run the daemon."""
+    from consentd.server import logs
+    from consentd.server.daemon import serve as run
+
+    config = _load(arguments)
+    logs.configure(config.log.level)
+    run(config, confirm_clock=arguments.confirm_clock)
+    return DONE
+
+
+def keygen(arguments: argparse.Namespace, out: Out) -> int:
+    """Make keys."""
+    from consentd.core.note import format_vkey
+    from consentd.server.keys import make_keys, read_log_key
+
+    config = _load(arguments)
+    token = make_keys(config)
+    vkey = format_vkey(read_log_key(config.keys.log_key_file).verifier)
+    files = {
+        "log_key": config.keys.log_key_file, "statement_key": config.keys.statement_key_file,
+        "vault_key": config.keys.vault_key_file, "credentials": config.callers.credentials_file,
+    }  # fmt: skip
+    if config.keys.log_mldsa_key_file is not None:
+        files["log_mldsa_key"] = config.keys.log_mldsa_key_file
+    for what, path in files.items():
+        out.talk(f"{what.replace('_', ' ')}: {path}")
+    out.talk("back up the vault key apart from the vault; whoever has the log key can sign another ledger of this name")
+    out.talk(f"clients pin this log key (CONSENTD_LOG_KEY): {vkey}")
+    out.talk("stdout has the operator's token (CONSENTD_TOKEN); it is stored nowhere and shown this once")
+    out.answer(
+        token, token=token, log_key=vkey, origin=config.ledger.origin,
+        files={what: str(path) for what, path in files.items()},
+    )  # fmt: skip
+    return DONE
+
+
+def credential(arguments: argparse.Namespace, out: Out) -> int:
+    """Give a participant a token."""
+    from consentd.server.keys import make_token, write_private
+    from consentd.service.auth import PARTICIPANT_ID, format_credential
+
+    config = _load(arguments)
+    if not PARTICIPANT_ID.fullmatch(arguments.participant):
+        raise InvalidError(f"participant id is not of a-z, 0-9, `.`, `_`, `-`: `{arguments.participant}`")
+    path = config.callers.credentials_file
+    if not path.exists():
+        raise InvalidError(f"credentials file does not exist: `{path}`; `consentd keygen` makes it")
+    token = make_token()
+    write_private(path, format_credential(token, arguments.participant), append=True)
+    out.talk(f"added to {path}: send the daemon SIGHUP, or start it again, and the token is valid")
+    out.talk("stdout has the token; only its hash is stored, and it is shown this once")
+    out.answer(token, participant=arguments.participant, token=token)
+    return DONE
+
+
+def fsck(arguments: argparse.Namespace, out: Out) -> int:
+    """Verify a ledger's files."""
+    from contextlib import ExitStack
+
+    from consentd.ledger.fsck import verify_ledger
+    from consentd.ledger.table import Table
+    from consentd.ledger.vault import Vault
+    from consentd.server.keys import read_keys
+    from consentd.store.rocks import RocksStore
+
+    if (arguments.config is None) == (arguments.directory is None):
+        raise InvalidError("give --config FILE or DIR, one of both")
+    with ExitStack() as stack, out.progress("verifying") as progress:
+        if arguments.directory is not None:
+            origin, log_key = read_pins(arguments)
+            store = RocksStore.open_read_only(arguments.directory)
+            stack.callback(store.close)
+            report = verify_ledger(
+                store, origin=origin, log_verifier=log_key, lock_path=None, quick=arguments.quick, progress=progress
+            )
+        else:
+            config = _load(arguments)
+            keys = read_keys(config)
+            store = RocksStore.open_read_only(config.ledger.store_dir)
+            stack.callback(store.close)
+            vault_store = RocksStore.open_read_only(config.ledger.vault_dir)
+            stack.callback(vault_store.close)
+            table = Table.open_read_only(config.table.path) if config.table.path.exists() else None
+            if table is not None:
+                stack.callback(table.close)
+            report = verify_ledger(
+                store, origin=config.ledger.origin, log_verifier=keys.log.verifier,
+                lock_path=config.ledger.lock_path, vault=Vault(vault_store, keys.vault), table=table,
+                quick=arguments.quick, progress=progress,
+            )  # fmt: skip
+    for fault in report.faults:
+        place = "" if fault.index is None else f"entry {fault.index}: "
+        out.answer(f"{place}{fault.what}", type="fault", index=fault.index, what=fault.what)
+    for what in report.not_checked:
+        out.talk(f"not checked: {what}")
+    verdict = "disproved" if report.faults else "could not tell all" if report.not_checked else "proven"
+    out.answer(
+        f"{verdict}: {report.entries} entries, {report.seals} seals, {report.statements_opened} statements opened, "
+        f"{report.statements_erased} erased, {len(report.faults)} faults" + (" or more" if report.stopped else ""),
+        type="report", verdict=verdict, size=report.size, entries=report.entries, seals=report.seals,
+        statements_opened=report.statements_opened, statements_erased=report.statements_erased,
+        faults=len(report.faults), not_checked=list(report.not_checked), stopped=report.stopped,
+    )  # fmt: skip
+    if report.faults:
+        return DISPROVED
+    return UNTOLD if report.not_checked else PROVEN
+
+
+def rebuild_table(arguments: argparse.Namespace, out: Out) -> int:
+    """Make the policy table anew."""
+    from consentd.cli.tables import rebuild
+
+    with out.progress("rebuilding") as progress:
+        size = rebuild(_load(arguments), progress)
+    out.answer(f"rebuilt from {size} leaves", type="table", size=size)
+    return DONE
+
+
+def verify_table(arguments: argparse.Namespace, out: Out) -> int:
+    """Compare the policy table with one made anew."""
+    from consentd.cli.tables import differences
+
+    with out.progress("verifying") as progress:
+        size, rows, found = differences(_load(arguments), progress)
+    for what, count in found.items():
+        out.answer(f"{what}: {count}", type="fault", what=what, count=count)
+    verdict = "disproved" if found else "proven"
+    out.answer(f"{verdict}: {rows} rows at size {size}", type="table", verdict=verdict, rows=rows, size=size)
+    return DISPROVED if found else PROVEN
+
+
+def _add_config(verb: argparse.ArgumentParser, *, required: bool = True) -> None:
+    verb.add_argument("--config", type=Path, required=required, metavar="FILE", help="as in ops/consentd.toml")
+
+
+def _load(arguments: argparse.Namespace) -> "Config":
+    from consentd.config import load
+
+    path: Path = arguments.config
+    return load(path)

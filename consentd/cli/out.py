@@ -1,0 +1,78 @@
+"""Write answers to stdout and talk to stderr."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from consentd.errors import ConsentdError, VerificationError
+
+DONE = PROVEN = 0
+REFUSED = DISPROVED = 1
+UNTOLD = 2
+
+
+class Progress(Protocol):
+    """Told how far a long work has come."""
+
+    def __call__(self, done: int, total: int, /) -> None:
+        """Say that *done* of *total* is done."""
+
+
+class Out:
+    """Where a verb's words go.
+
+    Attributes:
+        as_json: one JSON object a line on stdout, in place of text.
+        lang: ``ko`` or ``en``, for text.
+    """
+
+    def __init__(self, *, as_json: bool, lang: str) -> None:
+        self.as_json = as_json
+        self.lang = lang
+
+    def answer(self, text: str, **fields: object) -> None:
+        """Write one part of the answer: *text* for people, *fields* for programs."""
+        line = json.dumps(fields, ensure_ascii=False) if self.as_json else text
+        sys.stdout.write(line + "\n")
+
+    def lines(self, text: str) -> None:
+        """Write lines of the answer that are made already."""
+        sys.stdout.write(text + "\n")
+
+    def talk(self, text: str) -> None:
+        """Write a line of talk."""
+        sys.stderr.write(text + "\n")
+
+    def fault(self, error: ConsentdError) -> None:
+        """Write what went wrong, and what it is called."""
+        if isinstance(error, VerificationError):
+            self.talk(f"disproved: {error}")
+        else:
+            self.talk(f"error: {error} ({error.reason})")
+        for note in getattr(error, "__notes__", ()):
+            self.talk(note)
+
+    def in_words(self, ko: str, en: str) -> str:
+        """Return one of two texts, by the language."""
+        return ko if self.lang == "ko" else en
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Progress]:
+        """Show a bar on stderr while a long work lasts, where that is a terminal and rich is installed."""
+        bars = None
+        if sys.stderr.isatty():
+            try:
+                from rich.console import Console
+                from rich.progress import Progress as Bars
+
+                bars = Bars(console=Console(file=sys.stderr), transient=True)
+            except ModuleNotFoundError:
+                bars = None
+        if bars is None:
+            yield lambda done, total: None
+            return
+        with bars:
+            task = bars.add_task(what, total=None)
+            yield lambda done, total: bars.update(task, completed=done, total=total)

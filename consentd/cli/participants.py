@@ -1,0 +1,139 @@
+"""``consentd participants`` and ``vocabulary``: who takes part, and by which words."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from consentd.cli.out import DONE, Out
+from consentd.cli.words import Verbs, add_daemon, add_verb, open_client
+from consentd.errors import InvalidError
+
+if TYPE_CHECKING:
+    from consentd.v1.statement_pb2 import ParticipantStatement
+
+_ROLES = ("holder", "recipient", "relay", "auditor", "authority")
+_RIGHTS = ("break-glass", "see-reasons", "act-for-subjects", "read-statements", "erase")
+_MORE = """\
+examples:
+  consentd participants add hospital-a --en "Hospital A" --role holder --role recipient
+  consentd participants add khis --ko 한국보건의료정보원 --role relay --right act-for-subjects
+then `consentd credential` gives it a token.
+"""
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add the verbs."""
+    verb = verbs.add_parser("participants", help="list, register and show participants, and their keys", epilog=_MORE,
+                            formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
+    one = add_verb(under, "list", show_all, "list all participants")
+    add_daemon(one)
+    one = add_verb(under, "show", show_one, "show one participant, with its keys in force")
+    one.add_argument("id", metavar="ID")
+    add_daemon(one)
+    one = add_verb(under, "add", add, "register a participant, or say anew who it is (the operator's)", more=_MORE)
+    one.add_argument("id", metavar="ID", help="of a-z, 0-9, `.`, `_`, `-`")
+    one.add_argument("--ko", default="", metavar="NAME", help="its name in Korean")
+    one.add_argument("--en", default="", metavar="NAME", help="its name in English")
+    one.add_argument("--role", action="append", choices=_ROLES, required=True, help="repeatable; a relay has no other")
+    one.add_argument("--right", action="append", choices=_RIGHTS, default=[], help="repeatable")
+    one.add_argument("--group", action="append", default=[], metavar="group/ID", help="repeatable")
+    one.add_argument("--type", default="", metavar="CODE", help="institution type (요양종별)")
+    one.add_argument("--inactive", action="store_true", help="it has left: it may ask nothing any more")
+    add_daemon(one)
+    for name, text in (("add-key", "put a participant's key in force"), ("retire-key", "put it out of force")):
+        one = add_verb(under, name, change_key, f"{text} (the operator's)")
+        one.set_defaults(change=name)
+        one.add_argument("id", metavar="ID")
+        one.add_argument("key", metavar="HEX", help="Ed25519 public key, 32 bytes")
+        add_daemon(one)
+    verb = add_verb(verbs, "vocabulary", vocabulary, "list the codes in force: purposes, categories, actions, labels")
+    add_daemon(verb)
+
+
+def show_all(arguments: argparse.Namespace, out: Out) -> int:
+    """List all."""
+    with open_client(arguments) as client:
+        for participant in client.list_participants():
+            _show(out, participant, [])
+    return DONE
+
+
+def show_one(arguments: argparse.Namespace, out: Out) -> int:
+    """Show one."""
+    with open_client(arguments) as client:
+        found = client.get_participant(arguments.id)
+    _show(out, found.participant, [key.hex() for key in found.keys])
+    return DONE
+
+
+def add(arguments: argparse.Namespace, out: Out) -> int:
+    """Register one."""
+    from consentd.v1 import statement_pb2 as st
+
+    participant = st.ParticipantStatement(
+        participant_id=arguments.id,
+        name=st.Text(ko=arguments.ko, en=arguments.en),
+        roles=[st.ParticipantRole.Value(f"PARTICIPANT_ROLE_{role.upper()}") for role in arguments.role],
+        rights=[
+            st.ParticipantRight.Value(f"PARTICIPANT_RIGHT_{right.replace('-', '_').upper()}")
+            for right in arguments.right
+        ],
+        groups=arguments.group,
+        type=arguments.type,
+        active=not arguments.inactive,
+    )
+    with open_client(arguments) as client:
+        receipt = client.register_participant(participant)
+    out.answer(arguments.id, type="participant", id=arguments.id, index=receipt.index)
+    return DONE
+
+
+def change_key(arguments: argparse.Namespace, out: Out) -> int:
+    """Put a key in force, or out of it."""
+    try:
+        key = bytes.fromhex(arguments.key)
+    except ValueError as error:
+        raise InvalidError("key is not in hex") from error
+    with open_client(arguments) as client:
+        put = client.add_key if arguments.change == "add-key" else client.retire_key
+        receipt = put(arguments.id, key)
+    out.answer(f"{arguments.id} {key.hex()}", type=arguments.change, id=arguments.id, index=receipt.index)
+    return DONE
+
+
+def vocabulary(arguments: argparse.Namespace, out: Out) -> int:
+    """List codes."""
+    from consentd.v1 import statement_pb2 as st
+    from consentd_client import show
+
+    with open_client(arguments) as client:
+        found = client.get_vocabulary()
+    for code in found.codes:
+        kind = show.name(st.CodeKind, code.kind, "CODE_KIND_").lower()
+        under = f"  < {code.parent}" if code.parent else ""
+        out.answer(
+            f"{kind:<9} {code.code:<14} {show.text(code.name, out.lang)}{under}",
+            type="code", kind=kind, code=code.code, ko=code.name.ko, en=code.name.en, parent=code.parent,
+        )  # fmt: skip
+    out.talk(f"{found.vocabulary_id} version {found.version}")
+    return DONE
+
+
+def _show(out: Out, participant: "ParticipantStatement", keys: list[str]) -> None:
+    from consentd.v1 import statement_pb2 as st
+    from consentd_client import show
+
+    roles = [show.name(st.ParticipantRole, role, "PARTICIPANT_ROLE_").lower() for role in participant.roles]
+    rights = [
+        show.name(st.ParticipantRight, right, "PARTICIPANT_RIGHT_").lower().replace("_", "-")
+        for right in participant.rights
+    ]
+    left = "" if participant.active else "  (left)"
+    said = [f"{participant.participant_id}  {show.text(participant.name, out.lang)}  {'+'.join(roles)}{left}"]
+    said += [f"  right: {right}" for right in rights]
+    said += [f"  key: {key}" for key in keys]
+    out.answer(
+        "\n".join(said), type="participant", id=participant.participant_id, ko=participant.name.ko,
+        en=participant.name.en, roles=roles, rights=rights, groups=list(participant.groups),
+        active=participant.active, keys=keys,
+    )  # fmt: skip

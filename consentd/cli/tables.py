@@ -1,0 +1,125 @@
+"""Make the policy table anew, to take its place or to compare with it. The daemon must be stopped."""
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from consentd.cli.out import Progress
+from consentd.config import Config
+from consentd.errors import CorruptionError, StorageError
+from consentd.ledger.ledger import Ledger
+from consentd.ledger.opening import open_ledger
+from consentd.ledger.table import Table, catch_up
+from consentd.ledger.vault import Vault
+from consentd.server.keys import read_keys
+from consentd.store.rocks import RocksStore
+
+_REVISION_AND_ROOT = 40
+"""Bytes of the revision row that follow from the ledger alone; behind them is a count of commits."""
+
+
+def rebuild(config: Config, progress: Progress) -> int:
+    """Replace the policy table by one made from the ledger; return how many leaves it reflects.
+
+    A crash on the way leaves the old table, or none: then the daemon makes one when it starts.
+
+    Raises:
+        StorageError: the daemon is running, or the disk fails.
+        CorruptionError: the ledger contradicts itself.
+    """
+    with _ledger(config) as (ledger, vault):
+        made = config.table.path.with_name(config.table.path.name + ".new")
+        size = _make(made, ledger, vault, config, progress)
+        old = config.table.path.with_name(config.table.path.name + ".old")
+        try:
+            shutil.rmtree(old, ignore_errors=True)
+            if config.table.path.exists():
+                config.table.path.rename(old)
+            made.rename(config.table.path)
+            shutil.rmtree(old, ignore_errors=True)
+        except OSError as error:
+            raise StorageError(f"table cannot be put in its place: `{made}`: {error.strerror}") from error
+    return size
+
+
+def differences(config: Config, progress: Progress) -> tuple[int, int, Counter[str]]:
+    """Compare the policy table with one made from the ledger: (tree size, rows, what differs and how often).
+
+    They are compared at the size the table stands at: one behind its ledger is ordinary after a crash.
+
+    Raises:
+        StorageError: the daemon is running, there is no table, or the disk fails.
+        CorruptionError: the ledger contradicts itself, or the table's files are damaged.
+    """
+    scratch = config.table.path.with_name(config.table.path.name + ".verify")
+    with _ledger(config) as (ledger, vault), ExitStack() as stack:
+        old = Table.open_read_only(config.table.path)
+        stack.callback(old.close)
+        standing = stack.enter_context(old.read())
+        if standing.size > ledger.state.size:
+            raise CorruptionError(f"table is ahead of its ledger: size {standing.size}, ledger has {ledger.state.size}")
+        at_its_size = Ledger(ledger.store, replace(ledger.state, size=standing.size), ledger.edge, ledger.map)
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        size = _make(scratch, at_its_size, vault, config, progress)
+        new = Table.open_read_only(scratch)
+        stack.callback(new.close)
+        made = stack.enter_context(new.read())
+        rows, found = _compare(standing.rows(), made.rows())
+    return size, rows, found
+
+
+@contextmanager
+def _ledger(config: Config) -> Iterator[tuple[Ledger, Vault]]:
+    keys = read_keys(config)
+    store = RocksStore.open_read_only(config.ledger.store_dir)
+    try:
+        vault_store = RocksStore.open_read_only(config.ledger.vault_dir)
+        try:
+            ledger = open_ledger(
+                store,
+                lock_path=config.ledger.lock_path,
+                origin=config.ledger.origin,
+                log_verifier=keys.log.verifier,
+                map_bits=config.ledger.map_bits,
+            )
+            yield ledger, Vault(vault_store, keys.vault)
+        finally:
+            vault_store.close()
+    finally:
+        store.close()
+
+
+def _make(path: Path, ledger: Ledger, vault: Vault, config: Config, progress: Progress) -> int:
+    shutil.rmtree(path, ignore_errors=True)
+    table = Table.open(path, map_size_mb=config.table.map_size_mb)
+    try:
+        total = ledger.state.size
+        return catch_up(table, ledger, vault, time.time_ns() // 1_000_000, lambda done: progress(done, total))
+    finally:
+        table.close()
+
+
+def _compare(standing: Iterator[tuple[bytes, bytes]], made: Iterator[tuple[bytes, bytes]]) -> tuple[int, Counter[str]]:
+    """Merge two sorted runs of rows; tell by the kind of row what differs, never whose it is."""
+    found: Counter[str] = Counter()
+    count = 0
+    old, new = next(standing, None), next(made, None)
+    while old is not None or new is not None:
+        count += new is not None
+        if new is None or (old is not None and old[0] < new[0]):
+            assert old is not None
+            found[f"rows `{chr(old[0][0])}` that the ledger does not yield"] += 1
+            old = next(standing, None)
+        elif old is None or new[0] < old[0]:
+            found[f"rows `{chr(new[0][0])}` that are missing"] += 1
+            new = next(made, None)
+        else:
+            length = _REVISION_AND_ROOT if new[0] == b"R" else None
+            if old[1][:length] != new[1][:length]:
+                found[f"rows `{chr(new[0][0])}` that differ"] += 1
+            old, new = next(standing, None), next(made, None)
+    return count, found

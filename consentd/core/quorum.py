@@ -1,0 +1,317 @@
+"""Say which logs and witnesses count: read a trust policy, and hold a checkpoint against it (C2SP tlog-policy).
+
+One file serves the daemon, the auditor's tool and a citizen's library. Nothing here has to do with the policy that
+decides on accesses (``consentd.policy``)::
+
+    log <vkey> [<url>]
+    witness <name> <vkey> [<url>]
+    group <name> <k|any|all> <name>...
+    quorum <name|none>
+
+Names are the file's own; a group and the quorum name what stands on lines before them, and each name is a member of
+one group at most, so that no witness counts twice. Items are parted by spaces and tabs, ``#`` at the beginning of a
+line makes it a comment.
+
+A checkpoint holds when one of the logs signed it, of which it names the origin, and those who cosigned it satisfy the
+quorum. A cosignature that is too old counts as none: a log that is cut off from its witnesses, or hides from them,
+can show an old tree for ever, but not a fresh cosignature of it.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from consentd.core.checkpoint import Checkpoint, parse_checkpoint
+from consentd.core.note import (
+    COSIGNATURE,
+    ED25519,
+    Note,
+    NoteVerifier,
+    decode_base64,
+    open_note,
+    parse_vkey,
+)
+from consentd.errors import MalformedError, ProofError, SignatureError
+
+MLDSA = 0x06
+"""Type of an ML-DSA-44 key, of a log or a witness (C2SP tlog-cosignature)."""
+MAX_AGE_S = 300
+"""How old a cosignature may be when a client asks for a fresh checkpoint."""
+MAX_AHEAD_S = 60
+"""How far a seal's time may be ahead of a cosignature's, and a cosignature's ahead of the reader's clock."""
+MAX_LINES = 1024
+
+_NONE = "none"
+_KEY_SIZES = {ED25519: 32, COSIGNATURE: 32, MLDSA: 1312}
+_LOG_KINDS = (ED25519, MLDSA)
+_WITNESS_KINDS = (COSIGNATURE, MLDSA)
+_FOREIGN = re.compile(r"[^\t\n\x20-\x7e\x80-\U0010ffff]")
+_BLANKS = re.compile(r"[ \t]+")
+_NUMBER = re.compile(r"[1-9][0-9]{0,3}")
+_HEX_ID = re.compile(r"[0-9a-f]{8}")
+
+ParseKey = Callable[[str], NoteVerifier]
+"""What makes a verifier of an ML-DSA-44 vkey, for those who have the code."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A log that counts. ``verifier``: None where this reader has no code for the key's type. ``url``: "" for none."""
+
+    vkey: str
+    url: str = ""
+    verifier: NoteVerifier | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class WitnessLine:
+    """A witness, by the file's own name for it; otherwise as ``LogLine``."""
+
+    name: str
+    vkey: str
+    url: str = ""
+    verifier: NoteVerifier | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Members, of which *threshold* must have witnessed a checkpoint for the group to have."""
+
+    name: str
+    threshold: int
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WitnessPolicy:
+    """A trust policy, as its file has it.
+
+    Attributes:
+        logs, witnesses: in the file's order.
+        groups: each after its members.
+        quorum: name of a witness or a group; None: no cosignature is asked for.
+    """
+
+    logs: tuple[LogLine, ...]
+    witnesses: tuple[WitnessLine, ...]
+    groups: tuple[Group, ...]
+    quorum: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cosigned:
+    """A checkpoint that holds, and whose cosignatures made it so: (witness's name, POSIX seconds) in policy order."""
+
+    checkpoint: Checkpoint
+    cosignatures: tuple[tuple[str, int], ...]
+
+
+def parse_policy(content: bytes, *, parse_mldsa: ParseKey | None = None) -> WitnessPolicy:
+    """Parse a policy file.
+
+    Args:
+        parse_mldsa: reads an ML-DSA-44 vkey. Left out, such keys stand in the policy, and nothing of theirs counts.
+
+    Raises:
+        MalformedError: a line breaks the format, names what was not named before, or repeats a key or a name; there
+            is not exactly one quorum; or the last line has no newline, as in a file that was cut short.
+    """
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        raise MalformedError("policy is not UTF-8") from None
+    if _FOREIGN.search(text):
+        raise MalformedError("policy has a control character")
+    if not text.endswith("\n"):
+        raise MalformedError("policy does not end in a newline")
+    lines = text[:-1].split("\n")
+    if len(lines) > MAX_LINES:
+        raise MalformedError(f"policy has more than {MAX_LINES} lines")
+    parsing = _Parsing(parse_mldsa)
+    for number, line in enumerate(lines, 1):
+        bare = line.strip(" \t")
+        if bare and not bare.startswith("#"):
+            try:
+                parsing.take(_BLANKS.split(bare))
+            except MalformedError as error:
+                raise MalformedError(f"policy line {number}: {error}") from None
+    return parsing.finish()
+
+
+def format_policy(policy: WitnessPolicy) -> bytes:
+    """Format a policy file: logs, witnesses, groups, quorum.
+
+    Raises:
+        MalformedError: it would not parse to the same policy.
+    """
+    lines = [["log", log.vkey, log.url] for log in policy.logs]
+    lines += [["witness", witness.name, witness.vkey, witness.url] for witness in policy.witnesses]
+    for group in policy.groups:
+        threshold = "all" if group.threshold == len(group.members) else str(group.threshold)
+        lines.append(["group", group.name, threshold, *group.members])
+    lines.append(["quorum", policy.quorum or _NONE])
+    content = "".join(" ".join(item for item in line if item) + "\n" for line in lines).encode()
+    if parse_policy(content) != policy:
+        raise MalformedError("policy cannot be written")
+    return content
+
+
+def is_satisfied(policy: WitnessPolicy, cosigners: AbstractSet[str]) -> bool:
+    """Tell whether *cosigners*, names of witnesses whose cosignatures verified, are a quorum."""
+    if policy.quorum is None:
+        return True
+    witnessed = {witness.name for witness in policy.witnesses} & set(cosigners)
+    # Members stand before their group, so one pass sees each group's members decided.
+    for group in policy.groups:
+        if sum(member in witnessed for member in group.members) >= group.threshold:
+            witnessed.add(group.name)
+    return policy.quorum in witnessed
+
+
+def verify_cosigned(
+    note: bytes,
+    policy: WitnessPolicy,
+    *,
+    now_s: int,
+    max_age_s: int | None = MAX_AGE_S,
+    seal_time_ms: int | None = None,
+    max_ahead_s: int = MAX_AHEAD_S,
+    logs: Iterable[NoteVerifier] = (),
+) -> Cosigned:
+    """Verify that a checkpoint note is a log's of this policy, with a fresh quorum of witnesses; return what it says.
+
+    Under ``quorum none`` nobody vouches for a time, so nothing is fresh or stale.
+
+    Args:
+        now_s: the reader's clock, POSIX seconds.
+        max_age_s: how old a cosignature may be to count; None: any age, as for a receipt that was stored.
+        seal_time_ms: time of the tree's last seal, where it is known; a cosignature from before it does not count.
+        max_ahead_s: how far clocks may differ.
+        logs: the log's keys, where they are known from elsewhere and not (only) in the policy.
+
+    Raises:
+        MalformedError: it is not a checkpoint note.
+        SignatureError: no log of the policy signed it; a signature by a known key is wrong; or those who cosigned it,
+            recently enough, are no quorum.
+        ProofError: it is signed by a log whose name is not its origin.
+    """
+    keys = [line.verifier for line in policy.logs if line.verifier is not None]
+    keys += [key for key in logs if key not in keys]
+    witnesses = {witness.name: witness.verifier for witness in policy.witnesses if witness.verifier is not None}
+    opened = open_note(note, [*keys, *witnesses.values()])
+    point = _signed_by(opened, keys)
+    newest: list[tuple[str, int]] = []
+    for name, key in witnesses.items():
+        times = [
+            line.time_s for line in opened.verified if (line.name, line.key_id) == (key.name, key.key_id)
+        ]
+        if times:
+            newest.append((name, max(times)))
+    counted = tuple(
+        (name, time_s)
+        for name, time_s in newest
+        if (max_age_s is None or now_s - max_age_s <= time_s <= now_s + max_ahead_s)
+        and (seal_time_ms is None or seal_time_ms <= (time_s + max_ahead_s) * 1000)
+    )
+    if not is_satisfied(policy, {name for name, _ in counted}):
+        raise SignatureError(
+            f"cosignatures are no quorum: `{len(newest)}` of `{len(policy.witnesses)}` witnesses cosigned, "
+            f"`{len(counted)}` recently enough"
+        )
+    return Cosigned(point, counted)
+
+
+def _signed_by(opened: Note, keys: Iterable[NoteVerifier]) -> Checkpoint:
+    """Return the checkpoint of a note that one of these keys signed and whose origin that key is named for."""
+    signed = {(line.name, line.key_id) for line in opened.verified}
+    names = {key.name for key in keys if (key.name, key.key_id) in signed}
+    if not names:
+        raise SignatureError("checkpoint is signed by no log of the policy")
+    point = parse_checkpoint(opened.text)
+    if point.origin not in names:
+        raise ProofError("checkpoint is of another origin")
+    return point
+
+
+class _Parsing:
+    """What the lines so far have defined."""
+
+    def __init__(self, parse_mldsa: ParseKey | None) -> None:
+        self._parse_mldsa = parse_mldsa
+        self._logs: list[LogLine] = []
+        self._witnesses: list[WitnessLine] = []
+        self._groups: list[Group] = []
+        self._quorum: list[str] = []
+        self._names: set[str] = set()
+        self._members: set[str] = set()
+        self._log_keys: set[bytes] = set()
+        self._witness_keys: set[bytes] = set()
+
+    def take(self, items: list[str]) -> None:
+        """Take one line's items."""
+        match items:
+            case ["log", vkey, *url] if len(url) <= 1:
+                verifier = self._key(vkey, _LOG_KINDS, self._log_keys)
+                self._logs.append(LogLine(vkey, "".join(url), verifier))
+            case ["witness", name, vkey, *url] if len(url) <= 1:
+                self._define(name)
+                verifier = self._key(vkey, _WITNESS_KINDS, self._witness_keys)
+                self._witnesses.append(WitnessLine(name, vkey, "".join(url), verifier))
+            case ["group", name, threshold, *members] if members:
+                self._group(name, threshold, members)
+            case ["quorum", name]:
+                if name != _NONE and name not in self._names:
+                    raise MalformedError(f"quorum is not defined: `{name}`")
+                self._quorum.append(name)
+            case _:
+                raise MalformedError(f"this is no line of a policy: `{items[0]}`")
+
+    def finish(self) -> WitnessPolicy:
+        """Return the policy."""
+        if len(self._quorum) != 1:
+            raise MalformedError("policy does not have exactly one quorum")
+        (name,) = self._quorum
+        quorum = None if name == _NONE else name
+        return WitnessPolicy(tuple(self._logs), tuple(self._witnesses), tuple(self._groups), quorum)
+
+    def _define(self, name: str) -> None:
+        if name == _NONE or name in self._names:
+            raise MalformedError(f"name is taken: `{name}`")
+        self._names.add(name)
+
+    def _group(self, name: str, threshold: str, members: list[str]) -> None:
+        for member in members:
+            if member not in self._names:
+                raise MalformedError(f"member is not defined: `{member}`")
+            if member in self._members:
+                raise MalformedError(f"member is in a group already: `{member}`")
+            self._members.add(member)
+        if threshold == "all":
+            least = len(members)
+        elif threshold == "any":
+            least = 1
+        elif _NUMBER.fullmatch(threshold) and int(threshold) <= len(members):
+            least = int(threshold)
+        else:
+            raise MalformedError(f"threshold is not `any`, `all` or 1 to {len(members)}: `{threshold}`")
+        self._define(name)
+        self._groups.append(Group(name, least, tuple(members)))
+
+    def _key(self, vkey: str, kinds: tuple[int, ...], known: set[bytes]) -> NoteVerifier | None:
+        """Check a vkey's form, type and ID, and that its key is new; return its verifier, if there is code for it."""
+        name, _, rest = vkey.partition("+")
+        key_id, _, encoded = rest.partition("+")
+        keyed = decode_base64(encoded)
+        if not keyed or keyed[0] not in kinds or len(keyed) != 1 + _KEY_SIZES[keyed[0]]:
+            raise MalformedError(f"key is not of a type for this: `{vkey[:80]}`")
+        if not _HEX_ID.fullmatch(key_id) or sha256(name.encode() + b"\n" + keyed).digest()[:4].hex() != key_id:
+            raise MalformedError(f"verifier key has an ID that is not its own: `{vkey[:80]}`")
+        # INVARIANT: one key counts once, whatever names it goes by.
+        if keyed[1:] in known:
+            raise MalformedError(f"key is named already: `{vkey[:80]}`")
+        known.add(keyed[1:])
+        if keyed[0] != MLDSA:
+            return parse_vkey(vkey)
+        return None if self._parse_mldsa is None else self._parse_mldsa(vkey)

@@ -1,0 +1,196 @@
+"""Sign and verify checkpoints with ML-DSA-44 (C2SP tlog-cosignature, type 0x06), beside Ed25519.
+
+What is signed is not the note's text, but a message that names the tree it states::
+
+    "subtree/v1\\n\\0" ‖ u8-length ‖ signer's name ‖ time u64 ‖ u8-length ‖ origin ‖ start u64 = 0 ‖ size u64 ‖ root[32]
+    signature = time u64 (POSIX seconds) ‖ 2,420 bytes
+
+A time of 0 says nothing of how fresh the tree is. So a log signs: it vouches for its tree, witnesses for the time.
+
+Keys are written like those of ``core.note``, with 1,312 bytes of public key, or the 32 bytes of a seed. The code is
+here and not in the core because ``cryptography`` is a part of servers; who verifies without it ignores such lines.
+"""
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey, MLDSA44PublicKey
+
+from consentd.core.checkpoint import parse_checkpoint
+from consentd.core.note import NoteSignature, Verifier, decode_base64, encode_base64
+from consentd.core.quorum import MLDSA
+from consentd.errors import InvalidError, MalformedError, SignatureError, StorageError
+
+PUBLIC_KEY_SIZE = 1312
+SIGNATURE_SIZE = 2420
+SEED_SIZE = 32
+
+_LABEL = b"subtree/v1\n\0"
+_MARK = "PRIVATE+KEY+"
+_KEY_ID = re.compile(r"[0-9a-f]{8}")
+
+
+@dataclass(frozen=True)
+class MldsaVerifier:
+    """A public key with its name. A ``core.note.NoteVerifier``.
+
+    Raises:
+        MalformedError: the name cannot be one, or the key is not 1,312 bytes.
+    """
+
+    name: str
+    public_key: bytes
+    key_id: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        # The rules for names are the core's; its class checks them, whatever the key.
+        Verifier(self.name, bytes(32))
+        if len(self.public_key) != PUBLIC_KEY_SIZE or not 0 < len(self.name.encode()) < 256:
+            raise MalformedError("ML-DSA-44 key is not 1312 bytes long, or its name is longer than 255")
+        object.__setattr__(self, "key_id", _key_id(self.name, self.public_key))
+
+    def verify(self, text: bytes, signature: bytes) -> None:
+        """Verify a line's signature, behind its key ID, over a checkpoint's text.
+
+        Raises:
+            SignatureError: it does not verify; a wrong length, or a text that is no checkpoint, counts as that.
+        """
+        if len(signature) != 8 + SIGNATURE_SIZE or signature[0] & 0x80:
+            raise SignatureError("ML-DSA-44 signature is not 2428 bytes long, or its time exceeds 63 bits")
+        try:
+            message = _message(self.name, text.decode(), int.from_bytes(signature[:8]))
+            self._key.verify(signature[8:], message)
+        except (InvalidSignature, MalformedError, UnicodeDecodeError):
+            raise SignatureError("signature does not verify") from None
+
+    @cached_property
+    def _key(self) -> MLDSA44PublicKey:
+        return MLDSA44PublicKey.from_public_bytes(self.public_key)
+
+
+class MldsaSigner:
+    """A key pair with a name, to sign checkpoints with. Its repr shows nothing of it."""
+
+    def __init__(self, name: str, seed: bytes) -> None:
+        """Expand the key of a 32-byte seed.
+
+        Raises:
+            MalformedError: the name cannot be one.
+        """
+        assert len(seed) == SEED_SIZE, "an ML-DSA seed is 32 bytes"
+        self._key = MLDSA44PrivateKey.from_seed_bytes(seed)
+        self.verifier = MldsaVerifier(name, self._key.public_key().public_bytes_raw())
+
+    @property
+    def seed(self) -> bytes:
+        """The seed, for writing a signing-key file."""
+        return self._key.private_bytes_raw()
+
+    def sign(self, text: str) -> NoteSignature:
+        """Sign a checkpoint's text as its log: without a time."""
+        return self.cosign(text, 0)
+
+    def cosign(self, text: str, time_s: int) -> NoteSignature:
+        """Cosign a checkpoint's text as a witness, at a time in POSIX seconds."""
+        signature = self._key.sign(_message(self.verifier.name, text, time_s))
+        return NoteSignature(self.verifier.name, self.verifier.key_id, time_s.to_bytes(8) + signature)
+
+
+def parse_mldsa_vkey(text: str) -> MldsaVerifier:
+    """Parse a verifier key, ``name+ID+base64(0x06 || key)``.
+
+    Raises:
+        MalformedError: it is not one, or its ID is not that of its key.
+    """
+    name, key_id, key = _split_key(text)
+    if len(key) != PUBLIC_KEY_SIZE:
+        raise MalformedError("verifier key is not 1312 bytes long")
+    verifier = MldsaVerifier(name, key)
+    if verifier.key_id != key_id:
+        raise MalformedError("verifier key has an ID that is not its own")
+    return verifier
+
+
+def format_mldsa_vkey(verifier: MldsaVerifier) -> str:
+    """Format a verifier key."""
+    return _join_key(verifier, verifier.public_key)
+
+
+def parse_mldsa_signing_key(text: str) -> MldsaSigner:
+    """Parse the text of a signing-key file, ``PRIVATE+KEY+name+ID+base64(0x06 || seed)``, and a newline perhaps.
+
+    Raises:
+        MalformedError: it is not one, or its ID is not that of its key. The message holds nothing of it.
+    """
+    head, found, rest = text.removesuffix("\n").partition(_MARK)
+    if head or not found:
+        raise MalformedError("signing key does not begin with its mark")
+    name, key_id, seed = _split_key(rest)
+    if len(seed) != SEED_SIZE:
+        raise MalformedError("signing key is not a seed of 32 bytes")
+    signer = MldsaSigner(name, seed)
+    if signer.verifier.key_id != key_id:
+        raise MalformedError("signing key has an ID that is not its own")
+    return signer
+
+
+def format_mldsa_signing_key(signer: MldsaSigner) -> str:
+    """Format the text of a signing-key file, without a newline. It is a secret."""
+    return _MARK + _join_key(signer.verifier, signer.seed)
+
+
+def read_mldsa_key(path: Path) -> MldsaSigner:
+    """Read a signing-key file.
+
+    Raises:
+        StorageError: it cannot be read.
+        InvalidError: it holds no such key; its content is never shown.
+    """
+    try:
+        return parse_mldsa_signing_key(path.read_text("ascii"))
+    except OSError as error:
+        raise StorageError(f"key file cannot be read: `{path}`: {error.strerror}") from error
+    except (MalformedError, UnicodeDecodeError) as error:
+        raise InvalidError(f"key file holds no ML-DSA-44 signing key: `{path}`") from error
+
+
+def _message(name: str, text: str, time_s: int) -> bytes:
+    point = parse_checkpoint(text)
+    origin = point.origin.encode()
+    if len(origin) > 255:
+        raise MalformedError("origin is longer than 255 bytes")
+    signer = name.encode()
+    return b"".join(
+        (
+            _LABEL,
+            bytes((len(signer),)),
+            signer,
+            time_s.to_bytes(8),
+            bytes((len(origin),)),
+            origin,
+            bytes(8),
+            point.size.to_bytes(8),
+            point.root,
+        )
+    )
+
+
+def _key_id(name: str, public_key: bytes) -> int:
+    return int.from_bytes(sha256(name.encode() + b"\n" + bytes((MLDSA,)) + public_key).digest()[:4])
+
+
+def _split_key(text: str) -> tuple[str, int, bytes]:
+    name, _, rest = text.partition("+")
+    key_id, _, encoded = rest.partition("+")
+    keyed = decode_base64(encoded)
+    if not _KEY_ID.fullmatch(key_id) or keyed[:1] != bytes((MLDSA,)):
+        raise MalformedError("key is not of ML-DSA-44, or has no ID of eight lower-case hexadecimal digits")
+    return name, int(key_id, 16), keyed[1:]
+
+
+def _join_key(verifier: MldsaVerifier, key: bytes) -> str:
+    return f"{verifier.name}+{verifier.key_id:08x}+{encode_base64(bytes((MLDSA,)) + key)}"

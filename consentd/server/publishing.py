@@ -1,0 +1,55 @@
+"""Build what decides when a checkpoint becomes public, as the configuration says."""
+
+from pathlib import Path
+
+from consentd.config import Config
+from consentd.core.quorum import WitnessPolicy, parse_policy
+from consentd.errors import InvalidError, MalformedError, StorageError
+from consentd.ledger.ledger import Ledger
+from consentd.ledger.lock import read_lock
+from consentd.metrics import Metrics
+from consentd.sequencer import Clock
+from consentd.server.keys import Keys
+from consentd.server.mldsa import parse_mldsa_vkey
+from consentd.witness.publisher import Publisher
+from consentd.witness.witnesses import Witnesses
+
+
+def make_publisher(config: Config, keys: Keys, ledger: Ledger, *, metrics: Metrics, clock: Clock) -> Publisher | None:
+    """Return the witnesses of the configured policy; None: checkpoints are published at once.
+
+    Raises:
+        StorageError: the policy file cannot be read.
+        InvalidError: it is no policy, or of another log, or has no quorum among witnesses that can be asked.
+    """
+    section = config.witness
+    if section.policy_file is None:
+        return None
+    return Witnesses(
+        store=ledger.store,
+        policy=read_policy(section.policy_file),
+        log_verifier=keys.log.verifier,
+        ledger_size=ledger.state.size,
+        locked=read_lock(config.ledger.lock_path),
+        published_path=config.ledger.published_path,
+        metrics=metrics,
+        wall_ms=clock.wall_ms,
+        timeout_ms=section.timeout_ms,
+        recosign_interval_ms=section.recosign_interval_ms,
+        fail_open=section.fail_open,
+    )
+
+
+def read_policy(path: Path) -> WitnessPolicy:
+    """Read a policy file.
+
+    Raises:
+        StorageError: it cannot be read.
+        InvalidError: it is no policy; the line is named.
+    """
+    try:
+        return parse_policy(path.read_bytes(), parse_mldsa=parse_mldsa_vkey)
+    except OSError as error:
+        raise StorageError(f"witness policy cannot be read: `{path}`: {error.strerror}") from error
+    except MalformedError as error:
+        raise InvalidError(f"witness policy is malformed: `{path}`: {error}") from error

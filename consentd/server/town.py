@@ -1,0 +1,261 @@
+"""Make up a town: citizens, institutions, what they agreed to, and the transfers of a day. For the demo only.
+
+Nothing in it is anybody's: identifiers read ``SYN-000123``, institutions are numbered, and all of it follows from a
+seed. Its proportions are published ones, or estimates from them:
+
+* ages: Korea's insured population by age band, and care days a person (HIRA statistics 2022)
+* institutions: the types of HIRA's 요양종별 code, clinics and pharmacies most
+* adoption 55 % and about four consents a user (Finland's Kanta); research 0.75 × 0.98; marketing at most 0.28
+* of all questions 60 % find no consent, 35 % are permitted, 5 % denied; citizens by Zipf, those with most care
+  days first; 8 % of those who ask make 80 % of the calls
+
+Each transfer carries the outcome that its maker expects from the consents alone, so that a run can be checked.
+"""
+
+from bisect import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from random import Random
+from typing import Final
+
+ADULT_FROM: Final = 14
+"""Younger ones are spoken for by a legal representative; in this town nobody under 14 has a consent."""
+
+ADOPTION: Final = 0.55
+OBJECTION_RATE: Final = 0.12
+ZIPF: Final = 0.8
+MIX: Final = (("NO_CONSENT", 0.60), ("PERMIT", 0.35), ("DENY", 0.05))
+BUSY_SHARE: Final = 0.08
+BUSY_CALLS: Final = 0.80
+
+AGE_BANDS: Final = (  # first year, population in thousands, care days a person and year
+    (0, 246, 29.2), (1, 1193, 31.8), (5, 2098, 17.4), (10, 2321, 11.7), (15, 2298, 11.2), (20, 3005, 10.1),
+    (25, 3621, 11.0), (30, 3483, 12.3), (35, 3439, 13.6), (40, 4102, 13.7), (45, 4075, 15.4), (50, 4555, 17.6),
+    (55, 4064, 21.0), (60, 4158, 25.6), (65, 3089, 33.6), (70, 2099, 41.2), (75, 1510, 48.6), (80, 1202, 51.5),
+    (85, 852, 60.5),
+)  # fmt: skip
+OLDEST: Final = 100
+
+INSTITUTION_TYPES: Final = (  # HIRA 요양종별 code, its name, ours in English, how many; the busiest first
+    ("01", "상급종합병원", "tertiary hospital", 1),
+    ("11", "종합병원", "general hospital", 2),
+    ("21", "병원", "hospital", 2),
+    ("28", "요양병원", "long-term care hospital", 2),
+    ("29", "정신병원", "psychiatric hospital", 1),
+    ("31", "의원", "clinic", 13),
+    ("41", "치과병원", "dental hospital", 1),
+    ("51", "치과의원", "dental clinic", 5),
+    ("71", "보건소", "public health centre", 1),
+    ("72", "보건지소", "public health post", 1),
+    ("81", "약국", "pharmacy", 7),
+    ("92", "한방병원", "Korean medicine hospital", 1),
+    ("93", "한의원", "Korean medicine clinic", 3),
+)
+
+PUBLIC_HOLDERS: Final = (
+    ("nhis", "건보공단", "NHIS", ("INS.TX", "INS.CK", "INS.ELIG")),
+    ("hira", "심평원", "HIRA", ("INS.RX",)),
+    ("kdca", "질병청", "KDCA", ("PUB.IMM",)),
+)
+CLINICAL: Final = ("CLIN.DX", "CLIN.RX", "CLIN.LAB", "CLIN.IMG", "CLIN.NOTE", "CLIN.ALG")
+HELD_BY_TYPE: Final = {
+    "81": ("CLIN.RX",),
+    "41": ("CLIN.DX", "CLIN.IMG", "CLIN.NOTE"),
+    "51": ("CLIN.DX", "CLIN.IMG", "CLIN.NOTE"),
+}
+ALL_CLASSES: Final = ("CLIN", "INS", "PUB")
+
+RECIPIENTS: Final = (  # id, names, the purpose it asks with, how many of the users allow it, and for what
+    ("care-service", "모의 건강관리 서비스", "synthetic care service", "CAREMGT", 0.75, ("LIFE", "INS")),
+    ("research-centre", "모의 연구기관", "synthetic research centre", "HRESCH", 0.75 * 0.98, ("CLIN", "INS")),
+    ("market-service", "모의 마케팅 서비스", "synthetic marketing service", "HMARKT", 0.28, ("INS",)),
+)
+RELAY: Final = ("khis", "보건의료정보원", "KHIS")
+
+
+@dataclass(frozen=True, slots=True)
+class Institution:
+    """Somebody who takes part.
+
+    Attributes:
+        role: ``holder`` and ``recipient`` are what product.md says; ``both`` is an institution that treats.
+        type: HIRA 요양종별 code; empty where it has none.
+        purpose: what it asks with; empty for who only holds.
+        categories: what it holds.
+    """
+
+    id: str
+    ko: str
+    en: str
+    role: str
+    type: str = ""
+    purpose: str = ""
+    categories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Citizen:
+    """A person who does not exist."""
+
+    id: str
+    age: int
+    care_days: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What one citizen allows one recipient, or, with *objects*, forbids it altogether."""
+
+    citizen: int
+    recipient: str
+    purpose: str
+    categories: tuple[str, ...]
+    objects: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One question of the day, and how it must come out."""
+
+    citizen: int
+    recipient: str
+    holder: str
+    purpose: str
+    category: str
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class Town:
+    """All of it. Citizens are in the order of their Zipf rank."""
+
+    institutions: tuple[Institution, ...]
+    citizens: tuple[Citizen, ...]
+    wishes: tuple[Wish, ...]
+    transfers: tuple[Transfer, ...]
+
+
+def make_town(*, seed: int, citizens: int, transfers: int) -> Town:
+    """Make the town of a seed: the same arguments, the same town."""
+    random = Random(seed)  # noqa: S311  # a town made up, no secret
+    institutions = make_institutions()
+    people = make_citizens(random, citizens)
+    callers = Callers(institutions)
+    wishes = make_wishes(random, people, callers)
+    return Town(institutions, people, wishes, make_transfers(random, transfers, people, wishes, institutions, callers))
+
+
+def make_institutions() -> tuple[Institution, ...]:
+    """Return 40 institutions, three public holders, three recipients beside them, and the relay."""
+    made = []
+    for code, ko, en, count in INSTITUTION_TYPES:
+        made += [
+            Institution(
+                id=f"{en.lower().replace(' ', '-')}-{number:02d}",
+                ko=f"모의 {ko} {number:02d}",
+                en=f"synthetic {en} {number:02d}",
+                role="both",
+                type=code,
+                purpose="TREAT",
+                categories=HELD_BY_TYPE.get(code, CLINICAL),
+            )
+            for number in range(1, count + 1)
+        ]
+    made += [Institution(key, ko, en, "holder", categories=held) for key, ko, en, held in PUBLIC_HOLDERS]
+    made += [Institution(key, ko, en, "recipient", purpose=purpose) for key, ko, en, purpose, *_ in RECIPIENTS]
+    made.append(Institution(*RELAY, role="relay"))
+    return tuple(made)
+
+
+def make_citizens(random: Random, count: int) -> tuple[Citizen, ...]:
+    """Return *count* citizens with ages as Korea has them, those with most care days first."""
+    bands = random.choices(range(len(AGE_BANDS)), [people for _, people, _ in AGE_BANDS], k=count)
+    made = []
+    for number, band in enumerate(bands, 1):
+        first, _, care_days = AGE_BANDS[band]
+        after = AGE_BANDS[band + 1][0] if band + 1 < len(AGE_BANDS) else OLDEST
+        made.append(Citizen(f"SYN-{number:06d}", random.randrange(first, after), care_days * random.expovariate(1)))
+    return tuple(sorted(made, key=lambda citizen: -citizen.care_days))
+
+
+class Callers:
+    """Who asks how often: a few make most of the calls."""
+
+    def __init__(self, institutions: Sequence[Institution]) -> None:
+        self.all = [one for one in institutions if one.purpose]
+        busy = max(1, round(BUSY_SHARE * len(self.all)))
+        rest = len(self.all) - busy
+        self._steps = list(accumulate([BUSY_CALLS / busy] * busy + [(1 - BUSY_CALLS) / rest] * rest))
+
+    def pick(self, random: Random) -> Institution:
+        """Return one of them, by how often it calls."""
+        return self.all[_pick(random, self._steps)]
+
+
+def make_wishes(random: Random, citizens: Sequence[Citizen], callers: Callers) -> tuple[Wish, ...]:
+    """Return who allows what to whom; at least one citizen objects."""
+    grown = [number for number, citizen in enumerate(citizens) if citizen.age >= ADULT_FROM]
+    # Adoption counts all citizens, and only the grown can adopt.
+    users = [number for number in grown if random.random() < ADOPTION * len(citizens) / len(grown)] or grown[:1]
+    treating = [one.id for one in callers.all if one.purpose == "TREAT"]
+    made: list[Wish] = []
+    objectors = 0
+    for number in users:
+        trusted = {callers.pick(random).id for _ in range(3)}.intersection(treating) or {treating[0]}
+        made += [Wish(number, one, "TREAT", ALL_CLASSES) for one in sorted(trusted)]
+        for recipient, _, _, purpose, rate, categories in RECIPIENTS:
+            if random.random() < rate:
+                made.append(Wish(number, recipient, purpose, categories))
+        if random.random() < OBJECTION_RATE or (number == users[-1] and not objectors):
+            objectors += 1
+            made.append(Wish(number, random.choice(treating), "", (), objects=True))
+    return tuple(made)
+
+
+def make_transfers(
+    random: Random,
+    count: int,
+    citizens: Sequence[Citizen],
+    wishes: Sequence[Wish],
+    institutions: Sequence[Institution],
+    callers: Callers,
+) -> tuple[Transfer, ...]:
+    """Return the questions of a day, in the mix that is expected nationally."""
+    ranks = list(accumulate(1 / rank**ZIPF for rank in range(1, len(citizens) + 1)))
+    objections = [wish for wish in wishes if wish.objects]
+    refused = {(wish.citizen, wish.recipient) for wish in objections}
+    allowed = {(wish.citizen, wish.recipient): wish for wish in wishes if not wish.objects}
+    treating = [one for one in institutions if one.role == "both"]
+    public = [one for one in institutions if one.role == "holder"]
+
+    def held(recipient: str, within: tuple[str, ...]) -> tuple[str, str]:
+        """Return a holder and a category of it that lies within some categories."""
+        while True:
+            source = random.choice(public if random.random() < 0.5 else treating)
+            fitting = [code for code in source.categories if code.partition(".")[0] in within]
+            if fitting and source.id != recipient:
+                return source.id, random.choice(fitting)
+
+    def asked(outcome: str) -> tuple[int, str, str, tuple[str, ...]]:
+        """Return a citizen, a recipient, a purpose and classes of categories that come out as they should."""
+        if outcome == "DENY":
+            wish = random.choice(objections)
+            return wish.citizen, wish.recipient, "TREAT", ALL_CLASSES
+        while True:
+            caller, citizen = callers.pick(random), _pick(random, ranks)
+            found = allowed.get((citizen, caller.id))
+            if (citizen, caller.id) not in refused and (found is not None) is (outcome == "PERMIT"):
+                return citizen, caller.id, caller.purpose, found.categories if found else ALL_CLASSES
+
+    made = []
+    for outcome in random.choices([name for name, _ in MIX], [share for _, share in MIX], k=count):
+        citizen, recipient, purpose, within = asked(outcome)
+        holder, category = held(recipient, within)
+        made.append(Transfer(citizen, recipient, holder, purpose, category, outcome))
+    return tuple(made)
+
+
+def _pick(random: Random, steps: Sequence[float]) -> int:
+    """Return an index by weight; *steps* are the weights added up."""
+    return bisect(steps, random.random() * steps[-1])

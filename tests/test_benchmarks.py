@@ -1,0 +1,145 @@
+"""The benchmarks measure what they say, and notice a wrong answer. No figure is asserted: machines differ."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.http2 import grpc_message
+from benchmarks.load import Load, Loaded, run_here
+from benchmarks.over_wire import CHECK, GRANT
+from benchmarks.questions import MIX, count_wrong, make_question, make_questions
+from benchmarks.report import Row, number, percentile
+from benchmarks.world import consents, recipient
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import policy_service_pb2 as ps
+from running import question, running_daemon
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_one_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--size", "80", "--seconds", "0.2", "--out", tmp_path]
+    cases = ["evaluator", "map", "batch"]
+    only = [part for case in cases for part in ("--only", case)]
+    done = subprocess.run([*command, *only], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "BatchCheck of 100, different questions" in done.stdout
+    (file,) = tmp_path.iterdir()
+    document = json.loads(file.read_text(encoding="utf-8"))
+    assert {"time", "commit", "cpu", "cores", "python", "packages"} <= document["machine"].keys()
+    assert list(dict.fromkeys(row["case"] for row in document["rows"])) == cases
+    for row in document["rows"]:
+        assert row["value"] > 0
+        assert row["boundary"]
+        assert row["samples"]
+
+
+def test_a_load_tells_answers_from_failures(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as running:
+        asked = ps.CheckRequest(question=question(running.enrol("T-1"))).SerializeToString()
+        port = running.daemon.grpc_port
+
+        def load(token: str, path: str = CHECK) -> Loaded:
+            return run_here(
+                Load(port=port, path=path, token=token, messages=[asked] * 20, in_flight=4, once=True, warm_s=0)
+            )
+
+        answered = load(running.tokens["app"])
+        assert answered.failed == 0
+        assert sorted(place for place, _ in answered.answers) == list(range(20))
+        assert len(answered.latencies_s) == len(answered.ended_s) == 20
+        for _, answer in answered.answers:
+            assert ps.CheckResponse.FromString(answer).decision.outcome == pb.OUTCOME_NO_CONSENT
+        for refused in (load("a token nobody has"), load(running.tokens["app"], GRANT)):
+            assert refused.failed == 20
+            assert not refused.answers
+
+
+def test_a_load_at_a_fixed_rate_sends_all_it_was_given(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as running:
+        asked = ps.CheckRequest(question=question(running.enrol("T-1"))).SerializeToString()
+        loaded = run_here(
+            Load(
+                port=running.daemon.grpc_port,
+                path=CHECK,
+                token=running.tokens["app"],
+                messages=[asked] * 30,
+                rate=1_000,
+                once=True,
+                warm_s=0,
+            )
+        )
+    assert loaded.failed == 0
+    assert len(loaded.answers) == 30
+
+
+def test_messages_larger_than_a_frame_arrive_whole(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as running:
+        many = ps.BatchCheckRequest(questions=[question(running.enrol("T-1"))] * 300)
+        message = many.SerializeToString()
+        assert len(grpc_message(message)) > 16_384
+        loaded = run_here(
+            Load(
+                port=running.daemon.grpc_port,
+                path="/consentd.v1.PolicyService/BatchCheck",
+                token=running.tokens["app"],
+                messages=[message] * 12,
+                in_flight=6,
+                connections=2,
+                once=True,
+                warm_s=0,
+            )
+        )
+    assert loaded.failed == 0
+    assert [len(ps.BatchCheckResponse.FromString(answer).results) for _, answer in loaded.answers] == [300] * 12
+
+
+def test_the_world_s_consents_answer_as_the_arithmetic_says() -> None:
+    asked = make_questions(1, 4_000, 100)
+    outcomes = [outcome for _, outcome in asked]
+    for outcome, share in MIX:
+        assert outcomes.count(outcome) / 4_000 == pytest.approx(share / 100, abs=0.03)
+    for asking, outcome in asked:
+        number_ = int(asking.subject.value.removeprefix("BENCH-"))
+        effects = {
+            consent.root.effect
+            for consent in consents(number_)
+            if asking.actor.organisation in consent.root.actors
+            and (not consent.root.purposes or asking.purpose in consent.root.purposes)
+        }
+        expected = {
+            pb.OUTCOME_PERMIT: {pb.EFFECT_PERMIT},
+            pb.OUTCOME_DENY: {pb.EFFECT_DENY},
+            pb.OUTCOME_NO_CONSENT: set(),
+        }
+        assert effects == expected[outcome]
+
+
+def test_a_wrong_answer_is_counted() -> None:
+    asked = [(make_question(random.Random(1), 4, outcome), outcome) for outcome in (pb.OUTCOME_PERMIT, pb.OUTCOME_DENY)]
+    right = [(0, pb.OUTCOME_PERMIT), (1, pb.OUTCOME_DENY), (2, pb.OUTCOME_PERMIT)]
+    assert count_wrong(asked, right) == 0
+    assert count_wrong(asked, [*right, (3, pb.OUTCOME_PERMIT)]) == 1
+    assert asked[1][0].actor.organisation == recipient(4 + 29)
+
+
+def test_figures_are_read_against_their_bars() -> None:
+    common = {"case": "c", "name": "n", "unit": "/s", "boundary": "in process"}
+    assert Row(**common, value=9, at_least=8).held is True
+    assert Row(**common, value=9, at_most=8).held is False
+    assert Row(**common, value=9).held is None
+    assert Row(**common, value=9, at_least=80_000).bar == "≥ 80,000"
+    assert Row(**common, value=9, at_most=2).bar == "≤ 2.00"
+    assert [percentile(range(1, 101), share) for share in (0.5, 0.99, 1.0)] == [51, 100, 100]
+    assert [number(value) for value in (1234.5, 12.34, 1.234)] == ["1,234", "12.3", "1.23"]
+
+
+def test_a_rate_is_the_median_of_its_windows() -> None:
+    ended = [at / 100 for at in range(200)] + [1.1 + at / 1_000 for at in range(50)]
+    loaded = Loaded(latencies_s=[0.01] * 250, ended_s=ended, seconds=2.0)
+    assert loaded.rates == [100, 100, 100, 100, 300, 100, 100, 100]
+    assert loaded.rate == 100

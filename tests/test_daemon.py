@@ -1,0 +1,543 @@
+"""The daemon as a process: it starts, says whether it serves, refuses what it must, and drains without loss."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from certificates import Certificate, make_authority, make_certificate
+from consentd.config import Config
+from consentd.core import note
+from consentd.errors import ConsentdError, CorruptionError, InvalidError, StorageError
+from consentd.server.daemon import Daemon
+from consentd.server.keys import make_keys, make_token, write_private
+from consentd.server.logs import JsonFormatter
+from consentd.service.auth import format_credential
+from consentd.service.wire import Parts
+from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import access_service_pb2_grpc, ledger_service_pb2_grpc, policy_service_pb2_grpc
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import ledger_service_pb2 as ls
+from consentd.v1 import policy_service_pb2 as ps
+from fakes import FaultyStore
+from running import (
+    ORIGIN,
+    Running,
+    make_config,
+    make_running,
+    question,
+    reason_of,
+    request_id,
+    running_daemon,
+)
+
+SERVICES = [f"consentd.v1.{name}Service" for name in ("Registry", "Consent", "Policy", "Access", "Ledger")]
+SECRET = "SYN-730142"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+PROGRAM = """
+import sys
+from pathlib import Path
+from consentd.server import daemon, logs
+from running import make_config
+logs.configure("debug")
+daemon.serve(make_config(Path(sys.argv[1])))
+"""
+
+
+def health(channel: grpc.Channel) -> dict[str, int]:
+    """Return what the health service says of the whole daemon ("") and of each service."""
+    stub = health_pb2_grpc.HealthStub(channel)
+    return {name: stub.Check(health_pb2.HealthCheckRequest(service=name)).status for name in ("", *SERVICES)}
+
+
+def parts(running: Running) -> Parts:
+    found = running.daemon.lobby.parts
+    assert found is not None
+    return found
+
+
+class SlowDaemon(Daemon):
+    """A daemon that takes its time to open, until told to go on."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.opening, self.go_on = threading.Event(), threading.Event()
+
+    def _open(self) -> Parts:
+        self.opening.set()
+        assert self.go_on.wait(30)
+        return super()._open()
+
+
+# -- readiness ------------------------------------------------------------------------------------------------
+
+
+def test_it_listens_at_once_and_serves_once_it_is_open(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    token = make_keys(config)
+    daemon = SlowDaemon(config)
+    starting = threading.Thread(target=daemon.start)
+    starting.start()
+    assert daemon.opening.wait(30)
+    with grpc.insecure_channel(f"127.0.0.1:{daemon.grpc_port}") as channel:
+        assert set(health(channel).values()) == {NOT_SERVING}
+        check = policy_service_pb2_grpc.PolicyServiceStub(channel).Check
+        checkpoint = ledger_service_pb2_grpc.LedgerServiceStub(channel).GetCheckpoint
+        calls = [
+            lambda: check(ps.CheckRequest(), metadata=(("authorization", f"Bearer {token}"),)),
+            lambda: checkpoint(ls.GetCheckpointRequest()),
+        ]
+        for call in calls:
+            with pytest.raises(grpc.RpcError) as caught:
+                call()
+            assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "NOT_SERVING")
+        daemon.go_on.set()
+        starting.join(30)
+        assert set(health(channel).values()) == {SERVING}
+        with pytest.raises(grpc.RpcError) as caught:
+            health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="nope"))
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    daemon.stop()
+
+
+def test_a_ledger_that_stopped_is_not_serving_and_checks_go_on(tmp_path: Path) -> None:
+    running = make_running(tmp_path)
+    subject = running.enrol(SECRET)
+    running.grant(subject)
+    store = FaultyStore(parts(running).ledger.store)
+    parts(running).ledger.store = store
+    store.fail_write(persisted=False)
+    for _ in range(2):
+        with pytest.raises(grpc.RpcError) as caught:
+            running.grant(subject)
+        assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "STORAGE")
+        parts(running).sequencer._thread.join(10)
+    assert set(health(running.channel).values()) == {NOT_SERVING}
+    assert running.check(question(subject)).outcome == pb.OUTCOME_PERMIT
+    running.stop()
+
+
+def test_a_bug_on_the_writers_thread_stops_writing_and_nothing_is_half_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = make_running(tmp_path)
+    subject = running.enrol(SECRET)
+    with monkeypatch.context() as patch:
+        patch.setattr("consentd.writes.consents.check_consent", _fail)
+        with pytest.raises(grpc.RpcError) as caught:
+            running.grant(subject)
+        assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "STORAGE")
+        parts(running).sequencer._thread.join(10)
+    assert SECRET not in str(parts(running).sequencer.fault)
+    lines = [JsonFormatter().format(record) for record in caplog.records]
+    assert any("AssertionError" in line for line in lines)
+    assert not any(SECRET in line for line in lines)
+    running.stop()
+    again = Running(running.config, running.tokens)
+    again.grant(subject)
+    again.check_ledger()
+    again.stop()
+
+
+def _fail(*_: object, **__: object) -> None:
+    raise AssertionError(f"a bug about {SECRET}")
+
+
+def test_reflection_lists_the_services(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as running:
+        stub = reflection_pb2_grpc.ServerReflectionStub(running.channel)
+        ask = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+        (answer,) = stub.ServerReflectionInfo(ask)
+        names = {service.name for service in answer.list_services_response.service}
+        assert names == {*SERVICES, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+        for name in SERVICES:
+            ask = iter([reflection_pb2.ServerReflectionRequest(file_containing_symbol=name)])
+            (answer,) = stub.ServerReflectionInfo(ask)
+            assert answer.file_descriptor_response.file_descriptor_proto
+
+
+def test_streams_held_open_take_nothing_from_the_checks(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as running:
+        subject, go_on = running.enrol(SECRET), threading.Event()
+
+        def never() -> Iterator[reflection_pb2.ServerReflectionRequest]:
+            yield reflection_pb2.ServerReflectionRequest(list_services="")
+            go_on.wait(30)
+
+        stub = reflection_pb2_grpc.ServerReflectionStub(running.channel)
+        held = [stub.ServerReflectionInfo(never()) for _ in range(running.config.grpc.threads)]
+        next(held[0])
+        watching = [
+            health_pb2_grpc.HealthStub(running.channel).Watch(health_pb2.HealthCheckRequest())
+            for _ in range(running.config.grpc.threads)
+        ]
+        assert [next(one).status for one in watching] == [SERVING] * len(watching)
+        request = ps.CheckRequest(question=question(subject))
+        assert running.policy.Check(request, metadata=running.as_("app"), timeout=10).decision.outcome
+        go_on.set()
+        for one in (*held, *watching):
+            one.cancel()
+
+
+# -- what it refuses ------------------------------------------------------------------------------------------
+
+
+def test_a_second_daemon_on_the_same_directory_is_refused(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as running:
+        running.enrol(SECRET)
+        with pytest.raises(ConsentdError):
+            Daemon(running.config).start()
+        running.enrol("SYN-000002")
+        running.check_ledger()
+
+
+def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
+    with running_daemon(tmp_path / "a") as running:
+        for section, port in (("grpc", running.daemon.grpc_port), ("http", running.daemon.http_port)):
+            config = make_config(tmp_path / section)
+            make_keys(config)
+            taken = _listening(config, section, f"127.0.0.1:{port}")
+            with pytest.raises(StorageError, match=f"cannot listen on `127.0.0.1:{port}`"):
+                Daemon(taken).start()
+
+
+def _listening(config: Config, section: str, address: str) -> Config:
+    changed = replace(getattr(config, section), listen=address)
+    return replace(config, **{section: changed})
+
+
+@pytest.mark.parametrize("section", ["grpc", "http"])
+def test_other_machines_reach_it_by_tls_only(tmp_path: Path, section: str) -> None:
+    with pytest.raises(InvalidError, match=f"`{section}.listen` is reachable from other machines without TLS"):
+        _listening(make_config(tmp_path), section, "0.0.0.0:0")
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Running:
+    """A daemon that ran, with one person, and was stopped."""
+    running = make_running(tmp_path)
+    running.check_ledger()  # so that there is more than one checkpoint, and the lock is not the first
+    running.enrol(SECRET)
+    running.stop()
+    return running
+
+
+KEY_FILES = ["log_key_file", "statement_key_file", "vault_key_file"]
+
+
+@pytest.mark.parametrize("name", KEY_FILES)
+def test_a_missing_key_file_says_which_and_what_to_do(stopped: Running, name: str) -> None:
+    path: Path = getattr(stopped.config.keys, name)
+    path.unlink()
+    with pytest.raises(StorageError) as caught:
+        Daemon(stopped.config).start()
+    assert str(path) in str(caught.value)
+    assert "`consentd keygen` makes one" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", KEY_FILES)
+@pytest.mark.parametrize("text", ["", "garbage", "\x00" * 64, "f" * 63])
+def test_a_key_file_that_holds_none_is_named_and_not_shown(stopped: Running, name: str, text: str) -> None:
+    path: Path = getattr(stopped.config.keys, name)
+    path.write_text(text)
+    with pytest.raises(InvalidError) as caught:
+        Daemon(stopped.config).start()
+    assert str(path) in str(caught.value)
+    assert not text or text not in str(caught.value)
+
+
+def _other_log_key() -> str:
+    return note.format_signing_key(note.Signer(ORIGIN, note.KeyPair(b"\x05" * 32))) + "\n"
+
+
+def test_another_vault_key_is_refused(stopped: Running) -> None:
+    stopped.config.keys.vault_key_file.write_text("05" * 32)
+    with pytest.raises(StorageError, match="vault key does not open this vault; restore the file"):
+        Daemon(stopped.config).start()
+
+
+def test_another_log_key_is_refused(stopped: Running) -> None:
+    stopped.config.keys.log_key_file.write_text(_other_log_key())
+    with pytest.raises(CorruptionError, match=r"checkpoint lock does not verify.*RUNBOOK"):
+        Daemon(stopped.config).start()
+
+
+def test_another_statement_key_is_refused(stopped: Running) -> None:
+    stopped.config.keys.statement_key_file.write_text("05" * 32)
+    path = str(stopped.config.keys.statement_key_file)
+    with pytest.raises(StorageError, match=r"statement key is not this ledger's.*restore the file") as caught:
+        Daemon(stopped.config).start()
+    assert path in str(caught.value)
+
+
+def test_a_missing_lock_is_refused_and_the_old_one_serves_again(stopped: Running) -> None:
+    lock = stopped.config.ledger.lock_path
+    kept = lock.read_bytes()
+    lock.unlink()
+    with pytest.raises(CorruptionError, match=r"checkpoint lock is missing.*RUNBOOK"):
+        Daemon(stopped.config).start()
+    lock.write_bytes(kept)
+    again = Running(stopped.config, stopped.tokens)
+    again.check_ledger()
+    again.stop()
+
+
+def test_a_table_that_was_lost_is_made_again(tmp_path: Path) -> None:
+    running = make_running(tmp_path)
+    subject = running.enrol(SECRET)
+    running.grant(subject)
+    running.stop()
+    shutil.rmtree(running.config.table.path)
+    again = Running(running.config, running.tokens)
+    assert again.check(question(subject)).outcome == pb.OUTCOME_PERMIT
+    again.check_ledger()
+    again.stop()
+
+
+def test_a_credentials_file_that_is_bad_is_refused_by_line(stopped: Running) -> None:
+    with stopped.config.callers.credentials_file.open("a") as file:
+        file.write("token secret-in-the-clear app\n")
+    with pytest.raises(InvalidError, match="credentials file has a bad line") as caught:
+        Daemon(stopped.config).start()
+    assert "secret" not in str(caught.value)
+
+
+# -- TLS ------------------------------------------------------------------------------------------------------
+
+
+def test_a_client_certificate_is_an_identity(tmp_path: Path) -> None:
+    authority, stranger = make_authority(), make_authority()
+    make_certificate(authority, "consentd").write(tmp_path / "tls")
+    (tmp_path / "tls/ca.pem").write_text(authority.pem)
+    clinic, unknown = make_certificate(authority, "clinic"), make_certificate(authority, "unknown")
+    files = 'cert_file = "tls/cert.pem"\nkey_file = "tls/key.pem"\nclient_ca_file = "tls/ca.pem"'
+    config = make_config(tmp_path, f"[grpc.tls]\n{files}")
+    token = make_keys(config)
+    write_private(config.callers.credentials_file, f"cert {clinic.der_hash} clinic-b\n", append=True)
+    daemon = Daemon(config)
+    daemon.start()
+
+    def ask(certificate: Certificate | None, bearer: str = "") -> str:
+        """Return as whom a call with this certificate and token is known."""
+        credentials = grpc.ssl_channel_credentials(
+            authority.pem.encode(),
+            certificate.key_pem.encode() if certificate else None,
+            certificate.pem.encode() if certificate else None,
+        )
+        metadata = (("authorization", f"Bearer {bearer}"),) if bearer else ()
+        with grpc.secure_channel(f"127.0.0.1:{daemon.grpc_port}", credentials) as channel:
+            stub = policy_service_pb2_grpc.PolicyServiceStub(channel)
+            asked = ps.CheckRequest(question=question(pb.Subject(scheme="mhid", value=SECRET)))
+            try:
+                stub.Check(asked, metadata=metadata, timeout=10)
+            except grpc.RpcError as error:
+                return reason_of(error) or error.code().name
+            return "answered"
+
+    assert ask(clinic) == "CALLER_NOT_ALLOWED"  # known, though nobody registered it
+    assert ask(unknown) == "UNAUTHENTICATED"
+    assert ask(unknown, token) == "answered"
+    assert ask(clinic, "wrong") == "UNAUTHENTICATED"
+    assert ask(None, token) == ask(make_certificate(stranger, "clinic"), token) == "UNAVAILABLE"
+    with grpc.insecure_channel(f"127.0.0.1:{daemon.grpc_port}") as channel, pytest.raises(grpc.RpcError):
+        policy_service_pb2_grpc.PolicyServiceStub(channel).Check(ps.CheckRequest(), timeout=5)
+    daemon.stop()
+
+
+@pytest.mark.parametrize("name", ["cert_file", "key_file", "client_ca_file"])
+def test_a_tls_file_that_is_missing_is_named(tmp_path: Path, name: str) -> None:
+    authority = make_authority()
+    make_certificate(authority, "consentd").write(tmp_path / "tls")
+    (tmp_path / "tls/ca.pem").write_text(authority.pem)
+    files = {"cert_file": "tls/cert.pem", "key_file": "tls/key.pem", "client_ca_file": "tls/ca.pem", name: "tls/none"}
+    lines = "\n".join(f'{key} = "{path}"' for key, path in files.items())
+    config = make_config(tmp_path, f"[grpc.tls]\n{lines}")
+    make_keys(config)
+    with pytest.raises(StorageError, match=r"TLS file cannot be read.*tls/none"):
+        Daemon(config).start()
+
+
+# -- processes ------------------------------------------------------------------------------------------------
+
+
+class Process:
+    """A daemon in a process of its own; what it logs is kept."""
+
+    def __init__(self, directory: Path) -> None:
+        path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(directory)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        self.port = int(self.wait_line("serving gRPC on port")["message"].split()[4])
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._news:
+                self.lines.append(line)
+                self._news.notify_all()
+        with self._news:
+            self.lines.append("")
+            self._news.notify_all()
+
+    def wait_line(self, text: str) -> dict[str, str]:
+        """Return the first line of the log that holds *text*."""
+
+        def found() -> str | None:
+            return next((line for line in self.lines if text in line or not line), None)
+
+        with self._news:
+            self._news.wait_for(lambda: found() is not None, 30)
+            line = found()
+        assert line, self.lines
+        parsed: dict[str, str] = json.loads(line)
+        return parsed
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End it as an operator does; return its exit code."""
+        self.process.send_signal(number)
+        code = self.process.wait(60)
+        self._reader.join(30)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        self.channel.close()
+        return code
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[tuple[Path, Running]]:
+    """A directory with a ledger of one consenting person, and the daemon that made it, stopped."""
+    running = make_running(tmp_path)
+    running.check_ledger()  # so that there is more than one checkpoint, and the lock is not the first
+    running.grant(running.enrol(SECRET))
+    running.stop()
+    return tmp_path, running  # type: ignore[return-value]
+
+
+def test_nothing_acknowledged_is_lost_by_sigterm(directory: tuple[Path, Running]) -> None:
+    path, running = directory
+    process = Process(path)
+    subject = pb.Subject(scheme="mhid", value=SECRET)
+    acknowledged: list[tuple[int, bytes]] = []
+    ends: list[grpc.StatusCode] = []
+    enough, lock = threading.Event(), threading.Lock()
+
+    def write() -> None:
+        with grpc.insecure_channel(f"127.0.0.1:{process.port}") as channel:
+            stub = access_service_pb2_grpc.AccessServiceStub(channel)
+            while True:
+                request = ac.AuthorizeAccessRequest(request_id=request_id(), question=question(subject))
+                try:
+                    receipt = stub.AuthorizeAccess(request, metadata=running.as_("app"), timeout=30).receipt
+                except grpc.RpcError as error:
+                    ends.append(error.code())
+                    return
+                with lock:
+                    acknowledged.append((receipt.index, receipt.leaf_hash))
+                    if len(acknowledged) > 800:
+                        enough.set()
+
+    writers = [threading.Thread(target=write) for _ in range(16)]
+    for writer in writers:
+        writer.start()
+    assert enough.wait(60)
+    code = process.stop()
+    for writer in writers:
+        writer.join(60)
+    assert code == 0
+    assert len(ends) == len(writers)
+    assert set(ends) <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+    again = Running(running.config, running.tokens)
+    for index, leaf_hash in acknowledged:
+        receipt = again.ledger.GetReceipt(ls.GetReceiptRequest(index=index, leaf_hash=leaf_hash)).receipt
+        assert (receipt.index, receipt.published) == (index, True)
+    again.check_ledger()
+    again.stop()
+
+
+def test_sighup_reads_the_credentials_again_and_the_log_is_json_without_identifiers(
+    directory: tuple[Path, Running],
+) -> None:
+    path, running = directory
+    process = Process(path)
+    subject = pb.Subject(scheme="mhid", value=SECRET)
+    stub = policy_service_pb2_grpc.PolicyServiceStub(process.channel)
+    asked = ps.CheckRequest(question=question(subject))
+    token = make_token()
+    metadata = (("authorization", f"Bearer {token}"),)
+    tag = stub.Check(asked, metadata=running.as_("app")).decision.tag
+    with pytest.raises(grpc.RpcError):
+        stub.Check(asked, metadata=metadata)
+    file = running.config.callers.credentials_file
+    write_private(file, format_credential(token, "clinic-b"), append=True)
+    process.process.send_signal(signal.SIGHUP)
+    process.wait_line("credentials reloaded")
+    assert stub.Check(asked, metadata=metadata).decision.outcome == pb.OUTCOME_PERMIT
+    with file.open("a") as lines:
+        lines.write("a bad line\n")
+    process.process.send_signal(signal.SIGHUP)
+    assert process.wait_line("credentials not reloaded")["level"] == "error"
+    assert stub.Check(asked, metadata=metadata).decision.outcome == pb.OUTCOME_PERMIT
+    for garbage in (b"\xff" * 50, SECRET.encode()):  # what cannot be read must not reach the log either
+        with pytest.raises(grpc.RpcError):
+            process.channel.unary_unary("/consentd.v1.PolicyService/Check")(garbage, metadata=metadata)
+    assert process.stop(signal.SIGINT) == 0
+    assert process.lines.pop() == ""
+    assert len(process.lines) >= 4
+    for line in process.lines:
+        assert {"time", "level", "logger", "message"} <= set(json.loads(line))
+        for secret in (SECRET, tag.hex(), token, *running.tokens.values()):
+            assert secret not in line
+
+
+def test_a_daemon_that_cannot_start_says_why(directory: tuple[Path, Running]) -> None:
+    path, running = directory
+    running.config.ledger.lock_path.unlink()
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(path)], capture_output=True, text=True, env=env, timeout=60, check=False
+    )
+    assert done.returncode != 0
+    assert "checkpoint lock is missing" in done.stderr
+
+
+def test_the_log_tells_where_an_error_was_but_only_declared_ones_by_their_text() -> None:
+    def line(error: Exception) -> str:
+        try:
+            try:
+                raise ValueError(f"about\n{SECRET}")
+            except ValueError as cause:
+                raise error from cause
+        except Exception:  # noqa: BLE001  # any
+            record = logging.LogRecord("consentd", logging.ERROR, "x.py", 1, "broke: %s", ("it",), sys.exc_info())
+        return JsonFormatter().format(record)
+
+    bug, declared = line(KeyError(SECRET)), line(StorageError("disk is full"))
+    for text in (bug, declared):
+        assert SECRET not in text
+        assert "\n" not in text
+        assert "ValueError at " in json.loads(text)["error"]
+    assert "KeyError at " in bug
+    assert "test_daemon.py:" in bug
+    assert "StorageError: disk is full at " in declared

@@ -1,0 +1,515 @@
+"""Every reason an error can have is reached through a real call, with its code, and tells nothing of a person.
+
+``REASONS`` is the table: reason, the gRPC code that ``error_reason.proto`` documents, and what provokes it.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc import StatusCode
+
+from consentd.core.kinds import EntryKind
+from consentd.core.note import KeyPair
+from consentd.ledger import layout
+from consentd.policy import evaluate
+from consentd.service.wire import MAX_MESSAGE, Parts
+from consentd.store import Batch
+from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import consent_service_pb2 as cs
+from consentd.v1 import error_reason_pb2 as er
+from consentd.v1 import ledger_service_pb2 as ls
+from consentd.v1 import policy_service_pb2 as ps
+from consentd.v1 import registry_service_pb2 as rs
+from consentd.v1 import statement_pb2 as st
+from consentd.writes.desk import Desk, Plan
+from fakes import FaultyStore
+from ledger_case import FakeClock
+from running import Running, consent, make_running, question, reason_of, request_id, sign_statement, status_of
+
+ROOT = Path(__file__).resolve().parent.parent
+SECRET = "SYN-730142"
+KEY = KeyPair(b"\x07" * 32)
+FOREIGN_FIELD = b"\xf8\x3f\x01"  # field 1023, a number that no message has
+
+
+class World:
+    """One running daemon that most reasons are provoked on, and new ones for those that break something."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._others: list[Running] = []
+        self.running = make_running(directory / "shared")
+        self.subject = pb.Subject(scheme="mhid", value=SECRET)
+        enrol = rs.EnrolSubjectRequest(request_id=request_id(), subject=self.subject, subject_key=KEY.public_key)
+        self.tag = self.running.registry.EnrolSubject(enrol, metadata=self.running.as_("app")).tag
+        self.consent_id = self.running.grant(self.subject)
+        self.forbidden = {SECRET.encode(), self.tag, self.tag.hex().encode()}
+
+    def other(self, extra: str = "", **daemon: Any) -> Running:
+        """Start another daemon, to be broken; the subject is enrolled there too."""
+        running = make_running(self._directory / f"other-{len(self._others)}", extra, daemon=daemon)
+        self._others.append(running)
+        running.enrol(SECRET)
+        return running
+
+    def grant(self, message: pb.Consent, **more: Any) -> Any:
+        fields = {"request_id": request_id(), "subject": self.subject, "consent": message, **more}
+        return self.running.consents.GrantConsent(cs.GrantConsentRequest(**fields), metadata=self.running.as_("app"))
+
+    def grant_signed(self, *, time_ms: int | None = None, tag: bytes | None = None, key: KeyPair = KEY) -> Any:
+        request = request_id()
+        signed = sign_statement(
+            key,
+            st.GrantStatement(consent=consent()),
+            kind=EntryKind.GRANT,
+            tag=tag or self.tag,
+            request=request,
+            time_ms=clock_ms(self.running) if time_ms is None else time_ms,
+        )
+        write = cs.GrantConsentRequest(request_id=request, subject=self.subject, signed=signed)
+        return self.running.consents.GrantConsent(write, metadata=self.running.as_("app"))
+
+    def amend(self, version: int) -> Any:
+        write = cs.AmendConsentRequest(
+            request_id=request_id(),
+            subject=self.subject,
+            consent_id=self.consent_id,
+            based_on_version=version,
+            consent=consent(),
+        )
+        return self.running.consents.AmendConsent(write, metadata=self.running.as_("app"))
+
+    def check(self, **changed: Any) -> Any:
+        return self.running.check(question(self.subject, **changed))
+
+    def close(self) -> None:
+        for running in (self.running, *self._others):
+            running.stop()
+
+
+def parts(running: Running) -> Parts:
+    found = running.daemon.lobby.parts
+    assert found is not None
+    return found
+
+
+def clock_ms(running: Running) -> int:
+    return parts(running).sequencer.clock.wall_ms()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    world = World(tmp_path_factory.mktemp("errors"))
+    yield world
+    world.running.check_ledger()
+    world.close()
+
+
+Provoke = Callable[[World], Any]
+REASONS: dict[str, tuple[StatusCode, Provoke]] = {}
+
+
+def provokes(reason: str, code: StatusCode) -> Callable[[Provoke], Provoke]:
+    def add(provoke: Provoke) -> Provoke:
+        assert reason not in REASONS
+        REASONS[reason] = (code, provoke)
+        return provoke
+
+    return add
+
+
+# -- INVALID_ARGUMENT -----------------------------------------------------------------------------------------
+
+
+@provokes("INVALID_REQUEST", StatusCode.INVALID_ARGUMENT)
+def _no_question(world: World) -> Any:
+    write = ac.AuthorizeAccessRequest(request_id=request_id())
+    return world.running.access.AuthorizeAccess(write, metadata=world.running.as_("app"))
+
+
+@provokes("INVALID_REQUEST_ID", StatusCode.INVALID_ARGUMENT)
+def _short_request_id(world: World) -> Any:
+    return world.grant(consent(), request_id=b"short")
+
+
+@provokes("INVALID_IDENTIFIER", StatusCode.INVALID_ARGUMENT)
+def _resident_registration_number(world: World) -> Any:
+    return world.running.check(question(pb.Subject(scheme="rrn", value=SECRET)))
+
+
+@provokes("INVALID_PAGE", StatusCode.INVALID_ARGUMENT)
+def _negative_page(world: World) -> Any:
+    request = cs.ListConsentsRequest(subject=world.subject, page_size=-1)
+    return world.running.consents.ListConsents(request, metadata=world.running.as_("app"))
+
+
+@provokes("UNKNOWN_PURPOSE", StatusCode.INVALID_ARGUMENT)
+def _unknown_purpose(world: World) -> Any:
+    return world.check(purpose="CURIOSITY")
+
+
+@provokes("UNKNOWN_ACTION", StatusCode.INVALID_ARGUMENT)
+def _unknown_action(world: World) -> Any:
+    return world.check(action="sell")
+
+
+@provokes("UNKNOWN_CODE", StatusCode.INVALID_ARGUMENT)
+def _unknown_category_of_a_consent(world: World) -> Any:
+    return world.grant(consent(categories=["CLIN.GOSSIP"]))
+
+
+@provokes("UNKNOWN_PARTICIPANT", StatusCode.INVALID_ARGUMENT)
+def _unknown_recipient(world: World) -> Any:
+    return world.grant(consent(actors=["nobody"]))
+
+
+@provokes("UNKNOWN_NOTICE", StatusCode.INVALID_ARGUMENT)
+def _unknown_notice(world: World) -> Any:
+    return world.grant(pb.Consent(kind=pb.CONSENT_KIND_CONSENT, root=consent().root, notice_id="n", notice_version=1))
+
+
+@provokes("UNKNOWN_AUTHORITY", StatusCode.INVALID_ARGUMENT)
+def _unknown_authority(world: World) -> Any:
+    return world.grant(pb.Consent(kind=pb.CONSENT_KIND_CONSENT, root=consent().root, authority_seq=1))
+
+
+@provokes("EMPTY_CATEGORIES", StatusCode.INVALID_ARGUMENT)
+def _no_category(world: World) -> Any:
+    return world.check(categories=[])
+
+
+@provokes("BREAK_GLASS_SHAPE", StatusCode.INVALID_ARGUMENT)
+def _break_glass_in_check(world: World) -> Any:
+    return world.check(purpose="BTG", break_glass=pb.BreakGlass(justification="unconscious"))
+
+
+@provokes("INVALID_CONSENT", StatusCode.INVALID_ARGUMENT)
+def _no_effect(world: World) -> Any:
+    return world.grant(consent(effect=pb.EFFECT_UNSPECIFIED))
+
+
+@provokes("TOO_LARGE", StatusCode.INVALID_ARGUMENT)
+def _too_many_questions(world: World) -> Any:
+    request = ps.BatchCheckRequest(questions=[question(world.subject)] * 1001)
+    return world.running.policy.BatchCheck(request, metadata=world.running.as_("app"))
+
+
+@provokes("AUTHOR_CLOCK", StatusCode.INVALID_ARGUMENT)
+def _clock_of_the_author(world: World) -> Any:
+    return world.grant_signed(time_ms=clock_ms(world.running) - 11 * 60_000)
+
+
+@provokes("BAD_SIGNATURE", StatusCode.INVALID_ARGUMENT)
+def _key_of_another(world: World) -> Any:
+    return world.grant_signed(key=KeyPair(b"\x08" * 32))
+
+
+@provokes("UNKNOWN_FIELD", StatusCode.INVALID_ARGUMENT)
+def _field_of_a_later_version(world: World) -> Any:
+    return world.grant(pb.Consent.FromString(consent().SerializeToString() + FOREIGN_FIELD))
+
+
+# -- NOT_FOUND ------------------------------------------------------------------------------------------------
+
+
+@provokes("NOT_FOUND", StatusCode.NOT_FOUND)
+def _no_such_notice(world: World) -> Any:
+    return world.running.registry.GetNotice(rs.GetNoticeRequest(notice_id="n"), metadata=world.running.as_("app"))
+
+
+@provokes("SUBJECT_NOT_FOUND", StatusCode.NOT_FOUND)
+def _not_enrolled(world: World) -> Any:
+    request = cs.ListConsentsRequest(subject=pb.Subject(scheme="ci", value=SECRET))
+    return world.running.consents.ListConsents(request, metadata=world.running.as_("app"))
+
+
+@provokes("CONSENT_NOT_FOUND", StatusCode.NOT_FOUND)
+def _no_such_consent(world: World) -> Any:
+    request = cs.GetConsentRequest(subject=world.subject, consent_id="0" * 32)
+    return world.running.consents.GetConsent(request, metadata=world.running.as_("app"))
+
+
+# -- ABORTED --------------------------------------------------------------------------------------------------
+
+
+@provokes("CONFLICT", StatusCode.ABORTED)
+def _key_added_twice(world: World) -> Any:
+    add = rs.AddKeyRequest(request_id=request_id(), participant_id="clinic-b", key=KEY.public_key)
+    return world.running.registry.AddKey(add, metadata=world.running.as_("operator"))
+
+
+@provokes("REQUEST_ID_REUSED", StatusCode.ABORTED)
+def _request_id_reused(world: World) -> Any:
+    used = request_id()
+    world.grant(consent(), request_id=used)
+    return world.grant(consent(holders=["clinic-b"]), request_id=used)
+
+
+@provokes("VERSION_CONFLICT", StatusCode.ABORTED)
+def _another_version_in_force(world: World) -> Any:
+    return world.amend(version=7)
+
+
+@provokes("WRONG_STATE", StatusCode.ABORTED)
+def _resume_what_is_not_paused(world: World) -> Any:
+    write = cs.ResumeConsentRequest(request_id=request_id(), subject=world.subject, consent_id=world.consent_id)
+    return world.running.consents.ResumeConsent(write, metadata=world.running.as_("app"))
+
+
+@provokes("SUBJECT_ENROLLED", StatusCode.ABORTED)
+def _enrolled_twice(world: World) -> Any:
+    return world.running.enrol(SECRET)
+
+
+@provokes("REF_MOVED", StatusCode.ABORTED)
+def _signed_for_another_tag(world: World) -> Any:
+    key, request = KeyPair(b"\x09" * 32), request_id()
+    add = rs.AddKeyRequest(request_id=request_id(), participant_id="app", key=key.public_key)
+    world.running.registry.AddKey(add, metadata=world.running.as_("operator"))
+    signed = sign_statement(
+        key, question(world.subject), kind=255, tag=b"\x01" * 32, request=request, time_ms=clock_ms(world.running)
+    )
+    asked = ac.SignedQuestion(
+        question=signed.payload,
+        key=signed.key,
+        signature=signed.signature,
+        author_time_ms=signed.author_time_ms,
+        tag=b"\x01" * 32,
+    )
+    write = ac.AuthorizeAccessRequest(request_id=request, signed_question=asked)
+    return world.running.access.AuthorizeAccess(write, metadata=world.running.as_("app"))
+
+
+# -- who calls ------------------------------------------------------------------------------------------------
+
+
+@provokes("UNAUTHENTICATED", StatusCode.UNAUTHENTICATED)
+def _no_credential(world: World) -> Any:
+    return world.running.policy.Check(ps.CheckRequest(question=question(world.subject)))
+
+
+@provokes("CALLER_NOT_ALLOWED", StatusCode.PERMISSION_DENIED)
+def _caller_without_the_right(world: World) -> Any:
+    request = cs.ListConsentsRequest(subject=world.subject)
+    return world.running.consents.ListConsents(request, metadata=world.running.as_("clinic-b"))
+
+
+# -- load and faults ------------------------------------------------------------------------------------------
+
+
+@provokes("OVERLOADED", StatusCode.RESOURCE_EXHAUSTED)
+def _pool_is_full(world: World) -> Any:
+    running = world.other("[pool]\nmax_waiting = 1")
+    with full_pool(running):
+        return running.grant(pb.Subject(scheme="mhid", value=SECRET))
+
+
+@provokes("REVISION_NOT_REACHED", StatusCode.RESOURCE_EXHAUSTED)
+def _later_than_now(world: World) -> Any:
+    return world.check(consistency=pb.Consistency(at_least_tree_size=1 << 40))
+
+
+@provokes("STORAGE", StatusCode.UNAVAILABLE)
+def _disk_fails(world: World) -> Any:
+    running = world.other()
+    store = FaultyStore(parts(running).ledger.store)
+    parts(running).ledger.store = store
+    store.fail_write(persisted=False)
+    return running.grant(pb.Subject(scheme="mhid", value=SECRET))
+
+
+@provokes("CLOCK", StatusCode.UNAVAILABLE)
+def _clock_jumps(world: World) -> Any:
+    clock = FakeClock()
+    running = world.other(clock=clock)
+    clock.shift_wall(10 * 60_000)
+    return running.grant(pb.Subject(scheme="mhid", value=SECRET))
+
+
+@provokes("NOT_SERVING", StatusCode.UNAVAILABLE)
+def _draining(world: World) -> Any:
+    running = world.other()
+    kept, running.daemon.lobby.parts = running.daemon.lobby.parts, None
+    try:
+        return running.check(question(world.subject))
+    finally:
+        running.daemon.lobby.parts = kept
+
+
+@provokes("CORRUPTION", StatusCode.DATA_LOSS)
+def _leaf_is_gone(world: World) -> Any:
+    running = world.other()
+    parts(running).sequencer.wait_published(parts(running).ledger.state.size, 10)
+    batch = Batch()
+    batch.delete(layout.leaf_key(2))
+    parts(running).ledger.store.write(batch)
+    return running.ledger.ListEntries(ls.ListEntriesRequest(), metadata=running.as_("pipc"))
+
+
+def _leaf_is_garbage(world: World) -> Any:
+    running = world.other()
+    batch = Batch()
+    batch.put(layout.leaf_key(2), b"garbage")
+    parts(running).ledger.store.write(batch)
+    rules = ls.GetHistoryRequest(public_name="rules/realm")
+    parts(running).sequencer.wait_published(parts(running).ledger.state.size, 10)
+    return list(running.ledger.GetHistory(rules))
+
+
+@provokes("INTERNAL", StatusCode.INTERNAL)
+def _bug(world: World) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "evaluate", _fail)
+        return world.check()
+
+
+def _fail(*_: object) -> None:
+    raise AssertionError(f"a bug about {SECRET}")
+
+
+class Nothing:
+    """A write that appends nothing."""
+
+    request_key = b""
+    content = b""
+
+    def prepare(self, desk: Desk) -> Plan:
+        return Plan()
+
+    def replay(self, desk: Desk, index: int) -> None:
+        raise AssertionError("nothing is not remembered")
+
+
+@contextmanager
+def full_pool(running: Running) -> Iterator[None]:
+    """Hold a daemon's sequencer between two turns, with one write waiting behind it."""
+    sequencer = parts(running).sequencer
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        sequencer.submit(Nothing())
+        held.set()
+        assert go_on.wait(30)
+
+    thread = threading.Thread(target=sequencer.call, args=(hold,))
+    thread.start()
+    assert held.wait(30)
+    try:
+        yield
+    finally:
+        go_on.set()
+        thread.join()
+
+
+# -- the tests ------------------------------------------------------------------------------------------------
+
+
+def test_the_table_holds_every_reason() -> None:
+    names = {name.removeprefix("ERROR_REASON_") for name in er.ErrorReason.DESCRIPTOR.values_by_name}
+    assert set(REASONS) == names - {"UNSPECIFIED"}
+
+
+@pytest.mark.parametrize("reason", sorted(REASONS))
+def test_a_reason_is_reached_with_its_code(world: World, reason: str) -> None:
+    code, provoke = REASONS[reason]
+    with pytest.raises(grpc.RpcError) as caught:
+        provoke(world)
+    error = caught.value
+    assert (error.code(), reason_of(error)) == (code, reason)
+    status = status_of(error)
+    assert (status.code, status.message) == (code.value[0], error.details())
+    assert status.message == status.message[:1].lower() + status.message[1:]
+    assert has_retry_info(error) == (code is StatusCode.RESOURCE_EXHAUSTED)
+    sent = [error.details().encode(), *(value if isinstance(value, bytes) else value.encode()
+                                        for _, value in error.trailing_metadata())]
+    assert not [text for text in sent for secret in world.forbidden if secret in text]
+
+
+@pytest.mark.parametrize("reason", sorted(REASONS))
+def test_a_reason_is_documented_with_its_code(reason: str) -> None:
+    text = (ROOT / "proto/consentd/v1/error_reason.proto").read_text()
+    comment = text.split(f"// ERROR_REASON_{reason}:")[1].split("ERROR_REASON_")[0]
+    assert REASONS[reason][0].name in comment
+
+
+def test_what_we_stored_and_cannot_read_is_our_fault(world: World) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        _leaf_is_garbage(world)
+    assert (caught.value.code(), reason_of(caught.value)) == (StatusCode.DATA_LOSS, "CORRUPTION")
+
+
+def test_errors_are_counted_by_reason_and_calls_by_code(world: World) -> None:
+    metrics = world.running.daemon.metrics
+    before = metrics.value("consentd_errors_total", reason="UNKNOWN_PURPOSE")
+    calls = metrics.value("consentd_rpcs_total", method="Check", code="INVALID_ARGUMENT")
+    with pytest.raises(grpc.RpcError):
+        _unknown_purpose(world)
+    assert metrics.value("consentd_errors_total", reason="UNKNOWN_PURPOSE") == before + 1
+    assert metrics.value("consentd_rpcs_total", method="Check", code="INVALID_ARGUMENT") == calls + 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"purpose": "CURIOSITY"}, "UNKNOWN_PURPOSE"),
+        ({"categories": []}, "EMPTY_CATEGORIES"),
+        ({"subject": pb.Subject(scheme="rrn", value=SECRET)}, "INVALID_IDENTIFIER"),
+        ({"purpose": "BTG", "break_glass": pb.BreakGlass(justification="unconscious")}, "BREAK_GLASS_SHAPE"),
+        ({"consistency": pb.Consistency(at_least_tree_size=1 << 40)}, "REVISION_NOT_REACHED"),
+        ({"purpose": "x" * 20_000}, "TOO_LARGE"),
+    ],
+)
+def test_an_item_of_a_batch_has_the_error_of_a_single_call(world: World, changed: dict[str, Any], reason: str) -> None:
+    asked = question(**{"subject": world.subject, **changed})
+    with pytest.raises(grpc.RpcError) as caught:
+        world.running.check(asked)
+    request = ps.BatchCheckRequest(questions=[question(world.subject), asked])
+    good, bad = world.running.policy.BatchCheck(request, metadata=world.running.as_("app")).results
+    assert good.decision.outcome == pb.OUTCOME_PERMIT
+    assert reason_of(caught.value) == reason
+    assert er.ErrorReason.Name(bad.error.reason) == f"ERROR_REASON_{reason}"
+    assert bad.error.code == status_of(caught.value).code
+    assert bad.error.message == caught.value.details()
+
+
+def test_long_input_does_not_hide_its_error(world: World) -> None:
+    # Clients refuse a call whose trailers are long, and would see RESOURCE_EXHAUSTED in place of the reason.
+    with pytest.raises(grpc.RpcError) as caught:
+        world.check(purpose="진료" * 2_000)
+    assert reason_of(caught.value) == "UNKNOWN_PURPOSE"
+    assert len(caught.value.details()) == MAX_MESSAGE
+    assert caught.value.details().startswith("purpose is not in the vocabulary: `진료")
+
+
+def test_a_bug_tells_nothing_and_the_daemon_serves_on(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR, "consentd"), pytest.raises(grpc.RpcError) as caught:
+        _bug(world)
+    assert caught.value.details() == "internal error"
+    (record,) = caplog.records
+    assert SECRET not in record.getMessage()
+    assert record.exc_info is None
+    assert "AssertionError" in record.getMessage()
+    assert world.check().outcome == pb.OUTCOME_PERMIT
+
+
+def test_a_full_pool_is_an_items_error_too(world: World) -> None:
+    running = world.other("[pool]\nmax_waiting = 1")
+    asked = question(pb.Subject(scheme="mhid", value=SECRET))
+    requests = [ac.AuthorizeAccessRequest(request_id=request_id(), question=asked) for _ in range(3)]
+    batch = ac.BatchAuthorizeAccessesRequest(requests=requests)
+    with full_pool(running):
+        refused = running.access.BatchAuthorizeAccesses(batch, metadata=running.as_("app")).results
+    assert [one.error.reason for one in refused] == [er.ERROR_REASON_OVERLOADED] * 3
+    assert {one.error.code for one in refused} == {StatusCode.RESOURCE_EXHAUSTED.value[0]}
+
+
+def has_retry_info(error: grpc.RpcError) -> bool:
+    return any(detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for detail in status_of(error).details)

@@ -1,0 +1,321 @@
+"""The HTTP side: what is public and what is not, and that tiles alone rebuild the tree."""
+
+import http.client
+import json
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from certificates import make_authority, make_certificate
+from consentd.core import checkpoint, codec, merkle, tiles
+from consentd.core.replay import Replay
+from consentd.errors import StorageError
+from consentd.server.keys import read_log_key
+from consentd.service.wire import Parts
+from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import registry_service_pb2 as rs
+from consentd.v1 import statement_pb2 as st
+from fakes import FaultyStore
+from running import ORIGIN, Running, make_running, question, request_id, running_daemon
+
+SECRET = "SYN-730142"
+OCTETS = "application/octet-stream"
+
+
+class Answer:
+    """What HTTP answered."""
+
+    def __init__(self, status: int, headers: Any, body: bytes) -> None:
+        self.status, self.headers, self.body = status, headers, body
+
+
+def get(running: Running, path: str, *, who: str | None = None, method: str = "GET", **headers: str) -> Answer:
+    connection = http.client.HTTPConnection("127.0.0.1", running.daemon.http_port, timeout=10)
+    try:
+        if who is not None:
+            headers["Authorization"] = f"Bearer {running.tokens[who]}"
+        connection.request(method, path, headers=headers)
+        response = connection.getresponse()
+        return Answer(response.status, response.headers, response.read())
+    finally:
+        connection.close()
+
+
+def parts(running: Running) -> Parts:
+    found = running.daemon.lobby.parts
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    running = make_running(tmp_path_factory.mktemp("http"), checkpoint_interval_ms=20)
+    subject = running.enrol(SECRET)
+    running.grant(subject)
+    asked = [ac.AuthorizeAccessRequest(request_id=request_id(), question=question(subject)) for _ in range(900)]
+    running.access.BatchAuthorizeAccesses(ac.BatchAuthorizeAccessesRequest(requests=asked), metadata=running.as_("app"))
+    running.check_ledger()
+    yield running
+    running.check_ledger()
+    running.stop()
+
+
+def latest(running: Running) -> checkpoint.Checkpoint:
+    verifier = read_log_key(running.config.keys.log_key_file).verifier
+    return checkpoint.open_checkpoint(get(running, "/checkpoint").body, ORIGIN, verifier)[0]
+
+
+# -- tiles ----------------------------------------------------------------------------------------------------
+
+
+def test_a_walk_over_tiles_alone_rebuilds_the_root(running: Running) -> None:
+    point = latest(running)
+    assert point.size > 3 * tiles.TILE_WIDTH
+    hashes = {}
+    for level, n in tiles.plan_root(point.size):
+        whole = point.size >> (8 * level)
+        width = min(tiles.TILE_WIDTH, whole - n * tiles.TILE_WIDTH)
+        answer = get(running, "/" + tiles.tile_path(level, n, width))
+        assert (answer.status, len(answer.body), answer.headers["Content-Type"]) == (200, 32 * width, OCTETS)
+        hashes[level, n] = answer.body
+    assert tiles.root(point.size, hashes) == point.root
+    proof = tiles.prove_inclusion(0, point.size, hashes) if (0, 0) in hashes else []
+    assert all(len(one) == merkle.HASH_SIZE for one in proof)
+
+
+def test_a_walk_over_bundles_replays_the_ledger(running: Running) -> None:
+    point = latest(running)
+    replay = Replay()
+    for start in range(0, point.size, tiles.TILE_WIDTH):
+        width = min(tiles.TILE_WIDTH, point.size - start)
+        answer = get(running, "/" + tiles.entries_path(start // tiles.TILE_WIDTH, width), who="pipc")
+        leaves = tiles.decode_bundle(answer.body)
+        assert (answer.status, len(leaves)) == (200, width)
+        for leaf in leaves:
+            replay.add(leaf)
+        level_0 = get(running, "/" + tiles.tile_path(0, start // tiles.TILE_WIDTH, width)).body
+        assert level_0 == b"".join(map(merkle.leaf_hash, leaves))
+    assert replay.root() == point.root
+    seal = codec.decode_leaf(leaves[-1])
+    assert isinstance(seal, codec.Seal)
+    assert replay.map_root() == seal.map_root
+
+
+def test_a_partial_tile_is_a_prefix_of_the_whole(running: Running) -> None:
+    whole = get(running, "/tile/0/000").body
+    for width in (1, 2, 255):
+        assert get(running, f"/tile/0/000.p/{width}").body == whole[: 32 * width]
+    bundle = tiles.decode_bundle(get(running, "/tile/entries/000", who="pipc").body)
+    assert tiles.decode_bundle(get(running, "/tile/entries/000.p/7", who="pipc").body) == bundle[:7]
+
+
+def test_what_the_published_tree_has_not_is_not_found(running: Running) -> None:
+    point = latest(running)
+    n, width = point.size // 256, point.size % 256
+    assert 0 < width < 255
+    strange = [
+        f"/tile/0/{n:03}",
+        f"/tile/0/{n:03}.p/{width + 1}",
+        f"/tile/0/{n + 1:03}.p/1",
+        "/tile/1/000",
+        f"/tile/1/000.p/{n + 1}",
+        "/tile/2/000.p/1",
+        "/tile/63/000.p/1",
+        "/tile/64/000.p/1",
+        "/tile/0/x999/x999/x999/x999/x999/x999/999",
+        "/tile/0/000.p/0",
+        "/tile/0/000.p/256",
+        "/tile/0/000.p/257",
+        "/tile/0/000.p/01",
+        "/tile/00/000",
+        "/tile/0/0",
+        "/tile/0/000/",
+        "/tile/0/x000/001",
+        "/tile/0/%30%30%30",
+        "/tile/-1/000",
+        "/tile/data/000",
+        "/tile/",
+        "/tile",
+    ]
+    for path in strange:
+        answer = get(running, path)
+        assert (answer.status, answer.headers["Cache-Control"]) == (404, "no-store"), path
+    for path in (f"/tile/entries/{n:03}", f"/tile/entries/{n:03}.p/{width + 1}", "/tile/entries/", "/tile/entries/0"):
+        assert get(running, path, who="pipc").status == 404, path
+
+
+def test_bundles_are_for_auditors(running: Running) -> None:
+    path = "/tile/entries/000"
+    for who in ("pipc", "operator"):
+        answer = get(running, path, who=who)
+        assert (answer.status, answer.headers["Cache-Control"]) == (200, "private, max-age=31536000, immutable")
+    for who in (None, "app", "hospital-a", "er"):
+        assert get(running, path, who=who).status == 403
+    for strange in ("", "Bearer", "Bearer \xff", f"bearer {running.tokens['pipc']}", "Basic eDp5"):
+        assert get(running, path, Authorization=strange).status == 403
+
+
+def test_an_auditor_that_left_reads_no_bundles(tmp_path: Path) -> None:
+    with running_daemon(tmp_path, checkpoint_interval_ms=20) as running:
+        statement = st.ParticipantStatement(
+            participant_id="pipc", name=st.Text(ko="감사"), roles=[st.PARTICIPANT_ROLE_AUDITOR], active=True
+        )
+        running.check_ledger()
+        assert get(running, "/tile/entries/000.p/1", who="pipc").status == 200
+        statement.active = False
+        request = rs.RegisterParticipantRequest(request_id=request_id(), participant=statement)
+        running.registry.RegisterParticipant(request, metadata=running.as_("operator"))
+        assert get(running, "/tile/entries/000.p/1", who="pipc").status == 403
+
+
+# -- the other pages ------------------------------------------------------------------------------------------
+
+
+def test_the_checkpoint_is_the_signed_note(running: Running) -> None:
+    answer = get(running, "/checkpoint")
+    assert (answer.status, answer.headers["Cache-Control"]) == (200, "public, max-age=1")
+    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert latest(running).size == parts(running).ledger.state.size
+
+
+def test_caches_may_keep_what_never_changes(running: Running) -> None:
+    assert get(running, "/tile/0/000").headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    assert get(running, "/tile/0/000.p/3").headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    for path in ("/metrics", "/healthz", "/nothing"):
+        assert get(running, path).headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/checkpoint", "/tile/0/000", "/nothing"])
+def test_head_is_get_without_a_body(running: Running, path: str) -> None:
+    head, whole = get(running, path, method="HEAD"), get(running, path)
+    assert (head.status, head.body) == (whole.status, b"")
+    for name in ("Content-Type", "Cache-Control"):
+        assert head.headers[name] == whole.headers[name]
+    if path != "/metrics":  # those grow by being read
+        assert head.headers["Content-Length"] == str(len(whole.body))
+
+
+def test_a_query_changes_nothing(running: Running) -> None:
+    assert get(running, "/checkpoint?x=1").status == get(running, "/tile/0/000.p/3?v=2").status == 200
+
+
+def test_health_says_ready_and_how_far(running: Running) -> None:
+    answer = get(running, "/healthz")
+    size = parts(running).ledger.state.size
+    assert answer.status == 200
+    assert json.loads(answer.body) == {"status": "ok", "checkpoint_size": size, "ledger_size": size, "quorum": True}
+
+
+def test_before_it_is_open_it_says_so_and_serves_nothing(running: Running) -> None:
+    lobby = running.daemon.lobby
+    kept, lobby.parts = lobby.parts, None
+    try:
+        health = get(running, "/healthz")
+        assert (health.status, json.loads(health.body)["status"]) == (503, "unavailable")
+        for path in ("/checkpoint", "/tile/0/000", "/tile/entries/000"):
+            assert get(running, path, who="pipc").status == 503
+        assert get(running, "/metrics").status == 200
+    finally:
+        lobby.parts = kept
+
+
+def test_a_ledger_that_stopped_is_not_healthy_but_its_tiles_are_there(tmp_path: Path) -> None:
+    running = make_running(tmp_path, checkpoint_interval_ms=20)
+    running.check_ledger()
+    store = FaultyStore(parts(running).ledger.store)
+    parts(running).ledger.store = store
+    store.fail_write(persisted=True)
+    with pytest.raises(Exception, match="unknown"):
+        running.enrol(SECRET)
+    # The future is answered before the thread has said that it stopped.
+    parts(running).sequencer._thread.join(10)
+    assert isinstance(parts(running).sequencer.fault, StorageError)
+    assert get(running, "/healthz").status == 503
+    assert get(running, "/checkpoint").status == get(running, "/tile/0/000.p/3").status == 200
+    assert b"consentd_ready 0.0" in get(running, "/metrics").body
+    store.fail_reads()
+    assert get(running, "/tile/0/000.p/3").status == 500
+    running.stop()
+
+
+def test_metrics_are_prometheus_text_without_identifiers(running: Running) -> None:
+    answer = get(running, "/metrics")
+    assert answer.headers["Content-Type"].startswith("text/plain; version=")
+    text = answer.body.decode()
+    assert 'consentd_rpcs_total{code="OK",method="BatchAuthorizeAccesses"} 1.0' in text
+    assert f"consentd_ledger_size {float(parts(running).ledger.state.size)}" in text
+    tag = running.check(question(pb.Subject(scheme="mhid", value=SECRET))).tag
+    for secret in (SECRET, tag.hex(), "mhid", *running.tokens.values()):
+        assert secret not in text
+    for name in ("clinic-b", "hospital-a"):
+        assert name not in text
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET /tile/0/\xd9\xa0\xd9\xa0\xd9\xa0 HTTP/1.1\r\n\r\n",
+        b"GET http://elsewhere/checkpoint HTTP/1.1\r\n\r\n",
+        b"GET /../../etc/passwd HTTP/1.1\r\n\r\n",
+        b"GET /tile/0/..%2f000 HTTP/1.1\r\n\r\n",
+        b"GET /\x00\xff HTTP/1.1\r\n\r\n",
+        b"POST /checkpoint HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
+        b"DELETE /tile/0/000 HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET /checkpoint HTTP/9.9\r\n\r\n",
+        b"GET " + b"/x" * 40_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET /nothing HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n",
+        b"GET /nothing HTTP/1.1\r\nAuthorization: " + b"\xff" * 100 + b"\r\n\r\n",
+        b"\r\n\r\n\r\n",
+        b"",
+    ],
+)
+def test_garbage_is_refused_and_it_serves_on(running: Running, data: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", running.daemon.http_port), timeout=10) as connection:
+        answer = b""
+        with suppress(OSError):  # it need not read to the end what it refuses
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+            while piece := connection.recv(65_536):
+                answer += piece
+    assert not answer.startswith(b"HTTP/1.1 2")
+    assert b"Traceback" not in answer
+    assert get(running, "/checkpoint").status == 200
+
+
+def test_a_connection_that_breaks_is_a_log_line(
+    running: Running, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server = running.daemon._http._server
+    assert server is not None
+    try:
+        raise ConnectionResetError(f"peer asked about {SECRET}")
+    except ConnectionResetError:
+        server.handle_error(None, ("127.0.0.1", 1))  # type: ignore[arg-type]
+    assert [record.getMessage() for record in caplog.records] == ["HTTP connection broke: ConnectionResetError"]
+    assert capfd.readouterr().err == ""
+
+
+# -- TLS ------------------------------------------------------------------------------------------------------
+
+
+def test_a_client_that_never_shakes_hands_holds_up_nobody(tmp_path: Path) -> None:
+    authority = make_authority()
+    certificate = make_certificate(authority, "consentd")
+    certificate.write(tmp_path / "tls")
+    running = make_running(tmp_path, '[http.tls]\ncert_file = "tls/cert.pem"\nkey_file = "tls/key.pem"')
+    port = running.daemon.http_port
+    context = ssl.create_default_context(cadata=authority.pem)
+    with socket.create_connection(("127.0.0.1", port), timeout=10):  # says nothing
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=context)
+        connection.request("GET", "/metrics")
+        assert connection.getresponse().status == 200
+        connection.close()
+    running.stop()

@@ -1,0 +1,204 @@
+"""The README does what it says: its blocks are run in order against a real daemon, what they print is what it shows.
+
+The info string of a block says what it is: ``sh run`` and ``python run`` are run; ``sh run=daemon`` is started and
+waited for; ``needs=TOOL`` skips where that tool is missing; ``sh skip=REASON`` is not run. ``text output`` is what the
+block before prints, ``…`` standing for anything; ``text help=VERB`` is the help of a verb, to the letter.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GRPC, HTTP = "127.0.0.1:7400", "127.0.0.1:7401"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, what its info string says of it, its text, and the heading it stands under."""
+
+    language: str
+    marks: dict[str, str]
+    text: str
+    heading: str
+
+
+def blocks() -> list[Block]:
+    found, heading = [], ""
+    form = r"^## (?P<heading>[^\n]*)$|^```(?P<info>[^\n]*)\n(?P<text>.*?)^```$"
+    for part in re.finditer(form, README, re.DOTALL | re.MULTILINE):
+        if part["heading"] is not None:
+            heading = part["heading"]
+            continue
+        language, _, rest = part["info"].partition(" ")
+        marks = dict(mark.partition("=")[::2] for mark in rest.split(" ", 1 if rest.startswith("skip=") else -1))
+        found.append(Block(language, marks, part["text"], heading))
+    return found
+
+
+BLOCKS = blocks()
+RUN = [index for index, block in enumerate(BLOCKS) if "run" in block.marks]
+
+
+def free_address() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+class Walk:
+    """A shell whose blocks share directory and exported variables, with `consentd` on its path and two free ports."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.ports = {GRPC: free_address(), HTTP: free_address()}
+        self._kept = home / "kept"
+        programs = home / "programs"
+        programs.mkdir()
+        for name, module in (("consentd", "consentd.cli"), ("python3", "")):
+            program = programs / name
+            run = f"{sys.executable} -m {module}" if module else sys.executable
+            program.write_text(f'#!/bin/sh\nexec {run} "$@"\n')
+            program.chmod(0o755)
+        start = home / "repository"
+        start.mkdir()
+        shutil.copytree(ROOT / "ops", start / "ops", ignore=shutil.ignore_patterns("data", "keys", "credentials"))
+        config = start / "ops" / "consentd.toml"
+        config.write_text(self.placed(config.read_text(encoding="utf-8")), encoding="utf-8")
+        environment = {
+            "HOME": str(home),
+            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "clients" / "python"))),
+            "CONSENTD_TARGET": self.ports[GRPC],
+            "COLUMNS": "80",
+            "LC_ALL": "C.UTF-8",
+        }
+        exports = "".join(f"export {key}={value}\n" for key, value in environment.items())
+        self._kept.write_text(exports + f"cd {start}\n")
+        self.daemon: subprocess.Popen[bytes] | None = None
+
+    def placed(self, text: str) -> str:
+        """Return *text* with the walk's own ports."""
+        for documented, ours in self.ports.items():
+            text = text.replace(documented, ours)
+        return text
+
+    def run(self, block: Block) -> str:
+        """Run a block; return what it printed."""
+        text = self.placed(block.text)
+        if block.language == "python":
+            text = f"python3 - <<'END OF BLOCK'\n{text}END OF BLOCK\n"
+        script = f"set -euo pipefail\n. {self._kept}\n{text}\n(export -p; echo cd \"$PWD\") > {self._kept}\n"
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def serve(self, block: Block) -> None:
+        """Start the daemon as a block says, and wait until it serves."""
+        script = f"set -euo pipefail\n. {self._kept}\nexec {block.text}"
+        with (self.home / "daemon.log").open("wb") as log:
+            self.daemon = subprocess.Popen(["bash", "-c", script], stdout=log, stderr=log)
+        until = time.monotonic() + 60
+        while not self._is_serving():
+            assert self.daemon.poll() is None, (self.home / "daemon.log").read_text()
+            assert time.monotonic() < until, "daemon does not serve"
+
+    def _is_serving(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{self.ports[HTTP]}/healthz", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def stop(self) -> int | None:
+        """Stop the daemon; return its exit status."""
+        if self.daemon is None:
+            return None
+        self.daemon.terminate()
+        return self.daemon.wait(60)
+
+
+@pytest.fixture
+def walk(tmp_path: Path) -> Iterator[Walk]:
+    made = Walk(tmp_path)
+    yield made
+    if made.daemon is not None and made.daemon.poll() is None:
+        made.daemon.kill()
+        made.daemon.wait()
+
+
+def assert_shown(shown: str, printed: str) -> None:
+    """Assert that *printed* is what a block shows, line by line; ``…`` stands for anything."""
+    lines, ours = printed.splitlines(), shown.splitlines()
+    assert len(lines) == len(ours), printed
+    for line, our in zip(lines, ours, strict=True):
+        assert re.fullmatch(re.escape(our).replace("…", ".*"), line), f"shown: {our}\nprinted: {line}"
+
+
+@pytest.mark.slow
+def test_every_block_runs_and_prints_what_is_shown(walk: Walk) -> None:
+    if shutil.which("bash") is None:
+        pytest.skip("bash is not installed")
+    for index in RUN:
+        block, follows = BLOCKS[index], BLOCKS[index + 1]
+        if block.marks["run"] == "daemon":
+            walk.serve(block)
+            continue
+        if shutil.which(block.marks.get("needs", "sh")) is None:
+            continue
+        printed = walk.run(block)
+        if "output" in follows.marks:
+            assert_shown(follows.text, printed)
+    assert walk.stop() == 0
+
+
+HELPS = [block for block in BLOCKS if "help" in block.marks]
+
+
+@pytest.mark.parametrize("block", HELPS, ids=[block.marks["help"] for block in HELPS])
+def test_help_is_what_is_shown(block: Block, walk: Walk) -> None:
+    assert walk.run(Block("sh", {}, f"consentd {block.marks['help']} --help\n", "")) == block.text
+
+
+def test_every_block_is_marked() -> None:
+    marks = {"run", "skip", "output", "help"}
+    for block in BLOCKS:
+        if block.language:
+            assert marks & set(block.marks), block.text
+        else:
+            assert block.heading == "Rooms and floors"
+    assert len(RUN) >= 10
+    assert any(block.marks.get("run") == "daemon" for block in BLOCKS)
+
+
+def test_what_is_linked_exists() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_it_is_short_and_its_make_targets_exist() -> None:
+    assert len(README.splitlines()) <= 300
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z]+)", README, re.MULTILINE)) <= targets
+
+
+def test_every_room_is_there_and_every_package_has_one() -> None:
+    (rooms,) = (block.text for block in BLOCKS if not block.language)
+    named = {name for line in rooms.splitlines() for name in line[:20].split()}
+    packages = {
+        path.stem
+        for path in (ROOT / "consentd").iterdir()
+        if (path.suffix == ".py" or (path / "__init__.py").exists()) and path.stem not in ("__init__", "v1")
+    }
+    assert named == packages

@@ -1,0 +1,167 @@
+"""Runbook, alarms and unit: what they name exists, and what the code says is to be looked up there is there."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from consentd.metrics import Metrics
+
+ROOT = Path(__file__).parents[1]
+RUNBOOK = (ROOT / "ops" / "RUNBOOK.md").read_text(encoding="utf-8")
+ALERTS = (ROOT / "ops" / "alerts.yaml").read_text(encoding="utf-8")
+SOURCES = {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / "consentd").rglob("*.py"))}
+SECTIONS = [line.lstrip("#").strip() for line in RUNBOOK.splitlines() if re.match(r"#{2,3} ", line)]
+
+
+def alerts() -> dict[str, dict[str, str]]:
+    """Return the rules by name: the file keeps to one line a value, so that no YAML library is needed."""
+    found: dict[str, dict[str, str]] = {}
+    for rule in re.split(r"^      - alert: ", ALERTS, flags=re.MULTILINE)[1:]:
+        name, _, rest = rule.partition("\n")
+        found[name] = dict(re.findall(r"^ +(\w+): (\S.*)$", rest, re.MULTILINE))
+    return found
+
+
+def anchor(heading: str) -> str:
+    return re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
+
+
+def below(heading: str) -> str:
+    """Return the text of a section, its subsections left out."""
+    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", RUNBOOK, re.DOTALL | re.MULTILINE)
+    assert found, heading
+    return found[1]
+
+
+METRICS = {f"consentd_{name}": name for name in vars(Metrics()) if not name.startswith("_")}
+
+
+def metric_of(series: str) -> str:
+    """Return the attribute of ``Metrics`` that a series belongs to."""
+    bare = re.sub(r"_(total|bucket|sum|count)$", "", series)
+    return METRICS[series if series in METRICS else bare]
+
+
+def named_metrics(text: str) -> set[str]:
+    return set(re.findall(r"\bconsentd_[a-z_]+\b", text)) - {"consentd_client"}
+
+
+@pytest.mark.parametrize("name", sorted(alerts()))
+def test_an_alarm_is_complete_and_has_a_section(name: str) -> None:
+    rule = alerts()[name]
+    assert set(rule) - {"for"} == {"expr", "severity", "summary", "runbook"}
+    assert rule["severity"] in ("page", "ticket")
+    assert rule["runbook"] == f'"ops/RUNBOOK.md, {name}"'
+    assert name in SECTIONS
+
+
+def test_every_section_of_an_alarm_has_its_rule() -> None:
+    assert [section for section in SECTIONS if section.startswith("Consentd")] == list(alerts())
+
+
+@pytest.mark.parametrize("name", sorted(alerts()))
+def test_an_alarm_looks_at_metrics_that_exist_and_are_set(name: str) -> None:
+    expression = alerts()[name]["expr"]
+    series = named_metrics(expression)
+    assert series or expression.startswith("up{")
+    code = "".join(text for path, text in SOURCES.items() if path.name != "metrics.py")
+    for each in series:
+        attribute = metric_of(each)
+        assert re.search(rf"metrics\.{attribute}\b", code), f"nothing sets {each}"
+
+
+def test_the_labels_of_alarms_are_the_metrics_own() -> None:
+    seen = 0
+    for rule in alerts().values():
+        for series, inner in re.findall(r"(consentd_[a-z_]+)\{([^}]*)\}", rule["expr"]):
+            labels = {label.name: label.pattern for label in getattr(Metrics(), metric_of(series))._labels}
+            for name, values in re.findall(r'(\w+)=~?"([^"]*)"', inner):
+                assert all(labels[name].fullmatch(value) for value in values.split("|")), (series, name, values)
+                seen += 1
+    assert seen
+
+
+def test_error_reasons_in_alarms_are_reasons() -> None:
+    reasons = set(re.findall(r"ERROR_REASON_([A-Z_]+) =", (ROOT / "proto/consentd/v1/error_reason.proto").read_text()))
+    for values in re.findall(r'errors_total\{reason=~?"([^"]*)"', ALERTS):
+        assert set(values.split("|")) <= reasons
+
+
+def test_the_runbook_names_no_metric_that_does_not_exist() -> None:
+    for series in named_metrics(RUNBOOK):
+        assert metric_of(series)
+
+
+def test_links_of_the_runbook_lead_somewhere() -> None:
+    anchors = {anchor(section) for section in SECTIONS}
+    links = re.findall(r"\]\(#([^)]+)\)", RUNBOOK)
+    assert links
+    assert set(links) <= anchors
+
+
+def test_sections_that_the_code_names_exist() -> None:
+    named = {
+        section
+        for text in SOURCES.values()
+        for section in re.findall(r"RUNBOOK\.md, `([^`]+)`", text)
+    }
+    assert named
+    assert {anchor(section) for section in named} <= {anchor(section) for section in SECTIONS}
+
+
+def messages(path: str, *errors: str) -> set[str]:
+    """Return how the messages of these errors begin, where a module raises them: the text before the first value."""
+    found = set()
+    for node in ast.walk(ast.parse(SOURCES[ROOT / "consentd" / path])):
+        raised = node.exc if isinstance(node, ast.Raise) else None
+        if isinstance(raised, ast.Call) and isinstance(raised.func, ast.Name) and raised.func.id in errors:
+            text = raised.args[0]
+            first = text.values[0] if isinstance(text, ast.JoinedStr) else text
+            assert isinstance(first, ast.Constant), ast.dump(text)
+            found.add(re.split(r"[`:;]", str(first.value))[0].strip())
+    assert found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("path", "errors", "heading"),
+    [
+        ("ledger/opening.py", ("CorruptionError",), "Ledger refuses to open"),
+        ("ledger/table.py", ("CorruptionError",), "Other messages at the start"),
+        ("ledger/lock.py", ("StorageError",), "Other messages at the start"),
+        ("ledger/vault.py", ("StorageError",), "Other messages at the start"),
+        ("server/keys.py", ("StorageError", "InvalidError"), "Other messages at the start"),
+    ],
+)
+def test_every_message_of_a_refusal_to_open_is_explained(path: str, errors: tuple[str, ...], heading: str) -> None:
+    explained = re.findall(r"`([^`]+)`", below(heading))
+    for message in messages(path, *errors) - {"key file exists already", "key file cannot be written"}:
+        if message == "checkpoint lock cannot be written":
+            continue  # not at the start: it stops the ledger
+        assert any(message.startswith(each) or each.startswith(message) for each in explained), message
+
+
+def test_the_messages_explained_are_messages() -> None:
+    code = "".join(SOURCES.values())
+    for heading in ("Ledger refuses to open", "Other messages at the start"):
+        for row in re.findall(r"^\| (`.*?) \|", below(heading), re.MULTILINE):
+            for message in re.findall(r"`([^`]+)`", row):
+                assert f'"{message}' in code or f'f"{message}' in code or message in code, message
+
+
+def test_the_unit_starts_the_daemon_with_the_configuration_of_the_runbook() -> None:
+    unit = (ROOT / "ops" / "consentd.service").read_text(encoding="utf-8")
+    assert "ExecStart=/opt/consentd/bin/consentd serve --config /etc/consentd/consentd.toml\n" in unit
+    assert "ExecReload=/bin/kill -HUP $MAINPID\n" in unit
+    assert all(path in RUNBOOK for path in ("/opt/consentd", "/etc/consentd/consentd.toml", "/var/lib/consentd"))
+
+
+def test_decisions_are_a_page_each_and_numbered() -> None:
+    pages = sorted((ROOT / "ops" / "decisions").glob("*.md"))
+    assert [int(page.name[:4]) for page in pages] == list(range(1, len(pages) + 1))
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert text.startswith(f"# {page.name[:4]}: "), page
+        assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Context", "Decision", "Consequences"], page

@@ -1,0 +1,508 @@
+"""The registry and consents by their flows, and lists by their pages.
+
+One daemon serves the module; each test has persons of its own. Behind the last test its ledger is verified.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from consentd.core.kinds import EntryKind
+from consentd.core.note import KeyPair
+from consentd.errors import InvalidError
+from consentd.policy import subject as subjects
+from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import consent_service_pb2 as cs
+from consentd.v1 import ledger_service_pb2 as ls
+from consentd.v1 import registry_service_pb2 as rs
+from consentd.v1 import statement_pb2 as st
+from running import (
+    Running,
+    consent,
+    question,
+    reason_of,
+    request_id,
+    running_daemon,
+)
+from service_case import (
+    FOREIGN_FIELD,
+    accesses,
+    amend,
+    change,
+    event_of,
+    key_write,
+    listed,
+    new_identifier,
+    participant,
+    parts,
+    publish_rules,
+    record,
+    refusal,
+    register,
+    serve,
+)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    yield from serve(tmp_path_factory.mktemp("service"))
+
+
+@pytest.fixture
+def subject(running: Running) -> pb.Subject:
+    return running.enrol(new_identifier())
+
+
+# -- registry ------------------------------------------------------------------------------------------------------
+
+
+def test_a_participants_latest_statement_holds(running: Running) -> None:
+    register(running, "lab-1", [st.PARTICIPANT_ROLE_HOLDER], type="31")
+    register(running, "lab-1", [st.PARTICIPANT_ROLE_HOLDER, st.PARTICIPANT_ROLE_RECIPIENT], groups=["group/labs"])
+    found = participant(running, "lab-1").participant
+    assert (list(found.roles), list(found.groups), found.type) == ([1, 2], ["group/labs"], "")
+    assert found.attestation.attested_by == "operator"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"roles": [st.PARTICIPANT_ROLE_RELAY, st.PARTICIPANT_ROLE_HOLDER]},
+        {"roles": []},
+        {"roles": [0]},
+        {"roles": [99]},
+        {"roles": [1, 1]},
+        {"rights": [99]},
+        {"rights": [0]},
+        {"groups": ["labs"]},
+        {"groups": ["group/x", "group/x"]},
+        {"name": st.Text()},
+        {"name": st.Text(ko="가" * 501)},
+        {"participant_id": "operator"},
+        {"participant_id": ""},
+        {"participant_id": "Lab"},
+        {"participant_id": "lab\n"},
+        {"participant_id": "a" * 64},
+        {"participant_id": "연구소"},
+        {"type": "x" * 20_000},
+    ],
+)
+def test_a_participant_that_is_not_in_order_is_refused(running: Running, fields: dict[str, Any]) -> None:
+    asked = {"participant_id": "lab-2", "roles": [st.PARTICIPANT_ROLE_HOLDER], **fields}
+    reason = refusal(lambda: register(running, asked.pop("participant_id"), asked.pop("roles"), **asked))
+    assert reason in ("INVALID_REQUEST", "TOO_LARGE")
+
+
+def test_only_the_operator_writes_the_registry(running: Running) -> None:
+    for who in ("app", "pipc", "hospital-a"):
+        assert refusal(lambda who=who: register(running, "lab-3", [1], who=who)) == "CALLER_NOT_ALLOWED"
+
+
+def test_fields_of_a_later_version_are_not_recorded(running: Running, subject: pb.Subject) -> None:
+    notice = st.NoticeStatement.FromString(
+        st.NoticeStatement(notice_id="later", version=1, content_sha256=bytes(32)).SerializeToString() + FOREIGN_FIELD
+    )
+    request = rs.PublishNoticeRequest(request_id=request_id(), notice=notice)
+    assert refusal(lambda: running.registry.PublishNotice(request, metadata=running.as_("operator"))) == "UNKNOWN_FIELD"
+    running.grant(subject)
+    seq = running.authorize(question(subject), "clinic-b").access_seq
+    outcome = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT).SerializeToString() + FOREIGN_FIELD
+    later = st.OutcomeStatement.FromString(outcome)
+    assert refusal(lambda: record(running, subject, seq, outcome=later)) == "UNKNOWN_FIELD"
+
+
+def test_keys_come_into_force_and_go(running: Running) -> None:
+    key = KeyPair(b"\x21" * 32).public_key
+    key_write(running, "AddKey", "clinic-b", key)
+    assert key in participant(running, "clinic-b").keys
+    assert refusal(lambda: key_write(running, "AddKey", "er", key)) == "CONFLICT"
+    assert refusal(lambda: key_write(running, "RetireKey", "er", key)) == "NOT_FOUND"
+    key_write(running, "RetireKey", "clinic-b", key)
+    assert key not in participant(running, "clinic-b").keys
+    assert refusal(lambda: key_write(running, "RetireKey", "clinic-b", key)) == "NOT_FOUND"
+    assert refusal(lambda: key_write(running, "AddKey", "clinic-b", key)) == "CONFLICT"
+    assert refusal(lambda: key_write(running, "AddKey", "nobody", KeyPair(b"\x22" * 32).public_key)) == "NOT_FOUND"
+    assert refusal(lambda: key_write(running, "AddKey", "clinic-b", b"short")) == "INVALID_REQUEST"
+
+
+def test_no_participants_name_reaches_a_key_of_a_person_or_of_the_daemon(running: Running) -> None:
+    person = KeyPair(b"\x23" * 32).public_key
+    enrol = rs.EnrolSubjectRequest(
+        request_id=request_id(), subject=pb.Subject(scheme="mhid", value="SYN-900001"), subject_key=person
+    )
+    running.registry.EnrolSubject(enrol, metadata=running.as_("app"))
+    daemon = parts(running).sequencer._author.key.public_key
+    for key in (person, daemon):
+        assert refusal(lambda key=key: key_write(running, "RetireKey", "", key)) == "NOT_FOUND"
+
+
+def test_a_key_that_was_in_force_is_nobody_elses_later(running: Running) -> None:
+    key = KeyPair(b"\x24" * 32).public_key
+    key_write(running, "AddKey", "er", key)
+    key_write(running, "RetireKey", "er", key)
+    enrol = rs.EnrolSubjectRequest(
+        request_id=request_id(), subject=pb.Subject(scheme="mhid", value="SYN-900002"), subject_key=key
+    )
+    assert refusal(lambda: running.registry.EnrolSubject(enrol, metadata=running.as_("app"))) == "CONFLICT"
+
+
+def test_notices_have_versions_and_consents_name_them(running: Running, subject: pb.Subject) -> None:
+    def publish(version: int) -> Any:
+        notice = st.NoticeStatement(notice_id="privacy", version=version, content_sha256=bytes([version] * 32))
+        request = rs.PublishNoticeRequest(request_id=request_id(), notice=notice)
+        return running.registry.PublishNotice(request, metadata=running.as_("operator"))
+
+    def get(version: int, notice_id: str = "privacy") -> st.NoticeStatement:
+        request = rs.GetNoticeRequest(notice_id=notice_id, version=version)
+        return running.registry.GetNotice(request, metadata=running.as_("app")).notice
+
+    publish(1)
+    assert refusal(lambda: publish(1)) == refusal(lambda: publish(3)) == "VERSION_CONFLICT"
+    publish(2)
+    assert [get(version).content_sha256[0] for version in (1, 2, 0)] == [1, 2, 2]
+    for strange in ("", "privac", "privacy\0\0\0", "개인정보", "n" * 5_000):
+        assert refusal(lambda strange=strange: get(0, strange)) == "NOT_FOUND"
+
+    def grant(version: int) -> Any:
+        message = consent()
+        message.notice_id, message.notice_version = "privacy", version
+        request = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=message)
+        return running.consents.GrantConsent(request, metadata=running.as_("app"))
+
+    assert grant(2).version == 1
+    assert refusal(lambda: grant(3)) == refusal(lambda: grant(0)) == "UNKNOWN_NOTICE"
+
+
+def test_a_vocabulary_only_grows(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as running:
+        operator = running.as_("operator")
+        old = running.registry.GetVocabulary(rs.GetVocabularyRequest(), metadata=operator).vocabulary
+
+        def publish(**changed: Any) -> Any:
+            message = st.VocabularyStatement()
+            message.CopyFrom(old)
+            message.ClearField("attestation")
+            message.version = changed.get("version", old.version + 1)
+            message.vocabulary_id = changed.get("vocabulary_id", old.vocabulary_id)
+            if "codes" in changed:
+                message.ClearField("codes")
+                message.codes.extend(changed["codes"])
+            request = rs.PublishVocabularyRequest(request_id=request_id(), vocabulary=message)
+            return running.registry.PublishVocabulary(request, metadata=operator)
+
+        assert refusal(lambda: publish(version=old.version)) == "VERSION_CONFLICT"
+        assert refusal(lambda: publish(vocabulary_id="other")) == "INVALID_REQUEST"
+        assert refusal(lambda: publish(codes=old.codes[:-1])) == "INVALID_REQUEST"
+        assert refusal(lambda: publish(codes=[*old.codes, st.Code(code="X")])) == "INVALID_REQUEST"
+        subject = running.enrol("SYN-000001")
+        before = running.grant(subject)
+        mood = st.Code(
+            kind=st.CODE_KIND_CATEGORY,
+            code="LIFE.MOOD",
+            name=st.Text(ko="기분"),
+            parent="LIFE",
+            implied=True,
+            level="N",
+        )
+        assert refusal(lambda: running.grant(subject, categories=["LIFE.MOOD"])) == "UNKNOWN_CODE"
+        publish(codes=[*old.codes, mood])
+        running.grant(subject, categories=["LIFE.MOOD"])
+        decision = running.check(question(subject, categories=["LIFE.MOOD"]))
+        assert (decision.outcome, decision.vocabulary_version) == (pb.OUTCOME_PERMIT, old.version + 1)
+        (reason,) = running.check(question(subject)).reasons
+        assert reason.consent_id == before
+        running.check_ledger()
+
+
+def test_every_check_follows_the_latest_rules(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as running:
+        subject = running.enrol("SYN-000001")
+        asked = question(subject, categories=["CLIN.ALG"])
+        assert running.check(asked).outcome == pb.OUTCOME_NO_CONSENT
+        publish_rules(running, implicit_policy=pb.IMPLICIT_POLICY_ALL_NORMAL)
+        assert running.check(asked).outcome == pb.OUTCOME_PERMIT
+        publish_rules(running, statutory=[pb.Provision(effect=pb.EFFECT_DENY, categories=["CLIN"])])
+        assert running.check(asked).reasons[0].code == pb.REASON_CODE_DENIED_BY_LAW
+        assert refusal(lambda: publish_rules(running, version=7)) == "VERSION_CONFLICT"
+        assert refusal(lambda: publish_rules(running, realm_id="other")) == "INVALID_REQUEST"
+        assert refusal(lambda: publish_rules(running, combining=99)) == "INVALID_REQUEST"
+        nested = pb.Provision(effect=pb.EFFECT_DENY, provisions=[pb.Provision()])
+        assert refusal(lambda: publish_rules(running, statutory=[nested])) == "INVALID_CONSENT"
+        unknown = pb.Provision(effect=pb.EFFECT_PERMIT, actors=["nobody"])
+        assert refusal(lambda: publish_rules(running, statutory=[unknown])) == "UNKNOWN_PARTICIPANT"
+        assert running.check(asked).outcome == pb.OUTCOME_DENY
+        running.check_ledger()
+
+
+def test_enrolling_twice_is_a_conflict_and_a_repeat_is_not(running: Running) -> None:
+    request = rs.EnrolSubjectRequest(
+        request_id=request_id(), subject=pb.Subject(scheme="mhid", value="SYN-900003"), subject_key=bytes(31) + b"\x01"
+    )
+    first = running.registry.EnrolSubject(request, metadata=running.as_("app"))
+    again = running.registry.EnrolSubject(request, metadata=running.as_("app"))
+    assert (again.tag, again.receipt.leaf, again.receipt.replayed) == (first.tag, first.receipt.leaf, True)
+    request.request_id = request_id()
+    assert refusal(lambda: running.registry.EnrolSubject(request, metadata=running.as_("app"))) == "SUBJECT_ENROLLED"
+    assert refusal(lambda: running.registry.EnrolSubject(request, metadata=running.as_("er"))) == "CALLER_NOT_ALLOWED"
+
+
+def test_one_identifier_enrolled_by_many_at_once_gets_one_tag(running: Running) -> None:
+    def enrol(_: int) -> bytes | str:
+        request = rs.EnrolSubjectRequest(
+            request_id=request_id(), subject=pb.Subject(scheme="mhid", value="SYN-900004")
+        )
+        try:
+            return running.registry.EnrolSubject(request, metadata=running.as_("app")).tag
+        except grpc.RpcError as error:
+            return reason_of(error)
+
+    with ThreadPoolExecutor(8) as threads:
+        results = list(threads.map(enrol, range(8)))
+    assert sorted(map(str, results))[:7] == ["SUBJECT_ENROLLED"] * 7
+
+
+# -- consents ------------------------------------------------------------------------------------------------------
+
+
+def test_a_consents_life(running: Running, subject: pb.Subject) -> None:
+    asked = question(subject)
+    consent_id = running.grant(subject)
+    assert running.check(asked).outcome == pb.OUTCOME_PERMIT
+    change(running, "Pause", subject, consent_id)
+    assert running.check(asked).outcome == pb.OUTCOME_NO_CONSENT
+    (record,) = listed(running, subject)
+    assert (record.state, record.version, record.lineage_seq) == (cs.CONSENT_STATE_PAUSED, 1, 2)
+    assert refusal(lambda: change(running, "Pause", subject, consent_id)) == "WRONG_STATE"
+    change(running, "Resume", subject, consent_id)
+    assert running.check(asked).outcome == pb.OUTCOME_PERMIT
+    amended = amend(running, subject, consent_id, 1, categories=["CLIN.RX"])
+    assert (amended.version, event_of(amended.receipt).ref) == (2, 2)
+    assert running.check(asked).outcome == pb.OUTCOME_NO_CONSENT
+    assert refusal(lambda: amend(running, subject, consent_id, 1)) == "VERSION_CONFLICT"
+    assert amend(running, subject, consent_id, 2).version == 3
+    assert running.check(asked).reasons[0].version == 3
+    revoked = event_of(change(running, "Revoke", subject, consent_id, note="moved away"))
+    assert (revoked.kind, revoked.ref) == (EntryKind.REVOKE, 6)
+    assert running.check(asked).outcome == pb.OUTCOME_NO_CONSENT
+    for name in ("Pause", "Resume", "Revoke"):
+        assert refusal(lambda name=name: change(running, name, subject, consent_id)) == "CONSENT_NOT_FOUND"
+    assert refusal(lambda: amend(running, subject, consent_id, 3)) == "CONSENT_NOT_FOUND"
+    assert listed(running, subject) == []
+    (gone,) = listed(running, subject, include_revoked=True)
+    get = cs.GetConsentRequest(subject=subject, consent_id=consent_id)
+    assert running.consents.GetConsent(get, metadata=running.as_("app")).record == gone
+    assert (gone.state, gone.version, gone.seq) == (cs.CONSENT_STATE_REVOKED, 3, 6)
+    assert gone.grant_time_ms <= gone.change_time_ms
+
+
+def test_a_consent_of_another_person_is_not_found(running: Running, subject: pb.Subject) -> None:
+    other = running.enrol(new_identifier())
+    consent_id = running.grant(other)
+    assert refusal(lambda: change(running, "Revoke", subject, consent_id)) == "CONSENT_NOT_FOUND"
+    for strange in ("", consent_id.upper(), consent_id + "00", f" {consent_id}", "é" * 32):
+        assert refusal(lambda strange=strange: change(running, "Revoke", other, strange)) == "CONSENT_NOT_FOUND"
+
+
+def test_a_transfer_request_that_leaves_items_out_is_refused_as_data(running: Running, subject: pb.Subject) -> None:
+    request = cs.GrantConsentRequest(
+        request_id=request_id(),
+        subject=subject,
+        consent=consent(kind=pb.CONSENT_KIND_TRANSFER_REQUEST, holders=[]),
+    )
+    answer = running.consents.GrantConsent(request, metadata=running.as_("app"))
+    assert event_of(answer.receipt).kind == EntryKind.REFUSAL
+    assert (answer.consent_id, answer.version) == ("", 0)
+    assert answer.refused.reason == st.REFUSAL_REASON_R05_UNSPECIFIED_ITEMS
+    assert list(answer.refused.missing) == ["holder", "recurrence", "end", "retention"]
+    again = running.consents.GrantConsent(request, metadata=running.as_("app"))
+    assert (again.refused, again.receipt.replayed) == (answer.refused, True)
+    assert accesses(running, subject) == []
+    assert listed(running, subject, include_revoked=True) == []
+
+
+def test_an_amendment_that_leaves_items_out_changes_nothing(running: Running, subject: pb.Subject) -> None:
+    whole = consent(kind=pb.CONSENT_KIND_TRANSFER_REQUEST, period=pb.Period(end_time_ms=4_000_000_000_000))
+    whole.recurrence, whole.retention_until_time_ms = "P1M", 4_000_000_000_000
+    grant = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=whole)
+    consent_id = running.consents.GrantConsent(grant, metadata=running.as_("app")).consent_id
+    answer = amend(running, subject, consent_id, 1, kind=pb.CONSENT_KIND_TRANSFER_REQUEST)
+    assert (answer.version, list(answer.refused.missing)) == (0, ["recurrence", "end", "retention"])
+    assert running.check(question(subject)).reasons[0].version == 1
+
+
+def test_a_consent_too_many_leaves_nothing_behind(
+    running: Running, subject: pb.Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The real limit is 65,535 rows. What the table could not apply must be refused before it is appended: an entry
+    # that the table never takes would keep the daemon from opening.
+    real = subjects.encode_subject
+
+    def at_most_two(lineages: Any) -> bytes | None:
+        lineages = list(lineages)
+        if len(lineages) > 2:
+            raise InvalidError("subject has too many consents", "TOO_LARGE")
+        return real(lineages)
+
+    for _ in range(2):
+        running.grant(subject)
+    size = parts(running).ledger.state.size
+    with monkeypatch.context() as patch:
+        patch.setattr(subjects, "encode_subject", at_most_two)
+        assert refusal(lambda: running.grant(subject)) == "TOO_LARGE"
+    assert len(listed(running, subject)) == 2
+    assert running.authorize(question(subject)).access_seq == 4
+    assert parts(running).ledger.state.size > size
+
+
+def test_a_consent_over_the_limit_never_reaches_the_sequencer(running: Running, subject: pb.Subject) -> None:
+    huge = consent()
+    for _ in range(10_000):
+        huge.root.provisions.add()
+    request = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=huge)
+    assert refusal(lambda: running.consents.GrantConsent(request, metadata=running.as_("app"))) == "TOO_LARGE"
+    request.signed.payload = st.GrantStatement(consent=huge).SerializeToString()
+    assert refusal(lambda: running.consents.GrantConsent(request, metadata=running.as_("app"))) == "TOO_LARGE"
+
+
+# -- pages ---------------------------------------------------------------------------------------------------------
+
+Fetch = Callable[[str], tuple[list[Any], str]]
+
+
+def _consent_pages(running: Running, subject: pb.Subject) -> Fetch:
+    def fetch(token: str) -> tuple[list[Any], str]:
+        request = cs.ListConsentsRequest(subject=subject, include_revoked=True, page_size=2, page_token=token)
+        page = running.consents.ListConsents(request, metadata=running.as_("app"))
+        return [one.lineage_seq for one in page.records], page.next_page_token
+
+    return fetch
+
+
+def _access_pages(running: Running, subject: pb.Subject) -> Fetch:
+    def fetch(token: str) -> tuple[list[Any], str]:
+        request = ac.ListAccessesRequest(subject=subject, page_size=2, page_token=token)
+        page = running.access.ListAccesses(request, metadata=running.as_("app"))
+        return [one.seq for one in page.accesses], page.next_page_token
+
+    return fetch
+
+
+def _participant_pages(running: Running, subject: pb.Subject) -> Fetch:
+    def fetch(token: str) -> tuple[list[Any], str]:
+        request = rs.ListParticipantsRequest(page_size=2, page_token=token)
+        page = running.registry.ListParticipants(request, metadata=running.as_("app"))
+        return [one.participant_id for one in page.participants], page.next_page_token
+
+    return fetch
+
+
+def _entry_pages(running: Running, subject: pb.Subject) -> Fetch:
+    def fetch(token: str) -> tuple[list[Any], str]:
+        request = ls.ListEntriesRequest(page_size=20, page_token=token)
+        page = running.ledger.ListEntries(request, metadata=running.as_("pipc"))
+        return list(range(page.first_index, page.first_index + len(page.leaves))), page.next_page_token
+
+    return fetch
+
+
+def _statement_pages(running: Running, subject: pb.Subject) -> Fetch:
+    def fetch(token: str) -> tuple[list[Any], str]:
+        request = ls.ListStatementsRequest(page_size=20, page_token=token, kinds=[st.ENTRY_KIND_PARTICIPANT])
+        page = running.ledger.ListStatements(request, metadata=running.as_("pipc"))
+        return [one.index for one in page.entries], page.next_page_token
+
+    return fetch
+
+
+@pytest.mark.parametrize("pages", [_consent_pages, _access_pages, _participant_pages, _entry_pages, _statement_pages])
+def test_pages_cover_everything_once_while_writes_go_on(tmp_path: Path, pages: Callable[..., Fetch]) -> None:
+    with running_daemon(tmp_path, checkpoint_interval_ms=10) as running:
+        subject = running.enrol("SYN-000001")
+        consents = [running.grant(subject) for _ in range(5)]
+        for _ in range(5):
+            running.authorize(question(subject))
+        parts(running).sequencer.wait_published(parts(running).ledger.state.size, 10)
+        fetch = pages(running, subject)
+        wanted, token = fetch("")
+        while token:  # at rest first
+            page, token = fetch(token)
+            wanted += page
+        everything, token = fetch("")
+        number = 0
+        while token:
+            number += 1
+            running.grant(subject)
+            running.authorize(question(subject))
+            if consents:
+                change(running, "Revoke", subject, consents.pop())
+            register(running, f"late-{number}", [st.PARTICIPANT_ROLE_HOLDER])
+            parts(running).sequencer.wait_published(parts(running).ledger.state.size, 10)
+            page, token = fetch(token)
+            everything += page
+        assert number
+        late = [one for one in everything if str(one).startswith("late-")]
+        assert everything == wanted + late
+        assert len(set(everything)) == len(everything)
+        running.check_ledger()
+
+
+@pytest.mark.parametrize("pages", [_consent_pages, _access_pages, _participant_pages])
+def test_a_page_ends_where_it_gets_large(
+    running: Running, subject: pb.Subject, monkeypatch: pytest.MonkeyPatch, pages: Callable[..., Fetch]
+) -> None:
+    for _ in range(3):
+        running.grant(subject)
+        running.authorize(question(subject))
+    fetch = pages(running, subject)
+    wanted, token = fetch("")
+    while token:
+        page, token = fetch(token)
+        wanted += page
+    for module in ("wire", "access"):
+        monkeypatch.setattr(f"consentd.service.{module}.PAGE_BYTES", 10)  # less than any item has
+    got, token = fetch("")
+    while token:
+        page, token = fetch(token)
+        assert len(page) == 1
+        got += page
+    assert got == wanted
+
+
+def test_a_page_token_is_for_one_list_filter_and_caller(running: Running, subject: pb.Subject) -> None:
+    for _ in range(2):
+        running.grant(subject)
+        running.authorize(question(subject))
+    operator, app = running.as_("operator"), running.as_("app")
+
+    def consents(token: str = "", who: Any = app, **more: Any) -> str:
+        request = cs.ListConsentsRequest(**{"subject": subject, "page_size": 1, "page_token": token, **more})
+        return running.consents.ListConsents(request, metadata=who).next_page_token
+
+    def used(token: str = "") -> str:
+        request = ac.ListAccessesRequest(subject=subject, page_size=1, page_token=token)
+        return running.access.ListAccesses(request, metadata=app).next_page_token
+
+    token, other = consents(), used()
+    assert consents(token) == ""
+    other_subject = running.enrol(new_identifier())
+    wrong: list[Callable[[], Any]] = [
+        lambda: consents(token, operator),
+        lambda: consents(token, include_revoked=True),
+        lambda: consents(token, subject=other_subject),
+        lambda: consents(other),
+        lambda: used(token),
+        lambda: consents(token[:-4]),
+        lambda: consents("B" + token[1:]),
+        lambda: consents("한글"),
+        lambda: consents("x" * 10_000),
+        lambda: running.ledger.ListEntries(
+            ls.ListEntriesRequest(start_index=1, page_token=token), metadata=running.as_("pipc")
+        ),
+    ]
+    for call in wrong:
+        assert refusal(call) == "INVALID_PAGE"

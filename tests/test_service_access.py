@@ -1,0 +1,389 @@
+"""Checks and accesses by their flows: who may ask, what they see, what is recorded."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from consentd.core.kinds import EntryKind
+from consentd.policy.model import BREAK_GLASS_PURPOSE
+from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import consent_service_pb2 as cs
+from consentd.v1 import ledger_service_pb2 as ls
+from consentd.v1 import statement_pb2 as st
+from running import (
+    Running,
+    consent,
+    question,
+    reason_of,
+    request_id,
+    running_daemon,
+)
+from service_case import (
+    accesses,
+    batch,
+    change,
+    event_of,
+    listed,
+    new_identifier,
+    parts,
+    publish_rules,
+    record,
+    refusal,
+    register,
+    seen,
+    serve,
+)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    yield from serve(tmp_path_factory.mktemp("service"))
+
+
+@pytest.fixture
+def subject(running: Running) -> pb.Subject:
+    return running.enrol(new_identifier())
+
+
+# -- checks --------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_answers_each_question_as_a_single_call_would(running: Running, subject: pb.Subject) -> None:
+    running.grant(subject)
+    running.grant(subject, effect=pb.EFFECT_DENY, categories=["CLIN.RX"], kind=pb.CONSENT_KIND_OBJECTION)
+    nobody = pb.Subject(scheme="mhid", value="SYN-999999")
+    asked = [
+        question(subject),
+        question(subject, categories=["CLIN"]),
+        question(subject, categories=["CLIN.RX"]),
+        question(subject, holder="er"),
+        question(subject, categories=["NEW.CODE"]),
+        question(nobody),
+    ]
+    outcomes = []
+    for single, item in zip(asked, batch(running, questions=asked), strict=True):
+        assert seen(item.decision) == seen(running.check(single))
+        outcomes.append(item.decision.outcome)
+    assert outcomes == [
+        pb.OUTCOME_PERMIT,
+        pb.OUTCOME_PARTIAL,
+        pb.OUTCOME_DENY,
+        pb.OUTCOME_NO_CONSENT,
+        pb.OUTCOME_INDETERMINATE,
+        pb.OUTCOME_NO_CONSENT,
+    ]
+    assert len({one.decision.decision_id for one in batch(running, questions=asked)}) == len(asked)
+
+
+def test_the_shared_form_asks_one_question_about_many(running: Running, subject: pb.Subject) -> None:
+    running.grant(subject)
+    nobody, refused = pb.Subject(scheme="mhid", value="SYN-999999"), pb.Subject(scheme="rrn", value="x")
+    shared = question(subject)
+    shared.ClearField("subject")
+    good, none, bad = batch(running, shared=shared, subjects=[subject, nobody, refused])
+    assert seen(good.decision) == seen(running.check(question(subject)))
+    assert seen(none.decision) == seen(running.check(question(nobody)))
+    assert bad.error.message == "identifier scheme is never stored: resident registration number"
+    wrong: list[dict[str, Any]] = [
+        {"shared": question(subject), "subjects": [subject]},
+        {"shared": shared, "questions": [question(subject)]},
+        {"subjects": [subject]},
+    ]
+    for fields in wrong:
+        assert refusal(lambda fields=fields: batch(running, **fields)) == "INVALID_REQUEST"
+    assert batch(running) == []
+
+
+@pytest.mark.parametrize("name", ["BatchCheck", "shared", "BatchAuthorizeAccesses", "BatchRecordAccesses"])
+def test_a_batch_over_its_limit_is_refused_with_the_limit(running: Running, name: str) -> None:
+    app = running.as_("app")
+    calls: dict[str, Callable[[int], Any]] = {
+        "BatchCheck": lambda n: batch(running, questions=[pb.Question()] * n),
+        "shared": lambda n: batch(running, shared=pb.Question(), subjects=[pb.Subject()] * n),
+        "BatchAuthorizeAccesses": lambda n: running.access.BatchAuthorizeAccesses(
+            ac.BatchAuthorizeAccessesRequest(requests=[ac.AuthorizeAccessRequest()] * n), metadata=app
+        ),
+        "BatchRecordAccesses": lambda n: running.access.BatchRecordAccesses(
+            ac.BatchRecordAccessesRequest(requests=[ac.RecordAccessRequest()] * n), metadata=app
+        ),
+    }
+    with pytest.raises(grpc.RpcError) as caught:
+        calls[name](1001)
+    assert reason_of(caught.value) == "TOO_LARGE"
+    assert caught.value.details() == "batch is over its limit of 1000 items: `1001`"
+    if name != "BatchRecordAccesses":  # that one is all or none, and 1,000 empty requests are none
+        assert calls[name](1000)
+
+
+def test_an_institution_cannot_tell_no_consent_from_a_denial_or_from_nobody(
+    running: Running, subject: pb.Subject
+) -> None:
+    objecting = running.enrol(new_identifier())
+    running.grant(objecting, effect=pb.EFFECT_DENY, kind=pb.CONSENT_KIND_OBJECTION)
+    expired = running.enrol(new_identifier())
+    running.grant(expired, period=pb.Period(start_time_ms=4_000_000_000_000))
+    nobody = pb.Subject(scheme="mhid", value="SYN-999999")
+    people = [subject, objecting, expired, nobody]
+    answers = [seen(running.check(question(one, categories=["CLIN.DX", "CLIN"]), "clinic-b")) for one in people]
+    assert answers[0].outcome == pb.OUTCOME_DENY
+    assert "CLIN.DX" in answers[0].denied
+    assert not answers[0].reasons
+    assert answers == [answers[0]] * 4
+    batched = batch(running, "clinic-b", questions=[question(one, categories=["CLIN.DX", "CLIN"]) for one in people])
+    assert [seen(one.decision) for one in batched] == answers
+    full = [running.check(question(one)).outcome for one in people]
+    assert full == [pb.OUTCOME_NO_CONSENT, pb.OUTCOME_DENY, pb.OUTCOME_NO_CONSENT, pb.OUTCOME_NO_CONSENT]
+
+
+def test_an_institution_sees_why_it_is_permitted_and_no_more(running: Running, subject: pb.Subject) -> None:
+    running.grant(subject, categories=["CLIN.DX"])
+    running.grant(subject, categories=["CLIN.RX"], effect=pb.EFFECT_DENY, kind=pb.CONSENT_KIND_OBJECTION)
+    decision = running.check(question(subject, categories=["CLIN.DX", "CLIN.RX", "CLIN.LAB"]), "clinic-b")
+    assert decision.outcome == pb.OUTCOME_PARTIAL
+    assert (list(decision.permitted), list(decision.denied)) == (["CLIN.DX"], ["CLIN.LAB", "CLIN.RX"])
+    assert not decision.without_consent
+    assert [reason.code for reason in decision.reasons] == [pb.REASON_CODE_PERMITTED_BY_CONSENT]
+
+
+def test_only_who_has_a_part_in_an_access_asks_about_it(running: Running, subject: pb.Subject) -> None:
+    running.grant(subject)
+    asked = question(subject)
+    assert running.check(asked, "clinic-b").outcome == running.check(asked, "hospital-a").outcome == pb.OUTCOME_PERMIT
+    assert refusal(lambda: running.check(asked, "er")) == refusal(lambda: running.check(asked, "pipc"))
+    assert refusal(lambda: running.authorize(asked, "er")) == "CALLER_NOT_ALLOWED"
+    (item,) = batch(running, "er", questions=[asked])
+    assert item.error.code == grpc.StatusCode.PERMISSION_DENIED.value[0]
+    for part in ("on_behalf_of", "application", "relay"):
+        actor = pb.Actor(organisation="clinic-b", **{part: "er"})
+        assert running.check(question(subject, actor=actor), "er").outcome
+
+
+def test_a_participant_that_left_may_ask_nothing(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as running:
+        subject = running.enrol("SYN-000001")
+        running.grant(subject)
+        register(running, "clinic-b", [st.PARTICIPANT_ROLE_RECIPIENT], active=False)
+        register(running, "app", [st.PARTICIPANT_ROLE_RELAY], active=False, rights=[2, 3])
+        register(running, "pipc", [st.PARTICIPANT_ROLE_AUDITOR], active=False)
+        calls: list[Callable[[], Any]] = [
+            lambda: running.check(question(subject), "clinic-b"),
+            lambda: running.authorize(question(subject), "clinic-b"),
+            lambda: running.grant(subject),
+            lambda: listed(running, subject),
+            lambda: accesses(running, subject),
+            lambda: running.ledger.ListEntries(ls.ListEntriesRequest(), metadata=running.as_("pipc")),
+        ]
+        for call in calls:
+            assert refusal(call) == "CALLER_NOT_ALLOWED"
+
+
+def test_an_answer_reflects_at_least_the_revision_asked_for(running: Running, subject: pb.Subject) -> None:
+    grant = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=consent())
+    receipt = running.consents.GrantConsent(grant, metadata=running.as_("app")).receipt
+    size = receipt.revision.tree_size
+    assert size > receipt.index
+    decision = running.check(question(subject, consistency=pb.Consistency(at_least_tree_size=size)))
+    assert decision.outcome == pb.OUTCOME_PERMIT
+    assert decision.revision.tree_size >= size
+    later = question(subject, consistency=pb.Consistency(at_least_tree_size=size + 1_000))
+    assert refusal(lambda: running.check(later)) == "REVISION_NOT_REACHED"
+    assert refusal(lambda: running.authorize(later)) == "INVALID_REQUEST"
+
+
+# -- accesses ------------------------------------------------------------------------------------------------------
+
+
+def test_an_access_is_recorded_with_what_it_rests_on(running: Running, subject: pb.Subject) -> None:
+    running.grant(subject)
+    answer = running.authorize(question(subject), "clinic-b", network_origin="203.0.113.7")
+    event = event_of(answer.receipt)
+    assert (event.kind, event.ref, event.seq) == (EntryKind.ACCESS, 2, answer.access_seq)
+    assert (answer.decision.outcome, answer.decision.tag) == (pb.OUTCOME_PERMIT, event.tag)
+    refused = running.authorize(question(subject, purpose="HMARKT"), "clinic-b")
+    assert event_of(refused.receipt).kind == EntryKind.REFUSAL
+    assert (refused.decision.outcome, len(refused.decision.reasons)) == (pb.OUTCOME_DENY, 0)
+    newest, oldest = accesses(running, subject)
+    assert (newest.refused, newest.seq) == (True, 4)
+    # What is recorded is the whole decision, whatever the asker may see of it.
+    assert newest.decision.outcome == pb.OUTCOME_NO_CONSENT
+    assert (oldest.asker, oldest.network_origin) == ("clinic-b", "203.0.113.7")
+    assert oldest.question == question(subject)
+    assert newest.network_origin.startswith("ipv4:127.0.0.1:")
+
+
+def test_nothing_is_recorded_of_who_is_not_enrolled(running: Running) -> None:
+    size = parts(running).ledger.state.size
+    answer = running.authorize(question(pb.Subject(scheme="mhid", value="SYN-999999")))
+    assert answer.decision.outcome == pb.OUTCOME_NO_CONSENT
+    assert (answer.HasField("receipt"), answer.access_seq) == (False, 0)
+    leaves = range(size, parts(running).ledger.state.size)
+    assert not [index for index in leaves if parts(running).ledger.store.get(b"l" + index.to_bytes(8))[1]]
+
+
+def test_a_repeat_gets_the_first_receipt_and_a_decision_taken_now(running: Running, subject: pb.Subject) -> None:
+    consent_id = running.grant(subject)
+    request = ac.AuthorizeAccessRequest(request_id=request_id(), question=question(subject))
+    first = running.access.AuthorizeAccess(request, metadata=running.as_("app"))
+    change(running, "Revoke", subject, consent_id)
+    again = running.access.AuthorizeAccess(request, metadata=running.as_("app"))
+    assert first.decision.outcome == pb.OUTCOME_PERMIT
+    assert again.decision.outcome == pb.OUTCOME_NO_CONSENT
+    assert (again.receipt.leaf, again.receipt.index) == (first.receipt.leaf, first.receipt.index)
+    assert (first.receipt.replayed, again.receipt.replayed, again.access_seq) == (False, True, first.access_seq)
+    request.question.purpose = "HRESCH"
+    assert refusal(lambda: running.access.AuthorizeAccess(request, metadata=running.as_("app"))) == "REQUEST_ID_REUSED"
+    # The same request id of another asker is another request.
+    other = running.access.AuthorizeAccess(request, metadata=running.as_("operator"))
+    assert not other.receipt.replayed
+
+
+def test_one_request_sent_many_times_at_once_is_one_entry(running: Running, subject: pb.Subject) -> None:
+    running.grant(subject)
+    same = ac.AuthorizeAccessRequest(request_id=request_id(), question=question(subject))
+    with ThreadPoolExecutor(16) as threads:
+        calls = [threads.submit(running.access.AuthorizeAccess, same, metadata=running.as_("app")) for _ in range(32)]
+        receipts = [call.result().receipt for call in calls]
+    assert len({(one.index, one.leaf) for one in receipts}) == 1
+    assert sum(not one.replayed for one in receipts) == 1
+    assert len(accesses(running, subject)) == 1
+
+
+def test_one_request_id_for_different_questions_at_once_has_one_winner(running: Running, subject: pb.Subject) -> None:
+    used = request_id()
+
+    def ask(number: int) -> str:
+        asked = question(subject, actor=pb.Actor(organisation="clinic-b", practitioner=f"p{number}"))
+        try:
+            running.access.AuthorizeAccess(
+                ac.AuthorizeAccessRequest(request_id=used, question=asked), metadata=running.as_("app")
+            )
+        except grpc.RpcError as error:
+            return reason_of(error)
+        return "won"
+
+    with ThreadPoolExecutor(16) as threads:
+        results = sorted(threads.map(ask, range(16)))
+    assert results == ["REQUEST_ID_REUSED"] * 15 + ["won"]
+    assert len(accesses(running, subject)) == 1
+
+
+def test_a_batch_of_accesses_answers_each_by_itself(running: Running, subject: pb.Subject) -> None:
+    running.grant(subject)
+    same = ac.AuthorizeAccessRequest(request_id=request_id(), question=question(subject))
+    requests = [
+        same,
+        ac.AuthorizeAccessRequest(request_id=request_id(), question=question(subject, purpose="HRESCH")),
+        ac.AuthorizeAccessRequest(request_id=request_id(), question=question(subject, purpose="CURIOSITY")),
+        ac.AuthorizeAccessRequest(request_id=b"short", question=question(subject)),
+        same,
+        ac.AuthorizeAccessRequest(request_id=same.request_id, question=question(subject, holder="er")),
+        ac.AuthorizeAccessRequest(request_id=request_id()),
+    ]
+    request = ac.BatchAuthorizeAccessesRequest(requests=requests, wait_for=pb.WAIT_FOR_PUBLISHED)
+    results = running.access.BatchAuthorizeAccesses(request, metadata=running.as_("app")).results
+    assert [one.response.decision.outcome for one in results[:2]] == [pb.OUTCOME_PERMIT, pb.OUTCOME_NO_CONSENT]
+    forms = [one.WhichOneof("result") for one in results]
+    assert forms == ["response", "response", "error", "error", "response", "error", "error"]
+    assert results[4].response.receipt.replayed
+    assert results[0].response.receipt.leaf == results[4].response.receipt.leaf
+    assert results[0].response.receipt.published
+    assert len(accesses(running, subject)) == 2
+
+
+def test_break_glass_is_for_those_enrolled_with_the_right(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as running:
+        publish_rules(running, break_glass=[pb.Provision(effect=pb.EFFECT_PERMIT, categories=["CLIN"])])
+        subject = running.enrol("SYN-000001")
+
+        def ask(organisation: str, **more: Any) -> ac.AuthorizeAccessResponse:
+            fields = {"break_glass": pb.BreakGlass(justification="unconscious"), "purpose": BREAK_GLASS_PURPOSE, **more}
+            asked = question(subject, actor=pb.Actor(organisation=organisation), **fields)
+            return running.authorize(asked, organisation)
+
+        permitted = ask("er")
+        assert permitted.decision.outcome == pb.OUTCOME_PERMIT
+        assert list(permitted.decision.obligations) == [pb.OBLIGATION_NOTIFY_SUBJECT, pb.OBLIGATION_POST_REVIEW]
+        assert event_of(permitted.receipt).kind == EntryKind.ACCESS
+        refused = ask("clinic-b")
+        assert refused.decision.outcome == pb.OUTCOME_DENY
+        assert event_of(refused.receipt).kind == EntryKind.REFUSAL
+        assert [one.decision.reasons[0].code for one in accesses(running, subject)] == [
+            pb.REASON_CODE_DENIED_BY_BREAK_GLASS,
+            pb.REASON_CODE_PERMITTED_BY_BREAK_GLASS,
+        ]
+        wrong: list[Callable[[], Any]] = [
+            lambda: ask("er", break_glass=pb.BreakGlass()),
+            lambda: ask("er", break_glass=None),
+            lambda: ask("er", purpose="TREAT"),
+            lambda: running.check(question(subject, purpose=BREAK_GLASS_PURPOSE)),
+        ]
+        for call in wrong:
+            assert refusal(call) == "BREAK_GLASS_SHAPE"
+        running.check_ledger()
+
+
+def test_outcomes_come_from_those_who_took_part(running: Running, subject: pb.Subject) -> None:
+    running.grant(subject)
+    seq = running.authorize(question(subject), "clinic-b").access_seq
+    refused = running.authorize(question(subject, purpose="HRESCH"), "clinic-b").access_seq
+    sent = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT, resource_count=3, attestation={"attested_by": "er"})
+    assert event_of(record(running, subject, seq, "hospital-a", outcome=sent)).ref == seq
+    record(running, subject, seq, "clinic-b")
+    assert refusal(lambda: record(running, subject, seq, "er")) == "NOT_FOUND"
+    for other in (0, 1, 2, refused, 999, 1 << 63, (1 << 64) - 1):
+        assert refusal(lambda other=other: record(running, subject, other)) == "NOT_FOUND"
+    for status in (0, 99, -1):
+        outcome = st.OutcomeStatement(status=status)
+        assert refusal(lambda outcome=outcome: record(running, subject, seq, outcome=outcome)) == "INVALID_REQUEST"
+    outcomes = accesses(running, subject)[1].outcomes
+    assert [(one.status, one.attestation.attested_by) for one in outcomes] == [
+        (st.TRANSFER_STATUS_SENT, "hospital-a"),
+        (st.TRANSFER_STATUS_RECEIVED, "clinic-b"),
+    ]
+
+
+def test_a_batch_of_outcomes_is_all_or_none(running: Running, subject: pb.Subject) -> None:
+    running.grant(subject)
+    seq = running.authorize(question(subject), "clinic-b").access_seq
+
+    def item(seq: int, used: bytes | None = None, status: int = st.TRANSFER_STATUS_SENT) -> ac.RecordAccessRequest:
+        outcome = st.OutcomeStatement(status=status)
+        return ac.RecordAccessRequest(
+            request_id=used or request_id(), subject=subject, access_seq=seq, outcome=outcome
+        )
+
+    def send(*requests: ac.RecordAccessRequest) -> list[pb.Receipt]:
+        request = ac.BatchRecordAccessesRequest(requests=requests)
+        return list(running.access.BatchRecordAccesses(request, metadata=running.as_("clinic-b")).receipts)
+
+    first, second = item(seq), item(seq)
+    assert refusal(lambda: send(first, item(99))) == "NOT_FOUND"
+    assert refusal(lambda: send(first, item(seq, first.request_id))) == "INVALID_REQUEST_ID"
+    assert not accesses(running, subject)[0].outcomes
+    receipts = send(first, second)
+    assert [event_of(one).ref for one in receipts] == [seq, seq]
+    third = item(seq)
+    again = send(second, third, first)
+    assert [one.replayed for one in again] == [True, False, True]
+    assert [again[2].leaf, again[0].leaf] == [one.leaf for one in receipts]
+    clash = item(seq, first.request_id, st.TRANSFER_STATUS_FAILED)
+    assert refusal(lambda: send(item(seq), clash)) == "REQUEST_ID_REUSED"
+    assert len(accesses(running, subject)[0].outcomes) == 3
+
+
+def test_a_repeat_never_permits_what_was_recorded_as_refused(running: Running) -> None:
+    subject = running.enrol(new_identifier())
+    asked = ac.AuthorizeAccessRequest(request_id=request_id(), question=question(subject))
+    first = running.access.AuthorizeAccess(asked, metadata=running.as_("app"))
+    assert first.decision.outcome == pb.OUTCOME_NO_CONSENT
+    running.grant(subject)
+    with pytest.raises(grpc.RpcError) as caught:
+        running.access.AuthorizeAccess(asked, metadata=running.as_("app"))
+    assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.ABORTED, "REQUEST_ID_REUSED")
+    asked.request_id = request_id()
+    assert running.access.AuthorizeAccess(asked, metadata=running.as_("app")).decision.outcome == pb.OUTCOME_PERMIT

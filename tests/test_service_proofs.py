@@ -1,0 +1,445 @@
+"""Signed statements, receipts, proofs, histories: what clients and auditors hold against the daemon."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consentd.core import checkpoint, codec, history, merkle
+from consentd.core.kinds import EntryKind
+from consentd.core.note import KeyPair
+from consentd.server.keys import read_log_key
+from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import consent_service_pb2 as cs
+from consentd.v1 import ledger_service_pb2 as ls
+from consentd.v1 import statement_pb2 as st
+from ledger_case import FakeClock
+from running import (
+    ORIGIN,
+    Running,
+    consent,
+    make_running,
+    question,
+    request_id,
+    sign_statement,
+)
+from service_case import (
+    FOREIGN_FIELD,
+    Person,
+    amend,
+    batch,
+    event_of,
+    key_write,
+    new_identifier,
+    new_number,
+    now_ms,
+    parts,
+    record,
+    refusal,
+    serve,
+)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    yield from serve(tmp_path_factory.mktemp("service"))
+
+
+@pytest.fixture
+def subject(running: Running) -> pb.Subject:
+    return running.enrol(new_identifier())
+
+
+# -- signed statements ---------------------------------------------------------------------------------------------
+
+
+def test_a_person_signs_a_consents_whole_life(running: Running) -> None:
+    person = Person(running)
+    granted = person.grant()
+    consent_id, seq = granted.consent_id, event_of(granted.receipt).seq
+    request = request_id()
+    amendment = st.AmendStatement(consent=consent(categories=["CLIN.DX"]), lineage_seq=seq, version=2)
+    amended = running.consents.AmendConsent(
+        cs.AmendConsentRequest(
+            request_id=request,
+            subject=person.subject,
+            consent_id=consent_id,
+            based_on_version=1,
+            signed=person.sign(EntryKind.AMEND, amendment, request, ref=seq),
+        ),
+        metadata=running.as_("app"),
+    )
+    latest = event_of(amended.receipt).seq
+    person.change("Pause", consent_id, st.PauseStatement(lineage_seq=seq), latest)
+    person.change("Resume", consent_id, st.ResumeStatement(lineage_seq=seq), latest)
+    assert running.check(question(person.subject)).outcome == pb.OUTCOME_PERMIT
+    person.change("Revoke", consent_id, st.RevokeStatement(lineage_seq=seq, note="enough"), latest)
+    assert running.check(question(person.subject)).outcome == pb.OUTCOME_NO_CONSENT
+
+
+def _tampered(**changed: Any) -> Callable[[Person], Any]:
+    def attack(person: Person) -> Any:
+        request = request_id()
+        signed = person.sign(EntryKind.GRANT, st.GrantStatement(consent=consent()), request)
+        for name, value in changed.items():
+            setattr(signed, name, value(getattr(signed, name)) if callable(value) else value)
+        return person.send(signed, request)
+
+    return attack
+
+
+def _signed_by_clinic(person: Person) -> Any:
+    key = KeyPair(new_number().to_bytes(32))
+    key_write(person.running, "AddKey", "clinic-b", key.public_key)
+    return person.grant(key=key)
+
+
+def _attested(person: Person) -> Any:
+    message = st.GrantStatement(consent=consent(), attestation=st.Attestation(attested_by="app"))
+    return person.grant(message=message)
+
+
+def _foreign_field(person: Person) -> Any:
+    request = request_id()
+    message = st.GrantStatement.FromString(st.GrantStatement(consent=consent()).SerializeToString() + FOREIGN_FIELD)
+    return person.send(person.sign(EntryKind.GRANT, message, request), request)
+
+
+def _other_lineage(person: Person) -> Any:
+    granted = person.grant()
+    return person.change("Pause", granted.consent_id, st.PauseStatement(lineage_seq=9), 3)
+
+
+def _old_version(person: Person) -> Any:
+    granted = person.grant()
+    amend(person.running, person.subject, granted.consent_id, 1)
+    return person.change("Pause", granted.consent_id, st.PauseStatement(lineage_seq=3), 3)
+
+
+ATTACKS: list[tuple[str, str, Callable[[Person], Any]]] = [
+    ("another person's key", "BAD_SIGNATURE", lambda person: person.grant(key=Person(person.running).key)),
+    ("nobody's key", "BAD_SIGNATURE", lambda person: person.grant(key=KeyPair(b"\xee" * 32))),
+    ("a participant's key", "BAD_SIGNATURE", _signed_by_clinic),
+    ("another tag", "BAD_SIGNATURE", lambda person: person.grant(tag=b"\x01" * 32)),
+    ("another kind", "BAD_SIGNATURE", lambda person: person.grant(kind=EntryKind.AMEND)),
+    ("a ref where there is none", "REF_MOVED", lambda person: person.grant(ref=1)),
+    ("the lineage of another", "REF_MOVED", _other_lineage),
+    ("a version no longer in force", "REF_MOVED", _old_version),
+    ("a clock behind", "AUTHOR_CLOCK", lambda person: person.grant(time_ms=now_ms(person.running) - 601_000)),
+    ("a clock ahead", "AUTHOR_CLOCK", lambda person: person.grant(time_ms=now_ms(person.running) + 601_000)),
+    ("the last of all clocks", "AUTHOR_CLOCK", lambda person: person.grant(time_ms=(1 << 64) - 1)),
+    ("an attestation", "INVALID_REQUEST", _attested),
+    ("a field of a later version", "UNKNOWN_FIELD", _foreign_field),
+    ("payload, one bit", "BAD_SIGNATURE", _tampered(payload=lambda payload: payload[:-1] + bytes([payload[-1] ^ 1]))),
+    ("payload, none", "BAD_SIGNATURE", _tampered(payload=b"")),
+    ("payload, no message", "INVALID_REQUEST", _tampered(payload=b"\xff")),
+    ("signature, one bit", "BAD_SIGNATURE", _tampered(signature=lambda old: bytes([old[0] ^ 1]) + old[1:])),
+    ("signature, none", "BAD_SIGNATURE", _tampered(signature=b"")),
+    ("signature, longer", "BAD_SIGNATURE", _tampered(signature=lambda old: old + b"\0")),
+    ("key, none", "BAD_SIGNATURE", _tampered(key=b"")),
+    ("key, longer", "BAD_SIGNATURE", _tampered(key=lambda old: old + b"\0")),
+    ("key of small order", "BAD_SIGNATURE", _tampered(key=b"\x01" + bytes(31), signature=b"\x01" + bytes(63))),
+    ("author_time_ms", "BAD_SIGNATURE", _tampered(author_time_ms=lambda old: old + 1)),
+    ("ref", "BAD_SIGNATURE", _tampered(ref=1)),
+]
+
+
+@pytest.mark.parametrize(("reason", "attack"), [one[1:] for one in ATTACKS], ids=[one[0] for one in ATTACKS])
+def test_a_statement_that_its_author_did_not_sign_so_is_refused(
+    running: Running, reason: str, attack: Callable[[Person], Any]
+) -> None:
+    person = Person(running)
+    assert refusal(lambda: attack(person)) == reason
+    assert person.grant().version == 1
+
+
+def test_a_repeat_is_recognised_whatever_the_clock_says_by_then(tmp_path: Path) -> None:
+    clock = FakeClock()
+    running = make_running(tmp_path, daemon={"clock": clock})
+    person, request = Person(running), request_id()
+    signed = person.sign(EntryKind.GRANT, st.GrantStatement(consent=consent()), request)
+    first = person.send(signed, request)
+    clock.advance(3_600_000)
+    again = person.send(signed, request)
+    assert (again.receipt.replayed, again.consent_id) == (True, first.consent_id)
+    assert refusal(lambda: person.grant(time_ms=signed.author_time_ms)) == "AUTHOR_CLOCK"
+    running.stop()
+
+
+def test_a_participant_signs_its_outcomes_while_its_key_is_in_force(running: Running, subject: pb.Subject) -> None:
+    key = KeyPair(new_number().to_bytes(32))
+    key_write(running, "AddKey", "clinic-b", key.public_key)
+    running.grant(subject)
+    answer = running.authorize(question(subject), "clinic-b")
+    seq, tag = answer.access_seq, answer.decision.tag
+
+    def send(who: str = "clinic-b", message: Any = None, ref: int = seq) -> pb.Receipt:
+        request = request_id()
+        signed = sign_statement(
+            key,
+            message or st.OutcomeStatement(status=st.TRANSFER_STATUS_RECEIVED),
+            kind=EntryKind.OUTCOME,
+            tag=tag,
+            request=request,
+            time_ms=now_ms(running),
+            ref=ref,
+        )
+        return record(running, subject, seq, who, request_id=request, outcome=None, signed=signed)
+
+    assert event_of(send()).kind == EntryKind.OUTCOME
+    assert refusal(lambda: send("hospital-a")) == "BAD_SIGNATURE"
+    assert refusal(lambda: send(ref=2)) == "REF_MOVED"
+    claims = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT, attestation=st.Attestation(attested_by="er"))
+    assert refusal(lambda: send(message=claims)) == "INVALID_REQUEST"
+    key_write(running, "RetireKey", "clinic-b", key.public_key)
+    assert refusal(send) == "BAD_SIGNATURE"
+
+
+def test_an_asker_signs_its_question(running: Running, subject: pb.Subject) -> None:
+    key = KeyPair(new_number().to_bytes(32))
+    key_write(running, "AddKey", "clinic-b", key.public_key)
+    running.grant(subject)
+    tag = running.check(question(subject)).tag
+
+    def send(who: str = "clinic-b", tag: bytes = tag, **changed: Any) -> ac.AuthorizeAccessResponse:
+        request = request_id()
+        signed = sign_statement(
+            key, question(subject), kind=codec.QUESTION_KIND, tag=tag, request=request, time_ms=now_ms(running)
+        )
+        asked = ac.SignedQuestion(
+            question=signed.payload,
+            key=signed.key,
+            signature=signed.signature,
+            author_time_ms=signed.author_time_ms,
+            tag=tag,
+        )
+        for name, value in changed.items():
+            setattr(asked, name, value)
+        write = ac.AuthorizeAccessRequest(request_id=request, signed_question=asked)
+        return running.access.AuthorizeAccess(write, metadata=running.as_(who))
+
+    receipt = send().receipt
+    parts(running).sequencer.wait_published(receipt.index + 1, 10)
+    request = ls.ListStatementsRequest(start_index=receipt.index, page_size=1)
+    opened = running.ledger.ListStatements(request, metadata=running.as_("operator"))
+    payload = codec.decode_statement(opened.entries[0].opening.statement).payload
+    assert st.AccessStatement.FromString(payload).asked.key == key.public_key
+    assert refusal(lambda: send("hospital-a")) == "BAD_SIGNATURE"
+    assert refusal(lambda: send(tag=b"\x02" * 32)) == "REF_MOVED"
+    assert refusal(lambda: send(question=question(subject, holder="er").SerializeToString())) == "BAD_SIGNATURE"
+    # A signed question without a signature is no question of anybody's, and must not be recorded beside a key.
+    assert refusal(lambda: send(signature=b"")) == "BAD_SIGNATURE"
+    assert refusal(lambda: send(question=b"\xff")) == "INVALID_REQUEST"
+
+
+# -- proofs --------------------------------------------------------------------------------------------------------
+
+
+def verifier(running: Running) -> Any:
+    return read_log_key(running.config.keys.log_key_file).verifier
+
+
+def test_a_published_receipt_verifies_offline(running: Running, subject: pb.Subject) -> None:
+    request = cs.GrantConsentRequest(
+        request_id=request_id(), subject=subject, consent=consent(), wait_for=pb.WAIT_FOR_PUBLISHED
+    )
+    receipt = running.consents.GrantConsent(request, metadata=running.as_("app")).receipt
+    assert receipt.published
+    point = checkpoint.verify_proof(
+        receipt.proof, leaf=receipt.leaf, origin=ORIGIN, log_verifier=verifier(running)
+    )
+    assert point.size > receipt.index
+    get = ls.GetReceiptRequest(index=receipt.index, leaf_hash=receipt.leaf_hash)
+    again = running.ledger.GetReceipt(get).receipt  # no credential: who holds the leaf hash may ask
+    checkpoint.verify_proof(again.proof, leaf=again.leaf, origin=ORIGIN, log_verifier=verifier(running))
+    get.leaf_hash = bytes(32)
+    assert refusal(lambda: running.ledger.GetReceipt(get)) == "NOT_FOUND"
+    assert refusal(lambda: running.ledger.GetReceipt(ls.GetReceiptRequest(index=1 << 40))) == "NOT_FOUND"
+
+
+def test_waits_for_publication_hold_up_no_check_and_end_at_the_deadline(tmp_path: Path) -> None:
+    clock = FakeClock()
+    running = make_running(tmp_path, daemon={"clock": clock})
+    subject = running.enrol("SYN-000001")
+    running.grant(subject)
+    wait = ac.AuthorizeAccessRequest(question=question(subject), wait_for=pb.WAIT_FOR_PUBLISHED)
+    wait.request_id = request_id()
+    late = running.access.AuthorizeAccess(wait, metadata=running.as_("app"), timeout=0.3).receipt
+    assert (late.published, late.proof) == (False, b"")
+    waiting, some_done = [], threading.Semaphore(0)
+    for _ in range(80):  # more than there are threads to wait on
+        wait.request_id = request_id()
+        waiting.append(running.access.AuthorizeAccess.future(wait, metadata=running.as_("app"), timeout=25))
+        waiting[-1].add_done_callback(lambda _: some_done.release())
+    for _ in range(50):
+        assert running.check(question(subject)).outcome == pb.OUTCOME_PERMIT
+    assert len(batch(running, questions=[question(subject)] * 1000)) == 1000
+    assert not any(one.done() for one in waiting)
+    while not all(one.done() for one in waiting):  # those behind the first 64 wait for a checkpoint of their own
+        clock.advance(1_000)
+        assert some_done.acquire(timeout=25)
+    assert all(one.result().receipt.published for one in waiting)
+    get = ls.GetReceiptRequest(index=late.index, leaf_hash=late.leaf_hash)
+    receipt = running.ledger.GetReceipt(get).receipt
+    checkpoint.verify_proof(receipt.proof, leaf=late.leaf, origin=ORIGIN, log_verifier=verifier(running))
+    running.stop()
+
+
+def test_inclusion_and_consistency_verify(running: Running, subject: pb.Subject) -> None:
+    request = cs.GrantConsentRequest(
+        request_id=request_id(), subject=subject, consent=consent(), wait_for=pb.WAIT_FOR_PUBLISHED
+    )
+    receipt = running.consents.GrantConsent(request, metadata=running.as_("app")).receipt
+    index = receipt.index
+    latest = running.ledger.GetInclusionProof(ls.GetInclusionProofRequest(index=index)).revision.tree_size
+    for size in {index + 1, latest - 1, latest} - {index}:
+        found = running.ledger.GetInclusionProof(ls.GetInclusionProofRequest(index=index, tree_size=size))
+        merkle.verify_inclusion(
+            found.hashes,
+            index=index,
+            size=size,
+            leaf_hash=receipt.leaf_hash,
+            root=found.revision.root_hash,
+        )
+    for first in {1, 2, 3, index, latest}:
+        request = ls.GetConsistencyProofRequest(first_tree_size=first, second_tree_size=latest)
+        proof = running.ledger.GetConsistencyProof(request)
+        merkle.verify_consistency(
+            proof.hashes,
+            size1=first,
+            root1=proof.first.root_hash,
+            size2=latest,
+            root2=proof.second.root_hash,
+        )
+    wrong: list[Callable[[], Any]] = [
+        lambda: running.ledger.GetInclusionProof(ls.GetInclusionProofRequest(index=5, tree_size=5)),
+        lambda: running.ledger.GetInclusionProof(ls.GetInclusionProofRequest(index=0, tree_size=1 << 60)),
+        lambda: running.ledger.GetInclusionProof(ls.GetInclusionProofRequest(index=(1 << 64) - 1)),
+        lambda: running.ledger.GetConsistencyProof(ls.GetConsistencyProofRequest()),
+        lambda: running.ledger.GetConsistencyProof(
+            ls.GetConsistencyProofRequest(first_tree_size=4, second_tree_size=3)
+        ),
+    ]
+    for call in wrong:
+        assert refusal(call) == "INVALID_REQUEST"
+
+
+def test_an_auditor_sees_what_the_mandate_covers_and_how_much_it_does_not(
+    running: Running, subject: pb.Subject
+) -> None:
+    running.grant(subject)
+    parts(running).sequencer.wait_published(parts(running).ledger.state.size, 10)
+
+    def read(who: str, **more: Any) -> ls.ListStatementsResponse:
+        return running.ledger.ListStatements(ls.ListStatementsRequest(**more), metadata=running.as_(who))
+
+    page, whole = read("pipc"), read("operator")
+    assert [one.leaf for one in page.entries] == [one.leaf for one in whole.entries][: len(page.entries)]
+    closed = [one for one in page.entries if not one.HasField("opening")]
+    assert page.withheld_count == len(closed) > 0
+    public = {codec.public_tag("ledger"), codec.public_tag("participant/app"), codec.public_tag("rules/realm")}
+    assert public <= {codec.decode_leaf(one.leaf).tag for one in page.entries if one.HasField("opening")}
+    assert whole.withheld_count == 0
+    for one in whole.entries:
+        assert codec.commit(one.opening.salt, one.opening.statement) == codec.decode_leaf(one.leaf).commit
+    grants = read("pipc", kinds=[st.ENTRY_KIND_GRANT])
+    assert {codec.decode_leaf(one.leaf).kind for one in grants.entries} == {EntryKind.GRANT}
+    assert grants.withheld_count == len(grants.entries) > 0
+    leaves = running.ledger.ListEntries(ls.ListEntriesRequest(), metadata=running.as_("pipc"))
+    first = running.ledger.GetInclusionProof(ls.GetInclusionProofRequest(index=0))
+    assert merkle.leaf_hash(leaves.leaves[0]) == first.leaf_hash
+    past = running.ledger.ListEntries(ls.ListEntriesRequest(start_index=1 << 60), metadata=running.as_("pipc"))
+    assert (list(past.leaves), past.next_page_token) == ([], "")
+    for who in ("app", "hospital-a"):
+        assert refusal(lambda who=who: read(who)) == "CALLER_NOT_ALLOWED"
+
+
+def history_of(running: Running, who: str | None = None, **fields: Any) -> list[ls.HistoryHead | ls.HistoryChain]:
+    """Return head and chains of a history, the entries put into their chains' proofs."""
+    metadata = None if who is None else running.as_(who)
+    pieces = list(running.ledger.GetHistory(ls.GetHistoryRequest(**fields), metadata=metadata))
+    assert [one.WhichOneof("piece") for one in pieces[:2]] == ["head", "chain"]
+    chains: list[history.ChainProof] = []
+    entries: dict[int, list[history.HistoryEntry]] = {}
+    for piece in pieces[1:]:
+        if piece.WhichOneof("piece") == "chain":
+            chain = piece.chain
+            entries[len(chains)] = []
+            chains.append(
+                history.ChainProof(
+                    tag=chain.tag,
+                    public_name=chain.public_name,
+                    count=chain.count,
+                    head=chain.head,
+                    map_proof=chain.map_proof,
+                    first_seq=chain.first_seq,
+                    entries=(),
+                )
+            )
+        else:
+            for one in piece.entries.entries:
+                opening = (one.opening.salt, one.opening.statement) if one.HasField("opening") else None
+                entries[len(chains) - 1].append(history.HistoryEntry(one.leaf, opening))
+    whole = [replace(chain, entries=tuple(entries[place])) for place, chain in enumerate(chains)]
+    return [pieces[0].head, *whole]  # type: ignore[list-item]
+
+
+def verified(running: Running, pieces: list[Any], held: Any = None) -> list[tuple[str, int]]:
+    head, *chains = pieces
+    proof = history.HistoryProof(
+        checkpoint=head.checkpoint,
+        consistency=tuple(head.consistency),
+        seal=head.seal,
+        seal_inclusion=tuple(head.seal_inclusion),
+        chains=tuple(chains),
+    )
+    anchor = history.verify_anchor(proof, origin=ORIGIN, log_verifier=verifier(running), held=held)
+    return [(chain.public_name, len(history.verify_chain(chain, anchor=anchor))) for chain in chains]
+
+
+def test_a_history_comes_in_order_and_verifies(running: Running) -> None:
+    key = KeyPair(new_number().to_bytes(32))
+    key_write(running, "AddKey", "clinic-b", key.public_key)
+    person = Person(running)
+    person.grant()
+    answer = running.authorize(question(person.subject), "clinic-b")
+    request = request_id()
+    signed = sign_statement(
+        key,
+        st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT),
+        kind=EntryKind.OUTCOME,
+        tag=person.tag,
+        request=request,
+        time_ms=now_ms(running),
+        ref=answer.access_seq,
+    )
+    receipt = record(running, person.subject, answer.access_seq, request_id=request, outcome=None, signed=signed)
+    parts(running).sequencer.wait_published(receipt.index + 1, 10)
+    chains = verified(running, history_of(running, "app", subject=person.subject))
+    assert chains[0] == ("", 5)
+    # The chains of those whose keys signed it come along: the daemon's, and the clinic's.
+    assert {name for name, _ in chains[1:]} == {"ledger", "participant/clinic-b"}
+    latest = running.ledger.GetCheckpoint(ls.GetCheckpointRequest()).checkpoint
+    point, _ = checkpoint.open_checkpoint(latest, ORIGIN, verifier(running))
+    later = history_of(running, "app", subject=person.subject, known_count=3, known_tree_size=point.size)
+    assert (later[1].first_seq, len(later[1].entries)) == (4, 2)
+    assert verified(running, history_of(running, public_name="participant/nobody"))[0] == ("participant/nobody", 0)
+    assert verified(running, history_of(running, public_name="ledger"))[0] == ("ledger", 1)
+
+
+def test_a_history_is_for_those_who_may_see_it(running: Running, subject: pb.Subject) -> None:
+    parts(running).sequencer.wait_published(parts(running).ledger.state.size, 10)
+
+    def read(who: str | None = "app", **fields: Any) -> Any:
+        return history_of(running, who, **fields)
+
+    assert refusal(lambda: read(None, subject=subject)) == "UNAUTHENTICATED"
+    assert refusal(lambda: read("clinic-b", subject=subject)) == "CALLER_NOT_ALLOWED"
+    assert refusal(lambda: read(subject=pb.Subject(scheme="mhid", value="SYN-999999"))) == "SUBJECT_NOT_FOUND"
+    assert refusal(read) == "INVALID_REQUEST"
+    for fields in ({"known_count": 99}, {"known_count": (1 << 64) - 1}, {"known_tree_size": 1 << 50}):
+        assert refusal(lambda fields=fields: read(subject=subject, **fields)) == "INVALID_REQUEST"

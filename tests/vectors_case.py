@@ -1,0 +1,247 @@
+"""Vectors for verifiers in other languages: what to accept, and what to refuse and why.
+
+Each vector is evidence with what it is verified under, and *want*: ``ok``, or what is wrong with it: ``malformed``,
+``signature``, ``proof``. Histories and receipts are of a ledger that the real sequencer wrote (``LedgerCase``); what
+no sequencer writes is forged with the log's own key (``vectors_forged``), so that nothing but the one broken rule
+speaks against it. Changes with a reason of their own say what they want; those of a sweep, bit by bit and field by
+field, must not be accepted, and want what our own verifier says of them: ``verdict``.
+"""
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from consentd.core import checkpoint, codec, note
+from consentd.core.history import ChainProof, HistoryEntry, HistoryProof
+from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError
+from consentd.ledger import statement
+from consentd.v1 import statement_pb2 as st
+from consentd_client import history as client
+from consentd_client.receipts import verify_receipt
+from consentd_client.steps import Trust
+from ledger_case import LOG, ORIGIN
+
+BANK = note.KeyPair(b"\x21" * 32)
+CITIZEN = note.KeyPair(b"\x22" * 32)
+STRANGER = note.KeyPair(b"\x23" * 32)
+TRUST = {"origin": ORIGIN, "log_key": note.format_vkey(LOG.verifier)}
+
+Document = dict[str, Any]
+"""A history file, as JSON has it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vector:
+    """One piece of evidence.
+
+    Attributes:
+        kind: ``history``, ``receipt``, ``note``, ``signature``, ``key`` or ``ledger`` (payloads).
+        want: what a verifier must say; empty: anything but ``ok``, and what ours says.
+        content: the evidence: a history file, a ``.tlog-proof``, a note, a signature, a payload.
+        under: what it is verified under; values are JSON, bytes as base64.
+    """
+
+    kind: str
+    name: str
+    want: str
+    content: bytes = field(repr=False)
+    under: Mapping[str, Any] = field(repr=False)
+
+
+# -- the history file -------------------------------------------------------------------------------------------
+
+def b64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def to_document(proof: HistoryProof, indexes: Mapping[bytes, int] | None = None) -> Document:
+    """Turn a history proof into the JSON of a history file; *indexes* are by leaf."""
+    return {
+        "checkpoint": b64(proof.checkpoint),
+        "consistency": [b64(one) for one in proof.consistency],
+        "seal": b64(proof.seal),
+        "seal_inclusion": [b64(one) for one in proof.seal_inclusion],
+        "chains": [
+            {
+                "tag": b64(chain.tag),
+                "public_name": chain.public_name,
+                "count": chain.count,
+                "head": b64(chain.head),
+                "map_proof": b64(chain.map_proof),
+                "first_seq": chain.first_seq,
+                "entries": [
+                    {
+                        "index": (indexes or {}).get(entry.leaf, 0),
+                        "leaf": b64(entry.leaf),
+                        "opening": entry.opening
+                        and {"salt": b64(entry.opening[0]), "statement": b64(entry.opening[1])},
+                    }
+                    for entry in chain.entries
+                ],
+            }
+            for chain in proof.chains
+        ],
+    }
+
+
+def encode(document: Any) -> bytes:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass")
+
+
+def parse_history(content: bytes) -> HistoryProof:
+    """Parse a history file, as strictly as it is specified.
+
+    Raises:
+        MalformedError: it is not one.
+    """
+    try:
+        read = json.loads(content.decode(), parse_constant=_refuse)
+        chains = tuple(_parse_chain(chain) for chain in _list(read, "chains"))
+        proof = HistoryProof(
+            checkpoint=_bytes(read["checkpoint"]),
+            consistency=tuple(map(_bytes, _list(read, "consistency"))),
+            seal=_bytes(read["seal"]),
+            seal_inclusion=tuple(map(_bytes, _list(read, "seal_inclusion"))),
+            chains=chains,
+        )
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
+        raise MalformedError("history file is not one") from error
+    if not chains:
+        raise MalformedError("history has no chain")
+    return proof
+
+
+def _parse_chain(chain: Any) -> ChainProof:
+    if not isinstance(chain["public_name"], str):
+        raise TypeError
+    return ChainProof(
+        tag=_bytes(chain["tag"]),
+        public_name=chain["public_name"],
+        count=_integer(chain["count"]),
+        head=_bytes(chain["head"]),
+        map_proof=_bytes(chain["map_proof"]),
+        first_seq=_integer(chain["first_seq"]),
+        entries=tuple(map(_parse_entry, _list(chain, "entries"))),
+    )
+
+
+def _parse_entry(entry: Any) -> HistoryEntry:
+    _integer(entry["index"])
+    leaf, opening = _bytes(entry["leaf"]), entry["opening"]
+    return HistoryEntry(leaf, None if opening is None else (_bytes(opening["salt"]), _bytes(opening["statement"])))
+
+
+def _list(parent: Any, name: str) -> list[Any]:
+    value = parent[name]
+    if not isinstance(value, list):
+        raise TypeError
+    return value
+
+
+def _bytes(value: Any) -> bytes:
+    if not isinstance(value, str):
+        raise TypeError
+    return note.decode_base64(value)
+
+
+def _integer(value: Any) -> int:
+    # JSON has one kind of number: 1.0 and 1e0 are the integer 1 for every parser that does not keep the text.
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise TypeError
+    if not 0 <= value < 1 << 53:
+        raise ValueError
+    return int(value)
+
+
+def _refuse(text: str) -> Any:
+    raise ValueError(text)
+
+
+def history_vector(name: str, want: str, document: Any, **under: Any) -> Vector:
+    content = document if isinstance(document, bytes) else encode(document)
+    return Vector(kind="history", name=name, want=want, content=content, under={**TRUST, **under})
+
+
+# -- our own verdict --------------------------------------------------------------------------------------------
+
+
+def verdict(vector: Vector) -> str:
+    """Return what our own verifier says."""
+    try:
+        _VERIFY[vector.kind](vector)
+    except MalformedError:
+        return "malformed"
+    except SignatureError:
+        return "signature"
+    except ProofError:
+        return "proof"
+    return "ok"
+
+
+def _verify_history(vector: Vector) -> None:
+    under = vector.under
+    trust = Trust(under["origin"], note.parse_vkey(under["log_key"]))
+    asked: dict[str, Any] = {"trust": trust, "name": under.get("public_name", "")}
+    if "tag" in under:
+        asked["tag"] = base64.b64decode(under["tag"])
+    point, held = None, None
+    if "before" in under:
+        before, held = client.verify_history(parse_history(base64.b64decode(under["before"])), **asked)
+        point = before.checkpoint
+    if under.get("hold") == "checkpoint":
+        held = None
+    client.verify_history(parse_history(vector.content), held_checkpoint=point, held=held, **asked)
+
+
+def _verify_receipt(vector: Vector) -> None:
+    trust = Trust(vector.under["origin"], note.parse_vkey(vector.under["log_key"]))
+    leaf = base64.b64decode(vector.under["leaf"])
+    verify_receipt(leaf, vector.content, trust)
+    codec.decode_leaf(leaf)
+
+
+def _verify_note(vector: Vector) -> None:
+    under = vector.under
+    witnesses = [note.parse_vkey(key) for key in under["witnesses"]]
+    checkpoint.open_checkpoint(
+        vector.content, under["origin"], note.parse_vkey(under["log_key"]), witnesses=witnesses
+    )
+
+
+def _verify_signature(vector: Vector) -> None:
+    key, message = (base64.b64decode(vector.under[name]) for name in ("key", "message"))
+    note.verify(key, message, vector.content)
+
+
+def _verify_payload(vector: Vector) -> None:
+    if read_payload(vector.kind, vector.content) != vector.under["reads"]:
+        raise MalformedError("payload reads otherwise")
+
+
+def read_payload(kind: str, payload: bytes) -> dict[str, Any] | None:
+    """Return what a KEY or LEDGER payload says; None where not all of it can be read."""
+    message: Any
+    try:
+        message = statement.parse(st.KeyStatement if kind == "key" else st.LedgerStatement, payload)
+        statement.check_no_unknown_fields(message)
+    except (MalformedError, InvalidError):
+        return None
+    if kind == "key":
+        return {"key": b64(message.key), "retired": message.retired}
+    return {
+        "origin": message.origin,
+        "verifier_keys": list(message.verifier_keys),
+        "statement_key": b64(message.statement_key),
+    }
+
+
+_VERIFY: dict[str, Callable[[Vector], None]] = {
+    "history": _verify_history,
+    "receipt": _verify_receipt,
+    "note": _verify_note,
+    "signature": _verify_signature,
+    "key": _verify_payload,
+    "ledger": _verify_payload,
+}

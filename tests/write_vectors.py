@@ -1,0 +1,47 @@
+"""Write all vectors to a directory: ``PYTHONPATH=.:tests:clients/python python tests/write_vectors.py DIRECTORY``.
+
+``vectors.jsonl`` has one JSON object a line: kind, name, want, content in base64, and under what it is verified.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ledger_case import LedgerCase
+from vectors_case import Vector, b64, verdict
+from vectors_forged import forgeries
+from vectors_histories import histories
+from vectors_notes import notes, payloads, receipts, signatures
+
+
+def write_vectors(directory: Path) -> list[Vector]:
+    """Write ``vectors.jsonl`` into *directory*; return the vectors, each with what it wants."""
+    with TemporaryDirectory() as own:
+        case = LedgerCase(Path(own))
+        try:
+            vectors = [*histories(case), *receipts(case)]
+        finally:
+            case.close()
+    vectors += [*forgeries(), *notes(), *signatures(), *payloads()]
+    settled = []
+    for vector in vectors:
+        said = verdict(vector)
+        assert said == vector.want or (not vector.want and said != "ok"), f"{vector}: {said}"
+        settled.append(replace(vector, want=said))
+    with (directory / "vectors.jsonl").open("w") as file:
+        for vector in settled:
+            line = {
+                "kind": vector.kind,
+                "name": vector.name,
+                "want": vector.want,
+                "content": b64(vector.content),
+                "under": dict(vector.under),
+            }
+            file.write(json.dumps(line) + "\n")
+    return settled
+
+
+if __name__ == "__main__":
+    print(len(write_vectors(Path(sys.argv[1]))), "vectors")
