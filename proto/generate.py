@@ -38,7 +38,8 @@ def generate(out: Path) -> None:
     plugins = [f"--plugin=protoc-gen-{name}={TOOLS}/bin/protoc-gen-{name}" for name in ("mypy", "mypy_grpc")]
     subprocess.run([*protoc, *plugins, f"--python_out={out}", f"--mypy_out=quiet:{out}", *PROTOS], check=True)
     services = [name for name in PROTOS if name.endswith("_service.proto")]
-    subprocess.run([*protoc, *plugins, f"--grpc_python_out={out}", f"--mypy_grpc_out=quiet:{out}", *services], check=True)
+    outs = [f"--grpc_python_out={out}", f"--mypy_grpc_out=quiet:{out}"]
+    subprocess.run([*protoc, *plugins, *outs, *services], check=True)
 
 
 def differences(out: Path) -> list[str]:
