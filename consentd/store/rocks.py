@@ -27,7 +27,7 @@ import struct
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import rocksdict
 
@@ -88,7 +88,7 @@ class RocksStore:
         else:
             _require_store(path)
         try:
-            db = rocksdict.Rdict(str(path), options=_options(block_cache_mb))
+            db = rocksdict.Rdict(str(path), **_opening(block_cache_mb))
             if sync_apart is None:
                 sync_apart = _sync_seconds(db) > QUICK_SYNC_S
         except Exception as error:
@@ -112,9 +112,8 @@ class RocksStore:
         if _is_locked(path):
             raise StorageError(f"store is open in another process: stop it, or read a copy: `{path}`")
         try:
-            db = rocksdict.Rdict(
-                str(path), options=_options(block_cache_mb), access_type=rocksdict.AccessType.read_only()
-            )
+            access = rocksdict.AccessType.read_only()
+            db = rocksdict.Rdict(str(path), access_type=access, **_opening(block_cache_mb))
         except Exception as error:
             raise _translated(error, path) from error
         return cls(db, path, read_only=True, sync_apart=False)
@@ -255,6 +254,14 @@ class RocksStore:
             raise _translated(error, self._path) from error
 
 
+def _opening(block_cache_mb: int) -> dict[str, Any]:
+    """Return how a store is opened. Options given for the whole store reach its rows only when it is made; at every
+    later open rocksdict takes those it finds in the files, with an 8 MiB cache, unless they are given for the column
+    family by name."""
+    options = _options(block_cache_mb)
+    return {"options": options, "column_families": {"default": options}}
+
+
 def _options(block_cache_mb: int) -> rocksdict.Options:
     table = rocksdict.BlockBasedOptions()
     table.set_block_cache(rocksdict.Cache(block_cache_mb << 20))
@@ -262,6 +269,11 @@ def _options(block_cache_mb: int) -> rocksdict.Options:
     table.set_bloom_filter(10, block_based=False)
     # Index and filter blocks in the cache: then the cache's size bounds the memory, whatever the ledger's size.
     table.set_cache_index_and_filter_blocks(True)
+    # In parts, with the upper part pinned: a file's whole index is 1 MiB, and one that does not stay in the cache costs
+    # 0.25 ms at every read.
+    table.set_index_type(rocksdict.BlockBasedIndexType.two_level_index_search())
+    table.set_partition_filters(True)
+    table.set_pin_top_level_index_and_filter(True)
     table.set_pin_l0_filter_and_index_blocks_in_cache(True)
     table.set_format_version(5)
 
