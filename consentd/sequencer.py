@@ -23,13 +23,13 @@ Source: ledger-format.md, "The commit".
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
+from consentd.clock import Clock, LeafClock
 from consentd.core import checkpoint, tiles
 from consentd.core.note import NoteSignature, format_note
 from consentd.errors import (
@@ -37,18 +37,18 @@ from consentd.errors import (
     ConsentdError,
     CorruptionError,
     NotFoundError,
-    OverloadedError,
     RequestError,
     StorageError,
 )
 from consentd.ledger import layout, reads
-from consentd.ledger.ledger import Appended, Ledger, State, Turn, decode_state
+from consentd.ledger.ledger import Appended, Ledger, Turn, decode_state
 from consentd.ledger.lock import write_lock
 from consentd.ledger.opening import read_tiles
 from consentd.ledger.past import Past
 from consentd.ledger.table import Table
 from consentd.ledger.table_turn import TableTurn
 from consentd.metrics import Metrics
+from consentd.pool import Call, Pool, Waiting, Written
 from consentd.witness.publisher import Immediate, Published, Publisher
 from consentd.writes.desk import Answer, Author, Desk, Write
 
@@ -56,55 +56,9 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-MAX_BEHIND_MS = 1_000
-"""How far the clock may be behind the last leaf before writes are refused."""
-MAX_AHEAD_MS = 5 * 60_000
-"""How far the clock may run ahead of monotonic time before writes are refused."""
 HEARTBEAT_S = 1.0
 RECENT_CHECKPOINTS = 64
 """How many checkpoints are kept for proofs under way."""
-
-
-class Clock(Protocol):
-    """Wall time and monotonic time, both in milliseconds."""
-
-    def wall_ms(self) -> int:
-        """Return UTC milliseconds."""
-        ...
-
-    def monotonic_ms(self) -> int:
-        """Return milliseconds that only ever grow."""
-        ...
-
-
-class SystemClock:
-    """The machine's clock."""
-
-    def wall_ms(self) -> int:
-        """Return UTC milliseconds."""
-        return time.time_ns() // 1_000_000
-
-    def monotonic_ms(self) -> int:
-        """Return milliseconds that only ever grow."""
-        return time.monotonic_ns() // 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Written(Generic[T]):
-    """How a write ended.
-
-    Attributes:
-        entries: what it appended, in order; empty for a repeat, or where nothing is recorded.
-        recorded_index: index of its first entry, also for a repeat; None where nothing is recorded.
-        state: the ledger after the batch that holds it.
-        answer: what the write says to its caller.
-    """
-
-    entries: tuple[Appended, ...]
-    recorded_index: int | None
-    state: State
-    answer: T
-    replayed: bool = False
 
 
 class LogSigner(Protocol):
@@ -116,20 +70,8 @@ class LogSigner(Protocol):
 
 
 @dataclass(slots=True)
-class _Waiting:
-    write: Write
-    future: "Future[Written[Answer]]"
-
-
-@dataclass(slots=True)
-class _Call:
-    call: Callable[[], object]
-    future: "Future[object]"
-
-
-@dataclass(slots=True)
 class _Done:
-    waiting: _Waiting
+    waiting: Waiting
     entries: tuple[Appended, ...]
     recorded_index: int | None
     answer: Answer
@@ -175,17 +117,10 @@ class Sequencer:
         self.clock = clock
         self._metrics = metrics
         self._interval_ms = checkpoint_interval_ms
-        self._max_waiting = max_waiting
         self._max_batch = max_batch
         self._idempotency_ms = idempotency_ms
-        self._confirm_clock = confirm_clock
         self._on_fault = on_fault
-        # Guarded by _wake: the pool, and whether it takes more.
-        self._wake = threading.Condition()
-        self._pool: deque[_Waiting | _Call] = deque()
-        self._stopping = False
-        self._fault: ConsentdError | None = None
-        self._halted: ConsentdError | None = None  # why the sequencer's thread must stop
+        self._pool = Pool(max_waiting, metrics.pool_entries)
         # Replaced by assignment, by the publisher's thread only; _news tells those who wait for it.
         self.published: Published | None = None
         self._news = threading.Condition()
@@ -197,7 +132,7 @@ class Sequencer:
         self._sealed_ms = clock.monotonic_ms()
         if publisher is not None:
             ledger.map.past = Past(ledger.state.sealed_size)
-        self._base = (max(clock.wall_ms(), ledger.state.time_ms if confirm_clock else 0), clock.monotonic_ms())
+        self._leaf_clock = LeafClock(clock, ledger.state.time_ms, confirmed=confirm_clock)
         self._thread = threading.Thread(target=self._run, name="sequencer", daemon=True)
 
     # -- for any thread ---------------------------------------------------------------------------------------
@@ -208,7 +143,7 @@ class Sequencer:
         Raises:
             StorageError, CorruptionError: see ``opening.open_ledger``; nothing was started.
         """
-        self._publisher.start(self._show, self._halt)
+        self._publisher.start(self._show, self._pool.halt)
         try:
             self._recover()
         except BaseException:
@@ -223,20 +158,20 @@ class Sequencer:
             OverloadedError: too many wait already.
             StorageError: the sequencer is stopping or has stopped.
         """
-        waiting = _Waiting(write, Future())
-        self._put(waiting)
+        waiting = Waiting(write, Future())
+        self._pool.put(waiting)
         return waiting.future
 
     def call(self, call: Callable[[], T]) -> T:
         """Run *call* on the sequencer's thread between two turns, where map and heads agree; return its value."""
-        waiting = _Call(call, Future())
-        self._put(waiting)
+        waiting = Call(call, Future())
+        self._pool.put(waiting)
         return waiting.future.result()  # type: ignore[return-value]  # the future carries what *call* returned
 
     def wait_published(self, size: int, timeout_s: float) -> Published | None:
         """Wait until a published checkpoint covers *size* leaves; None where *timeout_s* passed first."""
         with self._news:
-            self._news.wait_for(lambda: self._covers(size) or self._fault is not None, timeout_s)
+            self._news.wait_for(lambda: self._covers(size) or self.fault is not None, timeout_s)
             return self.published if self._covers(size) else None
 
     def checkpoint_at(self, size: int, timeout_s: float) -> Published | None:
@@ -274,13 +209,11 @@ class Sequencer:
     @property
     def fault(self) -> ConsentdError | None:
         """What stopped the sequencer, or None."""
-        return self._fault
+        return self._pool.fault
 
     def stop(self) -> None:
         """Take no more writes, finish those that wait, seal, publish, and end the thread."""
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
+        self._pool.stop()
         if self._thread.ident is not None:
             self._thread.join()
         self._publisher.stop()
@@ -288,23 +221,12 @@ class Sequencer:
     def _covers(self, size: int) -> bool:
         return self.published is not None and self.published.checkpoint.size >= size
 
-    def _put(self, item: "_Waiting | _Call") -> None:
-        with self._wake:
-            if self._fault is not None:
-                raise StorageError("ledger has stopped; see the log and ops/RUNBOOK.md") from self._fault
-            if self._stopping:
-                raise StorageError("daemon is starting or draining", "NOT_SERVING")
-            if len(self._pool) >= self._max_waiting:
-                raise OverloadedError(f"too many writes wait: `{len(self._pool)}`")
-            self._pool.append(item)
-            self._wake.notify()
-
     # -- the sequencer's thread -------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
             while True:
-                items = self._take()
+                items = self._pool.take(self._max_batch, self._idle_s)
                 if items is None:
                     break
                 self._work(items)
@@ -312,34 +234,19 @@ class Sequencer:
         except BaseException as error:  # noqa: BLE001  # whatever it is, the writer must not go on, and must say so
             self._stop_on(error)
 
-    def _take(self) -> "list[_Waiting | _Call] | None":
-        """Wait for work, a due seal or the heartbeat; None once stopping and empty."""
-        with self._wake:
-            if not self._pool and not self._stopping and self._halted is None:
-                self._wake.wait(self._idle_s())
-            if self._halted is not None:
-                raise self._halted
-            if self._stopping and not self._pool:
-                return None
-            count = min(len(self._pool), self._max_batch)
-            self._metrics.pool_entries.set(len(self._pool))
-            items = [self._pool.popleft() for _ in range(count)]
-        # From here on a caller cannot cancel; one that did before is passed over.
-        return [item for item in items if item.future.set_running_or_notify_cancel()]
-
     def _idle_s(self) -> float:
         if self.ledger.state.size > self.ledger.state.sealed_size:
             return max(0.0, (self._sealed_ms + self._interval_ms - self.clock.monotonic_ms()) / 1000)
         return HEARTBEAT_S
 
-    def _work(self, items: "list[_Waiting | _Call]") -> None:
+    def _work(self, items: list[Waiting | Call]) -> None:
         for item in items:
-            if isinstance(item, _Call):
+            if isinstance(item, Call):
                 try:
                     item.future.set_result(item.call())
                 except Exception as error:  # noqa: BLE001  # it goes to whoever called; the sequencer's state is untouched
                     item.future.set_exception(error)
-        writes = [item for item in items if isinstance(item, _Waiting)]
+        writes = [item for item in items if isinstance(item, Waiting)]
         due = self.clock.monotonic_ms() >= self._sealed_ms + self._interval_ms
         if writes or (due and self.ledger.state.size > self.ledger.state.sealed_size):
             self._turn(writes, seal=due)
@@ -352,18 +259,19 @@ class Sequencer:
         self.table.heartbeat(now_ms)
         self._metrics.table_heartbeat_time_seconds.set(now_ms / 1000)
 
-    def _turn(self, writes: Sequence[_Waiting], *, seal: bool) -> None:
+    def _turn(self, writes: Sequence[Waiting], *, seal: bool) -> None:
         """Do one turn: the steps of the module's text, in their order."""
         try:
-            turn_ms = self._time_ms()
+            turn_ms = self._leaf_clock.time_ms(self.ledger.state.time_ms)
         except StorageError as error:
+            self._metrics.clock_refusals.inc(self._leaf_clock.disagrees)
             self._sealed_ms = self.clock.monotonic_ms()  # a due seal waits an interval more, rather than spin
             for waiting in writes:
                 waiting.future.set_exception(error)
             return
         turn = Turn(self.ledger, turn_ms, forget_before_ms=turn_ms - self._idempotency_ms)
         done: list[_Done] = []
-        failed: list[tuple[_Waiting, RequestError]] = []
+        failed: list[tuple[Waiting, RequestError]] = []
         try:
             with self.table.begin() as table_turn:
                 desk = Desk(self._author, turn, table_turn)
@@ -396,7 +304,7 @@ class Sequencer:
         if turn.sealed:
             self._sign()
 
-    def _append(self, waiting: _Waiting, turn: Turn, table_turn: TableTurn, desk: Desk) -> _Done:
+    def _append(self, waiting: Waiting, turn: Turn, table_turn: TableTurn, desk: Desk) -> _Done:
         """Check, draft, append and apply one write; ``RequestError`` before anything was appended."""
         write = waiting.write
         recorded = turn.recorded(write.request_key) if write.request_key else None
@@ -472,12 +380,6 @@ class Sequencer:
             self._metrics.checkpoints.inc()
         self._metrics.checkpoint_time_seconds.set(self.clock.wall_ms() / 1000)
 
-    def _halt(self, error: ConsentdError) -> None:
-        """Stop writing, from any thread: nothing may be signed any more."""
-        with self._wake:
-            self._halted = self._halted or error
-            self._wake.notify()
-
     def _recover(self) -> None:
         """Finish what a crash left: events without a seal, a seal without a signature."""
         state = self.ledger.state
@@ -490,36 +392,12 @@ class Sequencer:
         if self.signed is None:
             raise StorageError("clock disagrees with the ledger; set it right, or start with --confirm-clock", "CLOCK")
 
-    def _time_ms(self) -> int:
-        """Return the time of the next leaf.
-
-        Raises:
-            StorageError: the clock is more than a second behind the last leaf, or ran more than five minutes ahead
-                of monotonic time; writes are refused until an operator confirms.
-        """
-        now, last = self.clock.wall_ms(), self.ledger.state.time_ms
-        base_wall, base_monotonic = self._base
-        expected = base_wall + self.clock.monotonic_ms() - base_monotonic
-        if now > max(expected, last) + MAX_AHEAD_MS:
-            self._metrics.clock_refusals.inc("ahead")
-            raise StorageError("clock jumped ahead by more than five minutes; writes are refused", "CLOCK")
-        if now < last - MAX_BEHIND_MS and not self._confirm_clock:
-            self._metrics.clock_refusals.inc("behind")
-            raise StorageError("clock is more than a second behind the last entry; writes are refused", "CLOCK")
-        return max(now, last)
-
     def _stop_on(self, error: BaseException) -> None:
         """Say what happened, refuse everything from now on, and answer those who still wait."""
         fault = error if isinstance(error, ConsentdError) else StorageError(f"sequencer failed: {type(error).__name__}")
         log.critical("ledger stopped", exc_info=error)
         self._metrics.ready.set(0)
         self._on_fault()
-        with self._wake:
-            self._fault = fault
-            waiting, self._pool = list(self._pool), deque()
-        for item in waiting:
-            if not item.future.set_running_or_notify_cancel():
-                continue
-            item.future.set_exception(StorageError("ledger has stopped; nothing of this write was recorded"))
+        self._pool.fail(fault)
         with self._news:
             self._news.notify_all()

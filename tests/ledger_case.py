@@ -27,7 +27,8 @@ from consentd.ledger.vault import Vault, clear_row
 from consentd.metrics import Metrics
 from consentd.policy import model
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
-from consentd.sequencer import Sequencer, Written
+from consentd.pool import Written
+from consentd.sequencer import Sequencer
 from consentd.service.wire import content_hash
 from consentd.store import Batch, Store
 from consentd.store.memory import MemoryStore

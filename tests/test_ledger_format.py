@@ -17,7 +17,7 @@ from struct import Struct, calcsize
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from consentd import sequencer
+from consentd import clock
 from consentd.core import checkpoint, codec, history, merkle, note, patricia, tiles
 from consentd.core.kinds import AUTHORS, EntryKind, Owner
 from consentd.core.replay import Replay
@@ -478,9 +478,9 @@ def test_a_kind_that_is_not_known_decodes() -> None:
 
 
 def test_the_text_says_the_limits_of_the_code() -> None:
-    for limit in (codec.MAX_PAYLOAD, history.MAX_AUTHOR_SKEW_MS, note.MAX_NOTE_SIZE, sequencer.MAX_BEHIND_MS):
+    for limit in (codec.MAX_PAYLOAD, history.MAX_AUTHOR_SKEW_MS, note.MAX_NOTE_SIZE, clock.MAX_BEHIND_MS):
         assert f"{limit:,}" in spec()
-    assert f"{sequencer.MAX_AHEAD_MS:,}" in spec()
+    assert f"{clock.MAX_AHEAD_MS:,}" in spec()
     assert f"{note.MAX_SIGNATURES} signatures" in spec()
 
 

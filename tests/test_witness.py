@@ -1,4 +1,4 @@
-"""Asking witnesses and publishing: every answer, slow ones, lies, outages, restarts; and our own witness, end to end."""
+"""Asking witnesses and publishing: every answer, slow ones, lies, outages, restarts; and our own, end to end."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -392,9 +392,19 @@ def test_a_submission_reads_back() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b"", b"old 0\n", b"old 0\n\n", b"old 00\n\nn", b"old -1\n\nn", b"old\n\nn", b"new 0\n\nn", b"old 9223372036854775808\n\nn",
-        b"old 1\nAAAA\n\nn", b"old 1\n!\n\nn", b"old 1\n" + b"A" * 43 + b"=\n" * 1 + b"\xff\n\nn",
-        b"old 1\n" + (b"A" * 43 + b"=\n") * 64 + b"\nn", b"old 0\n\n" + b"n" * 1_100_000,
+        b"",
+        b"old 0\n",
+        b"old 0\n\n",
+        b"old 00\n\nn",
+        b"old -1\n\nn",
+        b"old\n\nn",
+        b"new 0\n\nn",
+        b"old 9223372036854775808\n\nn",
+        b"old 1\nAAAA\n\nn",
+        b"old 1\n!\n\nn",
+        b"old 1\n\xff\n\nn",
+        b"old 1\n" + (b"A" * 43 + b"=\n") * 64 + b"\nn",
+        b"old 0\n\n" + b"n" * 1_100_000,
     ],
 )
 def test_a_body_that_is_none_is_malformed(body: bytes) -> None:

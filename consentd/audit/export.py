@@ -248,5 +248,9 @@ def _edge(directory: Path, bundles: int) -> tiles.Edge:
             stored[level, n] = read_file(directory / tiles.tile_path(level, n))
         else:
             full = [read_file(directory / tiles.tile_path(level - 1, m)) for m in below]
-            stored[level, n] = b"".join(tiles.root(_WIDTH, {(0, 0): row}) for row in full)
+            stored[level, n] = b"".join(map(_tile_root, full))
     return tiles.Edge.from_tiles(size, stored)
+
+
+def _tile_root(row: bytes) -> bytes:
+    return tiles.Edge().append([row[at : at + 32] for at in range(0, len(row), 32)])[0].root()

@@ -139,6 +139,22 @@ def verify_opening(event: codec.Event, opening: bytes, *, origin: str) -> Made:
         SignatureError: the signature does not verify.
     """
     made = open_statement(event, opening)
+    verify_signature(event, made, origin=origin)
+    fact = None
+    if event.kind in statement.MESSAGES:
+        payload = statement.decode_payload(event.kind, made.payload)
+        if event.kind in _AUTHORING:
+            fact = _fact(event, payload)
+    return Made(made.key, made.author_time_ms, fact)
+
+
+def verify_signature(event: codec.Event, made: codec.Statement, *, origin: str) -> None:
+    """Verify that the key that a statement names signed it, for this entry.
+
+    Raises:
+        MalformedError: the key is none.
+        SignatureError: it did not.
+    """
     message = codec.signed_message(
         origin=origin,
         kind=event.kind,
@@ -149,12 +165,6 @@ def verify_opening(event: codec.Event, opening: bytes, *, origin: str) -> Made:
         payload=made.payload,
     )
     note.verify(made.key, message, made.signature)
-    fact = None
-    if event.kind in statement.MESSAGES:
-        payload = statement.decode_payload(event.kind, made.payload)
-        if event.kind in _AUTHORING:
-            fact = _fact(event, payload)
-    return Made(made.key, made.author_time_ms, fact)
 
 
 def open_statement(event: codec.Event, opening: bytes) -> codec.Statement:

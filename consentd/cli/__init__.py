@@ -13,7 +13,19 @@ import sys
 from collections.abc import Sequence
 
 from consentd import __version__
-from consentd.cli import accesses, consents, histories, imports, operate, participants, proofs
+from consentd.cli import (
+    accesses,
+    audits,
+    bundles,
+    consents,
+    exports,
+    histories,
+    imports,
+    monitors,
+    operate,
+    participants,
+    proofs,
+)
 from consentd.cli.out import DISPROVED, UNTOLD, Out
 from consentd.errors import ConsentdError, CorruptionError, StorageError, VerificationError
 
@@ -71,8 +83,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"consentd {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for module in (operate, participants, consents, accesses, histories, proofs, imports):
+    for module in (operate, participants, consents, accesses, histories, proofs, imports, exports):
         module.add_verbs(verbs)
+    audit = verbs.add_parser("audit", help="verify, replay, watch and report a whole ledger")
+    under = audit.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for module in (audits, monitors, bundles):
+        module.add_verbs(under)
     return parser
 
 

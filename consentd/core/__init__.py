@@ -26,5 +26,7 @@ The law of this floor:
     patricia     the map of chain heads that a seal commits to; presence and absence
     note         Ed25519 and signed notes (C2SP signed-note); the only door to libsodium
     checkpoint   the signed size and root of the tree, and the proof bundle (C2SP tlog-checkpoint, tlog-proof)
+    quorum       which logs and witnesses count, and whether enough of them cosigned (C2SP tlog-policy)
+    submission   what is sent to a witness, and what it answers (C2SP tlog-witness)
     history      the whole proof: this history of a tag is all of it
 """

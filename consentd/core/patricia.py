@@ -309,10 +309,7 @@ class Top:
         return found
 
     def before(self, layers: Sequence[Mapping[int, bytes]]) -> "Top":
-        """Return a view of the hashes as they were when ``slots`` gave these layers, oldest first: the first counts.
-
-        An update that no layer has the slots of spoils it.
-        """
+        """Return a view of the hashes as they were when ``slots`` gave these layers, oldest first: the first counts."""
         return _Before(self.map_bits, self._slot, layers)
 
     def plan_neighbour(self, bucket: int) -> int | None:
@@ -348,18 +345,13 @@ class _Before(Top):
 
     __slots__ = ("_layers", "_present")
 
-    def __init__(
-        self, map_bits: int, present: Callable[[int], bytes], layers: Sequence[Mapping[int, bytes]]
-    ) -> None:
+    def __init__(self, map_bits: int, present: Callable[[int], bytes], layers: Sequence[Mapping[int, bytes]]) -> None:
         self.map_bits = map_bits
         self._present = present
         self._layers = layers
 
     def _slot(self, i: int) -> bytes:
-        for layer in self._layers:
-            if i in layer:
-                return layer[i]
-        return self._present(i)
+        return next((layer[i] for layer in self._layers if i in layer), None) or self._present(i)
 
 
 def prove(key: bytes, bucket: bytes, top: Top) -> tuple[bool, bytes]:

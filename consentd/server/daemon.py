@@ -18,6 +18,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from consentd.clock import Clock, SystemClock
 from consentd.config import Config, TlsConfig
 from consentd.core import codec, note
 from consentd.core.kinds import Owner
@@ -31,7 +32,7 @@ from consentd.ledger.vault import Vault
 from consentd.metrics import Metrics
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.policy.model import Rules
-from consentd.sequencer import Clock, Sequencer, SystemClock
+from consentd.sequencer import Sequencer
 from consentd.server.http import HttpServer
 from consentd.server.keys import Keys, read_keys
 from consentd.server.mldsa import format_mldsa_vkey

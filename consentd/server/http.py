@@ -18,6 +18,7 @@ from consentd.core import tiles
 from consentd.errors import ConsentdError, MalformedError, StorageError
 from consentd.ledger import layout, reads
 from consentd.metrics import CONTENT_TYPE
+from consentd.server import conditions
 from consentd.service.auth import OPERATOR
 from consentd.service.wire import Lobby, Parts
 from consentd.v1 import statement_pb2 as st
@@ -112,14 +113,24 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815  # the name is http.server's
 
-    def reply(self, status: HTTPStatus, body: bytes, kind: str = _TEXT, cache: str = "no-store") -> None:
+    def reply(
+        self, status: HTTPStatus, body: bytes, kind: str = _TEXT, cache: str = "no-store", **further: str
+    ) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
+        if status is not HTTPStatus.NOT_MODIFIED:
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", cache)
+        for name, value in further.items():
+            self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+    def reply_known(self, body: bytes, kind: str, cache: str) -> None:
+        """Reply with bytes that have an entity tag: whole, in part, or as known already."""
+        status, part, further = conditions.answer(body, self.headers)
+        self.reply(status, part, kind, cache, **further)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the name is http.server's
         """Log nothing: requests are counted, not told."""
@@ -140,7 +151,7 @@ def _answer(handler: _Handler, lobby: Lobby) -> None:
             if published is None:
                 handler.reply(HTTPStatus.NOT_FOUND, b"no checkpoint is published yet\n")
             else:
-                handler.reply(HTTPStatus.OK, published.note, _TEXT, _SHORT)
+                handler.reply_known(published.note, _TEXT, _SHORT)
         elif path.startswith("/tile/entries/"):
             _bundle(handler, parts, path)
         elif path.startswith("/tile/"):
@@ -178,7 +189,7 @@ def _tile(handler: _Handler, parts: Parts, path: str) -> None:
         handler.reply(HTTPStatus.NOT_FOUND, b"no such tile\n")
         return
     row = parts.ledger.store.get(layout.tile_key(level, n)) or b""
-    handler.reply(HTTPStatus.OK, row[: width * 32], _BYTES, _IMMUTABLE)
+    handler.reply_known(row[: width * 32], _BYTES, _IMMUTABLE)
 
 
 def _bundle(handler: _Handler, parts: Parts, path: str) -> None:
@@ -202,4 +213,4 @@ def _bundle(handler: _Handler, parts: Parts, path: str) -> None:
         handler.reply(HTTPStatus.NOT_FOUND, b"no such bundle\n")
         return
     bundle = tiles.encode_bundle(reads.read_leaves(parts.ledger.store, start, end))
-    handler.reply(HTTPStatus.OK, bundle, _BYTES, "private, max-age=31536000, immutable")
+    handler.reply_known(bundle, _BYTES, "private, max-age=31536000, immutable")

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+from consentd.clock import Clock
 from consentd.config import Config
 from consentd.core.quorum import WitnessPolicy, parse_policy
 from consentd.errors import InvalidError, MalformedError, StorageError
 from consentd.ledger.ledger import Ledger
 from consentd.ledger.lock import read_lock
 from consentd.metrics import Metrics
-from consentd.sequencer import Clock
 from consentd.server.keys import Keys
 from consentd.server.mldsa import parse_mldsa_vkey
 from consentd.witness.publisher import Publisher

@@ -9,7 +9,7 @@ from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.errors import ConsentdError, InvalidError, MalformedError, NotFoundError, RequestError
 from consentd.ledger import reads, statement
-from consentd.sequencer import Written
+from consentd.pool import Written
 from consentd.service.policy import OUTCOMES, check_caller, check_size, reduced
 from consentd.service.wire import (
     MAX_SEQ,

@@ -37,7 +37,8 @@ from consentd.ledger.table import Table
 from consentd.ledger.vault import Vault, check_identifier
 from consentd.ledger.view import Snapshot
 from consentd.metrics import Metrics
-from consentd.sequencer import Sequencer, Written
+from consentd.pool import Written
+from consentd.sequencer import Sequencer
 from consentd.service.auth import OPERATOR, Authenticator
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import error_reason_pb2 as er

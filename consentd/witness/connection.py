@@ -88,15 +88,15 @@ class Connection:
             raise StorageError("connection is closed")
         deadline = time.monotonic() + self._timeout_s
         self._http.request(method, self._prefix + path, body, self._headers)
-        response = self._http.getresponse()
-        pieces, size = [], 0
-        while piece := response.read1(_PIECE):
-            pieces.append(piece)
-            size += len(piece)
-            if size > limit:
-                raise StorageError("answer is too large")
-            # The socket's own timeout begins anew with each byte; this one does not.
-            if time.monotonic() > deadline:
-                raise StorageError("answer takes too long")
-        response.close()  # read1 does not do it at the end; only then is the connection free for the next request
+        # Once it is closed, which read1 does not do at the end, the connection is free for the next request.
+        with self._http.getresponse() as response:
+            pieces, size = [], 0
+            while piece := response.read1(_PIECE):
+                pieces.append(piece)
+                size += len(piece)
+                if size > limit:
+                    raise StorageError("answer is too large")
+                # The socket's own timeout begins anew with each byte; this one does not.
+                if time.monotonic() > deadline:
+                    raise StorageError("answer takes too long")
         return Answer(response.status, response.headers.get("Content-Type", ""), b"".join(pieces))

@@ -1,0 +1,333 @@
+"""Put records and all that proves them into one file, to be checked on a machine without our server.
+
+A bundle is a zip::
+
+    README.txt         what it is, and what to run
+    checkpoint         the signed note that everything in it is proven against
+    scope.json         what was asked for: a range of entries, a chain, or a participant
+    seal.json          the tree's last leaf, with its inclusion proof: where every chain stood
+    chains.jsonl       one chain a line, header first: where it stands in the seal's map, then its entries
+    entries.jsonl      one entry a line, with its inclusion proof: those in scope that are not of such a chain
+    policy             the witness policy it should be held against, where one was given
+
+Whole chains prove that nothing is left out of them: the chain asked for, and the chains of all whose keys signed
+something in scope. It takes one pass over the ledger, which verifies it on the way: the seal's map is built here, so
+that a bundle can be made from an export as well as from a daemon.
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from consentd.audit import look
+from consentd.audit.kept import Keep
+from consentd.audit.places import Opening, Place, Source, read_leaves, read_tiles, width_of
+from consentd.audit.verify import Progress
+from consentd.core import checkpoint, codec, patricia, tiles
+from consentd.core.checkpoint import Checkpoint
+from consentd.core.kinds import EntryKind
+from consentd.core.note import NoteVerifier
+from consentd.core.replay import Head, Replay
+from consentd.errors import InvalidError, NotFoundError, ProofError, StorageError
+from consentd.ledger import statement
+from consentd.v1 import consent_pb2 as pb
+
+FORMAT = 1
+MAX_ENTRIES = 1_000_000
+"""Most entries of one bundle; they lie in memory while it is made, a kilobyte each."""
+MAP_BITS = 14
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's own; the same bundle has the same bytes
+_LEDGER = codec.public_tag("ledger")
+_DECISIONS = (EntryKind.ACCESS, EntryKind.REFUSAL)
+
+README = """\
+Records of the ledger `{origin}`, with what proves them; made by `consentd audit bundle`.
+
+To check them, offline, install Python 3.11 or later and the package `consentd` (its base install is enough), and run
+
+    consentd audit check-bundle THIS-FILE --log-key VKEY
+
+VKEY is the log's public key, which you must have from somewhere else than this file. It says of itself:
+
+    {vkey}
+
+Every entry is shown to stand in the tree of {size} entries that the log signed; every chain in it to be whole; every
+statement to be what its leaf commits to, signed by a key that was in force then.
+It is not shown that the log shows everyone the same tree: for that, see the witnesses' cosignatures (--policy).
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """What goes into a bundle; exactly one of these.
+
+    Attributes:
+        first, last: a range of entries, last included; last < first: none.
+        tag: a chain.
+        participant: its public chain, and every entry at hand that it asked for, holds, receives or made.
+    """
+
+    first: int = 0
+    last: int = -1
+    tag: bytes = b""
+    participant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What was put into a bundle: entries of whole chains, single ones, and how many of them have no opening."""
+
+    checkpoint: Checkpoint
+    chains: int
+    entries: int
+    closed: int
+
+
+@dataclass(slots=True)
+class _Entry:
+    index: int
+    leaf: bytes
+    event: codec.Event | None
+    opening: Opening
+
+    def to_json(self) -> dict[str, Any]:
+        opening = None if self.opening is None else self.opening.hex()
+        return {"index": self.index, "leaf": self.leaf.hex(), "opening": opening}
+
+
+@dataclass(slots=True)
+class _Chains:
+    """Entries kept on the way: by tag all those of chains that may have to be whole."""
+
+    by_tag: dict[bytes, list[_Entry]] = field(default_factory=dict)
+    names: dict[bytes, str] = field(default_factory=lambda: {_LEDGER: "ledger"})
+    keys: dict[bytes, bytes] = field(default_factory=dict)  # key → tag of the public chain that put it in force
+
+
+def make_bundle(
+    place: Place,
+    path: Path,
+    scope: Scope,
+    *,
+    origin: str,
+    log_verifier: NoteVerifier,
+    vkey: str,
+    policy: bytes = b"",
+    progress: Progress | None = None,
+) -> Made:
+    """Make a bundle of what *scope* names, at the latest checkpoint of the ledger at *place*.
+
+    Args:
+        vkey: the log's key in writing, for the README.
+        policy: a witness policy file to put in.
+
+    Raises:
+        StorageError: the place fails, or the file cannot be written.
+        VerificationError: the ledger does not verify.
+        NotFoundError: nothing is in scope.
+        InvalidError: more than a million entries are, or a whole chain lacks its openings.
+    """
+    source = place.open()
+    keep = Keep(None)
+    try:
+        note = source.checkpoint()
+        point, _ = checkpoint.open_checkpoint(note, origin, log_verifier)
+        replay = Replay(MAP_BITS)
+        replay.heads = cast("dict[bytes, Head]", keep.heads)
+        replay.buckets = cast("dict[int, bytes]", keep.buckets)
+        chains, single = _collect(source, point, replay, scope, progress)
+        if replay.root() != point.root or replay.sealed_size != point.size:
+            raise ProofError(f"leaves do not hash to the root that the log signed at size {point.size}")
+        whole = _whole(chains, single, scope)
+        _check(whole, single, chains, replay, scope)
+        content = {
+            "README.txt": README.format(origin=origin, vkey=vkey, size=point.size).encode(),
+            "checkpoint": note,
+            "scope.json": _scope_json(scope, point),
+            "seal.json": _seal_json(source, point),
+            "chains.jsonl": b"".join(_chain_lines(tag, chains, replay) for tag in whole),
+            "entries.jsonl": b"".join(_entry_lines(source, point, single)),
+        }
+        if policy:
+            content["policy"] = policy
+        _write(path, content)
+    finally:
+        keep.close()
+        source.close()
+    entries = [entry for tag in whole for entry in chains.by_tag[tag]] + single
+    closed = sum(entry.opening is None and entry.event is not None for entry in entries)
+    return Made(point, len(whole), len(entries), closed)
+
+
+def _collect(
+    source: Source, point: Checkpoint, replay: Replay, scope: Scope, progress: Progress | None
+) -> tuple[_Chains, list[_Entry]]:
+    """Read all leaves; keep what is in scope, and the chains whose keys may have signed it."""
+    chains, single = _Chains(), []
+    wanted = scope.tag or (codec.public_tag(f"participant/{scope.participant}") if scope.participant else b"")
+    for n in range(-(-point.size // tiles.TILE_WIDTH)):
+        leaves = read_leaves(source, n, width_of(n, point.size))
+        openings = source.openings(n, leaves) or [None] * len(leaves)
+        for index, (leaf, opening) in enumerate(zip(leaves, openings, strict=True), n * tiles.TILE_WIDTH):
+            decoded = replay.add(leaf)
+            event = decoded if isinstance(decoded, codec.Event) else None
+            entry = _Entry(index, leaf, event, opening)
+            if event is not None:
+                if event.kind == EntryKind.PARTICIPANT:
+                    chains.names.setdefault(event.tag, "")
+                if event.tag in chains.names or event.tag == wanted:
+                    chains.by_tag.setdefault(event.tag, []).append(entry)
+                    _learn(chains, event, opening)
+                    if not scope.first <= index <= scope.last:
+                        continue
+            if _is_in_scope(entry, scope):
+                single.append(entry)
+                if len(single) > MAX_ENTRIES:
+                    raise InvalidError(f"scope has more than `{MAX_ENTRIES}` entries; ask for a smaller one")
+        replay.grow()
+        if progress is not None:
+            progress(replay.size, point.size)
+    return chains, single
+
+
+def _learn(chains: _Chains, event: codec.Event, opening: Opening) -> None:
+    """Take from a public chain its name, and the keys it puts in force."""
+    if opening is None or event.kind not in (EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY):
+        return
+    message: Any = statement.decode_payload(event.kind, look.open_statement(event, opening).payload)
+    if event.kind == EntryKind.LEDGER:
+        chains.keys[message.statement_key] = event.tag
+    elif event.kind == EntryKind.PARTICIPANT:
+        chains.names[event.tag] = f"participant/{message.participant_id}"
+    elif event.tag in chains.names:
+        chains.keys[message.key] = event.tag
+
+
+def _is_in_scope(entry: _Entry, scope: Scope) -> bool:
+    if scope.first <= entry.index <= scope.last:
+        return True
+    event = entry.event
+    if not scope.participant or event is None or entry.opening is None:
+        return False
+    if event.kind not in statement.MESSAGES:
+        return False
+    made = look.open_statement(event, entry.opening)
+    return scope.participant in parties(event.kind, made.payload)
+
+
+def parties(kind: int, payload: bytes) -> set[str]:
+    """Return the participants that an entry of a person names as taking part in it.
+
+    Raises:
+        MalformedError: the payload is not one.
+    """
+    message: Any = statement.decode_payload(kind, payload)
+    found = set()
+    if "attestation" in message.DESCRIPTOR.fields_by_name:
+        found.add(message.attestation.attested_by)
+    if kind in _DECISIONS:
+        access = message.access if kind == EntryKind.REFUSAL else message
+        question = statement.parse(pb.Question, access.asked.question)
+        actor = question.actor
+        found |= {access.asked.asker, question.holder, actor.organisation, actor.on_behalf_of, actor.relay}
+    return found - {""}
+
+
+def _whole(chains: _Chains, single: list[_Entry], scope: Scope) -> list[bytes]:
+    """Name the chains that go in whole: the one asked for first, then those of the keys that signed."""
+    wanted = scope.tag or (codec.public_tag(f"participant/{scope.participant}") if scope.participant else b"")
+    whole = [wanted] if wanted else []
+    # What a chain's entries are signed by may stand in a chain that is signed by another's key: until nothing is new.
+    done = 0
+    pending = list(single)
+    while pending or done < len(whole):
+        if done < len(whole):
+            pending += chains.by_tag.get(whole[done], [])
+            done += 1
+        for entry in pending:
+            if entry.opening is None or entry.event is None:
+                continue
+            key = look.open_statement(entry.event, entry.opening).key
+            tag = chains.keys.get(key)
+            if tag is not None and tag not in whole:
+                whole.append(tag)
+        pending = []
+    return whole
+
+
+def _check(whole: list[bytes], single: list[_Entry], chains: _Chains, replay: Replay, scope: Scope) -> None:
+    wanted = bool(scope.tag or scope.participant)
+    if (wanted and whole[0] not in chains.by_tag) or not (wanted or single):
+        raise NotFoundError("nothing is in scope")
+    for tag in whole:
+        erased = replay.heads[tag][2]
+        if not erased and any(entry.opening is None for entry in chains.by_tag[tag]):
+            raise InvalidError("openings of a whole chain are not at hand: a range can be bundled without them")
+
+
+# -- what is written ------------------------------------------------------------------------------------------
+
+
+def _scope_json(scope: Scope, point: Checkpoint) -> bytes:
+    fields: dict[str, Any] = {"format": FORMAT, "origin": point.origin, "size": point.size}
+    if scope.last >= scope.first:
+        fields |= {"first": scope.first, "last": min(scope.last, point.size - 1)}
+    if scope.tag:
+        fields["tag"] = scope.tag.hex()
+    if scope.participant:
+        fields["participant"] = scope.participant
+    return _line(fields)
+
+
+def _seal_json(source: Source, point: Checkpoint) -> bytes:
+    index = point.size - 1
+    n = index // tiles.TILE_WIDTH
+    leaf = read_leaves(source, n, width_of(n, point.size))[-1]
+    return _line({"leaf": leaf.hex(), "inclusion": [h.hex() for h in _inclusion(source, point, index)]})
+
+
+def _chain_lines(tag: bytes, chains: _Chains, replay: Replay) -> bytes:
+    entries = chains.by_tag[tag]
+    count, head, _ = replay.heads[tag]
+    key = codec.map_key(tag)
+    number = replay.top.plan_neighbour(patricia.bucket_of(key, MAP_BITS))
+    present, proof = patricia.prove(key, b"" if number is None else replay.buckets[number], replay.top)
+    assert present, "a chain with entries stands in the map"
+    header = {
+        "tag": tag.hex(), "public_name": chains.names.get(tag, ""), "count": count, "head": head.hex(),
+        "map_proof": proof.hex(), "entries": len(entries),
+    }  # fmt: skip
+    return _line(header) + b"".join(_line(entry.to_json()) for entry in entries)
+
+
+def _entry_lines(source: Source, point: Checkpoint, single: list[_Entry]) -> Iterator[bytes]:
+    for entry in single:
+        proof = _inclusion(source, point, entry.index)
+        yield _line({**entry.to_json(), "inclusion": [h.hex() for h in proof]})
+
+
+def _inclusion(source: Source, point: Checkpoint, index: int) -> list[bytes]:
+    plan = tiles.plan_inclusion(index, point.size)
+    return tiles.prove_inclusion(index, point.size, read_tiles(source, plan, point.size))
+
+
+def _line(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+
+
+def _write(path: Path, content: dict[str, bytes]) -> None:
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, part in content.items():
+            file.writestr(zipfile.ZipInfo(name, _EPOCH), part, zipfile.ZIP_DEFLATED)
+    scratch = path.with_name(path.name + ".tmp")
+    try:
+        scratch.write_bytes(whole.getvalue())
+        scratch.replace(path)
+    except OSError as error:
+        raise StorageError(f"bundle cannot be written: `{path}`: {error.strerror}") from error
+

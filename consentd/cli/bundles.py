@@ -1,0 +1,128 @@
+"""``consentd audit bundle`` and ``check-bundle``: records with all that proves them, in one file."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from consentd.cli.out import DONE, PROVEN, UNTOLD, Out
+from consentd.cli.places import MORE, add_place, read_place
+from consentd.cli.words import Verbs, add_pins, add_verb, read_bytes, read_pins
+from consentd.errors import InvalidError
+
+if TYPE_CHECKING:
+    from consentd.audit.bundle import Scope
+
+_MAKE_MORE = f"""\
+One pass over the ledger, which is verified on the way. Openings go in as far as the caller may see them.
+
+{MORE}
+example:
+  consentd audit bundle case-7.zip --range 1200:1300 --config ops/consentd.toml
+"""
+_CHECK_MORE = """\
+Offline; needs no daemon and no server parts. What the file says of itself is not believed: pin the log's key.
+
+exit status: 0 proven, 1 disproved, 2 something in it could not be told.
+"""
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add the verbs."""
+    verb = add_verb(verbs, "bundle", bundle, "put records and their proofs into one file", more=_MAKE_MORE)
+    verb.add_argument("file", type=Path, metavar="FILE", help="the bundle to write")
+    group = verb.add_argument_group("scope, one of")
+    group.add_argument("--range", metavar="FIRST:LAST", help="entries by index, LAST included")
+    group.add_argument("--tag", metavar="HEX", help="a person's whole history, by tag")
+    group.add_argument("--chain", metavar="NAME", help="a public chain, `participant/ID`, `rules/realm`")
+    group.add_argument(
+        "--participant", metavar="ID", help="its chain, and all entries at hand that it has part in"
+    )
+    verb.add_argument("--policy", type=Path, metavar="FILE", help="put in the witness policy to check it with")
+    add_place(verb, exported=False)
+    verb.add_argument("--from", dest="directory", type=Path, metavar="DIR", help="an exported ledger")
+    verb.add_argument("--statements", type=Path, metavar="DIR", help="openings, exported beside it")
+    verb = add_verb(verbs, "check-bundle", check, "check such a file, offline", more=_CHECK_MORE)
+    verb.add_argument("file", type=Path, metavar="FILE", help="the bundle; `-` reads it from stdin")
+    add_pins(verb)
+
+
+def bundle(arguments: argparse.Namespace, out: Out) -> int:
+    """Make a bundle."""
+    from consentd.audit.bundle import make_bundle
+    from consentd.core.note import format_vkey
+
+    scope = _scope(arguments)
+    place, origin, verifier = read_place(arguments)
+    policy = b"" if arguments.policy is None else read_bytes(arguments.policy, "policy file")
+    with out.progress("bundling") as progress:
+        made = make_bundle(
+            place, arguments.file, scope, origin=origin, log_verifier=verifier, vkey=format_vkey(verifier),
+            policy=policy, progress=progress,
+        )  # fmt: skip
+    out.answer(
+        f"bundled: {made.entries} entries in `{arguments.file}`, {made.chains} whole chains, {made.closed} closed",
+        type="bundle", file=str(arguments.file), size=made.checkpoint.size, entries=made.entries, chains=made.chains,
+        closed=made.closed,
+    )  # fmt: skip
+    return DONE
+
+
+def check(arguments: argparse.Namespace, out: Out) -> int:
+    """Check a bundle."""
+    from consentd.audit.evidence import check_bundle
+
+    origin, verifier = read_pins(arguments)
+    policy = None if arguments.policy is None else read_bytes(arguments.policy, "policy file")
+    found = check_bundle(
+        read_bytes(arguments.file, "bundle"), origin=origin, log_verifier=verifier, policy=policy
+    )
+    for name, count in found.chains:
+        out.talk(f"whole: chain of {name}, {count} entries")
+    if found.closed:
+        out.talk(f"not checked: statements that are not in it: {found.closed}")
+    if found.unproven:
+        out.talk(f"not checked: whose key it was, for want of the person's chain: {found.unproven}")
+    if found.unknown:
+        out.talk(f"not checked: entries of kinds that this version does not know: {found.unknown}")
+    if policy is None:
+        out.talk("not checked: witnesses; give their policy with --policy")
+    status = UNTOLD if found.unknown or found.unproven else PROVEN
+    verdict = "proven" if status == PROVEN else "could not tell all"
+    out.answer(
+        out.in_words(
+            f"{'증명됨' if status == PROVEN else '판단 불가'}: 항목 {found.entries}개, 진술 {found.opened}개 "
+            f"(`{origin}`, 크기 {found.checkpoint.size})",
+            f"{verdict}: {found.entries} entries, {found.opened} statements, of `{origin}` at size "
+            f"{found.checkpoint.size}",
+        ),
+        type="check-bundle", verdict=verdict, origin=origin, size=found.checkpoint.size,
+        root=found.checkpoint.root.hex(), scope=found.scope, chains=dict(found.chains), entries=found.entries,
+        kinds=found.kinds, statements_verified=found.opened, closed=found.closed, unproven=found.unproven,
+        unknown=found.unknown, witnesses=list(found.witnesses),
+    )  # fmt: skip
+    return status
+
+
+def _scope(arguments: argparse.Namespace) -> "Scope":
+    from consentd.audit.bundle import Scope
+    from consentd.core.codec import public_tag
+
+    given = [arguments.range, arguments.tag, arguments.chain, arguments.participant]
+    if sum(one is not None for one in given) != 1:
+        raise InvalidError("give one scope: --range, --tag, --chain or --participant")
+    if arguments.participant is not None:
+        return Scope(participant=arguments.participant)
+    if arguments.chain is not None:
+        return Scope(tag=public_tag(arguments.chain))
+    if arguments.tag is not None:
+        try:
+            tag = bytes.fromhex(arguments.tag)
+        except ValueError:
+            tag = b""
+        if len(tag) != 32:
+            raise InvalidError("tag is not 32 bytes in hex")
+        return Scope(tag=tag)
+    first, colon, last = arguments.range.partition(":")
+    if not (colon and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+        raise InvalidError(f"range is not FIRST:LAST: `{arguments.range}`")
+    return Scope(first=int(first), last=int(last))

@@ -1,0 +1,96 @@
+"""The arguments that say where a ledger is read, for the verbs that read all of it."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from consentd.cli.words import add_pins, read_pins, read_token
+from consentd.errors import InvalidError
+
+if TYPE_CHECKING:
+    from consentd.audit.places import Place
+
+MORE = """\
+The ledger is read from one of:
+  DIR             a directory that `consentd export` made; openings, where you hold them, with --statements
+  --config FILE   a stopped daemon's files, as in ops/consentd.toml; with its vault all statements are opened
+  --url URL       a running daemon, or any host that serves an export; openings of a daemon with --target
+"""
+
+
+def add_place(verb: argparse.ArgumentParser, *, exported: bool = True) -> None:
+    """Add where the ledger is; *exported*: it may be a directory."""
+    group = verb.add_argument_group("the ledger")
+    if exported:
+        group.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="an exported ledger")
+        group.add_argument("--statements", type=Path, metavar="DIR", help="openings, exported beside it")
+    group.add_argument("--config", type=Path, metavar="FILE", help="of a stopped daemon, as in ops/consentd.toml")
+    group.add_argument("--url", metavar="URL", help="of a running daemon's HTTP, `http://127.0.0.1:7401`")
+    add_caller(group)
+    add_pins(verb, witnesses=False)
+
+
+def add_caller(group: Any) -> None:
+    """Add who reads a running daemon, and how."""
+    group.add_argument("--target", default="", metavar="HOST:PORT", help="its gRPC, for openings")
+    path = os.environ.get("CONSENTD_TOKEN_FILE")
+    group.add_argument(
+        "--token-file",
+        type=Path,
+        default=Path(path) if path else None,
+        metavar="FILE",
+        help="holds an auditor's token (CONSENTD_TOKEN_FILE; or the token itself in CONSENTD_TOKEN)",
+    )
+    group.add_argument("--tls-ca", type=Path, metavar="FILE", help="authorities of the daemon, PEM; gRPC uses TLS")
+    group.add_argument("--tls", action="store_true", help="gRPC uses TLS with the system's authorities")
+
+
+def read_place(arguments: argparse.Namespace) -> "tuple[Place, str, Any]":
+    """Return (place, origin, log verifier).
+
+    Raises:
+        InvalidError: not one place is given, or no log key.
+        StorageError: a file cannot be read.
+    """
+    directory = getattr(arguments, "directory", None)
+    if sum(one is not None for one in (directory, arguments.config, arguments.url)) != 1:
+        raise InvalidError("give one place to read the ledger from: a directory, --config or --url")
+    if arguments.config is not None:
+        return _files(arguments)
+    origin, verifier = read_pins(arguments)
+    if directory is not None:
+        from consentd.audit.places import Exported
+
+        return Exported(directory, arguments.statements), origin, verifier
+    return read_live(arguments), origin, verifier
+
+
+def read_live(arguments: argparse.Namespace) -> "Place":
+    """Return the running daemon that is named."""
+    from consentd.audit.live import Live
+
+    return Live(
+        url=arguments.url.rstrip("/"), target=arguments.target, token=read_token(arguments.token_file),
+        tls_ca=arguments.tls_ca, tls=arguments.tls,
+    )  # fmt: skip
+
+
+def _files(arguments: argparse.Namespace) -> "tuple[Place, str, Any]":
+    from consentd.audit.files import DataDirectory
+    from consentd.config import load
+    from consentd.server.keys import read_log_key
+
+    config = load(arguments.config)
+    has_vault = config.ledger.vault_dir.exists() and config.keys.vault_key_file.exists()
+    place = DataDirectory(
+        store_dir=config.ledger.store_dir, lock_path=config.ledger.lock_path,
+        vault_dir=config.ledger.vault_dir if has_vault else None,
+        vault_key_file=config.keys.vault_key_file if has_vault else None,
+    )  # fmt: skip
+    if arguments.log_key:
+        origin, verifier = read_pins(arguments)
+    else:
+        # Who audits a ledger should not take its key from it; who operates it has no other.
+        origin, verifier = config.ledger.origin, read_log_key(config.keys.log_key_file).verifier
+    return place, origin, verifier
