@@ -1,7 +1,7 @@
 """Tell the time of the next leaf: the ledger's time never runs back, and is never taken from a clock that jumped.
 
-Source: ledger-format.md, "The commit": behind the last leaf by at most a second, its time is used again; further behind,
-or more than five minutes ahead of monotonic time, writes are refused.
+Source: ledger-format.md, "The commit": behind the last leaf by at most a second, its time is used again; further
+behind, or more than five minutes ahead of monotonic time, writes are refused.
 """
 
 import time

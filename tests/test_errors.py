@@ -19,7 +19,8 @@ from consentd.core.kinds import EntryKind
 from consentd.core.note import KeyPair
 from consentd.ledger import layout
 from consentd.policy import evaluate
-from consentd.service.wire import MAX_MESSAGE, Parts
+from consentd.service.status import MAX_MESSAGE
+from consentd.service.wire import Parts
 from consentd.store import Batch
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb

@@ -463,7 +463,7 @@ def test_a_page_ends_where_it_gets_large(
     while token:
         page, token = fetch(token)
         wanted += page
-    for module in ("wire", "access"):
+    for module in ("pages", "access"):
         monkeypatch.setattr(f"consentd.service.{module}.PAGE_BYTES", 10)  # less than any item has
     got, token = fetch("")
     while token:

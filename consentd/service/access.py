@@ -10,18 +10,16 @@ from consentd.core.kinds import EntryKind
 from consentd.errors import ConsentdError, InvalidError, MalformedError, NotFoundError, RequestError
 from consentd.ledger import reads, statement
 from consentd.pool import Written
+from consentd.service.pages import PAGE_BYTES, Pager, page_size
 from consentd.service.policy import OUTCOMES, check_caller, check_size, reduced
+from consentd.service.status import item_error
 from consentd.service.wire import (
     MAX_SEQ,
-    PAGE_BYTES,
     Caller,
-    Pager,
     Servicer,
     check_batch,
     check_request_id,
     content_hash,
-    item_error,
-    page_size,
     revision,
     rpc,
 )

@@ -10,17 +10,8 @@ from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, MalformedError, NotFoundError
 from consentd.ledger import reads, statement
 from consentd.policy.subject import Lineage
-from consentd.service.wire import (
-    Caller,
-    Pager,
-    Servicer,
-    check_request_id,
-    content_hash,
-    page_length,
-    page_size,
-    revision,
-    rpc,
-)
+from consentd.service.pages import Pager, page_length, page_size
+from consentd.service.wire import Caller, Servicer, check_request_id, content_hash, revision, rpc
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import consent_service_pb2_grpc

@@ -13,7 +13,8 @@ from consentd.ledger.view import Snapshot
 from consentd.metrics import Metrics
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import PackedQuestion
-from consentd.service.wire import Caller, Lobby, Servicer, check_batch, item_error, revision, rpc
+from consentd.service.status import item_error
+from consentd.service.wire import Caller, Lobby, Servicer, check_batch, revision, rpc
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import policy_service_pb2_grpc

@@ -8,14 +8,13 @@ from consentd.core import codec, merkle
 from consentd.errors import DeniedError, InvalidError, NotFoundError, StorageError
 from consentd.ledger import reads
 from consentd.ledger.reads import Anchor
+from consentd.service.pages import Pager, page_size
 from consentd.service.wire import (
     MAX_SEQ,
     Caller,
-    Pager,
     Servicer,
     has_right,
     opening,
-    page_size,
     revision,
     rpc,
     stream_rpc,

@@ -16,16 +16,8 @@ from consentd.policy import check
 from consentd.policy.compile import compile_rules
 from consentd.policy.vocabulary import check_successor
 from consentd.service.auth import OPERATOR, PARTICIPANT_ID
-from consentd.service.wire import (
-    Pager,
-    Servicer,
-    check_request_id,
-    content_hash,
-    page_length,
-    page_size,
-    revision,
-    rpc,
-)
+from consentd.service.pages import Pager, page_length, page_size
+from consentd.service.wire import Servicer, check_request_id, content_hash, revision, rpc
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import registry_service_pb2_grpc

@@ -1,33 +1,28 @@
-"""Stand between gRPC and the core: callers, errors, receipts, pages.
+"""Stand between gRPC and the core: callers, calls, receipts.
 
 Every RPC goes through ``rpc``: it tells who calls, counts, and turns a declared error into a status with
 ``google.rpc.ErrorInfo``. What is not a declared error is a bug, and says so without details.
 """
 
-import base64
 import hashlib
 import logging
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from google.rpc import error_details_pb2, status_pb2
 
 from consentd.config import Config
 from consentd.core import merkle
 from consentd.errors import (
-    ConflictError,
     ConsentdError,
     CorruptionError,
     DeniedError,
     InvalidError,
     NotFoundError,
-    OverloadedError,
     StorageError,
     VerificationError,
 )
@@ -40,34 +35,17 @@ from consentd.metrics import Metrics
 from consentd.pool import Written
 from consentd.sequencer import Sequencer
 from consentd.service.auth import OPERATOR, Authenticator
+from consentd.service.status import UnauthenticatedError, bug_status, error_status, status_code
 from consentd.v1 import consent_pb2 as pb
-from consentd.v1 import error_reason_pb2 as er
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import statement_pb2 as st
 
 log = logging.getLogger(__name__)
 
-DOMAIN = "consentd"
-MAX_PAGE = 1000
-PAGE_BYTES = 1 << 20
-"""About how large a page gets: clients refuse answers of 4 MiB."""
 MAX_SEQ = (1 << 63) - 1
 """Largest seq looked up; a request's u64 may name more, and then names nothing."""
 MAX_WAIT_S = 30.0
 """The longest any call waits, whatever its deadline."""
-MAX_MESSAGE = 300
-"""Longest error message sent, in characters: statuses travel in trailers, and clients read 8 KiB of those."""
-_RETRY_AFTER_S = 1
-
-_CODES: tuple[tuple[type[ConsentdError], grpc.StatusCode], ...] = (
-    (InvalidError, grpc.StatusCode.INVALID_ARGUMENT),
-    (NotFoundError, grpc.StatusCode.NOT_FOUND),
-    (ConflictError, grpc.StatusCode.ABORTED),
-    (DeniedError, grpc.StatusCode.PERMISSION_DENIED),
-    (OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (StorageError, grpc.StatusCode.UNAVAILABLE),
-    (CorruptionError, grpc.StatusCode.DATA_LOSS),
-)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -331,49 +309,10 @@ def _end(metrics: Metrics, name: str, started: float, context: grpc.ServicerCont
             place = place.tb_next
         where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "?"
         log.error("bug in %s: %s at %s", name, type(error).__name__, where)
-        code = grpc.StatusCode.INTERNAL
-        status = status_pb2.Status(code=code.value[0], message="internal error")
-        status.details.add().Pack(error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN))
+        status, code = bug_status(), grpc.StatusCode.INTERNAL
     _count(metrics, name, code.name, started)
     context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
     context.abort(code, status.message)
-
-
-class UnauthenticatedError(DeniedError):
-    """Say that a call has no credential we know (UNAUTHENTICATED): gRPC tells it apart from having no right."""
-
-
-def status_code(error: ConsentdError) -> grpc.StatusCode:
-    """Return the gRPC code of a declared error (errors.py)."""
-    if isinstance(error, UnauthenticatedError):
-        return grpc.StatusCode.UNAUTHENTICATED
-    return next(code for kind, code in _CODES if isinstance(error, kind))
-
-
-def error_status(error: ConsentdError) -> status_pb2.Status:
-    """Return the google.rpc.Status of a declared error."""
-    code = status_code(error)
-    status = status_pb2.Status(code=code.value[0], message=message_of(error))
-    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))
-    if isinstance(error, OverloadedError):
-        retry = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=_RETRY_AFTER_S))
-        status.details.add().Pack(retry)
-    return status
-
-
-def item_error(error: ConsentdError) -> er.ItemError:
-    """Return a declared error as one item's of a batch."""
-    return er.ItemError(
-        code=status_code(error).value[0],
-        reason=er.ErrorReason.Value(f"ERROR_REASON_{error.reason}"),
-        message=message_of(error),
-    )
-
-
-def message_of(error: ConsentdError) -> str:
-    """Return an error's message, cut where the caller's own input in it is long."""
-    message = str(error)
-    return message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
 
 
 def remaining_s(context: grpc.ServicerContext) -> float:
@@ -425,63 +364,6 @@ def content_hash(method: str, *messages: Message | bytes | str) -> bytes:
 def opening(opened: tuple[bytes, bytes] | None) -> ls.Opening | None:
     """Return an opening message, or None where there is none."""
     return None if opened is None else ls.Opening(salt=opened[0], statement=opened[1])
-
-
-# -- pages ----------------------------------------------------------------------------------------------------
-
-
-class Pager:
-    """Makes and reads page tokens. A token pins the revision it began at, the filter and the caller."""
-
-    _FORM = struct.Struct(">QQ16s")
-
-    def __init__(self, key: bytes, method: str, caller: Caller, *selection: Message | bytes | str) -> None:
-        self._key = key
-        self._bound = content_hash(method, caller.id, *selection)
-
-    def token(self, position: int, tree_size: int) -> str:
-        """Return the token that leads on from *position*."""
-        return base64.urlsafe_b64encode(self._FORM.pack(position, tree_size, self._mac(position, tree_size))).decode()
-
-    def parse(self, token: str) -> tuple[int, int]:
-        """Return (position, tree size) of a token of ours.
-
-        Raises:
-            InvalidError: it is not, or not for this list, filter and caller.
-        """
-        try:
-            position, tree_size, mac = self._FORM.unpack(base64.urlsafe_b64decode(token.encode("ascii")))
-        except (ValueError, struct.error):
-            raise InvalidError("page_token is not one of ours", "INVALID_PAGE") from None
-        if mac != self._mac(position, tree_size):
-            raise InvalidError("page_token is for another list, filter or caller", "INVALID_PAGE")
-        return position, tree_size
-
-    def _mac(self, position: int, tree_size: int) -> bytes:
-        message = self._bound + struct.pack(">QQ", position, tree_size)
-        return hashlib.blake2b(message, key=self._key, digest_size=16).digest()
-
-
-def page_size(asked: int) -> int:
-    """Return how many items a page has.
-
-    Raises:
-        InvalidError: it is negative.
-    """
-    if asked < 0:
-        raise InvalidError(f"page_size is negative: `{asked}`", "INVALID_PAGE")
-    return min(asked or MAX_PAGE, MAX_PAGE)
-
-
-def page_length(messages: Iterable[Message], most: int) -> int:
-    """Return how many of *messages* make a page: at most *most*, about ``PAGE_BYTES`` of them, and one at least."""
-    room, count = PAGE_BYTES, 0
-    for message in messages:
-        room -= message.ByteSize()
-        if count == most or (count and room < 0):
-            break
-        count += 1
-    return count
 
 
 def check_batch(count: int, most: int) -> None:
