@@ -57,8 +57,6 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
-RECENT_CHECKPOINTS = 64
-"""How many checkpoints are kept for proofs under way."""
 
 
 class LogSigner(Protocol):
@@ -126,7 +124,6 @@ class Sequencer:
         self._news = threading.Condition()
         # The last checkpoint signed, published or not. Replaced by assignment, by the sequencer's thread only.
         self.signed: checkpoint.Checkpoint | None = None
-        self._recent: dict[int, Published] = {}  # by size, oldest first; replaced by assignment with ``published``
         metrics.quorum.set(1)
         # Owner: the sequencer's thread.
         self._sealed_ms = clock.monotonic_ms()
@@ -173,14 +170,6 @@ class Sequencer:
         with self._news:
             self._news.wait_for(lambda: self._covers(size) or self.fault is not None, timeout_s)
             return self.published if self._covers(size) else None
-
-    def checkpoint_at(self, size: int, timeout_s: float) -> Published | None:
-        """Return the published checkpoint of exactly *size*, waiting for it; None where it is not to be had.
-
-        The latest few are kept, for a proof is made against one seal and the next may be published meanwhile.
-        """
-        self.wait_published(size, timeout_s)
-        return self._recent.get(size)
 
     def anchor(self, tags: Sequence[bytes]) -> tuple[reads.Anchor, Published]:
         """Prove where *tags* stood at the published checkpoint, and return it.
@@ -372,8 +361,6 @@ class Sequencer:
         size, before = published.checkpoint.size, self.published
         with self._news:
             self.published = published
-            kept = [each for each in self._recent.items() if each[0] != size][1 - RECENT_CHECKPOINTS :]
-            self._recent = {**dict(kept), size: published}
             self._news.notify_all()
         self._metrics.checkpoint_size.set(size)
         if before is None or before.checkpoint.size < size:

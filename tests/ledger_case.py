@@ -423,8 +423,9 @@ class LedgerCase:
         """Prove the history of chains, the first one after *known* entries, at the last seal."""
         named = [(codec.public_tag(one), one) if isinstance(one, str) else (one, "") for one in chains]
         anchor = self.sequencer.call(lambda: reads.take_anchor(self.ledger, [tag for tag, _ in named]))
-        published = self.sequencer.checkpoint_at(anchor.size, 10)
+        published = self.sequencer.wait_published(anchor.size, 10)
         assert published is not None
+        assert published.checkpoint.size == anchor.size
         proofs = []
         for place, (tag, name) in enumerate(named):
             count, head, proof = anchor.chains[tag]

@@ -737,3 +737,14 @@ def test_progress_shows_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> N
         with out.progress("rebuilding") as progress:
             progress(1, 2)
         assert ("rebuilding" in stream.getvalue()) == shows
+
+
+def test_a_witness_gets_its_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = (ROOT / "ops/witness.toml").read_text()
+    (tmp_path / "ops").mkdir()
+    (tmp_path / "ops/witness.toml").write_text(config)
+    path = str(tmp_path / "ops/witness.toml")
+    assert cli.main(["witness", "--config", path, "--keygen", "witness.test/w1"]) == 0
+    vkey = capsys.readouterr().out.strip()
+    assert note.parse_vkey(vkey).name == "witness.test/w1"
+    assert cli.main(["witness", "--config", path, "--keygen", "witness.test/w1"]) == 2

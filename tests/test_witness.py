@@ -273,7 +273,8 @@ def test_another_tree_is_an_alarm_and_the_others_go_on(make: Make) -> None:
 
 def test_without_a_quorum_nothing_is_published_and_it_catches_up_by_itself(make: Make) -> None:
     case = make("w.test/1", "w.test/2")
-    case.start(timeout_ms=100)
+    # Long enough that a busy machine does not pass for an outage before there is one.
+    case.start(timeout_ms=1000)
     case.wait_published(case.offer(2).size)
     case.witnesses[1].stop()
     for _ in range(4):

@@ -217,7 +217,7 @@ def payloads() -> Iterator[Vector]:
         "ledger": [
             st.LedgerStatement(
                 origin=ORIGIN, verifier_keys=["a", "한"], statement_key=b"s" * 32, retention="5 y",
-                predecessor=b"p\n", map_bits=17,
+                predecessor=b"p\n", map_bits=17, vault_commitment=b"v" * 32,
             ),
             st.LedgerStatement(origin=ORIGIN, verifier_keys=[TRUST["log_key"]]),
         ],
@@ -233,7 +233,8 @@ def payloads() -> Iterator[Vector]:
             "0affffffff0f", "0a05", "1a00", "1a020a00", "1a030a01ff", "1a0412021200", "1a021801", "1a01", "1b1c", "13",
             "1314", "14", "00", "0000", "0800", "0801", "1201", "15", "1500000000", "110000000000000000", "1d00000000",
             "2000", "2200", "2a00", "3011", "30ffffffff1f", "3080808080808080808001", "3200", "f8ffffff0f00",
-            "f8ffffffff0f00", "fa7f00", "220180", "22048f80bfbf", "2203eda080", "12036162", "1203616263",
+            "f8ffffffff0f00", "3a0161", "3a00", "4000", "4200", "fa7f00",
+            "220180", "22048f80bfbf", "2203eda080", "12036162", "1203616263",
             "07", "0f", "16",
         ):  # fmt: skip
             if len(tail) % 2 == 0:

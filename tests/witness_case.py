@@ -59,6 +59,7 @@ class FakeWitness:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -187,7 +188,7 @@ class Held:
 
 
 class WatchedGauge:
-    """A gauge that tells when it falls to 0."""
+    """A gauge that tells while it is at 0."""
 
     def __init__(self, gauge: Gauge) -> None:
         self._gauge = gauge
@@ -195,7 +196,9 @@ class WatchedGauge:
 
     def set(self, figure: float) -> None:
         self._gauge.set(figure)
-        if not figure:
+        if figure:
+            self._fallen.clear()
+        else:
             self._fallen.set()
 
     def wait_fallen(self) -> None:

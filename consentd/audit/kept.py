@@ -5,7 +5,7 @@ cold part lies in SQLite (in the standard library: an auditor needs no server pa
 that is emptied when it is full. ``Keep.save`` makes all of it current at once, with what else the run knows; a run
 that is killed in between is, to the next one, as it was at the last save.
 
-Measured at 1 million tags: 300 bytes a tag warm, 330 on disk.
+Measured at 1 million tags: 300 bytes a tag warm, 400 on disk; with 100,000 of them warm the process has 130 MB.
 """
 
 import json

@@ -351,7 +351,7 @@ class _Audit:
             # INVARIANT: an erased person's statements are gone, nobody else's may be.
             if not self.replay.heads[tag][2]:
                 self.found.add(index, "statement or its key is missing, and the chain has no ERASURE")
-        if self.replay.sealed_size != self.replay.size:
+        if self.replay.size > self.start and self.replay.sealed_size != self.replay.size:
             self.found.add(self.replay.size - 1, "last leaf of the checkpoint's tree is not a seal")
         elif self._saves and root == self.point.root and not isinstance(self.replay, Continued):
             self._save()

@@ -25,6 +25,7 @@ from consentd.cli import (
     operate,
     participants,
     proofs,
+    reports,
 )
 from consentd.cli.out import DISPROVED, UNTOLD, Out
 from consentd.errors import ConsentdError, CorruptionError, StorageError, VerificationError
@@ -87,7 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
         module.add_verbs(verbs)
     audit = verbs.add_parser("audit", help="verify, replay, watch and report a whole ledger")
     under = audit.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for module in (audits, monitors, bundles):
+    for module in (audits, monitors, bundles, reports):
         module.add_verbs(under)
     return parser
 

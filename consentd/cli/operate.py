@@ -18,6 +18,13 @@ the operator's token: once, on stdout. Nothing that exists is touched.
 example:
   consentd keygen --config ops/consentd.toml > operator.token
 """
+_WITNESS_MORE = """\
+It fetches every entry of the logs it follows and cosigns a checkpoint only if every seal is what the entries make it.
+
+example:
+  consentd witness --config ops/witness.toml --keygen witness.example.org/w1
+  consentd witness --config ops/witness.toml
+"""
 _FSCK_MORE = """\
 The daemon must be stopped; a copy of the store may be given as DIR instead, with --log-key. Nothing is repaired.
 
@@ -30,6 +37,9 @@ def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(verbs, "serve", serve, "run the daemon, until SIGTERM; SIGHUP reads the credentials again")
     _add_config(verb)
     verb.add_argument("--confirm-clock", action="store_true", help="you checked the clock: go on where it went back")
+    verb = add_verb(verbs, "witness", witness, "replay a ledger and cosign its checkpoints", more=_WITNESS_MORE)
+    verb.add_argument("--config", type=Path, required=True, metavar="FILE", help="as in ops/witness.toml")
+    verb.add_argument("--keygen", metavar="NAME", help="make its key under this name, print its verifier key, and end")
     verb = add_verb(verbs, "keygen", keygen, "make all keys; print the operator's token", more=_KEYGEN_MORE)
     _add_config(verb)
     verb = add_verb(verbs, "credential", credential, "give a participant a token; print it")
@@ -56,6 +66,25 @@ def serve(arguments: argparse.Namespace, out: Out) -> int:
     config = _load(arguments)
     logs.configure(config.log.level)
     run(config, confirm_clock=arguments.confirm_clock)
+    return DONE
+
+
+def witness(arguments: argparse.Namespace, out: Out) -> int:
+    """Run a witness, or make its key."""
+    from consentd.server import logs
+    from consentd.server.witness_config import load_witness_config
+
+    config = load_witness_config(arguments.config)
+    if arguments.keygen is not None:
+        from consentd.server.keys import make_witness_key
+
+        vkey = make_witness_key(config.key_file, arguments.keygen)
+        out.answer(vkey, key_file=str(config.key_file), verifier_key=vkey)
+        return DONE
+    from consentd.server.witness_http import serve_witness
+
+    logs.configure("info")
+    serve_witness(config)
     return DONE
 
 

@@ -47,22 +47,30 @@ class PastMap:
 class _Layer:
     """What later seals replaced, up to the next layer's seal, as it was at this layer's own."""
 
-    __slots__ = ("buckets", "size", "slots")
+    __slots__ = ("_bucket_bytes", "buckets", "size", "slots")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, buckets: Mapping[int, bytes], slots: dict[int, bytes]) -> None:
         self.size = size
         self.buckets: dict[int, bytes] = {}
-        self.slots: dict[int, bytes] = {}
+        self.slots = slots
+        self._bucket_bytes = 0
+        self._add(buckets)
 
     def merge(self, later: "_Layer") -> None:
-        """Take over what the next layer remembers, where this one does not."""
-        self.buckets = {**later.buckets, **self.buckets}
-        self.slots = {**later.slots, **self.slots}
+        """Take over what the next layer remembers, where this one does not: work by the next layer's size."""
+        self._add(later.buckets)
+        for place, slot in later.slots.items():
+            self.slots.setdefault(place, slot)
 
     def bytes_used(self) -> int:
         """Return about how much memory this takes."""
-        buckets = sum(map(len, self.buckets.values())) + _BUCKET_BYTES * len(self.buckets)
-        return buckets + _SLOT_BYTES * len(self.slots)
+        return self._bucket_bytes + _BUCKET_BYTES * len(self.buckets) + _SLOT_BYTES * len(self.slots)
+
+    def _add(self, buckets: Mapping[int, bytes]) -> None:
+        for number, bucket in buckets.items():
+            if number not in self.buckets:
+                self.buckets[number] = bucket
+                self._bucket_bytes += len(bucket)
 
 
 class Past:
@@ -87,10 +95,7 @@ class Past:
             top: the hashes above them, not changed yet.
         """
         if self.size:
-            layer = _Layer(self.size)
-            layer.buckets = dict(buckets)
-            layer.slots = top.slots(buckets)
-            self._layers.append(layer)
+            self._layers.append(_Layer(self.size, buckets, top.slots(buckets)))
         self.size = size
 
     def keep(self, sizes: AbstractSet[int]) -> None:

@@ -101,6 +101,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # header and body are two packets: the second would wait 40 ms for a late ACK
     server_version = "consentd"
     sys_version = ""
     timeout = 30

@@ -62,6 +62,21 @@ def make_keys(config: Config) -> str:
     return token
 
 
+def make_witness_key(path: Path, name: str) -> str:
+    """Make the signing key of a witness called *name*; return its verifier key, for policy files.
+
+    Raises:
+        InvalidError: the name cannot be a key's.
+        StorageError: the file cannot be written, or is there already.
+    """
+    try:
+        signer = note.Signer(name, note.KeyPair(secrets.token_bytes(32)), note.COSIGNATURE)
+    except MalformedError as error:
+        raise InvalidError(f"name of a witness is not valid: `{name}`: {error}") from error
+    write_private(path, note.format_signing_key(signer) + "\n")
+    return note.format_vkey(signer.verifier)
+
+
 def make_token() -> str:
     """Return a new bearer token."""
     return secrets.token_urlsafe(TOKEN_BYTES)
