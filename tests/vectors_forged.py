@@ -336,7 +336,7 @@ def forged_ledgers(vector: Callable[..., Vector]) -> Iterator[Vector]:
         ("names another log key", "proof", ledger_payload(log_key=other)),
         ("names a key that is none", "proof", ledger_payload(log_key="x")),
         ("names another statement key", "signature", ledger_payload(STRANGER.public_key)),
-        ("has a field not known", "signature", ledger_payload() + b"\x38\x01"),
+        ("has a field not known", "signature", ledger_payload() + b"\x78\x01"),
         ("is no message", "signature", b"\xff"),
         ("is empty", "signature", b""),
     ):

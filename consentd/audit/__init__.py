@@ -14,6 +14,6 @@ again as it was recorded.
     replay     each decision taken again on the consents in force at its place
     export     the ledger as files (C2SP tlog-tiles), for any static host and for programs that other people wrote
     monitor    the checkpoints of a daemon, one after another, and that each begins with the one before
-    bundle     records with all that proves them, in one file, for a machine that has no server parts
-    report     what a ledger's accesses add up to, as a page
+    bundle     records with all that proves them, in one file; ``evidence`` checks it where there are no server parts
+    report     what a ledger's accesses add up to; ``page`` and ``drawing`` show it
 """

@@ -16,6 +16,7 @@ from consentd.policy import check, evaluate, model
 from consentd.policy.codebook import pack_question
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
+from consentd.writes.accesses import MAX_RECORDED_REASONS
 
 _PERMITS = (pb.OUTCOME_PERMIT, pb.OUTCOME_PARTIAL)
 
@@ -72,6 +73,7 @@ def decide(view: View, index: int, event: codec.Event, question: pb.Question) ->
         verdict = evaluate.evaluate(view.subject(event.tag), packed, rules, event.time_ms)
         decision = evaluate.decision(verdict, packed, codebook, rules)
     message = statement.decision_message(decision, event.tag)
+    del message.reasons[MAX_RECORDED_REASONS:]
     message.revision.tree_size = index
     message.decided_time_ms = event.time_ms
     return message

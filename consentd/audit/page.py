@@ -34,7 +34,8 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 code{font:12.5px ui-monospace,monospace;overflow-wrap:anywhere}
 .no{color:#b0413e}.yes{color:#3b8f5a}
 footer{margin-top:40px;border-top:1px solid #dfe4ea;padding-top:12px;color:#5f6b78;font-size:13px}
-@media print{body{max-width:none;padding:0;font-size:11.5pt}h2,h2+p,thead{break-after:avoid}svg,.facts,tr{break-inside:avoid}
+@media print{body{max-width:none;padding:0;font-size:11.5pt}h2,h2+p,thead{break-after:avoid}
+ svg,.facts,tr{break-inside:avoid}
  @page{margin:16mm 14mm}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
 

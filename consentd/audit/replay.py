@@ -44,9 +44,10 @@ BATCH = 16
 MAX_DARK = 1_000_000
 """Most chains with a consent not at hand that are told apart; beyond, no decision can be told any more."""
 _MAP_MB = 1 << 16  # addresses, not memory
-_CONSENTS = frozenset(
-    {EntryKind.ENROL, EntryKind.GRANT, EntryKind.AMEND, EntryKind.PAUSE, EntryKind.RESUME, EntryKind.REVOKE}
+_SILENT = frozenset(
+    {EntryKind.OUTCOME, EntryKind.DISPUTE, EntryKind.RESOLUTION, EntryKind.DUTY, EntryKind.SERVED, EntryKind.NOTICE}
 )
+"""Kinds that no decision rests on."""
 _REGISTRY = frozenset(
     {EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY, EntryKind.VOCABULARY, EntryKind.RULES}
 )
@@ -200,7 +201,7 @@ class _Run:
         try:
             made = look.open_statement(event, opening)
             if event.kind not in _DECISIONS:
-                if event.kind in _CONSENTS or event.kind in _REGISTRY or event.kind == EntryKind.NOTICE:
+                if event.kind in statement.MESSAGES:
                     turn.apply(event, statement.decode_payload(event.kind, made.payload))
                 return
             if standing.is_lost or event.tag in standing.dark or len(standing.dark) > MAX_DARK:
@@ -221,7 +222,7 @@ class _Run:
         elif event.kind in _REGISTRY:
             # A person's own key changes no decision.
             self.standing.is_lost |= event.kind != EntryKind.KEY
-        elif event.kind in _CONSENTS and len(self.standing.dark) <= MAX_DARK:
+        elif event.kind not in _SILENT and len(self.standing.dark) <= MAX_DARK:
             self.standing.dark.add(event.tag)
 
     # -- what is kept -----------------------------------------------------------------------------------------

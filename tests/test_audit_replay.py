@@ -1,0 +1,262 @@
+"""Re-running decisions: one that was not what the consents in force made of it is found among all, and named."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audit_case import LOG, ORIGIN, Forge, make_forge
+from consentd.audit.files import DataDirectory
+from consentd.audit.live import Live
+from consentd.audit.replay import CLOSED, DARK, UNKNOWN, Replayed, replay_decisions
+from consentd.core.kinds import EntryKind
+from consentd.errors import InvalidError, ProofError, StorageError
+from consentd.server.keys import read_log_key
+from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import consent_service_pb2 as cs
+from consentd.v1 import registry_service_pb2 as rs
+from consentd.v1 import statement_pb2 as st
+from running import ORIGIN as RUNNING_ORIGIN
+from running import make_running, question, request_id
+
+SIZE = int(os.environ.get("CONSENTD_AUDIT_SIZE", "3000"))
+
+
+def replay(place: Any, **options: Any) -> Replayed:
+    return replay_decisions(place, origin=ORIGIN, log_verifier=LOG.verifier, **options)
+
+
+def go_on(forge: Forge, size: int) -> None:
+    tags = [tag for tag, (count, _) in forge.heads.items() if count > 1]
+    while forge.size < size:
+        forge.ask(tags[forge.size % len(tags)])
+    forge.seal()
+
+
+def person(forge: Forge) -> bytes:
+    return next(tag for tag, (count, _) in forge.heads.items() if count > 1)
+
+
+def test_every_decision_comes_out_again(tmp_path: Path) -> None:
+    forge = make_forge(SIZE)
+    replayed = replay(forge.write(tmp_path / "a", tmp_path / "b"))
+    assert replayed.faults == ()
+    assert sum(replayed.same.values()) == len(forge.asked)
+    assert set(replayed.same) == {"ACCESS", "REFUSAL"}
+    assert not replayed.is_untold
+
+
+@pytest.mark.parametrize("purpose", ["HRESCH", "CAREMGT"])
+def test_one_wrong_decision_among_many_is_named(tmp_path: Path, purpose: str) -> None:
+    forge = make_forge(SIZE // 2)
+    forge.ask(person(forge), purpose=purpose, lie=True)
+    at = forge.size - 1
+    go_on(forge, SIZE)
+    replayed = replay(forge.write(tmp_path / "a", tmp_path / "b"))
+    assert [fault.index for fault in replayed.faults] == [at]
+    assert "outcome: recorded OUTCOME_" in replayed.faults[0].what
+    assert sum(replayed.same.values()) == len(forge.asked) - 1
+
+
+def test_a_permit_after_a_revoke_is_named(tmp_path: Path) -> None:
+    forge = make_forge(600)
+    tag = person(forge)
+    forge.ask(tag)
+    forge.add(EntryKind.PAUSE, tag, st.PauseStatement(lineage_seq=2), ref=2)
+    forge.ask(tag)
+    paused = forge.size - 1
+    forge.add(EntryKind.RESUME, tag, st.ResumeStatement(lineage_seq=2), ref=2)
+    forge.ask(tag)
+    forge.add(EntryKind.REVOKE, tag, st.RevokeStatement(lineage_seq=2), ref=2)
+    forge.ask(tag)
+    revoked = forge.size - 1
+    forge.seal()
+    replayed = replay(forge.write(tmp_path / "a", tmp_path / "b"))
+    assert [fault.index for fault in replayed.faults] == [paused, revoked]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda decision: setattr(decision, "ref", 1), "ref: recorded 1"),
+        (lambda decision: decision.permitted.append("CLIN.MED"), "permitted: recorded [CLIN.DX, CLIN.MED]"),
+        (lambda decision: decision.obligations.append(pb.OBLIGATION_NOTIFY_SUBJECT), "obligations: recorded [OBLIG"),
+        (lambda decision: setattr(decision, "valid_until_time_ms", 5), "valid_until_time_ms: recorded 5"),
+        (lambda decision: setattr(decision.reasons[0], "version", 2), "reasons: recorded [REASON_CODE_PERMITTED"),
+        (lambda decision: setattr(decision, "decided_time_ms", 5), "decided_time_ms: recorded 5"),
+        (lambda decision: setattr(decision, "tag", bytes(32)), "tag: recorded another tag"),
+        (lambda decision: setattr(decision.revision, "tree_size", 3), "revision: recorded other content"),
+        (lambda decision: setattr(decision, "vocabulary_version", 9), "vocabulary_version: recorded 9"),
+    ],
+)
+def test_each_field_of_a_decision_is_compared(tmp_path: Path, change: Any, said: str) -> None:
+    forge = make_forge(200)
+    add = forge.add
+
+    def changed(kind: int, tag: bytes, message: Any, **more: Any) -> int:
+        change(message.decision)
+        more["ref"] = message.decision.ref
+        return add(kind, tag, message, **more)
+
+    forge.add = changed  # type: ignore[method-assign]
+    forge.ask(person(forge))
+    at = forge.size - 1
+    forge.add = add  # type: ignore[method-assign]
+    forge.seal()
+    replayed = replay(forge.write(tmp_path / "a", tmp_path / "b"))
+    assert [fault.index for fault in replayed.faults] == [at]
+    assert said in replayed.faults[0].what
+
+
+def test_what_is_not_at_hand_is_counted(tmp_path: Path) -> None:
+    forge = make_forge(600)
+    tag = person(forge)
+    grant = next(at for at, leaf in enumerate(forge.leaves) if leaf[1] == EntryKind.GRANT and leaf[10:42] == tag)
+    about = [at for at in forge.asked if forge.leaves[at][10:42] == tag]
+    forge.openings[grant] = forge.openings[about[0]] = None
+    replayed = replay(forge.write(tmp_path / "a", tmp_path / "b"))
+    assert replayed.faults == ()
+    assert replayed.not_checked == {CLOSED: 1, DARK: len(about) - 1}
+    assert replayed.is_untold
+
+
+def test_an_unknown_kind_makes_its_persons_answers_indeterminate(tmp_path: Path) -> None:
+    forge = make_forge(300)
+    tag = person(forge)
+    forge.add(99, tag, b"of a later version")
+    forge.ask(tag)
+    at = forge.size - 1
+    forge.seal()
+    replayed = replay(forge.write(tmp_path / "a", tmp_path / "b"))
+    assert replayed.not_checked == {UNKNOWN: 1}
+    assert [fault.index for fault in replayed.faults] == [at]
+    assert "comes out OUTCOME_INDETERMINATE" in replayed.faults[0].what
+
+
+def test_without_openings_nothing_can_be_replayed(tmp_path: Path) -> None:
+    with pytest.raises(InvalidError, match="openings"):
+        replay(make_forge(300).write(tmp_path / "a"))
+
+
+def test_leaves_that_the_log_did_not_sign_are_refused(tmp_path: Path) -> None:
+    forge = make_forge(600)
+    note = forge.note()
+    forge.openings[300:400] = [None] * 100
+    place = forge.write(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "a" / "checkpoint").write_bytes(note)
+    replay(place)
+    forge.leaves[550] = forge.leaves[549]
+    place = forge.write(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "a" / "checkpoint").write_bytes(note)
+    with pytest.raises(ProofError, match="root"):
+        replay(place)
+
+
+def test_a_run_goes_on_where_an_interrupted_one_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consentd.audit.replay.BATCH", 2)
+    forge = make_forge(2000)
+    forge.ask(person(forge), lie=True)
+    forge.seal()
+    place = forge.write(tmp_path / "a", tmp_path / "b")
+    whole = replay(place)
+
+    class Interrupted(Exception):  # noqa: N818
+        pass
+
+    def interrupt(at: int, size: int) -> None:
+        if at >= 1024:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        replay(place, state_dir=tmp_path / "state", progress=interrupt)
+    for n in range(3):
+        (tmp_path / "a" / "tile" / "entries" / f"{n:03d}").unlink()
+    assert replay(place, state_dir=tmp_path / "state") == whole
+    (tmp_path / "state" / "standing.json").unlink()
+    with pytest.raises(StorageError, match="remove it"):
+        replay(place, state_dir=tmp_path / "state")
+
+
+# -- a real daemon ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_what_a_daemon_decided_comes_out_again(tmp_path: Path) -> None:
+    """Permits, denies, partial answers, break-glass with and without the right, a refused grant, a change between."""
+    running = make_running(tmp_path, checkpoint_interval_ms=20)
+    try:
+        subject, other = running.enrol("SYN-1"), running.enrol("SYN-2")
+        consent_id = running.grant(subject)
+        running.grant(subject, categories=["CLIN.RX"], effect=pb.EFFECT_DENY)
+        for each in (subject, other):
+            for categories in (["CLIN.DX"], ["CLIN"], ["CLIN.RX"], ["CLIN.DX", "NO.SUCH"]):
+                running.authorize(question(each, categories=categories))
+        urgent = {"purpose": "BTG", "break_glass": pb.BreakGlass(justification="unconscious")}
+        running.authorize(question(subject, actor=pb.Actor(organisation="er"), **urgent), "er")
+        running.authorize(question(subject, **urgent))
+        running.registry.PublishRules(
+            rs.PublishRulesRequest(
+                request_id=request_id(),
+                rules=st.RulesStatement(
+                    realm_id="realm", version=2, combining=pb.COMBINING_PERMIT_OVERRIDES,
+                    implicit_policy=pb.IMPLICIT_POLICY_DENY, vocabulary_id=_vocabulary(running),
+                    break_glass=[pb.Provision(effect=pb.EFFECT_PERMIT, purposes=["BTG"], categories=["CLIN"])],
+                ),
+            ),
+            metadata=running.as_("operator"),
+        )
+        running.authorize(question(subject, actor=pb.Actor(organisation="er"), **urgent), "er")
+        running.authorize(question(subject))
+        running.consents.RevokeConsent(
+            cs.RevokeConsentRequest(request_id=request_id(), subject=subject, consent_id=consent_id),
+            metadata=running.as_("app"),
+        )
+        running.authorize(question(subject))
+        refused = pb.Consent(
+            kind=pb.CONSENT_KIND_TRANSFER_REQUEST,
+            root=pb.Provision(
+                effect=pb.EFFECT_PERMIT, actors=["clinic-b"], purposes=["TREAT"], categories=["CLIN"],
+            ),
+        )
+        running.consents.GrantConsent(
+            cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=refused),
+            metadata=running.as_("app"),
+        )
+        asked = [ac.AuthorizeAccessRequest(request_id=request_id(), question=question(other)) for _ in range(300)]
+        running.access.BatchAuthorizeAccesses(
+            ac.BatchAuthorizeAccessesRequest(requests=asked), metadata=running.as_("app")
+        )
+        running.check_ledger()
+        daemon = running.daemon
+        live = Live(
+            url=f"http://127.0.0.1:{daemon.http_port}", target=f"127.0.0.1:{daemon.grpc_port}",
+            token=running.tokens["operator"],
+        )
+        options: dict[str, Any] = {
+            "origin": RUNNING_ORIGIN, "log_verifier": read_log_key(running.config.keys.log_key_file).verifier,
+        }
+        outside = replay_decisions(
+            Live(url=live.url, target=live.target, token=running.tokens["pipc"]), **options
+        )
+        assert outside.same == {}
+        assert outside.is_untold
+    finally:
+        running.stop()
+    config = running.config
+    place = DataDirectory(
+        store_dir=config.ledger.store_dir, lock_path=config.ledger.lock_path, vault_dir=config.ledger.vault_dir,
+        vault_key_file=config.keys.vault_key_file,
+    )
+    replayed = replay_decisions(place, **options)
+    assert replayed.faults == ()
+    assert sum(replayed.same.values()) >= 300 + 8 + 6
+    assert replayed.same["ACCESS"] >= 4
+    assert replayed.not_checked == {}
+
+
+def _vocabulary(running: Any) -> str:
+    found = running.registry.GetVocabulary(rs.GetVocabularyRequest(), metadata=running.as_("operator"))
+    return str(found.vocabulary.vocabulary_id)
+

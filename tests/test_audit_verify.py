@@ -1,0 +1,402 @@
+"""Verifying a ledger from outside: what an operator did to it is found and named, wherever it is."""
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audit_case import LOG, ORIGIN, START_MS, Forge, make_forge
+from consentd.audit.files import DataDirectory
+from consentd.audit.kept import Keep
+from consentd.audit.live import Live
+from consentd.audit.places import Exported
+from consentd.audit.verify import CLOSED, NO_MAP, NO_TERM, UNKEPT, UNKNOWN, Report, verify_ledger
+from consentd.core import checkpoint, codec, note
+from consentd.core.kinds import EntryKind
+from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError, StorageError
+from consentd.server.keys import read_log_key
+from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import statement_pb2 as st
+from running import ORIGIN as RUNNING_ORIGIN
+from running import make_running, question, request_id
+
+SIZE = int(os.environ.get("CONSENTD_AUDIT_SIZE", "3000"))
+"""Leaves of the ledgers that something is planted in; CI and the benchmark set a million."""
+
+
+def verify(place: Any, **options: Any) -> Report:
+    return verify_ledger(place, origin=ORIGIN, log_verifier=LOG.verifier, **options)
+
+
+def named(report: Report) -> list[int | None]:
+    return [fault.index for fault in report.faults]
+
+
+def grow(forge: Forge, size: int) -> None:
+    """Append answers about people who are enrolled, sealed now and then."""
+    tags = [tag for tag, (count, _) in forge.heads.items() if count > 1]
+    while forge.size < size:
+        forge.ask(tags[forge.size % len(tags)])
+        if forge.size % 90 == 0:
+            forge.seal()
+    if forge.seals[-1] != forge.size - 1:
+        forge.seal()
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Forge, Exported]:
+    made = make_forge(SIZE)
+    directory = tmp_path_factory.mktemp("sound")
+    return made, made.write(directory / "ledger", directory / "openings")
+
+
+# -- what is sound ----------------------------------------------------------------------------------------------
+
+
+def test_a_sound_ledger_is_proven(sound: tuple[Forge, Exported]) -> None:
+    forge, place = sound
+    done: list[tuple[int, int]] = []
+    report = verify(place, progress=lambda at, size: done.append((at, size)))
+    assert report.faults == ()
+    assert report.not_checked == {}
+    assert (report.entries, report.seals) == (forge.size - len(forge.seals), len(forge.seals))
+    assert report.opened == report.entries
+    assert report.tags == len(forge.heads)
+    assert done[-1] == (forge.size, forge.size)
+    assert not report.is_untold
+
+
+def test_without_openings_statements_are_counted_as_not_checked(sound: tuple[Forge, Exported]) -> None:
+    report = verify(Exported(sound[1].directory))
+    assert report.faults == ()
+    assert report.opened == 0
+    assert report.not_checked == {UNKEPT: report.entries}
+    assert not report.is_untold
+
+
+@pytest.mark.slow
+def test_worker_processes_see_the_same(tmp_path: Path) -> None:
+    forge = make_forge(9000)
+    forge.openings[700] = b"\0" * 200
+    place = forge.write(tmp_path / "ledger", tmp_path / "openings")
+    assert verify(place, jobs=2) == verify(place, jobs=1)
+    assert 700 in named(verify(place, jobs=2))
+
+
+def test_little_memory_gives_the_same(sound: tuple[Forge, Exported]) -> None:
+    assert verify(sound[1], warm=16) == verify(sound[1])
+
+
+def test_another_key_or_origin_proves_nothing(sound: tuple[Forge, Exported]) -> None:
+    other = note.Signer(ORIGIN, note.KeyPair(b"\7" * 32))
+    with pytest.raises(SignatureError):
+        verify_ledger(sound[1], origin=ORIGIN, log_verifier=other.verifier)
+    with pytest.raises(ProofError):
+        verify_ledger(sound[1], origin="another.example", log_verifier=LOG.verifier)
+
+
+# -- what an operator planted, with a tree that is right and a checkpoint that is signed ------------------------
+
+
+def test_a_wrong_seal_is_named(tmp_path: Path) -> None:
+    forge = make_forge(SIZE // 2)
+    forge.ask(next(tag for tag, (count, _) in forge.heads.items() if count > 1))
+    forge.seal(wrong=True)
+    at = forge.size - 1
+    grow(forge, SIZE)
+    report = verify(forge.write(tmp_path / "ledger", tmp_path / "openings"))
+    assert named(report) == [at]
+    assert "map root" in report.faults[0].what
+
+
+def test_a_reordered_pair_is_named(tmp_path: Path) -> None:
+    forge = make_forge(SIZE // 2)
+    tag, other = [tag for tag, (count, _) in forge.heads.items() if count > 1][:2]
+    early, late = forge.time_ms + 7, forge.time_ms + 14
+    forge.ask(tag, time_ms=late)
+    forge.ask(other, time_ms=early)
+    at = forge.size - 1
+    forge.time_ms = late
+    grow(forge, SIZE)
+    report = verify(forge.write(tmp_path / "ledger", tmp_path / "openings"))
+    assert named(report) == [at]
+    assert "time" in report.faults[0].what
+
+
+def test_a_reordered_pair_of_one_chain_is_named(tmp_path: Path) -> None:
+    forge = make_forge(SIZE // 2)
+    tag = next(tag for tag, (count, _) in forge.heads.items() if count > 1)
+    forge.time_ms += 7
+    for _ in range(2):
+        forge.ask(tag, time_ms=forge.time_ms)
+    at = forge.size - 2
+    for pairs in (forge.leaves, forge.openings):
+        pairs[at], pairs[at + 1] = pairs[at + 1], pairs[at]
+    grow(forge, SIZE)
+    report = verify(forge.write(tmp_path / "ledger", tmp_path / "openings"))
+    assert named(report)[0] == at
+    assert "seq" in report.faults[0].what
+
+
+def test_a_backdated_entry_is_named(tmp_path: Path) -> None:
+    forge = make_forge(SIZE // 2)
+    tag = next(tag for tag, (count, _) in forge.heads.items() if count > 1)
+    forge.ask(tag, time_ms=START_MS + 50)
+    at = forge.size - 1
+    grow(forge, SIZE)
+    report = verify(forge.write(tmp_path / "ledger", tmp_path / "openings"))
+    assert named(report) == [at]
+    assert "time is earlier" in report.faults[0].what
+
+
+def test_a_left_out_entry_is_named(tmp_path: Path) -> None:
+    forge = make_forge(SIZE // 3)
+    tag = next(tag for tag, (count, _) in forge.heads.items() if count > 1)
+    for _ in range(3):
+        forge.ask(tag)
+    at = forge.size - 2
+    del forge.leaves[at]
+    del forge.openings[at]
+    forge.seals = [seal for seal in forge.seals if seal < at]
+    forge.seal()
+    assert named(verify(forge.write(tmp_path / "ledger", tmp_path / "openings")))[0] == at
+
+
+def test_a_statement_by_a_key_not_in_force_is_named(tmp_path: Path) -> None:
+    forge = make_forge(300)
+    tag = next(tag for tag, (count, _) in forge.heads.items() if count > 1)
+    stranger = note.KeyPair(b"\x33" * 32)
+    forge.add(EntryKind.PAUSE, tag, st.PauseStatement(lineage_seq=2), ref=2, key=stranger)
+    at = forge.size - 1
+    forge.seal()
+    report = verify(forge.write(tmp_path / "ledger", tmp_path / "openings"))
+    assert named(report) == [at]
+    assert "key" in report.faults[0].what
+
+
+def test_keys_are_in_force_from_their_entry_to_their_retirement(tmp_path: Path) -> None:
+    forge = make_forge(300)
+    bank, key = codec.public_tag("participant/bank"), note.KeyPair(b"\x21" * 32)
+    tag = next(tag for tag, (count, _) in forge.heads.items() if count > 1 and tag != bank)
+    served = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT)
+    forge.add(EntryKind.OUTCOME, tag, served, ref=3, key=key)
+    early = forge.size - 1
+    forge.add(EntryKind.KEY, bank, st.KeyStatement(key=key.public_key))
+    forge.add(EntryKind.OUTCOME, tag, served, ref=3, key=key)
+    forge.add(EntryKind.KEY, bank, st.KeyStatement(key=key.public_key, retired=True))
+    forge.add(EntryKind.OUTCOME, tag, served, ref=3, key=key)
+    late = forge.size - 1
+    forge.seal()
+    assert named(verify(forge.write(tmp_path / "ledger", tmp_path / "openings"))) == [early, late]
+
+
+def test_an_opening_that_is_not_the_leafs_is_named(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    forge = make_forge(600)
+    events = [at for at, opening in enumerate(forge.openings) if opening is not None]
+    changed = sorted(rng.sample(events[20:], 4))
+    for at in changed:
+        opening = forge.openings[at] or b""
+        place = rng.randrange(len(opening))
+        forge.openings[at] = opening[:place] + bytes([opening[place] ^ 1]) + opening[place + 1 :]
+    assert named(verify(forge.write(tmp_path / "ledger", tmp_path / "openings"))) == changed
+
+
+def test_statements_that_are_gone_are_counted(tmp_path: Path) -> None:
+    forge = make_forge(600)
+    forge.openings = [None if at % 3 == 0 and at > 300 else one for at, one in enumerate(forge.openings)]
+    report = verify(forge.write(tmp_path / "ledger", tmp_path / "openings"))
+    assert report.faults == ()
+    assert report.not_checked[CLOSED] > 50
+
+
+def test_an_unknown_kind_cannot_be_told(tmp_path: Path) -> None:
+    forge = make_forge(300)
+    forge.add(99, next(iter(forge.heads)), b"of a later version")
+    forge.seal()
+    report = verify(forge.write(tmp_path / "ledger", tmp_path / "openings"))
+    assert report.faults == ()
+    assert report.not_checked == {UNKNOWN: 1}
+    assert report.is_untold
+
+
+def test_the_search_ends_at_the_hundredth_fault(tmp_path: Path) -> None:
+    forge = make_forge(900)
+    forge.openings = [None if one is None else b"\1" * 200 for one in forge.openings]
+    report = verify(forge.write(tmp_path / "ledger", tmp_path / "openings"))
+    assert len(report.faults) == 100
+    assert report.stopped
+
+
+# -- damaged files ----------------------------------------------------------------------------------------------
+
+
+def flipped(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at % len(content)] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["tile/entries/001", "tile/0/001"])
+def test_a_flipped_byte_is_named(tmp_path: Path, name: str) -> None:
+    """Event leaves are 124 bytes in a bundle, hashes 32 in a tile: entry 265 is hit."""
+    forge = make_forge(700)
+    place = forge.write(tmp_path / "ledger")
+    before = sum(2 + len(leaf) for leaf in forge.leaves[256:265])
+    flipped(tmp_path / "ledger" / name, 32 * 9 + 5 if name == "tile/0/001" else before + 90)
+    assert 265 in named(verify(place))
+
+
+def test_a_bundle_whose_leaves_cannot_be_told_apart_is_named(tmp_path: Path) -> None:
+    place = make_forge(700).write(tmp_path / "ledger")
+    flipped(tmp_path / "ledger" / "tile" / "entries" / "001", 0)
+    with pytest.raises(MalformedError, match="`256`"):
+        verify(place)
+
+
+def test_a_missing_file_cannot_be_told(tmp_path: Path) -> None:
+    place = make_forge(700).write(tmp_path / "ledger")
+    (tmp_path / "ledger" / "tile" / "entries" / "001").unlink()
+    with pytest.raises(StorageError, match="cannot be read"):
+        verify(place)
+
+
+def test_a_checkpoint_of_another_tree_is_a_fault(tmp_path: Path) -> None:
+    forge = make_forge(700)
+    place = forge.write(tmp_path / "ledger")
+    forged = checkpoint.Checkpoint(ORIGIN, forge.size, bytes(32))
+    (tmp_path / "ledger" / "checkpoint").write_bytes(checkpoint.sign_checkpoint(forged, [LOG]))
+    report = verify(place)
+    assert named(report) == [None]
+    assert "root" in report.faults[0].what
+
+
+# -- going on ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_goes_on_where_an_interrupted_one_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consentd.audit.verify.SAVE_EVERY", 500)
+    place = make_forge(9000).write(tmp_path / "ledger", tmp_path / "openings")
+    state = tmp_path / "state"
+
+    class Interrupted(Exception):  # noqa: N818
+        pass
+
+    def interrupt(at: int, size: int) -> None:
+        if at > 8000:
+            raise Interrupted
+
+    whole = verify(place)
+    with pytest.raises(Interrupted):
+        verify(place, state_path=state, progress=interrupt)
+    kept = Keep(state)
+    saved = kept.state()
+    kept.close()
+    assert saved is not None
+    assert 7000 < saved["size"] < 9000
+    bundles = tmp_path / "ledger" / "tile" / "entries"
+    for n in range(saved["size"] // 256):
+        (bundles / f"{n:03d}").unlink()  # what was verified is not looked at again
+    assert verify(place, state_path=state) == whole
+    assert verify(place, state_path=state) == whole  # nothing new
+
+
+def test_a_state_goes_on_with_a_larger_ledger_and_finds_what_is_new(tmp_path: Path) -> None:
+    forge = make_forge(1000)
+    state = tmp_path / "state"
+    verify(forge.write(tmp_path / "a", tmp_path / "b"), state_path=state)
+    grow(forge, 1500)
+    tag = next(tag for tag, (count, _) in forge.heads.items() if count > 1)
+    forge.ask(tag, time_ms=START_MS + 50)
+    at = forge.size - 1
+    forge.seal()
+    report = verify(forge.write(tmp_path / "a", tmp_path / "b"), state_path=state)
+    assert named(report) == [at]
+    other = make_forge(2000, people=9).write(tmp_path / "c", tmp_path / "d")
+    assert verify(other, state_path=state).faults  # another past under the same name
+    with pytest.raises(ProofError, match="smaller"):
+        verify(make_forge(300).write(tmp_path / "e"), state_path=state)
+
+
+def test_a_state_of_another_ledger_is_refused(tmp_path: Path, sound: tuple[Forge, Exported]) -> None:
+    keep = Keep(tmp_path / "state")
+    keep.save({"origin": "another.example", "size": 5})
+    keep.close()
+    with pytest.raises(InvalidError, match="another ledger"):
+        verify(sound[1], state_path=tmp_path / "state")
+    (tmp_path / "none").write_bytes(b"no state at all" * 100)
+    with pytest.raises(StorageError):
+        verify(sound[1], state_path=tmp_path / "none")
+
+
+def test_since_a_trusted_checkpoint_only_what_is_new_is_read(tmp_path: Path) -> None:
+    forge = make_forge(1000)
+    trusted = forge.note()
+    grow(forge, 1600)
+    tag = next(tag for tag, (count, _) in forge.heads.items() if count > 1)
+    place = forge.write(tmp_path / "a", tmp_path / "b")
+    for n in range(3):
+        (tmp_path / "a" / "tile" / "entries" / f"{n:03d}").unlink()
+    report = verify(place, since=trusted)
+    assert report.faults == ()
+    assert report.start == 1000
+    assert set(report.not_checked) == {NO_MAP, NO_TERM}
+    assert report.is_untold
+    forge.ask(tag, time_ms=START_MS + 50)
+    at = forge.size - 1
+    forge.seal()
+    assert at in named(verify(forge.write(tmp_path / "a", tmp_path / "b"), since=trusted))
+    other = make_forge(1200, people=9)
+    with pytest.raises(ProofError, match="does not begin"):
+        verify(other.write(tmp_path / "c"), since=trusted)
+    with pytest.raises(ProofError, match="smaller"):
+        verify(make_forge(300).write(tmp_path / "d"), since=trusted)
+
+
+# -- a real daemon ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_daemon_is_verified_while_it_runs_and_when_it_is_stopped(tmp_path: Path) -> None:
+    running = make_running(tmp_path, checkpoint_interval_ms=20)
+    try:
+        subjects = [running.enrol(f"SYN-{number}") for number in range(3)]
+        for subject in subjects:
+            running.grant(subject)
+        asked = [
+            ac.AuthorizeAccessRequest(request_id=request_id(), question=question(subjects[number % 3]))
+            for number in range(600)
+        ]
+        running.access.BatchAuthorizeAccesses(
+            ac.BatchAuthorizeAccessesRequest(requests=asked), metadata=running.as_("app")
+        )
+        running.check_ledger()
+        options: dict[str, Any] = {
+            "origin": RUNNING_ORIGIN, "log_verifier": read_log_key(running.config.keys.log_key_file).verifier,
+        }
+        daemon = running.daemon
+        live = Live(
+            url=f"http://127.0.0.1:{daemon.http_port}", target=f"127.0.0.1:{daemon.grpc_port}",
+            token=running.tokens["operator"],
+        )
+        report = verify_ledger(live, **options)
+        assert report.faults == ()
+        assert report.entries > 600
+        auditor = Live(url=live.url, target=live.target, token=running.tokens["pipc"])
+        outside = verify_ledger(auditor, **options)
+        assert outside.faults == ()
+        assert outside.not_checked[CLOSED] >= 600  # persons' statements are outside its mandate
+        assert outside.opened + outside.not_checked[CLOSED] == outside.entries
+    finally:
+        running.stop()
+    config = running.config
+    place = DataDirectory(
+        store_dir=config.ledger.store_dir, lock_path=config.ledger.lock_path, vault_dir=config.ledger.vault_dir,
+        vault_key_file=config.keys.vault_key_file,
+    )
+    stopped = verify_ledger(place, **options)
+    assert stopped.faults == ()
+    assert stopped.not_checked == {}
+    assert stopped.opened == stopped.entries >= report.entries
