@@ -42,7 +42,7 @@ class Authors:
             raise SignatureError("author's clock is more than ten minutes from the ledger's")
         allowed = AUTHORS[EntryKind(event.kind)] if is_known(event.kind) else frozenset(Owner)
         terms = self._terms.get(made.key, ())
-        told = any(_permits(term, event, allowed) for term in terms)
+        told = any(history.permits(term, event, allowed) for term in terms)
         if not told and not (self.is_lost and not terms):
             raise SignatureError("author's key was not in force for this entry")
         if fact is not None:
@@ -68,9 +68,3 @@ class Authors:
 
     def _put(self, fact: KeyFact) -> None:
         history.add_key_fact(self._terms, fact)  # type: ignore[arg-type]  # it only gets and sets
-
-
-def _permits(term: KeyTerm, event: codec.Event, allowed: frozenset[Owner]) -> bool:
-    if term.owner not in allowed or not term.from_ms <= event.time_ms <= term.until_ms:
-        return False
-    return term.owner is not Owner.SUBJECT or term.tag_or_name == event.tag

@@ -12,11 +12,10 @@ from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import MalformedError, SignatureError
 from consentd.ledger import statement
 from consentd.ledger.view import View
-from consentd.policy import check, evaluate, model
-from consentd.policy.codebook import pack_question
+from consentd.policy import check
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
-from consentd.writes.accesses import MAX_RECORDED_REASONS
+from consentd.writes.accesses import decide
 
 _PERMITS = (pb.OUTCOME_PERMIT, pb.OUTCOME_PARTIAL)
 
@@ -41,7 +40,8 @@ def differences(view: View, index: int, event: codec.Event, made: codec.Statemen
         message = message.access
     if message.asked.signature:
         _verify_asker(view, event, made, message.asked, origin)
-    again = decide(view, index, event, statement.parse(pb.Question, message.asked.question))
+    question = statement.question_value(statement.parse(pb.Question, message.asked.question))
+    again = decide(view, event.tag, question, index=index, now_ms=event.time_ms)
     found = _compare(message.decision, again)
     recorded_as = EntryKind.ACCESS if again.outcome in _PERMITS else EntryKind.REFUSAL
     if event.kind != recorded_as:
@@ -49,39 +49,6 @@ def differences(view: View, index: int, event: codec.Event, made: codec.Statemen
     if event.ref != message.decision.ref:
         found.append(f"ref: leaf has {event.ref}, its decision {message.decision.ref}")
     return found
-
-
-def decide(view: View, index: int, event: codec.Event, question: pb.Question) -> pb.Decision:
-    """Decide a question as the entry at *index* must have, without a decision_id.
-
-    Raises:
-        InvalidError: it is none that could have been answered.
-    """
-    value = statement.question_value(question)
-    codebook, rules = view.codebook(), view.rules()
-    packed = pack_question(value, codebook)
-    if value.break_glass is not None and not _may_break_glass(view, value.actor.organisation):
-        decision = model.Decision(
-            outcome=model.Outcome.DENY,
-            denied=codebook.codes(packed.categories),
-            unknown=packed.unknown,
-            reasons=(model.Reason(model.ReasonCode.DENIED_BY_BREAK_GLASS, model.Effect.DENY),),
-            vocabulary_version=codebook.vocabulary.version,
-            combining=rules.combining,
-        )
-    else:
-        verdict = evaluate.evaluate(view.subject(event.tag), packed, rules, event.time_ms)
-        decision = evaluate.decision(verdict, packed, codebook, rules)
-    message = statement.decision_message(decision, event.tag)
-    del message.reasons[MAX_RECORDED_REASONS:]
-    message.revision.tree_size = index
-    message.decided_time_ms = event.time_ms
-    return message
-
-
-def _may_break_glass(view: View, organisation: str) -> bool:
-    actor = view.participant(organisation)
-    return actor is not None and actor.active and st.PARTICIPANT_RIGHT_BREAK_GLASS in actor.rights
 
 
 def _compare(recorded: pb.Decision, again: pb.Decision) -> list[str]:

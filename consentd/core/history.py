@@ -229,7 +229,7 @@ def verify_authors(
         if abs(event.time_ms - statement.author_time_ms) > MAX_AUTHOR_SKEW_MS:
             raise SignatureError("author's clock is more than ten minutes from the ledger's")
         allowed = AUTHORS[EntryKind(event.kind)] if is_known(event.kind) else frozenset(Owner)
-        if not any(_permits(term, event, tag, allowed) for term in terms.get(statement.key, ())):
+        if not any(permits(term, event, allowed) for term in terms.get(statement.key, ())):
             raise SignatureError(f"author's key was not in force for this entry: seq `{event.seq}`")
         message = codec.signed_message(
             origin=origin,
@@ -267,10 +267,11 @@ def add_key_fact(terms: dict[bytes, tuple[KeyTerm, ...]], fact: KeyFact) -> None
         terms[fact.key] = (*known, KeyTerm(fact.owner, fact.time_ms, FOREVER_MS, fact.tag_or_name))
 
 
-def _permits(term: KeyTerm, event: codec.Event, tag: bytes, allowed: frozenset[Owner]) -> bool:
+def permits(term: KeyTerm, event: codec.Event, allowed: frozenset[Owner]) -> bool:
+    """Tell whether a key's term lets it author an event of a kind that *allowed* may author."""
     if term.owner not in allowed or not term.from_ms <= event.time_ms <= term.until_ms:
         return False
-    return term.owner is not Owner.SUBJECT or term.tag_or_name == tag
+    return term.owner is not Owner.SUBJECT or term.tag_or_name == event.tag
 
 
 def _verify_standing(chain: ChainProof, map_root: bytes) -> None:

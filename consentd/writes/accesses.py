@@ -9,9 +9,9 @@ from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import ConflictError, InvalidError, NotFoundError
 from consentd.ledger import statement
 from consentd.ledger.ledger import Draft
+from consentd.ledger.view import View
 from consentd.policy import evaluate, model
-from consentd.policy.codebook import Codebook, PackedQuestion, pack_question
-from consentd.policy.compile import CompiledRules
+from consentd.policy.codebook import pack_question
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 from consentd.writes.desk import Answer, Desk, Entry, Plan, Remembered
@@ -83,24 +83,9 @@ class Authorize(Remembered):
         return statement.parse(st.AccessStatement, payload).decision
 
     def _decide(self, desk: Desk, tag: bytes | None) -> pb.Decision:
-        codebook, now_ms = desk.table.codebook(), desk.turn.time_ms
-        rules, packed = desk.table.rules(), pack_question(self.question, codebook)
-        if self.question.break_glass is not None and not self._may_break_glass(desk):
-            decision = _no_break_glass(packed, codebook, rules)
-        else:
-            value = None if tag is None else desk.table.subject(tag)
-            decision = evaluate.decision(evaluate.evaluate(value, packed, rules, now_ms), packed, codebook, rules)
-        message = statement.decision_message(decision, tag or b"")
-        # A payload has its limit: a person with hundreds of consents that all matched is not refused for it.
-        del message.reasons[MAX_RECORDED_REASONS:]
-        message.revision.tree_size = desk.turn.index
-        message.decided_time_ms = now_ms
+        message = decide(desk.table, tag, self.question, index=desk.turn.index, now_ms=desk.turn.time_ms)
         message.decision_id = desk.author.random(16)
         return message
-
-    def _may_break_glass(self, desk: Desk) -> bool:
-        actor = desk.table.participant(self.question.actor.organisation)
-        return actor is not None and actor.active and st.PARTICIPANT_RIGHT_BREAK_GLASS in actor.rights
 
     def _check_signature(self, desk: Desk, tag: bytes | None) -> None:
         if tag != self.tag:
@@ -122,16 +107,44 @@ class Authorize(Remembered):
         )
 
 
-def _no_break_glass(packed: PackedQuestion, codebook: Codebook, rules: CompiledRules) -> model.Decision:
-    """Refuse an actor that was never enrolled to break the glass, whatever consents say."""
-    return model.Decision(
-        outcome=model.Outcome.DENY,
-        denied=codebook.codes(packed.categories),
-        unknown=packed.unknown,
-        reasons=(model.Reason(model.ReasonCode.DENIED_BY_BREAK_GLASS, model.Effect.DENY),),
-        vocabulary_version=codebook.vocabulary.version,
-        combining=rules.combining,
-    )
+def decide(view: View, tag: bytes | None, question: model.Question, *, index: int, now_ms: int) -> pb.Decision:
+    """Decide a question on what is in force in *view*, as the entry at *index* records it, but for its decision_id.
+
+    The sequencer decides by it, and an auditor takes every decision again by it.
+
+    Args:
+        tag: whose data it is; None: somebody who is not enrolled.
+        now_ms: the entry's time.
+
+    Raises:
+        InvalidError: it is no question that could be answered.
+    """
+    codebook, rules = view.codebook(), view.rules()
+    packed = pack_question(question, codebook)
+    if question.break_glass is not None and not _may_break_glass(view, question.actor.organisation):
+        # Whoever was never enrolled to break the glass is refused, whatever consents say.
+        decision = model.Decision(
+            outcome=model.Outcome.DENY,
+            denied=codebook.codes(packed.categories),
+            unknown=packed.unknown,
+            reasons=(model.Reason(model.ReasonCode.DENIED_BY_BREAK_GLASS, model.Effect.DENY),),
+            vocabulary_version=codebook.vocabulary.version,
+            combining=rules.combining,
+        )
+    else:
+        value = None if tag is None else view.subject(tag)
+        decision = evaluate.decision(evaluate.evaluate(value, packed, rules, now_ms), packed, codebook, rules)
+    message = statement.decision_message(decision, tag or b"")
+    # A payload has its limit: a person with hundreds of consents that all matched is not refused for it.
+    del message.reasons[MAX_RECORDED_REASONS:]
+    message.revision.tree_size = index
+    message.decided_time_ms = now_ms
+    return message
+
+
+def _may_break_glass(view: View, organisation: str) -> bool:
+    actor = view.participant(organisation)
+    return actor is not None and actor.active and st.PARTICIPANT_RIGHT_BREAK_GLASS in actor.rights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
