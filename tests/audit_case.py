@@ -12,7 +12,8 @@ from typing import Any
 from consentd.audit.places import Exported, encode_openings, statements_path
 from consentd.core import checkpoint, codec, merkle, note, patricia, tiles
 from consentd.core.kinds import EntryKind
-from consentd.ledger.statement import consent_id, consent_message, rules_message, vocabulary_message
+from consentd.ledger.answers import consent_id
+from consentd.ledger.statement import consent_message, rules_message, vocabulary_message
 from consentd.policy import model
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.v1 import consent_pb2 as pb

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies
 
 from consentd.errors import InvalidError
-from consentd.ledger import statement
+from consentd.ledger import answers, statement
 from consentd.policy import model
 from consentd.policy.codebook import PackedQuestion, pack_question
 from consentd.policy.evaluate import decision, evaluate
@@ -55,8 +55,8 @@ def fields(packed: PackedQuestion) -> dict[str, object]:
 def test_a_message_packs_as_its_value_does(draw: Draw) -> None:
     question = draw.question()
     message = message_of(question)
-    assert statement.question_value(message) == question
-    assert fields(statement.pack_message(message, CODEBOOK)) == fields(pack_question(question, CODEBOOK))
+    assert answers.question_value(message) == question
+    assert fields(answers.pack_message(message, CODEBOOK)) == fields(pack_question(question, CODEBOOK))
 
 
 @given(draws)
@@ -65,9 +65,9 @@ def test_a_verdict_is_put_into_a_message_as_its_decision_is(draw: Draw) -> None:
     world, question, now_ms = draw.world(), draw.question(), draw.now()
     packed = pack_question(question, CODEBOOK)
     verdict = evaluate(world.value, packed, world.compiled, now_ms)
-    expected = statement.decision_message(decision(verdict, packed, CODEBOOK, world.compiled), TAG)
+    expected = answers.decision_message(decision(verdict, packed, CODEBOOK, world.compiled), TAG)
     found = pb.Decision(vocabulary_version=expected.vocabulary_version, combining=expected.combining)
-    statement.put_verdict(found, verdict, packed, CODEBOOK, world.compiled, TAG)
+    answers.put_verdict(found, verdict, packed, CODEBOOK, world.compiled, TAG)
     assert found == expected
 
 
@@ -90,7 +90,7 @@ def test_what_is_no_question_is_refused_either_way(field: str) -> None:
     for rare in ("labels", "resources", "data_period", "break_glass", "supported_obligations", field):
         message.ClearField(rare)
     with pytest.raises(InvalidError) as plain:
-        statement.pack_message(message, CODEBOOK)
+        answers.pack_message(message, CODEBOOK)
     with pytest.raises(InvalidError) as whole:
-        pack_question(statement.question_value(message), CODEBOOK)
+        pack_question(answers.question_value(message), CODEBOOK)
     assert (str(plain.value), plain.value.reason) == (str(whole.value), whole.value.reason)

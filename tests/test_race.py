@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from consentd.ledger.statement import question_value
+from consentd.ledger.answers import question_value
 from consentd.ledger.table import Table
 from consentd.policy.codebook import pack_question
 from consentd.policy.evaluate import evaluate

@@ -10,7 +10,7 @@ from typing import Any
 from consentd.core import codec, note
 from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import MalformedError, SignatureError
-from consentd.ledger import statement
+from consentd.ledger import answers, statement
 from consentd.ledger.view import View
 from consentd.policy import check
 from consentd.v1 import consent_pb2 as pb
@@ -40,7 +40,7 @@ def differences(view: View, index: int, event: codec.Event, made: codec.Statemen
         message = message.access
     if message.asked.signature:
         _verify_asker(view, event, made, message.asked, origin)
-    question = statement.question_value(statement.parse(pb.Question, message.asked.question))
+    question = answers.question_value(statement.parse(pb.Question, message.asked.question))
     again = decide(view, event.tag, question, index=index, now_ms=event.time_ms)
     found = _compare(message.decision, again)
     recorded_as = EntryKind.ACCESS if again.outcome in _PERMITS else EntryKind.REFUSAL

@@ -2,6 +2,6 @@
 
 ``layout`` names the rows · ``ledger`` appends and seals, in one batch · ``opening`` opens and verifies ·
 ``lock`` remembers what was signed, outside the store · ``map`` holds the Patricia tree · ``reads`` reads
-and proves · ``statement`` is the one door to protobuf below the service · ``vault`` keeps keys and who is who ·
+and proves · ``statement`` and ``answers`` turn payloads into values and back · ``vault`` keeps keys and who is who ·
 ``table`` is the evaluator's view · ``fsck`` verifies it all from nothing.
 """

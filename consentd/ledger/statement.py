@@ -7,16 +7,14 @@ half understood is not understood. Messages: ``proto/consentd/v1``; values: ``co
 
 from collections.abc import Iterable
 from enum import IntEnum
-from typing import Any, Final, TypeVar, cast
+from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, MalformedError
-from consentd.policy import evaluate, model
-from consentd.policy.codebook import Codebook, PackedQuestion, pack_question
-from consentd.policy.compile import CompiledRules
+from consentd.policy import model
 from consentd.policy.vocabulary import Code, Vocabulary
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
@@ -105,11 +103,11 @@ def consent_value(message: pb.Consent) -> model.Consent:
         InvalidError: an enum value, a time or the nesting is out of range.
     """
     return model.Consent(
-        kind=_enum(model.Kind, message.kind, "consent kind"),
+        kind=enum_value(model.Kind, message.kind, "consent kind"),
         root=provision_value(message.root),
         recurrence=message.recurrence,
         retention_until_ms=_time(message.retention_until_time_ms),
-        policy=_enum(model.ImplicitPolicy, message.implicit_policy, "implicit policy")
+        policy=enum_value(model.ImplicitPolicy, message.implicit_policy, "implicit policy")
         if message.implicit_policy
         else None,
         notice=message.notice_id,
@@ -130,7 +128,7 @@ def provision_value(message: pb.Provision, depth: int = 1) -> model.Provision:
         raise InvalidError(f"provisions nest deeper than {model.MAX_DEPTH}", "INVALID_CONSENT")
     period = period_value(message.period) if message.HasField("period") else model.Period()
     return model.Provision(
-        effect=_enum(model.Effect, message.effect, "effect") if message.effect else None,
+        effect=enum_value(model.Effect, message.effect, "effect") if message.effect else None,
         actors=tuple(message.actors),
         holders=tuple(message.holders),
         purposes=tuple(message.purposes),
@@ -200,186 +198,6 @@ def period_message(period: model.Period) -> pb.Period:
     )
 
 
-# -- questions and decisions ----------------------------------------------------------------------------------
-
-
-def question_value(message: pb.Question) -> model.Question:
-    """Turn a question message into its value, its subject left aside.
-
-    Raises:
-        InvalidError: an enum value or a time is out of range.
-    """
-    actor = message.actor
-    return model.Question(
-        actor=model.Actor(
-            organisation=actor.organisation,
-            practitioner=actor.practitioner,
-            role=actor.role,
-            application=actor.application,
-            on_behalf_of=actor.on_behalf_of,
-            relay=actor.relay,
-            automatic=actor.automatic,
-        ),
-        holder=message.holder,
-        purpose=message.purpose,
-        action=message.action,
-        categories=tuple(message.categories),
-        labels=tuple(message.labels.values) if message.HasField("labels") else None,
-        resources=tuple(message.resources.values) if message.HasField("resources") else None,
-        data_period=period_value(message.data_period) if message.HasField("data_period") else None,
-        break_glass=message.break_glass.justification if message.HasField("break_glass") else None,
-        supported_obligations=frozenset(
-            _enum(model.Obligation, value, "obligation") for value in message.supported_obligations
-        )
-        if message.supported_obligations
-        else _NO_OBLIGATIONS,
-    )
-
-
-_NO_OBLIGATIONS: Final[frozenset[model.Obligation]] = frozenset()
-
-
-class _PlainQuestion:
-    """What ``pack_question`` reads of a question that states nothing rare, straight from its message.
-
-    Not a ``model.Question``: building frozen values, attribute by attribute, takes longer than answering from them.
-    """
-
-    __slots__ = ("action", "actor", "categories", "holder", "purpose")
-    labels = resources = data_period = break_glass = None
-    supported_obligations = _NO_OBLIGATIONS
-
-    def __init__(self, message: pb.Question) -> None:
-        self.actor = message.actor
-        self.holder = message.holder
-        self.purpose = message.purpose
-        self.action = message.action
-        self.categories = tuple(message.categories)
-
-
-def pack_message(message: pb.Question, codebook: Codebook) -> PackedQuestion:
-    """Pack a question as ``pack_question(question_value(message), codebook)`` does; the way of every check.
-
-    Raises:
-        InvalidError: see there.
-    """
-    if (
-        message.HasField("labels")
-        or message.HasField("resources")
-        or message.HasField("data_period")
-        or message.HasField("break_glass")
-        or message.supported_obligations
-    ):
-        return pack_question(question_value(message), codebook)
-    return pack_question(cast(model.Question, _PlainQuestion(message)), codebook)
-
-
-def consent_id(tag: bytes, lineage: int) -> str:
-    """Name a lineage: 32 hex digits of ``H("consentd/consent/v1\\0" ‖ tag ‖ seq u64)``, so it tells no tag."""
-    return codec.consent_id(tag, lineage).hex()
-
-
-def decision_message(decision: model.Decision, tag: bytes) -> pb.Decision:
-    """Turn a decision value into its message, without revision, decision_id and time, which the caller sets."""
-    message = pb.Decision(
-        outcome=to_enum(decision.outcome),
-        permitted=decision.permitted,
-        denied=decision.denied,
-        without_consent=decision.without_consent,
-        unknown=decision.unknown,
-        obligations=[to_enum(obligation) for obligation in decision.obligations],
-        valid_until_time_ms=0 if decision.valid_until_ms == model.OPEN_END_MS else decision.valid_until_ms,
-        tag=tag,
-        ref=decision.ref,
-        vocabulary_version=decision.vocabulary_version,
-        combining=to_enum(decision.combining),
-    )
-    for reason in decision.reasons:
-        message.reasons.add(
-            code=to_enum(reason.code),
-            effect=to_enum(reason.effect),
-            consent_id=consent_id(tag, reason.lineage) if reason.lineage else "",
-            version=reason.version,
-            path=reason.path,
-        )
-    message.residual.extend(map(residual_message, decision.residual))
-    return message
-
-
-def residual_message(rule: model.ResidualRule) -> pb.ResidualRule:
-    """Turn a residual rule and its children into messages."""
-    return pb.ResidualRule(
-        effect=to_enum(rule.effect),
-        categories=rule.categories,
-        labels=rule.labels,
-        resources=rule.resources,
-        data_period=None if rule.data_period is None else period_message(rule.data_period),
-        layer=to_enum(rule.layer + 1),
-        rules=[residual_message(child) for child in rule.children],
-    )
-
-
-def residual_value(message: pb.ResidualRule) -> model.ResidualRule:
-    """Turn a residual rule's message and its children into values, for whoever enforces them.
-
-    Raises:
-        InvalidError: an enum value or a time is out of range.
-    """
-    return model.ResidualRule(
-        effect=_enum(model.Effect, message.effect, "effect"),
-        categories=tuple(message.categories),
-        labels=tuple(message.labels),
-        resources=tuple(message.resources),
-        data_period=period_value(message.data_period) if message.HasField("data_period") else None,
-        layer=_enum(model.Layer, message.layer - 1, "layer"),
-        children=tuple(map(residual_value, message.rules)),
-    )
-
-
-def put_verdict(
-    message: pb.Decision,
-    verdict: evaluate.Verdict,
-    question: PackedQuestion,
-    codebook: Codebook,
-    rules: CompiledRules,
-    tag: bytes,
-) -> None:
-    """Put a verdict into an empty message: what ``decision_message`` makes of its ``decision``; the way of every check.
-
-    Left to the caller are the fields that ``decision_message`` leaves, and ``vocabulary_version`` and ``combining``,
-    which are the same for all answers from one state.
-    """
-    if verdict.conditions:
-        message.MergeFrom(decision_message(evaluate.decision(verdict, question, codebook, rules), tag))
-        return
-    codes = codebook.codes
-    message.outcome = to_enum(verdict.outcome)
-    if verdict.permitted:
-        message.permitted.extend(codes(verdict.permitted))
-    if verdict.denied:
-        message.denied.extend(codes(verdict.denied))
-    if verdict.without:
-        message.without_consent.extend(codes(verdict.without))
-    if verdict.unknown or question.unknown:
-        message.unknown.extend(codes(verdict.unknown) + question.unknown)
-    if verdict.obligations:
-        message.obligations.extend(map(to_enum, verdict.obligations))
-    for code, effect, _, lineage, version, path in verdict.grounds:
-        reason = message.reasons.add()
-        reason.code = to_enum(code)
-        if effect is not None:
-            reason.effect = to_enum(effect)
-        if lineage:
-            reason.consent_id = consent_id(tag, lineage)
-            reason.version = version
-        if path:
-            reason.path = path
-    if verdict.valid_until_ms != model.OPEN_END_MS:
-        message.valid_until_time_ms = verdict.valid_until_ms
-    message.tag = tag
-    message.ref = verdict.ref
-
-
 # -- vocabulary and rules -------------------------------------------------------------------------------------
 
 
@@ -445,8 +263,8 @@ def rules_value(message: st.RulesStatement) -> model.Rules:
         InvalidError: an enum value or a time is out of range.
     """
     return model.Rules(
-        combining=_enum(model.Combining, message.combining, "combining"),
-        implicit_policy=_enum(model.ImplicitPolicy, message.implicit_policy, "implicit policy"),
+        combining=enum_value(model.Combining, message.combining, "combining"),
+        implicit_policy=enum_value(model.ImplicitPolicy, message.implicit_policy, "implicit policy"),
         statutory=tuple(map(provision_value, message.statutory)),
         break_glass=tuple(map(provision_value, message.break_glass)),
     )
@@ -469,7 +287,12 @@ def _provisions(provisions: Iterable[model.Provision]) -> list[pb.Provision]:
     return [provision_message(provision) for provision in provisions]
 
 
-def _enum(enum: type[E], value: int, name: str) -> E:
+def enum_value(enum: type[E], value: int, name: str) -> E:
+    """Turn a wire enum into the core's of the same numbers.
+
+    Raises:
+        InvalidError: it is none we know.
+    """
     try:
         return enum(value)
     except ValueError:

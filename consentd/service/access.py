@@ -8,7 +8,7 @@ import grpc
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.errors import ConsentdError, InvalidError, MalformedError, NotFoundError, RequestError
-from consentd.ledger import reads, statement
+from consentd.ledger import answers, reads, statement
 from consentd.pool import Written
 from consentd.service.pages import PAGE_BYTES, Pager, page_size
 from consentd.service.policy import OUTCOMES, check_caller, check_size, reduced
@@ -114,7 +114,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
             content=content_hash("AuthorizeAccess", asked.question),
             asker=caller.id,
             identifier_hash=self.identifier_hash(question.subject),
-            question=statement.question_value(question),
+            question=answers.question_value(question),
             asked=asked,
             tag=tag,
             verified=verified,

@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, MalformedError, NotFoundError
-from consentd.ledger import reads, statement
+from consentd.ledger import answers, reads, statement
 from consentd.policy.subject import Lineage
 from consentd.service.pages import Pager, page_length, page_size
 from consentd.service.wire import Caller, Servicer, check_request_id, content_hash, revision, rpc
@@ -41,7 +41,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         if event.kind == EntryKind.REFUSAL:
             response.refused.CopyFrom(self._refused(written.answer, event))
         else:
-            response.consent_id, response.version = statement.consent_id(event.tag, event.seq), 1
+            response.consent_id, response.version = answers.consent_id(event.tag, event.seq), 1
         return response
 
     @rpc
@@ -240,7 +240,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         latest = reads.read_entry(self.parts.ledger.store, tag, lineage.seq)
         message = self._message(tag, lineage.seq, _VERSION_KINDS[lineage.seq != lineage.lineage])
         return cs.ConsentRecord(
-            consent_id=statement.consent_id(tag, lineage.lineage),
+            consent_id=answers.consent_id(tag, lineage.lineage),
             version=lineage.version,
             state=cs.CONSENT_STATE_PAUSED if lineage.paused else cs.CONSENT_STATE_ACTIVE,
             consent=message.consent,
@@ -259,7 +259,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
             if event.kind == EntryKind.GRANT and event.seq not in standing:
                 message = self._message(tag, event.seq, st.GrantStatement)
                 records[event.seq] = cs.ConsentRecord(
-                    consent_id=statement.consent_id(tag, event.seq),
+                    consent_id=answers.consent_id(tag, event.seq),
                     version=1,
                     state=cs.CONSENT_STATE_REVOKED,
                     consent=message.consent,

@@ -8,7 +8,7 @@ import grpc
 
 from consentd.core import codec
 from consentd.errors import ConsentdError, DeniedError, InvalidError, OverloadedError
-from consentd.ledger import statement
+from consentd.ledger import answers, statement
 from consentd.ledger.view import Snapshot
 from consentd.metrics import Metrics
 from consentd.policy import evaluate, model
@@ -38,9 +38,9 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
         now_ms = self.parts.sequencer.clock.wall_ms()
         response = ps.CheckResponse()
         with self.parts.table.read() as snapshot:
-            answers = self._answers(snapshot, now_ms)
-            sees_reasons, packed = answers.take(caller, question)
-            decision = answers.put(response.decision, packed, self.identifier_hash(question.subject))
+            here = self._answers(snapshot, now_ms)
+            sees_reasons, packed = here.take(caller, question)
+            decision = here.put(response.decision, packed, self.identifier_hash(question.subject))
         self.metrics.decisions.inc(OUTCOMES[decision.outcome], "check")
         return response if sees_reasons else ps.CheckResponse(decision=reduced(decision))
 
@@ -67,14 +67,14 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
         outcomes = [0] * len(OUTCOMES)
         form: tuple[bool, PackedQuestion] | None = None
         with self.parts.table.read() as snapshot:
-            answers = self._answers(snapshot, now_ms)
+            here = self._answers(snapshot, now_ms)
             for question, subject in asked:
                 result = response.results.add()
                 try:
                     if form is None or shared is None:  # a shared question is taken once for all its subjects
-                        form = answers.take(caller, question)
+                        form = here.take(caller, question)
                     sees_reasons, packed = form
-                    decision = answers.put(result.decision, packed, self.identifier_hash(subject))
+                    decision = here.put(result.decision, packed, self.identifier_hash(subject))
                     outcomes[decision.outcome] += 1
                     if not sees_reasons:
                         decision.CopyFrom(reduced(decision))
@@ -121,7 +121,7 @@ class Answers:
         _refuse_break_glass(question)
         sees_reasons = check_caller(self._snapshot, caller, question)
         check_at_least(self._snapshot, question)
-        return sees_reasons, statement.pack_message(question, self._codebook)
+        return sees_reasons, answers.pack_message(question, self._codebook)
 
     def put(self, message: pb.Decision, question: PackedQuestion, identifier_hash: bytes) -> pb.Decision:
         """Put the answer about one subject into *message*, and return it."""
@@ -131,7 +131,7 @@ class Answers:
         value = None if tag is None else self._snapshot.subject(tag)
         verdict = evaluate.evaluate(value, question, self._rules, self._now_ms)
         message.CopyFrom(self._common)
-        statement.put_verdict(message, verdict, question, self._codebook, self._rules, tag or b"")
+        answers.put_verdict(message, verdict, question, self._codebook, self._rules, tag or b"")
         message.decision_id = self._id_prefix + next(self._ids).to_bytes(8, "big")
         return message
 

@@ -7,7 +7,7 @@ from google.protobuf.message import Message
 from consentd.core import codec
 from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import ConflictError, InvalidError, NotFoundError
-from consentd.ledger import statement
+from consentd.ledger import answers, statement
 from consentd.ledger.ledger import Draft
 from consentd.ledger.view import View
 from consentd.policy import evaluate, model
@@ -134,7 +134,7 @@ def decide(view: View, tag: bytes | None, question: model.Question, *, index: in
     else:
         value = None if tag is None else view.subject(tag)
         decision = evaluate.decision(evaluate.evaluate(value, packed, rules, now_ms), packed, codebook, rules)
-    message = statement.decision_message(decision, tag or b"")
+    message = answers.decision_message(decision, tag or b"")
     # A payload has its limit: a person with hundreds of consents that all matched is not refused for it.
     del message.reasons[MAX_RECORDED_REASONS:]
     message.revision.tree_size = index
