@@ -96,7 +96,7 @@ class View:
 
     def registry(self) -> Registry:
         """Return codebook, rules and participants."""
-        raise NotImplementedError
+        raise AssertionError("each kind of view has its own")
 
     def codebook(self) -> Codebook:
         """Return the codebook in force."""
