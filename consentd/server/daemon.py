@@ -141,7 +141,11 @@ class Daemon:
         self._http.stop()
         self._pool.shutdown()
         for closer in reversed(self._closers):
-            closer()
+            try:
+                closer()
+            except ConsentdError as error:
+                # Nothing is lost by it, for what was acknowledged was synced then; and the other stores close too.
+                log.error("store did not close cleanly: %s", error)
         self._closers = []
         log.info("stopped")
 

@@ -256,6 +256,9 @@ def _open(path: Path, *, map_size_bytes: int, read_only: bool) -> lmdb.Environme
         )
     except lmdb.Error as error:
         raise _translated(error) from error
+    except OSError as error:
+        # The binding makes the directory itself, and lets that error through as it is.
+        raise StorageError(f"table directory cannot be made: `{path}`: {error.strerror}") from error
 
 
 def _sync(path: Path) -> None:
@@ -270,7 +273,6 @@ _DAMAGED = (
     lmdb.CorruptedError,
     lmdb.InvalidError,
     lmdb.PageNotFoundError,
-    lmdb.PanicError,
     lmdb.VersionMismatchError,
 )
 _BUGS = (
@@ -289,6 +291,8 @@ def _translated(error: lmdb.Error) -> ConsentdError:
     assert "already open in this process" not in str(error), f"table was opened twice: {error}"
     if isinstance(error, _DAMAGED):
         return CorruptionError(f"table is damaged: rebuild it: {error}")
+    if isinstance(error, lmdb.PanicError):  # a commit failed earlier in this process; the files are whole
+        return StorageError("table stopped, since a write to it failed: start the daemon again")
     if isinstance(error, lmdb.MapFullError):
         return StorageError("table is full: raise `map_size_mb`")
     if isinstance(error, lmdb.ReadersFullError):
