@@ -1,0 +1,162 @@
+"""Real consents into real ledgers: each IHE PCF example, and HL7's own, imported by the command line into a ledger of
+its own, and then asked about over gRPC. What each means stands in its guide's notes.
+"""
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consentd import cli
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import consent_service_pb2 as cs
+from consentd.v1 import registry_service_pb2 as rs
+from consentd.v1 import statement_pb2 as st
+from running import Running, question, request_id, running_daemon
+
+pytest.importorskip("fhir.resources", reason="the extra `fhir` is not installed")
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "../shared/data"
+if not DATA.is_dir():
+    pytest.skip("real consents are not at hand: ../shared/data is missing", allow_module_level=True)
+
+PERMIT, DENY, NO_CONSENT = pb.OUTCOME_PERMIT, pb.OUTCOME_DENY, pb.OUTCOME_NO_CONSENT
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question and its answer; break-glass is asked through AuthorizeAccess."""
+
+    outcome: int
+    changed: dict[str, Any] = field(default_factory=dict)
+
+
+def _resource(reference: str) -> dict[str, Any]:
+    return {"resources": pb.CodeSet(values=[reference]), "labels": pb.CodeSet(values=["N"])}
+
+
+def _labels(*labels: str) -> dict[str, Any]:
+    return {"labels": pb.CodeSet(values=labels)}
+
+
+def _of(start_ms: int, end_ms: int) -> dict[str, Any]:
+    return {"data_period": pb.Period(start_time_ms=start_ms, end_time_ms=end_ms)}
+
+
+_BTG = {"purpose": "BTG", "break_glass": pb.BreakGlass(justification="unconscious in the emergency room")}
+_ER = {**_BTG, "actor": pb.Actor(organisation="er")}
+_JUNE_2022, _JUNE_2023, _DAY = 1_654_041_600_000, 1_685_577_600_000, 86_400_000
+_RESEARCHER = {"actor": pb.Actor(organisation="ex-org-researcher")}
+
+EXAMPLES: dict[str, list[Asked]] = {
+    "ex-consent-basic-treat": [
+        Asked(PERMIT),
+        Asked(PERMIT, {"purpose": "HPAYMT"}),
+        Asked(NO_CONSENT, {"purpose": "HRESCH"}),
+    ],
+    "ex-consent-basic-research": [Asked(PERMIT, {"purpose": "HRESCH"}), Asked(NO_CONSENT)],
+    "ex-consent-basic-reject": [Asked(DENY), Asked(NO_CONSENT, {"purpose": "HRESCH"})],
+    "ex-consent-expired-treat": [Asked(NO_CONSENT)],
+    "ex-consent-intermediate-purpose": [
+        Asked(PERMIT, {**_RESEARCHER, "purpose": "DSRCH"}),
+        Asked(NO_CONSENT, {"purpose": "DSRCH"}),
+        Asked(NO_CONSENT, {**_RESEARCHER, "purpose": "HRESCH"}),
+        Asked(PERMIT, {"categories": ["CLIN.ALG"]}),  # the policy it selects: normal data, for treatment
+        Asked(NO_CONSENT, {"categories": ["CLIN.DX"]}),
+    ],
+    "ex-consent-intermediate-data": [
+        Asked(PERMIT, _resource("Observation/ex-weight")),
+        Asked(NO_CONSENT, _resource("Observation/another")),
+        Asked(NO_CONSENT),
+    ],
+    "ex-consent-intermediate-not-data": [
+        Asked(PERMIT, _resource("Observation/ex-weight")),
+        Asked(DENY, _resource("Observation/ex-alcoholUse")),
+        Asked(DENY),
+    ],
+    "ex-consent-intermediate-timeframe": [
+        Asked(PERMIT, _of(_JUNE_2022, _JUNE_2022 + _DAY)),
+        Asked(NO_CONSENT, _of(_JUNE_2023, _JUNE_2023 + _DAY)),
+    ],
+    "ex-consent-advanced-normal": [Asked(PERMIT, _labels("N")), Asked(NO_CONSENT, _labels("R"))],
+    "ex-consent-advanced-normal-restricted": [Asked(PERMIT, _labels("N")), Asked(PERMIT, _labels("R"))],
+    "ex-consent-advanced-normal-break-glass-restricted": [
+        Asked(PERMIT, _labels("N")),
+        Asked(NO_CONSENT, _labels("R")),
+        Asked(PERMIT, {**_ER, **_labels("R")}),
+        Asked(DENY, {**_BTG, **_labels("R")}),
+    ],
+    "ex-dissent-intermediate-break-glass": [Asked(DENY), Asked(PERMIT, _ER), Asked(DENY, _BTG)],
+}
+
+
+def _subject(reference: str) -> pb.Subject:
+    """Return who the shipped mapping says a FHIR reference is."""
+    known = tomllib.loads((ROOT / "ops/fhir-mapping.toml").read_text())["subjects"]
+    return pb.Subject(**known[reference])
+
+
+def _prepare(running: Running) -> None:
+    """Register whom the mapping names, with the emergency room among the privileged."""
+    for name, groups, rights in (
+        ("er", ["group/privileged-users"], [st.PARTICIPANT_RIGHT_BREAK_GLASS]),
+        ("ex-org-researcher", [], []),
+    ):
+        statement = st.ParticipantStatement(
+            participant_id=name,
+            name=st.Text(ko="시험 기관", en=name),
+            roles=[st.PARTICIPANT_ROLE_RECIPIENT],
+            rights=rights,
+            groups=groups,
+            active=True,
+        )
+        request = rs.RegisterParticipantRequest(request_id=request_id(), participant=statement)
+        running.registry.RegisterParticipant(request, metadata=running.as_("operator"))
+
+
+def _import(running: Running, monkeypatch: pytest.MonkeyPatch, file: Path, *more: str) -> int:
+    monkeypatch.setenv("CONSENTD_TOKEN", running.tokens["app"])
+    monkeypatch.setenv("CONSENTD_TARGET", f"127.0.0.1:{running.daemon.grpc_port}")
+    mapping = str(ROOT / "ops/fhir-mapping.toml")
+    return cli.main(["import", "fhir", str(file), "--mapping", mapping, "--enrol", "--test-data", *more])
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_what_an_example_means(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = DATA / "pcf" / f"{name}.json"
+    with running_daemon(tmp_path) as running:
+        _prepare(running)
+        assert _import(running, monkeypatch, file) == 0
+        size = running.check_ledger()
+        assert _import(running, monkeypatch, file) == 0
+        assert running.check_ledger() == size  # a second run changes nothing
+        for asked in EXAMPLES[name]:
+            put = question(_subject("Patient/ex-patient"), **asked.changed)
+            outcome = running.authorize(put).decision.outcome
+            assert outcome == asked.outcome, (asked, pb.Outcome.Name(outcome))
+            if not put.HasField("break_glass"):
+                assert running.check(put).outcome == asked.outcome
+        running.check_ledger()
+
+
+def test_hl7_example_was_opted_in_until_2016(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_daemon(tmp_path) as running:
+        assert _import(running, monkeypatch, DATA / "r4_examples_consent-example.json") == 0
+        request = cs.ListConsentsRequest(subject=_subject("Patient/f001"))
+        consents = running.consents.ListConsents(request, metadata=running.as_("app")).records
+        assert [record.consent.root.effect for record in consents] == [pb.EFFECT_PERMIT]
+        assert running.check(question(_subject("Patient/f001"))).outcome == NO_CONSENT
+        running.check_ledger()
+
+
+def test_test_data_needs_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_daemon(tmp_path) as running:
+        _prepare(running)
+        monkeypatch.setenv("CONSENTD_TOKEN", running.tokens["app"])
+        monkeypatch.setenv("CONSENTD_TARGET", f"127.0.0.1:{running.daemon.grpc_port}")
+        size = running.check_ledger()
+        file, mapping = DATA / "pcf/ex-consent-basic-treat.json", ROOT / "ops/fhir-mapping.toml"
+        assert cli.main(["import", "fhir", str(file), "--mapping", str(mapping)]) == 1
+        assert running.check_ledger() == size
