@@ -141,6 +141,10 @@ def files(document: Document, **under: Any) -> Iterator[Vector]:
         ):  # fmt: skip
             if other != text:
                 yield file(f"{place} {name}", "malformed", {**document, place: other})
+    for place in (("chains", 0, "tag"), ("chains", 0, "entries", 0, "opening", "salt")):
+        text = found(document, place)
+        assert text.endswith("=")
+        yield file(f"{place[-1]} without padding", "malformed", set_at(document, place, text[:-1]))
     yield file("unused bits", "malformed", changed_text(document, ("chains", 0, "entries", 0, "opening", "salt")))
     for place, _ in every(document):
         where = ".".join(map(str, place))

@@ -58,6 +58,8 @@ def histories(case: LedgerCase) -> Iterator[Vector]:
     for absent in (bytes(32), b"\x77" * 32, b"\xff" * 32):
         document = document_of(case, absent, "ledger")
         yield history_vector("absent tag", "ok", document, tag=b64(absent))
+        headed = changed(document, ("chains", 0, "head"), bytes(32))
+        yield history_vector("absent tag with a head", "malformed", headed, tag=b64(absent))
         lie = changed(document, ("chains", 0, "tag"), first.tag)
         yield history_vector("absence of one who is there", "proof", lie, **asked)
     yield from held_histories(case, first, {"early": early, "middle": middle}, point)
@@ -153,6 +155,8 @@ def mutants(case: LedgerCase, person: Person, whole: Document, second: Person) -
                 yield bad(f"swap opening of {where}", with_entries(whole, place, order))
         for count in {0, chain["count"] - 1, chain["count"] + 1, (1 << 53) - 1} - {chain["count"]}:
             yield bad(f"count {count} in chain {place}", with_chain(whole, place, {**chain, "count": count}), "")
+        for first in {0, 2, chain["count"] + 1} - {chain["first_seq"]}:
+            yield bad(f"first_seq {first} in chain {place}", with_chain(whole, place, {**chain, "first_seq": first}))
         names = ("", "ledger", "participant/hospital", "participant/bank\0", "é", "x" * 129, "é" * 128)
         for name in (*names, "\U0001f600" * 128):
             if name != chain["public_name"]:
@@ -186,6 +190,18 @@ def mutants(case: LedgerCase, person: Person, whole: Document, second: Person) -
         yield bad(f"another person's entry {at}", with_entries(whole, 0, order))
     yield bad("said to be absent", with_chain(whole, 0, {**chains[0], "count": 0, "head": "", "entries": []}), "")
     empty = {**chains[0], "count": 0, "head": "", "entries": [], "map_proof": ""}
+    key, head = codec.map_key(person.tag), base64.b64decode(chains[0]["head"])
+    value, path = codec.map_value(person.tag, chains[0]["count"], head), base64.b64decode(chains[0]["map_proof"])
+    itself = {**empty, "map_proof": b64(b"\x20" + key + b"\x20" + value + path)}
+    yield bad("said to be absent by its own leaf", with_chain(whole, 0, itself))
+    steps = [path[at : at + 33] for at in range(0, len(path), 33)]  # every bit here is below 128: one byte
+    for at, step in enumerate(steps):
+        longer = b"".join([*steps[:at], bytes((step[0] | 0x80, 0)), step[1:], *steps[at + 1 :]])
+        yield bad(f"bit {at} in two bytes", changed(whole, ("chains", 0, "map_proof"), longer), "malformed")
+        without_step = b"".join([*steps[:at], *steps[at + 1 :]])
+        yield bad(f"map proof without step {at}", changed(whole, ("chains", 0, "map_proof"), without_step))
+        twice = b"".join([*steps[: at + 1], *steps[at:]])
+        yield bad(f"map proof with step {at} twice", changed(whole, ("chains", 0, "map_proof"), twice), "malformed")
     yield bad("said to be absent from an empty map", with_chain(whole, 0, empty))
     yield bad("consistency from nothing held", {**whole, "consistency": whole["seal_inclusion"]})
     for at in range(len(whole["seal_inclusion"])):

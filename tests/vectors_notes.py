@@ -79,6 +79,12 @@ def receipts(case: LedgerCase) -> Iterator[Vector]:
     wrong = checkpoint.sign_checkpoint(replace(point, origin="ledger.example/other"), [LOG])
     foreign = checkpoint.format_proof(replace(bundle, checkpoint_note=wrong))
     yield receipt("another origin signed", "proof", foreign, leaf)
+    # The root fits, the size does not: a tree of one leaf has no sibling to go by.
+    sibling = bytes(32)
+    for size, root in ((1, merkle.node_hash(sibling, merkle.leaf_hash(leaf))), (1, merkle.leaf_hash(leaf))):
+        text = checkpoint.sign_checkpoint(Checkpoint(ORIGIN, size, root), [LOG])
+        longer = checkpoint.format_proof(checkpoint.ProofBundle(b"", 0, (sibling,), text))
+        yield receipt(f"proof longer than its tree, {root.hex()[:8]}", "proof", longer, leaf)
     short = forged_tree([b"no leaf"])
     yield receipt("no leaf at all, in a tree", "malformed", short, b"no leaf")
 
@@ -121,6 +127,10 @@ def notes() -> Iterator[Vector]:
         wrong = replace(cosigned, signature=signature)
         yield vector(f"cosignature {name}", "signature", raw(text, line, wrong), WITNESS)
         yield vector(f"cosignature {name} by a stranger", "ok", raw(text, line, wrong))
+    far = 1 << 63
+    signed = WITNESS.key.sign(b"cosignature/v1\ntime %d\n" % far + text.encode())
+    beyond = replace(cosigned, signature=far.to_bytes(8) + signed)
+    yield vector("cosignature of a time beyond 63 bits", "signature", raw(text, line, beyond), WITNESS)
     for at in range(0, 64, 5):
         wrong = replace(line, signature=flip(at)(line.signature))
         yield vector(f"signature with byte {at} changed", "signature", raw(text, wrong))

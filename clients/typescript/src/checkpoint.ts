@@ -1,0 +1,150 @@
+/**
+ * Read checkpoints and proof bundles (C2SP tlog-checkpoint, tlog-proof).
+ *
+ * A checkpoint is a signed note that states the tree's size and root hash:
+ *
+ *     <origin>
+ *     <size, decimal>
+ *     <root hash, base64>
+ *
+ * Extension lines are refused: no verifier of ours would check what they say. A *proof bundle* (`.tlog-proof`) is a
+ * receipt that verifies offline:
+ *
+ *     c2sp.org/tlog-proof@v1
+ *     extra <base64>            optional; not authenticated
+ *     index <decimal>
+ *     <base64 hash>             none or more, the leaf's sibling first
+ *
+ *     <checkpoint note>
+ */
+
+import { decodeBase64, decodeText, equal } from "./bytes.js";
+import { HASH_SIZE } from "./codec.js";
+import { MalformedError, ProofError, SignatureError } from "./errors.js";
+import { EMPTY_ROOT, leafHash, verifyInclusion } from "./merkle.js";
+import { hasSpace, isBy, MAX_NOTE_SIZE, type Note, openNote, type Verifier } from "./note.js";
+
+/** The largest tree size that we read. */
+export const MAX_SIZE = (1n << 63n) - 1n;
+
+const MAX_PROOF_LENGTH = 63;
+const MAX_BUNDLE_SIZE = 2 * MAX_NOTE_SIZE;
+const DECIMAL = /^(?:0|[1-9][0-9]{0,18})$/;
+const MAGIC = "c2sp.org/tlog-proof@v1";
+
+/** The state of a log: `size` leaves whose root hash is `root` (32 bytes), of the log called `origin`. */
+export interface Checkpoint {
+  readonly origin: string;
+  readonly size: bigint;
+  readonly root: Uint8Array;
+}
+
+/** A receipt: where a leaf is, and the proof that the checkpoint's tree has it there. */
+export interface ProofBundle {
+  /** Bytes that travel along, not authenticated; empty for none. */
+  readonly extra: Uint8Array;
+  /** Of the leaf, from 0. */
+  readonly index: bigint;
+  /** Hashes of 32 bytes, the leaf's sibling first. */
+  readonly proof: readonly Uint8Array[];
+  /** The signed note, verbatim. */
+  readonly checkpointNote: Uint8Array;
+}
+
+/** Parse the text of a checkpoint note: exactly three lines.
+ *
+ * @throws {MalformedError} it is not one, or has extension lines, or a size of 0 with another than the empty root.
+ */
+export function parseCheckpoint(text: string): Checkpoint {
+  const [origin, sizeLine, rootLine, end, ...more] = text.split("\n");
+  if (origin === undefined || sizeLine === undefined || rootLine === undefined || end !== "" || more.length) {
+    throw new MalformedError("checkpoint does not have exactly three lines");
+  }
+  const size = parseDecimal(sizeLine);
+  const root = parseHash(rootLine);
+  if (!origin || hasSpace(origin) || origin.includes("+")) {
+    throw new MalformedError("checkpoint has an origin that is empty or has a space or a plus");
+  }
+  if (size === 0n && !equal(root, EMPTY_ROOT)) {
+    throw new MalformedError("checkpoint of size 0 does not have the empty root");
+  }
+  return { origin, size, root };
+}
+
+/** Read a checkpoint note and verify that this log signed it; the note says which of the witnesses cosigned.
+ *
+ * @throws {MalformedError} it is not a checkpoint note.
+ * @throws {SignatureError} the log has not signed it, or a signature by the log or a known witness is wrong.
+ * @throws {ProofError} it is a checkpoint of another origin.
+ */
+export function openCheckpoint(
+  note: Uint8Array,
+  origin: string,
+  log: Verifier,
+  witnesses: readonly Verifier[] = [],
+): [Checkpoint, Note] {
+  const opened = openNote(note, [log, ...witnesses]);
+  if (!opened.verified.some((line) => isBy(line, log))) throw new SignatureError("checkpoint is not signed by the log");
+  const checkpoint = parseCheckpoint(opened.text);
+  if (checkpoint.origin !== origin) throw new ProofError("checkpoint is of another origin");
+  return [checkpoint, opened];
+}
+
+/** Parse a proof bundle. Neither the proof nor the checkpoint is looked into yet.
+ *
+ * @throws {MalformedError} it is not one, or has more than 63 hashes or 2,000,000 bytes.
+ */
+export function parseProof(text: Uint8Array): ProofBundle {
+  if (text.length > MAX_BUNDLE_SIZE) throw new MalformedError("proof bundle is larger than 2,000,000 bytes");
+  const end = text.findIndex((byte, i) => byte === 0x0a && text[i + 1] === 0x0a);
+  if (end < 0 || end + 2 === text.length) throw new MalformedError("proof bundle has no checkpoint");
+  const head = text.subarray(0, end);
+  if (head.some((byte) => byte >= 0x80)) {
+    throw new MalformedError("proof bundle is not ASCII before its checkpoint");
+  }
+  const [magic, ...lines] = decodeText(head, "proof bundle").split("\n");
+  if (magic !== MAGIC) throw new MalformedError("proof bundle does not begin with its mark");
+  let extra = new Uint8Array();
+  if (lines[0]?.startsWith("extra ")) {
+    extra = Uint8Array.from(decodeBase64(lines.shift()!.slice("extra ".length)));
+    if (!extra.length) throw new MalformedError("proof bundle has an extra line without content");
+  }
+  const indexLine = lines.shift();
+  if (!indexLine?.startsWith("index ")) throw new MalformedError("proof bundle has no index");
+  const index = parseDecimal(indexLine.slice("index ".length));
+  if (lines.length > MAX_PROOF_LENGTH) throw new MalformedError("proof bundle has more than 63 hashes");
+  return { extra, index, proof: lines.map(parseHash), checkpointNote: text.slice(end + 2) };
+}
+
+/** Verify, offline, that a proof bundle shows this leaf in a tree that this log signed; return bundle, checkpoint, note.
+ *
+ * @throws {MalformedError} it is not a proof bundle with a checkpoint.
+ * @throws {SignatureError} the log has not signed it, or a signature by a known key is wrong.
+ * @throws {ProofError} another origin, or the proof does not lead from the leaf to the root.
+ */
+export function verifyProof(
+  text: Uint8Array,
+  leaf: Uint8Array,
+  origin: string,
+  log: Verifier,
+  witnesses: readonly Verifier[] = [],
+): [ProofBundle, Checkpoint, Note] {
+  const bundle = parseProof(text);
+  const [checkpoint, note] = openCheckpoint(bundle.checkpointNote, origin, log, witnesses);
+  const { size, root } = checkpoint;
+  verifyInclusion(bundle.proof, { index: bundle.index, size, leafHash: leafHash(leaf), root });
+  return [bundle, checkpoint, note];
+}
+
+function parseDecimal(text: string): bigint {
+  if (!DECIMAL.test(text) || BigInt(text) > MAX_SIZE) {
+    throw new MalformedError("number is not a decimal without leading zeros, below 2**63");
+  }
+  return BigInt(text);
+}
+
+function parseHash(text: string): Uint8Array {
+  const content = decodeBase64(text);
+  if (content.length !== HASH_SIZE) throw new MalformedError("hash is not 32 bytes long");
+  return content;
+}

@@ -1,0 +1,137 @@
+#!/usr/bin/env node
+/**
+ * Verify a history file or a receipt on the command line. stdout is the answer, stderr is talk.
+ */
+
+import { readFileSync, writeFileSync } from "node:fs";
+import { parseArgs } from "node:util";
+
+import { decodeHex, equal } from "./bytes.js";
+import { UnreadKeyError, VerificationError } from "./errors.js";
+import { errorClass, heldJson, historyJson, historyText, parseHeld, receiptJson, receiptText } from "./report.js";
+import type { HeldFile, Json } from "./report.js";
+import { type HistoryOptions, type Trust, verifyHistory, verifyReceipt } from "./verify.js";
+
+const PROVEN = 0;
+const DISPROVED = 1;
+const COULD_NOT_TELL = 2;
+
+const HELP = `usage: consentd-verify history FILE --log-key VKEY [options]
+       consentd-verify receipt FILE LEAF --log-key VKEY [options]
+
+Verify, offline, a history file (\`consentd history export\`) or a receipt (.tlog-proof) with its leaf. \`-\` is stdin.
+
+  --log-key VKEY       the log's key, name+id+base64; get it on another way than the proof
+  --origin ORIGIN      the ledger's name; by default the key's
+  --tag HEX            history: whose it must be, the person's tag
+  --public-name NAME   history: whose it must be, a public chain such as participant/ID
+  --held FILE          history: what --keep wrote the last time
+  --keep FILE          history: write what was verified, for --held
+  --witness VKEY       a witness's key; may be repeated
+  --quorum N           how many witnesses must have cosigned in the last five minutes; by default 0
+  --json               one JSON object instead of text
+  --help               show this
+
+exit status: 0 proven, 1 disproved, 2 could not tell
+`;
+
+const OPTIONS = {
+  "log-key": { type: "string" },
+  origin: { type: "string" },
+  tag: { type: "string" },
+  "public-name": { type: "string" },
+  held: { type: "string" },
+  keep: { type: "string" },
+  witness: { type: "string", multiple: true },
+  quorum: { type: "string" },
+  json: { type: "boolean" },
+  help: { type: "boolean" },
+} as const;
+
+type Values = ReturnType<typeof parseArgs<{ options: typeof OPTIONS; allowPositionals: true }>>["values"];
+
+/** Run the command; return its exit status. */
+function main(args: string[]): number {
+  const { values, positionals } = parseArgs({ args, options: OPTIONS, allowPositionals: true });
+  const [command, ...files] = positionals;
+  if (values.help) {
+    process.stdout.write(HELP);
+    return PROVEN;
+  }
+  if (command === "history" && files.length === 1) return history(files[0]!, values);
+  if (command === "receipt" && files.length === 2) return receipt(files[0]!, files[1]!, values);
+  throw new TypeError("command is neither `history FILE` nor `receipt FILE LEAF`; see --help");
+}
+
+function history(file: string, values: Values): number {
+  const kept = values.held === undefined ? null : parseHeld(readFileSync(values.held, "utf8"));
+  const tag = values.tag === undefined ? kept?.tag : readTag(values.tag);
+  if (kept && tag && !equal(kept.tag, tag)) throw new TypeError("held file is of another tag");
+  const options: HistoryOptions = {
+    ...trustOf(values),
+    ...(tag && { tag }),
+    ...(values["public-name"] !== undefined && { publicName: values["public-name"] }),
+    ...(kept && { held: kept.held, heldChain: kept.heldChain }),
+  };
+  const evidence = verifyHistory(read(file), options);
+  answer(values, historyJson(evidence), historyText(evidence));
+  if (evidence.unread.length) return COULD_NOT_TELL;
+  if (values.keep !== undefined) keep(values.keep, evidence);
+  if (!options.tag && !options.publicName) process.stderr.write("whose history it must be was not said (--tag)\n");
+  return PROVEN;
+}
+
+function receipt(file: string, leaf: string, values: Values): number {
+  const evidence = verifyReceipt(read(file), read(leaf), trustOf(values));
+  answer(values, receiptJson(evidence), receiptText(evidence));
+  return PROVEN;
+}
+
+function trustOf(values: Values): Trust {
+  const logKey = values["log-key"];
+  if (logKey === undefined) throw new TypeError("--log-key is missing");
+  return {
+    logKey,
+    origin: values.origin ?? logKey.split("+", 1)[0]!,
+    witnesses: values.witness ?? [],
+    quorum: values.quorum === undefined ? 0 : Number(values.quorum || NaN),
+    now: Date.now(),
+  };
+}
+
+function readTag(text: string): Uint8Array {
+  if (!/^[0-9a-fA-F]{64}$/.test(text)) throw new TypeError("--tag is not 64 hexadecimal digits");
+  return decodeHex(text);
+}
+
+function read(file: string): Uint8Array {
+  return readFileSync(file === "-" ? 0 : file);
+}
+
+function keep(file: string, evidence: HeldFile): void {
+  writeFileSync(file, `${JSON.stringify(heldJson(evidence))}\n`, { mode: 0o600 });
+}
+
+function answer({ json }: Values, content: Json, lines: readonly string[]): void {
+  process.stdout.write(json ? `${JSON.stringify(content)}\n` : `${lines.join("\n")}\n`);
+}
+
+function refuse(error: unknown, args: string[]): number {
+  const isDisproved = error instanceof VerificationError && !(error instanceof UnreadKeyError);
+  const verdict = isDisproved ? "disproved" : "could not tell";
+  const message = error instanceof Error ? error.message : String(error);
+  if (args.includes("--json")) {
+    const content = { verdict, ...(isDisproved && { error: errorClass(error) }), message };
+    process.stdout.write(`${JSON.stringify(content)}\n`);
+  } else {
+    (isDisproved ? process.stdout : process.stderr).write(`${verdict}: ${message}\n`);
+  }
+  return isDisproved ? DISPROVED : COULD_NOT_TELL;
+}
+
+const args = process.argv.slice(2);
+try {
+  process.exitCode = main(args);
+} catch (error) {
+  process.exitCode = refuse(error, args);
+}

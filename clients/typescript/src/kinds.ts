@@ -1,0 +1,51 @@
+/**
+ * Name the kinds of event leaves, and who may author them. Numbers are never reused.
+ *
+ * Source: ledger-format.md, "Kinds".
+ */
+
+/** Whose key signed a statement: the daemon's, a participant's, or the person's own. */
+export type Owner = "ledger" | "participant" | "subject";
+
+/** What a kind is called, and who may author it. */
+export interface Kind {
+  readonly name: string;
+  readonly authors: ReadonlySet<Owner>;
+}
+
+export const LEDGER = 1;
+export const KEY = 3;
+export const ERASURE = 20;
+
+const DAEMON: ReadonlySet<Owner> = new Set(["ledger"]);
+const PERSON: ReadonlySet<Owner> = new Set(["ledger", "subject"]);
+const PARTICIPANT: ReadonlySet<Owner> = new Set(["ledger", "participant"]);
+
+/** All owners: who may author a kind that this version does not know. */
+export const ANYBODY: ReadonlySet<Owner> = new Set(["ledger", "participant", "subject"]);
+
+/** The kinds this version knows. The daemon may sign for thin clients; the statement then says so. */
+export const KINDS: ReadonlyMap<number, Kind> = new Map([
+  [1, { name: "LEDGER", authors: DAEMON }],
+  [2, { name: "PARTICIPANT", authors: PARTICIPANT }],
+  [3, { name: "KEY", authors: ANYBODY }],
+  [4, { name: "VOCABULARY", authors: PARTICIPANT }],
+  [5, { name: "NOTICE", authors: PARTICIPANT }],
+  [6, { name: "ENROL", authors: PARTICIPANT }],
+  [7, { name: "AUTHORITY", authors: ANYBODY }],
+  [8, { name: "GRANT", authors: PERSON }],
+  [9, { name: "AMEND", authors: PERSON }],
+  [10, { name: "PAUSE", authors: PERSON }],
+  [11, { name: "RESUME", authors: PERSON }],
+  [12, { name: "REVOKE", authors: PERSON }],
+  // The decision is the daemon's own statement; the asker's is inside it.
+  [13, { name: "ACCESS", authors: DAEMON }],
+  [14, { name: "REFUSAL", authors: DAEMON }],
+  [15, { name: "OUTCOME", authors: PARTICIPANT }],
+  [16, { name: "DISPUTE", authors: PERSON }],
+  [17, { name: "RESOLUTION", authors: PARTICIPANT }],
+  [18, { name: "DUTY", authors: PARTICIPANT }],
+  [19, { name: "SERVED", authors: PARTICIPANT }],
+  [20, { name: "ERASURE", authors: PARTICIPANT }],
+  [21, { name: "RULES", authors: PARTICIPANT }],
+]);

@@ -1,0 +1,173 @@
+/**
+ * Say what was proven: as text for people, as JSON for programs, and as the file in which it is kept for the next time.
+ */
+
+import { decodeBase64, decodeHex, encodeBase64, encodeHex } from "./bytes.js";
+import type { Event, Seal } from "./codec.js";
+import { MalformedError, ProofError, SignatureError, type VerificationError } from "./errors.js";
+import type { Held, HeldChain, KeyTerm } from "./history.js";
+import { KINDS } from "./kinds.js";
+import { type Cosignature, type HistoryEvidence, NOT_PROVEN, type ReceiptEvidence } from "./verify.js";
+
+/** A value that JSON can hold. */
+export type Json = string | number | boolean | null | readonly Json[] | { readonly [name: string]: Json };
+
+/** Name the class of an error, as the shared vectors do. */
+export function errorClass(error: VerificationError): string {
+  if (error instanceof MalformedError) return "malformed";
+  if (error instanceof SignatureError) return "signature";
+  if (error instanceof ProofError) return "proof";
+  return "verification";
+}
+
+/** Name a kind; one that this version does not know by its number. */
+export function kindName(kind: number): string {
+  return KINDS.get(kind)?.name ?? `kind ${kind}`;
+}
+
+/** Return what a history proves as JSON. */
+export function historyJson(evidence: HistoryEvidence): Json {
+  const { tag, publicName, count, erased, unread, seal } = evidence;
+  return {
+    verdict: unread.length ? "could not tell" : "proven",
+    ...anchorJson(evidence),
+    seal_time_ms: integer(seal.timeMs),
+    tag: encodeHex(tag),
+    public_name: publicName,
+    count: integer(count),
+    erased,
+    unread: unread.map(({ publicName, seq, kind }) => ({ public_name: publicName, seq: integer(seq), kind })),
+    entries: evidence.entries.map(({ event, statement, author }) => ({
+      ...leafJson(event),
+      author: author && authorName(author),
+      payload: statement && encodeBase64(statement.payload),
+    })),
+    not_proven: NOT_PROVEN,
+    held: heldJson(evidence),
+  };
+}
+
+/** Return what a receipt proves as JSON. */
+export function receiptJson(evidence: ReceiptEvidence): Json {
+  const { index, leaf } = evidence;
+  return { verdict: "proven", ...anchorJson(evidence), index: integer(index), leaf: leafJson(leaf) };
+}
+
+/** Return what a history proves as lines of text. */
+export function historyText(evidence: HistoryEvidence): string[] {
+  const { tag, publicName, count, entries, erased, unread, checkpoint, seal } = evidence;
+  const whose = publicName || `tag ${encodeHex(tag)}`;
+  const before = count - BigInt(entries.length);
+  const lines = [
+    count === 0n
+      ? `${whose} has no entry in ${checkpoint.origin} at tree size ${checkpoint.size}, sealed ${time(seal.timeMs)}`
+      : `${whose} has these entries and no others in ${checkpoint.origin} at tree size ${checkpoint.size}, ` +
+        `sealed ${time(seal.timeMs)}`,
+  ];
+  if (before) lines.push(`(1 to ${before} were verified before)`);
+  for (const { event, author } of entries) {
+    const ref = event.ref ? ` ref ${event.ref}` : "";
+    const by = author ? authorName(author) : "(erased)";
+    lines.push(`${String(event.seq).padStart(5)}  ${time(event.timeMs)}  ${kindName(event.kind).padEnd(11)} ${by}${ref}`);
+  }
+  if (erased) lines.push("the chain ends in an erasure");
+  lines.push(...cosignatureText(evidence.cosignatures));
+  for (const { publicName, seq, kind } of unread) {
+    lines.push(`could not tell what ${kindName(kind)} says, seq ${seq}${publicName && ` of ${publicName}`}`);
+  }
+  return [...lines, "not proven:", ...NOT_PROVEN.map((text) => `  ${text}`)];
+}
+
+/** Return what a receipt proves as lines of text. */
+export function receiptText({ checkpoint, index, leaf, cosignatures }: ReceiptEvidence): string[] {
+  const what = leaf.type === "seal" ? "seal" : `${kindName(leaf.kind)}, seq ${leaf.seq} of tag ${encodeHex(leaf.tag)}`;
+  return [
+    `leaf ${index} of ${checkpoint.origin} is this one at tree size ${checkpoint.size}`,
+    `${what}, ${time(leaf.timeMs)}`,
+    ...cosignatureText(cosignatures),
+  ];
+}
+
+/** What a held file keeps between two histories of one chain. */
+export interface HeldFile {
+  readonly tag: Uint8Array;
+  readonly held: Held;
+  readonly heldChain: HeldChain;
+}
+
+/** Return what is to be kept until the next history, as JSON. */
+export function heldJson({ tag, held, heldChain }: HeldFile): Json {
+  return {
+    tag: encodeHex(tag),
+    tree_size: String(held.treeSize),
+    root: encodeBase64(held.root),
+    count: String(heldChain.count),
+    head: encodeBase64(heldChain.head),
+    erased: heldChain.erased,
+    keys: heldChain.keys.map(({ key, timeMs, retired }) => ({ key: encodeBase64(key), time_ms: String(timeMs), retired })),
+  };
+}
+
+/** Read what was kept.
+ *
+ * @throws {TypeError} it is not that; it is the reader's own file, and no evidence.
+ */
+export function parseHeld(text: string): HeldFile {
+  try {
+    const { tag, tree_size, root, count, head, erased, keys } = JSON.parse(text);
+    const number = (value: unknown): bigint => {
+      if (typeof value !== "string" || !/^[0-9]{1,20}$/.test(value)) throw new TypeError("not a decimal");
+      return BigInt(value);
+    };
+    return {
+      tag: decodeHex(tag),
+      held: { treeSize: number(tree_size), root: decodeBase64(root) },
+      heldChain: {
+        count: number(count),
+        head: decodeBase64(head),
+        erased: erased === true,
+        keys: (keys as Record<string, unknown>[]).map((one) => ({
+          key: decodeBase64(one["key"] as string),
+          timeMs: number(one["time_ms"]),
+          retired: one["retired"] === true,
+        })),
+      },
+    };
+  } catch (error) {
+    throw new TypeError(`held file is malformed: ${error instanceof Error ? error.message : "unreadable"}`);
+  }
+}
+
+function anchorJson({ checkpoint, cosignatures }: HistoryEvidence | ReceiptEvidence): Record<string, Json> {
+  const { origin, size, root } = checkpoint;
+  return {
+    origin,
+    tree_size: integer(size),
+    root: encodeBase64(root),
+    cosignatures: cosignatures.map(({ name, timeMs }) => ({ name, time_ms: timeMs })),
+  };
+}
+
+function leafJson(leaf: Event | Seal): Record<string, Json> {
+  if (leaf.type === "seal") return { kind: "SEAL", time_ms: integer(leaf.timeMs) };
+  const { kind, timeMs, seq, ref } = leaf;
+  return { kind: kindName(kind), time_ms: integer(timeMs), seq: integer(seq), ref: integer(ref) };
+}
+
+function cosignatureText(cosignatures: readonly Cosignature[]): string[] {
+  return cosignatures.map(({ name, timeMs }) => `cosigned by ${name} ${time(BigInt(timeMs))}`);
+}
+
+function authorName({ owner, name }: KeyTerm): string {
+  if (owner === "participant") return `participant/${name}`;
+  return owner === "ledger" ? "ledger" : "the person";
+}
+
+/** An integer as JSON: a number, or its digits where a number would not be exact. */
+function integer(value: bigint): Json {
+  return value <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(value) : String(value);
+}
+
+function time(timeMs: bigint): string {
+  return timeMs <= 8_640_000_000_000_000n ? new Date(Number(timeMs)).toISOString() : `${timeMs} ms`;
+}

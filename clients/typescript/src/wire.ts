@@ -1,0 +1,118 @@
+/**
+ * Read the two payloads that say which keys are in force: `KeyStatement` and `LedgerStatement` of `consentd.v1`.
+ *
+ * A reader of the protobuf wire format for messages described by a small table, so that a verifier needs no runtime. A
+ * message that has a field beside those in the table is not read at all: a field of a later version may change what
+ * the others mean. Of a field that stands twice the last counts, as everywhere in protobuf; text must be UTF-8.
+ */
+
+import { decodeText } from "./bytes.js";
+import { MalformedError } from "./errors.js";
+
+/** What a field is, by its number: a varint of so many bits, bytes, text, many texts, or the table of a message. */
+interface Fields {
+  readonly [number: number]: 32 | 64 | "bytes" | "text" | "texts" | Fields;
+}
+
+type Value = bigint | Uint8Array | string | string[];
+
+const ATTESTATION: Fields = { 1: "text", 2: "text" };
+const KEY_STATEMENT: Fields = { 1: "bytes", 2: 64, 3: ATTESTATION };
+const LEDGER_STATEMENT: Fields = { 1: "text", 2: "texts", 3: "bytes", 4: "text", 5: "bytes", 6: 32, 7: "bytes" };
+
+const VARINT = 0;
+const LENGTH = 2;
+
+/** What a `KeyStatement` says: this key is in force from now on, or, retired, no longer. */
+export interface KeyStatement {
+  readonly key: Uint8Array;
+  readonly retired: boolean;
+}
+
+/** What a `LedgerStatement` says of the ledger's keys. */
+export interface LedgerStatement {
+  readonly origin: string;
+  /** C2SP vkeys of the log. */
+  readonly verifierKeys: readonly string[];
+  /** The daemon's, with which it signs statements. */
+  readonly statementKey: Uint8Array;
+}
+
+/** Decode a `KeyStatement`; null where this version cannot read all of it. */
+export function decodeKeyStatement(payload: Uint8Array): KeyStatement | null {
+  const values = read(payload, KEY_STATEMENT);
+  return values && { key: bytesOf(values.get(1)), retired: (values.get(2) ?? 0n) !== 0n };
+}
+
+/** Decode a `LedgerStatement`; null where this version cannot read all of it. */
+export function decodeLedgerStatement(payload: Uint8Array): LedgerStatement | null {
+  const values = read(payload, LEDGER_STATEMENT);
+  if (values === null) return null;
+  const origin = values.get(1);
+  const verifierKeys = values.get(2);
+  return {
+    origin: typeof origin === "string" ? origin : "",
+    verifierKeys: Array.isArray(verifierKeys) ? verifierKeys : [],
+    statementKey: bytesOf(values.get(3)),
+  };
+}
+
+function bytesOf(value: Value | undefined): Uint8Array {
+  return value instanceof Uint8Array ? value : new Uint8Array();
+}
+
+function read(payload: Uint8Array, fields: Fields): Map<number, Value> | null {
+  try {
+    return new Reader(payload).message(fields);
+  } catch (error) {
+    if (error instanceof MalformedError) return null;
+    throw error;
+  }
+}
+
+class Reader {
+  #at = 0;
+
+  constructor(readonly bytes: Uint8Array) {}
+
+  /** Read fields to the end. Nested messages are only checked. */
+  message(fields: Fields): Map<number, Value> {
+    const values = new Map<number, Value>();
+    while (this.#at < this.bytes.length) {
+      const tag = this.#varint(5);
+      const number = Number(tag >> 3n);
+      const field = fields[number];
+      if (field === undefined || tag !== BigInt(number * 8 + (typeof field === "number" ? VARINT : LENGTH))) {
+        throw new MalformedError("payload has a field that is not known");
+      }
+      if (typeof field === "number") {
+        values.set(number, BigInt.asUintN(field, this.#varint(10)));
+        continue;
+      }
+      const content = this.#take(Number(this.#varint(5)));
+      if (field === "bytes") values.set(number, content.slice());
+      else if (field === "text") values.set(number, decodeText(content, "payload"));
+      else if (field === "texts") {
+        const before = values.get(number);
+        values.set(number, [...(Array.isArray(before) ? before : []), decodeText(content, "payload")]);
+      } else new Reader(content).message(field);
+    }
+    return values;
+  }
+
+  #varint(most: number): bigint {
+    let value = 0n;
+    for (let i = 0; i < most; i++) {
+      const byte = this.#take(1)[0]!;
+      value |= BigInt(byte & 0x7f) << BigInt(7 * i);
+      if (byte < 0x80) return value;
+    }
+    throw new MalformedError("payload has a number without end");
+  }
+
+  #take(length: number): Uint8Array {
+    if (length > this.bytes.length - this.#at) throw new MalformedError("payload ends within a field");
+    this.#at += length;
+    return this.bytes.subarray(this.#at - length, this.#at);
+  }
+}

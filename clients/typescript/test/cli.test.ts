@@ -1,0 +1,141 @@
+/** The command line: its answers, its exit status, and that only it needs Node. */
+
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+
+import { heldJson, parseHeld } from "../src/report.js";
+import { verifyHistory } from "../src/verify.js";
+import { historyFile, PERSON, proof, RECEIPT, TRUST, value, VKEY } from "./example.js";
+
+const PERSON_HEX = Buffer.from(PERSON).toString("hex");
+const directory = mkdtempSync(join(tmpdir(), "consentd-verify-"));
+after(() => rmSync(directory, { recursive: true }));
+
+function file(name: string, content: string | Uint8Array): string {
+  const path = join(directory, name);
+  writeFileSync(path, content);
+  return path;
+}
+
+function run(args: string[], input = ""): { status: number | null; stdout: string; stderr: string } {
+  const done = spawnSync(process.execPath, ["dist/src/cli.js", ...args], { input, encoding: "utf8" });
+  return { status: done.status, stdout: done.stdout, stderr: done.stderr };
+}
+
+const whole = file("history.json", historyFile(proof));
+const trust = ["--log-key", VKEY];
+
+test("a history that is proven", () => {
+  const { status, stdout, stderr } = run(["history", whole, ...trust, "--tag", PERSON_HEX]);
+  assert.equal(stderr, "");
+  assert.equal(status, 0);
+  const lines = stdout.split("\n");
+  assert.match(lines[0]!, /^tag (aa){32} has these entries and no others in consent\.example\.org\/spec at tree size 11/);
+  assert.equal(lines[1], "    1  2025-10-09T08:53:27.000Z  ENROL       ledger");
+  assert.equal(lines[3], "    3  2025-10-09T08:53:28.000Z  GRANT       the person");
+  assert.equal(lines[4], "    4  2025-10-09T08:53:29.000Z  ACCESS      ledger ref 3");
+  assert.ok(lines.includes("not proven:"));
+});
+
+test("a history from stdin, as JSON", () => {
+  const { status, stdout } = run(["history", "-", ...trust, "--json"], historyFile(proof));
+  assert.equal(status, 0);
+  const answer = JSON.parse(stdout);
+  assert.equal(answer.verdict, "proven");
+  assert.deepEqual([answer.tag, answer.count, answer.tree_size], [PERSON_HEX, 4, 11]);
+  assert.deepEqual(answer.entries.map((entry: { kind: string }) => entry.kind), ["ENROL", "KEY", "GRANT", "ACCESS"]);
+  assert.equal(answer.not_proven.length, 5);
+});
+
+test("a history that is disproved", () => {
+  const [person, ledger] = proof.chains;
+  const fewer = { ...person!, count: 3n, entries: person!.entries.slice(0, 3) };
+  const path = file("fewer.json", historyFile({ ...proof, chains: [fewer, ledger!] }));
+  const { status, stdout, stderr } = run(["history", path, ...trust]);
+  assert.deepEqual([status, stderr], [1, ""]);
+  assert.equal(stdout, "disproved: map proof does not lead to the root hash\n");
+  const asJson = run(["history", path, ...trust, "--json"]);
+  assert.equal(asJson.status, 1);
+  assert.deepEqual(JSON.parse(asJson.stdout), {
+    verdict: "disproved",
+    error: "proof",
+    message: "map proof does not lead to the root hash",
+  });
+  for (const args of [["--tag", "00".repeat(32)], ["--origin", "other"], ["--public-name", "ledger"]]) {
+    assert.equal(run(["history", whole, ...trust, ...args]).status, 1, args.join(" "));
+  }
+});
+
+test("a receipt", () => {
+  const [bundle, leaf] = [file("grant.tlog-proof", RECEIPT), file("grant.leaf", value("leaf 8"))];
+  const { status, stdout } = run(["receipt", bundle, leaf, ...trust]);
+  assert.equal(status, 0);
+  assert.match(stdout, /^leaf 8 of consent\.example\.org\/spec is this one at tree size 11\nGRANT, seq 3 of tag (aa){32}/);
+  assert.equal(JSON.parse(run(["receipt", bundle, leaf, ...trust, "--json"]).stdout).index, 8);
+  assert.equal(run(["receipt", bundle, file("other.leaf", value("leaf 9")), ...trust]).status, 1);
+  assert.equal(run(["receipt", leaf, bundle, ...trust]).status, 1);
+});
+
+test("what was kept is held against the next history", () => {
+  const kept = join(directory, "kept");
+  assert.equal(run(["history", whole, ...trust, "--tag", PERSON_HEX, "--keep", kept]).status, 0);
+  const held = JSON.parse(readFileSync(kept, "utf8"));
+  assert.deepEqual([held.count, held.tree_size, held.keys.length], ["4", "11", 1]);
+  const [person, ledger] = proof.chains;
+  const nothing = { ...proof, chains: [{ ...person!, firstSeq: 5n, entries: [] }, ledger!] };
+  const news = file("news.json", historyFile(nothing));
+  const { status, stdout } = run(["history", news, ...trust, "--held", kept]);
+  assert.equal(status, 0);
+  assert.match(stdout, /^\(1 to 4 were verified before\)$/m);
+  assert.equal(run(["history", news, ...trust]).status, 1);
+  const other = file("other", JSON.stringify({ ...held, root: held.head }));
+  assert.equal(run(["history", news, ...trust, "--held", other]).status, 1);
+  const evidence = verifyHistory(proof, TRUST);
+  const { held: again, heldChain } = parseHeld(JSON.stringify(heldJson(evidence)));
+  assert.deepEqual([again, heldChain], [evidence.held, evidence.heldChain]);
+});
+
+test("what could not be told", () => {
+  const held = file("broken", "{}");
+  for (const args of [
+    [],
+    ["history"],
+    ["history", whole],
+    ["receipt", whole, ...trust],
+    ["history", whole, "--log-key", "x"],
+    ["history", whole, ...trust, "--tag", "aa"],
+    ["history", whole, ...trust, "--quorum", "1"],
+    ["history", whole, ...trust, "--quorum", ""],
+    ["history", whole, ...trust, "--held", held],
+    ["history", whole, ...trust, "--unknown"],
+    ["history", join(directory, "missing"), ...trust],
+  ]) {
+    const { status, stdout, stderr } = run(args);
+    assert.deepEqual([status, stdout], [2, ""], args.join(" "));
+    assert.match(stderr, /^could not tell: /, args.join(" "));
+  }
+});
+
+test("help", () => {
+  const { status, stdout } = run(["--help"]);
+  assert.equal(status, 0);
+  assert.match(stdout, /^usage: consentd-verify history FILE/);
+  const readme = readFileSync("README.md", "utf8");
+  assert.ok(readme.includes(stdout.trim()), "README.md shows the help as it is");
+});
+
+test("nothing but the command line needs Node, and nothing is imported that is not declared", () => {
+  const declared = Object.keys(JSON.parse(readFileSync("package.json", "utf8")).dependencies);
+  for (const name of readdirSync("src")) {
+    const source = readFileSync(join("src", name), "utf8");
+    for (const [, from] of source.matchAll(/from "([^"]+)"/g)) {
+      const isOurs = from!.startsWith("./") || declared.some((each) => from!.startsWith(`${each}/`));
+      assert.ok(isOurs || (name === "cli.ts" && from!.startsWith("node:")), `${name} imports ${from}`);
+    }
+    if (name !== "cli.ts") assert.doesNotMatch(source, /\b(Buffer|process)\b/, name);
+  }
+});

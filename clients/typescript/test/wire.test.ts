@@ -1,0 +1,61 @@
+/** The tables of the wire reader, held to proto/consentd/v1/statement.proto: a field added there is missed here. */
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+
+import { decodeKeyStatement, decodeLedgerStatement } from "../src/wire.js";
+
+const PROTO = readFileSync("../../proto/consentd/v1/statement.proto", "utf8");
+const KEY = new Uint8Array(32).fill(7);
+
+interface Field {
+  readonly type: string;
+  readonly number: number;
+}
+
+/** Read the fields of a message from the proto file. */
+function fieldsOf(message: string): Field[] {
+  const [, body] = new RegExp(`^message ${message} \\{\\n(.*?)^\\}`, "ms").exec(PROTO) ?? [];
+  assert.ok(body, message);
+  return [...body.matchAll(/^ {2}((?:repeated )?\w+) \w+ = (\d+);$/gm)].map(([, type, number]) => ({
+    type: type!,
+    number: Number(number),
+  }));
+}
+
+/** Write a field by hand, with some value of its type. */
+function write({ type, number }: Field): number[] {
+  if (type === "bool" || type === "uint32") return [number * 8, 1];
+  if (type === "bytes") return [number * 8 + 2, KEY.length, ...KEY];
+  if (type.endsWith("string")) return [number * 8 + 2, 1, 0x61];
+  const inner = fieldsOf(type).flatMap(write);
+  return [number * 8 + 2, inner.length, ...inner];
+}
+
+test("every field of KeyStatement is read", () => {
+  const fields = fieldsOf("KeyStatement");
+  assert.ok(fields.length >= 3);
+  assert.deepEqual(decodeKeyStatement(Uint8Array.from(fields.flatMap(write))), { key: KEY, retired: true });
+});
+
+test("every field of LedgerStatement is read", () => {
+  const fields = fieldsOf("LedgerStatement");
+  assert.ok(fields.length >= 7);
+  assert.deepEqual(decodeLedgerStatement(Uint8Array.from(fields.flatMap(write))), {
+    origin: "a",
+    verifierKeys: ["a"],
+    statementKey: KEY,
+  });
+});
+
+test("a field that is not in the proto file is not passed over", () => {
+  for (const number of [4, 8, 15]) {
+    for (const wire of [0, 1, 2, 3, 4, 5, 6, 7]) {
+      if (number === 4 && wire === 2) continue; // a LedgerStatement has it
+      const more = Uint8Array.of(number * 8 + wire, 0, 0, 0, 0, 0, 0, 0, 0);
+      assert.equal(decodeKeyStatement(more), null, `${number}, ${wire}`);
+      assert.equal(decodeLedgerStatement(more), null, `${number}, ${wire}`);
+    }
+  }
+});
