@@ -46,28 +46,35 @@ def test_there_is_a_vector_for_everything_that_can_be_wrong(vectors):
 
 
 @pytest.fixture(scope="module")
-def package():
-    """Install what the lock file pins, and compile; or say why not."""
+def package(tmp_path_factory):
+    """Copy the package, install what the lock file pins, and compile; or say why not. Return its directory.
+
+    A copy, because test workers beside each other would find half an installation.
+    """
     if NPM is None:
         pytest.skip("node and npm are not installed")
-    node = run("node", "--version").stdout.strip()
+    root = tmp_path_factory.mktemp("typescript")
+    package = root / "clients" / "typescript"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("node_modules", "dist"))
+    (root / "proto").symlink_to(ROOT / "proto")
+    node = run(package, "node", "--version").stdout.strip()
     if int(node.removeprefix("v").split(".")[0]) < OLDEST_NODE:
         pytest.skip(f"node is older than {OLDEST_NODE}: {node}")
-    installed = run(NPM, "ci", "--no-progress", "--prefer-offline")
+    installed = run(package, NPM, "ci", "--no-progress", "--prefer-offline")
     if installed.returncode and re.search(r"ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT|ENOTCACHED", installed.stderr):
         pytest.skip("the npm packages are neither cached nor within reach")
     assert installed.returncode == 0, installed.stderr
-    built = run(NPM, "run", "build")
+    built = run(package, NPM, "run", "build")
     assert built.returncode == 0, built.stdout
+    return package
 
 
-# One worker installs and compiles; a second one beside it would find half of it.
 @pytest.mark.slow
-@pytest.mark.xdist_group("typescript")
 def test_typescript_agrees(package, vectors):
     """Let Node's own test runner go through all vectors, ours and other people's."""
     directory, _ = vectors
-    tested = run(NPM, "test", CONSENTD_VECTORS=str(directory), CONSENTD_SHARED_VECTORS=str(SHARED.resolve()))
+    places = {"CONSENTD_VECTORS": str(directory), "CONSENTD_SHARED_VECTORS": str(SHARED.resolve())}
+    tested = run(package, NPM, "test", **places)
     assert tested.returncode == 0, tested.stdout + tested.stderr
     assert int(re.search(r"^\S+ pass (\d+)$", tested.stdout, re.MULTILINE)[1]) >= 25
     skipped = int(re.search(r"^\S+ skipped (\d+)$", tested.stdout, re.MULTILINE)[1])
@@ -75,7 +82,6 @@ def test_typescript_agrees(package, vectors):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("typescript")
 def test_what_a_daemon_serves_is_proven(package, tmp_path):
     """From the stream of a real daemon to the command line."""
     with running_daemon(tmp_path / "daemon") as running:
@@ -93,26 +99,26 @@ def test_what_a_daemon_serves_is_proven(package, tmp_path):
     leaf.write_bytes(granted.leaf)
     trust = ("--log-key", note.format_vkey(log_key), "--json")
 
-    shown = verify("history", history, *trust, "--tag", proof.chains[0].tag.hex())
+    shown = verify(package, "history", history, *trust, "--tag", proof.chains[0].tag.hex())
     assert shown["verdict"] == "proven"
     assert [entry["kind"] for entry in shown["entries"]] == ["ENROL", "GRANT", "ACCESS"]
     assert {entry["author"] for entry in shown["entries"]} == {"ledger"}
-    assert verify("receipt", bundle, leaf, *trust)["leaf"]["kind"] == "ACCESS"
+    assert verify(package, "receipt", bundle, leaf, *trust)["leaf"]["kind"] == "ACCESS"
 
     shorter = to_document(proof)
     shorter["chains"][0]["entries"].pop()
     history.write_bytes(encode(shorter))
-    assert verify("history", history, *trust, status=1)["error"] == "proof"
+    assert verify(package, "history", history, *trust, status=1)["error"] == "proof"
 
 
-def verify(*arguments, status=0):
+def verify(package, *arguments, status=0):
     """Run the command line; return its answer."""
-    answer = run("node", "dist/src/cli.js", *map(str, arguments))
+    answer = run(package, "node", "dist/src/cli.js", *map(str, arguments))
     assert answer.returncode == status, answer.stdout + answer.stderr
     return json.loads(answer.stdout)
 
 
-def run(*command, **environment):
+def run(directory, *command, **environment):
     return subprocess.run(
-        command, cwd=PACKAGE, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+        command, cwd=directory, env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )

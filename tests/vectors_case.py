@@ -187,9 +187,10 @@ def _verify_history(vector: Vector) -> None:
     if "tag" in under:
         asked["tag"] = base64.b64decode(under["tag"])
     point, held = None, None
-    if "before" in under:
-        before, held = client.verify_history(parse_history(base64.b64decode(under["before"])), **asked)
-        point = before.checkpoint
+    for before in under.get("before", ()):
+        proof = parse_history(base64.b64decode(before))
+        shown, held = client.verify_history(proof, held_checkpoint=point, held=held, **asked)
+        point = shown.checkpoint
     if under.get("hold") == "checkpoint":
         held = None
     client.verify_history(parse_history(vector.content), held_checkpoint=point, held=held, **asked)

@@ -118,6 +118,9 @@ def files(document: Document, **under: Any) -> Iterator[Vector]:
         (b"05", "malformed"), (b"+5", "malformed"), (b"0x5", "malformed"),
     ):  # fmt: skip
         yield file(f"count written {text[:20].decode()}", want, good.replace(number, b'"count":' + text + b",", 1))
+    for name in ("first_seq", "index"):
+        place: Place = ("chains", 0, *(("entries", 0) if name == "index" else ()), name)
+        yield file(f"{name} written -1", "malformed", set_at(document, place, -1))
     for name, content in (
         ("empty", b""), ("a list", b"[]"), ("null", b"null"), ("a number", b"1"), ("text", b'"x"'),
         ("an empty object", b"{}"), ("cut", good[:-1]), ("with more behind", good + b"x"), ("twice", good * 2),

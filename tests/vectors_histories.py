@@ -36,7 +36,10 @@ def histories(case: LedgerCase) -> Iterator[Vector]:
         case.write(case.change(first, lineage, kind))
     case.seal()
     middle = document_of(case, first.tag, *CHAINS)
+    since, _ = checkpoint.open_checkpoint(base64.b64decode(early["checkpoint"]), ORIGIN, LOG.verifier)
+    news = document_of(case, first.tag, *CHAINS, held=since, known=early["chains"][0]["count"])
     small = document_of(case, second.tag, *CHAINS)
+    case.write(case.grant(first, signed=True))
     case.fill(7)
     gone = case.enrol("gone")
     case.write(case.grant(gone))
@@ -46,7 +49,7 @@ def histories(case: LedgerCase) -> Iterator[Vector]:
     point = case.seal()
     whole = document_of(case, first.tag, *CHAINS)
     asked = {"tag": b64(first.tag)}
-    yield history_vector("person, twelve entries", "ok", whole, **asked)
+    yield history_vector("person, all entries", "ok", whole, **asked)
     yield history_vector("person, at a checkpoint before", "ok", middle, **asked)
     yield history_vector("erased person", "ok", document_of(case, gone.tag, *CHAINS), tag=b64(gone.tag))
     for person in case.people[2:]:
@@ -62,6 +65,10 @@ def histories(case: LedgerCase) -> Iterator[Vector]:
         yield history_vector("absent tag with a head", "malformed", headed, tag=b64(absent))
         lie = changed(document, ("chains", 0, "tag"), first.tag)
         yield history_vector("absence of one who is there", "proof", lie, **asked)
+    since, _ = checkpoint.open_checkpoint(base64.b64decode(news["checkpoint"]), ORIGIN, LOG.verifier)
+    later = document_of(case, first.tag, *CHAINS, held=since, known=news["chains"][0]["count"])
+    steps = [b64(encode(early)), b64(encode(news))]
+    yield history_vector("only news, twice", "ok", later, before=steps, **asked)
     yield from held_histories(case, first, {"early": early, "middle": middle}, point)
     yield from mutants(case, first, whole, second)
     yield from sweep("person", small, tag=b64(second.tag))
@@ -92,7 +99,7 @@ def held_histories(
     for when, document in before.items():
         known = document["chains"][0]["count"]
         held, _ = checkpoint.open_checkpoint(base64.b64decode(document["checkpoint"]), ORIGIN, LOG.verifier)
-        under = {**asked, "before": b64(encode(document))}
+        under = {**asked, "before": [b64(encode(document))]}
         news = document_of(case, person.tag, *CHAINS, held=held, known=known)
         yield history_vector(f"only news, {when}", "ok", news, **under)
         again = document_of(case, person.tag, *CHAINS, held=held)
@@ -103,7 +110,7 @@ def held_histories(
         yield history_vector(f"news without consistency, {when}", "proof", without, **under)
         old = {**document, "consistency": []}
         newer = document_of(case, person.tag, *CHAINS)
-        later = {**asked, "before": b64(encode(newer))}
+        later = {**asked, "before": [b64(encode(newer))]}
         yield history_vector(f"rolled back, {when}", "proof", old, **later)
         yield history_vector(f"rolled back, checkpoint held, {when}", "proof", old, hold="checkpoint", **later)
         for at in range(len(news["consistency"])):
@@ -115,7 +122,7 @@ def held_histories(
     now = document_of(case, person.tag, *CHAINS)
     count = now["chains"][0]["count"]
     nothing = document_of(case, person.tag, *CHAINS, held=point, known=count)
-    yield history_vector("nothing new", "ok", nothing, before=b64(encode(now)), **asked)
+    yield history_vector("nothing new", "ok", nothing, before=[b64(encode(now))], **asked)
     other = {**now, "chains": [{**now["chains"][0], "first_seq": count + 1, "entries": []}, *now["chains"][1:]]}
     yield history_vector("nothing, and nothing held", "proof", other, **asked)
 

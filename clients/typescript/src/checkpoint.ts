@@ -116,7 +116,7 @@ export function parseProof(text: Uint8Array): ProofBundle {
   return { extra, index, proof: lines.map(parseHash), checkpointNote: text.slice(end + 2) };
 }
 
-/** Verify, offline, that a proof bundle shows this leaf in a tree that this log signed; return bundle, checkpoint, note.
+/** Verify, offline, that a proof bundle shows this leaf in a tree that this log signed; return what was opened.
  *
  * @throws {MalformedError} it is not a proof bundle with a checkpoint.
  * @throws {SignatureError} the log has not signed it, or a signature by a known key is wrong.

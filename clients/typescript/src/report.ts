@@ -68,7 +68,8 @@ export function historyText(evidence: HistoryEvidence): string[] {
   for (const { event, author } of entries) {
     const ref = event.ref ? ` ref ${event.ref}` : "";
     const by = author ? authorName(author) : "(erased)";
-    lines.push(`${String(event.seq).padStart(5)}  ${time(event.timeMs)}  ${kindName(event.kind).padEnd(11)} ${by}${ref}`);
+    const what = kindName(event.kind).padEnd(11);
+    lines.push(`${String(event.seq).padStart(5)}  ${time(event.timeMs)}  ${what} ${by}${ref}`);
   }
   if (erased) lines.push("the chain ends in an erasure");
   lines.push(...cosignatureText(evidence.cosignatures));
@@ -104,7 +105,11 @@ export function heldJson({ tag, held, heldChain }: HeldFile): Json {
     count: String(heldChain.count),
     head: encodeBase64(heldChain.head),
     erased: heldChain.erased,
-    keys: heldChain.keys.map(({ key, timeMs, retired }) => ({ key: encodeBase64(key), time_ms: String(timeMs), retired })),
+    keys: heldChain.keys.map(({ key, timeMs, retired }) => ({
+      key: encodeBase64(key),
+      time_ms: String(timeMs),
+      retired,
+    })),
   };
 }
 

@@ -49,7 +49,7 @@ export interface Trust {
   readonly logKey: string | Verifier;
   /** Keys of witnesses. A signature by one of them that is wrong refuses the checkpoint. */
   readonly witnesses?: readonly (string | Verifier)[];
-  /** How many of the witnesses must have cosigned. Default 0: it is the log's word alone that this is the newest tree. */
+  /** How many of the witnesses must have cosigned. Default 0: it is the log's word alone that this tree is new. */
   readonly quorum?: number;
   /** The reader's clock, in ms since 1970. Default: no time is compared with it. */
   readonly now?: number;
@@ -59,7 +59,7 @@ export interface Trust {
 
 /** How to verify a history. */
 export interface HistoryOptions extends Trust {
-  /** Whose history it must be: the person's tag, 32 bytes. Give this or `publicName`, or look at what the evidence says. */
+  /** Whose history it must be: the person's tag, 32 bytes. Without it or `publicName`, look at the evidence's. */
   readonly tag?: Uint8Array;
   /** Whose history it must be: a public chain's name. */
   readonly publicName?: string;
@@ -170,12 +170,11 @@ export function verifyHistory(
     count,
     entries,
     erased,
-    unread: [
-      ...entries.filter(({ event }) => !KINDS.has(event.kind)).map(({ event: { kind, seq } }) => ({ publicName, seq, kind })),
-      ...chains.flatMap(({ chain }, place) =>
-        said[place]!.unread.map(({ kind, seq }) => ({ publicName: chain.publicName, seq, kind })),
-      ),
-    ],
+    unread: chains.flatMap(({ chain }, place) => {
+      // Of an author's chain only what it says of keys matters, of the one asked for everything.
+      const unknown = place ? [] : chains[0]!.entries.map(({ event }) => event).filter(({ kind }) => !KINDS.has(kind));
+      return [...unknown, ...said[place]!.unread].map(({ kind, seq }) => ({ publicName: chain.publicName, seq, kind }));
+    }),
     held: { treeSize: checkpoint.size, root: checkpoint.root },
     heldChain: { count, head, erased, keys: [...(heldChain?.keys ?? []), ...said[0]!.keys] },
   };

@@ -1,4 +1,4 @@
-/** The worked example of proto/ledger-format.md: its bytes, its receipt, and its person's history, put together here. */
+/** The worked example of proto/ledger-format.md: its bytes, its receipt, and its person's history. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -66,6 +66,19 @@ test("the person's history is whole", () => {
   );
   assert.deepEqual([evidence.count, evidence.unread, evidence.erased], [4n, [], false]);
   assert.deepEqual(evidence.heldChain.head, value("chain hash 9"));
+});
+
+test("what comes after what is held", () => {
+  const key = { key: value("key of the person"), timeMs: 1_760_000_007_000n, retired: false };
+  const heldChain = { count: 3n, head: value("chain hash 8"), erased: false, keys: [key] };
+  const later = { ...proof, chains: [{ ...person, firstSeq: 4n, entries: person.entries.slice(3) }, ledger] };
+  const verify = (change: object): unknown =>
+    verifyHistory(later, { ...TRUST, heldChain: { ...heldChain, ...change } });
+  verify({});
+  assert.throws(() => verify({ erased: true }), { name: "ProofError", message: "entry follows an ERASURE" });
+  assert.throws(() => verify({ head: value("chain hash 7") }), ProofError);
+  assert.throws(() => verify({ count: 2n }), ProofError);
+  assert.throws(() => verify({ count: 5n }), ProofError);
 });
 
 test("the person's history with less than all of it", () => {

@@ -55,9 +55,10 @@ function proveInMap(name: string): Uint8Array {
   const ours = value(`map key of ${name}`);
   const steps: Uint8Array[] = [];
   for (let bit = 0; nodes.length > 1; bit++) {
-    const [same, apart] = [true, false].map((wanted) => nodes.filter(({ key }) => (at(key, bit) === at(ours, bit)) === wanted));
-    if (apart!.length) steps.unshift(Uint8Array.from([bit, ...mapRoot(apart!, bit + 1)]));
-    nodes = same!;
+    const isWithUs = ({ key }: Pair): boolean => at(key, bit) === at(ours, bit);
+    const [same, apart] = [nodes.filter(isWithUs), nodes.filter((pair) => !isWithUs(pair))];
+    if (apart.length) steps.unshift(Uint8Array.from([bit, ...mapRoot(apart, bit + 1)]));
+    nodes = same;
   }
   return Uint8Array.from(steps.flatMap((step) => [...step]));
 }
