@@ -130,23 +130,6 @@ def residual_message(rule: model.ResidualRule) -> pb.ResidualRule:
     )
 
 
-def residual_value(message: pb.ResidualRule) -> model.ResidualRule:
-    """Turn a residual rule's message and its children into values, for whoever enforces them.
-
-    Raises:
-        InvalidError: an enum value or a time is out of range.
-    """
-    return model.ResidualRule(
-        effect=enum_value(model.Effect, message.effect, "effect"),
-        categories=tuple(message.categories),
-        labels=tuple(message.labels),
-        resources=tuple(message.resources),
-        data_period=period_value(message.data_period) if message.HasField("data_period") else None,
-        layer=enum_value(model.Layer, message.layer - 1, "layer"),
-        children=tuple(map(residual_value, message.rules)),
-    )
-
-
 def put_verdict(
     message: pb.Decision,
     verdict: evaluate.Verdict,
