@@ -36,6 +36,8 @@ class LedgerConfig:
         lock_path: ``checkpoint.lock``, outside the store's own directory.
         checkpoint_interval_ms: least time between two checkpoints.
         map_bits: the map has 2^map_bits buckets; 16 subjects a bucket is right. Fixed when the ledger is created.
+        retention_days: how old an entry must be, and how long without effect, before it may be pruned; 0: nothing ever
+            is. Published in leaf 0, so fixed when the ledger is created.
         idempotency_days: how long a ``request_id`` is remembered, at least 7.
         block_cache_mb: memory for blocks of the store.
     """
@@ -45,6 +47,7 @@ class LedgerConfig:
     lock_path: Path
     checkpoint_interval_ms: int = _bounded(200, 10, 60_000)
     map_bits: int = _bounded(17, 1, 24)
+    retention_days: int = _bounded(0, 0, 36_525)
     idempotency_days: int = _bounded(7, 7, 365)
     block_cache_mb: int = _bounded(256, 8, 1 << 20)
 
@@ -211,6 +214,9 @@ class Config:
         if not self.ledger.origin or any(not char.isprintable() or char in " +" for char in self.ledger.origin):
             # C2SP signed-note: a key name is not empty and holds neither spaces nor a plus sign.
             raise InvalidError(f"config: `ledger.origin` is not a valid origin: `{self.ledger.origin}`")
+        if 0 < self.ledger.retention_days <= self.ledger.idempotency_days:
+            # A repeat must find what its first call recorded.
+            raise InvalidError("config: `ledger.retention_days` is not longer than `ledger.idempotency_days`")
         if self.ledger.lock_path.is_relative_to(self.ledger.store_dir):
             # A restored copy of the store would bring its old lock along, and the lock could not tell.
             raise InvalidError("config: `ledger.lock_path` lies inside the store's own directory")

@@ -21,6 +21,7 @@ from consentd.ledger import layout, reads
 from consentd.ledger.fsck import Report, verify_ledger
 from consentd.ledger.ledger import Draft, Ledger
 from consentd.ledger.opening import open_ledger
+from consentd.ledger.retention import read_pruned
 from consentd.ledger.statement import consent_message, rules_message, vocabulary_message
 from consentd.ledger.table import Table, catch_up
 from consentd.ledger.vault import Vault, clear_row
@@ -127,9 +128,12 @@ class LedgerCase:
     """One ledger and the directory it lives in.
 
     Attributes:
+        retention_days: what leaf 0 publishes.
         store, vault_store: hold the rows; what ``reopen`` finds.
         notes: every checkpoint published, oldest first.
     """
+
+    retention_days = 0
 
     def __init__(
         self,
@@ -272,6 +276,7 @@ class LedgerCase:
             verifier_keys=[note.format_vkey(LOG.verifier)],
             statement_key=DAEMON.public_key,
             map_bits=MAP_BITS,
+            retention_days=self.retention_days,
         )
         rules = rules_message(model.Rules(), realm_id="realm", version=1, vocabulary_id=DEFAULT_VOCABULARY.id)
         return Genesis(ledger=statement, vocabulary=vocabulary_message(DEFAULT_VOCABULARY), rules=rules)
@@ -484,11 +489,16 @@ def check_ledger(case: LedgerCase, size: int | None = None) -> Replay:
     found = {place: case.store.get(layout.tile_key(*place)) or b"" for place in _places(point.size)}
     assert tiles.root(point.size, found) == point.root
 
-    replay, seals = Replay(), []
+    pruned = read_pruned(case.store)
+    replay, seals = Replay(start=pruned.start), []
     for start in range(0, point.size, tiles.TILE_WIDTH):
         end = min(start + tiles.TILE_WIDTH, point.size)
-        bundle = tiles.encode_bundle(reads.read_leaves(case.store, start, end))
-        for leaf in tiles.decode_bundle(bundle):
+        read = reads.read_gapped if start < pruned.minimum else reads.read_leaves
+        bundle = tiles.encode_bundle(read(case.store, start, end))
+        for at, leaf in enumerate(tiles.decode_bundle(bundle)):
+            if not leaf:
+                replay.skip(found[0, start // tiles.TILE_WIDTH][32 * at : 32 * at + 32])
+                continue
             is_seal = isinstance(replay.add(leaf), codec.Seal)
             seals += [replay.size] * is_seal
         grown = replay.grow()
@@ -498,7 +508,7 @@ def check_ledger(case: LedgerCase, size: int | None = None) -> Replay:
 
     for text in case.notes:
         older, _ = checkpoint.open_checkpoint(text, ORIGIN, LOG.verifier)
-        assert older.size in seals, "a checkpoint's last leaf is a seal"
+        assert older.size in seals or older.size < pruned.start, "a checkpoint's last leaf is a seal"
         proof = reads.prove_consistency(case.store, older.size, point.size)
         merkle.verify_consistency(
             proof, size1=older.size, root1=older.root, size2=point.size, root2=point.root

@@ -18,6 +18,7 @@ from grpc import StatusCode
 from consentd.core.kinds import EntryKind
 from consentd.core.note import KeyPair
 from consentd.ledger import layout
+from consentd.ledger.retention import Pruned, encode_pruned
 from consentd.policy import evaluate
 from consentd.service.status import MAX_MESSAGE
 from consentd.service.wire import Parts
@@ -236,6 +237,16 @@ def _not_enrolled(world: World) -> Any:
 def _no_such_consent(world: World) -> Any:
     request = cs.GetConsentRequest(subject=world.subject, consent_id="0" * 32)
     return world.running.consents.GetConsent(request, metadata=world.running.as_("app"))
+
+
+@provokes("PRUNED", StatusCode.NOT_FOUND)
+def _leaf_below_the_minimum_index(world: World) -> Any:
+    running = world.other()
+    parts(running).sequencer.wait_published(parts(running).ledger.state.size, 10)
+    batch = Batch()
+    batch.put(layout.PRUNED, encode_pruned(Pruned(1, 300)))
+    parts(running).ledger.store.write(batch)
+    return running.ledger.ListEntries(ls.ListEntriesRequest(), metadata=running.as_("pipc"))
 
 
 # -- ABORTED --------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from consentd.cli import (
     operate,
     participants,
     proofs,
+    prunes,
     reports,
 )
 from consentd.cli.out import DISPROVED, UNTOLD, Out
@@ -84,7 +85,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"consentd {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for module in (operate, participants, consents, accesses, histories, proofs, imports, exports):
+    for module in (operate, participants, consents, accesses, histories, proofs, imports, exports, prunes):
         module.add_verbs(verbs)
     audit = verbs.add_parser("audit", help="verify, replay, watch and report a whole ledger")
     under = audit.add_subparsers(title="verbs", metavar="VERB", required=True)

@@ -176,9 +176,11 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
     verdict = "disproved" if report.faults else "could not tell all" if report.not_checked else "proven"
     out.answer(
         f"{verdict}: {report.entries} entries, {report.seals} seals, {report.statements_opened} statements opened, "
-        f"{report.statements_erased} erased, {len(report.faults)} faults" + (" or more" if report.stopped else ""),
+        f"{report.statements_erased} erased, {report.leaves_pruned} leaves and {report.statements_pruned} statements "
+        f"pruned, {len(report.faults)} faults" + (" or more" if report.stopped else ""),
         type="report", verdict=verdict, size=report.size, entries=report.entries, seals=report.seals,
         statements_opened=report.statements_opened, statements_erased=report.statements_erased,
+        leaves_pruned=report.leaves_pruned, statements_pruned=report.statements_pruned,
         faults=len(report.faults), not_checked=list(report.not_checked), stopped=report.stopped,
     )  # fmt: skip
     if report.faults:

@@ -198,11 +198,21 @@ def read_subject(arguments: argparse.Namespace) -> "Subject":
     """
     from consentd_client import Subject
 
-    given = sys.stdin.readline().strip() if arguments.subject == "-" else arguments.subject
+    scheme, value = read_identifier(arguments.subject)
+    return Subject(scheme=scheme, value=value)
+
+
+def read_identifier(given: str) -> tuple[str, str]:
+    """Return (scheme, value) of a person written SCHEME:VALUE; ``-`` reads it from stdin.
+
+    Raises:
+        InvalidError: it is not that. It is not repeated.
+    """
+    given = sys.stdin.readline().strip() if given == "-" else given
     scheme, colon, value = given.partition(":")
     if not (colon and scheme and value):
         raise InvalidError("person is not written SCHEME:VALUE, as in `mhid:MH-0001`")
-    return Subject(scheme=scheme, value=value)
+    return scheme, value
 
 
 def read_text(path: Path, what: str) -> str:
@@ -241,6 +251,16 @@ def read_end_ms(text: str) -> int:
 
     try:
         return dates.end_of_date_ms(text) if dates.is_date(text) else dates.parse_instant_ms(text)
+    except InvalidError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def read_start_ms(text: str) -> int:
+    """Return the start that a date (its first moment in Korea) or an instant names, UTC ms; an argparse type."""
+    from consentd.policy import dates
+
+    try:
+        return dates.start_of_date_ms(text) if dates.is_date(text) else dates.parse_instant_ms(text)
     except InvalidError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

@@ -14,6 +14,8 @@ Which keys were in force when stands in KEY and LEDGER entries, whose payloads t
 them makes ``KeyFact`` values of them, and ``key_terms`` makes the terms. Each author's chain is verified like the
 first, at the same anchor.
 
+A ledger states in its own chain what it has pruned, and whoever verifies holds it to the policy it published first.
+
 What it does not prove: an access that nobody reported; that a tag is a certain person's; that the log shows everyone
 the same tree. Source: ledger-format.md, "History proof".
 """
@@ -53,7 +55,7 @@ class ChainProof:
         public_name: ``participant/ID`` and the like; empty for a person's chain.
         count, head: as the map has them; 0 and empty where the tag has no entry.
         map_proof: of presence, or of absence where count is 0.
-        first_seq: seq of the first of ``entries``: 1, or the one after those held.
+        first_seq: seq of the first of ``entries``: 1, the one after those held, or the first that is not pruned.
     """
 
     tag: bytes
@@ -171,43 +173,79 @@ def verify_anchor(
     return Anchor(point, seal)
 
 
-def verify_chain(chain: ChainProof, *, anchor: Anchor, held: HeldChain | None = None) -> tuple[VerifiedEntry, ...]:
+def verify_chain(
+    chain: ChainProof, *, anchor: Anchor, held: HeldChain | None = None, kept_from_ms: int = 0
+) -> tuple[VerifiedEntry, ...]:
     """Verify that these entries are all that the chain has, or all after what is *held*; return them.
+
+    Args:
+        kept_from_ms: what the ledger has pruned, as its own chain states: of a person's chain, entries before this time
+            may be missing where it begins, and openings anywhere; 0: nothing.
 
     Raises:
         MalformedError: a leaf, statement, tag or name is not one.
         ProofError: the map does not say so, an entry is missing, foreign, altered or out of order, or an opening
-            is missing from a chain that was not erased.
+            is missing from a chain that was neither erased nor pruned there.
     """
     _verify_standing(chain, anchor.seal.map_root)
     start = HeldChain(0, b"") if held is None else held
     if chain.count < start.count:
         raise ProofError(f"chain is shorter than what is held: `{chain.count}` and `{start.count}`")
-    if chain.first_seq != start.count + 1 or len(chain.entries) != chain.count - start.count:
+    if chain.first_seq <= start.count or len(chain.entries) != chain.count - chain.first_seq + 1:
         raise ProofError(f"chain does not have the entries after `{start.count}` up to `{chain.count}`")
-    count, head = start.count, start.head if start.count else codec.ZERO_HASH
-    time_ms, erased, tombstones = 0, start.erased, False
+    if chain.public_name:
+        kept_from_ms = 0
+    head: bytes | None = start.head if start.count else codec.ZERO_HASH
+    if chain.first_seq > start.count + 1:
+        # INVARIANT: what is missing is not later than the entry behind it, and that one is old enough to be pruned.
+        first = codec.decode_leaf(chain.entries[0].leaf) if chain.entries else None
+        if not isinstance(first, codec.Event) or first.time_ms >= kept_from_ms:
+            raise ProofError(f"chain does not have the entries after `{start.count}`, and they are not pruned")
+        head = None
+    verified, last = _walk(chain.tag, chain.entries, count=chain.first_seq - 1, head=head, erased=start.erased)
+    if verified and verified[-1].event.time_ms > anchor.seal.time_ms:
+        raise ProofError("entry is later than the seal")
+    if last != (chain.head if chain.count else codec.ZERO_HASH):
+        raise ProofError("last entry is not the head that the map has")
+    # INVARIANT: an erased person's statements are gone, and pruned ones; nobody else's may be. The ERASURE itself
+    # stands in the clear.
+    gone = any(one.statement is None and one.event.time_ms >= kept_from_ms for one in verified)
+    if gone and not (verified[-1].event.kind == EntryKind.ERASURE and verified[-1].statement is not None):
+        raise ProofError("opening is missing, and the chain does not end in an ERASURE")
+    return verified
+
+
+def verify_run(tag: bytes, entries: Sequence[HistoryEntry], *, first_seq: int) -> tuple[VerifiedEntry, ...]:
+    """Verify that entries follow one another, as they were held before those behind them were pruned; return them.
+
+    Raises:
+        MalformedError: a leaf or statement is not one.
+        ProofError: one is missing between them, foreign, altered or out of order.
+    """
+    head = codec.ZERO_HASH if first_seq == 1 else None
+    return _walk(tag, entries, count=first_seq - 1, head=head, erased=False)[0]
+
+
+def _walk(
+    tag: bytes, entries: Sequence[HistoryEntry], *, count: int, head: bytes | None, erased: bool
+) -> tuple[tuple[VerifiedEntry, ...], bytes | None]:
+    """Go from entry to entry behind seq *count*, of chain hash *head* (None: unknown); return them, and the last's."""
+    time_ms = 0
     verified = []
-    for entry in chain.entries:
+    for entry in entries:
         event = codec.decode_leaf(entry.leaf)
         if erased:
             raise ProofError("entry follows an ERASURE")
-        if not isinstance(event, codec.Event) or event.tag != chain.tag:
+        if not isinstance(event, codec.Event) or event.tag != tag:
             raise ProofError("entry is not of this chain")
-        if event.seq != count + 1 or event.prev != head:
+        if event.seq != count + 1 or event.prev != (event.prev if head is None else head):
             raise ProofError(f"entry does not follow the one before: seq `{event.seq}` after `{count}`")
-        if not time_ms <= event.time_ms <= anchor.seal.time_ms:
-            raise ProofError("entry is earlier than the one before, or later than the seal")
+        if event.time_ms < time_ms:
+            raise ProofError("entry is earlier than the one before")
         count, head, time_ms = event.seq, codec.chain_hash(entry.leaf), event.time_ms
         erased = event.kind == EntryKind.ERASURE
-        tombstones |= entry.opening is None
         verified.append(VerifiedEntry(event, None if entry.opening is None else _open(event, *entry.opening)))
-    if head != (chain.head if chain.count else codec.ZERO_HASH):
-        raise ProofError("last entry is not the head that the map has")
-    # INVARIANT: an erased person's statements are gone, nobody else's may be; the ERASURE itself stands in the clear.
-    if tombstones and not (erased and verified[-1].statement is not None):
-        raise ProofError("opening is missing, and the chain does not end in an ERASURE")
-    return tuple(verified)
+    return tuple(verified), head
 
 
 def verify_authors(

@@ -10,6 +10,10 @@ bad leaf as it stands, ``miss`` passes over one that cannot be read. What follow
 held against the ones after it: a chain whose head is not known any more takes the next leaf's word for it, and map
 roots are not compared until all heads are known again (``is_sure``).
 
+**A pruned ledger** is replayed from its first leaf too. Up to its *start*, a seal's end, some leaves are gone: ``skip``
+takes the hash that the tree has in their place. What is kept of each chain there is its first leaf, its last, and a few
+between, so the start's seal shows whether the heads are right; a chain that is not a person's has no gap.
+
 Memory: about 0.35 kB a tag, and 96 bytes a tag in the buckets, plus 2^(map_bits + 6) bytes above them.
 """
 
@@ -22,6 +26,7 @@ Head = tuple[int, bytes, bool]
 """Where a chain stands: count, chain hash of its last leaf (b"": not known), and whether it is erased."""
 
 _NO_HEAD: Head = (0, codec.ZERO_HASH, False)
+_MANY = 1 << 16  # tags that wait for the start's seal, before they are put into the map in advance
 
 
 class ReplayError(ProofError):
@@ -48,10 +53,12 @@ class Replay:
         sealed_size: size at which the last seal was the last leaf; 0 before the first.
         seal_hash: chain hash of the last seal; zeros before the first.
         edge: the tree's right edge, without the leaves that ``grow`` has not hashed in yet.
+        start: size up to which leaves may be skipped; 0: nothing is pruned.
     """
 
-    def __init__(self, map_bits: int = 14) -> None:
+    def __init__(self, map_bits: int = 14, *, start: int = 0) -> None:
         """Begin with no leaf. *map_bits* divides the map; no root depends on it: about log2(tags) - 4 is quick."""
+        self.start = start
         self.size = 0
         self.time_ms = 0
         self.heads: dict[bytes, Head] = {}
@@ -64,6 +71,7 @@ class Replay:
         self._unsealed: set[bytes] = set()  # tags that the next seal must put into the map
         self._unknown: set[bytes] = set()  # tags whose head is not known
         self._missing = 0  # leaves passed over, whose chains have not shown themselves yet
+        self._public: set[bytes] = set()  # tags that are no person's, as far as they begin before the start
 
     @property
     def is_sure(self) -> bool:
@@ -118,6 +126,20 @@ class Replay:
         self._missing += 1
         self._count(leaf_hash)
 
+    def skip(self, leaf_hash: bytes) -> None:
+        """Pass over a pruned leaf.
+
+        Args:
+            leaf_hash: what the tree has in its place.
+
+        Raises:
+            ReplayError: nothing is pruned here.
+        """
+        if self.size >= self.start - 1:
+            raise ReplayError(self.size, "leaf is missing where nothing is pruned")
+        self.seal_hash = b""  # it may have been a seal
+        self._count(leaf_hash)
+
     def grow(self) -> dict[tiles.Coordinates, bytes]:
         """Hash the leaves taken since the last call into the tree; return each tile that changed, as it is now.
 
@@ -137,11 +159,16 @@ class Replay:
         return self.top.root()
 
     def _check_event(self, event: Event) -> None:
+        if self.size == self.start - 1:
+            raise ReplayError(self.size, "what is kept does not start behind a seal")
         count, head, erased = self.heads.get(event.tag, _NO_HEAD)
         if event.seq == count + 1 and (event.prev == head or not head) and not erased:
             return
         if erased:
             raise ReplayError(self.size, "an entry follows an ERASURE")
+        if self.size < self.start:
+            self._check_kept(event, count)
+            return
         # Leaves passed over explain a gap of as many. Their number only falls, so no gap is excused twice.
         gap = event.seq - count - 1
         if 0 < gap <= self._missing:
@@ -151,9 +178,19 @@ class Replay:
             raise ReplayError(self.size, f"seq is `{event.seq}` where its chain has `{count}` before it")
         raise ReplayError(self.size, "prev is not the chain hash of the chain's leaf before")
 
+    def _check_kept(self, event: Event, count: int) -> None:
+        """Check an event before the start that does not follow the one kept before it."""
+        if event.seq <= count + 1 or event.tag in self._public or not count:
+            raise ReplayError(self.size, f"seq is `{event.seq}` where its chain keeps `{count}` before it")
+
     def _take_event(self, event: Event, chain_hash: bytes) -> None:
         self.heads[event.tag] = (event.seq, chain_hash, event.kind == EntryKind.ERASURE)
         self._unsealed.add(event.tag)
+        if self.size < self.start:
+            if event.seq == 1 and event.kind != EntryKind.ENROL:
+                self._public.add(event.tag)
+            if len(self._unsealed) >= _MANY:
+                self._update_map()
         if not chain_hash:
             self._unknown.add(event.tag)
         elif self._unknown:
@@ -168,7 +205,7 @@ class Replay:
             if not self._missing:
                 raise ReplayError(self.size, "prev_seal is not the chain hash of the seal before")
             self._missing -= 1
-        if not self.is_sure:
+        if not self.is_sure or self.size < self.start - 1:
             return
         if seal.tags != len(self.heads):
             raise ReplayError(self.size, f"seal counts `{seal.tags}` tags where there are `{len(self.heads)}`")

@@ -61,6 +61,11 @@ def entries_path(n: int, width: int = TILE_WIDTH) -> str:
     return tile_path(ENTRIES, n, width)
 
 
+def kept_path(n: int) -> str:
+    """Format the path of what is kept of pruned entry bundle `n`; it is no path of tlog-tiles."""
+    return "kept" + entries_path(n).removeprefix("tile/entries")
+
+
 def parse_tile_path(path: str) -> tuple[int, int, int]:
     """Parse a path into (level or ``ENTRIES``, n, width).
 
@@ -83,7 +88,7 @@ def parse_tile_path(path: str) -> tuple[int, int, int]:
 
 
 def encode_bundle(leaves: Sequence[bytes]) -> bytes:
-    """Join 1 to 256 leaves, each behind its length as u16, to an entry bundle."""
+    """Join 1 to 256 leaves, each behind its length as u16, to an entry bundle; of a pruned leaf, length 0."""
     assert 1 <= len(leaves) <= TILE_WIDTH
     assert all(len(leaf) <= MAX_LEAF_SIZE for leaf in leaves)
     return b"".join([struct.pack(">H", len(leaf)) + leaf for leaf in leaves])
@@ -106,6 +111,26 @@ def decode_bundle(bundle: bytes) -> list[bytes]:
     if offset != len(bundle) or not leaves:
         raise MalformedError("entry bundle ends within a leaf or is empty")
     return leaves
+
+
+def format_start(start: int) -> bytes:
+    """Format what a ledger shows of its pruning beside its tiles: the file ``pruned``.
+
+    Two lines: ``minimum N``, from where bundles are whole, and ``start N``, the size where a reader begins.
+    """
+    return b"minimum %d\nstart %d\n" % (start - start % TILE_WIDTH, start)
+
+
+def parse_start(content: bytes) -> int:
+    """Parse it; return the start.
+
+    Raises:
+        MalformedError: it is not that.
+    """
+    match = re.fullmatch(rb"minimum [0-9]{1,19}\nstart ([0-9]{1,19})\n", content)
+    if match is None or format_start(int(match[1])) != content:
+        raise MalformedError("what is pruned is said in no known form")
+    return int(match[1])
 
 
 # -- proving: plan, read, finish ------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from pathlib import Path
 from consentd.core import checkpoint, codec, merkle, tiles
 from consentd.core.note import Verifier
 from consentd.core.replay import Replay, ReplayError
-from consentd.errors import ConsentdError, CorruptionError
+from consentd.errors import ConsentdError, CorruptionError, VerificationError
 from consentd.ledger import fsck_rows as rows
 from consentd.ledger import layout
 from consentd.ledger.fsck_rows import CHUNK, Enough, Fault, Findings, Gap
@@ -27,6 +27,7 @@ from consentd.ledger.ledger import Ledger, State
 from consentd.ledger.lock import read_lock
 from consentd.ledger.map import TagMap
 from consentd.ledger.opening import read_tiles
+from consentd.ledger.retention import DAY_MS, NOTHING, Pruned, read_pruned, read_stated
 from consentd.ledger.table import Table, catch_up
 from consentd.ledger.vault import Vault
 from consentd.store import Store
@@ -46,6 +47,7 @@ class Report:
         size: leaves looked at, of which ``entries`` and ``seals``.
         statements_opened: statements opened and compared with their leaves, signatures verified.
         statements_erased: statements that are gone, and whose chain says so.
+        leaves_pruned, statements_pruned: those that are gone as the ledger states and its retention policy allows.
         not_checked: what could not be told, each with the reason and how often.
         faults: what is wrong, at most 100.
         stopped: there may be more faults: the search ended at the hundredth.
@@ -56,6 +58,8 @@ class Report:
     seals: int
     statements_opened: int
     statements_erased: int
+    leaves_pruned: int
+    statements_pruned: int
     not_checked: tuple[str, ...]
     faults: tuple[Fault, ...]
     stopped: bool
@@ -111,17 +115,20 @@ class _Scrub:
     ) -> None:
         self.store, self.origin, self.vault, self.progress = store, origin, vault, progress
         self.found = Findings()
-        self.statements = Statements(store, origin, vault, self.found) if statements else None
+        self.pruned = self._read_pruned()
+        self.statements = (
+            Statements(store, origin, vault, self.found, kept_from_ms=self.pruned.kept_from_ms) if statements else None
+        )
         self.state: State | None = None
         self.replay = Replay(1)
-        self.entries = self.seals = 0
+        self.entries = self.seals = self.leaves_pruned = 0
         self._upper: dict[tuple[int, int], bytes] = {}  # tiles above the lowest level that may still grow
 
     def run(self) -> None:
         """Replay all leaves, then compare what that yields."""
         self.state = rows.read_state(self.store, self.found)
         size = self._verify_size()
-        self.replay = Replay(self.state.map_bits if self.state is not None else 14)
+        self.replay = Replay(self.state.map_bits if self.state is not None else 14, start=self.pruned.start)
         for start in range(0, size, CHUNK):
             self._verify_chunk(start, min(start + CHUNK, size))
             if self.progress is not None:
@@ -144,10 +151,31 @@ class _Scrub:
             seals=self.seals,
             statements_opened=0 if self.statements is None else self.statements.opened,
             statements_erased=0 if self.statements is None else self.statements.erased,
+            leaves_pruned=self.leaves_pruned,
+            statements_pruned=0 if self.statements is None else self.statements.pruned,
             not_checked=tuple(f"{what}: {count}" for what, count in self.found.unchecked.items()),
             faults=tuple(self.found.faults),
             stopped=stopped,
         )
+
+    def _read_pruned(self) -> Pruned:
+        """Return what may be missing: no more than the ledger states, and no more than its policy lets it state."""
+        try:
+            pruned = read_pruned(self.store)
+            if pruned == NOTHING:
+                return NOTHING
+            days, stated = read_stated(self.store)
+        except (CorruptionError, VerificationError) as error:
+            self.found.add(None, f"what is pruned cannot be read: {error}")
+            return NOTHING
+        for one in stated:
+            if (one.pruned.kept_from_ms, one.pruned.start) == (pruned.kept_from_ms, pruned.start):
+                if days and pruned.kept_from_ms + days * DAY_MS <= one.time_ms:
+                    return pruned
+                self.found.add(one.index, "entry states to have pruned what the retention policy keeps")
+                return pruned
+        self.found.add(None, "store says that it is pruned, and the ledger does not")
+        return NOTHING
 
     def _verify_size(self) -> int:
         """Return how many leaves there are to look at, whatever the state row says."""
@@ -221,6 +249,10 @@ class _Scrub:
 
     def _replay_leaf(self, index: int, leaf: bytes | Gap, tree_hash: bytes | None) -> codec.Event | None:
         """Replay one leaf; return the event that its other rows can be compared with."""
+        if leaf is Gap.MISSING and index < self.pruned.minimum and index != self.pruned.start - 1:
+            self.leaves_pruned += 1
+            self.replay.skip(tree_hash or codec.ZERO_HASH)
+            return None
         if isinstance(leaf, Gap):
             self.found.add(index, f"leaf {leaf.value}")
         if isinstance(leaf, Gap) or tree_hash is not None:

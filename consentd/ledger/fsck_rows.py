@@ -26,7 +26,7 @@ CHUNK = 2048
 
 _REVISION_ROOT = 40
 _KEY_SIZES = {
-    b"S": 1, b"c": 41, b"h": 33, b"i": 41, b"l": 9, b"m": 5, b"q": 33, b"r": 5, b"t": 10, b"x": 41
+    b"P": 1, b"S": 1, b"c": 41, b"h": 33, b"i": 41, b"l": 9, b"m": 5, b"q": 33, b"r": 5, b"t": 10, b"x": 41
 }  # fmt: skip
 
 
@@ -251,7 +251,12 @@ def find_strays(store: Store, replay: Replay, found: Findings, *, statements: bo
             count = replay.heads.get(tag, (0,))[0]
             if not 0 < seq <= count and replay.is_sure:
                 found.add(None, f"{name} is of an entry that is not there")
-    bounds = [b"", *(kind + b"\0" if kind == b"S" else prefix_end(kind) or b"" for kind in _KEY_SIZES)]
+    if statements and replay.start:
+        for chunk in chunks(scan_rows(store, b"c", found)):
+            places = read_rows(store, [b"i" + key[1:] for key, _ in chunk])
+            for _ in (row for row in places if row is Gap.MISSING):
+                found.add(None, "statement is of an entry that was pruned")
+    bounds = [b"", *(kind + b"\0" if kind in (b"P", b"S") else prefix_end(kind) or b"" for kind in _KEY_SIZES)]
     try:
         for start, end in zip(bounds, [*_KEY_SIZES, None], strict=True):
             for _ in store.scan(start, end, limit=1):

@@ -9,6 +9,7 @@ from consentd.errors import CorruptionError, NotFoundError, StorageError, Verifi
 from consentd.ledger import fsck_rows as rows
 from consentd.ledger import layout, statement
 from consentd.ledger.fsck_rows import Findings, Gap
+from consentd.ledger.retention import PRUNABLE
 from consentd.ledger.vault import Vault
 from consentd.store import Store
 
@@ -19,12 +20,16 @@ class Statements:
     Attributes:
         opened: statements opened and verified.
         erased: statements that are gone, and whose chain ends in an ERASURE; known after ``verify_erasures``.
+        pruned: statements that are gone, and past the retention that the ledger states.
         keys_lost: an entry that may have put a key in force could not be read; set from outside for leaves.
     """
 
-    def __init__(self, store: Store, origin: str, vault: Vault | None, found: Findings) -> None:
+    def __init__(
+        self, store: Store, origin: str, vault: Vault | None, found: Findings, *, kept_from_ms: int = 0
+    ) -> None:
         self._store, self._origin, self._vault, self._found = store, origin, vault, found
-        self.opened = self.erased = 0
+        self._kept_from_ms = kept_from_ms
+        self.opened = self.erased = self.pruned = 0
         self.keys_lost = False
         self._terms: dict[bytes, tuple[history.KeyTerm, ...]] = {}
         self._participants: dict[bytes, str] = {}  # by tag
@@ -34,7 +39,9 @@ class Statements:
         """Verify the statements of the next (index, event) pairs."""
         stored = rows.read_rows(self._store, [layout.statement_key(event.tag, event.seq) for _, event in events])
         for (index, event), row in zip(events, stored, strict=True):
-            if row is Gap.MISSING:
+            if row is Gap.MISSING and event.time_ms < self._kept_from_ms and event.kind in PRUNABLE:
+                self.pruned += 1
+            elif row is Gap.MISSING:
                 self._closed.setdefault(event.tag, []).append(index)
             elif row is Gap.UNREADABLE:
                 self._found.add(index, f"statement {row.value}")
@@ -78,7 +85,7 @@ class Statements:
         else:
             entry = history.VerifiedEntry(event, made)
             history.verify_authors([entry], tag=event.tag, origin=self._origin, terms=self._terms)
-        if event.kind == EntryKind.LEDGER:
+        if event.kind == EntryKind.LEDGER and message.statement_key:
             self._put_key(message.statement_key, event, Owner.LEDGER, "")
         elif event.kind == EntryKind.PARTICIPANT:
             if codec.public_tag(f"participant/{message.participant_id}") != event.tag:

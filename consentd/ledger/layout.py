@@ -4,6 +4,7 @@
 first  rest of the key                             value
 =====  ==========================================  ====================================================
 ``S``                                              the state row, ``State``
+``P``                                              what is pruned, ``retention.Pruned``; absent: nothing
 ``l``  index u64                                   the leaf
 ``t``  level u8 ‖ n u64                            the tile: 1…256 hashes; only the last of a level grows
 ``h``  tag[32]                                     count u64 ‖ head[32]: where the chain stands
@@ -19,6 +20,7 @@ first  rest of the key                             value
 from struct import Struct
 
 STATE = b"S"
+PRUNED = b"P"
 ROOTS_PER_ROW = 16
 
 _U64 = Struct(">Q")

@@ -17,7 +17,7 @@ from consentd.ledger.opening import read_tiles
 from consentd.ledger.vault import Vault
 from consentd.store import Store
 
-_MAX_SEQ = (1 << 64) - 1
+_MAX_SEQ = (1 << 64) - 2
 
 T = TypeVar("T")
 Tiles = Mapping[tuple[int, int], bytes]
@@ -50,6 +50,19 @@ def read_leaf(store: Store, index: int) -> bytes:
     return leaf
 
 
+def leaf_hash_at(store: Store, index: int) -> bytes:
+    """Return what the tree has for the leaf at *index*, which may be pruned.
+
+    Raises:
+        NotFoundError: the ledger has no such leaf.
+    """
+    n, at = divmod(index, tiles.TILE_WIDTH)
+    leaf_hash = (store.get(layout.tile_key(0, n)) or b"")[at * 32 : at * 32 + 32]
+    if len(leaf_hash) != 32:
+        raise NotFoundError(f"no leaf at index `{index}`")
+    return leaf_hash
+
+
 def read_leaves(store: Store, start: int, end: int) -> list[bytes]:
     """Return the leaves in [*start*, *end*), all of which exist.
 
@@ -63,6 +76,19 @@ def read_leaves(store: Store, start: int, end: int) -> list[bytes]:
     if len(rows) != end - start:
         raise CorruptionError(f"leaf is missing at index {start + len(rows)}")
     return [leaf for _, leaf in rows]
+
+
+def scan_leaves(store: Store, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Yield (index, leaf) of the leaves in [*start*, *end*) that are kept: those pruned are passed over."""
+    return (
+        (layout.decode_u64(key), leaf) for key, leaf in store.scan(layout.leaf_key(start), layout.leaf_key(end))
+    )
+
+
+def read_gapped(store: Store, start: int, end: int) -> list[bytes]:
+    """Return the leaves in [*start*, *end*); in place of one that was pruned, nothing."""
+    found = dict(scan_leaves(store, start, end))
+    return [found.get(index, b"") for index in range(start, end)]
 
 
 def root_at(store: Store, size: int) -> bytes:
@@ -111,6 +137,18 @@ def read_chain(store: Store, tag: bytes, first: int, last: int) -> Iterator[Entr
     Raises:
         CorruptionError: one is missing between them, or is another's.
     """
+    for expected, entry in enumerate(read_kept(store, tag, first, last), first):
+        if entry.event.seq != expected:
+            raise CorruptionError(f"chain is broken at index {entry.index}")
+        yield entry
+
+
+def read_kept(store: Store, tag: bytes, first: int = 1, last: int = _MAX_SEQ) -> Iterator[Entry]:
+    """Yield those of entries *first* … *last* of a chain that are kept, in order: some may have been pruned.
+
+    Raises:
+        CorruptionError: one is another's.
+    """
     start, end = layout.index_key(tag, first), layout.index_key(tag, last + 1)
     places = [(layout.decode_u64(key), layout.decode_u64(row)) for key, row in store.scan(start, end)]
     rows = {
@@ -118,17 +156,31 @@ def read_chain(store: Store, tag: bytes, first: int, last: int) -> Iterator[Entr
         for key, row in store.scan(layout.statement_key(tag, first), layout.statement_key(tag, last + 1))
     }
     leaves = store.multi_get([layout.leaf_key(index) for _, index in places])
-    for expected, ((seq, index), leaf) in enumerate(zip(places, leaves, strict=True), first):
+    for (seq, index), leaf in zip(places, leaves, strict=True):
         event = None if leaf is None else codec.decode_leaf(leaf)
-        if leaf is None or not isinstance(event, codec.Event) or event.tag != tag or not seq == event.seq == expected:
+        if leaf is None or not isinstance(event, codec.Event) or event.tag != tag or event.seq != seq:
             raise CorruptionError(f"chain is broken at index {index}")
         yield Entry(index, leaf, event, rows.get(seq))
 
 
+def first_whole(store: Store, tag: bytes) -> int:
+    """Return the seq from which on a chain is whole: 1, unless entries before it were pruned."""
+    if store.get(layout.PRUNED) is None:
+        return 1
+    first = after = 1
+    for key, _ in store.scan(layout.index_key(tag, 1), layout.index_key(tag, _MAX_SEQ)):
+        seq = layout.decode_u64(key)
+        if seq != after:
+            first = seq
+        after = seq + 1
+    return first
+
+
 def read_chain_back(store: Store, tag: bytes, last: int, page: int = 256) -> Iterator[Entry]:
-    """Yield the entries of a chain from *last* down to 1, read a page at a time."""
-    while last > 0:
-        first = max(1, last - page + 1)
+    """Yield the entries of a chain from *last* down to the first that is whole, read a page at a time."""
+    whole = first_whole(store, tag)
+    while last >= whole:
+        first = max(whole, last - page + 1)
         yield from reversed(list(read_chain(store, tag, first, last)))
         last = first - 1
 

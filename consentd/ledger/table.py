@@ -105,7 +105,7 @@ def catch_up(
     while size < state.size:
         end = min(size + CATCH_UP_BATCH, state.size)
         with table.begin() as turn:
-            for leaf in reads.read_leaves(store, size, end):
+            for _, leaf in reads.scan_leaves(store, size, end):
                 event = codec.decode_leaf(leaf)
                 if isinstance(event, codec.Event):
                     try:

@@ -78,7 +78,10 @@ class TableTurn(View):
     # -- one step for each kind that says something -----------------------------------------------------------
 
     def _ledger(self, event: codec.Event, message: st.LedgerStatement) -> None:
-        self._put_key(message.statement_key, Owner.LEDGER, event.time_ms, b"")
+        if message.statement_key:
+            self._put_key(message.statement_key, Owner.LEDGER, event.time_ms, b"")
+        if message.HasField("pruning"):
+            self._drop_ended(message.pruning.kept_from_time_ms)
 
     def _participant(self, event: codec.Event, message: st.ParticipantStatement) -> None:
         row_key = b"p" + message.participant_id.encode()
@@ -213,6 +216,19 @@ class TableTurn(View):
         number = U32.pack(1 if row is None else U32.unpack(row)[0] + 1)
         self._txn.put(b"#", number)
         return number
+
+    def _drop_ended(self, kept_from_ms: int) -> None:
+        """Drop the consents that ended before a pruning's time, so that later ones may prune them: one pass over all.
+
+        They permit and deny nothing any more, and no decision from here on has them in view.
+        """
+        changed = [
+            (key, shorter)
+            for key, value in self._txn.scan(b"s", prefix_end(b"s"))
+            if value and (shorter := values.without_ended(value, kept_from_ms)) != value
+        ]
+        for key, shorter in changed:
+            self._txn.put(key, shorter or b"")
 
     def _touch(self) -> None:
         """The registry changed: this turn reads it anew. Counted by entry, so that a rebuilt table counts the same."""

@@ -144,6 +144,13 @@ def without_consent(value: bytes | None, lineage: int) -> bytes | None:
     return encode_subject([part for part in parts if part.lineage != lineage])
 
 
+def without_ended(value: bytes, kept_from_ms: int) -> bytes | None:
+    """Return the value without the lineages whose root's period ends by *kept_from_ms*; None: none is left."""
+    parts = _parts(value)
+    kept = [part for part in parts if unpack_rows(part.compiled.rows)[0].end_ms > kept_from_ms]
+    return value if len(kept) == len(parts) else encode_subject(kept)
+
+
 def _check_holds(parts: list[Lineage], lineage: int) -> None:
     if all(part.lineage != lineage for part in parts):
         raise NotFoundError("subject has no such consent", "CONSENT_NOT_FOUND")

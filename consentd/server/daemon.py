@@ -283,6 +283,7 @@ def begin(sequencer: Sequencer, config: Config, keys: Keys, vault: Vault) -> Non
         statement_key=keys.statement.public_key,
         map_bits=config.ledger.map_bits,
         vault_commitment=vault.commitment(),
+        retention_days=config.ledger.retention_days,
     )
     rules = rules_message(Rules(), realm_id=REALM, version=1, vocabulary_id=DEFAULT_VOCABULARY.id)
     sequencer.submit(Genesis(ledger=ledger, vocabulary=vocabulary_message(DEFAULT_VOCABULARY), rules=rules)).result()

@@ -66,19 +66,24 @@ class Follower:
         """
         if self._fault is not None:
             raise self._fault
+        if not self._replay.size:
+            self._replay = Replay(self._map_bits, start=self._start())
         replay = self._replay
         if point.size < replay.size:
             raise StorageError(f"entries are replayed up to size {replay.size} already")
         fault: ReplayError | None = None
         behind: list[bytes] = []  # hashes of the leaves from the fault on
-        for leaf in self._fetch(replay.size, point.size):
+        for leaf, leaf_hash in self._fetch(replay.size, point.size):
             if fault is None:
                 try:
-                    replay.add(leaf)
+                    if leaf:
+                        replay.add(leaf)
+                    else:
+                        replay.skip(leaf_hash)
                     continue
                 except ReplayError as error:
                     fault = error
-            behind.append(merkle.leaf_hash(leaf))
+            behind.append(leaf_hash)
         replay.grow()
         if replay.edge.append(behind)[0].root() != point.root:
             # What was taken in is not the log's: it proves nothing, and must not stay.
@@ -103,26 +108,53 @@ class Follower:
         except OSError as error:
             log.warning("replay is not kept: `%s`: %s", self._cache, error.strerror)
 
-    def _fetch(self, start: int, end: int) -> Iterator[bytes]:
-        """Yield the leaves in [*start*, *end*), fetched bundle by bundle."""
+    def _start(self) -> int:
+        """Return up to where the log says that its entries are pruned; 0: nowhere."""
+        answer = self._connection.request("GET", "/pruned")
+        if answer.status == 404:
+            return 0
+        try:
+            return tiles.parse_start(answer.body)
+        except MalformedError as error:
+            raise StorageError(f"what is pruned cannot be told: status {answer.status}: {error}") from error
+
+    def _fetch(self, start: int, end: int) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the leaves in [*start*, *end*) with their hashes, fetched bundle by bundle; nothing for pruned ones."""
         for n in range(start // tiles.TILE_WIDTH, -(-end // tiles.TILE_WIDTH)):
             first = n * tiles.TILE_WIDTH
-            yield from self._bundle(n, min(tiles.TILE_WIDTH, end - first))[max(0, start - first) :]
+            width = min(tiles.TILE_WIDTH, end - first)
+            leaves = self._bundle(n, width)
+            hashes = [merkle.leaf_hash(leaf) for leaf in leaves]
+            if not all(leaves):
+                row = self._get("entry bundle's tile", tiles.tile_path(0, n, width))
+                in_tree = [row[at : at + 32] for at in range(0, len(row), 32)]
+                if [len(one) for one in in_tree] != [32] * width:
+                    raise StorageError("tile over a pruned bundle has another length")
+                hashes = [own if leaf else theirs for leaf, own, theirs in zip(leaves, hashes, in_tree, strict=True)]
+            yield from list(zip(leaves, hashes, strict=True))[max(0, start - first) :]
 
     def _bundle(self, n: int, width: int) -> list[bytes]:
-        answer = self._connection.request("GET", "/" + tiles.entries_path(n, width))
-        if answer.status == 404 and width < tiles.TILE_WIDTH:
-            # A log may drop a partial bundle once it has the full one (tlog-tiles).
-            answer = self._connection.request("GET", "/" + tiles.entries_path(n))
-        if answer.status != 200:
-            raise StorageError(f"entry bundle is not to be had: status {answer.status}")
+        # A log may drop a partial bundle once it has the full one (tlog-tiles), and of a pruned one keeps some entries.
+        paths = [tiles.entries_path(n, width), tiles.entries_path(n), tiles.kept_path(n)]
         try:
-            leaves = tiles.decode_bundle(answer.body)
+            leaves = tiles.decode_bundle(self._get("entry bundle", *dict.fromkeys(paths)))
         except MalformedError as error:
             raise StorageError(f"entry bundle is malformed: {error}") from error
         if len(leaves) < width:
             raise StorageError("entry bundle is too short")
         return leaves[:width]
+
+    def _get(self, what: str, *paths: str) -> bytes:
+        """Return what lies at the first path at which anything does."""
+        status = 404
+        for path in paths:
+            answer = self._connection.request("GET", "/" + path)
+            if answer.status == 200:
+                return answer.body
+            status = answer.status
+            if status != 404:
+                break
+        raise StorageError(f"{what} is not to be had: status {status}")
 
 
 def write_cache(path: Path, replay: Replay) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from consentd.config import Config, parse_listen
 from consentd.core import tiles
 from consentd.errors import ConsentdError, MalformedError, StorageError
-from consentd.ledger import layout, reads
+from consentd.ledger import layout, reads, retention
 from consentd.metrics import CONTENT_TYPE
 from consentd.server import conditions
 from consentd.service.auth import OPERATOR
@@ -153,8 +153,12 @@ def _answer(handler: _Handler, lobby: Lobby) -> None:
                 handler.reply(HTTPStatus.NOT_FOUND, b"no checkpoint is published yet\n")
             else:
                 handler.reply_known(published.note, _TEXT, _SHORT)
+        elif path == "/pruned":
+            _pruned(handler, parts)
         elif path.startswith("/tile/entries/"):
             _bundle(handler, parts, path)
+        elif path.startswith("/kept/"):
+            _bundle(handler, parts, "/tile/entries" + path.removeprefix("/kept"), kept=True)
         elif path.startswith("/tile/"):
             _tile(handler, parts, path)
         else:
@@ -193,8 +197,17 @@ def _tile(handler: _Handler, parts: Parts, path: str) -> None:
     handler.reply_known(row[: width * 32], _BYTES, _IMMUTABLE)
 
 
-def _bundle(handler: _Handler, parts: Parts, path: str) -> None:
-    """Serve an entry bundle to an auditor."""
+def _pruned(handler: _Handler, parts: Parts) -> None:
+    """Say up to where entries are pruned."""
+    start = retention.read_pruned(parts.ledger.store).start
+    if start:
+        handler.reply_known(tiles.format_start(start), _TEXT, _SHORT)
+    else:
+        handler.reply(HTTPStatus.NOT_FOUND, b"nothing is pruned\n")
+
+
+def _bundle(handler: _Handler, parts: Parts, path: str, *, kept: bool = False) -> None:
+    """Serve an entry bundle to an auditor; of a pruned one, under another path, what is kept of it."""
     who = parts.authenticator.who([("authorization", handler.headers.get("Authorization", ""))], None)
     with parts.table.read() as snapshot:
         participant = snapshot.participant(who) if who else None
@@ -213,5 +226,9 @@ def _bundle(handler: _Handler, parts: Parts, path: str) -> None:
     if signed is None or end > signed.size:
         handler.reply(HTTPStatus.NOT_FOUND, b"no such bundle\n")
         return
-    bundle = tiles.encode_bundle(reads.read_leaves(parts.ledger.store, start, end))
-    handler.reply_known(bundle, _BYTES, "private, max-age=31536000, immutable")
+    store = parts.ledger.store
+    if (start < retention.read_pruned(store).minimum) is not kept:
+        handler.reply(HTTPStatus.NOT_FOUND, b"bundle is whole\n" if kept else b"bundle is pruned\n")
+        return
+    bundle = tiles.encode_bundle((reads.read_gapped if kept else reads.read_leaves)(store, start, end))
+    handler.reply_known(bundle, _BYTES, "no-store" if kept else "private, max-age=31536000, immutable")

@@ -254,8 +254,11 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         """Read the withdrawn lineages from the person's chain: the table holds none of them."""
         records: dict[int, cs.ConsentRecord] = {}
         count, _ = self.parts.ledger.head(tag)
-        for entry in reads.read_chain(self.parts.ledger.store, tag, 1, count):
+        first = reads.first_whole(self.parts.ledger.store, tag)
+        for entry in reads.read_chain(self.parts.ledger.store, tag, first, count):
             event = entry.event
+            if entry.row is None:
+                continue  # pruned, and with it all that was done to the same consent
             if event.kind == EntryKind.GRANT and event.seq not in standing:
                 message = self._message(tag, event.seq, st.GrantStatement)
                 records[event.seq] = cs.ConsentRecord(

@@ -6,9 +6,11 @@ import grpc
 
 from consentd.core import codec, merkle
 from consentd.errors import DeniedError, InvalidError, NotFoundError, StorageError
-from consentd.ledger import reads
+from consentd.ledger import layout, reads
 from consentd.ledger.reads import Anchor
+from consentd.ledger.retention import read_pruned
 from consentd.service.pages import Pager, page_size
+from consentd.service.pruning import prune
 from consentd.service.wire import (
     MAX_SEQ,
     Caller,
@@ -47,6 +49,9 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         pager = Pager(self.parts.page_key, "ListEntries", caller)
         start, tree_size, root = self._place(pager, request.page_token, request.start_index)
         end = min(start + size, tree_size)
+        minimum = read_pruned(self.parts.ledger.store).minimum
+        if start < minimum:
+            raise NotFoundError(f"leaves below the minimum index are pruned: `{minimum}`", "PRUNED")
         response = ls.ListEntriesResponse(first_index=start, revision=revision(tree_size, root))
         if start < end:
             response.leaves.extend(reads.read_leaves(self.parts.ledger.store, start, end))
@@ -69,8 +74,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         end = min(start + size, tree_size)
         response = ls.ListStatementsResponse(revision=revision(tree_size, root))
         room = self.parts.config.grpc.max_message_bytes // 2
-        for index in range(start, end):
-            leaf = reads.read_leaf(self.parts.ledger.store, index)
+        for index, leaf in reads.scan_leaves(self.parts.ledger.store, start, end):
             event = codec.decode_leaf(leaf)
             if isinstance(event, codec.Event) and (not kinds or event.kind in kinds):
                 entry = reads.read_entry(self.parts.ledger.store, event.tag, event.seq)
@@ -95,7 +99,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         state = self.parts.ledger.state
         if request.index >= state.size:
             raise NotFoundError("no such entry, or another leaf hash")
-        leaf = reads.read_leaf(self.parts.ledger.store, request.index)
+        leaf = self._leaf(request.index)
         if merkle.leaf_hash(leaf) != request.leaf_hash:
             raise NotFoundError("no such entry, or another leaf hash")
         receipt = self.receipt_of(request.index, leaf, state, request.wait_for, context)
@@ -109,7 +113,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         store, size = self.parts.ledger.store, self._tree_size(request.tree_size)
         hashes = reads.prove_inclusion(store, request.index, size)
         return ls.GetInclusionProofResponse(
-            leaf_hash=merkle.leaf_hash(reads.read_leaf(store, request.index)),
+            leaf_hash=reads.leaf_hash_at(store, request.index),
             hashes=hashes,
             revision=revision(size, reads.root_at(store, size)),
         )
@@ -138,6 +142,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
             raise InvalidError("known_count is larger than the history")
         anchor, published, names = self._anchor(tag, names, request.known_count)
         store = self.parts.ledger.store
+        first = max(request.known_count + 1, reads.first_whole(store, tag))
         head = ls.HistoryHead(
             checkpoint=published.note,
             seal=anchor.seal,
@@ -149,13 +154,18 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         if known:
             head.consistency.extend(reads.prove_consistency(store, known, anchor.size))
         yield ls.GetHistoryResponse(head=head)
-        first = request.known_count + 1
         if request.known_count > anchor.chains[tag][0]:
             raise InvalidError("known_count is larger than the history")
         yield from self._stream_chain(anchor, tag, names[tag], first)
         for other, name in names.items():
             if other != tag:
                 yield from self._stream_chain(anchor, other, name, 1)
+
+    @stream_rpc
+    def Prune(self, request: ls.PruneRequest, context: grpc.ServicerContext) -> Iterator[ls.PruneResponse]:  # noqa: N802
+        """Delete what the retention policy no longer keeps."""
+        self.require_operator(self.caller(context))
+        yield from prune(self.parts, request, context)
 
     # -- steps ------------------------------------------------------------------------------------------------
 
@@ -180,13 +190,13 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         Which chains those are is known only once the entries are read, and reading takes place beside new ones: so
         this goes around until one checkpoint covers all.
         """
-        names = {**names, codec.public_tag("ledger"): "ledger"}
+        store, names = self.parts.ledger.store, {**names, codec.public_tag("ledger"): "ledger"}
         for _ in range(_MAX_ANCHOR_TRIES):
             tags = list(names)
             anchor, published = self.parts.sequencer.anchor(tags)
             wanted = dict(names)
             for each in tags:
-                first = known + 1 if each == tag else 1
+                first = max(known + 1, reads.first_whole(store, tag)) if each == tag else 1
                 for name in self._authors(each, first, anchor.chains[each][0]):
                     wanted.setdefault(codec.public_tag(name), name)
             if wanted == names:
@@ -224,6 +234,17 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
                 piece, size = ls.HistoryEntries(), 0
         if piece.entries:
             yield ls.GetHistoryResponse(entries=piece)
+
+    def _leaf(self, index: int) -> bytes:
+        """Return a leaf.
+
+        Raises:
+            NotFoundError: it was pruned.
+        """
+        store = self.parts.ledger.store
+        if index < read_pruned(store).minimum and store.get(layout.leaf_key(index)) is None:
+            raise NotFoundError("leaf is pruned; its inclusion can still be proven: GetInclusionProof", "PRUNED")
+        return reads.read_leaf(store, index)
 
     def _auditor(self, context: grpc.ServicerContext) -> Caller:
         """Let only auditors and the operator pass."""

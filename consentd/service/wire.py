@@ -7,9 +7,10 @@ Every RPC goes through ``rpc``: it tells who calls, counts, and turns a declared
 import hashlib
 import logging
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, cast
 
 import grpc
@@ -62,6 +63,7 @@ class Parts:
     metrics: Metrics
     authenticator: Authenticator
     page_key: bytes
+    pruning: threading.Lock = field(default_factory=threading.Lock)  # held by the one call that prunes
 
 
 @dataclass(frozen=True, slots=True)

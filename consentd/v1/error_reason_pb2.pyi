@@ -95,6 +95,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_UNKNOWN_FIELD: a message that is recorded has fields this version does not know (INVALID_ARGUMENT). They might change
     what the others mean.
     """
+    ERROR_REASON_PRUNED: _ErrorReason.ValueType  # 37
+    """ERROR_REASON_PRUNED: it was recorded, and is no longer kept under the ledger's retention policy (NOT_FOUND)."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 35
     """ERROR_REASON_INTERNAL: a bug of ours (INTERNAL). Please report it."""
 
@@ -177,6 +179,8 @@ ERROR_REASON_UNKNOWN_FIELD: ErrorReason.ValueType  # 36
 """ERROR_REASON_UNKNOWN_FIELD: a message that is recorded has fields this version does not know (INVALID_ARGUMENT). They might change
 what the others mean.
 """
+ERROR_REASON_PRUNED: ErrorReason.ValueType  # 37
+"""ERROR_REASON_PRUNED: it was recorded, and is no longer kept under the ledger's retention policy (NOT_FOUND)."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 35
 """ERROR_REASON_INTERNAL: a bug of ours (INTERNAL). Please report it."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -9,6 +9,7 @@ from consentd.v1 import statement_pb2 as _statement_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +20,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _PruneStep:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PruneStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PruneStep.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRUNE_STEP_UNSPECIFIED: _PruneStep.ValueType  # 0
+    """PRUNE_STEP_UNSPECIFIED is never sent."""
+    PRUNE_STEP_PLANNING: _PruneStep.ValueType  # 1
+    """PRUNE_STEP_PLANNING looks through all chains."""
+    PRUNE_STEP_DELETING: _PruneStep.ValueType  # 2
+    """PRUNE_STEP_DELETING deletes."""
+    PRUNE_STEP_DONE: _PruneStep.ValueType  # 3
+    """PRUNE_STEP_DONE is the last one."""
+
+class PruneStep(_PruneStep, metaclass=_PruneStepEnumTypeWrapper):
+    """PruneStep is what a pruning is at."""
+
+PRUNE_STEP_UNSPECIFIED: PruneStep.ValueType  # 0
+"""PRUNE_STEP_UNSPECIFIED is never sent."""
+PRUNE_STEP_PLANNING: PruneStep.ValueType  # 1
+"""PRUNE_STEP_PLANNING looks through all chains."""
+PRUNE_STEP_DELETING: PruneStep.ValueType  # 2
+"""PRUNE_STEP_DELETING deletes."""
+PRUNE_STEP_DONE: PruneStep.ValueType  # 3
+"""PRUNE_STEP_DONE is the last one."""
+Global___PruneStep: _TypeAlias = PruneStep  # noqa: Y015
 
 @_typing.final
 class GetCheckpointRequest(_message.Message):
@@ -614,3 +643,83 @@ class HistoryEntries(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HistoryEntries: _TypeAlias = HistoryEntries  # noqa: Y015
+
+@_typing.final
+class PruneRequest(_message.Message):
+    """PruneRequest asks for a pruning."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEPT_FROM_TIME_MS_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    kept_from_time_ms: _builtins.int
+    """kept_from_time_ms is the time from which everything is kept; 0: the retention policy's days ago."""
+    dry_run: _builtins.bool
+    """dry_run only says what would be pruned."""
+    def __init__(
+        self,
+        *,
+        kept_from_time_ms: _builtins.int = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "kept_from_time_ms", b"kept_from_time_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PruneRequest: _TypeAlias = PruneRequest  # noqa: Y015
+
+@_typing.final
+class PruneResponse(_message.Message):
+    """PruneResponse says how far a pruning is; the last one, what it did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    DONE_COUNT_FIELD_NUMBER: _builtins.int
+    TOTAL_COUNT_FIELD_NUMBER: _builtins.int
+    KEPT_FROM_TIME_MS_FIELD_NUMBER: _builtins.int
+    START_SIZE_FIELD_NUMBER: _builtins.int
+    LEAF_COUNT_FIELD_NUMBER: _builtins.int
+    STATEMENT_COUNT_FIELD_NUMBER: _builtins.int
+    STOP_INDEX_FIELD_NUMBER: _builtins.int
+    STOP_KIND_FIELD_NUMBER: _builtins.int
+    step: Global___PruneStep.ValueType
+    """step it is at."""
+    done_count: _builtins.int
+    """done_count of total_count chains."""
+    total_count: _builtins.int
+    """total_count is how many there are."""
+    kept_from_time_ms: _builtins.int
+    """kept_from_time_ms is the time from which everything is kept."""
+    start_size: _builtins.int
+    """start_size is where whoever holds nothing begins."""
+    leaf_count: _builtins.int
+    """leaf_count is how many leaves are, or would be, deleted."""
+    statement_count: _builtins.int
+    """statement_count is how many statements are, or would be, deleted."""
+    stop_index: _builtins.int
+    """stop_index is the first leaf that start_size may not pass, of an entry of stop_kind."""
+    stop_kind: _builtins.int
+    """stop_kind is that entry's kind; 0: nothing stops it but kept_from_time_ms."""
+    def __init__(
+        self,
+        *,
+        step: Global___PruneStep.ValueType = ...,
+        done_count: _builtins.int = ...,
+        total_count: _builtins.int = ...,
+        kept_from_time_ms: _builtins.int = ...,
+        start_size: _builtins.int = ...,
+        leaf_count: _builtins.int = ...,
+        statement_count: _builtins.int = ...,
+        stop_index: _builtins.int = ...,
+        stop_kind: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done_count", b"done_count", "kept_from_time_ms", b"kept_from_time_ms", "leaf_count", b"leaf_count", "start_size", b"start_size", "statement_count", b"statement_count", "step", b"step", "stop_index", b"stop_index", "stop_kind", b"stop_kind", "total_count", b"total_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PruneResponse: _TypeAlias = PruneResponse  # noqa: Y015

@@ -49,6 +49,10 @@ class LedgerServiceStub:
     """GetHistory streams the whole history of a person or a public chain, with the proof that it is whole.
     A person's needs the right ACT_FOR_SUBJECTS; public chains are open to every caller. Costs the length of the history.
     """
+    Prune: _grpc.UnaryStreamMultiCallable[_ledger_service_pb2.PruneRequest, _ledger_service_pb2.PruneResponse]
+    """Prune deletes what the published retention policy no longer keeps, and streams how far it is. The operator's. Costs a look
+    through all persons' chains. One that was cut short is finished by the next call.
+    """
 
 @_typing.type_check_only
 class LedgerServiceAsyncStub(LedgerServiceStub):
@@ -70,6 +74,10 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     GetHistory: _aio.UnaryStreamMultiCallable[_ledger_service_pb2.GetHistoryRequest, _ledger_service_pb2.GetHistoryResponse]  # type: ignore[assignment]
     """GetHistory streams the whole history of a person or a public chain, with the proof that it is whole.
     A person's needs the right ACT_FOR_SUBJECTS; public chains are open to every caller. Costs the length of the history.
+    """
+    Prune: _aio.UnaryStreamMultiCallable[_ledger_service_pb2.PruneRequest, _ledger_service_pb2.PruneResponse]  # type: ignore[assignment]
+    """Prune deletes what the published retention policy no longer keeps, and streams how far it is. The operator's. Costs a look
+    through all persons' chains. One that was cut short is finished by the next call.
     """
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -131,6 +139,16 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_ledger_service_pb2.GetHistoryResponse], _abc.AsyncIterator[_ledger_service_pb2.GetHistoryResponse]]:
         """GetHistory streams the whole history of a person or a public chain, with the proof that it is whole.
         A person's needs the right ACT_FOR_SUBJECTS; public chains are open to every caller. Costs the length of the history.
+        """
+
+    @_abc_1.abstractmethod
+    def Prune(
+        self,
+        request: _ledger_service_pb2.PruneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_ledger_service_pb2.PruneResponse], _abc.AsyncIterator[_ledger_service_pb2.PruneResponse]]:
+        """Prune deletes what the published retention policy no longer keeps, and streams how far it is. The operator's. Costs a look
+        through all persons' chains. One that was cut short is finished by the next call.
         """
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -369,8 +369,36 @@ class Attestation(_message.Message):
 Global___Attestation: _TypeAlias = Attestation  # noqa: Y015
 
 @_typing.final
+class Pruning(_message.Message):
+    """Pruning says what a ledger no longer keeps, from this entry on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEPT_FROM_TIME_MS_FIELD_NUMBER: _builtins.int
+    START_SIZE_FIELD_NUMBER: _builtins.int
+    kept_from_time_ms: _builtins.int
+    """kept_from_time_ms: every entry of this time or later is kept, and every one that something since then rests on."""
+    start_size: _builtins.int
+    """start_size is the size of the tree where whoever holds nothing begins: its last leaf is a seal. Of the leaves before it only
+    some are kept.
+    """
+    def __init__(
+        self,
+        *,
+        kept_from_time_ms: _builtins.int = ...,
+        start_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept_from_time_ms", b"kept_from_time_ms", "start_size", b"start_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pruning: _TypeAlias = Pruning  # noqa: Y015
+
+@_typing.final
 class LedgerStatement(_message.Message):
-    """LedgerStatement is leaf 0, and later rotations of the ledger's keys."""
+    """LedgerStatement is leaf 0; a later one says what was pruned."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -381,6 +409,8 @@ class LedgerStatement(_message.Message):
     PREDECESSOR_FIELD_NUMBER: _builtins.int
     MAP_BITS_FIELD_NUMBER: _builtins.int
     VAULT_COMMITMENT_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    PRUNING_FIELD_NUMBER: _builtins.int
     origin: _builtins.str
     """origin is the ledger's name in its checkpoints."""
     statement_key: _builtins.bytes
@@ -393,9 +423,15 @@ class LedgerStatement(_message.Message):
     """map_bits is how many bits of a key name a bucket of the stored map; no proof depends on it."""
     vault_commitment: _builtins.bytes
     """vault_commitment is SHA-256 of `consentd/vault/v1\\0` and the vault's index key: a ledger opens beside no other vault."""
+    retention_days: _builtins.int
+    """retention_days is how old an entry must be, and how long without effect, before it may be pruned; 0: nothing ever is."""
     @_builtins.property
     def verifier_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """verifier_keys are the log's C2SP verifier keys."""
+
+    @_builtins.property
+    def pruning(self) -> Global___Pruning:
+        """pruning is what is no longer kept; absent in leaf 0."""
 
     def __init__(
         self,
@@ -407,10 +443,12 @@ class LedgerStatement(_message.Message):
         predecessor: _builtins.bytes = ...,
         map_bits: _builtins.int = ...,
         vault_commitment: _builtins.bytes = ...,
+        retention_days: _builtins.int = ...,
+        pruning: Global___Pruning | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pruning", b"pruning"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["map_bits", b"map_bits", "origin", b"origin", "predecessor", b"predecessor", "retention", b"retention", "statement_key", b"statement_key", "vault_commitment", b"vault_commitment", "verifier_keys", b"verifier_keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["map_bits", b"map_bits", "origin", b"origin", "predecessor", b"predecessor", "pruning", b"pruning", "retention", b"retention", "retention_days", b"retention_days", "statement_key", b"statement_key", "vault_commitment", b"vault_commitment", "verifier_keys", b"verifier_keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

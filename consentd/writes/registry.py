@@ -8,7 +8,8 @@ from google.protobuf.message import Message
 
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
-from consentd.errors import ConflictError
+from consentd.errors import ConflictError, InvalidError
+from consentd.ledger.retention import DAY_MS, Pruned
 from consentd.ledger.table_turn import TableTurn
 from consentd.v1 import statement_pb2 as st
 from consentd.writes.desk import Answer, Desk, Entry, Plan, Remembered
@@ -66,6 +67,36 @@ class Enrol(Remembered):
 
     def replay(self, desk: Desk, index: int) -> Answer:
         return self.tag
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatePruning:
+    """An entry in chain `ledger` that says what is going to be pruned; nobody's request, so it is not remembered."""
+
+    days: int
+    pruned: Pruned
+    request_key: bytes = b""
+    content: bytes = b""
+
+    def prepare(self, desk: Desk) -> Plan:
+        # INVARIANT: verifiers refuse a pruning that goes beyond the published policy; the ledger must never state one.
+        if self.pruned.kept_from_ms + self.days * DAY_MS > desk.turn.time_ms:
+            raise InvalidError(f"retention policy keeps entries for `{self.days}` days; choose an earlier time")
+        message = st.LedgerStatement(
+            origin=desk.author.origin,
+            pruning=st.Pruning(kept_from_time_ms=self.pruned.kept_from_ms, start_size=self.pruned.start),
+        )
+        entry = Entry(
+            kind=EntryKind.LEDGER,
+            tag=codec.public_tag("ledger"),
+            message=message,
+            request_id=desk.author.random(16),
+            public=True,
+        )
+        return Plan((desk.draft(entry),))
+
+    def replay(self, desk: Desk, index: int) -> Answer:
+        raise AssertionError("a pruning is not remembered as a request")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

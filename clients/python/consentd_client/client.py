@@ -132,6 +132,7 @@ class Client:
     get_receipt = _does(ledger.get_receipt)
     history = _does(ledger.history)
     public_history = _does(ledger.public_history)
+    prune = _does(ledger.prune)
 
     register_participant = _does(registry.register_participant)
     add_key = _does(registry.add_key)

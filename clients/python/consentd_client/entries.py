@@ -46,6 +46,7 @@ class Entry:
         author: who signed it: ``ledger`` (the daemon), ``participant/ID``, ``subject``; empty: erased.
         message: the statement's payload, decoded; None: erased, or of a kind or version that is not known here.
         is_new: it was not in the history read before.
+        is_pruned: its statement is gone, because it was past the ledger's published retention.
     """
 
     event: codec.Event = field(repr=False)
@@ -53,6 +54,7 @@ class Entry:
     author: str
     message: Message | None = field(repr=False)
     is_new: bool
+    is_pruned: bool = False
 
     @property
     def seq(self) -> int:
@@ -82,7 +84,8 @@ class Entry:
 
     def line(self, lang: str = "en") -> str:
         """Return the entry as one line for a person, in English (``en``) or Korean (``ko``)."""
-        what = show.describe(self.message, lang) if self.statement is not None else show.label("ERASED", lang)
+        gone = show.label("PRUNED" if self.is_pruned else "ERASED", lang)
+        what = show.describe(self.message, lang) if self.statement is not None else gone
         who = " ".join(filter(None, (show.author(self.author, lang), show.attested(self.attested_by, lang))))
         kind = show.label(self.kind_name, lang)
         return f"#{self.seq:<4} {show.format_time(self.time_ms)}  {kind}: {what}" + (f"  [{who}]" if who else "")
@@ -100,8 +103,10 @@ class History:
         name: of a public chain; empty: a person's.
         checkpoint: what it was verified against.
         seal_time_ms: up to when it is whole, by the ledger's clock.
-        entries: from seq 1 to the last.
+        entries: from seq 1 to the last, but for those in ``missing``.
         is_erased: the person was erased: the last entry says so, the statements before it are gone.
+        missing: first and last seq of each range of entries that was pruned and was not held from before.
+        kept_from_ms: the time before which the ledger has pruned, under its published policy; 0: nothing.
     """
 
     tag: bytes = field(repr=False)
@@ -110,6 +115,8 @@ class History:
     seal_time_ms: int
     entries: tuple[Entry, ...] = field(repr=False)
     is_erased: bool
+    missing: tuple[tuple[int, int], ...] = ()
+    kept_from_ms: int = 0
 
     @property
     def is_absent(self) -> bool:

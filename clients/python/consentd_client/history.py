@@ -16,17 +16,27 @@ from itertools import groupby
 
 from consentd.core import codec, history
 from consentd.core.checkpoint import Checkpoint, open_checkpoint
-from consentd.core.history import ChainProof, HistoryEntry, HistoryProof, KeyFact, KeyTerm, VerifiedEntry
+from consentd.core.history import (
+    Anchor,
+    ChainProof,
+    HeldChain,
+    HistoryEntry,
+    HistoryProof,
+    KeyFact,
+    KeyTerm,
+    VerifiedEntry,
+)
 from consentd.core.kinds import AUTHORS, EntryKind, Owner, is_known
 from consentd.core.note import Verifier, format_vkey
 from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError, VerificationError
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import statement_pb2 as st
 from consentd_client.entries import LEDGER, SUBJECT, Entry, History, decode_payload
-from consentd_client.memory import HeldEntry, HeldHistory
+from consentd_client.memory import HeldEntry, HeldHistory, seq_of
 from consentd_client.steps import Trust
 
 _PARTICIPANT = "participant/"
+_DAY_MS = 86_400_000
 
 
 # -- from the stream ------------------------------------------------------------------------------------------
@@ -125,20 +135,19 @@ def verify_history(
     trust.verify_witnessed(proof.checkpoint, now_ms=now_ms, seal_time_ms=anchor.seal.time_ms)
     asked, *others = proof.chains
     _check_asked(asked, name=name, tag=tag, held=held)
-    known = () if held is None else held.entries
-    if asked.count < len(known):
-        raise ProofError(f"chain is shorter than what is remembered: `{asked.count}` and `{len(known)}`")
-    if asked.first_seq != len(known) + 1:
-        raise ProofError("chain does not continue what is remembered")
-    whole = replace(asked, first_seq=1, entries=(*(one.entry for one in known), *asked.entries))
-    entries = history.verify_chain(whole, anchor=anchor)
-    # INVARIANT: what was verified before had its authors verified with it; its proofs are not sent again.
-    fresh = entries[len(known) :]
-    chains = {asked.tag: entries}
+    chains: dict[bytes, Sequence[VerifiedEntry]] = {}
     for chain in others:
         if chain.tag in chains or not (chain.public_name == LEDGER or chain.public_name.startswith(_PARTICIPANT)):
             raise ProofError("history has a chain that nobody needs")
         chains[chain.tag] = history.verify_chain(chain, anchor=anchor)
+    kept_from_ms = _kept_from(chains.get(codec.public_tag(LEDGER), ()))
+    known = () if held is None else held.entries
+    entries = _join(asked, known, anchor=anchor, kept_from_ms=kept_from_ms)
+    # INVARIANT: what was verified before had its authors verified with it; its proofs are not sent again.
+    fresh = entries[len(known) :]
+    if asked.tag in chains:
+        raise ProofError("history has a chain that nobody needs")
+    chains[asked.tag] = entries
     names = {chain.tag: chain.public_name for chain in proof.chains}
     verified_before = {entry.event for entry in entries[: len(known)]}
     terms = _verify_keys(chains, names, known=verified_before, origin=trust.origin)
@@ -147,6 +156,7 @@ def verify_history(
         history.verify_authors(unverified, tag=other, origin=trust.origin, terms=terms)
     _check_ledger(chains.get(codec.public_tag(LEDGER), ()), trust)
     authors = [one.author for one in known] + [_author(entry, terms) for entry in fresh]
+    erased = bool(entries) and entries[-1].event.kind == EntryKind.ERASURE
     result = History(
         tag=asked.tag,
         name=name,
@@ -158,14 +168,82 @@ def verify_history(
                 statement=entry.statement,
                 author=author,
                 message=None if entry.statement is None else decode_payload(entry.event.kind, entry.statement.payload),
-                is_new=entry.event.seq > len(known),
+                is_new=place >= len(known),
+                is_pruned=entry.statement is None and entry.event.time_ms < kept_from_ms and not erased,
             )
-            for entry, author in zip(entries, authors, strict=True)
+            for place, (entry, author) in enumerate(zip(entries, authors, strict=True))
         ),
-        is_erased=bool(entries) and entries[-1].event.kind == EntryKind.ERASURE,
+        is_erased=erased,
+        missing=_missing(entries),
+        kept_from_ms=0 if asked.public_name else kept_from_ms,
     )
-    kept = tuple(HeldEntry(entry, author) for entry, author in zip(whole.entries, authors, strict=True))
+    whole = (*(one.entry for one in known), *asked.entries)
+    kept = tuple(HeldEntry(entry, author) for entry, author in zip(whole, authors, strict=True))
     return result, HeldHistory(asked.tag, kept)
+
+
+def _join(
+    asked: ChainProof, known: Sequence[HeldEntry], *, anchor: Anchor, kept_from_ms: int
+) -> tuple[VerifiedEntry, ...]:
+    """Verify what is remembered and what was sent as one chain; return all of it.
+
+    Where entries in between were pruned, what is remembered is in runs, of which the last may go on in what was sent.
+    """
+    runs: list[list[HistoryEntry]] = []
+    after = 0
+    for one in known:
+        seq = seq_of(one.entry)
+        if not runs or seq != after:
+            runs.append([])
+        runs[-1].append(one.entry)
+        after = seq + 1
+    last = after - 1 if known else 0
+    if asked.count < last:
+        raise ProofError(f"chain is shorter than what is remembered: `{asked.count}` and `{last}`")
+    if asked.first_seq <= last:
+        raise ProofError("chain does not continue what is remembered")
+    held = HeldChain(last, b"")
+    if runs and asked.first_seq == after:
+        run = runs.pop()
+        asked = replace(asked, first_seq=seq_of(run[0]), entries=(*run, *asked.entries))
+        held = HeldChain(seq_of(runs[-1][-1]) if runs else 0, b"")
+    before: list[VerifiedEntry] = []
+    for run in runs:
+        before += history.verify_run(asked.tag, run, first_seq=seq_of(run[0]))
+    return (*before, *history.verify_chain(asked, anchor=anchor, held=held, kept_from_ms=kept_from_ms))
+
+
+def _kept_from(entries: Sequence[VerifiedEntry]) -> int:
+    """Return the time before which the ledger has pruned, by its own chain's word; 0: it has not.
+
+    Raises:
+        ProofError: it states to have pruned what its published policy keeps.
+    """
+    days = kept_from_ms = 0
+    for entry in entries:
+        if entry.statement is None or entry.event.kind != EntryKind.LEDGER:
+            continue
+        message = decode_payload(entry.event.kind, entry.statement.payload)
+        if not isinstance(message, st.LedgerStatement):
+            continue
+        if entry.event.seq == 1:
+            days = message.retention_days
+        if message.HasField("pruning"):
+            stated_ms = message.pruning.kept_from_time_ms
+            # INVARIANT: the policy counts as it was published first: who may write later entries could change it.
+            if not days or stated_ms + days * _DAY_MS > entry.event.time_ms:
+                raise ProofError("ledger states to have pruned what its retention policy keeps")
+            kept_from_ms = max(kept_from_ms, stated_ms)
+    return kept_from_ms
+
+
+def _missing(entries: Sequence[VerifiedEntry]) -> tuple[tuple[int, int], ...]:
+    missing, last = [], 0
+    for entry in entries:
+        if entry.event.seq != last + 1:
+            missing.append((last + 1, entry.event.seq - 1))
+        last = entry.event.seq
+    return tuple(missing)
 
 
 def _check_asked(chain: ChainProof, *, name: str, tag: bytes, held: HeldHistory | None) -> None:
@@ -236,7 +314,7 @@ def _key_fact(entry: VerifiedEntry, tag: bytes, name: str) -> KeyFact | None:
     assert entry.statement is not None
     message = decode_payload(entry.event.kind, entry.statement.payload)
     time_ms = entry.event.time_ms
-    if isinstance(message, st.LedgerStatement) and owner is Owner.LEDGER:
+    if isinstance(message, st.LedgerStatement) and owner is Owner.LEDGER and message.statement_key:
         return KeyFact(key=message.statement_key, owner=owner, tag_or_name=who, time_ms=time_ms)
     if isinstance(message, st.KeyStatement):
         return KeyFact(key=message.key, owner=owner, tag_or_name=who, time_ms=time_ms, retired=message.retired)

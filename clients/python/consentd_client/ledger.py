@@ -1,11 +1,12 @@
 """Flows of LedgerService: checkpoints, receipts, histories. What comes back is verified before it is returned."""
 
 import hashlib
+from collections.abc import Callable
 
 from consentd.core import merkle
 from consentd.core.checkpoint import Checkpoint, open_checkpoint
 from consentd.core.kinds import EntryKind
-from consentd.errors import InvalidError, NotFoundError, ProofError, VerificationError
+from consentd.errors import InvalidError, MalformedError, NotFoundError, ProofError, VerificationError
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd_client.entries import History
@@ -87,6 +88,32 @@ def public_history(session: Session, name: str) -> Flow[History]:
     return (yield from _history(session, ls.GetHistoryRequest(public_name=name), name, b"", name))
 
 
+def prune(
+    session: Session,
+    *,
+    kept_from_ms: int = 0,
+    dry_run: bool = False,
+    progress: Callable[[ls.PruneResponse], None] | None = None,
+) -> Flow[ls.PruneResponse]:
+    """Prune what the retention policy no longer keeps (the operator's); returns what was done.
+
+    Args:
+        kept_from_ms: time from which everything is kept, UTC ms; 0: as the policy has it.
+        dry_run: only find out.
+        progress: called now and then with how far it is.
+
+    Raises:
+        InvalidError: the policy keeps what is asked to go.
+        StorageError: it was stated, and not public in time: call again to go on.
+        ConsentdError: it could not be done.
+    """
+    request = ls.PruneRequest(kept_from_time_ms=kept_from_ms, dry_run=dry_run)
+    answers = yield from ask_stream(session, "LedgerService/Prune", request, ls.PruneResponse, progress)
+    if not answers or answers[-1].step != ls.PRUNE_STEP_DONE:
+        raise MalformedError("pruning ended without saying what was done")
+    return answers[-1]
+
+
 def with_evidence(error: VerificationError, shown: bytes, held: bytes | None) -> VerificationError:
     """Note in an error the checkpoints that it is about: what the log signed twice speaks against it for ever."""
     for what, note in (("shown", shown), ("remembered", held)):
@@ -108,7 +135,7 @@ def _history(
     note, held = yield from work(lambda: (memory.checkpoint(), memory.history(key)))
     point = open_held(note, trust)
     request.known_tree_size = 0 if point is None else point.size
-    request.known_count = 0 if held is None else len(held.entries)
+    request.known_count = 0 if held is None else held.count
     method = "LedgerService/GetHistory"
     try:
         pieces = yield from ask_stream(session, method, request, ls.GetHistoryResponse)

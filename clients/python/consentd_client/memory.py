@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from consentd.core import note
+from consentd.core import codec, note
 from consentd.core.checkpoint import parse_checkpoint
 from consentd.core.history import HistoryEntry
 from consentd.errors import MalformedError, StorageError
@@ -37,10 +37,25 @@ class HeldEntry:
 
 @dataclass(frozen=True, slots=True)
 class HeldHistory:
-    """A chain as it was verified last: all of its entries, from seq 1."""
+    """A chain as it was verified last: all of its entries, but those that were pruned before they were ever read."""
 
     tag: bytes = field(repr=False)
     entries: tuple[HeldEntry, ...] = field(repr=False)
+
+    @property
+    def count(self) -> int:
+        """Seq of the last entry held; 0: none."""
+        return seq_of(self.entries[-1].entry) if self.entries else 0
+
+
+def seq_of(entry: HistoryEntry) -> int:
+    """Return the seq of an entry whose leaf was verified before.
+
+    Raises:
+        MalformedError: the leaf is none.
+    """
+    event = codec.decode_leaf(entry.leaf)
+    return event.seq if isinstance(event, codec.Event) else 0
 
 
 class Memory(Protocol):

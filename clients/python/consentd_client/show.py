@@ -50,6 +50,7 @@ _LABELS: Mapping[str, tuple[str, str]] = {
     "FAILED": ("실패", "failed"),
     "DEFERRED": ("연기", "deferred"),
     "ERASED": ("(파기됨)", "(erased)"),
+    "PRUNED": ("(보유기간이 지나 파기됨)", "(pruned: past its retention)"),
     "UNKNOWN": ("(이 버전에서 읽을 수 없음)", "(cannot be read by this version)"),
     "ANY": ("제한 없음", "any"),
     "RETIRED": ("폐지", "retired"),

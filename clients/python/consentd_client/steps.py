@@ -129,11 +129,16 @@ class Unary:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Call *method*, whose answer is a stream; ``take`` each message, and send back ``pieces``."""
+    """Call *method*, whose answer is a stream; ``take`` each message, and send back ``pieces``.
+
+    Attributes:
+        seen: called with each message as it comes.
+    """
 
     method: str
     request: Message = field(repr=False)
     response: type[Message]
+    seen: Callable[[Any], None] | None = None
     pieces: list[Message] = field(default_factory=list, repr=False)
     _taken: list[int] = field(default_factory=lambda: [0], repr=False)
 
@@ -147,6 +152,8 @@ class Stream:
         if self._taken[0] > MAX_STREAM_BYTES:
             raise MalformedError(f"stream is longer than {MAX_STREAM_BYTES} bytes")
         self.pieces.append(message)
+        if self.seen is not None:
+            self.seen(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +199,11 @@ def ask(session: Session, method: str, request: Message, response: type[M]) -> F
     return answer
 
 
-def ask_stream(session: Session, method: str, request: Message, response: type[M]) -> Flow[list[M]]:
-    """Call a streaming *method* likewise; returns all messages."""
-    answer: list[M] = yield from _repeated(session, lambda: Stream(f"/consentd.v1.{method}", request, response))
+def ask_stream(
+    session: Session, method: str, request: Message, response: type[M], seen: Callable[[M], None] | None = None
+) -> Flow[list[M]]:
+    """Call a streaming *method* likewise; returns all messages. *seen* is called with each as it comes."""
+    answer: list[M] = yield from _repeated(session, lambda: Stream(f"/consentd.v1.{method}", request, response, seen))
     return answer
 
 
