@@ -17,8 +17,9 @@ from grpc import StatusCode
 
 from consentd.core.kinds import EntryKind
 from consentd.core.note import KeyPair
+from consentd.core.pruned import Pruned
 from consentd.ledger import layout
-from consentd.ledger.retention import Pruned, encode_pruned
+from consentd.ledger.retention import encode_pruned
 from consentd.policy import evaluate
 from consentd.service.status import MAX_MESSAGE
 from consentd.service.wire import Parts
@@ -244,7 +245,7 @@ def _leaf_below_the_minimum_index(world: World) -> Any:
     running = world.other()
     parts(running).sequencer.wait_published(parts(running).ledger.state.size, 10)
     batch = Batch()
-    batch.put(layout.PRUNED, encode_pruned(Pruned(1, 300)))
+    batch.put(layout.PRUNED, encode_pruned(Pruned(1, 300), finished=True))
     parts(running).ledger.store.write(batch)
     return running.ledger.ListEntries(ls.ListEntriesRequest(), metadata=running.as_("pipc"))
 

@@ -3,23 +3,33 @@
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
-from consentd.core import codec
+from consentd.audit import verify as verify_module
+from consentd.audit.export import export
+from consentd.audit.files import DataDirectory
+from consentd.audit.live import Live
+from consentd.audit.places import Exported, Place
+from consentd.audit.verify import CLOSED
+from consentd.core import codec, tiles
 from consentd.core.kinds import EntryKind
 from consentd.core.note import format_vkey
+from consentd.core.pruned import DAY_MS, NOTHING, Pruned, format_pruned
 from consentd.ledger import layout, reads, retention
-from consentd.ledger.retention import DAY_MS
+from consentd.ledger.fsck import Report, verify_ledger
 from consentd.ledger.table import Table, catch_up
 from consentd.server.keys import read_log_key
+from consentd.store import Batch, Store
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd_client import Client, History, RamMemory, pin
-from running import make_running, question, reason_of, request_id
+from running import ORIGIN, Running, make_running, question, reason_of, request_id
 
 DAYS = 730
 
@@ -123,7 +133,7 @@ def test_what_has_no_effect_any_more_goes_and_everything_still_verifies(world: W
     assert last.leaf_count > 200
     assert last.statement_count > 250
     pruned = retention.read_pruned(world.parts.ledger.store)
-    assert pruned.is_finished
+    assert retention.is_finished(world.parts.ledger.store)
     assert pruned.minimum == 256
     assert pruned.start == last.start_size
 
@@ -186,7 +196,7 @@ def test_what_is_in_force_stops_it(world: World) -> None:
     assert dry.start_size <= index < 256
     assert dry.leaf_count == 0
     assert dry.statement_count > 250
-    assert retention.read_pruned(world.parts.ledger.store) == retention.NOTHING
+    assert retention.read_pruned(world.parts.ledger.store) == NOTHING
 
     done = world.prune()[-1]
     assert (done.leaf_count, done.statement_count) == (0, dry.statement_count)
@@ -286,12 +296,168 @@ def test_a_pruning_that_was_cut_short_is_finished_by_the_next_call(world: World)
     assert parts.pruning.acquire(timeout=30)  # whoever was cancelled lets go
     parts.pruning.release()
     # As if the daemon had been killed behind the first batch: what is to go is stated, none or some of it is gone.
-    state = retention.read_pruned(parts.ledger.store)
+    state, was_finished = retention.read_pruned(parts.ledger.store), retention.is_finished(parts.ledger.store)
     assert state.start
     world.running.check_ledger()
     stated = parts.ledger.head(codec.public_tag("ledger"))[0]
     assert world.prune()[-1].step == ls.PRUNE_STEP_DONE
-    assert retention.read_pruned(parts.ledger.store).is_finished
-    if not state.is_finished:
+    assert retention.is_finished(parts.ledger.store)
+    if not was_finished:
         assert parts.ledger.head(codec.public_tag("ledger"))[0] == stated  # it was stated once
     assert parts.ledger.store.get(layout.PRUNED) is not None
+
+
+# -- auditors -------------------------------------------------------------------------------------------------
+
+
+def pruned_world(world: World) -> pb.Subject:
+    """Prune leaves and statements of a few people; return one of them."""
+    anna = world.running.enrol("SYN-000001")
+    given = world.running.grant(anna)
+    world.use(anna, 3)
+    world.revoke(anna, given)
+    world.fill(400)
+    world.clock.advance(DAYS + 10)
+    world.running.grant(anna)
+    world.use(anna, 2)
+    world.prune()
+    world.settle()
+    return anna
+
+
+def verify(world: World, place: Place, **options: Any) -> verify_module.Report:
+    log_key = read_log_key(world.running.config.keys.log_key_file).verifier
+    return verify_module.verify_ledger(place, origin=ORIGIN, log_verifier=log_key, **options)
+
+
+def live(world: World, *, openings: bool = True) -> Live:
+    ports = world.running.daemon
+    target = f"127.0.0.1:{ports.grpc_port}" if openings else ""
+    return Live(url=f"http://127.0.0.1:{ports.http_port}", target=target, token=world.running.tokens["pipc"])
+
+
+def test_an_auditor_verifies_what_is_left(world: World, tmp_path: Path) -> None:
+    full, rest = tmp_path / "full", tmp_path / "rest"
+    log_key = read_log_key(world.running.config.keys.log_key_file).verifier
+    world.running.enrol("SYN-000009")
+    world.fill(400)
+    world.settle()
+    export(live(world, openings=False), full, origin=ORIGIN, log_verifier=log_key)
+    state = tmp_path / "state"
+    assert verify(world, live(world), state_path=state).faults == ()
+    pruned_world(world)
+
+    minimum = retention.read_pruned(world.parts.ledger.store).minimum
+    assert minimum >= 512
+    for again in range(2):  # from nothing; from what it saved
+        report = verify(world, live(world), state_path=tmp_path / "new")
+        assert report.faults == ()
+        assert (report.leaves_pruned > 400, report.statements_pruned > 0) == (True, True), again
+        assert report.not_checked == {CLOSED: report.not_checked[CLOSED]}  # persons' statements: no mandate
+    # Who had verified a part before goes on from there, over the gap.
+    assert verify(world, live(world), state_path=state).faults == ()
+    exported = export(live(world, openings=False), rest, origin=ORIGIN, log_verifier=log_key)
+    assert verify(world, Exported(rest)).faults == ()
+    assert not (rest / tiles.entries_path(0)).exists()
+    assert (rest / tiles.kept_path(0)).exists()
+    # A directory that had been exported before keeps what it has, and is verified from its first leaf on.
+    export(live(world, openings=False), full, origin=ORIGIN, log_verifier=log_key)
+    report = verify(world, Exported(full))
+    assert report.faults == ()
+    assert report.checkpoint == exported.checkpoint
+    world.running.stop()
+    for jobs in (1, 2):
+        report = verify(world, data_directory(world), jobs=jobs)
+        assert report.faults == ()
+        assert report.not_checked == {}
+        assert (report.leaves_pruned > 400, report.statements_pruned > 0) == (True, True)
+    world.running = Running(world.running.config, world.running.tokens, clock=world.clock)
+
+
+def data_directory(world: World) -> DataDirectory:
+    config = world.running.config
+    return DataDirectory(
+        store_dir=config.ledger.store_dir, lock_path=config.ledger.lock_path, vault_dir=config.ledger.vault_dir,
+        vault_key_file=config.keys.vault_key_file,
+    )  # fmt: skip
+
+
+def test_a_place_that_hides_more_than_the_ledger_states_is_found(world: World, tmp_path: Path) -> None:
+    anna = pruned_world(world)
+    store = world.parts.ledger.store
+    last = max(entry.index for entry in reads.read_kept(store, world.tag(anna)) if entry.index < 400)
+    rest = tmp_path / "rest"
+    log_key = read_log_key(world.running.config.keys.log_key_file).verifier
+    exported = export(live(world, openings=False), rest, origin=ORIGIN, log_verifier=log_key)
+
+    def hide(index: int, name: str) -> str:
+        """Take one leaf more out of a bundle; return what is found."""
+        path = rest / name
+        before = path.read_bytes()
+        leaves = tiles.decode_bundle(before)
+        assert leaves[index % 256]
+        leaves[index % 256] = b""
+        path.write_bytes(tiles.encode_bundle(leaves))
+        found = verify(world, Exported(rest)).faults
+        path.write_bytes(before)
+        assert found
+        return found[0].what
+
+    start = retention.read_pruned(store).start
+    # The last leaf of her chain before the start, a public chain's, her ENROL.
+    assert last < 256
+    assert "map root" in hide(last, tiles.kept_path(0))
+    assert "seal counts" in hide(0, tiles.kept_path(0))
+    enrol = reads.read_entry(store, world.tag(anna), 1).index
+    assert "keeps `0` before it" in hide(enrol, tiles.kept_path(0))
+    # One behind the start.
+    assert start >= 256
+    size = tiles.TILE_WIDTH if (rest / tiles.entries_path(start // 256)).exists() else exported.checkpoint.size % 256
+    assert "where nothing is pruned" in hide(start, tiles.entries_path(start // 256, size))
+    # The claim itself, larger and smaller than what the ledger states.
+    claim = rest / "pruned"
+    told = claim.read_bytes()
+    claim.write_bytes(format_pruned(Pruned(retention.read_pruned(store).kept_from_ms, start - 256)))
+    assert verify(world, Exported(rest)).faults
+    claim.write_bytes(told)
+    assert verify(world, Exported(rest)).faults == ()
+
+
+def test_a_leaf_or_statement_that_is_gone_and_not_stated_is_named_by_fsck(world: World) -> None:
+    anna = pruned_world(world)
+    store, tag = world.parts.ledger.store, world.tag(anna)
+    chain = list(reads.read_kept(store, tag))
+    for entry, what in ((chain[0], "keeps `0` before it"), (chain[1], "map root"), (chain[-1], "leaf is missing")):
+        key = layout.leaf_key(entry.index)
+        with without(store, key):
+            faults = fsck(world).faults
+        assert any(what in fault.what for fault in faults), faults
+    with without(store, layout.statement_key(tag, chain[-1].event.seq)):
+        assert "statement or its key is missing" in fsck(world).faults[0].what
+    with without(store, layout.statement_key(tag, 1)):
+        assert "statement or its key is missing" in fsck(world).faults[0].what
+    with without(store, layout.PRUNED):
+        assert fsck(world).faults
+
+
+@contextmanager
+def without(store: Store, key: bytes) -> Iterator[None]:
+    """Do without a row for a while."""
+    row = store.get(key)
+    assert row is not None
+    batch = Batch()
+    batch.delete(key)
+    store.write(batch)
+    yield
+    batch = Batch()
+    batch.put(key, row)
+    store.write(batch)
+
+
+def fsck(world: World) -> Report:
+    parts = world.parts
+    world.settle()
+    log_key = read_log_key(world.running.config.keys.log_key_file).verifier
+    return verify_ledger(
+        parts.ledger.store, origin=ORIGIN, log_verifier=log_key, lock_path=None, vault=parts.vault, table=parts.table
+    )

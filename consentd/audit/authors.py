@@ -51,7 +51,8 @@ class Authors:
 
     def _take(self, event: codec.Event, fact: Fact) -> None:
         if event.kind == EntryKind.LEDGER:
-            self._put(KeyFact(key=fact.key, owner=Owner.LEDGER, tag_or_name="", time_ms=event.time_ms))
+            if fact.key:
+                self._put(KeyFact(key=fact.key, owner=Owner.LEDGER, tag_or_name="", time_ms=event.time_ms))
         elif event.kind == EntryKind.PARTICIPANT:
             if codec.public_tag(f"participant/{fact.participant}") != event.tag:
                 raise MalformedError("participant stands in a chain of another name")

@@ -19,19 +19,22 @@ from consentd.audit.places import (
     Place,
     Source,
     encode_openings,
+    leaf_hashes,
     read_file,
     read_leaves,
     statements_path,
     width_of,
 )
 from consentd.audit.verify import Progress
-from consentd.core import checkpoint, merkle, tiles
+from consentd.core import checkpoint, merkle, pruned, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import MAX_NOTE_SIZE, NoteVerifier
 from consentd.errors import InvalidError, MalformedError, ProofError, StorageError
 
 _WIDTH = tiles.TILE_WIDTH
 _FULL = _WIDTH * merkle.HASH_SIZE
+Bundle = tuple[int, list[bytes], list[bytes], list[Opening] | None]
+"""Number, leaves (empty where pruned), their hashes, openings."""
 _AHEAD = 8
 """Bundles fetched ahead where fetching waits for a network."""
 
@@ -83,8 +86,12 @@ def export(
         work = _Work(directory, statements, point)
         bundles = range(work.edge.size // _WIDTH, -(-point.size // _WIDTH))
         start = work.edge.size
-        for n, leaves, openings in _fetch(place, source, point, bundles, threads, statements is not None):
-            work.put(n, leaves, openings)
+        found = source.pruned()
+        if found != pruned.NOTHING:
+            # First of all, so that no reader of the directory looks for what is not going to be there.
+            work.write(directory / pruned.FILE, pruned.format_pruned(found))
+        for n, leaves, hashes, openings in _fetch(place, source, point, bundles, threads, statements is not None):
+            work.put(n, leaves, hashes, openings)
             if progress is not None:
                 progress(work.edge.size, point.size)
         if work.edge.root() != point.root:
@@ -108,15 +115,15 @@ def _compare_older(directory: Path, point: Checkpoint, origin: str, log_verifier
 
 def _fetch(
     place: Place, source: Source, point: Checkpoint, bundles: range, threads: int, with_openings: bool
-) -> Iterator[tuple[int, list[bytes], list[Opening] | None]]:
+) -> Iterator[Bundle]:
     """Yield bundles in order; where several threads fetch, each with a source of its own."""
 
-    def read(one: Source, n: int) -> tuple[int, list[bytes], list[Opening] | None]:
+    def read(one: Source, n: int) -> Bundle:
         leaves = read_leaves(one, n, width_of(n, point.size))
         openings = one.openings(n, leaves) if with_openings else None
         if with_openings and openings is None:
             raise InvalidError("place has no openings to export")
-        return n, leaves, openings
+        return n, leaves, leaf_hashes(one, n, leaves), openings
 
     if threads <= 1:
         for n in bundles:
@@ -125,13 +132,13 @@ def _fetch(
     own = local()
     opened: list[Source] = []
 
-    def read_by_thread(n: int) -> tuple[int, list[bytes], list[Opening] | None]:
+    def read_by_thread(n: int) -> Bundle:
         if not hasattr(own, "source"):
             own.source = place.open()
             opened.append(own.source)
         return read(own.source, n)
 
-    ahead: deque[Future[tuple[int, list[bytes], list[Opening] | None]]] = deque()
+    ahead: deque[Future[Bundle]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for n in bundles:
@@ -154,14 +161,15 @@ class _Work:
         self.files = 0
         self.edge = _resume(directory, statements, point.size)
 
-    def put(self, n: int, leaves: list[bytes], openings: list[Opening] | None) -> None:
+    def put(self, n: int, leaves: list[bytes], hashes: list[bytes], openings: list[Opening] | None) -> None:
         """Write bundle *n* and the tiles that it completes; of the last one, the partial ones too."""
-        self.edge, changed = self.edge.append([merkle.leaf_hash(leaf) for leaf in leaves])
+        self.edge, changed = self.edge.append(hashes)
         is_last = self.edge.size == self._point.size
         if openings is not None:
             assert self._statements is not None
             self.write(self._statements / statements_path(n, len(leaves)), encode_openings(openings))
-        self.write(self._directory / tiles.entries_path(n, len(leaves)), tiles.encode_bundle(leaves))
+        path = tiles.entries_path(n, len(leaves)) if all(leaves) else tiles.kept_path(n)
+        self.write(self._directory / path, tiles.encode_bundle(leaves))
         if is_last:
             # Every level's partial tile, whether this bundle changed it or not.
             for level, row in enumerate(self.edge.rows):

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from consentd.audit.places import Opening
 from consentd.core import codec, tiles
-from consentd.errors import CorruptionError, NotFoundError, StorageError
-from consentd.ledger import layout, reads
+from consentd.core.pruned import Pruned
+from consentd.errors import CorruptionError, InvalidError, NotFoundError, StorageError
+from consentd.ledger import layout, reads, retention
 from consentd.ledger.lock import read_lock
-from consentd.ledger.vault import Vault
+from consentd.ledger.vault import Vault, check_identifier
 from consentd.store import Store
 from consentd.store.rocks import RocksStore
 
@@ -32,15 +33,43 @@ class DataDirectory:
     def open(self) -> "StoreSource":
         """Open store and vault for reading; the daemon must be stopped."""
         store = RocksStore.open_read_only(self.store_dir)
-        vault_store, vault = None, None
         try:
-            if self.vault_dir is not None and self.vault_key_file is not None:
-                vault_store = RocksStore.open_read_only(self.vault_dir, block_cache_mb=8)
-                vault = Vault(vault_store, _read_key(self.vault_key_file))
+            vault = self._open_vault()
         except BaseException:
             store.close()
             raise
         return StoreSource(store, self.lock_path, vault)
+
+    def find_tag(self, scheme: str, value: str) -> bytes:
+        """Return the tag of the person with this identifier, by the vault's keyed hash. No error repeats it.
+
+        Raises:
+            InvalidError: it may not be used as an identifier, or the vault is not at hand.
+            NotFoundError: the vault knows nobody by it.
+            StorageError: the vault cannot be read.
+        """
+        check_identifier(scheme, value)
+        vault = self._open_vault()
+        if vault is None:
+            raise InvalidError("vault is not at hand, and only the vault knows a person's tag")
+        try:
+            tag = vault.find(vault.identifier_hash(scheme, value))
+        finally:
+            vault.store.close()
+        if tag is None:
+            raise NotFoundError("vault knows nobody by this identifier: not enrolled, or erased", "SUBJECT_NOT_FOUND")
+        return tag
+
+    def _open_vault(self) -> Vault | None:
+        if self.vault_dir is None or self.vault_key_file is None:
+            return None
+        key = _read_key(self.vault_key_file)
+        store = RocksStore.open_read_only(self.vault_dir, block_cache_mb=8)
+        try:
+            return Vault(store, key)
+        except BaseException:
+            store.close()
+            raise
 
 
 class StoreSource:
@@ -63,10 +92,16 @@ class StoreSource:
             raise StorageError(f"checkpoint lock is missing: `{self._lock_path}`")
         return note
 
+    def pruned(self) -> Pruned:
+        """Return what the store says."""
+        return retention.read_pruned(self._store)
+
     def bundle(self, n: int, width: int) -> bytes:
         """Return leaves as a bundle."""
         start = n * tiles.TILE_WIDTH
-        return tiles.encode_bundle(reads.read_leaves(self._store, start, start + width))
+        is_pruned = start < retention.read_pruned(self._store).minimum
+        read = reads.read_gapped if is_pruned else reads.read_leaves
+        return tiles.encode_bundle(read(self._store, start, start + width))
 
     def tile(self, level: int, n: int, width: int) -> bytes:
         """Return a tile, or its first *width* hashes; empty where it is missing."""
@@ -74,7 +109,7 @@ class StoreSource:
 
     def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
         """Return openings: of public chains always, of persons with the vault."""
-        events = [codec.decode_leaf(leaf) for leaf in leaves]
+        events = [codec.decode_leaf(leaf) if leaf else None for leaf in leaves]
         keys = [layout.statement_key(event.tag, event.seq) for event in events if isinstance(event, codec.Event)]
         rows = iter(self._store.multi_get(keys))
         return [self._open(event, next(rows)) if isinstance(event, codec.Event) else None for event in events]

@@ -13,8 +13,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from consentd.audit.places import Opening
-from consentd.core import codec, tiles
+from consentd.core import codec, pruned, tiles
 from consentd.core.note import MAX_NOTE_SIZE
+from consentd.core.pruned import Pruned
 from consentd.errors import DeniedError, InvalidError, MalformedError, StorageError
 
 TRIES = 4
@@ -74,9 +75,19 @@ class LiveSource:
         """Return the checkpoint published last."""
         return self._get("checkpoint", MAX_NOTE_SIZE)
 
+    def pruned(self) -> Pruned:
+        """Return what the daemon says; one that says nothing has pruned nothing."""
+        found = self._try(pruned.FILE, 1000)
+        return pruned.NOTHING if found is None else pruned.parse_pruned(found)
+
     def bundle(self, n: int, width: int) -> bytes:
-        """Return a bundle."""
-        return self._partial(-1, n, width)
+        """Return a bundle; of a pruned one, what is kept of it."""
+        found = self._try(tiles.entries_path(n, width), _MOST)
+        if found is None and width == tiles.TILE_WIDTH:
+            return self._get(tiles.kept_path(n), _MOST)
+        if found is None:
+            raise StorageError(f"entry bundle cannot be read: `{self._place.url}`: {n}")
+        return found
 
     def tile(self, level: int, n: int, width: int) -> bytes:
         """Return a tile."""
@@ -116,7 +127,14 @@ class LiveSource:
         return self._get(tiles.tile_path(level, n, width), _MOST)
 
     def _get(self, path: str, most: int) -> bytes:
-        """Return what lies at *path*; tries again where that may help."""
+        """Return what lies at *path*."""
+        found = self._try(path, most)
+        if found is None:
+            raise StorageError(f"cannot be read: `{self._place.url}/{path}`: 404 Not Found")
+        return found
+
+    def _try(self, path: str, most: int) -> bytes | None:
+        """Return what lies at *path*, None where nothing does; tries again where that may help."""
         headers = {"Authorization": f"Bearer {self._place.token}"} if self._place.token else {}
         fault = ""
         for attempt in range(TRIES):
@@ -137,6 +155,8 @@ class LiveSource:
                 return content
             if response.status in (401, 403):
                 raise DeniedError(f"daemon does not show this to the caller: `{path}`; give an auditor's token")
+            if response.status == 404:
+                return None
             fault = f"{response.status} {response.reason}"
             if response.status < 500:
                 break

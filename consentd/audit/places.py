@@ -5,13 +5,14 @@ place has them. None is believed: whoever reads compares.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from consentd.core import tiles
+from consentd.core import merkle, pruned, tiles
 from consentd.core.note import MAX_NOTE_SIZE
-from consentd.errors import MalformedError, StorageError
+from consentd.core.pruned import Pruned
+from consentd.errors import MalformedError, ProofError, StorageError
 
 STATEMENTS = "statements"
 """First part of a path of openings, where an entry bundle has ``tile/entries``."""
@@ -38,8 +39,17 @@ class Source(Protocol):
         """
         ...
 
+    def pruned(self) -> Pruned:
+        """Return what is not there any more. What the place says, and no more.
+
+        Raises:
+            StorageError: it cannot be read.
+            MalformedError: what is there is not of a known form.
+        """
+        ...
+
     def bundle(self, n: int, width: int) -> bytes:
-        """Return entry bundle *n*, *width* leaves of it.
+        """Return entry bundle *n*, *width* leaves of it; in place of pruned ones, empty ones.
 
         Raises:
             StorageError: it cannot be read.
@@ -105,6 +115,16 @@ class ExportedSource:
         """Return the checkpoint file."""
         return read_file(self._directory / "checkpoint", MAX_NOTE_SIZE)
 
+    def pruned(self) -> Pruned:
+        """Return what the file ``pruned`` says; leaves that were exported before they were pruned are all there."""
+        path = self._directory / pruned.FILE
+        if not path.exists():
+            return pruned.NOTHING
+        found = pruned.parse_pruned(read_file(path))
+        bundles = range(found.minimum // tiles.TILE_WIDTH)
+        is_whole = all((self._directory / tiles.entries_path(n)).exists() for n in bundles)
+        return replace(found, start=0) if is_whole else found
+
     def bundle(self, n: int, width: int) -> bytes:
         """Return a bundle's file; where only a wider one is there, its first *width* leaves."""
         path = self._directory / tiles.entries_path(n, width)
@@ -113,7 +133,8 @@ class ExportedSource:
             if whole.exists():
                 leaves = tiles.decode_bundle(read_file(whole))
                 return tiles.encode_bundle(leaves[:width])
-        return read_file(path)
+        kept = self._directory / tiles.kept_path(n)
+        return read_file(kept if width == tiles.TILE_WIDTH and not path.exists() and kept.exists() else path)
 
     def tile(self, level: int, n: int, width: int) -> bytes:
         """Return a tile's file; where only the full one is there, its first *width* hashes."""
@@ -156,6 +177,37 @@ def read_leaves(source: Source, n: int, width: int) -> list[bytes]:
     if len(leaves) != width:
         raise MalformedError(f"entry bundle has `{len(leaves)}` leaves in place of `{width}`")
     return leaves
+
+
+def read_leaf(source: Source, index: int, size: int) -> bytes:
+    """Return one leaf of the first *size*.
+
+    Raises:
+        StorageError: it cannot be read, or is pruned.
+        MalformedError: its bundle is not one.
+    """
+    n, at = divmod(index, tiles.TILE_WIDTH)
+    leaf = read_leaves(source, n, width_of(n, size))[at]
+    if not leaf:
+        raise StorageError(f"leaf is pruned: entry `{index}`")
+    return leaf
+
+
+def leaf_hashes(source: Source, n: int, leaves: Sequence[bytes]) -> list[bytes]:
+    """Return the hashes of the leaves of bundle *n*; of pruned ones, what the tile over them has.
+
+    Raises:
+        StorageError: the tile cannot be read.
+        ProofError: it is too short.
+    """
+    if all(leaves):
+        return [merkle.leaf_hash(leaf) for leaf in leaves]
+    tile = source.tile(0, n, len(leaves))
+    if len(tile) != 32 * len(leaves):
+        raise ProofError("tile over a pruned bundle has another length")
+    return [
+        merkle.leaf_hash(leaf) if leaf else tile[32 * at : 32 * at + 32] for at, leaf in enumerate(leaves)
+    ]
 
 
 def read_tiles(source: Source, plan: Sequence[tiles.Coordinates], size: int) -> dict[tiles.Coordinates, bytes]:

@@ -4,6 +4,9 @@ Runs of leaves are looked at by worker processes (``look``), ahead and in any or
 another into ``core.replay``, the very rule that the ledger keeps itself. At the end the root of what was taken must be
 the checkpoint's, so that what was verified is what the log signed.
 
+What a ledger says to have pruned may be missing: leaves before its start, statements older than its retention. The
+chain `ledger` must state it, within the policy that leaf 0 published.
+
 Behind a fault it goes on, up to a hundred: the first one named is the fault, those behind it may follow from it.
 """
 
@@ -24,8 +27,9 @@ from consentd.audit.look import Run
 from consentd.audit.places import Place, Source, read_leaves, read_tiles, width_of
 from consentd.core import checkpoint, codec, kinds, tiles
 from consentd.core.checkpoint import Checkpoint
-from consentd.core.kinds import EntryKind
+from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.note import NoteVerifier
+from consentd.core.pruned import NOTHING, Pruned
 from consentd.core.replay import Head, Replay, ReplayError
 from consentd.errors import InvalidError, ProofError, StorageError, VerificationError
 
@@ -39,6 +43,7 @@ UNKEPT = "statements that this place does not hold"
 CLOSED = "statements erased, or outside the mandate"
 NO_TERM = "signatures by keys put in force by entries not at hand"
 NO_MAP = "map roots of seals, for want of the chains before the trusted checkpoint"
+UNSTATED = "what is pruned, for want of the statements of chain `ledger`"
 UNKNOWN = "entries of kinds that this version does not know"
 
 Progress = Callable[[int, int], None]
@@ -60,6 +65,7 @@ class Report:
         checkpoint: whose tree was verified.
         start: index of the first leaf looked at.
         opened: statements that are what their leaves commit to, signed by a key in force.
+        leaves_pruned, statements_pruned: those that are gone as the ledger states, within its policy.
         not_checked: what could not be, and how often.
         faults: in the order of the ledger, at most a hundred.
         stopped: there may be more.
@@ -71,6 +77,8 @@ class Report:
     seals: int
     tags: int
     opened: int
+    leaves_pruned: int
+    statements_pruned: int
     not_checked: dict[str, int]
     faults: tuple[Fault, ...]
     stopped: bool
@@ -78,7 +86,7 @@ class Report:
     @property
     def is_untold(self) -> bool:
         """Whether something could not be told that the leaves alone should tell."""
-        return UNKNOWN in self.not_checked or NO_MAP in self.not_checked
+        return bool(self.not_checked.keys() & {UNKNOWN, NO_MAP, UNSTATED})
 
 
 class Continued(Replay):
@@ -101,6 +109,8 @@ class _Found:
     entries: int = 0
     seals: int = 0
     opened: int = 0
+    leaves_pruned: int = 0
+    statements_pruned: int = 0
     not_checked: Counter[str] = field(default_factory=Counter)
     faults: list[Fault] = field(default_factory=list)
 
@@ -193,12 +203,17 @@ class _Audit:
 
     def __init__(self, source: Source, point: Checkpoint, keep: Keep, *, saves: bool) -> None:
         self.source, self.point, self.keep = source, point, keep
+        self.pruned = source.pruned()
+        if self.pruned.start > point.size:
+            raise ProofError(f"place says that more is pruned than there is: `{self.pruned.start}`")
         self.replay = Replay(1)
         self.authors = Authors(keep.terms)
         self.found = _Found()
         self.start = 0
         self._saves = saves
         self._saved_size = 0
+        self._retention_days = 0
+        self._stated = NOTHING  # by the last LEDGER entry that states a pruning
         self._closed: dict[bytes, int] = {}  # by tag the first entry whose statement is gone, where that is a fault
 
     # -- beginning --------------------------------------------------------------------------------------------
@@ -215,7 +230,7 @@ class _Audit:
         except VerificationError:
             pass  # the replay names it
         bits = min(MAX_MAP_BITS, max(4, (max(1, tags // 16) - 1).bit_length()))
-        self._hold(Replay(bits))
+        self._hold(Replay(bits, start=self.pruned.start))
 
     def begin_behind(self, trusted: Checkpoint) -> None:
         """Begin behind a trusted checkpoint.
@@ -225,6 +240,8 @@ class _Audit:
         """
         if trusted.size > self.point.size:
             raise ProofError(f"ledger is smaller than what is trusted: `{self.point.size}` and `{trusted.size}`")
+        if trusted.size < self.pruned.minimum:
+            raise InvalidError("what follows the trusted checkpoint is pruned: verify from the start of the ledger")
         plan = tiles.plan_edge(trusted.size)
         edge = tiles.Edge.from_tiles(trusted.size, read_tiles(self.source, plan, self.point.size))
         if edge.root() != trusted.root:
@@ -251,7 +268,8 @@ class _Audit:
             raise InvalidError(f"state file is of another ledger: `{state['origin']}`")
         if state["size"] > self.point.size:
             raise ProofError(f"ledger is smaller than what was verified: `{self.point.size}` and `{state['size']}`")
-        replay = Replay(1)
+        replay = Replay(1, start=self.pruned.start)
+        replay.public = set(map(bytes.fromhex, state["public"]))
         replay.top = self.keep.top(state["map_bits"])
         replay.size, replay.time_ms, replay.sealed_size = state["size"], state["time_ms"], state["sealed_size"]
         replay.seal_hash = bytes.fromhex(state["seal_hash"])
@@ -262,7 +280,9 @@ class _Audit:
         self.authors.participants = {bytes.fromhex(tag): name for tag, name in state["participants"].items()}
         self.authors.is_lost = state["is_lost"]
         self._closed = {bytes.fromhex(tag): index for tag, index in state["closed"].items()}
-        self.found = _Found(state["entries"], state["seals"], state["opened"], Counter(state["not_checked"]))
+        self._retention_days, self._stated = state["retention_days"], Pruned(*state["stated"])
+        counted = ("entries", "seals", "opened", "leaves_pruned", "statements_pruned")
+        self.found = _Found(**{name: state[name] for name in counted}, not_checked=Counter(state["not_checked"]))
         self.found.faults = [Fault(index, what) for index, what in state["faults"]]
         self._saved_size = state["size"]
 
@@ -277,7 +297,10 @@ class _Audit:
                 "peaks": [peak.hex() for peak in edge.peaks],
                 "participants": {tag.hex(): name for tag, name in self.authors.participants.items()},
                 "is_lost": self.authors.is_lost, "closed": {tag.hex(): at for tag, at in self._closed.items()},
+                "public": [tag.hex() for tag in replay.public], "retention_days": self._retention_days,
+                "stated": [self._stated.kept_from_ms, self._stated.start],
                 "entries": self.found.entries, "seals": self.found.seals, "opened": self.found.opened,
+                "leaves_pruned": self.found.leaves_pruned, "statements_pruned": self.found.statements_pruned,
                 "not_checked": dict(self.found.not_checked),
                 "faults": [[fault.index, fault.what] for fault in self.found.faults],
             }
@@ -296,16 +319,33 @@ class _Audit:
                 continue
             for what in wrong.get(index, ()):
                 self.found.add(index, what)
+            if not leaf:
+                self._skip(index, run.gone[index])
+                continue
             decoded = self._replay(index, leaf)
             if isinstance(decoded, codec.Event):
                 self.found.entries += 1
                 self._look_at_author(index, decoded, run)
             elif decoded is not None:
                 self.found.seals += 1
-                if self._saves and self.replay.size - self._saved_size >= SAVE_EVERY and self.replay.is_sure:
+                if self._saves and self.replay.size - self._saved_size >= SAVE_EVERY and self._is_savable():
                     self.replay.grow()
                     self._save()
         self.replay.grow()
+
+    def _is_savable(self) -> bool:
+        return self.replay.is_sure and self.replay.size >= self.replay.start
+
+    def _skip(self, index: int, leaf_hash: bytes) -> None:
+        """Pass over a leaf that is not there."""
+        try:
+            self.replay.skip(leaf_hash)
+            self.found.leaves_pruned += 1
+        except ReplayError as error:
+            if self.source.pruned() != self.pruned:
+                raise StorageError("ledger was pruned meanwhile; begin again") from error
+            self.found.add(index, "leaf is missing where nothing is pruned")
+            self.replay.miss(leaf_hash)
 
     def _replay(self, index: int, leaf: bytes) -> codec.Event | codec.Seal | None:
         decoded: codec.Event | codec.Seal | None
@@ -326,6 +366,9 @@ class _Audit:
         if made is None:
             if not run.has_openings:
                 self.found.not_checked[UNKEPT] += 1
+            elif event.kind in PRUNABLE and event.time_ms < self.pruned.kept_from_ms:
+                self.found.statements_pruned += 1
+                return
             else:
                 self.found.not_checked[CLOSED] += 1
                 if self.source.is_whole:
@@ -335,10 +378,20 @@ class _Audit:
         try:
             if self.authors.verify(event, made):
                 self.found.opened += 1
+                if event.kind == EntryKind.LEDGER and made.fact is not None:
+                    self._look_at_retention(event, made.fact)
             else:
                 self.found.not_checked[NO_TERM] += 1
         except VerificationError as error:
             self.found.add(index, str(error))
+
+    def _look_at_retention(self, event: codec.Event, fact: look.Fact) -> None:
+        """Hold a pruning that the ledger states against the policy that it published first."""
+        if event.seq == 1:
+            self._retention_days = fact.retention_days
+        if fact.pruned is not None:
+            self._stated = fact.pruned
+            fact.pruned.verify_policy(days=self._retention_days, time_ms=event.time_ms)
 
     # -- at the end -------------------------------------------------------------------------------------------
 
@@ -347,6 +400,8 @@ class _Audit:
         root = self.replay.root()
         if root != self.point.root:
             self.found.add(None, f"leaves do not hash to the root that the log signed at size {self.point.size}")
+        if self.found.leaves_pruned or self.found.statements_pruned:
+            self._compare_pruned()
         for tag, index in self._closed.items():
             # INVARIANT: an erased person's statements are gone, nobody else's may be.
             if not self.replay.heads[tag][2]:
@@ -355,6 +410,15 @@ class _Audit:
             self.found.add(self.replay.size - 1, "last leaf of the checkpoint's tree is not a seal")
         elif self._saves and root == self.point.root and not isinstance(self.replay, Continued):
             self._save()
+
+    def _compare_pruned(self) -> None:
+        """Hold what the place says to be pruned against what the ledger states."""
+        if self._stated == NOTHING and (self.found.not_checked[UNKEPT] or self.authors.is_lost):
+            self.found.not_checked[UNSTATED] += 1
+        elif (self.pruned.kept_from_ms, self.pruned.start or self._stated.start) != (
+            self._stated.kept_from_ms, self._stated.start
+        ):  # fmt: skip
+            self.found.add(None, "place says that other entries are pruned than the ledger states")
 
     def report(self, *, stopped: bool) -> Report:
         """Return what was found."""
@@ -366,6 +430,8 @@ class _Audit:
             seals=found.seals,
             tags=len(self.replay.heads),
             opened=found.opened,
+            leaves_pruned=found.leaves_pruned,
+            statements_pruned=found.statements_pruned,
             not_checked={what: count for what, count in found.not_checked.items() if count},
             faults=tuple(sorted(found.faults, key=lambda fault: (fault.index is None, fault.index or 0))),
             stopped=stopped,

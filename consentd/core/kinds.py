@@ -32,6 +32,21 @@ class EntryKind(IntEnum):
     RULES = 21
 
 
+PRUNABLE = frozenset(
+    {
+        EntryKind.GRANT,
+        EntryKind.AMEND,
+        EntryKind.PAUSE,
+        EntryKind.RESUME,
+        EntryKind.REVOKE,
+        EntryKind.ACCESS,
+        EntryKind.REFUSAL,
+        EntryKind.OUTCOME,
+    }
+)
+"""Kinds whose entries may be pruned; all of them stand in persons' chains."""
+
+
 def is_known(kind: int) -> bool:
     """Tell whether this version knows the kind; an unknown one still chains, but nothing may be concluded from it."""
     return 1 <= kind <= 21

@@ -54,6 +54,7 @@ class Replay:
         seal_hash: chain hash of the last seal; zeros before the first.
         edge: the tree's right edge, without the leaves that ``grow`` has not hashed in yet.
         start: size up to which leaves may be skipped; 0: nothing is pruned.
+        public: tags of chains that are no person's. To be read only.
     """
 
     def __init__(self, map_bits: int = 14, *, start: int = 0) -> None:
@@ -71,7 +72,7 @@ class Replay:
         self._unsealed: set[bytes] = set()  # tags that the next seal must put into the map
         self._unknown: set[bytes] = set()  # tags whose head is not known
         self._missing = 0  # leaves passed over, whose chains have not shown themselves yet
-        self._public: set[bytes] = set()  # tags that are no person's, as far as they begin before the start
+        self.public: set[bytes] = set()
 
     @property
     def is_sure(self) -> bool:
@@ -180,17 +181,16 @@ class Replay:
 
     def _check_kept(self, event: Event, count: int) -> None:
         """Check an event before the start that does not follow the one kept before it."""
-        if event.seq <= count + 1 or event.tag in self._public or not count:
+        if event.seq <= count + 1 or event.tag in self.public or not count:
             raise ReplayError(self.size, f"seq is `{event.seq}` where its chain keeps `{count}` before it")
 
     def _take_event(self, event: Event, chain_hash: bytes) -> None:
         self.heads[event.tag] = (event.seq, chain_hash, event.kind == EntryKind.ERASURE)
         self._unsealed.add(event.tag)
-        if self.size < self.start:
-            if event.seq == 1 and event.kind != EntryKind.ENROL:
-                self._public.add(event.tag)
-            if len(self._unsealed) >= _MANY:
-                self._update_map()
+        if event.seq == 1 and event.kind != EntryKind.ENROL:
+            self.public.add(event.tag)
+        if self.size < self.start and len(self._unsealed) >= _MANY:
+            self._update_map()
         if not chain_hash:
             self._unknown.add(event.tag)
         elif self._unknown:

@@ -113,26 +113,6 @@ def decode_bundle(bundle: bytes) -> list[bytes]:
     return leaves
 
 
-def format_start(start: int) -> bytes:
-    """Format what a ledger shows of its pruning beside its tiles: the file ``pruned``.
-
-    Two lines: ``minimum N``, from where bundles are whole, and ``start N``, the size where a reader begins.
-    """
-    return b"minimum %d\nstart %d\n" % (start - start % TILE_WIDTH, start)
-
-
-def parse_start(content: bytes) -> int:
-    """Parse it; return the start.
-
-    Raises:
-        MalformedError: it is not that.
-    """
-    match = re.fullmatch(rb"minimum [0-9]{1,19}\nstart ([0-9]{1,19})\n", content)
-    if match is None or format_start(int(match[1])) != content:
-        raise MalformedError("what is pruned is said in no known form")
-    return int(match[1])
-
-
 # -- proving: plan, read, finish ------------------------------------------------------------------------------
 
 

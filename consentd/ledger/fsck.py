@@ -17,8 +17,9 @@ from pathlib import Path
 
 from consentd.core import checkpoint, codec, merkle, tiles
 from consentd.core.note import Verifier
+from consentd.core.pruned import NOTHING, Pruned
 from consentd.core.replay import Replay, ReplayError
-from consentd.errors import ConsentdError, CorruptionError, VerificationError
+from consentd.errors import ConsentdError, CorruptionError, ProofError, VerificationError
 from consentd.ledger import fsck_rows as rows
 from consentd.ledger import layout
 from consentd.ledger.fsck_rows import CHUNK, Enough, Fault, Findings, Gap
@@ -27,7 +28,7 @@ from consentd.ledger.ledger import Ledger, State
 from consentd.ledger.lock import read_lock
 from consentd.ledger.map import TagMap
 from consentd.ledger.opening import read_tiles
-from consentd.ledger.retention import DAY_MS, NOTHING, Pruned, read_pruned, read_stated
+from consentd.ledger.retention import read_pruned, read_stated
 from consentd.ledger.table import Table, catch_up
 from consentd.ledger.vault import Vault
 from consentd.store import Store
@@ -168,14 +169,15 @@ class _Scrub:
         except (CorruptionError, VerificationError) as error:
             self.found.add(None, f"what is pruned cannot be read: {error}")
             return NOTHING
-        for one in stated:
-            if (one.pruned.kept_from_ms, one.pruned.start) == (pruned.kept_from_ms, pruned.start):
-                if days and pruned.kept_from_ms + days * DAY_MS <= one.time_ms:
-                    return pruned
-                self.found.add(one.index, "entry states to have pruned what the retention policy keeps")
-                return pruned
-        self.found.add(None, "store says that it is pruned, and the ledger does not")
-        return NOTHING
+        stating = next((one for one in stated if one.pruned == pruned), None)
+        if stating is None:
+            self.found.add(None, "store says that it is pruned, and the ledger does not")
+            return NOTHING
+        try:
+            pruned.verify_policy(days=days, time_ms=stating.time_ms)
+        except ProofError as error:
+            self.found.add(stating.index, str(error))
+        return pruned
 
     def _verify_size(self) -> int:
         """Return how many leaves there are to look at, whatever the state row says."""

@@ -3,13 +3,12 @@
 from typing import Any
 
 from consentd.core import codec, history
-from consentd.core.kinds import EntryKind, Owner
+from consentd.core.kinds import PRUNABLE, EntryKind, Owner
 from consentd.core.replay import Replay
 from consentd.errors import CorruptionError, NotFoundError, StorageError, VerificationError
 from consentd.ledger import fsck_rows as rows
 from consentd.ledger import layout, statement
 from consentd.ledger.fsck_rows import Findings, Gap
-from consentd.ledger.retention import PRUNABLE
 from consentd.ledger.vault import Vault
 from consentd.store import Store
 

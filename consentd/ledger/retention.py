@@ -19,19 +19,19 @@ twice is deleting once, so a pruning that was cut short is simply done again. So
 """
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from struct import Struct
 from typing import Any
 
-from consentd.core import codec, tiles
-from consentd.core.kinds import EntryKind
+from consentd.core import codec
+from consentd.core.kinds import PRUNABLE, EntryKind
+from consentd.core.pruned import NOTHING, Pruned
 from consentd.errors import CorruptionError
 from consentd.ledger import layout, reads, statement
 from consentd.ledger.vault import Vault
 from consentd.policy.model import OPEN_END_MS
 from consentd.store import Batch, Store, prefix_end
 
-DAY_MS = 86_400_000
 BATCH_ROWS = 500
 """Rows deleted at once: a few milliseconds in which no entry is appended."""
 STEP = 1_000
@@ -39,55 +39,38 @@ STEP = 1_000
 
 _FORMAT = 1
 _ROW = Struct(">BQQB")
-_BY_TIME = frozenset({EntryKind.ACCESS, EntryKind.REFUSAL, EntryKind.OUTCOME})
 _CONSENT = frozenset({EntryKind.GRANT, EntryKind.AMEND, EntryKind.PAUSE, EntryKind.RESUME, EntryKind.REVOKE})
-PRUNABLE = _BY_TIME | _CONSENT
-"""Kinds whose entries may be pruned; all of them stand in persons' chains."""
 _ALWAYS = frozenset({EntryKind.ENROL, EntryKind.KEY})
 """Kinds whose leaf and statement stay below the minimum index too: the table is made from them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pruned:
-    """What a store no longer keeps.
-
-    Attributes:
-        kept_from_ms: everything of this time or later is there, and what that rests on.
-        start: size at whose end whoever holds nothing begins; 0: nothing is pruned.
-        is_finished: nothing is left to delete.
-    """
-
-    kept_from_ms: int
-    start: int
-    is_finished: bool = True
-
-    @property
-    def minimum(self) -> int:
-        """The minimum index: from here on every leaf is there. A multiple of 256, so that bundles are whole."""
-        return self.start - self.start % tiles.TILE_WIDTH
-
-
-NOTHING = Pruned(0, 0)
-
-
 def read_pruned(store: Store) -> Pruned:
-    """Return what a store no longer keeps.
+    """Return what a store no longer keeps, or will not once a pruning under way is finished.
 
     Raises:
         CorruptionError: the row is not one of ours.
     """
+    return _read(store)[0]
+
+
+def is_finished(store: Store) -> bool:
+    """Tell whether nothing is left to delete of what ``read_pruned`` names. Raises as that."""
+    return _read(store)[1]
+
+
+def _read(store: Store) -> tuple[Pruned, bool]:
     row = store.get(layout.PRUNED)
     if row is None:
-        return NOTHING
+        return NOTHING, True
     if len(row) != _ROW.size or row[0] != _FORMAT or row[-1] > 1:
         raise CorruptionError("row of what is pruned is not of a known form")
-    _, kept_from_ms, start, is_finished = _ROW.unpack(row)
-    return Pruned(kept_from_ms, start, bool(is_finished))
+    _, kept_from_ms, start, finished = _ROW.unpack(row)
+    return Pruned(kept_from_ms, start), bool(finished)
 
 
-def encode_pruned(pruned: Pruned) -> bytes:
+def encode_pruned(pruned: Pruned, *, finished: bool) -> bytes:
     """Encode the row."""
-    return _ROW.pack(_FORMAT, pruned.kept_from_ms, pruned.start, pruned.is_finished)
+    return _ROW.pack(_FORMAT, pruned.kept_from_ms, pruned.start, finished)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +250,7 @@ def plan(
         if done % STEP == 0:
             yield done
     start = max(before.start, _seal_before(store, stop.index))
-    return Pruned(kept_from_ms, start, is_finished=False), stop
+    return Pruned(kept_from_ms, start), stop
 
 
 def _tags(store: Store) -> Iterator[bytes]:
@@ -334,7 +317,7 @@ def sweep(store: Store, vault: Vault, pruned: Pruned) -> Iterator[tuple[Batch, S
     """
     _, stated = read_stated(store)
     done, batch = Sweep(), Batch()
-    batch.put(layout.PRUNED, encode_pruned(replace(pruned, is_finished=False)))
+    batch.put(layout.PRUNED, encode_pruned(pruned, finished=False))
     yield batch, done
     batch = Batch()
     for tag in _tags(store):
@@ -352,7 +335,7 @@ def sweep(store: Store, vault: Vault, pruned: Pruned) -> Iterator[tuple[Batch, S
             if len(batch) >= BATCH_ROWS:
                 yield batch, done
                 batch = Batch()
-    batch.put(layout.PRUNED, encode_pruned(replace(pruned, is_finished=True)))
+    batch.put(layout.PRUNED, encode_pruned(pruned, finished=True))
     yield batch, done
 
 

@@ -22,8 +22,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from struct import Struct
 
-from consentd.core import codec, merkle, patricia, tiles
+from consentd.core import codec, merkle, patricia, pruned, tiles
 from consentd.core.checkpoint import Checkpoint
+from consentd.core.pruned import Pruned
 from consentd.core.replay import Replay, ReplayError
 from consentd.errors import MalformedError, StorageError
 from consentd.witness.connection import Connection
@@ -67,7 +68,7 @@ class Follower:
         if self._fault is not None:
             raise self._fault
         if not self._replay.size:
-            self._replay = Replay(self._map_bits, start=self._start())
+            self._replay = Replay(self._map_bits, start=self._pruned().start)
         replay = self._replay
         if point.size < replay.size:
             raise StorageError(f"entries are replayed up to size {replay.size} already")
@@ -108,13 +109,13 @@ class Follower:
         except OSError as error:
             log.warning("replay is not kept: `%s`: %s", self._cache, error.strerror)
 
-    def _start(self) -> int:
-        """Return up to where the log says that its entries are pruned; 0: nowhere."""
-        answer = self._connection.request("GET", "/pruned")
+    def _pruned(self) -> Pruned:
+        """Return what the log says that it has pruned."""
+        answer = self._connection.request("GET", f"/{pruned.FILE}")
         if answer.status == 404:
-            return 0
+            return pruned.NOTHING
         try:
-            return tiles.parse_start(answer.body)
+            return pruned.parse_pruned(answer.body)
         except MalformedError as error:
             raise StorageError(f"what is pruned cannot be told: status {answer.status}: {error}") from error
 

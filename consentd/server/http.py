@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from consentd.config import Config, parse_listen
-from consentd.core import tiles
+from consentd.core import pruned, tiles
 from consentd.errors import ConsentdError, MalformedError, StorageError
 from consentd.ledger import layout, reads, retention
 from consentd.metrics import CONTENT_TYPE
@@ -153,7 +153,7 @@ def _answer(handler: _Handler, lobby: Lobby) -> None:
                 handler.reply(HTTPStatus.NOT_FOUND, b"no checkpoint is published yet\n")
             else:
                 handler.reply_known(published.note, _TEXT, _SHORT)
-        elif path == "/pruned":
+        elif path == f"/{pruned.FILE}":
             _pruned(handler, parts)
         elif path.startswith("/tile/entries/"):
             _bundle(handler, parts, path)
@@ -199,9 +199,9 @@ def _tile(handler: _Handler, parts: Parts, path: str) -> None:
 
 def _pruned(handler: _Handler, parts: Parts) -> None:
     """Say up to where entries are pruned."""
-    start = retention.read_pruned(parts.ledger.store).start
-    if start:
-        handler.reply_known(tiles.format_start(start), _TEXT, _SHORT)
+    found = retention.read_pruned(parts.ledger.store)
+    if found != pruned.NOTHING:
+        handler.reply_known(pruned.format_pruned(found), _TEXT, _SHORT)
     else:
         handler.reply(HTTPStatus.NOT_FOUND, b"nothing is pruned\n")
 

@@ -8,9 +8,10 @@ from collections.abc import Generator, Iterator
 
 import grpc
 
+from consentd.core.pruned import DAY_MS, Pruned
 from consentd.errors import ConflictError, InvalidError, StorageError
 from consentd.ledger import retention
-from consentd.ledger.retention import DAY_MS, Pruned, Stop, Sweep
+from consentd.ledger.retention import Stop, Sweep
 from consentd.service.wire import Parts, remaining_s
 from consentd.store import Batch
 from consentd.v1 import ledger_service_pb2 as ls
@@ -42,14 +43,14 @@ def _find(
     """Return what to prune: what an earlier call stated and did not finish, or else as much as there is."""
     store, state = parts.ledger.store, parts.ledger.state
     before, (days, stated) = retention.read_pruned(store), retention.read_stated(store)
-    if stated and not (before.is_finished and _is_same(before, stated[-1].pruned)):
+    if stated and not (retention.is_finished(store) and before == stated[-1].pruned):
         return stated[-1].pruned, Stop(0, 0)
     if not days:
         raise InvalidError("retention policy of this ledger keeps everything: `retention.days` was 0 when it began")
     latest_ms = parts.sequencer.clock.wall_ms() - days * DAY_MS
     kept_from_ms = request.kept_from_time_ms or max(0, latest_ms)
     if not 0 <= kept_from_ms <= latest_ms:
-        raise InvalidError(f"retention policy keeps entries for `{days}` days; choose an earlier time")
+        raise InvalidError(f"retention policy keeps entries `{days}` days; choose an earlier time")
     planning = retention.plan(store, parts.vault, kept_from_ms=kept_from_ms, size=state.size)
     while True:
         try:
@@ -63,17 +64,13 @@ def _find(
 def _publish(parts: Parts, pruned: Pruned, context: grpc.ServicerContext) -> None:
     """State it in the ledger, unless that was done, and wait for a checkpoint that everyone can see."""
     days, stated = retention.read_stated(parts.ledger.store)
-    index = next((one.index for one in stated if _is_same(one.pruned, pruned)), None)
+    index = next((one.index for one in stated if one.pruned == pruned), None)
     if index is None:
         written = parts.sequencer.submit(StatePruning(days=days, pruned=pruned)).result()
         index = written.entries[0].index
     # INVARIANT: nothing is deleted before the entry that says so is public: whoever misses an entry must find out why.
     if parts.sequencer.wait_published(index + 1, remaining_s(context)) is None:
         raise StorageError("pruning is stated, and waits for a published checkpoint; call again to go on")
-
-
-def _is_same(one: Pruned, other: Pruned) -> bool:
-    return (one.kept_from_ms, one.start) == (other.kept_from_ms, other.start)
 
 
 def _sweep(parts: Parts, pruned: Pruned, stop: Stop, *, dry_run: bool) -> Iterator[ls.PruneResponse]:

@@ -8,8 +8,8 @@ from google.protobuf.message import Message
 
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
-from consentd.errors import ConflictError, InvalidError
-from consentd.ledger.retention import DAY_MS, Pruned
+from consentd.core.pruned import Pruned
+from consentd.errors import ConflictError, InvalidError, ProofError
 from consentd.ledger.table_turn import TableTurn
 from consentd.v1 import statement_pb2 as st
 from consentd.writes.desk import Answer, Desk, Entry, Plan, Remembered
@@ -80,8 +80,10 @@ class StatePruning:
 
     def prepare(self, desk: Desk) -> Plan:
         # INVARIANT: verifiers refuse a pruning that goes beyond the published policy; the ledger must never state one.
-        if self.pruned.kept_from_ms + self.days * DAY_MS > desk.turn.time_ms:
-            raise InvalidError(f"retention policy keeps entries for `{self.days}` days; choose an earlier time")
+        try:
+            self.pruned.verify_policy(days=self.days, time_ms=desk.turn.time_ms)
+        except ProofError as error:
+            raise InvalidError(f"retention policy keeps entries `{self.days}` days; choose an earlier time") from error
         message = st.LedgerStatement(
             origin=desk.author.origin,
             pruning=st.Pruning(kept_from_time_ms=self.pruned.kept_from_ms, start_size=self.pruned.start),

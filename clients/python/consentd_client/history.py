@@ -28,6 +28,7 @@ from consentd.core.history import (
 )
 from consentd.core.kinds import AUTHORS, EntryKind, Owner, is_known
 from consentd.core.note import Verifier, format_vkey
+from consentd.core.pruned import Pruned
 from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError, VerificationError
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import statement_pb2 as st
@@ -36,7 +37,6 @@ from consentd_client.memory import HeldEntry, HeldHistory, seq_of
 from consentd_client.steps import Trust
 
 _PARTICIPANT = "participant/"
-_DAY_MS = 86_400_000
 
 
 # -- from the stream ------------------------------------------------------------------------------------------
@@ -229,11 +229,9 @@ def _kept_from(entries: Sequence[VerifiedEntry]) -> int:
         if entry.event.seq == 1:
             days = message.retention_days
         if message.HasField("pruning"):
-            stated_ms = message.pruning.kept_from_time_ms
-            # INVARIANT: the policy counts as it was published first: who may write later entries could change it.
-            if not days or stated_ms + days * _DAY_MS > entry.event.time_ms:
-                raise ProofError("ledger states to have pruned what its retention policy keeps")
-            kept_from_ms = max(kept_from_ms, stated_ms)
+            pruned = Pruned(message.pruning.kept_from_time_ms, message.pruning.start_size)
+            pruned.verify_policy(days=days, time_ms=entry.event.time_ms)
+            kept_from_ms = max(kept_from_ms, pruned.kept_from_ms)
     return kept_from_ms
 
 
