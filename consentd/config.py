@@ -186,6 +186,19 @@ class WitnessConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScrubConfig:
+    """The scrubber, which reads all records again in the background.
+
+    Attributes:
+        records_per_s: how many at most; 0: never.
+        interval_s: least time from the beginning of one pass to that of the next.
+    """
+
+    records_per_s: int = _bounded(1_000, 0, 1_000_000)
+    interval_s: int = _bounded(86_400, 1, 31_536_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     """The log on stderr.
 
@@ -208,6 +221,7 @@ class Config:
     http: HttpConfig = HttpConfig()
     pool: PoolConfig = PoolConfig()
     witness: WitnessConfig = WitnessConfig()
+    scrub: ScrubConfig = ScrubConfig()
     log: LogConfig = LogConfig()
 
     def __post_init__(self) -> None:

@@ -178,6 +178,13 @@ class Metrics:
         )
         self.witness_alarms = self._counter("witness_alarms", "Answers of a witness that knows another tree.", _ALARM)
 
+        # -- scrubbing
+        self.scrub_records = self._counter("scrub_records", "Stored records read again in the background.")
+        self.scrub_damaged_records = self._gauge(
+            "scrub_damaged_records", "Records found damaged by the last scrub, or by this one so far if more."
+        )
+        self.scrub_pass_time_seconds = self._gauge("scrub_pass_time_seconds", "When a scrub last went over everything.")
+
         # -- readiness
         self.ready = self._gauge("ready", "1 while the daemon serves, else 0.")
         self.table_heartbeat_time_seconds = self._gauge(

@@ -113,6 +113,15 @@ class Vault:
             self.store.write(batch)
             return tag
 
+    def opens(self, name: bytes) -> bool:
+        """Tell whether the key in the row *name* opens under the vault key, as it is stored; memory is not asked."""
+        row = self.store.get(name)
+        try:
+            key = b"" if row is None else self._unwrapped(name, row)
+        except StorageError:
+            return False
+        return len(key) == 32 and (name != b"K" or key == self._index_key)
+
     def encrypt(self, kind: int, tag: bytes, salt: bytes, statement: bytes) -> tuple[bytes, bytes]:
         """Commit to a person's statement and encrypt it; returns (commit, statement row).
 

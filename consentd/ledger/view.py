@@ -244,6 +244,10 @@ class Snapshot(View):
         """Yield every row but the heartbeat, by key: two tables of the same ledger have the same."""
         return ((key, value) for key, value in self._txn.scan(b"", None) if key != b"H")
 
+    def page(self, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Return up to *limit* rows by key, those behind *after*."""
+        return list(self._txn.scan(after + b"\0" if after else b"", None, limit=limit))
+
     def heartbeat_ms(self) -> int:
         """Return when the writer last left its heartbeat, UTC ms; 0: never."""
         row = self._txn.get(b"H")

@@ -37,6 +37,7 @@ from consentd.server.http import HttpServer
 from consentd.server.keys import Keys, read_keys
 from consentd.server.mldsa import format_mldsa_vkey
 from consentd.server.publishing import make_publisher
+from consentd.server.scrubber import Scrubber
 from consentd.service.access import AccessService
 from consentd.service.auth import Authenticator, read_credentials
 from consentd.service.consents import ConsentService
@@ -105,6 +106,7 @@ class Daemon:
         self._grpc = self._build_grpc()
         self._http = HttpServer(config, self.lobby)
         self._closers: list[Any] = []
+        self._scrubber: Scrubber | None = None
         self.authenticator: Authenticator | None = None
         self.grpc_port = 0
 
@@ -136,6 +138,8 @@ class Daemon:
         parts, self.lobby.parts = self.lobby.parts, self.lobby.parts
         self._grpc.stop(DRAIN_S).wait()
         self.lobby.parts = None
+        if self._scrubber is not None:
+            self._scrubber.stop()
         if parts is not None:
             parts.sequencer.stop()
         self._http.stop()
@@ -189,6 +193,18 @@ class Daemon:
         sequencer.start()
         if ledger.state.size == 0:
             begin(sequencer, config, keys, vault)
+        self._scrubber = Scrubber(
+            config.scrub,
+            ledger=ledger,
+            vault=vault,
+            table=table,
+            sequencer=sequencer,
+            metrics=self.metrics,
+            clock=self._clock,
+            scratch_dir=config.ledger.data_dir,
+            map_size_mb=config.table.map_size_mb,
+        )
+        self._scrubber.start()
         return Parts(
             config=config,
             ledger=ledger,
