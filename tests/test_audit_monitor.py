@@ -1,17 +1,28 @@
 """Following checkpoints: what contradicts what was shown before is an alarm, with the evidence kept."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from audit_case import LOG, ORIGIN, Forge, make_forge
-from consentd.audit.monitor import FIRST, FORK, GROWN, ROLLBACK, SAME, STALE, Monitor
+from consentd import cli
+from consentd.audit.monitor import FIRST, FORK, GROWN, ROLLBACK, SAME, STALE, UNWITNESSED, Monitor
 from consentd.audit.places import Exported
-from consentd.core import checkpoint, note
+from consentd.core import checkpoint, note, quorum
 from consentd.errors import SignatureError, StorageError
+from consentd.server.keys import read_log_key
+from running import make_running
+
+WITNESS = note.Signer("witness.example", note.KeyPair(b"\5" * 32), note.COSIGNATURE)
+STRANGER = note.Signer("witness.example", note.KeyPair(b"\6" * 32), note.COSIGNATURE)
+POLICY = quorum.parse_policy(
+    f"log {note.format_vkey(LOG.verifier)}\nwitness w1 {note.format_vkey(WITNESS.verifier)}\nquorum w1\n".encode()
+)
 
 
-def watch(directory: Path, **options: int) -> Monitor:
+def watch(directory: Path, **options: Any) -> Monitor:
     return Monitor(directory, origin=ORIGIN, log_verifier=LOG.verifier, **options)
 
 
@@ -104,3 +115,97 @@ def test_what_is_kept_is_verified_when_read(forge: Forge, tmp_path: Path) -> Non
     (tmp_path / "watch" / "standing.json").write_text("{}")
     with pytest.raises(StorageError):
         watch(tmp_path / "watch")
+
+
+# -- with witnesses ---------------------------------------------------------------------------------------------
+
+
+def cosigned(place: Exported, *lines: tuple[note.Signer, int]) -> Exported:
+    """Add cosignatures, each of a witness at a time, to the checkpoint of *place*."""
+    path = place.directory / "checkpoint"
+    opened = note.parse_note(path.read_bytes())
+    log_line = opened.unverified[0]
+    cosignatures = [witness.cosign(opened.text, time_s) for witness, time_s in lines]
+    path.write_bytes(note.format_note(opened.text, [log_line, *cosignatures]))
+    return place
+
+
+def test_each_checkpoint_must_be_cosigned(forge: Forge, tmp_path: Path) -> None:
+    monitor = watch(tmp_path / "watch", policy=POLICY)
+    small, large = cut(forge, 300).write(tmp_path / "a"), cut(forge, 900).write(tmp_path / "b")
+    seen = monitor.look(cosigned(small, (WITNESS, 1000)).open(), 1010)
+    assert (seen.what, seen.cosigned) == (FIRST, (("w1", 1000),))
+    seen = monitor.look(large.open(), 1020)
+    assert (seen.what, seen.cosigned) == (UNWITNESSED, ())
+    (evidence,) = seen.evidence
+    assert checkpoint.open_checkpoint(evidence.read_bytes(), ORIGIN, LOG.verifier)[0] == seen.checkpoint
+    assert monitor.held is not None
+    assert monitor.held.size == 300  # what nobody vouches for is not held
+    assert monitor.look(cosigned(large, (WITNESS, 1030)).open(), 1040).what == GROWN
+    assert monitor.look(large.open(), 1050).what == SAME
+
+
+def test_a_wrong_witness_is_none(forge: Forge, tmp_path: Path) -> None:
+    place = cut(forge, 300).write(tmp_path / "a")
+    monitor = watch(tmp_path / "watch", policy=POLICY)
+    assert monitor.look(cosigned(place, (STRANGER, 1000)).open(), 1000).what == UNWITNESSED
+    # Under the name and ID of the right one, but signed by another: the line is a forgery.
+    opened = note.parse_note((place.directory / "checkpoint").read_bytes())
+    line = STRANGER.cosign(opened.text, 1000)
+    forged = note.NoteSignature(line.name, WITNESS.verifier.key_id, line.signature)
+    (place.directory / "checkpoint").write_bytes(note.format_note(opened.text, [opened.unverified[0], forged]))
+    assert monitor.look(place.open(), 1000).what == UNWITNESSED
+    assert monitor.held is None
+
+
+def test_old_cosignatures_are_stale(forge: Forge, tmp_path: Path) -> None:
+    place = cosigned(cut(forge, 300).write(tmp_path / "a"), (WITNESS, 1000))
+    assert watch(tmp_path / "late", policy=POLICY).look(place.open(), 1301).what == STALE
+    assert watch(tmp_path / "long", policy=POLICY, max_age_s=400).look(place.open(), 1301).what == FIRST
+    monitor = watch(tmp_path / "watch", policy=POLICY)
+    seen = [monitor.look(place.open(), now_s).what for now_s in (1000, 1300, 1301)]
+    assert seen == [FIRST, SAME, STALE]
+    assert monitor.look(cosigned(place, (WITNESS, 1302)).open(), 1303).what == SAME
+
+
+def test_a_note_without_cosignatures_does_not_replace_one_that_has_them(forge: Forge, tmp_path: Path) -> None:
+    place = cosigned(cut(forge, 300).write(tmp_path / "a"), (WITNESS, 1000))
+    monitor = watch(tmp_path / "watch", policy=POLICY)
+    monitor.look(place.open(), 1000)
+    (kept,) = (tmp_path / "watch" / "checkpoints").iterdir()
+    before = kept.read_bytes()
+    assert monitor.look(cosigned(place).open(), 1001).what == UNWITNESSED
+    assert kept.read_bytes() == before
+
+
+def test_two_trees_are_a_fork_whoever_cosigned_them(forge: Forge, tmp_path: Path) -> None:
+    monitor = watch(tmp_path / "watch", policy=POLICY)
+    monitor.look(cosigned(cut(forge, 600).write(tmp_path / "a"), (WITNESS, 1000)).open(), 1000)
+    other = cut(make_forge(1500, people=9), 600).write(tmp_path / "b")
+    assert monitor.look(other.open(), 1000).what == FORK
+    assert monitor.look(cosigned(cut(forge, 500).write(tmp_path / "c"), (STRANGER, 1)).open(), 1000).what == ROLLBACK
+
+
+@pytest.mark.slow
+def test_the_command_line_alarms_at_a_daemon_that_nobody_cosigns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CONSENTD_POLICY", raising=False)
+    running = make_running(tmp_path, checkpoint_interval_ms=20)
+    try:
+        running.check_ledger()
+        vkey = note.format_vkey(read_log_key(running.config.keys.log_key_file).verifier)
+        url = f"http://127.0.0.1:{running.daemon.http_port}"
+        policy = tmp_path / "policy"
+        asked = ["audit", "monitor", str(tmp_path / "watch"), "--url", url, "--log-key", vkey, "--json", "--once"]
+        for rule, status, what in (("w1", 1, UNWITNESSED), ("none", 0, FIRST), ("w1", 1, UNWITNESSED)):
+            policy.write_text(f"witness w1 {note.format_vkey(WITNESS.verifier)}\nquorum {rule}\n")
+            assert cli.main([*asked, "--policy", str(policy)]) == status
+            answer = json.loads(capsys.readouterr().out)
+            assert (answer["type"], answer["what"]) == ("alarm" if status else "checkpoint", what)
+            assert answer["cosigned"] == []
+            assert bool(answer["evidence"]) == bool(status)
+        policy.write_text("quorum nobody\n")
+        assert cli.main([*asked, "--policy", str(policy)]) == 2
+    finally:
+        running.stop()

@@ -2,14 +2,15 @@
 
 import re
 import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from audit_case import LOG, ORIGIN, START_MS, Forge, make_forge
+from audit_case import LOG, ORIGIN, START_MS, Forge, PrunedPlace, make_forge
 from consentd.audit import drawing
-from consentd.audit.page import render
+from consentd.audit.page import _REASONS, render
 from consentd.audit.places import Exported
 from consentd.audit.report import HOUR_MS, Summary, summarise
 from consentd.core import codec, merkle
@@ -23,9 +24,9 @@ def add_up(place: Any, **options: Any) -> Summary:
     return summarise(place, origin=ORIGIN, log_verifier=LOG.verifier, **options)
 
 
-def urgent(forge: Forge, tag: bytes, justification: str) -> None:
+def urgent(forge: Forge, tag: bytes, justification: str, organisation: str = "bank") -> None:
     question = pb.Question(
-        actor=pb.Actor(organisation="bank"), holder="hospital", purpose="BTG",
+        actor=pb.Actor(organisation=organisation), holder="hospital", purpose="BTG",
         break_glass=pb.BreakGlass(justification=justification),
     )
     asked = st.AskedQuestion(question=question.SerializeToString(), asker="bank")
@@ -67,7 +68,10 @@ def test_without_openings_it_says_what_does_not_show(forge: Forge, place: Export
     found = add_up(Exported(place.directory))
     assert found.closed == len(forge.asked) + 1
     assert not found.by_organisation
-    assert "outside the mandate" in render(found, made_s=0)
+    page = render(found, made_s=0)
+    assert "outside the mandate" in page
+    assert page.count("none among the statements at hand") == 4  # not: that there was nothing
+    assert f"<b>{found.kinds['ACCESS']:,}</b><span>허용된 열람</span>" in page  # kinds are known without statements
 
 
 def test_leaves_that_the_log_did_not_sign_are_refused(forge: Forge, tmp_path: Path) -> None:
@@ -140,3 +144,163 @@ def test_a_clock_that_differs_is_told(tmp_path: Path) -> None:
     found = add_up(forge.write(tmp_path / "a", tmp_path / "b"))
     assert [index for index, _ in found.skewed] == [forge.size - 1]
     assert "differs" in render(found, made_s=0)
+
+
+# -- what a ledger's writers chose ------------------------------------------------------------------------------
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</style></title></svg><img src=x onerror=alert(1)>",
+    "\"'><svg onload=alert(1)>&amp;",
+    "\u202egnp.exe\u202c\u2066\u200f",
+    "제\x00어\x1b[31m\x7f\u0085\u2028",
+    "가" * 400,
+    "W" * 4000,
+]
+
+
+def access(forge: Forge, tag: bytes, organisation: str, **decision: Any) -> None:
+    question = pb.Question(actor=pb.Actor(organisation=organisation), holder="hospital", purpose="TREAT")
+    asked = st.AskedQuestion(question=question.SerializeToString(), asker=organisation)
+    record = st.AccessStatement(asked=asked, decision=pb.Decision(**{"outcome": pb.OUTCOME_PERMIT, **decision}))
+    if record.decision.outcome == pb.OUTCOME_PERMIT:
+        forge.add(EntryKind.ACCESS, tag, record)
+    else:
+        forge.add(EntryKind.REFUSAL, tag, st.RefusalStatement(access=record))
+
+
+def test_hostile_text_is_text(tmp_path: Path) -> None:
+    forge = make_forge(200)
+    tag = next(tag for tag, (count, _) in forge.heads.items() if count > 1)
+    for number, text in enumerate(HOSTILE):
+        name = st.Text(ko=text, en=text[::-1])
+        forge.add(
+            EntryKind.PARTICIPANT, codec.public_tag(f"participant/p{number}"),
+            st.ParticipantStatement(participant_id=f"p{number}", name=name, active=True),
+        )  # fmt: skip
+        for _ in range(20):  # often enough to be drawn
+            access(forge, tag, f"p{number}")
+        access(forge, tag, text)  # an id that is none
+        urgent(forge, tag, text, f"p{number}")
+    forge.seal()
+    page = render(add_up(forge.write(tmp_path / "a", tmp_path / "b")), made_s=0)
+    assert len(page) < 200_000
+    parser = Seen()
+    parser.feed(page)
+    assert set(parser.tags) <= KNOWN_TAGS
+    assert set(parser.attributes) <= KNOWN_ATTRIBUTES
+    assert [parser.tags.count(tag) for tag in ("html", "head", "style", "body")] == [1] * 4
+    assert not [char for char in page if char != "\n" and not char.isprintable()]
+    for shown in ("⟨U+202E⟩gnp.exe⟨U+202C⟩", "⟨U+001B⟩[31m⟨U+007F⟩", "가" * 80 + "… (+320)", "W" * 600 + "… (+3,400)"):
+        assert shown in page
+    for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        ET.fromstring(svg)
+
+
+KNOWN_TAGS = {
+    "html", "head", "meta", "title", "style", "body", "main", "footer", "h1", "h2", "small", "p", "div", "b", "span",
+    "figure", "svg", "line", "text", "rect", "path", "polyline", "i", "bdi", "details", "summary", "table", "thead",
+    "tbody", "tr", "th", "td", "br", "code",
+}  # fmt: skip
+KNOWN_ATTRIBUTES = {
+    "lang", "charset", "http-equiv", "content", "name", "class", "style", "scope", "tabindex", "viewbox", "role",
+    "aria-label", "x", "y", "x1", "x2", "y1", "y2", "stroke", "stroke-width", "text-anchor", "font-size", "fill",
+    "width", "height", "d", "points", "rx", "font-family", "font-weight",
+}  # fmt: skip
+
+
+class Seen(HTMLParser):
+    """Which tags and attributes a page really has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [name for name, _ in attrs]
+
+
+def test_the_page_may_load_nothing(place: Exported) -> None:
+    page = render(add_up(place), made_s=0)
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    assert policy is not None
+    assert policy[1].split("; ")[0] == "default-src 'none'"
+    assert page.index("Content-Security-Policy") < page.index("<title>")  # before anything of the ledger
+
+
+def test_what_is_drawn_can_be_read_without_seeing_it(forge: Forge, place: Exported) -> None:
+    page = render(add_up(place), made_s=0)
+    tables = re.findall(r"<details>.*?</details>", page, re.DOTALL)
+    assert len(tables) == 3
+    numbers = [int(cell.replace(",", "")) for cell in re.findall(r'<td class="n">([0-9,]+)</td>', tables[0])]
+    assert sum(numbers) == [leaf[1] for leaf in forge.leaves].count(EntryKind.ACCESS)
+    for table in re.findall(r"<table.*?</table>", page, re.DOTALL):
+        assert "<th>" not in table
+        assert 'scope="col"' in table
+    assert page.count('<div class="wide" tabindex="0">') == page.count("<table")
+
+
+def test_two_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+    forge = make_forge(200)
+    tag = next(tag for tag, (count, _) in forge.heads.items() if count > 1)
+    for name in ("snuh", "impostor"):
+        forge.add(
+            EntryKind.PARTICIPANT, codec.public_tag(f"participant/{name}"),
+            st.ParticipantStatement(participant_id=name, name=st.Text(ko="서울대병원", en="SNUH"), active=True),
+        )  # fmt: skip
+        access(forge, tag, name)
+    forge.seal()
+    page = render(add_up(forge.write(tmp_path / "a", tmp_path / "b")), made_s=0)
+    assert "서울대병원 · SNUH [snuh]" in page
+    assert "서울대병원 · SNUH [impostor]" in page
+
+
+def test_what_permits_a_part_is_no_reason_of_a_refusal_and_later_codes_are_numbers(tmp_path: Path) -> None:
+    forge = make_forge(200)
+    tag = next(tag for tag, (count, _) in forge.heads.items() if count > 1)
+    before = add_up(forge.write(tmp_path / "a", tmp_path / "b")).refusals.copy()
+    codes = (pb.REASON_CODE_PERMITTED_BY_LAW, pb.REASON_CODE_DENIED_BY_LAW, 99)
+    reasons = [pb.DecisionReason(code=code) for code in codes]
+    access(forge, tag, "bank", outcome=77, reasons=reasons)
+    forge.add(EntryKind.REFUSAL, tag, st.RefusalStatement(reason=88))
+    forge.seal()
+    found = add_up(forge.write(tmp_path / "a", tmp_path / "b"))
+    assert found.refusals - before == {"DENIED_BY_LAW": 1, "CODE 99": 1, "CODE 88": 1}
+    assert found.outcomes["CODE 77"] == 1
+    assert "CODE 99" in render(found, made_s=0)
+
+
+def test_every_reason_has_a_name_in_korean() -> None:
+    codes = [name.removeprefix("REASON_CODE_") for name in pb.ReasonCode.keys()]  # noqa: SIM118  # an enum, no dict
+    legal = [name.removeprefix("REFUSAL_REASON_") for name in st.RefusalReason.keys()]  # noqa: SIM118
+    named = {code for code in codes + legal if not code.startswith("PERMITTED_") and code != "UNSPECIFIED"}
+    assert named == set(_REASONS)
+
+
+@pytest.mark.parametrize("later_ms", [60 * 366 * 24 * HOUR_MS, 1 << 62, (1 << 64) - 8])
+def test_times_that_no_calendar_has_are_shown(tmp_path: Path, later_ms: int) -> None:
+    forge = make_forge(200)
+    tag = next(tag for tag, (count, _) in forge.heads.items() if count > 1)
+    forge.time_ms = max(forge.time_ms, later_ms)
+    access(forge, tag, "bank")
+    forge.seal()
+    found = add_up(forge.write(tmp_path / "a", tmp_path / "b"))
+    assert found.intervals <= 61
+    page = render(found, made_s=0)
+    assert len(page) < 200_000
+    assert f"{found.end_ms:,} ms" in page or later_ms < 1 << 60
+
+
+def test_what_is_pruned_is_not_counted_and_is_no_silence(forge: Forge, place: Exported) -> None:
+    kept = PrunedPlace(forge, place, forge.seals[3] + 1)
+    found, whole = add_up(kept, gap_ms=1), add_up(place, gap_ms=1)
+    assert found.pruned == len(kept.gone) > 100
+    assert found.entries + found.seal_count == forge.size - found.pruned
+    # Each step of this ledger's clock is a silence of more than a millisecond; next to what is gone none is told.
+    assert len(found.gaps) > 100
+    assert not any(gap.index - 1 in kept.gone for gap in found.gaps)
+    assert any(gap.index - 1 in kept.gone for gap in whole.gaps)
+    assert "are pruned, and not counted" in render(found, made_s=0)
+    assert "pruned" not in render(whole, made_s=0)

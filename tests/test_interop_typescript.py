@@ -1,4 +1,4 @@
-"""Our histories, receipts and signatures, and what was done to them, judged by the verifier in TypeScript."""
+"""Our histories, receipts, bundles and signatures, and what was done to them, judged by the verifier in TypeScript."""
 
 import json
 import os
@@ -6,15 +6,22 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
+from consentd.audit.bundle import Scope, make_bundle
+from consentd.audit.files import DataDirectory
 from consentd.core import note
-from consentd.v1 import consent_pb2, ledger_service_pb2
-from consentd_client.history import collect_proof
+from consentd.server.keys import read_log_key
+from consentd.v1 import consent_pb2
+from consentd_client import Client, pin
+from consentd_client.history_file import history_file
 from running import question, running_daemon
-from vectors_case import encode, to_document
+from vectors_case import b64
 from write_vectors import write_vectors
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +29,7 @@ PACKAGE = ROOT / "clients" / "typescript"
 SHARED = ROOT / "../shared/vectors"
 NPM = shutil.which("npm") if shutil.which("node") else None
 OLDEST_NODE = 18
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +45,27 @@ def test_there_is_a_vector_for_everything_that_can_be_wrong(vectors):
     assert histories.keys() == {"ok", "malformed", "signature", "proof"}
     assert histories["ok"] >= 80
     assert histories.total() - histories["ok"] >= 1_500
-    for kind in ("receipt", "note", "signature"):
+    for kind in ("receipt", "note", "signature", "policy", "bundle"):
         wants = {vector.want for vector in settled if vector.kind == kind}
         assert wants >= {"ok", "malformed", "signature"}
     names = {vector.name for vector in settled if vector.kind == "history"}
     named = {name for name in names if not re.search(r"flip bit|cut the|lengthen|empty", name)}
     assert len(named) >= 700
+
+
+def test_each_part_of_a_bundle_is_changed_in_each_way(vectors):
+    _, settled = vectors
+    bundles = [vector for vector in settled if vector.kind == "bundle"]
+    wants = Counter(vector.want for vector in bundles)
+    assert wants["ok"] >= 150  # among them what a bundle alone cannot show
+    assert wants["malformed"] >= 6_000
+    assert wants["proof"] >= 500
+    assert wants["signature"] >= 20
+    names = {vector.name for vector in bundles}
+    for part in ("checkpoint", "scope.json", "seal.json", "chains.jsonl", "entries.jsonl"):
+        for change in (f"range without {part}", f"range with garbage as {part}", f"range: zip with {part} twice",
+                       f"range: zip with a wrong CRC of {part}", f"range: zip with {part} encrypted"):  # fmt: skip
+            assert change in names
 
 
 @pytest.fixture(scope="module")
@@ -76,39 +99,143 @@ def test_typescript_agrees(package, vectors):
     places = {"CONSENTD_VECTORS": str(directory), "CONSENTD_SHARED_VECTORS": str(SHARED.resolve())}
     tested = run(package, NPM, "test", **places)
     assert tested.returncode == 0, tested.stdout + tested.stderr
-    assert int(re.search(r"^\S+ pass (\d+)$", tested.stdout, re.MULTILINE)[1]) >= 25
+    assert int(re.search(r"^\S+ pass (\d+)$", tested.stdout, re.MULTILINE)[1]) >= 50
     skipped = int(re.search(r"^\S+ skipped (\d+)$", tested.stdout, re.MULTILINE)[1])
     assert skipped == (0 if SHARED.is_dir() else 3), tested.stdout
 
 
-@pytest.mark.slow
-def test_what_a_daemon_serves_is_proven(package, tmp_path):
-    """From the stream of a real daemon to the command line."""
-    with running_daemon(tmp_path / "daemon") as running:
-        log_key = note.parse_signing_key(running.config.keys.log_key_file.read_text()).verifier
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """Files of a real daemon: a history, a receipt and its leaf, a bundle; with the log's vkey and the person's tag."""
+    directory = tmp_path_factory.mktemp("served")
+    with running_daemon(directory / "daemon") as running:
+        log = read_log_key(running.config.keys.log_key_file)
         subject = running.enrol("SYN-0001")
         running.grant(subject)
         granted = running.authorize(question(subject), wait_for=consent_pb2.WAIT_FOR_PUBLISHED).receipt
-        request = ledger_service_pb2.GetHistoryRequest(subject=subject)
-        pieces = list(running.ledger.GetHistory(request, metadata=running.as_("app")))
+        trust = pin(log.verifier, running.config.ledger.origin)
+        with Client(f"127.0.0.1:{running.daemon.grpc_port}", token=running.tokens["app"], trust=trust) as client:
+            found, content = client.run(history_file(client.session, subject))
         running.check_ledger()
-    proof = collect_proof(pieces)
-    history, bundle, leaf = (tmp_path / name for name in ("history.json", "access.tlog-proof", "access.leaf"))
-    history.write_bytes(encode(to_document(proof)))
-    bundle.write_bytes(granted.proof)
-    leaf.write_bytes(granted.leaf)
-    trust = ("--log-key", note.format_vkey(log_key), "--json")
+    (directory / "history.json").write_bytes(content)
+    (directory / "access.tlog-proof").write_bytes(granted.proof)
+    (directory / "access.leaf").write_bytes(granted.leaf)
+    ledger, keys = running.config.ledger, running.config.keys
+    place = DataDirectory(
+        store_dir=ledger.store_dir, lock_path=ledger.lock_path, vault_dir=ledger.vault_dir,
+        vault_key_file=keys.vault_key_file,
+    )  # fmt: skip
+    vkey = note.format_vkey(log.verifier)
+    make_bundle(
+        place, directory / "person.zip", Scope(tag=found.tag), origin=ledger.origin, log_verifier=log.verifier,
+        vkey=vkey,
+    )  # fmt: skip
+    return directory, ("--log-key", vkey, "--json"), found.tag.hex()
 
-    shown = verify(package, "history", history, *trust, "--tag", proof.chains[0].tag.hex())
+
+@pytest.mark.slow
+def test_what_a_daemon_serves_is_proven(package, served, tmp_path):
+    """From a real daemon, over the files it leaves in the hands of others, to the command line."""
+    directory, trust, tag = served
+    shown = verify(package, "history", directory / "history.json", *trust, "--tag", tag)
     assert shown["verdict"] == "proven"
     assert [entry["kind"] for entry in shown["entries"]] == ["ENROL", "GRANT", "ACCESS"]
     assert {entry["author"] for entry in shown["entries"]} == {"ledger"}
-    assert verify(package, "receipt", bundle, leaf, *trust)["leaf"]["kind"] == "ACCESS"
+    receipt = verify(package, "receipt", directory / "access.tlog-proof", directory / "access.leaf", *trust)
+    assert receipt["leaf"]["kind"] == "ACCESS"
+    bundle = verify(package, "bundle", directory / "person.zip", *trust)
+    assert (bundle["verdict"], bundle["scope"], bundle["unproven"]) == ("proven", {"tag": tag}, 0)
+    assert bundle["chains"][0]["entries"] == shown["entries"]
 
-    shorter = to_document(proof)
+    shorter = json.loads((directory / "history.json").read_bytes())
     shorter["chains"][0]["entries"].pop()
-    history.write_bytes(encode(shorter))
-    assert verify(package, "history", history, *trust, status=1)["error"] == "proof"
+    (tmp_path / "history.json").write_text(json.dumps(shorter))
+    assert verify(package, "history", tmp_path / "history.json", *trust, status=1)["error"] == "proof"
+
+
+# -- in a browser -----------------------------------------------------------------------------------------------
+
+PAGE = """\
+<!doctype html>
+<meta charset="utf-8">
+<script type="importmap">
+  {"imports": {
+    "@consentd/verify": "/dist/src/index.js",
+    "@noble/curves/": "/node_modules/@noble/curves/",
+    "@noble/hashes/": "/node_modules/@noble/hashes/"
+  }}
+</script>
+<script type="module">
+  import * as verify from "@consentd/verify";
+
+  const { origin, logKey, tag, files } = PASSED;
+  const bytes = (text) => Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
+  const said = {};
+  for (const [name, content] of Object.entries(files)) {
+    try {
+      if (name.endsWith(".zip")) said[name] = verify.verifyBundle(bytes(content), { origin, logKey }).chains.length;
+      else {
+        const found = verify.verifyHistory(bytes(content), { origin, logKey, tag: verify.decodeHex(tag) });
+        said[name] = found.entries.map(({ event }) => verify.KINDS.get(event.kind).name);
+      }
+    } catch (error) {
+      said[name] = error.name;
+    }
+  }
+  document.documentElement.textContent = JSON.stringify(said);
+</script>
+"""
+
+
+@pytest.mark.slow
+def test_in_a_browser(package, served, tmp_path):
+    """The same modules, unbundled, in Chromium: one history and one bundle, and each of them changed."""
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    directory, (_, log_key, _), tag = served
+    history, bundle = ((directory / name).read_bytes() for name in ("history.json", "person.zip"))
+    files = {
+        "history.json": history,
+        "changed.json": history.replace(b'"first_seq":1', b'"first_seq":2', 1),
+        "person.zip": bundle,
+        "changed.zip": bundle[:-1],
+    }
+    passed = {
+        "origin": log_key.split("+")[0],
+        "logKey": log_key,
+        "tag": tag,
+        "files": {name: b64(content) for name, content in files.items()},
+    }
+    (package / "page.html").write_text(PAGE.replace("PASSED", json.dumps(passed)))
+    handler = partial(Quiet, directory=package)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            shown = run(
+                tmp_path, CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+                f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
+                f"http://127.0.0.1:{server.server_port}/page.html",
+            )  # fmt: skip
+        finally:
+            server.shutdown()
+            thread.join()
+    assert shown.returncode == 0, shown.stderr
+    found = re.search(r"<html>(\{.*\})</html>", shown.stdout)
+    assert found, shown.stdout + shown.stderr
+    assert json.loads(found[1]) == {
+        "history.json": ["ENROL", "GRANT", "ACCESS"],
+        "changed.json": "ProofError",
+        "person.zip": 2,
+        "changed.zip": "MalformedError",
+    }
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files and says nothing."""
+
+    def log_message(self, *_):
+        pass
 
 
 def verify(package, *arguments, status=0):

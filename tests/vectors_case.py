@@ -13,12 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from consentd.core import checkpoint, codec, note
-from consentd.core.history import ChainProof, HistoryEntry, HistoryProof
+from consentd.audit.evidence import check_bundle
+from consentd.core import checkpoint, codec, note, quorum
+from consentd.core.history import HistoryProof
 from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError
 from consentd.ledger import statement
 from consentd.v1 import statement_pb2 as st
 from consentd_client import history as client
+from consentd_client.history_file import format_history, parse_history
 from consentd_client.receipts import verify_receipt
 from consentd_client.steps import Trust
 from ledger_case import LOG, ORIGIN
@@ -37,8 +39,8 @@ class Vector:
     """One piece of evidence.
 
     Attributes:
-        kind: ``history``, ``receipt``, ``note``, ``signature``, ``key`` or ``ledger`` (payloads).
-        want: what a verifier must say; empty: anything but ``ok``, and what ours says.
+        kind: ``history``, ``receipt``, ``bundle``, ``policy``, ``note``, ``signature``; ``key``, ``ledger``: payloads.
+        want: what a verifier must say; empty: anything but ``ok``, and what ours says; ``any``: what ours says.
         content: the evidence: a history file, a ``.tlog-proof``, a note, a signature, a payload.
         under: what it is verified under; values are JSON, bytes as base64.
     """
@@ -56,107 +58,14 @@ def b64(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
-def to_document(proof: HistoryProof, indexes: Mapping[bytes, int] | None = None) -> Document:
-    """Turn a history proof into the JSON of a history file; *indexes* are by leaf."""
-    return {
-        "checkpoint": b64(proof.checkpoint),
-        "consistency": [b64(one) for one in proof.consistency],
-        "seal": b64(proof.seal),
-        "seal_inclusion": [b64(one) for one in proof.seal_inclusion],
-        "chains": [
-            {
-                "tag": b64(chain.tag),
-                "public_name": chain.public_name,
-                "count": chain.count,
-                "head": b64(chain.head),
-                "map_proof": b64(chain.map_proof),
-                "first_seq": chain.first_seq,
-                "entries": [
-                    {
-                        "index": (indexes or {}).get(entry.leaf, 0),
-                        "leaf": b64(entry.leaf),
-                        "opening": entry.opening
-                        and {"salt": b64(entry.opening[0]), "statement": b64(entry.opening[1])},
-                    }
-                    for entry in chain.entries
-                ],
-            }
-            for chain in proof.chains
-        ],
-    }
+def to_document(proof: HistoryProof) -> Document:
+    """Return a history file as JSON has it, to be changed in one place."""
+    document: Document = json.loads(format_history(proof))
+    return document
 
 
 def encode(document: Any) -> bytes:
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass")
-
-
-def parse_history(content: bytes) -> HistoryProof:
-    """Parse a history file, as strictly as it is specified.
-
-    Raises:
-        MalformedError: it is not one.
-    """
-    try:
-        read = json.loads(content.decode(), parse_constant=_refuse)
-        chains = tuple(_parse_chain(chain) for chain in _list(read, "chains"))
-        proof = HistoryProof(
-            checkpoint=_bytes(read["checkpoint"]),
-            consistency=tuple(map(_bytes, _list(read, "consistency"))),
-            seal=_bytes(read["seal"]),
-            seal_inclusion=tuple(map(_bytes, _list(read, "seal_inclusion"))),
-            chains=chains,
-        )
-    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
-        raise MalformedError("history file is not one") from error
-    if not chains:
-        raise MalformedError("history has no chain")
-    return proof
-
-
-def _parse_chain(chain: Any) -> ChainProof:
-    if not isinstance(chain["public_name"], str):
-        raise TypeError
-    return ChainProof(
-        tag=_bytes(chain["tag"]),
-        public_name=chain["public_name"],
-        count=_integer(chain["count"]),
-        head=_bytes(chain["head"]),
-        map_proof=_bytes(chain["map_proof"]),
-        first_seq=_integer(chain["first_seq"]),
-        entries=tuple(map(_parse_entry, _list(chain, "entries"))),
-    )
-
-
-def _parse_entry(entry: Any) -> HistoryEntry:
-    _integer(entry["index"])
-    leaf, opening = _bytes(entry["leaf"]), entry["opening"]
-    return HistoryEntry(leaf, None if opening is None else (_bytes(opening["salt"]), _bytes(opening["statement"])))
-
-
-def _list(parent: Any, name: str) -> list[Any]:
-    value = parent[name]
-    if not isinstance(value, list):
-        raise TypeError
-    return value
-
-
-def _bytes(value: Any) -> bytes:
-    if not isinstance(value, str):
-        raise TypeError
-    return note.decode_base64(value)
-
-
-def _integer(value: Any) -> int:
-    # JSON has one kind of number: 1.0 and 1e0 are the integer 1 for every parser that does not keep the text.
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
-        raise TypeError
-    if not 0 <= value < 1 << 53:
-        raise ValueError
-    return int(value)
-
-
-def _refuse(text: str) -> Any:
-    raise ValueError(text)
 
 
 def history_vector(name: str, want: str, document: Any, **under: Any) -> Vector:
@@ -168,16 +77,16 @@ def history_vector(name: str, want: str, document: Any, **under: Any) -> Vector:
 
 
 def verdict(vector: Vector) -> str:
-    """Return what our own verifier says."""
+    """Return what our own verifier says; ``untold`` where all is proven, but not all could be told."""
     try:
-        _VERIFY[vector.kind](vector)
+        is_told = _VERIFY[vector.kind](vector)
     except MalformedError:
         return "malformed"
     except SignatureError:
         return "signature"
     except ProofError:
         return "proof"
-    return "ok"
+    return "untold" if is_told is False else "ok"
 
 
 def _verify_history(vector: Vector) -> None:
@@ -201,6 +110,22 @@ def _verify_receipt(vector: Vector) -> None:
     leaf = base64.b64decode(vector.under["leaf"])
     verify_receipt(leaf, vector.content, trust)
     codec.decode_leaf(leaf)
+
+
+def _verify_bundle(vector: Vector) -> bool:
+    under = vector.under
+    policy = base64.b64decode(under["policy"]) if "policy" in under else None
+    found = check_bundle(
+        vector.content, origin=under["origin"], log_verifier=note.parse_vkey(under["log_key"]), policy=policy
+    )
+    return not (found.unproven or found.unknown)
+
+
+def _verify_policy(vector: Vector) -> None:
+    under = vector.under
+    policy = quorum.parse_policy(base64.b64decode(under["policy"]))
+    log = note.parse_vkey(under["log_key"])
+    quorum.verify_cosigned(vector.content, policy, now_s=0, max_age_s=None, logs=[log])
 
 
 def _verify_note(vector: Vector) -> None:
@@ -238,7 +163,9 @@ def read_payload(kind: str, payload: bytes) -> dict[str, Any] | None:
     }
 
 
-_VERIFY: dict[str, Callable[[Vector], None]] = {
+_VERIFY: dict[str, Callable[[Vector], bool | None]] = {
+    "bundle": _verify_bundle,
+    "policy": _verify_policy,
     "history": _verify_history,
     "receipt": _verify_receipt,
     "note": _verify_note,

@@ -3,12 +3,13 @@
 import base64
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ledger_case import flip
 from vectors_case import Document, Vector, b64, encode, history_vector
 
+DEEP = b"[" * 3000 + b"]" * 3000
 Place = tuple[str | int, ...]
 """Where a value stands in a document: names and numbers, from the top."""
 
@@ -34,6 +35,11 @@ def changed_text(document: Document, place: Place) -> Document:
     assert text.endswith("=")
     last = text.rstrip("=")[-1]
     return set_at(document, place, text.replace(last + "=", chr(ord(last) + 1) + "=", 1))
+
+
+def changed_object(document: Document, place: Place, change: Callable[[Document], Document]) -> Document:
+    """Return a copy with another object at *place*."""
+    return set_at(document, place, change(found(document, place))) if place else change(document)
 
 
 def without(document: Document, place: Place) -> Document:
@@ -66,7 +72,7 @@ def byte_fields(node: Any, under: Place = (), place: Place = ()) -> Iterator[tup
         items = node.items() if isinstance(node, dict) else enumerate(node)
         for key, child in items:
             yield from byte_fields(child, under, (*place, key))
-    elif isinstance(node, str) and node and place[-1] != "public_name" and place[: len(under)] == under:
+    elif isinstance(node, str) and node and place[-1] not in ("public_name", "format") and place[: len(under)] == under:
         yield place, base64.b64decode(node)
 
 
@@ -105,8 +111,16 @@ def files(document: Document, **under: Any) -> Iterator[Vector]:
     good = encode(document)
     yield file("written with spaces", "ok", json.dumps(document, indent=2).encode())
     yield file("written in another order", "ok", json.dumps(document, sort_keys=True).encode())
-    yield file("with a name that is not known", "ok", {**document, "comment": [1, {"x": None}]})
-    yield file("with a name of every prototype", "ok", b'{"__proto__":1,"constructor":null,' + good[1:])
+    for place in ((), ("chains", 0), ("chains", 0, "entries", 0), ("chains", 0, "entries", 0, "opening")):
+        for name in ("comment", "index", "__proto__", "constructor"):
+            where = ".".join(map(str, (*place, name)))
+            more = changed_object(document, place, lambda fields, name=name: {**fields, name: 0})
+            yield file(f"with a name that is not known, {where}", "malformed", more)
+    yield file("with a name that is not known, of many lists", "malformed", b'{"x":' + DEEP + b"," + good[1:])
+    for text in ("consentd/history/v2", "consentd/history/v1 ", "", None, 1, ["consentd/history/v1"]):
+        yield file(f"of format {text!r}", "malformed", {**document, "format": text})
+    yield file("with its format twice, the last right", "ok", b'{"format":"x",' + good[1:])
+    yield file("with its format twice, the last wrong", "malformed", good[:-1] + b',"format":"x"}')
     number = b'"count":%d,' % document["chains"][0]["count"]
     assert number in good
     for text, want in (
@@ -118,9 +132,7 @@ def files(document: Document, **under: Any) -> Iterator[Vector]:
         (b"05", "malformed"), (b"+5", "malformed"), (b"0x5", "malformed"),
     ):  # fmt: skip
         yield file(f"count written {text[:20].decode()}", want, good.replace(number, b'"count":' + text + b",", 1))
-    for name in ("first_seq", "index"):
-        place: Place = ("chains", 0, *(("entries", 0) if name == "index" else ()), name)
-        yield file(f"{name} written -1", "malformed", set_at(document, place, -1))
+    yield file("first_seq written -1", "malformed", set_at(document, ("chains", 0, "first_seq"), -1))
     for name, content in (
         ("empty", b""), ("a list", b"[]"), ("null", b"null"), ("a number", b"1"), ("text", b'"x"'),
         ("an empty object", b"{}"), ("cut", good[:-1]), ("with more behind", good + b"x"), ("twice", good * 2),
@@ -129,7 +141,7 @@ def files(document: Document, **under: Any) -> Iterator[Vector]:
         ("a surrogate in UTF-8", good.replace(b'"public_name":""', b'"public_name":"\xed\xa0\x80"', 1)),
         ("a control character", good.replace(b'"public_name":""', b'"public_name":"\n"', 1)),
         ("with a comment", b"/**/" + good), ("with a comma too many", good[:-1] + b",}"),
-        ("nested", b"[" * 3000 + b"]" * 3000),
+        ("nested", DEEP),
     ):  # fmt: skip
         yield file(name, "malformed", content)
     lone = good.replace(b'"public_name":""', b'"public_name":"\\ud800"', 1)
@@ -154,7 +166,7 @@ def files(document: Document, **under: Any) -> Iterator[Vector]:
         if isinstance(place[-1], str):
             yield file(f"without {where}", "malformed", without(document, place))
         for name, other in (("null", None), ("a number", 7), ("a list", []), ("an object", {}), ("true", True)):
-            if isinstance(other, type(found(document, place))) or place[-1] == "index":
+            if isinstance(other, type(found(document, place))):
                 continue
             wanted = "" if place[-1] in ("opening", "count", "first_seq") else "malformed"
             yield file(f"{name} in {where}", wanted, set_at(document, place, other))

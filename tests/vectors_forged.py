@@ -150,7 +150,6 @@ def forgeries() -> Iterator[Vector]:
     yield vector("nothing", "ok", grant())
     yield from forged_leaves(vector, grant)
     yield from forged_authors(vector, grant)
-    yield from forged_seals(vector)
     yield from forged_ledgers(vector)
     strict = forged_signatures(vector)
     yield from strict
@@ -262,6 +261,7 @@ def forged_authors(vector: Callable[..., Vector], grant: Callable[..., Forge]) -
     yield vector("a key before its entry", "signature", early)
     foreign = base().add("participant/shop", EntryKind.KEY, DAEMON, key_payload(STRANGER.public_key))
     yield vector("another participant's key", "ok", foreign.add(ME, EntryKind.SERVED, STRANGER))
+    yield from self_made(vector)
     both = base().add(ME, EntryKind.KEY, DAEMON, key_payload(BANK.public_key)).add(ME, EntryKind.GRANT, BANK)
     yield vector("one key of two owners", "ok", both)
     for name, payload in (
@@ -281,55 +281,41 @@ def forged_authors(vector: Callable[..., Vector], grant: Callable[..., Forge]) -
         yield vector(f"a KEY that says two keys, the {name}", want, twice)
 
 
-def forged_seals(vector: Callable[..., Vector]) -> Iterator[Vector]:
-    for name, want, change in (
-        ("covers less", "proof", lambda s: replace(s, covers=s.covers - 1)),
-        ("covers more", "proof", lambda s: replace(s, covers=s.covers + 1)),
-        ("covers nothing", "proof", lambda s: replace(s, covers=0)),
-        ("another map", "proof", lambda s: replace(s, map_root=flip(0)(s.map_root))),
-        ("the empty map", "proof", lambda s: replace(s, map_root=merkle.EMPTY_ROOT)),
-        ("earlier than its entries", "proof", lambda s: replace(s, time_ms=s.time_ms - 1001)),
-        ("another number of tags, which a history does not show", "ok", lambda s: replace(s, tags=s.tags + 1)),
-        ("another seal before, which a history does not show", "ok", lambda s: replace(s, prev_seal=b"\1" * 32)),
-    ):  # fmt: skip
-        yield vector(f"seal: {name}", want, base(seal=change))
-    yield vector("seal: an event in its place", "proof", base(seal_leaf=lambda leaf: codec.encode_event(
-        codec.Event(8, START_MS, ME, 1, bytes(32), bytes(32), 0)
-    )))  # fmt: skip
-    yield vector("seal: version 2", "malformed", base(seal_leaf=lambda leaf: b"\2" + leaf[1:]))
-    yield vector("seal: a byte more", "malformed", base(seal_leaf=lambda leaf: leaf + b"\0"))
-    yield vector("seal: not the last leaf", "proof", base(after=[b"more"]))
-    covered = base(after=[b"more"], seal=lambda s: replace(s, covers=s.covers + 1))
-    yield vector("seal: not the last leaf, covers as if it were", "proof", covered)
-    for name, want, standing in (
-        ("a count too low", "proof", lambda count, head: (count - 1, head)),
-        ("a count too high", "proof", lambda count, head: (count + 1, head)),
-        ("another head", "proof", lambda count, head: (count, flip(0)(head))),
-    ):
+def self_made(vector: Callable[..., Vector]) -> Iterator[Vector]:
+    """Yield keys that rest on themselves, or on each other, and those of one millisecond that do not."""
+    stranger, citizen = key_payload(STRANGER.public_key), key_payload(CITIZEN.public_key)
+    for tag in ("participant/shop", ME):
+        whose = tag if isinstance(tag, str) else "the person"
+        alone = base().add(tag, EntryKind.KEY, STRANGER, stranger)
+        yield vector(f"a key that vouches for itself, of {whose}", "signature", alone)
+        signs = base().add(tag, EntryKind.KEY, STRANGER, stranger).later()
+        yield vector(f"signed by such a key, of {whose}", "signature", signs.add(ME, EntryKind.SERVED, STRANGER))
+    ledger = base().add("ledger", EntryKind.LEDGER, STRANGER, ledger_payload(STRANGER.public_key))
+    yield vector("a statement key that vouches for itself", "signature", ledger)
+    instead = base().add("ledger", EntryKind.KEY, STRANGER, stranger)
+    yield vector("a key that vouches for itself, of the ledger", "signature", instead)
+    each = base().add("participant/shop", EntryKind.KEY, note.KeyPair(b"\x31" * 32), stranger)
+    each.add("participant/mall", EntryKind.KEY, STRANGER, key_payload(note.KeyPair(b"\x31" * 32).public_key))
+    yield vector("two keys that vouch for each other", "signature", each)
+    chain = base().add("participant/shop", EntryKind.KEY, BANK, stranger)
+    yield vector("a key by another participant's", "ok", chain.later().add(ME, EntryKind.SERVED, STRANGER))
+    for name, order in (("in order", "abc"), ("out of order", "cba")):
         forge = base()
-        chain = forge.chains[ME]
-        forge.heads[ME] = standing(len(chain), codec.chain_hash(chain[-1].leaf))
-        yield vector(f"map: {name}", want, forge)
-    hidden = base()
-    chain = hidden.chains[ME]
-    hidden.heads[ME] = (len(chain) - 1, codec.chain_hash(chain[-2].leaf))
-    yield vector("map: a stale head beside all entries", "proof", hidden)
-    stale = hidden.proof(ME)
-    shorter = replace(stale.chains[0], entries=stale.chains[0].entries[:-1])
-    # What no history can show, and any auditor finds: the log committed to less than it holds.
-    yield history_vector(
-        "forged: map: a stale head that the log committed to", "ok",
-        to_document(replace(stale, chains=(shorter, *stale.chains[1:]))), tag=b64(ME),
-    )  # fmt: skip
-    forked, honest = base().add(ME, EntryKind.GRANT, CITIZEN).proof(ME), base().proof(ME)
-    for name, proof in (
-        ("this map under that checkpoint", replace(honest, checkpoint=forked.checkpoint)),
-        ("this seal under that checkpoint", replace(honest, seal=forked.seal)),
-        ("this chain under that map", replace(honest, chains=(forked.chains[0], *honest.chains[1:]))),
-    ):
-        yield history_vector(f"forged: fork: {name}", "proof", to_document(proof), tag=b64(ME))
-    lone = Forge().add("ledger", EntryKind.LEDGER, DAEMON, ledger_payload())
-    yield vector("absent from a map of one", "ok", lone)
+        steps = {
+            "a": ("participant/a", BANK, STRANGER),
+            "b": ("participant/b", STRANGER, note.KeyPair(b"\x32" * 32)),
+            "c": ("participant/c", note.KeyPair(b"\x32" * 32), note.KeyPair(b"\x33" * 32)),
+        }
+        for step in order:
+            to, by, made = steps[step]
+            forge.add(to, EntryKind.KEY, by, key_payload(made.public_key))
+        forge.later().add(ME, EntryKind.SERVED, note.KeyPair(b"\x33" * 32))
+        yield vector(f"three keys of one millisecond, {name}", "ok", forge)
+    retiring = base().add("participant/bank", EntryKind.KEY, BANK, key_payload(BANK.public_key, retired=True))
+    yield vector("a key that retires itself", "ok", retiring)
+    late = base().add("participant/shop", EntryKind.KEY, STRANGER, citizen).later(1)
+    late.add("participant/mall", EntryKind.KEY, DAEMON, stranger)
+    yield vector("a key by one that comes later", "signature", late)
 
 
 def forged_ledgers(vector: Callable[..., Vector]) -> Iterator[Vector]:

@@ -9,7 +9,6 @@ from typing import Any
 from consentd.core import checkpoint, codec, note
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import EntryKind
-from consentd.ledger import reads
 from ledger_case import LOG, ORIGIN, LedgerCase, Person, flip
 from vectors_case import BANK, CITIZEN, STRANGER, Document, Vector, b64, encode, history_vector, to_document
 from vectors_files import Place, altered_list, byte_fields, changed, dropped, files, with_chain, with_entries
@@ -86,9 +85,7 @@ def document_of(
     case: LedgerCase, *chains: bytes | str, held: Checkpoint | None = None, known: int = 0
 ) -> Document:
     """Return the history file of chains at the last seal."""
-    leaves = reads.read_leaves(case.store, 0, case.ledger.state.size)
-    indexes = {leaf: index for index, leaf in enumerate(leaves)}
-    return to_document(case.history(*chains, held=held, known=known), indexes)
+    return to_document(case.history(*chains, held=held, known=known))
 
 
 def held_histories(

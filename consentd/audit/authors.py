@@ -59,8 +59,9 @@ class Authors:
             self.participants[event.tag] = fact.participant
         else:
             name = self.participants.get(event.tag)
-            owner = Owner.SUBJECT if name is None else Owner.PARTICIPANT
-            whose = event.tag if name is None else name
+            owner, whose = (Owner.SUBJECT, event.tag) if name is None else (Owner.PARTICIPANT, name)
+            if event.tag == _LEDGER_TAG:
+                owner, whose = Owner.LEDGER, ""
             self._put(
                 KeyFact(
                     key=fact.key, owner=owner, tag_or_name=whose, time_ms=event.time_ms, retired=fact.retired

@@ -15,17 +15,17 @@ something in scope. It takes one pass over the ledger, which verifies it on the 
 that a bundle can be made from an export as well as from a daemon.
 """
 
-import io
 import json
-import zipfile
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from consentd.audit import look
+from consentd.audit import look, packed
+from consentd.audit.claims import FORMAT
 from consentd.audit.kept import Keep
-from consentd.audit.places import Opening, Place, Source, read_leaves, read_tiles, width_of
+from consentd.audit.places import Opening, Place, Source, leaf_hashes, read_leaves, read_tiles, width_of
 from consentd.audit.verify import Progress
 from consentd.core import checkpoint, codec, patricia, tiles
 from consentd.core.checkpoint import Checkpoint
@@ -36,11 +36,9 @@ from consentd.errors import InvalidError, NotFoundError, ProofError, StorageErro
 from consentd.ledger import statement
 from consentd.v1 import consent_pb2 as pb
 
-FORMAT = 1
 MAX_ENTRIES = 1_000_000
 """Most entries of one bundle; they lie in memory while it is made, a kilobyte each."""
 MAP_BITS = 14
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # zip's own; the same bundle has the same bytes
 _LEDGER = codec.public_tag("ledger")
 _DECISIONS = (EntryKind.ACCESS, EntryKind.REFUSAL)
 
@@ -129,14 +127,14 @@ def make_bundle(
         StorageError: the place fails, or the file cannot be written.
         VerificationError: the ledger does not verify.
         NotFoundError: nothing is in scope.
-        InvalidError: more than a million entries are, or a whole chain lacks its openings.
+        InvalidError: more than a million entries are, or two gibibytes; or a whole chain lacks its openings.
     """
     source = place.open()
     keep = Keep(None)
     try:
         note = source.checkpoint()
         point, _ = checkpoint.open_checkpoint(note, origin, log_verifier)
-        replay = Replay(MAP_BITS)
+        replay = Replay(MAP_BITS, start=source.pruned().start)
         replay.heads = cast("dict[bytes, Head]", keep.heads)
         replay.buckets = cast("dict[int, bytes]", keep.buckets)
         chains, single = _collect(source, point, replay, scope, progress)
@@ -172,7 +170,13 @@ def _collect(
     for n in range(-(-point.size // tiles.TILE_WIDTH)):
         leaves = read_leaves(source, n, width_of(n, point.size))
         openings = source.openings(n, leaves) or [None] * len(leaves)
+        hashes = leaf_hashes(source, n, leaves)
         for index, (leaf, opening) in enumerate(zip(leaves, openings, strict=True), n * tiles.TILE_WIDTH):
+            if not leaf:
+                if scope.first <= index <= scope.last:
+                    raise NotFoundError(f"entry of the range is pruned: `{index}`")
+                replay.skip(hashes[index % tiles.TILE_WIDTH])
+                continue
             decoded = replay.add(leaf)
             event = decoded if isinstance(decoded, codec.Event) else None
             entry = _Entry(index, leaf, event, opening)
@@ -264,7 +268,9 @@ def _check(whole: list[bytes], single: list[_Entry], chains: _Chains, replay: Re
     if (wanted and whole[0] not in chains.by_tag) or not (wanted or single):
         raise NotFoundError("nothing is in scope")
     for tag in whole:
-        erased = replay.heads[tag][2]
+        count, _, erased = replay.heads[tag]
+        if len(chains.by_tag[tag]) != count:
+            raise InvalidError("entries of a whole chain are pruned: a range can be bundled without them")
         if not erased and any(entry.opening is None for entry in chains.by_tag[tag]):
             raise InvalidError("openings of a whole chain are not at hand: a range can be bundled without them")
 
@@ -320,13 +326,12 @@ def _line(fields: dict[str, Any]) -> bytes:
 
 
 def _write(path: Path, content: dict[str, bytes]) -> None:
-    whole = io.BytesIO()
-    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, part in content.items():
-            file.writestr(zipfile.ZipInfo(name, _EPOCH), part, zipfile.ZIP_DEFLATED)
+    whole = packed.pack(content)
     scratch = path.with_name(path.name + ".tmp")
     try:
-        scratch.write_bytes(whole.getvalue())
+        # For its owner alone: it may say what a person's entries say.
+        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(whole)
         scratch.replace(path)
     except OSError as error:
         raise StorageError(f"bundle cannot be written: `{path}`: {error.strerror}") from error

@@ -45,11 +45,11 @@ def stacked_bars(
     return _svg(parts, height, what)
 
 
-def legend(names: Sequence[str]) -> str:
-    """Return the legend of the series of ``stacked_bars``, as HTML."""
+def legend(rows: Sequence[tuple[str, int]]) -> str:
+    """Return the legend of the series of ``stacked_bars``, each with its total, as HTML."""
     return '<p class="legend">' + "".join(
-        f'<span><i style="background:{_colour(number, len(names))}"></i>{escape(name)}</span>'
-        for number, name in enumerate(names)
+        f'<span><i style="background:{_colour(number, len(rows))}"></i><bdi>{escape(name)}</bdi> ({total:,})</span>'
+        for number, (name, total) in enumerate(rows)
     ) + "</p>"  # fmt: skip
 
 
@@ -180,10 +180,10 @@ def _colour(number: int, count: int) -> str:
 
 
 def _round_up(value: int) -> int:
-    """Return the next of 1, 2, 5 times a power of ten, or an even number at least."""
+    """Return the next of 2, 4, 6, 8, 10 times a power of ten: the middle of the scale is a whole number."""
     power = 1
     while True:
-        for times in (2, 4, 10):
+        for times in (2, 4, 6, 8, 10):
             if value <= times * power:
                 return times * power
         power *= 10

@@ -1,31 +1,30 @@
 """Check a bundle: everything in it against the log's public key, and nothing against what it says of itself.
 
 Needs ``consentd.core``, protobuf and PyNaCl: no server part, no daemon, no network. What a zip may hold is bounded
-before it is read.
+before it is read (``packed``), and every line has exactly the names that it should have.
+
+What stays the maker's word, for no proof speaks of it: README and policy; the index of an entry of a whole chain; and
+that nothing beside the scope was at hand. ``scope.json`` may name less than what is there, never more.
 """
 
-import io
-import json
-import zipfile
-import zlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from consentd.audit import look
-from consentd.audit.bundle import FORMAT
-from consentd.core import checkpoint, codec, history, merkle, quorum
+from consentd.audit.claims import Claims, Single, read_bundle
+from consentd.core import codec, history, merkle, quorum
 from consentd.core.checkpoint import Checkpoint
-from consentd.core.history import ChainProof, HistoryEntry, HistoryProof, KeyFact, VerifiedEntry
-from consentd.core.kinds import EntryKind, Owner, is_known
-from consentd.core.note import NoteVerifier
-from consentd.errors import MalformedError, ProofError
+from consentd.core.history import Anchor, ChainProof, HistoryProof, KeyFact, KeyTerm, VerifiedEntry
+from consentd.core.kinds import AUTHORS, EntryKind, Owner, is_known
+from consentd.core.note import NoteVerifier, Verifier, format_vkey
+from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError
 from consentd.ledger import statement
 
-MAX_SIZE = 4 << 30
-"""Most bytes of a bundle, unpacked."""
-_NAMES = frozenset({"README.txt", "checkpoint", "scope.json", "seal.json", "chains.jsonl", "entries.jsonl", "policy"})
-_OWNERS = {"ledger": Owner.LEDGER, "participant": Owner.PARTICIPANT}
+_AUTHORING = frozenset({EntryKind.LEDGER, EntryKind.KEY})
+_Chains = list[tuple[ChainProof, tuple[VerifiedEntry, ...]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +37,7 @@ class Checked:
         kinds: how many entries of each kind, by name.
         closed: entries without their statement: erased, or outside the mandate of who made it.
         unproven: statements signed by a person's own key, whose chain is not in the bundle.
-        unknown: entries of kinds that this version does not know.
+        unknown: entries of kinds that this version does not know, or that say of keys what it cannot read.
         witnesses: names that cosigned, where a policy was given.
     """
 
@@ -65,42 +64,38 @@ def check_bundle(content: bytes, *, origin: str, log_verifier: NoteVerifier, pol
         SignatureError: the log, a witness or an author has not signed.
         ProofError: something in it is not proven, or an entry is missing.
     """
-    parts = _unpack(content)
-    note = parts["checkpoint"]
-    scope = _object(parts["scope.json"])
-    if scope.get("format") != FORMAT:
-        raise MalformedError("bundle is of another version")
-    seal = _object(parts["seal.json"])
+    claims = read_bundle(content)
     proof = HistoryProof(
-        checkpoint=note, consistency=(), seal=_bytes(seal, "leaf"), seal_inclusion=_hashes(seal), chains=()
+        checkpoint=claims.checkpoint, consistency=(), seal=claims.seal, seal_inclusion=claims.seal_inclusion, chains=()
     )
     anchor = history.verify_anchor(proof, origin=origin, log_verifier=log_verifier, held=None)
-    witnesses = () if policy is None else _witnesses(note, policy, log_verifier)
-    chains = [(chain, history.verify_chain(chain, anchor=anchor)) for chain in _read_chains(parts["chains.jsonl"])]
-    terms = history.key_terms(fact for chain, entries in chains for fact in _facts(chain, entries))
+    witnesses = () if policy is None else _witnesses(claims.checkpoint, policy, log_verifier)
+    _check_needed(claims)
+    chains = [(chain, history.verify_chain(chain, anchor=anchor)) for chain in claims.chains]
+    terms = _settle_keys(chains, origin)
     found = Counter[str]()
     kinds = Counter[str]()
     for chain, entries in chains:
         history.verify_authors(entries, tag=chain.tag, origin=origin, terms=terms)
         for each in entries:
             _count(each, found, kinds)
-    indexes = set()
-    for index, entry in _read_single(parts["entries.jsonl"], anchor.checkpoint):
-        indexes.add(index)
+    _check_ledger(chains, origin, log_verifier)
+    for entry in _verify_singles(claims.singles, anchor):
         if entry is None:
             found["all"] += 1  # a seal
             continue
-        if entry.statement is not None and entry.statement.key not in terms:
+        if entry.statement is not None and _may_be_own(entry, terms):
             # A person's own key, whose chain the bundle does not have: the signature holds, whose it is stays open.
-            look.verify_signature(entry.event, entry.statement, origin=origin)
+            own = KeyFact(key=entry.statement.key, owner=Owner.SUBJECT, tag_or_name=entry.event.tag, time_ms=0)
+            history.verify_authors([entry], tag=entry.event.tag, origin=origin, terms=history.key_terms([own]))
             found["unproven"] += 1
         else:
             history.verify_authors([entry], tag=entry.event.tag, origin=origin, terms=terms)
         _count(entry, found, kinds)
-    _verify_scope(scope, anchor.checkpoint, chains, indexes)
+    _verify_scope(claims, anchor.checkpoint)
     return Checked(
         checkpoint=anchor.checkpoint,
-        scope={key: value for key, value in scope.items() if key != "format"},
+        scope={key: value for key, value in claims.scope.items() if key != "format"},
         chains=tuple((chain.public_name or "a person", len(entries)) for chain, entries in chains),
         entries=found["all"],
         kinds=dict(kinds),
@@ -118,31 +113,55 @@ def _count(entry: VerifiedEntry, found: Counter[str], kinds: Counter[str]) -> No
     found["opened" if entry.statement is not None else "closed"] += 1
     if is_known(kind):
         kinds[EntryKind(kind).name] += 1
-    else:
+    if not is_known(kind) or (kind in _AUTHORING and entry.statement is not None and _read(entry) is None):
         found["unknown"] += 1
 
 
-def _verify_scope(
-    scope: dict[str, Any],
-    point: Checkpoint,
-    chains: list[tuple[ChainProof, tuple[VerifiedEntry, ...]]],
-    indexes: set[int],
-) -> None:
+def _may_be_own(entry: VerifiedEntry, terms: dict[bytes, tuple[KeyTerm, ...]]) -> bool:
+    """Tell whether the key of an entry may be the person's own: nobody else has it, and a person may state this."""
+    assert entry.statement is not None
+    kind = entry.event.kind
+    return entry.statement.key not in terms and (not is_known(kind) or Owner.SUBJECT in AUTHORS[EntryKind(kind)])
+
+
+def _check_needed(claims: Claims) -> None:
+    """Refuse a chain that is there twice, or is neither the one asked for nor an author's."""
+    tags = set()
+    for chain in claims.chains:
+        is_authors = chain.public_name == "ledger" or chain.public_name.startswith("participant/")
+        if chain.tag in tags or not (is_authors or chain.tag == claims.asked):
+            raise ProofError("bundle has a chain that nobody needs")
+        tags.add(chain.tag)
+
+
+def _check_ledger(chains: _Chains, origin: str, log_verifier: NoteVerifier) -> None:
+    """Hold what the ledger's own chain says of it, where that is there, against what was pinned."""
+    if not any(chain.public_name == "ledger" for chain, _ in chains):
+        return
+    origins, keys = set(), set()
+    for chain, entries in chains:
+        for entry in entries if chain.public_name == "ledger" else ():
+            said = _read(entry)
+            if said is not None and entry.event.kind == EntryKind.LEDGER:
+                origins.add(said.origin)
+                keys.update(said.verifier_keys)
+    if origins != {origin}:
+        raise ProofError("ledger names another origin for itself than the one pinned")
+    if isinstance(log_verifier, Verifier) and format_vkey(log_verifier) not in keys:
+        raise ProofError("ledger does not name the pinned log key as its own")
+
+
+def _verify_scope(claims: Claims, point: Checkpoint) -> None:
     """Verify that what the bundle says it is made of is all there."""
-    if scope.get("origin") != point.origin or scope.get("size") != point.size:
+    if claims.scope["origin"] != point.origin or claims.scope["size"] != point.size:
         raise ProofError("bundle says it is of another ledger or size than its checkpoint")
-    if "first" in scope:
-        first, last = scope["first"], scope["last"]
-        if type(first) is not int or type(last) is not int or not 0 <= first <= last < point.size:
-            raise MalformedError("bundle has a range that is none")
-        if len(indexes) <= last - first or not indexes.issuperset(range(first, last + 1)):
-            raise ProofError("an entry of the range is missing")
-    tags = {chain.tag for chain, _ in chains}
-    if "tag" in scope and _bytes(scope, "tag") not in tags:
+    if claims.last >= point.size:
+        raise MalformedError("bundle has a range that is none")
+    # In order, each once, and each in the tree: so many in the range are all of it.
+    if sum(claims.first <= single.index <= claims.last for single in claims.singles) != claims.last - claims.first + 1:
+        raise ProofError("an entry of the range is missing")
+    if claims.asked and not any(chain.tag == claims.asked for chain in claims.chains):
         raise ProofError("the chain that it is made of is missing")
-    name = scope.get("participant")
-    if name is not None and codec.public_tag(f"participant/{name}") not in tags:
-        raise ProofError("the participant's chain is missing")
 
 
 def _witnesses(note: bytes, policy: bytes, log_verifier: NoteVerifier) -> tuple[str, ...]:
@@ -155,124 +174,105 @@ def _witnesses(note: bytes, policy: bytes, log_verifier: NoteVerifier) -> tuple[
     return tuple(name for name, _ in found.cosignatures)
 
 
-# -- reading --------------------------------------------------------------------------------------------------
+# -- entries --------------------------------------------------------------------------------------------------
 
 
-def _unpack(content: bytes) -> dict[str, bytes]:
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as file:
-            infos = file.infolist()
-            names = [info.filename for info in infos]
-            if len(set(names)) != len(names) or not set(names) <= _NAMES:
-                raise MalformedError("bundle has files that none should have")
-            if sum(info.file_size for info in infos) > MAX_SIZE:
-                raise MalformedError("bundle is larger than can be, unpacked")
-            parts = {}
-            for info in infos:
-                with file.open(info) as part:
-                    parts[info.filename] = part.read(info.file_size + 1)
-    except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, NotImplementedError, RuntimeError) as error:
-        raise MalformedError("bundle is not a zip file, or a damaged one") from error
-    missing = _NAMES - {"README.txt", "policy"} - parts.keys()
-    if missing:
-        raise MalformedError(f"bundle lacks a file: `{min(missing)}`")
-    return parts
-
-
-def _object(line: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise MalformedError("bundle has a line that is not JSON") from error
-    if not isinstance(found, dict):
-        raise MalformedError("bundle has a line that is not a JSON object")
-    return found
-
-
-def _bytes(fields: dict[str, Any], name: str) -> bytes:
-    value = fields.get(name)
-    try:
-        if isinstance(value, str):
-            return bytes.fromhex(value)
-    except ValueError:
-        pass
-    raise MalformedError(f"bundle has a field that is not hexadecimal: `{name}`")
-
-
-def _hashes(fields: dict[str, Any]) -> tuple[bytes, ...]:
-    value = fields.get("inclusion")
-    if not isinstance(value, list) or len(value) > checkpoint.MAX_PROOF_LENGTH:
-        raise MalformedError("bundle has an inclusion proof that is none")
-    return tuple(_bytes({"inclusion": one}, "inclusion") for one in value)
-
-
-def _int(fields: dict[str, Any], name: str) -> int:
-    value = fields.get(name)
-    if type(value) is not int or value < 0:
-        raise MalformedError(f"bundle has a field that is not a number: `{name}`")
-    return value
-
-
-def _read_entry(fields: dict[str, Any]) -> HistoryEntry:
-    if fields.get("opening") is None:
-        return HistoryEntry(_bytes(fields, "leaf"), None)
-    opening = _bytes(fields, "opening")
-    return HistoryEntry(_bytes(fields, "leaf"), (opening[:32], opening[32:]))
-
-
-def _read_chains(content: bytes) -> list[ChainProof]:
-    lines = [_object(line) for line in content.splitlines()]
-    found, at = [], 0
-    while at < len(lines):
-        header = lines[at]
-        count = _int(header, "entries")
-        name = header.get("public_name")
-        if not isinstance(name, str) or at + 1 + count > len(lines):
-            raise MalformedError("bundle has a chain that ends early, or has no name")
-        found.append(
-            ChainProof(
-                tag=_bytes(header, "tag"), public_name=name, count=_int(header, "count"), head=_bytes(header, "head"),
-                map_proof=_bytes(header, "map_proof"), first_seq=1,
-                entries=tuple(map(_read_entry, lines[at + 1 : at + 1 + count])),
-            )
-        )  # fmt: skip
-        at += 1 + count
-    return found
-
-
-def _read_single(content: bytes, point: Checkpoint) -> list[tuple[int, VerifiedEntry | None]]:
-    """Verify that each single entry stands in the tree; a seal is None."""
-    found: list[tuple[int, VerifiedEntry | None]] = []
-    for line in content.splitlines():
-        fields = _object(line)
-        index, read = _int(fields, "index"), _read_entry(fields)
+def _verify_singles(singles: Sequence[Single], anchor: Anchor) -> list[VerifiedEntry | None]:
+    """Verify that each single entry stands in the tree, in order and each once; a seal is None."""
+    point = anchor.checkpoint
+    found: list[VerifiedEntry | None] = []
+    next_index, time_ms = 0, 0
+    for single in singles:
+        leaf, opening = single.entry.leaf, single.entry.opening
         merkle.verify_inclusion(
-            _hashes(fields), index=index, size=point.size, leaf_hash=merkle.leaf_hash(read.leaf), root=point.root
+            single.inclusion, index=single.index, size=point.size, leaf_hash=merkle.leaf_hash(leaf), root=point.root
         )
-        event = codec.decode_leaf(read.leaf)
+        event = codec.decode_leaf(leaf)
+        if single.index < next_index:
+            raise ProofError("entry is there twice, or out of order")
+        if not time_ms <= event.time_ms <= anchor.seal.time_ms:
+            raise ProofError("entry is earlier than the one before, or later than the seal")
+        next_index, time_ms = single.index + 1, event.time_ms
         if isinstance(event, codec.Seal):
-            found.append((index, None))
+            if opening is not None:
+                raise MalformedError("seal has an opening")
+            if event.covers != single.index:
+                raise ProofError("seal does not stand where it says")
+            found.append(None)
             continue
-        made = None if read.opening is None else look.open_statement(event, b"".join(read.opening))
-        found.append((index, VerifiedEntry(event, made)))
+        found.append(VerifiedEntry(event, None if opening is None else look.open_statement(event, b"".join(opening))))
     return found
+
+
+# -- keys -----------------------------------------------------------------------------------------------------
+
+
+def _settle_keys(chains: _Chains, origin: str) -> dict[bytes, tuple[KeyTerm, ...]]:
+    """Verify the entries that put keys in force or out of it, in their order; return the terms that follow.
+
+    Each key must rest on one in force before it, and the first on leaf 0, which names the very key that signs it: no
+    key vouches for itself. Entries of one millisecond may stand in different chains; of these each is taken as soon as
+    its author is in force.
+
+    Raises:
+        SignatureError: an author was not in force.
+    """
+    terms: dict[bytes, tuple[KeyTerm, ...]] = {}
+    stated = [
+        (chain, entry, fact) for chain, entries in chains for entry in entries for fact in _facts(chain, (entry,))
+    ]
+    stated.sort(key=lambda one: one[2].time_ms)  # stable: each chain keeps its order
+    for _, together in groupby(stated, key=lambda one: one[2].time_ms):
+        waiting = list(together)
+        while waiting:
+            refused = []
+            failure: SignatureError | None = None
+            for chain, entry, fact in waiting:
+                if fact.owner is Owner.LEDGER and entry.event.seq == 1:
+                    history.add_key_fact(terms, fact)
+                try:
+                    history.verify_authors([entry], tag=chain.tag, origin=origin, terms=terms)
+                except SignatureError as error:
+                    failure = error
+                    refused.append((chain, entry, fact))
+                    continue
+                history.add_key_fact(terms, fact)
+            if failure is not None and len(refused) == len(waiting):
+                raise failure
+            waiting = refused
+    return terms
 
 
 def _facts(chain: ChainProof, entries: tuple[VerifiedEntry, ...]) -> list[KeyFact]:
     """Return what a verified chain says of keys."""
+    is_ledger = chain.public_name == "ledger"
     kind, _, name = chain.public_name.partition("/")
-    owner = _OWNERS.get(kind, Owner.SUBJECT)
+    owner = Owner.LEDGER if is_ledger else Owner.PARTICIPANT if kind == "participant" else Owner.SUBJECT
     whose: bytes | str = name if chain.public_name else chain.tag
     found = []
     for entry in entries:
-        if entry.statement is None or entry.event.kind not in (EntryKind.LEDGER, EntryKind.KEY):
+        message = _read(entry)
+        if message is None:
             continue
-        # INVARIANT: only the chain `ledger` puts the daemon's keys in force, and no public chain a person's.
-        if (entry.event.kind == EntryKind.LEDGER) != (owner is Owner.LEDGER):
+        is_key = entry.event.kind == EntryKind.KEY
+        # INVARIANT: the daemon's keys come into force by LEDGER entries of chain `ledger` alone; a KEY may retire one.
+        if is_ledger == is_key and not (is_ledger and message.retired):
             continue
-        message: Any = statement.decode_payload(entry.event.kind, entry.statement.payload)
-        key, retired = (message.statement_key, False) if owner is Owner.LEDGER else (message.key, message.retired)
-        found.append(
-            KeyFact(key=key, owner=owner, tag_or_name=whose, time_ms=entry.event.time_ms, retired=retired)
-        )
+        key, retired = (message.key, message.retired) if is_key else (message.statement_key, False)
+        if key:
+            time_ms = entry.event.time_ms
+            found.append(KeyFact(key=key, owner=owner, tag_or_name=whose, time_ms=time_ms, retired=retired))
     return found
+
+
+def _read(entry: VerifiedEntry) -> Any:
+    """Return what a LEDGER or KEY entry says; None where it is neither, or this version cannot read all of it."""
+    if entry.statement is None or entry.event.kind not in _AUTHORING:
+        return None
+    try:
+        message = statement.decode_payload(entry.event.kind, entry.statement.payload)
+        # A field of a later version may change what the others mean.
+        statement.check_no_unknown_fields(message)
+    except (MalformedError, InvalidError):
+        return None
+    return message

@@ -5,19 +5,21 @@ Whoever keeps them has the evidence, signed by the log itself. What is kept: eac
 ``checkpoints/``, and beside it where the monitor stands.
 
 An alarm is one of: **fork** (two trees that do not begin alike), **rollback** (a smaller tree than was shown before),
-**stale** (nothing new for longer than was promised: withheld, or idle; a ledger that is idle is cosigned anew).
+**unwitnessed** (no quorum of the witnesses asked for has cosigned it), **stale** (nothing new for longer than was
+promised, or cosignatures older than may be: withheld, or idle; a ledger that is idle is cosigned anew).
 """
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from consentd.audit.places import Source, read_file, read_tiles
-from consentd.core import checkpoint, merkle, tiles
+from consentd.core import checkpoint, merkle, quorum, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import MAX_NOTE_SIZE, NoteVerifier
+from consentd.core.quorum import WitnessPolicy
 from consentd.errors import InvalidError, ProofError, StorageError, VerificationError
 
 FIRST = "first"
@@ -25,9 +27,10 @@ SAME = "same"
 GROWN = "grown"
 FORK = "fork"
 ROLLBACK = "rollback"
+UNWITNESSED = "unwitnessed"
 STALE = "stale"
 
-ALARMS = frozenset({FORK, ROLLBACK, STALE})
+ALARMS = frozenset({FORK, ROLLBACK, UNWITNESSED, STALE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +40,16 @@ class Seen:
     Attributes:
         what: one of the words above.
         before: the checkpoint held before; None: none was.
-        evidence: files with the notes that contradict each other; empty but for an alarm.
+        evidence: files with the notes that contradict each other, or the one that is not what it must be; empty but
+            for an alarm.
+        cosigned: by whom, and when in POSIX seconds, where witnesses are asked for.
     """
 
     what: str
     checkpoint: Checkpoint
     before: Checkpoint | None
     evidence: tuple[Path, ...] = ()
+    cosigned: tuple[tuple[str, int], ...] = ()
 
 
 class Monitor:
@@ -53,8 +59,21 @@ class Monitor:
         held: the largest checkpoint that was proven; None: none yet.
     """
 
-    def __init__(self, directory: Path, *, origin: str, log_verifier: NoteVerifier, max_silence_s: int = 3600) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        origin: str,
+        log_verifier: NoteVerifier,
+        max_silence_s: int = 3600,
+        policy: WitnessPolicy | None = None,
+        max_age_s: int = quorum.MAX_AGE_S,
+    ) -> None:
         """Open what is kept in *directory*, or begin.
+
+        Args:
+            policy: whose cosignatures each checkpoint must have; None: nobody's.
+            max_age_s: how old they may be. A monitor looks at what is published now, so they must be fresh.
 
         Raises:
             StorageError: it cannot be read.
@@ -63,6 +82,7 @@ class Monitor:
         self._directory = directory / "checkpoints"
         self._standing = directory / "standing.json"
         self._origin, self._verifier, self._max_silence_s = origin, log_verifier, max_silence_s
+        self._policy, self._max_age_s = policy, max_age_s
         self.held: Checkpoint | None = None
         self._note = b""
         self._since_s = 0
@@ -78,25 +98,43 @@ class Monitor:
         """
         note = source.checkpoint()
         point, _ = checkpoint.open_checkpoint(note, self._origin, self._verifier)
-        kept = self._keep(point, note)
         before = self.held
-        if before is None:
-            return self._hold(FIRST, point, note, now_s)
-        older = self._path(before)
-        if point.size < before.size:
-            return Seen(ROLLBACK, point, before, (older, kept))
-        if point.size == before.size:
-            if point.root != before.root:
-                return Seen(FORK, point, before, (older, kept))
-            if note != self._note:  # cosigned anew
-                return self._hold(SAME, point, note, now_s)
-            is_stale = now_s - self._since_s > self._max_silence_s
-            return Seen(STALE, point, before, (kept,)) if is_stale else Seen(SAME, point, before)
+        # A contradiction between two trees is told before who vouches for them: that the log signed both is enough.
+        if before is not None:
+            contradiction = _compare(source, before, point)
+            if contradiction:
+                return Seen(contradiction, point, before, (self._path(before), self._keep(point, note)))
         try:
-            _verify_grown(source, before, point)
+            cosigned, is_fresh = self._verify_cosigned(note, now_s)
         except VerificationError:
-            return Seen(FORK, point, before, (older, kept))
-        return self._hold(GROWN, point, note, now_s)
+            # Beside the others: it must not take the place of one of the same tree that was cosigned.
+            return Seen(UNWITNESSED, point, before, (self._keep(point, note, ".unwitnessed"),))
+        kept = self._keep(point, note)
+        if before is None or note != self._note:  # a first one, a larger one, or the same cosigned anew
+            what = FIRST if before is None else GROWN if point.size > before.size else SAME
+            seen = self._hold(what, point, note, now_s)
+        else:
+            is_fresh &= now_s - self._since_s <= self._max_silence_s
+            seen = Seen(SAME, point, before)
+        if not is_fresh:
+            return replace(seen, what=STALE, evidence=(kept,), cosigned=cosigned)
+        return replace(seen, cosigned=cosigned)
+
+    def _verify_cosigned(self, note: bytes, now_s: int) -> tuple[tuple[tuple[str, int], ...], bool]:
+        """Return who cosigned a note, and whether those who did so lately are a quorum as well.
+
+        Raises:
+            SignatureError: they are none at any age.
+        """
+        if self._policy is None:
+            return (), True
+        logs = (self._verifier,)
+        found = quorum.verify_cosigned(note, self._policy, now_s=now_s, max_age_s=None, logs=logs)
+        try:
+            quorum.verify_cosigned(note, self._policy, now_s=now_s, max_age_s=self._max_age_s, logs=logs)
+        except VerificationError:
+            return found.cosignatures, False
+        return found.cosignatures, True
 
     def _hold(self, what: str, point: Checkpoint, note: bytes, now_s: int) -> Seen:
         seen = Seen(what, point, self.held)
@@ -105,9 +143,10 @@ class Monitor:
         _write(self._standing, json.dumps(standing).encode() + b"\n")
         return seen
 
-    def _keep(self, point: Checkpoint, note: bytes) -> Path:
+    def _keep(self, point: Checkpoint, note: bytes, mark: str = "") -> Path:
         """Keep a note; of the same tree the newest, for its cosignatures."""
         path = self._path(point)
+        path = path.with_name(path.name + mark)
         _write(path, note)
         return path
 
@@ -125,6 +164,23 @@ class Monitor:
         self.held, _ = checkpoint.open_checkpoint(self._note, self._origin, self._verifier)
         if self.held.size != standing["size"]:
             raise InvalidError(f"monitor's files contradict each other: `{self._standing}`")
+
+
+def _compare(source: Source, before: Checkpoint, point: Checkpoint) -> str:
+    """Return how two trees contradict each other; empty: they do not.
+
+    Raises:
+        StorageError: the tiles that would tell cannot be read.
+    """
+    if point.size < before.size:
+        return ROLLBACK
+    if point.size == before.size:
+        return "" if point.root == before.root else FORK
+    try:
+        _verify_grown(source, before, point)
+    except VerificationError:
+        return FORK
+    return ""
 
 
 def _verify_grown(source: Source, before: Checkpoint, point: Checkpoint) -> None:

@@ -2,42 +2,16 @@
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta, timezone
-from html import escape
 
-from consentd.audit import drawing
-from consentd.audit.report import DAY_MS, MAX_LISTED, Summary
+from consentd.audit import drawing, markup
+from consentd.audit.report import DAY_MS, Summary
+from consentd.core.checkpoint import Checkpoint
 
 _SEOUL = timezone(timedelta(hours=9), "KST")
 _MAX_SERIES = 6
 _OTHERS = "그 밖 · others"
-
-_STYLE = """
-:root{color-scheme:light}
-*{box-sizing:border-box}
-body{font:15px/1.55 system-ui,"Apple SD Gothic Neo","Malgun Gothic","Noto Sans KR",sans-serif;color:#1d2733;
- margin:0 auto;max-width:1020px;padding:28px 30px 60px;background:#fff}
-h1{font-size:26px;margin:0 0 2px;letter-spacing:-.01em}
-h2{font-size:18px;margin:38px 0 8px;border-top:1px solid #dfe4ea;padding-top:18px}
-h1 small,h2 small{font-weight:400;color:#5f6b78;font-size:.72em;margin-left:.5em}
-p{margin:6px 0}.muted{color:#5f6b78}
-svg{display:block;width:100%;height:auto;font-family:inherit}
-.facts{display:flex;flex-wrap:wrap;gap:10px;margin:18px 0 6px}
-.facts div{flex:1 0 140px;border:1px solid #dfe4ea;border-radius:8px;padding:9px 12px}
-.facts b{display:block;font-size:21px;font-variant-numeric:tabular-nums}
-.facts span{color:#5f6b78;font-size:12.5px}
-.legend{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:13px;margin:2px 0 0 54px}
-.legend i{display:inline-block;width:11px;height:11px;border-radius:2px;margin-right:6px}
-table{border-collapse:collapse;width:100%;font-size:13.5px;margin-top:6px}
-th{text-align:left;color:#5f6b78;font-weight:500;border-bottom:1px solid #b9c2cc;padding:4px 8px 4px 0}
-td{border-bottom:1px solid #eceff3;padding:5px 8px 5px 0;vertical-align:top;overflow-wrap:anywhere}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-code{font:12.5px ui-monospace,monospace;overflow-wrap:anywhere}
-.no{color:#b0413e}.yes{color:#3b8f5a}
-footer{margin-top:40px;border-top:1px solid #dfe4ea;padding-top:12px;color:#5f6b78;font-size:13px}
-@media print{body{max-width:none;padding:0;font-size:11.5pt}h2,h2+p,thead{break-after:avoid}
- svg,.facts,tr{break-inside:avoid}
- @page{margin:16mm 14mm}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
-"""
+_PERMITTED = '<span class="yes">허용<br>permitted</span>'
+_REFUSED = '<span class="no">거절<br>refused</span>'
 
 _REASONS = {
     "NO_MATCHING_CONSENT": ("해당하는 동의 없음", "no consent speaks of it"),
@@ -48,7 +22,17 @@ _REASONS = {
     "DENIED_BY_COMBINING": ("결합 규칙에 따라 거절", "combining rule denies it"),
     "UNKNOWN_CATEGORY": ("알 수 없는 정보 분류", "unknown category"),
     "UNREADABLE_CONSENT": ("읽을 수 없는 동의", "a consent cannot be read"),
+    "R01_REPRESENTATIVE_UNVERIFIED": ("법정대리인 동의 미확인", "R01: representative unverified"),
+    "R02_ACCESS_LIMITED": ("열람 제한·거절 사유", "R02: access is limited by law"),
+    "R03_THIRD_PARTY_RIGHTS": ("제3자 권리 침해", "R03: rights of a third party"),
+    "R04_AGENT_UNVERIFIED": ("대리인 미확인", "R04: agent unverified"),
     "R05_UNSPECIFIED_ITEMS": ("요구사항 미특정", "R05: legal items missing"),
+    "R06_IDENTITY_UNVERIFIED": ("본인 미확인", "R06: identity unverified"),
+    "R07_ILLEGITIMATE": ("부당한 요구", "R07: illegitimate, stolen credentials"),
+    "R08_RECIPIENT_INELIGIBLE": ("전송 불가 상대", "R08: recipient is not eligible"),
+    "R09_CLEAR_INFRINGEMENT": ("명백한 침해", "R09: clear infringement"),
+    "R10_EXCESSIVE": ("과도한 반복 요구", "R10: excessive repetition"),
+    "R11_DECEPTION": ("기망·협박 의심", "R11: deception or threat suspected"),
 }
 _UNITS = {1: ("시간별", "by hour"), 6: ("6시간별", "by six hours"), 24: ("일별", "by day"), 168: ("주별", "by week")}
 
@@ -67,48 +51,56 @@ def render(found: Summary, *, made_s: int) -> str:
             _silence(found),
             _ribbon(found),
             _path(found),
-            f"<footer><p>{escape(point.origin)} · 크기 size {point.size:,} · "
-            f"루트 root <code>{point.root.hex()}</code></p>"
-            "<p>이 보고서는 로그가 서명한 트리의 모든 항목에서 계산했다. 보고되지 않은 열람은 나타나지 않는다. · "
-            "Added up from every entry of a tree that the log signed. An access that nobody reported does not show."
-            "</p></footer>",
         )
     )
+    return markup.frame(f"{markup.plain(point.origin, markup.MAX_NAME)} 감사 보고서 · audit report", body, _foot(point))
+
+
+def _foot(point: Checkpoint) -> str:
     return (
-        '<!doctype html><html lang="ko"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{escape(point.origin)} 감사 보고서 · audit report</title><style>{_STYLE}</style></head>"
-        f"<body>{body}</body></html>\n"
+        f"<p>{markup.show(point.origin)} · 크기 size {point.size:,} · 루트 root <code>{point.root.hex()}</code></p>"
+        "<p>이 보고서는 로그가 서명한 트리의 모든 항목에서 계산했다. 보고되지 않은 열람은 나타나지 않는다. · "
+        "Added up from every entry of a tree that the log signed. An access that nobody reported does not show."
+        "</p>"
     )
 
 
 def _head(found: Summary, made_s: int) -> str:
     made = datetime.fromtimestamp(made_s, UTC).astimezone(_SEOUL)
     return (
-        "<h1>동의 원장 감사 보고서<small>Consent ledger, audit report</small></h1>"
-        f'<p class="muted">{escape(found.checkpoint.origin)} · {_when(found.start_ms)} – {_when(found.end_ms)} · '
+        '<h1>동의 원장 감사 보고서<small lang="en">Consent ledger, audit report</small></h1>'
+        f'<p class="muted">{markup.show(found.checkpoint.origin)} · {_when(found.start_ms)} – {_when(found.end_ms)} · '
         f"작성 made {made:%Y-%m-%d %H:%M} KST</p>"
     )
 
 
 def _facts(found: Summary) -> str:
-    permitted = sum(found.by_organisation.values())
+    permitted = found.kinds["ACCESS"]
     refused = found.kinds["REFUSAL"]
     rows = (
-        (found.entries, "항목 · entries"),
-        (found.persons, "등록된 사람 · persons enrolled"),
-        (permitted, "허용된 열람 · accesses permitted"),
-        (refused, "거절 · refusals"),
-        (found.urgent_count, "긴급 열람 · break-glass"),
-        (found.seal_count, "체크포인트 · checkpoints"),
+        (found.entries, "항목", "entries"),
+        (found.persons, "등록된 사람", "persons enrolled"),
+        (permitted, "허용된 열람", "accesses permitted"),
+        (refused, "거절", "refusals"),
+        (found.urgent_count, "긴급 열람", "break-glass"),
+        (found.seal_count, "체크포인트", "checkpoints"),
     )
-    note = ""
+    notes = []
     if found.closed:
-        note = (
-            f'<p class="no">열람·거절 {found.closed:,}건은 진술이 삭제되었거나 권한 밖이어서 아래에 나오지 않는다. · '
-            f"{found.closed:,} accesses and refusals are erased or outside the mandate, and do not show below.</p>"
+        notes.append(
+            f"열람·거절 {found.closed:,}건은 진술이 삭제되었거나 권한 밖이어서 아래에 나오지 않는다. · "
+            f"{found.closed:,} accesses and refusals are erased or outside the mandate, and do not show below."
         )
+    if found.pruned:
+        notes.append(
+            f"보존 기간이 지나 정리된 항목 {found.pruned:,}개는 세지 않았다. · "
+            f"{found.pruned:,} leaves past their retention are pruned, and not counted."
+        )
+    note = "".join(f'<p class="no">{one}</p>' for one in notes)
     return (
-        '<div class="facts">' + "".join(f"<div><b>{count:,}</b><span>{label}</span></div>" for count, label in rows)
+        '<div class="facts">' + "".join(
+            f'<div><b>{count:,}</b><span>{ko}</span><span lang="en">{en}</span></div>' for count, ko, en in rows
+        )
         + "</div>" + note
     )  # fmt: skip
 
@@ -124,56 +116,67 @@ def _over_time(
     series = [(_name(names, name), [counts[at, name] for at in range(found.intervals)]) for name in shown]
     if rest:
         series.append((_OTHERS, [sum(counts[at, name] for name in rest) for at in range(found.intervals)]))
-    unit_ko, unit_en = _UNITS.get(found.unit_ms // 3_600_000, ("4주별", "by four weeks"))
-    title = f"<h2>{ko}<small>{en}, {unit_ko} {unit_en}</small></h2>"
+    days = found.unit_ms // DAY_MS
+    unit_ko, unit_en = _UNITS.get(found.unit_ms // 3_600_000, (f"{days:,}일별", f"by {days:,} days"))
+    title = markup.heading(f"{ko}, {unit_ko}", f"{en}, {unit_en}")
     if not series:
-        return title + _none()
+        return title + _nothing(found)
     labels = [_label(found, at) for at in range(found.intervals)]
     what = f"{ko} · {en}"
-    return title + drawing.stacked_bars(series, labels, what=what) + drawing.legend([
-        f"{name} ({sum(values):,})" for name, values in series
-    ])  # fmt: skip
+    shown_at = [at for at in range(found.intervals) if any(values[at] for _, values in series)]
+    rows = [(labels[at], *(f"{values[at]:,}" for _, values in series)) for at in shown_at]
+    columns = [("기간", "interval"), *((markup.show(name), "") for name, _ in series)]
+    return (
+        f"{title}<figure>{drawing.stacked_bars(series, labels, what=what)}"
+        f"{drawing.legend([(name, sum(values)) for name, values in series])}</figure>"
+        f"{markup.numbers_of(what, columns, rows)}"
+    )
 
 
 def _refusals(found: Summary) -> str:
-    title = "<h2>사유별 거절<small>refusals by reason</small></h2>"
+    title = markup.heading("사유별 거절", "refusals by reason")
     rows = [(" · ".join(_REASONS.get(code, (code,))), count) for code, count in found.refusals.most_common(20)]
-    return title + (drawing.bars(rows, what="사유별 거절 · refusals by reason") if rows else _none())
+    if not rows:
+        return title + _nothing(found)
+    what = "사유별 거절 · refusals by reason"
+    cells = [(markup.show(name), f"{count:,}") for name, count in rows]
+    table = markup.numbers_of(what, (("사유", "reason"), ("건", "count")), cells)
+    return f"{title}<figure>{drawing.bars(rows, what=what)}</figure>{table}"
 
 
 def _urgent(found: Summary) -> str:
-    title = "<h2>긴급 열람<small>break-glass</small></h2>"
+    title = markup.heading("긴급 열람", "break-glass")
     if not found.urgent:
-        return title + _none()
-    rows = "".join(
-        f'<tr><td class="n">{one.index:,}</td><td class="n">{_when(one.time_ms)}</td>'
-        f"<td>{escape(_name(found.names, one.organisation))}</td><td>{escape(_name(found.names, one.holder))}</td>"
-        f'<td class="{"yes" if one.permitted else "no"}">{"허용 permitted" if one.permitted else "거절 refused"}</td>'
-        f"<td>{escape(one.justification)}</td></tr>"
+        return title + _nothing(found)
+    rows = [
+        (
+            f"{one.index:,}",
+            _when(one.time_ms),
+            markup.show(_name(found.names, one.organisation)),
+            markup.show(_name(found.names, one.holder)),
+            _PERMITTED if one.permitted else _REFUSED,
+            markup.show(one.justification, markup.MAX_TEXT),
+        )
         for one in found.urgent
-    )
-    return (
-        title + '<table><thead><tr><th class="n">항목 entry</th><th class="n">시각 time</th><th>이용기관 who</th>'
-        "<th>제공기관 holder</th><th>결과 outcome</th><th>사유 justification</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table>{_more(found.urgent_count, len(found.urgent))}"
-    )
+    ]
+    columns = (
+        ("항목", "entry"), ("시각", "time"), ("이용기관", "who"), ("제공기관", "holder"), ("결과", "outcome"),
+        ("사유", "justification"),
+    )  # fmt: skip
+    table = markup.table(columns, rows, numbers=(0, 1), widths=(8, 17, 22, 14, 12, 27))
+    return title + table + markup.more(found.urgent_count, len(found.urgent))
 
 
 def _silence(found: Summary) -> str:
-    title = "<h2>공백과 시계<small>gaps and clocks</small></h2>"
-    rows = "".join(
-        f'<tr><td class="n">{gap.index:,}</td><td class="n">{_when(gap.time_ms - gap.length_ms)}</td>'
-        f'<td class="n">{_length(gap.length_ms)}</td></tr>'
-        for gap in found.gaps
+    title = markup.heading("공백과 시계", "gaps and clocks")
+    rows = [(f"{gap.index:,}", _when(gap.time_ms - gap.length_ms), _length(gap.length_ms)) for gap in found.gaps]
+    columns = (("다음 항목", "next entry"), ("시작", "from"), ("길이", "length"))
+    gaps = (
+        f'<p class="muted">{_length(found.gap_ms, "시간", "분")} 넘게 기록이 없던 때 · '
+        f"silent for more than {_length(found.gap_ms)}</p>"
     )
-    limit = _length(found.gap_ms)
-    gaps = f'<p class="muted">{limit} 이상 기록이 없던 때 · silent for more than {limit}</p>' + (
-        '<table><thead><tr><th class="n">다음 항목 next entry</th><th class="n">시작 from</th>'
-        f'<th class="n">길이 length</th></tr></thead><tbody>{rows}</tbody></table>'
-        f"{_more(found.gap_count, len(found.gaps))}"
-        if rows
-        else _none()
-    )
+    gaps += markup.table(columns, rows, numbers=(0, 1, 2)) if rows else markup.none()
+    gaps += markup.more(found.gap_count, len(found.gaps))
     if not found.skew_count:
         return title + gaps
     listed = ", ".join(f"{index:,} ({skew / 1000:+.0f} s)" for index, skew in found.skewed[:20])
@@ -184,10 +187,11 @@ def _silence(found: Summary) -> str:
 
 def _ribbon(found: Summary) -> str:
     gaps = [(gap.time_ms - gap.length_ms, gap.time_ms) for gap in found.gaps]
-    return "<h2>체크포인트<small>checkpoints: how the signed tree grew</small></h2>" + drawing.ribbon(
+    drawn = drawing.ribbon(
         found.seals, size=found.checkpoint.size, start_ms=found.start_ms, end_ms=found.end_ms, gaps=gaps,
         labels=(_when(found.start_ms), _when(found.end_ms)), what="체크포인트 · checkpoints",
     )  # fmt: skip
+    return markup.heading("체크포인트", "checkpoints: how the signed tree grew") + f"<figure>{drawn}</figure>"
 
 
 def _path(found: Summary) -> str:
@@ -195,39 +199,56 @@ def _path(found: Summary) -> str:
     if path is None:
         return ""
     what = f"{path.index:,}번 항목의 머클 경로 · Merkle path of entry {path.index:,}"
+    drawn = drawing.merkle_path(path.index, point.size, path.leaf_hash, path.hashes, point.root, what=what)
     return (
-        f"<h2>{path.index:,}번 항목에서 루트까지<small>from entry {path.index:,} to the root</small></h2>"
-        '<p class="muted">아래가 항목의 해시, 위가 로그가 서명한 루트. 옆의 해시들이 포함 증명이다. · '
+        markup.heading(f"{path.index:,}번 항목에서 루트까지", f"from entry {path.index:,} to the root")
+        + '<p class="muted">아래가 항목의 해시, 위가 로그가 서명한 루트. 옆의 해시들이 포함 증명이다. · '
         "Below the entry's hash, above the root that the log signed; the hashes beside are the inclusion proof.</p>"
-        + drawing.merkle_path(path.index, point.size, path.leaf_hash, path.hashes, point.root, what=what)
+        f"<figure>{drawn}</figure>"
     )
 
 
 def _name(names: dict[str, tuple[str, str]], key: str) -> str:
-    ko, en = names.get(key, ("", ""))
-    known = " · ".join(dict.fromkeys(part for part in (ko, en) if part))
-    return known or key
+    """Return what a participant or purpose calls itself; its id too, where another one is called the same."""
+    known = _called(names.get(key, ("", "")))
+    if not known:
+        return markup.plain(key, markup.MAX_NAME)
+    is_shared = sum(_called(other) == known for other in names.values()) > 1
+    return f"{known} [{markup.plain(key, markup.MAX_NAME)}]" if is_shared else known
+
+
+def _called(name: tuple[str, str]) -> str:
+    return " · ".join(dict.fromkeys(markup.plain(part, markup.MAX_NAME) for part in name if part))
+
+
+def _nothing(found: Summary) -> str:
+    """Say that nothing is to be seen; where statements are not at hand, that is not the same as that nothing was."""
+    if not found.closed:
+        return markup.none()
+    return '<p class="muted">열린 진술에는 없음 · none among the statements at hand</p>'
 
 
 def _label(found: Summary, at: int) -> str:
-    moment = datetime.fromtimestamp((found.start_ms + at * found.unit_ms) / 1000, UTC).astimezone(_SEOUL)
+    moment = _moment(found.start_ms + at * found.unit_ms)
+    if moment is None:
+        return str(at)
     return f"{moment:%m-%d}" if found.unit_ms >= DAY_MS else f"{moment:%d %H:%M}"
 
 
 def _when(time_ms: int) -> str:
-    return f"{datetime.fromtimestamp(time_ms / 1000, UTC).astimezone(_SEOUL):%Y-%m-%d %H:%M}"
+    moment = _moment(time_ms)
+    return f"{time_ms:,} ms" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
 
 
-def _length(ms: int) -> str:
-    minutes = ms // 60_000
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+def _moment(time_ms: int) -> datetime | None:
+    """Return a time in Seoul; None: no calendar has it. A ledger may say any."""
+    try:
+        return datetime.fromtimestamp(time_ms / 1000, UTC).astimezone(_SEOUL)
+    except (OverflowError, ValueError, OSError):
+        return None
 
 
-def _more(count: int, listed: int) -> str:
-    if count <= listed:
-        return ""
-    return f'<p class="muted">처음 {MAX_LISTED}건만 보임, 모두 {count:,}건 · the first {MAX_LISTED} of {count:,}</p>'
-
-
-def _none() -> str:
-    return '<p class="muted">없음 · none</p>'
+def _length(ms: int, hour: str = " h", minute: str = " min") -> str:
+    hours, minutes = divmod(ms // 60_000, 60)
+    parts = [f"{hours:,}{hour}"] if hours else []
+    return " ".join([*parts, f"{minutes}{minute}"] if minutes or not hours else parts)

@@ -63,6 +63,8 @@ class Source(Protocol):
     def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
         """Return an opening for each of the *leaves* of bundle *n*; None where the place has none at all.
 
+        For a leaf that is empty, pruned or of no interest, there may be none.
+
         Raises:
             StorageError: they cannot be read.
             VerificationError, CorruptionError: what is there is not openings.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from consentd.audit import look
-from consentd.audit.places import Opening, Place, Source, read_leaves, read_tiles, width_of
+from consentd.audit.places import Opening, Place, Source, leaf_hashes, read_leaves, read_tiles, width_of
 from consentd.audit.verify import Progress
 from consentd.core import checkpoint, codec, merkle, tiles
 from consentd.core.checkpoint import Checkpoint
@@ -75,6 +75,7 @@ class Summary:
         seals: (index, time_ms), at most ``MAX_SEALS``; ``seal_count``: all.
         skewed: entries whose author's clock was more than ``skew_ms`` from the ledger's.
         closed: accesses and refusals whose statement is not at hand.
+        pruned: leaves that are not there any more, whatever they were.
     """
 
     checkpoint: Checkpoint
@@ -100,6 +101,7 @@ class Summary:
     seals: list[tuple[int, int]] = field(default_factory=list)
     seal_count: int = 0
     closed: int = 0
+    pruned: int = 0
     path: Path | None = None
 
     @property
@@ -140,10 +142,13 @@ def summarise(
         edge = tiles.Edge()
         for n in range(-(-point.size // tiles.TILE_WIDTH)):
             leaves = read_leaves(source, n, width_of(n, point.size))
-            edge, _ = edge.append([merkle.leaf_hash(leaf) for leaf in leaves])
+            edge, _ = edge.append(leaf_hashes(source, n, leaves))
             openings = source.openings(n, leaves) or [None] * len(leaves)
             for at, (leaf, opening) in enumerate(zip(leaves, openings, strict=True), n * tiles.TILE_WIDTH):
-                adding.add(at, codec.decode_leaf(leaf), opening)
+                if leaf:
+                    adding.add(at, codec.decode_leaf(leaf), opening)
+                else:
+                    adding.miss()
             if progress is not None:
                 progress(edge.size, point.size)
         if edge.root() != point.root:
@@ -158,7 +163,9 @@ def _begin(source: Source, point: Checkpoint, gap_ms: int) -> Summary:
     last = (point.size - 1) // tiles.TILE_WIDTH
     first_ms = codec.decode_leaf(read_leaves(source, 0, width_of(0, point.size))[0]).time_ms
     end_ms = codec.decode_leaf(read_leaves(source, last, width_of(last, point.size))[-1]).time_ms
-    unit_ms = next((unit for unit in _UNITS if (end_ms - first_ms) // unit < _MAX_INTERVALS), _UNITS[-1])
+    # A ledger may say any time: there are never more than so many intervals.
+    longest_ms = -(-(end_ms - first_ms) // (_MAX_INTERVALS * DAY_MS)) * DAY_MS
+    unit_ms = next((unit for unit in _UNITS if (end_ms - first_ms) // unit < _MAX_INTERVALS), longest_ms)
     start_ms = (first_ms + _SEOUL_MS) // unit_ms * unit_ms - _SEOUL_MS
     return Summary(checkpoint=point, start_ms=start_ms, end_ms=end_ms, unit_ms=unit_ms, gap_ms=gap_ms)
 
@@ -167,7 +174,7 @@ def _path(source: Source, point: Checkpoint, index: int) -> Path:
     plan = tiles.plan_inclusion(index, point.size)
     proof = tiles.prove_inclusion(index, point.size, read_tiles(source, plan, point.size))
     n, at = divmod(index, tiles.TILE_WIDTH)
-    leaf_hash = merkle.leaf_hash(read_leaves(source, n, width_of(n, point.size))[at])
+    leaf_hash = leaf_hashes(source, n, read_leaves(source, n, width_of(n, point.size)))[at]
     merkle.verify_inclusion(proof, index=index, size=point.size, leaf_hash=leaf_hash, root=point.root)
     return Path(index, leaf_hash, tuple(proof))
 
@@ -179,17 +186,24 @@ class _Adding:
         self._found = found
         self._skew_ms = skew_ms
         self._last_ms = 0
+        self._is_behind_gap = False
         self._step = 1  # every how many seals one is kept
+
+    def miss(self) -> None:
+        """Pass over a pruned leaf."""
+        self._found.pruned += 1
+        self._is_behind_gap = True
 
     def add(self, index: int, leaf: codec.Event | codec.Seal, opening: Opening) -> None:
         """Add one leaf."""
         found = self._found
         silence = leaf.time_ms - self._last_ms
-        if index and silence > found.gap_ms:
+        # Where leaves are pruned nobody can tell whether it was silent.
+        if index and silence > found.gap_ms and not self._is_behind_gap:
             found.gap_count += 1
             if len(found.gaps) < MAX_LISTED:
                 found.gaps.append(Gap(index, leaf.time_ms, silence))
-        self._last_ms = leaf.time_ms
+        self._last_ms, self._is_behind_gap = leaf.time_ms, False
         if isinstance(leaf, codec.Seal):
             self._add_seal(index, leaf.time_ms)
             return
@@ -233,7 +247,7 @@ class _Adding:
             if refusal.WhichOneof("refused") == "access":
                 self._add_access(index, event, refusal.access, permitted=False)
             else:
-                found.refusals[st.RefusalReason.Name(refusal.reason).removeprefix("REFUSAL_REASON_")] += 1
+                found.refusals[_code(st.RefusalReason, refusal.reason, "REFUSAL_REASON_")] += 1
 
     def _add_access(self, index: int, event: codec.Event, access: Any, *, permitted: bool) -> None:
         found = self._found
@@ -243,12 +257,15 @@ class _Adding:
             question = pb.Question()
         interval = (event.time_ms - found.start_ms) // found.unit_ms
         organisation = question.actor.on_behalf_of or question.actor.organisation or access.asked.asker
-        found.outcomes[pb.Outcome.Name(access.decision.outcome).removeprefix("OUTCOME_")] += 1
+        found.outcomes[_code(pb.Outcome, access.decision.outcome, "OUTCOME_")] += 1
         if permitted:
             found.by_organisation[interval, organisation] += 1
             found.by_purpose[interval, question.purpose] += 1
         for reason in {one.code for one in access.decision.reasons} if not permitted else ():
-            found.refusals[pb.ReasonCode.Name(reason).removeprefix("REASON_CODE_")] += 1
+            name = _code(pb.ReasonCode, reason, "REASON_CODE_")
+            # What permitted one category of several is no reason for refusing them.
+            if not name.startswith("PERMITTED_"):
+                found.refusals[name] += 1
         if question.HasField("break_glass"):
             found.urgent_count += 1
             if len(found.urgent) < MAX_LISTED:
@@ -258,3 +275,9 @@ class _Adding:
                         permitted,
                     )
                 )  # fmt: skip
+
+
+def _code(codes: Any, number: int, prefix: str) -> str:
+    """Return the name of an enum's number; of a later version's, the number."""
+    name: str = codes.Name(number) if number in codes.values() else f"CODE {number}"
+    return name.removeprefix(prefix)

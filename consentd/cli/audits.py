@@ -5,19 +5,22 @@ import os
 from pathlib import Path
 
 from consentd.cli.out import DISPROVED, PROVEN, UNTOLD, Out
-from consentd.cli.places import MORE, add_place, read_place
+from consentd.cli.places import MORE, add_place, read_witnessed, say_cosigned
 from consentd.cli.words import Verbs, add_verb, read_bytes
 
 _VERIFY_MORE = f"""\
 Looks at every leaf, the tree, every chain, every seal's map and the clock; where openings are at hand, at what leaves
 commit to, signatures, and the keys in force then. What cannot be looked at is counted, never passed over in silence.
+With --policy the checkpoint must carry a quorum of cosignatures, of any age, which is told: an old export can be
+verified. --max-age asks for fresh ones, as citizens' libraries do (300).
 
 {MORE}
 exit status: 0 proven, 1 a fault was found and is named, 2 something could not be told.
 """
 _REPLAY_MORE = f"""\
 Takes every recorded decision again, on the consents in force at its place in the ledger. Needs openings of persons:
-a stopped daemon's files, or an auditor with the right READ_STATEMENTS. Needs the server's parts.
+a stopped daemon's files, or an auditor with the right READ_STATEMENTS. Needs the server's parts. --policy and --max-age
+are as for `audit verify`.
 
 {MORE}
 exit status: 0 all came out the same, 1 one did not and is named, 2 something could not be told.
@@ -27,7 +30,7 @@ exit status: 0 all came out the same, 1 one did not and is named, 2 something co
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs."""
     verb = add_verb(verbs, "verify", verify, "verify a whole ledger, or what is new in it", more=_VERIFY_MORE)
-    add_place(verb)
+    add_place(verb, witnesses=True)
     verb.add_argument(
         "--since", type=Path, metavar="FILE",
         help="a checkpoint that was verified before; only what came after it is looked at, map roots excepted",
@@ -40,7 +43,7 @@ def add_verbs(verbs: Verbs) -> None:
         "--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="processes (default: cores)"
     )
     verb = add_verb(verbs, "replay", replay, "take every recorded decision again", more=_REPLAY_MORE)
-    add_place(verb)
+    add_place(verb, witnesses=True)
     verb.add_argument("--state", type=Path, metavar="DIR", help="keep the table here, and go on from it")
 
 
@@ -48,7 +51,7 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
     """Verify a ledger."""
     from consentd.audit.verify import verify_ledger
 
-    place, origin, verifier = read_place(arguments)
+    place, origin, verifier, seen = read_witnessed(arguments)
     since = None if arguments.since is None else read_bytes(arguments.since, "trusted checkpoint")
     with out.progress("verifying") as progress:
         report = verify_ledger(
@@ -59,6 +62,12 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
         show_fault(out, fault.index, fault.what)
     for what, count in report.not_checked.items():
         out.talk(f"not checked: {what}: {count}")
+    if report.leaves_pruned or report.statements_pruned:
+        out.talk(
+            f"pruned, as the ledger states and its retention policy allows: {report.leaves_pruned} leaves, "
+            f"{report.statements_pruned} statements"
+        )
+    cosigned = say_cosigned(arguments, out, seen)
     status = DISPROVED if report.faults else UNTOLD if report.is_untold else PROVEN
     verdict, ko = VERDICTS[status]
     point = report.checkpoint
@@ -71,8 +80,9 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
         ),
         type="verify", verdict=verdict, origin=point.origin, size=point.size, root=point.root.hex(),
         start=report.start, entries=report.entries, seals=report.seals, tags=report.tags,
-        statements_verified=report.opened, not_checked=report.not_checked, faults=len(report.faults),
-        stopped=report.stopped,
+        statements_verified=report.opened, leaves_pruned=report.leaves_pruned,
+        statements_pruned=report.statements_pruned, not_checked=report.not_checked, faults=len(report.faults),
+        stopped=report.stopped, cosigned=cosigned,
     )  # fmt: skip
     return status
 
@@ -81,7 +91,7 @@ def replay(arguments: argparse.Namespace, out: Out) -> int:
     """Take every decision again."""
     from consentd.audit.replay import replay_decisions
 
-    place, origin, verifier = read_place(arguments)
+    place, origin, verifier, seen = read_witnessed(arguments)
     with out.progress("replaying") as progress:
         found = replay_decisions(
             place, origin=origin, log_verifier=verifier, state_dir=arguments.state, progress=progress
@@ -90,6 +100,7 @@ def replay(arguments: argparse.Namespace, out: Out) -> int:
         show_fault(out, fault.index, fault.what)
     for what, count in found.not_checked.items():
         out.talk(f"not checked: {what}: {count}")
+    cosigned = say_cosigned(arguments, out, seen)
     status = DISPROVED if found.faults else UNTOLD if found.is_untold else PROVEN
     verdict, ko = VERDICTS[status]
     same = sum(found.same.values())
@@ -100,7 +111,7 @@ def replay(arguments: argparse.Namespace, out: Out) -> int:
             + (" or more" if found.stopped else ""),
         ),
         type="replay", verdict=verdict, size=found.checkpoint.size, root=found.checkpoint.root.hex(), same=found.same,
-        not_checked=found.not_checked, faults=len(found.faults), stopped=found.stopped,
+        not_checked=found.not_checked, faults=len(found.faults), stopped=found.stopped, cosigned=cosigned,
     )  # fmt: skip
     return status
 

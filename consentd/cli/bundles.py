@@ -6,18 +6,24 @@ from typing import TYPE_CHECKING
 
 from consentd.cli.out import DONE, PROVEN, UNTOLD, Out
 from consentd.cli.places import MORE, add_place, read_place
-from consentd.cli.words import Verbs, add_pins, add_verb, read_bytes, read_pins
+from consentd.cli.words import Verbs, add_pins, add_verb, read_bytes, read_identifier, read_pins
 from consentd.errors import InvalidError
 
 if TYPE_CHECKING:
     from consentd.audit.bundle import Scope
+    from consentd.audit.places import Place
 
 _MAKE_MORE = f"""\
 One pass over the ledger, which is verified on the way. Openings go in as far as the caller may see them.
 
+--subject finds the person's tag in the operator's vault (--config, the daemon stopped); the file itself is made of the
+tag. Statements go in as they were signed, and a question that was asked names the person it was about: the file is as
+confidential as the record, and is written for its owner alone.
+
 {MORE}
-example:
+examples:
   consentd audit bundle case-7.zip --range 1200:1300 --config ops/consentd.toml
+  consentd audit bundle case-8.zip --subject - --config ops/consentd.toml        SCHEME:VALUE on stdin
 """
 _CHECK_MORE = """\
 Offline; needs no daemon and no server parts. What the file says of itself is not believed: pin the log's key.
@@ -32,6 +38,9 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("file", type=Path, metavar="FILE", help="the bundle to write")
     group = verb.add_argument_group("scope, one of")
     group.add_argument("--range", metavar="FIRST:LAST", help="entries by index, LAST included")
+    group.add_argument(
+        "--subject", metavar="SCHEME:VALUE", help="a person's whole history; `-` reads it from stdin; needs the vault"
+    )
     group.add_argument("--tag", metavar="HEX", help="a person's whole history, by tag")
     group.add_argument("--chain", metavar="NAME", help="a public chain, `participant/ID`, `rules/realm`")
     group.add_argument(
@@ -51,8 +60,9 @@ def bundle(arguments: argparse.Namespace, out: Out) -> int:
     from consentd.audit.bundle import make_bundle
     from consentd.core.note import format_vkey
 
-    scope = _scope(arguments)
+    _check_scope(arguments)
     place, origin, verifier = read_place(arguments)
+    scope = _scope(arguments, place)
     policy = b"" if arguments.policy is None else read_bytes(arguments.policy, "policy file")
     with out.progress("bundling") as progress:
         made = make_bundle(
@@ -103,17 +113,22 @@ def check(arguments: argparse.Namespace, out: Out) -> int:
     return status
 
 
-def _scope(arguments: argparse.Namespace) -> "Scope":
+def _check_scope(arguments: argparse.Namespace) -> None:
+    given = [arguments.range, arguments.subject, arguments.tag, arguments.chain, arguments.participant]
+    if sum(one is not None for one in given) != 1:
+        raise InvalidError("give one scope: --range, --subject, --tag, --chain or --participant")
+
+
+def _scope(arguments: argparse.Namespace, place: "Place") -> "Scope":
     from consentd.audit.bundle import Scope
     from consentd.core.codec import public_tag
 
-    given = [arguments.range, arguments.tag, arguments.chain, arguments.participant]
-    if sum(one is not None for one in given) != 1:
-        raise InvalidError("give one scope: --range, --tag, --chain or --participant")
     if arguments.participant is not None:
         return Scope(participant=arguments.participant)
     if arguments.chain is not None:
         return Scope(tag=public_tag(arguments.chain))
+    if arguments.subject is not None:
+        return Scope(tag=_find_tag(arguments, place))
     if arguments.tag is not None:
         try:
             tag = bytes.fromhex(arguments.tag)
@@ -126,3 +141,18 @@ def _scope(arguments: argparse.Namespace) -> "Scope":
     if not (colon and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
         raise InvalidError(f"range is not FIRST:LAST: `{arguments.range}`")
     return Scope(first=int(first), last=int(last))
+
+
+def _find_tag(arguments: argparse.Namespace, place: "Place") -> bytes:
+    """Return a person's tag, as the operator's vault has it."""
+    scheme, value = read_identifier(arguments.subject)
+    if arguments.config is not None:
+        # Only then: it loads RocksDB, which an auditor's machine need not have.
+        from consentd.audit.files import DataDirectory
+
+        if isinstance(place, DataDirectory) and place.vault_dir is not None:
+            return place.find_tag(scheme, value)
+    raise InvalidError(
+        "person is found by the operator's vault, which is not at hand: give --config of a stopped daemon with its "
+        "vault and vault key file, or the person's tag with --tag"
+    )

@@ -2,6 +2,9 @@
 
 import argparse
 import json
+import os
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +20,12 @@ from consentd.cli.words import (
     read_trust,
     show_receipt,
 )
-from consentd.errors import InvalidError, MalformedError
+from consentd.errors import InvalidError, MalformedError, StorageError
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from consentd_client import Entry, Question
+    from consentd_client import Entry, History, Question, Receipt
 
 _MORE = """\
 Everything is verified before a line is shown: the log's signature, that every entry is there up to the seal, and who
@@ -30,7 +33,16 @@ signed each. With --memory also that nothing shown before was taken back.
 Not proven: an access that nobody reported; that the tag is this person's (pin it with --tag); that everyone is shown
 the same ledger. That a tag has no entry says nothing about a person.
 
+--save writes one JSON file with all that proves the history, for other programs: `consentd-verify history FILE`
+(clients/typescript) reads it, and so does --from, which asks no daemon. Such a file may be of any age: the answer says
+up to when it is whole. --max-age asks for witnesses that cosigned it lately. --from reads and writes no memory.
+
 exit status: 0 proven, 1 disproved, 2 could not be told.
+"""
+_RECEIPT_MORE = """\
+--save FILE writes the proof as a C2SP .tlog-proof, and the leaf that it is about to FILE.leaf, for other programs:
+`consentd-verify receipt FILE FILE.leaf` (clients/typescript), `consentd verify FILE --leaf FILE.leaf`. A receipt that
+has its proof already is not asked for again: then no daemon is needed.
 """
 
 
@@ -41,26 +53,29 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("--public", metavar="NAME", help="a public chain instead: ledger, participant/ID, notice/ID …")
     verb.add_argument("--tag", default="", metavar="HEX", help="the person's tag, as pinned when enrolled")
     verb.add_argument("--new", action="store_true", help="show only what is new since the last time (--memory)")
+    verb.add_argument("--save", type=Path, metavar="FILE", help="write history and proof to FILE, for any verifier")
+    verb.add_argument(
+        "--from", dest="file", type=Path, metavar="FILE", help="verify such a file, offline; `-` reads it from stdin"
+    )
+    verb.add_argument(
+        "--max-age", type=_seconds, metavar="S", help="--from: age of the oldest cosignatures that count (default: any)"
+    )
     add_memory(verb)
     add_daemon(verb)
     verb = add_verb(verbs, "checkpoint", checkpoint, "show the latest checkpoint, verified")
     add_memory(verb)
     add_daemon(verb)
-    verb = add_verb(verbs, "receipt", receipt, "complete a receipt that has no proof yet, in its file")
+    verb = add_verb(
+        verbs, "receipt", receipt, "complete a receipt that has no proof yet, in its file", more=_RECEIPT_MORE
+    )
     verb.add_argument("file", type=Path, metavar="FILE", help="a receipt kept with --receipt")
+    verb.add_argument("--save", type=Path, metavar="FILE", help="write its proof to FILE, its leaf to FILE.leaf")
     add_daemon(verb)
 
 
 def history(arguments: argparse.Namespace, out: Out) -> int:
     """Show a history."""
-    if (arguments.subject is None) == (arguments.public is None):
-        raise InvalidError("give a person or --public NAME, one of both")
-    read_trust(arguments)  # said at once where it is missing
-    with open_client(arguments) as client:
-        if arguments.public is None:
-            found = client.history(read_subject(arguments), tag=_tag(arguments.tag))
-        else:
-            found = client.public_history(arguments.public)
+    found = _open(arguments) if arguments.file is not None else _ask(arguments, out)
     for entry in found.new if arguments.new else found.entries:
         out.answer(entry.line(out.lang), **_entry_fields(entry))
     from consentd_client import show
@@ -68,8 +83,9 @@ def history(arguments: argparse.Namespace, out: Out) -> int:
     until, size = show.format_time(found.seal_time_ms), found.checkpoint.size
     if out.as_json:
         out.answer(
-            "", type="history", verdict="proven", tag=found.tag.hex(), entries=len(found.entries),
-            new=len(found.new), unread=len(found.unread), erased=found.is_erased, size=size,
+            "", type="history", verdict="proven", tag=found.tag.hex(), public_name=found.name,
+            entries=len(found.entries), new=len(found.new), unread=len(found.unread), erased=found.is_erased, size=size,
+            missing=[list(one) for one in found.missing], kept_from_ms=found.kept_from_ms,
             seal_time_ms=found.seal_time_ms,
         )  # fmt: skip
     if found.is_absent:
@@ -77,16 +93,72 @@ def history(arguments: argparse.Namespace, out: Out) -> int:
     else:
         out.talk(
             out.in_words(
-                f"증명됨: {until}까지의 전체 기록 {len(found.entries)}건 (원장 크기 {size}). "
+                f"증명됨: {until}까지의 {'남은 ' if found.missing else ''}전체 기록 {len(found.entries)}건 "
+                f"(원장 크기 {size}). "
                 "증명하지 않는 것: 보고되지 않은 이용, 이 태그가 본인의 것이라는 사실.",
-                f"proven: all {len(found.entries)} entries up to {until} (ledger of size {size}). "
+                f"proven: all {len(found.entries)} entries {'that are kept ' if found.missing else ''}up to {until} "
+                f"(ledger of size {size}). "
                 "Not proven: an access that nobody reported; that this tag is this person's.",
+            )
+        )
+    if arguments.file is not None and not (arguments.tag or arguments.public):
+        out.talk(f"whose history it must be was not said (--tag); it is that of {found.name or found.tag.hex()}")
+    for first, last in found.missing:
+        out.talk(
+            out.in_words(
+                f"항목 {first}–{last}: 원장의 보유기간이 지나 삭제됨. {show.format_time(found.kept_from_ms)} 이후의 "
+                "기록은 모두 남아 있음",
+                f"entries {first} to {last} were pruned, past the ledger's published retention: everything from "
+                f"{show.format_time(found.kept_from_ms)} on is here",
             )
         )
     if found.unread:
         out.talk(f"{len(found.unread)} entries are of a later version: what they say could not be told")
         return UNTOLD
     return PROVEN
+
+
+def _ask(arguments: argparse.Namespace, out: Out) -> "History":
+    """Return a history that the daemon shows; save it where that was asked for."""
+    from consentd_client import history_file
+
+    if (arguments.subject is None) == (arguments.public is None):
+        raise InvalidError("give a person or --public NAME, one of both")
+    if arguments.max_age is not None:
+        raise InvalidError("--max-age is for --from: a history that is asked for is held to five minutes")
+    read_trust(arguments)  # said at once where it is missing
+    tag = _tag(arguments.tag)
+    with open_client(arguments) as client:
+        if arguments.save is None:
+            if arguments.public is None:
+                return client.history(read_subject(arguments), tag=tag)
+            return client.public_history(arguments.public)
+        if arguments.public is None:
+            flow = history_file.history_file(client.session, read_subject(arguments), tag=tag)
+        else:
+            flow = history_file.public_history_file(client.session, arguments.public)
+        found, content = client.run(flow)
+    _write(arguments.save, content, "history file")
+    out.talk(f"history saved: `{arguments.save}`; `consentd history --from` checks it, and so does any other verifier")
+    return found
+
+
+def _open(arguments: argparse.Namespace) -> "History":
+    """Return the history that a file proves."""
+    from consentd_client import open_history
+
+    if arguments.subject is not None or arguments.save is not None or arguments.new:
+        raise InvalidError("--from goes with --tag or --public NAME, and not with a person, --save or --new")
+    if arguments.tag and arguments.public is not None:
+        raise InvalidError("give --tag or --public NAME, not both")
+    return open_history(
+        read_bytes(arguments.file, "history file"),
+        trust=read_trust(arguments),
+        name=arguments.public or "",
+        tag=_tag(arguments.tag),
+        now_ms=time.time_ns() // 1_000_000,
+        max_age_s=arguments.max_age,
+    )
 
 
 def checkpoint(arguments: argparse.Namespace, out: Out) -> int:
@@ -115,12 +187,47 @@ def receipt(arguments: argparse.Namespace, out: Out) -> int:
     if not isinstance(event, codec.Event):
         raise MalformedError("receipt is of a seal")
     known = Receipt(index=index, leaf=leaf, event=event, tree_size=0, proof=b"", checkpoint=None, replayed=False)
-    with open_client(arguments) as client:
-        found = client.get_receipt(known)
+    proof = kept.get("proof", "") if arguments.save is not None else ""
+    if proof:
+        found = _proven(arguments, known, proof)
+    else:
+        with open_client(arguments) as client:
+            found = client.get_receipt(known)
     arguments.receipt = arguments.file
     fields = show_receipt(arguments, out, found)
+    if arguments.save is not None and found.proof:
+        beside = arguments.save.with_name(arguments.save.name + ".leaf")
+        _write(arguments.save, found.proof, "proof")
+        _write(beside, found.leaf, "leaf")
+        out.talk(f"proof saved: `{arguments.save}`, and its leaf: `{beside}`")
     out.answer(f"entry {found.index}", type="receipt", **fields)
     return DONE if found.proof else UNTOLD
+
+
+def _proven(arguments: argparse.Namespace, known: "Receipt", proof: object) -> "Receipt":
+    """Return a receipt with the proof that was kept with it, verified."""
+    from consentd_client import verify_receipt
+
+    if not isinstance(proof, str):
+        raise MalformedError("receipt is not one that this program kept")
+    content = proof.encode(errors="surrogatepass")
+    point = verify_receipt(known.leaf, content, read_trust(arguments), index=known.index)
+    return replace(known, proof=content, checkpoint=point)
+
+
+def _write(path: Path, content: bytes, what: str) -> None:
+    """Write a file for its owner alone: it says what a person's entries say."""
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(content)
+    except OSError as error:
+        raise StorageError(f"{what} cannot be written: `{path}`: {error.strerror}") from error
+
+
+def _seconds(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError("not a number of seconds")
+    return int(text)
 
 
 def _tag(text: str) -> bytes:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from consentd.cli.out import DISPROVED, PROVEN, UNTOLD, Out
-from consentd.cli.places import add_caller, read_live
-from consentd.cli.words import Verbs, add_pins, add_verb, read_pins
+from consentd.cli.places import add_caller, read_live, read_seconds
+from consentd.cli.words import Verbs, add_pins, add_verb, read_pins, read_policy
+from consentd.core.quorum import MAX_AGE_S
 from consentd.errors import StorageError
 
 if TYPE_CHECKING:
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 
 _MORE = """\
 Reads the published checkpoint again and again, keeps each in DIR, and proves from public tiles that every one begins
-with the one before. Alarms: fork, rollback, stale. An alarm ends it; the files it names are the evidence, signed by the
-log. Several monitors in several places see a log that shows different trees to different people.
+with the one before. Alarms: fork, rollback, stale, and with --policy unwitnessed: each checkpoint must then carry a
+quorum of cosignatures, made within --max-age. An alarm ends it; the files it names are the evidence, signed by the log.
+Several monitors in several places see a log that shows different trees to different people.
 
 exit status (with --once, or at an alarm): 0 consistent, 1 an alarm, 2 it could not be read.
 
@@ -38,8 +40,12 @@ def add_verbs(verbs: Verbs) -> None:
         "--max-silence", type=int, default=3600, metavar="S",
         help="alarm where nothing new was published for so long, cosignatures included (default 3600)",
     )  # fmt: skip
+    verb.add_argument(
+        "--max-age", type=read_seconds, default=MAX_AGE_S, metavar="S",
+        help=f"--policy: age of the oldest cosignatures that count (default {MAX_AGE_S})",
+    )  # fmt: skip
     add_caller(verb)
-    add_pins(verb, witnesses=False)
+    add_pins(verb)
 
 
 def monitor(arguments: argparse.Namespace, out: Out) -> int:
@@ -48,8 +54,9 @@ def monitor(arguments: argparse.Namespace, out: Out) -> int:
 
     origin, verifier = read_pins(arguments)
     held = Monitor(
-        arguments.directory, origin=origin, log_verifier=verifier, max_silence_s=arguments.max_silence
-    )
+        arguments.directory, origin=origin, log_verifier=verifier, max_silence_s=arguments.max_silence,
+        policy=read_policy(arguments), max_age_s=arguments.max_age,
+    )  # fmt: skip
     place = read_live(arguments)
     while True:
         status = _look(held, place.open(), out)
@@ -86,4 +93,5 @@ def _say(seen: "Seen", out: Out) -> None:
         type="alarm" if is_alarm else "checkpoint", what=seen.what, time=now, origin=point.origin, size=point.size,
         root=point.root.hex(), before_size=None if before is None else before.size,
         before_root=None if before is None else before.root.hex(), evidence=[str(path) for path in seen.evidence],
+        cosigned=[{"witness": name, "time_s": time_s} for name, time_s in seen.cosigned],
     )  # fmt: skip

@@ -2,14 +2,17 @@
 
 import argparse
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from consentd.cli.words import add_pins, read_pins, read_token
+from consentd.cli.out import Out
+from consentd.cli.words import add_pins, read_pins, read_policy, read_token
 from consentd.errors import InvalidError
 
 if TYPE_CHECKING:
     from consentd.audit.places import Place
+    from consentd.core.quorum import Cosigned
 
 MORE = """\
 The ledger is read from one of:
@@ -19,8 +22,8 @@ The ledger is read from one of:
 """
 
 
-def add_place(verb: argparse.ArgumentParser, *, exported: bool = True) -> None:
-    """Add where the ledger is; *exported*: it may be a directory."""
+def add_place(verb: argparse.ArgumentParser, *, exported: bool = True, witnesses: bool = False) -> None:
+    """Add where the ledger is; *exported*: it may be a directory; *witnesses*: they may be asked for."""
     group = verb.add_argument_group("the ledger")
     if exported:
         group.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="an exported ledger")
@@ -28,7 +31,12 @@ def add_place(verb: argparse.ArgumentParser, *, exported: bool = True) -> None:
     group.add_argument("--config", type=Path, metavar="FILE", help="of a stopped daemon, as in ops/consentd.toml")
     group.add_argument("--url", metavar="URL", help="of a running daemon's HTTP, `http://127.0.0.1:7401`")
     add_caller(group)
-    add_pins(verb, witnesses=False)
+    add_pins(verb, witnesses=witnesses)
+    if witnesses:
+        verb.add_argument(
+            "--max-age", type=read_seconds, metavar="S",
+            help="--policy: age of the oldest cosignatures that count (default: any, for an old export)",
+        )  # fmt: skip
 
 
 def add_caller(group: Any) -> None:
@@ -66,6 +74,49 @@ def read_place(arguments: argparse.Namespace) -> "tuple[Place, str, Any]":
     return read_live(arguments), origin, verifier
 
 
+def read_witnessed(arguments: argparse.Namespace) -> "tuple[Place, str, Any, list[Cosigned]]":
+    """Return (place, origin, log verifier, seen): where a policy is given, a place that asks for its witnesses.
+
+    What they cosigned stands in *seen* once the place was read; it stays empty where nobody was asked for.
+
+    Raises:
+        InvalidError: as ``read_place``; the policy is none; or an age is given without one.
+        StorageError: a file cannot be read.
+    """
+    place, origin, verifier = read_place(arguments)
+    policy = read_policy(arguments)
+    if policy is None:
+        if arguments.max_age is not None:
+            raise InvalidError("--max-age is of cosignatures: give the witnesses with --policy")
+        return place, origin, verifier, []
+    from consentd.audit.witnessed import Witnessed
+
+    witnessed = Witnessed(
+        place=place, policy=policy, origin=origin, log_verifier=verifier, now_s=int(time.time()),
+        max_age_s=arguments.max_age,
+    )  # fmt: skip
+    return witnessed, origin, verifier, witnessed.seen
+
+
+def say_cosigned(arguments: argparse.Namespace, out: Out, seen: "list[Cosigned]") -> list[dict[str, object]]:
+    """Say who cosigned the checkpoint that was read, and how long ago; return it for ``--json``."""
+    if arguments.policy is None:
+        out.talk("not checked: witnesses; give their policy with --policy")
+        return []
+    now_s = int(time.time())
+    found = [(name, time_s) for cosigned in seen[-1:] for name, time_s in cosigned.cosignatures]
+    for name, time_s in found:
+        out.talk(f"cosigned: by {name}, {now_s - time_s} s ago")
+    return [{"witness": name, "time_s": time_s} for name, time_s in found]
+
+
+def read_seconds(text: str) -> int:
+    """Return a number of seconds; an argparse type."""
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError("not a number of seconds")
+    return int(text)
+
+
 def read_live(arguments: argparse.Namespace) -> "Place":
     """Return the running daemon that is named."""
     from consentd.audit.live import Live
@@ -83,8 +134,11 @@ def _files(arguments: argparse.Namespace) -> "tuple[Place, str, Any]":
 
     config = load(arguments.config)
     has_vault = config.ledger.vault_dir.exists() and config.keys.vault_key_file.exists()
+    # The lock has the log's signature alone; what witnesses cosigned lies in the checkpoint that was published.
+    ledger = config.ledger
+    lock_path = ledger.published_path if "max_age" in arguments and arguments.policy is not None else ledger.lock_path
     place = DataDirectory(
-        store_dir=config.ledger.store_dir, lock_path=config.ledger.lock_path,
+        store_dir=ledger.store_dir, lock_path=lock_path,
         vault_dir=config.ledger.vault_dir if has_vault else None,
         vault_key_file=config.keys.vault_key_file if has_vault else None,
     )  # fmt: skip

@@ -65,7 +65,8 @@ def add_pins(verb: argparse.ArgumentParser, *, witnesses: bool = True) -> None:
         "--log-key",
         default=os.environ.get("CONSENTD_LOG_KEY", ""),
         metavar="VKEY|FILE",
-        help="public key that signs checkpoints (CONSENTD_LOG_KEY); `consentd keygen` shows it",
+        help="public key that signs checkpoints (CONSENTD_LOG_KEY); `consentd keygen` shows it. A FILE's second line "
+        "is the log's ML-DSA-44 key, which must then have signed too",
     )
     group.add_argument(
         "--origin",
@@ -148,8 +149,8 @@ def read_trust(arguments: argparse.Namespace) -> "Trust":
     """
     from consentd_client import Trust
 
-    origin, verifier = read_pins(arguments)
-    return Trust(origin, verifier, read_policy(arguments))
+    verifier, *also = _read_log_keys(arguments)
+    return Trust(arguments.origin or verifier.name, verifier, read_policy(arguments), tuple(also))
 
 
 def read_policy(arguments: argparse.Namespace) -> "WitnessPolicy | None":
@@ -173,8 +174,17 @@ def read_pins(arguments: argparse.Namespace) -> tuple[str, Any]:
     """Return (origin, verifier) as pinned; imports neither gRPC nor protobuf.
 
     Raises:
-        InvalidError: no log key is given, or it is none.
+        InvalidError: no log key is given, it is none, or more than this verb looks at.
     """
+    verifier, *also = _read_log_keys(arguments)
+    if also:
+        # A key that was pinned must not go unasked in silence.
+        raise InvalidError("log key file has more than one key, and this verb verifies one: give that of Ed25519 alone")
+    return arguments.origin or verifier.name, verifier
+
+
+def _read_log_keys(arguments: argparse.Namespace) -> list[Any]:
+    """Return the log's keys as pinned: one, or one on each line of a file."""
     from consentd.core.note import parse_vkey
 
     given = arguments.log_key
@@ -183,11 +193,17 @@ def read_pins(arguments: argparse.Namespace) -> tuple[str, Any]:
     if "+" not in given:
         given = read_text(Path(given), "log key file")
     try:
-        verifier = parse_vkey(given.strip())
+        first, *more = given.split() or [""]
+        keys: list[Any] = [parse_vkey(first)]
+        if more:
+            # Only then: it needs the server's parts.
+            from consentd.server.mldsa import parse_mldsa_vkey
+
+            keys += map(parse_mldsa_vkey, more)
     except MalformedError as error:
         # A bad pin disproves nothing.
         raise InvalidError(f"log key is not a C2SP verifier key: {error}") from error
-    return arguments.origin or verifier.name, verifier
+    return keys
 
 
 def read_subject(arguments: argparse.Namespace) -> "Subject":

@@ -92,7 +92,9 @@ class Statements:
             self._participants[event.tag] = message.participant_id
         elif event.kind == EntryKind.KEY:
             name = self._participants.get(event.tag)
-            if name is None:
+            if event.tag == codec.public_tag("ledger"):
+                self._put_key(message.key, event, Owner.LEDGER, "", retired=message.retired)
+            elif name is None:
                 self._put_key(message.key, event, Owner.SUBJECT, event.tag, retired=message.retired)
             else:
                 self._put_key(message.key, event, Owner.PARTICIPANT, name, retired=message.retired)

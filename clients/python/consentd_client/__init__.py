@@ -33,6 +33,7 @@ from consentd_client.connect import Tls
 from consentd_client.consents import Granted
 from consentd_client.decisions import Authorized, Checked
 from consentd_client.entries import Entry, History
+from consentd_client.history_file import format_history, open_history, parse_history
 from consentd_client.memory import FileMemory, HeldEntry, HeldHistory, Memory, RamMemory
 from consentd_client.policy import AccessOutcome
 from consentd_client.receipts import Receipt, verify_receipt
@@ -75,7 +76,10 @@ __all__ = [
     "Tls",
     "Trust",
     "consent_pb2",
+    "format_history",
     "new_request_id",
+    "open_history",
+    "parse_history",
     "pin",
     "statement_pb2",
     "verify_receipt",

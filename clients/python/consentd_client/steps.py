@@ -12,14 +12,15 @@ Everything that has a meaning (requests, repeats, failing closed, verification) 
 steps. So there is one copy of it, and it is tested without a network. Model: h11's "sans IO".
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from google.protobuf.message import Message
 
-from consentd.core.note import NoteVerifier, Verifier, parse_vkey
-from consentd.core.quorum import MAX_AGE_S, WitnessPolicy, parse_policy, verify_cosigned
+from consentd.core.checkpoint import open_checkpoint
+from consentd.core.note import NoteVerifier, parse_vkey
+from consentd.core.quorum import MAX_AGE_S, ParseKey, WitnessPolicy, parse_policy, verify_cosigned
 from consentd.errors import InvalidError, MalformedError, StorageError
 from consentd_client.memory import Memory
 
@@ -44,14 +45,16 @@ class Trust:
         origin: the ledger's name.
         log_key: what its checkpoints are signed with.
         policy: which witnesses must have cosigned, so that everyone is shown the same ledger; None: nobody need have.
+        also: further keys of the log's own, ML-DSA-44 beside Ed25519: each of them must have signed too.
     """
 
     origin: str
     log_key: NoteVerifier
     policy: WitnessPolicy | None = None
+    also: tuple[NoteVerifier, ...] = ()
 
     def verify_witnessed(self, checkpoint: bytes, *, now_ms: int | None, seal_time_ms: int | None = None) -> None:
-        """Verify that the pinned witnesses cosigned a checkpoint note, if there are any.
+        """Verify that the log's further keys signed a checkpoint note, and the pinned witnesses, if there are any.
 
         Args:
             checkpoint: the signed note.
@@ -59,8 +62,12 @@ class Trust:
             seal_time_ms: time of the tree's last seal, where it is known.
 
         Raises:
-            SignatureError: they are no quorum, or not recently enough.
+            SignatureError: a key has not signed, or they are no quorum, or not recently enough.
         """
+        for key in self.also:
+            # INVARIANT: a pinned key is a known one, so that its line may neither be wrong nor missing. Whoever breaks
+            # one kind of signature has not broken the other.
+            open_checkpoint(checkpoint, self.origin, key)
         if self.policy is not None:
             verify_cosigned(
                 checkpoint,
@@ -72,19 +79,45 @@ class Trust:
             )
 
 
-def pin(log_key: str | Verifier, origin: str = "", *, policy: bytes | None = None) -> Trust:
+def pin(
+    log_key: str | NoteVerifier,
+    origin: str = "",
+    *,
+    also: Iterable[str | NoteVerifier] = (),
+    policy: bytes | None = None,
+    parse_mldsa: ParseKey | None = None,
+) -> Trust:
     """Pin a log key, as C2SP vkey text or parsed; the origin, by default the key's own name; and witnesses.
 
     Args:
         log_key: what checkpoints are signed with.
         origin: the ledger's name.
+        also: further keys of the log's own, each of which must have signed as well.
         policy: which witnesses must have cosigned, as a C2SP tlog-policy file has it; None: nobody need have.
+        parse_mldsa: reads a vkey of ML-DSA-44, for those who have the code: ``consentd.server.mldsa`` has, with the
+            server's parts installed. Left out, such a key cannot be pinned, and in a policy it counts for nothing.
 
     Raises:
-        MalformedError: the text is not a verifier key, or the policy not one.
+        MalformedError: the text is not a verifier key that can be read, or the policy not one.
     """
-    verifier = parse_vkey(log_key.strip()) if isinstance(log_key, str) else log_key
-    return Trust(origin or verifier.name, verifier, None if policy is None else parse_policy(policy))
+    verifier = _parse_key(log_key, parse_mldsa)
+    return Trust(
+        origin or verifier.name,
+        verifier,
+        None if policy is None else parse_policy(policy, parse_mldsa=parse_mldsa),
+        tuple(_parse_key(key, parse_mldsa) for key in also),
+    )
+
+
+def _parse_key(given: str | NoteVerifier, parse_mldsa: ParseKey | None) -> NoteVerifier:
+    if not isinstance(given, str):
+        return given
+    try:
+        return parse_vkey(given.strip())
+    except MalformedError:
+        if parse_mldsa is None:
+            raise
+    return parse_mldsa(given.strip())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

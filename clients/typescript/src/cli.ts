@@ -1,15 +1,16 @@
 #!/usr/bin/env node
 /**
- * Verify a history file or a receipt on the command line. stdout is the answer, stderr is talk.
+ * Verify a history file, a receipt or an audit bundle on the command line. stdout is the answer, stderr is talk.
  */
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 
+import { verifyBundle } from "./bundle.js";
 import { decodeHex, equal } from "./bytes.js";
 import { UnreadKeyError, VerificationError } from "./errors.js";
-import { errorClass, heldJson, historyJson, historyText, parseHeld, receiptJson, receiptText } from "./report.js";
-import type { HeldFile, Json } from "./report.js";
+import { bundleJson, bundleText, errorClass, heldJson, historyJson, historyText, isTold, parseHeld } from "./report.js";
+import { type HeldFile, type Json, receiptJson, receiptText } from "./report.js";
 import { type HistoryOptions, type Trust, verifyHistory, verifyReceipt } from "./verify.js";
 
 const PROVEN = 0;
@@ -18,8 +19,10 @@ const COULD_NOT_TELL = 2;
 
 const HELP = `usage: consentd-verify history FILE --log-key VKEY [options]
        consentd-verify receipt FILE LEAF --log-key VKEY [options]
+       consentd-verify bundle FILE --log-key VKEY [options]
 
-Verify, offline, a history file (\`consentd history export\`) or a receipt (.tlog-proof) with its leaf. \`-\` is stdin.
+Verify, offline, a history file (\`consentd history --save\`), a receipt (.tlog-proof) with its leaf (\`consentd receipt
+--save\`), or an audit bundle (\`consentd audit bundle\`). \`-\` is stdin.
 
   --log-key VKEY       the log's key, name+id+base64; get it on another way than the proof
   --origin ORIGIN      the ledger's name; by default the key's
@@ -27,8 +30,9 @@ Verify, offline, a history file (\`consentd history export\`) or a receipt (.tlo
   --public-name NAME   history: whose it must be, a public chain such as participant/ID
   --held FILE          history: what --keep wrote the last time
   --keep FILE          history: write what was verified, for --held
-  --witness VKEY       a witness's key; may be repeated
+  --witness VKEY       history, receipt: a witness's key; may be repeated
   --quorum N           how many witnesses must have cosigned in the last five minutes; by default 0
+  --policy FILE        bundle: witnesses of whom a quorum must have cosigned, whenever that was (C2SP tlog-policy)
   --json               one JSON object instead of text
   --help               show this
 
@@ -44,6 +48,7 @@ const OPTIONS = {
   keep: { type: "string" },
   witness: { type: "string", multiple: true },
   quorum: { type: "string" },
+  policy: { type: "string" },
   json: { type: "boolean" },
   help: { type: "boolean" },
 } as const;
@@ -60,10 +65,12 @@ function main(args: string[]): number {
   }
   if (command === "history" && files.length === 1) return history(files[0]!, values);
   if (command === "receipt" && files.length === 2) return receipt(files[0]!, files[1]!, values);
-  throw new TypeError("command is neither `history FILE` nor `receipt FILE LEAF`; see --help");
+  if (command === "bundle" && files.length === 1) return bundle(files[0]!, values);
+  throw new TypeError("command is none of `history FILE`, `receipt FILE LEAF`, `bundle FILE`; see --help");
 }
 
 function history(file: string, values: Values): number {
+  refuseOptions(values, "history", ["policy"]);
   const kept = values.held === undefined ? null : parseHeld(readFileSync(values.held, "utf8"));
   const tag = values.tag === undefined ? kept?.tag : readTag(values.tag);
   if (kept && tag && !equal(kept.tag, tag)) throw new TypeError("held file is of another tag");
@@ -82,17 +89,35 @@ function history(file: string, values: Values): number {
 }
 
 function receipt(file: string, leaf: string, values: Values): number {
+  refuseOptions(values, "receipt", ["policy", "tag", "public-name", "held", "keep"]);
   const evidence = verifyReceipt(read(file), read(leaf), trustOf(values));
   answer(values, receiptJson(evidence), receiptText(evidence));
   return PROVEN;
 }
 
-function trustOf(values: Values): Trust {
+function bundle(file: string, values: Values): number {
+  refuseOptions(values, "bundle", ["witness", "quorum", "tag", "public-name", "held", "keep"]);
+  const policy = values.policy === undefined ? {} : { policy: readFileSync(values.policy) };
+  const evidence = verifyBundle(read(file), { ...pinsOf(values), ...policy });
+  answer(values, bundleJson(evidence), bundleText(evidence));
+  return isTold(evidence) ? PROVEN : COULD_NOT_TELL;
+}
+
+/** What is asked for must not be passed over in silence. */
+function refuseOptions(values: Values, command: string, names: readonly (keyof Values)[]): void {
+  const given = names.find((name) => values[name] !== undefined);
+  if (given !== undefined) throw new TypeError(`--${given} is no option of \`${command}\``);
+}
+
+function pinsOf(values: Values): Pick<Trust, "logKey" | "origin"> {
   const logKey = values["log-key"];
   if (logKey === undefined) throw new TypeError("--log-key is missing");
+  return { logKey, origin: values.origin ?? logKey.split("+", 1)[0]! };
+}
+
+function trustOf(values: Values): Trust {
   return {
-    logKey,
-    origin: values.origin ?? logKey.split("+", 1)[0]!,
+    ...pinsOf(values),
     witnesses: values.witness ?? [],
     quorum: values.quorum === undefined ? 0 : Number(values.quorum || NaN),
     now: Date.now(),

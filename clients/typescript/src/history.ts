@@ -186,7 +186,7 @@ export function verifyChain(chain: ChainProof, seal: codec.Seal, held: HeldChain
     }
     [seq, head, timeMs] = [event.seq, codec.chainHash(leaf), event.timeMs];
     erased = event.kind === ERASURE;
-    verified.push({ event, statement: opening && open(event, opening) });
+    verified.push({ event, statement: opening && openStatement(event, opening) });
   }
   if (!equal(head, chain.count ? chain.head : codec.ZERO_HASH)) {
     throw new ProofError("last entry is not the head that the map has");
@@ -242,6 +242,11 @@ export class KeyTerms {
   addAll(chain: Pick<ChainProof, "tag" | "publicName">, keys: readonly HeldKey[]): void {
     const owner = ownerOf(chain);
     for (const { key, timeMs, retired } of keys) this.#add(encodeHex(key), owner, timeMs, retired);
+  }
+
+  /** Tell whether this key was ever in force for anyone. */
+  has(key: Uint8Array): boolean {
+    return Boolean(this.#terms.get(encodeHex(key))?.length);
   }
 
   /** Return a term of this key in which it may sign this entry. */
@@ -323,7 +328,12 @@ function verifyStanding({ tag, publicName, count, head, mapProof }: ChainProof, 
   verifyPresence(mapRoot, key, codec.mapValue(tag, count, head), mapProof);
 }
 
-function open(event: codec.Event, { salt, statement }: Opening): codec.Statement {
+/** Return the statement of an opening that its leaf commits to.
+ *
+ * @throws {MalformedError} the salt or the statement is not one.
+ * @throws {ProofError} it is not what the leaf commits to.
+ */
+export function openStatement(event: codec.Event, { salt, statement }: Opening): codec.Statement {
   // INVARIANT: the salt's length is fixed, or the same hash would open to other statements.
   if (salt.length !== SALT_SIZE) throw new MalformedError("salt is not 32 bytes long");
   if (!equal(codec.commit(salt, statement), event.commit)) {

@@ -3,11 +3,14 @@
  */
 
 import { decodeBase64, decodeHex, encodeBase64, encodeHex } from "./bytes.js";
+import type { BundleEvidence } from "./bundle.js";
+import type { BundleScope } from "./bundle_file.js";
 import type { Event, Seal } from "./codec.js";
 import { MalformedError, ProofError, SignatureError, type VerificationError } from "./errors.js";
 import type { Held, HeldChain, KeyTerm } from "./history.js";
 import { KINDS } from "./kinds.js";
-import { type Cosignature, type HistoryEvidence, NOT_PROVEN, type ReceiptEvidence } from "./verify.js";
+import type { Cosignature } from "./policy.js";
+import { type HistoryEvidence, NOT_PROVEN, type ProvenEntry, type ReceiptEvidence, type Unread } from "./verify.js";
 
 /** A value that JSON can hold. */
 export type Json = string | number | boolean | null | readonly Json[] | { readonly [name: string]: Json };
@@ -36,12 +39,8 @@ export function historyJson(evidence: HistoryEvidence): Json {
     public_name: publicName,
     count: integer(count),
     erased,
-    unread: unread.map(({ publicName, seq, kind }) => ({ public_name: publicName, seq: integer(seq), kind })),
-    entries: evidence.entries.map(({ event, statement, author }) => ({
-      ...leafJson(event),
-      author: author && authorName(author),
-      payload: statement && encodeBase64(statement.payload),
-    })),
+    unread: unreadJson(unread),
+    entries: evidence.entries.map(entryJson),
     not_proven: NOT_PROVEN,
     held: heldJson(evidence),
   };
@@ -51,6 +50,60 @@ export function historyJson(evidence: HistoryEvidence): Json {
 export function receiptJson(evidence: ReceiptEvidence): Json {
   const { index, leaf } = evidence;
   return { verdict: "proven", ...anchorJson(evidence), index: integer(index), leaf: leafJson(leaf) };
+}
+
+/** Return what a bundle proves as JSON. */
+export function bundleJson(evidence: BundleEvidence): Json {
+  const { scope, seal, chains, entries, closed, unproven, unread } = evidence;
+  return {
+    verdict: isTold(evidence) ? "proven" : "could not tell",
+    ...anchorJson(evidence),
+    seal_time_ms: integer(seal.timeMs),
+    scope: scopeJson(scope),
+    chains: chains.map(({ tag, publicName, entries }) => ({
+      tag: encodeHex(tag),
+      public_name: publicName,
+      entries: entries.map(entryJson),
+    })),
+    entries: entries.map(({ index, leaf, statement, author }) => ({
+      index: integer(index),
+      ...leafJson(leaf),
+      author: author && authorName(author),
+      payload: statement && encodeBase64(statement.payload),
+    })),
+    closed,
+    unproven,
+    unread: unreadJson(unread),
+    not_proven: BUNDLE_NOT_PROVEN,
+  };
+}
+
+/** Tell whether all that a bundle says could be told. */
+export function isTold({ unproven, unread }: BundleEvidence): boolean {
+  return !unproven && !unread.length;
+}
+
+/** Return what a bundle proves as lines of text. */
+export function bundleText(evidence: BundleEvidence): string[] {
+  const { checkpoint, seal, scope, chains, entries, closed, unproven, unread } = evidence;
+  const lines = [
+    `this stands in ${checkpoint.origin} at tree size ${checkpoint.size}, sealed ${time(seal.timeMs)}`,
+    scopeText(scope),
+  ];
+  for (const { tag, publicName, entries } of chains) {
+    lines.push(`${publicName || `tag ${encodeHex(tag)}`} has these entries and no others:`, ...entries.map(entryText));
+  }
+  if (entries.length) lines.push("single entries:");
+  for (const { index, leaf, statement, author } of entries) {
+    const by = author ? authorName(author) : statement ? "(a key not shown to be anybody's)" : "(no statement)";
+    const what = leaf.type === "seal" ? "SEAL" : kindName(leaf.kind).padEnd(11);
+    lines.push(`${String(index).padStart(8)}  ${time(leaf.timeMs)}  ${what}${leaf.type === "seal" ? "" : ` ${by}`}`);
+  }
+  lines.push(...cosignatureText(evidence.cosignatures));
+  if (closed) lines.push(`statements that are not in it: ${closed}`);
+  if (unproven) lines.push(`could not tell whose key it was, for want of the person's chain: ${unproven}`);
+  lines.push(...unreadText(unread));
+  return [...lines, "not proven:", ...BUNDLE_NOT_PROVEN.map((text) => `  ${text}`)];
 }
 
 /** Return what a history proves as lines of text. */
@@ -65,17 +118,10 @@ export function historyText(evidence: HistoryEvidence): string[] {
         `sealed ${time(seal.timeMs)}`,
   ];
   if (before) lines.push(`(1 to ${before} were verified before)`);
-  for (const { event, author } of entries) {
-    const ref = event.ref ? ` ref ${event.ref}` : "";
-    const by = author ? authorName(author) : "(erased)";
-    const what = kindName(event.kind).padEnd(11);
-    lines.push(`${String(event.seq).padStart(5)}  ${time(event.timeMs)}  ${what} ${by}${ref}`);
-  }
+  lines.push(...entries.map(entryText));
   if (erased) lines.push("the chain ends in an erasure");
   lines.push(...cosignatureText(evidence.cosignatures));
-  for (const { publicName, seq, kind } of unread) {
-    lines.push(`could not tell what ${kindName(kind)} says, seq ${seq}${publicName && ` of ${publicName}`}`);
-  }
+  lines.push(...unreadText(unread));
   return [...lines, "not proven:", ...NOT_PROVEN.map((text) => `  ${text}`)];
 }
 
@@ -143,7 +189,53 @@ export function parseHeld(text: string): HeldFile {
   }
 }
 
-function anchorJson({ checkpoint, cosignatures }: HistoryEvidence | ReceiptEvidence): Record<string, Json> {
+/** What a bundle does not prove, whatever is in it. */
+const BUNDLE_NOT_PROVEN: readonly string[] = [
+  "that it is this that was asked for: of a participant's entries outside its chain, that they are all",
+  ...NOT_PROVEN,
+];
+
+function entryJson({ event, statement, author }: ProvenEntry): Json {
+  return {
+    ...leafJson(event),
+    author: author && authorName(author),
+    payload: statement && encodeBase64(statement.payload),
+  };
+}
+
+function entryText({ event, author }: ProvenEntry): string {
+  const ref = event.ref ? ` ref ${event.ref}` : "";
+  const by = author ? authorName(author) : "(erased)";
+  const what = kindName(event.kind).padEnd(11);
+  return `${String(event.seq).padStart(5)}  ${time(event.timeMs)}  ${what} ${by}${ref}`;
+}
+
+function unreadJson(unread: readonly Unread[]): Json {
+  return unread.map(({ publicName, seq, kind }) => ({ public_name: publicName, seq: integer(seq), kind }));
+}
+
+function unreadText(unread: readonly Unread[]): string[] {
+  return unread.map(
+    ({ publicName, seq, kind }) =>
+      `could not tell what ${kindName(kind)} says, seq ${seq}${publicName && ` of ${publicName}`}`,
+  );
+}
+
+function scopeJson({ range, tag, participant }: BundleScope): Json {
+  if (range) return { first: integer(range[0]), last: integer(range[1]) };
+  return tag ? { tag: encodeHex(tag) } : { participant };
+}
+
+function scopeText({ range, tag, participant }: BundleScope): string {
+  if (range) return `it says it is of the entries ${range[0]} to ${range[1]}: they are all there`;
+  if (tag) return `it says it is of tag ${encodeHex(tag)}: its chain is whole`;
+  return `it says it is of participant ${participant}: its chain is whole`;
+}
+
+function anchorJson({
+  checkpoint,
+  cosignatures,
+}: HistoryEvidence | ReceiptEvidence | BundleEvidence): Record<string, Json> {
   const { origin, size, root } = checkpoint;
   return {
     origin,

@@ -15,7 +15,6 @@ import {
   type HeldChain,
   type HistoryProof,
   type KeyTerm,
-  KeyTerms,
   LEDGER_NAME,
   PARTICIPANT,
   readKeys,
@@ -23,8 +22,10 @@ import {
   verifyAuthors,
   verifyChain,
 } from "./history.js";
+import { settleKeys } from "./keys.js";
 import { ERASURE, KINDS } from "./kinds.js";
 import { COSIGNATURE, formatVkey, isBy, type Note, parseVkey, timeOf, Verifier } from "./note.js";
+import type { Cosignature } from "./policy.js";
 import type { LedgerStatement } from "./wire.js";
 
 /** How long ago a cosignature may have been made. */
@@ -67,12 +68,6 @@ export interface HistoryOptions extends Trust {
   readonly held?: Held;
   /** What `HistoryEvidence.heldChain` was the last time, where only later entries were asked for. */
   readonly heldChain?: HeldChain;
-}
-
-/** A witness's cosignature that verified. */
-export interface Cosignature {
-  readonly name: string;
-  readonly timeMs: number;
 }
 
 /** An entry of a history, proven. */
@@ -149,10 +144,7 @@ export function verifyHistory(
     chains.push({ chain, entries: verifyChain(chain, seal) });
   }
   const said = chains.map(({ chain, entries }) => readKeys(chain, entries));
-  const terms = new KeyTerms();
-  if (heldChain !== null) terms.addAll(asked, heldChain.keys);
-  chains.forEach(({ chain }, place) => terms.addAll(chain, said[place]!.keys));
-  terms.isWhole = said.every(({ unread }) => !unread.length);
+  const terms = settleKeys(chains, heldChain?.keys ?? [], trust.origin, said.every(({ unread }) => !unread.length));
   const authors = chains.map(({ entries }) => verifyAuthors(entries, trust.origin, terms));
   // Of the chain `ledger` itself what is held was held against what is pinned when it was verified.
   if (asked.publicName !== LEDGER_NAME || !heldChain?.count) checkLedger(said.flatMap(({ ledger }) => ledger), trust);
@@ -216,7 +208,11 @@ function readTrust(options: Trust): ReadTrust {
   return { origin, log, witnesses: distinct, quorum, nowMs: now, maxAgeMs };
 }
 
-function readKey(key: string | Verifier): Verifier {
+/** Read a pinned key.
+ *
+ * @throws {TypeError} it is none.
+ */
+export function readKey(key: string | Verifier): Verifier {
   if (key instanceof Verifier) return key;
   try {
     return parseVkey(key);
@@ -243,8 +239,14 @@ function checkNeeded({ tag, publicName }: ChainProof, before: readonly { chain: 
   }
 }
 
-/** Hold what the ledger says of itself against what is pinned. */
-function checkLedger(statements: readonly LedgerStatement[], { origin, log }: ReadTrust): void {
+/** Hold what the ledger says of itself against what is pinned.
+ *
+ * @throws {ProofError} it names another origin, or not the log key.
+ */
+export function checkLedger(
+  statements: readonly LedgerStatement[],
+  { origin, log }: { readonly origin: string; readonly log: Verifier },
+): void {
   if (!statements.length || statements.some((said) => said.origin !== origin)) {
     throw new ProofError("ledger names another origin for itself than the one pinned");
   }

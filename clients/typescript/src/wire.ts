@@ -18,7 +18,18 @@ type Value = bigint | Uint8Array | string | string[];
 
 const ATTESTATION: Fields = { 1: "text", 2: "text" };
 const KEY_STATEMENT: Fields = { 1: "bytes", 2: 64, 3: ATTESTATION };
-const LEDGER_STATEMENT: Fields = { 1: "text", 2: "texts", 3: "bytes", 4: "text", 5: "bytes", 6: 32, 7: "bytes" };
+const PRUNING: Fields = { 1: 64, 2: 64 };
+const LEDGER_STATEMENT: Fields = {
+  1: "text",
+  2: "texts",
+  3: "bytes",
+  4: "text",
+  5: "bytes",
+  6: 32,
+  7: "bytes",
+  8: 32,
+  9: PRUNING,
+};
 
 const VARINT = 0;
 const LENGTH = 2;

@@ -9,7 +9,8 @@ import { after, test } from "node:test";
 
 import { heldJson, parseHeld } from "../src/report.js";
 import { verifyHistory } from "../src/verify.js";
-import { historyFile, PERSON, proof, RECEIPT, TRUST, value, VKEY } from "./example.js";
+import { bundleParts, historyFile, PERSON, proof, RECEIPT, TRUST, value, VKEY, zip } from "./example.js";
+import { bytes, readVectors, withoutVectors } from "./vectors.js";
 
 const PERSON_HEX = Buffer.from(PERSON).toString("hex");
 const directory = mkdtempSync(join(tmpdir(), "consentd-verify-"));
@@ -21,7 +22,7 @@ function file(name: string, content: string | Uint8Array): string {
   return path;
 }
 
-function run(args: string[], input = ""): { status: number | null; stdout: string; stderr: string } {
+function run(args: string[], input: string | Uint8Array = ""): { status: number | null; stdout: string; stderr: string } {
   const done = spawnSync(process.execPath, ["dist/src/cli.js", ...args], { input, encoding: "utf8" });
   return { status: done.status, stdout: done.stdout, stderr: done.stderr };
 }
@@ -80,6 +81,47 @@ test("a receipt", () => {
   assert.equal(run(["receipt", leaf, bundle, ...trust]).status, 1);
 });
 
+test("an audit bundle", () => {
+  const path = file("case.zip", zip(bundleParts()));
+  const { status, stdout, stderr } = run(["bundle", path, ...trust]);
+  assert.deepEqual([status, stderr], [0, ""]);
+  assert.match(stdout, /^this stands in consent\.example\.org\/spec at tree size 11, sealed 2025/);
+  assert.match(stdout, /^it says it is of tag (aa){32}: its chain is whole$/m);
+  assert.match(stdout, /^tag (aa){32} has these entries and no others:$/m);
+  const answer = JSON.parse(run(["bundle", "-", ...trust, "--json"], zip(bundleParts())).stdout);
+  assert.deepEqual([answer.verdict, answer.scope], ["proven", { tag: PERSON_HEX }]);
+  assert.deepEqual(answer.chains[0].entries.map((entry: { author: string }) => entry.author).slice(1, 3), [
+    "ledger",
+    "the person",
+  ]);
+  const parts = bundleParts();
+  const chains = parts["chains.jsonl"]!.replace('"count":4', '"count":5');
+  const changed = run(["bundle", file("changed.zip", zip({ ...parts, "chains.jsonl": chains })), ...trust, "--json"]);
+  assert.deepEqual([changed.status, JSON.parse(changed.stdout).error], [1, "proof"]);
+  assert.equal(run(["bundle", whole, ...trust]).status, 1);
+  assert.equal(run(["bundle", path, ...trust, "--origin", "other"]).status, 1);
+  const policy = file("policy", "quorum none\n");
+  assert.equal(run(["bundle", path, ...trust, "--policy", policy]).status, 0);
+});
+
+test("what of a bundle could not be told", { skip: withoutVectors }, () => {
+  const named = (name: string) => readVectors("bundle").find((one) => one.name === name)!;
+  for (const [name, pattern] of [
+    ["bundle: range with own key", /^could not tell whose key it was, for want of the person's chain: 1$/m],
+    ["bundle: range with unknown kind", /^could not tell what kind 200 says, seq 4$/m],
+  ] as const) {
+    const { content, under } = named(name);
+    const { status, stdout } = run(["bundle", file("untold.zip", bytes(content)), "--log-key", under["log_key"] as string]);
+    assert.equal(status, 2, name);
+    assert.match(stdout, pattern);
+  }
+  const { content, under } = named("bundle: range without statements");
+  const { status, stdout } = run(["bundle", file("closed.zip", bytes(content)), "--log-key", under["log_key"] as string]);
+  assert.equal(status, 0);
+  assert.match(stdout, /^it says it is of the entries 8 to 14: they are all there$/m);
+  assert.match(stdout, /^statements that are not in it: 6$/m);
+});
+
 test("what was kept is held against the next history", () => {
   const kept = join(directory, "kept");
   assert.equal(run(["history", whole, ...trust, "--tag", PERSON_HEX, "--keep", kept]).status, 0);
@@ -112,6 +154,13 @@ test("what could not be told", () => {
     ["history", whole, ...trust, "--quorum", ""],
     ["history", whole, ...trust, "--held", held],
     ["history", whole, ...trust, "--unknown"],
+    ["history", whole, ...trust, "--policy", held],
+    ["receipt", whole, whole, ...trust, "--tag", PERSON_HEX],
+    ["bundle", whole],
+    ["bundle", whole, whole, ...trust],
+    ["bundle", whole, ...trust, "--quorum", "1"],
+    ["bundle", whole, ...trust, "--policy", held],
+    ["bundle", whole, ...trust, "--policy", join(directory, "missing")],
     ["history", join(directory, "missing"), ...trust],
   ]) {
     const { status, stdout, stderr } = run(args);

@@ -1,0 +1,408 @@
+"""History files: what a daemon shows is saved, and verified from the file alone; and what such a file must not be."""
+
+import io
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from consentd import cli
+from consentd.core import codec, note, quorum
+from consentd.core.history import ChainProof, HistoryEntry, HistoryProof
+from consentd.errors import MalformedError, ProofError, SignatureError
+from consentd.server.keys import read_keys
+from consentd_client import (
+    Client,
+    FileMemory,
+    Subject,
+    Trust,
+    format_history,
+    history_file,
+    open_history,
+    parse_history,
+    pin,
+    verify_receipt,
+)
+from consentd_client.steps import Step, Stream
+from ledger_case import LOG, ORIGIN, START_MS, LedgerCase
+from running import Running, make_running
+from vectors_case import BANK, CITIZEN
+from vectors_notes import WITNESS
+
+PIN = Trust(ORIGIN, LOG.verifier)
+
+
+@pytest.fixture(scope="module")
+def proof(tmp_path_factory: pytest.TempPathFactory) -> HistoryProof:
+    """A person's history, with a key of the person's own and one of a participant's in it."""
+    case = LedgerCase(tmp_path_factory.mktemp("ledger"))
+    try:
+        case.write(case.key("bank", BANK.public_key))
+        person = case.enrol("somebody", CITIZEN)
+        case.write(case.grant(person, signed=True))
+        seq = case.write(case.access(person)).answer.seq
+        case.write(case.outcome(person, seq, key=BANK))
+        case.seal()
+        return case.history(person.tag, "ledger", "participant/bank")
+    finally:
+        case.close()
+
+
+@pytest.fixture(scope="module")
+def content(proof: HistoryProof) -> bytes:
+    return format_history(proof)
+
+
+# -- the format -------------------------------------------------------------------------------------------------
+
+
+def test_a_file_reads_as_it_was_written(proof: HistoryProof, content: bytes) -> None:
+    assert parse_history(content) == proof
+    assert format_history(parse_history(content)) == content
+    assert list(json.loads(content)) == ["format", "checkpoint", "consistency", "seal", "seal_inclusion", "chains"]
+
+
+raw = some.binary(max_size=80)
+entries = some.builds(HistoryEntry, raw, some.none() | some.tuples(raw, raw))
+chains = some.builds(
+    ChainProof,
+    tag=raw,
+    public_name=some.text(some.characters(exclude_categories=["Cs"]), max_size=20),
+    count=some.integers(0, 2**53 - 1),
+    head=raw,
+    map_proof=raw,
+    first_seq=some.integers(0, 2**53 - 1),
+    entries=some.lists(entries, max_size=3).map(tuple),
+)
+proofs = some.builds(
+    HistoryProof,
+    checkpoint=raw,
+    consistency=some.lists(raw, max_size=3).map(tuple),
+    seal=raw,
+    seal_inclusion=some.lists(raw, max_size=3).map(tuple),
+    chains=some.lists(chains, min_size=1, max_size=3).map(tuple),
+)
+
+
+@given(proofs)
+@settings(max_examples=100)
+def test_any_claims_can_be_written_and_read(proof: HistoryProof) -> None:
+    assert parse_history(format_history(proof)) == proof
+
+
+@given(some.binary() | some.text().map(str.encode) | some.recursive(
+    some.none() | some.booleans() | some.floats() | some.text() | some.sampled_from(["format", "consentd/history/v1"]),
+    lambda inner: some.lists(inner) | some.dictionaries(some.sampled_from(["format", "chains", "seal"]), inner),
+).map(lambda value: json.dumps(value).encode()))  # fmt: skip
+def test_any_other_bytes_are_malformed(content: bytes) -> None:
+    with pytest.raises(MalformedError):
+        parse_history(content)
+
+
+def test_a_file_is_of_bounded_size() -> None:
+    with pytest.raises(MalformedError, match="larger than"):
+        parse_history(bytes(history_file.MAX_SIZE + 1))
+
+
+# -- offline ----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_proves_the_history(proof: HistoryProof, content: bytes) -> None:
+    found = open_history(content, trust=PIN)
+    assert [entry.kind_name for entry in found.entries] == ["ENROL", "KEY", "GRANT", "ACCESS", "OUTCOME"]
+    assert [entry.author for entry in found.entries][-1] == "participant/bank"
+    assert found.tag == proof.chains[0].tag
+    assert open_history(content, trust=PIN, tag=found.tag) == found
+    with pytest.raises(ProofError, match="another chain"):
+        open_history(content, trust=PIN, tag=bytes(32))
+    with pytest.raises(ProofError, match="another chain"):
+        open_history(content, trust=PIN, name="ledger")
+    with pytest.raises(ProofError, match="another origin"):
+        open_history(content, trust=replace(PIN, origin="another"))
+
+
+def test_what_is_left_out_of_a_file_is_missed(proof: HistoryProof) -> None:
+    person, ledger, bank = proof.chains
+
+    def opened(*chains: ChainProof) -> Any:
+        return open_history(format_history(replace(proof, chains=chains)), trust=PIN)
+
+    shorter = replace(person, entries=person.entries[:-1], count=person.count - 1)
+    for error, chains in (
+        (ProofError, (shorter, ledger, bank)),
+        (ProofError, (replace(shorter, count=person.count), ledger, bank)),
+        (SignatureError, (person, bank)),
+        (SignatureError, (person, ledger)),
+        (ProofError, (person, ledger, ledger, bank)),
+    ):
+        with pytest.raises(error):
+            opened(*chains)
+    # What is sent to who holds something does not stand alone.
+    with pytest.raises(ProofError, match="no checkpoint that is held"):
+        open_history(format_history(replace(proof, consistency=(bytes(32),))), trust=PIN)
+    rest = replace(person, entries=person.entries[1:], first_seq=2)
+    with pytest.raises(ProofError, match="not pruned"):
+        opened(rest, ledger, bank)
+
+
+def test_a_seal_that_has_not_come_yet(content: bytes) -> None:
+    sealed = open_history(content, trust=PIN).seal_time_ms
+    open_history(content, trust=PIN, now_ms=sealed - 60_000)
+    open_history(content, trust=PIN, now_ms=sealed + 10**12)
+    with pytest.raises(ProofError, match="not come yet"):
+        open_history(content, trust=PIN, now_ms=sealed - 60_001)
+
+
+def test_witnesses_of_a_file(proof: HistoryProof) -> None:
+    policy = quorum.parse_policy(f"witness w {note.format_vkey(WITNESS.verifier)}\nquorum w\n".encode())
+    trust = replace(PIN, policy=policy)
+    text = note.parse_note(proof.checkpoint).text
+    time_s = START_MS // 1000 + 600
+
+    def opened(*lines: Any, **when: Any) -> Any:
+        noted = note.format_note(text, [LOG.sign(text), *lines])
+        return open_history(format_history(replace(proof, checkpoint=noted)), trust=trust, **when)
+
+    with pytest.raises(SignatureError, match="no quorum"):
+        opened()
+    cosigned = WITNESS.cosign(text, time_s)
+    opened(cosigned)  # of any age
+    opened(cosigned, now_ms=(time_s + 10**6) * 1000)
+    opened(cosigned, now_ms=(time_s + 300) * 1000, max_age_s=300)
+    with pytest.raises(SignatureError, match="no quorum"):
+        opened(cosigned, now_ms=(time_s + 301) * 1000, max_age_s=300)
+    # One from before the seal covered something else.
+    with pytest.raises(SignatureError, match="no quorum"):
+        opened(WITNESS.cosign(text, START_MS // 1000 - 600))
+
+
+# -- from a daemon ----------------------------------------------------------------------------------------------
+
+
+class Result:
+    """What one run of a verb left."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    running = make_running(tmp_path_factory.mktemp("daemon"), checkpoint_interval_ms=10)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def trust(running: Running) -> Trust:
+    return pin(read_keys(running.config).log.verifier, running.config.ledger.origin)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, trust: Trust) -> Run:
+    """Run a verb with the log key pinned and no daemon within reach."""
+    for name in os.environ:
+        if name.startswith(("CONSENTD_", "LC_", "LANG")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("CONSENTD_LOG_KEY", note.format_vkey(trust.log_key))
+    monkeypatch.setenv("CONSENTD_TARGET", "127.0.0.1:1")
+
+    def run(*argv: object, stdin: bytes = b"") -> Result:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capsys.readouterr()
+        try:
+            status = cli.main([str(one) for one in argv])
+        except SystemExit as done:  # argparse's
+            status = int(done.code or 0)
+        told = capsys.readouterr()
+        return Result(status, told.out, told.err)
+
+    return run
+
+
+@pytest.fixture
+def talk(run: Run, running: Running, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a verb against the daemon, as the app."""
+    monkeypatch.setenv("CONSENTD_TARGET", f"127.0.0.1:{running.daemon.grpc_port}")
+    monkeypatch.setenv("CONSENTD_TOKEN", running.tokens["app"])
+    return run
+
+
+class Numbered:
+    """Gives each test persons of its own."""
+
+    count = 0
+
+
+@pytest.fixture
+def person(running: Running) -> Subject:
+    Numbered.count += 1
+    subject = running.enrol(f"FILE-{Numbered.count:04}")
+    grant(running, subject)
+    return subject
+
+
+def grant(running: Running, subject: Subject) -> None:
+    """Grant a consent, and wait until a checkpoint covers it."""
+    running.grant(subject)
+    parts = running.daemon.lobby.parts
+    assert parts is not None
+    parts.sequencer.wait_published(parts.ledger.state.size, 30)
+
+
+def named(subject: Subject) -> str:
+    return f"{subject.scheme}:{subject.value}"
+
+
+def test_a_history_is_saved_and_verified_without_a_daemon(
+    talk: Run, person: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "history.json"
+    saved = talk("history", named(person), "--save", file)
+    assert saved.status == 0
+    assert "history saved" in saved.err
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    monkeypatch.setenv("CONSENTD_TARGET", "127.0.0.1:1")
+    monkeypatch.delenv("CONSENTD_TOKEN")
+    tag = open_tag(file)
+    for verb in (("history", "--from", file), ("history", "--from", file, "--tag", tag)):
+        found = talk(*verb)
+        assert (found.status, found.out) == (0, saved.out)
+        assert "proven: all 2 entries" in found.err
+        assert ("was not said" in found.err) == ("--tag" not in verb)
+    assert talk("history", "--from", "-", "--tag", tag, stdin=file.read_bytes()).out == saved.out
+    summary = json.loads(talk("history", "--from", file, "--json").out.splitlines()[-1])
+    assert {"verdict": "proven", "tag": tag, "public_name": "", "entries": 2}.items() <= summary.items()
+    assert talk("history", "--from", file, "--tag", "00" * 32).status == 1
+    assert talk("history", "--from", file, "--public", "ledger").status == 1
+    assert talk("history", "--from", file, "--origin", "another").status == 1
+    file.write_bytes(file.read_bytes().replace(b'"entries":[{', b'"entries":[{"x":1,', 1))
+    assert talk("history", "--from", file).status == 1
+
+
+def open_tag(file: Path) -> str:
+    return parse_history(file.read_bytes()).chains[0].tag.hex()
+
+
+def test_a_public_history_is_saved(talk: Run, tmp_path: Path) -> None:
+    file = tmp_path / "history.json"
+    assert talk("history", "--public", "participant/clinic-b", "--save", file).status == 0
+    found = talk("history", "--from", file, "--public", "participant/clinic-b")
+    assert (found.status, "PARTICIPANT" in found.out.upper()) == (0, True)
+    assert talk("history", "--from", file).status == 0
+    assert talk("history", "--public", "notice/none", "--save", file).status == 0
+    assert "never about a person" in talk("history", "--from", file).err
+
+
+def test_a_saved_history_stands_alone_whatever_is_remembered(
+    talk: Run, running: Running, person: Subject, tmp_path: Path
+) -> None:
+    """What a memory holds is not sent again; it must be in the file all the same, with the keys that signed it."""
+    memory, file = ("--memory", tmp_path / "memory.json"), tmp_path / "history.json"
+    assert talk("history", named(person), *memory).status == 0
+    grant(running, person)
+    new = talk("history", named(person), *memory, "--new", "--save", file)
+    assert (new.status, len(new.out.splitlines())) == (0, 1)
+    assert len(talk("history", "--from", file).out.splitlines()) == 3
+    assert parse_history(file.read_bytes()).consistency == ()
+
+
+def test_a_file_that_does_not_continue_what_was_read_before_is_not_made(
+    running: Running, trust: Trust, person: Subject
+) -> None:
+    class Changing(Client):
+        """Is shown another seal the second time."""
+
+        asked = 0
+
+        def _carry_out(self, step: Step, deadline: float) -> Any:
+            answer = super()._carry_out(step, deadline)
+            if isinstance(step, Stream):
+                self.asked += 1
+                if self.asked == 2:
+                    answer[0].head.seal = answer[0].head.seal[:-1] + b"?"
+            return answer
+
+    target = f"127.0.0.1:{running.daemon.grpc_port}"
+    with Changing(target, token=running.tokens["app"], trust=trust) as client:
+        with pytest.raises(ProofError):
+            client.run(history_file.history_file(client.session, person))
+        assert client.asked == 2
+
+
+def test_what_from_does_not_go_with(talk: Run, person: Subject, tmp_path: Path) -> None:
+    file = tmp_path / "history.json"
+    assert talk("history", named(person), "--save", file).status == 0
+    for more in (
+        (named(person),), ("--save", tmp_path / "x"), ("--new",), ("--tag", "00" * 32, "--public", "ledger"),
+        ("--max-age", "x"), ("--tag", "zz"),
+    ):  # fmt: skip
+        assert talk("history", "--from", file, *more).status == 2
+    assert talk("history", "--from", tmp_path / "missing").status == 2
+    assert talk("history", named(person), "--max-age", "5").status == 2
+    assert talk("history", named(person), "--save", tmp_path / "no" / "directory").status == 2
+
+
+def test_the_age_of_cosignatures(talk: Run, running: Running, person: Subject, tmp_path: Path) -> None:
+    file, policy = tmp_path / "history.json", tmp_path / "policy"
+    assert talk("history", named(person), "--save", file).status == 0
+    policy.write_text(f"witness w {note.format_vkey(WITNESS.verifier)}\nquorum w\n")
+    assert talk("history", "--from", file, "--policy", policy).status == 1
+    document = parse_history(file.read_bytes())
+    opened = note.parse_note(document.checkpoint)
+    sealed = codec.decode_leaf(document.seal)
+    cosigned = WITNESS.cosign(opened.text, sealed.time_ms // 1000 + 1)
+    lines = note.format_note(opened.text, [*opened.unverified, cosigned])
+    file.write_bytes(format_history(replace(document, checkpoint=lines)))
+    assert talk("history", "--from", file, "--policy", policy).status == 0
+    assert talk("history", "--from", file, "--policy", policy, "--max-age", "1000000").status == 0
+    early = WITNESS.cosign(opened.text, sealed.time_ms // 1000 - 50)
+    lines = note.format_note(opened.text, [*opened.unverified, early])
+    file.write_bytes(format_history(replace(document, checkpoint=lines)))
+    assert talk("history", "--from", file, "--policy", policy, "--max-age", "10").status == 1
+
+
+# -- receipts ---------------------------------------------------------------------------------------------------
+
+
+def test_a_receipt_is_saved_for_other_programs(
+    talk: Run, trust: Trust, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, proof = tmp_path / "enrol.receipt", tmp_path / "enrol.tlog-proof"
+    assert talk("enrol", "mhid:FILE-RECEIPT", "--receipt", kept).status == 0
+    early = json.loads(kept.read_text())
+    kept.write_text(json.dumps({**early, "proof": ""}))
+    done = talk("receipt", kept, "--save", proof)
+    assert (done.status, "proof saved" in done.err) == (0, True)
+    leaf = tmp_path / "enrol.tlog-proof.leaf"
+    verify_receipt(leaf.read_bytes(), proof.read_bytes(), trust)
+    assert talk("verify", proof, "--leaf", leaf).status == 0
+    # What has its proof is not asked for again.
+    monkeypatch.setenv("CONSENTD_TARGET", "127.0.0.1:1")
+    proof.unlink()
+    assert talk("receipt", kept, "--save", proof).status == 0
+    verify_receipt(leaf.read_bytes(), proof.read_bytes(), trust)
+    for wrong, status in (
+        ({"proof": early["proof"].replace("index", "xedni")}, 1), ({"index": early["index"] + 1}, 1), ({"proof": 5}, 1)
+    ):
+        kept.write_text(json.dumps({**early, **wrong}))
+        assert talk("receipt", kept, "--save", proof).status == status
+
+
+def test_a_memory_is_left_alone_by_a_file(talk: Run, person: Subject, tmp_path: Path) -> None:
+    file, memory = tmp_path / "history.json", tmp_path / "memory.json"
+    assert talk("history", named(person), "--save", file, "--memory", memory).status == 0
+    before = memory.read_bytes()
+    assert FileMemory(memory).checkpoint() is not None
+    assert talk("history", "--from", file, "--memory", memory).status == 0
+    assert memory.read_bytes() == before
