@@ -1,5 +1,6 @@
 """Prune: what goes, what stays, and that everything still verifies, from the operator's call to the citizen's proof."""
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
+from consentd import cli
 from consentd.audit import verify as verify_module
 from consentd.audit.export import export
 from consentd.audit.files import DataDirectory
@@ -305,6 +307,69 @@ def test_a_pruning_that_was_cut_short_is_finished_by_the_next_call(world: World)
     if not was_finished:
         assert parts.ledger.head(codec.public_tag("ledger"))[0] == stated  # it was stated once
     assert parts.ledger.store.get(layout.PRUNED) is not None
+
+
+def test_the_command_line_prunes_and_what_is_deleted_leaves_the_disk(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = world.running.config
+    file = tmp_path / "consentd.toml"
+    file.write_text(CONFIG.format(origin=ORIGIN, days=DAYS))
+    anna = world.running.enrol("SYN-000001")
+    given = world.running.grant(anna)
+    world.use(anna, 2)
+    world.revoke(anna, given)
+    world.fill(400)
+    world.clock.advance(DAYS + 10)
+    world.running.grant(anna)
+    tag = world.tag(anna)
+    store = world.parts.ledger.store
+    gone = [row for seq in range(2, 6) if (row := store.get(layout.statement_key(tag, seq))) is not None]
+    store.compact_range(b"c", b"d")  # as after some days: the rows lie in a sorted file, the deletions will in another
+    monkeypatch.setenv("CONSENTD_TARGET", f"127.0.0.1:{world.running.daemon.grpc_port}")
+    monkeypatch.setenv("CONSENTD_TOKEN", world.running.tokens["operator"])
+    monkeypatch.setenv("CONSENTD_LOG_KEY", format_vkey(read_log_key(config.keys.log_key_file).verifier))
+    assert cli.main(["prune", "--dry-run", "--lang", "en"]) == 0
+    assert "would be pruned" in capsys.readouterr().out
+    assert cli.main(["prune", "--keep-from", "2999-01-01"]) == 2
+    assert "choose an earlier time" in capsys.readouterr().err
+    assert cli.main(["prune", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["statements"] > 400
+    assert told["leaves"] > 200
+    monkeypatch.setenv("CONSENTD_TOKEN", world.running.tokens["app"])
+    assert cli.main(["history", "mhid:SYN-000001", "--lang", "ko"]) == 0
+    shown = capsys.readouterr()
+    assert "항목 1–4: 원장의 보유기간이 지나 삭제됨" in shown.err
+    assert "(보유기간이 지나 파기됨)" in shown.out
+
+    world.running.stop()
+    assert any(row[100:200] in read_all(config.ledger.store_dir) for row in gone)
+    assert cli.main(["compact", "--config", str(file), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["after"] <= told["before"]
+    assert not any(row[100:200] in read_all(config.ledger.store_dir) for row in gone)
+    world.running = Running(config, world.running.tokens, clock=world.clock)
+
+
+CONFIG = """
+[ledger]
+origin = "{origin}"
+data_dir = "data"
+retention_days = {days}
+map_bits = 8
+[keys]
+log_key_file = "keys/log.key"
+statement_key_file = "keys/statement.key"
+vault_key_file = "keys/vault.key"
+[callers]
+credentials_file = "keys/credentials"
+"""
+
+
+def read_all(directory: Path) -> bytes:
+    """Return the bytes of all files below a directory."""
+    return b"".join(path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file())
 
 
 # -- auditors -------------------------------------------------------------------------------------------------

@@ -50,6 +50,8 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="a copy of the ledger's store")
     verb.add_argument("--quick", action="store_true", help="leave out statements, signatures and the table")
     add_pins(verb, witnesses=False)
+    verb = add_verb(verbs, "compact", compact, "rewrite the store's files without what was deleted; daemon stopped")
+    _add_config(verb)
     verb = verbs.add_parser("table", help="rebuild or verify the policy table, offline")
     under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
     one = add_verb(under, "rebuild", rebuild_table, "make the policy table anew from the ledger; daemon stopped")
@@ -186,6 +188,32 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
     if report.faults:
         return DISPROVED
     return UNTOLD if report.not_checked else PROVEN
+
+
+def compact(arguments: argparse.Namespace, out: Out) -> int:
+    """Rewrite the store's files."""
+    from consentd.ledger import layout
+    from consentd.store import prefix_end
+    from consentd.store.rocks import RocksStore
+
+    store = RocksStore.open(_load(arguments).ledger.store_dir, create=False)
+    try:
+        before = store.approximate_size()
+        with out.progress("rewriting") as progress:
+            kinds = layout.KINDS
+            for done, kind in enumerate(kinds, 1):
+                store.compact_range(kind, prefix_end(kind))
+                progress(done, len(kinds))
+        after = store.approximate_size()
+    finally:
+        store.close()
+    out.answer(
+        out.in_words(
+            f"다시 씀: {before >> 20} MiB → {after >> 20} MiB", f"rewritten: {before >> 20} MiB, now {after >> 20} MiB"
+        ),
+        type="compact", before=before, after=after,
+    )  # fmt: skip
+    return DONE
 
 
 def rebuild_table(arguments: argparse.Namespace, out: Out) -> int:

@@ -21,6 +21,8 @@ from struct import Struct
 
 STATE = b"S"
 PRUNED = b"P"
+KINDS = tuple(bytes((kind,)) for kind in b"PSchilmqrtx")
+"""First bytes of keys, as they sort."""
 ROOTS_PER_ROW = 16
 
 _U64 = Struct(">Q")
