@@ -10,14 +10,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import in_process, over_wire
+from benchmarks import accesses, audits, in_process, opening, over_wire, tag_map
 from benchmarks.over_wire import Bench
 from benchmarks.report import ROOT, Row, machine, show, write
 from benchmarks.world import make_world
 
 SUBJECTS = 250_000
 QUICK_SUBJECTS = 2_000
-CASES = ("evaluator", "map", "check", "batch", "access", "revoke", "history", "start")
+TAGS = (1_000_000, 10_000_000)
+ENTRIES = 1_000_000
+CASES = (
+    "evaluator", "map", "open", "check", "batch", "history", "access", "signed", "published", "revoke", "start", "audit"
+)  # fmt: skip
 
 
 def main() -> int:
@@ -39,11 +43,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a small ledger and short loads: a minute in all")
     parser.add_argument("--only", choices=CASES, action="append", help="this case only; may be given more than once")
     parser.add_argument("--size", type=int, help=f"subjects of the ledger, 4 entries each; {SUBJECTS:,} by default")
+    parser.add_argument("--tags", type=int, action="append", help="of the map, 1 and 10 million by default; repeatable")
+    parser.add_argument("--map-bits", type=int, action="append", help="of the map, by the tags by default; repeatable")
+    parser.add_argument("--entries", type=int, help=f"of the ledger that `open` opens; {ENTRIES:,} by default")
     parser.add_argument("--seconds", type=float, help="how long each load is measured; 6 by default")
     parser.add_argument("--dir", type=Path, help="where ledgers are made meanwhile; a disk that honours fsync")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "out", help="where the JSON goes")
     options = parser.parse_args(arguments)
     options.size = options.size or (QUICK_SUBJECTS if options.quick else SUBJECTS)
+    options.tags = options.tags or ([options.size] if options.quick else TAGS)
+    options.entries = options.entries or (options.size if options.quick else ENTRIES)
     options.seconds = options.seconds or (1.5 if options.quick else 6.0)
     return options
 
@@ -60,9 +69,14 @@ def measure(options: argparse.Namespace, directory: Path, tell: Callable[[str], 
             rows += in_process.measure_table(directory / "table", subjects=subjects, loops=loops)
     if "map" in wanted:
         tell("map")
-        tags = options.size if options.quick else 1_000_000
-        rows += in_process.measure_map(directory / "map", tags=tags, batches=10 if options.quick else 60)
-    over = [name for name in wanted if name not in ("evaluator", "map")]
+        batches = 10 if options.quick else 60
+        for tags in options.tags:
+            for bits in options.map_bits or [None]:
+                rows += tag_map.measure_map(directory / "map", tags=tags, batches=batches, map_bits=bits)
+    if "open" in wanted:
+        tell(f"opening: building a ledger of {options.entries:,} entries")
+        rows += opening.measure_open(directory / "open", entries=options.entries)
+    over = [name for name in wanted if name in _OVER_WIRE]
     if over:
         tell(f"building a ledger of {options.size:,} subjects")
         world = make_world(directory / "world", subjects=options.size)
@@ -84,10 +98,13 @@ def measure(options: argparse.Namespace, directory: Path, tell: Callable[[str], 
 _OVER_WIRE: dict[str, Callable[[Bench], list[Row]]] = {
     "check": over_wire.measure_check,
     "batch": over_wire.measure_batch,
-    "access": over_wire.measure_access,
-    "revoke": over_wire.measure_revoke,
     "history": over_wire.measure_history,
+    "access": accesses.measure_access,
+    "signed": accesses.measure_signed,
+    "published": accesses.measure_published,
+    "revoke": over_wire.measure_revoke,
     "start": over_wire.measure_start,
+    "audit": audits.measure_audit,
 }
 
 

@@ -1,4 +1,4 @@
-"""Measure parts without a wire: the evaluator, the table's read, the map of all tags."""
+"""Measure parts without a wire: the evaluator, the table's read."""
 
 import shutil
 import time
@@ -9,17 +9,13 @@ from random import Random
 from statistics import median
 
 from benchmarks.report import Row
-from consentd.core import codec
-from consentd.ledger.map import TagMap
 from consentd.policy.codebook import Codebook, PackedQuestion, pack_question
 from consentd.policy.compile import CompiledRules, compile_consent, compile_rules
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.policy.evaluate import evaluate
 from consentd.policy.model import Actor, Consent, Effect, Kind, Outcome, Provision, Question, Rules, Standing
 from consentd.policy.subject import with_consent
-from consentd.store import Batch
 from consentd.store.lmdb import Environment
-from consentd.store.rocks import RocksStore
 
 REPEATS = 15
 NOW_MS = 1_764_000_000_000
@@ -28,7 +24,6 @@ CODEBOOK = Codebook(DEFAULT_VOCABULARY, NUMBERS)
 RULES: CompiledRules = compile_rules(Rules(), DEFAULT_VOCABULARY, NUMBERS)
 PURPOSES = ("TREAT", "CAREMGT", "HRESCH", "HMARKT")
 LOAD_BATCH = 50_000
-MAP_BATCHES = (16, 100, 400)
 
 
 def make_value(rows: int) -> bytes:
@@ -112,50 +107,6 @@ def measure_table(directory: Path, *, subjects: int, loops: int) -> list[Row]:
     note = f"{size / subjects:.0f} bytes a subject on disk; rows put straight into the table"
     at_most = 8 if subjects >= 1_000_000 else None
     return [_micros("evaluator", f"table read and evaluate, 3 rows, {subjects:,} subjects", samples, at_most, note)]
-
-
-def measure_map(directory: Path, *, tags: int, batches: int) -> list[Row]:
-    """Measure updates of the map of all tags, each batch one synced write."""
-    random = Random(2)
-    shutil.rmtree(directory, ignore_errors=True)
-    store = RocksStore.open(directory, block_cache_mb=256)
-    bits = max(4, (max(1, tags // 16) - 1).bit_length())
-    tag_map = TagMap(store, bits)
-    everyone = [random.randbytes(32) for _ in range(tags)]
-    head = random.randbytes(32)
-    for first in range(0, tags, LOAD_BATCH):
-        batch = Batch()
-        tag_map.update(dict.fromkeys(everyone[first : first + LOAD_BATCH], (1, head)), batch)
-        store.write(batch)
-    rows = []
-    for size in MAP_BATCHES:
-        if size > tags:
-            continue
-        samples = []
-        for number in range(batches):
-            changed = dict.fromkeys(random.sample(everyone, size), (number + 2, codec.ZERO_HASH))
-            started = time.perf_counter()
-            batch = Batch()
-            tag_map.update(changed, batch)
-            tag_map.root()
-            store.write(batch)
-            samples.append((time.perf_counter() - started) / size)
-        rows.append(
-            Row(
-                case="map",
-                name=f"updates of {size} at {tags:,} tags",
-                value=1 / median(samples),
-                unit="/s",
-                at_least=8_000 if tags >= 1_000_000 and size >= 100 else None,
-                boundary="in process, synced",
-                note=f"{64 << bits >> 10:,} KiB of memory, {(64 << bits) / tags:.1f} bytes a tag",
-                samples=samples,
-                sample_unit="s per update",
-            )
-        )
-    store.close()
-    shutil.rmtree(directory)
-    return rows
 
 
 def _micros(case: str, name: str, samples: list[float], at_most: float | None, note: str) -> Row:

@@ -47,6 +47,7 @@ class Loaded:
 
     Attributes:
         latencies_s: of the measured calls, in order of their ends.
+        places: which message each of those was.
         ended_s: when those ended, from the first measured moment on.
         answers: (place in ``messages``, serialised answer) of all calls, those of the warm-up too.
         failed: calls without an answer.
@@ -56,6 +57,7 @@ class Loaded:
     """
 
     latencies_s: list[float] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
     ended_s: list[float] = field(default_factory=list)
     answers: list[tuple[int, bytes]] = field(default_factory=list)
     failed: int = 0
@@ -165,6 +167,7 @@ def run_here(load: Load) -> Loaded:
                     loaded.answers.append((place % len(bodies), answer))
                     if began >= measured_from and (ended <= until or load.once):
                         loaded.latencies_s.append(ended - began)
+                        loaded.places.append(place % len(bodies))
                         loaded.ended_s.append(ended - measured_from)
                 if not load.rate and sent < last and ended < until:
                     send(one, ended)

@@ -1,4 +1,4 @@
-"""Measure a daemon over the wire: checks, batches, accesses, revokes, a start. No TLS; loopback."""
+"""Measure a daemon over the wire: checks, batches, revokes, histories, a start. No TLS; loopback."""
 
 import os
 import time
@@ -35,8 +35,6 @@ from consentd_client import Client, pin
 BATCH = 100
 CHECK = "/consentd.v1.PolicyService/Check"
 BATCH_CHECK = "/consentd.v1.PolicyService/BatchCheck"
-AUTHORIZE = "/consentd.v1.AccessService/AuthorizeAccess"
-BATCH_AUTHORIZE = "/consentd.v1.AccessService/BatchAuthorizeAccesses"
 GRANT = "/consentd.v1.ConsentService/GrantConsent"
 CHANGES_PER_S = 200
 ROUNDS = 3
@@ -96,14 +94,14 @@ def measure_check(bench: Bench) -> list[Row]:
         positive = bench.run(server, CHECK, permits, in_flight=1, connections=1)
         negative = bench.run(server, CHECK, negatives, in_flight=1, connections=1)
     for loaded in (full, alone):
-        _check_answers(asked, [(place, _outcome(answer)) for place, answer in loaded.answers])
+        check_answers(asked, [(place, _outcome(answer)) for place, answer in loaded.answers])
     p50, p99 = (percentile(alone.latencies_s, share) * 1e3 for share in (0.5, 0.99))
     ratio = percentile(negative.latencies_s, 0.5) / percentile(positive.latencies_s, 0.5)
     common: dict[str, Any] = {"case": "check", "boundary": bench.boundary, "sample_unit": "s"}
     return [
-        Row(**common, name="Check, 32 in flight", value=full.rate, unit="/s", at_least=3_500, note=_note(full),
+        Row(**common, name="Check, 32 in flight", value=full.rate, unit="/s", at_least=3_500, note=note_of(full),
             samples=full.latencies_s),
-        Row(**common, name="Check unloaded, p50", value=p50, unit="ms", at_most=0.3, note=_note(alone),
+        Row(**common, name="Check unloaded, p50", value=p50, unit="ms", at_most=0.3, note=note_of(alone),
             samples=alone.latencies_s),
         Row(**common, name="Check unloaded, p99 ÷ p50", value=p99 / p50, unit="×", at_most=2.5),
         Row(**common, name="a negative answer ÷ a positive, p50", value=ratio, unit="×", note="unloaded"),
@@ -129,7 +127,7 @@ def measure_batch(bench: Bench) -> list[Row]:
                 results = ps.BatchCheckResponse.FromString(answer).results
                 outcomes = [result.decision.outcome for result in results]
                 if messages is different:
-                    _check_answers(groups[place], list(enumerate(outcomes)))
+                    check_answers(groups[place], list(enumerate(outcomes)))
                 else:
                     assert outcomes[0] == groups[place][0][1], "the question's own subject is answered as alone"
             rows.append(
@@ -140,49 +138,11 @@ def measure_batch(bench: Bench) -> list[Row]:
                     unit="decisions/s",
                     at_least=at_least,
                     boundary=bench.boundary,
-                    note=_note(loaded) + ", 8 in flight",
+                    note=note_of(loaded) + ", 8 in flight",
                     samples=loaded.latencies_s,
                     sample_unit="s per batch",
                 )
             )
-    return rows
-
-
-def measure_access(bench: Bench) -> list[Row]:
-    """Measure durable accesses: one by one with many in flight, in batches, on one core and on both."""
-    count = bench.questions
-    asked = make_questions(5, count, bench.world.subjects)
-    rows = []
-    for pinned in (True, False) if bench.server_core is not None else (False,):
-        where = "server on one core" if pinned else "server on all cores, beside the load"
-        boundary = f"gRPC on loopback, no TLS, durable, {where}"
-        with bench.server(pinned=pinned) as server:
-            full = bench.run(server, AUTHORIZE, _accesses(asked), in_flight=64, once=True, seconds=120, warm_s=0)
-            slow = bench.run(
-                server, AUTHORIZE, _accesses(asked), in_flight=64, rate=500, seconds=bench.seconds, once=True
-            )
-            batches = [
-                ac.BatchAuthorizeAccessesRequest(requests=_accesses(asked[at : at + BATCH]))
-                for at in range(0, count, BATCH)
-            ]
-            together = bench.run(server, BATCH_AUTHORIZE, batches, in_flight=4, once=True, seconds=120, warm_s=0)
-        for loaded in (full, slow):
-            answers = [(place, ac.AuthorizeAccessResponse.FromString(answer)) for place, answer in loaded.answers]
-            assert all(answer.HasField("receipt") for _, answer in answers), "every access is recorded"
-            _check_answers(asked, [(place, answer.decision.outcome) for place, answer in answers])
-        for place, answer in together.answers:
-            results = ac.BatchAuthorizeAccessesResponse.FromString(answer).results
-            outcomes = [result.response.decision.outcome for result in results]
-            _check_answers(asked[place * BATCH : place * BATCH + BATCH], list(enumerate(outcomes)))
-        common: dict[str, Any] = {"case": "access", "boundary": boundary, "sample_unit": "s"}
-        rows += [
-            Row(**common, name="AuthorizeAccess, 64 in flight", value=full.rate, unit="/s", note=_note(full),
-                at_least=1_000 if pinned else 1_200, samples=full.latencies_s),
-            Row(**common, name="AuthorizeAccess at 500/s, ack p99", value=percentile(slow.latencies_s, 0.99) * 1e3,
-                unit="ms", at_most=25, note=_note(slow), samples=slow.latencies_s),
-            Row(**common, name=f"BatchAuthorizeAccesses of {BATCH}", value=together.rate * BATCH, unit="entries/s",
-                at_least=2_500 if pinned else 4_000, note=_note(together), samples=together.latencies_s),
-        ]  # fmt: skip
     return rows
 
 
@@ -255,7 +215,7 @@ def _with_changes(bench: Bench, server: Server) -> list[tuple[Loaded, Loaded]]:
 def measure_history(bench: Bench) -> list[Row]:
     """Measure a whole history of 100 entries with its proof: read over the wire, and verified by the client."""
     number, more = 1, HISTORY - ENTRIES_PER_SUBJECT
-    accesses = _accesses([(make_question(Random(9), number, pb.OUTCOME_PERMIT), pb.OUTCOME_PERMIT)] * more)
+    accesses = make_accesses([(make_question(Random(9), number, pb.OUTCOME_PERMIT), pb.OUTCOME_PERMIT)] * more)
     request = ls.GetHistoryRequest(subject=subject(number))
     metadata = (("authorization", f"Bearer {bench.world.token}"),)
     log_key = format_vkey(read_keys(load_config(bench.world.config_file)).log.verifier)
@@ -277,17 +237,55 @@ def measure_history(bench: Bench) -> list[Row]:
             entries = len(client.history(subject(number)).entries)
             whole.append(time.perf_counter() - started)
     assert entries >= HISTORY, "the history holds what was authorised"
-    size = sum(piece.ByteSize() for piece in pieces)
-    leaves = sum(one.ByteSize() for piece in pieces for one in piece.entries.entries)
+    weight = weigh(pieces)
     common: dict[str, Any] = {"case": "history", "boundary": bench.boundary, "sample_unit": "s"}
     about = f"{entries} entries among {bench.world.subjects:,} subjects"
+    beside = f"and {weight.authors_proofs:,} of its authors' chains, {weight.authors_entries:,} of their entries"
     return [
         Row(**common, name="history and its proof read, p99", value=percentile(reads, 0.99) * 1e3, unit="ms",
-            at_most=10, samples=reads,
-            note=f"{spread(reads)}; {about}; {size:,} bytes, {size - leaves:,} of them beside the entries"),
+            at_most=10, samples=reads, note=f"{spread(reads)}; {about}; {weight.entries:,} bytes of entries"),
+        Row(**common, name="… its proof, beside the entries", value=weight.proof, unit="bytes", at_most=2_048,
+            samples=[piece.ByteSize() for piece in pieces],
+            note=f"checkpoint, seal, its inclusion, map proof of the chain asked for; {beside}"),
         Row(**common, name="… and verified, each signature too, p50", value=median(whole) * 1e3, unit="ms",
             samples=whole, note=f"by the client library, which holds nothing yet; {about}"),
     ]  # fmt: skip
+
+
+@dataclass(slots=True)
+class Weight:
+    """Bytes of a history as they are streamed.
+
+    Attributes:
+        proof: what all chains share, and where the chain asked for stands: its size does not follow its length.
+        entries: of the chain asked for, openings included.
+        authors_proofs: where the public chains of its authors stand, that of the ledger's own keys among them.
+        authors_entries: of those chains, all of them.
+    """
+
+    proof: int = 0
+    entries: int = 0
+    authors_proofs: int = 0
+    authors_entries: int = 0
+
+
+def weigh(pieces: Sequence[ls.GetHistoryResponse]) -> Weight:
+    """Add up a history's bytes by what they are for."""
+    weight, chains = Weight(), 0
+    for piece in pieces:
+        size = piece.ByteSize()
+        if piece.WhichOneof("piece") == "entries":
+            if chains == 1:
+                weight.entries += size
+            else:
+                weight.authors_entries += size
+        else:
+            chains += piece.WhichOneof("piece") == "chain"
+            if chains <= 1:
+                weight.proof += size
+            else:
+                weight.authors_proofs += size
+    return weight
 
 
 def measure_start(bench: Bench) -> list[Row]:
@@ -318,7 +316,8 @@ def measure_start(bench: Bench) -> list[Row]:
     return rows
 
 
-def _accesses(asked: Sequence[Asked]) -> list[ac.AuthorizeAccessRequest]:
+def make_accesses(asked: Sequence[Asked]) -> list[ac.AuthorizeAccessRequest]:
+    """Return a request for each question, with a fresh request_id."""
     return [ac.AuthorizeAccessRequest(request_id=os.urandom(16), question=question) for question, _ in asked]
 
 
@@ -326,12 +325,14 @@ def _outcome(answer: bytes) -> "pb.Outcome.ValueType":
     return ps.CheckResponse.FromString(answer).decision.outcome
 
 
-def _check_answers(asked: Sequence[Asked], answered: Sequence[tuple[int, "pb.Outcome.ValueType"]]) -> None:
+def check_answers(asked: Sequence[Asked], answered: Sequence[tuple[int, "pb.Outcome.ValueType"]]) -> None:
+    """Fail where one of (place, outcome) is not what the world's arithmetic says."""
     wrong = count_wrong(asked, answered)
     assert not wrong, f"{wrong} of {len(answered)} answers are wrong"
 
 
-def _note(loaded: Loaded) -> str:
+def note_of(loaded: Loaded) -> str:
+    """Return what stands beside a figure: its spread, the processor time, what was checked."""
     rates = loaded.rates
     windows = f"{min(rates):,.0f}–{max(rates):,.0f}/s; " if len(rates) >= 4 else ""
     checked = f"{len(loaded.answers):,} answers checked"

@@ -2,7 +2,7 @@
 
 Left out is only what the wire would add, and one synced write a person in the vault: data keys are written there a
 thousand at a time. Subject *n* has three consents of one row each, after fixed arithmetic, so that every question
-has a known answer without a list of consents:
+has a known answer without a list of consents, and its tag follows from *n*, so that statements for it can be signed:
 
 * lineage 1 allows recipient ``n mod 40`` treatment with clinical data
 * lineage 2 allows recipient ``n + 13 mod 40`` care management with insurance data and lifelog
@@ -21,8 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import Message
+
+from benchmarks.tag_map import tag_of
 from consentd import config
 from consentd.core.kinds import EntryKind
+from consentd.core.note import KeyPair
 from consentd.server.daemon import Daemon
 from consentd.server.keys import make_keys, make_token, write_private
 from consentd.service.auth import format_credential
@@ -36,6 +40,7 @@ from consentd.writes.registry import Enrol, PublicWrite
 
 PARTICIPANTS = 40
 RELAY = "relay"
+RELAY_KEY = KeyPair(hashlib.sha256(b"the key the relay signs with").digest())
 SCHEME = "mhid"
 VAULT_BATCH = 1_000
 ENTRIES_PER_SUBJECT = 4
@@ -166,13 +171,12 @@ def _registrations() -> Iterator[PublicWrite]:
         message = st.ParticipantStatement(
             participant_id=name, name=st.Text(ko="모의 기관", en=name), roles=[role], rights=held, active=True
         )
-        yield PublicWrite(
-            **_base("operator"),
-            name=f"participant/{name}",
-            kind=EntryKind.PARTICIPANT,
-            message=message,
-            check=lambda table: None,
-        )
+        yield _public(f"participant/{name}", EntryKind.PARTICIPANT, message)
+    yield _public(f"participant/{RELAY}", EntryKind.KEY, st.KeyStatement(key=RELAY_KEY.public_key))
+
+
+def _public(name: str, kind: EntryKind, message: Message) -> PublicWrite:
+    return PublicWrite(**_base("operator"), name=name, kind=kind, message=message, check=lambda table: None)
 
 
 def identifier(number: int) -> str:
@@ -189,7 +193,7 @@ def _create_all(parts: Parts, numbers: range) -> list[tuple[int, bytes, bytes]]:
     """Create data keys in one synced write; returns (number, identifier hash, tag) of each."""
     vault, batch, made = parts.vault, Batch(), []
     for number in numbers:
-        hashed, tag = vault.identifier_hash(SCHEME, identifier(number)), os.urandom(32)
+        hashed, tag = vault.identifier_hash(SCHEME, identifier(number)), tag_of(number)
         batch.put(b"k" + tag, vault._wrapped(b"k" + tag, os.urandom(32)))  # noqa: SLF001  # as ``create`` does
         batch.put(b"i" + hashed, tag)
         made.append((number, hashed, tag))

@@ -1,16 +1,18 @@
 """Re-running decisions: one that was not what the consents in force made of it is found among all, and named."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from audit_case import LOG, ORIGIN, Forge, make_forge
+from audit_case import JOBS, LOG, ORIGIN, SIZE, Forge, PrunedPlace, PrunedSource, make_forge, make_half
 from consentd.audit.files import DataDirectory
 from consentd.audit.live import Live
-from consentd.audit.replay import CLOSED, DARK, UNKNOWN, Replayed, replay_decisions
-from consentd.core.kinds import EntryKind
+from consentd.audit.replay import Replayed, replay_decisions
+from consentd.audit.share import CLOSED, DARK, PRUNED, UNKNOWN, Share
+from consentd.core import checkpoint, codec, note
+from consentd.core.kinds import PRUNABLE, EntryKind
+from consentd.core.pruned import Pruned
 from consentd.errors import InvalidError, ProofError, StorageError
 from consentd.server.keys import read_log_key
 from consentd.v1 import access_service_pb2 as ac
@@ -21,11 +23,9 @@ from consentd.v1 import statement_pb2 as st
 from running import ORIGIN as RUNNING_ORIGIN
 from running import make_running, question, request_id
 
-SIZE = int(os.environ.get("CONSENTD_AUDIT_SIZE", "3000"))
-
 
 def replay(place: Any, **options: Any) -> Replayed:
-    return replay_decisions(place, origin=ORIGIN, log_verifier=LOG.verifier, **options)
+    return replay_decisions(place, origin=ORIGIN, log_verifier=LOG.verifier, **{"jobs": JOBS, **options})
 
 
 def go_on(forge: Forge, size: int) -> None:
@@ -50,7 +50,7 @@ def test_every_decision_comes_out_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("purpose", ["HRESCH", "CAREMGT"])
 def test_one_wrong_decision_among_many_is_named(tmp_path: Path, purpose: str) -> None:
-    forge = make_forge(SIZE // 2)
+    forge = make_half(SIZE)
     forge.ask(person(forge), purpose=purpose, lie=True)
     at = forge.size - 1
     go_on(forge, SIZE)
@@ -174,9 +174,146 @@ def test_a_run_goes_on_where_an_interrupted_one_was(tmp_path: Path, monkeypatch:
     for n in range(3):
         (tmp_path / "a" / "tile" / "entries" / f"{n:03d}").unlink()
     assert replay(place, state_dir=tmp_path / "state") == whole
-    (tmp_path / "state" / "standing.json").unlink()
+    (tmp_path / "state" / "0-of-1" / "standing.json").unlink()
     with pytest.raises(StorageError, match="remove it"):
         replay(place, state_dir=tmp_path / "state")
+
+
+# -- a share of the persons in each of several processes --------------------------------------------------------
+
+
+def people(forge: Forge) -> list[bytes]:
+    return [tag for tag, (count, _) in forge.heads.items() if count > 1]
+
+
+def make_eventful(size: int = 12_000) -> Forge:
+    """Make a ledger in which everything happens that one share must know of, or must not: lies, gaps, the registry."""
+    forge = make_half(size)
+    bank, tags = codec.public_tag("participant/bank"), people(forge)
+    key = note.KeyPair(b"\x21" * 32)
+    forge.add(EntryKind.KEY, bank, st.KeyStatement(key=key.public_key))
+    for turn, tag in enumerate(tags[:60]):
+        if turn == 20:
+            # A person registers the bank's own key: it is nobody's from here on, for everybody's questions.
+            forge.add(EntryKind.KEY, tags[0], st.KeyStatement(key=key.public_key))
+        if turn == 40:
+            forge.participant("clinic")
+            forge.openings[-1] = b"\1" * 200
+            forge.add(EntryKind.PAUSE, tag, st.PauseStatement(lineage_seq=2), ref=2)
+        if turn % 7 == 0:
+            forge.add(99, tag, b"of a later version")
+        if turn % 5 == 0:
+            forge.add(EntryKind.REVOKE, tag, st.RevokeStatement(lineage_seq=2), ref=2)
+            forge.openings[-1] = None if turn % 2 else forge.openings[-1]
+        forge.ask(tag, lie=turn % 9 == 0)
+        forge.ask(tag, key=key)
+    while forge.size < size:
+        forge.ask(tags[60 + forge.size % 200])
+    for tag in tags[5:60:10]:
+        forge.ask(tag)  # whether they withdrew is not at hand
+    forge.seal()
+    return forge
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [2, 3])
+def test_shares_find_together_what_one_process_finds(tmp_path: Path, jobs: int) -> None:
+    place = make_eventful().write(tmp_path / "a", tmp_path / "b")
+    alone = replay(place, jobs=1)
+    assert replay(place, jobs=jobs) == alone
+    assert not alone.stopped
+    assert {UNKNOWN, DARK} <= alone.not_checked.keys()
+    said = " ".join(fault.what for fault in alone.faults)
+    for what in ("outcome: recorded OUTCOME_", "asker's key was not in force", "entry cannot be applied"):
+        assert what in said
+    assert sum("entry cannot be applied" in fault.what for fault in alone.faults) == 1
+
+
+@pytest.mark.slow
+def test_the_search_ends_at_the_hundredth_fault_however_many_look(tmp_path: Path) -> None:
+    forge = make_forge(500)
+    for turn in range(9_000):
+        forge.ask(people(forge)[turn % 20], lie=turn % 60 == 0)
+    forge.seal()
+    place = forge.write(tmp_path / "a", tmp_path / "b")
+    alone = replay(place, jobs=1)
+    assert alone.stopped
+    assert len(alone.faults) == 100
+    assert alone.entries < forge.size
+    assert replay(place, jobs=2) == alone
+    assert replay(place, jobs=2, state_dir=tmp_path / "state") == alone
+    again = replay(place, jobs=2, state_dir=tmp_path / "state")
+    assert (again.faults, again.stopped) == (alone.faults, True)
+
+
+@pytest.mark.slow
+def test_shares_go_on_wherever_each_of_them_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consentd.audit.replay.BATCH", 3)
+    place = make_eventful().write(tmp_path / "a", tmp_path / "b")
+    alone = replay(place, jobs=1)
+    point, _ = checkpoint.open_checkpoint((tmp_path / "a" / "checkpoint").read_bytes(), ORIGIN, LOG.verifier)
+    for number, rounds in enumerate(((24, 29), (23, 25))):
+        for bundles in rounds:
+            directory = tmp_path / "state" / f"{number}-of-2"
+            share = Share(place, point, directory, number=number, of=2)
+            share.take(0, bundles)
+            share.close()
+            with (directory / "dark").open("ab") as file:
+                file.write(b"what a run wrote that was killed before its commit")
+    seen: list[int] = []
+    # As many processes as it began with, whatever is asked for.
+    assert replay(place, jobs=1, state_dir=tmp_path / "state", progress=lambda at, _: seen.append(at)) == alone
+    assert seen[0] == 25 * 256
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["0-of-2", "1-of-2"]
+
+
+@pytest.mark.slow
+def test_shares_refuse_what_one_process_refuses(tmp_path: Path) -> None:
+    forge = make_forge(600)
+    signed = forge.note()
+    with pytest.raises(InvalidError, match="openings"):
+        replay(forge.write(tmp_path / "c"), jobs=2, state_dir=tmp_path / "state")
+    forge.leaves[550] = forge.leaves[549]
+    place = forge.write(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "a" / "checkpoint").write_bytes(signed)
+    with pytest.raises(ProofError, match="root"):
+        replay(place, jobs=2, state_dir=tmp_path / "state")
+
+
+class LongPruned(PrunedSource):
+    """Statements before the start are pruned too."""
+
+    kept_from_ms = 0
+
+    def pruned(self) -> Pruned:
+        return Pruned(self.kept_from_ms, self._start)
+
+
+def test_what_is_pruned_is_no_fault_and_leaves_the_rest_to_be_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forge = make_forge(1500, people=400)
+    start = next(seal for seal in forge.seals if seal > 600) + 1
+    # Statements go up to a later time than leaves.
+    kept_from_ms = codec.decode_leaf(forge.leaves[start + 300]).time_ms
+    forge.openings = [
+        None if leaf[1] in PRUNABLE and codec.decode_leaf(leaf).time_ms < kept_from_ms else opening
+        for leaf, opening in zip(forge.leaves, forge.openings, strict=True)
+    ]
+    tags = people(forge)
+    later = forge.size
+    for tag in tags:
+        forge.ask(tag, purpose="HRESCH")  # rests on no consent
+    forge.seal()
+    exported = forge.write(tmp_path / "a", tmp_path / "b")
+    place = PrunedPlace(forge, exported, start)
+    monkeypatch.setattr(LongPruned, "kept_from_ms", kept_from_ms)
+    monkeypatch.setattr(PrunedPlace, "open", lambda self: LongPruned(self))
+    replayed = replay(place, jobs=1)
+    assert {fault.index for fault in replayed.faults if fault.index is not None and fault.index >= later} == set()
+    assert replayed.not_checked[PRUNED] > 0
+    assert {CLOSED, DARK}.isdisjoint(replayed.not_checked)
+    assert replayed.same["REFUSAL"] >= len(tags)
 
 
 # -- a real daemon ----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from audit_case import LOG, ORIGIN, START_MS, Forge, make_forge
+from audit_case import JOBS, LOG, ORIGIN, SIZE, START_MS, Forge, make_forge, make_half
 from consentd import cli
 from consentd.audit.files import DataDirectory
 from consentd.audit.kept import Keep
@@ -31,12 +31,9 @@ from consentd.v1 import statement_pb2 as st
 from running import ORIGIN as RUNNING_ORIGIN
 from running import make_running, question, request_id
 
-SIZE = int(os.environ.get("CONSENTD_AUDIT_SIZE", "3000"))
-"""Leaves of the ledgers that something is planted in; CI and the benchmark set a million."""
-
 
 def verify(place: Any, **options: Any) -> Report:
-    return verify_ledger(place, origin=ORIGIN, log_verifier=LOG.verifier, **options)
+    return verify_ledger(place, origin=ORIGIN, log_verifier=LOG.verifier, **{"jobs": JOBS, **options})
 
 
 def named(report: Report) -> list[int | None]:
@@ -110,7 +107,7 @@ def test_another_key_or_origin_proves_nothing(sound: tuple[Forge, Exported]) -> 
 
 
 def test_a_wrong_seal_is_named(tmp_path: Path) -> None:
-    forge = make_forge(SIZE // 2)
+    forge = make_half(SIZE)
     forge.ask(next(tag for tag, (count, _) in forge.heads.items() if count > 1))
     forge.seal(wrong=True)
     at = forge.size - 1
@@ -121,7 +118,7 @@ def test_a_wrong_seal_is_named(tmp_path: Path) -> None:
 
 
 def test_a_reordered_pair_is_named(tmp_path: Path) -> None:
-    forge = make_forge(SIZE // 2)
+    forge = make_half(SIZE)
     tag, other = [tag for tag, (count, _) in forge.heads.items() if count > 1][:2]
     early, late = forge.time_ms + 7, forge.time_ms + 14
     forge.ask(tag, time_ms=late)
@@ -135,7 +132,7 @@ def test_a_reordered_pair_is_named(tmp_path: Path) -> None:
 
 
 def test_a_reordered_pair_of_one_chain_is_named(tmp_path: Path) -> None:
-    forge = make_forge(SIZE // 2)
+    forge = make_half(SIZE)
     tag = next(tag for tag, (count, _) in forge.heads.items() if count > 1)
     forge.time_ms += 7
     for _ in range(2):
@@ -150,7 +147,7 @@ def test_a_reordered_pair_of_one_chain_is_named(tmp_path: Path) -> None:
 
 
 def test_a_backdated_entry_is_named(tmp_path: Path) -> None:
-    forge = make_forge(SIZE // 2)
+    forge = make_half(SIZE)
     tag = next(tag for tag, (count, _) in forge.heads.items() if count > 1)
     forge.ask(tag, time_ms=START_MS + 50)
     at = forge.size - 1

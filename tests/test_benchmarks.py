@@ -4,18 +4,22 @@ import json
 import random
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from benchmarks.http2 import grpc_message
 from benchmarks.load import Load, Loaded, run_here
-from benchmarks.over_wire import CHECK, GRANT
+from benchmarks.over_wire import CHECK, GRANT, weigh
 from benchmarks.questions import MIX, count_wrong, make_question, make_questions
 from benchmarks.report import Row, number, percentile
+from benchmarks.tag_map import naive_root
 from benchmarks.world import consents, recipient
 from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import policy_service_pb2 as ps
+from reference_tree import root_of
 from running import question, running_daemon
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_one_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "--quick", "--size", "80", "--seconds", "0.2", "--out", tmp_path]
-    cases = ["evaluator", "map", "batch"]
+    cases = ["evaluator", "map", "open", "batch", "signed", "published", "audit"]
     only = [part for case in cases for part in ("--only", case)]
     done = subprocess.run([*command, *only], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -52,6 +56,7 @@ def test_a_load_tells_answers_from_failures(tmp_path: Path) -> None:
         assert answered.failed == 0
         assert sorted(place for place, _ in answered.answers) == list(range(20))
         assert len(answered.latencies_s) == len(answered.ended_s) == 20
+        assert sorted(answered.places) == list(range(20))
         for _, answer in answered.answers:
             assert ps.CheckResponse.FromString(answer).decision.outcome == pb.OUTCOME_NO_CONSENT
         for refused in (load("a token nobody has"), load(running.tokens["app"], GRANT)):
@@ -125,6 +130,27 @@ def test_a_wrong_answer_is_counted() -> None:
     assert count_wrong(asked, right) == 0
     assert count_wrong(asked, [*right, (3, pb.OUTCOME_PERMIT)]) == 1
     assert asked[1][0].actor.organisation == recipient(4 + 29)
+
+
+def test_a_history_is_weighed_by_what_its_bytes_are_for() -> None:
+    def entries(*leaves: bytes) -> ls.GetHistoryResponse:
+        return ls.GetHistoryResponse(entries=ls.HistoryEntries(entries=[ls.LedgerEntry(leaf=leaf) for leaf in leaves]))
+
+    head = ls.GetHistoryResponse(head=ls.HistoryHead(checkpoint=b"c" * 200, seal=b"s" * 90))
+    own, other = (ls.GetHistoryResponse(chain=ls.HistoryChain(map_proof=bytes(33 * n))) for n in (20, 3))
+    first, second, third = entries(b"1" * 122), entries(b"2" * 122, b"3" * 122), entries(b"4" * 50)
+    weight = weigh([head, own, first, second, other, third, other])
+    assert weight.proof == head.ByteSize() + own.ByteSize()
+    assert weight.entries == first.ByteSize() + second.ByteSize()
+    assert weight.authors_proofs == 2 * other.ByteSize()
+    assert weight.authors_entries == third.ByteSize()
+
+
+def test_the_map_s_definition_is_the_format_s() -> None:
+    for count in (0, 1, 2, 300):
+        pairs = {sha256(b"key %d" % n).digest(): sha256(b"value %d" % n).digest() for n in range(count)}
+        pairs[bytes(31) + b"\1"] = pairs[bytes(32)] = bytes(32)
+        assert naive_root(sorted(pairs.items())) == root_of(pairs)
 
 
 def test_figures_are_read_against_their_bars() -> None:

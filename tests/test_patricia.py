@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 from consentd.core import patricia
 from consentd.core.merkle import EMPTY_ROOT
 from consentd.core.patricia import Top
-from consentd.errors import MalformedError, ProofError, VerificationError
+from consentd.errors import CorruptionError, MalformedError, ProofError, VerificationError
+from consentd.ledger import layout
+from consentd.ledger.map import TagMap
+from consentd.store import Batch
+from consentd.store.memory import MemoryStore
 from reference_tree import bit_of, root_of
 
 VECTORS = Path(__file__).parents[1] / "../shared/vectors/mpt"
@@ -218,8 +222,6 @@ def test_the_map_is_the_tree_of_its_pairs_whatever_its_buckets(map_bits, batches
                 patricia.verify_absence(root, key, proof)
         else:
             patricia.verify_absence(root, key, proof)
-        number = patricia.bucket_of(key, map_bits)
-        assert patricia.bucket_get(held.buckets.get(number, b""), key) == pairs.get(key)
 
 
 def test_of_a_large_map():
@@ -248,13 +250,47 @@ def test_one_by_one_or_together_the_top_is_the_same():
     assert [together.bucket_root(number) for number in range(32)] == [roots.get(number) for number in range(32)]
 
 
-def test_a_copy_stays_as_it_was():
-    top = Top(3)
-    top.set(2, h("a"))
-    copy = top.copy()
-    top.set(3, h("b"))
-    assert copy.root() == h("a") != top.root()
-    assert copy.bucket_root(3) is None
+@settings(max_examples=60)
+@given(st.integers(1, 8), st.dictionaries(st.integers(0, 255), st.integers(0, 9)), st.data())
+def test_loaded_from_runs_of_bucket_roots_the_top_is_the_same(map_bits, numbers, data):
+    count = 1 << map_bits
+    roots = {number: h(f"bucket {number} {value}") for number, value in numbers.items() if number < count}
+    updated = Top(map_bits)
+    updated.update(roots)
+    flat = b"".join(roots.get(number, bytes(32)) for number in range(count))
+    width = 1 << data.draw(st.integers(0, map_bits))
+    runs = [(first, flat[first * 32 : (first + width) * 32]) for first in range(0, count, width)]
+    loaded = Top.load(map_bits, [run for run in runs if any(run[1])])
+    assert loaded.root() == updated.root()
+    assert loaded.slots(range(count)) == updated.slots(range(count))
+
+
+def test_a_run_of_bucket_roots_beyond_the_buckets_is_refused():
+    for run in ((8, bytes(32)), (7, bytes(64)), (-1, bytes(32)), (0, bytes(33))):
+        with pytest.raises(AssertionError):
+            Top.load(3, [run])
+
+
+def test_the_stored_map_opens_as_it_was_written_and_refuses_rows_of_another_shape():
+    for map_bits in (2, 4, 7):
+        store, batch = MemoryStore(), Batch()
+        written = TagMap(store, map_bits)
+        written.update({h(f"tag {i}"): (1 + i, h(f"head {i}")) for i in range(40)}, batch)
+        store.write(batch)
+        opened = TagMap(store, map_bits)
+        assert opened.root() == written.root() != EMPTY_ROOT
+        assert opened.top.slots(range(1 << map_bits)) == written.top.slots(range(1 << map_bits))
+        row = store.get(layout.roots_key(0))
+        for key, broken in (
+            (layout.roots_key(0), row[:-1]),
+            (layout.roots_key(0), row + bytes(32)),
+            (layout.roots_key(1 << map_bits), row),
+        ):
+            damaged, batch = MemoryStore(), Batch()
+            batch.put(key, broken)
+            damaged.write(batch)
+            with pytest.raises(CorruptionError, match="bucket roots"):
+                TagMap(damaged, map_bits)
 
 
 def test_neighbour_of_an_empty_bucket_agrees_with_it_where_buckets_part():
@@ -282,6 +318,19 @@ def test_a_bucket_that_is_none_is_refused():
         patricia.verify_bucket(first, number=patricia.bucket_of(first[:32], 8) ^ 1, map_bits=8)
     with pytest.raises(ProofError):
         patricia.verify_bucket(first[:64] + bytes(32), number=patricia.bucket_of(first[:32], 8), map_bits=8)
+
+
+def test_a_bucket_of_keys_that_part_late_is_the_tree_of_its_pairs():
+    shared = h("the same first bits")
+    for size in (7, 8, 9, 24, 31):  # around the first 64 bits, and far behind them
+        keys = [shared[:size] + bytes([n]) + h(f"{size} {n}")[size + 1 :] for n in range(0, 256, 5)]
+        pairs = {key: h("v") for key in keys}
+        bucket = patricia.bucket_update(b"", pairs)
+        assert patricia.bucket_root(bucket, 8) == root_of(pairs)
+        entries = [bucket[at : at + 96] for at in range(0, len(bucket), 96)]
+        for broken in (entries[::-1], [*entries, entries[-1]], [*entries, entries[-2]]):
+            with pytest.raises(MalformedError, match="not sorted"):
+                patricia.bucket_root(b"".join(broken), 8)
 
 
 def test_proving_from_another_bucket_or_moment_is_refused():

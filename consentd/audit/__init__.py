@@ -11,7 +11,7 @@ again as it was recorded.
     look       what can be said of a run of leaves by itself; done by worker processes, in any order
     verify     what only the order says: tree, chains, seals, clock, keys in force; one process, in order
     kept       its state, in memory up to a bound and in a file beyond it, which an interrupted run goes on from
-    replay     each decision taken again on the consents in force at its place
+    replay     each decision taken again on the consents in force at its place; ``share`` takes those of some persons
     export     the ledger as files (C2SP tlog-tiles), for any static host and for programs that other people wrote
     monitor    the checkpoints of a daemon, one after another, and that each begins with the one before
     bundle     records with all that proves them, in one file; ``evidence`` checks it where there are no server parts

@@ -106,7 +106,7 @@ class LiveSource:
             page = self._list(0 if token else start, len(leaves), token)
             for entry in page.entries:
                 at = entry.index - start
-                if 0 <= at < len(leaves):
+                if 0 <= at < len(leaves) and leaves[at]:
                     if entry.leaf != leaves[at]:
                         raise MalformedError(f"daemon shows another leaf by gRPC than by HTTP: entry `{entry.index}`")
                     if entry.HasField("opening"):

@@ -4,6 +4,10 @@ For each leaf: that it hashes to what the tile has; that its opening commits to 
 the key that it names. Whether that key was in force is for ``verify``, which knows what came before.
 """
 
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,7 +80,25 @@ _source: Source | None = None  # a worker's own, made once by ``begin``
 def begin(place: Place) -> None:
     """Open the place in a worker process."""
     global _source
+    leave_with_parent()
     _source = place.open()
+
+
+def leave_with_parent() -> None:
+    """Let a worker process end when its parent does, however that ends, and only then.
+
+    An interrupt from the terminal reaches workers too; the parent ends them in good order. One that is killed cannot,
+    and its workers would wait for work for ever.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only a worker has a parent"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def leave() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=leave, daemon=True).start()
 
 
 def look_in_worker(first: int, count: int, size: int, origin: str) -> Run:

@@ -20,7 +20,7 @@ exit status: 0 proven, 1 a fault was found and is named, 2 something could not b
 _REPLAY_MORE = f"""\
 Takes every recorded decision again, on the consents in force at its place in the ledger. Needs openings of persons:
 a stopped daemon's files, or an auditor with the right READ_STATEMENTS. Needs the server's parts. --policy and --max-age
-are as for `audit verify`.
+are as for `audit verify`. An interrupted run goes on from its --state, with as many processes as it began with.
 
 {MORE}
 exit status: 0 all came out the same, 1 one did not and is named, 2 something could not be told.
@@ -44,7 +44,11 @@ def add_verbs(verbs: Verbs) -> None:
     )
     verb = add_verb(verbs, "replay", replay, "take every recorded decision again", more=_REPLAY_MORE)
     add_place(verb, witnesses=True)
-    verb.add_argument("--state", type=Path, metavar="DIR", help="keep the table here, and go on from it")
+    verb.add_argument("--state", type=Path, metavar="DIR", help="keep the tables here, and go on from them")
+    verb.add_argument(
+        "--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
+        help="processes, each with a share of the persons (default: cores)",
+    )  # fmt: skip
 
 
 def verify(arguments: argparse.Namespace, out: Out) -> int:
@@ -94,8 +98,9 @@ def replay(arguments: argparse.Namespace, out: Out) -> int:
     place, origin, verifier, seen = read_witnessed(arguments)
     with out.progress("replaying") as progress:
         found = replay_decisions(
-            place, origin=origin, log_verifier=verifier, state_dir=arguments.state, progress=progress
-        )
+            place, origin=origin, log_verifier=verifier, state_dir=arguments.state, jobs=max(1, arguments.jobs),
+            progress=progress,
+        )  # fmt: skip
     for fault in found.faults:
         show_fault(out, fault.index, fault.what)
     for what, count in found.not_checked.items():

@@ -4,7 +4,7 @@ Memory is 2^(map_bits + 1) · 32 bytes, whatever the number of tags (8 MiB at 17
 tags / 2^map_bits entries. Owned by the sequencer: only its thread updates or proves.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from consentd.core import codec, patricia
 from consentd.errors import CorruptionError, StorageError, VerificationError
@@ -24,19 +24,14 @@ class TagMap:
     __slots__ = ("_store", "past", "top")
 
     def __init__(self, store: Store, map_bits: int) -> None:
-        """Load the bucket roots and hash what lies above them: work by buckets, not by tags."""
+        """Load the bucket roots and hash what lies above them: work by buckets, not by tags, 1 s at 20 bits.
+
+        Raises:
+            CorruptionError: a row of bucket roots is not of its length or place.
+        """
         self._store = store
         self.past: Past | None = None
-        self.top = patricia.Top(map_bits)
-        roots: dict[int, bytes] = {}
-        for key, row in store.scan(b"r", prefix_end(b"r")):
-            first = int.from_bytes(key[1:]) * layout.ROOTS_PER_ROW
-            for place in range(layout.ROOTS_PER_ROW):
-                root = row[place * 32 : place * 32 + 32]
-                if root != codec.ZERO_HASH:
-                    roots[first + place] = root
-        if roots:
-            self.top.update(roots)
+        self.top = patricia.Top.load(map_bits, self._stored_roots(map_bits))
 
     def root(self) -> bytes:
         """Return the map root, 32 bytes."""
@@ -98,3 +93,12 @@ class TagMap:
             return patricia.prove(key, bucket, top)
         except VerificationError as error:
             raise CorruptionError(f"map bucket is not what its root says: `{number}`") from error
+
+    def _stored_roots(self, map_bits: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the rows of bucket roots: the first bucket's number, and the roots."""
+        width = min(layout.ROOTS_PER_ROW, 1 << map_bits)
+        for key, row in self._store.scan(b"r", prefix_end(b"r")):
+            first = int.from_bytes(key[1:]) * layout.ROOTS_PER_ROW
+            if len(row) != width * len(codec.ZERO_HASH) or first + width > 1 << map_bits:
+                raise CorruptionError(f"bucket roots are not of their length or place: `{first}`")
+            yield first, row

@@ -1,0 +1,192 @@
+"""Measure durable accesses over the wire: one by one, in batches, signed by their askers, up to their proof."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from random import Random
+from typing import Any
+
+from benchmarks.over_wire import BATCH, Bench, check_answers, make_accesses, note_of
+from benchmarks.questions import Asked, make_questions
+from benchmarks.report import Row, percentile, spread
+from benchmarks.tag_map import tag_of
+from benchmarks.world import RELAY_KEY
+from consentd.config import load as load_config
+from consentd.core.checkpoint import verify_proof
+from consentd.core.kinds import EntryKind
+from consentd.server.keys import read_keys
+from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import statement_pb2 as st
+from consentd_client.signing import Author
+
+AUTHORIZE = "/consentd.v1.AccessService/AuthorizeAccess"
+BATCH_AUTHORIZE = "/consentd.v1.AccessService/BatchAuthorizeAccesses"
+BATCH_RECORD = "/consentd.v1.AccessService/BatchRecordAccesses"
+WAITING_SHARE = 20
+"""One call in so many waits for its proof: an asker seldom does, and the daemon has 64 threads for calls that wait."""
+PUBLISHED_PER_S = 1_000
+
+
+def measure_access(bench: Bench) -> list[Row]:
+    """Measure durable accesses: one by one with many in flight, in batches, on one core and on both."""
+    count = bench.questions
+    asked = make_questions(5, count, bench.world.subjects)
+    rows = []
+    for pinned, boundary in _boundaries(bench):
+        with bench.server(pinned=pinned) as server:
+            full = bench.run(server, AUTHORIZE, make_accesses(asked), in_flight=64, once=True, seconds=120, warm_s=0)
+            slow = bench.run(
+                server, AUTHORIZE, make_accesses(asked), in_flight=64, rate=500, seconds=bench.seconds, once=True
+            )
+            batches = [ac.BatchAuthorizeAccessesRequest(requests=part) for part in _parts(make_accesses(asked))]
+            together = bench.run(server, BATCH_AUTHORIZE, batches, in_flight=4, once=True, seconds=120, warm_s=0)
+        for loaded in (full, slow):
+            answers = [(place, ac.AuthorizeAccessResponse.FromString(answer)) for place, answer in loaded.answers]
+            assert all(answer.HasField("receipt") for _, answer in answers), "every access is recorded"
+            check_answers(asked, [(place, answer.decision.outcome) for place, answer in answers])
+        _check_batches(asked, together.answers)
+        common: dict[str, Any] = {"case": "access", "boundary": boundary, "sample_unit": "s"}
+        rows += [
+            Row(**common, name="AuthorizeAccess, 64 in flight", value=full.rate, unit="/s", note=note_of(full),
+                at_least=1_000 if pinned else 1_200, samples=full.latencies_s),
+            Row(**common, name="AuthorizeAccess at 500/s, ack p99", value=percentile(slow.latencies_s, 0.99) * 1e3,
+                unit="ms", at_most=25, note=note_of(slow), samples=slow.latencies_s),
+            Row(**common, name=f"BatchAuthorizeAccesses of {BATCH}", value=count / together.seconds, unit="entries/s",
+                at_least=2_500 if pinned else 4_000, note=note_of(together), samples=together.latencies_s),
+        ]  # fmt: skip
+    return rows
+
+
+def measure_signed(bench: Bench) -> list[Row]:
+    """Measure batches with a signature of the author on each item, which the daemon verifies.
+
+    A signed question becomes an ACCESS or a REFUSAL that holds it and that the daemon signs; a signed outcome is an
+    entry of its author's.
+    """
+    asked = make_questions(11, bench.questions, bench.world.subjects)
+    config = load_config(bench.world.config_file)
+    rows = []
+    for pinned, boundary in _boundaries(bench):
+        with bench.server(pinned=pinned) as server:
+            questions = [_signed(question, config.ledger.origin) for question, _ in asked]
+            batches = [ac.BatchAuthorizeAccessesRequest(requests=part) for part in _parts(questions)]
+            decided = bench.run(server, BATCH_AUTHORIZE, batches, in_flight=4, once=True, seconds=120, warm_s=0)
+            seqs = _check_batches(asked, decided.answers)
+            outcomes = [
+                _outcome(asked[place][0], seq, config.ledger.origin)
+                for place, seq in seqs
+                if asked[place][1] == pb.OUTCOME_PERMIT
+            ]
+            records = [ac.BatchRecordAccessesRequest(requests=part) for part in _parts(outcomes)]
+            recorded = bench.run(server, BATCH_RECORD, records, in_flight=4, once=True, seconds=120, warm_s=0)
+        receipts = sum(len(ac.BatchRecordAccessesResponse.FromString(one).receipts) for _, one in recorded.answers)
+        assert receipts == len(outcomes), "every outcome is recorded"
+        common: dict[str, Any] = {"case": "signed", "boundary": boundary, "unit": "entries/s", "sample_unit": "s"}
+        common["at_least"] = 2_500 if pinned else 4_000
+        rows += [
+            Row(**common, name=f"BatchAuthorizeAccesses of {BATCH}, each signed by its asker",
+                value=len(asked) / decided.seconds, note=note_of(decided), samples=decided.latencies_s),
+            Row(**common, name=f"BatchRecordAccesses of {BATCH}, each signed by its author",
+                value=receipts / recorded.seconds, note=note_of(recorded), samples=recorded.latencies_s),
+        ]  # fmt: skip
+    return rows
+
+
+def measure_published(bench: Bench) -> list[Row]:
+    """Measure the time from sending an access to its verified inclusion proof, at a fixed rate, on all cores.
+
+    One call in ``WAITING_SHARE`` is answered only with its proof, once a signed checkpoint covers the entry; the others
+    are acknowledged as they are durable, and keep the ledger busy. Latency counts from when a call was due.
+    """
+    warm_s = min(1.0, bench.seconds)
+    asked = make_questions(12, round(PUBLISHED_PER_S * (bench.seconds + warm_s)), bench.world.subjects)
+    requests = make_accesses(asked)
+    for request in requests[::WAITING_SHARE]:
+        request.wait_for = pb.WAIT_FOR_PUBLISHED
+    with bench.server(pinned=False) as server:
+        more: dict[str, Any] = {"rate": PUBLISHED_PER_S, "seconds": bench.seconds, "warm_s": warm_s, "once": True}
+        loaded = bench.run(server, AUTHORIZE, requests, in_flight=64, **more)
+    config = load_config(bench.world.config_file)
+    verifier = read_keys(config).log.verifier
+    proven = 0
+    for place, body in loaded.answers:
+        answer = ac.AuthorizeAccessResponse.FromString(body)
+        check_answers(asked, [(place, answer.decision.outcome)])
+        if place % WAITING_SHARE == 0:
+            assert answer.receipt.published, "who waits for a proof gets one"
+            verify_proof(
+                answer.receipt.proof, leaf=answer.receipt.leaf, origin=config.ledger.origin, log_verifier=verifier
+            )
+            proven += 1
+    timed = list(zip(loaded.places, loaded.latencies_s, strict=True))
+    waited = [seconds for place, seconds in timed if place % WAITING_SHARE == 0]
+    acks = [seconds for place, seconds in timed if place % WAITING_SHARE]
+    return [
+        Row(
+            case="published",
+            name=f"access to inclusion proof at {PUBLISHED_PER_S:,}/s, p99",
+            value=percentile(waited, 0.99) * 1e3,
+            unit="ms",
+            at_most=500,
+            boundary="gRPC on loopback, no TLS, durable, server on all cores, beside the load",
+            note=f"{spread(waited)}; {proven} proofs verified; checkpoints every "
+            f"{config.ledger.checkpoint_interval_ms} ms, no witnesses; acks {spread(acks)}; "
+            f"{len(loaded.latencies_s) / loaded.seconds:,.0f}/s answered; load generator {loaded.busy:.0%} busy",
+            samples=waited,
+            sample_unit="s",
+        )
+    ]
+
+
+def _boundaries(bench: Bench) -> Iterator[tuple[bool, str]]:
+    """Yield (pinned, boundary): on one core first, where there are two."""
+    for pinned in (True, False) if bench.server_core is not None else (False,):
+        where = "server on one core" if pinned else "server on all cores, beside the load"
+        yield pinned, f"gRPC on loopback, no TLS, durable, {where}"
+
+
+def _parts(items: Sequence[Any]) -> list[Sequence[Any]]:
+    return [items[at : at + BATCH] for at in range(0, len(items), BATCH)]
+
+
+def _check_batches(asked: Sequence[Asked], answers: Sequence[tuple[int, bytes]]) -> list[tuple[int, int]]:
+    """Check the answers of batches; returns (place of the question, seq of its entry)."""
+    seqs = []
+    for place, answer in answers:
+        results = ac.BatchAuthorizeAccessesResponse.FromString(answer).results
+        outcomes = [result.response.decision.outcome for result in results]
+        check_answers(asked[place * BATCH : place * BATCH + BATCH], list(enumerate(outcomes)))
+        seqs += [(place * BATCH + at, result.response.access_seq) for at, result in enumerate(results)]
+    return seqs
+
+
+def _author(question: pb.Question, origin: str) -> Author:
+    number = int(question.subject.value.removeprefix("BENCH-"))
+    return Author(key=RELAY_KEY, origin=origin, tag=tag_of(number))
+
+
+def _signed(question: pb.Question, origin: str) -> ac.AuthorizeAccessRequest:
+    request_id = os.urandom(16)
+    signed = _author(question, origin).sign_question(question, request_id=request_id, now_ms=_now_ms())
+    return ac.AuthorizeAccessRequest(request_id=request_id, signed_question=signed)
+
+
+def _outcome(question: pb.Question, seq: int, origin: str) -> ac.RecordAccessRequest:
+    random = Random(seq)
+    outcome = st.OutcomeStatement(
+        status=st.TRANSFER_STATUS_RECEIVED,
+        categories=question.categories,
+        resource_count=random.randrange(1, 100),
+        byte_count=random.randrange(1 << 20),
+        happened_time_ms=_now_ms(),
+    )
+    request_id = os.urandom(16)
+    signed = _author(question, origin).sign(
+        EntryKind.OUTCOME, outcome, request_id=request_id, now_ms=_now_ms(), ref=seq
+    )
+    return ac.RecordAccessRequest(request_id=request_id, subject=question.subject, access_seq=seq, signed=signed)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,185 @@
+"""Kill -9 in the middle of a pruning beside writers: the ledger opens by itself, is whole, and the next call finishes.
+
+Each round takes a copy of one ledger of old entries, begins to prune it in a real process with real RocksDB and LMDB,
+and kills that at a random moment. What is left at the end is what a pruning that nobody disturbed leaves.
+``CONSENTD_CRASH_ROUNDS`` says how many kills (20 in CI).
+"""
+
+import random
+import shutil
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+
+from consentd.core import merkle
+from consentd.core.pruned import DAY_MS, NOTHING
+from consentd.ledger import retention
+from consentd.ledger.reads import read_leaf
+from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import consent_service_pb2 as cs
+from consentd.v1 import ledger_service_pb2 as ls
+from consentd.v1 import ledger_service_pb2_grpc
+from running import Running, make_config, make_running, question, request_id
+from test_crash import ROUNDS, Process, Writer
+
+PEOPLE = 40
+ACCESSES = 40
+WRITERS = 2
+DAYS = 730
+YEARS_AGO_MS = 10 * 365 * DAY_MS
+
+
+class OldClock:
+    """The machine's clock, ten years ago."""
+
+    def wall_ms(self) -> int:
+        return time.time_ns() // 1_000_000 - YEARS_AGO_MS
+
+    def monotonic_ms(self) -> int:
+        return time.monotonic_ns() // 1_000_000
+
+
+@dataclass(frozen=True)
+class Old:
+    """A ledger of which most is past its retention.
+
+    Attributes:
+        size: leaves there are.
+        rest: rows of those leaves once it was pruned, by key.
+    """
+
+    directory: Path
+    tokens: dict[str, str]
+    questions: list[object]
+    size: int
+    rest: dict[bytes, bytes]
+
+    def copy(self, directory: Path) -> Path:
+        shutil.copytree(self.directory, directory)
+        return directory
+
+
+def rows_below(running: Running, size: int) -> dict[bytes, bytes]:
+    """Return leaves, index rows and statements of the first *size* entries."""
+    parts = running.daemon.lobby.parts
+    assert parts is not None
+    store = parts.ledger.store
+    found = {key: row for key, row in store.scan(b"l", b"m") if int.from_bytes(key[1:]) < size}
+    for key, row in store.scan(b"i", b"j"):
+        if int.from_bytes(row) < size:
+            found[key] = row
+            made = store.get(b"c" + key[1:])
+            if made is not None:
+                found[b"c" + key[1:]] = made
+    return found
+
+
+def prune(running: Running) -> ls.PruneResponse:
+    call = running.ledger.Prune(ls.PruneRequest(), metadata=running.as_("operator"), timeout=60)
+    return list(call)[-1]
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Old:
+    directory = tmp_path_factory.mktemp("old") / "ledger"
+    first = make_running(directory, daemon={"clock": OldClock()}, retention_days=DAYS)
+    subjects = [first.enrol(f"SYN-{number:06d}") for number in range(PEOPLE)]
+    questions = [question(subject) for subject in subjects]
+    for number, subject in enumerate(subjects):
+        given = first.grant(subject)
+        asked = [
+            ac.AuthorizeAccessRequest(request_id=request_id(), question=questions[number]) for _ in range(ACCESSES)
+        ]
+        first.access.BatchAuthorizeAccesses(
+            ac.BatchAuthorizeAccessesRequest(requests=asked), metadata=first.as_("app")
+        )
+        revoke = cs.RevokeConsentRequest(request_id=request_id(), subject=subject, consent_id=given)
+        first.consents.RevokeConsent(revoke, metadata=first.as_("app"))
+    first.stop()
+    second = Running(make_config(directory), first.tokens)
+    for subject in subjects[::2]:
+        second.grant(subject)
+    size = second.check_ledger()
+    second.stop()
+    whole = Old(directory, first.tokens, questions, size, {})
+    undisturbed = Running(make_config(whole.copy(directory.with_name("undisturbed"))), first.tokens)
+    before = rows_below(undisturbed, size)
+    assert prune(undisturbed).step == ls.PRUNE_STEP_DONE
+    undisturbed.check_ledger()
+    rest = rows_below(undisturbed, size)
+    undisturbed.stop()
+    assert len(before) - len(rest) > 3 * PEOPLE * ACCESSES // 2
+    return Old(directory, first.tokens, questions, size, rest)
+
+
+class Pruning(threading.Thread):
+    """Prunes until it is done or the daemon is gone."""
+
+    def __init__(self, port: int, metadata: object) -> None:
+        super().__init__(daemon=True)
+        self._port, self._metadata = port, metadata
+        self.started = threading.Event()
+
+    def run(self) -> None:
+        with grpc.insecure_channel(f"127.0.0.1:{self._port}") as channel:
+            stub = ledger_service_pb2_grpc.LedgerServiceStub(channel)
+            try:
+                for _ in stub.Prune(ls.PruneRequest(), metadata=self._metadata, timeout=60):
+                    self.started.set()
+            except grpc.RpcError:
+                pass
+        self.started.set()
+
+
+@pytest.mark.slow
+def test_no_kill_in_a_pruning_loses_anything_and_the_next_call_finishes(old: Old, tmp_path: Path) -> None:
+    moments = random.Random(21)
+    operator, app = ((("authorization", f"Bearer {old.tokens[who]}"),) for who in ("operator", "app"))
+    for number in range(ROUNDS):
+        directory = old.copy(tmp_path / f"round-{number}")
+        process = Process(directory)
+        writers = [Writer(process.port, app, old.questions, 1_000) for _ in range(WRITERS)]
+        pruning = Pruning(process.port, operator)
+        for thread in (*writers, pruning):
+            thread.start()
+        assert pruning.started.wait(30)
+        # A real moment of a real run, from before it is stated to behind its end.
+        threading.Event().wait(moments.uniform(0.0, 0.3))
+        process.kill()
+        for thread in (*writers, pruning):
+            thread.join()
+
+        last = Running(make_config(directory), old.tokens)
+        try:
+            last.check_ledger()
+            assert last.daemon.lobby.parts is not None
+            store = last.daemon.lobby.parts.ledger.store
+            days, stated = retention.read_stated(store)
+            assert days == DAYS
+            assert len(stated) <= 1
+            if not stated:
+                # Nothing is deleted before the ledger says so.
+                assert retention.read_pruned(store) == NOTHING
+                assert rows_below(last, old.size).items() >= old.rest.items()
+            was_finished = bool(stated) and retention.is_finished(store) and retention.read_pruned(store) != NOTHING
+            done = prune(last)
+            assert done.step == ls.PRUNE_STEP_DONE
+            assert retention.is_finished(store)
+            if stated and not was_finished:
+                # It goes on with what was stated, and states nothing new.
+                assert retention.read_stated(store) == (DAYS, stated)
+                assert (done.kept_from_time_ms, done.start_size) == (
+                    stated[0].pruned.kept_from_ms, stated[0].pruned.start
+                )  # fmt: skip
+            assert rows_below(last, old.size) == old.rest
+            last.check_ledger()
+            for writer in writers:
+                for index, leaf_hash in writer.acknowledged.items():
+                    assert merkle.leaf_hash(read_leaf(store, index)) == leaf_hash
+        finally:
+            last.stop()
+        shutil.rmtree(directory)
