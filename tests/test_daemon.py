@@ -156,6 +156,35 @@ def _fail(*_: object, **__: object) -> None:
     raise AssertionError(f"a bug about {SECRET}")
 
 
+def test_watchers_that_leave_while_the_health_changes_hold_nothing_up(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as running:
+        stop, watched = threading.Event(), 0
+
+        def watch() -> None:
+            nonlocal watched
+            stub = health_pb2_grpc.HealthStub(running.channel)
+            while not stop.is_set():
+                call = stub.Watch(health_pb2.HealthCheckRequest(service=""))
+                next(iter(call))
+                call.cancel()
+                watched += 1
+
+        def change() -> None:
+            for number in range(2_000):
+                running.daemon._set_serving(bool(number % 2))
+
+        watchers = [threading.Thread(target=watch, daemon=True) for _ in range(4)]
+        changing = threading.Thread(target=change, daemon=True)
+        for thread in (*watchers, changing):
+            thread.start()
+        changing.join(60)
+        stop.set()
+        assert not changing.is_alive(), "a change of health waits for a watcher that is gone"
+        for thread in watchers:
+            thread.join(10)
+        assert watched
+
+
 def test_reflection_lists_the_services(tmp_path: Path) -> None:
     with running_daemon(tmp_path) as running:
         stub = reflection_pb2_grpc.ServerReflectionStub(running.channel)

@@ -67,6 +67,8 @@ log = logging.getLogger(__name__)
 
 WAITING_THREADS = 64
 """Threads for calls that wait, for a commit or a checkpoint: as many writes can share one commit."""
+WATCHING_THREADS = 32
+"""Streams of health that are served at once; further ones wait. Whoever only asks now and then needs none."""
 FAST_CALLS = frozenset({"Check", "BatchCheck"})
 """Calls that never wait; they have the gRPC server's own few threads to themselves."""
 DRAIN_S = 10
@@ -101,8 +103,11 @@ class Daemon:
         self.lobby = Lobby(self.metrics)
         self._clock = clock or SystemClock()
         self._confirm_clock = confirm_clock
-        self._health = health.HealthServicer()
+        # Without threads of its own it sends under a lock that the end of a stream waits for: a watcher that leaves while
+        # the health changes would hold up the drain for ever.
+        self._health = health.HealthServicer(experimental_non_blocking=False)
         self._pool = ThreadPoolExecutor(WAITING_THREADS, thread_name_prefix="waiting")
+        self._watchers = ThreadPoolExecutor(WATCHING_THREADS, thread_name_prefix="watching")
         self._grpc = self._build_grpc()
         self._http = HttpServer(config, self.lobby)
         self._closers: list[Any] = []
@@ -144,6 +149,7 @@ class Daemon:
             parts.sequencer.stop()
         self._http.stop()
         self._pool.shutdown()
+        self._watchers.shutdown()
         for closer in reversed(self._closers):
             try:
                 closer()
@@ -259,6 +265,7 @@ class Daemon:
                     setattr(servicer, method.name, Pooled(getattr(servicer, method.name), self._pool))
             add(servicer, Decoding(server))
             names.append(service.full_name)
+        setattr(self._health, "Watch", Pooled(self._health.Watch, self._watchers))  # noqa: B010  # as those above
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         described = reflection.ReflectionServicer(names)
         # Its stream lasts as long as the client likes: it has a thread of its own, and takes none from the checks.
