@@ -103,8 +103,8 @@ class Daemon:
         self.lobby = Lobby(self.metrics)
         self._clock = clock or SystemClock()
         self._confirm_clock = confirm_clock
-        # Without threads of its own it sends under a lock that the end of a stream waits for: a watcher that leaves while
-        # the health changes would hold up the drain for ever.
+        # Without threads of its own it sends under a lock that the end of a stream waits for: a watcher that leaves
+        # while the health changes would hold up the drain for ever.
         self._health = health.HealthServicer(experimental_non_blocking=False)
         self._pool = ThreadPoolExecutor(WAITING_THREADS, thread_name_prefix="waiting")
         self._watchers = ThreadPoolExecutor(WATCHING_THREADS, thread_name_prefix="watching")
