@@ -490,7 +490,7 @@ def check_ledger(case: LedgerCase, size: int | None = None) -> Replay:
     assert tiles.root(point.size, found) == point.root
 
     pruned = read_pruned(case.store)
-    replay, seals = Replay(start=pruned.start), []
+    replay, seals = Replay(start=pruned.start, kept_from_ms=pruned.kept_from_ms), []
     for start in range(0, point.size, tiles.TILE_WIDTH):
         end = min(start + tiles.TILE_WIDTH, point.size)
         read = reads.read_gapped if start < pruned.minimum else reads.read_leaves

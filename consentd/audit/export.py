@@ -96,6 +96,8 @@ def export(
                 progress(work.edge.size, point.size)
         if work.edge.root() != point.root:
             raise ProofError(f"leaves do not hash to the root that the log signed at size {point.size}")
+        if source.pruned() != found:
+            raise StorageError("ledger was pruned meanwhile; export again")
         work.write(directory / "checkpoint", note)
         return Exported(checkpoint=point, start=start, files=work.files, removed=work.remove_partials())
     finally:

@@ -20,7 +20,7 @@ from consentd.core.kinds import Owner
 from consentd.core.replay import Head
 from consentd.errors import StorageError
 
-FORMAT = 2
+FORMAT = 3
 WARM = 250_000
 """Entries of one mapping held in memory: heads of so many tags are 80 MB."""
 _CACHE_KIB = 65_536

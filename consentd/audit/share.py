@@ -114,6 +114,7 @@ class Share:
                 self.tally = self._restore()
                 self._edge = self._read_edge(self.tally.size)
                 self._kept_from_ms = self._source.pruned().kept_from_ms
+                self._check_fresh()
             except BaseException:
                 self._source.close()
                 raise
@@ -261,6 +262,16 @@ class Share:
         except (OSError, ValueError, KeyError, StopIteration) as error:
             parent = self._standing_path.parents[1]
             raise StorageError(f"state cannot be gone on from; remove it: `{parent}`") from error
+
+    def _check_fresh(self) -> None:
+        """Refuse a state behind which entries are pruned: what ended a consent in it may be gone."""
+        if not self.tally.size or not self._kept_from_ms:
+            return
+        n, at = divmod(self.tally.size - 1, tiles.TILE_WIDTH)
+        leaf = read_leaves(self._source, n, width_of(n, self._point.size))[at]
+        if not leaf or codec.decode_leaf(leaf).time_ms < self._kept_from_ms:
+            parent = self._standing_path.parents[1]
+            raise InvalidError(f"state is from before what the ledger keeps; remove it and begin anew: `{parent}`")
 
     def _read_edge(self, size: int) -> tiles.Edge:
         if size > self._point.size:

@@ -29,7 +29,7 @@ from consentd.core import checkpoint, codec, kinds, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.note import NoteVerifier
-from consentd.core.pruned import NOTHING, Pruned
+from consentd.core.pruned import Pruned
 from consentd.core.replay import Head, Replay, ReplayError
 from consentd.errors import InvalidError, ProofError, StorageError, VerificationError
 
@@ -47,6 +47,7 @@ UNSTATED = "what is pruned, for want of the statements of chain `ledger`"
 UNKNOWN = "entries of kinds that this version does not know"
 
 Progress = Callable[[int, int], None]
+_LEDGER_TAG = codec.public_tag("ledger")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +149,12 @@ def verify_ledger(
     with ExitStack() as stack:
         source = place.open()
         stack.callback(source.close)
+        # First what is pruned: a ledger prunes only what a published checkpoint states, so this one states it.
+        pruned = source.pruned()
         point, _ = checkpoint.open_checkpoint(source.checkpoint(), origin, log_verifier)
         keep = Keep(state_path, warm=warm)
         stack.callback(keep.close)
-        audit = _Audit(source, point, keep, saves=state_path is not None)
+        audit = _Audit(source, point, keep, pruned=pruned, saves=state_path is not None)
         if keep.state() is not None:
             audit.restore()
         elif since is not None:
@@ -201,9 +204,9 @@ def _runs(
 class _Audit:
     """One verification under way. Owned by one thread."""
 
-    def __init__(self, source: Source, point: Checkpoint, keep: Keep, *, saves: bool) -> None:
+    def __init__(self, source: Source, point: Checkpoint, keep: Keep, *, pruned: Pruned, saves: bool) -> None:
         self.source, self.point, self.keep = source, point, keep
-        self.pruned = source.pruned()
+        self.pruned = pruned
         if self.pruned.start > point.size:
             raise ProofError(f"place says that more is pruned than there is: `{self.pruned.start}`")
         self.replay = Replay(1)
@@ -213,7 +216,7 @@ class _Audit:
         self._saves = saves
         self._saved_size = 0
         self._retention_days = 0
-        self._stated = NOTHING  # by the last LEDGER entry that states a pruning
+        self._stated: list[Pruned] = []  # by the LEDGER entries that state a pruning
         self._closed: dict[bytes, int] = {}  # by tag the first entry whose statement is gone, where that is a fault
 
     # -- beginning --------------------------------------------------------------------------------------------
@@ -230,7 +233,7 @@ class _Audit:
         except VerificationError:
             pass  # the replay names it
         bits = min(MAX_MAP_BITS, max(4, (max(1, tags // 16) - 1).bit_length()))
-        self._hold(Replay(bits, start=self.pruned.start))
+        self._hold(Replay(bits, start=self.pruned.start, kept_from_ms=self.pruned.kept_from_ms))
 
     def begin_behind(self, trusted: Checkpoint) -> None:
         """Begin behind a trusted checkpoint.
@@ -268,7 +271,7 @@ class _Audit:
             raise InvalidError(f"state file is of another ledger: `{state['origin']}`")
         if state["size"] > self.point.size:
             raise ProofError(f"ledger is smaller than what was verified: `{self.point.size}` and `{state['size']}`")
-        replay = Replay(1, start=self.pruned.start)
+        replay = Replay(1, start=self.pruned.start, kept_from_ms=self.pruned.kept_from_ms)
         replay.public = set(map(bytes.fromhex, state["public"]))
         replay.top = self.keep.top(state["map_bits"])
         replay.size, replay.time_ms, replay.sealed_size = state["size"], state["time_ms"], state["sealed_size"]
@@ -280,7 +283,7 @@ class _Audit:
         self.authors.participants = {bytes.fromhex(tag): name for tag, name in state["participants"].items()}
         self.authors.is_lost = state["is_lost"]
         self._closed = {bytes.fromhex(tag): index for tag, index in state["closed"].items()}
-        self._retention_days, self._stated = state["retention_days"], Pruned(*state["stated"])
+        self._retention_days, self._stated = state["retention_days"], [Pruned(*one) for one in state["stated"]]
         counted = ("entries", "seals", "opened", "leaves_pruned", "statements_pruned")
         self.found = _Found(**{name: state[name] for name in counted}, not_checked=Counter(state["not_checked"]))
         self.found.faults = [Fault(index, what) for index, what in state["faults"]]
@@ -298,7 +301,7 @@ class _Audit:
                 "participants": {tag.hex(): name for tag, name in self.authors.participants.items()},
                 "is_lost": self.authors.is_lost, "closed": {tag.hex(): at for tag, at in self._closed.items()},
                 "public": [tag.hex() for tag in replay.public], "retention_days": self._retention_days,
-                "stated": [self._stated.kept_from_ms, self._stated.start],
+                "stated": [[one.kept_from_ms, one.start] for one in self._stated],
                 "entries": self.found.entries, "seals": self.found.seals, "opened": self.found.opened,
                 "leaves_pruned": self.found.leaves_pruned, "statements_pruned": self.found.statements_pruned,
                 "not_checked": dict(self.found.not_checked),
@@ -378,7 +381,7 @@ class _Audit:
         try:
             if self.authors.verify(event, made):
                 self.found.opened += 1
-                if event.kind == EntryKind.LEDGER and made.fact is not None:
+                if event.kind == EntryKind.LEDGER and event.tag == _LEDGER_TAG and made.fact is not None:
                     self._look_at_retention(event, made.fact)
             else:
                 self.found.not_checked[NO_TERM] += 1
@@ -390,7 +393,7 @@ class _Audit:
         if event.seq == 1:
             self._retention_days = fact.retention_days
         if fact.pruned is not None:
-            self._stated = fact.pruned
+            self._stated.append(fact.pruned)
             fact.pruned.verify_policy(days=self._retention_days, time_ms=event.time_ms)
 
     # -- at the end -------------------------------------------------------------------------------------------
@@ -413,11 +416,13 @@ class _Audit:
 
     def _compare_pruned(self) -> None:
         """Hold what the place says to be pruned against what the ledger states."""
-        if self._stated == NOTHING and (self.found.not_checked[UNKEPT] or self.authors.is_lost):
+        if not self._stated and (self.found.not_checked[UNKEPT] or self.authors.is_lost):
             self.found.not_checked[UNSTATED] += 1
-        elif (self.pruned.kept_from_ms, self.pruned.start or self._stated.start) != (
-            self._stated.kept_from_ms, self._stated.start
-        ):  # fmt: skip
+            return
+        # A place may still hold what the last one states: it is deleted after that is public.
+        if not any(
+            self.pruned.kept_from_ms == one.kept_from_ms and self.pruned.start in (0, one.start) for one in self._stated
+        ):
             self.found.add(None, "place says that other entries are pruned than the ledger states")
 
     def report(self, *, stopped: bool) -> Report:

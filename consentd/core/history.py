@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 
 from consentd.core import codec, merkle, note, patricia
 from consentd.core.checkpoint import MAX_SIZE, Checkpoint, open_checkpoint
-from consentd.core.kinds import AUTHORS, EntryKind, Owner, is_known
+from consentd.core.kinds import AUTHORS, PRUNABLE, EntryKind, Owner, is_known
 from consentd.core.note import NoteVerifier
 from consentd.errors import MalformedError, ProofError, SignatureError
 
@@ -209,7 +209,10 @@ def verify_chain(
         raise ProofError("last entry is not the head that the map has")
     # INVARIANT: an erased person's statements are gone, and pruned ones; nobody else's may be. The ERASURE itself
     # stands in the clear.
-    gone = any(one.statement is None and one.event.time_ms >= kept_from_ms for one in verified)
+    gone = any(
+        one.statement is None and (one.event.time_ms >= kept_from_ms or one.event.kind not in PRUNABLE)
+        for one in verified
+    )
     if gone and not (verified[-1].event.kind == EntryKind.ERASURE and verified[-1].statement is not None):
         raise ProofError("opening is missing, and the chain does not end in an ERASURE")
     return verified

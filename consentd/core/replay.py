@@ -53,13 +53,20 @@ class Replay:
         sealed_size: size at which the last seal was the last leaf; 0 before the first.
         seal_hash: chain hash of the last seal; zeros before the first.
         edge: the tree's right edge, without the leaves that ``grow`` has not hashed in yet.
-        start: size up to which leaves may be skipped; 0: nothing is pruned.
+        start, kept_from_ms: see ``__init__``; 0: nothing is pruned.
         public: tags of chains that are no person's. To be read only.
     """
 
-    def __init__(self, map_bits: int = 14, *, start: int = 0) -> None:
-        """Begin with no leaf. *map_bits* divides the map; no root depends on it: about log2(tags) - 4 is quick."""
+    def __init__(self, map_bits: int = 14, *, start: int = 0, kept_from_ms: int = 0) -> None:
+        """Begin with no leaf.
+
+        Args:
+            map_bits: divides the map; no root depends on it: about log2(tags) - 4 is quick.
+            start: size up to which leaves may be skipped.
+            kept_from_ms: the time before which the ledger says to have pruned; the start lies before it.
+        """
         self.start = start
+        self.kept_from_ms = kept_from_ms
         self.size = 0
         self.time_ms = 0
         self.heads: dict[bytes, Head] = {}
@@ -205,6 +212,9 @@ class Replay:
             if not self._missing:
                 raise ReplayError(self.size, "prev_seal is not the chain hash of the seal before")
             self._missing -= 1
+        # INVARIANT: the start lies before every leaf that is kept for its time, or recent ones could be hidden.
+        if self.size == self.start - 1 and seal.time_ms >= self.kept_from_ms:
+            raise ReplayError(self.size, "start lies behind leaves that are kept for their time")
         if not self.is_sure or self.size < self.start - 1:
             return
         if seal.tags != len(self.heads):

@@ -129,7 +129,8 @@ class _Scrub:
         """Replay all leaves, then compare what that yields."""
         self.state = rows.read_state(self.store, self.found)
         size = self._verify_size()
-        self.replay = Replay(self.state.map_bits if self.state is not None else 14, start=self.pruned.start)
+        map_bits = self.state.map_bits if self.state is not None else 14
+        self.replay = Replay(map_bits, start=self.pruned.start, kept_from_ms=self.pruned.kept_from_ms)
         for start in range(0, size, CHUNK):
             self._verify_chunk(start, min(start + CHUNK, size))
             if self.progress is not None:

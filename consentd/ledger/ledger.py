@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from struct import Struct
 
 from consentd.core import codec, merkle, patricia, tiles
-from consentd.errors import CorruptionError
+from consentd.errors import ConflictError, CorruptionError
 from consentd.ledger import layout
 from consentd.ledger.map import TagMap
 from consentd.store import Batch, Store
@@ -207,11 +207,15 @@ class Turn:
         """Return an event and its statement row, those of this turn included; no row where it was erased.
 
         Raises:
+            ConflictError: it was pruned.
             CorruptionError: there is no event at *index*, which a request row or a receipt named.
         """
         leaf, row = self._entries.get(index, (None, None))
         if leaf is None:
             leaf = self.ledger.store.get(layout.leaf_key(index)) or b""
+            # A request row may outlive its time, for a turn drops but a few: its entry may be pruned by then.
+            if not leaf and self.ledger.store.get(layout.PRUNED) is not None:
+                raise ConflictError("recorded entry is pruned: ask with a new request_id", "REQUEST_ID_REUSED")
         event = codec.decode_leaf(leaf) if leaf else None
         if not isinstance(event, codec.Event):
             raise CorruptionError(f"no entry at index {index}")

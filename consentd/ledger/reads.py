@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from consentd.core import checkpoint, codec, tiles
-from consentd.errors import CorruptionError, InvalidError, NotFoundError, ProofError
+from consentd.errors import (
+    ConsentdError,
+    CorruptionError,
+    InvalidError,
+    NotFoundError,
+    ProofError,
+    StorageError,
+)
 from consentd.ledger import layout
 from consentd.ledger.ledger import Ledger
 from consentd.ledger.opening import read_tiles
@@ -139,8 +146,15 @@ def read_chain(store: Store, tag: bytes, first: int, last: int) -> Iterator[Entr
     """
     for expected, entry in enumerate(read_kept(store, tag, first, last), first):
         if entry.event.seq != expected:
-            raise CorruptionError(f"chain is broken at index {entry.index}")
+            raise _broken(store, entry.index)
         yield entry
+
+
+def _broken(store: Store, index: int) -> ConsentdError:
+    """Return what a chain that lacks an entry means: in a pruned store, that rows went between two reads."""
+    if store.get(layout.PRUNED) is not None:
+        return StorageError("entries were pruned while they were read; repeat the call")
+    return CorruptionError(f"chain is broken at index {index}")
 
 
 def read_kept(store: Store, tag: bytes, first: int = 1, last: int = _MAX_SEQ) -> Iterator[Entry]:
@@ -157,8 +171,10 @@ def read_kept(store: Store, tag: bytes, first: int = 1, last: int = _MAX_SEQ) ->
     }
     leaves = store.multi_get([layout.leaf_key(index) for _, index in places])
     for (seq, index), leaf in zip(places, leaves, strict=True):
-        event = None if leaf is None else codec.decode_leaf(leaf)
-        if leaf is None or not isinstance(event, codec.Event) or event.tag != tag or event.seq != seq:
+        if leaf is None:
+            raise _broken(store, index)
+        event = codec.decode_leaf(leaf)
+        if not isinstance(event, codec.Event) or event.tag != tag or event.seq != seq:
             raise CorruptionError(f"chain is broken at index {index}")
         yield Entry(index, leaf, event, rows.get(seq))
 

@@ -343,6 +343,9 @@ def _delete(
     batch: Batch, done: Sweep, tag: bytes, chain: Sequence[_Known], pruned: Pruned, kept: set[int]
 ) -> None:
     last_below = max((one.event.seq for one in chain if one.index < pruned.start), default=0)
+    # An entry that came since the plan may rest on one below the start: from there on the chain stays whole.
+    needed = [one.index for one in chain if one.event.seq in kept and one.event.kind not in _ALWAYS]
+    end = min([pruned.minimum, *needed])
     for one in chain:
         event = one.event
         if event.seq in kept or event.kind in _ALWAYS or event.kind == EntryKind.ERASURE:
@@ -350,7 +353,7 @@ def _delete(
         if one.made is not None:
             batch.delete(layout.statement_key(tag, event.seq))
             done.statements += 1
-        if one.index < pruned.minimum and event.seq != last_below:
+        if one.index < end and event.seq != last_below:
             batch.delete(layout.leaf_key(one.index))
             batch.delete(layout.index_key(tag, event.seq))
             done.leaves += 1

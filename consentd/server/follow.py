@@ -68,7 +68,8 @@ class Follower:
         if self._fault is not None:
             raise self._fault
         if not self._replay.size:
-            self._replay = Replay(self._map_bits, start=self._pruned().start)
+            said = self._pruned()
+            self._replay = Replay(self._map_bits, start=said.start, kept_from_ms=said.kept_from_ms)
         replay = self._replay
         if point.size < replay.size:
             raise StorageError(f"entries are replayed up to size {replay.size} already")
@@ -79,6 +80,11 @@ class Follower:
                 try:
                     if leaf:
                         replay.add(leaf)
+                    elif replay.size >= replay.start - 1:
+                        # INVARIANT: what is not shown is no evidence: the log signed its hash, and may prune it.
+                        self._replay = Replay(self._map_bits)
+                        self._kept_size = 0
+                        raise StorageError("entries were pruned meanwhile: they are replayed anew from the first")
                     else:
                         replay.skip(leaf_hash)
                     continue

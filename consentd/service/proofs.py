@@ -77,7 +77,10 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         for index, leaf in reads.scan_leaves(self.parts.ledger.store, start, end):
             event = codec.decode_leaf(leaf)
             if isinstance(event, codec.Event) and (not kinds or event.kind in kinds):
-                entry = reads.read_entry(self.parts.ledger.store, event.tag, event.seq)
+                try:
+                    entry = reads.read_entry(self.parts.ledger.store, event.tag, event.seq)
+                except NotFoundError:
+                    continue  # pruned since the scan began
                 opened = None
                 if persons or entry.row is None or reads.is_clear(entry):
                     opened = reads.open_entry(self.parts.vault, entry)
