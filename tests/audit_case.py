@@ -302,7 +302,9 @@ class PrunedSource(ExportedSource):
         self._start, self._gone = place.start, place.gone
 
     def pruned(self) -> Pruned:
-        return Pruned(0, self._start)
+        n, at = divmod(self._start - 1, 256)
+        seal = codec.decode_leaf(tiles.decode_bundle(ExportedSource.bundle(self, n, 256))[at])
+        return Pruned(seal.time_ms + 1, self._start)
 
     def bundle(self, n: int, width: int) -> bytes:
         leaves = tiles.decode_bundle(super().bundle(n, width))

@@ -21,6 +21,8 @@ from consentd.server.keys import read_keys
 from consentd_client import (
     Client,
     FileMemory,
+    History,
+    RamMemory,
     Subject,
     Trust,
     format_history,
@@ -33,6 +35,7 @@ from consentd_client import (
 from consentd_client.steps import Step, Stream
 from ledger_case import LOG, ORIGIN, START_MS, LedgerCase
 from running import Running, make_running
+from test_retention import DAYS, World
 from vectors_case import BANK, CITIZEN
 from vectors_notes import WITNESS
 
@@ -338,6 +341,127 @@ def test_a_file_that_does_not_continue_what_was_read_before_is_not_made(
         with pytest.raises(ProofError):
             client.run(history_file.history_file(client.session, person))
         assert client.asked == 2
+
+
+# -- of a pruned ledger -----------------------------------------------------------------------------------------
+
+
+class Pruned:
+    """A daemon that has pruned the first five of a person's nine entries, and three memories from before that."""
+
+    def __init__(self, directory: Path) -> None:
+        self.world = world = World(directory)
+        self.person = world.running.enrol("FILE-PRUNED")
+        given = world.running.grant(self.person)
+        self.whole, self.early = RamMemory(), RamMemory()
+        world.use(self.person, 2)
+        world.settle()
+        assert len(world.history(self.person, self.early).entries) == 4
+        world.use(self.person, 1)
+        world.revoke(self.person, given)
+        world.settle()
+        assert len(world.history(self.person, self.whole).entries) == 6
+        world.fill(300)
+        world.settle()  # a seal behind all that is old
+        world.clock.advance(DAYS + 10)
+        world.running.grant(self.person)
+        world.use(self.person, 2)
+        world.settle()
+        world.prune()
+
+    @property
+    def trust(self) -> Trust:
+        return pin(read_keys(self.world.running.config).log.verifier, self.world.running.config.ledger.origin)
+
+    def save(self, memory: RamMemory | None = None) -> tuple[History, bytes]:
+        client = self.world.client(memory)
+        return client.run(history_file.history_file(client.session, self.person))
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pruned]:
+    pruned = Pruned(tmp_path_factory.mktemp("pruned"))
+    yield pruned
+    pruned.world.settle()
+    pruned.world.running.check_ledger()
+    pruned.world.running.stop()
+
+
+def test_a_file_of_a_pruned_history_begins_where_it_is_whole(pruned: Pruned) -> None:
+    found, content = pruned.save()
+    assert [(entry.seq, entry.is_pruned) for entry in found.entries] == [(6, True), (7, False), (8, False), (9, False)]
+    assert all(entry.is_new for entry in found.entries)
+    assert found.missing == ((1, 5),)
+    assert parse_history(content).chains[0].first_seq == 6
+    assert format_history(parse_history(content)) == content
+    assert open_history(content, trust=pruned.trust, tag=found.tag) == found
+    client = pruned.world.client()
+    told, content = client.run(history_file.public_history_file(client.session, "ledger"))
+    assert [entry.seq for entry in told.entries] == [1, 2]
+    assert open_history(content, trust=pruned.trust, name="ledger") == told
+
+
+def test_what_a_memory_holds_of_before_is_not_in_the_file(pruned: Pruned) -> None:
+    """The file stands alone: it has what the daemon can still prove; what is new in it is told by seq."""
+    for memory, held in ((pruned.early, 4), (pruned.whole, 6)):
+        new = [seq for seq in (6, 7, 8, 9) if seq > held]
+        found, content = pruned.save(memory)
+        assert [entry.seq for entry in found.entries] == [6, 7, 8, 9]
+        assert [entry.seq for entry in found.new] == new
+        assert found.missing == ((1, 5),)
+        assert [entry.seq for entry in open_history(content, trust=pruned.trust).entries] == [6, 7, 8, 9]
+        again, _ = pruned.save(memory)
+        assert [entry.seq for entry in again.entries] == [6, 7, 8, 9]
+        assert again.new == ()
+    # What it holds is all there still, where one asks for it.
+    shown = pruned.world.history(pruned.person, pruned.whole)
+    assert [entry.seq for entry in shown.entries] == list(range(1, 10))
+    assert shown.missing == ()
+    shown = pruned.world.history(pruned.person, pruned.early)
+    assert [entry.seq for entry in shown.entries] == [1, 2, 3, 4, 6, 7, 8, 9]
+    assert shown.missing == ((5, 5),)
+
+
+def test_a_file_of_a_pruned_history_with_less_than_is_kept(pruned: Pruned) -> None:
+    _, content = pruned.save()
+    proof = parse_history(content)
+    person, *others = proof.chains
+
+    def opened(chain: ChainProof, *rest: ChainProof) -> Any:
+        return open_history(format_history(replace(proof, chains=(chain, *rest))), trust=pruned.trust)
+
+    opened(person, *others)
+    for first in (5, 7, 8, 10):
+        with pytest.raises(ProofError):
+            opened(replace(person, first_seq=first), *others)
+    later = replace(person, first_seq=7, entries=person.entries[1:])
+    with pytest.raises(ProofError, match="not pruned"):
+        opened(later, *others)
+    gone = HistoryEntry(person.entries[1].leaf, None)
+    with pytest.raises(ProofError, match="opening is missing"):
+        opened(replace(person, entries=(person.entries[0], gone, *person.entries[2:])), *others)
+    with pytest.raises(ProofError, match="not pruned"):
+        opened(person, *(chain for chain in others if chain.public_name != "ledger"))
+
+
+def test_the_command_line_saves_and_opens_a_pruned_history(
+    run: Run, pruned: Pruned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, memory = tmp_path / "history.json", tmp_path / "memory.json"
+    running = pruned.world.running
+    monkeypatch.setenv("CONSENTD_LOG_KEY", note.format_vkey(pruned.trust.log_key))
+    monkeypatch.setenv("CONSENTD_TARGET", f"127.0.0.1:{running.daemon.grpc_port}")
+    monkeypatch.setenv("CONSENTD_TOKEN", running.tokens["app"])
+    saved = run("history", named(pruned.person), "--memory", memory, "--save", file, "--lang", "en")
+    assert (saved.status, len(saved.out.splitlines())) == (0, 4)
+    assert "entries 1 to 5 were pruned" in saved.err
+    assert run("history", named(pruned.person), "--memory", memory, "--save", file, "--new").out == ""
+    monkeypatch.setenv("CONSENTD_TARGET", "127.0.0.1:1")
+    found = run("history", "--from", file, "--lang", "en")
+    assert (found.status, found.out) == (0, saved.out)
+    assert "proven: all 4 entries that are kept" in found.err
+    summary = json.loads(run("history", "--from", file, "--json").out.splitlines()[-1])
+    assert {"verdict": "proven", "entries": 4, "missing": [[1, 5]]}.items() <= summary.items()
 
 
 def test_what_from_does_not_go_with(talk: Run, person: Subject, tmp_path: Path) -> None:

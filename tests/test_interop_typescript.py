@@ -14,6 +14,7 @@ from threading import Thread
 import pytest
 
 from consentd.audit.bundle import Scope, make_bundle
+from consentd.audit.evidence import check_bundle
 from consentd.audit.files import DataDirectory
 from consentd.core import note
 from consentd.server.keys import read_log_key
@@ -21,6 +22,7 @@ from consentd.v1 import consent_pb2
 from consentd_client import Client, pin
 from consentd_client.history_file import history_file
 from running import question, running_daemon
+from test_retention import DAYS, World, data_directory
 from vectors_case import b64
 from write_vectors import write_vectors
 
@@ -43,12 +45,16 @@ def test_there_is_a_vector_for_everything_that_can_be_wrong(vectors):
     _, settled = vectors
     histories = Counter(vector.want for vector in settled if vector.kind == "history")
     assert histories.keys() == {"ok", "malformed", "signature", "proof"}
-    assert histories["ok"] >= 80
-    assert histories.total() - histories["ok"] >= 1_500
+    assert histories["ok"] >= 200
+    assert histories.total() - histories["ok"] >= 2_000
     for kind in ("receipt", "note", "signature", "policy", "bundle"):
         wants = {vector.want for vector in settled if vector.kind == kind}
         assert wants >= {"ok", "malformed", "signature"}
     names = {vector.name for vector in settled if vector.kind == "history"}
+    pruned = Counter(vector.want for vector in settled if vector.name.startswith(("pruned", "retention")))
+    assert pruned["ok"] >= 250
+    assert pruned.total() - pruned["ok"] >= 500
+    assert any(vector.under.get("reads", {}).get("missing") for vector in settled)
     named = {name for name in names if not re.search(r"flip bit|cut the|lengthen|empty", name)}
     assert len(named) >= 700
 
@@ -150,6 +156,51 @@ def test_what_a_daemon_serves_is_proven(package, served, tmp_path):
     shorter = json.loads((directory / "history.json").read_bytes())
     shorter["chains"][0]["entries"].pop()
     (tmp_path / "history.json").write_text(json.dumps(shorter))
+    assert verify(package, "history", tmp_path / "history.json", *trust, status=1)["error"] == "proof"
+
+
+@pytest.mark.slow
+def test_what_a_daemon_keeps_is_proven(package, tmp_path):
+    """A history and a bundle of a person whose chain was pruned; and what more is then left out of them."""
+    world = World(tmp_path / "daemon")
+    person = world.running.enrol("SYN-0001")
+    given = world.running.grant(person)
+    world.use(person, 2)
+    world.revoke(person, given)
+    world.fill(300)
+    world.settle()
+    world.clock.advance(DAYS + 10)
+    world.running.grant(person)
+    world.use(person)
+    world.settle()
+    world.prune()
+    log = read_log_key(world.running.config.keys.log_key_file)
+    client = world.client()
+    found, content = client.run(history_file(client.session, person))
+    world.running.check_ledger()
+    world.running.stop()
+    assert found.missing == ((1, 4),)
+    trust = ("--log-key", note.format_vkey(log.verifier), "--json")
+    (tmp_path / "history.json").write_bytes(content)
+    shown = verify(package, "history", tmp_path / "history.json", *trust, "--tag", found.tag.hex())
+    assert (shown["missing"], shown["kept_from_ms"]) == ([[1, 4]], found.kept_from_ms)
+    assert [entry["seq"] for entry in shown["entries"]] == [entry.seq for entry in found.entries] == [5, 6, 7]
+    assert [entry["pruned"] for entry in shown["entries"]] == [True, False, False]
+
+    config, bundle = world.running.config, tmp_path / "person.zip"
+    make_bundle(
+        data_directory(world), bundle, Scope(tag=found.tag), origin=config.ledger.origin, log_verifier=log.verifier,
+        vkey=trust[1],
+    )  # fmt: skip
+    checked = check_bundle(bundle.read_bytes(), origin=config.ledger.origin, log_verifier=log.verifier)
+    assert (checked.chains, checked.missing) == ((("a person", 3), ("ledger", 2)), 4)
+    proven = verify(package, "bundle", bundle, *trust)
+    assert proven["chains"][0] == {"tag": found.tag.hex(), "public_name": "", "missing": [[1, 4]],
+                                   "entries": shown["entries"]}  # fmt: skip
+    later = json.loads(content)
+    del later["chains"][0]["entries"][0]
+    later["chains"][0]["first_seq"] += 1
+    (tmp_path / "history.json").write_text(json.dumps(later))
     assert verify(package, "history", tmp_path / "history.json", *trust, status=1)["error"] == "proof"
 
 

@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from consentd.audit.evidence import check_bundle
+from consentd.audit.evidence import Checked, check_bundle
 from consentd.core import checkpoint, codec, note, quorum
 from consentd.core.history import HistoryProof
 from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError
 from consentd.ledger import statement
 from consentd.v1 import statement_pb2 as st
+from consentd_client import History
 from consentd_client import history as client
 from consentd_client.history_file import format_history, parse_history
 from consentd_client.receipts import verify_receipt
@@ -42,7 +43,7 @@ class Vector:
         kind: ``history``, ``receipt``, ``bundle``, ``policy``, ``note``, ``signature``; ``key``, ``ledger``: payloads.
         want: what a verifier must say; empty: anything but ``ok``, and what ours says; ``any``: what ours says.
         content: the evidence: a history file, a ``.tlog-proof``, a note, a signature, a payload.
-        under: what it is verified under; values are JSON, bytes as base64.
+        under: what it is verified under; values are JSON, bytes as base64. ``reads``: what it then says.
     """
 
     kind: str
@@ -89,7 +90,20 @@ def verdict(vector: Vector) -> str:
     return "untold" if is_told is False else "ok"
 
 
-def _verify_history(vector: Vector) -> None:
+def read_evidence(vector: Vector) -> dict[str, Any]:
+    """Return what a history or a bundle that is right says of what was pruned."""
+    if vector.kind == "bundle":
+        checked = _check_bundle(vector)
+        return {"missing": checked.missing, "kept_from_ms": checked.kept_from_ms}
+    found = _verify_history(vector)
+    return {
+        "missing": [list(one) for one in found.missing],
+        "kept_from_ms": found.kept_from_ms,
+        "pruned": [entry.seq for entry in found.new if entry.is_pruned],
+    }
+
+
+def _verify_history(vector: Vector) -> History:
     under = vector.under
     trust = Trust(under["origin"], note.parse_vkey(under["log_key"]))
     asked: dict[str, Any] = {"trust": trust, "name": under.get("public_name", "")}
@@ -102,7 +116,7 @@ def _verify_history(vector: Vector) -> None:
         point = shown.checkpoint
     if under.get("hold") == "checkpoint":
         held = None
-    client.verify_history(parse_history(vector.content), held_checkpoint=point, held=held, **asked)
+    return client.verify_history(parse_history(vector.content), held_checkpoint=point, held=held, **asked)[0]
 
 
 def _verify_receipt(vector: Vector) -> None:
@@ -113,12 +127,15 @@ def _verify_receipt(vector: Vector) -> None:
 
 
 def _verify_bundle(vector: Vector) -> bool:
+    found = _check_bundle(vector)
+    return not (found.unproven or found.unknown)
+
+
+def _check_bundle(vector: Vector) -> Checked:
     under = vector.under
     policy = base64.b64decode(under["policy"]) if "policy" in under else None
-    found = check_bundle(
-        vector.content, origin=under["origin"], log_verifier=note.parse_vkey(under["log_key"]), policy=policy
-    )
-    return not (found.unproven or found.unknown)
+    log = note.parse_vkey(under["log_key"])
+    return check_bundle(vector.content, origin=under["origin"], log_verifier=log, policy=policy)
 
 
 def _verify_policy(vector: Vector) -> None:
@@ -160,10 +177,14 @@ def read_payload(kind: str, payload: bytes) -> dict[str, Any] | None:
         "origin": message.origin,
         "verifier_keys": list(message.verifier_keys),
         "statement_key": b64(message.statement_key),
+        "retention_days": message.retention_days,
+        "pruning": [str(message.pruning.kept_from_time_ms), str(message.pruning.start_size)]
+        if message.HasField("pruning")
+        else None,
     }
 
 
-_VERIFY: dict[str, Callable[[Vector], bool | None]] = {
+_VERIFY: dict[str, Callable[[Vector], object]] = {
     "bundle": _verify_bundle,
     "policy": _verify_policy,
     "history": _verify_history,

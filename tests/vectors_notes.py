@@ -230,6 +230,12 @@ def payloads() -> Iterator[Vector]:
                 predecessor=b"p\n", map_bits=17, vault_commitment=b"v" * 32,
             ),
             st.LedgerStatement(origin=ORIGIN, verifier_keys=[TRUST["log_key"]]),
+            st.LedgerStatement(
+                origin=ORIGIN, retention_days=7, pruning=st.Pruning(kept_from_time_ms=1 << 40, start_size=1 << 63)
+            ),
+            st.LedgerStatement(retention_days=2**32 - 1, pruning=st.Pruning(kept_from_time_ms=-1)),
+            st.LedgerStatement(pruning=st.Pruning()),
+            st.LedgerStatement(pruning=st.Pruning(start_size=2**64 - 1)),
         ],
     }  # fmt: skip
     rng = random.Random(5)
@@ -246,6 +252,10 @@ def payloads() -> Iterator[Vector]:
             "f8ffffffff0f00", "3a0161", "3a00", "4000", "4200", "fa7f00",
             "220180", "22048f80bfbf", "2203eda080", "12036162", "1203616263",
             "07", "0f", "16",
+            "4a0408051006", "4a020805", "4a021006", "4a0208054a021006", "4a0408011006", "4a020a00", "4a021801",
+            "4a0108", "4a0b08ffffffffffffffffff7f", "4a0b08ffffffffffffffffff01", "4a06088080808001", "4a", "4801",
+            "4a044a020801", "4005", "40ffffffff1f", "4080808080808080808001", "4205", "4a80808080800000",
+            "4a0c0880808080808080808080010000",
         ):  # fmt: skip
             if len(tail) % 2 == 0:
                 contents += [bytes.fromhex(tail), contents[0] + bytes.fromhex(tail)]

@@ -11,11 +11,13 @@ from tempfile import TemporaryDirectory
 
 from ledger_case import LedgerCase
 from vectors_bundles import bundles
-from vectors_case import Vector, b64, verdict
+from vectors_case import Vector, b64, read_evidence, verdict
 from vectors_forged import forgeries
 from vectors_histories import histories
 from vectors_notes import notes, payloads, receipts, signatures
 from vectors_policies import policies
+from vectors_pruned import pruned
+from vectors_retention import retained
 from vectors_seals import seals
 
 
@@ -24,7 +26,10 @@ def settle(vector: Vector) -> Vector:
     said = verdict(vector)
     refused = said not in ("ok", "untold")
     assert vector.want in (said, "any") or (not vector.want and refused), f"{vector}: {said}"
-    return replace(vector, want=said)
+    under = vector.under
+    if vector.kind in ("history", "bundle") and not refused:
+        under = {**under, "reads": read_evidence(vector)}
+    return replace(vector, want=said, under=under)
 
 
 def write_vectors(directory: Path) -> list[Vector]:
@@ -35,7 +40,8 @@ def write_vectors(directory: Path) -> list[Vector]:
             vectors = [*histories(case), *receipts(case)]
         finally:
             case.close()
-    vectors += [*forgeries(), *seals(), *notes(), *signatures(), *payloads(), *policies(), *bundles()]
+    vectors += [*forgeries(), *seals(), *pruned(), *retained()]
+    vectors += [*notes(), *signatures(), *payloads(), *policies(), *bundles()]
     settled = [settle(vector) for vector in vectors]
     with (directory / "vectors.jsonl").open("w") as file:
         for vector in settled:

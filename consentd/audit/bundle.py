@@ -6,13 +6,16 @@ A bundle is a zip::
     checkpoint         the signed note that everything in it is proven against
     scope.json         what was asked for: a range of entries, a chain, or a participant
     seal.json          the tree's last leaf, with its inclusion proof: where every chain stood
-    chains.jsonl       one chain a line, header first: where it stands in the seal's map, then its entries
+    chains.jsonl       a line for a chain, where it stands in the seal's map, and one for each of its entries
     entries.jsonl      one entry a line, with its inclusion proof: those in scope that are not of such a chain
     policy             the witness policy it should be held against, where one was given
 
 Whole chains prove that nothing is left out of them: the chain asked for, and the chains of all whose keys signed
-something in scope. It takes one pass over the ledger, which verifies it on the way: the seal's map is built here, so
-that a bundle can be made from an export as well as from a daemon.
+something in scope. Where the ledger has pruned a person's chain, what is whole begins behind what is missing, and the
+chain `ledger`, which states the pruning, goes in with it.
+
+It takes one pass over the ledger, which verifies it on the way: the seal's map is built here, so that a bundle can be
+made from an export as well as from a daemon.
 """
 
 import json
@@ -29,8 +32,9 @@ from consentd.audit.places import Opening, Place, Source, leaf_hashes, read_leav
 from consentd.audit.verify import Progress
 from consentd.core import checkpoint, codec, patricia, tiles
 from consentd.core.checkpoint import Checkpoint
-from consentd.core.kinds import EntryKind
+from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.note import NoteVerifier
+from consentd.core.pruned import Pruned
 from consentd.core.replay import Head, Replay
 from consentd.errors import InvalidError, NotFoundError, ProofError, StorageError
 from consentd.ledger import statement
@@ -53,8 +57,9 @@ VKEY is the log's public key, which you must have from somewhere else than this 
 
     {vkey}
 
-Every entry is shown to stand in the tree of {size} entries that the log signed; every chain in it to be whole; every
-statement to be what its leaf commits to, signed by a key that was in force then.
+Every entry is shown to stand in the tree of {size} entries that the log signed; every chain in it to be whole, but for
+what the ledger states to have pruned under its published policy; every statement to be what its leaf commits to, signed
+by a key that was in force then.
 It is not shown that the log shows everyone the same tree: for that, see the witnesses' cosignatures (--policy).
 """
 
@@ -99,11 +104,33 @@ class _Entry:
 
 @dataclass(slots=True)
 class _Chains:
-    """Entries kept on the way: by tag all those of chains that may have to be whole."""
+    """Entries kept on the way: by tag all those of chains that may have to be whole, from the first that is.
+
+    Attributes:
+        days: how old the ledger said first that an entry must be before it may be pruned; 0: nothing ever is.
+        kept_from_ms: the time before which it states to have pruned; 0: nothing.
+    """
 
     by_tag: dict[bytes, list[_Entry]] = field(default_factory=dict)
     names: dict[bytes, str] = field(default_factory=lambda: {_LEDGER: "ledger"})
     keys: dict[bytes, bytes] = field(default_factory=dict)  # key → tag of the public chain that put it in force
+    days: int = 0
+    kept_from_ms: int = 0
+
+    def add(self, entry: _Entry, event: codec.Event) -> None:
+        """Take the next entry of a chain. Behind a gap it begins anew: what is before it proves nothing."""
+        kept = self.by_tag.setdefault(event.tag, [])
+        if kept and kept[-1].event is not None and event.seq != kept[-1].event.seq + 1:
+            kept.clear()
+        kept.append(entry)
+
+    def is_old(self, event: codec.Event) -> bool:
+        """Tell whether the ledger states to have pruned what is older, in a chain that is no public one."""
+        return event.tag not in self.names and event.time_ms < self.kept_from_ms
+
+    def may_lack(self, event: codec.Event) -> bool:
+        """Tell whether the ledger states to have pruned what this entry said."""
+        return self.is_old(event) and event.kind in PRUNABLE
 
 
 def make_bundle(
@@ -127,14 +154,16 @@ def make_bundle(
         StorageError: the place fails, or the file cannot be written.
         VerificationError: the ledger does not verify.
         NotFoundError: nothing is in scope.
-        InvalidError: more than a million entries are, or two gibibytes; or a whole chain lacks its openings.
+        InvalidError: more than a million entries are, or two gibibytes; or a whole chain lacks entries or openings that
+            the ledger does not state to have pruned.
     """
     source = place.open()
     keep = Keep(None)
     try:
         note = source.checkpoint()
         point, _ = checkpoint.open_checkpoint(note, origin, log_verifier)
-        replay = Replay(MAP_BITS, start=source.pruned().start)
+        said = source.pruned()
+        replay = Replay(MAP_BITS, start=said.start, kept_from_ms=said.kept_from_ms)
         replay.heads = cast("dict[bytes, Head]", keep.heads)
         replay.buckets = cast("dict[int, bytes]", keep.buckets)
         chains, single = _collect(source, point, replay, scope, progress)
@@ -184,7 +213,7 @@ def _collect(
                 if event.kind == EntryKind.PARTICIPANT:
                     chains.names.setdefault(event.tag, "")
                 if event.tag in chains.names or event.tag == wanted:
-                    chains.by_tag.setdefault(event.tag, []).append(entry)
+                    chains.add(entry, event)
                     _learn(chains, event, opening)
                     if not scope.first <= index <= scope.last:
                         continue
@@ -204,7 +233,14 @@ def _learn(chains: _Chains, event: codec.Event, opening: Opening) -> None:
         return
     message: Any = statement.decode_payload(event.kind, look.open_statement(event, opening).payload)
     if event.kind == EntryKind.LEDGER:
-        chains.keys[message.statement_key] = event.tag
+        if message.statement_key:
+            chains.keys[message.statement_key] = event.tag
+        if event.tag == _LEDGER and event.seq == 1:
+            chains.days = message.retention_days
+        if event.tag == _LEDGER and message.HasField("pruning"):
+            pruned = Pruned(message.pruning.kept_from_time_ms, message.pruning.start_size)
+            pruned.verify_policy(days=chains.days, time_ms=event.time_ms)
+            chains.kept_from_ms = max(chains.kept_from_ms, pruned.kept_from_ms)
     elif event.kind == EntryKind.PARTICIPANT:
         chains.names[event.tag] = f"participant/{message.participant_id}"
     elif event.tag in chains.names:
@@ -245,6 +281,11 @@ def _whole(chains: _Chains, single: list[_Entry], scope: Scope) -> list[bytes]:
     """Name the chains that go in whole: the one asked for first, then those of the keys that signed."""
     wanted = scope.tag or (codec.public_tag(f"participant/{scope.participant}") if scope.participant else b"")
     whole = [wanted] if wanted else []
+    asked = [(entry, entry.event) for entry in chains.by_tag.get(wanted, ()) if entry.event is not None]
+    is_short = bool(asked) and asked[0][1].seq > 1
+    is_thin = any(entry.opening is None and chains.may_lack(event) for entry, event in asked)
+    if wanted != _LEDGER and (is_short or is_thin):
+        whole.append(_LEDGER)
     # What a chain's entries are signed by may stand in a chain that is signed by another's key: until nothing is new.
     done = 0
     pending = list(single)
@@ -269,9 +310,12 @@ def _check(whole: list[bytes], single: list[_Entry], chains: _Chains, replay: Re
         raise NotFoundError("nothing is in scope")
     for tag in whole:
         count, _, erased = replay.heads[tag]
-        if len(chains.by_tag[tag]) != count:
-            raise InvalidError("entries of a whole chain are pruned: a range can be bundled without them")
-        if not erased and any(entry.opening is None for entry in chains.by_tag[tag]):
+        entries = chains.by_tag[tag]
+        assert all(entry.event is not None for entry in entries), "a seal is in no chain"
+        events = [(entry, cast("codec.Event", entry.event)) for entry in entries]
+        if len(entries) != count and not chains.is_old(events[0][1]):
+            raise InvalidError("entries of a whole chain are pruned, and the ledger does not state it")
+        if not erased and any(entry.opening is None and not chains.may_lack(event) for entry, event in events):
             raise InvalidError("openings of a whole chain are not at hand: a range can be bundled without them")
 
 

@@ -191,7 +191,8 @@ def _read_chains(lines: Sequence[dict[str, Any]]) -> list[ChainProof]:
         found.append(
             ChainProof(
                 tag=_bytes(header, "tag"), public_name=_text(header, "public_name"), count=_int(header, "count"),
-                head=_bytes(header, "head"), map_proof=_bytes(header, "map_proof"), first_seq=1,
+                head=_bytes(header, "head"), map_proof=_bytes(header, "map_proof"),
+                first_seq=_int(header, "count") - count + 1,  # those before were pruned, or so it says
                 entries=tuple(map(_read_entry, entries)),
             )
         )  # fmt: skip

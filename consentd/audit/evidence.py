@@ -1,7 +1,8 @@
 """Check a bundle: everything in it against the log's public key, and nothing against what it says of itself.
 
 Needs ``consentd.core``, protobuf and PyNaCl: no server part, no daemon, no network. What a zip may hold is bounded
-before it is read (``packed``), and every line has exactly the names that it should have.
+before it is read (``packed``), and every line has exactly the names that it should have. A person's chain may lack
+what the ledger's own chain, in the bundle, states to have pruned.
 
 What stays the maker's word, for no proof speaks of it: README and policy; the index of an entry of a whole chain; and
 that nothing beside the scope was at hand. ``scope.json`` may name less than what is there, never more.
@@ -20,9 +21,11 @@ from consentd.core.checkpoint import Checkpoint
 from consentd.core.history import Anchor, ChainProof, HistoryProof, KeyFact, KeyTerm, VerifiedEntry
 from consentd.core.kinds import AUTHORS, EntryKind, Owner, is_known
 from consentd.core.note import NoteVerifier, Verifier, format_vkey
+from consentd.core.pruned import Pruned
 from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError
 from consentd.ledger import statement
 
+_LEDGER = "ledger"
 _AUTHORING = frozenset({EntryKind.LEDGER, EntryKind.KEY})
 _Chains = list[tuple[ChainProof, tuple[VerifiedEntry, ...]]]
 
@@ -35,7 +38,9 @@ class Checked:
         scope: what it says it was made of, as fields; a range and a chain are proven to be whole.
         chains: by public name, or ``a person``, how many entries.
         kinds: how many entries of each kind, by name.
-        closed: entries without their statement: erased, or outside the mandate of who made it.
+        missing: entries of the person's chain before those that are there: the ledger has pruned them.
+        kept_from_ms: the time before which it has, where its chain is there to say so; 0: nothing.
+        closed: entries without their statement: erased, pruned, or outside the mandate of who made it.
         unproven: statements signed by a person's own key, whose chain is not in the bundle.
         unknown: entries of kinds that this version does not know, or that say of keys what it cannot read.
         witnesses: names that cosigned, where a policy was given.
@@ -44,6 +49,8 @@ class Checked:
     checkpoint: Checkpoint
     scope: dict[str, Any]
     chains: tuple[tuple[str, int], ...]
+    missing: int
+    kept_from_ms: int
     entries: int
     kinds: dict[str, int]
     opened: int
@@ -71,7 +78,7 @@ def check_bundle(content: bytes, *, origin: str, log_verifier: NoteVerifier, pol
     anchor = history.verify_anchor(proof, origin=origin, log_verifier=log_verifier, held=None)
     witnesses = () if policy is None else _witnesses(claims.checkpoint, policy, log_verifier)
     _check_needed(claims)
-    chains = [(chain, history.verify_chain(chain, anchor=anchor)) for chain in claims.chains]
+    chains, kept_from_ms = _verify_chains(claims.chains, anchor)
     terms = _settle_keys(chains, origin)
     found = Counter[str]()
     kinds = Counter[str]()
@@ -97,6 +104,8 @@ def check_bundle(content: bytes, *, origin: str, log_verifier: NoteVerifier, pol
         checkpoint=anchor.checkpoint,
         scope={key: value for key, value in claims.scope.items() if key != "format"},
         chains=tuple((chain.public_name or "a person", len(entries)) for chain, entries in chains),
+        missing=sum(chain.first_seq - 1 for chain, _ in chains),
+        kept_from_ms=kept_from_ms,
         entries=found["all"],
         kinds=dict(kinds),
         opened=found["opened"],
@@ -105,6 +114,34 @@ def check_bundle(content: bytes, *, origin: str, log_verifier: NoteVerifier, pol
         unknown=found["unknown"],
         witnesses=witnesses,
     )
+
+
+def _verify_chains(claimed: Sequence[ChainProof], anchor: Anchor) -> tuple[_Chains, int]:
+    """Verify that each chain is whole, but for what the ledger's own states to have pruned; return them, and that.
+
+    Raises:
+        MalformedError: a part of one is not what it should be.
+        ProofError: one is not whole, or the ledger states to have pruned what its published policy keeps.
+    """
+    own = {id(chain): history.verify_chain(chain, anchor=anchor) for chain in claimed if chain.public_name == _LEDGER}
+    days = kept_from_ms = 0
+    for entry in (entry for entries in own.values() for entry in entries):
+        said = _read(entry)
+        if said is None or entry.event.kind != EntryKind.LEDGER:
+            continue
+        if entry.event.seq == 1:
+            days = said.retention_days
+        if said.HasField("pruning"):
+            pruned = Pruned(said.pruning.kept_from_time_ms, said.pruning.start_size)
+            pruned.verify_policy(days=days, time_ms=entry.event.time_ms)
+            kept_from_ms = max(kept_from_ms, pruned.kept_from_ms)
+    chains = []
+    for chain in claimed:
+        entries = own.get(id(chain))
+        if entries is None:
+            entries = history.verify_chain(chain, anchor=anchor, kept_from_ms=kept_from_ms)
+        chains.append((chain, entries))
+    return chains, kept_from_ms
 
 
 def _count(entry: VerifiedEntry, found: Counter[str], kinds: Counter[str]) -> None:
@@ -128,7 +165,7 @@ def _check_needed(claims: Claims) -> None:
     """Refuse a chain that is there twice, or is neither the one asked for nor an author's."""
     tags = set()
     for chain in claims.chains:
-        is_authors = chain.public_name == "ledger" or chain.public_name.startswith("participant/")
+        is_authors = chain.public_name == _LEDGER or chain.public_name.startswith("participant/")
         if chain.tag in tags or not (is_authors or chain.tag == claims.asked):
             raise ProofError("bundle has a chain that nobody needs")
         tags.add(chain.tag)
@@ -136,11 +173,11 @@ def _check_needed(claims: Claims) -> None:
 
 def _check_ledger(chains: _Chains, origin: str, log_verifier: NoteVerifier) -> None:
     """Hold what the ledger's own chain says of it, where that is there, against what was pinned."""
-    if not any(chain.public_name == "ledger" for chain, _ in chains):
+    if not any(chain.public_name == _LEDGER for chain, _ in chains):
         return
     origins, keys = set(), set()
     for chain, entries in chains:
-        for entry in entries if chain.public_name == "ledger" else ():
+        for entry in entries if chain.public_name == _LEDGER else ():
             said = _read(entry)
             if said is not None and entry.event.kind == EntryKind.LEDGER:
                 origins.add(said.origin)
@@ -245,7 +282,7 @@ def _settle_keys(chains: _Chains, origin: str) -> dict[bytes, tuple[KeyTerm, ...
 
 def _facts(chain: ChainProof, entries: tuple[VerifiedEntry, ...]) -> list[KeyFact]:
     """Return what a verified chain says of keys."""
-    is_ledger = chain.public_name == "ledger"
+    is_ledger = chain.public_name == _LEDGER
     kind, _, name = chain.public_name.partition("/")
     owner = Owner.LEDGER if is_ledger else Owner.PARTICIPANT if kind == "participant" else Owner.SUBJECT
     whose: bytes | str = name if chain.public_name else chain.tag

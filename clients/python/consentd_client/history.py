@@ -202,15 +202,20 @@ def _join(
         raise ProofError(f"chain is shorter than what is remembered: `{asked.count}` and `{last}`")
     if asked.first_seq <= last:
         raise ProofError("chain does not continue what is remembered")
-    held = HeldChain(last, b"")
+    held = HeldChain(last, b"", erased=_is_erasure(known[-1].entry) if known else False)
     if runs and asked.first_seq == after:
         run = runs.pop()
         asked = replace(asked, first_seq=seq_of(run[0]), entries=(*run, *asked.entries))
-        held = HeldChain(seq_of(runs[-1][-1]) if runs else 0, b"")
+        held = HeldChain(seq_of(runs[-1][-1]), b"", _is_erasure(runs[-1][-1])) if runs else HeldChain(0, b"")
     before: list[VerifiedEntry] = []
     for run in runs:
         before += history.verify_run(asked.tag, run, first_seq=seq_of(run[0]))
     return (*before, *history.verify_chain(asked, anchor=anchor, held=held, kept_from_ms=kept_from_ms))
+
+
+def _is_erasure(entry: HistoryEntry) -> bool:
+    event = codec.decode_leaf(entry.leaf)
+    return isinstance(event, codec.Event) and event.kind == EntryKind.ERASURE
 
 
 def _kept_from(entries: Sequence[VerifiedEntry]) -> int:

@@ -16,6 +16,9 @@ large again. N is a JSON number that is an integer from 0 to 2^53 - 1. UTF-8 wit
 ``MAX_SIZE`` bytes. Every name must be there, and no other: what a later version adds has another ``format``. A name
 that stands twice has its last value, as JSON parsers have it.
 
+Of a person whose chain was pruned it has what the ledger still has, from ``first_seq`` on: what a memory holds of
+before cannot be proven from the ledger's word alone, and stays in the memory.
+
 It is all claims, and carries nothing that has to be trusted; but it holds what the person's history says, so keep it
 like the records. The verifier in ``clients/typescript`` reads the same file.
 """
@@ -220,7 +223,8 @@ def open_history(
 def history_file(session: Session, subject: pb.Subject, *, tag: bytes = b"") -> Flow[tuple[History, bytes]]:
     """Read a person's history as ``ledger.history`` does, then all of it again, whole, as a file.
 
-    Returns the history that the file proves, with ``is_new`` as for what is remembered; and the file.
+    Returns the history that the file proves, with ``is_new`` as for what is remembered; and the file. Entries that are
+    remembered, and were pruned since, are in neither.
 
     Raises:
         VerificationError: it is not whole, not genuine, or takes back what is remembered.

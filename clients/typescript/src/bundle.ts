@@ -3,7 +3,7 @@
  *
  *     checkpoint            signed by the log; cosigned by a quorum, where a policy asks for one
  *       ├─ seal             leaf n-1 of its tree; says where every chain stood
- *       │    └─ chains      each whole, as in a history
+ *       │    └─ chains      each whole, as in a history; a person's from where the ledger keeps it
  *       ├─ single entries   each included at its index; each opening what its leaf commits to
  *       │    └─ authors     signed by a key in force then, by the chains; or by a person's own, which stays open
  *       └─ scope            the range is there without a gap, or the chain that was asked for
@@ -18,25 +18,17 @@ import { type BundleFile, type BundleScope, parseBundle, type SingleEntry } from
 import type { Checkpoint } from "./checkpoint.js";
 import { decodeLeaf, type Event, publicTag, type Seal, type Statement } from "./codec.js";
 import { MalformedError, ProofError } from "./errors.js";
-import {
-  type ChainProof,
-  type KeyTerm,
-  KeyTerms,
-  LEDGER_NAME,
-  openStatement,
-  PARTICIPANT,
-  readKeys,
-  type VerifiedEntry,
-  verifyAnchor,
-  verifyAuthors,
-  verifyChain,
-} from "./history.js";
+import { type ChainProof, openStatement, type VerifiedEntry } from "./history.js";
+import { verifyAnchor, verifyAuthors, verifyChain } from "./history.js";
 import { settleKeys } from "./keys.js";
-import { KINDS } from "./kinds.js";
+import { ERASURE, KINDS } from "./kinds.js";
 import { leafHash, verifyInclusion } from "./merkle.js";
 import type { Verifier } from "./note.js";
 import { type Cosignature, parsePolicy, type Policy, verifyCosigned } from "./policy.js";
-import { checkLedger, type ProvenEntry, readKey, type Unread } from "./verify.js";
+import { isPruned, missingBetween, readKeptFrom, type SeqRange } from "./pruned.js";
+import { type KeyTerm, KeyTerms, LEDGER_NAME, PARTICIPANT, readKeys } from "./terms.js";
+import { readKey } from "./trust.js";
+import { checkLedger, type ProvenEntry, type Unread } from "./verify.js";
 
 /** What the reader of a bundle trusts. */
 export interface BundleOptions {
@@ -48,12 +40,14 @@ export interface BundleOptions {
   readonly policy?: Uint8Array | Policy;
 }
 
-/** A chain of a bundle, proven to be whole. */
+/** A chain of a bundle, proven to be whole, but for what is missing. */
 export interface BundleChain {
   readonly tag: Uint8Array;
   /** Empty for a person's chain. */
   readonly publicName: string;
   readonly entries: readonly ProvenEntry[];
+  /** Which entries were pruned: nothing, or those before the first. */
+  readonly missing: readonly SeqRange[];
 }
 
 /** A single entry of a bundle, proven to stand at its index. */
@@ -76,7 +70,9 @@ export interface BundleEvidence {
   readonly scope: BundleScope;
   readonly chains: readonly BundleChain[];
   readonly entries: readonly BundleEntry[];
-  /** How many entries have no statement in the bundle: erased, or outside the mandate of who made it. */
+  /** The time before which the ledger has pruned persons' chains, where chain `ledger` is there to say so; 0n: nothing. */
+  readonly keptFromMs: bigint;
+  /** How many entries have no statement in the bundle: erased, pruned, or outside the mandate of who made it. */
   readonly closed: number;
   /** How many statements were signed, but by whose key could not be told, for want of the person's chain. */
   readonly unproven: number;
@@ -101,22 +97,32 @@ export function verifyBundle(content: Uint8Array, options: BundleOptions): Bundl
 
   const asked = askedTag(file.scope);
   file.chains.forEach((chain, place) => checkNeeded(chain, asked, file.chains.slice(0, place)));
-  const verified = file.chains.map((chain) => ({ chain, entries: verifyChain(chain, seal) }));
+  // What was pruned of a person's chain stands in the ledger's own.
+  const isLedgers = ({ publicName }: ChainProof): boolean => publicName === LEDGER_NAME;
+  const own = new Map(file.chains.filter(isLedgers).map((chain) => [chain, verifyChain(chain, seal)]));
+  const keptFromMs = readKeptFrom([...own.values()].flat());
+  const verified = file.chains.map((chain) => ({
+    chain,
+    entries: own.get(chain) ?? verifyChain(chain, seal, { keptFromMs }),
+  }));
   const said = verified.map(({ chain, entries }) => readKeys(chain, entries));
   const terms = settleKeys(verified, [], origin, said.every(({ unread }) => !unread.length));
-  const chains = verified.map(({ chain: { tag, publicName }, entries }) => {
+  const chains = verified.map(({ chain: { tag, publicName, firstSeq }, entries }) => {
     const authors = verifyAuthors(entries, origin, terms);
-    return { tag, publicName, entries: entries.map((entry, place) => ({ ...entry, author: authors[place]! })) };
+    const isErased = entries.at(-1)?.event.kind === ERASURE;
+    const proven = entries.map((entry, place) => {
+      return { ...entry, author: authors[place]!, pruned: isPruned(entry, keptFromMs, isErased) };
+    });
+    return { tag, publicName, entries: proven, missing: missingBetween(0n, firstSeq) };
   });
-  const isNamed = chains.some(({ publicName }) => publicName === LEDGER_NAME);
-  if (isNamed) checkLedger(said.flatMap(({ ledger }) => ledger), { origin, log });
+  if (own.size) checkLedger(said.flatMap(({ ledger }) => ledger), { origin, log });
 
   const entries = verifyEntries(file.entries, checkpoint, { origin, seal, terms });
   checkScope(file, checkpoint, asked);
   const singles = entries.flatMap(({ leaf, statement, author }) =>
     leaf.type === "event" ? [{ event: leaf, statement, author }] : [],
   );
-  const all: readonly ProvenEntry[] = [...chains.flatMap((chain) => chain.entries), ...singles];
+  const all: readonly Omit<ProvenEntry, "pruned">[] = [...chains.flatMap((chain) => chain.entries), ...singles];
   return {
     checkpoint,
     cosignatures,
@@ -124,6 +130,7 @@ export function verifyBundle(content: Uint8Array, options: BundleOptions): Bundl
     scope: file.scope,
     chains,
     entries,
+    keptFromMs,
     closed: all.filter(({ statement }) => statement === null).length,
     unproven: all.filter(({ statement, author }) => statement !== null && author === null).length,
     unread: [

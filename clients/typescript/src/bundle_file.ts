@@ -5,12 +5,14 @@
  *     scope.json       {"format": 1, "origin": TEXT, "size": N, …} and one of "first": N, "last": N / "tag": HEX /
  *                      "participant": TEXT
  *     seal.json        {"leaf": HEX, "inclusion": [HEX …]}
- *     chains.jsonl     whole chains, each {"tag": HEX, "public_name": TEXT, "count": N, "head": HEX, "map_proof": HEX,
+ *     chains.jsonl     chains, each {"tag": HEX, "public_name": TEXT, "count": N, "head": HEX, "map_proof": HEX,
  *                      "entries": N}, and so many lines {"index": N, "leaf": HEX, "opening": HEX | null}
  *     entries.jsonl    single entries, {"index": N, "leaf": HEX, "opening": HEX | null, "inclusion": [HEX …]}
  *     README.txt, policy    words of whoever made it, which may be missing; nothing is read in them
  *
- * Single entries stand in the order of their indexes. HEX is lower-case, N an integer from 0 to 2^53 - 1, an opening salt[32] ‖ statement. Every line ends in a newline.
+ * A chain of fewer entries than its count has its last ones: those before were pruned. Single entries stand in the order
+ * of their indexes. HEX is lower-case, N an integer from 0 to 2^53 - 1, an opening salt[32] ‖ statement. Every line ends
+ * in a newline.
  * Every name must be there, once, and no other.
  */
 
@@ -110,7 +112,7 @@ function parseChains(lines: readonly unknown[]): ChainProof[] {
       count: header.integer("count"),
       head: header.bytes("head"),
       mapProof: header.bytes("map_proof"),
-      firstSeq: 1n,
+      firstSeq: header.integer("count") - BigInt(count) + 1n,
       entries,
     });
     at += 1 + count;

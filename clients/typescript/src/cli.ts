@@ -9,9 +9,11 @@ import { parseArgs } from "node:util";
 import { verifyBundle } from "./bundle.js";
 import { decodeHex, equal } from "./bytes.js";
 import { UnreadKeyError, VerificationError } from "./errors.js";
-import { bundleJson, bundleText, errorClass, heldJson, historyJson, historyText, isTold, parseHeld } from "./report.js";
-import { type HeldFile, type Json, receiptJson, receiptText } from "./report.js";
-import { type HistoryOptions, type Trust, verifyHistory, verifyReceipt } from "./verify.js";
+import { type HeldFile, heldJson, type Json, parseHeld } from "./held.js";
+import { bundleJson, bundleText, errorClass, historyJson, historyText, isTold } from "./report.js";
+import { receiptJson, receiptText } from "./report.js";
+import type { Trust } from "./trust.js";
+import { type HistoryOptions, verifyHistory, verifyReceipt } from "./verify.js";
 
 const PROVEN = 0;
 const DISPROVED = 1;

@@ -10,30 +10,28 @@
  *                      └─ openings      each commits to its statement                           verifyChain
  *                           └─ authors  signed by a key in force then, of who may state this    verifyAuthors
  *
+ * A ledger states in its own chain what it has pruned (`readKeptFrom`): that much of a person's chain may be missing.
+ *
  * Source: ledger-format.md, "History proof", "Keys in force".
  */
 
-import { encodeHex, equal } from "./bytes.js";
+import { equal } from "./bytes.js";
 import { type Checkpoint, MAX_SIZE, openCheckpoint } from "./checkpoint.js";
 import * as codec from "./codec.js";
 import * as ed25519 from "./ed25519.js";
 import { MalformedError, ProofError, SignatureError, UnreadKeyError } from "./errors.js";
-import { ANYBODY, ERASURE, KEY, KINDS, LEDGER, type Owner } from "./kinds.js";
+import { ERASURE, isPrunable } from "./kinds.js";
 import { leafHash, verifyConsistency, verifyInclusion } from "./merkle.js";
 import type { Note, Verifier } from "./note.js";
 import { verifyAbsence, verifyPresence } from "./patricia.js";
-import { decodeKeyStatement, decodeLedgerStatement, type LedgerStatement } from "./wire.js";
+import type { SeqRange } from "./pruned.js";
+import type { HeldKey, KeyTerm, KeyTerms } from "./terms.js";
 
 /** How far an author's clock may be from the ledger's. */
 export const MAX_AUTHOR_SKEW_MS = 600_000n;
 
 const MAX_NAME = 128;
 const SALT_SIZE = 32;
-/** Name of the chain that names the ledger's own keys. */
-export const LEDGER_NAME = "ledger";
-/** How the names of participants' chains begin. */
-export const PARTICIPANT = "participant/";
-
 const NOTHING = new Uint8Array();
 
 /** What opens a leaf's commitment. */
@@ -60,7 +58,7 @@ export interface ChainProof {
   readonly head: Uint8Array;
   /** Of presence, or of absence where count is 0. */
   readonly mapProof: Uint8Array;
-  /** seq of the first of `entries`: 1, or the one after those held. */
+  /** seq of the first of `entries`: 1, the one after those held, or the first that is not pruned. */
   readonly firstSeq: bigint;
   readonly entries: readonly HistoryEntry[];
 }
@@ -92,13 +90,8 @@ export interface HeldChain {
   readonly erased: boolean;
   /** What its entries held say of keys. */
   readonly keys: readonly HeldKey[];
-}
-
-/** A key that an entry put in force, or, retired, out of it. */
-export interface HeldKey {
-  readonly key: Uint8Array;
-  readonly timeMs: bigint;
-  readonly retired: boolean;
+  /** What was pruned of it before it was ever seen. */
+  readonly missing: readonly SeqRange[];
 }
 
 /** What all chains of one proof are verified against: a checkpoint that holds, and its seal. */
@@ -108,20 +101,10 @@ export interface Anchor {
   readonly seal: codec.Seal;
 }
 
-/** An entry that is part of the chain, and what it commits to (null: erased); not who signed it. */
+/** An entry that is part of the chain, and what it commits to (null: erased or pruned); not who signed it. */
 export interface VerifiedEntry {
   readonly event: codec.Event;
   readonly statement: codec.Statement | null;
-}
-
-/** When whose key was in force, both ends included. */
-export interface KeyTerm {
-  readonly owner: Owner;
-  /** The participant's id; the person's tag in hexadecimal; empty for the daemon. */
-  readonly name: string;
-  readonly fromMs: bigint;
-  /** null: it was not retired. */
-  readonly untilMs: bigint | null;
 }
 
 /** Verify what a proof stands on: checkpoint, consistency with the one held, seal.
@@ -156,47 +139,74 @@ export function verifyAnchor(
   return { checkpoint, note, seal };
 }
 
+/** What a chain is verified under, beside the seal. */
+export interface ChainRules {
+  /** How much of it the client has verified before. Default: nothing. */
+  readonly held?: Pick<HeldChain, "count" | "head" | "erased"> | null;
+  /** Of a person's chain, entries before this time may be missing where it begins, and openings of kinds that can be
+   * pruned anywhere. Default: 0. */
+  readonly keptFromMs?: bigint;
+}
+
 /** Verify that these entries are all that the chain has, or all after what is held; return them.
  *
  * @throws {MalformedError} a leaf, statement, tag or name is not one.
  * @throws {ProofError} the map does not say so, an entry is missing, foreign, altered or out of order, or an opening is
- * missing from a chain that was not erased.
+ * missing from a chain that was neither erased nor pruned there.
  */
-export function verifyChain(chain: ChainProof, seal: codec.Seal, held: HeldChain | null = null): VerifiedEntry[] {
+export function verifyChain(chain: ChainProof, seal: codec.Seal, rules: ChainRules = {}): VerifiedEntry[] {
   verifyStanding(chain, seal.mapRoot);
-  const start = held?.count ?? 0n;
+  const start = rules.held?.count ?? 0n;
+  const keptFromMs = chain.publicName ? 0n : (rules.keptFromMs ?? 0n);
   if (chain.count < start) {
     throw new ProofError(`chain is shorter than what is held: \`${chain.count}\` and \`${start}\``);
   }
-  if (chain.firstSeq !== start + 1n || BigInt(chain.entries.length) !== chain.count - start) {
+  if (chain.firstSeq <= start || BigInt(chain.entries.length) !== chain.count - chain.firstSeq + 1n) {
     throw new ProofError(`chain does not have the entries after \`${start}\` up to \`${chain.count}\``);
   }
-  let [seq, head, timeMs] = [start, start ? held!.head : codec.ZERO_HASH, 0n];
-  let erased = held?.erased ?? false;
+  // Behind a gap nobody knows the chain hash of the entry before.
+  let head = start ? rules.held!.head : codec.ZERO_HASH;
+  const hasGap = chain.firstSeq > start + 1n;
+  if (hasGap) verifyGap(chain.entries[0], start, keptFromMs);
+  let [seq, timeMs, erased] = [chain.firstSeq - 1n, 0n, rules.held?.erased ?? false];
   const verified: VerifiedEntry[] = [];
   for (const { leaf, opening } of chain.entries) {
     const event = codec.decodeLeaf(leaf);
     if (erased) throw new ProofError("entry follows an ERASURE");
     if (event.type !== "event" || !equal(event.tag, chain.tag)) throw new ProofError("entry is not of this chain");
-    if (event.seq !== seq + 1n || !equal(event.prev, head)) {
+    const isBehindGap = hasGap && !verified.length;
+    if (event.seq !== seq + 1n || !(isBehindGap || equal(event.prev, head))) {
       throw new ProofError(`entry does not follow the one before: seq \`${event.seq}\` after \`${seq}\``);
     }
-    if (event.timeMs < timeMs || event.timeMs > seal.timeMs) {
-      throw new ProofError("entry is earlier than the one before, or later than the seal");
-    }
+    if (event.timeMs < timeMs) throw new ProofError("entry is earlier than the one before");
     [seq, head, timeMs] = [event.seq, codec.chainHash(leaf), event.timeMs];
     erased = event.kind === ERASURE;
     verified.push({ event, statement: opening && openStatement(event, opening) });
   }
+  if (timeMs > seal.timeMs) throw new ProofError("entry is later than the seal");
   if (!equal(head, chain.count ? chain.head : codec.ZERO_HASH)) {
     throw new ProofError("last entry is not the head that the map has");
   }
-  // INVARIANT: an erased person's statements are gone, nobody else's may be; the ERASURE itself stands in the clear.
-  const hasTombstones = verified.some(({ statement }) => statement === null);
-  if (hasTombstones && !(erased && verified.at(-1)?.statement)) {
+  // INVARIANT: an erased person's statements are gone, and pruned ones; nobody else's may be. The ERASURE itself stands
+  // in the clear.
+  const isGone = verified.some(
+    ({ event, statement }) => statement === null && !(event.timeMs < keptFromMs && isPrunable(event.kind)),
+  );
+  if (isGone && !(erased && verified.at(-1)?.statement)) {
     throw new ProofError("opening is missing, and the chain does not end in an ERASURE");
   }
   return verified;
+}
+
+/** Verify that what is missing before this entry may be.
+ *
+ * INVARIANT: what is missing is not later than the entry behind it, and that one is old enough to be pruned.
+ */
+function verifyGap(first: HistoryEntry | undefined, start: bigint, keptFromMs: bigint): void {
+  const event = first && codec.decodeLeaf(first.leaf);
+  if (event?.type !== "event" || event.timeMs >= keptFromMs) {
+    throw new ProofError(`chain does not have the entries after \`${start}\`, and they are not pruned`);
+  }
 }
 
 /** Verify that each statement was signed by a key in force at its leaf's time, of one who may state this kind; return
@@ -227,86 +237,6 @@ export function verifyAuthors(
     ed25519.verify(statement.key, codec.signedMessage(origin, event, statement), statement.signature);
     return term;
   });
-}
-
-/** Which key was in force for whom, and when. */
-export class KeyTerms {
-  readonly #terms = new Map<string, KeyTerm[]>();
-  /** Whether every entry was read that puts keys in force or out of it. */
-  isWhole = true;
-
-  /** Add what a chain's entries say of keys, in their order.
-   *
-   * A key is retired by a KEY entry in the chain that put it in force, and in no other.
-   */
-  addAll(chain: Pick<ChainProof, "tag" | "publicName">, keys: readonly HeldKey[]): void {
-    const owner = ownerOf(chain);
-    for (const { key, timeMs, retired } of keys) this.#add(encodeHex(key), owner, timeMs, retired);
-  }
-
-  /** Tell whether this key was ever in force for anyone. */
-  has(key: Uint8Array): boolean {
-    return Boolean(this.#terms.get(encodeHex(key))?.length);
-  }
-
-  /** Return a term of this key in which it may sign this entry. */
-  find(key: Uint8Array, event: codec.Event): KeyTerm | undefined {
-    const authors = KINDS.get(event.kind)?.authors ?? ANYBODY;
-    return this.#terms.get(encodeHex(key))?.find(
-      ({ owner, name, fromMs, untilMs }) =>
-        authors.has(owner) &&
-        fromMs <= event.timeMs &&
-        (untilMs === null || event.timeMs <= untilMs) &&
-        // A person's own key is good for that person's chain only.
-        (owner !== "subject" || name === encodeHex(event.tag)),
-    );
-  }
-
-  #add(key: string, { owner, name }: Pick<KeyTerm, "owner" | "name">, timeMs: bigint, retired: boolean): void {
-    const known = this.#terms.get(key) ?? [];
-    const at = known.findIndex((term) => term.owner === owner && term.name === name && term.untilMs === null);
-    if (at >= 0 && retired) known[at] = { ...known[at]!, untilMs: timeMs };
-    if (at < 0 && !retired) known.push({ owner, name, fromMs: timeMs, untilMs: null });
-    this.#terms.set(key, known);
-  }
-}
-
-/** What a chain's entries say of keys. */
-export interface ChainKeys {
-  readonly keys: readonly HeldKey[];
-  /** What the chain `ledger` says of the ledger itself. */
-  readonly ledger: readonly LedgerStatement[];
-  /** LEDGER and KEY entries that this version cannot read: nothing follows from them. */
-  readonly unread: readonly codec.Event[];
-}
-
-/** Decode what a chain's entries say of keys. */
-export function readKeys({ publicName }: Pick<ChainProof, "publicName">, entries: readonly VerifiedEntry[]): ChainKeys {
-  const [keys, ledger, unread]: [HeldKey[], LedgerStatement[], codec.Event[]] = [[], [], []];
-  for (const { event, statement } of entries) {
-    const { kind, timeMs } = event;
-    if (statement === null) continue;
-    if (kind === LEDGER) {
-      const said = decodeLedgerStatement(statement.payload);
-      if (said === null) unread.push(event);
-      else if (publicName === LEDGER_NAME) {
-        ledger.push(said);
-        keys.push({ key: said.statementKey, timeMs, retired: false });
-      }
-    } else if (kind === KEY) {
-      const said = decodeKeyStatement(statement.payload);
-      if (said === null) unread.push(event);
-      else keys.push({ ...said, timeMs });
-    }
-  }
-  return { keys, ledger, unread };
-}
-
-/** Tell whose keys stand in a chain. One that is neither the ledger's nor a participant's is good for itself only. */
-function ownerOf({ tag, publicName }: Pick<ChainProof, "tag" | "publicName">): Pick<KeyTerm, "owner" | "name"> {
-  if (publicName === LEDGER_NAME) return { owner: "ledger", name: "" };
-  if (publicName.startsWith(PARTICIPANT)) return { owner: "participant", name: publicName.slice(PARTICIPANT.length) };
-  return { owner: "subject", name: encodeHex(tag) };
 }
 
 /** Verify what the map says of the tag, and that a public name is the tag's. */

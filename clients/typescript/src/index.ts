@@ -11,18 +11,20 @@ export type { Event, Seal, Statement } from "./codec.js";
 export { decodeLeaf, decodeStatement, publicTag } from "./codec.js";
 export { MalformedError, ProofError, SignatureError, UnreadKeyError, VerificationError } from "./errors.js";
 export { HISTORY_FORMAT, parseHistory } from "./file.js";
-export type { ChainProof, Held, HeldChain, HeldKey, HistoryEntry, HistoryProof, KeyTerm, Opening } from "./history.js";
+export type { ChainProof, Held, HeldChain, HistoryEntry, HistoryProof, Opening } from "./history.js";
 export type { Kind, Owner } from "./kinds.js";
 export { KINDS } from "./kinds.js";
 export { parseVkey, Verifier } from "./note.js";
 export type { Cosignature, Policy, PolicyGroup, PolicyWitness } from "./policy.js";
 export { parsePolicy } from "./policy.js";
+export type { SeqRange } from "./pruned.js";
+export type { HeldKey, KeyTerm } from "./terms.js";
+export type { Trust } from "./trust.js";
 export type {
   HistoryEvidence,
   HistoryOptions,
   ProvenEntry,
   ReceiptEvidence,
-  Trust,
   Unread,
 } from "./verify.js";
-export { NOT_PROVEN, verifyHistory, verifyReceipt } from "./verify.js";
+export { NOT_PROVEN, NOT_PROVEN_OF_PRUNED, verifyHistory, verifyReceipt } from "./verify.js";

@@ -6,9 +6,9 @@
  */
 
 import { SignatureError } from "./errors.js";
-import { type ChainProof, type HeldKey, KeyTerms, LEDGER_NAME, readKeys, verifyAuthors } from "./history.js";
-import type { VerifiedEntry } from "./history.js";
+import { type ChainProof, type VerifiedEntry, verifyAuthors } from "./history.js";
 import { KEY, LEDGER } from "./kinds.js";
+import { type HeldKey, KeyTerms, LEDGER_NAME, readKeys } from "./terms.js";
 
 /** A chain, and its entries as they were verified. */
 export interface VerifiedChain {

@@ -24,6 +24,11 @@ const PARTICIPANT: ReadonlySet<Owner> = new Set(["ledger", "participant"]);
 /** All owners: who may author a kind that this version does not know. */
 export const ANYBODY: ReadonlySet<Owner> = new Set(["ledger", "participant", "subject"]);
 
+/** Tell whether what entries of a kind said may be pruned: GRANT … OUTCOME. What keys and others rest on stays. */
+export function isPrunable(kind: number): boolean {
+  return kind >= 8 && kind <= 15;
+}
+
 /** The kinds this version knows. The daemon may sign for thin clients; the statement then says so. */
 export const KINDS: ReadonlyMap<number, Kind> = new Map([
   [1, { name: "LEDGER", authors: DAEMON }],

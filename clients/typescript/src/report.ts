@@ -1,19 +1,19 @@
 /**
- * Say what was proven: as text for people, as JSON for programs, and as the file in which it is kept for the next time.
+ * Say what was proven: as text for people, and as JSON for programs.
  */
 
-import { decodeBase64, decodeHex, encodeBase64, encodeHex } from "./bytes.js";
-import type { BundleEvidence } from "./bundle.js";
+import { encodeBase64, encodeHex, equal } from "./bytes.js";
+import type { BundleChain, BundleEvidence } from "./bundle.js";
 import type { BundleScope } from "./bundle_file.js";
 import type { Event, Seal } from "./codec.js";
 import { MalformedError, ProofError, SignatureError, type VerificationError } from "./errors.js";
-import type { Held, HeldChain, KeyTerm } from "./history.js";
+import { heldJson, type Json } from "./held.js";
 import { KINDS } from "./kinds.js";
 import type { Cosignature } from "./policy.js";
-import { type HistoryEvidence, NOT_PROVEN, type ProvenEntry, type ReceiptEvidence, type Unread } from "./verify.js";
-
-/** A value that JSON can hold. */
-export type Json = string | number | boolean | null | readonly Json[] | { readonly [name: string]: Json };
+import type { SeqRange } from "./pruned.js";
+import type { KeyTerm } from "./terms.js";
+import { type HistoryEvidence, NOT_PROVEN, NOT_PROVEN_OF_PRUNED, type ProvenEntry } from "./verify.js";
+import type { ReceiptEvidence, Unread } from "./verify.js";
 
 /** Name the class of an error, as the shared vectors do. */
 export function errorClass(error: VerificationError): string {
@@ -30,7 +30,7 @@ export function kindName(kind: number): string {
 
 /** Return what a history proves as JSON. */
 export function historyJson(evidence: HistoryEvidence): Json {
-  const { tag, publicName, count, erased, unread, seal } = evidence;
+  const { tag, publicName, count, erased, unread, seal, missing, keptFromMs } = evidence;
   return {
     verdict: unread.length ? "could not tell" : "proven",
     ...anchorJson(evidence),
@@ -39,9 +39,11 @@ export function historyJson(evidence: HistoryEvidence): Json {
     public_name: publicName,
     count: integer(count),
     erased,
+    missing: missing.map(rangeJson),
+    kept_from_ms: integer(keptFromMs),
     unread: unreadJson(unread),
     entries: evidence.entries.map(entryJson),
-    not_proven: NOT_PROVEN,
+    not_proven: notProven(NOT_PROVEN, [evidence]),
     held: heldJson(evidence),
   };
 }
@@ -60,9 +62,11 @@ export function bundleJson(evidence: BundleEvidence): Json {
     ...anchorJson(evidence),
     seal_time_ms: integer(seal.timeMs),
     scope: scopeJson(scope),
-    chains: chains.map(({ tag, publicName, entries }) => ({
+    kept_from_ms: integer(evidence.keptFromMs),
+    chains: chains.map(({ tag, publicName, entries, missing }) => ({
       tag: encodeHex(tag),
       public_name: publicName,
+      missing: missing.map(rangeJson),
       entries: entries.map(entryJson),
     })),
     entries: entries.map(({ index, leaf, statement, author }) => ({
@@ -74,7 +78,7 @@ export function bundleJson(evidence: BundleEvidence): Json {
     closed,
     unproven,
     unread: unreadJson(unread),
-    not_proven: BUNDLE_NOT_PROVEN,
+    not_proven: notProven(BUNDLE_NOT_PROVEN, chains),
   };
 }
 
@@ -85,13 +89,14 @@ export function isTold({ unproven, unread }: BundleEvidence): boolean {
 
 /** Return what a bundle proves as lines of text. */
 export function bundleText(evidence: BundleEvidence): string[] {
-  const { checkpoint, seal, scope, chains, entries, closed, unproven, unread } = evidence;
+  const { checkpoint, seal, scope, chains, entries, keptFromMs, closed, unproven, unread } = evidence;
   const lines = [
     `this stands in ${checkpoint.origin} at tree size ${checkpoint.size}, sealed ${time(seal.timeMs)}`,
-    scopeText(scope),
+    scopeText(scope, chains),
   ];
-  for (const { tag, publicName, entries } of chains) {
-    lines.push(`${publicName || `tag ${encodeHex(tag)}`} has these entries and no others:`, ...entries.map(entryText));
+  for (const { tag, publicName, entries, missing } of chains) {
+    lines.push(`${publicName || `tag ${encodeHex(tag)}`} has these entries and no others${butFor(missing)}:`);
+    lines.push(...missingText(missing, keptFromMs), ...entries.map(entryText));
   }
   if (entries.length) lines.push("single entries:");
   for (const { index, leaf, statement, author } of entries) {
@@ -103,26 +108,29 @@ export function bundleText(evidence: BundleEvidence): string[] {
   if (closed) lines.push(`statements that are not in it: ${closed}`);
   if (unproven) lines.push(`could not tell whose key it was, for want of the person's chain: ${unproven}`);
   lines.push(...unreadText(unread));
-  return [...lines, "not proven:", ...BUNDLE_NOT_PROVEN.map((text) => `  ${text}`)];
+  return [...lines, "not proven:", ...notProven(BUNDLE_NOT_PROVEN, chains).map((text) => `  ${text}`)];
 }
 
 /** Return what a history proves as lines of text. */
 export function historyText(evidence: HistoryEvidence): string[] {
-  const { tag, publicName, count, entries, erased, unread, checkpoint, seal } = evidence;
+  const { tag, publicName, count, entries, missing, keptFromMs, erased, unread, checkpoint, seal } = evidence;
   const whose = publicName || `tag ${encodeHex(tag)}`;
-  const before = count - BigInt(entries.length);
+  const shownFrom = entries[0]?.event.seq ?? count + 1n;
+  // What is missing right before the first entry shown was not verified before.
+  const heldTo = (missing.find(([, last]) => last === shownFrom - 1n)?.[0] ?? shownFrom) - 1n;
   const lines = [
     count === 0n
       ? `${whose} has no entry in ${checkpoint.origin} at tree size ${checkpoint.size}, sealed ${time(seal.timeMs)}`
-      : `${whose} has these entries and no others in ${checkpoint.origin} at tree size ${checkpoint.size}, ` +
-        `sealed ${time(seal.timeMs)}`,
+      : `${whose} has these entries and no others${butFor(missing)} in ${checkpoint.origin} at tree size ` +
+        `${checkpoint.size}, sealed ${time(seal.timeMs)}`,
+    ...missingText(missing, keptFromMs),
   ];
-  if (before) lines.push(`(1 to ${before} were verified before)`);
+  if (heldTo) lines.push(`(those up to ${heldTo} were verified before)`);
   lines.push(...entries.map(entryText));
   if (erased) lines.push("the chain ends in an erasure");
   lines.push(...cosignatureText(evidence.cosignatures));
   lines.push(...unreadText(unread));
-  return [...lines, "not proven:", ...NOT_PROVEN.map((text) => `  ${text}`)];
+  return [...lines, "not proven:", ...notProven(NOT_PROVEN, [evidence]).map((text) => `  ${text}`)];
 }
 
 /** Return what a receipt proves as lines of text. */
@@ -135,77 +143,51 @@ export function receiptText({ checkpoint, index, leaf, cosignatures }: ReceiptEv
   ];
 }
 
-/** What a held file keeps between two histories of one chain. */
-export interface HeldFile {
-  readonly tag: Uint8Array;
-  readonly held: Held;
-  readonly heldChain: HeldChain;
-}
-
-/** Return what is to be kept until the next history, as JSON. */
-export function heldJson({ tag, held, heldChain }: HeldFile): Json {
-  return {
-    tag: encodeHex(tag),
-    tree_size: String(held.treeSize),
-    root: encodeBase64(held.root),
-    count: String(heldChain.count),
-    head: encodeBase64(heldChain.head),
-    erased: heldChain.erased,
-    keys: heldChain.keys.map(({ key, timeMs, retired }) => ({
-      key: encodeBase64(key),
-      time_ms: String(timeMs),
-      retired,
-    })),
-  };
-}
-
-/** Read what was kept.
- *
- * @throws {TypeError} it is not that; it is the reader's own file, and no evidence.
- */
-export function parseHeld(text: string): HeldFile {
-  try {
-    const { tag, tree_size, root, count, head, erased, keys } = JSON.parse(text);
-    const number = (value: unknown): bigint => {
-      if (typeof value !== "string" || !/^[0-9]{1,20}$/.test(value)) throw new TypeError("not a decimal");
-      return BigInt(value);
-    };
-    return {
-      tag: decodeHex(tag),
-      held: { treeSize: number(tree_size), root: decodeBase64(root) },
-      heldChain: {
-        count: number(count),
-        head: decodeBase64(head),
-        erased: erased === true,
-        keys: (keys as Record<string, unknown>[]).map((one) => ({
-          key: decodeBase64(one["key"] as string),
-          timeMs: number(one["time_ms"]),
-          retired: one["retired"] === true,
-        })),
-      },
-    };
-  } catch (error) {
-    throw new TypeError(`held file is malformed: ${error instanceof Error ? error.message : "unreadable"}`);
-  }
-}
-
 /** What a bundle does not prove, whatever is in it. */
 const BUNDLE_NOT_PROVEN: readonly string[] = [
   "that it is this that was asked for: of a participant's entries outside its chain, that they are all",
   ...NOT_PROVEN,
 ];
 
-function entryJson({ event, statement, author }: ProvenEntry): Json {
+/** A chain that may have been pruned. */
+interface Prunable {
+  readonly entries: readonly ProvenEntry[];
+  readonly missing: readonly SeqRange[];
+}
+
+function notProven(always: readonly string[], chains: readonly Prunable[]): readonly string[] {
+  const isPruned = chains.some(({ entries, missing }) => missing.length || entries.some(({ pruned }) => pruned));
+  return isPruned ? [...always, NOT_PROVEN_OF_PRUNED] : always;
+}
+
+function rangeJson([first, last]: SeqRange): Json {
+  return [integer(first), integer(last)];
+}
+
+function butFor(missing: readonly SeqRange[]): string {
+  return missing.length ? " but those that were pruned" : "";
+}
+
+function missingText(missing: readonly SeqRange[], keptFromMs: bigint): string[] {
+  return missing.map(
+    ([first, last]) =>
+      `entries ${first} to ${last} were pruned, past the ledger's published retention: everything from ` +
+      `${time(keptFromMs)} on is here`,
+  );
+}
+
+function entryJson({ event, statement, author, pruned }: ProvenEntry): Json {
   return {
     ...leafJson(event),
     author: author && authorName(author),
+    pruned,
     payload: statement && encodeBase64(statement.payload),
   };
 }
 
-function entryText({ event, author }: ProvenEntry): string {
+function entryText({ event, author, pruned }: ProvenEntry): string {
   const ref = event.ref ? ` ref ${event.ref}` : "";
-  const by = author ? authorName(author) : "(erased)";
+  const by = author ? authorName(author) : pruned ? "(pruned)" : "(erased)";
   const what = kindName(event.kind).padEnd(11);
   return `${String(event.seq).padStart(5)}  ${time(event.timeMs)}  ${what} ${by}${ref}`;
 }
@@ -226,9 +208,10 @@ function scopeJson({ range, tag, participant }: BundleScope): Json {
   return tag ? { tag: encodeHex(tag) } : { participant };
 }
 
-function scopeText({ range, tag, participant }: BundleScope): string {
+function scopeText({ range, tag, participant }: BundleScope, chains: readonly BundleChain[]): string {
   if (range) return `it says it is of the entries ${range[0]} to ${range[1]}: they are all there`;
-  if (tag) return `it says it is of tag ${encodeHex(tag)}: its chain is whole`;
+  const [missing] = chains.find((chain) => tag && equal(chain.tag, tag))?.missing ?? [];
+  if (tag) return `it says it is of tag ${encodeHex(tag)}: its chain is whole${missing ? ` from ${missing[1] + 1n} on` : ""}`;
   return `it says it is of participant ${participant}: its chain is whole`;
 }
 

@@ -7,31 +7,29 @@
 import { equal } from "./bytes.js";
 import { type Checkpoint, verifyProof } from "./checkpoint.js";
 import { decodeLeaf, type Event, publicTag, type Seal, type Statement } from "./codec.js";
-import { MalformedError, ProofError, SignatureError } from "./errors.js";
+import { MalformedError, ProofError } from "./errors.js";
 import { parseHistory } from "./file.js";
 import {
   type ChainProof,
   type Held,
   type HeldChain,
   type HistoryProof,
-  type KeyTerm,
-  LEDGER_NAME,
-  PARTICIPANT,
-  readKeys,
+  type VerifiedEntry,
   verifyAnchor,
   verifyAuthors,
   verifyChain,
 } from "./history.js";
 import { settleKeys } from "./keys.js";
 import { ERASURE, KINDS } from "./kinds.js";
-import { COSIGNATURE, formatVkey, isBy, type Note, parseVkey, timeOf, Verifier } from "./note.js";
+import { formatVkey, type Verifier } from "./note.js";
 import type { Cosignature } from "./policy.js";
+import { isPruned, missingBetween, readKeptFrom, type SeqRange } from "./pruned.js";
+import { type KeyTerm, LEDGER_NAME, PARTICIPANT, readKeys } from "./terms.js";
+import { checkWitnesses, readTrust, type Trust } from "./trust.js";
 import type { LedgerStatement } from "./wire.js";
 
-/** How long ago a cosignature may have been made. */
-export const MAX_AGE_MS = 5 * 60_000;
-/** How far clocks of ledger, witnesses and reader may be apart. */
-export const MAX_SKEW_MS = 60_000;
+/** What a history, or a bundle, does not prove of what was pruned. */
+export const NOT_PROVEN_OF_PRUNED = "that what was pruned was kept as long as it had to be: who watched the ledger then";
 
 /** What a history does not prove, however whole it is. */
 export const NOT_PROVEN: readonly string[] = [
@@ -42,21 +40,7 @@ export const NOT_PROVEN: readonly string[] = [
   "that what a statement says is true: only who said it, and when",
 ];
 
-/** What the reader trusts. */
-export interface Trust {
-  /** The ledger's name in its checkpoints. */
-  readonly origin: string;
-  /** The log's key, as C2SP vkey text or parsed. Get both on another way than with the proof. */
-  readonly logKey: string | Verifier;
-  /** Keys of witnesses. A signature by one of them that is wrong refuses the checkpoint. */
-  readonly witnesses?: readonly (string | Verifier)[];
-  /** How many of the witnesses must have cosigned. Default 0: it is the log's word alone that this tree is new. */
-  readonly quorum?: number;
-  /** The reader's clock, in ms since 1970. Default: no time is compared with it. */
-  readonly now?: number;
-  /** With `now`: how old a cosignature may be. Default `MAX_AGE_MS`. */
-  readonly maxAgeMs?: number;
-}
+const NOBODY_NEEDS = "history has a chain that nobody needs";
 
 /** How to verify a history. */
 export interface HistoryOptions extends Trust {
@@ -70,13 +54,15 @@ export interface HistoryOptions extends Trust {
   readonly heldChain?: HeldChain;
 }
 
-/** An entry of a history, proven. */
+/** An entry of a chain, proven. */
 export interface ProvenEntry {
   readonly event: Event;
-  /** null: erased. */
+  /** null: erased or pruned. */
   readonly statement: Statement | null;
-  /** Whose key signed it, and when that was in force; null: erased. */
+  /** Whose key signed it, and when that was in force; null: erased or pruned. */
   readonly author: KeyTerm | null;
+  /** What it said is gone, as the ledger states, past its published retention; otherwise, the person was erased. */
+  readonly pruned: boolean;
 }
 
 /** Where an entry stands that this version cannot read. */
@@ -97,8 +83,12 @@ export interface HistoryEvidence {
   readonly publicName: string;
   /** How many entries the chain has, those held before included. 0: none. */
   readonly count: bigint;
-  /** All entries, or all after those held. */
+  /** All entries, or all after those held, but for those in `missing`. */
   readonly entries: readonly ProvenEntry[];
+  /** Which entries were pruned, and neither are shown nor were held. */
+  readonly missing: readonly SeqRange[];
+  /** The time before which the ledger has pruned persons' chains, under its published policy; 0n: nothing. */
+  readonly keptFromMs: bigint;
   /** The chain ends in an ERASURE. */
   readonly erased: boolean;
   /** Entries that are proven, but say something that this version cannot tell: nothing follows from them. */
@@ -138,20 +128,31 @@ export function verifyHistory(
   const cosignatures = checkWitnesses(note, trust, seal.timeMs);
   checkAsked(asked, options);
 
-  const chains = [{ chain: asked, entries: verifyChain(asked, seal, heldChain) }];
+  const authorChains: { chain: ChainProof; entries: VerifiedEntry[] }[] = [];
   for (const chain of others) {
-    checkNeeded(chain, chains);
-    chains.push({ chain, entries: verifyChain(chain, seal) });
+    checkNeeded(chain, authorChains);
+    authorChains.push({ chain, entries: verifyChain(chain, seal) });
   }
+  const ledger = authorChains.find(({ chain }) => chain.publicName === LEDGER_NAME);
+  const statedMs = readKeptFrom(ledger?.entries ?? []);
+  const keptFromMs = asked.publicName ? 0n : statedMs;
+  checkContinues(asked, heldChain?.count ?? 0n);
+  const chains = [{ chain: asked, entries: verifyChain(asked, seal, { held: heldChain, keptFromMs }) }, ...authorChains];
+  if (authorChains.some(({ chain }) => equal(chain.tag, asked.tag))) throw new ProofError(NOBODY_NEEDS);
   const said = chains.map(({ chain, entries }) => readKeys(chain, entries));
   const terms = settleKeys(chains, heldChain?.keys ?? [], trust.origin, said.every(({ unread }) => !unread.length));
   const authors = chains.map(({ entries }) => verifyAuthors(entries, trust.origin, terms));
   // Of the chain `ledger` itself what is held was held against what is pinned when it was verified.
   if (asked.publicName !== LEDGER_NAME || !heldChain?.count) checkLedger(said.flatMap(({ ledger }) => ledger), trust);
 
-  const entries = chains[0]!.entries.map((entry, i) => ({ ...entry, author: authors[0]![i]! }));
-  const last = entries.at(-1)?.event;
+  const last = chains[0]!.entries.at(-1)?.event;
   const erased = last ? last.kind === ERASURE : heldChain?.erased ?? false;
+  const entries = chains[0]!.entries.map((entry, i) => ({
+    ...entry,
+    author: authors[0]![i]!,
+    pruned: isPruned(entry, keptFromMs, erased),
+  }));
+  const missing = [...(heldChain?.missing ?? []), ...missingBetween(heldChain?.count ?? 0n, asked.firstSeq)];
   const { tag, publicName, count, head } = asked;
   return {
     checkpoint,
@@ -161,6 +162,8 @@ export function verifyHistory(
     publicName,
     count,
     entries,
+    missing,
+    keptFromMs,
     erased,
     unread: chains.flatMap(({ chain }, place) => {
       // Of an author's chain only what it says of keys matters, of the one asked for everything.
@@ -168,7 +171,7 @@ export function verifyHistory(
       return [...unknown, ...said[place]!.unread].map(({ kind, seq }) => ({ publicName: chain.publicName, seq, kind }));
     }),
     held: { treeSize: checkpoint.size, root: checkpoint.root },
-    heldChain: { count, head, erased, keys: [...(heldChain?.keys ?? []), ...said[0]!.keys] },
+    heldChain: { count, head, erased, keys: [...(heldChain?.keys ?? []), ...said[0]!.keys], missing },
   };
 }
 
@@ -187,42 +190,6 @@ export function verifyReceipt(tlogProof: Uint8Array, leaf: Uint8Array, options: 
   return { checkpoint, cosignatures, index: bundle.index, leaf: decoded };
 }
 
-interface ReadTrust {
-  readonly origin: string;
-  readonly log: Verifier;
-  readonly witnesses: readonly Verifier[];
-  readonly quorum: number;
-  readonly nowMs: number | null;
-  readonly maxAgeMs: number;
-}
-
-function readTrust(options: Trust): ReadTrust {
-  const { origin, quorum = 0, now = null, maxAgeMs = MAX_AGE_MS } = options;
-  const log = readKey(options.logKey);
-  const witnesses = (options.witnesses ?? []).map(readKey);
-  if (witnesses.some(({ kind }) => kind !== COSIGNATURE)) throw new TypeError("witness has a key of another type");
-  const distinct = witnesses.filter((one, at) => witnesses.findIndex((other) => other.equals(one)) === at);
-  if (!Number.isInteger(quorum) || quorum < 0 || quorum > distinct.length) {
-    throw new TypeError("quorum is not a number of the witnesses");
-  }
-  return { origin, log, witnesses: distinct, quorum, nowMs: now, maxAgeMs };
-}
-
-/** Read a pinned key.
- *
- * @throws {TypeError} it is none.
- */
-export function readKey(key: string | Verifier): Verifier {
-  if (key instanceof Verifier) return key;
-  try {
-    return parseVkey(key);
-  } catch (error) {
-    // The reader's own key is no evidence: a mistake in it must not pass for a verdict on the proof.
-    if (error instanceof MalformedError) throw new TypeError(`key of log or witness is malformed: ${error.message}`);
-    throw error;
-  }
-}
-
 function checkAsked(chain: ChainProof, { tag, publicName }: HistoryOptions): void {
   if (tag === undefined && publicName === undefined) return;
   const expected = publicName === undefined ? tag! : publicTag(publicName);
@@ -231,11 +198,17 @@ function checkAsked(chain: ChainProof, { tag, publicName }: HistoryOptions): voi
   }
 }
 
+/** Refuse a chain that does not go on behind what is held. */
+function checkContinues({ count, firstSeq }: ChainProof, heldCount: bigint): void {
+  if (count < heldCount) throw new ProofError(`chain is shorter than what is held: \`${count}\` and \`${heldCount}\``);
+  if (firstSeq <= heldCount) throw new ProofError("chain does not continue what is held");
+}
+
 /** Refuse a chain that is there twice, or that is no author's. */
 function checkNeeded({ tag, publicName }: ChainProof, before: readonly { chain: ChainProof }[]): void {
   const isTwice = before.some(({ chain }) => equal(chain.tag, tag));
   if (isTwice || !(publicName === LEDGER_NAME || publicName.startsWith(PARTICIPANT))) {
-    throw new ProofError("history has a chain that nobody needs");
+    throw new ProofError(NOBODY_NEEDS);
   }
 }
 
@@ -253,26 +226,4 @@ export function checkLedger(
   if (!statements.some(({ verifierKeys }) => verifierKeys.includes(formatVkey(log)))) {
     throw new ProofError("ledger does not name the pinned log key as its own");
   }
-}
-
-/** Verify quorum and freshness; *timeMs* is the leaf's that the checkpoint is about. */
-function checkWitnesses(note: Note, trust: ReadTrust, timeMs: bigint): Cosignature[] {
-  const { witnesses, quorum, nowMs, maxAgeMs } = trust;
-  if (nowMs !== null && timeMs > BigInt(Math.floor(nowMs)) + BigInt(MAX_SKEW_MS)) {
-    throw new ProofError("leaf is of a time that has not come yet");
-  }
-  const cosignatures: Cosignature[] = [];
-  let counting = 0;
-  for (const witness of witnesses) {
-    const times = note.verified.filter((line) => isBy(line, witness)).map(({ signature }) => timeOf(signature));
-    if (!times.length) continue;
-    const latest = times.reduce((a, b) => (a > b ? a : b)) * 1000n;
-    cosignatures.push({ name: witness.name, timeMs: Number(latest) });
-    const isFresh =
-      nowMs === null || (Number(latest) >= nowMs - maxAgeMs && Number(latest) <= nowMs + MAX_SKEW_MS);
-    // A cosignature that is older than the leaf cannot have covered it.
-    if (isFresh && timeMs <= latest + BigInt(MAX_SKEW_MS)) counting += 1;
-  }
-  if (counting < quorum) throw new SignatureError(`fewer witnesses cosigned than asked for: \`${counting}\``);
-  return cosignatures;
 }

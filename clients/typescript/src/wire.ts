@@ -14,7 +14,9 @@ interface Fields {
   readonly [number: number]: 32 | 64 | "bytes" | "text" | "texts" | Fields;
 }
 
-type Value = bigint | Uint8Array | string | string[];
+/** Fields that are there, by their numbers. */
+type Values = Map<number, Value>;
+type Value = bigint | Uint8Array | string | string[] | Values;
 
 const ATTESTATION: Fields = { 1: "text", 2: "text" };
 const KEY_STATEMENT: Fields = { 1: "bytes", 2: 64, 3: ATTESTATION };
@@ -40,13 +42,25 @@ export interface KeyStatement {
   readonly retired: boolean;
 }
 
-/** What a `LedgerStatement` says of the ledger's keys. */
+/** What a ledger says that it no longer keeps. */
+export interface Pruning {
+  /** Every entry of this time or later is kept. */
+  readonly keptFromMs: bigint;
+  /** Size of the tree where whoever holds nothing begins. */
+  readonly startSize: bigint;
+}
+
+/** What a `LedgerStatement` says of the ledger's keys, and of what it keeps. */
 export interface LedgerStatement {
   readonly origin: string;
   /** C2SP vkeys of the log. */
   readonly verifierKeys: readonly string[];
-  /** The daemon's, with which it signs statements. */
+  /** The daemon's, with which it signs statements; empty: this entry puts none in force. */
   readonly statementKey: Uint8Array;
+  /** In leaf 0: how old an entry must be before it may be pruned; 0: nothing ever is. */
+  readonly retentionDays: number;
+  /** null: this entry states none. */
+  readonly pruning: Pruning | null;
 }
 
 /** Decode a `KeyStatement`; null where this version cannot read all of it. */
@@ -61,18 +75,27 @@ export function decodeLedgerStatement(payload: Uint8Array): LedgerStatement | nu
   if (values === null) return null;
   const origin = values.get(1);
   const verifierKeys = values.get(2);
+  const pruning = values.get(9);
   return {
     origin: typeof origin === "string" ? origin : "",
     verifierKeys: Array.isArray(verifierKeys) ? verifierKeys : [],
     statementKey: bytesOf(values.get(3)),
+    retentionDays: Number(values.get(8) ?? 0n),
+    // A message without fields is there all the same, and states something: that it has pruned nothing.
+    pruning: pruning instanceof Map ? readPruning(pruning) : null,
   };
+}
+
+function readPruning(values: Values): Pruning {
+  const [keptFrom, startSize] = [values.get(1), values.get(2)].map((value) => (typeof value === "bigint" ? value : 0n));
+  return { keptFromMs: BigInt.asIntN(64, keptFrom!), startSize: startSize! };
 }
 
 function bytesOf(value: Value | undefined): Uint8Array {
   return value instanceof Uint8Array ? value : new Uint8Array();
 }
 
-function read(payload: Uint8Array, fields: Fields): Map<number, Value> | null {
+function read(payload: Uint8Array, fields: Fields): Values | null {
   try {
     return new Reader(payload).message(fields);
   } catch (error) {
@@ -86,9 +109,8 @@ class Reader {
 
   constructor(readonly bytes: Uint8Array) {}
 
-  /** Read fields to the end. Nested messages are only checked. */
-  message(fields: Fields): Map<number, Value> {
-    const values = new Map<number, Value>();
+  /** Read fields to the end, over those that a message had where it stood before. */
+  message(fields: Fields, values: Values = new Map()): Values {
     while (this.#at < this.bytes.length) {
       const tag = this.#varint(5);
       const number = Number(tag >> 3n);
@@ -106,7 +128,10 @@ class Reader {
       else if (field === "texts") {
         const before = values.get(number);
         values.set(number, [...(Array.isArray(before) ? before : []), decodeText(content, "payload")]);
-      } else new Reader(content).message(field);
+      } else {
+        const before = values.get(number);
+        values.set(number, new Reader(content).message(field, before instanceof Map ? before : new Map()));
+      }
     }
     return values;
   }

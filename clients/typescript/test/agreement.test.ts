@@ -3,32 +3,39 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { verifyBundle } from "../src/bundle.js";
+import { type BundleEvidence, verifyBundle } from "../src/bundle.js";
 import { openCheckpoint } from "../src/checkpoint.js";
 import { verify } from "../src/ed25519.js";
 import { parseVkey } from "../src/note.js";
 import { parsePolicy, verifyCosigned } from "../src/policy.js";
 import { isTold } from "../src/report.js";
-import { type HistoryOptions, verifyHistory, verifyReceipt } from "../src/verify.js";
+import { type HistoryEvidence, type HistoryOptions, verifyHistory, verifyReceipt } from "../src/verify.js";
 import { decodeKeyStatement, decodeLedgerStatement } from "../src/wire.js";
 import { bytes, readVectors, type Vector, verdict, withoutVectors } from "./vectors.js";
 
 /** How many vectors of each kind there are at least: fewer would mean that they are not read. */
-const LEAST: Readonly<Record<string, number>> = { history: 1500, receipt: 200, note: 250, signature: 700, policy: 700, bundle: 8000 };
+const LEAST: Readonly<Record<string, number>> = { history: 2300, receipt: 200, note: 250, signature: 700, policy: 700, bundle: 8500 };
 
-function verifyVector({ kind, content, under }: Vector): unknown {
+function verifyVector(vector: Vector): unknown {
+  const { kind, content, under } = vector;
   const evidence = bytes(content);
   const { origin, log_key } = under as { origin: string; log_key: string };
+  if (kind === "history") return evidenceOf(vector);
   if (kind === "receipt") return verifyReceipt(evidence, bytes(under["leaf"]), { origin, logKey: log_key });
-  if (kind === "bundle") {
-    const policy = under["policy"] === undefined ? {} : { policy: bytes(under["policy"]) };
-    return isTold(verifyBundle(evidence, { origin, logKey: log_key, ...policy }));
-  }
+  if (kind === "bundle") return isTold(evidenceOf(vector) as BundleEvidence);
   if (kind === "policy") return verifyCosigned(evidence, parsePolicy(bytes(under["policy"])), parseVkey(log_key));
   if (kind === "signature") return verify(bytes(under["key"]), bytes(under["message"]), evidence);
-  if (kind === "note") {
-    const witnesses = (under["witnesses"] as string[]).map(parseVkey);
-    return openCheckpoint(evidence, origin, parseVkey(log_key), witnesses);
+  const witnesses = (under["witnesses"] as string[]).map(parseVkey);
+  return openCheckpoint(evidence, origin, parseVkey(log_key), witnesses);
+}
+
+/** Verify a history or a bundle. */
+function evidenceOf({ kind, content, under }: Vector): HistoryEvidence | BundleEvidence {
+  const evidence = bytes(content);
+  const { origin, log_key } = under as { origin: string; log_key: string };
+  if (kind === "bundle") {
+    const policy = under["policy"] === undefined ? {} : { policy: bytes(under["policy"]) };
+    return verifyBundle(evidence, { origin, logKey: log_key, ...policy });
   }
   const options: HistoryOptions = {
     origin,
@@ -55,6 +62,31 @@ for (const [kind, least] of Object.entries(LEAST)) {
   });
 }
 
+test("what was pruned: the same reading", { skip: withoutVectors }, () => {
+  const vectors = readVectors("history", "bundle").filter(({ under }) => under["reads"] !== undefined);
+  assert.ok(vectors.length >= 700, `${vectors.length} vectors`);
+  let lacking = 0;
+  for (const vector of vectors) {
+    const evidence = evidenceOf(vector);
+    assert.deepEqual(readPruned(evidence), vector.under["reads"], vector.name);
+    if ("heldChain" in evidence && evidence.missing.length) lacking += 1;
+  }
+  assert.ok(lacking >= 30, `${lacking} of which something is missing`);
+});
+
+function readPruned(evidence: HistoryEvidence | BundleEvidence): unknown {
+  const kept_from_ms = Number(evidence.keptFromMs);
+  if ("chains" in evidence) {
+    const ranges = evidence.chains.flatMap(({ missing }) => missing);
+    return { missing: ranges.reduce((count, [first, last]) => count + Number(last - first + 1n), 0), kept_from_ms };
+  }
+  return {
+    missing: evidence.missing.map((range) => range.map(Number)),
+    kept_from_ms,
+    pruned: evidence.entries.filter(({ pruned }) => pruned).map(({ event }) => Number(event.seq)),
+  };
+}
+
 test("payloads: the same reading", { skip: withoutVectors }, () => {
   const vectors = readVectors("key", "ledger");
   assert.ok(vectors.length >= 700, `${vectors.length} vectors`);
@@ -66,8 +98,14 @@ test("payloads: the same reading", { skip: withoutVectors }, () => {
       reads = said && { key: base64(said.key), retired: said.retired };
     } else {
       const said = decodeLedgerStatement(bytes(content));
-      const { origin, verifierKeys: verifier_keys } = said ?? {};
-      reads = said && { origin, verifier_keys, statement_key: base64(said.statementKey) };
+      const { origin, verifierKeys: verifier_keys, retentionDays: retention_days, pruning } = said ?? {};
+      reads = said && {
+        origin,
+        verifier_keys,
+        statement_key: base64(said.statementKey),
+        retention_days,
+        pruning: pruning ? [String(pruning.keptFromMs), String(pruning.startSize)] : null,
+      };
     }
     assert.deepEqual(reads, under["reads"], `${kind}, ${name}: ${Buffer.from(content, "base64").toString("hex")}`);
   }

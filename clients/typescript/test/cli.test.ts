@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 
-import { heldJson, parseHeld } from "../src/report.js";
+import { heldJson, parseHeld } from "../src/held.js";
 import { verifyHistory } from "../src/verify.js";
 import { bundleParts, historyFile, PERSON, proof, RECEIPT, TRUST, value, VKEY, zip } from "./example.js";
 import { bytes, readVectors, withoutVectors } from "./vectors.js";
@@ -132,7 +132,7 @@ test("what was kept is held against the next history", () => {
   const news = file("news.json", historyFile(nothing));
   const { status, stdout } = run(["history", news, ...trust, "--held", kept]);
   assert.equal(status, 0);
-  assert.match(stdout, /^\(1 to 4 were verified before\)$/m);
+  assert.match(stdout, /^\(those up to 4 were verified before\)$/m);
   assert.equal(run(["history", news, ...trust]).status, 1);
   const other = file("other", JSON.stringify({ ...held, root: held.head }));
   assert.equal(run(["history", news, ...trust, "--held", other]).status, 1);

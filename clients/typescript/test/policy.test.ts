@@ -8,9 +8,11 @@ import { ed25519 } from "@noble/curves/ed25519.js";
 import { concat, encodeBase64, encodeHex, encodeText, encodeU64 } from "../src/bytes.js";
 import { decodeLeaf, type Event, type Seal } from "../src/codec.js";
 import { ProofError, SignatureError, UnreadKeyError } from "../src/errors.js";
-import { type HistoryProof, KeyTerms, verifyAuthors, verifyChain } from "../src/history.js";
+import { type HistoryProof, verifyAuthors, verifyChain } from "../src/history.js";
 import { COSIGNATURE, formatVkey, openNote, parseVkey, Verifier } from "../src/note.js";
-import { type Trust, verifyHistory, verifyReceipt } from "../src/verify.js";
+import { KeyTerms } from "../src/terms.js";
+import type { Trust } from "../src/trust.js";
+import { verifyHistory, verifyReceipt } from "../src/verify.js";
 import { ORIGIN, PERSON, proof, RECEIPT, text, TRUST, value, VKEY } from "./example.js";
 
 /** Half a minute after the seal. */

@@ -46,6 +46,8 @@ test("every field of LedgerStatement is read", () => {
     origin: "a",
     verifierKeys: ["a"],
     statementKey: KEY,
+    retentionDays: 1,
+    pruning: { keptFromMs: 1n, startSize: 1n },
   });
 });
 

@@ -1,0 +1,65 @@
+/**
+ * Keep what was verified of a chain in a file until its next history.
+ */
+
+import { decodeBase64, decodeHex, encodeBase64, encodeHex } from "./bytes.js";
+import type { Held, HeldChain } from "./history.js";
+
+/** A value that JSON can hold. */
+export type Json = string | number | boolean | null | readonly Json[] | { readonly [name: string]: Json };
+
+/** What a held file keeps between two histories of one chain. */
+export interface HeldFile {
+  readonly tag: Uint8Array;
+  readonly held: Held;
+  readonly heldChain: HeldChain;
+}
+
+/** Return what is to be kept until the next history, as JSON. */
+export function heldJson({ tag, held, heldChain }: HeldFile): Json {
+  return {
+    tag: encodeHex(tag),
+    tree_size: String(held.treeSize),
+    root: encodeBase64(held.root),
+    count: String(heldChain.count),
+    head: encodeBase64(heldChain.head),
+    erased: heldChain.erased,
+    missing: heldChain.missing.map((range) => range.map(String)),
+    keys: heldChain.keys.map(({ key, timeMs, retired }) => ({
+      key: encodeBase64(key),
+      time_ms: String(timeMs),
+      retired,
+    })),
+  };
+}
+
+/** Read what was kept.
+ *
+ * @throws {TypeError} it is not that; it is the reader's own file, and no evidence.
+ */
+export function parseHeld(text: string): HeldFile {
+  try {
+    const { tag, tree_size, root, count, head, erased, missing, keys } = JSON.parse(text);
+    const number = (value: unknown): bigint => {
+      if (typeof value !== "string" || !/^[0-9]{1,20}$/.test(value)) throw new TypeError("not a decimal");
+      return BigInt(value);
+    };
+    return {
+      tag: decodeHex(tag),
+      held: { treeSize: number(tree_size), root: decodeBase64(root) },
+      heldChain: {
+        count: number(count),
+        head: decodeBase64(head),
+        erased: erased === true,
+        missing: ((missing ?? []) as [unknown, unknown][]).map(([first, last]) => [number(first), number(last)] as const),
+        keys: (keys as Record<string, unknown>[]).map((one) => ({
+          key: decodeBase64(one["key"] as string),
+          timeMs: number(one["time_ms"]),
+          retired: one["retired"] === true,
+        })),
+      },
+    };
+  } catch (error) {
+    throw new TypeError(`held file is malformed: ${error instanceof Error ? error.message : "unreadable"}`);
+  }
+}
