@@ -6,6 +6,7 @@ ops/RUNBOOK.md, ConsentdScrubFault.
 """
 
 import logging
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,7 @@ class Scrubber:
         """Take over what is served; see ``Scrub`` for the last two."""
         self._config, self._metrics, self._clock = config, metrics, clock
         self._sequencer = sequencer
+        self._scratch_dir = scratch_dir
         self._stopping = threading.Event()
         # Owner: the thread. Time it has yet to wait for what it has read; what it counts as damaged.
         self._debt_s = 0.0
@@ -62,6 +64,8 @@ class Scrubber:
 
     def start(self) -> None:
         """Begin, unless the configuration turns it off."""
+        for left in self._scratch_dir.glob("scrub-*"):  # by a daemon that was killed
+            shutil.rmtree(left, ignore_errors=True)
         if self._config.records_per_s:
             self._thread.start()
 
