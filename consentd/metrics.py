@@ -183,7 +183,9 @@ class Metrics:
         self.scrub_damaged_records = self._gauge(
             "scrub_damaged_records", "Records found damaged by the last scrub, or by this one so far if more."
         )
+        self.scrub_share = self._gauge("scrub_share", "How much of the scrub under way is done, about, 0 to 1.")
         self.scrub_pass_time_seconds = self._gauge("scrub_pass_time_seconds", "When a scrub last went over everything.")
+        self.scrub_failures = self._counter("scrub_failures", "Scrubs that could not go on to their end.")
 
         # -- readiness
         self.ready = self._gauge("ready", "1 while the daemon serves, else 0.")

@@ -203,6 +203,20 @@ def _compare_roots(store: Store, replay: Replay, last_seal: int | None, found: F
                 found.add(last_seal, f"row `{group}` of bucket roots is not as the last seal has it")
 
 
+def request_fault(time_ms: int, leaf: bytes | None, expiry: bytes | Gap | None) -> str | None:
+    """Say what is wrong with a request row of *time_ms*, given its entry's leaf (None: pruned) and its expiry row."""
+    if leaf is not None and (leaf[1:2] == bytes((codec.SEAL_KIND,)) or leaf[2:10] != time_ms.to_bytes(8)):
+        return "request row does not fit the entry it names"
+    return None if expiry == b"" else "request row has no row that says when it may go"
+
+
+def expiry_fault(key: bytes, row: bytes, request: bytes | Gap | None) -> str | None:
+    """Say what is wrong with a row that says when a request may go, given that request's row."""
+    if row == b"" and isinstance(request, bytes) and request[8:16] == key[1:9]:
+        return None
+    return "row that says when a request may go has no request, or a value"
+
+
 def compare_requests(store: Store, size: int, found: Findings) -> None:
     """Compare rows that remember requests with the entries they made.
 
@@ -224,15 +238,13 @@ def compare_requests(store: Store, size: int, found: Findings) -> None:
                 found.add(None, f"request row names an entry that is not there: `{index}`")
             elif not isinstance(leaf, bytes):
                 continue  # named already
-            elif leaf[1:2] == bytes((codec.SEAL_KIND,)) or leaf[2:10] != time_ms.to_bytes(8):
-                found.add(index, "request row does not fit the entry it names")
-            elif expiry != b"":
-                found.add(index, "request row has no row that says when it may go")
+            elif (what := request_fault(time_ms, leaf, expiry)) is not None:
+                found.add(index, what)
     for chunk in chunks(scan_rows(store, b"x", found)):
         requests = read_rows(store, [layout.request_row_key(key[9:]) for key, _ in chunk])
         for (key, row), request in zip(chunk, requests, strict=True):
-            if row or not isinstance(request, bytes) or request[8:16] != key[1:9]:
-                found.add(None, "row that says when a request may go has no request, or a value")
+            if (what := expiry_fault(key, row, request)) is not None:
+                found.add(None, what)
 
 
 def find_strays(store: Store, replay: Replay, found: Findings, *, statements: bool) -> None:

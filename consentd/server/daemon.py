@@ -200,15 +200,14 @@ class Daemon:
         if ledger.state.size == 0:
             begin(sequencer, config, keys, vault)
         self._scrubber = Scrubber(
-            config.scrub,
+            config,
             ledger=ledger,
             vault=vault,
             table=table,
+            log_verifier=keys.log.verifier,
             sequencer=sequencer,
             metrics=self.metrics,
             clock=self._clock,
-            scratch_dir=config.ledger.data_dir,
-            map_size_mb=config.table.map_size_mb,
         )
         self._scrubber.start()
         return Parts(

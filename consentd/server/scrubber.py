@@ -6,17 +6,17 @@ ops/RUNBOOK.md, ConsentdScrubFault.
 """
 
 import logging
-import shutil
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from consentd.clock import Clock
-from consentd.config import ScrubConfig
+from consentd.config import Config
+from consentd.core.note import Verifier
 from consentd.errors import ConsentdError, OverloadedError
 from consentd.ledger.ledger import Ledger
 from consentd.ledger.scrub import Scrub
+from consentd.ledger.scrub_table import clear
 from consentd.ledger.table import Table
 from consentd.ledger.vault import Vault
 from consentd.metrics import Metrics
@@ -34,38 +34,46 @@ class Scrubber:
 
     def __init__(
         self,
-        config: ScrubConfig,
+        config: Config,
         *,
         ledger: Ledger,
         vault: Vault,
         table: Table,
+        log_verifier: Verifier,
         sequencer: Sequencer,
         metrics: Metrics,
         clock: Clock,
-        scratch_dir: Path,
-        map_size_mb: int,
     ) -> None:
-        """Take over what is served; see ``Scrub`` for the last two."""
-        self._config, self._metrics, self._clock = config, metrics, clock
+        """Take over what is served."""
+        self._config, self._metrics, self._clock = config.scrub, metrics, clock
         self._sequencer = sequencer
-        self._scratch_dir = scratch_dir
         self._stopping = threading.Event()
-        # Owner: the thread. Time it has yet to wait for what it has read; what it counts as damaged.
+        # Beside the table and not in data_dir: whoever keeps the table out of backups keeps its copy out too.
+        self._scratch_dir = config.table.path.with_name(config.table.path.name + ".scrub")
+        # Owner: the thread. Time it has yet to wait for what it has read; what the gauge shows.
         self._debt_s = 0.0
         self._damaged = 0
 
         def make(pause: Callable[[int], None]) -> Scrub:
             return Scrub(
-                ledger, vault, table, call=self._call, pause=pause, scratch_dir=scratch_dir, map_size_mb=map_size_mb
+                ledger,
+                vault,
+                table,
+                lock_path=config.ledger.lock_path,
+                origin=config.ledger.origin,
+                log_verifier=log_verifier,
+                call=self._call,
+                pause=pause,
+                scratch_dir=self._scratch_dir,
+                map_size_mb=config.table.map_size_mb,
             )
 
         self._make = make
         self._thread = threading.Thread(target=self._run, name="scrubber", daemon=True)
 
     def start(self) -> None:
-        """Begin, unless the configuration turns it off."""
-        for left in self._scratch_dir.glob("scrub-*"):  # by a daemon that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        """Begin, unless the configuration turns it off. What a killed daemon left of a pass is deleted either way."""
+        clear(self._scratch_dir)
         if self._config.records_per_s:
             self._thread.start()
 
@@ -79,7 +87,19 @@ class Scrubber:
         wait_s = min(self._config.interval_s, 60.0)
         while not self._stopping.wait(wait_s) and self._sequencer.fault is None:
             began_ms = self._clock.monotonic_ms()
-            self._pass()
+            try:
+                self._pass()
+            except _Stopped:
+                return
+            except ConsentdError as error:
+                # A drain, or a ledger that stopped, says so itself.
+                if not self._stopping.is_set() and self._sequencer.fault is None:
+                    self._metrics.scrub_failures.inc()
+                    log.error("scrub could not go on: %s", error)
+            except Exception as error:
+                # The text of a foreign exception may hold anything, so the log gets its type and place only.
+                self._metrics.scrub_failures.inc()
+                log.error("bug in scrub: %s", type(error).__name__, exc_info=error)
             wait_s = max(0.0, self._config.interval_s - (self._clock.monotonic_ms() - began_ms) / 1000)
 
     def _pass(self) -> None:
@@ -93,28 +113,25 @@ class Scrubber:
                 place = "no single entry" if fault.index is None else f"entry {fault.index}"
                 log.error("scrub found damage: %s: %s; see ops/RUNBOOK.md, ConsentdScrubFault", place, fault.what)
             told = len(scrub.faults)
-            if told > self._damaged:
-                self._damaged = told
-                self._metrics.scrub_damaged_records.set(told)
+            if scrub.damaged > self._damaged:
+                self._damaged = scrub.damaged
+                self._metrics.scrub_damaged_records.set(scrub.damaged)
 
         def pause(records: int) -> None:
             tell()
             self._metrics.scrub_records.inc(by=records)
+            self._metrics.scrub_share.set(min(1.0, scrub.looked / scrub.expected))
             self._wait(records)
 
         scrub = self._make(pause)
         try:
             scrub.run()
+        finally:
             tell()
-        except _Stopped:
-            return
-        except ConsentdError as error:
-            if not self._stopping.is_set():
-                log.error("scrub could not go on: %s", error)
-            return
         # Zero again once a pass found nothing: the alarm ends when the damage is gone, not when time has passed.
-        self._damaged = told
-        self._metrics.scrub_damaged_records.set(told)
+        self._damaged = scrub.damaged
+        self._metrics.scrub_damaged_records.set(scrub.damaged)
+        self._metrics.scrub_share.set(1)
         self._metrics.scrub_pass_time_seconds.set(self._clock.wall_ms() / 1000)
 
     def _call(self, run: Callable[[], Any]) -> Any:
