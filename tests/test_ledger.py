@@ -28,6 +28,7 @@ from ledger_case import (
     ORIGIN,
     START_MS,
     LedgerCase,
+    Raw,
     check_files,
     check_ledger,
     flip,
@@ -686,3 +687,18 @@ def test_an_erased_person_is_nobody(case: LedgerCase) -> None:
     assert again.tag != person.tag
     case.seal()
     check_files(case)
+
+
+def test_an_erasure_takes_the_persons_keys_out_of_the_table(tmp_path: Path) -> None:
+    case = LedgerCase(tmp_path)
+    keys = [note.KeyPair(bytes((number,)) * 32) for number in (0x51, 0x52)]
+    gone, other = (case.enrol(f"person {number}", key) for number, key in enumerate(keys))
+    case.write(Raw(kind=EntryKind.ERASURE, tag=gone.tag))
+    assert case.table is not None
+    with case.table.read() as snapshot:
+        assert snapshot.key_ever(keys[0].public_key) is None
+        owner = snapshot.key_owner(keys[1].public_key)
+        assert owner is not None
+        assert owner.tag == other.tag
+        assert snapshot.tag_of(gone.identifier_hash) is None
+    case.close()

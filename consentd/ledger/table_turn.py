@@ -158,8 +158,12 @@ class TableTurn(View):
         self._put_subject(event.tag, self._with_consent(event.tag, standing))
 
     def _erase(self, tag: bytes) -> None:
-        """Forget who is behind a tag, and what they allowed. A look through all identifiers, for nothing leads back."""
-        for key in [key for key, value in self._txn.scan(b"i", prefix_end(b"i")) if value == tag]:
+        """Forget who is behind a tag, what they allowed, and their keys. A look through all, for nothing leads back."""
+        gone = [key for key, value in self._txn.scan(b"i", prefix_end(b"i")) if value == tag]
+        for key, row in self._txn.scan(b"k", prefix_end(b"k")):
+            if row[0] == Owner.SUBJECT and row[KEY.size :] == tag:
+                gone.append(key)
+        for key in gone:
             self._txn.delete(key)
         self._txn.delete(b"s" + tag)
 
