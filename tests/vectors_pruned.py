@@ -373,6 +373,8 @@ def public_chains() -> Iterator[Vector]:
         yield history_vector(f"pruned: {name} asked for, with a tombstone", "proof", gone, **asked)
     beyond = shown(ledger(pruning(STATED_MS)))
     _, own, bank = beyond["chains"]
+    alone = {**beyond, "chains": [own, bank]}
+    yield history_vector("pruned: ledger asked for, beyond the policy", "proof", alone, public_name="ledger")
     asked = {**beyond, "chains": [bank, own]}
     yield from both("beyond the policy, beside a public chain", "proof", asked, public_name="participant/bank")
     absent = to_document(ledger(pruning()).proof(OTHER))

@@ -135,31 +135,54 @@ def verify_history(
     trust.verify_witnessed(proof.checkpoint, now_ms=now_ms, seal_time_ms=anchor.seal.time_ms)
     asked, *others = proof.chains
     _check_asked(asked, name=name, tag=tag, held=held)
-    chains: dict[bytes, Sequence[VerifiedEntry]] = {}
-    for chain in others:
-        if chain.tag in chains or not (chain.public_name == LEDGER or chain.public_name.startswith(_PARTICIPANT)):
-            raise ProofError("history has a chain that nobody needs")
-        chains[chain.tag] = history.verify_chain(chain, anchor=anchor)
+    chains = _verify_others(others, asked, anchor)
     kept_from_ms = _kept_from(chains.get(codec.public_tag(LEDGER), ()))
     known = () if held is None else held.entries
-    entries = _join(asked, known, anchor=anchor, kept_from_ms=kept_from_ms)
-    # INVARIANT: what was verified before had its authors verified with it; its proofs are not sent again.
-    fresh = entries[len(known) :]
-    if asked.tag in chains:
-        raise ProofError("history has a chain that nobody needs")
-    chains[asked.tag] = entries
+    entries = chains[asked.tag] = _join(asked, known, anchor=anchor, kept_from_ms=kept_from_ms)
+    if name == LEDGER:
+        _kept_from(entries)
     names = {chain.tag: chain.public_name for chain in proof.chains}
+    # INVARIANT: what was verified before had its authors verified with it; its proofs are not sent again.
     verified_before = {entry.event for entry in entries[: len(known)]}
     terms = _verify_keys(chains, names, known=verified_before, origin=trust.origin)
     for other, verified in chains.items():
-        unverified = fresh if other == asked.tag else verified
+        unverified = entries[len(known) :] if other == asked.tag else verified
         history.verify_authors(unverified, tag=other, origin=trust.origin, terms=terms)
     _check_ledger(chains.get(codec.public_tag(LEDGER), ()), trust)
-    authors = [one.author for one in known] + [_author(entry, terms) for entry in fresh]
+    authors = [one.author for one in known] + [_author(entry, terms) for entry in entries[len(known) :]]
+    whole = (*(one.entry for one in known), *asked.entries)
+    kept = tuple(HeldEntry(entry, author) for entry, author in zip(whole, authors, strict=True))
+    result = _history(asked, anchor, entries, authors, known=len(known), kept_from_ms=kept_from_ms)
+    return result, HeldHistory(asked.tag, kept)
+
+
+def _verify_others(
+    others: Sequence[ChainProof], asked: ChainProof, anchor: Anchor
+) -> dict[bytes, Sequence[VerifiedEntry]]:
+    """Verify the chains of authors' keys that come with the one asked for; return their entries by tag."""
+    chains: dict[bytes, Sequence[VerifiedEntry]] = {}
+    for chain in others:
+        is_author = chain.public_name == LEDGER or chain.public_name.startswith(_PARTICIPANT)
+        if chain.tag in chains or chain.tag == asked.tag or not is_author:
+            raise ProofError("history has a chain that nobody needs")
+        chains[chain.tag] = history.verify_chain(chain, anchor=anchor)
+    return chains
+
+
+def _history(
+    asked: ChainProof,
+    anchor: Anchor,
+    entries: Sequence[VerifiedEntry],
+    authors: Sequence[str],
+    *,
+    known: int,
+    kept_from_ms: int,
+) -> History:
+    """Return a verified history with its entries decoded; the first *known* were remembered."""
     erased = bool(entries) and entries[-1].event.kind == EntryKind.ERASURE
-    result = History(
+    return History(
         tag=asked.tag,
-        name=name,
+        name=asked.public_name,
         checkpoint=anchor.checkpoint,
         seal_time_ms=anchor.seal.time_ms,
         entries=tuple(
@@ -168,7 +191,7 @@ def verify_history(
                 statement=entry.statement,
                 author=author,
                 message=None if entry.statement is None else decode_payload(entry.event.kind, entry.statement.payload),
-                is_new=place >= len(known),
+                is_new=place >= known,
                 is_pruned=entry.statement is None and entry.event.time_ms < kept_from_ms and not erased,
             )
             for place, (entry, author) in enumerate(zip(entries, authors, strict=True))
@@ -177,9 +200,6 @@ def verify_history(
         missing=_missing(entries),
         kept_from_ms=0 if asked.public_name else kept_from_ms,
     )
-    whole = (*(one.entry for one in known), *asked.entries)
-    kept = tuple(HeldEntry(entry, author) for entry, author in zip(whole, authors, strict=True))
-    return result, HeldHistory(asked.tag, kept)
 
 
 def _join(

@@ -139,6 +139,8 @@ export function verifyHistory(
   checkContinues(asked, heldChain?.count ?? 0n);
   const chains = [{ chain: asked, entries: verifyChain(asked, seal, { held: heldChain, keptFromMs }) }, ...authorChains];
   if (authorChains.some(({ chain }) => equal(chain.tag, asked.tag))) throw new ProofError(NOBODY_NEEDS);
+  // Where leaf 0 is held and not sent again, what it published is not here to be compared with.
+  if (asked.publicName === LEDGER_NAME && !heldChain?.count) readKeptFrom(chains[0]!.entries);
   const said = chains.map(({ chain, entries }) => readKeys(chain, entries));
   const terms = settleKeys(chains, heldChain?.keys ?? [], trust.origin, said.every(({ unread }) => !unread.length));
   const authors = chains.map(({ entries }) => verifyAuthors(entries, trust.origin, terms));
