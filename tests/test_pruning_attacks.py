@@ -42,12 +42,7 @@ def log_key(world: World) -> Any:
 
 def prepare(world: World) -> pb.Subject:
     """Have much that can be pruned; return a person of whom some is kept."""
-    anna = world.running.enrol("SYN-000001")
-    given = world.running.grant(anna)
-    world.use(anna, 3)
-    world.revoke(anna, given)
-    world.fill(600)
-    world.clock.advance(DAYS + 10)
+    anna = world.outlive(3, 600)
     world.running.grant(anna)
     world.use(anna, 2)
     world.settle()

@@ -84,6 +84,16 @@ class World:
         self.revoke(other, given)
         self.settle()  # with a seal behind them, where a start may lie
 
+    def outlive(self, times: int, fill: int = 400) -> pb.Subject:
+        """Have a consent come, be used and go, and much behind it, long ago; return whose it was."""
+        anna = self.running.enrol("SYN-000001")
+        given = self.running.grant(anna)
+        self.use(anna, times)
+        self.revoke(anna, given)
+        self.fill(fill)
+        self.clock.advance(DAYS + 10)
+        return anna
+
     def prune(self, **request: int) -> list[ls.PruneResponse]:
         call = ls.PruneRequest(**request)
         return list(self.running.ledger.Prune(call, metadata=self.running.as_("operator"), timeout=60))
@@ -120,12 +130,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def test_what_has_no_effect_any_more_goes_and_everything_still_verifies(world: World, tmp_path: Path) -> None:
-    anna = world.running.enrol("SYN-000001")
-    given = world.running.grant(anna)
-    world.use(anna, 3)
-    world.revoke(anna, given)
-    world.fill(400)
-    world.clock.advance(DAYS + 10)
+    anna = world.outlive(3)
     world.running.grant(anna)
     world.use(anna, 2)
     world.settle()
@@ -287,12 +292,7 @@ def test_a_ledger_without_a_policy_keeps_everything(tmp_path: Path) -> None:
 
 
 def test_a_pruning_that_was_cut_short_is_finished_by_the_next_call(world: World) -> None:
-    anna = world.running.enrol("SYN-000001")
-    given = world.running.grant(anna)
-    world.use(anna, 2)
-    world.revoke(anna, given)
-    world.fill(600)
-    world.clock.advance(DAYS + 10)
+    anna = world.outlive(2, 600)
     world.use(anna)
     world.settle()
     call = world.running.ledger.Prune(ls.PruneRequest(), metadata=world.running.as_("operator"))
@@ -319,12 +319,7 @@ def test_the_command_line_prunes_and_what_is_deleted_leaves_the_disk(
     config = world.running.config
     file = tmp_path / "consentd.toml"
     file.write_text(CONFIG.format(origin=ORIGIN, days=DAYS))
-    anna = world.running.enrol("SYN-000001")
-    given = world.running.grant(anna)
-    world.use(anna, 2)
-    world.revoke(anna, given)
-    world.fill(400)
-    world.clock.advance(DAYS + 10)
+    anna = world.outlive(2)
     world.running.grant(anna)
     store = world.parts.ledger.store
     rows = dict(store.scan(b"c", b"d"))
@@ -384,12 +379,7 @@ def traces(rows: Iterable[bytes], directory: Path) -> int:
 
 def pruned_world(world: World) -> pb.Subject:
     """Prune leaves and statements of a few people; return one of them."""
-    anna = world.running.enrol("SYN-000001")
-    given = world.running.grant(anna)
-    world.use(anna, 3)
-    world.revoke(anna, given)
-    world.fill(400)
-    world.clock.advance(DAYS + 10)
+    anna = world.outlive(3)
     world.running.grant(anna)
     world.use(anna, 2)
     world.prune()

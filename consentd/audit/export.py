@@ -6,7 +6,6 @@ last: where that lies, all before it does, and an interrupted export goes on beh
 all; then the partial tiles of the older one go. So the directory is, at any moment, a whole ledger at its checkpoint.
 """
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +23,7 @@ from consentd.audit.places import (
     read_leaves,
     statements_path,
     width_of,
+    write_file,
 )
 from consentd.audit.verify import Progress
 from consentd.core import checkpoint, merkle, pruned, tiles
@@ -185,16 +185,7 @@ class _Work:
 
     def write(self, path: Path, content: bytes) -> None:
         """Write a file at once: whoever reads finds the old one or the new one."""
-        scratch = path.with_name(path.name + ".tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with scratch.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(scratch, path)
-        except OSError as error:
-            raise StorageError(f"file cannot be written: `{path}`: {error.strerror}") from error
+        write_file(path, content)
         self.files += 1
 
     def remove_partials(self) -> int:

@@ -10,12 +10,11 @@ promised, or cosignatures older than may be: withheld, or idle; a ledger that is
 """
 
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from consentd.audit.places import Source, read_file, read_tiles
+from consentd.audit.places import Source, read_file, read_tiles, write_file
 from consentd.core import checkpoint, merkle, quorum, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import MAX_NOTE_SIZE, NoteVerifier
@@ -140,14 +139,14 @@ class Monitor:
         seen = Seen(what, point, self.held)
         self.held, self._note, self._since_s = point, note, now_s
         standing = {"size": point.size, "root": point.root.hex(), "since_s": now_s}
-        _write(self._standing, json.dumps(standing).encode() + b"\n")
+        write_file(self._standing, json.dumps(standing).encode() + b"\n")
         return seen
 
     def _keep(self, point: Checkpoint, note: bytes, mark: str = "") -> Path:
         """Keep a note; of the same tree the newest, for its cosignatures."""
         path = self._path(point)
         path = path.with_name(path.name + mark)
-        _write(path, note)
+        write_file(path, note)
         return path
 
     def _path(self, point: Checkpoint) -> Path:
@@ -195,16 +194,3 @@ def _verify_grown(source: Source, before: Checkpoint, point: Checkpoint) -> None
     plan = tiles.plan_consistency(before.size, point.size)
     proof = tiles.prove_consistency(before.size, point.size, read_tiles(source, plan, point.size))
     merkle.verify_consistency(proof, size1=before.size, root1=before.root, size2=point.size, root2=point.root)
-
-
-def _write(path: Path, content: bytes) -> None:
-    scratch = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    except OSError as error:
-        raise StorageError(f"file cannot be written: `{path}`: {error.strerror}") from error

@@ -4,6 +4,7 @@ All of them yield the same bytes: the signed checkpoint, bundles of up to 256 le
 place has them. None is believed: whoever reads compares.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -263,3 +264,21 @@ def read_file(path: Path, most: int = _MAX_FILE) -> bytes:
     if len(content) > most:
         raise MalformedError(f"file is larger than can be: `{path}`")
     return content
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file at once: whoever reads finds the old one or the new one.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    scratch = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with scratch.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except OSError as error:
+        raise StorageError(f"file cannot be written: `{path}`: {error.strerror}") from error
