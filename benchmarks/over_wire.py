@@ -39,6 +39,7 @@ GRANT = "/consentd.v1.ConsentService/GrantConsent"
 CHANGES_PER_S = 200
 ROUNDS = 3
 HISTORY = 100
+HISTORIES = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,9 +215,8 @@ def _with_changes(bench: Bench, server: Server) -> list[tuple[Loaded, Loaded]]:
 
 def measure_history(bench: Bench) -> list[Row]:
     """Measure a whole history of 100 entries with its proof: read over the wire, and verified by the client."""
-    number, more = 1, HISTORY - ENTRIES_PER_SUBJECT
-    accesses = make_accesses([(make_question(Random(9), number, pb.OUTCOME_PERMIT), pb.OUTCOME_PERMIT)] * more)
-    request = ls.GetHistoryRequest(subject=subject(number))
+    chosen = Random(9)
+    numbers = sorted(chosen.sample(range(bench.world.subjects), min(HISTORIES, bench.world.subjects)))
     metadata = (("authorization", f"Bearer {bench.world.token}"),)
     log_key = format_vkey(read_keys(load_config(bench.world.config_file)).log.verifier)
     reads: list[float] = []
@@ -224,22 +224,27 @@ def measure_history(bench: Bench) -> list[Row]:
     pieces: list[ls.GetHistoryResponse] = []
     entries = 0
     with bench.server() as server, grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        grown = ac.BatchAuthorizeAccessesRequest(requests=accesses, wait_for=pb.WAIT_FOR_PUBLISHED)
-        access_service_pb2_grpc.AccessServiceStub(channel).BatchAuthorizeAccesses(grown, metadata=metadata)
+        for number in numbers:
+            asked = [(make_question(chosen, number, pb.OUTCOME_PERMIT), pb.OUTCOME_PERMIT)]
+            accesses = make_accesses(asked * (HISTORY - ENTRIES_PER_SUBJECT))
+            grown = ac.BatchAuthorizeAccessesRequest(requests=accesses, wait_for=pb.WAIT_FOR_PUBLISHED)
+            access_service_pb2_grpc.AccessServiceStub(channel).BatchAuthorizeAccesses(grown, metadata=metadata)
         read = ledger_service_pb2_grpc.LedgerServiceStub(channel).GetHistory
-        for _ in range(max(20, round(30 * bench.seconds))):
+        for _ in range(max(20, round(150 * bench.seconds))):
+            request = ls.GetHistoryRequest(subject=subject(chosen.choice(numbers)))
             started = time.perf_counter()
             pieces = list(read(request, metadata=metadata))
             reads.append(time.perf_counter() - started)
         for _ in range(max(5, round(5 * bench.seconds))):
             client = Client("", token=bench.world.token, trust=pin(log_key), channel=channel)
+            who = subject(chosen.choice(numbers))
             started = time.perf_counter()
-            entries = len(client.history(subject(number)).entries)
+            entries = len(client.history(who).entries)
             whole.append(time.perf_counter() - started)
     assert entries >= HISTORY, "the history holds what was authorised"
     weight = weigh(pieces)
     common: dict[str, Any] = {"case": "history", "boundary": bench.boundary, "sample_unit": "s"}
-    about = f"{entries} entries among {bench.world.subjects:,} subjects"
+    about = f"{entries} entries, each time of one of {len(numbers)} of {bench.world.subjects:,} subjects"
     beside = f"and {weight.authors_proofs:,} of its authors' chains, {weight.authors_entries:,} of their entries"
     return [
         Row(**common, name="history and its proof read, p99", value=percentile(reads, 0.99) * 1e3, unit="ms",

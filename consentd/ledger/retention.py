@@ -30,6 +30,7 @@ from consentd.errors import CorruptionError
 from consentd.ledger import layout, reads, statement
 from consentd.ledger.vault import Vault
 from consentd.policy.model import OPEN_END_MS
+from consentd.policy.subject import is_ended
 from consentd.store import Batch, Store, prefix_end
 
 BATCH_ROWS = 500
@@ -89,7 +90,7 @@ def read_stated(store: Store) -> tuple[int, list[Stated]]:
         CorruptionError: chain `ledger` cannot be read.
     """
     days, stated = 0, []
-    for entry in reads.read_chain(store, codec.public_tag("ledger"), 1, _MAX_SEQ):
+    for entry in reads.read_chain(store, codec.public_tag("ledger"), 1):
         if entry.event.kind != EntryKind.LEDGER or entry.row is None:
             continue
         message: Any = statement.decode_payload(entry.event.kind, codec.decode_statement(entry.row[33:]).payload)
@@ -99,9 +100,6 @@ def read_stated(store: Store) -> tuple[int, list[Stated]]:
             pruned = Pruned(message.pruning.kept_from_time_ms, message.pruning.start_size)
             stated.append(Stated(entry.index, entry.event.time_ms, pruned))
     return days, stated
-
-
-_MAX_SEQ = (1 << 64) - 2
 
 
 # -- what of one chain is kept --------------------------------------------------------------------------------
@@ -185,11 +183,6 @@ def _is_over(lineage: _Lineage, kept_from_ms: int, stated: Sequence[Stated]) -> 
     if left_ms is None or left_ms >= kept_from_ms:
         return False
     return all(until_ms < kept_from_ms for _, _, until_ms in lineage.versions)
-
-
-def is_ended(end_ms: int, kept_from_ms: int) -> bool:
-    """Tell whether a consent whose period ends at *end_ms* leaves the table with a pruning of that time."""
-    return end_ms <= kept_from_ms
 
 
 def _close(

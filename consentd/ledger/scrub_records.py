@@ -18,8 +18,6 @@ from consentd.ledger.ledger import Ledger, decode_state
 from consentd.ledger.lock import read_lock
 from consentd.ledger.vault import Vault
 
-_MAX_SEQ = (1 << 64) - 2
-
 Check = Callable[[], Fault | None]
 
 
@@ -108,7 +106,7 @@ class Records:
 
     def last_index(self, tag: bytes) -> int | None:
         """Return where the last entry of a chain lies, by its index rows; None: it has none."""
-        rows = self._store.scan(layout.index_key(tag, 1), layout.index_key(tag, _MAX_SEQ), reverse=True, limit=1)
+        rows = self._store.scan(layout.index_key(tag, 1), layout.index_key(tag, reads.MAX_SEQ), reverse=True, limit=1)
         return next((layout.decode_u64(row) for _, row in rows), None)
 
     def tile(self, level: int, n: int) -> Fault | None:

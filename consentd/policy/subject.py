@@ -144,10 +144,15 @@ def without_consent(value: bytes | None, lineage: int) -> bytes | None:
     return encode_subject([part for part in parts if part.lineage != lineage])
 
 
+def is_ended(end_ms: int, kept_from_ms: int) -> bool:
+    """Tell whether a consent whose period ends at *end_ms* is dropped with a pruning of that time."""
+    return end_ms <= kept_from_ms
+
+
 def without_ended(value: bytes, kept_from_ms: int) -> bytes | None:
     """Return the value without the lineages whose root's period ends by *kept_from_ms*; None: none is left."""
     parts = _parts(value)
-    kept = [part for part in parts if unpack_rows(part.compiled.rows)[0].end_ms > kept_from_ms]
+    kept = [part for part in parts if not is_ended(unpack_rows(part.compiled.rows)[0].end_ms, kept_from_ms)]
     return value if len(kept) == len(parts) else encode_subject(kept)
 
 

@@ -1,6 +1,6 @@
 """Prove: LedgerService. What is sent here is checked by whoever gets it, never trusted."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import grpc
 
@@ -9,6 +9,7 @@ from consentd.errors import DeniedError, InvalidError, NotFoundError, StorageErr
 from consentd.ledger import layout, reads
 from consentd.ledger.reads import Anchor
 from consentd.ledger.retention import read_pruned
+from consentd.ledger.vault import Vault
 from consentd.service.pages import Pager, page_size
 from consentd.service.pruning import prune
 from consentd.service.wire import (
@@ -21,6 +22,7 @@ from consentd.service.wire import (
     rpc,
     stream_rpc,
 )
+from consentd.store import Store
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import ledger_service_pb2_grpc
 from consentd.v1 import statement_pb2 as st
@@ -28,7 +30,11 @@ from consentd.witness.publisher import Published
 
 CHUNK_BYTES = 256 * 1024
 """About how large a piece of a history stream gets."""
+HELD_ENTRIES = 256
+"""Of a chain this short the entries are held while a history is put together: at most some 4 MiB of statements."""
 _MAX_ANCHOR_TRIES = 4
+
+Opened = tuple[reads.Entry, tuple[bytes, bytes] | None]
 
 
 class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
@@ -143,7 +149,8 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         tag, names = self._chain(request, context)
         if request.known_count > MAX_SEQ:
             raise InvalidError("known_count is larger than the history")
-        anchor, published, names = self._anchor(tag, names, request.known_count)
+        chains = _Chains(self.parts.ledger.store, self.parts.vault)
+        anchor, published, names = self._anchor(chains, tag, names, request.known_count)
         store = self.parts.ledger.store
         first = max(request.known_count + 1, reads.first_whole(store, tag))
         head = ls.HistoryHead(
@@ -159,10 +166,10 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         yield ls.GetHistoryResponse(head=head)
         if request.known_count > anchor.chains[tag][0]:
             raise InvalidError("known_count is larger than the history")
-        yield from self._stream_chain(anchor, tag, names[tag], first)
+        yield from _stream_chain(chains, anchor, tag, names[tag], first)
         for other, name in names.items():
             if other != tag:
-                yield from self._stream_chain(anchor, other, name, 1)
+                yield from _stream_chain(chains, anchor, other, name, 1)
 
     @stream_rpc
     def Prune(self, request: ls.PruneRequest, context: grpc.ServicerContext) -> Iterator[ls.PruneResponse]:  # noqa: N802
@@ -186,7 +193,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         return tag, {tag: ""}
 
     def _anchor(
-        self, tag: bytes, names: dict[bytes, str], known: int
+        self, chains: "_Chains", tag: bytes, names: dict[bytes, str], known: int
     ) -> tuple[Anchor, Published, dict[bytes, str]]:
         """Prove where the chain and its authors' key chains stood, all at one published checkpoint.
 
@@ -200,43 +207,19 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
             wanted = dict(names)
             for each in tags:
                 first = max(known + 1, reads.first_whole(store, tag)) if each == tag else 1
-                for name in self._authors(each, first, anchor.chains[each][0]):
+                for name in self._authors(chains.read(each, first, anchor.chains[each][0])):
                     wanted.setdefault(codec.public_tag(name), name)
             if wanted == names:
                 return anchor, published, names
             names = wanted
         raise StorageError("authors of this history change too fast; repeat the call")
 
-    def _authors(self, tag: bytes, first: int, last: int) -> set[str]:
-        """Return the public chains of the participants whose keys signed entries of a chain."""
-        keys = set()
-        for entry in reads.read_chain(self.parts.ledger.store, tag, first, last):
-            opened = reads.open_entry(self.parts.vault, entry)
-            if opened is not None:
-                keys.add(codec.decode_statement(opened[1]).key)
+    def _authors(self, entries: Iterable[Opened]) -> set[str]:
+        """Return the public chains of the participants whose keys signed *entries*."""
+        keys = {codec.decode_statement(opened[1]).key for _, opened in entries if opened is not None}
         with self.parts.table.read() as snapshot:
             owners = [snapshot.key_ever(key) for key in keys]
         return {f"participant/{owner.name}" for owner in owners if owner is not None and owner.name}
-
-    def _stream_chain(
-        self, anchor: Anchor, tag: bytes, name: str, first: int
-    ) -> Iterator[ls.GetHistoryResponse]:
-        count, head, proof = anchor.chains[tag]
-        chain = ls.HistoryChain(
-            tag=tag, public_name=name, count=count, head=head if count else b"", map_proof=proof, first_seq=first
-        )
-        yield ls.GetHistoryResponse(chain=chain)
-        piece, size = ls.HistoryEntries(), 0
-        for entry in reads.read_chain(self.parts.ledger.store, tag, first, count):
-            opened = reads.open_entry(self.parts.vault, entry)
-            message = ls.LedgerEntry(index=entry.index, leaf=entry.leaf, opening=opening(opened))
-            piece.entries.append(message)
-            size += message.ByteSize()
-            if size >= CHUNK_BYTES:
-                yield ls.GetHistoryResponse(entries=piece)
-                piece, size = ls.HistoryEntries(), 0
-        if piece.entries:
-            yield ls.GetHistoryResponse(entries=piece)
 
     def _leaf(self, index: int) -> bytes:
         """Return a leaf.
@@ -280,6 +263,44 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
             return start, size, reads.root_at(self.parts.ledger.store, size)
         point = self._published().checkpoint
         return min(start_index, point.size), point.size, point.root
+
+
+class _Chains:
+    """The entries of one history's chains, opened. Who signed them is asked before they are sent."""
+
+    def __init__(self, store: Store, vault: Vault) -> None:
+        self._store, self._vault = store, vault
+        self._held: dict[tuple[bytes, int, int], list[Opened]] = {}
+
+    def read(self, tag: bytes, first: int, last: int) -> Iterable[Opened]:
+        """Return entries *first* … *last* of a chain, those of a short one read and opened only once."""
+        held = self._held.get((tag, first, last))
+        if held is not None:
+            return held
+        entries = reads.read_chain(self._store, tag, first, last)
+        found = ((entry, reads.open_entry(self._vault, entry)) for entry in entries)
+        if last - first >= HELD_ENTRIES:
+            return found
+        return self._held.setdefault((tag, first, last), list(found))
+
+
+def _stream_chain(
+    chains: _Chains, anchor: Anchor, tag: bytes, name: str, first: int
+) -> Iterator[ls.GetHistoryResponse]:
+    count, head, proof = anchor.chains[tag]
+    chain = ls.HistoryChain(
+        tag=tag, public_name=name, count=count, head=head if count else b"", map_proof=proof, first_seq=first
+    )
+    yield ls.GetHistoryResponse(chain=chain)
+    piece, size = ls.HistoryEntries(), 0
+    for entry, opened in chains.read(tag, first, count):
+        piece.entries.add(index=entry.index, leaf=entry.leaf, opening=opening(opened))
+        size += len(entry.leaf) + (len(opened[1]) if opened else 0) + 64
+        if size >= CHUNK_BYTES:
+            yield ls.GetHistoryResponse(entries=piece)
+            piece, size = ls.HistoryEntries(), 0
+    if piece.entries:
+        yield ls.GetHistoryResponse(entries=piece)
 
 
 _AUDITOR = st.PARTICIPANT_ROLE_AUDITOR
