@@ -5,7 +5,7 @@ Any thread puts in; the sequencer's thread takes out. A caller may cancel until 
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -65,22 +65,23 @@ class Pool:
         self._halted: ConsentdError | None = None
         self.fault: ConsentdError | None = None
 
-    def put(self, item: Waiting | Call) -> None:
-        """Put an item in.
+    def put(self, items: Sequence[Waiting | Call]) -> None:
+        """Put items in, all at once so that one turn can take them; what there is no room for ends overloaded.
 
         Raises:
-            OverloadedError: too many wait already.
-            StorageError: the sequencer is stopping or has stopped.
+            StorageError: the sequencer is stopping or has stopped; none was taken in.
         """
         with self._wake:
             if self.fault is not None:
                 raise StorageError("ledger has stopped; see the log and ops/RUNBOOK.md") from self.fault
             if self._stopping:
                 raise StorageError("daemon is starting or draining", "NOT_SERVING")
-            if len(self._items) >= self._max_waiting:
-                raise OverloadedError(f"too many writes wait: `{len(self._items)}`")
-            self._items.append(item)
+            room = max(0, self._max_waiting - len(self._items))
+            self._items.extend(items[:room])
+            waiting = len(self._items)
             self._wake.notify()
+        for item in items[room:]:
+            item.future.set_exception(OverloadedError(f"too many writes wait: `{waiting}`"))
 
     def take(self, most: int, idle_s: Callable[[], float]) -> list[Waiting | Call] | None:
         """Take up to *most* items, waiting for one for up to *idle_s*; None once stopping and empty.

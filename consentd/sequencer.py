@@ -149,20 +149,25 @@ class Sequencer:
         self._thread.start()
 
     def submit(self, write: Write) -> "Future[Written[Answer]]":
-        """Put a write into the pool.
+        """Put a write into the pool. See ``submit_all``."""
+        return self.submit_all([write])[0]
+
+    def submit_all(self, writes: Sequence[Write]) -> "list[Future[Written[Answer]]]":
+        """Put writes into the pool together; each is recorded or refused by itself.
+
+        A future ends in ``OverloadedError`` where too many wait already.
 
         Raises:
-            OverloadedError: too many wait already.
-            StorageError: the sequencer is stopping or has stopped.
+            StorageError: the sequencer is stopping or has stopped; nothing is recorded.
         """
-        waiting = Waiting(write, Future())
+        waiting = [Waiting(write, Future()) for write in writes]
         self._pool.put(waiting)
-        return waiting.future
+        return [one.future for one in waiting]
 
     def call(self, call: Callable[[], T]) -> T:
         """Run *call* on the sequencer's thread between two turns, where map and heads agree; return its value."""
         waiting = Call(call, Future())
-        self._pool.put(waiting)
+        self._pool.put([waiting])
         return waiting.future.result()  # type: ignore[return-value]  # the future carries what *call* returned
 
     def wait_published(self, size: int, timeout_s: float) -> Published | None:

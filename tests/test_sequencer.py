@@ -537,13 +537,49 @@ def test_too_many_writes_are_turned_away(case: LedgerCase) -> None:
     assert entered.wait(10)
     futures = [case.sequencer.submit(case.participant(f"clinic{number}")) for number in range(1000)]
     with pytest.raises(OverloadedError):
-        case.sequencer.submit(case.participant("late"))
+        case.sequencer.submit(case.participant("late")).result(1)
     with pytest.raises(OverloadedError):
         case.sequencer.call(lambda: None)
     leave.set()
     holder.join(10)
     indexes = [future.result(30).recorded_index for future in futures]
     assert indexes == list(range(indexes[0] or 0, (indexes[0] or 0) + 1000))
+    case.seal()
+    check_files(case)
+
+
+def test_writes_put_in_together_share_a_turn_and_each_ends_by_itself(case: LedgerCase) -> None:
+    good = [case.participant(f"clinic{number}") for number in range(50)]
+    again = replace(good[7], content=bytes(32))
+    before = case.metrics.value("consentd_commit_seconds_count", store="ledger")
+    futures = case.sequencer.submit_all([*good[:30], again, *good[30:]])
+    with pytest.raises(ConflictError):
+        futures.pop(30).result(30)
+    first = futures[0].result(30).recorded_index
+    assert first is not None
+    assert [future.result(30).recorded_index for future in futures] == list(range(first, first + 50))
+    assert case.metrics.value("consentd_commit_seconds_count", store="ledger") == before + 1
+    case.seal()
+    check_files(case)
+
+
+def test_of_writes_put_in_together_those_without_room_are_turned_away(case: LedgerCase) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        entered.set()
+        assert leave.wait(10)
+
+    holder = threading.Thread(target=lambda: case.sequencer.call(hold))
+    holder.start()
+    assert entered.wait(10)
+    futures = case.sequencer.submit_all([case.participant(f"clinic{number}") for number in range(1003)])
+    for late in futures[1000:]:
+        with pytest.raises(OverloadedError, match="1000"):
+            late.result(1)
+    leave.set()
+    holder.join(10)
+    assert all(future.result(30).recorded_index for future in futures[:1000])
     case.seal()
     check_files(case)
 

@@ -1,13 +1,11 @@
 """Stand where data changes hands: AccessService. Decide and record in one, then record what happened."""
 
-from concurrent.futures import Future
-from typing import Any
 
 import grpc
 
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
-from consentd.errors import ConsentdError, InvalidError, MalformedError, NotFoundError, RequestError
+from consentd.errors import InvalidError, MalformedError, NotFoundError, RequestError
 from consentd.ledger import answers, reads, statement
 from consentd.pool import Written
 from consentd.service.pages import PAGE_BYTES, Pager, page_size
@@ -51,22 +49,22 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         """Decide and record many accesses, each by itself."""
         caller = self.caller(context)
         check_batch(len(request.requests), self.parts.config.grpc.max_batch_items)
-        pending: list[tuple[Future[Written[Any]], bool] | ConsentdError] = []
+        asked: list[tuple[Authorize, bool] | RequestError] = []
         for item in request.requests:
             try:
-                write, sees_reasons = self._authorize(item, caller, context)
-                pending.append((self.parts.sequencer.submit(write), sees_reasons))
-            except ConsentdError as error:
-                pending.append(error)
+                asked.append(self._authorize(item, caller, context))
+            except RequestError as error:
+                asked.append(error)
+        # Together and not one by one: they share a turn, and its sync.
+        futures = iter(self.parts.sequencer.submit_all([one[0] for one in asked if isinstance(one, tuple)]))
         response = ac.BatchAuthorizeAccessesResponse()
-        for one in pending:
+        for one in asked:
             result = response.results.add()
-            if isinstance(one, ConsentdError):
+            if isinstance(one, RequestError):
                 result.error.CopyFrom(item_error(one))
                 continue
-            future, sees_reasons = one
             try:
-                answer = self._authorized(future.result(), sees_reasons, request.wait_for, context, "authorize")
+                answer = self._authorized(next(futures).result(), one[1], request.wait_for, context, "authorize")
                 result.response.CopyFrom(answer)
             except RequestError as error:
                 result.error.CopyFrom(item_error(error))
