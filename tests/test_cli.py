@@ -17,6 +17,7 @@ from consentd import cli
 from consentd.core import checkpoint, codec, merkle, note
 from consentd.core.kinds import EntryKind
 from consentd.errors import ConsentdError
+from consentd.server import mldsa
 from consentd.server.keys import read_keys, read_log_key
 from consentd.store.lmdb import Environment
 from consentd_client import Author, Client, FileMemory, KeyPair, Subject
@@ -580,6 +581,16 @@ def test_keygen_and_credential(run: Run, tmp_path: Path) -> None:
     assert (shown["origin"], sorted(shown["files"])) == (
         "consent.test/files", ["credentials", "log_key", "statement_key", "vault_key"],
     )  # fmt: skip
+    assert "log_mldsa_key" not in shown
+
+
+def test_keygen_shows_the_second_log_key_too(run: Run, tmp_path: Path) -> None:
+    config = tmp_path / "consentd.toml"
+    config.write_text(TOML.replace("[keys]", '[keys]\nlog_mldsa_key_file = "keys/mldsa.key"'))
+    made = run("keygen", "--config", config, "--json")
+    vkey = mldsa.format_mldsa_vkey(mldsa.read_mldsa_key(tmp_path / "keys/mldsa.key").verifier)
+    assert made.object["log_mldsa_key"] == vkey
+    assert f"ML-DSA-44 log key beside it: {vkey}\n" in made.err
 
 
 def test_serve_then_look_at_its_files(run: Run, tmp_path: Path) -> None:

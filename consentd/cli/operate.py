@@ -93,11 +93,14 @@ def witness(arguments: argparse.Namespace, out: Out) -> int:
 def keygen(arguments: argparse.Namespace, out: Out) -> int:
     """Make keys."""
     from consentd.core.note import format_vkey
-    from consentd.server.keys import make_keys, read_log_key
+    from consentd.server.keys import make_keys, read_keys
+    from consentd.server.mldsa import format_mldsa_vkey
 
     config = _load(arguments)
     token = make_keys(config)
-    vkey = format_vkey(read_log_key(config.keys.log_key_file).verifier)
+    keys = read_keys(config)
+    vkey = format_vkey(keys.log.verifier)
+    more = {} if keys.log_mldsa is None else {"log_mldsa_key": format_mldsa_vkey(keys.log_mldsa.verifier)}
     files = {
         "log_key": config.keys.log_key_file, "statement_key": config.keys.statement_key_file,
         "vault_key": config.keys.vault_key_file, "credentials": config.callers.credentials_file,
@@ -108,9 +111,11 @@ def keygen(arguments: argparse.Namespace, out: Out) -> int:
         out.talk(f"{what.replace('_', ' ')}: {path}")
     out.talk("back up the vault key apart from the vault; whoever has the log key can sign another ledger of this name")
     out.talk(f"clients pin this log key (CONSENTD_LOG_KEY): {vkey}")
+    for text in more.values():
+        out.talk(f"policy files and clients may name this ML-DSA-44 log key beside it: {text}")
     out.talk("stdout has the operator's token (CONSENTD_TOKEN); it is stored nowhere and shown this once")
     out.answer(
-        token, token=token, log_key=vkey, origin=config.ledger.origin,
+        token, token=token, log_key=vkey, **more, origin=config.ledger.origin,
         files={what: str(path) for what, path in files.items()},
     )  # fmt: skip
     return DONE
