@@ -9,6 +9,7 @@ an age would stand still when the thread that sets it dies, ``time() - ...`` doe
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -64,6 +65,7 @@ _CODE = _one_of(
 _OUTCOME = _one_of("outcome", "PERMIT", "PARTIAL", "DENY", "NO_CONSENT", "INDETERMINATE")
 _VIA = _one_of("via", "check", "batch", "authorize")
 _STORE = _one_of("store", "ledger", "table")
+_PLACE = _one_of("place", "ledger", "vault", "table", "lock")
 _CLOCK = _one_of("direction", "behind", "ahead")
 _REPEAT = _one_of("repeat", "same", "conflicting")
 
@@ -117,6 +119,10 @@ class Gauge(_Children[prometheus_client.Gauge]):
         """Set it to *figure*."""
         self._metric.set(figure)
 
+    def follow(self, read: Callable[[], float], *values: str) -> None:
+        """From now on it is what *read* returns, which is called by whoever asks for the figures, on any thread."""
+        self._child(values).set_function(read)
+
 
 class Histogram(_Children[prometheus_client.Histogram]):
     """A distribution."""
@@ -155,6 +161,8 @@ class Metrics:
         self.commit_seconds = self._histogram("commit_seconds", "Time of one commit, synced.", _DISK_SECONDS, _STORE)
         self.ledger_size = self._gauge("ledger_size", "Leaves in the ledger, seals included.")
         self.map_bytes = self._gauge("map_bytes", "Memory of the map's upper nodes.")
+        self.free_bytes = self._gauge("free_bytes", "Room on the file system where it is; NaN: it is gone.", _PLACE)
+        self.table_used_share = self._gauge("table_used_share", "How much of the table's map is in use, 0 to 1.")
         self.clock_refusals = self._counter("clock_refusals", "Writes refused since the clock jumped.", _CLOCK)
 
         # -- checkpoints
@@ -206,8 +214,9 @@ class Metrics:
         name = f"consentd_{name}_total"
         return Counter(prometheus_client.Counter(name, text, names, registry=self._registry), labels)
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(prometheus_client.Gauge(f"consentd_{name}", text, registry=self._registry), ())
+    def _gauge(self, name: str, text: str, *labels: Label) -> Gauge:
+        names = [label.name for label in labels]
+        return Gauge(prometheus_client.Gauge(f"consentd_{name}", text, names, registry=self._registry), labels)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: Label) -> Histogram:
         names = [label.name for label in labels]

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import shutil
 import threading
 import time
 import urllib.request
@@ -746,3 +747,21 @@ def until(running: Running, name: str, reached: Callable[[float], bool]) -> None
     deadline = time.monotonic() + 60
     while not reached(figure(running, name)):
         assert time.monotonic() < deadline, name
+
+
+def test_no_copy_of_the_table_takes_the_room_of_entries(case: LedgerCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+
+    def usage(path: Path) -> Any:
+        asked.append(path)
+        return shutil._ntuple_diskusage(1 << 40, (1 << 40) - free, free)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    assert case.table is not None
+    free = 2 * case.table.used_bytes() + (256 << 20)
+    assert scrub(case) == []
+    free -= 1
+    with pytest.raises(StorageError, match="no room for a copy of the table"):
+        make(case).run()
+    assert asked == [case.directory] * 2
+    assert not (case.directory / SCRATCH).exists()

@@ -33,6 +33,10 @@ _PAGE = 256
 """Table rows compared at once."""
 _ROUNDS = 16
 """How often the copy runs after a table that moves on, at a bounded rate, before it gives up."""
+_COPY_SHARE = 2
+"""How much larger than the table its copy may get: it is filled in the entries' order, so its pages are less full."""
+_ROOM_LEFT_BYTES = 256 << 20
+"""Room that a copy leaves to the ledger."""
 _SILENT_PER_RECORD = 8
 """Leaves that say nothing to the table are read so much faster than records are looked at."""
 
@@ -67,9 +71,10 @@ class TableScrub:
         """Compare all rows, unless a pruning is under way: it takes statements away that the copy met or did not.
 
         Raises:
-            StorageError: no space for the copy, or the table moves on faster than the copy may follow.
+            StorageError: no room for the copy, or the table moves on faster than the copy may follow.
         """
         clear(self._scratch_dir)
+        self._require_room()
         self._pruned = retention.read_pruned(self._ledger.store)
         copy = Table.open(self._scratch_dir, map_size_mb=self._map_size_mb)
         try:
@@ -82,6 +87,16 @@ class TableScrub:
             clear(self._scratch_dir)
 
     # -- the copy ---------------------------------------------------------------------------------------------
+
+    def _require_room(self) -> None:
+        """Begin no copy that could take the room that entries need: a full disk stops the ledger."""
+        needed = _COPY_SHARE * self._table.used_bytes() + _ROOM_LEFT_BYTES
+        try:
+            free = shutil.disk_usage(self._scratch_dir.parent).free
+        except OSError as error:
+            raise StorageError(f"room for a copy of the table cannot be told: {error.strerror}") from error
+        if free < needed:
+            raise StorageError(f"no room for a copy of the table: `{needed}` bytes are wanted, `{free}` are free")
 
     def _make(self, copy: Table) -> bool:
         """Bring the copy near the table, at the rate of the scrub; tell whether there is something to compare."""

@@ -78,6 +78,14 @@ class Table:
         """Write a compact copy without freed pages."""
         self._environment.copy(path)
 
+    def used_bytes(self) -> int:
+        """Return the bytes of its file in use. Raises as ``Environment.used_bytes``."""
+        return self._environment.used_bytes()
+
+    def used_share(self) -> float:
+        """Return how much of its map is in use, 0 to 1. Raises as ``Environment.used_bytes``."""
+        return self._environment.used_share()
+
     def close(self) -> None:
         """Close the environment."""
         self._environment.close()

@@ -37,6 +37,7 @@ from consentd.server.http import HttpServer
 from consentd.server.keys import Keys, read_keys
 from consentd.server.mldsa import format_mldsa_vkey
 from consentd.server.publishing import make_publisher
+from consentd.server.room import follow_room
 from consentd.server.scrubber import Scrubber
 from consentd.service.access import AccessService
 from consentd.service.auth import Authenticator, read_credentials
@@ -179,6 +180,7 @@ class Daemon:
         vault = Vault(self._opened(RocksStore.open(config.ledger.vault_dir, block_cache_mb=8)), keys.vault)
         table = Table.open(config.table.path, map_size_mb=config.table.map_size_mb)
         self._closers.append(table.close)
+        follow_room(self.metrics, config, table)
         ledger = open_ledger(
             store,
             lock_path=config.ledger.lock_path,

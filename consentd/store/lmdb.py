@@ -226,9 +226,22 @@ class Environment:
             raise _translated(error) from error
 
     def used_bytes(self) -> int:
-        """Return the bytes of the file in use, free pages between them included."""
+        """Return the bytes of the file in use, free pages between them included.
+
+        Raises:
+            StorageError: the environment is closed.
+        """
+        return self._pages()[0]
+
+    def used_share(self) -> float:
+        """Return how much of the map's size is in use, 0 to 1; at 1 nothing more can be written. Raises as above."""
+        used, size = self._pages()
+        return used / size
+
+    def _pages(self) -> tuple[int, int]:
         try:
-            return (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+            info = self._env.info()
+            return (info["last_pgno"] + 1) * self._env.stat()["psize"], info["map_size"]
         except lmdb.Error as error:
             raise _translated(error) from error
 
