@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from consentd.audit.places import Exported, ExportedSource, encode_openings, statements_path
-from consentd.core import checkpoint, codec, merkle, note, patricia, tiles
+from consentd.core import bucketed, checkpoint, codec, merkle, note, tiles
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
 from consentd.ledger.answers import consent_id
@@ -56,7 +56,7 @@ class Forge:
     def __post_init__(self) -> None:
         self.heads: dict[bytes, tuple[int, bytes]] = {}
         self._buckets: dict[int, bytes] = {}
-        self._top = patricia.Top(self.map_bits)
+        self._top = bucketed.Top(self.map_bits)
         self._unsealed: set[bytes] = set()
         self._seal_hash = codec.ZERO_HASH
 
@@ -115,12 +115,12 @@ class Forge:
         roots = {}
         for tag in self._unsealed:
             key = codec.map_key(tag)
-            number = patricia.bucket_of(key, self.map_bits)
-            bucket = patricia.bucket_update(
+            number = bucketed.bucket_of(key, self.map_bits)
+            bucket = bucketed.bucket_update(
                 self._buckets.get(number, b""), {key: codec.map_value(tag, *self.heads[tag])}
             )
             self._buckets[number] = bucket
-            roots[number] = patricia.bucket_root(bucket, self.map_bits) or b""
+            roots[number] = bucketed.bucket_root(bucket, self.map_bits) or b""
         self._top.update(roots)
         self._unsealed.clear()
         root = bytes(32) if wrong else self._top.root()

@@ -16,10 +16,11 @@ import pytest
 from audit_case import JOBS, LOG, ORIGIN, SIZE, START_MS, Forge, make_forge, make_half
 from consentd import cli
 from consentd.audit.files import DataDirectory
+from consentd.audit.findings import CLOSED, NO_MAP, NO_TERM, UNKEPT, UNKNOWN, Report
 from consentd.audit.kept import Keep
 from consentd.audit.live import Live
 from consentd.audit.places import Exported
-from consentd.audit.verify import CLOSED, NO_MAP, NO_TERM, UNKEPT, UNKNOWN, Report, verify_ledger
+from consentd.audit.verify import verify_ledger
 from consentd.audit.witnessed import Witnessed
 from consentd.core import checkpoint, codec, merkle, note, quorum, tiles
 from consentd.core.kinds import EntryKind

@@ -13,7 +13,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 import consentd_client
-from consentd.core import checkpoint, codec, note, patricia
+from consentd.core import bucketed, checkpoint, codec, note
 from consentd.core.kinds import EntryKind
 from consentd.errors import (
     ConflictError,
@@ -818,14 +818,14 @@ class Small:
 
     def seal(self) -> None:
         """Seal as a daemon does; *history* then proves against this seal."""
-        self.top, self.buckets = patricia.Top(1), {0: b"", 1: b""}
+        self.top, self.buckets = bucketed.Top(1), {0: b"", 1: b""}
         for tag, chain in self.chains.items():
             map_key = codec.map_key(tag)
-            number = patricia.bucket_of(map_key, 1)
+            number = bucketed.bucket_of(map_key, 1)
             value = codec.map_value(tag, len(chain), codec.chain_hash(chain[-1].leaf))
-            self.buckets[number] = patricia.bucket_update(self.buckets[number], {map_key: value})
+            self.buckets[number] = bucketed.bucket_update(self.buckets[number], {map_key: value})
         for number, bucket in self.buckets.items():
-            root = patricia.bucket_root(bucket, 1)
+            root = bucketed.bucket_root(bucket, 1)
             if root is not None:
                 self.top.set(number, root)
         covers = len(self.leaves)
@@ -862,8 +862,8 @@ class Small:
     def chain(self, tag: bytes, name: str, known: int) -> list[ls.GetHistoryResponse]:
         entries = self.chains.get(tag, [])
         map_key = codec.map_key(tag)
-        neighbour = self.top.plan_neighbour(patricia.bucket_of(map_key, 1))
-        present, proof = patricia.prove(map_key, self.buckets[neighbour or 0], self.top)
+        neighbour = self.top.plan_neighbour(bucketed.bucket_of(map_key, 1))
+        present, proof = bucketed.prove(map_key, self.buckets[neighbour or 0], self.top)
         assert present == bool(entries)
         chain = ls.HistoryChain(
             tag=tag,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from consentd.core import checkpoint, codec, merkle, note, patricia
+from consentd.core import bucketed, checkpoint, codec, merkle, note, patricia
 from consentd.core.kinds import EntryKind
 from consentd.errors import CorruptionError, InvalidError, NotFoundError, StorageError
 from consentd.ledger import layout, reads
@@ -630,7 +630,7 @@ def test_receipts_verify_offline(case: LedgerCase) -> None:
 
 def test_an_altered_bucket_is_not_proven_from(case: LedgerCase) -> None:
     (person,) = case.fill(1)
-    number = patricia.bucket_of(codec.map_key(person.tag), MAP_BITS)
+    number = bucketed.bucket_of(codec.map_key(person.tag), MAP_BITS)
     key = layout.bucket_key(number)
     row = case.store.get(key) or b""
     for change in (flip(70), flip(0, 128), lambda row: row[:-1], lambda row: row + row):

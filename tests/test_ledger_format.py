@@ -18,7 +18,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from consentd import clock
-from consentd.core import checkpoint, codec, history, merkle, note, patricia, tiles
+from consentd.core import bucketed, checkpoint, codec, history, merkle, note, patricia, tiles
 from consentd.core.kinds import AUTHORS, EntryKind, Owner
 from consentd.core.replay import Replay
 from consentd.errors import MalformedError, ProofError, SignatureError
@@ -77,7 +77,7 @@ class World:
         self.leaves: list[bytes] = []
         self.statements: dict[int, bytes] = {}
         self.heads: dict[bytes, tuple[int, bytes]] = {}
-        self.map = patricia.Top(1)
+        self.map = bucketed.Top(1)
         self.buckets = [b"", b""]
         prev_seal = codec.ZERO_HASH
         for index in range(SIZE):
@@ -120,17 +120,17 @@ class World:
     def _fill_map(self) -> None:
         for tag, standing in self.heads.items():
             key = codec.map_key(tag)
-            place = patricia.bucket_of(key, 1)
-            self.buckets[place] = patricia.bucket_update(self.buckets[place], {key: codec.map_value(tag, *standing)})
-            root = patricia.bucket_root(self.buckets[place], 1)
+            place = bucketed.bucket_of(key, 1)
+            self.buckets[place] = bucketed.bucket_update(self.buckets[place], {key: codec.map_value(tag, *standing)})
+            root = bucketed.bucket_root(self.buckets[place], 1)
             assert root is not None
             self.map.set(place, root)
 
     def map_proof(self, tag: bytes) -> bytes:
         key = codec.map_key(tag)
-        place = self.map.plan_neighbour(patricia.bucket_of(key, 1))
+        place = self.map.plan_neighbour(bucketed.bucket_of(key, 1))
         assert place is not None
-        present, proof = patricia.prove(key, self.buckets[place], self.map)
+        present, proof = bucketed.prove(key, self.buckets[place], self.map)
         assert present == (tag in self.heads)
         return proof
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consentd.core import patricia
+from consentd.core import bucketed, patricia
+from consentd.core.bucketed import Top
 from consentd.core.merkle import EMPTY_ROOT
-from consentd.core.patricia import Top
 from consentd.errors import CorruptionError, MalformedError, ProofError, VerificationError
 from consentd.ledger import layout
 from consentd.ledger.map import TagMap
@@ -35,18 +35,18 @@ class Map:
     def put(self, pairs) -> None:
         by_bucket = {}
         for key, value in pairs.items():
-            by_bucket.setdefault(patricia.bucket_of(key, self.top.map_bits), {})[key] = value
+            by_bucket.setdefault(bucketed.bucket_of(key, self.top.map_bits), {})[key] = value
         roots = {}
         for number, values in by_bucket.items():
-            bucket = patricia.bucket_update(self.buckets.get(number, b""), values)
-            patricia.verify_bucket(bucket, number=number, map_bits=self.top.map_bits)
+            bucket = bucketed.bucket_update(self.buckets.get(number, b""), values)
+            bucketed.verify_bucket(bucket, number=number, map_bits=self.top.map_bits)
             self.buckets[number] = bucket
-            roots[number] = patricia.bucket_root(bucket, self.top.map_bits)
+            roots[number] = bucketed.bucket_root(bucket, self.top.map_bits)
         self.top.update(roots)
 
     def prove(self, key: bytes) -> tuple[bool, bytes]:
-        planned = self.top.plan_neighbour(patricia.bucket_of(key, self.top.map_bits))
-        return patricia.prove(key, b"" if planned is None else self.buckets[planned], self.top)
+        planned = self.top.plan_neighbour(bucketed.bucket_of(key, self.top.map_bits))
+        return bucketed.prove(key, b"" if planned is None else self.buckets[planned], self.top)
 
 
 def sections(name: str) -> list[list[list[str]]]:
@@ -104,7 +104,7 @@ def test_of_the_empty_map_all_is_absent_with_the_empty_proof():
     top = Top(9)
     assert top.root() == EMPTY_ROOT
     assert top.plan_neighbour(0) is None
-    assert patricia.prove(h("a"), b"", top) == (False, b"")
+    assert bucketed.prove(h("a"), b"", top) == (False, b"")
     patricia.verify_absence(EMPTY_ROOT, h("a"), b"")
     with pytest.raises(ProofError):
         patricia.verify_absence(h("root"), h("a"), b"")
@@ -307,17 +307,17 @@ def test_neighbour_of_an_empty_bucket_agrees_with_it_where_buckets_part():
 
 
 def test_a_bucket_that_is_none_is_refused():
-    bucket = patricia.bucket_update(b"", {h(f"key {i}"): h("v") for i in range(4)})
+    bucket = bucketed.bucket_update(b"", {h(f"key {i}"): h("v") for i in range(4)})
     first, second = bucket[:96], bucket[96:192]
     for broken in (bucket[:-1], second + first, first + first):
         with pytest.raises(MalformedError):
-            patricia.bucket_root(broken, 1)
+            bucketed.bucket_root(broken, 1)
     with pytest.raises(MalformedError, match="another bucket"):
-        patricia.bucket_root(bucket, 24)
+        bucketed.bucket_root(bucket, 24)
     with pytest.raises(MalformedError, match="another bucket"):
-        patricia.verify_bucket(first, number=patricia.bucket_of(first[:32], 8) ^ 1, map_bits=8)
+        bucketed.verify_bucket(first, number=bucketed.bucket_of(first[:32], 8) ^ 1, map_bits=8)
     with pytest.raises(ProofError):
-        patricia.verify_bucket(first[:64] + bytes(32), number=patricia.bucket_of(first[:32], 8), map_bits=8)
+        bucketed.verify_bucket(first[:64] + bytes(32), number=bucketed.bucket_of(first[:32], 8), map_bits=8)
 
 
 def test_a_bucket_of_keys_that_part_late_is_the_tree_of_its_pairs():
@@ -325,35 +325,35 @@ def test_a_bucket_of_keys_that_part_late_is_the_tree_of_its_pairs():
     for size in (7, 8, 9, 24, 31):  # around the first 64 bits, and far behind them
         keys = [shared[:size] + bytes([n]) + h(f"{size} {n}")[size + 1 :] for n in range(0, 256, 5)]
         pairs = {key: h("v") for key in keys}
-        bucket = patricia.bucket_update(b"", pairs)
-        assert patricia.bucket_root(bucket, 8) == root_of(pairs)
+        bucket = bucketed.bucket_update(b"", pairs)
+        assert bucketed.bucket_root(bucket, 8) == root_of(pairs)
         entries = [bucket[at : at + 96] for at in range(0, len(bucket), 96)]
         for broken in (entries[::-1], [*entries, entries[-1]], [*entries, entries[-2]]):
             with pytest.raises(MalformedError, match="not sorted"):
-                patricia.bucket_root(b"".join(broken), 8)
+                bucketed.bucket_root(b"".join(broken), 8)
 
 
 def test_proving_from_another_bucket_or_moment_is_refused():
     held, _ = small_map()
     key = h("key 7")
-    number = patricia.bucket_of(key, 4)
+    number = bucketed.bucket_of(key, 4)
     other = next(n for n in held.buckets if n != number)
     before = held.buckets[number]
     held.put({key: h("new")})
     for bucket in (held.buckets[other], before, b""):
         with pytest.raises(ProofError, match="not the one that the map commits to"):
-            patricia.prove(key, bucket, held.top)
+            bucketed.prove(key, bucket, held.top)
 
 
 @given(st.binary(max_size=400) | st.integers(0, 4).map(lambda n: bytes(96 * n)))
 def test_any_bytes_are_a_bucket_or_malformed(bucket):
     try:
-        root = patricia.bucket_root(bucket, 8)
+        root = bucketed.bucket_root(bucket, 8)
     except MalformedError:
         with pytest.raises(MalformedError):
-            patricia.verify_bucket(bucket, number=0, map_bits=8)
+            bucketed.verify_bucket(bucket, number=0, map_bits=8)
         return
     assert root == (bucket[64:96] or None)
     if bucket:
         with pytest.raises(VerificationError):  # to verify, its leaf hash would have to be right
-            patricia.verify_bucket(bucket, number=0, map_bits=8)
+            bucketed.verify_bucket(bucket, number=0, map_bits=8)

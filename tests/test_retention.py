@@ -12,13 +12,14 @@ import grpc
 import pytest
 
 from consentd import cli
-from consentd.audit import verify as verify_module
+from consentd.audit import findings
+from consentd.audit import verify as audit_verify
 from consentd.audit.export import export
 from consentd.audit.files import DataDirectory
+from consentd.audit.findings import CLOSED
 from consentd.audit.live import Live
 from consentd.audit.places import Exported, Place
 from consentd.audit.replay import replay_decisions
-from consentd.audit.verify import CLOSED
 from consentd.core import codec, tiles
 from consentd.core.kinds import EntryKind
 from consentd.core.note import format_vkey
@@ -387,9 +388,9 @@ def pruned_world(world: World) -> pb.Subject:
     return anna
 
 
-def verify(world: World, place: Place, **options: Any) -> verify_module.Report:
+def verify(world: World, place: Place, **options: Any) -> findings.Report:
     log_key = read_log_key(world.running.config.keys.log_key_file).verifier
-    return verify_module.verify_ledger(place, origin=ORIGIN, log_verifier=log_key, **options)
+    return audit_verify.verify_ledger(place, origin=ORIGIN, log_verifier=log_key, **options)
 
 
 def live(world: World, *, openings: bool = True) -> Live:

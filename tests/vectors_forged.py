@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import test_note
-from consentd.core import checkpoint, codec, history, merkle, note, patricia, tiles
+from consentd.core import bucketed, checkpoint, codec, history, merkle, note, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.history import ChainProof, HistoryEntry, HistoryProof
 from consentd.core.kinds import EntryKind
@@ -81,12 +81,12 @@ class Forge:
             tag: self.heads.get(tag, (len(chain), codec.chain_hash(chain[-1].leaf)))
             for tag, chain in self.chains.items()
         }
-        top, buckets = patricia.Top(1), [b"", b""]
+        top, buckets = bucketed.Top(1), [b"", b""]
         for tag, (count, head) in standing.items():
             key = codec.map_key(tag)
-            number = patricia.bucket_of(key, 1)
-            buckets[number] = patricia.bucket_update(buckets[number], {key: codec.map_value(tag, count, head)})
-            root = patricia.bucket_root(buckets[number], 1)
+            number = bucketed.bucket_of(key, 1)
+            buckets[number] = bucketed.bucket_update(buckets[number], {key: codec.map_value(tag, count, head)})
+            root = bucketed.bucket_root(buckets[number], 1)
             assert root is not None
             top.set(number, root)
         time_ms = self.time_ms if self.seal_time_ms is None else self.seal_time_ms
@@ -98,9 +98,9 @@ class Forge:
         place = leaves.index(seal_leaf)
 
         def chain_of(tag: bytes) -> ChainProof:
-            number = top.plan_neighbour(patricia.bucket_of(codec.map_key(tag), 1))
+            number = top.plan_neighbour(bucketed.bucket_of(codec.map_key(tag), 1))
             assert number is not None
-            present, proof = patricia.prove(codec.map_key(tag), buckets[number], top)
+            present, proof = bucketed.prove(codec.map_key(tag), buckets[number], top)
             count, head = standing.get(tag, (0, b""))
             assert present == (tag in standing)
             return ChainProof(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from audit_case import DAEMON, LOG, ORIGIN, Forge
-from consentd.core import checkpoint, codec, merkle, note, patricia, tiles
+from consentd.core import bucketed, checkpoint, codec, merkle, note, tiles
 from consentd.core.kinds import EntryKind
 from consentd.v1 import statement_pb2 as st
 from ledger_case import flip
@@ -142,7 +142,7 @@ def forged(name: str, want: str, *steps: Step) -> Vector:
     top, buckets = forge._top, forge._buckets
     written = []
     for public_name, tag in chains.items():
-        _, proof = patricia.prove(codec.map_key(tag), buckets[patricia.bucket_of(codec.map_key(tag), 4)], top)
+        _, proof = bucketed.prove(codec.map_key(tag), buckets[bucketed.bucket_of(codec.map_key(tag), 4)], top)
         count, head = forge.heads[tag]
         entries = [(at, leaf) for at, leaf in enumerate(forge.leaves) if leaf[1] and leaf[10:42] == tag]
         written.append({

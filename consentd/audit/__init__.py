@@ -10,6 +10,7 @@ again as it was recorded.
     places     where a ledger can be read: an exported directory, a stopped daemon's files, a daemon over HTTP and gRPC
     look       what can be said of a run of leaves by itself; done by worker processes, in any order
     verify     what only the order says: tree, chains, seals, clock, keys in force; one process, in order
+    findings   what that finds: faults, what could not be told, how much there was
     kept       its state, in memory up to a bound and in a file beyond it, which an interrupted run goes on from
     replay     each decision taken again on the consents in force at its place; ``share`` takes those of some persons
     export     the ledger as files (C2SP tlog-tiles), for any static host and for programs that other people wrote

@@ -27,10 +27,10 @@ from typing import Any, cast
 
 from consentd.audit import look, packed
 from consentd.audit.claims import FORMAT
+from consentd.audit.findings import Progress
 from consentd.audit.kept import Keep
 from consentd.audit.places import Opening, Place, Source, leaf_hashes, read_leaves, read_tiles, width_of
-from consentd.audit.verify import Progress
-from consentd.core import checkpoint, codec, patricia, tiles
+from consentd.core import bucketed, checkpoint, codec, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.note import NoteVerifier
@@ -344,8 +344,8 @@ def _chain_lines(tag: bytes, chains: _Chains, replay: Replay) -> bytes:
     entries = chains.by_tag[tag]
     count, head, _ = replay.heads[tag]
     key = codec.map_key(tag)
-    number = replay.top.plan_neighbour(patricia.bucket_of(key, MAP_BITS))
-    present, proof = patricia.prove(key, b"" if number is None else replay.buckets[number], replay.top)
+    number = replay.top.plan_neighbour(bucketed.bucket_of(key, MAP_BITS))
+    present, proof = bucketed.prove(key, b"" if number is None else replay.buckets[number], replay.top)
     assert present, "a chain with entries stands in the map"
     header = {
         "tag": tag.hex(), "public_name": chains.names.get(tag, ""), "count": count, "head": head.hex(),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import local
 
+from consentd.audit.findings import Progress
 from consentd.audit.places import (
     Opening,
     Place,
@@ -25,7 +26,6 @@ from consentd.audit.places import (
     width_of,
     write_file,
 )
-from consentd.audit.verify import Progress
 from consentd.core import checkpoint, merkle, pruned, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import MAX_NOTE_SIZE, NoteVerifier

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from consentd.core import patricia
+from consentd.core import bucketed
 from consentd.core.history import KeyTerm
 from consentd.core.kinds import Owner
 from consentd.core.replay import Head
@@ -177,12 +177,12 @@ class Keep:
         except sqlite3.Error as error:
             raise StorageError(f"state file cannot be written: {error}") from error
 
-    def top(self, map_bits: int) -> patricia.Top:
+    def top(self, map_bits: int) -> bucketed.Top:
         """Return the hashes above the buckets, computed from them."""
-        top = patricia.Top(map_bits)
+        top = bucketed.Top(map_bits)
         roots: dict[int, bytes] = {}
         for number, bucket in self.buckets.rows():
-            root = patricia.bucket_root(bucket, map_bits)
+            root = bucketed.bucket_root(bucket, map_bits)
             assert root is not None, "no empty bucket is kept"
             roots[number] = root
             if len(roots) == 4096:

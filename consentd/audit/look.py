@@ -8,15 +8,20 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 from consentd.audit.places import Opening, Place, Source, read_leaves, width_of
 from consentd.core import codec, merkle, note, tiles
+from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
-from consentd.errors import CorruptionError, MalformedError, ProofError, VerificationError
+from consentd.errors import CorruptionError, MalformedError, ProofError, StorageError, VerificationError
 from consentd.ledger import statement
 
 RUN = 16
@@ -105,6 +110,40 @@ def look_in_worker(first: int, count: int, size: int, origin: str) -> Run:
     """Look at *count* bundles from *first* on, in a worker that ``begin`` opened."""
     assert _source is not None, "a worker opens its place first"
     return look(_source, first=first, count=count, size=size, origin=origin)
+
+
+def look_ahead(
+    place: Place, source: Source, point: Checkpoint, start: int, jobs: int, stack: ExitStack
+) -> Iterator[Run]:
+    """Yield the runs from leaf *start* on, in order, looked at by *jobs* workers a few runs ahead.
+
+    *stack* ends the workers when it is closed.
+
+    Raises:
+        StorageError: a worker process ended, or the place fails.
+    """
+    bundles = -(-point.size // tiles.TILE_WIDTH)
+    firsts = range(start // tiles.TILE_WIDTH, bundles, RUN)
+    wanted = ((first, min(RUN, bundles - first)) for first in firsts)
+    if jobs <= 1 or len(firsts) <= 1:
+        for first, count in wanted:
+            yield look(source, first=first, count=count, size=point.size, origin=point.origin)
+        return
+    # No fork: gRPC and RocksDB have threads. Two runs wait for each worker, half a megabyte each.
+    pool = ProcessPoolExecutor(
+        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=begin, initargs=(place,)
+    )
+    stack.callback(pool.shutdown, cancel_futures=True)
+    ahead: deque[Future[Run]] = deque()
+    try:
+        for first, count in wanted:
+            ahead.append(pool.submit(look_in_worker, first, count, point.size, point.origin))
+            if len(ahead) > 2 * jobs:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    except BrokenProcessPool as error:
+        raise StorageError("a worker process ended; what was verified so far is in the state file, if any") from error
 
 
 def look(source: Source, *, first: int, count: int, size: int, origin: str) -> Run:

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from consentd.audit import share
+from consentd.audit.findings import MAX_FAULTS, Fault, Progress
 from consentd.audit.places import Place
 from consentd.audit.share import DARK, UNKNOWN, Share, Tally
-from consentd.audit.verify import MAX_FAULTS, Fault, Progress
 from consentd.core import checkpoint, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import NoteVerifier

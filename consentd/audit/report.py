@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from consentd.audit import look
+from consentd.audit.findings import Progress
 from consentd.audit.places import Opening, Place, Source, leaf_hashes, read_leaves, read_tiles, width_of
-from consentd.audit.verify import Progress
 from consentd.core import checkpoint, codec, merkle, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import EntryKind, is_known

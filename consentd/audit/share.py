@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from consentd.audit import decisions, look
+from consentd.audit.findings import MAX_FAULTS, Fault
 from consentd.audit.places import Opening, Place, leaf_hashes, read_leaves, read_tiles, width_of
-from consentd.audit.verify import MAX_FAULTS, Fault
 from consentd.core import codec, kinds, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import PRUNABLE, EntryKind

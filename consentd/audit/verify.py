@@ -10,18 +10,26 @@ chain `ledger` must state it, within the policy that leaf 0 published.
 Behind a fault it goes on, up to a hundred: the first one named is the fault, those behind it may follow from it.
 """
 
-import multiprocessing
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 from consentd.audit import look
 from consentd.audit.authors import Authors
+from consentd.audit.findings import (
+    CLOSED,
+    NO_MAP,
+    NO_TERM,
+    UNKEPT,
+    UNKNOWN,
+    UNSTATED,
+    Fault,
+    Found,
+    Progress,
+    Report,
+    Stop,
+)
 from consentd.audit.kept import WARM, Keep
 from consentd.audit.look import Run
 from consentd.audit.places import Place, Source, read_leaves, read_tiles, width_of
@@ -33,61 +41,12 @@ from consentd.core.pruned import Pruned
 from consentd.core.replay import Head, Replay, ReplayError
 from consentd.errors import InvalidError, ProofError, StorageError, VerificationError
 
-MAX_FAULTS = 100
 SAVE_EVERY = 50_000
 """Entries between two saves of the state, or a little more: a save falls behind a seal."""
 MAX_MAP_BITS = 22
 """At most 256 MiB lie above the buckets, whatever a ledger says about its size."""
 
-UNKEPT = "statements that this place does not hold"
-CLOSED = "statements erased, or outside the mandate"
-NO_TERM = "signatures by keys put in force by entries not at hand"
-NO_MAP = "map roots of seals, for want of the chains before the trusted checkpoint"
-UNSTATED = "what is pruned, for want of the statements of chain `ledger`"
-UNKNOWN = "entries of kinds that this version does not know"
-
-Progress = Callable[[int, int], None]
 _LEDGER_TAG = codec.public_tag("ledger")
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Something wrong: with the leaf at ``index``, or (None) with the ledger as a whole."""
-
-    index: int | None
-    what: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What a verification found.
-
-    Attributes:
-        checkpoint: whose tree was verified.
-        start: index of the first leaf looked at.
-        opened: statements that are what their leaves commit to, signed by a key in force.
-        leaves_pruned, statements_pruned: those that are gone as the ledger states, within its policy.
-        not_checked: what could not be, and how often.
-        faults: in the order of the ledger, at most a hundred.
-        stopped: there may be more.
-    """
-
-    checkpoint: Checkpoint
-    start: int
-    entries: int
-    seals: int
-    tags: int
-    opened: int
-    leaves_pruned: int
-    statements_pruned: int
-    not_checked: dict[str, int]
-    faults: tuple[Fault, ...]
-    stopped: bool
-
-    @property
-    def is_untold(self) -> bool:
-        """Whether something could not be told that the leaves alone should tell."""
-        return bool(self.not_checked.keys() & {UNKNOWN, NO_MAP, UNSTATED})
 
 
 class Continued(Replay):
@@ -99,26 +58,6 @@ class Continued(Replay):
         self.edge = edge
         # Each chain's first leaf from here is taken at its word, at most as many as there may be chains.
         self._missing = size
-
-
-class _Stop(Exception):  # noqa: N818  # not an error: the hundredth fault ends the search
-    """Enough faults are found."""
-
-
-@dataclass(slots=True)
-class _Found:
-    entries: int = 0
-    seals: int = 0
-    opened: int = 0
-    leaves_pruned: int = 0
-    statements_pruned: int = 0
-    not_checked: Counter[str] = field(default_factory=Counter)
-    faults: list[Fault] = field(default_factory=list)
-
-    def add(self, index: int | None, what: str) -> None:
-        if len(self.faults) == MAX_FAULTS:
-            raise _Stop
-        self.faults.append(Fault(index, what))
 
 
 def verify_ledger(
@@ -161,44 +100,16 @@ def verify_ledger(
             audit.begin_behind(checkpoint.open_checkpoint(since, origin, log_verifier)[0])
         else:
             audit.begin()
-        runs = _runs(place, source, point, audit.replay.size, jobs, stack)
+        runs = look.look_ahead(place, source, point, audit.replay.size, jobs, stack)
         try:
             for run in runs:
                 audit.take(run)
                 if progress is not None:
                     progress(audit.replay.size, point.size)
             audit.finish()
-        except _Stop:
+        except Stop:
             return audit.report(stopped=True)
         return audit.report(stopped=False)
-
-
-def _runs(
-    place: Place, source: Source, point: Checkpoint, start: int, jobs: int, stack: ExitStack
-) -> Iterator[Run]:
-    """Yield runs in order, looked at by workers a few runs ahead."""
-    bundles = -(-point.size // tiles.TILE_WIDTH)
-    firsts = range(start // tiles.TILE_WIDTH, bundles, look.RUN)
-    wanted = ((first, min(look.RUN, bundles - first)) for first in firsts)
-    if jobs <= 1 or len(firsts) <= 1:
-        for first, count in wanted:
-            yield look.look(source, first=first, count=count, size=point.size, origin=point.origin)
-        return
-    # No fork: gRPC and RocksDB have threads. Two runs wait for each worker, half a megabyte each.
-    pool = ProcessPoolExecutor(
-        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=look.begin, initargs=(place,)
-    )
-    stack.callback(pool.shutdown, cancel_futures=True)
-    ahead: deque[Future[Run]] = deque()
-    try:
-        for first, count in wanted:
-            ahead.append(pool.submit(look.look_in_worker, first, count, point.size, point.origin))
-            if len(ahead) > 2 * jobs:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    except BrokenProcessPool as error:
-        raise StorageError("a worker process ended; what was verified so far is in the state file, if any") from error
 
 
 class _Audit:
@@ -211,7 +122,7 @@ class _Audit:
             raise ProofError(f"place says that more is pruned than there is: `{self.pruned.start}`")
         self.replay = Replay(1)
         self.authors = Authors(keep.terms)
-        self.found = _Found()
+        self.found = Found()
         self.start = 0
         self._saves = saves
         self._saved_size = 0
@@ -285,7 +196,7 @@ class _Audit:
         self._closed = {bytes.fromhex(tag): index for tag, index in state["closed"].items()}
         self._retention_days, self._stated = state["retention_days"], [Pruned(*one) for one in state["stated"]]
         counted = ("entries", "seals", "opened", "leaves_pruned", "statements_pruned")
-        self.found = _Found(**{name: state[name] for name in counted}, not_checked=Counter(state["not_checked"]))
+        self.found = Found(**{name: state[name] for name in counted}, not_checked=Counter(state["not_checked"]))
         self.found.faults = [Fault(index, what) for index, what in state["faults"]]
         self._saved_size = state["size"]
 

@@ -23,7 +23,8 @@ The law of this floor:
     codec        a leaf and its bytes
     merkle       hashes of the tree; verifying inclusion and consistency (RFC 9162)
     tiles        the tree as stored and served; proving from it (C2SP tlog-tiles)
-    patricia     the map of chain heads that a seal commits to; presence and absence
+    patricia     the map of chain heads that a seal commits to; verifying presence and absence
+    bucketed     the same map as stored; updating it and proving from it
     note         Ed25519 and signed notes (C2SP signed-note); the only door to libsodium
     checkpoint   the signed size and root of the tree, and the proof bundle (C2SP tlog-checkpoint, tlog-proof)
     quorum       which logs and witnesses count, and whether enough of them cosigned (C2SP tlog-policy)

@@ -17,7 +17,7 @@ between, so the start's seal shows whether the heads are right; a chain that is 
 Memory: about 0.35 kB a tag, and 96 bytes a tag in the buckets, plus 2^(map_bits + 6) bytes above them.
 """
 
-from consentd.core import codec, merkle, patricia, tiles
+from consentd.core import bucketed, codec, merkle, tiles
 from consentd.core.codec import Event, Seal
 from consentd.core.kinds import EntryKind
 from consentd.errors import MalformedError, ProofError
@@ -71,7 +71,7 @@ class Replay:
         self.time_ms = 0
         self.heads: dict[bytes, Head] = {}
         self.buckets: dict[int, bytes] = {}
-        self.top = patricia.Top(map_bits)
+        self.top = bucketed.Top(map_bits)
         self.sealed_size = 0
         self.seal_hash = codec.ZERO_HASH
         self.edge = tiles.Edge()
@@ -236,11 +236,11 @@ class Replay:
         for tag in self._unsealed:
             count, head, _ = self.heads[tag]
             key = codec.map_key(tag)
-            changes.setdefault(patricia.bucket_of(key, map_bits), {})[key] = codec.map_value(tag, count, head)
+            changes.setdefault(bucketed.bucket_of(key, map_bits), {})[key] = codec.map_value(tag, count, head)
         roots: dict[int, bytes] = {}
         for number, values in changes.items():
-            bucket = self.buckets[number] = patricia.bucket_update(self.buckets.get(number, b""), values)
-            root = patricia.bucket_root(bucket, map_bits)
+            bucket = self.buckets[number] = bucketed.bucket_update(self.buckets.get(number, b""), values)
+            root = bucketed.bucket_root(bucket, map_bits)
             assert root is not None, "a bucket that was updated is not empty"
             roots[number] = root
         if roots:

@@ -10,7 +10,7 @@ from enum import Enum
 from itertools import islice
 from typing import TypeVar
 
-from consentd.core import codec, merkle, patricia
+from consentd.core import bucketed, codec, merkle
 from consentd.core.replay import Replay
 from consentd.errors import CorruptionError, VerificationError
 from consentd.ledger import layout
@@ -143,7 +143,7 @@ def read_state(store: Store, found: Findings) -> State | None:
     try:
         if isinstance(row, bytes):
             state = decode_state(row)
-            if 1 <= state.map_bits <= patricia.MAX_MAP_BITS:
+            if 1 <= state.map_bits <= bucketed.MAX_MAP_BITS:
                 return state
             raise CorruptionError("state row has an impossible number of map bits")
         if row is Gap.MISSING and next(store.scan(b"", None, limit=1), None) is None:
@@ -183,7 +183,7 @@ def compare_map(store: Store, replay: Replay, found: Findings) -> None:
                     found.add(last_seal, f"map bucket `{number}` is not as the last seal has it")
             else:
                 try:
-                    patricia.verify_bucket(row, number=number, map_bits=map_bits)
+                    bucketed.verify_bucket(row, number=number, map_bits=map_bits)
                 except VerificationError as error:
                     found.add(last_seal, f"map bucket `{number}`: {error}")
     if replay.is_sure:

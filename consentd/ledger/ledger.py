@@ -11,7 +11,7 @@ replaced by assignment once a batch is durable. Source: ledger-format.md, "The c
 from dataclasses import dataclass, replace
 from struct import Struct
 
-from consentd.core import codec, merkle, patricia, tiles
+from consentd.core import bucketed, codec, merkle, tiles
 from consentd.errors import ConflictError, CorruptionError
 from consentd.ledger import layout
 from consentd.ledger.map import TagMap
@@ -72,7 +72,7 @@ def decode_state(row: bytes) -> State:
     if len(row) != _STATE.size or row[0] != _STATE_VERSION:
         raise CorruptionError("state row is not of a known form")
     state = State(*_STATE.unpack(row)[1:])
-    if not 1 <= state.map_bits <= patricia.MAX_MAP_BITS:
+    if not 1 <= state.map_bits <= bucketed.MAX_MAP_BITS:
         raise CorruptionError(f"state row has impossible map bits: `{state.map_bits}`")
     return state
 

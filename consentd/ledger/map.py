@@ -6,7 +6,7 @@ tags / 2^map_bits entries. Owned by the sequencer: only its thread updates or pr
 
 from collections.abc import Iterator, Mapping
 
-from consentd.core import codec, patricia
+from consentd.core import bucketed, codec
 from consentd.errors import CorruptionError, StorageError, VerificationError
 from consentd.ledger import layout
 from consentd.ledger.past import Past
@@ -31,7 +31,7 @@ class TagMap:
         """
         self._store = store
         self.past: Past | None = None
-        self.top = patricia.Top.load(map_bits, self._stored_roots(map_bits))
+        self.top = bucketed.Top.load(map_bits, self._stored_roots(map_bits))
 
     def root(self) -> bytes:
         """Return the map root, 32 bytes."""
@@ -47,13 +47,13 @@ class TagMap:
         changes: dict[int, dict[bytes, bytes]] = {}
         for tag, (count, head) in heads.items():
             key = codec.map_key(tag)
-            changes.setdefault(patricia.bucket_of(key, bits), {})[key] = codec.map_value(tag, count, head)
+            changes.setdefault(bucketed.bucket_of(key, bits), {})[key] = codec.map_value(tag, count, head)
         numbers = sorted(changes)
         stored = self._store.multi_get([layout.bucket_key(number) for number in numbers])
         roots: dict[int, bytes] = {}
         for number, old in zip(numbers, stored, strict=True):
-            bucket = patricia.bucket_update(old or b"", changes[number])
-            root = patricia.bucket_root(bucket, bits)
+            bucket = bucketed.bucket_update(old or b"", changes[number])
+            root = bucketed.bucket_root(bucket, bits)
             assert root is not None
             roots[number] = root
             batch.put(layout.bucket_key(number), bucket)
@@ -85,12 +85,12 @@ class TagMap:
             if past is None:
                 raise StorageError("map of the published checkpoint is not kept; repeat once a new one is published")
         top = self.top if past is None else past.top
-        number = top.plan_neighbour(patricia.bucket_of(key, top.map_bits))
+        number = top.plan_neighbour(bucketed.bucket_of(key, top.map_bits))
         bucket = None if past is None or number is None else past.bucket(number)
         if bucket is None:
             bucket = b"" if number is None else self._store.get(layout.bucket_key(number)) or b""
         try:
-            return patricia.prove(key, bucket, top)
+            return bucketed.prove(key, bucket, top)
         except VerificationError as error:
             raise CorruptionError(f"map bucket is not what its root says: `{number}`") from error
 

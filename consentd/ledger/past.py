@@ -16,7 +16,7 @@ next one is published, and that is all. Owned by the sequencer, like the map.
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
-from consentd.core import patricia
+from consentd.core import bucketed
 
 LIMIT_BYTES = 256 << 20
 _SLOT_BYTES = 180  # of a slot in a dict, keys and all
@@ -32,7 +32,7 @@ class PastMap:
 
     __slots__ = ("_layers", "top")
 
-    def __init__(self, present: patricia.Top, layers: list["_Layer"]) -> None:
+    def __init__(self, present: bucketed.Top, layers: list["_Layer"]) -> None:
         self.top = present.before([layer.slots for layer in layers])
         self._layers = layers
 
@@ -87,7 +87,7 @@ class Past:
         self._limit_bytes = limit_bytes
         self._layers: list[_Layer] = []
 
-    def record(self, size: int, buckets: Mapping[int, bytes], top: patricia.Top) -> None:
+    def record(self, size: int, buckets: Mapping[int, bytes], top: bucketed.Top) -> None:
         """Remember what the seal at *size* is about to replace.
 
         Args:
@@ -110,7 +110,7 @@ class Past:
         if sum(layer.bytes_used() for layer in kept) > self._limit_bytes:
             self._layers = []
 
-    def at(self, size: int, present: patricia.Top) -> PastMap | None:
+    def at(self, size: int, present: bucketed.Top) -> PastMap | None:
         """Return the map as of the seal at *size*, over the *present* hashes; None where it is not remembered."""
         for place, layer in enumerate(self._layers):
             if layer.size == size:

@@ -7,7 +7,7 @@ moments; on the sequencer's thread, between two turns, it is of one. ``scrub`` k
 from collections.abc import Callable
 from pathlib import Path
 
-from consentd.core import checkpoint, codec, merkle, patricia, tiles
+from consentd.core import bucketed, checkpoint, codec, merkle, tiles
 from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.note import Verifier
 from consentd.core.pruned import NOTHING
@@ -197,8 +197,8 @@ class Records:
         """Check a bucket of the map against its root in memory."""
         top = self._ledger.map.top
         bucket = self._store.get(layout.bucket_key(number)) or b""
-        patricia.verify_bucket(bucket, number=number, map_bits=top.map_bits)
-        if patricia.bucket_root(bucket, top.map_bits) == top.bucket_root(number):
+        bucketed.verify_bucket(bucket, number=number, map_bits=top.map_bits)
+        if bucketed.bucket_root(bucket, top.map_bits) == top.bucket_root(number):
             return None
         return Fault(self._seal(), f"map bucket `{number}` is not as the last seal has it")
 

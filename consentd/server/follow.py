@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from struct import Struct
 
-from consentd.core import codec, merkle, patricia, pruned, tiles
+from consentd.core import bucketed, codec, merkle, pruned, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.pruned import Pruned
 from consentd.core.replay import Replay, ReplayError
@@ -235,11 +235,11 @@ def _build_map(replay: Replay) -> None:
     values: dict[int, dict[bytes, bytes]] = {}
     for tag, (count, head, _) in replay.heads.items():
         key = codec.map_key(tag)
-        values.setdefault(patricia.bucket_of(key, map_bits), {})[key] = codec.map_value(tag, count, head)
+        values.setdefault(bucketed.bucket_of(key, map_bits), {})[key] = codec.map_value(tag, count, head)
     roots: dict[int, bytes] = {}
     for number, entries in values.items():
-        bucket = replay.buckets[number] = patricia.bucket_update(b"", entries)
-        root = patricia.bucket_root(bucket, map_bits)
+        bucket = replay.buckets[number] = bucketed.bucket_update(b"", entries)
+        root = bucketed.bucket_root(bucket, map_bits)
         assert root is not None, "a bucket with entries has a root"
         roots[number] = root
     replay.top.update(roots)
