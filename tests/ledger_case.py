@@ -10,7 +10,7 @@ import itertools
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,7 @@ class Raw:
     content: bytes = b""
     author: note.KeyPair = DAEMON
     author_skew_ms: int = 0
+    message: Any = field(default_factory=st.RevokeStatement)  # what the table makes of it
 
     def prepare(self, desk: Desk) -> Plan:
         request_id, author_time_ms = desk.author.random(16), desk.turn.time_ms + self.author_skew_ms
@@ -118,7 +119,7 @@ class Raw:
         )
         commit, stored = clear_row(desk.author.random(32), codec.encode_statement(made))
         draft = Draft(kind=self.kind, tag=self.tag, ref=self.ref, commit=commit, stored=stored)
-        return Plan(((draft, st.RevokeStatement()),))
+        return Plan(((draft, self.message),))
 
     def replay(self, desk: Desk, index: int) -> Any:
         raise AssertionError("not remembered")

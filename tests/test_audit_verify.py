@@ -199,6 +199,21 @@ def test_keys_are_in_force_from_their_entry_to_their_retirement(tmp_path: Path) 
     assert named(verify(forge.write(tmp_path / "ledger", tmp_path / "openings"))) == [early, late]
 
 
+def test_a_statement_key_comes_into_force_by_a_ledger_entry_alone(tmp_path: Path) -> None:
+    forge, key, ledger = make_forge(300), note.KeyPair(b"\x21" * 32), codec.public_tag("ledger")
+    tag = next(tag for tag, (count, _) in forge.heads.items() if count > 1 and tag != ledger)
+    forge.add(EntryKind.KEY, ledger, st.KeyStatement(key=key.public_key))
+    forge.add(EntryKind.ACCESS, tag, b"", key=key)
+    early = forge.size - 1
+    forge.add(EntryKind.LEDGER, ledger, st.LedgerStatement(statement_key=key.public_key))
+    forge.add(EntryKind.ACCESS, tag, b"", key=key)
+    forge.add(EntryKind.KEY, ledger, st.KeyStatement(key=key.public_key, retired=True))
+    forge.add(EntryKind.ACCESS, tag, b"", key=key)
+    late = forge.size - 1
+    forge.seal()
+    assert named(verify(forge.write(tmp_path / "ledger", tmp_path / "openings"))) == [early, late]
+
+
 def test_an_opening_that_is_not_the_leafs_is_named(tmp_path: Path) -> None:
     rng = random.Random(1)
     forge = make_forge(600)

@@ -18,6 +18,7 @@ from consentd.ledger.ledger import decode_state, encode_state
 from consentd.store import Batch, Store, prefix_end
 from consentd.store.memory import MemoryStore
 from consentd.store.rocks import RocksStore
+from consentd.v1 import statement_pb2 as st
 from ledger_case import DAEMON, LOG, ORIGIN, LedgerCase, Raw, check_files, check_ledger, flip
 
 BANK = note.KeyPair(b"\x21" * 32)
@@ -350,6 +351,22 @@ def test_a_forged_author_is_named(tmp_path: Path) -> None:
     report = case.fsck(table=None)
     assert fine not in named(report)
     assert named(report) == {forged, skewed, wrong_kind}
+    check_ledger(case)
+    case.close()
+
+
+def test_a_statement_key_comes_into_force_by_a_ledger_entry_alone(tmp_path: Path) -> None:
+    case = LedgerCase(tmp_path)
+    person, ledger = case.enrol("somebody"), codec.public_tag("ledger")
+    key = st.KeyStatement(key=BANK.public_key)
+    case.write(Raw(kind=EntryKind.KEY, tag=ledger, payload=key.SerializeToString(), message=key))
+    early = case.write(Raw(kind=EntryKind.ACCESS, tag=person.tag, author=BANK)).recorded_index
+    said = st.LedgerStatement(statement_key=BANK.public_key)
+    case.write(Raw(kind=EntryKind.LEDGER, tag=ledger, payload=said.SerializeToString(), message=said))
+    fine = case.write(Raw(kind=EntryKind.ACCESS, tag=person.tag, author=BANK)).recorded_index
+    case.seal()
+    assert early != fine
+    assert named(case.fsck(table=None)) == {early}
     check_ledger(case)
     case.close()
 

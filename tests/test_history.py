@@ -13,21 +13,17 @@ from hypothesis import strategies as st
 
 from consentd.core import checkpoint, codec, note, patricia
 from consentd.core.history import (
-    FOREVER_MS,
     Anchor,
     ChainProof,
     HeldChain,
     HistoryEntry,
     HistoryProof,
-    KeyFact,
-    KeyTerm,
     VerifiedEntry,
-    key_terms,
     verify_anchor,
-    verify_authors,
     verify_chain,
 )
 from consentd.core.kinds import EntryKind, Owner
+from consentd.core.terms import FOREVER_MS, KeyFact, KeyTerm, key_terms, verify_authors
 from consentd.errors import MalformedError, ProofError, SignatureError, VerificationError
 from consentd.ledger import reads, statement
 from ledger_case import DAEMON, LOG, ORIGIN, LedgerCase, Person, Raw, check_ledger, flip

@@ -21,8 +21,10 @@ from consentd.ledger.table_turn import TableTurn
 from consentd.store import Batch, Store
 from consentd.store.memory import MemoryStore
 from consentd.store.rocks import RocksStore
+from consentd.v1 import statement_pb2 as st
 from fakes import FaultyStore
 from ledger_case import (
+    DAEMON,
     LOG,
     MAP_BITS,
     ORIGIN,
@@ -702,3 +704,36 @@ def test_an_erasure_takes_the_persons_keys_out_of_the_table(tmp_path: Path) -> N
         assert owner.tag == other.tag
         assert snapshot.tag_of(gone.identifier_hash) is None
     case.close()
+
+
+def test_the_table_holds_keys_to_the_rule_of_all_verifiers(tmp_path: Path) -> None:
+    case = LedgerCase(tmp_path)
+    assert case.table is not None
+    own, bank, late = (note.KeyPair(bytes((number,)) * 32).public_key for number in (0x51, 0x52, 0x53))
+    person, other = case.enrol("one", note.KeyPair(b"\x51" * 32)), case.enrol("other")
+    case.write(case.participant("bank"))
+    case.write(case.key("bank", bank))
+
+    def state(tag: bytes, kind: EntryKind, message: Any) -> None:
+        case.write(Raw(kind=kind, tag=tag, payload=message.SerializeToString(), message=message))
+
+    def in_force() -> set[bytes]:
+        assert case.table is not None
+        with case.table.read() as snapshot:
+            return {key for key in (own, bank, late, DAEMON.public_key) if snapshot.key_owner(key) is not None}
+
+    whole = {own, bank, DAEMON.public_key}
+    assert in_force() == whole
+    for key in (own, bank, DAEMON.public_key):
+        state(other.tag, EntryKind.KEY, st.KeyStatement(key=key, retired=True))
+    state(codec.LEDGER_TAG, EntryKind.KEY, st.KeyStatement(key=late))
+    assert in_force() == whole
+    state(codec.LEDGER_TAG, EntryKind.LEDGER, st.LedgerStatement(statement_key=late))
+    assert in_force() == {*whole, late}
+    state(codec.LEDGER_TAG, EntryKind.KEY, st.KeyStatement(key=late, retired=True))
+    state(codec.public_tag("participant/bank"), EntryKind.KEY, st.KeyStatement(key=bank, retired=True))
+    state(person.tag, EntryKind.KEY, st.KeyStatement(key=own, retired=True))
+    assert in_force() == {DAEMON.public_key}
+    case.seal()
+    case.close()
+    check_ledger(case)

@@ -21,6 +21,7 @@ from consentd import clock
 from consentd.core import bucketed, checkpoint, codec, history, merkle, note, patricia, tiles
 from consentd.core.kinds import AUTHORS, EntryKind, Owner
 from consentd.core.replay import Replay
+from consentd.core.terms import MAX_AUTHOR_SKEW_MS, KeyFact, KeyTerm, key_terms, verify_authors
 from consentd.errors import MalformedError, ProofError, SignatureError
 from consentd.ledger import layout, statement
 from consentd.ledger.vault import Vault
@@ -365,15 +366,15 @@ def test_the_history_proof_of_the_example_verifies() -> None:
     proof = person_history()
     anchor = history.verify_anchor(proof, origin=ORIGIN, log_verifier=LOG.verifier, held=None)
     facts = [
-        history.KeyFact(key=DAEMON.public_key, owner=Owner.LEDGER, tag_or_name="", time_ms=START_MS),
-        history.KeyFact(
+        KeyFact(key=DAEMON.public_key, owner=Owner.LEDGER, tag_or_name="", time_ms=START_MS),
+        KeyFact(
             key=PERSON.public_key, owner=Owner.SUBJECT, tag_or_name=PERSON_TAG, time_ms=START_MS + 7_000
         ),
     ]
-    terms = history.key_terms(facts)
+    terms = key_terms(facts)
     for each in proof.chains:
         entries = history.verify_chain(each, anchor=anchor)
-        history.verify_authors(entries, tag=each.tag, origin=ORIGIN, terms=terms)
+        verify_authors(entries, tag=each.tag, origin=ORIGIN, terms=terms)
 
 
 @pytest.mark.parametrize("left_out", [0, 1, 2, 3])
@@ -393,13 +394,13 @@ def test_the_ends_of_a_keys_term_are_included() -> None:
     anchor = history.verify_anchor(proof, origin=ORIGIN, log_verifier=LOG.verifier, held=None)
     grant = history.verify_chain(proof.chains[0], anchor=anchor)[2:3]
     for from_ms, until_ms, holds in ((8_000, 8_000, True), (8_001, 9_000, False), (7_000, 7_999, False)):
-        term = history.KeyTerm(Owner.SUBJECT, START_MS + from_ms, START_MS + until_ms, PERSON_TAG)
+        term = KeyTerm(Owner.SUBJECT, START_MS + from_ms, START_MS + until_ms, PERSON_TAG)
         terms = {PERSON.public_key: (term,)}
         if holds:
-            history.verify_authors(grant, tag=PERSON_TAG, origin=ORIGIN, terms=terms)
+            verify_authors(grant, tag=PERSON_TAG, origin=ORIGIN, terms=terms)
         else:
             with pytest.raises(SignatureError, match="not in force"):
-                history.verify_authors(grant, tag=PERSON_TAG, origin=ORIGIN, terms=terms)
+                verify_authors(grant, tag=PERSON_TAG, origin=ORIGIN, terms=terms)
 
 
 def test_the_stored_row_is_what_the_vault_reads() -> None:
@@ -478,7 +479,7 @@ def test_a_kind_that_is_not_known_decodes() -> None:
 
 
 def test_the_text_says_the_limits_of_the_code() -> None:
-    for limit in (codec.MAX_PAYLOAD, history.MAX_AUTHOR_SKEW_MS, note.MAX_NOTE_SIZE, clock.MAX_BEHIND_MS):
+    for limit in (codec.MAX_PAYLOAD, MAX_AUTHOR_SKEW_MS, note.MAX_NOTE_SIZE, clock.MAX_BEHIND_MS):
         assert f"{limit:,}" in spec()
     assert f"{clock.MAX_AHEAD_MS:,}" in spec()
     assert f"{note.MAX_SIGNATURES} signatures" in spec()

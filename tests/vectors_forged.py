@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import test_note
-from consentd.core import bucketed, checkpoint, codec, history, merkle, note, tiles
+from consentd.core import bucketed, checkpoint, codec, merkle, note, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.history import ChainProof, HistoryEntry, HistoryProof
-from consentd.core.kinds import EntryKind
+from consentd.core.kinds import AUTHORS, EntryKind, Owner
 from consentd.v1 import statement_pb2 as st
 from ledger_case import DAEMON, LOG, ORIGIN, START_MS, flip
 from vectors_case import BANK, CITIZEN, STRANGER, TRUST, Vector, b64, history_vector, to_document
@@ -213,8 +213,8 @@ def forged_leaves(vector: Callable[..., Vector], grant: Callable[..., Forge]) ->
 
 
 def forged_authors(vector: Callable[..., Vector], grant: Callable[..., Forge]) -> Iterator[Vector]:
-    owners = {history.Owner.LEDGER: DAEMON, history.Owner.PARTICIPANT: BANK, history.Owner.SUBJECT: CITIZEN}
-    for kind, allowed in history.AUTHORS.items():
+    owners = {Owner.LEDGER: DAEMON, Owner.PARTICIPANT: BANK, Owner.SUBJECT: CITIZEN}
+    for kind, allowed in AUTHORS.items():
         payload = ledger_payload() if kind is EntryKind.LEDGER else b""
         for owner, pair in owners.items():
             want = "ok" if owner in allowed else "signature"
@@ -339,6 +339,13 @@ def forged_ledgers(vector: Callable[..., Vector]) -> Iterator[Vector]:
     yield vector("a later origin", "proof", moved)
     retired = base().add("ledger", EntryKind.KEY, DAEMON, key_payload(DAEMON.public_key, retired=True)).later(1)
     yield vector("a statement key retired", "signature", retired.add(ME, EntryKind.ACCESS, DAEMON))
+    named = base().add("ledger", EntryKind.KEY, DAEMON, key_payload(STRANGER.public_key)).later()
+    yield vector("a KEY that puts a key of the daemon in force", "ok", named)
+    named = base().add("ledger", EntryKind.KEY, DAEMON, key_payload(STRANGER.public_key)).later()
+    yield vector("a statement key that a KEY named", "signature", named.add(ME, EntryKind.ACCESS, STRANGER))
+    both = base().add("ledger", EntryKind.LEDGER, DAEMON, ledger_payload(STRANGER.public_key))
+    both.add("ledger", EntryKind.KEY, DAEMON, key_payload(STRANGER.public_key, retired=True)).later()
+    yield vector("a second statement key retired", "signature", both.add(ME, EntryKind.ACCESS, STRANGER))
     pretender = base().add(ME, EntryKind.LEDGER, DAEMON, ledger_payload(STRANGER.public_key))
     yield vector("a person's key in a LEDGER entry", "signature", pretender.add(ME, EntryKind.GRANT, STRANGER))
     elsewhere = base().add(ME, EntryKind.LEDGER, DAEMON, ledger_payload(origin="ledger.example/other"))

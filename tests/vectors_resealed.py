@@ -84,6 +84,7 @@ def forged_bundles() -> Iterator[Vector]:
     unread = second.SerializeToString() + b"\x78\x01"
     serve, access = Step(EntryKind.SERVED), Step(EntryKind.ACCESS)
     gone = Step(EntryKind.KEY, st.KeyStatement(key=DAEMON.public_key, retired=True), ledger)
+    named = Step(EntryKind.KEY, key, ledger)
     retired = Step(EntryKind.KEY, st.KeyStatement(key=BANK.public_key, retired=True), bank)
     for name, want, *steps in (
         ("a participant's statement", "ok", replace(serve, key=BANK)),
@@ -99,6 +100,8 @@ def forged_bundles() -> Iterator[Vector]:
         ("a key that vouches for itself", "signature", Step(EntryKind.KEY, key, bank, **nobody)),
         ("a statement key retired by itself", "ok", gone),
         ("a statement key retired before", "signature", gone, access),
+        ("a KEY that puts a key of the daemon in force", "ok", named),
+        ("a statement key that a KEY named", "signature", named, replace(access, **nobody)),
         ("another origin named", "proof", Step(EntryKind.LEDGER, moved, ledger)),
         ("another statement key", "ok", Step(EntryKind.LEDGER, second, ledger), replace(access, **nobody)),
         ("another statement key with a field not known", "signature",

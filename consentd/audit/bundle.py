@@ -43,7 +43,6 @@ from consentd.v1 import consent_pb2 as pb
 MAX_ENTRIES = 1_000_000
 """Most entries of one bundle; they lie in memory while it is made, a kilobyte each."""
 MAP_BITS = 14
-_LEDGER = codec.public_tag("ledger")
 _DECISIONS = (EntryKind.ACCESS, EntryKind.REFUSAL)
 
 README = """\
@@ -112,7 +111,7 @@ class _Chains:
     """
 
     by_tag: dict[bytes, list[_Entry]] = field(default_factory=dict)
-    names: dict[bytes, str] = field(default_factory=lambda: {_LEDGER: "ledger"})
+    names: dict[bytes, str] = field(default_factory=lambda: {codec.LEDGER_TAG: "ledger"})
     keys: dict[bytes, bytes] = field(default_factory=dict)  # key → tag of the public chain that put it in force
     days: int = 0
     kept_from_ms: int = 0
@@ -235,9 +234,9 @@ def _learn(chains: _Chains, event: codec.Event, opening: Opening) -> None:
     if event.kind == EntryKind.LEDGER:
         if message.statement_key:
             chains.keys[message.statement_key] = event.tag
-        if event.tag == _LEDGER and event.seq == 1:
+        if event.tag == codec.LEDGER_TAG and event.seq == 1:
             chains.days = message.retention_days
-        if event.tag == _LEDGER and message.HasField("pruning"):
+        if event.tag == codec.LEDGER_TAG and message.HasField("pruning"):
             pruned = Pruned(message.pruning.kept_from_time_ms, message.pruning.start_size)
             pruned.verify_policy(days=chains.days, time_ms=event.time_ms)
             chains.kept_from_ms = max(chains.kept_from_ms, pruned.kept_from_ms)
@@ -284,8 +283,8 @@ def _whole(chains: _Chains, single: list[_Entry], scope: Scope) -> list[bytes]:
     asked = [(entry, entry.event) for entry in chains.by_tag.get(wanted, ()) if entry.event is not None]
     is_short = bool(asked) and asked[0][1].seq > 1
     is_thin = any(entry.opening is None and chains.may_lack(event) for entry, event in asked)
-    if wanted != _LEDGER and (is_short or is_thin):
-        whole.append(_LEDGER)
+    if wanted != codec.LEDGER_TAG and (is_short or is_thin):
+        whole.append(codec.LEDGER_TAG)
     # What a chain's entries are signed by may stand in a chain that is signed by another's key: until nothing is new.
     done = 0
     pending = list(single)

@@ -9,23 +9,22 @@ that nothing beside the scope was at hand. ``scope.json`` may name less than wha
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from consentd.audit import look
 from consentd.audit.claims import Claims, Single, read_bundle
 from consentd.core import codec, history, merkle, quorum
 from consentd.core.checkpoint import Checkpoint
-from consentd.core.history import Anchor, ChainProof, HistoryProof, KeyFact, KeyTerm, VerifiedEntry
+from consentd.core.history import Anchor, ChainProof, HistoryProof, VerifiedEntry
 from consentd.core.kinds import AUTHORS, EntryKind, Owner, is_known
 from consentd.core.note import NoteVerifier, Verifier, format_vkey
 from consentd.core.pruned import Pruned
-from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError
+from consentd.core.terms import LEDGER, PARTICIPANT, KeyFact, Terms, key_fact, key_terms, settle, verify_authors
+from consentd.errors import InvalidError, MalformedError, ProofError
 from consentd.ledger import statement
 
-_LEDGER = "ledger"
 _AUTHORING = frozenset({EntryKind.LEDGER, EntryKind.KEY})
 _Chains = list[tuple[ChainProof, tuple[VerifiedEntry, ...]]]
 
@@ -79,11 +78,11 @@ def check_bundle(content: bytes, *, origin: str, log_verifier: NoteVerifier, pol
     witnesses = () if policy is None else _witnesses(claims.checkpoint, policy, log_verifier)
     _check_needed(claims)
     chains, kept_from_ms = _verify_chains(claims.chains, anchor)
-    terms = _settle_keys(chains, origin)
+    in_force = settle(_stated(chains), origin=origin)
     found = Counter[str]()
     kinds = Counter[str]()
     for chain, entries in chains:
-        history.verify_authors(entries, tag=chain.tag, origin=origin, terms=terms)
+        verify_authors(entries, tag=chain.tag, origin=origin, terms=in_force)
         for each in entries:
             _count(each, found, kinds)
     _check_ledger(chains, origin, log_verifier)
@@ -91,13 +90,13 @@ def check_bundle(content: bytes, *, origin: str, log_verifier: NoteVerifier, pol
         if entry is None:
             found["all"] += 1  # a seal
             continue
-        if entry.statement is not None and _may_be_own(entry, terms):
+        if entry.statement is not None and _may_be_own(entry, in_force):
             # A person's own key, whose chain the bundle does not have: the signature holds, whose it is stays open.
             own = KeyFact(key=entry.statement.key, owner=Owner.SUBJECT, tag_or_name=entry.event.tag, time_ms=0)
-            history.verify_authors([entry], tag=entry.event.tag, origin=origin, terms=history.key_terms([own]))
+            verify_authors([entry], tag=entry.event.tag, origin=origin, terms=key_terms([own]))
             found["unproven"] += 1
         else:
-            history.verify_authors([entry], tag=entry.event.tag, origin=origin, terms=terms)
+            verify_authors([entry], tag=entry.event.tag, origin=origin, terms=in_force)
         _count(entry, found, kinds)
     _verify_scope(claims, anchor.checkpoint)
     return Checked(
@@ -123,7 +122,7 @@ def _verify_chains(claimed: Sequence[ChainProof], anchor: Anchor) -> tuple[_Chai
         MalformedError: a part of one is not what it should be.
         ProofError: one is not whole, or the ledger states to have pruned what its published policy keeps.
     """
-    own = {id(chain): history.verify_chain(chain, anchor=anchor) for chain in claimed if chain.public_name == _LEDGER}
+    own = {id(chain): history.verify_chain(chain, anchor=anchor) for chain in claimed if chain.public_name == LEDGER}
     days = kept_from_ms = 0
     for entry in (entry for entries in own.values() for entry in entries):
         said = _read(entry)
@@ -154,7 +153,7 @@ def _count(entry: VerifiedEntry, found: Counter[str], kinds: Counter[str]) -> No
         found["unknown"] += 1
 
 
-def _may_be_own(entry: VerifiedEntry, terms: dict[bytes, tuple[KeyTerm, ...]]) -> bool:
+def _may_be_own(entry: VerifiedEntry, terms: Terms) -> bool:
     """Tell whether the key of an entry may be the person's own: nobody else has it, and a person may state this."""
     assert entry.statement is not None
     kind = entry.event.kind
@@ -165,7 +164,7 @@ def _check_needed(claims: Claims) -> None:
     """Refuse a chain that is there twice, or is neither the one asked for nor an author's."""
     tags = set()
     for chain in claims.chains:
-        is_authors = chain.public_name == _LEDGER or chain.public_name.startswith("participant/")
+        is_authors = chain.public_name == LEDGER or chain.public_name.startswith(PARTICIPANT)
         if chain.tag in tags or not (is_authors or chain.tag == claims.asked):
             raise ProofError("bundle has a chain that nobody needs")
         tags.add(chain.tag)
@@ -173,11 +172,11 @@ def _check_needed(claims: Claims) -> None:
 
 def _check_ledger(chains: _Chains, origin: str, log_verifier: NoteVerifier) -> None:
     """Hold what the ledger's own chain says of it, where that is there, against what was pinned."""
-    if not any(chain.public_name == _LEDGER for chain, _ in chains):
+    if not any(chain.public_name == LEDGER for chain, _ in chains):
         return
     origins, keys = set(), set()
     for chain, entries in chains:
-        for entry in entries if chain.public_name == _LEDGER else ():
+        for entry in entries if chain.public_name == LEDGER else ():
             said = _read(entry)
             if said is not None and entry.event.kind == EntryKind.LEDGER:
                 origins.add(said.origin)
@@ -244,62 +243,19 @@ def _verify_singles(singles: Sequence[Single], anchor: Anchor) -> list[VerifiedE
 # -- keys -----------------------------------------------------------------------------------------------------
 
 
-def _settle_keys(chains: _Chains, origin: str) -> dict[bytes, tuple[KeyTerm, ...]]:
-    """Verify the entries that put keys in force or out of it, in their order; return the terms that follow.
-
-    Each key must rest on one in force before it, and the first on leaf 0, which names the very key that signs it: no
-    key vouches for itself. Entries of one millisecond may stand in different chains; of these each is taken as soon as
-    its author is in force.
-
-    Raises:
-        SignatureError: an author was not in force.
-    """
-    terms: dict[bytes, tuple[KeyTerm, ...]] = {}
-    stated = [
-        (chain, entry, fact) for chain, entries in chains for entry in entries for fact in _facts(chain, (entry,))
-    ]
-    stated.sort(key=lambda one: one[2].time_ms)  # stable: each chain keeps its order
-    for _, together in groupby(stated, key=lambda one: one[2].time_ms):
-        waiting = list(together)
-        while waiting:
-            refused = []
-            failure: SignatureError | None = None
-            for chain, entry, fact in waiting:
-                if fact.owner is Owner.LEDGER and entry.event.seq == 1:
-                    history.add_key_fact(terms, fact)
-                try:
-                    history.verify_authors([entry], tag=chain.tag, origin=origin, terms=terms)
-                except SignatureError as error:
-                    failure = error
-                    refused.append((chain, entry, fact))
-                    continue
-                history.add_key_fact(terms, fact)
-            if failure is not None and len(refused) == len(waiting):
-                raise failure
-            waiting = refused
-    return terms
-
-
-def _facts(chain: ChainProof, entries: tuple[VerifiedEntry, ...]) -> list[KeyFact]:
-    """Return what a verified chain says of keys."""
-    is_ledger = chain.public_name == _LEDGER
-    kind, _, name = chain.public_name.partition("/")
-    owner = Owner.LEDGER if is_ledger else Owner.PARTICIPANT if kind == "participant" else Owner.SUBJECT
-    whose: bytes | str = name if chain.public_name else chain.tag
-    found = []
-    for entry in entries:
-        message = _read(entry)
-        if message is None:
-            continue
-        is_key = entry.event.kind == EntryKind.KEY
-        # INVARIANT: the daemon's keys come into force by LEDGER entries of chain `ledger` alone; a KEY may retire one.
-        if is_ledger == is_key and not (is_ledger and message.retired):
-            continue
-        key, retired = (message.key, message.retired) if is_key else (message.statement_key, False)
-        if key:
-            time_ms = entry.event.time_ms
-            found.append(KeyFact(key=key, owner=owner, tag_or_name=whose, time_ms=time_ms, retired=retired))
-    return found
+def _stated(chains: _Chains) -> Iterator[tuple[VerifiedEntry, KeyFact]]:
+    """Yield what entries say of keys, of those that say something."""
+    for chain, entries in chains:
+        for entry in entries:
+            message = _read(entry)
+            if message is None:
+                continue
+            if entry.event.kind == EntryKind.KEY:
+                fact = key_fact(entry.event, message.key, name=chain.public_name, retired=message.retired)
+            else:
+                fact = key_fact(entry.event, message.statement_key, name=chain.public_name)
+            if fact is not None:
+                yield entry, fact
 
 
 def _read(entry: VerifiedEntry) -> Any:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from consentd.core import bucketed
-from consentd.core.history import KeyTerm
 from consentd.core.kinds import Owner
 from consentd.core.replay import Head
+from consentd.core.terms import KeyTerm
 from consentd.errors import StorageError
 
 FORMAT = 3
@@ -114,7 +114,7 @@ class Keep:
     """All that is kept of one run.
 
     Attributes:
-        heads, buckets, terms: see ``core.replay.Replay`` and ``core.history.add_key_fact``.
+        heads, buckets, terms: see ``core.replay.Replay`` and ``core.terms.add_key_fact``.
     """
 
     def __init__(self, path: Path | None, *, warm: int = WARM) -> None:

@@ -46,7 +46,6 @@ SAVE_EVERY = 50_000
 MAX_MAP_BITS = 22
 """At most 256 MiB lie above the buckets, whatever a ledger says about its size."""
 
-_LEDGER_TAG = codec.public_tag("ledger")
 
 
 class Continued(Replay):
@@ -292,7 +291,7 @@ class _Audit:
         try:
             if self.authors.verify(event, made):
                 self.found.opened += 1
-                if event.kind == EntryKind.LEDGER and event.tag == _LEDGER_TAG and made.fact is not None:
+                if event.kind == EntryKind.LEDGER and event.tag == codec.LEDGER_TAG and made.fact is not None:
                     self._look_at_retention(event, made.fact)
             else:
                 self.found.not_checked[NO_TERM] += 1

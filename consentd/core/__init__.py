@@ -30,4 +30,5 @@ The law of this floor:
     quorum       which logs and witnesses count, and whether enough of them cosigned (C2SP tlog-policy)
     submission   what is sent to a witness, and what it answers (C2SP tlog-witness)
     history      the whole proof: this history of a tag is all of it
+    terms        which keys were in force for whom, and when; who signed what
 """

@@ -155,6 +155,10 @@ def public_tag(name: str) -> bytes:
     return hashlib.sha256(_PUBLIC + name.encode()).digest()
 
 
+LEDGER_TAG = public_tag("ledger")
+"""Of the chain in which the ledger speaks of itself."""
+
+
 def map_key(tag: bytes) -> bytes:
     """Return a tag's key in the map: ``H("consentd/subject/v1\\0" ‖ tag)``."""
     return hashlib.sha256(_SUBJECT + tag).digest()

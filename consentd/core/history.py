@@ -7,12 +7,10 @@ A history proof goes from what everyone can see to what one person holds, each s
            └─ map   (count, head) of this tag, or that the tag has no entry                   verify_chain
                 └─ leaves     seq 1 … count without a gap, the last one hashing to head       verify_chain
                      └─ openings      each commits to its statement                           verify_chain
-                          └─ authors  signed by a key in force then, of who may state this    verify_authors
+                          └─ authors  signed by a key in force then, of who may state this    terms
 
 Quorum and freshness of witnesses are the client's policy: it opens the same checkpoint note with its witnesses.
-Which keys were in force when stands in KEY and LEDGER entries, whose payloads this floor cannot read: whoever decodes
-them makes ``KeyFact`` values of them, and ``key_terms`` makes the terms. Each author's chain is verified like the
-first, at the same anchor.
+Each author's chain is verified like the first, at the same anchor; what such chains say of keys is for ``terms``.
 
 A ledger states in its own chain what it has pruned, and whoever verifies holds it to the policy it published first.
 
@@ -20,20 +18,16 @@ What it does not prove: an access that nobody reported; that a tag is a certain 
 the same tree. Source: ledger-format.md, "History proof".
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from consentd.core import codec, merkle, note, patricia
+from consentd.core import codec, merkle, patricia
 from consentd.core.checkpoint import MAX_SIZE, Checkpoint, open_checkpoint
-from consentd.core.kinds import AUTHORS, PRUNABLE, EntryKind, Owner, is_known
+from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.note import NoteVerifier
-from consentd.errors import MalformedError, ProofError, SignatureError
+from consentd.errors import MalformedError, ProofError
 
-MAX_AUTHOR_SKEW_MS = 10 * 60_000
-"""How far an author's clock may be from the ledger's."""
 MAX_NAME = 128
-FOREVER_MS = (1 << 64) - 1
-"""End of the term of a key that was not retired."""
 
 _SALT_SIZE = 32
 _TAG_SIZE = 32
@@ -109,32 +103,6 @@ class VerifiedEntry:
 
     event: codec.Event
     statement: codec.Statement | None
-
-
-@dataclass(frozen=True, slots=True)
-class KeyTerm:
-    """When whose key was in force, both ends included; ``tag_or_name`` is a person's, a participant's, or empty."""
-
-    owner: Owner
-    from_ms: int
-    until_ms: int
-    tag_or_name: bytes | str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyFact:
-    """What a verified KEY or LEDGER entry says, decoded by whoever knows its payload.
-
-    Attributes:
-        owner, tag_or_name: whose chain it stands in: see ``KeyTerm``.
-        retired: the key goes out of force with this entry; otherwise it comes into force.
-    """
-
-    key: bytes
-    owner: Owner
-    tag_or_name: bytes | str
-    time_ms: int
-    retired: bool = False
 
 
 def verify_anchor(
@@ -249,70 +217,6 @@ def _walk(
         erased = event.kind == EntryKind.ERASURE
         verified.append(VerifiedEntry(event, None if entry.opening is None else _open(event, *entry.opening)))
     return tuple(verified), head
-
-
-def verify_authors(
-    entries: Iterable[VerifiedEntry], *, tag: bytes, origin: str, terms: Mapping[bytes, Sequence[KeyTerm]]
-) -> None:
-    """Verify that each statement was signed by a key in force at its leaf's time, of one who may state this kind.
-
-    Tombstones are passed over: what they said is gone. A kind that this version does not know may be anybody's;
-    whoever shows the history says that it could not tell (``kinds.is_known``). *terms* are by key: ``key_terms``.
-
-    Raises:
-        MalformedError: a key that is not one.
-        SignatureError: no such key in force, the wrong author, clocks too far apart, or the signature is wrong.
-    """
-    for entry in entries:
-        event, statement = entry.event, entry.statement
-        if statement is None:
-            continue
-        if abs(event.time_ms - statement.author_time_ms) > MAX_AUTHOR_SKEW_MS:
-            raise SignatureError("author's clock is more than ten minutes from the ledger's")
-        allowed = AUTHORS[EntryKind(event.kind)] if is_known(event.kind) else frozenset(Owner)
-        if not any(permits(term, event, allowed) for term in terms.get(statement.key, ())):
-            raise SignatureError(f"author's key was not in force for this entry: seq `{event.seq}`")
-        message = codec.signed_message(
-            origin=origin,
-            kind=event.kind,
-            tag=tag,
-            ref=event.ref,
-            request_id=statement.request_id,
-            author_time_ms=statement.author_time_ms,
-            payload=statement.payload,
-        )
-        note.verify(statement.key, message, statement.signature)
-
-
-def key_terms(facts: Iterable[KeyFact]) -> dict[bytes, tuple[KeyTerm, ...]]:
-    """Return by key when it was in force for whom, from facts in the order of each chain."""
-    terms: dict[bytes, tuple[KeyTerm, ...]] = {}
-    for fact in facts:
-        add_key_fact(terms, fact)
-    return terms
-
-
-def add_key_fact(terms: dict[bytes, tuple[KeyTerm, ...]], fact: KeyFact) -> None:
-    """Add one fact to *terms*: begin a term, or end the one that runs.
-
-    Only the chain that put a key in force can retire it; who states the same again changes nothing.
-    """
-    known = terms.get(fact.key, ())
-    for place, term in enumerate(known):
-        if (term.owner, term.tag_or_name, term.until_ms) == (fact.owner, fact.tag_or_name, FOREVER_MS):
-            if fact.retired:
-                ended = replace(term, until_ms=fact.time_ms)
-                terms[fact.key] = (*known[:place], ended, *known[place + 1 :])
-            return
-    if not fact.retired:
-        terms[fact.key] = (*known, KeyTerm(fact.owner, fact.time_ms, FOREVER_MS, fact.tag_or_name))
-
-
-def permits(term: KeyTerm, event: codec.Event, allowed: frozenset[Owner]) -> bool:
-    """Tell whether a key's term lets it author an event of a kind that *allowed* may author."""
-    if term.owner not in allowed or not term.from_ms <= event.time_ms <= term.until_ms:
-        return False
-    return term.owner is not Owner.SUBJECT or term.tag_or_name == event.tag
 
 
 def _verify_standing(chain: ChainProof, map_root: bytes) -> None:

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from consentd.core import codec, history
-from consentd.core.kinds import PRUNABLE, EntryKind, Owner
+from consentd.core import codec, terms
+from consentd.core.history import VerifiedEntry
+from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.replay import Replay
 from consentd.errors import CorruptionError, NotFoundError, StorageError, VerificationError
 from consentd.ledger import fsck_rows as rows
@@ -30,7 +31,7 @@ class Statements:
         self._kept_from_ms = kept_from_ms
         self.opened = self.erased = self.pruned = 0
         self.keys_lost = False
-        self._terms: dict[bytes, tuple[history.KeyTerm, ...]] = {}
+        self._terms: dict[bytes, tuple[terms.KeyTerm, ...]] = {}
         self._participants: dict[bytes, str] = {}  # by tag
         self._closed: dict[bytes, list[int]] = {}  # by tag the entries whose statement is gone
 
@@ -76,34 +77,31 @@ class Statements:
         message: Any = None  # each kind's own message, from the one door to protobuf
         if event.kind in statement.MESSAGES:
             message = statement.decode_payload(event.kind, made.payload)
-        if event.kind == EntryKind.LEDGER and event.seq == 1 and event.tag == codec.public_tag("ledger"):
+        if event.kind == EntryKind.LEDGER and event.seq == 1 and event.tag == codec.LEDGER_TAG:
             # Leaf 0 names the very key that signs it.
-            self._put_key(message.statement_key, event, Owner.LEDGER, "")
+            self._put_key(event, message.statement_key)
         if self.keys_lost and made.key not in self._terms:
             self._found.not_checked("signatures by keys that a damaged entry may have put in force")
         else:
-            entry = history.VerifiedEntry(event, made)
-            history.verify_authors([entry], tag=event.tag, origin=self._origin, terms=self._terms)
-        if event.kind == EntryKind.LEDGER and message.statement_key:
-            self._put_key(message.statement_key, event, Owner.LEDGER, "")
+            entry = VerifiedEntry(event, made)
+            terms.verify_authors([entry], tag=event.tag, origin=self._origin, terms=self._terms)
+        if event.kind == EntryKind.LEDGER:
+            self._put_key(event, message.statement_key)
         elif event.kind == EntryKind.PARTICIPANT:
             if codec.public_tag(f"participant/{message.participant_id}") != event.tag:
                 raise CorruptionError("participant stands in a chain of another name")
             self._participants[event.tag] = message.participant_id
         elif event.kind == EntryKind.KEY:
-            name = self._participants.get(event.tag)
-            if event.tag == codec.public_tag("ledger"):
-                self._put_key(message.key, event, Owner.LEDGER, "", retired=message.retired)
-            elif name is None:
-                self._put_key(message.key, event, Owner.SUBJECT, event.tag, retired=message.retired)
-            else:
-                self._put_key(message.key, event, Owner.PARTICIPANT, name, retired=message.retired)
+            self._put_key(event, message.key, retired=message.retired)
 
-    def _put_key(
-        self, key: bytes, event: codec.Event, owner: Owner, name: bytes | str, *, retired: bool = False
-    ) -> None:
-        fact = history.KeyFact(key=key, owner=owner, tag_or_name=name, time_ms=event.time_ms, retired=retired)
-        history.add_key_fact(self._terms, fact)
+    def _put_key(self, event: codec.Event, key: bytes, *, retired: bool = False) -> None:
+        participant = self._participants.get(event.tag)
+        name = "" if participant is None else terms.PARTICIPANT + participant
+        if event.tag == codec.LEDGER_TAG:
+            name = terms.LEDGER
+        fact = terms.key_fact(event, key, name=name, retired=retired)
+        if fact is not None:
+            terms.add_key_fact(self._terms, fact)
 
     def verify_erasures(self, replay: Replay) -> None:
         """Hold what is gone against who was erased, both ways."""

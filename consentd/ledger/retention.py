@@ -90,7 +90,7 @@ def read_stated(store: Store) -> tuple[int, list[Stated]]:
         CorruptionError: chain `ledger` cannot be read.
     """
     days, stated = 0, []
-    for entry in reads.read_chain(store, codec.public_tag("ledger"), 1):
+    for entry in reads.read_chain(store, codec.LEDGER_TAG, 1):
         if entry.event.kind != EntryKind.LEDGER or entry.row is None:
             continue
         message: Any = statement.decode_payload(entry.event.kind, codec.decode_statement(entry.row[33:]).payload)

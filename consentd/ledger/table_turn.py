@@ -96,10 +96,13 @@ class TableTurn(View):
     def _key(self, event: codec.Event, message: st.KeyStatement) -> None:
         owner = self.key_ever(message.key)
         if message.retired:
-            if owner is not None:
+            # INVARIANT: only the chain that put a key in force retires it.
+            if owner is not None and owner.chain == event.tag:
                 rest = owner.tag if owner.kind is Owner.SUBJECT else owner.name.encode()
                 self._put_key(message.key, owner.kind, owner.from_ms, rest, event.time_ms)
             return
+        if event.tag == codec.LEDGER_TAG:
+            return  # the daemon's keys come into force by LEDGER entries alone
         holder = self._participant_of(event.tag)
         if holder is None:
             self._put_key(message.key, Owner.SUBJECT, event.time_ms, event.tag)

@@ -56,6 +56,13 @@ class KeyOwner:
     name: str = ""
     tag: bytes = b""
 
+    @property
+    def chain(self) -> bytes:
+        """The tag of the chain that put it in force."""
+        if self.kind is Owner.SUBJECT:
+            return self.tag
+        return codec.LEDGER_TAG if self.kind is Owner.LEDGER else codec.public_tag("participant/" + self.name)
+
 
 @dataclass(frozen=True, slots=True)
 class Registry:

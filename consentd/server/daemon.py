@@ -319,7 +319,7 @@ def check_vault(ledger: Ledger, vault: Vault, path: Path) -> None:
     Raises:
         CorruptionError: it is not.
     """
-    first = read_entry(ledger.store, codec.public_tag("ledger"), 1)
+    first = read_entry(ledger.store, codec.LEDGER_TAG, 1)
     opened = open_entry(vault, first)
     assert opened is not None, "a public chain's statement is in the clear"
     stated = parse(statement_pb2.LedgerStatement, codec.decode_statement(opened[1]).payload)

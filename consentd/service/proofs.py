@@ -200,7 +200,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         Which chains those are is known only once the entries are read, and reading takes place beside new ones: so
         this goes around until one checkpoint covers all.
         """
-        store, names = self.parts.ledger.store, {**names, codec.public_tag("ledger"): "ledger"}
+        store, names = self.parts.ledger.store, {**names, codec.LEDGER_TAG: "ledger"}
         for _ in range(_MAX_ANCHOR_TRIES):
             tags = list(names)
             anchor, published = self.parts.sequencer.anchor(tags)

@@ -90,7 +90,7 @@ class StatePruning:
         )
         entry = Entry(
             kind=EntryKind.LEDGER,
-            tag=codec.public_tag("ledger"),
+            tag=codec.LEDGER_TAG,
             message=message,
             request_id=desk.author.random(16),
             public=True,

@@ -10,9 +10,8 @@ is the person's (whoever deals with the person pins the tag); that everyone is s
 entry says nothing about a person.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
 
 from consentd.core import codec, history
 from consentd.core.checkpoint import Checkpoint, open_checkpoint
@@ -22,22 +21,18 @@ from consentd.core.history import (
     HeldChain,
     HistoryEntry,
     HistoryProof,
-    KeyFact,
-    KeyTerm,
     VerifiedEntry,
 )
 from consentd.core.kinds import AUTHORS, EntryKind, Owner, is_known
 from consentd.core.note import Verifier, format_vkey
 from consentd.core.pruned import Pruned
-from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError, VerificationError
+from consentd.core.terms import LEDGER, PARTICIPANT, KeyFact, Terms, key_fact, settle, verify_authors
+from consentd.errors import InvalidError, MalformedError, ProofError, VerificationError
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import statement_pb2 as st
-from consentd_client.entries import LEDGER, SUBJECT, Entry, History, decode_payload
+from consentd_client.entries import SUBJECT, Entry, History, decode_payload
 from consentd_client.memory import HeldEntry, HeldHistory, seq_of
 from consentd_client.steps import Trust
-
-_PARTICIPANT = "participant/"
-
 
 # -- from the stream ------------------------------------------------------------------------------------------
 
@@ -136,7 +131,7 @@ def verify_history(
     asked, *others = proof.chains
     _check_asked(asked, name=name, tag=tag, held=held)
     chains = _verify_others(others, asked, anchor)
-    kept_from_ms = _kept_from(chains.get(codec.public_tag(LEDGER), ()))
+    kept_from_ms = _kept_from(chains.get(codec.LEDGER_TAG, ()))
     known = () if held is None else held.entries
     entries = chains[asked.tag] = _join(asked, known, anchor=anchor, kept_from_ms=kept_from_ms)
     if name == LEDGER:
@@ -144,11 +139,11 @@ def verify_history(
     names = {chain.tag: chain.public_name for chain in proof.chains}
     # INVARIANT: what was verified before had its authors verified with it; its proofs are not sent again.
     verified_before = {entry.event for entry in entries[: len(known)]}
-    terms = _verify_keys(chains, names, known=verified_before, origin=trust.origin)
+    terms = settle(_stated(chains, names), origin=trust.origin, known=verified_before)
     for other, verified in chains.items():
         unverified = entries[len(known) :] if other == asked.tag else verified
-        history.verify_authors(unverified, tag=other, origin=trust.origin, terms=terms)
-    _check_ledger(chains.get(codec.public_tag(LEDGER), ()), trust)
+        verify_authors(unverified, tag=other, origin=trust.origin, terms=terms)
+    _check_ledger(chains.get(codec.LEDGER_TAG, ()), trust)
     authors = [one.author for one in known] + [_author(entry, terms) for entry in entries[len(known) :]]
     whole = (*(one.entry for one in known), *asked.entries)
     kept = tuple(HeldEntry(entry, author) for entry, author in zip(whole, authors, strict=True))
@@ -162,7 +157,7 @@ def _verify_others(
     """Verify the chains of authors' keys that come with the one asked for; return their entries by tag."""
     chains: dict[bytes, Sequence[VerifiedEntry]] = {}
     for chain in others:
-        is_author = chain.public_name == LEDGER or chain.public_name.startswith(_PARTICIPANT)
+        is_author = chain.public_name == LEDGER or chain.public_name.startswith(PARTICIPANT)
         if chain.tag in chains or chain.tag == asked.tag or not is_author:
             raise ProofError("history has a chain that nobody needs")
         chains[chain.tag] = history.verify_chain(chain, anchor=anchor)
@@ -281,78 +276,24 @@ def _check_asked(chain: ChainProof, *, name: str, tag: bytes, held: HeldHistory 
         )
 
 
-def _verify_keys(
-    chains: Mapping[bytes, Sequence[VerifiedEntry]], names: Mapping[bytes, str], *, known: set[codec.Event], origin: str
-) -> dict[bytes, tuple[KeyTerm, ...]]:
-    """Verify the entries that put keys in force or out of it, in their order; return the terms that follow.
-
-    Each key must rest on one in force before it, and the first on leaf 0, which names the very key that signs it. So no
-    key vouches for itself. Entries of one millisecond may stand in different chains, whose order to each other is not
-    in the proof: of these each is taken as soon as its author is in force.
-
-    Args:
-        chains: the entries of each chain, verified as such, by tag.
-        names: the public names of the chains, by tag.
-        known: entries whose authors were verified before.
-        origin: the ledger's name.
-
-    Raises:
-        SignatureError: an author was not in force.
-    """
-    terms: dict[bytes, tuple[KeyTerm, ...]] = {}
-    stated = [
-        (tag, entry)
-        for tag, entries in chains.items()
-        for entry in entries
-        if entry.statement is not None and entry.event.kind in (EntryKind.LEDGER, EntryKind.KEY)
-    ]
-    stated.sort(key=lambda one: one[1].event.time_ms)  # stable: each chain keeps its order
-    for _, together in groupby(stated, key=lambda one: one[1].event.time_ms):
-        waiting = list(together)
-        while waiting:
-            refused: list[tuple[bytes, VerifiedEntry]] = []
-            failure: SignatureError | None = None
-            for tag, entry in waiting:
-                fact = _key_fact(entry, tag, names[tag])
-                if fact is not None and names[tag] == LEDGER and entry.event.seq == 1:
-                    history.add_key_fact(terms, fact)
-                try:
-                    if entry.event not in known:
-                        history.verify_authors([entry], tag=tag, origin=origin, terms=terms)
-                except SignatureError as error:
-                    failure = error
-                    refused.append((tag, entry))
-                    continue
-                if fact is not None:
-                    history.add_key_fact(terms, fact)
-            if failure is not None and len(refused) == len(waiting):
-                raise failure
-            waiting = refused
-    return terms
+def _stated(
+    chains: Mapping[bytes, Sequence[VerifiedEntry]], names: Mapping[bytes, str]
+) -> Iterator[tuple[VerifiedEntry, KeyFact | None]]:
+    """Yield the entries that put keys in force or out of it, with what they say, so far as this version reads it."""
+    for tag, entries in chains.items():
+        for entry in entries:
+            if entry.statement is None or entry.event.kind not in (EntryKind.LEDGER, EntryKind.KEY):
+                continue
+            message = decode_payload(entry.event.kind, entry.statement.payload)
+            fact = None
+            if isinstance(message, st.LedgerStatement):
+                fact = key_fact(entry.event, message.statement_key, name=names[tag])
+            elif isinstance(message, st.KeyStatement):
+                fact = key_fact(entry.event, message.key, name=names[tag], retired=message.retired)
+            yield entry, fact
 
 
-def _key_fact(entry: VerifiedEntry, tag: bytes, name: str) -> KeyFact | None:
-    """Return what an entry says of a key; None: nothing that this version can read."""
-    owner, who = _owner(tag, name)
-    assert entry.statement is not None
-    message = decode_payload(entry.event.kind, entry.statement.payload)
-    time_ms = entry.event.time_ms
-    if isinstance(message, st.LedgerStatement) and owner is Owner.LEDGER and message.statement_key:
-        return KeyFact(key=message.statement_key, owner=owner, tag_or_name=who, time_ms=time_ms)
-    if isinstance(message, st.KeyStatement):
-        return KeyFact(key=message.key, owner=owner, tag_or_name=who, time_ms=time_ms, retired=message.retired)
-    return None
-
-
-def _owner(tag: bytes, name: str) -> tuple[Owner, bytes | str]:
-    if name == LEDGER:
-        return Owner.LEDGER, ""
-    if name.startswith(_PARTICIPANT):
-        return Owner.PARTICIPANT, name.removeprefix(_PARTICIPANT)
-    return Owner.SUBJECT, tag
-
-
-def _author(entry: VerifiedEntry, terms: Mapping[bytes, Sequence[KeyTerm]]) -> str:
+def _author(entry: VerifiedEntry, terms: Terms) -> str:
     """Name who signed an entry whose signature was verified."""
     if entry.statement is None:
         return ""
@@ -362,7 +303,7 @@ def _author(entry: VerifiedEntry, terms: Mapping[bytes, Sequence[KeyTerm]]) -> s
         if term.owner in allowed and term.from_ms <= event.time_ms <= term.until_ms:
             if term.owner is Owner.LEDGER:
                 return LEDGER
-            return SUBJECT if term.owner is Owner.SUBJECT else f"{_PARTICIPANT}{term.tag_or_name!s}"
+            return SUBJECT if term.owner is Owner.SUBJECT else f"{PARTICIPANT}{term.tag_or_name!s}"
     raise AssertionError("author was verified, and is not among the terms")
 
 

@@ -99,7 +99,8 @@ export function readKeys({ publicName }: Pick<ChainProof, "publicName">, entries
     } else if (kind === KEY) {
       const said = decodeKeyStatement(statement.payload);
       if (said === null) unread.push(event);
-      else keys.push({ ...said, timeMs });
+      // The daemon's keys come into force by LEDGER entries alone; a KEY in their chain may retire one.
+      else if (said.retired || publicName !== LEDGER_NAME) keys.push({ ...said, timeMs });
     }
   }
   return { keys, ledger, unread };
