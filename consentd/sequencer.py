@@ -10,7 +10,7 @@ takes all that wait and works them off in one turn:
 5. write the batch to the store, synced             ← from here on the entries exist
 6. commit the table                                 ← from here on every check sees them
 7. answer the futures
-8. after a seal: re-read, sign, write the lock, offer to the publisher
+8. after a seal: re-read leaves, tiles and state, sign, write the lock, offer to the publisher
 
 A crash before 5 loses what nobody was told. Between 5 and 6 the table is behind, and catches up when the daemon
 opens. Between 6 and 8 a seal is unsigned, and is signed then. A write that is refused (``RequestError``) leaves
@@ -31,7 +31,7 @@ from typing import Protocol, TypeVar
 
 from consentd.clock import Clock, LeafClock
 from consentd.core import checkpoint, tiles
-from consentd.core.note import NoteSignature, format_note
+from consentd.core.note import NoteSignature, format_note, parse_note
 from consentd.errors import (
     ConflictError,
     ConsentdError,
@@ -42,7 +42,7 @@ from consentd.errors import (
 )
 from consentd.ledger import layout, reads
 from consentd.ledger.ledger import Appended, Ledger, Turn, decode_state
-from consentd.ledger.lock import write_lock
+from consentd.ledger.lock import read_lock, write_lock
 from consentd.ledger.opening import read_tiles
 from consentd.ledger.past import Past
 from consentd.ledger.table import Table
@@ -341,8 +341,12 @@ class Sequencer:
         root = tiles.root(state.size, read_tiles(self.ledger.store, tiles.plan_root(state.size)))
         if (state.size, root) != (self.ledger.state.size, self.ledger.state.root):
             raise CorruptionError(f"store does not hold what was written at size {self.ledger.state.size}")
-        if self.signed is not None and state.size < self.signed.size:
+        signed = self._signed_size()
+        if state.size < signed:
             raise CorruptionError(f"ledger is smaller than its last signed checkpoint: size {state.size}")
+        # Whoever trusts a checkpoint asks for the leaves below it: a bit that flipped since they were written is found
+        # here, while their authors still hold what they sent.
+        reads.verify_leaves(self.ledger.store, signed, state.size)
         point = checkpoint.Checkpoint(self._author.origin, state.size, root)
         text = checkpoint.format_checkpoint(point)
         note = format_note(text, [signer.sign(text) for signer in self._signers])
@@ -352,6 +356,13 @@ class Sequencer:
         self.signed = point
         self._publisher.offer(point, note)
         self._keep(self._publisher.pending())
+
+    def _signed_size(self) -> int:
+        """Return the size signed last: by this process, or else by one before it, as the lock says."""
+        if self.signed is not None:
+            return self.signed.size
+        note = read_lock(self._lock_path)
+        return 0 if note is None else checkpoint.parse_checkpoint(parse_note(note).text).size
 
     def _keep(self, pending: Iterable[int]) -> None:
         """Keep the maps of the published checkpoint and of those that may be published, beside the last seal's."""

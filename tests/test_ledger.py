@@ -1,5 +1,6 @@
 """The ledger on its store: what a fault leaves, what opening accepts of it, and what it refuses."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -177,6 +178,26 @@ def test_a_lock_that_cannot_be_written_stops_the_writer_and_is_made_up_for(case:
     reopened(case, case.store.reopen())
     assert len(case.notes) == published + 1
     check_ledger(case, size + 2)
+
+
+def test_a_lock_written_in_pieces_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is nearly full takes a part of what it is given, and fails only on the next."""
+    write, room = os.write, 100
+
+    def partial(file: int, content: bytes) -> int:
+        nonlocal room
+        if not room:
+            raise OSError(errno.ENOSPC, "no space")
+        took = write(file, content[: min(room, 7)])
+        room -= took
+        return took
+
+    path = tmp_path / "checkpoint.lock"
+    monkeypatch.setattr(os, "write", partial)
+    write_lock(path, b"x" * 60)
+    with pytest.raises(StorageError):
+        write_lock(path, b"y" * 60)
+    assert read_lock(path) == b"x" * 60
 
 
 # -- what a crash leaves ------------------------------------------------------------------------------------------

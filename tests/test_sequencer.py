@@ -25,7 +25,7 @@ from consentd.store.memory import MemoryStore
 from consentd.writes.accesses import Together
 from consentd.writes.desk import Desk, Plan
 from fakes import FaultyStore
-from ledger_case import INTERVAL_MS, LOG, ORIGIN, START_MS, FakeClock, LedgerCase, Raw, check_files, check_ledger
+from ledger_case import INTERVAL_MS, LOG, ORIGIN, START_MS, FakeClock, LedgerCase, Raw, check_files, check_ledger, flip
 
 BANK = note.KeyPair(b"\x21" * 32)
 CITIZEN = note.KeyPair(b"\x22" * 32)
@@ -331,6 +331,54 @@ def test_what_was_written_is_read_again_before_it_is_signed(case: LedgerCase) ->
     assert case.table is not None
     case.table.close()
     case.open()
+
+
+@pytest.mark.parametrize("behind", [1, 2, 3])
+def test_a_leaf_that_changed_is_found_before_a_checkpoint_covers_it(case: LedgerCase, behind: int) -> None:
+    """It is one of the last seal's turn, or of one before; the seal itself, or an event."""
+    published, lock = case.sequencer.published, case.lock_path.read_bytes()
+    case.write(case.participant("clinic"))
+    case.write(case.participant("other"))
+    index = case.ledger.state.size + 1 - behind
+    store = case.store
+    assert isinstance(store, MemoryStore)
+    write = store.write
+
+    def flipping(batch: Batch) -> None:
+        write(batch)
+        key = layout.leaf_key(index)
+        store._values[key] = flip(60)(store._values[key])
+
+    store.write = flipping  # type: ignore[method-assign]
+    with pytest.raises(AssertionError):
+        case.seal()
+    case.sequencer.stop()
+    assert str(case.sequencer.fault) == f"leaf at index {index} is not what the tree has"
+    assert (case.sequencer.published, case.lock_path.read_bytes()) == (published, lock)
+    store.write = write  # type: ignore[method-assign]
+    assert case.table is not None
+    case.table.close()
+    with pytest.raises(CorruptionError, match=f"index {index}"):
+        case.open()
+    assert case.lock_path.read_bytes() == lock
+    case.edit(layout.leaf_key(index), flip(60))
+    case.open()
+    check_ledger(case, published.checkpoint.size + 3 if published else 0)
+
+
+def test_what_was_sealed_and_not_signed_is_read_again_at_the_next_start(case: LedgerCase) -> None:
+    lock = case.lock_path.read_bytes()
+    case.write(case.participant("clinic"))
+    point = case.seal()
+    case.crash()
+    case.lock_path.write_bytes(lock)
+    case.edit(layout.leaf_key(point.size - 2), flip(60))
+    with pytest.raises(CorruptionError, match=f"leaf at index {point.size - 2} is not what the tree has"):
+        case.open()
+    assert case.lock_path.read_bytes() == lock
+    case.edit(layout.leaf_key(point.size - 2), flip(60))
+    case.open()
+    check_ledger(case, point.size)
 
 
 # -- the clock --------------------------------------------------------------------------------------------------------

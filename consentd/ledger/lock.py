@@ -35,7 +35,9 @@ def write_lock(path: Path, note: bytes) -> None:
     try:
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
-            os.write(file, note)
+            left = memoryview(note)
+            while left:  # a disk that is nearly full may take a part, and says so only the next time
+                left = left[os.write(file, left) :]
             os.fsync(file)
         finally:
             os.close(file)
