@@ -53,7 +53,11 @@ class Call:
 
 
 class Pool:
-    """What waits. Guarded by one lock; ``fault`` and ``is_stopping`` close it for good."""
+    """What waits. Guarded by one lock; ``stop`` and ``fail`` close it for good.
+
+    Attributes:
+        fault: what it was closed by ``fail`` with; None: it was not.
+    """
 
     def __init__(self, max_waiting: int, depth: Gauge) -> None:
         self._max_waiting = max_waiting

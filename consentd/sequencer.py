@@ -27,11 +27,11 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from consentd.clock import Clock, LeafClock
 from consentd.core import checkpoint, tiles
-from consentd.core.note import NoteSignature, format_note, parse_note
+from consentd.core.note import NoteSigner, parse_note
 from consentd.errors import (
     ConflictError,
     ConsentdError,
@@ -57,14 +57,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
-
-
-class LogSigner(Protocol):
-    """A key of the log's own: Ed25519, or ML-DSA-44 beside it."""
-
-    def sign(self, text: str) -> NoteSignature:
-        """Sign a checkpoint's text."""
-        ...
+"""How often readers of the table are told that its writer lives, while nothing is written."""
 
 
 @dataclass(slots=True)
@@ -85,7 +78,7 @@ class Sequencer:
         ledger: Ledger,
         table: Table,
         author: Author,
-        log_signer: LogSigner,
+        log_signer: NoteSigner,
         lock_path: Path,
         clock: Clock,
         metrics: Metrics,
@@ -95,7 +88,7 @@ class Sequencer:
         idempotency_ms: int,
         confirm_clock: bool = False,
         on_fault: Callable[[], None] = lambda: None,
-        more_signers: Sequence[LogSigner] = (),
+        more_signers: Sequence[NoteSigner] = (),
         publisher: Publisher | None = None,
     ) -> None:
         """Take over a ledger that was opened and verified.
@@ -165,7 +158,12 @@ class Sequencer:
         return [one.future for one in waiting]
 
     def call(self, call: Callable[[], T]) -> T:
-        """Run *call* on the sequencer's thread between two turns, where map and heads agree; return its value."""
+        """Run *call* on the sequencer's thread between two turns, where map and heads agree; return its value.
+
+        Raises:
+            StorageError: the sequencer is stopping or has stopped.
+            OverloadedError: too much waits already; or whatever *call* raises.
+        """
         waiting = Call(call, Future())
         self._pool.put([waiting])
         return waiting.future.result()  # type: ignore[return-value]  # the future carries what *call* returned
@@ -348,8 +346,7 @@ class Sequencer:
         # here, while their authors still hold what they sent.
         reads.verify_leaves(self.ledger.store, signed, state.size)
         point = checkpoint.Checkpoint(self._author.origin, state.size, root)
-        text = checkpoint.format_checkpoint(point)
-        note = format_note(text, [signer.sign(text) for signer in self._signers])
+        note = checkpoint.sign_checkpoint(point, self._signers)
         # A crash here: signed, and nobody has it. Signing this same tree again gives the same note.
         write_lock(self._lock_path, note)
         # A crash here: the lock is at this size; opening offers it again.

@@ -1,19 +1,10 @@
-"""Dates in Asia/Seoul: days that end where the citizen's day ends, birthdays, instants."""
-
-from datetime import date
+"""Dates in Asia/Seoul: days that end where the citizen's day ends, instants."""
 
 import pytest
 
+from consentd.core.pruned import DAY_MS
 from consentd.errors import InvalidError
-from consentd.policy.dates import (
-    AGE_OF_OWN_CONSENT,
-    DAY_MS,
-    birthday_ms,
-    end_of_date_ms,
-    is_date,
-    parse_instant_ms,
-    start_of_date_ms,
-)
+from consentd.policy.dates import end_of_date_ms, is_date, parse_instant_ms, start_of_date_ms
 
 
 @pytest.mark.parametrize(
@@ -68,15 +59,6 @@ def test_instants(text: str, expected: int) -> None:
 def test_what_is_no_instant_is_refused(text: str) -> None:
     with pytest.raises(InvalidError):
         parse_instant_ms(text)
-
-
-def test_authority_ends_on_the_fourteenth_birthday() -> None:
-    assert birthday_ms(date(2012, 5, 3), AGE_OF_OWN_CONSENT) == start_of_date_ms("2026-05-03")
-
-
-def test_born_on_leap_day() -> None:
-    assert birthday_ms(date(2012, 2, 29), 14) == start_of_date_ms("2026-03-01")
-    assert birthday_ms(date(2012, 2, 29), 16) == start_of_date_ms("2028-02-29")
 
 
 def test_days_are_whole() -> None:

@@ -369,11 +369,11 @@ def _leaf_is_gone(world: World) -> Any:
 
 def _leaf_is_garbage(world: World) -> Any:
     running = world.other()
+    parts(running).sequencer.wait_published(3, 10)  # before that it would be read again, and stop the writer
     batch = Batch()
     batch.put(layout.leaf_key(2), b"garbage")
     parts(running).ledger.store.write(batch)
     rules = ls.GetHistoryRequest(public_name="rules/realm")
-    parts(running).sequencer.wait_published(parts(running).ledger.state.size, 10)
     return list(running.ledger.GetHistory(rules))
 
 

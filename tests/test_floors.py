@@ -70,10 +70,12 @@ PLANTED = [
     ("consentd/service/planted.py", "import fhir.resources", "one door: fhir.resources"),
     ("consentd/sequencer.py", "import grpc", "one door: grpc"),
     ("consentd/ledger/statement.py", "import grpc", "one door: grpc"),
+    ("consentd/witness/planted.py", "import grpc", "one door: grpc"),
     ("consentd/ledger/planted.py", "from consentd.v1 import consent_pb2", "doors below service: protobuf"),
     ("consentd/sequencer.py", "from google.protobuf import message", "doors below service: protobuf"),
     ("clients/python/consentd_client/planted.py", "import consentd.ledger.statement", "clients see"),
     ("clients/python/consentd_client/planted.py", "import consentd.metrics", "clients see"),
+    ("clients/python/consentd_client/planted.py", "import consentd.audit.look", "clients see"),
 ]
 
 ALLOWED = [

@@ -106,8 +106,8 @@ def verify(
         raise ProofError("history is of another chain")
     both = list(zip(proof.chains, chains, strict=True))
     terms = key_terms([*facts, *itertools.chain.from_iterable(facts_of(*one) for one in both)])
-    for chain, entries in both:
-        verify_authors(entries, tag=chain.tag, origin=ORIGIN, terms=terms)
+    for _, entries in both:
+        verify_authors(entries, origin=ORIGIN, terms=terms)
     return chains
 
 
@@ -624,7 +624,7 @@ def test_any_bytes_raise_nothing_else(data: st.DataObject) -> None:
     made = codec.Statement(key, data.draw(BYTES), bytes(16), 5, data.draw(BYTES))
     terms = {key: [KeyTerm(owner, 0, 9) for owner in Owner]} if data.draw(st.booleans()) else {}
     with pytest.raises(VerificationError):
-        verify_authors([VerifiedEntry(event, made)], tag=bytes(32), origin=ORIGIN, terms=terms)
+        verify_authors([VerifiedEntry(event, made)], origin=ORIGIN, terms=terms)
 
 
 def test_the_daemons_key_is_in_the_ledgers_first_entry(case: LedgerCase) -> None:

@@ -374,7 +374,7 @@ def test_the_history_proof_of_the_example_verifies() -> None:
     terms = key_terms(facts)
     for each in proof.chains:
         entries = history.verify_chain(each, anchor=anchor)
-        verify_authors(entries, tag=each.tag, origin=ORIGIN, terms=terms)
+        verify_authors(entries, origin=ORIGIN, terms=terms)
 
 
 @pytest.mark.parametrize("left_out", [0, 1, 2, 3])
@@ -397,10 +397,10 @@ def test_the_ends_of_a_keys_term_are_included() -> None:
         term = KeyTerm(Owner.SUBJECT, START_MS + from_ms, START_MS + until_ms, PERSON_TAG)
         terms = {PERSON.public_key: (term,)}
         if holds:
-            verify_authors(grant, tag=PERSON_TAG, origin=ORIGIN, terms=terms)
+            verify_authors(grant, origin=ORIGIN, terms=terms)
         else:
             with pytest.raises(SignatureError, match="not in force"):
-                verify_authors(grant, tag=PERSON_TAG, origin=ORIGIN, terms=terms)
+                verify_authors(grant, origin=ORIGIN, terms=terms)
 
 
 def test_the_stored_row_is_what_the_vault_reads() -> None:

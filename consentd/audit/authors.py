@@ -4,7 +4,7 @@ from collections.abc import MutableMapping
 
 from consentd.audit.look import Fact, Made
 from consentd.core import codec, terms
-from consentd.core.kinds import AUTHORS, EntryKind, Owner, is_known
+from consentd.core.kinds import EntryKind
 from consentd.core.terms import MAX_AUTHOR_SKEW_MS, KeyTerm
 from consentd.errors import MalformedError, SignatureError
 
@@ -38,9 +38,8 @@ class Authors:
             self._put(event, fact, name=terms.LEDGER)
         if abs(event.time_ms - made.author_time_ms) > MAX_AUTHOR_SKEW_MS:
             raise SignatureError("author's clock is more than ten minutes from the ledger's")
-        allowed = AUTHORS[EntryKind(event.kind)] if is_known(event.kind) else frozenset(Owner)
         found = self._terms.get(made.key, ())
-        told = any(terms.permits(term, event, allowed) for term in found)
+        told = any(terms.permits(term, event) for term in found)
         if not told and not (self.is_lost and not found):
             raise SignatureError("author's key was not in force for this entry")
         if fact is not None:
@@ -49,7 +48,7 @@ class Authors:
 
     def _take(self, event: codec.Event, fact: Fact) -> None:
         if event.kind == EntryKind.PARTICIPANT:
-            if codec.public_tag(f"participant/{fact.participant}") != event.tag:
+            if codec.public_tag(terms.PARTICIPANT + fact.participant) != event.tag:
                 raise MalformedError("participant stands in a chain of another name")
             self.participants[event.tag] = fact.participant
             return

@@ -34,8 +34,9 @@ from consentd.core import bucketed, checkpoint, codec, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.note import NoteVerifier
-from consentd.core.pruned import Pruned
-from consentd.core.replay import Head, Replay
+from consentd.core.pruned import Pruned, Retention
+from consentd.core.replay import Replay
+from consentd.core.terms import LEDGER, PARTICIPANT
 from consentd.errors import InvalidError, NotFoundError, ProofError, StorageError
 from consentd.ledger import statement
 from consentd.v1 import consent_pb2 as pb
@@ -78,6 +79,11 @@ class Scope:
     tag: bytes = b""
     participant: str = ""
 
+    @property
+    def chain(self) -> bytes:
+        """The tag of the chain that was asked for; empty: none was."""
+        return codec.public_tag(PARTICIPANT + self.participant) if self.participant else self.tag
+
 
 @dataclass(frozen=True, slots=True)
 class Made:
@@ -103,18 +109,12 @@ class _Entry:
 
 @dataclass(slots=True)
 class _Chains:
-    """Entries kept on the way: by tag all those of chains that may have to be whole, from the first that is.
-
-    Attributes:
-        days: how old the ledger said first that an entry must be before it may be pruned; 0: nothing ever is.
-        kept_from_ms: the time before which it states to have pruned; 0: nothing.
-    """
+    """Entries kept on the way: by tag all those of chains that may have to be whole, from the first that is."""
 
     by_tag: dict[bytes, list[_Entry]] = field(default_factory=dict)
-    names: dict[bytes, str] = field(default_factory=lambda: {codec.LEDGER_TAG: "ledger"})
+    names: dict[bytes, str] = field(default_factory=lambda: {codec.LEDGER_TAG: LEDGER})
     keys: dict[bytes, bytes] = field(default_factory=dict)  # key → tag of the public chain that put it in force
-    days: int = 0
-    kept_from_ms: int = 0
+    retention: Retention = field(default_factory=Retention)
 
     def add(self, entry: _Entry, event: codec.Event) -> None:
         """Take the next entry of a chain. Behind a gap it begins anew: what is before it proves nothing."""
@@ -125,7 +125,7 @@ class _Chains:
 
     def is_old(self, event: codec.Event) -> bool:
         """Tell whether the ledger states to have pruned what is older, in a chain that is no public one."""
-        return event.tag not in self.names and event.time_ms < self.kept_from_ms
+        return event.tag not in self.names and event.time_ms < self.retention.kept_from_ms
 
     def may_lack(self, event: codec.Event) -> bool:
         """Tell whether the ledger states to have pruned what this entry said."""
@@ -163,8 +163,7 @@ def make_bundle(
         point, _ = checkpoint.open_checkpoint(note, origin, log_verifier)
         said = source.pruned()
         replay = Replay(MAP_BITS, start=said.start, kept_from_ms=said.kept_from_ms)
-        replay.heads = cast("dict[bytes, Head]", keep.heads)
-        replay.buckets = cast("dict[int, bytes]", keep.buckets)
+        replay.heads, replay.buckets = keep.heads, keep.buckets
         chains, single = _collect(source, point, replay, scope, progress)
         if replay.root() != point.root or replay.sealed_size != point.size:
             raise ProofError(f"leaves do not hash to the root that the log signed at size {point.size}")
@@ -194,7 +193,7 @@ def _collect(
 ) -> tuple[_Chains, list[_Entry]]:
     """Read all leaves; keep what is in scope, and the chains whose keys may have signed it."""
     chains, single = _Chains(), []
-    wanted = scope.tag or (codec.public_tag(f"participant/{scope.participant}") if scope.participant else b"")
+    wanted = scope.chain
     for n in range(-(-point.size // tiles.TILE_WIDTH)):
         leaves = read_leaves(source, n, width_of(n, point.size))
         openings = source.openings(n, leaves) or [None] * len(leaves)
@@ -234,14 +233,12 @@ def _learn(chains: _Chains, event: codec.Event, opening: Opening) -> None:
     if event.kind == EntryKind.LEDGER:
         if message.statement_key:
             chains.keys[message.statement_key] = event.tag
-        if event.tag == codec.LEDGER_TAG and event.seq == 1:
-            chains.days = message.retention_days
-        if event.tag == codec.LEDGER_TAG and message.HasField("pruning"):
-            pruned = Pruned(message.pruning.kept_from_time_ms, message.pruning.start_size)
-            pruned.verify_policy(days=chains.days, time_ms=event.time_ms)
-            chains.kept_from_ms = max(chains.kept_from_ms, pruned.kept_from_ms)
+        if event.tag == codec.LEDGER_TAG:
+            pruning = message.pruning
+            stated = Pruned(pruning.kept_from_time_ms, pruning.start_size) if message.HasField("pruning") else None
+            chains.retention.take(event, message.retention_days, stated)
     elif event.kind == EntryKind.PARTICIPANT:
-        chains.names[event.tag] = f"participant/{message.participant_id}"
+        chains.names[event.tag] = PARTICIPANT + message.participant_id
     elif event.tag in chains.names:
         chains.keys[message.key] = event.tag
 
@@ -278,7 +275,7 @@ def parties(kind: int, payload: bytes) -> set[str]:
 
 def _whole(chains: _Chains, single: list[_Entry], scope: Scope) -> list[bytes]:
     """Name the chains that go in whole: the one asked for first, then those of the keys that signed."""
-    wanted = scope.tag or (codec.public_tag(f"participant/{scope.participant}") if scope.participant else b"")
+    wanted = scope.chain
     whole = [wanted] if wanted else []
     asked = [(entry, entry.event) for entry in chains.by_tag.get(wanted, ()) if entry.event is not None]
     is_short = bool(asked) and asked[0][1].seq > 1
@@ -304,8 +301,8 @@ def _whole(chains: _Chains, single: list[_Entry], scope: Scope) -> list[bytes]:
 
 
 def _check(whole: list[bytes], single: list[_Entry], chains: _Chains, replay: Replay, scope: Scope) -> None:
-    wanted = bool(scope.tag or scope.participant)
-    if (wanted and whole[0] not in chains.by_tag) or not (wanted or single):
+    is_there = whole[0] in chains.by_tag if scope.chain else bool(single)
+    if not is_there:
         raise NotFoundError("nothing is in scope")
     for tag in whole:
         count, _, erased = replay.heads[tag]
@@ -378,4 +375,3 @@ def _write(path: Path, content: dict[str, bytes]) -> None:
         scratch.replace(path)
     except OSError as error:
         raise StorageError(f"bundle cannot be written: `{path}`: {error.strerror}") from error
-

@@ -18,10 +18,10 @@ from consentd.audit.claims import Claims, Single, read_bundle
 from consentd.core import codec, history, merkle, quorum
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.history import Anchor, ChainProof, HistoryProof, VerifiedEntry
-from consentd.core.kinds import AUTHORS, EntryKind, Owner, is_known
-from consentd.core.note import NoteVerifier, Verifier, format_vkey
-from consentd.core.pruned import Pruned
-from consentd.core.terms import LEDGER, PARTICIPANT, KeyFact, Terms, key_fact, key_terms, settle, verify_authors
+from consentd.core.kinds import EntryKind, Owner, authors_of, is_known
+from consentd.core.note import NoteVerifier
+from consentd.core.pruned import Pruned, Retention
+from consentd.core.terms import LEDGER, KeyFact, Terms, is_of_authors, key_fact, key_terms, settle, verify_authors
 from consentd.errors import InvalidError, MalformedError, ProofError
 from consentd.ledger import statement
 
@@ -81,8 +81,8 @@ def check_bundle(content: bytes, *, origin: str, log_verifier: NoteVerifier, pol
     in_force = settle(_stated(chains), origin=origin)
     found = Counter[str]()
     kinds = Counter[str]()
-    for chain, entries in chains:
-        verify_authors(entries, tag=chain.tag, origin=origin, terms=in_force)
+    for _, entries in chains:
+        verify_authors(entries, origin=origin, terms=in_force)
         for each in entries:
             _count(each, found, kinds)
     _check_ledger(chains, origin, log_verifier)
@@ -93,10 +93,10 @@ def check_bundle(content: bytes, *, origin: str, log_verifier: NoteVerifier, pol
         if entry.statement is not None and _may_be_own(entry, in_force):
             # A person's own key, whose chain the bundle does not have: the signature holds, whose it is stays open.
             own = KeyFact(key=entry.statement.key, owner=Owner.SUBJECT, tag_or_name=entry.event.tag, time_ms=0)
-            verify_authors([entry], tag=entry.event.tag, origin=origin, terms=key_terms([own]))
+            verify_authors([entry], origin=origin, terms=key_terms([own]))
             found["unproven"] += 1
         else:
-            verify_authors([entry], tag=entry.event.tag, origin=origin, terms=in_force)
+            verify_authors([entry], origin=origin, terms=in_force)
         _count(entry, found, kinds)
     _verify_scope(claims, anchor.checkpoint)
     return Checked(
@@ -123,24 +123,20 @@ def _verify_chains(claimed: Sequence[ChainProof], anchor: Anchor) -> tuple[_Chai
         ProofError: one is not whole, or the ledger states to have pruned what its published policy keeps.
     """
     own = {id(chain): history.verify_chain(chain, anchor=anchor) for chain in claimed if chain.public_name == LEDGER}
-    days = kept_from_ms = 0
+    kept = Retention()
     for entry in (entry for entries in own.values() for entry in entries):
         said = _read(entry)
-        if said is None or entry.event.kind != EntryKind.LEDGER:
-            continue
-        if entry.event.seq == 1:
-            days = said.retention_days
-        if said.HasField("pruning"):
-            pruned = Pruned(said.pruning.kept_from_time_ms, said.pruning.start_size)
-            pruned.verify_policy(days=days, time_ms=entry.event.time_ms)
-            kept_from_ms = max(kept_from_ms, pruned.kept_from_ms)
+        if said is not None and entry.event.kind == EntryKind.LEDGER:
+            pruning = said.pruning
+            stated = Pruned(pruning.kept_from_time_ms, pruning.start_size) if said.HasField("pruning") else None
+            kept.take(entry.event, said.retention_days, stated)
     chains = []
     for chain in claimed:
         entries = own.get(id(chain))
         if entries is None:
-            entries = history.verify_chain(chain, anchor=anchor, kept_from_ms=kept_from_ms)
+            entries = history.verify_chain(chain, anchor=anchor, kept_from_ms=kept.kept_from_ms)
         chains.append((chain, entries))
-    return chains, kept_from_ms
+    return chains, kept.kept_from_ms
 
 
 def _count(entry: VerifiedEntry, found: Counter[str], kinds: Counter[str]) -> None:
@@ -156,16 +152,14 @@ def _count(entry: VerifiedEntry, found: Counter[str], kinds: Counter[str]) -> No
 def _may_be_own(entry: VerifiedEntry, terms: Terms) -> bool:
     """Tell whether the key of an entry may be the person's own: nobody else has it, and a person may state this."""
     assert entry.statement is not None
-    kind = entry.event.kind
-    return entry.statement.key not in terms and (not is_known(kind) or Owner.SUBJECT in AUTHORS[EntryKind(kind)])
+    return entry.statement.key not in terms and Owner.SUBJECT in authors_of(entry.event.kind)
 
 
 def _check_needed(claims: Claims) -> None:
     """Refuse a chain that is there twice, or is neither the one asked for nor an author's."""
     tags = set()
     for chain in claims.chains:
-        is_authors = chain.public_name == LEDGER or chain.public_name.startswith(PARTICIPANT)
-        if chain.tag in tags or not (is_authors or chain.tag == claims.asked):
+        if chain.tag in tags or not (is_of_authors(chain.public_name) or chain.tag == claims.asked):
             raise ProofError("bundle has a chain that nobody needs")
         tags.add(chain.tag)
 
@@ -174,17 +168,14 @@ def _check_ledger(chains: _Chains, origin: str, log_verifier: NoteVerifier) -> N
     """Hold what the ledger's own chain says of it, where that is there, against what was pinned."""
     if not any(chain.public_name == LEDGER for chain, _ in chains):
         return
-    origins, keys = set(), set()
+    origins, keys = set[str](), set[str]()
     for chain, entries in chains:
         for entry in entries if chain.public_name == LEDGER else ():
             said = _read(entry)
             if said is not None and entry.event.kind == EntryKind.LEDGER:
                 origins.add(said.origin)
                 keys.update(said.verifier_keys)
-    if origins != {origin}:
-        raise ProofError("ledger names another origin for itself than the one pinned")
-    if isinstance(log_verifier, Verifier) and format_vkey(log_verifier) not in keys:
-        raise ProofError("ledger does not name the pinned log key as its own")
+    history.verify_pinned(origins, keys, origin=origin, log_verifier=log_verifier)
 
 
 def _verify_scope(claims: Claims, point: Checkpoint) -> None:

@@ -91,7 +91,7 @@ class LiveSource:
 
     def tile(self, level: int, n: int, width: int) -> bytes:
         """Return a tile."""
-        return self._partial(level, n, width)
+        return self._get(tiles.tile_path(level, n, width), _MOST)
 
     def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
         """Return the openings that the daemon shows this caller."""
@@ -122,9 +122,6 @@ class LiveSource:
             self._connection.close()
         if self._channel is not None:
             self._channel.close()
-
-    def _partial(self, level: int, n: int, width: int) -> bytes:
-        return self._get(tiles.tile_path(level, n, width), _MOST)
 
     def _get(self, path: str, most: int) -> bytes:
         """Return what lies at *path*."""

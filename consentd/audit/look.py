@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from consentd.audit.places import Opening, Place, Source, read_leaves, width_of
-from consentd.core import codec, merkle, note, tiles
+from consentd.core import codec, merkle, terms, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
@@ -65,7 +65,6 @@ class Run:
         leaves: as they are in the bundles; of a pruned one, nothing.
         gone: by index, for each pruned leaf, what the tree has in its place.
         made: by index, for each opening that is right.
-        closed: indexes of events without an opening.
         faults: index and what is wrong with it.
         has_openings: the place has openings at all.
     """
@@ -74,7 +73,6 @@ class Run:
     leaves: list[bytes] = field(default_factory=list)
     gone: dict[int, bytes] = field(default_factory=dict)
     made: dict[int, Made] = field(default_factory=dict)
-    closed: list[int] = field(default_factory=list)
     faults: list[tuple[int, str]] = field(default_factory=list)
     has_openings: bool = False
 
@@ -196,10 +194,7 @@ def _open_all(run: Run, leaves: Sequence[bytes], openings: Sequence[Opening], st
             event = codec.decode_leaf(leaf)
         except MalformedError:
             continue  # the replay names it
-        if not isinstance(event, codec.Event):
-            continue
-        if opening is None:
-            run.closed.append(index)
+        if not isinstance(event, codec.Event) or opening is None:
             continue
         try:
             run.made[index] = verify_opening(event, opening, origin=origin)
@@ -216,32 +211,13 @@ def verify_opening(event: codec.Event, opening: bytes, *, origin: str) -> Made:
         SignatureError: the signature does not verify.
     """
     made = open_statement(event, opening)
-    verify_signature(event, made, origin=origin)
+    terms.verify_signature(event, made, origin=origin)
     fact = None
     if event.kind in statement.MESSAGES:
         payload = statement.decode_payload(event.kind, made.payload)
         if event.kind in _AUTHORING:
             fact = _fact(event, payload)
     return Made(made.key, made.author_time_ms, fact)
-
-
-def verify_signature(event: codec.Event, made: codec.Statement, *, origin: str) -> None:
-    """Verify that the key that a statement names signed it, for this entry.
-
-    Raises:
-        MalformedError: the key is none.
-        SignatureError: it did not.
-    """
-    message = codec.signed_message(
-        origin=origin,
-        kind=event.kind,
-        tag=event.tag,
-        ref=event.ref,
-        request_id=made.request_id,
-        author_time_ms=made.author_time_ms,
-        payload=made.payload,
-    )
-    note.verify(made.key, message, made.signature)
 
 
 def open_statement(event: codec.Event, opening: bytes) -> codec.Statement:
@@ -265,4 +241,3 @@ def _fact(event: codec.Event, payload: Any) -> Fact:
     if event.kind == EntryKind.KEY:
         return Fact(payload.key, payload.retired)
     return Fact(participant=payload.participant_id)
-

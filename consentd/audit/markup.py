@@ -53,7 +53,6 @@ footer{margin-top:40px;border-top:1px solid #dfe4ea;padding-top:12px;color:#5f6b
 """
 
 
-
 def frame(title: str, main: str, foot: str) -> str:
     """Return the whole page; *title* is text, the rest HTML."""
     return (

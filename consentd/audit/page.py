@@ -1,13 +1,13 @@
 """Turn a summary into one HTML page: Korean and English side by side, no script, nothing loaded, made to be printed."""
 
 from collections import Counter
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime
 
 from consentd.audit import drawing, markup
-from consentd.audit.report import DAY_MS, Summary
+from consentd.audit.report import DAY_MS, HOUR_MS, Summary
 from consentd.core.checkpoint import Checkpoint
+from consentd.policy.dates import SEOUL
 
-_SEOUL = timezone(timedelta(hours=9), "KST")
 _MAX_SERIES = 6
 _OTHERS = "그 밖 · others"
 _PERMITTED = '<span class="yes">허용<br>permitted</span>'
@@ -66,7 +66,7 @@ def _foot(point: Checkpoint) -> str:
 
 
 def _head(found: Summary, made_s: int) -> str:
-    made = datetime.fromtimestamp(made_s, UTC).astimezone(_SEOUL)
+    made = datetime.fromtimestamp(made_s, UTC).astimezone(SEOUL)
     return (
         '<h1>동의 원장 감사 보고서<small lang="en">Consent ledger, audit report</small></h1>'
         f'<p class="muted">{markup.show(found.checkpoint.origin)} · {_when(found.start_ms)} – {_when(found.end_ms)} · '
@@ -117,7 +117,7 @@ def _over_time(
     if rest:
         series.append((_OTHERS, [sum(counts[at, name] for name in rest) for at in range(found.intervals)]))
     days = found.unit_ms // DAY_MS
-    unit_ko, unit_en = _UNITS.get(found.unit_ms // 3_600_000, (f"{days:,}일별", f"by {days:,} days"))
+    unit_ko, unit_en = _UNITS.get(found.unit_ms // HOUR_MS, (f"{days:,}일별", f"by {days:,} days"))
     title = markup.heading(f"{ko}, {unit_ko}", f"{en}, {unit_en}")
     if not series:
         return title + _nothing(found)
@@ -243,7 +243,7 @@ def _when(time_ms: int) -> str:
 def _moment(time_ms: int) -> datetime | None:
     """Return a time in Seoul; None: no calendar has it. A ledger may say any."""
     try:
-        return datetime.fromtimestamp(time_ms / 1000, UTC).astimezone(_SEOUL)
+        return datetime.fromtimestamp(time_ms / 1000, UTC).astimezone(SEOUL)
     except (OverflowError, ValueError, OSError):
         return None
 

@@ -54,7 +54,7 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
+class MerklePath:
     """The Merkle path of one entry: its leaf hash, the siblings from the leaf up, and where the tree's size ends it."""
 
     index: int
@@ -102,7 +102,7 @@ class Summary:
     seal_count: int = 0
     closed: int = 0
     pruned: int = 0
-    path: Path | None = None
+    path: MerklePath | None = None
 
     @property
     def intervals(self) -> int:
@@ -170,13 +170,13 @@ def _begin(source: Source, point: Checkpoint, gap_ms: int) -> Summary:
     return Summary(checkpoint=point, start_ms=start_ms, end_ms=end_ms, unit_ms=unit_ms, gap_ms=gap_ms)
 
 
-def _path(source: Source, point: Checkpoint, index: int) -> Path:
+def _path(source: Source, point: Checkpoint, index: int) -> MerklePath:
     plan = tiles.plan_inclusion(index, point.size)
     proof = tiles.prove_inclusion(index, point.size, read_tiles(source, plan, point.size))
     n, at = divmod(index, tiles.TILE_WIDTH)
     leaf_hash = leaf_hashes(source, n, read_leaves(source, n, width_of(n, point.size)))[at]
     merkle.verify_inclusion(proof, index=index, size=point.size, leaf_hash=leaf_hash, root=point.root)
-    return Path(index, leaf_hash, tuple(proof))
+    return MerklePath(index, leaf_hash, tuple(proof))
 
 
 class _Adding:

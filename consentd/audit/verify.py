@@ -13,7 +13,6 @@ Behind a fault it goes on, up to a hundred: the first one named is the fault, th
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
 
 from consentd.audit import look
 from consentd.audit.authors import Authors
@@ -37,15 +36,14 @@ from consentd.core import checkpoint, codec, kinds, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.note import NoteVerifier
-from consentd.core.pruned import Pruned
-from consentd.core.replay import Head, Replay, ReplayError
+from consentd.core.pruned import Pruned, Retention
+from consentd.core.replay import Replay, ReplayError
 from consentd.errors import InvalidError, ProofError, StorageError, VerificationError
 
 SAVE_EVERY = 50_000
 """Entries between two saves of the state, or a little more: a save falls behind a seal."""
 MAX_MAP_BITS = 22
 """At most 256 MiB lie above the buckets, whatever a ledger says about its size."""
-
 
 
 class Continued(Replay):
@@ -125,7 +123,7 @@ class _Audit:
         self.start = 0
         self._saves = saves
         self._saved_size = 0
-        self._retention_days = 0
+        self._retention = Retention()
         self._stated: list[Pruned] = []  # by the LEDGER entries that state a pruning
         self._closed: dict[bytes, int] = {}  # by tag the first entry whose statement is gone, where that is a fault
 
@@ -164,9 +162,7 @@ class _Audit:
         self.start = trusted.size
 
     def _hold(self, replay: Replay) -> None:
-        # The mappings have all that Replay asks of its dicts; only their cold part lies elsewhere.
-        replay.heads = cast("dict[bytes, Head]", self.keep.heads)
-        replay.buckets = cast("dict[int, bytes]", self.keep.buckets)
+        replay.heads, replay.buckets = self.keep.heads, self.keep.buckets
         self.replay = replay
 
     def restore(self) -> None:
@@ -193,7 +189,7 @@ class _Audit:
         self.authors.participants = {bytes.fromhex(tag): name for tag, name in state["participants"].items()}
         self.authors.is_lost = state["is_lost"]
         self._closed = {bytes.fromhex(tag): index for tag, index in state["closed"].items()}
-        self._retention_days, self._stated = state["retention_days"], [Pruned(*one) for one in state["stated"]]
+        self._retention, self._stated = Retention(state["retention_days"]), [Pruned(*one) for one in state["stated"]]
         counted = ("entries", "seals", "opened", "leaves_pruned", "statements_pruned")
         self.found = Found(**{name: state[name] for name in counted}, not_checked=Counter(state["not_checked"]))
         self.found.faults = [Fault(index, what) for index, what in state["faults"]]
@@ -210,7 +206,7 @@ class _Audit:
                 "peaks": [peak.hex() for peak in edge.peaks],
                 "participants": {tag.hex(): name for tag, name in self.authors.participants.items()},
                 "is_lost": self.authors.is_lost, "closed": {tag.hex(): at for tag, at in self._closed.items()},
-                "public": [tag.hex() for tag in replay.public], "retention_days": self._retention_days,
+                "public": [tag.hex() for tag in replay.public], "retention_days": self._retention.days,
                 "stated": [[one.kept_from_ms, one.start] for one in self._stated],
                 "entries": self.found.entries, "seals": self.found.seals, "opened": self.found.opened,
                 "leaves_pruned": self.found.leaves_pruned, "statements_pruned": self.found.statements_pruned,
@@ -300,11 +296,9 @@ class _Audit:
 
     def _look_at_retention(self, event: codec.Event, fact: look.Fact) -> None:
         """Hold a pruning that the ledger states against the policy that it published first."""
-        if event.seq == 1:
-            self._retention_days = fact.retention_days
         if fact.pruned is not None:
             self._stated.append(fact.pruned)
-            fact.pruned.verify_policy(days=self._retention_days, time_ms=event.time_ms)
+        self._retention.take(event, fact.retention_days, fact.pruned)
 
     # -- at the end -------------------------------------------------------------------------------------------
 

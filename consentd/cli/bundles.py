@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from consentd.cli.out import DONE, PROVEN, UNTOLD, Out
-from consentd.cli.places import MORE, add_place, read_place
+from consentd.cli.places import MORE_FROM, add_place, read_place
 from consentd.cli.words import Verbs, add_pins, add_verb, read_bytes, read_identifier, read_pins
 from consentd.errors import InvalidError
 
@@ -20,7 +20,7 @@ One pass over the ledger, which is verified on the way. Openings go in as far as
 tag. Statements go in as they were signed, and a question that was asked names the person it was about: the file is as
 confidential as the record, and is written for its owner alone.
 
-{MORE}
+{MORE_FROM}
 examples:
   consentd audit bundle case-7.zip --range 1200:1300 --config ops/consentd.toml
   consentd audit bundle case-8.zip --subject - --config ops/consentd.toml        SCHEME:VALUE on stdin
@@ -47,9 +47,7 @@ def add_verbs(verbs: Verbs) -> None:
         "--participant", metavar="ID", help="its chain, and all entries at hand that it has part in"
     )
     verb.add_argument("--policy", type=Path, metavar="FILE", help="put in the witness policy to check it with")
-    add_place(verb, exported=False)
-    verb.add_argument("--from", dest="directory", type=Path, metavar="DIR", help="an exported ledger")
-    verb.add_argument("--statements", type=Path, metavar="DIR", help="openings, exported beside it")
+    add_place(verb, directory="--from")
     verb = add_verb(verbs, "check-bundle", check, "check such a file, offline", more=_CHECK_MORE)
     verb.add_argument("file", type=Path, metavar="FILE", help="the bundle; `-` reads it from stdin")
     add_pins(verb)

@@ -24,7 +24,7 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("target_directory", type=Path, metavar="DIR", help="where to; what lies there is gone on from")
     verb.add_argument("--statements-to", type=Path, metavar="DIR", help="openings too, into another directory")
     verb.add_argument("--threads", type=int, default=4, metavar="N", help="fetch so many bundles at once (default 4)")
-    add_place(verb, exported=False)
+    add_place(verb, directory="")
 
 
 def export(arguments: argparse.Namespace, out: Out) -> int:

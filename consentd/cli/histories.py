@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from consentd.cli.out import DONE, PROVEN, UNTOLD, Out
+from consentd.cli.places import read_seconds
 from consentd.cli.words import (
     Verbs,
     add_daemon,
@@ -58,8 +59,9 @@ def add_verbs(verbs: Verbs) -> None:
         "--from", dest="file", type=Path, metavar="FILE", help="verify such a file, offline; `-` reads it from stdin"
     )
     verb.add_argument(
-        "--max-age", type=_seconds, metavar="S", help="--from: age of the oldest cosignatures that count (default: any)"
-    )
+        "--max-age", type=read_seconds, metavar="S",
+        help="--from: age of the oldest cosignatures that count (default: any)",
+    )  # fmt: skip
     add_memory(verb)
     add_daemon(verb)
     verb = add_verb(verbs, "checkpoint", checkpoint, "show the latest checkpoint, verified")
@@ -222,12 +224,6 @@ def _write(path: Path, content: bytes, what: str) -> None:
             file.write(content)
     except OSError as error:
         raise StorageError(f"{what} cannot be written: `{path}`: {error.strerror}") from error
-
-
-def _seconds(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError("not a number of seconds")
-    return int(text)
 
 
 def _tag(text: str) -> bytes:

@@ -28,7 +28,7 @@ def add_verbs(verbs: Verbs) -> None:
     one = add_verb(under, "list", show_all, "list all participants")
     add_daemon(one)
     one = add_verb(under, "show", show_one, "show one participant, with its keys in force")
-    one.add_argument("id", metavar="ID")
+    one.add_argument("id", metavar="ID", help="of the participant")
     add_daemon(one)
     one = add_verb(under, "add", add, "register a participant, or say anew who it is (the operator's)", more=_MORE)
     one.add_argument("id", metavar="ID", help="of a-z, 0-9, `.`, `_`, `-`")
@@ -40,10 +40,10 @@ def add_verbs(verbs: Verbs) -> None:
     one.add_argument("--type", default="", metavar="CODE", help="institution type (요양종별)")
     one.add_argument("--inactive", action="store_true", help="it has left: it may ask nothing any more")
     add_daemon(one)
-    for name, text in (("add-key", "put a participant's key in force"), ("retire-key", "put it out of force")):
-        one = add_verb(under, name, change_key, f"{text} (the operator's)")
+    for name, how in (("add-key", "in"), ("retire-key", "out of")):
+        one = add_verb(under, name, change_key, f"put a participant's key {how} force (the operator's)")
         one.set_defaults(change=name)
-        one.add_argument("id", metavar="ID")
+        one.add_argument("id", metavar="ID", help="of the participant")
         one.add_argument("key", metavar="HEX", help="Ed25519 public key, 32 bytes")
         add_daemon(one)
     verb = add_verb(verbs, "vocabulary", vocabulary, "list the codes in force: purposes, categories, actions, labels")

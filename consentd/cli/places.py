@@ -20,13 +20,21 @@ The ledger is read from one of:
   --config FILE   a stopped daemon's files, as in ops/consentd.toml; with its vault all statements are opened
   --url URL       a running daemon, or any host that serves an export; openings of a daemon with --target
 """
+MORE_FROM = MORE.replace("  DIR       ", "  --from DIR")
+"""The same, of a verb whose first argument is what it writes."""
 
 
-def add_place(verb: argparse.ArgumentParser, *, exported: bool = True, witnesses: bool = False) -> None:
-    """Add where the ledger is; *exported*: it may be a directory; *witnesses*: they may be asked for."""
+def add_place(verb: argparse.ArgumentParser, *, directory: str = "directory", witnesses: bool = False) -> None:
+    """Add where the ledger is.
+
+    Args:
+        directory: how an exported ledger is given: the argument ``directory``, or an option; empty: it cannot be.
+        witnesses: they may be asked for.
+    """
     group = verb.add_argument_group("the ledger")
-    if exported:
-        group.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="an exported ledger")
+    if directory:
+        how: dict[str, Any] = {"dest": "directory"} if directory.startswith("-") else {"nargs": "?"}
+        group.add_argument(directory, type=Path, metavar="DIR", help="an exported ledger", **how)
         group.add_argument("--statements", type=Path, metavar="DIR", help="openings, exported beside it")
     group.add_argument("--config", type=Path, metavar="FILE", help="of a stopped daemon, as in ops/consentd.toml")
     group.add_argument("--url", metavar="URL", help="of a running daemon's HTTP, `http://127.0.0.1:7401`")

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from consentd.cli.out import DONE, Out
-from consentd.cli.places import MORE, add_place, read_place
+from consentd.cli.places import MORE_FROM, add_place, read_place
 from consentd.cli.words import Verbs, add_verb
 from consentd.errors import StorageError
 
@@ -13,7 +13,7 @@ _MORE = f"""\
 One HTML file, in Korean and English, with nothing to load and no script; it prints. Accesses show as far as their
 openings are at hand. It holds no identifier of a person, but justifications as they were written.
 
-{MORE}
+{MORE_FROM}
 """
 
 
@@ -23,9 +23,7 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("file", type=Path, metavar="FILE", help="the page to write; `-` is stdout")
     verb.add_argument("--index", type=int, metavar="N", help="draw this entry's Merkle path (default: the last)")
     verb.add_argument("--gap", type=float, default=60.0, metavar="MIN", help="a silence worth telling (default 60)")
-    add_place(verb, exported=False)
-    verb.add_argument("--from", dest="directory", type=Path, metavar="DIR", help="an exported ledger")
-    verb.add_argument("--statements", type=Path, metavar="DIR", help="openings, exported beside it")
+    add_place(verb, directory="--from")
 
 
 def report(arguments: argparse.Namespace, out: Out) -> int:

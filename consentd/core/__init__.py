@@ -31,4 +31,6 @@ The law of this floor:
     submission   what is sent to a witness, and what it answers (C2SP tlog-witness)
     history      the whole proof: this history of a tag is all of it
     terms        which keys were in force for whom, and when; who signed what
+    pruned       what a ledger no longer keeps, held to what it published
+    replay       the rule that makes leaves a ledger, leaf by leaf
 """

@@ -29,8 +29,8 @@ from consentd.core.merkle import EMPTY_ROOT, HASH_SIZE, leaf_hash, verify_inclus
 from consentd.core.note import (
     MAX_NOTE_SIZE,
     Note,
+    NoteSigner,
     NoteVerifier,
-    Signer,
     decode_base64,
     encode_base64,
     open_note,
@@ -88,7 +88,7 @@ def parse_checkpoint(text: str) -> Checkpoint:
     return Checkpoint(origin, size, root)
 
 
-def sign_checkpoint(checkpoint: Checkpoint, signers: Sequence[Signer]) -> bytes:
+def sign_checkpoint(checkpoint: Checkpoint, signers: Sequence[NoteSigner]) -> bytes:
     """Sign a checkpoint with the log's keys; return the note.
 
     Raises:

@@ -19,12 +19,13 @@ the same tree. Source: ledger-format.md, "History proof".
 """
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from consentd.core import codec, merkle, patricia
 from consentd.core.checkpoint import MAX_SIZE, Checkpoint, open_checkpoint
 from consentd.core.kinds import PRUNABLE, EntryKind
-from consentd.core.note import NoteVerifier
+from consentd.core.note import NoteVerifier, Verifier, format_vkey
 from consentd.errors import MalformedError, ProofError
 
 MAX_NAME = 128
@@ -197,6 +198,23 @@ def verify_run(tag: bytes, entries: Sequence[HistoryEntry], *, first_seq: int) -
     return _walk(tag, entries, count=first_seq - 1, head=head, erased=False)[0]
 
 
+def verify_pinned(
+    origins: AbstractSet[str], keys: AbstractSet[str], *, origin: str, log_verifier: NoteVerifier
+) -> None:
+    """Hold what the ledger's own entries say of it against what was pinned.
+
+    Args:
+        origins: that LEDGER entries name; *keys* likewise, vkeys of the log.
+
+    Raises:
+        ProofError: they name none or another origin, or not the log's key.
+    """
+    if origins != {origin}:
+        raise ProofError("ledger names another origin for itself than the one pinned")
+    if isinstance(log_verifier, Verifier) and format_vkey(log_verifier) not in keys:
+        raise ProofError("ledger does not name the pinned log key as its own")
+
+
 def _walk(
     tag: bytes, entries: Sequence[HistoryEntry], *, count: int, head: bytes | None, erased: bool
 ) -> tuple[tuple[VerifiedEntry, ...], bytes | None]:
@@ -209,7 +227,7 @@ def _walk(
             raise ProofError("entry follows an ERASURE")
         if not isinstance(event, codec.Event) or event.tag != tag:
             raise ProofError("entry is not of this chain")
-        if event.seq != count + 1 or event.prev != (event.prev if head is None else head):
+        if event.seq != count + 1 or (head is not None and event.prev != head):
             raise ProofError(f"entry does not follow the one before: seq `{event.seq}` after `{count}`")
         if event.time_ms < time_ms:
             raise ProofError("entry is earlier than the one before")

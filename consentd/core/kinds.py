@@ -49,7 +49,7 @@ PRUNABLE = frozenset(
 
 def is_known(kind: int) -> bool:
     """Tell whether this version knows the kind; an unknown one still chains, but nothing may be concluded from it."""
-    return 1 <= kind <= 21
+    return kind in AUTHORS
 
 
 class Owner(IntEnum):
@@ -89,3 +89,8 @@ AUTHORS: dict[EntryKind, frozenset[Owner]] = {
     EntryKind.RULES: _PARTICIPANT,
 }
 """Who may author each kind. The daemon may sign for thin clients; the statement then says ``attested_by``."""
+
+
+def authors_of(kind: int) -> frozenset[Owner]:
+    """Return who may author a kind; of one that this version does not know, anybody."""
+    return AUTHORS[EntryKind(kind)] if is_known(kind) else frozenset(Owner)

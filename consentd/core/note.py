@@ -115,6 +115,13 @@ class NoteVerifier(Protocol):
         """Verify what follows the key ID in a line, over the note's text, or raise ``SignatureError``."""
 
 
+class NoteSigner(Protocol):
+    """What ``sign_note`` asks of a key: Ed25519's ``Signer``, or ML-DSA-44's from whoever has the code for it."""
+
+    def sign(self, text: str) -> "NoteSignature":
+        """Sign a note's text."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verifier:
     """A public key with its name and type, as a vkey writes it.
@@ -322,7 +329,7 @@ def format_note(text: str, signatures: Sequence[NoteSignature]) -> bytes:
     return note
 
 
-def sign_note(text: str, signers: Sequence[Signer]) -> bytes:
+def sign_note(text: str, signers: Sequence[NoteSigner]) -> bytes:
     """Sign a text with each signer; return the note.
 
     Raises:

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from consentd.core.codec import Event
 from consentd.core.tiles import TILE_WIDTH
 from consentd.errors import MalformedError, ProofError
 
@@ -42,6 +43,31 @@ class Pruned:
 
 
 NOTHING = Pruned()
+
+
+@dataclass(slots=True)
+class Retention:
+    """What the ledger's own chain has said so far of what it keeps, entry by entry.
+
+    Attributes:
+        days: how old an entry must be before it may be pruned, as leaf 0 published it; 0: nothing ever is.
+        kept_from_ms: the time before which it states to have pruned; 0: nothing.
+    """
+
+    days: int = 0
+    kept_from_ms: int = 0
+
+    def take(self, event: Event, days: int, pruned: Pruned | None) -> None:
+        """Take what a LEDGER entry says: *days* counts in leaf 0 alone; *pruned*: None where it states no pruning.
+
+        Raises:
+            ProofError: the policy keeps some of what it states to have pruned.
+        """
+        if event.seq == 1:
+            self.days = days
+        if pruned is not None:
+            pruned.verify_policy(days=self.days, time_ms=event.time_ms)
+            self.kept_from_ms = max(self.kept_from_ms, pruned.kept_from_ms)
 
 
 def format_pruned(pruned: Pruned) -> bytes:

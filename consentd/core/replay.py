@@ -17,6 +17,8 @@ between, so the start's seal shows whether the heads are right; a chain that is 
 Memory: about 0.35 kB a tag, and 96 bytes a tag in the buckets, plus 2^(map_bits + 6) bytes above them.
 """
 
+from collections.abc import MutableMapping
+
 from consentd.core import bucketed, codec, merkle, tiles
 from consentd.core.codec import Event, Seal
 from consentd.core.kinds import EntryKind
@@ -47,8 +49,8 @@ class Replay:
     Attributes:
         size: leaves taken.
         time_ms: the last leaf's.
-        heads: by tag where its chain stands. To be read only.
-        buckets: by number the buckets of the map as of the last seal. To be read only.
+        heads: by tag where its chain stands. To be read only, but for who keeps them elsewhere from the beginning.
+        buckets: by number the buckets of the map as of the last seal, likewise.
         top: the hashes above them, likewise.
         sealed_size: size at which the last seal was the last leaf; 0 before the first.
         seal_hash: chain hash of the last seal; zeros before the first.
@@ -69,8 +71,8 @@ class Replay:
         self.kept_from_ms = kept_from_ms
         self.size = 0
         self.time_ms = 0
-        self.heads: dict[bytes, Head] = {}
-        self.buckets: dict[int, bytes] = {}
+        self.heads: MutableMapping[bytes, Head] = {}
+        self.buckets: MutableMapping[int, bytes] = {}
         self.top = bucketed.Top(map_bits)
         self.sealed_size = 0
         self.seal_hash = codec.ZERO_HASH

@@ -10,7 +10,7 @@ from itertools import groupby
 
 from consentd.core import codec, note
 from consentd.core.history import VerifiedEntry
-from consentd.core.kinds import AUTHORS, EntryKind, Owner, is_known
+from consentd.core.kinds import EntryKind, Owner, authors_of
 from consentd.errors import SignatureError
 
 MAX_AUTHOR_SKEW_MS = 10 * 60_000
@@ -50,6 +50,11 @@ class KeyFact:
     tag_or_name: bytes | str
     time_ms: int
     retired: bool = False
+
+
+def is_of_authors(name: str) -> bool:
+    """Tell whether a public chain says which keys are an author's: the ledger's own, or a participant's."""
+    return name == LEDGER or name.startswith(PARTICIPANT)
 
 
 def key_fact(event: codec.Event, key: bytes, *, name: str, retired: bool = False) -> KeyFact | None:
@@ -101,16 +106,33 @@ def add_key_fact(terms: MutableMapping[bytes, tuple[KeyTerm, ...]], fact: KeyFac
         terms[fact.key] = (*known, KeyTerm(fact.owner, fact.time_ms, FOREVER_MS, fact.tag_or_name))
 
 
-def permits(term: KeyTerm, event: codec.Event, allowed: frozenset[Owner]) -> bool:
-    """Tell whether a key's term lets it author an event of a kind that *allowed* may author."""
-    if term.owner not in allowed or not term.from_ms <= event.time_ms <= term.until_ms:
+def permits(term: KeyTerm, event: codec.Event) -> bool:
+    """Tell whether a key's term lets it author an event."""
+    if term.owner not in authors_of(event.kind) or not term.from_ms <= event.time_ms <= term.until_ms:
         return False
     return term.owner is not Owner.SUBJECT or term.tag_or_name == event.tag
 
 
-def verify_authors(
-    entries: Iterable[VerifiedEntry], *, tag: bytes, origin: str, terms: Terms
-) -> None:
+def verify_signature(event: codec.Event, made: codec.Statement, *, origin: str) -> None:
+    """Verify that the key that a statement names signed it, for this entry.
+
+    Raises:
+        MalformedError: a key that is not one.
+        SignatureError: it did not.
+    """
+    message = codec.signed_message(
+        origin=origin,
+        kind=event.kind,
+        tag=event.tag,
+        ref=event.ref,
+        request_id=made.request_id,
+        author_time_ms=made.author_time_ms,
+        payload=made.payload,
+    )
+    note.verify(made.key, message, made.signature)
+
+
+def verify_authors(entries: Iterable[VerifiedEntry], *, origin: str, terms: Terms) -> None:
     """Verify that each statement was signed by a key in force at its leaf's time, of one who may state this kind.
 
     Tombstones are passed over: what they said is gone. A kind that this version does not know may be anybody's;
@@ -126,19 +148,9 @@ def verify_authors(
             continue
         if abs(event.time_ms - statement.author_time_ms) > MAX_AUTHOR_SKEW_MS:
             raise SignatureError("author's clock is more than ten minutes from the ledger's")
-        allowed = AUTHORS[EntryKind(event.kind)] if is_known(event.kind) else frozenset(Owner)
-        if not any(permits(term, event, allowed) for term in terms.get(statement.key, ())):
+        if not any(permits(term, event) for term in terms.get(statement.key, ())):
             raise SignatureError(f"author's key was not in force for this entry: seq `{event.seq}`")
-        message = codec.signed_message(
-            origin=origin,
-            kind=event.kind,
-            tag=tag,
-            ref=event.ref,
-            request_id=statement.request_id,
-            author_time_ms=statement.author_time_ms,
-            payload=statement.payload,
-        )
-        note.verify(statement.key, message, statement.signature)
+        verify_signature(event, statement, origin=origin)
 
 
 def settle(
@@ -169,7 +181,7 @@ def settle(
                     add_key_fact(terms, fact)
                 try:
                     if entry.event not in known:
-                        verify_authors([entry], tag=entry.event.tag, origin=origin, terms=terms)
+                        verify_authors([entry], origin=origin, terms=terms)
                 except SignatureError as error:
                     failure = error
                     refused.append((entry, fact))

@@ -90,19 +90,19 @@ def verify_ledger(
     Raises:
         StorageError: the disk fails. Damage is never raised, but reported.
     """
-    scrub = _Scrub(store, origin, None if quick else vault, progress, statements=not quick)
+    under_way = _Verification(store, origin, None if quick else vault, progress, statements=not quick)
     try:
-        scrub.run()
+        under_way.run()
         if lock_path is not None:
-            scrub.verify_lock(lock_path, log_verifier)
+            under_way.verify_lock(lock_path, log_verifier)
         if table is not None and not quick:
-            scrub.verify_table(table, scratch_dir)
+            under_way.verify_table(table, scratch_dir)
     except Enough:
-        return scrub.report(stopped=True)
-    return scrub.report(stopped=False)
+        return under_way.report(stopped=True)
+    return under_way.report(stopped=False)
 
 
-class _Scrub:
+class _Verification:
     """One verification under way."""
 
     def __init__(

@@ -84,11 +84,11 @@ class Statements:
             self._found.not_checked("signatures by keys that a damaged entry may have put in force")
         else:
             entry = VerifiedEntry(event, made)
-            terms.verify_authors([entry], tag=event.tag, origin=self._origin, terms=self._terms)
+            terms.verify_authors([entry], origin=self._origin, terms=self._terms)
         if event.kind == EntryKind.LEDGER:
             self._put_key(event, message.statement_key)
         elif event.kind == EntryKind.PARTICIPANT:
-            if codec.public_tag(f"participant/{message.participant_id}") != event.tag:
+            if codec.public_tag(terms.PARTICIPANT + message.participant_id) != event.tag:
                 raise CorruptionError("participant stands in a chain of another name")
             self._participants[event.tag] = message.participant_id
         elif event.kind == EntryKind.KEY:

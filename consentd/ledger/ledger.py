@@ -171,6 +171,7 @@ class Turn:
         self.edge = ledger.edge
         self.sealed = False
         self.closed: State | None = None
+        self._seal = (b"", b"")  # of the seal that ends it: map root, chain hash
         self._tags = state.tags
         self._leaf_hashes: list[bytes] = []
         self._requests: dict[bytes, tuple[int, bytes]] = {}

@@ -121,7 +121,7 @@ def root_at(store: Store, size: int) -> bytes:
 
 
 def prove_inclusion(store: Store, index: int, size: int) -> list[bytes]:
-    """Return the audit path of leaf *index* in the tree of *size* leaves.
+    """Return the inclusion proof of leaf *index* in the tree of *size* leaves.
 
     Raises:
         InvalidError: *index* is not below *size*.

@@ -11,8 +11,9 @@ from google.protobuf.message import Message
 
 from consentd.core import codec
 from consentd.core.kinds import EntryKind, Owner
+from consentd.core.terms import FOREVER_MS, PARTICIPANT
 from consentd.ledger import statement
-from consentd.ledger.view import FOREVER, FORMAT, KEY, NO_REVISION, REVISION, U32, U64, Registry, Shared, View
+from consentd.ledger.view import FORMAT, KEY, NO_REVISION, REVISION, U32, U64, Registry, Shared, View
 from consentd.policy import compile as compiler
 from consentd.policy import model
 from consentd.policy import subject as values
@@ -179,7 +180,7 @@ class TableTurn(View):
     def _put_subject(self, tag: bytes, value: bytes | None) -> None:
         self._txn.put(b"s" + tag, value or b"")
 
-    def _put_key(self, key: bytes, kind: Owner, from_ms: int, rest: bytes, until_ms: int = FOREVER) -> None:
+    def _put_key(self, key: bytes, kind: Owner, from_ms: int, rest: bytes, until_ms: int = FOREVER_MS) -> None:
         self._txn.put(b"k" + key, KEY.pack(kind, from_ms, until_ms) + rest)
 
     def _compile_rules(self, message: st.RulesStatement) -> None:
@@ -214,7 +215,7 @@ class TableTurn(View):
     def _participant_of(self, tag: bytes) -> str | None:
         return next(
             (key[1:].decode() for key, _ in self._txn.scan(b"p", prefix_end(b"p"))
-             if codec.public_tag("participant/" + key[1:].decode()) == tag),
+             if codec.public_tag(PARTICIPANT + key[1:].decode()) == tag),
             None,
         )
 

@@ -12,6 +12,7 @@ from typing import Self
 
 from consentd.core import codec
 from consentd.core.kinds import Owner
+from consentd.core.terms import FOREVER_MS, PARTICIPANT
 from consentd.errors import CorruptionError, NotFoundError
 from consentd.ledger import statement
 from consentd.policy import compile as compiler
@@ -30,7 +31,6 @@ KEY = Struct(">BQQ")
 """owner, in force from, until; the owner's id or tag follows."""
 U64 = Struct(">Q")
 U32 = Struct(">I")
-FOREVER = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class KeyOwner:
         """The tag of the chain that put it in force."""
         if self.kind is Owner.SUBJECT:
             return self.tag
-        return codec.LEDGER_TAG if self.kind is Owner.LEDGER else codec.public_tag("participant/" + self.name)
+        return codec.LEDGER_TAG if self.kind is Owner.LEDGER else codec.public_tag(PARTICIPANT + self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class View:
     def key_owner(self, key: bytes) -> KeyOwner | None:
         """Return whose key it is, where it is in force; None otherwise."""
         owner = self.key_ever(key)
-        return owner if owner is not None and owner.until_ms == FOREVER else None
+        return owner if owner is not None and owner.until_ms == FOREVER_MS else None
 
     def key_ever(self, key: bytes) -> KeyOwner | None:
         """Return whose key it is or was, or None."""

@@ -63,7 +63,11 @@ class Codebook:
         return found
 
     def categories(self, codes: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
-        """Return the leaves that ``codes`` ask for, as a mask, and the codes that the vocabulary does not hold."""
+        """Return the leaves that ``codes`` ask for, as a mask, and the codes that the vocabulary does not hold.
+
+        Raises:
+            InvalidError: EMPTY_CATEGORIES, there are none.
+        """
         found = self._categories.get(codes)
         if found is None:
             if not codes:
@@ -94,7 +98,11 @@ class Codebook:
         return mask
 
     def actors(self, actor: Actor) -> tuple[Numbers, Numbers]:
-        """Return the numbers a permit and a deny look for (rule 10), groups included, 0 for rows that name nobody."""
+        """Return the numbers a permit and a deny look for (rule 10), groups included, 0 for rows that name nobody.
+
+        Raises:
+            InvalidError: no organisation is named.
+        """
         key = (actor.organisation, actor.on_behalf_of, actor.application, actor.relay)
         found = self._actors.get(key)
         if found is None:
@@ -106,7 +114,11 @@ class Codebook:
         return found
 
     def holders(self, holder: str) -> Numbers:
-        """Return the numbers that a row's holder may be, 0 included."""
+        """Return the numbers that a row's holder may be, 0 included.
+
+        Raises:
+            InvalidError: no holder is named.
+        """
         found = self._holders.get(holder)
         if found is None:
             if not holder:

@@ -11,9 +11,6 @@ from typing import Final
 from consentd.errors import InvalidError
 
 SEOUL: Final = timezone(timedelta(hours=9))
-DAY_MS: Final = 86_400_000
-AGE_OF_OWN_CONSENT: Final = 14
-"""PIPA 22-2: below it a legal representative acts."""
 
 _DATE: Final = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?", re.ASCII)
 _INSTANT: Final = re.compile(
@@ -69,19 +66,6 @@ def parse_instant_ms(text: str) -> int:
         shift = (int(zone[1:3]) * 60 + int(zone[4:6])) * (-1 if zone[0] == "-" else 1)
     thousandths = int(((fraction or "") + "000")[:3])
     return (local - _EPOCH) // timedelta(milliseconds=1) - shift * _MINUTE_MS + thousandths
-
-
-def birthday_ms(born: date, age: int) -> int:
-    """Return when a person born on ``born`` reaches ``age``: the start of that day in Asia/Seoul, UTC ms.
-
-    Born on 29 February: in a year without one, on 1 March (policy.md, rule 8).
-    """
-    year = born.year + age
-    try:
-        day = born.replace(year=year)
-    except ValueError:
-        day = date(year, 3, 1)
-    return _midnight_ms(day)
 
 
 def _bounds(text: str) -> tuple[date, date]:

@@ -21,7 +21,6 @@ MAX_DEPTH = 8
 MAX_PROVISIONS = 256
 """Most provisions in one consent."""
 
-
 BREAK_GLASS_PURPOSE = "BTG"
 """The purpose that a question has exactly when it carries a ``break_glass`` justification (rule 7)."""
 
@@ -143,7 +142,7 @@ class Provision:
         labels: security label codes the data may carry.
         resources: references of single resources, ``Observation/123``.
         start_ms, end_ms: when it holds; always intersected with the parent's.
-        data_start_ms, data_end_ms: of what time the data may be; None is open on both sides.
+        data_period: of what time the data may be; None: open on both sides.
         children: nested provisions.
     """
 

@@ -22,6 +22,7 @@ from consentd.clock import Clock, SystemClock
 from consentd.config import Config, TlsConfig
 from consentd.core import codec, note
 from consentd.core.kinds import Owner
+from consentd.core.pruned import DAY_MS
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 from consentd.ledger.ledger import Ledger
 from consentd.ledger.opening import open_ledger
@@ -73,7 +74,9 @@ WATCHING_THREADS = 32
 FAST_CALLS = frozenset({"Check", "BatchCheck"})
 """Calls that never wait; they have the gRPC server's own few threads to themselves."""
 DRAIN_S = 10
+"""How long calls in flight may take to end, once the daemon drains."""
 REALM = "realm"
+"""Id of the realm whose rules a new ledger begins with: chain ``rules/realm``."""
 SERVICES: tuple[tuple[Any, Any, Any], ...] = (
     (registry_service_pb2, registry_service_pb2_grpc.add_RegistryServiceServicer_to_server, RegistryService),
     (consent_service_pb2, consent_service_pb2_grpc.add_ConsentServiceServicer_to_server, ConsentService),
@@ -240,7 +243,7 @@ class Daemon:
             checkpoint_interval_ms=config.ledger.checkpoint_interval_ms,
             max_waiting=config.pool.max_waiting,
             max_batch=config.pool.max_batch,
-            idempotency_ms=config.ledger.idempotency_days * 86_400_000,
+            idempotency_ms=config.ledger.idempotency_days * DAY_MS,
             confirm_clock=self._confirm_clock,
             on_fault=self._set_not_serving,
             more_signers=() if keys.log_mldsa is None else (keys.log_mldsa,),
@@ -374,5 +377,3 @@ def serve(config: Config, *, confirm_clock: bool = False) -> None:
     daemon.start()
     done.wait()
     daemon.stop()
-
-

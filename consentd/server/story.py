@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +16,8 @@ from rich.table import Table
 
 from consentd.core.kinds import EntryKind
 from consentd.core.note import KeyPair
+from consentd.core.pruned import DAY_MS
+from consentd.policy.dates import SEOUL
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.server.town import PUBLIC_HOLDERS, RELAY, Institution
 from consentd.v1 import consent_pb2 as pb
@@ -27,9 +29,8 @@ HOSPITAL = "general-hospital-01"
 CLINIC = "clinic-01"
 HIRA = PUBLIC_HOLDERS[1][0]
 MARKETING = "market-service"
-YEAR_MS = 365 * 86_400_000
+YEAR_MS = 365 * DAY_MS
 
-_SEOUL = timezone(timedelta(hours=9))
 _NAMES = {
     code.code: (code.ko, code.en) for code in (*DEFAULT_VOCABULARY.purposes, *DEFAULT_VOCABULARY.categories)
 }
@@ -213,7 +214,7 @@ class Story:
 
     def _add(self, table: Table, entry: Entry, outcome: Entry | None) -> None:
         cell = self._voice.cell
-        when = datetime.fromtimestamp(entry.time_ms / 1000, UTC).astimezone(_SEOUL).strftime("%H:%M:%S.%f")[:-3]
+        when = datetime.fromtimestamp(entry.time_ms / 1000, UTC).astimezone(SEOUL).strftime("%H:%M:%S.%f")[:-3]
         message = entry.message
         record = message.access if isinstance(message, st.RefusalStatement) else message
         if not isinstance(record, st.AccessStatement) or not record.asked.question:

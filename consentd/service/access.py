@@ -1,6 +1,5 @@
 """Stand where data changes hands: AccessService. Decide and record in one, then record what happened."""
 
-
 import grpc
 
 from consentd.core import codec
@@ -40,7 +39,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         caller = self.caller(context)
         write, sees_reasons = self._authorize(request, caller, context)
         written = self.parts.sequencer.submit(write).result()
-        return self._authorized(written, sees_reasons, request.wait_for, context, "authorize")
+        return self._authorized(written, sees_reasons, request.wait_for, context)
 
     @rpc
     def BatchAuthorizeAccesses(  # noqa: N802
@@ -64,7 +63,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
                 result.error.CopyFrom(item_error(one))
                 continue
             try:
-                answer = self._authorized(next(futures).result(), one[1], request.wait_for, context, "authorize")
+                answer = self._authorized(next(futures).result(), one[1], request.wait_for, context)
                 result.response.CopyFrom(answer)
             except RequestError as error:
                 result.error.CopyFrom(item_error(error))
@@ -125,11 +124,10 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         sees_reasons: bool,
         wait_for: int,
         context: grpc.ServicerContext,
-        via: str,
     ) -> ac.AuthorizeAccessResponse:
         answer = written.answer
         metrics = self.metrics
-        metrics.decisions.inc(OUTCOMES[answer.decision.outcome], via)
+        metrics.decisions.inc(OUTCOMES[answer.decision.outcome], "authorize")
         if written.recorded_index is None:
             metrics.unenrolled_questions.inc()
         elif not written.replayed and written.entries[0].event.kind == EntryKind.REFUSAL:

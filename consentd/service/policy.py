@@ -218,5 +218,3 @@ def check_size(question: pb.Question) -> None:
 def _refuse_break_glass(question: pb.Question) -> None:
     if question.purpose == model.BREAK_GLASS_PURPOSE or question.HasField("break_glass"):
         raise InvalidError("break-glass is asked for through AuthorizeAccess only", "BREAK_GLASS_SHAPE")
-
-

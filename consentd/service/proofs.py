@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 import grpc
 
 from consentd.core import codec, merkle
+from consentd.core.terms import LEDGER, PARTICIPANT
 from consentd.errors import DeniedError, InvalidError, NotFoundError, StorageError
 from consentd.ledger import layout, reads
 from consentd.ledger.reads import Anchor
@@ -200,7 +201,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         Which chains those are is known only once the entries are read, and reading takes place beside new ones: so
         this goes around until one checkpoint covers all.
         """
-        store, names = self.parts.ledger.store, {**names, codec.LEDGER_TAG: "ledger"}
+        store, names = self.parts.ledger.store, {**names, codec.LEDGER_TAG: LEDGER}
         for _ in range(_MAX_ANCHOR_TRIES):
             tags = list(names)
             anchor, published = self.parts.sequencer.anchor(tags)
@@ -219,7 +220,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         keys = {codec.decode_statement(opened[1]).key for _, opened in entries if opened is not None}
         with self.parts.table.read() as snapshot:
             owners = [snapshot.key_ever(key) for key in keys]
-        return {f"participant/{owner.name}" for owner in owners if owner is not None and owner.name}
+        return {PARTICIPANT + owner.name for owner in owners if owner is not None and owner.name}
 
     def _leaf(self, index: int) -> bytes:
         """Return a leaf.
@@ -304,4 +305,3 @@ def _stream_chain(
 
 
 _AUDITOR = st.PARTICIPANT_ROLE_AUDITOR
-

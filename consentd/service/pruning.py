@@ -46,7 +46,7 @@ def _find(
     if stated and not (retention.is_finished(store) and before == stated[-1].pruned):
         return stated[-1].pruned, Stop(0, 0)
     if not days:
-        raise InvalidError("retention policy of this ledger keeps everything: `retention.days` was 0 when it began")
+        raise InvalidError("retention policy keeps everything: `ledger.retention_days` was 0 when the ledger began")
     latest_ms = parts.sequencer.clock.wall_ms() - days * DAY_MS
     kept_from_ms = request.kept_from_time_ms or max(0, latest_ms)
     if not 0 <= kept_from_ms <= latest_ms:

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 
 from consentd.core import note
 from consentd.core.kinds import EntryKind
+from consentd.core.terms import PARTICIPANT
 from consentd.errors import ConflictError, InvalidError, NotFoundError
 from consentd.ledger import statement
 from consentd.ledger.table_turn import TableTurn
@@ -40,7 +41,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         message = st.ParticipantStatement()
         message.CopyFrom(request.participant)
         check_participant(message)
-        name = f"participant/{message.participant_id}"
+        name = PARTICIPANT + message.participant_id
         receipt = self._publish(request, name, EntryKind.PARTICIPANT, message, lambda table: None, context)
         return rs.RegisterParticipantResponse(receipt=receipt)
 
@@ -54,7 +55,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
             if table.key_ever(key) is not None:
                 raise ConflictError("key is or was in force already")
 
-        name = f"participant/{request.participant_id}"
+        name = PARTICIPANT + request.participant_id
         receipt = self._publish(request, name, EntryKind.KEY, st.KeyStatement(key=key), is_new, context)
         return rs.AddKeyResponse(receipt=receipt)
 
@@ -69,7 +70,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
             if owner is None or owner.name != request.participant_id:
                 raise NotFoundError("participant has no such key in force")
 
-        name = f"participant/{request.participant_id}"
+        name = PARTICIPANT + request.participant_id
         message = st.KeyStatement(key=key, retired=True)
         return rs.RetireKeyResponse(receipt=self._publish(request, name, EntryKind.KEY, message, is_in_force, context))
 
@@ -252,7 +253,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         self.require_operator(caller)
         request_id = check_request_id(request.request_id)
         statement.check_no_unknown_fields(message)
-        content = content_hash(context_name(request), name, message)
+        content = content_hash(request.DESCRIPTOR.name, name, message)
         message.ClearField("attestation")
         message.attestation.attested_by = caller.id  # type: ignore[attr-defined]  # every public statement has one
         write = PublicWrite(
@@ -267,11 +268,6 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         )
         written = self.parts.sequencer.submit(write).result()
         return self.receipt(written, 0, request.wait_for, context)
-
-
-def context_name(request: Message) -> str:
-    """Return what tells one kind of write from another in a content hash."""
-    return request.DESCRIPTOR.name
 
 
 def check_key(key: bytes) -> bytes:
@@ -312,5 +308,3 @@ def check_participant(message: st.ParticipantStatement) -> None:
 def _known(table: TableTurn, participant_id: str) -> None:
     if table.participant(participant_id) is None:
         raise NotFoundError("no such participant")
-
-

@@ -376,5 +376,3 @@ def check_batch(count: int, most: int) -> None:
     """
     if count > most:
         raise InvalidError(f"batch is over its limit of {most} items: `{count}`", "TOO_LARGE")
-
-

@@ -6,10 +6,10 @@ so a half-written state cannot be expressed.
 
 **A failed write has an unknown outcome**: the batch may be on disk or not. The store then refuses
 all later writes, because their order relative to the lost one cannot be known; reads still work.
-Whoever owns the ledger stops, opens it again, and finds out (``ledger.open``).
+Whoever owns the ledger stops, opens it again, and finds out (``ledger.opening``).
 
 Two stores keep this contract, and ``tests/test_store.py`` holds both to it: ``memory.MemoryStore``
-for tests and replay, ``rocks.RocksStore`` for everything else.
+for tests and where an empty store is asked for, ``rocks.RocksStore`` for everything else.
 """
 
 from collections.abc import Iterator, Sequence

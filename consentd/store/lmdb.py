@@ -35,8 +35,6 @@ import lmdb
 
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 
-MAX_KEY_SIZE = 511
-"""Longest key in bytes."""
 MAX_READERS = 1024
 """Most read transactions at once, in all processes; 64 bytes each. Set by the process that opens first."""
 _SPARE_READERS = 32  # finished read transactions kept for the next begin, which then costs a tenth

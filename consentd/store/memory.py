@@ -1,4 +1,4 @@
-"""A store in memory: for tests, for replay, and as the plain meaning of the contract."""
+"""A store in memory: for tests, as an empty store, and as the plain meaning of the contract."""
 
 import threading
 from bisect import bisect_left

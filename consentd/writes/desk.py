@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 
 from consentd.core import codec, note
 from consentd.core.kinds import AUTHORS, EntryKind, Owner
+from consentd.core.terms import MAX_AUTHOR_SKEW_MS
 from consentd.errors import ConflictError, InvalidError, MalformedError, SignatureError
 from consentd.ledger import statement
 from consentd.ledger.ledger import Draft, Turn
@@ -16,8 +17,6 @@ from consentd.ledger.table_turn import TableTurn
 from consentd.ledger.vault import Vault, clear_row
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
-
-MAX_AUTHOR_SKEW_MS = 10 * 60_000
 
 Answer = Any
 """What a write says to its caller: a value of its own kind, or None."""

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
+from consentd.core.terms import LEDGER
 from consentd.errors import ConflictError, InvalidError, ProofError
 from consentd.ledger.table_turn import TableTurn
 from consentd.v1 import statement_pb2 as st
@@ -115,7 +116,7 @@ class Genesis:
         if desk.turn.index:
             raise ConflictError("ledger has begun already")
         chains = (
-            ("ledger", EntryKind.LEDGER, self.ledger),
+            (LEDGER, EntryKind.LEDGER, self.ledger),
             (f"vocabulary/{self.vocabulary.vocabulary_id}", EntryKind.VOCABULARY, self.vocabulary),
             (f"rules/{self.rules.realm_id}", EntryKind.RULES, self.rules),
         )

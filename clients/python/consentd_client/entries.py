@@ -11,8 +11,6 @@ from consentd.core.kinds import EntryKind, is_known
 from consentd.v1 import statement_pb2 as st
 from consentd_client import show
 
-LEDGER = "ledger"
-"""Author of what the daemon signed, and the name of the chain that names its keys."""
 SUBJECT = "subject"
 """Author of what the person signed."""
 

@@ -23,10 +23,19 @@ from consentd.core.history import (
     HistoryProof,
     VerifiedEntry,
 )
-from consentd.core.kinds import AUTHORS, EntryKind, Owner, is_known
-from consentd.core.note import Verifier, format_vkey
-from consentd.core.pruned import Pruned
-from consentd.core.terms import LEDGER, PARTICIPANT, KeyFact, Terms, key_fact, settle, verify_authors
+from consentd.core.kinds import EntryKind, Owner
+from consentd.core.pruned import Pruned, Retention
+from consentd.core.terms import (
+    LEDGER,
+    PARTICIPANT,
+    KeyFact,
+    Terms,
+    is_of_authors,
+    key_fact,
+    permits,
+    settle,
+    verify_authors,
+)
 from consentd.errors import InvalidError, MalformedError, ProofError, VerificationError
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import statement_pb2 as st
@@ -142,7 +151,7 @@ def verify_history(
     terms = settle(_stated(chains, names), origin=trust.origin, known=verified_before)
     for other, verified in chains.items():
         unverified = entries[len(known) :] if other == asked.tag else verified
-        verify_authors(unverified, tag=other, origin=trust.origin, terms=terms)
+        verify_authors(unverified, origin=trust.origin, terms=terms)
     _check_ledger(chains.get(codec.LEDGER_TAG, ()), trust)
     authors = [one.author for one in known] + [_author(entry, terms) for entry in entries[len(known) :]]
     whole = (*(one.entry for one in known), *asked.entries)
@@ -157,8 +166,7 @@ def _verify_others(
     """Verify the chains of authors' keys that come with the one asked for; return their entries by tag."""
     chains: dict[bytes, Sequence[VerifiedEntry]] = {}
     for chain in others:
-        is_author = chain.public_name == LEDGER or chain.public_name.startswith(PARTICIPANT)
-        if chain.tag in chains or chain.tag == asked.tag or not is_author:
+        if chain.tag in chains or chain.tag == asked.tag or not is_of_authors(chain.public_name):
             raise ProofError("history has a chain that nobody needs")
         chains[chain.tag] = history.verify_chain(chain, anchor=anchor)
     return chains
@@ -239,20 +247,16 @@ def _kept_from(entries: Sequence[VerifiedEntry]) -> int:
     Raises:
         ProofError: it states to have pruned what its published policy keeps.
     """
-    days = kept_from_ms = 0
+    kept = Retention()
     for entry in entries:
         if entry.statement is None or entry.event.kind != EntryKind.LEDGER:
             continue
         message = decode_payload(entry.event.kind, entry.statement.payload)
-        if not isinstance(message, st.LedgerStatement):
-            continue
-        if entry.event.seq == 1:
-            days = message.retention_days
-        if message.HasField("pruning"):
-            pruned = Pruned(message.pruning.kept_from_time_ms, message.pruning.start_size)
-            pruned.verify_policy(days=days, time_ms=entry.event.time_ms)
-            kept_from_ms = max(kept_from_ms, pruned.kept_from_ms)
-    return kept_from_ms
+        if isinstance(message, st.LedgerStatement):
+            pruning = message.pruning
+            stated = Pruned(pruning.kept_from_time_ms, pruning.start_size) if message.HasField("pruning") else None
+            kept.take(entry.event, message.retention_days, stated)
+    return kept.kept_from_ms
 
 
 def _missing(entries: Sequence[VerifiedEntry]) -> tuple[tuple[int, int], ...]:
@@ -297,10 +301,8 @@ def _author(entry: VerifiedEntry, terms: Terms) -> str:
     """Name who signed an entry whose signature was verified."""
     if entry.statement is None:
         return ""
-    event = entry.event
-    allowed = AUTHORS[EntryKind(event.kind)] if is_known(event.kind) else frozenset(Owner)
     for term in terms[entry.statement.key]:
-        if term.owner in allowed and term.from_ms <= event.time_ms <= term.until_ms:
+        if permits(term, entry.event):
             if term.owner is Owner.LEDGER:
                 return LEDGER
             return SUBJECT if term.owner is Owner.SUBJECT else f"{PARTICIPANT}{term.tag_or_name!s}"
@@ -316,7 +318,4 @@ def _check_ledger(entries: Sequence[VerifiedEntry], trust: Trust) -> None:
     ]
     keys = {key for message in stated if isinstance(message, st.LedgerStatement) for key in message.verifier_keys}
     origins = {message.origin for message in stated if isinstance(message, st.LedgerStatement)}
-    if origins != {trust.origin}:
-        raise ProofError("ledger names another origin for itself than the one pinned")
-    if isinstance(trust.log_key, Verifier) and format_vkey(trust.log_key) not in keys:
-        raise ProofError("ledger does not name the pinned log key as its own")
+    history.verify_pinned(origins, keys, origin=trust.origin, log_verifier=trust.log_key)
