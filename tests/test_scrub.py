@@ -18,7 +18,7 @@ from consentd.core.note import KeyPair
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 from consentd.ledger import layout, retention
 from consentd.ledger import scrub as scrubbing
-from consentd.ledger.fsck_rows import MAX_FAULTS, Fault
+from consentd.ledger.findings import MAX_FAULTS, Fault
 from consentd.ledger.retention import encode_pruned, read_pruned
 from consentd.ledger.scrub import Scrub
 from consentd.ledger.table import Table

@@ -88,8 +88,9 @@ def _refused_grant(view: View, message: st.RefusalStatement) -> list[str]:
     again = check.check_consent(consent, view.codebook().vocabulary)
     found = []
     if statement.to_enum(again) != message.reason:
-        now = "nothing" if again is None else again.name
-        found.append(f"reason: recorded {message.reason}, comes out {now}")
+        names = st.RefusalReason.DESCRIPTOR.values_by_number
+        was, now = (names[one].name if one in names else str(one) for one in (message.reason, statement.to_enum(again)))
+        found.append(f"reason: recorded {was}, comes out {now}")
     missing = check.missing_items(consent)
     if again is not None and tuple(message.missing) != missing:
         found.append(f"missing: recorded {list(message.missing)}, comes out {list(missing)}")

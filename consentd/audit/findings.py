@@ -1,12 +1,11 @@
 """What an audit finds: what is wrong, where; what could not be told; how much there was."""
 
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from consentd.core.checkpoint import Checkpoint
+from consentd.ledger.findings import Fault, Findings
 
-MAX_FAULTS = 100
 UNKEPT = "statements that this place does not hold"
 CLOSED = "statements erased, or outside the mandate"
 NO_TERM = "signatures by keys put in force by entries not at hand"
@@ -16,14 +15,6 @@ UNKNOWN = "entries of kinds that this version does not know"
 
 Progress = Callable[[int, int], None]
 """(done, of how many): how far it is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Something wrong: with the leaf at ``index``, or (None) with the ledger as a whole."""
-
-    index: int | None
-    what: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,28 +49,12 @@ class Report:
         return bool(self.not_checked.keys() & {UNKNOWN, NO_MAP, UNSTATED})
 
 
-class Stop(Exception):  # noqa: N818  # not an error: the hundredth fault ends the search
-    """Enough faults are found."""
-
-
 @dataclass(slots=True)
-class Found:
-    """What is found so far; the fields are ``Report``'s."""
+class Found(Findings):
+    """What is found so far, counts included; the fields are ``Report``'s."""
 
     entries: int = 0
     seals: int = 0
     opened: int = 0
     leaves_pruned: int = 0
     statements_pruned: int = 0
-    not_checked: Counter[str] = field(default_factory=Counter)
-    faults: list[Fault] = field(default_factory=list)
-
-    def add(self, index: int | None, what: str) -> None:
-        """Note a fault.
-
-        Raises:
-            Stop: there are a hundred already.
-        """
-        if len(self.faults) == MAX_FAULTS:
-            raise Stop
-        self.faults.append(Fault(index, what))

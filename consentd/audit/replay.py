@@ -22,13 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from consentd.audit import share
-from consentd.audit.findings import MAX_FAULTS, Fault, Progress
+from consentd.audit.findings import Progress
 from consentd.audit.places import Place
 from consentd.audit.share import DARK, UNKNOWN, Share, Tally
 from consentd.core import checkpoint, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import NoteVerifier
 from consentd.errors import StorageError
+from consentd.ledger.findings import MAX_FAULTS, Fault
 
 BATCH = 16
 """Bundles in a round, between two commits of a share's table."""

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from consentd.audit import decisions, look
-from consentd.audit.findings import MAX_FAULTS, Fault
 from consentd.audit.places import Opening, Place, leaf_hashes, read_leaves, read_tiles, width_of
 from consentd.core import codec, kinds, tiles
 from consentd.core.checkpoint import Checkpoint
@@ -33,6 +32,7 @@ from consentd.errors import (
     VerificationError,
 )
 from consentd.ledger import statement
+from consentd.ledger.findings import MAX_FAULTS, Fault
 from consentd.ledger.table import Table
 from consentd.ledger.table_turn import TableTurn
 

@@ -23,11 +23,9 @@ from consentd.audit.findings import (
     UNKEPT,
     UNKNOWN,
     UNSTATED,
-    Fault,
     Found,
     Progress,
     Report,
-    Stop,
 )
 from consentd.audit.kept import WARM, Keep
 from consentd.audit.look import Run
@@ -39,6 +37,7 @@ from consentd.core.note import NoteVerifier
 from consentd.core.pruned import Pruned, Retention
 from consentd.core.replay import Replay, ReplayError
 from consentd.errors import InvalidError, ProofError, StorageError, VerificationError
+from consentd.ledger.findings import Enough, Fault
 
 SAVE_EVERY = 50_000
 """Entries between two saves of the state, or a little more: a save falls behind a seal."""
@@ -104,7 +103,7 @@ def verify_ledger(
                 if progress is not None:
                     progress(audit.replay.size, point.size)
             audit.finish()
-        except Stop:
+        except Enough:
             return audit.report(stopped=True)
         return audit.report(stopped=False)
 
@@ -191,7 +190,7 @@ class _Audit:
         self._closed = {bytes.fromhex(tag): index for tag, index in state["closed"].items()}
         self._retention, self._stated = Retention(state["retention_days"]), [Pruned(*one) for one in state["stated"]]
         counted = ("entries", "seals", "opened", "leaves_pruned", "statements_pruned")
-        self.found = Found(**{name: state[name] for name in counted}, not_checked=Counter(state["not_checked"]))
+        self.found = Found(**{name: state[name] for name in counted}, unchecked=Counter(state["not_checked"]))
         self.found.faults = [Fault(index, what) for index, what in state["faults"]]
         self._saved_size = state["size"]
 
@@ -210,7 +209,7 @@ class _Audit:
                 "stated": [[one.kept_from_ms, one.start] for one in self._stated],
                 "entries": self.found.entries, "seals": self.found.seals, "opened": self.found.opened,
                 "leaves_pruned": self.found.leaves_pruned, "statements_pruned": self.found.statements_pruned,
-                "not_checked": dict(self.found.not_checked),
+                "not_checked": dict(self.found.unchecked),
                 "faults": [[fault.index, fault.what] for fault in self.found.faults],
             }
         )  # fmt: skip
@@ -265,21 +264,21 @@ class _Audit:
             self.found.add(index, str(error).removeprefix(f"leaf `{index}`: "))
             decoded = self.replay.resume(leaf)
         if isinstance(decoded, codec.Seal) and not was_sure:
-            self.found.not_checked[NO_MAP] += 1
+            self.found.not_checked(NO_MAP)
         return decoded
 
     def _look_at_author(self, index: int, event: codec.Event, run: Run) -> None:
         if not kinds.is_known(event.kind):
-            self.found.not_checked[UNKNOWN] += 1
+            self.found.not_checked(UNKNOWN)
         made = run.made.get(index)
         if made is None:
             if not run.has_openings:
-                self.found.not_checked[UNKEPT] += 1
+                self.found.not_checked(UNKEPT)
             elif event.kind in PRUNABLE and event.time_ms < self.pruned.kept_from_ms:
                 self.found.statements_pruned += 1
                 return
             else:
-                self.found.not_checked[CLOSED] += 1
+                self.found.not_checked(CLOSED)
                 if self.source.is_whole:
                     self._closed.setdefault(event.tag, index)
             self.authors.is_lost |= event.kind in (EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY)
@@ -290,7 +289,7 @@ class _Audit:
                 if event.kind == EntryKind.LEDGER and event.tag == codec.LEDGER_TAG and made.fact is not None:
                     self._look_at_retention(event, made.fact)
             else:
-                self.found.not_checked[NO_TERM] += 1
+                self.found.not_checked(NO_TERM)
         except VerificationError as error:
             self.found.add(index, str(error))
 
@@ -320,8 +319,8 @@ class _Audit:
 
     def _compare_pruned(self) -> None:
         """Hold what the place says to be pruned against what the ledger states."""
-        if not self._stated and (self.found.not_checked[UNKEPT] or self.authors.is_lost):
-            self.found.not_checked[UNSTATED] += 1
+        if not self._stated and (self.found.unchecked[UNKEPT] or self.authors.is_lost):
+            self.found.not_checked(UNSTATED)
             return
         # A place may still hold what the last one states: it is deleted after that is public.
         if not any(
@@ -341,7 +340,7 @@ class _Audit:
             opened=found.opened,
             leaves_pruned=found.leaves_pruned,
             statements_pruned=found.statements_pruned,
-            not_checked={what: count for what, count in found.not_checked.items() if count},
+            not_checked={what: count for what, count in found.unchecked.items() if count},
             faults=tuple(sorted(found.faults, key=lambda fault: (fault.index is None, fault.index or 0))),
             stopped=stopped,
         )

@@ -22,7 +22,8 @@ from consentd.core.replay import Replay, ReplayError
 from consentd.errors import ConsentdError, CorruptionError, ProofError, VerificationError
 from consentd.ledger import fsck_rows as rows
 from consentd.ledger import layout
-from consentd.ledger.fsck_rows import CHUNK, Enough, Fault, Findings, Gap
+from consentd.ledger.findings import Enough, Fault, Findings
+from consentd.ledger.fsck_rows import CHUNK, Gap
 from consentd.ledger.fsck_statements import Statements
 from consentd.ledger.ledger import Ledger, State
 from consentd.ledger.lock import read_lock

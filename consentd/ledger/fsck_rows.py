@@ -5,7 +5,6 @@ a whole, and only single reads tell which rows of it are lost. Scans come after 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
 from typing import TypeVar
@@ -14,13 +13,12 @@ from consentd.core import bucketed, codec, merkle
 from consentd.core.replay import Replay
 from consentd.errors import CorruptionError, VerificationError
 from consentd.ledger import layout
+from consentd.ledger.findings import Findings
 from consentd.ledger.ledger import State, decode_state
 from consentd.store import Store, prefix_end
 
 T = TypeVar("T")
 
-MAX_FAULTS = 100
-"""Faults after which looking stops: more say nothing new."""
 CHUNK = 2048
 """Rows read at once. A multiple of a tile's width."""
 
@@ -28,45 +26,6 @@ _REVISION_ROOT = 40
 _KEY_SIZES = {
     b"P": 1, b"S": 1, b"c": 41, b"h": 33, b"i": 41, b"l": 9, b"m": 5, b"q": 33, b"r": 5, b"t": 10, b"x": 41
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing that is wrong.
-
-    Attributes:
-        index: the entry or seal it touches; None where it is no single one.
-        what: in words; never with an identifier of a person.
-    """
-
-    index: int | None
-    what: str
-
-
-class Enough(Exception):  # noqa: N818  # no error: it ends the search
-    """End a search that has found ``MAX_FAULTS``."""
-
-
-class Findings:
-    """The faults found so far, and how often something could not be told, by what it is."""
-
-    def __init__(self) -> None:
-        self.faults: list[Fault] = []
-        self.unchecked: dict[str, int] = {}
-
-    def not_checked(self, what: str) -> None:
-        """Count something that cannot be told."""
-        self.unchecked[what] = self.unchecked.get(what, 0) + 1
-
-    def add(self, index: int | None, what: str) -> None:
-        """Take down a fault.
-
-        Raises:
-            Enough: it was the last one that is looked for.
-        """
-        self.faults.append(Fault(index, what))
-        if len(self.faults) >= MAX_FAULTS:
-            raise Enough
 
 
 class Gap(Enum):

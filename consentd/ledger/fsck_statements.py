@@ -9,7 +9,8 @@ from consentd.core.replay import Replay
 from consentd.errors import CorruptionError, NotFoundError, StorageError, VerificationError
 from consentd.ledger import fsck_rows as rows
 from consentd.ledger import layout, statement
-from consentd.ledger.fsck_rows import Findings, Gap
+from consentd.ledger.findings import Findings
+from consentd.ledger.fsck_rows import Gap
 from consentd.ledger.vault import Vault
 from consentd.store import Store
 

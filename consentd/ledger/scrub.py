@@ -35,7 +35,7 @@ from consentd.core import tiles
 from consentd.core.note import Verifier
 from consentd.errors import ConsentdError
 from consentd.ledger import layout, retention
-from consentd.ledger.fsck_rows import MAX_FAULTS, Fault
+from consentd.ledger.findings import MAX_FAULTS, Fault
 from consentd.ledger.ledger import Ledger
 from consentd.ledger.scrub_records import Check, Records
 from consentd.ledger.scrub_table import TableScrub

@@ -13,7 +13,7 @@ from consentd.core.note import Verifier
 from consentd.core.pruned import NOTHING
 from consentd.errors import NotFoundError
 from consentd.ledger import fsck_rows, layout, reads, retention
-from consentd.ledger.fsck_rows import Fault
+from consentd.ledger.findings import Fault
 from consentd.ledger.ledger import Ledger, decode_state
 from consentd.ledger.lock import read_lock
 from consentd.ledger.vault import Vault

@@ -19,7 +19,7 @@ from consentd.core import tiles
 from consentd.core.pruned import NOTHING
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 from consentd.ledger import reads, retention
-from consentd.ledger.fsck_rows import Fault
+from consentd.ledger.findings import Fault
 from consentd.ledger.ledger import Ledger
 from consentd.ledger.map import TagMap
 from consentd.ledger.scrub_records import Records

@@ -43,7 +43,7 @@ def check_consent(consent: Consent, vocabulary: Vocabulary) -> RefusalReason | N
     if consent.kind is Kind.OBJECTION and nodes[0].effect is not Effect.DENY:
         raise _invalid("an objection's root denies")
     if consent.kind is Kind.TRANSFER_REQUEST and missing_items(consent):
-        return RefusalReason.R05_UNSPECIFIED
+        return RefusalReason.R05_UNSPECIFIED_ITEMS
     if consent.kind in (Kind.CONSENT, Kind.TRANSFER_REQUEST):
         for node in nodes:
             if node.effect is Effect.PERMIT and not (node.purposes and node.actors and node.categories):
