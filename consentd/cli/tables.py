@@ -13,13 +13,10 @@ from consentd.config import Config
 from consentd.errors import CorruptionError, StorageError
 from consentd.ledger.ledger import Ledger
 from consentd.ledger.opening import open_ledger
-from consentd.ledger.table import Table, catch_up
+from consentd.ledger.table import Table, catch_up, merge_rows
 from consentd.ledger.vault import Vault
 from consentd.server.keys import read_keys
 from consentd.store.rocks import RocksStore
-
-_REVISION_AND_ROOT = 40
-"""Bytes of the revision row that follow from the ledger alone; behind them is a count of commits."""
 
 
 def rebuild(config: Config, progress: Progress) -> int:
@@ -104,22 +101,14 @@ def _make(path: Path, ledger: Ledger, vault: Vault, config: Config, progress: Pr
 
 
 def _compare(standing: Iterator[tuple[bytes, bytes]], made: Iterator[tuple[bytes, bytes]]) -> tuple[int, Counter[str]]:
-    """Merge two sorted runs of rows; tell by the kind of row what differs, never whose it is."""
+    """Tell by the kind of row what differs, never whose it is."""
     found: Counter[str] = Counter()
     count = 0
-    old, new = next(standing, None), next(made, None)
-    while old is not None or new is not None:
-        count += new is not None
-        if new is None or (old is not None and old[0] < new[0]):
-            assert old is not None
-            found[f"rows `{chr(old[0][0])}` that the ledger does not yield"] += 1
-            old = next(standing, None)
-        elif old is None or new[0] < old[0]:
-            found[f"rows `{chr(new[0][0])}` that are missing"] += 1
-            new = next(made, None)
-        else:
-            length = _REVISION_AND_ROOT if new[0] == b"R" else None
-            if old[1][:length] != new[1][:length]:
-                found[f"rows `{chr(new[0][0])}` that differ"] += 1
-            old, new = next(standing, None), next(made, None)
+    for key, stands, should in merge_rows(standing, made):
+        count += should is not None
+        if stands != should:
+            what = "that differ"
+            if stands is None or should is None:
+                what = "that are missing" if stands is None else "that the ledger does not yield"
+            found[f"rows `{chr(key[0])}` {what}"] += 1
     return count, found

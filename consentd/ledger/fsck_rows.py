@@ -15,6 +15,7 @@ from consentd.errors import CorruptionError, VerificationError
 from consentd.ledger import layout
 from consentd.ledger.findings import Findings
 from consentd.ledger.ledger import State, decode_state
+from consentd.ledger.table import merge_rows
 from consentd.store import Store, prefix_end
 
 T = TypeVar("T")
@@ -22,7 +23,6 @@ T = TypeVar("T")
 CHUNK = 2048
 """Rows read at once. A multiple of a tile's width."""
 
-_REVISION_ROOT = 40
 _KEY_SIZES = {
     b"P": 1, b"S": 1, b"c": 41, b"h": 33, b"i": 41, b"l": 9, b"m": 5, b"q": 33, b"r": 5, b"t": 10, b"x": 41
 }  # fmt: skip
@@ -256,18 +256,9 @@ def compare_tables(
     found: Findings,
 ) -> None:
     """Compare the rows of the policy table with those of one rebuilt, both sorted by key."""
-    ours, right = next(old, None), next(new, None)
-    while ours is not None or right is not None:
-        key = min(row[0] for row in (ours, right) if row is not None)
-        stands = ours[1] if ours is not None and ours[0] == key else None
-        should = right[1] if right is not None and right[0] == key else None
-        if key == b"R" and stands is not None and should is not None:
-            # Tree size and root. What follows counts turns, of which a rebuilt table had others.
-            stands, should = stands[:_REVISION_ROOT], should[:_REVISION_ROOT]
+    for key, stands, should in merge_rows(old, new):
         if stands != should:
             what = "must not be there" if should is None else "is not what the entries make it"
             count = replay.heads.get(key[1:], (0,))[0]
             index = index_of(store, key[1:], count) if key[:1] == b"s" else None
             found.add(index, f"table row of kind `{key[:1].decode('ascii', 'replace')}` {what}")
-        ours = next(old, None) if ours is not None and ours[0] == key else ours
-        right = next(new, None) if right is not None and right[0] == key else right

@@ -24,7 +24,7 @@ first  rest of the key               value
 Integers of keys and of these rows are big-endian; the subject value and compiled rules have their own layout.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from google.protobuf.message import Message
@@ -92,6 +92,7 @@ class Table:
 
 
 CATCH_UP_BATCH = 2_000
+_REVISION_AND_ROOT = 40  # bytes of the revision's row that follow from the ledger alone
 
 
 def catch_up(
@@ -142,3 +143,22 @@ def read_message(store: Store, vault: Vault, event: codec.Event) -> Message | No
     if opened is None:
         return None
     return statement.decode_payload(event.kind, codec.decode_statement(opened[1]).payload)
+
+
+def merge_rows(
+    standing: Iterator[tuple[bytes, bytes]], made: Iterator[tuple[bytes, bytes]]
+) -> Iterator[tuple[bytes, bytes | None, bytes | None]]:
+    """Yield each key of two tables with its row in either, None where there is none; both are sorted by key.
+
+    Of the revision's row only what follows from the ledger is given: behind it is a count of turns.
+    """
+    ours, right = next(standing, None), next(made, None)
+    while ours is not None or right is not None:
+        key = min(row[0] for row in (ours, right) if row is not None)
+        length = _REVISION_AND_ROOT if key == b"R" else None
+        stands = should = None
+        if ours is not None and ours[0] == key:
+            stands, ours = ours[1][:length], next(standing, None)
+        if right is not None and right[0] == key:
+            should, right = right[1][:length], next(made, None)
+        yield key, stands, should
