@@ -396,8 +396,9 @@ class Sequencer:
         """Say what happened, refuse everything from now on, and answer those who still wait."""
         fault = error if isinstance(error, ConsentdError) else StorageError(f"sequencer failed: {type(error).__name__}")
         log.critical("ledger stopped", exc_info=error)
+        # INVARIANT: the fault is there before it is told, so that a daemon that has just begun to serve sees it.
+        self._pool.fail(fault)
         self._metrics.ready.set(0)
         self._on_fault()
-        self._pool.fail(fault)
         with self._news:
             self._news.notify_all()

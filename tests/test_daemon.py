@@ -24,6 +24,7 @@ from consentd.errors import ConsentdError, CorruptionError, InvalidError, Storag
 from consentd.server.daemon import Daemon
 from consentd.server.keys import make_keys, make_token, write_private
 from consentd.server.logs import JsonFormatter
+from consentd.server.scrubber import Scrubber
 from consentd.service.auth import format_credential
 from consentd.service.wire import Parts
 from consentd.v1 import access_service_pb2 as ac
@@ -130,6 +131,26 @@ def test_a_ledger_that_stopped_is_not_serving_and_checks_go_on(tmp_path: Path) -
     running.stop()
 
 
+def test_a_ledger_that_stopped_before_it_served_is_not_said_to_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A witness, say, that answers late: the writer is told to stop while the daemon is still about to open."""
+
+    def stop_it(scrubber: Scrubber) -> None:
+        scrubber._sequencer._pool.halt(CorruptionError("witness knows a larger tree than ours"))
+        scrubber._sequencer._thread.join(30)
+
+    monkeypatch.setattr(Scrubber, "start", stop_it)
+    config = make_config(tmp_path)
+    make_keys(config)
+    daemon = Daemon(config)
+    daemon.start()
+    with grpc.insecure_channel(f"127.0.0.1:{daemon.grpc_port}") as channel:
+        assert set(health(channel).values()) == {NOT_SERVING}
+    assert daemon.metrics.value("consentd_ready") == 0
+    daemon.stop()
+
+
 def test_a_bug_on_the_writers_thread_stops_writing_and_nothing_is_half_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -231,6 +252,22 @@ def test_a_second_daemon_on_the_same_directory_is_refused(tmp_path: Path) -> Non
             Daemon(running.config).start()
         running.enrol("SYN-000002")
         running.check_ledger()
+
+
+def test_a_second_daemon_on_a_copy_is_refused_where_the_lock_is_shared(tmp_path: Path) -> None:
+    first = make_running(tmp_path / "first")
+    first.stop()
+    shutil.copytree(tmp_path / "first" / "data", tmp_path / "copy")
+    copied = replace(first.config, ledger=replace(first.config.ledger, data_dir=tmp_path / "copy"))
+    copied = replace(copied, table=replace(copied.table, path=tmp_path / "copy" / "table"))
+    again = Running(first.config, first.tokens)
+    with pytest.raises(StorageError, match="is another daemon running"):
+        Daemon(copied).start()
+    again.enrol(SECRET)
+    again.check_ledger()
+    again.stop()
+    with pytest.raises(CorruptionError, match="is behind its lock"):
+        Daemon(copied).start()
 
 
 def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:

@@ -212,7 +212,9 @@ def test_a_witness_takes_no_missing_entry_for_evidence(world: World, tmp_path: P
     connection = Connection(f"http://127.0.0.1:{world.running.daemon.http_port}", timeout_s=20, headers=headers)
 
     def follow(path: str) -> Follower:
-        return Follower(connection, tmp_path / path, map_bits=8, keep_every=1)
+        return Follower(
+            connection, tmp_path / path, map_bits=8, retention_days=DAYS, keep_every=1, wall_ms=world.clock.wall_ms
+        )
 
     def point() -> checkpoint.Checkpoint:
         world.settle()

@@ -254,3 +254,13 @@ def test_a_wrong_cosignature_by_a_known_key_spoils_the_note() -> None:
         verify_cosigned(forged, knowing, now_s=NOW_S)
     # To a reader that does not know the key it is a stranger's line.
     verify_cosigned(forged, parse_policy(f"log {LOG_VKEY}\nquorum none\n".encode()), now_s=NOW_S)
+
+
+def test_two_keys_of_one_name_and_id_are_refused() -> None:
+    # Found by trying: 32 bits are few, and a signature line names no more of its key.
+    first, second = (note.Verifier("w", number.to_bytes(32), COSIGNATURE) for number in (6_094, 23_356))
+    assert first.key_id == second.key_id
+    line = f"witness a {note.format_vkey(first)}\n"
+    parse_policy(f"{line}quorum a\n".encode())
+    with pytest.raises(MalformedError, match="line 2: key has the name and ID of another"):
+        parse_policy(f"{line}witness b {note.format_vkey(second)}\nquorum a\n".encode())

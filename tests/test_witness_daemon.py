@@ -15,9 +15,10 @@ from consentd.core.quorum import parse_policy, verify_cosigned
 from consentd.errors import CorruptionError, InvalidError, NotFoundError, SignatureError, StorageError
 from consentd.ledger import reads
 from consentd.v1 import consent_pb2 as pb
+from consentd.witness.connection import Connection
 from consentd_client import Client
 from running import question
-from witness_case import FakeWitness, status
+from witness_case import WAIT_S, FakeWitness, status
 from witnessed import Witnessed, in_background
 
 
@@ -141,6 +142,27 @@ def test_a_new_ledger_without_witnesses_publishes_nothing(witnessed: Witnessed) 
         with pytest.raises(NotFoundError, match="no checkpoint is published yet"):
             client.history(subject)
         assert client.check(question(subject)).outcome != pb.OUTCOME_PERMIT
+
+
+def test_what_is_signed_and_not_published_is_shown_to_auditors_alone(witnessed: Witnessed) -> None:
+    """A witness that is to cosign the first checkpoint must have all of it: of a pruned ledger, tiles as well."""
+    fake(witnessed).stop()
+    running = witnessed.start()
+    running.register()
+    sequencer = witnessed.parts.sequencer
+    deadline = time.monotonic() + WAIT_S
+    while sequencer.signed.size < witnessed.parts.ledger.state.size and time.monotonic() < deadline:
+        sequencer.wait_published(1, 0.02)
+    size = sequencer.signed.size
+    assert sequencer.published is None
+    for who, found in (("pipc", 200), ("operator", 200), ("clinic-b", 404), (None, 404)):
+        headers = {} if who is None else {"Authorization": f"Bearer {witnessed.tokens[who]}"}
+        connection = Connection(witnessed.log_url, timeout_s=WAIT_S, headers=headers)
+        tile = connection.request("GET", f"/tile/0/000.p/{size}")
+        assert (who, tile.status) == (who, found)
+        assert tile.status == 404 or len(tile.body) == 32 * size
+        assert connection.request("GET", f"/tile/0/000.p/{size + 1}").status == 404
+        connection.release()
 
 
 def test_a_witness_that_knows_more_stops_the_daemon(witnessed: Witnessed) -> None:

@@ -29,6 +29,7 @@ group both all X Y
 quorum both
 """
 A = f"witness a {VKEYS[0]}\n"
+ALIKE = [note.format_vkey(note.Verifier("w", n.to_bytes(32), note.COSIGNATURE)) for n in (6_094, 23_356)]
 NONE = "quorum none\n"
 
 
@@ -61,6 +62,7 @@ MALFORMED: tuple[tuple[str, str | bytes], ...] = (
     ("with a witness as a log", f"log {VKEYS[0]}\n{NONE}"),
     ("with a log as a witness", f"witness a {LOG_VKEY}\n{NONE}"),
     ("with a key twice", f"{A}witness b {VKEYS[0]}\n{NONE}"),
+    ("with two keys of one name and ID", f"witness a {ALIKE[0]}\nwitness b {ALIKE[1]}\n{NONE}"),
     ("with a name twice", f"{A}witness a {VKEYS[1]}\n{NONE}"),
     ("with a witness none", f"witness none {VKEYS[0]}\n{NONE}"),
     ("with a bare witness", f"witness a\n{NONE}"),

@@ -248,6 +248,7 @@ class _Parsing:
         self._members: set[str] = set()
         self._log_keys: set[bytes] = set()
         self._witness_keys: set[bytes] = set()
+        self._key_ids: set[tuple[str, str]] = set()
 
     def take(self, items: list[str]) -> None:
         """Take one line's items."""
@@ -312,6 +313,10 @@ class _Parsing:
         if keyed[1:] in known:
             raise MalformedError(f"key is named already: `{vkey[:80]}`")
         known.add(keyed[1:])
+        # Of two keys with one name and ID nobody could tell which of them a signature line is by.
+        if (name, key_id) in self._key_ids:
+            raise MalformedError(f"key has the name and ID of another: `{vkey[:80]}`")
+        self._key_ids.add((name, key_id))
         if keyed[0] != MLDSA:
             return parse_vkey(vkey)
         return None if self._parse_mldsa is None else self._parse_mldsa(vkey)

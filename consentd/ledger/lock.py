@@ -5,6 +5,7 @@ written before anything is published, so a store that is behind it has lost entr
 It is trusted: who can write it can hide a rollback from the daemon, though not from a witness or a client.
 """
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -49,3 +50,27 @@ def write_lock(path: Path, note: bytes) -> None:
             os.close(directory)
     except OSError as error:
         raise StorageError(f"checkpoint lock cannot be written: `{path}`: {error.strerror}") from error
+
+
+def hold(path: Path, *, who: str) -> int:
+    """Take the file at *path* for this process alone; the file returned is to be closed in the end.
+
+    What RocksDB's own lock cannot see is two copies of a store: if both signed under one key, and remembered it in one
+    place, neither would find what the other wrote.
+
+    Args:
+        who: "daemon", say; for the message.
+
+    Raises:
+        StorageError: another process has it, or it cannot be made.
+    """
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise StorageError(f"cannot be held: `{path}`: {error.strerror}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(file)
+        raise StorageError(f"held by another process: `{path}`: is another {who} running?") from error
+    return file

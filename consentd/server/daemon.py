@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from consentd.core.kinds import Owner
 from consentd.core.pruned import DAY_MS
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 from consentd.ledger.ledger import Ledger
+from consentd.ledger.lock import hold
 from consentd.ledger.opening import open_ledger
 from consentd.ledger.reads import open_entry, read_entry
 from consentd.ledger.statement import parse, rules_message, vocabulary_message
@@ -134,11 +136,13 @@ class Daemon:
         self._grpc.start()
         self._http.start()
         try:
-            self.lobby.parts = self._open()
+            self.lobby.parts = parts = self._open()
         except BaseException:
             self.stop()
             raise
         self._set_serving(True)
+        if parts.sequencer.fault is not None:
+            self._set_serving(False)  # it stopped already, and what it said of that was overwritten just now
         log.info("serving gRPC on port %d and HTTP on port %d", self.grpc_port, self.http_port)
 
     def stop(self) -> None:
@@ -181,6 +185,9 @@ class Daemon:
         self.authenticator = Authenticator(read_credentials(config.callers.credentials_file))
         store = self._opened(RocksStore.open(config.ledger.store_dir, block_cache_mb=config.ledger.block_cache_mb))
         vault = Vault(self._opened(RocksStore.open(config.ledger.vault_dir, block_cache_mb=8)), keys.vault)
+        # INVARIANT: held until the sequencer has ended, so that nobody else signs in between.
+        lock_path = config.ledger.lock_path
+        self._closers.append(partial(os.close, hold(lock_path.with_name(lock_path.name + ".held"), who="daemon")))
         table = Table.open(config.table.path, map_size_mb=config.table.map_size_mb)
         self._closers.append(table.close)
         follow_room(self.metrics, config, table)

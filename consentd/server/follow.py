@@ -4,6 +4,10 @@ What a checkpoint's signature and a consistency proof cannot tell, the entries c
 chain stands. ``Follower.catch_up`` says nothing where they do, ``ReplayError`` where the entries that the log signed
 break the rule, and ``StorageError`` where it could not tell: entries are not to be had, or are not those signed.
 
+What a log has pruned is its word, unsigned: no seal before the start that it names is looked at. So the start is
+believed only where this witness cosigned as much before, or where the log's retention policy lets it prune so late, as
+the witness's operator knows that policy; and where what was pruned seems wrong, that is no evidence.
+
 What a replay has made is kept in a file, so that a start need not begin with leaf 0. The file is a cache: it may be
 deleted, and one that is damaged is not used. Who can write it can hide a wrong seal from this witness, as who holds
 its key can. Layout, integers big-endian::
@@ -18,7 +22,8 @@ its key can. Layout, integers big-endian::
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from struct import Struct
 
@@ -26,13 +31,14 @@ from consentd.core import bucketed, codec, merkle, pruned, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.pruned import Pruned
 from consentd.core.replay import Replay, ReplayError
-from consentd.errors import MalformedError, StorageError
+from consentd.errors import MalformedError, ProofError, StorageError
 from consentd.witness.connection import Connection
 
 log = logging.getLogger(__name__)
 
 KEEP_EVERY = 200_000
 """Leaves after which the cache is written again; a start replays at most as many as that, and what came since."""
+_GROW_EVERY = 1 << 16  # leaves whose hashes wait in memory, before they are put into the tree's edge
 
 _MAGIC = b"consentd/replay/v1\0"
 _HEAD = Struct(">QQ32s")
@@ -43,36 +49,60 @@ _U64 = Struct(">Q")
 class Follower:
     """The replay of one log. Owned by whoever holds the log's lock."""
 
-    def __init__(self, connection: Connection, cache: Path, *, map_bits: int, keep_every: int = KEEP_EVERY) -> None:
-        """Take up what the cache has, or begin with leaf 0."""
+    def __init__(
+        self,
+        connection: Connection,
+        cache: Path,
+        *,
+        map_bits: int,
+        retention_days: int = 0,
+        keep_every: int = KEEP_EVERY,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        """Take up what the cache has, or begin with leaf 0.
+
+        Args:
+            retention_days: what leaf 0 publishes, as the witness's operator knows it; 0: the log prunes nothing.
+        """
         self._connection = connection
         self._cache = cache
         self._map_bits = map_bits
+        self._retention_days = retention_days
         self._keep_every = keep_every
+        self._wall_ms = wall_ms
         self._fault: ReplayError | None = None
-        self._replay = read_cache(cache, map_bits)
-        self._kept_size = self._replay.size
+        self._replay: Replay
+        self._kept_size: int  # as the cache has it
+        self._sure_size: int  # as held against a checkpoint
+        self._resume()
 
     @property
     def size(self) -> int:
         """How many leaves were replayed."""
         return self._replay.size
 
-    def catch_up(self, point: Checkpoint) -> None:
+    def catch_up(self, point: Checkpoint, *, cosigned_size: int = 0) -> None:
         """Replay every leaf up to a checkpoint that the log signed, and that continues those before.
+
+        Args:
+            cosigned_size: up to where every seal was looked at before.
 
         Raises:
             ReplayError: the entries are those that the log signed, and one breaks the rule. It stays so.
-            StorageError: the entries are not to be had, or are not those that were signed.
+            StorageError: the entries are not to be had, or are not those that were signed; or some are said to be
+                pruned that should not be.
         """
         if self._fault is not None:
             raise self._fault
         if not self._replay.size:
-            said = self._pruned()
+            said = self._pruned(cosigned_size)
             self._replay = Replay(self._map_bits, start=said.start, kept_from_ms=said.kept_from_ms)
         replay = self._replay
         if point.size < replay.size:
             raise StorageError(f"entries are replayed up to size {replay.size} already")
+        # INVARIANT: the seal at the start is always replayed before anything is cosigned: it vouches for what is kept.
+        if point.size < replay.start:
+            raise StorageError(f"log says to have pruned entries up to size {replay.start}, behind its checkpoint")
         fault: ReplayError | None = None
         behind: list[bytes] = []  # hashes of the leaves from the fault on
         for leaf, leaf_hash in self._fetch(replay.size, point.size):
@@ -82,11 +112,12 @@ class Follower:
                         replay.add(leaf)
                     elif replay.size >= replay.start - 1:
                         # INVARIANT: what is not shown is no evidence: the log signed its hash, and may prune it.
-                        self._replay = Replay(self._map_bits)
-                        self._kept_size = 0
+                        self._begin_anew()
                         raise StorageError("entries were pruned meanwhile: they are replayed anew from the first")
                     else:
                         replay.skip(leaf_hash)
+                    if replay.size % _GROW_EVERY == 0:
+                        replay.grow()
                     continue
                 except ReplayError as error:
                     fault = error
@@ -94,20 +125,26 @@ class Follower:
         replay.grow()
         if replay.edge.append(behind)[0].root() != point.root:
             # What was taken in is not the log's: it proves nothing, and must not stay.
-            self._replay = read_cache(self._cache, self._map_bits)
-            self._kept_size = self._replay.size
+            self._resume()
             raise StorageError("entries served are not those of the checkpoint")
+        if fault is not None and fault.index < replay.start:
+            # INVARIANT: no evidence: the log signed these entries, and not which of them it has pruned. It may have
+            # pruned more meanwhile.
+            self._begin_anew()
+            raise StorageError(f"what is pruned does not fit what is kept; entries are replayed anew: {fault}")
         if fault is None and replay.sealed_size != point.size:
             fault = ReplayError(max(0, point.size - 1), "checkpoint's last leaf is not a seal")
         if fault is not None:
             self._fault = fault
             raise fault
+        self._sure_size = replay.size
         if replay.size - self._kept_size >= self._keep_every:
             self.keep()
 
     def keep(self) -> None:
         """Write the cache; a failure is logged, for nothing depends on it."""
-        if self._fault is not None or self._replay.sealed_size != self._replay.size or not self._replay.size:
+        # INVARIANT: leaves that were fetched, and not yet held against a checkpoint, may be anybody's.
+        if self._fault is not None or not 0 < self._replay.size == self._sure_size:
             return
         try:
             write_cache(self._cache, self._replay)
@@ -115,15 +152,30 @@ class Follower:
         except OSError as error:
             log.warning("replay is not kept: `%s`: %s", self._cache, error.strerror)
 
-    def _pruned(self) -> Pruned:
-        """Return what the log says that it has pruned."""
+    def _resume(self) -> None:
+        """Go back to what the cache has."""
+        self._replay = read_cache(self._cache, self._map_bits)
+        self._kept_size = self._sure_size = self._replay.size
+
+    def _begin_anew(self) -> None:
+        self._replay = Replay(self._map_bits)
+        self._kept_size = self._sure_size = 0
+
+    def _pruned(self, cosigned_size: int) -> Pruned:
+        """Return what the log says that it has pruned, where that is to be believed."""
         answer = self._connection.request("GET", f"/{pruned.FILE}")
         if answer.status == 404:
             return pruned.NOTHING
         try:
-            return pruned.parse_pruned(answer.body)
+            said = pruned.parse_pruned(answer.body)
+            # INVARIANT: else a log that lies about a chain would say to have pruned all up to where it lies.
+            if said.start > cosigned_size:
+                said.verify_policy(days=self._retention_days, time_ms=self._wall_ms())
         except MalformedError as error:
             raise StorageError(f"what is pruned cannot be told: status {answer.status}: {error}") from error
+        except ProofError as error:
+            raise StorageError(f"{error}: `retention_days` of this log is {self._retention_days}") from error
+        return said
 
     def _fetch(self, start: int, end: int) -> Iterator[tuple[bytes, bytes]]:
         """Yield the leaves in [*start*, *end*) with their hashes, fetched bundle by bundle; nothing for pruned ones."""

@@ -182,15 +182,18 @@ def _healthz(handler: _Handler, parts: Parts | None) -> None:
 
 
 def _tile(handler: _Handler, parts: Parts, path: str) -> None:
-    """Serve a hash tile that the published tree has; a partial one is a prefix of what is stored."""
-    published = parts.sequencer.published
+    """Serve a hash tile that the published tree has, to auditors one that is signed; a partial one is a prefix."""
+    # A witness that begins with a pruned ledger needs them before anything is published, as it does bundles.
+    sequencer = parts.sequencer
+    shown = sequencer.signed if _is_auditor(handler, parts) else None
+    if shown is None and sequencer.published is not None:
+        shown = sequencer.published.checkpoint
     try:
         level, n, width = tiles.parse_tile_path(path[1:])
     except MalformedError:
         handler.reply(HTTPStatus.NOT_FOUND, b"no such tile\n")
         return
-    size = 0 if published is None else published.checkpoint.size
-    if (n * tiles.TILE_WIDTH + width) << (8 * level) > size:
+    if (n * tiles.TILE_WIDTH + width) << (8 * level) > (0 if shown is None else shown.size):
         handler.reply(HTTPStatus.NOT_FOUND, b"no such tile\n")
         return
     row = parts.ledger.store.get(layout.tile_key(level, n)) or b""
@@ -208,11 +211,7 @@ def _pruned(handler: _Handler, parts: Parts) -> None:
 
 def _bundle(handler: _Handler, parts: Parts, path: str, *, kept: bool = False) -> None:
     """Serve an entry bundle to an auditor; of a pruned one, under another path, what is kept of it."""
-    who = parts.authenticator.who([("authorization", handler.headers.get("Authorization", ""))], None)
-    with parts.table.read() as snapshot:
-        participant = snapshot.participant(who) if who else None
-    is_auditor = participant is not None and participant.active and st.PARTICIPANT_ROLE_AUDITOR in participant.roles
-    if who != OPERATOR and not is_auditor:
+    if not _is_auditor(handler, parts):
         handler.reply(HTTPStatus.FORBIDDEN, b"entry bundles need an auditor's credential\n")
         return
     # As far as it is signed, published or not: a witness that replays the entries must see them before it cosigns.
@@ -232,3 +231,13 @@ def _bundle(handler: _Handler, parts: Parts, path: str, *, kept: bool = False) -
         return
     bundle = tiles.encode_bundle((reads.read_gapped if kept else reads.read_leaves)(store, start, end))
     handler.reply_known(bundle, _BYTES, "no-store" if kept else "private, max-age=31536000, immutable")
+
+
+def _is_auditor(handler: _Handler, parts: Parts) -> bool:
+    """Tell whether the caller is the operator, or an auditor."""
+    who = parts.authenticator.who([("authorization", handler.headers.get("Authorization", ""))], None)
+    if not who or who == OPERATOR:
+        return who == OPERATOR
+    with parts.table.read() as snapshot:
+        participant = snapshot.participant(who)
+    return participant is not None and participant.active and st.PARTICIPANT_ROLE_AUDITOR in participant.roles

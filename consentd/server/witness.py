@@ -14,7 +14,6 @@ another tree; restore it, or give the witness another key), ``.replay``, a cache
 that the log signed over entries that break the rule: publish it.
 """
 
-import fcntl
 import logging
 import os
 import threading
@@ -54,7 +53,7 @@ from consentd.errors import (
     StorageError,
     VerificationError,
 )
-from consentd.ledger.lock import read_lock, write_lock
+from consentd.ledger.lock import hold, read_lock, write_lock
 from consentd.server.follow import Follower
 from consentd.server.mldsa import MldsaSigner, read_mldsa_key
 from consentd.server.witness_config import FollowedLog, WitnessServerConfig
@@ -85,7 +84,8 @@ class Witness:
             config.state_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"state directory cannot be made: `{config.state_dir}`: {error.strerror}") from error
-        self._lock_file = _lock(config.state_dir / "lock")
+        # INVARIANT: two that share the state could cosign two trees.
+        self._lock_file = hold(config.state_dir / "lock", who="witness")
         self._closed = False  # guarded by the lock of each log
         try:
             self._logs = {each.verifier.name: _Followed(each, config, self._signer) for each in config.logs}
@@ -126,6 +126,8 @@ class Witness:
     def close(self) -> None:
         """Answer no more, keep what the replays made, and let go of the state."""
         for followed in self._logs.values():
+            followed.connection.close()  # a replay that is under way ends, however much it has yet to fetch
+        for followed in self._logs.values():
             with followed.lock:
                 self._closed = True
                 followed.follower.keep()
@@ -149,14 +151,15 @@ class Witness:
         try:
             _verify_growth(submission, cosigned, point)
             if point.size > cosigned.size:
-                followed.follower.catch_up(point)
+                followed.follower.catch_up(point, cosigned_size=cosigned.size)
         except ReplayError as error:
             followed.keep_evidence(submission.note, point, error)
             return say(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
         except (ProofError, MalformedError) as error:
             return say(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
         lines = self._cosign(opened.text)
-        followed.remember(point, format_note(opened.text, [*opened.verified, *lines]))
+        # One line of the log's is enough: a request may have it a hundred times.
+        followed.remember(point, format_note(opened.text, [opened.verified[0], *lines]))
         # A crash here: it is remembered, and not answered; the log asks again and is told 409.
         return Answer(HTTPStatus.OK, _TEXT, format_cosignatures(lines))
 
@@ -184,7 +187,9 @@ class _Followed:
         if not self.connection.is_encrypted and not is_loopback(self.connection.host):
             raise InvalidError(f"token would be sent in the clear to another machine: `{followed.url}`")
         cache = config.state_dir / f"{self.name}.replay"
-        self.follower = Follower(self.connection, cache, map_bits=config.map_bits)
+        self.follower = Follower(
+            self.connection, cache, map_bits=config.map_bits, retention_days=followed.retention_days
+        )
 
     def _read_point(self, signer: Signer) -> Checkpoint:
         if self.note is None:
@@ -215,20 +220,6 @@ def _verify_growth(submission: Submission, cosigned: Checkpoint, point: Checkpoi
     merkle.verify_consistency(
         submission.proof, size1=cosigned.size, root1=cosigned.root, size2=point.size, root2=point.root
     )
-
-
-def _lock(path: Path) -> int:
-    """Take the state for this process alone: two that share it could cosign two trees. Return the open file."""
-    try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise StorageError(f"state cannot be locked: `{path}`: {error.strerror}") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(file)
-        raise StorageError(f"state is locked: `{path}`: is another witness running?") from error
-    return file
 
 
 def say(status: HTTPStatus, text: str) -> Answer:

@@ -10,7 +10,7 @@ from consentd.core.note import ED25519, Verifier, parse_vkey
 from consentd.errors import InvalidError, MalformedError
 
 _WITNESS_KEYS = {"key_file", "mldsa_key_file", "state_dir", "listen", "timeout_ms", "map_bits"}
-_LOG_KEYS = {"vkey", "url", "token_file"}
+_LOG_KEYS = {"vkey", "url", "token_file", "retention_days"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +21,13 @@ class FollowedLog:
         verifier: its key; the key's name is the origin.
         url: below which its tiles and entries are.
         token_file: holds the token of an auditor there.
+        retention_days: of its leaf 0; 0: it prunes nothing.
     """
 
     verifier: Verifier
     url: str
     token_file: Path
+    retention_days: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +108,12 @@ def _log(given: object, base_dir: Path) -> FollowedLog:
         raise InvalidError(f"config: `log.vkey` is malformed: {error}") from error
     if verifier.kind != ED25519:
         raise InvalidError("config: `log.vkey` is not a log's key")
-    return FollowedLog(verifier, _text(given, "url", "log."), base_dir / _text(given, "token_file", "log."))
+    return FollowedLog(
+        verifier,
+        _text(given, "url", "log."),
+        base_dir / _text(given, "token_file", "log."),
+        _number(given, "retention_days", 0, (0, 36_525), prefix="log."),
+    )
 
 
 def _check_keys(given: Mapping[str, object], known: set[str], prefix: str) -> None:
@@ -125,8 +132,10 @@ def _text(given: Mapping[str, object], key: str, prefix: str, default: str | Non
     return value
 
 
-def _number(given: Mapping[str, object], key: str, default: int, bounds: tuple[int, int]) -> int:
+def _number(
+    given: Mapping[str, object], key: str, default: int, bounds: tuple[int, int], *, prefix: str = "witness."
+) -> int:
     value = given.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or not bounds[0] <= value <= bounds[1]:
-        raise InvalidError(f"config: `witness.{key}` is not a whole number in {bounds[0]} … {bounds[1]}: `{value}`")
+        raise InvalidError(f"config: `{prefix}{key}` is not a whole number in {bounds[0]} … {bounds[1]}: `{value}`")
     return value

@@ -24,7 +24,8 @@ from consentd.witness.connection import Answer
 
 log = logging.getLogger(__name__)
 
-MAX_BODY = 64 * 1024
+MAX_BODY = 256 * 1024
+"""Room for the 16 signatures that every reader of notes accepts, of up to 5 kB each."""
 _TEXT = "text/plain; charset=utf-8"
 
 

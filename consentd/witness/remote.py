@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import NoteSignature, NoteVerifier, format_note
+from consentd.core.quorum import MAX_AHEAD_S
 from consentd.core.submission import (
     PATH,
     SIZE_TYPE,
@@ -18,8 +19,9 @@ from consentd.ledger import reads
 from consentd.store import Store
 from consentd.witness.connection import Connection
 
-MAX_CLOCK_SKEW_S = 300
-"""How far a cosignature's time may be from our clock: clients would not count one that is further."""
+MAX_CLOCK_SKEW_S = MAX_AHEAD_S
+"""How far a cosignature's time may be from our clock: clients, who hold it against a new seal's time and their own
+clock, would not count one that is further."""
 
 COSIGNED = "cosigned"
 """It cosigned."""
@@ -101,12 +103,12 @@ class RemoteWitness:
             answer = self.connection.request("POST", PATH, self._body(point.size, note))
             status = answer.status
             if status == 200:
-                found = open_cosignatures(answer.body, text, self.verifiers)
-                self._check_times(found)
+                found = self._timely(open_cosignatures(answer.body, text, self.verifiers))
                 self.size = point.size
                 return Reply(COSIGNED, "", found)
             # tlog-witness v1.0.0 answers 409 also where sizes agree and root hashes do not; then it tells no size.
-            if status == 422 or (status == 409 and answer.content_type != SIZE_TYPE):
+            kind = answer.content_type.partition(";")[0].strip().lower()  # a proxy may have added a charset
+            if status == 422 or (status == 409 and kind != SIZE_TYPE):
                 return Reply(OTHER_TREE, f"status {status} at size {self.size}")
             if status != 409:
                 break
@@ -122,8 +124,13 @@ class RemoteWitness:
         proof = reads.prove_consistency(self._store, self.size, size) if 0 < self.size < size else []
         return format_submission(Submission(self.size, tuple(proof), note))
 
-    def _check_times(self, found: dict[str, NoteSignature]) -> None:
+    def _timely(self, found: dict[str, NoteSignature]) -> dict[str, NoteSignature]:
+        """Return the cosignatures that vouch for the present: time 0, of an ML-DSA key, says nothing of freshness.
+
+        INVARIANT: a quorum here is one to clients too, who ask for fresh ones.
+        """
         now_s = self._wall_ms() // 1000
-        # Time 0, of an ML-DSA key, says nothing of freshness; who asks for it does not count that line.
-        if any(line.time_s and abs(line.time_s - now_s) > MAX_CLOCK_SKEW_S for line in found.values()):
+        timely = {name: line for name, line in found.items() if abs(line.time_s - now_s) <= MAX_CLOCK_SKEW_S}
+        if not timely:
             raise SignatureError("cosignature is of another time: its clock or ours is wrong")
+        return timely

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from consentd.core.checkpoint import Checkpoint, format_checkpoint, open_checkpoint
-from consentd.core.note import NoteSignature, NoteVerifier, parse_note
+from consentd.core.note import MAX_SIGNATURES, NoteSignature, NoteVerifier, parse_note
 from consentd.core.quorum import WitnessPolicy, is_satisfied
 from consentd.errors import ConsentdError, CorruptionError, InvalidError, StorageError
 from consentd.ledger.lock import write_lock
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 FRESH_MS = 300_000
 """From this age on a cosignature does not count for the quorum any more: clients will not count it either."""
 LOOK_MS = 1_000
+MAX_WITNESSES = MAX_SIGNATURES - 2
+"""Their cosignatures stand on one note, with the log's own two."""
 RETRY_MS = (200, 30_000)
 """Wait after the first failure of a witness, and the longest wait."""
 
@@ -155,6 +157,8 @@ class Witnesses:
         usable = [line for line in policy.witnesses if line.url and line.verifier is not None]
         if not is_satisfied(policy, {line.name for line in usable}):
             raise InvalidError("witness policy has no quorum among the witnesses with a URL and a key we can verify")
+        if len(usable) > MAX_WITNESSES:
+            raise InvalidError(f"witness policy has more than {MAX_WITNESSES} witnesses that can be asked")
         made: dict[str, RemoteWitness] = {}
         for line in usable:
             assert line.verifier is not None

@@ -122,6 +122,7 @@ class Parsing {
   readonly #names = new Set<string>();
   readonly #members = new Set<string>();
   readonly #keys = { log: new Set<string>(), witness: new Set<string>() };
+  readonly #keyIds = new Set<string>();
 
   /** Take one line's items. */
   take(items: readonly string[]): void {
@@ -186,6 +187,10 @@ class Parsing {
     const key = encodeHex(keyed.subarray(1));
     if (known.has(key)) throw new MalformedError("key is named already");
     known.add(key);
+    // Of two keys with one name and ID nobody could tell which of them a signature line is by.
+    const nameAndId = `${name}+${keyId}`;
+    if (this.#keyIds.has(nameAndId)) throw new MalformedError("key has the name and ID of another");
+    this.#keyIds.add(nameAndId);
     return kind === MLDSA ? null : parseVkey(vkey);
   }
 }
