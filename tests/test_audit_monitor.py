@@ -209,3 +209,22 @@ def test_the_command_line_alarms_at_a_daemon_that_nobody_cosigns(
         assert cli.main([*asked, "--policy", str(policy)]) == 2
     finally:
         running.stop()
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 96])
+def test_a_damaged_tile_accuses_nobody(forge: Forge, tmp_path: Path, content: bytes) -> None:
+    """Two notes that do not contradict each other are no evidence, whatever a mirror's disk made of a tile."""
+    monitor = watch(tmp_path / "watch")
+    look(monitor, cut(forge, 600), tmp_path / "a")
+    place = cut(forge, 900).write(tmp_path / "b")
+    (tmp_path / "b" / "tile" / "1" / "000.p" / "3").write_bytes(content)
+    with pytest.raises(StorageError, match="tiles are not those of the checkpoint"):
+        monitor.look(place.open(), 0)
+    assert look(monitor, cut(forge, 900), tmp_path / "c") == GROWN
+
+
+@pytest.mark.parametrize("size", [256, 512, 600])
+def test_a_fork_is_told_at_every_size(forge: Forge, tmp_path: Path, size: int) -> None:
+    monitor = watch(tmp_path / "watch")
+    look(monitor, cut(forge, size), tmp_path / "a")
+    assert look(monitor, cut(make_forge(1500, people=9), 900), tmp_path / "b") == FORK

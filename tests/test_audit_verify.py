@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from audit_case import JOBS, LOG, ORIGIN, SIZE, START_MS, Forge, make_forge, make_half
+from audit_case import DAEMON, JOBS, LOG, ORIGIN, SIZE, START_MS, Forge, make_forge, make_half
 from consentd import cli
 from consentd.audit.files import DataDirectory
 from consentd.audit.findings import CLOSED, NO_MAP, NO_TERM, UNKEPT, UNKNOWN, Report
@@ -710,3 +710,22 @@ def test_a_daemon_is_verified_while_it_runs_and_when_it_is_stopped(tmp_path: Pat
     assert stopped.faults == ()
     assert stopped.not_checked == {}
     assert stopped.opened == stopped.entries >= report.entries
+
+
+@pytest.mark.parametrize(
+    ("origin", "keys", "what"),
+    [
+        (ORIGIN, (), "does not name the pinned log key"),
+        ("another.example", (note.format_vkey(LOG.verifier),), "names another origin"),
+    ],
+)
+def test_a_ledger_that_names_another_log_is_not_the_one_pinned(
+    tmp_path: Path, origin: str, keys: tuple[str, ...], what: str
+) -> None:
+    """As citizens' verifiers and check-bundle hold it."""
+    forge = Forge()
+    said = st.LedgerStatement(origin=origin, verifier_keys=keys, statement_key=DAEMON.public_key, map_bits=8)
+    forge.add(EntryKind.LEDGER, codec.public_tag("ledger"), said)
+    forge.seal()
+    (fault,) = verify(forge.write(tmp_path / "log", tmp_path / "openings"), jobs=1).faults
+    assert (fault.index, what in fault.what) == (0, True)

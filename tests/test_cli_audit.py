@@ -2,6 +2,10 @@
 
 import json
 import os
+import shlex
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,3 +182,184 @@ def test_a_daemon_is_exported_monitored_and_audited(run: Run, tmp_path: Path, mo
         running.stop()
     make_forge(300).write(tmp_path / "log")
     assert run("audit", "verify", tmp_path / "copy", "--log-key", vkey)[0] == 0
+
+
+# -- what must not pass for a verdict ---------------------------------------------------------------------------
+
+
+def stopped(directory: Path) -> tuple[Path, Path, note.Verifier]:
+    """Make a daemon's files; return its configuration, its store and its log key."""
+    running = make_running(directory)
+    running.stop()
+    config = directory / "consentd.toml"
+    config.write_text(
+        f'''[ledger]
+origin = "{running.config.ledger.origin}"
+data_dir = "data"
+map_bits = 8
+[keys]
+log_key_file = "keys/log.key"
+statement_key_file = "keys/statement.key"
+vault_key_file = "keys/vault.key"
+[callers]
+credentials_file = "keys/credentials"
+'''
+    )
+    return config, running.config.ledger.store_dir, read_log_key(running.config.keys.log_key_file).verifier
+
+
+def test_a_statements_directory_that_is_wrong_or_not_whole_proves_nothing(run: Run, ledger: Path) -> None:
+    options = ("--log-key", VKEY, "--jobs", 1, "--statements")
+    status, _, err = run("audit", "verify", ledger / "log", *options, ledger / "nowhere")
+    assert status == 2
+    assert "No such file" in err
+    next((ledger / "openings").rglob("001")).unlink()
+    for verb in ("verify", "replay"):
+        assert run("audit", verb, ledger / "log", *options, ledger / "openings")[0] == 2
+
+
+@pytest.mark.parametrize(("damage", "status"), [("flip", 1), ("cut", 1), ("gone", 2)])
+def test_a_tile_above_the_leaves_is_looked_at_too(run: Run, ledger: Path, damage: str, status: int) -> None:
+    path = ledger / "log" / "tile" / "1" / "000.p" / "2"
+    row = path.read_bytes()
+    path.write_bytes(bytes([row[0] ^ 1]) + row[1:] if damage == "flip" else row[:-1])
+    if damage == "gone":
+        path.unlink()
+    found, answers, _ = run("audit", "verify", ledger / "log", "--log-key", VKEY, "--jobs", 1)
+    assert found == status
+    if status == 1:
+        assert (answers[0]["index"], answers[0]["what"][:17]) == (0, "tile 0 of level 1")
+
+
+def test_a_bundle_of_damaged_tiles_is_not_written(run: Run, ledger: Path) -> None:
+    path = ledger / "log" / "tile" / "1" / "000.p" / "2"
+    row = path.read_bytes()
+    path.write_bytes(bytes([row[0] ^ 1]) + row[1:])
+    options = ("--range", "600:610", "--from", ledger / "log", "--statements", ledger / "openings", "--log-key", VKEY)
+    assert run("audit", "bundle", ledger / "case.zip", *options)[0] == 1
+    assert not (ledger / "case.zip").exists()
+
+
+def test_what_is_no_file_is_written_to_and_not_replaced(run: Run, ledger: Path) -> None:
+    pipe = ledger / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    options = ("--range", "0:3", "--from", ledger / "log", "--log-key", VKEY)
+    assert run("audit", "bundle", pipe, *options)[0] == 0
+    assert pipe.is_fifo()
+    assert os.read(reader, 4) == b"PK\3\4"
+    os.close(reader)
+    assert run("audit", "bundle", "-", *options)[0] == 2
+
+
+def test_openings_are_for_their_owner_alone(run: Run, ledger: Path, tmp_path: Path) -> None:
+    config, _, key = stopped(tmp_path)
+    pins = ("--log-key", note.format_vkey(key))
+    for inside in ("out", "out/openings"):
+        to = ("--statements-to", tmp_path / inside)
+        status, _, err = run("export", tmp_path / "out", "--config", config, *to, *pins)
+        assert (status, "directory of their own" in err) == (2, True)
+    assert run("export", tmp_path / "out", "--config", config, "--statements-to", tmp_path / "beside", *pins)[0] == 0
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "beside").rglob("*") if path.is_file()}
+    assert modes == {0o600}
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://127.0.0.1:99999", "http://127.0.0.1:x", "http://h/\uae40"])
+def test_an_address_that_is_none_is_no_verdict(run: Run, ledger: Path, url: str) -> None:
+    status, _, err = run("audit", "verify", "--url", url, "--log-key", VKEY)
+    assert (status, "URL is not" in err) == (2, True)
+
+
+@pytest.mark.parametrize("token", ["secret\nsecret", "\uae40"])
+def test_a_token_that_is_none_is_not_repeated(run: Run, ledger: Path, token: str) -> None:
+    (ledger / "token").write_text(token)
+    status, _, err = run(
+        "audit", "verify", "--url", "http://127.0.0.1:1", "--token-file", ledger / "token", "--log-key", VKEY
+    )
+    assert (status, token in err, "secret" in err) == (2, False, False)
+
+
+def test_tls_files_that_are_none_are_no_verdict(run: Run, ledger: Path) -> None:
+    (ledger / "ca").write_text("no certificate")
+    for path in (ledger / "ca", ledger / "nowhere"):
+        place = ("--url", "https://127.0.0.1:1", "--tls-ca", path)
+        assert run("audit", "verify", *place, "--log-key", VKEY)[0] == 2
+
+
+def test_what_the_caller_gives_disproves_nothing(run: Run, ledger: Path) -> None:
+    (ledger / "none").write_text("none")
+    log = (ledger / "log", "--log-key", VKEY, "--jobs", 1)
+    assert run("audit", "verify", *log, "--since", ledger / "none")[0] == 2
+    assert run("audit", "replay", *log, "--statements", ledger / "openings", "--state", ledger / "none")[0] == 2
+    made = ("--range", "0:3", "--from", ledger / "log", "--log-key", VKEY)
+    assert run("audit", "bundle", ledger / "b.zip", *made)[0] == 0
+    assert run("audit", "check-bundle", ledger / "b.zip", "--log-key", VKEY, "--policy", ledger / "none")[0] == 2
+    assert run("audit", "bundle", ledger / "b.zip", *made, "--policy", ledger / "none")[0] == 2
+
+
+def test_a_damaged_state_file_is_no_verdict(run: Run, ledger: Path) -> None:
+    log = ("audit", "verify", ledger / "log", "--log-key", VKEY, "--jobs", 1, "--state", ledger / "state")
+    assert run(*log)[0] == 0
+    for bad in (b"none", b'{"format": 4}', b'{"format": 4, "origin": "ledger.example/audit", "size": "x"}', None):
+        connection = sqlite3.connect(ledger / "state")
+        connection.execute("UPDATE state SET v = ?", (bad,))
+        connection.commit()
+        connection.close()
+        status, _, err = run(*log)
+        assert (status, "damaged" in err or "another version" in err) == (2, True), bad
+
+
+def test_a_bug_is_no_verdict(run: Run, ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("consentd.audit.verify.verify_ledger", fail)
+    status, _, err = run("audit", "verify", ledger / "log", "--log-key", VKEY)
+    assert (status, "Traceback" in err) == (2, True)
+
+
+@pytest.mark.parametrize("stream", [">&-", "2>&-", ">/dev/full"])
+def test_an_answer_that_cannot_be_written_is_no_verdict(ledger: Path, stream: str) -> None:
+    command = shlex.join(
+        [sys.executable, "-m", "consentd.cli", "audit", "verify", str(ledger / "log"), "--log-key", VKEY, "--jobs", "1"]
+    )
+    done = subprocess.run(["/bin/sh", "-c", f"{command} {stream}"], capture_output=True, check=False)
+    assert done.returncode == (2 if stream == ">/dev/full" else 0)
+    assert b"Traceback" not in done.stderr
+
+
+def test_any_encoding_takes_an_answer(ledger: Path) -> None:
+    command = [sys.executable, "-m", "consentd.cli", "audit", "verify", ledger / "log", "--log-key", VKEY]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [*command, "--jobs", "1", "--lang", "ko"], capture_output=True, check=False, env=environment
+    )
+    assert (done.returncode, done.stdout[:6]) == (0, b"\\uc99d")
+
+
+def test_a_report_says_what_is_in_no_figure(run: Run, ledger: Path) -> None:
+    status, (answer,), err = run("audit", "report", ledger / "r.html", "--from", ledger / "log", "--log-key", VKEY)
+    assert (status, answer["accesses"] > 0, answer["closed"] > 0) == (0, True, True)
+    assert f"statement is not at hand: {answer['closed']}" in err
+    assert (ledger / "r.html").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(SystemExit) as ended:
+        run("audit", "report", ledger / "r.html", "--from", ledger / "log", "--log-key", VKEY, "--gap", "nan")
+    assert ended.value.code == 2
+
+
+def test_fsck_holds_to_what_is_pinned(run: Run, tmp_path: Path) -> None:
+    config, store, key = stopped(tmp_path)
+    other = note.format_vkey(note.Signer(key.name, note.KeyPair(b"\7" * 32)).verifier)
+    assert run("fsck", "--config", config)[0] == 0
+    assert run("fsck", "--config", config, "--log-key", note.format_vkey(key))[0] == 0
+    assert run("fsck", store, "--quick", "--log-key", note.format_vkey(key))[0] == 0
+    for wrong in (("--log-key", other), ("--origin", "another.example")):
+        assert run("fsck", "--config", config, *wrong)[0] == 1, wrong
+    status, answers, _ = run("fsck", store, "--quick", "--log-key", other)
+    assert (status, answers[0]["what"]) == (1, "log key that was pinned is not one that the ledger began with")
+    assert run("audit", "verify", "--config", config, "--origin", "another.example")[0] == 1
+
+
+def test_freshness_that_nobody_is_asked_for_is_refused(run: Run, ledger: Path) -> None:
+    status, _, err = run("history", "--from", ledger / "log" / "checkpoint", "--log-key", VKEY, "--max-age", 5)
+    assert (status, "give the witnesses" in err) == (2, True)

@@ -136,7 +136,8 @@ class OurWitness:
         return f"witness ours {vkey} http://127.0.0.1:{self.port}\n"
 
     def state(self, suffix: str) -> list[Path]:
-        return sorted((self.directory / "state").glob(f"*.{suffix}"))
+        found = (self.directory / "state").glob(f"*.{suffix}")
+        return sorted(path for path in found if path.suffix != ".new")  # one that is being written
 
     def start(self, **options: Any) -> WitnessServer:
         self.server = WitnessServer(self.config, **options)

@@ -19,7 +19,6 @@ made from an export as well as from a daemon.
 """
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,15 +28,15 @@ from consentd.audit import look, packed
 from consentd.audit.claims import FORMAT
 from consentd.audit.findings import Progress
 from consentd.audit.kept import Keep
-from consentd.audit.places import Opening, Place, Source, leaf_hashes, read_leaves, read_tiles, width_of
-from consentd.core import bucketed, checkpoint, codec, tiles
+from consentd.audit.places import Opening, Place, Source, leaf_hashes, read_leaves, read_tiles, width_of, write_file
+from consentd.core import bucketed, checkpoint, codec, merkle, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.note import NoteVerifier
 from consentd.core.pruned import Pruned, Retention
 from consentd.core.replay import Replay
 from consentd.core.terms import LEDGER, PARTICIPANT
-from consentd.errors import InvalidError, NotFoundError, ProofError, StorageError
+from consentd.errors import InvalidError, NotFoundError, ProofError
 from consentd.ledger import statement
 from consentd.v1 import consent_pb2 as pb
 
@@ -179,7 +178,7 @@ def make_bundle(
         }
         if policy:
             content["policy"] = policy
-        _write(path, content)
+        write_file(path, packed.pack(content), is_private=True, what="bundle")
     finally:
         keep.close()
         source.close()
@@ -333,7 +332,7 @@ def _seal_json(source: Source, point: Checkpoint) -> bytes:
     index = point.size - 1
     n = index // tiles.TILE_WIDTH
     leaf = read_leaves(source, n, width_of(n, point.size))[-1]
-    return _line({"leaf": leaf.hex(), "inclusion": [h.hex() for h in _inclusion(source, point, index)]})
+    return _line({"leaf": leaf.hex(), "inclusion": _inclusion(source, point, index, leaf)})
 
 
 def _chain_lines(tag: bytes, chains: _Chains, replay: Replay) -> bytes:
@@ -352,26 +351,16 @@ def _chain_lines(tag: bytes, chains: _Chains, replay: Replay) -> bytes:
 
 def _entry_lines(source: Source, point: Checkpoint, single: list[_Entry]) -> Iterator[bytes]:
     for entry in single:
-        proof = _inclusion(source, point, entry.index)
-        yield _line({**entry.to_json(), "inclusion": [h.hex() for h in proof]})
+        yield _line({**entry.to_json(), "inclusion": _inclusion(source, point, entry.index, entry.leaf)})
 
 
-def _inclusion(source: Source, point: Checkpoint, index: int) -> list[bytes]:
+def _inclusion(source: Source, point: Checkpoint, index: int, leaf: bytes) -> list[str]:
     plan = tiles.plan_inclusion(index, point.size)
-    return tiles.prove_inclusion(index, point.size, read_tiles(source, plan, point.size))
+    proof = tiles.prove_inclusion(index, point.size, read_tiles(source, plan, point.size))
+    # INVARIANT: a proof from a damaged tile proves nothing, and nobody would find out before the bundle is needed.
+    merkle.verify_inclusion(proof, index=index, size=point.size, leaf_hash=merkle.leaf_hash(leaf), root=point.root)
+    return [h.hex() for h in proof]
 
 
 def _line(fields: dict[str, Any]) -> bytes:
     return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
-
-
-def _write(path: Path, content: dict[str, bytes]) -> None:
-    whole = packed.pack(content)
-    scratch = path.with_name(path.name + ".tmp")
-    try:
-        # For its owner alone: it may say what a person's entries say.
-        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(whole)
-        scratch.replace(path)
-    except OSError as error:
-        raise StorageError(f"bundle cannot be written: `{path}`: {error.strerror}") from error

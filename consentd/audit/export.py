@@ -75,8 +75,10 @@ def export(
         StorageError: the place or the disk fails.
         VerificationError: the checkpoint is not this log's, or the leaves are not what it signed, or the ledger does
             not begin with what the directory holds.
-        InvalidError: the place has no openings.
+        InvalidError: the place has no openings, or they would lie among what is served.
     """
+    if statements is not None and statements.resolve().is_relative_to(directory.resolve()):
+        raise InvalidError("openings go into a directory of their own, for who serves the other one publishes them")
     source = place.open()
     try:
         note = source.checkpoint()
@@ -169,9 +171,10 @@ class _Work:
         is_last = self.edge.size == self._point.size
         if openings is not None:
             assert self._statements is not None
-            self.write(self._statements / statements_path(n, len(leaves)), encode_openings(openings))
-        path = tiles.entries_path(n, len(leaves)) if all(leaves) else tiles.kept_path(n)
-        self.write(self._directory / path, tiles.encode_bundle(leaves))
+            path = self._statements / statements_path(n, len(leaves))
+            self.write(path, encode_openings(openings), is_private=True)
+        name = tiles.entries_path(n, len(leaves)) if all(leaves) else tiles.kept_path(n)
+        self.write(self._directory / name, tiles.encode_bundle(leaves))
         if is_last:
             # Every level's partial tile, whether this bundle changed it or not.
             for level, row in enumerate(self.edge.rows):
@@ -183,9 +186,9 @@ class _Work:
             if len(row) == _FULL or is_last:
                 self.write(self._directory / tiles.tile_path(level, number, len(row) // 32), row)
 
-    def write(self, path: Path, content: bytes) -> None:
+    def write(self, path: Path, content: bytes, *, is_private: bool = False) -> None:
         """Write a file at once: whoever reads finds the old one or the new one."""
-        write_file(path, content)
+        write_file(path, content, is_private=is_private)
         self.files += 1
 
     def remove_partials(self) -> int:

@@ -11,6 +11,7 @@ Measured at 1 million tags: 300 bytes a tag warm, 400 on disk; with 100,000 of t
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -20,13 +21,22 @@ from consentd.core.replay import Head
 from consentd.core.terms import KeyTerm
 from consentd.errors import StorageError
 
-FORMAT = 3
+FORMAT = 4
 WARM = 250_000
 """Entries of one mapping held in memory: heads of so many tags are 80 MB."""
 _CACHE_KIB = 65_536
 
 K = TypeVar("K", bytes, int)
 V = TypeVar("V")
+
+
+@contextmanager
+def _speaking() -> Iterator[None]:
+    """Say as StorageError what SQLite says: a full disk, a damaged file, another run that has it."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StorageError(f"state file fails: {error}") from error
 
 
 class Kept(MutableMapping[K, V], Generic[K, V]):
@@ -59,7 +69,8 @@ class Kept(MutableMapping[K, V], Generic[K, V]):
         if found is not None:
             return found
         if self._has_cold:
-            row = self._connection.execute(self._select, (key,)).fetchone()
+            with _speaking():
+                row = self._connection.execute(self._select, (key,)).fetchone()
             if row is not None:
                 value = self._unpack(row[0])
                 self._put(key, value)
@@ -105,7 +116,8 @@ class Kept(MutableMapping[K, V], Generic[K, V]):
         """Put what changed into the table; it is current with the next commit."""
         if self._changed:
             changed = sorted(self._changed)
-            self._connection.executemany(self._insert, ((key, self._pack(self._warm[key])) for key in changed))
+            with _speaking():
+                self._connection.executemany(self._insert, ((key, self._pack(self._warm[key])) for key in changed))
             self._changed.clear()
             self._has_cold = True
 
@@ -148,13 +160,18 @@ class Keep:
         """Return what was saved last beside the mappings; None: nothing.
 
         Raises:
-            StorageError: it is of another version.
+            StorageError: it is of another version, or damaged.
         """
-        row = self._connection.execute("SELECT v FROM state WHERE k = 'state'").fetchone()
+        with _speaking():
+            row = self._connection.execute("SELECT v FROM state WHERE k = 'state'").fetchone()
         if row is None:
             return None
-        state: dict[str, Any] = json.loads(row[0])
-        if state.get("format") != FORMAT:
+        try:
+            state: dict[str, Any] = json.loads(row[0])
+            known = state.get("format") == FORMAT
+        except (ValueError, TypeError, AttributeError) as error:
+            raise StorageError("state file is damaged; begin a new one") from error
+        if not known:
             raise StorageError("state file is of another version; begin a new one")
         return state
 

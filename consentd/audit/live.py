@@ -47,7 +47,8 @@ class Live:
         """Open it; connections are made when needed.
 
         Raises:
-            InvalidError: the URL is none, or a token would go to another machine in the clear.
+            InvalidError: URL, token or TLS file is none, or a token would go to another machine in the clear.
+            StorageError: the TLS file cannot be read.
         """
         return LiveSource(self)
 
@@ -58,16 +59,29 @@ class LiveSource:
     is_whole = False
 
     def __init__(self, place: Live) -> None:
-        parts = urlsplit(place.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(place.url)
+            port = parts.port
+        except ValueError as error:
+            raise InvalidError(f"URL is not one: `{place.url}`: {error}") from error
+        if parts.scheme not in ("http", "https") or not parts.hostname or not place.url.isascii():
             raise InvalidError(f"URL is not http or https: `{place.url}`")
         if place.token:
+            # Said here: http.client would refuse it in an error that repeats the token.
+            if not (place.token.isascii() and place.token.isprintable()):
+                raise InvalidError("token has characters that no token has")
             _check_secret(parts.scheme == "https", parts.hostname)
             if place.target:
                 _check_secret(place.tls or place.tls_ca is not None, place.target.rpartition(":")[0].strip("[]"))
         self._place = place
-        self._host, self._port, self._prefix = parts.hostname, parts.port, parts.path.rstrip("/")
-        self._tls = ssl.create_default_context(cafile=place.tls_ca) if parts.scheme == "https" else None
+        self._host, self._port, self._prefix = parts.hostname, port, parts.path.rstrip("/")
+        try:
+            self._ca = None if place.tls_ca is None else place.tls_ca.read_bytes()
+            self._tls = ssl.create_default_context(cafile=place.tls_ca) if parts.scheme == "https" else None
+        except ssl.SSLError as error:
+            raise InvalidError(f"TLS file holds no certificate: `{place.tls_ca}`") from error
+        except OSError as error:
+            raise StorageError(f"TLS file cannot be read: `{place.tls_ca}`: {error.strerror}") from error
         self._connection: http.client.HTTPConnection | None = None
         self._channel: Any = None
 
@@ -180,8 +194,7 @@ class LiveSource:
         if self._channel is None:
             options = (("grpc.max_receive_message_length", _MOST),)
             if place.tls or place.tls_ca is not None:
-                ca = None if place.tls_ca is None else place.tls_ca.read_bytes()
-                credentials = grpc.ssl_channel_credentials(ca)
+                credentials = grpc.ssl_channel_credentials(self._ca)
                 self._channel = grpc.secure_channel(place.target, credentials, options=options)
             else:
                 self._channel = grpc.insecure_channel(place.target, options=options)

@@ -36,6 +36,7 @@ class Fact:
     """What an entry says of keys: a LEDGER's or KEY's key, or the id of a PARTICIPANT; of a LEDGER, retention too.
 
     Attributes:
+        origin, verifier_keys: what a LEDGER's says the ledger is called, and who signs its checkpoints.
         retention_days: the published policy, in leaf 0.
         pruned: what a later LEDGER entry states to be pruned.
     """
@@ -43,6 +44,8 @@ class Fact:
     key: bytes = b""
     retired: bool = False
     participant: str = ""
+    origin: str = ""
+    verifier_keys: tuple[str, ...] = ()
     retention_days: int = 0
     pruned: Pruned | None = None
 
@@ -237,7 +240,10 @@ def _fact(event: codec.Event, payload: Any) -> Fact:
     if event.kind == EntryKind.LEDGER:
         pruning = payload.pruning
         stated = Pruned(pruning.kept_from_time_ms, pruning.start_size) if payload.HasField("pruning") else None
-        return Fact(payload.statement_key, retention_days=payload.retention_days, pruned=stated)
+        return Fact(
+            payload.statement_key, origin=payload.origin, verifier_keys=tuple(payload.verifier_keys),
+            retention_days=payload.retention_days, pruned=stated,
+        )  # fmt: skip
     if event.kind == EntryKind.KEY:
         return Fact(payload.key, payload.retired)
     return Fact(participant=payload.participant_id)

@@ -19,7 +19,7 @@ from consentd.core import checkpoint, merkle, quorum, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import MAX_NOTE_SIZE, NoteVerifier
 from consentd.core.quorum import WitnessPolicy
-from consentd.errors import InvalidError, ProofError, StorageError, VerificationError
+from consentd.errors import InvalidError, MalformedError, StorageError, VerificationError
 
 FIRST = "first"
 SAME = "same"
@@ -157,10 +157,13 @@ class Monitor:
             standing: dict[str, Any] = json.loads(read_file(self._standing))
             path = self._directory / f"{standing['size']:020d}-{standing['root'][:16]}"
             self._since_s = int(standing["since_s"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise StorageError(f"monitor's file is not one: `{self._standing}`") from error
         self._note = read_file(path, MAX_NOTE_SIZE)
-        self.held, _ = checkpoint.open_checkpoint(self._note, self._origin, self._verifier)
+        try:
+            self.held, _ = checkpoint.open_checkpoint(self._note, self._origin, self._verifier)
+        except MalformedError as error:
+            raise StorageError(f"monitor's file is not one: `{path}`: {error}") from error
         if self.held.size != standing["size"]:
             raise InvalidError(f"monitor's files contradict each other: `{self._standing}`")
 
@@ -169,28 +172,30 @@ def _compare(source: Source, before: Checkpoint, point: Checkpoint) -> str:
     """Return how two trees contradict each other; empty: they do not.
 
     Raises:
-        StorageError: the tiles that would tell cannot be read.
+        StorageError: the tiles that would tell cannot be read, or are not those of the larger tree.
     """
     if point.size < before.size:
         return ROLLBACK
     if point.size == before.size:
         return "" if point.root == before.root else FORK
-    try:
-        _verify_grown(source, before, point)
-    except VerificationError:
-        return FORK
-    return ""
+    if before.size == 0:
+        return FORK  # a checkpoint of size 0 proves nothing
+    return "" if _begin_of(source, before.size, point) == before.root else FORK
 
 
-def _verify_grown(source: Source, before: Checkpoint, point: Checkpoint) -> None:
-    """Prove from tiles that the larger tree begins with the smaller.
+def _begin_of(source: Source, size: int, point: Checkpoint) -> bytes:
+    """Return, from tiles, the root of the first *size* leaves of the tree that *point* signs.
 
     Raises:
-        ProofError: it does not, or a tile is too short.
-        StorageError: a tile cannot be read.
+        StorageError: a tile cannot be read, or the tiles are not that tree's: then nothing is known of its beginning.
     """
-    if before.size == 0:
-        raise ProofError("a checkpoint of size 0 proves nothing")
-    plan = tiles.plan_consistency(before.size, point.size)
-    proof = tiles.prove_consistency(before.size, point.size, read_tiles(source, plan, point.size))
-    merkle.verify_consistency(proof, size1=before.size, root1=before.root, size2=point.size, root2=point.root)
+    try:
+        begin = tiles.root(size, read_tiles(source, tiles.plan_root(size), point.size))
+        proof = tiles.prove_consistency(
+            size, point.size, read_tiles(source, tiles.plan_consistency(size, point.size), point.size)
+        )
+        # INVARIANT: only what leads to the root that the log signed may accuse it; a mirror's damaged tile does not.
+        merkle.verify_consistency(proof, size1=size, root1=begin, size2=point.size, root2=point.root)
+    except VerificationError as error:
+        raise StorageError(f"tiles are not those of the checkpoint of size `{point.size}`: {error}") from error
+    return begin

@@ -19,6 +19,7 @@ STATEMENTS = "statements"
 """First part of a path of openings, where an entry bundle has ``tile/entries``."""
 MAX_OPENING = 32 + 121 + 16 * 1024
 _MAX_FILE = tiles.TILE_WIDTH * (4 + MAX_OPENING)
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 Opening = bytes | None
 """salt[32] ‖ statement, or None: erased, withheld, or of a seal."""
@@ -152,10 +153,8 @@ class ExportedSource:
         """Return the openings kept beside."""
         if self._statements is None:
             return None
-        path = self._statements / statements_path(n, len(leaves))
-        if not path.exists():
-            return [None] * len(leaves)
-        found = decode_openings(read_file(path))
+        # What is withheld is told in the file; a file that is missing is of a wrong directory, or lost.
+        found = decode_openings(read_file(self._statements / statements_path(n, len(leaves))))
         if len(found) != len(leaves):
             raise MalformedError(f"openings are not as many as leaves: `{len(found)}` and `{len(leaves)}`")
         return found
@@ -266,19 +265,33 @@ def read_file(path: Path, most: int = _MAX_FILE) -> bytes:
     return content
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file at once: whoever reads finds the old one or the new one.
+def write_file(path: Path, content: bytes, *, is_private: bool = False, what: str = "") -> None:
+    """Write a file at once: whoever reads finds the old one or the new one. What is no file, a pipe, is written to.
+
+    Args:
+        is_private: for its owner alone: it may say what a person's entries say.
+        what: what the error calls it; without it a file of a directory of ours, which is made where it is not there.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: it cannot be written; the old one is as it was.
     """
-    scratch = path.with_name(path.name + ".tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
+        if not what:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        path = path.resolve()
+        scratch = path.with_name(path.name + ".tmp")
+        scratch.unlink(missing_ok=True)  # its mode might be another
+        try:
+            with os.fdopen(os.open(scratch, _NEW, 0o600 if is_private else 0o666), "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(scratch, path)
+        except OSError:
+            scratch.unlink(missing_ok=True)
+            raise
     except OSError as error:
-        raise StorageError(f"file cannot be written: `{path}`: {error.strerror}") from error
+        raise StorageError(f"{what or 'file'} cannot be written: `{path}`: {error.strerror}") from error

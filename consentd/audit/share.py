@@ -101,7 +101,10 @@ class Share:
             ProofError: the ledger is smaller than what was replayed.
         """
         self._point, self._number, self._of = point, number, of
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"state cannot be kept: `{directory}`: {error.strerror}") from error
         self._standing_path, self._dark_path = directory / "standing.json", directory / "dark"
         self._last: dict[str, Any] | None = None
         self._dark: set[bytes] = set()

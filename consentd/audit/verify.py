@@ -13,6 +13,7 @@ Behind a fault it goes on, up to a hundred: the first one named is the fault, th
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from consentd.audit import look
 from consentd.audit.authors import Authors
@@ -30,17 +31,25 @@ from consentd.audit.findings import (
 from consentd.audit.kept import WARM, Keep
 from consentd.audit.look import Run
 from consentd.audit.places import Place, Source, read_leaves, read_tiles, width_of
-from consentd.core import checkpoint, codec, kinds, tiles
+from consentd.core import checkpoint, codec, kinds, merkle, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import PRUNABLE, EntryKind
-from consentd.core.note import NoteVerifier
+from consentd.core.note import NoteVerifier, Verifier, format_vkey
 from consentd.core.pruned import Pruned, Retention
 from consentd.core.replay import Replay, ReplayError
-from consentd.errors import InvalidError, ProofError, StorageError, VerificationError
+from consentd.errors import (
+    CorruptionError,
+    InvalidError,
+    MalformedError,
+    ProofError,
+    StorageError,
+    VerificationError,
+)
 from consentd.ledger.findings import Enough, Fault
 
 SAVE_EVERY = 50_000
 """Entries between two saves of the state, or a little more: a save falls behind a seal."""
+_FULL = tiles.TILE_WIDTH * merkle.HASH_SIZE
 MAX_MAP_BITS = 22
 """At most 256 MiB lie above the buckets, whatever a ledger says about its size."""
 
@@ -89,11 +98,12 @@ def verify_ledger(
         point, _ = checkpoint.open_checkpoint(source.checkpoint(), origin, log_verifier)
         keep = Keep(state_path, warm=warm)
         stack.callback(keep.close)
-        audit = _Audit(source, point, keep, pruned=pruned, saves=state_path is not None)
+        vkey = format_vkey(log_verifier) if isinstance(log_verifier, Verifier) else ""
+        audit = _Audit(source, point, keep, vkey=vkey, pruned=pruned, saves=state_path is not None)
         if keep.state() is not None:
             audit.restore()
         elif since is not None:
-            audit.begin_behind(checkpoint.open_checkpoint(since, origin, log_verifier)[0])
+            audit.begin_behind(_trusted(since, origin, log_verifier))
         else:
             audit.begin()
         runs = look.look_ahead(place, source, point, audit.replay.size, jobs, stack)
@@ -108,10 +118,20 @@ def verify_ledger(
         return audit.report(stopped=False)
 
 
+def _trusted(note: bytes, origin: str, log_verifier: NoteVerifier) -> Checkpoint:
+    try:
+        return checkpoint.open_checkpoint(note, origin, log_verifier)[0]
+    except MalformedError as error:
+        # What was given to trust disproves nothing.
+        raise InvalidError(f"trusted checkpoint is none: {error}") from error
+
+
 class _Audit:
     """One verification under way. Owned by one thread."""
 
-    def __init__(self, source: Source, point: Checkpoint, keep: Keep, *, pruned: Pruned, saves: bool) -> None:
+    def __init__(
+        self, source: Source, point: Checkpoint, keep: Keep, *, vkey: str, pruned: Pruned, saves: bool
+    ) -> None:
         self.source, self.point, self.keep = source, point, keep
         self.pruned = pruned
         if self.pruned.start > point.size:
@@ -120,9 +140,10 @@ class _Audit:
         self.authors = Authors(keep.terms)
         self.found = Found()
         self.start = 0
-        self._saves = saves
+        self._vkey, self._saves = vkey, saves
         self._saved_size = 0
         self._retention = Retention()
+        self._is_named = True  # until leaf 0 is looked at
         self._stated: list[Pruned] = []  # by the LEDGER entries that state a pruning
         self._closed: dict[bytes, int] = {}  # by tag the first entry whose statement is gone, where that is a fault
 
@@ -168,14 +189,24 @@ class _Audit:
         """Go on from the state file.
 
         Raises:
-            InvalidError: it is another ledger's, or ahead of this one.
+            InvalidError: it is another ledger's.
+            ProofError: it is ahead of this one.
+            StorageError: it is damaged.
         """
         state = self.keep.state()
         assert state is not None
-        if state["origin"] != self.point.origin:
-            raise InvalidError(f"state file is of another ledger: `{state['origin']}`")
-        if state["size"] > self.point.size:
-            raise ProofError(f"ledger is smaller than what was verified: `{self.point.size}` and `{state['size']}`")
+        try:
+            if state["origin"] != self.point.origin:
+                raise InvalidError(f"state file is of another ledger: `{state['origin']}`")
+            size = int(state["size"])
+            self._restore(state)
+        except (KeyError, ValueError, TypeError, AssertionError, VerificationError, CorruptionError) as error:
+            # Damage to our own file says nothing about the ledger.
+            raise StorageError("state file is damaged; begin a new one") from error
+        if size > self.point.size:
+            raise ProofError(f"ledger is smaller than what was verified: `{self.point.size}` and `{size}`")
+
+    def _restore(self, state: dict[str, Any]) -> None:
         replay = Replay(1, start=self.pruned.start, kept_from_ms=self.pruned.kept_from_ms)
         replay.public = set(map(bytes.fromhex, state["public"]))
         replay.top = self.keep.top(state["map_bits"])
@@ -188,6 +219,7 @@ class _Audit:
         self.authors.participants = {bytes.fromhex(tag): name for tag, name in state["participants"].items()}
         self.authors.is_lost = state["is_lost"]
         self._closed = {bytes.fromhex(tag): index for tag, index in state["closed"].items()}
+        self._is_named = state["is_named"]
         self._retention, self._stated = Retention(state["retention_days"]), [Pruned(*one) for one in state["stated"]]
         counted = ("entries", "seals", "opened", "leaves_pruned", "statements_pruned")
         self.found = Found(**{name: state[name] for name in counted}, unchecked=Counter(state["not_checked"]))
@@ -206,6 +238,7 @@ class _Audit:
                 "participants": {tag.hex(): name for tag, name in self.authors.participants.items()},
                 "is_lost": self.authors.is_lost, "closed": {tag.hex(): at for tag, at in self._closed.items()},
                 "public": [tag.hex() for tag in replay.public], "retention_days": self._retention.days,
+                "is_named": self._is_named,
                 "stated": [[one.kept_from_ms, one.start] for one in self._stated],
                 "entries": self.found.entries, "seals": self.found.seals, "opened": self.found.opened,
                 "leaves_pruned": self.found.leaves_pruned, "statements_pruned": self.found.statements_pruned,
@@ -237,9 +270,23 @@ class _Audit:
             elif decoded is not None:
                 self.found.seals += 1
                 if self._saves and self.replay.size - self._saved_size >= SAVE_EVERY and self._is_savable():
-                    self.replay.grow()
+                    self._grow()
                     self._save()
-        self.replay.grow()
+        self._grow()
+
+    def _grow(self) -> None:
+        """Hash what was taken into the tree; hold each tile above the leaves' that it fills against the place's."""
+        for (level, n), row in self.replay.grow().items():
+            if len(row) == _FULL:
+                self._compare_tile(level, n, row)
+
+    def _compare_tile(self, level: int, n: int, row: bytes) -> None:
+        # Behind a fault the tiles above follow from it; those of the leaves are held against them one by one.
+        if level and not self.found.faults and self.source.tile(level, n, len(row) // merkle.HASH_SIZE) != row:
+            self.found.add(
+                n << (tiles.TILE_HEIGHT * (level + 1)),
+                f"tile {n} of level {level}, over the entries from here, is not what they hash to",
+            )
 
     def _is_savable(self) -> bool:
         return self.replay.is_sure and self.replay.size >= self.replay.start
@@ -287,14 +334,19 @@ class _Audit:
             if self.authors.verify(event, made):
                 self.found.opened += 1
                 if event.kind == EntryKind.LEDGER and event.tag == codec.LEDGER_TAG and made.fact is not None:
-                    self._look_at_retention(event, made.fact)
+                    self._look_at_ledger(index, event, made.fact)
             else:
                 self.found.not_checked(NO_TERM)
         except VerificationError as error:
             self.found.add(index, str(error))
 
-    def _look_at_retention(self, event: codec.Event, fact: look.Fact) -> None:
-        """Hold a pruning that the ledger states against the policy that it published first."""
+    def _look_at_ledger(self, index: int, event: codec.Event, fact: look.Fact) -> None:
+        """Hold what the ledger says of itself against what is pinned, a pruning against the policy published first."""
+        if event.seq == 1:
+            self._is_named = not self._vkey
+        if fact.origin != self.point.origin and (event.seq == 1 or fact.origin):
+            self.found.add(index, f"ledger names another origin for itself than the one pinned: `{fact.origin}`")
+        self._is_named |= self._vkey in fact.verifier_keys
         if fact.pruned is not None:
             self._stated.append(fact.pruned)
         self._retention.take(event, fact.retention_days, fact.pruned)
@@ -303,9 +355,15 @@ class _Audit:
 
     def finish(self) -> None:
         """Compare the tree with the checkpoint, and keep the state."""
+        self._grow()
         root = self.replay.root()
+        for level, row in enumerate(self.replay.edge.rows):
+            if row:
+                self._compare_tile(level, self.replay.size >> (tiles.TILE_HEIGHT * (level + 1)), row)
         if root != self.point.root:
             self.found.add(None, f"leaves do not hash to the root that the log signed at size {self.point.size}")
+        if not self._is_named:
+            self.found.add(0, "ledger does not name the pinned log key as its own")
         if self.found.leaves_pruned or self.found.statements_pruned:
             self._compare_pruned()
         for tag, index in self._closed.items():

@@ -2,14 +2,16 @@
 
 stdout is the answer, stderr is talk; ``--json`` gives one object a line; ``-`` is stdin. It exits with 0 where
 something was done or proven, 1 where it was refused or disproved, 2 where it could not be told. A declared error is
-one line that says what to do; anything else is a bug, and shows its traceback.
+one line that says what to do; anything else is a bug, shows its traceback, and tells nothing: 2.
 
 Each verb imports what it needs when it runs, so that verifying a receipt offline loads neither gRPC nor protobuf.
 """
 
 import argparse
+import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from consentd import __version__
@@ -28,7 +30,7 @@ from consentd.cli import (
     prunes,
     reports,
 )
-from consentd.cli.out import DISPROVED, UNTOLD, Out
+from consentd.cli.out import DISPROVED, UNTOLD, Out, drop_output
 from consentd.errors import ConsentdError, CorruptionError, StorageError, VerificationError
 
 _EPILOG = """\
@@ -48,13 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments; None: the process's.
     """
+    _keep_talking()
     arguments = make_parser().parse_args(argv)
     if "request_id" in arguments and arguments.request_id is None:
         arguments.request_id = os.urandom(16)
     out = Out(as_json=arguments.json, lang=arguments.lang)
     try:
         status: int = arguments.run(arguments, out)
-        sys.stdout.flush()
+        out.flush()
     except (VerificationError, CorruptionError) as error:
         out.fault(error)
         return DISPROVED
@@ -67,12 +70,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         out.talk(f"error: {_missing(error)}")
         return UNTOLD
     except BrokenPipeError:
-        # Whoever read the answer has enough; nothing may be written while the interpreter shuts down.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the answer has enough.
+        drop_output()
         return UNTOLD
     except KeyboardInterrupt:
         return 130
+    except Exception:  # noqa: BLE001  # a bug is no verdict: Python's own status, 1, would say refused or disproved
+        traceback.print_exc()
+        return UNTOLD
     return status
+
+
+def _keep_talking() -> None:
+    """Let no answer fail on where it is written: a closed stream takes all, and any encoding any character."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # it lasts as long as the process
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def make_parser() -> argparse.ArgumentParser:

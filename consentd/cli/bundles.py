@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from consentd.cli.out import DONE, PROVEN, UNTOLD, Out
 from consentd.cli.places import MORE_FROM, add_place, read_place
-from consentd.cli.words import Verbs, add_pins, add_verb, read_bytes, read_identifier, read_pins
+from consentd.cli.words import Verbs, add_pins, add_verb, read_bytes, read_identifier, read_pins, read_policy
 from consentd.errors import InvalidError
 
 if TYPE_CHECKING:
@@ -59,9 +59,11 @@ def bundle(arguments: argparse.Namespace, out: Out) -> int:
     from consentd.core.note import format_vkey
 
     _check_scope(arguments)
+    if str(arguments.file) == "-":
+        raise InvalidError("bundle is no text: give a file for it")
     place, origin, verifier = read_place(arguments)
     scope = _scope(arguments, place)
-    policy = b"" if arguments.policy is None else read_bytes(arguments.policy, "policy file")
+    policy = _policy(arguments) or b""
     with out.progress("bundling") as progress:
         made = make_bundle(
             place, arguments.file, scope, origin=origin, log_verifier=verifier, vkey=format_vkey(verifier),
@@ -80,7 +82,7 @@ def check(arguments: argparse.Namespace, out: Out) -> int:
     from consentd.audit.evidence import check_bundle
 
     origin, verifier = read_pins(arguments)
-    policy = None if arguments.policy is None else read_bytes(arguments.policy, "policy file")
+    policy = _policy(arguments)
     found = check_bundle(
         read_bytes(arguments.file, "bundle"), origin=origin, log_verifier=verifier, policy=policy
     )
@@ -109,6 +111,13 @@ def check(arguments: argparse.Namespace, out: Out) -> int:
         unknown=found.unknown, witnesses=list(found.witnesses),
     )  # fmt: skip
     return status
+
+
+def _policy(arguments: argparse.Namespace) -> bytes | None:
+    """Return the bytes of the policy that is given, if it is one: a bad one disproves nothing."""
+    if arguments.policy is None or read_policy(arguments) is None:
+        return None
+    return read_bytes(arguments.policy, "witness policy")
 
 
 def _check_scope(arguments: argparse.Namespace) -> None:

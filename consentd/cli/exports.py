@@ -10,7 +10,7 @@ from consentd.cli.words import Verbs, add_verb
 _MORE = """\
 Writes the layout of C2SP tlog-tiles: checkpoint, tile/…, tile/entries/…. Only what is new is written; a full tile never
 changes. Interrupted, it goes on where it was, and the directory is a whole ledger at its checkpoint all the while.
-Entry bundles are an auditor's to see: serve them to auditors only. Openings (--statements) are to be served to nobody.
+Entry bundles are an auditor's to see: serve them to auditors only. Openings (--statements-to) serve to nobody.
 
 examples:
   consentd export /srv/log --url http://127.0.0.1:7401 --token-file auditor.token --log-key log.pub

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from consentd.cli.words import (
     read_trust,
     show_receipt,
 )
-from consentd.errors import InvalidError, MalformedError, StorageError
+from consentd.errors import InvalidError, MalformedError
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -153,6 +152,8 @@ def _open(arguments: argparse.Namespace) -> "History":
         raise InvalidError("--from goes with --tag or --public NAME, and not with a person, --save or --new")
     if arguments.tag and arguments.public is not None:
         raise InvalidError("give --tag or --public NAME, not both")
+    if arguments.max_age is not None and arguments.policy is None:
+        raise InvalidError("--max-age is of cosignatures: give the witnesses with --policy")
     return open_history(
         read_bytes(arguments.file, "history file"),
         trust=read_trust(arguments),
@@ -180,6 +181,8 @@ def receipt(arguments: argparse.Namespace, out: Out) -> int:
     from consentd.core import codec
     from consentd_client import Receipt
 
+    if str(arguments.file) == "-":
+        raise InvalidError("receipt is completed in its file: give the file")
     try:
         kept = json.loads(read_bytes(arguments.file, "receipt"))
         leaf, index = bytes.fromhex(kept["leaf"]), int(kept["index"])
@@ -219,11 +222,9 @@ def _proven(arguments: argparse.Namespace, known: "Receipt", proof: object) -> "
 
 def _write(path: Path, content: bytes, what: str) -> None:
     """Write a file for its owner alone: it says what a person's entries say."""
-    try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(content)
-    except OSError as error:
-        raise StorageError(f"{what} cannot be written: `{path}`: {error.strerror}") from error
+    from consentd.audit.places import write_file
+
+    write_file(path, content, is_private=True, what=what)
 
 
 def _tag(text: str) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from consentd.cli.out import DISPROVED, PROVEN, UNTOLD, Out
-from consentd.cli.places import add_caller, read_live, read_seconds
+from consentd.cli.places import add_caller, read_live, read_number, read_seconds
 from consentd.cli.words import Verbs, add_pins, add_verb, read_pins, read_policy
 from consentd.core.quorum import MAX_AGE_S
 from consentd.errors import StorageError
@@ -35,9 +35,11 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("directory", type=Path, metavar="DIR", help="keeps the checkpoints")
     verb.add_argument("--url", required=True, metavar="URL", help="of the daemon's HTTP, or of a host of its export")
     verb.add_argument("--once", action="store_true", help="look once")
-    verb.add_argument("--every", type=float, default=10.0, metavar="S", help="seconds between two looks (default 10)")
     verb.add_argument(
-        "--max-silence", type=int, default=3600, metavar="S",
+        "--every", type=read_number, default=10.0, metavar="S", help="seconds between two looks (default 10)"
+    )
+    verb.add_argument(
+        "--max-silence", type=read_seconds, default=3600, metavar="S",
         help="alarm where nothing new was published for so long, cosignatures included (default 3600)",
     )  # fmt: skip
     verb.add_argument(
@@ -95,3 +97,5 @@ def _say(seen: "Seen", out: Out) -> None:
         before_root=None if before is None else before.root.hex(), evidence=[str(path) for path in seen.evidence],
         cosigned=[{"witness": name, "time_s": time_s} for name, time_s in seen.cosigned],
     )  # fmt: skip
+    # Whoever reads a pipe must see it now, and a kill must not lose what was seen.
+    out.flush()

@@ -163,6 +163,11 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
         else:
             config = _load(arguments)
             keys = read_keys(config)
+            # INVARIANT: what was pinned is what is verified with; who operates the ledger need not pin.
+            origin = arguments.origin or config.ledger.origin
+            log_key = keys.log.verifier
+            if arguments.log_key:
+                origin, log_key = read_pins(arguments)
             store = RocksStore.open_read_only(config.ledger.store_dir)
             stack.callback(store.close)
             vault_store = RocksStore.open_read_only(config.ledger.vault_dir)
@@ -171,7 +176,7 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
             if table is not None:
                 stack.callback(table.close)
             report = verify_ledger(
-                store, origin=config.ledger.origin, log_verifier=keys.log.verifier,
+                store, origin=origin, log_verifier=log_key,
                 lock_path=config.ledger.lock_path, vault=Vault(vault_store, keys.vault), table=table,
                 quick=arguments.quick, progress=progress,
             )  # fmt: skip

@@ -1,12 +1,13 @@
 """Write answers to stdout and talk to stderr."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from consentd.errors import ConsentdError, VerificationError
+from consentd.errors import ConsentdError, StorageError, VerificationError
 
 DONE = PROVEN = 0
 REFUSED = DISPROVED = 1
@@ -18,6 +19,23 @@ class Progress(Protocol):
 
     def __call__(self, done: int, total: int, /) -> None:
         """Say that *done* of *total* is done."""
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Say as StorageError that an answer does not arrive; that nobody reads it any more is no error of ours."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        drop_output()
+        raise StorageError(f"answer cannot be written: {error.strerror}") from error
+
+
+def drop_output() -> None:
+    """Have nothing of the answer written any more, not while the interpreter shuts down either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Out:
@@ -35,11 +53,17 @@ class Out:
     def answer(self, text: str, **fields: object) -> None:
         """Write one part of the answer: *text* for people, *fields* for programs."""
         line = json.dumps(fields, ensure_ascii=False) if self.as_json else text
-        sys.stdout.write(line + "\n")
+        self.lines(line)
 
     def lines(self, text: str) -> None:
         """Write lines of the answer that are made already."""
-        sys.stdout.write(text + "\n")
+        with _writing():
+            sys.stdout.write(text + "\n")
+
+    def flush(self) -> None:
+        """Have all that was answered arrive."""
+        with _writing():
+            sys.stdout.flush()
 
     def talk(self, text: str) -> None:
         """Write a line of talk."""

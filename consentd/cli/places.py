@@ -125,6 +125,17 @@ def read_seconds(text: str) -> int:
     return int(text)
 
 
+def read_number(text: str) -> float:
+    """Return a number that is not negative and at most a billion; an argparse type."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found <= 1e9:  # nor one that is none
+        raise argparse.ArgumentTypeError("not a number from 0 to 1000000000")
+    return found
+
+
 def read_live(arguments: argparse.Namespace) -> "Place":
     """Return the running daemon that is named."""
     from consentd.audit.live import Live
@@ -154,5 +165,5 @@ def _files(arguments: argparse.Namespace) -> "tuple[Place, str, Any]":
         origin, verifier = read_pins(arguments)
     else:
         # Who audits a ledger should not take its key from it; who operates it has no other.
-        origin, verifier = config.ledger.origin, read_log_key(config.keys.log_key_file).verifier
+        origin, verifier = arguments.origin or config.ledger.origin, read_log_key(config.keys.log_key_file).verifier
     return place, origin, verifier

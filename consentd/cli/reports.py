@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 
 from consentd.cli.out import DONE, Out
-from consentd.cli.places import MORE_FROM, add_place, read_place
+from consentd.cli.places import MORE_FROM, add_place, read_number, read_place
 from consentd.cli.words import Verbs, add_verb
-from consentd.errors import StorageError
+from consentd.errors import InvalidError
 
 _MORE = f"""\
 One HTML file, in Korean and English, with nothing to load and no script; it prints. Accesses show as far as their
@@ -22,15 +22,20 @@ def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(verbs, "report", report, "write what was accessed, refused and silent as a page", more=_MORE)
     verb.add_argument("file", type=Path, metavar="FILE", help="the page to write; `-` is stdout")
     verb.add_argument("--index", type=int, metavar="N", help="draw this entry's Merkle path (default: the last)")
-    verb.add_argument("--gap", type=float, default=60.0, metavar="MIN", help="a silence worth telling (default 60)")
+    verb.add_argument(
+        "--gap", type=read_number, default=60.0, metavar="MIN", help="a silence worth telling (default 60)"
+    )
     add_place(verb, directory="--from")
 
 
 def report(arguments: argparse.Namespace, out: Out) -> int:
     """Write the page."""
     from consentd.audit.page import render
+    from consentd.audit.places import write_file
     from consentd.audit.report import summarise
 
+    if out.as_json and str(arguments.file) == "-":
+        raise InvalidError("page is no JSON: give a file for it, or leave out --json")
     place, origin, verifier = read_place(arguments)
     with out.progress("adding up") as progress:
         found = summarise(
@@ -41,11 +46,12 @@ def report(arguments: argparse.Namespace, out: Out) -> int:
     if str(arguments.file) == "-":
         out.lines(page)
         return DONE
-    try:
-        arguments.file.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"page cannot be written: `{arguments.file}`: {error.strerror}") from error
-    permitted = sum(found.by_organisation.values())
+    write_file(arguments.file, page.encode(), is_private=True, what="page")
+    permitted = found.kinds["ACCESS"]
+    if found.closed:
+        out.talk(f"not checked: accesses and refusals whose statement is not at hand: {found.closed}")
+    if found.pruned:
+        out.talk(f"pruned, and in no figure: {found.pruned} entries")
     out.answer(
         out.in_words(
             f"보고서 작성: `{arguments.file}`, 열람 {permitted}건, 거절 {found.kinds['REFUSAL']}건",

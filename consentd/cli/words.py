@@ -292,10 +292,10 @@ def show_receipt(arguments: argparse.Namespace, out: Out, receipt: "Receipt") ->
     if arguments.receipt is not None:
         import json
 
-        try:
-            arguments.receipt.write_text(json.dumps(fields, ensure_ascii=False) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise StorageError(f"receipt cannot be written: `{arguments.receipt}`: {error.strerror}") from error
+        from consentd.audit.places import write_file
+
+        # Beside, then renamed: it may be the only copy of this evidence, and the disk may be full.
+        write_file(arguments.receipt, json.dumps(fields, ensure_ascii=False).encode() + b"\n", what="receipt")
         kept = "receipt kept" if receipt.proof else "receipt kept without a proof: no checkpoint covered it in time"
         out.talk(f"{kept}: `{arguments.receipt}`; `consentd verify` checks it")
     return fields

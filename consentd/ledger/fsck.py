@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from consentd.core import checkpoint, codec, merkle, tiles
+from consentd.core import checkpoint, codec, merkle, note, tiles
 from consentd.core.note import Verifier
 from consentd.core.pruned import NOTHING, Pruned
 from consentd.core.replay import Replay, ReplayError
@@ -29,7 +29,7 @@ from consentd.ledger.ledger import Ledger, State
 from consentd.ledger.lock import read_lock
 from consentd.ledger.map import TagMap
 from consentd.ledger.opening import read_tiles
-from consentd.ledger.retention import read_pruned, read_stated
+from consentd.ledger.retention import read_ledger_statement, read_pruned, read_stated
 from consentd.ledger.table import Table, catch_up
 from consentd.ledger.vault import Vault
 from consentd.store import Store
@@ -93,6 +93,7 @@ def verify_ledger(
     """
     under_way = _Verification(store, origin, None if quick else vault, progress, statements=not quick)
     try:
+        under_way.verify_name(log_verifier)
         under_way.run()
         if lock_path is not None:
             under_way.verify_lock(lock_path, log_verifier)
@@ -292,17 +293,30 @@ class _Verification:
         if self.statements is not None:
             self.statements.verify(events)
 
+    def verify_name(self, log_verifier: Verifier) -> None:
+        """Compare what leaf 0 says of itself with what was pinned: a copy without its lock has no other word of it."""
+        try:
+            said = read_ledger_statement(self.store)
+        except (CorruptionError, VerificationError):
+            return  # the replay, and the statements, name it
+        if said is None:
+            return
+        if said.origin != self.origin:
+            self.found.add(0, f"ledger is another than the one pinned: `{said.origin}`")
+        if note.format_vkey(log_verifier) not in said.verifier_keys:
+            self.found.add(0, "log key that was pinned is not one that the ledger began with")
+
     # -- beside the store -------------------------------------------------------------------------------------
 
     def verify_lock(self, lock_path: Path, log_verifier: Verifier) -> None:
         """Verify that the lock is a checkpoint of this very tree."""
         try:
-            note = read_lock(lock_path)
-            if note is None:
+            signed = read_lock(lock_path)
+            if signed is None:
                 if self.replay.sealed_size:
                     self.found.add(None, "checkpoint lock is missing")
                 return
-            locked, _ = checkpoint.open_checkpoint(note, self.origin, log_verifier)
+            locked, _ = checkpoint.open_checkpoint(signed, self.origin, log_verifier)
             if locked.size > self.replay.size:
                 self.found.add(None, f"ledger is behind its lock: size {self.replay.size}, lock has {locked.size}")
                 return

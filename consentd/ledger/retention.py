@@ -83,6 +83,20 @@ class Stated:
     pruned: Pruned
 
 
+def read_ledger_statement(store: Store) -> Any:
+    """Return what leaf 0 states, a LedgerStatement; None: there is none.
+
+    Raises:
+        CorruptionError: chain `ledger` cannot be read.
+        VerificationError: it is not one.
+    """
+    for entry in reads.read_chain(store, codec.LEDGER_TAG, 1):
+        if entry.event.kind != EntryKind.LEDGER or entry.row is None:
+            return None
+        return statement.decode_payload(entry.event.kind, codec.decode_statement(entry.row[33:]).payload)
+    return None
+
+
 def read_stated(store: Store) -> tuple[int, list[Stated]]:
     """Return the retention policy in days (0: keep everything), and the prunings stated so far, in order.
 

@@ -3,17 +3,18 @@
  * Verify a history file, a receipt or an audit bundle on the command line. stdout is the answer, stderr is talk.
  */
 
-import { readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 
 import { verifyBundle } from "./bundle.js";
 import { decodeHex, equal } from "./bytes.js";
-import { UnreadKeyError, VerificationError } from "./errors.js";
+import { ProofError, UnreadKeyError, VerificationError } from "./errors.js";
+import { parseHistory } from "./file.js";
 import { type HeldFile, heldJson, type Json, parseHeld } from "./held.js";
 import { bundleJson, bundleText, errorClass, historyJson, historyText, isTold } from "./report.js";
 import { receiptJson, receiptText } from "./report.js";
 import type { Trust } from "./trust.js";
-import { type HistoryOptions, verifyHistory, verifyReceipt } from "./verify.js";
+import { type HistoryEvidence, type HistoryOptions, verifyHistory, verifyReceipt } from "./verify.js";
 
 const PROVEN = 0;
 const DISPROVED = 1;
@@ -80,14 +81,34 @@ function history(file: string, values: Values): number {
     ...trustOf(values),
     ...(tag && { tag }),
     ...(values["public-name"] !== undefined && { publicName: values["public-name"] }),
-    ...(kept && { held: kept.held, heldChain: kept.heldChain }),
   };
-  const evidence = verifyHistory(read(file), options);
+  const content = read(file);
+  const evidence =
+    kept && standsAlone(content, kept)
+      ? verifyAlone(content, options, kept)
+      : verifyHistory(content, { ...options, ...(kept && { held: kept.held, heldChain: kept.heldChain }) });
   answer(values, historyJson(evidence), historyText(evidence));
   if (evidence.unread.length) return COULD_NOT_TELL;
   if (values.keep !== undefined) keep(values.keep, evidence);
   if (!options.tag && !options.publicName) process.stderr.write("whose history it must be was not said (--tag)\n");
   return PROVEN;
+}
+
+/** Tell whether a file holds a whole history, as `consentd history --save` writes it, not one that goes on from *kept*. */
+function standsAlone(content: Uint8Array, kept: HeldFile): boolean {
+  const { consistency, chains } = parseHistory(content);
+  return consistency.length === 0 && chains[0] !== undefined && chains[0].firstSeq <= kept.heldChain.count;
+}
+
+/** Verify a whole history by itself, and hold its tree against the one kept as far as that goes. */
+function verifyAlone(content: Uint8Array, options: HistoryOptions, { held, heldChain }: HeldFile): HistoryEvidence {
+  const evidence = verifyHistory(content, options);
+  const { size, root } = evidence.checkpoint;
+  if (size < held.treeSize || evidence.count < heldChain.count) throw new ProofError("history is older than what is held");
+  if (size === held.treeSize && !equal(root, held.root)) throw new ProofError("tree is another than the one held");
+  // A larger tree may continue the one held or not: the file has no proof of either, and so disproves nothing.
+  if (size > held.treeSize) throw new TypeError("history file does not prove that its tree continues the one held");
+  return evidence;
 }
 
 function receipt(file: string, leaf: string, values: Values): number {
@@ -136,7 +157,9 @@ function read(file: string): Uint8Array {
 }
 
 function keep(file: string, evidence: HeldFile): void {
-  writeFileSync(file, `${JSON.stringify(heldJson(evidence))}\n`, { mode: 0o600 });
+  // Beside, then renamed: it is the only memory of what was verified, and the disk may be full.
+  writeFileSync(`${file}.new`, `${JSON.stringify(heldJson(evidence))}\n`, { mode: 0o600 });
+  renameSync(`${file}.new`, file);
 }
 
 function answer({ json }: Values, content: Json, lines: readonly string[]): void {
@@ -155,6 +178,9 @@ function refuse(error: unknown, args: string[]): number {
   }
   return isDisproved ? DISPROVED : COULD_NOT_TELL;
 }
+
+// An answer that did not arrive is no verdict: Node's own status, 1, would say disproved.
+process.stdout.on("error", () => process.exit(COULD_NOT_TELL));
 
 const args = process.argv.slice(2);
 try {

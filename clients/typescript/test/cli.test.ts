@@ -136,6 +136,13 @@ test("what was kept is held against the next history", () => {
   assert.equal(run(["history", news, ...trust]).status, 1);
   const other = file("other", JSON.stringify({ ...held, root: held.head }));
   assert.equal(run(["history", news, ...trust, "--held", other]).status, 1);
+  // A whole history, of the same tree; of a larger one, which the file cannot connect; of a smaller one.
+  assert.equal(run(["history", whole, ...trust, "--held", kept]).status, 0);
+  const smaller = file("smaller", JSON.stringify({ ...held, tree_size: "10" }));
+  assert.equal(run(["history", whole, ...trust, "--held", smaller]).status, 2);
+  const larger = file("larger", JSON.stringify({ ...held, tree_size: "12" }));
+  assert.equal(run(["history", whole, ...trust, "--held", larger]).status, 1);
+  assert.equal(run(["history", whole, ...trust, "--held", other]).status, 1);
   const evidence = verifyHistory(proof, TRUST);
   const { held: again, heldChain } = parseHeld(JSON.stringify(heldJson(evidence)));
   assert.deepEqual([again, heldChain], [evidence.held, evidence.heldChain]);
