@@ -131,6 +131,12 @@ def test_a_file_proves_the_history(proof: HistoryProof, content: bytes) -> None:
         open_history(content, trust=replace(PIN, origin="another"))
 
 
+def test_a_file_whose_name_no_text_can_hold_is_refused(content: bytes) -> None:
+    lone = content.replace(b'"public_name":""', b'"public_name":"\\ud800"', 1)
+    with pytest.raises(ProofError, match="public name is not the tag's"):
+        open_history(lone, trust=PIN)
+
+
 def test_what_is_left_out_of_a_file_is_missed(proof: HistoryProof) -> None:
     person, ledger, bank = proof.chains
 

@@ -91,7 +91,7 @@ def verdict(vector: Vector) -> str:
 
 
 def read_evidence(vector: Vector) -> dict[str, Any]:
-    """Return what a history or a bundle that is right says of what was pruned."""
+    """Return what a history or a bundle that is right says of what was pruned, and by whom entries are."""
     if vector.kind == "bundle":
         checked = _check_bundle(vector)
         return {"missing": checked.missing, "kept_from_ms": checked.kept_from_ms}
@@ -100,6 +100,7 @@ def read_evidence(vector: Vector) -> dict[str, Any]:
         "missing": [list(one) for one in found.missing],
         "kept_from_ms": found.kept_from_ms,
         "pruned": [entry.seq for entry in found.new if entry.is_pruned],
+        "authors": [entry.author for entry in found.new],
     }
 
 

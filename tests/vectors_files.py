@@ -121,6 +121,7 @@ def files(document: Document, **under: Any) -> Iterator[Vector]:
         yield file(f"of format {text!r}", "malformed", {**document, "format": text})
     yield file("with its format twice, the last right", "ok", b'{"format":"x",' + good[1:])
     yield file("with its format twice, the last wrong", "malformed", good[:-1] + b',"format":"x"}')
+    yield file("with its format twice, digits without end first", "ok", b'{"format":' + b"9" * 5000 + b"," + good[1:])
     number = b'"count":%d,' % document["chains"][0]["count"]
     assert number in good
     for text, want in (

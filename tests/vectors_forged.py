@@ -22,6 +22,7 @@ class Forge:
         chains: entries by tag, in the order in which they are proven.
         heads: what the map says where that is not what the chain says.
         seal: changes the seal before it is hashed; ``point`` the checkpoint before it is signed.
+        grown: leaves of the tree that this one begins with, seals too; ``leaves``: of the last tree that was proven.
     """
 
     chains: dict[bytes, list[HistoryEntry]] = field(default_factory=dict)
@@ -32,6 +33,8 @@ class Forge:
     seal_time_ms: int | None = None
     after: list[bytes] = field(default_factory=list)
     seal_leaf: Callable[[bytes], bytes] = lambda leaf: leaf
+    grown: list[bytes] = field(default_factory=list)
+    leaves: list[bytes] = field(default_factory=list)
 
     def add(
         self,
@@ -76,7 +79,8 @@ class Forge:
 
     def proof(self, asked: bytes) -> HistoryProof:
         """Seal and sign; return the proof of all chains, *asked* first."""
-        leaves = [entry.leaf for chain in self.chains.values() for entry in chain]
+        leaves = self.grown[:]
+        leaves += [entry.leaf for chain in self.chains.values() for entry in chain if entry.leaf not in self.grown]
         standing = {
             tag: self.heads.get(tag, (len(chain), codec.chain_hash(chain[-1].leaf)))
             for tag, chain in self.chains.items()
@@ -96,6 +100,7 @@ class Forge:
         edge, stored = tiles.Edge().append([merkle.leaf_hash(leaf) for leaf in leaves])
         size = len(leaves)
         place = leaves.index(seal_leaf)
+        self.leaves = leaves
 
         def chain_of(tag: bytes) -> ChainProof:
             number = top.plan_neighbour(bucketed.bucket_of(codec.map_key(tag), 1))
@@ -110,7 +115,7 @@ class Forge:
 
         return HistoryProof(
             checkpoint=checkpoint.sign_checkpoint(Checkpoint(ORIGIN, size, edge.root()), [LOG]),
-            consistency=(),
+            consistency=tuple(tiles.prove_consistency(len(self.grown), size, stored)) if self.grown else (),
             seal=seal_leaf,
             seal_inclusion=tuple(tiles.prove_inclusion(place, size, stored)),
             chains=tuple(chain_of(tag) for tag in dict.fromkeys([asked, *self.chains])),

@@ -245,7 +245,7 @@ def payloads() -> Iterator[Vector]:
         # A varint in more bytes than it needs, or too large; wrong wire types; groups; fields that are not known.
         for tail in (
             "1001", "1000", "108000", "1080808080808080808001", "1080808080808080808002", "10808080808080808080808001",
-            "1080", "10", "900001", "90808080000", "908080800001", "90808080800001", "0a8000", "0a80808080800000",
+            "1080", "10", "900001", "908080808000", "908080800001", "90808080800001", "0a8000", "0a80808080800000",
             "0affffffff0f", "0a05", "1a00", "1a020a00", "1a030a01ff", "1a0412021200", "1a021801", "1a01", "1b1c", "13",
             "1314", "14", "00", "0000", "0800", "0801", "1201", "15", "1500000000", "110000000000000000", "1d00000000",
             "2000", "2200", "2a00", "3011", "30ffffffff1f", "3080808080808080808001", "3200", "f8ffffff0f00",
@@ -257,8 +257,7 @@ def payloads() -> Iterator[Vector]:
             "4a044a020801", "4005", "40ffffffff1f", "4080808080808080808001", "4205", "4a80808080800000",
             "4a0c0880808080808080808080010000",
         ):  # fmt: skip
-            if len(tail) % 2 == 0:
-                contents += [bytes.fromhex(tail), contents[0] + bytes.fromhex(tail)]
+            contents += [bytes.fromhex(tail), contents[0] + bytes.fromhex(tail)]
         whole = contents[0]
         contents += [whole[:at] for at in range(len(whole))]
         contents += [flip(at, 1 << rng.randrange(8))(whole) for at in range(len(whole)) for _ in range(2)]

@@ -19,6 +19,7 @@ from vectors_policies import policies
 from vectors_pruned import pruned
 from vectors_retention import retained
 from vectors_seals import seals
+from vectors_terms import terms
 
 
 def settle(vector: Vector) -> Vector:
@@ -40,7 +41,7 @@ def write_vectors(directory: Path) -> list[Vector]:
             vectors = [*histories(case), *receipts(case)]
         finally:
             case.close()
-    vectors += [*forgeries(), *seals(), *pruned(), *retained()]
+    vectors += [*forgeries(), *seals(), *pruned(), *retained(), *terms()]
     vectors += [*notes(), *signatures(), *payloads(), *policies(), *bundles()]
     settled = [settle(vector) for vector in vectors]
     with (directory / "vectors.jsonl").open("w") as file:

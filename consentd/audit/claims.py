@@ -49,14 +49,14 @@ class Claims:
         checkpoint: the signed note, verbatim.
         scope: what it says it was made of, as fields.
         first, last: the range of it; last < first: it is of none.
-        asked: the tag of the chain that it is made of; empty: of none.
+        asked: the tag of the chain that it is made of; None: of none.
     """
 
     checkpoint: bytes
     scope: dict[str, Any]
     first: int
     last: int
-    asked: bytes
+    asked: bytes | None
     seal: bytes
     seal_inclusion: tuple[bytes, ...]
     chains: tuple[ChainProof, ...]
@@ -75,7 +75,7 @@ def read_bundle(content: bytes) -> Claims:
         raise MalformedError(f"bundle lacks a file: `{min(missing)}`")
     scope = _read_scope(_only(parts["scope.json"]))
     is_range = "first" in scope
-    asked = _bytes(scope, "tag") if "tag" in scope else b""
+    asked = _bytes(scope, "tag") if "tag" in scope else None
     if "participant" in scope:
         name = _text(scope, "participant")
         if any("\ud800" <= char <= "\udfff" for char in name):  # half a pair, which JSON can write and no text hold

@@ -187,7 +187,7 @@ def _verify_scope(claims: Claims, point: Checkpoint) -> None:
     # In order, each once, and each in the tree: so many in the range are all of it.
     if sum(claims.first <= single.index <= claims.last for single in claims.singles) != claims.last - claims.first + 1:
         raise ProofError("an entry of the range is missing")
-    if claims.asked and not any(chain.tag == claims.asked for chain in claims.chains):
+    if claims.asked is not None and not any(chain.tag == claims.asked for chain in claims.chains):
         raise ProofError("the chain that it is made of is missing")
 
 
@@ -234,19 +234,19 @@ def _verify_singles(singles: Sequence[Single], anchor: Anchor) -> list[VerifiedE
 # -- keys -----------------------------------------------------------------------------------------------------
 
 
-def _stated(chains: _Chains) -> Iterator[tuple[VerifiedEntry, KeyFact]]:
-    """Yield what entries say of keys, of those that say something."""
+def _stated(chains: _Chains) -> Iterator[tuple[VerifiedEntry, KeyFact | None]]:
+    """Yield the entries that put keys in force or out of it, with what they say, so far as this version reads it."""
     for chain, entries in chains:
         for entry in entries:
-            message = _read(entry)
-            if message is None:
+            if entry.statement is None or entry.event.kind not in _AUTHORING:
                 continue
-            if entry.event.kind == EntryKind.KEY:
+            message = _read(entry)
+            fact = None
+            if message is not None and entry.event.kind == EntryKind.KEY:
                 fact = key_fact(entry.event, message.key, name=chain.public_name, retired=message.retired)
-            else:
+            elif message is not None:
                 fact = key_fact(entry.event, message.statement_key, name=chain.public_name)
-            if fact is not None:
-                yield entry, fact
+            yield entry, fact
 
 
 def _read(entry: VerifiedEntry) -> Any:

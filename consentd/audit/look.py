@@ -231,6 +231,8 @@ def open_statement(event: codec.Event, opening: bytes) -> codec.Statement:
         ProofError: it is not what the leaf commits to.
     """
     # INVARIANT: the salt's length is fixed, or the same hash would open to other statements.
+    if len(opening) < _SALT:
+        raise MalformedError("salt is not 32 bytes long")
     if codec.commit(opening[:_SALT], opening[_SALT:]) != event.commit:
         raise ProofError("opening is not what its leaf commits to")
     return codec.decode_statement(opening[_SALT:])

@@ -20,7 +20,7 @@ the same tree. Source: ledger-format.md, "History proof".
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from consentd.core import codec, merkle, patricia
 from consentd.core.checkpoint import MAX_SIZE, Checkpoint, open_checkpoint
@@ -83,11 +83,12 @@ class HistoryProof:
 
 @dataclass(frozen=True, slots=True)
 class HeldChain:
-    """How much of a chain the client has verified before; ``erased``: its last entry held is an ERASURE."""
+    """How much of a chain the client has verified before, and of its last entry: is it an ERASURE, and of what time."""
 
     count: int
     head: bytes
     erased: bool = False
+    time_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,8 @@ def verify_chain(
         if not isinstance(first, codec.Event) or first.time_ms >= kept_from_ms:
             raise ProofError(f"chain does not have the entries after `{start.count}`, and they are not pruned")
         head = None
-    verified, last = _walk(chain.tag, chain.entries, count=chain.first_seq - 1, head=head, erased=start.erased)
+    behind = replace(start, count=chain.first_seq - 1)
+    verified, last = _walk(chain.tag, chain.entries, behind=behind, head=head)
     if verified and verified[-1].event.time_ms > anchor.seal.time_ms:
         raise ProofError("entry is later than the seal")
     if last != (chain.head if chain.count else codec.ZERO_HASH):
@@ -195,7 +197,7 @@ def verify_run(tag: bytes, entries: Sequence[HistoryEntry], *, first_seq: int) -
         ProofError: one is missing between them, foreign, altered or out of order.
     """
     head = codec.ZERO_HASH if first_seq == 1 else None
-    return _walk(tag, entries, count=first_seq - 1, head=head, erased=False)[0]
+    return _walk(tag, entries, behind=HeldChain(first_seq - 1, b""), head=head)[0]
 
 
 def verify_pinned(
@@ -216,10 +218,10 @@ def verify_pinned(
 
 
 def _walk(
-    tag: bytes, entries: Sequence[HistoryEntry], *, count: int, head: bytes | None, erased: bool
+    tag: bytes, entries: Sequence[HistoryEntry], *, behind: HeldChain, head: bytes | None
 ) -> tuple[tuple[VerifiedEntry, ...], bytes | None]:
-    """Go from entry to entry behind seq *count*, of chain hash *head* (None: unknown); return them, and the last's."""
-    time_ms = 0
+    """Go from entry to entry *behind* a place, of chain hash *head* (None: unknown); return them, and the last's."""
+    count, erased, time_ms = behind.count, behind.erased, behind.time_ms
     verified = []
     for entry in entries:
         event = codec.decode_leaf(entry.leaf)

@@ -4,6 +4,7 @@ A *fact* is what one KEY or LEDGER entry says of a key, a *term* the time that f
 whoever knows them: this floor takes the key and whether it is retired. Source: ledger-format.md, "Keys in force".
 """
 
+from collections import deque
 from collections.abc import Container, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -160,7 +161,7 @@ def settle(
 
     Each key must rest on one in force before it, and the first on leaf 0, which names the very key that signs it: no
     key vouches for itself. Entries of one millisecond may stand in different chains, whose order to each other is not
-    in a proof: of these each is taken as soon as its author is in force.
+    in a proof: of these each is taken as soon as its author is in force and the one before it in its chain is taken.
 
     Args:
         stated: entries and what they say, those of each chain in its order; None: nothing that counts.
@@ -172,23 +173,43 @@ def settle(
     terms: dict[bytes, tuple[KeyTerm, ...]] = {}
     in_order = sorted(stated, key=lambda one: one[0].event.time_ms)  # stable: each chain keeps its order
     for _, together in groupby(in_order, key=lambda one: one[0].event.time_ms):
-        waiting = list(together)
+        waiting: dict[bytes, deque[tuple[VerifiedEntry, KeyFact | None]]] = {}
+        for one in together:
+            waiting.setdefault(one[0].event.tag, deque()).append(one)
         while waiting:
-            refused: list[tuple[VerifiedEntry, KeyFact | None]] = []
-            failure: SignatureError | None = None
-            for entry, fact in waiting:
-                if fact is not None and fact.owner is Owner.LEDGER and entry.event.seq == 1:
-                    add_key_fact(terms, fact)
+            taken, failure = 0, SignatureError("author's key was not in force")
+            for chain in waiting.values():
                 try:
-                    if entry.event not in known:
-                        verify_authors([entry], origin=origin, terms=terms)
+                    # INVARIANT: nothing is taken before what stands before it in its chain, or what is retired could
+                    # come into force after it, as the chains happen to be sent.
+                    while chain:
+                        _take(*chain[0], terms, origin=origin, known=known)
+                        chain.popleft()
+                        taken += 1
                 except SignatureError as error:
                     failure = error
-                    refused.append((entry, fact))
-                    continue
-                if fact is not None:
-                    add_key_fact(terms, fact)
-            if failure is not None and len(refused) == len(waiting):
+            waiting = {tag: chain for tag, chain in waiting.items() if chain}
+            if waiting and not taken:
                 raise failure
-            waiting = refused
     return terms
+
+
+def _take(
+    entry: VerifiedEntry,
+    fact: KeyFact | None,
+    terms: MutableMapping[bytes, tuple[KeyTerm, ...]],
+    *,
+    origin: str,
+    known: Container[codec.Event],
+) -> None:
+    """Verify the author of one entry that is not *known*, and add what it says to *terms*.
+
+    Raises:
+        SignatureError: the author was not in force.
+    """
+    if fact is not None and fact.owner is Owner.LEDGER and entry.event.seq == 1:
+        add_key_fact(terms, fact)
+    if entry.event not in known:
+        verify_authors([entry], origin=origin, terms=terms)
+    if fact is not None:
+        add_key_fact(terms, fact)

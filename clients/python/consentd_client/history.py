@@ -225,20 +225,23 @@ def _join(
         raise ProofError(f"chain is shorter than what is remembered: `{asked.count}` and `{last}`")
     if asked.first_seq <= last:
         raise ProofError("chain does not continue what is remembered")
-    held = HeldChain(last, b"", erased=_is_erasure(known[-1].entry) if known else False)
+    held = _up_to(known[-1].entry) if known else HeldChain(0, b"")
     if runs and asked.first_seq == after:
         run = runs.pop()
         asked = replace(asked, first_seq=seq_of(run[0]), entries=(*run, *asked.entries))
-        held = HeldChain(seq_of(runs[-1][-1]), b"", _is_erasure(runs[-1][-1])) if runs else HeldChain(0, b"")
+        held = _up_to(runs[-1][-1]) if runs else HeldChain(0, b"")
     before: list[VerifiedEntry] = []
     for run in runs:
         before += history.verify_run(asked.tag, run, first_seq=seq_of(run[0]))
     return (*before, *history.verify_chain(asked, anchor=anchor, held=held, kept_from_ms=kept_from_ms))
 
 
-def _is_erasure(entry: HistoryEntry) -> bool:
+def _up_to(entry: HistoryEntry) -> HeldChain:
+    """Return how much is held up to an entry that was verified before; its chain hash is not needed behind a gap."""
     event = codec.decode_leaf(entry.leaf)
-    return isinstance(event, codec.Event) and event.kind == EntryKind.ERASURE
+    if not isinstance(event, codec.Event):
+        raise MalformedError("memory holds a leaf that is no entry")
+    return HeldChain(event.seq, b"", erased=event.kind == EntryKind.ERASURE, time_ms=event.time_ms)
 
 
 def _kept_from(entries: Sequence[VerifiedEntry]) -> int:
@@ -269,8 +272,7 @@ def _missing(entries: Sequence[VerifiedEntry]) -> tuple[tuple[int, int], ...]:
 
 
 def _check_asked(chain: ChainProof, *, name: str, tag: bytes, held: HeldHistory | None) -> None:
-    if name:
-        tag = codec.public_tag(name)
+    # That a public name is its tag's is verified with the chain.
     if chain.public_name != name or (tag and chain.tag != tag):
         raise ProofError("history is of another chain than the one asked for")
     if held is not None and held.tag != chain.tag:
@@ -301,12 +303,13 @@ def _author(entry: VerifiedEntry, terms: Terms) -> str:
     """Name who signed an entry whose signature was verified."""
     if entry.statement is None:
         return ""
-    for term in terms[entry.statement.key]:
-        if permits(term, entry.event):
-            if term.owner is Owner.LEDGER:
-                return LEDGER
-            return SUBJECT if term.owner is Owner.SUBJECT else f"{PARTICIPANT}{term.tag_or_name!s}"
-    raise AssertionError("author was verified, and is not among the terms")
+    found = [term for term in terms[entry.statement.key] if permits(term, entry.event)]
+    assert found, "author was verified, and is not among the terms"
+    # Of several whose key it is the same one is named, in whatever order their chains were sent.
+    term = min(found, key=lambda one: (one.owner, str(one.tag_or_name)))
+    if term.owner is Owner.LEDGER:
+        return LEDGER
+    return SUBJECT if term.owner is Owner.SUBJECT else f"{PARTICIPANT}{term.tag_or_name!s}"
 
 
 def _check_ledger(entries: Sequence[VerifiedEntry], trust: Trust) -> None:

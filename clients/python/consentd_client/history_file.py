@@ -94,7 +94,7 @@ def parse_history(content: bytes) -> HistoryProof:
     if len(content) > MAX_SIZE:
         raise MalformedError(f"history file is larger than {MAX_SIZE} bytes")
     try:
-        read = json.loads(content.decode(), parse_constant=_no_number)
+        read = json.loads(content.decode(), parse_int=_whole_number, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise MalformedError("history file is not JSON in UTF-8") from error
     if not isinstance(read, dict) or read.get("format") != FORMAT:
@@ -161,6 +161,11 @@ def _integer(value: Any) -> int:
     if not (is_number and 0 <= value <= _MAX_INTEGER and value == int(value)):
         raise MalformedError("history file has no integer from 0 to 2^53 - 1 where one should be")
     return int(value)
+
+
+def _whole_number(text: str) -> int | float:
+    # Digits without end are no integer that counts, and no error where a name that stands twice has another value.
+    return int(text) if len(text) <= len(str(_MAX_INTEGER)) else float(text)
 
 
 def _no_number(text: str) -> Any:

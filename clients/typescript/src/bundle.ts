@@ -153,11 +153,11 @@ function verifyEntries(
   { origin, seal, terms }: Under,
 ): BundleEntry[] {
   let [next, timeMs] = [0n, 0n];
-  return claimed.map(({ index, leaf, opening, inclusion }) => {
+  const placed = claimed.map(({ index, leaf, opening, inclusion }) => {
     verifyInclusion(inclusion, { index, size, leafHash: leafHash(leaf), root });
+    const decoded = decodeLeaf(leaf);
     if (index < next) throw new ProofError("entry is there twice, or out of order");
     next = index + 1n;
-    const decoded = decodeLeaf(leaf);
     if (decoded.timeMs < timeMs || decoded.timeMs > seal.timeMs) {
       throw new ProofError("entry is earlier than the one before, or later than the seal");
     }
@@ -165,22 +165,23 @@ function verifyEntries(
     if (decoded.type === "seal") {
       if (opening !== null) throw new MalformedError("seal has an opening");
       if (decoded.covers !== index) throw new ProofError("seal does not stand where it says");
-      return { index, leaf: decoded, statement: null, author: null };
+      return { index, leaf: decoded, statement: null };
     }
-    if (opening === null) return { index, leaf: decoded, statement: null, author: null };
-    const statement = openStatement(decoded, opening);
-    const entry = { event: decoded, statement };
-    if (terms.has(statement.key)) {
-      const [author] = verifyAuthors([entry], origin, terms);
-      return { index, leaf: decoded, statement, author: author! };
-    }
-    // Perhaps the person's own key, whose chain is not here. Then it may sign what a person may, and whose it is stays
-    // open.
-    const own = new KeyTerms();
-    own.addAll({ tag: decoded.tag, publicName: "" }, [{ key: statement.key, timeMs: 0n, retired: false }]);
-    verifyAuthors([entry], origin, own);
-    return { index, leaf: decoded, statement, author: null };
+    return { index, leaf: decoded, statement: opening && openStatement(decoded, opening) };
   });
+  return placed.map((entry) => ({ ...entry, author: authorOf(entry, origin, terms) }));
+}
+
+/** Verify who signed a single entry; null: nobody did, or perhaps the person, whose chain is not here. */
+function authorOf({ leaf, statement }: Omit<BundleEntry, "author">, origin: string, terms: KeyTerms): KeyTerm | null {
+  if (leaf.type === "seal" || statement === null) return null;
+  const entry = { event: leaf, statement };
+  if (terms.has(statement.key)) return verifyAuthors([entry], origin, terms)[0]!;
+  // Perhaps the person's own key. Then it may sign what a person may, and whose it is stays open.
+  const own = new KeyTerms();
+  own.addAll({ tag: leaf.tag, publicName: "" }, [{ key: statement.key, timeMs: 0n, retired: false }]);
+  verifyAuthors([entry], origin, own);
+  return null;
 }
 
 function askedTag({ tag, participant }: BundleScope): Uint8Array | null {
@@ -203,7 +204,7 @@ function checkScope({ scope, origin, size, chains, entries }: BundleFile, point:
   }
   if (scope.range !== null) {
     const [first, last] = scope.range;
-    if (first > last || last >= point.size) throw new MalformedError("bundle has a range that is none");
+    if (last >= point.size) throw new MalformedError("bundle has a range that is none");
     // In order, each once, and each in the tree: so many in the range are all of it.
     const inRange = entries.filter(({ index }) => first <= index && index <= last).length;
     if (BigInt(inRange) !== last - first + 1n) throw new ProofError("an entry of the range is missing");

@@ -16,7 +16,7 @@
  * Every name must be there, once, and no other.
  */
 
-import { decodeHex, decodeText } from "./bytes.js";
+import { decodeHex, decodeText, encodeText } from "./bytes.js";
 import { HASH_SIZE } from "./codec.js";
 import { MalformedError } from "./errors.js";
 import type { ChainProof, HistoryEntry, Opening } from "./history.js";
@@ -92,6 +92,8 @@ function parseScope(line: unknown): Pick<BundleFile, "scope" | "origin" | "size"
     tag: has("tag") ? fields.bytes("tag") : null,
     participant: has("participant") ? fields.text("participant") : null,
   };
+  if (scope.range && scope.range[0] > scope.range[1]) throw new MalformedError("bundle has a range that is none");
+  if (scope.participant !== null) encodeText(scope.participant); // half a surrogate pair is no text
   return { scope, origin: fields.text("origin"), size: fields.integer("size") };
 }
 

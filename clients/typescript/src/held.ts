@@ -24,6 +24,8 @@ export function heldJson({ tag, held, heldChain }: HeldFile): Json {
     count: String(heldChain.count),
     head: encodeBase64(heldChain.head),
     erased: heldChain.erased,
+    time_ms: String(heldChain.timeMs),
+    retention_days: heldChain.retentionDays,
     missing: heldChain.missing.map((range) => range.map(String)),
     keys: heldChain.keys.map(({ key, timeMs, retired }) => ({
       key: encodeBase64(key),
@@ -39,7 +41,7 @@ export function heldJson({ tag, held, heldChain }: HeldFile): Json {
  */
 export function parseHeld(text: string): HeldFile {
   try {
-    const { tag, tree_size, root, count, head, erased, missing, keys } = JSON.parse(text);
+    const { tag, tree_size, root, count, head, erased, time_ms, retention_days, missing, keys } = JSON.parse(text);
     const number = (value: unknown): bigint => {
       if (typeof value !== "string" || !/^[0-9]{1,20}$/.test(value)) throw new TypeError("not a decimal");
       return BigInt(value);
@@ -51,6 +53,9 @@ export function parseHeld(text: string): HeldFile {
         count: number(count),
         head: decodeBase64(head),
         erased: erased === true,
+        // Files of before had neither: the times are not compared then, and no policy lets anything be pruned.
+        timeMs: number(time_ms ?? "0"),
+        retentionDays: Number.isInteger(retention_days) ? retention_days : 0,
         missing: ((missing ?? []) as [unknown, unknown][]).map(([first, last]) => [number(first), number(last)] as const),
         keys: (keys as Record<string, unknown>[]).map((one) => ({
           key: decodeBase64(one["key"] as string),

@@ -88,6 +88,10 @@ export interface HeldChain {
   readonly head: Uint8Array;
   /** Its last entry held is an ERASURE. */
   readonly erased: boolean;
+  /** Of its last entry held: those after it are not earlier. */
+  readonly timeMs: bigint;
+  /** Of the chain `ledger`: for how long it published to keep entries, in its leaf 0; else 0. */
+  readonly retentionDays: number;
   /** What its entries held say of keys. */
   readonly keys: readonly HeldKey[];
   /** What was pruned of it before it was ever seen. */
@@ -142,7 +146,7 @@ export function verifyAnchor(
 /** What a chain is verified under, beside the seal. */
 export interface ChainRules {
   /** How much of it the client has verified before. Default: nothing. */
-  readonly held?: Pick<HeldChain, "count" | "head" | "erased"> | null;
+  readonly held?: Pick<HeldChain, "count" | "head" | "erased" | "timeMs"> | null;
   /** Of a person's chain, entries before this time may be missing where it begins, and openings of kinds that can be
    * pruned anywhere. Default: 0. */
   readonly keptFromMs?: bigint;
@@ -168,7 +172,7 @@ export function verifyChain(chain: ChainProof, seal: codec.Seal, rules: ChainRul
   let head = start ? rules.held!.head : codec.ZERO_HASH;
   const hasGap = chain.firstSeq > start + 1n;
   if (hasGap) verifyGap(chain.entries[0], start, keptFromMs);
-  let [seq, timeMs, erased] = [chain.firstSeq - 1n, 0n, rules.held?.erased ?? false];
+  let [seq, timeMs, erased] = [chain.firstSeq - 1n, rules.held?.timeMs ?? 0n, rules.held?.erased ?? false];
   const verified: VerifiedEntry[] = [];
   for (const { leaf, opening } of chain.entries) {
     const event = codec.decodeLeaf(leaf);
@@ -183,7 +187,7 @@ export function verifyChain(chain: ChainProof, seal: codec.Seal, rules: ChainRul
     erased = event.kind === ERASURE;
     verified.push({ event, statement: opening && openStatement(event, opening) });
   }
-  if (timeMs > seal.timeMs) throw new ProofError("entry is later than the seal");
+  if (verified.length && timeMs > seal.timeMs) throw new ProofError("entry is later than the seal");
   if (!equal(head, chain.count ? chain.head : codec.ZERO_HASH)) {
     throw new ProofError("last entry is not the head that the map has");
   }

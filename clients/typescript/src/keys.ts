@@ -2,7 +2,8 @@
  * Settle which keys were in force for whom: each key rests on one in force before it, and the first on leaf 0.
  *
  * Entries of one millisecond may stand in different chains, whose order to each other is not in a proof: of these each
- * is taken as soon as its author is in force. So no key vouches for itself, but leaf 0's, and no two for each other.
+ * is taken as soon as its author is in force and the one before it in its chain is taken. So no key vouches for itself,
+ * but leaf 0's, and no two for each other.
  */
 
 import { SignatureError } from "./errors.js";
@@ -50,27 +51,40 @@ export function settleKeys(
   terms.isWhole = isWhole;
   for (let at = 0; at < said.length; ) {
     const timeMs = said[at]!.timeMs;
-    let waiting: Said[] = [];
-    for (; said[at]?.timeMs === timeMs; at++) waiting.push(said[at]!);
+    const queues = new Map<VerifiedChain["chain"], Said[]>();
+    for (; said[at]?.timeMs === timeMs; at++) {
+      const queue = queues.get(said[at]!.chain) ?? [];
+      queue.push(said[at]!);
+      queues.set(said[at]!.chain, queue);
+    }
+    let waiting = [...queues.values()];
     while (waiting.length) {
-      const refused: Said[] = [];
+      let taken = 0;
       let failure: unknown;
-      for (const one of waiting) {
-        // Leaf 0 names the very key that signs it.
-        if (one.chain.publicName === LEDGER_NAME && one.entry?.event.seq === 1n) terms.addAll(one.chain, one.keys);
+      for (const queue of waiting) {
         try {
-          if (one.entry !== null) verifyAuthors([one.entry], origin, terms);
+          // INVARIANT: nothing is taken before what stands before it in its chain, or what is retired could come into
+          // force after it, as the chains happen to be sent.
+          for (; queue.length; queue.shift(), taken++) take(queue[0]!, origin, terms);
         } catch (error) {
           if (!(error instanceof SignatureError)) throw error;
           failure = error;
-          refused.push(one);
-          continue;
         }
-        terms.addAll(one.chain, one.keys);
       }
-      if (refused.length === waiting.length) throw failure;
-      waiting = refused;
+      waiting = waiting.filter((queue) => queue.length);
+      if (waiting.length && !taken) throw failure;
     }
   }
   return terms;
+}
+
+/** Verify the author of one entry, and add what it says to the terms.
+ *
+ * @throws {SignatureError} the author was not in force.
+ */
+function take({ chain, entry, keys }: Said, origin: string, terms: KeyTerms): void {
+  // Leaf 0 names the very key that signs it.
+  if (chain.publicName === LEDGER_NAME && entry?.event.seq === 1n) terms.addAll(chain, keys);
+  if (entry !== null) verifyAuthors([entry], origin, terms);
+  terms.addAll(chain, keys);
 }

@@ -55,7 +55,7 @@ export class KeyTerms {
   /** Return a term of this key in which it may sign this entry. */
   find(key: Uint8Array, event: codec.Event): KeyTerm | undefined {
     const authors = KINDS.get(event.kind)?.authors ?? ANYBODY;
-    return this.#terms.get(encodeHex(key))?.find(
+    const found = this.#terms.get(encodeHex(key))?.filter(
       ({ owner, name, fromMs, untilMs }) =>
         authors.has(owner) &&
         fromMs <= event.timeMs &&
@@ -63,6 +63,8 @@ export class KeyTerms {
         // A person's own key is good for that person's chain only.
         (owner !== "subject" || name === encodeHex(event.tag)),
     );
+    // Of several whose key it is the same one is named, in whatever order their chains were sent.
+    return found?.reduce((one, other) => (rank(other) < rank(one) ? other : one), found[0]!);
   }
 
   #add(key: string, { owner, name }: Pick<KeyTerm, "owner" | "name">, timeMs: bigint, retired: boolean): void {
@@ -72,6 +74,10 @@ export class KeyTerms {
     if (at < 0 && !retired) known.push({ owner, name, fromMs: timeMs, untilMs: null });
     this.#terms.set(key, known);
   }
+}
+
+function rank({ owner, name }: KeyTerm): string {
+  return `${["ledger", "participant", "subject"].indexOf(owner)}${name}`;
 }
 
 /** What a chain's entries say of keys. */

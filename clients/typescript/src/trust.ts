@@ -78,6 +78,8 @@ export function checkWitnesses(note: Note, trust: ReadTrust, timeMs: bigint): Co
   if (nowMs !== null && timeMs > BigInt(Math.floor(nowMs)) + BigInt(MAX_SKEW_MS)) {
     throw new ProofError("leaf is of a time that has not come yet");
   }
+  // A cosignature's time has no more than seconds.
+  const secondMs = nowMs === null ? null : Math.floor(nowMs / 1000) * 1000;
   const cosignatures: Cosignature[] = [];
   let counting = 0;
   for (const witness of witnesses) {
@@ -86,7 +88,7 @@ export function checkWitnesses(note: Note, trust: ReadTrust, timeMs: bigint): Co
     const latest = times.reduce((a, b) => (a > b ? a : b)) * 1000n;
     cosignatures.push({ name: witness.name, timeMs: Number(latest) });
     const isFresh =
-      nowMs === null || (Number(latest) >= nowMs - maxAgeMs && Number(latest) <= nowMs + MAX_SKEW_MS);
+      secondMs === null || (Number(latest) >= secondMs - maxAgeMs && Number(latest) <= secondMs + MAX_SKEW_MS);
     // A cosignature that is older than the leaf cannot have covered it.
     if (isFresh && timeMs <= latest + BigInt(MAX_SKEW_MS)) counting += 1;
   }

@@ -6,7 +6,7 @@
 
 import { equal } from "./bytes.js";
 import { type Checkpoint, verifyProof } from "./checkpoint.js";
-import { decodeLeaf, type Event, publicTag, type Seal, type Statement } from "./codec.js";
+import { decodeLeaf, type Event, type Seal, type Statement } from "./codec.js";
 import { MalformedError, ProofError } from "./errors.js";
 import { parseHistory } from "./file.js";
 import {
@@ -23,7 +23,7 @@ import { settleKeys } from "./keys.js";
 import { ERASURE, KINDS } from "./kinds.js";
 import { formatVkey, type Verifier } from "./note.js";
 import type { Cosignature } from "./policy.js";
-import { isPruned, missingBetween, readKeptFrom, type SeqRange } from "./pruned.js";
+import { isPruned, missingBetween, readKeptFrom, readRetentionDays, type SeqRange } from "./pruned.js";
 import { type KeyTerm, LEDGER_NAME, PARTICIPANT, readKeys } from "./terms.js";
 import { checkWitnesses, readTrust, type Trust } from "./trust.js";
 import type { LedgerStatement } from "./wire.js";
@@ -39,8 +39,6 @@ export const NOT_PROVEN: readonly string[] = [
   "that everybody is shown the same tree: witnesses, and clients that compare",
   "that what a statement says is true: only who said it, and when",
 ];
-
-const NOBODY_NEEDS = "history has a chain that nobody needs";
 
 /** How to verify a history. */
 export interface HistoryOptions extends Trust {
@@ -130,7 +128,7 @@ export function verifyHistory(
 
   const authorChains: { chain: ChainProof; entries: VerifiedEntry[] }[] = [];
   for (const chain of others) {
-    checkNeeded(chain, authorChains);
+    checkNeeded(chain, asked, authorChains);
     authorChains.push({ chain, entries: verifyChain(chain, seal) });
   }
   const ledger = authorChains.find(({ chain }) => chain.publicName === LEDGER_NAME);
@@ -138,14 +136,14 @@ export function verifyHistory(
   const keptFromMs = asked.publicName ? 0n : statedMs;
   checkContinues(asked, heldChain?.count ?? 0n);
   const chains = [{ chain: asked, entries: verifyChain(asked, seal, { held: heldChain, keptFromMs }) }, ...authorChains];
-  if (authorChains.some(({ chain }) => equal(chain.tag, asked.tag))) throw new ProofError(NOBODY_NEEDS);
-  // Where leaf 0 is held and not sent again, what it published is not here to be compared with.
-  if (asked.publicName === LEDGER_NAME && !heldChain?.count) readKeptFrom(chains[0]!.entries);
+  const isLedger = asked.publicName === LEDGER_NAME;
+  const retentionDays = isLedger ? readRetentionDays(chains[0]!.entries, heldChain?.retentionDays) : 0;
+  if (isLedger) readKeptFrom(chains[0]!.entries, retentionDays);
   const said = chains.map(({ chain, entries }) => readKeys(chain, entries));
   const terms = settleKeys(chains, heldChain?.keys ?? [], trust.origin, said.every(({ unread }) => !unread.length));
   const authors = chains.map(({ entries }) => verifyAuthors(entries, trust.origin, terms));
   // Of the chain `ledger` itself what is held was held against what is pinned when it was verified.
-  if (asked.publicName !== LEDGER_NAME || !heldChain?.count) checkLedger(said.flatMap(({ ledger }) => ledger), trust);
+  checkLedger(said.flatMap(({ ledger }) => ledger), trust, isLedger && Boolean(heldChain?.count));
 
   const last = chains[0]!.entries.at(-1)?.event;
   const erased = last ? last.kind === ERASURE : heldChain?.erased ?? false;
@@ -173,7 +171,15 @@ export function verifyHistory(
       return [...unknown, ...said[place]!.unread].map(({ kind, seq }) => ({ publicName: chain.publicName, seq, kind }));
     }),
     held: { treeSize: checkpoint.size, root: checkpoint.root },
-    heldChain: { count, head, erased, keys: [...(heldChain?.keys ?? []), ...said[0]!.keys], missing },
+    heldChain: {
+      count,
+      head,
+      erased,
+      timeMs: last?.timeMs ?? heldChain?.timeMs ?? 0n,
+      retentionDays,
+      keys: [...(heldChain?.keys ?? []), ...said[0]!.keys],
+      missing,
+    },
   };
 }
 
@@ -194,8 +200,8 @@ export function verifyReceipt(tlogProof: Uint8Array, leaf: Uint8Array, options: 
 
 function checkAsked(chain: ChainProof, { tag, publicName }: HistoryOptions): void {
   if (tag === undefined && publicName === undefined) return;
-  const expected = publicName === undefined ? tag! : publicTag(publicName);
-  if (chain.publicName !== (publicName ?? "") || !equal(chain.tag, expected)) {
+  // That a public name is its tag's is verified with the chain.
+  if (chain.publicName !== (publicName ?? "") || (tag !== undefined && !equal(chain.tag, tag))) {
     throw new ProofError("history is of another chain than the one asked for");
   }
 }
@@ -207,25 +213,30 @@ function checkContinues({ count, firstSeq }: ChainProof, heldCount: bigint): voi
 }
 
 /** Refuse a chain that is there twice, or that is no author's. */
-function checkNeeded({ tag, publicName }: ChainProof, before: readonly { chain: ChainProof }[]): void {
-  const isTwice = before.some(({ chain }) => equal(chain.tag, tag));
+function checkNeeded(
+  { tag, publicName }: ChainProof,
+  asked: ChainProof,
+  before: readonly { chain: ChainProof }[],
+): void {
+  const isTwice = equal(tag, asked.tag) || before.some(({ chain }) => equal(chain.tag, tag));
   if (isTwice || !(publicName === LEDGER_NAME || publicName.startsWith(PARTICIPANT))) {
-    throw new ProofError(NOBODY_NEEDS);
+    throw new ProofError("history has a chain that nobody needs");
   }
 }
 
-/** Hold what the ledger says of itself against what is pinned.
+/** Hold what the ledger says of itself against what is pinned; *isHeld*: what it said before was, and more may follow.
  *
  * @throws {ProofError} it names another origin, or not the log key.
  */
 export function checkLedger(
   statements: readonly LedgerStatement[],
   { origin, log }: { readonly origin: string; readonly log: Verifier },
+  isHeld = false,
 ): void {
-  if (!statements.length || statements.some((said) => said.origin !== origin)) {
+  if ((!statements.length && !isHeld) || statements.some((said) => said.origin !== origin)) {
     throw new ProofError("ledger names another origin for itself than the one pinned");
   }
-  if (!statements.some(({ verifierKeys }) => verifierKeys.includes(formatVkey(log)))) {
+  if (!isHeld && !statements.some(({ verifierKeys }) => verifierKeys.includes(formatVkey(log)))) {
     throw new ProofError("ledger does not name the pinned log key as its own");
   }
 }

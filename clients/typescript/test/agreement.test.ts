@@ -84,6 +84,7 @@ function readPruned(evidence: HistoryEvidence | BundleEvidence): unknown {
     missing: evidence.missing.map((range) => range.map(Number)),
     kept_from_ms,
     pruned: evidence.entries.filter(({ pruned }) => pruned).map(({ event }) => Number(event.seq)),
+    authors: evidence.entries.map(({ author }) => (author ? (author.owner === "participant" ? `participant/${author.name}` : author.owner) : "")),
   };
 }
 
