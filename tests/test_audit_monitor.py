@@ -71,6 +71,18 @@ def test_a_smaller_tree_is_a_rollback(forge: Forge, tmp_path: Path) -> None:
     assert monitor.held.size == 600
 
 
+def test_a_log_that_cannot_be_read_is_silent(forge: Forge, tmp_path: Path) -> None:
+    source = forge.write(tmp_path / "ledger").open()
+    monitor = watch(tmp_path / "kept", max_silence_s=100)
+    assert monitor.look_past(5000) is None  # nothing was ever seen: the error alone says so
+    assert monitor.look(source, 1000).what == FIRST
+    assert monitor.look_past(1100) is None
+    seen = monitor.look_past(1101)
+    assert seen is not None
+    assert (seen.what, seen.checkpoint) == (STALE, monitor.held)
+    assert [path.is_file() for path in seen.evidence] == [True]
+
+
 def test_silence_is_an_alarm_after_a_while(forge: Forge, tmp_path: Path) -> None:
     monitor = watch(tmp_path / "watch", max_silence_s=60)
     place = cut(forge, 600)

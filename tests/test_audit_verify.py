@@ -16,7 +16,7 @@ import pytest
 from audit_case import DAEMON, JOBS, LOG, ORIGIN, SIZE, START_MS, Forge, make_forge, make_half
 from consentd import cli
 from consentd.audit.files import DataDirectory
-from consentd.audit.findings import CLOSED, NO_MAP, NO_TERM, UNKEPT, UNKNOWN, Report
+from consentd.audit.findings import CLOSED, NO_MAP, NO_TERM, UNKEPT, UNKNOWN, UNREAD, WITHHELD, Report
 from consentd.audit.kept import Keep
 from consentd.audit.live import Live
 from consentd.audit.places import Exported
@@ -232,6 +232,43 @@ def test_statements_that_are_gone_are_counted(tmp_path: Path) -> None:
     report = verify(forge.write(tmp_path / "ledger", tmp_path / "openings"))
     assert report.faults == ()
     assert report.not_checked[CLOSED] > 50
+    assert report.is_untold
+    resumed = verify(forge.write(tmp_path / "again", tmp_path / "openings"), state_path=tmp_path / "state")
+    assert resumed.not_checked == report.not_checked
+
+
+def test_one_statement_that_is_withheld_is_told(tmp_path: Path) -> None:
+    """Who reads all others' is told of it; who may read nobody's has nothing withheld."""
+    forge, enrol = make_forge(400), EntryKind.ENROL
+    last = max(at for at in forge.asked if at < 380)
+    forge.openings[last] = None
+    place = forge.write(tmp_path / "ledger", tmp_path / "openings")
+    report = verify(place)
+    assert (report.faults, report.not_checked) == ((), {CLOSED: 1, WITHHELD: 1})
+    assert report.is_untold
+    kinds = {at: leaf[1] for at, leaf in enumerate(forge.leaves)}
+    public = {leaf[10:42] for leaf in forge.leaves if leaf[1] in (EntryKind.PARTICIPANT, EntryKind.LEDGER)}
+    persons = [at for at, leaf in enumerate(forge.leaves) if leaf[1] and leaf[10:42] not in public]
+    assert any(kinds[at] == enrol for at in persons)
+    for at in persons:
+        forge.openings[at] = None
+    outside = verify(forge.write(tmp_path / "closed", tmp_path / "closed-openings"))
+    assert outside.not_checked[CLOSED] >= len(persons) - 2
+    assert WITHHELD not in outside.not_checked
+
+
+def test_what_a_later_version_says_of_keys_is_not_taken(tmp_path: Path) -> None:
+    """As the clients do: a field that is not known may change what the others mean, so nothing follows from it."""
+    forge, key, ledger = make_forge(300), note.KeyPair(b"\x21" * 32), codec.LEDGER_TAG
+    tag = next(tag for tag, (count, _) in forge.heads.items() if count > 1 and tag != ledger)
+    said = st.LedgerStatement(statement_key=key.public_key).SerializeToString()
+    forge.add(EntryKind.LEDGER, ledger, said + b"\xf8\x07\x01")
+    forge.add(EntryKind.ACCESS, tag, b"", key=key)
+    forge.seal()
+    report = verify(forge.write(tmp_path / "ledger", tmp_path / "openings"))
+    assert report.faults == ()
+    assert report.not_checked == {UNREAD: 1, NO_TERM: 1}
+    assert report.is_untold
 
 
 def test_an_unknown_kind_cannot_be_told(tmp_path: Path) -> None:

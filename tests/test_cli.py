@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from consentd import cli
+from consentd.cli.out import Out
 from consentd.core import checkpoint, codec, merkle, note
 from consentd.core.kinds import EntryKind
 from consentd.errors import ConsentdError
@@ -582,6 +583,16 @@ def test_keygen_and_credential(run: Run, tmp_path: Path) -> None:
         "consent.test/files", ["credentials", "log_key", "statement_key", "vault_key"],
     )  # fmt: skip
     assert "log_mldsa_key" not in shown
+
+
+def test_what_others_wrote_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Out(as_json=False, lang="en")
+    out.answer("one\x1b[2J\x9b1m\u202e\n\ttwo")
+    out.talk("three\r\x07")
+    Out(as_json=True, lang="en").answer("", said="\x1b")
+    shown = capsys.readouterr()
+    assert shown.out == 'one\\u001b[2J\\u009b1m\\u202e\n\ttwo\n{"said": "\\u001b"}\n'
+    assert shown.err == "three\\u000d\\u0007\n"
 
 
 def test_keygen_shows_the_second_log_key_too(run: Run, tmp_path: Path) -> None:

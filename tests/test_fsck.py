@@ -371,6 +371,20 @@ def test_a_statement_key_comes_into_force_by_a_ledger_entry_alone(tmp_path: Path
     case.close()
 
 
+def test_what_a_later_version_says_of_keys_is_not_taken(tmp_path: Path) -> None:
+    case = LedgerCase(tmp_path)
+    person = case.enrol("somebody")
+    said = st.LedgerStatement(statement_key=BANK.public_key)
+    later = said.SerializeToString() + b"\xf8\x07\x01"
+    case.write(Raw(kind=EntryKind.LEDGER, tag=codec.LEDGER_TAG, payload=later, message=said))
+    case.write(Raw(kind=EntryKind.ACCESS, tag=person.tag, author=BANK))
+    case.seal()
+    report = case.fsck(table=None)
+    assert report.faults == ()
+    assert sum("does not know" in line or "signatures by keys" in line for line in report.not_checked) == 2
+    case.close()
+
+
 def test_a_payload_that_does_not_decode_is_named(tmp_path: Path) -> None:
     case = LedgerCase(tmp_path)
     index = case.write(Raw(kind=EntryKind.OUTCOME, tag=b"t" * 32, payload=b"\xff\xff")).recorded_index

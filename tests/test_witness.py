@@ -407,6 +407,17 @@ def test_a_url_that_is_none_is_refused(make: Make, url: str) -> None:
         case.make()
 
 
+@pytest.mark.parametrize("url", ["http://witness.test/", "http://192.0.2.7:8080/w", "http://[2001:db8::1]/"])
+def test_another_machine_is_asked_over_https_alone(make: Make, url: str) -> None:
+    """Its word alone, that it knows a larger tree, stops the ledger: nobody on the way may put it in."""
+    case = make("w.test/1")
+    case.witnesses[0].__class__ = type("Far", (FakeWitness,), {"url": url})
+    with pytest.raises(InvalidError, match="not asked over https"):
+        case.make()
+    case.witnesses[0].__class__ = type("Far", (FakeWitness,), {"url": url.replace("http:", "https:")})
+    case.make()
+
+
 # -- the bytes ------------------------------------------------------------------------------------------------------
 
 

@@ -47,6 +47,9 @@ class Authors:
         return told
 
     def _take(self, event: codec.Event, fact: Fact) -> None:
+        if fact.is_unread:
+            self.is_lost = True
+            return
         if event.kind == EntryKind.PARTICIPANT:
             if codec.public_tag(terms.PARTICIPANT + fact.participant) != event.tag:
                 raise MalformedError("participant stands in a chain of another name")

@@ -12,6 +12,8 @@ NO_TERM = "signatures by keys put in force by entries not at hand"
 NO_MAP = "map roots of seals, for want of the chains before the trusted checkpoint"
 UNSTATED = "what is pruned, for want of the statements of chain `ledger`"
 UNKNOWN = "entries of kinds that this version does not know"
+UNREAD = "what entries say of keys or of the ledger, in fields that this version does not know"
+WITHHELD = "statements of persons who were not erased, while others' are at hand"
 
 Progress = Callable[[int, int], None]
 """(done, of how many): how far it is."""
@@ -46,7 +48,7 @@ class Report:
     @property
     def is_untold(self) -> bool:
         """Whether something could not be told that the leaves alone should tell."""
-        return bool(self.not_checked.keys() & {UNKNOWN, NO_MAP, UNSTATED})
+        return bool(self.not_checked.keys() & {UNKNOWN, UNREAD, WITHHELD, NO_MAP, UNSTATED})
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ from consentd.core import codec, merkle, terms, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
-from consentd.errors import CorruptionError, MalformedError, ProofError, StorageError, VerificationError
+from consentd.errors import CorruptionError, InvalidError, MalformedError, ProofError, StorageError, VerificationError
 from consentd.ledger import statement
 
 RUN = 16
@@ -38,6 +38,8 @@ class Fact:
     Attributes:
         origin, verifier_keys: what a LEDGER's says the ledger is called, and who signs its checkpoints.
         retention_days: the published policy, in leaf 0.
+        is_unread: it has fields that this version does not know. What they change of the others is not known, so it
+            says nothing.
         pruned: what a later LEDGER entry states to be pruned.
     """
 
@@ -48,6 +50,7 @@ class Fact:
     verifier_keys: tuple[str, ...] = ()
     retention_days: int = 0
     pruned: Pruned | None = None
+    is_unread: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +242,10 @@ def open_statement(event: codec.Event, opening: bytes) -> codec.Statement:
 
 
 def _fact(event: codec.Event, payload: Any) -> Fact:
+    try:
+        statement.check_no_unknown_fields(payload)
+    except InvalidError:
+        return Fact(is_unread=True)
     if event.kind == EntryKind.LEDGER:
         pruning = payload.pruning
         stated = Pruned(pruning.kept_from_time_ms, pruning.start_size) if payload.HasField("pruning") else None

@@ -119,6 +119,12 @@ class Monitor:
             return replace(seen, what=STALE, evidence=(kept,), cosigned=cosigned)
         return replace(seen, cosigned=cosigned)
 
+    def look_past(self, now_s: int) -> Seen | None:
+        """Return what is to be said where the log could not be read: that it has been silent for too long, or None."""
+        if self.held is None or now_s - self._since_s <= self._max_silence_s:
+            return None
+        return Seen(STALE, self.held, self.held, (self._path(self.held),))
+
     def _verify_cosigned(self, note: bytes, now_s: int) -> tuple[tuple[tuple[str, int], ...], bool]:
         """Return who cosigned a note, and whether those who did so lately are a quorum as well.
 

@@ -23,7 +23,9 @@ from consentd.audit.findings import (
     NO_TERM,
     UNKEPT,
     UNKNOWN,
+    UNREAD,
     UNSTATED,
+    WITHHELD,
     Found,
     Progress,
     Report,
@@ -146,6 +148,7 @@ class _Audit:
         self._is_named = True  # until leaf 0 is looked at
         self._stated: list[Pruned] = []  # by the LEDGER entries that state a pruning
         self._closed: dict[bytes, int] = {}  # by tag the first entry whose statement is gone, where that is a fault
+        self._sees_persons = False
 
     # -- beginning --------------------------------------------------------------------------------------------
 
@@ -219,6 +222,7 @@ class _Audit:
         self.authors.participants = {bytes.fromhex(tag): name for tag, name in state["participants"].items()}
         self.authors.is_lost = state["is_lost"]
         self._closed = {bytes.fromhex(tag): index for tag, index in state["closed"].items()}
+        self._sees_persons = state["sees_persons"]
         self._is_named = state["is_named"]
         self._retention, self._stated = Retention(state["retention_days"]), [Pruned(*one) for one in state["stated"]]
         counted = ("entries", "seals", "opened", "leaves_pruned", "statements_pruned")
@@ -237,6 +241,7 @@ class _Audit:
                 "peaks": [peak.hex() for peak in edge.peaks],
                 "participants": {tag.hex(): name for tag, name in self.authors.participants.items()},
                 "is_lost": self.authors.is_lost, "closed": {tag.hex(): at for tag, at in self._closed.items()},
+                "sees_persons": self._sees_persons,
                 "public": [tag.hex() for tag in replay.public], "retention_days": self._retention.days,
                 "is_named": self._is_named,
                 "stated": [[one.kept_from_ms, one.start] for one in self._stated],
@@ -326,14 +331,19 @@ class _Audit:
                 return
             else:
                 self.found.not_checked(CLOSED)
-                if self.source.is_whole:
+                if self.source.is_whole or self._sees_persons:
                     self._closed.setdefault(event.tag, index)
             self.authors.is_lost |= event.kind in (EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY)
             return
         try:
+            is_unread = made.fact is not None and made.fact.is_unread
+            if is_unread:
+                self.found.not_checked(UNREAD)
             if self.authors.verify(event, made):
                 self.found.opened += 1
-                if event.kind == EntryKind.LEDGER and event.tag == codec.LEDGER_TAG and made.fact is not None:
+                # The first entry of each person. Who may read none of theirs has nothing withheld.
+                self._sees_persons |= event.kind == EntryKind.ENROL
+                if event.tag == codec.LEDGER_TAG and made.fact is not None and not is_unread:
                     self._look_at_ledger(index, event, made.fact)
             else:
                 self.found.not_checked(NO_TERM)
@@ -368,8 +378,12 @@ class _Audit:
             self._compare_pruned()
         for tag, index in self._closed.items():
             # INVARIANT: an erased person's statements are gone, nobody else's may be.
-            if not self.replay.heads[tag][2]:
+            if self.replay.heads[tag][2]:
+                continue
+            if self.source.is_whole:
                 self.found.add(index, "statement or its key is missing, and the chain has no ERASURE")
+            else:
+                self.found.not_checked(WITHHELD)
         if self.replay.size > self.start and self.replay.sealed_size != self.replay.size:
             self.found.add(self.replay.size - 1, "last leaf of the checkpoint's tree is not a seal")
         elif self._saves and root == self.point.root and not isinstance(self.replay, Continued):

@@ -145,7 +145,7 @@ def _scope(arguments: argparse.Namespace, place: "Place") -> "Scope":
             raise InvalidError("tag is not 32 bytes in hex")
         return Scope(tag=tag)
     first, colon, last = arguments.range.partition(":")
-    if not (colon and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+    if not (colon and arguments.range.isascii() and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
         raise InvalidError(f"range is not FIRST:LAST: `{arguments.range}`")
     return Scope(first=int(first), last=int(last))
 

@@ -75,7 +75,10 @@ def _look(held: "Monitor", source: "Source", out: Out) -> str | None:
         seen = held.look(source, int(time.time()))
     except StorageError as error:
         out.fault(error)
-        return None
+        silent = held.look_past(int(time.time()))
+        if silent is None:
+            return None
+        seen = silent
     finally:
         source.close()
     _say(seen, out)

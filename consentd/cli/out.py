@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 from consentd.errors import ConsentdError, StorageError, VerificationError
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # not: tab, line feed
 
 DONE = PROVEN = 0
 REFUSED = DISPROVED = 1
@@ -38,6 +41,11 @@ def drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _plain(text: str) -> str:
+    """Write as numbers what would steer the terminal: much of what is shown was written by others."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 class Out:
     """Where a verb's words go.
 
@@ -52,7 +60,7 @@ class Out:
 
     def answer(self, text: str, **fields: object) -> None:
         """Write one part of the answer: *text* for people, *fields* for programs."""
-        line = json.dumps(fields, ensure_ascii=False) if self.as_json else text
+        line = json.dumps(fields, ensure_ascii=False) if self.as_json else _plain(text)
         self.lines(line)
 
     def lines(self, text: str) -> None:
@@ -67,7 +75,7 @@ class Out:
 
     def talk(self, text: str) -> None:
         """Write a line of talk."""
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(_plain(text) + "\n")
 
     def fault(self, error: ConsentdError) -> None:
         """Write what went wrong, and what it is called."""

@@ -6,13 +6,15 @@ from consentd.core import codec, terms
 from consentd.core.history import VerifiedEntry
 from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.replay import Replay
-from consentd.errors import CorruptionError, NotFoundError, StorageError, VerificationError
+from consentd.errors import CorruptionError, InvalidError, NotFoundError, StorageError, VerificationError
 from consentd.ledger import fsck_rows as rows
 from consentd.ledger import layout, statement
 from consentd.ledger.findings import Findings
 from consentd.ledger.fsck_rows import Gap
 from consentd.ledger.vault import Vault
 from consentd.store import Store
+
+_AUTHORING = frozenset({EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY})
 
 
 class Statements:
@@ -78,7 +80,8 @@ class Statements:
         message: Any = None  # each kind's own message, from the one door to protobuf
         if event.kind in statement.MESSAGES:
             message = statement.decode_payload(event.kind, made.payload)
-        if event.kind == EntryKind.LEDGER and event.seq == 1 and event.tag == codec.LEDGER_TAG:
+        is_unread = event.kind in _AUTHORING and not self._is_read(message)
+        if event.kind == EntryKind.LEDGER and event.seq == 1 and not is_unread and event.tag == codec.LEDGER_TAG:
             # Leaf 0 names the very key that signs it.
             self._put_key(event, message.statement_key)
         if self.keys_lost and made.key not in self._terms:
@@ -86,7 +89,10 @@ class Statements:
         else:
             entry = VerifiedEntry(event, made)
             terms.verify_authors([entry], origin=self._origin, terms=self._terms)
-        if event.kind == EntryKind.LEDGER:
+        if is_unread:
+            self.keys_lost = True
+            self._found.not_checked("what entries say of keys, in fields that this version does not know")
+        elif event.kind == EntryKind.LEDGER:
             self._put_key(event, message.statement_key)
         elif event.kind == EntryKind.PARTICIPANT:
             if codec.public_tag(terms.PARTICIPANT + message.participant_id) != event.tag:
@@ -94,6 +100,15 @@ class Statements:
             self._participants[event.tag] = message.participant_id
         elif event.kind == EntryKind.KEY:
             self._put_key(event, message.key, retired=message.retired)
+
+    @staticmethod
+    def _is_read(message: Any) -> bool:
+        """Tell whether this version knows all of a message: another field may change what the others mean."""
+        try:
+            statement.check_no_unknown_fields(message)
+        except InvalidError:
+            return False
+        return True
 
     def _put_key(self, event: codec.Event, key: bytes, *, retired: bool = False) -> None:
         participant = self._participants.get(event.tag)

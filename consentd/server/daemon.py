@@ -209,8 +209,12 @@ class Daemon:
             check_statement_key(table, keys, config.keys.statement_key_file)
         sequencer = self._sequencer(keys, ledger, table, vault)
         sequencer.start()
-        if ledger.state.size == 0:
-            begin(sequencer, config, keys, vault)
+        try:
+            if ledger.state.size == 0:
+                begin(sequencer, config, keys, vault)
+        except BaseException:
+            sequencer.stop()  # before what it writes to is closed
+            raise
         self._scrubber = Scrubber(
             config,
             ledger=ledger,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from consentd.config import is_loopback
 from consentd.core.checkpoint import Checkpoint, format_checkpoint, open_checkpoint
 from consentd.core.note import MAX_SIGNATURES, NoteSignature, NoteVerifier, parse_note
 from consentd.core.quorum import WitnessPolicy, is_satisfied
@@ -165,6 +166,9 @@ class Witnesses:
             # Lines of one URL are keys of one witness: it remembers one size, so one thread asks it.
             if line.url not in made:
                 connection = Connection(line.url, timeout_s=self._timeout_ms / 1000)
+                # A witness that says it knows a larger tree stops the ledger, and says so unsigned.
+                if not connection.is_encrypted and not is_loopback(connection.host):
+                    raise InvalidError(f"witness of another machine is not asked over https: `{line.url}`")
                 label = f"w{policy.witnesses.index(line) + 1}"
                 made[line.url] = RemoteWitness(
                     connection, name=line.name, label=label, verifiers={}, store=self._store, wall_ms=wall_ms

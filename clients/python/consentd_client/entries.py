@@ -86,7 +86,8 @@ class Entry:
         what = show.describe(self.message, lang) if self.statement is not None else gone
         who = " ".join(filter(None, (show.author(self.author, lang), show.attested(self.attested_by, lang))))
         kind = show.label(self.kind_name, lang)
-        return f"#{self.seq:<4} {show.format_time(self.time_ms)}  {kind}: {what}" + (f"  [{who}]" if who else "")
+        said = f"{kind}: {what}" + (f"  [{who}]" if who else "")
+        return f"#{self.seq:<4} {show.format_time(self.time_ms)}  {show.plain(said)}"
 
     def __str__(self) -> str:
         return self.line()

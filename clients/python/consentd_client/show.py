@@ -1,5 +1,6 @@
 """Say for people what codes and statements mean, in Korean and English. What programs read are the codes."""
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -10,6 +11,7 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
 LANGUAGES = ("ko", "en")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")  # turning the direction is too
 _SEOUL = timezone(timedelta(hours=9))
 
 _LABELS: Mapping[str, tuple[str, str]] = {
@@ -56,6 +58,11 @@ _LABELS: Mapping[str, tuple[str, str]] = {
     "ANY": ("제한 없음", "any"),
     "RETIRED": ("폐지", "retired"),
 }
+
+
+def plain(text: str) -> str:
+    """Return a text in which nothing moves the cursor or fakes a line: what could is written as its number."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def label(code: str, lang: str) -> str:

@@ -162,8 +162,14 @@ function keep(file: string, evidence: HeldFile): void {
   renameSync(`${file}.new`, file);
 }
 
+/** Write as numbers what would move the cursor, fake a line or turn the direction of a text. */
+function plain(text: string): string {
+  const control = /[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+  return text.replace(control, (found) => `\\u${found.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
 function answer({ json }: Values, content: Json, lines: readonly string[]): void {
-  process.stdout.write(json ? `${JSON.stringify(content)}\n` : `${lines.join("\n")}\n`);
+  process.stdout.write(json ? `${JSON.stringify(content)}\n` : `${lines.map(plain).join("\n")}\n`);
 }
 
 function refuse(error: unknown, args: string[]): number {
@@ -174,7 +180,7 @@ function refuse(error: unknown, args: string[]): number {
     const content = { verdict, ...(isDisproved && { error: errorClass(error) }), message };
     process.stdout.write(`${JSON.stringify(content)}\n`);
   } else {
-    (isDisproved ? process.stdout : process.stderr).write(`${verdict}: ${message}\n`);
+    (isDisproved ? process.stdout : process.stderr).write(`${verdict}: ${plain(message)}\n`);
   }
   return isDisproved ? DISPROVED : COULD_NOT_TELL;
 }
