@@ -8,6 +8,7 @@ cannot become one. Ages are not exported but the times they are measured from (`
 an age would stand still when the thread that sets it dies, ``time() - ...`` does not.
 """
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,19 +30,21 @@ class Label:
         name: its name.
         pattern: what a value looks like, as a whole. For sets that the proto contract closes, the
             shape of their names: that of an RPC, that of an enum value.
+        values: all of them, where they are known here; else none.
     """
 
     name: str
     pattern: re.Pattern[str]
+    values: tuple[str, ...] = ()
 
 
 def _one_of(name: str, *values: str) -> Label:
-    return Label(name, re.compile("|".join(values)))
+    return Label(name, re.compile("|".join(values)), values)
 
 
 _METHOD = Label("method", re.compile(r"[A-Z][A-Za-z]{1,39}"))
 _ERROR_REASON = Label("reason", re.compile(r"[A-Z][A-Z_]{1,59}"))
-_REFUSAL = Label("reason", re.compile(r"R(0[1-9]|1[01])|DECISION"))
+_REFUSAL = _one_of("reason", *(f"R{number:02}" for number in range(1, 12)), "DECISION")
 _CODE = _one_of(
     "code",
     "OK",
@@ -104,6 +107,13 @@ class Counter(_Children[prometheus_client.Counter]):
     """A count that only grows."""
 
     __slots__ = ()
+
+    def begin(self, *values: str) -> None:
+        """Show the child of these label *values*, at 0 where nothing was counted yet.
+
+        An alarm on ``increase(...)`` does not see the first event of a child that was not there before it.
+        """
+        self._child(values)
 
     def inc(self, *values: str, by: int = 1) -> None:
         """Add *by* to the child of these label *values*, in the order of the labels' definition."""
@@ -212,7 +222,11 @@ class Metrics:
     def _counter(self, name: str, text: str, *labels: Label) -> Counter:
         names = [label.name for label in labels]
         name = f"consentd_{name}_total"
-        return Counter(prometheus_client.Counter(name, text, names, registry=self._registry), labels)
+        counter = Counter(prometheus_client.Counter(name, text, names, registry=self._registry), labels)
+        if all(label.values for label in labels):
+            for values in itertools.product(*(label.values for label in labels)):
+                counter.begin(*values)
+        return counter
 
     def _gauge(self, name: str, text: str, *labels: Label) -> Gauge:
         names = [label.name for label in labels]

@@ -122,6 +122,7 @@ class Sequencer:
         self._sealed_ms = clock.monotonic_ms()
         if publisher is not None:
             ledger.map.past = Past(ledger.state.sealed_size)
+        self._clock_agrees = True  # as it was logged last
         self._leaf_clock = LeafClock(clock, ledger.state.time_ms, confirmed=confirm_clock)
         self._thread = threading.Thread(target=self._run, name="sequencer", daemon=True)
 
@@ -257,10 +258,12 @@ class Sequencer:
             turn_ms = self._leaf_clock.time_ms(self.ledger.state.time_ms)
         except StorageError as error:
             self._metrics.clock_refusals.inc(self._leaf_clock.disagrees)
+            self._tell_clock(agrees=False)
             self._sealed_ms = self.clock.monotonic_ms()  # a due seal waits an interval more, rather than spin
             for waiting in writes:
                 waiting.future.set_exception(error)
             return
+        self._tell_clock(agrees=True)
         turn = Turn(self.ledger, turn_ms, forget_before_ms=turn_ms - self._idempotency_ms)
         done: list[_Done] = []
         failed: list[tuple[Waiting, RequestError]] = []
@@ -296,6 +299,20 @@ class Sequencer:
         if turn.sealed:
             self._sign()
 
+    def _tell_clock(self, *, agrees: bool) -> None:
+        """Log when the clock begins to disagree, with how much an operator has to explain, and when it ends."""
+        if agrees == self._clock_agrees:
+            return
+        self._clock_agrees = agrees
+        if agrees:
+            log.info("clock agrees with the ledger again")
+            return
+        from_last_ms = self.clock.wall_ms() - self.ledger.state.time_ms
+        log.error(
+            "clock disagrees with the ledger, %s: writes are refused: it shows %+d ms from the last entry's time; "
+            "see ops/RUNBOOK.md, `confirm a clock`", self._leaf_clock.disagrees, from_last_ms,
+        )  # fmt: skip
+
     def _append(self, waiting: Waiting, turn: Turn, table_turn: TableTurn, desk: Desk) -> _Done:
         """Check, draft, append and apply one write; ``RequestError`` before anything was appended."""
         write = waiting.write
@@ -326,7 +343,11 @@ class Sequencer:
         self.ledger.commit(turn)
         synced = time.perf_counter()
         # A crash here: the entries exist and the table is behind; opening applies them to it.
-        table_turn.commit(state.size, state.root, self.clock.wall_ms())
+        try:
+            table_turn.commit(state.size, state.root, self.clock.wall_ms())
+        except BaseException:
+            self.table.stop()
+            raise
         self._metrics.commit_seconds.observe(synced - started, "ledger")
         self._metrics.commit_seconds.observe(time.perf_counter() - synced, "table")
         self._metrics.batch_entries.observe(count)

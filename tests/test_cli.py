@@ -650,6 +650,11 @@ def test_serve_then_look_at_its_files(run: Run, tmp_path: Path) -> None:
     spoiled = run("table", "verify", *table)
     assert (spoiled.status, "rows `s` that the ledger does not yield: 1" in spoiled.out) == (1, True)
     assert run("fsck", "--config", path).status == 1
+    with pytest.MonkeyPatch.context() as other:
+        other.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        for verb in (("table", "rebuild"), ("compact",)):
+            refused = run(*verb, *table)
+            assert (refused.status, "run this as the daemon's user" in refused.err) == (2, True)
     assert run("table", "rebuild", *table, "--json").object["size"] == sound["size"]
     assert run("table", "verify", *table, "--json").object["verdict"] == "proven"
     assert sorted(one.name for one in (tmp_path / "data").iterdir() if one.name.startswith("table")) == ["table"]

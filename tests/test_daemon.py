@@ -270,6 +270,16 @@ def test_a_second_daemon_on_a_copy_is_refused_where_the_lock_is_shared(tmp_path:
         Daemon(copied).start()
 
 
+def test_keys_are_all_made_or_none(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    (tmp_path / "file").touch()
+    nowhere = replace(config.callers, credentials_file=tmp_path / "file" / "credentials")
+    with pytest.raises(StorageError, match="key file cannot be written"):
+        make_keys(replace(config, callers=nowhere))
+    assert not any((tmp_path / "keys").iterdir())
+    assert make_keys(config)
+
+
 def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
     with running_daemon(tmp_path / "a") as running:
         for section, port in (("grpc", running.daemon.grpc_port), ("http", running.daemon.http_port)):
@@ -311,7 +321,7 @@ def test_a_missing_key_file_says_which_and_what_to_do(stopped: Running, name: st
     with pytest.raises(StorageError) as caught:
         Daemon(stopped.config).start()
     assert str(path) in str(caught.value)
-    assert "`consentd keygen` makes one" in str(caught.value)
+    assert "restore it" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", KEY_FILES)
@@ -558,7 +568,7 @@ def test_sighup_reads_the_credentials_again_and_the_log_is_json_without_identifi
     file = running.config.callers.credentials_file
     write_private(file, format_credential(token, "clinic-b"), append=True)
     process.process.send_signal(signal.SIGHUP)
-    process.wait_line("credentials reloaded")
+    assert process.wait_line("credentials reloaded")["message"] == "credentials reloaded: 7 tokens, 0 certificates"
     assert stub.Check(asked, metadata=metadata).decision.outcome == pb.OUTCOME_PERMIT
     with file.open("a") as lines:
         lines.write("a bad line\n")

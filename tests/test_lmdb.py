@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+import lmdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -196,6 +197,15 @@ def test_slots_of_dead_readers_are_freed(environment: Environment, tmp_path: Pat
         other.run("os._exit(0)")
     assert environment.clear_dead_readers() == 1
     assert environment.clear_dead_readers() == 0
+
+
+def test_files_of_another_user_are_no_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise lmdb.ReadonlyError("Permission denied")  # as LMDB calls it; root is never refused
+
+    monkeypatch.setattr(lmdb, "open", refuse)
+    with pytest.raises(StorageError, match="table cannot be opened: whose are its files"):
+        Environment.open(tmp_path / "table", map_size_mb=1)
 
 
 def test_a_full_map_says_what_to_raise_and_keeps_the_commit_before(tmp_path: Path) -> None:

@@ -53,6 +53,22 @@ def test_rendering_is_text_that_parses_and_holds_what_was_counted() -> None:
     assert samples["consentd_ready",] == 0
 
 
+def test_a_counter_of_known_labels_is_there_before_its_first_event() -> None:
+    measured = Metrics()
+    measured.errors.begin("STORAGE")
+    measured.clock_refusals.inc("ahead")
+    samples = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in families(measured)
+        for sample in family.samples
+    }
+    assert samples["consentd_errors_total", "STORAGE"] == 0
+    assert samples["consentd_clock_refusals_total", "behind"] == 0
+    assert samples["consentd_clock_refusals_total", "ahead"] == 1
+    assert samples["consentd_witness_alarms_total", "larger"] == 0
+    assert samples["consentd_decisions_total", "INDETERMINATE", "batch"] == 0
+
+
 def test_figures_can_be_read_back() -> None:
     measured = Metrics()
     measured.decisions.inc("DENY", "batch", by=5)

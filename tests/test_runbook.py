@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from consentd.metrics import Metrics
+from consentd.server.daemon import Daemon
+from running import make_config
 
 ROOT = Path(__file__).parents[1]
 RUNBOOK = (ROOT / "ops" / "RUNBOOK.md").read_text(encoding="utf-8")
@@ -70,6 +72,20 @@ def test_an_alarm_looks_at_metrics_that_exist_and_are_set(name: str) -> None:
     for each in series:
         attribute = metric_of(each)
         assert re.search(rf"metrics\.{attribute}\b", code), f"nothing sets {each}"
+
+
+def test_a_counter_whose_increase_is_an_alarm_is_there_before_its_first_event(tmp_path: Path) -> None:
+    """Prometheus sees no increase in a sample that was not there before: the first event would go unseen."""
+    text = Daemon(make_config(tmp_path)).metrics.render().decode()
+    seen = 0
+    for rule in alerts().values():
+        for series, inner in re.findall(r"increase\((consentd_[a-z_]+)(?:\{([^}]*)\})?\[", rule["expr"]):
+            label, _, values = inner.partition("=")
+            for value in values.strip('~"').split("|"):
+                wanted = f'{label}="{value}"' if label else series
+                assert any(line.startswith(series) and wanted in line for line in text.splitlines()), (series, wanted)
+                seen += 1
+    assert seen > 5
 
 
 def test_the_labels_of_alarms_are_the_metrics_own() -> None:

@@ -20,6 +20,7 @@ from consentd.errors import (
     StorageError,
 )
 from consentd.ledger import layout, reads
+from consentd.ledger.table_turn import TableTurn
 from consentd.store import Batch
 from consentd.store.memory import MemoryStore
 from consentd.writes.accesses import Together
@@ -412,6 +413,26 @@ def test_a_clock_further_behind_is_refused_until_it_is_right(case: LedgerCase) -
     assert last_time_ms(case) == last
 
 
+def test_the_log_says_when_the_clock_begins_to_disagree_and_when_it_ends(
+    case: LedgerCase, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.getMessage().startswith("clock ")]
+
+    caplog.set_level("INFO")
+    case.clock.shift_wall(-90_000)
+    behind = case.clock.wall_ms() - last_time_ms(case)
+    for _ in range(3):
+        with pytest.raises(StorageError):
+            case.write(case.participant("clinic"))
+    assert len(told()) == 1
+    assert f"behind: writes are refused: it shows {behind} ms from the last entry's time" in told()[0]
+    case.clock.shift_wall(90_000)
+    for _ in range(2):
+        case.write(case.participant("clinic"))
+    assert told()[1:] == ["clock agrees with the ledger again"]
+
+
 def test_a_clock_that_jumps_ahead_is_refused(case: LedgerCase) -> None:
     last = last_time_ms(case)
     case.clock.shift_wall(5 * 60_000)
@@ -562,6 +583,31 @@ def test_reads_that_fail_stop_the_writer(tmp_path: Path) -> None:
     check_files(case)
     case.close()
     check_ledger(case)
+
+
+def test_a_table_that_stays_behind_its_ledger_answers_nothing(
+    case: LedgerCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = case.enrol("somebody")
+    case.write(case.grant(person))
+    count, _ = case.ledger.head(person.tag)
+
+    def fail(self: TableTurn, size: int, root: bytes, wall_ms: int) -> None:
+        raise StorageError("table failed: mdb_txn_commit: Input/output error")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(TableTurn, "commit", fail)
+        with pytest.raises(StorageError, match="unknown"):
+            case.write(case.change(person, count, EntryKind.REVOKE))
+        case.sequencer._thread.join(10)
+    assert case.table is not None
+    # The withdrawal is on disk: what the table says is no answer any more.
+    with pytest.raises(StorageError, match="table stopped, since a write to it failed"):
+        case.table.read()
+    case.crash()
+    case.open()
+    assert case.write(case.access(person)).entries[0].event.kind == EntryKind.REFUSAL
+    check_files(case)
 
 
 def test_a_call_runs_between_turns_and_its_errors_are_the_callers(case: LedgerCase) -> None:

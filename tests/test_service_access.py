@@ -284,6 +284,8 @@ def test_a_batch_of_accesses_answers_each_by_itself(running: Running, subject: p
         ac.AuthorizeAccessRequest(request_id=same.request_id, question=question(subject, holder="er")),
         ac.AuthorizeAccessRequest(request_id=request_id()),
     ]
+    metrics, reasons = running.daemon.metrics, ("UNKNOWN_PURPOSE", "INVALID_REQUEST_ID", "REQUEST_ID_REUSED")
+    counted = {reason: metrics.value("consentd_errors_total", reason=reason) for reason in reasons}
     request = ac.BatchAuthorizeAccessesRequest(requests=requests, wait_for=pb.WAIT_FOR_PUBLISHED)
     results = running.access.BatchAuthorizeAccesses(request, metadata=running.as_("app")).results
     assert [one.response.decision.outcome for one in results[:2]] == [pb.OUTCOME_PERMIT, pb.OUTCOME_NO_CONSENT]
@@ -293,6 +295,8 @@ def test_a_batch_of_accesses_answers_each_by_itself(running: Running, subject: p
     assert results[0].response.receipt.leaf == results[4].response.receipt.leaf
     assert results[0].response.receipt.published
     assert len(accesses(running, subject)) == 2
+    for reason, before in counted.items():
+        assert metrics.value("consentd_errors_total", reason=reason) == before + 1
 
 
 def test_break_glass_is_for_those_enrolled_with_the_right(tmp_path: Path) -> None:

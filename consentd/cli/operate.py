@@ -1,6 +1,7 @@
 """``consentd serve``, ``keygen``, ``credential``, ``fsck`` and ``table``: what runs beside the ledger's files."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -203,10 +204,14 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
 def compact(arguments: argparse.Namespace, out: Out) -> int:
     """Rewrite the store's files."""
     from consentd.ledger import layout
+    from consentd.server.keys import read_log_key
+    from consentd.server.looking import look_at_ledger
     from consentd.store import prefix_end
     from consentd.store.rocks import RocksStore
 
-    store = RocksStore.open(_load(arguments).ledger.store_dir, create=False)
+    config = _load_own(arguments)
+    look_at_ledger(config, read_log_key(config.keys.log_key_file).verifier)
+    store = RocksStore.open(config.ledger.store_dir, create=False)
     try:
         before = store.approximate_size()
         with out.progress("rewriting") as progress:
@@ -231,7 +236,7 @@ def rebuild_table(arguments: argparse.Namespace, out: Out) -> int:
     from consentd.cli.tables import rebuild
 
     with out.progress("rebuilding") as progress:
-        size = rebuild(_load(arguments), progress)
+        size = rebuild(_load_own(arguments), progress)
     out.answer(f"rebuilt from {size} leaves", type="table", size=size)
     return DONE
 
@@ -251,6 +256,15 @@ def verify_table(arguments: argparse.Namespace, out: Out) -> int:
 
 def _add_config(verb: argparse.ArgumentParser, *, required: bool = True) -> None:
     verb.add_argument("--config", type=Path, required=required, metavar="FILE", help="as in ops/consentd.toml")
+
+
+def _load_own(arguments: argparse.Namespace) -> "Config":
+    """Load the configuration for a verb that writes beside the daemon: what root writes, the daemon cannot open."""
+    config = _load(arguments)
+    path = config.ledger.data_dir
+    if path.exists() and path.stat().st_uid != os.geteuid():
+        raise InvalidError(f"data directory is another user's: run this as the daemon's user: `{path}`")
+    return config
 
 
 def _load(arguments: argparse.Namespace) -> "Config":

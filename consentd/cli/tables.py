@@ -18,6 +18,9 @@ from consentd.ledger.vault import Vault
 from consentd.server.keys import read_keys
 from consentd.store.rocks import RocksStore
 
+_LOOSE = 2
+"""How much larger than the table one made anew may get, and 64 MB, before it is copied."""
+
 
 def rebuild(config: Config, progress: Progress) -> int:
     """Replace the policy table by one made from the ledger; return how many leaves it reflects.
@@ -30,7 +33,16 @@ def rebuild(config: Config, progress: Progress) -> int:
     """
     with _ledger(config) as (ledger, vault):
         made = config.table.path.with_name(config.table.path.name + ".new")
-        size = _make(made, ledger, vault, config, progress)
+        loose = config.table.path.with_name(config.table.path.name + ".made")
+        size = _make(loose, ledger, vault, config, progress)
+        shutil.rmtree(made, ignore_errors=True)
+        # Made in the entries' order its pages are half full, and some are free: the copy has none of that.
+        table = Table.open_read_only(loose)
+        try:
+            table.copy(made)
+        finally:
+            table.close()
+            shutil.rmtree(loose, ignore_errors=True)
         old = config.table.path.with_name(config.table.path.name + ".old")
         try:
             shutil.rmtree(old, ignore_errors=True)
@@ -92,7 +104,7 @@ def _ledger(config: Config) -> Iterator[tuple[Ledger, Vault]]:
 
 def _make(path: Path, ledger: Ledger, vault: Vault, config: Config, progress: Progress) -> int:
     shutil.rmtree(path, ignore_errors=True)
-    table = Table.open(path, map_size_mb=config.table.map_size_mb)
+    table = Table.open(path, map_size_mb=_LOOSE * config.table.map_size_mb + 64)
     try:
         total = ledger.state.size
         return catch_up(table, ledger, vault, time.time_ns() // 1_000_000, lambda done: progress(done, total))

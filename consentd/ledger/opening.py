@@ -41,7 +41,7 @@ def open_ledger(store: Store, *, lock_path: Path, origin: str, log_verifier: Ver
             f"map root differs: state says {state.map_root.hex()}, stored nodes give {tag_map.root().hex()}; {RUNBOOK}"
         )
     _check_seal(store, state)
-    _check_lock(store, state, lock_path=lock_path, origin=origin, log_verifier=log_verifier)
+    check_lock(store, state, lock_path=lock_path, origin=origin, log_verifier=log_verifier)
     ledger = Ledger(store, state, edge, tag_map)
     _recover_unsealed(ledger)
     return ledger
@@ -81,7 +81,7 @@ def _check_seal(store: Store, state: State) -> None:
         raise CorruptionError(f"last seal at index {state.sealed_size - 1} is not what the state says; {RUNBOOK}")
 
 
-def _check_lock(store: Store, state: State, *, lock_path: Path, origin: str, log_verifier: Verifier) -> None:
+def check_lock(store: Store, state: State, *, lock_path: Path, origin: str, log_verifier: Verifier) -> None:
     """Compare with what was signed last: its size m ≤ n, and root(m) its root."""
     note = read_lock(lock_path)
     if note is None:

@@ -35,6 +35,8 @@ _ROUNDS = 16
 """How often the copy runs after a table that moves on, at a bounded rate, before it gives up."""
 _COPY_SHARE = 2
 """How much larger than the table its copy may get: it is filled in the entries' order, so its pages are less full."""
+_FREED_MB = 64
+"""More addresses for pages that two batches of entries leave free; they count where the table is small."""
 _ROOM_LEFT_BYTES = 256 << 20
 """Room that a copy leaves to the ledger."""
 _SILENT_PER_RECORD = 8
@@ -76,7 +78,7 @@ class TableScrub:
         clear(self._scratch_dir)
         self._require_room()
         self._pruned = retention.read_pruned(self._ledger.store)
-        copy = Table.open(self._scratch_dir, map_size_mb=self._map_size_mb)
+        copy = Table.open(self._scratch_dir, map_size_mb=_COPY_SHARE * self._map_size_mb + _FREED_MB)
         try:
             after = b"" if self._make(copy) else None
             while after is not None:

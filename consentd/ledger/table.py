@@ -30,14 +30,14 @@ from pathlib import Path
 from google.protobuf.message import Message
 
 from consentd.core import codec
-from consentd.errors import CorruptionError, MalformedError, RequestError
+from consentd.errors import CorruptionError, MalformedError, RequestError, StorageError
 from consentd.ledger import reads, statement
 from consentd.ledger.ledger import Ledger
 from consentd.ledger.table_turn import STEPS, TableTurn
 from consentd.ledger.vault import Vault
 from consentd.ledger.view import U64, Shared, Snapshot
 from consentd.store import Store
-from consentd.store.lmdb import Environment
+from consentd.store.lmdb import STOPPED, Environment
 
 
 class Table:
@@ -46,6 +46,7 @@ class Table:
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
         self._shared = Shared()
+        self._is_behind = False  # set by the sequencer, for good
 
     @classmethod
     def open(cls, path: Path, *, map_size_mb: int) -> "Table":
@@ -62,12 +63,22 @@ class Table:
         return cls(Environment.open_read_only(path))
 
     def read(self) -> Snapshot:
-        """Begin to read, on the last commit."""
+        """Begin to read, on the last commit.
+
+        Raises:
+            StorageError: see ``stop`` and ``Environment.begin_read``.
+        """
+        if self._is_behind:
+            raise StorageError(STOPPED)
         return Snapshot(self._shared, self._environment.begin_read())
 
     def begin(self) -> TableTurn:
         """Begin a batch."""
         return TableTurn(self._shared, self._environment.begin_write())
+
+    def stop(self) -> None:
+        """Let nobody read any more: the ledger has entries, perhaps a withdrawal, that did not come to be here."""
+        self._is_behind = True
 
     def heartbeat(self, wall_ms: int) -> None:
         """Tell readers that the writer lives."""

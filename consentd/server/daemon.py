@@ -38,6 +38,7 @@ from consentd.policy.model import Rules
 from consentd.sequencer import Sequencer
 from consentd.server.http import HttpServer
 from consentd.server.keys import Keys, read_keys
+from consentd.server.looking import look_at_ledger, look_at_vault
 from consentd.server.mldsa import format_mldsa_vkey
 from consentd.server.publishing import make_publisher
 from consentd.server.room import follow_room
@@ -56,6 +57,7 @@ from consentd.v1 import (
     access_service_pb2_grpc,
     consent_service_pb2,
     consent_service_pb2_grpc,
+    error_reason_pb2,
     ledger_service_pb2,
     ledger_service_pb2_grpc,
     policy_service_pb2,
@@ -106,6 +108,9 @@ class Daemon:
     def __init__(self, config: Config, *, clock: Clock | None = None, confirm_clock: bool = False) -> None:
         self.config = config
         self.metrics = Metrics()
+        self.metrics.quorum.set(1)  # whether there is one is told by the sequencer, once there is something to publish
+        for reason in error_reason_pb2.ErrorReason.keys()[1:]:
+            self.metrics.errors.begin(reason.removeprefix("ERROR_REASON_"))
         self.lobby = Lobby(self.metrics)
         self._clock = clock or SystemClock()
         self._confirm_clock = confirm_clock
@@ -176,15 +181,16 @@ class Daemon:
             return
         if self.authenticator is not None:
             self.authenticator.credentials = credentials
-            log.info("credentials reloaded")
+            counts = len(credentials.tokens), len(credentials.certificates)
+            log.info("credentials reloaded: %d tokens, %d certificates", *counts)
 
     # -- steps ------------------------------------------------------------------------------------------------
 
     def _open(self) -> Parts:
         config, keys = self.config, read_keys(self.config)
         self.authenticator = Authenticator(read_credentials(config.callers.credentials_file))
+        look_at_ledger(config, keys.log.verifier)
         store = self._opened(RocksStore.open(config.ledger.store_dir, block_cache_mb=config.ledger.block_cache_mb))
-        vault = Vault(self._opened(RocksStore.open(config.ledger.vault_dir, block_cache_mb=8)), keys.vault)
         # INVARIANT: held until the sequencer has ended, so that nobody else signs in between.
         lock_path = config.ledger.lock_path
         self._closers.append(partial(os.close, hold(lock_path.with_name(lock_path.name + ".held"), who="daemon")))
@@ -201,6 +207,9 @@ class Daemon:
         self.metrics.map_bytes.set(64 << ledger.state.map_bits)
         self.metrics.ledger_size.set(ledger.state.size)
         if ledger.state.size:
+            look_at_vault(config.ledger.vault_dir, ledger)
+        vault = Vault(self._opened(RocksStore.open(config.ledger.vault_dir, block_cache_mb=8)), keys.vault)
+        if ledger.state.size:
             check_vault(ledger, vault, config.ledger.vault_dir)
         behind = catch_up(table, ledger, vault, self._clock.wall_ms())
         if behind:
@@ -211,6 +220,8 @@ class Daemon:
         sequencer.start()
         try:
             if ledger.state.size == 0:
+                # Said aloud: where a disk was not mounted, this is a second ledger of the same name.
+                log.warning("a new ledger begins: `%s` in `%s`", config.ledger.origin, config.ledger.store_dir)
                 begin(sequencer, config, keys, vault)
         except BaseException:
             sequencer.stop()  # before what it writes to is closed
@@ -276,6 +287,7 @@ class Daemon:
             servicer = servicer_type(self.lobby)
             (service,) = module.DESCRIPTOR.services_by_name.values()
             for method in service.methods:
+                self.metrics.rpcs.begin(method.name, "INTERNAL")
                 if method.name not in FAST_CALLS:
                     setattr(servicer, method.name, Pooled(getattr(servicer, method.name), self._pool))
             add(servicer, Decoding(server))

@@ -35,7 +35,7 @@ class Keys:
 def make_keys(config: Config) -> str:
     """Make every key file and the credentials file that *config* names, and return the operator's token.
 
-    Nothing that exists is touched: where one file exists already, nothing is made.
+    Nothing that exists is touched: where one file exists already, or cannot be written, nothing is made.
 
     Raises:
         InvalidError: a file exists already.
@@ -57,8 +57,16 @@ def make_keys(config: Config) -> str:
     for path in files:
         if path.exists():
             raise InvalidError(f"key file exists already: `{path}`")
-    for path, text in files.items():
-        write_private(path, text)
+    made: list[Path] = []
+    try:
+        for path, text in files.items():
+            write_private(path, text)
+            made.append(path)
+    except StorageError:
+        # All or none: nobody has used them yet, and what is left would stop the next try.
+        for path in made:
+            path.unlink(missing_ok=True)
+        raise
     return token
 
 
@@ -91,10 +99,16 @@ def write_private(path: Path, text: str, *, append: bool = False) -> None:
     flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_EXCL)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, flags, 0o600), "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            if not append:
+                path.unlink(missing_ok=True)  # half a key would be taken for one that exists
+            raise
     except OSError as error:
         raise StorageError(f"key file cannot be written: `{path}`: {error.strerror}") from error
 
@@ -136,4 +150,6 @@ def _read(path: Path) -> str:
         return path.read_text("ascii")
     except (OSError, UnicodeDecodeError) as error:
         detail = error.strerror if isinstance(error, OSError) else "not text"
-        raise StorageError(f"key file cannot be read: `{path}`: {detail}; `consentd keygen` makes one") from error
+        raise StorageError(
+            f"key file cannot be read: `{path}`: {detail}; restore it: `consentd keygen` makes keys of a new ledger"
+        ) from error

@@ -9,7 +9,6 @@ from consentd.ledger import answers, reads, statement
 from consentd.pool import Written
 from consentd.service.pages import PAGE_BYTES, Pager, page_size
 from consentd.service.policy import OUTCOMES, check_caller, check_size, reduced
-from consentd.service.status import item_error
 from consentd.service.wire import (
     MAX_SEQ,
     Caller,
@@ -60,13 +59,13 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         for one in asked:
             result = response.results.add()
             if isinstance(one, RequestError):
-                result.error.CopyFrom(item_error(one))
+                result.error.CopyFrom(self.item_error(one))
                 continue
             try:
                 answer = self._authorized(next(futures).result(), one[1], request.wait_for, context)
                 result.response.CopyFrom(answer)
             except RequestError as error:
-                result.error.CopyFrom(item_error(error))
+                result.error.CopyFrom(self.item_error(error))
         return response
 
     def _authorize(

@@ -13,7 +13,6 @@ from consentd.ledger.view import Snapshot
 from consentd.metrics import Metrics
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import PackedQuestion
-from consentd.service.status import item_error
 from consentd.service.wire import Caller, Lobby, Servicer, check_batch, revision, rpc
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import policy_service_pb2 as ps
@@ -79,7 +78,7 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
                     if not sees_reasons:
                         decision.CopyFrom(reduced(decision))
                 except ConsentdError as error:
-                    result.error.CopyFrom(item_error(error))
+                    result.error.CopyFrom(self.item_error(error))
         for outcome, many in enumerate(outcomes):
             if many:
                 self.metrics.decisions.inc(OUTCOMES[outcome], "batch", by=many)

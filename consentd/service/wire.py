@@ -36,8 +36,9 @@ from consentd.metrics import Metrics
 from consentd.pool import Written
 from consentd.sequencer import Sequencer
 from consentd.service.auth import OPERATOR, Authenticator
-from consentd.service.status import UnauthenticatedError, bug_status, error_status, status_code
+from consentd.service.status import UnauthenticatedError, bug_status, error_status, item_error, status_code
 from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import error_reason_pb2 as er
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import statement_pb2 as st
 
@@ -126,6 +127,11 @@ class Servicer:
         if not found:
             raise UnauthenticatedError("call has no credential that is known here", "UNAUTHENTICATED")
         return Caller(found)
+
+    def item_error(self, error: ConsentdError) -> er.ItemError:
+        """Return, and count, what one item of a batch ends in."""
+        self.metrics.errors.inc(error.reason)
+        return item_error(error)
 
     def require_operator(self, caller: Caller) -> None:
         """Let only the operator pass.

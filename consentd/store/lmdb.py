@@ -37,6 +37,7 @@ from consentd.errors import ConsentdError, CorruptionError, StorageError
 
 MAX_READERS = 1024
 """Most read transactions at once, in all processes; 64 bytes each. Set by the process that opens first."""
+STOPPED = "table stopped, since a write to it failed: start the daemon again"
 _SPARE_READERS = 32  # finished read transactions kept for the next begin, which then costs a tenth
 
 
@@ -265,6 +266,8 @@ def _open(path: Path, *, map_size_bytes: int, read_only: bool) -> lmdb.Environme
             max_spare_txns=_SPARE_READERS,
             lib_version=0,
         )
+    except lmdb.ReadonlyError as error:  # at an opening no misuse, but what EACCES is called
+        raise StorageError(f"table cannot be opened: whose are its files? {error}") from error
     except lmdb.Error as error:
         raise _translated(error) from error
     except OSError as error:
@@ -303,7 +306,7 @@ def _translated(error: lmdb.Error) -> ConsentdError:
     if isinstance(error, _DAMAGED):
         return CorruptionError(f"table is damaged: rebuild it: {error}")
     if isinstance(error, lmdb.PanicError):  # a commit failed earlier in this process; the files are whole
-        return StorageError("table stopped, since a write to it failed: start the daemon again")
+        return StorageError(STOPPED)
     if isinstance(error, lmdb.MapFullError):
         return StorageError("table is full: raise `map_size_mb`")
     if isinstance(error, lmdb.ReadersFullError):

@@ -21,6 +21,7 @@ one it writes first and then syncs with the GIL released. Both return only once 
 """
 
 import fcntl
+import logging
 import os
 import statistics
 import struct
@@ -33,6 +34,8 @@ import rocksdict
 
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 from consentd.store import Batch, Delete, Put
+
+log = logging.getLogger(__name__)
 
 DEFAULT_BLOCK_CACHE_MB = 256
 WRITE_BUFFER_MB = 64
@@ -97,12 +100,19 @@ class RocksStore:
         return cls(db, path, read_only=False, sync_apart=sync_apart)
 
     @classmethod
-    def open_read_only(cls, path: Path, *, block_cache_mb: int = DEFAULT_BLOCK_CACHE_MB) -> Self:
+    def open_read_only(
+        cls, path: Path, *, block_cache_mb: int = DEFAULT_BLOCK_CACHE_MB, whole_log: bool = False
+    ) -> Self:
         """Open the store in *path* for reading, where no process has it open.
 
         RocksDB takes no lock for this, and would even read beside a running writer; but then files may
         vanish under the reader, and an audit would see a moment that nobody can name. So a store in use
         is refused: stop the daemon, or audit a ``copy``.
+
+        Args:
+            path: the directory.
+            block_cache_mb: memory for blocks, filters and indexes.
+            whole_log: refuse a log with a damaged record too, where otherwise it is read up to there.
 
         Raises:
             StorageError: a process has it open; it is absent; the disk fails.
@@ -113,7 +123,10 @@ class RocksStore:
             raise StorageError(f"store is open in another process: stop it, or read a copy: `{path}`")
         try:
             access = rocksdict.AccessType.read_only()
-            db = rocksdict.Rdict(str(path), access_type=access, **_opening(block_cache_mb))
+            opening = _opening(block_cache_mb)
+            if whole_log:
+                opening["options"].set_wal_recovery_mode(rocksdict.DBRecoveryMode.tolerate_corrupted_tail_records())
+            db = rocksdict.Rdict(str(path), access_type=access, **opening)
         except Exception as error:
             raise _translated(error, path) from error
         return cls(db, path, read_only=True, sync_apart=False)
@@ -202,7 +215,10 @@ class RocksStore:
                 self._db.flush_wal(sync=True)
         except Exception as error:
             self._failed = True
-            raise _translated(error, self._path, doing="write failed, its outcome is unknown") from error
+            told = _translated(error, self._path, doing="write failed, its outcome is unknown")
+            # Said here, since callers may be many or none, and the store stays so until it is opened again.
+            log.critical("store takes no more writes: %s; see ops/RUNBOOK.md, `disk full`", told)
+            raise told from error
 
     def copy(self, path: Path) -> None:
         """Write a consistent copy to the new directory *path* while the store is in use.
@@ -293,7 +309,8 @@ def _options(block_cache_mb: int) -> rocksdict.Options:
     options.set_max_log_file_size(4 << 20)
     options.set_stats_dump_period_sec(0)
     # Not "tolerate_corrupted_tail": a power cut may leave the last, never acknowledged record in any state, and the
-    # store must open. Entries lost to a damaged log in its middle are found by checkpoint.lock and by the witnesses.
+    # store must open. A log that is damaged in its middle is read up to there, and what follows is deleted when the
+    # store is opened for writing: so a daemon looks first whether all is there that must be (server/looking.py).
     options.set_wal_recovery_mode(rocksdict.DBRecoveryMode.point_in_time())
     return options
 
