@@ -23,7 +23,7 @@ help:  ## Show this list
 	@sed -n 's/^\([a-z]*\):.*##\(.*\)/  make \1 \2/p' $(MAKEFILE_LIST) | awk '{printf "  %-4s %-6s", $$1, $$2; $$1 = $$2 = ""; print $$0}'
 
 demo: $(VENV)/.server  ## Run a daemon through a consent's life, from grant to proof, and show it
-	$(BIN)/python -m consentd.server.demo
+	$(BIN)/python -m consentd.demo
 
 test: $(VENV)/.dev  ## Run all tests
 	$(BIN)/python -m pytest -n 2 $(ARGS)

@@ -20,12 +20,12 @@ from consentd import config
 from consentd.audit.files import DataDirectory
 from consentd.audit.replay import replay_decisions
 from consentd.audit.verify import verify_ledger
-from consentd.ledger import answers
+from consentd.sequencer.commands.accesses import Authorize
+from consentd.sequencer.commands.context import request_key
 from consentd.server.daemon import Daemon
 from consentd.server.keys import read_log_key
+from consentd.statements import decisions
 from consentd.v1 import statement_pb2 as st
-from consentd.writes.accesses import Authorize
-from consentd.writes.desk import request_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def _decide(config_file: Path, count: int) -> None:
     """Append decisions through the sequencer, as a daemon records them: different questions, in the national mix."""
     daemon = Daemon(config.load(config_file))
     daemon.start()
-    parts = daemon.lobby.parts
+    parts = daemon.service_state.services
     assert parts is not None, "a daemon that started serves"
     waiting: deque[Future[Any]] = deque()
     for question, _ in make_questions(13, count, count):
@@ -89,7 +89,7 @@ def _decide(config_file: Path, count: int) -> None:
             content=hashlib.sha256(content).digest(),
             asker=RELAY,
             identifier_hash=parts.vault.identifier_hash(question.subject.scheme, question.subject.value),
-            question=answers.question_value(question),
+            question=decisions.question_value(question),
             asked=st.AskedQuestion(question=content, asker=RELAY, network_origin="127.0.0.1"),
         )
         while len(waiting) >= 5_000:

@@ -21,9 +21,9 @@ from benchmarks.tag_map import natural_bits, tag_of
 from consentd.core import checkpoint, codec
 from consentd.core.kinds import EntryKind
 from consentd.core.note import KeyPair, Signer, sign_note
-from consentd.ledger.ledger import Draft, Turn
-from consentd.ledger.lock import write_lock
-from consentd.ledger.opening import open_ledger
+from consentd.ledger.last_signed import write_lock
+from consentd.ledger.ledger import AppendBatch, Draft
+from consentd.ledger.recovery import open_ledger
 from consentd.store.rocks import RocksStore
 
 ORIGIN = "bench.consentd.example/opening"
@@ -90,7 +90,7 @@ def _build(directory: Path, entries: int, bits: int) -> float:
     lock_path = directory / "checkpoint.lock"
     ledger = open_ledger(store, lock_path=lock_path, origin=ORIGIN, log_verifier=SIGNER.verifier, map_bits=bits)
     for first in range(0, entries, BATCH):
-        turn = Turn(ledger, 1_764_000_000_000 + first)
+        turn = AppendBatch(ledger, 1_764_000_000_000 + first)
         for one in ordered[first : first + BATCH]:
             stored = random.randbytes(STATEMENT_BYTES)
             tag, commit = tag_of(int.from_bytes(one[32:])), sha256(stored).digest()

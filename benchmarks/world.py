@@ -27,16 +27,16 @@ from benchmarks.tag_map import tag_of
 from consentd import config
 from consentd.core.kinds import EntryKind
 from consentd.core.note import KeyPair
+from consentd.sequencer.commands.consents import Grant
+from consentd.sequencer.commands.context import request_key
+from consentd.sequencer.commands.registry import Enrol, PublicWrite
 from consentd.server.daemon import Daemon
 from consentd.server.keys import make_keys, make_token, write_private
 from consentd.service.auth import format_credential
-from consentd.service.wire import Parts
+from consentd.service.wire import Services
 from consentd.store import Batch
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
-from consentd.writes.consents import Grant
-from consentd.writes.desk import request_key
-from consentd.writes.registry import Enrol, PublicWrite
 
 PARTICIPANTS = 40
 RELAY = "relay"
@@ -105,14 +105,14 @@ def make_world(directory: Path, *, subjects: int) -> World:
     write_private(found.callers.credentials_file, format_credential(token, RELAY), append=True)
     daemon = Daemon(found)
     daemon.start()
-    parts = daemon.lobby.parts
-    assert parts is not None, "a daemon that started serves"
-    _submit_all(parts, _registrations())
+    services = daemon.service_state.services
+    assert services is not None, "a daemon that started serves"
+    _submit_all(services, _registrations())
     started = time.perf_counter()
     count = 0
     for first in range(0, subjects, VAULT_BATCH):
-        tags = _create_all(parts, range(first, min(subjects, first + VAULT_BATCH)))
-        count += _submit_all(parts, _of_subjects(tags))
+        tags = _create_all(services, range(first, min(subjects, first + VAULT_BATCH)))
+        count += _submit_all(services, _of_subjects(tags))
         _tell(first + len(tags), subjects, started)
     built = time.perf_counter() - started
     daemon.stop()
@@ -126,14 +126,14 @@ def _tell(done: int, of: int, started: float) -> None:
         print(f"\r  building: {done:,} of {of:,} subjects, {rate:,.0f}/s ", end=end, file=sys.stderr)
 
 
-def _submit_all(parts: Parts, writes: Iterator[Any]) -> int:
+def _submit_all(services: Services, writes: Iterator[Any]) -> int:
     """Put writes into the pool as fast as it takes them, and wait for all; returns how many."""
     waiting: deque[Future[Any]] = deque()
     count = 0
     for write in writes:
         while len(waiting) >= 8_000:
             waiting.popleft().result()
-        waiting.append(parts.sequencer.submit(write))
+        waiting.append(services.sequencer.submit(write))
         count += 1
     for future in waiting:
         future.result()
@@ -189,9 +189,9 @@ def subject(number: int) -> pb.Subject:
     return pb.Subject(scheme=SCHEME, value=identifier(number))
 
 
-def _create_all(parts: Parts, numbers: range) -> list[tuple[int, bytes, bytes]]:
+def _create_all(services: Services, numbers: range) -> list[tuple[int, bytes, bytes]]:
     """Create data keys in one synced write; returns (number, identifier hash, tag) of each."""
-    vault, batch, made = parts.vault, Batch(), []
+    vault, batch, made = services.vault, Batch(), []
     for number in numbers:
         hashed, tag = vault.identifier_hash(SCHEME, identifier(number)), tag_of(number)
         batch.put(b"k" + tag, vault._wrapped(b"k" + tag, os.urandom(32)))  # noqa: SLF001  # as ``create`` does

@@ -18,21 +18,21 @@ from typing import Any
 
 import pytest
 
-from audit_case import DAEMON, LOG, ORIGIN, Forge, PrunedPlace, make_forge
+from cases.audits import DAEMON, LOG, ORIGIN, Forge, PrunedPlace, make_forge
+from cases.daemons import ORIGIN as RUNNING_ORIGIN
+from cases.daemons import make_running
 from consentd import cli
 from consentd.audit.bundle import Scope, make_bundle
 from consentd.audit.claims import Claims, read_bundle
 from consentd.audit.evidence import Checked, check_bundle
 from consentd.audit.packed import pack
-from consentd.audit.places import Exported
+from consentd.audit.sources import Exported
 from consentd.core import checkpoint, codec, note
 from consentd.core.history import HistoryEntry
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, MalformedError, NotFoundError, SignatureError, VerificationError
 from consentd.server.keys import read_log_key
 from consentd.v1 import statement_pb2 as st
-from running import ORIGIN as RUNNING_ORIGIN
-from running import make_running
 
 VKEY = note.format_vkey(LOG.verifier)
 BANK = note.KeyPair(b"\x21" * 32)

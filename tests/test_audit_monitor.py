@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from audit_case import LOG, ORIGIN, Forge, make_forge
+from cases.audits import LOG, ORIGIN, Forge, make_forge
+from cases.daemons import make_running
 from consentd import cli
 from consentd.audit.monitor import FIRST, FORK, GROWN, ROLLBACK, SAME, STALE, UNWITNESSED, Monitor
-from consentd.audit.places import Exported
+from consentd.audit.sources import Exported
 from consentd.core import checkpoint, note, quorum
 from consentd.errors import SignatureError, StorageError
 from consentd.server.keys import read_log_key
-from running import make_running
 
 WITNESS = note.Signer("witness.example", note.KeyPair(b"\5" * 32), note.COSIGNATURE)
 STRANGER = note.Signer("witness.example", note.KeyPair(b"\6" * 32), note.COSIGNATURE)

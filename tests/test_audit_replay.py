@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
-from audit_case import JOBS, LOG, ORIGIN, SIZE, Forge, PrunedPlace, PrunedSource, make_forge, make_half
+from cases.audits import JOBS, LOG, ORIGIN, SIZE, Forge, PrunedPlace, PrunedSource, make_forge, make_half
+from cases.daemons import ORIGIN as RUNNING_ORIGIN
+from cases.daemons import make_running, question, request_id
 from consentd.audit.files import DataDirectory
 from consentd.audit.live import Live
+from consentd.audit.partition import CLOSED, DARK, PRUNED, UNKNOWN, Share
 from consentd.audit.replay import Replayed, replay_decisions
-from consentd.audit.share import CLOSED, DARK, PRUNED, UNKNOWN, Share
 from consentd.core import checkpoint, codec, note
 from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.pruned import Pruned
@@ -20,8 +22,6 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
-from running import ORIGIN as RUNNING_ORIGIN
-from running import make_running, question, request_id
 
 
 def replay(place: Any, **options: Any) -> Replayed:

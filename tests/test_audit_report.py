@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from audit_case import LOG, ORIGIN, START_MS, Forge, PrunedPlace, make_forge
+from cases.audits import LOG, ORIGIN, START_MS, Forge, PrunedPlace, make_forge
 from consentd.audit import drawing
 from consentd.audit.page import _REASONS, render
-from consentd.audit.places import Exported
 from consentd.audit.report import HOUR_MS, Summary, summarise
+from consentd.audit.sources import Exported
 from consentd.core import codec, merkle
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, ProofError

@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 
-from audit_case import DAEMON, JOBS, LOG, ORIGIN, SIZE, START_MS, Forge, make_forge, make_half
+from cases.audits import DAEMON, JOBS, LOG, ORIGIN, SIZE, START_MS, Forge, make_forge, make_half
+from cases.daemons import ORIGIN as RUNNING_ORIGIN
+from cases.daemons import make_running, question, request_id
 from consentd import cli
 from consentd.audit.files import DataDirectory
 from consentd.audit.findings import CLOSED, NO_MAP, NO_TERM, UNKEPT, UNKNOWN, UNREAD, WITHHELD, Report
-from consentd.audit.kept import Keep
 from consentd.audit.live import Live
-from consentd.audit.places import Exported
+from consentd.audit.sources import Exported
+from consentd.audit.state_store import Keep
 from consentd.audit.verify import verify_ledger
 from consentd.audit.witnessed import Witnessed
 from consentd.core import checkpoint, codec, merkle, note, quorum, tiles
@@ -29,8 +31,6 @@ from consentd.errors import InvalidError, MalformedError, ProofError, SignatureE
 from consentd.server.keys import read_log_key
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import statement_pb2 as st
-from running import ORIGIN as RUNNING_ORIGIN
-from running import make_running, question, request_id
 
 
 def verify(place: Any, **options: Any) -> Report:

@@ -16,11 +16,11 @@ from benchmarks.questions import MIX, count_wrong, make_question, make_questions
 from benchmarks.report import Row, number, percentile
 from benchmarks.tag_map import naive_root
 from benchmarks.world import consents, recipient
+from cases.daemons import question, running_daemon
+from cases.reference_tree import root_of
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import policy_service_pb2 as ps
-from reference_tree import root_of
-from running import question, running_daemon
 
 ROOT = Path(__file__).parents[1]
 

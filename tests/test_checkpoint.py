@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cases.reference_tree import Naive, leaves
 from consentd.core import checkpoint as cp
 from consentd.core import merkle, note
 from consentd.core.checkpoint import Checkpoint, ProofBundle
 from consentd.core.note import COSIGNATURE, KeyPair, Signer
 from consentd.errors import MalformedError, ProofError, SignatureError, VerificationError
-from reference_tree import Naive, leaves
 
 ORIGIN = "log.example/a"
 LOG = Signer(ORIGIN, KeyPair(bytes(range(32))))

@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
+from cases.daemons import Running, consent, make_running
 from consentd import cli
 from consentd.cli.out import Out
 from consentd.core import checkpoint, codec, merkle, note
 from consentd.core.kinds import EntryKind
 from consentd.errors import ConsentdError
-from consentd.server import mldsa
+from consentd.cosigning import mldsa
 from consentd.server.keys import read_keys, read_log_key
 from consentd.store.lmdb import Environment
 from consentd_client import Author, Client, FileMemory, KeyPair, Subject
-from running import Running, consent, make_running
 
 ROOT = Path(__file__).parents[1]
 CONSENT = ("--recipient", "clinic-b", "--holder", "hospital-a", "--purpose", "TREAT", "--category", "CLIN")
@@ -722,7 +722,7 @@ def test_a_missing_part_is_named(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_
     ):
         with monkeypatch.context() as without:
             for name in list(sys.modules):
-                if name.split(".")[0] == part or name in ("consentd.store.rocks", "consentd.ledger.fsck"):
+                if name.split(".")[0] == part or name in ("consentd.store.rocks", "consentd.verify.fsck"):
                     without.delitem(sys.modules, name)
             without.setitem(sys.modules, part, None)
             found = run(*verb)

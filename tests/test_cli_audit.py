@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from audit_case import LOG, Forge, make_forge
+from cases.audits import LOG, Forge, make_forge
+from cases.daemons import make_running, question
 from consentd import cli
 from consentd.core import note
 from consentd.server.keys import read_log_key
-from running import make_running, question
 
 VKEY = note.format_vkey(LOG.verifier)
 Run = Callable[..., tuple[int, list[dict[str, Any]], str]]

@@ -13,6 +13,8 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 import consentd_client
+from cases.daemons import Running, consent, make_running, question
+from cases.reference_tree import Naive
 from consentd.core import bucketed, checkpoint, codec, note
 from consentd.core.kinds import EntryKind
 from consentd.errors import (
@@ -29,8 +31,8 @@ from consentd.errors import (
     StorageError,
     VerificationError,
 )
-from consentd.ledger import statement
 from consentd.server.keys import read_keys
+from consentd.statements import payloads
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
@@ -60,8 +62,6 @@ from consentd_client import (
     steps,
     verify_receipt,
 )
-from reference_tree import Naive
-from running import Running, consent, make_running, question
 
 SENT = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT, categories=["CLIN.DX"], resource_count=3)
 
@@ -814,7 +814,7 @@ class Small:
 
     def person(self, *messages: Any, key: KeyPair = DAEMON) -> "Small":
         for message in messages:
-            (kind,) = (kind for kind, known in statement.MESSAGES.items() if isinstance(message, known))
+            (kind,) = (kind for kind, known in payloads.MESSAGES.items() if isinstance(message, known))
             self.add(kind, TAG, message, key=key)
         return self
 
@@ -1312,7 +1312,7 @@ def test_a_stream_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_every_statement_of_this_version_is_read() -> None:
-    assert entries.MESSAGES == statement.MESSAGES
+    assert entries.MESSAGES == payloads.MESSAGES
 
 
 # -- memory ---------------------------------------------------------------------------------------------------

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from certificates import Certificate, make_authority, make_certificate
+from cases.certificates import Certificate, make_authority, make_certificate
+from cases.daemons import make_config, question
 from consentd.errors import InvalidError, StorageError
 from consentd.server.daemon import Daemon
 from consentd.server.keys import make_keys, read_log_key
 from consentd.v1 import consent_pb2 as pb
 from consentd_client import AsyncClient, Client, Tls, Trust, pin
 from consentd_client.steps import UnavailableError
-from running import make_config, question
 
 QUICK: dict[str, Any] = {"timeout_s": 30.0, "backoff_s": 0.001}
 """Far more time than a handshake takes. A client that hung would end with the deadline's error, which no test expects,
@@ -41,7 +41,7 @@ class Served:
         self.trust: Trust = pin(read_log_key(config.keys.log_key_file).verifier)
         self.daemon = Daemon(config)
         self.daemon.start()
-        parts = self.daemon.lobby.parts
+        parts = self.daemon.service_state.services
         assert parts is not None
         parts.sequencer.wait_published(parts.ledger.state.size, 30)
 

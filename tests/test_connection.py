@@ -7,8 +7,8 @@ from contextlib import suppress
 
 import pytest
 
+from consentd.cosigning.connection import Connection
 from consentd.errors import StorageError
-from consentd.witness.connection import Connection
 
 Feed = Callable[[socket.socket], None]
 

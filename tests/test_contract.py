@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from consentd.core.kinds import AUTHORS, EntryKind
-from consentd.ledger.statement import MESSAGES
 from consentd.policy import model
+from consentd.statements.payloads import MESSAGES
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import error_reason_pb2 as er
 from consentd.v1 import statement_pb2 as st

@@ -5,13 +5,13 @@ import random
 import pytest
 from hypothesis import given, settings, strategies
 
+from cases.policy_worlds import CODEBOOK, Draw
 from consentd.errors import InvalidError
-from consentd.ledger import answers, statement
 from consentd.policy import model
 from consentd.policy.codebook import PackedQuestion, pack_question
 from consentd.policy.evaluate import decision, evaluate
+from consentd.statements import decisions, payloads
 from consentd.v1 import consent_pb2 as pb
-from policy_worlds import CODEBOOK, Draw
 
 draws = strategies.randoms(use_true_random=False).map(Draw)
 TAG = bytes(range(32))
@@ -32,7 +32,7 @@ def message_of(question: model.Question) -> pb.Question:
         purpose=question.purpose,
         action=question.action,
         categories=question.categories,
-        supported_obligations=[statement.to_enum(one) for one in question.supported_obligations],
+        supported_obligations=[payloads.to_enum(one) for one in question.supported_obligations],
     )
     if question.labels is not None:
         message.labels.SetInParent()
@@ -40,7 +40,7 @@ def message_of(question: model.Question) -> pb.Question:
     if question.resources is not None:
         message.resources.values.extend(question.resources)
     if question.data_period is not None:
-        message.data_period.CopyFrom(statement.period_message(question.data_period))
+        message.data_period.CopyFrom(payloads.period_message(question.data_period))
     if question.break_glass is not None:
         message.break_glass.justification = question.break_glass
     return message
@@ -55,8 +55,8 @@ def fields(packed: PackedQuestion) -> dict[str, object]:
 def test_a_message_packs_as_its_value_does(draw: Draw) -> None:
     question = draw.question()
     message = message_of(question)
-    assert answers.question_value(message) == question
-    assert fields(answers.pack_message(message, CODEBOOK)) == fields(pack_question(question, CODEBOOK))
+    assert decisions.question_value(message) == question
+    assert fields(decisions.pack_message(message, CODEBOOK)) == fields(pack_question(question, CODEBOOK))
 
 
 @given(draws)
@@ -65,9 +65,9 @@ def test_a_verdict_is_put_into_a_message_as_its_decision_is(draw: Draw) -> None:
     world, question, now_ms = draw.world(), draw.question(), draw.now()
     packed = pack_question(question, CODEBOOK)
     verdict = evaluate(world.value, packed, world.compiled, now_ms)
-    expected = answers.decision_message(decision(verdict, packed, CODEBOOK, world.compiled), TAG)
+    expected = decisions.decision_message(decision(verdict, packed, CODEBOOK, world.compiled), TAG)
     found = pb.Decision(vocabulary_version=expected.vocabulary_version, combining=expected.combining)
-    answers.put_verdict(found, verdict, packed, CODEBOOK, world.compiled, TAG)
+    decisions.put_verdict(found, verdict, packed, CODEBOOK, world.compiled, TAG)
     assert found == expected
 
 
@@ -90,7 +90,7 @@ def test_what_is_no_question_is_refused_either_way(field: str) -> None:
     for rare in ("labels", "resources", "data_period", "break_glass", "supported_obligations", field):
         message.ClearField(rare)
     with pytest.raises(InvalidError) as plain:
-        answers.pack_message(message, CODEBOOK)
+        decisions.pack_message(message, CODEBOOK)
     with pytest.raises(InvalidError) as whole:
-        pack_question(answers.question_value(message), CODEBOOK)
+        pack_question(decisions.question_value(message), CODEBOOK)
     assert (str(plain.value), plain.value.reason) == (str(whole.value), whole.value.reason)

@@ -16,11 +16,11 @@ from pathlib import Path
 import grpc
 import pytest
 
+from cases.daemons import Running, make_config, make_running, question, request_id
 from consentd.core import merkle
 from consentd.ledger.reads import read_leaf
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import access_service_pb2_grpc
-from running import Running, make_config, make_running, question, request_id
 
 ROUNDS = int(os.environ.get("CONSENTD_CRASH_ROUNDS", "3"))
 WRITES = 10_000
@@ -123,8 +123,8 @@ def test_no_kill_loses_what_was_acknowledged(tmp_path: Path) -> None:
     last = Running(make_config(tmp_path), first.tokens)
     try:
         assert last.check_ledger() > len(acknowledged)
-        assert last.daemon.lobby.parts is not None
-        store = last.daemon.lobby.parts.ledger.store
+        assert last.daemon.service_state.services is not None
+        store = last.daemon.service_state.services.ledger.store
         for index, leaf_hash in acknowledged.items():
             assert merkle.leaf_hash(read_leaf(store, index)) == leaf_hash
     finally:

@@ -17,7 +17,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from certificates import Certificate, make_authority, make_certificate
+from cases.certificates import Certificate, make_authority, make_certificate
+from cases.daemons import ORIGIN, Running, make_config, make_running, question, reason_of, request_id, running_daemon
+from cases.fakes import FaultyStore
 from consentd.config import Config
 from consentd.core import note
 from consentd.errors import ConsentdError, CorruptionError, InvalidError, StorageError
@@ -26,23 +28,12 @@ from consentd.server.keys import make_keys, make_token, write_private
 from consentd.server.logs import JsonFormatter
 from consentd.server.scrubber import Scrubber
 from consentd.service.auth import format_credential
-from consentd.service.wire import Parts
+from consentd.service.wire import Services
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import access_service_pb2_grpc, ledger_service_pb2_grpc, policy_service_pb2_grpc
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import policy_service_pb2 as ps
-from fakes import FaultyStore
-from running import (
-    ORIGIN,
-    Running,
-    make_config,
-    make_running,
-    question,
-    reason_of,
-    request_id,
-    running_daemon,
-)
 
 SERVICES = [f"consentd.v1.{name}Service" for name in ("Registry", "Consent", "Policy", "Access", "Ledger")]
 SECRET = "SYN-730142"
@@ -64,8 +55,8 @@ def health(channel: grpc.Channel) -> dict[str, int]:
     return {name: stub.Check(health_pb2.HealthCheckRequest(service=name)).status for name in ("", *SERVICES)}
 
 
-def parts(running: Running) -> Parts:
-    found = running.daemon.lobby.parts
+def services(running: Running) -> Services:
+    found = running.daemon.service_state.services
     assert found is not None
     return found
 
@@ -77,7 +68,7 @@ class SlowDaemon(Daemon):
         super().__init__(config)
         self.opening, self.go_on = threading.Event(), threading.Event()
 
-    def _open(self) -> Parts:
+    def _open(self) -> Services:
         self.opening.set()
         assert self.go_on.wait(30)
         return super()._open()
@@ -118,14 +109,14 @@ def test_a_ledger_that_stopped_is_not_serving_and_checks_go_on(tmp_path: Path) -
     running = make_running(tmp_path)
     subject = running.enrol(SECRET)
     running.grant(subject)
-    store = FaultyStore(parts(running).ledger.store)
-    parts(running).ledger.store = store
+    store = FaultyStore(services(running).ledger.store)
+    services(running).ledger.store = store
     store.fail_write(persisted=False)
     for _ in range(2):
         with pytest.raises(grpc.RpcError) as caught:
             running.grant(subject)
         assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "STORAGE")
-        parts(running).sequencer._thread.join(10)
+        services(running).sequencer._thread.join(10)
     assert set(health(running.channel).values()) == {NOT_SERVING}
     assert running.check(question(subject)).outcome == pb.OUTCOME_PERMIT
     running.stop()
@@ -157,12 +148,12 @@ def test_a_bug_on_the_writers_thread_stops_writing_and_nothing_is_half_done(
     running = make_running(tmp_path)
     subject = running.enrol(SECRET)
     with monkeypatch.context() as patch:
-        patch.setattr("consentd.writes.consents.check_consent", _fail)
+        patch.setattr("consentd.sequencer.loop.commands.consents.check_consent", _fail)
         with pytest.raises(grpc.RpcError) as caught:
             running.grant(subject)
         assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "STORAGE")
-        parts(running).sequencer._thread.join(10)
-    assert SECRET not in str(parts(running).sequencer.fault)
+        services(running).sequencer._thread.join(10)
+    assert SECRET not in str(services(running).sequencer.fault)
     lines = [JsonFormatter().format(record) for record in caplog.records]
     assert any("AssertionError" in line for line in lines)
     assert not any(SECRET in line for line in lines)

@@ -11,12 +11,12 @@ from rich.console import Console
 from consentd import cli
 from consentd.config import load
 from consentd.core.kinds import EntryKind
+from consentd.demo import __main__
+from consentd.demo.__main__ import Home, Shown, make_home, run, summarise, tell_next
+from consentd.demo.story import CITIZEN, Voice
+from consentd.demo.town import ADULT_FROM, INSTITUTION_TYPES, MIX, make_town
 from consentd.errors import InvalidError
-from consentd.server import demo
 from consentd.server.daemon import Daemon
-from consentd.server.demo import Home, Shown, make_home, run, summarise, tell_next
-from consentd.server.story import CITIZEN, Voice
-from consentd.server.town import ADULT_FROM, INSTITUTION_TYPES, MIX, make_town
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 from consentd_client import Entry
@@ -105,12 +105,12 @@ def test_what_to_try_next_does_what_it_says(
     told: tuple[Shown, str, Home], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, text, home = told
-    serve, export, history, check, fsck = (shlex.split(command) for command in demo.commands(home).values())
+    serve, export, history, check, fsck = (shlex.split(command) for command in __main__.commands(home).values())
     serve, history, check, fsck = (
         words[words.index(verb) :]
         for words, verb in ((serve, "serve"), (history, "history"), (check, "check"), (fsck, "fsck"))
     )
-    assert all(command in text for command in demo.commands(home).values())
+    assert all(command in text for command in __main__.commands(home).values())
     assert load(Path(serve[2])) == home.config
     for name, value in (pair.split("=", 1) for pair in export[1:]):
         monkeypatch.setenv(name, value)
@@ -138,7 +138,7 @@ def test_only_a_demo_s_own_directory_is_made_anew(tmp_path: Path) -> None:
 
 def test_options_have_the_town_s_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONSENTD_DEMO_DIR", "elsewhere")
-    options = demo.parse_options([])
+    options = __main__.parse_options([])
     assert (options.citizens, options.transfers) == (1_000, 20_000)
     assert options.dir == Path.cwd() / "elsewhere"
 

@@ -15,14 +15,18 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc import StatusCode
 
+from cases.daemons import Running, consent, make_running, question, reason_of, request_id, sign_statement, status_of
+from cases.fakes import FaultyStore
+from cases.ledgers import FakeClock
 from consentd.core.kinds import EntryKind
 from consentd.core.note import KeyPair
 from consentd.core.pruned import Pruned
 from consentd.ledger import layout
 from consentd.ledger.retention import encode_pruned
 from consentd.policy import evaluate
+from consentd.sequencer.commands.context import Plan, WriteContext
 from consentd.service.status import MAX_MESSAGE
-from consentd.service.wire import Parts
+from consentd.service.wire import Services
 from consentd.store import Batch
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
@@ -32,10 +36,6 @@ from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
-from consentd.writes.desk import Desk, Plan
-from fakes import FaultyStore
-from ledger_case import FakeClock
-from running import Running, consent, make_running, question, reason_of, request_id, sign_statement, status_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRET = "SYN-730142"
@@ -98,14 +98,14 @@ class World:
             running.stop()
 
 
-def parts(running: Running) -> Parts:
-    found = running.daemon.lobby.parts
+def services(running: Running) -> Services:
+    found = running.daemon.service_state.services
     assert found is not None
     return found
 
 
 def clock_ms(running: Running) -> int:
-    return parts(running).sequencer.clock.wall_ms()
+    return services(running).sequencer.clock.wall_ms()
 
 
 @pytest.fixture(scope="module")
@@ -243,10 +243,10 @@ def _no_such_consent(world: World) -> Any:
 @provokes("PRUNED", StatusCode.NOT_FOUND)
 def _leaf_below_the_minimum_index(world: World) -> Any:
     running = world.other()
-    parts(running).sequencer.wait_published(parts(running).ledger.state.size, 10)
+    services(running).sequencer.wait_published(services(running).ledger.state.size, 10)
     batch = Batch()
     batch.put(layout.PRUNED, encode_pruned(Pruned(1, 300), finished=True))
-    parts(running).ledger.store.write(batch)
+    services(running).ledger.store.write(batch)
     return running.ledger.ListEntries(ls.ListEntriesRequest(), metadata=running.as_("pipc"))
 
 
@@ -333,8 +333,8 @@ def _later_than_now(world: World) -> Any:
 @provokes("STORAGE", StatusCode.UNAVAILABLE)
 def _disk_fails(world: World) -> Any:
     running = world.other()
-    store = FaultyStore(parts(running).ledger.store)
-    parts(running).ledger.store = store
+    store = FaultyStore(services(running).ledger.store)
+    services(running).ledger.store = store
     store.fail_write(persisted=False)
     return running.grant(pb.Subject(scheme="mhid", value=SECRET))
 
@@ -350,29 +350,29 @@ def _clock_jumps(world: World) -> Any:
 @provokes("NOT_SERVING", StatusCode.UNAVAILABLE)
 def _draining(world: World) -> Any:
     running = world.other()
-    kept, running.daemon.lobby.parts = running.daemon.lobby.parts, None
+    kept, running.daemon.service_state.services = running.daemon.service_state.services, None
     try:
         return running.check(question(world.subject))
     finally:
-        running.daemon.lobby.parts = kept
+        running.daemon.service_state.services = kept
 
 
 @provokes("CORRUPTION", StatusCode.DATA_LOSS)
 def _leaf_is_gone(world: World) -> Any:
     running = world.other()
-    parts(running).sequencer.wait_published(parts(running).ledger.state.size, 10)
+    services(running).sequencer.wait_published(services(running).ledger.state.size, 10)
     batch = Batch()
     batch.delete(layout.leaf_key(2))
-    parts(running).ledger.store.write(batch)
+    services(running).ledger.store.write(batch)
     return running.ledger.ListEntries(ls.ListEntriesRequest(), metadata=running.as_("pipc"))
 
 
 def _leaf_is_garbage(world: World) -> Any:
     running = world.other()
-    parts(running).sequencer.wait_published(3, 10)  # before that it would be read again, and stop the writer
+    services(running).sequencer.wait_published(3, 10)  # before that it would be read again, and stop the writer
     batch = Batch()
     batch.put(layout.leaf_key(2), b"garbage")
-    parts(running).ledger.store.write(batch)
+    services(running).ledger.store.write(batch)
     rules = ls.GetHistoryRequest(public_name="rules/realm")
     return list(running.ledger.GetHistory(rules))
 
@@ -394,17 +394,17 @@ class Nothing:
     request_key = b""
     content = b""
 
-    def prepare(self, desk: Desk) -> Plan:
+    def prepare(self, context: WriteContext) -> Plan:
         return Plan()
 
-    def replay(self, desk: Desk, index: int) -> None:
+    def replay(self, context: WriteContext, index: int) -> None:
         raise AssertionError("nothing is not remembered")
 
 
 @contextmanager
 def full_pool(running: Running) -> Iterator[None]:
     """Hold a daemon's sequencer between two turns, with one write waiting behind it."""
-    sequencer = parts(running).sequencer
+    sequencer = services(running).sequencer
     held, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:

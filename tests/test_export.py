@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from audit_case import LOG, ORIGIN, Forge, make_forge
-from consentd.audit import places
+from cases.audits import LOG, ORIGIN, Forge, make_forge
+from consentd.audit import sources
 from consentd.audit.export import Exported, export
 from consentd.audit.live import Live
-from consentd.audit.places import Exported as Directory
+from consentd.audit.sources import Exported as Directory
 from consentd.audit.verify import verify_ledger
 from consentd.core import checkpoint, tiles
 from consentd.errors import ConsentdError, DeniedError, InvalidError, ProofError, StorageError
@@ -85,14 +85,14 @@ def test_an_interrupted_export_goes_on(tmp_path: Path, large: Forge, monkeypatch
             left -= 1
             replace(source, place)
 
-        monkeypatch.setattr(places.os, "replace", stopping)
+        monkeypatch.setattr(sources.os, "replace", stopping)
         try:
             copy(new_place, target)
         except StorageError:
             stopped = True
         else:
             stopped = False
-        monkeypatch.setattr(places.os, "replace", replace)
+        monkeypatch.setattr(sources.os, "replace", replace)
         if not stopped:
             break
         report = verify_ledger(Directory(target), origin=ORIGIN, log_verifier=LOG.verifier)

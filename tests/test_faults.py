@@ -20,7 +20,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-import faults
+from cases import faults
+from cases.daemons import ORIGIN, Running, make_running, question, reason_of, request_id
+from cases.faults import FAULTS, Outcome, Point
 from consentd.cli import tables
 from consentd.core import checkpoint, merkle
 from consentd.errors import ConsentdError, CorruptionError
@@ -28,8 +30,6 @@ from consentd.ledger import reads
 from consentd.server.keys import read_log_key
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
-from faults import FAULTS, Outcome, Point
-from running import ORIGIN, Running, make_running, question, reason_of, request_id
 
 COUNT = os.environ.get("CONSENTD_FAULTS", "20")
 PROCESSES = 2
@@ -84,7 +84,7 @@ def reopen(outcome: Outcome) -> tuple[Running, bool]:
 def verify(running: Running, outcome: Outcome) -> int:
     """Check that *running* has all that *outcome* promised; return how many leaves it has."""
     size = running.check_ledger()
-    parts = running.daemon.lobby.parts
+    parts = running.daemon.service_state.services
     assert parts is not None
     store = parts.ledger.store
     for index, leaf_hash in outcome.acknowledged.items():

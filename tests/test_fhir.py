@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import reference_policy as reference
+import cases.reference_policy as reference
 from consentd.errors import ConflictError, InvalidError, StorageError
 from consentd.fhir import report as reporting
 from consentd.fhir.consents import (

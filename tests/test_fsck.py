@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from cases.ledgers import DAEMON, LOG, ORIGIN, LedgerCase, Raw, check_files, check_ledger, flip
 from consentd.core import checkpoint, codec, merkle, note
 from consentd.core.kinds import EntryKind
 from consentd.core.tiles import Edge
 from consentd.errors import CorruptionError
 from consentd.ledger import layout
-from consentd.ledger.fsck import Report
 from consentd.ledger.ledger import decode_state, encode_state
 from consentd.store import Batch, Store, prefix_end
 from consentd.store.memory import MemoryStore
 from consentd.store.rocks import RocksStore
 from consentd.v1 import statement_pb2 as st
-from ledger_case import DAEMON, LOG, ORIGIN, LedgerCase, Raw, check_files, check_ledger, flip
+from consentd.verify.fsck import Report
 
 BANK = note.KeyPair(b"\x21" * 32)
 CITIZEN = note.KeyPair(b"\x22" * 32)

@@ -16,6 +16,7 @@ from grpc import StatusCode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
+from cases.daemons import Running, consent, make_running, question, reason_of, request_id
 from consentd.server.daemon import SERVICES
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
@@ -24,7 +25,6 @@ from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
-from running import Running, consent, make_running, question, reason_of, request_id
 
 FACTOR = float(os.environ.get("CONSENTD_GARBAGE", "1"))
 METHODS: dict[str, MethodDescriptor] = {

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cases.ledgers import DAEMON, LOG, ORIGIN, LedgerCase, Person, Raw, check_ledger, flip
 from consentd.core import checkpoint, codec, note, patricia
 from consentd.core.history import (
     Anchor,
@@ -22,11 +23,11 @@ from consentd.core.history import (
     verify_anchor,
     verify_chain,
 )
+from consentd.core.key_validity import FOREVER_MS, KeyFact, KeyTerm, key_terms, verify_authors
 from consentd.core.kinds import EntryKind, Owner
-from consentd.core.terms import FOREVER_MS, KeyFact, KeyTerm, key_terms, verify_authors
 from consentd.errors import MalformedError, ProofError, SignatureError, VerificationError
-from consentd.ledger import reads, statement
-from ledger_case import DAEMON, LOG, ORIGIN, LedgerCase, Person, Raw, check_ledger, flip
+from consentd.ledger import reads
+from consentd.statements import payloads
 
 BANK = note.KeyPair(b"\x21" * 32)
 CITIZEN = note.KeyPair(b"\x22" * 32)
@@ -73,7 +74,7 @@ def facts_of(chain: ChainProof, entries: tuple[VerifiedEntry, ...]) -> Iterator[
     for entry in entries:
         if entry.statement is None or entry.event.kind not in (EntryKind.LEDGER, EntryKind.KEY):
             continue
-        message: Any = statement.decode_payload(entry.event.kind, entry.statement.payload)
+        message: Any = payloads.decode_payload(entry.event.kind, entry.statement.payload)
         time_ms = entry.event.time_ms
         if entry.event.kind == EntryKind.LEDGER:
             yield KeyFact(key=message.statement_key, owner=Owner.LEDGER, tag_or_name="", time_ms=time_ms)

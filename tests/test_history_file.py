@@ -13,6 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from cases.daemons import Running, make_running
+from cases.ledgers import LOG, ORIGIN, START_MS, LedgerCase
+from cases.vectors_case import BANK, CITIZEN
+from cases.vectors_notes import WITNESS
 from consentd import cli
 from consentd.core import codec, note, quorum
 from consentd.core.history import ChainProof, HistoryEntry, HistoryProof
@@ -33,11 +37,7 @@ from consentd_client import (
     verify_receipt,
 )
 from consentd_client.steps import Step, Stream
-from ledger_case import LOG, ORIGIN, START_MS, LedgerCase
-from running import Running, make_running
 from test_retention import DAYS, World
-from vectors_case import BANK, CITIZEN
-from vectors_notes import WITNESS
 
 PIN = Trust(ORIGIN, LOG.verifier)
 
@@ -264,7 +264,7 @@ def person(running: Running) -> Subject:
 def grant(running: Running, subject: Subject) -> None:
     """Grant a consent, and wait until a checkpoint covers it."""
     running.grant(subject)
-    parts = running.daemon.lobby.parts
+    parts = running.daemon.service_state.services
     assert parts is not None
     parts.sequencer.wait_published(parts.ledger.state.size, 30)
 

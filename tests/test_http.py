@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from certificates import make_authority, make_certificate
+from cases.certificates import make_authority, make_certificate
+from cases.daemons import ORIGIN, Running, make_running, question, request_id, running_daemon
+from cases.fakes import FaultyStore
 from consentd.core import checkpoint, codec, merkle, tiles
 from consentd.core.replay import Replay
 from consentd.errors import StorageError
 from consentd.server.keys import read_log_key
-from consentd.service.wire import Parts
+from consentd.service.wire import Services
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
-from fakes import FaultyStore
-from running import ORIGIN, Running, make_running, question, request_id, running_daemon
 
 SECRET = "SYN-730142"
 OCTETS = "application/octet-stream"
@@ -47,8 +47,8 @@ def get(running: Running, path: str, *, who: str | None = None, method: str = "G
         connection.close()
 
 
-def parts(running: Running) -> Parts:
-    found = running.daemon.lobby.parts
+def services(running: Running) -> Services:
+    found = running.daemon.service_state.services
     assert found is not None
     return found
 
@@ -181,7 +181,7 @@ def test_the_checkpoint_is_the_signed_note(running: Running) -> None:
     answer = get(running, "/checkpoint")
     assert (answer.status, answer.headers["Cache-Control"]) == (200, "public, max-age=1")
     assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
-    assert latest(running).size == parts(running).ledger.state.size
+    assert latest(running).size == services(running).ledger.state.size
 
 
 def test_caches_may_keep_what_never_changes(running: Running) -> None:
@@ -207,14 +207,14 @@ def test_a_query_changes_nothing(running: Running) -> None:
 
 def test_health_says_ready_and_how_far(running: Running) -> None:
     answer = get(running, "/healthz")
-    size = parts(running).ledger.state.size
+    size = services(running).ledger.state.size
     assert answer.status == 200
     assert json.loads(answer.body) == {"status": "ok", "checkpoint_size": size, "ledger_size": size, "quorum": True}
 
 
 def test_before_it_is_open_it_says_so_and_serves_nothing(running: Running) -> None:
-    lobby = running.daemon.lobby
-    kept, lobby.parts = lobby.parts, None
+    service_state = running.daemon.service_state
+    kept, service_state.services = service_state.services, None
     try:
         health = get(running, "/healthz")
         assert (health.status, json.loads(health.body)["status"]) == (503, "unavailable")
@@ -222,20 +222,20 @@ def test_before_it_is_open_it_says_so_and_serves_nothing(running: Running) -> No
             assert get(running, path, who="pipc").status == 503
         assert get(running, "/metrics").status == 200
     finally:
-        lobby.parts = kept
+        service_state.services = kept
 
 
 def test_a_ledger_that_stopped_is_not_healthy_but_its_tiles_are_there(tmp_path: Path) -> None:
     running = make_running(tmp_path, checkpoint_interval_ms=20)
     running.check_ledger()
-    store = FaultyStore(parts(running).ledger.store)
-    parts(running).ledger.store = store
+    store = FaultyStore(services(running).ledger.store)
+    services(running).ledger.store = store
     store.fail_write(persisted=True)
     with pytest.raises(Exception, match="unknown"):
         running.enrol(SECRET)
     # The future is answered before the thread has said that it stopped.
-    parts(running).sequencer._thread.join(10)
-    assert isinstance(parts(running).sequencer.fault, StorageError)
+    services(running).sequencer._thread.join(10)
+    assert isinstance(services(running).sequencer.fault, StorageError)
     assert get(running, "/healthz").status == 503
     assert get(running, "/checkpoint").status == get(running, "/tile/0/000.p/3").status == 200
     assert b"consentd_ready 0.0" in get(running, "/metrics").body
@@ -249,7 +249,7 @@ def test_metrics_are_prometheus_text_without_identifiers(running: Running) -> No
     assert answer.headers["Content-Type"].startswith("text/plain; version=")
     text = answer.body.decode()
     assert 'consentd_rpcs_total{code="OK",method="BatchAuthorizeAccesses"} 1.0' in text
-    assert f"consentd_ledger_size {float(parts(running).ledger.state.size)}" in text
+    assert f"consentd_ledger_size {float(services(running).ledger.state.size)}" in text
     tag = running.check(question(pb.Subject(scheme="mhid", value=SECRET))).tag
     for secret in (SECRET, tag.hex(), "mhid", *running.tokens.values()):
         assert secret not in text

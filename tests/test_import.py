@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from cases.daemons import Running, question, request_id, running_daemon
 from consentd import cli
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
-from running import Running, question, request_id, running_daemon
 
 pytest.importorskip("fhir.resources", reason="the extra `fhir` is not installed")
 ROOT = Path(__file__).resolve().parent.parent

@@ -20,12 +20,12 @@ from typing import Any
 
 import pytest
 
+from cases.daemons import question, request_id
+from cases.witnessed_ledgers import Witnessed, free_port
 from consentd.core import checkpoint, merkle, note
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.quorum import parse_policy, verify_cosigned
 from consentd.v1 import access_service_pb2 as ac
-from running import question, request_id
-from witnessed import Witnessed, free_port
 
 sqlite3 = pytest.importorskip("sqlite3")
 
@@ -242,7 +242,7 @@ def test_torchwood_refuses_what_was_changed(run: Run, torchwood: Path, tmp_path:
 
 
 def test_formats_accepts_our_ml_dsa_line(run: Run, torchwood: Path, tmp_path: Path) -> None:
-    mldsa = pytest.importorskip("consentd.server.mldsa")
+    mldsa = pytest.importorskip("consentd.cosigning.mldsa")
     key = mldsa.read_mldsa_key(run.witnessed.directory / "keys/log-mldsa.key").verifier
     vkey, signed = tmp_path / "vkey", tmp_path / "checkpoint"
     vkey.write_text(mldsa.format_mldsa_vkey(key))
@@ -254,7 +254,7 @@ def test_formats_accepts_our_ml_dsa_line(run: Run, torchwood: Path, tmp_path: Pa
 
 
 def test_we_accept_theirs(torchwood: Path, tmp_path: Path) -> None:
-    mldsa = pytest.importorskip("consentd.server.mldsa")
+    mldsa = pytest.importorskip("consentd.cosigning.mldsa")
     signer = mldsa.MldsaSigner("w.test/pq", b"\x07" * 32)
     text = checkpoint.format_checkpoint(Checkpoint("log.test/go", 4711, b"r" * 32))
     (tmp_path / "skey").write_text(mldsa.format_mldsa_signing_key(signer))

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from audit_case import LOG, ORIGIN, Forge, make_forge
+from cases.audits import LOG, ORIGIN, Forge, make_forge
+from cases.daemons import Running, make_running, question, request_id
 from consentd.audit.export import export
 from consentd.core import merkle, note, tiles
 from consentd.server.keys import read_log_key
 from consentd.v1 import access_service_pb2 as ac
-from running import Running, make_running, question, request_id
 
 TESSERA = "github.com/transparency-dev/tessera/cmd/fsck@v1.0.4"
 GO = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
@@ -101,7 +101,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     subjects = [running.enrol(f"SYN-{number}") for number in range(50)]
     for subject in subjects[::2]:
         running.grant(subject)
-    parts = running.daemon.lobby.parts
+    parts = running.daemon.service_state.services
     assert parts is not None
     batch = 0
     while parts.ledger.state.size < LIVE_SIZE:
@@ -135,7 +135,7 @@ def test_tlog_scales_reads_entries_and_makes_proofs(live: Running) -> None:
     """In a process of its own: it brings libraries that warn."""
     pytest.importorskip("tlog_scales", reason="tlog-scales is not installed: pip install 'consentd[interop]'")
     verifier = read_log_key(live.config.keys.log_key_file).verifier
-    parts = live.daemon.lobby.parts
+    parts = live.daemon.service_state.services
     assert parts is not None
     size = parts.ledger.state.size
     program = f"""

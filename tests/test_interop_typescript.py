@@ -13,6 +13,9 @@ from threading import Thread
 
 import pytest
 
+from cases.daemons import question, running_daemon
+from cases.vectors_case import b64
+from cases.write_vectors import write_vectors
 from consentd.audit.bundle import Scope, make_bundle
 from consentd.audit.evidence import check_bundle
 from consentd.audit.files import DataDirectory
@@ -21,10 +24,7 @@ from consentd.server.keys import read_log_key
 from consentd.v1 import consent_pb2
 from consentd_client import Client, pin
 from consentd_client.history_file import history_file
-from running import question, running_daemon
 from test_retention import DAYS, World, data_directory
-from vectors_case import b64
-from write_vectors import write_vectors
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "clients" / "typescript"

@@ -10,32 +10,21 @@ from typing import Any
 
 import pytest
 
+from cases.fakes import FaultyStore
+from cases.ledgers import DAEMON, LOG, MAP_BITS, ORIGIN, START_MS, LedgerCase, Raw, check_files, check_ledger, flip
 from consentd.core import bucketed, checkpoint, codec, merkle, note, patricia
 from consentd.core.kinds import EntryKind
 from consentd.errors import CorruptionError, InvalidError, NotFoundError, StorageError
 from consentd.ledger import layout, reads
-from consentd.ledger.ledger import Draft, State, Turn, decode_state, empty_state, encode_state
-from consentd.ledger.lock import read_lock, write_lock
-from consentd.ledger.opening import open_ledger
-from consentd.ledger.table import Table
-from consentd.ledger.table_turn import TableTurn
+from consentd.ledger.last_signed import read_lock, write_lock
+from consentd.ledger.ledger import AppendBatch, Draft, State, decode_state, empty_state, encode_state
+from consentd.ledger.recovery import open_ledger
 from consentd.store import Batch, Store
 from consentd.store.memory import MemoryStore
 from consentd.store.rocks import RocksStore
+from consentd.table.table import Table
+from consentd.table.transaction import TableTransaction
 from consentd.v1 import statement_pb2 as st
-from fakes import FaultyStore
-from ledger_case import (
-    DAEMON,
-    LOG,
-    MAP_BITS,
-    ORIGIN,
-    START_MS,
-    LedgerCase,
-    Raw,
-    check_files,
-    check_ledger,
-    flip,
-)
 
 
 @pytest.fixture
@@ -126,7 +115,7 @@ class FailingTable(Table):
     fails: bool = False
     happens: bool = False
 
-    def begin(self) -> TableTurn:
+    def begin(self) -> TableTransaction:
         turn = super().begin()
         if self.fails:
             commit = turn.commit
@@ -478,7 +467,7 @@ def empty(store: Store, tmp_path: Path) -> Any:
 
 def test_a_turn_reads_its_own_entries(tmp_path: Path) -> None:
     ledger = empty(MemoryStore(), tmp_path)
-    turn = Turn(ledger, 5)
+    turn = AppendBatch(ledger, 5)
     first = turn.append(draft(request_key=b"r" * 32, content=b"c" * 32))
     second = turn.append(draft(kind=8, ref=1))
     assert (first.index, first.event.seq, second.index, second.event.seq) == (0, 1, 1, 2)
@@ -493,7 +482,7 @@ def test_a_turn_reads_its_own_entries(tmp_path: Path) -> None:
     turn.close()
     ledger.commit(turn)
     assert ledger.head(b"t" * 32)[0] == 2
-    later = Turn(ledger, 5)
+    later = AppendBatch(ledger, 5)
     assert later.recorded(b"r" * 32) == (0, b"c" * 32)
     assert later.kind_of(b"t" * 32, 2) == 8
 
@@ -501,7 +490,7 @@ def test_a_turn_reads_its_own_entries(tmp_path: Path) -> None:
 def test_a_turn_that_is_not_committed_leaves_nothing(tmp_path: Path) -> None:
     store = MemoryStore()
     ledger = empty(store, tmp_path)
-    turn = Turn(ledger, 5)
+    turn = AppendBatch(ledger, 5)
     turn.append(draft())
     turn.close()
     assert list(store.scan(b"", None)) == []
@@ -510,19 +499,19 @@ def test_a_turn_that_is_not_committed_leaves_nothing(tmp_path: Path) -> None:
 
 def test_time_never_runs_back_and_ref_is_earlier(tmp_path: Path) -> None:
     ledger = empty(MemoryStore(), tmp_path)
-    turn = Turn(ledger, 5)
+    turn = AppendBatch(ledger, 5)
     turn.append(draft())
     with pytest.raises(AssertionError, match="ref"):
         turn.append(draft(ref=2))
     turn.close()
     ledger.commit(turn)
     with pytest.raises(AssertionError, match="time"):
-        Turn(ledger, 4)
+        AppendBatch(ledger, 4)
 
 
 def test_seals_are_never_side_by_side(tmp_path: Path) -> None:
     ledger = empty(MemoryStore(), tmp_path)
-    turn = Turn(ledger, 5)
+    turn = AppendBatch(ledger, 5)
     assert not turn.is_seal_due()
     with pytest.raises(AssertionError, match="new event"):
         turn.seal()
@@ -531,7 +520,7 @@ def test_seals_are_never_side_by_side(tmp_path: Path) -> None:
     turn.close()
     ledger.commit(turn)
     assert ledger.state.sealed_size == 2
-    again = Turn(ledger, 6)
+    again = AppendBatch(ledger, 6)
     assert not again.is_seal_due()
     with pytest.raises(AssertionError, match="new event"):
         again.seal()
@@ -540,14 +529,14 @@ def test_seals_are_never_side_by_side(tmp_path: Path) -> None:
 def test_sealed_heads_are_those_of_the_last_seal(tmp_path: Path) -> None:
     ledger = empty(MemoryStore(), tmp_path)
     one, two = b"1" * 32, b"2" * 32
-    turn = Turn(ledger, 5)
+    turn = AppendBatch(ledger, 5)
     turn.append(draft(one))
     turn.seal()
     turn.close()
     ledger.commit(turn)
     standing = ledger.head(one)
     for _ in range(2):
-        turn = Turn(ledger, 6)
+        turn = AppendBatch(ledger, 6)
         turn.append(draft(one))
         turn.append(draft(two))
         turn.close()
@@ -561,7 +550,7 @@ def test_sealed_heads_are_those_of_the_last_seal(tmp_path: Path) -> None:
     count, head, proof = anchor.chains[one]
     patricia.verify_presence(seal.map_root, codec.map_key(one), codec.map_value(one, count, head), proof)
     patricia.verify_absence(seal.map_root, codec.map_key(two), anchor.chains[two][2])
-    turn = Turn(ledger, 7)
+    turn = AppendBatch(ledger, 7)
     turn.seal()
     turn.close()
     ledger.commit(turn)
@@ -571,7 +560,7 @@ def test_sealed_heads_are_those_of_the_last_seal(tmp_path: Path) -> None:
 def test_old_request_rows_go_a_few_at_a_time(tmp_path: Path) -> None:
     store = MemoryStore()
     ledger = empty(store, tmp_path)
-    turn = Turn(ledger, 5)
+    turn = AppendBatch(ledger, 5)
     for number in range(100):
         turn.append(draft(request_key=bytes([number]) * 32, content=b"c" * 32))
     turn.close()
@@ -581,7 +570,7 @@ def test_old_request_rows_go_a_few_at_a_time(tmp_path: Path) -> None:
         return len(list(store.scan(b"q", b"r"))), len(list(store.scan(b"x", b"y")))
 
     for forget_before, expected in ((5, 100), (6, 36), (6, 0)):
-        turn = Turn(ledger, 10, forget_before_ms=forget_before)
+        turn = AppendBatch(ledger, 10, forget_before_ms=forget_before)
         turn.append(draft())
         turn.close()
         ledger.commit(turn)
@@ -687,7 +676,7 @@ def test_the_same_entries_make_the_same_bytes(tmp_path: Path) -> None:
     for store in stores:
         ledger = empty(store, tmp_path)
         for at in range(20):
-            turn = Turn(ledger, START_MS + at)
+            turn = AppendBatch(ledger, START_MS + at)
             for number in range(at % 4):
                 turn.append(draft(bytes([number * at % 7]) * 32, commit=bytes([at]) * 32))
             if at % 5 == 4 and turn.is_seal_due():

@@ -19,12 +19,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from consentd import clock
 from consentd.core import bucketed, checkpoint, codec, history, merkle, note, patricia, tiles
+from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS, KeyFact, KeyTerm, key_terms, verify_authors
 from consentd.core.kinds import AUTHORS, EntryKind, Owner
 from consentd.core.replay import Replay
-from consentd.core.terms import MAX_AUTHOR_SKEW_MS, KeyFact, KeyTerm, key_terms, verify_authors
 from consentd.errors import MalformedError, ProofError, SignatureError
-from consentd.ledger import layout, statement
+from consentd.ledger import layout
 from consentd.ledger.vault import Vault
+from consentd.statements import payloads
 from consentd.store.memory import MemoryStore
 from consentd.v1 import statement_pb2 as st
 
@@ -137,7 +138,7 @@ class World:
 
     def question(self) -> tuple[bytes, bytes]:
         """Return the question inside the ACCESS, and the message its signature covers."""
-        asked = statement.parse(st.AccessStatement, self.payloads[9]).asked
+        asked = payloads.parse(st.AccessStatement, self.payloads[9]).asked
         return asked.question, codec.signed_message(
             origin=ORIGIN,
             kind=codec.QUESTION_KIND,
@@ -270,7 +271,7 @@ def test_a_text_is_what_the_code_computes(name: str) -> None:
 
 
 def test_payloads_are_messages_of_their_kinds_and_say_what_the_text_says() -> None:
-    said = {index: statement.decode_payload(ENTRIES[index][0], payload) for index, payload in world().payloads.items()}
+    said = {index: payloads.decode_payload(ENTRIES[index][0], payload) for index, payload in world().payloads.items()}
     ledger, vocabulary, rules, access = said[0], said[1], said[2], said[9]
     assert isinstance(ledger, st.LedgerStatement)
     assert isinstance(vocabulary, st.VocabularyStatement)
@@ -279,7 +280,7 @@ def test_payloads_are_messages_of_their_kinds_and_say_what_the_text_says() -> No
     assert (ledger.origin, ledger.statement_key, ledger.map_bits) == (ORIGIN, DAEMON.public_key, 17)
     assert list(ledger.verifier_keys) == [note.format_vkey(LOG.verifier)]
     assert [code.code for code in vocabulary.codes] == ["TREAT", "CLIN", "disclose"]
-    assert statement.rules_value(rules).implicit_policy == 1
+    assert payloads.rules_value(rules).implicit_policy == 1
     assert said[4].participant_id == "clinic-b"  # type: ignore[attr-defined]
     assert said[5].key == CLINIC.public_key  # type: ignore[attr-defined]
     assert said[6].identifier_hash == b"\xee" * 32  # type: ignore[attr-defined]

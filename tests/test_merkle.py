@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cases.reference_tree import Naive, leaves
 from consentd.core import merkle
 from consentd.errors import MalformedError, ProofError, VerificationError
-from reference_tree import Naive, leaves
 
 VECTORS = Path(__file__).parents[1] / "../shared/vectors/merkle"
 # The one vector that accepts roots which are no hashes: its roots are texts ("don't care 2"). We refuse those whatever

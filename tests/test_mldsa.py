@@ -8,7 +8,7 @@ from consentd.core import checkpoint, note
 from consentd.core.checkpoint import Checkpoint
 from consentd.errors import InvalidError, MalformedError, SignatureError, StorageError
 
-mldsa = pytest.importorskip("consentd.server.mldsa")
+mldsa = pytest.importorskip("consentd.cosigning.mldsa")
 
 ORIGIN = "log.test/pq"
 SIGNER = mldsa.MldsaSigner(ORIGIN, b"\x05" * 32)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cases.reference_tree import bit_of, root_of
 from consentd.core import bucketed, patricia
 from consentd.core.bucketed import Top
 from consentd.core.merkle import EMPTY_ROOT
@@ -15,7 +16,6 @@ from consentd.ledger import layout
 from consentd.ledger.map import TagMap
 from consentd.store import Batch
 from consentd.store.memory import MemoryStore
-from reference_tree import bit_of, root_of
 
 VECTORS = Path(__file__).parents[1] / "../shared/vectors/mpt"
 needs_vectors = pytest.mark.skipif(not VECTORS.is_dir(), reason="the mpt vectors are not at ../shared/vectors")

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import decisions
-import reference_policy as reference
+import cases.reference_policy as reference
+from cases import decisions
+from cases.decisions import CASES, DX, NOW, Case, ask, consent, deny, permit
+from cases.policy_worlds import CODEBOOK, LABELS, NUMBERS, RESOURCES, VOCABULARY, Draw, World, comparable
 from consentd.errors import InvalidError
 from consentd.policy.codebook import MAX_KEPT, Codebook, pack_question
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
@@ -31,8 +33,6 @@ from consentd.policy.model import (
     Standing,
 )
 from consentd.policy.residual import covers
-from decisions import CASES, DX, NOW, Case, ask, consent, deny, permit
-from policy_worlds import CODEBOOK, LABELS, NUMBERS, RESOURCES, VOCABULARY, Draw, World, comparable
 
 REALM = Codebook(DEFAULT_VOCABULARY, decisions.NUMBERS, decisions.GROUPS)
 

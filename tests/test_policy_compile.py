@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cases.decisions import consent, deny, opposite, permit
+from cases.policy_worlds import NUMBERS, VOCABULARY, Draw, World
 from consentd.errors import InvalidError, MalformedError, NotFoundError
 from consentd.policy.check import check_consent, check_rules
 from consentd.policy.compile import Compiled, compile_consent, compile_rules, decode_rules
@@ -31,8 +33,6 @@ from consentd.policy.model import (
 from consentd.policy.rows import ROW_SIZE, Row, Side, decode_side, encode_side, unpack_rows
 from consentd.policy.subject import HEADER, decode_subject, encode_subject, with_consent, with_state, without_consent
 from consentd.policy.tree import path, walk
-from decisions import consent, deny, opposite, permit
-from policy_worlds import NUMBERS, VOCABULARY, Draw, World
 
 FORMAT = Path(__file__).parents[1] / "proto" / "table-format.md"
 STATED: dict[str, Any] = {"purposes": ("TREAT",), "actors": ("hospital",), "categories": ("CLIN",)}

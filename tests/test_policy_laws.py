@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cases.policy_worlds import CATEGORIES, CODEBOOK, NUMBERS, VOCABULARY, Draw, World
 from consentd.policy.compile import compile_consent
 from consentd.policy.model import (
     OPEN_END_MS,
@@ -24,7 +25,6 @@ from consentd.policy.model import (
     Standing,
 )
 from consentd.policy.subject import with_consent, with_state, without_consent
-from policy_worlds import CATEGORIES, CODEBOOK, NUMBERS, VOCABULARY, Draw, World
 
 draws = st.randoms(use_true_random=False).map(Draw)
 laws = settings(max_examples=100)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from cases.policy_worlds import CODEBOOK, World, comparable
 from consentd.policy.model import Actor, Combining, Consent, Effect, Kind, Period, Provision, Question, Rules, Standing
-from policy_worlds import CODEBOOK, World, comparable
 
 LIMITS: dict[str, tuple[Any, ...]] = {
     "actors": ((), ("a",)),

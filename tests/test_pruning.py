@@ -10,6 +10,8 @@ from random import Random
 
 import pytest
 
+from cases.fakes import FaultyStore
+from cases.ledgers import LedgerCase, Person, check_ledger
 from consentd.core import codec, tiles
 from consentd.core.kinds import EntryKind
 from consentd.core.note import KeyPair
@@ -17,14 +19,12 @@ from consentd.core.pruned import DAY_MS, Pruned
 from consentd.errors import RequestError, StorageError
 from consentd.ledger import layout, reads, retention
 from consentd.ledger.retention import Stop
-from consentd.ledger.statement import consent_message
 from consentd.policy import model
+from consentd.sequencer.commands.registry import StatePruning
+from consentd.statements.payloads import consent_message
 from consentd.store import Store
 from consentd.store.memory import MemoryStore
 from consentd.v1 import statement_pb2 as st
-from consentd.writes.registry import StatePruning
-from fakes import FaultyStore
-from ledger_case import LedgerCase, Person, check_ledger
 
 DAYS = 30
 _DEEP = {2, 4, 5, 7}

@@ -7,25 +7,25 @@ from typing import Any
 import grpc
 import pytest
 
+from cases.daemons import ORIGIN, Running, question, reason_of
 from consentd.audit.export import export
 from consentd.audit.live import LiveSource
-from consentd.audit.places import Exported
 from consentd.audit.replay import replay_decisions
+from consentd.audit.sources import Exported
 from consentd.core import checkpoint
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import DAY_MS, Pruned
+from consentd.cosigning.connection import Connection
 from consentd.errors import InvalidError, ProofError, StorageError
 from consentd.ledger import layout, reads, retention
-from consentd.server.follow import Follower
+from consentd.sequencer.commands.registry import PublicWrite, StatePruning
 from consentd.server.keys import read_log_key
 from consentd.service import pruning
 from consentd.store import Batch
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
-from consentd.witness.connection import Connection
-from consentd.writes.registry import PublicWrite, StatePruning
-from running import ORIGIN, Running, question, reason_of
+from consentd.witnessd.follower import Follower
 from test_retention import DAYS, World, data_directory, fsck, live, pruned_world, verify
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from cases.daemons import Running, make_config, make_running, question, request_id
 from consentd.core import merkle
 from consentd.core.pruned import DAY_MS, NOTHING
 from consentd.ledger import retention
@@ -23,7 +24,6 @@ from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import ledger_service_pb2_grpc
-from running import Running, make_config, make_running, question, request_id
 from test_crash import ROUNDS, Process, Writer
 
 PEOPLE = 40
@@ -65,7 +65,7 @@ class Old:
 
 def rows_below(running: Running, size: int) -> dict[bytes, bytes]:
     """Return leaves, index rows and statements of the first *size* entries."""
-    parts = running.daemon.lobby.parts
+    parts = running.daemon.service_state.services
     assert parts is not None
     store = parts.ledger.store
     found = {key: row for key, row in store.scan(b"l", b"m") if int.from_bytes(key[1:]) < size}
@@ -156,8 +156,8 @@ def test_no_kill_in_a_pruning_loses_anything_and_the_next_call_finishes(old: Old
         last = Running(make_config(directory), old.tokens)
         try:
             last.check_ledger()
-            assert last.daemon.lobby.parts is not None
-            store = last.daemon.lobby.parts.ledger.store
+            assert last.daemon.service_state.services is not None
+            store = last.daemon.service_state.services.ledger.store
             days, stated = retention.read_stated(store)
             assert days == DAYS
             assert len(stated) <= 1

@@ -149,7 +149,7 @@ def test_a_changed_byte_is_never_another_error(at: int, byte: int) -> None:
 
 
 def test_an_ml_dsa_key_without_code_for_it_stands_there_and_never_counts() -> None:
-    mldsa = pytest.importorskip("consentd.server.mldsa")
+    mldsa = pytest.importorskip("consentd.cosigning.mldsa")
     signer = mldsa.MldsaSigner("w.test/pq", b"q" * 32)
     text = f"witness pq {mldsa.format_mldsa_vkey(signer.verifier)}\nwitness a {VKEYS[0]}\ngroup g any pq a\nquorum g\n"
     without, with_code = parse_policy(text.encode()), parse_policy(text.encode(), parse_mldsa=mldsa.parse_mldsa_vkey)

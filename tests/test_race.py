@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from consentd.ledger.answers import question_value
-from consentd.ledger.table import Table
+from cases.daemons import Running, question, request_id, running_daemon
 from consentd.policy.codebook import pack_question
 from consentd.policy.evaluate import evaluate
 from consentd.policy.model import Outcome
+from consentd.statements.decisions import question_value
+from consentd.table.table import Table
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
-from running import Running, question, request_id, running_daemon
 
 TRIES = int(os.environ.get("CONSENTD_RACE_TRIES", "2000"))
 LANES = 16

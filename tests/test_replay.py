@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import reference_tree
+from cases import reference_tree
+from cases.ledgers import LedgerCase, check_ledger, flip
 from consentd.core import codec, merkle
 from consentd.core.codec import Event, Seal
 from consentd.core.kinds import EntryKind
 from consentd.core.replay import Replay, ReplayError
 from consentd.errors import ProofError
 from consentd.ledger import reads
-from ledger_case import LedgerCase, check_ledger, flip
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
+from cases.daemons import ORIGIN, Running, make_running, question, reason_of, request_id
 from consentd import cli
 from consentd.audit import findings
 from consentd.audit import verify as audit_verify
@@ -18,22 +19,21 @@ from consentd.audit.export import export
 from consentd.audit.files import DataDirectory
 from consentd.audit.findings import CLOSED
 from consentd.audit.live import Live
-from consentd.audit.places import Exported, Place
 from consentd.audit.replay import replay_decisions
+from consentd.audit.sources import Exported, Place
 from consentd.core import codec, tiles
 from consentd.core.kinds import EntryKind
 from consentd.core.note import format_vkey
 from consentd.core.pruned import DAY_MS, NOTHING, Pruned, format_pruned
 from consentd.ledger import layout, reads, retention
-from consentd.ledger.fsck import Report, verify_ledger
-from consentd.ledger.table import Table, catch_up
 from consentd.server.keys import read_log_key
 from consentd.store import Batch, Store
+from consentd.table.table import Table, catch_up
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
+from consentd.verify.fsck import Report, verify_ledger
 from consentd_client import Client, History, RamMemory, pin
-from running import ORIGIN, Running, make_running, question, reason_of, request_id
 
 DAYS = 730
 
@@ -65,7 +65,7 @@ class World:
 
     @property
     def parts(self):
-        parts = self.running.daemon.lobby.parts
+        parts = self.running.daemon.service_state.services
         assert parts is not None
         return parts
 
@@ -100,8 +100,8 @@ class World:
         return list(self.running.ledger.Prune(call, metadata=self.running.as_("operator"), timeout=60))
 
     def tag(self, subject: pb.Subject) -> bytes:
-        with self.parts.table.read() as snapshot:
-            tag = snapshot.tag_of(self.parts.vault.identifier_hash(subject.scheme, subject.value))
+        with self.services.table.read() as snapshot:
+            tag = snapshot.tag_of(self.services.vault.identifier_hash(subject.scheme, subject.value))
         assert tag is not None
         return tag
 
@@ -116,9 +116,9 @@ class World:
 
     def settle(self) -> None:
         """Wait until all that is written is published."""
-        state = self.parts.ledger.state
+        state = self.services.ledger.state
         size = state.size + (state.size > state.sealed_size)
-        assert self.parts.sequencer.wait_published(size, 30) is not None
+        assert self.services.sequencer.wait_published(size, 30) is not None
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from cases.daemons import make_config
 from consentd.metrics import Metrics
 from consentd.server.daemon import Daemon
-from running import make_config
 
 ROOT = Path(__file__).parents[1]
 RUNBOOK = (ROOT / "ops" / "RUNBOOK.md").read_text(encoding="utf-8")

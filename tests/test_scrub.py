@@ -12,24 +12,24 @@ from typing import Any
 
 import pytest
 
+from cases.daemons import Running, make_running, question
+from cases.ledgers import LOG, ORIGIN, LedgerCase, Person, Raw, flip
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.core.note import KeyPair
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 from consentd.ledger import layout, retention
-from consentd.ledger import scrub as scrubbing
-from consentd.ledger.findings import MAX_FAULTS, Fault
 from consentd.ledger.retention import encode_pruned, read_pruned
-from consentd.ledger.scrub import Scrub
-from consentd.ledger.table import Table
-from consentd.ledger.table_turn import TableTurn
-from consentd.ledger.view import Snapshot
 from consentd.store import Batch, Store, prefix_end
 from consentd.store.memory import MemoryStore
 from consentd.store.rocks import RocksStore
+from consentd.table.table import Table
+from consentd.table.transaction import TableTransaction
+from consentd.table.view import Snapshot
 from consentd.v1 import statement_pb2 as st
-from ledger_case import LOG, ORIGIN, LedgerCase, Person, Raw, flip
-from running import Running, make_running, question
+from consentd.verify import scrub as scrubbing
+from consentd.verify.findings import MAX_FAULTS, Fault
+from consentd.verify.scrub import Scrub
 from test_fsck import fill
 from test_pruning import PruningCase, live
 
@@ -442,7 +442,7 @@ class HookedTable(Table):
     before_commit: Callable[[], None] | None = None
     after_read: Callable[[], None] | None = None
 
-    def begin(self) -> TableTurn:
+    def begin(self) -> TableTransaction:
         turn = super().begin()
         commit = turn.commit
 
@@ -657,8 +657,8 @@ def test_writes_faster_than_a_scrub_do_not_keep_it_from_its_end(tmp_path: Path) 
 
 
 def test_a_table_that_runs_away_ends_the_pass_as_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consentd.ledger.scrub_table.CATCH_UP_BATCH", 1)
-    monkeypatch.setattr("consentd.ledger.scrub_table._ROUNDS", 3)
+    monkeypatch.setattr("consentd.verify.scrub_table.CATCH_UP_BATCH", 1)
+    monkeypatch.setattr("consentd.verify.scrub_table._ROUNDS", 3)
     case = LedgerCase(tmp_path)
     case.fill(2)
 
@@ -708,7 +708,7 @@ def test_the_daemon_scrubs_and_tells(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert not any(event.tag.hex() in line or "SYN-000001" in line for line in lines)
     assert figure(again, "consentd_ready") == 1
     assert again.check(question(subject)).permitted
-    parts = again.daemon.lobby.parts
+    parts = again.daemon.service_state.services
     assert parts is not None
     parts.sequencer.call(lambda: write(parts.ledger.store, key, leaf))
     until(again, "consentd_scrub_damaged_records", lambda value: value == 0)

@@ -9,6 +9,19 @@ from typing import Any
 
 import pytest
 
+from cases.fakes import FaultyStore
+from cases.ledgers import (
+    INTERVAL_MS,
+    LOG,
+    ORIGIN,
+    START_MS,
+    FakeClock,
+    LedgerCase,
+    Raw,
+    check_files,
+    check_ledger,
+    flip,
+)
 from consentd.core import checkpoint, codec, merkle, note
 from consentd.core.kinds import EntryKind
 from consentd.errors import (
@@ -20,13 +33,11 @@ from consentd.errors import (
     StorageError,
 )
 from consentd.ledger import layout, reads
-from consentd.ledger.table_turn import TableTurn
+from consentd.sequencer.commands.accesses import Together
+from consentd.sequencer.commands.context import Plan, WriteContext
 from consentd.store import Batch
 from consentd.store.memory import MemoryStore
-from consentd.writes.accesses import Together
-from consentd.writes.desk import Desk, Plan
-from fakes import FaultyStore
-from ledger_case import INTERVAL_MS, LOG, ORIGIN, START_MS, FakeClock, LedgerCase, Raw, check_files, check_ledger, flip
+from consentd.table.transaction import TableTransaction
 
 BANK = note.KeyPair(b"\x21" * 32)
 CITIZEN = note.KeyPair(b"\x22" * 32)
@@ -48,10 +59,10 @@ class Bad:
     request_key: bytes = b""
     content: bytes = b""
 
-    def prepare(self, desk: Desk) -> Plan:
+    def prepare(self, context: WriteContext) -> Plan:
         raise self.error
 
-    def replay(self, desk: Desk, index: int) -> Any:
+    def replay(self, context: WriteContext, index: int) -> Any:
         raise self.error
 
 
@@ -592,11 +603,11 @@ def test_a_table_that_stays_behind_its_ledger_answers_nothing(
     case.write(case.grant(person))
     count, _ = case.ledger.head(person.tag)
 
-    def fail(self: TableTurn, size: int, root: bytes, wall_ms: int) -> None:
+    def fail(self: TableTransaction, size: int, root: bytes, wall_ms: int) -> None:
         raise StorageError("table failed: mdb_txn_commit: Input/output error")
 
     with monkeypatch.context() as failing:
-        failing.setattr(TableTurn, "commit", fail)
+        failing.setattr(TableTransaction, "commit", fail)
         with pytest.raises(StorageError, match="unknown"):
             case.write(case.change(person, count, EntryKind.REVOKE))
         case.sequencer._thread.join(10)

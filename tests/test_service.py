@@ -11,25 +11,8 @@ from typing import Any
 import grpc
 import pytest
 
-from consentd.core.kinds import EntryKind
-from consentd.core.note import KeyPair
-from consentd.errors import InvalidError
-from consentd.policy import subject as subjects
-from consentd.v1 import access_service_pb2 as ac
-from consentd.v1 import consent_pb2 as pb
-from consentd.v1 import consent_service_pb2 as cs
-from consentd.v1 import ledger_service_pb2 as ls
-from consentd.v1 import registry_service_pb2 as rs
-from consentd.v1 import statement_pb2 as st
-from running import (
-    Running,
-    consent,
-    question,
-    reason_of,
-    request_id,
-    running_daemon,
-)
-from service_case import (
+from cases.daemons import Running, consent, question, reason_of, request_id, running_daemon
+from cases.services import (
     FOREIGN_FIELD,
     accesses,
     amend,
@@ -46,6 +29,16 @@ from service_case import (
     register,
     serve,
 )
+from consentd.core.kinds import EntryKind
+from consentd.core.note import KeyPair
+from consentd.errors import InvalidError
+from consentd.policy import subject as subjects
+from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import consent_service_pb2 as cs
+from consentd.v1 import ledger_service_pb2 as ls
+from consentd.v1 import registry_service_pb2 as rs
+from consentd.v1 import statement_pb2 as st
 
 
 @pytest.fixture(scope="module")

@@ -8,22 +8,8 @@ from typing import Any
 import grpc
 import pytest
 
-from consentd.core.kinds import EntryKind
-from consentd.policy.model import BREAK_GLASS_PURPOSE
-from consentd.v1 import access_service_pb2 as ac
-from consentd.v1 import consent_pb2 as pb
-from consentd.v1 import consent_service_pb2 as cs
-from consentd.v1 import ledger_service_pb2 as ls
-from consentd.v1 import statement_pb2 as st
-from running import (
-    Running,
-    consent,
-    question,
-    reason_of,
-    request_id,
-    running_daemon,
-)
-from service_case import (
+from cases.daemons import Running, consent, question, reason_of, request_id, running_daemon
+from cases.services import (
     accesses,
     batch,
     change,
@@ -38,6 +24,13 @@ from service_case import (
     seen,
     serve,
 )
+from consentd.core.kinds import EntryKind
+from consentd.policy.model import BREAK_GLASS_PURPOSE
+from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import consent_service_pb2 as cs
+from consentd.v1 import ledger_service_pb2 as ls
+from consentd.v1 import statement_pb2 as st
 
 
 @pytest.fixture(scope="module")

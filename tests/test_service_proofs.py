@@ -8,26 +8,9 @@ from typing import Any
 
 import pytest
 
-from consentd.core import checkpoint, codec, history, merkle
-from consentd.core.kinds import EntryKind
-from consentd.core.note import KeyPair
-from consentd.server.keys import read_log_key
-from consentd.v1 import access_service_pb2 as ac
-from consentd.v1 import consent_pb2 as pb
-from consentd.v1 import consent_service_pb2 as cs
-from consentd.v1 import ledger_service_pb2 as ls
-from consentd.v1 import statement_pb2 as st
-from ledger_case import FakeClock
-from running import (
-    ORIGIN,
-    Running,
-    consent,
-    make_running,
-    question,
-    request_id,
-    sign_statement,
-)
-from service_case import (
+from cases.daemons import ORIGIN, Running, consent, make_running, question, request_id, sign_statement
+from cases.ledgers import FakeClock
+from cases.services import (
     FOREIGN_FIELD,
     Person,
     amend,
@@ -42,6 +25,15 @@ from service_case import (
     refusal,
     serve,
 )
+from consentd.core import checkpoint, codec, history, merkle
+from consentd.core.kinds import EntryKind
+from consentd.core.note import KeyPair
+from consentd.server.keys import read_log_key
+from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import consent_service_pb2 as cs
+from consentd.v1 import ledger_service_pb2 as ls
+from consentd.v1 import statement_pb2 as st
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cases.fakes import FaultyStore
 from consentd.errors import CorruptionError, StorageError
 from consentd.store import Batch, Store, prefix_end
 from consentd.store.memory import MemoryStore
 from consentd.store.rocks import RocksStore
-from fakes import FaultyStore
 
 
 @pytest.fixture(params=["memory", "rocks", "rocks, synced apart", "faulty"])

@@ -4,8 +4,8 @@ import re
 import struct
 from pathlib import Path
 
+from cases.daemons import Running, question, running_daemon
 from consentd.policy.subject import decode_subject
-from running import Running, question, running_daemon
 
 PAGE = (Path(__file__).resolve().parent.parent / "proto/table-format.md").read_text()
 DOCUMENTED = set(re.findall(r"^\| `(.)` \|", PAGE, re.MULTILINE))
@@ -13,7 +13,7 @@ DOCUMENTED = set(re.findall(r"^\| `(.)` \|", PAGE, re.MULTILINE))
 
 def _rows(running: Running) -> dict[str, list[tuple[bytes, bytes]]]:
     rows: dict[str, list[tuple[bytes, bytes]]] = {}
-    with running.daemon.lobby.parts.table.read() as snapshot:  # type: ignore[union-attr]
+    with running.daemon.service_state.services.table.read() as snapshot:  # type: ignore[union-attr]
         for key, value in snapshot.rows():
             rows.setdefault(chr(key[0]), []).append((key[1:], value))
         rows["H"] = [(b"", struct.pack(">Q", snapshot.heartbeat_ms()))]

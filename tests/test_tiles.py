@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cases.reference_tree import Naive, leaves
 from consentd.core import merkle, tiles
 from consentd.core.tiles import ENTRIES, Edge
 from consentd.errors import MalformedError, ProofError
-from reference_tree import Naive, leaves
 
 BORDERS = (1, 2, 255, 256, 257, 511, 512, 513, 65535, 65536, 65537, 65793, 66000)
 BIG = Naive(leaves(66_000))

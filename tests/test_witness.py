@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from cases.witnesses import WAIT_S, FakeWitness, Log, WitnessCase, status
 from consentd.core import note
 from consentd.core.quorum import parse_policy
 from consentd.core.submission import Submission, format_submission, parse_submission
+from consentd.cosigning.witnesses import MAX_WITNESSES
 from consentd.errors import CorruptionError, InvalidError, MalformedError
-from consentd.witness.witnesses import MAX_WITNESSES
-from witness_case import WAIT_S, FakeWitness, Log, WitnessCase, status
 
 Make = Callable[..., WitnessCase]
 

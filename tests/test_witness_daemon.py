@@ -9,17 +9,17 @@ from pathlib import Path
 import grpc
 import pytest
 
+from cases.daemons import question
+from cases.witnessed_ledgers import Witnessed, in_background
+from cases.witnesses import WAIT_S, FakeWitness, status
 from consentd.core import checkpoint
 from consentd.core.kinds import EntryKind
 from consentd.core.quorum import parse_policy, verify_cosigned
+from consentd.cosigning.connection import Connection
 from consentd.errors import CorruptionError, InvalidError, NotFoundError, SignatureError, StorageError
 from consentd.ledger import reads
 from consentd.v1 import consent_pb2 as pb
-from consentd.witness.connection import Connection
 from consentd_client import Client
-from running import question
-from witness_case import WAIT_S, FakeWitness, status
-from witnessed import Witnessed, in_background
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def test_a_policy_that_is_none_keeps_the_daemon_from_starting(witnessed: Witness
 
 
 def test_a_second_log_signature_is_ml_dsa(tmp_path: Path) -> None:
-    mldsa = pytest.importorskip("consentd.server.mldsa")
+    mldsa = pytest.importorskip("consentd.cosigning.mldsa")
     made = Witnessed(tmp_path, keys="keys/log-mldsa.key")
     made.config = dataclasses.replace(made.config, witness=type(made.config.witness)())
     running = made.start()

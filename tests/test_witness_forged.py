@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from cases.forged import T0_MS, ForgedLog
 from consentd.core.pruned import Pruned
 from consentd.core.submission import Submission, format_submission
-from forged import T0_MS, ForgedLog
 
 X, Y, Z = b"x" * 32, b"y" * 32, b"z" * 32
 DAYS = 30

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from cases.daemons import question
+from cases.witnessed_ledgers import WAIT_S, OurWitness, Witnessed
+from cases.witnesses import FakeWitness
 from consentd.core import checkpoint, merkle, note
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.quorum import parse_policy, verify_cosigned
 from consentd.core.submission import SIZE_TYPE
+from consentd.cosigning.connection import Connection
 from consentd.errors import CorruptionError, InvalidError, SignatureError, StorageError
 from consentd.ledger import reads
-from consentd.server.follow import read_cache
 from consentd.server.keys import make_witness_key
-from consentd.server.witness import Witness
-from consentd.server.witness_config import load_witness_config, parse_witness_config
-from consentd.witness.connection import Connection
-from running import question
-from witness_case import FakeWitness
-from witnessed import WAIT_S, OurWitness, Witnessed
+from consentd.witnessd.config import load_witness_config, parse_witness_config
+from consentd.witnessd.daemon import Witness
+from consentd.witnessd.follower import read_cache
 
 
 @pytest.fixture

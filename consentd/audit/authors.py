@@ -2,10 +2,10 @@
 
 from collections.abc import MutableMapping
 
-from consentd.audit.look import Fact, Made
-from consentd.core import codec, terms
+from consentd.audit.leaf_checks import Fact, Made
+from consentd.core import codec, key_validity
+from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS, KeyTerm
 from consentd.core.kinds import EntryKind
-from consentd.core.terms import MAX_AUTHOR_SKEW_MS, KeyTerm
 from consentd.errors import MalformedError, SignatureError
 
 
@@ -35,11 +35,11 @@ class Authors:
         fact = made.fact
         if fact is not None and event.kind == EntryKind.LEDGER and event.seq == 1 and event.tag == codec.LEDGER_TAG:
             # Leaf 0 names the very key that signs it.
-            self._put(event, fact, name=terms.LEDGER)
+            self._put(event, fact, name=key_validity.LEDGER)
         if abs(event.time_ms - made.author_time_ms) > MAX_AUTHOR_SKEW_MS:
             raise SignatureError("author's clock is more than ten minutes from the ledger's")
         found = self._terms.get(made.key, ())
-        told = any(terms.permits(term, event) for term in found)
+        told = any(key_validity.permits(term, event) for term in found)
         if not told and not (self.is_lost and not found):
             raise SignatureError("author's key was not in force for this entry")
         if fact is not None:
@@ -51,15 +51,15 @@ class Authors:
             self.is_lost = True
             return
         if event.kind == EntryKind.PARTICIPANT:
-            if codec.public_tag(terms.PARTICIPANT + fact.participant) != event.tag:
+            if codec.public_tag(key_validity.PARTICIPANT + fact.participant) != event.tag:
                 raise MalformedError("participant stands in a chain of another name")
             self.participants[event.tag] = fact.participant
             return
         participant = self.participants.get(event.tag)
-        name = "" if participant is None else terms.PARTICIPANT + participant
-        self._put(event, fact, name=terms.LEDGER if event.tag == codec.LEDGER_TAG else name)
+        name = "" if participant is None else key_validity.PARTICIPANT + participant
+        self._put(event, fact, name=key_validity.LEDGER if event.tag == codec.LEDGER_TAG else name)
 
     def _put(self, event: codec.Event, fact: Fact, *, name: str) -> None:
-        stated = terms.key_fact(event, fact.key, name=name, retired=fact.retired)
+        stated = key_validity.key_fact(event, fact.key, name=name, retired=fact.retired)
         if stated is not None:
-            terms.add_key_fact(self._terms, stated)
+            key_validity.add_key_fact(self._terms, stated)

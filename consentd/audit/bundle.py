@@ -24,20 +24,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from consentd.audit import look, packed
+from consentd.audit import leaf_checks, packed
 from consentd.audit.claims import FORMAT
 from consentd.audit.findings import Progress
-from consentd.audit.kept import Keep
-from consentd.audit.places import Opening, Place, Source, leaf_hashes, read_leaves, read_tiles, width_of, write_file
+from consentd.audit.sources import Opening, Place, Source, leaf_hashes, read_leaves, read_tiles, width_of, write_file
+from consentd.audit.state_store import Keep
 from consentd.core import bucketed, checkpoint, codec, merkle, tiles
 from consentd.core.checkpoint import Checkpoint
+from consentd.core.key_validity import LEDGER, PARTICIPANT
 from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.note import NoteVerifier
 from consentd.core.pruned import Pruned, Retention
 from consentd.core.replay import Replay
-from consentd.core.terms import LEDGER, PARTICIPANT
 from consentd.errors import InvalidError, NotFoundError, ProofError
-from consentd.ledger import statement
+from consentd.statements import payloads
 from consentd.v1 import consent_pb2 as pb
 
 MAX_ENTRIES = 1_000_000
@@ -228,7 +228,7 @@ def _learn(chains: _Chains, event: codec.Event, opening: Opening) -> None:
     """Take from a public chain its name, and the keys it puts in force."""
     if opening is None or event.kind not in (EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY):
         return
-    message: Any = statement.decode_payload(event.kind, look.open_statement(event, opening).payload)
+    message: Any = payloads.decode_payload(event.kind, leaf_checks.open_statement(event, opening).payload)
     if event.kind == EntryKind.LEDGER:
         if message.statement_key:
             chains.keys[message.statement_key] = event.tag
@@ -248,9 +248,9 @@ def _is_in_scope(entry: _Entry, scope: Scope) -> bool:
     event = entry.event
     if not scope.participant or event is None or entry.opening is None:
         return False
-    if event.kind not in statement.MESSAGES:
+    if event.kind not in payloads.MESSAGES:
         return False
-    made = look.open_statement(event, entry.opening)
+    made = leaf_checks.open_statement(event, entry.opening)
     return scope.participant in parties(event.kind, made.payload)
 
 
@@ -260,13 +260,13 @@ def parties(kind: int, payload: bytes) -> set[str]:
     Raises:
         MalformedError: the payload is not one.
     """
-    message: Any = statement.decode_payload(kind, payload)
+    message: Any = payloads.decode_payload(kind, payload)
     found = set()
     if "attestation" in message.DESCRIPTOR.fields_by_name:
         found.add(message.attestation.attested_by)
     if kind in _DECISIONS:
         access = message.access if kind == EntryKind.REFUSAL else message
-        question = statement.parse(pb.Question, access.asked.question)
+        question = payloads.parse(pb.Question, access.asked.question)
         actor = question.actor
         found |= {access.asked.asker, question.holder, actor.organisation, actor.on_behalf_of, actor.relay}
     return found - {""}
@@ -291,7 +291,7 @@ def _whole(chains: _Chains, single: list[_Entry], scope: Scope) -> list[bytes]:
         for entry in pending:
             if entry.opening is None or entry.event is None:
                 continue
-            key = look.open_statement(entry.event, entry.opening).key
+            key = leaf_checks.open_statement(entry.event, entry.opening).key
             tag = chains.keys.get(key)
             if tag is not None and tag not in whole:
                 whole.append(tag)

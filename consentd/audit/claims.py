@@ -20,7 +20,7 @@ from typing import Any
 from consentd.audit import packed
 from consentd.core import checkpoint, codec
 from consentd.core.history import ChainProof, HistoryEntry
-from consentd.core.terms import PARTICIPANT
+from consentd.core.key_validity import PARTICIPANT
 from consentd.errors import MalformedError
 
 FORMAT = 1

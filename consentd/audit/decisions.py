@@ -10,12 +10,12 @@ from typing import Any
 from consentd.core import codec, note
 from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import MalformedError, SignatureError
-from consentd.ledger import answers, statement
-from consentd.ledger.view import View
 from consentd.policy import check
+from consentd.sequencer.commands.accesses import decide
+from consentd.statements import decisions, payloads
+from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
-from consentd.writes.accesses import decide
 
 _PERMITS = (pb.OUTCOME_PERMIT, pb.OUTCOME_PARTIAL)
 
@@ -31,7 +31,7 @@ def differences(view: View, index: int, event: codec.Event, made: codec.Statemen
         InvalidError: the question is none that could have been answered.
         SignatureError: the asker signed, but not this question, or with a key not in force.
     """
-    message: Any = statement.decode_payload(event.kind, made.payload)
+    message: Any = payloads.decode_payload(event.kind, made.payload)
     if event.kind == EntryKind.REFUSAL:
         if message.WhichOneof("refused") == "grant":
             return _refused_grant(view, message)
@@ -40,7 +40,7 @@ def differences(view: View, index: int, event: codec.Event, made: codec.Statemen
         message = message.access
     if message.asked.signature:
         _verify_asker(view, event, made, message.asked, origin)
-    question = answers.question_value(statement.parse(pb.Question, message.asked.question))
+    question = decisions.question_value(payloads.parse(pb.Question, message.asked.question))
     again = decide(view, event.tag, question, index=index, now_ms=event.time_ms)
     found = _compare(message.decision, again)
     recorded_as = EntryKind.ACCESS if again.outcome in _PERMITS else EntryKind.REFUSAL
@@ -84,12 +84,12 @@ def _shown(field: Any, value: Any) -> str:
 
 def _refused_grant(view: View, message: st.RefusalStatement) -> list[str]:
     """Check again why a consent was refused (PIPA Enforcement Decree 42-8)."""
-    consent = statement.consent_value(message.grant.consent)
+    consent = payloads.consent_value(message.grant.consent)
     again = check.check_consent(consent, view.codebook().vocabulary)
     found = []
-    if statement.to_enum(again) != message.reason:
+    if payloads.to_enum(again) != message.reason:
         names = st.RefusalReason.DESCRIPTOR.values_by_number
-        was, now = (names[one].name if one in names else str(one) for one in (message.reason, statement.to_enum(again)))
+        was, now = (names[one].name if one in names else str(one) for one in (message.reason, payloads.to_enum(again)))
         found.append(f"reason: recorded {was}, comes out {now}")
     missing = check.missing_items(consent)
     if again is not None and tuple(message.missing) != missing:

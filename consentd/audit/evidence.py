@@ -13,17 +13,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from consentd.audit import look
+from consentd.audit import leaf_checks
 from consentd.audit.claims import Claims, Single, read_bundle
 from consentd.core import codec, history, merkle, quorum
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.history import Anchor, ChainProof, HistoryProof, VerifiedEntry
+from consentd.core.key_validity import (
+    LEDGER,
+    KeyFact,
+    Terms,
+    is_of_authors,
+    key_fact,
+    key_terms,
+    settle,
+    verify_authors,
+)
 from consentd.core.kinds import EntryKind, Owner, authors_of, is_known
 from consentd.core.note import NoteVerifier
 from consentd.core.pruned import Pruned, Retention
-from consentd.core.terms import LEDGER, KeyFact, Terms, is_of_authors, key_fact, key_terms, settle, verify_authors
 from consentd.errors import InvalidError, MalformedError, ProofError
-from consentd.ledger import statement
+from consentd.statements import payloads
 
 _AUTHORING = frozenset({EntryKind.LEDGER, EntryKind.KEY})
 _Chains = list[tuple[ChainProof, tuple[VerifiedEntry, ...]]]
@@ -227,7 +236,8 @@ def _verify_singles(singles: Sequence[Single], anchor: Anchor) -> list[VerifiedE
                 raise ProofError("seal does not stand where it says")
             found.append(None)
             continue
-        found.append(VerifiedEntry(event, None if opening is None else look.open_statement(event, b"".join(opening))))
+        opened = None if opening is None else leaf_checks.open_statement(event, b"".join(opening))
+        found.append(VerifiedEntry(event, opened))
     return found
 
 
@@ -254,9 +264,9 @@ def _read(entry: VerifiedEntry) -> Any:
     if entry.statement is None or entry.event.kind not in _AUTHORING:
         return None
     try:
-        message = statement.decode_payload(entry.event.kind, entry.statement.payload)
+        message = payloads.decode_payload(entry.event.kind, entry.statement.payload)
         # A field of a later version may change what the others mean.
-        statement.check_no_unknown_fields(message)
+        payloads.check_no_unknown_fields(message)
     except (MalformedError, InvalidError):
         return None
     return message

@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import local
 
 from consentd.audit.findings import Progress
-from consentd.audit.places import (
+from consentd.audit.sources import (
     Opening,
     Place,
     Source,

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from consentd.audit.places import Opening
+from consentd.audit.sources import Opening
 from consentd.core import codec, tiles
 from consentd.core.pruned import Pruned
 from consentd.errors import CorruptionError, InvalidError, NotFoundError, StorageError
 from consentd.ledger import layout, reads, retention
-from consentd.ledger.lock import read_lock
+from consentd.ledger.last_signed import read_lock
 from consentd.ledger.vault import Vault, check_identifier
 from consentd.store import Store
 from consentd.store.rocks import RocksStore

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from consentd.core.checkpoint import Checkpoint
-from consentd.ledger.findings import Fault, Findings
+from consentd.verify.findings import Fault, Findings
 
 UNKEPT = "statements that this place does not hold"
 CLOSED = "statements erased, or outside the mandate"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from consentd.audit.places import Opening
+from consentd.audit.sources import Opening
 from consentd.core import codec, pruned, tiles
 from consentd.core.note import MAX_NOTE_SIZE
 from consentd.core.pruned import Pruned

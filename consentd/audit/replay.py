@@ -21,15 +21,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from consentd.audit import share
+from consentd.audit import partition
 from consentd.audit.findings import Progress
-from consentd.audit.places import Place
-from consentd.audit.share import DARK, UNKNOWN, Share, Tally
+from consentd.audit.partition import DARK, UNKNOWN, Share, Tally
+from consentd.audit.sources import Place
 from consentd.core import checkpoint, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import NoteVerifier
 from consentd.errors import StorageError
-from consentd.ledger.findings import MAX_FAULTS, Fault
+from consentd.verify.findings import MAX_FAULTS, Fault
 
 BATCH = 16
 """Bundles in a round, between two commits of a share's table."""
@@ -154,19 +154,19 @@ def _together(place: Place, point: Checkpoint, directory: Path, of: int, stack: 
         pools.append(pool)
     try:
         begun = [
-            pool.submit(share.begin, place, point, directory / f"{number}-of-{of}", number, of)
+            pool.submit(partition.begin, place, point, directory / f"{number}-of-{of}", number, of)
             for number, pool in enumerate(pools)
         ]
         tallies = [one.result() for one in begun]
         yield tallies
         ahead: deque[list[Future[Tally]]] = deque()
         for first in _firsts(min(one.size for one in tallies), point):
-            ahead.append([pool.submit(share.take, first, BATCH) for pool in pools])
+            ahead.append([pool.submit(partition.take, first, BATCH) for pool in pools])
             if len(ahead) > _AHEAD:
                 yield [one.result() for one in ahead.popleft()]
         while ahead:
             yield [one.result() for one in ahead.popleft()]
-        for done in [pool.submit(share.finish) for pool in pools]:
+        for done in [pool.submit(partition.finish) for pool in pools]:
             done.result()
     except BrokenProcessPool as error:
         raise StorageError("a worker process ended; what was replayed so far is in the state, if any") from error

@@ -9,15 +9,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from consentd.audit import look
+from consentd.audit import leaf_checks
 from consentd.audit.findings import Progress
-from consentd.audit.places import Opening, Place, Source, leaf_hashes, read_leaves, read_tiles, width_of
+from consentd.audit.sources import Opening, Place, Source, leaf_hashes, read_leaves, read_tiles, width_of
 from consentd.core import checkpoint, codec, merkle, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import EntryKind, is_known
 from consentd.core.note import NoteVerifier
 from consentd.errors import InvalidError, ProofError, VerificationError
-from consentd.ledger import statement
+from consentd.statements import payloads
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
@@ -213,7 +213,7 @@ class _Adding:
         if opening is None:
             found.closed += leaf.kind in (EntryKind.ACCESS, EntryKind.REFUSAL)
             return
-        made = look.open_statement(leaf, opening)
+        made = leaf_checks.open_statement(leaf, opening)
         skew = made.author_time_ms - leaf.time_ms
         if abs(skew) > self._skew_ms:
             found.skew_count += 1
@@ -233,17 +233,17 @@ class _Adding:
     def _add_statement(self, index: int, event: codec.Event, payload: bytes) -> None:
         found = self._found
         if event.kind == EntryKind.PARTICIPANT:
-            participant = statement.parse(st.ParticipantStatement, payload)
+            participant = payloads.parse(st.ParticipantStatement, payload)
             found.names[participant.participant_id] = (participant.name.ko, participant.name.en)
         elif event.kind == EntryKind.VOCABULARY:
-            vocabulary = statement.parse(st.VocabularyStatement, payload)
+            vocabulary = payloads.parse(st.VocabularyStatement, payload)
             for code in vocabulary.codes:
                 if code.kind == st.CODE_KIND_PURPOSE:
                     found.purposes[code.code] = (code.name.ko, code.name.en)
         elif event.kind == EntryKind.ACCESS:
-            self._add_access(index, event, statement.parse(st.AccessStatement, payload), permitted=True)
+            self._add_access(index, event, payloads.parse(st.AccessStatement, payload), permitted=True)
         elif event.kind == EntryKind.REFUSAL:
-            refusal = statement.parse(st.RefusalStatement, payload)
+            refusal = payloads.parse(st.RefusalStatement, payload)
             if refusal.WhichOneof("refused") == "access":
                 self._add_access(index, event, refusal.access, permitted=False)
             else:
@@ -252,7 +252,7 @@ class _Adding:
     def _add_access(self, index: int, event: codec.Event, access: Any, *, permitted: bool) -> None:
         found = self._found
         try:
-            question = statement.parse(pb.Question, access.asked.question)
+            question = payloads.parse(pb.Question, access.asked.question)
         except VerificationError:
             question = pb.Question()
         interval = (event.time_ms - found.start_ms) // found.unit_ms

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from consentd.audit import look
+from consentd.audit import leaf_checks
 from consentd.audit.authors import Authors
 from consentd.audit.findings import (
     CLOSED,
@@ -30,9 +30,9 @@ from consentd.audit.findings import (
     Progress,
     Report,
 )
-from consentd.audit.kept import WARM, Keep
-from consentd.audit.look import Run
-from consentd.audit.places import Place, Source, read_leaves, read_tiles, width_of
+from consentd.audit.leaf_checks import Run
+from consentd.audit.sources import Place, Source, read_leaves, read_tiles, width_of
+from consentd.audit.state_store import WARM, Keep
 from consentd.core import checkpoint, codec, kinds, merkle, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import PRUNABLE, EntryKind
@@ -47,7 +47,7 @@ from consentd.errors import (
     StorageError,
     VerificationError,
 )
-from consentd.ledger.findings import Enough, Fault
+from consentd.verify.findings import Enough, Fault
 
 SAVE_EVERY = 50_000
 """Entries between two saves of the state, or a little more: a save falls behind a seal."""
@@ -108,7 +108,7 @@ def verify_ledger(
             audit.begin_behind(_trusted(since, origin, log_verifier))
         else:
             audit.begin()
-        runs = look.look_ahead(place, source, point, audit.replay.size, jobs, stack)
+        runs = leaf_checks.look_ahead(place, source, point, audit.replay.size, jobs, stack)
         try:
             for run in runs:
                 audit.take(run)
@@ -350,7 +350,7 @@ class _Audit:
         except VerificationError as error:
             self.found.add(index, str(error))
 
-    def _look_at_ledger(self, index: int, event: codec.Event, fact: look.Fact) -> None:
+    def _look_at_ledger(self, index: int, event: codec.Event, fact: leaf_checks.Fact) -> None:
         """Hold what the ledger says of itself against what is pinned, a pruning against the policy published first."""
         if event.seq == 1:
             self._is_named = not self._vkey

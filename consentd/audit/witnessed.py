@@ -10,7 +10,7 @@ for a fresh one. A cosignature from before the tree's last seal never counts: wi
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from consentd.audit.places import Opening, Place, Source, read_leaves, width_of
+from consentd.audit.sources import Opening, Place, Source, read_leaves, width_of
 from consentd.core import checkpoint, codec, quorum, tiles
 from consentd.core.note import NoteVerifier
 from consentd.core.pruned import Pruned

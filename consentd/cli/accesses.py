@@ -3,8 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from consentd.cli.out import DONE, REFUSED, UNTOLD, Out
-from consentd.cli.words import (
+from consentd.cli.options import (
     Verbs,
     add_daemon,
     add_receipt,
@@ -14,6 +13,7 @@ from consentd.cli.words import (
     read_subject,
     show_receipt,
 )
+from consentd.cli.out import DONE, REFUSED, UNTOLD, Out
 
 if TYPE_CHECKING:
     from consentd_client import Checked, Question

@@ -4,9 +4,9 @@ import argparse
 import os
 from pathlib import Path
 
+from consentd.cli.options import Verbs, add_verb, read_bytes
 from consentd.cli.out import DISPROVED, PROVEN, UNTOLD, Out
-from consentd.cli.places import MORE, add_place, read_witnessed, say_cosigned
-from consentd.cli.words import Verbs, add_verb, read_bytes
+from consentd.cli.sources import MORE, add_place, read_witnessed, say_cosigned
 
 _VERIFY_MORE = f"""\
 Looks at every leaf, the tree, every chain, every seal's map and the clock; where openings are at hand, at what leaves

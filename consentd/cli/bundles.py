@@ -4,14 +4,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from consentd.cli.options import Verbs, add_pins, add_verb, read_bytes, read_identifier, read_pins, read_policy
 from consentd.cli.out import DONE, PROVEN, UNTOLD, Out
-from consentd.cli.places import MORE_FROM, add_place, read_place
-from consentd.cli.words import Verbs, add_pins, add_verb, read_bytes, read_identifier, read_pins, read_policy
+from consentd.cli.sources import MORE_FROM, add_place, read_place
 from consentd.errors import InvalidError
 
 if TYPE_CHECKING:
     from consentd.audit.bundle import Scope
-    from consentd.audit.places import Place
+    from consentd.audit.sources import Place
 
 _MAKE_MORE = f"""\
 One pass over the ledger, which is verified on the way. Openings go in as far as the caller may see them.

@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from consentd.cli.out import DONE, REFUSED, Out
-from consentd.cli.words import (
+from consentd.cli.options import (
     Verbs,
     add_daemon,
     add_receipt,
@@ -17,6 +16,7 @@ from consentd.cli.words import (
     read_text,
     show_receipt,
 )
+from consentd.cli.out import DONE, REFUSED, Out
 from consentd.errors import InvalidError
 
 if TYPE_CHECKING:

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
+from consentd.cli.options import Verbs, add_verb
 from consentd.cli.out import DONE, Out
-from consentd.cli.places import add_place, read_place
-from consentd.cli.words import Verbs, add_verb
+from consentd.cli.sources import add_place, read_place
 
 _MORE = """\
 Writes the layout of C2SP tlog-tiles: checkpoint, tile/…, tile/entries/…. Only what is new is written; a full tile never

@@ -7,9 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from consentd.cli.out import DONE, PROVEN, UNTOLD, Out
-from consentd.cli.places import read_seconds
-from consentd.cli.words import (
+from consentd.cli.options import (
     Verbs,
     add_daemon,
     add_memory,
@@ -20,6 +18,8 @@ from consentd.cli.words import (
     read_trust,
     show_receipt,
 )
+from consentd.cli.out import DONE, PROVEN, UNTOLD, Out
+from consentd.cli.sources import read_seconds
 from consentd.errors import InvalidError, MalformedError
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def _proven(arguments: argparse.Namespace, known: "Receipt", proof: object) -> "
 
 def _write(path: Path, content: bytes, what: str) -> None:
     """Write a file for its owner alone: it says what a person's entries say."""
-    from consentd.audit.places import write_file
+    from consentd.audit.sources import write_file
 
     write_file(path, content, is_private=True, what=what)
 

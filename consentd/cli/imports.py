@@ -5,8 +5,8 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from consentd.cli.options import Verbs, add_daemon, add_verb, open_client
 from consentd.cli.out import DONE, REFUSED, Out
-from consentd.cli.words import Verbs, add_daemon, add_verb, open_client
 from consentd.core.kinds import EntryKind
 from consentd.errors import NotFoundError
 
@@ -40,14 +40,14 @@ def add_verbs(verbs: Verbs) -> None:
 def import_fhir(arguments: argparse.Namespace, out: Out) -> int:
     """Import."""
     from consentd.fhir import report
-    from consentd.ledger import statement
     from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
+    from consentd.statements import payloads
 
     refused = 0
     with open_client(arguments) as client:
         vocabulary = DEFAULT_VOCABULARY
         if not arguments.dry_run:
-            vocabulary = statement.vocabulary_value(client.get_vocabulary())
+            vocabulary = payloads.vocabulary_value(client.get_vocabulary())
         mapping = _mapping(arguments.mapping, vocabulary)
         writer = _Rehearsal() if arguments.dry_run else _Writer(client, enrol=arguments.enrol)
         files = report.find_files(arguments.paths)
@@ -101,10 +101,10 @@ class _Writer:
         return sources - {""}
 
     def grant(self, subject: "SubjectReference", consent: "Consent", request_id: bytes) -> tuple[str, bool]:
-        from consentd.ledger import statement
+        from consentd.statements import payloads
 
         granted = self._client.grant(
-            self._person(subject), statement.consent_message(consent), method="import", request_id=request_id
+            self._person(subject), payloads.consent_message(consent), method="import", request_id=request_id
         )
         return granted.consent_id, granted.receipt.replayed
 

@@ -6,15 +6,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from consentd.cli.options import Verbs, add_pins, add_verb, read_pins, read_policy
 from consentd.cli.out import DISPROVED, PROVEN, UNTOLD, Out
-from consentd.cli.places import add_caller, read_live, read_number, read_seconds
-from consentd.cli.words import Verbs, add_pins, add_verb, read_pins, read_policy
+from consentd.cli.sources import add_caller, read_live, read_number, read_seconds
 from consentd.core.quorum import MAX_AGE_S
 from consentd.errors import StorageError
 
 if TYPE_CHECKING:
     from consentd.audit.monitor import Monitor, Seen
-    from consentd.audit.places import Source
+    from consentd.audit.sources import Source
 
 _MORE = """\
 Reads the published checkpoint again and again, keeps each in DIR, and proves from public tiles that every one begins

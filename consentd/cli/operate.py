@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from consentd.cli.options import Verbs, add_pins, add_verb, read_pins
 from consentd.cli.out import DISPROVED, DONE, PROVEN, UNTOLD, Out
-from consentd.cli.words import Verbs, add_pins, add_verb, read_pins
 from consentd.errors import InvalidError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def serve(arguments: argparse.Namespace, out: Out) -> int:
 def witness(arguments: argparse.Namespace, out: Out) -> int:
     """Run a witness, or make its key."""
     from consentd.server import logs
-    from consentd.server.witness_config import load_witness_config
+    from consentd.witnessd.config import load_witness_config
 
     config = load_witness_config(arguments.config)
     if arguments.keygen is not None:
@@ -84,7 +84,7 @@ def witness(arguments: argparse.Namespace, out: Out) -> int:
         vkey = make_witness_key(config.key_file, arguments.keygen)
         out.answer(vkey, key_file=str(config.key_file), verifier_key=vkey)
         return DONE
-    from consentd.server.witness_http import serve_witness
+    from consentd.witnessd.http import serve_witness
 
     logs.configure("info")
     serve_witness(config)
@@ -95,7 +95,7 @@ def keygen(arguments: argparse.Namespace, out: Out) -> int:
     """Make keys."""
     from consentd.core.note import format_vkey
     from consentd.server.keys import make_keys, read_keys
-    from consentd.server.mldsa import format_mldsa_vkey
+    from consentd.cosigning.mldsa import format_mldsa_vkey
 
     config = _load(arguments)
     token = make_keys(config)
@@ -145,11 +145,11 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
     """Verify a ledger's files."""
     from contextlib import ExitStack
 
-    from consentd.ledger.fsck import verify_ledger
-    from consentd.ledger.table import Table
     from consentd.ledger.vault import Vault
     from consentd.server.keys import read_keys
     from consentd.store.rocks import RocksStore
+    from consentd.table.table import Table
+    from consentd.verify.fsck import verify_ledger
 
     if (arguments.config is None) == (arguments.directory is None):
         raise InvalidError("give --config FILE or DIR, one of both")
@@ -205,7 +205,7 @@ def compact(arguments: argparse.Namespace, out: Out) -> int:
     """Rewrite the store's files."""
     from consentd.ledger import layout
     from consentd.server.keys import read_log_key
-    from consentd.server.looking import look_at_ledger
+    from consentd.server.preflight import look_at_ledger
     from consentd.store import prefix_end
     from consentd.store.rocks import RocksStore
 

@@ -3,8 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from consentd.cli.options import Verbs, add_daemon, add_verb, open_client
 from consentd.cli.out import DONE, Out
-from consentd.cli.words import Verbs, add_daemon, add_verb, open_client
 from consentd.errors import InvalidError
 
 if TYPE_CHECKING:

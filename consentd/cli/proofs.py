@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from consentd.cli.options import Verbs, add_pins, add_verb, read_bytes, read_pins, read_policy
 from consentd.cli.out import PROVEN, UNTOLD, Out
-from consentd.cli.words import Verbs, add_pins, add_verb, read_bytes, read_pins, read_policy
 from consentd.errors import InvalidError, MalformedError
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@ import argparse
 import time
 from pathlib import Path
 
+from consentd.cli.options import Verbs, add_verb
 from consentd.cli.out import DONE, Out
-from consentd.cli.places import MORE_FROM, add_place, read_number, read_place
-from consentd.cli.words import Verbs, add_verb
+from consentd.cli.sources import MORE_FROM, add_place, read_number, read_place
 from consentd.errors import InvalidError
 
 _MORE = f"""\
@@ -31,8 +31,8 @@ def add_verbs(verbs: Verbs) -> None:
 def report(arguments: argparse.Namespace, out: Out) -> int:
     """Write the page."""
     from consentd.audit.page import render
-    from consentd.audit.places import write_file
     from consentd.audit.report import summarise
+    from consentd.audit.sources import write_file
 
     if out.as_json and str(arguments.file) == "-":
         raise InvalidError("page is no JSON: give a file for it, or leave out --json")

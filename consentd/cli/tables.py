@@ -12,11 +12,11 @@ from consentd.cli.out import Progress
 from consentd.config import Config
 from consentd.errors import CorruptionError, StorageError
 from consentd.ledger.ledger import Ledger
-from consentd.ledger.opening import open_ledger
-from consentd.ledger.table import Table, catch_up, merge_rows
+from consentd.ledger.recovery import open_ledger
 from consentd.ledger.vault import Vault
 from consentd.server.keys import read_keys
 from consentd.store.rocks import RocksStore
+from consentd.table.table import Table, catch_up, merge_rows
 
 _LOOSE = 2
 """How much larger than the table one made anew may get, and 64 MB, before it is copied."""

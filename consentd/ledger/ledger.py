@@ -134,7 +134,7 @@ class Ledger:
         """Return (count, head) of a chain at the last seal."""
         return self.sealed_heads[tag] if tag in self.sealed_heads else self.head(tag)
 
-    def commit(self, turn: "Turn") -> None:
+    def commit(self, turn: "AppendBatch") -> None:
         """Write a closed turn's batch, synced, and make its state the ledger's.
 
         Raises:
@@ -155,7 +155,7 @@ class Ledger:
         self.state = turn.closed
 
 
-class Turn:
+class AppendBatch:
     """One batch being built on the ledger's present state. Owned by the sequencer's thread."""
 
     def __init__(self, ledger: Ledger, time_ms: int, *, forget_before_ms: int = 0) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from consentd.core import bucketed, codec
 from consentd.errors import CorruptionError, StorageError, VerificationError
 from consentd.ledger import layout
-from consentd.ledger.past import Past
+from consentd.ledger.map_history import MapHistory
 from consentd.store import Batch, Store, prefix_end
 
 
@@ -18,10 +18,10 @@ class TagMap:
 
     Attributes:
         top: the hashes above the buckets.
-        past: what is needed to prove as of seals before the last; None: nothing is remembered.
+        history: what is needed to prove as of seals before the last; None: nothing is remembered.
     """
 
-    __slots__ = ("_store", "past", "top")
+    __slots__ = ("_store", "history", "top")
 
     def __init__(self, store: Store, map_bits: int) -> None:
         """Load the bucket roots and hash what lies above them: work by buckets, not by tags, 1 s at 20 bits.
@@ -30,7 +30,7 @@ class TagMap:
             CorruptionError: a row of bucket roots is not of its length or place.
         """
         self._store = store
-        self.past: Past | None = None
+        self.history: MapHistory | None = None
         self.top = bucketed.Top.load(map_bits, self._stored_roots(map_bits))
 
     def root(self) -> bytes:
@@ -40,7 +40,7 @@ class TagMap:
     def update(self, heads: Mapping[bytes, tuple[int, bytes]], batch: Batch, size: int = 0) -> None:
         """Set tag → (count, head) for every tag of *heads*, putting the changed rows into *batch*.
 
-        *size* is that of the tree whose last leaf will be the seal; only ``past`` asks for it. The hashes in memory
+        *size* is that of the tree whose last leaf will be the seal; only ``history`` asks for it. The hashes in memory
         change at once; a batch that is not written leaves them ahead, which is why a failed write stops the sequencer.
         """
         bits = self.top.map_bits
@@ -57,8 +57,9 @@ class TagMap:
             assert root is not None
             roots[number] = root
             batch.put(layout.bucket_key(number), bucket)
-        if self.past is not None:
-            self.past.record(size, {number: old or b"" for number, old in zip(numbers, stored, strict=True)}, self.top)
+        if self.history is not None:
+            before = {number: old or b"" for number, old in zip(numbers, stored, strict=True)}
+            self.history.record(size, before, self.top)
         self.top.update(roots)
         for group in sorted({number // layout.ROOTS_PER_ROW for number in numbers}):
             first = group * layout.ROOTS_PER_ROW
@@ -81,7 +82,7 @@ class TagMap:
         key = codec.map_key(tag)
         past = None
         if size is not None:
-            past = None if self.past is None else self.past.at(size, self.top)
+            past = None if self.history is None else self.history.at(size, self.top)
             if past is None:
                 raise StorageError("map of the published checkpoint is not kept; repeat once a new one is published")
         top = self.top if past is None else past.top

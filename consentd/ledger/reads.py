@@ -20,7 +20,7 @@ from consentd.errors import (
 )
 from consentd.ledger import layout
 from consentd.ledger.ledger import Ledger
-from consentd.ledger.opening import read_tiles
+from consentd.ledger.recovery import read_tiles
 from consentd.ledger.vault import Vault
 from consentd.store import Store
 
@@ -271,7 +271,7 @@ def take_anchor(ledger: Ledger, tags: Sequence[bytes], size: int | None = None) 
     """Prove where *tags* stood at a seal. Runs on the sequencer's thread, between two turns.
 
     Args:
-        size: of the tree whose last leaf is the seal, which the ledger remembers (``map.past``); None: the last one's.
+        size: of the tree whose last leaf is the seal, one that ``map.history`` remembers; None: the last one's.
 
     Raises:
         NotFoundError: nothing was sealed yet.

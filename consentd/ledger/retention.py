@@ -27,10 +27,11 @@ from consentd.core import codec
 from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.pruned import NOTHING, Pruned
 from consentd.errors import CorruptionError
-from consentd.ledger import layout, reads, statement
+from consentd.ledger import layout, reads
 from consentd.ledger.vault import Vault
 from consentd.policy.model import OPEN_END_MS
 from consentd.policy.subject import is_ended
+from consentd.statements import payloads
 from consentd.store import Batch, Store, prefix_end
 
 BATCH_ROWS = 500
@@ -93,7 +94,7 @@ def read_ledger_statement(store: Store) -> Any:
     for entry in reads.read_chain(store, codec.LEDGER_TAG, 1):
         if entry.event.kind != EntryKind.LEDGER or entry.row is None:
             return None
-        return statement.decode_payload(entry.event.kind, codec.decode_statement(entry.row[33:]).payload)
+        return payloads.decode_payload(entry.event.kind, codec.decode_statement(entry.row[33:]).payload)
     return None
 
 
@@ -107,7 +108,7 @@ def read_stated(store: Store) -> tuple[int, list[Stated]]:
     for entry in reads.read_chain(store, codec.LEDGER_TAG, 1):
         if entry.event.kind != EntryKind.LEDGER or entry.row is None:
             continue
-        message: Any = statement.decode_payload(entry.event.kind, codec.decode_statement(entry.row[33:]).payload)
+        message: Any = payloads.decode_payload(entry.event.kind, codec.decode_statement(entry.row[33:]).payload)
         if entry.event.seq == 1:
             days = message.retention_days
         if message.HasField("pruning"):
@@ -282,7 +283,7 @@ def _open(vault: Vault, entry: reads.Entry) -> _Known:
         return _Known(entry.index, event, None, None)
     made = codec.decode_statement(opened[1])
     wanted = event.kind in _CONSENT or event.kind == EntryKind.KEY
-    return _Known(entry.index, event, made, statement.decode_payload(event.kind, made.payload) if wanted else None)
+    return _Known(entry.index, event, made, payloads.decode_payload(event.kind, made.payload) if wanted else None)
 
 
 def _first_since(store: Store, time_ms: int, low: int, high: int) -> int:

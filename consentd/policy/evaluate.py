@@ -14,6 +14,19 @@ from typing import Final
 
 from consentd.policy.codebook import Codebook, PackedQuestion
 from consentd.policy.compile import CompiledRules
+from consentd.policy.match import (
+    CONSENT,
+    DENIES,
+    IMPLICIT,
+    NARROWEST,
+    PERMITS,
+    UNKNOWNS,
+    WIDEST,
+    Ids,
+    Tally,
+    policy_masks,
+    tally,
+)
 from consentd.policy.model import (
     OPEN_END_MS,
     Combining,
@@ -27,19 +40,6 @@ from consentd.policy.model import (
 from consentd.policy.residual import Condition, conditions, expand
 from consentd.policy.rows import ROW_SIZE
 from consentd.policy.subject import ENTRY, SIMPLE
-from consentd.policy.tally import (
-    CONSENT,
-    DENIES,
-    IMPLICIT,
-    NARROWEST,
-    PERMITS,
-    UNKNOWNS,
-    WIDEST,
-    Ids,
-    Tally,
-    policy_masks,
-    tally,
-)
 
 _SIMPLE_ROW: Final = Struct("<IIQQQQ4xH2xB3x")
 """A row's actor, holder, purposes, categories, start, end, actions, flags: all that a simple row says."""

@@ -10,10 +10,7 @@ from typing import NamedTuple
 
 from consentd.policy.codebook import Codebook, PackedQuestion
 from consentd.policy.compile import CompiledRules
-from consentd.policy.model import MAX_DEPTH, Combining, Effect, Layer, Period, ResidualRule, Resource
-from consentd.policy.rows import PERMIT, SIDE, Fields, Row, Side, decode_side
-from consentd.policy.subject import PAUSED
-from consentd.policy.tally import (
+from consentd.policy.match import (
     BREAK_GLASS,
     CONSENT,
     DENIES,
@@ -27,6 +24,9 @@ from consentd.policy.tally import (
     matches,
     members,
 )
+from consentd.policy.model import MAX_DEPTH, Combining, Effect, Layer, Period, ResidualRule, Resource
+from consentd.policy.rows import PERMIT, SIDE, Fields, Row, Side, decode_side
+from consentd.policy.subject import PAUSED
 
 _PERMIT_FIRST = (Combining.PERMIT_OVERRIDES, Combining.ORDERED_PERMIT_OVERRIDES, Combining.DENY_UNLESS_PERMIT)
 

@@ -25,23 +25,23 @@ from consentd.core import codec, note
 from consentd.core.kinds import Owner
 from consentd.core.pruned import DAY_MS
 from consentd.errors import ConsentdError, CorruptionError, StorageError
+from consentd.ledger.last_signed import hold
 from consentd.ledger.ledger import Ledger
-from consentd.ledger.lock import hold
-from consentd.ledger.opening import open_ledger
 from consentd.ledger.reads import open_entry, read_entry
-from consentd.ledger.statement import parse, rules_message, vocabulary_message
-from consentd.ledger.table import Table, catch_up
+from consentd.ledger.recovery import open_ledger
 from consentd.ledger.vault import Vault
 from consentd.metrics import Metrics
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.policy.model import Rules
-from consentd.sequencer import Sequencer
+from consentd.sequencer.commands.context import Author
+from consentd.sequencer.commands.registry import Genesis
+from consentd.sequencer.loop import Sequencer
+from consentd.server.disk_metrics import follow_room
 from consentd.server.http import HttpServer
 from consentd.server.keys import Keys, read_keys
-from consentd.server.looking import look_at_ledger, look_at_vault
-from consentd.server.mldsa import format_mldsa_vkey
+from consentd.cosigning.mldsa import format_mldsa_vkey
+from consentd.server.preflight import look_at_ledger, look_at_vault
 from consentd.server.publishing import make_publisher
-from consentd.server.room import follow_room
 from consentd.server.scrubber import Scrubber
 from consentd.service.access import AccessService
 from consentd.service.auth import Authenticator, read_credentials
@@ -49,9 +49,11 @@ from consentd.service.consents import ConsentService
 from consentd.service.policy import PolicyService
 from consentd.service.proofs import LedgerService
 from consentd.service.registry import RegistryService
-from consentd.service.wire import Decoding, Lobby, Parts
+from consentd.service.wire import Decoding, Services, ServiceState
+from consentd.statements.payloads import parse, rules_message, vocabulary_message
 from consentd.store import Store
 from consentd.store.rocks import RocksStore
+from consentd.table.table import Table, catch_up
 from consentd.v1 import (
     access_service_pb2,
     access_service_pb2_grpc,
@@ -66,8 +68,6 @@ from consentd.v1 import (
     registry_service_pb2_grpc,
     statement_pb2,
 )
-from consentd.writes.desk import Author
-from consentd.writes.registry import Genesis
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Daemon:
         self.metrics.quorum.set(1)  # whether there is one is told by the sequencer, once there is something to publish
         for reason in error_reason_pb2.ErrorReason.keys()[1:]:
             self.metrics.errors.begin(reason.removeprefix("ERROR_REASON_"))
-        self.lobby = Lobby(self.metrics)
+        self.service_state = ServiceState(self.metrics)
         self._clock = clock or SystemClock()
         self._confirm_clock = confirm_clock
         # Without threads of its own it sends under a lock that the end of a stream waits for: a watcher that leaves
@@ -120,7 +120,7 @@ class Daemon:
         self._pool = ThreadPoolExecutor(WAITING_THREADS, thread_name_prefix="waiting")
         self._watchers = ThreadPoolExecutor(WATCHING_THREADS, thread_name_prefix="watching")
         self._grpc = self._build_grpc()
-        self._http = HttpServer(config, self.lobby)
+        self._http = HttpServer(config, self.service_state)
         self._closers: list[Any] = []
         self._scrubber: Scrubber | None = None
         self.authenticator: Authenticator | None = None
@@ -141,25 +141,25 @@ class Daemon:
         self._grpc.start()
         self._http.start()
         try:
-            self.lobby.parts = parts = self._open()
+            self.service_state.services = services = self._open()
         except BaseException:
             self.stop()
             raise
         self._set_serving(True)
-        if parts.sequencer.fault is not None:
+        if services.sequencer.fault is not None:
             self._set_serving(False)  # it stopped already, and what it said of that was overwritten just now
         log.info("serving gRPC on port %d and HTTP on port %d", self.grpc_port, self.http_port)
 
     def stop(self) -> None:
         """Drain: see the module's text."""
         self._set_serving(False)
-        parts, self.lobby.parts = self.lobby.parts, self.lobby.parts
+        services, self.service_state.services = self.service_state.services, self.service_state.services
         self._grpc.stop(DRAIN_S).wait()
-        self.lobby.parts = None
+        self.service_state.services = None
         if self._scrubber is not None:
             self._scrubber.stop()
-        if parts is not None:
-            parts.sequencer.stop()
+        if services is not None:
+            services.sequencer.stop()
         self._http.stop()
         self._pool.shutdown()
         self._watchers.shutdown()
@@ -186,7 +186,7 @@ class Daemon:
 
     # -- steps ------------------------------------------------------------------------------------------------
 
-    def _open(self) -> Parts:
+    def _open(self) -> Services:
         config, keys = self.config, read_keys(self.config)
         self.authenticator = Authenticator(read_credentials(config.callers.credentials_file))
         look_at_ledger(config, keys.log.verifier)
@@ -237,7 +237,7 @@ class Daemon:
             clock=self._clock,
         )
         self._scrubber.start()
-        return Parts(
+        return Services(
             config=config,
             ledger=ledger,
             vault=vault,
@@ -284,7 +284,7 @@ class Daemon:
         )
         names = [health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
         for module, add, servicer_type in SERVICES:
-            servicer = servicer_type(self.lobby)
+            servicer = servicer_type(self.service_state)
             (service,) = module.DESCRIPTOR.services_by_name.values()
             for method in service.methods:
                 self.metrics.rpcs.begin(method.name, "INTERNAL")

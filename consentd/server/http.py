@@ -20,7 +20,7 @@ from consentd.ledger import layout, reads, retention
 from consentd.metrics import CONTENT_TYPE
 from consentd.server import conditions
 from consentd.service.auth import OPERATOR
-from consentd.service.wire import Lobby, Parts
+from consentd.service.wire import Services, ServiceState
 from consentd.v1 import statement_pb2 as st
 
 log = logging.getLogger(__name__)
@@ -36,9 +36,9 @@ _POLL_S = 0.1
 class HttpServer:
     """The HTTP side of a daemon. It listens from ``start`` on."""
 
-    def __init__(self, config: Config, lobby: Lobby) -> None:
+    def __init__(self, config: Config, service_state: ServiceState) -> None:
         self._config = config
-        self._lobby = lobby
+        self._state = service_state
         self._server: ThreadingHTTPServer | None = None
         self._thread: threading.Thread | None = None
 
@@ -54,11 +54,11 @@ class HttpServer:
             StorageError: the address cannot be listened on.
         """
         address = parse_listen(self._config.http.listen, option="http.listen")
-        lobby = self._lobby
+        service_state = self._state
 
         class Handler(_Handler):
             def answer(self) -> None:
-                _answer(self, lobby)
+                _answer(self, service_state)
 
         try:
             self._server = _Server(address, Handler)
@@ -137,30 +137,30 @@ class _Handler(BaseHTTPRequestHandler):
         """Log nothing: requests are counted, not told."""
 
 
-def _answer(handler: _Handler, lobby: Lobby) -> None:
+def _answer(handler: _Handler, service_state: ServiceState) -> None:
     path = handler.path.split("?", 1)[0]
-    parts = lobby.parts
+    services = service_state.services
     try:
         if path == "/metrics":
-            handler.reply(HTTPStatus.OK, lobby.metrics.render(), CONTENT_TYPE)
+            handler.reply(HTTPStatus.OK, service_state.metrics.render(), CONTENT_TYPE)
         elif path == "/healthz":
-            _healthz(handler, parts)
-        elif parts is None:
+            _healthz(handler, services)
+        elif services is None:
             handler.reply(HTTPStatus.SERVICE_UNAVAILABLE, b"starting or draining\n")
         elif path == "/checkpoint":
-            published = parts.sequencer.published
+            published = services.sequencer.published
             if published is None:
                 handler.reply(HTTPStatus.NOT_FOUND, b"no checkpoint is published yet\n")
             else:
                 handler.reply_known(published.note, _TEXT, _SHORT)
         elif path == f"/{pruned.FILE}":
-            _pruned(handler, parts)
+            _pruned(handler, services)
         elif path.startswith("/tile/entries/"):
-            _bundle(handler, parts, path)
+            _bundle(handler, services, path)
         elif path.startswith("/kept/"):
-            _bundle(handler, parts, "/tile/entries" + path.removeprefix("/kept"), kept=True)
+            _bundle(handler, services, "/tile/entries" + path.removeprefix("/kept"), kept=True)
         elif path.startswith("/tile/"):
-            _tile(handler, parts, path)
+            _tile(handler, services, path)
         else:
             handler.reply(HTTPStatus.NOT_FOUND, b"no such page\n")
     except ConsentdError as error:
@@ -168,24 +168,24 @@ def _answer(handler: _Handler, lobby: Lobby) -> None:
         handler.reply(HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error\n")
 
 
-def _healthz(handler: _Handler, parts: Parts | None) -> None:
-    published = None if parts is None else parts.sequencer.published
-    ready = parts is not None and parts.sequencer.fault is None
+def _healthz(handler: _Handler, services: Services | None) -> None:
+    published = None if services is None else services.sequencer.published
+    ready = services is not None and services.sequencer.fault is None
     answer = {
         "status": "ok" if ready else "unavailable",
         "checkpoint_size": 0 if published is None else published.checkpoint.size,
-        "ledger_size": 0 if parts is None else parts.ledger.state.size,
-        "quorum": parts is not None and parts.sequencer.has_quorum,
+        "ledger_size": 0 if services is None else services.ledger.state.size,
+        "quorum": services is not None and services.sequencer.has_quorum,
     }
     status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
     handler.reply(status, json.dumps(answer).encode() + b"\n", "application/json")
 
 
-def _tile(handler: _Handler, parts: Parts, path: str) -> None:
+def _tile(handler: _Handler, services: Services, path: str) -> None:
     """Serve a hash tile that the published tree has, to auditors one that is signed; a partial one is a prefix."""
     # A witness that begins with a pruned ledger needs them before anything is published, as it does bundles.
-    sequencer = parts.sequencer
-    shown = sequencer.signed if _is_auditor(handler, parts) else None
+    sequencer = services.sequencer
+    shown = sequencer.signed if _is_auditor(handler, services) else None
     if shown is None and sequencer.published is not None:
         shown = sequencer.published.checkpoint
     try:
@@ -196,26 +196,26 @@ def _tile(handler: _Handler, parts: Parts, path: str) -> None:
     if (n * tiles.TILE_WIDTH + width) << (8 * level) > (0 if shown is None else shown.size):
         handler.reply(HTTPStatus.NOT_FOUND, b"no such tile\n")
         return
-    row = parts.ledger.store.get(layout.tile_key(level, n)) or b""
+    row = services.ledger.store.get(layout.tile_key(level, n)) or b""
     handler.reply_known(row[: width * 32], _BYTES, _IMMUTABLE)
 
 
-def _pruned(handler: _Handler, parts: Parts) -> None:
+def _pruned(handler: _Handler, services: Services) -> None:
     """Say up to where entries are pruned."""
-    found = retention.read_pruned(parts.ledger.store)
+    found = retention.read_pruned(services.ledger.store)
     if found != pruned.NOTHING:
         handler.reply_known(pruned.format_pruned(found), _TEXT, _SHORT)
     else:
         handler.reply(HTTPStatus.NOT_FOUND, b"nothing is pruned\n")
 
 
-def _bundle(handler: _Handler, parts: Parts, path: str, *, kept: bool = False) -> None:
+def _bundle(handler: _Handler, services: Services, path: str, *, kept: bool = False) -> None:
     """Serve an entry bundle to an auditor; of a pruned one, under another path, what is kept of it."""
-    if not _is_auditor(handler, parts):
+    if not _is_auditor(handler, services):
         handler.reply(HTTPStatus.FORBIDDEN, b"entry bundles need an auditor's credential\n")
         return
     # As far as it is signed, published or not: a witness that replays the entries must see them before it cosigns.
-    signed = parts.sequencer.signed
+    signed = services.sequencer.signed
     try:
         _, n, width = tiles.parse_tile_path(path[1:])
     except MalformedError:
@@ -225,7 +225,7 @@ def _bundle(handler: _Handler, parts: Parts, path: str, *, kept: bool = False) -
     if signed is None or end > signed.size:
         handler.reply(HTTPStatus.NOT_FOUND, b"no such bundle\n")
         return
-    store = parts.ledger.store
+    store = services.ledger.store
     if (start < retention.read_pruned(store).minimum) is not kept:
         handler.reply(HTTPStatus.NOT_FOUND, b"bundle is whole\n" if kept else b"bundle is pruned\n")
         return
@@ -233,11 +233,11 @@ def _bundle(handler: _Handler, parts: Parts, path: str, *, kept: bool = False) -
     handler.reply_known(bundle, _BYTES, "no-store" if kept else "private, max-age=31536000, immutable")
 
 
-def _is_auditor(handler: _Handler, parts: Parts) -> bool:
+def _is_auditor(handler: _Handler, services: Services) -> bool:
     """Tell whether the caller is the operator, or an auditor."""
-    who = parts.authenticator.who([("authorization", handler.headers.get("Authorization", ""))], None)
+    who = services.authenticator.who([("authorization", handler.headers.get("Authorization", ""))], None)
     if not who or who == OPERATOR:
         return who == OPERATOR
-    with parts.table.read() as snapshot:
+    with services.table.read() as snapshot:
         participant = snapshot.participant(who)
     return participant is not None and participant.active and st.PARTICIPANT_ROLE_AUDITOR in participant.roles

@@ -5,14 +5,14 @@ from pathlib import Path
 from consentd.clock import Clock
 from consentd.config import Config
 from consentd.core.quorum import WitnessPolicy, parse_policy
+from consentd.cosigning.publisher import Publisher
+from consentd.cosigning.witnesses import Witnesses
 from consentd.errors import InvalidError, MalformedError, StorageError
+from consentd.ledger.last_signed import read_lock
 from consentd.ledger.ledger import Ledger
-from consentd.ledger.lock import read_lock
 from consentd.metrics import Metrics
 from consentd.server.keys import Keys
-from consentd.server.mldsa import parse_mldsa_vkey
-from consentd.witness.publisher import Publisher
-from consentd.witness.witnesses import Witnesses
+from consentd.cosigning.mldsa import parse_mldsa_vkey
 
 
 def make_publisher(config: Config, keys: Keys, ledger: Ledger, *, metrics: Metrics, clock: Clock) -> Publisher | None:

@@ -15,12 +15,12 @@ from consentd.config import Config
 from consentd.core.note import Verifier
 from consentd.errors import ConsentdError, OverloadedError
 from consentd.ledger.ledger import Ledger
-from consentd.ledger.scrub import Scrub
-from consentd.ledger.scrub_table import clear
-from consentd.ledger.table import Table
 from consentd.ledger.vault import Vault
 from consentd.metrics import Metrics
-from consentd.sequencer import Sequencer
+from consentd.sequencer.loop import Sequencer
+from consentd.table.table import Table
+from consentd.verify.scrub import Scrub
+from consentd.verify.scrub_table import clear
 
 log = logging.getLogger(__name__)
 

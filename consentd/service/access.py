@@ -5,8 +5,10 @@ import grpc
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, MalformedError, NotFoundError, RequestError
-from consentd.ledger import answers, reads, statement
-from consentd.pool import Written
+from consentd.ledger import reads
+from consentd.sequencer.commands.accesses import Authorize, Authorized, Outcome, Together
+from consentd.sequencer.commands.context import request_key, verify_ahead
+from consentd.sequencer.pool import Written
 from consentd.service.pages import PAGE_BYTES, Pager, page_size
 from consentd.service.policy import OUTCOMES, check_caller, check_size, reduced
 from consentd.service.wire import (
@@ -19,12 +21,11 @@ from consentd.service.wire import (
     revision,
     rpc,
 )
+from consentd.statements import decisions, payloads
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import access_service_pb2_grpc
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
-from consentd.writes.accesses import Authorize, Authorized, Outcome, Together
-from consentd.writes.desk import request_key, verify_ahead
 
 
 class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
@@ -37,7 +38,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         """Decide and record one access."""
         caller = self.caller(context)
         write, sees_reasons = self._authorize(request, caller, context)
-        written = self.parts.sequencer.submit(write).result()
+        written = self.services.sequencer.submit(write).result()
         return self._authorized(written, sees_reasons, request.wait_for, context)
 
     @rpc
@@ -46,7 +47,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
     ) -> ac.BatchAuthorizeAccessesResponse:
         """Decide and record many accesses, each by itself."""
         caller = self.caller(context)
-        check_batch(len(request.requests), self.parts.config.grpc.max_batch_items)
+        check_batch(len(request.requests), self.services.config.grpc.max_batch_items)
         asked: list[tuple[Authorize, bool] | RequestError] = []
         for item in request.requests:
             try:
@@ -54,7 +55,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
             except RequestError as error:
                 asked.append(error)
         # Together and not one by one: they share a turn, and its sync.
-        futures = iter(self.parts.sequencer.submit_all([one[0] for one in asked if isinstance(one, tuple)]))
+        futures = iter(self.services.sequencer.submit_all([one[0] for one in asked if isinstance(one, tuple)]))
         response = ac.BatchAuthorizeAccessesResponse()
         for one in asked:
             result = response.results.add()
@@ -82,7 +83,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         elif form == "signed_question":
             signed = request.signed_question
             try:
-                question = statement.parse(pb.Question, signed.question)
+                question = payloads.parse(pb.Question, signed.question)
             except MalformedError as error:
                 raise InvalidError("signed question does not decode") from error
             asked.question, asked.key, asked.signature = signed.question, signed.key, signed.signature
@@ -90,15 +91,15 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         else:
             raise InvalidError("request asks no question")
         check_size(question)
-        statement.check_no_unknown_fields(question)
+        payloads.check_no_unknown_fields(question)
         if question.HasField("consistency"):
             raise InvalidError("an access is always decided at the latest state")
-        with self.parts.table.read() as snapshot:
+        with self.services.table.read() as snapshot:
             sees_reasons = check_caller(snapshot, caller, question)
         verified = b""
         if form == "signed_question":
             verified = verify_ahead(
-                origin=self.parts.config.ledger.origin,
+                origin=self.services.config.ledger.origin,
                 kind=codec.QUESTION_KIND,
                 tag=tag,
                 request_id=request_id,
@@ -110,7 +111,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
             content=content_hash("AuthorizeAccess", asked.question),
             asker=caller.id,
             identifier_hash=self.identifier_hash(question.subject),
-            question=answers.question_value(question),
+            question=decisions.question_value(question),
             asked=asked,
             tag=tag,
             verified=verified,
@@ -145,7 +146,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
     ) -> ac.RecordAccessResponse:
         """Record what one transfer did."""
         caller = self.caller(context)
-        written = self.parts.sequencer.submit(self._outcome(request, caller)).result()
+        written = self.services.sequencer.submit(self._outcome(request, caller)).result()
         return ac.RecordAccessResponse(receipt=self.receipt(written, 0, request.wait_for, context))
 
     @rpc
@@ -154,9 +155,9 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
     ) -> ac.BatchRecordAccessesResponse:
         """Record what many transfers did, all or none."""
         caller = self.caller(context)
-        check_batch(len(request.requests), self.parts.config.grpc.max_batch_items)
+        check_batch(len(request.requests), self.services.config.grpc.max_batch_items)
         together = Together(writes=tuple(self._outcome(item, caller) for item in request.requests))
-        written = self.parts.sequencer.submit(together).result()
+        written = self.services.sequencer.submit(together).result()
         response = ac.BatchRecordAccessesResponse()
         appended = iter(written.entries)
         for recorded in written.answer:
@@ -164,7 +165,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
                 entry = next(appended)
                 index, leaf = entry.index, entry.leaf
             else:
-                index, leaf = recorded, reads.read_leaf(self.parts.ledger.store, recorded)
+                index, leaf = recorded, reads.read_leaf(self.services.ledger.store, recorded)
             response.receipts.append(
                 self.receipt_of(
                     index, leaf, written.state, request.wait_for, context, replayed=recorded is not None
@@ -184,14 +185,14 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         elif form == "signed":
             signed = request.signed
             try:
-                message = statement.parse(st.OutcomeStatement, signed.payload)
+                message = payloads.parse(st.OutcomeStatement, signed.payload)
             except MalformedError as error:
                 raise InvalidError("signed outcome does not decode") from error
         else:
             raise InvalidError("request says no outcome")
         if signed is not None and message.HasField("attestation"):
             raise InvalidError("a statement its author signed names nobody who attests it")
-        statement.check_no_unknown_fields(message)
+        payloads.check_no_unknown_fields(message)
         if message.status not in st.TransferStatus.values() or not message.status:
             raise InvalidError(f"transfer status is not one we know: `{message.status}`")
         identifier_hash = self.identifier_hash(request.subject)
@@ -199,7 +200,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         verified = b""
         if signed is not None:
             verified = verify_ahead(
-                origin=self.parts.config.ledger.origin,
+                origin=self.services.config.ledger.origin,
                 kind=EntryKind.OUTCOME,
                 tag=tag,
                 request_id=request_id,
@@ -227,18 +228,18 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         """
         if seq > MAX_SEQ:
             raise NotFoundError("no such permitted access of this subject")
-        with self.parts.table.read() as snapshot:
+        with self.services.table.read() as snapshot:
             tag = snapshot.tag_of(identifier_hash)
         try:
-            entry = None if tag is None else reads.read_entry(self.parts.ledger.store, tag, seq)
+            entry = None if tag is None else reads.read_entry(self.services.ledger.store, tag, seq)
         except NotFoundError:
             entry = None
         if tag is not None and entry is not None and entry.event.kind == EntryKind.ACCESS:
-            opened = reads.open_entry(self.parts.vault, entry)
+            opened = reads.open_entry(self.services.vault, entry)
             if opened is not None:
                 payload = codec.decode_statement(opened[1]).payload
-                asked = statement.parse(st.AccessStatement, payload).asked
-                question = statement.parse(pb.Question, asked.question)
+                asked = payloads.parse(st.AccessStatement, payload).asked
+                question = payloads.parse(pb.Question, asked.question)
                 actor = question.actor
                 parties = {asked.asker, question.holder, actor.organisation, actor.on_behalf_of, actor.application}
                 if caller.is_operator or caller.id in parties | {actor.relay}:
@@ -252,27 +253,27 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         """Read who used a person's data, newest first."""
         caller = self.caller(context)
         size = page_size(request.page_size)
-        with self.parts.table.read() as snapshot:
+        with self.services.table.read() as snapshot:
             self.require(snapshot, caller, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS)
             tag = self.tag(snapshot, request.subject)
             tree_size, root = snapshot.size, snapshot.root
-        pager = Pager(self.parts.page_key, "ListAccesses", caller, request.subject)
+        pager = Pager(self.services.page_key, "ListAccesses", caller, request.subject)
         if request.page_token:
             before, tree_size = pager.parse(request.page_token)
-            root = reads.root_at(self.parts.ledger.store, tree_size)
+            root = reads.root_at(self.services.ledger.store, tree_size)
         else:
-            before = self.parts.ledger.head(tag)[0] + 1
+            before = self.services.ledger.head(tag)[0] + 1
         response = ac.ListAccessesResponse(revision=revision(tree_size, root))
         outcomes: dict[int, list[st.OutcomeStatement]] = {}
         room = PAGE_BYTES
         # The chain is read backwards, an outcome stands behind its access, so it is met before it.
-        for entry in reads.read_chain_back(self.parts.ledger.store, tag, self.parts.ledger.head(tag)[0]):
+        for entry in reads.read_chain_back(self.services.ledger.store, tag, self.services.ledger.head(tag)[0]):
             if entry.index >= tree_size or entry.event.kind not in _LISTED:
                 continue
             if entry.event.kind == EntryKind.OUTCOME:
                 payload = self._payload(entry)
                 if payload is not None:
-                    outcomes.setdefault(entry.event.ref, []).append(statement.parse(st.OutcomeStatement, payload))
+                    outcomes.setdefault(entry.event.ref, []).append(payloads.parse(st.OutcomeStatement, payload))
                 continue
             if entry.event.seq >= before:
                 continue
@@ -287,7 +288,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         return response
 
     def _payload(self, entry: reads.Entry) -> bytes | None:
-        opened = reads.open_entry(self.parts.vault, entry)
+        opened = reads.open_entry(self.services.vault, entry)
         return None if opened is None else codec.decode_statement(opened[1]).payload
 
 
@@ -305,13 +306,13 @@ def _access_record(entry: reads.Entry, payload: bytes | None) -> ac.AccessRecord
     if payload is None:
         return record
     if record.refused:
-        refusal = statement.parse(st.RefusalStatement, payload)
+        refusal = payloads.parse(st.RefusalStatement, payload)
         if not refusal.HasField("access"):
             return None
         access = refusal.access
     else:
-        access = statement.parse(st.AccessStatement, payload)
-    record.question.CopyFrom(statement.parse(pb.Question, access.asked.question))
+        access = payloads.parse(st.AccessStatement, payload)
+    record.question.CopyFrom(payloads.parse(pb.Question, access.asked.question))
     record.decision.CopyFrom(access.decision)
     record.asker, record.network_origin = access.asked.asker, access.asked.network_origin
     return record

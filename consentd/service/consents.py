@@ -8,16 +8,17 @@ from google.protobuf.message import Message
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, MalformedError, NotFoundError
-from consentd.ledger import answers, reads, statement
+from consentd.ledger import reads
 from consentd.policy.subject import Lineage
+from consentd.sequencer.commands.consents import Amend, Change, Grant, GrantAnswer
+from consentd.sequencer.commands.context import request_key, verify_ahead
 from consentd.service.pages import Pager, page_length, page_size
 from consentd.service.wire import Caller, Servicer, check_request_id, content_hash, revision, rpc
+from consentd.statements import decisions, payloads
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import consent_service_pb2_grpc
 from consentd.v1 import statement_pb2 as st
-from consentd.writes.consents import Amend, Change, Grant, GrantAnswer
-from consentd.writes.desk import request_key, verify_ahead
 
 M = TypeVar("M", bound=Message)
 
@@ -33,7 +34,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         caller = self._acting(context)
         message, signed = self._stated(request, st.GrantStatement, caller)
         write = Grant(**self._base(EntryKind.GRANT, request, caller, message, signed), message=message)
-        written = self.parts.sequencer.submit(write).result()
+        written = self.services.sequencer.submit(write).result()
         receipt = self.receipt(written, 0, request.wait_for, context)
         event = codec.decode_leaf(receipt.leaf)
         assert isinstance(event, codec.Event)
@@ -41,7 +42,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         if event.kind == EntryKind.REFUSAL:
             response.refused.CopyFrom(self._refused(written.answer, event))
         else:
-            response.consent_id, response.version = answers.consent_id(event.tag, event.seq), 1
+            response.consent_id, response.version = decisions.consent_id(event.tag, event.seq), 1
         return response
 
     @rpc
@@ -61,7 +62,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
             based_on_version=request.based_on_version,
             message=message,
         )
-        written = self.parts.sequencer.submit(write).result()
+        written = self.services.sequencer.submit(write).result()
         receipt = self.receipt(written, 0, request.wait_for, context)
         event = codec.decode_leaf(receipt.leaf)
         assert isinstance(event, codec.Event)
@@ -99,7 +100,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         """Read one consent."""
         self._acting(context)
         wanted = consent_id(request.consent_id)
-        with self.parts.table.read() as snapshot:
+        with self.services.table.read() as snapshot:
             tag = self.tag(snapshot, request.subject)
             standings = snapshot.standings(tag)
             size, root = snapshot.size, snapshot.root
@@ -119,9 +120,9 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         caller = self._acting(context)
         size = page_size(request.page_size)
         pager = Pager(
-            self.parts.page_key, "ListConsents", caller, request.subject, str(request.include_revoked)
+            self.services.page_key, "ListConsents", caller, request.subject, str(request.include_revoked)
         )
-        with self.parts.table.read() as snapshot:
+        with self.services.table.read() as snapshot:
             tag = self.tag(snapshot, request.subject)
             standings = snapshot.standings(tag)
             tree_size, root = snapshot.size, snapshot.root
@@ -142,7 +143,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
     def _acting(self, context: grpc.ServicerContext) -> Caller:
         """Let only those pass who act for persons."""
         caller = self.caller(context)
-        with self.parts.table.read() as snapshot:
+        with self.services.table.read() as snapshot:
             self.require(snapshot, caller, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS)
         return caller
 
@@ -165,12 +166,12 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         if len(signed.payload) > codec.MAX_PAYLOAD:
             raise InvalidError(f"payload is over its limit of {codec.MAX_PAYLOAD} bytes", "TOO_LARGE")
         try:
-            message: Any = statement.parse(kind, signed.payload)
+            message: Any = payloads.parse(kind, signed.payload)
         except MalformedError as error:
             raise InvalidError("signed statement does not decode") from error
         if message.HasField("attestation"):
             raise InvalidError("a statement its author signed names nobody who attests it")
-        statement.check_no_unknown_fields(message)
+        payloads.check_no_unknown_fields(message)
         return message  # type: ignore[no-any-return]  # parsed as *kind*
 
     def _base(
@@ -193,11 +194,11 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
     ) -> bytes:
         if signed is None:
             return b""
-        with self.parts.table.read() as snapshot:
+        with self.services.table.read() as snapshot:
             tag = snapshot.tag_of(identifier_hash)
         if tag is None:
             raise NotFoundError("subject is not enrolled", "SUBJECT_NOT_FOUND")
-        origin = self.parts.config.ledger.origin
+        origin = self.services.config.ledger.origin
         return verify_ahead(origin=origin, kind=kind, tag=tag, request_id=request_id, signed=signed)
 
     def _change(
@@ -216,7 +217,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         base = self._base(kind, request, caller, message, signed)
         base["content"] = content_hash(kind.name, base["content"], request.consent_id)
         write = Change(**base, kind=kind, consent_id=consent_id(request.consent_id), message=message)
-        written = self.parts.sequencer.submit(write).result()
+        written = self.services.sequencer.submit(write).result()
         return self.receipt(written, 0, request.wait_for, context)
 
     def _refused(self, answer: GrantAnswer | None, event: codec.Event) -> cs.Refused:
@@ -229,18 +230,18 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         return cs.Refused(reason=refused.reason, missing=refused.missing)
 
     def _message(self, tag: bytes, seq: int, kind: type[M]) -> M:
-        entry = reads.read_entry(self.parts.ledger.store, tag, seq)
-        opened = reads.open_entry(self.parts.vault, entry)
+        entry = reads.read_entry(self.services.ledger.store, tag, seq)
+        opened = reads.open_entry(self.services.vault, entry)
         if opened is None:
             raise NotFoundError("subject was erased", "SUBJECT_NOT_FOUND")
-        return statement.parse(kind, codec.decode_statement(opened[1]).payload)
+        return payloads.parse(kind, codec.decode_statement(opened[1]).payload)
 
     def _record(self, tag: bytes, lineage: Lineage) -> cs.ConsentRecord:
-        first = reads.read_entry(self.parts.ledger.store, tag, lineage.lineage)
-        latest = reads.read_entry(self.parts.ledger.store, tag, lineage.seq)
+        first = reads.read_entry(self.services.ledger.store, tag, lineage.lineage)
+        latest = reads.read_entry(self.services.ledger.store, tag, lineage.seq)
         message = self._message(tag, lineage.seq, _VERSION_KINDS[lineage.seq != lineage.lineage])
         return cs.ConsentRecord(
-            consent_id=answers.consent_id(tag, lineage.lineage),
+            consent_id=decisions.consent_id(tag, lineage.lineage),
             version=lineage.version,
             state=cs.CONSENT_STATE_PAUSED if lineage.paused else cs.CONSENT_STATE_ACTIVE,
             consent=message.consent,
@@ -253,16 +254,16 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
     def _revoked(self, tag: bytes, standing: set[int]) -> list[cs.ConsentRecord]:
         """Read the withdrawn lineages from the person's chain: the table holds none of them."""
         records: dict[int, cs.ConsentRecord] = {}
-        count, _ = self.parts.ledger.head(tag)
-        first = reads.first_whole(self.parts.ledger.store, tag)
-        for entry in reads.read_chain(self.parts.ledger.store, tag, first, count):
+        count, _ = self.services.ledger.head(tag)
+        first = reads.first_whole(self.services.ledger.store, tag)
+        for entry in reads.read_chain(self.services.ledger.store, tag, first, count):
             event = entry.event
             if entry.row is None:
                 continue  # pruned, and with it all that was done to the same consent
             if event.kind == EntryKind.GRANT and event.seq not in standing:
                 message = self._message(tag, event.seq, st.GrantStatement)
                 records[event.seq] = cs.ConsentRecord(
-                    consent_id=answers.consent_id(tag, event.seq),
+                    consent_id=decisions.consent_id(tag, event.seq),
                     version=1,
                     state=cs.CONSENT_STATE_REVOKED,
                     consent=message.consent,

@@ -8,12 +8,12 @@ import grpc
 
 from consentd.core import codec
 from consentd.errors import ConsentdError, DeniedError, InvalidError, OverloadedError
-from consentd.ledger import answers, statement
-from consentd.ledger.view import Snapshot
 from consentd.metrics import Metrics
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import PackedQuestion
-from consentd.service.wire import Caller, Lobby, Servicer, check_batch, revision, rpc
+from consentd.service.wire import Caller, Servicer, ServiceState, check_batch, revision, rpc
+from consentd.statements import decisions, payloads
+from consentd.table.view import Snapshot
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import policy_service_pb2_grpc
@@ -23,8 +23,8 @@ from consentd.v1 import statement_pb2 as st
 class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
     """``consentd.v1.PolicyService``."""
 
-    def __init__(self, lobby: Lobby) -> None:
-        super().__init__(lobby)
+    def __init__(self, service_state: ServiceState) -> None:
+        super().__init__(service_state)
         # Ids of decisions that are not recorded: random once, counted after; unique, not secret.
         self._id_prefix = os.urandom(8)
         self._ids = count()
@@ -34,9 +34,9 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
         """Answer one question."""
         caller = self.caller(context)
         question = request.question
-        now_ms = self.parts.sequencer.clock.wall_ms()
+        now_ms = self.services.sequencer.clock.wall_ms()
         response = ps.CheckResponse()
-        with self.parts.table.read() as snapshot:
+        with self.services.table.read() as snapshot:
             here = self._answers(snapshot, now_ms)
             sees_reasons, packed = here.take(caller, question)
             decision = here.put(response.decision, packed, self.identifier_hash(question.subject))
@@ -52,20 +52,20 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
         shared = request.shared if request.HasField("shared") else None
         asked: Sequence[tuple[pb.Question, pb.Subject]]
         if shared is None:
-            check_batch(len(request.questions), self.parts.config.grpc.max_batch_items)
+            check_batch(len(request.questions), self.services.config.grpc.max_batch_items)
             if request.subjects:
                 raise InvalidError("subjects come with a shared question only")
             asked = [(question, question.subject) for question in request.questions]
         else:
-            check_batch(len(request.subjects), self.parts.config.grpc.max_batch_items)
+            check_batch(len(request.subjects), self.services.config.grpc.max_batch_items)
             if request.questions or shared.HasField("subject"):
                 raise InvalidError("a shared question has no subject, and no other questions beside it")
             asked = [(shared, subject) for subject in request.subjects]
-        now_ms = self.parts.sequencer.clock.wall_ms()
+        now_ms = self.services.sequencer.clock.wall_ms()
         response = ps.BatchCheckResponse()
         outcomes = [0] * len(OUTCOMES)
         form: tuple[bool, PackedQuestion] | None = None
-        with self.parts.table.read() as snapshot:
+        with self.services.table.read() as snapshot:
             here = self._answers(snapshot, now_ms)
             for question, subject in asked:
                 result = response.results.add()
@@ -104,7 +104,7 @@ class Answers:
         self._common = pb.Decision(
             revision=revision(snapshot.size, snapshot.root),
             vocabulary_version=self._codebook.vocabulary.version,
-            combining=statement.to_enum(self._rules.combining),
+            combining=payloads.to_enum(self._rules.combining),
             decided_time_ms=now_ms,
         )
 
@@ -120,7 +120,7 @@ class Answers:
         _refuse_break_glass(question)
         sees_reasons = check_caller(self._snapshot, caller, question)
         check_at_least(self._snapshot, question)
-        return sees_reasons, answers.pack_message(question, self._codebook)
+        return sees_reasons, decisions.pack_message(question, self._codebook)
 
     def put(self, message: pb.Decision, question: PackedQuestion, identifier_hash: bytes) -> pb.Decision:
         """Put the answer about one subject into *message*, and return it."""
@@ -130,7 +130,7 @@ class Answers:
         value = None if tag is None else self._snapshot.subject(tag)
         verdict = evaluate.evaluate(value, question, self._rules, self._now_ms)
         message.CopyFrom(self._common)
-        answers.put_verdict(message, verdict, question, self._codebook, self._rules, tag or b"")
+        decisions.put_verdict(message, verdict, question, self._codebook, self._rules, tag or b"")
         message.decision_id = self._id_prefix + next(self._ids).to_bytes(8, "big")
         return message
 

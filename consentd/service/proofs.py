@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 import grpc
 
 from consentd.core import codec, merkle
-from consentd.core.terms import LEDGER, PARTICIPANT
+from consentd.core.key_validity import LEDGER, PARTICIPANT
+from consentd.cosigning.publisher import Published
 from consentd.errors import DeniedError, InvalidError, NotFoundError, StorageError
 from consentd.ledger import layout, reads
 from consentd.ledger.reads import Anchor
@@ -27,7 +28,6 @@ from consentd.store import Store
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import ledger_service_pb2_grpc
 from consentd.v1 import statement_pb2 as st
-from consentd.witness.publisher import Published
 
 CHUNK_BYTES = 256 * 1024
 """About how large a piece of a history stream gets."""
@@ -53,15 +53,15 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         """Read leaves in order."""
         caller = self._auditor(context)
         size = page_size(request.page_size)
-        pager = Pager(self.parts.page_key, "ListEntries", caller)
+        pager = Pager(self.services.page_key, "ListEntries", caller)
         start, tree_size, root = self._place(pager, request.page_token, request.start_index)
         end = min(start + size, tree_size)
-        minimum = read_pruned(self.parts.ledger.store).minimum
+        minimum = read_pruned(self.services.ledger.store).minimum
         if start < minimum:
             raise NotFoundError(f"leaves below the minimum index are pruned: `{minimum}`", "PRUNED")
         response = ls.ListEntriesResponse(first_index=start, revision=revision(tree_size, root))
         if start < end:
-            response.leaves.extend(reads.read_leaves(self.parts.ledger.store, start, end))
+            response.leaves.extend(reads.read_leaves(self.services.ledger.store, start, end))
         if end < tree_size:
             response.next_page_token = pager.token(end, tree_size)
         return response
@@ -72,25 +72,25 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
     ) -> ls.ListStatementsResponse:
         """Read openings in order, within the caller's mandate."""
         caller = self._auditor(context)
-        with self.parts.table.read() as snapshot:
+        with self.services.table.read() as snapshot:
             persons = has_right(snapshot, caller, st.PARTICIPANT_RIGHT_READ_STATEMENTS)
         size = page_size(request.page_size)
         kinds = frozenset(request.kinds)
-        pager = Pager(self.parts.page_key, "ListStatements", caller, str(sorted(kinds)))
+        pager = Pager(self.services.page_key, "ListStatements", caller, str(sorted(kinds)))
         start, tree_size, root = self._place(pager, request.page_token, request.start_index)
         end = min(start + size, tree_size)
         response = ls.ListStatementsResponse(revision=revision(tree_size, root))
-        room = self.parts.config.grpc.max_message_bytes // 2
-        for index, leaf in reads.scan_leaves(self.parts.ledger.store, start, end):
+        room = self.services.config.grpc.max_message_bytes // 2
+        for index, leaf in reads.scan_leaves(self.services.ledger.store, start, end):
             event = codec.decode_leaf(leaf)
             if isinstance(event, codec.Event) and (not kinds or event.kind in kinds):
                 try:
-                    entry = reads.read_entry(self.parts.ledger.store, event.tag, event.seq)
+                    entry = reads.read_entry(self.services.ledger.store, event.tag, event.seq)
                 except NotFoundError:
                     continue  # pruned since the scan began
                 opened = None
                 if persons or entry.row is None or reads.is_clear(entry):
-                    opened = reads.open_entry(self.parts.vault, entry)
+                    opened = reads.open_entry(self.services.vault, entry)
                 if opened is None:
                     response.withheld_count += 1
                 message = ls.LedgerEntry(index=index, leaf=leaf, opening=opening(opened))
@@ -106,7 +106,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
     @rpc
     def GetReceipt(self, request: ls.GetReceiptRequest, context: grpc.ServicerContext) -> ls.GetReceiptResponse:  # noqa: N802
         """Read the receipt of an entry whose leaf hash the caller holds."""
-        state = self.parts.ledger.state
+        state = self.services.ledger.state
         if request.index >= state.size:
             raise NotFoundError("no such entry, or another leaf hash")
         leaf = self._leaf(request.index)
@@ -120,7 +120,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         self, request: ls.GetInclusionProofRequest, context: grpc.ServicerContext
     ) -> ls.GetInclusionProofResponse:
         """Prove that a leaf is in a tree."""
-        store, size = self.parts.ledger.store, self._tree_size(request.tree_size)
+        store, size = self.services.ledger.store, self._tree_size(request.tree_size)
         hashes = reads.prove_inclusion(store, request.index, size)
         return ls.GetInclusionProofResponse(
             leaf_hash=reads.leaf_hash_at(store, request.index),
@@ -133,7 +133,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         self, request: ls.GetConsistencyProofRequest, context: grpc.ServicerContext
     ) -> ls.GetConsistencyProofResponse:
         """Prove that one tree is a prefix of another."""
-        store, second = self.parts.ledger.store, self._tree_size(request.second_tree_size)
+        store, second = self.services.ledger.store, self._tree_size(request.second_tree_size)
         hashes = reads.prove_consistency(store, request.first_tree_size, second)
         first = request.first_tree_size
         return ls.GetConsistencyProofResponse(
@@ -150,9 +150,9 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         tag, names = self._chain(request, context)
         if request.known_count > MAX_SEQ:
             raise InvalidError("known_count is larger than the history")
-        chains = _Chains(self.parts.ledger.store, self.parts.vault)
+        chains = _Chains(self.services.ledger.store, self.services.vault)
         anchor, published, names = self._anchor(chains, tag, names, request.known_count)
-        store = self.parts.ledger.store
+        store = self.services.ledger.store
         first = max(request.known_count + 1, reads.first_whole(store, tag))
         head = ls.HistoryHead(
             checkpoint=published.note,
@@ -176,7 +176,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
     def Prune(self, request: ls.PruneRequest, context: grpc.ServicerContext) -> Iterator[ls.PruneResponse]:  # noqa: N802
         """Delete what the retention policy no longer keeps."""
         self.require_operator(self.caller(context))
-        yield from prune(self.parts, request, context)
+        yield from prune(self.services, request, context)
 
     # -- steps ------------------------------------------------------------------------------------------------
 
@@ -188,7 +188,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         if request.WhichOneof("chain") != "subject":
             raise InvalidError("request names no chain")
         caller = self.caller(context)
-        with self.parts.table.read() as snapshot:
+        with self.services.table.read() as snapshot:
             self.require(snapshot, caller, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS)
             tag = self.tag(snapshot, request.subject)
         return tag, {tag: ""}
@@ -201,10 +201,10 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         Which chains those are is known only once the entries are read, and reading takes place beside new ones: so
         this goes around until one checkpoint covers all.
         """
-        store, names = self.parts.ledger.store, {**names, codec.LEDGER_TAG: LEDGER}
+        store, names = self.services.ledger.store, {**names, codec.LEDGER_TAG: LEDGER}
         for _ in range(_MAX_ANCHOR_TRIES):
             tags = list(names)
-            anchor, published = self.parts.sequencer.anchor(tags)
+            anchor, published = self.services.sequencer.anchor(tags)
             wanted = dict(names)
             for each in tags:
                 first = max(known + 1, reads.first_whole(store, tag)) if each == tag else 1
@@ -218,7 +218,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
     def _authors(self, entries: Iterable[Opened]) -> set[str]:
         """Return the public chains of the participants whose keys signed *entries*."""
         keys = {codec.decode_statement(opened[1]).key for _, opened in entries if opened is not None}
-        with self.parts.table.read() as snapshot:
+        with self.services.table.read() as snapshot:
             owners = [snapshot.key_ever(key) for key in keys]
         return {PARTICIPANT + owner.name for owner in owners if owner is not None and owner.name}
 
@@ -228,7 +228,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         Raises:
             NotFoundError: it was pruned.
         """
-        store = self.parts.ledger.store
+        store = self.services.ledger.store
         if index < read_pruned(store).minimum and store.get(layout.leaf_key(index)) is None:
             raise NotFoundError("leaf is pruned; its inclusion can still be proven: GetInclusionProof", "PRUNED")
         return reads.read_leaf(store, index)
@@ -236,7 +236,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
     def _auditor(self, context: grpc.ServicerContext) -> Caller:
         """Let only auditors and the operator pass."""
         caller = self.caller(context)
-        with self.parts.table.read() as snapshot:
+        with self.services.table.read() as snapshot:
             participant = snapshot.participant(caller.id)
         is_auditor = participant is not None and participant.active and _AUDITOR in participant.roles
         if not caller.is_operator and not is_auditor:
@@ -244,7 +244,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         return caller
 
     def _published(self) -> Published:
-        published = self.parts.sequencer.published
+        published = self.services.sequencer.published
         if published is None:
             raise NotFoundError("no checkpoint is published yet")
         return published
@@ -261,7 +261,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
             if start_index:
                 raise InvalidError("start_index and page_token exclude each other", "INVALID_PAGE")
             start, size = pager.parse(token)
-            return start, size, reads.root_at(self.parts.ledger.store, size)
+            return start, size, reads.root_at(self.services.ledger.store, size)
         point = self._published().checkpoint
         return min(start_index, point.size), point.size, point.root
 

@@ -12,13 +12,13 @@ from consentd.core.pruned import DAY_MS, Pruned
 from consentd.errors import ConflictError, InvalidError, StorageError
 from consentd.ledger import retention
 from consentd.ledger.retention import Stop, Sweep
-from consentd.service.wire import Parts, remaining_s
+from consentd.sequencer.commands.registry import StatePruning
+from consentd.service.wire import Services, remaining_s
 from consentd.store import Batch
 from consentd.v1 import ledger_service_pb2 as ls
-from consentd.writes.registry import StatePruning
 
 
-def prune(parts: Parts, request: ls.PruneRequest, context: grpc.ServicerContext) -> Iterator[ls.PruneResponse]:
+def prune(services: Services, request: ls.PruneRequest, context: grpc.ServicerContext) -> Iterator[ls.PruneResponse]:
     """Prune, and yield how far it is.
 
     Raises:
@@ -26,32 +26,32 @@ def prune(parts: Parts, request: ls.PruneRequest, context: grpc.ServicerContext)
         InvalidError: the policy keeps everything, or keeps what is asked to go.
         StorageError: what is going to be pruned did not become public in time; nothing was deleted.
     """
-    if not parts.pruning.acquire(blocking=False):
+    if not services.pruning.acquire(blocking=False):
         raise ConflictError("another pruning is under way")
     try:
-        pruned, stop = yield from _find(parts, request)
+        pruned, stop = yield from _find(services, request)
         if not request.dry_run:
-            _publish(parts, pruned, context)
-        yield from _sweep(parts, pruned, stop, dry_run=request.dry_run)
+            _publish(services, pruned, context)
+        yield from _sweep(services, pruned, stop, dry_run=request.dry_run)
     finally:
-        parts.pruning.release()
+        services.pruning.release()
 
 
 def _find(
-    parts: Parts, request: ls.PruneRequest
+    services: Services, request: ls.PruneRequest
 ) -> Generator[ls.PruneResponse, None, tuple[Pruned, Stop]]:
     """Return what to prune: what an earlier call stated and did not finish, or else as much as there is."""
-    store, state = parts.ledger.store, parts.ledger.state
+    store, state = services.ledger.store, services.ledger.state
     before, (days, stated) = retention.read_pruned(store), retention.read_stated(store)
     if stated and not (retention.is_finished(store) and before == stated[-1].pruned):
         return stated[-1].pruned, Stop(0, 0)
     if not days:
         raise InvalidError("retention policy keeps everything: `ledger.retention_days` was 0 when the ledger began")
-    latest_ms = parts.sequencer.clock.wall_ms() - days * DAY_MS
+    latest_ms = services.sequencer.clock.wall_ms() - days * DAY_MS
     kept_from_ms = request.kept_from_time_ms or max(0, latest_ms)
     if not 0 <= kept_from_ms <= latest_ms:
         raise InvalidError(f"retention policy keeps entries `{days}` days; choose an earlier time")
-    planning = retention.plan(store, parts.vault, kept_from_ms=kept_from_ms, size=state.size)
+    planning = retention.plan(store, services.vault, kept_from_ms=kept_from_ms, size=state.size)
     while True:
         try:
             done = next(planning)
@@ -61,24 +61,24 @@ def _find(
         yield ls.PruneResponse(step=ls.PRUNE_STEP_PLANNING, done_count=done, total_count=state.tags)
 
 
-def _publish(parts: Parts, pruned: Pruned, context: grpc.ServicerContext) -> None:
+def _publish(services: Services, pruned: Pruned, context: grpc.ServicerContext) -> None:
     """State it in the ledger, unless that was done, and wait for a checkpoint that everyone can see."""
-    days, stated = retention.read_stated(parts.ledger.store)
+    days, stated = retention.read_stated(services.ledger.store)
     index = next((one.index for one in stated if one.pruned == pruned), None)
     if index is None:
-        written = parts.sequencer.submit(StatePruning(days=days, pruned=pruned)).result()
+        written = services.sequencer.submit(StatePruning(days=days, pruned=pruned)).result()
         index = written.entries[0].index
     # INVARIANT: nothing is deleted before the entry that says so is public: whoever misses an entry must find out why.
-    if parts.sequencer.wait_published(index + 1, remaining_s(context)) is None:
+    if services.sequencer.wait_published(index + 1, remaining_s(context)) is None:
         raise StorageError("pruning is stated, and waits for a published checkpoint; call again to go on")
 
 
-def _sweep(parts: Parts, pruned: Pruned, stop: Stop, *, dry_run: bool) -> Iterator[ls.PruneResponse]:
-    store, tags = parts.ledger.store, parts.ledger.state.tags
+def _sweep(services: Services, pruned: Pruned, stop: Stop, *, dry_run: bool) -> Iterator[ls.PruneResponse]:
+    store, tags = services.ledger.store, services.ledger.state.tags
     done = Sweep()
-    for batch, done in retention.sweep(store, parts.vault, pruned):
+    for batch, done in retention.sweep(store, services.vault, pruned):
         if not dry_run:
-            parts.sequencer.call(_Writing(parts, batch))
+            services.sequencer.call(_Writing(services, batch))
         yield _answer(ls.PRUNE_STEP_DELETING, done, tags, pruned, stop)
     yield _answer(ls.PRUNE_STEP_DONE, done, tags, pruned, stop)
 
@@ -86,8 +86,8 @@ def _sweep(parts: Parts, pruned: Pruned, stop: Stop, *, dry_run: bool) -> Iterat
 class _Writing:
     """A batch that the sequencer writes between two turns. A failure stops it at its next turn, as any would."""
 
-    def __init__(self, parts: Parts, batch: Batch) -> None:
-        self._store, self._batch = parts.ledger.store, batch
+    def __init__(self, services: Services, batch: Batch) -> None:
+        self._store, self._batch = services.ledger.store, batch
 
     def __call__(self) -> None:
         self._store.write(self._batch)

@@ -8,23 +8,23 @@ import grpc
 from google.protobuf.message import Message
 
 from consentd.core import note
+from consentd.core.key_validity import PARTICIPANT
 from consentd.core.kinds import EntryKind
-from consentd.core.terms import PARTICIPANT
 from consentd.errors import ConflictError, InvalidError, NotFoundError
-from consentd.ledger import statement
-from consentd.ledger.table_turn import TableTurn
 from consentd.policy import check
 from consentd.policy.compile import compile_rules
 from consentd.policy.vocabulary import check_successor
+from consentd.sequencer.commands.context import request_key
+from consentd.sequencer.commands.registry import Enrol, PublicWrite
 from consentd.service.auth import OPERATOR, PARTICIPANT_ID
 from consentd.service.pages import Pager, page_length, page_size
 from consentd.service.wire import Servicer, check_request_id, content_hash, revision, rpc
+from consentd.statements import payloads
+from consentd.table.transaction import TableTransaction
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import registry_service_pb2_grpc
 from consentd.v1 import statement_pb2 as st
-from consentd.writes.desk import request_key
-from consentd.writes.registry import Enrol, PublicWrite
 
 _GROUP = re.compile(r"group/[a-z0-9][a-z0-9._-]{0,62}")
 _MAX_TEXT = 500
@@ -50,7 +50,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         """Put a participant's key in force."""
         key = check_key(request.key)
 
-        def is_new(table: TableTurn) -> None:
+        def is_new(table: TableTransaction) -> None:
             _known(table, request.participant_id)
             if table.key_ever(key) is not None:
                 raise ConflictError("key is or was in force already")
@@ -64,7 +64,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         """Put a participant's key out of force."""
         key = check_key(request.key)
 
-        def is_in_force(table: TableTurn) -> None:
+        def is_in_force(table: TableTransaction) -> None:
             _known(table, request.participant_id)
             owner = table.key_owner(key)
             if owner is None or owner.name != request.participant_id:
@@ -81,16 +81,16 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         """Publish the next version of the vocabulary."""
         message = st.VocabularyStatement()
         message.CopyFrom(request.vocabulary)
-        value = statement.vocabulary_value(message)
+        value = payloads.vocabulary_value(message)
 
-        def succeeds(table: TableTurn) -> None:
+        def succeeds(table: TableTransaction) -> None:
             old = table.vocabulary_statement()
             assert old is not None, "a ledger begins with a vocabulary"
             if old.vocabulary_id != message.vocabulary_id:
                 raise InvalidError(f"realm uses another vocabulary: `{old.vocabulary_id}`")
             if message.version != old.version + 1:
                 raise ConflictError(f"version does not follow the one in force: `{old.version}`", "VERSION_CONFLICT")
-            check_successor(statement.vocabulary_value(old), value)
+            check_successor(payloads.vocabulary_value(old), value)
 
         name = f"vocabulary/{message.vocabulary_id}"
         receipt = self._publish(request, name, EntryKind.VOCABULARY, message, succeeds, context)
@@ -106,7 +106,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         if not PARTICIPANT_ID.fullmatch(message.notice_id) or len(message.content_sha256) != 32:
             raise InvalidError("notice needs an id of [a-z0-9._-] and the 32-byte hash of its text")
 
-        def succeeds(table: TableTurn) -> None:
+        def succeeds(table: TableTransaction) -> None:
             latest = table.notice(message.notice_id)
             version = 0 if latest is None else latest.version
             if message.version != version + 1:
@@ -123,9 +123,9 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         """Publish the next version of the realm's rules."""
         message = st.RulesStatement()
         message.CopyFrom(request.rules)
-        value = statement.rules_value(message)
+        value = payloads.rules_value(message)
 
-        def succeeds(table: TableTurn) -> None:
+        def succeeds(table: TableTransaction) -> None:
             old = table.rules_statement()
             assert old is not None, "a ledger begins with rules"
             if (old.realm_id, old.vocabulary_id) != (message.realm_id, message.vocabulary_id):
@@ -147,7 +147,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         """Give a person a tag and a first entry."""
         caller = self.caller(context)
         request_id = check_request_id(request.request_id)
-        with self.parts.table.read() as snapshot:
+        with self.services.table.read() as snapshot:
             self.require(snapshot, caller, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS)
         key = check_key(request.subject_key) if request.subject_key else b""
         identifier_hash = self.identifier_hash(request.subject)
@@ -157,7 +157,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
             content=content_hash("EnrolSubject", identifier_hash, request.method, key),
             asker=caller.id,
             # The vault first: a tag without an ENROL means nothing, an ENROL without a key could not be read.
-            tag=self.parts.vault.create(identifier_hash),
+            tag=self.services.vault.create(identifier_hash),
             message=st.EnrolStatement(
                 identifier_hash=identifier_hash,
                 scheme=request.subject.scheme,
@@ -165,7 +165,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
             ),
             subject_key=key,
         )
-        written = self.parts.sequencer.submit(write).result()
+        written = self.services.sequencer.submit(write).result()
         receipt = self.receipt(written, 0, request.wait_for, context)
         return rs.EnrolSubjectResponse(receipt=receipt, tag=written.answer)
 
@@ -175,7 +175,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
     ) -> rs.GetParticipantResponse:
         """Read one participant."""
         self.caller(context)
-        with self.parts.table.read() as snapshot:
+        with self.services.table.read() as snapshot:
             found = snapshot.participant(request.participant_id)
             if found is None:
                 raise NotFoundError("no such participant")
@@ -192,8 +192,8 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         """Read all participants, a page at a time."""
         caller = self.caller(context)
         size = page_size(request.page_size)
-        pager = Pager(self.parts.page_key, "ListParticipants", caller)
-        with self.parts.table.read() as snapshot:
+        pager = Pager(self.services.page_key, "ListParticipants", caller)
+        with self.services.table.read() as snapshot:
             # Numbers are given in order of registration and never change, so a position is one.
             everyone = sorted(snapshot.registry().participants.values(), key=lambda one: one.number)
             start, tree_size = pager.parse(request.page_token) if request.page_token else (0, snapshot.size)
@@ -213,7 +213,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
     ) -> rs.GetVocabularyResponse:
         """Read the vocabulary in force."""
         self.caller(context)
-        with self.parts.table.read() as snapshot:
+        with self.services.table.read() as snapshot:
             return rs.GetVocabularyResponse(
                 vocabulary=snapshot.vocabulary_statement(), revision=revision(snapshot.size, snapshot.root)
             )
@@ -222,7 +222,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
     def GetNotice(self, request: rs.GetNoticeRequest, context: grpc.ServicerContext) -> rs.GetNoticeResponse:  # noqa: N802
         """Read a notice."""
         self.caller(context)
-        with self.parts.table.read() as snapshot:
+        with self.services.table.read() as snapshot:
             # Only an id that can be one: the rows of a notice's versions are found by what they begin with.
             known = PARTICIPANT_ID.fullmatch(request.notice_id)
             found = snapshot.notice(request.notice_id, request.version) if known else None
@@ -234,7 +234,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
     def GetRules(self, request: rs.GetRulesRequest, context: grpc.ServicerContext) -> rs.GetRulesResponse:  # noqa: N802
         """Read the rules in force."""
         self.caller(context)
-        with self.parts.table.read() as snapshot:
+        with self.services.table.read() as snapshot:
             return rs.GetRulesResponse(
                 rules=snapshot.rules_statement(), revision=revision(snapshot.size, snapshot.root)
             )
@@ -245,14 +245,14 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         name: str,
         kind: EntryKind,
         message: Message,
-        check_table: Callable[[TableTurn], None],
+        check_table: Callable[[TableTransaction], None],
         context: grpc.ServicerContext,
     ) -> pb.Receipt:
         """Write an entry into a public chain, as the operator's doing."""
         caller = self.caller(context)
         self.require_operator(caller)
         request_id = check_request_id(request.request_id)
-        statement.check_no_unknown_fields(message)
+        payloads.check_no_unknown_fields(message)
         content = content_hash(request.DESCRIPTOR.name, name, message)
         message.ClearField("attestation")
         message.attestation.attested_by = caller.id  # type: ignore[attr-defined]  # every public statement has one
@@ -266,7 +266,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
             message=message,
             check=check_table,
         )
-        written = self.parts.sequencer.submit(write).result()
+        written = self.services.sequencer.submit(write).result()
         return self.receipt(written, 0, request.wait_for, context)
 
 
@@ -305,6 +305,6 @@ def check_participant(message: st.ParticipantStatement) -> None:
         raise InvalidError("group is not `group/` and an id of [a-z0-9._-]")
 
 
-def _known(table: TableTurn, participant_id: str) -> None:
+def _known(table: TableTransaction, participant_id: str) -> None:
     if table.participant(participant_id) is None:
         raise NotFoundError("no such participant")

@@ -29,14 +29,14 @@ from consentd.errors import (
 )
 from consentd.ledger import reads
 from consentd.ledger.ledger import Ledger, State
-from consentd.ledger.table import Table
 from consentd.ledger.vault import Vault, check_identifier
-from consentd.ledger.view import Snapshot
 from consentd.metrics import Metrics
-from consentd.pool import Written
-from consentd.sequencer import Sequencer
+from consentd.sequencer.loop import Sequencer
+from consentd.sequencer.pool import Written
 from consentd.service.auth import OPERATOR, Authenticator
 from consentd.service.status import UnauthenticatedError, bug_status, error_status, item_error, status_code
+from consentd.table.table import Table
+from consentd.table.view import Snapshot
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import error_reason_pb2 as er
 from consentd.v1 import ledger_service_pb2 as ls
@@ -53,7 +53,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Services:
     """What the services stand on; made once by the daemon."""
 
     config: Config
@@ -82,36 +82,36 @@ class Caller:
 # -- calls ----------------------------------------------------------------------------------------------------
 
 
-class Lobby:
-    """Where calls find the daemon's parts: None until the ledger is open and verified, and again once it drains."""
+class ServiceState:
+    """Where calls find the daemon's services: None until the ledger is open and verified, and again once it drains."""
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
-        self.parts: Parts | None = None  # replaced by assignment, by the daemon
+        self.services: Services | None = None  # replaced by assignment, by the daemon
 
 
 class Servicer:
     """What all services share."""
 
-    def __init__(self, lobby: Lobby) -> None:
-        self._lobby = lobby
+    def __init__(self, service_state: ServiceState) -> None:
+        self._state = service_state
 
     @property
-    def parts(self) -> Parts:
-        """The daemon's parts.
+    def services(self) -> Services:
+        """The daemon's services.
 
         Raises:
             StorageError: the daemon is starting or draining.
         """
-        parts = self._lobby.parts
-        if parts is None:
+        services = self._state.services
+        if services is None:
             raise StorageError("daemon is starting or draining", "NOT_SERVING")
-        return parts
+        return services
 
     @property
     def metrics(self) -> Metrics:
         """Every metric."""
-        return self._lobby.metrics
+        return self._state.metrics
 
     def caller(self, context: grpc.ServicerContext) -> Caller:
         """Tell who calls.
@@ -120,10 +120,10 @@ class Servicer:
             UnauthenticatedError: no credential, or none that we know.
         """
         certificate: bytes | None = None
-        if self.parts.config.grpc.tls is not None:
+        if self.services.config.grpc.tls is not None:
             found_certificates: Any = context.auth_context().get("x509_pem_cert") or ()
             certificate = next(iter(found_certificates), None)
-        found = self.parts.authenticator.who(context.invocation_metadata() or (), certificate)
+        found = self.services.authenticator.who(context.invocation_metadata() or (), certificate)
         if not found:
             raise UnauthenticatedError("call has no credential that is known here", "UNAUTHENTICATED")
         return Caller(found)
@@ -158,7 +158,7 @@ class Servicer:
             InvalidError: it may not be used as one.
         """
         check_identifier(subject.scheme, subject.value)
-        return self.parts.vault.identifier_hash(subject.scheme, subject.value)
+        return self.services.vault.identifier_hash(subject.scheme, subject.value)
 
     def tag(self, snapshot: Snapshot, subject: pb.Subject) -> bytes:
         """Return a person's tag.
@@ -178,7 +178,7 @@ class Servicer:
         if written.replayed:
             assert written.recorded_index is not None
             index = written.recorded_index + place
-            leaf = reads.read_leaf(self.parts.ledger.store, index)
+            leaf = reads.read_leaf(self.services.ledger.store, index)
         else:
             index, leaf = written.entries[place].index, written.entries[place].leaf
         return self.receipt_of(index, leaf, written.state, wait_for, context, replayed=written.replayed)
@@ -201,13 +201,13 @@ class Servicer:
             revision=revision(state.size, state.root),
             replayed=replayed,
         )
-        published = self.parts.sequencer.published
+        published = self.services.sequencer.published
         if wait_for == pb.WAIT_FOR_PUBLISHED:
-            published = self.parts.sequencer.wait_published(index + 1, remaining_s(context)) or published
+            published = self.services.sequencer.wait_published(index + 1, remaining_s(context)) or published
         if published is not None and published.checkpoint.size > index:
             receipt.published = True
             receipt.proof = reads.proof_bundle(
-                self.parts.ledger.store, index, published.checkpoint, published.note
+                self.services.ledger.store, index, published.checkpoint, published.note
             )
         return receipt
 

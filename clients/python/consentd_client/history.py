@@ -23,9 +23,7 @@ from consentd.core.history import (
     HistoryProof,
     VerifiedEntry,
 )
-from consentd.core.kinds import EntryKind, Owner
-from consentd.core.pruned import Pruned, Retention
-from consentd.core.terms import (
+from consentd.core.key_validity import (
     LEDGER,
     PARTICIPANT,
     KeyFact,
@@ -36,6 +34,8 @@ from consentd.core.terms import (
     settle,
     verify_authors,
 )
+from consentd.core.kinds import EntryKind, Owner
+from consentd.core.pruned import Pruned, Retention
 from consentd.errors import InvalidError, MalformedError, ProofError, VerificationError
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import statement_pb2 as st

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 from google.protobuf.message import DecodeError, Message
 
-from consentd.core.terms import LEDGER, PARTICIPANT
+from consentd.core.key_validity import LEDGER, PARTICIPANT
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 

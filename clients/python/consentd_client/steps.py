@@ -94,7 +94,7 @@ def pin(
         origin: the ledger's name.
         also: further keys of the log's own, each of which must have signed as well.
         policy: which witnesses must have cosigned, as a C2SP tlog-policy file has it; None: nobody need have.
-        parse_mldsa: reads a vkey of ML-DSA-44, for those who have the code: ``consentd.server.mldsa`` has, with the
+        parse_mldsa: reads a vkey of ML-DSA-44, for those who have the code: ``consentd.cosigning.mldsa`` has, with the
             server's parts installed. Left out, such a key cannot be pinned, and in a policy it counts for nothing.
 
     Raises:

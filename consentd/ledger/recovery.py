@@ -1,0 +1,144 @@
+"""Open a ledger: read, recompute, compare, and only then serve.
+
+Work follows the right edge of the tree and the buckets of the map, not the number of entries. What a crash leaves
+is ordinary and goes on: a store ahead of its lock, events after the last seal. What no crash leaves is refused.
+Source: ledger-format.md, "Opening".
+"""
+
+from pathlib import Path
+
+from consentd.core import checkpoint, codec, tiles
+from consentd.core.note import Verifier
+from consentd.errors import CorruptionError, MalformedError, ProofError, VerificationError
+from consentd.ledger import layout
+from consentd.ledger.last_signed import read_lock
+from consentd.ledger.ledger import Ledger, State, decode_state, empty_state
+from consentd.ledger.map import TagMap
+from consentd.store import Store
+
+RUNBOOK = "see ops/RUNBOOK.md, `ledger refuses to open`"
+
+
+def open_ledger(store: Store, *, lock_path: Path, origin: str, log_verifier: Verifier, map_bits: int) -> Ledger:
+    """Open the ledger in *store*, or an empty one where the store is empty.
+
+    Args:
+        lock_path: where ``checkpoint.lock`` lies.
+        origin: the ledger's name; a lock of another is refused.
+        log_verifier: the log key's public half.
+        map_bits: for an empty ledger; a ledger with leaves keeps its own.
+
+    Raises:
+        StorageError: the store or the lock cannot be read.
+        CorruptionError: store, tree, map, seal and lock contradict each other.
+    """
+    row = store.get(layout.STATE)
+    state = empty_state(map_bits) if row is None else decode_state(row)
+    edge = _open_edge(store, state)
+    tag_map = TagMap(store, state.map_bits)
+    if tag_map.root() != state.map_root:
+        raise CorruptionError(
+            f"map root differs: state says {state.map_root.hex()}, stored nodes give {tag_map.root().hex()}; {RUNBOOK}"
+        )
+    _check_seal(store, state)
+    check_lock(store, state, lock_path=lock_path, origin=origin, log_verifier=log_verifier)
+    ledger = Ledger(store, state, edge, tag_map)
+    _recover_unsealed(ledger)
+    return ledger
+
+
+def _open_edge(store: Store, state: State) -> tiles.Edge:
+    try:
+        edge = tiles.Edge.from_tiles(state.size, read_tiles(store, tiles.plan_edge(state.size)))
+    except ProofError as error:
+        raise CorruptionError(f"tree edge is not whole at size {state.size}: {error}; {RUNBOOK}") from error
+    if edge.root() != state.root:
+        raise CorruptionError(
+            f"tree root differs at size {state.size}: state says {state.root.hex()}, "
+            f"stored tiles give {edge.root().hex()}; {RUNBOOK}"
+        )
+    return edge
+
+
+def read_tiles(store: Store, plan: list[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+    """Read the planned tiles at once; a missing one is left out."""
+    rows = store.multi_get([layout.tile_key(level, n) for level, n in plan])
+    return {place: row for place, row in zip(plan, rows, strict=True) if row is not None}
+
+
+def _check_seal(store: Store, state: State) -> None:
+    """Compare the last seal with the state row that speaks of it."""
+    if state.sealed_size == 0:
+        return
+    leaf = store.get(layout.leaf_key(state.sealed_size - 1)) or b""
+    seal = _decode(leaf, state.sealed_size - 1)
+    if (
+        not isinstance(seal, codec.Seal)
+        or seal.covers != state.sealed_size - 1
+        or seal.map_root != state.map_root
+        or codec.chain_hash(leaf) != state.seal_hash
+    ):
+        raise CorruptionError(f"last seal at index {state.sealed_size - 1} is not what the state says; {RUNBOOK}")
+
+
+def check_lock(store: Store, state: State, *, lock_path: Path, origin: str, log_verifier: Verifier) -> None:
+    """Compare with what was signed last: its size m ≤ n, and root(m) its root."""
+    note = read_lock(lock_path)
+    if note is None:
+        # INVARIANT: a ledger with no seal, or with its first one just written, may have no lock: a crash fell before
+        # its first signature. Signing that same tree again cannot contradict what was signed.
+        if state.sealed_size > 0 and not _is_first_seal(store, state):
+            raise CorruptionError(
+                f"checkpoint lock is missing beside a ledger of size {state.size}: `{lock_path}`; {RUNBOOK}"
+            )
+        return
+    try:
+        locked, _ = checkpoint.open_checkpoint(note, origin, log_verifier)
+    except VerificationError as error:
+        raise CorruptionError(f"checkpoint lock does not verify: {error}; {RUNBOOK}") from error
+    if locked.size > state.size:
+        raise CorruptionError(
+            f"ledger is behind its lock: size {state.size} root {state.root.hex()}, "
+            f"lock has size {locked.size} root {locked.root.hex()}; {RUNBOOK}"
+        )
+    try:
+        root = tiles.root(locked.size, read_tiles(store, tiles.plan_root(locked.size)))
+    except ProofError as error:
+        raise CorruptionError(f"tree is not whole at the lock's size {locked.size}: {error}; {RUNBOOK}") from error
+    if root != locked.root:
+        raise CorruptionError(
+            f"ledger contradicts its lock at size {locked.size}: root {root.hex()}, "
+            f"lock has {locked.root.hex()}; {RUNBOOK}"
+        )
+
+
+def _is_first_seal(store: Store, state: State) -> bool:
+    """Tell whether no seal but the last leaf was ever written, so at most this very tree was signed."""
+    if state.sealed_size != state.size:
+        return False
+    seal = _decode(store.get(layout.leaf_key(state.size - 1)) or b"", state.size - 1)
+    return isinstance(seal, codec.Seal) and seal.prev_seal == codec.ZERO_HASH
+
+
+def _recover_unsealed(ledger: Ledger) -> None:
+    """Find what the next seal must put into the map: the events after the last one."""
+    start, end = ledger.state.sealed_size, ledger.state.size
+    expected = start
+    for key, leaf in ledger.store.scan(layout.leaf_key(start), layout.leaf_key(end)):
+        if layout.decode_u64(key) != expected:
+            break
+        expected += 1
+        event = _decode(leaf, expected - 1)
+        if not isinstance(event, codec.Event):
+            raise CorruptionError(f"seal at index {expected - 1} is not in the state; {RUNBOOK}")
+        ledger.sealed_heads.setdefault(event.tag, (event.seq - 1, event.prev))
+        ledger.unsealed[event.tag] = (event.seq, codec.chain_hash(leaf))
+    if expected != end:
+        raise CorruptionError(f"leaf is missing at index {expected}; {RUNBOOK}")
+
+
+def _decode(leaf: bytes, index: int) -> codec.Event | codec.Seal:
+    try:
+        return codec.decode_leaf(leaf)
+    except MalformedError as error:
+        raise CorruptionError(f"leaf at index {index} is damaged: {error}; {RUNBOOK}") from error

@@ -1,0 +1,1 @@
+"""Payload messages and values: the one door of protobuf below the services."""

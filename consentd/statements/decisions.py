@@ -1,0 +1,174 @@
+"""Turn questions and decisions into values and back: the messages that every check meets.
+
+``question_value`` and ``decision_message`` are the plain way; ``pack_message`` and ``put_verdict`` come to the same
+without the values between, which take longer to build than to answer from.
+"""
+
+from typing import Final, cast
+
+from consentd.core import codec
+from consentd.policy import evaluate, model
+from consentd.policy.codebook import Codebook, PackedQuestion, pack_question
+from consentd.policy.compile import CompiledRules
+from consentd.statements.payloads import enum_value, period_message, period_value, to_enum
+from consentd.v1 import consent_pb2 as pb
+
+
+def question_value(message: pb.Question) -> model.Question:
+    """Turn a question message into its value, its subject left aside.
+
+    Raises:
+        InvalidError: an enum value or a time is out of range.
+    """
+    actor = message.actor
+    return model.Question(
+        actor=model.Actor(
+            organisation=actor.organisation,
+            practitioner=actor.practitioner,
+            role=actor.role,
+            application=actor.application,
+            on_behalf_of=actor.on_behalf_of,
+            relay=actor.relay,
+            automatic=actor.automatic,
+        ),
+        holder=message.holder,
+        purpose=message.purpose,
+        action=message.action,
+        categories=tuple(message.categories),
+        labels=tuple(message.labels.values) if message.HasField("labels") else None,
+        resources=tuple(message.resources.values) if message.HasField("resources") else None,
+        data_period=period_value(message.data_period) if message.HasField("data_period") else None,
+        break_glass=message.break_glass.justification if message.HasField("break_glass") else None,
+        supported_obligations=frozenset(
+            enum_value(model.Obligation, value, "obligation") for value in message.supported_obligations
+        )
+        if message.supported_obligations
+        else _NO_OBLIGATIONS,
+    )
+
+
+_NO_OBLIGATIONS: Final[frozenset[model.Obligation]] = frozenset()
+
+
+class _PlainQuestion:
+    """What ``pack_question`` reads of a question that states nothing rare, straight from its message.
+
+    Not a ``model.Question``: building frozen values, attribute by attribute, takes longer than answering from them.
+    """
+
+    __slots__ = ("action", "actor", "categories", "holder", "purpose")
+    labels = resources = data_period = break_glass = None
+    supported_obligations = _NO_OBLIGATIONS
+
+    def __init__(self, message: pb.Question) -> None:
+        self.actor = message.actor
+        self.holder = message.holder
+        self.purpose = message.purpose
+        self.action = message.action
+        self.categories = tuple(message.categories)
+
+
+def pack_message(message: pb.Question, codebook: Codebook) -> PackedQuestion:
+    """Pack a question as ``pack_question(question_value(message), codebook)`` does; the way of every check.
+
+    Raises:
+        InvalidError: see there.
+    """
+    if (
+        message.HasField("labels")
+        or message.HasField("resources")
+        or message.HasField("data_period")
+        or message.HasField("break_glass")
+        or message.supported_obligations
+    ):
+        return pack_question(question_value(message), codebook)
+    return pack_question(cast(model.Question, _PlainQuestion(message)), codebook)
+
+
+def consent_id(tag: bytes, lineage: int) -> str:
+    """Name a lineage: 32 hex digits of ``H("consentd/consent/v1\\0" ‖ tag ‖ seq u64)``, so it tells no tag."""
+    return codec.consent_id(tag, lineage).hex()
+
+
+def decision_message(decision: model.Decision, tag: bytes) -> pb.Decision:
+    """Turn a decision value into its message, without revision, decision_id and time, which the caller sets."""
+    message = pb.Decision(
+        outcome=to_enum(decision.outcome),
+        permitted=decision.permitted,
+        denied=decision.denied,
+        without_consent=decision.without_consent,
+        unknown=decision.unknown,
+        obligations=[to_enum(obligation) for obligation in decision.obligations],
+        valid_until_time_ms=0 if decision.valid_until_ms == model.OPEN_END_MS else decision.valid_until_ms,
+        tag=tag,
+        ref=decision.ref,
+        vocabulary_version=decision.vocabulary_version,
+        combining=to_enum(decision.combining),
+    )
+    for reason in decision.reasons:
+        message.reasons.add(
+            code=to_enum(reason.code),
+            effect=to_enum(reason.effect),
+            consent_id=consent_id(tag, reason.lineage) if reason.lineage else "",
+            version=reason.version,
+            path=reason.path,
+        )
+    message.residual.extend(map(residual_message, decision.residual))
+    return message
+
+
+def residual_message(rule: model.ResidualRule) -> pb.ResidualRule:
+    """Turn a residual rule and its children into messages."""
+    return pb.ResidualRule(
+        effect=to_enum(rule.effect),
+        categories=rule.categories,
+        labels=rule.labels,
+        resources=rule.resources,
+        data_period=None if rule.data_period is None else period_message(rule.data_period),
+        layer=to_enum(rule.layer + 1),
+        rules=[residual_message(child) for child in rule.children],
+    )
+
+
+def put_verdict(
+    message: pb.Decision,
+    verdict: evaluate.Verdict,
+    question: PackedQuestion,
+    codebook: Codebook,
+    rules: CompiledRules,
+    tag: bytes,
+) -> None:
+    """Put a verdict into an empty message: what ``decision_message`` makes of its ``decision``; the way of every check.
+
+    Left to the caller are the fields that ``decision_message`` leaves, and ``vocabulary_version`` and ``combining``,
+    which are the same for all answers from one state.
+    """
+    if verdict.conditions:
+        message.MergeFrom(decision_message(evaluate.decision(verdict, question, codebook, rules), tag))
+        return
+    codes = codebook.codes
+    message.outcome = to_enum(verdict.outcome)
+    if verdict.permitted:
+        message.permitted.extend(codes(verdict.permitted))
+    if verdict.denied:
+        message.denied.extend(codes(verdict.denied))
+    if verdict.without:
+        message.without_consent.extend(codes(verdict.without))
+    if verdict.unknown or question.unknown:
+        message.unknown.extend(codes(verdict.unknown) + question.unknown)
+    if verdict.obligations:
+        message.obligations.extend(map(to_enum, verdict.obligations))
+    for code, effect, _, lineage, version, path in verdict.grounds:
+        reason = message.reasons.add()
+        reason.code = to_enum(code)
+        if effect is not None:
+            reason.effect = to_enum(effect)
+        if lineage:
+            reason.consent_id = consent_id(tag, lineage)
+            reason.version = version
+        if path:
+            reason.path = path
+    if verdict.valid_until_ms != model.OPEN_END_MS:
+        message.valid_until_time_ms = verdict.valid_until_ms
+    message.tag = tag
+    message.ref = verdict.ref

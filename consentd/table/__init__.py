@@ -1,0 +1,1 @@
+"""The policy table: a view of the ledger, in LMDB, that checks read."""

@@ -1,0 +1,275 @@
+"""Apply entries to the policy table: one step for each kind that says something to it.
+
+The same steps run live, when the daemon catches up, and when a table is rebuilt: so all three come to the same bytes.
+"""
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+from google.protobuf.message import Message
+
+from consentd.core import codec
+from consentd.core.key_validity import FOREVER_MS, PARTICIPANT
+from consentd.core.kinds import EntryKind, Owner
+from consentd.policy import compile as compiler
+from consentd.policy import model
+from consentd.policy import subject as values
+from consentd.policy.renew import Renewal
+from consentd.policy.vocabulary import Vocabulary
+from consentd.statements import payloads
+from consentd.store import prefix_end
+from consentd.store.lmdb import Writing
+from consentd.table.view import FORMAT, KEY, NO_REVISION, REVISION, U32, U64, Registry, Shared, View
+from consentd.v1 import statement_pb2 as st
+
+
+class TableTransaction(View):
+    """One batch's transaction: reads its own writes. The sequencer's; nothing shows before ``commit``."""
+
+    def __init__(self, shared: Shared, txn: Writing) -> None:
+        self._shared = shared
+        self._txn: Writing = txn
+        row = txn.get(b"R")
+        self.size, _, self._generation, _ = NO_REVISION if row is None else REVISION.unpack(row)
+        self._registry: Registry | None = None
+        self._changed = False
+
+    def registry(self) -> Registry:
+        if self._registry is None:
+            shared = self._shared.registry
+            if not self._changed and shared is not None and shared.generation == self._generation:
+                self._registry = shared
+            else:
+                self._registry = self._read_registry(self._generation)
+        return self._registry
+
+    def apply(self, event: codec.Event, message: Message | None) -> None:
+        """Apply one entry: a deterministic function of (table, entry), live, catching up or rebuilding.
+
+        An entry whose statement was erased (*message* None), or whose kind says nothing to the table, changes nothing.
+        """
+        step = STEPS.get(event.kind)
+        if step is not None:
+            if message is not None:
+                getattr(self, step)(event, message)
+        elif event.kind == EntryKind.ERASURE:
+            self._erase(event.tag)
+        elif event.kind not in SILENT and self._txn.get(b"s" + event.tag) is not None:
+            self._put_unreadable(event)
+
+    def commit(self, size: int, root: bytes, wall_ms: int) -> None:
+        """Make the batch current for every reader that begins from now on, at this revision."""
+        self._txn.put(b"R", REVISION.pack(size, root, self._generation, FORMAT))
+        self._txn.put(b"H", U64.pack(wall_ms))
+        self._txn.commit()
+        if self._changed and self._registry is not None:
+            self._shared.registry = self._registry
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Not committed by ``commit``: dropped. A turn without entries has nothing to say.
+        self._txn.abort()
+        self._txn.__exit__(kind, error, trace)
+
+    # -- one step for each kind that says something -----------------------------------------------------------
+
+    def _ledger(self, event: codec.Event, message: st.LedgerStatement) -> None:
+        if message.statement_key:
+            self._put_key(message.statement_key, Owner.LEDGER, event.time_ms, b"")
+        if message.HasField("pruning"):
+            self._drop_ended(message.pruning.kept_from_time_ms)
+
+    def _participant(self, event: codec.Event, message: st.ParticipantStatement) -> None:
+        row_key = b"p" + message.participant_id.encode()
+        old = self._txn.get(row_key)
+        number = old[:4] if old is not None else self._number()
+        self._txn.put(row_key, number + message.SerializeToString(deterministic=True))
+        for group in message.groups:
+            if self._txn.get(b"g" + group.encode()) is None:
+                self._txn.put(b"g" + group.encode(), self._number())
+        self._touch()
+
+    def _key(self, event: codec.Event, message: st.KeyStatement) -> None:
+        owner = self.key_ever(message.key)
+        if message.retired:
+            # INVARIANT: only the chain that put a key in force retires it.
+            if owner is not None and owner.chain == event.tag:
+                rest = owner.tag if owner.kind is Owner.SUBJECT else owner.name.encode()
+                self._put_key(message.key, owner.kind, owner.from_ms, rest, event.time_ms)
+            return
+        if event.tag == codec.LEDGER_TAG:
+            return  # the daemon's keys come into force by LEDGER entries alone
+        holder = self._participant_of(event.tag)
+        if holder is None:
+            self._put_key(message.key, Owner.SUBJECT, event.time_ms, event.tag)
+        else:
+            self._put_key(message.key, Owner.PARTICIPANT, event.time_ms, holder.encode())
+
+    def _vocabulary(self, event: codec.Event, message: st.VocabularyStatement) -> None:
+        old = self.vocabulary_statement()
+        if old is not None:
+            self._renew(payloads.vocabulary_value(old), payloads.vocabulary_value(message))
+        self._txn.put(b"v", message.SerializeToString(deterministic=True))
+        self._touch()
+
+    def _notice(self, event: codec.Event, message: st.NoticeStatement) -> None:
+        row_key = b"n" + message.notice_id.encode() + b"\0" + U32.pack(message.version)
+        self._txn.put(row_key, message.SerializeToString(deterministic=True))
+
+    def _rules(self, event: codec.Event, message: st.RulesStatement) -> None:
+        self._txn.put(b"r", message.SerializeToString(deterministic=True))
+        self._touch()
+        self._compile_rules(message)
+
+    def _enrol(self, event: codec.Event, message: st.EnrolStatement) -> None:
+        self._txn.put(b"i" + message.identifier_hash, event.tag)
+        self._txn.put(b"s" + event.tag, b"")
+
+    def _grant(self, event: codec.Event, message: st.GrantStatement) -> None:
+        self._put_consent(event, message.consent, lineage=event.seq, version=1, paused=False)
+
+    def _amend(self, event: codec.Event, message: st.AmendStatement) -> None:
+        paused = any(one.paused for one in self.standings(event.tag) if one.lineage == message.lineage_seq)
+        self._put_consent(
+            event, message.consent, lineage=message.lineage_seq, version=message.version, paused=paused
+        )
+
+    def _pause(self, event: codec.Event, message: st.PauseStatement) -> None:
+        self._put_subject(event.tag, values.with_state(self.subject(event.tag), message.lineage_seq, paused=True))
+
+    def _resume(self, event: codec.Event, message: st.ResumeStatement) -> None:
+        self._put_subject(event.tag, values.with_state(self.subject(event.tag), message.lineage_seq, paused=False))
+
+    def _revoke(self, event: codec.Event, message: st.RevokeStatement) -> None:
+        self._put_subject(event.tag, values.without_consent(self.subject(event.tag), message.lineage_seq))
+
+    def _with_consent(self, tag: bytes, standing: model.Standing) -> bytes:
+        registry = self.registry()
+        compiled = compiler.compile_consent(standing, registry.codebook.vocabulary, registry.numbers)
+        return values.with_consent(self.subject(tag), standing, compiled)
+
+    def _put_consent(
+        self, event: codec.Event, message: Any, *, lineage: int, version: int, paused: bool
+    ) -> None:
+        standing = model.Standing(
+            lineage=lineage, seq=event.seq, version=version, consent=payloads.consent_value(message), paused=paused
+        )
+        self._put_subject(event.tag, self._with_consent(event.tag, standing))
+
+    def _erase(self, tag: bytes) -> None:
+        """Forget who is behind a tag, what they allowed, and their keys. A look through all, for nothing leads back."""
+        gone = [key for key, value in self._txn.scan(b"i", prefix_end(b"i")) if value == tag]
+        for key, row in self._txn.scan(b"k", prefix_end(b"k")):
+            if row[0] == Owner.SUBJECT and row[KEY.size :] == tag:
+                gone.append(key)
+        for key in gone:
+            self._txn.delete(key)
+        self._txn.delete(b"s" + tag)
+
+    def _put_unreadable(self, event: codec.Event) -> None:
+        """An entry this version cannot read may permit or deny anything: the person's answers cannot be told."""
+        consent = model.Consent(kind=model.Kind.CONSENT, root=model.Provision(effect=model.Effect.DENY))
+        standing = model.Standing(lineage=event.seq, seq=event.seq, version=1, consent=consent, readable=False)
+        self._put_subject(event.tag, self._with_consent(event.tag, standing))
+
+    def _put_subject(self, tag: bytes, value: bytes | None) -> None:
+        self._txn.put(b"s" + tag, value or b"")
+
+    def _put_key(self, key: bytes, kind: Owner, from_ms: int, rest: bytes, until_ms: int = FOREVER_MS) -> None:
+        self._txn.put(b"k" + key, KEY.pack(kind, from_ms, until_ms) + rest)
+
+    def _compile_rules(self, message: st.RulesStatement) -> None:
+        vocabulary_message = self.vocabulary_statement()
+        if vocabulary_message is None:
+            return
+        numbers = {key[1:].decode(): U32.unpack_from(row)[0] for key, row in self._numbered()}
+        vocabulary = payloads.vocabulary_value(vocabulary_message)
+        compiled = compiler.compile_rules(payloads.rules_value(message), vocabulary, numbers)
+        self._txn.put(b"c", compiled.encoded)
+
+    def _renew(self, old: Vocabulary, new: Vocabulary) -> None:
+        """Widen every stored deny by the codes that joined below what it names: one pass over all persons."""
+        renewal = Renewal(old, new)
+        if not renewal.is_needed():
+            return
+        renewed = [
+            (key, renewal.subject(value)) for key, value in self._txn.scan(b"s", prefix_end(b"s")) if value
+        ]
+        for key, value in renewed:
+            self._txn.put(key, value)
+        rules = self._txn.get(b"c")
+        if rules is not None:
+            compiled = compiler.decode_rules(rules, old)
+            count = len(compiled.statutory) + len(compiled.break_glass)
+            self._txn.put(b"c", renewal.rules(rules, count))
+
+    def _numbered(self) -> Iterator[tuple[bytes, bytes]]:
+        yield from self._txn.scan(b"p", prefix_end(b"p"))
+        yield from self._txn.scan(b"g", prefix_end(b"g"))
+
+    def _participant_of(self, tag: bytes) -> str | None:
+        return next(
+            (key[1:].decode() for key, _ in self._txn.scan(b"p", prefix_end(b"p"))
+             if codec.public_tag(PARTICIPANT + key[1:].decode()) == tag),
+            None,
+        )
+
+    def _number(self) -> bytes:
+        row = self._txn.get(b"#")
+        number = U32.pack(1 if row is None else U32.unpack(row)[0] + 1)
+        self._txn.put(b"#", number)
+        return number
+
+    def _drop_ended(self, kept_from_ms: int) -> None:
+        """Drop the consents that ended before a pruning's time, so that later ones may prune them: one pass over all.
+
+        They permit and deny nothing any more, and no decision from here on has them in view.
+        """
+        changed = [
+            (key, shorter)
+            for key, value in self._txn.scan(b"s", prefix_end(b"s"))
+            if value and (shorter := values.without_ended(value, kept_from_ms)) != value
+        ]
+        for key, shorter in changed:
+            self._txn.put(key, shorter or b"")
+
+    def _touch(self) -> None:
+        """The registry changed: this turn reads it anew. Counted by entry, so that a rebuilt table counts the same."""
+        self._registry = None
+        self._changed = True
+        self._generation += 1
+
+
+STEPS: dict[int, str] = {
+    EntryKind.LEDGER: "_ledger",
+    EntryKind.PARTICIPANT: "_participant",
+    EntryKind.KEY: "_key",
+    EntryKind.VOCABULARY: "_vocabulary",
+    EntryKind.NOTICE: "_notice",
+    EntryKind.RULES: "_rules",
+    EntryKind.ENROL: "_enrol",
+    EntryKind.GRANT: "_grant",
+    EntryKind.AMEND: "_amend",
+    EntryKind.PAUSE: "_pause",
+    EntryKind.RESUME: "_resume",
+    EntryKind.REVOKE: "_revoke",
+}
+"""Which step of ``TableTransaction`` a kind takes."""
+
+SILENT = frozenset(
+    {
+        EntryKind.ACCESS,
+        EntryKind.REFUSAL,
+        EntryKind.OUTCOME,
+        EntryKind.DISPUTE,
+        EntryKind.RESOLUTION,
+        EntryKind.DUTY,
+        EntryKind.SERVED,
+    }
+)
+"""Kinds that change no answer. One that is neither here nor above makes its person's answers INDETERMINATE."""

@@ -1,0 +1,1 @@
+"""Verify a ledger from its records: every leaf, statement, map and table row."""

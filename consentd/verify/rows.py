@@ -1,0 +1,264 @@
+"""Compare a store's rows with what a replay of its leaves says they must be: the lower half of ``fsck``.
+
+Rows are read by key, not by scan, wherever it is known which keys there must be: RocksDB refuses a damaged block as
+a whole, and only single reads tell which rows of it are lost. Scans come after that, for rows that must not be.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from enum import Enum
+from itertools import islice
+from typing import TypeVar
+
+from consentd.core import bucketed, codec, merkle
+from consentd.core.replay import Replay
+from consentd.errors import CorruptionError, VerificationError
+from consentd.ledger import layout
+from consentd.ledger.ledger import State, decode_state
+from consentd.store import Store, prefix_end
+from consentd.table.table import merge_rows
+from consentd.verify.findings import Findings
+
+T = TypeVar("T")
+
+CHUNK = 2048
+"""Rows read at once. A multiple of a tile's width."""
+
+_KEY_SIZES = {
+    b"P": 1, b"S": 1, b"c": 41, b"h": 33, b"i": 41, b"l": 9, b"m": 5, b"q": 33, b"r": 5, b"t": 10, b"x": 41
+}  # fmt: skip
+
+
+class Gap(Enum):
+    """Why there is no row."""
+
+    MISSING = "is missing"
+    UNREADABLE = "cannot be read: its block on disk is damaged"
+
+
+def read_rows(store: Store, keys: Sequence[bytes]) -> list[bytes | Gap]:
+    """Read rows by key; where a block is damaged, one by one, so that only its own rows are lost."""
+    try:
+        return [Gap.MISSING if row is None else row for row in store.multi_get(keys)]
+    except CorruptionError:
+        return [_read_row(store, key) for key in keys]
+
+
+def _read_row(store: Store, key: bytes) -> bytes | Gap:
+    try:
+        row = store.get(key)
+    except CorruptionError:
+        return Gap.UNREADABLE
+    return Gap.MISSING if row is None else row
+
+
+def chunks(items: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
+    """Yield *items* in lists of up to *size*."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def scan_rows(store: Store, kind: bytes, found: Findings, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+    """Yield all rows of a kind, from *start* on, as far as they can be read and have a key of that kind."""
+    try:
+        for key, row in store.scan(start or kind, prefix_end(kind)):
+            if len(key) == _KEY_SIZES[kind]:
+                yield key, row
+            else:
+                found.add(None, f"row of kind `{kind.decode()}` has a key of an impossible length")
+    except CorruptionError:
+        found.add(None, f"rows of kind `{kind.decode()}` cannot all be listed: a block on disk is damaged")
+
+
+def index_of(store: Store, tag: bytes, seq: int) -> int | None:
+    """Return where an entry lies, as far as its index row can be read."""
+    row = _read_row(store, layout.index_key(tag, seq))
+    return layout.decode_u64(row) if isinstance(row, bytes) and len(row) == 8 else None
+
+
+# -- the rows of each kind --------------------------------------------------------------------------------------
+
+
+def compare_state(state: State, replay: Replay, found: Findings) -> None:
+    """Compare the state row with the replayed leaves."""
+    facts: list[tuple[str, object, object]] = [
+        ("root", state.root, replay.root()),
+        ("time", state.time_ms, replay.time_ms),
+        ("size at the last seal", state.sealed_size, replay.sealed_size),
+    ]
+    if replay.seal_hash:
+        facts.append(("hash of the last seal", state.seal_hash, replay.seal_hash))
+    if replay.is_sure:
+        facts.append(("number of tags", state.tags, len(replay.heads)))
+        facts.append(("map root", state.map_root, replay.map_root()))
+    for name, says, is_so in facts:
+        if says != is_so:
+            found.add(None, f"state row has another {name} than the leaves")
+
+
+def read_state(store: Store, found: Findings) -> State | None:
+    """Return the state row; None where it is not to be had, which is a fault unless the store is empty."""
+    row = _read_row(store, layout.STATE)
+    try:
+        if isinstance(row, bytes):
+            return decode_state(row)
+        if row is Gap.MISSING and next(store.scan(b"", None, limit=1), None) is None:
+            return None
+        found.add(None, f"state row {row.value}")
+    except CorruptionError as error:
+        found.add(None, str(error))
+    return None
+
+
+def compare_heads(store: Store, replay: Replay, found: Findings) -> None:
+    """Compare each chain's head row with where its leaves lead."""
+    for chunk in chunks(replay.heads.items()):
+        rows = read_rows(store, [layout.head_key(tag) for tag, _ in chunk])
+        for (tag, (count, head, _)), row in zip(chunk, rows, strict=True):
+            if not isinstance(row, bytes):
+                found.add(index_of(store, tag, count), f"head row {row.value}")
+            elif head and row != layout.HEAD.pack(count, head):
+                found.add(index_of(store, tag, count), "head row is not where the chain stands")
+    for key, _ in scan_rows(store, b"h", found):
+        if key[1:] not in replay.heads and replay.is_sure:
+            found.add(None, "head row is of a chain that has no leaf")
+
+
+def compare_map(store: Store, replay: Replay, found: Findings) -> None:
+    """Compare the map's rows with the chains as of the last seal, or, where those are not sure, with themselves."""
+    last_seal = replay.sealed_size - 1 if replay.sealed_size else None
+    map_bits = replay.top.map_bits
+    numbers = {int.from_bytes(key[1:]) for key, _ in scan_rows(store, b"m", found)} | set(replay.buckets)
+    for chunk in chunks(sorted(numbers), 256):
+        for number, row in zip(chunk, read_rows(store, [layout.bucket_key(one) for one in chunk]), strict=True):
+            expected = replay.buckets.get(number)
+            if not isinstance(row, bytes):
+                found.add(last_seal, f"map bucket `{number}` {row.value}")
+            elif replay.is_sure:
+                if row != expected:
+                    found.add(last_seal, f"map bucket `{number}` is not as the last seal has it")
+            else:
+                try:
+                    bucketed.verify_bucket(row, number=number, map_bits=map_bits)
+                except VerificationError as error:
+                    found.add(last_seal, f"map bucket `{number}`: {error}")
+    if replay.is_sure:
+        _compare_roots(store, replay, last_seal, found)
+
+
+def _compare_roots(store: Store, replay: Replay, last_seal: int | None, found: Findings) -> None:
+    width, all_buckets = layout.ROOTS_PER_ROW, 1 << replay.top.map_bits
+    groups = {int.from_bytes(key[1:]) for key, _ in scan_rows(store, b"r", found)}
+    for chunk in chunks(sorted(groups | {number // width for number in replay.buckets})):
+        for group, row in zip(chunk, read_rows(store, [layout.roots_key(one) for one in chunk]), strict=True):
+            roots = (
+                replay.top.bucket_root(number) or codec.ZERO_HASH
+                for number in range(group * width, min((group + 1) * width, all_buckets))
+            )
+            if row != b"".join(roots):
+                found.add(last_seal, f"row `{group}` of bucket roots is not as the last seal has it")
+
+
+def request_fault(time_ms: int, leaf: bytes | None, expiry: bytes | Gap | None) -> str | None:
+    """Say what is wrong with a request row of *time_ms*, given its entry's leaf (None: pruned) and its expiry row."""
+    if leaf is not None and (leaf[1:2] == bytes((codec.SEAL_KIND,)) or leaf[2:10] != time_ms.to_bytes(8)):
+        return "request row does not fit the entry it names"
+    return None if expiry == b"" else "request row has no row that says when it may go"
+
+
+def expiry_fault(key: bytes, row: bytes, request: bytes | Gap | None) -> str | None:
+    """Say what is wrong with a row that says when a request may go, given that request's row."""
+    if row == b"" and isinstance(request, bytes) and request[8:16] == key[1:9]:
+        return None
+    return "row that says when a request may go has no request, or a value"
+
+
+def compare_requests(store: Store, size: int, found: Findings) -> None:
+    """Compare rows that remember requests with the entries they made.
+
+    What was asked cannot be compared, for its hash is all that is kept; nor can entries of the same millisecond be told
+    apart here.
+    """
+    for chunk in chunks(scan_rows(store, b"q", found)):
+        places = []
+        for key, row in chunk:
+            if len(row) != layout.REQUEST.size:
+                found.add(None, "request row has an impossible length")
+            else:
+                index, time_ms, _ = layout.REQUEST.unpack(row)
+                places.append((index, time_ms, key[1:]))
+        leaves = read_rows(store, [layout.leaf_key(index) for index, _, _ in places])
+        expiries = read_rows(store, [layout.expiry_key(time_ms, name) for _, time_ms, name in places])
+        for (index, time_ms, _), leaf, expiry in zip(places, leaves, expiries, strict=True):
+            if index >= size:
+                found.add(None, f"request row names an entry that is not there: `{index}`")
+            elif not isinstance(leaf, bytes):
+                continue  # named already
+            elif (what := request_fault(time_ms, leaf, expiry)) is not None:
+                found.add(index, what)
+    for chunk in chunks(scan_rows(store, b"x", found)):
+        requests = read_rows(store, [layout.request_row_key(key[9:]) for key, _ in chunk])
+        for (key, row), request in zip(chunk, requests, strict=True):
+            if (what := expiry_fault(key, row, request)) is not None:
+                found.add(None, what)
+
+
+def find_strays(store: Store, replay: Replay, found: Findings, *, statements: bool) -> None:
+    """Find rows that must not be there."""
+    for key, _ in scan_rows(store, b"l", found, layout.leaf_key(replay.size)):
+        found.add(layout.decode_u64(key), "leaf lies beyond the ledger's size")
+    for key, _ in scan_rows(store, b"t", found):
+        level, n = key[1], int.from_bytes(key[2:])
+        if level > 7 or n << 8 >= replay.size >> (8 * level):
+            found.add(None, f"tile lies beyond the ledger's size: level `{level}`")
+    for kind, name in ((b"i", "index row"), (b"c", "statement")):
+        if kind == b"c" and not statements:
+            continue
+        for key, _ in scan_rows(store, kind, found):
+            tag, seq = key[1:33], int.from_bytes(key[33:])
+            count = replay.heads.get(tag, (0,))[0]
+            if not 0 < seq <= count and replay.is_sure:
+                found.add(None, f"{name} is of an entry that is not there")
+    if statements and replay.start:
+        for chunk in chunks(scan_rows(store, b"c", found)):
+            places = read_rows(store, [b"i" + key[1:] for key, _ in chunk])
+            for _ in (row for row in places if row is Gap.MISSING):
+                found.add(None, "statement is of an entry that was pruned")
+    bounds = [b"", *(kind + b"\0" if kind in (b"P", b"S") else prefix_end(kind) or b"" for kind in _KEY_SIZES)]
+    try:
+        for start, end in zip(bounds, [*_KEY_SIZES, None], strict=True):
+            for _ in store.scan(start, end, limit=1):
+                found.add(None, "row is of no known kind")
+    except CorruptionError:
+        found.add(None, "rows of no known kind cannot be looked for: a block on disk is damaged")
+
+
+def compare_tiles(store: Store, expected: dict[tuple[int, int], bytes], found: Findings) -> None:
+    """Compare tiles above the lowest level with the tree grown anew."""
+    for chunk in chunks(expected.items(), 64):
+        rows = read_rows(store, [layout.tile_key(level, n) for (level, n), _ in chunk])
+        for ((level, n), tile), row in zip(chunk, rows, strict=True):
+            if isinstance(row, bytes) and row == tile:
+                continue
+            what = row.value if isinstance(row, Gap) else "is not that of the leaves"
+            stored = row if isinstance(row, bytes) else b""
+            at = next((at for at in range(0, len(tile), 32) if tile[at : at + 32] != stored[at : at + 32]), 0)
+            first = ((n << 8) + at // merkle.HASH_SIZE) << (8 * level)
+            found.add(first, f"tile of level `{level}` over the entries from here {what}")
+
+
+def compare_tables(
+    old: Iterator[tuple[bytes, bytes]],
+    new: Iterator[tuple[bytes, bytes]],
+    *,
+    store: Store,
+    replay: Replay,
+    found: Findings,
+) -> None:
+    """Compare the rows of the policy table with those of one rebuilt, both sorted by key."""
+    for key, stands, should in merge_rows(old, new):
+        if stands != should:
+            what = "must not be there" if should is None else "is not what the entries make it"
+            count = replay.heads.get(key[1:], (0,))[0]
+            index = index_of(store, key[1:], count) if key[:1] == b"s" else None
+            found.add(index, f"table row of kind `{key[:1].decode('ascii', 'replace')}` {what}")

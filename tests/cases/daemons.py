@@ -1,0 +1,233 @@
+"""A real daemon for tests: embedded RocksDB and LMDB in a temporary directory, gRPC and HTTP on loopback."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from consentd.config import Config, parse
+from consentd.core import codec
+from consentd.core.note import KeyPair
+from consentd.server.daemon import Daemon
+from consentd.server.keys import make_keys, make_token, read_log_key, write_private
+from consentd.service.auth import format_credential
+from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import (
+    access_service_pb2_grpc,
+    consent_service_pb2_grpc,
+    ledger_service_pb2_grpc,
+    policy_service_pb2_grpc,
+    registry_service_pb2_grpc,
+)
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import consent_service_pb2 as cs
+from consentd.v1 import policy_service_pb2 as ps
+from consentd.v1 import registry_service_pb2 as rs
+from consentd.v1 import statement_pb2 as st
+from consentd.verify.fsck import verify_ledger
+
+ORIGIN = "consent.test/running"
+
+RIGHTS = {
+    "app": [st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS, st.PARTICIPANT_RIGHT_SEE_REASONS],
+    "er": [st.PARTICIPANT_RIGHT_BREAK_GLASS],
+}
+ROLES = {
+    "hospital-a": [st.PARTICIPANT_ROLE_HOLDER],
+    "clinic-b": [st.PARTICIPANT_ROLE_RECIPIENT],
+    "er": [st.PARTICIPANT_ROLE_RECIPIENT],
+    "app": [st.PARTICIPANT_ROLE_RELAY],
+    "pipc": [st.PARTICIPANT_ROLE_AUDITOR],
+}
+
+
+def make_config(directory: Path, extra: str = "", **ledger: object) -> Config:
+    """Return a configuration for a daemon that lives in *directory*."""
+    options = "\n".join(f"{key} = {value}" for key, value in ledger.items())
+    return parse(
+        f"""
+        [ledger]
+        origin = "{ORIGIN}"
+        data_dir = "data"
+        map_bits = 8
+        block_cache_mb = 16
+        {options}
+        [keys]
+        log_key_file = "keys/log.key"
+        statement_key_file = "keys/statement.key"
+        vault_key_file = "keys/vault.key"
+        [callers]
+        credentials_file = "keys/credentials"
+        [table]
+        map_size_mb = 256
+        [grpc]
+        listen = "127.0.0.1:0"
+        [http]
+        listen = "127.0.0.1:0"
+        {extra}
+        """,
+        base_dir=directory,
+    )
+
+
+def request_id() -> bytes:
+    return os.urandom(16)
+
+
+class Running:
+    """A daemon with a channel to it, and tokens for the operator and a few participants."""
+
+    def __init__(self, config: Config, tokens: dict[str, str], **daemon: Any) -> None:
+        self.config = config
+        self.tokens = tokens
+        self.daemon = Daemon(config, **daemon)
+        self.daemon.start()
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.daemon.grpc_port}")
+        self.registry = registry_service_pb2_grpc.RegistryServiceStub(self.channel)
+        self.consents = consent_service_pb2_grpc.ConsentServiceStub(self.channel)
+        self.policy = policy_service_pb2_grpc.PolicyServiceStub(self.channel)
+        self.access = access_service_pb2_grpc.AccessServiceStub(self.channel)
+        self.ledger = ledger_service_pb2_grpc.LedgerServiceStub(self.channel)
+
+    def as_(self, who: str) -> tuple[tuple[str, str], ...]:
+        """Return the metadata with which *who* calls."""
+        return (("authorization", f"Bearer {self.tokens[who]}"),)
+
+    def register(self) -> None:
+        """Register the participants of ``ROLES``."""
+        for name, roles in ROLES.items():
+            statement = st.ParticipantStatement(
+                participant_id=name,
+                name=st.Text(ko="시험 기관", en=name),
+                roles=roles,
+                rights=RIGHTS.get(name, []),
+                active=True,
+            )
+            request = rs.RegisterParticipantRequest(request_id=request_id(), participant=statement)
+            self.registry.RegisterParticipant(request, metadata=self.as_("operator"))
+
+    def enrol(self, value: str) -> pb.Subject:
+        subject = pb.Subject(scheme="mhid", value=value)
+        request = rs.EnrolSubjectRequest(request_id=request_id(), subject=subject, method="test")
+        self.registry.EnrolSubject(request, metadata=self.as_("app"))
+        return subject
+
+    def grant(self, subject: pb.Subject, **root: Any) -> str:
+        request = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=consent(**root))
+        return self.consents.GrantConsent(request, metadata=self.as_("app")).consent_id
+
+    def check(self, question: pb.Question, who: str = "app") -> pb.Decision:
+        return self.policy.Check(ps.CheckRequest(question=question), metadata=self.as_(who)).decision
+
+    def authorize(self, question: pb.Question, who: str = "app", **more: Any) -> ac.AuthorizeAccessResponse:
+        request = ac.AuthorizeAccessRequest(request_id=request_id(), question=question)
+        for name, value in more.items():
+            setattr(request, name, value)
+        return self.access.AuthorizeAccess(request, metadata=self.as_(who))
+
+    def check_ledger(self) -> int:
+        """Verify leaves, statements, signatures, map, lock and table from nothing; return how many leaves there are."""
+        parts = self.daemon.service_state.services
+        assert parts is not None
+        parts.sequencer.wait_published(parts.ledger.state.size, 30)
+        report = verify_ledger(
+            parts.ledger.store,
+            origin=ORIGIN,
+            log_verifier=read_log_key(self.config.keys.log_key_file).verifier,
+            lock_path=self.config.ledger.lock_path,
+            vault=parts.vault,
+            table=parts.table,
+        )
+        assert (report.faults, report.not_checked) == ((), ())
+        assert report.size == parts.ledger.state.size
+        return report.size
+
+    def stop(self) -> None:
+        self.channel.close()
+        self.daemon.stop()
+
+
+def consent(**root: Any) -> pb.Consent:
+    """Return a permit of treatment by clinic-b of hospital-a's clinical data, changed by *root*."""
+    fields: dict[str, Any] = {
+        "effect": pb.EFFECT_PERMIT,
+        "actors": ["clinic-b"],
+        "holders": ["hospital-a"],
+        "purposes": ["TREAT"],
+        "categories": ["CLIN"],
+    }
+    kind = root.pop("kind", pb.CONSENT_KIND_CONSENT)
+    return pb.Consent(kind=kind, root=pb.Provision(**{**fields, **root}), language="ko")
+
+
+def question(subject: pb.Subject, **changed: Any) -> pb.Question:
+    """Return the question that ``consent`` permits, changed by *changed*."""
+    fields: dict[str, Any] = {
+        "subject": subject,
+        "actor": pb.Actor(organisation="clinic-b"),
+        "holder": "hospital-a",
+        "purpose": "TREAT",
+        "action": "disclose",
+        "categories": ["CLIN.DX"],
+    }
+    return pb.Question(**{**fields, **changed})
+
+
+def sign_statement(
+    key: KeyPair, message: Message, *, kind: int, tag: bytes, request: bytes, time_ms: int, ref: int = 0
+) -> pb.SignedStatement:
+    """Return *message* as its author signs it: an entry of *kind* in the chain of *tag*, of request id *request*."""
+    payload = message.SerializeToString()
+    signed = codec.signed_message(
+        origin=ORIGIN, kind=kind, tag=tag, ref=ref, request_id=request, author_time_ms=time_ms, payload=payload
+    )
+    return pb.SignedStatement(
+        key=key.public_key, signature=key.sign(signed), author_time_ms=time_ms, payload=payload, ref=ref
+    )
+
+
+def status_of(error: grpc.RpcError) -> status_pb2.Status:
+    """Return the google.rpc.Status of an RPC error; an empty one where gRPC itself made the error."""
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            return status_pb2.Status.FromString(value)
+    return status_pb2.Status()
+
+
+def reason_of(error: grpc.RpcError) -> str:
+    """Return the ErrorInfo reason of an RPC error; empty where it has none."""
+    for detail in status_of(error).details:
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info):
+            assert info.domain == "consentd"
+            return info.reason
+    return ""
+
+
+def make_running(
+    directory: Path, extra: str = "", *, daemon: dict[str, Any] | None = None, **ledger: object
+) -> Running:
+    """Start a daemon in *directory*, with new keys and tokens, and register its participants."""
+    config = make_config(directory, extra, **ledger)
+    tokens = {"operator": make_keys(config)}
+    for name in ROLES:
+        tokens[name] = make_token()
+        write_private(config.callers.credentials_file, format_credential(tokens[name], name), append=True)
+    running = Running(config, tokens, **(daemon or {}))
+    running.register()
+    return running
+
+
+@contextmanager
+def running_daemon(directory: Path, extra: str = "", **ledger: object) -> Iterator[Running]:
+    """Run a daemon for the length of a ``with`` block."""
+    running = make_running(directory, extra, **ledger)
+    try:
+        yield running
+    finally:
+        running.stop()

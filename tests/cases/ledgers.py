@@ -1,0 +1,533 @@
+"""A ledger to test with: a real sequencer, vault and table over a store in memory or on disk, and a fake clock.
+
+``LedgerCase`` opens one, writes to it as the services would, and opens it again as the next process would find it.
+Nothing is sealed but by ``seal`` (and by opening and stopping), so a test decides what each checkpoint covers.
+``check_ledger`` verifies what the case published from public bytes alone; every test ends in it.
+"""
+
+import hashlib
+import itertools
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from consentd.core import checkpoint, codec, history, merkle, note, tiles
+from consentd.core.kinds import EntryKind
+from consentd.core.replay import Replay
+from consentd.ledger import layout, reads
+from consentd.ledger.ledger import Draft, Ledger
+from consentd.ledger.recovery import open_ledger
+from consentd.ledger.retention import read_pruned
+from consentd.ledger.vault import Vault, clear_row
+from consentd.metrics import Metrics
+from consentd.policy import model
+from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
+from consentd.sequencer.commands.accesses import Authorize, Outcome
+from consentd.sequencer.commands.consents import Change, Grant
+from consentd.sequencer.commands.context import Author, Plan, Write, WriteContext
+from consentd.sequencer.commands.context import request_key as name_request
+from consentd.sequencer.commands.registry import Enrol, Genesis, PublicWrite
+from consentd.sequencer.loop import Sequencer
+from consentd.sequencer.pool import Written
+from consentd.service.wire import content_hash
+from consentd.statements.payloads import consent_message, rules_message, vocabulary_message
+from consentd.store import Batch, Store
+from consentd.store.memory import MemoryStore
+from consentd.table.table import Table, catch_up
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import statement_pb2 as st
+from consentd.verify.fsck import Report, verify_ledger
+
+ORIGIN = "ledger.example/test"
+LOG = note.Signer(ORIGIN, note.KeyPair(b"\1" * 32))
+DAEMON = note.KeyPair(b"\2" * 32)
+VAULT_KEY = b"\3" * 32
+START_MS = 1_800_000_000_000
+INTERVAL_MS = 60_000
+"""So long that no seal becomes due by itself; it is also how long the sequencer's thread sleeps unless woken."""
+MAP_BITS = 4
+
+
+class FakeClock:
+    """A clock that moves when it is told to, and only forward; ``wall_ms`` may be set apart, as operators do."""
+
+    def __init__(self) -> None:
+        self._wall_ms = START_MS
+        self._monotonic_ms = 0
+
+    def wall_ms(self) -> int:
+        return self._wall_ms
+
+    def monotonic_ms(self) -> int:
+        return self._monotonic_ms
+
+    def advance(self, ms: int) -> None:
+        assert ms >= 0, "time only moves forward"
+        self._wall_ms += ms
+        self._monotonic_ms += ms
+
+    def shift_wall(self, ms: int) -> None:
+        """Set the wall clock right, or wrong."""
+        self._wall_ms += ms
+
+
+class Random:
+    """A CSPRNG that gives the same bytes in every run."""
+
+    def __init__(self) -> None:
+        self._count = itertools.count()
+
+    def __call__(self, size: int) -> bytes:
+        assert size <= 64
+        return hashlib.blake2b(b"%d" % next(self._count), digest_size=size).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """An enrolled person."""
+
+    identifier_hash: bytes
+    tag: bytes
+    key: note.KeyPair | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Raw:
+    """A write that no service makes: an entry of any kind, signed by the daemon, in the clear."""
+
+    kind: int
+    tag: bytes
+    payload: bytes = b""
+    ref: int = 0
+    request_key: bytes = b""
+    content: bytes = b""
+    author: note.KeyPair = DAEMON
+    author_skew_ms: int = 0
+    message: Any = field(default_factory=st.RevokeStatement)  # what the table makes of it
+
+    def prepare(self, context: WriteContext) -> Plan:
+        request_id, author_time_ms = context.author.random(16), context.batch.time_ms + self.author_skew_ms
+        message = codec.signed_message(
+            origin=ORIGIN, kind=self.kind, tag=self.tag, ref=self.ref, request_id=request_id,
+            author_time_ms=author_time_ms, payload=self.payload,
+        )
+        made = codec.Statement(
+            self.author.public_key, self.author.sign(message), request_id, author_time_ms, self.payload
+        )
+        commit, stored = clear_row(context.author.random(32), codec.encode_statement(made))
+        draft = Draft(kind=self.kind, tag=self.tag, ref=self.ref, commit=commit, stored=stored)
+        return Plan(((draft, self.message),))
+
+    def replay(self, context: WriteContext, index: int) -> Any:
+        raise AssertionError("not remembered")
+
+
+class LedgerCase:
+    """One ledger and the directory it lives in.
+
+    Attributes:
+        retention_days: what leaf 0 publishes.
+        store, vault_store: hold the rows; what ``reopen`` finds.
+        notes: every checkpoint published, oldest first.
+    """
+
+    retention_days = 0
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        store: Store | None = None,
+        clock: FakeClock | None = None,
+        begin: bool = True,
+        table_type: type[Table] = Table,
+    ) -> None:
+        self.directory = directory
+        self.store: Store = MemoryStore() if store is None else store
+        self.vault_store: Store = MemoryStore()
+        self.clock = clock or FakeClock()
+        self.random = Random()
+        self.lock_path = directory / "checkpoint.lock"
+        self.table_path = directory / "table"
+        self.table_type = table_type
+        self.notes: list[bytes] = []
+        self.people: list[Person] = []
+        self._ids = itertools.count(1)
+        self.table: Table | None = None
+        self.open()
+        if begin:
+            self.begin()
+
+    # -- opening and closing ----------------------------------------------------------------------------------
+
+    def open(self, *, confirm_clock: bool = False) -> None:
+        """Open everything as the daemon does; what was opened before is left to its fate."""
+        self.table = None
+        self.vault = Vault(self.vault_store, VAULT_KEY, self.random)
+        self.ledger = self.open_ledger()
+        table = self.table_type.open(self.table_path, map_size_mb=16)
+        try:
+            catch_up(table, self.ledger, self.vault, self.clock.wall_ms())
+            self.metrics = Metrics()
+            self.sequencer = Sequencer(
+                ledger=self.ledger,
+                table=table,
+                author=Author(ORIGIN, DAEMON, self.vault, self.random),
+                log_signer=LOG,
+                lock_path=self.lock_path,
+                clock=self.clock,
+                metrics=self.metrics,
+                checkpoint_interval_ms=INTERVAL_MS,
+                max_waiting=1000,
+                max_batch=1000,
+                idempotency_ms=7 * 86_400_000,
+                confirm_clock=confirm_clock,
+            )
+            self.sequencer.start()
+        except BaseException:
+            table.close()
+            raise
+        self.table = table
+        self._note()
+
+    def open_ledger(self) -> Ledger:
+        """Open and verify the ledger alone."""
+        return open_ledger(
+            self.store, lock_path=self.lock_path, origin=ORIGIN, log_verifier=LOG.verifier, map_bits=MAP_BITS
+        )
+
+    def close(self) -> None:
+        """Drain and close: what waits is written, sealed and published."""
+        if self.table is not None:
+            self.sequencer.stop()
+            self._note()
+            self.table.close()
+            self.table = None
+
+    def crash(self) -> None:
+        """Lose the process: what is in the store, the table and the lock stays, and nothing is written any more."""
+        survivor = self.store.reopen() if isinstance(self.store, MemoryStore) else self.store
+        lock = self.lock_path.read_bytes() if self.lock_path.exists() else None
+        assert self.table is not None
+        copied = self.directory / "table.crashed"
+        self.table.copy(copied)
+        self.sequencer.stop()
+        self.table.close()
+        shutil.rmtree(self.table_path)
+        copied.rename(self.table_path)
+        if lock is None:
+            self.lock_path.unlink(missing_ok=True)
+        else:
+            self.lock_path.write_bytes(lock)
+        self.store = survivor
+
+    def reopen(self) -> None:
+        """Crash, and open again."""
+        self.crash()
+        self.open()
+
+    def seal(self) -> checkpoint.Checkpoint:
+        """Seal what was written since the last seal, and wait for its checkpoint."""
+        size = self.ledger.state.size + (self.ledger.state.size > self.ledger.state.sealed_size)
+        self.clock.advance(INTERVAL_MS)
+        self.sequencer.call(lambda: None)  # wakes the thread, which then finds the seal due
+        published = self.sequencer.wait_published(size, 10)
+        assert published is not None
+        self._note()
+        return published.checkpoint
+
+    def _note(self) -> None:
+        if self.sequencer.published is not None and self.sequencer.published.note not in self.notes:
+            self.notes.append(self.sequencer.published.note)
+
+    # -- writing ----------------------------------------------------------------------------------------------
+
+    def write(self, write: Write) -> Written[Any]:
+        """Write and wait."""
+        return self.sequencer.submit(write).result(10)
+
+    def write_together(self, writes: Sequence[Write]) -> "list[Future[Written[Any]]]":
+        """Put writes into one batch."""
+        return self.sequencer.call(lambda: [self.sequencer.submit(write) for write in writes])
+
+    def base(self, *parts: bytes | str, request_id: bytes = b"", asker: str = "hospital") -> dict[str, Any]:
+        """Return what every write needs."""
+        request_id = request_id or next(self._ids).to_bytes(16)
+        return {
+            "request_id": request_id,
+            "request_key": name_request(asker, request_id),
+            "content": content_hash("test", *parts),
+            "asker": asker,
+        }
+
+    def begin(self) -> None:
+        """Write the first entries, register two participants, and seal."""
+        self.write(self.genesis())
+        for participant in ("hospital", "bank"):
+            self.write(self.participant(participant))
+        self.seal()
+
+    def genesis(self) -> Genesis:
+        """Return the write that begins a ledger."""
+        statement = st.LedgerStatement(
+            origin=ORIGIN,
+            verifier_keys=[note.format_vkey(LOG.verifier)],
+            statement_key=DAEMON.public_key,
+            map_bits=MAP_BITS,
+            retention_days=self.retention_days,
+        )
+        rules = rules_message(model.Rules(), realm_id="realm", version=1, vocabulary_id=DEFAULT_VOCABULARY.id)
+        return Genesis(ledger=statement, vocabulary=vocabulary_message(DEFAULT_VOCABULARY), rules=rules)
+
+    def participant(self, participant_id: str, **base: Any) -> PublicWrite:
+        """Return the registration of a participant."""
+        message = st.ParticipantStatement(
+            participant_id=participant_id,
+            name=st.Text(en=participant_id),
+            roles=[st.PARTICIPANT_ROLE_HOLDER],
+            active=True,
+        )
+        return self.public(f"participant/{participant_id}", EntryKind.PARTICIPANT, message, **base)
+
+    def key(self, participant_id: str, key: bytes, *, retired: bool = False) -> PublicWrite:
+        """Return what puts a participant's key in force, or out of it."""
+        message = st.KeyStatement(key=key, retired=retired)
+        return self.public(f"participant/{participant_id}", EntryKind.KEY, message)
+
+    def public(self, name: str, kind: EntryKind, message: Any, **base: Any) -> PublicWrite:
+        """Return an entry of a public chain."""
+        common = self.base(name, message.SerializeToString(deterministic=True), **base)
+        return PublicWrite(**common, name=name, kind=kind, message=message, check=lambda table: None)
+
+    def enrol(self, name: str, key: note.KeyPair | None = None) -> Person:
+        """Enrol a person."""
+        identifier_hash = self.vault.identifier_hash("test", name)
+        tag = self.vault.create(identifier_hash)
+        write = Enrol(
+            **self.base(identifier_hash),
+            tag=tag,
+            message=st.EnrolStatement(identifier_hash=identifier_hash, scheme="test"),
+            subject_key=b"" if key is None else key.public_key,
+        )
+        self.write(write)
+        person = Person(identifier_hash, tag, key)
+        self.people.append(person)
+        return person
+
+    def grant(self, person: Person, *, signed: bool = False, **base: Any) -> Grant:
+        """Return a consent: the hospital's records, to the bank, for care management."""
+        root = model.Provision(
+            effect=model.Effect.PERMIT, actors=("bank",), holders=("hospital",), purposes=("CAREMGT",),
+            categories=("CLIN",), actions=("access",),
+        )
+        message = st.GrantStatement(consent=consent_message(model.Consent(kind=model.Kind.CONSENT, root=root)))
+        if not signed:
+            message.attestation.attested_by = "hospital"
+        common = self.base(person.identifier_hash, b"grant", **base)
+        statement = self.sign(person.key, EntryKind.GRANT, person, message, common["request_id"]) if signed else None
+        return Grant(**common, identifier_hash=person.identifier_hash, message=message, signed=statement)
+
+    def sign(
+        self, key: note.KeyPair | None, kind: EntryKind, person: Person, message: Any, request_id: bytes, ref: int = 0
+    ) -> pb.SignedStatement:
+        """Sign a statement as its author does."""
+        assert key is not None
+        payload, now = message.SerializeToString(deterministic=True), self.clock.wall_ms()
+        text = codec.signed_message(
+            origin=ORIGIN, kind=kind, tag=person.tag, ref=ref, request_id=request_id, author_time_ms=now,
+            payload=payload,
+        )
+        return pb.SignedStatement(
+            key=key.public_key, signature=key.sign(text), author_time_ms=now, payload=payload, ref=ref
+        )
+
+    def access(self, person: Person, *, purpose: str = "CAREMGT", **base: Any) -> Authorize:
+        """Return a question of the bank; recorded as ACCESS where permitted, as REFUSAL where not."""
+        question = model.Question(
+            actor=model.Actor(organisation="bank"), holder="hospital", purpose=purpose, action="access",
+            categories=("CLIN",),
+        )
+        asked = st.AskedQuestion(question=pb.Question(purpose=purpose).SerializeToString(), asker="bank")
+        return Authorize(
+            **self.base(person.identifier_hash, purpose, **base),
+            identifier_hash=person.identifier_hash,
+            question=question,
+            asked=asked,
+        )
+
+    def outcome(
+        self, person: Person, access_seq: int, *, key: note.KeyPair | None = None, count: int = 1, **base: Any
+    ) -> Outcome:
+        """Return the bank's report on a permitted access."""
+        message = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT, resource_count=count)
+        common = self.base(person.identifier_hash, b"outcome %d" % count, **{"asker": "bank", **base})
+        signed = None
+        if key is not None:
+            signed = self.sign(key, EntryKind.OUTCOME, person, message, common["request_id"], access_seq)
+        return Outcome(
+            **common, identifier_hash=person.identifier_hash, access_seq=access_seq, message=message, signed=signed
+        )
+
+    def change(self, person: Person, lineage: int, kind: EntryKind) -> Change:
+        """Return a PAUSE, RESUME or REVOKE."""
+        messages = {
+            EntryKind.PAUSE: st.PauseStatement, EntryKind.RESUME: st.ResumeStatement,
+            EntryKind.REVOKE: st.RevokeStatement,
+        }
+        return Change(
+            **self.base(person.identifier_hash, kind.name),
+            identifier_hash=person.identifier_hash,
+            kind=kind,
+            consent_id=codec.consent_id(person.tag, lineage),
+            message=messages[kind](),
+        )
+
+    def erase(self, person: Person) -> None:
+        """Append the ERASURE, then destroy what it asks for, in the store and the vault; the table follows."""
+        self.write(Raw(kind=EntryKind.ERASURE, tag=person.tag))
+        count, _ = self.ledger.head(person.tag)
+        batch = Batch()
+        batch.delete_range(layout.statement_key(person.tag, 1), layout.statement_key(person.tag, count))
+        self.sequencer.call(lambda: self.store.write(batch))
+        batch = Batch()
+        batch.delete(b"k" + person.tag)
+        batch.delete(b"i" + person.identifier_hash)
+        self.vault_store.write(batch)
+        self.vault._keys.clear()
+        self.rebuild_table()
+
+    def rebuild_table(self) -> None:
+        """Make the table anew from the ledger, as after an erasure."""
+        self.close()
+        shutil.rmtree(self.table_path)
+        self.open()
+
+    def fill(self, people: int, accesses: int = 3) -> list[Person]:
+        """Enrol people, each with a grant, accesses and an outcome, and seal now and then."""
+        made = []
+        for number in range(people):
+            person = self.enrol(f"person {len(self.people)}")
+            self.write(self.grant(person))
+            for _ in range(accesses):
+                answer = self.write(self.access(person))
+            self.write(self.outcome(person, answer.answer.seq))
+            self.write(self.access(person, purpose="HRESCH"))
+            if number % 3 == 2:
+                self.seal()
+            made.append(person)
+        self.seal()
+        return made
+
+    # -- proving ----------------------------------------------------------------------------------------------
+
+    def history(
+        self, *chains: bytes | str, held: checkpoint.Checkpoint | None = None, known: int = 0
+    ) -> history.HistoryProof:
+        """Prove the history of chains, the first one after *known* entries, at the last seal."""
+        named = [(codec.public_tag(one), one) if isinstance(one, str) else (one, "") for one in chains]
+        anchor = self.sequencer.call(lambda: reads.take_anchor(self.ledger, [tag for tag, _ in named]))
+        published = self.sequencer.wait_published(anchor.size, 10)
+        assert published is not None
+        assert published.checkpoint.size == anchor.size
+        proofs = []
+        for place, (tag, name) in enumerate(named):
+            count, head, proof = anchor.chains[tag]
+            first = 1 if place else known + 1
+            entries = tuple(
+                history.HistoryEntry(entry.leaf, reads.open_entry(self.vault, entry))
+                for entry in reads.read_chain(self.store, tag, first, count)
+            )
+            proofs.append(
+                history.ChainProof(
+                    tag=tag, public_name=name, count=count, head=head if count else b"", map_proof=proof,
+                    first_seq=first, entries=entries,
+                )
+            )
+        consistency = () if held is None else tuple(reads.prove_consistency(self.store, held.size, anchor.size))
+        return history.HistoryProof(
+            checkpoint=published.note,
+            consistency=consistency,
+            seal=anchor.seal,
+            seal_inclusion=tuple(reads.prove_inclusion(self.store, anchor.size - 1, anchor.size)),
+            chains=tuple(proofs),
+        )
+
+    def fsck(self, **options: Any) -> Report:
+        """Verify all files, everything included unless told otherwise."""
+        given: dict[str, Any] = {
+            "origin": ORIGIN, "log_verifier": LOG.verifier, "lock_path": self.lock_path, "vault": self.vault,
+            "table": self.table,
+        }
+        return verify_ledger(self.store, **{**given, **options})
+
+    def edit(self, key: bytes, change: Callable[[bytes], bytes] | None) -> None:
+        """Change or delete (None) one row behind everyone's back."""
+        row = self.store.get(key)
+        assert row is not None, "there is such a row"
+        batch = Batch()
+        if change is None:
+            batch.delete(key)
+        else:
+            batch.put(key, change(row))
+        getattr(self.store, "inner", self.store).write(batch)
+
+
+def flip(at: int, bit: int = 1) -> Callable[[bytes], bytes]:
+    """Return what flips one bit of the byte *at*."""
+    return lambda row: row[: at % len(row)] + bytes([row[at % len(row)] ^ bit]) + row[at % len(row) + 1 :]
+
+
+def check_ledger(case: LedgerCase, size: int | None = None) -> Replay:
+    """Verify the published ledger from public bytes: checkpoints, bundles, tiles, the replay rule.
+
+    Every checkpoint that was ever published must be consistent with the last one; *size*: what that one must have.
+    """
+    point, _ = checkpoint.open_checkpoint(case.notes[-1], ORIGIN, LOG.verifier)
+    assert size is None or point.size == size
+    found = {place: case.store.get(layout.tile_key(*place)) or b"" for place in _places(point.size)}
+    assert tiles.root(point.size, found) == point.root
+
+    pruned = read_pruned(case.store)
+    replay, seals = Replay(start=pruned.start, kept_from_ms=pruned.kept_from_ms), []
+    for start in range(0, point.size, tiles.TILE_WIDTH):
+        end = min(start + tiles.TILE_WIDTH, point.size)
+        read = reads.read_gapped if start < pruned.minimum else reads.read_leaves
+        bundle = tiles.encode_bundle(read(case.store, start, end))
+        for at, leaf in enumerate(tiles.decode_bundle(bundle)):
+            if not leaf:
+                replay.skip(found[0, start // tiles.TILE_WIDTH][32 * at : 32 * at + 32])
+                continue
+            is_seal = isinstance(replay.add(leaf), codec.Seal)
+            seals += [replay.size] * is_seal
+        grown = replay.grow()
+        assert all(found[place].startswith(tile) for place, tile in grown.items() if place[0] == 0)
+    assert replay.root() == point.root
+    assert all(later > earlier + 1 for earlier, later in itertools.pairwise(seals)), "two seals side by side"
+
+    for text in case.notes:
+        older, _ = checkpoint.open_checkpoint(text, ORIGIN, LOG.verifier)
+        assert older.size in seals or older.size < pruned.start, "a checkpoint's last leaf is a seal"
+        proof = reads.prove_consistency(case.store, older.size, point.size)
+        merkle.verify_consistency(
+            proof, size1=older.size, root1=older.root, size2=point.size, root2=point.root
+        )
+    return replay
+
+
+def check_files(case: LedgerCase) -> Report:
+    """Verify all of the case's files, and that nothing is wrong with them."""
+    report = case.fsck()
+    assert report.faults == ()
+    assert report.not_checked == ()
+    return report
+
+
+def _places(size: int) -> list[tiles.Coordinates]:
+    return [
+        (level, n)
+        for level in range(8)
+        for n in range(-(-(size >> (8 * level)) // tiles.TILE_WIDTH))
+    ]

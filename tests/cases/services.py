@@ -1,0 +1,169 @@
+"""What the tests of the service floor share: calls by a line, and persons with keys of their own."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from cases.daemons import Running, consent, make_running, reason_of, request_id, sign_statement
+from consentd.core import codec, merkle
+from consentd.core.kinds import EntryKind
+from consentd.core.note import KeyPair
+from consentd.service.wire import Services
+from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import consent_service_pb2 as cs
+from consentd.v1 import policy_service_pb2 as ps
+from consentd.v1 import registry_service_pb2 as rs
+from consentd.v1 import statement_pb2 as st
+
+FOREIGN_FIELD = b"\xf8\x3f\x01"  # field 1023, a number that no message has
+_numbers = itertools.count(1)
+
+
+def serve(directory: Path) -> Iterator[Running]:
+    """Run a daemon for the tests of a module, and verify its ledger behind the last of them."""
+    running = make_running(directory, checkpoint_interval_ms=20)
+    yield running
+    running.check_ledger()
+    running.stop()
+
+
+def new_number() -> int:
+    return next(_numbers)
+
+
+def new_identifier() -> str:
+    return f"SYN-{new_number():06d}"
+
+
+def services(running: Running) -> Services:
+    found = running.daemon.service_state.services
+    assert found is not None
+    return found
+
+
+def now_ms(running: Running) -> int:
+    return services(running).sequencer.clock.wall_ms()
+
+
+def refusal(call: Callable[[], Any]) -> str:
+    """Return the reason with which a call is refused."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return reason_of(caught.value)
+
+
+def seen(decision: pb.Decision) -> pb.Decision:
+    """Return what two answers to the same question have in common: all but id, time and revision."""
+    kept = pb.Decision()
+    kept.CopyFrom(decision)
+    for field in ("decision_id", "decided_time_ms", "revision"):
+        kept.ClearField(field)
+    return kept
+
+
+def event_of(receipt: pb.Receipt) -> codec.Event:
+    assert receipt.leaf_hash == merkle.leaf_hash(receipt.leaf)
+    event = codec.decode_leaf(receipt.leaf)
+    assert isinstance(event, codec.Event)
+    return event
+
+
+def change(running: Running, name: str, subject: pb.Subject, consent_id: str, **more: Any) -> pb.Receipt:
+    """Pause, resume or revoke a consent."""
+    fields = {"request_id": request_id(), "subject": subject, "consent_id": consent_id, **more}
+    request = getattr(cs, f"{name}ConsentRequest")(**fields)
+    return getattr(running.consents, f"{name}Consent")(request, metadata=running.as_("app")).receipt
+
+
+def amend(running: Running, subject: pb.Subject, consent_id: str, version: int, **root: Any) -> cs.AmendConsentResponse:
+    request = cs.AmendConsentRequest(
+        request_id=request_id(),
+        subject=subject,
+        consent_id=consent_id,
+        based_on_version=version,
+        consent=consent(**root),
+    )
+    return running.consents.AmendConsent(request, metadata=running.as_("app"))
+
+
+def listed(running: Running, subject: pb.Subject, **more: Any) -> list[cs.ConsentRecord]:
+    request = cs.ListConsentsRequest(subject=subject, **more)
+    return list(running.consents.ListConsents(request, metadata=running.as_("app")).records)
+
+
+def record(running: Running, subject: pb.Subject, seq: int, who: str = "clinic-b", **more: Any) -> pb.Receipt:
+    fields = {"outcome": st.OutcomeStatement(status=st.TRANSFER_STATUS_RECEIVED), **more}
+    request = ac.RecordAccessRequest(**{"request_id": request_id(), "subject": subject, "access_seq": seq, **fields})
+    return running.access.RecordAccess(request, metadata=running.as_(who)).receipt
+
+
+def accesses(running: Running, subject: pb.Subject) -> list[ac.AccessRecord]:
+    request = ac.ListAccessesRequest(subject=subject)
+    return list(running.access.ListAccesses(request, metadata=running.as_("app")).accesses)
+
+
+def register(running: Running, who_is: str, roles: list[int], *, who: str = "operator", **more: Any) -> pb.Receipt:
+    fields = {"participant_id": who_is, "name": st.Text(ko="기관"), "roles": roles, "active": True, **more}
+    request = rs.RegisterParticipantRequest(request_id=request_id(), participant=st.ParticipantStatement(**fields))
+    return running.registry.RegisterParticipant(request, metadata=running.as_(who)).receipt
+
+
+def participant(running: Running, name: str) -> rs.GetParticipantResponse:
+    return running.registry.GetParticipant(rs.GetParticipantRequest(participant_id=name), metadata=running.as_("er"))
+
+
+def key_write(running: Running, name: str, who: str, key: bytes) -> pb.Receipt:
+    request = getattr(rs, f"{name}Request")(request_id=request_id(), participant_id=who, key=key)
+    return getattr(running.registry, name)(request, metadata=running.as_("operator")).receipt
+
+
+def publish_rules(running: Running, **changed: Any) -> Any:
+    old = running.registry.GetRules(rs.GetRulesRequest(), metadata=running.as_("operator")).rules
+    message = st.RulesStatement()
+    message.CopyFrom(old)
+    message.ClearField("attestation")
+    message.version += 1
+    message.MergeFrom(st.RulesStatement(**changed))
+    request = rs.PublishRulesRequest(request_id=request_id(), rules=message)
+    return running.registry.PublishRules(request, metadata=running.as_("operator"))
+
+
+def batch(running: Running, who: str = "app", **fields: Any) -> list[ps.CheckResult]:
+    return list(running.policy.BatchCheck(ps.BatchCheckRequest(**fields), metadata=running.as_(who)).results)
+
+
+class Person:
+    """A person with a key of their own, who signs what they state."""
+
+    def __init__(self, running: Running, key: KeyPair | None = None) -> None:
+        number = new_number()
+        self.running = running
+        self.key = key or KeyPair(number.to_bytes(32))
+        self.subject = pb.Subject(scheme="mhid", value=f"SYN-{number:06d}")
+        enrol = rs.EnrolSubjectRequest(
+            request_id=request_id(), subject=self.subject, subject_key=self.key.public_key
+        )
+        self.tag = running.registry.EnrolSubject(enrol, metadata=running.as_("app")).tag
+
+    def sign(self, kind: EntryKind, message: Any, request: bytes, **more: Any) -> pb.SignedStatement:
+        fields = {"key": self.key, "tag": self.tag, "time_ms": now_ms(self.running), **more}
+        return sign_statement(fields.pop("key"), message, kind=kind, request=request, **fields)
+
+    def grant(self, *, message: Any = None, kind: EntryKind = EntryKind.GRANT, **more: Any) -> Any:
+        request = request_id()
+        signed = self.sign(kind, message or st.GrantStatement(consent=consent()), request, **more)
+        return self.send(signed, request)
+
+    def send(self, signed: pb.SignedStatement, request: bytes) -> cs.GrantConsentResponse:
+        write = cs.GrantConsentRequest(request_id=request, subject=self.subject, signed=signed)
+        return self.running.consents.GrantConsent(write, metadata=self.running.as_("app"))
+
+    def change(self, name: str, consent_id: str, message: Any, ref: int, **more: Any) -> pb.Receipt:
+        request = request_id()
+        signed = self.sign(EntryKind[name.upper()], message, request, ref=ref)
+        return change(self.running, name, self.subject, consent_id, request_id=request, signed=signed, **more)

@@ -1,0 +1,197 @@
+"""Vectors for verifiers in other languages: what to accept, and what to refuse and why.
+
+Each vector is evidence with what it is verified under, and *want*: ``ok``, or what is wrong with it: ``malformed``,
+``signature``, ``proof``. Histories and receipts are of a ledger that the real sequencer wrote (``LedgerCase``); what
+no sequencer writes is forged with the log's own key (``vectors_forged``), so that nothing but the one broken rule
+speaks against it. Changes with a reason of their own say what they want; those of a sweep, bit by bit and field by
+field, must not be accepted, and want what our own verifier says of them: ``verdict``.
+"""
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cases.ledgers import LOG, ORIGIN
+from consentd.audit.evidence import Checked, check_bundle
+from consentd.core import checkpoint, codec, note, quorum
+from consentd.core.history import HistoryProof
+from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError
+from consentd.statements import payloads
+from consentd.v1 import statement_pb2 as st
+from consentd_client import History
+from consentd_client import history as client
+from consentd_client.history_file import format_history, parse_history
+from consentd_client.receipts import verify_receipt
+from consentd_client.steps import Trust
+
+BANK = note.KeyPair(b"\x21" * 32)
+CITIZEN = note.KeyPair(b"\x22" * 32)
+STRANGER = note.KeyPair(b"\x23" * 32)
+TRUST = {"origin": ORIGIN, "log_key": note.format_vkey(LOG.verifier)}
+
+Document = dict[str, Any]
+"""A history file, as JSON has it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vector:
+    """One piece of evidence.
+
+    Attributes:
+        kind: ``history``, ``receipt``, ``bundle``, ``policy``, ``note``, ``signature``; ``key``, ``ledger``: payloads.
+        want: what a verifier must say; empty: anything but ``ok``, and what ours says; ``any``: what ours says.
+        content: the evidence: a history file, a ``.tlog-proof``, a note, a signature, a payload.
+        under: what it is verified under; values are JSON, bytes as base64. ``reads``: what it then says.
+    """
+
+    kind: str
+    name: str
+    want: str
+    content: bytes = field(repr=False)
+    under: Mapping[str, Any] = field(repr=False)
+
+
+# -- the history file -------------------------------------------------------------------------------------------
+
+def b64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def to_document(proof: HistoryProof) -> Document:
+    """Return a history file as JSON has it, to be changed in one place."""
+    document: Document = json.loads(format_history(proof))
+    return document
+
+
+def encode(document: Any) -> bytes:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass")
+
+
+def history_vector(name: str, want: str, document: Any, **under: Any) -> Vector:
+    content = document if isinstance(document, bytes) else encode(document)
+    return Vector(kind="history", name=name, want=want, content=content, under={**TRUST, **under})
+
+
+# -- our own verdict --------------------------------------------------------------------------------------------
+
+
+def verdict(vector: Vector) -> str:
+    """Return what our own verifier says; ``untold`` where all is proven, but not all could be told."""
+    try:
+        is_told = _VERIFY[vector.kind](vector)
+    except MalformedError:
+        return "malformed"
+    except SignatureError:
+        return "signature"
+    except ProofError:
+        return "proof"
+    return "untold" if is_told is False else "ok"
+
+
+def read_evidence(vector: Vector) -> dict[str, Any]:
+    """Return what a history or a bundle that is right says of what was pruned, and by whom entries are."""
+    if vector.kind == "bundle":
+        checked = _check_bundle(vector)
+        return {"missing": checked.missing, "kept_from_ms": checked.kept_from_ms}
+    found = _verify_history(vector)
+    return {
+        "missing": [list(one) for one in found.missing],
+        "kept_from_ms": found.kept_from_ms,
+        "pruned": [entry.seq for entry in found.new if entry.is_pruned],
+        "authors": [entry.author for entry in found.new],
+    }
+
+
+def _verify_history(vector: Vector) -> History:
+    under = vector.under
+    trust = Trust(under["origin"], note.parse_vkey(under["log_key"]))
+    asked: dict[str, Any] = {"trust": trust, "name": under.get("public_name", "")}
+    if "tag" in under:
+        asked["tag"] = base64.b64decode(under["tag"])
+    point, held = None, None
+    for before in under.get("before", ()):
+        proof = parse_history(base64.b64decode(before))
+        shown, held = client.verify_history(proof, held_checkpoint=point, held=held, **asked)
+        point = shown.checkpoint
+    if under.get("hold") == "checkpoint":
+        held = None
+    return client.verify_history(parse_history(vector.content), held_checkpoint=point, held=held, **asked)[0]
+
+
+def _verify_receipt(vector: Vector) -> None:
+    trust = Trust(vector.under["origin"], note.parse_vkey(vector.under["log_key"]))
+    leaf = base64.b64decode(vector.under["leaf"])
+    verify_receipt(leaf, vector.content, trust)
+    codec.decode_leaf(leaf)
+
+
+def _verify_bundle(vector: Vector) -> bool:
+    found = _check_bundle(vector)
+    return not (found.unproven or found.unknown)
+
+
+def _check_bundle(vector: Vector) -> Checked:
+    under = vector.under
+    policy = base64.b64decode(under["policy"]) if "policy" in under else None
+    log = note.parse_vkey(under["log_key"])
+    return check_bundle(vector.content, origin=under["origin"], log_verifier=log, policy=policy)
+
+
+def _verify_policy(vector: Vector) -> None:
+    under = vector.under
+    policy = quorum.parse_policy(base64.b64decode(under["policy"]))
+    log = note.parse_vkey(under["log_key"])
+    quorum.verify_cosigned(vector.content, policy, now_s=0, max_age_s=None, logs=[log])
+
+
+def _verify_note(vector: Vector) -> None:
+    under = vector.under
+    witnesses = [note.parse_vkey(key) for key in under["witnesses"]]
+    checkpoint.open_checkpoint(
+        vector.content, under["origin"], note.parse_vkey(under["log_key"]), witnesses=witnesses
+    )
+
+
+def _verify_signature(vector: Vector) -> None:
+    key, message = (base64.b64decode(vector.under[name]) for name in ("key", "message"))
+    note.verify(key, message, vector.content)
+
+
+def _verify_payload(vector: Vector) -> None:
+    if read_payload(vector.kind, vector.content) != vector.under["reads"]:
+        raise MalformedError("payload reads otherwise")
+
+
+def read_payload(kind: str, payload: bytes) -> dict[str, Any] | None:
+    """Return what a KEY or LEDGER payload says; None where not all of it can be read."""
+    message: Any
+    try:
+        message = payloads.parse(st.KeyStatement if kind == "key" else st.LedgerStatement, payload)
+        payloads.check_no_unknown_fields(message)
+    except (MalformedError, InvalidError):
+        return None
+    if kind == "key":
+        return {"key": b64(message.key), "retired": message.retired}
+    return {
+        "origin": message.origin,
+        "verifier_keys": list(message.verifier_keys),
+        "statement_key": b64(message.statement_key),
+        "retention_days": message.retention_days,
+        "pruning": [str(message.pruning.kept_from_time_ms), str(message.pruning.start_size)]
+        if message.HasField("pruning")
+        else None,
+    }
+
+
+_VERIFY: dict[str, Callable[[Vector], object]] = {
+    "bundle": _verify_bundle,
+    "policy": _verify_policy,
+    "history": _verify_history,
+    "receipt": _verify_receipt,
+    "note": _verify_note,
+    "signature": _verify_signature,
+    "key": _verify_payload,
+    "ledger": _verify_payload,
+}

@@ -1,0 +1,174 @@
+"""Bundles of a ledger that signs what is wrong: a seal with a bit changed, a rule broken, the tree made to fit."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cases.audits import DAEMON, LOG, ORIGIN, Forge
+from cases.ledgers import flip
+from cases.vectors_case import BANK, STRANGER, Vector
+from cases.vectors_seals import seal_verdict
+from cases.vectors_zips import VKEY, Parts, unzipped, vector, zipped
+from consentd.core import bucketed, checkpoint, codec, merkle, note, tiles
+from consentd.core.kinds import EntryKind
+from consentd.v1 import statement_pb2 as st
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """A tree of leaves, right or wrong, signed by the log."""
+
+    leaves: list[bytes]
+
+    def under(self, parts: Parts) -> bytes:
+        """Return a bundle in which all is proven under this tree, whatever its leaves say."""
+        edge, stored = tiles.Edge().append([merkle.leaf_hash(leaf) for leaf in self.leaves])
+        size = len(self.leaves)
+
+        def inclusion(index: int) -> list[str]:
+            return [one.hex() for one in tiles.prove_inclusion(index, size, stored)]
+
+        singles = []
+        for line in _lines(parts["entries.jsonl"]):
+            index = line["index"]
+            singles.append({**line, "leaf": self.leaves[index].hex(), "inclusion": inclusion(index)})
+        (scope,) = _lines(parts["scope.json"])
+        return zipped({
+            **parts,
+            "checkpoint": checkpoint.sign_checkpoint(checkpoint.Checkpoint(ORIGIN, size, edge.root()), [LOG]),
+            "scope.json": _joined([{**scope, "size": size}]),
+            "seal.json": _joined([{"leaf": self.leaves[-1].hex(), "inclusion": inclusion(size - 1)}]),
+            "entries.jsonl": _joined(singles),
+        })  # fmt: skip
+
+
+def resealed(leaves: list[bytes], bundles: Mapping[str, bytes]) -> Iterator[Vector]:
+    """Yield bundles whose last seal, or one between, has a bit changed, the tree made to fit and signed by the log."""
+    latest_ms = int.from_bytes(leaves[-2][2:10])
+    for name in ("range", "person"):
+        parts = unzipped(bundles[name])
+        yield vector(f"{name} signed anew", "ok", Grown(leaves).under(parts))
+        for at in range(90):
+            flipped = flip(at, 1 << at % 8)(leaves[-1])
+            want = seal_verdict(at, flipped, latest_ms)
+            content = Grown([*leaves[:-1], flipped]).under(parts)
+            # A time before the last entry may still be later than all that this bundle shows.
+            is_open = want == "proof" and at < 10
+            yield vector(f"seal of {name} with a bit of byte {at} changed", "any" if is_open else want, content)
+        for size in (0, 1, 89, 91, 122):
+            content = Grown([*leaves[:-1], leaves[-1][:size].ljust(size, b"\0")]).under(parts)
+            yield vector(f"seal of {name} of {size} bytes", "malformed", content)
+    parts = unzipped(bundles["range"])
+    before_ms, after_ms = (int.from_bytes(leaves[index][2:10]) for index in (9, 11))
+    for at in range(90):
+        flipped = flip(at, 1 << at % 8)(leaves[10])
+        if at < 2:
+            want = "malformed"
+        elif at < 10:
+            want = "ok" if before_ms <= int.from_bytes(flipped[2:10]) <= after_ms else "proof"
+        else:
+            want = "proof" if at < 18 else "ok"
+        content = Grown([*leaves[:10], flipped, *leaves[11:]]).under(parts)
+        yield vector(f"seal within range with a bit of byte {at} changed", want, content)
+
+
+def forged_bundles() -> Iterator[Vector]:
+    """Yield bundles of ledgers in which one rule is broken, and all that signs and commits fits."""
+    bank, ledger, other = (codec.public_tag(name) for name in ("participant/bank", "ledger", "ledger/x"))
+    nobody: Mapping[str, Any] = {"key": STRANGER}
+    key = st.KeyStatement(key=STRANGER.public_key)
+    later = key.SerializeToString() + b"\x78\x01"
+    moved = st.LedgerStatement(origin="ledger.example/other", verifier_keys=[VKEY], statement_key=DAEMON.public_key)
+    second = st.LedgerStatement(origin=ORIGIN, verifier_keys=[VKEY], statement_key=STRANGER.public_key)
+    unread = second.SerializeToString() + b"\x78\x01"
+    serve, access = Step(EntryKind.SERVED), Step(EntryKind.ACCESS)
+    gone = Step(EntryKind.KEY, st.KeyStatement(key=DAEMON.public_key, retired=True), ledger)
+    named = Step(EntryKind.KEY, key, ledger)
+    retired = Step(EntryKind.KEY, st.KeyStatement(key=BANK.public_key, retired=True), bank)
+    for name, want, *steps in (
+        ("a participant's statement", "ok", replace(serve, key=BANK)),
+        ("a participant's kind by the daemon", "ok", serve),
+        ("the daemon's kind by a participant", "signature", replace(access, key=BANK)),
+        ("a person's kind by a participant", "signature", Step(EntryKind.GRANT, key=BANK)),
+        ("a grant by a key of nobody", "untold", Step(EntryKind.GRANT, **nobody)),
+        ("a participant's kind by a key of nobody", "signature", replace(serve, **nobody)),
+        ("the daemon's kind by a key of nobody", "signature", replace(access, **nobody)),
+        ("a kind not known by a key of nobody", "untold", Step(200, **nobody)),
+        ("a key retired", "ok", retired),
+        ("a key retired before", "signature", retired, replace(serve, key=BANK)),
+        ("a key that vouches for itself", "signature", Step(EntryKind.KEY, key, bank, **nobody)),
+        ("a statement key retired by itself", "ok", gone),
+        ("a statement key retired before", "signature", gone, access),
+        ("a KEY that puts a key of the daemon in force", "ok", named),
+        ("a statement key that a KEY named", "signature", named, replace(access, **nobody)),
+        ("another origin named", "proof", Step(EntryKind.LEDGER, moved, ledger)),
+        ("another statement key", "ok", Step(EntryKind.LEDGER, second, ledger), replace(access, **nobody)),
+        ("another statement key with a field not known", "signature",
+         Step(EntryKind.LEDGER, unread, ledger), replace(access, **nobody)),
+        ("a LEDGER entry with a field not known", "untold", Step(EntryKind.LEDGER, unread, ledger)),
+        ("a LEDGER entry that is none", "untold", Step(EntryKind.LEDGER, b"\xff", ledger)),
+        ("a LEDGER entry elsewhere", "signature", Step(EntryKind.LEDGER, second, other), replace(access, **nobody)),
+        ("a KEY with a field not known", "untold", Step(EntryKind.KEY, later, bank)),
+        ("a KEY that is none", "untold", Step(EntryKind.KEY, b"\xff", bank)),
+        ("signed by a KEY with a field not known", "signature",
+         Step(EntryKind.KEY, later, bank), replace(serve, **nobody)),
+    ):  # fmt: skip
+        yield forged(name, want, *steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An entry to forge; by default of a person, by the daemon."""
+
+    kind: int
+    message: Any = b""
+    tag: bytes = b""
+    key: note.KeyPair = DAEMON
+
+
+def forged(name: str, want: str, *steps: Step) -> Vector:
+    """Return the bundle of a ledger whose last entries are these, with all chains that have to do with keys."""
+    forge = Forge(map_bits=4)
+    forge.begin()
+    person = forge.enrol(1)
+    bank = codec.public_tag("participant/bank")
+    forge.add(EntryKind.KEY, bank, st.KeyStatement(key=BANK.public_key))
+    for step in steps:
+        forge.add(step.kind, step.tag or person, step.message, key=step.key)
+    last = forge.size - 1
+    forge.seal()
+    chains = {"ledger": codec.public_tag("ledger"), "participant/bank": bank}
+    elsewhere = codec.public_tag("ledger/x")
+    if elsewhere in forge.heads:
+        chains["ledger/x"] = elsewhere
+    top, buckets = forge._top, forge._buckets
+    written = []
+    for public_name, tag in chains.items():
+        _, proof = bucketed.prove(codec.map_key(tag), buckets[bucketed.bucket_of(codec.map_key(tag), 4)], top)
+        count, head = forge.heads[tag]
+        entries = [(at, leaf) for at, leaf in enumerate(forge.leaves) if leaf[1] and leaf[10:42] == tag]
+        written.append({
+            "tag": tag.hex(), "public_name": public_name, "count": count, "head": head.hex(),
+            "map_proof": proof.hex(), "entries": len(entries),
+        })  # fmt: skip
+        written += [_entry(forge, at) for at, _ in entries]
+    asked = {"tag": chains["ledger/x"].hex()} if "ledger/x" in chains else {"first": last, "last": last}
+    return vector(f"forged bundle: {name}", want, Grown(forge.leaves).under({
+        "scope.json": _joined([{"format": 1, "origin": ORIGIN, "size": 0, **asked}]),
+        "chains.jsonl": _joined(written),
+        "entries.jsonl": _joined([{**_entry(forge, last), "inclusion": []}]),
+    }))  # fmt: skip
+
+
+def _entry(forge: Forge, at: int) -> dict[str, Any]:
+    opening = forge.openings[at]
+    return {"index": at, "leaf": forge.leaves[at].hex(), "opening": None if opening is None else opening.hex()}
+
+
+def _lines(part: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in part.splitlines()]
+
+
+def _joined(lines: list[dict[str, Any]]) -> bytes:
+    return b"".join(json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in lines)

@@ -1,0 +1,61 @@
+"""Write all vectors to a directory: ``PYTHONPATH=.:tests:clients/python python tests/write_vectors.py DIRECTORY``.
+
+``vectors.jsonl`` has one JSON object a line: kind, name, want, content in base64, and under what it is verified.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from cases.ledgers import LedgerCase
+from cases.vectors_bundles import bundles
+from cases.vectors_case import Vector, b64, read_evidence, verdict
+from cases.vectors_forged import forgeries
+from cases.vectors_histories import histories
+from cases.vectors_key_validity import terms
+from cases.vectors_notes import notes, payloads, receipts, signatures
+from cases.vectors_policies import policies
+from cases.vectors_pruned import pruned
+from cases.vectors_retention import retained
+from cases.vectors_seals import seals
+
+
+def settle(vector: Vector) -> Vector:
+    """Return a vector with what our own verifier says of it, which is what it wants, where it is asked."""
+    said = verdict(vector)
+    refused = said not in ("ok", "untold")
+    assert vector.want in (said, "any") or (not vector.want and refused), f"{vector}: {said}"
+    under = vector.under
+    if vector.kind in ("history", "bundle") and not refused:
+        under = {**under, "reads": read_evidence(vector)}
+    return replace(vector, want=said, under=under)
+
+
+def write_vectors(directory: Path) -> list[Vector]:
+    """Write ``vectors.jsonl`` into *directory*; return the vectors, each with what it wants."""
+    with TemporaryDirectory() as own:
+        case = LedgerCase(Path(own))
+        try:
+            vectors = [*histories(case), *receipts(case)]
+        finally:
+            case.close()
+    vectors += [*forgeries(), *seals(), *pruned(), *retained(), *terms()]
+    vectors += [*notes(), *signatures(), *payloads(), *policies(), *bundles()]
+    settled = [settle(vector) for vector in vectors]
+    with (directory / "vectors.jsonl").open("w") as file:
+        for vector in settled:
+            line = {
+                "kind": vector.kind,
+                "name": vector.name,
+                "want": vector.want,
+                "content": b64(vector.content),
+                "under": dict(vector.under),
+            }
+            file.write(json.dumps(line) + "\n")
+    return settled
+
+
+if __name__ == "__main__":
+    print(len(write_vectors(Path(sys.argv[1]))), "vectors")

@@ -1,0 +1,99 @@
+"""A start that refuses deletes nothing: what a damaged log still holds is there for whoever mends it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cases.daemons import Running, make_config, make_running, question
+from consentd.errors import CorruptionError
+from consentd.server.daemon import Daemon
+from consentd.v1 import consent_pb2 as pb
+
+PEOPLE = [f"SYN-{number:06d}" for number in range(20)]
+
+
+@pytest.fixture
+def cut(tmp_path: Path) -> Running:
+    """Return a daemon that lost its power: its files as they were while it ran, and nobody on them."""
+    running = make_running(tmp_path / "before")
+    for value in PEOPLE[:10]:
+        running.grant(running.enrol(value))
+    running.check_ledger()
+    shutil.copy(running.config.ledger.lock_path, tmp_path / "early.lock")
+    for value in PEOPLE[10:]:
+        running.grant(running.enrol(value))
+    running.check_ledger()
+    shutil.copytree(tmp_path / "before", tmp_path / "after")
+    running.stop()
+    running.config = make_config(tmp_path / "after")
+    return running
+
+
+def log_of(store: Path) -> Path:
+    return max(store.glob("*.log"), key=lambda path: path.stat().st_size)
+
+
+def flip(path: Path, at: int) -> bytes:
+    """Flip a bit; return what was there."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[:at] + bytes((whole[at] ^ 0x10,)) + whole[at + 1 :])
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("store_dir", "ledger is behind its lock"), ("vault_dir", "vault has a damaged log, and lacks the keys of")],
+)
+def test_a_log_damaged_in_its_middle_is_refused_and_kept(cut: Running, name: str, message: str) -> None:
+    log = log_of(getattr(cut.config.ledger, name))
+    whole = flip(log, log.stat().st_size // 2)
+    for _ in range(2):
+        with pytest.raises(CorruptionError, match=message):
+            Daemon(cut.config).start()
+    assert log.stat().st_size == len(whole)
+    log.write_bytes(whole)
+    again = Running(cut.config, cut.tokens)
+    try:
+        again.check_ledger()
+        assert all(again.authorize(question(pb.Subject(scheme="mhid", value=value))).access_seq for value in PEOPLE)
+    finally:
+        again.stop()
+
+
+def test_a_vault_whose_last_record_is_torn_opens(cut: Running) -> None:
+    log = log_of(cut.config.ledger.vault_dir)
+    # Of a person who was about to be enrolled: nobody was told.
+    log.write_bytes(log.read_bytes() + log.read_bytes()[-300:-20] + bytes(4_000))
+    again = Running(cut.config, cut.tokens)
+    try:
+        again.check_ledger()
+    finally:
+        again.stop()
+
+
+@pytest.mark.parametrize("rest", [b"", bytes(4_000)])
+def test_a_vault_that_lost_a_key_with_the_end_of_its_log_is_refused_only_if_damaged(cut: Running, rest: bytes) -> None:
+    log = log_of(cut.config.ledger.vault_dir)
+    log.write_bytes(log.read_bytes()[:-100] + rest)
+    if rest:
+        with pytest.raises(CorruptionError, match="vault has a damaged log, and lacks the keys of 1 persons"):
+            Daemon(cut.config).start()
+    else:  # it looks like a vault older than its ledger, which is not noticed
+        Running(cut.config, cut.tokens).stop()
+
+
+def test_a_vault_that_is_not_there_is_not_made(cut: Running) -> None:
+    shutil.rmtree(cut.config.ledger.vault_dir)
+    with pytest.raises(CorruptionError, match=r"vault is not this ledger's: there is none"):
+        Daemon(cut.config).start()
+    assert not cut.config.ledger.vault_dir.exists()
+
+
+def test_a_table_that_knows_more_is_seen_before_the_ledger_is_opened(cut: Running, tmp_path: Path) -> None:
+    log = log_of(cut.config.ledger.store_dir)
+    shutil.copy(tmp_path / "early.lock", cut.config.ledger.lock_path)
+    whole = flip(log, log.stat().st_size * 9 // 10)
+    with pytest.raises(CorruptionError, match="table is ahead of its ledger"):
+        Daemon(cut.config).start()
+    assert log.stat().st_size == len(whole)
