@@ -78,8 +78,8 @@ def _decide(config_file: Path, count: int) -> None:
     """Append decisions through the sequencer, as a daemon records them: different questions, in the national mix."""
     daemon = Daemon(config.load(config_file))
     daemon.start()
-    parts = daemon.service_state.services
-    assert parts is not None, "a daemon that started serves"
+    services = daemon.service_state.services
+    assert services is not None, "a daemon that started serves"
     waiting: deque[Future[Any]] = deque()
     for question, _ in make_questions(13, count, count):
         request_id, content = os.urandom(16), question.SerializeToString()
@@ -88,13 +88,13 @@ def _decide(config_file: Path, count: int) -> None:
             request_key=request_key(RELAY, request_id),
             content=hashlib.sha256(content).digest(),
             asker=RELAY,
-            identifier_hash=parts.vault.identifier_hash(question.subject.scheme, question.subject.value),
+            identifier_hash=services.vault.identifier_hash(question.subject.scheme, question.subject.value),
             question=decisions.question_value(question),
             asked=st.AskedQuestion(question=content, asker=RELAY, network_origin="127.0.0.1"),
         )
         while len(waiting) >= 5_000:
             waiting.popleft().result()
-        waiting.append(parts.sequencer.submit(write))
+        waiting.append(services.sequencer.submit(write))
     for future in waiting:
         future.result()
     daemon.stop()

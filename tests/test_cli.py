@@ -18,8 +18,8 @@ from consentd import cli
 from consentd.cli.out import Out
 from consentd.core import checkpoint, codec, merkle, note
 from consentd.core.kinds import EntryKind
-from consentd.errors import ConsentdError
 from consentd.cosigning import mldsa
+from consentd.errors import ConsentdError
 from consentd.server.keys import read_keys, read_log_key
 from consentd.store.lmdb import Environment
 from consentd_client import Author, Client, FileMemory, KeyPair, Subject

@@ -11,8 +11,8 @@ import pytest
 from cases.daemons import ORIGIN, ROLES, Running, consent, make_config, make_running
 from consentd import cli
 from consentd.core import checkpoint, note
-from consentd.errors import MalformedError, ProofError, SignatureError
 from consentd.cosigning import mldsa
+from consentd.errors import MalformedError, ProofError, SignatureError
 from consentd.server.keys import make_keys, make_token, read_log_key, write_private
 from consentd.service.auth import format_credential
 from consentd_client import Client, Trust, pin

@@ -41,9 +41,9 @@ class Served:
         self.trust: Trust = pin(read_log_key(config.keys.log_key_file).verifier)
         self.daemon = Daemon(config)
         self.daemon.start()
-        parts = self.daemon.service_state.services
-        assert parts is not None
-        parts.sequencer.wait_published(parts.ledger.state.size, 30)
+        services = self.daemon.service_state.services
+        assert services is not None
+        services.sequencer.wait_published(services.ledger.state.size, 30)
 
     def write(self, name: str, certificate: Certificate) -> None:
         certificate.write(self.directory / name)

@@ -31,7 +31,7 @@ SERVE = """
 import sys
 from pathlib import Path
 from consentd.server import daemon, logs
-from running import make_config
+from cases.daemons import make_config
 logs.configure("info")
 daemon.serve(make_config(Path(sys.argv[1])))
 """

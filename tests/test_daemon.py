@@ -43,7 +43,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from consentd.server import daemon, logs
-from running import make_config
+from cases.daemons import make_config
 logs.configure("debug")
 daemon.serve(make_config(Path(sys.argv[1])))
 """
@@ -148,7 +148,7 @@ def test_a_bug_on_the_writers_thread_stops_writing_and_nothing_is_half_done(
     running = make_running(tmp_path)
     subject = running.enrol(SECRET)
     with monkeypatch.context() as patch:
-        patch.setattr("consentd.sequencer.loop.commands.consents.check_consent", _fail)
+        patch.setattr("consentd.sequencer.commands.consents.check_consent", _fail)
         with pytest.raises(grpc.RpcError) as caught:
             running.grant(subject)
         assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "STORAGE")

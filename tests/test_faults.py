@@ -84,14 +84,14 @@ def reopen(outcome: Outcome) -> tuple[Running, bool]:
 def verify(running: Running, outcome: Outcome) -> int:
     """Check that *running* has all that *outcome* promised; return how many leaves it has."""
     size = running.check_ledger()
-    parts = running.daemon.service_state.services
-    assert parts is not None
-    store = parts.ledger.store
+    services = running.daemon.service_state.services
+    assert services is not None
+    store = services.ledger.store
     for index, leaf_hash in outcome.acknowledged.items():
         assert merkle.leaf_hash(reads.read_leaf(store, index)) == leaf_hash, index
-    assert parts.sequencer.published is not None
+    assert services.sequencer.published is not None
     verifier = read_log_key(outcome.config.keys.log_key_file).verifier
-    for note in [*outcome.published, parts.sequencer.published.note]:
+    for note in [*outcome.published, services.sequencer.published.note]:
         point, _ = checkpoint.open_checkpoint(note, ORIGIN, verifier)
         assert point.size <= size
         assert reads.root_at(store, point.size) == point.root, point.size
@@ -281,7 +281,7 @@ COMPARE = """
 import sys
 from pathlib import Path
 from consentd.cli.tables import differences
-from running import make_config
+from cases.daemons import make_config
 print(sum(differences(make_config(Path(sys.argv[1])), lambda done, total: None)[2].values()))
 """
 

@@ -264,9 +264,9 @@ def person(running: Running) -> Subject:
 def grant(running: Running, subject: Subject) -> None:
     """Grant a consent, and wait until a checkpoint covers it."""
     running.grant(subject)
-    parts = running.daemon.service_state.services
-    assert parts is not None
-    parts.sequencer.wait_published(parts.ledger.state.size, 30)
+    services = running.daemon.service_state.services
+    assert services is not None
+    services.sequencer.wait_published(services.ledger.state.size, 30)
 
 
 def named(subject: Subject) -> str:

@@ -101,10 +101,10 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     subjects = [running.enrol(f"SYN-{number}") for number in range(50)]
     for subject in subjects[::2]:
         running.grant(subject)
-    parts = running.daemon.service_state.services
-    assert parts is not None
+    services = running.daemon.service_state.services
+    assert services is not None
     batch = 0
-    while parts.ledger.state.size < LIVE_SIZE:
+    while services.ledger.state.size < LIVE_SIZE:
         asked = [
             ac.AuthorizeAccessRequest(request_id=request_id(), question=question(subjects[(batch + number) % 50]))
             for number in range(1000)
@@ -113,7 +113,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             ac.BatchAuthorizeAccessesRequest(requests=asked), metadata=running.as_("app")
         )
         batch += 1
-    parts.sequencer.wait_published(parts.ledger.state.size, 60)
+    services.sequencer.wait_published(services.ledger.state.size, 60)
     yield running
     running.check_ledger()
     running.stop()
@@ -135,9 +135,9 @@ def test_tlog_scales_reads_entries_and_makes_proofs(live: Running) -> None:
     """In a process of its own: it brings libraries that warn."""
     pytest.importorskip("tlog_scales", reason="tlog-scales is not installed: pip install 'consentd[interop]'")
     verifier = read_log_key(live.config.keys.log_key_file).verifier
-    parts = live.daemon.service_state.services
-    assert parts is not None
-    size = parts.ledger.state.size
+    services = live.daemon.service_state.services
+    assert services is not None
+    size = services.ledger.state.size
     program = f"""
 import sys
 from tlog_scales.backend import HttpBackend
@@ -166,5 +166,5 @@ reader.get_consistency_proof(300, point.size).check(reader.mth(0, 300), point.ro
     assert len(lines) == 5
     for index, leaf in lines:
         n, at = divmod(int(index), tiles.TILE_WIDTH)
-        tile = parts.ledger.store.get(b"t\0" + n.to_bytes(8)) or b""
+        tile = services.ledger.store.get(b"t\0" + n.to_bytes(8)) or b""
         assert merkle.leaf_hash(bytes.fromhex(leaf)) == tile[32 * at : 32 * at + 32]

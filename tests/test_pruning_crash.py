@@ -65,9 +65,9 @@ class Old:
 
 def rows_below(running: Running, size: int) -> dict[bytes, bytes]:
     """Return leaves, index rows and statements of the first *size* entries."""
-    parts = running.daemon.service_state.services
-    assert parts is not None
-    store = parts.ledger.store
+    services = running.daemon.service_state.services
+    assert services is not None
+    store = services.ledger.store
     found = {key: row for key, row in store.scan(b"l", b"m") if int.from_bytes(key[1:]) < size}
     for key, row in store.scan(b"i", b"j"):
         if int.from_bytes(row) < size:

@@ -64,10 +64,10 @@ class World:
         self.running = make_running(directory, daemon={"clock": self.clock}, retention_days=days)
 
     @property
-    def parts(self):
-        parts = self.running.daemon.service_state.services
-        assert parts is not None
-        return parts
+    def services(self):
+        services = self.running.daemon.service_state.services
+        assert services is not None
+        return services
 
     def revoke(self, subject: pb.Subject, consent_id: str) -> None:
         request = cs.RevokeConsentRequest(request_id=request_id(), subject=subject, consent_id=consent_id)
@@ -144,8 +144,8 @@ def test_what_has_no_effect_any_more_goes_and_everything_still_verifies(world: W
     assert last.start_size > 256
     assert last.leaf_count > 200
     assert last.statement_count > 250
-    pruned = retention.read_pruned(world.parts.ledger.store)
-    assert retention.is_finished(world.parts.ledger.store)
+    pruned = retention.read_pruned(world.services.ledger.store)
+    assert retention.is_finished(world.services.ledger.store)
     assert pruned.minimum == 256
     assert pruned.start == last.start_size
 
@@ -158,10 +158,10 @@ def test_what_has_no_effect_any_more_goes_and_everything_still_verifies(world: W
     assert world.running.check(question(anna)).outcome == pb.OUTCOME_PERMIT
 
     # A table made anew from what is kept is the one that was there.
-    parts = world.parts
+    services = world.services
     fresh = Table.open(tmp_path / "fresh", map_size_mb=64)
-    catch_up(fresh, parts.ledger, parts.vault, 0)
-    with fresh.read() as new, parts.table.read() as old:
+    catch_up(fresh, services.ledger, services.vault, 0)
+    with fresh.read() as new, services.table.read() as old:
         rows = [
             [(key, value[:40] if key == b"R" else value) for key, value in view.rows()] for view in (new, old)
         ]
@@ -203,12 +203,12 @@ def test_what_is_in_force_stops_it(world: World) -> None:
     world.clock.advance(DAYS + 10)
     world.use(anna)
     dry = world.prune(dry_run=True)[-1]
-    index = reads.read_entry(world.parts.ledger.store, world.tag(anna), 2).index
+    index = reads.read_entry(world.services.ledger.store, world.tag(anna), 2).index
     assert (dry.stop_kind, dry.stop_index) == (EntryKind.GRANT, index)
     assert dry.start_size <= index < 256
     assert dry.leaf_count == 0
     assert dry.statement_count > 250
-    assert retention.read_pruned(world.parts.ledger.store) == NOTHING
+    assert retention.read_pruned(world.services.ledger.store) == NOTHING
 
     done = world.prune()[-1]
     assert (done.leaf_count, done.statement_count) == (0, dry.statement_count)
@@ -227,10 +227,10 @@ def test_a_consent_that_ended_goes_with_the_pruning_after_next(world: World) -> 
     world.fill(400)
     world.clock.advance(DAYS + 40)
     tag = world.tag(anna)
-    with world.parts.table.read() as snapshot:
+    with world.services.table.read() as snapshot:
         assert snapshot.subject(tag) is not None
     assert world.prune()[-1].stop_kind == EntryKind.GRANT  # decisions since then had it in view
-    with world.parts.table.read() as snapshot:
+    with world.services.table.read() as snapshot:
         assert snapshot.subject(tag) is None
     world.clock.advance(DAYS + 10)
     world.use(anna)
@@ -299,19 +299,19 @@ def test_a_pruning_that_was_cut_short_is_finished_by_the_next_call(world: World)
     call = world.running.ledger.Prune(ls.PruneRequest(), metadata=world.running.as_("operator"))
     next(answer for answer in call if answer.step == ls.PRUNE_STEP_DELETING)
     call.cancel()
-    parts = world.parts
-    assert parts.pruning.acquire(timeout=30)  # whoever was cancelled lets go
-    parts.pruning.release()
+    services = world.services
+    assert services.pruning.acquire(timeout=30)  # whoever was cancelled lets go
+    services.pruning.release()
     # As if the daemon had been killed behind the first batch: what is to go is stated, none or some of it is gone.
-    state, was_finished = retention.read_pruned(parts.ledger.store), retention.is_finished(parts.ledger.store)
+    state, was_finished = retention.read_pruned(services.ledger.store), retention.is_finished(services.ledger.store)
     assert state.start
     world.running.check_ledger()
-    stated = parts.ledger.head(codec.public_tag("ledger"))[0]
+    stated = services.ledger.head(codec.public_tag("ledger"))[0]
     assert world.prune()[-1].step == ls.PRUNE_STEP_DONE
-    assert retention.is_finished(parts.ledger.store)
+    assert retention.is_finished(services.ledger.store)
     if not was_finished:
-        assert parts.ledger.head(codec.public_tag("ledger"))[0] == stated  # it was stated once
-    assert parts.ledger.store.get(layout.PRUNED) is not None
+        assert services.ledger.head(codec.public_tag("ledger"))[0] == stated  # it was stated once
+    assert services.ledger.store.get(layout.PRUNED) is not None
 
 
 def test_the_command_line_prunes_and_what_is_deleted_leaves_the_disk(
@@ -322,7 +322,7 @@ def test_the_command_line_prunes_and_what_is_deleted_leaves_the_disk(
     file.write_text(CONFIG.format(origin=ORIGIN, days=DAYS))
     anna = world.outlive(2)
     world.running.grant(anna)
-    store = world.parts.ledger.store
+    store = world.services.ledger.store
     rows = dict(store.scan(b"c", b"d"))
     store.compact_range(b"c", b"d")  # as after some days: the rows lie in a sorted file, the deletions will in another
     assert traces(rows.values(), config.ledger.store_dir)  # of those that compression left as they are
@@ -410,7 +410,7 @@ def test_an_auditor_verifies_what_is_left(world: World, tmp_path: Path) -> None:
     assert verify(world, live(world), state_path=state).faults == ()
     pruned_world(world)
 
-    minimum = retention.read_pruned(world.parts.ledger.store).minimum
+    minimum = retention.read_pruned(world.services.ledger.store).minimum
     assert minimum >= 512
     for again in range(2):  # from nothing; from what it saved
         report = verify(world, live(world), state_path=tmp_path / "new")
@@ -451,7 +451,7 @@ def data_directory(world: World) -> DataDirectory:
 
 def test_a_place_that_hides_more_than_the_ledger_states_is_found(world: World, tmp_path: Path) -> None:
     anna = pruned_world(world)
-    store = world.parts.ledger.store
+    store = world.services.ledger.store
     last = max(entry.index for entry in reads.read_kept(store, world.tag(anna)) if entry.index < 400)
     rest = tmp_path / "rest"
     log_key = read_log_key(world.running.config.keys.log_key_file).verifier
@@ -492,7 +492,7 @@ def test_a_place_that_hides_more_than_the_ledger_states_is_found(world: World, t
 
 def test_a_leaf_or_statement_that_is_gone_and_not_stated_is_named_by_fsck(world: World) -> None:
     anna = pruned_world(world)
-    store, tag = world.parts.ledger.store, world.tag(anna)
+    store, tag = world.services.ledger.store, world.tag(anna)
     chain = list(reads.read_kept(store, tag))
     for entry, what in ((chain[0], "keeps `0` before it"), (chain[1], "map root"), (chain[-1], "leaf is missing")):
         key = layout.leaf_key(entry.index)
@@ -522,9 +522,14 @@ def without(store: Store, key: bytes) -> Iterator[None]:
 
 
 def fsck(world: World) -> Report:
-    parts = world.parts
+    services = world.services
     world.settle()
     log_key = read_log_key(world.running.config.keys.log_key_file).verifier
     return verify_ledger(
-        parts.ledger.store, origin=ORIGIN, log_verifier=log_key, lock_path=None, vault=parts.vault, table=parts.table
+        services.ledger.store,
+        origin=ORIGIN,
+        log_verifier=log_key,
+        lock_path=None,
+        vault=services.vault,
+        table=services.table,
     )

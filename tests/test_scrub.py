@@ -708,9 +708,9 @@ def test_the_daemon_scrubs_and_tells(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert not any(event.tag.hex() in line or "SYN-000001" in line for line in lines)
     assert figure(again, "consentd_ready") == 1
     assert again.check(question(subject)).permitted
-    parts = again.daemon.service_state.services
-    assert parts is not None
-    parts.sequencer.call(lambda: write(parts.ledger.store, key, leaf))
+    services = again.daemon.service_state.services
+    assert services is not None
+    services.sequencer.call(lambda: write(services.ledger.store, key, leaf))
     until(again, "consentd_scrub_damaged_records", lambda value: value == 0)
     again.stop()
 

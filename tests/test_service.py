@@ -22,12 +22,12 @@ from cases.services import (
     listed,
     new_identifier,
     participant,
-    parts,
     publish_rules,
     record,
     refusal,
     register,
     serve,
+    services,
 )
 from consentd.core.kinds import EntryKind
 from consentd.core.note import KeyPair
@@ -129,7 +129,7 @@ def test_no_participants_name_reaches_a_key_of_a_person_or_of_the_daemon(running
         request_id=request_id(), subject=pb.Subject(scheme="mhid", value="SYN-900001"), subject_key=person
     )
     running.registry.EnrolSubject(enrol, metadata=running.as_("app"))
-    daemon = parts(running).sequencer._author.key.public_key
+    daemon = services(running).sequencer._author.key.public_key
     for key in (person, daemon):
         assert refusal(lambda key=key: key_write(running, "RetireKey", "", key)) == "NOT_FOUND"
 
@@ -343,13 +343,13 @@ def test_a_consent_too_many_leaves_nothing_behind(
 
     for _ in range(2):
         running.grant(subject)
-    size = parts(running).ledger.state.size
+    size = services(running).ledger.state.size
     with monkeypatch.context() as patch:
         patch.setattr(subjects, "encode_subject", at_most_two)
         assert refusal(lambda: running.grant(subject)) == "TOO_LARGE"
     assert len(listed(running, subject)) == 2
     assert running.authorize(question(subject)).access_seq == 4
-    assert parts(running).ledger.state.size > size
+    assert services(running).ledger.state.size > size
 
 
 def test_a_consent_over_the_limit_never_reaches_the_sequencer(running: Running, subject: pb.Subject) -> None:
@@ -419,7 +419,7 @@ def test_pages_cover_everything_once_while_writes_go_on(tmp_path: Path, pages: C
         consents = [running.grant(subject) for _ in range(5)]
         for _ in range(5):
             running.authorize(question(subject))
-        parts(running).sequencer.wait_published(parts(running).ledger.state.size, 10)
+        services(running).sequencer.wait_published(services(running).ledger.state.size, 10)
         fetch = pages(running, subject)
         wanted, token = fetch("")
         while token:  # at rest first
@@ -434,7 +434,7 @@ def test_pages_cover_everything_once_while_writes_go_on(tmp_path: Path, pages: C
             if consents:
                 change(running, "Revoke", subject, consents.pop())
             register(running, f"late-{number}", [st.PARTICIPANT_ROLE_HOLDER])
-            parts(running).sequencer.wait_published(parts(running).ledger.state.size, 10)
+            services(running).sequencer.wait_published(services(running).ledger.state.size, 10)
             page, token = fetch(token)
             everything += page
         assert number

@@ -16,13 +16,13 @@ from cases.services import (
     event_of,
     listed,
     new_identifier,
-    parts,
     publish_rules,
     record,
     refusal,
     register,
     seen,
     serve,
+    services,
 )
 from consentd.core.kinds import EntryKind
 from consentd.policy.model import BREAK_GLASS_PURPOSE
@@ -210,12 +210,12 @@ def test_an_access_is_recorded_with_what_it_rests_on(running: Running, subject: 
 
 
 def test_nothing_is_recorded_of_who_is_not_enrolled(running: Running) -> None:
-    size = parts(running).ledger.state.size
+    size = services(running).ledger.state.size
     answer = running.authorize(question(pb.Subject(scheme="mhid", value="SYN-999999")))
     assert answer.decision.outcome == pb.OUTCOME_NO_CONSENT
     assert (answer.HasField("receipt"), answer.access_seq) == (False, 0)
-    leaves = range(size, parts(running).ledger.state.size)
-    assert not [index for index in leaves if parts(running).ledger.store.get(b"l" + index.to_bytes(8))[1]]
+    leaves = range(size, services(running).ledger.state.size)
+    assert not [index for index in leaves if services(running).ledger.store.get(b"l" + index.to_bytes(8))[1]]
 
 
 def test_a_repeat_gets_the_first_receipt_and_a_decision_taken_now(running: Running, subject: pb.Subject) -> None:

@@ -20,10 +20,10 @@ from cases.services import (
     new_identifier,
     new_number,
     now_ms,
-    parts,
     record,
     refusal,
     serve,
+    services,
 )
 from consentd.core import checkpoint, codec, history, merkle
 from consentd.core.kinds import EntryKind
@@ -215,7 +215,7 @@ def test_an_asker_signs_its_question(running: Running, subject: pb.Subject) -> N
         return running.access.AuthorizeAccess(write, metadata=running.as_(who))
 
     receipt = send().receipt
-    parts(running).sequencer.wait_published(receipt.index + 1, 10)
+    services(running).sequencer.wait_published(receipt.index + 1, 10)
     request = ls.ListStatementsRequest(start_index=receipt.index, page_size=1)
     opened = running.ledger.ListStatements(request, metadata=running.as_("operator"))
     payload = codec.decode_statement(opened.entries[0].opening.statement).payload
@@ -324,7 +324,7 @@ def test_an_auditor_sees_what_the_mandate_covers_and_how_much_it_does_not(
     running: Running, subject: pb.Subject
 ) -> None:
     running.grant(subject)
-    parts(running).sequencer.wait_published(parts(running).ledger.state.size, 10)
+    services(running).sequencer.wait_published(services(running).ledger.state.size, 10)
 
     def read(who: str, **more: Any) -> ls.ListStatementsResponse:
         return running.ledger.ListStatements(ls.ListStatementsRequest(**more), metadata=running.as_(who))
@@ -410,7 +410,7 @@ def test_a_history_comes_in_order_and_verifies(running: Running) -> None:
         ref=answer.access_seq,
     )
     receipt = record(running, person.subject, answer.access_seq, request_id=request, outcome=None, signed=signed)
-    parts(running).sequencer.wait_published(receipt.index + 1, 10)
+    services(running).sequencer.wait_published(receipt.index + 1, 10)
     chains = verified(running, history_of(running, "app", subject=person.subject))
     assert chains[0] == ("", 5)
     # The chains of those whose keys signed it come along: the daemon's, and the clinic's.
@@ -424,7 +424,7 @@ def test_a_history_comes_in_order_and_verifies(running: Running) -> None:
 
 
 def test_a_history_is_for_those_who_may_see_it(running: Running, subject: pb.Subject) -> None:
-    parts(running).sequencer.wait_published(parts(running).ledger.state.size, 10)
+    services(running).sequencer.wait_published(services(running).ledger.state.size, 10)
 
     def read(who: str | None = "app", **fields: Any) -> Any:
         return history_of(running, who, **fields)

@@ -94,8 +94,8 @@ def witness(arguments: argparse.Namespace, out: Out) -> int:
 def keygen(arguments: argparse.Namespace, out: Out) -> int:
     """Make keys."""
     from consentd.core.note import format_vkey
-    from consentd.server.keys import make_keys, read_keys
     from consentd.cosigning.mldsa import format_mldsa_vkey
+    from consentd.server.keys import make_keys, read_keys
 
     config = _load(arguments)
     token = make_keys(config)

@@ -24,6 +24,7 @@ from consentd.config import Config, TlsConfig
 from consentd.core import codec, note
 from consentd.core.kinds import Owner
 from consentd.core.pruned import DAY_MS
+from consentd.cosigning.mldsa import format_mldsa_vkey
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 from consentd.ledger.last_signed import hold
 from consentd.ledger.ledger import Ledger
@@ -39,7 +40,6 @@ from consentd.sequencer.loop import Sequencer
 from consentd.server.disk_metrics import follow_room
 from consentd.server.http import HttpServer
 from consentd.server.keys import Keys, read_keys
-from consentd.cosigning.mldsa import format_mldsa_vkey
 from consentd.server.preflight import look_at_ledger, look_at_vault
 from consentd.server.publishing import make_publisher
 from consentd.server.scrubber import Scrubber

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from consentd.config import Config
 from consentd.core import note
-from consentd.errors import InvalidError, MalformedError, StorageError
 from consentd.cosigning.mldsa import MldsaSigner, format_mldsa_signing_key, read_mldsa_key
+from consentd.errors import InvalidError, MalformedError, StorageError
 from consentd.service.auth import OPERATOR, format_credential
 
 TOKEN_BYTES = 32

@@ -5,6 +5,7 @@ from pathlib import Path
 from consentd.clock import Clock
 from consentd.config import Config
 from consentd.core.quorum import WitnessPolicy, parse_policy
+from consentd.cosigning.mldsa import parse_mldsa_vkey
 from consentd.cosigning.publisher import Publisher
 from consentd.cosigning.witnesses import Witnesses
 from consentd.errors import InvalidError, MalformedError, StorageError
@@ -12,7 +13,6 @@ from consentd.ledger.last_signed import read_lock
 from consentd.ledger.ledger import Ledger
 from consentd.metrics import Metrics
 from consentd.server.keys import Keys
-from consentd.cosigning.mldsa import parse_mldsa_vkey
 
 
 def make_publisher(config: Config, keys: Keys, ledger: Ledger, *, metrics: Metrics, clock: Clock) -> Publisher | None:

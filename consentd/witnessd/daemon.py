@@ -45,6 +45,7 @@ from consentd.core.submission import (
     parse_submission,
 )
 from consentd.cosigning.connection import Answer, Connection
+from consentd.cosigning.mldsa import MldsaSigner, read_mldsa_key
 from consentd.errors import (
     CorruptionError,
     InvalidError,
@@ -55,7 +56,6 @@ from consentd.errors import (
     VerificationError,
 )
 from consentd.ledger.last_signed import hold, read_lock, write_lock
-from consentd.cosigning.mldsa import MldsaSigner, read_mldsa_key
 from consentd.witnessd.config import FollowedLog, WitnessServerConfig
 from consentd.witnessd.follower import Follower
 

@@ -132,19 +132,19 @@ class Running:
 
     def check_ledger(self) -> int:
         """Verify leaves, statements, signatures, map, lock and table from nothing; return how many leaves there are."""
-        parts = self.daemon.service_state.services
-        assert parts is not None
-        parts.sequencer.wait_published(parts.ledger.state.size, 30)
+        services = self.daemon.service_state.services
+        assert services is not None
+        services.sequencer.wait_published(services.ledger.state.size, 30)
         report = verify_ledger(
-            parts.ledger.store,
+            services.ledger.store,
             origin=ORIGIN,
             log_verifier=read_log_key(self.config.keys.log_key_file).verifier,
             lock_path=self.config.ledger.lock_path,
-            vault=parts.vault,
-            table=parts.table,
+            vault=services.vault,
+            table=services.table,
         )
         assert (report.faults, report.not_checked) == ((), ())
-        assert report.size == parts.ledger.state.size
+        assert report.size == services.ledger.state.size
         return report.size
 
     def stop(self) -> None:

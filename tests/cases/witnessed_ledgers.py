@@ -82,7 +82,7 @@ class Witnessed:
         return Client(f"127.0.0.1:{self.running.daemon.grpc_port}", token=self.tokens[who], trust=trust)
 
     @property
-    def parts(self) -> Any:
+    def services(self) -> Any:
         assert self.running is not None
         assert self.running.daemon.service_state.services is not None
         return self.running.daemon.service_state.services

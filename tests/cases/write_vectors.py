@@ -1,4 +1,6 @@
-"""Write all vectors to a directory: ``PYTHONPATH=.:tests:clients/python python tests/write_vectors.py DIRECTORY``.
+"""Write all vectors to a directory.
+
+``PYTHONPATH=.:tests:clients/python python tests/cases/write_vectors.py DIRECTORY`` runs it.
 
 ``vectors.jsonl`` has one JSON object a line: kind, name, want, content in base64, and under what it is verified.
 """
