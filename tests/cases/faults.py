@@ -1,8 +1,8 @@
 """Make the disk fail under a daemon at one chosen call: a scripted run, traced, and its calls made to fail by strace.
 
 The run (``python tests/cases/faults.py DIRECTORY``) lives twice in one directory: a ledger is begun, participants,
-persons, consents, accesses, a withdrawal, seals; then it stops and opens again. It keeps a diary outside the daemon's files:
-what was acknowledged, what was refused, and each checkpoint before it is public. ``points`` lists the calls of a traced
+persons, consents, accesses, a withdrawal, seals; then it stops and opens again. It keeps a diary outside the daemon's
+files: what was acknowledged, what was refused, and each checkpoint before it is public. ``points`` lists the calls of a traced
 run that change the daemon's files, by file; ``run`` with one of them and a fault makes it fail, or kills there.
 
 strace counts calls per thread, so a point may be met by several threads. A file has one writer, but for the vault's,
