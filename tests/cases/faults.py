@@ -2,8 +2,9 @@
 
 The run (``python tests/cases/faults.py DIRECTORY``) lives twice in one directory: a ledger is begun, participants,
 persons, consents, accesses, a withdrawal, seals; then it stops and opens again. It keeps a diary outside the daemon's
-files: what was acknowledged, what was refused, and each checkpoint before it is public. ``points`` lists the calls of a traced
-run that change the daemon's files, by file; ``run`` with one of them and a fault makes it fail, or kills there.
+files: what was acknowledged, what was refused, and each checkpoint before it is public. ``points`` lists the calls of
+a traced run that change the daemon's files, by file; ``run`` with one of them and a fault makes it fail, or kills
+there.
 
 strace counts calls per thread, so a point may be met by several threads. A file has one writer, but for the vault's,
 which any thread that serves may write: there a fault may come more than once, as it does in life.
