@@ -18,10 +18,10 @@ from typing import Any, Generic, TypeVar
 from consentd.core import bucketed
 from consentd.core.key_validity import KeyTerm
 from consentd.core.kinds import Owner
-from consentd.core.replay import Head
+from consentd.core.replay_state import ChainHead, decode_head, encode_head
 from consentd.errors import StorageError
 
-FORMAT = 4
+FORMAT = 5
 WARM = 250_000
 """Entries of one mapping held in memory: heads of so many tags are 80 MB."""
 _CACHE_KIB = 65_536
@@ -144,8 +144,8 @@ class Keep:
                 self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("BEGIN")
             self._connection.execute("CREATE TABLE IF NOT EXISTS state (k PRIMARY KEY, v BLOB) WITHOUT ROWID")
-            self.heads: Kept[bytes, Head] = Kept(
-                self._connection, "heads", pack=_pack_head, unpack=_unpack_head, warm=warm
+            self.heads: Kept[bytes, ChainHead] = Kept(
+                self._connection, "heads", pack=encode_head, unpack=decode_head, warm=warm
             )
             self.buckets: Kept[int, bytes] = Kept(
                 self._connection, "buckets", pack=bytes, unpack=bytes, warm=max(1, warm // 8)
@@ -196,31 +196,11 @@ class Keep:
 
     def top(self, map_bits: int) -> bucketed.Top:
         """Return the hashes above the buckets, computed from them."""
-        top = bucketed.Top(map_bits)
-        roots: dict[int, bytes] = {}
-        for number, bucket in self.buckets.rows():
-            root = bucketed.bucket_root(bucket, map_bits)
-            assert root is not None, "no empty bucket is kept"
-            roots[number] = root
-            if len(roots) == 4096:
-                top.update(roots)
-                roots = {}
-        if roots:
-            top.update(roots)
-        return top
+        return bucketed.Top.from_buckets(map_bits, self.buckets.rows())
 
     def close(self) -> None:
         """Close the file; what was not saved is dropped."""
         self._connection.close()
-
-
-def _pack_head(head: Head) -> bytes:
-    count, chain_hash, erased = head
-    return count.to_bytes(8) + bytes((erased,)) + chain_hash
-
-
-def _unpack_head(row: bytes) -> Head:
-    return int.from_bytes(row[:8]), row[9:], bool(row[8])
 
 
 def _pack_terms(terms: tuple[KeyTerm, ...]) -> bytes:

@@ -30,7 +30,8 @@ The law of this floor:
     quorum       which logs and witnesses count, and whether enough of them cosigned (C2SP tlog-policy)
     submission   what is sent to a witness, and what it answers (C2SP tlog-witness)
     history      the whole proof: this history of a tag is all of it
-    terms        which keys were in force for whom, and when; who signed what
+    key_validity which keys were in force for whom, and when; who signed what
     pruned       what a ledger no longer keeps, held to what it published
     replay       the rule that makes leaves a ledger, leaf by leaf
+    replay_state saving a replay, and continuing it later
 """

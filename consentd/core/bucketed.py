@@ -152,6 +152,16 @@ class Top:
             top._hash(depth, range(1 << depth, 2 << depth))
         return top
 
+    @classmethod
+    def from_buckets(cls, map_bits: int, buckets: Iterable[tuple[int, bytes]]) -> "Top":
+        """Begin with stored buckets, (number, bucket), none of them empty: hash each and all slots above them once.
+
+        Raises:
+            MalformedError: a bucket is not a sorted run of entries, or has entries of another bucket.
+        """
+        roots = ((number, bucket_root(bucket, map_bits)) for number, bucket in buckets)
+        return cls.load(map_bits, ((number, root) for number, root in roots if root is not None))
+
     def root(self) -> bytes:
         """Return the root hash of the whole map."""
         slot = self._slot(1)

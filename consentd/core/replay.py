@@ -22,12 +22,10 @@ from collections.abc import MutableMapping
 from consentd.core import bucketed, codec, merkle, tiles
 from consentd.core.codec import Event, Seal
 from consentd.core.kinds import EntryKind
+from consentd.core.replay_state import ChainHead, ReplayState, map_values
 from consentd.errors import MalformedError, ProofError
 
-Head = tuple[int, bytes, bool]
-"""Where a chain stands: count, chain hash of its last leaf (b"": not known), and whether it is erased."""
-
-_NO_HEAD: Head = (0, codec.ZERO_HASH, False)
+_NO_HEAD: ChainHead = (0, codec.ZERO_HASH, False)
 _MANY = 1 << 16  # tags that wait for the start's seal, before they are put into the map in advance
 
 
@@ -71,7 +69,7 @@ class Replay:
         self.kept_from_ms = kept_from_ms
         self.size = 0
         self.time_ms = 0
-        self.heads: MutableMapping[bytes, Head] = {}
+        self.heads: MutableMapping[bytes, ChainHead] = {}
         self.buckets: MutableMapping[int, bytes] = {}
         self.top = bucketed.Top(map_bits)
         self.sealed_size = 0
@@ -82,6 +80,57 @@ class Replay:
         self._unknown: set[bytes] = set()  # tags whose head is not known
         self._missing = 0  # leaves passed over, whose chains have not shown themselves yet
         self.public: set[bytes] = set()
+
+    @classmethod
+    def after_trusted(cls, edge: tiles.Edge) -> "Replay":
+        """Start after a trusted checkpoint, given the right edge of its tree.
+
+        Chains from before the checkpoint exist, but their heads are unknown. So the first leaf of each chain after the
+        checkpoint cannot be compared with an earlier one and is accepted, and map roots are not compared.
+        """
+        replay = cls(1)
+        replay.size, replay.edge, replay._missing = edge.size, edge, edge.size
+        return replay
+
+    @classmethod
+    def restore(
+        cls,
+        state: ReplayState,
+        *,
+        heads: MutableMapping[bytes, ChainHead],
+        buckets: MutableMapping[int, bytes],
+        top: bucketed.Top,
+        start: int = 0,
+        kept_from_ms: int = 0,
+    ) -> "Replay":
+        """Continue a replay from a saved state.
+
+        Args:
+            heads, buckets, top: as they were when the state was saved. The replay owns them from now on.
+            start, kept_from_ms: see ``__init__``. The ledger may have pruned more since the state was saved.
+        """
+        replay = cls(1, start=start, kept_from_ms=kept_from_ms)
+        replay.heads, replay.buckets, replay.top = heads, buckets, top
+        replay.size, replay.time_ms, replay.edge = state.size, state.time_ms, state.edge
+        replay.sealed_size, replay.seal_hash = state.sealed_size, state.seal_hash
+        replay.public, replay._unsealed = set(state.public), set(state.unsealed)
+        replay._unknown, replay._missing = set(state.unknown), state.missing
+        return replay
+
+    def state(self) -> ReplayState:
+        """Return the state, for ``restore``. Call ``grow`` first, so that the edge covers every leaf."""
+        assert not self._hashes, "the edge does not cover every leaf yet: call grow first"
+        return ReplayState(
+            size=self.size,
+            time_ms=self.time_ms,
+            sealed_size=self.sealed_size,
+            seal_hash=self.seal_hash,
+            edge=self.edge,
+            public=frozenset(self.public),
+            unsealed=frozenset(self._unsealed),
+            unknown=frozenset(self._unknown),
+            missing=self._missing,
+        )
 
     @property
     def is_sure(self) -> bool:
@@ -234,11 +283,7 @@ class Replay:
     def _update_map(self) -> None:
         # Doing it twice, for a seal that turns out wrong and is then resumed, changes nothing the second time.
         map_bits = self.top.map_bits
-        changes: dict[int, dict[bytes, bytes]] = {}
-        for tag in self._unsealed:
-            count, head, _ = self.heads[tag]
-            key = codec.map_key(tag)
-            changes.setdefault(bucketed.bucket_of(key, map_bits), {})[key] = codec.map_value(tag, count, head)
+        changes = map_values(((tag, self.heads[tag]) for tag in self._unsealed), map_bits)
         roots: dict[int, bytes] = {}
         for number, values in changes.items():
             bucket = self.buckets[number] = bucketed.bucket_update(self.buckets.get(number, b""), values)
