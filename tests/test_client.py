@@ -54,7 +54,6 @@ from consentd_client import (
     Tls,
     Trust,
     connect,
-    entries,
     ledger,
     pin,
     policy,
@@ -1309,10 +1308,6 @@ def test_a_stream_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(MalformedError, match="longer than"):
         reading(pieces).history(SUBJECT)
     assert pieces.cancelled
-
-
-def test_every_statement_of_this_version_is_read() -> None:
-    assert entries.MESSAGES == payloads.MESSAGES
 
 
 # -- memory ---------------------------------------------------------------------------------------------------

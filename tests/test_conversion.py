@@ -6,12 +6,15 @@ import pytest
 from hypothesis import given, settings, strategies
 
 from cases.policy_worlds import CODEBOOK, Draw
+from consentd.core.kinds import EntryKind
+from consentd.core.pruned import Pruned
 from consentd.errors import InvalidError
 from consentd.policy import model
 from consentd.policy.codebook import PackedQuestion, pack_question
 from consentd.policy.evaluate import decision, evaluate
-from consentd.statements import decisions, payloads
+from consentd.statements import decisions, values
 from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import statement_pb2 as st
 
 draws = strategies.randoms(use_true_random=False).map(Draw)
 TAG = bytes(range(32))
@@ -32,7 +35,7 @@ def message_of(question: model.Question) -> pb.Question:
         purpose=question.purpose,
         action=question.action,
         categories=question.categories,
-        supported_obligations=[payloads.to_enum(one) for one in question.supported_obligations],
+        supported_obligations=[values.to_enum(one) for one in question.supported_obligations],
     )
     if question.labels is not None:
         message.labels.SetInParent()
@@ -40,7 +43,7 @@ def message_of(question: model.Question) -> pb.Question:
     if question.resources is not None:
         message.resources.values.extend(question.resources)
     if question.data_period is not None:
-        message.data_period.CopyFrom(payloads.period_message(question.data_period))
+        message.data_period.CopyFrom(values.period_message(question.data_period))
     if question.break_glass is not None:
         message.break_glass.justification = question.break_glass
     return message
@@ -94,3 +97,15 @@ def test_what_is_no_question_is_refused_either_way(field: str) -> None:
     with pytest.raises(InvalidError) as whole:
         pack_question(decisions.question_value(message), CODEBOOK)
     assert (str(plain.value), plain.value.reason) == (str(whole.value), whole.value.reason)
+
+
+# -- what entries state of retention and keys -----------------------------------------------------------------
+
+
+def test_an_entry_with_unknown_fields_states_no_retention() -> None:
+    message = st.LedgerStatement(retention_days=30, pruning=st.Pruning(kept_from_time_ms=5, start_size=300))
+    payload = message.SerializeToString()
+    assert values.stated_retention(EntryKind.LEDGER, payload) == values.StatedRetention(30, Pruned(5, 300))
+    unknown = b"\xfa\x3f\x01x"  # field 1023
+    assert values.stated_retention(EntryKind.LEDGER, payload + unknown) is None
+    assert values.stated_retention(EntryKind.KEY, payload) is None

@@ -86,6 +86,7 @@ ALLOWED = [
     ("consentd/service/planted.py", "import grpc"),
     ("clients/python/consentd_client/planted.py", "import grpc"),
     ("clients/python/consentd_client/planted.py", "from consentd.core import merkle"),
+    ("clients/python/consentd_client/planted.py", "from consentd.statements import payloads"),
     ("clients/python/consentd_client/planted.py", "from consentd.v1 import consent_pb2"),
 ]
 

@@ -25,7 +25,7 @@ from consentd.core.replay import Replay
 from consentd.errors import MalformedError, ProofError, SignatureError
 from consentd.ledger import layout
 from consentd.ledger.vault import Vault
-from consentd.statements import payloads
+from consentd.statements import payloads, values
 from consentd.store.memory import MemoryStore
 from consentd.v1 import statement_pb2 as st
 
@@ -280,7 +280,7 @@ def test_payloads_are_messages_of_their_kinds_and_say_what_the_text_says() -> No
     assert (ledger.origin, ledger.statement_key, ledger.map_bits) == (ORIGIN, DAEMON.public_key, 17)
     assert list(ledger.verifier_keys) == [note.format_vkey(LOG.verifier)]
     assert [code.code for code in vocabulary.codes] == ["TREAT", "CLIN", "disclose"]
-    assert payloads.rules_value(rules).implicit_policy == 1
+    assert values.rules_value(rules).implicit_policy == 1
     assert said[4].participant_id == "clinic-b"  # type: ignore[attr-defined]
     assert said[5].key == CLINIC.public_key  # type: ignore[attr-defined]
     assert said[6].identifier_hash == b"\xee" * 32  # type: ignore[attr-defined]

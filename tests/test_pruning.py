@@ -21,7 +21,7 @@ from consentd.ledger import layout, reads, retention
 from consentd.ledger.retention import Stop
 from consentd.policy import model
 from consentd.sequencer.commands.registry import StatePruning
-from consentd.statements.payloads import consent_message
+from consentd.statements.values import consent_message
 from consentd.store import Store
 from consentd.store.memory import MemoryStore
 from consentd.v1 import statement_pb2 as st

@@ -34,10 +34,10 @@ from consentd.core.checkpoint import Checkpoint
 from consentd.core.key_validity import LEDGER, PARTICIPANT
 from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.note import NoteVerifier
-from consentd.core.pruned import Pruned, Retention
+from consentd.core.pruned import Retention
 from consentd.core.replay import Replay
 from consentd.errors import InvalidError, NotFoundError, ProofError
-from consentd.statements import payloads
+from consentd.statements import payloads, values
 from consentd.v1 import consent_pb2 as pb
 
 MAX_ENTRIES = 1_000_000
@@ -228,14 +228,13 @@ def _learn(chains: _Chains, event: codec.Event, opening: Opening) -> None:
     """Take from a public chain its name, and the keys it puts in force."""
     if opening is None or event.kind not in (EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY):
         return
-    message: Any = payloads.decode_payload(event.kind, leaf_checks.open_statement(event, opening).payload)
+    payload = leaf_checks.open_statement(event, opening).payload
+    message: Any = payloads.decode_payload(event.kind, payload)
     if event.kind == EntryKind.LEDGER:
         if message.statement_key:
             chains.keys[message.statement_key] = event.tag
         if event.tag == codec.LEDGER_TAG:
-            pruning = message.pruning
-            stated = Pruned(pruning.kept_from_time_ms, pruning.start_size) if message.HasField("pruning") else None
-            chains.retention.take(event, message.retention_days, stated)
+            values.add_retention(chains.retention, event, payload)
     elif event.kind == EntryKind.PARTICIPANT:
         chains.names[event.tag] = PARTICIPANT + message.participant_id
     elif event.tag in chains.names:

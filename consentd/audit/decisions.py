@@ -12,7 +12,7 @@ from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import MalformedError, SignatureError
 from consentd.policy import check
 from consentd.sequencer.commands.accesses import decide
-from consentd.statements import decisions, payloads
+from consentd.statements import decisions, payloads, values
 from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
@@ -84,12 +84,12 @@ def _shown(field: Any, value: Any) -> str:
 
 def _refused_grant(view: View, message: st.RefusalStatement) -> list[str]:
     """Check again why a consent was refused (PIPA Enforcement Decree 42-8)."""
-    consent = payloads.consent_value(message.grant.consent)
+    consent = values.consent_value(message.grant.consent)
     again = check.check_consent(consent, view.codebook().vocabulary)
     found = []
-    if payloads.to_enum(again) != message.reason:
+    if values.to_enum(again) != message.reason:
         names = st.RefusalReason.DESCRIPTOR.values_by_number
-        was, now = (names[one].name if one in names else str(one) for one in (message.reason, payloads.to_enum(again)))
+        was, now = (names[one].name if one in names else str(one) for one in (message.reason, values.to_enum(again)))
         found.append(f"reason: recorded {was}, comes out {now}")
     missing = check.missing_items(consent)
     if again is not None and tuple(message.missing) != missing:

@@ -23,16 +23,15 @@ from consentd.core.key_validity import (
     KeyFact,
     Terms,
     is_of_authors,
-    key_fact,
     key_terms,
     settle,
     verify_authors,
 )
 from consentd.core.kinds import EntryKind, Owner, authors_of, is_known
 from consentd.core.note import NoteVerifier
-from consentd.core.pruned import Pruned, Retention
-from consentd.errors import InvalidError, MalformedError, ProofError
-from consentd.statements import payloads
+from consentd.core.pruned import Retention
+from consentd.errors import MalformedError, ProofError
+from consentd.statements import payloads, values
 
 _AUTHORING = frozenset({EntryKind.LEDGER, EntryKind.KEY})
 _Chains = list[tuple[ChainProof, tuple[VerifiedEntry, ...]]]
@@ -134,11 +133,8 @@ def _verify_chains(claimed: Sequence[ChainProof], anchor: Anchor) -> tuple[_Chai
     own = {id(chain): history.verify_chain(chain, anchor=anchor) for chain in claimed if chain.public_name == LEDGER}
     kept = Retention()
     for entry in (entry for entries in own.values() for entry in entries):
-        said = _read(entry)
-        if said is not None and entry.event.kind == EntryKind.LEDGER:
-            pruning = said.pruning
-            stated = Pruned(pruning.kept_from_time_ms, pruning.start_size) if said.HasField("pruning") else None
-            kept.take(entry.event, said.retention_days, stated)
+        if entry.statement is not None:
+            values.add_retention(kept, entry.event, entry.statement.payload)
     chains = []
     for chain in claimed:
         entries = own.get(id(chain))
@@ -250,23 +246,11 @@ def _stated(chains: _Chains) -> Iterator[tuple[VerifiedEntry, KeyFact | None]]:
         for entry in entries:
             if entry.statement is None or entry.event.kind not in _AUTHORING:
                 continue
-            message = _read(entry)
-            fact = None
-            if message is not None and entry.event.kind == EntryKind.KEY:
-                fact = key_fact(entry.event, message.key, name=chain.public_name, retired=message.retired)
-            elif message is not None:
-                fact = key_fact(entry.event, message.statement_key, name=chain.public_name)
-            yield entry, fact
+            yield entry, values.stated_key(entry.event, entry.statement.payload, chain=chain.public_name)
 
 
 def _read(entry: VerifiedEntry) -> Any:
     """Return what a LEDGER or KEY entry says; None where it is neither, or this version cannot read all of it."""
     if entry.statement is None or entry.event.kind not in _AUTHORING:
         return None
-    try:
-        message = payloads.decode_payload(entry.event.kind, entry.statement.payload)
-        # A field of a later version may change what the others mean.
-        payloads.check_no_unknown_fields(message)
-    except (MalformedError, InvalidError):
-        return None
-    return message
+    return payloads.decode_known_payload(entry.event.kind, entry.statement.payload)

@@ -21,7 +21,7 @@ from consentd.core import codec, key_validity, merkle, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
-from consentd.errors import CorruptionError, InvalidError, MalformedError, ProofError, StorageError, VerificationError
+from consentd.errors import CorruptionError, MalformedError, ProofError, StorageError, VerificationError
 from consentd.statements import payloads
 
 RUN = 16
@@ -242,9 +242,7 @@ def open_statement(event: codec.Event, opening: bytes) -> codec.Statement:
 
 
 def _fact(event: codec.Event, payload: Any) -> Fact:
-    try:
-        payloads.check_no_unknown_fields(payload)
-    except InvalidError:
+    if not payloads.has_only_known_fields(payload):
         return Fact(is_unread=True)
     if event.kind == EntryKind.LEDGER:
         pruning = payload.pruning

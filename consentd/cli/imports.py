@@ -41,13 +41,13 @@ def import_fhir(arguments: argparse.Namespace, out: Out) -> int:
     """Import."""
     from consentd.fhir import report
     from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
-    from consentd.statements import payloads
+    from consentd.statements import values
 
     refused = 0
     with open_client(arguments) as client:
         vocabulary = DEFAULT_VOCABULARY
         if not arguments.dry_run:
-            vocabulary = payloads.vocabulary_value(client.get_vocabulary())
+            vocabulary = values.vocabulary_value(client.get_vocabulary())
         mapping = _mapping(arguments.mapping, vocabulary)
         writer = _Rehearsal() if arguments.dry_run else _Writer(client, enrol=arguments.enrol)
         files = report.find_files(arguments.paths)
@@ -101,18 +101,18 @@ class _Writer:
         return sources - {""}
 
     def grant(self, subject: "SubjectReference", consent: "Consent", request_id: bytes) -> tuple[str, bool]:
-        from consentd.statements import payloads
+        from consentd.statements import values
 
         granted = self._client.grant(
-            self._person(subject), payloads.consent_message(consent), method="import", request_id=request_id
+            self._person(subject), values.consent_message(consent), method="import", request_id=request_id
         )
         return granted.consent_id, granted.receipt.replayed
 
     def _past_sources(self, person: "Subject") -> set[str]:
         """Read the source of every version from the chain. Nothing is proven by it, and nothing need be."""
         from consentd.core import codec
+        from consentd.statements import payloads
         from consentd.v1 import ledger_service_pb2 as ls
-        from consentd_client.entries import MESSAGES
         from consentd_client.history import collect_proof
         from consentd_client.steps import ask_stream
 
@@ -122,7 +122,7 @@ class _Writer:
         for entry in collect_proof(self._client.run(flow)).chains[0].entries:
             event = codec.decode_leaf(entry.leaf)
             if isinstance(event, codec.Event) and event.kind in (EntryKind.GRANT, EntryKind.AMEND) and entry.opening:
-                message: Any = MESSAGES[event.kind].FromString(codec.decode_statement(entry.opening[1]).payload)
+                message: Any = payloads.decode_payload(event.kind, codec.decode_statement(entry.opening[1]).payload)
                 sources.add(message.consent.source)
         return sources
 

@@ -31,7 +31,7 @@ from consentd.ledger import layout, reads
 from consentd.ledger.vault import Vault
 from consentd.policy.model import OPEN_END_MS
 from consentd.policy.subject import is_ended
-from consentd.statements import payloads
+from consentd.statements import payloads, values
 from consentd.store import Batch, Store, prefix_end
 
 BATCH_ROWS = 500
@@ -108,12 +108,13 @@ def read_stated(store: Store) -> tuple[int, list[Stated]]:
     for entry in reads.read_chain(store, codec.LEDGER_TAG, 1):
         if entry.event.kind != EntryKind.LEDGER or entry.row is None:
             continue
-        message: Any = payloads.decode_payload(entry.event.kind, codec.decode_statement(entry.row[33:]).payload)
+        found = values.stated_retention(entry.event.kind, codec.decode_statement(entry.row[33:]).payload)
+        if found is None:
+            continue
         if entry.event.seq == 1:
-            days = message.retention_days
-        if message.HasField("pruning"):
-            pruned = Pruned(message.pruning.kept_from_time_ms, message.pruning.start_size)
-            stated.append(Stated(entry.index, entry.event.time_ms, pruned))
+            days = found.days
+        if found.pruned is not None:
+            stated.append(Stated(entry.index, entry.event.time_ms, found.pruned))
     return days, stated
 
 

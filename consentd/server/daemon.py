@@ -50,7 +50,8 @@ from consentd.service.policy import PolicyService
 from consentd.service.proofs import LedgerService
 from consentd.service.registry import RegistryService
 from consentd.service.wire import Decoding, Services, ServiceState
-from consentd.statements.payloads import parse, rules_message, vocabulary_message
+from consentd.statements.payloads import parse
+from consentd.statements.values import rules_message, vocabulary_message
 from consentd.store import Store
 from consentd.store.rocks import RocksStore
 from consentd.table.table import Table, catch_up

@@ -12,7 +12,7 @@ from consentd.metrics import Metrics
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import PackedQuestion
 from consentd.service.wire import Caller, Servicer, ServiceState, check_batch, revision, rpc
-from consentd.statements import decisions, payloads
+from consentd.statements import decisions, values
 from consentd.table.view import Snapshot
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import policy_service_pb2 as ps
@@ -104,7 +104,7 @@ class Answers:
         self._common = pb.Decision(
             revision=revision(snapshot.size, snapshot.root),
             vocabulary_version=self._codebook.vocabulary.version,
-            combining=payloads.to_enum(self._rules.combining),
+            combining=values.to_enum(self._rules.combining),
             decided_time_ms=now_ms,
         )
 

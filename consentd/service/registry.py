@@ -19,7 +19,7 @@ from consentd.sequencer.commands.registry import Enrol, PublicWrite
 from consentd.service.auth import OPERATOR, PARTICIPANT_ID
 from consentd.service.pages import Pager, page_length, page_size
 from consentd.service.wire import Servicer, check_request_id, content_hash, revision, rpc
-from consentd.statements import payloads
+from consentd.statements import payloads, values
 from consentd.table.transaction import TableTransaction
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
@@ -81,7 +81,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         """Publish the next version of the vocabulary."""
         message = st.VocabularyStatement()
         message.CopyFrom(request.vocabulary)
-        value = payloads.vocabulary_value(message)
+        value = values.vocabulary_value(message)
 
         def succeeds(table: TableTransaction) -> None:
             old = table.vocabulary_statement()
@@ -90,7 +90,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
                 raise InvalidError(f"realm uses another vocabulary: `{old.vocabulary_id}`")
             if message.version != old.version + 1:
                 raise ConflictError(f"version does not follow the one in force: `{old.version}`", "VERSION_CONFLICT")
-            check_successor(payloads.vocabulary_value(old), value)
+            check_successor(values.vocabulary_value(old), value)
 
         name = f"vocabulary/{message.vocabulary_id}"
         receipt = self._publish(request, name, EntryKind.VOCABULARY, message, succeeds, context)
@@ -123,7 +123,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         """Publish the next version of the realm's rules."""
         message = st.RulesStatement()
         message.CopyFrom(request.rules)
-        value = payloads.rules_value(message)
+        value = values.rules_value(message)
 
         def succeeds(table: TableTransaction) -> None:
             old = table.rules_statement()

@@ -10,7 +10,7 @@ from consentd.core import codec
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import Codebook, PackedQuestion, pack_question
 from consentd.policy.compile import CompiledRules
-from consentd.statements.payloads import enum_value, period_message, period_value, to_enum
+from consentd.statements.values import enum_value, period_message, period_value, to_enum
 from consentd.v1 import consent_pb2 as pb
 
 

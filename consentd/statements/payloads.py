@@ -1,28 +1,23 @@
-"""Turn payloads into values and back: the one door to protobuf below the service.
+"""Encode and decode the payload of a statement: which protobuf message it is, by entry kind.
 
-A payload is kept as the bytes received and verified as such; it is decoded here, after that, and never encoded
-again to verify. What we cannot interpret to the last field is refused when it is written, for a consent that is
-half understood is not understood. Messages: ``proto/consentd/v1``; values: ``consentd.policy``.
+The ledger stores a payload as the bytes received. A signature is verified over those bytes first; decoding comes
+after, and nothing is encoded again to verify it. A message with fields that this version does not know may not be
+interpreted, because an unknown field may change what the known fields mean.
 """
 
-from collections.abc import Iterable
-from enum import IntEnum
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, MalformedError
-from consentd.policy import model
-from consentd.policy.vocabulary import Code, Vocabulary
-from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
 M = TypeVar("M", bound=Message)
-E = TypeVar("E", bound=IntEnum)
 
-MESSAGES: dict[int, type[Message]] = {
+MESSAGES: Final[Mapping[int, type[Message]]] = {
     EntryKind.LEDGER: st.LedgerStatement,
     EntryKind.PARTICIPANT: st.ParticipantStatement,
     EntryKind.KEY: st.KeyStatement,
@@ -46,7 +41,7 @@ def encode_payload(message: Message) -> bytes:
     """Serialise a payload.
 
     Raises:
-        InvalidError: it is over 16 KiB.
+        InvalidError: the payload is longer than 16 KiB.
     """
     payload = message.SerializeToString(deterministic=True)
     if len(payload) > codec.MAX_PAYLOAD:
@@ -55,10 +50,10 @@ def encode_payload(message: Message) -> bytes:
 
 
 def decode_payload(kind: int, payload: bytes) -> Message:
-    """Decode the payload of an entry of *kind*.
+    """Decode the payload of an entry of *kind*. The message may have unknown fields.
 
     Raises:
-        MalformedError: it is not that message, or the kind has none in this version.
+        MalformedError: the bytes are not that message, or the kind has no message in this version.
     """
     message_type = MESSAGES.get(kind)
     if message_type is None:
@@ -66,11 +61,24 @@ def decode_payload(kind: int, payload: bytes) -> Message:
     return parse(message_type, payload)
 
 
+def decode_known_payload(kind: int, payload: bytes) -> Message | None:
+    """Decode the payload of an entry of *kind*; return None unless this version understands all of it.
+
+    None stands for a kind without a message in this version, for bytes that are not the message, and for a message
+    with unknown fields.
+    """
+    try:
+        message = decode_payload(kind, payload)
+    except MalformedError:
+        return None
+    return message if has_only_known_fields(message) else None
+
+
 def parse(message_type: type[M], payload: bytes) -> M:
     """Parse *payload* as *message_type*.
 
     Raises:
-        MalformedError: it is not that message.
+        MalformedError: the bytes are not that message.
     """
     message = message_type()
     try:
@@ -80,232 +88,19 @@ def parse(message_type: type[M], payload: bytes) -> M:
     return message
 
 
-def check_no_unknown_fields(message: Message) -> None:
-    """Refuse a message with fields this version does not know: they may change what the others mean.
-
-    Raises:
-        InvalidError: there are some.
-    """
+def has_only_known_fields(message: Message) -> bool:
+    """Report whether this version knows every field of *message*, at any depth."""
     known = type(message)()
     known.CopyFrom(message)
     known.DiscardUnknownFields()
-    if known.ByteSize() != message.ByteSize():
+    return known.ByteSize() == message.ByteSize()
+
+
+def check_no_unknown_fields(message: Message) -> None:
+    """Refuse a message with fields that this version does not know.
+
+    Raises:
+        InvalidError: it has such fields.
+    """
+    if not has_only_known_fields(message):
         raise InvalidError("message has fields that this version does not know", "UNKNOWN_FIELD")
-
-
-# -- consents -------------------------------------------------------------------------------------------------
-
-
-def consent_value(message: pb.Consent) -> model.Consent:
-    """Turn a consent message into its value; what it means is checked by ``policy.compile``.
-
-    Raises:
-        InvalidError: an enum value, a time or the nesting is out of range.
-    """
-    return model.Consent(
-        kind=enum_value(model.Kind, message.kind, "consent kind"),
-        root=provision_value(message.root),
-        recurrence=message.recurrence,
-        retention_until_ms=_time(message.retention_until_time_ms),
-        policy=enum_value(model.ImplicitPolicy, message.implicit_policy, "implicit policy")
-        if message.implicit_policy
-        else None,
-        notice=message.notice_id,
-        notice_version=message.notice_version,
-        authority=message.authority_seq,
-        language=message.language,
-        source=message.source,
-    )
-
-
-def provision_value(message: pb.Provision, depth: int = 1) -> model.Provision:
-    """Turn a provision message and its children into values.
-
-    Raises:
-        InvalidError: an enum value, a time or the nesting is out of range.
-    """
-    if depth > model.MAX_DEPTH:
-        raise InvalidError(f"provisions nest deeper than {model.MAX_DEPTH}", "INVALID_CONSENT")
-    period = period_value(message.period) if message.HasField("period") else model.Period()
-    return model.Provision(
-        effect=enum_value(model.Effect, message.effect, "effect") if message.effect else None,
-        actors=tuple(message.actors),
-        holders=tuple(message.holders),
-        purposes=tuple(message.purposes),
-        categories=tuple(message.categories),
-        actions=tuple(message.actions),
-        labels=tuple(message.labels),
-        resources=tuple(message.resources),
-        start_ms=period.start_ms,
-        end_ms=period.end_ms,
-        data_period=period_value(message.data_period) if message.HasField("data_period") else None,
-        children=tuple(provision_value(child, depth + 1) for child in message.provisions),
-    )
-
-
-def period_value(message: pb.Period) -> model.Period:
-    """Turn a period message into its value; 0 is open on either side.
-
-    Raises:
-        InvalidError: a time is negative, or the end is not after the start.
-    """
-    start, end = _time(message.start_time_ms), _time(message.end_time_ms) or model.OPEN_END_MS
-    if end <= start:
-        raise InvalidError("period ends before it starts", "INVALID_CONSENT")
-    return model.Period(start, end)
-
-
-def consent_message(consent: model.Consent) -> pb.Consent:
-    """Turn a consent value into its message."""
-    return pb.Consent(
-        kind=to_enum(consent.kind),
-        root=provision_message(consent.root),
-        recurrence=consent.recurrence,
-        retention_until_time_ms=consent.retention_until_ms,
-        implicit_policy=to_enum(consent.policy),
-        notice_id=consent.notice,
-        notice_version=consent.notice_version,
-        authority_seq=consent.authority,
-        language=consent.language,
-        source=consent.source,
-    )
-
-
-def provision_message(provision: model.Provision) -> pb.Provision:
-    """Turn a provision value and its children into messages."""
-    message = pb.Provision(
-        effect=to_enum(provision.effect),
-        actors=provision.actors,
-        holders=provision.holders,
-        purposes=provision.purposes,
-        categories=provision.categories,
-        actions=provision.actions,
-        labels=provision.labels,
-        resources=provision.resources,
-        provisions=[provision_message(child) for child in provision.children],
-    )
-    if provision.start_ms or provision.end_ms != model.OPEN_END_MS:
-        message.period.CopyFrom(period_message(model.Period(provision.start_ms, provision.end_ms)))
-    if provision.data_period is not None:
-        message.data_period.CopyFrom(period_message(provision.data_period))
-    return message
-
-
-def period_message(period: model.Period) -> pb.Period:
-    """Turn a period value into its message."""
-    return pb.Period(
-        start_time_ms=period.start_ms, end_time_ms=0 if period.end_ms == model.OPEN_END_MS else period.end_ms
-    )
-
-
-# -- vocabulary and rules -------------------------------------------------------------------------------------
-
-
-def vocabulary_value(message: st.VocabularyStatement) -> Vocabulary:
-    """Turn a vocabulary statement into its value; each list keeps its order, which is its bits.
-
-    Raises:
-        InvalidError: the lists are over their limits, or contradict themselves.
-    """
-    lists: dict[int, list[Code]] = {kind: [] for kind in (1, 2, 3, 4)}
-    for code in message.codes:
-        if code.kind not in lists:
-            raise InvalidError(f"code is in no list: `{code.code}`", "INVALID_REQUEST")
-        lists[code.kind].append(
-            Code(
-                code=code.code,
-                ko=code.name.ko,
-                en=code.name.en,
-                parent=code.parent,
-                implies=code.implied,
-                system=code.system,
-                level=code.level,
-                labels=tuple(code.labels),
-            )
-        )
-    return Vocabulary(
-        id=message.vocabulary_id,
-        version=message.version,
-        purposes=tuple(lists[st.CODE_KIND_PURPOSE]),
-        categories=tuple(lists[st.CODE_KIND_CATEGORY]),
-        actions=tuple(lists[st.CODE_KIND_ACTION]),
-        labels=tuple(lists[st.CODE_KIND_LABEL]),
-    )
-
-
-def vocabulary_message(vocabulary: Vocabulary) -> st.VocabularyStatement:
-    """Turn a vocabulary value into its statement."""
-    message = st.VocabularyStatement(vocabulary_id=vocabulary.id, version=vocabulary.version)
-    for kind, codes in (
-        (st.CODE_KIND_PURPOSE, vocabulary.purposes),
-        (st.CODE_KIND_CATEGORY, vocabulary.categories),
-        (st.CODE_KIND_ACTION, vocabulary.actions),
-        (st.CODE_KIND_LABEL, vocabulary.labels),
-    ):
-        for code in codes:
-            message.codes.add(
-                kind=kind,
-                code=code.code,
-                name=st.Text(ko=code.ko, en=code.en),
-                parent=code.parent,
-                implied=code.implies,
-                system=code.system,
-                level=code.level,
-                labels=code.labels,
-            )
-    return message
-
-
-def rules_value(message: st.RulesStatement) -> model.Rules:
-    """Turn a rules statement into its value.
-
-    Raises:
-        InvalidError: an enum value or a time is out of range.
-    """
-    return model.Rules(
-        combining=enum_value(model.Combining, message.combining, "combining"),
-        implicit_policy=enum_value(model.ImplicitPolicy, message.implicit_policy, "implicit policy"),
-        statutory=tuple(map(provision_value, message.statutory)),
-        break_glass=tuple(map(provision_value, message.break_glass)),
-    )
-
-
-def rules_message(rules: model.Rules, *, realm_id: str, version: int, vocabulary_id: str) -> st.RulesStatement:
-    """Turn a rules value into its statement."""
-    return st.RulesStatement(
-        realm_id=realm_id,
-        version=version,
-        combining=to_enum(rules.combining),
-        implicit_policy=to_enum(rules.implicit_policy),
-        statutory=_provisions(rules.statutory),
-        break_glass=_provisions(rules.break_glass),
-        vocabulary_id=vocabulary_id,
-    )
-
-
-def _provisions(provisions: Iterable[model.Provision]) -> list[pb.Provision]:
-    return [provision_message(provision) for provision in provisions]
-
-
-def enum_value(enum: type[E], value: int, name: str) -> E:
-    """Turn a wire enum into the core's of the same numbers.
-
-    Raises:
-        InvalidError: it is none we know.
-    """
-    try:
-        return enum(value)
-    except ValueError:
-        raise InvalidError(f"{name} is not one we know: `{value}`", "INVALID_REQUEST") from None
-
-
-def to_enum(value: int | None) -> Any:
-    """Turn an enum of the core, or its absence, into the generated enum of the same numbers."""
-    # The generated enum types are ints with names; the numbers are the same by construction, which a test checks.
-    return 0 if value is None else int(value)
-
-
-def _time(value: int) -> int:
-    if value < 0:
-        raise InvalidError(f"time is negative: `{value}`", "INVALID_REQUEST")
-    return value

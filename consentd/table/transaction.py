@@ -14,10 +14,10 @@ from consentd.core.key_validity import FOREVER_MS, PARTICIPANT
 from consentd.core.kinds import EntryKind, Owner
 from consentd.policy import compile as compiler
 from consentd.policy import model
-from consentd.policy import subject as values
+from consentd.policy import subject as subjects
 from consentd.policy.renew import Renewal
 from consentd.policy.vocabulary import Vocabulary
-from consentd.statements import payloads
+from consentd.statements import values
 from consentd.store import prefix_end
 from consentd.store.lmdb import Writing
 from consentd.table.view import FORMAT, KEY, NO_REVISION, REVISION, U32, U64, Registry, Shared, View
@@ -113,7 +113,7 @@ class TableTransaction(View):
     def _vocabulary(self, event: codec.Event, message: st.VocabularyStatement) -> None:
         old = self.vocabulary_statement()
         if old is not None:
-            self._renew(payloads.vocabulary_value(old), payloads.vocabulary_value(message))
+            self._renew(values.vocabulary_value(old), values.vocabulary_value(message))
         self._txn.put(b"v", message.SerializeToString(deterministic=True))
         self._touch()
 
@@ -140,24 +140,24 @@ class TableTransaction(View):
         )
 
     def _pause(self, event: codec.Event, message: st.PauseStatement) -> None:
-        self._put_subject(event.tag, values.with_state(self.subject(event.tag), message.lineage_seq, paused=True))
+        self._put_subject(event.tag, subjects.with_state(self.subject(event.tag), message.lineage_seq, paused=True))
 
     def _resume(self, event: codec.Event, message: st.ResumeStatement) -> None:
-        self._put_subject(event.tag, values.with_state(self.subject(event.tag), message.lineage_seq, paused=False))
+        self._put_subject(event.tag, subjects.with_state(self.subject(event.tag), message.lineage_seq, paused=False))
 
     def _revoke(self, event: codec.Event, message: st.RevokeStatement) -> None:
-        self._put_subject(event.tag, values.without_consent(self.subject(event.tag), message.lineage_seq))
+        self._put_subject(event.tag, subjects.without_consent(self.subject(event.tag), message.lineage_seq))
 
     def _with_consent(self, tag: bytes, standing: model.Standing) -> bytes:
         registry = self.registry()
         compiled = compiler.compile_consent(standing, registry.codebook.vocabulary, registry.numbers)
-        return values.with_consent(self.subject(tag), standing, compiled)
+        return subjects.with_consent(self.subject(tag), standing, compiled)
 
     def _put_consent(
         self, event: codec.Event, message: Any, *, lineage: int, version: int, paused: bool
     ) -> None:
         standing = model.Standing(
-            lineage=lineage, seq=event.seq, version=version, consent=payloads.consent_value(message), paused=paused
+            lineage=lineage, seq=event.seq, version=version, consent=values.consent_value(message), paused=paused
         )
         self._put_subject(event.tag, self._with_consent(event.tag, standing))
 
@@ -188,8 +188,8 @@ class TableTransaction(View):
         if vocabulary_message is None:
             return
         numbers = {key[1:].decode(): U32.unpack_from(row)[0] for key, row in self._numbered()}
-        vocabulary = payloads.vocabulary_value(vocabulary_message)
-        compiled = compiler.compile_rules(payloads.rules_value(message), vocabulary, numbers)
+        vocabulary = values.vocabulary_value(vocabulary_message)
+        compiled = compiler.compile_rules(values.rules_value(message), vocabulary, numbers)
         self._txn.put(b"c", compiled.encoded)
 
     def _renew(self, old: Vocabulary, new: Vocabulary) -> None:
@@ -233,7 +233,7 @@ class TableTransaction(View):
         changed = [
             (key, shorter)
             for key, value in self._txn.scan(b"s", prefix_end(b"s"))
-            if value and (shorter := values.without_ended(value, kept_from_ms)) != value
+            if value and (shorter := subjects.without_ended(value, kept_from_ms)) != value
         ]
         for key, shorter in changed:
             self._txn.put(key, shorter or b"")

@@ -15,10 +15,10 @@ from consentd.core.key_validity import FOREVER_MS, PARTICIPANT
 from consentd.core.kinds import Owner
 from consentd.errors import CorruptionError, NotFoundError
 from consentd.policy import compile as compiler
-from consentd.policy import subject as values
+from consentd.policy import subject as subjects
 from consentd.policy.codebook import Codebook
 from consentd.policy.compile import CompiledRules
-from consentd.statements import payloads
+from consentd.statements import payloads, values
 from consentd.store import prefix_end
 from consentd.store.lmdb import Reading
 from consentd.v1 import statement_pb2 as st
@@ -139,7 +139,7 @@ class View:
         owners = [(key, self.key_owner(key)) for key in owned]
         return [key for key, owner in owners if owner is not None and owner.name == participant_id]
 
-    def standing(self, tag: bytes, consent_id: bytes) -> values.Lineage:
+    def standing(self, tag: bytes, consent_id: bytes) -> subjects.Lineage:
         """Return how a lineage stands.
 
         Raises:
@@ -150,10 +150,10 @@ class View:
                 return lineage
         raise NotFoundError("subject has no such consent in force", "CONSENT_NOT_FOUND")
 
-    def standings(self, tag: bytes) -> tuple[values.Lineage, ...]:
+    def standings(self, tag: bytes) -> tuple[subjects.Lineage, ...]:
         """Return a person's lineages that are not withdrawn, oldest first."""
         value = self.subject(tag)
-        return () if value is None else values.decode_subject(value)
+        return () if value is None else subjects.decode_subject(value)
 
     def has_authority(self, tag: bytes, seq: int) -> bool:
         """Tell whether entry *seq* of a person is an AUTHORITY in force. None is recorded in this version."""
@@ -206,7 +206,7 @@ class View:
         numbers = {one.id: one.number for one in participants.values()}
         for key, row in self._txn.scan(b"g", prefix_end(b"g")):
             numbers[key[1:].decode()] = U32.unpack(row)[0]
-        vocabulary = payloads.vocabulary_value(vocabulary_message)
+        vocabulary = values.vocabulary_value(vocabulary_message)
         codebook = Codebook(vocabulary, numbers, {one.id: one.groups for one in participants.values()})
         return Registry(generation, codebook, compiler.decode_rules(rules_row, vocabulary), participants, numbers)
 

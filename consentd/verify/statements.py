@@ -6,7 +6,7 @@ from consentd.core import codec, key_validity
 from consentd.core.history import VerifiedEntry
 from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.replay import Replay
-from consentd.errors import CorruptionError, InvalidError, NotFoundError, StorageError, VerificationError
+from consentd.errors import CorruptionError, NotFoundError, StorageError, VerificationError
 from consentd.ledger import layout
 from consentd.ledger.vault import Vault
 from consentd.statements import payloads
@@ -81,7 +81,7 @@ class Statements:
         message: Any = None  # each kind's own message, from the one door to protobuf
         if event.kind in payloads.MESSAGES:
             message = payloads.decode_payload(event.kind, made.payload)
-        is_unread = event.kind in _AUTHORING and not self._is_read(message)
+        is_unread = event.kind in _AUTHORING and not payloads.has_only_known_fields(message)
         if event.kind == EntryKind.LEDGER and event.seq == 1 and not is_unread and event.tag == codec.LEDGER_TAG:
             # Leaf 0 names the very key that signs it.
             self._put_key(event, message.statement_key)
@@ -101,15 +101,6 @@ class Statements:
             self._participants[event.tag] = message.participant_id
         elif event.kind == EntryKind.KEY:
             self._put_key(event, message.key, retired=message.retired)
-
-    @staticmethod
-    def _is_read(message: Any) -> bool:
-        """Tell whether this version knows all of a message: another field may change what the others mean."""
-        try:
-            payloads.check_no_unknown_fields(message)
-        except InvalidError:
-            return False
-        return True
 
     def _put_key(self, event: codec.Event, key: bytes, *, retired: bool = False) -> None:
         participant = self._participants.get(event.tag)

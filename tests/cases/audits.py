@@ -20,7 +20,7 @@ from consentd.core.pruned import Pruned
 from consentd.policy import model
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.statements.decisions import consent_id
-from consentd.statements.payloads import consent_message, rules_message, vocabulary_message
+from consentd.statements.values import consent_message, rules_message, vocabulary_message
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 

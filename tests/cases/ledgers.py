@@ -33,7 +33,7 @@ from consentd.sequencer.commands.registry import Enrol, Genesis, PublicWrite
 from consentd.sequencer.loop import Sequencer
 from consentd.sequencer.pool import Written
 from consentd.service.wire import content_hash
-from consentd.statements.payloads import consent_message, rules_message, vocabulary_message
+from consentd.statements.values import consent_message, rules_message, vocabulary_message
 from consentd.store import Batch, Store
 from consentd.store.memory import MemoryStore
 from consentd.table.table import Table, catch_up

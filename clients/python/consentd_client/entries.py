@@ -1,9 +1,8 @@
 """The entries of a verified history, typed. What makes them is ``history``, once everything is verified."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from consentd.core import codec
 from consentd.core.checkpoint import Checkpoint
@@ -13,25 +12,6 @@ from consentd_client import show
 
 SUBJECT = "subject"
 """Author of what the person signed."""
-
-MESSAGES: Mapping[int, type[Message]] = {
-    EntryKind.LEDGER: st.LedgerStatement,
-    EntryKind.PARTICIPANT: st.ParticipantStatement,
-    EntryKind.KEY: st.KeyStatement,
-    EntryKind.VOCABULARY: st.VocabularyStatement,
-    EntryKind.NOTICE: st.NoticeStatement,
-    EntryKind.ENROL: st.EnrolStatement,
-    EntryKind.GRANT: st.GrantStatement,
-    EntryKind.AMEND: st.AmendStatement,
-    EntryKind.PAUSE: st.PauseStatement,
-    EntryKind.RESUME: st.ResumeStatement,
-    EntryKind.REVOKE: st.RevokeStatement,
-    EntryKind.ACCESS: st.AccessStatement,
-    EntryKind.REFUSAL: st.RefusalStatement,
-    EntryKind.OUTCOME: st.OutcomeStatement,
-    EntryKind.RULES: st.RulesStatement,
-}
-"""The statement of each kind that has one in this version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,21 +111,3 @@ class History:
     def unread(self) -> tuple[Entry, ...]:
         """Entries that are proven and signed, but say something that this version cannot read: nothing follows."""
         return tuple(entry for entry in self.entries if entry.statement is not None and entry.message is None)
-
-
-def decode_payload(kind: int, payload: bytes) -> Message | None:
-    """Decode a verified payload; None where this version cannot read all of it."""
-    kind_of = MESSAGES.get(kind)
-    if kind_of is None:
-        return None
-    message = kind_of()
-    try:
-        message.ParseFromString(payload)
-    except (DecodeError, ValueError, RecursionError):
-        return None
-    size = message.ByteSize()
-    known = kind_of()
-    known.CopyFrom(message)
-    known.DiscardUnknownFields()
-    # A field of a later version may change what the others mean.
-    return message if known.ByteSize() == size else None

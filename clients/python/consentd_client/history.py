@@ -13,6 +13,8 @@ entry says nothing about a person.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from google.protobuf.message import Message
+
 from consentd.core import codec, history
 from consentd.core.checkpoint import Checkpoint, open_checkpoint
 from consentd.core.history import (
@@ -29,17 +31,17 @@ from consentd.core.key_validity import (
     KeyFact,
     Terms,
     is_of_authors,
-    key_fact,
     permits,
     settle,
     verify_authors,
 )
 from consentd.core.kinds import EntryKind, Owner
-from consentd.core.pruned import Pruned, Retention
+from consentd.core.pruned import Retention
 from consentd.errors import InvalidError, MalformedError, ProofError, VerificationError
+from consentd.statements import payloads, values
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import statement_pb2 as st
-from consentd_client.entries import SUBJECT, Entry, History, decode_payload
+from consentd_client.entries import SUBJECT, Entry, History
 from consentd_client.memory import HeldEntry, HeldHistory, seq_of
 from consentd_client.steps import Trust
 
@@ -193,7 +195,7 @@ def _history(
                 event=entry.event,
                 statement=entry.statement,
                 author=author,
-                message=None if entry.statement is None else decode_payload(entry.event.kind, entry.statement.payload),
+                message=_decode(entry),
                 is_new=place >= known,
                 is_pruned=entry.statement is None and entry.event.time_ms < kept_from_ms and not erased,
             )
@@ -252,14 +254,16 @@ def _kept_from(entries: Sequence[VerifiedEntry]) -> int:
     """
     kept = Retention()
     for entry in entries:
-        if entry.statement is None or entry.event.kind != EntryKind.LEDGER:
-            continue
-        message = decode_payload(entry.event.kind, entry.statement.payload)
-        if isinstance(message, st.LedgerStatement):
-            pruning = message.pruning
-            stated = Pruned(pruning.kept_from_time_ms, pruning.start_size) if message.HasField("pruning") else None
-            kept.take(entry.event, message.retention_days, stated)
+        if entry.statement is not None:
+            values.add_retention(kept, entry.event, entry.statement.payload)
     return kept.kept_from_ms
+
+
+def _decode(entry: VerifiedEntry) -> Message | None:
+    """Return an entry's payload message; None: it has no statement, or this version does not understand all of it."""
+    if entry.statement is None:
+        return None
+    return payloads.decode_known_payload(entry.event.kind, entry.statement.payload)
 
 
 def _missing(entries: Sequence[VerifiedEntry]) -> tuple[tuple[int, int], ...]:
@@ -290,13 +294,7 @@ def _stated(
         for entry in entries:
             if entry.statement is None or entry.event.kind not in (EntryKind.LEDGER, EntryKind.KEY):
                 continue
-            message = decode_payload(entry.event.kind, entry.statement.payload)
-            fact = None
-            if isinstance(message, st.LedgerStatement):
-                fact = key_fact(entry.event, message.statement_key, name=names[tag])
-            elif isinstance(message, st.KeyStatement):
-                fact = key_fact(entry.event, message.key, name=names[tag], retired=message.retired)
-            yield entry, fact
+            yield entry, values.stated_key(entry.event, entry.statement.payload, chain=names[tag])
 
 
 def _author(entry: VerifiedEntry, terms: Terms) -> str:
@@ -314,11 +312,7 @@ def _author(entry: VerifiedEntry, terms: Terms) -> str:
 
 def _check_ledger(entries: Sequence[VerifiedEntry], trust: Trust) -> None:
     """Hold what the ledger says of itself against what was pinned."""
-    stated = [
-        decode_payload(entry.event.kind, entry.statement.payload)
-        for entry in entries
-        if entry.statement is not None and entry.event.kind == EntryKind.LEDGER
-    ]
+    stated = [_decode(entry) for entry in entries if entry.event.kind == EntryKind.LEDGER]
     keys = {key for message in stated if isinstance(message, st.LedgerStatement) for key in message.verifier_keys}
     origins = {message.origin for message in stated if isinstance(message, st.LedgerStatement)}
     history.verify_pinned(origins, keys, origin=trust.origin, log_verifier=trust.log_key)

@@ -11,7 +11,7 @@ from consentd.policy import check, model
 from consentd.policy.compile import compile_consent
 from consentd.policy.subject import with_consent
 from consentd.sequencer.commands.context import Entry, Plan, Remembered, WriteContext
-from consentd.statements import payloads
+from consentd.statements import payloads, values
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
@@ -126,7 +126,7 @@ def check_consent(
     Raises:
         InvalidError: it is not well formed, names what does not exist, or is one too many for the person.
     """
-    consent = payloads.consent_value(message)
+    consent = values.consent_value(message)
     if consent.authority and not context.table.has_authority(tag, consent.authority):
         raise InvalidError("consent rests on an authority that is not recorded", "UNKNOWN_AUTHORITY")
     if consent.notice and not context.table.has_notice(consent.notice, consent.notice_version):
@@ -134,7 +134,7 @@ def check_consent(
     registry = context.table.registry()
     refused = check.check_consent(consent, registry.codebook.vocabulary)
     if refused is not None:
-        return st.RefusalStatement(reason=payloads.to_enum(refused), missing=check.missing_items(consent))
+        return st.RefusalStatement(reason=values.to_enum(refused), missing=check.missing_items(consent))
     # INVARIANT: what the table could not apply is refused before it is appended, so it is done here once: compiling
     # finds participants that nobody registered, joining finds a person with more consents than a value holds.
     seq = context.batch.head(tag)[0] + 1

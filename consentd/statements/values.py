@@ -1,0 +1,300 @@
+"""Turn consents, vocabularies, rules, and what entries state of keys and prunings into values and back.
+
+Messages: ``proto/consentd/v1``; values: ``consentd.policy``, ``consentd.core.key_validity``, ``consentd.core.pruned``.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, TypeVar
+
+from consentd.core import codec, key_validity
+from consentd.core.kinds import EntryKind
+from consentd.core.pruned import Pruned, Retention
+from consentd.errors import InvalidError
+from consentd.policy import model
+from consentd.policy.vocabulary import Code, Vocabulary
+from consentd.statements import payloads
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import statement_pb2 as st
+
+E = TypeVar("E", bound=IntEnum)
+
+# -- consents -------------------------------------------------------------------------------------------------
+
+
+def consent_value(message: pb.Consent) -> model.Consent:
+    """Turn a consent message into its value; what it means is checked by ``policy.compile``.
+
+    Raises:
+        InvalidError: an enum value, a time or the nesting is out of range.
+    """
+    return model.Consent(
+        kind=enum_value(model.Kind, message.kind, "consent kind"),
+        root=provision_value(message.root),
+        recurrence=message.recurrence,
+        retention_until_ms=_time(message.retention_until_time_ms),
+        policy=enum_value(model.ImplicitPolicy, message.implicit_policy, "implicit policy")
+        if message.implicit_policy
+        else None,
+        notice=message.notice_id,
+        notice_version=message.notice_version,
+        authority=message.authority_seq,
+        language=message.language,
+        source=message.source,
+    )
+
+
+def provision_value(message: pb.Provision, depth: int = 1) -> model.Provision:
+    """Turn a provision message and its children into values.
+
+    Raises:
+        InvalidError: an enum value, a time or the nesting is out of range.
+    """
+    if depth > model.MAX_DEPTH:
+        raise InvalidError(f"provisions nest deeper than {model.MAX_DEPTH}", "INVALID_CONSENT")
+    period = period_value(message.period) if message.HasField("period") else model.Period()
+    return model.Provision(
+        effect=enum_value(model.Effect, message.effect, "effect") if message.effect else None,
+        actors=tuple(message.actors),
+        holders=tuple(message.holders),
+        purposes=tuple(message.purposes),
+        categories=tuple(message.categories),
+        actions=tuple(message.actions),
+        labels=tuple(message.labels),
+        resources=tuple(message.resources),
+        start_ms=period.start_ms,
+        end_ms=period.end_ms,
+        data_period=period_value(message.data_period) if message.HasField("data_period") else None,
+        children=tuple(provision_value(child, depth + 1) for child in message.provisions),
+    )
+
+
+def period_value(message: pb.Period) -> model.Period:
+    """Turn a period message into its value; 0 is open on either side.
+
+    Raises:
+        InvalidError: a time is negative, or the end is not after the start.
+    """
+    start, end = _time(message.start_time_ms), _time(message.end_time_ms) or model.OPEN_END_MS
+    if end <= start:
+        raise InvalidError("period ends before it starts", "INVALID_CONSENT")
+    return model.Period(start, end)
+
+
+def consent_message(consent: model.Consent) -> pb.Consent:
+    """Turn a consent value into its message."""
+    return pb.Consent(
+        kind=to_enum(consent.kind),
+        root=provision_message(consent.root),
+        recurrence=consent.recurrence,
+        retention_until_time_ms=consent.retention_until_ms,
+        implicit_policy=to_enum(consent.policy),
+        notice_id=consent.notice,
+        notice_version=consent.notice_version,
+        authority_seq=consent.authority,
+        language=consent.language,
+        source=consent.source,
+    )
+
+
+def provision_message(provision: model.Provision) -> pb.Provision:
+    """Turn a provision value and its children into messages."""
+    message = pb.Provision(
+        effect=to_enum(provision.effect),
+        actors=provision.actors,
+        holders=provision.holders,
+        purposes=provision.purposes,
+        categories=provision.categories,
+        actions=provision.actions,
+        labels=provision.labels,
+        resources=provision.resources,
+        provisions=[provision_message(child) for child in provision.children],
+    )
+    if provision.start_ms or provision.end_ms != model.OPEN_END_MS:
+        message.period.CopyFrom(period_message(model.Period(provision.start_ms, provision.end_ms)))
+    if provision.data_period is not None:
+        message.data_period.CopyFrom(period_message(provision.data_period))
+    return message
+
+
+def period_message(period: model.Period) -> pb.Period:
+    """Turn a period value into its message."""
+    return pb.Period(
+        start_time_ms=period.start_ms, end_time_ms=0 if period.end_ms == model.OPEN_END_MS else period.end_ms
+    )
+
+
+# -- vocabulary and rules -------------------------------------------------------------------------------------
+
+
+def vocabulary_value(message: st.VocabularyStatement) -> Vocabulary:
+    """Turn a vocabulary statement into its value; each list keeps its order, which is its bits.
+
+    Raises:
+        InvalidError: the lists are over their limits, or contradict themselves.
+    """
+    lists: dict[int, list[Code]] = {kind: [] for kind in (1, 2, 3, 4)}
+    for code in message.codes:
+        if code.kind not in lists:
+            raise InvalidError(f"code is in no list: `{code.code}`", "INVALID_REQUEST")
+        lists[code.kind].append(
+            Code(
+                code=code.code,
+                ko=code.name.ko,
+                en=code.name.en,
+                parent=code.parent,
+                implies=code.implied,
+                system=code.system,
+                level=code.level,
+                labels=tuple(code.labels),
+            )
+        )
+    return Vocabulary(
+        id=message.vocabulary_id,
+        version=message.version,
+        purposes=tuple(lists[st.CODE_KIND_PURPOSE]),
+        categories=tuple(lists[st.CODE_KIND_CATEGORY]),
+        actions=tuple(lists[st.CODE_KIND_ACTION]),
+        labels=tuple(lists[st.CODE_KIND_LABEL]),
+    )
+
+
+def vocabulary_message(vocabulary: Vocabulary) -> st.VocabularyStatement:
+    """Turn a vocabulary value into its statement."""
+    message = st.VocabularyStatement(vocabulary_id=vocabulary.id, version=vocabulary.version)
+    for kind, codes in (
+        (st.CODE_KIND_PURPOSE, vocabulary.purposes),
+        (st.CODE_KIND_CATEGORY, vocabulary.categories),
+        (st.CODE_KIND_ACTION, vocabulary.actions),
+        (st.CODE_KIND_LABEL, vocabulary.labels),
+    ):
+        for code in codes:
+            message.codes.add(
+                kind=kind,
+                code=code.code,
+                name=st.Text(ko=code.ko, en=code.en),
+                parent=code.parent,
+                implied=code.implies,
+                system=code.system,
+                level=code.level,
+                labels=code.labels,
+            )
+    return message
+
+
+def rules_value(message: st.RulesStatement) -> model.Rules:
+    """Turn a rules statement into its value.
+
+    Raises:
+        InvalidError: an enum value or a time is out of range.
+    """
+    return model.Rules(
+        combining=enum_value(model.Combining, message.combining, "combining"),
+        implicit_policy=enum_value(model.ImplicitPolicy, message.implicit_policy, "implicit policy"),
+        statutory=tuple(map(provision_value, message.statutory)),
+        break_glass=tuple(map(provision_value, message.break_glass)),
+    )
+
+
+def rules_message(rules: model.Rules, *, realm_id: str, version: int, vocabulary_id: str) -> st.RulesStatement:
+    """Turn a rules value into its statement."""
+    return st.RulesStatement(
+        realm_id=realm_id,
+        version=version,
+        combining=to_enum(rules.combining),
+        implicit_policy=to_enum(rules.implicit_policy),
+        statutory=_provisions(rules.statutory),
+        break_glass=_provisions(rules.break_glass),
+        vocabulary_id=vocabulary_id,
+    )
+
+
+def _provisions(provisions: Iterable[model.Provision]) -> list[pb.Provision]:
+    return [provision_message(provision) for provision in provisions]
+
+
+# -- what entries state of retention and keys -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StatedRetention:
+    """What one LEDGER entry states of retention.
+
+    Attributes:
+        days: how old an entry must be before it may be pruned; only leaf 0's number counts. 0: nothing is ever pruned.
+        pruned: what the ledger no longer keeps once it has pruned as this entry announces; None: no announcement.
+    """
+
+    days: int
+    pruned: Pruned | None
+
+
+def stated_retention(kind: int, payload: bytes) -> StatedRetention | None:
+    """Return what an entry states of retention.
+
+    None: it is no LEDGER entry, or this version does not understand all of its payload.
+    """
+    message = payloads.decode_known_payload(kind, payload) if kind == EntryKind.LEDGER else None
+    if not isinstance(message, st.LedgerStatement):
+        return None
+    pruning = message.pruning
+    stated = Pruned(pruning.kept_from_time_ms, pruning.start_size) if message.HasField("pruning") else None
+    return StatedRetention(message.retention_days, stated)
+
+
+def add_retention(retention: Retention, event: codec.Event, payload: bytes) -> None:
+    """Add what an entry of chain `ledger` states of retention. Other kinds, and unknown fields, change nothing.
+
+    Raises:
+        ProofError: it announces to prune what the published policy keeps.
+    """
+    stated = stated_retention(event.kind, payload)
+    if stated is not None:
+        retention.take(event, stated.days, stated.pruned)
+
+
+def stated_key(event: codec.Event, payload: bytes, *, chain: str) -> key_validity.KeyFact | None:
+    """Return what a LEDGER or KEY entry states of a key.
+
+    None: it is of another kind, names no key, may not speak of this key in its chain (``key_validity.key_fact``), or
+    this version does not understand all of its payload.
+
+    Args:
+        chain: the public name of the entry's chain; empty: a person's chain.
+    """
+    if event.kind not in (EntryKind.LEDGER, EntryKind.KEY):
+        return None
+    message = payloads.decode_known_payload(event.kind, payload)
+    if isinstance(message, st.LedgerStatement):
+        return key_validity.key_fact(event, message.statement_key, name=chain)
+    if isinstance(message, st.KeyStatement):
+        return key_validity.key_fact(event, message.key, name=chain, retired=message.retired)
+    return None
+
+
+# -- enums and times ------------------------------------------------------------------------------------------
+
+
+def enum_value(enum: type[E], value: int, name: str) -> E:
+    """Turn a wire enum into the core's of the same numbers.
+
+    Raises:
+        InvalidError: it is none we know.
+    """
+    try:
+        return enum(value)
+    except ValueError:
+        raise InvalidError(f"{name} is not one we know: `{value}`", "INVALID_REQUEST") from None
+
+
+def to_enum(value: int | None) -> Any:
+    """Turn an enum of the core, or its absence, into the generated enum of the same numbers."""
+    # The generated enum types are ints with names; the numbers are the same by construction, which a test checks.
+    return 0 if value is None else int(value)
+
+
+def _time(value: int) -> int:
+    if value < 0:
+        raise InvalidError(f"time is negative: `{value}`", "INVALID_REQUEST")
+    return value
