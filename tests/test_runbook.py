@@ -144,9 +144,9 @@ def messages(path: str, *errors: str) -> set[str]:
 @pytest.mark.parametrize(
     ("path", "errors", "heading"),
     [
-        ("ledger/opening.py", ("CorruptionError",), "Ledger refuses to open"),
-        ("ledger/table.py", ("CorruptionError",), "Other messages at the start"),
-        ("ledger/lock.py", ("StorageError",), "Other messages at the start"),
+        ("ledger/recovery.py", ("CorruptionError",), "Ledger refuses to open"),
+        ("table/table.py", ("CorruptionError",), "Other messages at the start"),
+        ("ledger/last_signed.py", ("StorageError",), "Other messages at the start"),
         ("ledger/vault.py", ("StorageError",), "Other messages at the start"),
         ("server/keys.py", ("StorageError", "InvalidError"), "Other messages at the start"),
     ],
