@@ -66,7 +66,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
 def test_an_answer_that_does_not_end_ends_in_time(serve: Callable[[Feed], str], feed: Feed) -> None:
     connection = Connection(serve(feed), timeout_s=0.2)
-    with pytest.raises(StorageError, match=r"takes too long|no answer: TimeoutError"):
+    with pytest.raises(StorageError, match=r"takes too long|no response: TimeoutError"):
         connection.request("GET", "/")
 
 
@@ -81,7 +81,7 @@ def test_an_answer_that_does_not_end_ends_in_time(serve: Callable[[Feed], str], 
 )
 def test_an_answer_that_does_not_end_is_too_large_before(serve: Callable[[Feed], str], feed: Feed) -> None:
     connection = Connection(serve(feed), timeout_s=60)
-    with pytest.raises(StorageError, match="answer is too large"):
+    with pytest.raises(StorageError, match="response is too large"):
         connection.request("GET", "/")
 
 

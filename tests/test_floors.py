@@ -31,7 +31,7 @@ PLANTED = [
     ("consentd/ledger/planted.py", "import consentd.sequencer", "floors"),
     ("consentd/ledger/planted.py", "import consentd.sequencer.commands.context", "floors"),
     ("consentd/verify/planted.py", "import consentd.sequencer", "floors"),
-    ("consentd/ledger/planted.py", "import consentd.cosigning.rounds", "floors"),
+    ("consentd/ledger/planted.py", "import consentd.cosigning.publication", "floors"),
     ("consentd/cosigning/planted.py", "import consentd.sequencer.pool", "floors"),
     ("consentd/cosigning/planted.py", "import consentd.sequencer", "floors"),
     ("consentd/cosigning/planted.py", "import consentd.sequencer.commands.context", "floors"),

@@ -10,7 +10,7 @@ from cases.witnesses import WAIT_S, FakeWitness, Log, WitnessCase, status
 from consentd.core import note
 from consentd.core.quorum import parse_policy
 from consentd.core.submission import Submission, format_submission, parse_submission
-from consentd.cosigning.witnesses import MAX_WITNESSES
+from consentd.cosigning.witness_client import MAX_WITNESSES
 from consentd.errors import CorruptionError, InvalidError, MalformedError
 
 Make = Callable[..., WitnessCase]
@@ -39,7 +39,7 @@ def test_a_checkpoint_is_published_with_its_cosignatures(make: Make) -> None:
         point = case.offer(count)
         assert case.wait_published(point.size) == ["w.test/1", "w.test/2"]
     assert [asked[:2] for asked in case.witnesses[0].asked] == [(0, 3), (3, 4), (4, 304)]
-    assert case.answers(1, "cosigned") == 3
+    case.wait_answers(1, "cosigned", 3)
     assert case.metrics.value("consentd_checkpoints_waiting") == 0
     assert case.metrics.value("consentd_quorum") == 1
     assert case.publisher is not None
@@ -142,6 +142,7 @@ def test_every_other_answer_publishes_nothing_and_is_asked_again(
     case.witnesses[0].wait_asked(3)
     assert case.wait_published(point.size) == ["w.test/1"]
     assert case.published.empty()
+    case.wait_answers(1, "cosigned")
     assert case.answers(1, outcome) == 2
     assert case.metrics.value("consentd_witness_alarms_total", alarm="other_tree") == 2 * (outcome == "other_tree")
     assert case.halted.empty()
@@ -206,7 +207,7 @@ def test_a_witness_with_a_state_of_its_own_tells_where_to_begin(make: Make) -> N
     case.start()
     case.wait_published(case.offer(9).size)
     assert case.witnesses[0].asked == [(0, 21, 409), (7, 21, 200)]
-    assert case.answers(1, "cosigned") == 1
+    case.wait_answers(1, "cosigned")
 
 
 def test_a_size_is_told_by_the_media_type_whatever_its_parameters(make: Make) -> None:
@@ -243,10 +244,10 @@ def test_a_ledger_rolled_back_with_its_lock_does_not_start(make: Make) -> None:
     case.offer(4)
     case.wait_published(4)
     case.stop()
-    old = case.locked
+    old = case.last_signed
     case.witnesses[0].size = 9
     (case.directory / "checkpoint.published").unlink()
-    case.locked = old
+    case.last_signed = old
     with pytest.raises(CorruptionError, match="it knows size 9"):
         case.start()
     assert case.published.empty()
@@ -272,8 +273,7 @@ def test_another_tree_is_an_alarm_and_the_others_go_on(make: Make) -> None:
     case.start()
     point = case.offer(5)
     assert case.wait_published(point.size) == ["w.test/1"]
-    case.witnesses[1].wait_asked(2)
-    case.witnesses[1].wait_asked(4)
+    case.wait_answers(2, "other_tree", 2)
     assert case.metrics.value("consentd_witness_alarms_total", alarm="other_tree") >= 1
     assert case.wait_published(case.offer(5).size) == ["w.test/1"]
     assert case.halted.empty()
@@ -284,12 +284,15 @@ def test_another_tree_is_an_alarm_and_the_others_go_on(make: Make) -> None:
 
 def test_without_a_quorum_nothing_is_published_and_it_catches_up_by_itself(make: Make) -> None:
     case = make("w.test/1", "w.test/2")
-    # Long enough that a busy machine does not pass for an outage before there is one.
-    case.start(timeout_ms=1000)
+    clock = case.fake_clock()
+    case.start()
     case.wait_published(case.offer(2).size)
     case.witnesses[1].stop()
     for _ in range(4):
         point = case.offer(3)
+    case.wait_answers(1, "cosigned", 2)
+    assert case.published.empty()
+    clock.advance(10_000)
     case.has_quorum.wait_fallen()
     assert case.published.empty()
     assert case.publisher is not None
@@ -298,7 +301,7 @@ def test_without_a_quorum_nothing_is_published_and_it_catches_up_by_itself(make:
     assert case.metrics.value("consentd_publish_failures_total") == 1
     assert case.metrics.value("consentd_checkpoints_waiting") >= 3
     case.witnesses[1].start(case.witnesses[1].port)
-    assert case.wait_published(point.size) == ["w.test/1", "w.test/2"]
+    case.advance_until_published(clock, point.size, ["w.test/1", "w.test/2"])
     assert case.publisher.has_quorum
     assert case.metrics.value("consentd_checkpoints_waiting") == 0
 
@@ -306,9 +309,14 @@ def test_without_a_quorum_nothing_is_published_and_it_catches_up_by_itself(make:
 def test_fail_open_publishes_without_a_quorum_after_the_time(make: Make) -> None:
     case = make("w.test/1", "w.test/2")
     case.witnesses[1].stop()
-    case.start(timeout_ms=50, fail_open=True)
-    for _ in range(2):
-        assert case.wait_published(case.offer().size) == ["w.test/1"]
+    clock = case.fake_clock()
+    case.start(fail_open=True)
+    for count in (1, 2):
+        point = case.offer()
+        case.wait_answers(1, "cosigned", count)
+        assert case.published.empty()
+        clock.advance(10_000)
+        assert case.wait_published(point.size) == ["w.test/1"]
     assert case.metrics.value("consentd_quorum") == 0
     assert case.metrics.value("consentd_publish_failures_total") == 2
 
@@ -320,8 +328,8 @@ def test_what_was_published_is_there_after_a_start_in_an_outage(make: Make) -> N
     case.wait_published(first.size)
     case.witnesses[0].stop()
     case.stop()
-    _, case.locked = case.log.grow(2)
-    case.start(timeout_ms=50)
+    _, case.last_signed = case.log.grow(2)
+    case.start()
     assert case.wait_published(first.size) == ["w.test/1"]
     case.witnesses[0].start(case.witnesses[0].port)
     assert case.wait_published(8) == ["w.test/1"]
@@ -330,11 +338,11 @@ def test_what_was_published_is_there_after_a_start_in_an_outage(make: Make) -> N
 
 def test_a_start_cosigns_what_the_lock_has(make: Make) -> None:
     case = make("w.test/1")
-    point, case.locked = case.log.grow(3)
+    point, case.last_signed = case.log.grow(3)
     case.start()
     case.wait_published(point.size)
     assert case.publisher is not None
-    case.publisher.offer(point, case.locked)  # signed again, as the sequencer does
+    case.publisher.offer(point, case.last_signed)  # signed again, as the sequencer does
     case.wait_published(case.offer(2).size)
     assert [asked[:2] for asked in case.witnesses[0].asked] == [(0, 3), (3, 5)]
 
@@ -390,7 +398,7 @@ def test_more_witnesses_than_a_note_has_room_for_are_refused(make: Make) -> None
 def test_a_policy_of_another_log_is_refused(make: Make) -> None:
     case = make("w.test/1")
     with pytest.raises(InvalidError, match="does not name this log: `other`"):
-        case.make(log_verifier=note.Verifier("other", b"k" * 32))
+        case.make(verifier=note.Verifier("other", b"k" * 32))
 
 
 @pytest.mark.parametrize(

@@ -1,29 +1,35 @@
-"""Get checkpoints cosigned, and publish those that have a quorum (C2SP tlog-witness, tlog-policy).
+"""Collect witness cosignatures for checkpoints, and publish checkpoints that have a quorum (C2SP tlog-witness).
 
-**Theory of operation.** The sequencer signs a checkpoint, writes the lock, and offers it to a *publisher*, which calls
-back once the world may see it. Without a policy file that is at once (``Immediate``). With one it is ``Witnesses``::
+**Theory of operation.** The sequencer signs a checkpoint, stores it as the last signed note, and offers it to a
+*publisher*. The publisher calls back when everyone may see the checkpoint. Without a policy file that is immediately
+(``ImmediatePublisher``). With a policy file (C2SP tlog-policy) it is when a quorum of witnesses has cosigned
+(``QuorumPublisher``)::
 
-    offer ──► latest ──► target ──► every witness's thread asks for its cosignature
+    offer ──► latest ──► target ──► each witness's thread requests a cosignature of the target
                             │                      │
                             └── publish ◄── quorum ┘         one thread, in the order of sizes
 
-All witnesses are asked about the same checkpoint, the *target*, until it has its quorum; the next target is then the
-latest offered, and those in between are never published: a larger one stands for them. So a slow quorum publishes
-less often, never later and later, and witnesses that are asked one by one still meet on one tree. A published
-checkpoint gains the cosignatures of slower witnesses as they come, and fresh ones while nothing new is offered.
+All witnesses cosign the same checkpoint, the *target*, until it has a quorum. The next target is then the latest
+checkpoint offered. Checkpoints between the two are never published, because a larger checkpoint also covers their
+leaves. So slow witnesses make publications rarer, but the delay of a publication does not accumulate. After a target
+is published, later cosignatures are added and its note is published again. While nothing new is offered, the witnesses
+cosign the same target again at an interval, so that its cosignatures stay fresh.
 
-Fail-closed: without a quorum nothing new is published, whatever waits; writes are acknowledged all the same. What was
-published stays so, and is kept in a file, so that a start during an outage has it too. A witness that knows a larger
-tree than ours has seen entries that we lost: nothing is signed or published from then on, and a human is called.
+Without a quorum nothing new is published (unless ``fail_open`` is configured). Writes are still acknowledged, and the
+note published last stays public. It is also kept in a file, so that a start during an outage of the witnesses can
+publish it again. If a witness reports a larger tree than this ledger ever had, then entries were lost, or another
+program signs with our key. The ledger stops signing and publishing, and an operator must act.
 
-Each witness is trusted for its own cosignature only. What it answers is verified; what it says of sizes costs, where
-it lies, the ledger's availability, not its truth.
+A witness is trusted for its own cosignature only. Every answer is verified. The tree size that a witness reports is
+not signed; a false size can stop this ledger (availability), but cannot make a false tree accepted.
 
 ::
 
-    publisher     what the sequencer knows: offer, publish
-    connection    HTTP, kept alive
-    remote        one witness, asked
-    rounds        a checkpoint on its way
-    witnesses     all of them: target, quorum, publish
+    publisher          the interface that the sequencer uses; publishing without witnesses
+    quorum_publisher   publishing with a quorum: the threads
+    publication        which checkpoint is the target, and when it is due to be published: no threads, no clock
+    witness_client     request a cosignature from one witness
+    connection         one HTTP connection
+    mldsa              ML-DSA-44 signatures of checkpoints
+    keyfiles           files of keys and tokens
 """

@@ -1,42 +1,53 @@
-"""Decide when a signed checkpoint becomes public: the seam between the sequencer and the witnesses."""
+"""The interface between the sequencer and the rule that decides when a signed checkpoint becomes public."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-from consentd.core.checkpoint import Checkpoint
-from consentd.errors import ConsentdError
+from consentd.core.checkpoint import Checkpoint, open_checkpoint
+from consentd.core.note import NoteVerifier
+from consentd.errors import ConsentdError, CorruptionError, VerificationError
+from consentd.ledger import reads
+from consentd.ledger.last_signed import read_lock
+from consentd.store import Store
+
+log = logging.getLogger(__name__)
+
+RUNBOOK = "see ops/RUNBOOK.md, `a witness knows another tree`"
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A checkpoint that everyone may see: its values, and the signed note."""
+    """A public checkpoint: its values and its signed note."""
 
     checkpoint: Checkpoint
     note: bytes
 
 
 Publish = Callable[[Published], None]
-"""What a publisher calls, in the order of sizes; of the same size again with more or newer cosignatures."""
+"""Called by a publisher for each note to publish. Sizes never decrease. A note of the same size as the one before has
+more or newer cosignatures."""
 Halt = Callable[[ConsentdError], None]
-"""What a publisher calls, from any thread, where nothing may be signed any more."""
+"""Called by a publisher, on any thread, if nothing may be signed from now on."""
 
 
 class Publisher(Protocol):
-    """Takes what is signed, and publishes it when it may be."""
+    """Accepts signed checkpoints, and publishes each when its rule allows."""
 
     def start(self, publish: Publish, halt: Halt) -> None:
-        """Begin.
+        """Start publishing.
 
         Raises:
-            CorruptionError: somebody knows a tree of ours that we do not.
+            CorruptionError: a witness or a file holds a checkpoint of this ledger that contradicts the store.
         """
 
     def offer(self, point: Checkpoint, note: bytes) -> None:
-        """Take the latest checkpoint, which is signed and in the lock."""
+        """Offer the latest checkpoint. It is signed and already stored as the last signed note."""
 
     def pending(self) -> frozenset[int]:
-        """Return the sizes offered that may yet be published, or were just now, beside the latest."""
+        """Return the sizes of checkpoints that may still be published, or are being published, except the latest."""
         ...
 
     @property
@@ -45,28 +56,54 @@ class Publisher(Protocol):
         ...
 
     def stop(self) -> None:
-        """Publish what was offered last, if that is to be had soon, and end."""
+        """Publish the checkpoint offered last if it gets its cosignatures within the timeout, then stop."""
 
 
-class Immediate:
-    """Publishes at once: no policy file, no witnesses."""
+class ImmediatePublisher:
+    """Publishes each checkpoint as soon as it is offered: used without a policy file."""
 
     def start(self, publish: Publish, halt: Halt) -> None:
-        """Begin."""
+        """Start publishing."""
         self._publish = publish
 
     def offer(self, point: Checkpoint, note: bytes) -> None:
-        """Publish."""
+        """Publish the checkpoint."""
         self._publish(Published(point, note))
 
     def pending(self) -> frozenset[int]:
-        """Return nothing: what was offered is published."""
+        """Return no size: every checkpoint offered is published already."""
         return frozenset()
 
     @property
     def has_quorum(self) -> bool:
-        """Always: none is needed."""
+        """Always True: no cosignature is needed."""
         return True
 
     def stop(self) -> None:
         """Do nothing."""
+
+
+def read_published(path: Path, log_verifier: NoteVerifier, *, store: Store, size: int) -> Published | None:
+    """Read the file of the note published last; return None if there is no file, or if its note does not verify.
+
+    Args:
+        store, size: the opened ledger, which must contain the published tree.
+
+    Raises:
+        StorageError: the file cannot be read.
+        CorruptionError: the ledger is smaller than the published tree, or has another root hash at its size.
+    """
+    note = read_lock(path)
+    if note is None:
+        return None
+    try:
+        point, _ = open_checkpoint(note, log_verifier.name, log_verifier)
+    except VerificationError as error:
+        log.warning("file of the last published checkpoint is not used: %s", error)
+        return None
+    if point.size > size or reads.root_at(store, point.size) != point.root:
+        raise CorruptionError(
+            f"ledger of size {size} contradicts its last published checkpoint: size {point.size} "
+            f"root {point.root.hex()}: `{path}`; {RUNBOOK}"
+        )
+    return Published(point, note)

@@ -32,7 +32,7 @@ from typing import TypeVar
 from consentd.clock import Clock, LeafClock
 from consentd.core import checkpoint, tiles
 from consentd.core.note import NoteSigner, parse_note
-from consentd.cosigning.publisher import Immediate, Published, Publisher
+from consentd.cosigning.publisher import ImmediatePublisher, Published, Publisher
 from consentd.errors import (
     ConflictError,
     ConsentdError,
@@ -103,7 +103,7 @@ class Sequencer:
         self.table = table
         self._author = author
         self._signers = (log_signer, *more_signers)
-        self._publisher: Publisher = Immediate() if publisher is None else publisher
+        self._publisher: Publisher = ImmediatePublisher() if publisher is None else publisher
         self._lock_path = lock_path
         self.clock = clock
         self._metrics = metrics

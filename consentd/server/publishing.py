@@ -7,7 +7,7 @@ from consentd.config import Config
 from consentd.core.quorum import WitnessPolicy, parse_policy
 from consentd.cosigning.mldsa import parse_mldsa_vkey
 from consentd.cosigning.publisher import Publisher
-from consentd.cosigning.witnesses import Witnesses
+from consentd.cosigning.quorum_publisher import QuorumPublisher, SignedLog
 from consentd.errors import InvalidError, MalformedError, StorageError
 from consentd.ledger.last_signed import read_lock
 from consentd.ledger.ledger import Ledger
@@ -25,19 +25,14 @@ def make_publisher(config: Config, keys: Keys, ledger: Ledger, *, metrics: Metri
     section = config.witness
     if section.policy_file is None:
         return None
-    return Witnesses(
+    signed_log = SignedLog(
+        verifier=keys.log.verifier,
         store=ledger.store,
-        policy=read_policy(section.policy_file),
-        log_verifier=keys.log.verifier,
-        ledger_size=ledger.state.size,
-        locked=read_lock(config.ledger.lock_path),
+        size=ledger.state.size,
+        last_signed=read_lock(config.ledger.lock_path),
         published_path=config.ledger.published_path,
-        metrics=metrics,
-        wall_ms=clock.wall_ms,
-        timeout_ms=section.timeout_ms,
-        recosign_interval_ms=section.recosign_interval_ms,
-        fail_open=section.fail_open,
     )
+    return QuorumPublisher(signed_log, read_policy(section.policy_file), section, clock=clock, metrics=metrics)
 
 
 def read_policy(path: Path) -> WitnessPolicy:

@@ -23,7 +23,6 @@ from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
 
-from consentd.config import is_loopback
 from consentd.core import merkle
 from consentd.core.checkpoint import Checkpoint, open_checkpoint
 from consentd.core.note import (
@@ -44,7 +43,7 @@ from consentd.core.submission import (
     format_size,
     parse_submission,
 )
-from consentd.cosigning.connection import Answer, Connection
+from consentd.cosigning.connection import Connection, HttpResponse
 from consentd.cosigning.mldsa import MldsaSigner, read_mldsa_key
 from consentd.errors import (
     CorruptionError,
@@ -93,8 +92,8 @@ class Witness:
             os.close(self._lock_file)
             raise
 
-    def add_checkpoint(self, body: bytes) -> Answer:
-        """Answer a request to cosign."""
+    def add_checkpoint(self, body: bytes) -> HttpResponse:
+        """HttpResponse a request to cosign."""
         try:
             submission = parse_submission(body)
             parsed = parse_note(submission.note)
@@ -124,7 +123,7 @@ class Witness:
         return None
 
     def close(self) -> None:
-        """Answer no more, keep what the replays made, and let go of the state."""
+        """HttpResponse no more, keep what the replays made, and let go of the state."""
         for followed in self._logs.values():
             followed.connection.close()  # a replay that is under way ends, however much it has yet to fetch
         for followed in self._logs.values():
@@ -134,7 +133,7 @@ class Witness:
                 followed.connection.release()
         os.close(self._lock_file)
 
-    def _decide(self, followed: "_Followed", submission: Submission, parsed: Note) -> Answer:
+    def _decide(self, followed: "_Followed", submission: Submission, parsed: Note) -> HttpResponse:
         try:
             point, opened = open_checkpoint(submission.note, followed.origin, followed.log.verifier)
         except SignatureError as error:
@@ -147,7 +146,7 @@ class Witness:
         if submission.old_size > point.size:
             return say(HTTPStatus.BAD_REQUEST, "old size is larger than the checkpoint's")
         if submission.old_size != cosigned.size:
-            return Answer(HTTPStatus.CONFLICT, SIZE_TYPE, format_size(cosigned.size))
+            return HttpResponse(HTTPStatus.CONFLICT, SIZE_TYPE, format_size(cosigned.size))
         try:
             _verify_growth(submission, cosigned, point)
             if point.size > cosigned.size:
@@ -161,7 +160,7 @@ class Witness:
         # One line of the log's is enough: a request may have it a hundred times.
         followed.remember(point, format_note(opened.text, [opened.verified[0], *lines]))
         # A crash here: it is remembered, and not answered; the log asks again and is told 409.
-        return Answer(HTTPStatus.OK, _TEXT, format_cosignatures(lines))
+        return HttpResponse(HTTPStatus.OK, _TEXT, format_cosignatures(lines))
 
     def _cosign(self, text: str) -> list[NoteSignature]:
         signers: list[Signer | MldsaSigner] = [self._signer] if self._mldsa is None else [self._signer, self._mldsa]
@@ -184,7 +183,7 @@ class _Followed:
         self.connection = Connection(
             followed.url, timeout_s=config.timeout_ms / 1000, headers={"Authorization": f"Bearer {token}"}
         )
-        if not self.connection.is_encrypted and not is_loopback(self.connection.host):
+        if not self.connection.is_protected:
             raise InvalidError(f"token would be sent in the clear to another machine: `{followed.url}`")
         cache = config.state_dir / f"{self.name}.replay"
         self.follower = Follower(
@@ -222,9 +221,9 @@ def _verify_growth(submission: Submission, cosigned: Checkpoint, point: Checkpoi
     )
 
 
-def say(status: HTTPStatus, text: str) -> Answer:
+def say(status: HTTPStatus, text: str) -> HttpResponse:
     """Return an answer in words."""
-    return Answer(status, _TEXT, text.encode() + b"\n")
+    return HttpResponse(status, _TEXT, text.encode() + b"\n")
 
 
 def _read_key(path: Path) -> Signer:

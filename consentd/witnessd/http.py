@@ -17,7 +17,7 @@ from typing import Any
 
 from consentd.config import parse_listen
 from consentd.core.submission import PATH
-from consentd.cosigning.connection import Answer
+from consentd.cosigning.connection import HttpResponse
 from consentd.errors import StorageError
 from consentd.witnessd.config import WitnessServerConfig
 from consentd.witnessd.daemon import Witness, say
@@ -129,9 +129,9 @@ class _Handler(BaseHTTPRequestHandler):
         if note is None:
             self._reply(say(HTTPStatus.NOT_FOUND, "no such page"))
         else:
-            self._reply(Answer(HTTPStatus.OK, _TEXT, note))
+            self._reply(HttpResponse(HTTPStatus.OK, _TEXT, note))
 
-    def _reply(self, answer: Answer) -> None:
+    def _reply(self, answer: HttpResponse) -> None:
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)
         self.send_header("Content-Length", str(len(answer.body)))

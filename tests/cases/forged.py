@@ -8,7 +8,7 @@ from typing import Any
 from consentd.core import bucketed, checkpoint, codec, merkle, note, pruned, tiles
 from consentd.core.kinds import EntryKind
 from consentd.core.submission import Submission, format_submission
-from consentd.cosigning.connection import Answer
+from consentd.cosigning.connection import HttpResponse
 from consentd.server.keys import write_private
 from consentd.witnessd.config import FollowedLog, WitnessServerConfig
 from consentd.witnessd.daemon import Witness
@@ -121,7 +121,7 @@ class ForgedLog:
         root = tiles.Edge().append([merkle.leaf_hash(leaf) for leaf in self.leaves[:size]])[0].root()
         return checkpoint.sign_checkpoint(checkpoint.Checkpoint(self.signer.name, size, root), [self.signer])
 
-    def submit(self, witness: Witness, old: int, size: int) -> Answer:
+    def submit(self, witness: Witness, old: int, size: int) -> HttpResponse:
         """Ask a witness to cosign."""
         grown = tiles.Edge().append([merkle.leaf_hash(leaf) for leaf in self.leaves[:size]])[1]
         proof = tuple(tiles.prove_consistency(old, size, grown)) if 0 < old < size else ()

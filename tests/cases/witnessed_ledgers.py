@@ -12,7 +12,7 @@ from cases.daemons import ROLES, Running, make_config
 from consentd.config import Config, HttpConfig
 from consentd.core import note
 from consentd.core.submission import Submission, format_submission
-from consentd.cosigning.connection import Answer, Connection
+from consentd.cosigning.connection import Connection, HttpResponse
 from consentd.server.keys import make_keys, make_token, read_log_key, write_private
 from consentd.service.auth import format_credential
 from consentd.witnessd.config import WitnessServerConfig, parse_witness_config
@@ -149,10 +149,10 @@ class OurWitness:
             self.server.stop()
             self.server = None
 
-    def post(self, old: int, proof: tuple[bytes, ...], signed: bytes, path: str = "/add-checkpoint") -> Answer:
+    def post(self, old: int, proof: tuple[bytes, ...], signed: bytes, path: str = "/add-checkpoint") -> HttpResponse:
         return self.post_body(format_submission(Submission(old, proof, signed)), path)
 
-    def post_body(self, body: bytes, path: str = "/add-checkpoint") -> Answer:
+    def post_body(self, body: bytes, path: str = "/add-checkpoint") -> HttpResponse:
         connection = Connection(f"http://127.0.0.1:{self.port}", timeout_s=WAIT_S)
         try:
             return connection.request("POST", path, body)

@@ -3,6 +3,7 @@
 ``FakeWitness`` shares no code with the witness we serve; what it knows of trees it knows from ``core.merkle``.
 """
 
+import collections
 import queue
 import socket
 import threading
@@ -14,14 +15,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from cases.ledgers import FakeClock
+from consentd.clock import Clock, SystemClock
+from consentd.config import WitnessConfig
 from consentd.core import checkpoint, merkle, note, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.quorum import WitnessPolicy, parse_policy
 from consentd.cosigning.publisher import Published
-from consentd.cosigning.witnesses import Witnesses
+from consentd.cosigning.quorum_publisher import QuorumPublisher, SignedLog
 from consentd.errors import ConsentdError, VerificationError
 from consentd.ledger import layout
-from consentd.metrics import Gauge, Metrics
+from consentd.metrics import Counter, Gauge, Metrics
 from consentd.store import Batch
 from consentd.store.memory import MemoryStore
 
@@ -205,6 +209,25 @@ class WatchedGauge:
         assert self._fallen.wait(WAIT_S)
 
 
+class WatchedCounter:
+    """A counter whose figure can be waited for."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._counts: collections.Counter[tuple[str, ...]] = collections.Counter()
+        self._news = threading.Condition()
+
+    def inc(self, *values: str) -> None:
+        self._counter.inc(*values)
+        with self._news:
+            self._counts[values] += 1
+            self._news.notify_all()
+
+    def wait(self, count: int, *values: str) -> None:
+        with self._news:
+            assert self._news.wait_for(lambda: self._counts[values] >= count, WAIT_S), self._counts
+
+
 def status(code: int, body: bytes = b"", kind: str = "text/plain") -> Script:
     """Answer with this."""
     return lambda witness, request: (code, kind, body)
@@ -235,7 +258,8 @@ class WitnessCase:
     """A log whose checkpoints a few fake witnesses cosign, and everything that was published of it.
 
     Attributes:
-        locked: the note in the lock.
+        last_signed: the note signed last.
+        clock: the publisher's; the machine's unless a test puts a ``FakeClock`` here before ``start``.
         published: every note, in order; ``wait_published`` waits for one.
         halted: errors that stopped the log.
     """
@@ -248,10 +272,13 @@ class WitnessCase:
         self.metrics = Metrics()
         self.has_quorum = WatchedGauge(self.metrics.quorum)
         self.metrics.quorum = self.has_quorum  # type: ignore[assignment]
-        self.locked: bytes | None = None
+        self._answers = WatchedCounter(self.metrics.witness_answers)
+        self.metrics.witness_answers = self._answers  # type: ignore[assignment]
+        self.last_signed: bytes | None = None
+        self.clock: Clock = SystemClock()
         self.published: queue.Queue[Published] = queue.Queue()
         self.halted: queue.Queue[ConsentdError] = queue.Queue()
-        self.publisher: Witnesses | None = None
+        self.publisher: QuorumPublisher | None = None
 
     def policy(self) -> WitnessPolicy:
         text = f"log {note.format_vkey(self.log.signer.verifier)}\n" + "".join(each.line for each in self.witnesses)
@@ -262,27 +289,55 @@ class WitnessCase:
             text += "quorum all-of-them\n"
         return parse_policy(text.encode())
 
-    def make(self, **options: Any) -> Witnesses:
-        given: dict[str, Any] = {
-            "store": self.log.store, "policy": self.policy(), "log_verifier": self.log.signer.verifier,
-            "ledger_size": self.log.edge.size, "locked": self.locked,
-            "published_path": self.directory / "checkpoint.published", "metrics": self.metrics,
-            "wall_ms": lambda: time.time_ns() // 1_000_000, "timeout_ms": 10_000, "recosign_interval_ms": 240_000,
-            "retry_ms": (1, 20),
-        }
-        return Witnesses(**{**given, **options})
+    def make(
+        self,
+        *,
+        policy: WitnessPolicy | None = None,
+        verifier: note.Verifier | None = None,
+        timeout_ms: int = 10_000,
+        recosign_interval_ms: int = 240_000,
+        fail_open: bool = False,
+    ) -> QuorumPublisher:
+        signed_log = SignedLog(
+            verifier=verifier or self.log.signer.verifier,
+            store=self.log.store,
+            size=self.log.edge.size,
+            last_signed=self.last_signed,
+            published_path=self.directory / "checkpoint.published",
+        )
+        config = WitnessConfig(timeout_ms=timeout_ms, recosign_interval_ms=recosign_interval_ms, fail_open=fail_open)
+        return QuorumPublisher(
+            signed_log, policy or self.policy(), config, clock=self.clock, metrics=self.metrics, retry_ms=(1, 20)
+        )
 
     def start(self, **options: Any) -> None:
         self.publisher = self.make(**options)
         self.publisher.start(self.published.put, self.halted.put)
 
+    def fake_clock(self) -> FakeClock:
+        """Let the publisher and its witnesses read one clock that a test moves; call this before ``start``."""
+        self.clock = clock = FakeClock()
+        for witness in self.witnesses:
+            witness.time_s = lambda: clock.wall_ms() // 1000
+        return clock
+
     def offer(self, count: int = 1) -> Checkpoint:
         """Grow the log, and offer its checkpoint as the sequencer does."""
         point, signed = self.log.grow(count)
-        self.locked = signed
+        self.last_signed = signed
         assert self.publisher is not None
         self.publisher.offer(point, signed)
         return point
+
+    def advance_until_published(self, clock: FakeClock, size: int, cosigners: Sequence[str]) -> None:
+        """Move the clock on, so that failed requests are repeated, until a note of *size* has these cosigners."""
+        for _ in range(WAIT_S * 20):
+            clock.advance(20)
+            with suppress(queue.Empty):
+                published = self.published.get(timeout=0.05)
+                if published.checkpoint.size == size and self.cosigners(published) == list(cosigners):
+                    return
+        raise AssertionError("no such note was published")
 
     def wait_published(self, size: int, cosigners: Sequence[str] | None = None) -> list[str]:
         """Wait for a note of *size*, or of *size* with just these cosigners; return who cosigned it."""
@@ -301,6 +356,10 @@ class WitnessCase:
         assert point == published.checkpoint
         assert not opened.unverified
         return [line.name for line in opened.verified if line.name != self.log.signer.name]
+
+    def wait_answers(self, witness: int, answer: str, count: int = 1) -> None:
+        """Wait until so many answers were received and recorded."""
+        self._answers.wait(count, f"w{witness}", answer)
 
     def answers(self, witness: int, answer: str) -> float:
         return self.metrics.value("consentd_witness_answers_total", witness=f"w{witness}", answer=answer)

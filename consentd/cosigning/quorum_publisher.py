@@ -1,0 +1,340 @@
+"""Publish checkpoints that a quorum of witnesses cosigned: the threads. The package's text has the theory."""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from consentd.clock import Clock
+from consentd.config import WitnessConfig
+from consentd.core.checkpoint import Checkpoint, format_checkpoint, open_checkpoint
+from consentd.core.note import NoteSignature, NoteVerifier, open_note, parse_note
+from consentd.core.quorum import WitnessPolicy
+from consentd.cosigning.publication import CosignedCheckpoint, Publication
+from consentd.cosigning.publisher import RUNBOOK, Halt, Publish, Published, read_published
+from consentd.cosigning.witness_client import WitnessClient, WitnessResponse, WitnessResult, make_clients
+from consentd.errors import ConsentdError, CorruptionError, StorageError, VerificationError
+from consentd.ledger.last_signed import write_lock
+from consentd.metrics import Metrics
+from consentd.store import Store
+
+log = logging.getLogger(__name__)
+
+RETRY_MS = (200, 30_000)
+"""The wait after a witness's first failure, and the longest wait."""
+_RECHECK_MS = 1_000  # cosignatures become too old without any event, so the publisher rechecks at this interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedLog:
+    """The log whose checkpoints are published, as it was opened.
+
+    Attributes:
+        verifier: the log's key; its name is the origin.
+        store: the ledger's store: consistency proofs are read from it.
+        size: the number of leaves; no witness can know a larger tree.
+        last_signed: the last signed note, verified when the ledger was opened; None: nothing was signed yet.
+        published_path: the file that keeps the note published last.
+    """
+
+    verifier: NoteVerifier
+    store: Store
+    size: int
+    last_signed: bytes | None
+    published_path: Path
+
+
+@dataclass(slots=True, eq=False)
+class _WitnessThread:
+    """The thread that sends requests to one witness.
+
+    Attributes:
+        failures, last_result: failures in a row, and the last result. Owner: the thread.
+        has_answered: a request ended, with an answer or without. Guarded by ``QuorumPublisher._changed``.
+        not_before_ms: when the next request may be sent. Guarded likewise.
+    """
+
+    client: WitnessClient
+    failures: int = 0
+    last_result: WitnessResult | None = None
+    has_answered: bool = False
+    not_before_ms: int = 0
+    thread: threading.Thread | None = None
+
+
+class QuorumPublisher:
+    """A ``Publisher`` that waits for the quorum of a witness policy."""
+
+    def __init__(
+        self,
+        signed_log: SignedLog,
+        policy: WitnessPolicy,
+        config: WitnessConfig,
+        *,
+        clock: Clock,
+        metrics: Metrics,
+        retry_ms: tuple[int, int] = RETRY_MS,
+    ) -> None:
+        """Prepare; nothing is sent before ``start``.
+
+        Raises:
+            InvalidError: the policy is of another log, or the witnesses that can be asked cannot form a quorum.
+        """
+        self._log = signed_log
+        self._policy = policy
+        self._clock = clock
+        self._metrics = metrics
+        self._timeout_ms = config.timeout_ms
+        self._recosign_ms = config.recosign_interval_ms
+        self._retry_ms = retry_ms
+        clients = make_clients(
+            policy, signed_log.verifier, store=signed_log.store, timeout_ms=config.timeout_ms, wall_ms=clock.wall_ms
+        )
+        self._witnesses = [_WitnessThread(client) for client in clients]
+        self._publish: Publish = lambda published: None
+        self._halt: Halt = lambda error: None
+        # The condition guards everything below. Taken by: start, offer, pending, stop, _end, _run_guarded, _next,
+        # _wait_for_target, _record, _read_known_size, _stop_on_larger. ``has_quorum`` reads one bool without it.
+        self._changed = threading.Condition()
+        self._known_size = signed_log.size
+        self._publication = Publication(
+            policy, timeout_ms=config.timeout_ms, fail_open=config.fail_open, metrics=metrics
+        )
+        self._fault: CorruptionError | None = None
+        self._stop_by_ms: int | None = None
+        self._ended = False
+        self._thread = threading.Thread(
+            target=self._run_guarded, args=(self._publish_due,), name="publisher", daemon=True
+        )
+
+    @property
+    def has_quorum(self) -> bool:
+        """Whether the last checkpoint that was due had its quorum."""
+        return self._publication.has_quorum
+
+    def start(self, publish: Publish, halt: Halt) -> None:
+        """Publish the note that was published last, ask every witness for its state, and begin.
+
+        Each witness is asked to cosign the last signed checkpoint again, and may take ``timeout_ms`` to answer. So a
+        ledger that was rolled back together with its last signed note is found before it signs anything, unless no
+        witness answers in time.
+
+        Raises:
+            CorruptionError: a witness, or the file of the note published last, has a tree that is not ours.
+        """
+        self._publish, self._halt = publish, halt
+        published = read_published(
+            self._log.published_path, self._log.verifier, store=self._log.store, size=self._log.size
+        )
+        with self._changed:
+            self._restore(published)
+            has_target = self._publication.target is not None
+        if published is not None:
+            publish(published)
+        self._thread.start()
+        for witness in self._witnesses:
+            witness.thread = threading.Thread(
+                target=self._run_guarded, args=(self._cosign_targets, witness), name="witness", daemon=True
+            )
+            witness.thread.start()
+        if not has_target:
+            return
+        with self._changed:
+            self._changed.wait_for(self._have_all_answered, self._timeout_ms / 1000)
+            fault = self._fault
+        if fault is not None:
+            self._end()
+            raise fault
+
+    def offer(self, point: Checkpoint, note: bytes) -> None:
+        """Offer the latest checkpoint."""
+        now_ms = self._clock.monotonic_ms()
+        offered = CosignedCheckpoint(point, format_checkpoint(point), parse_note(note).unverified, now_ms)
+        with self._changed:
+            self._known_size = point.size
+            self._publication.offer(offered)
+            self._changed.notify_all()
+
+    def pending(self) -> frozenset[int]:
+        """Return the target's size."""
+        with self._changed:
+            # Also if the target's note is due already: the sequencer may not have received it yet.
+            target = self._publication.target
+            return frozenset() if target is None else frozenset((target.point.size,))
+
+    def stop(self) -> None:
+        """Wait up to ``timeout_ms`` for the quorum of the checkpoint offered last, then stop all threads."""
+        with self._changed:
+            self._stop_by_ms = self._clock.monotonic_ms() + self._timeout_ms
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._end()
+
+    # -- start and stop ---------------------------------------------------------------------------------------
+
+    def _restore(self, published: Published | None) -> None:
+        """Make the last signed checkpoint the first target. The caller holds ``_changed``; no thread runs yet.
+
+        If it is the published one, it keeps the cosignatures of its note.
+        """
+        cosignatures: dict[str, NoteSignature] = {}
+        if published is not None:
+            for witness in self._witnesses:
+                for name, key in witness.client.verifiers.items():
+                    line = _find_signature(published.note, key)
+                    if line is not None:
+                        cosignatures[name] = line
+                        witness.client.size = published.checkpoint.size
+        if self._log.last_signed is None:
+            return
+        point, opened = open_checkpoint(self._log.last_signed, self._log.verifier.name, self._log.verifier)
+        now_ms = self._clock.monotonic_ms()
+        first = CosignedCheckpoint(point, opened.text, parse_note(self._log.last_signed).unverified, now_ms, now_ms)
+        is_published = published is not None and published.checkpoint == point
+        if is_published:
+            first.cosignatures = cosignatures
+        self._publication.restore(first, is_published=is_published)
+
+    def _have_all_answered(self) -> bool:
+        return self._ended or all(witness.has_answered for witness in self._witnesses)
+
+    def _end(self) -> None:
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        for witness in self._witnesses:
+            witness.client.connection.close()
+            if witness.thread is not None:
+                witness.thread.join()
+            witness.client.connection.release()
+
+    def _run_guarded(self, run: Callable[..., None], *args: _WitnessThread) -> None:
+        """Run a thread's function. If it fails, halt the ledger; otherwise nobody would notice the outage."""
+        try:
+            run(*args)
+        except BaseException as error:
+            log.critical("publishing stopped", exc_info=error)
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+            self._halt(error if isinstance(error, ConsentdError) else StorageError("publisher failed"))
+
+    # -- the publisher's thread -------------------------------------------------------------------------------
+
+    def _publish_due(self) -> None:
+        while (published := self._next()) is not None:
+            # A crash here: the note was not shown to anyone. The next start has it cosigned again.
+            write_lock(self._log.published_path, published.note)
+            # A crash here: the note was not shown to anyone. The next start publishes it.
+            self._publish(published)
+
+    def _next(self) -> Published | None:
+        """Wait for the next note to publish; return None when the publisher is to stop."""
+        with self._changed:
+            while not self._ended:
+                now_ms = self._clock.monotonic_ms()
+                if self._publication.advance(now_ms):
+                    self._changed.notify_all()
+                published = self._publication.take_due(now_ms)
+                if published is not None:
+                    return published
+                if self._stop_by_ms is not None and (self._publication.is_settled() or now_ms >= self._stop_by_ms):
+                    return None
+                due_ms = now_ms + _RECHECK_MS if self._stop_by_ms is None else self._stop_by_ms
+                timeout_at_ms = self._publication.timeout_at_ms(now_ms)
+                due_ms = due_ms if timeout_at_ms is None else min(due_ms, timeout_at_ms)
+                self._changed.wait(max(0, due_ms - now_ms) / 1000)
+        return None
+
+    # -- a witness's thread -----------------------------------------------------------------------------------
+
+    def _cosign_targets(self, witness: _WitnessThread) -> None:
+        client = witness.client
+        while (target := self._wait_for_target(witness)) is not None:
+            started = time.perf_counter()
+            response = client.request_cosignature(
+                target.point, target.text, target.log_signatures, read_known_size=self._read_known_size
+            )
+            witness.failures = 0 if response.result is WitnessResult.COSIGNED else witness.failures + 1
+            if response.result is WitnessResult.LARGER:
+                self._stop_on_larger(client.name, response.detail)
+            self._record(witness, target, response)
+            self._count(witness, response, time.perf_counter() - started)
+
+    def _wait_for_target(self, witness: _WitnessThread) -> CosignedCheckpoint | None:
+        """Wait until a request to the witness is due; return the checkpoint to send, or None when it is to stop."""
+        with self._changed:
+            while not self._ended:
+                target, now_ms, due_ms = self._publication.target, self._clock.monotonic_ms(), None
+                if target is not None:
+                    last_ms = target.cosigned_ms.get(witness.client)
+                    due_ms = max(witness.not_before_ms, 0 if last_ms is None else last_ms + self._recosign_ms)
+                    if due_ms <= now_ms:
+                        return target
+                self._changed.wait(None if due_ms is None else (due_ms - now_ms) / 1000)
+        return None
+
+    def _record(self, witness: _WitnessThread, target: CosignedCheckpoint, response: WitnessResponse) -> None:
+        with self._changed:
+            now_ms = self._clock.monotonic_ms()
+            witness.has_answered = True
+            witness.not_before_ms = now_ms + self._retry_wait_ms(witness.failures)
+            self._publication.add_response(target, witness.client, response, now_ms)
+            self._changed.notify_all()
+
+    def _count(self, witness: _WitnessThread, response: WitnessResponse, elapsed_s: float) -> None:
+        """Count a response, and log it if its result differs from the last one."""
+        client, result = witness.client, response.result
+        self._metrics.witness_answers.inc(client.label, result)
+        if result is WitnessResult.COSIGNED:
+            self._metrics.witness_seconds.observe(elapsed_s, client.label)
+        if result is WitnessResult.OTHER_TREE:
+            # The claim is unsigned, so it is no evidence, and the quorum decides. ``LARGER`` is unsigned too. But if it
+            # is true, entries that somebody holds receipts of are certainly lost, so the ledger stops at once.
+            self._metrics.witness_alarms.inc(result)
+            log.critical("witness `%s` saw another tree than ours: %s; %s", client.name, response.detail, RUNBOOK)
+        elif result is not WitnessResult.LARGER and result != witness.last_result:
+            level = logging.INFO if result is WitnessResult.COSIGNED else logging.WARNING
+            log.log(level, "witness `%s`: %s %s", client.name, result, response.detail)
+        witness.last_result = result
+
+    def _retry_wait_ms(self, failures: int) -> int:
+        """Return how long to wait after that many failures in a row.
+
+        The wait doubles with each failure up to a maximum, and is then shortened at random by up to half, so that
+        retries do not coincide. With (200, 30000): 100–200 ms, 200–400 ms, 400–800 ms … 15–30 s.
+        """
+        if not failures:
+            return 0
+        first_ms, longest_ms = self._retry_ms
+        return round(min(longest_ms, first_ms << min(failures - 1, 20)) * random.uniform(0.5, 1.0))  # noqa: S311
+
+    def _read_known_size(self) -> int:
+        with self._changed:
+            return self._known_size
+
+    def _stop_on_larger(self, name: str, detail: str) -> None:
+        fault = CorruptionError(
+            f"witness `{name}` knows a larger tree than ours of size {self._read_known_size()}: {detail}: this "
+            f"ledger was rolled back, or another one signs in its name; {RUNBOOK}"
+        )
+        self._metrics.witness_alarms.inc(WitnessResult.LARGER)
+        log.critical("%s", fault)
+        with self._changed:
+            # INVARIANT: from now on nothing is published, not even a checkpoint that has its quorum.
+            self._fault = self._fault or fault
+            self._ended = True
+            self._changed.notify_all()
+        self._halt(fault)
+
+
+def _find_signature(note: bytes, key: NoteVerifier) -> NoteSignature | None:
+    """Return the signature by *key* on a note; None if there is none that verifies."""
+    try:
+        return open_note(note, [key]).verified[-1]
+    except VerificationError:
+        return None
