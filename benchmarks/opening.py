@@ -19,8 +19,9 @@ from benchmarks.apart import drop_pages, own_bytes, peak_bytes, reset_peak, run_
 from benchmarks.report import Row
 from benchmarks.tag_map import natural_bits, tag_of
 from consentd.core import checkpoint, codec
+from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
-from consentd.core.note import KeyPair, Signer, sign_note
+from consentd.core.note import Signer, sign_note
 from consentd.ledger.last_signed import write_lock
 from consentd.ledger.ledger import AppendBatch, Draft
 from consentd.ledger.recovery import open_ledger

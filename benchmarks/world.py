@@ -25,8 +25,8 @@ from google.protobuf.message import Message
 
 from benchmarks.tag_map import tag_of
 from consentd import config
+from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
-from consentd.core.note import KeyPair
 from consentd.sequencer.commands.consents import Grant
 from consentd.sequencer.commands.context import request_key
 from consentd.sequencer.commands.registry import Enrol, PublicWrite

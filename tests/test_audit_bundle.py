@@ -27,7 +27,7 @@ from consentd.audit.claims import Claims, read_bundle
 from consentd.audit.evidence import Checked, check_bundle
 from consentd.audit.packed import pack
 from consentd.audit.sources import Exported
-from consentd.core import checkpoint, codec, note
+from consentd.core import checkpoint, codec, ed25519, note
 from consentd.core.history import HistoryEntry
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, MalformedError, NotFoundError, SignatureError, VerificationError
@@ -35,8 +35,8 @@ from consentd.server.keys import read_log_key
 from consentd.v1 import statement_pb2 as st
 
 VKEY = note.format_vkey(LOG.verifier)
-BANK = note.KeyPair(b"\x21" * 32)
-CITIZEN = note.KeyPair(b"\x22" * 32)
+BANK = ed25519.KeyPair(b"\x21" * 32)
+CITIZEN = ed25519.KeyPair(b"\x22" * 32)
 
 
 def make(place: Any, path: Path, **scope: Any) -> bytes:
@@ -153,7 +153,7 @@ def test_the_same_bundle_has_the_same_bytes(place: Exported, tmp_path: Path) -> 
 
 
 def test_witnesses_are_asked_for_where_a_policy_is_given(place: Exported, tmp_path: Path) -> None:
-    witness = note.Signer("witness.example", note.KeyPair(b"\5" * 32), note.COSIGNATURE)
+    witness = note.Signer("witness.example", ed25519.KeyPair(b"\5" * 32), note.COSIGNATURE)
     policy = (
         f"log {VKEY}\nwitness w1 {note.format_vkey(witness.verifier)}\ngroup all any w1\nquorum all\n"
     ).encode()
@@ -265,7 +265,7 @@ def test_an_entry_of_a_persons_history_cannot_be_left_out(place: Exported, perso
 
 def test_another_log_is_not_believed(place: Exported, tmp_path: Path) -> None:
     content = make(place, tmp_path / "b.zip", first=200, last=210)
-    stranger = note.Signer(ORIGIN, note.KeyPair(b"\7" * 32))
+    stranger = note.Signer(ORIGIN, ed25519.KeyPair(b"\7" * 32))
     with pytest.raises(SignatureError):
         check_bundle(content, origin=ORIGIN, log_verifier=stranger.verifier)
 

@@ -11,12 +11,12 @@ from cases.daemons import make_running
 from consentd import cli
 from consentd.audit.monitor import FIRST, FORK, GROWN, ROLLBACK, SAME, STALE, UNWITNESSED, Monitor
 from consentd.audit.sources import Exported
-from consentd.core import checkpoint, note, quorum
+from consentd.core import checkpoint, ed25519, note, quorum
 from consentd.errors import SignatureError, StorageError
 from consentd.server.keys import read_log_key
 
-WITNESS = note.Signer("witness.example", note.KeyPair(b"\5" * 32), note.COSIGNATURE)
-STRANGER = note.Signer("witness.example", note.KeyPair(b"\6" * 32), note.COSIGNATURE)
+WITNESS = note.Signer("witness.example", ed25519.KeyPair(b"\5" * 32), note.COSIGNATURE)
+STRANGER = note.Signer("witness.example", ed25519.KeyPair(b"\6" * 32), note.COSIGNATURE)
 POLICY = quorum.parse_policy(
     f"log {note.format_vkey(LOG.verifier)}\nwitness w1 {note.format_vkey(WITNESS.verifier)}\nquorum w1\n".encode()
 )
@@ -90,7 +90,7 @@ def test_silence_is_an_alarm_after_a_while(forge: Forge, tmp_path: Path) -> None
     assert seen == [FIRST, SAME, STALE]
     point = checkpoint.Checkpoint(ORIGIN, 600, place.root())
     text = checkpoint.format_checkpoint(point)
-    witness = note.Signer("witness.example", note.KeyPair(b"\5" * 32), note.COSIGNATURE)
+    witness = note.Signer("witness.example", ed25519.KeyPair(b"\5" * 32), note.COSIGNATURE)
     cosigned = note.format_note(text, [LOG.sign(text), witness.cosign(text, 1)])
     (tmp_path / "a" / "checkpoint").write_bytes(cosigned)
     source = Exported(tmp_path / "a").open()
@@ -115,7 +115,7 @@ def test_damaged_or_missing_tiles_prove_nothing(forge: Forge, tmp_path: Path) ->
 def test_a_note_that_the_log_did_not_sign_is_no_alarm_of_it(forge: Forge, tmp_path: Path) -> None:
     monitor = watch(tmp_path / "watch")
     place = cut(forge, 300).write(tmp_path / "a")
-    stranger = note.Signer(ORIGIN, note.KeyPair(b"\7" * 32))
+    stranger = note.Signer(ORIGIN, ed25519.KeyPair(b"\7" * 32))
     forged = checkpoint.sign_checkpoint(checkpoint.Checkpoint(ORIGIN, 300, bytes(32)), [stranger])
     (tmp_path / "a" / "checkpoint").write_bytes(forged)
     with pytest.raises(SignatureError):

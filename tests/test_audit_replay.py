@@ -12,7 +12,7 @@ from consentd.audit.files import DataDirectory
 from consentd.audit.live import Live
 from consentd.audit.partition import CLOSED, DARK, PRUNED, UNKNOWN, Share
 from consentd.audit.replay import Replayed, replay_decisions
-from consentd.core import checkpoint, codec, note
+from consentd.core import checkpoint, codec, ed25519
 from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.pruned import Pruned
 from consentd.errors import InvalidError, ProofError, StorageError
@@ -190,7 +190,7 @@ def make_eventful(size: int = 12_000) -> Forge:
     """Make a ledger in which everything happens that one share must know of, or must not: lies, gaps, the registry."""
     forge = make_half(size)
     bank, tags = codec.public_tag("participant/bank"), people(forge)
-    key = note.KeyPair(b"\x21" * 32)
+    key = ed25519.KeyPair(b"\x21" * 32)
     forge.add(EntryKind.KEY, bank, st.KeyStatement(key=key.public_key))
     for turn, tag in enumerate(tags[:60]):
         if turn == 20:

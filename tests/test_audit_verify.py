@@ -24,7 +24,7 @@ from consentd.audit.sources import Exported
 from consentd.audit.state_store import Keep
 from consentd.audit.verify import verify_ledger
 from consentd.audit.witnessed import Witnessed
-from consentd.core import checkpoint, codec, merkle, note, quorum, tiles
+from consentd.core import checkpoint, codec, ed25519, merkle, note, quorum, tiles
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import NOTHING, Pruned
 from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError, StorageError
@@ -97,7 +97,7 @@ def test_little_memory_gives_the_same(sound: tuple[Forge, Exported]) -> None:
 
 
 def test_another_key_or_origin_proves_nothing(sound: tuple[Forge, Exported]) -> None:
-    other = note.Signer(ORIGIN, note.KeyPair(b"\7" * 32))
+    other = note.Signer(ORIGIN, ed25519.KeyPair(b"\7" * 32))
     with pytest.raises(SignatureError):
         verify_ledger(sound[1], origin=ORIGIN, log_verifier=other.verifier)
     with pytest.raises(ProofError):
@@ -174,7 +174,7 @@ def test_a_left_out_entry_is_named(tmp_path: Path) -> None:
 def test_a_statement_by_a_key_not_in_force_is_named(tmp_path: Path) -> None:
     forge = make_forge(300)
     tag = next(tag for tag, (count, _) in forge.heads.items() if count > 1)
-    stranger = note.KeyPair(b"\x33" * 32)
+    stranger = ed25519.KeyPair(b"\x33" * 32)
     forge.add(EntryKind.PAUSE, tag, st.PauseStatement(lineage_seq=2), ref=2, key=stranger)
     at = forge.size - 1
     forge.seal()
@@ -185,7 +185,7 @@ def test_a_statement_by_a_key_not_in_force_is_named(tmp_path: Path) -> None:
 
 def test_keys_are_in_force_from_their_entry_to_their_retirement(tmp_path: Path) -> None:
     forge = make_forge(300)
-    bank, key = codec.public_tag("participant/bank"), note.KeyPair(b"\x21" * 32)
+    bank, key = codec.public_tag("participant/bank"), ed25519.KeyPair(b"\x21" * 32)
     tag = next(tag for tag, (count, _) in forge.heads.items() if count > 1 and tag != bank)
     served = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT)
     forge.add(EntryKind.OUTCOME, tag, served, ref=3, key=key)
@@ -200,7 +200,7 @@ def test_keys_are_in_force_from_their_entry_to_their_retirement(tmp_path: Path) 
 
 
 def test_a_statement_key_comes_into_force_by_a_ledger_entry_alone(tmp_path: Path) -> None:
-    forge, key, ledger = make_forge(300), note.KeyPair(b"\x21" * 32), codec.public_tag("ledger")
+    forge, key, ledger = make_forge(300), ed25519.KeyPair(b"\x21" * 32), codec.public_tag("ledger")
     tag = next(tag for tag, (count, _) in forge.heads.items() if count > 1 and tag != ledger)
     forge.add(EntryKind.KEY, ledger, st.KeyStatement(key=key.public_key))
     forge.add(EntryKind.ACCESS, tag, b"", key=key)
@@ -259,7 +259,7 @@ def test_one_statement_that_is_withheld_is_told(tmp_path: Path) -> None:
 
 def test_what_a_later_version_says_of_keys_is_not_taken(tmp_path: Path) -> None:
     """As the clients do: a field that is not known may change what the others mean, so nothing follows from it."""
-    forge, key, ledger = make_forge(300), note.KeyPair(b"\x21" * 32), codec.LEDGER_TAG
+    forge, key, ledger = make_forge(300), ed25519.KeyPair(b"\x21" * 32), codec.LEDGER_TAG
     tag = next(tag for tag, (count, _) in forge.heads.items() if count > 1 and tag != ledger)
     said = st.LedgerStatement(statement_key=key.public_key).SerializeToString()
     forge.add(EntryKind.LEDGER, ledger, said + b"\xf8\x07\x01")
@@ -555,10 +555,10 @@ def test_the_time_of_a_last_seal_is_bounded_by_the_witnesses() -> None:
 # -- with witnesses ---------------------------------------------------------------------------------------------
 
 WITNESSES = [
-    note.Signer(f"witness.example/{number}", note.KeyPair(bytes((5, number)) * 16), note.COSIGNATURE)
+    note.Signer(f"witness.example/{number}", ed25519.KeyPair(bytes((5, number)) * 16), note.COSIGNATURE)
     for number in range(3)
 ]
-STRANGER = note.Signer("witness.example/0", note.KeyPair(b"\6" * 32), note.COSIGNATURE)
+STRANGER = note.Signer("witness.example/0", ed25519.KeyPair(b"\6" * 32), note.COSIGNATURE)
 POLICY = (
     f"log {note.format_vkey(LOG.verifier)}\n"
     + "".join(f"witness w{at} {note.format_vkey(one.verifier)}\n" for at, one in enumerate(WITNESSES))

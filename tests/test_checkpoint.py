@@ -8,7 +8,8 @@ from cases.reference_tree import Naive, leaves
 from consentd.core import checkpoint as cp
 from consentd.core import merkle, note
 from consentd.core.checkpoint import Checkpoint, ProofBundle
-from consentd.core.note import COSIGNATURE, KeyPair, Signer
+from consentd.core.ed25519 import KeyPair
+from consentd.core.note import COSIGNATURE, Signer
 from consentd.errors import MalformedError, ProofError, SignatureError, VerificationError
 
 ORIGIN = "log.example/a"

@@ -15,7 +15,7 @@ import pytest
 from cases.audits import LOG, Forge, make_forge
 from cases.daemons import make_running, question
 from consentd import cli
-from consentd.core import note
+from consentd.core import ed25519, note
 from consentd.server.keys import read_log_key
 
 VKEY = note.format_vkey(LOG.verifier)
@@ -90,7 +90,7 @@ def test_faults_are_named_with_status_1(run: Run, forge: Forge, ledger: Path) ->
     status, (fault, answer), _ = run("audit", "verify", ledger / "log", "--log-key", VKEY)
     assert (status, fault["type"], fault["index"]) == (1, "fault", 266)
     assert answer["verdict"] == "disproved"
-    other = note.format_vkey(note.Signer("x", note.KeyPair(b"x" * 32)).verifier)
+    other = note.format_vkey(note.Signer("x", ed25519.KeyPair(b"x" * 32)).verifier)
     assert run("audit", "verify", ledger / "log", "--log-key", other)[0] == 1
 
 
@@ -349,7 +349,7 @@ def test_a_report_says_what_is_in_no_figure(run: Run, ledger: Path) -> None:
 
 def test_fsck_holds_to_what_is_pinned(run: Run, tmp_path: Path) -> None:
     config, store, key = stopped(tmp_path)
-    other = note.format_vkey(note.Signer(key.name, note.KeyPair(b"\7" * 32)).verifier)
+    other = note.format_vkey(note.Signer(key.name, ed25519.KeyPair(b"\7" * 32)).verifier)
     assert run("fsck", "--config", config)[0] == 0
     assert run("fsck", "--config", config, "--log-key", note.format_vkey(key))[0] == 0
     assert run("fsck", store, "--quick", "--log-key", note.format_vkey(key))[0] == 0

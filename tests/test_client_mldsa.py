@@ -10,14 +10,14 @@ import pytest
 
 from cases.daemons import ORIGIN, ROLES, Running, consent, make_config, make_running
 from consentd import cli
-from consentd.core import checkpoint, note
+from consentd.core import checkpoint, ed25519, note
 from consentd.cosigning import mldsa
 from consentd.errors import MalformedError, ProofError, SignatureError
 from consentd.server.keys import make_keys, make_token, read_log_key, write_private
 from consentd.service.auth import format_credential
 from consentd_client import Client, Trust, pin
 
-LOG = note.Signer(ORIGIN, note.KeyPair(b"\1" * 32))
+LOG = note.Signer(ORIGIN, ed25519.KeyPair(b"\1" * 32))
 LOG_MLDSA = mldsa.MldsaSigner(ORIGIN, b"\2" * 32)
 VKEY, MLDSA_VKEY = note.format_vkey(LOG.verifier), mldsa.format_mldsa_vkey(LOG_MLDSA.verifier)
 POINT = checkpoint.Checkpoint(ORIGIN, 9, b"\3" * 32)

@@ -21,7 +21,7 @@ from cases.certificates import Certificate, make_authority, make_certificate
 from cases.daemons import ORIGIN, Running, make_config, make_running, question, reason_of, request_id, running_daemon
 from cases.fakes import FaultyStore
 from consentd.config import Config
-from consentd.core import note
+from consentd.core import ed25519, note
 from consentd.errors import ConsentdError, CorruptionError, InvalidError, StorageError
 from consentd.server.daemon import Daemon
 from consentd.server.keys import make_keys, make_token, write_private
@@ -327,7 +327,7 @@ def test_a_key_file_that_holds_none_is_named_and_not_shown(stopped: Running, nam
 
 
 def _other_log_key() -> str:
-    return note.format_signing_key(note.Signer(ORIGIN, note.KeyPair(b"\x05" * 32))) + "\n"
+    return note.format_signing_key(note.Signer(ORIGIN, ed25519.KeyPair(b"\x05" * 32))) + "\n"
 
 
 def test_another_vault_key_is_refused(stopped: Running) -> None:

@@ -18,8 +18,8 @@ from grpc import StatusCode
 from cases.daemons import Running, consent, make_running, question, reason_of, request_id, sign_statement, status_of
 from cases.fakes import FaultyStore
 from cases.ledgers import FakeClock
+from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
-from consentd.core.note import KeyPair
 from consentd.core.pruned import Pruned
 from consentd.ledger import layout
 from consentd.ledger.retention import encode_pruned

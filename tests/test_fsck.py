@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cases.ledgers import DAEMON, LOG, ORIGIN, LedgerCase, Raw, check_files, check_ledger, flip
-from consentd.core import checkpoint, codec, merkle, note
+from consentd.core import checkpoint, codec, ed25519, merkle, note
 from consentd.core.kinds import EntryKind
 from consentd.core.tiles import Edge
 from consentd.errors import CorruptionError
@@ -21,8 +21,8 @@ from consentd.store.rocks import RocksStore
 from consentd.v1 import statement_pb2 as st
 from consentd.verify.fsck import Report
 
-BANK = note.KeyPair(b"\x21" * 32)
-CITIZEN = note.KeyPair(b"\x22" * 32)
+BANK = ed25519.KeyPair(b"\x21" * 32)
+CITIZEN = ed25519.KeyPair(b"\x22" * 32)
 
 
 def fill(case: LedgerCase) -> LedgerCase:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cases.ledgers import DAEMON, LOG, ORIGIN, LedgerCase, Person, Raw, check_ledger, flip
-from consentd.core import checkpoint, codec, note, patricia
+from consentd.core import checkpoint, codec, ed25519, note, patricia
 from consentd.core.history import (
     Anchor,
     ChainProof,
@@ -23,15 +23,15 @@ from consentd.core.history import (
     verify_anchor,
     verify_chain,
 )
-from consentd.core.key_validity import FOREVER_MS, KeyFact, KeyTerm, key_terms, verify_authors
+from consentd.core.key_validity import FOREVER_MS, KeyChange, KeyValidity, valid_keys, verify_authors
 from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import MalformedError, ProofError, SignatureError, VerificationError
 from consentd.ledger import reads
 from consentd.statements import payloads
 
-BANK = note.KeyPair(b"\x21" * 32)
-CITIZEN = note.KeyPair(b"\x22" * 32)
-OTHER = note.KeyPair(b"\x23" * 32)
+BANK = ed25519.KeyPair(b"\x21" * 32)
+CITIZEN = ed25519.KeyPair(b"\x22" * 32)
+OTHER = ed25519.KeyPair(b"\x23" * 32)
 CHAINS = ("ledger", "participant/bank")
 
 
@@ -69,7 +69,7 @@ def own(tmp_path: Path) -> Iterator[LedgerCase]:
     made.close()
 
 
-def facts_of(chain: ChainProof, entries: tuple[VerifiedEntry, ...]) -> Iterator[KeyFact]:
+def facts_of(chain: ChainProof, entries: tuple[VerifiedEntry, ...]) -> Iterator[KeyChange]:
     """Decode what a chain's entries say of keys: what the layer above core does."""
     for entry in entries:
         if entry.statement is None or entry.event.kind not in (EntryKind.LEDGER, EntryKind.KEY):
@@ -77,14 +77,14 @@ def facts_of(chain: ChainProof, entries: tuple[VerifiedEntry, ...]) -> Iterator[
         message: Any = payloads.decode_payload(entry.event.kind, entry.statement.payload)
         time_ms = entry.event.time_ms
         if entry.event.kind == EntryKind.LEDGER:
-            yield KeyFact(key=message.statement_key, owner=Owner.LEDGER, tag_or_name="", time_ms=time_ms)
+            yield KeyChange(key=message.statement_key, owner=Owner.LEDGER, tag_or_name="", time_ms=time_ms)
         elif chain.public_name:
             name = chain.public_name.removeprefix("participant/")
-            yield KeyFact(
+            yield KeyChange(
                 key=message.key, owner=Owner.PARTICIPANT, tag_or_name=name, time_ms=time_ms, retired=message.retired
             )
         else:
-            yield KeyFact(
+            yield KeyChange(
                 key=message.key, owner=Owner.SUBJECT, tag_or_name=chain.tag, time_ms=time_ms, retired=message.retired
             )
 
@@ -95,7 +95,7 @@ def verify(
     *,
     held: checkpoint.Checkpoint | None = None,
     held_chain: HeldChain | None = None,
-    facts: tuple[KeyFact, ...] = (),
+    facts: tuple[KeyChange, ...] = (),
 ) -> list[tuple[VerifiedEntry, ...]]:
     """Verify a whole proof of the chain of *tag*, as a client does; *facts* are those it held before."""
     anchor = verify_anchor(proof, origin=ORIGIN, log_verifier=LOG.verifier, held=held)
@@ -106,9 +106,9 @@ def verify(
     if not proof.chains or proof.chains[0].tag != tag:
         raise ProofError("history is of another chain")
     both = list(zip(proof.chains, chains, strict=True))
-    terms = key_terms([*facts, *itertools.chain.from_iterable(facts_of(*one) for one in both)])
+    keys = valid_keys([*facts, *itertools.chain.from_iterable(facts_of(*one) for one in both)])
     for _, entries in both:
-        verify_authors(entries, origin=ORIGIN, terms=terms)
+        verify_authors(entries, origin=ORIGIN, keys=keys)
     return chains
 
 
@@ -532,23 +532,23 @@ def test_what_only_a_bad_log_can_make_is_rejected() -> None:
             verify_chain(chain, anchor=anchor)
 
 
-def test_key_terms_of_facts() -> None:
-    def fact(time_ms: int, *, retired: bool = False, name: str = "bank") -> KeyFact:
-        return KeyFact(
+def test_validities_that_follow_from_changes() -> None:
+    def fact(time_ms: int, *, retired: bool = False, name: str = "bank") -> KeyChange:
+        return KeyChange(
             key=b"k" * 32, owner=Owner.PARTICIPANT, tag_or_name=name, time_ms=time_ms, retired=retired
         )
 
-    def term(from_ms: int, until_ms: int = FOREVER_MS, name: str = "bank") -> KeyTerm:
-        return KeyTerm(Owner.PARTICIPANT, from_ms, until_ms, name)
+    def term(from_ms: int, until_ms: int = FOREVER_MS, name: str = "bank") -> KeyValidity:
+        return KeyValidity(Owner.PARTICIPANT, from_ms, until_ms, name)
 
-    assert key_terms([]) == {}
-    assert key_terms([fact(5), fact(6)]) == {b"k" * 32: (term(5),)}
-    assert key_terms([fact(5), fact(9, retired=True)]) == {b"k" * 32: (term(5, 9),)}
-    assert key_terms([fact(5), fact(9, retired=True), fact(11)]) == {b"k" * 32: (term(5, 9), term(11))}
+    assert valid_keys([]) == {}
+    assert valid_keys([fact(5), fact(6)]) == {b"k" * 32: (term(5),)}
+    assert valid_keys([fact(5), fact(9, retired=True)]) == {b"k" * 32: (term(5, 9),)}
+    assert valid_keys([fact(5), fact(9, retired=True), fact(11)]) == {b"k" * 32: (term(5, 9), term(11))}
     # Another chain cannot retire it, nor end what has not begun.
-    assert key_terms([fact(5), fact(9, retired=True, name="x")]) == {b"k" * 32: (term(5),)}
-    assert key_terms([fact(9, retired=True)]) == {}
-    assert key_terms([fact(5), fact(7, name="x")]) == {b"k" * 32: (term(5), term(7, name="x"))}
+    assert valid_keys([fact(5), fact(9, retired=True, name="x")]) == {b"k" * 32: (term(5),)}
+    assert valid_keys([fact(9, retired=True)]) == {}
+    assert valid_keys([fact(5), fact(7, name="x")]) == {b"k" * 32: (term(5), term(7, name="x"))}
 
 
 # -- any bytes at all -----------------------------------------------------------------------------------------
@@ -623,9 +623,9 @@ def test_any_bytes_raise_nothing_else(data: st.DataObject) -> None:
     event = codec.Event(data.draw(st.integers(1, 254)), 5, bytes(32), 1, bytes(32), bytes(32), 0)
     key = data.draw(BYTES)
     made = codec.Statement(key, data.draw(BYTES), bytes(16), 5, data.draw(BYTES))
-    terms = {key: [KeyTerm(owner, 0, 9) for owner in Owner]} if data.draw(st.booleans()) else {}
+    keys = {key: [KeyValidity(owner, 0, 9) for owner in Owner]} if data.draw(st.booleans()) else {}
     with pytest.raises(VerificationError):
-        verify_authors([VerifiedEntry(event, made)], origin=ORIGIN, terms=terms)
+        verify_authors([VerifiedEntry(event, made)], origin=ORIGIN, keys=keys)
 
 
 def test_the_daemons_key_is_in_the_ledgers_first_entry(case: LedgerCase) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from consentd.core import checkpoint, merkle, note, tiles
 from consentd.core.checkpoint import Checkpoint
-from consentd.core.note import KeyPair, Signer
+from consentd.core.ed25519 import KeyPair
+from consentd.core.note import Signer
 
 SOURCE = Path(__file__).parent / "interop" / "go"
 GO = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")

@@ -22,7 +22,7 @@ import pytest
 
 from cases.daemons import question, request_id
 from cases.witnessed_ledgers import Witnessed, free_port
-from consentd.core import checkpoint, merkle, note
+from consentd.core import checkpoint, ed25519, merkle, note
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.quorum import parse_policy, verify_cosigned
 from consentd.v1 import access_service_pb2 as ac
@@ -219,7 +219,7 @@ def test_torchwood_refuses_what_was_changed(run: Run, torchwood: Path, tmp_path:
     index = next(place for place, line in enumerate(lines) if line.startswith(b"index "))
     swapped = [*lines[: index + 1], lines[index + 2], lines[index + 1], *lines[index + 3 :]]
     uncosigned = b"".join(line + b"\n" for line in lines[:-1] if "witness.local" not in line.decode())
-    stranger = note.Signer("w.test/stranger", note.KeyPair(b"s" * 32), note.COSIGNATURE)
+    stranger = note.Signer("w.test/stranger", ed25519.KeyPair(b"s" * 32), note.COSIGNATURE)
     more = f"witness other {note.format_vkey(stranger.verifier)}\ngroup both all quorum-of-all other\nquorum both"
     other_policy = policy.replace(b"quorum quorum-of-all", more.encode())
     cases = {

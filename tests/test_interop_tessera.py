@@ -17,7 +17,7 @@ import pytest
 from cases.audits import LOG, ORIGIN, Forge, make_forge
 from cases.daemons import Running, make_running, question, request_id
 from consentd.audit.export import export
-from consentd.core import merkle, note, tiles
+from consentd.core import ed25519, merkle, note, tiles
 from consentd.server.keys import read_log_key
 from consentd.v1 import access_service_pb2 as ac
 
@@ -88,7 +88,7 @@ def test_fsck_refuses_a_flipped_byte(fsck: Path, large: Forge, tmp_path: Path, n
 @needs_go
 def test_fsck_refuses_another_key(fsck: Path, large: Forge, tmp_path: Path) -> None:
     log = exported(large, 257, tmp_path)
-    other = note.Signer(ORIGIN, note.KeyPair(b"\7" * 32))
+    other = note.Signer(ORIGIN, ed25519.KeyPair(b"\7" * 32))
     assert not is_accepted(fsck, f"file://{log}/", note.format_vkey(other.verifier), tmp_path, f"--origin={ORIGIN}")
 
 

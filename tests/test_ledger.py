@@ -12,7 +12,7 @@ import pytest
 
 from cases.fakes import FaultyStore
 from cases.ledgers import DAEMON, LOG, MAP_BITS, ORIGIN, START_MS, LedgerCase, Raw, check_files, check_ledger, flip
-from consentd.core import bucketed, checkpoint, codec, merkle, note, patricia
+from consentd.core import bucketed, checkpoint, codec, ed25519, merkle, note, patricia
 from consentd.core.kinds import EntryKind
 from consentd.errors import CorruptionError, InvalidError, NotFoundError, StorageError
 from consentd.ledger import layout, reads
@@ -63,7 +63,7 @@ def script(case: LedgerCase, acknowledged: list[int]) -> None:
     write(case.participant("hospital"))
     write(case.participant("bank"))
     case.seal()
-    person = case.enrol("somebody", note.KeyPair(b"\x22" * 32))  # two entries, or none
+    person = case.enrol("somebody", ed25519.KeyPair(b"\x22" * 32))  # two entries, or none
     acknowledged.extend(
         layout.decode_u64(case.store.get(layout.index_key(person.tag, seq)) or b"") for seq in (1, 2)
     )
@@ -367,7 +367,7 @@ def test_opening_refuses_a_lock_that_is_not_its_own(case: LedgerCase) -> None:
         (b"", "does not verify"),
         (flip(40)(lock), "does not verify"),
         (checkpoint.sign_checkpoint(replace(point, origin="other"), [LOG]), "does not verify"),
-        (checkpoint.sign_checkpoint(point, [note.Signer(ORIGIN, note.KeyPair(b"x" * 32))]), "does not verify"),
+        (checkpoint.sign_checkpoint(point, [note.Signer(ORIGIN, ed25519.KeyPair(b"x" * 32))]), "does not verify"),
         (checkpoint.sign_checkpoint(replace(point, root=bytes(32)), [LOG]), "contradicts"),
         (checkpoint.sign_checkpoint(replace(point, size=point.size - 1), [LOG]), "contradicts"),
         (checkpoint.sign_checkpoint(replace(point, size=point.size + 1), [LOG]), "behind"),
@@ -703,7 +703,7 @@ def test_an_erased_person_is_nobody(case: LedgerCase) -> None:
 
 def test_an_erasure_takes_the_persons_keys_out_of_the_table(tmp_path: Path) -> None:
     case = LedgerCase(tmp_path)
-    keys = [note.KeyPair(bytes((number,)) * 32) for number in (0x51, 0x52)]
+    keys = [ed25519.KeyPair(bytes((number,)) * 32) for number in (0x51, 0x52)]
     gone, other = (case.enrol(f"person {number}", key) for number, key in enumerate(keys))
     case.write(Raw(kind=EntryKind.ERASURE, tag=gone.tag))
     assert case.table is not None
@@ -719,8 +719,8 @@ def test_an_erasure_takes_the_persons_keys_out_of_the_table(tmp_path: Path) -> N
 def test_the_table_holds_keys_to_the_rule_of_all_verifiers(tmp_path: Path) -> None:
     case = LedgerCase(tmp_path)
     assert case.table is not None
-    own, bank, late = (note.KeyPair(bytes((number,)) * 32).public_key for number in (0x51, 0x52, 0x53))
-    person, other = case.enrol("one", note.KeyPair(b"\x51" * 32)), case.enrol("other")
+    own, bank, late = (ed25519.KeyPair(bytes((number,)) * 32).public_key for number in (0x51, 0x52, 0x53))
+    person, other = case.enrol("one", ed25519.KeyPair(b"\x51" * 32)), case.enrol("other")
     case.write(case.participant("bank"))
     case.write(case.key("bank", bank))
 

@@ -18,8 +18,8 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from consentd import clock
-from consentd.core import bucketed, checkpoint, codec, history, merkle, note, patricia, tiles
-from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS, KeyFact, KeyTerm, key_terms, verify_authors
+from consentd.core import bucketed, checkpoint, codec, ed25519, history, merkle, note, patricia, tiles
+from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS, KeyChange, KeyValidity, valid_keys, verify_authors
 from consentd.core.kinds import AUTHORS, EntryKind, Owner
 from consentd.core.replay import Replay
 from consentd.errors import MalformedError, ProofError, SignatureError
@@ -32,10 +32,10 @@ from consentd.v1 import statement_pb2 as st
 SPEC = Path(__file__).parents[1] / "proto" / "ledger-format.md"
 
 ORIGIN = "consent.example.org/spec"
-LOG = note.Signer(ORIGIN, note.KeyPair(b"\x01" * 32))
-DAEMON = note.KeyPair(b"\x02" * 32)
-CLINIC = note.KeyPair(b"\x03" * 32)
-PERSON = note.KeyPair(b"\x04" * 32)
+LOG = note.Signer(ORIGIN, ed25519.KeyPair(b"\x01" * 32))
+DAEMON = ed25519.KeyPair(b"\x02" * 32)
+CLINIC = ed25519.KeyPair(b"\x03" * 32)
+PERSON = ed25519.KeyPair(b"\x04" * 32)
 PERSON_TAG = b"\xaa" * 32
 STRANGER_TAG = b"\xdd" * 32
 DATA_KEY = b"\xbb" * 32
@@ -46,7 +46,7 @@ LEDGER_TAG = codec.public_tag("ledger")
 CLINIC_TAG = codec.public_tag("participant/clinic-b")
 
 # index: (kind, tag, ref, author, ms after the start, author's clock behind the ledger's in ms)
-ENTRIES: dict[int, tuple[EntryKind, bytes, int, note.KeyPair, int, int]] = {
+ENTRIES: dict[int, tuple[EntryKind, bytes, int, ed25519.KeyPair, int, int]] = {
     0: (EntryKind.LEDGER, LEDGER_TAG, 0, DAEMON, 0, 0),
     1: (EntryKind.VOCABULARY, codec.public_tag("vocabulary/example"), 0, DAEMON, 0, 0),
     2: (EntryKind.RULES, codec.public_tag("rules/realm"), 0, DAEMON, 0, 0),
@@ -299,8 +299,8 @@ def test_payloads_are_messages_of_their_kinds_and_say_what_the_text_says() -> No
 
 def test_every_signature_of_the_example_verifies() -> None:
     for index, (*_, author, _, _) in ENTRIES.items():
-        note.verify(author.public_key, world().message(index), shown()[f"signature {index}"])
-    note.verify(CLINIC.public_key, shown()["question message"], shown()["question signature"])
+        ed25519.verify(author.public_key, world().message(index), shown()[f"signature {index}"])
+    ed25519.verify(CLINIC.public_key, shown()["question message"], shown()["question signature"])
     verifier = note.parse_vkey(shown_texts()["vkey"].strip())
     point, _ = checkpoint.open_checkpoint(shown_texts()["checkpoint"].encode(), ORIGIN, verifier)
     assert point == checkpoint.Checkpoint(ORIGIN, SIZE, shown()["root"])
@@ -367,15 +367,15 @@ def test_the_history_proof_of_the_example_verifies() -> None:
     proof = person_history()
     anchor = history.verify_anchor(proof, origin=ORIGIN, log_verifier=LOG.verifier, held=None)
     facts = [
-        KeyFact(key=DAEMON.public_key, owner=Owner.LEDGER, tag_or_name="", time_ms=START_MS),
-        KeyFact(
+        KeyChange(key=DAEMON.public_key, owner=Owner.LEDGER, tag_or_name="", time_ms=START_MS),
+        KeyChange(
             key=PERSON.public_key, owner=Owner.SUBJECT, tag_or_name=PERSON_TAG, time_ms=START_MS + 7_000
         ),
     ]
-    terms = key_terms(facts)
+    keys = valid_keys(facts)
     for each in proof.chains:
         entries = history.verify_chain(each, anchor=anchor)
-        verify_authors(entries, origin=ORIGIN, terms=terms)
+        verify_authors(entries, origin=ORIGIN, keys=keys)
 
 
 @pytest.mark.parametrize("left_out", [0, 1, 2, 3])
@@ -395,13 +395,13 @@ def test_the_ends_of_a_keys_term_are_included() -> None:
     anchor = history.verify_anchor(proof, origin=ORIGIN, log_verifier=LOG.verifier, held=None)
     grant = history.verify_chain(proof.chains[0], anchor=anchor)[2:3]
     for from_ms, until_ms, holds in ((8_000, 8_000, True), (8_001, 9_000, False), (7_000, 7_999, False)):
-        term = KeyTerm(Owner.SUBJECT, START_MS + from_ms, START_MS + until_ms, PERSON_TAG)
-        terms = {PERSON.public_key: (term,)}
+        term = KeyValidity(Owner.SUBJECT, START_MS + from_ms, START_MS + until_ms, PERSON_TAG)
+        keys = {PERSON.public_key: (term,)}
         if holds:
-            verify_authors(grant, origin=ORIGIN, terms=terms)
+            verify_authors(grant, origin=ORIGIN, keys=keys)
         else:
             with pytest.raises(SignatureError, match="not in force"):
-                verify_authors(grant, origin=ORIGIN, terms=terms)
+                verify_authors(grant, origin=ORIGIN, keys=keys)
 
 
 def test_the_stored_row_is_what_the_vault_reads() -> None:

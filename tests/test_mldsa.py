@@ -4,7 +4,7 @@ from hashlib import sha256
 
 import pytest
 
-from consentd.core import checkpoint, note
+from consentd.core import checkpoint, ed25519, note
 from consentd.core.checkpoint import Checkpoint
 from consentd.errors import InvalidError, MalformedError, SignatureError, StorageError
 
@@ -39,11 +39,11 @@ def test_a_log_signs_without_a_time() -> None:
 
 
 def test_it_stands_beside_ed25519_in_a_note() -> None:
-    ed25519 = note.Signer(ORIGIN, note.KeyPair(b"e" * 32))
-    both = note.format_note(TEXT, [ed25519.sign(TEXT), SIGNER.sign(TEXT)])
-    point, opened = checkpoint.open_checkpoint(both, ORIGIN, ed25519.verifier)
+    other = note.Signer(ORIGIN, ed25519.KeyPair(b"e" * 32))
+    both = note.format_note(TEXT, [other.sign(TEXT), SIGNER.sign(TEXT)])
+    point, opened = checkpoint.open_checkpoint(both, ORIGIN, other.verifier)
     assert (point.size, len(opened.verified), len(opened.unverified)) == (70_000, 1, 1)
-    _, opened = checkpoint.open_checkpoint(both, ORIGIN, SIGNER.verifier, witnesses=[ed25519.verifier])
+    _, opened = checkpoint.open_checkpoint(both, ORIGIN, SIGNER.verifier, witnesses=[other.verifier])
     assert len(opened.verified) == 2
 
 

@@ -13,8 +13,8 @@ import pytest
 from cases.fakes import FaultyStore
 from cases.ledgers import LedgerCase, Person, check_ledger
 from consentd.core import codec, tiles
+from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
-from consentd.core.note import KeyPair
 from consentd.core.pruned import DAY_MS, Pruned
 from consentd.errors import RequestError, StorageError
 from consentd.ledger import layout, reads, retention

@@ -8,7 +8,8 @@ from hypothesis import strategies as some
 
 from consentd.core import checkpoint, note, quorum
 from consentd.core.checkpoint import Checkpoint
-from consentd.core.note import COSIGNATURE, KeyPair, Signer
+from consentd.core.ed25519 import KeyPair
+from consentd.core.note import COSIGNATURE, Signer
 from consentd.core.quorum import Group, LogLine, WitnessLine, WitnessPolicy, parse_policy, verify_cosigned
 from consentd.errors import MalformedError, ProofError, SignatureError
 

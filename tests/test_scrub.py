@@ -15,8 +15,8 @@ import pytest
 from cases.daemons import Running, make_running, question
 from cases.ledgers import LOG, ORIGIN, LedgerCase, Person, Raw, flip
 from consentd.core import codec
+from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
-from consentd.core.note import KeyPair
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 from consentd.ledger import layout, retention
 from consentd.ledger.retention import encode_pruned, read_pruned

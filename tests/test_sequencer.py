@@ -22,7 +22,7 @@ from cases.ledgers import (
     check_ledger,
     flip,
 )
-from consentd.core import checkpoint, codec, merkle, note
+from consentd.core import checkpoint, codec, ed25519, merkle
 from consentd.core.kinds import EntryKind
 from consentd.errors import (
     ConflictError,
@@ -39,8 +39,8 @@ from consentd.store import Batch
 from consentd.store.memory import MemoryStore
 from consentd.table.transaction import TableTransaction
 
-BANK = note.KeyPair(b"\x21" * 32)
-CITIZEN = note.KeyPair(b"\x22" * 32)
+BANK = ed25519.KeyPair(b"\x21" * 32)
+CITIZEN = ed25519.KeyPair(b"\x22" * 32)
 
 
 @pytest.fixture

@@ -29,8 +29,8 @@ from cases.services import (
     serve,
     services,
 )
+from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
-from consentd.core.note import KeyPair
 from consentd.errors import InvalidError
 from consentd.policy import subject as subjects
 from consentd.v1 import access_service_pb2 as ac

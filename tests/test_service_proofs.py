@@ -26,8 +26,8 @@ from cases.services import (
     services,
 )
 from consentd.core import checkpoint, codec, history, merkle
+from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
-from consentd.core.note import KeyPair
 from consentd.server.keys import read_log_key
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cases.witnesses import WAIT_S, FakeWitness, Log, WitnessCase, status
-from consentd.core import note
+from consentd.core import ed25519, note
 from consentd.core.quorum import parse_policy
 from consentd.core.submission import Submission, format_submission, parse_submission
 from consentd.cosigning.witness_client import MAX_WITNESSES
@@ -150,7 +150,7 @@ def test_every_other_answer_publishes_nothing_and_is_asked_again(
 
 def test_lines_by_other_keys_are_ignored(make: Make) -> None:
     case = make("w.test/1")
-    stranger = note.Signer("stranger", note.KeyPair(b"s" * 32), note.COSIGNATURE)
+    stranger = note.Signer("stranger", ed25519.KeyPair(b"s" * 32), note.COSIGNATURE)
 
     def answer(witness: FakeWitness, body: bytes) -> tuple[int, str, bytes]:
         code, kind, lines = witness._cosign(body)

@@ -11,7 +11,7 @@ import pytest
 from cases.daemons import question
 from cases.witnessed_ledgers import WAIT_S, OurWitness, Witnessed
 from cases.witnesses import FakeWitness
-from consentd.core import checkpoint, merkle, note
+from consentd.core import checkpoint, ed25519, merkle, note
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.quorum import parse_policy, verify_cosigned
 from consentd.core.submission import SIZE_TYPE
@@ -58,7 +58,7 @@ def test_it_cosigns_what_the_daemon_writes_and_clients_accept_it(both: tuple[Wit
 
 
 def parse_other(witnessed: Witnessed) -> bytes:
-    other = note.Signer("w.test/other", note.KeyPair(b"o" * 32), note.COSIGNATURE)
+    other = note.Signer("w.test/other", ed25519.KeyPair(b"o" * 32), note.COSIGNATURE)
     return f"witness other {note.format_vkey(other.verifier)}\nquorum other\n".encode()
 
 
@@ -159,7 +159,7 @@ class Submitted:
     def signed(self, size: int, root: bytes, seed_of: str = "log") -> bytes:
         """Sign what is not the log's tree, with its key or another one of its name."""
         seed = note.parse_signing_key(self.witnessed.config.keys.log_key_file.read_text()).key.seed
-        key = note.KeyPair(seed if seed_of == "log" else b"x" * 32)
+        key = ed25519.KeyPair(seed if seed_of == "log" else b"x" * 32)
         return checkpoint.sign_checkpoint(
             Checkpoint(self.witnessed.log.name, size, root), [note.Signer(self.witnessed.log.name, key)]
         )
@@ -186,7 +186,7 @@ def test_the_answers_come_in_the_specified_order(submitted: Submitted) -> None:
     proof = submitted.proof(old, point.size)
     bad = proof[:-1]
     stranger = checkpoint.sign_checkpoint(
-        Checkpoint("other.test/log", 3, bytes(32)), [note.Signer("other.test/log", note.KeyPair(b"y" * 32))]
+        Checkpoint("other.test/log", 3, bytes(32)), [note.Signer("other.test/log", ed25519.KeyPair(b"y" * 32))]
     )
     foreign_key = submitted.signed(point.size, point.root, "another")
     garbled = signed.replace(note.encode_base64(point.root).encode(), note.encode_base64(bytes(32)).encode())

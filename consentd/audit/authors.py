@@ -4,7 +4,7 @@ from collections.abc import MutableMapping
 
 from consentd.audit.leaf_checks import Fact, Made
 from consentd.core import codec, key_validity
-from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS, KeyTerm
+from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS, KeyValidity
 from consentd.core.kinds import EntryKind
 from consentd.errors import MalformedError, SignatureError
 
@@ -17,8 +17,8 @@ class Authors:
         participants: id by tag.
     """
 
-    def __init__(self, known: MutableMapping[bytes, tuple[KeyTerm, ...]]) -> None:
-        self._terms = known
+    def __init__(self, known: MutableMapping[bytes, tuple[KeyValidity, ...]]) -> None:
+        self._keys = known
         self.participants: dict[bytes, str] = {}
         self.is_lost = False
 
@@ -35,11 +35,11 @@ class Authors:
         fact = made.fact
         if fact is not None and event.kind == EntryKind.LEDGER and event.seq == 1 and event.tag == codec.LEDGER_TAG:
             # Leaf 0 names the very key that signs it.
-            self._put(event, fact, name=key_validity.LEDGER)
+            self._put(event, fact, name=key_validity.LEDGER_CHAIN)
         if abs(event.time_ms - made.author_time_ms) > MAX_AUTHOR_SKEW_MS:
             raise SignatureError("author's clock is more than ten minutes from the ledger's")
-        found = self._terms.get(made.key, ())
-        told = any(key_validity.permits(term, event) for term in found)
+        found = self._keys.get(made.key, ())
+        told = any(key_validity.may_author(term, event) for term in found)
         if not told and not (self.is_lost and not found):
             raise SignatureError("author's key was not in force for this entry")
         if fact is not None:
@@ -51,15 +51,15 @@ class Authors:
             self.is_lost = True
             return
         if event.kind == EntryKind.PARTICIPANT:
-            if codec.public_tag(key_validity.PARTICIPANT + fact.participant) != event.tag:
+            if codec.public_tag(key_validity.PARTICIPANT_PREFIX + fact.participant) != event.tag:
                 raise MalformedError("participant stands in a chain of another name")
             self.participants[event.tag] = fact.participant
             return
         participant = self.participants.get(event.tag)
-        name = "" if participant is None else key_validity.PARTICIPANT + participant
-        self._put(event, fact, name=key_validity.LEDGER if event.tag == codec.LEDGER_TAG else name)
+        name = "" if participant is None else key_validity.PARTICIPANT_PREFIX + participant
+        self._put(event, fact, name=key_validity.LEDGER_CHAIN if event.tag == codec.LEDGER_TAG else name)
 
     def _put(self, event: codec.Event, fact: Fact, *, name: str) -> None:
-        stated = key_validity.key_fact(event, fact.key, name=name, retired=fact.retired)
+        stated = key_validity.key_change(event, fact.key, name=name, retired=fact.retired)
         if stated is not None:
-            key_validity.add_key_fact(self._terms, stated)
+            key_validity.apply_key_change(self._keys, stated)

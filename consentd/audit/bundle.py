@@ -31,7 +31,7 @@ from consentd.audit.sources import Opening, Place, Source, leaf_hashes, read_lea
 from consentd.audit.state_store import Keep
 from consentd.core import bucketed, checkpoint, codec, merkle, tiles
 from consentd.core.checkpoint import Checkpoint
-from consentd.core.key_validity import LEDGER, PARTICIPANT
+from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX
 from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.note import NoteVerifier
 from consentd.core.pruned import Retention
@@ -81,7 +81,7 @@ class Scope:
     @property
     def chain(self) -> bytes:
         """The tag of the chain that was asked for; empty: none was."""
-        return codec.public_tag(PARTICIPANT + self.participant) if self.participant else self.tag
+        return codec.public_tag(PARTICIPANT_PREFIX + self.participant) if self.participant else self.tag
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class _Chains:
     """Entries kept on the way: by tag all those of chains that may have to be whole, from the first that is."""
 
     by_tag: dict[bytes, list[_Entry]] = field(default_factory=dict)
-    names: dict[bytes, str] = field(default_factory=lambda: {codec.LEDGER_TAG: LEDGER})
+    names: dict[bytes, str] = field(default_factory=lambda: {codec.LEDGER_TAG: LEDGER_CHAIN})
     keys: dict[bytes, bytes] = field(default_factory=dict)  # key → tag of the public chain that put it in force
     retention: Retention = field(default_factory=Retention)
 
@@ -236,7 +236,7 @@ def _learn(chains: _Chains, event: codec.Event, opening: Opening) -> None:
         if event.tag == codec.LEDGER_TAG:
             values.add_retention(chains.retention, event, payload)
     elif event.kind == EntryKind.PARTICIPANT:
-        chains.names[event.tag] = PARTICIPANT + message.participant_id
+        chains.names[event.tag] = PARTICIPANT_PREFIX + message.participant_id
     elif event.tag in chains.names:
         chains.keys[message.key] = event.tag
 

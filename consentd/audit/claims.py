@@ -20,7 +20,7 @@ from typing import Any
 from consentd.audit import packed
 from consentd.core import checkpoint, codec
 from consentd.core.history import ChainProof, HistoryEntry
-from consentd.core.key_validity import PARTICIPANT
+from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.errors import MalformedError
 
 FORMAT = 1
@@ -80,7 +80,7 @@ def read_bundle(content: bytes) -> Claims:
         name = _text(scope, "participant")
         if any("\ud800" <= char <= "\udfff" for char in name):  # half a pair, which JSON can write and no text hold
             raise MalformedError("bundle names a participant that none can be")
-        asked = codec.public_tag(PARTICIPANT + name)
+        asked = codec.public_tag(PARTICIPANT_PREFIX + name)
     seal = _fields(_only(parts["seal.json"]), "leaf", "inclusion")
     return Claims(
         checkpoint=parts["checkpoint"],

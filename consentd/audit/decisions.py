@@ -7,7 +7,7 @@ recorded decision follows from the ledger but its ``decision_id``, which is draw
 
 from typing import Any
 
-from consentd.core import codec, note
+from consentd.core import codec, ed25519
 from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import MalformedError, SignatureError
 from consentd.policy import check
@@ -112,4 +112,4 @@ def _verify_asker(
         author_time_ms=asked.author_time_ms,
         payload=asked.question,
     )
-    note.verify(asked.key, message, asked.signature)
+    ed25519.verify(asked.key, message, asked.signature)

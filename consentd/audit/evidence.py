@@ -19,13 +19,13 @@ from consentd.core import codec, history, merkle, quorum
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.history import Anchor, ChainProof, HistoryProof, VerifiedEntry
 from consentd.core.key_validity import (
-    LEDGER,
-    KeyFact,
-    Terms,
-    is_of_authors,
-    key_terms,
-    settle,
+    LEDGER_CHAIN,
+    KeyChange,
+    ValidKeys,
+    has_author_keys,
+    valid_keys,
     verify_authors,
+    verify_key_changes,
 )
 from consentd.core.kinds import EntryKind, Owner, authors_of, is_known
 from consentd.core.note import NoteVerifier
@@ -86,11 +86,11 @@ def check_bundle(content: bytes, *, origin: str, log_verifier: NoteVerifier, pol
     witnesses = () if policy is None else _witnesses(claims.checkpoint, policy, log_verifier)
     _check_needed(claims)
     chains, kept_from_ms = _verify_chains(claims.chains, anchor)
-    in_force = settle(_stated(chains), origin=origin)
+    in_force = verify_key_changes(_stated(chains), origin=origin)
     found = Counter[str]()
     kinds = Counter[str]()
     for _, entries in chains:
-        verify_authors(entries, origin=origin, terms=in_force)
+        verify_authors(entries, origin=origin, keys=in_force)
         for each in entries:
             _count(each, found, kinds)
     _check_ledger(chains, origin, log_verifier)
@@ -100,11 +100,11 @@ def check_bundle(content: bytes, *, origin: str, log_verifier: NoteVerifier, pol
             continue
         if entry.statement is not None and _may_be_own(entry, in_force):
             # A person's own key, whose chain the bundle does not have: the signature holds, whose it is stays open.
-            own = KeyFact(key=entry.statement.key, owner=Owner.SUBJECT, tag_or_name=entry.event.tag, time_ms=0)
-            verify_authors([entry], origin=origin, terms=key_terms([own]))
+            own = KeyChange(key=entry.statement.key, owner=Owner.SUBJECT, tag_or_name=entry.event.tag, time_ms=0)
+            verify_authors([entry], origin=origin, keys=valid_keys([own]))
             found["unproven"] += 1
         else:
-            verify_authors([entry], origin=origin, terms=in_force)
+            verify_authors([entry], origin=origin, keys=in_force)
         _count(entry, found, kinds)
     _verify_scope(claims, anchor.checkpoint)
     return Checked(
@@ -130,7 +130,11 @@ def _verify_chains(claimed: Sequence[ChainProof], anchor: Anchor) -> tuple[_Chai
         MalformedError: a part of one is not what it should be.
         ProofError: one is not whole, or the ledger states to have pruned what its published policy keeps.
     """
-    own = {id(chain): history.verify_chain(chain, anchor=anchor) for chain in claimed if chain.public_name == LEDGER}
+    own = {
+        id(chain): history.verify_chain(chain, anchor=anchor)
+        for chain in claimed
+        if chain.public_name == LEDGER_CHAIN
+    }
     kept = Retention()
     for entry in (entry for entries in own.values() for entry in entries):
         if entry.statement is not None:
@@ -154,28 +158,28 @@ def _count(entry: VerifiedEntry, found: Counter[str], kinds: Counter[str]) -> No
         found["unknown"] += 1
 
 
-def _may_be_own(entry: VerifiedEntry, terms: Terms) -> bool:
+def _may_be_own(entry: VerifiedEntry, keys: ValidKeys) -> bool:
     """Tell whether the key of an entry may be the person's own: nobody else has it, and a person may state this."""
     assert entry.statement is not None
-    return entry.statement.key not in terms and Owner.SUBJECT in authors_of(entry.event.kind)
+    return entry.statement.key not in keys and Owner.SUBJECT in authors_of(entry.event.kind)
 
 
 def _check_needed(claims: Claims) -> None:
     """Refuse a chain that is there twice, or is neither the one asked for nor an author's."""
     tags = set()
     for chain in claims.chains:
-        if chain.tag in tags or not (is_of_authors(chain.public_name) or chain.tag == claims.asked):
+        if chain.tag in tags or not (has_author_keys(chain.public_name) or chain.tag == claims.asked):
             raise ProofError("bundle has a chain that nobody needs")
         tags.add(chain.tag)
 
 
 def _check_ledger(chains: _Chains, origin: str, log_verifier: NoteVerifier) -> None:
     """Hold what the ledger's own chain says of it, where that is there, against what was pinned."""
-    if not any(chain.public_name == LEDGER for chain, _ in chains):
+    if not any(chain.public_name == LEDGER_CHAIN for chain, _ in chains):
         return
     origins, keys = set[str](), set[str]()
     for chain, entries in chains:
-        for entry in entries if chain.public_name == LEDGER else ():
+        for entry in entries if chain.public_name == LEDGER_CHAIN else ():
             said = _read(entry)
             if said is not None and entry.event.kind == EntryKind.LEDGER:
                 origins.add(said.origin)
@@ -240,7 +244,7 @@ def _verify_singles(singles: Sequence[Single], anchor: Anchor) -> list[VerifiedE
 # -- keys -----------------------------------------------------------------------------------------------------
 
 
-def _stated(chains: _Chains) -> Iterator[tuple[VerifiedEntry, KeyFact | None]]:
+def _stated(chains: _Chains) -> Iterator[tuple[VerifiedEntry, KeyChange | None]]:
     """Yield the entries that put keys in force or out of it, with what they say, so far as this version reads it."""
     for chain, entries in chains:
         for entry in entries:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from consentd.core import bucketed
-from consentd.core.key_validity import KeyTerm
+from consentd.core.key_validity import KeyValidity
 from consentd.core.kinds import Owner
 from consentd.core.replay_state import ChainHead, decode_head, encode_head
 from consentd.errors import StorageError
@@ -126,7 +126,7 @@ class Keep:
     """All that is kept of one run.
 
     Attributes:
-        heads, buckets, terms: see ``core.replay.Replay`` and ``core.terms.add_key_fact``.
+        heads, buckets, terms: see ``core.replay.Replay`` and ``core.terms.apply_key_change``.
     """
 
     def __init__(self, path: Path | None, *, warm: int = WARM) -> None:
@@ -150,7 +150,7 @@ class Keep:
             self.buckets: Kept[int, bytes] = Kept(
                 self._connection, "buckets", pack=bytes, unpack=bytes, warm=max(1, warm // 8)
             )
-            self.terms: Kept[bytes, tuple[KeyTerm, ...]] = Kept(
+            self.terms: Kept[bytes, tuple[KeyValidity, ...]] = Kept(
                 self._connection, "terms", pack=_pack_terms, unpack=_unpack_terms, warm=warm
             )
         except sqlite3.Error as error:
@@ -203,7 +203,7 @@ class Keep:
         self._connection.close()
 
 
-def _pack_terms(terms: tuple[KeyTerm, ...]) -> bytes:
+def _pack_terms(terms: tuple[KeyValidity, ...]) -> bytes:
     return json.dumps(
         [
             [term.owner, term.from_ms, term.until_ms]
@@ -213,8 +213,8 @@ def _pack_terms(terms: tuple[KeyTerm, ...]) -> bytes:
     ).encode()
 
 
-def _unpack_terms(row: bytes) -> tuple[KeyTerm, ...]:
+def _unpack_terms(row: bytes) -> tuple[KeyValidity, ...]:
     return tuple(
-        KeyTerm(Owner(owner), from_ms, until_ms, rest[0] if rest[0] is not None else bytes.fromhex(rest[1]))
+        KeyValidity(Owner(owner), from_ms, until_ms, rest[0] if rest[0] is not None else bytes.fromhex(rest[1]))
         for owner, from_ms, until_ms, *rest in json.loads(row)
     )

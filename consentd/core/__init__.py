@@ -25,7 +25,8 @@ The law of this floor:
     tiles        the tree as stored and served; proving from it (C2SP tlog-tiles)
     patricia     the map of chain heads that a seal commits to; verifying presence and absence
     bucketed     the same map as stored; updating it and proving from it
-    note         Ed25519 and signed notes (C2SP signed-note); the only door to libsodium
+    ed25519      signing and verifying; the only door to libsodium
+    note         signed notes (C2SP signed-note)
     checkpoint   the signed size and root of the tree, and the proof bundle (C2SP tlog-checkpoint, tlog-proof)
     quorum       which logs and witnesses count, and whether enough of them cosigned (C2SP tlog-policy)
     submission   what is sent to a witness, and what it answers (C2SP tlog-witness)

@@ -1,7 +1,8 @@
-"""Know which keys are in force for whom, and when; verify that each statement was signed by one of them.
+"""Determine which keys were valid for which author, and when; verify that a valid key signed each statement.
 
-A *fact* is what one KEY or LEDGER entry says of a key, a *term* the time that follows from facts. Payloads are read by
-whoever knows them: this floor takes the key and whether it is retired. Source: ledger-format.md, "Keys in force".
+A *change* is what one KEY or LEDGER entry states about a key: the key becomes valid, or it is retired. A *validity* is
+the period that follows from these changes. This module does not decode payloads: the caller passes the key and whether
+the entry retires it. Source: ledger-format.md, "Keys in force".
 """
 
 from collections import deque
@@ -9,27 +10,31 @@ from collections.abc import Container, Iterable, Mapping, MutableMapping, Sequen
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from consentd.core import codec, note
+from consentd.core import codec, ed25519
 from consentd.core.history import VerifiedEntry
 from consentd.core.kinds import EntryKind, Owner, authors_of
 from consentd.errors import SignatureError
 
 MAX_AUTHOR_SKEW_MS = 10 * 60_000
-"""How far an author's clock may be from the ledger's."""
+"""The largest difference between an author's clock and the ledger's clock."""
 FOREVER_MS = (1 << 64) - 1
-"""End of the term of a key that was not retired."""
-LEDGER = "ledger"
-"""Name of the chain that says which keys are the daemon's."""
-PARTICIPANT = "participant/"
-"""How the names of participants' chains begin."""
+"""End of the validity of a key that was not retired."""
+LEDGER_CHAIN = "ledger"
+"""Public name of the chain that states which keys are the daemon's."""
+PARTICIPANT_PREFIX = "participant/"
+"""First part of the public name of a participant's chain; the participant's ID follows."""
 
-Terms = Mapping[bytes, Sequence["KeyTerm"]]
-"""By key, when it was in force for whom."""
+ValidKeys = Mapping[bytes, Sequence["KeyValidity"]]
+"""Public key → each period in which the key was valid, and for whom."""
 
 
 @dataclass(frozen=True, slots=True)
-class KeyTerm:
-    """When whose key was in force, both ends included; ``tag_or_name`` is a person's, a participant's, or empty."""
+class KeyValidity:
+    """A period in which a key was valid for one owner. Both ends belong to the period.
+
+    Attributes:
+        tag_or_name: the person's tag, the participant's ID, or "" for the daemon.
+    """
 
     owner: Owner
     from_ms: int
@@ -38,12 +43,13 @@ class KeyTerm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeyFact:
-    """What a verified KEY or LEDGER entry says of a key.
+class KeyChange:
+    """What a verified KEY or LEDGER entry states about a key.
 
     Attributes:
-        owner, tag_or_name: whose chain it stands in: see ``KeyTerm``.
-        retired: the key goes out of force with this entry; otherwise it comes into force.
+        owner, tag_or_name: the owner of the chain that holds the entry, as in ``KeyValidity``.
+        time_ms: the entry's time.
+        retired: True: the key is valid up to this time. False: the key is valid from this time.
     """
 
     key: bytes
@@ -53,95 +59,95 @@ class KeyFact:
     retired: bool = False
 
 
-def is_of_authors(name: str) -> bool:
-    """Tell whether a public chain says which keys are an author's: the ledger's own, or a participant's."""
-    return name == LEDGER or name.startswith(PARTICIPANT)
+def has_author_keys(name: str) -> bool:
+    """Return whether a public chain of this name holds the keys of an author: of the daemon or of a participant."""
+    return name == LEDGER_CHAIN or name.startswith(PARTICIPANT_PREFIX)
 
 
-def key_fact(event: codec.Event, key: bytes, *, name: str, retired: bool = False) -> KeyFact | None:
-    """Return what a KEY or LEDGER entry says of a key; None: nothing that counts.
+def key_change(event: codec.Event, key: bytes, *, name: str, retired: bool = False) -> KeyChange | None:
+    """Return the change that an entry of any kind makes to a key, or None if the entry makes none.
 
     Args:
-        key: that its payload names; empty: none.
-        name: of the public chain it stands in; empty: a person's.
-        retired: its payload says so.
+        key: the key that the entry's payload names; empty: none.
+        name: public name of the chain that holds the entry; empty: a person's chain.
+        retired: whether the payload retires the key.
     """
     owner: Owner
     whose: bytes | str
-    if name == LEDGER:
+    if name == LEDGER_CHAIN:
         owner, whose = Owner.LEDGER, ""
-        # INVARIANT: the daemon's keys come into force by LEDGER entries alone; a KEY in their chain may retire one.
+        # INVARIANT: only a LEDGER entry makes a key of the daemon valid. A KEY entry in that chain can retire one.
         counts = event.kind == EntryKind.LEDGER or (event.kind == EntryKind.KEY and retired)
-    elif name.startswith(PARTICIPANT):
-        owner, whose = Owner.PARTICIPANT, name.removeprefix(PARTICIPANT)
+    elif name.startswith(PARTICIPANT_PREFIX):
+        owner, whose = Owner.PARTICIPANT, name.removeprefix(PARTICIPANT_PREFIX)
         counts = event.kind == EntryKind.KEY
     else:
         owner, whose = Owner.SUBJECT, event.tag
         counts = event.kind == EntryKind.KEY
     if not key or not counts:
         return None
-    return KeyFact(key=key, owner=owner, tag_or_name=whose, time_ms=event.time_ms, retired=retired)
+    return KeyChange(key=key, owner=owner, tag_or_name=whose, time_ms=event.time_ms, retired=retired)
 
 
-def key_terms(facts: Iterable[KeyFact]) -> dict[bytes, tuple[KeyTerm, ...]]:
-    """Return by key when it was in force for whom, from facts in the order of each chain."""
-    terms: dict[bytes, tuple[KeyTerm, ...]] = {}
-    for fact in facts:
-        add_key_fact(terms, fact)
-    return terms
+def valid_keys(changes: Iterable[KeyChange]) -> dict[bytes, tuple[KeyValidity, ...]]:
+    """Return the validities that follow from changes. The changes of one chain are in the chain's order."""
+    keys: dict[bytes, tuple[KeyValidity, ...]] = {}
+    for change in changes:
+        apply_key_change(keys, change)
+    return keys
 
 
-def add_key_fact(terms: MutableMapping[bytes, tuple[KeyTerm, ...]], fact: KeyFact) -> None:
-    """Add one fact to *terms*: begin a term, or end the one that runs.
+def apply_key_change(keys: MutableMapping[bytes, tuple[KeyValidity, ...]], change: KeyChange) -> None:
+    """Apply one change to *keys*: begin a validity, or end the current one.
 
-    Only the chain that put a key in force can retire it; who states the same again changes nothing.
+    Only the owner for whom a key is valid can retire the key. Stating a valid key again changes nothing.
     """
-    known = terms.get(fact.key, ())
-    for place, term in enumerate(known):
-        if (term.owner, term.tag_or_name, term.until_ms) == (fact.owner, fact.tag_or_name, FOREVER_MS):
-            if fact.retired:
-                ended = replace(term, until_ms=fact.time_ms)
-                terms[fact.key] = (*known[:place], ended, *known[place + 1 :])
+    known = keys.get(change.key, ())
+    for position, validity in enumerate(known):
+        if (validity.owner, validity.tag_or_name, validity.until_ms) == (change.owner, change.tag_or_name, FOREVER_MS):
+            if change.retired:
+                ended = replace(validity, until_ms=change.time_ms)
+                keys[change.key] = (*known[:position], ended, *known[position + 1 :])
             return
-    if not fact.retired:
-        terms[fact.key] = (*known, KeyTerm(fact.owner, fact.time_ms, FOREVER_MS, fact.tag_or_name))
+    if not change.retired:
+        keys[change.key] = (*known, KeyValidity(change.owner, change.time_ms, FOREVER_MS, change.tag_or_name))
 
 
-def permits(term: KeyTerm, event: codec.Event) -> bool:
-    """Tell whether a key's term lets it author an event."""
-    if term.owner not in authors_of(event.kind) or not term.from_ms <= event.time_ms <= term.until_ms:
+def may_author(validity: KeyValidity, event: codec.Event) -> bool:
+    """Return whether a key with this validity may sign the statement of this event."""
+    if validity.owner not in authors_of(event.kind) or not validity.from_ms <= event.time_ms <= validity.until_ms:
         return False
-    return term.owner is not Owner.SUBJECT or term.tag_or_name == event.tag
+    return validity.owner is not Owner.SUBJECT or validity.tag_or_name == event.tag
 
 
-def verify_signature(event: codec.Event, made: codec.Statement, *, origin: str) -> None:
-    """Verify that the key that a statement names signed it, for this entry.
+def verify_signature(event: codec.Event, statement: codec.Statement, *, origin: str) -> None:
+    """Verify that the key that a statement names signed the statement for this event of this ledger.
 
     Raises:
-        MalformedError: a key that is not one.
-        SignatureError: it did not.
+        MalformedError: the key is not a public key.
+        SignatureError: the signature does not verify.
     """
     message = codec.signed_message(
         origin=origin,
         kind=event.kind,
         tag=event.tag,
         ref=event.ref,
-        request_id=made.request_id,
-        author_time_ms=made.author_time_ms,
-        payload=made.payload,
+        request_id=statement.request_id,
+        author_time_ms=statement.author_time_ms,
+        payload=statement.payload,
     )
-    note.verify(made.key, message, made.signature)
+    ed25519.verify(statement.key, message, statement.signature)
 
 
-def verify_authors(entries: Iterable[VerifiedEntry], *, origin: str, terms: Terms) -> None:
-    """Verify that each statement was signed by a key in force at its leaf's time, of one who may state this kind.
+def verify_authors(entries: Iterable[VerifiedEntry], *, origin: str, keys: ValidKeys) -> None:
+    """Verify that each statement was signed by a key that was valid at its leaf's time and may state its kind.
 
-    Tombstones are passed over: what they said is gone. A kind that this version does not know may be anybody's;
-    whoever shows the history says that it could not tell (``kinds.is_known``). *terms* are by key: ``key_terms``.
+    Entries whose statement was erased or pruned are skipped. Any author may state a kind that this version does not
+    know, so the caller must report such an entry as not checked (``kinds.is_known``).
 
     Raises:
-        MalformedError: a key that is not one.
-        SignatureError: no such key in force, the wrong author, clocks too far apart, or the signature is wrong.
+        MalformedError: a key is not a public key.
+        SignatureError: no valid key, an author who may not state the kind, clocks too far apart, or a wrong signature.
     """
     for entry in entries:
         event, statement = entry.event, entry.statement
@@ -149,67 +155,69 @@ def verify_authors(entries: Iterable[VerifiedEntry], *, origin: str, terms: Term
             continue
         if abs(event.time_ms - statement.author_time_ms) > MAX_AUTHOR_SKEW_MS:
             raise SignatureError("author's clock is more than ten minutes from the ledger's")
-        if not any(permits(term, event) for term in terms.get(statement.key, ())):
+        if not any(may_author(validity, event) for validity in keys.get(statement.key, ())):
             raise SignatureError(f"author's key was not in force for this entry: seq `{event.seq}`")
         verify_signature(event, statement, origin=origin)
 
 
-def settle(
-    stated: Iterable[tuple[VerifiedEntry, KeyFact | None]], *, origin: str, known: Container[codec.Event] = ()
-) -> dict[bytes, tuple[KeyTerm, ...]]:
-    """Verify the entries that put keys in force or out of it, in their order; return the terms that follow.
+def verify_key_changes(
+    stated: Iterable[tuple[VerifiedEntry, KeyChange | None]], *, origin: str, known: Container[codec.Event] = ()
+) -> dict[bytes, tuple[KeyValidity, ...]]:
+    """Verify the entries that make keys valid or retire them, in time order; return the validities that follow.
 
-    Each key must rest on one in force before it, and the first on leaf 0, which names the very key that signs it: no
-    key vouches for itself. Entries of one millisecond may stand in different chains, whose order to each other is not
-    in a proof: of these each is taken as soon as its author is in force and the one before it in its chain is taken.
+    Each entry must be signed by a key that is valid before it, so that no key vouches for itself. Leaf 0 is the only
+    exception: it names the key that signs it.
+
+    A proof does not show the order between entries of *different* chains in the same millisecond. So among those, an
+    entry is accepted as soon as its author's key is valid and all earlier entries of its own chain are accepted.
+    Example: in one millisecond the chain ``ledger`` makes key D valid (L1), and D signs a KEY entry in
+    ``participant/bank`` (P1). If P1 comes first in *stated*, the first pass rejects P1 and accepts L1, and the second
+    pass accepts P1. If a pass accepts no entry, the remaining entries have no valid author.
 
     Args:
-        stated: entries and what they say, those of each chain in its order; None: nothing that counts.
+        stated: entries and the changes that they make, each chain in its order; None: no change.
         known: entries whose authors were verified before.
 
     Raises:
-        SignatureError: an author was not in force.
+        SignatureError: the key of an author was not valid.
     """
-    terms: dict[bytes, tuple[KeyTerm, ...]] = {}
+    keys: dict[bytes, tuple[KeyValidity, ...]] = {}
     in_order = sorted(stated, key=lambda one: one[0].event.time_ms)  # stable: each chain keeps its order
-    for _, together in groupby(in_order, key=lambda one: one[0].event.time_ms):
-        waiting: dict[bytes, deque[tuple[VerifiedEntry, KeyFact | None]]] = {}
-        for one in together:
+    for _, same_time in groupby(in_order, key=lambda one: one[0].event.time_ms):
+        waiting: dict[bytes, deque[tuple[VerifiedEntry, KeyChange | None]]] = {}
+        for one in same_time:
             waiting.setdefault(one[0].event.tag, deque()).append(one)
         while waiting:
-            taken, failure = 0, SignatureError("author's key was not in force")
+            accepted, failure = 0, SignatureError("author's key was not in force")
             for chain in waiting.values():
                 try:
-                    # INVARIANT: nothing is taken before what stands before it in its chain, or what is retired could
-                    # come into force after it, as the chains happen to be sent.
+                    # INVARIANT: an entry is accepted only after all earlier entries of its chain. Otherwise the sender
+                    # could choose an order in which a key that is retired becomes valid afterwards.
                     while chain:
-                        _take(*chain[0], terms, origin=origin, known=known)
+                        _apply_entry(*chain[0], keys, origin=origin, known=known)
                         chain.popleft()
-                        taken += 1
+                        accepted += 1
                 except SignatureError as error:
                     failure = error
             waiting = {tag: chain for tag, chain in waiting.items() if chain}
-            if waiting and not taken:
+            if waiting and not accepted:
                 raise failure
-    return terms
+    return keys
 
 
-def _take(
+def _apply_entry(
     entry: VerifiedEntry,
-    fact: KeyFact | None,
-    terms: MutableMapping[bytes, tuple[KeyTerm, ...]],
+    change: KeyChange | None,
+    keys: MutableMapping[bytes, tuple[KeyValidity, ...]],
     *,
     origin: str,
     known: Container[codec.Event],
 ) -> None:
-    """Verify the author of one entry that is not *known*, and add what it says to *terms*.
-
-    Raises:
-        SignatureError: the author was not in force.
-    """
-    if fact is not None and fact.owner is Owner.LEDGER and entry.event.seq == 1:
-        add_key_fact(terms, fact)
+    """Verify the author of one entry unless the entry is *known*, then apply its change to *keys*."""
+    # Leaf 0 names the key that signs it, so its change is applied before its author is verified.
+    if change is not None and change.owner is Owner.LEDGER and entry.event.seq == 1:
+        apply_key_change(keys, change)
     if entry.event not in known:
-        verify_authors([entry], origin=origin, terms=terms)
-    if fact is not None:
-        add_key_fact(terms, fact)
+        verify_authors([entry], origin=origin, keys=keys)
+    if change is not None:
+        apply_key_change(keys, change)

@@ -24,9 +24,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Protocol
 
-from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypair
-from nacl.exceptions import BadSignatureError
-
+from consentd.core.ed25519 import KEY_SIZE, SIGNATURE_SIZE, KeyPair, verify
 from consentd.errors import MalformedError, SignatureError
 
 ED25519 = 0x01
@@ -37,64 +35,10 @@ COSIGNATURE = 0x04
 
 MAX_NOTE_SIZE = 1_000_000
 MAX_SIGNATURES = 100
-KEY_SIZE = 32
-SIGNATURE_SIZE = 64
 
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
 _KEY_ID = re.compile(r"[0-9a-f]{8}")
 _DASH = "— "
-
-
-# -- raw signatures -------------------------------------------------------------------------------------------
-
-
-class KeyPair:
-    """An Ed25519 key pair, expanded once from its 32-byte seed. Its repr shows nothing of it."""
-
-    __slots__ = ("_expanded", "public_key")
-
-    def __init__(self, seed: bytes) -> None:
-        assert len(seed) == KEY_SIZE, "an Ed25519 seed is 32 bytes"
-        self.public_key, self._expanded = crypto_sign_seed_keypair(seed)
-
-    @property
-    def seed(self) -> bytes:
-        """The seed, for writing a signing-key file."""
-        return self._expanded[:KEY_SIZE]
-
-    def sign(self, message: bytes) -> bytes:
-        """Sign a message; return the 64-byte signature (RFC 8032, deterministic)."""
-        return crypto_sign(message, self._expanded)[:SIGNATURE_SIZE]
-
-
-def public_key(seed: bytes) -> bytes:
-    """Return the 32-byte public key of a 32-byte seed."""
-    return KeyPair(seed).public_key
-
-
-def sign(key: "KeyPair | Signer | bytes", message: bytes) -> bytes:
-    """Sign a message with a key pair, a signer's key or a 32-byte seed; return the 64-byte signature.
-
-    A seed is expanded anew each time, which doubles the cost: who signs often keeps a ``KeyPair``.
-    """
-    pair = KeyPair(key) if isinstance(key, bytes) else key.key if isinstance(key, Signer) else key
-    return pair.sign(message)
-
-
-def verify(public_key: bytes, message: bytes, signature: bytes) -> None:
-    """Verify an Ed25519 signature, strictly (see the module).
-
-    Raises:
-        MalformedError: the key is not 32 bytes, or the signature not 64.
-        SignatureError: it does not verify.
-    """
-    # INVARIANT: lengths are checked before the foreign code, which reads that many bytes unasked.
-    if len(public_key) != KEY_SIZE or len(signature) != SIGNATURE_SIZE:
-        raise MalformedError("public key is not 32 bytes long, or signature not 64")
-    try:
-        crypto_sign_open(signature + message, public_key)
-    except BadSignatureError:
-        raise SignatureError("signature does not verify") from None
 
 
 # -- keys with names ------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
-from consentd.core.note import KeyPair
 from consentd.core.pruned import DAY_MS
 from consentd.demo.town import PUBLIC_HOLDERS, RELAY, Institution
 from consentd.policy.dates import SEOUL

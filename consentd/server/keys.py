@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from consentd.config import Config
-from consentd.core import note
+from consentd.core import ed25519, note
 from consentd.cosigning.mldsa import MldsaSigner, format_mldsa_signing_key, read_mldsa_key
 from consentd.errors import InvalidError, MalformedError, StorageError
 from consentd.service.auth import OPERATOR, format_credential
@@ -23,7 +23,7 @@ class Keys:
     """The daemon's keys. Its repr is its class's: nothing shows."""
 
     log: note.Signer
-    statement: note.KeyPair
+    statement: ed25519.KeyPair
     vault: bytes
     log_mldsa: MldsaSigner | None = None
 
@@ -44,7 +44,7 @@ def make_keys(config: Config) -> str:
     token = make_token()
     files = {
         config.keys.log_key_file: note.format_signing_key(
-            note.Signer(config.ledger.origin, note.KeyPair(secrets.token_bytes(32)))
+            note.Signer(config.ledger.origin, ed25519.KeyPair(secrets.token_bytes(32)))
         )
         + "\n",
         config.keys.statement_key_file: secrets.token_hex(32) + "\n",
@@ -78,7 +78,7 @@ def make_witness_key(path: Path, name: str) -> str:
         StorageError: the file cannot be written, or is there already.
     """
     try:
-        signer = note.Signer(name, note.KeyPair(secrets.token_bytes(32)), note.COSIGNATURE)
+        signer = note.Signer(name, ed25519.KeyPair(secrets.token_bytes(32)), note.COSIGNATURE)
     except MalformedError as error:
         raise InvalidError(f"name of a witness is not valid: `{name}`: {error}") from error
     write_private(path, note.format_signing_key(signer) + "\n")
@@ -121,7 +121,7 @@ def read_keys(config: Config) -> Keys:
         InvalidError: it holds no key of its kind; it is named, its content never shown.
     """
     log = read_log_key(config.keys.log_key_file)
-    statement = note.KeyPair(_read_hex(config.keys.statement_key_file))
+    statement = ed25519.KeyPair(_read_hex(config.keys.statement_key_file))
     mldsa_file = config.keys.log_mldsa_key_file
     log_mldsa = None if mldsa_file is None else read_mldsa_key(mldsa_file)
     return Keys(log, statement, _read_hex(config.keys.vault_key_file), log_mldsa)

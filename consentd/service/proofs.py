@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import grpc
 
 from consentd.core import codec, merkle
-from consentd.core.key_validity import LEDGER, PARTICIPANT
+from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX
 from consentd.cosigning.publisher import Published
 from consentd.errors import DeniedError, InvalidError, NotFoundError, StorageError
 from consentd.ledger import layout, reads
@@ -201,7 +201,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         Which chains those are is known only once the entries are read, and reading takes place beside new ones: so
         this goes around until one checkpoint covers all.
         """
-        store, names = self.services.ledger.store, {**names, codec.LEDGER_TAG: LEDGER}
+        store, names = self.services.ledger.store, {**names, codec.LEDGER_TAG: LEDGER_CHAIN}
         for _ in range(_MAX_ANCHOR_TRIES):
             tags = list(names)
             anchor, published = self.services.sequencer.anchor(tags)
@@ -220,7 +220,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         keys = {codec.decode_statement(opened[1]).key for _, opened in entries if opened is not None}
         with self.services.table.read() as snapshot:
             owners = [snapshot.key_ever(key) for key in keys]
-        return {PARTICIPANT + owner.name for owner in owners if owner is not None and owner.name}
+        return {PARTICIPANT_PREFIX + owner.name for owner in owners if owner is not None and owner.name}
 
     def _leaf(self, index: int) -> bytes:
         """Return a leaf.

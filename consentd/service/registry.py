@@ -7,8 +7,8 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from consentd.core import note
-from consentd.core.key_validity import PARTICIPANT
+from consentd.core import ed25519
+from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.kinds import EntryKind
 from consentd.errors import ConflictError, InvalidError, NotFoundError
 from consentd.policy import check
@@ -41,7 +41,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         message = st.ParticipantStatement()
         message.CopyFrom(request.participant)
         check_participant(message)
-        name = PARTICIPANT + message.participant_id
+        name = PARTICIPANT_PREFIX + message.participant_id
         receipt = self._publish(request, name, EntryKind.PARTICIPANT, message, lambda table: None, context)
         return rs.RegisterParticipantResponse(receipt=receipt)
 
@@ -55,7 +55,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
             if table.key_ever(key) is not None:
                 raise ConflictError("key is or was in force already")
 
-        name = PARTICIPANT + request.participant_id
+        name = PARTICIPANT_PREFIX + request.participant_id
         receipt = self._publish(request, name, EntryKind.KEY, st.KeyStatement(key=key), is_new, context)
         return rs.AddKeyResponse(receipt=receipt)
 
@@ -70,7 +70,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
             if owner is None or owner.name != request.participant_id:
                 raise NotFoundError("participant has no such key in force")
 
-        name = PARTICIPANT + request.participant_id
+        name = PARTICIPANT_PREFIX + request.participant_id
         message = st.KeyStatement(key=key, retired=True)
         return rs.RetireKeyResponse(receipt=self._publish(request, name, EntryKind.KEY, message, is_in_force, context))
 
@@ -276,7 +276,7 @@ def check_key(key: bytes) -> bytes:
     Raises:
         InvalidError: it is not 32 bytes.
     """
-    if len(key) != note.KEY_SIZE:
+    if len(key) != ed25519.KEY_SIZE:
         raise InvalidError("key is not an Ed25519 public key of 32 bytes")
     return key
 

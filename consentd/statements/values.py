@@ -254,10 +254,10 @@ def add_retention(retention: Retention, event: codec.Event, payload: bytes) -> N
         retention.take(event, stated.days, stated.pruned)
 
 
-def stated_key(event: codec.Event, payload: bytes, *, chain: str) -> key_validity.KeyFact | None:
+def stated_key(event: codec.Event, payload: bytes, *, chain: str) -> key_validity.KeyChange | None:
     """Return what a LEDGER or KEY entry states of a key.
 
-    None: it is of another kind, names no key, may not speak of this key in its chain (``key_validity.key_fact``), or
+    None: it is of another kind, names no key, may not speak of this key in its chain (``key_validity.key_change``), or
     this version does not understand all of its payload.
 
     Args:
@@ -267,9 +267,9 @@ def stated_key(event: codec.Event, payload: bytes, *, chain: str) -> key_validit
         return None
     message = payloads.decode_known_payload(event.kind, payload)
     if isinstance(message, st.LedgerStatement):
-        return key_validity.key_fact(event, message.statement_key, name=chain)
+        return key_validity.key_change(event, message.statement_key, name=chain)
     if isinstance(message, st.KeyStatement):
-        return key_validity.key_fact(event, message.key, name=chain, retired=message.retired)
+        return key_validity.key_change(event, message.key, name=chain, retired=message.retired)
     return None
 
 

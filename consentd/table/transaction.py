@@ -10,7 +10,7 @@ from typing import Any, Self
 from google.protobuf.message import Message
 
 from consentd.core import codec
-from consentd.core.key_validity import FOREVER_MS, PARTICIPANT
+from consentd.core.key_validity import FOREVER_MS, PARTICIPANT_PREFIX
 from consentd.core.kinds import EntryKind, Owner
 from consentd.policy import compile as compiler
 from consentd.policy import model
@@ -215,7 +215,7 @@ class TableTransaction(View):
     def _participant_of(self, tag: bytes) -> str | None:
         return next(
             (key[1:].decode() for key, _ in self._txn.scan(b"p", prefix_end(b"p"))
-             if codec.public_tag(PARTICIPANT + key[1:].decode()) == tag),
+             if codec.public_tag(PARTICIPANT_PREFIX + key[1:].decode()) == tag),
             None,
         )
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from consentd.core import codec
-from consentd.core.key_validity import FOREVER_MS, PARTICIPANT
+from consentd.core.key_validity import FOREVER_MS, PARTICIPANT_PREFIX
 from consentd.core.kinds import Owner
 from consentd.errors import CorruptionError, NotFoundError
 from consentd.policy import compile as compiler
@@ -61,7 +61,7 @@ class KeyOwner:
         """The tag of the chain that put it in force."""
         if self.kind is Owner.SUBJECT:
             return self.tag
-        return codec.LEDGER_TAG if self.kind is Owner.LEDGER else codec.public_tag(PARTICIPANT + self.name)
+        return codec.LEDGER_TAG if self.kind is Owner.LEDGER else codec.public_tag(PARTICIPANT_PREFIX + self.name)
 
 
 @dataclass(frozen=True, slots=True)

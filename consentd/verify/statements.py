@@ -35,7 +35,7 @@ class Statements:
         self._kept_from_ms = kept_from_ms
         self.opened = self.erased = self.pruned = 0
         self.keys_lost = False
-        self._terms: dict[bytes, tuple[key_validity.KeyTerm, ...]] = {}
+        self._keys: dict[bytes, tuple[key_validity.KeyValidity, ...]] = {}
         self._participants: dict[bytes, str] = {}  # by tag
         self._closed: dict[bytes, list[int]] = {}  # by tag the entries whose statement is gone
 
@@ -85,18 +85,18 @@ class Statements:
         if event.kind == EntryKind.LEDGER and event.seq == 1 and not is_unread and event.tag == codec.LEDGER_TAG:
             # Leaf 0 names the very key that signs it.
             self._put_key(event, message.statement_key)
-        if self.keys_lost and made.key not in self._terms:
+        if self.keys_lost and made.key not in self._keys:
             self._found.not_checked("signatures by keys that a damaged entry may have put in force")
         else:
             entry = VerifiedEntry(event, made)
-            key_validity.verify_authors([entry], origin=self._origin, terms=self._terms)
+            key_validity.verify_authors([entry], origin=self._origin, keys=self._keys)
         if is_unread:
             self.keys_lost = True
             self._found.not_checked("what entries say of keys, in fields that this version does not know")
         elif event.kind == EntryKind.LEDGER:
             self._put_key(event, message.statement_key)
         elif event.kind == EntryKind.PARTICIPANT:
-            if codec.public_tag(key_validity.PARTICIPANT + message.participant_id) != event.tag:
+            if codec.public_tag(key_validity.PARTICIPANT_PREFIX + message.participant_id) != event.tag:
                 raise CorruptionError("participant stands in a chain of another name")
             self._participants[event.tag] = message.participant_id
         elif event.kind == EntryKind.KEY:
@@ -104,12 +104,12 @@ class Statements:
 
     def _put_key(self, event: codec.Event, key: bytes, *, retired: bool = False) -> None:
         participant = self._participants.get(event.tag)
-        name = "" if participant is None else key_validity.PARTICIPANT + participant
+        name = "" if participant is None else key_validity.PARTICIPANT_PREFIX + participant
         if event.tag == codec.LEDGER_TAG:
-            name = key_validity.LEDGER
-        fact = key_validity.key_fact(event, key, name=name, retired=retired)
+            name = key_validity.LEDGER_CHAIN
+        fact = key_validity.key_change(event, key, name=name, retired=retired)
         if fact is not None:
-            key_validity.add_key_fact(self._terms, fact)
+            key_validity.apply_key_change(self._keys, fact)
 
     def verify_erasures(self, replay: Replay) -> None:
         """Hold what is gone against who was erased, both ways."""

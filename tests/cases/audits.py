@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from consentd.audit.sources import Exported, ExportedSource, encode_openings, statements_path
-from consentd.core import bucketed, checkpoint, codec, merkle, note, tiles
+from consentd.core import bucketed, checkpoint, codec, ed25519, merkle, note, tiles
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
 from consentd.policy import model
@@ -25,8 +25,8 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
 ORIGIN = "ledger.example/audit"
-LOG = note.Signer(ORIGIN, note.KeyPair(b"\1" * 32))
-DAEMON = note.KeyPair(b"\2" * 32)
+LOG = note.Signer(ORIGIN, ed25519.KeyPair(b"\1" * 32))
+DAEMON = ed25519.KeyPair(b"\2" * 32)
 START_MS = 1_800_000_000_000
 STEP_MS = 7
 MAP_BITS = 8
@@ -81,7 +81,7 @@ class Forge:
         message: Any,
         *,
         ref: int = 0,
-        key: note.KeyPair = DAEMON,
+        key: ed25519.KeyPair = DAEMON,
         time_ms: int | None = None,
         kept: bool = True,
     ) -> int:
@@ -169,7 +169,7 @@ class Forge:
 
     def ask(
         self, tag: bytes, *, purpose: str = "CAREMGT", lie: bool = False, time_ms: int | None = None,
-        key: note.KeyPair | None = None,
+        key: ed25519.KeyPair | None = None,
     ) -> None:
         """Append the answer to a question: permitted for care management, not for research, or, for a *lie*, the
         other way round. *key*: the asker's, who signed the question."""

@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from consentd.config import Config, parse
 from consentd.core import codec
-from consentd.core.note import KeyPair
+from consentd.core.ed25519 import KeyPair
 from consentd.server.daemon import Daemon
 from consentd.server.keys import make_keys, make_token, read_log_key, write_private
 from consentd.service.auth import format_credential

@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from consentd.core import bucketed, checkpoint, codec, merkle, note, pruned, tiles
+from consentd.core import bucketed, checkpoint, codec, ed25519, merkle, note, pruned, tiles
 from consentd.core.kinds import EntryKind
 from consentd.core.submission import Submission, format_submission
 from consentd.cosigning.connection import HttpResponse
@@ -29,7 +29,7 @@ class ForgedLog:
     """
 
     def __init__(self) -> None:
-        self.signer = note.Signer("log.test/forged", note.KeyPair(b"f" * 32))
+        self.signer = note.Signer("log.test/forged", ed25519.KeyPair(b"f" * 32))
         self.leaves: list[bytes] = []
         self.heads: dict[bytes, tuple[int, bytes]] = {}
         self.hidden: set[int] = set()
@@ -131,7 +131,7 @@ class ForgedLog:
         """Return a witness of ours that follows this log, with its state in *directory*."""
         directory.mkdir(exist_ok=True)
         if not (directory / "key").exists():
-            signer = note.Signer("witness.test/ours", note.KeyPair(b"w" * 32), note.COSIGNATURE)
+            signer = note.Signer("witness.test/ours", ed25519.KeyPair(b"w" * 32), note.COSIGNATURE)
             write_private(directory / "key", note.format_signing_key(signer) + "\n")
             write_private(directory / "token", "token\n")
         url = f"http://127.0.0.1:{self._server.server_address[1]}"

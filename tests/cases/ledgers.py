@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from consentd.core import checkpoint, codec, history, merkle, note, tiles
+from consentd.core import checkpoint, codec, ed25519, history, merkle, note, tiles
 from consentd.core.kinds import EntryKind
 from consentd.core.replay import Replay
 from consentd.ledger import layout, reads
@@ -42,8 +42,8 @@ from consentd.v1 import statement_pb2 as st
 from consentd.verify.fsck import Report, verify_ledger
 
 ORIGIN = "ledger.example/test"
-LOG = note.Signer(ORIGIN, note.KeyPair(b"\1" * 32))
-DAEMON = note.KeyPair(b"\2" * 32)
+LOG = note.Signer(ORIGIN, ed25519.KeyPair(b"\1" * 32))
+DAEMON = ed25519.KeyPair(b"\2" * 32)
 VAULT_KEY = b"\3" * 32
 START_MS = 1_800_000_000_000
 INTERVAL_MS = 60_000
@@ -91,7 +91,7 @@ class Person:
 
     identifier_hash: bytes
     tag: bytes
-    key: note.KeyPair | None = None
+    key: ed25519.KeyPair | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,7 @@ class Raw:
     ref: int = 0
     request_key: bytes = b""
     content: bytes = b""
-    author: note.KeyPair = DAEMON
+    author: ed25519.KeyPair = DAEMON
     author_skew_ms: int = 0
     message: Any = field(default_factory=st.RevokeStatement)  # what the table makes of it
 
@@ -302,7 +302,7 @@ class LedgerCase:
         common = self.base(name, message.SerializeToString(deterministic=True), **base)
         return PublicWrite(**common, name=name, kind=kind, message=message, check=lambda table: None)
 
-    def enrol(self, name: str, key: note.KeyPair | None = None) -> Person:
+    def enrol(self, name: str, key: ed25519.KeyPair | None = None) -> Person:
         """Enrol a person."""
         identifier_hash = self.vault.identifier_hash("test", name)
         tag = self.vault.create(identifier_hash)
@@ -331,7 +331,13 @@ class LedgerCase:
         return Grant(**common, identifier_hash=person.identifier_hash, message=message, signed=statement)
 
     def sign(
-        self, key: note.KeyPair | None, kind: EntryKind, person: Person, message: Any, request_id: bytes, ref: int = 0
+        self,
+        key: ed25519.KeyPair | None,
+        kind: EntryKind,
+        person: Person,
+        message: Any,
+        request_id: bytes,
+        ref: int = 0,
     ) -> pb.SignedStatement:
         """Sign a statement as its author does."""
         assert key is not None
@@ -359,7 +365,7 @@ class LedgerCase:
         )
 
     def outcome(
-        self, person: Person, access_seq: int, *, key: note.KeyPair | None = None, count: int = 1, **base: Any
+        self, person: Person, access_seq: int, *, key: ed25519.KeyPair | None = None, count: int = 1, **base: Any
     ) -> Outcome:
         """Return the bank's report on a permitted access."""
         message = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT, resource_count=count)

@@ -22,7 +22,7 @@ from cases.vectors_notes import WITNESS
 from cases.vectors_resealed import forged_bundles, resealed
 from cases.vectors_zips import VKEY, WORDS, Parts, bombs, changed_bytes, changed_zips, unzipped, vector, zipped
 from consentd.audit.bundle import Scope, make_bundle
-from consentd.core import codec, note
+from consentd.core import codec, ed25519, note
 from consentd.core.kinds import EntryKind
 from consentd.v1 import statement_pb2 as st
 
@@ -317,7 +317,7 @@ def cosigned(content: bytes) -> Iterator[Vector]:
         return zipped({**parts, "checkpoint": note.format_note(opened.text, [*opened.unverified, *lines])})
 
     key = note.format_vkey(WITNESS.verifier)
-    second = note.Signer("witness.example/2", note.KeyPair(b"\x25" * 32), note.COSIGNATURE)
+    second = note.Signer("witness.example/2", ed25519.KeyPair(b"\x25" * 32), note.COSIGNATURE)
     one, two = WITNESS.cosign(opened.text, 9), second.cosign(opened.text, 1_900_000_000)
     both = f"witness a {key}\nwitness b {note.format_vkey(second.verifier)}\n"
     for rule, wants in (

@@ -15,7 +15,7 @@ from typing import Any
 
 from cases.ledgers import LOG, ORIGIN
 from consentd.audit.evidence import Checked, check_bundle
-from consentd.core import checkpoint, codec, note, quorum
+from consentd.core import checkpoint, codec, ed25519, note, quorum
 from consentd.core.history import HistoryProof
 from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError
 from consentd.statements import payloads
@@ -26,9 +26,9 @@ from consentd_client.history_file import format_history, parse_history
 from consentd_client.receipts import verify_receipt
 from consentd_client.steps import Trust
 
-BANK = note.KeyPair(b"\x21" * 32)
-CITIZEN = note.KeyPair(b"\x22" * 32)
-STRANGER = note.KeyPair(b"\x23" * 32)
+BANK = ed25519.KeyPair(b"\x21" * 32)
+CITIZEN = ed25519.KeyPair(b"\x22" * 32)
+STRANGER = ed25519.KeyPair(b"\x23" * 32)
 TRUST = {"origin": ORIGIN, "log_key": note.format_vkey(LOG.verifier)}
 
 Document = dict[str, Any]
@@ -156,7 +156,7 @@ def _verify_note(vector: Vector) -> None:
 
 def _verify_signature(vector: Vector) -> None:
     key, message = (base64.b64decode(vector.under[name]) for name in ("key", "message"))
-    note.verify(key, message, vector.content)
+    ed25519.verify(key, message, vector.content)
 
 
 def _verify_payload(vector: Vector) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import test_note
 from cases.ledgers import DAEMON, LOG, ORIGIN, START_MS, flip
 from cases.vectors_case import BANK, CITIZEN, STRANGER, TRUST, Vector, b64, history_vector, to_document
-from consentd.core import bucketed, checkpoint, codec, merkle, note, tiles
+from consentd.core import bucketed, checkpoint, codec, ed25519, merkle, note, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.history import ChainProof, HistoryEntry, HistoryProof
 from consentd.core.kinds import AUTHORS, EntryKind, Owner
@@ -40,7 +40,7 @@ class Forge:
         self,
         tag: bytes | str,
         kind: int,
-        author: note.KeyPair,
+        author: ed25519.KeyPair,
         payload: bytes = b"",
         *,
         origin: str = ORIGIN,
@@ -299,8 +299,8 @@ def self_made(vector: Callable[..., Vector]) -> Iterator[Vector]:
     yield vector("a statement key that vouches for itself", "signature", ledger)
     instead = base().add("ledger", EntryKind.KEY, STRANGER, stranger)
     yield vector("a key that vouches for itself, of the ledger", "signature", instead)
-    each = base().add("participant/shop", EntryKind.KEY, note.KeyPair(b"\x31" * 32), stranger)
-    each.add("participant/mall", EntryKind.KEY, STRANGER, key_payload(note.KeyPair(b"\x31" * 32).public_key))
+    each = base().add("participant/shop", EntryKind.KEY, ed25519.KeyPair(b"\x31" * 32), stranger)
+    each.add("participant/mall", EntryKind.KEY, STRANGER, key_payload(ed25519.KeyPair(b"\x31" * 32).public_key))
     yield vector("two keys that vouch for each other", "signature", each)
     chain = base().add("participant/shop", EntryKind.KEY, BANK, stranger)
     yield vector("a key by another participant's", "ok", chain.later().add(ME, EntryKind.SERVED, STRANGER))
@@ -308,13 +308,13 @@ def self_made(vector: Callable[..., Vector]) -> Iterator[Vector]:
         forge = base()
         steps = {
             "a": ("participant/a", BANK, STRANGER),
-            "b": ("participant/b", STRANGER, note.KeyPair(b"\x32" * 32)),
-            "c": ("participant/c", note.KeyPair(b"\x32" * 32), note.KeyPair(b"\x33" * 32)),
+            "b": ("participant/b", STRANGER, ed25519.KeyPair(b"\x32" * 32)),
+            "c": ("participant/c", ed25519.KeyPair(b"\x32" * 32), ed25519.KeyPair(b"\x33" * 32)),
         }
         for step in order:
             to, by, made = steps[step]
             forge.add(to, EntryKind.KEY, by, key_payload(made.public_key))
-        forge.later().add(ME, EntryKind.SERVED, note.KeyPair(b"\x33" * 32))
+        forge.later().add(ME, EntryKind.SERVED, ed25519.KeyPair(b"\x33" * 32))
         yield vector(f"three keys of one millisecond, {name}", "ok", forge)
     retiring = base().add("participant/bank", EntryKind.KEY, BANK, key_payload(BANK.public_key, retired=True))
     yield vector("a key that retires itself", "ok", retiring)

@@ -11,12 +11,12 @@ from unittest import mock
 import test_note
 from cases.ledgers import LOG, ORIGIN, LedgerCase, flip
 from cases.vectors_case import STRANGER, TRUST, Vector, b64, read_payload, verdict
-from consentd.core import checkpoint, merkle, note, tiles
+from consentd.core import checkpoint, ed25519, merkle, note, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.ledger import reads
 from consentd.v1 import statement_pb2 as st
 
-WITNESS = note.Signer("witness.example/w", note.KeyPair(b"\x24" * 32), note.COSIGNATURE)
+WITNESS = note.Signer("witness.example/w", ed25519.KeyPair(b"\x24" * 32), note.COSIGNATURE)
 
 
 def receipts(case: LedgerCase) -> Iterator[Vector]:
@@ -193,7 +193,7 @@ def notes() -> Iterator[Vector]:
 
 def signatures() -> Iterator[Vector]:
     """Yield every signature that the tests of ``note`` verify, edge cases of RFC 8032 5.1 among them."""
-    verify = note.verify
+    verify = ed25519.verify
     seen: dict[tuple[bytes, bytes, bytes], str] = {}
 
     def record(key: bytes, message: bytes, signature: bytes) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 from cases.ledgers import LOG, ORIGIN
 from cases.vectors_case import STRANGER, TRUST, Vector
-from consentd.core import checkpoint, note
+from consentd.core import checkpoint, ed25519, note
 from consentd.core.checkpoint import Checkpoint
 
 WITNESSES = [
-    note.Signer(f"w.example/{n}", note.KeyPair(bytes((n + 0x60,)) * 32), note.COSIGNATURE) for n in range(1, 5)
+    note.Signer(f"w.example/{n}", ed25519.KeyPair(bytes((n + 0x60,)) * 32), note.COSIGNATURE) for n in range(1, 5)
 ]
 VKEYS = [note.format_vkey(each.verifier) for each in WITNESSES]
 LOG_VKEY = TRUST["log_key"]

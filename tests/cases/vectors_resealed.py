@@ -10,7 +10,7 @@ from cases.ledgers import flip
 from cases.vectors_case import BANK, STRANGER, Vector
 from cases.vectors_seals import seal_verdict
 from cases.vectors_zips import VKEY, Parts, unzipped, vector, zipped
-from consentd.core import bucketed, checkpoint, codec, merkle, note, tiles
+from consentd.core import bucketed, checkpoint, codec, ed25519, merkle, tiles
 from consentd.core.kinds import EntryKind
 from consentd.v1 import statement_pb2 as st
 
@@ -124,7 +124,7 @@ class Step:
     kind: int
     message: Any = b""
     tag: bytes = b""
-    key: note.KeyPair = DAEMON
+    key: ed25519.KeyPair = DAEMON
 
 
 def forged(name: str, want: str, *steps: Step) -> Vector:

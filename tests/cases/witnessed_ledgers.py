@@ -10,7 +10,7 @@ from typing import Any
 
 from cases.daemons import ROLES, Running, make_config
 from consentd.config import Config, HttpConfig
-from consentd.core import note
+from consentd.core import ed25519, note
 from consentd.core.submission import Submission, format_submission
 from consentd.cosigning.connection import Connection, HttpResponse
 from consentd.server.keys import make_keys, make_token, read_log_key, write_private
@@ -108,7 +108,7 @@ class OurWitness:
     def __init__(self, witnessed: Witnessed, name: str = "witness.test/ours", who: str = "operator") -> None:
         self.directory = witnessed.directory / "witness"
         self.directory.mkdir()
-        self.signer = note.Signer(name, note.KeyPair(b"w" * 32), note.COSIGNATURE)
+        self.signer = note.Signer(name, ed25519.KeyPair(b"w" * 32), note.COSIGNATURE)
         write_private(self.directory / "witness.key", note.format_signing_key(self.signer) + "\n")
         write_private(self.directory / "token", witnessed.tokens[who] + "\n")
         self.port = free_port()

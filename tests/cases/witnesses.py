@@ -18,7 +18,7 @@ from typing import Any
 from cases.ledgers import FakeClock
 from consentd.clock import Clock, SystemClock
 from consentd.config import WitnessConfig
-from consentd.core import checkpoint, merkle, note, tiles
+from consentd.core import checkpoint, ed25519, merkle, note, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.quorum import WitnessPolicy, parse_policy
 from consentd.cosigning.publisher import Published
@@ -47,7 +47,7 @@ class FakeWitness:
 
     def __init__(self, name: str, log: note.Verifier, *, url_of: "FakeWitness | None" = None, port: int = 0) -> None:
         self.name = name
-        self.signer = note.Signer(name, note.KeyPair(name.encode().ljust(32, b".")[:32]), note.COSIGNATURE)
+        self.signer = note.Signer(name, ed25519.KeyPair(name.encode().ljust(32, b".")[:32]), note.COSIGNATURE)
         self.log = log
         self.size, self.root = 0, merkle.EMPTY_ROOT
         self.time_s: Callable[[], int] = lambda: int(time.time())
@@ -237,7 +237,7 @@ class Log:
     """A log of numbered leaves over a store in memory, that signs what it is told to."""
 
     def __init__(self, origin: str, seed: bytes, word: str = "leaf") -> None:
-        self.signer = note.Signer(origin, note.KeyPair(seed))
+        self.signer = note.Signer(origin, ed25519.KeyPair(seed))
         self.store = MemoryStore()
         self.edge = tiles.Edge()
         self.word = word

@@ -24,7 +24,7 @@ from cases.vectors_retention import retained
 from cases.vectors_seals import seals
 
 
-def settle(vector: Vector) -> Vector:
+def verify_key_changes(vector: Vector) -> Vector:
     """Return a vector with what our own verifier says of it, which is what it wants, where it is asked."""
     said = verdict(vector)
     refused = said not in ("ok", "untold")
@@ -45,7 +45,7 @@ def write_vectors(directory: Path) -> list[Vector]:
             case.close()
     vectors += [*forgeries(), *seals(), *pruned(), *retained(), *terms()]
     vectors += [*notes(), *signatures(), *payloads(), *policies(), *bundles()]
-    settled = [settle(vector) for vector in vectors]
+    settled = [verify_key_changes(vector) for vector in vectors]
     with (directory / "vectors.jsonl").open("w") as file:
         for vector in settled:
             line = {

@@ -11,8 +11,8 @@
 """
 
 from consentd.core.checkpoint import Checkpoint
+from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
-from consentd.core.note import KeyPair
 from consentd.v1 import consent_pb2, statement_pb2
 from consentd.v1.consent_pb2 import (
     Actor,

@@ -26,14 +26,14 @@ from consentd.core.history import (
     VerifiedEntry,
 )
 from consentd.core.key_validity import (
-    LEDGER,
-    PARTICIPANT,
-    KeyFact,
-    Terms,
-    is_of_authors,
-    permits,
-    settle,
+    LEDGER_CHAIN,
+    PARTICIPANT_PREFIX,
+    KeyChange,
+    ValidKeys,
+    has_author_keys,
+    may_author,
     verify_authors,
+    verify_key_changes,
 )
 from consentd.core.kinds import EntryKind, Owner
 from consentd.core.pruned import Retention
@@ -145,17 +145,17 @@ def verify_history(
     kept_from_ms = _kept_from(chains.get(codec.LEDGER_TAG, ()))
     known = () if held is None else held.entries
     entries = chains[asked.tag] = _join(asked, known, anchor=anchor, kept_from_ms=kept_from_ms)
-    if name == LEDGER:
+    if name == LEDGER_CHAIN:
         _kept_from(entries)
     names = {chain.tag: chain.public_name for chain in proof.chains}
     # INVARIANT: what was verified before had its authors verified with it; its proofs are not sent again.
     verified_before = {entry.event for entry in entries[: len(known)]}
-    terms = settle(_stated(chains, names), origin=trust.origin, known=verified_before)
+    keys = verify_key_changes(_stated(chains, names), origin=trust.origin, known=verified_before)
     for other, verified in chains.items():
         unverified = entries[len(known) :] if other == asked.tag else verified
-        verify_authors(unverified, origin=trust.origin, terms=terms)
+        verify_authors(unverified, origin=trust.origin, keys=keys)
     _check_ledger(chains.get(codec.LEDGER_TAG, ()), trust)
-    authors = [one.author for one in known] + [_author(entry, terms) for entry in entries[len(known) :]]
+    authors = [one.author for one in known] + [_author(entry, keys) for entry in entries[len(known) :]]
     whole = (*(one.entry for one in known), *asked.entries)
     kept = tuple(HeldEntry(entry, author) for entry, author in zip(whole, authors, strict=True))
     result = _history(asked, anchor, entries, authors, known=len(known), kept_from_ms=kept_from_ms)
@@ -168,7 +168,7 @@ def _verify_others(
     """Verify the chains of authors' keys that come with the one asked for; return their entries by tag."""
     chains: dict[bytes, Sequence[VerifiedEntry]] = {}
     for chain in others:
-        if chain.tag in chains or chain.tag == asked.tag or not is_of_authors(chain.public_name):
+        if chain.tag in chains or chain.tag == asked.tag or not has_author_keys(chain.public_name):
             raise ProofError("history has a chain that nobody needs")
         chains[chain.tag] = history.verify_chain(chain, anchor=anchor)
     return chains
@@ -288,7 +288,7 @@ def _check_asked(chain: ChainProof, *, name: str, tag: bytes, held: HeldHistory 
 
 def _stated(
     chains: Mapping[bytes, Sequence[VerifiedEntry]], names: Mapping[bytes, str]
-) -> Iterator[tuple[VerifiedEntry, KeyFact | None]]:
+) -> Iterator[tuple[VerifiedEntry, KeyChange | None]]:
     """Yield the entries that put keys in force or out of it, with what they say, so far as this version reads it."""
     for tag, entries in chains.items():
         for entry in entries:
@@ -297,17 +297,17 @@ def _stated(
             yield entry, values.stated_key(entry.event, entry.statement.payload, chain=names[tag])
 
 
-def _author(entry: VerifiedEntry, terms: Terms) -> str:
+def _author(entry: VerifiedEntry, keys: ValidKeys) -> str:
     """Name who signed an entry whose signature was verified."""
     if entry.statement is None:
         return ""
-    found = [term for term in terms[entry.statement.key] if permits(term, entry.event)]
-    assert found, "author was verified, and is not among the terms"
+    found = [validity for validity in keys[entry.statement.key] if may_author(validity, entry.event)]
+    assert found, "author was verified, and is not among the keys"
     # Of several whose key it is the same one is named, in whatever order their chains were sent.
-    term = min(found, key=lambda one: (one.owner, str(one.tag_or_name)))
-    if term.owner is Owner.LEDGER:
-        return LEDGER
-    return SUBJECT if term.owner is Owner.SUBJECT else f"{PARTICIPANT}{term.tag_or_name!s}"
+    validity = min(found, key=lambda one: (one.owner, str(one.tag_or_name)))
+    if validity.owner is Owner.LEDGER:
+        return LEDGER_CHAIN
+    return SUBJECT if validity.owner is Owner.SUBJECT else f"{PARTICIPANT_PREFIX}{validity.tag_or_name!s}"
 
 
 def _check_ledger(entries: Sequence[VerifiedEntry], trust: Trust) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 from google.protobuf.message import DecodeError, Message
 
-from consentd.core.key_validity import LEDGER, PARTICIPANT
+from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
@@ -92,12 +92,12 @@ def author(who: str, lang: str) -> str:
     """Return who signed an entry."""
     names = {
         "": ("", ""),
-        LEDGER: ("서버 서명", "signed by the daemon"),
+        LEDGER_CHAIN: ("서버 서명", "signed by the daemon"),
         "subject": ("본인 서명", "signed by the person"),
     }
     if who in names:
         return names[who][LANGUAGES.index(lang)]
-    party = who.removeprefix(PARTICIPANT)
+    party = who.removeprefix(PARTICIPANT_PREFIX)
     return f"{party} 서명" if lang == "ko" else f"signed by {party}"
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from google.protobuf.message import Message
 
 from consentd.core import codec
-from consentd.core.note import KeyPair
+from consentd.core.ed25519 import KeyPair
 from consentd.errors import InvalidError
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb

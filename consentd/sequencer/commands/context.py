@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from google.protobuf.message import Message
 
-from consentd.core import codec, note
+from consentd.core import codec, ed25519
 from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS
 from consentd.core.kinds import AUTHORS, EntryKind, Owner
 from consentd.errors import ConflictError, InvalidError, MalformedError, SignatureError
@@ -33,7 +33,7 @@ class Author:
     """
 
     origin: str
-    key: note.KeyPair
+    key: ed25519.KeyPair
     vault: Vault
     random: Callable[[int], bytes]
 
@@ -175,7 +175,7 @@ def verify_ahead(
 
 def _verify(key: bytes, message: bytes, signature: bytes) -> None:
     try:
-        note.verify(key, message, signature)
+        ed25519.verify(key, message, signature)
     except (SignatureError, MalformedError) as error:
         raise InvalidError("author's signature does not verify", "BAD_SIGNATURE") from error
 

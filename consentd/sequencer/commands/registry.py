@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from google.protobuf.message import Message
 
 from consentd.core import codec
-from consentd.core.key_validity import LEDGER
+from consentd.core.key_validity import LEDGER_CHAIN
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
 from consentd.errors import ConflictError, InvalidError, ProofError
@@ -116,7 +116,7 @@ class Genesis:
         if context.batch.index:
             raise ConflictError("ledger has begun already")
         chains = (
-            (LEDGER, EntryKind.LEDGER, self.ledger),
+            (LEDGER_CHAIN, EntryKind.LEDGER, self.ledger),
             (f"vocabulary/{self.vocabulary.vocabulary_id}", EntryKind.VOCABULARY, self.vocabulary),
             (f"rules/{self.rules.realm_id}", EntryKind.RULES, self.rules),
         )

@@ -1,0 +1,50 @@
+"""Sign and verify with Ed25519 (RFC 8032). This is the only module that imports libsodium.
+
+Statements and notes use the same strict rules: S < L; A and R are canonical and not of small order; the equation is
+checked without the cofactor. libsodium applies exactly these rules. Other libraries and versions accept different
+signatures, so tests compare libsodium with the rules.
+"""
+
+from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypair
+from nacl.exceptions import BadSignatureError
+
+from consentd.errors import MalformedError, SignatureError
+
+KEY_SIZE = 32
+"""Bytes in a public key, and in a seed."""
+SIGNATURE_SIZE = 64
+
+
+class KeyPair:
+    """An Ed25519 key pair, expanded once from its 32-byte seed. Its repr does not show the key."""
+
+    __slots__ = ("_expanded", "public_key")
+
+    def __init__(self, seed: bytes) -> None:
+        assert len(seed) == KEY_SIZE, "an Ed25519 seed is 32 bytes"
+        self.public_key, self._expanded = crypto_sign_seed_keypair(seed)
+
+    @property
+    def seed(self) -> bytes:
+        """The seed, for writing a signing-key file."""
+        return self._expanded[:KEY_SIZE]
+
+    def sign(self, message: bytes) -> bytes:
+        """Sign a message; return the 64-byte signature. The same message always has the same signature."""
+        return crypto_sign(message, self._expanded)[:SIGNATURE_SIZE]
+
+
+def verify(public_key: bytes, message: bytes, signature: bytes) -> None:
+    """Verify a signature by the strict rules above.
+
+    Raises:
+        MalformedError: the key is not 32 bytes, or the signature is not 64 bytes.
+        SignatureError: the signature does not verify.
+    """
+    # INVARIANT: lengths are checked first, because libsodium reads that many bytes without checking.
+    if len(public_key) != KEY_SIZE or len(signature) != SIGNATURE_SIZE:
+        raise MalformedError("public key is not 32 bytes long, or signature not 64")
+    try:
+        crypto_sign_open(signature + message, public_key)
+    except BadSignatureError:
+        raise SignatureError("signature does not verify") from None
