@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from cases.ledgers import DAEMON, LOG, ORIGIN, LedgerCase, Person, Raw, check_ledger, flip
 from consentd.core import checkpoint, codec, ed25519, note, patricia
 from consentd.core.history import (
-    Anchor,
     ChainProof,
     HeldChain,
     HistoryEntry,
     HistoryProof,
+    SealedCheckpoint,
     VerifiedEntry,
-    verify_anchor,
     verify_chain,
+    verify_sealed_checkpoint,
 )
 from consentd.core.key_validity import FOREVER_MS, KeyChange, KeyValidity, valid_keys, verify_authors
 from consentd.core.kinds import EntryKind, Owner
@@ -98,9 +98,9 @@ def verify(
     facts: tuple[KeyChange, ...] = (),
 ) -> list[tuple[VerifiedEntry, ...]]:
     """Verify a whole proof of the chain of *tag*, as a client does; *facts* are those it held before."""
-    anchor = verify_anchor(proof, origin=ORIGIN, log_verifier=LOG.verifier, held=held)
+    sealed = verify_sealed_checkpoint(proof, origin=ORIGIN, log_verifier=LOG.verifier, held=held)
     chains = [
-        verify_chain(chain, anchor=anchor, held=None if place else held_chain)
+        verify_chain(chain, sealed=sealed, held=None if place else held_chain)
         for place, chain in enumerate(proof.chains)
     ]
     if not proof.chains or proof.chains[0].tag != tag:
@@ -179,10 +179,10 @@ def test_nothing_new_is_proven_too(case: LedgerCase) -> None:
     whole = case.history(person.tag)
     head = whole.chains[0].head
     nothing = case.history(person.tag, known=12)
-    anchor = verify_anchor(nothing, origin=ORIGIN, log_verifier=LOG.verifier, held=None)
-    assert verify_chain(nothing.chains[0], anchor=anchor, held=HeldChain(12, head)) == ()
+    sealed = verify_sealed_checkpoint(nothing, origin=ORIGIN, log_verifier=LOG.verifier, held=None)
+    assert verify_chain(nothing.chains[0], sealed=sealed, held=HeldChain(12, head)) == ()
     with pytest.raises(ProofError, match="head"):
-        verify_chain(nothing.chains[0], anchor=anchor, held=HeldChain(12, bytes(32)))
+        verify_chain(nothing.chains[0], sealed=sealed, held=HeldChain(12, bytes(32)))
     check_ledger(case)
 
 
@@ -488,20 +488,20 @@ def test_nothing_follows_an_erasure(own: LedgerCase) -> None:
     assert isinstance(event, codec.Event)
     after = codec.encode_event(replace(event, seq=3, prev=codec.chain_hash(leaf), kind=EntryKind.SERVED))
     assert entries[-1].opening is not None
-    forged_chain, forged_anchor = sealed(tag, [*entries, HistoryEntry(after, entries[-1].opening)])
+    forged_chain, forged_seal = chain_under_seal(tag, [*entries, HistoryEntry(after, entries[-1].opening)])
     with pytest.raises(ProofError, match="follows an ERASURE"):
-        verify_chain(forged_chain, anchor=forged_anchor)
+        verify_chain(forged_chain, sealed=forged_seal)
 
 
-def sealed(tag: bytes, entries: list[HistoryEntry]) -> tuple[ChainProof, Anchor]:
-    """Return a chain that its map has as it is, whatever it is, and the anchor for it."""
+def chain_under_seal(tag: bytes, entries: list[HistoryEntry]) -> tuple[ChainProof, SealedCheckpoint]:
+    """Return a chain that its map has as it is, whatever it is, and the sealed checkpoint for it."""
     count, head = len(entries), codec.chain_hash(entries[-1].leaf)
     root = patricia.leaf_hash(codec.map_key(tag), codec.map_value(tag, count, head))
     seal = codec.Seal(1 << 62, 99, root, 1, bytes(32))
     chain = ChainProof(
         tag=tag, public_name="", count=count, head=head, map_proof=b"", first_seq=1, entries=tuple(entries)
     )
-    return chain, Anchor(checkpoint.Checkpoint(ORIGIN, 100, bytes(32)), seal)
+    return chain, SealedCheckpoint(checkpoint.Checkpoint(ORIGIN, 100, bytes(32)), seal)
 
 
 def test_what_only_a_bad_log_can_make_is_rejected() -> None:
@@ -515,8 +515,8 @@ def test_what_only_a_bad_log_can_make_is_rejected() -> None:
 
     first = entry(1, bytes(32))
     good = entry(2, codec.chain_hash(first.leaf))
-    chain, anchor = sealed(tag, [first, good])
-    assert len(verify_chain(chain, anchor=anchor)) == 2
+    chain, sealed = chain_under_seal(tag, [first, good])
+    assert len(verify_chain(chain, sealed=sealed)) == 2
     for bad in (
         entry(2, codec.chain_hash(good.leaf)),
         entry(3, codec.chain_hash(first.leaf)),
@@ -527,9 +527,9 @@ def test_what_only_a_bad_log_can_make_is_rejected() -> None:
         HistoryEntry(codec.encode_seal(codec.Seal(5, 2, bytes(32), 1, bytes(32))), None),
         replace(good, opening=None),
     ):
-        chain, anchor = sealed(tag, [first, bad])
+        chain, sealed = chain_under_seal(tag, [first, bad])
         with pytest.raises((ProofError, MalformedError)):
-            verify_chain(chain, anchor=anchor)
+            verify_chain(chain, sealed=sealed)
 
 
 def test_validities_that_follow_from_changes() -> None:
@@ -616,10 +616,10 @@ def test_any_bytes_raise_nothing_else(data: st.DataObject) -> None:
         )
     )
     with pytest.raises(VerificationError):
-        verify_anchor(proof, origin=ORIGIN, log_verifier=LOG.verifier, held=None)
-    anchor = Anchor(checkpoint.Checkpoint(ORIGIN, 9, bytes(32)), codec.Seal(5, 8, bytes(32), 3, bytes(32)))
+        verify_sealed_checkpoint(proof, origin=ORIGIN, log_verifier=LOG.verifier, held=None)
+    sealed = SealedCheckpoint(checkpoint.Checkpoint(ORIGIN, 9, bytes(32)), codec.Seal(5, 8, bytes(32), 3, bytes(32)))
     with pytest.raises(VerificationError):
-        verify_chain(chain, anchor=anchor, held=data.draw(st.none() | st.builds(HeldChain, numbers, BYTES)))
+        verify_chain(chain, sealed=sealed, held=data.draw(st.none() | st.builds(HeldChain, numbers, BYTES)))
     event = codec.Event(data.draw(st.integers(1, 254)), 5, bytes(32), 1, bytes(32), bytes(32), 0)
     key = data.draw(BYTES)
     made = codec.Statement(key, data.draw(BYTES), bytes(16), 5, data.draw(BYTES))

@@ -543,13 +543,13 @@ def test_sealed_heads_are_those_of_the_last_seal(tmp_path: Path) -> None:
         ledger.commit(turn)
         assert ledger.sealed_head(one) == standing
         assert ledger.sealed_head(two) == (0, bytes(32))
-    anchor = reads.take_anchor(ledger, [one, two, b"3" * 32])
-    assert [anchor.chains[tag][0] for tag in (one, two, b"3" * 32)] == [1, 0, 0]
-    seal = codec.decode_leaf(anchor.seal)
+    heads = reads.prove_heads(ledger, [one, two, b"3" * 32])
+    assert [heads.chains[tag][0] for tag in (one, two, b"3" * 32)] == [1, 0, 0]
+    seal = codec.decode_leaf(heads.seal)
     assert isinstance(seal, codec.Seal)
-    count, head, proof = anchor.chains[one]
+    count, head, proof = heads.chains[one]
     patricia.verify_presence(seal.map_root, codec.map_key(one), codec.map_value(one, count, head), proof)
-    patricia.verify_absence(seal.map_root, codec.map_key(two), anchor.chains[two][2])
+    patricia.verify_absence(seal.map_root, codec.map_key(two), heads.chains[two][2])
     turn = AppendBatch(ledger, 7)
     turn.seal()
     turn.close()
@@ -592,7 +592,7 @@ def test_reads_of_what_is_not_there(case: LedgerCase) -> None:
     store, size, tag = case.store, case.ledger.state.size, b"?" * 32
     for missing in (
         lambda: reads.read_leaf(store, size), lambda: reads.read_entry(store, tag, 1),
-        lambda: reads.take_anchor(empty(MemoryStore(), case.directory / "none"), [tag]),
+        lambda: reads.prove_heads(empty(MemoryStore(), case.directory / "none"), [tag]),
     ):
         with pytest.raises(NotFoundError):
             missing()
@@ -648,7 +648,7 @@ def test_an_altered_bucket_is_not_proven_from(case: LedgerCase) -> None:
     for change in (flip(70), flip(0, 128), lambda row: row[:-1], lambda row: row + row):
         case.edit(key, change)
         with pytest.raises(CorruptionError, match=r"bucket|disagree"):
-            case.sequencer.call(lambda: reads.take_anchor(case.ledger, [person.tag]))
+            case.sequencer.call(lambda: reads.prove_heads(case.ledger, [person.tag]))
         restores(case, key, row)
 
 

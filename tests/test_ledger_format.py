@@ -365,7 +365,7 @@ def person_history() -> history.HistoryProof:
 
 def test_the_history_proof_of_the_example_verifies() -> None:
     proof = person_history()
-    anchor = history.verify_anchor(proof, origin=ORIGIN, log_verifier=LOG.verifier, held=None)
+    sealed = history.verify_sealed_checkpoint(proof, origin=ORIGIN, log_verifier=LOG.verifier, held=None)
     facts = [
         KeyChange(key=DAEMON.public_key, owner=Owner.LEDGER, tag_or_name="", time_ms=START_MS),
         KeyChange(
@@ -374,26 +374,26 @@ def test_the_history_proof_of_the_example_verifies() -> None:
     ]
     keys = valid_keys(facts)
     for each in proof.chains:
-        entries = history.verify_chain(each, anchor=anchor)
+        entries = history.verify_chain(each, sealed=sealed)
         verify_authors(entries, origin=ORIGIN, keys=keys)
 
 
 @pytest.mark.parametrize("left_out", [0, 1, 2, 3])
 def test_no_entry_can_be_left_out_of_it(left_out: int) -> None:
     proof = person_history()
-    anchor = history.verify_anchor(proof, origin=ORIGIN, log_verifier=LOG.verifier, held=None)
+    sealed = history.verify_sealed_checkpoint(proof, origin=ORIGIN, log_verifier=LOG.verifier, held=None)
     whole = proof.chains[0]
     entries = whole.entries[:left_out] + whole.entries[left_out + 1 :]
     with pytest.raises(ProofError):
-        history.verify_chain(replace(whole, entries=entries), anchor=anchor)
+        history.verify_chain(replace(whole, entries=entries), sealed=sealed)
     with pytest.raises(ProofError):
-        history.verify_chain(replace(whole, entries=entries, count=3), anchor=anchor)
+        history.verify_chain(replace(whole, entries=entries, count=3), sealed=sealed)
 
 
 def test_the_ends_of_a_keys_term_are_included() -> None:
     proof = person_history()
-    anchor = history.verify_anchor(proof, origin=ORIGIN, log_verifier=LOG.verifier, held=None)
-    grant = history.verify_chain(proof.chains[0], anchor=anchor)[2:3]
+    sealed = history.verify_sealed_checkpoint(proof, origin=ORIGIN, log_verifier=LOG.verifier, held=None)
+    grant = history.verify_chain(proof.chains[0], sealed=sealed)[2:3]
     for from_ms, until_ms, holds in ((8_000, 8_000, True), (8_001, 9_000, False), (7_000, 7_999, False)):
         term = KeyValidity(Owner.SUBJECT, START_MS + from_ms, START_MS + until_ms, PERSON_TAG)
         keys = {PERSON.public_key: (term,)}

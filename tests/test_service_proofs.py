@@ -389,8 +389,8 @@ def verified(running: Running, pieces: list[Any], held: Any = None) -> list[tupl
         seal_inclusion=tuple(head.seal_inclusion),
         chains=tuple(chains),
     )
-    anchor = history.verify_anchor(proof, origin=ORIGIN, log_verifier=verifier(running), held=held)
-    return [(chain.public_name, len(history.verify_chain(chain, anchor=anchor))) for chain in chains]
+    sealed = history.verify_sealed_checkpoint(proof, origin=ORIGIN, log_verifier=verifier(running), held=held)
+    return [(chain.public_name, len(history.verify_chain(chain, sealed=sealed))) for chain in chains]
 
 
 def test_a_history_comes_in_order_and_verifies(running: Running) -> None:

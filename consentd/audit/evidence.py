@@ -17,7 +17,7 @@ from consentd.audit import leaf_checks
 from consentd.audit.claims import Claims, Single, read_bundle
 from consentd.core import codec, history, merkle, quorum
 from consentd.core.checkpoint import Checkpoint
-from consentd.core.history import Anchor, ChainProof, HistoryProof, VerifiedEntry
+from consentd.core.history import ChainProof, HistoryProof, SealedCheckpoint, VerifiedEntry
 from consentd.core.key_validity import (
     LEDGER_CHAIN,
     KeyChange,
@@ -82,10 +82,10 @@ def check_bundle(content: bytes, *, origin: str, log_verifier: NoteVerifier, pol
     proof = HistoryProof(
         checkpoint=claims.checkpoint, consistency=(), seal=claims.seal, seal_inclusion=claims.seal_inclusion, chains=()
     )
-    anchor = history.verify_anchor(proof, origin=origin, log_verifier=log_verifier, held=None)
+    sealed = history.verify_sealed_checkpoint(proof, origin=origin, log_verifier=log_verifier, held=None)
     witnesses = () if policy is None else _witnesses(claims.checkpoint, policy, log_verifier)
     _check_needed(claims)
-    chains, kept_from_ms = _verify_chains(claims.chains, anchor)
+    chains, kept_from_ms = _verify_chains(claims.chains, sealed)
     in_force = verify_key_changes(_stated(chains), origin=origin)
     found = Counter[str]()
     kinds = Counter[str]()
@@ -94,7 +94,7 @@ def check_bundle(content: bytes, *, origin: str, log_verifier: NoteVerifier, pol
         for each in entries:
             _count(each, found, kinds)
     _check_ledger(chains, origin, log_verifier)
-    for entry in _verify_singles(claims.singles, anchor):
+    for entry in _verify_singles(claims.singles, sealed):
         if entry is None:
             found["all"] += 1  # a seal
             continue
@@ -106,9 +106,9 @@ def check_bundle(content: bytes, *, origin: str, log_verifier: NoteVerifier, pol
         else:
             verify_authors([entry], origin=origin, keys=in_force)
         _count(entry, found, kinds)
-    _verify_scope(claims, anchor.checkpoint)
+    _verify_scope(claims, sealed.checkpoint)
     return Checked(
-        checkpoint=anchor.checkpoint,
+        checkpoint=sealed.checkpoint,
         scope={key: value for key, value in claims.scope.items() if key != "format"},
         chains=tuple((chain.public_name or "a person", len(entries)) for chain, entries in chains),
         missing=sum(chain.first_seq - 1 for chain, _ in chains),
@@ -123,7 +123,7 @@ def check_bundle(content: bytes, *, origin: str, log_verifier: NoteVerifier, pol
     )
 
 
-def _verify_chains(claimed: Sequence[ChainProof], anchor: Anchor) -> tuple[_Chains, int]:
+def _verify_chains(claimed: Sequence[ChainProof], sealed: SealedCheckpoint) -> tuple[_Chains, int]:
     """Verify that each chain is whole, but for what the ledger's own states to have pruned; return them, and that.
 
     Raises:
@@ -131,7 +131,7 @@ def _verify_chains(claimed: Sequence[ChainProof], anchor: Anchor) -> tuple[_Chai
         ProofError: one is not whole, or the ledger states to have pruned what its published policy keeps.
     """
     own = {
-        id(chain): history.verify_chain(chain, anchor=anchor)
+        id(chain): history.verify_chain(chain, sealed=sealed)
         for chain in claimed
         if chain.public_name == LEDGER_CHAIN
     }
@@ -143,7 +143,7 @@ def _verify_chains(claimed: Sequence[ChainProof], anchor: Anchor) -> tuple[_Chai
     for chain in claimed:
         entries = own.get(id(chain))
         if entries is None:
-            entries = history.verify_chain(chain, anchor=anchor, kept_from_ms=kept.kept_from_ms)
+            entries = history.verify_chain(chain, sealed=sealed, kept_from_ms=kept.kept_from_ms)
         chains.append((chain, entries))
     return chains, kept.kept_from_ms
 
@@ -213,9 +213,9 @@ def _witnesses(note: bytes, policy: bytes, log_verifier: NoteVerifier) -> tuple[
 # -- entries --------------------------------------------------------------------------------------------------
 
 
-def _verify_singles(singles: Sequence[Single], anchor: Anchor) -> list[VerifiedEntry | None]:
+def _verify_singles(singles: Sequence[Single], sealed: SealedCheckpoint) -> list[VerifiedEntry | None]:
     """Verify that each single entry stands in the tree, in order and each once; a seal is None."""
-    point = anchor.checkpoint
+    point = sealed.checkpoint
     found: list[VerifiedEntry | None] = []
     next_index, time_ms = 0, 0
     for single in singles:
@@ -226,7 +226,7 @@ def _verify_singles(singles: Sequence[Single], anchor: Anchor) -> list[VerifiedE
         event = codec.decode_leaf(leaf)
         if single.index < next_index:
             raise ProofError("entry is there twice, or out of order")
-        if not time_ms <= event.time_ms <= anchor.seal.time_ms:
+        if not time_ms <= event.time_ms <= sealed.seal.time_ms:
             raise ProofError("entry is earlier than the one before, or later than the seal")
         next_index, time_ms = single.index + 1, event.time_ms
         if isinstance(event, codec.Seal):

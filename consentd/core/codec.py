@@ -18,6 +18,9 @@ QUESTION_KIND = 255
 """Stands in a signature's kind byte when what is signed is a question, not an entry."""
 
 MAX_PAYLOAD = 16 * 1024
+"""Most bytes of a payload."""
+MAX_SEQ = (1 << 63) - 1
+"""The largest seq, and so the largest number of leaves in a chain: a tree has no more leaves than that."""
 ZERO_HASH = bytes(32)
 ALG_ED25519 = 1
 

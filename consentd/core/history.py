@@ -2,15 +2,15 @@
 
 A history proof goes from what everyone can see to what one person holds, each step leaning on the one before::
 
-    checkpoint      signed by the log; consistent with the one held, and not smaller         verify_anchor
-      └─ seal       leaf n-1 of its tree; says where every chain stood                        verify_anchor
+    checkpoint      signed by the log; consistent with the one held, and not smaller         verify_sealed_checkpoint
+      └─ seal       leaf n-1 of its tree; says where every chain stood                        verify_sealed_checkpoint
            └─ map   (count, head) of this tag, or that the tag has no entry                   verify_chain
                 └─ leaves     seq 1 … count without a gap, the last one hashing to head       verify_chain
                      └─ openings      each commits to its statement                           verify_chain
                           └─ authors  signed by a key in force then, of who may state this    terms
 
 Quorum and freshness of witnesses are the client's policy: it opens the same checkpoint note with its witnesses.
-Each author's chain is verified like the first, at the same anchor; what such chains say of keys is for ``terms``.
+Each author's chain is verified like the first, at the same sealed; what such chains say of keys is for ``terms``.
 
 A ledger states in its own chain what it has pruned, and whoever verifies holds it to the policy it published first.
 
@@ -92,7 +92,7 @@ class HeldChain:
 
 
 @dataclass(frozen=True, slots=True)
-class Anchor:
+class SealedCheckpoint:
     """What all chains of one proof are verified against: a checkpoint that holds, and its seal."""
 
     checkpoint: Checkpoint
@@ -107,9 +107,9 @@ class VerifiedEntry:
     statement: codec.Statement | None
 
 
-def verify_anchor(
+def verify_sealed_checkpoint(
     proof: HistoryProof, *, origin: str, log_verifier: NoteVerifier, held: Checkpoint | None
-) -> Anchor:
+) -> SealedCheckpoint:
     """Verify what a proof stands on: checkpoint, consistency with the one *held*, seal.
 
     Raises:
@@ -140,11 +140,11 @@ def verify_anchor(
         leaf_hash=merkle.leaf_hash(proof.seal),
         root=point.root,
     )
-    return Anchor(point, seal)
+    return SealedCheckpoint(point, seal)
 
 
 def verify_chain(
-    chain: ChainProof, *, anchor: Anchor, held: HeldChain | None = None, kept_from_ms: int = 0
+    chain: ChainProof, *, sealed: SealedCheckpoint, held: HeldChain | None = None, kept_from_ms: int = 0
 ) -> tuple[VerifiedEntry, ...]:
     """Verify that these entries are all that the chain has, or all after what is *held*; return them.
 
@@ -157,7 +157,7 @@ def verify_chain(
         ProofError: the map does not say so, an entry is missing, foreign, altered or out of order, or an opening
             is missing from a chain that was neither erased nor pruned there.
     """
-    _verify_standing(chain, anchor.seal.map_root)
+    _verify_standing(chain, sealed.seal.map_root)
     start = HeldChain(0, b"") if held is None else held
     if chain.count < start.count:
         raise ProofError(f"chain is shorter than what is held: `{chain.count}` and `{start.count}`")
@@ -174,7 +174,7 @@ def verify_chain(
         head = None
     behind = replace(start, count=chain.first_seq - 1)
     verified, last = _walk(chain.tag, chain.entries, behind=behind, head=head)
-    if verified and verified[-1].event.time_ms > anchor.seal.time_ms:
+    if verified and verified[-1].event.time_ms > sealed.seal.time_ms:
         raise ProofError("entry is later than the seal")
     if last != (chain.head if chain.count else codec.ZERO_HASH):
         raise ProofError("last entry is not the head that the map has")

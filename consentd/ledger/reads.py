@@ -1,7 +1,7 @@
 """Read the ledger and prove what was read: plan the rows, read once, finish.
 
 Everything here may run on any thread, beside the sequencer: leaves and statements never change, and a tile only grows,
-so whatever a checkpoint covers reads the same for ever. The one thing that moves is the map; ``Anchor`` is taken on
+so whatever a checkpoint covers reads the same for ever. The one thing that moves is the map; ``HeadProofs`` is taken on
 the sequencer's thread.
 """
 
@@ -23,9 +23,6 @@ from consentd.ledger.ledger import Ledger
 from consentd.ledger.recovery import read_tiles
 from consentd.ledger.vault import Vault
 from consentd.store import Store
-
-MAX_SEQ = (1 << 64) - 2
-"""Behind every seq there will be; one more still fits a key."""
 
 T = TypeVar("T")
 Tiles = Mapping[tuple[int, int], bytes]
@@ -157,7 +154,7 @@ def read_entry(store: Store, tag: bytes, seq: int) -> Entry:
     return _entry(store, tag, seq, index, store.get(layout.leaf_key(index)), store.get(layout.statement_key(tag, seq)))
 
 
-def read_chain(store: Store, tag: bytes, first: int, last: int = MAX_SEQ) -> Iterator[Entry]:
+def read_chain(store: Store, tag: bytes, first: int, last: int = codec.MAX_SEQ) -> Iterator[Entry]:
     """Yield entries *first* … *last* of a chain, in order, as far as they exist.
 
     Raises:
@@ -176,7 +173,7 @@ def _broken(store: Store, index: int) -> ConsentdError:
     return CorruptionError(f"chain is broken at index {index}")
 
 
-def read_kept(store: Store, tag: bytes, first: int = 1, last: int = MAX_SEQ) -> Iterator[Entry]:
+def read_kept(store: Store, tag: bytes, first: int = 1, last: int = codec.MAX_SEQ) -> Iterator[Entry]:
     """Yield those of entries *first* … *last* of a chain that are kept, in order: some may have been pruned.
 
     Raises:
@@ -208,7 +205,7 @@ def first_whole(store: Store, tag: bytes) -> int:
     if store.get(layout.PRUNED) is None:
         return 1
     first = after = 1
-    for key, _ in store.scan(layout.index_key(tag, 1), layout.index_key(tag, MAX_SEQ)):
+    for key, _ in store.scan(layout.index_key(tag, 1), layout.index_key(tag, codec.MAX_SEQ)):
         seq = layout.decode_u64(key)
         if seq != after:
             first = seq
@@ -245,12 +242,12 @@ def open_entry(vault: Vault, entry: Entry) -> tuple[bytes, bytes] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Anchor:
-    """Where chains stood at one seal, with the proof of it.
+class HeadProofs:
+    """The heads of some chains at one seal, with their map proofs.
 
     Attributes:
-        size: of the tree whose last leaf is the seal.
-        chains: for each tag (count, head, map proof); count 0: absent.
+        size: size of the tree whose last leaf is the seal.
+        chains: tag → (count, head, map proof); count 0: the map does not have the tag.
     """
 
     size: int
@@ -260,18 +257,19 @@ class Anchor:
 
 def head_at(store: Store, tag: bytes, size: int) -> tuple[int, bytes]:
     """Return (count, head) of a chain in the tree of the first *size* leaves: work by its entries since."""
-    for key, row in store.scan(layout.index_key(tag, 1), layout.index_key(tag, MAX_SEQ), reverse=True):
+    for key, row in store.scan(layout.index_key(tag, 1), layout.index_key(tag, codec.MAX_SEQ), reverse=True):
         index = layout.decode_u64(row)
         if index < size:
             return layout.decode_u64(key), codec.chain_hash(read_leaf(store, index))
     return 0, codec.ZERO_HASH
 
 
-def take_anchor(ledger: Ledger, tags: Sequence[bytes], size: int | None = None) -> Anchor:
-    """Prove where *tags* stood at a seal. Runs on the sequencer's thread, between two turns.
+def prove_heads(ledger: Ledger, tags: Sequence[bytes], size: int | None = None) -> HeadProofs:
+    """Prove the heads of these chains at a seal. Runs on the sequencer's thread, between two batches.
 
     Args:
-        size: of the tree whose last leaf is the seal, one that ``map.history`` remembers; None: the last one's.
+        size: size of the tree whose last leaf is the seal. ``map.history`` must still hold that seal's map. None: the
+            last seal.
 
     Raises:
         NotFoundError: nothing was sealed yet.
@@ -288,7 +286,7 @@ def take_anchor(ledger: Ledger, tags: Sequence[bytes], size: int | None = None) 
         if present != (count > 0):
             raise CorruptionError("map and chain heads disagree about a tag")
         chains[tag] = (count, head, proof)
-    return Anchor(size, read_leaf(ledger.store, size - 1), chains)
+    return HeadProofs(size, read_leaf(ledger.store, size - 1), chains)
 
 
 def proof_bundle(store: Store, index: int, point: checkpoint.Checkpoint, note: bytes) -> bytes:

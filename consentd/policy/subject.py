@@ -35,7 +35,9 @@ ENTRY: Final = struct.Struct("<IIHHBB")
 
 _LENGTH: Final = struct.Struct("<I")
 _STATES: Final = PAUSED | UNREADABLE | STATUTORY
-_MAX_SEQ: Final = (1 << 32) - 1
+MAX_TABLE_SEQ: Final = (1 << 32) - 1
+"""The largest seq that a consent in the table can have: its directory entry has 32 bits for it."""
+
 _LABELS: Final = 40  # offset of the labels in a row
 _FLAGS: Final = 48  # offset of the flags in a row
 
@@ -110,7 +112,7 @@ def with_consent(value: bytes | None, standing: Standing, compiled: bytes) -> by
         InvalidError: a seq or version beyond what the table holds (2³²-1, 65,535), or too many rows in all.
         MalformedError: ``compiled`` is not what ``compile_consent`` returns.
     """
-    if not (0 < standing.lineage <= standing.seq <= _MAX_SEQ and 0 < standing.version <= 0xFFFF):
+    if not (0 < standing.lineage <= standing.seq <= MAX_TABLE_SEQ and 0 < standing.version <= 0xFFFF):
         raise InvalidError("seq or version of a consent is out of range", "TOO_LARGE")
     lineage = Lineage(
         standing.lineage, standing.seq, standing.version, standing.paused, Compiled.decode(compiled)

@@ -175,7 +175,7 @@ class Sequencer:
             self._news.wait_for(lambda: self._covers(size) or self.fault is not None, timeout_s)
             return self.published if self._covers(size) else None
 
-    def anchor(self, tags: Sequence[bytes]) -> tuple[reads.Anchor, Published]:
+    def prove_heads(self, tags: Sequence[bytes]) -> tuple[reads.HeadProofs, Published]:
         """Prove where *tags* stood at the published checkpoint, and return it.
 
         Not at the last seal: while its cosignatures are awaited, what was published can be proven against all the
@@ -186,11 +186,11 @@ class Sequencer:
             StorageError: the published checkpoint is too far behind; see ``MapHistory``.
         """
 
-        def take() -> tuple[reads.Anchor, Published]:
+        def take() -> tuple[reads.HeadProofs, Published]:
             published = self.published
             if published is None:
                 raise NotFoundError("no checkpoint is published yet")
-            return reads.take_anchor(self.ledger, tags, published.checkpoint.size), published
+            return reads.prove_heads(self.ledger, tags, published.checkpoint.size), published
 
         return self.call(take)
 

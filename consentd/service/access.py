@@ -12,7 +12,6 @@ from consentd.sequencer.pool import Written
 from consentd.service.pages import PAGE_BYTES, Pager, page_size
 from consentd.service.policy import OUTCOMES, check_caller, check_size, reduced
 from consentd.service.wire import (
-    MAX_SEQ,
     Caller,
     Servicer,
     check_batch,
@@ -226,7 +225,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         Raises:
             NotFoundError: no such permitted access, or the caller has no part in it.
         """
-        if seq > MAX_SEQ:
+        if seq > codec.MAX_SEQ:
             raise NotFoundError("no such permitted access of this subject")
         with self.services.table.read() as snapshot:
             tag = snapshot.tag_of(identifier_hash)

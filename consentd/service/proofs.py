@@ -9,13 +9,12 @@ from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX
 from consentd.cosigning.publisher import Published
 from consentd.errors import DeniedError, InvalidError, NotFoundError, StorageError
 from consentd.ledger import layout, reads
-from consentd.ledger.reads import Anchor
+from consentd.ledger.reads import HeadProofs
 from consentd.ledger.retention import read_pruned
 from consentd.ledger.vault import Vault
 from consentd.service.pages import Pager, page_size
 from consentd.service.pruning import prune
 from consentd.service.wire import (
-    MAX_SEQ,
     Caller,
     Servicer,
     has_right,
@@ -148,29 +147,29 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
     ) -> Iterator[ls.GetHistoryResponse]:
         """Stream a whole history, with the proof that it is whole."""
         tag, names = self._chain(request, context)
-        if request.known_count > MAX_SEQ:
+        if request.known_count > codec.MAX_SEQ:
             raise InvalidError("known_count is larger than the history")
         chains = _Chains(self.services.ledger.store, self.services.vault)
-        anchor, published, names = self._anchor(chains, tag, names, request.known_count)
+        heads, published, names = self._prove_heads(chains, tag, names, request.known_count)
         store = self.services.ledger.store
         first = max(request.known_count + 1, reads.first_whole(store, tag))
         head = ls.HistoryHead(
             checkpoint=published.note,
-            seal=anchor.seal,
-            seal_inclusion=reads.prove_inclusion(store, anchor.size - 1, anchor.size),
+            seal=heads.seal,
+            seal_inclusion=reads.prove_inclusion(store, heads.size - 1, heads.size),
         )
         known = request.known_tree_size
-        if known > anchor.size:
-            raise InvalidError(f"known_tree_size is larger than the checkpoint: `{known}` and `{anchor.size}`")
+        if known > heads.size:
+            raise InvalidError(f"known_tree_size is larger than the checkpoint: `{known}` and `{heads.size}`")
         if known:
-            head.consistency.extend(reads.prove_consistency(store, known, anchor.size))
+            head.consistency.extend(reads.prove_consistency(store, known, heads.size))
         yield ls.GetHistoryResponse(head=head)
-        if request.known_count > anchor.chains[tag][0]:
+        if request.known_count > heads.chains[tag][0]:
             raise InvalidError("known_count is larger than the history")
-        yield from _stream_chain(chains, anchor, tag, names[tag], first)
+        yield from _stream_chain(chains, heads, tag, names[tag], first)
         for other, name in names.items():
             if other != tag:
-                yield from _stream_chain(chains, anchor, other, name, 1)
+                yield from _stream_chain(chains, heads, other, name, 1)
 
     @stream_rpc
     def Prune(self, request: ls.PruneRequest, context: grpc.ServicerContext) -> Iterator[ls.PruneResponse]:  # noqa: N802
@@ -193,9 +192,9 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
             tag = self.tag(snapshot, request.subject)
         return tag, {tag: ""}
 
-    def _anchor(
+    def _prove_heads(
         self, chains: "_Chains", tag: bytes, names: dict[bytes, str], known: int
-    ) -> tuple[Anchor, Published, dict[bytes, str]]:
+    ) -> tuple[HeadProofs, Published, dict[bytes, str]]:
         """Prove where the chain and its authors' key chains stood, all at one published checkpoint.
 
         Which chains those are is known only once the entries are read, and reading takes place beside new ones: so
@@ -204,14 +203,14 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         store, names = self.services.ledger.store, {**names, codec.LEDGER_TAG: LEDGER_CHAIN}
         for _ in range(_MAX_ANCHOR_TRIES):
             tags = list(names)
-            anchor, published = self.services.sequencer.anchor(tags)
+            heads, published = self.services.sequencer.prove_heads(tags)
             wanted = dict(names)
             for each in tags:
                 first = max(known + 1, reads.first_whole(store, tag)) if each == tag else 1
-                for name in self._authors(chains.read(each, first, anchor.chains[each][0])):
+                for name in self._authors(chains.read(each, first, heads.chains[each][0])):
                     wanted.setdefault(codec.public_tag(name), name)
             if wanted == names:
-                return anchor, published, names
+                return heads, published, names
             names = wanted
         raise StorageError("authors of this history change too fast; repeat the call")
 
@@ -286,9 +285,9 @@ class _Chains:
 
 
 def _stream_chain(
-    chains: _Chains, anchor: Anchor, tag: bytes, name: str, first: int
+    chains: _Chains, heads: HeadProofs, tag: bytes, name: str, first: int
 ) -> Iterator[ls.GetHistoryResponse]:
-    count, head, proof = anchor.chains[tag]
+    count, head, proof = heads.chains[tag]
     chain = ls.HistoryChain(
         tag=tag, public_name=name, count=count, head=head if count else b"", map_proof=proof, first_seq=first
     )

@@ -44,8 +44,6 @@ from consentd.v1 import statement_pb2 as st
 
 log = logging.getLogger(__name__)
 
-MAX_SEQ = (1 << 63) - 1
-"""Largest seq looked up; a request's u64 may name more, and then names nothing."""
 MAX_WAIT_S = 30.0
 """The longest any call waits, whatever its deadline."""
 

@@ -107,7 +107,7 @@ class Records:
 
     def last_index(self, tag: bytes) -> int | None:
         """Return where the last entry of a chain lies, by its index rows; None: it has none."""
-        rows = self._store.scan(layout.index_key(tag, 1), layout.index_key(tag, reads.MAX_SEQ), reverse=True, limit=1)
+        rows = self._store.scan(layout.index_key(tag, 1), layout.index_key(tag, codec.MAX_SEQ), reverse=True, limit=1)
         return next((layout.decode_u64(row) for _, row in rows), None)
 
     def tile(self, level: int, n: int) -> Fault | None:

@@ -434,13 +434,13 @@ class LedgerCase:
     ) -> history.HistoryProof:
         """Prove the history of chains, the first one after *known* entries, at the last seal."""
         named = [(codec.public_tag(one), one) if isinstance(one, str) else (one, "") for one in chains]
-        anchor = self.sequencer.call(lambda: reads.take_anchor(self.ledger, [tag for tag, _ in named]))
-        published = self.sequencer.wait_published(anchor.size, 10)
+        heads = self.sequencer.call(lambda: reads.prove_heads(self.ledger, [tag for tag, _ in named]))
+        published = self.sequencer.wait_published(heads.size, 10)
         assert published is not None
-        assert published.checkpoint.size == anchor.size
+        assert published.checkpoint.size == heads.size
         proofs = []
         for place, (tag, name) in enumerate(named):
-            count, head, proof = anchor.chains[tag]
+            count, head, proof = heads.chains[tag]
             first = 1 if place else known + 1
             entries = tuple(
                 history.HistoryEntry(entry.leaf, reads.open_entry(self.vault, entry))
@@ -452,12 +452,12 @@ class LedgerCase:
                     first_seq=first, entries=entries,
                 )
             )
-        consistency = () if held is None else tuple(reads.prove_consistency(self.store, held.size, anchor.size))
+        consistency = () if held is None else tuple(reads.prove_consistency(self.store, held.size, heads.size))
         return history.HistoryProof(
             checkpoint=published.note,
             consistency=consistency,
-            seal=anchor.seal,
-            seal_inclusion=tuple(reads.prove_inclusion(self.store, anchor.size - 1, anchor.size)),
+            seal=heads.seal,
+            seal_inclusion=tuple(reads.prove_inclusion(self.store, heads.size - 1, heads.size)),
             chains=tuple(proofs),
         )
 

@@ -18,11 +18,11 @@ from google.protobuf.message import Message
 from consentd.core import codec, history
 from consentd.core.checkpoint import Checkpoint, open_checkpoint
 from consentd.core.history import (
-    Anchor,
     ChainProof,
     HeldChain,
     HistoryEntry,
     HistoryProof,
+    SealedCheckpoint,
     VerifiedEntry,
 )
 from consentd.core.key_validity import (
@@ -137,14 +137,16 @@ def verify_history(
         VerificationError: see ``consentd.core.history``; or it is another chain than the one asked for, or does not
             continue what is remembered.
     """
-    anchor = history.verify_anchor(proof, origin=trust.origin, log_verifier=trust.log_key, held=held_checkpoint)
-    trust.verify_witnessed(proof.checkpoint, now_ms=now_ms, seal_time_ms=anchor.seal.time_ms)
+    sealed = history.verify_sealed_checkpoint(
+        proof, origin=trust.origin, log_verifier=trust.log_key, held=held_checkpoint
+    )
+    trust.verify_witnessed(proof.checkpoint, now_ms=now_ms, seal_time_ms=sealed.seal.time_ms)
     asked, *others = proof.chains
     _check_asked(asked, name=name, tag=tag, held=held)
-    chains = _verify_others(others, asked, anchor)
+    chains = _verify_others(others, asked, sealed)
     kept_from_ms = _kept_from(chains.get(codec.LEDGER_TAG, ()))
     known = () if held is None else held.entries
-    entries = chains[asked.tag] = _join(asked, known, anchor=anchor, kept_from_ms=kept_from_ms)
+    entries = chains[asked.tag] = _join(asked, known, sealed=sealed, kept_from_ms=kept_from_ms)
     if name == LEDGER_CHAIN:
         _kept_from(entries)
     names = {chain.tag: chain.public_name for chain in proof.chains}
@@ -158,25 +160,25 @@ def verify_history(
     authors = [one.author for one in known] + [_author(entry, keys) for entry in entries[len(known) :]]
     whole = (*(one.entry for one in known), *asked.entries)
     kept = tuple(HeldEntry(entry, author) for entry, author in zip(whole, authors, strict=True))
-    result = _history(asked, anchor, entries, authors, known=len(known), kept_from_ms=kept_from_ms)
+    result = _history(asked, sealed, entries, authors, known=len(known), kept_from_ms=kept_from_ms)
     return result, HeldHistory(asked.tag, kept)
 
 
 def _verify_others(
-    others: Sequence[ChainProof], asked: ChainProof, anchor: Anchor
+    others: Sequence[ChainProof], asked: ChainProof, sealed: SealedCheckpoint
 ) -> dict[bytes, Sequence[VerifiedEntry]]:
     """Verify the chains of authors' keys that come with the one asked for; return their entries by tag."""
     chains: dict[bytes, Sequence[VerifiedEntry]] = {}
     for chain in others:
         if chain.tag in chains or chain.tag == asked.tag or not has_author_keys(chain.public_name):
             raise ProofError("history has a chain that nobody needs")
-        chains[chain.tag] = history.verify_chain(chain, anchor=anchor)
+        chains[chain.tag] = history.verify_chain(chain, sealed=sealed)
     return chains
 
 
 def _history(
     asked: ChainProof,
-    anchor: Anchor,
+    sealed: SealedCheckpoint,
     entries: Sequence[VerifiedEntry],
     authors: Sequence[str],
     *,
@@ -188,8 +190,8 @@ def _history(
     return History(
         tag=asked.tag,
         name=asked.public_name,
-        checkpoint=anchor.checkpoint,
-        seal_time_ms=anchor.seal.time_ms,
+        checkpoint=sealed.checkpoint,
+        seal_time_ms=sealed.seal.time_ms,
         entries=tuple(
             Entry(
                 event=entry.event,
@@ -208,7 +210,7 @@ def _history(
 
 
 def _join(
-    asked: ChainProof, known: Sequence[HeldEntry], *, anchor: Anchor, kept_from_ms: int
+    asked: ChainProof, known: Sequence[HeldEntry], *, sealed: SealedCheckpoint, kept_from_ms: int
 ) -> tuple[VerifiedEntry, ...]:
     """Verify what is remembered and what was sent as one chain; return all of it.
 
@@ -235,7 +237,7 @@ def _join(
     before: list[VerifiedEntry] = []
     for run in runs:
         before += history.verify_run(asked.tag, run, first_seq=seq_of(run[0]))
-    return (*before, *history.verify_chain(asked, anchor=anchor, held=held, kept_from_ms=kept_from_ms))
+    return (*before, *history.verify_chain(asked, sealed=sealed, held=held, kept_from_ms=kept_from_ms))
 
 
 def _up_to(entry: HistoryEntry) -> HeldChain:

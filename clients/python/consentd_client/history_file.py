@@ -260,7 +260,7 @@ def _whole(session: Session, request: ls.GetHistoryRequest, found: History) -> F
     request.known_tree_size = found.checkpoint.size
     pieces = yield from ask_stream(session, "LedgerService/GetHistory", request, ls.GetHistoryResponse)
     proof = collect_proof(pieces)
-    history.verify_anchor(proof, origin=trust.origin, log_verifier=trust.log_key, held=found.checkpoint)
+    history.verify_sealed_checkpoint(proof, origin=trust.origin, log_verifier=trust.log_key, held=found.checkpoint)
     content = format_history(replace(proof, consistency=()))
     if len(content) > MAX_SIZE:
         raise InvalidError(f"history is longer than a file may be: `{len(content)}` bytes")
