@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import subprocess
 import sys
 from hashlib import sha256
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.against import Compared, cases_of
 from benchmarks.http2 import grpc_message
 from benchmarks.load import Load, Loaded, run_here
 from benchmarks.over_wire import CHECK, GRANT, weigh
+from benchmarks.pace import measure_pace, scale_bars
 from benchmarks.questions import MIX, count_wrong, make_question, make_questions
 from benchmarks.report import Row, number, percentile
 from benchmarks.tag_map import naive_root
@@ -35,6 +38,7 @@ def test_one_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     (file,) = tmp_path.iterdir()
     document = json.loads(file.read_text(encoding="utf-8"))
     assert {"time", "commit", "cpu", "cores", "python", "packages"} <= document["machine"].keys()
+    assert len(document["machine"]["paces"]) == 3
     assert list(dict.fromkeys(row["case"] for row in document["rows"])) == cases
     for row in document["rows"]:
         assert row["value"] > 0
@@ -169,3 +173,60 @@ def test_a_rate_is_the_median_of_its_windows() -> None:
     loaded = Loaded(latencies_s=[0.01] * 250, ended_s=ended, seconds=2.0)
     assert loaded.rates == [100, 100, 100, 100, 300, 100, 100, 100]
     assert loaded.rate == 100
+
+
+def test_bars_of_rates_and_times_are_scaled_to_the_pace_and_no_others() -> None:
+    common = {"case": "c", "name": "n", "boundary": "in process", "value": 9}
+    rows = [
+        Row(**common, unit="/s", at_least=1_000),
+        Row(**common, unit="/s a core", at_least=1_000),
+        Row(**common, unit="ms", at_most=10),
+        Row(**common, unit="bytes a tag", at_most=8),
+        Row(**common, unit="×", at_least=0.9),
+    ]
+    scaled = scale_bars(rows, [0.1, 0.5, 0.9])
+    assert [row.at_least or row.at_most for row in scaled] == [500, 500, 20, 8, 0.9]
+    assert measure_pace(10_000) > 0
+
+
+def test_a_comparison_says_how_many_times_as_good_the_new_one_is() -> None:
+    rate = Compared("c", "n", "/s", is_rate=True, old=[100, 90, 110], new=[200, 220, 150])
+    time_ = Compared("c", "n", "ms", is_rate=False, old=[10, 20, 30], new=[10, 10, 11])
+    assert rate.ratio == time_.ratio == 2
+    assert Compared("c", "n", "s", is_rate=False, old=[0.0], new=[0.0]).ratio == 1
+
+
+OLD_BENCHMARKS = """\
+import argparse, json, pathlib
+parser = argparse.ArgumentParser()
+parser.add_argument("--quick", action="store_true")
+parser.add_argument("--only", choices=("evaluator", "gone"), action="append")
+parser.add_argument("--out", type=pathlib.Path)
+options = parser.parse_args()
+row = {"case": "evaluator", "name": "evaluate, 1 rows", "unit": "µs", "value": 1e6, "at_least": None}
+document = {"machine": {"commit": "old"}, "rows": [row, {**row, "name": "gone"}]}
+(options.out / "old.json").write_text(json.dumps(document))
+"""
+
+
+def test_another_checkout_is_run_in_turn_with_this_one(tmp_path: Path) -> None:
+    """The other checkout has its own benchmarks package, fewer options and other cases."""
+    old, out = tmp_path / "old", tmp_path / "out"
+    (old / "benchmarks").mkdir(parents=True)
+    (old / "benchmarks" / "__init__.py").touch()
+    (old / "benchmarks" / "__main__.py").write_text(OLD_BENCHMARKS)
+    assert cases_of(old) == {"evaluator", "gone"}
+    assert {"evaluator", "map", "check"} <= cases_of(ROOT)
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "2", "--against", old, "--out", out]
+    done = subprocess.run(
+        [*command, "--only", "evaluator"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    asked = re.findall(r"^round (\d) of 2: (.*)$", done.stderr, re.MULTILINE)
+    assert asked == [("1", str(old)), ("1", str(ROOT)), ("2", str(old)), ("2", str(ROOT))]
+    (file,) = out.iterdir()
+    document = json.loads(file.read_text(encoding="utf-8"))
+    assert len(document["machine"]["paces"]) == 3
+    (row,) = document["rows"]
+    assert (row["name"], row["old"], len(row["new"])) == ("evaluate, 1 rows", [1e6, 1e6], 2)
+    assert row["ratio"] > 1

@@ -1,9 +1,9 @@
 """Measure the start of a ledger with millions of entries: what ``open_ledger`` reads, how long it takes, its memory.
 
-The ledger is built by the ledger's own turns and seals, in very large batches, one entry a tag, and tags in the order
-of their keys, so that each bucket of the map is written once. Nobody signed its entries: their statements are random
-bytes, as long as an encrypted grant's, and there is neither vault nor table. Opening looks at none of that, and what
-it does look at has the bytes that any ledger with these leaves has.
+The ledger is built with the append batches and seals that the daemon uses, but very large ones. Each entry has its own
+tag, and tags come in the order of their map keys, so that each bucket of the map is written once. The statements are
+random bytes as long as an encrypted grant, nobody signed them, and there is neither vault nor table. Opening a ledger
+reads none of these; the rows that it reads are those of any ledger with the same leaves.
 """
 
 import shutil
@@ -91,14 +91,14 @@ def _build(directory: Path, entries: int, bits: int) -> float:
     lock_path = directory / "checkpoint.lock"
     ledger = open_ledger(store, lock_path=lock_path, origin=ORIGIN, log_verifier=SIGNER.verifier, map_bits=bits)
     for first in range(0, entries, BATCH):
-        turn = AppendBatch(ledger, 1_764_000_000_000 + first)
+        batch = AppendBatch(ledger, 1_764_000_000_000 + first)
         for one in ordered[first : first + BATCH]:
             stored = random.randbytes(STATEMENT_BYTES)
             tag, commit = tag_of(int.from_bytes(one[32:])), sha256(stored).digest()
-            turn.append(Draft(kind=EntryKind.ENROL, tag=tag, ref=0, commit=commit, stored=stored))
-        turn.seal()
-        turn.close()
-        ledger.commit(turn)
+            batch.append(Draft(kind=EntryKind.ENROL, tag=tag, ref=0, commit=commit, stored=stored))
+        batch.seal()
+        batch.close()
+        ledger.commit(batch)
         _tell(min(first + BATCH, entries), entries, started)
     state = ledger.state
     text = checkpoint.format_checkpoint(checkpoint.Checkpoint(ORIGIN, state.size, state.root))
