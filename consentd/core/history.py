@@ -235,7 +235,7 @@ def _walk(
             raise ProofError("entry is earlier than the one before")
         count, head, time_ms = event.seq, codec.chain_hash(entry.leaf), event.time_ms
         erased = event.kind == EntryKind.ERASURE
-        verified.append(VerifiedEntry(event, None if entry.opening is None else _open(event, *entry.opening)))
+        verified.append(VerifiedEntry(event, None if entry.opening is None else open_statement(event, *entry.opening)))
     return tuple(verified), head
 
 
@@ -256,7 +256,13 @@ def _verify_standing(chain: ChainProof, map_root: bytes) -> None:
     patricia.verify_presence(map_root, key, codec.map_value(chain.tag, chain.count, chain.head), chain.map_proof)
 
 
-def _open(event: codec.Event, salt: bytes, statement: bytes) -> codec.Statement:
+def open_statement(event: codec.Event, salt: bytes, statement: bytes) -> codec.Statement:
+    """Verify that an opening is what a leaf commits to; return the decoded statement.
+
+    Raises:
+        MalformedError: the salt is not 32 bytes long, or the statement is not one.
+        ProofError: the leaf commits to something else.
+    """
     # INVARIANT: the salt's length is fixed, or the same hash would open to other statements.
     if len(salt) != _SALT_SIZE:
         raise MalformedError("salt is not 32 bytes long")

@@ -1,0 +1,356 @@
+"""Verify evidence: that the chains are whole, who signed each entry, and that the claimed scope is complete.
+
+``consentd.core.history`` verifies one chain. This module verifies a set of chains together: the chain asked for, and
+the chains of the authors' keys. For that it reads two payloads, LEDGER and KEY, which say what was pruned and which
+keys are in force. Clients verify streamed histories with it (``verify_chains``), and clients and auditors verify files
+(``verify_evidence``). It runs in a base install, without a daemon and without network.
+
+Nothing proves these claims of a file: its ``keys`` and ``policy``; that the maker of a participant's evidence put in
+every single entry in which the participant takes part; and that nothing outside of the scope exists.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from google.protobuf.message import Message
+
+from consentd.core import codec, history, merkle
+from consentd.core.evidence import Evidence, Scope, SingleEntry
+from consentd.core.history import ChainProof, HeldChain, HistoryEntry, SealedCheckpoint, VerifiedEntry
+from consentd.core.key_validity import (
+    LEDGER_CHAIN,
+    KeyChange,
+    ValidKeys,
+    has_author_keys,
+    valid_keys,
+    verify_authors,
+    verify_key_changes,
+)
+from consentd.core.kinds import EntryKind, Owner, authors_of, is_known
+from consentd.core.note import NoteVerifier
+from consentd.core.pruned import Retention
+from consentd.core.quorum import MAX_AHEAD_S, WitnessPolicy, verify_cosigned
+from consentd.errors import MalformedError, ProofError
+from consentd.statements import payloads, values
+from consentd.v1 import statement_pb2 as st
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedChain:
+    """A chain that is whole, except for what the ledger has pruned. *entries* begin with those the reader held."""
+
+    proof: ChainProof
+    entries: tuple[VerifiedEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedChains:
+    """Chains whose statements were all signed by keys in force.
+
+    Attributes:
+        chains: in the order of the proof.
+        keys: by key, when it was in force for whom, as far as these chains show.
+        kept_from_ms: entries of persons before this time may be pruned, as chain ``ledger`` states; 0: none may.
+    """
+
+    chains: tuple[VerifiedChain, ...]
+    keys: ValidKeys
+    kept_from_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedSingle:
+    """A single entry that is included at its index; *entry* is None for a seal."""
+
+    index: int
+    entry: VerifiedEntry | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedEvidence:
+    """What a file proves.
+
+    Attributes:
+        scope: what the file contains. A range and a chain are proven to be complete.
+        entries: the single entries.
+        unproven: how many statements may be signed by a person's own key, which only that person's chain could show.
+        witnesses: names of the witnesses that cosigned, if a policy was given.
+    """
+
+    scope: Scope
+    sealed: SealedCheckpoint
+    chains: VerifiedChains
+    entries: tuple[VerifiedSingle, ...]
+    unproven: int
+    witnesses: tuple[str, ...]
+
+    def events(self) -> Iterator[VerifiedEntry]:
+        """Yield the entries of all chains, then the single ones except seals."""
+        for chain in self.chains.chains:
+            yield from chain.entries
+        yield from (one.entry for one in self.entries if one.entry is not None)
+
+    @property
+    def entry_count(self) -> int:
+        """How many entries there are, seals included."""
+        return sum(len(chain.entries) for chain in self.chains.chains) + len(self.entries)
+
+    @property
+    def missing(self) -> int:
+        """How many entries are pruned before the first ones shown."""
+        return sum(chain.proof.first_seq - 1 for chain in self.chains.chains)
+
+    @property
+    def opened(self) -> int:
+        """How many entries have their statement."""
+        return sum(one.statement is not None for one in self.events())
+
+    @property
+    def closed(self) -> int:
+        """How many entries lack their statement: it is erased, pruned, or withheld by the maker of the file."""
+        return sum(one.statement is None for one in self.events())
+
+    @property
+    def unknown(self) -> int:
+        """How many entries this version cannot interpret: an unknown kind, or an unreadable LEDGER or KEY."""
+        return sum(
+            not is_known(one.event.kind) or (_states_keys(one) and _decode(one) is None) for one in self.events()
+        )
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """How many entries of each known kind there are, by name."""
+        return dict(Counter(EntryKind(one.event.kind).name for one in self.events() if is_known(one.event.kind)))
+
+
+def verify_evidence(
+    evidence: Evidence,
+    *,
+    origin: str,
+    log_verifier: NoteVerifier,
+    policy: WitnessPolicy | None = None,
+    now_ms: int | None = None,
+    max_age_s: int | None = None,
+) -> VerifiedEvidence:
+    """Verify evidence with what the reader pinned; return what it proves.
+
+    Args:
+        policy: the reader's own witness policy; None: no cosignature is needed. Evidence is kept for years, so
+            cosignatures of any age count, unless *max_age_s* limits them.
+        now_ms: the reader's clock. The seal may not be ahead of it. None: no time is compared with it.
+        max_age_s: age of the oldest cosignature that counts, by *now_ms*.
+
+    Raises:
+        MalformedError: a part of it is not what it should be.
+        SignatureError: the log, an author or a quorum of witnesses has not signed.
+        ProofError: something is not proven, an entry of the scope is missing, or the seal is ahead of *now_ms*.
+    """
+    proof, scope = evidence.proof, evidence.scope
+    sealed = history.verify_sealed_checkpoint(proof, origin=origin, log_verifier=log_verifier, held=None)
+    if now_ms is not None and sealed.seal.time_ms > now_ms + 1000 * MAX_AHEAD_S:
+        raise ProofError("evidence is sealed at a time that has not come yet")
+    witnesses: tuple[str, ...] = ()
+    if policy is not None:
+        cosigned = verify_cosigned(
+            proof.checkpoint, policy, now_s=(now_ms or 0) // 1000, max_age_s=max_age_s,
+            seal_time_ms=sealed.seal.time_ms, logs=(log_verifier,),
+        )  # fmt: skip
+        witnesses = tuple(name for name, _ in cosigned.cosignatures)
+    if scope.chain and not (proof.chains and proof.chains[0].tag == scope.chain):
+        raise ProofError("first history is not the chain that the scope names")
+    chains = verify_chains(proof.chains, sealed, asked=scope.chain, origin=origin, log_verifier=log_verifier)
+    entries = _verify_singles(evidence.entries, sealed)
+    unproven = sum(not _verify_author(one.entry, chains.keys, origin) for one in entries)
+    _verify_range(scope, entries, sealed)
+    return VerifiedEvidence(
+        scope=scope, sealed=sealed, chains=chains, entries=entries, unproven=unproven, witnesses=witnesses
+    )
+
+
+def verify_chains(
+    chains: Sequence[ChainProof],
+    sealed: SealedCheckpoint,
+    *,
+    asked: bytes,
+    origin: str,
+    log_verifier: NoteVerifier,
+    known: Sequence[HistoryEntry] = (),
+) -> VerifiedChains:
+    """Verify chains at one sealed: each is whole, and every statement was signed by a key in force.
+
+    Args:
+        asked: tag of the chain asked for. All others must be authors' chains. Empty: no chain was asked for.
+        known: entries of that chain which the reader verified earlier, in order. Their authors are not verified again,
+            because the chains of their keys may not be sent again.
+
+    Raises:
+        MalformedError: a part of one is not what it should be.
+        SignatureError: an author's key was not in force, or a signature is wrong.
+        ProofError: a chain is not whole, is not needed, or does not continue *known*; or chain ``ledger`` contradicts
+            what is pinned, or states to have pruned what its published policy keeps.
+    """
+    _check_needed(chains, asked)
+    verified: dict[bytes, tuple[VerifiedEntry, ...]] = {}
+    kept_from_ms = 0
+    # Chain `ledger` comes first, because it states what may be missing from the others.
+    for chain in sorted(chains, key=lambda chain: chain.public_name != LEDGER_CHAIN):
+        held = known if chain.tag == asked else ()
+        verified[chain.tag] = _join(chain, held, sealed=sealed, kept_from_ms=kept_from_ms)
+        if chain.public_name == LEDGER_CHAIN:
+            kept_from_ms = _kept_from(verified[chain.tag])
+    found = tuple(VerifiedChain(chain, verified[chain.tag]) for chain in chains)
+    known_events = {entry.event for entry in verified.get(asked, ())[: len(known)]}
+    keys = verify_key_changes(_key_changes(found), origin=origin, known=known_events)
+    for tag, entries in verified.items():
+        verify_authors(entries[len(known) :] if tag == asked else entries, origin=origin, keys=keys)
+    if asked or codec.LEDGER_TAG in verified:
+        _check_ledger(verified.get(codec.LEDGER_TAG, ()), origin, log_verifier)
+    return VerifiedChains(found, keys, kept_from_ms)
+
+
+def _check_needed(chains: Sequence[ChainProof], asked: bytes) -> None:
+    tags = [chain.tag for chain in chains]
+    if len(set(tags)) != len(tags):
+        raise ProofError("a chain is there twice")
+    if any(not has_author_keys(chain.public_name) and chain.tag != asked for chain in chains):
+        raise ProofError("a chain is there that was not asked for, and is no author's")
+
+
+def _join(
+    chain: ChainProof, known: Sequence[HistoryEntry], *, sealed: SealedCheckpoint, kept_from_ms: int
+) -> tuple[VerifiedEntry, ...]:
+    """Verify known and sent entries as one chain; return all of them.
+
+    The reader may have read a chain, then again after a part in between was pruned, so known entries come in runs of
+    successive seqs. Example: known 1 2 3 and 6 7, sent 8 9. Run 1–3 is verified alone. Run 6–7 is continued by what
+    was sent, so 6–9 is verified as one part of the chain, which ends in the head that the map has.
+
+    Raises:
+        MalformedError, ProofError: as ``verify_chains``.
+    """
+    runs: list[list[HistoryEntry]] = []
+    last = HeldChain(0, b"")
+    for entry in known:
+        held = _up_to(entry)
+        if not runs or held.count != last.count + 1:
+            runs.append([])
+        runs[-1].append(entry)
+        last = held
+    if chain.count < last.count:
+        raise ProofError(f"chain is shorter than what is remembered: `{chain.count}` and `{last.count}`")
+    if known and chain.first_seq <= last.count:
+        raise ProofError("chain does not continue what is remembered")
+    if runs and chain.first_seq == last.count + 1:
+        run = runs.pop()
+        chain = replace(chain, first_seq=_up_to(run[0]).count, entries=(*run, *chain.entries))
+        last = _up_to(runs[-1][-1]) if runs else HeldChain(0, b"")
+    before: list[VerifiedEntry] = []
+    for run in runs:
+        before += history.verify_run(chain.tag, run, first_seq=_up_to(run[0]).count)
+    return (*before, *history.verify_chain(chain, sealed=sealed, held=last, kept_from_ms=kept_from_ms))
+
+
+def _up_to(entry: HistoryEntry) -> HeldChain:
+    """Return how much of its chain is held with an entry. The head stays empty: only entries after a gap follow."""
+    event = codec.decode_leaf(entry.leaf)
+    if not isinstance(event, codec.Event):
+        raise MalformedError("memory holds a leaf that is no entry")
+    return HeldChain(event.seq, b"", erased=event.kind == EntryKind.ERASURE, time_ms=event.time_ms)
+
+
+# -- single entries -------------------------------------------------------------------------------------------
+
+
+def _verify_singles(singles: Sequence[SingleEntry], sealed: SealedCheckpoint) -> tuple[VerifiedSingle, ...]:
+    """Verify that each single entry is included at its index, in rising order of index and time."""
+    point = sealed.checkpoint
+    found: list[VerifiedSingle] = []
+    next_index, time_ms = 0, 0
+    for single in singles:
+        leaf, opening = single.entry.leaf, single.entry.opening
+        merkle.verify_inclusion(
+            single.inclusion, index=single.index, size=point.size, leaf_hash=merkle.leaf_hash(leaf), root=point.root
+        )
+        event = codec.decode_leaf(leaf)
+        if single.index < next_index:
+            raise ProofError("entry is there twice, or out of order")
+        if not time_ms <= event.time_ms <= sealed.seal.time_ms:
+            raise ProofError("entry is earlier than the one before, or later than the seal")
+        next_index, time_ms = single.index + 1, event.time_ms
+        if isinstance(event, codec.Event):
+            statement = None if opening is None else history.open_statement(event, *opening)
+            found.append(VerifiedSingle(single.index, VerifiedEntry(event, statement)))
+            continue
+        if opening is not None:
+            raise MalformedError("seal has an opening")
+        if event.covers != single.index:
+            raise ProofError("seal is not at the index that it states")
+        found.append(VerifiedSingle(single.index, None))
+    return tuple(found)
+
+
+def _verify_author(entry: VerifiedEntry | None, keys: ValidKeys, origin: str) -> bool:
+    """Verify who signed a single entry. Return False if the key may be the person's own: then the owner is unproven.
+
+    Raises:
+        SignatureError: neither an author with a key in force nor the person can have signed it.
+    """
+    if entry is None or entry.statement is None:
+        return True
+    key = entry.statement.key
+    if key in keys or Owner.SUBJECT not in authors_of(entry.event.kind):
+        verify_authors([entry], origin=origin, keys=keys)
+        return True
+    own = KeyChange(key=key, owner=Owner.SUBJECT, tag_or_name=entry.event.tag, time_ms=0)
+    verify_authors([entry], origin=origin, keys=valid_keys([own]))
+    return False
+
+
+def _verify_range(scope: Scope, entries: Sequence[VerifiedSingle], sealed: SealedCheckpoint) -> None:
+    if scope.last >= sealed.checkpoint.size:
+        raise MalformedError("evidence has a scope of a range that ends outside of the tree")
+    # Single entries are in order, and each is there once, so the right number of them means that all are there.
+    if sum(scope.first <= one.index <= scope.last for one in entries) != max(0, scope.last - scope.first + 1):
+        raise ProofError("an entry of the range is missing")
+
+
+# -- what LEDGER and KEY entries state ------------------------------------------------------------------------
+
+
+def _states_keys(entry: VerifiedEntry) -> bool:
+    return entry.statement is not None and entry.event.kind in (EntryKind.LEDGER, EntryKind.KEY)
+
+
+def _decode(entry: VerifiedEntry) -> Message | None:
+    if entry.statement is None:
+        return None
+    return payloads.decode_known_payload(entry.event.kind, entry.statement.payload)
+
+
+def _kept_from(ledger: Sequence[VerifiedEntry]) -> int:
+    """Return the time before which the ledger has pruned, as its own chain states, UTC ms; 0: it has not.
+
+    Raises:
+        ProofError: it states to have pruned what its published policy keeps.
+    """
+    kept = Retention()
+    for entry in ledger:
+        if entry.statement is not None:
+            values.add_retention(kept, entry.event, entry.statement.payload)
+    return kept.kept_from_ms
+
+
+def _key_changes(chains: Sequence[VerifiedChain]) -> Iterator[tuple[VerifiedEntry, KeyChange | None]]:
+    """Yield every LEDGER and KEY entry with what it states of a key; None: nothing that this version understands."""
+    for chain in chains:
+        for entry in chain.entries:
+            if entry.statement is not None and _states_keys(entry):
+                yield entry, values.stated_key(entry.event, entry.statement.payload, chain=chain.proof.public_name)
+
+
+def _check_ledger(ledger: Sequence[VerifiedEntry], origin: str, log_verifier: NoteVerifier) -> None:
+    """Compare what chain `ledger` states of the ledger with what is pinned."""
+    stated = [one for one in map(_decode, ledger) if isinstance(one, st.LedgerStatement)]
+    keys = {key for one in stated for key in one.verifier_keys}
+    history.verify_pinned({one.origin for one in stated}, keys, origin=origin, log_verifier=log_verifier)
