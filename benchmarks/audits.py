@@ -104,7 +104,7 @@ def _audit(verb: str, config_file: Path, state_dir: Path, jobs: int) -> Audited:
     found = config.load(config_file)
     place = DataDirectory(
         store_dir=found.ledger.store_dir,
-        lock_path=found.ledger.lock_path,
+        checkpoint_path=found.ledger.last_signed_path,
         vault_dir=found.ledger.vault_dir,
         vault_key_file=found.keys.vault_key_file,
     )

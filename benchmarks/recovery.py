@@ -22,7 +22,7 @@ from consentd.core import checkpoint, codec
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.core.note import Signer, sign_note
-from consentd.ledger.last_signed import write_lock
+from consentd.ledger.last_signed import write_last_signed
 from consentd.ledger.ledger import AppendBatch, Draft
 from consentd.ledger.recovery import open_ledger
 from consentd.store.rocks import RocksStore
@@ -88,8 +88,10 @@ def _build(directory: Path, entries: int, bits: int) -> float:
     random = Random(3)
     started = time.perf_counter()
     store = RocksStore.open(directory / "store", block_cache_mb=CACHE_MB)
-    lock_path = directory / "checkpoint.lock"
-    ledger = open_ledger(store, lock_path=lock_path, origin=ORIGIN, log_verifier=SIGNER.verifier, map_bits=bits)
+    last_signed_path = directory / "last-signed"
+    ledger = open_ledger(
+        store, last_signed_path=last_signed_path, origin=ORIGIN, log_verifier=SIGNER.verifier, map_bits=bits
+    )
     for first in range(0, entries, BATCH):
         batch = AppendBatch(ledger, 1_764_000_000_000 + first)
         for one in ordered[first : first + BATCH]:
@@ -102,7 +104,7 @@ def _build(directory: Path, entries: int, bits: int) -> float:
         _tell(min(first + BATCH, entries), entries, started)
     state = ledger.state
     text = checkpoint.format_checkpoint(checkpoint.Checkpoint(ORIGIN, state.size, state.root))
-    write_lock(lock_path, sign_note(text, [SIGNER]))
+    write_last_signed(last_signed_path, sign_note(text, [SIGNER]))
     store.close()
     return time.perf_counter() - started
 
@@ -116,7 +118,7 @@ def _open(directory: Path, bits: int) -> Opened:
     opened = time.perf_counter()
     ledger = open_ledger(
         store,
-        lock_path=directory / "checkpoint.lock",
+        last_signed_path=directory / "last-signed",
         origin=ORIGIN,
         log_verifier=SIGNER.verifier,
         map_bits=bits,

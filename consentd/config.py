@@ -33,7 +33,7 @@ class LedgerConfig:
     Attributes:
         origin: name of the ledger, first line of every checkpoint; never changes.
         data_dir: directory of the store, of the vault and, by default, of table and lock.
-        lock_path: ``checkpoint.lock``, outside the store's own directory.
+        last_signed_path: file of the last signed checkpoint; it must be outside the store's own directory.
         checkpoint_interval_ms: least time between two checkpoints.
         map_bits: the map has 2^map_bits buckets; 16 subjects a bucket is right. Fixed when the ledger is created.
         retention_days: how old an entry must be, and how long without effect, before it may be pruned; 0: nothing ever
@@ -44,7 +44,7 @@ class LedgerConfig:
 
     origin: str
     data_dir: Path
-    lock_path: Path
+    last_signed_path: Path
     checkpoint_interval_ms: int = _bounded(200, 10, 60_000)
     map_bits: int = _bounded(17, 1, 24)
     retention_days: int = _bounded(0, 0, 36_525)
@@ -231,9 +231,9 @@ class Config:
         if 0 < self.ledger.retention_days <= self.ledger.idempotency_days:
             # A repeat must find what its first call recorded.
             raise InvalidError("config: `ledger.retention_days` is not longer than `ledger.idempotency_days`")
-        if self.ledger.lock_path.is_relative_to(self.ledger.store_dir):
-            # A restored copy of the store would bring its old lock along, and the lock could not tell.
-            raise InvalidError("config: `ledger.lock_path` lies inside the store's own directory")
+        if self.ledger.last_signed_path.is_relative_to(self.ledger.store_dir):
+            # Restoring an old copy of the store would restore this file too, and hide that the ledger was rolled back.
+            raise InvalidError("config: `ledger.last_signed_path` lies inside the store's own directory")
         for section, listener in (("grpc", self.grpc), ("http", self.http)):
             host, _ = parse_listen(listener.listen, option=f"{section}.listen")
             if listener.tls is None and not is_loopback(host):
@@ -299,7 +299,7 @@ def _default_paths(document: dict[str, object]) -> None:
     """Fill in the paths that follow from ``ledger.data_dir`` where they are not given."""
     ledger = document.get("ledger")
     if isinstance(ledger, dict) and isinstance(ledger.get("data_dir"), str):
-        ledger.setdefault("lock_path", ledger["data_dir"] + "/checkpoint.lock")
+        ledger.setdefault("last_signed_path", ledger["data_dir"] + "/last-signed")
         table = document.setdefault("table", {})
         if isinstance(table, dict):
             table.setdefault("path", ledger["data_dir"] + "/table")

@@ -68,7 +68,7 @@ _CODE = _one_of(
 _OUTCOME = _one_of("outcome", "PERMIT", "PARTIAL", "DENY", "NO_CONSENT", "INDETERMINATE")
 _VIA = _one_of("via", "check", "batch", "authorize")
 _STORE = _one_of("store", "ledger", "table")
-_PLACE = _one_of("place", "ledger", "vault", "table", "lock")
+_PLACE = _one_of("place", "ledger", "vault", "table", "last_signed")
 _CLOCK = _one_of("direction", "behind", "ahead")
 _REPEAT = _one_of("repeat", "same", "conflicting")
 

@@ -383,8 +383,8 @@ def test_what_a_daemon_decided_comes_out_again(tmp_path: Path) -> None:
         running.stop()
     config = running.config
     place = DataDirectory(
-        store_dir=config.ledger.store_dir, lock_path=config.ledger.lock_path, vault_dir=config.ledger.vault_dir,
-        vault_key_file=config.keys.vault_key_file,
+        store_dir=config.ledger.store_dir, checkpoint_path=config.ledger.last_signed_path,
+        vault_dir=config.ledger.vault_dir, vault_key_file=config.keys.vault_key_file,
     )
     replayed = replay_decisions(place, **options)
     assert replayed.faults == ()

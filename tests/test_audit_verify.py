@@ -684,7 +684,7 @@ def test_a_stopped_daemons_files_are_read_at_the_checkpoint_that_was_cosigned(ru
     finally:
         running.stop()
     config = running.config.ledger
-    opened = note.parse_note(config.lock_path.read_bytes())
+    opened = note.parse_note(config.last_signed_path.read_bytes())
     (tmp_path / "policy").write_text(
         f"log {vkey}\nwitness w {note.format_vkey(WITNESSES[0].verifier)}\nquorum w\n", encoding="utf-8"
     )
@@ -740,8 +740,8 @@ def test_a_daemon_is_verified_while_it_runs_and_when_it_is_stopped(tmp_path: Pat
         running.stop()
     config = running.config
     place = DataDirectory(
-        store_dir=config.ledger.store_dir, lock_path=config.ledger.lock_path, vault_dir=config.ledger.vault_dir,
-        vault_key_file=config.keys.vault_key_file,
+        store_dir=config.ledger.store_dir, checkpoint_path=config.ledger.last_signed_path,
+        vault_dir=config.ledger.vault_dir, vault_key_file=config.keys.vault_key_file,
     )
     stopped = verify_ledger(place, **options)
     assert stopped.faults == ()

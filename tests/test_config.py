@@ -71,7 +71,7 @@ def test_paths_are_relative_to_the_file() -> None:
     parsed = parse()
     assert parsed.keys.log_key_file == BASE / "log.key"
     assert parsed.keys.vault_key_file == Path("/etc/consentd/vault.key")
-    assert parsed.ledger.lock_path == BASE / "data/checkpoint.lock"
+    assert parsed.ledger.last_signed_path == BASE / "data/last-signed"
     assert parsed.ledger.store_dir == BASE / "data/ledger"
     assert parsed.ledger.vault_dir == BASE / "data/vault"
     assert parsed.table.path == BASE / "data/table"
@@ -156,7 +156,7 @@ def test_an_origin_is_a_key_name(origin: str) -> None:
 
 def test_the_lock_lies_outside_the_store() -> None:
     with pytest.raises(InvalidError, match="inside the store's own directory"):
-        parse(minimal=MINIMAL.replace("[keys]", "lock_path = 'data/ledger/checkpoint.lock'\n[keys]"))
+        parse(minimal=MINIMAL.replace("[keys]", "last_signed_path = 'data/ledger/last-signed'\n[keys]"))
 
 
 def test_an_unreadable_file_is_named(tmp_path: Path) -> None:

@@ -257,7 +257,7 @@ def test_a_second_daemon_on_a_copy_is_refused_where_the_lock_is_shared(tmp_path:
     again.enrol(SECRET)
     again.check_ledger()
     again.stop()
-    with pytest.raises(CorruptionError, match="is behind its lock"):
+    with pytest.raises(CorruptionError, match="is smaller than its last signed checkpoint"):
         Daemon(copied).start()
 
 
@@ -338,7 +338,7 @@ def test_another_vault_key_is_refused(stopped: Running) -> None:
 
 def test_another_log_key_is_refused(stopped: Running) -> None:
     stopped.config.keys.log_key_file.write_text(_other_log_key())
-    with pytest.raises(CorruptionError, match=r"checkpoint lock does not verify.*RUNBOOK"):
+    with pytest.raises(CorruptionError, match=r"last signed checkpoint does not verify.*RUNBOOK"):
         Daemon(stopped.config).start()
 
 
@@ -351,10 +351,10 @@ def test_another_statement_key_is_refused(stopped: Running) -> None:
 
 
 def test_a_missing_lock_is_refused_and_the_old_one_serves_again(stopped: Running) -> None:
-    lock = stopped.config.ledger.lock_path
+    lock = stopped.config.ledger.last_signed_path
     kept = lock.read_bytes()
     lock.unlink()
-    with pytest.raises(CorruptionError, match=r"checkpoint lock is missing.*RUNBOOK"):
+    with pytest.raises(CorruptionError, match=r"last signed checkpoint is missing.*RUNBOOK"):
         Daemon(stopped.config).start()
     lock.write_bytes(kept)
     again = Running(stopped.config, stopped.tokens)
@@ -580,13 +580,13 @@ def test_sighup_reads_the_credentials_again_and_the_log_is_json_without_identifi
 
 def test_a_daemon_that_cannot_start_says_why(directory: tuple[Path, Running]) -> None:
     path, running = directory
-    running.config.ledger.lock_path.unlink()
+    running.config.ledger.last_signed_path.unlink()
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(path)], capture_output=True, text=True, env=env, timeout=60, check=False
     )
     assert done.returncode != 0
-    assert "checkpoint lock is missing" in done.stderr
+    assert "last signed checkpoint is missing" in done.stderr
 
 
 def test_the_log_tells_where_an_error_was_but_only_declared_ones_by_their_text() -> None:

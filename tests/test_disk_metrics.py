@@ -13,7 +13,7 @@ from consentd.table.table import Table
 
 
 def config_of(directory: Path) -> Any:
-    ledger = SimpleNamespace(store_dir=directory, vault_dir=directory, lock_path=directory / "checkpoint.lock")
+    ledger = SimpleNamespace(store_dir=directory, vault_dir=directory, last_signed_path=directory / "last-signed")
     return SimpleNamespace(ledger=ledger, table=SimpleNamespace(path=directory))
 
 
@@ -38,13 +38,13 @@ def test_a_place_that_is_gone_hides_no_other(tmp_path: Path) -> None:
     config.table.path = tmp_path / "gone"
     follow_room(metrics, config, cast("Table", None))
     assert math.isnan(metrics.value("consentd_free_bytes", place="table"))
-    assert metrics.value("consentd_free_bytes", place="lock") > 0
+    assert metrics.value("consentd_free_bytes", place="last_signed") > 0
 
 
 def test_a_daemon_tells_its_room(tmp_path: Path) -> None:
     running = make_running(tmp_path)
     metrics = running.daemon.metrics
-    for place in ("ledger", "vault", "table", "lock"):
+    for place in ("ledger", "vault", "table", "last_signed"):
         assert metrics.value("consentd_free_bytes", place=place) > 0
     assert 0 < metrics.value("consentd_table_used_share") < 0.5
     running.stop()

@@ -63,8 +63,8 @@ def spread(points: list[Point]) -> list[tuple[Point, str]]:
 
 
 def is_of_commit(point: Point) -> bool:
-    """Tell whether each commit makes this call: to a log, the table, the lock."""
-    return point.path.endswith((".log", "data.mdb", ".lock.new")) and point.call != "openat"
+    """Tell whether each commit makes this call: to a log, the table, the last signed checkpoint."""
+    return point.path.endswith((".log", "data.mdb", "last-signed.new")) and point.call != "openat"
 
 
 def reopen(outcome: Outcome) -> tuple[Running, bool]:
@@ -132,7 +132,7 @@ def test_a_run_that_nothing_befalls_does_what_the_others_are_measured_by(plain: 
     assert len(plain.acknowledged) > 20
     assert len(plain.published) > 4
     files = {point.path.partition("/")[0] for point in faults.points(plain.directory)}
-    assert files >= {"ledger", "vault", "table", "checkpoint.lock.new"}
+    assert files >= {"ledger", "vault", "table", "last-signed.new"}
 
 
 @pytest.mark.slow
@@ -228,14 +228,14 @@ def test_a_log_that_lost_synced_bytes_is_refused_for_its_table_or_its_lock(
     outcome, synced, _ = killed
     damaged = cut(outcome, tmp_path / "damaged", int(part * synced) - 1)
     shutil.copytree(damaged.directory, tmp_path / "without")
-    with pytest.raises(CorruptionError, match=r"table is ahead of its ledger|ledger is behind its lock"):
+    with pytest.raises(CorruptionError, match=r"table is ahead of its ledger|ledger is smaller than its last"):
         Running(damaged.config, damaged.tokens)
     without = replace(outcome, directory=tmp_path / "without")
     shutil.rmtree(without.config.table.path)
     try:
         running = Running(without.config, without.tokens)
     except CorruptionError as error:
-        assert "ledger is behind its lock" in str(error)  # noqa: PT017  # refusing is one of two right answers
+        assert "ledger is smaller than its last signed checkpoint" in str(error)  # noqa: PT017  # refusing is one of two right answers
         return
     # Only what no checkpoint ever covered is missing; its receipts prove it to whoever was told.
     covered = min(running.check_ledger(), last_size(outcome))
@@ -254,7 +254,7 @@ def last_size(outcome: Outcome) -> int:
 @pytest.mark.slow
 def test_an_older_copy_is_refused_by_a_lock_that_lies_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "lock").mkdir()
-    placed: dict[str, object] = {"lock_path": '"lock/checkpoint.lock"'}
+    placed: dict[str, object] = {"last_signed_path": '"lock/last-signed"'}
     running = make_running(tmp_path, **placed)
     running.stop()
     data, older, newer = tmp_path / "data", tmp_path / "older", tmp_path / "newer"
@@ -264,7 +264,7 @@ def test_an_older_copy_is_refused_by_a_lock_that_lies_elsewhere(tmp_path: Path) 
     running.stop()
     data.rename(newer)
     older.rename(data)
-    with pytest.raises(CorruptionError, match="ledger is behind its lock"):
+    with pytest.raises(CorruptionError, match="ledger is smaller than its last signed checkpoint"):
         Running(running.config, running.tokens)
     shutil.rmtree(data)
     newer.rename(data)

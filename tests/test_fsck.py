@@ -53,12 +53,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LedgerCase]:
 @pytest.fixture
 def case(whole: LedgerCase) -> Iterator[LedgerCase]:
     """The ledger with a store of the test's own."""
-    store, lock = whole.store, whole.lock_path.read_bytes()
+    store, lock = whole.store, whole.last_signed_path.read_bytes()
     assert isinstance(store, MemoryStore)
     whole.store = store.reopen()
     yield whole
     whole.store = store
-    whole.lock_path.write_bytes(lock)
+    whole.last_signed_path.write_bytes(lock)
     check_ledger(whole)
 
 
@@ -288,7 +288,7 @@ def regrow(case: LedgerCase, leaves: list[bytes]) -> None:
     case.store.write(batch)
     sealed = state.sealed_size
     root = Edge().append([merkle.leaf_hash(leaf) for leaf in leaves[:sealed]])[0].root()
-    case.lock_path.write_bytes(checkpoint.sign_checkpoint(checkpoint.Checkpoint(ORIGIN, sealed, root), [LOG]))
+    case.last_signed_path.write_bytes(checkpoint.sign_checkpoint(checkpoint.Checkpoint(ORIGIN, sealed, root), [LOG]))
 
 
 def seals_of(leaves: list[bytes]) -> list[int]:
@@ -496,7 +496,7 @@ def test_a_table_behind_is_ordinary_and_one_ahead_is_not(tmp_path: Path) -> None
     older = case.store
     assert isinstance(older, MemoryStore)
     older = older.reopen()
-    lock = case.lock_path.read_bytes()
+    lock = case.last_signed_path.read_bytes()
     case.fill(1)
     case.close()
     ahead = tmp_path / "ahead"
@@ -506,31 +506,31 @@ def test_a_table_behind_is_ordinary_and_one_ahead_is_not(tmp_path: Path) -> None
     assert case.fsck(table=table).faults == ()
     table.close()
     newer, case.store = case.store, older
-    new_lock = case.lock_path.read_bytes()
-    case.lock_path.write_bytes(lock)
+    new_lock = case.last_signed_path.read_bytes()
+    case.last_signed_path.write_bytes(lock)
     table = case.table_type.open(ahead, map_size_mb=16)
     assert "ahead" in whats(case.fsck(table=table))
     table.close()
     case.store = newer
-    case.lock_path.write_bytes(new_lock)
+    case.last_signed_path.write_bytes(new_lock)
     check_ledger(case)
 
 
 def test_the_lock_is_verified(case: LedgerCase) -> None:
     point = checkpoint.Checkpoint(ORIGIN, case.ledger.state.sealed_size, case.ledger.state.root)
     locks: dict[bytes, str] = {
-        b"": "cannot be verified",
+        b"": "does not verify",
         checkpoint.sign_checkpoint(point, [LOG]): "contradicts",  # the root is that of a later size
-        checkpoint.sign_checkpoint(replace(point, size=point.size + 99), [LOG]): "behind",
-        checkpoint.sign_checkpoint(point, [note.Signer(ORIGIN, DAEMON)]): "cannot be verified",
-        checkpoint.sign_checkpoint(replace(point, origin="other"), [LOG]): "cannot be verified",
+        checkpoint.sign_checkpoint(replace(point, size=point.size + 99), [LOG]): "smaller",
+        checkpoint.sign_checkpoint(point, [note.Signer(ORIGIN, DAEMON)]): "does not verify",
+        checkpoint.sign_checkpoint(replace(point, origin="other"), [LOG]): "does not verify",
     }
     for lock, what in locks.items():
-        case.lock_path.write_bytes(lock)
+        case.last_signed_path.write_bytes(lock)
         assert what in whats(case.fsck(quick=True))
-    case.lock_path.unlink()
+    case.last_signed_path.unlink()
     assert "missing" in whats(case.fsck(quick=True))
-    assert case.fsck(quick=True, lock_path=None).faults == ()
+    assert case.fsck(quick=True, last_signed_path=None).faults == ()
 
 
 # -- damaged files ----------------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def served(tmp_path_factory):
     (directory / "access.leaf").write_bytes(granted.leaf)
     ledger, keys = running.config.ledger, running.config.keys
     place = DataDirectory(
-        store_dir=ledger.store_dir, lock_path=ledger.lock_path, vault_dir=ledger.vault_dir,
+        store_dir=ledger.store_dir, checkpoint_path=ledger.last_signed_path, vault_dir=ledger.vault_dir,
         vault_key_file=keys.vault_key_file,
     )  # fmt: skip
     vkey = note.format_vkey(log.verifier)

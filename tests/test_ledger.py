@@ -16,7 +16,7 @@ from consentd.core import bucketed, checkpoint, codec, ed25519, merkle, note, pa
 from consentd.core.kinds import EntryKind
 from consentd.errors import CorruptionError, InvalidError, NotFoundError, StorageError
 from consentd.ledger import layout, reads
-from consentd.ledger.last_signed import read_lock, write_lock
+from consentd.ledger.last_signed import read_last_signed, write_last_signed
 from consentd.ledger.ledger import AppendBatch, Draft, State, decode_state, empty_state, encode_state
 from consentd.ledger.recovery import open_ledger
 from consentd.store import Batch, Store
@@ -36,7 +36,7 @@ def case(tmp_path: Path) -> Iterator[LedgerCase]:
 
 
 def reopened(case: LedgerCase, store: Store) -> None:
-    """Open again on what a process that died left in *store*, the table and the lock."""
+    """Open again on what a process that died left in *store*, the table and the last signed checkpoint."""
     if case.table is not None:
         case.sequencer.stop()
         case.table.close()
@@ -154,7 +154,7 @@ def test_a_lock_that_cannot_be_written_stops_the_writer_and_is_made_up_for(case:
     case.fill(1)
     size = case.ledger.state.size
     published = len(case.notes)
-    case.lock_path.with_name("checkpoint.lock.new").mkdir()  # in the way of the temporary file
+    case.last_signed_path.with_name("last-signed.new").mkdir()  # in the way of the temporary file
     case.write(case.participant("clinic"))
     with pytest.raises(AssertionError):
         case.seal()
@@ -162,7 +162,7 @@ def test_a_lock_that_cannot_be_written_stops_the_writer_and_is_made_up_for(case:
     assert case.sequencer.fault is not None
     assert case.sequencer.published is not None
     assert case.sequencer.published.checkpoint.size == size
-    case.lock_path.with_name("checkpoint.lock.new").rmdir()
+    case.last_signed_path.with_name("last-signed.new").rmdir()
     assert isinstance(case.store, MemoryStore)
     reopened(case, case.store.reopen())
     assert len(case.notes) == published + 1
@@ -181,12 +181,12 @@ def test_a_lock_written_in_pieces_is_whole(tmp_path: Path, monkeypatch: pytest.M
         room -= took
         return took
 
-    path = tmp_path / "checkpoint.lock"
+    path = tmp_path / "last-signed"
     monkeypatch.setattr(os, "write", partial)
-    write_lock(path, b"x" * 60)
+    write_last_signed(path, b"x" * 60)
     with pytest.raises(StorageError):
-        write_lock(path, b"y" * 60)
-    assert read_lock(path) == b"x" * 60
+        write_last_signed(path, b"y" * 60)
+    assert read_last_signed(path) == b"x" * 60
 
 
 # -- what a crash leaves ------------------------------------------------------------------------------------------
@@ -219,13 +219,13 @@ def test_opening_a_sealed_ledger_appends_nothing(case: LedgerCase) -> None:
 
 def test_a_store_ahead_of_its_lock_is_published(case: LedgerCase) -> None:
     case.fill(1)
-    lock = case.lock_path.read_bytes()
+    lock = case.last_signed_path.read_bytes()
     case.write(case.participant("clinic"))
     point = case.seal()
     case.crash()
-    case.lock_path.write_bytes(lock)
+    case.last_signed_path.write_bytes(lock)
     case.open()
-    assert read_lock(case.lock_path) == case.notes[-1]
+    assert read_last_signed(case.last_signed_path) == case.notes[-1]
     check_ledger(case, point.size)
 
 
@@ -254,7 +254,7 @@ def test_a_crash_before_the_first_signature_is_ordinary(tmp_path: Path) -> None:
     case.write(case.genesis())
     case.seal()
     case.crash()
-    case.lock_path.unlink()
+    case.last_signed_path.unlink()
     case.open()
     check_ledger(case, 4)
     case.close()
@@ -265,7 +265,7 @@ def test_a_crash_before_the_first_seal_is_ordinary(tmp_path: Path) -> None:
     case = LedgerCase(tmp_path, begin=False)
     case.write(case.genesis())
     case.crash()
-    assert not case.lock_path.exists()
+    assert not case.last_signed_path.exists()
     case.open()
     check_ledger(case, 4)
     case.close()
@@ -327,15 +327,15 @@ def test_opening_refuses_a_last_seal_that_is_no_leaf(case: LedgerCase) -> None:
 def test_opening_refuses_a_missing_lock(case: LedgerCase) -> None:
     case.fill(1)
     case.crash()
-    lock = case.lock_path.read_bytes()
-    case.lock_path.unlink()
+    lock = case.last_signed_path.read_bytes()
+    case.last_signed_path.unlink()
     refuses(case, "missing")
-    case.lock_path.write_bytes(lock)
+    case.last_signed_path.write_bytes(lock)
     case.open()
 
 
 def test_opening_refuses_an_older_copy(tmp_path: Path) -> None:
-    """A rollback: the store as it was, the lock as it is."""
+    """A rollback: the store as it was, the last signed checkpoint as it is."""
     store = RocksStore.open(tmp_path / "db")
     case = LedgerCase(tmp_path / "case", store=store)
     case.fill(1)
@@ -345,7 +345,7 @@ def test_opening_refuses_an_older_copy(tmp_path: Path) -> None:
     store.close()
     sizes = []
     case.store = RocksStore.open(tmp_path / "backup")
-    with pytest.raises(CorruptionError, match="behind its lock"):
+    with pytest.raises(CorruptionError, match="smaller than its last signed checkpoint"):
         case.open()
     sizes.append(decode_state(case.store.get(layout.STATE) or b"").size)
     case.store.close()
@@ -361,7 +361,7 @@ def test_opening_refuses_an_older_copy(tmp_path: Path) -> None:
 def test_opening_refuses_a_lock_that_is_not_its_own(case: LedgerCase) -> None:
     case.fill(1)
     case.crash()
-    lock = case.lock_path.read_bytes()
+    lock = case.last_signed_path.read_bytes()
     point, _ = checkpoint.open_checkpoint(lock, ORIGIN, LOG.verifier)
     for wrong, match in (
         (b"", "does not verify"),
@@ -370,26 +370,26 @@ def test_opening_refuses_a_lock_that_is_not_its_own(case: LedgerCase) -> None:
         (checkpoint.sign_checkpoint(point, [note.Signer(ORIGIN, ed25519.KeyPair(b"x" * 32))]), "does not verify"),
         (checkpoint.sign_checkpoint(replace(point, root=bytes(32)), [LOG]), "contradicts"),
         (checkpoint.sign_checkpoint(replace(point, size=point.size - 1), [LOG]), "contradicts"),
-        (checkpoint.sign_checkpoint(replace(point, size=point.size + 1), [LOG]), "behind"),
+        (checkpoint.sign_checkpoint(replace(point, size=point.size + 1), [LOG]), "smaller"),
     ):
-        case.lock_path.write_bytes(wrong)
+        case.last_signed_path.write_bytes(wrong)
         refuses(case, match)
-    case.lock_path.write_bytes(lock)
+    case.last_signed_path.write_bytes(lock)
     case.open()
 
 
 def test_opening_refuses_a_table_ahead(case: LedgerCase) -> None:
     case.fill(1)
     assert isinstance(case.store, MemoryStore)
-    older, lock = case.store.reopen(), case.lock_path.read_bytes()
+    older, lock = case.store.reopen(), case.last_signed_path.read_bytes()
     case.fill(1)
     case.crash()
-    newer, new_lock = case.store, case.lock_path.read_bytes()
+    newer, new_lock = case.store, case.last_signed_path.read_bytes()
     case.store = older
-    case.lock_path.write_bytes(lock)
+    case.last_signed_path.write_bytes(lock)
     refuses(case, "table is ahead")
     case.store = newer
-    case.lock_path.write_bytes(new_lock)
+    case.last_signed_path.write_bytes(new_lock)
     case.open()
 
 
@@ -461,7 +461,7 @@ def draft(tag: bytes = b"t" * 32, **changes: Any) -> Draft:
 
 def empty(store: Store, tmp_path: Path) -> Any:
     return open_ledger(
-        store, lock_path=tmp_path / "lock", origin=ORIGIN, log_verifier=LOG.verifier, map_bits=MAP_BITS
+        store, last_signed_path=tmp_path / "lock", origin=ORIGIN, log_verifier=LOG.verifier, map_bits=MAP_BITS
     )
 
 
@@ -652,18 +652,18 @@ def test_an_altered_bucket_is_not_proven_from(case: LedgerCase) -> None:
         restores(case, key, row)
 
 
-# -- the lock -------------------------------------------------------------------------------------------------------
+# -- the last signed checkpoint ---------------------------------------------------------------------------------
 
 
 def test_the_lock_is_replaced_whole(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.lock"
-    assert read_lock(path) is None
+    path = tmp_path / "last-signed"
+    assert read_last_signed(path) is None
     for text in (b"one", b"another, longer", b""):
-        write_lock(path, text)
-        assert read_lock(path) == text
-    assert os.listdir(tmp_path) == ["checkpoint.lock"]
+        write_last_signed(path, text)
+        assert read_last_signed(path) == text
+    assert os.listdir(tmp_path) == ["last-signed"]
     unwritable: list[Callable[[], object]] = [
-        lambda: write_lock(tmp_path / "absent" / "lock", b""), lambda: read_lock(tmp_path),
+        lambda: write_last_signed(tmp_path / "absent" / "lock", b""), lambda: read_last_signed(tmp_path),
     ]
     for wrong in unwritable:
         with pytest.raises(StorageError):

@@ -20,7 +20,7 @@ def cut(tmp_path: Path) -> Running:
     for value in PEOPLE[:10]:
         running.grant(running.enrol(value))
     running.check_ledger()
-    shutil.copy(running.config.ledger.lock_path, tmp_path / "early.lock")
+    shutil.copy(running.config.ledger.last_signed_path, tmp_path / "early.lock")
     for value in PEOPLE[10:]:
         running.grant(running.enrol(value))
     running.check_ledger()
@@ -43,7 +43,10 @@ def flip(path: Path, at: int) -> bytes:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("store_dir", "ledger is behind its lock"), ("vault_dir", "vault has a damaged log, and lacks the keys of")],
+    [
+        ("store_dir", "ledger is smaller than its last signed checkpoint"),
+        ("vault_dir", "vault has a damaged log, and lacks the keys of"),
+    ],
 )
 def test_a_log_damaged_in_its_middle_is_refused_and_kept(cut: Running, name: str, message: str) -> None:
     log = log_of(getattr(cut.config.ledger, name))
@@ -92,7 +95,7 @@ def test_a_vault_that_is_not_there_is_not_made(cut: Running) -> None:
 
 def test_a_table_that_knows_more_is_seen_before_the_ledger_is_opened(cut: Running, tmp_path: Path) -> None:
     log = log_of(cut.config.ledger.store_dir)
-    shutil.copy(tmp_path / "early.lock", cut.config.ledger.lock_path)
+    shutil.copy(tmp_path / "early.lock", cut.config.ledger.last_signed_path)
     whole = flip(log, log.stat().st_size * 9 // 10)
     with pytest.raises(CorruptionError, match="table is ahead of its ledger"):
         Daemon(cut.config).start()

@@ -444,8 +444,8 @@ def test_an_auditor_verifies_what_is_left(world: World, tmp_path: Path) -> None:
 def data_directory(world: World) -> DataDirectory:
     config = world.running.config
     return DataDirectory(
-        store_dir=config.ledger.store_dir, lock_path=config.ledger.lock_path, vault_dir=config.ledger.vault_dir,
-        vault_key_file=config.keys.vault_key_file,
+        store_dir=config.ledger.store_dir, checkpoint_path=config.ledger.last_signed_path,
+        vault_dir=config.ledger.vault_dir, vault_key_file=config.keys.vault_key_file,
     )  # fmt: skip
 
 
@@ -529,7 +529,7 @@ def fsck(world: World) -> Report:
         services.ledger.store,
         origin=ORIGIN,
         log_verifier=log_key,
-        lock_path=None,
+        last_signed_path=None,
         vault=services.vault,
         table=services.table,
     )

@@ -45,8 +45,9 @@ def make(
 ) -> Scrub:
     assert case.table is not None
     return Scrub(
-        case.ledger, case.vault, case.table, lock_path=case.lock_path, origin=ORIGIN, log_verifier=LOG.verifier,
-        call=call or case.sequencer.call, pause=pause, scratch_dir=case.directory / SCRATCH, map_size_mb=16,
+        case.ledger, case.vault, case.table, last_signed_path=case.last_signed_path, origin=ORIGIN,
+        log_verifier=LOG.verifier, call=call or case.sequencer.call, pause=pause,
+        scratch_dir=case.directory / SCRATCH, map_size_mb=16,
     )  # fmt: skip
 
 
@@ -239,17 +240,17 @@ def test_damage_in_the_table_is_found(case: LedgerCase, kind: str) -> None:
 
 
 def test_a_damaged_lock_is_found(case: LedgerCase) -> None:
-    lock = case.lock_path.read_bytes()
+    lock = case.last_signed_path.read_bytes()
     older = case.notes[0]
     for changed in (flip(len(ORIGIN) + 1)(lock), lock[:-10], b"", None):
         if changed is None:
-            case.lock_path.unlink()
+            case.last_signed_path.unlink()
         else:
-            case.lock_path.write_bytes(changed)
-        assert [fault.what[:15] for fault in scrub(case)] == ["checkpoint lock"]
-    case.lock_path.write_bytes(older)
+            case.last_signed_path.write_bytes(changed)
+        assert [fault.what[:22] for fault in scrub(case)] == ["last signed checkpoint"]
+    case.last_signed_path.write_bytes(older)
     assert scrub(case) == []  # of this very tree, and opening says so too
-    case.lock_path.write_bytes(lock)
+    case.last_signed_path.write_bytes(lock)
 
 
 def test_a_changed_word_on_what_is_pruned_is_found(tmp_path: Path) -> None:

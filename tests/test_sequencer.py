@@ -254,7 +254,7 @@ def test_sizes_nought_and_one_are_never_signed(tmp_path: Path) -> None:
     case.close()
     assert case.notes == []
     assert case.ledger.state.size == 0
-    assert not case.lock_path.exists()
+    assert not case.last_signed_path.exists()
     case.open()
     case.write(case.genesis())
     assert case.sequencer.published is None
@@ -295,7 +295,7 @@ def test_the_lock_is_the_checkpoint_published_last(case: LedgerCase) -> None:
     for number in range(3):
         case.write(case.participant(f"clinic{number}"))
         point = case.seal()
-        assert case.lock_path.read_bytes() == case.notes[-1]
+        assert case.last_signed_path.read_bytes() == case.notes[-1]
         published = case.sequencer.wait_published(point.size, 0)
         assert published is not None
         assert published.checkpoint == point
@@ -348,7 +348,7 @@ def test_what_was_written_is_read_again_before_it_is_signed(case: LedgerCase) ->
 @pytest.mark.parametrize("behind", [1, 2, 3])
 def test_a_leaf_that_changed_is_found_before_a_checkpoint_covers_it(case: LedgerCase, behind: int) -> None:
     """It is one of the last seal's turn, or of one before; the seal itself, or an event."""
-    published, lock = case.sequencer.published, case.lock_path.read_bytes()
+    published, lock = case.sequencer.published, case.last_signed_path.read_bytes()
     case.write(case.participant("clinic"))
     case.write(case.participant("other"))
     index = case.ledger.state.size + 1 - behind
@@ -366,28 +366,28 @@ def test_a_leaf_that_changed_is_found_before_a_checkpoint_covers_it(case: Ledger
         case.seal()
     case.sequencer.stop()
     assert str(case.sequencer.fault) == f"leaf at index {index} is not what the tree has"
-    assert (case.sequencer.published, case.lock_path.read_bytes()) == (published, lock)
+    assert (case.sequencer.published, case.last_signed_path.read_bytes()) == (published, lock)
     store.write = write  # type: ignore[method-assign]
     assert case.table is not None
     case.table.close()
     with pytest.raises(CorruptionError, match=f"index {index}"):
         case.open()
-    assert case.lock_path.read_bytes() == lock
+    assert case.last_signed_path.read_bytes() == lock
     case.edit(layout.leaf_key(index), flip(60))
     case.open()
     check_ledger(case, published.checkpoint.size + 3 if published else 0)
 
 
 def test_what_was_sealed_and_not_signed_is_read_again_at_the_next_start(case: LedgerCase) -> None:
-    lock = case.lock_path.read_bytes()
+    lock = case.last_signed_path.read_bytes()
     case.write(case.participant("clinic"))
     point = case.seal()
     case.crash()
-    case.lock_path.write_bytes(lock)
+    case.last_signed_path.write_bytes(lock)
     case.edit(layout.leaf_key(point.size - 2), flip(60))
     with pytest.raises(CorruptionError, match=f"leaf at index {point.size - 2} is not what the tree has"):
         case.open()
-    assert case.lock_path.read_bytes() == lock
+    assert case.last_signed_path.read_bytes() == lock
     case.edit(layout.leaf_key(point.size - 2), flip(60))
     case.open()
     check_ledger(case, point.size)

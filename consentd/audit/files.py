@@ -9,7 +9,7 @@ from consentd.core import codec, tiles
 from consentd.core.pruned import Pruned
 from consentd.errors import CorruptionError, InvalidError, NotFoundError, StorageError
 from consentd.ledger import layout, reads, retention
-from consentd.ledger.last_signed import read_lock
+from consentd.ledger.last_signed import read_last_signed
 from consentd.ledger.vault import Vault, check_identifier
 from consentd.store import Store
 from consentd.store.rocks import RocksStore
@@ -21,12 +21,12 @@ class DataDirectory:
 
     Attributes:
         store_dir: the ledger's store.
-        lock_path: ``checkpoint.lock``, the checkpoint that was signed last.
+        checkpoint_path: the file of a checkpoint: the one signed last, or the one published last.
         vault_dir, vault_key_file: what opens statements of persons; None: they stay closed.
     """
 
     store_dir: Path
-    lock_path: Path
+    checkpoint_path: Path
     vault_dir: Path | None = None
     vault_key_file: Path | None = None
 
@@ -38,7 +38,7 @@ class DataDirectory:
         except BaseException:
             store.close()
             raise
-        return StoreSource(store, self.lock_path, vault)
+        return StoreSource(store, self.checkpoint_path, vault)
 
     def find_tag(self, scheme: str, value: str) -> bytes:
         """Return the tag of the person with this identifier, by the vault's keyed hash. No error repeats it.
@@ -75,9 +75,9 @@ class DataDirectory:
 class StoreSource:
     """A ledger's rows."""
 
-    def __init__(self, store: Store, lock_path: Path, vault: Vault | None) -> None:
+    def __init__(self, store: Store, checkpoint_path: Path, vault: Vault | None) -> None:
         self._store = store
-        self._lock_path = lock_path
+        self._checkpoint_path = checkpoint_path
         self._vault = vault
 
     @property
@@ -87,9 +87,9 @@ class StoreSource:
 
     def checkpoint(self) -> bytes:
         """Return the checkpoint that was signed last."""
-        note = read_lock(self._lock_path)
+        note = read_last_signed(self._checkpoint_path)
         if note is None:
-            raise StorageError(f"checkpoint lock is missing: `{self._lock_path}`")
+            raise StorageError(f"checkpoint is missing: `{self._checkpoint_path}`")
         return note
 
     def pruned(self) -> Pruned:

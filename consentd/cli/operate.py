@@ -159,7 +159,8 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
             store = RocksStore.open_read_only(arguments.directory)
             stack.callback(store.close)
             report = verify_ledger(
-                store, origin=origin, log_verifier=log_key, lock_path=None, quick=arguments.quick, progress=progress
+                store, origin=origin, log_verifier=log_key, last_signed_path=None, quick=arguments.quick,
+                progress=progress,
             )
         else:
             config = _load(arguments)
@@ -178,7 +179,7 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
                 stack.callback(table.close)
             report = verify_ledger(
                 store, origin=origin, log_verifier=log_key,
-                lock_path=config.ledger.lock_path, vault=Vault(vault_store, keys.vault), table=table,
+                last_signed_path=config.ledger.last_signed_path, vault=Vault(vault_store, keys.vault), table=table,
                 quick=arguments.quick, progress=progress,
             )  # fmt: skip
     for fault in report.faults:

@@ -153,11 +153,12 @@ def _files(arguments: argparse.Namespace) -> "tuple[Place, str, Any]":
 
     config = load(arguments.config)
     has_vault = config.ledger.vault_dir.exists() and config.keys.vault_key_file.exists()
-    # The lock has the log's signature alone; what witnesses cosigned lies in the checkpoint that was published.
+    # The last signed checkpoint has the log's signature alone; cosignatures are in the checkpoint that was published.
     ledger = config.ledger
-    lock_path = ledger.published_path if "max_age" in arguments and arguments.policy is not None else ledger.lock_path
+    needs_cosignatures = "max_age" in arguments and arguments.policy is not None
+    checkpoint_path = ledger.published_path if needs_cosignatures else ledger.last_signed_path
     place = DataDirectory(
-        store_dir=ledger.store_dir, lock_path=lock_path,
+        store_dir=ledger.store_dir, checkpoint_path=checkpoint_path,
         vault_dir=config.ledger.vault_dir if has_vault else None,
         vault_key_file=config.keys.vault_key_file if has_vault else None,
     )  # fmt: skip

@@ -90,7 +90,7 @@ def _ledger(config: Config) -> Iterator[tuple[Ledger, Vault]]:
         try:
             ledger = open_ledger(
                 store,
-                lock_path=config.ledger.lock_path,
+                last_signed_path=config.ledger.last_signed_path,
                 origin=config.ledger.origin,
                 log_verifier=keys.log.verifier,
                 map_bits=config.ledger.map_bits,

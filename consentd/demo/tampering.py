@@ -39,7 +39,7 @@ def verify(config: Config, steps: Steps, voice: Voice) -> Report:
                 store,
                 origin=config.ledger.origin,
                 log_verifier=keys.log.verifier,
-                lock_path=config.ledger.lock_path,
+                last_signed_path=config.ledger.last_signed_path,
                 vault=Vault(vault_store, keys.vault),
                 table=table,
                 progress=progress,
@@ -75,7 +75,7 @@ def tamper(
             store,
             origin=config.ledger.origin,
             log_verifier=verifier,
-            lock_path=config.ledger.lock_path,
+            last_signed_path=config.ledger.last_signed_path,
             quick=True,
         )
     finally:

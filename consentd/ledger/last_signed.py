@@ -1,8 +1,11 @@
-"""Remember the last checkpoint signed, outside the database: ``checkpoint.lock``.
+"""Remember the last signed checkpoint, outside the database, in the file ``last-signed``.
 
-A database can be restored from a backup; what was signed cannot be unsigned. The lock is the signed note itself,
-written before anything is published, so a store that is behind it has lost entries somebody may hold a proof of.
-It is trusted: who can write it can hide a rollback from the daemon, though not from a witness or a client.
+A database can be restored from an old backup, but a signature cannot be taken back. So the sequencer writes each signed
+checkpoint to this file before it publishes it. A ledger that is smaller than its last signed checkpoint has lost
+entries that somebody may hold a proof of, and does not open.
+
+The file holds the signed note itself. It is trusted: a person who can write it can hide a rollback from the daemon,
+though not from a witness or a client.
 """
 
 import fcntl
@@ -12,25 +15,25 @@ from pathlib import Path
 from consentd.errors import StorageError
 
 
-def read_lock(path: Path) -> bytes | None:
-    """Return the note in the lock, or None where there is no lock.
+def read_last_signed(path: Path) -> bytes | None:
+    """Return the last signed note; None: the file does not exist.
 
     Raises:
-        StorageError: it cannot be read.
+        StorageError: the file cannot be read.
     """
     try:
         return path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StorageError(f"checkpoint lock cannot be read: `{path}`: {error.strerror}") from error
+        raise StorageError(f"last signed checkpoint cannot be read: `{path}`: {error.strerror}") from error
 
 
-def write_lock(path: Path, note: bytes) -> None:
-    """Replace the note in the lock, durably: temp file, fsync, rename, fsync of the directory.
+def write_last_signed(path: Path, note: bytes) -> None:
+    """Replace the last signed note, durably: temp file, fsync, rename, fsync of the directory.
 
     Raises:
-        StorageError: it failed; the lock holds the old note or the new one, whole.
+        StorageError: the write failed; the file holds the whole old note or the whole new one.
     """
     temporary = path.with_name(path.name + ".new")
     try:
@@ -49,7 +52,7 @@ def write_lock(path: Path, note: bytes) -> None:
         finally:
             os.close(directory)
     except OSError as error:
-        raise StorageError(f"checkpoint lock cannot be written: `{path}`: {error.strerror}") from error
+        raise StorageError(f"last signed checkpoint cannot be written: `{path}`: {error.strerror}") from error
 
 
 def hold(path: Path, *, who: str) -> int:
@@ -67,10 +70,10 @@ def hold(path: Path, *, who: str) -> int:
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise StorageError(f"cannot be held: `{path}`: {error.strerror}") from error
+        raise StorageError(f"lock file cannot be opened: `{path}`: {error.strerror}") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(file)
-        raise StorageError(f"held by another process: `{path}`: is another {who} running?") from error
+        raise StorageError(f"locked by another process: `{path}`: is another {who} running?") from error
     return file

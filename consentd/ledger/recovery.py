@@ -1,7 +1,8 @@
 """Open a ledger: read, recompute, compare, and only then serve.
 
 Work follows the right edge of the tree and the buckets of the map, not the number of entries. What a crash leaves
-is ordinary and goes on: a store ahead of its lock, events after the last seal. What no crash leaves is refused.
+is ordinary and goes on: a store larger than its last signed checkpoint, events after the last seal. What no crash
+leaves is refused.
 Source: ledger-format.md, "Opening".
 """
 
@@ -11,7 +12,7 @@ from consentd.core import checkpoint, codec, tiles
 from consentd.core.note import Verifier
 from consentd.errors import CorruptionError, MalformedError, ProofError, VerificationError
 from consentd.ledger import layout
-from consentd.ledger.last_signed import read_lock
+from consentd.ledger.last_signed import read_last_signed
 from consentd.ledger.ledger import Ledger, State, decode_state, empty_state
 from consentd.ledger.map import TagMap
 from consentd.store import Store
@@ -19,18 +20,18 @@ from consentd.store import Store
 RUNBOOK = "see ops/RUNBOOK.md, `ledger refuses to open`"
 
 
-def open_ledger(store: Store, *, lock_path: Path, origin: str, log_verifier: Verifier, map_bits: int) -> Ledger:
+def open_ledger(store: Store, *, last_signed_path: Path, origin: str, log_verifier: Verifier, map_bits: int) -> Ledger:
     """Open the ledger in *store*, or an empty one where the store is empty.
 
     Args:
-        lock_path: where ``checkpoint.lock`` lies.
-        origin: the ledger's name; a lock of another is refused.
+        last_signed_path: the file of the last signed checkpoint.
+        origin: the ledger's name; a last signed checkpoint of another origin is refused.
         log_verifier: the log key's public half.
         map_bits: for an empty ledger; a ledger with leaves keeps its own.
 
     Raises:
-        StorageError: the store or the lock cannot be read.
-        CorruptionError: store, tree, map, seal and lock contradict each other.
+        StorageError: the store or the last signed checkpoint cannot be read.
+        CorruptionError: store, tree, map, seal and last signed checkpoint contradict each other.
     """
     row = store.get(layout.STATE)
     state = empty_state(map_bits) if row is None else decode_state(row)
@@ -41,7 +42,7 @@ def open_ledger(store: Store, *, lock_path: Path, origin: str, log_verifier: Ver
             f"map root differs: state says {state.map_root.hex()}, stored nodes give {tag_map.root().hex()}; {RUNBOOK}"
         )
     _check_seal(store, state)
-    check_lock(store, state, lock_path=lock_path, origin=origin, log_verifier=log_verifier)
+    check_last_signed(store, state, last_signed_path=last_signed_path, origin=origin, log_verifier=log_verifier)
     ledger = Ledger(store, state, edge, tag_map)
     _recover_unsealed(ledger)
     return ledger
@@ -81,34 +82,53 @@ def _check_seal(store: Store, state: State) -> None:
         raise CorruptionError(f"last seal at index {state.sealed_size - 1} is not what the state says; {RUNBOOK}")
 
 
-def check_lock(store: Store, state: State, *, lock_path: Path, origin: str, log_verifier: Verifier) -> None:
-    """Compare with what was signed last: its size m ≤ n, and root(m) its root."""
-    note = read_lock(lock_path)
+def check_last_signed(
+    store: Store, state: State, *, last_signed_path: Path, origin: str, log_verifier: Verifier
+) -> None:
+    """Check that the last signed checkpoint, of size m, is one of this ledger: m ≤ n, and its root is root(m).
+
+    Raises:
+        CorruptionError: it is not, or the file is missing although a checkpoint must have been signed.
+        StorageError: the file or the store cannot be read.
+    """
+    note = read_last_signed(last_signed_path)
     if note is None:
-        # INVARIANT: a ledger with no seal, or with its first one just written, may have no lock: a crash fell before
-        # its first signature. Signing that same tree again cannot contradict what was signed.
+        # INVARIANT: a ledger with no seal, or with its first one just written, may have no last signed checkpoint: a
+        # crash fell before its first signature. Signing that same tree again cannot contradict what was signed.
         if state.sealed_size > 0 and not _is_first_seal(store, state):
             raise CorruptionError(
-                f"checkpoint lock is missing beside a ledger of size {state.size}: `{lock_path}`; {RUNBOOK}"
+                f"last signed checkpoint is missing beside a ledger of size {state.size}: `{last_signed_path}`; "
+                f"{RUNBOOK}"
             )
         return
+    verify_last_signed(store, note, size=state.size, origin=origin, log_verifier=log_verifier)
+
+
+def verify_last_signed(store: Store, note: bytes, *, size: int, origin: str, log_verifier: Verifier) -> None:
+    """Verify that the last signed checkpoint is one of the tree in *store*, which has *size* leaves.
+
+    Raises:
+        CorruptionError: the note does not verify, covers more leaves than there are, or has another root.
+        StorageError: the store cannot be read.
+    """
     try:
-        locked, _ = checkpoint.open_checkpoint(note, origin, log_verifier)
+        signed, _ = checkpoint.open_checkpoint(note, origin, log_verifier)
     except VerificationError as error:
-        raise CorruptionError(f"checkpoint lock does not verify: {error}; {RUNBOOK}") from error
-    if locked.size > state.size:
+        raise CorruptionError(f"last signed checkpoint does not verify: {error}; {RUNBOOK}") from error
+    last_signed = f"last signed checkpoint has size {signed.size} root {signed.root.hex()}"
+    if signed.size > size:
         raise CorruptionError(
-            f"ledger is behind its lock: size {state.size} root {state.root.hex()}, "
-            f"lock has size {locked.size} root {locked.root.hex()}; {RUNBOOK}"
+            f"ledger is smaller than its last signed checkpoint: size {size}, {last_signed}; {RUNBOOK}"
         )
     try:
-        root = tiles.root(locked.size, read_tiles(store, tiles.plan_root(locked.size)))
+        root = tiles.root(signed.size, read_tiles(store, tiles.plan_root(signed.size)))
     except ProofError as error:
-        raise CorruptionError(f"tree is not whole at the lock's size {locked.size}: {error}; {RUNBOOK}") from error
-    if root != locked.root:
         raise CorruptionError(
-            f"ledger contradicts its lock at size {locked.size}: root {root.hex()}, "
-            f"lock has {locked.root.hex()}; {RUNBOOK}"
+            f"tree is not whole at the last signed checkpoint: {error}, {last_signed}; {RUNBOOK}"
+        ) from error
+    if root != signed.root:
+        raise CorruptionError(
+            f"ledger contradicts its last signed checkpoint: root {root.hex()}, {last_signed}; {RUNBOOK}"
         )
 
 

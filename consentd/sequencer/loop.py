@@ -10,7 +10,7 @@ takes all that wait and works them off in one batch:
 5. write the batch to the store, synced             ← from here on the entries exist
 6. commit the table                                 ← from here on every check sees them
 7. answer the futures
-8. after a seal: re-read leaves, tiles and state, sign, write the lock, offer to the publisher
+8. after a seal: re-read leaves, tiles and state, sign, store the signed checkpoint, offer it to the publisher
 
 A crash before 5 loses what nobody was told. Between 5 and 6 the table is behind, and catches up when the daemon
 opens. Between 6 and 8 a seal is unsigned, and is signed then. A write that is refused (``RequestError``) leaves
@@ -42,7 +42,7 @@ from consentd.errors import (
     StorageError,
 )
 from consentd.ledger import layout, reads
-from consentd.ledger.last_signed import read_lock, write_lock
+from consentd.ledger.last_signed import read_last_signed, write_last_signed
 from consentd.ledger.ledger import AppendBatch, Appended, Ledger, decode_state
 from consentd.ledger.map_history import MapHistory
 from consentd.ledger.recovery import read_tiles
@@ -79,7 +79,7 @@ class Sequencer:
         table: Table,
         author: Author,
         log_signer: NoteSigner,
-        lock_path: Path,
+        last_signed_path: Path,
         clock: Clock,
         metrics: Metrics,
         checkpoint_interval_ms: int,
@@ -104,7 +104,7 @@ class Sequencer:
         self._author = author
         self._signers = (log_signer, *more_signers)
         self._publisher: Publisher = ImmediatePublisher() if publisher is None else publisher
-        self._lock_path = lock_path
+        self._last_signed_path = last_signed_path
         self.clock = clock
         self._metrics = metrics
         self._interval_ms = checkpoint_interval_ms
@@ -371,17 +371,17 @@ class Sequencer:
         point = checkpoint.Checkpoint(self._author.origin, state.size, root)
         note = checkpoint.sign_checkpoint(point, self._signers)
         # A crash here: signed, and nobody has it. Signing this same tree again gives the same note.
-        write_lock(self._lock_path, note)
-        # A crash here: the lock is at this size; opening offers it again.
+        write_last_signed(self._last_signed_path, note)
+        # A crash here: this checkpoint is the last signed one; opening offers it again.
         self.signed = point
         self._publisher.offer(point, note)
         self._keep(self._publisher.pending())
 
     def _signed_size(self) -> int:
-        """Return the size signed last: by this process, or else by one before it, as the lock says."""
+        """Return the size of the last signed checkpoint, signed by this process or by an earlier one."""
         if self.signed is not None:
             return self.signed.size
-        note = read_lock(self._lock_path)
+        note = read_last_signed(self._last_signed_path)
         return 0 if note is None else checkpoint.parse_checkpoint(parse_note(note).text).size
 
     def _keep(self, pending: Iterable[int]) -> None:

@@ -193,14 +193,14 @@ class Daemon:
         look_at_ledger(config, keys.log.verifier)
         store = self._opened(RocksStore.open(config.ledger.store_dir, block_cache_mb=config.ledger.block_cache_mb))
         # INVARIANT: held until the sequencer has ended, so that nobody else signs in between.
-        lock_path = config.ledger.lock_path
-        self._closers.append(partial(os.close, hold(lock_path.with_name(lock_path.name + ".held"), who="daemon")))
+        last_signed = config.ledger.last_signed_path
+        self._closers.append(partial(os.close, hold(last_signed.with_name(last_signed.name + ".lock"), who="daemon")))
         table = Table.open(config.table.path, map_size_mb=config.table.map_size_mb)
         self._closers.append(table.close)
         follow_room(self.metrics, config, table)
         ledger = open_ledger(
             store,
-            lock_path=config.ledger.lock_path,
+            last_signed_path=config.ledger.last_signed_path,
             origin=config.ledger.origin,
             log_verifier=keys.log.verifier,
             map_bits=config.ledger.map_bits,
@@ -260,7 +260,7 @@ class Daemon:
             table=table,
             author=Author(config.ledger.origin, keys.statement, vault, os.urandom),
             log_signer=keys.log,
-            lock_path=config.ledger.lock_path,
+            last_signed_path=config.ledger.last_signed_path,
             clock=self._clock,
             metrics=self.metrics,
             checkpoint_interval_ms=config.ledger.checkpoint_interval_ms,

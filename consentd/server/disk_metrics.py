@@ -17,7 +17,7 @@ def follow_room(metrics: Metrics, config: Config, table: Table) -> None:
         "ledger": config.ledger.store_dir,
         "vault": config.ledger.vault_dir,
         "table": config.table.path,
-        "lock": config.ledger.lock_path.parent,
+        "last_signed": config.ledger.last_signed_path.parent,
     }
     for place, path in places.items():
         metrics.free_bytes.follow(partial(_free_bytes, path), place)

@@ -4,7 +4,8 @@ RocksDB reads its log up to the first record that is damaged; opened for writing
 power cut that is a torn record, of which nobody was told. But a bit that a disk or memory flipped in the middle of a
 log looks the same, and what follows it may be entries that others hold receipts of, or keys of persons that are
 nowhere else. So each store is first opened for reading, which changes nothing, and what must be there is looked for:
-in the ledger, what lock and table know of; in the vault, where its log is not whole, a key for every person.
+in the ledger, what the last signed checkpoint and the table know of; in the vault, where its log is not whole, a key
+for every person.
 """
 
 from pathlib import Path
@@ -15,7 +16,7 @@ from consentd.core.note import Verifier
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 from consentd.ledger import layout, reads
 from consentd.ledger.ledger import Ledger, decode_state, empty_state
-from consentd.ledger.recovery import check_lock
+from consentd.ledger.recovery import check_last_signed
 from consentd.store import Store, prefix_end
 from consentd.store.rocks import RocksStore
 from consentd.table.table import Table
@@ -25,11 +26,11 @@ _VAULT_LOST = "copy what is there, and see ops/RUNBOOK.md, `vault lost`"
 
 
 def look_at_ledger(config: Config, log_verifier: Verifier) -> None:
-    """Check that the ledger's store is not behind its lock or its table.
+    """Check that the ledger's store is not smaller than its last signed checkpoint or its table.
 
     Raises:
-        CorruptionError: it is, or lock or store are damaged.
-        StorageError: the lock cannot be read.
+        CorruptionError: it is, or the last signed checkpoint or the store is damaged.
+        StorageError: the last signed checkpoint cannot be read.
     """
     try:
         store = RocksStore.open_read_only(config.ledger.store_dir, block_cache_mb=_CACHE_MB)
@@ -38,8 +39,8 @@ def look_at_ledger(config: Config, log_verifier: Verifier) -> None:
     try:
         row = store.get(layout.STATE)
         state = empty_state(1) if row is None else decode_state(row)
-        origin, lock_path = config.ledger.origin, config.ledger.lock_path
-        check_lock(store, state, lock_path=lock_path, origin=origin, log_verifier=log_verifier)
+        origin, last_signed_path = config.ledger.origin, config.ledger.last_signed_path
+        check_last_signed(store, state, last_signed_path=last_signed_path, origin=origin, log_verifier=log_verifier)
     finally:
         store.close()
     size = _table_size(config.table.path)

@@ -9,7 +9,7 @@ from consentd.cosigning.mldsa import parse_mldsa_vkey
 from consentd.cosigning.publisher import Publisher
 from consentd.cosigning.quorum_publisher import QuorumPublisher, SignedLog
 from consentd.errors import InvalidError, MalformedError, StorageError
-from consentd.ledger.last_signed import read_lock
+from consentd.ledger.last_signed import read_last_signed
 from consentd.ledger.ledger import Ledger
 from consentd.metrics import Metrics
 from consentd.server.keys import Keys
@@ -29,7 +29,7 @@ def make_publisher(config: Config, keys: Keys, ledger: Ledger, *, metrics: Metri
         verifier=keys.log.verifier,
         store=ledger.store,
         size=ledger.state.size,
-        last_signed=read_lock(config.ledger.lock_path),
+        last_signed=read_last_signed(config.ledger.last_signed_path),
         published_path=config.ledger.published_path,
     )
     return QuorumPublisher(signed_log, read_policy(section.policy_file), section, clock=clock, metrics=metrics)

@@ -59,7 +59,7 @@ class Scrubber:
                 ledger,
                 vault,
                 table,
-                lock_path=config.ledger.lock_path,
+                last_signed_path=config.ledger.last_signed_path,
                 origin=config.ledger.origin,
                 log_verifier=log_verifier,
                 call=self._call,

@@ -2,8 +2,8 @@
 
 What ``opening`` checks in a moment rests on what was verified when it was written. This looks again, and trusts only
 the log's public key: leaves are replayed; tiles, map, heads, index and state must be what the replay yields;
-statements must open to what their leaves commit to, and be signed by a key in force then; the lock must be a
-checkpoint of this tree; the policy table must equal one rebuilt from nothing. It reads, and repairs nothing.
+statements must open to what their leaves commit to, and be signed by a key in force then; the last signed checkpoint
+must be one of this tree; the policy table must equal one rebuilt from nothing. It reads, and repairs nothing.
 
 It goes on behind a fault where that makes sense, and names each entry that is touched; what cannot be told any more for
 an earlier fault is counted as not checked. Memory: the replay's (0.35 kB a tag), a chunk of entries, and 40 bytes for
@@ -15,16 +15,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from consentd.core import checkpoint, codec, merkle, note, tiles
+from consentd.core import codec, merkle, note, tiles
 from consentd.core.note import Verifier
 from consentd.core.pruned import NOTHING, Pruned
 from consentd.core.replay import Replay, ReplayError
 from consentd.errors import ConsentdError, CorruptionError, ProofError, VerificationError
 from consentd.ledger import layout
-from consentd.ledger.last_signed import read_lock
+from consentd.ledger.last_signed import read_last_signed
 from consentd.ledger.ledger import Ledger, State
 from consentd.ledger.map import TagMap
-from consentd.ledger.recovery import read_tiles
+from consentd.ledger.recovery import verify_last_signed
 from consentd.ledger.retention import read_ledger_statement, read_pruned, read_stated
 from consentd.ledger.vault import Vault
 from consentd.store import Store
@@ -72,7 +72,7 @@ def verify_ledger(
     *,
     origin: str,
     log_verifier: Verifier,
-    lock_path: Path | None,
+    last_signed_path: Path | None,
     vault: Vault | None = None,
     table: Table | None = None,
     quick: bool = False,
@@ -82,7 +82,7 @@ def verify_ledger(
     """Verify a ledger that nobody writes to meanwhile.
 
     Args:
-        lock_path: ``checkpoint.lock``; None: a copy of the store, which has none.
+        last_signed_path: the file of the last signed checkpoint; None: a copy of the store, which has none.
         vault, table: without them statements of persons stay closed, and the table is not compared.
         quick: leave out what costs most: statements, signatures and the table.
         scratch_dir: where the table is rebuilt, as large as itself; None: the system's directory for such files.
@@ -95,8 +95,8 @@ def verify_ledger(
     try:
         under_way.verify_name(log_verifier)
         under_way.run()
-        if lock_path is not None:
-            under_way.verify_lock(lock_path, log_verifier)
+        if last_signed_path is not None:
+            under_way.verify_last_signed(last_signed_path, log_verifier)
         if table is not None and not quick:
             under_way.verify_table(table, scratch_dir)
     except Enough:
@@ -294,7 +294,7 @@ class _Verification:
             self.statements.verify(events)
 
     def verify_name(self, log_verifier: Verifier) -> None:
-        """Compare what leaf 0 says of itself with what was pinned: a copy without its lock has no other word of it."""
+        """Compare what leaf 0 says of itself with what was pinned: nothing else in a copy of the store says it."""
         try:
             said = read_ledger_statement(self.store)
         except (CorruptionError, VerificationError):
@@ -308,23 +308,19 @@ class _Verification:
 
     # -- beside the store -------------------------------------------------------------------------------------
 
-    def verify_lock(self, lock_path: Path, log_verifier: Verifier) -> None:
-        """Verify that the lock is a checkpoint of this very tree."""
+    def verify_last_signed(self, last_signed_path: Path, log_verifier: Verifier) -> None:
+        """Verify that the last signed checkpoint is a checkpoint of this very tree."""
         try:
-            signed = read_lock(lock_path)
+            signed = read_last_signed(last_signed_path)
             if signed is None:
                 if self.replay.sealed_size:
-                    self.found.add(None, "checkpoint lock is missing")
+                    self.found.add(None, "last signed checkpoint is missing")
                 return
-            locked, _ = checkpoint.open_checkpoint(signed, self.origin, log_verifier)
-            if locked.size > self.replay.size:
-                self.found.add(None, f"ledger is behind its lock: size {self.replay.size}, lock has {locked.size}")
-                return
-            root = tiles.root(locked.size, read_tiles(self.store, tiles.plan_root(locked.size)))
-            if root != locked.root:
-                self.found.add(None, f"ledger contradicts its lock at size {locked.size}")
+            verify_last_signed(
+                self.store, signed, size=self.replay.size, origin=self.origin, log_verifier=log_verifier
+            )
         except ConsentdError as error:
-            self.found.add(None, f"checkpoint lock cannot be verified: {error}")
+            self.found.add(None, str(error))
 
     def verify_table(self, table: Table, scratch_dir: Path | None) -> None:
         """Rebuild the table from nothing and compare, at the size it stands at: one that is behind is ordinary."""

@@ -9,7 +9,7 @@ time, and holds each against another that must agree with it::
     head row       the entry it counts to
     map bucket     its root in memory, and so the map root of the last seal; the row of roots as well
     request row    the entry it names, and the row that says when it may go
-    lock           the tree, under the log's signature
+    last_signed    the tree, under the log's signature
     vault row      whether it opens under the vault key; identifiers: whether they lead where the table says
     table row      the same row of a table made anew from the ledger (``scrub_table``)
 
@@ -65,7 +65,7 @@ class Scrub:
         vault: Vault,
         table: Table,
         *,
-        lock_path: Path,
+        last_signed_path: Path,
         origin: str,
         log_verifier: Verifier,
         call: Callable[[Callable[[], Any]], Any],
@@ -76,14 +76,16 @@ class Scrub:
         """Make a pass.
 
         Args:
-            lock_path, origin, log_verifier: what the lock is verified with.
+            last_signed_path, origin, log_verifier: what the last signed checkpoint is verified with.
             call: runs something on the sequencer's thread, between two turns.
             pause: called with how many records were looked at since it was called last; may wait, may raise to end it.
             scratch_dir: where a table is made anew, as large as the one there is; cleared before and after.
             map_size_mb: most that it can grow to.
         """
         self._ledger, self._vault = ledger, vault
-        self._records = Records(ledger, vault, lock_path=lock_path, origin=origin, log_verifier=log_verifier)
+        self._records = Records(
+            ledger, vault, last_signed_path=last_signed_path, origin=origin, log_verifier=log_verifier
+        )
         self._table = TableScrub(
             ledger, vault, table, self._records, call=call, count=self._count, found=self._found,
             scratch_dir=scratch_dir, map_size_mb=map_size_mb,
@@ -111,8 +113,8 @@ class Scrub:
         before = self.damaged
         self._scrub_tiles(state.size)
         self._look(partial(records.edge, state.size, state.root), "tiles at the right edge")
-        if self.damaged == before:  # else whatever the lock says could not be told from what the tiles do
-            self._look(records.lock, "checkpoint lock")
+        if self.damaged == before:  # else a fault of the last signed checkpoint could not be told from one of the tiles
+            self._look(records.last_signed, "last signed checkpoint")
         self._scrub_rows(self._ledger.store, b"h", records.head, "head row")
         if knows_pruned and retention.read_pruned(self._ledger.store).minimum:
             self._scrub_rows(self._ledger.store, b"i", records.place, "index row")

@@ -7,14 +7,15 @@ moments; on the sequencer's thread, between two turns, it is of one. ``scrub`` k
 from collections.abc import Callable
 from pathlib import Path
 
-from consentd.core import bucketed, checkpoint, codec, merkle, tiles
+from consentd.core import bucketed, codec, merkle, tiles
 from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.note import Verifier
 from consentd.core.pruned import NOTHING
 from consentd.errors import NotFoundError
 from consentd.ledger import layout, reads, retention
-from consentd.ledger.last_signed import read_lock
+from consentd.ledger.last_signed import read_last_signed
 from consentd.ledger.ledger import Ledger, decode_state
+from consentd.ledger.recovery import verify_last_signed
 from consentd.ledger.vault import Vault
 from consentd.verify import rows
 from consentd.verify.findings import Fault
@@ -23,14 +24,16 @@ Check = Callable[[], Fault | None]
 
 
 class Records:
-    """The records of a ledger, its vault and its lock.
+    """The records of a ledger, its vault and its last signed checkpoint.
 
     Raises, in every check: ``ConsentdError``, or what unpacking bytes raises, where a record cannot be read at all.
     """
 
-    def __init__(self, ledger: Ledger, vault: Vault, *, lock_path: Path, origin: str, log_verifier: Verifier) -> None:
+    def __init__(
+        self, ledger: Ledger, vault: Vault, *, last_signed_path: Path, origin: str, log_verifier: Verifier
+    ) -> None:
         self._ledger, self._store, self._vault = ledger, ledger.store, vault
-        self._lock_path, self._origin, self._log_verifier = lock_path, origin, log_verifier
+        self._last_signed_path, self._origin, self._log_verifier = last_signed_path, origin, log_verifier
 
     # -- of which there is one --------------------------------------------------------------------------------
 
@@ -50,14 +53,13 @@ class Records:
             return None
         return Fault(None, "row of what is pruned is not what the ledger states")
 
-    def lock(self) -> Fault | None:
-        """Check that the lock is a checkpoint of this very tree: only the next start would need it."""
-        note = read_lock(self._lock_path)
+    def last_signed(self) -> Fault | None:
+        """Check that the last signed checkpoint is one of this tree: only the next start would need it."""
+        note = read_last_signed(self._last_signed_path)
         if note is None:
-            return Fault(None, "checkpoint lock is missing") if self._ledger.state.sealed_size else None
-        locked, _ = checkpoint.open_checkpoint(note, self._origin, self._log_verifier)
-        if locked.size > self._ledger.state.size or locked.root != reads.root_at(self._store, locked.size):
-            return Fault(None, "checkpoint lock is not of this tree")
+            return Fault(None, "last signed checkpoint is missing") if self._ledger.state.sealed_size else None
+        size = self._ledger.state.size
+        verify_last_signed(self._store, note, size=size, origin=self._origin, log_verifier=self._log_verifier)
         return None
 
     # -- leaves and tiles -------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ from consentd.errors import (
     StorageError,
     VerificationError,
 )
-from consentd.ledger.last_signed import hold, read_lock, write_lock
+from consentd.ledger.last_signed import hold, read_last_signed, write_last_signed
 from consentd.witnessd.config import FollowedLog, WitnessServerConfig
 from consentd.witnessd.follower import Follower
 
@@ -177,7 +177,7 @@ class _Followed:
         self.name = sha256(self.origin.encode()).hexdigest()
         self._directory = config.state_dir
         self._path = config.state_dir / f"{self.name}.checkpoint"
-        self.note = read_lock(self._path)  # replaced by assignment
+        self.note = read_last_signed(self._path)  # replaced by assignment
         self.point = self._read_point(signer)
         token = _read_token(followed.token_file)
         self.connection = Connection(
@@ -200,14 +200,14 @@ class _Followed:
             raise CorruptionError(f"state of the witness is not what it wrote: `{self._path}`: {error}") from error
 
     def remember(self, point: Checkpoint, note: bytes) -> None:
-        write_lock(self._path, note)
+        write_last_signed(self._path, note)
         self.point, self.note = point, note
 
     def keep_evidence(self, note: bytes, point: Checkpoint, error: ReplayError) -> None:
         path = self._directory / f"{self.name}.evidence-{point.size}"
         log.critical("log `%s` signed entries that break the rule: %s; kept in `%s`", self.origin, error, path)
         if not path.exists():
-            write_lock(path, note)
+            write_last_signed(path, note)
 
 
 def _verify_growth(submission: Submission, cosigned: Checkpoint, point: Checkpoint) -> None:

@@ -139,7 +139,7 @@ class Running:
             services.ledger.store,
             origin=ORIGIN,
             log_verifier=read_log_key(self.config.keys.log_key_file).verifier,
-            lock_path=self.config.ledger.lock_path,
+            last_signed_path=self.config.ledger.last_signed_path,
             vault=services.vault,
             table=services.table,
         )

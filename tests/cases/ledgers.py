@@ -150,7 +150,7 @@ class LedgerCase:
         self.vault_store: Store = MemoryStore()
         self.clock = clock or FakeClock()
         self.random = Random()
-        self.lock_path = directory / "checkpoint.lock"
+        self.last_signed_path = directory / "last-signed"
         self.table_path = directory / "table"
         self.table_type = table_type
         self.notes: list[bytes] = []
@@ -177,7 +177,7 @@ class LedgerCase:
                 table=table,
                 author=Author(ORIGIN, DAEMON, self.vault, self.random),
                 log_signer=LOG,
-                lock_path=self.lock_path,
+                last_signed_path=self.last_signed_path,
                 clock=self.clock,
                 metrics=self.metrics,
                 checkpoint_interval_ms=INTERVAL_MS,
@@ -196,7 +196,8 @@ class LedgerCase:
     def open_ledger(self) -> Ledger:
         """Open and verify the ledger alone."""
         return open_ledger(
-            self.store, lock_path=self.lock_path, origin=ORIGIN, log_verifier=LOG.verifier, map_bits=MAP_BITS
+            self.store, last_signed_path=self.last_signed_path, origin=ORIGIN, log_verifier=LOG.verifier,
+            map_bits=MAP_BITS,
         )
 
     def close(self) -> None:
@@ -208,9 +209,9 @@ class LedgerCase:
             self.table = None
 
     def crash(self) -> None:
-        """Lose the process: what is in the store, the table and the lock stays, and nothing is written any more."""
+        """Lose the process: what is in the store, the table and the last signed checkpoint stays."""
         survivor = self.store.reopen() if isinstance(self.store, MemoryStore) else self.store
-        lock = self.lock_path.read_bytes() if self.lock_path.exists() else None
+        lock = self.last_signed_path.read_bytes() if self.last_signed_path.exists() else None
         assert self.table is not None
         copied = self.directory / "table.crashed"
         self.table.copy(copied)
@@ -219,9 +220,9 @@ class LedgerCase:
         shutil.rmtree(self.table_path)
         copied.rename(self.table_path)
         if lock is None:
-            self.lock_path.unlink(missing_ok=True)
+            self.last_signed_path.unlink(missing_ok=True)
         else:
-            self.lock_path.write_bytes(lock)
+            self.last_signed_path.write_bytes(lock)
         self.store = survivor
 
     def reopen(self) -> None:
@@ -464,8 +465,8 @@ class LedgerCase:
     def fsck(self, **options: Any) -> Report:
         """Verify all files, everything included unless told otherwise."""
         given: dict[str, Any] = {
-            "origin": ORIGIN, "log_verifier": LOG.verifier, "lock_path": self.lock_path, "vault": self.vault,
-            "table": self.table,
+            "origin": ORIGIN, "log_verifier": LOG.verifier, "last_signed_path": self.last_signed_path,
+            "vault": self.vault, "table": self.table,
         }
         return verify_ledger(self.store, **{**given, **options})
 
