@@ -55,7 +55,7 @@ def delete(world: World, *keys: bytes, pruned: Pruned | None = None) -> None:
         batch.delete(key)
     if pruned is not None:
         batch.put(layout.PRUNED, retention.encode_pruned(pruned, finished=True))
-    world.parts.sequencer.call(lambda: world.parts.ledger.store.write(batch))
+    world.services.sequencer.call(lambda: world.services.ledger.store.write(batch))
 
 
 # -- an operator who hides ------------------------------------------------------------------------------------
@@ -67,11 +67,11 @@ def test_a_start_behind_what_is_kept_for_its_time_is_found(world: World) -> None
     world.running.grant(anna)
     world.use(anna, 300)
     world.settle()
-    evil = Pruned(world.clock.wall_ms() - (DAYS + 3) * DAY_MS, world.parts.ledger.state.size)
-    world.parts.sequencer.submit(StatePruning(days=DAYS, pruned=evil)).result()
+    evil = Pruned(world.clock.wall_ms() - (DAYS + 3) * DAY_MS, world.services.ledger.state.size)
+    world.services.sequencer.submit(StatePruning(days=DAYS, pruned=evil)).result()
     world.use(anna)
     world.settle()
-    store, tag = world.parts.ledger.store, world.tag(anna)
+    store, tag = world.services.ledger.store, world.tag(anna)
     hidden = [entry for entry in reads.read_kept(store, tag) if entry.index < evil.minimum][1:-1]
     assert hidden
     keys = [layout.leaf_key(entry.index) for entry in hidden]
@@ -96,14 +96,14 @@ def test_no_other_chain_sets_the_policy_anew(world: World) -> None:
         name="notice/harmless", kind=EntryKind.LEDGER, message=st.LedgerStatement(origin=ORIGIN, retention_days=1),
         check=lambda table: None,
     )  # fmt: skip
-    world.parts.sequencer.submit(another).result()
+    world.services.sequencer.submit(another).result()
     world.use(anna, 2)
     world.settle()
     pruned = Pruned(world.clock.wall_ms() - 2 * DAY_MS, 6)
-    world.parts.sequencer.submit(StatePruning(days=1, pruned=pruned)).result()
+    world.services.sequencer.submit(StatePruning(days=1, pruned=pruned)).result()
     world.settle()
-    for batch, _ in retention.sweep(world.parts.ledger.store, world.parts.vault, pruned):
-        world.parts.sequencer.call(lambda batch=batch: world.parts.ledger.store.write(batch))
+    for batch, _ in retention.sweep(world.services.ledger.store, world.services.vault, pruned):
+        world.services.sequencer.call(lambda batch=batch: world.services.ledger.store.write(batch))
     assert any("retention policy keeps" in fault.what for fault in verify(world, live(world)).faults)
     assert any("retention policy keeps" in fault.what for fault in fsck(world).faults)
     with pytest.raises(ProofError, match="retention policy keeps"):
@@ -140,7 +140,7 @@ def test_a_request_that_is_repeated_after_its_entry_was_pruned_is_a_conflict(wor
     with pytest.raises(grpc.RpcError) as refused:
         world.running.access.AuthorizeAccess(burst[-1], metadata=app)
     assert reason_of(refused.value) == "REQUEST_ID_REUSED"
-    assert world.parts.sequencer.fault is None
+    assert world.services.sequencer.fault is None
     world.running.grant(anna)
 
 
@@ -149,9 +149,9 @@ def test_a_pruning_that_is_stated_and_not_carried_out_yet_is_no_fault(world: Wor
     world.clock.advance(50)
     world.use(anna)
     world.settle()
-    pruned = retention.read_pruned(world.parts.ledger.store)
+    pruned = retention.read_pruned(world.services.ledger.store)
     later = Pruned(world.clock.wall_ms() - DAYS * DAY_MS - 1000, pruned.start)
-    world.parts.sequencer.submit(StatePruning(days=DAYS, pruned=later)).result()
+    world.services.sequencer.submit(StatePruning(days=DAYS, pruned=later)).result()
     world.settle()
     assert verify(world, live(world)).faults == ()
     assert fsck(world).faults == ()
@@ -218,7 +218,7 @@ def test_a_witness_takes_no_missing_entry_for_evidence(world: World, tmp_path: P
 
     def point() -> checkpoint.Checkpoint:
         world.settle()
-        published = world.parts.sequencer.published
+        published = world.services.sequencer.published
         assert published is not None
         return checkpoint.open_checkpoint(published.note, ORIGIN, log_key(world))[0]
 

@@ -53,8 +53,8 @@ def test_histories_are_proven_at_the_published_checkpoint_however_far_behind(wit
         running.authorize(question(second))
         if number % 10 == 0:
             running.enrol(f"SYN-1{number:05}")
-    assert witnessed.parts.sequencer.signed.size > size
-    assert witnessed.parts.sequencer.published.checkpoint.size == size
+    assert witnessed.services.sequencer.signed.size > size
+    assert witnessed.services.sequencer.published.checkpoint.size == size
     with witnessed.client() as client:
         before = [kinds(client, first), kinds(client, second)]
         assert client.get_checkpoint().size == size
@@ -67,7 +67,7 @@ def test_histories_are_proven_at_the_published_checkpoint_however_far_behind(wit
         assert client.get_receipt(receipt).proof
         after = [kinds(client, first), kinds(client, second)]
     assert [len(each) for each in after] == [2 + 30, 1 + 30]
-    assert running.check_ledger() == witnessed.parts.ledger.state.size
+    assert running.check_ledger() == witnessed.services.ledger.state.size
 
 
 def test_histories_keep_up_with_a_slow_witness(witnessed: Witnessed) -> None:
@@ -103,7 +103,7 @@ def test_without_a_quorum_writes_go_on_and_health_says_so(witnessed: Witnessed) 
     subject = running.enrol("SYN-000001")
     fake(witnessed).wait_asked(len(fake(witnessed).asked) + 1)
     running.grant(subject)
-    published = in_background(lambda: witnessed.parts.sequencer.wait_published(size + 1, 30))
+    published = in_background(lambda: witnessed.services.sequencer.wait_published(size + 1, 30))
     published.join(30)
     witnessed.wait_published()
     with witnessed.client() as client:
@@ -149,9 +149,9 @@ def test_what_is_signed_and_not_published_is_shown_to_auditors_alone(witnessed: 
     fake(witnessed).stop()
     running = witnessed.start()
     running.register()
-    sequencer = witnessed.parts.sequencer
+    sequencer = witnessed.services.sequencer
     deadline = time.monotonic() + WAIT_S
-    while sequencer.signed.size < witnessed.parts.ledger.state.size and time.monotonic() < deadline:
+    while sequencer.signed.size < witnessed.services.ledger.state.size and time.monotonic() < deadline:
         sequencer.wait_published(1, 0.02)
     size = sequencer.signed.size
     assert sequencer.published is None
@@ -171,11 +171,11 @@ def test_a_witness_that_knows_more_stops_the_daemon(witnessed: Witnessed) -> Non
     witnessed.wait_published()
     fake(witnessed).size = 10**6
     running.enrol("SYN-000001")  # its seal is what the witness is asked about
-    assert witnessed.parts.sequencer.wait_published(10**6, 30) is None  # ends with the fault
+    assert witnessed.services.sequencer.wait_published(10**6, 30) is None  # ends with the fault
     with pytest.raises(grpc.RpcError) as refused:
         running.enrol("SYN-000002")
     assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
-    assert isinstance(witnessed.parts.sequencer.fault, CorruptionError)
+    assert isinstance(witnessed.services.sequencer.fault, CorruptionError)
     assert witnessed.metric("ready") == 0
     assert witnessed.metric("witness_alarms_total", alarm="larger") == 1
     witnessed.stop()
@@ -211,8 +211,8 @@ def test_a_second_log_signature_is_ml_dsa(tmp_path: Path) -> None:
         key = mldsa.read_mldsa_key(tmp_path / "keys/log-mldsa.key").verifier
         point, opened = checkpoint.open_checkpoint(signed, made.log.name, made.log, witnesses=[key])
         assert len(opened.verified) == 2
-        leaf = reads.read_entry(made.parts.ledger.store, reads.codec.public_tag("ledger"), 1)
-        salt_and_statement = reads.open_entry(made.parts.vault, leaf)
+        leaf = reads.read_entry(made.services.ledger.store, reads.codec.public_tag("ledger"), 1)
+        salt_and_statement = reads.open_entry(made.services.vault, leaf)
         assert salt_and_statement is not None
         assert mldsa.format_mldsa_vkey(key).encode() in salt_and_statement[1]
         policy = f"log {mldsa.format_mldsa_vkey(key)}\nquorum none\n".encode()

@@ -88,12 +88,12 @@ def test_a_cached_replay_goes_on_like_the_one_it_was_made_of(both: tuple[Witness
     ours.stop()
     (cache,) = ours.state("replay")
     replay = read_cache(cache, 9)
-    leaves = reads.read_leaves(witnessed.parts.ledger.store, 0, size)
+    leaves = reads.read_leaves(witnessed.services.ledger.store, 0, size)
     whole = type(replay)(9)
     for leaf in leaves:
         whole.add(leaf)
-    assert replay.root() == whole.root() == witnessed.parts.ledger.state.root
-    assert replay.map_root() == whole.map_root() == witnessed.parts.ledger.state.map_root
+    assert replay.root() == whole.root() == witnessed.services.ledger.state.root
+    assert replay.map_root() == whole.map_root() == witnessed.services.ledger.state.map_root
     assert (replay.heads, replay.buckets, replay.time_ms) == (whole.heads, whole.buckets, whole.time_ms)
     assert (replay.seal_hash, replay.sealed_size) == (whole.seal_hash, whole.sealed_size)
 
@@ -102,27 +102,27 @@ def test_it_refuses_a_planted_wrong_seal_and_keeps_the_evidence(both: tuple[Witn
     witnessed, ours = both
     assert witnessed.running is not None
     size = witnessed.wait_published()
-    parts = witnessed.parts
+    services = witnessed.services
 
     def plant() -> None:
         # The operator hides a chain's last entries: some bucket's root is another one than its entries give.
-        top = parts.ledger.map.top
+        top = services.ledger.map.top
         bucket = next(number for number in range(1 << top.map_bits) if top.bucket_root(number) is not None)
         top.set(bucket, bytes(31) + b"\1")
 
-    parts.sequencer.call(plant)
+    services.sequencer.call(plant)
     subject = witnessed.running.enrol("SYN-000001")
     deadline = time.monotonic() + WAIT_S
     while not ours.state("evidence-*") and time.monotonic() < deadline:
-        parts.sequencer.wait_published(size + 1, 0.05)
+        services.sequencer.wait_published(size + 1, 0.05)
     (evidence,) = ours.state("evidence-*")
     signed, _ = checkpoint.open_checkpoint(evidence.read_bytes(), witnessed.log.name, witnessed.log)
     assert signed.size > size
-    assert parts.sequencer.published.checkpoint.size == size
+    assert services.sequencer.published.checkpoint.size == size
     witnessed.running.grant(subject)  # writes are acknowledged all the same
-    assert parts.sequencer.wait_published(size + 1, 0.2) is None
+    assert services.sequencer.wait_published(size + 1, 0.2) is None
     assert witnessed.metric("witness_alarms_total", alarm="other_tree") >= 1
-    proof = tuple(reads.prove_consistency(parts.ledger.store, size, signed.size))
+    proof = tuple(reads.prove_consistency(services.ledger.store, size, signed.size))
     answer = ours.post(size, proof, evidence.read_bytes())
     assert answer.status == 422
     assert b"map root is not that of the chains as they stand" in answer.body
@@ -154,7 +154,7 @@ class Submitted:
         return checkpoint.open_checkpoint(signed, self.witnessed.log.name, self.witnessed.log)[0], signed
 
     def proof(self, old: int, new: int) -> tuple[bytes, ...]:
-        return tuple(reads.prove_consistency(self.witnessed.parts.ledger.store, old, new))
+        return tuple(reads.prove_consistency(self.witnessed.services.ledger.store, old, new))
 
     def signed(self, size: int, root: bytes, seed_of: str = "log") -> bytes:
         """Sign what is not the log's tree, with its key or another one of its name."""
