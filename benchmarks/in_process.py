@@ -13,7 +13,7 @@ from consentd.policy.codebook import Codebook, PackedQuestion, pack_question
 from consentd.policy.compile import CompiledRules, compile_consent, compile_rules
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.policy.evaluate import evaluate
-from consentd.policy.model import Actor, Consent, Effect, Kind, Outcome, Provision, Question, Rules, Standing
+from consentd.policy.model import Actor, Consent, Effect, Kind, Outcome, Provision, Question, Rules, StoredConsent
 from consentd.policy.subject import with_consent
 from consentd.store.lmdb import Environment
 
@@ -37,10 +37,10 @@ def make_value(rows: int) -> bytes:
             purposes=("TREAT" if last else PURPOSES[1 + place % 3],),
             categories=("CLIN",),
         )
-        standing = Standing(
+        stored = StoredConsent(
             lineage=place + 2, seq=place + 2, version=1, consent=Consent(kind=Kind.CONSENT, root=root)
         )
-        value = with_consent(value, standing, compile_consent(standing, DEFAULT_VOCABULARY, NUMBERS))
+        value = with_consent(value, stored, compile_consent(stored, DEFAULT_VOCABULARY, NUMBERS))
     assert value is not None
     return value
 

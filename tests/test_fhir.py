@@ -49,7 +49,7 @@ from consentd.policy.model import (
     Question,
     Resource,
     Rules,
-    Standing,
+    StoredConsent,
 )
 from consentd.policy.residual import covers
 from consentd.policy.subject import with_consent
@@ -145,9 +145,9 @@ def ask(
         break_glass="unconscious" if purpose == "BTG" else None,
         supported_obligations=frozenset({Obligation.ENFORCE_RESIDUAL} if residual else ()),
     )
-    standing = Standing(lineage=1, seq=1, version=1, consent=consent)
-    meant = reference.decide(question, [standing], RULES, VOCABULARY, now_ms=at, groups=GROUPS)
-    value = with_consent(None, standing, compile_consent(standing, VOCABULARY, NUMBERS))
+    stored = StoredConsent(lineage=1, seq=1, version=1, consent=consent)
+    meant = reference.decide(question, [stored], RULES, VOCABULARY, now_ms=at, groups=GROUPS)
+    value = with_consent(None, stored, compile_consent(stored, VOCABULARY, NUMBERS))
     packed = pack_question(question, CODEBOOK)
     compiled = decision(evaluate(value, packed, COMPILED_RULES, at), packed, CODEBOOK, COMPILED_RULES)
     assert (compiled.outcome, compiled.permitted, compiled.valid_until_ms, compiled.obligations) == (
@@ -923,8 +923,8 @@ def mutate(document: Any, choose: Callable[[Any], Any]) -> None:
 def assert_law(text: str | bytes) -> None:
     for result in read_consents(text, MAPPING, test_data=True):
         if isinstance(result, ImportedConsent):
-            standing = Standing(lineage=1, seq=1, version=1, consent=result.consent)
-            assert compile_consent(standing, VOCABULARY, NUMBERS)
+            stored = StoredConsent(lineage=1, seq=1, version=1, consent=result.consent)
+            assert compile_consent(stored, VOCABULARY, NUMBERS)
             assert nodes(result.consent.root) <= 256
             assert len(result.request_id) == 16
         else:

@@ -143,7 +143,7 @@ def test_a_failed_commit_of_the_table_is_made_up_for(tmp_path: Path, happens: bo
     # It is on disk, so it is in force.
     assert case.table is not None
     with case.table.read() as snapshot:
-        assert len(snapshot.standings(person.tag)) == 2
+        assert len(snapshot.lineages(person.tag)) == 2
     check_files(case)
     case.close()
     check_ledger(case)
@@ -534,14 +534,14 @@ def test_sealed_heads_are_those_of_the_last_seal(tmp_path: Path) -> None:
     turn.seal()
     turn.close()
     ledger.commit(turn)
-    standing = ledger.head(one)
+    head = ledger.head(one)
     for _ in range(2):
         turn = AppendBatch(ledger, 6)
         turn.append(draft(one))
         turn.append(draft(two))
         turn.close()
         ledger.commit(turn)
-        assert ledger.sealed_head(one) == standing
+        assert ledger.sealed_head(one) == head
         assert ledger.sealed_head(two) == (0, bytes(32))
     heads = reads.prove_heads(ledger, [one, two, b"3" * 32])
     assert [heads.chains[tag][0] for tag in (one, two, b"3" * 32)] == [1, 0, 0]

@@ -30,7 +30,7 @@ from consentd.policy.model import (
     ReasonCode,
     Resource,
     Rules,
-    Standing,
+    StoredConsent,
 )
 from consentd.policy.residual import covers
 
@@ -38,7 +38,7 @@ REALM = Codebook(DEFAULT_VOCABULARY, decisions.NUMBERS, decisions.GROUPS)
 
 
 def world(case: Case) -> World:
-    return World(list(case.standings), case.rules, REALM, decisions.NUMBERS, decisions.GROUPS)
+    return World(list(case.consents), case.rules, REALM, decisions.NUMBERS, decisions.GROUPS)
 
 
 def check_case(case: Case, answer: Decision) -> None:
@@ -108,9 +108,9 @@ def test_both_ways_through_agree(purpose: str, combining: Combining, policy: Imp
     general = [*simple, consent(permit(purposes=("POARCH",)), 3, paused=True)]
     question = ask("CLIN", "LIFE.BP", purpose=purpose)
     answers = [
-        World(standings, Rules(combining=combining, implicit_policy=policy), REALM, decisions.NUMBERS, decisions.GROUPS)
+        World(consents, Rules(combining=combining, implicit_policy=policy), REALM, decisions.NUMBERS, decisions.GROUPS)
         .compiled_answer(question, NOW)
-        for standings in (simple, general)
+        for consents in (simple, general)
     ]
     assert answers[0] == answers[1]
 
@@ -207,7 +207,7 @@ def test_residual_of_a_deny_with_exceptions_stays_a_tree() -> None:
 
 
 @pytest.mark.parametrize(
-    ("standings", "rules"),
+    ("consents", "rules"),
     [
         # What cannot be read overrides the permit that the residual would fall through to.
         (
@@ -232,8 +232,8 @@ def test_residual_of_a_deny_with_exceptions_stays_a_tree() -> None:
         ),
     ],
 )
-def test_residual_falls_through_to_nothing(standings: list[Standing], rules: Rules) -> None:
-    drawn = World(standings, rules, REALM, decisions.NUMBERS, decisions.GROUPS)
+def test_residual_falls_through_to_nothing(consents: list[StoredConsent], rules: Rules) -> None:
+    drawn = World(consents, rules, REALM, decisions.NUMBERS, decisions.GROUPS)
     answer = drawn.compiled_answer(ask("LIFE.BP", supported_obligations=decisions.RESIDUAL), NOW)
     assert answer.obligations == (Obligation.ENFORCE_RESIDUAL,)
     said = set()

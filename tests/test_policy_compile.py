@@ -28,7 +28,7 @@ from consentd.policy.model import (
     Provision,
     RefusalReason,
     Rules,
-    Standing,
+    StoredConsent,
 )
 from consentd.policy.rows import ROW_SIZE, Row, Side, decode_side, encode_side, unpack_rows
 from consentd.policy.subject import HEADER, decode_subject, encode_subject, with_consent, with_state, without_consent
@@ -38,12 +38,12 @@ FORMAT = Path(__file__).parents[1] / "proto" / "table-format.md"
 STATED: dict[str, Any] = {"purposes": ("TREAT",), "actors": ("hospital",), "categories": ("CLIN",)}
 
 
-def compiled(standing: Standing) -> bytes:
-    return compile_consent(standing, VOCABULARY, NUMBERS)
+def compiled(stored: StoredConsent) -> bytes:
+    return compile_consent(stored, VOCABULARY, NUMBERS)
 
 
-def rows(standing: Standing) -> list[Row]:
-    return unpack_rows(Compiled.decode(compiled(standing)).rows)
+def rows(stored: StoredConsent) -> list[Row]:
+    return unpack_rows(Compiled.decode(compiled(stored)).rows)
 
 
 # -- what a consent must be
@@ -179,7 +179,7 @@ def test_effective_attributes() -> None:
 
 
 def test_a_row_is_52_bytes_as_specified() -> None:
-    standing = consent(
+    stored = consent(
         permit(actors=("b",), holders=("r",), purposes=("TREAT",), categories=("CLIN",), actions=("disclose",),
                labels=("SUD",), start_ms=10, end_ms=20)
     )
@@ -191,7 +191,7 @@ def test_a_row_is_52_bytes_as_specified() -> None:
         "06000000"  # labels: SUD, ETHUD
         "0200" "0000" "01" "00" "00" "00"  # actions, side, flags, depth, node, below
     )
-    assert Compiled.decode(compiled(standing)).rows.hex() == expected
+    assert Compiled.decode(compiled(stored)).rows.hex() == expected
     assert ROW_SIZE == 52
 
 
@@ -274,11 +274,11 @@ def test_a_subject_of_three_rows_is_206_bytes() -> None:
 def test_decoding_is_the_inverse_of_encoding(draw: Draw) -> None:
     world = draw.world()
     if world.value is None:
-        assert not world.standings
+        assert not world.consents
         return
     lineages = decode_subject(world.value)
     assert encode_subject(lineages) == world.value
-    newest = sorted(world.standings, key=lambda standing: standing.lineage)
+    newest = sorted(world.consents, key=lambda stored: stored.lineage)
     assert [(one.lineage, one.seq, one.version, one.paused) for one in lineages] == [
         (one.lineage, one.seq, one.version, one.paused) for one in newest
     ]
@@ -341,9 +341,9 @@ def test_editing_what_is_not_there() -> None:
     [{"lineage": 1 << 32, "seq": 1 << 32}, {"seq": 1 << 32}, {"version": 65_536}, {"lineage": 9}, {"version": 0}],
 )
 def test_what_the_directory_cannot_hold_is_refused(ids: dict[str, int]) -> None:
-    standing = replace(consent(permit()), **ids)
+    stored = replace(consent(permit()), **ids)
     with pytest.raises(InvalidError):
-        with_consent(None, standing, compiled(standing))
+        with_consent(None, stored, compiled(stored))
 
 
 def test_a_compiled_consent_comes_back() -> None:
@@ -389,13 +389,13 @@ def test_the_specification_has_the_same_layout() -> None:
     text = FORMAT.read_text(encoding="utf-8")
     lines = re.findall(r"^    ((?:[0-9a-f]+ ?)+)(?: .*)?$", text[text.index("### Worked example") :], re.MULTILINE)
     example = "".join(lines)
-    standings = [
-        Standing(3, 5, 2, Consent(kind=Kind.CONSENT, root=permit(
+    consents = [
+        StoredConsent(3, 5, 2, Consent(kind=Kind.CONSENT, root=permit(
             actors=("a",), holders=("r",), purposes=("TREAT",), categories=("CLIN",), start_ms=10, end_ms=20))),
-        Standing(4, 4, 1, Consent(kind=Kind.OBJECTION, root=deny(
+        StoredConsent(4, 4, 1, Consent(kind=Kind.OBJECTION, root=deny(
             opposite(data_period=Period(1, 2)), actors=("a", "b"))), paused=True),
     ]
-    value = World(standings, Rules()).value
+    value = World(consents, Rules()).value
     assert value is not None
     assert bytes.fromhex(example.replace(" ", "")) == value
     assert HEADER.unpack_from(value)[3] == 2

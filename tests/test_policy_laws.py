@@ -22,7 +22,7 @@ from consentd.policy.model import (
     Provision,
     Question,
     Rules,
-    Standing,
+    StoredConsent,
 )
 from consentd.policy.subject import with_consent, with_state, without_consent
 
@@ -62,9 +62,9 @@ def shifted(provision: Provision, by: int) -> Provision:
 def test_adding_a_deny_never_widens(draw: Draw) -> None:
     world, question, now_ms = draw.world(), silent(draw), draw.now()
     root = only(draw.provision(effect=Effect.DENY, depth=2), Effect.DENY)
-    denied = Standing(99, 99, 1, Consent(kind=Kind.OBJECTION, root=root))
+    denied = StoredConsent(99, 99, 1, Consent(kind=Kind.OBJECTION, root=root))
     before = world.compiled_answer(question, now_ms)
-    after = World([*world.standings, denied], world.rules).compiled_answer(question, now_ms)
+    after = World([*world.consents, denied], world.rules).compiled_answer(question, now_ms)
     assert set(after.permitted) <= set(before.permitted)
 
 
@@ -74,11 +74,11 @@ def test_adding_a_deny_within_a_consent_never_widens(draw: Draw) -> None:
     world, question, now_ms = draw.world(), silent(draw), draw.now()
     before = world.compiled_answer(question, now_ms)
     more = []
-    for standing in world.standings:
-        root = standing.consent.root
+    for stored in world.consents:
+        root = stored.consent.root
         child = only(draw.provision(effect=Effect.DENY, depth=1), Effect.DENY)
         root = replace(root, children=(*root.children, child))
-        more.append(replace(standing, consent=replace(standing.consent, root=root)))
+        more.append(replace(stored, consent=replace(stored.consent, root=root)))
     after = World(more, world.rules).compiled_answer(question, now_ms)
     assert set(after.permitted) <= set(before.permitted)
 
@@ -91,8 +91,8 @@ def test_an_unrelated_consent_changes_nothing(draw: Draw) -> None:
     others = [name for name in ("a", "b", "c", "r") if name not in used]
     root = draw.provision(effect=draw.effect(), depth=2)
     for name in others:
-        stranger = Standing(99, 99, 1, Consent(kind=Kind.CONSENT, root=named(root, name)))
-        after = World([*world.standings, stranger], world.rules).compiled_answer(question, now_ms)
+        stranger = StoredConsent(99, 99, 1, Consent(kind=Kind.CONSENT, root=named(root, name)))
+        after = World([*world.consents, stranger], world.rules).compiled_answer(question, now_ms)
         assert after == world.compiled_answer(question, now_ms)
 
 
@@ -105,12 +105,12 @@ def named(provision: Provision, actor: str) -> Provision:
 def test_order_of_writing_and_duplicates_do_not_matter(draw: Draw) -> None:
     world, question, now_ms = draw.world(), draw.question(), draw.now()
     before = world.compiled_answer(question, now_ms)
-    mixed = list(world.standings)
+    mixed = list(world.consents)
     draw.random.shuffle(mixed)
     assert World(mixed, world.rules).value == world.value
-    twice = [replace(one, lineage=one.lineage + 50, seq=one.seq + 50) for one in world.standings]
+    twice = [replace(one, lineage=one.lineage + 50, seq=one.seq + 50) for one in world.consents]
     draw.random.shuffle(twice)
-    after = World([*world.standings, *twice], world.rules).compiled_answer(question, now_ms)
+    after = World([*world.consents, *twice], world.rules).compiled_answer(question, now_ms)
     assert sets(after) == sets(before)
     assert after.valid_until_ms == before.valid_until_ms
 
@@ -124,7 +124,7 @@ def test_ordered_names_decide_as_their_namesakes(draw: Draw) -> None:
         (Combining.PERMIT_OVERRIDES, Combining.ORDERED_PERMIT_OVERRIDES),
     ):
         one, other = (
-            World(world.standings, replace(world.rules, combining=name)).compiled_answer(question, now_ms)
+            World(world.consents, replace(world.rules, combining=name)).compiled_answer(question, now_ms)
             for name in (plain, ordered)
         )
         assert sets(one) == sets(other)
@@ -139,10 +139,10 @@ def test_revoking_what_held_no_deny_permits_nothing_more(draw: Draw) -> None:
     """A selected implicit policy counts as a deny here: it holds the realm's own policy off."""
     world, question, now_ms = draw.world(), silent(draw), draw.now()
     root = only(draw.provision(effect=Effect.PERMIT, depth=2), Effect.PERMIT)
-    given_up = Standing(99, 99, 1, Consent(kind=Kind.CONSENT, root=root))
+    given_up = StoredConsent(99, 99, 1, Consent(kind=Kind.CONSENT, root=root))
     assert not denials(root)
     after = world.compiled_answer(question, now_ms)
-    before = World([*world.standings, given_up], world.rules).compiled_answer(question, now_ms)
+    before = World([*world.consents, given_up], world.rules).compiled_answer(question, now_ms)
     assert set(after.permitted) <= set(before.permitted)
 
 
@@ -150,10 +150,10 @@ def test_revoking_what_held_no_deny_permits_nothing_more(draw: Draw) -> None:
 @laws
 def test_pausing_never_widens(draw: Draw) -> None:
     world, question, now_ms = draw.world(), silent(draw), draw.now()
-    running = [replace(standing, paused=False) for standing in world.standings]
+    running = [replace(stored, paused=False) for stored in world.consents]
     before = World(running, world.rules).compiled_answer(question, now_ms)
-    for index, standing in enumerate(running):
-        paused = [*running[:index], replace(standing, paused=True), *running[index + 1 :]]
+    for index, stored in enumerate(running):
+        paused = [*running[:index], replace(stored, paused=True), *running[index + 1 :]]
         after = World(paused, world.rules).compiled_answer(question, now_ms)
         # What a lower layer permits anyway was permitted before too, unless this lineage denied it.
         assert set(after.permitted) <= set(before.permitted)
@@ -220,7 +220,7 @@ def test_time_alone_changes_nothing_before_valid_until(draw: Draw) -> None:
 def test_shifting_all_times_shifts_the_answer(draw: Draw, by: int) -> None:
     world, question, now_ms = draw.world(), draw.question(), draw.now()
     moved = [
-        replace(one, consent=replace(one.consent, root=shifted(one.consent.root, by))) for one in world.standings
+        replace(one, consent=replace(one.consent, root=shifted(one.consent.root, by))) for one in world.consents
     ]
     rules = replace(
         world.rules,
@@ -248,16 +248,16 @@ def test_any_path_to_a_state_leads_to_the_same_bytes(seed: int) -> None:
     """Grants, amendments, pauses, resumes and revokes in any history: rebuilding from the end state is byte-equal."""
     draw = Draw(random.Random(seed))
     value: bytes | None = None
-    state: dict[int, Standing] = {}
+    state: dict[int, StoredConsent] = {}
     for seq in range(1, 60):
         lineage = draw.random.choice([*state, seq])
         act = draw.random.choice(["write", "write", "pause", "resume", "revoke"])
         if act == "write" or lineage not in state:
             version = state[lineage].version + 1 if lineage in state else 1
             paused = lineage in state and state[lineage].paused
-            standing = replace(draw.standing(lineage), seq=seq, version=version, paused=paused)
-            state[lineage] = standing
-            value = with_consent(value, standing, compile_consent(standing, VOCABULARY, NUMBERS))
+            stored = replace(draw.stored(lineage), seq=seq, version=version, paused=paused)
+            state[lineage] = stored
+            value = with_consent(value, stored, compile_consent(stored, VOCABULARY, NUMBERS))
         elif act == "revoke":
             del state[lineage]
             value = without_consent(value, lineage)

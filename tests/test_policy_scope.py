@@ -13,7 +13,18 @@ from typing import Any
 import pytest
 
 from cases.policy_worlds import CODEBOOK, World, comparable
-from consentd.policy.model import Actor, Combining, Consent, Effect, Kind, Period, Provision, Question, Rules, Standing
+from consentd.policy.model import (
+    Actor,
+    Combining,
+    Consent,
+    Effect,
+    Kind,
+    Period,
+    Provision,
+    Question,
+    Rules,
+    StoredConsent,
+)
 
 LIMITS: dict[str, tuple[Any, ...]] = {
     "actors": ((), ("a",)),
@@ -76,10 +87,10 @@ def three() -> Iterator[tuple[Provision, ...]]:
 
 
 def world(roots: tuple[Provision, ...], combining: Combining) -> World:
-    standings = [
-        Standing(index, index, 1, Consent(kind=Kind.CONSENT, root=root)) for index, root in enumerate(roots, 1)
+    consents = [
+        StoredConsent(index, index, 1, Consent(kind=Kind.CONSENT, root=root)) for index, root in enumerate(roots, 1)
     ]
-    return World(standings, Rules(combining=combining))
+    return World(consents, Rules(combining=combining))
 
 
 @pytest.mark.slow

@@ -27,8 +27,8 @@ def _value(effect: Effect, *, value: bytes | None = None, lineage: int = 2, **at
         kind=model.Kind.OBJECTION if effect is Effect.DENY else model.Kind.CONSENT,
         root=model.Provision(effect=effect, actors=("clinic",), **attributes),
     )
-    standing = model.Standing(lineage=lineage, seq=lineage, version=1, consent=consent)
-    return with_consent(value, standing, compile_consent(standing, OLD, NUMBERS))
+    stored = model.StoredConsent(lineage=lineage, seq=lineage, version=1, consent=consent)
+    return with_consent(value, stored, compile_consent(stored, OLD, NUMBERS))
 
 
 def _outcome(value: bytes, vocabulary: Vocabulary, category: str, purpose: str) -> Outcome:

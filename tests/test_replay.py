@@ -184,15 +184,15 @@ def behind(leaves: list[bytes], damaged: dict[int, bytes | None]) -> tuple[Repla
     for index, leaf in enumerate(leaves):
         found = damaged.get(index, leaf)
         if found is None:
-            replay.miss(merkle.leaf_hash(leaf))
+            replay.skip_unreadable(merkle.leaf_hash(leaf))
         elif found != leaf:
-            replay.resume(found, merkle.leaf_hash(leaf))
+            replay.add_faulty(found, merkle.leaf_hash(leaf))
         else:
             try:
                 replay.add(leaf)
             except ReplayError as error:
                 faults.append(error.index)
-                replay.resume(leaf)
+                replay.add_faulty(leaf)
     return replay, faults
 
 
@@ -220,7 +220,7 @@ def test_a_damaged_commitment_condemns_no_other_leaf(seed: int) -> None:
     made.event(made.leaves[index][10:42])
     made.seal()
     replay, faults = behind(made.leaves, {index: flip(90)(made.leaves[index])})
-    assert replay.is_sure
+    assert replay.knows_all_heads
     assert faults == []
     made.leaves[-1] = flip(20)(made.leaves[-1])
     assert behind(made.leaves, {index: flip(90)(made.leaves[index])})[1] == [len(made.leaves) - 1]
@@ -242,12 +242,12 @@ def test_a_gap_no_missing_leaf_explains_is_a_fault() -> None:
         made.event(b"a" * 32)
     replay = Replay(4)
     replay.add(made.leaves[0])
-    replay.miss(merkle.leaf_hash(made.leaves[1]))
-    assert not replay.is_sure
+    replay.skip_unreadable(merkle.leaf_hash(made.leaves[1]))
+    assert not replay.knows_all_heads
     with pytest.raises(ReplayError, match="seq"):
         replay.add(made.leaves[3])
     replay.add(made.leaves[2])
-    assert replay.is_sure
+    assert replay.knows_all_heads
 
 
 def test_the_replayed_files_are_the_ledgers_own(tmp_path: Path) -> None:

@@ -76,18 +76,18 @@ def test_what_was_unreadable_is_still_unknown_after_restoring() -> None:
         made.event(tag)
     replay = Replay(4)
     replay.add(made.leaves[0])
-    replay.miss(merkle.leaf_hash(made.leaves[1]))
+    replay.skip_unreadable(merkle.leaf_hash(made.leaves[1]))
     again = restored(replay, rebuild=False)
-    assert not again.is_sure
+    assert not again.knows_all_heads
     again.add(made.leaves[2])
     with pytest.raises(ReplayError):  # one leaf is missing, and a gap of two is not explained by it
         again.add(codec.encode_event(codec.Event(8, made.time_ms, b"c" * 32, 3, b"p" * 32, bytes(32), 0)))
     damaged = Replay(4)
-    damaged.resume(made.leaves[0], merkle.leaf_hash(b"other"))
+    damaged.add_faulty(made.leaves[0], merkle.leaf_hash(b"other"))
     again = restored(damaged, rebuild=False)
-    assert not again.is_sure
+    assert not again.knows_all_heads
     again.add(made.leaves[2])
-    assert again.is_sure
+    assert again.knows_all_heads
 
 
 def test_a_replay_starts_after_a_trusted_checkpoint() -> None:
@@ -97,7 +97,7 @@ def test_a_replay_starts_after_a_trusted_checkpoint() -> None:
     whole = replayed(made.leaves)
     whole.grow()
     later = Replay.after_trusted(whole.edge)
-    assert not later.is_sure
+    assert not later.knows_all_heads
     made.event(b"x" * 32)
     made.seal()
     for leaf in made.leaves[whole.size :]:

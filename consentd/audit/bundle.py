@@ -201,7 +201,7 @@ def _collect(
             if not leaf:
                 if scope.first <= index <= scope.last:
                     raise NotFoundError(f"entry of the range is pruned: `{index}`")
-                replay.skip(hashes[index % tiles.TILE_WIDTH])
+                replay.skip_pruned(hashes[index % tiles.TILE_WIDTH])
                 continue
             decoded = replay.add(leaf)
             event = decoded if isinstance(decoded, codec.Event) else None

@@ -294,27 +294,27 @@ class _Audit:
             )
 
     def _is_savable(self) -> bool:
-        return self.replay.is_sure and self.replay.size >= self.replay.start
+        return self.replay.knows_all_heads and self.replay.size >= self.replay.start
 
     def _skip(self, index: int, leaf_hash: bytes) -> None:
         """Pass over a leaf that is not there."""
         try:
-            self.replay.skip(leaf_hash)
+            self.replay.skip_pruned(leaf_hash)
             self.found.leaves_pruned += 1
         except ReplayError as error:
             if self.source.pruned() != self.pruned:
                 raise StorageError("ledger was pruned meanwhile; begin again") from error
             self.found.add(index, "leaf is missing where nothing is pruned")
-            self.replay.miss(leaf_hash)
+            self.replay.skip_unreadable(leaf_hash)
 
     def _replay(self, index: int, leaf: bytes) -> codec.Event | codec.Seal | None:
         decoded: codec.Event | codec.Seal | None
-        was_sure = self.replay.is_sure
+        was_sure = self.replay.knows_all_heads
         try:
             decoded = self.replay.add(leaf)
         except ReplayError as error:
             self.found.add(index, str(error).removeprefix(f"leaf `{index}`: "))
-            decoded = self.replay.resume(leaf)
+            decoded = self.replay.add_faulty(leaf)
         if isinstance(decoded, codec.Seal) and not was_sure:
             self.found.not_checked(NO_MAP)
         return decoded

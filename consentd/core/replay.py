@@ -8,7 +8,7 @@ here anew. The first leaf that breaks it is the fault, and is named. Source: led
 A verdict needs no more than ``add``. Who wants to know what else is wrong goes on behind a fault: ``resume`` takes a
 bad leaf as it stands, ``miss`` passes over one that cannot be read. What follows from such a leaf alone is then not
 held against the ones after it: a chain whose head is not known any more takes the next leaf's word for it, and map
-roots are not compared until all heads are known again (``is_sure``).
+roots are not compared until all heads are known again (``knows_all_heads``).
 
 **A pruned ledger** is replayed from its first leaf too. Up to its *start*, a seal's end, some leaves are gone: ``skip``
 takes the hash that the tree has in their place. What is kept of each chain there is its first leaf, its last, and a few
@@ -133,7 +133,7 @@ class Replay:
         )
 
     @property
-    def is_sure(self) -> bool:
+    def knows_all_heads(self) -> bool:
         """Whether every chain's head is known, so that map roots can be compared."""
         return not self._unknown and not self._missing
 
@@ -159,7 +159,7 @@ class Replay:
         self._count(merkle.leaf_hash(leaf))
         return decoded
 
-    def resume(self, leaf: bytes, leaf_hash: bytes | None = None) -> Event | Seal | None:
+    def add_faulty(self, leaf: bytes, leaf_hash: bytes | None = None) -> Event | Seal | None:
         """Take a leaf that is wrong, as it stands, and go on behind it; return what it says, if anything.
 
         Args:
@@ -168,24 +168,24 @@ class Replay:
         try:
             decoded = codec.decode_leaf(leaf)
         except MalformedError:
-            self.miss(merkle.leaf_hash(leaf) if leaf_hash is None else leaf_hash)
+            self.skip_unreadable(merkle.leaf_hash(leaf) if leaf_hash is None else leaf_hash)
             return None
         if isinstance(decoded, Event):
             # Damaged bytes hash to another head than the leaf after it names; a leaf that is merely wrong does not.
             self._take_event(decoded, codec.chain_hash(leaf) if leaf_hash is None else b"")
         else:
-            self._take_seal(codec.chain_hash(leaf) if leaf_hash is None else b"", update=self.is_sure)
+            self._take_seal(codec.chain_hash(leaf) if leaf_hash is None else b"", update=self.knows_all_heads)
         # INVARIANT: a time that was wrong ahead must not condemn every leaf behind it.
         self.time_ms = max(self.time_ms, decoded.time_ms) if leaf_hash is None else self.time_ms
         self._count(merkle.leaf_hash(leaf) if leaf_hash is None else leaf_hash)
         return decoded
 
-    def miss(self, leaf_hash: bytes) -> None:
+    def skip_unreadable(self, leaf_hash: bytes) -> None:
         """Pass over a leaf of which nothing is known but its hash in the tree."""
         self._missing += 1
         self._count(leaf_hash)
 
-    def skip(self, leaf_hash: bytes) -> None:
+    def skip_pruned(self, leaf_hash: bytes) -> None:
         """Pass over a pruned leaf.
 
         Args:
@@ -266,7 +266,7 @@ class Replay:
         # INVARIANT: the start lies before every leaf that is kept for its time, or recent ones could be hidden.
         if self.size == self.start - 1 and seal.time_ms >= self.kept_from_ms:
             raise ReplayError(self.size, "start lies behind leaves that are kept for their time")
-        if not self.is_sure or self.size < self.start - 1:
+        if not self.knows_all_heads or self.size < self.start - 1:
             return
         if seal.tags != len(self.heads):
             raise ReplayError(self.size, f"seal counts `{seal.tags}` tags where there are `{len(self.heads)}`")

@@ -19,7 +19,7 @@ from consentd.policy.model import (
     Kind,
     Provision,
     Rules,
-    Standing,
+    StoredConsent,
 )
 from consentd.policy.rows import (
     ALL_16,
@@ -95,7 +95,7 @@ class Compiled:
         return Compiled(vocabulary, flags, value[_COMPILED.size : end], value[end:])
 
 
-def compile_consent(standing: Standing, vocabulary: Vocabulary, numbers: Mapping[str, int]) -> bytes:
+def compile_consent(stored: StoredConsent, vocabulary: Vocabulary, numbers: Mapping[str, int]) -> bytes:
     """Return the compiled form of a lineage's version in force, for ``subject.with_consent``.
 
     Args:
@@ -104,12 +104,12 @@ def compile_consent(standing: Standing, vocabulary: Vocabulary, numbers: Mapping
     Raises:
         InvalidError: UNKNOWN_CODE, UNKNOWN_PARTICIPANT, or INVALID_CONSENT (limits).
     """
-    consent = standing.consent
+    consent = stored.consent
     flags = (consent.policy or 0) << POLICY_SHIFT
     if consent.kind is Kind.STATUTORY:
         flags |= STATUTORY
     compiler = _Compiler(vocabulary, numbers)
-    if standing.readable:
+    if stored.readable:
         rows = [compiler.row(node, index) for index, node in enumerate(walk(consent.root))]
     else:
         flags |= UNREADABLE

@@ -335,15 +335,15 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """A lineage as it stands: its highest version, and whether it counts.
+class StoredConsent:
+    """The version in force of one lineage of consents, and the state of that lineage.
 
     Attributes:
-        lineage: seq of the GRANT that began it.
+        lineage: seq of the GRANT that began the lineage.
         seq: seq of the GRANT or AMEND that is in force.
         version: 1, 2, 3 …
-        paused: PAUSE without RESUME; such a lineage's permits count for nothing, its denies stay.
-        readable: False for a stored version whose vocabulary cannot be read: what it may match is unknown (rule 5).
+        paused: a PAUSE without a RESUME. The permits of a paused lineage do not count; its denies do.
+        readable: False if the version has content that cannot be interpreted. What it matches is then unknown (rule 5).
     """
 
     lineage: int

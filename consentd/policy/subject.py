@@ -12,7 +12,7 @@ from typing import Final
 
 from consentd.errors import InvalidError, MalformedError, NotFoundError
 from consentd.policy.compile import POLICY_SHIFT, STATUTORY, UNREADABLE, Compiled
-from consentd.policy.model import MAX_DEPTH, ImplicitPolicy, Standing
+from consentd.policy.model import MAX_DEPTH, ImplicitPolicy, StoredConsent
 from consentd.policy.rows import ROW, ROW_SIZE, SIDE, decode_side, unpack_rows
 
 FORMAT: Final = 1
@@ -105,17 +105,17 @@ def decode_subject(value: bytes) -> tuple[Lineage, ...]:
     return lineages
 
 
-def with_consent(value: bytes | None, standing: Standing, compiled: bytes) -> bytes:
+def with_consent(value: bytes | None, stored: StoredConsent, compiled: bytes) -> bytes:
     """Return the value with this version in force for its lineage: GRANT or AMEND.
 
     Raises:
         InvalidError: a seq or version beyond what the table holds (2³²-1, 65,535), or too many rows in all.
         MalformedError: ``compiled`` is not what ``compile_consent`` returns.
     """
-    if not (0 < standing.lineage <= standing.seq <= MAX_TABLE_SEQ and 0 < standing.version <= 0xFFFF):
+    if not (0 < stored.lineage <= stored.seq <= MAX_TABLE_SEQ and 0 < stored.version <= 0xFFFF):
         raise InvalidError("seq or version of a consent is out of range", "TOO_LARGE")
     lineage = Lineage(
-        standing.lineage, standing.seq, standing.version, standing.paused, Compiled.decode(compiled)
+        stored.lineage, stored.seq, stored.version, stored.paused, Compiled.decode(compiled)
     )
     built = encode_subject([*(kept for kept in _parts(value) if kept.lineage != lineage.lineage), lineage])
     assert built is not None

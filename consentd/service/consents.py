@@ -102,12 +102,12 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         wanted = consent_id(request.consent_id)
         with self.services.table.read() as snapshot:
             tag = self.tag(snapshot, request.subject)
-            standings = snapshot.standings(tag)
+            lineages = snapshot.lineages(tag)
             size, root = snapshot.size, snapshot.root
-        for lineage in standings:
+        for lineage in lineages:
             if codec.consent_id(tag, lineage.lineage) == wanted:
                 return cs.GetConsentResponse(record=self._record(tag, lineage), revision=revision(size, root))
-        for record in self._revoked(tag, {lineage.lineage for lineage in standings}):
+        for record in self._revoked(tag, {lineage.lineage for lineage in lineages}):
             if record.consent_id == request.consent_id:
                 return cs.GetConsentResponse(record=record, revision=revision(size, root))
         raise NotFoundError("subject has no such consent", "CONSENT_NOT_FOUND")
@@ -124,12 +124,12 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         )
         with self.services.table.read() as snapshot:
             tag = self.tag(snapshot, request.subject)
-            standings = snapshot.standings(tag)
+            lineages = snapshot.lineages(tag)
             tree_size, root = snapshot.size, snapshot.root
         before, pinned = pager.parse(request.page_token) if request.page_token else (1 << 62, tree_size)
-        records = [self._record(tag, lineage) for lineage in standings if lineage.lineage < before]
+        records = [self._record(tag, lineage) for lineage in lineages if lineage.lineage < before]
         if request.include_revoked:
-            gone = self._revoked(tag, {lineage.lineage for lineage in standings})
+            gone = self._revoked(tag, {lineage.lineage for lineage in lineages})
             records += [record for record in gone if record.lineage_seq < before]
         records.sort(key=lambda record: -record.lineage_seq)
         size = page_length(records, size)
@@ -251,7 +251,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
             change_time_ms=latest.event.time_ms,
         )
 
-    def _revoked(self, tag: bytes, standing: set[int]) -> list[cs.ConsentRecord]:
+    def _revoked(self, tag: bytes, stored: set[int]) -> list[cs.ConsentRecord]:
         """Read the withdrawn lineages from the person's chain: the table holds none of them."""
         records: dict[int, cs.ConsentRecord] = {}
         count, _ = self.services.ledger.head(tag)
@@ -260,7 +260,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
             event = entry.event
             if entry.row is None:
                 continue  # pruned, and with it all that was done to the same consent
-            if event.kind == EntryKind.GRANT and event.seq not in standing:
+            if event.kind == EntryKind.GRANT and event.seq not in stored:
                 message = self._message(tag, event.seq, st.GrantStatement)
                 records[event.seq] = cs.ConsentRecord(
                     consent_id=decisions.consent_id(tag, event.seq),
@@ -281,7 +281,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
                 record = records.get(self._message(tag, event.seq, st.RevokeStatement).lineage_seq)
                 if record is not None:
                     record.change_time_ms = event.time_ms
-        # A grant that came after the table was read is neither standing there nor withdrawn here.
+        # A grant that came after the table was read is neither stored there nor withdrawn here.
         return [record for record in records.values() if record.change_time_ms]
 
 

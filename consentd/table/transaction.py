@@ -134,7 +134,7 @@ class TableTransaction(View):
         self._put_consent(event, message.consent, lineage=event.seq, version=1, paused=False)
 
     def _amend(self, event: codec.Event, message: st.AmendStatement) -> None:
-        paused = any(one.paused for one in self.standings(event.tag) if one.lineage == message.lineage_seq)
+        paused = any(one.paused for one in self.lineages(event.tag) if one.lineage == message.lineage_seq)
         self._put_consent(
             event, message.consent, lineage=message.lineage_seq, version=message.version, paused=paused
         )
@@ -148,18 +148,18 @@ class TableTransaction(View):
     def _revoke(self, event: codec.Event, message: st.RevokeStatement) -> None:
         self._put_subject(event.tag, subjects.without_consent(self.subject(event.tag), message.lineage_seq))
 
-    def _with_consent(self, tag: bytes, standing: model.Standing) -> bytes:
+    def _with_consent(self, tag: bytes, stored: model.StoredConsent) -> bytes:
         registry = self.registry()
-        compiled = compiler.compile_consent(standing, registry.codebook.vocabulary, registry.numbers)
-        return subjects.with_consent(self.subject(tag), standing, compiled)
+        compiled = compiler.compile_consent(stored, registry.codebook.vocabulary, registry.numbers)
+        return subjects.with_consent(self.subject(tag), stored, compiled)
 
     def _put_consent(
         self, event: codec.Event, message: Any, *, lineage: int, version: int, paused: bool
     ) -> None:
-        standing = model.Standing(
+        stored = model.StoredConsent(
             lineage=lineage, seq=event.seq, version=version, consent=values.consent_value(message), paused=paused
         )
-        self._put_subject(event.tag, self._with_consent(event.tag, standing))
+        self._put_subject(event.tag, self._with_consent(event.tag, stored))
 
     def _erase(self, tag: bytes) -> None:
         """Forget who is behind a tag, what they allowed, and their keys. A look through all, for nothing leads back."""
@@ -174,8 +174,8 @@ class TableTransaction(View):
     def _put_unreadable(self, event: codec.Event) -> None:
         """An entry this version cannot read may permit or deny anything: the person's answers cannot be told."""
         consent = model.Consent(kind=model.Kind.CONSENT, root=model.Provision(effect=model.Effect.DENY))
-        standing = model.Standing(lineage=event.seq, seq=event.seq, version=1, consent=consent, readable=False)
-        self._put_subject(event.tag, self._with_consent(event.tag, standing))
+        stored = model.StoredConsent(lineage=event.seq, seq=event.seq, version=1, consent=consent, readable=False)
+        self._put_subject(event.tag, self._with_consent(event.tag, stored))
 
     def _put_subject(self, tag: bytes, value: bytes | None) -> None:
         self._txn.put(b"s" + tag, value or b"")

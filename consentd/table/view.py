@@ -139,18 +139,18 @@ class View:
         owners = [(key, self.key_owner(key)) for key in owned]
         return [key for key, owner in owners if owner is not None and owner.name == participant_id]
 
-    def standing(self, tag: bytes, consent_id: bytes) -> subjects.Lineage:
-        """Return how a lineage stands.
+    def lineage(self, tag: bytes, consent_id: bytes) -> subjects.Lineage:
+        """Return the lineage of this consent ID.
 
         Raises:
             NotFoundError: the person has no such consent, or withdrew it.
         """
-        for lineage in self.standings(tag):
+        for lineage in self.lineages(tag):
             if codec.consent_id(tag, lineage.lineage) == consent_id:
                 return lineage
         raise NotFoundError("subject has no such consent in force", "CONSENT_NOT_FOUND")
 
-    def standings(self, tag: bytes) -> tuple[subjects.Lineage, ...]:
+    def lineages(self, tag: bytes) -> tuple[subjects.Lineage, ...]:
         """Return a person's lineages that are not withdrawn, oldest first."""
         value = self.subject(tag)
         return () if value is None else subjects.decode_subject(value)

@@ -256,7 +256,7 @@ class _Verification:
         """Replay one leaf; return the event that its other rows can be compared with."""
         if leaf is Gap.MISSING and index < self.pruned.minimum and index != self.pruned.start - 1:
             self.leaves_pruned += 1
-            self.replay.skip(tree_hash or codec.ZERO_HASH)
+            self.replay.skip_pruned(tree_hash or codec.ZERO_HASH)
             return None
         if isinstance(leaf, Gap):
             self.found.add(index, f"leaf {leaf.value}")
@@ -264,17 +264,17 @@ class _Verification:
             if self.statements is not None:
                 self.statements.keys_lost = True
             if isinstance(leaf, Gap):
-                self.replay.miss(tree_hash or codec.ZERO_HASH)
+                self.replay.skip_unreadable(tree_hash or codec.ZERO_HASH)
             else:
-                self.replay.resume(leaf, tree_hash)
+                self.replay.add_faulty(leaf, tree_hash)
             return None
-        was_sure = self.replay.is_sure
+        was_sure = self.replay.knows_all_heads
         decoded: codec.Event | codec.Seal | None
         try:
             decoded = self.replay.add(leaf)
         except ReplayError as error:
             self.found.add(index, str(error))
-            decoded = self.replay.resume(leaf)
+            decoded = self.replay.add_faulty(leaf)
         if isinstance(decoded, codec.Event):
             self.entries += 1
             return decoded

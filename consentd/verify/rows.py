@@ -88,7 +88,7 @@ def compare_state(state: State, replay: Replay, found: Findings) -> None:
     ]
     if replay.seal_hash:
         facts.append(("hash of the last seal", state.seal_hash, replay.seal_hash))
-    if replay.is_sure:
+    if replay.knows_all_heads:
         facts.append(("number of tags", state.tags, len(replay.heads)))
         facts.append(("map root", state.map_root, replay.map_root()))
     for name, says, is_so in facts:
@@ -120,7 +120,7 @@ def compare_heads(store: Store, replay: Replay, found: Findings) -> None:
             elif head and row != layout.HEAD.pack(count, head):
                 found.add(index_of(store, tag, count), "head row is not where the chain stands")
     for key, _ in scan_rows(store, b"h", found):
-        if key[1:] not in replay.heads and replay.is_sure:
+        if key[1:] not in replay.heads and replay.knows_all_heads:
             found.add(None, "head row is of a chain that has no leaf")
 
 
@@ -134,7 +134,7 @@ def compare_map(store: Store, replay: Replay, found: Findings) -> None:
             expected = replay.buckets.get(number)
             if not isinstance(row, bytes):
                 found.add(last_seal, f"map bucket `{number}` {row.value}")
-            elif replay.is_sure:
+            elif replay.knows_all_heads:
                 if row != expected:
                     found.add(last_seal, f"map bucket `{number}` is not as the last seal has it")
             else:
@@ -142,7 +142,7 @@ def compare_map(store: Store, replay: Replay, found: Findings) -> None:
                     bucketed.verify_bucket(row, number=number, map_bits=map_bits)
                 except VerificationError as error:
                     found.add(last_seal, f"map bucket `{number}`: {error}")
-    if replay.is_sure:
+    if replay.knows_all_heads:
         _compare_roots(store, replay, last_seal, found)
 
 
@@ -217,7 +217,7 @@ def find_strays(store: Store, replay: Replay, found: Findings, *, statements: bo
         for key, _ in scan_rows(store, kind, found):
             tag, seq = key[1:33], int.from_bytes(key[33:])
             count = replay.heads.get(tag, (0,))[0]
-            if not 0 < seq <= count and replay.is_sure:
+            if not 0 < seq <= count and replay.knows_all_heads:
                 found.add(None, f"{name} is of an entry that is not there")
     if statements and replay.start:
         for chunk in chunks(scan_rows(store, b"c", found)):

@@ -115,7 +115,7 @@ class Follower:
                         self._begin_anew()
                         raise StorageError("entries were pruned meanwhile: they are replayed anew from the first")
                     else:
-                        replay.skip(leaf_hash)
+                        replay.skip_pruned(leaf_hash)
                     if replay.size % _GROW_EVERY == 0:
                         replay.grow()
                     continue

@@ -23,7 +23,7 @@ from consentd.policy.model import (
     Question,
     ReasonCode,
     Rules,
-    Standing,
+    StoredConsent,
 )
 
 NUMBERS = {
@@ -43,7 +43,7 @@ class Case:
 
     rule: int
     name: str
-    standings: tuple[Standing, ...]
+    consents: tuple[StoredConsent, ...]
     question: Question
     outcome: Outcome
     rules: Rules = field(default_factory=Rules)
@@ -68,10 +68,10 @@ def opposite(*children: Provision, **limits: Any) -> Provision:
     return Provision(children=children, **limits)
 
 
-def consent(root: Provision, lineage: int = 1, **more: Any) -> Standing:
+def consent(root: Provision, lineage: int = 1, **more: Any) -> StoredConsent:
     kind, policy = more.pop("kind", Kind.CONSENT), more.pop("policy", None)
     seq, version = more.pop("seq", lineage), more.pop("version", 1)
-    return Standing(lineage, seq, version, Consent(kind=kind, root=root, policy=policy), **more)
+    return StoredConsent(lineage, seq, version, Consent(kind=kind, root=root, policy=policy), **more)
 
 
 def ask(*categories: str, purpose: str = "TREAT", by: str = "hospital", **more: Any) -> Question:

@@ -505,7 +505,7 @@ def check_ledger(case: LedgerCase, size: int | None = None) -> Replay:
         bundle = tiles.encode_bundle(read(case.store, start, end))
         for at, leaf in enumerate(tiles.decode_bundle(bundle)):
             if not leaf:
-                replay.skip(found[0, start // tiles.TILE_WIDTH][32 * at : 32 * at + 32])
+                replay.skip_pruned(found[0, start // tiles.TILE_WIDTH][32 * at : 32 * at + 32])
                 continue
             is_seal = isinstance(replay.add(leaf), codec.Seal)
             seals += [replay.size] * is_seal

@@ -1,6 +1,6 @@
 """A small world to put questions in: a vocabulary with every kind of edge, participants in groups, random consents.
 
-``World`` holds one subject's standings both ways, as the reference reads them and compiled, so that a test can
+``World`` holds one subject's consents both ways, as the reference reads them and compiled, so that a test can
 ask both and compare. ``draw`` needs only ``random.Random``'s methods: tests drive it from hypothesis or a seed.
 """
 
@@ -26,7 +26,7 @@ from consentd.policy.model import (
     Provision,
     Question,
     Rules,
-    Standing,
+    StoredConsent,
 )
 from consentd.policy.subject import with_consent
 from consentd.policy.vocabulary import Code, Vocabulary
@@ -66,7 +66,7 @@ INSTANTS = [0, 10, 20, 30, 40]
 class World:
     """Standings and rules, and what both sides make of them."""
 
-    standings: list[Standing] = field(default_factory=list)
+    consents: list[StoredConsent] = field(default_factory=list)
     rules: Rules = field(default_factory=Rules)
     codebook: Codebook = CODEBOOK
     numbers: dict[str, int] = field(default_factory=lambda: NUMBERS)
@@ -79,9 +79,9 @@ class World:
     @cached_property
     def value(self) -> bytes | None:
         value: bytes | None = None
-        newest = {standing.lineage: standing for standing in sorted(self.standings, key=lambda s: s.version)}
-        for standing in newest.values():
-            value = with_consent(value, standing, compile_consent(standing, self.vocabulary, self.numbers))
+        newest = {stored.lineage: stored for stored in sorted(self.consents, key=lambda s: s.version)}
+        for stored in newest.values():
+            value = with_consent(value, stored, compile_consent(stored, self.vocabulary, self.numbers))
         return value
 
     @cached_property
@@ -94,7 +94,7 @@ class World:
 
     def reference_answer(self, question: Question, now_ms: int) -> Decision:
         return reference.decide(
-            question, self.standings, self.rules, self.vocabulary, now_ms=now_ms, groups=self.groups
+            question, self.consents, self.rules, self.vocabulary, now_ms=now_ms, groups=self.groups
         )
 
 
@@ -148,7 +148,7 @@ class Draw:
     def effect(self) -> Effect:
         return self.random.choice([Effect.PERMIT, Effect.PERMIT, Effect.DENY])
 
-    def standing(self, lineage: int, *, simple: bool = False) -> Standing:
+    def stored(self, lineage: int, *, simple: bool = False) -> StoredConsent:
         depth = 0 if simple or self.random.random() < 0.4 else self.random.randint(1, 3)
         root = self.provision(effect=self.effect(), depth=depth)
         if simple:
@@ -161,7 +161,7 @@ class Draw:
             policy = self.random.choice([*ImplicitPolicy, None, None, None, None, None, None, None, None])
             consent = replace(consent, kind=kind, policy=policy)
         odd = not simple and self.random.random() < 0.2
-        return Standing(
+        return StoredConsent(
             lineage, seq, 1 + (seq != lineage), consent,
             paused=odd and self.random.random() < 0.7, readable=not (odd and self.random.random() < 0.4),
         )
@@ -181,8 +181,8 @@ class Draw:
     def world(self) -> World:
         simple = self.random.random() < 0.3
         count = self.random.choice([0, 1, 1, 2, 2, 3, 4])
-        standings = [self.standing(lineage + 1, simple=simple) for lineage in range(count)]
-        return World(standings, self.rules(plain=self.random.random() < 0.4))
+        consents = [self.stored(lineage + 1, simple=simple) for lineage in range(count)]
+        return World(consents, self.rules(plain=self.random.random() < 0.4))
 
     def question(self) -> Question:
         pick = self.random

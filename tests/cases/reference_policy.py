@@ -154,7 +154,7 @@ def combine(said: set[object], combining: Combining) -> object:
 
 
 def decide_leaf(
-    asked: Asked, leaf: str, rules: model.Rules, standings: Sequence[model.Standing]
+    asked: Asked, leaf: str, rules: model.Rules, consents: Sequence[model.StoredConsent]
 ) -> tuple[object, list[Reason]]:
     """Walk the layers for one leaf category (rule 1); the first that decides, or cannot tell, ends it."""
     layers: dict[Layer, list[tuple[object, Reason]]] = {layer: [] for layer in Layer}
@@ -171,13 +171,13 @@ def decide_leaf(
     ):
         for index, provision in enumerate(provisions):
             say(layer, asked.value(provision, leaf, False)[0], path=f"{name}[{index}]")
-    newest = {s.lineage: s for s in sorted(standings, key=lambda s: s.version)}  # rule 3: the highest version alone
+    newest = {s.lineage: s for s in sorted(consents, key=lambda s: s.version)}  # rule 3: the highest version alone
     selected = False
-    for standing in sorted(newest.values(), key=lambda s: s.lineage, reverse=rules.combining in ORDERED):
-        consent, ids = standing.consent, (standing.seq, standing.lineage, standing.version)
+    for stored in sorted(newest.values(), key=lambda s: s.lineage, reverse=rules.combining in ORDERED):
+        consent, ids = stored.consent, (stored.seq, stored.lineage, stored.version)
         layer = Layer.STATUTE if consent.kind is model.Kind.STATUTORY else Layer.CONSENT
-        if standing.readable:
-            value, paths = asked.value(consent.root, leaf, standing.paused)
+        if stored.readable:
+            value, paths = asked.value(consent.root, leaf, stored.paused)
             for path in paths:
                 say(layer, value, ids, path)
         elif asked.participants(replace(consent.root, effect=DENY)) and asked.in_time(consent.root):
@@ -185,7 +185,7 @@ def decide_leaf(
         if consent.policy is not None and asked.in_time(consent.root):
             selected = True
             policy = asked.policy(consent.policy, leaf, selected=True)
-            say(Layer.IMPLICIT, None if standing.paused and policy is PERMIT else policy, ids)
+            say(Layer.IMPLICIT, None if stored.paused and policy is PERMIT else policy, ids)
     if not selected:
         say(Layer.IMPLICIT, asked.policy(rules.implicit_policy, leaf, selected=False))
     for layer in Layer:
@@ -198,7 +198,7 @@ def decide_leaf(
     return None, [Reason(ReasonCode.NO_MATCHING_CONSENT, None)]
 
 
-def decide(question: Question, standings: Sequence[model.Standing], rules: model.Rules, vocabulary: Vocabulary,
+def decide(question: Question, consents: Sequence[model.StoredConsent], rules: model.Rules, vocabulary: Vocabulary,
            *, now_ms: int, groups: Mapping[str, set[str]]) -> Decision:
     """Answer one question. Reasons come as a set in no order, ``residual`` not at all (see the laws on it)."""
     check(question, vocabulary)
@@ -209,10 +209,10 @@ def decide(question: Question, standings: Sequence[model.Standing], rules: model
     sets: dict[object, list[str]] = {PERMIT: [], DENY: [], None: [], UNKNOWN: []}
     reasons, conditional = [Reason(ReasonCode.UNKNOWN_CATEGORY, None)] if strange else [], False
     for leaf in [code for code in known if code in wanted]:
-        widest, why = decide_leaf(asked, leaf, rules, standings)
+        widest, why = decide_leaf(asked, leaf, rules, consents)
         if model.Obligation.ENFORCE_RESIDUAL in question.supported_obligations:
             asked.narrowest = True
-            narrowest = decide_leaf(asked, leaf, rules, standings)
+            narrowest = decide_leaf(asked, leaf, rules, consents)
             asked.narrowest = False
             if narrowest[0] is PERMIT and widest is not PERMIT:
                 (widest, why), conditional = narrowest, True

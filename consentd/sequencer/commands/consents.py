@@ -78,22 +78,22 @@ class Amend(_PersonWrite):
 
     def prepare(self, context: WriteContext) -> Plan:
         tag = self.tag(context)
-        standing = context.table.standing(tag, self.consent_id)
-        if standing.version != self.based_on_version:
-            raise ConflictError(f"another version is in force: `{standing.version}`", "VERSION_CONFLICT")
+        lineage = context.table.lineage(tag, self.consent_id)
+        if lineage.version != self.based_on_version:
+            raise ConflictError(f"another version is in force: `{lineage.version}`", "VERSION_CONFLICT")
         message = st.AmendStatement()
         message.CopyFrom(self.message)
-        message.lineage_seq, message.version = standing.lineage, standing.version + 1
+        message.lineage_seq, message.version = lineage.lineage, lineage.version + 1
         if self.signed is not None and message != self.message:
             raise ConflictError("signed lineage or version is not what this write makes", "REF_MOVED")
         payloads.check_no_unknown_fields(message)
-        refusal = check_consent(context, message.consent, tag, lineage=standing.lineage, version=message.version)
+        refusal = check_consent(context, message.consent, tag, lineage=lineage.lineage, version=message.version)
         if refusal is not None:
             refusal.grant.consent.CopyFrom(message.consent)
             refusal.grant.attestation.CopyFrom(message.attestation)
             return Plan((self.entry(context, EntryKind.REFUSAL, refusal),), GrantAnswer(0, 0, refusal))
-        entry = self.entry(context, EntryKind.AMEND, message, standing.seq)
-        return Plan((entry,), GrantAnswer(standing.lineage, message.version))
+        entry = self.entry(context, EntryKind.AMEND, message, lineage.seq)
+        return Plan((entry,), GrantAnswer(lineage.lineage, message.version))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,17 +105,17 @@ class Change(_PersonWrite):
     message: st.PauseStatement | st.ResumeStatement | st.RevokeStatement
 
     def prepare(self, context: WriteContext) -> Plan:
-        standing = context.table.standing(self.tag(context), self.consent_id)
-        if self.kind is EntryKind.PAUSE and standing.paused:
+        lineage = context.table.lineage(self.tag(context), self.consent_id)
+        if self.kind is EntryKind.PAUSE and lineage.paused:
             raise ConflictError("consent is paused already", "WRONG_STATE")
-        if self.kind is EntryKind.RESUME and not standing.paused:
+        if self.kind is EntryKind.RESUME and not lineage.paused:
             raise ConflictError("consent is not paused", "WRONG_STATE")
         message = type(self.message)()
         message.CopyFrom(self.message)  # type: ignore[arg-type]  # both are of the one type in this instance
-        message.lineage_seq = standing.lineage
+        message.lineage_seq = lineage.lineage
         if self.signed is not None and message != self.message:
             raise ConflictError("signed lineage is not what this write changes", "REF_MOVED")
-        return Plan((self.entry(context, self.kind, message, standing.seq),), standing)
+        return Plan((self.entry(context, self.kind, message, lineage.seq),), lineage)
 
 
 def check_consent(
@@ -138,7 +138,7 @@ def check_consent(
     # INVARIANT: what the table could not apply is refused before it is appended, so it is done here once: compiling
     # finds participants that nobody registered, joining finds a person with more consents than a value holds.
     seq = context.batch.head(tag)[0] + 1
-    standing = model.Standing(lineage=lineage, seq=seq, version=version, consent=consent)
-    compiled = compile_consent(standing, registry.codebook.vocabulary, registry.numbers)
-    with_consent(context.table.subject(tag), standing, compiled)
+    stored = model.StoredConsent(lineage=lineage, seq=seq, version=version, consent=consent)
+    compiled = compile_consent(stored, registry.codebook.vocabulary, registry.numbers)
+    with_consent(context.table.subject(tag), stored, compiled)
     return None
