@@ -18,7 +18,7 @@ from consentd.server.keys import read_keys
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
-from consentd_client.signing import Author
+from consentd_client.signing import StatementSigner
 
 AUTHORIZE = "/consentd.v1.AccessService/AuthorizeAccess"
 BATCH_AUTHORIZE = "/consentd.v1.AccessService/BatchAuthorizeAccesses"
@@ -161,14 +161,14 @@ def _check_batches(asked: Sequence[Asked], answers: Sequence[tuple[int, bytes]])
     return seqs
 
 
-def _author(question: pb.Question, origin: str) -> Author:
+def _signer(question: pb.Question, origin: str) -> StatementSigner:
     number = int(question.subject.value.removeprefix("BENCH-"))
-    return Author(key=RELAY_KEY, origin=origin, tag=tag_of(number))
+    return StatementSigner(key=RELAY_KEY, origin=origin, tag=tag_of(number))
 
 
 def _signed(question: pb.Question, origin: str) -> ac.AuthorizeAccessRequest:
     request_id = os.urandom(16)
-    signed = _author(question, origin).sign_question(question, request_id=request_id, now_ms=_now_ms())
+    signed = _signer(question, origin).sign_question(question, request_id=request_id, now_ms=_now_ms())
     return ac.AuthorizeAccessRequest(request_id=request_id, signed_question=signed)
 
 
@@ -182,7 +182,7 @@ def _outcome(question: pb.Question, seq: int, origin: str) -> ac.RecordAccessReq
         happened_time_ms=_now_ms(),
     )
     request_id = os.urandom(16)
-    signed = _author(question, origin).sign(
+    signed = _signer(question, origin).sign(
         EntryKind.OUTCOME, outcome, request_id=request_id, now_ms=_now_ms(), ref=seq
     )
     return ac.RecordAccessRequest(request_id=request_id, subject=question.subject, access_seq=seq, signed=signed)

@@ -22,7 +22,7 @@ from consentd.cosigning import mldsa
 from consentd.errors import ConsentdError
 from consentd.server.keys import read_keys, read_log_key
 from consentd.store.lmdb import Environment
-from consentd_client import Author, Client, FileMemory, KeyPair, Subject
+from consentd_client import Client, FileMemory, KeyPair, StatementSigner, Subject
 
 ROOT = Path(__file__).parents[1]
 CONSENT = ("--recipient", "clinic-b", "--holder", "hospital-a", "--purpose", "TREAT", "--category", "CLIN")
@@ -629,9 +629,9 @@ def test_serve_then_look_at_its_files(run: Run, tmp_path: Path) -> None:
         with Client(target, token=token["token"]) as client:
             key = KeyPair(b"\x45" * 32)
             enrolled = client.enrol(Subject(scheme="mhid", value="1"), subject_key=key.public_key)
-            author = Author(key=key, origin=token["origin"], tag=enrolled.tag)
+            signer = StatementSigner(key=key, origin=token["origin"], tag=enrolled.tag)
             with pytest.raises(ConsentdError):  # nobody registered clinic-b here
-                client.grant(Subject(scheme="mhid", value="1"), consent(), author=author)
+                client.grant(Subject(scheme="mhid", value="1"), consent(), signer=signer)
         served.send_signal(signal.SIGTERM)
         assert served.wait(30) == 0
     finally:

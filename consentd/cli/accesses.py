@@ -16,7 +16,7 @@ from consentd.cli.options import (
 from consentd.cli.out import DONE, REFUSED, UNTOLD, Out
 
 if TYPE_CHECKING:
-    from consentd_client import Checked, Question
+    from consentd_client import CheckAnswer, Question
 
 _CHECK_MORE = """\
 exit status: 0 PERMIT, 1 any refusal (PARTIAL, DENY, NO_CONSENT), 2 INDETERMINATE or an error. Only 0 lets data flow.
@@ -171,7 +171,7 @@ def _question(arguments: argparse.Namespace) -> "Question":
     )
 
 
-def _show(out: Out, answer: "Checked", more: dict[str, object]) -> int:
+def _show(out: Out, answer: "CheckAnswer", more: dict[str, object]) -> int:
     """Show an answer; return its exit status."""
     from consentd.v1 import consent_pb2 as pb
     from consentd_client import show

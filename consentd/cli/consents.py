@@ -20,7 +20,7 @@ from consentd.cli.out import DONE, REFUSED, Out
 from consentd.errors import InvalidError
 
 if TYPE_CHECKING:
-    from consentd_client import Consent, Granted
+    from consentd_client import Consent, GrantAnswer
 
 _GRANT_MORE = """\
 exit status: 0 taken, 1 refused on a legal ground (recorded; what was missing is named), 2 an error.
@@ -157,7 +157,7 @@ def consents(arguments: argparse.Namespace, out: Out) -> int:
     return DONE
 
 
-def _show_granted(arguments: argparse.Namespace, out: Out, granted: "Granted") -> int:
+def _show_granted(arguments: argparse.Namespace, out: Out, granted: "GrantAnswer") -> int:
     from consentd.v1 import statement_pb2 as st
     from consentd_client import show
 

@@ -135,9 +135,9 @@ def _ask(arguments: argparse.Namespace, out: Out) -> "History":
                 return client.history(read_subject(arguments), tag=tag)
             return client.public_history(arguments.public)
         if arguments.public is None:
-            flow = history_file.history_file(client.session, read_subject(arguments), tag=tag)
+            flow = history_file.history_file(client.context, read_subject(arguments), tag=tag)
         else:
-            flow = history_file.public_history_file(client.session, arguments.public)
+            flow = history_file.public_history_file(client.context, arguments.public)
         found, content = client.run(flow)
     _write(arguments.save, content, "history file")
     out.talk(f"history saved: `{arguments.save}`; `consentd history --from` checks it, and so does any other verifier")

@@ -113,13 +113,14 @@ class _Writer:
         from consentd.core import codec
         from consentd.statements import payloads
         from consentd.v1 import ledger_service_pb2 as ls
+        from consentd_client import rpcs
         from consentd_client.history import collect_proof
-        from consentd_client.steps import ask_stream
+        from consentd_client.operations import call_stream
 
         request = ls.GetHistoryRequest(subject=person)
-        flow = ask_stream(self._client.session, "LedgerService/GetHistory", request, ls.GetHistoryResponse)
+        messages = self._client.run(call_stream(self._client.context, rpcs.GET_HISTORY, request))
         sources = set()
-        for entry in collect_proof(self._client.run(flow)).chains[0].entries:
+        for entry in collect_proof(messages).chains[0].entries:
             event = codec.decode_leaf(entry.leaf)
             if isinstance(event, codec.Event) and event.kind in (EntryKind.GRANT, EntryKind.AMEND) and entry.opening:
                 message: Any = payloads.decode_payload(event.kind, codec.decode_statement(entry.opening[1]).payload)

@@ -22,7 +22,7 @@ from consentd.policy.dates import SEOUL
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
-from consentd_client import Author, Authorized, Client, Entry, History
+from consentd_client import AuthorizeAnswer, Client, Entry, History, StatementSigner
 
 CITIZEN = pb.Subject(scheme="mhid", value="SYN-900001")
 HOSPITAL = "general-hospital-01"
@@ -118,22 +118,22 @@ class Story:
         say, client = self._voice.say, self._client
         key = KeyPair(secrets.token_bytes(32))
         tag = client.enrol(CITIZEN, method="demo", subject_key=key.public_key).tag
-        author = Author(key=key, origin=self._origin, tag=tag)
+        signer = StatementSigner(key=key, origin=self._origin, tag=tag)
         self._line("1", say("동의", "consent"), say("병원에, 진료 목적으로", "to a hospital, for treatment"))
-        given = client.grant(CITIZEN, _consent(("CLIN", "INS"), (HIRA, CLINIC)), author=author)
+        given = client.grant(CITIZEN, _consent(("CLIN", "INS"), (HIRA, CLINIC)), signer=signer)
         self._line("2", say("전송", "transfer"))
         for holder, category in ((HIRA, "INS.RX"), (CLINIC, "CLIN.DX")):
             self._record(self._ask(HOSPITAL, holder, "TREAT", category), category)
         self._line("3", say("동의 범위 축소", "consent narrowed"), say("투약이력만", "dispensing history only"))
         narrowed = _consent(("INS.RX",), (HIRA,))
-        client.amend(CITIZEN, given.consent_id, narrowed, based_on_version=1, author=author)
+        client.amend(CITIZEN, given.consent_id, narrowed, based_on_version=1, signer=signer)
         self._record(self._ask(HOSPITAL, HIRA, "TREAT", "INS.RX"), "INS.RX")
         self._line("4", say("거절과 그 사유", "refusals, and why"))
         self._ask(HOSPITAL, CLINIC, "TREAT", "CLIN.DX")
         self._ask(MARKETING, HIRA, "HMARKT", "INS.RX")
-        self._refused_request(author)
+        self._refused_request(signer)
         self._line("5", say("철회", "withdrawal"))
-        client.revoke(CITIZEN, given.consent_id, author=author)
+        client.revoke(CITIZEN, given.consent_id, signer=signer)
         self._ask(HOSPITAL, HIRA, "TREAT", "INS.RX", published=True)
         self._line("6", say("누가 내 정보를 봤나", "who looked at my data"))
         history = client.history(CITIZEN, tag=tag)
@@ -150,7 +150,7 @@ class Story:
 
     def _ask(
         self, recipient: str, holder: str, purpose: str, category: str, *, published: bool = False
-    ) -> Authorized:
+    ) -> AuthorizeAnswer:
         """Ask for a transfer; *published*: wait until a checkpoint covers the answer, so that a history shows it."""
         question = pb.Question(
             subject=CITIZEN,
@@ -173,7 +173,7 @@ class Story:
         )
         return answer
 
-    def _record(self, answer: Authorized, category: str) -> None:
+    def _record(self, answer: AuthorizeAnswer, category: str) -> None:
         outcome = st.OutcomeStatement(
             status=st.TRANSFER_STATUS_RECEIVED,
             categories=[category],
@@ -182,12 +182,12 @@ class Story:
         )
         self._client.record_access(CITIZEN, answer.access_seq, outcome)
 
-    def _refused_request(self, author: Author) -> None:
+    def _refused_request(self, signer: StatementSigner) -> None:
         """Ask for a transfer without saying until when, how often and for how long: refused by law, and recorded."""
         request = _consent(("INS.RX",), (HIRA,))
         request.kind = pb.CONSENT_KIND_TRANSFER_REQUEST
         request.root.ClearField("period")
-        refused = self._client.grant(CITIZEN, request, author=author).refused
+        refused = self._client.grant(CITIZEN, request, signer=signer).refused
         assert refused is not None, "a transfer request without its seven items is refused"
         name = self._voice.say("전송요구", "transfer request")
         reason = self._voice.say(*name_of(_REFUSALS, refused.reason))

@@ -24,7 +24,7 @@ from consentd_client import History
 from consentd_client import history as client
 from consentd_client.history_file import format_history, parse_history
 from consentd_client.receipts import verify_receipt
-from consentd_client.steps import Trust
+from consentd_client.trust import Trust
 
 BANK = ed25519.KeyPair(b"\x21" * 32)
 CITIZEN = ed25519.KeyPair(b"\x22" * 32)
@@ -113,11 +113,12 @@ def _verify_history(vector: Vector) -> History:
     point, held = None, None
     for before in under.get("before", ()):
         proof = parse_history(base64.b64decode(before))
-        shown, held = client.verify_history(proof, held_checkpoint=point, held=held, **asked)
+        shown, held = client.verify_history(proof, remembered_checkpoint=point, remembered=held, **asked)
         point = shown.checkpoint
     if under.get("hold") == "checkpoint":
         held = None
-    return client.verify_history(parse_history(vector.content), held_checkpoint=point, held=held, **asked)[0]
+    proof = parse_history(vector.content)
+    return client.verify_history(proof, remembered_checkpoint=point, remembered=held, **asked)[0]
 
 
 def _verify_receipt(vector: Vector) -> None:

@@ -1,13 +1,13 @@
-"""Talk to consentd, and verify what it says, with the very code that the ledger proves with.
+"""Talk to consentd, and verify its answers with the same code that the ledger uses for its proofs.
 
     with Client("consent.example.org:7400", token=token, tls=Tls(), trust=pin(log_key)) as client:
-        if client.check(question):          # true for a clear PERMIT, false for everything else
+        if client.check(question):          # true only for a PERMIT
             ...
-        history = client.history(subject)   # whole and genuine, or VerificationError
+        history = client.history(subject)   # complete and genuine, or VerificationError
 
 ``Client`` is for threads, ``AsyncClient`` for asyncio; both have the same methods. Messages are those of
-``consentd.v1``; errors are ``consentd.errors``. What a client must keep and what nothing proves stands in
-``clients/README.md``.
+``consentd.v1``, errors those of ``consentd.errors``. ``clients/README.md`` says what a client must store, and what no
+client can prove.
 """
 
 from consentd.core.checkpoint import Checkpoint
@@ -27,41 +27,38 @@ from consentd.v1.consent_pb2 import (
     Subject,
 )
 from consentd.v1.statement_pb2 import OutcomeStatement, ParticipantStatement
+from consentd_client.access import AuthorizeAnswer, TransferOutcome
 from consentd_client.async_client import AsyncClient
-from consentd_client.client import Client, new_request_id
-from consentd_client.connect import Tls
-from consentd_client.consents import Granted
-from consentd_client.decisions import Authorized, Checked
+from consentd_client.base import new_request_id
+from consentd_client.client import Client
+from consentd_client.consents import GrantAnswer
 from consentd_client.entries import Entry, History
 from consentd_client.history_file import format_history, open_history, parse_history
-from consentd_client.memory import FileMemory, HeldEntry, HeldHistory, Memory, RamMemory
-from consentd_client.policy import AccessOutcome
+from consentd_client.memory import FileMemory, Memory, RamMemory, RememberedEntry, RememberedHistory
+from consentd_client.policy import CheckAnswer
 from consentd_client.receipts import Receipt, verify_receipt
-from consentd_client.registry import Enrolled
-from consentd_client.signing import Author
-from consentd_client.steps import Trust, pin
+from consentd_client.registry import EnrolAnswer
+from consentd_client.signing import StatementSigner
+from consentd_client.transport import Tls
+from consentd_client.trust import Trust, pin
 
 __all__ = [
-    "AccessOutcome",
     "Actor",
     "AsyncClient",
-    "Author",
-    "Authorized",
+    "AuthorizeAnswer",
     "BreakGlass",
-    "Checked",
+    "CheckAnswer",
     "Checkpoint",
     "Client",
     "CodeSet",
     "Consent",
     "Consistency",
     "Decision",
-    "Enrolled",
+    "EnrolAnswer",
     "Entry",
     "EntryKind",
     "FileMemory",
-    "Granted",
-    "HeldEntry",
-    "HeldHistory",
+    "GrantAnswer",
     "History",
     "KeyPair",
     "Memory",
@@ -72,8 +69,12 @@ __all__ = [
     "Question",
     "RamMemory",
     "Receipt",
+    "RememberedEntry",
+    "RememberedHistory",
+    "StatementSigner",
     "Subject",
     "Tls",
+    "TransferOutcome",
     "Trust",
     "consent_pb2",
     "format_history",

@@ -1,34 +1,33 @@
-"""Flows of ConsentService: give, change, pause, resume and withdraw a consent; read them."""
+"""Operations of ConsentService: give, change, pause, resume and withdraw a consent; read consents."""
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias, TypeVar
 
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
-from consentd.errors import MalformedError, ProofError
+from consentd.errors import ProofError
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import statement_pb2 as st
-from consentd_client.policy import wait_for
-from consentd_client.receipts import Receipt, read_receipt
-from consentd_client.signing import Author
-from consentd_client.steps import Flow, Page, Session, ask
+from consentd_client import rpcs
+from consentd_client.operations import ClientContext, Operation, ReadPage, Rpc, call, read_pages
+from consentd_client.receipts import Receipt, read_receipt, wait_for
+from consentd_client.signing import StatementSigner
 
-_GRANTED = frozenset({EntryKind.GRANT, EntryKind.REFUSAL})
-_AMENDED = frozenset({EntryKind.AMEND, EntryKind.REFUSAL})
-
-_Change: TypeAlias = cs.PauseConsentRequest | cs.ResumeConsentRequest | cs.RevokeConsentRequest
+_Change = TypeVar("_Change", cs.PauseConsentRequest, cs.ResumeConsentRequest, cs.RevokeConsentRequest)
+_Changed: TypeAlias = cs.PauseConsentResponse | cs.ResumeConsentResponse | cs.RevokeConsentResponse
+_ChangeStatement: TypeAlias = st.PauseStatement | st.ResumeStatement | st.RevokeStatement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Granted:
-    """How a grant or an amendment came out. True where it was taken.
+class GrantAnswer:
+    """The answer to a grant or an amendment. True if the consent was recorded, false if it was refused.
 
     Attributes:
-        receipt: of the GRANT or AMEND, or of the REFUSAL.
-        consent_id: names the lineage; empty where a grant was refused.
-        version: in force now; 0 where refused.
-        refused: the legal ground and what was missing; None: taken.
+        receipt: of the GRANT or AMEND entry, or of the REFUSAL entry.
+        consent_id: names the consent in all its versions; empty if a grant was refused.
+        version: the version now in force; 0 if it was refused.
+        refused: the legal ground and the missing items; None: it was recorded.
     """
 
     receipt: Receipt
@@ -41,159 +40,164 @@ class Granted:
 
 
 def grant(
-    session: Session,
+    context: ClientContext,
     subject: pb.Subject,
     consent: pb.Consent,
     *,
-    author: Author | None = None,
+    signer: StatementSigner | None = None,
     method: str = "",
     published: bool = False,
     request_id: bytes = b"",
-) -> Flow[Granted]:
-    """Give a consent. One that lacks a legal item is refused, recorded, and answered as such.
+) -> Operation[GrantAnswer]:
+    """Give a consent. If it lacks an item that the law requires, the daemon records and answers a refusal.
 
     Args:
+        context: the client's.
         subject: the person.
         consent: what is given.
-        author: the person's own key to sign with; None: the daemon signs, naming the caller as who vouches for it.
+        signer: signs with the person's own key; None: the daemon signs, and names the caller, who attests it.
         method: how the person was identified.
         published: wait until a checkpoint covers the entry.
-        request_id: 16 bytes, kept by the caller to repeat with; empty: drawn.
+        request_id: 16 bytes that the caller stores, to repeat the write with; empty: drawn.
 
     Raises:
-        ConsentdError: it was not well formed, or could not be recorded.
+        ConsentdError: it is malformed, or could not be recorded.
     """
     request = cs.GrantConsentRequest(
-        request_id=request_id or session.draw(), subject=subject, method=method, wait_for=wait_for(published)
+        request_id=request_id or context.new_request_id(), subject=subject, method=method, wait_for=wait_for(published)
     )
-    if author is None:
+    if signer is None:
         request.consent.CopyFrom(consent)
     else:
-        message = st.GrantStatement(consent=consent)
-        signed = author.sign(EntryKind.GRANT, message, request_id=request.request_id, now_ms=session.now_ms())
+        statement = st.GrantStatement(consent=consent)
+        signed = signer.sign(EntryKind.GRANT, statement, request_id=request.request_id, now_ms=context.now_ms())
         request.signed.CopyFrom(signed)
-    response = yield from ask(session, "ConsentService/GrantConsent", request, cs.GrantConsentResponse)
-    receipt = read_receipt(response.receipt, kinds=_GRANTED, trust=session.trust)
-    refused = response.refused if response.HasField("refused") else None
-    if (refused is None) != (receipt.kind == EntryKind.GRANT):
-        raise ProofError("answer and receipt differ on whether the consent was taken")
-    if refused is None and response.consent_id != codec.consent_id(receipt.event.tag, receipt.event.seq).hex():
-        raise ProofError("consent id is not that of the entry in the receipt")
-    return Granted(receipt=receipt, consent_id=response.consent_id, version=response.version, refused=refused)
+    response = yield from call(context, rpcs.GRANT_CONSENT, request)
+    answer = _grant_answer(context, response, EntryKind.GRANT, response.consent_id)
+    event = answer.receipt.event
+    if answer and answer.consent_id != codec.consent_id(event.tag, event.seq).hex():
+        raise ProofError("consent id does not belong to the entry in the receipt")
+    return answer
 
 
 def amend(
-    session: Session,
+    context: ClientContext,
     subject: pb.Subject,
     consent_id: str,
     consent: pb.Consent,
     *,
     based_on_version: int,
-    author: Author | None = None,
+    signer: StatementSigner | None = None,
     method: str = "",
     published: bool = False,
     request_id: bytes = b"",
-) -> Flow[Granted]:
-    """Replace a consent by its next version, narrower or wider; arguments as ``grant``.
+) -> Operation[GrantAnswer]:
+    """Replace a consent by its next version, which may allow less or more. Arguments not listed: as ``grant``.
 
     Args:
+        context: the client's.
         subject: the person.
-        consent_id: names the lineage.
-        consent: the next version, whole.
-        based_on_version: the version it was made from; another in force is a conflict.
+        consent_id: names the consent.
+        consent: the complete next version.
+        based_on_version: the version that the caller changed; if another one is in force, this is a conflict.
 
     Raises:
-        ConsentdError: it was refused, or could not be recorded.
+        ConsentdError: it is malformed, or could not be recorded.
     """
     request = cs.AmendConsentRequest(
-        request_id=request_id or session.draw(),
+        request_id=request_id or context.new_request_id(),
         subject=subject,
         consent_id=consent_id,
         based_on_version=based_on_version,
         method=method,
         wait_for=wait_for(published),
     )
-    if author is None:
+    if signer is None:
         request.consent.CopyFrom(consent)
     else:
-        record = yield from _record_of(session, subject, consent_id, author)
-        message = st.AmendStatement(consent=consent, lineage_seq=record.lineage_seq, version=based_on_version + 1)
-        signed = author.sign(
-            EntryKind.AMEND, message, request_id=request.request_id, now_ms=session.now_ms(), ref=record.seq
+        record = yield from _record_to_sign(context, subject, consent_id, signer)
+        statement = st.AmendStatement(consent=consent, lineage_seq=record.lineage_seq, version=based_on_version + 1)
+        signed = signer.sign(
+            EntryKind.AMEND, statement, request_id=request.request_id, now_ms=context.now_ms(), ref=record.seq
         )
         request.signed.CopyFrom(signed)
-    response = yield from ask(session, "ConsentService/AmendConsent", request, cs.AmendConsentResponse)
-    receipt = read_receipt(response.receipt, kinds=_AMENDED, trust=session.trust)
+    response = yield from call(context, rpcs.AMEND_CONSENT, request)
+    return _grant_answer(context, response, EntryKind.AMEND, consent_id)
+
+
+def _grant_answer(
+    context: ClientContext, response: cs.GrantConsentResponse | cs.AmendConsentResponse, kind: EntryKind, name: str
+) -> GrantAnswer:
+    receipt = read_receipt(response.receipt, kinds=(kind, EntryKind.REFUSAL), trust=context.trust)
     refused = response.refused if response.HasField("refused") else None
-    if (refused is None) != (receipt.kind == EntryKind.AMEND):
-        raise ProofError("answer and receipt differ on whether the consent was taken")
-    return Granted(receipt=receipt, consent_id=consent_id, version=response.version, refused=refused)
+    if (refused is None) != (receipt.kind == kind):
+        raise ProofError("answer and receipt differ on whether the consent was recorded")
+    return GrantAnswer(receipt=receipt, consent_id=name, version=response.version, refused=refused)
 
 
 def pause(
-    session: Session,
+    context: ClientContext,
     subject: pb.Subject,
     consent_id: str,
     *,
-    author: Author | None = None,
+    signer: StatementSigner | None = None,
     method: str = "",
     published: bool = False,
     request_id: bytes = b"",
-) -> Flow[Receipt]:
-    """Suspend a consent: its permits count for nothing until resumed, its denies stay; arguments as ``grant``.
+) -> Operation[Receipt]:
+    """Pause a consent. Until it is resumed it permits nothing; what it denies stays denied. Arguments as ``grant``.
 
     Raises:
-        ConsentdError: it was refused, or could not be recorded.
+        ConsentdError: there is no such consent, or the pause could not be recorded.
     """
     request = cs.PauseConsentRequest(
         request_id=request_id, subject=subject, consent_id=consent_id, method=method, wait_for=wait_for(published)
     )
-    response = cs.PauseConsentResponse
-    return (yield from _change(session, EntryKind.PAUSE, request, st.PauseStatement(), response, author))
+    return _change(context, rpcs.PAUSE_CONSENT, request, EntryKind.PAUSE, st.PauseStatement(), signer)
 
 
 def resume(
-    session: Session,
+    context: ClientContext,
     subject: pb.Subject,
     consent_id: str,
     *,
-    author: Author | None = None,
+    signer: StatementSigner | None = None,
     method: str = "",
     published: bool = False,
     request_id: bytes = b"",
-) -> Flow[Receipt]:
-    """End a pause; arguments as ``grant``.
+) -> Operation[Receipt]:
+    """End a pause. Arguments as ``grant``.
 
     Raises:
-        ConsentdError: it was refused, or could not be recorded.
+        ConsentdError: there is no such consent, or the end could not be recorded.
     """
     request = cs.ResumeConsentRequest(
         request_id=request_id, subject=subject, consent_id=consent_id, method=method, wait_for=wait_for(published)
     )
-    response = cs.ResumeConsentResponse
-    return (yield from _change(session, EntryKind.RESUME, request, st.ResumeStatement(), response, author))
+    return _change(context, rpcs.RESUME_CONSENT, request, EntryKind.RESUME, st.ResumeStatement(), signer)
 
 
 def revoke(
-    session: Session,
+    context: ClientContext,
     subject: pb.Subject,
     consent_id: str,
     *,
     note: str = "",
-    author: Author | None = None,
+    signer: StatementSigner | None = None,
     method: str = "",
     published: bool = False,
     request_id: bytes = b"",
-) -> Flow[Receipt]:
-    """Withdraw a consent. No check that begins after this returned permits on its ground; arguments as ``grant``.
+) -> Operation[Receipt]:
+    """Withdraw a consent: no check that begins after this returned is permitted by it. Arguments as ``grant``.
 
     Args:
+        context: the client's.
         subject: the person.
-        consent_id: names the lineage.
-        note: the person's reason, where given.
+        consent_id: names the consent.
+        note: the person's reason, if one was given.
 
     Raises:
-        ConsentdError: it was refused, or could not be recorded.
+        ConsentdError: there is no such consent, or the withdrawal could not be recorded.
     """
     request = cs.RevokeConsentRequest(
         request_id=request_id,
@@ -203,55 +207,64 @@ def revoke(
         method=method,
         wait_for=wait_for(published),
     )
-    message, response = st.RevokeStatement(note=note), cs.RevokeConsentResponse
-    return (yield from _change(session, EntryKind.REVOKE, request, message, response, author))
+    return _change(context, rpcs.REVOKE_CONSENT, request, EntryKind.REVOKE, st.RevokeStatement(note=note), signer)
+
+
+_ChangeResponse = TypeVar("_ChangeResponse", bound=_Changed)
 
 
 def _change(
-    session: Session, kind: EntryKind, request: _Change, message: Any, response_type: Any, author: Author | None
-) -> Flow[Receipt]:
-    request.request_id = request.request_id or session.draw()
-    if author is not None:
-        record = yield from _record_of(session, request.subject, request.consent_id, author)
-        message.lineage_seq = record.lineage_seq
-        signed = author.sign(
-            kind, message, request_id=request.request_id, now_ms=session.now_ms(), ref=record.seq
+    context: ClientContext,
+    rpc: Rpc[_Change, _ChangeResponse],
+    request: _Change,
+    kind: EntryKind,
+    statement: _ChangeStatement,
+    signer: StatementSigner | None,
+) -> Operation[Receipt]:
+    request.request_id = request.request_id or context.new_request_id()
+    if signer is not None:
+        record = yield from _record_to_sign(context, request.subject, request.consent_id, signer)
+        statement.lineage_seq = record.lineage_seq
+        signed = signer.sign(
+            kind, statement, request_id=request.request_id, now_ms=context.now_ms(), ref=record.seq
         )
         request.signed.CopyFrom(signed)
-    method = f"ConsentService/{kind.name.capitalize()}Consent"
-    response = yield from ask(session, method, request, response_type)
-    return read_receipt(response.receipt, kinds=(kind,), trust=session.trust)
+    response = yield from call(context, rpc, request)
+    return read_receipt(response.receipt, kinds=(kind,), trust=context.trust)
 
 
-def _record_of(session: Session, subject: pb.Subject, consent_id: str, author: Author) -> Flow[cs.ConsentRecord]:
-    """Read the lineage that a signature is to name, and hold its name against the author's own tag."""
-    record = yield from get_consent(session, subject, consent_id)
-    if codec.consent_id(author.tag, record.lineage_seq).hex() != consent_id or record.seq < record.lineage_seq:
+def _record_to_sign(
+    context: ClientContext, subject: pb.Subject, consent_id: str, signer: StatementSigner
+) -> Operation[cs.ConsentRecord]:
+    """Read the consent that a signed statement will refer to, and check that it belongs to the signer's own chain."""
+    record = yield from get_consent(context, subject, consent_id)
+    if codec.consent_id(signer.tag, record.lineage_seq).hex() != consent_id or record.seq < record.lineage_seq:
         raise ProofError("daemon names another lineage than the consent's")
     return record
 
 
-def get_consent(session: Session, subject: pb.Subject, consent_id: str) -> Flow[cs.ConsentRecord]:
-    """Read one consent as it stands.
+def get_consent(context: ClientContext, subject: pb.Subject, consent_id: str) -> Operation[cs.ConsentRecord]:
+    """Read the version of a consent that is in force.
 
     Raises:
-        ConsentdError: there is none, or it could not be read.
+        ConsentdError: there is no such consent, or it could not be read.
     """
     request = cs.GetConsentRequest(subject=subject, consent_id=consent_id)
-    response = yield from ask(session, "ConsentService/GetConsent", request, cs.GetConsentResponse)
+    response = yield from call(context, rpcs.GET_CONSENT, request)
     return response.record
 
 
 def list_consents(
-    session: Session, page_token: str, subject: pb.Subject, *, include_revoked: bool = False
-) -> Flow[Page[cs.ConsentRecord]]:
-    """Read a person's consents, newest lineage first. Proves nothing: ``history`` does.
+    context: ClientContext, subject: pb.Subject, *, include_revoked: bool = False
+) -> ReadPage[cs.ConsentRecord]:
+    """Read a person's consents, newest first. The list proves nothing; use ``history`` for a proof.
 
     Raises:
         ConsentdError: they could not be read.
     """
-    request = cs.ListConsentsRequest(subject=subject, include_revoked=include_revoked, page_token=page_token)
-    response = yield from ask(session, "ConsentService/ListConsents", request, cs.ListConsentsResponse)
-    if response.next_page_token and response.next_page_token == page_token:
-        raise MalformedError("list leads back to the page it came from")
-    return Page(tuple(response.records), response.next_page_token)
+    return read_pages(
+        context,
+        rpcs.LIST_CONSENTS,
+        lambda token: cs.ListConsentsRequest(subject=subject, include_revoked=include_revoked, page_token=token),
+        lambda response: (response.records, response.next_page_token),
+    )

@@ -1,4 +1,4 @@
-"""The entries of a verified history, typed. What makes them is ``history``, once everything is verified."""
+"""A verified history and its typed entries. ``history.verify_history`` makes them, after everything is verified."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from consentd.v1 import statement_pb2 as st
 from consentd_client import show
 
 SUBJECT = "subject"
-"""Author of what the person signed."""
+"""Author of an entry that the person signed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +20,11 @@ class Entry:
 
     Attributes:
         event: its leaf, decoded.
-        statement: what the leaf commits to; None: erased.
-        author: who signed it: ``ledger`` (the daemon), ``participant/ID``, ``subject``; empty: erased.
-        message: the statement's payload, decoded; None: erased, or of a kind or version that is not known here.
-        is_new: it was not in the history read before.
-        is_pruned: its statement is gone, because it was past the ledger's published retention.
+        statement: the statement that the leaf commits to; None: erased or pruned.
+        author: who signed it: ``ledger`` (the daemon), ``participant/ID`` or ``subject``; empty: erased or pruned.
+        message: the statement's payload, decoded; None: no statement, or one of a kind or version not known here.
+        is_new: it was not in the history that was read before.
+        is_pruned: its statement is gone, because the ledger's published retention period has passed.
     """
 
     event: codec.Event = field(repr=False)
@@ -36,38 +36,37 @@ class Entry:
 
     @property
     def seq(self) -> int:
-        """Its place in the chain, from 1."""
+        """Its number in the chain, from 1."""
         return self.event.seq
 
     @property
     def kind(self) -> int:
-        """Its kind, ``EntryKind`` where that is known."""
+        """Its kind: an ``EntryKind``, or a number that this version does not know."""
         return self.event.kind
 
     @property
     def kind_name(self) -> str:
-        """The kind's name; of an unknown one its number."""
+        """The kind's name; its number if this version does not know it."""
         return EntryKind(self.kind).name if is_known(self.kind) else str(self.kind)
 
     @property
     def time_ms(self) -> int:
-        """The ledger's clock when it was written, UTC milliseconds."""
+        """The ledger's clock when the entry was written, UTC milliseconds."""
         return self.event.time_ms
 
     @property
     def attested_by(self) -> str:
-        """The participant that vouches for what the daemon signed for it; empty: none."""
+        """The participant that attests what the daemon signed on its request; empty: none."""
         attestation = getattr(self.message, "attestation", None)
         return attestation.attested_by if isinstance(attestation, st.Attestation) else ""
 
     def line(self, lang: str = "en") -> str:
-        """Return the entry as one line for a person, in English (``en``) or Korean (``ko``)."""
-        gone = show.label("PRUNED" if self.is_pruned else "ERASED", lang)
-        what = show.describe(self.message, lang) if self.statement is not None else gone
-        who = " ".join(filter(None, (show.author(self.author, lang), show.attested(self.attested_by, lang))))
-        kind = show.label(self.kind_name, lang)
-        said = f"{kind}: {what}" + (f"  [{who}]" if who else "")
-        return f"#{self.seq:<4} {show.format_time(self.time_ms)}  {show.plain(said)}"
+        """Return the entry as one line of text, in English (``en``) or Korean (``ko``)."""
+        missing = show.label("PRUNED" if self.is_pruned else "ERASED", lang)
+        content = show.describe(self.message, lang) if self.statement is not None else missing
+        signed_by = " ".join(filter(None, (show.author(self.author, lang), show.attested(self.attested_by, lang))))
+        text = f"{show.label(self.kind_name, lang)}: {content}" + (f"  [{signed_by}]" if signed_by else "")
+        return f"#{self.seq:<4} {show.format_time(self.time_ms)}  {show.escape_control(text)}"
 
     def __str__(self) -> str:
         return self.line()
@@ -78,14 +77,14 @@ class History:
     """All entries of a chain, verified, as of one checkpoint.
 
     Attributes:
-        tag: whose chain it is, 32 bytes.
-        name: of a public chain; empty: a person's.
-        checkpoint: what it was verified against.
-        seal_time_ms: up to when it is whole, by the ledger's clock.
-        entries: from seq 1 to the last, but for those in ``missing``.
-        is_erased: the person was erased: the last entry says so, the statements before it are gone.
-        missing: first and last seq of each range of entries that was pruned and was not held from before.
-        kept_from_ms: the time before which the ledger has pruned, under its published policy; 0: nothing.
+        tag: names the chain, 32 bytes.
+        name: the name of a public chain; empty: a person's chain.
+        checkpoint: the checkpoint that the history was verified against.
+        seal_time_ms: the history has every entry that was written before this time of the ledger's clock.
+        entries: the entries from seq 1 to the last, except those in ``missing``.
+        is_erased: the person was erased: the last entry records it, and the statements before it are gone.
+        missing: first and last seq of each range of entries that was pruned before this client ever read it.
+        kept_from_ms: entries before this time may have been pruned, under the published policy; 0: nothing is pruned.
     """
 
     tag: bytes = field(repr=False)
@@ -99,7 +98,7 @@ class History:
 
     @property
     def is_absent(self) -> bool:
-        """Whether the tag has no entry. That says something about a tag, never about a person."""
+        """Whether the tag has no entry. This says nothing about a person, only about the tag."""
         return not self.entries
 
     @property
@@ -109,5 +108,5 @@ class History:
 
     @property
     def unread(self) -> tuple[Entry, ...]:
-        """Entries that are proven and signed, but say something that this version cannot read: nothing follows."""
+        """The entries that are proven and signed, but whose statement this version cannot read."""
         return tuple(entry for entry in self.entries if entry.statement is not None and entry.message is None)

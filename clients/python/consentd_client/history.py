@@ -1,13 +1,13 @@
-"""Verify a history as it was streamed, and turn it into typed entries. Pure: bytes in, history or error out.
+"""Verify a history that was received, and turn it into typed entries. Bytes go in; a history or an error comes out.
 
-Nothing is shown before everything is verified: checkpoint, consistency with what is remembered, seal, map, every
-leaf and opening (``consentd.core.history``), and the signature of every new statement under a key whose own chain is
-verified at the same checkpoint. Entries remembered from before are sent no more; they are verified again as part of
-the chain, so that the history returned is always whole.
+Nothing is returned before everything is verified: the checkpoint, its consistency with the remembered checkpoint, the
+seal, the map, every leaf and opening (``consentd.core.history``), and the signature of every new statement under a key
+whose own chain is verified at the same checkpoint (``consentd.statements.evidence``). The daemon does not send entries
+again that the client remembers. They are verified again as part of the chain, so the returned history is complete.
 
-What it does not prove, and where the result is shown one should say so: an access that nobody reported; that the tag
-is the person's (whoever deals with the person pins the tag); that everyone is shown the same ledger. That a tag has no
-entry says nothing about a person.
+A program that shows a history should say what this does not prove: an access that nobody reported; that the tag belongs
+to the person (the program that enrolled the person must pin the tag); that everyone is shown the same ledger. That a
+tag has no entry says nothing about a person.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,17 +24,17 @@ from consentd.statements import payloads
 from consentd.statements.evidence import VerifiedChains, verify_chains
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd_client.entries import SUBJECT, Entry, History
-from consentd_client.memory import HeldEntry, HeldHistory
-from consentd_client.steps import Trust
+from consentd_client.memory import RememberedEntry, RememberedHistory
+from consentd_client.trust import Trust
 
 # -- from the stream ------------------------------------------------------------------------------------------
 
 
 def collect_proof(pieces: Iterable[ls.GetHistoryResponse]) -> HistoryProof:
-    """Put the pieces of a stream together. Claims only; nothing is verified.
+    """Assemble the messages of a history stream. Nothing is verified yet.
 
     Raises:
-        MalformedError: they do not come in their order.
+        MalformedError: the messages are not in the order of the protocol: head, then each chain with its entries.
     """
     head: ls.HistoryHead | None = None
     chains: list[tuple[ls.HistoryChain, list[HistoryEntry]]] = []
@@ -47,7 +47,7 @@ def collect_proof(pieces: Iterable[ls.GetHistoryResponse]) -> HistoryProof:
         elif what == "chain":
             chains.append((piece.chain, []))
         else:
-            chains[-1][1].extend(_claimed(entry) for entry in piece.entries.entries)
+            chains[-1][1].extend(_history_entry(entry) for entry in piece.entries.entries)
     if head is None or not chains:
         raise MalformedError("history stream ends before its first chain")
     return HistoryProof(
@@ -70,7 +70,7 @@ def collect_proof(pieces: Iterable[ls.GetHistoryResponse]) -> HistoryProof:
     )
 
 
-def _claimed(entry: ls.LedgerEntry) -> HistoryEntry:
+def _history_entry(entry: ls.LedgerEntry) -> HistoryEntry:
     opening = (entry.opening.salt, entry.opening.statement) if entry.HasField("opening") else None
     return HistoryEntry(entry.leaf, opening)
 
@@ -78,19 +78,20 @@ def _claimed(entry: ls.LedgerEntry) -> HistoryEntry:
 # -- verification ---------------------------------------------------------------------------------------------
 
 
-def open_held(checkpoint: bytes | None, trust: Trust) -> Checkpoint | None:
-    """Open the checkpoint that a memory holds.
+def open_remembered(checkpoint: bytes | None, trust: Trust) -> Checkpoint | None:
+    """Parse and verify the checkpoint of a memory; None: the memory has none.
 
     Raises:
-        InvalidError: it is not one of this ledger: the memory is another's, or damaged, or the pin is wrong.
+        InvalidError: it is not a checkpoint of the pinned ledger: the memory belongs to another ledger or is damaged,
+            or the pinned key is wrong.
     """
     if checkpoint is None:
         return None
     try:
         point, _ = open_checkpoint(checkpoint, trust.origin, trust.log_key)
     except VerificationError as error:
-        # That is no fault of the daemon's evidence, and must not be taken for one.
-        raise InvalidError(f"memory holds no checkpoint of the pinned ledger: {error}") from error
+        # The fault is on the client's side, so it must not count as evidence against the daemon.
+        raise InvalidError(f"memory has no checkpoint of the pinned ledger: {error}") from error
     return point
 
 
@@ -100,53 +101,81 @@ def verify_history(
     trust: Trust,
     name: str = "",
     tag: bytes = b"",
-    held_checkpoint: Checkpoint | None = None,
-    held: HeldHistory | None = None,
+    remembered_checkpoint: Checkpoint | None = None,
+    remembered: RememberedHistory | None = None,
     now_ms: int = 0,
-) -> tuple[History, HeldHistory]:
+) -> tuple[History, RememberedHistory]:
     """Verify everything; return the whole history, and what to remember of it.
 
     Args:
-        proof: what was streamed.
+        proof: what was received.
         trust: what was pinned.
-        name: the public chain that was asked for; empty: a person's.
-        tag: the person's tag where it was pinned; empty: any.
-        held_checkpoint: the checkpoint remembered.
-        held: what is remembered of this chain.
-        now_ms: the reader's clock, which cosignatures must not be far behind; of no matter without witnesses.
+        name: the public chain that was asked for; empty: a person's chain.
+        tag: the person's tag, if it was pinned; empty: any.
+        remembered_checkpoint: the latest checkpoint that was verified before.
+        remembered: the part of this chain that was verified before.
+        now_ms: the reader's clock, UTC milliseconds. It is compared with the cosignatures of pinned witnesses only.
 
     Raises:
-        VerificationError: see ``consentd.core.history``; or it is another chain than the one asked for, or does not
-            continue what is remembered.
+        VerificationError: see ``consentd.core.history``; or the history is of another chain than the one asked for, or
+            does not continue what is remembered.
     """
     sealed = history.verify_sealed_checkpoint(
-        proof, origin=trust.origin, log_verifier=trust.log_key, held=held_checkpoint
+        proof, origin=trust.origin, log_verifier=trust.log_key, held=remembered_checkpoint
     )
     trust.verify_witnessed(proof.checkpoint, now_ms=now_ms, seal_time_ms=sealed.seal.time_ms)
     asked = proof.chains[0]
-    check_asked(asked, name=name, tag=tag, held=held)
-    known = () if held is None else held.entries
+    check_asked(asked, name=name, tag=tag, remembered=remembered)
+    known = () if remembered is None else remembered.entries
     chains = verify_chains(
-        proof.chains, sealed, asked=asked.tag, origin=trust.origin, log_verifier=trust.log_key,
+        proof.chains,
+        sealed,
+        asked=asked.tag,
+        origin=trust.origin,
+        log_verifier=trust.log_key,
         known=[one.entry for one in known],
-    )  # fmt: skip
+    )
     result = history_of(chains, sealed, authors=[one.author for one in known])
     whole = (*(one.entry for one in known), *asked.entries)
-    authors = [entry.author for entry in result.entries]
-    held_entries = tuple(HeldEntry(entry, author) for entry, author in zip(whole, authors, strict=True))
-    return result, HeldHistory(asked.tag, held_entries)
+    to_remember = tuple(
+        RememberedEntry(entry, shown.author) for entry, shown in zip(whole, result.entries, strict=True)
+    )
+    return result, RememberedHistory(asked.tag, to_remember)
+
+
+def check_asked(
+    chain: ChainProof, *, name: str, tag: bytes, remembered: RememberedHistory | None = None
+) -> None:
+    """Verify that a chain is the one asked for: public chain *name*, or a person's (of *tag*, unless that is empty).
+
+    Raises:
+        ProofError: it is another chain, or has another tag than the one remembered.
+    """
+    # ``history.verify_chain`` verifies that a public name belongs to the tag.
+    if chain.public_name != name or (tag and chain.tag != tag):
+        raise ProofError("history is of another chain than the one asked for")
+    if remembered is not None and remembered.tag != chain.tag:
+        raise ProofError(
+            "history is under another tag than the one remembered: unless the person was erased and enrolled anew, "
+            "the daemon hides entries"
+        )
+
+
+# -- the result -----------------------------------------------------------------------------------------------
 
 
 def history_of(chains: VerifiedChains, sealed: SealedCheckpoint, *, authors: Sequence[str] = ()) -> History:
     """Return the first of verified chains as a history with decoded entries.
 
     Args:
-        authors: who signed the first entries, if these were verified before and are not new.
+        chains: the chains.
+        sealed: the checkpoint that they were verified against.
+        authors: the authors of the first entries, if these were verified before and are not new.
     """
     first = chains.chains[0]
     entries, name = first.entries, first.proof.public_name
     erased = bool(entries) and entries[-1].event.kind == EntryKind.ERASURE
-    everyone = [*authors, *(_author(entry, chains.keys) for entry in entries[len(authors) :])]
+    all_authors = [*authors, *(_author(entry, chains.keys) for entry in entries[len(authors) :])]
     return History(
         tag=first.proof.tag,
         name=name,
@@ -158,13 +187,13 @@ def history_of(chains: VerifiedChains, sealed: SealedCheckpoint, *, authors: Seq
                 statement=entry.statement,
                 author=author,
                 message=_decode(entry),
-                is_new=at >= len(authors),
+                is_new=position >= len(authors),
                 is_pruned=entry.statement is None and entry.event.time_ms < chains.kept_from_ms and not erased,
             )
-            for at, (entry, author) in enumerate(zip(entries, everyone, strict=True))
+            for position, (entry, author) in enumerate(zip(entries, all_authors, strict=True))
         ),
         is_erased=erased,
-        missing=_missing(entries),
+        missing=_missing_ranges(entries),
         kept_from_ms=0 if name else chains.kept_from_ms,
     )
 
@@ -176,7 +205,8 @@ def _decode(entry: VerifiedEntry) -> Message | None:
     return payloads.decode_known_payload(entry.event.kind, entry.statement.payload)
 
 
-def _missing(entries: Sequence[VerifiedEntry]) -> tuple[tuple[int, int], ...]:
+def _missing_ranges(entries: Sequence[VerifiedEntry]) -> tuple[tuple[int, int], ...]:
+    """Return the ranges of missing seqs: for seqs 3 4 7 these are (1, 2) and (5, 6)."""
     missing, last = [], 0
     for entry in entries:
         if entry.event.seq != last + 1:
@@ -185,29 +215,13 @@ def _missing(entries: Sequence[VerifiedEntry]) -> tuple[tuple[int, int], ...]:
     return tuple(missing)
 
 
-def check_asked(chain: ChainProof, *, name: str, tag: bytes, held: HeldHistory | None = None) -> None:
-    """Verify that a chain is the one asked for: public chain *name*, or a person's (of *tag*, unless that is empty).
-
-    Raises:
-        ProofError: it is another chain, or has another tag than the one remembered.
-    """
-    # That a public name is its tag's is verified with the chain.
-    if chain.public_name != name or (tag and chain.tag != tag):
-        raise ProofError("history is of another chain than the one asked for")
-    if held is not None and held.tag != chain.tag:
-        raise ProofError(
-            "history is under another tag than the one remembered: unless the person was erased and enrolled anew, "
-            "entries are being hidden"
-        )
-
-
 def _author(entry: VerifiedEntry, keys: ValidKeys) -> str:
-    """Name who signed an entry whose signature was verified."""
+    """Name the author of an entry whose signature was verified; empty: its statement is gone."""
     if entry.statement is None:
         return ""
     found = [validity for validity in keys[entry.statement.key] if may_author(validity, entry.event)]
     assert found, "author was verified, and is not among the keys"
-    # Of several whose key it is the same one is named, in whatever order their chains were sent.
+    # One key can be valid for several owners. Choose by owner, so that the order of the received chains has no effect.
     validity = min(found, key=lambda one: (one.owner, str(one.tag_or_name)))
     if validity.owner is Owner.LEDGER:
         return LEDGER_CHAIN

@@ -34,10 +34,11 @@ from consentd.core.quorum import MAX_AHEAD_S, verify_cosigned
 from consentd.errors import InvalidError, MalformedError, ProofError
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
-from consentd_client import ledger
+from consentd_client import ledger, rpcs
 from consentd_client.entries import History
 from consentd_client.history import collect_proof, verify_history
-from consentd_client.steps import Flow, Session, Trust, ask_stream, work
+from consentd_client.operations import ClientContext, Operation, call_stream, run_blocking
+from consentd_client.trust import Trust
 
 FORMAT = "consentd/history/v1"
 MAX_SIZE = 384 << 20
@@ -225,7 +226,7 @@ def open_history(
 # -- from the daemon ------------------------------------------------------------------------------------------
 
 
-def history_file(session: Session, subject: pb.Subject, *, tag: bytes = b"") -> Flow[tuple[History, bytes]]:
+def history_file(context: ClientContext, subject: pb.Subject, *, tag: bytes = b"") -> Operation[tuple[History, bytes]]:
     """Read a person's history as ``ledger.history`` does, then all of it again, whole, as a file.
 
     Returns the history that the file proves, with ``is_new`` as for what is remembered; and the file. Entries that are
@@ -235,30 +236,30 @@ def history_file(session: Session, subject: pb.Subject, *, tag: bytes = b"") -> 
         VerificationError: it is not whole, not genuine, or takes back what is remembered.
         ConsentdError: it could not be read, or nothing is pinned.
     """
-    found = yield from ledger.history(session, subject, tag=tag)
-    return (yield from _whole(session, ls.GetHistoryRequest(subject=subject), found))
+    found = yield from ledger.history(context, subject, tag=tag)
+    return (yield from _whole(context, ls.GetHistoryRequest(subject=subject), found))
 
 
-def public_history_file(session: Session, name: str) -> Flow[tuple[History, bytes]]:
+def public_history_file(context: ClientContext, name: str) -> Operation[tuple[History, bytes]]:
     """Read the history of a public chain likewise.
 
     Raises:
         VerificationError: as ``history_file``.
         ConsentdError: it could not be read, or nothing is pinned.
     """
-    found = yield from ledger.public_history(session, name)
-    return (yield from _whole(session, ls.GetHistoryRequest(public_name=name), found))
+    found = yield from ledger.public_history(context, name)
+    return (yield from _whole(context, ls.GetHistoryRequest(public_name=name), found))
 
 
-def _whole(session: Session, request: ls.GetHistoryRequest, found: History) -> Flow[tuple[History, bytes]]:
+def _whole(context: ClientContext, request: ls.GetHistoryRequest, found: History) -> Operation[tuple[History, bytes]]:
     """Read the whole of a history that was verified, at this checkpoint or a later one, and make the file of it.
 
     Asked for again because what continues a memory does not stand alone: the chains of keys that signed only what is
     remembered are not sent with it.
     """
-    trust, now_ms = session.pinned(), session.now_ms()
+    trust, now_ms = context.pinned(), context.now_ms()
     request.known_tree_size = found.checkpoint.size
-    pieces = yield from ask_stream(session, "LedgerService/GetHistory", request, ls.GetHistoryResponse)
+    pieces = yield from call_stream(context, rpcs.GET_HISTORY, request)
     proof = collect_proof(pieces)
     history.verify_sealed_checkpoint(proof, origin=trust.origin, log_verifier=trust.log_key, held=found.checkpoint)
     content = format_history(replace(proof, consistency=()))
@@ -269,7 +270,7 @@ def _whole(session: Session, request: ls.GetHistoryRequest, found: History) -> F
         # What is kept is what was verified: the file's own bytes, as its reader will find them.
         return open_history(content, trust=trust, name=found.name, tag=found.tag, now_ms=now_ms)
 
-    whole = yield from work(reopen)
+    whole = yield from run_blocking(reopen)
     _check_continues(found, whole)
     known = max((entry.seq for entry in found.entries if not entry.is_new), default=0)
     entries = tuple(replace(entry, is_new=entry.seq > known) for entry in whole.entries)

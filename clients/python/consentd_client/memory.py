@@ -1,12 +1,12 @@
-"""Remember what was verified, so that the daemon cannot take it back.
+"""A memory of what was verified, so that the daemon cannot take back what it once showed.
 
-A memory belongs to one ledger. It holds the latest checkpoint that was seen and verified, and, for each chain whose
-history was read, its tag and all its entries. The next history begins there, so only what is new is sent; a daemon
-that shows a smaller tree, another past, or another tag for the same person is caught.
+A memory belongs to one ledger. It holds the latest verified checkpoint and, for each chain whose history was read, its
+tag and all its entries. The next read of the history starts there, so the daemon sends only new entries. If the daemon
+shows a smaller tree, a different past, or another tag for the same person, the client detects it.
 
-What its loss means: the client starts anew, and what was rolled back before then goes unseen. Whether it is trusted:
-entries are verified again with every new history, so a changed file is noticed; one replaced by an older copy is not.
-The file holds what the person's history says. It is readable by its owner alone; keep it as you keep the records.
+If a memory is lost, the client starts anew and cannot detect a rollback from before the loss. A memory need not be
+trusted: its entries are verified again with every new history, so a changed file is detected. An older copy of the file
+is not detected. The file holds what the person's history says. Only its owner can read it; protect it like the records.
 """
 
 import base64
@@ -28,71 +28,72 @@ VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
-class HeldEntry:
-    """An entry that was verified, and who made it: ``ledger``, ``participant/ID``, ``subject``; empty: erased."""
+class RememberedEntry:
+    """A verified entry and its author: ``ledger``, ``participant/ID`` or ``subject``; empty: erased or pruned."""
 
     entry: HistoryEntry
     author: str
 
 
 @dataclass(frozen=True, slots=True)
-class HeldHistory:
-    """A chain as it was verified last: all of its entries, but those that were pruned before they were ever read."""
+class RememberedHistory:
+    """A chain as it was verified last: all its entries, except those that were pruned before this client read them."""
 
     tag: bytes = field(repr=False)
-    entries: tuple[HeldEntry, ...] = field(repr=False)
+    entries: tuple[RememberedEntry, ...] = field(repr=False)
 
     @property
     def count(self) -> int:
-        """Seq of the last entry held; 0: none."""
+        """Seq of the last entry; 0: there is none."""
         return seq_of(self.entries[-1].entry) if self.entries else 0
 
 
 def seq_of(entry: HistoryEntry) -> int:
-    """Return the seq of an entry whose leaf was verified before.
+    """Return the seq of a remembered entry.
 
     Raises:
-        MalformedError: the leaf is none.
+        MalformedError: the leaf cannot be decoded.
     """
     event = codec.decode_leaf(entry.leaf)
     return event.seq if isinstance(event, codec.Event) else 0
 
 
 class Memory(Protocol):
-    """What a client remembers of one ledger. Called from one thread at a time for each client."""
+    """What a client remembers of one ledger. Each client calls it from one thread at a time."""
 
     def checkpoint(self) -> bytes | None:
-        """Return the latest checkpoint remembered, a signed note; None: none yet."""
+        """Return the latest remembered checkpoint, a signed note; None: there is none yet."""
 
-    def history(self, key: str) -> HeldHistory | None:
-        """Return what is remembered under *key*; None: nothing."""
+    def history(self, key: str) -> RememberedHistory | None:
+        """Return the history remembered under *key*; None: there is none."""
 
-    def remember(self, checkpoint: bytes, key: str = "", history: HeldHistory | None = None) -> None:
-        """Remember a verified checkpoint and, under *key*, a history, both or neither.
+    def remember(self, checkpoint: bytes, key: str = "", history: RememberedHistory | None = None) -> None:
+        """Remember a verified checkpoint and, under *key*, a history: both or neither.
 
-        A checkpoint smaller than the one remembered changes nothing; neither does a shorter history of the same tag.
+        A smaller checkpoint does not replace a larger one. A shorter history of the same tag does not replace a longer
+        one.
         """
 
     def forget(self, key: str) -> None:
-        """Forget the history under *key*: after an erasure, say, when the person is enrolled anew."""
+        """Forget the history under *key*, for example when a person was erased and is enrolled anew."""
 
 
 class RamMemory:
-    """A memory for as long as the process lives. It grows with each chain that is read."""
+    """A memory that lasts as long as the process. It grows with each chain that is read."""
 
     def __init__(self) -> None:
         self._checkpoint: bytes | None = None
-        self._histories: dict[str, HeldHistory] = {}
+        self._histories: dict[str, RememberedHistory] = {}
 
     def checkpoint(self) -> bytes | None:
         """Return the latest checkpoint."""
         return self._checkpoint
 
-    def history(self, key: str) -> HeldHistory | None:
+    def history(self, key: str) -> RememberedHistory | None:
         """Return a history."""
         return self._histories.get(key)
 
-    def remember(self, checkpoint: bytes, key: str = "", history: HeldHistory | None = None) -> None:
+    def remember(self, checkpoint: bytes, key: str = "", history: RememberedHistory | None = None) -> None:
         """Remember both."""
         self._checkpoint = _later(self._checkpoint, checkpoint)
         if history is not None:
@@ -104,9 +105,9 @@ class RamMemory:
 
 
 class FileMemory:
-    """A memory in one JSON file, replaced as a whole or not at all; several processes may share it.
+    """A memory in one JSON file that several processes may share. A write replaces the whole file or changes nothing.
 
-    Beside it lies ``FILE.lock``, which serialises writers.
+    Writers take a lock on ``FILE.lock`` beside it: ``remember`` and ``forget``. Readers need no lock.
     """
 
     def __init__(self, path: Path) -> None:
@@ -116,16 +117,16 @@ class FileMemory:
         """Return the latest checkpoint.
 
         Raises:
-            StorageError: the file cannot be read, or is not one of ours.
+            StorageError: the file cannot be read, or is not a memory file.
         """
         return _decode(self._read())[0]
 
-    def history(self, key: str) -> HeldHistory | None:
+    def history(self, key: str) -> RememberedHistory | None:
         """Return a history. Raises as ``checkpoint``."""
         return _decode(self._read())[1].get(key)
 
-    def remember(self, checkpoint: bytes, key: str = "", history: HeldHistory | None = None) -> None:
-        """Remember both, durably. Raises as ``checkpoint``, and ``StorageError`` where it cannot be written."""
+    def remember(self, checkpoint: bytes, key: str = "", history: RememberedHistory | None = None) -> None:
+        """Remember both, durably. Raises as ``checkpoint``, and ``StorageError`` if the file cannot be written."""
         with self._locked():
             latest, histories = _decode(self._read())
             if history is not None:
@@ -186,17 +187,17 @@ def _size(checkpoint: bytes) -> int:
 
 
 def _later(old: bytes | None, new: bytes) -> bytes:
-    """Return the larger of two checkpoints of one ledger: two processes may remember out of turn."""
+    """Return the larger of two checkpoints of one ledger; two processes may remember theirs in either order."""
     return new if old is None or _size(new) >= _size(old) else old
 
 
-def _longer(old: HeldHistory | None, new: HeldHistory) -> HeldHistory:
+def _longer(old: RememberedHistory | None, new: RememberedHistory) -> RememberedHistory:
     if old is None or old.tag != new.tag or len(new.entries) >= len(old.entries):
         return new
     return old
 
 
-def _encode(checkpoint: bytes | None, histories: dict[str, HeldHistory]) -> bytes:
+def _encode(checkpoint: bytes | None, histories: dict[str, RememberedHistory]) -> bytes:
     content = {
         "version": VERSION,
         "checkpoint": None if checkpoint is None else checkpoint.decode(),
@@ -208,12 +209,13 @@ def _encode(checkpoint: bytes | None, histories: dict[str, HeldHistory]) -> byte
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
-def _encode_entry(held: HeldEntry) -> list[str]:
-    opening = held.entry.opening or (b"", b"")
-    return [held.author, *(base64.b64encode(part).decode() for part in (held.entry.leaf, *opening))]
+def _encode_entry(remembered: RememberedEntry) -> list[str]:
+    opening = remembered.entry.opening or (b"", b"")
+    parts = (remembered.entry.leaf, *opening)
+    return [remembered.author, *(base64.b64encode(part).decode() for part in parts)]
 
 
-def _decode(content: bytes) -> tuple[bytes | None, dict[str, HeldHistory]]:
+def _decode(content: bytes) -> tuple[bytes | None, dict[str, RememberedHistory]]:
     if not content:
         return None, {}
     try:
@@ -224,17 +226,17 @@ def _decode(content: bytes) -> tuple[bytes | None, dict[str, HeldHistory]]:
         if checkpoint is not None:
             _size(checkpoint)
         histories = {
-            str(key): HeldHistory(bytes.fromhex(held["tag"]), tuple(_decode_entry(one) for one in held["entries"]))
-            for key, held in read["histories"].items()
+            str(key): RememberedHistory(bytes.fromhex(one["tag"]), tuple(map(_decode_entry, one["entries"])))
+            for key, one in read["histories"].items()
         }
     except StorageError:
         raise
     except (MalformedError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StorageError("memory file is not one of ours; restore it, or begin with an empty one") from error
+        raise StorageError("memory file cannot be parsed; restore it, or start with an empty one") from error
     return checkpoint, histories
 
 
-def _decode_entry(row: list[str]) -> HeldEntry:
+def _decode_entry(row: list[str]) -> RememberedEntry:
     author, *parts = row
     leaf, salt, statement = (base64.b64decode(part, validate=True) for part in parts)
-    return HeldEntry(HistoryEntry(leaf, (salt, statement) if statement else None), author)
+    return RememberedEntry(HistoryEntry(leaf, (salt, statement) if statement else None), author)

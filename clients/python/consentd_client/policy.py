@@ -1,282 +1,139 @@
-"""Flows of PolicyService and AccessService: ask, decide and record, tell what happened, list."""
+"""Operations of PolicyService, and decisions read so that only a clear PERMIT counts as one.
+
+A decision that is missing, contradicts itself, or comes from a later version than this client becomes INDETERMINATE,
+which is a refusal. The answer's ``error`` says why.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from consentd.core.kinds import EntryKind
-from consentd.errors import ConsentdError, MalformedError, ProofError
-from consentd.v1 import access_service_pb2 as ac
+from consentd.errors import ConsentdError, ProofError
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import policy_service_pb2 as ps
-from consentd.v1 import statement_pb2 as st
-from consentd_client.decisions import (
-    Authorized,
-    Checked,
-    failed,
-    find_fault,
-    find_record_fault,
-    indeterminate,
-    read_decision,
-)
-from consentd_client.receipts import Receipt, read_receipt
-from consentd_client.signing import Author
-from consentd_client.status import item_error
-from consentd_client.steps import Flow, Page, Session, ask
-
-_DECIDED = frozenset({EntryKind.ACCESS, EntryKind.REFUSAL})
-_TOLD = frozenset({EntryKind.OUTCOME})
+from consentd_client import rpcs
+from consentd_client.operations import ClientContext, Operation, call
+from consentd_client.transport import item_error
 
 
-def wait_for(published: bool) -> "pb.WaitFor.ValueType":
-    """Return what a write waits for."""
-    return pb.WAIT_FOR_PUBLISHED if published else pb.WAIT_FOR_DURABLE
+@dataclass(frozen=True, slots=True, repr=False)
+class CheckAnswer:
+    """The answer to a question. True only if the outcome is PERMIT: all data that was asked for may be transferred.
+
+    Attributes:
+        decision: the daemon's decision, or one whose outcome is INDETERMINATE.
+        error: why no usable decision was received; None: the decision is the daemon's.
+    """
+
+    decision: pb.Decision
+    error: ConsentdError | None = None
+
+    @property
+    def outcome(self) -> "pb.Outcome.ValueType":
+        """The decision's outcome."""
+        return self.decision.outcome
+
+    @property
+    def outcome_name(self) -> str:
+        """The outcome's name without its prefix: ``PERMIT``, ``NO_CONSENT`` …"""
+        return pb.Outcome.Name(self.decision.outcome).removeprefix("OUTCOME_")
+
+    def __bool__(self) -> bool:
+        return self.decision.outcome == pb.OUTCOME_PERMIT
+
+    def __repr__(self) -> str:
+        # A decision names consents, and a repr may be logged, so it shows the outcome alone.
+        return f"{type(self).__name__}({self.outcome_name}, error={self.error!r})"
 
 
-# -- checks ---------------------------------------------------------------------------------------------------
+# -- operations -----------------------------------------------------------------------------------------------
 
 
-def check_or_raise(session: Session, question: pb.Question) -> Flow[Checked]:
-    """Ask whether a transfer may happen; write nothing.
+def check_or_raise(context: ClientContext, question: pb.Question) -> Operation[CheckAnswer]:
+    """Ask whether a transfer may happen. Nothing is recorded.
 
     Raises:
-        ConsentdError: the question was refused, or could not be answered.
+        ConsentdError: the daemon refused the question, or no usable decision was received.
     """
-    response = yield from ask(session, "PolicyService/Check", ps.CheckRequest(question=question), ps.CheckResponse)
+    response = yield from call(context, rpcs.CHECK, ps.CheckRequest(question=question))
     answer = read_decision(question, response.decision)
     if answer.error is not None:
         raise answer.error
     return answer
 
 
-def check(session: Session, question: pb.Question) -> Flow[Checked]:
-    """Ask whether a transfer may happen; write nothing, and fail closed.
+def check(context: ClientContext, question: pb.Question) -> Operation[CheckAnswer]:
+    """Ask whether a transfer may happen, and fail closed. Nothing is recorded.
 
-    Whatever goes wrong comes out as INDETERMINATE with ``error`` set; no declared error is raised.
+    No error of ``consentd.errors`` is raised. After any error the outcome is INDETERMINATE and ``error`` is set.
     """
     try:
-        return (yield from check_or_raise(session, question))
+        return (yield from check_or_raise(context, question))
     except ConsentdError as error:
-        return failed(error)
+        return CheckAnswer(indeterminate(), error)
 
 
-def batch_check(session: Session, questions: Sequence[pb.Question]) -> Flow[tuple[Checked, ...]]:
-    """Ask up to 1,000 questions in one call, all answered from one state; each fails closed by itself."""
-    request = ps.BatchCheckRequest(questions=questions)
-    return (yield from _batch(session, request, questions))
+def batch_check(context: ClientContext, questions: Sequence[pb.Question]) -> Operation[tuple[CheckAnswer, ...]]:
+    """Ask up to 1,000 questions in one call. All are answered from the same state; each fails closed separately."""
+    return _batch(context, ps.BatchCheckRequest(questions=questions), questions)
 
 
 def check_subjects(
-    session: Session, question: pb.Question, subjects: Sequence[pb.Subject]
-) -> Flow[tuple[Checked, ...]]:
-    """Ask one question, which names no subject, about up to 1,000 subjects; each fails closed by itself."""
-    request = ps.BatchCheckRequest(shared=question, subjects=subjects)
-    return (yield from _batch(session, request, [question] * len(subjects)))
+    context: ClientContext, question: pb.Question, subjects: Sequence[pb.Subject]
+) -> Operation[tuple[CheckAnswer, ...]]:
+    """Ask one question, which names no subject, about up to 1,000 subjects. Each answer fails closed separately."""
+    return _batch(context, ps.BatchCheckRequest(shared=question, subjects=subjects), [question] * len(subjects))
 
 
 def _batch(
-    session: Session, request: ps.BatchCheckRequest, questions: Sequence[pb.Question]
-) -> Flow[tuple[Checked, ...]]:
+    context: ClientContext, request: ps.BatchCheckRequest, questions: Sequence[pb.Question]
+) -> Operation[tuple[CheckAnswer, ...]]:
     if not questions:
         return ()
     try:
-        response = yield from ask(session, "PolicyService/BatchCheck", request, ps.BatchCheckResponse)
+        response = yield from call(context, rpcs.BATCH_CHECK, request)
         if len(response.results) != len(questions):
             raise ProofError("batch has another number of answers than of questions")
     except ConsentdError as error:
-        return tuple(failed(error) for _ in questions)
+        return tuple(CheckAnswer(indeterminate(), error) for _ in questions)
     return tuple(
         read_decision(question, result.decision)
         if result.HasField("decision")
-        else failed(item_error(result.error))
+        else CheckAnswer(indeterminate(), item_error(result.error))
         for question, result in zip(questions, response.results, strict=True)
     )
 
 
-# -- accesses -------------------------------------------------------------------------------------------------
+# -- reading decisions ----------------------------------------------------------------------------------------
 
 
-def authorize_access(
-    session: Session,
-    question: pb.Question,
-    *,
-    author: Author | None = None,
-    network_origin: str = "",
-    published: bool = False,
-    request_id: bytes = b"",
-) -> Flow[Authorized]:
-    """Decide and record a transfer, before it happens. Let data go only where the answer is true.
-
-    Args:
-        question: what is asked.
-        author: the asking participant's key, to sign the question with; None: the token vouches for it.
-        network_origin: where the call came from, where a gateway passes it on.
-        published: wait until a checkpoint covers the entry.
-        request_id: 16 bytes, kept by the caller to repeat with; empty: drawn.
-
-    Raises:
-        ConsentdError: the question was refused or could not be answered; nothing may flow.
-    """
-    request = _authorize_request(session, question, author, network_origin, request_id)
-    request.wait_for = wait_for(published)
-    response = yield from ask(session, "AccessService/AuthorizeAccess", request, ac.AuthorizeAccessResponse)
-    return _authorized(session, question, response)
+def indeterminate() -> pb.Decision:
+    """Return the decision for a question without a usable answer. It is a refusal and names nothing."""
+    return pb.Decision(outcome=pb.OUTCOME_INDETERMINATE)
 
 
-def batch_authorize(
-    session: Session,
-    questions: Sequence[pb.Question],
-    *,
-    network_origin: str = "",
-    published: bool = False,
-    request_ids: Sequence[bytes] = (),
-) -> Flow[tuple[Authorized, ...]]:
-    """Decide and record up to 1,000 transfers, each by itself; one that was refused has its ``error`` set.
-
-    Args:
-        questions: what is asked.
-        network_origin: where the call came from.
-        published: wait until a checkpoint covers all entries.
-        request_ids: 16 bytes for each question, kept by the caller to repeat with; empty: drawn.
-
-    Raises:
-        ConsentdError: the call as a whole failed; nothing may flow.
-    """
-    if not questions:
-        return ()
-    ids = list(request_ids) or [b""] * len(questions)
-    request = ac.BatchAuthorizeAccessesRequest(
-        requests=[
-            _authorize_request(session, question, None, network_origin, request_id)
-            for question, request_id in zip(questions, ids, strict=True)
-        ],
-        wait_for=wait_for(published),
-    )
-    response = yield from ask(
-        session, "AccessService/BatchAuthorizeAccesses", request, ac.BatchAuthorizeAccessesResponse
-    )
-    if len(response.results) != len(questions):
-        raise ProofError("batch has another number of answers than of questions")
-    answers = []
-    for question, result in zip(questions, response.results, strict=True):
-        if result.HasField("response"):
-            answers.append(_authorized(session, question, result.response))
-        else:
-            error = item_error(result.error)
-            answers.append(Authorized(indeterminate(), error))
-    return tuple(answers)
+def read_decision(question: pb.Question, decision: pb.Decision) -> CheckAnswer:
+    """Return a decision as an answer; a decision with a fault becomes INDETERMINATE, with the fault as its error."""
+    fault = find_fault(question, decision)
+    return CheckAnswer(decision) if fault is None else CheckAnswer(indeterminate(), fault)
 
 
-def _authorize_request(
-    session: Session, question: pb.Question, author: Author | None, network_origin: str, request_id: bytes
-) -> ac.AuthorizeAccessRequest:
-    request = ac.AuthorizeAccessRequest(request_id=request_id or session.draw(), network_origin=network_origin)
-    if author is None:
-        request.question.CopyFrom(question)
-    else:
-        signed = author.sign_question(question, request_id=request.request_id, now_ms=session.now_ms())
-        request.signed_question.CopyFrom(signed)
-    return request
-
-
-def _authorized(session: Session, question: pb.Question, response: ac.AuthorizeAccessResponse) -> Authorized:
-    receipt = None
-    if response.HasField("receipt"):
-        receipt = read_receipt(response.receipt, kinds=_DECIDED, trust=session.trust)
-        if receipt.event.seq != response.access_seq:
-            raise ProofError("receipt is for another entry of the chain than access_seq says")
-    fault = find_fault(question, response.decision) or find_record_fault(response.decision, receipt)
-    if fault is not None:
-        return Authorized(indeterminate(), fault, receipt, response.access_seq)
-    return Authorized(response.decision, None, receipt, response.access_seq)
-
-
-@dataclass(frozen=True, slots=True)
-class AccessOutcome:
-    """What a permitted transfer did: whose data, the ACCESS entry's seq, and what happened."""
-
-    subject: pb.Subject = field(repr=False)
-    access_seq: int
-    outcome: st.OutcomeStatement
-
-
-def record_access(
-    session: Session,
-    subject: pb.Subject,
-    access_seq: int,
-    outcome: st.OutcomeStatement,
-    *,
-    author: Author | None = None,
-    published: bool = False,
-    request_id: bytes = b"",
-) -> Flow[Receipt]:
-    """Record what a permitted transfer did; *author* signs it with the participant's own key.
-
-    Raises:
-        ConsentdError: it was refused, or could not be recorded.
-    """
-    told = AccessOutcome(subject, access_seq, outcome)
-    request = _record_request(session, told, author, request_id)
-    request.wait_for = wait_for(published)
-    response = yield from ask(session, "AccessService/RecordAccess", request, ac.RecordAccessResponse)
-    return read_receipt(response.receipt, kinds=_TOLD, trust=session.trust)
-
-
-def batch_record(
-    session: Session,
-    outcomes: Sequence[AccessOutcome],
-    *,
-    published: bool = False,
-    request_ids: Sequence[bytes] = (),
-) -> Flow[tuple[Receipt, ...]]:
-    """Record what up to 1,000 permitted transfers did, all or none.
-
-    Raises:
-        ConsentdError: they were refused, or could not be recorded.
-    """
-    if not outcomes:
-        return ()
-    ids = list(request_ids) or [b""] * len(outcomes)
-    request = ac.BatchRecordAccessesRequest(
-        requests=[
-            _record_request(session, told, None, request_id)
-            for told, request_id in zip(outcomes, ids, strict=True)
-        ],
-        wait_for=wait_for(published),
-    )
-    response = yield from ask(session, "AccessService/BatchRecordAccesses", request, ac.BatchRecordAccessesResponse)
-    if len(response.receipts) != len(outcomes):
-        raise ProofError("batch has another number of receipts than of outcomes")
-    return tuple(read_receipt(receipt, kinds=_TOLD, trust=session.trust) for receipt in response.receipts)
-
-
-def _record_request(
-    session: Session, told: AccessOutcome, author: Author | None, request_id: bytes
-) -> ac.RecordAccessRequest:
-    request = ac.RecordAccessRequest(
-        request_id=request_id or session.draw(), subject=told.subject, access_seq=told.access_seq
-    )
-    if author is None:
-        request.outcome.CopyFrom(told.outcome)
-    else:
-        signed = author.sign(
-            EntryKind.OUTCOME,
-            told.outcome,
-            request_id=request.request_id,
-            now_ms=session.now_ms(),
-            ref=told.access_seq,
-        )
-        request.signed.CopyFrom(signed)
-    return request
-
-
-def list_accesses(session: Session, page_token: str, subject: pb.Subject) -> Flow[Page[ac.AccessRecord]]:
-    """Read who used, or asked to use, a person's data, newest first. Proves nothing: ``history`` does.
-
-    Raises:
-        ConsentdError: it was refused, or could not be read.
-    """
-    request = ac.ListAccessesRequest(subject=subject, page_token=page_token)
-    response = yield from ask(session, "AccessService/ListAccesses", request, ac.ListAccessesResponse)
-    if response.next_page_token and response.next_page_token == page_token:
-        raise MalformedError("list leads back to the page it came from")
-    return Page(tuple(response.accesses), response.next_page_token)
+def find_fault(question: pb.Question, decision: pb.Decision) -> ProofError | None:
+    """Return why a decision cannot be used; None: it can."""
+    if decision.outcome not in pb.Outcome.values() or not decision.outcome:
+        return ProofError("decision has no outcome that is known here")
+    if decision.outcome not in (pb.OUTCOME_PERMIT, pb.OUTCOME_PARTIAL):
+        return None
+    refused = decision.denied or decision.without_consent or decision.unknown
+    if not decision.permitted or bool(refused) == (decision.outcome == pb.OUTCOME_PERMIT):
+        return ProofError("decision contradicts its own categories")
+    for obligation in decision.obligations:
+        if obligation not in pb.Obligation.values() or not obligation:
+            return ProofError("decision has an obligation that is not known here")
+    if pb.OBLIGATION_ENFORCE_RESIDUAL in decision.obligations:
+        if pb.OBLIGATION_ENFORCE_RESIDUAL not in question.supported_obligations:
+            return ProofError("decision has an obligation that the question does not support")
+        if not decision.residual:
+            return ProofError("decision obliges the caller to enforce a residual, and has none")
+    elif decision.residual:
+        return ProofError("decision has a residual without the obligation to enforce it")
+    return None

@@ -1,4 +1,4 @@
-"""Read and verify receipts: what a write leaves in the caller's hand. Offline; no daemon is asked."""
+"""Receipts: what the daemon returns for a write. They are verified offline, without the daemon."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -8,21 +8,21 @@ from consentd.core.checkpoint import Checkpoint, parse_proof, verify_proof
 from consentd.core.kinds import EntryKind
 from consentd.errors import ProofError
 from consentd.v1 import consent_pb2 as pb
-from consentd_client.steps import Trust
+from consentd_client.trust import Trust
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """Where an entry stands, and the proof of it. Keep it: with ``proof`` it can be checked for ever, offline.
+    """Where an entry is in the ledger, and the proof of it. A stored ``proof`` can be verified offline at any time.
 
     Attributes:
-        index: the leaf's place in the ledger.
+        index: the leaf's index in the ledger.
         leaf: the leaf, 122 bytes.
-        event: the leaf, decoded.
-        tree_size: how many leaves the ledger had with it: for ``Consistency.at_least_tree_size``.
-        proof: a C2SP ``.tlog-proof``; empty: no checkpoint covered it yet, ask again with ``get_receipt``.
-        checkpoint: the checkpoint that ``proof`` was verified to lead to; None: not published yet, or nothing pinned.
-        replayed: this request_id was recorded before, and this is that receipt.
+        event: the decoded leaf.
+        tree_size: the ledger's size including this entry: for ``Consistency.at_least_tree_size``.
+        proof: a C2SP ``.tlog-proof``; empty: no checkpoint covered the entry yet. ``get_receipt`` asks again.
+        checkpoint: the checkpoint that ``proof`` leads to, verified; None: not published yet, or no key is pinned.
+        replayed: this request_id was recorded by an earlier call, and the receipt is that call's.
     """
 
     index: int
@@ -44,15 +44,25 @@ class Receipt:
         return merkle.leaf_hash(self.leaf)
 
 
-def read_receipt(message: pb.Receipt, *, kinds: Collection[EntryKind], trust: Trust | None) -> Receipt:
-    """Read a receipt, and verify what it says for itself; its proof too, where there is one and a key is pinned.
+def wait_for(published: bool) -> "pb.WaitFor.ValueType":
+    """Return what the daemon waits for before it answers a write."""
+    return pb.WAIT_FOR_PUBLISHED if published else pb.WAIT_FOR_DURABLE
 
-    The write stands, whatever is wrong with its receipt.
+
+def read_receipt(message: pb.Receipt, *, kinds: Collection[EntryKind], trust: Trust | None) -> Receipt:
+    """Check a receipt's own fields, and verify its proof if it has one and a key is pinned.
+
+    A fault in the receipt does not undo the write.
+
+    Args:
+        message: the receipt, as received.
+        kinds: the entry kinds that the write may have recorded.
+        trust: what was pinned; None: the proof is not verified.
 
     Raises:
-        MalformedError: leaf or proof is not one.
-        SignatureError: the log has not signed the checkpoint.
-        ProofError: it is for another entry, or does not lead to the checkpoint.
+        MalformedError: the leaf or the proof is malformed.
+        SignatureError: the log did not sign the checkpoint.
+        ProofError: the receipt is for another entry, or the proof does not lead to the checkpoint.
     """
     event = codec.decode_leaf(message.leaf)
     if not isinstance(event, codec.Event) or event.kind not in kinds:
@@ -74,18 +84,18 @@ def read_receipt(message: pb.Receipt, *, kinds: Collection[EntryKind], trust: Tr
 
 
 def verify_receipt(leaf: bytes, proof: bytes, trust: Trust, *, index: int | None = None) -> Checkpoint:
-    """Verify, offline, that *proof* shows *leaf* in a tree that the log signed; return that checkpoint.
+    """Verify offline that *proof* proves *leaf* in a tree that the log signed; return the tree's checkpoint.
 
     Args:
         leaf: the leaf's bytes, from the receipt.
         proof: the ``.tlog-proof``.
         trust: what was pinned.
-        index: where the leaf is said to be; None: wherever the proof has it.
+        index: the leaf's index according to the receipt; None: any index.
 
     Raises:
-        MalformedError: the proof is not one.
-        SignatureError: the log has not signed the checkpoint, or too few witnesses have.
-        ProofError: another origin, another index, or the proof does not lead from the leaf to the root.
+        MalformedError: the proof is malformed.
+        SignatureError: the log did not sign the checkpoint, or too few witnesses cosigned it.
+        ProofError: the proof is of another origin or index, or does not lead from the leaf to the root.
     """
     checkpoint = verify_proof(proof, leaf=leaf, origin=trust.origin, log_verifier=trust.log_key)
     bundle = parse_proof(proof)

@@ -1,23 +1,43 @@
-"""Flows of RegistryService: who takes part, by which words, under which rules; enrolment."""
+"""Operations of RegistryService: enrolment, participants and their keys, vocabulary, notices and rules."""
 
 from dataclasses import dataclass, field
+from typing import TypeAlias, TypeVar
 
 from consentd.core.kinds import EntryKind
-from consentd.errors import MalformedError, ProofError
+from consentd.errors import ProofError
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
-from consentd_client.policy import wait_for
-from consentd_client.receipts import Receipt, read_receipt
-from consentd_client.steps import Flow, Page, Session, ask
+from consentd_client import rpcs
+from consentd_client.operations import ClientContext, Operation, ReadPage, Rpc, call, read_pages
+from consentd_client.receipts import Receipt, read_receipt, wait_for
+
+_WriteRequest: TypeAlias = (
+    rs.RegisterParticipantRequest
+    | rs.AddKeyRequest
+    | rs.RetireKeyRequest
+    | rs.PublishVocabularyRequest
+    | rs.PublishNoticeRequest
+    | rs.PublishRulesRequest
+)
+_WriteResponse: TypeAlias = (
+    rs.RegisterParticipantResponse
+    | rs.AddKeyResponse
+    | rs.RetireKeyResponse
+    | rs.PublishVocabularyResponse
+    | rs.PublishNoticeResponse
+    | rs.PublishRulesResponse
+)
+_Q = TypeVar("_Q", bound=_WriteRequest)
+_R = TypeVar("_R", bound=_WriteResponse)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Enrolled:
-    """An enrolment.
+class EnrolAnswer:
+    """The answer to an enrolment.
 
     Attributes:
-        tag: the person's tag, 32 bytes. Pin it: it names the chain to sign for and to ask the history of.
+        tag: the person's tag, 32 bytes. Store it: it names the person's chain, for signing and for reading the history.
         receipt: of the ENROL entry.
     """
 
@@ -26,181 +46,177 @@ class Enrolled:
 
 
 def enrol(
-    session: Session,
+    context: ClientContext,
     subject: pb.Subject,
     *,
     method: str = "",
     subject_key: bytes = b"",
     published: bool = False,
     request_id: bytes = b"",
-) -> Flow[Enrolled]:
-    """Give a person a tag and a first entry.
+) -> Operation[EnrolAnswer]:
+    """Enrol a person: give the person a tag, and record the first entry of the person's chain.
 
     Args:
+        context: the client's.
         subject: the person.
         method: how the person was identified.
         subject_key: the person's own Ed25519 public key, 32 bytes; empty: none.
         published: wait until a checkpoint covers the entry.
-        request_id: 16 bytes, kept by the caller to repeat with; empty: drawn.
+        request_id: 16 bytes that the caller stores, to repeat the write with; empty: drawn.
 
     Raises:
-        ConsentdError: it was refused, or could not be recorded.
+        ConsentdError: the daemon refused, or the entry could not be recorded.
     """
     request = rs.EnrolSubjectRequest(
-        request_id=request_id or session.draw(),
+        request_id=request_id or context.new_request_id(),
         subject=subject,
         method=method,
         subject_key=subject_key,
         wait_for=wait_for(published),
     )
-    response = yield from ask(session, "RegistryService/EnrolSubject", request, rs.EnrolSubjectResponse)
-    receipt = read_receipt(response.receipt, kinds=(EntryKind.ENROL,), trust=session.trust)
+    response = yield from call(context, rpcs.ENROL_SUBJECT, request)
+    receipt = read_receipt(response.receipt, kinds=(EntryKind.ENROL,), trust=context.trust)
     if (receipt.event.tag, receipt.event.seq) != (response.tag, 1):
         raise ProofError("receipt is not for the first entry of the tag")
-    return Enrolled(tag=response.tag, receipt=receipt)
+    return EnrolAnswer(tag=response.tag, receipt=receipt)
+
+
+# -- the operator's writes ------------------------------------------------------------------------------------
 
 
 def register_participant(
-    session: Session, participant: st.ParticipantStatement, *, published: bool = False, request_id: bytes = b""
-) -> Flow[Receipt]:
-    """Add a participant, or say anew who it is. The operator's.
+    context: ClientContext, participant: st.ParticipantStatement, *, published: bool = False, request_id: bytes = b""
+) -> Operation[Receipt]:
+    """Register a participant, or replace what is recorded of it. For the operator; ``published`` etc. as ``enrol``.
 
     Raises:
-        ConsentdError: it was refused, or could not be recorded.
+        ConsentdError: the daemon refused, or the entry could not be recorded.
     """
-    request = rs.RegisterParticipantRequest(
-        request_id=request_id or session.draw(), participant=participant, wait_for=wait_for(published)
-    )
-    method = "RegistryService/RegisterParticipant"
-    response = yield from ask(session, method, request, rs.RegisterParticipantResponse)
-    return read_receipt(response.receipt, kinds=(EntryKind.PARTICIPANT,), trust=session.trust)
+    request = rs.RegisterParticipantRequest(participant=participant)
+    return _write(context, rpcs.REGISTER_PARTICIPANT, request, EntryKind.PARTICIPANT, published, request_id)
 
 
 def add_key(
-    session: Session, participant_id: str, key: bytes, *, published: bool = False, request_id: bytes = b""
-) -> Flow[Receipt]:
-    """Put a participant's Ed25519 key, 32 bytes, in force. The operator's.
+    context: ClientContext, participant_id: str, key: bytes, *, published: bool = False, request_id: bytes = b""
+) -> Operation[Receipt]:
+    """Put a participant's Ed25519 public key, 32 bytes, in force. For the operator; ``published`` etc. as ``enrol``.
 
     Raises:
-        ConsentdError: it was refused, or could not be recorded.
+        ConsentdError: the daemon refused, or the entry could not be recorded.
     """
-    request = rs.AddKeyRequest(
-        request_id=request_id or session.draw(), participant_id=participant_id, key=key, wait_for=wait_for(published)
-    )
-    response = yield from ask(session, "RegistryService/AddKey", request, rs.AddKeyResponse)
-    return read_receipt(response.receipt, kinds=(EntryKind.KEY,), trust=session.trust)
+    request = rs.AddKeyRequest(participant_id=participant_id, key=key)
+    return _write(context, rpcs.ADD_KEY, request, EntryKind.KEY, published, request_id)
 
 
 def retire_key(
-    session: Session, participant_id: str, key: bytes, *, published: bool = False, request_id: bytes = b""
-) -> Flow[Receipt]:
-    """Put a participant's key out of force; what it signed before stays valid. The operator's.
+    context: ClientContext, participant_id: str, key: bytes, *, published: bool = False, request_id: bytes = b""
+) -> Operation[Receipt]:
+    """Retire a participant's key. Statements that the key signed earlier stay valid. For the operator.
 
     Raises:
-        ConsentdError: it was refused, or could not be recorded.
+        ConsentdError: the daemon refused, or the entry could not be recorded.
     """
-    request = rs.RetireKeyRequest(
-        request_id=request_id or session.draw(), participant_id=participant_id, key=key, wait_for=wait_for(published)
-    )
-    response = yield from ask(session, "RegistryService/RetireKey", request, rs.RetireKeyResponse)
-    return read_receipt(response.receipt, kinds=(EntryKind.KEY,), trust=session.trust)
+    request = rs.RetireKeyRequest(participant_id=participant_id, key=key)
+    return _write(context, rpcs.RETIRE_KEY, request, EntryKind.KEY, published, request_id)
 
 
 def publish_vocabulary(
-    session: Session, vocabulary: st.VocabularyStatement, *, published: bool = False, request_id: bytes = b""
-) -> Flow[Receipt]:
-    """Publish the next version of the vocabulary, whole. The operator's.
+    context: ClientContext, vocabulary: st.VocabularyStatement, *, published: bool = False, request_id: bytes = b""
+) -> Operation[Receipt]:
+    """Publish the complete next version of the vocabulary. For the operator; ``published`` etc. as ``enrol``.
 
     Raises:
-        ConsentdError: it was refused, or could not be recorded.
+        ConsentdError: the daemon refused, or the entry could not be recorded.
     """
-    request = rs.PublishVocabularyRequest(
-        request_id=request_id or session.draw(), vocabulary=vocabulary, wait_for=wait_for(published)
-    )
-    response = yield from ask(session, "RegistryService/PublishVocabulary", request, rs.PublishVocabularyResponse)
-    return read_receipt(response.receipt, kinds=(EntryKind.VOCABULARY,), trust=session.trust)
+    request = rs.PublishVocabularyRequest(vocabulary=vocabulary)
+    return _write(context, rpcs.PUBLISH_VOCABULARY, request, EntryKind.VOCABULARY, published, request_id)
 
 
 def publish_notice(
-    session: Session, notice: st.NoticeStatement, *, published: bool = False, request_id: bytes = b""
-) -> Flow[Receipt]:
-    """Publish the next version of a notice. The operator's.
+    context: ClientContext, notice: st.NoticeStatement, *, published: bool = False, request_id: bytes = b""
+) -> Operation[Receipt]:
+    """Publish the next version of a notice. For the operator; ``published`` etc. as ``enrol``.
 
     Raises:
-        ConsentdError: it was refused, or could not be recorded.
+        ConsentdError: the daemon refused, or the entry could not be recorded.
     """
-    request = rs.PublishNoticeRequest(
-        request_id=request_id or session.draw(), notice=notice, wait_for=wait_for(published)
-    )
-    response = yield from ask(session, "RegistryService/PublishNotice", request, rs.PublishNoticeResponse)
-    return read_receipt(response.receipt, kinds=(EntryKind.NOTICE,), trust=session.trust)
+    request = rs.PublishNoticeRequest(notice=notice)
+    return _write(context, rpcs.PUBLISH_NOTICE, request, EntryKind.NOTICE, published, request_id)
 
 
 def publish_rules(
-    session: Session, rules: st.RulesStatement, *, published: bool = False, request_id: bytes = b""
-) -> Flow[Receipt]:
-    """Publish the next version of the realm's rules, whole. The operator's.
+    context: ClientContext, rules: st.RulesStatement, *, published: bool = False, request_id: bytes = b""
+) -> Operation[Receipt]:
+    """Publish the complete next version of the realm's rules. For the operator; ``published`` etc. as ``enrol``.
 
     Raises:
-        ConsentdError: it was refused, or could not be recorded.
+        ConsentdError: the daemon refused, or the entry could not be recorded.
     """
-    request = rs.PublishRulesRequest(
-        request_id=request_id or session.draw(), rules=rules, wait_for=wait_for(published)
-    )
-    response = yield from ask(session, "RegistryService/PublishRules", request, rs.PublishRulesResponse)
-    return read_receipt(response.receipt, kinds=(EntryKind.RULES,), trust=session.trust)
+    request = rs.PublishRulesRequest(rules=rules)
+    return _write(context, rpcs.PUBLISH_RULES, request, EntryKind.RULES, published, request_id)
 
 
-def get_participant(session: Session, participant_id: str) -> Flow[rs.GetParticipantResponse]:
-    """Read one participant as it stands, with its keys in force.
+def _write(
+    context: ClientContext, rpc: Rpc[_Q, _R], request: _Q, kind: EntryKind, published: bool, request_id: bytes
+) -> Operation[Receipt]:
+    request.request_id = request_id or context.new_request_id()
+    request.wait_for = wait_for(published)
+    response = yield from call(context, rpc, request)
+    return read_receipt(response.receipt, kinds=(kind,), trust=context.trust)
+
+
+# -- reads ----------------------------------------------------------------------------------------------------
+
+
+def get_participant(context: ClientContext, participant_id: str) -> Operation[rs.GetParticipantResponse]:
+    """Read what is recorded of one participant, and its keys in force.
 
     Raises:
-        ConsentdError: there is none, or it could not be read.
+        ConsentdError: there is no such participant, or it could not be read.
     """
-    request = rs.GetParticipantRequest(participant_id=participant_id)
-    return (yield from ask(session, "RegistryService/GetParticipant", request, rs.GetParticipantResponse))
+    return call(context, rpcs.GET_PARTICIPANT, rs.GetParticipantRequest(participant_id=participant_id))
 
 
-def list_participants(session: Session, page_token: str) -> Flow[Page[st.ParticipantStatement]]:
+def list_participants(context: ClientContext) -> ReadPage[st.ParticipantStatement]:
     """Read all participants.
 
     Raises:
         ConsentdError: they could not be read.
     """
-    request = rs.ListParticipantsRequest(page_token=page_token)
-    response = yield from ask(session, "RegistryService/ListParticipants", request, rs.ListParticipantsResponse)
-    if response.next_page_token and response.next_page_token == page_token:
-        raise MalformedError("list leads back to the page it came from")
-    return Page(tuple(response.participants), response.next_page_token)
+    return read_pages(
+        context,
+        rpcs.LIST_PARTICIPANTS,
+        lambda token: rs.ListParticipantsRequest(page_token=token),
+        lambda response: (response.participants, response.next_page_token),
+    )
 
 
-def get_vocabulary(session: Session) -> Flow[st.VocabularyStatement]:
+def get_vocabulary(context: ClientContext) -> Operation[st.VocabularyStatement]:
     """Read the vocabulary in force.
 
     Raises:
         ConsentdError: it could not be read.
     """
-    request = rs.GetVocabularyRequest()
-    response = yield from ask(session, "RegistryService/GetVocabulary", request, rs.GetVocabularyResponse)
+    response = yield from call(context, rpcs.GET_VOCABULARY, rs.GetVocabularyRequest())
     return response.vocabulary
 
 
-def get_notice(session: Session, notice_id: str, version: int = 0) -> Flow[st.NoticeStatement]:
-    """Read one version of a notice; 0: the latest.
+def get_notice(context: ClientContext, notice_id: str, version: int = 0) -> Operation[st.NoticeStatement]:
+    """Read one version of a notice; 0: the latest version.
 
     Raises:
-        ConsentdError: there is none, or it could not be read.
+        ConsentdError: there is no such version, or it could not be read.
     """
     request = rs.GetNoticeRequest(notice_id=notice_id, version=version)
-    response = yield from ask(session, "RegistryService/GetNotice", request, rs.GetNoticeResponse)
+    response = yield from call(context, rpcs.GET_NOTICE, request)
     return response.notice
 
 
-def get_rules(session: Session) -> Flow[st.RulesStatement]:
+def get_rules(context: ClientContext) -> Operation[st.RulesStatement]:
     """Read the rules in force.
 
     Raises:
         ConsentdError: they could not be read.
     """
-    response = yield from ask(session, "RegistryService/GetRules", rs.GetRulesRequest(), rs.GetRulesResponse)
+    response = yield from call(context, rpcs.GET_RULES, rs.GetRulesRequest())
     return response.rules

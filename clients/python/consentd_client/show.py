@@ -60,8 +60,8 @@ _LABELS: Mapping[str, tuple[str, str]] = {
 }
 
 
-def plain(text: str) -> str:
-    """Return a text in which nothing moves the cursor or fakes a line: what could is written as its number."""
+def escape_control(text: str) -> str:
+    """Replace each character that moves a cursor, starts a line or turns the text direction by its number."""
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

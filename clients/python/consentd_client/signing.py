@@ -1,8 +1,8 @@
-"""Sign statements with one's own key, so that not even the daemon could have made them.
+"""Signatures on statements and questions with the author's own key, so that not even the daemon could have made them.
 
-The signature covers the ledger, the kind, the person's tag, the entry relied on, the request and the time
-(ledger-format.md, "Statement"). The tag is the one returned by ``enrol`` and pinned since; a daemon that puts the
-statement into another chain is refused by every verifier.
+A signature covers the ledger's name, the entry kind, the person's tag, the entry referred to, the request_id and the
+time (ledger-format.md, "Statement"). The tag is the one that ``enrol`` returned and the client stored. If a daemon puts
+the statement into another chain, every verifier refuses it.
 """
 
 from dataclasses import dataclass, field
@@ -11,19 +11,19 @@ from google.protobuf.message import Message
 
 from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
-from consentd.errors import InvalidError
+from consentd.statements.payloads import encode_payload
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Author:
-    """A key of a person or a participant, with what its signatures are bound to.
+class StatementSigner:
+    """A signing key of a person or a participant, and the chain and ledger that its signatures are bound to.
 
     Attributes:
-        key: whose public half a KEY entry put in force.
+        key: the key pair; a KEY entry put its public key in force.
         origin: the ledger's name.
-        tag: the chain that is written to: the person's, 32 bytes.
+        tag: the chain that is written to, the person's; 32 bytes.
     """
 
     key: KeyPair
@@ -31,16 +31,14 @@ class Author:
     tag: bytes = field(repr=False)
 
     def sign(
-        self, kind: int, message: Message, *, request_id: bytes, now_ms: int, ref: int = 0
+        self, kind: int, statement: Message, *, request_id: bytes, now_ms: int, ref: int = 0
     ) -> pb.SignedStatement:
-        """Sign the statement *message* of an entry of *kind* that relies on entry *ref* of the chain (0: none).
+        """Sign the statement of an entry of *kind* that refers to entry *ref* of the chain (0: to none).
 
         Raises:
-            InvalidError: it is over 16 KiB.
+            InvalidError: the statement is longer than 16 KiB.
         """
-        payload = message.SerializeToString(deterministic=True)
-        if len(payload) > codec.MAX_PAYLOAD:
-            raise InvalidError(f"payload is over its limit of {codec.MAX_PAYLOAD} bytes: `{len(payload)}`", "TOO_LARGE")
+        payload = encode_payload(statement)
         return pb.SignedStatement(
             key=self.key.public_key,
             signature=self._sign(kind, payload, request_id=request_id, now_ms=now_ms, ref=ref),
@@ -50,7 +48,7 @@ class Author:
         )
 
     def sign_question(self, question: pb.Question, *, request_id: bytes, now_ms: int) -> ac.SignedQuestion:
-        """Sign a question: the entry layout with kind 255 and ref 0."""
+        """Sign a question: the layout of an entry, with kind 255 and ref 0."""
         payload = question.SerializeToString(deterministic=True)
         return ac.SignedQuestion(
             question=payload,

@@ -1,0 +1,242 @@
+"""Operations of AccessService: decide and record a transfer, record its outcome, list accesses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from consentd.core.kinds import EntryKind
+from consentd.errors import ProofError
+from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import statement_pb2 as st
+from consentd_client import rpcs
+from consentd_client.operations import ClientContext, Operation, ReadPage, call, read_pages
+from consentd_client.policy import CheckAnswer, find_fault, indeterminate
+from consentd_client.receipts import Receipt, read_receipt, wait_for
+from consentd_client.signing import StatementSigner
+from consentd_client.transport import item_error
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class AuthorizeAnswer(CheckAnswer):
+    """The answer to a question that was decided and recorded in one call. True only for a recorded PERMIT.
+
+    Attributes:
+        receipt: of the ACCESS or REFUSAL entry; None: the person is not enrolled, or no usable answer was received.
+        access_seq: seq of the ACCESS entry in the person's chain, for ``record_access``; 0: there is none.
+    """
+
+    receipt: Receipt | None = None
+    access_seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TransferOutcome:
+    """The outcome of a permitted transfer: whose data it was, the seq of its ACCESS entry, and what happened."""
+
+    subject: pb.Subject = field(repr=False)
+    access_seq: int
+    outcome: st.OutcomeStatement
+
+
+# -- decide and record ----------------------------------------------------------------------------------------
+
+
+def authorize_access(
+    context: ClientContext,
+    question: pb.Question,
+    *,
+    signer: StatementSigner | None = None,
+    network_origin: str = "",
+    published: bool = False,
+    request_id: bytes = b"",
+) -> Operation[AuthorizeAnswer]:
+    """Decide and record a transfer, before it happens. Transfer data only if the answer is true.
+
+    Args:
+        context: the client's.
+        question: what is asked.
+        signer: signs the question with the asking participant's key; None: the caller's token identifies it.
+        network_origin: where the request came from, if the caller is a gateway that passes it on.
+        published: wait until a checkpoint covers the entry.
+        request_id: 16 bytes that the caller stores, to repeat the write with; empty: drawn.
+
+    Raises:
+        ConsentdError: the daemon refused the question, or no answer was received. Transfer nothing.
+    """
+    request = _authorize_request(context, question, signer, network_origin, request_id)
+    request.wait_for = wait_for(published)
+    response = yield from call(context, rpcs.AUTHORIZE_ACCESS, request)
+    return _authorize_answer(context, question, response)
+
+
+def batch_authorize(
+    context: ClientContext,
+    questions: Sequence[pb.Question],
+    *,
+    network_origin: str = "",
+    published: bool = False,
+    request_ids: Sequence[bytes] = (),
+) -> Operation[tuple[AuthorizeAnswer, ...]]:
+    """Decide and record up to 1,000 transfers, each separately; a question that was refused has its ``error`` set.
+
+    Args:
+        context: the client's.
+        questions: what is asked.
+        network_origin: where the request came from.
+        published: wait until a checkpoint covers all entries.
+        request_ids: 16 bytes for each question, stored by the caller to repeat the write with; empty: drawn.
+
+    Raises:
+        ConsentdError: the whole call failed. Transfer nothing.
+    """
+    if not questions:
+        return ()
+    ids = list(request_ids) or [b""] * len(questions)
+    request = ac.BatchAuthorizeAccessesRequest(
+        requests=[
+            _authorize_request(context, question, None, network_origin, request_id)
+            for question, request_id in zip(questions, ids, strict=True)
+        ],
+        wait_for=wait_for(published),
+    )
+    response = yield from call(context, rpcs.BATCH_AUTHORIZE_ACCESSES, request)
+    if len(response.results) != len(questions):
+        raise ProofError("batch has another number of answers than of questions")
+    return tuple(
+        _authorize_answer(context, question, result.response)
+        if result.HasField("response")
+        else AuthorizeAnswer(indeterminate(), item_error(result.error))
+        for question, result in zip(questions, response.results, strict=True)
+    )
+
+
+def _authorize_request(
+    context: ClientContext,
+    question: pb.Question,
+    signer: StatementSigner | None,
+    network_origin: str,
+    request_id: bytes,
+) -> ac.AuthorizeAccessRequest:
+    request = ac.AuthorizeAccessRequest(
+        request_id=request_id or context.new_request_id(), network_origin=network_origin
+    )
+    if signer is None:
+        request.question.CopyFrom(question)
+    else:
+        signed = signer.sign_question(question, request_id=request.request_id, now_ms=context.now_ms())
+        request.signed_question.CopyFrom(signed)
+    return request
+
+
+def _authorize_answer(
+    context: ClientContext, question: pb.Question, response: ac.AuthorizeAccessResponse
+) -> AuthorizeAnswer:
+    receipt = None
+    if response.HasField("receipt"):
+        kinds = (EntryKind.ACCESS, EntryKind.REFUSAL)
+        receipt = read_receipt(response.receipt, kinds=kinds, trust=context.trust)
+        if receipt.event.seq != response.access_seq:
+            raise ProofError("receipt is for another entry of the chain than access_seq says")
+    fault = find_fault(question, response.decision) or _find_missing_record(response.decision, receipt)
+    decision = response.decision if fault is None else indeterminate()
+    return AuthorizeAnswer(decision, fault, receipt, response.access_seq)
+
+
+def _find_missing_record(decision: pb.Decision, receipt: Receipt | None) -> ProofError | None:
+    """Return why a permit may not be used: no ACCESS entry records it. None: it may, or it is no permit."""
+    if decision.outcome not in (pb.OUTCOME_PERMIT, pb.OUTCOME_PARTIAL):
+        return None
+    if receipt is None:
+        return ProofError("permit has no receipt")
+    if receipt.kind != EntryKind.ACCESS:
+        # A repeat with the same request_id may be permitted now although the first attempt was recorded as a refusal.
+        return ProofError("permit is recorded as a refusal; ask again with a new request_id")
+    return None
+
+
+# -- outcomes -------------------------------------------------------------------------------------------------
+
+
+def record_access(
+    context: ClientContext,
+    subject: pb.Subject,
+    access_seq: int,
+    outcome: st.OutcomeStatement,
+    *,
+    signer: StatementSigner | None = None,
+    published: bool = False,
+    request_id: bytes = b"",
+) -> Operation[Receipt]:
+    """Record the outcome of a permitted transfer. *signer* signs it with the participant's own key.
+
+    Raises:
+        ConsentdError: the daemon refused, or the entry could not be recorded.
+    """
+    item = TransferOutcome(subject, access_seq, outcome)
+    request = _record_request(context, item, signer, request_id)
+    request.wait_for = wait_for(published)
+    response = yield from call(context, rpcs.RECORD_ACCESS, request)
+    return read_receipt(response.receipt, kinds=(EntryKind.OUTCOME,), trust=context.trust)
+
+
+def batch_record(
+    context: ClientContext,
+    outcomes: Sequence[TransferOutcome],
+    *,
+    published: bool = False,
+    request_ids: Sequence[bytes] = (),
+) -> Operation[tuple[Receipt, ...]]:
+    """Record the outcomes of up to 1,000 permitted transfers: all of them or none.
+
+    Raises:
+        ConsentdError: the daemon refused, or the entries could not be recorded.
+    """
+    if not outcomes:
+        return ()
+    ids = list(request_ids) or [b""] * len(outcomes)
+    request = ac.BatchRecordAccessesRequest(
+        requests=[
+            _record_request(context, item, None, request_id) for item, request_id in zip(outcomes, ids, strict=True)
+        ],
+        wait_for=wait_for(published),
+    )
+    response = yield from call(context, rpcs.BATCH_RECORD_ACCESSES, request)
+    if len(response.receipts) != len(outcomes):
+        raise ProofError("batch has another number of receipts than of outcomes")
+    return tuple(
+        read_receipt(receipt, kinds=(EntryKind.OUTCOME,), trust=context.trust) for receipt in response.receipts
+    )
+
+
+def _record_request(
+    context: ClientContext, item: TransferOutcome, signer: StatementSigner | None, request_id: bytes
+) -> ac.RecordAccessRequest:
+    request = ac.RecordAccessRequest(
+        request_id=request_id or context.new_request_id(), subject=item.subject, access_seq=item.access_seq
+    )
+    if signer is None:
+        request.outcome.CopyFrom(item.outcome)
+    else:
+        signed = signer.sign(
+            EntryKind.OUTCOME,
+            item.outcome,
+            request_id=request.request_id,
+            now_ms=context.now_ms(),
+            ref=item.access_seq,
+        )
+        request.signed.CopyFrom(signed)
+    return request
+
+
+def list_accesses(context: ClientContext, subject: pb.Subject) -> ReadPage[ac.AccessRecord]:
+    """Read who used, or asked to use, a person's data, newest first. It proves nothing; use ``history`` for a proof.
+
+    Raises:
+        ConsentdError: the daemon refused, or the list could not be read.
+    """
+    return read_pages(
+        context,
+        rpcs.LIST_ACCESSES,
+        lambda token: ac.ListAccessesRequest(subject=subject, page_token=token),
+        lambda response: (response.accesses, response.next_page_token),
+    )

@@ -1,0 +1,232 @@
+"""How an operation of the client runs without doing IO itself, so that ``Client`` and ``AsyncClient`` share its code.
+
+An *operation* is a generator function: ``check``, ``grant``, ``history`` and so on. It never touches the network, the
+clock or a file. Instead it yields a *step*, which describes what has to be done, and the client does it::
+
+    operation                              client
+    ─────────                              ──────
+    yields UnaryCall or StreamCall    ──▸  calls the daemon
+    yields Sleep                      ──▸  waits, before a call is repeated
+    yields RunBlocking                ──▸  runs a slow function: file access, a long verification
+    is resumed with the step's result ◂──  sends the result, or throws the ``ConsentdError`` that the step raised
+    returns its answer                ──▸  returns it to the caller
+
+``Client.run`` executes steps with blocking calls, ``AsyncClient.run`` with ``await``. Requests, repeats, failing closed
+and verification exist once, in operations, and are tested without a network. The design is known as "sans IO" (h11).
+"""
+
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from google.protobuf.message import Message
+
+from consentd.errors import InvalidError, MalformedError, StorageError
+from consentd_client.memory import Memory
+from consentd_client.trust import Trust
+
+T = TypeVar("T")
+Q = TypeVar("Q", bound=Message)
+R = TypeVar("R", bound=Message)
+
+MAX_STREAM_BYTES = 256 << 20
+"""Longest stream that a client accepts, in bytes: about 200,000 entries."""
+
+
+class UnavailableError(StorageError):
+    """The daemon was not reached, or it cannot serve now. This is the only error after which a call is repeated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rpc(Generic[Q, R]):
+    """A remote procedure: its gRPC path and the types of its request and its response (or of each streamed message)."""
+
+    path: str
+    request: type[Q]
+    response: type[R]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientContext:
+    """What operations need beside their arguments.
+
+    Attributes:
+        trust: what was pinned; None: nothing can be verified.
+        memory: what was verified before.
+        new_request_id: returns 16 random bytes.
+        now_ms: returns the clock, UTC milliseconds.
+        attempts: how often a call is tried in all while the daemon is not reached.
+        backoff_s: pause before the first repeat, in seconds; each further pause is twice as long.
+        max_stream_bytes: longest stream that is accepted.
+    """
+
+    trust: Trust | None
+    memory: Memory
+    new_request_id: Callable[[], bytes]
+    now_ms: Callable[[], int]
+    attempts: int = 3
+    backoff_s: float = 0.1
+    max_stream_bytes: int = MAX_STREAM_BYTES
+
+    def pinned(self) -> Trust:
+        """Return what was pinned.
+
+        Raises:
+            InvalidError: nothing was pinned.
+        """
+        if self.trust is None:
+            raise InvalidError("verifying needs the ledger's log key and origin pinned; give them to the client")
+        return self.trust
+
+
+# -- steps ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class UnaryCall:
+    """Call *rpc*. The result is the response."""
+
+    rpc: Rpc[Any, Any]
+    request: Message = field(repr=False)
+
+
+@dataclass(slots=True)
+class StreamCall:
+    """Call *rpc*, which answers with a stream; pass each message to ``receive``. The result is ``messages``.
+
+    Attributes:
+        max_bytes: longest stream that is accepted.
+        on_message: called with each message when it arrives.
+    """
+
+    rpc: Rpc[Any, Any]
+    request: Message = field(repr=False)
+    max_bytes: int
+    on_message: Callable[[Any], None] | None = None
+    messages: list[Any] = field(default_factory=list, repr=False)
+    received_bytes: int = 0
+
+    def receive(self, message: Message) -> None:
+        """Add one message.
+
+        Raises:
+            MalformedError: the stream is longer than a client accepts.
+        """
+        self.received_bytes += message.ByteSize()
+        if self.received_bytes > self.max_bytes:
+            raise MalformedError(f"stream is longer than {self.max_bytes} bytes")
+        self.messages.append(message)
+        if self.on_message is not None:
+            self.on_message(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Wait. The result is None."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunBlocking:
+    """Call a function that blocks, outside any event loop. The result is what the function returns."""
+
+    function: Callable[[], Any]
+
+
+Step: TypeAlias = UnaryCall | StreamCall | Sleep | RunBlocking
+Operation: TypeAlias = Generator[Step, Any, T]
+
+
+# -- parts of operations --------------------------------------------------------------------------------------
+
+
+def call(context: ClientContext, rpc: Rpc[Q, R], request: Q) -> Operation[R]:
+    """Call *rpc*; repeat the identical request while the daemon is not reached.
+
+    Raises:
+        ConsentdError: the error that the daemon answered, or ``StorageError`` from the transport.
+    """
+    try:
+        answer: R = yield from _repeated(context, lambda: UnaryCall(rpc, request))
+    except StorageError as error:
+        request_id = getattr(request, "request_id", b"")
+        if request_id:
+            error.add_note(f"request_id: {request_id.hex()}")  # the outcome is unknown; a repeat needs this id
+        raise
+    return answer
+
+
+def call_stream(
+    context: ClientContext, rpc: Rpc[Q, R], request: Q, on_message: Callable[[R], None] | None = None
+) -> Operation[list[R]]:
+    """Call an *rpc* that answers with a stream, likewise; return all messages.
+
+    Args:
+        context: the client's.
+        rpc: the procedure.
+        request: its request.
+        on_message: called with each message when it arrives.
+
+    Raises:
+        MalformedError: the stream is longer than the client accepts.
+        ConsentdError: as ``call``.
+    """
+    limit = context.max_stream_bytes
+    answer: list[R] = yield from _repeated(context, lambda: StreamCall(rpc, request, limit, on_message))
+    return answer
+
+
+def run_blocking(function: Callable[[], T]) -> Operation[T]:
+    """Call a function that blocks: in the caller's thread, or in a worker thread where the caller is an event loop."""
+    result: T = yield RunBlocking(function)
+    return result
+
+
+def _repeated(context: ClientContext, make_step: Callable[[], Step]) -> Operation[Any]:
+    for attempt in range(context.attempts):
+        try:
+            return (yield make_step())
+        except UnavailableError:
+            # A repeat carries the same request_id, so that the daemon cannot record the write twice.
+            if attempt + 1 == context.attempts:
+                raise
+        yield Sleep(context.backoff_s * 2**attempt)
+    raise AssertionError("a client makes at least one attempt")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A part of a list; an empty *next_page_token* marks the last part."""
+
+    items: tuple[T, ...]
+    next_page_token: str
+
+
+ReadPage: TypeAlias = Callable[[str], Operation[Page[T]]]
+"""Reads the page that a page token names; the empty token names the first page."""
+
+
+def read_pages(
+    context: ClientContext,
+    rpc: Rpc[Q, R],
+    make_request: Callable[[str], Q],
+    parse: Callable[[R], tuple[Iterable[T], str]],
+) -> ReadPage[T]:
+    """Return a function that reads one page of a list.
+
+    Args:
+        context: the client's.
+        rpc: the procedure that lists.
+        make_request: returns the request for a page token.
+        parse: returns the items of a response and its next page token.
+    """
+
+    def read_page(page_token: str) -> Operation[Page[T]]:
+        response = yield from call(context, rpc, make_request(page_token))
+        items, next_page_token = parse(response)
+        if next_page_token and next_page_token == page_token:
+            raise MalformedError("page names itself as the next page of the list")
+        return Page(tuple(items), next_page_token)
+
+    return read_page

@@ -1,0 +1,177 @@
+"""The gRPC side of both clients: channels, TLS, the caller's token, and gRPC errors as ``consentd.errors``."""
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+from consentd.errors import (
+    ConflictError,
+    ConsentdError,
+    CorruptionError,
+    DeniedError,
+    InvalidError,
+    NotFoundError,
+    OverloadedError,
+    StorageError,
+)
+from consentd.v1 import error_reason_pb2 as er
+from consentd_client.operations import UnavailableError
+
+DEFAULT_TIMEOUT_S = 10.0
+CHANNEL_OPTIONS = (("grpc.max_receive_message_length", 64 << 20),)
+DOMAIN = "consentd"
+DETAILS_KEY = "grpc-status-details-bin"
+_CLASSES: dict[int, type[ConsentdError]] = {
+    3: InvalidError,  # INVALID_ARGUMENT
+    5: NotFoundError,  # NOT_FOUND
+    7: DeniedError,  # PERMISSION_DENIED
+    8: OverloadedError,  # RESOURCE_EXHAUSTED
+    10: ConflictError,  # ABORTED
+    14: UnavailableError,  # UNAVAILABLE
+    15: CorruptionError,  # DATA_LOSS
+    16: DeniedError,  # UNAUTHENTICATED
+}
+_DEADLINE_EXCEEDED = 4
+
+
+# -- channels -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """TLS settings of a channel. Without files the operating system's certificate authorities are trusted.
+
+    Attributes:
+        ca_file: certificates of the authorities that may have issued the daemon's certificate, PEM.
+        cert_file, key_file: the client's own certificate and its private key, PEM; give both or neither.
+    """
+
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Return the credentials for a gRPC channel.
+
+        Raises:
+            InvalidError: a certificate is given without its key, or a key without its certificate.
+            StorageError: a file cannot be read.
+        """
+        if (self.cert_file is None) != (self.key_file is None):
+            raise InvalidError("TLS client certificate and key must be given together")
+        return grpc.ssl_channel_credentials(_read(self.ca_file), _read(self.key_file), _read(self.cert_file))
+
+
+def check_plaintext(target: str) -> None:
+    """Check that a channel without TLS to *target* does not leave this machine, because the token would be readable.
+
+    Raises:
+        InvalidError: *target* is another machine.
+    """
+    host = target.rsplit("/", 1)[-1].rpartition(":")[0].strip("[]")
+    try:
+        is_here = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_here = False
+    if not is_here and not target.startswith("unix:"):
+        raise InvalidError("target is another machine and needs TLS, or the token would be sent in the clear")
+
+
+def call_metadata(token: str) -> tuple[tuple[str, str], ...]:
+    """Return the metadata that identifies the caller in each call.
+
+    Raises:
+        InvalidError: the token has characters that a header cannot carry. The message does not show the token.
+    """
+    if not token:
+        return ()
+    if not token.isascii() or not token.isprintable():
+        raise InvalidError("token has characters that no token has")
+    return (("authorization", f"Bearer {token}"),)
+
+
+def _read(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"TLS file cannot be read: `{path}`: {error.strerror}") from error
+
+
+# -- errors ---------------------------------------------------------------------------------------------------
+
+
+def rpc_error(error: Any) -> ConsentdError:
+    """Return the error of ``consentd.errors`` for a ``grpc.RpcError`` of either kind of channel."""
+    if not callable(getattr(error, "code", None)):
+        return status_error(grpc.StatusCode.UNKNOWN.value[0], type(error).__name__, ())  # raised by an interceptor
+    code = error.code() or grpc.StatusCode.UNKNOWN
+    return status_error(code.value[0], error.details() or "", error.trailing_metadata() or ())
+
+
+def closed_error() -> StorageError:
+    """Return the error of a call on a channel that was closed."""
+    return StorageError("client is closed", "NOT_SERVING")
+
+
+def deadline_error() -> StorageError:
+    """Return the error of a call whose deadline passed."""
+    return StorageError("deadline passed; whether it was recorded is unknown, repeat it with its request_id")
+
+
+def status_error(code: int, message: str, trailing: Iterable[tuple[str, Any]]) -> ConsentdError:
+    """Return the error for a gRPC status.
+
+    Args:
+        code: the status code, as a number.
+        message: its text.
+        trailing: the call's trailing metadata, which carries the reason.
+    """
+    return _make_error(code, message, _reason(trailing))
+
+
+def item_error(error: er.ItemError) -> ConsentdError:
+    """Return the error of one item of a batch."""
+    try:
+        reason = er.ErrorReason.Name(error.reason).removeprefix("ERROR_REASON_")
+    except ValueError:
+        reason = ""  # a reason of a later version
+    return _make_error(error.code, error.message, reason)
+
+
+def _make_error(code: int, message: str, reason: str) -> ConsentdError:
+    """Return the error for a status code and a reason; an empty reason: the error class's default reason."""
+    if code == _DEADLINE_EXCEEDED:
+        return deadline_error()
+    error_class = _CLASSES.get(code)
+    if error_class is None:
+        # CANCELLED, UNKNOWN, INTERNAL, UNIMPLEMENTED …: the caller cannot act on these, and the outcome is unknown.
+        return StorageError(f"call failed with status {code}: {message}", reason or "INTERNAL")
+    if error_class is OverloadedError and not reason and "larger than max" in message:
+        # gRPC itself refuses long messages, before any service sees them.
+        return InvalidError("message is larger than the receiver accepts", "TOO_LARGE")
+    if code == 16 and not reason:
+        reason = "UNAUTHENTICATED"
+    return error_class(message, reason or None)
+
+
+def _reason(trailing: Iterable[tuple[str, Any]]) -> str:
+    for key, value in trailing:
+        if key != DETAILS_KEY or not isinstance(value, bytes):
+            continue
+        try:
+            details = status_pb2.Status.FromString(value).details
+            for detail in details:
+                info = error_details_pb2.ErrorInfo()
+                if detail.Unpack(info) and info.domain == DOMAIN:
+                    return str(info.reason)
+        except DecodeError:
+            return ""
+    return ""

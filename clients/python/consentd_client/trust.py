@@ -1,0 +1,96 @@
+"""The keys that a client pins, and the check that a checkpoint carries their signatures."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from consentd.core.checkpoint import open_checkpoint
+from consentd.core.note import NoteVerifier, parse_vkey
+from consentd.core.quorum import MAX_AGE_S, ParseKey, WitnessPolicy, parse_policy, verify_cosigned
+from consentd.errors import MalformedError
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What the client pinned: the ledger's name and the public keys that must sign its checkpoints.
+
+    Obtain these values from another source than the daemon. If they are lost or doubted, pin them anew and distrust
+    everything that was read with the old ones.
+
+    Attributes:
+        origin: the ledger's name.
+        log_key: the key that signs the ledger's checkpoints.
+        policy: the witnesses that must have cosigned, so that everyone sees the same ledger; None: none is required.
+        also: further keys of the same log, for example ML-DSA-44 beside Ed25519. Each of them must have signed too.
+    """
+
+    origin: str
+    log_key: NoteVerifier
+    policy: WitnessPolicy | None = None
+    also: tuple[NoteVerifier, ...] = ()
+
+    def verify_witnessed(self, checkpoint: bytes, *, now_ms: int | None, seal_time_ms: int | None = None) -> None:
+        """Verify that the log's further keys and the pinned witnesses signed a checkpoint.
+
+        Args:
+            checkpoint: the signed note.
+            now_ms: the reader's clock; cosignatures must be at most five minutes old. None: any age is accepted, as
+                for a stored receipt.
+            seal_time_ms: time of the last seal of the tree, where the caller knows it.
+
+        Raises:
+            SignatureError: a key did not sign, or too few witnesses cosigned, or their cosignatures are too old.
+        """
+        for key in self.also:
+            # INVARIANT: a pinned key's line may be neither wrong nor missing. A forger who can break one signature
+            # algorithm cannot therefore break the other.
+            open_checkpoint(checkpoint, self.origin, key)
+        if self.policy is not None:
+            verify_cosigned(
+                checkpoint,
+                self.policy,
+                now_s=(now_ms or 0) // 1000,
+                max_age_s=None if now_ms is None else MAX_AGE_S,
+                seal_time_ms=seal_time_ms,
+                logs=[self.log_key],
+            )
+
+
+def pin(
+    log_key: str | NoteVerifier,
+    origin: str = "",
+    *,
+    also: Iterable[str | NoteVerifier] = (),
+    policy: bytes | None = None,
+    parse_mldsa: ParseKey | None = None,
+) -> Trust:
+    """Pin a log key, the ledger's name, further log keys and witnesses.
+
+    Args:
+        log_key: the key that signs checkpoints, as C2SP vkey text or already parsed.
+        origin: the ledger's name; empty: the name inside the log key.
+        also: further keys of the same log. Each of them must have signed too.
+        policy: the witnesses that must have cosigned, in the format of a C2SP tlog-policy file; None: none is required.
+        parse_mldsa: a function that parses a vkey of ML-DSA-44; ``consentd.cosigning.mldsa`` has one if the server's
+            parts are installed. Without it such a key cannot be pinned, and a policy ignores witnesses with such a key.
+
+    Raises:
+        MalformedError: a key or the policy cannot be parsed.
+    """
+    verifier = _parse_key(log_key, parse_mldsa)
+    return Trust(
+        origin or verifier.name,
+        verifier,
+        None if policy is None else parse_policy(policy, parse_mldsa=parse_mldsa),
+        tuple(_parse_key(key, parse_mldsa) for key in also),
+    )
+
+
+def _parse_key(given: str | NoteVerifier, parse_mldsa: ParseKey | None) -> NoteVerifier:
+    if not isinstance(given, str):
+        return given
+    try:
+        return parse_vkey(given.strip())
+    except MalformedError:
+        if parse_mldsa is None:
+            raise
+    return parse_mldsa(given.strip())
