@@ -1,6 +1,6 @@
 """The house: CONTRIBUTING's picture is the code's, and each module keeps the rules for size, names and words.
 
-``house_exceptions.toml`` lists the files that do not keep a rule yet. Never add a file to it.
+``house_exceptions.toml`` has the number of places that do not keep a rule yet. Only lower it.
 """
 
 import ast
@@ -37,12 +37,11 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@cache
-def allowed(rule: str) -> set[str]:
-    """Return the files that need not keep *rule* yet."""
+def assert_kept(rule: str, breaches: list[str]) -> None:
+    """Assert that a rule has no more breaches than ``house_exceptions.toml`` still allows; without the file, none."""
     file = ROOT / "tests" / "house_exceptions.toml"
-    lists = tomllib.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return set(lists.get(rule, []))
+    allowed = tomllib.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    assert len(breaches) <= allowed.get(rule, 0), "\n".join(breaches)
 
 
 @cache
@@ -145,13 +144,11 @@ def lines_of(path: Path) -> list[str]:
 
 
 def test_modules_are_small() -> None:
-    large = {name_of(path): len(lines_of(path)) for path in PRODUCT if len(lines_of(path)) > MAX_MODULE_LINES}
-    assert set(large) <= allowed("modules"), large
+    assert_kept("modules", [name_of(path) for path in PRODUCT if len(lines_of(path)) > MAX_MODULE_LINES])
 
 
 def test_test_files_are_small() -> None:
-    large = {name_of(path): len(lines_of(path)) for path in TESTS if len(lines_of(path)) > MAX_TEST_LINES}
-    assert set(large) <= allowed("tests"), large
+    assert_kept("tests", [name_of(path) for path in TESTS if len(lines_of(path)) > MAX_TEST_LINES])
 
 
 def test_lines_are_short() -> None:
@@ -163,11 +160,10 @@ def test_lines_are_short() -> None:
     long = [
         f"{name_of(path)}:{number}"
         for path in [*OURS, *typescript]
-        if name_of(path) not in allowed("lines")
         for number, line in enumerate(lines_of(path), 1)
         if len(line) > MAX_LINE
     ]
-    assert long == []
+    assert_kept("lines", long)
 
 
 def test_nothing_imports_a_test_module() -> None:
@@ -175,10 +171,9 @@ def test_nothing_imports_a_test_module() -> None:
         f"{name_of(path)} imports {imported}"
         for path in OURS
         for imported in imports_of(path)
-        if name_of(path) not in allowed("imports")
         if any(part.startswith("test_") for part in imported.split("."))
     ]
-    assert found == []
+    assert_kept("imports", found)
 
 
 # -- names ----------------------------------------------------------------------------------------------------
@@ -221,8 +216,7 @@ def forbidden_names(path: Path) -> list[str]:
 
 
 def test_names_are_the_field_s() -> None:
-    found = [each for path in OURS if name_of(path) not in allowed("names") for each in forbidden_names(path)]
-    assert found == []
+    assert_kept("names", [each for path in OURS for each in forbidden_names(path)])
 
 
 # -- words ----------------------------------------------------------------------------------------------------
@@ -283,13 +277,8 @@ PROSE = [
 
 
 def test_texts_are_plain() -> None:
-    found = [
-        each
-        for path in PROSE
-        if path != Path(__file__).resolve() and name_of(path) not in allowed("phrases")
-        for each in forbidden_phrases(path)
-    ]
-    assert found == []
+    others = [path for path in PROSE if path != Path(__file__).resolve()]
+    assert_kept("phrases", [each for path in others for each in forbidden_phrases(path)])
 
 
 @pytest.mark.parametrize(("text", "is_plain"), [("the key at hand", False), ("the key that is available", True)])

@@ -175,9 +175,14 @@ def test_the_unit_starts_the_daemon_with_the_configuration_of_the_runbook() -> N
 
 
 def test_decisions_are_a_page_each_and_numbered() -> None:
-    pages = sorted((ROOT / "ops" / "decisions").glob("*.md"))
+    pages = sorted((ROOT / "ops" / "decisions").glob("[0-9]*.md"))
+    index = (ROOT / "ops" / "decisions" / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| \[\d+\]\((.*?)\) ", index, re.MULTILINE) == [page.name for page in pages]
     assert [int(page.name[:4]) for page in pages] == list(range(1, len(pages) + 1))
     for page in pages:
         text = page.read_text(encoding="utf-8")
-        assert text.startswith(f"# {page.name[:4]}: "), page
+        title = re.match(r"# (\d{4}): (.*)\n", text)
+        assert title is not None
+        assert title[1] == page.name[:4]
+        assert f"| {title[2]} |" in index, title[2]
         assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Context", "Decision", "Consequences"], page
