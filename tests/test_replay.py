@@ -75,7 +75,7 @@ def test_any_changed_byte_is_found_by_the_next_seal(leaves: list[bytes]) -> None
     differs: what is outside the chains' and seals' reach is only the last seal's own bytes."""
     rng = random.Random(3)
     root = replayed(leaves).root()
-    seals = [index for index, leaf in enumerate(leaves) if leaf[1] == codec.SEAL_KIND]
+    seals = [index for index, leaf in enumerate(leaves) if codec.kind_of(leaf) == codec.SEAL_KIND]
     for index, leaf in enumerate(leaves[:-1]):
         for at in rng.sample(range(len(leaf)), 8):
             altered = [*leaves[:index], flip(at, 1 << rng.randrange(8))(leaf), *leaves[index + 1 :]]
@@ -167,7 +167,7 @@ def test_each_part_of_the_rule_for_seals() -> None:
 def test_a_refused_leaf_changes_nothing(leaves: list[bytes]) -> None:
     replay = Replay(4)
     for leaf in leaves:
-        places = (11, 20, 57, 60) if leaf[1] == codec.SEAL_KIND else (49, 60)
+        places = (11, 20, 57, 60) if codec.kind_of(leaf) == codec.SEAL_KIND else (49, 60)
         for bad in (b"", leaf[1:], *(flip(at)(leaf) for at in places)):
             with pytest.raises(ReplayError):
                 replay.add(bad)
@@ -212,12 +212,12 @@ def test_unreadable_leaves_condemn_no_others(seed: int, share: float) -> None:
 def test_a_damaged_commitment_condemns_no_other_leaf(seed: int) -> None:
     rng = random.Random(seed)
     made = Made(rng, 150)
-    events = [index for index, leaf in enumerate(made.leaves) if leaf[1]]
+    events = [index for index, leaf in enumerate(made.leaves) if codec.kind_of(leaf)]
     index = rng.choice(events)
     replay, faults = behind(made.leaves, {index: flip(82 + rng.randrange(32))(made.leaves[index])})
     assert faults == []
     # Once its chain goes on, its head is known again, and map roots are compared as before.
-    made.event(made.leaves[index][10:42])
+    made.event(codec.tag_of(made.leaves[index]))
     made.seal()
     replay, faults = behind(made.leaves, {index: flip(90)(made.leaves[index])})
     assert replay.knows_all_heads
@@ -228,7 +228,7 @@ def test_a_damaged_commitment_condemns_no_other_leaf(seed: int) -> None:
 
 def test_a_second_fault_behind_a_first_is_found(leaves: list[bytes]) -> None:
     made = Made(random.Random(5), 300)
-    first, second = (next(i for i in range(start, 300) if made.leaves[i][1]) for start in (10, 250))
+    first, second = (next(i for i in range(start, 300) if codec.kind_of(made.leaves[i])) for start in (10, 250))
     wrong = codec.decode_leaf(made.leaves[second])
     assert isinstance(wrong, Event)
     made.leaves[second] = codec.encode_event(replace(wrong, seq=wrong.seq + 40, prev=b"p" * 32))

@@ -113,7 +113,7 @@ class LiveSource:
             return None
         start = n * tiles.TILE_WIDTH
         found: list[Opening] = [None] * len(leaves)
-        events = [at for at, leaf in enumerate(leaves, start) if leaf[1:2] != bytes((codec.SEAL_KIND,))]
+        events = [at for at, leaf in enumerate(leaves, start) if codec.kind_of(leaf) != codec.SEAL_KIND]
         last = events[-1] if events else start - 1
         token = ""
         while True:

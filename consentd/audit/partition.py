@@ -21,7 +21,7 @@ from consentd.audit import decisions, leaf_checks
 from consentd.audit.sources import Opening, Place, leaf_hashes, read_leaves, read_tiles, width_of
 from consentd.core import codec, kinds, tiles
 from consentd.core.checkpoint import Checkpoint
-from consentd.core.kinds import PRUNABLE, EntryKind
+from consentd.core.kinds import DECISIONS, NO_DECISION_EFFECT, PRUNABLE, REALM, EntryKind
 from consentd.errors import (
     ConsentdError,
     CorruptionError,
@@ -39,16 +39,6 @@ from consentd.verify.findings import MAX_FAULTS, Fault
 MAX_DARK = 1_000_000
 """Most chains of a share with a consent not at hand that are told apart; beyond, none of its decisions can be told."""
 _MAP_MB = 1 << 16  # addresses, not memory
-_SILENT = frozenset(
-    {EntryKind.OUTCOME, EntryKind.DISPUTE, EntryKind.RESOLUTION, EntryKind.DUTY, EntryKind.SERVED, EntryKind.NOTICE}
-)
-"""Kinds that no decision rests on."""
-_REGISTRY = frozenset(
-    {EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY, EntryKind.VOCABULARY, EntryKind.RULES}
-)
-"""Kinds that decisions about anybody rest on. Persons' keys are among them: one that a person shares with a participant
-would be in force for neither any more."""
-_DECISIONS = frozenset({EntryKind.ACCESS, EntryKind.REFUSAL})
 
 CLOSED = "decisions whose statement is erased, or outside the mandate"
 PRUNED = "decisions from before the time from which everything is kept"
@@ -177,7 +167,7 @@ class Share:
 
     def _concerns(self, leaf: bytes) -> bool:
         """Tell whether an event leaf is for this share, before it is decoded; what is none goes to the decoder."""
-        return len(leaf) != codec.EVENT_LENGTH or leaf[1] in _REGISTRY or self._owns(leaf[10:42])
+        return len(leaf) != codec.EVENT_LENGTH or codec.kind_of(leaf) in REALM or self._owns(codec.tag_of(leaf))
 
     def _owns(self, tag: bytes) -> bool:
         return int.from_bytes(tag[:8]) % self._of == self._number
@@ -193,7 +183,7 @@ class Share:
             return
         try:
             made = leaf_checks.open_statement(event, opening)
-            if event.kind not in _DECISIONS:
+            if event.kind not in DECISIONS:
                 if event.kind in payloads.MESSAGES:
                     turn.apply(event, payloads.decode_payload(event.kind, made.payload))
                 return
@@ -220,12 +210,12 @@ class Share:
     def _miss(self, event: codec.Event) -> None:
         # What is pruned rested on nothing that any kept decision has in view; whether it may be is verify's matter.
         is_pruned = event.kind in PRUNABLE and event.time_ms < self._kept_from_ms
-        if event.kind in _DECISIONS:
+        if event.kind in DECISIONS:
             self.tally.not_checked[PRUNED if is_pruned else CLOSED] += 1
-        elif event.kind in _REGISTRY:
+        elif event.kind in REALM:
             # A person's own key changes no decision.
             self._is_lost |= event.kind != EntryKind.KEY
-        elif event.kind not in _SILENT and not is_pruned and len(self._dark) <= MAX_DARK:
+        elif event.kind not in NO_DECISION_EFFECT and not is_pruned and len(self._dark) <= MAX_DARK:
             if event.tag not in self._dark:
                 self._new_dark.append(event.tag)
             self._dark.add(event.tag)
@@ -285,7 +275,7 @@ class Share:
 
 
 def _cannot(event: codec.Event, error: ConsentdError) -> str:
-    what = "decision cannot be taken again" if event.kind in _DECISIONS else "entry cannot be applied"
+    what = "decision cannot be taken again" if event.kind in DECISIONS else "entry cannot be applied"
     return f"{what}: {error}"
 
 

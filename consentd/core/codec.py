@@ -148,6 +148,21 @@ def decode_leaf(leaf: bytes) -> Event | Seal:
     return Event(kind, time_ms, tag, seq, prev, commit, ref)
 
 
+def kind_of(leaf: bytes) -> int | None:
+    """Return the kind byte of a leaf that was not decoded; None if the bytes are too short to have one."""
+    return leaf[1] if len(leaf) > 1 else None
+
+
+def time_of(leaf: bytes) -> int | None:
+    """Return the ``time_ms`` of a leaf that was not decoded; None if the bytes are too short to have one."""
+    return int.from_bytes(leaf[2:10]) if len(leaf) >= 10 else None
+
+
+def tag_of(leaf: bytes) -> bytes:
+    """Return the tag of an event leaf that was not decoded. The caller knows that it is an event leaf."""
+    return leaf[10:42]
+
+
 def chain_hash(leaf: bytes) -> bytes:
     """Hash a leaf for its chain: ``H("consentd/chain/v1\\0" ‖ leaf)``, never public."""
     return hashlib.sha256(_CHAIN + leaf).digest()

@@ -1,6 +1,7 @@
-"""Name the kinds of event leaves, and who may author them. Numbers are never reused.
+"""Define the kinds of event leaves, who may author each, and what each may change. Numbers are never reused.
 
-Source: ledger-format.md, "Kinds". The same numbers stand in ``consentd.v1.EntryKind``; a test holds the two together.
+Source: ledger-format.md, "Kinds". ``consentd.v1.EntryKind`` has the same numbers; a test compares the two. A new kind is
+added here and there, to ``AUTHORS``, and to ``NO_TABLE_EFFECT`` unless ``table.transaction`` has a step for it.
 """
 
 from enum import IntEnum
@@ -44,11 +45,35 @@ PRUNABLE = frozenset(
         EntryKind.OUTCOME,
     }
 )
-"""Kinds whose entries may be pruned; all of them stand in persons' chains."""
+"""Kinds whose entries may be pruned. All of them are in persons' chains."""
+
+
+REALM = frozenset(
+    {EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY, EntryKind.VOCABULARY, EntryKind.RULES}
+)
+"""Kinds whose entries can change decisions about every person. A person's KEY is one of them: if a participant states the
+same key, the key is valid for neither."""
+
+DECISIONS = frozenset({EntryKind.ACCESS, EntryKind.REFUSAL})
+"""Kinds that record a decision of the daemon."""
+
+NO_TABLE_EFFECT = DECISIONS | {
+    EntryKind.OUTCOME,
+    EntryKind.DISPUTE,
+    EntryKind.RESOLUTION,
+    EntryKind.DUTY,
+    EntryKind.SERVED,
+}
+"""Kinds whose entries change nothing in the policy table."""
+
+NO_DECISION_EFFECT = NO_TABLE_EFFECT | {EntryKind.NOTICE}
+"""Kinds whose entries change no decision. The table stores notices, but decisions do not depend on them."""
 
 
 def is_known(kind: int) -> bool:
-    """Tell whether this version knows the kind; an unknown one still chains, but nothing may be concluded from it."""
+    """Return whether this version knows the kind. The chain of an entry of unknown kind can still be verified, but nothing
+    may be concluded from the entry.
+    """
     return kind in AUTHORS
 
 
@@ -77,7 +102,7 @@ AUTHORS: dict[EntryKind, frozenset[Owner]] = {
     EntryKind.PAUSE: _PERSON,
     EntryKind.RESUME: _PERSON,
     EntryKind.REVOKE: _PERSON,
-    # The decision is the daemon's own statement; the asker's is inside it.
+    # The daemon states the decision. The question that the asker signed is inside the payload.
     EntryKind.ACCESS: _DAEMON,
     EntryKind.REFUSAL: _DAEMON,
     EntryKind.OUTCOME: _PARTICIPANT,
@@ -88,9 +113,9 @@ AUTHORS: dict[EntryKind, frozenset[Owner]] = {
     EntryKind.ERASURE: _PARTICIPANT,
     EntryKind.RULES: _PARTICIPANT,
 }
-"""Who may author each kind. The daemon may sign for thin clients; the statement then says ``attested_by``."""
+"""Who may author each kind. The daemon may sign for clients that have no key; the payload then has ``attested_by``."""
 
 
 def authors_of(kind: int) -> frozenset[Owner]:
-    """Return who may author a kind; of one that this version does not know, anybody."""
+    """Return who may author a kind. Any author may author a kind that this version does not know."""
     return AUTHORS[EntryKind(kind)] if is_known(kind) else frozenset(Owner)

@@ -1,12 +1,14 @@
 """Verify a ledger whole, then change one byte of a copy and look for it again. For the demo only."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from consentd.config import Config
+from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.demo.story import Voice
 from consentd.demo.traffic import Steps
@@ -68,8 +70,10 @@ def tamper(
         assert leaf is not None, "a verified entry is stored"
         index = layout.decode_u64(row)
         changed = Batch()
-        # Byte 1 of a leaf is its kind: an access that was permitted shall look like one that was refused.
-        changed.put(layout.leaf_key(index), bytes((leaf[0], EntryKind.REFUSAL)) + leaf[2:])
+        event = codec.decode_leaf(leaf)
+        assert isinstance(event, codec.Event), "an access is an event"
+        # The tampering: an access that was permitted is made to look like one that was refused.
+        changed.put(layout.leaf_key(index), codec.encode_event(replace(event, kind=EntryKind.REFUSAL)))
         store.write(changed)
         report = verify_ledger(
             store,

@@ -202,7 +202,7 @@ class AppendBatch:
             return found
         index = self.ledger.store.get(layout.index_key(tag, seq))
         leaf = None if index is None else self.ledger.store.get(layout.leaf_key(layout.decode_u64(index)))
-        return None if leaf is None else leaf[1]
+        return None if leaf is None else codec.kind_of(leaf)
 
     def entry(self, index: int) -> tuple[codec.Event, bytes | None]:
         """Return an event and its statement row, those of this turn included; no row where it was erased.

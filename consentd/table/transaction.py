@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from consentd.core import codec
 from consentd.core.key_validity import FOREVER_MS, PARTICIPANT_PREFIX
-from consentd.core.kinds import EntryKind, Owner
+from consentd.core.kinds import NO_TABLE_EFFECT, EntryKind, Owner
 from consentd.policy import compile as compiler
 from consentd.policy import model
 from consentd.policy import subject as subjects
@@ -55,7 +55,7 @@ class TableTransaction(View):
                 getattr(self, step)(event, message)
         elif event.kind == EntryKind.ERASURE:
             self._erase(event.tag)
-        elif event.kind not in SILENT and self._txn.get(b"s" + event.tag) is not None:
+        elif event.kind not in NO_TABLE_EFFECT and self._txn.get(b"s" + event.tag) is not None:
             self._put_unreadable(event)
 
     def commit(self, size: int, root: bytes, wall_ms: int) -> None:
@@ -260,16 +260,3 @@ STEPS: dict[int, str] = {
     EntryKind.REVOKE: "_revoke",
 }
 """Which step of ``TableTransaction`` a kind takes."""
-
-SILENT = frozenset(
-    {
-        EntryKind.ACCESS,
-        EntryKind.REFUSAL,
-        EntryKind.OUTCOME,
-        EntryKind.DISPUTE,
-        EntryKind.RESOLUTION,
-        EntryKind.DUTY,
-        EntryKind.SERVED,
-    }
-)
-"""Kinds that change no answer. One that is neither here nor above makes its person's answers INDETERMINATE."""

@@ -161,7 +161,7 @@ def _compare_roots(store: Store, replay: Replay, last_seal: int | None, found: F
 
 def request_fault(time_ms: int, leaf: bytes | None, expiry: bytes | Gap | None) -> str | None:
     """Say what is wrong with a request row of *time_ms*, given its entry's leaf (None: pruned) and its expiry row."""
-    if leaf is not None and (leaf[1:2] == bytes((codec.SEAL_KIND,)) or leaf[2:10] != time_ms.to_bytes(8)):
+    if leaf is not None and (codec.kind_of(leaf) == codec.SEAL_KIND or codec.time_of(leaf) != time_ms):
         return "request row does not fit the entry it names"
     return None if expiry == b"" else "request row has no row that says when it may go"
 

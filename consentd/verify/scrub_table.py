@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from consentd.core import tiles
+from consentd.core import codec, tiles
 from consentd.core.pruned import NOTHING
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 from consentd.ledger import reads, retention
@@ -219,7 +219,7 @@ class _Paced:
             yield key, row
             if key[:1] == b"l":
                 silent += 1
-                if row[1] in STEPS or silent == _SILENT_PER_RECORD:
+                if codec.kind_of(row) in STEPS or silent == _SILENT_PER_RECORD:
                     self._count(1)
                     silent = 0
 

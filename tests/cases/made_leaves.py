@@ -20,7 +20,7 @@ class Made:
         erased: set[bytes] = set()
         for _ in range(size):
             self.time_ms += rng.choice([0, 0, 1, 1000])
-            if self.leaves and self.leaves[-1][1] and rng.random() < 0.2:
+            if self.leaves and codec.kind_of(self.leaves[-1]) and rng.random() < 0.2:
                 self.seal()
                 continue
             tag = bytes([rng.randrange(256)]) + bytes(31)
