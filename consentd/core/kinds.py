@@ -1,7 +1,7 @@
 """Define the kinds of event leaves, who may author each, and what each may change. Numbers are never reused.
 
-Source: ledger-format.md, "Kinds". ``consentd.v1.EntryKind`` has the same numbers; a test compares the two. A new kind is
-added here and there, to ``AUTHORS``, and to ``NO_TABLE_EFFECT`` unless ``table.transaction`` has a step for it.
+Source: ledger-format.md, "Kinds". ``consentd.v1.EntryKind`` has the same numbers; a test compares the two. A new kind
+is added here and there, to ``AUTHORS``, and to ``NO_TABLE_EFFECT`` unless ``table.transaction`` has a step for it.
 """
 
 from enum import IntEnum
@@ -51,8 +51,8 @@ PRUNABLE = frozenset(
 REALM = frozenset(
     {EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY, EntryKind.VOCABULARY, EntryKind.RULES}
 )
-"""Kinds whose entries can change decisions about every person. A person's KEY is one of them: if a participant states the
-same key, the key is valid for neither."""
+"""Kinds whose entries can change decisions about every person. A person's KEY is one of them: if a participant states
+the same key, the key is valid for neither."""
 
 DECISIONS = frozenset({EntryKind.ACCESS, EntryKind.REFUSAL})
 """Kinds that record a decision of the daemon."""
@@ -71,8 +71,8 @@ NO_DECISION_EFFECT = NO_TABLE_EFFECT | {EntryKind.NOTICE}
 
 
 def is_known(kind: int) -> bool:
-    """Return whether this version knows the kind. The chain of an entry of unknown kind can still be verified, but nothing
-    may be concluded from the entry.
+    """Return whether this version knows the kind. The chain of an entry of unknown kind can still be verified, but
+    nothing may be concluded from the entry.
     """
     return kind in AUTHORS
 
