@@ -1389,7 +1389,7 @@ def test_a_damaged_memory_is_no_evidence_against_the_daemon(content: bytes, tmp_
 
 def test_a_memory_that_cannot_be_reached_says_so(tmp_path: Path) -> None:
     for memory in (FileMemory(tmp_path), FileMemory(tmp_path / "none" / "memory.json")):
-        with pytest.raises(StorageError, match="memory cannot be"):
+        with pytest.raises(StorageError):
             reading(small().history, memory=memory).history(SUBJECT)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from cases.audits import LOG, ORIGIN, Forge, make_forge
-from consentd.audit import sources
 from consentd.audit.export import Exported, export
 from consentd.audit.live import Live
 from consentd.audit.sources import Exported as Directory
@@ -85,14 +84,14 @@ def test_an_interrupted_export_goes_on(tmp_path: Path, large: Forge, monkeypatch
             left -= 1
             replace(source, place)
 
-        monkeypatch.setattr(sources.os, "replace", stopping)
+        monkeypatch.setattr(os, "replace", stopping)
         try:
             copy(new_place, target)
         except StorageError:
             stopped = True
         else:
             stopped = False
-        monkeypatch.setattr(sources.os, "replace", replace)
+        monkeypatch.setattr(os, "replace", replace)
         if not stopped:
             break
         report = verify_ledger(Directory(target), origin=ORIGIN, log_verifier=LOG.verifier)

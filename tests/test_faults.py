@@ -235,7 +235,8 @@ def test_a_log_that_lost_synced_bytes_is_refused_for_its_table_or_its_lock(
     try:
         running = Running(without.config, without.tokens)
     except CorruptionError as error:
-        assert "ledger is smaller than its last signed checkpoint" in str(error)  # noqa: PT017  # refusing is one of two right answers
+        # Refusing is one of two right answers.
+        assert "ledger is smaller than its last signed checkpoint" in str(error)  # noqa: PT017
         return
     # Only what no checkpoint ever covered is missing; its receipts prove it to whoever was told.
     covered = min(running.check_ledger(), last_size(outcome))

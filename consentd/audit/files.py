@@ -8,8 +8,8 @@ from consentd.audit.sources import Opening
 from consentd.core import codec, tiles
 from consentd.core.pruned import Pruned
 from consentd.errors import CorruptionError, InvalidError, NotFoundError, StorageError
+from consentd.files import read_file_if_exists
 from consentd.ledger import layout, reads, retention
-from consentd.ledger.last_signed import read_last_signed
 from consentd.ledger.vault import Vault, check_identifier
 from consentd.store import Store
 from consentd.store.rocks import RocksStore
@@ -87,7 +87,7 @@ class StoreSource:
 
     def checkpoint(self) -> bytes:
         """Return the checkpoint that was signed last."""
-        note = read_last_signed(self._checkpoint_path)
+        note = read_file_if_exists(self._checkpoint_path, name="checkpoint")
         if note is None:
             raise StorageError(f"checkpoint is missing: `{self._checkpoint_path}`")
         return note

@@ -11,7 +11,6 @@ is not at hand, 32 bytes each, of which the standing says how many count. A kill
 """
 
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +30,7 @@ from consentd.errors import (
     StorageError,
     VerificationError,
 )
+from consentd.files import write_file
 from consentd.statements import payloads
 from consentd.table.table import Table
 from consentd.table.transaction import TableTransaction
@@ -226,16 +226,14 @@ class Share:
         kept = {**self.tally.to_json(), "dark": len(self._dark), "is_lost": self._is_lost}
         content = json.dumps({"origin": self._point.origin, "standings": [self._last, kept]})
         self._last = kept
-        scratch = self._standing_path.with_suffix(".tmp")
         try:
             # What a killed run wrote behind the count that stands is written over, for the same leaves say the same.
             with self._dark_path.open("r+b" if self._dark_path.exists() else "w+b") as file:
                 file.seek(32 * (len(self._dark) - len(self._new_dark)))
                 file.write(b"".join(self._new_dark))
-            scratch.write_text(content)
-            os.replace(scratch, self._standing_path)
         except OSError as error:
-            raise StorageError(f"state cannot be kept: `{self._standing_path}`: {error.strerror}") from error
+            raise StorageError(f"state cannot be kept: `{self._dark_path}`: {error.strerror}") from error
+        write_file(self._standing_path, content.encode(), is_synced=False, name="state")
         self._new_dark.clear()
 
     def _restore(self) -> Tally:

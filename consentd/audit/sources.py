@@ -4,12 +4,12 @@ All of them yield the same bytes: the signed checkpoint, bundles of up to 256 le
 place has them. None is believed: whoever reads compares.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from consentd import files
 from consentd.core import merkle, pruned, tiles
 from consentd.core.note import MAX_NOTE_SIZE
 from consentd.core.pruned import Pruned
@@ -19,7 +19,6 @@ STATEMENTS = "statements"
 """First part of a path of openings, where an entry bundle has ``tile/entries``."""
 MAX_OPENING = 32 + 121 + 16 * 1024
 _MAX_FILE = tiles.TILE_WIDTH * (4 + MAX_OPENING)
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 Opening = bytes | None
 """salt[32] ‖ statement, or None: erased, withheld, or of a seal."""
@@ -281,17 +280,6 @@ def write_file(path: Path, content: bytes, *, is_private: bool = False, what: st
             return
         if not what:
             path.parent.mkdir(parents=True, exist_ok=True)
-        path = path.resolve()
-        scratch = path.with_name(path.name + ".tmp")
-        scratch.unlink(missing_ok=True)  # its mode might be another
-        try:
-            with os.fdopen(os.open(scratch, _NEW, 0o600 if is_private else 0o666), "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(scratch, path)
-        except OSError:
-            scratch.unlink(missing_ok=True)
-            raise
     except OSError as error:
         raise StorageError(f"{what or 'file'} cannot be written: `{path}`: {error.strerror}") from error
+    files.write_file(path.resolve(), content, is_private=is_private, is_synced=False, name=what or "file")

@@ -9,8 +9,8 @@ from typing import Protocol
 from consentd.core.checkpoint import Checkpoint, open_checkpoint
 from consentd.core.note import NoteVerifier
 from consentd.errors import ConsentdError, CorruptionError, VerificationError
+from consentd.files import read_file_if_exists
 from consentd.ledger import reads
-from consentd.ledger.last_signed import read_last_signed
 from consentd.store import Store
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def read_published(path: Path, log_verifier: NoteVerifier, *, store: Store, size
         StorageError: the file cannot be read.
         CorruptionError: the ledger is smaller than the published tree, or has another root hash at its size.
     """
-    note = read_last_signed(path)
+    note = read_file_if_exists(path, name="published checkpoint")
     if note is None:
         return None
     try:

@@ -17,7 +17,7 @@ from consentd.cosigning.publication import CosignedCheckpoint, Publication
 from consentd.cosigning.publisher import RUNBOOK, Halt, Publish, Published, read_published
 from consentd.cosigning.witness_client import WitnessClient, WitnessResponse, WitnessResult, make_clients
 from consentd.errors import ConsentdError, CorruptionError, StorageError, VerificationError
-from consentd.ledger.last_signed import write_last_signed
+from consentd.files import write_file
 from consentd.metrics import Metrics
 from consentd.store import Store
 
@@ -228,7 +228,7 @@ class QuorumPublisher:
     def _publish_due(self) -> None:
         while (published := self._next()) is not None:
             # A crash here: the note was not shown to anyone. The next start has it cosigned again.
-            write_last_signed(self._log.published_path, published.note)
+            write_file(self._log.published_path, published.note, name="published checkpoint")
             # A crash here: the note was not shown to anyone. The next start publishes it.
             self._publish(published)
 

@@ -8,11 +8,11 @@ The file holds the signed note itself. It is trusted: a person who can write it 
 though not from a witness or a client.
 """
 
-import fcntl
-import os
 from pathlib import Path
 
-from consentd.errors import StorageError
+from consentd.files import read_file_if_exists, write_file
+
+_NAME = "last signed checkpoint"
 
 
 def read_last_signed(path: Path) -> bytes | None:
@@ -21,59 +21,13 @@ def read_last_signed(path: Path) -> bytes | None:
     Raises:
         StorageError: the file cannot be read.
     """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise StorageError(f"last signed checkpoint cannot be read: `{path}`: {error.strerror}") from error
+    return read_file_if_exists(path, name=_NAME)
 
 
 def write_last_signed(path: Path, note: bytes) -> None:
-    """Replace the last signed note, durably: temp file, fsync, rename, fsync of the directory.
+    """Replace the last signed note, durably.
 
     Raises:
         StorageError: the write failed; the file holds the whole old note or the whole new one.
     """
-    temporary = path.with_name(path.name + ".new")
-    try:
-        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        try:
-            left = memoryview(note)
-            while left:  # a disk that is nearly full may take a part, and says so only the next time
-                left = left[os.write(file, left) :]
-            os.fsync(file)
-        finally:
-            os.close(file)
-        os.rename(temporary, path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    except OSError as error:
-        raise StorageError(f"last signed checkpoint cannot be written: `{path}`: {error.strerror}") from error
-
-
-def hold(path: Path, *, who: str) -> int:
-    """Take the file at *path* for this process alone; the file returned is to be closed in the end.
-
-    What RocksDB's own lock cannot see is two copies of a store: if both signed under one key, and remembered it in one
-    place, neither would find what the other wrote.
-
-    Args:
-        who: "daemon", say; for the message.
-
-    Raises:
-        StorageError: another process has it, or it cannot be made.
-    """
-    try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise StorageError(f"lock file cannot be opened: `{path}`: {error.strerror}") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(file)
-        raise StorageError(f"locked by another process: `{path}`: is another {who} running?") from error
-    return file
+    write_file(path, note, name=_NAME)

@@ -26,7 +26,7 @@ from consentd.core.kinds import Owner
 from consentd.core.pruned import DAY_MS
 from consentd.cosigning.mldsa import format_mldsa_vkey
 from consentd.errors import ConsentdError, CorruptionError, StorageError
-from consentd.ledger.last_signed import hold
+from consentd.files import lock_file
 from consentd.ledger.ledger import Ledger
 from consentd.ledger.reads import open_entry, read_entry
 from consentd.ledger.recovery import open_ledger
@@ -193,8 +193,8 @@ class Daemon:
         look_at_ledger(config, keys.log.verifier)
         store = self._opened(RocksStore.open(config.ledger.store_dir, block_cache_mb=config.ledger.block_cache_mb))
         # INVARIANT: held until the sequencer has ended, so that nobody else signs in between.
-        last_signed = config.ledger.last_signed_path
-        self._closers.append(partial(os.close, hold(last_signed.with_name(last_signed.name + ".lock"), who="daemon")))
+        path = config.ledger.last_signed_path
+        self._closers.append(partial(os.close, lock_file(path.with_name(path.name + ".lock"), program="daemon")))
         table = Table.open(config.table.path, map_size_mb=config.table.map_size_mb)
         self._closers.append(table.close)
         follow_room(self.metrics, config, table)

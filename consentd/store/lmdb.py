@@ -25,7 +25,6 @@ The files keep LMDB's 0.9 format (``lib_version=0``), which the gate's LMDB read
 not. They must lie on a local file system.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +32,7 @@ from typing import Self
 
 import lmdb
 
+from consentd import files
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 
 MAX_READERS = 1024
@@ -211,7 +211,7 @@ class Environment:
             path.mkdir(parents=True)
             self._env.copy(str(path), compact=True)
             for written in (path / "data.mdb", path, path.parent):
-                _sync(written)
+                files.sync(written)
         except OSError as error:
             raise StorageError(f"table cannot be copied: `{path}`: {error.strerror}") from error
         except lmdb.Error as error:
@@ -273,14 +273,6 @@ def _open(path: Path, *, map_size_bytes: int, read_only: bool) -> lmdb.Environme
     except OSError as error:
         # The binding makes the directory itself, and lets that error through as it is.
         raise StorageError(f"table directory cannot be made: `{path}`: {error.strerror}") from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 _DAMAGED = (

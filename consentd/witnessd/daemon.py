@@ -54,7 +54,7 @@ from consentd.errors import (
     StorageError,
     VerificationError,
 )
-from consentd.ledger.last_signed import hold, read_last_signed, write_last_signed
+from consentd.files import lock_file, read_file_if_exists, write_file
 from consentd.witnessd.config import FollowedLog, WitnessServerConfig
 from consentd.witnessd.follower import Follower
 
@@ -84,7 +84,7 @@ class Witness:
         except OSError as error:
             raise StorageError(f"state directory cannot be made: `{config.state_dir}`: {error.strerror}") from error
         # INVARIANT: two that share the state could cosign two trees.
-        self._lock_file = hold(config.state_dir / "lock", who="witness")
+        self._lock_file = lock_file(config.state_dir / "lock", program="witness")
         self._closed = False  # guarded by the lock of each log
         try:
             self._logs = {each.verifier.name: _Followed(each, config, self._signer) for each in config.logs}
@@ -177,7 +177,7 @@ class _Followed:
         self.name = sha256(self.origin.encode()).hexdigest()
         self._directory = config.state_dir
         self._path = config.state_dir / f"{self.name}.checkpoint"
-        self.note = read_last_signed(self._path)  # replaced by assignment
+        self.note = read_file_if_exists(self._path, name="cosigned checkpoint")  # replaced by assignment
         self.point = self._read_point(signer)
         token = _read_token(followed.token_file)
         self.connection = Connection(
@@ -200,14 +200,14 @@ class _Followed:
             raise CorruptionError(f"state of the witness is not what it wrote: `{self._path}`: {error}") from error
 
     def remember(self, point: Checkpoint, note: bytes) -> None:
-        write_last_signed(self._path, note)
+        write_file(self._path, note, name="cosigned checkpoint")
         self.point, self.note = point, note
 
     def keep_evidence(self, note: bytes, point: Checkpoint, error: ReplayError) -> None:
         path = self._directory / f"{self.name}.evidence-{point.size}"
         log.critical("log `%s` signed entries that break the rule: %s; kept in `%s`", self.origin, error, path)
         if not path.exists():
-            write_last_signed(path, note)
+            write_file(path, note, name="evidence")
 
 
 def _verify_growth(submission: Submission, cosigned: Checkpoint, point: Checkpoint) -> None:

@@ -21,9 +21,8 @@ its key can. Layout, integers big-endian::
 
 import hashlib
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from struct import Struct
 
@@ -33,6 +32,7 @@ from consentd.core.pruned import Pruned
 from consentd.core.replay import Replay, ReplayError
 from consentd.cosigning.connection import Connection
 from consentd.errors import MalformedError, ProofError, StorageError
+from consentd.files import write_file
 
 log = logging.getLogger(__name__)
 
@@ -149,8 +149,8 @@ class Follower:
         try:
             write_cache(self._cache, self._replay)
             self._kept_size = self._replay.size
-        except OSError as error:
-            log.warning("replay is not kept: `%s`: %s", self._cache, error.strerror)
+        except StorageError as error:
+            log.warning("replay is not kept: %s", error)
 
     def _resume(self) -> None:
         """Go back to what the cache has."""
@@ -217,17 +217,22 @@ class Follower:
 
 
 def write_cache(path: Path, replay: Replay) -> None:
-    """Write what a replay has made, just after a seal. A crash leaves the old file, or a new one that may be torn."""
+    """Write what a replay has made, just after a seal.
+
+    Raises:
+        StorageError: the file cannot be written; the old one is as it was.
+    """
     assert replay.sealed_size == replay.size, "between seals, heads are not what the map says"
     replay.grow()
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("wb") as file:
-        digest = hashlib.sha256()
-        for piece in _pieces(replay):
-            digest.update(piece)
-            file.write(piece)
-        file.write(digest.digest())
-    os.replace(temporary, path)
+    write_file(path, _with_digest(_pieces(replay)), is_synced=False, name="cache of a followed log")
+
+
+def _with_digest(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+        yield piece
+    yield digest.digest()
 
 
 def _pieces(replay: Replay) -> Iterator[bytes]:

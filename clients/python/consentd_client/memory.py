@@ -10,7 +10,6 @@ is not detected. The file holds what the person's history says. Only its owner c
 """
 
 import base64
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from consentd.core import codec, note
 from consentd.core.checkpoint import parse_checkpoint
 from consentd.core.history import HistoryEntry
 from consentd.errors import MalformedError, StorageError
+from consentd.files import lock_file, read_file_if_exists, write_file
 
 VERSION = 1
 
@@ -142,44 +142,17 @@ class FileMemory:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        lock = self._path.with_name(self._path.name + ".lock")
+        descriptor = lock_file(self._path.with_name(self._path.name + ".lock"), program="client", waits=True)
         try:
-            file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise _failed("written", self._path, error) from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(file)
+            os.close(descriptor)
 
     def _read(self) -> bytes:
-        try:
-            return self._path.read_bytes()
-        except FileNotFoundError:
-            return b""
-        except OSError as error:
-            raise _failed("read", self._path, error) from error
+        return read_file_if_exists(self._path, name="memory") or b""
 
     def _write(self, content: bytes) -> None:
-        new = self._path.with_name(self._path.name + ".new")
-        try:
-            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(self._path)
-            directory = os.open(self._path.parent, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
-        except OSError as error:
-            raise _failed("written", self._path, error) from error
-
-
-def _failed(doing: str, path: Path, error: OSError) -> StorageError:
-    return StorageError(f"memory cannot be {doing}: `{path}`: {error.strerror}")
+        write_file(self._path, content, is_private=True, name="memory")
 
 
 def _size(checkpoint: bytes) -> int:

@@ -1,0 +1,118 @@
+"""Read files, replace them durably, and lock them. The standard library alone: clients use this module too."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from consentd.errors import StorageError
+
+
+def read_file_if_exists(path: Path, *, name: str = "file") -> bytes | None:
+    """Return a file's content; None: the file does not exist.
+
+    Args:
+        name: what the error message calls the file.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(f"{name} cannot be read: `{path}`: {error.strerror}") from error
+
+
+def write_file(
+    path: Path,
+    content: bytes | Iterable[bytes],
+    *,
+    is_private: bool = False,
+    is_synced: bool = True,
+    name: str = "file",
+) -> None:
+    """Replace a file. Another process reads the whole old content or the whole new one, also after a crash.
+
+    Args:
+        content: the new content, whole or in pieces.
+        is_private: only the owner may read the file (mode 0600).
+        is_synced: a crash after the return does not bring the old content back. Not needed where the content can be
+            made again.
+        name: what the error message calls the file.
+
+    Raises:
+        StorageError: the write failed. The file has the old content, or the new one if only the last fsync failed.
+    """
+    # 1. Write the new content to a temporary file in the same directory: a rename is atomic within a file system only.
+    # 2. fsync that file. Otherwise a crash after the rename could leave a file of the new name without its content.
+    # 3. Rename it over the old file.
+    # 4. fsync the directory. Otherwise a crash could undo the rename.
+    new = path.with_name(path.name + ".new")
+    try:
+        try:
+            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), "wb", buffering=0) as file:
+                if is_private:
+                    os.fchmod(file.fileno(), 0o600)
+                for piece in [content] if isinstance(content, bytes) else content:
+                    _write_all(file.fileno(), piece)
+                os.fsync(file.fileno())
+            os.replace(new, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                new.unlink()
+            raise
+        if is_synced:
+            sync(path.parent)
+    except OSError as error:
+        raise StorageError(f"{name} cannot be written: `{path}`: {error.strerror}") from error
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    left = memoryview(content)
+    # A disk that is nearly full may accept a part of the bytes, and report the error only at the next call.
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a directory's names, are on the disk.
+
+    Raises:
+        OSError: fsync failed.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def lock_file(path: Path, *, program: str, waits: bool = False) -> int:
+    """Lock the file at *path* for this process, and make the file where it is missing.
+
+    RocksDB's own lock protects one store. It does not see a second copy of that store, elsewhere, whose daemon signs
+    under the same key; this lock does, where both use the same path.
+
+    Args:
+        program: what the error message calls the process that has the lock.
+        waits: wait until no other process has the lock.
+
+    Returns:
+        The descriptor that holds the lock. Closing it releases the lock.
+
+    Raises:
+        StorageError: another process has the lock, or the file cannot be opened.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise StorageError(f"lock file cannot be opened: `{path}`: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise StorageError(f"locked by another process: `{path}`: is another {program} running?") from error
+    return descriptor
