@@ -1,8 +1,9 @@
 """The command line: ``consentd VERB …``.
 
-stdout is the answer, stderr is talk; ``--json`` gives one object a line; ``-`` is stdin. It exits with 0 where
-something was done or proven, 1 where it was refused or disproved, 2 where it could not be told. A declared error is
-one line that says what to do; anything else is a bug, shows its traceback, and tells nothing: 2.
+stdout has the answer, stderr has messages. ``--json`` writes one object a line. ``-`` is stdin. The exit status is 0 if
+something was done or proven, 1 if it was refused or disproved, 2 if it could not be determined. An error of
+``consentd.errors`` is one line that says what to do. Any other exception is a bug: its traceback is shown, and the exit
+status is 2.
 
 Each verb imports what it needs when it runs, so that verifying a receipt offline loads neither gRPC nor protobuf.
 """
@@ -20,24 +21,23 @@ from consentd.cli import (
     audits,
     bundles,
     consents,
-    exports,
+    daemons,
     histories,
     imports,
+    maintenance,
     monitors,
-    operate,
     participants,
     proofs,
-    prunes,
     reports,
 )
-from consentd.cli.out import DISPROVED, UNTOLD, Out, drop_output
+from consentd.cli.out import DISPROVED, UNDETERMINED, Out, drop_output
 from consentd.errors import ConsentdError, CorruptionError, StorageError, VerificationError
 
 _EPILOG = """\
-exit status: 0 done or proven, 1 refused or disproved, 2 could not be told.
+exit status: 0 done or proven, 1 refused or disproved, 2 could not be determined.
 environment: CONSENTD_TARGET, CONSENTD_TOKEN, CONSENTD_TOKEN_FILE, CONSENTD_LOG_KEY, CONSENTD_ORIGIN,
   CONSENTD_POLICY, CONSENTD_MEMORY.
-a person is written SCHEME:VALUE, `mhid:MH-0001`; `-` reads it from stdin, where no other user sees it.
+a person is written SCHEME:VALUE, as in `mhid:MH-0001`; `-` reads it from stdin, so that no other user can see it.
 """
 _SERVER_MODULES = frozenset(
     {"rocksdict", "lmdb", "cryptography", "prometheus_client", "grpc_health", "grpc_reflection"}
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments; None: the process's.
     """
-    _keep_talking()
+    _prepare_streams()
     arguments = make_parser().parse_args(argv)
     if "request_id" in arguments and arguments.request_id is None:
         arguments.request_id = os.urandom(16)
@@ -64,25 +64,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConsentdError as error:
         out.fault(error)
         if isinstance(error, StorageError) and "request_id" in arguments:
-            out.talk(f"whether it was recorded is unknown: repeat it with --request-id {arguments.request_id.hex()}")
-        return UNTOLD
+            request_id = arguments.request_id.hex()
+            out.message(f"whether it was recorded is unknown: repeat it with --request-id {request_id}")
+        return UNDETERMINED
     except ModuleNotFoundError as error:
-        out.talk(f"error: {_missing(error)}")
-        return UNTOLD
+        out.message(f"error: {_missing(error)}")
+        return UNDETERMINED
     except BrokenPipeError:
-        # Whoever read the answer has enough.
+        # The reader of stdout closed it, as `head` does after enough lines.
         drop_output()
-        return UNTOLD
+        return UNDETERMINED
     except KeyboardInterrupt:
         return 130
-    except Exception:  # noqa: BLE001  # a bug is no verdict: Python's own status, 1, would say refused or disproved
+    except Exception:  # noqa: BLE001  # after a bug Python itself would exit with 1, which means disproved
         traceback.print_exc()
-        return UNTOLD
+        return UNDETERMINED
     return status
 
 
-def _keep_talking() -> None:
-    """Let no answer fail on where it is written: a closed stream takes all, and any encoding any character."""
+def _prepare_streams() -> None:
+    """Make writing never fail: a closed stream discards the text, and any encoding accepts any character."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -95,15 +96,16 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs."""
     parser = argparse.ArgumentParser(
         prog="consentd",
-        description="Decides, records and proves every use of a person's health data.",
+        description="Decide, record and prove every use of a person's health data.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"consentd {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for module in (operate, participants, consents, accesses, histories, proofs, imports, exports, prunes):
+    for module in (daemons, participants, consents, accesses, histories, proofs, imports, maintenance):
         module.add_verbs(verbs)
-    audit = verbs.add_parser("audit", help="verify, replay, watch and report a whole ledger")
+    audits.add_export_verb(verbs)
+    audit = verbs.add_parser("audit", help="verify, replay, watch and report on a whole ledger")
     under = audit.add_subparsers(title="verbs", metavar="VERB", required=True)
     for module in (audits, monitors, bundles, reports):
         module.add_verbs(under)

@@ -1,4 +1,4 @@
-"""``consentd check``, ``authorize``, ``record`` and ``accesses``: ask, decide and record, tell, list."""
+"""``consentd check``, ``authorize``, ``record`` and ``accesses``: decide, record and list transfers of data."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -13,60 +13,61 @@ from consentd.cli.options import (
     read_subject,
     show_receipt,
 )
-from consentd.cli.out import DONE, REFUSED, UNTOLD, Out
+from consentd.cli.out import DONE, REFUSED, UNDETERMINED, Out
 
 if TYPE_CHECKING:
     from consentd_client import CheckAnswer, Question
 
-_CHECK_MORE = """\
-exit status: 0 PERMIT, 1 any refusal (PARTIAL, DENY, NO_CONSENT), 2 INDETERMINATE or an error. Only 0 lets data flow.
+_CHECK_HELP = """\
+exit status: 0 PERMIT, 1 any refusal (PARTIAL, DENY, NO_CONSENT), 2 INDETERMINATE or an error. Transfer data only at 0.
 
 example:
   consentd check mhid:MH-0001 --actor clinic-b --holder hospital-a --purpose TREAT --category CLIN.DX
 """
-_AUTHORIZE_MORE = """\
-Decides and records in one, before the transfer; the answer is durable before it is given.
-exit status: 0 PERMIT, 1 any refusal, 2 INDETERMINATE or an error. Only 0 lets data flow.
+_AUTHORIZE_HELP = """\
+Call it before the transfer. The decision is stored durably before it is answered.
+
+exit status: 0 PERMIT, 1 any refusal, 2 INDETERMINATE or an error. Transfer data only at 0.
 """
 _STATUSES = ("sent", "received", "failed", "deferred")
 
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs."""
-    verb = add_verb(verbs, "check", check, "ask whether a transfer may happen; record nothing", more=_CHECK_MORE)
+    verb = add_verb(verbs, "check", check, "ask whether a transfer may happen; nothing is recorded", more=_CHECK_HELP)
     _add_question(verb)
     add_daemon(verb)
-    verb = add_verb(verbs, "authorize", authorize, "decide and record a transfer", more=_AUTHORIZE_MORE)
+    verb = add_verb(verbs, "authorize", authorize, "decide and record a transfer", more=_AUTHORIZE_HELP)
     _add_question(verb)
-    verb.add_argument("--emergency", default="", metavar="WHY", help="break-glass: the justification; purpose BTG")
-    verb.add_argument("--network-origin", default="", metavar="WHERE", help="where the call came from")
+    verb.add_argument("--emergency", default="", metavar="WHY", help="justification of break-glass access; purpose BTG")
+    verb.add_argument("--network-origin", default="", metavar="WHERE", help="address that the request came from")
     add_receipt(verb)
     add_daemon(verb)
-    verb = add_verb(verbs, "record", record, "record what a permitted transfer did")
+    verb = add_verb(verbs, "record", record, "record the outcome of a permitted transfer")
     add_subject(verb)
-    verb.add_argument("--access-seq", type=int, required=True, metavar="N", help="what `authorize` answered")
-    verb.add_argument("--status", choices=_STATUSES, required=True, help="how it went")
-    verb.add_argument("--category", action="append", default=[], metavar="CODE", help="what really went; repeatable")
-    verb.add_argument("--resources", type=int, default=0, metavar="N", help="how many resources went")
-    verb.add_argument("--bytes", type=int, default=0, metavar="N", help="how many bytes went")
+    verb.add_argument("--access-seq", type=int, required=True, metavar="N", help="as `authorize` answered it")
+    verb.add_argument("--status", choices=_STATUSES, required=True, help="the outcome")
+    verb.add_argument("--category", action="append", default=[], metavar="CODE", help="was transferred; repeatable")
+    verb.add_argument("--resources", type=int, default=0, metavar="N", help="how many resources were transferred")
+    verb.add_argument("--bytes", type=int, default=0, metavar="N", help="how many bytes were transferred")
     verb.add_argument("--note", default="", help="a remark without personal data")
     add_receipt(verb)
     add_daemon(verb)
     verb = add_verb(verbs, "accesses", accesses, "list who used, or asked to use, a person's data, newest first")
     add_subject(verb)
-    verb.add_argument("--limit", type=int, default=0, metavar="N", help="at most so many (default: all)")
+    verb.add_argument("--limit", type=int, default=0, metavar="N", help="list at most N (default: all)")
     add_daemon(verb)
 
 
 def check(arguments: argparse.Namespace, out: Out) -> int:
-    """Ask."""
+    """Ask whether a transfer may happen."""
     with open_client(arguments) as client:
         answer = client.check(_question(arguments))
     return _show(out, answer, {})
 
 
 def authorize(arguments: argparse.Namespace, out: Out) -> int:
-    """Decide and record."""
+    """Decide and record a transfer."""
     question = _question(arguments)
     if arguments.emergency:
         question.break_glass.justification = arguments.emergency
@@ -84,7 +85,7 @@ def authorize(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def record(arguments: argparse.Namespace, out: Out) -> int:
-    """Tell what happened."""
+    """Record the outcome of a transfer."""
     from consentd.v1 import statement_pb2 as st
 
     outcome = st.OutcomeStatement(
@@ -121,22 +122,22 @@ def accesses(arguments: argparse.Namespace, out: Out) -> int:
             access.question.ClearField("subject")
             outcome = show.label(show.name(pb.Outcome, access.decision.outcome, "OUTCOME_"), out.lang)
             line = f"#{access.seq:<4} {show.format_time(access.time_ms)}  {outcome}: {show.asked(access.question)}"
-            for told in access.outcomes:
-                line += f"\n      {show.describe(told, out.lang)}"
+            for outcome_message in access.outcomes:
+                line += f"\n      {show.describe(outcome_message, out.lang)}"
             fields = MessageToDict(access, preserving_proto_field_name=True)
             out.answer(line, **{**fields, "seq": access.seq, "index": access.index, "time_ms": access.time_ms})
-    out.talk("this list proves nothing by itself: `consentd history` does")
+    out.message("this list proves nothing; `consentd history` proves a person's whole history")
     return DONE
 
 
 def _add_question(verb: argparse.ArgumentParser) -> None:
     add_subject(verb)
-    verb.add_argument("--actor", required=True, metavar="ID", help="the participant that looks at the data")
+    verb.add_argument("--actor", required=True, metavar="ID", help="the participant that uses the data")
     verb.add_argument("--on-behalf-of", default="", metavar="ID", help="the participant it acts for")
     verb.add_argument("--relay", default="", metavar="ID", help="the participant that carries the request")
-    verb.add_argument("--application", default="", metavar="ID", help="the participant whose software looks")
-    verb.add_argument("--practitioner", default="", help="the person that looks, in the actor's own naming")
-    verb.add_argument("--automatic", action="store_true", help="a machine asks on its own")
+    verb.add_argument("--application", default="", metavar="ID", help="the participant whose software is used")
+    verb.add_argument("--practitioner", default="", help="the person who uses the data, as the actor names them")
+    verb.add_argument("--automatic", action="store_true", help="a machine asks, without a person")
     verb.add_argument("--holder", required=True, metavar="ID", help="the participant that holds the data")
     verb.add_argument("--purpose", required=True, metavar="CODE", help="the purpose; see `consentd vocabulary`")
     verb.add_argument(
@@ -145,8 +146,8 @@ def _add_question(verb: argparse.ArgumentParser) -> None:
         choices=("collect", "access", "use", "disclose", "correct"),
         help="what is done (default disclose)",
     )
-    verb.add_argument("--category", action="append", required=True, metavar="CODE", help="of data; repeatable")
-    verb.add_argument("--label", action="append", default=[], metavar="CODE", help="the data carries; repeatable")
+    verb.add_argument("--category", action="append", required=True, metavar="CODE", help="category of data; repeatable")
+    verb.add_argument("--label", action="append", default=[], metavar="CODE", help="label of the data; repeatable")
 
 
 def _question(arguments: argparse.Namespace) -> "Question":
@@ -172,7 +173,7 @@ def _question(arguments: argparse.Namespace) -> "Question":
 
 
 def _show(out: Out, answer: "CheckAnswer", more: dict[str, object]) -> int:
-    """Show an answer; return its exit status."""
+    """Show an answer and its further fields; return the exit status."""
     from consentd.v1 import consent_pb2 as pb
     from consentd_client import show
 
@@ -209,4 +210,4 @@ def _show(out: Out, answer: "CheckAnswer", more: dict[str, object]) -> int:
         out.fault(error)
     if answer:
         return DONE
-    return UNTOLD if decision.outcome == pb.OUTCOME_INDETERMINATE else REFUSED
+    return UNDETERMINED if decision.outcome == pb.OUTCOME_INDETERMINATE else REFUSED

@@ -1,61 +1,113 @@
-"""``consentd audit verify`` and ``replay``: a whole ledger, from its bytes."""
+"""``consentd export``, ``audit verify`` and ``audit replay``: copy, verify and replay a whole ledger."""
 
 import argparse
 import os
 from pathlib import Path
 
 from consentd.cli.options import Verbs, add_verb, read_bytes
-from consentd.cli.out import DISPROVED, PROVEN, UNTOLD, Out
-from consentd.cli.sources import MORE, add_place, read_witnessed, say_cosigned
+from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, Out
+from consentd.cli.sources import (
+    SOURCE_HELP,
+    add_ledger_source,
+    read_ledger_source,
+    read_witnessed_source,
+    report_cosignatures,
+)
 
-_VERIFY_MORE = f"""\
-Looks at every leaf, the tree, every chain, every seal's map and the clock; where openings are at hand, at what leaves
-commit to, signatures, and the keys in force then. What cannot be looked at is counted, never passed over in silence.
-With --policy the checkpoint must carry a quorum of cosignatures, of any age, which is told: an old export can be
-verified. --max-age asks for fresh ones, as citizens' libraries do (300).
+_EXPORT_HELP = """\
+Writes the layout of C2SP tlog-tiles: checkpoint, tile/…, tile/entries/…. Only new files are written, because a full
+tile never changes. An interrupted export continues where it stopped. At any time the directory is a complete ledger at
+its checkpoint. Serve entry bundles to auditors only. Serve openings (--statements-to) to nobody.
 
-{MORE}
-exit status: 0 proven, 1 a fault was found and is named, 2 something could not be told.
+examples:
+  consentd export /srv/log --url http://127.0.0.1:7401 --token-file auditor.token --log-key log.pub
+  consentd export /srv/log --config ops/consentd.toml      the daemon is stopped
 """
-_REPLAY_MORE = f"""\
-Takes every recorded decision again, on the consents in force at its place in the ledger. Needs openings of persons:
-a stopped daemon's files, or an auditor with the right READ_STATEMENTS. Needs the server's parts. --policy and --max-age
-are as for `audit verify`. An interrupted run goes on from its --state, with as many processes as it began with.
+_VERIFY_HELP = f"""\
+Verifies every leaf, the tree, every chain, the map of every seal, and the clock. Where openings are available, it also
+verifies what the leaves commit to, the signatures, and that each key was in force then. What cannot be verified is
+counted and reported. With --policy the checkpoint must carry a quorum of cosignatures. They may be of any age, so that
+an old export can be verified; the answer says how old they are. --max-age S refuses older ones; 300 is what a client of
+a running ledger demands.
 
-{MORE}
-exit status: 0 all came out the same, 1 one did not and is named, 2 something could not be told.
+{SOURCE_HELP}
+exit status: 0 proven, 1 a fault was found and is named, 2 something could not be determined.
 """
+_REPLAY_HELP = f"""\
+Makes every recorded decision again, from the consents in force at that entry of the ledger. It needs the openings of
+persons: a stopped daemon's files, or an auditor with the right READ_STATEMENTS. It needs the server's parts. --policy
+and --max-age are as for `audit verify`. An interrupted run continues from its --state, with the same number of
+processes.
+
+{SOURCE_HELP}
+exit status: 0 every decision came out the same, 1 one did not and is named, 2 something could not be determined.
+"""
+
+
+def add_export_verb(verbs: Verbs) -> None:
+    """Add ``export``."""
+    verb = add_verb(verbs, "export", export, "write the ledger as files (C2SP tlog-tiles)", more=_EXPORT_HELP)
+    verb.add_argument(
+        "target_directory", type=Path, metavar="DIR", help="where to write; an earlier export there is continued"
+    )
+    verb.add_argument("--statements-to", type=Path, metavar="DIR", help="write openings too, into another directory")
+    verb.add_argument("--threads", type=int, default=4, metavar="N", help="fetch N bundles at a time (default 4)")
+    add_ledger_source(verb, directory="")
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """Add the verbs."""
-    verb = add_verb(verbs, "verify", verify, "verify a whole ledger, or what is new in it", more=_VERIFY_MORE)
-    add_place(verb, witnesses=True)
+    """Add the verbs below ``audit``."""
+    verb = add_verb(verbs, "verify", verify, "verify a whole ledger, or what is new in it", more=_VERIFY_HELP)
+    add_ledger_source(verb, witnesses=True)
     verb.add_argument(
         "--since", type=Path, metavar="FILE",
-        help="a checkpoint that was verified before; only what came after it is looked at, map roots excepted",
+        help="a checkpoint that was verified before; only later leaves are verified, and no roots of the map",
     )  # fmt: skip
     verb.add_argument(
         "--state", type=Path, metavar="FILE",
-        help="keep what was verified here: an interrupted run goes on, a later one looks at what is new, maps included",
+        help="store the progress here: an interrupted run continues, a later run verifies what is new, maps included",
     )  # fmt: skip
     verb.add_argument(
         "--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="processes (default: cores)"
     )
-    verb = add_verb(verbs, "replay", replay, "take every recorded decision again", more=_REPLAY_MORE)
-    add_place(verb, witnesses=True)
-    verb.add_argument("--state", type=Path, metavar="DIR", help="keep the tables here, and go on from them")
+    verb = add_verb(verbs, "replay", replay, "make every recorded decision again, and compare", more=_REPLAY_HELP)
+    add_ledger_source(verb, witnesses=True)
+    verb.add_argument("--state", type=Path, metavar="DIR", help="store the tables here, and continue from them")
     verb.add_argument(
         "--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
-        help="processes, each with a share of the persons (default: cores)",
+        help="processes, each for a part of the persons (default: cores)",
     )  # fmt: skip
+
+
+def export(arguments: argparse.Namespace, out: Out) -> int:
+    """Export a ledger."""
+    from consentd.audit.export import export as run
+
+    place, origin, verifier = read_ledger_source(arguments)
+    directory = arguments.target_directory
+    threads = max(1, arguments.threads) if arguments.url else 1
+    with out.progress("exporting") as progress:
+        done = run(
+            place, directory, origin=origin, log_verifier=verifier, statements=arguments.statements_to,
+            threads=threads, progress=progress,
+        )  # fmt: skip
+    size = done.checkpoint.size
+    out.answer(
+        out.by_language(
+            f"내보냄: 항목 {size}개, 새 파일 {done.files}개 (`{directory}`)",
+            f"exported: {size} entries, {done.files} files written, {done.removed} replaced, to `{directory}`",
+        ),
+        type="export", origin=origin, size=size, root=done.checkpoint.root.hex(), start=done.start, files=done.files,
+        removed=done.removed,
+    )  # fmt: skip
+    return DONE
 
 
 def verify(arguments: argparse.Namespace, out: Out) -> int:
     """Verify a ledger."""
     from consentd.audit.verify import verify_ledger
 
-    place, origin, verifier, seen = read_witnessed(arguments)
+    place, origin, verifier, seen = read_witnessed_source(arguments)
     since = None if arguments.since is None else read_bytes(arguments.since, "trusted checkpoint")
     with out.progress("verifying") as progress:
         report = verify_ledger(
@@ -65,18 +117,18 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
     for fault in report.faults:
         show_fault(out, fault.index, fault.what)
     for what, count in report.not_checked.items():
-        out.talk(f"not checked: {what}: {count}")
+        out.message(f"not checked: {what}: {count}")
     if report.leaves_pruned or report.statements_pruned:
-        out.talk(
+        out.message(
             f"pruned, as the ledger states and its retention policy allows: {report.leaves_pruned} leaves, "
             f"{report.statements_pruned} statements"
         )
-    cosigned = say_cosigned(arguments, out, seen)
-    status = DISPROVED if report.faults else UNTOLD if report.is_untold else PROVEN
+    cosigned = report_cosignatures(arguments, out, seen)
+    status = DISPROVED if report.faults else UNDETERMINED if report.is_untold else PROVEN
     verdict, ko = VERDICTS[status]
     point = report.checkpoint
     out.answer(
-        out.in_words(
+        out.by_language(
             f"{ko}: 크기 {point.size}, 항목 {report.entries}개, 봉인 {report.seals}개, 서명 확인 {report.opened}개, "
             f"결함 {len(report.faults)}개",
             f"{verdict}: size {point.size}, {report.entries} entries, {report.seals} seals, {report.opened} statements "
@@ -92,10 +144,10 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def replay(arguments: argparse.Namespace, out: Out) -> int:
-    """Take every decision again."""
+    """Replay a ledger's decisions."""
     from consentd.audit.replay import replay_decisions
 
-    place, origin, verifier, seen = read_witnessed(arguments)
+    place, origin, verifier, seen = read_witnessed_source(arguments)
     with out.progress("replaying") as progress:
         found = replay_decisions(
             place, origin=origin, log_verifier=verifier, state_dir=arguments.state, jobs=max(1, arguments.jobs),
@@ -104,13 +156,13 @@ def replay(arguments: argparse.Namespace, out: Out) -> int:
     for fault in found.faults:
         show_fault(out, fault.index, fault.what)
     for what, count in found.not_checked.items():
-        out.talk(f"not checked: {what}: {count}")
-    cosigned = say_cosigned(arguments, out, seen)
-    status = DISPROVED if found.faults else UNTOLD if found.is_untold else PROVEN
+        out.message(f"not checked: {what}: {count}")
+    cosigned = report_cosignatures(arguments, out, seen)
+    status = DISPROVED if found.faults else UNDETERMINED if found.is_untold else PROVEN
     verdict, ko = VERDICTS[status]
     same = sum(found.same.values())
     out.answer(
-        out.in_words(
+        out.by_language(
             f"{ko}: 판단 {same}건이 그대로 나옴, 다르게 나온 것 {len(found.faults)}건",
             f"{verdict}: {same} decisions came out the same, {len(found.faults)} otherwise"
             + (" or more" if found.stopped else ""),
@@ -124,12 +176,12 @@ def replay(arguments: argparse.Namespace, out: Out) -> int:
 VERDICTS = {
     PROVEN: ("proven", "증명됨"),
     DISPROVED: ("disproved", "반증됨"),
-    UNTOLD: ("could not tell all", "판단 불가"),
+    UNDETERMINED: ("not all could be determined", "판단 불가"),
 }
-"""By exit status the verdict, in English and Korean."""
+"""Exit status → the verdict in English and in Korean."""
 
 
 def show_fault(out: Out, index: int | None, what: str) -> None:
-    """Say one fault."""
-    place = "" if index is None else out.in_words(f"{index}번 항목: ", f"entry {index}: ")
+    """Answer one fault; *index*: the entry that it is at."""
+    place = "" if index is None else out.by_language(f"{index}번 항목: ", f"entry {index}: ")
     out.answer(f"{place}{what}", type="fault", index=index, what=what)

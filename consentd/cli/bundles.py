@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from consentd.cli.options import Verbs, add_pins, add_verb, read_bytes, read_identifier, read_pins, read_policy
-from consentd.cli.out import DONE, PROVEN, UNTOLD, Out
-from consentd.cli.sources import MORE_FROM, add_place, read_place
+from consentd.cli.out import DONE, PROVEN, UNDETERMINED, Out
+from consentd.cli.sources import SOURCE_HELP_FROM, add_ledger_source, read_ledger_source
 from consentd.errors import InvalidError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ One pass over the ledger, which is verified on the way. Openings go in as far as
 tag. Statements go in as they were signed, and a question that was asked names the person it was about: the file is as
 confidential as the record, and is written for its owner alone.
 
-{MORE_FROM}
+{SOURCE_HELP_FROM}
 examples:
   consentd audit bundle case-7.zip --range 1200:1300 --config ops/consentd.toml
   consentd audit bundle case-8.zip --subject - --config ops/consentd.toml        SCHEME:VALUE on stdin
@@ -47,7 +47,7 @@ def add_verbs(verbs: Verbs) -> None:
         "--participant", metavar="ID", help="its chain, and all entries at hand that it has part in"
     )
     verb.add_argument("--policy", type=Path, metavar="FILE", help="put in the witness policy to check it with")
-    add_place(verb, directory="--from")
+    add_ledger_source(verb, directory="--from")
     verb = add_verb(verbs, "check-bundle", check, "check such a file, offline", more=_CHECK_MORE)
     verb.add_argument("file", type=Path, metavar="FILE", help="the bundle; `-` reads it from stdin")
     add_pins(verb)
@@ -61,7 +61,7 @@ def bundle(arguments: argparse.Namespace, out: Out) -> int:
     _check_scope(arguments)
     if str(arguments.file) == "-":
         raise InvalidError("bundle is no text: give a file for it")
-    place, origin, verifier = read_place(arguments)
+    place, origin, verifier = read_ledger_source(arguments)
     scope = _scope(arguments, place)
     policy = _policy(arguments) or b""
     with out.progress("bundling") as progress:
@@ -87,19 +87,19 @@ def check(arguments: argparse.Namespace, out: Out) -> int:
         read_bytes(arguments.file, "bundle"), origin=origin, log_verifier=verifier, policy=policy
     )
     for name, count in found.chains:
-        out.talk(f"whole: chain of {name}, {count} entries")
+        out.message(f"whole: chain of {name}, {count} entries")
     if found.closed:
-        out.talk(f"not checked: statements that are not in it: {found.closed}")
+        out.message(f"not checked: statements that are not in it: {found.closed}")
     if found.unproven:
-        out.talk(f"not checked: whose key it was, for want of the person's chain: {found.unproven}")
+        out.message(f"not checked: whose key it was, for want of the person's chain: {found.unproven}")
     if found.unknown:
-        out.talk(f"not checked: entries of kinds that this version does not know: {found.unknown}")
+        out.message(f"not checked: entries of kinds that this version does not know: {found.unknown}")
     if policy is None:
-        out.talk("not checked: witnesses; give their policy with --policy")
-    status = UNTOLD if found.unknown or found.unproven else PROVEN
+        out.message("not checked: witnesses; give their policy with --policy")
+    status = UNDETERMINED if found.unknown or found.unproven else PROVEN
     verdict = "proven" if status == PROVEN else "could not tell all"
     out.answer(
-        out.in_words(
+        out.by_language(
             f"{'증명됨' if status == PROVEN else '판단 불가'}: 항목 {found.entries}개, 진술 {found.opened}개 "
             f"(`{origin}`, 크기 {found.checkpoint.size})",
             f"{verdict}: {found.entries} entries, {found.opened} statements, of `{origin}` at size "

@@ -1,4 +1,4 @@
-"""``consentd enrol``, ``grant``, ``amend``, ``pause``, ``resume``, ``revoke``, ``consents``: what persons allow."""
+"""``consentd enrol``, ``grant``, ``amend``, ``pause``, ``resume``, ``revoke`` and ``consents``."""
 
 import argparse
 from pathlib import Path
@@ -22,8 +22,8 @@ from consentd.errors import InvalidError
 if TYPE_CHECKING:
     from consentd_client import Consent, GrantAnswer
 
-_GRANT_MORE = """\
-exit status: 0 taken, 1 refused on a legal ground (recorded; what was missing is named), 2 an error.
+_GRANT_HELP = """\
+exit status: 0 recorded, 1 refused on a legal ground (the refusal is recorded and names what is missing), 2 an error.
 
 example:
   consentd grant mhid:MH-0001 --recipient clinic-b --holder hospital-a --purpose TREAT --category CLIN
@@ -34,23 +34,23 @@ _KINDS = ("consent", "transfer-request", "objection")
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs."""
-    verb = add_verb(verbs, "enrol", enrol, "give a person a tag and a first entry; print the tag, to pin")
+    verb = add_verb(verbs, "enrol", enrol, "enrol a person; print the person's tag, to be pinned")
     add_subject(verb)
     verb.add_argument("--method", default="", help="how the person was identified")
     verb.add_argument("--key", default="", metavar="HEX", help="the person's own Ed25519 public key")
     add_receipt(verb)
     add_daemon(verb)
-    verb = add_verb(verbs, "grant", grant, "give a consent; print its id", more=_GRANT_MORE)
+    verb = add_verb(verbs, "grant", grant, "give a consent; print its id", more=_GRANT_HELP)
     add_subject(verb)
     _add_consent(verb)
-    verb = add_verb(verbs, "amend", amend, "replace a consent by its next version", more=_GRANT_MORE)
+    verb = add_verb(verbs, "amend", amend, "replace a consent by its next version", more=_GRANT_HELP)
     _add_named(verb)
-    verb.add_argument("--version", type=int, metavar="N", help="it is based on (default: the one in force)")
+    verb.add_argument("--version", type=int, metavar="N", help="which version you changed (default: that in force)")
     _add_consent(verb)
     for name, text in (
-        ("pause", "suspend a consent: its permits count for nothing until resumed"),
+        ("pause", "pause a consent: it permits nothing until it is resumed"),
         ("resume", "end a pause"),
-        ("revoke", "withdraw a consent, in force for every check that begins after"),
+        ("revoke", "withdraw a consent; it permits nothing that is asked afterwards"),
     ):
         verb = add_verb(verbs, name, change, text)
         verb.set_defaults(change=name)
@@ -60,9 +60,9 @@ def add_verbs(verbs: Verbs) -> None:
         verb.add_argument("--method", default="", help="how the person was identified")
         add_receipt(verb)
         add_daemon(verb)
-    verb = add_verb(verbs, "consents", consents, "list a person's consents as they stand, newest first")
+    verb = add_verb(verbs, "consents", consents, "list a person's consents, newest first")
     add_subject(verb)
-    verb.add_argument("--all", action="store_true", help="withdrawn ones too")
+    verb.add_argument("--all", action="store_true", help="list withdrawn consents too")
     add_daemon(verb)
 
 
@@ -116,7 +116,7 @@ def amend(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def change(arguments: argparse.Namespace, out: Out) -> int:
-    """Pause, resume or revoke a consent."""
+    """Pause, resume or revoke a consent, as ``arguments.change`` names it."""
     from consentd_client import show
 
     subject, verb = read_subject(arguments), arguments.change
@@ -180,20 +180,20 @@ def _add_named(verb: argparse.ArgumentParser) -> None:
 
 
 def _add_consent(verb: argparse.ArgumentParser) -> None:
-    group = verb.add_argument_group("what is given; each list may be repeated, `*` says any on purpose")
-    group.add_argument("--recipient", action="append", default=[], metavar="ID", help="who may have it, or group/ID")
-    group.add_argument("--holder", action="append", default=[], metavar="ID", help="who may give it")
-    group.add_argument("--purpose", action="append", default=[], metavar="CODE", help="what for")
+    group = verb.add_argument_group("what is given; options of lists are repeatable, and `*` means any")
+    group.add_argument("--recipient", action="append", default=[], metavar="ID", help="who may receive it, or group/ID")
+    group.add_argument("--holder", action="append", default=[], metavar="ID", help="who may disclose it")
+    group.add_argument("--purpose", action="append", default=[], metavar="CODE", help="for which purpose")
     group.add_argument("--category", action="append", default=[], metavar="CODE", help="which data")
     group.add_argument("--action", action="append", default=[], metavar="CODE", help="what may be done with it")
-    group.add_argument("--label", action="append", default=[], metavar="CODE", help="security labels it may carry")
+    group.add_argument("--label", action="append", default=[], metavar="CODE", help="which security labels it may have")
     group.add_argument("--until", type=read_end_ms, default=0, metavar="DATE", help="end: a day in Korea or an instant")
     group.add_argument("--recurrence", default="", metavar="P1M", help="`once`, or an ISO 8601 duration")
     group.add_argument("--retain-until", type=read_end_ms, default=0, metavar="DATE", help="how long it may be kept")
-    group.add_argument("--deny", action="store_true", help="forbid it instead")
+    group.add_argument("--deny", action="store_true", help="forbid instead of permit")
     group.add_argument("--kind", choices=_KINDS, default="consent", help="the legal act (default consent)")
     group.add_argument("--notice", default="", metavar="ID@N", help="the notice version that was shown")
-    group.add_argument("--language", default="ko", metavar="TAG", help="it was given in (default ko)")
+    group.add_argument("--language", default="ko", metavar="TAG", help="language in which it was given (default ko)")
     group.add_argument("--file", type=Path, metavar="FILE", help="the whole Consent as protobuf JSON; `-`: stdin")
     verb.add_argument("--method", default="", help="how the person was identified")
     add_receipt(verb)

@@ -1,4 +1,4 @@
-"""``consentd history``, ``checkpoint`` and ``receipt``: get evidence, and verify it before it is shown."""
+"""``consentd history``, ``checkpoint`` and ``receipt``: read evidence, and verify it before it is shown."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ from consentd.cli.options import (
     read_trust,
     show_receipt,
 )
-from consentd.cli.out import DONE, PROVEN, UNTOLD, Out
+from consentd.cli.out import DONE, PROVEN, UNDETERMINED, Out
 from consentd.cli.sources import read_seconds
 from consentd.errors import InvalidError, MalformedError
 
@@ -27,50 +27,50 @@ if TYPE_CHECKING:
 
     from consentd_client import Entry, History, Question, Receipt
 
-_MORE = """\
-Everything is verified before a line is shown: the log's signature, that every entry is there up to the seal, and who
-signed each. With --memory also that nothing shown before was taken back.
+_HELP = """\
+Everything is verified before a line is shown: the log's signature, that no entry up to the seal is missing, and who
+signed each entry. With --memory also that the daemon takes nothing back that it showed before.
 Not proven: an access that nobody reported; that the tag is this person's (pin it with --tag); that everyone is shown
 the same ledger. That a tag has no entry says nothing about a person.
 
---save writes one JSON file with all that proves the history, for other programs: `consentd-verify history FILE`
-(clients/typescript) reads it, and so does --from, which asks no daemon. Such a file may be of any age: the answer says
-up to when it is whole. --max-age asks for witnesses that cosigned it lately. --from reads and writes no memory.
+--save writes the history and its proofs to one JSON file, for other programs: `consentd-verify history FILE`
+(clients/typescript) reads it, and so does --from, which calls no daemon. Such a file may be of any age; the answer says
+up to which time it is complete. --max-age demands recent cosignatures. --from neither reads nor writes a memory.
 
-exit status: 0 proven, 1 disproved, 2 could not be told.
+exit status: 0 proven, 1 disproved, 2 could not be determined.
 """
-_RECEIPT_MORE = """\
---save FILE writes the proof as a C2SP .tlog-proof, and the leaf that it is about to FILE.leaf, for other programs:
-`consentd-verify receipt FILE FILE.leaf` (clients/typescript), `consentd verify FILE --leaf FILE.leaf`. A receipt that
-has its proof already is not asked for again: then no daemon is needed.
+_RECEIPT_HELP = """\
+--save FILE writes the proof as a C2SP .tlog-proof, and the proven leaf to FILE.leaf, for other programs:
+`consentd-verify receipt FILE FILE.leaf` (clients/typescript), `consentd verify FILE --leaf FILE.leaf`. If the receipt
+already has its proof, no daemon is called.
 """
 
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs."""
-    verb = add_verb(verbs, "history", history, "show a person's whole history, and that it is whole", more=_MORE)
+    verb = add_verb(verbs, "history", history, "show a person's history, and prove that it is complete", more=_HELP)
     verb.add_argument("subject", metavar="SCHEME:VALUE", nargs="?", help="the person; `-` reads it from stdin")
     verb.add_argument("--public", metavar="NAME", help="a public chain instead: ledger, participant/ID, notice/ID …")
-    verb.add_argument("--tag", default="", metavar="HEX", help="the person's tag, as pinned when enrolled")
+    verb.add_argument("--tag", default="", metavar="HEX", help="the person's tag, as `enrol` printed it")
     verb.add_argument("--new", action="store_true", help="show only what is new since the last time (--memory)")
-    verb.add_argument("--save", type=Path, metavar="FILE", help="write history and proof to FILE, for any verifier")
+    verb.add_argument("--save", type=Path, metavar="FILE", help="write history and proofs to FILE, for any verifier")
     verb.add_argument(
-        "--from", dest="file", type=Path, metavar="FILE", help="verify such a file, offline; `-` reads it from stdin"
+        "--from", dest="file", type=Path, metavar="FILE", help="verify a saved file, offline; `-` reads it from stdin"
     )
     verb.add_argument(
         "--max-age", type=read_seconds, metavar="S",
-        help="--from: age of the oldest cosignatures that count (default: any)",
+        help="with --from: oldest age of a cosignature that counts, in seconds (default: any)",
     )  # fmt: skip
     add_memory(verb)
     add_daemon(verb)
-    verb = add_verb(verbs, "checkpoint", checkpoint, "show the latest checkpoint, verified")
+    verb = add_verb(verbs, "checkpoint", checkpoint, "verify and show the latest checkpoint")
     add_memory(verb)
     add_daemon(verb)
     verb = add_verb(
-        verbs, "receipt", receipt, "complete a receipt that has no proof yet, in its file", more=_RECEIPT_MORE
+        verbs, "receipt", receipt, "read the proof that a stored receipt lacks, and store it", more=_RECEIPT_HELP
     )
-    verb.add_argument("file", type=Path, metavar="FILE", help="a receipt kept with --receipt")
-    verb.add_argument("--save", type=Path, metavar="FILE", help="write its proof to FILE, its leaf to FILE.leaf")
+    verb.add_argument("file", type=Path, metavar="FILE", help="a receipt stored with --receipt")
+    verb.add_argument("--save", type=Path, metavar="FILE", help="write the proof to FILE and the leaf to FILE.leaf")
     add_daemon(verb)
 
 
@@ -90,10 +90,10 @@ def history(arguments: argparse.Namespace, out: Out) -> int:
             seal_time_ms=found.seal_time_ms,
         )  # fmt: skip
     if found.is_absent:
-        out.talk("proven: the tag has no entry. That says something about a tag, never about a person.")
+        out.message("proven: the tag has no entry. That says something about a tag, never about a person.")
     else:
-        out.talk(
-            out.in_words(
+        out.message(
+            out.by_language(
                 f"증명됨: {until}까지의 {'남은 ' if found.missing else ''}전체 기록 {len(found.entries)}건 "
                 f"(원장 크기 {size}). "
                 "증명하지 않는 것: 보고되지 않은 이용, 이 태그가 본인의 것이라는 사실.",
@@ -103,10 +103,10 @@ def history(arguments: argparse.Namespace, out: Out) -> int:
             )
         )
     if arguments.file is not None and not (arguments.tag or arguments.public):
-        out.talk(f"whose history it must be was not said (--tag); it is that of {found.name or found.tag.hex()}")
+        out.message(f"this is the history of {found.name or found.tag.hex()}; give --tag to demand a certain person's")
     for first, last in found.missing:
-        out.talk(
-            out.in_words(
+        out.message(
+            out.by_language(
                 f"항목 {first}–{last}: 원장의 보유기간이 지나 삭제됨. {show.format_time(found.kept_from_ms)} 이후의 "
                 "기록은 모두 남아 있음",
                 f"entries {first} to {last} were pruned, past the ledger's published retention: everything from "
@@ -114,20 +114,20 @@ def history(arguments: argparse.Namespace, out: Out) -> int:
             )
         )
     if found.unread:
-        out.talk(f"{len(found.unread)} entries are of a later version: what they say could not be told")
-        return UNTOLD
+        out.message(f"{len(found.unread)} entries are of a later version: what they say could not be determined")
+        return UNDETERMINED
     return PROVEN
 
 
 def _ask(arguments: argparse.Namespace, out: Out) -> "History":
-    """Return a history that the daemon shows; save it where that was asked for."""
+    """Read and verify a history of the daemon; write it to a file if --save asks for it."""
     from consentd_client import history_file
 
     if (arguments.subject is None) == (arguments.public is None):
-        raise InvalidError("give a person or --public NAME, one of both")
+        raise InvalidError("give either a person or --public NAME")
     if arguments.max_age is not None:
-        raise InvalidError("--max-age is for --from: a history that is asked for is held to five minutes")
-    read_trust(arguments)  # said at once where it is missing
+        raise InvalidError("--max-age is for --from; without --from cosignatures may be five minutes old")
+    read_trust(arguments)  # raises at once if nothing is pinned
     tag = _tag(arguments.tag)
     with open_client(arguments) as client:
         if arguments.save is None:
@@ -135,17 +135,17 @@ def _ask(arguments: argparse.Namespace, out: Out) -> "History":
                 return client.history(read_subject(arguments), tag=tag)
             return client.public_history(arguments.public)
         if arguments.public is None:
-            flow = history_file.history_file(client.context, read_subject(arguments), tag=tag)
+            operation = history_file.history_file(client.context, read_subject(arguments), tag=tag)
         else:
-            flow = history_file.public_history_file(client.context, arguments.public)
-        found, content = client.run(flow)
+            operation = history_file.public_history_file(client.context, arguments.public)
+        found, content = client.run(operation)
     _write(arguments.save, content, "history file")
-    out.talk(f"history saved: `{arguments.save}`; `consentd history --from` checks it, and so does any other verifier")
+    out.message(f"history saved: `{arguments.save}`; `consentd history --from` or another verifier verifies it")
     return found
 
 
 def _open(arguments: argparse.Namespace) -> "History":
-    """Return the history that a file proves."""
+    """Return the history that a file proves; no daemon is called."""
     from consentd_client import open_history
 
     if arguments.subject is not None or arguments.save is not None or arguments.new:
@@ -153,7 +153,7 @@ def _open(arguments: argparse.Namespace) -> "History":
     if arguments.tag and arguments.public is not None:
         raise InvalidError("give --tag or --public NAME, not both")
     if arguments.max_age is not None and arguments.policy is None:
-        raise InvalidError("--max-age is of cosignatures: give the witnesses with --policy")
+        raise InvalidError("--max-age limits the age of cosignatures: give the witnesses with --policy")
     return open_history(
         read_bytes(arguments.file, "history file"),
         trust=read_trust(arguments),
@@ -182,12 +182,12 @@ def receipt(arguments: argparse.Namespace, out: Out) -> int:
     from consentd_client import Receipt
 
     if str(arguments.file) == "-":
-        raise InvalidError("receipt is completed in its file: give the file")
+        raise InvalidError("receipt is completed in its file, so it cannot be read from stdin")
     try:
         kept = json.loads(read_bytes(arguments.file, "receipt"))
         leaf, index = bytes.fromhex(kept["leaf"]), int(kept["index"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise MalformedError("receipt is not one that this program kept") from error
+        raise MalformedError("receipt file was not written by this program") from error
     event = codec.decode_leaf(leaf)
     if not isinstance(event, codec.Event):
         raise MalformedError("receipt is of a seal")
@@ -204,24 +204,24 @@ def receipt(arguments: argparse.Namespace, out: Out) -> int:
         beside = arguments.save.with_name(arguments.save.name + ".leaf")
         _write(arguments.save, found.proof, "proof")
         _write(beside, found.leaf, "leaf")
-        out.talk(f"proof saved: `{arguments.save}`, and its leaf: `{beside}`")
+        out.message(f"proof saved: `{arguments.save}`, and its leaf: `{beside}`")
     out.answer(f"entry {found.index}", type="receipt", **fields)
-    return DONE if found.proof else UNTOLD
+    return DONE if found.proof else UNDETERMINED
 
 
 def _proven(arguments: argparse.Namespace, known: "Receipt", proof: object) -> "Receipt":
-    """Return a receipt with the proof that was kept with it, verified."""
+    """Verify the proof that is stored with a receipt; return the receipt with the proof."""
     from consentd_client import verify_receipt
 
     if not isinstance(proof, str):
-        raise MalformedError("receipt is not one that this program kept")
+        raise MalformedError("receipt file was not written by this program")
     content = proof.encode(errors="surrogatepass")
     point = verify_receipt(known.leaf, content, read_trust(arguments), index=known.index)
     return replace(known, proof=content, checkpoint=point)
 
 
 def _write(path: Path, content: bytes, what: str) -> None:
-    """Write a file for its owner alone: it says what a person's entries say."""
+    """Write a file that only its owner can read, because it has the content of a person's entries."""
     from consentd.audit.sources import write_file
 
     write_file(path, content, is_private=True, what=what)
@@ -253,9 +253,9 @@ def _entry_fields(entry: "Entry") -> dict[str, object]:
 
 
 def without_subject(message: "Message") -> "tuple[Message, Question | None]":
-    """Return a copy of a statement without the question's bytes, and that question without the person it names.
+    """Return a copy of a statement without the question's bytes, and the question without the person's identifier.
 
-    Whose data it was is known to whoever asked for the history; the identifier need not be copied about.
+    The reader of the history knows the person, so the output need not repeat the identifier.
     """
     from google.protobuf.message import DecodeError
 

@@ -1,4 +1,4 @@
-"""``consentd import fhir``: write the consents of FHIR files into a daemon, and tell of each what became of it."""
+"""``consentd import fhir``: grant the consents of FHIR files, and report on each file."""
 
 import argparse
 from collections.abc import Set as AbstractSet
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from consentd.policy.vocabulary import Vocabulary
     from consentd_client import Client, Subject
 
-_MORE = """\
-Nothing is half imported: a file with one refused resource has none written. Running again changes nothing.
-With --dry-run no daemon is asked and nothing is written: codes are held against the default vocabulary.
+_HELP = """\
+A file is imported whole or not at all: if one of its resources is refused, none is written. Importing a file again
+changes nothing. With --dry-run no daemon is called and nothing is written; codes are checked against the default
+vocabulary.
 
-exit status: 0 all imported or unchanged, 1 something was refused, 2 an error; run it again for the rest.
+exit status: 0 all imported or unchanged, 1 something was refused, 2 an error; run it again to import the rest.
 """
 
 
@@ -28,17 +29,17 @@ def add_verbs(verbs: Verbs) -> None:
     """Add the verb."""
     verb = verbs.add_parser("import", help="import consents from other systems: `import fhir`")
     under = verb.add_subparsers(title="formats", metavar="FORMAT", required=True)
-    one = add_verb(under, "fhir", import_fhir, "import FHIR Consents, R4 or R5, and Bundles of them", more=_MORE)
+    one = add_verb(under, "fhir", import_fhir, "import FHIR Consents, R4 or R5, and Bundles of them", more=_HELP)
     one.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="files, or directories of *.json")
-    one.add_argument("--mapping", type=Path, metavar="FILE", help="where foreign codes belong: ops/fhir-mapping.toml")
-    one.add_argument("--test-data", action="store_true", help="import what is labelled as test data too")
-    one.add_argument("--enrol", action="store_true", help="enrol persons who are not")
-    one.add_argument("--dry-run", action="store_true", help="only say what would become of each")
+    one.add_argument("--mapping", type=Path, metavar="FILE", help="how codes are mapped; as in ops/fhir-mapping.toml")
+    one.add_argument("--test-data", action="store_true", help="import resources labelled as test data too")
+    one.add_argument("--enrol", action="store_true", help="enrol persons who are not enrolled")
+    one.add_argument("--dry-run", action="store_true", help="only report what would be imported")
     add_daemon(one)
 
 
 def import_fhir(arguments: argparse.Namespace, out: Out) -> int:
-    """Import."""
+    """Import files."""
     from consentd.fhir import report
     from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
     from consentd.statements import values
@@ -49,7 +50,7 @@ def import_fhir(arguments: argparse.Namespace, out: Out) -> int:
         if not arguments.dry_run:
             vocabulary = values.vocabulary_value(client.get_vocabulary())
         mapping = _mapping(arguments.mapping, vocabulary)
-        writer = _Rehearsal() if arguments.dry_run else _Writer(client, enrol=arguments.enrol)
+        writer = _DryRun() if arguments.dry_run else _Writer(client, enrol=arguments.enrol)
         files = report.find_files(arguments.paths)
         reports = report.import_paths(files, mapping, writer, test_data=arguments.test_data)
         with out.progress("importing") as progress:
@@ -59,7 +60,7 @@ def import_fhir(arguments: argparse.Namespace, out: Out) -> int:
                 out.lines(text)
                 progress(number, len(files))
     if not files:
-        out.talk("no file was found")
+        out.message("no file was found")
     return REFUSED if refused else DONE
 
 
@@ -69,8 +70,8 @@ def _mapping(path: Path | None, vocabulary: "Vocabulary") -> "FhirMapping":
     return parse_mapping("", vocabulary) if path is None else load_mapping(path, vocabulary)
 
 
-class _Rehearsal:
-    """A writer that writes nothing."""
+class _DryRun:
+    """A writer that writes nothing, for --dry-run."""
 
     def existing_sources(self, subject: "SubjectReference") -> AbstractSet[str]:
         return frozenset()
@@ -80,7 +81,7 @@ class _Rehearsal:
 
 
 class _Writer:
-    """A writer into a daemon."""
+    """A writer that grants consents at a daemon."""
 
     def __init__(self, client: "Client", *, enrol: bool) -> None:
         self._client = client
@@ -96,8 +97,8 @@ class _Writer:
             return frozenset()
         sources = {record.consent.source for record in records}
         if any(record.version > 1 for record in records):
-            # Only the version in force is listed; what an earlier one came from stands in the chain alone.
-            sources |= self._past_sources(person)
+            # The list has only the versions in force. The sources of earlier versions are in the chain alone.
+            sources |= self._earlier_sources(person)
         return sources - {""}
 
     def grant(self, subject: "SubjectReference", consent: "Consent", request_id: bytes) -> tuple[str, bool]:
@@ -108,8 +109,8 @@ class _Writer:
         )
         return granted.consent_id, granted.receipt.replayed
 
-    def _past_sources(self, person: "Subject") -> set[str]:
-        """Read the source of every version from the chain. Nothing is proven by it, and nothing need be."""
+    def _earlier_sources(self, person: "Subject") -> set[str]:
+        """Read the source of every version from the person's chain. Nothing is verified, because nothing is claimed."""
         from consentd.core import codec
         from consentd.statements import payloads
         from consentd.v1 import ledger_service_pb2 as ls

@@ -1,4 +1,4 @@
-"""``consentd audit monitor``: follow a ledger's checkpoints, and say when they contradict each other."""
+"""``consentd audit monitor``: follow a ledger's checkpoints, and raise an alarm if they contradict each other."""
 
 import argparse
 import time
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from consentd.cli.options import Verbs, add_pins, add_verb, read_pins, read_policy
-from consentd.cli.out import DISPROVED, PROVEN, UNTOLD, Out
-from consentd.cli.sources import add_caller, read_live, read_number, read_seconds
+from consentd.cli.out import DISPROVED, PROVEN, UNDETERMINED, Out
+from consentd.cli.sources import add_daemon_access, read_daemon_source, read_number, read_seconds
 from consentd.core.quorum import MAX_AGE_S
 from consentd.errors import StorageError
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from consentd.audit.monitor import Monitor, Seen
     from consentd.audit.sources import Source
 
-_MORE = """\
-Reads the published checkpoint again and again, keeps each in DIR, and proves from public tiles that every one begins
-with the one before. Alarms: fork, rollback, stale, and with --policy unwitnessed: each checkpoint must then carry a
-quorum of cosignatures, made within --max-age. An alarm ends it; the files it names are the evidence, signed by the log.
-Several monitors in several places see a log that shows different trees to different people.
+_HELP = """\
+Reads the published checkpoint repeatedly, stores each in DIR, and proves from public tiles that each checkpoint extends
+the one before. Alarms are fork, rollback, stale, and, with --policy, unwitnessed: then each checkpoint must carry a
+quorum of cosignatures made within --max-age. The first alarm ends the monitor. It names the files that are the
+evidence, signed by the log. Monitors in several networks detect a log that shows different trees to different readers.
 
 exit status (with --once, or at an alarm): 0 consistent, 1 an alarm, 2 it could not be read.
 
@@ -31,22 +31,22 @@ example:
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verb."""
-    verb = add_verb(verbs, "monitor", monitor, "follow a ledger's checkpoints", more=_MORE)
-    verb.add_argument("directory", type=Path, metavar="DIR", help="keeps the checkpoints")
-    verb.add_argument("--url", required=True, metavar="URL", help="of the daemon's HTTP, or of a host of its export")
-    verb.add_argument("--once", action="store_true", help="look once")
+    verb = add_verb(verbs, "monitor", monitor, "follow a ledger's checkpoints", more=_HELP)
+    verb.add_argument("directory", type=Path, metavar="DIR", help="where checkpoints are stored")
+    verb.add_argument("--url", required=True, metavar="URL", help="HTTP of the daemon or of a host of its export")
+    verb.add_argument("--once", action="store_true", help="read the checkpoint once")
     verb.add_argument(
-        "--every", type=read_number, default=10.0, metavar="S", help="seconds between two looks (default 10)"
+        "--every", type=read_number, default=10.0, metavar="S", help="seconds between two reads (default 10)"
     )
     verb.add_argument(
         "--max-silence", type=read_seconds, default=3600, metavar="S",
-        help="alarm where nothing new was published for so long, cosignatures included (default 3600)",
+        help="alarm if nothing new was published for S seconds, cosignatures included (default 3600)",
     )  # fmt: skip
     verb.add_argument(
         "--max-age", type=read_seconds, default=MAX_AGE_S, metavar="S",
-        help=f"--policy: age of the oldest cosignatures that count (default {MAX_AGE_S})",
+        help=f"with --policy: oldest age of a cosignature that counts, in seconds (default {MAX_AGE_S})",
     )  # fmt: skip
-    add_caller(verb)
+    add_daemon_access(verb)
     add_pins(verb)
 
 
@@ -59,13 +59,13 @@ def monitor(arguments: argparse.Namespace, out: Out) -> int:
         arguments.directory, origin=origin, log_verifier=verifier, max_silence_s=arguments.max_silence,
         policy=read_policy(arguments), max_age_s=arguments.max_age,
     )  # fmt: skip
-    place = read_live(arguments)
+    place = read_daemon_source(arguments)
     while True:
         status = _look(held, place.open(), out)
         if status is not None and (arguments.once or status in ALARMS):
             return DISPROVED if status in ALARMS else PROVEN
         if status is None and arguments.once:
-            return UNTOLD
+            return UNDETERMINED
         time.sleep(max(0.1, arguments.every))
 
 
@@ -100,5 +100,5 @@ def _say(seen: "Seen", out: Out) -> None:
         before_root=None if before is None else before.root.hex(), evidence=[str(path) for path in seen.evidence],
         cosigned=[{"witness": name, "time_s": time_s} for name, time_s in seen.cosigned],
     )  # fmt: skip
-    # Whoever reads a pipe must see it now, and a kill must not lose what was seen.
+    # A reader of a pipe must see it now, and it must not be lost if this process is killed.
     out.flush()

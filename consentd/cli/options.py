@@ -1,4 +1,4 @@
-"""The arguments that verbs share, and what they mean."""
+"""The options that several verbs share: declaring them, and reading their values."""
 
 import argparse
 import os
@@ -21,7 +21,7 @@ DEFAULT_TARGET = "127.0.0.1:7400"
 
 
 def add_verb(verbs: Verbs, name: str, run: Run, text: str, *, more: str = "") -> argparse.ArgumentParser:
-    """Add a verb; *text* is its one line, *more* what its help says below."""
+    """Add a verb with its output options; *text* is its description, *more* is shown below its options."""
     verb: argparse.ArgumentParser = verbs.add_parser(
         name, help=text, description=text, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -30,12 +30,12 @@ def add_verb(verbs: Verbs, name: str, run: Run, text: str, *, more: str = "") ->
     default = "ko" if language.startswith("ko") else "en"
     group = verb.add_argument_group("output")
     group.add_argument("--json", action="store_true", help="one JSON object a line")
-    group.add_argument("--lang", choices=("ko", "en"), default=default, help="language of labels (default: by LANG)")
+    group.add_argument("--lang", choices=("ko", "en"), default=default, help="language of labels (default: from LANG)")
     return verb
 
 
 def add_daemon(verb: argparse.ArgumentParser) -> None:
-    """Add where the daemon is and who calls."""
+    """Add the daemon's address, the caller's token, TLS and what is pinned."""
     group = verb.add_argument_group("daemon")
     group.add_argument(
         "--target",
@@ -48,25 +48,25 @@ def add_daemon(verb: argparse.ArgumentParser) -> None:
         type=Path,
         default=_path("CONSENTD_TOKEN_FILE"),
         metavar="FILE",
-        help="holds the caller's token (CONSENTD_TOKEN_FILE; or the token itself in CONSENTD_TOKEN)",
+        help="file with the caller's token (CONSENTD_TOKEN_FILE; or set CONSENTD_TOKEN to the token)",
     )
     group.add_argument("--timeout", type=float, default=10.0, metavar="S", help="deadline in seconds (default 10)")
-    group.add_argument("--tls", action="store_true", help="use TLS with the system's authorities")
-    group.add_argument("--tls-ca", type=Path, metavar="FILE", help="use TLS; authorities of the daemon, PEM")
-    group.add_argument("--tls-cert", type=Path, metavar="FILE", help="client certificate, PEM; with --tls-key")
-    group.add_argument("--tls-key", type=Path, metavar="FILE", help="its key, PEM")
+    group.add_argument("--tls", action="store_true", help="use TLS; trust the system's authorities")
+    group.add_argument("--tls-ca", type=Path, metavar="FILE", help="use TLS; trust these authorities, PEM")
+    group.add_argument("--tls-cert", type=Path, metavar="FILE", help="the client's certificate, PEM; with --tls-key")
+    group.add_argument("--tls-key", type=Path, metavar="FILE", help="key of the client's certificate, PEM")
     add_pins(verb)
 
 
 def add_pins(verb: argparse.ArgumentParser, *, witnesses: bool = True) -> None:
-    """Add what the user pinned of the ledger; *witnesses* too, where a checkpoint is verified that they cosign."""
-    group = verb.add_argument_group("pinned, to verify with")
+    """Add what the user pinned: log key and origin; and a policy, if the verb verifies *witnesses*."""
+    group = verb.add_argument_group("pinned values, to verify with")
     group.add_argument(
         "--log-key",
         default=os.environ.get("CONSENTD_LOG_KEY", ""),
         metavar="VKEY|FILE",
-        help="public key that signs checkpoints (CONSENTD_LOG_KEY); `consentd keygen` shows it. A FILE's second line "
-        "is the log's ML-DSA-44 key, which must then have signed too",
+        help="public key that signs checkpoints (CONSENTD_LOG_KEY); `consentd keygen` shows it. The second line of a "
+        "FILE may be the log's ML-DSA-44 key; then that key must have signed too",
     )
     group.add_argument(
         "--origin",
@@ -80,18 +80,18 @@ def add_pins(verb: argparse.ArgumentParser, *, witnesses: bool = True) -> None:
             type=Path,
             default=_path("CONSENTD_POLICY"),
             metavar="FILE",
-            help="witnesses that must have cosigned, a C2SP tlog-policy (CONSENTD_POLICY; default: nobody need have)",
+            help="witnesses that must have cosigned, a C2SP tlog-policy (CONSENTD_POLICY; default: none)",
         )
 
 
 def add_memory(verb: argparse.ArgumentParser) -> None:
-    """Add where verified histories are remembered."""
+    """Add the file that remembers verified histories."""
     verb.add_argument(
         "--memory",
         type=Path,
         default=_path("CONSENTD_MEMORY"),
         metavar="FILE",
-        help="remember what was verified here, so that nothing can be taken back (CONSENTD_MEMORY)",
+        help="remember in FILE what was verified, to detect if the daemon takes it back (CONSENTD_MEMORY)",
     )
 
 
@@ -101,21 +101,21 @@ def add_subject(verb: argparse.ArgumentParser) -> None:
 
 
 def add_receipt(verb: argparse.ArgumentParser) -> None:
-    """Add where a receipt is kept."""
-    verb.add_argument("--receipt", type=Path, metavar="FILE", help="wait for the proof and keep the receipt in FILE")
+    """Add the file for the receipt, and the request_id."""
+    verb.add_argument("--receipt", type=Path, metavar="FILE", help="wait for the proof, and store the receipt in FILE")
     verb.add_argument(
         "--request-id",
         type=read_request_id,
         metavar="HEX",
-        help="16 bytes in hex; repeat an uncertain write with the same (default: random)",
+        help="16 bytes in hex; repeat a write of unknown outcome with the same HEX (default: random)",
     )
 
 
 def open_client(arguments: argparse.Namespace) -> "Client":
-    """Return a client as the arguments say.
+    """Return a client for the daemon that the arguments name.
 
     Raises:
-        InvalidError: token, TLS files or pins are not in order.
+        InvalidError: the token, the TLS files or the pinned values are not valid.
         StorageError: a file cannot be read.
     """
     from consentd_client import Client, FileMemory, Tls
@@ -135,7 +135,7 @@ def open_client(arguments: argparse.Namespace) -> "Client":
 
 
 def read_token(path: Path | None) -> str:
-    """Return the caller's token; empty where none is given."""
+    """Return the caller's token, from *path* or the environment; empty: none is given."""
     if path is None:
         return os.environ.get("CONSENTD_TOKEN", "").strip()
     return read_text(path, "token file").strip()
@@ -145,7 +145,7 @@ def read_trust(arguments: argparse.Namespace) -> "Trust":
     """Return what was pinned.
 
     Raises:
-        InvalidError: nothing was.
+        InvalidError: nothing was pinned, or a pinned value is malformed.
     """
     from consentd_client import Trust
 
@@ -154,11 +154,11 @@ def read_trust(arguments: argparse.Namespace) -> "Trust":
 
 
 def read_policy(arguments: argparse.Namespace) -> "WitnessPolicy | None":
-    """Return which witnesses must have cosigned; None: nobody need have. Imports neither gRPC nor protobuf.
+    """Return the witnesses that must have cosigned; None: none. Imports neither gRPC nor protobuf.
 
     Raises:
-        InvalidError: the file holds no policy.
-        StorageError: it cannot be read.
+        InvalidError: the file is not a policy.
+        StorageError: the file cannot be read.
     """
     from consentd.core.quorum import parse_policy
 
@@ -167,50 +167,50 @@ def read_policy(arguments: argparse.Namespace) -> "WitnessPolicy | None":
     try:
         return parse_policy(read_bytes(arguments.policy, "witness policy"))
     except MalformedError as error:
-        raise InvalidError(f"witness policy is not one: `{arguments.policy}`: {error}") from error
+        raise InvalidError(f"witness policy is malformed: `{arguments.policy}`: {error}") from error
 
 
 def read_pins(arguments: argparse.Namespace) -> tuple[str, Any]:
-    """Return (origin, verifier) as pinned; imports neither gRPC nor protobuf.
+    """Return the pinned origin and log key. Imports neither gRPC nor protobuf.
 
     Raises:
-        InvalidError: no log key is given, it is none, or more than this verb looks at.
+        InvalidError: no log key is given, it is malformed, or there are more keys than this verb verifies.
     """
     verifier, *also = _read_log_keys(arguments)
     if also:
-        # A key that was pinned must not go unasked in silence.
-        raise InvalidError("log key file has more than one key, and this verb verifies one: give that of Ed25519 alone")
+        # A pinned key must not be ignored silently.
+        raise InvalidError("log key file has more than one key, and this verb verifies one: give the Ed25519 key alone")
     return arguments.origin or verifier.name, verifier
 
 
 def _read_log_keys(arguments: argparse.Namespace) -> list[Any]:
-    """Return the log's keys as pinned: one, or one on each line of a file."""
+    """Return the pinned log keys: the one given as text, or one on each line of a file."""
     from consentd.core.note import parse_vkey
 
     given = arguments.log_key
     if not given:
-        raise InvalidError("log key is not given: pin it with --log-key or CONSENTD_LOG_KEY, as `consentd keygen` said")
+        raise InvalidError("log key is not given: pin the one that `consentd keygen` shows, with --log-key")
     if "+" not in given:
         given = read_text(Path(given), "log key file")
     try:
         first, *more = given.split() or [""]
         keys: list[Any] = [parse_vkey(first)]
         if more:
-            # Only then: it needs the server's parts.
+            # Imported only here, because ML-DSA needs the server's parts.
             from consentd.cosigning.mldsa import parse_mldsa_vkey
 
             keys += map(parse_mldsa_vkey, more)
     except MalformedError as error:
-        # A bad pin disproves nothing.
+        # A malformed pin is the user's error, not evidence against the ledger.
         raise InvalidError(f"log key is not a C2SP verifier key: {error}") from error
     return keys
 
 
 def read_subject(arguments: argparse.Namespace) -> "Subject":
-    """Return the person that was named.
+    """Return the person that the arguments name.
 
     Raises:
-        InvalidError: it is not SCHEME:VALUE. It is not repeated.
+        InvalidError: it is not SCHEME:VALUE. The message does not repeat it.
     """
     from consentd_client import Subject
 
@@ -222,7 +222,7 @@ def read_identifier(given: str) -> tuple[str, str]:
     """Return (scheme, value) of a person written SCHEME:VALUE; ``-`` reads it from stdin.
 
     Raises:
-        InvalidError: it is not that. It is not repeated.
+        InvalidError: it is not SCHEME:VALUE. The message does not repeat it.
     """
     given = sys.stdin.readline().strip() if given == "-" else given
     scheme, colon, value = given.partition(":")
@@ -232,7 +232,7 @@ def read_identifier(given: str) -> tuple[str, str]:
 
 
 def read_text(path: Path, what: str) -> str:
-    """Return a file's text; ``-`` is stdin.
+    """Return a file's text; ``-`` is stdin. *what* names the file in the error message.
 
     Raises:
         StorageError: it cannot be read.
@@ -262,7 +262,7 @@ def read_request_id(text: str) -> bytes:
 
 
 def read_end_ms(text: str) -> int:
-    """Return the end that a date (its last moment in Korea) or an instant names, UTC ms; an argparse type."""
+    """Return the time of an instant, or the end of a day in Korea, in UTC ms; an argparse type."""
     from consentd.policy import dates
 
     try:
@@ -272,7 +272,7 @@ def read_end_ms(text: str) -> int:
 
 
 def read_start_ms(text: str) -> int:
-    """Return the start that a date (its first moment in Korea) or an instant names, UTC ms; an argparse type."""
+    """Return the time of an instant, or the start of a day in Korea, in UTC ms; an argparse type."""
     from consentd.policy import dates
 
     try:
@@ -282,7 +282,7 @@ def read_start_ms(text: str) -> int:
 
 
 def show_receipt(arguments: argparse.Namespace, out: Out, receipt: "Receipt") -> dict[str, object]:
-    """Keep a receipt where that was asked for, and return it for ``--json``."""
+    """Store a receipt if --receipt asks for it; return its fields for ``--json``."""
     fields: dict[str, object] = {
         "index": receipt.index,
         "leaf": receipt.leaf.hex(),
@@ -294,10 +294,11 @@ def show_receipt(arguments: argparse.Namespace, out: Out, receipt: "Receipt") ->
 
         from consentd.audit.sources import write_file
 
-        # Beside, then renamed: it may be the only copy of this evidence, and the disk may be full.
+        # ``write_file`` replaces the file only after the new one is written completely: the disk may be full, and
+        # the old file may be the only copy of this receipt.
         write_file(arguments.receipt, json.dumps(fields, ensure_ascii=False).encode() + b"\n", what="receipt")
-        kept = "receipt kept" if receipt.proof else "receipt kept without a proof: no checkpoint covered it in time"
-        out.talk(f"{kept}: `{arguments.receipt}`; `consentd verify` checks it")
+        missing = "" if receipt.proof else " without a proof: no checkpoint covered it in time"
+        out.message(f"receipt stored{missing}: `{arguments.receipt}`; `consentd verify` verifies it")
     return fields
 
 

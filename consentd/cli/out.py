@@ -1,4 +1,4 @@
-"""Write answers to stdout and talk to stderr."""
+"""Write answers to stdout and messages to stderr; exit statuses; progress bars."""
 
 import json
 import os
@@ -14,19 +14,19 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u20
 
 DONE = PROVEN = 0
 REFUSED = DISPROVED = 1
-UNTOLD = 2
+UNDETERMINED = 2
 
 
 class Progress(Protocol):
-    """Told how far a long work has come."""
+    """Shows how far a long task is."""
 
     def __call__(self, done: int, total: int, /) -> None:
-        """Say that *done* of *total* is done."""
+        """Show that *done* of *total* parts are done."""
 
 
 @contextmanager
 def _writing() -> Iterator[None]:
-    """Say as StorageError that an answer does not arrive; that nobody reads it any more is no error of ours."""
+    """Raise StorageError if stdout cannot be written; let BrokenPipeError, a reader that closed stdout, pass."""
     try:
         yield
     except BrokenPipeError:
@@ -37,21 +37,21 @@ def _writing() -> Iterator[None]:
 
 
 def drop_output() -> None:
-    """Have nothing of the answer written any more, not while the interpreter shuts down either."""
+    """Discard the rest of the answer, also what the interpreter would flush when it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _plain(text: str) -> str:
-    """Write as numbers what would steer the terminal: much of what is shown was written by others."""
+    """Replace control characters by their numbers. Others wrote much of this text, and it could steer the terminal."""
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 class Out:
-    """Where a verb's words go.
+    """The output of a verb.
 
     Attributes:
-        as_json: one JSON object a line on stdout, in place of text.
-        lang: ``ko`` or ``en``, for text.
+        as_json: write one JSON object a line to stdout instead of text.
+        lang: language of the text, ``ko`` or ``en``.
     """
 
     def __init__(self, *, as_json: bool, lang: str) -> None:
@@ -64,35 +64,35 @@ class Out:
         self.lines(line)
 
     def lines(self, text: str) -> None:
-        """Write lines of the answer that are made already."""
+        """Write lines of the answer that are already formatted."""
         with _writing():
             sys.stdout.write(text + "\n")
 
     def flush(self) -> None:
-        """Have all that was answered arrive."""
+        """Flush stdout."""
         with _writing():
             sys.stdout.flush()
 
-    def talk(self, text: str) -> None:
-        """Write a line of talk."""
+    def message(self, text: str) -> None:
+        """Write a line to stderr."""
         sys.stderr.write(_plain(text) + "\n")
 
     def fault(self, error: ConsentdError) -> None:
-        """Write what went wrong, and what it is called."""
+        """Write an error with its reason and its notes to stderr."""
         if isinstance(error, VerificationError):
-            self.talk(f"disproved: {error}")
+            self.message(f"disproved: {error}")
         else:
-            self.talk(f"error: {error} ({error.reason})")
+            self.message(f"error: {error} ({error.reason})")
         for note in getattr(error, "__notes__", ()):
-            self.talk(note)
+            self.message(note)
 
-    def in_words(self, ko: str, en: str) -> str:
-        """Return one of two texts, by the language."""
+    def by_language(self, ko: str, en: str) -> str:
+        """Return the text of the output's language."""
         return ko if self.lang == "ko" else en
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Progress]:
-        """Show a bar on stderr while a long work lasts, where that is a terminal and rich is installed."""
+        """Show a progress bar on stderr during a long task, if stderr is a terminal and rich is installed."""
         bars = None
         if sys.stderr.isatty():
             try:

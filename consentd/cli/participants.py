@@ -1,4 +1,4 @@
-"""``consentd participants`` and ``vocabulary``: who takes part, and by which words."""
+"""``consentd participants`` and ``vocabulary``: the participants, their keys, and the codes in force."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -12,38 +12,42 @@ if TYPE_CHECKING:
 
 _ROLES = ("holder", "recipient", "relay", "auditor", "authority")
 _RIGHTS = ("break-glass", "see-reasons", "act-for-subjects", "read-statements", "erase")
-_MORE = """\
+_HELP = """\
 examples:
   consentd participants add hospital-a --en "Hospital A" --role holder --role recipient
   consentd participants add khis --ko 한국보건의료정보원 --role relay --right act-for-subjects
-then `consentd credential` gives it a token.
+Then `consentd credential` gives the participant a token.
 """
 
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs."""
-    verb = verbs.add_parser("participants", help="list, register and show participants, and their keys", epilog=_MORE,
+    verb = verbs.add_parser("participants", help="list, register and show participants, and their keys", epilog=_HELP,
                             formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
     one = add_verb(under, "list", show_all, "list all participants")
     add_daemon(one)
     one = add_verb(under, "show", show_one, "show one participant, with its keys in force")
-    one.add_argument("id", metavar="ID", help="of the participant")
+    one.add_argument("id", metavar="ID", help="the participant's id")
     add_daemon(one)
-    one = add_verb(under, "add", add, "register a participant, or say anew who it is (the operator's)", more=_MORE)
-    one.add_argument("id", metavar="ID", help="of a-z, 0-9, `.`, `_`, `-`")
+    text = "register a participant, or replace what is recorded of it (for the operator)"
+    one = add_verb(under, "add", add, text, more=_HELP)
+    one.add_argument("id", metavar="ID", help="characters: a-z, 0-9, `.`, `_`, `-`")
     one.add_argument("--ko", default="", metavar="NAME", help="its name in Korean")
     one.add_argument("--en", default="", metavar="NAME", help="its name in English")
     one.add_argument("--role", action="append", choices=_ROLES, required=True, help="repeatable; a relay has no other")
     one.add_argument("--right", action="append", choices=_RIGHTS, default=[], help="repeatable")
     one.add_argument("--group", action="append", default=[], metavar="group/ID", help="repeatable")
     one.add_argument("--type", default="", metavar="CODE", help="institution type (요양종별)")
-    one.add_argument("--inactive", action="store_true", help="it has left: it may ask nothing any more")
+    one.add_argument("--inactive", action="store_true", help="it has left: its requests are refused")
     add_daemon(one)
-    for name, how in (("add-key", "in"), ("retire-key", "out of")):
-        one = add_verb(under, name, change_key, f"put a participant's key {how} force (the operator's)")
+    for name, text in (
+        ("add-key", "put a participant's key in force (for the operator)"),
+        ("retire-key", "retire a participant's key (for the operator)"),
+    ):
+        one = add_verb(under, name, change_key, text)
         one.set_defaults(change=name)
-        one.add_argument("id", metavar="ID", help="of the participant")
+        one.add_argument("id", metavar="ID", help="the participant's id")
         one.add_argument("key", metavar="HEX", help="Ed25519 public key, 32 bytes")
         add_daemon(one)
     verb = add_verb(verbs, "vocabulary", vocabulary, "list the codes in force: purposes, categories, actions, labels")
@@ -51,7 +55,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def show_all(arguments: argparse.Namespace, out: Out) -> int:
-    """List all."""
+    """List all participants."""
     with open_client(arguments) as client:
         for participant in client.list_participants():
             _show(out, participant, [])
@@ -59,7 +63,7 @@ def show_all(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def show_one(arguments: argparse.Namespace, out: Out) -> int:
-    """Show one."""
+    """Show one participant."""
     with open_client(arguments) as client:
         found = client.get_participant(arguments.id)
     _show(out, found.participant, [key.hex() for key in found.keys])
@@ -67,7 +71,7 @@ def show_one(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def add(arguments: argparse.Namespace, out: Out) -> int:
-    """Register one."""
+    """Register a participant."""
     from consentd.v1 import statement_pb2 as st
 
     participant = st.ParticipantStatement(
@@ -89,20 +93,20 @@ def add(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def change_key(arguments: argparse.Namespace, out: Out) -> int:
-    """Put a key in force, or out of it."""
+    """Put a key in force, or retire it."""
     try:
         key = bytes.fromhex(arguments.key)
     except ValueError as error:
         raise InvalidError("key is not in hex") from error
     with open_client(arguments) as client:
-        put = client.add_key if arguments.change == "add-key" else client.retire_key
-        receipt = put(arguments.id, key)
+        write = client.add_key if arguments.change == "add-key" else client.retire_key
+        receipt = write(arguments.id, key)
     out.answer(f"{arguments.id} {key.hex()}", type=arguments.change, id=arguments.id, index=receipt.index)
     return DONE
 
 
 def vocabulary(arguments: argparse.Namespace, out: Out) -> int:
-    """List codes."""
+    """List the codes of the vocabulary in force."""
     from consentd.v1 import statement_pb2 as st
     from consentd_client import show
 
@@ -115,7 +119,7 @@ def vocabulary(arguments: argparse.Namespace, out: Out) -> int:
             f"{kind:<9} {code.code:<14} {show.text(code.name, out.lang)}{under}",
             type="code", kind=kind, code=code.code, ko=code.name.ko, en=code.name.en, parent=code.parent,
         )  # fmt: skip
-    out.talk(f"{found.vocabulary_id} version {found.version}")
+    out.message(f"{found.vocabulary_id} version {found.version}")
     return DONE
 
 
@@ -129,11 +133,11 @@ def _show(out: Out, participant: "ParticipantStatement", keys: list[str]) -> Non
         for right in participant.rights
     ]
     left = "" if participant.active else "  (left)"
-    said = [f"{participant.participant_id}  {show.text(participant.name, out.lang)}  {'+'.join(roles)}{left}"]
-    said += [f"  right: {right}" for right in rights]
-    said += [f"  key: {key}" for key in keys]
+    lines = [f"{participant.participant_id}  {show.text(participant.name, out.lang)}  {'+'.join(roles)}{left}"]
+    lines += [f"  right: {right}" for right in rights]
+    lines += [f"  key: {key}" for key in keys]
     out.answer(
-        "\n".join(said), type="participant", id=participant.participant_id, ko=participant.name.ko,
+        "\n".join(lines), type="participant", id=participant.participant_id, ko=participant.name.ko,
         en=participant.name.en, roles=roles, rights=rights, groups=list(participant.groups),
         active=participant.active, keys=keys,
     )  # fmt: skip

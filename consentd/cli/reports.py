@@ -6,14 +6,14 @@ from pathlib import Path
 
 from consentd.cli.options import Verbs, add_verb
 from consentd.cli.out import DONE, Out
-from consentd.cli.sources import MORE_FROM, add_place, read_number, read_place
+from consentd.cli.sources import SOURCE_HELP_FROM, add_ledger_source, read_ledger_source, read_number
 from consentd.errors import InvalidError
 
 _MORE = f"""\
 One HTML file, in Korean and English, with nothing to load and no script; it prints. Accesses show as far as their
 openings are at hand. It holds no identifier of a person, but justifications as they were written.
 
-{MORE_FROM}
+{SOURCE_HELP_FROM}
 """
 
 
@@ -25,7 +25,7 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument(
         "--gap", type=read_number, default=60.0, metavar="MIN", help="a silence worth telling (default 60)"
     )
-    add_place(verb, directory="--from")
+    add_ledger_source(verb, directory="--from")
 
 
 def report(arguments: argparse.Namespace, out: Out) -> int:
@@ -36,7 +36,7 @@ def report(arguments: argparse.Namespace, out: Out) -> int:
 
     if out.as_json and str(arguments.file) == "-":
         raise InvalidError("page is no JSON: give a file for it, or leave out --json")
-    place, origin, verifier = read_place(arguments)
+    place, origin, verifier = read_ledger_source(arguments)
     with out.progress("adding up") as progress:
         found = summarise(
             place, origin=origin, log_verifier=verifier, index=arguments.index,
@@ -49,11 +49,11 @@ def report(arguments: argparse.Namespace, out: Out) -> int:
     write_file(arguments.file, page.encode(), is_private=True, what="page")
     permitted = found.kinds["ACCESS"]
     if found.closed:
-        out.talk(f"not checked: accesses and refusals whose statement is not at hand: {found.closed}")
+        out.message(f"not checked: accesses and refusals whose statement is not at hand: {found.closed}")
     if found.pruned:
-        out.talk(f"pruned, and in no figure: {found.pruned} entries")
+        out.message(f"pruned, and in no figure: {found.pruned} entries")
     out.answer(
-        out.in_words(
+        out.by_language(
             f"보고서 작성: `{arguments.file}`, 열람 {permitted}건, 거절 {found.kinds['REFUSAL']}건",
             f"written: `{arguments.file}`, {permitted} accesses, {found.kinds['REFUSAL']} refusals",
         ),

@@ -1,4 +1,4 @@
-"""The arguments that say where a ledger is read, for the verbs that read all of it."""
+"""The options that say where a whole ledger is read from, for the verbs that read all of it."""
 
 import argparse
 import os
@@ -14,64 +14,65 @@ if TYPE_CHECKING:
     from consentd.audit.sources import Place
     from consentd.core.quorum import Cosigned
 
-MORE = """\
+SOURCE_HELP = """\
 The ledger is read from one of:
-  DIR             a directory that `consentd export` made; openings, where you hold them, with --statements
-  --config FILE   a stopped daemon's files, as in ops/consentd.toml; with its vault all statements are opened
-  --url URL       a running daemon, or any host that serves an export; openings of a daemon with --target
+  DIR             a directory that `consentd export` wrote; add its openings with --statements, if you have them
+  --config FILE   a stopped daemon's files, as in ops/consentd.toml; with its vault all statements can be opened
+  --url URL       a running daemon, or a host that serves an export; add a daemon's openings with --target
 """
-MORE_FROM = MORE.replace("  DIR       ", "  --from DIR")
-"""The same, of a verb whose first argument is what it writes."""
+SOURCE_HELP_FROM = SOURCE_HELP.replace("  DIR       ", "  --from DIR")
+"""The same, for a verb whose first argument is the file that it writes."""
 
 
-def add_place(verb: argparse.ArgumentParser, *, directory: str = "directory", witnesses: bool = False) -> None:
-    """Add where the ledger is.
+def add_ledger_source(verb: argparse.ArgumentParser, *, directory: str = "directory", witnesses: bool = False) -> None:
+    """Add the options that name a ledger.
 
     Args:
-        directory: how an exported ledger is given: the argument ``directory``, or an option; empty: it cannot be.
-        witnesses: they may be asked for.
+        verb: the verb's parser.
+        directory: name of the argument or option for an exported ledger; empty: the verb does not read one.
+        witnesses: whether the verb can verify cosignatures.
     """
     group = verb.add_argument_group("the ledger")
     if directory:
         how: dict[str, Any] = {"dest": "directory"} if directory.startswith("-") else {"nargs": "?"}
         group.add_argument(directory, type=Path, metavar="DIR", help="an exported ledger", **how)
-        group.add_argument("--statements", type=Path, metavar="DIR", help="openings, exported beside it")
+        group.add_argument("--statements", type=Path, metavar="DIR", help="its openings, exported with --statements-to")
     group.add_argument("--config", type=Path, metavar="FILE", help="of a stopped daemon, as in ops/consentd.toml")
-    group.add_argument("--url", metavar="URL", help="of a running daemon's HTTP, `http://127.0.0.1:7401`")
-    add_caller(group)
+    group.add_argument("--url", metavar="URL", help="HTTP address of a running daemon, as in `http://127.0.0.1:7401`")
+    add_daemon_access(group)
     add_pins(verb, witnesses=witnesses)
     if witnesses:
         verb.add_argument(
             "--max-age", type=read_seconds, metavar="S",
-            help="--policy: age of the oldest cosignatures that count (default: any, for an old export)",
+            help="with --policy: oldest age of a cosignature that counts, in seconds (default: any age)",
         )  # fmt: skip
 
 
-def add_caller(group: Any) -> None:
-    """Add who reads a running daemon, and how."""
-    group.add_argument("--target", default="", metavar="HOST:PORT", help="its gRPC, for openings")
+def add_daemon_access(group: Any) -> None:
+    """Add the options for reading a running daemon."""
+    group.add_argument("--target", default="", metavar="HOST:PORT", help="gRPC address of the daemon, to read openings")
     path = os.environ.get("CONSENTD_TOKEN_FILE")
     group.add_argument(
         "--token-file",
         type=Path,
         default=Path(path) if path else None,
         metavar="FILE",
-        help="holds an auditor's token (CONSENTD_TOKEN_FILE; or the token itself in CONSENTD_TOKEN)",
+        help="file with an auditor's token (CONSENTD_TOKEN_FILE; or set CONSENTD_TOKEN to the token)",
     )
-    group.add_argument("--tls-ca", type=Path, metavar="FILE", help="authorities of the daemon, PEM; gRPC uses TLS")
-    group.add_argument("--tls", action="store_true", help="gRPC uses TLS with the system's authorities")
+    group.add_argument("--tls-ca", type=Path, metavar="FILE", help="gRPC uses TLS; trust these authorities, PEM")
+    group.add_argument("--tls", action="store_true", help="gRPC uses TLS; trust the system's authorities")
 
 
-def read_place(arguments: argparse.Namespace) -> "tuple[Place, str, Any]":
+def read_ledger_source(arguments: argparse.Namespace) -> "tuple[Place, str, Any]":
     """Return (place, origin, log verifier).
 
     Raises:
-        InvalidError: not one place is given, or no log key.
+        InvalidError: no source or more than one is given, or no log key.
         StorageError: a file cannot be read.
     """
     directory = getattr(arguments, "directory", None)
     if sum(one is not None for one in (directory, arguments.config, arguments.url)) != 1:
-        raise InvalidError("give one place to read the ledger from: a directory, --config or --url")
+        raise InvalidError("give one source to read the ledger from: a directory, --config or --url")
     if arguments.config is not None:
         return _files(arguments)
     origin, verifier = read_pins(arguments)
@@ -79,23 +80,23 @@ def read_place(arguments: argparse.Namespace) -> "tuple[Place, str, Any]":
         from consentd.audit.sources import Exported
 
         return Exported(directory, arguments.statements), origin, verifier
-    return read_live(arguments), origin, verifier
+    return read_daemon_source(arguments), origin, verifier
 
 
-def read_witnessed(arguments: argparse.Namespace) -> "tuple[Place, str, Any, list[Cosigned]]":
-    """Return (place, origin, log verifier, seen): where a policy is given, a place that asks for its witnesses.
+def read_witnessed_source(arguments: argparse.Namespace) -> "tuple[Place, str, Any, list[Cosigned]]":
+    """Return (source, origin, log verifier, seen). If a policy is given, reading the source verifies its cosignatures.
 
-    What they cosigned stands in *seen* once the place was read; it stays empty where nobody was asked for.
+    *seen* receives the cosignatures when the source is read; without a policy it stays empty.
 
     Raises:
-        InvalidError: as ``read_place``; the policy is none; or an age is given without one.
+        InvalidError: as ``read_ledger_source``; the policy is malformed; or --max-age is given without a policy.
         StorageError: a file cannot be read.
     """
-    place, origin, verifier = read_place(arguments)
+    place, origin, verifier = read_ledger_source(arguments)
     policy = read_policy(arguments)
     if policy is None:
         if arguments.max_age is not None:
-            raise InvalidError("--max-age is of cosignatures: give the witnesses with --policy")
+            raise InvalidError("--max-age limits the age of cosignatures: give the witnesses with --policy")
         return place, origin, verifier, []
     from consentd.audit.witnessed import Witnessed
 
@@ -106,38 +107,38 @@ def read_witnessed(arguments: argparse.Namespace) -> "tuple[Place, str, Any, lis
     return witnessed, origin, verifier, witnessed.seen
 
 
-def say_cosigned(arguments: argparse.Namespace, out: Out, seen: "list[Cosigned]") -> list[dict[str, object]]:
-    """Say who cosigned the checkpoint that was read, and how long ago; return it for ``--json``."""
+def report_cosignatures(arguments: argparse.Namespace, out: Out, seen: "list[Cosigned]") -> list[dict[str, object]]:
+    """Write who cosigned the checkpoint that was read, and how long ago; return it for ``--json``."""
     if arguments.policy is None:
-        out.talk("not checked: witnesses; give their policy with --policy")
+        out.message("not checked: witnesses; give their policy with --policy")
         return []
     now_s = int(time.time())
     found = [(name, time_s) for cosigned in seen[-1:] for name, time_s in cosigned.cosignatures]
     for name, time_s in found:
-        out.talk(f"cosigned: by {name}, {now_s - time_s} s ago")
+        out.message(f"cosigned: by {name}, {now_s - time_s} s ago")
     return [{"witness": name, "time_s": time_s} for name, time_s in found]
 
 
 def read_seconds(text: str) -> int:
-    """Return a number of seconds; an argparse type."""
+    """Parse a number of seconds; an argparse type."""
     if not (text.isascii() and text.isdecimal()):
         raise argparse.ArgumentTypeError("not a number of seconds")
     return int(text)
 
 
 def read_number(text: str) -> float:
-    """Return a number that is not negative and at most a billion; an argparse type."""
+    """Parse a number from 0 to a billion; an argparse type."""
     try:
         found = float(text)
     except ValueError:
         found = -1.0
-    if not 0 <= found <= 1e9:  # nor one that is none
+    if not 0 <= found <= 1e9:  # false for NaN too
         raise argparse.ArgumentTypeError("not a number from 0 to 1000000000")
     return found
 
 
-def read_live(arguments: argparse.Namespace) -> "Place":
-    """Return the running daemon that is named."""
+def read_daemon_source(arguments: argparse.Namespace) -> "Place":
+    """Return the running daemon that the arguments name as a source."""
     from consentd.audit.live import Live
 
     return Live(
@@ -165,6 +166,6 @@ def _files(arguments: argparse.Namespace) -> "tuple[Place, str, Any]":
     if arguments.log_key:
         origin, verifier = read_pins(arguments)
     else:
-        # Who audits a ledger should not take its key from it; who operates it has no other.
+        # An auditor must pin the key and must not take it from the ledger. The operator may use the ledger's own key.
         origin, verifier = arguments.origin or config.ledger.origin, read_log_key(config.keys.log_key_file).verifier
     return place, origin, verifier

@@ -39,7 +39,7 @@ _LABELS: Mapping[str, tuple[str, str]] = {
     "PERMIT": ("허용", "permitted"),
     "PARTIAL": ("일부 허용", "permitted in part"),
     "DENY": ("거부", "denied"),
-    "INDETERMINATE": ("판단 불가", "could not be told"),
+    "INDETERMINATE": ("판단 불가", "could not be determined"),
     "NO_CONSENT": ("동의 없음", "no consent"),
     "ACTIVE": ("유효", "active"),
     "PAUSED": ("일시정지", "paused"),

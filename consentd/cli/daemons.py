@@ -1,0 +1,153 @@
+"""``consentd serve``, ``witness``, ``keygen`` and ``credential``: run the daemons, and make their keys and tokens."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from consentd.cli.options import Verbs, add_verb
+from consentd.cli.out import DONE, Out
+from consentd.errors import InvalidError
+
+if TYPE_CHECKING:
+    from consentd.config import Config
+
+_KEYGEN_HELP = """\
+Makes the log key, the statement key, the vault key and the credentials file that the configuration names, and prints
+the operator's token once, on stdout. Existing files are not changed.
+
+example:
+  consentd keygen --config ops/consentd.toml > operator.token
+"""
+_WITNESS_HELP = """\
+The witness fetches every entry of the ledgers that it follows, and cosigns a checkpoint only if it computes the same
+seals from the entries.
+
+example:
+  consentd witness --config ops/witness.toml --keygen witness.example.org/w1
+  consentd witness --config ops/witness.toml
+"""
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add the verbs."""
+    verb = add_verb(verbs, "serve", serve, "run the daemon until SIGTERM; SIGHUP reads the credentials again")
+    add_config(verb)
+    verb.add_argument(
+        "--confirm-clock", action="store_true", help="start though the clock went back: you checked that it is right"
+    )
+    verb = add_verb(verbs, "witness", witness, "replay a ledger and cosign its checkpoints", more=_WITNESS_HELP)
+    verb.add_argument("--config", type=Path, required=True, metavar="FILE", help="as in ops/witness.toml")
+    verb.add_argument("--keygen", metavar="NAME", help="make its key under this name, print the verifier key, and exit")
+    verb = add_verb(verbs, "keygen", keygen, "make all keys; print the operator's token", more=_KEYGEN_HELP)
+    add_config(verb)
+    verb = add_verb(verbs, "credential", credential, "give a participant a token; print it")
+    add_config(verb)
+    verb.add_argument("participant", metavar="PARTICIPANT", help="the participant's id, or `operator`")
+
+
+def serve(arguments: argparse.Namespace, out: Out) -> int:
+    """Run the daemon."""
+    from consentd.server import logs
+    from consentd.server.daemon import serve as run
+
+    config = load_config(arguments)
+    logs.configure(config.log.level)
+    run(config, confirm_clock=arguments.confirm_clock)
+    return DONE
+
+
+def witness(arguments: argparse.Namespace, out: Out) -> int:
+    """Run a witness, or make its key."""
+    from consentd.server import logs
+    from consentd.witnessd.config import load_witness_config
+
+    config = load_witness_config(arguments.config)
+    if arguments.keygen is not None:
+        from consentd.server.keys import make_witness_key
+
+        vkey = make_witness_key(config.key_file, arguments.keygen)
+        out.answer(vkey, key_file=str(config.key_file), verifier_key=vkey)
+        return DONE
+    from consentd.witnessd.http import serve_witness
+
+    logs.configure("info")
+    serve_witness(config)
+    return DONE
+
+
+def keygen(arguments: argparse.Namespace, out: Out) -> int:
+    """Make the keys that the configuration names, and the operator's token."""
+    from consentd.core.note import format_vkey
+    from consentd.cosigning.mldsa import format_mldsa_vkey
+    from consentd.server.keys import make_keys, read_keys
+
+    config = load_config(arguments)
+    token = make_keys(config)
+    keys = read_keys(config)
+    vkey = format_vkey(keys.log.verifier)
+    more = {} if keys.log_mldsa is None else {"log_mldsa_key": format_mldsa_vkey(keys.log_mldsa.verifier)}
+    files = {
+        "log_key": config.keys.log_key_file, "statement_key": config.keys.statement_key_file,
+        "vault_key": config.keys.vault_key_file, "credentials": config.callers.credentials_file,
+    }  # fmt: skip
+    if config.keys.log_mldsa_key_file is not None:
+        files["log_mldsa_key"] = config.keys.log_mldsa_key_file
+    for what, path in files.items():
+        out.message(f"{what.replace('_', ' ')}: {path}")
+    out.message("back up the vault key, but not together with the vault")
+    out.message("keep the log key secret: with it, anyone can sign a forged ledger of this name")
+    out.message(f"clients pin this log key (CONSENTD_LOG_KEY): {vkey}")
+    for text in more.values():
+        out.message(f"policy files and clients may also name this ML-DSA-44 log key: {text}")
+    out.message("stdout has the operator's token (CONSENTD_TOKEN); it is not stored, and not shown again")
+    out.answer(
+        token, token=token, log_key=vkey, **more, origin=config.ledger.origin,
+        files={what: str(path) for what, path in files.items()},
+    )  # fmt: skip
+    return DONE
+
+
+def credential(arguments: argparse.Namespace, out: Out) -> int:
+    """Give a participant a token."""
+    from consentd.server.keys import make_token, write_private
+    from consentd.service.auth import PARTICIPANT_ID, format_credential
+
+    config = load_config(arguments)
+    if not PARTICIPANT_ID.fullmatch(arguments.participant):
+        raise InvalidError(f"participant id may have only a-z, 0-9, `.`, `_`, `-`: `{arguments.participant}`")
+    path = config.callers.credentials_file
+    if not path.exists():
+        raise InvalidError(f"credentials file does not exist: `{path}`; `consentd keygen` makes it")
+    token = make_token()
+    write_private(path, format_credential(token, arguments.participant), append=True)
+    out.message(f"added to {path}: the token is valid after the daemon receives SIGHUP or is restarted")
+    out.message("stdout has the token; only its hash is stored, and the token is not shown again")
+    out.answer(token, participant=arguments.participant, token=token)
+    return DONE
+
+
+def add_config(verb: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Add the daemon's configuration."""
+    verb.add_argument("--config", type=Path, required=required, metavar="FILE", help="as in ops/consentd.toml")
+
+
+def load_config(arguments: argparse.Namespace) -> "Config":
+    """Load the daemon's configuration."""
+    from consentd.config import load
+
+    path: Path = arguments.config
+    return load(path)
+
+
+def load_own_config(arguments: argparse.Namespace) -> "Config":
+    """Load the daemon's configuration for a verb that writes into the data directory.
+
+    Raises:
+        InvalidError: another user owns the directory. The daemon could not open files that this user writes.
+    """
+    config = load_config(arguments)
+    path = config.ledger.data_dir
+    if path.exists() and path.stat().st_uid != os.geteuid():
+        raise InvalidError(f"data directory is another user's: run this as the daemon's user: `{path}`")
+    return config

@@ -1,0 +1,205 @@
+"""``consentd fsck``, ``compact``, ``prune`` and ``table``: look after a ledger's files."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from consentd.cli.daemons import add_config, load_config, load_own_config
+from consentd.cli.options import Verbs, add_daemon, add_pins, add_verb, open_client, read_pins, read_start_ms
+from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, Out
+from consentd.errors import InvalidError
+
+if TYPE_CHECKING:
+    from consentd.v1.ledger_service_pb2 import PruneResponse
+
+_FSCK_HELP = """\
+The daemon must be stopped; or give a copy of the store as DIR, with --log-key. Nothing is repaired.
+
+exit status: 0 no fault was found, 1 a fault was found, 2 something could not be determined.
+"""
+_PRUNE_HELP = """\
+The policy is the one that leaf 0 publishes (`ledger.retention_days` when the ledger began). Kept are: everything of
+that time or later, everything that a kept entry refers to, all public chains, and each person's last entry before that
+time. The ledger first states what will be pruned; nothing is deleted before that statement is public. Proofs of the
+rest stay valid, and histories say what is missing. If it is interrupted, the next call completes it. It cannot be
+undone.
+
+examples:
+  consentd prune --dry-run
+  consentd prune --keep-from 2024-01-01
+"""
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add the verbs."""
+    verb = add_verb(verbs, "fsck", fsck, "verify all files of a ledger, offline", more=_FSCK_HELP)
+    add_config(verb, required=False)
+    verb.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="a copy of the ledger's store")
+    verb.add_argument("--quick", action="store_true", help="leave out statements, signatures and the table")
+    add_pins(verb, witnesses=False)
+    verb = add_verb(
+        verbs, "compact", compact, "rewrite the store's files without what was deleted; the daemon must be stopped"
+    )
+    add_config(verb)
+    verb = add_verb(
+        verbs, "prune", prune, "delete what the retention policy no longer keeps (for the operator)", more=_PRUNE_HELP
+    )
+    verb.add_argument(
+        "--keep-from", type=read_start_ms, default=0, metavar="DATE",
+        help="keep everything from this date on (default: as the policy says)",
+    )  # fmt: skip
+    verb.add_argument("--dry-run", action="store_true", help="only say what would be deleted, and what limits it")
+    add_daemon(verb)
+    verb.set_defaults(timeout=86_400.0)
+    verb = verbs.add_parser("table", help="rebuild or verify the policy table, offline")
+    under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
+    one = add_verb(
+        under, "rebuild", rebuild_table, "rebuild the policy table from the ledger; the daemon must be stopped"
+    )
+    add_config(one)
+    one = add_verb(
+        under, "verify", verify_table, "compare the policy table with a rebuilt one; the daemon must be stopped"
+    )
+    add_config(one)
+
+
+def fsck(arguments: argparse.Namespace, out: Out) -> int:
+    """Verify a ledger's files."""
+    from contextlib import ExitStack
+
+    from consentd.ledger.vault import Vault
+    from consentd.server.keys import read_keys
+    from consentd.store.rocks import RocksStore
+    from consentd.table.table import Table
+    from consentd.verify.fsck import verify_ledger
+
+    if (arguments.config is None) == (arguments.directory is None):
+        raise InvalidError("give --config FILE or DIR, one of both")
+    with ExitStack() as stack, out.progress("verifying") as progress:
+        if arguments.directory is not None:
+            origin, log_key = read_pins(arguments)
+            store = RocksStore.open_read_only(arguments.directory)
+            stack.callback(store.close)
+            report = verify_ledger(
+                store, origin=origin, log_verifier=log_key, last_signed_path=None, quick=arguments.quick,
+                progress=progress,
+            )
+        else:
+            config = load_config(arguments)
+            keys = read_keys(config)
+            # INVARIANT: a pinned key is used if it is given. The operator may use the ledger's own key instead.
+            origin = arguments.origin or config.ledger.origin
+            log_key = keys.log.verifier
+            if arguments.log_key:
+                origin, log_key = read_pins(arguments)
+            store = RocksStore.open_read_only(config.ledger.store_dir)
+            stack.callback(store.close)
+            vault_store = RocksStore.open_read_only(config.ledger.vault_dir)
+            stack.callback(vault_store.close)
+            table = Table.open_read_only(config.table.path) if config.table.path.exists() else None
+            if table is not None:
+                stack.callback(table.close)
+            report = verify_ledger(
+                store, origin=origin, log_verifier=log_key,
+                last_signed_path=config.ledger.last_signed_path, vault=Vault(vault_store, keys.vault), table=table,
+                quick=arguments.quick, progress=progress,
+            )  # fmt: skip
+    for fault in report.faults:
+        place = "" if fault.index is None else f"entry {fault.index}: "
+        out.answer(f"{place}{fault.what}", type="fault", index=fault.index, what=fault.what)
+    for what in report.not_checked:
+        out.message(f"not checked: {what}")
+    verdict = "disproved" if report.faults else "not all could be determined" if report.not_checked else "proven"
+    out.answer(
+        f"{verdict}: {report.entries} entries, {report.seals} seals, {report.statements_opened} statements opened, "
+        f"{report.statements_erased} erased, {report.leaves_pruned} leaves and {report.statements_pruned} statements "
+        f"pruned, {len(report.faults)} faults" + (" or more" if report.stopped else ""),
+        type="report", verdict=verdict, size=report.size, entries=report.entries, seals=report.seals,
+        statements_opened=report.statements_opened, statements_erased=report.statements_erased,
+        leaves_pruned=report.leaves_pruned, statements_pruned=report.statements_pruned,
+        faults=len(report.faults), not_checked=list(report.not_checked), stopped=report.stopped,
+    )  # fmt: skip
+    if report.faults:
+        return DISPROVED
+    return UNDETERMINED if report.not_checked else PROVEN
+
+
+def compact(arguments: argparse.Namespace, out: Out) -> int:
+    """Rewrite the store's files."""
+    from consentd.ledger import layout
+    from consentd.server.keys import read_log_key
+    from consentd.server.preflight import look_at_ledger
+    from consentd.store import prefix_end
+    from consentd.store.rocks import RocksStore
+
+    config = load_own_config(arguments)
+    look_at_ledger(config, read_log_key(config.keys.log_key_file).verifier)
+    store = RocksStore.open(config.ledger.store_dir, create=False)
+    try:
+        before = store.approximate_size()
+        with out.progress("rewriting") as progress:
+            kinds = layout.KINDS
+            for done, kind in enumerate(kinds, 1):
+                store.compact_range(kind, prefix_end(kind))
+                progress(done, len(kinds))
+        after = store.approximate_size()
+    finally:
+        store.close()
+    out.answer(
+        out.by_language(
+            f"다시 씀: {before >> 20} MiB → {after >> 20} MiB", f"rewritten: {before >> 20} MiB, now {after >> 20} MiB"
+        ),
+        type="compact", before=before, after=after,
+    )  # fmt: skip
+    return DONE
+
+
+def prune(arguments: argparse.Namespace, out: Out) -> int:
+    """Prune."""
+    from consentd.core.kinds import EntryKind, is_known
+    from consentd_client import show
+
+    with open_client(arguments) as client, out.progress("pruning") as progress:
+
+        def show_progress(answer: "PruneResponse") -> None:
+            progress(answer.done_count, answer.total_count)
+
+        done = client.prune(kept_from_ms=arguments.keep_from, dry_run=arguments.dry_run, progress=show_progress)
+    since = show.format_time(done.kept_from_time_ms)
+    kind = EntryKind(done.stop_kind).name if is_known(done.stop_kind) else ""
+    out.answer(
+        out.by_language(
+            f"{'삭제 예정' if arguments.dry_run else '삭제됨'}: 진술 {done.statement_count}건, 항목 "
+            f"{done.leaf_count}건. {since} 이후의 모든 기록은 남아 있음 (시작 크기 {done.start_size})",
+            f"{'would be pruned' if arguments.dry_run else 'pruned'}: {done.statement_count} statements, "
+            f"{done.leaf_count} leaves; everything from {since} on is kept (new readers start at {done.start_size})",
+        ),
+        type="prune", dry_run=arguments.dry_run, statements=done.statement_count, leaves=done.leaf_count,
+        kept_from_ms=done.kept_from_time_ms, start=done.start_size, stop_index=done.stop_index, stop_kind=kind,
+    )  # fmt: skip
+    if kind:
+        out.message(f"leaves are deleted only before entry {done.stop_index}, a {kind} that a kept entry refers to")
+    return DONE
+
+
+def rebuild_table(arguments: argparse.Namespace, out: Out) -> int:
+    """Rebuild the policy table."""
+    from consentd.cli.tables import rebuild
+
+    with out.progress("rebuilding") as progress:
+        size = rebuild(load_own_config(arguments), progress)
+    out.answer(f"rebuilt from {size} leaves", type="table", size=size)
+    return DONE
+
+
+def verify_table(arguments: argparse.Namespace, out: Out) -> int:
+    """Compare the policy table with a rebuilt one."""
+    from consentd.cli.tables import differences
+
+    with out.progress("verifying") as progress:
+        size, rows, found = differences(load_config(arguments), progress)
+    for what, count in found.items():
+        out.answer(f"{what}: {count}", type="fault", what=what, count=count)
+    verdict = "disproved" if found else "proven"
+    out.answer(f"{verdict}: {rows} rows at size {size}", type="table", verdict=verdict, rows=rows, size=size)
+    return DISPROVED if found else PROVEN
