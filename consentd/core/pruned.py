@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from consentd.core.codec import Event
+from consentd.core.kinds import PRUNABLE
 from consentd.core.tiles import TILE_WIDTH
 from consentd.errors import MalformedError, ProofError
 
@@ -30,6 +31,10 @@ class Pruned:
     def minimum(self) -> int:
         """The minimum index: from here on every leaf is there. A multiple of 256, so that bundles are whole."""
         return self.start - self.start % TILE_WIDTH
+
+    def covers(self, event: Event) -> bool:
+        """Return whether the statement of this event may be missing, because it is old and of a kind that is pruned."""
+        return event.time_ms < self.kept_from_ms and event.kind in PRUNABLE
 
     def verify_policy(self, *, days: int, time_ms: int) -> None:
         """Verify that an entry of *time_ms* may state this, where leaf 0 published a retention of *days*.

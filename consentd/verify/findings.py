@@ -1,10 +1,30 @@
-"""What a verification of stored or served records finds: what is wrong, where, and how much could not be told."""
+"""Faults, counts and the report of a verification.
+
+A *fault* is something wrong in the ledger. *Not checked* is something that could not be determined, because the source
+does not have what the check needs; the constants here name every such thing.
+"""
 
 from collections import Counter
 from dataclasses import dataclass, field
 
+from consentd.core.checkpoint import Checkpoint
+
 MAX_FAULTS = 100
-"""Faults after which looking stops: more say nothing new."""
+"""A search ends after this many faults."""
+
+# What could not be determined. Keys of ``Report.not_checked``.
+NO_STATEMENTS = "statements, because the source has none"
+CLOSED = "statements that are erased, outside the mandate, or encrypted without the vault"
+WITHHELD = "statements of persons who were not erased, while those of others are readable"
+KEY_UNKNOWN = "signatures by keys that an unreadable entry may have put in force"
+UNKNOWN_FIELDS = "what entries state about keys or the ledger, in fields that this version does not know"
+UNKNOWN_KIND = "entries of kinds that this version does not know"
+NO_MAP = "map roots of seals, because heads of some chains are unknown"
+NO_PRUNING_STATEMENT = "what is pruned, because statements of chain `ledger` are missing"
+NO_TABLE = "policy table, which needs the vault and a ledger without faults"
+
+UNDETERMINED = frozenset({UNKNOWN_KIND, UNKNOWN_FIELDS, WITHHELD, NO_MAP, NO_PRUNING_STATEMENT})
+"""Those that an auditor should always be able to determine. Where one of them occurs, the ledger is not proven."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,35 +32,79 @@ class Fault:
     """One thing that is wrong.
 
     Attributes:
-        index: the entry or seal it touches; None where it is no single one.
-        what: in words; never with an identifier of a person.
+        index: of the entry or seal concerned; None if it concerns no single one.
+        what: a sentence for the operator, without any identifier of a person.
     """
 
     index: int | None
     what: str
 
 
-class Enough(Exception):  # noqa: N818  # no error: it ends the search
-    """End a search that has found ``MAX_FAULTS``."""
+class TooManyFaults(Exception):  # noqa: N818  # it ends a search and reports no error
+    """Ends a search that has found ``MAX_FAULTS``."""
 
 
 @dataclass(slots=True)
 class Findings:
-    """The faults found so far, and how often something could not be told, by what it is."""
+    """What a search has found so far. The counts are those of ``Report``."""
 
     faults: list[Fault] = field(default_factory=list)
     unchecked: Counter[str] = field(default_factory=Counter)
+    entries: int = 0
+    seals: int = 0
+    statements_opened: int = 0
+    statements_erased: int = 0
+    leaves_pruned: int = 0
+    statements_pruned: int = 0
 
     def not_checked(self, what: str) -> None:
-        """Count something that cannot be told."""
+        """Count something that could not be determined."""
         self.unchecked[what] += 1
 
     def add(self, index: int | None, what: str) -> None:
-        """Take down a fault.
+        """Add a fault.
 
         Raises:
-            Enough: it was the last one that is looked for.
+            TooManyFaults: this was fault number ``MAX_FAULTS``.
         """
         self.faults.append(Fault(index, what))
         if len(self.faults) >= MAX_FAULTS:
-            raise Enough
+            raise TooManyFaults
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The result of a verification.
+
+    Attributes:
+        checkpoint: whose tree was verified; None for a store, whose tree is the one in its state row.
+        start: index of the first leaf that was read.
+        size: number of leaves of the tree, up to where the search came.
+        entries, seals: leaves that were read, by kind.
+        tags: chains seen.
+        statements_opened: statements that match their leaves and are signed by a key in force.
+        statements_erased: statements missing from chains that end in an ERASURE.
+        leaves_pruned, statements_pruned: missing ones that the ledger states to have pruned, within its policy.
+        not_checked: what could not be determined, and how often.
+        faults: ordered by index, at most ``MAX_FAULTS``.
+        stopped: the search ended at ``MAX_FAULTS``, so there may be more faults.
+    """
+
+    checkpoint: Checkpoint | None
+    start: int
+    size: int
+    entries: int
+    seals: int
+    tags: int
+    statements_opened: int
+    statements_erased: int
+    leaves_pruned: int
+    statements_pruned: int
+    not_checked: dict[str, int]
+    faults: tuple[Fault, ...]
+    stopped: bool
+
+    @property
+    def is_undetermined(self) -> bool:
+        """Whether something of ``UNDETERMINED`` occurred."""
+        return bool(self.not_checked.keys() & UNDETERMINED)

@@ -1,131 +1,160 @@
-"""Verify statements: what leaves commit to, who signed it, and that nothing else is gone; a part of ``fsck``."""
+"""Verify one statement after another: its leaf's commitment, its signature, and that its author's key was in force.
 
+The first two need nothing but the entry: ``verify_opening``, which may run in any order and in any process. Whether a
+key was in force depends on the entries before: ``Authors``, which takes the entries in the order of the ledger.
+"""
+
+from collections.abc import MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 from consentd.core import codec, key_validity
-from consentd.core.history import VerifiedEntry
-from consentd.core.kinds import PRUNABLE, EntryKind
-from consentd.core.replay import Replay
-from consentd.errors import CorruptionError, NotFoundError, StorageError, VerificationError
-from consentd.ledger import layout
-from consentd.ledger.vault import Vault
-from consentd.statements import payloads
-from consentd.store import Store
-from consentd.verify import rows as rows
-from consentd.verify.findings import Findings
-from consentd.verify.rows import Gap
+from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS, KeyValidity
+from consentd.core.kinds import EntryKind
+from consentd.core.pruned import Pruned
+from consentd.errors import MalformedError, ProofError, SignatureError
+from consentd.statements import payloads, values
 
-_AUTHORING = frozenset({EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY})
+_SALT = 32
+KEY_KINDS = frozenset({EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY})
+"""Kinds of entries that put a key in force, or name the participant in whose chain later entries do."""
 
 
-class Statements:
-    """The statements of a ledger, verified in its order, so that the keys in force are known at each place.
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What an entry of ``KEY_KINDS`` states. Fields that its kind does not have are empty.
 
     Attributes:
-        opened: statements opened and verified.
-        erased: statements that are gone, and whose chain ends in an ERASURE; known after ``verify_erasures``.
-        pruned: statements that are gone, and past the retention that the ledger states.
-        keys_lost: an entry that may have put a key in force could not be read; set from outside for leaves.
+        key, retired: the key that a LEDGER or KEY entry puts in force, or out of force.
+        participant: the id that a PARTICIPANT entry states.
+        origin, verifier_keys: the ledger's name and its log keys, of a LEDGER entry.
+        retention_days: the retention policy, in leaf 0.
+        pruned: what a later LEDGER entry states to be pruned.
+        has_unknown_fields: the payload has fields that this version does not know. They may change what the other
+            fields mean, so all other attributes are empty.
     """
 
-    def __init__(
-        self, store: Store, origin: str, vault: Vault | None, found: Findings, *, kept_from_ms: int = 0
-    ) -> None:
-        self._store, self._origin, self._vault, self._found = store, origin, vault, found
-        self._kept_from_ms = kept_from_ms
-        self.opened = self.erased = self.pruned = 0
+    key: bytes = b""
+    retired: bool = False
+    participant: str = ""
+    origin: str = ""
+    verifier_keys: tuple[str, ...] = ()
+    retention_days: int = 0
+    pruned: Pruned | None = None
+    has_unknown_fields: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SignedStatement:
+    """A statement whose signature verifies: by which key, at which time, and what it states of keys."""
+
+    key: bytes
+    author_time_ms: int
+    stated: Stated | None = None
+
+
+def verify_opening(event: codec.Event, opening: bytes, *, origin: str) -> SignedStatement:
+    """Verify that an opening matches its leaf's commitment and is signed by the key that it names.
+
+    Args:
+        opening: salt[32] ‖ statement.
+        origin: of the ledger; the signature covers it.
+
+    Raises:
+        MalformedError: the opening, its statement or its payload does not decode.
+        ProofError: the leaf commits to something else.
+        SignatureError: the signature does not verify.
+    """
+    statement = open_statement(event, opening)
+    key_validity.verify_signature(event, statement, origin=origin)
+    stated = None
+    if event.kind in payloads.MESSAGES:
+        payload = payloads.decode_payload(event.kind, statement.payload)
+        if event.kind in KEY_KINDS:
+            stated = _read_stated(event.kind, payload, values.stated_retention(event.kind, statement.payload))
+    return SignedStatement(statement.key, statement.author_time_ms, stated)
+
+
+def open_statement(event: codec.Event, opening: bytes) -> codec.Statement:
+    """Return the statement of an opening that matches its leaf's commitment.
+
+    Raises:
+        MalformedError: the statement does not decode.
+        ProofError: the leaf commits to something else.
+    """
+    # INVARIANT: the salt's length is fixed. Otherwise the same hash would open to other statements as well.
+    if len(opening) < _SALT:
+        raise MalformedError("salt is not 32 bytes long" if opening else "statement cannot be read or decrypted")
+    if codec.commit(opening[:_SALT], opening[_SALT:]) != event.commit:
+        raise ProofError("opening is not what its leaf commits to")
+    return codec.decode_statement(opening[_SALT:])
+
+
+def _read_stated(kind: int, message: Any, retention: values.StatedRetention | None) -> Stated:
+    if not payloads.has_only_known_fields(message):
+        return Stated(has_unknown_fields=True)
+    if retention is not None:
+        return Stated(
+            message.statement_key, origin=message.origin, verifier_keys=tuple(message.verifier_keys),
+            retention_days=retention.days, pruned=retention.pruned,
+        )  # fmt: skip
+    if kind == EntryKind.KEY:
+        return Stated(message.key, message.retired)
+    return Stated(participant=message.participant_id)
+
+
+class Authors:
+    """The keys in force, entry by entry in the order of the ledger. One thread owns it.
+
+    Attributes:
+        participants: id by the tag of the participant's chain.
+        keys_lost: an entry of ``KEY_KINDS`` could not be read. A key that is not known may then be in force.
+    """
+
+    def __init__(self, keys: MutableMapping[bytes, tuple[KeyValidity, ...]]) -> None:
+        """Start with the *keys* known so far; ``verify`` adds to them."""
+        self._keys = keys
+        self.participants: dict[bytes, str] = {}
         self.keys_lost = False
-        self._keys: dict[bytes, tuple[key_validity.KeyValidity, ...]] = {}
-        self._participants: dict[bytes, str] = {}  # by tag
-        self._closed: dict[bytes, list[int]] = {}  # by tag the entries whose statement is gone
 
-    def verify(self, events: list[tuple[int, codec.Event]]) -> None:
-        """Verify the statements of the next (index, event) pairs."""
-        stored = rows.read_rows(self._store, [layout.statement_key(event.tag, event.seq) for _, event in events])
-        for (index, event), row in zip(events, stored, strict=True):
-            if row is Gap.MISSING and event.time_ms < self._kept_from_ms and event.kind in PRUNABLE:
-                self.pruned += 1
-            elif row is Gap.MISSING:
-                self._closed.setdefault(event.tag, []).append(index)
-            elif row is Gap.UNREADABLE:
-                self._found.add(index, f"statement {row.value}")
-                self.keys_lost = True
-            else:
-                self._verify_statement(index, event, row)
+    def verify(self, event: codec.Event, signed: SignedStatement) -> bool:
+        """Verify that the author's key was in force for this entry; then add what the entry states of keys.
 
-    def _verify_statement(self, index: int, event: codec.Event, row: bytes) -> None:
-        try:
-            opened = self._open(event, row)
-            if opened is None:
-                return
-            self._verify_author(event, codec.decode_statement(opened))
-            self.opened += 1
-        except NotFoundError:
-            self._closed.setdefault(event.tag, []).append(index)
-        except (CorruptionError, VerificationError, StorageError) as error:
-            self._found.add(index, str(error))
-            self.keys_lost |= event.kind in (EntryKind.LEDGER, EntryKind.KEY, EntryKind.PARTICIPANT)
+        Returns:
+            False if this cannot be determined, because an unreadable entry may have put the key in force.
 
-    def _open(self, event: codec.Event, row: bytes) -> bytes | None:
-        """Return a statement that its leaf commits to; None where it is closed to us."""
-        if self._vault is not None:
-            return self._vault.decrypt(event, row)[1]
-        if row[:1] != bytes((layout.CLEAR,)):
-            self._found.not_checked("statements of persons, for want of the vault")
-            return None
-        if codec.commit(row[1:33], row[33:]) != event.commit:
-            raise CorruptionError("statement is not what its leaf commits to")
-        return row[33:]
+        Raises:
+            SignatureError: the key was not in force for its author, or the author's clock is too far off.
+            MalformedError: a participant is in the chain of another name.
+        """
+        stated = signed.stated
+        if stated is not None and event.kind == EntryKind.LEDGER and event.seq == 1 and event.tag == codec.LEDGER_TAG:
+            # Leaf 0 names the key that signs it.
+            self._add_key(event, stated, name=key_validity.LEDGER_CHAIN)
+        if abs(event.time_ms - signed.author_time_ms) > MAX_AUTHOR_SKEW_MS:
+            raise SignatureError("author's clock is more than ten minutes from the ledger's")
+        validities = self._keys.get(signed.key, ())
+        is_in_force = any(key_validity.may_author(validity, event) for validity in validities)
+        if not is_in_force and not (self.keys_lost and not validities):
+            raise SignatureError("author's key was not in force for this entry")
+        if stated is not None:
+            self._add(event, stated)
+        return is_in_force
 
-    def _verify_author(self, event: codec.Event, made: codec.Statement) -> None:
-        message: Any = None  # each kind's own message, from the one door to protobuf
-        if event.kind in payloads.MESSAGES:
-            message = payloads.decode_payload(event.kind, made.payload)
-        is_unread = event.kind in _AUTHORING and not payloads.has_only_known_fields(message)
-        if event.kind == EntryKind.LEDGER and event.seq == 1 and not is_unread and event.tag == codec.LEDGER_TAG:
-            # Leaf 0 names the very key that signs it.
-            self._put_key(event, message.statement_key)
-        if self.keys_lost and made.key not in self._keys:
-            self._found.not_checked("signatures by keys that a damaged entry may have put in force")
-        else:
-            entry = VerifiedEntry(event, made)
-            key_validity.verify_authors([entry], origin=self._origin, keys=self._keys)
-        if is_unread:
+    def _add(self, event: codec.Event, stated: Stated) -> None:
+        if stated.has_unknown_fields:
             self.keys_lost = True
-            self._found.not_checked("what entries say of keys, in fields that this version does not know")
-        elif event.kind == EntryKind.LEDGER:
-            self._put_key(event, message.statement_key)
-        elif event.kind == EntryKind.PARTICIPANT:
-            if codec.public_tag(key_validity.PARTICIPANT_PREFIX + message.participant_id) != event.tag:
-                raise CorruptionError("participant stands in a chain of another name")
-            self._participants[event.tag] = message.participant_id
-        elif event.kind == EntryKind.KEY:
-            self._put_key(event, message.key, retired=message.retired)
-
-    def _put_key(self, event: codec.Event, key: bytes, *, retired: bool = False) -> None:
-        participant = self._participants.get(event.tag)
+            return
+        if event.kind == EntryKind.PARTICIPANT:
+            if codec.public_tag(key_validity.PARTICIPANT_PREFIX + stated.participant) != event.tag:
+                raise MalformedError("participant is in the chain of another name")
+            self.participants[event.tag] = stated.participant
+            return
+        participant = self.participants.get(event.tag)
         name = "" if participant is None else key_validity.PARTICIPANT_PREFIX + participant
-        if event.tag == codec.LEDGER_TAG:
-            name = key_validity.LEDGER_CHAIN
-        fact = key_validity.key_change(event, key, name=name, retired=retired)
-        if fact is not None:
-            key_validity.apply_key_change(self._keys, fact)
+        self._add_key(event, stated, name=key_validity.LEDGER_CHAIN if event.tag == codec.LEDGER_TAG else name)
 
-    def verify_erasures(self, replay: Replay) -> None:
-        """Hold what is gone against who was erased, both ways."""
-        for tag, indexes in self._closed.items():
-            if tag in replay.heads and replay.heads[tag][2]:
-                self.erased += len(indexes)
-                continue
-            for index in indexes:
-                self._found.add(index, "statement or its key is missing, and the chain has no ERASURE")
-        for tag, (count, _, erased) in replay.heads.items():
-            if not erased:
-                continue
-            last = rows.index_of(self._store, tag, count)
-            keys = (layout.statement_key(tag, seq) for seq in range(1, count + 1))
-            left = (row for chunk in rows.chunks(keys) for row in rows.read_rows(self._store, chunk))
-            if any(isinstance(row, bytes) and row[:1] == bytes((layout.ENCRYPTED,)) for row in left):
-                self._found.add(last, "statements of an erased person are still stored")
-            if self._vault is not None and self._vault.store.get(b"k" + tag) is not None:
-                self._found.add(last, "vault still holds the data key of an erased person")
+    def _add_key(self, event: codec.Event, stated: Stated, *, name: str) -> None:
+        change = key_validity.key_change(event, stated.key, name=name, retired=stated.retired)
+        if change is not None:
+            key_validity.apply_key_change(self._keys, change)

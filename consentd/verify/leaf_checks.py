@@ -1,0 +1,145 @@
+"""Check a run of leaves by itself: everything that does not depend on the leaves before it.
+
+For each leaf: whether it hashes to what its tile has, and whether its opening matches the leaf's commitment, decodes
+and carries the signature of the key that it names. Runs may be checked in any order and in any process. The walker then
+takes them in the order of the ledger.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from consentd.core import codec, merkle, tiles
+from consentd.errors import ConsentdError, CorruptionError, MalformedError, VerificationError
+from consentd.verify.source import Source, read_leaves, read_tiles, split_hashes, tile_root, width_of
+from consentd.verify.statements import SignedStatement, verify_opening
+
+RUN = 16
+"""Bundles in a run: 4,096 leaves, half a megabyte, a quarter of a second of signatures."""
+
+
+@dataclass(slots=True)
+class CheckedRun:
+    """A run of leaves, and what is known of each by itself.
+
+    Attributes:
+        start: index of the first leaf.
+        leaves: as the source has them; b"" for a missing one.
+        tree_hashes: by index, for each missing or damaged leaf, the hash that the tree has for it.
+        signed: by index, each statement that is right by itself.
+        faults: index, and what is wrong with it.
+        has_openings: the source has openings.
+    """
+
+    start: int
+    leaves: list[bytes] = field(default_factory=list)
+    tree_hashes: dict[int, bytes] = field(default_factory=dict)
+    signed: dict[int, SignedStatement] = field(default_factory=dict)
+    faults: list[tuple[int, str]] = field(default_factory=list)
+    has_openings: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreePoint:
+    """The tree whose leaves are checked.
+
+    Attributes:
+        origin: of the ledger; signatures cover it.
+        size: leaves of the tree.
+        root: of the tree; None if it is not known.
+        kinds: open statements of these kinds only; None: of all.
+    """
+
+    origin: str
+    size: int
+    root: bytes | None
+    kinds: frozenset[int] | None = None
+
+
+def check_run(source: Source, tree: TreePoint, *, first: int, count: int) -> CheckedRun:
+    """Check the leaves of *count* bundles from bundle *first* on.
+
+    Raises:
+        StorageError: the source fails.
+        MalformedError: a bundle has no known form, so its leaves cannot be read.
+    """
+    run = CheckedRun(first * tiles.TILE_WIDTH)
+    for n in range(first, first + count):
+        start, width = n * tiles.TILE_WIDTH, width_of(n, tree.size)
+        try:
+            leaves = read_leaves(source, n, width)
+        except MalformedError as error:
+            raise MalformedError(f"{error}: entries from `{start}`") from error
+        run.leaves += leaves
+        compare_tile(run, source, tree, n, leaves)
+        asked = [b"" if start + at in run.tree_hashes else leaf for at, leaf in enumerate(leaves)]
+        if tree.kinds is not None:
+            asked = [leaf if leaf[1:2] and leaf[1] in tree.kinds else b"" for leaf in asked]
+        try:
+            openings = source.openings(n, asked)
+        except (VerificationError, CorruptionError) as error:
+            run.faults.append((start, f"openings of the entries from here: {error}"))
+            run.has_openings = True
+            continue
+        if openings is not None:
+            run.has_openings = True
+            for index, (leaf, opening) in enumerate(zip(asked, openings, strict=True), start):
+                if leaf and opening is not None:
+                    _verify_opening(run, index, leaf, opening, tree.origin)
+    return run
+
+
+def compare_tile(run: CheckedRun, source: Source, tree: TreePoint, n: int, leaves: Sequence[bytes]) -> None:
+    """Compare the leaves of bundle *n* with the tile over them.
+
+    If they differ, the tree above decides whether the leaf or the tile is damaged. A damaged or missing leaf gets the
+    tile's hash in ``run.tree_hashes``, so that it makes no difference to the tree; whether the tile's hash is right
+    shows at the latest in the tree's root.
+    """
+    start, size = n * tiles.TILE_WIDTH, merkle.HASH_SIZE
+    tile = source.tile(0, n, len(leaves))
+    in_tile = split_hashes(tile)[: len(leaves)]
+    in_tile += [b""] * (len(leaves) - len(in_tile))
+    hashes = [
+        merkle.leaf_hash(leaf) if leaf else found.ljust(size, b"\0") for leaf, found in zip(leaves, in_tile, strict=True)
+    ]
+    run.tree_hashes.update((start + at, hashes[at]) for at, leaf in enumerate(leaves) if not leaf)
+    if tile == b"".join(hashes):
+        return
+    if not tile:
+        run.faults.append((start, "tile over the entries from here is missing or cannot be read"))
+        return
+    is_tile_damaged = _fits_tree(source, tree, n, b"".join(hashes))
+    for at, (computed, found) in enumerate(zip(hashes, in_tile, strict=True)):
+        if computed != found:
+            damaged = "tile" if is_tile_damaged else "leaf"
+            run.faults.append((start + at, f"{damaged} is damaged: leaf and tile do not hash alike"))
+            if not is_tile_damaged and len(found) == size:
+                run.tree_hashes[start + at] = found
+    if len(tile) != size * len(leaves):
+        run.faults.append((start, "tile holds more or fewer hashes than the tree has leaves"))
+
+
+def _fits_tree(source: Source, tree: TreePoint, n: int, tile: bytes) -> bool:
+    """Return whether the tree above has *tile* as its tile *n* of level 0."""
+    at = n % tiles.TILE_WIDTH * merkle.HASH_SIZE
+    try:
+        if len(tile) == tiles.TILE_WIDTH * merkle.HASH_SIZE:
+            ((_, above),) = read_tiles(source, [(1, n // tiles.TILE_WIDTH)], tree.size).items()
+            return above[at : at + merkle.HASH_SIZE] == tile_root(tile)
+        stored = read_tiles(source, tiles.plan_root(tree.size), tree.size)
+        return tiles.root(tree.size, {**stored, (0, n): tile}) == tree.root
+    except ConsentdError:
+        return False  # The tree above cannot be read, so it does not vouch for the leaves.
+
+
+def _verify_opening(run: CheckedRun, index: int, leaf: bytes, opening: bytes, origin: str) -> None:
+    try:
+        event = codec.decode_leaf(leaf)
+    except MalformedError:
+        return  # The replay names this leaf.
+    if not isinstance(event, codec.Event):
+        return
+    try:
+        run.signed[index] = verify_opening(event, opening, origin=origin)
+    except VerificationError as error:
+        run.faults.append((index, str(error)))

@@ -1,0 +1,182 @@
+"""The protocol by which a verification reads a ledger, and its implementation on a store.
+
+A source is not trusted: the reader compares every answer with hashes that the log signed.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from consentd.core import codec, merkle, tiles
+from consentd.core.pruned import Pruned
+from consentd.errors import CorruptionError, MalformedError, NotFoundError, ProofError, StorageError
+from consentd.ledger import layout, reads, retention
+from consentd.ledger.vault import Vault
+from consentd.store import Store
+
+Opening = bytes | None
+"""salt[32] ‖ statement. None for a seal, and for an erased, pruned or withheld statement. b"" if it cannot be read."""
+
+
+class Source(Protocol):
+    """A ledger that is being read. One thread uses it."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the source has every statement that was not erased or pruned, so that a missing one is a fault."""
+        ...
+
+    def pruned(self) -> Pruned:
+        """Return what the source claims to be pruned.
+
+        Raises:
+            StorageError: it cannot be read.
+            MalformedError: it has no known form.
+        """
+        ...
+
+    def leaves(self, n: int, width: int) -> list[bytes]:
+        """Return the *width* leaves of entry bundle *n*; b"" for a leaf that the source does not have.
+
+        Raises:
+            StorageError: they cannot be read.
+            MalformedError: the bundle has no known form.
+        """
+        ...
+
+    def tile(self, level: int, n: int, width: int) -> bytes:
+        """Return the first *width* hashes of tile *n* of a level. Raises as ``leaves``."""
+        ...
+
+    def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
+        """Return an opening for each of the *leaves* of bundle *n*; None if the source has no openings at all.
+
+        The caller passes b"" in place of a leaf whose opening it does not need.
+
+        Raises:
+            StorageError: they cannot be read.
+            VerificationError, CorruptionError: what the source has are no openings.
+        """
+        ...
+
+
+def width_of(n: int, size: int) -> int:
+    """Return how many of the first *size* leaves bundle *n* has."""
+    return min(tiles.TILE_WIDTH, size - n * tiles.TILE_WIDTH)
+
+
+def read_leaves(source: Source, n: int, width: int) -> list[bytes]:
+    """Return the *width* leaves of bundle *n*. Raises as ``Source.leaves``, and MalformedError for another number."""
+    leaves = source.leaves(n, width)
+    if len(leaves) != width:
+        raise MalformedError(f"entry bundle has `{len(leaves)}` leaves in place of `{width}`")
+    return leaves
+
+
+def read_leaf(source: Source, index: int, size: int) -> bytes:
+    """Return one leaf of the first *size*.
+
+    Raises:
+        StorageError: it cannot be read, or is pruned.
+        MalformedError: its bundle has no known form.
+    """
+    n, at = divmod(index, tiles.TILE_WIDTH)
+    leaf = read_leaves(source, n, width_of(n, size))[at]
+    if not leaf:
+        raise StorageError(f"leaf is pruned: entry `{index}`")
+    return leaf
+
+
+def leaf_hashes(source: Source, n: int, leaves: Sequence[bytes]) -> list[bytes]:
+    """Return the hashes of the leaves of bundle *n*. The hash of a missing leaf is read from its tile.
+
+    Raises:
+        StorageError: the tile cannot be read.
+        ProofError: the tile has another length.
+    """
+    if all(leaves):
+        return [merkle.leaf_hash(leaf) for leaf in leaves]
+    hashes = split_hashes(source.tile(0, n, len(leaves)))
+    if [len(one) for one in hashes] != [merkle.HASH_SIZE] * len(leaves):
+        raise ProofError("tile over a pruned bundle has another length")
+    return [merkle.leaf_hash(leaf) if leaf else in_tile for leaf, in_tile in zip(leaves, hashes, strict=True)]
+
+
+def read_tiles(source: Source, plan: Sequence[tiles.Coordinates], size: int) -> dict[tiles.Coordinates, bytes]:
+    """Return the planned tiles, as wide as a tree of *size* leaves has them. Raises as ``Source.tile``."""
+    return {(level, n): source.tile(level, n, width_of(n, size >> (tiles.TILE_HEIGHT * level))) for level, n in plan}
+
+
+def split_hashes(tile: bytes) -> list[bytes]:
+    """Split a tile into its hashes."""
+    return [tile[at : at + merkle.HASH_SIZE] for at in range(0, len(tile), merkle.HASH_SIZE)]
+
+
+def tile_root(tile: bytes) -> bytes:
+    """Return the root of a full tile, which the tile above holds as one hash."""
+    return tiles.Edge().append(split_hashes(tile))[0].root()
+
+
+class StoreSource:
+    """A ledger's store, read without its daemon."""
+
+    def __init__(self, store: Store, vault: Vault | None) -> None:
+        """Read *store*; without *vault*, statements of persons stay closed."""
+        self.store, self.vault = store, vault
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is a vault."""
+        return self.vault is not None
+
+    def pruned(self) -> Pruned:
+        """Return the row that says what is pruned. Raises as ``retention.read_pruned``."""
+        return retention.read_pruned(self.store)
+
+    def leaves(self, n: int, width: int) -> list[bytes]:
+        """Return leaves.
+
+        Raises:
+            CorruptionError: one is missing where nothing is pruned.
+        """
+        start = n * tiles.TILE_WIDTH
+        is_pruned = start < retention.read_pruned(self.store).minimum
+        read = reads.read_gapped if is_pruned else reads.read_leaves
+        return read(self.store, start, start + width)
+
+    def tile(self, level: int, n: int, width: int) -> bytes:
+        """Return a tile's first *width* hashes; b"" for a missing tile."""
+        return (self.store.get(layout.tile_key(level, n)) or b"")[: merkle.HASH_SIZE * width]
+
+    def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
+        """Return openings: always those of public chains, with the vault also those of persons."""
+        events = [_decode(leaf) for leaf in leaves]
+        keys = [layout.statement_key(event.tag, event.seq) for event in events if event is not None]
+        rows = iter(self._rows(keys))
+        return [None if event is None else self._open(event, next(rows)) for event in events]
+
+    def _rows(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return self.store.multi_get(keys)
+
+    def _open(self, event: codec.Event, row: bytes | None) -> Opening:
+        if row is None:
+            return None
+        if row[:1] == bytes((layout.CLEAR,)):
+            return row[1:]
+        if self.vault is None:
+            return None if row else b""
+        try:
+            salt, statement = self.vault.decrypt(event, row)
+        except NotFoundError:
+            return None
+        except CorruptionError:
+            return b""
+        return salt + statement
+
+
+def _decode(leaf: bytes) -> codec.Event | None:
+    """Decode an event; None for a seal, and for a leaf that does not decode, which the replay names."""
+    try:
+        decoded = codec.decode_leaf(leaf) if leaf else None
+    except MalformedError:
+        return None
+    return decoded if isinstance(decoded, codec.Event) else None

@@ -1,0 +1,286 @@
+"""Walk over a ledger: replay its leaves in order, and verify tree, chains, seals, authors and statements.
+
+The walker takes runs of leaves that ``leaf_checks`` has checked by themselves, and adds what depends on order: the
+replay rule (``core.replay``), keys in force (``statements.Authors``), what may be missing because it was pruned or
+erased. ``fsck`` and ``audit verify`` are its users; each adds what only it can compare.
+
+After a fault the walk continues, so that later faults are named too. The first fault is the certain one; later ones may
+be consequences of it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from consentd.core import codec, kinds, merkle, tiles
+from consentd.core.checkpoint import Checkpoint
+from consentd.core.kinds import EntryKind
+from consentd.core.pruned import NOTHING, Pruned, Retention
+from consentd.core.replay import Replay, ReplayError
+from consentd.errors import StorageError, VerificationError
+from consentd.verify import findings as reasons
+from consentd.verify.findings import Findings, Report
+from consentd.verify.leaf_checks import CheckedRun
+from consentd.verify.source import Source
+from consentd.verify.statements import KEY_KINDS, Authors, Stated
+
+_FULL = tiles.TILE_WIDTH * merkle.HASH_SIZE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What the ledger is compared with.
+
+    Attributes:
+        origin, vkey: the ledger's name and log key, which its own chain must name; an empty vkey is not compared.
+        pruned: what the source claims to be pruned.
+        pruned_below: leaves from this index on may not be missing, except the last one before ``pruned.start``.
+        is_missing_wrong: a statement that is missing without an ERASURE is a fault, and not a withheld one.
+        with_statements: compare what entries state, and not only chain `ledger`.
+    """
+
+    origin: str
+    vkey: str
+    pruned: Pruned = NOTHING
+    pruned_below: int = 0
+    is_missing_wrong: bool
+    with_statements: bool = True
+
+
+@dataclass(slots=True)
+class LedgerFacts:
+    """What the walk has learned so far, beside the replay and the keys in force.
+
+    Attributes:
+        is_named: the ledger names the expected log key, or leaf 0 was not read yet.
+        retention: the policy, and the prunings that comply with it.
+        stated: the prunings that LEDGER entries state.
+        missing: by tag, indexes of entries whose statement is missing. Where that is no fault, the first one only.
+        sees_persons: the source has opened a statement of a person.
+    """
+
+    is_named: bool = True
+    retention: Retention = field(default_factory=Retention)
+    stated: list[Pruned] = field(default_factory=list)
+    missing: dict[bytes, list[int]] = field(default_factory=dict)
+    sees_persons: bool = False
+
+
+class Walker:
+    """One walk. One thread owns it.
+
+    Attributes:
+        replay, authors, facts, found: the state so far; ``audit.verify`` saves and restores it.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        expected: Expected,
+        replay: Replay,
+        authors: Authors,
+        *,
+        facts: LedgerFacts | None = None,
+        found: Findings | None = None,
+        after_seal: Callable[[], None] | None = None,
+    ) -> None:
+        """Start a walk with the next leaf of *replay*.
+
+        Args:
+            facts, found: of an earlier walk that this one continues.
+            after_seal: called after each seal.
+        """
+        self.source, self.expected = source, expected
+        self.replay, self.authors = replay, authors
+        self.facts = LedgerFacts() if facts is None else facts
+        self.found = Findings() if found is None else found
+        self._after_seal = after_seal
+
+    def take(self, run: CheckedRun) -> list[tuple[int, codec.Event]]:
+        """Take the leaves of a run that were not taken yet; return the undamaged events with their indexes.
+
+        Raises:
+            TooManyFaults: see ``Findings.add``.
+            StorageError: the source fails, or the ledger was pruned during the walk.
+        """
+        faults: dict[int, list[str]] = {}
+        for index, what in run.faults:
+            faults.setdefault(index, []).append(what)
+        events: list[tuple[int, codec.Event]] = []
+        for index, leaf in enumerate(run.leaves, run.start):
+            if index < self.replay.size:
+                continue
+            for what in faults.get(index, ()):
+                self.found.add(index, what)
+            if index in run.tree_hashes:
+                self._pass_over(index, leaf, run.tree_hashes[index])
+                continue
+            decoded = self._replay_leaf(index, leaf)
+            if isinstance(decoded, codec.Event):
+                self.found.entries += 1
+                events.append((index, decoded))
+                self._verify_statement(index, decoded, run)
+            elif decoded is not None:
+                self.found.seals += 1
+                if self._after_seal is not None:
+                    self._after_seal()
+        self._grow()
+        return events
+
+    def finish(self, root: bytes | None) -> None:
+        """Compare what the whole walk yields: the tree with *root* if it is known, and the missing statements.
+
+        Raises:
+            TooManyFaults, StorageError: as ``take``.
+        """
+        self._grow()
+        for level, row in enumerate(self.replay.edge.rows):
+            if level and row:
+                self._compare_tile(level, self.replay.size >> (tiles.TILE_HEIGHT * (level + 1)), row)
+        if root is not None and self.replay.root() != root:
+            self.found.add(None, f"leaves do not hash to the tree's root at size {self.replay.size}")
+        if not self.facts.is_named:
+            self.found.add(0, "ledger does not name the pinned log key as its own")
+        for tag, indexes in self.facts.missing.items():
+            # INVARIANT: an erased person's statements are gone, nobody else's may be.
+            if tag in self.replay.heads and self.replay.heads[tag][2]:
+                self.found.statements_erased += len(indexes) * self.expected.is_missing_wrong
+            elif self.expected.is_missing_wrong:
+                for index in indexes:
+                    self.found.add(index, "statement or its key is missing, and the chain has no ERASURE")
+            else:
+                self.found.not_checked(reasons.WITHHELD)
+
+    def compare_pruned(self) -> None:
+        """Compare what the source claims to be pruned with what the ledger states."""
+        claimed = self.expected.pruned
+        if not self.facts.stated and (self.found.unchecked[reasons.NO_STATEMENTS] or self.authors.keys_lost):
+            self.found.not_checked(reasons.NO_PRUNING_STATEMENT)
+        # The leaves of the last pruning may still be there: they are deleted after its entry is public.
+        elif not any(
+            claimed.kept_from_ms == stated.kept_from_ms and claimed.start in (0, stated.start)
+            for stated in self.facts.stated
+        ):
+            self.found.add(None, "source claims other entries to be pruned than the ledger states")
+
+    # -- steps ------------------------------------------------------------------------------------------------
+
+    def _pass_over(self, index: int, leaf: bytes, leaf_hash: bytes) -> None:
+        """Take a leaf that is missing or damaged, with the hash that the tree has for it."""
+        if leaf:
+            self.authors.keys_lost = True
+            self.replay.resume(leaf, leaf_hash)
+            return
+        try:
+            if index >= self.expected.pruned_below:
+                raise ReplayError(index, "leaf is missing where nothing is pruned")
+            self.replay.skip(leaf_hash)
+            self.found.leaves_pruned += 1
+        except ReplayError as error:
+            if self.source.pruned() != self.expected.pruned:
+                raise StorageError("ledger was pruned during the verification; start again") from error
+            self.found.add(index, "leaf is missing where nothing is pruned, or cannot be read")
+            self.authors.keys_lost = True
+            self.replay.miss(leaf_hash)
+
+    def _replay_leaf(self, index: int, leaf: bytes) -> codec.Event | codec.Seal | None:
+        decoded: codec.Event | codec.Seal | None
+        was_sure = self.replay.is_sure
+        try:
+            decoded = self.replay.add(leaf)
+        except ReplayError as error:
+            self.found.add(index, str(error).removeprefix(f"leaf `{index}`: "))
+            decoded = self.replay.resume(leaf)
+        if isinstance(decoded, codec.Seal) and not was_sure:
+            self.found.not_checked(reasons.NO_MAP)
+        return decoded
+
+    def _verify_statement(self, index: int, event: codec.Event, run: CheckedRun) -> None:
+        if not kinds.is_known(event.kind):
+            self.found.not_checked(reasons.UNKNOWN_KIND)
+        signed = run.signed.get(index)
+        if signed is None:
+            if self.expected.with_statements:
+                self._miss_statement(index, event, run)
+            return
+        stated = signed.stated
+        try:
+            if stated is not None and stated.has_unknown_fields:
+                self.found.not_checked(reasons.UNKNOWN_FIELDS)
+            if not self.authors.verify(event, signed):
+                self.found.not_checked(reasons.KEY_UNKNOWN)
+                return
+            self.found.statements_opened += 1
+            # Every person's chain starts with ENROL. A caller who may read no person's statements gets none of them.
+            self.facts.sees_persons |= event.kind == EntryKind.ENROL
+            if event.tag == codec.LEDGER_TAG and stated is not None and not stated.has_unknown_fields:
+                self._verify_ledger_entry(index, event, stated)
+        except VerificationError as error:
+            self.found.add(index, str(error))
+
+    def _miss_statement(self, index: int, event: codec.Event, run: CheckedRun) -> None:
+        """Count a statement that is missing or was found faulty."""
+        if any(at == index for at, _ in run.faults):
+            self.authors.keys_lost |= event.kind in KEY_KINDS
+        elif not run.has_openings:
+            self.found.not_checked(reasons.NO_STATEMENTS)
+            self.authors.keys_lost |= event.kind in KEY_KINDS
+        elif self.expected.pruned.covers(event):
+            self.found.statements_pruned += 1
+        elif self.source.is_whole:
+            self.facts.missing.setdefault(event.tag, []).append(index)
+        else:
+            self.found.not_checked(reasons.CLOSED)
+            self.authors.keys_lost |= event.kind in KEY_KINDS
+            if self.facts.sees_persons:
+                self.facts.missing.setdefault(event.tag, [index])
+
+    def _verify_ledger_entry(self, index: int, event: codec.Event, stated: Stated) -> None:
+        """Compare what the ledger states about itself with what is expected of it."""
+        expected, facts = self.expected, self.facts
+        if event.seq == 1:
+            facts.is_named = not expected.vkey
+        if stated.origin != expected.origin and (event.seq == 1 or stated.origin):
+            self.found.add(index, f"ledger names another origin for itself than the one pinned: `{stated.origin}`")
+        facts.is_named |= expected.vkey in stated.verifier_keys
+        if stated.pruned is not None:
+            facts.stated.append(stated.pruned)
+        facts.retention.take(event, stated.retention_days, stated.pruned)
+
+    def _grow(self) -> None:
+        """Hash the leaves taken so far into the tree, and compare each tile above level 0 that became full."""
+        for (level, n), row in self.replay.grow().items():
+            if level and len(row) == _FULL:
+                self._compare_tile(level, n, row)
+
+    def _compare_tile(self, level: int, n: int, row: bytes) -> None:
+        """Compare a tile above level 0; those of level 0 were compared leaf by leaf."""
+        try:
+            stored = self.source.tile(level, n, len(row) // merkle.HASH_SIZE)
+        except StorageError:
+            if self.found.faults:
+                return  # A fault was found, and a source that fails later does not make it undetermined.
+            raise
+        if stored == row:
+            return
+        at = next((at for at in range(0, len(row), 32) if row[at : at + 32] != stored[at : at + 32]), 0)
+        first = ((n << tiles.TILE_HEIGHT) + at // merkle.HASH_SIZE) << (tiles.TILE_HEIGHT * level)
+        self.found.add(first, f"tile of level `{level}` over the entries from here is not what the leaves hash to")
+
+    def report(self, *, stopped: bool, start: int = 0, checkpoint: Checkpoint | None = None) -> Report:
+        """Return what was found; see ``Report``."""
+        found = self.found
+        return Report(
+            checkpoint=checkpoint,
+            start=start,
+            size=self.replay.size,
+            entries=found.entries,
+            seals=found.seals,
+            tags=len(self.replay.heads),
+            statements_opened=found.statements_opened,
+            statements_erased=found.statements_erased,
+            leaves_pruned=found.leaves_pruned,
+            statements_pruned=found.statements_pruned,
+            not_checked={what: count for what, count in found.unchecked.items() if count},
+            faults=tuple(sorted(found.faults, key=lambda fault: (fault.index is None, fault.index or 0))),
+            stopped=stopped,
+        )
