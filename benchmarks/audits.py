@@ -117,7 +117,7 @@ def _audit(verb: str, config_file: Path, state_dir: Path, jobs: int) -> Audited:
         report = verify_ledger(place, **known)
         assert not report.faults, f"a sound ledger has no fault: {report.faults}"
         assert not report.not_checked, f"all of it can be checked: {report.not_checked}"
-        size, checked = report.checkpoint.size, report.opened
+        size, checked = report.checkpoint.size, report.statements_opened
     else:
         replayed = replay_decisions(place, state_dir=state_dir, **known)
         assert not replayed.faults, f"a sound ledger has no fault: {replayed.faults}"

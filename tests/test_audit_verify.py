@@ -7,7 +7,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,9 @@ from cases.daemons import ORIGIN as RUNNING_ORIGIN
 from cases.daemons import make_running, question, request_id
 from consentd import cli
 from consentd.audit.files import DataDirectory
-from consentd.audit.findings import CLOSED, NO_MAP, NO_TERM, UNKEPT, UNKNOWN, UNREAD, WITHHELD, Report
 from consentd.audit.live import Live
 from consentd.audit.sources import Exported
-from consentd.audit.state_store import Keep
+from consentd.audit.state_store import StateStore
 from consentd.audit.verify import verify_ledger
 from consentd.audit.witnessed import Witnessed
 from consentd.core import checkpoint, codec, ed25519, merkle, note, quorum, tiles
@@ -31,6 +30,16 @@ from consentd.errors import InvalidError, MalformedError, ProofError, SignatureE
 from consentd.server.keys import read_log_key
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import statement_pb2 as st
+from consentd.verify.findings import (
+    CLOSED,
+    KEY_UNKNOWN,
+    NO_MAP,
+    NO_STATEMENTS,
+    UNKNOWN_FIELDS,
+    UNKNOWN_KIND,
+    WITHHELD,
+    Report,
+)
 
 
 def verify(place: Any, **options: Any) -> Report:
@@ -69,18 +78,18 @@ def test_a_sound_ledger_is_proven(sound: tuple[Forge, Exported]) -> None:
     assert report.faults == ()
     assert report.not_checked == {}
     assert (report.entries, report.seals) == (forge.size - len(forge.seals), len(forge.seals))
-    assert report.opened == report.entries
+    assert report.statements_opened == report.entries
     assert report.tags == len(forge.heads)
     assert done[-1] == (forge.size, forge.size)
-    assert not report.is_untold
+    assert not report.is_undetermined
 
 
 def test_without_openings_statements_are_counted_as_not_checked(sound: tuple[Forge, Exported]) -> None:
     report = verify(Exported(sound[1].directory))
     assert report.faults == ()
-    assert report.opened == 0
-    assert report.not_checked == {UNKEPT: report.entries}
-    assert not report.is_untold
+    assert report.statements_opened == 0
+    assert report.not_checked == {NO_STATEMENTS: report.entries}
+    assert not report.is_undetermined
 
 
 @pytest.mark.slow
@@ -93,7 +102,7 @@ def test_worker_processes_see_the_same(tmp_path: Path) -> None:
 
 
 def test_little_memory_gives_the_same(sound: tuple[Forge, Exported]) -> None:
-    assert verify(sound[1], warm=16) == verify(sound[1])
+    assert verify(sound[1], cached=16) == verify(sound[1])
 
 
 def test_another_key_or_origin_proves_nothing(sound: tuple[Forge, Exported]) -> None:
@@ -232,7 +241,7 @@ def test_statements_that_are_gone_are_counted(tmp_path: Path) -> None:
     report = verify(forge.write(tmp_path / "ledger", tmp_path / "openings"))
     assert report.faults == ()
     assert report.not_checked[CLOSED] > 50
-    assert report.is_untold
+    assert report.is_undetermined
     resumed = verify(forge.write(tmp_path / "again", tmp_path / "openings"), state_path=tmp_path / "state")
     assert resumed.not_checked == report.not_checked
 
@@ -245,7 +254,7 @@ def test_one_statement_that_is_withheld_is_told(tmp_path: Path) -> None:
     place = forge.write(tmp_path / "ledger", tmp_path / "openings")
     report = verify(place)
     assert (report.faults, report.not_checked) == ((), {CLOSED: 1, WITHHELD: 1})
-    assert report.is_untold
+    assert report.is_undetermined
     kinds = {at: leaf[1] for at, leaf in enumerate(forge.leaves)}
     public = {leaf[10:42] for leaf in forge.leaves if leaf[1] in (EntryKind.PARTICIPANT, EntryKind.LEDGER)}
     persons = [at for at, leaf in enumerate(forge.leaves) if leaf[1] and leaf[10:42] not in public]
@@ -267,8 +276,8 @@ def test_what_a_later_version_says_of_keys_is_not_taken(tmp_path: Path) -> None:
     forge.seal()
     report = verify(forge.write(tmp_path / "ledger", tmp_path / "openings"))
     assert report.faults == ()
-    assert report.not_checked == {UNREAD: 1, NO_TERM: 1}
-    assert report.is_untold
+    assert report.not_checked == {UNKNOWN_FIELDS: 1, KEY_UNKNOWN: 1}
+    assert report.is_undetermined
 
 
 def test_an_unknown_kind_cannot_be_told(tmp_path: Path) -> None:
@@ -277,8 +286,8 @@ def test_an_unknown_kind_cannot_be_told(tmp_path: Path) -> None:
     forge.seal()
     report = verify(forge.write(tmp_path / "ledger", tmp_path / "openings"))
     assert report.faults == ()
-    assert report.not_checked == {UNKNOWN: 1}
-    assert report.is_untold
+    assert report.not_checked == {UNKNOWN_KIND: 1}
+    assert report.is_undetermined
 
 
 def test_the_search_ends_at_the_hundredth_fault(tmp_path: Path) -> None:
@@ -350,13 +359,13 @@ def test_a_run_goes_on_where_an_interrupted_one_was(tmp_path: Path, monkeypatch:
     whole = verify(place)
     with pytest.raises(Interrupted):
         verify(place, state_path=state, progress=interrupt)
-    kept = Keep(state)
-    saved = kept.state()
+    kept = StateStore(state)
+    saved = kept.load()
     kept.close()
     assert saved is not None
-    assert 7000 < saved["size"] < 9000
+    assert 7000 < saved.replay.size < 9000
     bundles = tmp_path / "ledger" / "tile" / "entries"
-    for n in range(saved["size"] // 256):
+    for n in range(saved.replay.size // 256):
         (bundles / f"{n:03d}").unlink()  # what was verified is not looked at again
     assert verify(place, state_path=state) == whole
     assert verify(place, state_path=state) == whole  # nothing new
@@ -380,9 +389,12 @@ def test_a_state_goes_on_with_a_larger_ledger_and_finds_what_is_new(tmp_path: Pa
 
 
 def test_a_state_of_another_ledger_is_refused(tmp_path: Path, sound: tuple[Forge, Exported]) -> None:
-    keep = Keep(tmp_path / "state")
-    keep.save({"origin": "another.example", "size": 5})
-    keep.close()
+    verify(sound[1], state_path=tmp_path / "state")
+    states = StateStore(tmp_path / "state")
+    saved = states.load()
+    assert saved is not None
+    states.save(replace(saved, origin="another.example"))
+    states.close()
     with pytest.raises(InvalidError, match="another ledger"):
         verify(sound[1], state_path=tmp_path / "state")
     (tmp_path / "none").write_bytes(b"no state at all" * 100)
@@ -401,8 +413,8 @@ def test_since_a_trusted_checkpoint_only_what_is_new_is_read(tmp_path: Path) -> 
     report = verify(place, since=trusted)
     assert report.faults == ()
     assert report.start == 1000
-    assert set(report.not_checked) == {NO_MAP, NO_TERM}
-    assert report.is_untold
+    assert set(report.not_checked) == {NO_MAP, KEY_UNKNOWN}
+    assert report.is_undetermined
     forge.ask(tag, time_ms=START_MS + 50)
     at = forge.size - 1
     forge.seal()
@@ -445,8 +457,8 @@ class SignedSource:
     def pruned(self) -> Pruned:
         return NOTHING
 
-    def bundle(self, n: int, width: int) -> bytes:
-        return tiles.encode_bundle(self._leaves[256 * n : 256 * n + width])
+    def leaves(self, n: int, width: int) -> list[bytes]:
+        return self._leaves[256 * n : 256 * n + width]
 
     def tile(self, level: int, n: int, width: int) -> bytes:
         return self._tiles[level, n][: 32 * width]
@@ -735,7 +747,7 @@ def test_a_daemon_is_verified_while_it_runs_and_when_it_is_stopped(tmp_path: Pat
         outside = verify_ledger(auditor, **options)
         assert outside.faults == ()
         assert outside.not_checked[CLOSED] >= 600  # persons' statements are outside its mandate
-        assert outside.opened + outside.not_checked[CLOSED] == outside.entries
+        assert outside.statements_opened + outside.not_checked[CLOSED] == outside.entries
     finally:
         running.stop()
     config = running.config
@@ -746,7 +758,7 @@ def test_a_daemon_is_verified_while_it_runs_and_when_it_is_stopped(tmp_path: Pat
     stopped = verify_ledger(place, **options)
     assert stopped.faults == ()
     assert stopped.not_checked == {}
-    assert stopped.opened == stopped.entries >= report.entries
+    assert stopped.statements_opened == stopped.entries >= report.entries
 
 
 @pytest.mark.parametrize(

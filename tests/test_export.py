@@ -149,7 +149,7 @@ def test_a_running_daemon_is_exported(running: Any, tmp_path: Path) -> None:  # 
     assert checkpoint.open_checkpoint(note, log.name, log)[0] == done.checkpoint
     report = verify_ledger(Directory(tmp_path / "copy", tmp_path / "openings"), **options)
     assert report.faults == ()
-    assert report.opened == report.entries
+    assert report.statements_opened == report.entries
     with pytest.raises(DeniedError, match="auditor"):
         export(Live(url=place.url, token=running.tokens["app"]), tmp_path / "no", **options)
 

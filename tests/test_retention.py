@@ -13,11 +13,9 @@ import pytest
 
 from cases.daemons import ORIGIN, Running, make_running, question, reason_of, request_id
 from consentd import cli
-from consentd.audit import findings
 from consentd.audit import verify as audit_verify
 from consentd.audit.export import export
 from consentd.audit.files import DataDirectory
-from consentd.audit.findings import CLOSED
 from consentd.audit.live import Live
 from consentd.audit.replay import replay_decisions
 from consentd.audit.sources import Exported, Place
@@ -32,7 +30,9 @@ from consentd.table.table import Table, catch_up
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
-from consentd.verify.fsck import Report, verify_ledger
+from consentd.verify import findings
+from consentd.verify.findings import CLOSED
+from consentd.verify.fsck import Report, verify_files
 from consentd_client import Client, History, RamMemory, pin
 
 DAYS = 730
@@ -525,7 +525,7 @@ def fsck(world: World) -> Report:
     services = world.services
     world.settle()
     log_key = read_log_key(world.running.config.keys.log_key_file).verifier
-    return verify_ledger(
+    return verify_files(
         services.ledger.store,
         origin=ORIGIN,
         log_verifier=log_key,

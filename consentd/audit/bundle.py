@@ -24,11 +24,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from consentd.audit import leaf_checks, packed
+from consentd.audit import packed
 from consentd.audit.claims import FORMAT
-from consentd.audit.findings import Progress
-from consentd.audit.sources import Opening, Place, Source, leaf_hashes, read_leaves, read_tiles, width_of, write_file
-from consentd.audit.state_store import Keep
+from consentd.audit.sources import Place, Source, write_file
+from consentd.audit.state_store import StateStore
 from consentd.core import bucketed, checkpoint, codec, merkle, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX
@@ -39,6 +38,9 @@ from consentd.core.replay import Replay
 from consentd.errors import InvalidError, NotFoundError, ProofError
 from consentd.statements import payloads, values
 from consentd.v1 import consent_pb2 as pb
+from consentd.verify.findings import Progress
+from consentd.verify.source import Opening, leaf_hashes, read_leaves, read_tiles, width_of
+from consentd.verify.statements import open_statement
 
 MAX_ENTRIES = 1_000_000
 """Most entries of one bundle; they lie in memory while it is made, a kilobyte each."""
@@ -156,7 +158,7 @@ def make_bundle(
             the ledger does not state to have pruned.
     """
     source = place.open()
-    keep = Keep(None)
+    keep = StateStore(None)
     try:
         note = source.checkpoint()
         point, _ = checkpoint.open_checkpoint(note, origin, log_verifier)
@@ -228,7 +230,7 @@ def _learn(chains: _Chains, event: codec.Event, opening: Opening) -> None:
     """Take from a public chain its name, and the keys it puts in force."""
     if opening is None or event.kind not in (EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY):
         return
-    payload = leaf_checks.open_statement(event, opening).payload
+    payload = open_statement(event, opening).payload
     message: Any = payloads.decode_payload(event.kind, payload)
     if event.kind == EntryKind.LEDGER:
         if message.statement_key:
@@ -249,7 +251,7 @@ def _is_in_scope(entry: _Entry, scope: Scope) -> bool:
         return False
     if event.kind not in payloads.MESSAGES:
         return False
-    made = leaf_checks.open_statement(event, entry.opening)
+    made = open_statement(event, entry.opening)
     return scope.participant in parties(event.kind, made.payload)
 
 
@@ -290,7 +292,7 @@ def _whole(chains: _Chains, single: list[_Entry], scope: Scope) -> list[bytes]:
         for entry in pending:
             if entry.opening is None or entry.event is None:
                 continue
-            key = leaf_checks.open_statement(entry.event, entry.opening).key
+            key = open_statement(entry.event, entry.opening).key
             tag = chains.keys.get(key)
             if tag is not None and tag not in whole:
                 whole.append(tag)

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from consentd.audit import leaf_checks
 from consentd.audit.claims import Claims, Single, read_bundle
 from consentd.core import codec, history, merkle, quorum
 from consentd.core.checkpoint import Checkpoint
@@ -32,6 +31,7 @@ from consentd.core.note import NoteVerifier
 from consentd.core.pruned import Retention
 from consentd.errors import MalformedError, ProofError
 from consentd.statements import payloads, values
+from consentd.verify.statements import open_statement
 
 _AUTHORING = frozenset({EntryKind.LEDGER, EntryKind.KEY})
 _Chains = list[tuple[ChainProof, tuple[VerifiedEntry, ...]]]
@@ -236,7 +236,7 @@ def _verify_singles(singles: Sequence[Single], sealed: SealedCheckpoint) -> list
                 raise ProofError("seal does not stand where it says")
             found.append(None)
             continue
-        opened = None if opening is None else leaf_checks.open_statement(event, b"".join(opening))
+        opened = None if opening is None else open_statement(event, b"".join(opening))
         found.append(VerifiedEntry(event, opened))
     return found
 

@@ -13,23 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import local
 
-from consentd.audit.findings import Progress
-from consentd.audit.sources import (
-    Opening,
-    Place,
-    Source,
-    encode_openings,
-    leaf_hashes,
-    read_file,
-    read_leaves,
-    statements_path,
-    width_of,
-    write_file,
-)
+from consentd.audit.sources import Place, Source, encode_openings, read_file, statements_path, write_file
 from consentd.core import checkpoint, merkle, pruned, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import MAX_NOTE_SIZE, NoteVerifier
 from consentd.errors import InvalidError, MalformedError, ProofError, StorageError
+from consentd.verify.findings import Progress
+from consentd.verify.source import Opening, leaf_hashes, read_leaves, width_of
 
 _WIDTH = tiles.TILE_WIDTH
 _FULL = _WIDTH * merkle.HASH_SIZE

@@ -1,18 +1,14 @@
 """Read a stopped daemon's files: store, vault where there is one, and the last signed checkpoint beside them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from consentd.audit.sources import Opening
-from consentd.core import codec, tiles
-from consentd.core.pruned import Pruned
-from consentd.errors import CorruptionError, InvalidError, NotFoundError, StorageError
+from consentd.errors import InvalidError, NotFoundError, StorageError
 from consentd.files import read_file_if_exists
-from consentd.ledger import layout, reads, retention
 from consentd.ledger.vault import Vault, check_identifier
 from consentd.store import Store
 from consentd.store.rocks import RocksStore
+from consentd.verify.source import StoreSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +26,7 @@ class DataDirectory:
     vault_dir: Path | None = None
     vault_key_file: Path | None = None
 
-    def open(self) -> "StoreSource":
+    def open(self) -> "DataDirectorySource":
         """Open store and vault for reading; the daemon must be stopped."""
         store = RocksStore.open_read_only(self.store_dir)
         try:
@@ -38,7 +34,7 @@ class DataDirectory:
         except BaseException:
             store.close()
             raise
-        return StoreSource(store, self.checkpoint_path, vault)
+        return DataDirectorySource(store, self.checkpoint_path, vault)
 
     def find_tag(self, scheme: str, value: str) -> bytes:
         """Return the tag of the person with this identifier, by the vault's keyed hash. No error repeats it.
@@ -72,18 +68,12 @@ class DataDirectory:
             raise
 
 
-class StoreSource:
-    """A ledger's rows."""
+class DataDirectorySource(StoreSource):
+    """The files of a stopped daemon."""
 
     def __init__(self, store: Store, checkpoint_path: Path, vault: Vault | None) -> None:
-        self._store = store
+        super().__init__(store, vault)
         self._checkpoint_path = checkpoint_path
-        self._vault = vault
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the vault is at hand."""
-        return self._vault is not None
 
     def checkpoint(self) -> bytes:
         """Return the checkpoint that was signed last."""
@@ -92,49 +82,11 @@ class StoreSource:
             raise StorageError(f"checkpoint is missing: `{self._checkpoint_path}`")
         return note
 
-    def pruned(self) -> Pruned:
-        """Return what the store says."""
-        return retention.read_pruned(self._store)
-
-    def bundle(self, n: int, width: int) -> bytes:
-        """Return leaves as a bundle."""
-        start = n * tiles.TILE_WIDTH
-        is_pruned = start < retention.read_pruned(self._store).minimum
-        read = reads.read_gapped if is_pruned else reads.read_leaves
-        return tiles.encode_bundle(read(self._store, start, start + width))
-
-    def tile(self, level: int, n: int, width: int) -> bytes:
-        """Return a tile, or its first *width* hashes; empty where it is missing."""
-        return (self._store.get(layout.tile_key(level, n)) or b"")[: 32 * width]
-
-    def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
-        """Return openings: of public chains always, of persons with the vault."""
-        events = [codec.decode_leaf(leaf) if leaf else None for leaf in leaves]
-        keys = [layout.statement_key(event.tag, event.seq) for event in events if isinstance(event, codec.Event)]
-        rows = iter(self._store.multi_get(keys))
-        return [self._open(event, next(rows)) if isinstance(event, codec.Event) else None for event in events]
-
-    def _open(self, event: codec.Event, row: bytes | None) -> Opening:
-        if row is None:
-            return None
-        if row[:1] == bytes((layout.CLEAR,)):
-            return row[1:]
-        if self._vault is None:
-            return None
-        try:
-            salt, statement = self._vault.decrypt(event, row)
-        except NotFoundError:
-            return None
-        except CorruptionError:
-            # What does not decrypt opens to nothing; whoever looks names the entry.
-            return b""
-        return salt + statement
-
     def close(self) -> None:
         """Close the stores."""
-        self._store.close()
-        if self._vault is not None:
-            self._vault.store.close()
+        self.store.close()
+        if self.vault is not None:
+            self.vault.store.close()
 
 
 def _read_key(path: Path) -> bytes:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from consentd.audit.sources import Opening
 from consentd.core import codec, pruned, tiles
 from consentd.core.note import MAX_NOTE_SIZE
 from consentd.core.pruned import Pruned
 from consentd.errors import DeniedError, InvalidError, MalformedError, StorageError
+from consentd.verify.source import Opening
 
 TRIES = 4
 PAUSE_S = 0.5
@@ -94,14 +94,14 @@ class LiveSource:
         found = self._try(pruned.FILE, 1000)
         return pruned.NOTHING if found is None else pruned.parse_pruned(found)
 
-    def bundle(self, n: int, width: int) -> bytes:
-        """Return a bundle; of a pruned one, what is kept of it."""
+    def leaves(self, n: int, width: int) -> list[bytes]:
+        """Return the leaves of a bundle; of a pruned one, those that are kept."""
         found = self._try(tiles.entries_path(n, width), _MOST)
         if found is None and width == tiles.TILE_WIDTH:
-            return self._get(tiles.kept_path(n), _MOST)
+            found = self._get(tiles.kept_path(n), _MOST)
         if found is None:
             raise StorageError(f"entry bundle cannot be read: `{self._place.url}`: {n}")
-        return found
+        return tiles.decode_bundle(found)
 
     def tile(self, level: int, n: int, width: int) -> bytes:
         """Return a tile."""

@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from consentd.audit.sources import Source, read_file, read_tiles, write_file
+from consentd.audit.sources import Source, read_file, write_file
 from consentd.core import checkpoint, merkle, quorum, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import MAX_NOTE_SIZE, NoteVerifier
 from consentd.core.quorum import WitnessPolicy
 from consentd.errors import InvalidError, MalformedError, StorageError, VerificationError
+from consentd.verify.source import read_tiles
 
 FIRST = "first"
 SAME = "same"

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from consentd.audit import decisions, leaf_checks
-from consentd.audit.sources import Opening, Place, leaf_hashes, read_leaves, read_tiles, width_of
+from consentd.audit import decisions, workers
+from consentd.audit.sources import Place
 from consentd.core import codec, kinds, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import DECISIONS, NO_DECISION_EFFECT, PRUNABLE, REALM, EntryKind
@@ -35,6 +35,8 @@ from consentd.statements import payloads
 from consentd.table.table import Table
 from consentd.table.transaction import TableTransaction
 from consentd.verify.findings import MAX_FAULTS, Fault
+from consentd.verify.source import Opening, leaf_hashes, read_leaves, read_tiles, width_of
+from consentd.verify.statements import open_statement
 
 MAX_DARK = 1_000_000
 """Most chains of a share with a consent not at hand that are told apart; beyond, none of its decisions can be told."""
@@ -182,7 +184,7 @@ class Share:
             self._miss(event)
             return
         try:
-            made = leaf_checks.open_statement(event, opening)
+            made = open_statement(event, opening)
             if event.kind not in DECISIONS:
                 if event.kind in payloads.MESSAGES:
                     turn.apply(event, payloads.decode_payload(event.kind, made.payload))
@@ -285,7 +287,7 @@ _share: Share | None = None  # a worker's own, made once by ``begin``
 def begin(place: Place, point: Checkpoint, directory: Path, number: int, of: int) -> Tally:
     """Open a share in a worker process. Raises as ``Share``."""
     global _share
-    leaf_checks.leave_with_parent()
+    workers.end_with_parent()
     _share = Share(place, point, directory, number=number, of=of)
     return _share.tally
 

@@ -22,14 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from consentd.audit import partition
-from consentd.audit.findings import Progress
 from consentd.audit.partition import DARK, UNKNOWN, Share, Tally
 from consentd.audit.sources import Place
 from consentd.core import checkpoint, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import NoteVerifier
 from consentd.errors import StorageError
-from consentd.verify.findings import MAX_FAULTS, Fault
+from consentd.verify.findings import MAX_FAULTS, Fault, Progress
 
 BATCH = 16
 """Bundles in a round, between two commits of a share's table."""

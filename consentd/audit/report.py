@@ -9,9 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from consentd.audit import leaf_checks
-from consentd.audit.findings import Progress
-from consentd.audit.sources import Opening, Place, Source, leaf_hashes, read_leaves, read_tiles, width_of
+from consentd.audit.sources import Place, Source
 from consentd.core import checkpoint, codec, merkle, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import EntryKind, is_known
@@ -20,6 +18,9 @@ from consentd.errors import InvalidError, ProofError, VerificationError
 from consentd.statements import payloads
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
+from consentd.verify.findings import Progress
+from consentd.verify.source import Opening, leaf_hashes, read_leaves, read_tiles, width_of
+from consentd.verify.statements import open_statement
 
 MAX_LISTED = 200
 """Most break-glass accesses, gaps or jumps that are listed; beyond, they are counted."""
@@ -213,7 +214,7 @@ class _Adding:
         if opening is None:
             found.closed += leaf.kind in (EntryKind.ACCESS, EntryKind.REFUSAL)
             return
-        made = leaf_checks.open_statement(leaf, opening)
+        made = open_statement(leaf, opening)
         skew = made.author_time_ms - leaf.time_ms
         if abs(skew) > self._skew_ms:
             found.skew_count += 1

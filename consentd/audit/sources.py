@@ -10,27 +10,20 @@ from pathlib import Path
 from typing import Protocol
 
 from consentd import files
-from consentd.core import merkle, pruned, tiles
+from consentd.core import pruned, tiles
 from consentd.core.note import MAX_NOTE_SIZE
 from consentd.core.pruned import Pruned
-from consentd.errors import MalformedError, ProofError, StorageError
+from consentd.errors import MalformedError, StorageError
+from consentd.verify.source import LeafSource, Opening
 
 STATEMENTS = "statements"
 """First part of a path of openings, where an entry bundle has ``tile/entries``."""
 MAX_OPENING = 32 + 121 + 16 * 1024
 _MAX_FILE = tiles.TILE_WIDTH * (4 + MAX_OPENING)
 
-Opening = bytes | None
-"""salt[32] ‖ statement, or None: erased, withheld, or of a seal."""
 
-
-class Source(Protocol):
-    """A ledger being read. Used by one thread."""
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it has the openings of all who are not erased, so that a missing one is a fault."""
-        ...
+class Source(LeafSource, Protocol):
+    """A ledger that is being read, with its signed checkpoint. One thread uses it."""
 
     def checkpoint(self) -> bytes:
         """Return the latest signed checkpoint, verbatim.
@@ -40,40 +33,8 @@ class Source(Protocol):
         """
         ...
 
-    def pruned(self) -> Pruned:
-        """Return what is not there any more. What the place says, and no more.
-
-        Raises:
-            StorageError: it cannot be read.
-            MalformedError: what is there is not of a known form.
-        """
-        ...
-
-    def bundle(self, n: int, width: int) -> bytes:
-        """Return entry bundle *n*, *width* leaves of it; in place of pruned ones, empty ones.
-
-        Raises:
-            StorageError: it cannot be read.
-        """
-        ...
-
-    def tile(self, level: int, n: int, width: int) -> bytes:
-        """Return tile *n* of a level, *width* hashes of it. Raises as ``bundle``."""
-        ...
-
-    def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
-        """Return an opening for each of the *leaves* of bundle *n*; None where the place has none at all.
-
-        For a leaf that is empty, pruned or of no interest, there may be none.
-
-        Raises:
-            StorageError: they cannot be read.
-            VerificationError, CorruptionError: what is there is not openings.
-        """
-        ...
-
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
         ...
 
 
@@ -128,16 +89,12 @@ class ExportedSource:
         is_whole = all((self._directory / tiles.entries_path(n)).exists() for n in bundles)
         return replace(found, start=0) if is_whole else found
 
-    def bundle(self, n: int, width: int) -> bytes:
-        """Return a bundle's file; where only a wider one is there, its first *width* leaves."""
-        path = self._directory / tiles.entries_path(n, width)
-        if width < tiles.TILE_WIDTH and not path.exists():
-            whole = self._directory / tiles.entries_path(n)
-            if whole.exists():
-                leaves = tiles.decode_bundle(read_file(whole))
-                return tiles.encode_bundle(leaves[:width])
-        kept = self._directory / tiles.kept_path(n)
-        return read_file(kept if width == tiles.TILE_WIDTH and not path.exists() and kept.exists() else path)
+    def leaves(self, n: int, width: int) -> list[bytes]:
+        """Return the leaves of a bundle's file: of the partial one, the full one, or the one that pruning left."""
+        names = [tiles.entries_path(n, width), tiles.entries_path(n)]
+        names += [tiles.kept_path(n)] if width == tiles.TILE_WIDTH else []
+        path = next((path for name in names if (path := self._directory / name).exists()), self._directory / names[0])
+        return tiles.decode_bundle(read_file(path))[:width]
 
     def tile(self, level: int, n: int, width: int) -> bytes:
         """Return a tile's file; where only the full one is there, its first *width* hashes."""
@@ -160,64 +117,6 @@ class ExportedSource:
 
     def close(self) -> None:
         """Nothing is held open."""
-
-
-def width_of(n: int, size: int) -> int:
-    """Return how many of the first *size* leaves bundle *n* has."""
-    return min(tiles.TILE_WIDTH, size - n * tiles.TILE_WIDTH)
-
-
-def read_leaves(source: Source, n: int, width: int) -> list[bytes]:
-    """Return the leaves of bundle *n*.
-
-    Raises:
-        StorageError: it cannot be read.
-        MalformedError: it is not that many leaves.
-    """
-    leaves = tiles.decode_bundle(source.bundle(n, width))
-    if len(leaves) != width:
-        raise MalformedError(f"entry bundle has `{len(leaves)}` leaves in place of `{width}`")
-    return leaves
-
-
-def read_leaf(source: Source, index: int, size: int) -> bytes:
-    """Return one leaf of the first *size*.
-
-    Raises:
-        StorageError: it cannot be read, or is pruned.
-        MalformedError: its bundle is not one.
-    """
-    n, at = divmod(index, tiles.TILE_WIDTH)
-    leaf = read_leaves(source, n, width_of(n, size))[at]
-    if not leaf:
-        raise StorageError(f"leaf is pruned: entry `{index}`")
-    return leaf
-
-
-def leaf_hashes(source: Source, n: int, leaves: Sequence[bytes]) -> list[bytes]:
-    """Return the hashes of the leaves of bundle *n*; of pruned ones, what the tile over them has.
-
-    Raises:
-        StorageError: the tile cannot be read.
-        ProofError: it is too short.
-    """
-    if all(leaves):
-        return [merkle.leaf_hash(leaf) for leaf in leaves]
-    tile = source.tile(0, n, len(leaves))
-    if len(tile) != 32 * len(leaves):
-        raise ProofError("tile over a pruned bundle has another length")
-    return [
-        merkle.leaf_hash(leaf) if leaf else tile[32 * at : 32 * at + 32] for at, leaf in enumerate(leaves)
-    ]
-
-
-def read_tiles(source: Source, plan: Sequence[tiles.Coordinates], size: int) -> dict[tiles.Coordinates, bytes]:
-    """Return the planned tiles, as wide as a tree of *size* leaves has them. Raises as ``Source.tile``."""
-    found = {}
-    for level, n in plan:
-        width = min(tiles.TILE_WIDTH, (size >> (tiles.TILE_HEIGHT * level)) - n * tiles.TILE_WIDTH)
-        found[level, n] = source.tile(level, n, width)
-    return found
 
 
 def statements_path(n: int, width: int) -> str:

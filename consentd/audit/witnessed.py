@@ -10,12 +10,13 @@ for a fresh one. A cosignature from before the tree's last seal never counts: wi
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from consentd.audit.sources import Opening, Place, Source, read_leaves, width_of
+from consentd.audit.sources import Place, Source
 from consentd.core import checkpoint, codec, quorum, tiles
 from consentd.core.note import NoteVerifier
 from consentd.core.pruned import Pruned
 from consentd.core.quorum import Cosigned, WitnessPolicy
 from consentd.errors import MalformedError
+from consentd.verify.source import Opening, read_leaves, width_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +78,9 @@ class WitnessedSource:
         """Return what is not there any more."""
         return self._source.pruned()
 
-    def bundle(self, n: int, width: int) -> bytes:
-        """Return entry bundle *n*."""
-        return self._source.bundle(n, width)
+    def leaves(self, n: int, width: int) -> list[bytes]:
+        """Return the leaves of entry bundle *n*."""
+        return self._source.leaves(n, width)
 
     def tile(self, level: int, n: int, width: int) -> bytes:
         """Return a tile."""

@@ -124,19 +124,20 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
             f"{report.statements_pruned} statements"
         )
     cosigned = report_cosignatures(arguments, out, seen)
-    status = DISPROVED if report.faults else UNDETERMINED if report.is_untold else PROVEN
+    status = DISPROVED if report.faults else UNDETERMINED if report.is_undetermined else PROVEN
     verdict, ko = VERDICTS[status]
     point = report.checkpoint
     out.answer(
         out.by_language(
-            f"{ko}: 크기 {point.size}, 항목 {report.entries}개, 봉인 {report.seals}개, 서명 확인 {report.opened}개, "
-            f"결함 {len(report.faults)}개",
-            f"{verdict}: size {point.size}, {report.entries} entries, {report.seals} seals, {report.opened} statements "
-            f"verified, {len(report.faults)} faults" + (" or more" if report.stopped else ""),
+            f"{ko}: 크기 {point.size}, 항목 {report.entries}개, 봉인 {report.seals}개, "
+            f"서명 확인 {report.statements_opened}개, 결함 {len(report.faults)}개",
+            f"{verdict}: size {point.size}, {report.entries} entries, {report.seals} seals, "
+            f"{report.statements_opened} statements verified, {len(report.faults)} faults"
+            + (" or more" if report.stopped else ""),
         ),
         type="verify", verdict=verdict, origin=point.origin, size=point.size, root=point.root.hex(),
         start=report.start, entries=report.entries, seals=report.seals, tags=report.tags,
-        statements_verified=report.opened, leaves_pruned=report.leaves_pruned,
+        statements_verified=report.statements_opened, leaves_pruned=report.leaves_pruned,
         statements_pruned=report.statements_pruned, not_checked=report.not_checked, faults=len(report.faults),
         stopped=report.stopped, cosigned=cosigned,
     )  # fmt: skip

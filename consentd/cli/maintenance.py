@@ -71,7 +71,7 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
     from consentd.server.keys import read_keys
     from consentd.store.rocks import RocksStore
     from consentd.table.table import Table
-    from consentd.verify.fsck import verify_ledger
+    from consentd.verify.fsck import verify_files
 
     if (arguments.config is None) == (arguments.directory is None):
         raise InvalidError("give --config FILE or DIR, one of both")
@@ -80,7 +80,7 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
             origin, log_key = read_pins(arguments)
             store = RocksStore.open_read_only(arguments.directory)
             stack.callback(store.close)
-            report = verify_ledger(
+            report = verify_files(
                 store, origin=origin, log_verifier=log_key, last_signed_path=None, quick=arguments.quick,
                 progress=progress,
             )
@@ -99,7 +99,7 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
             table = Table.open_read_only(config.table.path) if config.table.path.exists() else None
             if table is not None:
                 stack.callback(table.close)
-            report = verify_ledger(
+            report = verify_files(
                 store, origin=origin, log_verifier=log_key,
                 last_signed_path=config.ledger.last_signed_path, vault=Vault(vault_store, keys.vault), table=table,
                 quick=arguments.quick, progress=progress,
@@ -117,7 +117,7 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
         type="report", verdict=verdict, size=report.size, entries=report.entries, seals=report.seals,
         statements_opened=report.statements_opened, statements_erased=report.statements_erased,
         leaves_pruned=report.leaves_pruned, statements_pruned=report.statements_pruned,
-        faults=len(report.faults), not_checked=list(report.not_checked), stopped=report.stopped,
+        faults=len(report.faults), not_checked=report.not_checked, stopped=report.stopped,
     )  # fmt: skip
     if report.faults:
         return DISPROVED

@@ -18,7 +18,7 @@ from consentd.server.keys import read_keys
 from consentd.store import Batch
 from consentd.store.rocks import RocksStore
 from consentd.table.table import Table
-from consentd.verify.fsck import Fault, Report, verify_ledger
+from consentd.verify.fsck import Fault, Report, verify_files
 from consentd_client import History
 
 
@@ -37,7 +37,7 @@ def verify(config: Config, steps: Steps, voice: Voice) -> Report:
                 advance(now - done, total)
                 done = now
 
-            return verify_ledger(
+            return verify_files(
                 store,
                 origin=config.ledger.origin,
                 log_verifier=keys.log.verifier,
@@ -57,7 +57,7 @@ def tamper(
 ) -> tuple[int, tuple[Fault, ...]]:
     """Turn one ACCESS into a REFUSAL in a copy of the ledger, by one byte, and look for it.
 
-    Returns the index of the leaf that was changed, and what ``verify_ledger`` says of the copy.
+    Returns the index of the leaf that was changed, and what ``verify_files`` says of the copy.
     """
     shutil.copytree(config.ledger.store_dir, copy)
     access = next(entry for entry in told.entries if entry.kind == EntryKind.ACCESS)
@@ -75,7 +75,7 @@ def tamper(
         # The tampering: an access that was permitted is made to look like one that was refused.
         changed.put(layout.leaf_key(index), codec.encode_event(replace(event, kind=EntryKind.REFUSAL)))
         store.write(changed)
-        report = verify_ledger(
+        report = verify_files(
             store,
             origin=config.ledger.origin,
             log_verifier=verifier,

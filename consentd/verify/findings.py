@@ -5,12 +5,16 @@ does not have what the check needs; the constants here name every such thing.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from consentd.core.checkpoint import Checkpoint
 
 MAX_FAULTS = 100
 """A search ends after this many faults."""
+
+Progress = Callable[[int, int], None]
+"""Called with the number of items done, and of all items."""
 
 # What could not be determined. Keys of ``Report.not_checked``.
 NO_STATEMENTS = "statements, because the source has none"
@@ -77,9 +81,9 @@ class Report:
     """The result of a verification.
 
     Attributes:
-        checkpoint: whose tree was verified; None for a store, whose tree is the one in its state row.
+        checkpoint: name, size and root of the tree that was verified.
         start: index of the first leaf that was read.
-        size: number of leaves of the tree, up to where the search came.
+        size: number of leaves up to which the search came.
         entries, seals: leaves that were read, by kind.
         tags: chains seen.
         statements_opened: statements that match their leaves and are signed by a key in force.
@@ -90,7 +94,7 @@ class Report:
         stopped: the search ended at ``MAX_FAULTS``, so there may be more faults.
     """
 
-    checkpoint: Checkpoint | None
+    checkpoint: Checkpoint
     start: int
     size: int
     entries: int

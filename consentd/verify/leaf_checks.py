@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from consentd.core import codec, merkle, tiles
 from consentd.errors import ConsentdError, CorruptionError, MalformedError, VerificationError
-from consentd.verify.source import Source, read_leaves, read_tiles, split_hashes, tile_root, width_of
+from consentd.verify.source import LeafSource, read_leaves, read_tiles, split_hashes, tile_root, width_of
 from consentd.verify.statements import SignedStatement, verify_opening
 
 RUN = 16
@@ -55,7 +55,7 @@ class TreePoint:
     kinds: frozenset[int] | None = None
 
 
-def check_run(source: Source, tree: TreePoint, *, first: int, count: int) -> CheckedRun:
+def check_run(source: LeafSource, tree: TreePoint, *, first: int, count: int) -> CheckedRun:
     """Check the leaves of *count* bundles from bundle *first* on.
 
     Raises:
@@ -88,7 +88,7 @@ def check_run(source: Source, tree: TreePoint, *, first: int, count: int) -> Che
     return run
 
 
-def compare_tile(run: CheckedRun, source: Source, tree: TreePoint, n: int, leaves: Sequence[bytes]) -> None:
+def compare_tile(run: CheckedRun, source: LeafSource, tree: TreePoint, n: int, leaves: Sequence[bytes]) -> None:
     """Compare the leaves of bundle *n* with the tile over them.
 
     If they differ, the tree above decides whether the leaf or the tile is damaged. A damaged or missing leaf gets the
@@ -100,7 +100,8 @@ def compare_tile(run: CheckedRun, source: Source, tree: TreePoint, n: int, leave
     in_tile = split_hashes(tile)[: len(leaves)]
     in_tile += [b""] * (len(leaves) - len(in_tile))
     hashes = [
-        merkle.leaf_hash(leaf) if leaf else found.ljust(size, b"\0") for leaf, found in zip(leaves, in_tile, strict=True)
+        merkle.leaf_hash(leaf) if leaf else in_tree.ljust(size, b"\0")
+        for leaf, in_tree in zip(leaves, in_tile, strict=True)
     ]
     run.tree_hashes.update((start + at, hashes[at]) for at, leaf in enumerate(leaves) if not leaf)
     if tile == b"".join(hashes):
@@ -119,7 +120,7 @@ def compare_tile(run: CheckedRun, source: Source, tree: TreePoint, n: int, leave
         run.faults.append((start, "tile holds more or fewer hashes than the tree has leaves"))
 
 
-def _fits_tree(source: Source, tree: TreePoint, n: int, tile: bytes) -> bool:
+def _fits_tree(source: LeafSource, tree: TreePoint, n: int, tile: bytes) -> bool:
     """Return whether the tree above has *tile* as its tile *n* of level 0."""
     at = n % tiles.TILE_WIDTH * merkle.HASH_SIZE
     try:

@@ -17,7 +17,7 @@ from consentd.ledger.last_signed import read_last_signed
 from consentd.ledger.ledger import Ledger, decode_state
 from consentd.ledger.recovery import verify_last_signed
 from consentd.ledger.vault import Vault
-from consentd.verify import rows
+from consentd.verify import stored_rows as rows
 from consentd.verify.findings import Fault
 
 Check = Callable[[], Fault | None]

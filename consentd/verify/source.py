@@ -17,7 +17,7 @@ Opening = bytes | None
 """salt[32] ‖ statement. None for a seal, and for an erased, pruned or withheld statement. b"" if it cannot be read."""
 
 
-class Source(Protocol):
+class LeafSource(Protocol):
     """A ledger that is being read. One thread uses it."""
 
     @property
@@ -64,15 +64,15 @@ def width_of(n: int, size: int) -> int:
     return min(tiles.TILE_WIDTH, size - n * tiles.TILE_WIDTH)
 
 
-def read_leaves(source: Source, n: int, width: int) -> list[bytes]:
-    """Return the *width* leaves of bundle *n*. Raises as ``Source.leaves``, and MalformedError for another number."""
+def read_leaves(source: LeafSource, n: int, width: int) -> list[bytes]:
+    """Return the *width* leaves of bundle *n*. Raises as ``leaves``, and MalformedError for another number."""
     leaves = source.leaves(n, width)
     if len(leaves) != width:
         raise MalformedError(f"entry bundle has `{len(leaves)}` leaves in place of `{width}`")
     return leaves
 
 
-def read_leaf(source: Source, index: int, size: int) -> bytes:
+def read_leaf(source: LeafSource, index: int, size: int) -> bytes:
     """Return one leaf of the first *size*.
 
     Raises:
@@ -86,7 +86,7 @@ def read_leaf(source: Source, index: int, size: int) -> bytes:
     return leaf
 
 
-def leaf_hashes(source: Source, n: int, leaves: Sequence[bytes]) -> list[bytes]:
+def leaf_hashes(source: LeafSource, n: int, leaves: Sequence[bytes]) -> list[bytes]:
     """Return the hashes of the leaves of bundle *n*. The hash of a missing leaf is read from its tile.
 
     Raises:
@@ -101,8 +101,8 @@ def leaf_hashes(source: Source, n: int, leaves: Sequence[bytes]) -> list[bytes]:
     return [merkle.leaf_hash(leaf) if leaf else in_tile for leaf, in_tile in zip(leaves, hashes, strict=True)]
 
 
-def read_tiles(source: Source, plan: Sequence[tiles.Coordinates], size: int) -> dict[tiles.Coordinates, bytes]:
-    """Return the planned tiles, as wide as a tree of *size* leaves has them. Raises as ``Source.tile``."""
+def read_tiles(source: LeafSource, plan: Sequence[tiles.Coordinates], size: int) -> dict[tiles.Coordinates, bytes]:
+    """Return the planned tiles, as wide as a tree of *size* leaves has them. Raises as ``LeafSource.tile``."""
     return {(level, n): source.tile(level, n, width_of(n, size >> (tiles.TILE_HEIGHT * level))) for level, n in plan}
 
 

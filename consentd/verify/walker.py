@@ -20,7 +20,7 @@ from consentd.errors import StorageError, VerificationError
 from consentd.verify import findings as reasons
 from consentd.verify.findings import Findings, Report
 from consentd.verify.leaf_checks import CheckedRun
-from consentd.verify.source import Source
+from consentd.verify.source import LeafSource
 from consentd.verify.statements import KEY_KINDS, Authors, Stated
 
 _FULL = tiles.TILE_WIDTH * merkle.HASH_SIZE
@@ -70,30 +70,29 @@ class Walker:
 
     Attributes:
         replay, authors, facts, found: the state so far; ``audit.verify`` saves and restores it.
+        after_seal: called after each seal; None: nothing is.
     """
 
     def __init__(
         self,
-        source: Source,
+        source: LeafSource,
         expected: Expected,
         replay: Replay,
         authors: Authors,
         *,
         facts: LedgerFacts | None = None,
         found: Findings | None = None,
-        after_seal: Callable[[], None] | None = None,
     ) -> None:
         """Start a walk with the next leaf of *replay*.
 
         Args:
             facts, found: of an earlier walk that this one continues.
-            after_seal: called after each seal.
         """
         self.source, self.expected = source, expected
         self.replay, self.authors = replay, authors
         self.facts = LedgerFacts() if facts is None else facts
         self.found = Findings() if found is None else found
-        self._after_seal = after_seal
+        self.after_seal: Callable[[], None] | None = None
 
     def take(self, run: CheckedRun) -> list[tuple[int, codec.Event]]:
         """Take the leaves of a run that were not taken yet; return the undamaged events with their indexes.
@@ -118,12 +117,12 @@ class Walker:
             if isinstance(decoded, codec.Event):
                 self.found.entries += 1
                 events.append((index, decoded))
-                self._verify_statement(index, decoded, run)
+                self._verify_statement(index, decoded, run, is_faulty=index in faults)
             elif decoded is not None:
                 self.found.seals += 1
-                if self._after_seal is not None:
-                    self._after_seal()
-        self._grow()
+                if self.after_seal is not None:
+                    self.after_seal()
+        self.grow()
         return events
 
     def finish(self, root: bytes | None) -> None:
@@ -132,7 +131,7 @@ class Walker:
         Raises:
             TooManyFaults, StorageError: as ``take``.
         """
-        self._grow()
+        self.grow()
         for level, row in enumerate(self.replay.edge.rows):
             if level and row:
                 self._compare_tile(level, self.replay.size >> (tiles.TILE_HEIGHT * (level + 1)), row)
@@ -143,7 +142,8 @@ class Walker:
         for tag, indexes in self.facts.missing.items():
             # INVARIANT: an erased person's statements are gone, nobody else's may be.
             if tag in self.replay.heads and self.replay.heads[tag][2]:
-                self.found.statements_erased += len(indexes) * self.expected.is_missing_wrong
+                if self.expected.is_missing_wrong:
+                    self.found.statements_erased += len(indexes)
             elif self.expected.is_missing_wrong:
                 for index in indexes:
                     self.found.add(index, "statement or its key is missing, and the chain has no ERASURE")
@@ -168,39 +168,41 @@ class Walker:
         """Take a leaf that is missing or damaged, with the hash that the tree has for it."""
         if leaf:
             self.authors.keys_lost = True
-            self.replay.resume(leaf, leaf_hash)
+            self.replay.add_faulty(leaf, leaf_hash)
             return
         try:
             if index >= self.expected.pruned_below:
                 raise ReplayError(index, "leaf is missing where nothing is pruned")
-            self.replay.skip(leaf_hash)
+            self.replay.skip_pruned(leaf_hash)
             self.found.leaves_pruned += 1
         except ReplayError as error:
             if self.source.pruned() != self.expected.pruned:
                 raise StorageError("ledger was pruned during the verification; start again") from error
             self.found.add(index, "leaf is missing where nothing is pruned, or cannot be read")
             self.authors.keys_lost = True
-            self.replay.miss(leaf_hash)
+            self.replay.skip_unreadable(leaf_hash)
 
     def _replay_leaf(self, index: int, leaf: bytes) -> codec.Event | codec.Seal | None:
         decoded: codec.Event | codec.Seal | None
-        was_sure = self.replay.is_sure
+        was_sure = self.replay.knows_all_heads
         try:
             decoded = self.replay.add(leaf)
         except ReplayError as error:
             self.found.add(index, str(error).removeprefix(f"leaf `{index}`: "))
-            decoded = self.replay.resume(leaf)
+            decoded = self.replay.add_faulty(leaf)
         if isinstance(decoded, codec.Seal) and not was_sure:
             self.found.not_checked(reasons.NO_MAP)
         return decoded
 
-    def _verify_statement(self, index: int, event: codec.Event, run: CheckedRun) -> None:
+    def _verify_statement(self, index: int, event: codec.Event, run: CheckedRun, *, is_faulty: bool) -> None:
         if not kinds.is_known(event.kind):
             self.found.not_checked(reasons.UNKNOWN_KIND)
         signed = run.signed.get(index)
         if signed is None:
-            if self.expected.with_statements:
-                self._miss_statement(index, event, run)
+            if is_faulty:
+                self.authors.keys_lost |= event.kind in KEY_KINDS
+            elif self.expected.with_statements:
+                self._miss_statement(index, event, has_openings=run.has_openings)
             return
         stated = signed.stated
         try:
@@ -217,11 +219,9 @@ class Walker:
         except VerificationError as error:
             self.found.add(index, str(error))
 
-    def _miss_statement(self, index: int, event: codec.Event, run: CheckedRun) -> None:
-        """Count a statement that is missing or was found faulty."""
-        if any(at == index for at, _ in run.faults):
-            self.authors.keys_lost |= event.kind in KEY_KINDS
-        elif not run.has_openings:
+    def _miss_statement(self, index: int, event: codec.Event, *, has_openings: bool) -> None:
+        """Count a statement that is missing."""
+        if not has_openings:
             self.found.not_checked(reasons.NO_STATEMENTS)
             self.authors.keys_lost |= event.kind in KEY_KINDS
         elif self.expected.pruned.covers(event):
@@ -246,7 +246,7 @@ class Walker:
             facts.stated.append(stated.pruned)
         facts.retention.take(event, stated.retention_days, stated.pruned)
 
-    def _grow(self) -> None:
+    def grow(self) -> None:
         """Hash the leaves taken so far into the tree, and compare each tile above level 0 that became full."""
         for (level, n), row in self.replay.grow().items():
             if level and len(row) == _FULL:
@@ -266,7 +266,7 @@ class Walker:
         first = ((n << tiles.TILE_HEIGHT) + at // merkle.HASH_SIZE) << (tiles.TILE_HEIGHT * level)
         self.found.add(first, f"tile of level `{level}` over the entries from here is not what the leaves hash to")
 
-    def report(self, *, stopped: bool, start: int = 0, checkpoint: Checkpoint | None = None) -> Report:
+    def report(self, checkpoint: Checkpoint, *, stopped: bool, start: int = 0) -> Report:
         """Return what was found; see ``Report``."""
         found = self.found
         return Report(

@@ -303,12 +303,11 @@ class PrunedSource(ExportedSource):
 
     def pruned(self) -> Pruned:
         n, at = divmod(self._start - 1, 256)
-        seal = codec.decode_leaf(tiles.decode_bundle(ExportedSource.bundle(self, n, 256))[at])
+        seal = codec.decode_leaf(ExportedSource.leaves(self, n, 256)[at])
         return Pruned(seal.time_ms + 1, self._start)
 
-    def bundle(self, n: int, width: int) -> bytes:
-        leaves = tiles.decode_bundle(super().bundle(n, width))
-        return tiles.encode_bundle([b"" if 256 * n + at in self._gone else leaf for at, leaf in enumerate(leaves)])
+    def leaves(self, n: int, width: int) -> list[bytes]:
+        return [b"" if 256 * n + at in self._gone else leaf for at, leaf in enumerate(super().leaves(n, width))]
 
     def openings(self, n: int, leaves: Sequence[bytes]) -> list[bytes | None] | None:
         found = super().openings(n, leaves)

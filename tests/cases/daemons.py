@@ -29,7 +29,7 @@ from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
-from consentd.verify.fsck import verify_ledger
+from consentd.verify.fsck import verify_files
 
 ORIGIN = "consent.test/running"
 
@@ -135,7 +135,7 @@ class Running:
         services = self.daemon.service_state.services
         assert services is not None
         services.sequencer.wait_published(services.ledger.state.size, 30)
-        report = verify_ledger(
+        report = verify_files(
             services.ledger.store,
             origin=ORIGIN,
             log_verifier=read_log_key(self.config.keys.log_key_file).verifier,
@@ -143,7 +143,7 @@ class Running:
             vault=services.vault,
             table=services.table,
         )
-        assert (report.faults, report.not_checked) == ((), ())
+        assert (report.faults, report.not_checked) == ((), {})
         assert report.size == services.ledger.state.size
         return report.size
 

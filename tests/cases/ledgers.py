@@ -39,7 +39,7 @@ from consentd.store.memory import MemoryStore
 from consentd.table.table import Table, catch_up
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
-from consentd.verify.fsck import Report, verify_ledger
+from consentd.verify.fsck import Report, verify_files
 
 ORIGIN = "ledger.example/test"
 LOG = note.Signer(ORIGIN, ed25519.KeyPair(b"\1" * 32))
@@ -468,7 +468,7 @@ class LedgerCase:
             "origin": ORIGIN, "log_verifier": LOG.verifier, "last_signed_path": self.last_signed_path,
             "vault": self.vault, "table": self.table,
         }
-        return verify_ledger(self.store, **{**given, **options})
+        return verify_files(self.store, **{**given, **options})
 
     def edit(self, key: bytes, change: Callable[[bytes], bytes] | None) -> None:
         """Change or delete (None) one row behind everyone's back."""
@@ -528,7 +528,7 @@ def check_files(case: LedgerCase) -> Report:
     """Verify all of the case's files, and that nothing is wrong with them."""
     report = case.fsck()
     assert report.faults == ()
-    assert report.not_checked == ()
+    assert report.not_checked == {}
     return report
 
 

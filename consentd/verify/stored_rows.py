@@ -9,11 +9,12 @@ from enum import Enum
 from itertools import islice
 from typing import TypeVar
 
-from consentd.core import bucketed, codec, merkle
+from consentd.core import bucketed, codec
 from consentd.core.replay import Replay
 from consentd.errors import CorruptionError, VerificationError
 from consentd.ledger import layout
 from consentd.ledger.ledger import State, decode_state
+from consentd.ledger.vault import Vault
 from consentd.store import Store, prefix_end
 from consentd.table.table import merge_rows
 from consentd.verify.findings import Findings
@@ -108,6 +109,20 @@ def read_state(store: Store, found: Findings) -> State | None:
     except CorruptionError as error:
         found.add(None, str(error))
     return None
+
+
+def verify_size(store: Store, state: State | None, found: Findings) -> int:
+    """Return the number of leaves to read, and compare the state row's size with the last leaf that is stored."""
+    try:
+        last = next(store.scan(b"l", b"m", reverse=True, limit=1), None)
+    except CorruptionError:
+        last = None if state is None else (layout.leaf_key(state.size - 1), b"")
+    stored = 0 if last is None else layout.decode_u64(last[0]) + 1
+    size = stored if state is None else state.size
+    if size != stored:
+        found.add(None, f"state row counts `{size}` leaves, the last leaf stored is `{stored - 1}`")
+    # Leaves that are missing at the end are named one by one, unless the state row itself is damaged.
+    return size if size - stored <= CHUNK else stored
 
 
 def compare_heads(store: Store, replay: Replay, found: Findings) -> None:
@@ -233,18 +248,28 @@ def find_strays(store: Store, replay: Replay, found: Findings, *, statements: bo
         found.add(None, "rows of no known kind cannot be looked for: a block on disk is damaged")
 
 
-def compare_tiles(store: Store, expected: dict[tuple[int, int], bytes], found: Findings) -> None:
-    """Compare tiles above the lowest level with the tree grown anew."""
-    for chunk in chunks(expected.items(), 64):
-        rows = read_rows(store, [layout.tile_key(level, n) for (level, n), _ in chunk])
-        for ((level, n), tile), row in zip(chunk, rows, strict=True):
-            if isinstance(row, bytes) and row == tile:
-                continue
-            what = row.value if isinstance(row, Gap) else "is not that of the leaves"
-            stored = row if isinstance(row, bytes) else b""
-            at = next((at for at in range(0, len(tile), 32) if tile[at : at + 32] != stored[at : at + 32]), 0)
-            first = ((n << 8) + at // merkle.HASH_SIZE) << (8 * level)
-            found.add(first, f"tile of level `{level}` over the entries from here {what}")
+def compare_index(store: Store, events: Sequence[tuple[int, codec.Event]], found: Findings) -> None:
+    """Compare the index rows of events with the indexes at which the events are."""
+    stored = read_rows(store, [layout.index_key(event.tag, event.seq) for _, event in events])
+    for (index, _), row in zip(events, stored, strict=True):
+        if isinstance(row, Gap):
+            found.add(index, f"index row {row.value}")
+        elif row != layout.encode_u64(index):
+            found.add(index, "index row names another index")
+
+
+def compare_erased(store: Store, vault: Vault | None, replay: Replay, found: Findings) -> None:
+    """Find what is still stored of erased persons: encrypted statements, and their data key in the vault."""
+    for tag, (count, _, erased) in replay.heads.items():
+        if not erased:
+            continue
+        last = index_of(store, tag, count)
+        keys = (layout.statement_key(tag, seq) for seq in range(1, count + 1))
+        left = (row for chunk in chunks(keys) for row in read_rows(store, chunk))
+        if any(isinstance(row, bytes) and row[:1] == bytes((layout.ENCRYPTED,)) for row in left):
+            found.add(last, "statements of an erased person are still stored")
+        if vault is not None and vault.store.get(b"k" + tag) is not None:
+            found.add(last, "vault still holds the data key of an erased person")
 
 
 def compare_tables(

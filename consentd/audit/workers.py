@@ -1,0 +1,84 @@
+"""Check runs of leaves in worker processes, some runs ahead of the process that walks over them."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+
+from consentd.audit.sources import Place, Source
+from consentd.core import tiles
+from consentd.errors import StorageError
+from consentd.verify.leaf_checks import RUN, CheckedRun, TreePoint, check_run
+
+_source: Source | None = None  # of a worker process, which opens it once in ``start_worker``
+
+
+def start_worker(place: Place) -> None:
+    """Open the ledger at *place* in a worker process."""
+    global _source
+    end_with_parent()
+    _source = place.open()
+
+
+def end_with_parent() -> None:
+    """End this worker process when its parent ends, and only then.
+
+    An interrupt from the terminal also reaches the workers, but the parent ends them in good order. A parent that is
+    killed cannot do so, and its workers would wait for work forever.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only a worker has a parent"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def leave() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=leave, daemon=True).start()
+
+
+def check_in_worker(tree: TreePoint, first: int, count: int) -> CheckedRun:
+    """Check a run in a worker process, see ``check_run``."""
+    assert _source is not None, "a worker opens its source first"
+    return check_run(_source, tree, first=first, count=count)
+
+
+def check_ahead(
+    place: Place, source: Source, tree: TreePoint, start: int, jobs: int, stack: ExitStack
+) -> Iterator[CheckedRun]:
+    """Yield the runs from leaf *start* on, in order, checked by *jobs* processes a few runs ahead.
+
+    Args:
+        source: the opened *place*; it is read if this process does all the work.
+        stack: closing it ends the workers.
+
+    Raises:
+        StorageError: a worker process ended, or the source fails.
+    """
+    bundles = -(-tree.size // tiles.TILE_WIDTH)
+    firsts = range(start // tiles.TILE_WIDTH, bundles, RUN)
+    runs = ((first, min(RUN, bundles - first)) for first in firsts)
+    if jobs <= 1 or len(firsts) <= 1:
+        for first, count in runs:
+            yield check_run(source, tree, first=first, count=count)
+        return
+    # Spawned and not forked: gRPC and RocksDB have threads. Two runs wait for each worker, half a megabyte each.
+    pool = ProcessPoolExecutor(
+        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=start_worker, initargs=(place,)
+    )
+    stack.callback(pool.shutdown, cancel_futures=True)
+    ahead: deque[Future[CheckedRun]] = deque()
+    try:
+        for first, count in runs:
+            ahead.append(pool.submit(check_in_worker, tree, first, count))
+            if len(ahead) > 2 * jobs:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    except BrokenProcessPool as error:
+        raise StorageError("a worker process ended; what was verified so far is in the state file, if any") from error
