@@ -65,7 +65,7 @@ def test_verify_proves(run: Run, ledger: Path) -> None:
     assert answer["not_checked"] == {}
     status, (answer,), err = run("audit", "verify", ledger / "log", "--log-key", VKEY)
     assert (status, answer["statements_verified"]) == (0, 0)
-    assert "not checked: statements, because the source has none: 690" in err
+    assert "not checked: statements, because the source has none: 693" in err
     status, (shown,), _ = run("audit", "verify", ledger / "log", *options, "--lang", "ko", as_json=False)
     assert (status, shown["text"][:3]) == (0, "증명됨")
 

@@ -217,9 +217,9 @@ def test_rows_that_must_not_be_there_are_found(case: LedgerCase) -> None:
     assert isinstance(store, MemoryStore)
     strays = {
         layout.leaf_key(size): "beyond", layout.leaf_key(size + 9): "beyond", layout.tile_key(0, 7): "beyond",
-        layout.tile_key(5, 0): "beyond", layout.index_key(tag, 0): "not there",
-        layout.index_key(tag, 4000): "not there",
-        layout.statement_key(b"?" * 32, 1): "not there", layout.head_key(b"?" * 32): "no leaf",
+        layout.tile_key(5, 0): "beyond", layout.index_key(tag, 0): "not exist",
+        layout.index_key(tag, 4000): "not exist",
+        layout.statement_key(b"?" * 32, 1): "not exist", layout.head_key(b"?" * 32): "no leaf",
         layout.bucket_key(3000): "bucket", layout.roots_key(77): "roots", layout.request_row_key(b"?" * 32): "length",
         layout.expiry_key(1, b"?" * 32): "no request", b"y": "no known kind", b"": "no known kind",
         b"t": "key", b"i": "key", b"m": "key", b"h" + bytes(31): "key", b"q": "key", b"x": "key", b"r": "key",

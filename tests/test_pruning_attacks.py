@@ -191,16 +191,16 @@ def test_a_ledger_that_prunes_while_it_is_read_is_read_again(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(world)
-    bundle, calls = LiveSource.bundle, []
+    leaves, calls = LiveSource.leaves, []
 
-    def bundle_late(self: LiveSource, n: int, width: int) -> bytes:
+    def leaves_late(self: LiveSource, n: int, width: int) -> list[bytes]:
         calls.append(n)
         if len(calls) == 2:
             world.prune()
-        return bundle(self, n, width)
+        return leaves(self, n, width)
 
     with monkeypatch.context() as patch:
-        patch.setattr(LiveSource, "bundle", bundle_late)
+        patch.setattr(LiveSource, "leaves", leaves_late)
         with pytest.raises(StorageError, match=r"pruned meanwhile|cannot be read"):
             export(live(world, openings=False), tmp_path / "out", origin=ORIGIN, log_verifier=log_key(world))
     export(live(world, openings=False), tmp_path / "again", origin=ORIGIN, log_verifier=log_key(world))

@@ -73,7 +73,7 @@ def check_run(source: LeafSource, tree: TreePoint, *, first: int, count: int) ->
         compare_tile(run, source, tree, n, leaves)
         asked = [b"" if start + at in run.tree_hashes else leaf for at, leaf in enumerate(leaves)]
         if tree.kinds is not None:
-            asked = [leaf if leaf[1:2] and leaf[1] in tree.kinds else b"" for leaf in asked]
+            asked = [leaf if leaf and codec.kind_of(leaf) in tree.kinds else b"" for leaf in asked]
         try:
             openings = source.openings(n, asked)
         except (VerificationError, CorruptionError) as error:

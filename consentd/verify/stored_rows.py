@@ -1,7 +1,7 @@
-"""Compare a store's rows with what a replay of its leaves says they must be: the lower half of ``fsck``.
+"""Compare the rows that only a store has with what a replay of its leaves yields. A part of ``fsck``.
 
-Rows are read by key, not by scan, wherever it is known which keys there must be: RocksDB refuses a damaged block as
-a whole, and only single reads tell which rows of it are lost. Scans come after that, for rows that must not be.
+Rows whose keys follow from the leaves are read by key and not by a scan: a scan fails for a whole damaged block, and
+single reads show which of its rows are lost. Scans then find rows that must not exist.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,14 +30,14 @@ _KEY_SIZES = {
 
 
 class Gap(Enum):
-    """Why there is no row."""
+    """Why a row could not be read."""
 
     MISSING = "is missing"
     UNREADABLE = "cannot be read: its block on disk is damaged"
 
 
 def read_rows(store: Store, keys: Sequence[bytes]) -> list[bytes | Gap]:
-    """Read rows by key; where a block is damaged, one by one, so that only its own rows are lost."""
+    """Read rows by key. If a block is damaged, read them one by one, so that only the rows of that block are lost."""
     try:
         return [Gap.MISSING if row is None else row for row in store.multi_get(keys)]
     except CorruptionError:
@@ -60,7 +60,7 @@ def chunks(items: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
 
 
 def scan_rows(store: Store, kind: bytes, found: Findings, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-    """Yield all rows of a kind, from *start* on, as far as they can be read and have a key of that kind."""
+    """Yield the readable rows of a kind from key *start* on; report unreadable ones, and keys of a wrong length."""
     try:
         for key, row in store.scan(start or kind, prefix_end(kind)):
             if len(key) == _KEY_SIZES[kind]:
@@ -72,7 +72,7 @@ def scan_rows(store: Store, kind: bytes, found: Findings, start: bytes = b"") ->
 
 
 def index_of(store: Store, tag: bytes, seq: int) -> int | None:
-    """Return where an entry lies, as far as its index row can be read."""
+    """Return the index of an entry; None if its index row is missing or damaged."""
     row = _read_row(store, layout.index_key(tag, seq))
     return layout.decode_u64(row) if isinstance(row, bytes) and len(row) == 8 else None
 
@@ -98,7 +98,7 @@ def compare_state(state: State, replay: Replay, found: Findings) -> None:
 
 
 def read_state(store: Store, found: Findings) -> State | None:
-    """Return the state row; None where it is not to be had, which is a fault unless the store is empty."""
+    """Return the state row; None if it is missing or damaged, which is a fault unless the store is empty."""
     row = _read_row(store, layout.STATE)
     try:
         if isinstance(row, bytes):
@@ -126,21 +126,21 @@ def verify_size(store: Store, state: State | None, found: Findings) -> int:
 
 
 def compare_heads(store: Store, replay: Replay, found: Findings) -> None:
-    """Compare each chain's head row with where its leaves lead."""
+    """Compare each chain's head row with the chain's last leaf."""
     for chunk in chunks(replay.heads.items()):
         rows = read_rows(store, [layout.head_key(tag) for tag, _ in chunk])
         for (tag, (count, head, _)), row in zip(chunk, rows, strict=True):
             if not isinstance(row, bytes):
                 found.add(index_of(store, tag, count), f"head row {row.value}")
             elif head and row != layout.HEAD.pack(count, head):
-                found.add(index_of(store, tag, count), "head row is not where the chain stands")
+                found.add(index_of(store, tag, count), "head row is not that of the chain's last entry")
     for key, _ in scan_rows(store, b"h", found):
         if key[1:] not in replay.heads and replay.knows_all_heads:
             found.add(None, "head row is of a chain that has no leaf")
 
 
 def compare_map(store: Store, replay: Replay, found: Findings) -> None:
-    """Compare the map's rows with the chains as of the last seal, or, where those are not sure, with themselves."""
+    """Compare the map's rows with the chain heads at the last seal. If heads are unknown, check each row by itself."""
     last_seal = replay.sealed_size - 1 if replay.sealed_size else None
     map_bits = replay.top.map_bits
     numbers = {int.from_bytes(key[1:]) for key, _ in scan_rows(store, b"m", found)} | set(replay.buckets)
@@ -151,7 +151,7 @@ def compare_map(store: Store, replay: Replay, found: Findings) -> None:
                 found.add(last_seal, f"map bucket `{number}` {row.value}")
             elif replay.knows_all_heads:
                 if row != expected:
-                    found.add(last_seal, f"map bucket `{number}` is not as the last seal has it")
+                    found.add(last_seal, f"map bucket `{number}` does not match the last seal")
             else:
                 try:
                     bucketed.verify_bucket(row, number=number, map_bits=map_bits)
@@ -171,28 +171,33 @@ def _compare_roots(store: Store, replay: Replay, last_seal: int | None, found: F
                 for number in range(group * width, min((group + 1) * width, all_buckets))
             )
             if row != b"".join(roots):
-                found.add(last_seal, f"row `{group}` of bucket roots is not as the last seal has it")
+                found.add(last_seal, f"row `{group}` of bucket roots does not match the last seal")
 
 
 def request_fault(time_ms: int, leaf: bytes | None, expiry: bytes | Gap | None) -> str | None:
-    """Say what is wrong with a request row of *time_ms*, given its entry's leaf (None: pruned) and its expiry row."""
+    """Return what is wrong with a request row of *time_ms*; None: nothing.
+
+    Args:
+        leaf: of the entry that the row names; None if that is pruned.
+        expiry: the row that says when the request row is deleted.
+    """
     if leaf is not None and (codec.kind_of(leaf) == codec.SEAL_KIND or codec.time_of(leaf) != time_ms):
         return "request row does not fit the entry it names"
-    return None if expiry == b"" else "request row has no row that says when it may go"
+    return None if expiry == b"" else "request row has no expiry row"
 
 
 def expiry_fault(key: bytes, row: bytes, request: bytes | Gap | None) -> str | None:
-    """Say what is wrong with a row that says when a request may go, given that request's row."""
+    """Return what is wrong with an expiry row, given the row of its request; None: nothing."""
     if row == b"" and isinstance(request, bytes) and request[8:16] == key[1:9]:
         return None
-    return "row that says when a request may go has no request, or a value"
+    return "expiry row has no request, or a value"
 
 
 def compare_requests(store: Store, size: int, found: Findings) -> None:
-    """Compare rows that remember requests with the entries they made.
+    """Compare request rows with the entries that the requests wrote, and with their expiry rows.
 
-    What was asked cannot be compared, for its hash is all that is kept; nor can entries of the same millisecond be told
-    apart here.
+    A request row names an entry by its index and time. So a wrong index is found unless that entry has the same time,
+    and the hash of the request's content, which no other row has, is not compared.
     """
     for chunk in chunks(scan_rows(store, b"q", found)):
         places = []
@@ -208,7 +213,7 @@ def compare_requests(store: Store, size: int, found: Findings) -> None:
             if index >= size:
                 found.add(None, f"request row names an entry that is not there: `{index}`")
             elif not isinstance(leaf, bytes):
-                continue  # named already
+                continue  # The walk named this leaf.
             elif (what := request_fault(time_ms, leaf, expiry)) is not None:
                 found.add(index, what)
     for chunk in chunks(scan_rows(store, b"x", found)):
@@ -219,7 +224,7 @@ def compare_requests(store: Store, size: int, found: Findings) -> None:
 
 
 def find_strays(store: Store, replay: Replay, found: Findings, *, statements: bool) -> None:
-    """Find rows that must not be there."""
+    """Find rows that must not exist."""
     for key, _ in scan_rows(store, b"l", found, layout.leaf_key(replay.size)):
         found.add(layout.decode_u64(key), "leaf lies beyond the ledger's size")
     for key, _ in scan_rows(store, b"t", found):
@@ -233,7 +238,7 @@ def find_strays(store: Store, replay: Replay, found: Findings, *, statements: bo
             tag, seq = key[1:33], int.from_bytes(key[33:])
             count = replay.heads.get(tag, (0,))[0]
             if not 0 < seq <= count and replay.knows_all_heads:
-                found.add(None, f"{name} is of an entry that is not there")
+                found.add(None, f"{name} is of an entry that does not exist")
     if statements and replay.start:
         for chunk in chunks(scan_rows(store, b"c", found)):
             places = read_rows(store, [b"i" + key[1:] for key, _ in chunk])
@@ -245,7 +250,7 @@ def find_strays(store: Store, replay: Replay, found: Findings, *, statements: bo
             for _ in store.scan(start, end, limit=1):
                 found.add(None, "row is of no known kind")
     except CorruptionError:
-        found.add(None, "rows of no known kind cannot be looked for: a block on disk is damaged")
+        found.add(None, "rows of no known kind cannot be listed: a block on disk is damaged")
 
 
 def compare_index(store: Store, events: Sequence[tuple[int, codec.Event]], found: Findings) -> None:
