@@ -20,10 +20,10 @@ from consentd import config
 from consentd.audit.files import DataDirectory
 from consentd.audit.replay import replay_decisions
 from consentd.audit.verify import verify_ledger
-from consentd.sequencer.commands.accesses import Authorize
-from consentd.sequencer.commands.context import request_key
+from consentd.sequencer.commands.accesses import AuthorizeAccess
 from consentd.server.daemon import Daemon
 from consentd.server.keys import read_log_key
+from consentd.service.requests import make_request
 from consentd.statements import decisions
 from consentd.v1 import statement_pb2 as st
 
@@ -82,12 +82,9 @@ def _decide(config_file: Path, count: int) -> None:
     assert services is not None, "a daemon that started serves"
     waiting: deque[Future[Any]] = deque()
     for question, _ in make_questions(13, count, count):
-        request_id, content = os.urandom(16), question.SerializeToString()
-        write = Authorize(
-            request_id=request_id,
-            request_key=request_key(RELAY, request_id),
-            content=hashlib.sha256(content).digest(),
-            asker=RELAY,
+        content = question.SerializeToString()
+        write = AuthorizeAccess(
+            request=make_request(RELAY, os.urandom(16), hashlib.sha256(content).digest()),
             identifier_hash=services.vault.identifier_hash(question.subject.scheme, question.subject.value),
             question=decisions.question_value(question),
             asked=st.AskedQuestion(question=content, asker=RELAY, network_origin="127.0.0.1"),

@@ -21,19 +21,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.message import Message
-
 from benchmarks.tag_map import tag_of
 from consentd import config
 from consentd.core.ed25519 import KeyPair
-from consentd.core.kinds import EntryKind
-from consentd.sequencer.commands.consents import Grant
-from consentd.sequencer.commands.context import request_key
-from consentd.sequencer.commands.registry import Enrol, PublicWrite
+from consentd.core.key_validity import PARTICIPANT_PREFIX
+from consentd.sequencer.commands.consents import GrantConsent
+from consentd.sequencer.commands.registry import AddKey, EnrolSubject, PublicWrite, RegisterParticipant
+from consentd.sequencer.commands.write import Request
 from consentd.server.daemon import Daemon
 from consentd.server.keys import make_keys, make_token, write_private
 from consentd.service.auth import format_credential
-from consentd.service.wire import Services
+from consentd.service.requests import make_request
+from consentd.service.servicer import Services
 from consentd.store import Batch
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
@@ -140,14 +139,9 @@ def _submit_all(services: Services, writes: Iterator[Any]) -> int:
     return count
 
 
-def _base(asker: str) -> dict[str, Any]:
+def _request(asker: str) -> Request:
     request_id = os.urandom(16)
-    return {
-        "request_id": request_id,
-        "request_key": request_key(asker, request_id),
-        "content": hashlib.sha256(request_id).digest(),
-        "asker": asker,
-    }
+    return make_request(asker, request_id, hashlib.sha256(request_id).digest())
 
 
 def recipient(number: int) -> str:
@@ -160,7 +154,7 @@ def holder(number: int) -> str:
     return f"holder-{number % PARTICIPANTS:02d}"
 
 
-def _registrations() -> Iterator[PublicWrite]:
+def _registrations() -> Iterator[PublicWrite[Any]]:
     rights = [st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS, st.PARTICIPANT_RIGHT_SEE_REASONS]
     named = [
         (RELAY, st.PARTICIPANT_ROLE_RELAY, rights),
@@ -171,12 +165,10 @@ def _registrations() -> Iterator[PublicWrite]:
         message = st.ParticipantStatement(
             participant_id=name, name=st.Text(ko="모의 기관", en=name), roles=[role], rights=held, active=True
         )
-        yield _public(f"participant/{name}", EntryKind.PARTICIPANT, message)
-    yield _public(f"participant/{RELAY}", EntryKind.KEY, st.KeyStatement(key=RELAY_KEY.public_key))
-
-
-def _public(name: str, kind: EntryKind, message: Message) -> PublicWrite:
-    return PublicWrite(**_base("operator"), name=name, kind=kind, message=message, check=lambda table: None)
+        chain = PARTICIPANT_PREFIX + name
+        yield RegisterParticipant(request=_request("operator"), chain=chain, message=message)
+    key = st.KeyStatement(key=RELAY_KEY.public_key)
+    yield AddKey(request=_request("operator"), chain=PARTICIPANT_PREFIX + RELAY, message=key)
 
 
 def identifier(number: int) -> str:
@@ -201,15 +193,15 @@ def _create_all(services: Services, numbers: range) -> list[tuple[int, bytes, by
     return made
 
 
-def _of_subjects(created: list[tuple[int, bytes, bytes]]) -> Iterator[Enrol | Grant]:
+def _of_subjects(created: list[tuple[int, bytes, bytes]]) -> Iterator[EnrolSubject | GrantConsent]:
     attestation = st.Attestation(attested_by=RELAY, method="bench")
     for _, hashed, tag in created:
         message = st.EnrolStatement(identifier_hash=hashed, scheme=SCHEME, attestation=attestation)
-        yield Enrol(**_base(RELAY), tag=tag, message=message)
+        yield EnrolSubject(request=_request(RELAY), tag=tag, message=message)
     for number, hashed, _ in created:
         for consent in consents(number):
             granted = st.GrantStatement(consent=consent, attestation=attestation)
-            yield Grant(**_base(RELAY), identifier_hash=hashed, message=granted)
+            yield GrantConsent(request=_request(RELAY), identifier_hash=hashed, message=granted)
 
 
 def consents(number: int) -> list[pb.Consent]:

@@ -28,7 +28,7 @@ from consentd.server.keys import make_keys, make_token, write_private
 from consentd.server.logs import JsonFormatter
 from consentd.server.scrubber import Scrubber
 from consentd.service.auth import format_credential
-from consentd.service.wire import Services
+from consentd.service.servicer import Services
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import access_service_pb2_grpc, ledger_service_pb2_grpc, policy_service_pb2_grpc
 from consentd.v1 import consent_pb2 as pb

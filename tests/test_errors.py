@@ -24,9 +24,9 @@ from consentd.core.pruned import Pruned
 from consentd.ledger import layout
 from consentd.ledger.retention import encode_pruned
 from consentd.policy import evaluate
-from consentd.sequencer.commands.context import Plan, WriteContext
+from consentd.sequencer.commands.write import Plan, Unremembered, WriteContext
+from consentd.service.servicer import Services
 from consentd.service.status import MAX_MESSAGE
-from consentd.service.wire import Services
 from consentd.store import Batch
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
@@ -388,17 +388,11 @@ def _fail(*_: object) -> None:
     raise AssertionError(f"a bug about {SECRET}")
 
 
-class Nothing:
+class Nothing(Unremembered):
     """A write that appends nothing."""
 
-    request_key = b""
-    content = b""
-
-    def prepare(self, context: WriteContext) -> Plan:
-        return Plan()
-
-    def replay(self, context: WriteContext, index: int) -> None:
-        raise AssertionError("nothing is not remembered")
+    def prepare(self, context: WriteContext) -> Plan[None]:
+        return Plan((), None)
 
 
 @contextmanager

@@ -31,8 +31,8 @@ def fill(case: LedgerCase) -> LedgerCase:
     case.write(case.key("bank", BANK.public_key))
     signed = case.enrol("who signs", CITIZEN)
     case.write(case.grant(signed, signed=True))
-    answer = case.write(case.access(signed)).answer
-    case.write(case.outcome(signed, answer.seq, key=BANK))
+    access = case.write(case.access(signed)).entry
+    case.write(case.outcome(signed, access.event.seq, key=BANK))
     case.fill(4)
     for person in case.people[:3]:
         for future in case.write_together([case.access(person) for _ in range(90)]):
@@ -349,11 +349,11 @@ def test_a_back_dated_entry_is_named(case: LedgerCase) -> None:
 def test_a_forged_author_is_named(tmp_path: Path) -> None:
     case = LedgerCase(tmp_path)
     person = case.enrol("somebody")
-    forged = case.write(Raw(kind=EntryKind.SERVED, tag=person.tag, author=BANK)).recorded_index
+    forged = case.write(Raw(kind=EntryKind.SERVED, tag=person.tag, author=BANK)).entry.index
     case.write(case.key("bank", BANK.public_key))
-    fine = case.write(Raw(kind=EntryKind.SERVED, tag=person.tag, author=BANK)).recorded_index
-    skewed = case.write(Raw(kind=EntryKind.SERVED, tag=person.tag, author_skew_ms=600_001)).recorded_index
-    wrong_kind = case.write(Raw(kind=EntryKind.DISPUTE, tag=person.tag, author=BANK)).recorded_index
+    fine = case.write(Raw(kind=EntryKind.SERVED, tag=person.tag, author=BANK)).entry.index
+    skewed = case.write(Raw(kind=EntryKind.SERVED, tag=person.tag, author_skew_ms=600_001)).entry.index
+    wrong_kind = case.write(Raw(kind=EntryKind.DISPUTE, tag=person.tag, author=BANK)).entry.index
     case.seal()
     report = case.fsck(table=None)
     assert fine not in named(report)
@@ -367,10 +367,10 @@ def test_a_statement_key_comes_into_force_by_a_ledger_entry_alone(tmp_path: Path
     person, ledger = case.enrol("somebody"), codec.public_tag("ledger")
     key = st.KeyStatement(key=BANK.public_key)
     case.write(Raw(kind=EntryKind.KEY, tag=ledger, payload=key.SerializeToString(), message=key))
-    early = case.write(Raw(kind=EntryKind.ACCESS, tag=person.tag, author=BANK)).recorded_index
+    early = case.write(Raw(kind=EntryKind.ACCESS, tag=person.tag, author=BANK)).entry.index
     said = st.LedgerStatement(statement_key=BANK.public_key)
     case.write(Raw(kind=EntryKind.LEDGER, tag=ledger, payload=said.SerializeToString(), message=said))
-    fine = case.write(Raw(kind=EntryKind.ACCESS, tag=person.tag, author=BANK)).recorded_index
+    fine = case.write(Raw(kind=EntryKind.ACCESS, tag=person.tag, author=BANK)).entry.index
     case.seal()
     assert early != fine
     assert named(case.fsck(table=None)) == {early}
@@ -394,7 +394,7 @@ def test_what_a_later_version_says_of_keys_is_not_taken(tmp_path: Path) -> None:
 
 def test_a_payload_that_does_not_decode_is_named(tmp_path: Path) -> None:
     case = LedgerCase(tmp_path)
-    index = case.write(Raw(kind=EntryKind.OUTCOME, tag=b"t" * 32, payload=b"\xff\xff")).recorded_index
+    index = case.write(Raw(kind=EntryKind.OUTCOME, tag=b"t" * 32, payload=b"\xff\xff")).entry.index
     case.seal()
     assert named(case.fsck(table=None)) == {index}
     check_ledger(case)

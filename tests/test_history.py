@@ -49,9 +49,9 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LedgerCase]:
 
 def live(case: LedgerCase, person: Person) -> None:
     """Let a person grant, be asked about, pause, resume and revoke: twelve entries by four authors."""
-    lineage = case.write(case.grant(person, signed=True)).answer.lineage
+    lineage = case.write(case.grant(person, signed=True)).entry.event.seq
     for _ in range(2):
-        seq = case.write(case.access(person)).answer.seq
+        seq = case.write(case.access(person)).entry.event.seq
         case.write(case.outcome(person, seq, key=BANK))
     case.write(case.access(person, purpose="HRESCH"))
     case.seal()

@@ -50,7 +50,7 @@ def proof(tmp_path_factory: pytest.TempPathFactory) -> HistoryProof:
         case.write(case.key("bank", BANK.public_key))
         person = case.enrol("somebody", CITIZEN)
         case.write(case.grant(person, signed=True))
-        seq = case.write(case.access(person)).answer.seq
+        seq = case.write(case.access(person)).entry.event.seq
         case.write(case.outcome(person, seq, key=BANK))
         case.seal()
         return case.history(person.tag, "ledger", "participant/bank")

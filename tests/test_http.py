@@ -18,7 +18,7 @@ from consentd.core import checkpoint, codec, merkle, tiles
 from consentd.core.replay import Replay
 from consentd.errors import StorageError
 from consentd.server.keys import read_log_key
-from consentd.service.wire import Services
+from consentd.service.servicer import Services
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs

@@ -57,7 +57,7 @@ def script(case: LedgerCase, acknowledged: list[int]) -> None:
     def write(made: Any) -> Any:
         written = case.write(made)
         acknowledged.extend(entry.index for entry in written.entries)
-        return written.answer
+        return written.entry
 
     write(case.genesis())
     write(case.participant("hospital"))
@@ -67,8 +67,8 @@ def script(case: LedgerCase, acknowledged: list[int]) -> None:
     acknowledged.extend(
         layout.decode_u64(case.store.get(layout.index_key(person.tag, seq)) or b"") for seq in (1, 2)
     )
-    lineage = write(case.grant(person)).lineage
-    seq = write(case.access(person)).seq
+    lineage = write(case.grant(person)).event.seq
+    seq = write(case.access(person)).event.seq
     case.seal()
     write(case.outcome(person, seq))
     write(case.change(person, lineage, EntryKind.REVOKE))
@@ -693,7 +693,7 @@ def test_an_erased_person_is_nobody(case: LedgerCase) -> None:
     count = case.ledger.head(person.tag)[0]
     with pytest.raises(NotFoundError):
         case.write(case.grant(person))
-    assert case.write(case.access(person)).recorded_index is None
+    assert case.write(case.access(person)).entry is None
     assert case.ledger.head(person.tag)[0] == count
     again = case.enrol("person 0")
     assert again.tag != person.tag

@@ -4,6 +4,7 @@ What must be kept is found here once more, from the other end: for each moment s
 in view then, and who signed it.
 """
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -20,7 +21,7 @@ from consentd.errors import RequestError, StorageError
 from consentd.ledger import layout, reads, retention
 from consentd.ledger.retention import Stop
 from consentd.policy import model
-from consentd.sequencer.commands.registry import StatePruning
+from consentd.sequencer.commands.pruning import StatePruning
 from consentd.statements.values import consent_message
 from consentd.store import Store
 from consentd.store.memory import MemoryStore
@@ -52,7 +53,7 @@ class PruningCase(LedgerCase):
 
     def state(self, pruned: Pruned) -> None:
         """State a pruning, publish it."""
-        self.write(StatePruning(days=DAYS, pruned=pruned))
+        self.write(StatePruning(pruned=pruned))
         self.seal()
 
     def sweep(self, pruned: Pruned) -> None:
@@ -80,11 +81,8 @@ class PruningCase(LedgerCase):
             message.attestation.attested_by = "hospital"
             statement = None
         else:
-            statement = self.sign(person.key, EntryKind.GRANT, person, message, write.request_id)
-        return type(write)(
-            request_id=write.request_id, request_key=write.request_key, content=write.content, asker=write.asker,
-            identifier_hash=person.identifier_hash, message=message, signed=statement,
-        )
+            statement = self.sign(person.key, EntryKind.GRANT, person, message, write.request.id)
+        return replace(write, message=message, signed=statement)
 
 
 def live(case: PruningCase, random: Random, steps: int, *, keys: bool) -> None:

@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from cases.daemons import ORIGIN, Running, question, reason_of
+from cases.ledgers import UncheckedPublicWrite
 from consentd.audit.export import export
 from consentd.audit.live import LiveSource
 from consentd.audit.replay import replay_decisions
@@ -18,9 +19,11 @@ from consentd.core.pruned import DAY_MS, Pruned
 from consentd.cosigning.connection import Connection
 from consentd.errors import InvalidError, ProofError, StorageError
 from consentd.ledger import layout, reads, retention
-from consentd.sequencer.commands.registry import PublicWrite, StatePruning
+from consentd.sequencer.commands.pruning import StatePruning
+from consentd.sequencer.commands.write import Plan, WriteContext
 from consentd.server.keys import read_log_key
 from consentd.service import pruning
+from consentd.service.requests import make_request
 from consentd.store import Batch
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
@@ -58,6 +61,13 @@ def delete(world: World, *keys: bytes, pruned: Pruned | None = None) -> None:
     world.services.sequencer.call(lambda: world.services.ledger.store.write(batch))
 
 
+class UncheckedPruning(StatePruning):
+    """A pruning that is stated whatever the retention policy says."""
+
+    def prepare(self, context: WriteContext) -> Plan[int]:
+        return Plan((self.draft(context),), context.batch.index)
+
+
 # -- an operator who hides ------------------------------------------------------------------------------------
 
 
@@ -68,7 +78,7 @@ def test_a_start_behind_what_is_kept_for_its_time_is_found(world: World) -> None
     world.use(anna, 300)
     world.settle()
     evil = Pruned(world.clock.wall_ms() - (DAYS + 3) * DAY_MS, world.services.ledger.state.size)
-    world.services.sequencer.submit(StatePruning(days=DAYS, pruned=evil)).result()
+    world.services.sequencer.submit(StatePruning(pruned=evil)).result()
     world.use(anna)
     world.settle()
     store, tag = world.services.ledger.store, world.tag(anna)
@@ -91,16 +101,17 @@ def test_no_other_chain_sets_the_policy_anew(world: World) -> None:
     world.revoke(anna, given)
     world.fill(400)
     world.clock.advance(20)
-    another = PublicWrite(
-        request_id=os.urandom(16), request_key=os.urandom(32), content=os.urandom(32), asker="operator",
-        name="notice/harmless", kind=EntryKind.LEDGER, message=st.LedgerStatement(origin=ORIGIN, retention_days=1),
-        check=lambda table: None,
-    )  # fmt: skip
+    another = UncheckedPublicWrite(
+        request=make_request("operator", os.urandom(16), os.urandom(32)),
+        chain="notice/harmless",
+        kind=EntryKind.LEDGER,
+        message=st.LedgerStatement(origin=ORIGIN, retention_days=1),
+    )
     world.services.sequencer.submit(another).result()
     world.use(anna, 2)
     world.settle()
     pruned = Pruned(world.clock.wall_ms() - 2 * DAY_MS, 6)
-    world.services.sequencer.submit(StatePruning(days=1, pruned=pruned)).result()
+    world.services.sequencer.submit(UncheckedPruning(pruned=pruned)).result()
     world.settle()
     for batch, _ in retention.sweep(world.services.ledger.store, world.services.vault, pruned):
         world.services.sequencer.call(lambda batch=batch: world.services.ledger.store.write(batch))
@@ -151,7 +162,7 @@ def test_a_pruning_that_is_stated_and_not_carried_out_yet_is_no_fault(world: Wor
     world.settle()
     pruned = retention.read_pruned(world.services.ledger.store)
     later = Pruned(world.clock.wall_ms() - DAYS * DAY_MS - 1000, pruned.start)
-    world.services.sequencer.submit(StatePruning(days=DAYS, pruned=later)).result()
+    world.services.sequencer.submit(StatePruning(pruned=later)).result()
     world.settle()
     assert verify(world, live(world)).faults == ()
     assert fsck(world).faults == ()

@@ -33,8 +33,8 @@ from consentd.errors import (
     StorageError,
 )
 from consentd.ledger import layout, reads
-from consentd.sequencer.commands.accesses import Together
-from consentd.sequencer.commands.context import Plan, WriteContext
+from consentd.sequencer.commands.accesses import RecordOutcomes
+from consentd.sequencer.commands.write import Plan, Unremembered, WriteContext
 from consentd.store import Batch
 from consentd.store.memory import MemoryStore
 from consentd.table.transaction import TableTransaction
@@ -52,18 +52,22 @@ def case(tmp_path: Path) -> Iterator[LedgerCase]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bad:
+class Bad(Unremembered):
     """A write that goes wrong in ``prepare``."""
 
     error: BaseException
-    request_key: bytes = b""
-    content: bytes = b""
 
-    def prepare(self, context: WriteContext) -> Plan:
+    def prepare(self, context: WriteContext) -> Plan[None]:
         raise self.error
 
-    def replay(self, context: WriteContext, index: int) -> Any:
-        raise self.error
+
+def with_other_content(write: Any) -> Any:
+    return replace(write, request=replace(write.request, content=bytes(32)))
+
+
+def with_wrong_signature(write: Any) -> Any:
+    statement = replace(write.signed.statement, signature=bytes(64))
+    return replace(write, signed=replace(write.signed, statement=statement))
 
 
 # -- repeats ------------------------------------------------------------------------------------------------------
@@ -78,7 +82,7 @@ def test_a_repeat_returns_the_first_entry_and_appends_none(case: LedgerCase) -> 
         again = case.write(write)
         assert again.replayed
         assert again.entries == ()
-        assert again.recorded_index == first.recorded_index
+        assert again.entry.index == first.entry.index
         assert again.state.size == size
     assert case.ledger.state.size == size
     assert case.metrics.value("consentd_repeats_total", repeat="same") == 2
@@ -91,7 +95,7 @@ def test_a_repeat_survives_a_crash(case: LedgerCase) -> None:
     first = case.write(write)
     case.reopen()
     again = case.write(write)
-    assert (again.recorded_index, again.replayed) == (first.recorded_index, True)
+    assert (again.entry.index, again.replayed) == (first.entry.index, True)
 
 
 def test_a_request_id_with_other_content_is_a_conflict(case: LedgerCase) -> None:
@@ -100,7 +104,7 @@ def test_a_request_id_with_other_content_is_a_conflict(case: LedgerCase) -> None
     case.write(write)
     size = case.ledger.state.size
     with pytest.raises(ConflictError) as raised:
-        case.write(replace(write, content=bytes(32)))
+        case.write(with_other_content(write))
     assert raised.value.reason == "REQUEST_ID_REUSED"
     assert case.ledger.state.size == size
     assert case.metrics.value("consentd_repeats_total", repeat="conflicting") == 1
@@ -110,16 +114,16 @@ def test_the_same_request_id_of_another_asker_is_another_request(case: LedgerCas
     person = case.enrol("somebody")
     one = case.grant(person, request_id=b"same request id!")
     two = case.grant(person, request_id=b"same request id!", asker="bank")
-    assert case.write(one).recorded_index != case.write(two).recorded_index
+    assert case.write(one).entry.index != case.write(two).entry.index
 
 
 def test_repeats_and_clashes_in_one_batch(case: LedgerCase) -> None:
     person = case.enrol("somebody")
     write = case.grant(person)
     size = case.ledger.state.size
-    futures = case.write_together([write, write, replace(write, content=bytes(32)), write])
+    futures = case.write_together([write, write, with_other_content(write), write])
     results = [futures[place].result(10) for place in (0, 1, 3)]
-    assert [result.recorded_index for result in results] == [size] * 3
+    assert [result.entry.index for result in results] == [size] * 3
     assert [result.replayed for result in results] == [False, True, True]
     with pytest.raises(ConflictError):
         futures[2].result(10)
@@ -128,13 +132,13 @@ def test_repeats_and_clashes_in_one_batch(case: LedgerCase) -> None:
 
 def test_a_repeated_question_is_decided_anew_and_recorded_once(case: LedgerCase) -> None:
     person = case.enrol("somebody")
-    lineage = case.write(case.grant(person)).answer.lineage
+    lineage = case.write(case.grant(person)).entry.event.seq
     question = case.access(person)
     first = case.write(question)
     assert first.entries[0].event.kind == EntryKind.ACCESS
     case.write(case.change(person, lineage, EntryKind.REVOKE))
     again = case.write(question)
-    assert again.recorded_index == first.recorded_index
+    assert again.entry.index == first.entry.index
     assert again.answer.decision.outcome != first.answer.decision.outcome
 
 
@@ -145,7 +149,7 @@ def test_a_request_is_forgotten_after_its_time_and_not_before(case: LedgerCase) 
     week = 7 * 86_400_000
     case.clock.advance(week)
     case.write(case.access(person))
-    assert case.write(write).recorded_index == first.recorded_index
+    assert case.write(write).entry.index == first.entry.index
     case.clock.advance(1)
     case.write(case.access(person))  # drops what is old enough
     assert not case.write(write).replayed
@@ -155,23 +159,23 @@ def test_a_request_is_forgotten_after_its_time_and_not_before(case: LedgerCase) 
 def test_writes_together_are_all_or_none(case: LedgerCase) -> None:
     person = case.enrol("somebody")
     case.write(case.grant(person))
-    seqs = [case.write(case.access(person)).answer.seq for _ in range(3)]
+    seqs = [case.write(case.access(person)).entry.event.seq for _ in range(3)]
     size = case.ledger.state.size
     parts = tuple(case.outcome(person, seq) for seq in seqs)
     refused = (*parts, case.outcome(person, 999))
     with pytest.raises(NotFoundError):
-        case.write(Together(writes=refused))
+        case.write(RecordOutcomes(outcomes=refused))
     assert case.ledger.state.size == size
     with pytest.raises(InvalidError):
-        case.write(Together(writes=(parts[0], parts[0])))
+        case.write(RecordOutcomes(outcomes=(parts[0], parts[0])))
     case.write(parts[1])
-    written = case.write(Together(writes=parts))
-    assert written.answer == [None, size, None]
+    written = case.write(RecordOutcomes(outcomes=parts))
+    assert [None if one is None else one.index for one in written.answer] == [None, size, None]
     assert len(written.entries) == 2
     assert case.ledger.state.size == size + 3
-    assert case.write(Together(writes=parts)).answer == [size + 1, size, size + 2]
+    assert [one.index for one in case.write(RecordOutcomes(outcomes=parts)).answer] == [size + 1, size, size + 2]
     with pytest.raises(ConflictError):
-        case.write(Together(writes=(replace(parts[0], content=bytes(32)),)))
+        case.write(RecordOutcomes(outcomes=(with_other_content(parts[0]),)))
 
 
 # -- refusals, order ------------------------------------------------------------------------------------------------
@@ -182,7 +186,7 @@ def test_a_refused_write_leaves_nothing_and_hinders_nobody(case: LedgerCase) -> 
     size = case.ledger.state.size
     wrong = case.change(person, 99, EntryKind.PAUSE)
     futures = case.write_together([case.grant(person), Bad(error=InvalidError("no")), case.grant(person), wrong])
-    assert [futures[place].result(10).recorded_index for place in (0, 2)] == [size, size + 1]
+    assert [futures[place].result(10).entry.index for place in (0, 2)] == [size, size + 1]
     with pytest.raises(InvalidError):
         futures[1].result(10)
     with pytest.raises(NotFoundError):
@@ -212,7 +216,7 @@ def test_a_question_about_nobody_is_answered_and_not_recorded(case: LedgerCase) 
     person = case.enrol("somebody")
     size = case.ledger.state.size
     answer = case.write(case.access(replace(person, identifier_hash=b"?" * 32)))
-    assert (answer.entries, answer.recorded_index, answer.answer.seq) == ((), None, 0)
+    assert (answer.entries, answer.entry) == ((), None)
     assert case.ledger.state.size == size
 
 
@@ -220,22 +224,18 @@ def test_a_persons_own_signature_is_verified(case: LedgerCase) -> None:
     person = case.enrol("somebody", CITIZEN)
     case.write(case.grant(person, signed=True))
     good = case.grant(person, signed=True)
-    assert good.signed is not None
-    wrong = type(good.signed)()
-    wrong.CopyFrom(good.signed)
-    wrong.signature = bytes(64)
+    wrong = with_wrong_signature(good)
     late = case.grant(person, signed=True)
     stranger = case.grant(replace(person, key=BANK), signed=True)
     case.clock.advance(600_001)
     for bad, reason in (
-        (replace(good, signed=wrong), "AUTHOR_CLOCK"), (late, "AUTHOR_CLOCK"), (stranger, "AUTHOR_CLOCK"),
+        (wrong, "AUTHOR_CLOCK"), (late, "AUTHOR_CLOCK"), (stranger, "AUTHOR_CLOCK"),
     ):
         with pytest.raises(InvalidError) as raised:
             case.write(bad)
         assert raised.value.reason == reason
     good = case.grant(person, signed=True)
-    wrong.author_time_ms = good.signed.author_time_ms if good.signed is not None else 0
-    for bad in (replace(good, signed=wrong), case.grant(replace(person, key=BANK), signed=True)):
+    for bad in (with_wrong_signature(good), case.grant(replace(person, key=BANK), signed=True)):
         with pytest.raises(InvalidError) as raised:
             case.write(bad)
         assert raised.value.reason == "BAD_SIGNATURE"
@@ -284,7 +284,7 @@ def test_draining_seals_and_publishes_what_waits(case: LedgerCase) -> None:
     size = case.ledger.state.size
     futures = case.write_together([case.participant(f"clinic{number}") for number in range(5)])
     case.close()
-    assert [future.result(0).recorded_index for future in futures] == list(range(size, size + 5))
+    assert [future.result(0).entry.index for future in futures] == list(range(size, size + 5))
     check_ledger(case, size + 6)
     with pytest.raises(StorageError) as raised:
         case.sequencer.submit(case.participant("late"))
@@ -519,7 +519,7 @@ def test_a_failed_write_stops_everything_and_says_so(tmp_path: Path) -> None:
     # The outcome was unknown; the repeats find out, and are recorded once.
     again = [case.write(one) for one in (write, other)]
     assert [one.replayed for one in again] == [True, True]
-    assert [one.recorded_index for one in again] == [size, size + 1]
+    assert [one.entry.index for one in again] == [size, size + 1]
     check_files(case)
     case.close()
     check_ledger(case)
@@ -647,7 +647,7 @@ def test_too_many_writes_are_turned_away(case: LedgerCase) -> None:
         case.sequencer.call(lambda: None)
     leave.set()
     holder.join(10)
-    indexes = [future.result(30).recorded_index for future in futures]
+    indexes = [future.result(30).entry.index for future in futures]
     assert indexes == list(range(indexes[0] or 0, (indexes[0] or 0) + 1000))
     case.seal()
     check_files(case)
@@ -655,14 +655,13 @@ def test_too_many_writes_are_turned_away(case: LedgerCase) -> None:
 
 def test_writes_put_in_together_share_a_turn_and_each_ends_by_itself(case: LedgerCase) -> None:
     good = [case.participant(f"clinic{number}") for number in range(50)]
-    again = replace(good[7], content=bytes(32))
+    again = with_other_content(good[7])
     before = case.metrics.value("consentd_commit_seconds_count", store="ledger")
     futures = case.sequencer.submit_all([*good[:30], again, *good[30:]])
     with pytest.raises(ConflictError):
         futures.pop(30).result(30)
-    first = futures[0].result(30).recorded_index
-    assert first is not None
-    assert [future.result(30).recorded_index for future in futures] == list(range(first, first + 50))
+    first = futures[0].result(30).entry.index
+    assert [future.result(30).entry.index for future in futures] == list(range(first, first + 50))
     assert case.metrics.value("consentd_commit_seconds_count", store="ledger") == before + 1
     case.seal()
     check_files(case)
@@ -684,7 +683,7 @@ def test_of_writes_put_in_together_those_without_room_are_turned_away(case: Ledg
             late.result(1)
     leave.set()
     holder.join(10)
-    assert all(future.result(30).recorded_index for future in futures[:1000])
+    assert all(future.result(30).entry for future in futures[:1000])
     case.seal()
     check_files(case)
 
@@ -703,7 +702,7 @@ def test_a_caller_that_no_longer_waits_hinders_nobody(case: LedgerCase) -> None:
     assert gone.cancel()
     leave.set()
     holder.join(10)
-    assert here.result(10).recorded_index is not None
+    assert here.result(10).entry is not None
     with pytest.raises(CancelledError):
         gone.result(0)
     assert case.sequencer.fault is None

@@ -110,8 +110,9 @@ def keygen(arguments: argparse.Namespace, out: Out) -> int:
 
 def credential(arguments: argparse.Namespace, out: Out) -> int:
     """Give a participant a token."""
+    from consentd.sequencer.commands.callers import PARTICIPANT_ID
     from consentd.server.keys import make_token, write_private
-    from consentd.service.auth import PARTICIPANT_ID, format_credential
+    from consentd.service.auth import format_credential
 
     config = load_config(arguments)
     if not PARTICIPANT_ID.fullmatch(arguments.participant):

@@ -176,7 +176,7 @@ class AppendBatch:
         self._leaf_hashes: list[bytes] = []
         self._requests: dict[bytes, tuple[int, bytes]] = {}
         self._kinds: dict[tuple[bytes, int], int] = {}
-        self._entries: dict[int, tuple[bytes, bytes]] = {}  # index → (leaf, statement row) of this turn's
+        self._entries: dict[int, tuple[Appended, bytes]] = {}  # index → entry and statement row, of this batch
         self._forget_before_ms = forget_before_ms
 
     def head(self, tag: bytes) -> tuple[int, bytes]:
@@ -204,23 +204,31 @@ class AppendBatch:
         leaf = None if index is None else self.ledger.store.get(layout.leaf_key(layout.decode_u64(index)))
         return None if leaf is None else codec.kind_of(leaf)
 
-    def entry(self, index: int) -> tuple[codec.Event, bytes | None]:
-        """Return an event and its statement row, those of this turn included; no row where it was erased.
+    def entry(self, index: int) -> Appended:
+        """Return the entry at *index*, one of this batch or an earlier one.
 
         Raises:
             ConflictError: it was pruned.
-            CorruptionError: there is no event at *index*, which a request row or a receipt named.
+            CorruptionError: the ledger has no entry at *index*, though a request row names it.
         """
-        leaf, row = self._entries.get(index, (None, None))
-        if leaf is None:
-            leaf = self.ledger.store.get(layout.leaf_key(index)) or b""
-            # A request row may outlive its time, for a turn drops but a few: its entry may be pruned by then.
-            if not leaf and self.ledger.store.get(layout.PRUNED) is not None:
-                raise ConflictError("recorded entry is pruned: ask with a new request_id", "REQUEST_ID_REUSED")
+        found = self._entries.get(index)
+        if found is not None:
+            return found[0]
+        leaf = self.ledger.store.get(layout.leaf_key(index)) or b""
+        # A batch drops only a few expired request rows, so a row may outlive its entry, which was pruned.
+        if not leaf and self.ledger.store.get(layout.PRUNED) is not None:
+            raise ConflictError("recorded entry is pruned: ask with a new request_id", "REQUEST_ID_REUSED")
         event = codec.decode_leaf(leaf) if leaf else None
         if not isinstance(event, codec.Event):
             raise CorruptionError(f"no entry at index {index}")
-        return event, self.ledger.store.get(layout.statement_key(event.tag, event.seq)) if row is None else row
+        return Appended(index, event, leaf, merkle.leaf_hash(leaf))
+
+    def statement_row(self, entry: Appended) -> bytes | None:
+        """Return the statement row of an entry, one of this batch or an earlier one; None where it was erased."""
+        found = self._entries.get(entry.index)
+        if found is not None:
+            return found[1]
+        return self.ledger.store.get(layout.statement_key(entry.event.tag, entry.event.seq))
 
     def append(self, draft: Draft) -> Appended:
         """Append an entry. It cannot fail: whatever may be wrong with it was found before."""
@@ -244,7 +252,7 @@ class AppendBatch:
             batch.put(layout.request_row_key(draft.request_key), row)
             batch.put(layout.expiry_key(self.time_ms, draft.request_key), b"")
         self._kinds[draft.tag, event.seq] = draft.kind
-        self._entries[self.index] = (leaf, draft.stored)
+        self._entries[self.index] = (appended, draft.stored)
         self._leaf_hashes.append(appended.leaf_hash)
         self.index += 1
         return appended

@@ -1,21 +1,23 @@
-"""Order what is written: one thread, one pool, one batch, one commit.
+"""Order what is written: one thread takes what waits, and writes it as one batch.
 
-**Theory of operation.** Service threads put *writes* into the pool and wait on a future. The sequencer's thread
-takes all that wait and works them off in one batch:
+**Theory of operation.** Service threads put writes into the pool, and each waits on a future. The sequencer's thread
+takes all writes that wait, up to a limit, and writes them as one batch:
 
-1. read the clock; the ledger's time never runs back
-2. open the table's transaction, so that each write sees the ones before it in its own batch
-3. for each write: known request? else check it, decide it, draft its entries, append, apply to the table
-4. where a checkpoint is due: append the seal
-5. write the batch to the store, synced             ← from here on the entries exist
-6. commit the table                                 ← from here on every check sees them
-7. answer the futures
-8. after a seal: re-read leaves, tiles and state, sign, store the signed checkpoint, offer it to the publisher
+1. Read the clock. Leaf times never decrease.
+2. Open the table's transaction, so that each write reads the effects of the writes before it in the same batch.
+3. For each write: answer it if it is a repeat; else check it, decide it, append its entries, apply them to the table.
+4. If a checkpoint is due, append a seal.
+5. Write the batch to the store, synced. From here on the entries exist.
+6. Commit the table. From here on every check sees the entries.
+7. Answer the futures.
+8. After a seal: sign a checkpoint and offer it to the publisher (``checkpoints``).
 
-A crash before 5 loses what nobody was told. Between 5 and 6 the table is behind, and catches up when the daemon
-opens. Between 6 and 8 a seal is unsigned, and is signed then. A write that is refused (``RequestError``) leaves
-nothing behind. Any other failure from 3 to 8 stops the sequencer: outcomes may be unknown, and only opening the
-ledger anew tells. Recovery runs this same code: opening seals and publishes by an empty batch.
+A crash before 5 loses only writes that nobody was told about. A crash between 5 and 6 leaves the table older than the
+store; the next start applies the missing entries to it. A crash between 6 and 8 leaves a seal without a checkpoint; the
+next start signs it. Recovery runs the same code: a start seals, signs and publishes by an empty batch.
+
+A refused write (``RequestError``) appends nothing, and the batch continues. Any other failure in 3 to 8 stops the
+sequencer for good: whether the batch is on disk may be unknown, and only the next start determines it.
 
 Source: ledger-format.md, "The commit".
 """
@@ -23,49 +25,56 @@ Source: ledger-format.md, "The commit".
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from consentd.clock import Clock, LeafClock
-from consentd.core import checkpoint, tiles
-from consentd.core.note import NoteSigner, parse_note
-from consentd.cosigning.publisher import ImmediatePublisher, Published, Publisher
-from consentd.errors import (
-    ConflictError,
-    ConsentdError,
-    CorruptionError,
-    NotFoundError,
-    RequestError,
-    StorageError,
-)
-from consentd.ledger import layout, reads
-from consentd.ledger.last_signed import read_last_signed, write_last_signed
-from consentd.ledger.ledger import AppendBatch, Appended, Ledger, decode_state
-from consentd.ledger.map_history import MapHistory
-from consentd.ledger.recovery import read_tiles
+from consentd.core.checkpoint import Checkpoint
+from consentd.cosigning.publisher import Published
+from consentd.errors import ConflictError, ConsentdError, NotFoundError, RequestError, StorageError
+from consentd.ledger import reads
+from consentd.ledger.ledger import AppendBatch, Appended, Ledger
 from consentd.metrics import Metrics
-from consentd.sequencer.commands.context import Answer, Author, Write, WriteContext
-from consentd.sequencer.pool import Call, Pool, Waiting, Written
+from consentd.sequencer.checkpoints import Checkpoints, CheckpointSigning
+from consentd.sequencer.commands.write import Author, Write, WriteContext
+from consentd.sequencer.pool import Pending, PendingCall, PendingWrite, Pool, Written
 from consentd.table.table import Table
-from consentd.table.transaction import TableTransaction
 
-T = TypeVar("T")
+A = TypeVar("A")
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
-"""How often readers of the table are told that its writer lives, while nothing is written."""
+"""Seconds between two heartbeats in the table while nothing is written; they show readers that the writer lives."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequencerLimits:
+    """The numbers that an operator configures.
+
+    Attributes:
+        checkpoint_interval_ms: least time between two seals, and so between two checkpoints.
+        max_waiting: most items in the pool; a further one is refused.
+        max_batch: most items that one batch takes.
+        idempotency_ms: how long a request is remembered.
+    """
+
+    checkpoint_interval_ms: int
+    max_waiting: int
+    max_batch: int
+    idempotency_ms: int
 
 
 @dataclass(slots=True)
-class _Done:
-    waiting: Waiting
+class _Prepared(Generic[A]):
+    """A write that was prepared, and waits for its batch to be committed."""
+
+    pending: PendingWrite[A]
+    entry: Appended | None
     entries: tuple[Appended, ...]
-    recorded_index: int | None
-    answer: Answer
+    answer: A
     replayed: bool
 
 
@@ -78,229 +87,214 @@ class Sequencer:
         ledger: Ledger,
         table: Table,
         author: Author,
-        log_signer: NoteSigner,
-        last_signed_path: Path,
+        signing: CheckpointSigning,
+        limits: SequencerLimits,
         clock: Clock,
         metrics: Metrics,
-        checkpoint_interval_ms: int,
-        max_waiting: int,
-        max_batch: int,
-        idempotency_ms: int,
         confirm_clock: bool = False,
         on_fault: Callable[[], None] = lambda: None,
-        more_signers: Sequence[NoteSigner] = (),
-        publisher: Publisher | None = None,
     ) -> None:
         """Take over a ledger that was opened and verified.
 
         Args:
-            confirm_clock: an operator confirms a clock that is behind the last leaf; its time is then used again.
-            on_fault: called once when the sequencer stops on a failure.
-            more_signers: further keys that sign each checkpoint.
-            publisher: decides when a checkpoint becomes public; None: at once.
+            confirm_clock: an operator confirms a clock that is behind the last leaf; that leaf's time is used again.
+            on_fault: called once, on the sequencer's thread, when a failure stops the sequencer.
         """
         self.ledger = ledger
         self.table = table
-        self._author = author
-        self._signers = (log_signer, *more_signers)
-        self._publisher: Publisher = ImmediatePublisher() if publisher is None else publisher
-        self._last_signed_path = last_signed_path
         self.clock = clock
+        self._author = author
+        self._limits = limits
         self._metrics = metrics
-        self._interval_ms = checkpoint_interval_ms
-        self._max_batch = max_batch
-        self._idempotency_ms = idempotency_ms
         self._on_fault = on_fault
-        self._pool = Pool(max_waiting, metrics.pool_entries)
-        # Replaced by assignment, by the publisher's thread only; _news tells those who wait for it.
-        self.published: Published | None = None
-        self._news = threading.Condition()
-        # The last checkpoint signed, published or not. Replaced by assignment, by the sequencer's thread only.
-        self.signed: checkpoint.Checkpoint | None = None
-        metrics.quorum.set(1)
-        # Owner: the sequencer's thread.
+        self._pool = Pool(limits.max_waiting, metrics.pool_entries)
+        self._checkpoints = Checkpoints(ledger, author.origin, signing, clock=clock, metrics=metrics)
+        # Owner of the three below: the sequencer's thread.
         self._sealed_ms = clock.monotonic_ms()
-        if publisher is not None:
-            ledger.map.history = MapHistory(ledger.state.sealed_size)
-        self._clock_agrees = True  # as it was logged last
+        self._clock_agrees = True  # as the log last said
         self._leaf_clock = LeafClock(clock, ledger.state.time_ms, confirmed=confirm_clock)
         self._thread = threading.Thread(target=self._run, name="sequencer", daemon=True)
 
     # -- for any thread ---------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Catch up and publish what a crash left unfinished, then begin to take writes.
+        """Finish and publish what a crash left unfinished, then begin to take writes.
 
         Raises:
-            StorageError, CorruptionError: see ``opening.open_ledger``; nothing was started.
+            StorageError, CorruptionError: see ``recovery.open_ledger`` and ``Checkpoints.sign``; nothing was started.
         """
-        self._publisher.start(self._show, self._pool.halt)
+        self._checkpoints.start(self._pool.halt)
         try:
             self._recover()
         except BaseException:
-            self._publisher.stop()
+            self._checkpoints.stop()
             raise
         self._thread.start()
 
-    def submit(self, write: Write) -> "Future[Written[Answer]]":
+    def submit(self, write: Write[A]) -> "Future[Written[A]]":
         """Put a write into the pool. See ``submit_all``."""
         return self.submit_all([write])[0]
 
-    def submit_all(self, writes: Sequence[Write]) -> "list[Future[Written[Answer]]]":
-        """Put writes into the pool together; each is recorded or refused by itself.
+    def submit_all(self, writes: Sequence[Write[A]]) -> "list[Future[Written[A]]]":
+        """Put writes into the pool together, so that they share a batch. Each is recorded or refused by itself.
 
-        A future ends in ``OverloadedError`` where too many wait already.
+        A future ends in ``OverloadedError`` where the pool is full.
 
         Raises:
             StorageError: the sequencer is stopping or has stopped; nothing is recorded.
         """
-        waiting = [Waiting(write, Future()) for write in writes]
-        self._pool.put(waiting)
-        return [one.future for one in waiting]
+        pending = [PendingWrite(write) for write in writes]
+        self._pool.put(pending)
+        return [item.future for item in pending]
 
-    def call(self, call: Callable[[], T]) -> T:
-        """Run *call* on the sequencer's thread between two turns, where map and heads agree; return its value.
+    def call(self, call: Callable[[], A]) -> A:
+        """Run *call* on the sequencer's thread between two batches, where map and heads agree; return its value.
 
         Raises:
             StorageError: the sequencer is stopping or has stopped.
-            OverloadedError: too much waits already; or whatever *call* raises.
+            OverloadedError: the pool is full.
+            Exception: any that *call* raises.
         """
-        waiting = Call(call, Future())
-        self._pool.put([waiting])
-        return waiting.future.result()  # type: ignore[return-value]  # the future carries what *call* returned
+        pending = PendingCall(call)
+        self._pool.put([pending])
+        return pending.future.result()
+
+    @property
+    def published(self) -> Published | None:
+        """The public checkpoint, or None before the first."""
+        return self._checkpoints.published
+
+    @property
+    def signed(self) -> Checkpoint | None:
+        """The checkpoint signed last, published or not; None before the first."""
+        return self._checkpoints.signed
+
+    @property
+    def has_quorum(self) -> bool:
+        """Whether the last checkpoint that was due had the cosignatures it needs."""
+        return self._checkpoints.has_quorum
+
+    @property
+    def fault(self) -> ConsentdError | None:
+        """The failure that stopped the sequencer, or None."""
+        return self._pool.fault
 
     def wait_published(self, size: int, timeout_s: float) -> Published | None:
-        """Wait until a published checkpoint covers *size* leaves; None where *timeout_s* passed first."""
-        with self._news:
-            self._news.wait_for(lambda: self._covers(size) or self.fault is not None, timeout_s)
-            return self.published if self._covers(size) else None
+        """Wait for a public checkpoint of at least *size* leaves; None after *timeout_s*, or where none will come."""
+        return self._checkpoints.wait(size, timeout_s)
 
     def prove_heads(self, tags: Sequence[bytes]) -> tuple[reads.HeadProofs, Published]:
-        """Prove where *tags* stood at the published checkpoint, and return it.
+        """Prove count and head of the chains of *tags* at the public checkpoint; return the proofs and the checkpoint.
 
-        Not at the last seal: while its cosignatures are awaited, what was published can be proven against all the
-        same. ``MapHistory`` keeps what that takes.
+        The public checkpoint may be older than the last seal, while cosignatures are awaited. ``MapHistory`` keeps the
+        map of that time.
 
         Raises:
-            NotFoundError: nothing was published yet.
-            StorageError: the published checkpoint is too far behind; see ``MapHistory``.
+            NotFoundError: no checkpoint is published yet.
+            StorageError: the public checkpoint is too old; see ``MapHistory``.
         """
 
-        def take() -> tuple[reads.HeadProofs, Published]:
+        def prove() -> tuple[reads.HeadProofs, Published]:
             published = self.published
             if published is None:
                 raise NotFoundError("no checkpoint is published yet")
             return reads.prove_heads(self.ledger, tags, published.checkpoint.size), published
 
-        return self.call(take)
-
-    @property
-    def has_quorum(self) -> bool:
-        """Whether the last checkpoint that was due had the cosignatures it needs."""
-        return self._publisher.has_quorum
-
-    @property
-    def fault(self) -> ConsentdError | None:
-        """What stopped the sequencer, or None."""
-        return self._pool.fault
+        return self.call(prove)
 
     def stop(self) -> None:
-        """Take no more writes, finish those that wait, seal, publish, and end the thread."""
+        """Refuse further writes, finish those that wait, seal, publish, and end the thread."""
         self._pool.stop()
         if self._thread.ident is not None:
             self._thread.join()
-        self._publisher.stop()
-
-    def _covers(self, size: int) -> bool:
-        return self.published is not None and self.published.checkpoint.size >= size
+        self._checkpoints.stop()
 
     # -- the sequencer's thread -------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
             while True:
-                items = self._pool.take(self._max_batch, self._idle_s)
+                items = self._pool.take(self._limits.max_batch, self._idle_s)
                 if items is None:
                     break
                 self._work(items)
-            self._turn([], seal=True)
-        except BaseException as error:  # noqa: BLE001  # whatever it is, the writer must not go on, and must say so
+            self._write_batch([], seal=True)
+        except BaseException as error:  # noqa: BLE001  # the thread ends either way; all who wait must be answered
             self._stop_on(error)
 
     def _idle_s(self) -> float:
+        """Return how long to wait for writes: until a seal is due, or else until the next heartbeat."""
         if self.ledger.state.size > self.ledger.state.sealed_size:
-            return max(0.0, (self._sealed_ms + self._interval_ms - self.clock.monotonic_ms()) / 1000)
+            return max(0.0, (self._due_ms() - self.clock.monotonic_ms()) / 1000)
         return HEARTBEAT_S
 
-    def _work(self, items: list[Waiting | Call]) -> None:
+    def _due_ms(self) -> int:
+        return self._sealed_ms + self._limits.checkpoint_interval_ms
+
+    def _work(self, items: list[Pending]) -> None:
+        """Run the calls among *items*, then write the writes as one batch."""
         for item in items:
-            if isinstance(item, Call):
-                try:
-                    item.future.set_result(item.call())
-                except Exception as error:  # noqa: BLE001  # it goes to whoever called; the sequencer's state is untouched
-                    item.future.set_exception(error)
-        writes = [item for item in items if isinstance(item, Waiting)]
-        due = self.clock.monotonic_ms() >= self._sealed_ms + self._interval_ms
+            if isinstance(item, PendingCall):
+                _run_call(item)
+        writes = [item for item in items if isinstance(item, PendingWrite)]
+        due = self.clock.monotonic_ms() >= self._due_ms()
         if writes or (due and self.ledger.state.size > self.ledger.state.sealed_size):
-            self._turn(writes, seal=due)
+            self._write_batch(writes, seal=due)
         else:
             self._beat()
 
     def _beat(self) -> None:
-        """Tell readers of the table that its writer lives."""
+        """Write the heartbeat to the table."""
         now_ms = self.clock.wall_ms()
         self.table.heartbeat(now_ms)
         self._metrics.table_heartbeat_time_seconds.set(now_ms / 1000)
 
-    def _turn(self, writes: Sequence[Waiting], *, seal: bool) -> None:
-        """Do one batch: the steps of the module's text, in their order."""
+    def _write_batch(self, writes: Sequence[PendingWrite[Any]], *, seal: bool) -> None:
+        """Write one batch: the steps of the module's text, in their order."""
         try:
-            turn_ms = self._leaf_clock.time_ms(self.ledger.state.time_ms)
+            time_ms = self._leaf_clock.time_ms(self.ledger.state.time_ms)
         except StorageError as error:
-            self._metrics.clock_refusals.inc(self._leaf_clock.disagrees)
-            self._tell_clock(agrees=False)
-            self._sealed_ms = self.clock.monotonic_ms()  # a due seal waits an interval more, rather than spin
-            for waiting in writes:
-                waiting.future.set_exception(error)
+            self._refuse_all(writes, error)
             return
-        self._tell_clock(agrees=True)
-        batch = AppendBatch(self.ledger, turn_ms, forget_before_ms=turn_ms - self._idempotency_ms)
-        done: list[_Done] = []
-        failed: list[tuple[Waiting, RequestError]] = []
+        self._log_clock(agrees=True)
+        batch = AppendBatch(self.ledger, time_ms, forget_before_ms=time_ms - self._limits.idempotency_ms)
+        prepared: list[_Prepared[Any]] = []
+        refused: list[tuple[PendingWrite[Any], RequestError]] = []
         try:
-            with self.table.begin() as transaction:
-                context = WriteContext(self._author, batch, transaction)
-                for waiting in writes:
+            with self.table.begin() as table:
+                context = WriteContext(self._author, batch, table)
+                for pending in writes:
                     try:
-                        done.append(self._append(waiting, batch, transaction, context))
+                        prepared.append(self._append(pending, context))
                     except RequestError as error:
-                        failed.append((waiting, error))
+                        refused.append((pending, error))
                 if seal and batch.is_seal_due():
-                    started = time.perf_counter()
-                    batch.seal()
-                    self._metrics.seal_seconds.observe(time.perf_counter() - started)
+                    self._seal(batch)
                 if batch.index > self.ledger.state.size:
-                    self._commit(batch, transaction, len(done))
+                    self._commit(context, len(prepared))
         except BaseException:
-            # INVARIANT: nobody is told a write failed when it may be on disk: the fault says "unknown".
+            # INVARIANT: nobody is told that a write failed while it may be on disk: the error says "unknown".
             unknown = StorageError("write failed; whether it is recorded is unknown, repeat it with its request_id")
-            for waiting in writes:
-                if not waiting.future.done():
-                    waiting.future.set_exception(unknown)
+            for pending in writes:
+                if not pending.future.done():
+                    pending.future.set_exception(unknown)
             raise
-        # A crash here: all is durable and in force; the callers time out, repeat, and are told the first receipt.
-        for waiting, refused in failed:
-            waiting.future.set_exception(refused)
-        state = self.ledger.state
-        for one in done:
-            one.waiting.future.set_result(
-                Written(one.entries, one.recorded_index, state, one.answer, replayed=one.replayed)
-            )
+        # A crash here: all is durable and in force. The callers time out, repeat, and get the recorded entry.
+        self._answer(prepared, refused)
         if batch.sealed:
-            self._sign()
+            self._sealed_ms = self.clock.monotonic_ms()
+            self._checkpoints.sign()
 
-    def _tell_clock(self, *, agrees: bool) -> None:
-        """Log when the clock begins to disagree, with how much an operator has to explain, and when it ends."""
+    def _refuse_all(self, writes: Sequence[PendingWrite[Any]], error: StorageError) -> None:
+        """Refuse a batch that has no valid time."""
+        self._metrics.clock_refusals.inc(self._leaf_clock.disagrees)
+        self._log_clock(agrees=False)
+        self._sealed_ms = self.clock.monotonic_ms()  # a due seal waits one more interval: else the thread would spin
+        for pending in writes:
+            pending.future.set_exception(error)
+
+    def _log_clock(self, *, agrees: bool) -> None:
+        """Log when the clock begins to disagree with the ledger, by how much, and when it agrees again."""
         if agrees == self._clock_agrees:
             return
         self._clock_agrees = agrees
@@ -313,115 +307,95 @@ class Sequencer:
             "see ops/RUNBOOK.md, `confirm a clock`", self._leaf_clock.disagrees, from_last_ms,
         )  # fmt: skip
 
-    def _append(
-        self, waiting: Waiting, batch: AppendBatch, transaction: TableTransaction, context: WriteContext
-    ) -> _Done:
-        """Check, draft, append and apply one write; ``RequestError`` before anything was appended."""
-        write = waiting.write
-        recorded = batch.recorded(write.request_key) if write.request_key else None
-        if recorded is not None:
-            index, content = recorded
-            if content != write.content:
+    def _append(self, pending: PendingWrite[A], context: WriteContext) -> _Prepared[A]:
+        """Prepare one write, append its entries and apply them to the table.
+
+        Raises:
+            RequestError: the write is refused; nothing was appended.
+        """
+        write, request = pending.write, pending.write.request
+        if request is not None:
+            try:
+                recorded = context.recorded(request)
+            except ConflictError:
                 self._metrics.repeats.inc("conflicting")
-                raise ConflictError("request_id was used for other content", "REQUEST_ID_REUSED")
-            self._metrics.repeats.inc("same")
-            return _Done(waiting, (), index, write.replay(context, index), True)
+                raise
+            if recorded is not None:
+                self._metrics.repeats.inc("same")
+                return _Prepared(pending, recorded, (), write.replay(context, recorded), replayed=True)
         plan = write.prepare(context)
         entries = []
         for draft, message in plan.entries:
-            appended = batch.append(draft)
+            appended = context.batch.append(draft)
             try:
-                transaction.apply(appended.event, message)
+                context.table.apply(appended.event, message)
             except RequestError as error:
-                # INVARIANT: nothing is refused once it is appended. ``prepare`` let pass what it must not.
+                # INVARIANT: no write is refused after it was appended. So ``prepare`` must find what the table refuses.
                 raise AssertionError("an entry was appended that the table does not take") from error
             entries.append(appended)
-        first = entries[0].index if entries else None
-        return _Done(waiting, tuple(entries), first, plan.answer, False)
+        return _Prepared(pending, entries[0] if entries else None, tuple(entries), plan.answer, replayed=False)
 
-    def _commit(self, batch: AppendBatch, transaction: TableTransaction, count: int) -> None:
-        state = batch.close()
+    def _seal(self, batch: AppendBatch) -> None:
         started = time.perf_counter()
-        self.ledger.commit(batch)
+        batch.seal()
+        self._metrics.seal_seconds.observe(time.perf_counter() - started)
+
+    def _commit(self, context: WriteContext, count: int) -> None:
+        """Write the batch of *count* writes to the store, then commit the table."""
+        state = context.batch.close()
+        started = time.perf_counter()
+        self.ledger.commit(context.batch)
         synced = time.perf_counter()
-        # A crash here: the entries exist and the table is behind; opening applies them to it.
+        # A crash here: the entries exist and the table lacks them. The next start applies them to it.
         try:
-            transaction.commit(state.size, state.root, self.clock.wall_ms())
+            context.table.commit(state.size, state.root, self.clock.wall_ms())
         except BaseException:
-            self.table.stop()
+            self.table.stop()  # what it would answer is older than what is on disk
             raise
         self._metrics.commit_seconds.observe(synced - started, "ledger")
         self._metrics.commit_seconds.observe(time.perf_counter() - synced, "table")
         self._metrics.batch_entries.observe(count)
         self._metrics.ledger_size.set(state.size)
 
-    def _sign(self) -> None:
-        """Sign what is re-read from the store, remember it outside the store, then offer it to the publisher."""
-        self._sealed_ms = self.clock.monotonic_ms()
-        state = decode_state(self.ledger.store.get(layout.STATE) or b"")
-        root = tiles.root(state.size, read_tiles(self.ledger.store, tiles.plan_root(state.size)))
-        if (state.size, root) != (self.ledger.state.size, self.ledger.state.root):
-            raise CorruptionError(f"store does not hold what was written at size {self.ledger.state.size}")
-        signed = self._signed_size()
-        if state.size < signed:
-            raise CorruptionError(f"ledger is smaller than its last signed checkpoint: size {state.size}")
-        # Whoever trusts a checkpoint asks for the leaves below it: a bit that flipped since they were written is found
-        # here, while their authors still hold what they sent.
-        reads.verify_leaves(self.ledger.store, signed, state.size)
-        point = checkpoint.Checkpoint(self._author.origin, state.size, root)
-        note = checkpoint.sign_checkpoint(point, self._signers)
-        # A crash here: signed, and nobody has it. Signing this same tree again gives the same note.
-        write_last_signed(self._last_signed_path, note)
-        # A crash here: this checkpoint is the last signed one; opening offers it again.
-        self.signed = point
-        self._publisher.offer(point, note)
-        self._keep(self._publisher.pending())
-
-    def _signed_size(self) -> int:
-        """Return the size of the last signed checkpoint, signed by this process or by an earlier one."""
-        if self.signed is not None:
-            return self.signed.size
-        note = read_last_signed(self._last_signed_path)
-        return 0 if note is None else checkpoint.parse_checkpoint(parse_note(note).text).size
-
-    def _keep(self, pending: Iterable[int]) -> None:
-        """Keep the maps of the published checkpoint and of those that may be published, beside the last seal's."""
-        past, published = self.ledger.map.history, self.published
-        if past is not None:
-            # INVARIANT: a publisher turns to the latest offered only. *pending* was read after this one was offered,
-            # so what it turned to before is in it, and what it turns to from now on is this one or a later one.
-            past.keep({*pending, 0 if published is None else published.checkpoint.size})
-
-    def _show(self, published: Published) -> None:
-        """Make a checkpoint public. Called by the publisher."""
-        size, before = published.checkpoint.size, self.published
-        with self._news:
-            self.published = published
-            self._news.notify_all()
-        self._metrics.checkpoint_size.set(size)
-        if before is None or before.checkpoint.size < size:
-            self._metrics.checkpoints.inc()
-        self._metrics.checkpoint_time_seconds.set(self.clock.wall_ms() / 1000)
+    def _answer(
+        self, prepared: list[_Prepared[Any]], refused: list[tuple[PendingWrite[Any], RequestError]]
+    ) -> None:
+        for pending, error in refused:
+            pending.future.set_exception(error)
+        state = self.ledger.state
+        for one in prepared:
+            written = Written(one.entry, one.entries, state, one.answer, one.replayed)
+            one.pending.future.set_result(written)
 
     def _recover(self) -> None:
-        """Finish what a crash left: events without a seal, a seal without a signature."""
+        """Finish what a crash left unfinished: entries without a seal, or a seal without a checkpoint.
+
+        Raises:
+            StorageError: CLOCK: nothing could be sealed.
+        """
         state = self.ledger.state
         if state.size == 0:
             return
         if state.size > state.sealed_size:
-            self._turn([], seal=True)
+            self._write_batch([], seal=True)
         elif state.size > 1:
-            self._sign()
+            self._checkpoints.sign()
         if self.signed is None:
             raise StorageError("clock disagrees with the ledger; set it right, or start with --confirm-clock", "CLOCK")
 
     def _stop_on(self, error: BaseException) -> None:
-        """Say what happened, refuse everything from now on, and answer those who still wait."""
+        """Log the failure, refuse everything from now on, and answer those who still wait."""
         fault = error if isinstance(error, ConsentdError) else StorageError(f"sequencer failed: {type(error).__name__}")
         log.critical("ledger stopped", exc_info=error)
-        # INVARIANT: the fault is there before it is told, so that a daemon that has just begun to serve sees it.
+        # INVARIANT: the fault is set before ``on_fault`` is called. A daemon that is just about to serve reads it.
         self._pool.fail(fault)
         self._metrics.ready.set(0)
         self._on_fault()
-        with self._news:
-            self._news.notify_all()
+        self._checkpoints.end_waits()
+
+
+def _run_call(item: PendingCall[A]) -> None:
+    try:
+        item.future.set_result(item.call())
+    except Exception as error:  # noqa: BLE001  # it is the caller's, and raised there; the sequencer's state is unchanged
+        item.future.set_exception(error)

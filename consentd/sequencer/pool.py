@@ -1,125 +1,131 @@
-"""Hold what waits for the sequencer: writes, and calls that must run between two turns.
+"""Hold what waits for the sequencer's thread: writes, and calls to run between two batches.
 
-Any thread puts in; the sequencer's thread takes out. A caller may cancel until its item is taken.
+Any thread puts items in; the sequencer's thread takes them out. A caller may cancel its item until it is taken.
 """
 
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from consentd.errors import ConsentdError, OverloadedError, StorageError
 from consentd.ledger.ledger import Appended, State
 from consentd.metrics import Gauge
-from consentd.sequencer.commands.context import Answer, Write
+from consentd.sequencer.commands.write import Write
 
-T = TypeVar("T")
+A = TypeVar("A")
 
 
 @dataclass(frozen=True, slots=True)
-class Written(Generic[T]):
+class Written(Generic[A]):
     """How a write ended.
 
     Attributes:
-        entries: what it appended, in order; empty for a repeat, or where nothing is recorded.
-        recorded_index: index of its first entry, also for a repeat; None where nothing is recorded.
-        state: the ledger after the batch that holds it.
-        answer: what the write says to its caller.
+        entry: its first entry; for a repeat, the one recorded before. None: nothing is recorded.
+        entries: the entries that it appended, in order; none for a repeat.
+        state: the ledger after the write's batch.
+        answer: of the write's own type.
+        replayed: whether it is a repeat.
     """
 
+    entry: Appended | None
     entries: tuple[Appended, ...]
-    recorded_index: int | None
     state: State
-    answer: T
+    answer: A
     replayed: bool = False
 
 
 @dataclass(slots=True)
-class Waiting:
-    """A write and who waits for it."""
+class PendingWrite(Generic[A]):
+    """A write, and the future that its caller waits on."""
 
-    write: Write
-    future: "Future[Written[Answer]]"
+    write: Write[A]
+    future: "Future[Written[A]]" = field(default_factory=Future)
 
 
 @dataclass(slots=True)
-class Call:
-    """Something to run between two turns, and who waits for it."""
+class PendingCall(Generic[A]):
+    """A function to run between two batches, and the future that its caller waits on."""
 
-    call: Callable[[], object]
-    future: "Future[object]"
+    call: Callable[[], A]
+    future: "Future[A]" = field(default_factory=Future)
+
+
+Pending = PendingWrite[Any] | PendingCall[Any]
+"""An item of the pool. Each has its own answer type, which only its caller knows."""
 
 
 class Pool:
-    """What waits. Guarded by one lock; ``stop`` and ``fail`` close it for good.
+    """What waits for the sequencer's thread. ``stop`` and ``fail`` close it for good.
 
     Attributes:
-        fault: what it was closed by ``fail`` with; None: it was not.
+        fault: the error that ``fail`` closed it with; None: it was not closed so. Written under ``_changed`` by
+            ``fail``; read without it by any thread, for it is replaced once by assignment.
     """
 
     def __init__(self, max_waiting: int, depth: Gauge) -> None:
         self._max_waiting = max_waiting
         self._depth = depth
-        # Guarded by _wake: all that follows.
-        self._wake = threading.Condition()
-        self._items: deque[Waiting | Call] = deque()
+        self.fault: ConsentdError | None = None
+        # Guards the attributes below. Taken by put, take, stop, halt and fail.
+        self._changed = threading.Condition()
+        self._items: deque[Pending] = deque()
         self._stopping = False
         self._halted: ConsentdError | None = None
-        self.fault: ConsentdError | None = None
 
-    def put(self, items: Sequence[Waiting | Call]) -> None:
-        """Put items in, all at once so that one turn can take them; what there is no room for ends overloaded.
+    def put(self, items: Sequence[Pending]) -> None:
+        """Put items in, all at once, so that one batch can take them. Those beyond the limit end as overloaded.
 
         Raises:
-            StorageError: the sequencer is stopping or has stopped; none was taken in.
+            StorageError: the sequencer is stopping or has stopped; no item was put in.
         """
-        with self._wake:
+        with self._changed:
             if self.fault is not None:
                 raise StorageError("ledger has stopped; see the log and ops/RUNBOOK.md") from self.fault
             if self._stopping:
                 raise StorageError("daemon is starting or draining", "NOT_SERVING")
-            room = max(0, self._max_waiting - len(self._items))
-            self._items.extend(items[:room])
+            free = max(0, self._max_waiting - len(self._items))
+            self._items.extend(items[:free])
             waiting = len(self._items)
-            self._wake.notify()
-        for item in items[room:]:
+            self._changed.notify()
+        for item in items[free:]:
             item.future.set_exception(OverloadedError(f"too many writes wait: `{waiting}`"))
 
-    def take(self, most: int, idle_s: Callable[[], float]) -> list[Waiting | Call] | None:
-        """Take up to *most* items, waiting for one for up to *idle_s*; None once stopping and empty.
+    def take(self, most: int, idle_s: Callable[[], float]) -> list[Pending] | None:
+        """Take up to *most* items, after a wait of up to *idle_s* for the first; None once stopping and empty.
 
         Raises:
-            ConsentdError: what ``halt`` was called with.
+            ConsentdError: the error that ``halt`` was called with.
         """
-        with self._wake:
+        with self._changed:
             if not self._items and not self._stopping and self._halted is None:
-                self._wake.wait(idle_s())
+                self._changed.wait(idle_s())
             if self._halted is not None:
                 raise self._halted
             if self._stopping and not self._items:
                 return None
             self._depth.set(len(self._items))
             items = [self._items.popleft() for _ in range(min(len(self._items), most))]
-        # From here on a caller cannot cancel; one that did before is passed over.
+        # From here on a caller cannot cancel its item. Items that were cancelled before are left out.
         return [item for item in items if item.future.set_running_or_notify_cancel()]
 
     def stop(self) -> None:
-        """Take nothing more in; what waits is still taken out."""
-        with self._wake:
+        """Refuse further items. Those that wait can still be taken."""
+        with self._changed:
             self._stopping = True
-            self._wake.notify()
+            self._changed.notify()
 
     def halt(self, error: ConsentdError) -> None:
-        """Make the next ``take`` raise *error*: nothing may be written any more."""
-        with self._wake:
+        """Make the next ``take`` raise *error*, so that nothing is written any more."""
+        with self._changed:
             self._halted = self._halted or error
-            self._wake.notify()
+            self._changed.notify()
 
     def fail(self, fault: ConsentdError) -> None:
-        """Close for good, and answer those who still wait: nothing of theirs was recorded."""
-        with self._wake:
+        """Close for good, and answer the items that wait: nothing of theirs was recorded."""
+        with self._changed:
             self.fault = fault
             waiting, self._items = list(self._items), deque()
         for item in waiting:

@@ -32,11 +32,10 @@ from consentd.ledger.reads import open_entry, read_entry
 from consentd.ledger.recovery import open_ledger
 from consentd.ledger.vault import Vault
 from consentd.metrics import Metrics
-from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
-from consentd.policy.model import Rules
-from consentd.sequencer.commands.context import Author
-from consentd.sequencer.commands.registry import Genesis
-from consentd.sequencer.loop import Sequencer
+from consentd.sequencer.checkpoints import CheckpointSigning
+from consentd.sequencer.commands.genesis import default_genesis
+from consentd.sequencer.commands.write import Author
+from consentd.sequencer.loop import Sequencer, SequencerLimits
 from consentd.server.disk_metrics import follow_room
 from consentd.server.http import HttpServer
 from consentd.server.keys import Keys, read_keys
@@ -49,9 +48,9 @@ from consentd.service.consents import ConsentService
 from consentd.service.policy import PolicyService
 from consentd.service.proofs import LedgerService
 from consentd.service.registry import RegistryService
-from consentd.service.wire import Decoding, Services, ServiceState
+from consentd.service.rpc import Pooled, ServiceRegistration
+from consentd.service.servicer import Services, ServiceState
 from consentd.statements.payloads import parse
-from consentd.statements.values import rules_message, vocabulary_message
 from consentd.store import Store
 from consentd.store.rocks import RocksStore
 from consentd.table.table import Table, catch_up
@@ -76,12 +75,8 @@ WAITING_THREADS = 64
 """Threads for calls that wait, for a commit or a checkpoint: as many writes can share one commit."""
 WATCHING_THREADS = 32
 """Streams of health that are served at once; further ones wait. Whoever only asks now and then needs none."""
-FAST_CALLS = frozenset({"Check", "BatchCheck"})
-"""Calls that never wait; they have the gRPC server's own few threads to themselves."""
 DRAIN_S = 10
 """How long calls in flight may take to end, once the daemon drains."""
-REALM = "realm"
-"""Id of the realm whose rules a new ledger begins with: chain ``rules/realm``."""
 SERVICES: tuple[tuple[Any, Any, Any], ...] = (
     (registry_service_pb2, registry_service_pb2_grpc.add_RegistryServiceServicer_to_server, RegistryService),
     (consent_service_pb2, consent_service_pb2_grpc.add_ConsentServiceServicer_to_server, ConsentService),
@@ -89,18 +84,6 @@ SERVICES: tuple[tuple[Any, Any, Any], ...] = (
     (access_service_pb2, access_service_pb2_grpc.add_AccessServiceServicer_to_server, AccessService),
     (ledger_service_pb2, ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerService),
 )
-
-
-class Pooled:
-    """A handler that gRPC runs on another pool than its own; gRPC finds the pool by the attribute's name."""
-
-    def __init__(self, call: Any, pool: ThreadPoolExecutor) -> None:
-        self._call = call
-        self.experimental_thread_pool = pool
-
-    def __call__(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """Handle a call."""
-        return self._call(request, context)
 
 
 class Daemon:
@@ -217,13 +200,14 @@ class Daemon:
             log.info("table caught up with %d leaves", behind)
         if ledger.state.size:
             check_statement_key(table, keys, config.keys.statement_key_file)
-        sequencer = self._sequencer(keys, ledger, table, vault)
+        author = Author(config.ledger.origin, keys.statement, vault, os.urandom)
+        sequencer = self._sequencer(keys, author, ledger, table)
         sequencer.start()
         try:
             if ledger.state.size == 0:
                 # Said aloud: where a disk was not mounted, this is a second ledger of the same name.
                 log.warning("a new ledger begins: `%s` in `%s`", config.ledger.origin, config.ledger.store_dir)
-                begin(sequencer, config, keys, vault)
+                self._begin(sequencer, author, keys)
         except BaseException:
             sequencer.stop()  # before what it writes to is closed
             raise
@@ -253,25 +237,40 @@ class Daemon:
         self._closers.append(store.close)
         return store
 
-    def _sequencer(self, keys: Keys, ledger: Ledger, table: Table, vault: Vault) -> Sequencer:
+    def _sequencer(self, keys: Keys, author: Author, ledger: Ledger, table: Table) -> Sequencer:
         config = self.config
+        signers = (keys.log,) if keys.log_mldsa is None else (keys.log, keys.log_mldsa)
         return Sequencer(
             ledger=ledger,
             table=table,
-            author=Author(config.ledger.origin, keys.statement, vault, os.urandom),
-            log_signer=keys.log,
-            last_signed_path=config.ledger.last_signed_path,
+            author=author,
+            signing=CheckpointSigning(
+                signers,
+                config.ledger.last_signed_path,
+                make_publisher(config, keys, ledger, metrics=self.metrics, clock=self._clock),
+            ),
+            limits=SequencerLimits(
+                checkpoint_interval_ms=config.ledger.checkpoint_interval_ms,
+                max_waiting=config.pool.max_waiting,
+                max_batch=config.pool.max_batch,
+                idempotency_ms=config.ledger.idempotency_days * DAY_MS,
+            ),
             clock=self._clock,
             metrics=self.metrics,
-            checkpoint_interval_ms=config.ledger.checkpoint_interval_ms,
-            max_waiting=config.pool.max_waiting,
-            max_batch=config.pool.max_batch,
-            idempotency_ms=config.ledger.idempotency_days * DAY_MS,
             confirm_clock=self._confirm_clock,
             on_fault=self._set_not_serving,
-            more_signers=() if keys.log_mldsa is None else (keys.log_mldsa,),
-            publisher=make_publisher(config, keys, ledger, metrics=self.metrics, clock=self._clock),
         )
+
+    def _begin(self, sequencer: Sequencer, author: Author, keys: Keys) -> None:
+        """Write the first entries of an empty ledger."""
+        verifier_keys = [note.format_vkey(keys.log.verifier)]
+        if keys.log_mldsa is not None:
+            verifier_keys.append(format_mldsa_vkey(keys.log_mldsa.verifier))
+        ledger = self.config.ledger
+        genesis = default_genesis(
+            author, verifier_keys=verifier_keys, map_bits=ledger.map_bits, retention_days=ledger.retention_days
+        )
+        sequencer.submit(genesis).result()
 
     def _build_grpc(self) -> grpc.Server:
         limit = self.config.grpc.max_message_bytes
@@ -284,16 +283,12 @@ class Daemon:
             ],
         )
         names = [health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
+        registration = ServiceRegistration(server, self._pool, self.metrics)
         for module, add, servicer_type in SERVICES:
-            servicer = servicer_type(self.service_state)
             (service,) = module.DESCRIPTOR.services_by_name.values()
-            for method in service.methods:
-                self.metrics.rpcs.begin(method.name, "INTERNAL")
-                if method.name not in FAST_CALLS:
-                    setattr(servicer, method.name, Pooled(getattr(servicer, method.name), self._pool))
-            add(servicer, Decoding(server))
+            add(servicer_type(self.service_state), registration)
             names.append(service.full_name)
-        setattr(self._health, "Watch", Pooled(self._health.Watch, self._watchers))  # noqa: B010  # as those above
+        self._health.Watch = Pooled(self._health.Watch, self._watchers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         described = reflection.ReflectionServicer(names)
         # Its stream lasts as long as the client likes: it has a thread of its own, and takes none from the checks.
@@ -321,23 +316,6 @@ class Daemon:
 
     def _set_not_serving(self) -> None:
         self._set_serving(False)
-
-
-def begin(sequencer: Sequencer, config: Config, keys: Keys, vault: Vault) -> None:
-    """Write the first entries of an empty ledger: who it is, the default vocabulary, rules that permit nothing."""
-    verifier_keys = [note.format_vkey(keys.log.verifier)]
-    if keys.log_mldsa is not None:
-        verifier_keys.append(format_mldsa_vkey(keys.log_mldsa.verifier))
-    ledger = statement_pb2.LedgerStatement(
-        origin=config.ledger.origin,
-        verifier_keys=verifier_keys,
-        statement_key=keys.statement.public_key,
-        map_bits=config.ledger.map_bits,
-        vault_commitment=vault.commitment(),
-        retention_days=config.ledger.retention_days,
-    )
-    rules = rules_message(Rules(), realm_id=REALM, version=1, vocabulary_id=DEFAULT_VOCABULARY.id)
-    sequencer.submit(Genesis(ledger=ledger, vocabulary=vocabulary_message(DEFAULT_VOCABULARY), rules=rules)).result()
 
 
 def check_vault(ledger: Ledger, vault: Vault, path: Path) -> None:

@@ -18,9 +18,9 @@ from consentd.core import pruned, tiles
 from consentd.errors import ConsentdError, MalformedError, StorageError
 from consentd.ledger import layout, reads, retention
 from consentd.metrics import CONTENT_TYPE
+from consentd.sequencer.commands.callers import OPERATOR
 from consentd.server import conditions
-from consentd.service.auth import OPERATOR
-from consentd.service.wire import Services, ServiceState
+from consentd.service.servicer import Services, ServiceState
 from consentd.v1 import statement_pb2 as st
 
 log = logging.getLogger(__name__)
@@ -235,7 +235,7 @@ def _bundle(handler: _Handler, services: Services, path: str, *, kept: bool = Fa
 
 def _is_auditor(handler: _Handler, services: Services) -> bool:
     """Tell whether the caller is the operator, or an auditor."""
-    who = services.authenticator.who([("authorization", handler.headers.get("Authorization", ""))], None)
+    who = services.authenticator.authenticate([("authorization", handler.headers.get("Authorization", ""))], None)
     if not who or who == OPERATOR:
         return who == OPERATOR
     with services.table.read() as snapshot:

@@ -13,7 +13,8 @@ from consentd.config import Config
 from consentd.core import ed25519, note
 from consentd.cosigning.mldsa import MldsaSigner, format_mldsa_signing_key, read_mldsa_key
 from consentd.errors import InvalidError, MalformedError, StorageError
-from consentd.service.auth import OPERATOR, format_credential
+from consentd.sequencer.commands.callers import OPERATOR
+from consentd.service.auth import format_credential
 
 TOKEN_BYTES = 32
 

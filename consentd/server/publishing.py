@@ -6,7 +6,7 @@ from consentd.clock import Clock
 from consentd.config import Config
 from consentd.core.quorum import WitnessPolicy, parse_policy
 from consentd.cosigning.mldsa import parse_mldsa_vkey
-from consentd.cosigning.publisher import Publisher
+from consentd.cosigning.publisher import ImmediatePublisher, Publisher
 from consentd.cosigning.quorum_publisher import QuorumPublisher, SignedLog
 from consentd.errors import InvalidError, MalformedError, StorageError
 from consentd.ledger.last_signed import read_last_signed
@@ -15,8 +15,8 @@ from consentd.metrics import Metrics
 from consentd.server.keys import Keys
 
 
-def make_publisher(config: Config, keys: Keys, ledger: Ledger, *, metrics: Metrics, clock: Clock) -> Publisher | None:
-    """Return the witnesses of the configured policy; None: checkpoints are published at once.
+def make_publisher(config: Config, keys: Keys, ledger: Ledger, *, metrics: Metrics, clock: Clock) -> Publisher:
+    """Return the publisher of the configured witness policy; without a policy, one that publishes at once.
 
     Raises:
         StorageError: the policy file cannot be read.
@@ -24,7 +24,7 @@ def make_publisher(config: Config, keys: Keys, ledger: Ledger, *, metrics: Metri
     """
     section = config.witness
     if section.policy_file is None:
-        return None
+        return ImmediatePublisher()
     signed_log = SignedLog(
         verifier=keys.log.verifier,
         store=ledger.store,

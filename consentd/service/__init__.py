@@ -1,5 +1,6 @@
-"""Stand between gRPC and the core, one file for each proto service.
+"""Translate between gRPC and the core: one module for each proto service.
 
-``registry`` · ``consents`` · ``policy`` · ``access`` · ``proofs`` (LedgerService); ``auth`` tells who calls, ``status``
-turns errors into statuses, ``pages`` makes lists, ``pruning`` prunes, ``wire`` has what all services share.
+``registry``, ``consents``, ``policy``, ``access``, ``proofs`` (LedgerService) with ``pruning``. Shared by them:
+``auth`` authenticates callers, ``rpc`` runs handlers, ``status`` makes statuses of errors, ``requests`` reads what all
+write requests have, ``servicer`` has the opened daemon and receipts, ``pages`` makes pages of lists.
 """

@@ -1,272 +1,202 @@
-"""Stand where data changes hands: AccessService. Decide and record in one, then record what happened."""
+"""Serve where data changes hands: AccessService. Decide and record an access in one call; then record its outcome."""
 
 import grpc
 
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
-from consentd.errors import InvalidError, MalformedError, NotFoundError, RequestError
+from consentd.errors import InvalidError, MalformedError, RequestError
 from consentd.ledger import reads
-from consentd.sequencer.commands.accesses import Authorize, Authorized, Outcome, Together
-from consentd.sequencer.commands.context import request_key, verify_ahead
+from consentd.sequencer.commands import accesses
+from consentd.sequencer.commands.callers import check_right
+from consentd.sequencer.commands.write import SignedEntry, verify_ahead
 from consentd.sequencer.pool import Written
 from consentd.service.pages import PAGE_BYTES, Pager, page_size
-from consentd.service.policy import OUTCOMES, check_caller, check_size, reduced
-from consentd.service.wire import (
-    Caller,
-    Servicer,
-    check_batch,
-    check_request_id,
-    content_hash,
-    revision,
-    rpc,
-)
+from consentd.service.policy import OUTCOMES, check_size, reduced
+from consentd.service.requests import check_batch, content_hash, make_request, parse_signed, signed_entry
+from consentd.service.rpc import rpc
+from consentd.service.servicer import Servicer, revision
 from consentd.statements import decisions, payloads
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import access_service_pb2_grpc
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
+_LISTED = frozenset({EntryKind.ACCESS, EntryKind.REFUSAL, EntryKind.OUTCOME})
+
 
 class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
     """``consentd.v1.AccessService``."""
 
     @rpc
-    def AuthorizeAccess(  # noqa: N802
+    def AuthorizeAccess(
         self, request: ac.AuthorizeAccessRequest, context: grpc.ServicerContext
     ) -> ac.AuthorizeAccessResponse:
         """Decide and record one access."""
-        caller = self.caller(context)
-        write, sees_reasons = self._authorize(request, caller, context)
+        write = self._access(request, self.caller(context), context)
         written = self.services.sequencer.submit(write).result()
-        return self._authorized(written, sees_reasons, request.wait_for, context)
+        return self._authorized(written, request.wait_for, context)
 
     @rpc
-    def BatchAuthorizeAccesses(  # noqa: N802
+    def BatchAuthorizeAccesses(
         self, request: ac.BatchAuthorizeAccessesRequest, context: grpc.ServicerContext
     ) -> ac.BatchAuthorizeAccessesResponse:
         """Decide and record many accesses, each by itself."""
         caller = self.caller(context)
         check_batch(len(request.requests), self.services.config.grpc.max_batch_items)
-        asked: list[tuple[Authorize, bool] | RequestError] = []
+        writes: list[accesses.AuthorizeAccess | RequestError] = []
         for item in request.requests:
             try:
-                asked.append(self._authorize(item, caller, context))
+                writes.append(self._access(item, caller, context))
             except RequestError as error:
-                asked.append(error)
-        # Together and not one by one: they share a turn, and its sync.
-        futures = iter(self.services.sequencer.submit_all([one[0] for one in asked if isinstance(one, tuple)]))
+                writes.append(error)
+        # Put in together, they share a batch and its sync.
+        futures = iter(
+            self.services.sequencer.submit_all([one for one in writes if isinstance(one, accesses.AuthorizeAccess)])
+        )
         response = ac.BatchAuthorizeAccessesResponse()
-        for one in asked:
+        for write in writes:
             result = response.results.add()
-            if isinstance(one, RequestError):
-                result.error.CopyFrom(self.item_error(one))
-                continue
             try:
-                answer = self._authorized(next(futures).result(), one[1], request.wait_for, context)
+                if isinstance(write, RequestError):
+                    raise write
+                answer = self._authorized(next(futures).result(), request.wait_for, context)
                 result.response.CopyFrom(answer)
             except RequestError as error:
                 result.error.CopyFrom(self.item_error(error))
         return response
 
-    def _authorize(
-        self, request: ac.AuthorizeAccessRequest, caller: Caller, context: grpc.ServicerContext
-    ) -> tuple[Authorize, bool]:
-        """Turn a request into a write; also tells whether the caller may see reasons."""
-        request_id = check_request_id(request.request_id)
-        asked = st.AskedQuestion(asker=caller.id, network_origin=request.network_origin or context.peer())
-        tag = b""
+    def _access(
+        self, request: ac.AuthorizeAccessRequest, caller: str, context: grpc.ServicerContext
+    ) -> accesses.AuthorizeAccess:
+        """Parse a request into its write."""
+        asked = st.AskedQuestion(asker=caller, network_origin=request.network_origin or context.peer())
+        signed: SignedEntry | None = None
         form = request.WhichOneof("asked")
         if form == "question":
             question = request.question
             asked.question = question.SerializeToString()
         elif form == "signed_question":
-            signed = request.signed_question
+            given = request.signed_question
             try:
-                question = payloads.parse(pb.Question, signed.question)
+                question = payloads.parse(pb.Question, given.question)
             except MalformedError as error:
                 raise InvalidError("signed question does not decode") from error
-            asked.question, asked.key, asked.signature = signed.question, signed.key, signed.signature
-            asked.author_time_ms, tag = signed.author_time_ms, signed.tag
+            asked.question, asked.key, asked.signature = given.question, given.key, given.signature
+            asked.author_time_ms = given.author_time_ms
+            statement = codec.Statement(
+                given.key, given.signature, request.request_id, given.author_time_ms, given.question
+            )
+            signed = SignedEntry(codec.QUESTION_KIND, given.tag, 0, statement)
         else:
             raise InvalidError("request asks no question")
         check_size(question)
         payloads.check_no_unknown_fields(question)
         if question.HasField("consistency"):
             raise InvalidError("an access is always decided at the latest state")
-        with self.services.table.read() as snapshot:
-            sees_reasons = check_caller(snapshot, caller, question)
-        verified = b""
-        if form == "signed_question":
-            verified = verify_ahead(
-                origin=self.services.config.ledger.origin,
-                kind=codec.QUESTION_KIND,
-                tag=tag,
-                request_id=request_id,
-                signed=asked,
-            )
-        write = Authorize(
-            request_id=request_id,
-            request_key=request_key(caller.id, request_id),
-            content=content_hash("AuthorizeAccess", asked.question),
-            asker=caller.id,
+        identity = make_request(caller, request.request_id, content_hash("AuthorizeAccess", asked.question))
+        return accesses.AuthorizeAccess(
+            request=identity,
             identifier_hash=self.identifier_hash(question.subject),
             question=decisions.question_value(question),
             asked=asked,
-            tag=tag,
-            verified=verified,
+            signed=None if signed is None else verify_ahead(self.services.config.ledger.origin, signed),
         )
-        return write, sees_reasons
 
     def _authorized(
-        self,
-        written: Written[Authorized],
-        sees_reasons: bool,
-        wait_for: int,
-        context: grpc.ServicerContext,
+        self, written: Written[accesses.AuthorizedAccess], wait_for: int, context: grpc.ServicerContext
     ) -> ac.AuthorizeAccessResponse:
-        answer = written.answer
-        metrics = self.metrics
-        metrics.decisions.inc(OUTCOMES[answer.decision.outcome], "authorize")
-        if written.recorded_index is None:
-            metrics.unenrolled_questions.inc()
-        elif not written.replayed and written.entries[0].event.kind == EntryKind.REFUSAL:
-            metrics.refusals.inc("DECISION")
-        response = ac.AuthorizeAccessResponse(decision=answer.decision if sees_reasons else reduced(answer.decision))
-        if written.recorded_index is not None:
-            response.receipt.CopyFrom(self.receipt(written, 0, wait_for, context))
-            event = codec.decode_leaf(response.receipt.leaf)
-            assert isinstance(event, codec.Event)
-            response.access_seq = event.seq
+        """Count an access, and return its response."""
+        decision, entry = written.answer.decision, written.entry
+        self.metrics.decisions.inc(OUTCOMES[decision.outcome], "authorize")
+        response = ac.AuthorizeAccessResponse(decision=decision if written.answer.sees_reasons else reduced(decision))
+        if entry is None:
+            self.metrics.unenrolled_questions.inc()
+            return response
+        if entry.event.kind == EntryKind.REFUSAL and not written.replayed:
+            self.metrics.refusals.inc("DECISION")
+        response.receipt.CopyFrom(self.written_receipt(written, wait_for, context))
+        response.access_seq = entry.event.seq
         return response
 
     @rpc
-    def RecordAccess(  # noqa: N802
-        self, request: ac.RecordAccessRequest, context: grpc.ServicerContext
-    ) -> ac.RecordAccessResponse:
+    def RecordAccess(self, request: ac.RecordAccessRequest, context: grpc.ServicerContext) -> ac.RecordAccessResponse:
         """Record what one transfer did."""
-        caller = self.caller(context)
-        written = self.services.sequencer.submit(self._outcome(request, caller)).result()
-        return ac.RecordAccessResponse(receipt=self.receipt(written, 0, request.wait_for, context))
+        written = self.services.sequencer.submit(self._outcome(request, self.caller(context))).result()
+        return ac.RecordAccessResponse(receipt=self.written_receipt(written, request.wait_for, context))
 
     @rpc
-    def BatchRecordAccesses(  # noqa: N802
+    def BatchRecordAccesses(
         self, request: ac.BatchRecordAccessesRequest, context: grpc.ServicerContext
     ) -> ac.BatchRecordAccessesResponse:
         """Record what many transfers did, all or none."""
         caller = self.caller(context)
         check_batch(len(request.requests), self.services.config.grpc.max_batch_items)
-        together = Together(writes=tuple(self._outcome(item, caller) for item in request.requests))
-        written = self.services.sequencer.submit(together).result()
-        response = ac.BatchRecordAccessesResponse()
-        appended = iter(written.entries)
+        outcomes = tuple(self._outcome(item, caller) for item in request.requests)
+        written = self.services.sequencer.submit(accesses.RecordOutcomes(outcomes=outcomes)).result()
+        response, appended = ac.BatchRecordAccessesResponse(), iter(written.entries)
         for recorded in written.answer:
-            if recorded is None:
-                entry = next(appended)
-                index, leaf = entry.index, entry.leaf
-            else:
-                index, leaf = recorded, reads.read_leaf(self.services.ledger.store, recorded)
-            response.receipts.append(
-                self.receipt_of(
-                    index, leaf, written.state, request.wait_for, context, replayed=recorded is not None
-                )
-            )
+            entry = next(appended) if recorded is None else recorded
+            receipt = self.receipt(entry.index, entry.leaf, written.state, request.wait_for, context)
+            receipt.replayed = recorded is not None
+            response.receipts.append(receipt)
         return response
 
-    def _outcome(self, request: ac.RecordAccessRequest, caller: Caller) -> Outcome:
-        request_id = check_request_id(request.request_id)
+    def _outcome(self, request: ac.RecordAccessRequest, caller: str) -> accesses.RecordOutcome:
+        """Parse a request into its write, and check what can be checked on this thread."""
         signed = None
         form = request.WhichOneof("statement")
         if form == "outcome":
             message = st.OutcomeStatement()
             message.CopyFrom(request.outcome)
             message.attestation.Clear()
-            message.attestation.attested_by = caller.id
+            message.attestation.attested_by = caller
+            payloads.check_no_unknown_fields(message)
         elif form == "signed":
             signed = request.signed
-            try:
-                message = payloads.parse(st.OutcomeStatement, signed.payload)
-            except MalformedError as error:
-                raise InvalidError("signed outcome does not decode") from error
+            message = parse_signed(st.OutcomeStatement, signed)
         else:
-            raise InvalidError("request says no outcome")
-        if signed is not None and message.HasField("attestation"):
-            raise InvalidError("a statement its author signed names nobody who attests it")
-        payloads.check_no_unknown_fields(message)
+            raise InvalidError("request states no outcome")
         if message.status not in st.TransferStatus.values() or not message.status:
-            raise InvalidError(f"transfer status is not one we know: `{message.status}`")
+            raise InvalidError(f"transfer status is unknown: `{message.status}`")
         identifier_hash = self.identifier_hash(request.subject)
-        tag = self._check_part(caller, identifier_hash, request.access_seq)
-        verified = b""
-        if signed is not None:
-            verified = verify_ahead(
-                origin=self.services.config.ledger.origin,
-                kind=EntryKind.OUTCOME,
-                tag=tag,
-                request_id=request_id,
-                signed=signed,
-            )
-        return Outcome(
-            request_id=request_id,
-            request_key=request_key(caller.id, request_id),
-            content=content_hash(
-                "RecordAccess", identifier_hash, str(request.access_seq), signed if signed is not None else message
-            ),
-            asker=caller.id,
+        content = content_hash(
+            "RecordAccess", identifier_hash, str(request.access_seq), signed if signed is not None else message
+        )
+        identity = make_request(caller, request.request_id, content)
+        services = self.services
+        with services.table.read() as snapshot:
+            tag = snapshot.tag_of(identifier_hash)
+        tag = accesses.check_party(services.ledger.store, services.vault, tag, request.access_seq, caller)
+        return accesses.RecordOutcome(
+            request=identity,
             identifier_hash=identifier_hash,
             access_seq=request.access_seq,
             message=message,
-            signed=signed,
-            verified=verified,
+            signed=None
+            if signed is None
+            else signed_entry(services.config.ledger.origin, EntryKind.OUTCOME, tag, identity.id, signed),
         )
 
-    def _check_part(self, caller: Caller, identifier_hash: bytes, seq: int) -> bytes:
-        """Let only those tell how an access went that took part in it; returns the person's tag.
-
-        Raises:
-            NotFoundError: no such permitted access, or the caller has no part in it.
-        """
-        if seq > codec.MAX_SEQ:
-            raise NotFoundError("no such permitted access of this subject")
-        with self.services.table.read() as snapshot:
-            tag = snapshot.tag_of(identifier_hash)
-        try:
-            entry = None if tag is None else reads.read_entry(self.services.ledger.store, tag, seq)
-        except NotFoundError:
-            entry = None
-        if tag is not None and entry is not None and entry.event.kind == EntryKind.ACCESS:
-            opened = reads.open_entry(self.services.vault, entry)
-            if opened is not None:
-                payload = codec.decode_statement(opened[1]).payload
-                asked = payloads.parse(st.AccessStatement, payload).asked
-                question = payloads.parse(pb.Question, asked.question)
-                actor = question.actor
-                parties = {asked.asker, question.holder, actor.organisation, actor.on_behalf_of, actor.application}
-                if caller.is_operator or caller.id in parties | {actor.relay}:
-                    return tag
-        raise NotFoundError("no such permitted access of this subject")
-
     @rpc
-    def ListAccesses(  # noqa: N802
-        self, request: ac.ListAccessesRequest, context: grpc.ServicerContext
-    ) -> ac.ListAccessesResponse:
+    def ListAccesses(self, request: ac.ListAccessesRequest, context: grpc.ServicerContext) -> ac.ListAccessesResponse:
         """Read who used a person's data, newest first."""
-        caller = self.caller(context)
+        caller, services = self.caller(context), self.services
         size = page_size(request.page_size)
-        with self.services.table.read() as snapshot:
-            self.require(snapshot, caller, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS)
+        with services.table.read() as snapshot:
+            check_right(snapshot, caller, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS)
             tag = self.tag(snapshot, request.subject)
             tree_size, root = snapshot.size, snapshot.root
-        pager = Pager(self.services.page_key, "ListAccesses", caller, request.subject)
+        pager = Pager(services.page_key, "ListAccesses", caller, request.subject)
+        count, _ = services.ledger.head(tag)
+        before = count + 1
         if request.page_token:
             before, tree_size = pager.parse(request.page_token)
-            root = reads.root_at(self.services.ledger.store, tree_size)
-        else:
-            before = self.services.ledger.head(tag)[0] + 1
+            root = reads.root_at(services.ledger.store, tree_size)
         response = ac.ListAccessesResponse(revision=revision(tree_size, root))
         outcomes: dict[int, list[st.OutcomeStatement]] = {}
-        room = PAGE_BYTES
-        # The chain is read backwards, an outcome stands behind its access, so it is met before it.
-        for entry in reads.read_chain_back(self.services.ledger.store, tag, self.services.ledger.head(tag)[0]):
+        left_bytes = PAGE_BYTES
+        # The chain is read from its end. An outcome comes after its access in the chain, so it is read before it.
+        for entry in reads.read_chain_back(services.ledger.store, tag, count):
             if entry.index >= tree_size or entry.event.kind not in _LISTED:
                 continue
             if entry.event.kind == EntryKind.OUTCOME:
@@ -276,14 +206,14 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
                 continue
             if entry.event.seq >= before:
                 continue
-            if len(response.accesses) == size or room <= 0:
+            if len(response.accesses) == size or left_bytes <= 0:
                 response.next_page_token = pager.token(response.accesses[-1].seq, tree_size)
                 break
             record = _access_record(entry, self._payload(entry))
             if record is not None:
                 record.outcomes.extend(reversed(outcomes.get(entry.event.seq, [])))
                 response.accesses.append(record)
-                room -= record.ByteSize()
+                left_bytes -= record.ByteSize()
         return response
 
     def _payload(self, entry: reads.Entry) -> bytes | None:
@@ -291,11 +221,8 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         return None if opened is None else codec.decode_statement(opened[1]).payload
 
 
-_LISTED = frozenset({EntryKind.ACCESS, EntryKind.REFUSAL, EntryKind.OUTCOME})
-
-
 def _access_record(entry: reads.Entry, payload: bytes | None) -> ac.AccessRecord | None:
-    """Return an ACCESS, or the REFUSAL of one, as a record; None for the refusal of a grant."""
+    """Return the record of an ACCESS, or of the REFUSAL of one; None: it is the refusal of a consent."""
     record = ac.AccessRecord(
         seq=entry.event.seq,
         index=entry.index,

@@ -1,12 +1,13 @@
-"""Tell who calls: a bearer token or a client certificate, looked up in the credentials file.
+"""Authenticate callers by a bearer token or a client certificate, listed in the credentials file.
 
 The file has a line for each credential, ``#`` begins a comment::
 
     token <SHA-256 of the token, hex> <participant id>
     cert  <SHA-256 of the certificate's DER, hex> <participant id>
 
-It holds hashes only, so reading it gives nobody a credential; writing it gives anybody one: it is trusted. The id
-``operator`` is reserved for whoever runs the daemon. Loss: nobody can call until it is written anew.
+The file holds hashes only, so a person who can read it gets no credential from it. A person who can write it can add
+any credential, so the file is trusted. The id ``operator`` is reserved for the operator of the daemon. If the file is
+lost, no call is authenticated until it is written again.
 """
 
 import hashlib
@@ -17,26 +18,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from consentd.errors import InvalidError, StorageError
+from consentd.sequencer.commands.callers import PARTICIPANT_ID
 
-OPERATOR = "operator"
-PARTICIPANT_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _LINE = re.compile(r"(token|cert)\s+([0-9a-f]{64})\s+(\S+)")
 _MOST_CERTIFICATES = 1024
 
 
 def token_hash(token: str) -> str:
-    """Return what stands in the file for a token."""
+    """Return the hash that the file has for a token: SHA-256, hex."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def format_credential(token: str, participant_id: str) -> str:
-    """Return the line of the file for a token."""
+    """Return the file's line for a token."""
     return f"token {token_hash(token)} {participant_id}\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who holds which credential: SHA-256 (hex) → participant id."""
+    """The credentials by kind: SHA-256 (hex) → participant id."""
 
     tokens: Mapping[str, str]
     certificates: Mapping[str, str]
@@ -46,7 +46,7 @@ def parse_credentials(text: str) -> Credentials:
     """Parse the credentials file.
 
     Raises:
-        InvalidError: a line is not one of ours; it is named by number, never shown.
+        InvalidError: a line is malformed. The message has its number and none of its text.
     """
     found: dict[str, dict[str, str]] = {"token": {}, "cert": {}}
     for number, line in enumerate(text.splitlines(), 1):
@@ -65,7 +65,7 @@ def read_credentials(path: Path) -> Credentials:
 
     Raises:
         StorageError: it cannot be read.
-        InvalidError: a line is not one of ours.
+        InvalidError: a line is malformed.
     """
     try:
         return parse_credentials(path.read_text())
@@ -74,14 +74,19 @@ def read_credentials(path: Path) -> Credentials:
 
 
 class Authenticator:
-    """Looks callers up. ``credentials`` may be replaced by assignment, as on SIGHUP."""
+    """Finds the caller that a credential belongs to.
+
+    Attributes:
+        credentials: replaced by assignment, on SIGHUP; read by any thread.
+    """
 
     def __init__(self, credentials: Credentials) -> None:
         self.credentials = credentials
-        self._hashes: dict[bytes, str] = {}  # PEM → DER hash, bounded: hashing a certificate on each call is waste
+        # PEM → hash of its DER, so that a certificate is not hashed on each call. Any thread adds to it; it is bounded.
+        self._hashes: dict[bytes, str] = {}
 
-    def who(self, metadata: Iterable[tuple[str, str | bytes]], certificate: bytes | None) -> str:
-        """Return the participant id of a call, or "" for a call without a credential we know."""
+    def authenticate(self, metadata: Iterable[tuple[str, str | bytes]], certificate: bytes | None) -> str:
+        """Return the participant id of the caller; empty: the call has no credential, or an unknown one."""
         for key, value in metadata:
             if key == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
                 return self.credentials.tokens.get(token_hash(value[7:]), "")

@@ -1,4 +1,4 @@
-"""Take what persons allow, change and withdraw: ConsentService."""
+"""Serve what persons allow, change and withdraw: ConsentService."""
 
 from typing import Any, TypeVar
 
@@ -7,13 +7,16 @@ from google.protobuf.message import Message
 
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
-from consentd.errors import InvalidError, MalformedError, NotFoundError
+from consentd.errors import InvalidError, NotFoundError
 from consentd.ledger import reads
 from consentd.policy.subject import Lineage
-from consentd.sequencer.commands.consents import Amend, Change, Grant, GrantAnswer
-from consentd.sequencer.commands.context import request_key, verify_ahead
+from consentd.sequencer.commands import consents
+from consentd.sequencer.commands.callers import check_right
+from consentd.sequencer.commands.write import Request, SignedEntry, enrolled_tag
 from consentd.service.pages import Pager, page_length, page_size
-from consentd.service.wire import Caller, Servicer, check_request_id, content_hash, revision, rpc
+from consentd.service.requests import content_hash, make_request, parse_signed, signed_entry
+from consentd.service.rpc import rpc
+from consentd.service.servicer import Servicer, revision
 from consentd.statements import decisions, payloads
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
@@ -21,74 +24,79 @@ from consentd.v1 import consent_service_pb2_grpc
 from consentd.v1 import statement_pb2 as st
 
 M = TypeVar("M", bound=Message)
+Statement = TypeVar("Statement", st.GrantStatement, st.AmendStatement)
+Change = st.PauseStatement | st.ResumeStatement | st.RevokeStatement
 
 
 class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
-    """``consentd.v1.ConsentService``."""
+    """``consentd.v1.ConsentService``. Every call needs the right to act for subjects."""
 
     @rpc
-    def GrantConsent(  # noqa: N802
-        self, request: cs.GrantConsentRequest, context: grpc.ServicerContext
-    ) -> cs.GrantConsentResponse:
+    def GrantConsent(self, request: cs.GrantConsentRequest, context: grpc.ServicerContext) -> cs.GrantConsentResponse:
         """Give a consent."""
-        caller = self._acting(context)
-        message, signed = self._stated(request, st.GrantStatement, caller)
-        write = Grant(**self._base(EntryKind.GRANT, request, caller, message, signed), message=message)
+        caller = self._caller(context)
+        message, signed = _read_statement(request, st.GrantStatement, caller)
+        identifier_hash = self.identifier_hash(request.subject)
+        content = content_hash("GRANT", identifier_hash, message, signed or b"")
+        identity = make_request(caller, request.request_id, content)
+        write = consents.GrantConsent(
+            request=identity,
+            identifier_hash=identifier_hash,
+            signed=self._signed(EntryKind.GRANT, identifier_hash, identity, signed),
+            message=message,
+        )
         written = self.services.sequencer.submit(write).result()
-        receipt = self.receipt(written, 0, request.wait_for, context)
-        event = codec.decode_leaf(receipt.leaf)
-        assert isinstance(event, codec.Event)
-        response = cs.GrantConsentResponse(receipt=receipt)
-        if event.kind == EntryKind.REFUSAL:
-            response.refused.CopyFrom(self._refused(written.answer, event))
-        else:
-            response.consent_id, response.version = decisions.consent_id(event.tag, event.seq), 1
+        response = cs.GrantConsentResponse(receipt=self.written_receipt(written, request.wait_for, context))
+        if written.answer.refusal is not None:
+            response.refused.CopyFrom(self._refused(written.answer.refusal, written.replayed))
+        elif written.entry is not None:
+            event = written.entry.event
+            response.consent_id, response.version = decisions.consent_id(event.tag, event.seq), written.answer.version
         return response
 
     @rpc
-    def AmendConsent(  # noqa: N802
-        self, request: cs.AmendConsentRequest, context: grpc.ServicerContext
-    ) -> cs.AmendConsentResponse:
+    def AmendConsent(self, request: cs.AmendConsentRequest, context: grpc.ServicerContext) -> cs.AmendConsentResponse:
         """Replace a consent by its next version."""
-        caller = self._acting(context)
-        message, signed = self._stated(request, st.AmendStatement, caller)
-        base = self._base(EntryKind.AMEND, request, caller, message, signed)
-        base["content"] = content_hash(
-            "AmendConsent", base["content"], request.consent_id, str(request.based_on_version)
+        caller = self._caller(context)
+        message, signed = _read_statement(request, st.AmendStatement, caller)
+        identifier_hash = self.identifier_hash(request.subject)
+        content = content_hash(
+            "AmendConsent",
+            content_hash("AMEND", identifier_hash, message, signed or b""),
+            request.consent_id,
+            str(request.based_on_version),
         )
-        write = Amend(
-            **base,
-            consent_id=consent_id(request.consent_id),
+        identity = make_request(caller, request.request_id, content)
+        write = consents.AmendConsent(
+            request=identity,
+            identifier_hash=identifier_hash,
+            signed=self._signed(EntryKind.AMEND, identifier_hash, identity, signed),
+            consent_id=parse_consent_id(request.consent_id),
             based_on_version=request.based_on_version,
             message=message,
         )
         written = self.services.sequencer.submit(write).result()
-        receipt = self.receipt(written, 0, request.wait_for, context)
-        event = codec.decode_leaf(receipt.leaf)
-        assert isinstance(event, codec.Event)
-        response = cs.AmendConsentResponse(receipt=receipt)
-        if event.kind == EntryKind.REFUSAL:
-            response.refused.CopyFrom(self._refused(written.answer, event))
+        response = cs.AmendConsentResponse(receipt=self.written_receipt(written, request.wait_for, context))
+        if written.answer.refusal is not None:
+            response.refused.CopyFrom(self._refused(written.answer.refusal, written.replayed))
         else:
-            response.version = request.based_on_version + 1
+            response.version = written.answer.version
         return response
 
     @rpc
-    def PauseConsent(  # noqa: N802
-        self, request: cs.PauseConsentRequest, context: grpc.ServicerContext
-    ) -> cs.PauseConsentResponse:
+    def PauseConsent(self, request: cs.PauseConsentRequest, context: grpc.ServicerContext) -> cs.PauseConsentResponse:
         """Suspend a consent."""
         return cs.PauseConsentResponse(receipt=self._change(request, EntryKind.PAUSE, st.PauseStatement(), context))
 
     @rpc
-    def ResumeConsent(  # noqa: N802
+    def ResumeConsent(
         self, request: cs.ResumeConsentRequest, context: grpc.ServicerContext
     ) -> cs.ResumeConsentResponse:
         """End a pause."""
         return cs.ResumeConsentResponse(receipt=self._change(request, EntryKind.RESUME, st.ResumeStatement(), context))
 
     @rpc
-    def RevokeConsent(  # noqa: N802
+    def RevokeConsent(
         self, request: cs.RevokeConsentRequest, context: grpc.ServicerContext
     ) -> cs.RevokeConsentResponse:
         """Withdraw a consent."""
@@ -96,10 +104,10 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         return cs.RevokeConsentResponse(receipt=self._change(request, EntryKind.REVOKE, message, context))
 
     @rpc
-    def GetConsent(self, request: cs.GetConsentRequest, context: grpc.ServicerContext) -> cs.GetConsentResponse:  # noqa: N802
+    def GetConsent(self, request: cs.GetConsentRequest, context: grpc.ServicerContext) -> cs.GetConsentResponse:
         """Read one consent."""
-        self._acting(context)
-        wanted = consent_id(request.consent_id)
+        self._caller(context)
+        wanted = parse_consent_id(request.consent_id)
         with self.services.table.read() as snapshot:
             tag = self.tag(snapshot, request.subject)
             lineages = snapshot.lineages(tag)
@@ -113,11 +121,9 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         raise NotFoundError("subject has no such consent", "CONSENT_NOT_FOUND")
 
     @rpc
-    def ListConsents(  # noqa: N802
-        self, request: cs.ListConsentsRequest, context: grpc.ServicerContext
-    ) -> cs.ListConsentsResponse:
+    def ListConsents(self, request: cs.ListConsentsRequest, context: grpc.ServicerContext) -> cs.ListConsentsResponse:
         """Read a person's consents, newest lineage first."""
-        caller = self._acting(context)
+        caller = self._caller(context)
         size = page_size(request.page_size)
         pager = Pager(
             self.services.page_key, "ListConsents", caller, request.subject, str(request.include_revoked)
@@ -140,111 +146,71 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
 
     # -- steps ------------------------------------------------------------------------------------------------
 
-    def _acting(self, context: grpc.ServicerContext) -> Caller:
-        """Let only those pass who act for persons."""
+    def _caller(self, context: grpc.ServicerContext) -> str:
+        """Return the caller, who must have the right to act for persons."""
         caller = self.caller(context)
         with self.services.table.read() as snapshot:
-            self.require(snapshot, caller, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS)
+            check_right(snapshot, caller, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS)
         return caller
 
-    def _stated(self, request: Any, kind: type[M], caller: Caller) -> tuple[M, pb.SignedStatement | None]:
-        """Return what a grant or an amendment states, in either form."""
-        form = request.WhichOneof("statement")
-        if form == "consent" and request.consent.ByteSize() > codec.MAX_PAYLOAD:
-            # Told here, on the caller's own thread: making values of a million provisions takes seconds.
-            raise InvalidError(f"consent is over its limit of {codec.MAX_PAYLOAD} bytes", "TOO_LARGE")
-        if form == "consent":
-            message: Any = kind()
-            message.consent.CopyFrom(request.consent)
-            message.attestation.attested_by, message.attestation.method = caller.id, request.method
-            return message, None
-        if form == "signed":
-            return self._parse(kind, request.signed), request.signed
-        raise InvalidError("request states no consent")
-
-    def _parse(self, kind: type[M], signed: pb.SignedStatement) -> M:
-        if len(signed.payload) > codec.MAX_PAYLOAD:
-            raise InvalidError(f"payload is over its limit of {codec.MAX_PAYLOAD} bytes", "TOO_LARGE")
-        try:
-            message: Any = payloads.parse(kind, signed.payload)
-        except MalformedError as error:
-            raise InvalidError("signed statement does not decode") from error
-        if message.HasField("attestation"):
-            raise InvalidError("a statement its author signed names nobody who attests it")
-        payloads.check_no_unknown_fields(message)
-        return message  # type: ignore[no-any-return]  # parsed as *kind*
-
-    def _base(
-        self, kind: EntryKind, request: Any, caller: Caller, message: Message, signed: pb.SignedStatement | None
-    ) -> dict[str, Any]:
-        request_id = check_request_id(request.request_id)
-        identifier_hash = self.identifier_hash(request.subject)
-        return {
-            "request_id": request_id,
-            "request_key": request_key(caller.id, request_id),
-            "content": content_hash(kind.name, identifier_hash, message, signed or b""),
-            "asker": caller.id,
-            "identifier_hash": identifier_hash,
-            "signed": signed,
-            "verified": self._verified(kind, identifier_hash, request_id, signed),
-        }
-
-    def _verified(
-        self, kind: EntryKind, identifier_hash: bytes, request_id: bytes, signed: pb.SignedStatement | None
-    ) -> bytes:
+    def _signed(
+        self, kind: EntryKind, identifier_hash: bytes, request: Request, signed: pb.SignedStatement | None
+    ) -> SignedEntry | None:
+        """Verify the signature of a statement that the person signed, if there is one."""
         if signed is None:
-            return b""
+            return None
         with self.services.table.read() as snapshot:
-            tag = snapshot.tag_of(identifier_hash)
-        if tag is None:
-            raise NotFoundError("subject is not enrolled", "SUBJECT_NOT_FOUND")
-        origin = self.services.config.ledger.origin
-        return verify_ahead(origin=origin, kind=kind, tag=tag, request_id=request_id, signed=signed)
+            tag = enrolled_tag(snapshot, identifier_hash)
+        return signed_entry(self.services.config.ledger.origin, kind, tag, request.id, signed)
 
-    def _change(
-        self,
-        request: Any,
-        kind: EntryKind,
-        message: st.PauseStatement | st.ResumeStatement | st.RevokeStatement,
-        context: grpc.ServicerContext,
-    ) -> pb.Receipt:
-        caller = self._acting(context)
-        signed = request.signed if request.HasField("signed") else None
+    def _change(self, request: Any, kind: EntryKind, message: Change, context: grpc.ServicerContext) -> pb.Receipt:
+        """Pause, resume or revoke a consent; *message* is the statement without its attestation."""
+        caller = self._caller(context)
+        signed: pb.SignedStatement | None = request.signed if request.HasField("signed") else None
         if signed is not None:
-            message = self._parse(type(message), signed)
+            message = parse_signed(type(message), signed)
         else:
-            message.attestation.attested_by, message.attestation.method = caller.id, request.method
-        base = self._base(kind, request, caller, message, signed)
-        base["content"] = content_hash(kind.name, base["content"], request.consent_id)
-        write = Change(**base, kind=kind, consent_id=consent_id(request.consent_id), message=message)
+            message.attestation.attested_by, message.attestation.method = caller, request.method
+        identifier_hash = self.identifier_hash(request.subject)
+        content = content_hash(
+            kind.name, content_hash(kind.name, identifier_hash, message, signed or b""), request.consent_id
+        )
+        identity = make_request(caller, request.request_id, content)
+        write = consents.ChangeConsent(
+            request=identity,
+            identifier_hash=identifier_hash,
+            signed=self._signed(kind, identifier_hash, identity, signed),
+            kind=kind,
+            consent_id=parse_consent_id(request.consent_id),
+            message=message,
+        )
         written = self.services.sequencer.submit(write).result()
-        return self.receipt(written, 0, request.wait_for, context)
+        return self.written_receipt(written, request.wait_for, context)
 
-    def _refused(self, answer: GrantAnswer | None, event: codec.Event) -> cs.Refused:
-        """Return why a consent was not taken; of a repeat, as it was recorded."""
-        refused = None if answer is None else answer.refused
-        if refused is None:
-            refused = self._message(event.tag, event.seq, st.RefusalStatement)
-        else:
-            self.metrics.refusals.inc(f"R{refused.reason:02d}")
-        return cs.Refused(reason=refused.reason, missing=refused.missing)
+    def _refused(self, refusal: st.RefusalStatement, replayed: bool) -> cs.Refused:
+        if not replayed:
+            self.metrics.refusals.inc(f"R{refusal.reason:02d}")
+        return cs.Refused(reason=refusal.reason, missing=refusal.missing)
 
-    def _message(self, tag: bytes, seq: int, kind: type[M]) -> M:
-        entry = reads.read_entry(self.services.ledger.store, tag, seq)
+    def _message(self, entry: reads.Entry, message_type: type[M]) -> M:
         opened = reads.open_entry(self.services.vault, entry)
         if opened is None:
             raise NotFoundError("subject was erased", "SUBJECT_NOT_FOUND")
-        return payloads.parse(kind, codec.decode_statement(opened[1]).payload)
+        return payloads.parse(message_type, codec.decode_statement(opened[1]).payload)
+
+    def _consent(self, entry: reads.Entry) -> pb.Consent:
+        if entry.event.kind == EntryKind.GRANT:
+            return self._message(entry, st.GrantStatement).consent
+        return self._message(entry, st.AmendStatement).consent
 
     def _record(self, tag: bytes, lineage: Lineage) -> cs.ConsentRecord:
         first = reads.read_entry(self.services.ledger.store, tag, lineage.lineage)
         latest = reads.read_entry(self.services.ledger.store, tag, lineage.seq)
-        message = self._message(tag, lineage.seq, _VERSION_KINDS[lineage.seq != lineage.lineage])
         return cs.ConsentRecord(
             consent_id=decisions.consent_id(tag, lineage.lineage),
             version=lineage.version,
             state=cs.CONSENT_STATE_PAUSED if lineage.paused else cs.CONSENT_STATE_ACTIVE,
-            consent=message.consent,
+            consent=self._consent(latest),
             lineage_seq=lineage.lineage,
             seq=lineage.seq,
             grant_time_ms=first.event.time_ms,
@@ -252,16 +218,20 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         )
 
     def _revoked(self, tag: bytes, stored: set[int]) -> list[cs.ConsentRecord]:
-        """Read the withdrawn lineages from the person's chain: the table holds none of them."""
+        """Read the withdrawn lineages from the person's chain, for the table has none of them.
+
+        Args:
+            stored: seqs of the lineages that are in the table.
+        """
         records: dict[int, cs.ConsentRecord] = {}
         count, _ = self.services.ledger.head(tag)
         first = reads.first_whole(self.services.ledger.store, tag)
         for entry in reads.read_chain(self.services.ledger.store, tag, first, count):
             event = entry.event
             if entry.row is None:
-                continue  # pruned, and with it all that was done to the same consent
+                continue  # pruned, together with every later entry about the same consent
             if event.kind == EntryKind.GRANT and event.seq not in stored:
-                message = self._message(tag, event.seq, st.GrantStatement)
+                message = self._message(entry, st.GrantStatement)
                 records[event.seq] = cs.ConsentRecord(
                     consent_id=decisions.consent_id(tag, event.seq),
                     version=1,
@@ -272,27 +242,40 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
                     grant_time_ms=event.time_ms,
                 )
             elif event.kind == EntryKind.AMEND:
-                amended = self._message(tag, event.seq, st.AmendStatement)
+                amended = self._message(entry, st.AmendStatement)
                 record = records.get(amended.lineage_seq)
                 if record is not None:
                     record.consent.CopyFrom(amended.consent)
                     record.version, record.seq = amended.version, event.seq
             elif event.kind == EntryKind.REVOKE:
-                record = records.get(self._message(tag, event.seq, st.RevokeStatement).lineage_seq)
+                record = records.get(self._message(entry, st.RevokeStatement).lineage_seq)
                 if record is not None:
                     record.change_time_ms = event.time_ms
-        # A grant that came after the table was read is neither stored there nor withdrawn here.
+        # A grant written after the table was read is neither in *stored* nor withdrawn in what was read here.
         return [record for record in records.values() if record.change_time_ms]
 
 
-_VERSION_KINDS: tuple[type[st.GrantStatement] | type[st.AmendStatement], ...] = (st.GrantStatement, st.AmendStatement)
+def _read_statement(
+    request: cs.GrantConsentRequest | cs.AmendConsentRequest, message_type: type[Statement], caller: str
+) -> tuple[Statement, pb.SignedStatement | None]:
+    """Return the statement of a grant or an amendment, and its signed form where the person signed it."""
+    form = request.WhichOneof("statement")
+    if form == "consent":
+        if request.consent.ByteSize() > codec.MAX_PAYLOAD:
+            # Checked before the consent is turned into values, which takes seconds for a million provisions.
+            raise InvalidError(f"consent is over its limit of {codec.MAX_PAYLOAD} bytes", "TOO_LARGE")
+        attestation = st.Attestation(attested_by=caller, method=request.method)
+        return message_type(consent=request.consent, attestation=attestation), None
+    if form == "signed":
+        return parse_signed(message_type, request.signed), request.signed
+    raise InvalidError("request states no consent")
 
 
-def consent_id(text: str) -> bytes:
-    """Return the bytes of a consent id.
+def parse_consent_id(text: str) -> bytes:
+    """Parse a consent id, 32 lower-case hex digits, to its 16 bytes.
 
     Raises:
-        NotFoundError: it is not one.
+        NotFoundError: it is malformed, so no consent has it.
     """
     try:
         found = bytes.fromhex(text)

@@ -8,31 +8,34 @@ from collections.abc import Iterable
 from google.protobuf.message import Message
 
 from consentd.errors import InvalidError
-from consentd.service.wire import Caller, content_hash
+from consentd.service.requests import content_hash
 
 MAX_PAGE = 1000
 PAGE_BYTES = 1 << 20
-"""About how large a page gets: clients refuse answers of 4 MiB."""
+"""About the largest size of a page. Clients refuse answers of 4 MiB."""
 
 
 class Pager:
-    """Makes and reads page tokens. A token pins the revision it began at, the filter and the caller."""
+    """Makes and parses the page tokens of one list. A token is bound to the list, its filter and the caller.
+
+    A token holds a position and the tree size that the first page was read at.
+    """
 
     _FORM = struct.Struct(">QQ16s")
 
-    def __init__(self, key: bytes, method: str, caller: Caller, *selection: Message | bytes | str) -> None:
+    def __init__(self, key: bytes, method: str, caller: str, *selection: Message | bytes | str) -> None:
         self._key = key
-        self._bound = content_hash(method, caller.id, *selection)
+        self._bound = content_hash(method, caller, *selection)
 
     def token(self, position: int, tree_size: int) -> str:
-        """Return the token that leads on from *position*."""
+        """Return the token of the page that begins at *position*."""
         return base64.urlsafe_b64encode(self._FORM.pack(position, tree_size, self._mac(position, tree_size))).decode()
 
     def parse(self, token: str) -> tuple[int, int]:
-        """Return (position, tree size) of a token of ours.
+        """Return (position, tree size) of a token.
 
         Raises:
-            InvalidError: it is not, or not for this list, filter and caller.
+            InvalidError: INVALID_PAGE: it was not made here, or for another list, filter or caller.
         """
         try:
             position, tree_size, mac = self._FORM.unpack(base64.urlsafe_b64decode(token.encode("ascii")))
@@ -48,7 +51,7 @@ class Pager:
 
 
 def page_size(asked: int) -> int:
-    """Return how many items a page has.
+    """Return the most items of a page, for the page_size that a request asks for; 0 asks for the largest.
 
     Raises:
         InvalidError: it is negative.
@@ -59,11 +62,11 @@ def page_size(asked: int) -> int:
 
 
 def page_length(messages: Iterable[Message], most: int) -> int:
-    """Return how many of *messages* make a page: at most *most*, about ``PAGE_BYTES`` of them, and one at least."""
-    room, count = PAGE_BYTES, 0
+    """Return how many of *messages* fit a page: at least one, at most *most*, and about ``PAGE_BYTES``."""
+    left_bytes, count = PAGE_BYTES, 0
     for message in messages:
-        room -= message.ByteSize()
-        if count == most or (count and room < 0):
+        left_bytes -= message.ByteSize()
+        if count == most or (count and left_bytes < 0):
             break
         count += 1
     return count

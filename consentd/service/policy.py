@@ -1,4 +1,4 @@
-"""Answer questions from the table: PolicyService. One read transaction, one evaluation, no cache."""
+"""Answer questions from the table: PolicyService. A check is one read transaction and one evaluation."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -7,17 +7,19 @@ from itertools import count
 import grpc
 
 from consentd.core import codec
-from consentd.errors import ConsentdError, DeniedError, InvalidError, OverloadedError
+from consentd.errors import ConsentdError, InvalidError, OverloadedError
 from consentd.metrics import Metrics
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import PackedQuestion
-from consentd.service.wire import Caller, Servicer, ServiceState, check_batch, revision, rpc
+from consentd.sequencer.commands.callers import check_asker
+from consentd.service.requests import check_batch
+from consentd.service.rpc import never_waits, rpc
+from consentd.service.servicer import Servicer, ServiceState, revision
 from consentd.statements import decisions, values
 from consentd.table.view import Snapshot
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import policy_service_pb2_grpc
-from consentd.v1 import statement_pb2 as st
 
 
 class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
@@ -25,29 +27,29 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
 
     def __init__(self, service_state: ServiceState) -> None:
         super().__init__(service_state)
-        # Ids of decisions that are not recorded: random once, counted after; unique, not secret.
+        # The ids of decisions that are not recorded: random bytes and a count. They are unique, and no secret.
         self._id_prefix = os.urandom(8)
         self._ids = count()
 
+    @never_waits
     @rpc
-    def Check(self, request: ps.CheckRequest, context: grpc.ServicerContext) -> ps.CheckResponse:  # noqa: N802
+    def Check(self, request: ps.CheckRequest, context: grpc.ServicerContext) -> ps.CheckResponse:
         """Answer one question."""
         caller = self.caller(context)
         question = request.question
         now_ms = self.services.sequencer.clock.wall_ms()
         response = ps.CheckResponse()
         with self.services.table.read() as snapshot:
-            here = self._answers(snapshot, now_ms)
-            sees_reasons, packed = here.take(caller, question)
-            decision = here.put(response.decision, packed, self.identifier_hash(question.subject))
+            answerer = self._answerer(snapshot, now_ms)
+            sees_reasons, packed = answerer.check(caller, question)
+            decision = answerer.answer(response.decision, packed, self.identifier_hash(question.subject))
         self.metrics.decisions.inc(OUTCOMES[decision.outcome], "check")
         return response if sees_reasons else ps.CheckResponse(decision=reduced(decision))
 
+    @never_waits
     @rpc
-    def BatchCheck(  # noqa: N802
-        self, request: ps.BatchCheckRequest, context: grpc.ServicerContext
-    ) -> ps.BatchCheckResponse:
-        """Answer many questions, each by itself, all from one state."""
+    def BatchCheck(self, request: ps.BatchCheckRequest, context: grpc.ServicerContext) -> ps.BatchCheckResponse:
+        """Answer many questions, each by itself, all from one state of the table."""
         caller = self.caller(context)
         shared = request.shared if request.HasField("shared") else None
         asked: Sequence[tuple[pb.Question, pb.Subject]]
@@ -64,32 +66,32 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
         now_ms = self.services.sequencer.clock.wall_ms()
         response = ps.BatchCheckResponse()
         outcomes = [0] * len(OUTCOMES)
-        form: tuple[bool, PackedQuestion] | None = None
+        checked: tuple[bool, PackedQuestion] | None = None
         with self.services.table.read() as snapshot:
-            here = self._answers(snapshot, now_ms)
+            answerer = self._answerer(snapshot, now_ms)
             for question, subject in asked:
                 result = response.results.add()
                 try:
-                    if form is None or shared is None:  # a shared question is taken once for all its subjects
-                        form = here.take(caller, question)
-                    sees_reasons, packed = form
-                    decision = here.put(result.decision, packed, self.identifier_hash(subject))
+                    if checked is None or shared is None:  # a shared question is checked once for all its subjects
+                        checked = answerer.check(caller, question)
+                    sees_reasons, packed = checked
+                    decision = answerer.answer(result.decision, packed, self.identifier_hash(subject))
                     outcomes[decision.outcome] += 1
                     if not sees_reasons:
                         decision.CopyFrom(reduced(decision))
                 except ConsentdError as error:
                     result.error.CopyFrom(self.item_error(error))
-        for outcome, many in enumerate(outcomes):
-            if many:
-                self.metrics.decisions.inc(OUTCOMES[outcome], "batch", by=many)
+        for outcome, count_of in enumerate(outcomes):
+            if count_of:
+                self.metrics.decisions.inc(OUTCOMES[outcome], "batch", by=count_of)
         return response
 
-    def _answers(self, snapshot: Snapshot, now_ms: int) -> "Answers":
-        return Answers(snapshot, now_ms, self._id_prefix, self._ids, self.metrics)
+    def _answerer(self, snapshot: Snapshot, now_ms: int) -> "Answerer":
+        return Answerer(snapshot, now_ms, self._id_prefix, self._ids, self.metrics)
 
 
-class Answers:
-    """Answers questions from one state at one instant. Lives as long as its snapshot's ``with`` block."""
+class Answerer:
+    """Answers questions from one snapshot at one instant. It is valid within the snapshot's ``with`` block only."""
 
     def __init__(self, snapshot: Snapshot, now_ms: int, id_prefix: bytes, ids: Iterator[int], metrics: Metrics) -> None:
         registry = snapshot.registry()
@@ -100,7 +102,7 @@ class Answers:
         self._metrics = metrics
         self._codebook = registry.codebook
         self._rules = registry.rules
-        # What all answers have in common is copied, which is cheaper than to set it field by field.
+        # The fields that all answers share. To copy the message is cheaper than to set them one by one.
         self._common = pb.Decision(
             revision=revision(snapshot.size, snapshot.root),
             vocabulary_version=self._codebook.vocabulary.version,
@@ -108,22 +110,22 @@ class Answers:
             decided_time_ms=now_ms,
         )
 
-    def take(self, caller: Caller, question: pb.Question) -> tuple[bool, PackedQuestion]:
-        """Check that a question may be asked here; returns whether the caller may see reasons, and the question packed.
+    def check(self, caller: str, question: pb.Question) -> tuple[bool, PackedQuestion]:
+        """Check a question; return whether the caller may see the reasons of its answer, and the question packed.
 
         Raises:
-            InvalidError: it is no question.
+            InvalidError: the question is malformed, or names something unknown.
             DeniedError: the caller may not ask it.
-            OverloadedError: it asks for a state that is not reached.
+            OverloadedError: it asks for a later state than this one.
         """
         check_size(question)
         _refuse_break_glass(question)
-        sees_reasons = check_caller(self._snapshot, caller, question)
+        sees_reasons = check_asker(self._snapshot, caller, question)
         check_at_least(self._snapshot, question)
         return sees_reasons, decisions.pack_message(question, self._codebook)
 
-    def put(self, message: pb.Decision, question: PackedQuestion, identifier_hash: bytes) -> pb.Decision:
-        """Put the answer about one subject into *message*, and return it."""
+    def answer(self, message: pb.Decision, question: PackedQuestion, identifier_hash: bytes) -> pb.Decision:
+        """Put the answer about one subject into *message*, and return *message*."""
         tag = self._snapshot.tag_of(identifier_hash)
         if tag is None:
             self._metrics.unenrolled_questions.inc()
@@ -136,39 +138,17 @@ class Answers:
 
 
 MAX_QUESTION = codec.MAX_PAYLOAD
-"""Most bytes of a question: it is part of the payload of the entry that records it."""
+"""Most bytes of a question: the payload of the entry that records the question contains it."""
 
 OUTCOMES = ("UNSPECIFIED", *(outcome.name for outcome in model.Outcome))
 """Outcome names by number."""
 
 
-def check_caller(snapshot: Snapshot, caller: Caller, question: pb.Question) -> bool:
-    """Let a caller ask about an access it takes part in; returns whether it may see reasons.
-
-    Raises:
-        DeniedError: the question names it nowhere, and it has no right to ask for others.
-    """
-    if caller.is_operator:
-        return True
-    participant = snapshot.participant(caller.id)
-    if participant is None or not participant.active:
-        raise DeniedError("caller is not an active participant")
-    rights = participant.rights
-    if not rights.isdisjoint(_ASK_FOR_OTHERS):
-        return st.PARTICIPANT_RIGHT_SEE_REASONS in rights
-    actor = question.actor
-    if caller.id not in (actor.organisation, actor.on_behalf_of, actor.application, actor.relay, question.holder):
-        raise DeniedError("caller has no part in the access it asks about")
-    return False
-
-
-_ASK_FOR_OTHERS = frozenset({st.PARTICIPANT_RIGHT_SEE_REASONS, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS})
-
-
 def reduced(decision: pb.Decision) -> pb.Decision:
-    """Return a decision as an institution sees it: NO_CONSENT is not told apart from DENY, and why is not told.
+    """Return a decision as a caller without the right to see reasons gets it: NO_CONSENT becomes DENY, without reasons.
 
-    That a person gave no consent, or is not enrolled, tells of the person. A permit keeps its reasons.
+    So the caller does not learn whether the person objected, gave no consent or is not enrolled. A permit, and the
+    permitted part of a PARTIAL, keep their reasons.
     """
     if decision.outcome == pb.OUTCOME_PERMIT:
         return decision
@@ -190,10 +170,10 @@ def reduced(decision: pb.Decision) -> pb.Decision:
 
 
 def check_at_least(snapshot: Snapshot, question: pb.Question) -> None:
-    """Refuse to answer from a state older than a question asks for.
+    """Check that the table is as new as a question asks for.
 
-    The table is as new as the last acknowledged write, so whoever read the size from us never meets this; and a
-    call that waits has no place in the pool that serves checks.
+    The table has every acknowledged write, so a caller that got the size from this daemon is never refused. The call
+    does not wait for the size: it would take a thread from the checks.
 
     Raises:
         OverloadedError: REVISION_NOT_REACHED.
@@ -204,7 +184,7 @@ def check_at_least(snapshot: Snapshot, question: pb.Question) -> None:
 
 
 def check_size(question: pb.Question) -> None:
-    """Refuse a question too long to be recorded, also where none is: it would be kept in the codebook's memos.
+    """Check that a question is short enough to be recorded, also where it is not recorded: the codebook caches it.
 
     Raises:
         InvalidError: TOO_LARGE, naming the limit.

@@ -1,4 +1,4 @@
-"""Prove: LedgerService. What is sent here is checked by whoever gets it, never trusted."""
+"""Serve proofs: LedgerService. Receivers verify what this module sends; nothing here asks to be trusted."""
 
 from collections.abc import Iterable, Iterator
 
@@ -12,27 +12,21 @@ from consentd.ledger import layout, reads
 from consentd.ledger.reads import HeadProofs
 from consentd.ledger.retention import read_pruned
 from consentd.ledger.vault import Vault
+from consentd.sequencer.commands.callers import OPERATOR, check_right, has_right
 from consentd.service.pages import Pager, page_size
 from consentd.service.pruning import prune
-from consentd.service.wire import (
-    Caller,
-    Servicer,
-    has_right,
-    opening,
-    revision,
-    rpc,
-    stream_rpc,
-)
+from consentd.service.rpc import rpc, stream_rpc
+from consentd.service.servicer import Servicer, revision
 from consentd.store import Store
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import ledger_service_pb2_grpc
 from consentd.v1 import statement_pb2 as st
 
 CHUNK_BYTES = 256 * 1024
-"""About how large a piece of a history stream gets."""
-HELD_ENTRIES = 256
-"""Of a chain this short the entries are held while a history is put together: at most some 4 MiB of statements."""
-_MAX_ANCHOR_TRIES = 4
+"""About the largest size of one message of a history stream."""
+CACHED_ENTRIES = 256
+"""Entries of chains up to this length are read once for a history and cached: at most about 4 MiB of statements."""
+_MAX_TRIES = 4
 
 Opened = tuple[reads.Entry, tuple[bytes, bytes] | None]
 
@@ -41,19 +35,19 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
     """``consentd.v1.LedgerService``."""
 
     @rpc
-    def GetCheckpoint(  # noqa: N802
+    def GetCheckpoint(
         self, request: ls.GetCheckpointRequest, context: grpc.ServicerContext
     ) -> ls.GetCheckpointResponse:
         """Read the latest checkpoint."""
         return ls.GetCheckpointResponse(checkpoint=self._published().note)
 
     @rpc
-    def ListEntries(self, request: ls.ListEntriesRequest, context: grpc.ServicerContext) -> ls.ListEntriesResponse:  # noqa: N802
+    def ListEntries(self, request: ls.ListEntriesRequest, context: grpc.ServicerContext) -> ls.ListEntriesResponse:
         """Read leaves in order."""
         caller = self._auditor(context)
         size = page_size(request.page_size)
         pager = Pager(self.services.page_key, "ListEntries", caller)
-        start, tree_size, root = self._place(pager, request.page_token, request.start_index)
+        start, tree_size, root = self._page_start(pager, request.page_token, request.start_index)
         end = min(start + size, tree_size)
         minimum = read_pruned(self.services.ledger.store).minimum
         if start < minimum:
@@ -66,7 +60,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         return response
 
     @rpc
-    def ListStatements(  # noqa: N802
+    def ListStatements(
         self, request: ls.ListStatementsRequest, context: grpc.ServicerContext
     ) -> ls.ListStatementsResponse:
         """Read openings in order, within the caller's mandate."""
@@ -76,10 +70,10 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         size = page_size(request.page_size)
         kinds = frozenset(request.kinds)
         pager = Pager(self.services.page_key, "ListStatements", caller, str(sorted(kinds)))
-        start, tree_size, root = self._place(pager, request.page_token, request.start_index)
+        start, tree_size, root = self._page_start(pager, request.page_token, request.start_index)
         end = min(start + size, tree_size)
         response = ls.ListStatementsResponse(revision=revision(tree_size, root))
-        room = self.services.config.grpc.max_message_bytes // 2
+        left_bytes = self.services.config.grpc.max_message_bytes // 2
         for index, leaf in reads.scan_leaves(self.services.ledger.store, start, end):
             event = codec.decode_leaf(leaf)
             if isinstance(event, codec.Event) and (not kinds or event.kind in kinds):
@@ -92,10 +86,10 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
                     opened = reads.open_entry(self.services.vault, entry)
                 if opened is None:
                     response.withheld_count += 1
-                message = ls.LedgerEntry(index=index, leaf=leaf, opening=opening(opened))
+                message = ls.LedgerEntry(index=index, leaf=leaf, opening=_opening(opened))
                 response.entries.append(message)
-                room -= message.ByteSize()
-            if room <= 0:
+                left_bytes -= message.ByteSize()
+            if left_bytes <= 0:
                 end = index + 1
                 break
         if end < tree_size:
@@ -103,19 +97,19 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         return response
 
     @rpc
-    def GetReceipt(self, request: ls.GetReceiptRequest, context: grpc.ServicerContext) -> ls.GetReceiptResponse:  # noqa: N802
-        """Read the receipt of an entry whose leaf hash the caller holds."""
+    def GetReceipt(self, request: ls.GetReceiptRequest, context: grpc.ServicerContext) -> ls.GetReceiptResponse:
+        """Read the receipt of an entry, for a caller that knows the leaf hash."""
         state = self.services.ledger.state
         if request.index >= state.size:
             raise NotFoundError("no such entry, or another leaf hash")
         leaf = self._leaf(request.index)
         if merkle.leaf_hash(leaf) != request.leaf_hash:
             raise NotFoundError("no such entry, or another leaf hash")
-        receipt = self.receipt_of(request.index, leaf, state, request.wait_for, context)
+        receipt = self.receipt(request.index, leaf, state, request.wait_for, context)
         return ls.GetReceiptResponse(receipt=receipt)
 
     @rpc
-    def GetInclusionProof(  # noqa: N802
+    def GetInclusionProof(
         self, request: ls.GetInclusionProofRequest, context: grpc.ServicerContext
     ) -> ls.GetInclusionProofResponse:
         """Prove that a leaf is in a tree."""
@@ -128,7 +122,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         )
 
     @rpc
-    def GetConsistencyProof(  # noqa: N802
+    def GetConsistencyProof(
         self, request: ls.GetConsistencyProofRequest, context: grpc.ServicerContext
     ) -> ls.GetConsistencyProofResponse:
         """Prove that one tree is a prefix of another."""
@@ -142,10 +136,10 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         )
 
     @stream_rpc
-    def GetHistory(  # noqa: N802
+    def GetHistory(
         self, request: ls.GetHistoryRequest, context: grpc.ServicerContext
     ) -> Iterator[ls.GetHistoryResponse]:
-        """Stream a whole history, with the proof that it is whole."""
+        """Stream the history of a chain, with the proof that no entry is missing."""
         tag, names = self._chain(request, context)
         if request.known_count > codec.MAX_SEQ:
             raise InvalidError("known_count is larger than the history")
@@ -172,15 +166,15 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
                 yield from _stream_chain(chains, heads, other, name, 1)
 
     @stream_rpc
-    def Prune(self, request: ls.PruneRequest, context: grpc.ServicerContext) -> Iterator[ls.PruneResponse]:  # noqa: N802
+    def Prune(self, request: ls.PruneRequest, context: grpc.ServicerContext) -> Iterator[ls.PruneResponse]:
         """Delete what the retention policy no longer keeps."""
-        self.require_operator(self.caller(context))
+        self.operator(context)
         yield from prune(self.services, request, context)
 
     # -- steps ------------------------------------------------------------------------------------------------
 
     def _chain(self, request: ls.GetHistoryRequest, context: grpc.ServicerContext) -> tuple[bytes, dict[bytes, str]]:
-        """Return the tag asked for, and the public names of the tags known so far ("" for a person's)."""
+        """Return the tag of the chain asked for, and its public name by tag; a person's chain has the name ""."""
         if request.WhichOneof("chain") == "public_name":
             tag = codec.public_tag(request.public_name)
             return tag, {tag: request.public_name}
@@ -188,20 +182,26 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
             raise InvalidError("request names no chain")
         caller = self.caller(context)
         with self.services.table.read() as snapshot:
-            self.require(snapshot, caller, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS)
+            check_right(snapshot, caller, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS)
             tag = self.tag(snapshot, request.subject)
         return tag, {tag: ""}
 
     def _prove_heads(
         self, chains: "_Chains", tag: bytes, names: dict[bytes, str], known: int
     ) -> tuple[HeadProofs, Published, dict[bytes, str]]:
-        """Prove where the chain and its authors' key chains stood, all at one published checkpoint.
+        """Prove the heads of the chain, and of the key chains of its authors, at one published checkpoint.
 
-        Which chains those are is known only once the entries are read, and reading takes place beside new ones: so
-        this goes around until one checkpoint covers all.
+        The authors are known only after the chain is read. A key chain has authors too, and new entries may be written
+        meanwhile. So this repeats, with the chains found so far, until a checkpoint needs no further chain.
+
+        Returns:
+            The proofs, the checkpoint, and the public names of all chains by tag.
+
+        Raises:
+            StorageError: each of several tries found a further chain.
         """
         store, names = self.services.ledger.store, {**names, codec.LEDGER_TAG: LEDGER_CHAIN}
-        for _ in range(_MAX_ANCHOR_TRIES):
+        for _ in range(_MAX_TRIES):
             tags = list(names)
             heads, published = self.services.sequencer.prove_heads(tags)
             wanted = dict(names)
@@ -222,7 +222,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         return {PARTICIPANT_PREFIX + owner.name for owner in owners if owner is not None and owner.name}
 
     def _leaf(self, index: int) -> bytes:
-        """Return a leaf.
+        """Return the leaf at *index*.
 
         Raises:
             NotFoundError: it was pruned.
@@ -232,13 +232,13 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
             raise NotFoundError("leaf is pruned; its inclusion can still be proven: GetInclusionProof", "PRUNED")
         return reads.read_leaf(store, index)
 
-    def _auditor(self, context: grpc.ServicerContext) -> Caller:
-        """Let only auditors and the operator pass."""
+    def _auditor(self, context: grpc.ServicerContext) -> str:
+        """Return the caller, who must be an auditor or the operator."""
         caller = self.caller(context)
         with self.services.table.read() as snapshot:
-            participant = snapshot.participant(caller.id)
-        is_auditor = participant is not None and participant.active and _AUDITOR in participant.roles
-        if not caller.is_operator and not is_auditor:
+            participant = snapshot.participant(caller)
+        is_auditor = participant is not None and participant.active and st.PARTICIPANT_ROLE_AUDITOR in participant.roles
+        if caller != OPERATOR and not is_auditor:
             raise DeniedError("call is an auditor's")
         return caller
 
@@ -254,8 +254,8 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
             raise InvalidError(f"tree is larger than the latest checkpoint: `{asked}` and `{latest}`")
         return asked or latest
 
-    def _place(self, pager: Pager, token: str, start_index: int) -> tuple[int, int, bytes]:
-        """Return (first index, tree size, root) of a page."""
+    def _page_start(self, pager: Pager, token: str, start_index: int) -> tuple[int, int, bytes]:
+        """Return (first index, tree size, root) of the page that a token or, without one, *start_index* asks for."""
         if token:
             if start_index:
                 raise InvalidError("start_index and page_token exclude each other", "INVALID_PAGE")
@@ -266,22 +266,22 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
 
 
 class _Chains:
-    """The entries of one history's chains, opened. Who signed them is asked before they are sent."""
+    """Reads the chains of one history and opens their entries. A chain is read for its authors, then to be sent."""
 
     def __init__(self, store: Store, vault: Vault) -> None:
         self._store, self._vault = store, vault
-        self._held: dict[tuple[bytes, int, int], list[Opened]] = {}
+        self._cached: dict[tuple[bytes, int, int], list[Opened]] = {}
 
     def read(self, tag: bytes, first: int, last: int) -> Iterable[Opened]:
-        """Return entries *first* … *last* of a chain, those of a short one read and opened only once."""
-        held = self._held.get((tag, first, last))
-        if held is not None:
-            return held
+        """Return entries *first* … *last* of a chain; those of a short chain are read only once."""
+        cached = self._cached.get((tag, first, last))
+        if cached is not None:
+            return cached
         entries = reads.read_chain(self._store, tag, first, last)
         found = ((entry, reads.open_entry(self._vault, entry)) for entry in entries)
-        if last - first >= HELD_ENTRIES:
+        if last - first >= CACHED_ENTRIES:
             return found
-        return self._held.setdefault((tag, first, last), list(found))
+        return self._cached.setdefault((tag, first, last), list(found))
 
 
 def _stream_chain(
@@ -294,7 +294,7 @@ def _stream_chain(
     yield ls.GetHistoryResponse(chain=chain)
     piece, size = ls.HistoryEntries(), 0
     for entry, opened in chains.read(tag, first, count):
-        piece.entries.add(index=entry.index, leaf=entry.leaf, opening=opening(opened))
+        piece.entries.add(index=entry.index, leaf=entry.leaf, opening=_opening(opened))
         size += len(entry.leaf) + (len(opened[1]) if opened else 0) + 64
         if size >= CHUNK_BYTES:
             yield ls.GetHistoryResponse(entries=piece)
@@ -303,4 +303,5 @@ def _stream_chain(
         yield ls.GetHistoryResponse(entries=piece)
 
 
-_AUDITOR = st.PARTICIPANT_ROLE_AUDITOR
+def _opening(opened: tuple[bytes, bytes] | None) -> ls.Opening | None:
+    return None if opened is None else ls.Opening(salt=opened[0], statement=opened[1])

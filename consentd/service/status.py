@@ -1,4 +1,4 @@
-"""Turn declared errors into statuses: a gRPC code, and ``google.rpc.ErrorInfo`` with the error's reason."""
+"""Turn declared errors into gRPC statuses: a code, and ``google.rpc.ErrorInfo`` with the error's reason."""
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -18,7 +18,7 @@ from consentd.v1 import error_reason_pb2 as er
 
 DOMAIN = "consentd"
 MAX_MESSAGE = 300
-"""Longest error message sent, in characters: statuses travel in trailers, and clients read 8 KiB of those."""
+"""Longest error message sent, in characters. A status is sent in trailers, and clients read 8 KiB of trailers."""
 _RETRY_AFTER_S = 1
 
 _CODES: tuple[tuple[type[ConsentdError], grpc.StatusCode], ...] = (
@@ -33,7 +33,7 @@ _CODES: tuple[tuple[type[ConsentdError], grpc.StatusCode], ...] = (
 
 
 class UnauthenticatedError(DeniedError):
-    """Say that a call has no credential we know (UNAUTHENTICATED): gRPC tells it apart from having no right."""
+    """Say that a call has no valid credential (UNAUTHENTICATED), while other denials are PERMISSION_DENIED."""
 
 
 def status_code(error: ConsentdError) -> grpc.StatusCode:
@@ -55,7 +55,7 @@ def error_status(error: ConsentdError) -> status_pb2.Status:
 
 
 def item_error(error: ConsentdError) -> er.ItemError:
-    """Return a declared error as one item's of a batch."""
+    """Return the message of a declared error that concerns one item of a batch."""
     return er.ItemError(
         code=status_code(error).value[0],
         reason=er.ErrorReason.Value(f"ERROR_REASON_{error.reason}"),
@@ -64,13 +64,13 @@ def item_error(error: ConsentdError) -> er.ItemError:
 
 
 def message_of(error: ConsentdError) -> str:
-    """Return an error's message, cut where the caller's own input in it is long."""
+    """Return an error's message, cut to ``MAX_MESSAGE``: it may contain long input of the caller's."""
     message = str(error)
     return message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
 
 
 def bug_status() -> status_pb2.Status:
-    """Return the status of a bug of ours: it shows nothing."""
+    """Return the status of a bug, without any detail."""
     status = status_pb2.Status(code=grpc.StatusCode.INTERNAL.value[0], message="internal error")
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN))
     return status

@@ -25,18 +25,20 @@ from consentd.ledger.vault import Vault, clear_row
 from consentd.metrics import Metrics
 from consentd.policy import model
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
-from consentd.sequencer.commands.accesses import Authorize, Outcome
-from consentd.sequencer.commands.consents import Change, Grant
-from consentd.sequencer.commands.context import Author, Plan, Write, WriteContext
-from consentd.sequencer.commands.context import request_key as name_request
-from consentd.sequencer.commands.registry import Enrol, Genesis, PublicWrite
-from consentd.sequencer.loop import Sequencer
+from consentd.sequencer.checkpoints import CheckpointSigning
+from consentd.sequencer.commands.accesses import AuthorizeAccess, RecordOutcome
+from consentd.sequencer.commands.consents import ChangeConsent, GrantConsent
+from consentd.sequencer.commands.genesis import Genesis
+from consentd.sequencer.commands.registry import EnrolSubject, PublicWrite
+from consentd.sequencer.commands.write import Author, Plan, Request, SignedEntry, Unremembered, Write, WriteContext
+from consentd.sequencer.loop import Sequencer, SequencerLimits
 from consentd.sequencer.pool import Written
-from consentd.service.wire import content_hash
+from consentd.service.requests import content_hash, make_request
 from consentd.statements.values import consent_message, rules_message, vocabulary_message
 from consentd.store import Batch, Store
 from consentd.store.memory import MemoryStore
 from consentd.table.table import Table, catch_up
+from consentd.table.transaction import TableTransaction
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 from consentd.verify.fsck import Report, verify_files
@@ -95,20 +97,18 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Raw:
+class Raw(Unremembered):
     """A write that no service makes: an entry of any kind, signed by the daemon, in the clear."""
 
     kind: int
     tag: bytes
     payload: bytes = b""
     ref: int = 0
-    request_key: bytes = b""
-    content: bytes = b""
     author: ed25519.KeyPair = DAEMON
     author_skew_ms: int = 0
     message: Any = field(default_factory=st.RevokeStatement)  # what the table makes of it
 
-    def prepare(self, context: WriteContext) -> Plan:
+    def prepare(self, context: WriteContext) -> Plan[None]:
         request_id, author_time_ms = context.author.random(16), context.batch.time_ms + self.author_skew_ms
         message = codec.signed_message(
             origin=ORIGIN, kind=self.kind, tag=self.tag, ref=self.ref, request_id=request_id,
@@ -119,10 +119,17 @@ class Raw:
         )
         commit, stored = clear_row(context.author.random(32), codec.encode_statement(made))
         draft = Draft(kind=self.kind, tag=self.tag, ref=self.ref, commit=commit, stored=stored)
-        return Plan(((draft, self.message),))
+        return Plan(((draft, self.message),), None)
 
-    def replay(self, context: WriteContext, index: int) -> Any:
-        raise AssertionError("not remembered")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UncheckedPublicWrite(PublicWrite[Any]):
+    """An entry of any kind in a public chain, without the checks of its kind."""
+
+    kind: EntryKind
+
+    def check(self, table: TableTransaction) -> None:
+        pass
 
 
 class LedgerCase:
@@ -176,14 +183,15 @@ class LedgerCase:
                 ledger=self.ledger,
                 table=table,
                 author=Author(ORIGIN, DAEMON, self.vault, self.random),
-                log_signer=LOG,
-                last_signed_path=self.last_signed_path,
+                signing=CheckpointSigning((LOG,), self.last_signed_path),
+                limits=SequencerLimits(
+                    checkpoint_interval_ms=INTERVAL_MS,
+                    max_waiting=1000,
+                    max_batch=1000,
+                    idempotency_ms=7 * 86_400_000,
+                ),
                 clock=self.clock,
                 metrics=self.metrics,
-                checkpoint_interval_ms=INTERVAL_MS,
-                max_waiting=1000,
-                max_batch=1000,
-                idempotency_ms=7 * 86_400_000,
                 confirm_clock=confirm_clock,
             )
             self.sequencer.start()
@@ -246,23 +254,17 @@ class LedgerCase:
 
     # -- writing ----------------------------------------------------------------------------------------------
 
-    def write(self, write: Write) -> Written[Any]:
+    def write(self, write: Write[Any]) -> Written[Any]:
         """Write and wait."""
         return self.sequencer.submit(write).result(10)
 
-    def write_together(self, writes: Sequence[Write]) -> "list[Future[Written[Any]]]":
+    def write_together(self, writes: Sequence[Write[Any]]) -> "list[Future[Written[Any]]]":
         """Put writes into one batch."""
         return self.sequencer.call(lambda: [self.sequencer.submit(write) for write in writes])
 
-    def base(self, *parts: bytes | str, request_id: bytes = b"", asker: str = "hospital") -> dict[str, Any]:
-        """Return what every write needs."""
-        request_id = request_id or next(self._ids).to_bytes(16)
-        return {
-            "request_id": request_id,
-            "request_key": name_request(asker, request_id),
-            "content": content_hash("test", *parts),
-            "asker": asker,
-        }
+    def request(self, *parts: bytes | str, request_id: bytes = b"", asker: str = "hospital") -> Request:
+        """Return a request with the content *parts*."""
+        return make_request(asker, request_id or next(self._ids).to_bytes(16), content_hash("test", *parts))
 
     def begin(self) -> None:
         """Write the first entries, register two participants, and seal."""
@@ -283,7 +285,7 @@ class LedgerCase:
         rules = rules_message(model.Rules(), realm_id="realm", version=1, vocabulary_id=DEFAULT_VOCABULARY.id)
         return Genesis(ledger=statement, vocabulary=vocabulary_message(DEFAULT_VOCABULARY), rules=rules)
 
-    def participant(self, participant_id: str, **base: Any) -> PublicWrite:
+    def participant(self, participant_id: str, **base: Any) -> UncheckedPublicWrite:
         """Return the registration of a participant."""
         message = st.ParticipantStatement(
             participant_id=participant_id,
@@ -293,22 +295,22 @@ class LedgerCase:
         )
         return self.public(f"participant/{participant_id}", EntryKind.PARTICIPANT, message, **base)
 
-    def key(self, participant_id: str, key: bytes, *, retired: bool = False) -> PublicWrite:
+    def key(self, participant_id: str, key: bytes, *, retired: bool = False) -> UncheckedPublicWrite:
         """Return what puts a participant's key in force, or out of it."""
         message = st.KeyStatement(key=key, retired=retired)
         return self.public(f"participant/{participant_id}", EntryKind.KEY, message)
 
-    def public(self, name: str, kind: EntryKind, message: Any, **base: Any) -> PublicWrite:
+    def public(self, name: str, kind: EntryKind, message: Any, **base: Any) -> UncheckedPublicWrite:
         """Return an entry of a public chain."""
-        common = self.base(name, message.SerializeToString(deterministic=True), **base)
-        return PublicWrite(**common, name=name, kind=kind, message=message, check=lambda table: None)
+        request = self.request(name, message.SerializeToString(deterministic=True), **base)
+        return UncheckedPublicWrite(request=request, chain=name, kind=kind, message=message)
 
     def enrol(self, name: str, key: ed25519.KeyPair | None = None) -> Person:
         """Enrol a person."""
         identifier_hash = self.vault.identifier_hash("test", name)
         tag = self.vault.create(identifier_hash)
-        write = Enrol(
-            **self.base(identifier_hash),
+        write = EnrolSubject(
+            request=self.request(identifier_hash),
             tag=tag,
             message=st.EnrolStatement(identifier_hash=identifier_hash, scheme="test"),
             subject_key=b"" if key is None else key.public_key,
@@ -318,7 +320,7 @@ class LedgerCase:
         self.people.append(person)
         return person
 
-    def grant(self, person: Person, *, signed: bool = False, **base: Any) -> Grant:
+    def grant(self, person: Person, *, signed: bool = False, **base: Any) -> GrantConsent:
         """Return a consent: the hospital's records, to the bank, for care management."""
         root = model.Provision(
             effect=model.Effect.PERMIT, actors=("bank",), holders=("hospital",), purposes=("CAREMGT",),
@@ -327,9 +329,11 @@ class LedgerCase:
         message = st.GrantStatement(consent=consent_message(model.Consent(kind=model.Kind.CONSENT, root=root)))
         if not signed:
             message.attestation.attested_by = "hospital"
-        common = self.base(person.identifier_hash, b"grant", **base)
-        statement = self.sign(person.key, EntryKind.GRANT, person, message, common["request_id"]) if signed else None
-        return Grant(**common, identifier_hash=person.identifier_hash, message=message, signed=statement)
+        request = self.request(person.identifier_hash, b"grant", **base)
+        statement = self.sign(person.key, EntryKind.GRANT, person, message, request.id) if signed else None
+        return GrantConsent(
+            request=request, identifier_hash=person.identifier_hash, message=message, signed=statement
+        )
 
     def sign(
         self,
@@ -339,7 +343,7 @@ class LedgerCase:
         message: Any,
         request_id: bytes,
         ref: int = 0,
-    ) -> pb.SignedStatement:
+    ) -> SignedEntry:
         """Sign a statement as its author does."""
         assert key is not None
         payload, now = message.SerializeToString(deterministic=True), self.clock.wall_ms()
@@ -347,19 +351,18 @@ class LedgerCase:
             origin=ORIGIN, kind=kind, tag=person.tag, ref=ref, request_id=request_id, author_time_ms=now,
             payload=payload,
         )
-        return pb.SignedStatement(
-            key=key.public_key, signature=key.sign(text), author_time_ms=now, payload=payload, ref=ref
-        )
+        statement = codec.Statement(key.public_key, key.sign(text), request_id, now, payload)
+        return SignedEntry(kind, person.tag, ref, statement)
 
-    def access(self, person: Person, *, purpose: str = "CAREMGT", **base: Any) -> Authorize:
+    def access(self, person: Person, *, purpose: str = "CAREMGT", **base: Any) -> AuthorizeAccess:
         """Return a question of the bank; recorded as ACCESS where permitted, as REFUSAL where not."""
         question = model.Question(
             actor=model.Actor(organisation="bank"), holder="hospital", purpose=purpose, action="access",
             categories=("CLIN",),
         )
         asked = st.AskedQuestion(question=pb.Question(purpose=purpose).SerializeToString(), asker="bank")
-        return Authorize(
-            **self.base(person.identifier_hash, purpose, **base),
+        return AuthorizeAccess(
+            request=self.request(person.identifier_hash, purpose, **base),
             identifier_hash=person.identifier_hash,
             question=question,
             asked=asked,
@@ -367,25 +370,29 @@ class LedgerCase:
 
     def outcome(
         self, person: Person, access_seq: int, *, key: ed25519.KeyPair | None = None, count: int = 1, **base: Any
-    ) -> Outcome:
+    ) -> RecordOutcome:
         """Return the bank's report on a permitted access."""
         message = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT, resource_count=count)
-        common = self.base(person.identifier_hash, b"outcome %d" % count, **{"asker": "bank", **base})
+        request = self.request(person.identifier_hash, b"outcome %d" % count, **{"asker": "bank", **base})
         signed = None
         if key is not None:
-            signed = self.sign(key, EntryKind.OUTCOME, person, message, common["request_id"], access_seq)
-        return Outcome(
-            **common, identifier_hash=person.identifier_hash, access_seq=access_seq, message=message, signed=signed
+            signed = self.sign(key, EntryKind.OUTCOME, person, message, request.id, access_seq)
+        return RecordOutcome(
+            request=request,
+            identifier_hash=person.identifier_hash,
+            access_seq=access_seq,
+            message=message,
+            signed=signed,
         )
 
-    def change(self, person: Person, lineage: int, kind: EntryKind) -> Change:
+    def change(self, person: Person, lineage: int, kind: EntryKind) -> ChangeConsent:
         """Return a PAUSE, RESUME or REVOKE."""
         messages = {
             EntryKind.PAUSE: st.PauseStatement, EntryKind.RESUME: st.ResumeStatement,
             EntryKind.REVOKE: st.RevokeStatement,
         }
-        return Change(
-            **self.base(person.identifier_hash, kind.name),
+        return ChangeConsent(
+            request=self.request(person.identifier_hash, kind.name),
             identifier_hash=person.identifier_hash,
             kind=kind,
             consent_id=codec.consent_id(person.tag, lineage),
@@ -419,8 +426,8 @@ class LedgerCase:
             person = self.enrol(f"person {len(self.people)}")
             self.write(self.grant(person))
             for _ in range(accesses):
-                answer = self.write(self.access(person))
-            self.write(self.outcome(person, answer.answer.seq))
+                access = self.write(self.access(person))
+            self.write(self.outcome(person, access.entry.event.seq))
             self.write(self.access(person, purpose="HRESCH"))
             if number % 3 == 2:
                 self.seal()

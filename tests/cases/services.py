@@ -12,7 +12,7 @@ from cases.daemons import Running, consent, make_running, reason_of, request_id,
 from consentd.core import codec, merkle
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
-from consentd.service.wire import Services
+from consentd.service.servicer import Services
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs

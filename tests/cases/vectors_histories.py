@@ -21,15 +21,15 @@ def histories(case: LedgerCase) -> Iterator[Vector]:
     """Yield histories of a ledger as it grows, and all that was done to two of them on their way."""
     case.write(case.key("bank", BANK.public_key))
     first, second = case.enrol("somebody", CITIZEN), case.enrol("somebody else", STRANGER)
-    lineage = case.write(case.grant(first, signed=True)).answer.lineage
+    lineage = case.write(case.grant(first, signed=True)).entry.event.seq
     case.seal()
     early = document_of(case, first.tag, *CHAINS)
     yield history_vector("person, three entries", "ok", early, tag=b64(first.tag))
     yield history_vector("person, whose it is not said", "ok", early)
     for _ in range(2):
-        seq = case.write(case.access(first)).answer.seq
+        seq = case.write(case.access(first)).entry.event.seq
         case.write(case.outcome(first, seq, key=BANK))
-        case.write(case.outcome(second, case.write(grant_and_access(case, second)).answer.seq))
+        case.write(case.outcome(second, case.write(grant_and_access(case, second)).entry.event.seq))
     case.write(case.access(first, purpose="HRESCH"))
     for kind in (EntryKind.PAUSE, EntryKind.RESUME, EntryKind.REVOKE):
         case.write(case.change(first, lineage, kind))

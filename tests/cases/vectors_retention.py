@@ -54,7 +54,7 @@ def document_of(
 
 def pruned_histories(case: PruningCase) -> Iterator[Vector]:
     person = case.enrol("somebody")
-    lineage = case.write(case.grant(person)).answer.lineage
+    lineage = case.write(case.grant(person)).entry.event.seq
     for _ in range(2):
         case.write(case.access(person))
     case.seal()
@@ -65,7 +65,7 @@ def pruned_histories(case: PruningCase) -> Iterator[Vector]:
     case.seal()
     middle = document_of(case, person)
     other = case.enrol("somebody else")
-    theirs = case.write(case.grant(other)).answer.lineage
+    theirs = case.write(case.grant(other)).entry.event.seq
     for _ in range(300):
         case.write(case.access(other))
     case.write(case.change(other, theirs, EntryKind.REVOKE))

@@ -1,11 +1,9 @@
-"""Say what each write checks, and what it records.
+"""Everything that can be written to the ledger: one class for each write, with all the checks of that write.
 
-A write is a value made by the service. The sequencer calls ``prepare`` on its own thread, at the write's place in
-the ledger: what it reads there includes every entry before it, those of its own batch too. It raises
-``RequestError`` before anything is appended, or returns a *plan*: drafts with their messages, and an answer.
+``write`` defines what a write is, and drafts entries; ``callers`` has the rules of what a caller may do. The writes:
+``genesis``, ``registry`` (public chains, enrolments), ``consents``, ``accesses``, ``pruning``.
 
-The daemon signs ACCESS and REFUSAL, because the decision is its statement, and whatever a thin client brings; such
-a statement says ``attested_by``. What an author signed is verified here, against the key in force at this place.
-
-``context`` is where a write is prepared and signed; ``registry``, ``consents`` and ``accesses`` are the writes.
+The daemon signs ACCESS and REFUSAL itself, because the decision is the daemon's statement. It also signs what an app
+without keys sends for a person; such a statement names the app in ``attested_by``. What an author signed is verified
+here, against the author's key as it is in force when the entry is written.
 """

@@ -1,4 +1,4 @@
-"""Write accesses: decide a question at its place and record the answer; record what a transfer did."""
+"""Write accesses: decide a question and record the answer; record what the transfer after it did."""
 
 from dataclasses import dataclass
 
@@ -7,49 +7,58 @@ from google.protobuf.message import Message
 from consentd.core import codec
 from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import ConflictError, InvalidError, NotFoundError
-from consentd.ledger.ledger import Draft
+from consentd.ledger import reads
+from consentd.ledger.ledger import Appended, Draft
+from consentd.ledger.vault import Vault
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import pack_question
-from consentd.sequencer.commands.context import Answer, Entry, Plan, Remembered, WriteContext
+from consentd.sequencer.commands.callers import OPERATOR, check_asker
+from consentd.sequencer.commands.write import NewEntry, Plan, Request, SignedEntry, Unremembered, WriteContext
 from consentd.statements import decisions, payloads
+from consentd.store import Store
 from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
 MAX_RECORDED_REASONS = 100
-"""Most reasons in a recorded decision, those that decided first."""
+"""Most reasons in a recorded decision. The reasons that decided first are kept."""
 
 
 @dataclass(frozen=True, slots=True)
-class Authorized:
-    """How an access came out: the recorded decision, and the entry's seq; 0 where nothing is recorded."""
+class AuthorizedAccess:
+    """The answer to an access: the decision in force now, and whether the asker may see its reasons."""
 
     decision: pb.Decision
-    seq: int
+    sees_reasons: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Authorize(Remembered):
-    """Decide a question at its place in the ledger, and record the answer.
+class AuthorizeAccess:
+    """Decide a question and record the answer, as ACCESS or as REFUSAL. For a person not enrolled nothing is recorded.
 
     Attributes:
-        question: its value; ``asked`` carries the bytes and who asked.
-        tag: the tag a signed question was signed for; empty: not signed.
+        question: the value of the question; ``asked`` has its bytes and the asker.
+        signed: the signature, where the question is signed.
     """
 
+    request: Request
     identifier_hash: bytes
     question: model.Question
     asked: st.AskedQuestion
-    tag: bytes = b""
-    verified: bytes = b""
+    signed: SignedEntry | None = None
 
-    def prepare(self, context: WriteContext) -> Plan:
+    def prepare(self, context: WriteContext) -> Plan[AuthorizedAccess]:
+        sees_reasons = check_asker(context.table, self.request.asker, self.question)
         tag = context.table.tag_of(self.identifier_hash)
-        if self.asked.signature:
-            self._check_signature(context, tag)
+        if self.signed is not None:
+            if tag != self.signed.tag:
+                raise ConflictError("signed tag is not the subject's", "REF_MOVED")
+            owners = frozenset({Owner.PARTICIPANT})
+            context.check_signature(self.signed, owners=owners, signer=self.request.asker)
         decision = self._decide(context, tag)
+        answer = AuthorizedAccess(decision, sees_reasons)
         if tag is None:
-            return Plan(answer=Authorized(decision, 0))
+            return Plan((), answer)
         record = st.AccessStatement(asked=self.asked, decision=decision)
         kind: EntryKind
         message: Message
@@ -57,72 +66,55 @@ class Authorize(Remembered):
             kind, message = EntryKind.ACCESS, record
         else:
             kind, message = EntryKind.REFUSAL, st.RefusalStatement(access=record)
-        entry = Entry(kind=kind, tag=tag, message=message, request_id=self.request_id, ref=decision.ref)
-        seq = context.batch.head(tag)[0] + 1
-        return Plan((context.draft(entry, self.request_key, self.content),), Authorized(decision, seq))
+        entry = NewEntry(kind=kind, tag=tag, message=message, request_id=self.request.id, ref=decision.ref)
+        return Plan((context.draft(entry, self.request),), answer)
 
-    def replay(self, context: WriteContext, index: int) -> Answer:
-        """A repeat gets a decision taken now, which governs; the receipt is the recorded entry's.
+    def replay(self, context: WriteContext, recorded: Appended) -> AuthorizedAccess:
+        """Decide the question again. The new decision governs; the receipt is that of the recorded entry.
 
         Raises:
-            ConflictError: it would permit what was refused then: there would be no entry to show for it.
+            ConflictError: the new decision permits more than the recorded one: no entry would show that access.
         """
+        sees_reasons = check_asker(context.table, self.request.asker, self.question)
         decision = self._decide(context, context.table.tag_of(self.identifier_hash))
-        if not set(decision.permitted) <= set(self._recorded(context, index).permitted):
+        if not set(decision.permitted) <= set(_recorded_decision(context, recorded).permitted):
             raise ConflictError("recorded as refused, permitted now: ask with a new request_id", "REQUEST_ID_REUSED")
-        return Authorized(decision, 0)
-
-    def _recorded(self, context: WriteContext, index: int) -> pb.Decision:
-        """Return the decision recorded at *index*; an empty one where it was erased."""
-        event, row = context.batch.entry(index)
-        if row is None:
-            return pb.Decision()
-        payload = codec.decode_statement(context.author.vault.decrypt(event, row)[1]).payload
-        if event.kind == EntryKind.REFUSAL:
-            return payloads.parse(st.RefusalStatement, payload).access.decision
-        return payloads.parse(st.AccessStatement, payload).decision
+        return AuthorizedAccess(decision, sees_reasons)
 
     def _decide(self, context: WriteContext, tag: bytes | None) -> pb.Decision:
         message = decide(context.table, tag, self.question, index=context.batch.index, now_ms=context.batch.time_ms)
         message.decision_id = context.author.random(16)
         return message
 
-    def _check_signature(self, context: WriteContext, tag: bytes | None) -> None:
-        if tag != self.tag:
-            raise ConflictError("signed tag is not the subject's", "REF_MOVED")
-        owner = context.table.key_owner(self.asked.key)
-        if owner is None or owner.name != self.asked.asker:
-            raise InvalidError("asker's key is not in force for this caller", "BAD_SIGNATURE")
-        context.check_signature(
-            kind=codec.QUESTION_KIND,
-            tag=self.tag,
-            ref=0,
-            request_id=self.request_id,
-            author_time_ms=self.asked.author_time_ms,
-            payload=self.asked.question,
-            key=self.asked.key,
-            signature=self.asked.signature,
-            owners=frozenset({Owner.PARTICIPANT}),
-            verified=self.verified,
-        )
+
+def _recorded_decision(context: WriteContext, recorded: Appended) -> pb.Decision:
+    """Return the decision in an ACCESS or REFUSAL; an empty one where its person was erased."""
+    payload = context.recorded_payload(recorded)
+    if payload is None:
+        return pb.Decision()
+    if recorded.event.kind == EntryKind.REFUSAL:
+        return payloads.parse(st.RefusalStatement, payload).access.decision
+    return payloads.parse(st.AccessStatement, payload).decision
 
 
 def decide(view: View, tag: bytes | None, question: model.Question, *, index: int, now_ms: int) -> pb.Decision:
-    """Decide a question on what is in force in *view*, as the entry at *index* records it, but for its decision_id.
-
-    The sequencer decides by it, and an auditor takes every decision again by it.
+    """Decide a question by the rows in *view*. The sequencer decides by it, and an auditor repeats decisions by it.
 
     Args:
-        tag: whose data it is; None: somebody who is not enrolled.
-        now_ms: the entry's time.
+        tag: of the person whose data is asked for; None: the person is not enrolled.
+        index: of the entry that records the decision.
+        now_ms: that entry's time, UTC ms.
+
+    Returns:
+        The decision as it is recorded, without its decision_id.
 
     Raises:
-        InvalidError: it is no question that could be answered.
+        InvalidError: the question cannot be answered: it names an unknown purpose, for example.
     """
     codebook, rules = view.codebook(), view.rules()
     packed = pack_question(question, codebook)
     if question.break_glass is not None and not _may_break_glass(view, question.actor.organisation):
-        # Whoever was never enrolled to break the glass is refused, whatever consents say.
+        # An organisation without the right to break the glass is denied, whatever the person's consents permit.
         decision = model.Decision(
             outcome=model.Outcome.DENY,
             denied=codebook.codes(packed.categories),
@@ -135,7 +127,7 @@ def decide(view: View, tag: bytes | None, question: model.Question, *, index: in
         value = None if tag is None else view.subject(tag)
         decision = evaluate.decision(evaluate.evaluate(value, packed, rules, now_ms), packed, codebook, rules)
     message = decisions.decision_message(decision, tag or b"")
-    # A payload has its limit: a person with hundreds of consents that all matched is not refused for it.
+    # A payload has a size limit. The cut keeps a person with hundreds of matching consents from reaching it.
     del message.reasons[MAX_RECORDED_REASONS:]
     message.revision.tree_size = index
     message.decided_time_ms = now_ms
@@ -148,61 +140,79 @@ def _may_break_glass(view: View, organisation: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome(Remembered):
-    """What a permitted transfer did; ref is its ACCESS."""
+class RecordOutcome:
+    """Record what a permitted transfer did, as an OUTCOME whose ref is the ACCESS."""
 
+    request: Request
     identifier_hash: bytes
     access_seq: int
     message: st.OutcomeStatement
-    signed: pb.SignedStatement | None = None
-    verified: bytes = b""
+    signed: SignedEntry | None = None
 
-    def prepare(self, context: WriteContext) -> Plan:
+    def prepare(self, context: WriteContext) -> Plan[None]:
         tag = context.table.tag_of(self.identifier_hash)
         if tag is None or context.batch.kind_of(tag, self.access_seq) != EntryKind.ACCESS:
             raise NotFoundError("no such permitted access of this subject")
-        if self.signed is not None:
-            owner = context.table.key_owner(self.signed.key)
-            if owner is None or owner.name != self.asker:
-                raise InvalidError("author's key is not in force for this caller", "BAD_SIGNATURE")
-        entry = Entry(
+        entry = NewEntry(
             kind=EntryKind.OUTCOME,
             tag=tag,
             message=self.message,
-            request_id=self.request_id,
+            request_id=self.request.id,
             ref=self.access_seq,
             signed=self.signed,
-            verified=self.verified,
+            signer=self.request.asker,
         )
-        return Plan((context.draft(entry, self.request_key, self.content),))
+        return Plan((context.draft(entry, self.request),), None)
+
+    def replay(self, context: WriteContext, recorded: Appended) -> None:
+        """Answer nothing: the receipt says all."""
+
+
+def check_party(store: Store, vault: Vault, tag: bytes | None, access_seq: int, asker: str) -> bytes:
+    """Check that *asker* took part in an access, before it may record the outcome of that access; return *tag*.
+
+    A service calls it on its own thread, ahead of the write: a recorded entry never changes, so the result still holds
+    when the write is prepared, and the sequencer's thread need not decrypt the entry.
+
+    Raises:
+        NotFoundError: the person has no such permitted access, or the asker took no part in it.
+    """
+    missing = NotFoundError("no such permitted access of this subject")
+    if tag is None or access_seq > codec.MAX_SEQ:
+        raise missing
+    try:
+        entry = reads.read_entry(store, tag, access_seq)
+    except NotFoundError:
+        raise missing from None
+    opened = reads.open_entry(vault, entry) if entry.event.kind == EntryKind.ACCESS else None
+    if opened is not None:
+        asked = payloads.parse(st.AccessStatement, codec.decode_statement(opened[1]).payload).asked
+        question = payloads.parse(pb.Question, asked.question)
+        actor = question.actor
+        parties = (asked.asker, question.holder, actor.organisation, actor.on_behalf_of, actor.application, actor.relay)
+        if asker == OPERATOR or asker in parties:
+            return tag
+    raise missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Together:
-    """Writes that are recorded all or none; one of them refused refuses all.
+class RecordOutcomes(Unremembered):
+    """Record several outcomes, all or none. Each is remembered by its own request.
 
-    Its answer is the list of recorded indexes of repeats, None for those it appended.
+    The answer has an item for each outcome: the entry recorded before, where the outcome is a repeat; else None, and
+    the outcome's entry is among those that this write appends.
     """
 
-    writes: tuple[Outcome, ...]
-    request_key: bytes = b""
-    content: bytes = b""
+    outcomes: tuple[RecordOutcome, ...]
 
-    def prepare(self, context: WriteContext) -> Plan:
+    def prepare(self, context: WriteContext) -> Plan[tuple[Appended | None, ...]]:
+        if len({outcome.request.key for outcome in self.outcomes}) != len(self.outcomes):
+            raise InvalidError("request_id is used twice in one batch", "INVALID_REQUEST_ID")
         entries: list[tuple[Draft, Message]] = []
-        recorded: list[int | None] = []
-        if len({write.request_key for write in self.writes}) != len(self.writes):
-            raise InvalidError("request_id stands twice in one batch", "INVALID_REQUEST_ID")
-        for write in self.writes:
-            found = context.batch.recorded(write.request_key)
-            if found is None:
-                entries.extend(write.prepare(context).entries)
-                recorded.append(None)
-            elif found[1] != write.content:
-                raise ConflictError("request_id was used for other content", "REQUEST_ID_REUSED")
-            else:
-                recorded.append(found[0])
-        return Plan(tuple(entries), recorded)
-
-    def replay(self, context: WriteContext, index: int) -> Answer:
-        raise AssertionError("only its parts are remembered")
+        repeats: list[Appended | None] = []
+        for outcome in self.outcomes:
+            recorded = context.recorded(outcome.request)
+            if recorded is None:
+                entries.extend(outcome.prepare(context).entries)
+            repeats.append(recorded)
+        return Plan(tuple(entries), tuple(repeats))

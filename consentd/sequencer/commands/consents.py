@@ -1,4 +1,4 @@
-"""Write consents: grant, amend, pause, resume, revoke; and refuse what lacks legal items."""
+"""Write consents: grant, amend, pause, resume and revoke. A consent that lacks legal items is recorded as a REFUSAL."""
 
 from dataclasses import dataclass
 
@@ -6,78 +6,75 @@ from google.protobuf.message import Message
 
 from consentd.core.kinds import EntryKind
 from consentd.errors import ConflictError, InvalidError, NotFoundError
-from consentd.ledger.ledger import Draft
+from consentd.ledger.ledger import Appended, Draft
 from consentd.policy import check, model
 from consentd.policy.compile import compile_consent
 from consentd.policy.subject import with_consent
-from consentd.sequencer.commands.context import Entry, Plan, Remembered, WriteContext
+from consentd.sequencer.commands.write import NewEntry, Plan, Request, SignedEntry, WriteContext, enrolled_tag
 from consentd.statements import payloads, values
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
 
 @dataclass(frozen=True, slots=True)
-class GrantAnswer:
-    """How a grant or an amendment came out; lineage 0 where it was refused."""
+class ConsentAnswer:
+    """The answer to a grant or an amendment: the version in force, or why the consent was refused."""
 
-    lineage: int
     version: int
-    refused: st.RefusalStatement | None = None
+    refusal: st.RefusalStatement | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _PersonWrite(Remembered):
+class _PersonWrite:
+    request: Request
     identifier_hash: bytes
-    signed: pb.SignedStatement | None = None
-    verified: bytes = b""
+    signed: SignedEntry | None = None
 
-    def tag(self, context: WriteContext) -> bytes:
-        tag = context.table.tag_of(self.identifier_hash)
-        if tag is None:
-            raise NotFoundError("subject is not enrolled", "SUBJECT_NOT_FOUND")
-        return tag
-
-    def entry(self, context: WriteContext, kind: EntryKind, message: Message, ref: int = 0) -> tuple[Draft, Message]:
-        # A REFUSAL is the daemon's own statement, whoever signed what is refused.
-        signed = None if kind is EntryKind.REFUSAL else self.signed
-        entry = Entry(
-            kind=kind,
-            tag=self.tag(context),
-            message=message,
-            request_id=self.request_id,
-            ref=ref,
-            signed=signed,
-            verified=self.verified,
+    def _draft(
+        self, context: WriteContext, kind: EntryKind, tag: bytes, message: Message, ref: int = 0
+    ) -> tuple[tuple[Draft, Message]]:
+        entry = NewEntry(
+            kind=kind, tag=tag, message=message, request_id=self.request.id, ref=ref, signed=self.signed
         )
-        return context.draft(entry, self.request_key, self.content)
+        return (context.draft(entry, self.request),)
+
+    def _refuse(self, context: WriteContext, tag: bytes, refusal: st.RefusalStatement) -> Plan[ConsentAnswer]:
+        # A REFUSAL is the daemon's own statement, also where an author signed the consent that is refused.
+        entry = NewEntry(kind=EntryKind.REFUSAL, tag=tag, message=refusal, request_id=self.request.id)
+        return Plan((context.draft(entry, self.request),), ConsentAnswer(0, refusal))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grant(_PersonWrite):
-    """A new lineage; one that lacks legal items becomes a REFUSAL, which is an answer."""
+class GrantConsent(_PersonWrite):
+    """Begin a lineage: the first version of a consent."""
 
     message: st.GrantStatement
 
-    def prepare(self, context: WriteContext) -> Plan:
+    def prepare(self, context: WriteContext) -> Plan[ConsentAnswer]:
         payloads.check_no_unknown_fields(self.message)
-        count, _ = context.batch.head(self.tag(context))
-        refusal = check_consent(context, self.message.consent, self.tag(context), lineage=count + 1, version=1)
+        tag = enrolled_tag(context.table, self.identifier_hash)
+        count, _ = context.batch.head(tag)
+        refusal = check_consent(context, self.message.consent, tag, lineage=count + 1, version=1)
         if refusal is not None:
             refusal.grant.CopyFrom(self.message)
-            return Plan((self.entry(context, EntryKind.REFUSAL, refusal),), GrantAnswer(0, 0, refusal))
-        return Plan((self.entry(context, EntryKind.GRANT, self.message),), GrantAnswer(count + 1, 1))
+            return self._refuse(context, tag, refusal)
+        return Plan(self._draft(context, EntryKind.GRANT, tag, self.message), ConsentAnswer(1))
+
+    def replay(self, context: WriteContext, recorded: Appended) -> ConsentAnswer:
+        """Answer as the recorded entry did."""
+        return _recorded_answer(context, recorded, version=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Amend(_PersonWrite):
-    """The next version of a lineage."""
+class AmendConsent(_PersonWrite):
+    """Replace the version in force of a lineage by the next one."""
 
     consent_id: bytes
     based_on_version: int
     message: st.AmendStatement
 
-    def prepare(self, context: WriteContext) -> Plan:
-        tag = self.tag(context)
+    def prepare(self, context: WriteContext) -> Plan[ConsentAnswer]:
+        tag = enrolled_tag(context.table, self.identifier_hash)
         lineage = context.table.lineage(tag, self.consent_id)
         if lineage.version != self.based_on_version:
             raise ConflictError(f"another version is in force: `{lineage.version}`", "VERSION_CONFLICT")
@@ -91,40 +88,63 @@ class Amend(_PersonWrite):
         if refusal is not None:
             refusal.grant.consent.CopyFrom(message.consent)
             refusal.grant.attestation.CopyFrom(message.attestation)
-            return Plan((self.entry(context, EntryKind.REFUSAL, refusal),), GrantAnswer(0, 0, refusal))
-        entry = self.entry(context, EntryKind.AMEND, message, lineage.seq)
-        return Plan((entry,), GrantAnswer(lineage.lineage, message.version))
+            return self._refuse(context, tag, refusal)
+        entries = self._draft(context, EntryKind.AMEND, tag, message, lineage.seq)
+        return Plan(entries, ConsentAnswer(message.version))
+
+    def replay(self, context: WriteContext, recorded: Appended) -> ConsentAnswer:
+        """Answer as the recorded entry did."""
+        return _recorded_answer(context, recorded, version=self.based_on_version + 1)
+
+
+def _recorded_answer(context: WriteContext, recorded: Appended, *, version: int) -> ConsentAnswer:
+    if recorded.event.kind != EntryKind.REFUSAL:
+        return ConsentAnswer(version)
+    payload = context.recorded_payload(recorded)
+    if payload is None:
+        raise NotFoundError("subject was erased", "SUBJECT_NOT_FOUND")
+    return ConsentAnswer(0, payloads.parse(st.RefusalStatement, payload))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change(_PersonWrite):
-    """PAUSE, RESUME or REVOKE of a lineage; ref is the version in force."""
+class ChangeConsent(_PersonWrite):
+    """Pause, resume or revoke a lineage, as *kind* says. The entry's ref is the version in force."""
 
     kind: EntryKind
     consent_id: bytes
     message: st.PauseStatement | st.ResumeStatement | st.RevokeStatement
 
-    def prepare(self, context: WriteContext) -> Plan:
-        lineage = context.table.lineage(self.tag(context), self.consent_id)
+    def prepare(self, context: WriteContext) -> Plan[None]:
+        tag = enrolled_tag(context.table, self.identifier_hash)
+        lineage = context.table.lineage(tag, self.consent_id)
         if self.kind is EntryKind.PAUSE and lineage.paused:
             raise ConflictError("consent is paused already", "WRONG_STATE")
         if self.kind is EntryKind.RESUME and not lineage.paused:
             raise ConflictError("consent is not paused", "WRONG_STATE")
-        message = type(self.message)()
-        message.CopyFrom(self.message)  # type: ignore[arg-type]  # both are of the one type in this instance
+        message = type(self.message).FromString(self.message.SerializeToString())
         message.lineage_seq = lineage.lineage
         if self.signed is not None and message != self.message:
             raise ConflictError("signed lineage is not what this write changes", "REF_MOVED")
-        return Plan((self.entry(context, self.kind, message, lineage.seq),), lineage)
+        return Plan(self._draft(context, self.kind, tag, message, lineage.seq), None)
+
+    def replay(self, context: WriteContext, recorded: Appended) -> None:
+        """Answer nothing: the receipt says all."""
 
 
 def check_consent(
     context: WriteContext, message: pb.Consent, tag: bytes, *, lineage: int, version: int
 ) -> st.RefusalStatement | None:
-    """Check a consent against vocabulary, participants and notices; a refusal where legal items are missing.
+    """Check a consent against the vocabulary, the participants, the notices and the person's other consents.
+
+    Args:
+        tag: the person's.
+        lineage: seq of the GRANT that began, or begins, the lineage.
+
+    Returns:
+        A refusal where legal items are missing; None: the consent may be recorded.
 
     Raises:
-        InvalidError: it is not well formed, names what does not exist, or is one too many for the person.
+        InvalidError: the consent is not well formed, names something unknown, or is one too many for the person.
     """
     consent = values.consent_value(message)
     if consent.authority and not context.table.has_authority(tag, consent.authority):
@@ -135,8 +155,8 @@ def check_consent(
     refused = check.check_consent(consent, registry.codebook.vocabulary)
     if refused is not None:
         return st.RefusalStatement(reason=values.to_enum(refused), missing=check.missing_items(consent))
-    # INVARIANT: what the table could not apply is refused before it is appended, so it is done here once: compiling
-    # finds participants that nobody registered, joining finds a person with more consents than a value holds.
+    # INVARIANT: an entry that the table cannot apply is never appended. So the table's two steps are tried here first:
+    # compiling fails on an unregistered participant, joining on a person with more consents than one value holds.
     seq = context.batch.head(tag)[0] + 1
     stored = model.StoredConsent(lineage=lineage, seq=seq, version=version, consent=consent)
     compiled = compile_consent(stored, registry.codebook.vocabulary, registry.numbers)

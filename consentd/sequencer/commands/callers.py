@@ -1,0 +1,60 @@
+"""Say what a caller may do: one rule for each question, on the table as the caller of the rule sees it.
+
+Services check rights on a snapshot before they read or write for a caller. Writes check on their own transaction what
+depends on the write itself.
+"""
+
+import re
+
+from consentd.errors import DeniedError
+from consentd.policy import model
+from consentd.table.view import View
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import statement_pb2 as st
+
+OPERATOR = "operator"
+"""The caller id of the operator of the daemon. No participant may have this id."""
+PARTICIPANT_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+_ASK_FOR_OTHERS = frozenset({st.PARTICIPANT_RIGHT_SEE_REASONS, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS})
+
+
+def has_right(view: View, caller: str, right: "st.ParticipantRight.ValueType") -> bool:
+    """Return whether the caller is the operator, or an active participant with *right*."""
+    if caller == OPERATOR:
+        return True
+    participant = view.participant(caller)
+    return participant is not None and participant.active and right in participant.rights
+
+
+def check_right(view: View, caller: str, right: "st.ParticipantRight.ValueType") -> None:
+    """Check that the caller has *right*.
+
+    Raises:
+        DeniedError: it has not.
+    """
+    if not has_right(view, caller, right):
+        raise DeniedError(f"call needs the right `{st.ParticipantRight.Name(right)}`")
+
+
+def check_asker(view: View, caller: str, question: pb.Question | model.Question) -> bool:
+    """Check that the caller may ask *question*; returns whether the caller may see the reasons of the answer.
+
+    Without a right to ask for others, a caller must be named in the question: as the organisation, as one that acts
+    for the organisation, or as the holder.
+
+    Raises:
+        DeniedError: the caller is not active, or the question does not name it.
+    """
+    if caller == OPERATOR:
+        return True
+    participant = view.participant(caller)
+    if participant is None or not participant.active:
+        raise DeniedError("caller is not an active participant")
+    rights = participant.rights
+    if not rights.isdisjoint(_ASK_FOR_OTHERS):
+        return st.PARTICIPANT_RIGHT_SEE_REASONS in rights
+    actor = question.actor
+    if caller not in (actor.organisation, actor.on_behalf_of, actor.application, actor.relay, question.holder):
+        raise DeniedError("caller has no part in the access it asks about")
+    return False

@@ -1,0 +1,294 @@
+"""Define a write: the request it comes from, the entries it appends, its answer, and what it is prepared with.
+
+A write is a value that a service makes from a request. The sequencer calls ``prepare`` on its own thread when the write
+is next to be recorded. ``prepare`` reads the ledger and the table as they are then, including the entries before it in
+the same batch. It either raises ``RequestError``, and nothing is appended, or returns a ``Plan``.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Generic, NoReturn, Protocol, TypeVar
+
+from google.protobuf.message import Message
+
+from consentd.core import codec, ed25519
+from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS
+from consentd.core.kinds import AUTHORS, EntryKind, Owner
+from consentd.errors import ConflictError, InvalidError, MalformedError, NotFoundError, SignatureError
+from consentd.ledger.ledger import AppendBatch, Appended, Draft
+from consentd.ledger.vault import Vault, clear_row
+from consentd.statements import payloads
+from consentd.table.transaction import TableTransaction
+from consentd.table.view import View
+
+A = TypeVar("A")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The request that a write comes from. The ledger remembers requests for some days, to recognise repeats.
+
+    Attributes:
+        id: the request_id, 16 bytes; unique among the requests of one asker.
+        asker: participant id of the authenticated caller, or ``operator``.
+        content: hash of what is asked, 32 bytes. A repeat has the same; other content under this id is a conflict.
+        key: names the request in the ledger, 32 bytes; see ``request_key``.
+    """
+
+    id: bytes
+    asker: str
+    content: bytes
+    key: bytes
+
+
+def request_key(asker: str, request_id: bytes) -> bytes:
+    """Return ``SHA-256(asker ‖ 0 ‖ request_id)``: different askers may use the same request_id."""
+    return hashlib.sha256(b"".join((asker.encode(), b"\0", request_id))).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """The daemon as the author of statements.
+
+    Attributes:
+        origin: the ledger's name, part of every signature.
+        key: the daemon's statement key, registered in chain `ledger`; never the log key.
+        vault: encrypts the statements of persons.
+        random: CSPRNG for salts and decision ids.
+    """
+
+    origin: str
+    key: ed25519.KeyPair
+    vault: Vault
+    random: Callable[[int], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class SignedEntry:
+    """A statement that its author signed, with the fields of the entry that the signature covers too.
+
+    Attributes:
+        kind: the entry's kind, or ``codec.QUESTION_KIND`` for a question.
+        is_verified: whether the signature was verified; set by ``verify_ahead`` only.
+    """
+
+    kind: int
+    tag: bytes
+    ref: int
+    statement: codec.Statement
+    is_verified: bool = False
+
+
+def verify_ahead(origin: str, signed: SignedEntry) -> SignedEntry:
+    """Verify an author's signature, and return *signed* marked as verified.
+
+    A service calls it on the caller's thread: an Ed25519 verification takes longer than the rest of a write, and all
+    writes share the sequencer's thread. It says nothing of the key: ``WriteContext.check_signature`` checks whose key
+    it is, and that it is in force.
+
+    Raises:
+        InvalidError: BAD_SIGNATURE.
+    """
+    statement = signed.statement
+    message = codec.signed_message(
+        origin=origin,
+        kind=signed.kind,
+        tag=signed.tag,
+        ref=signed.ref,
+        request_id=statement.request_id,
+        author_time_ms=statement.author_time_ms,
+        payload=statement.payload,
+    )
+    try:
+        ed25519.verify(statement.key, message, statement.signature)
+    except (SignatureError, MalformedError) as error:
+        raise InvalidError("author's signature does not verify", "BAD_SIGNATURE") from error
+    return replace(signed, is_verified=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewEntry:
+    """An entry that a write wants to append.
+
+    Attributes:
+        message: its payload.
+        public: whether the statement is stored in the clear; else it is encrypted under the person's data key.
+        signed: the statement that an author signed; None: the daemon signs *message*.
+        signer: participant that must own the author's key; empty: any author that *kind* allows.
+    """
+
+    kind: EntryKind
+    tag: bytes
+    message: Message
+    request_id: bytes
+    ref: int = 0
+    public: bool = False
+    signed: SignedEntry | None = None
+    signer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteContext:
+    """What a write is prepared with: the daemon's keys, the batch it joins, and the table with the batch's entries."""
+
+    author: Author
+    batch: AppendBatch
+    table: TableTransaction
+
+    def draft(self, entry: NewEntry, request: Request | None = None) -> tuple[Draft, Message]:
+        """Sign an entry, or check its author's signature; then commit to its statement.
+
+        Args:
+            request: remembered with this entry; None: no request is.
+
+        Raises:
+            InvalidError: the payload is too large, or the author's signature, key or clock is wrong.
+            ConflictError: the author signed for another ref than the one this entry gets.
+        """
+        if entry.signed is None:
+            statement = self._sign(entry, payloads.encode_payload(entry.message))
+        else:
+            statement = self._check_author(entry, entry.signed)
+        encoded, salt = codec.encode_statement(statement), self.author.random(32)
+        if entry.public:
+            commit, stored = clear_row(salt, encoded)
+        else:
+            commit, stored = self.author.vault.encrypt(entry.kind, entry.tag, salt, encoded)
+        draft = Draft(
+            kind=entry.kind,
+            tag=entry.tag,
+            ref=entry.ref,
+            commit=commit,
+            stored=stored,
+            request_key=b"" if request is None else request.key,
+            content=b"" if request is None else request.content,
+        )
+        return draft, entry.message
+
+    def _sign(self, entry: NewEntry, payload: bytes) -> codec.Statement:
+        signed = codec.signed_message(
+            origin=self.author.origin,
+            kind=entry.kind,
+            tag=entry.tag,
+            ref=entry.ref,
+            request_id=entry.request_id,
+            author_time_ms=self.batch.time_ms,
+            payload=payload,
+        )
+        key = self.author.key
+        return codec.Statement(key.public_key, key.sign(signed), entry.request_id, self.batch.time_ms, payload)
+
+    def _check_author(self, entry: NewEntry, signed: SignedEntry) -> codec.Statement:
+        if (signed.kind, signed.tag, signed.statement.request_id) != (entry.kind, entry.tag, entry.request_id):
+            raise InvalidError("author's signature is for another entry", "BAD_SIGNATURE")
+        self.check_signature(signed, owners=AUTHORS[entry.kind] - {Owner.LEDGER}, signer=entry.signer)
+        if signed.ref != entry.ref:
+            raise ConflictError("signed ref is not what this write relies on", "REF_MOVED")
+        return signed.statement
+
+    def check_signature(self, signed: SignedEntry, *, owners: frozenset[Owner], signer: str = "") -> None:
+        """Check an author's signature, its clock, and that its key is in force now and belongs to a valid owner.
+
+        Args:
+            owners: who may own the key. A person's key is valid in the person's own chain only.
+            signer: participant that must own the key; empty: any owner among *owners*.
+
+        Raises:
+            InvalidError: AUTHOR_CLOCK, BAD_SIGNATURE or TOO_LARGE.
+        """
+        statement = signed.statement
+        if len(statement.payload) > codec.MAX_PAYLOAD:
+            raise InvalidError(f"payload is over its limit of 16384 bytes: `{len(statement.payload)}`", "TOO_LARGE")
+        if abs(self.batch.time_ms - statement.author_time_ms) > MAX_AUTHOR_SKEW_MS:
+            raise InvalidError("author_time_ms is more than ten minutes from the ledger's clock", "AUTHOR_CLOCK")
+        owner = self.table.key_owner(statement.key)
+        if owner is None or owner.kind not in owners or (owner.kind is Owner.SUBJECT and owner.tag != signed.tag):
+            raise InvalidError("author's key is not in force for this entry", "BAD_SIGNATURE")
+        if signer and owner.name != signer:
+            raise InvalidError("author's key is not in force for this caller", "BAD_SIGNATURE")
+        if not signed.is_verified:
+            verify_ahead(self.author.origin, signed)
+
+    def recorded(self, request: Request) -> Appended | None:
+        """Return the first entry that *request* recorded before; None: it is not a repeat.
+
+        Raises:
+            ConflictError: the request_id was used for other content, or the recorded entry was pruned since.
+        """
+        found = self.batch.recorded(request.key)
+        if found is None:
+            return None
+        index, content = found
+        if content != request.content:
+            raise ConflictError("request_id was used for other content", "REQUEST_ID_REUSED")
+        return self.batch.entry(index)
+
+    def recorded_payload(self, recorded: Appended) -> bytes | None:
+        """Return the payload of an entry of this ledger; None where its person was erased."""
+        row = self.batch.statement_row(recorded)
+        if row is None:
+            return None
+        return codec.decode_statement(self.author.vault.decrypt(recorded.event, row)[1]).payload
+
+
+def enrolled_tag(view: View, identifier_hash: bytes) -> bytes:
+    """Return the tag of an enrolled person.
+
+    Raises:
+        NotFoundError: the person is not enrolled.
+    """
+    tag = view.tag_of(identifier_hash)
+    if tag is None:
+        raise NotFoundError("subject is not enrolled", "SUBJECT_NOT_FOUND")
+    return tag
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(Generic[A]):
+    """What a write appends, in order, and what it answers. Each draft comes with its payload message, for the table."""
+
+    entries: tuple[tuple[Draft, Message], ...]
+    answer: A
+
+
+class Write(Protocol[A]):
+    """What the sequencer needs of a write.
+
+    Attributes:
+        request: the request to remember; None: a repeat is not recognised.
+    """
+
+    @property
+    def request(self) -> Request | None: ...
+
+    def prepare(self, context: WriteContext) -> Plan[A]:
+        """Check the write, decide it, and draft its entries.
+
+        Raises:
+            RequestError: the write is refused.
+        """
+        ...
+
+    def replay(self, context: WriteContext, recorded: Appended) -> A:
+        """Answer a repeat whose first entry is *recorded*. Nothing is appended.
+
+        Raises:
+            RequestError: the repeat is refused.
+        """
+        ...
+
+
+class Unremembered:
+    """Base of the writes whose repeats are not recognised."""
+
+    __slots__ = ()
+
+    @property
+    def request(self) -> None:
+        """Return None: no request is remembered."""
+        return
+
+    def replay(self, context: WriteContext, recorded: Appended) -> NoReturn:
+        """Is never called."""
+        raise AssertionError("a write without a request has no repeat")

@@ -1,0 +1,164 @@
+"""Run the handler of each RPC: decode, count, and turn a declared error into a status with ``google.rpc.ErrorInfo``.
+
+An exception that is not a declared error is a bug. The caller gets INTERNAL without details, and the daemon serves on.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar, cast
+
+import grpc
+from google.protobuf.message import Message
+
+from consentd.errors import ConsentdError, CorruptionError, InvalidError, VerificationError
+from consentd.metrics import Metrics
+from consentd.service.servicer import Servicer
+from consentd.service.status import bug_status, error_status, status_code
+
+log = logging.getLogger(__name__)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+UNDECODABLE: Final = object()
+"""Passed to a handler in place of a request whose bytes are not the message of its RPC."""
+_NEVER_WAIT: set[Any] = set()
+
+
+def rpc(method: F) -> F:
+    """Wrap the handler of a unary RPC."""
+    name = method.__name__
+
+    def handle(self: Servicer, request: Message, context: grpc.ServicerContext) -> Any:
+        started = time.perf_counter()
+        try:
+            _check_decoded(request)
+            response = method(self, request, context)
+        except Exception as error:  # noqa: BLE001  # a bug is answered too, and the daemon serves on
+            failure = error
+        else:
+            _count(self.metrics, name, "OK", started)
+            return response
+        _abort(self.metrics, name, started, context, failure)
+        return None
+
+    handle.__name__ = name
+    handle.__doc__ = method.__doc__
+    return cast(F, handle)
+
+
+def stream_rpc(method: F) -> F:
+    """Wrap the handler of an RPC that streams its responses."""
+    name = method.__name__
+
+    def handle(self: Servicer, request: Message, context: grpc.ServicerContext) -> Iterator[Any]:
+        started = time.perf_counter()
+        try:
+            _check_decoded(request)
+            yield from method(self, request, context)
+        except GeneratorExit:
+            _count(self.metrics, name, "CANCELLED", started)
+            raise
+        except Exception as error:  # noqa: BLE001  # as in ``rpc``
+            failure = error
+        else:
+            _count(self.metrics, name, "OK", started)
+            return
+        _abort(self.metrics, name, started, context, failure)
+
+    handle.__name__ = name
+    handle.__doc__ = method.__doc__
+    return cast(F, handle)
+
+
+def never_waits(handler: F) -> F:
+    """Mark a handler that waits for nothing. It runs on the gRPC server's own threads, apart from those that wait."""
+    _NEVER_WAIT.add(handler)
+    return handler
+
+
+class Pooled:
+    """A handler that gRPC runs on a pool of its own. gRPC finds the pool by the name of the attribute."""
+
+    def __init__(self, handler: Any, pool: ThreadPoolExecutor) -> None:
+        self._handler = handler
+        self.experimental_thread_pool = pool
+
+    def __call__(self, request: Any, context: grpc.ServicerContext) -> Any:
+        """Handle a call."""
+        return self._handler(request, context)
+
+
+class ServiceRegistration:
+    """Stands in for the server when generated code adds a service to it.
+
+    It changes each handler: calls that may wait run on *pool*, and a request that does not decode reaches ``rpc``. gRPC
+    itself would answer such a request INTERNAL, count it nowhere, and log a traceback for it.
+    """
+
+    def __init__(self, server: Any, pool: ThreadPoolExecutor, metrics: Metrics) -> None:
+        self._server = server
+        self._pool = pool
+        self._metrics = metrics
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """Do nothing: generated code adds the same handlers by ``add_registered_method_handlers`` too."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Add the handlers of *service*, by method name."""
+        ours = {name: self._changed(handler) for name, handler in handlers.items()}
+        for name in ours:
+            self._metrics.rpcs.begin(name, "INTERNAL")
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, ours),))
+        self._server.add_registered_method_handlers(service, ours)
+
+    def _changed(self, handler: Any) -> Any:
+        behavior = handler.unary_stream if handler.response_streaming else handler.unary_unary
+        if behavior.__func__ not in _NEVER_WAIT:
+            behavior = Pooled(behavior, self._pool)
+        make = grpc.unary_unary_rpc_method_handler
+        if handler.response_streaming:
+            make = grpc.unary_stream_rpc_method_handler
+        return make(behavior, _forgiving(handler.request_deserializer), handler.response_serializer)
+
+
+def _forgiving(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def decode_or_mark(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except Exception:  # noqa: BLE001  # each implementation of protobuf raises an exception of its own
+            return UNDECODABLE
+
+    return decode_or_mark
+
+
+def _check_decoded(request: object) -> None:
+    if request is UNDECODABLE:
+        raise InvalidError("request does not decode as the message of this call")
+
+
+def _count(metrics: Metrics, name: str, code: str, started: float) -> None:
+    metrics.rpcs.inc(name, code)
+    metrics.rpc_seconds.observe(time.perf_counter() - started, name)
+
+
+def _abort(metrics: Metrics, name: str, started: float, context: grpc.ServicerContext, error: Exception) -> None:
+    """End a call with the status of *error*. Does not return: gRPC aborts by an exception."""
+    if isinstance(error, VerificationError):
+        # Bad bytes of the caller's were turned into an InvalidError before. So these are bytes that we stored.
+        error = CorruptionError(f"ledger does not verify: {error}")
+    if isinstance(error, ConsentdError):
+        status, code = error_status(error), status_code(error)
+        metrics.errors.inc(error.reason)
+    else:
+        # The text of a foreign exception may hold an identifier, so only its type and its line are logged.
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
+        log.error("bug in %s: %s at %s", name, type(error).__name__, where)
+        status, code = bug_status(), grpc.StatusCode.INTERNAL
+    _count(metrics, name, code.name, started)
+    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+    context.abort(code, status.message)

@@ -1,0 +1,168 @@
+"""What all services share: the opened daemon, the caller of a call, and receipts."""
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import grpc
+
+from consentd.config import Config
+from consentd.core import merkle
+from consentd.errors import ConsentdError, DeniedError, StorageError
+from consentd.ledger import reads
+from consentd.ledger.ledger import Ledger, State
+from consentd.ledger.vault import Vault, check_identifier
+from consentd.metrics import Metrics
+from consentd.sequencer.commands.callers import OPERATOR
+from consentd.sequencer.commands.write import enrolled_tag
+from consentd.sequencer.loop import Sequencer
+from consentd.sequencer.pool import Written
+from consentd.service.auth import Authenticator
+from consentd.service.status import UnauthenticatedError, item_error
+from consentd.table.table import Table
+from consentd.table.view import View
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import error_reason_pb2 as er
+
+MAX_WAIT_S = 30.0
+"""The longest time that a call waits, if its deadline is later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The opened daemon, as the services use it. The daemon makes it once."""
+
+    config: Config
+    ledger: Ledger
+    vault: Vault
+    table: Table
+    sequencer: Sequencer
+    metrics: Metrics
+    authenticator: Authenticator
+    page_key: bytes
+    pruning: threading.Lock = field(default_factory=threading.Lock)  # taken by pruning.prune, for the whole call
+
+
+class ServiceState:
+    """Whether the daemon serves.
+
+    Attributes:
+        services: None while the daemon opens or drains. Replaced by assignment, by the daemon.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+        self.services: Services | None = None
+
+
+class Servicer:
+    """Base of the services."""
+
+    def __init__(self, service_state: ServiceState) -> None:
+        self._state = service_state
+
+    @property
+    def services(self) -> Services:
+        """The opened daemon.
+
+        Raises:
+            StorageError: NOT_SERVING: the daemon is starting or draining.
+        """
+        services = self._state.services
+        if services is None:
+            raise StorageError("daemon is starting or draining", "NOT_SERVING")
+        return services
+
+    @property
+    def metrics(self) -> Metrics:
+        """Every metric."""
+        return self._state.metrics
+
+    def caller(self, context: grpc.ServicerContext) -> str:
+        """Return the caller's participant id, or ``operator``.
+
+        Raises:
+            UnauthenticatedError: the call has no credential, or an unknown one.
+        """
+        certificate: bytes | None = None
+        if self.services.config.grpc.tls is not None:
+            certificates: Any = context.auth_context().get("x509_pem_cert") or ()
+            certificate = next(iter(certificates), None)
+        caller = self.services.authenticator.authenticate(context.invocation_metadata() or (), certificate)
+        if not caller:
+            raise UnauthenticatedError("call has no credential that is known here", "UNAUTHENTICATED")
+        return caller
+
+    def operator(self, context: grpc.ServicerContext) -> str:
+        """Return the caller, who must be the operator.
+
+        Raises:
+            UnauthenticatedError: the call has no credential, or an unknown one.
+            DeniedError: the caller is not the operator.
+        """
+        caller = self.caller(context)
+        if caller != OPERATOR:
+            raise DeniedError("call is the operator's")
+        return caller
+
+    def item_error(self, error: ConsentdError) -> er.ItemError:
+        """Count an error of one item of a batch, and return its message."""
+        self.metrics.errors.inc(error.reason)
+        return item_error(error)
+
+    def identifier_hash(self, subject: pb.Subject) -> bytes:
+        """Return the keyed hash of an identifier.
+
+        Raises:
+            InvalidError: INVALID_IDENTIFIER: its scheme or form is not accepted.
+        """
+        check_identifier(subject.scheme, subject.value)
+        return self.services.vault.identifier_hash(subject.scheme, subject.value)
+
+    def tag(self, view: View, subject: pb.Subject) -> bytes:
+        """Return a person's tag.
+
+        Raises:
+            NotFoundError: the person is not enrolled.
+        """
+        return enrolled_tag(view, self.identifier_hash(subject))
+
+    def written_receipt(self, written: Written[Any], wait_for: int, context: grpc.ServicerContext) -> pb.Receipt:
+        """Return the receipt of a write's first entry; see ``receipt``."""
+        entry = written.entry
+        assert entry is not None, "a write without an entry has no receipt"
+        receipt = self.receipt(entry.index, entry.leaf, written.state, wait_for, context)
+        receipt.replayed = written.replayed
+        return receipt
+
+    def receipt(
+        self, index: int, leaf: bytes, state: State, wait_for: int, context: grpc.ServicerContext
+    ) -> pb.Receipt:
+        """Return the receipt of the leaf at *index*, with a proof where a public checkpoint covers it.
+
+        Args:
+            state: the ledger's, which the receipt names as its revision.
+            wait_for: PUBLISHED: wait for such a checkpoint, as long as the call's deadline allows.
+        """
+        receipt = pb.Receipt(
+            index=index, leaf=leaf, leaf_hash=merkle.leaf_hash(leaf), revision=revision(state.size, state.root)
+        )
+        published = self.services.sequencer.published
+        if wait_for == pb.WAIT_FOR_PUBLISHED:
+            published = self.services.sequencer.wait_published(index + 1, remaining_s(context)) or published
+        if published is not None and published.checkpoint.size > index:
+            receipt.published = True
+            store = self.services.ledger.store
+            receipt.proof = reads.proof_bundle(store, index, published.checkpoint, published.note)
+        return receipt
+
+
+def revision(size: int, root: bytes) -> pb.Revision:
+    """Return a revision message."""
+    return pb.Revision(tree_size=size, root_hash=root)
+
+
+def remaining_s(context: grpc.ServicerContext) -> float:
+    """Return how long a call may still wait, in seconds; 50 ms of its deadline are left for the answer."""
+    left = cast("float | None", context.time_remaining())  # the stub says float, but a call may have no deadline
+    return MAX_WAIT_S if left is None else max(0.0, min(MAX_WAIT_S, left - 0.05))
