@@ -1,4 +1,4 @@
-"""The demo, small: the town is what its seed says, decisions are as expected, and the story proves what it tells."""
+"""The demo, small: the town follows from its seed, decisions are as expected, and the story's history is verified."""
 
 import io
 import shlex
@@ -12,8 +12,10 @@ from consentd import cli
 from consentd.config import load
 from consentd.core.kinds import EntryKind
 from consentd.demo import __main__
-from consentd.demo.__main__ import Home, Shown, make_home, run, summarise, tell_next
-from consentd.demo.story import CITIZEN, Voice
+from consentd.demo.__main__ import DemoResult, print_next_steps, run, summarise
+from consentd.demo.home import Home, make_home
+from consentd.demo.output import Output
+from consentd.demo.story import CITIZEN
 from consentd.demo.town import ADULT_FROM, INSTITUTION_TYPES, MIX, make_town
 from consentd.errors import InvalidError
 from consentd.server.daemon import Daemon
@@ -44,34 +46,34 @@ def test_a_town_has_the_published_proportions() -> None:
 
 def test_in_a_town_nobody_under_14_consents_and_nobody_is_named() -> None:
     town = make_town(seed=1, citizens=1_000, transfers=100)
-    assert all(town.citizens[wish.citizen].age >= ADULT_FROM for wish in town.wishes)
+    assert all(town.citizens[planned.citizen].age >= ADULT_FROM for planned in town.consents)
     assert all(citizen.id.startswith("SYN-") for citizen in town.citizens)
     assert CITIZEN.value not in {citizen.id for citizen in town.citizens}
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Shown, str, Home]:
-    """Run the demo once, small; returns what it showed, what it printed, and where it lives."""
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoResult, str, Home]:
+    """Run a small demo once; return its result, what it printed, and its directory."""
     home = make_home(tmp_path_factory.mktemp("demo") / "home")
     text = io.StringIO()
-    console, voice = Console(file=text, width=140), Voice("both")
-    shown = run(home, console, **SMALL, voice=voice)
-    summarise(shown, home, console, voice)
-    tell_next(home, console, voice)
-    return shown, text.getvalue(), home
+    out = Output(Console(file=text, width=140), "both")
+    result = run(home, out, **SMALL)
+    summarise(result, out)
+    print_next_steps(home, out)
+    return result, text.getvalue(), home
 
 
-def test_every_decision_is_the_one_that_the_town_expects(told: tuple[Shown, str, Home]) -> None:
-    shown, _, _ = told
-    expected = Counter(one.outcome for one in make_town(**SMALL).transfers)
-    assert shown.tally.outcomes == expected
-    assert shown.tally.surprises == 0
-    assert shown.tally.recorded == expected["PERMIT"]
-    assert shown.is_as_expected
+def test_every_decision_is_the_one_that_the_town_expects(demo: tuple[DemoResult, str, Home]) -> None:
+    result, _, _ = demo
+    expected = Counter(transfer.outcome for transfer in make_town(**SMALL).transfers)
+    assert result.traffic.outcomes == expected
+    assert result.traffic.surprises == 0
+    assert result.traffic.recorded == expected["PERMIT"]
+    assert result.is_as_expected
 
 
-def test_the_story_is_told_by_its_verified_history(told: tuple[Shown, str, Home]) -> None:
-    entries = told[0].told.entries
+def test_the_verified_history_has_the_whole_story(demo: tuple[DemoResult, str, Home]) -> None:
+    entries = demo[0].history.entries
     kinds = [EntryKind(entry.kind).name for entry in entries]
     assert kinds == [
         *("ENROL", "KEY", "GRANT", "ACCESS", "OUTCOME", "ACCESS", "OUTCOME"),
@@ -87,28 +89,31 @@ def test_the_story_is_told_by_its_verified_history(told: tuple[Shown, str, Home]
     assert list(request.missing) == ["recurrence", "end", "retention"]
 
 
-def test_tampering_is_found_where_it_was_done_and_nowhere_else(told: tuple[Shown, str, Home]) -> None:
-    shown, _, _ = told
-    assert [fault.index for fault in shown.faults] == [shown.changed]
-    assert shown.report.faults == ()
-    assert shown.report.statements_opened == shown.report.entries
+def test_tampering_is_found_where_it_was_done_and_nowhere_else(demo: tuple[DemoResult, str, Home]) -> None:
+    result, _, _ = demo
+    assert [fault.index for fault in result.faults] == [result.changed]
+    assert result.report.faults == ()
+    assert result.report.statements_opened == result.report.entries
 
 
-def test_what_is_printed_is_korean_with_english_and_names_no_citizen(told: tuple[Shown, str, Home]) -> None:
-    _, text, _ = told
-    for part in ("동의 (consent)", "동의 범위 축소", "철회 (withdrawal)", "누가 내 정보를 봤나", "R05", "log.vkey"):
+def test_what_is_printed_is_korean_with_english_and_names_no_citizen(demo: tuple[DemoResult, str, Home]) -> None:
+    _, text, _ = demo
+    for part in (
+        *("동의 (consent)", "동의 범위 축소", "철회 (withdrawal)", "누가 내 정보를 봤나", "R05", "log.vkey"),
+        *("Each says who may use which data for what purpose.", "The citizen signs", "A change of a single byte"),
+    ):
         assert part in text
     assert "SYN-0" not in text
 
 
 def test_what_to_try_next_does_what_it_says(
-    told: tuple[Shown, str, Home], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    demo: tuple[DemoResult, str, Home], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, text, home = told
+    _, text, home = demo
     serve, export, history, check, fsck = (shlex.split(command) for command in __main__.commands(home).values())
     serve, history, check, fsck = (
-        words[words.index(verb) :]
-        for words, verb in ((serve, "serve"), (history, "history"), (check, "check"), (fsck, "fsck"))
+        arguments[arguments.index(verb) :]
+        for arguments, verb in ((serve, "serve"), (history, "history"), (check, "check"), (fsck, "fsck"))
     )
     assert all(command in text for command in __main__.commands(home).values())
     assert load(Path(serve[2])) == home.config
@@ -131,7 +136,7 @@ def test_only_a_demo_s_own_directory_is_made_anew(tmp_path: Path) -> None:
     assert first.tokens != second.tokens
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "precious").write_text("kept")
-    with pytest.raises(InvalidError, match="not a demo"):
+    with pytest.raises(InvalidError):
         make_home(tmp_path / "other")
     assert (tmp_path / "other" / "precious").read_text() == "kept"
 

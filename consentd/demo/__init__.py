@@ -1,1 +1,1 @@
-"""A made-up town on a real daemon, and one citizen's story from grant to proof: ``make demo``."""
+"""The demo, ``make demo``: a made-up town's day on a real daemon, and one citizen's story from grant to proof."""

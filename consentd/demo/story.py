@@ -1,28 +1,26 @@
-"""Tell one citizen's story with the client library: consent, transfer, narrowing, refusal, withdrawal, who looked.
+"""Tell one citizen's story with the client library: consent, transfer, narrowing, refusal, withdrawal, and who looked.
 
-The citizen signs with a key of their own; the relay carries every call, and could forge none of it. What is shown in
-the end is the verified history: ``Client.history`` proves that it is whole, or raises. For the demo only.
+The citizen signs with a key of their own. The relay carries every call, and can forge none of the signatures. At the
+end the verified history is shown: ``Client.history`` raises unless it proves that no entry is missing.
 """
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import DAY_MS
+from consentd.demo.output import Output
 from consentd.demo.town import PUBLIC_HOLDERS, RELAY, Institution
 from consentd.policy.dates import SEOUL
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
-from consentd_client import AuthorizeAnswer, Client, Entry, History, StatementSigner
+from consentd_client import AuthorizeAnswer, Client, Entry, History, StatementSigner, show
 
 CITIZEN = pb.Subject(scheme="mhid", value="SYN-900001")
 HOSPITAL = "general-hospital-01"
@@ -31,127 +29,74 @@ HIRA = PUBLIC_HOLDERS[1][0]
 MARKETING = "market-service"
 YEAR_MS = 365 * DAY_MS
 
-_NAMES = {
-    code.code: (code.ko, code.en) for code in (*DEFAULT_VOCABULARY.purposes, *DEFAULT_VOCABULARY.categories)
-}
-_OUTCOMES = {
-    pb.OUTCOME_PERMIT: ("허용", "permitted"),
-    pb.OUTCOME_PARTIAL: ("일부 허용", "permitted in part"),
-    pb.OUTCOME_DENY: ("거부", "denied"),
-    pb.OUTCOME_NO_CONSENT: ("거절", "refused"),
-    pb.OUTCOME_INDETERMINATE: ("판단 불가", "could not be told"),
-}
-_REASONS = {
-    pb.REASON_CODE_PERMITTED_BY_CONSENT: ("동의에 따른 허용", "a consent permits it"),
-    pb.REASON_CODE_DENIED_BY_CONSENT: ("처리정지·거부 의사", "a consent or objection denies it"),
-    pb.REASON_CODE_NO_MATCHING_CONSENT: ("해당 동의 없음", "no consent covers it"),
-}
-_REFUSALS = {st.REFUSAL_REASON_R05_UNSPECIFIED_ITEMS: ("R05 요구사항 미특정", "R05 items not specified")}
-_STATUSES = {
-    st.TRANSFER_STATUS_SENT: ("보냄", "sent"),
-    st.TRANSFER_STATUS_RECEIVED: ("받음", "received"),
-    st.TRANSFER_STATUS_FAILED: ("실패", "failed"),
-    st.TRANSFER_STATUS_DEFERRED: ("연기", "deferred"),
-}
-_KINDS = {
-    EntryKind.ENROL: ("등록", "enrolled"),
-    EntryKind.KEY: ("서명키 등록", "key registered"),
-    EntryKind.GRANT: ("동의", "consent given"),
-    EntryKind.AMEND: ("동의 범위 변경", "consent changed"),
-    EntryKind.REVOKE: ("철회", "consent withdrawn"),
-    EntryKind.REFUSAL: ("요구 거절", "request refused"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Voice:
-    """How things are called: Korean, English, or both.
-
-    Attributes:
-        lang: ``ko``, ``en``, or ``both``: Korean with English in brackets.
-    """
-
-    lang: str
-
-    def say(self, ko: str, en: str) -> str:
-        """Return a text."""
-        return {"ko": ko, "en": en}.get(self.lang, f"{ko} ({en})")
-
-    def cell(self, ko: str, en: str) -> str:
-        """Return a text for a cell of a table: English below the Korean."""
-        return f"{ko}\n[dim]{en}[/dim]" if self.lang == "both" and ko else self.say(ko, en)
-
-
-def name_of(named: Mapping[Any, tuple[str, str]], value: int) -> tuple[str, str]:
-    """Return the names of an enum value, its number where it has none here."""
-    return named.get(value, (str(value), str(value)))
-
-
-def code_name(code: str) -> tuple[str, str]:
-    """Return the names of a purpose or category."""
-    return _NAMES.get(code, (code, code))
+Name = tuple[str, str]
+"""A name in Korean and in English."""
+_CODES = {code.code: (code.ko, code.en) for code in (*DEFAULT_VOCABULARY.purposes, *DEFAULT_VOCABULARY.categories)}
 
 
 class Story:
     """One citizen's story.
 
     Args:
-        client: speaks as the relay, with the log key pinned.
-        institutions: who takes part, for their names.
+        client: a client of the relay, with the log key pinned.
+        institutions: those of the town, for their names.
+        origin: the ledger's.
     """
 
-    def __init__(
-        self, client: Client, institutions: Sequence[Institution], *, origin: str, console: Console, voice: Voice
-    ) -> None:
+    def __init__(self, client: Client, institutions: Sequence[Institution], *, origin: str, out: Output) -> None:
         self._client = client
-        self._console = console
-        self._voice = voice
+        self._out = out
         self._origin = origin
-        self._institutions = {one.id: (one.ko, one.en) for one in institutions}
+        self._names = {institution.id: (institution.ko, institution.en) for institution in institutions}
 
     def tell(self) -> History:
-        """Tell it; returns the verified history.
+        """Make the calls and print what comes of them; return the verified history.
 
         Raises:
             ConsentdError: a call failed, or the history does not verify.
         """
-        say, client = self._voice.say, self._client
+        client, step, why = self._client, self._step, self._out.why
         key = KeyPair(secrets.token_bytes(32))
         tag = client.enrol(CITIZEN, method="demo", subject_key=key.public_key).tag
         signer = StatementSigner(key=key, origin=self._origin, tag=tag)
-        self._line("1", say("동의", "consent"), say("병원에, 진료 목적으로", "to a hospital, for treatment"))
+        step(1, ("동의", "consent"), ("병원에, 진료 목적으로", "to a hospital, for treatment"))
+        why("본인의 키로 서명하므로 중계기관도 지어낼 수 없습니다.", "The citizen signs, so nobody can invent it.")
         given = client.grant(CITIZEN, _consent(("CLIN", "INS"), (HIRA, CLINIC)), signer=signer)
-        self._line("2", say("전송", "transfer"))
+        step(2, ("전송", "transfer"))
+        why("기록된 허용 없이는 정보가 나가지 않습니다.", "No data leave the holder without a recorded permission.")
         for holder, category in ((HIRA, "INS.RX"), (CLINIC, "CLIN.DX")):
             self._record(self._ask(HOSPITAL, holder, "TREAT", category), category)
-        self._line("3", say("동의 범위 축소", "consent narrowed"), say("투약이력만", "dispensing history only"))
+        step(3, ("동의 범위 축소", "consent narrowed"), ("투약이력만", "dispensing history only"))
+        why("요청 한 번으로 바로 적용됩니다.", "One request narrows a consent, and it applies at once.")
         narrowed = _consent(("INS.RX",), (HIRA,))
         client.amend(CITIZEN, given.consent_id, narrowed, based_on_version=1, signer=signer)
         self._record(self._ask(HOSPITAL, HIRA, "TREAT", "INS.RX"), "INS.RX")
-        self._line("4", say("거절과 그 사유", "refusals, and why"))
+        step(4, ("거절과 그 사유", "refusals, and why"))
+        why("거절도 사유와 함께 기록됩니다.", "A refusal is recorded with its reason.")
         self._ask(HOSPITAL, CLINIC, "TREAT", "CLIN.DX")
         self._ask(MARKETING, HIRA, "HMARKT", "INS.RX")
-        self._refused_request(signer)
-        self._line("5", say("철회", "withdrawal"))
+        self._request_without_legal_items(signer)
+        step(5, ("철회", "withdrawal"))
+        why("철회가 확인된 뒤의 요청은 모두 거절됩니다.", "From now on every request is refused.")
         client.revoke(CITIZEN, given.consent_id, signer=signer)
         self._ask(HOSPITAL, HIRA, "TREAT", "INS.RX", published=True)
-        self._line("6", say("누가 내 정보를 봤나", "who looked at my data"))
+        step(6, ("누가 내 정보를 봤나", "who looked at my data"))
+        why("앱이 직접 검증하므로 서버를 믿지 않아도 됩니다.", "The app verifies it and need not trust us.")
         history = client.history(CITIZEN, tag=tag)
         self._show(history)
         return history
 
-    # -- steps ------------------------------------------------------------------------------------------------
+    def _step(self, number: int, title: Name, detail: Name = ("", "")) -> None:
+        more = f" — {self._out.text(*detail)}" if detail[0] else ""
+        self._out.print(f"[bold]{number}. {self._out.text(*title)}[/bold]{more}")
 
-    def _line(self, number: str, title: str, text: str = "") -> None:
-        self._console.print(f"[bold]{number}. {title}[/bold]" + (f" — {text}" if text else ""), highlight=False)
-
-    def _party(self, name: str) -> tuple[str, str]:
-        return self._institutions.get(name, (name, name))
+    def _party(self, name: str) -> Name:
+        return self._names.get(name, (name, name))
 
     def _ask(
         self, recipient: str, holder: str, purpose: str, category: str, *, published: bool = False
     ) -> AuthorizeAnswer:
-        """Ask for a transfer; *published*: wait until a checkpoint covers the answer, so that a history shows it."""
+        """Ask for a transfer and print the answer; with *published*, wait until a checkpoint covers its entry."""
         question = pb.Question(
             subject=CITIZEN,
             actor=pb.Actor(organisation=recipient, relay=RELAY[0]),
@@ -161,15 +106,12 @@ class Story:
             categories=[category],
         )
         answer = self._client.authorize_access(question, published=published)
-        say, reasons = self._voice.say, answer.decision.reasons
-        outcome = say(*name_of(_OUTCOMES, answer.outcome))
-        if not answer and reasons:
-            outcome += ": " + say(*name_of(_REASONS, reasons[0].code))
+        text = self._out.text
+        outcome = text(*_label(pb.Outcome, answer.outcome, "OUTCOME_"))
         colour = "green" if answer else "red"
-        self._console.print(
-            f"   {say(*self._party(holder))} → {say(*self._party(recipient))}: {say(*code_name(category))}, "
-            f"{say(*code_name(purpose))}: [{colour}]{outcome}[/{colour}]",
-            highlight=False,
+        self._out.print(
+            f"   {text(*self._party(holder))} → {text(*self._party(recipient))}: {text(*_code(category))}, "
+            f"{text(*_code(purpose))}: [{colour}]{outcome}[/{colour}]"
         )
         return answer
 
@@ -182,66 +124,78 @@ class Story:
         )
         self._client.record_access(CITIZEN, answer.access_seq, outcome)
 
-    def _refused_request(self, signer: StatementSigner) -> None:
-        """Ask for a transfer without saying until when, how often and for how long: refused by law, and recorded."""
+    def _request_without_legal_items(self, signer: StatementSigner) -> None:
+        """Send a transfer request that lacks its end, recurrence and retention: the law has it refused."""
         request = _consent(("INS.RX",), (HIRA,))
         request.kind = pb.CONSENT_KIND_TRANSFER_REQUEST
         request.root.ClearField("period")
         refused = self._client.grant(CITIZEN, request, signer=signer).refused
         assert refused is not None, "a transfer request without its seven items is refused"
-        name = self._voice.say("전송요구", "transfer request")
-        reason = self._voice.say(*name_of(_REFUSALS, refused.reason))
-        self._console.print(f"   {name}: [red]{reason}[/red]: {', '.join(refused.missing)}", highlight=False)
+        assert refused.reason == st.REFUSAL_REASON_R05_UNSPECIFIED_ITEMS, "the ground for missing items"
+        reason = self._out.text("R05 요구사항 미특정", "R05 items not specified")
+        title, missing = self._out.text("전송요구", "transfer request"), ", ".join(refused.missing)
+        self._out.print(f"   {title}: [red]{reason}[/red]: {missing}")
 
     def _show(self, history: History) -> None:
-        say = self._voice.say
-        table = Table(show_lines=self._voice.lang == "both")
-        for title in (("때", "when"), ("누가", "who"), ("중계", "relay"), ("제공", "holder")):
-            table.add_column(say(*title), overflow="fold")
-        for title in (("무엇을", "what"), ("목적", "purpose"), ("결과", "outcome")):
-            table.add_column(say(*title), overflow="fold")
+        text = self._out.text
+        table = Table(show_lines=self._out.language == "both")
+        for title in (
+            ("때", "when"), ("누가", "who"), ("중계", "relay"), ("제공", "holder"), ("무엇을", "what"),
+            ("목적", "purpose"), ("결과", "outcome"),
+        ):  # fmt: skip
+            table.add_column(text(*title), overflow="fold")
         outcomes = {entry.event.ref: entry for entry in history.entries if entry.kind == EntryKind.OUTCOME}
         for entry in history.entries:
             if entry.kind != EntryKind.OUTCOME:
-                self._add(table, entry, outcomes.get(entry.seq))
-        self._console.print(table)
-        point = history.checkpoint
-        whole = say(
-            f"{len(history.entries)}건 모두, 빠짐없이. 검증됨: 체크포인트 {point.size:,}",
-            f"all {len(history.entries)} entries, none left out; verified against checkpoint {point.size:,}",
+                table.add_row(_time(entry), *(self._out.cell(*cell) for cell in self._row(entry, outcomes)))
+        self._out.console.print(table)
+        count, point = len(history.entries), history.checkpoint
+        whole = text(
+            f"{count}건 모두, 빠짐없이. 검증됨: 체크포인트 {point.size:,}",
+            f"all {count} entries, none left out; verified against checkpoint {point.size:,}",
         )
-        self._console.print(f"   [green]✓[/green] {whole}\n     root {point.root.hex()}", highlight=False)
+        self._out.print(f"   [green]✓[/green] {whole}\n     root {point.root.hex()}")
 
-    def _add(self, table: Table, entry: Entry, outcome: Entry | None) -> None:
-        cell = self._voice.cell
-        when = datetime.fromtimestamp(entry.time_ms / 1000, UTC).astimezone(SEOUL).strftime("%H:%M:%S.%f")[:-3]
-        message = entry.message
-        record = message.access if isinstance(message, st.RefusalStatement) else message
+    def _row(self, entry: Entry, outcomes: dict[int, Entry]) -> list[Name]:
+        """Return the cells of an entry, after its time; *outcomes* by the seq of the access they belong to."""
+        record = entry.message.access if isinstance(entry.message, st.RefusalStatement) else entry.message
         if not isinstance(record, st.AccessStatement) or not record.asked.question:
-            what = cell(*name_of(_KINDS, entry.kind))
-            table.add_row(when, cell(*self._author(entry)), "", "", what, "", "")
-            return
+            return [self._author(entry), ("", ""), ("", ""), _label(st.EntryKind, entry.kind, "ENTRY_KIND_")]
         question = pb.Question.FromString(record.asked.question)
         parties = (question.actor.organisation, question.actor.relay, question.holder)
-        said = [name_of(_OUTCOMES, record.decision.outcome)]
-        if outcome is not None:
-            assert isinstance(outcome.message, st.OutcomeStatement), "an OUTCOME entry carries its statement"
-            said.append(name_of(_STATUSES, outcome.message.status))
-        elif record.decision.reasons:
-            said.append(name_of(_REASONS, record.decision.reasons[0].code))
-        table.add_row(
-            when,
-            *(cell(*self._party(name)) for name in parties),
-            cell(*map(", ".join, zip(*map(code_name, question.categories), strict=True))),
-            cell(*code_name(question.purpose)),
-            cell(*map(", ".join, zip(*said, strict=True))),
-        )
+        result = [_label(pb.Outcome, record.decision.outcome, "OUTCOME_")]
+        outcome = outcomes.get(entry.seq)
+        if outcome is not None and isinstance(outcome.message, st.OutcomeStatement):
+            result.append(_label(st.TransferStatus, outcome.message.status, "TRANSFER_STATUS_"))
+        return [
+            *(self._party(name) for name in parties),
+            _joined([_code(code) for code in question.categories]),
+            _code(question.purpose),
+            _joined(result),
+        ]
 
-    def _author(self, entry: Entry) -> tuple[str, str]:
-        """Return who made an entry that is no access: the citizen, or whoever vouches for it."""
+    def _author(self, entry: Entry) -> Name:
+        """Return who made an entry that is no access: the citizen, or the participant who attested it."""
         if entry.author == "subject":
             return "본인", "the citizen"
         return self._party(entry.attested_by) if entry.attested_by else ("원장", "the ledger")
+
+
+def _time(entry: Entry) -> str:
+    return datetime.fromtimestamp(entry.time_ms / 1000, UTC).astimezone(SEOUL).strftime("%H:%M:%S.%f")[:-3]
+
+
+def _label(enum: type, value: int, prefix: str) -> Name:
+    code = show.name(enum, value, prefix)
+    return show.label(code, "ko"), show.label(code, "en")
+
+
+def _code(code: str) -> Name:
+    return _CODES.get(code, (code, code))
+
+
+def _joined(names: Sequence[Name]) -> Name:
+    return ", ".join(ko for ko, _ in names), ", ".join(en for _, en in names)
 
 
 def _consent(categories: Sequence[str], holders: Sequence[str]) -> pb.Consent:

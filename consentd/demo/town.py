@@ -1,15 +1,15 @@
-"""Make up a town: citizens, institutions, what they agreed to, and the transfers of a day. For the demo only.
+"""Make up a town: citizens, institutions, consents, and the transfers of one day.
 
-Nothing in it is anybody's: identifiers read ``SYN-000123``, institutions are numbered, and all of it follows from a
-seed. Its proportions are published ones, or estimates from them:
+Nobody in it exists: identifiers read ``SYN-000123``, and institutions are numbered. All of it follows from a seed. The
+proportions are published ones, or estimates from them:
 
-* ages: Korea's insured population by age band, and care days a person (HIRA statistics 2022)
-* institutions: the types of HIRA's 요양종별 code, clinics and pharmacies most
-* adoption 55 % and about four consents a user (Finland's Kanta); research 0.75 × 0.98; marketing at most 0.28
-* of all questions 60 % find no consent, 35 % are permitted, 5 % denied; citizens by Zipf, those with most care
-  days first; 8 % of those who ask make 80 % of the calls
+* ages: Korea's insured population by age band, and care days per person (HIRA statistics 2022)
+* institutions: the types of HIRA's 요양종별 code; most are clinics and pharmacies
+* adoption 55 % and about four consents per user (Finland's Kanta); research 0.75 × 0.98; marketing at most 0.28
+* of all questions 60 % find no consent, 35 % are permitted, 5 % are denied; citizens are asked about by Zipf's law,
+  those with most care days first; 8 % of the institutions make 80 % of the calls
 
-Each transfer carries the outcome that its maker expects from the consents alone, so that a run can be checked.
+Each transfer carries the outcome that the consents imply, so that a run can be checked.
 """
 
 from bisect import bisect
@@ -20,7 +20,7 @@ from random import Random
 from typing import Final
 
 ADULT_FROM: Final = 14
-"""Younger ones are spoken for by a legal representative; in this town nobody under 14 has a consent."""
+"""A legal representative acts for younger ones; in this town nobody under 14 has a consent."""
 
 ADOPTION: Final = 0.55
 OBJECTION_RATE: Final = 0.12
@@ -37,7 +37,7 @@ AGE_BANDS: Final = (  # first year, population in thousands, care days a person 
 )  # fmt: skip
 OLDEST: Final = 100
 
-INSTITUTION_TYPES: Final = (  # HIRA 요양종별 code, its name, ours in English, how many; the busiest first
+INSTITUTION_TYPES: Final = (  # HIRA 요양종별 code, names, how many; the busiest first
     ("01", "상급종합병원", "tertiary hospital", 1),
     ("11", "종합병원", "general hospital", 2),
     ("21", "병원", "hospital", 2),
@@ -66,7 +66,7 @@ HELD_BY_TYPE: Final = {
 }
 ALL_CLASSES: Final = ("CLIN", "INS", "PUB")
 
-RECIPIENTS: Final = (  # id, names, the purpose it asks with, how many of the users allow it, and for what
+RECIPIENTS: Final = (  # id, names, purpose of its requests, share of users who allow it, for what data
     ("care-service", "모의 건강관리 서비스", "synthetic care service", "CAREMGT", 0.75, ("LIFE", "INS")),
     ("research-centre", "모의 연구기관", "synthetic research centre", "HRESCH", 0.75 * 0.98, ("CLIN", "INS")),
     ("market-service", "모의 마케팅 서비스", "synthetic marketing service", "HMARKT", 0.28, ("INS",)),
@@ -76,13 +76,13 @@ RELAY: Final = ("khis", "보건의료정보원", "KHIS")
 
 @dataclass(frozen=True, slots=True)
 class Institution:
-    """Somebody who takes part.
+    """A participant of the ledger.
 
     Attributes:
-        role: ``holder`` and ``recipient`` are what product.md says; ``both`` is an institution that treats.
-        type: HIRA 요양종별 code; empty where it has none.
-        purpose: what it asks with; empty for who only holds.
-        categories: what it holds.
+        role: ``holder``, ``recipient``, ``both`` (an institution that treats patients) or ``relay``.
+        type: HIRA 요양종별 code; empty if it has none.
+        purpose: the purpose of its requests; empty if it makes none.
+        categories: the data that it holds.
     """
 
     id: str
@@ -104,8 +104,8 @@ class Citizen:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What one citizen allows one recipient, or, with *objects*, forbids it altogether."""
+class PlannedConsent:
+    """What one citizen allows one recipient; with *objects*, the citizen forbids this recipient everything."""
 
     citizen: int
     recipient: str
@@ -116,7 +116,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """One question of the day, and how it must come out."""
+    """One request of the day; ``outcome`` is the decision that the consents imply."""
 
     citizen: int
     recipient: str
@@ -128,22 +128,23 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Town:
-    """All of it. Citizens are in the order of their Zipf rank."""
+    """Everything that was made up. Citizens are in the order of their Zipf rank."""
 
     institutions: tuple[Institution, ...]
     citizens: tuple[Citizen, ...]
-    wishes: tuple[Wish, ...]
+    consents: tuple[PlannedConsent, ...]
     transfers: tuple[Transfer, ...]
 
 
 def make_town(*, seed: int, citizens: int, transfers: int) -> Town:
-    """Make the town of a seed: the same arguments, the same town."""
-    random = Random(seed)  # noqa: S311  # a town made up, no secret
+    """Make the town of a seed: the same arguments give the same town."""
+    random = Random(seed)  # noqa: S311  # nothing here is secret
     institutions = make_institutions()
     people = make_citizens(random, citizens)
     callers = Callers(institutions)
-    wishes = make_wishes(random, people, callers)
-    return Town(institutions, people, wishes, make_transfers(random, transfers, people, wishes, institutions, callers))
+    consents = make_consents(random, people, callers)
+    asked = make_transfers(random, transfers, people, consents, institutions, callers)
+    return Town(institutions, people, consents, asked)
 
 
 def make_institutions() -> tuple[Institution, ...]:
@@ -180,7 +181,7 @@ def make_citizens(random: Random, count: int) -> tuple[Citizen, ...]:
 
 
 class Callers:
-    """Who asks how often: a few make most of the calls."""
+    """The institutions that make requests: a few make most of the calls."""
 
     def __init__(self, institutions: Sequence[Institution]) -> None:
         self.all = [one for one in institutions if one.purpose]
@@ -189,27 +190,27 @@ class Callers:
         self._steps = list(accumulate([BUSY_CALLS / busy] * busy + [(1 - BUSY_CALLS) / rest] * rest))
 
     def pick(self, random: Random) -> Institution:
-        """Return one of them, by how often it calls."""
+        """Return an institution at random, weighted by how often it calls."""
         return self.all[_pick(random, self._steps)]
 
 
-def make_wishes(random: Random, citizens: Sequence[Citizen], callers: Callers) -> tuple[Wish, ...]:
-    """Return who allows what to whom; at least one citizen objects."""
+def make_consents(random: Random, citizens: Sequence[Citizen], callers: Callers) -> tuple[PlannedConsent, ...]:
+    """Return the consents of all citizens; at least one citizen objects to a recipient."""
     grown = [number for number, citizen in enumerate(citizens) if citizen.age >= ADULT_FROM]
-    # Adoption counts all citizens, and only the grown can adopt.
+    # The adoption rate counts all citizens, but only grown ones can be users.
     users = [number for number in grown if random.random() < ADOPTION * len(citizens) / len(grown)] or grown[:1]
     treating = [one.id for one in callers.all if one.purpose == "TREAT"]
-    made: list[Wish] = []
+    made: list[PlannedConsent] = []
     objectors = 0
     for number in users:
         trusted = {callers.pick(random).id for _ in range(3)}.intersection(treating) or {treating[0]}
-        made += [Wish(number, one, "TREAT", ALL_CLASSES) for one in sorted(trusted)]
+        made += [PlannedConsent(number, one, "TREAT", ALL_CLASSES) for one in sorted(trusted)]
         for recipient, _, _, purpose, rate, categories in RECIPIENTS:
             if random.random() < rate:
-                made.append(Wish(number, recipient, purpose, categories))
+                made.append(PlannedConsent(number, recipient, purpose, categories))
         if random.random() < OBJECTION_RATE or (number == users[-1] and not objectors):
             objectors += 1
-            made.append(Wish(number, random.choice(treating), "", (), objects=True))
+            made.append(PlannedConsent(number, random.choice(treating), "", (), objects=True))
     return tuple(made)
 
 
@@ -217,20 +218,20 @@ def make_transfers(
     random: Random,
     count: int,
     citizens: Sequence[Citizen],
-    wishes: Sequence[Wish],
+    consents: Sequence[PlannedConsent],
     institutions: Sequence[Institution],
     callers: Callers,
 ) -> tuple[Transfer, ...]:
-    """Return the questions of a day, in the mix that is expected nationally."""
+    """Return the transfers of a day, with outcomes in the proportions of ``MIX``."""
     ranks = list(accumulate(1 / rank**ZIPF for rank in range(1, len(citizens) + 1)))
-    objections = [wish for wish in wishes if wish.objects]
-    refused = {(wish.citizen, wish.recipient) for wish in objections}
-    allowed = {(wish.citizen, wish.recipient): wish for wish in wishes if not wish.objects}
+    objections = [planned for planned in consents if planned.objects]
+    refused = {(planned.citizen, planned.recipient) for planned in objections}
+    allowed = {(planned.citizen, planned.recipient): planned for planned in consents if not planned.objects}
     treating = [one for one in institutions if one.role == "both"]
     public = [one for one in institutions if one.role == "holder"]
 
     def held(recipient: str, within: tuple[str, ...]) -> tuple[str, str]:
-        """Return a holder and a category of it that lies within some categories."""
+        """Return a holder other than *recipient*, and one of its categories within these classes."""
         while True:
             source = random.choice(public if random.random() < 0.5 else treating)
             fitting = [code for code in source.categories if code.partition(".")[0] in within]
@@ -238,10 +239,10 @@ def make_transfers(
                 return source.id, random.choice(fitting)
 
     def asked(outcome: str) -> tuple[int, str, str, tuple[str, ...]]:
-        """Return a citizen, a recipient, a purpose and classes of categories that come out as they should."""
+        """Return a citizen, a recipient, a purpose and classes of categories for which *outcome* is right."""
         if outcome == "DENY":
-            wish = random.choice(objections)
-            return wish.citizen, wish.recipient, "TREAT", ALL_CLASSES
+            planned = random.choice(objections)
+            return planned.citizen, planned.recipient, "TREAT", ALL_CLASSES
         while True:
             caller, citizen = callers.pick(random), _pick(random, ranks)
             found = allowed.get((citizen, caller.id))
@@ -257,5 +258,5 @@ def make_transfers(
 
 
 def _pick(random: Random, steps: Sequence[float]) -> int:
-    """Return an index by weight; *steps* are the weights added up."""
+    """Return a random index by weight; *steps* are the cumulative weights."""
     return bisect(steps, random.random() * steps[-1])

@@ -1,0 +1,82 @@
+"""Make the demo's directory: a configuration, keys and tokens."""
+
+import shutil
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from consentd.config import Config, load
+from consentd.core import note
+from consentd.demo.town import RELAY
+from consentd.errors import InvalidError
+from consentd.server.keys import make_keys, make_token, read_keys, write_private
+from consentd.service.auth import format_credential
+
+MARKER = "consentd-demo"
+"""A file of this name marks a directory as a demo's, which the next demo may remove."""
+_CONFIG = """\
+# Configuration of the demo's daemon. ops/consentd.toml explains each option.
+[ledger]
+origin = "demo.consentd.example/town"
+data_dir = "data"
+map_bits = 8
+block_cache_mb = 64
+[keys]
+log_key_file = "keys/log.key"
+statement_key_file = "keys/statement.key"
+vault_key_file = "keys/vault.key"
+[callers]
+credentials_file = "keys/credentials"
+[table]
+map_size_mb = 1024
+[grpc]
+listen = "127.0.0.1:{grpc}"
+[http]
+listen = "127.0.0.1:{http}"
+[log]
+level = "warning"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A demo's directory, its configuration, and its tokens by caller: ``operator`` and the relay."""
+
+    directory: Path
+    config: Config
+    tokens: dict[str, str]
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file: ``consentd.toml``, ``log.vkey``, ``tampered``, or ``CALLER.token``."""
+        return self.directory / name
+
+
+def make_home(directory: Path) -> Home:
+    """Make a fresh directory; remove the files of an earlier demo there.
+
+    Raises:
+        InvalidError: the directory has files, and they are not a demo's.
+        StorageError: a file cannot be written.
+    """
+    if directory.exists():
+        if any(directory.iterdir()) and not (directory / MARKER).exists():
+            raise InvalidError(f"directory holds something that is not a demo: `{directory}`")
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True)
+    (directory / MARKER).write_text("Made by `make demo`; the next one removes it.\n", encoding="utf-8")
+    config_file = directory / "consentd.toml"
+    config_file.write_text(_CONFIG.format(grpc=_free_port(), http=_free_port()), encoding="utf-8")
+    config = load(config_file)
+    tokens = {"operator": make_keys(config), RELAY[0]: make_token()}
+    write_private(config.callers.credentials_file, format_credential(tokens[RELAY[0]], RELAY[0]), append=True)
+    home = Home(directory, config, tokens)
+    for caller, token in tokens.items():
+        write_private(home.path(f"{caller}.token"), token + "\n")
+    home.path("log.vkey").write_text(note.format_vkey(read_keys(config).log.verifier) + "\n", encoding="utf-8")
+    return home
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

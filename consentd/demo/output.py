@@ -1,0 +1,50 @@
+"""Print the demo's text in Korean, in English or in both, and the progress of its long steps."""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from rich import progress
+from rich.console import Console
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A console and a language: ``ko``, ``en``, or ``both`` (Korean, with English in brackets)."""
+
+    console: Console
+    language: str
+
+    def text(self, ko: str, en: str) -> str:
+        """Return a text in the language."""
+        return {"ko": ko, "en": en}.get(self.language, f"{ko} ({en})")
+
+    def cell(self, ko: str, en: str) -> str:
+        """Return a text for a cell of a table: in both languages, English is below the Korean."""
+        return f"{ko}\n[dim]{en}[/dim]" if self.language == "both" and ko else self.text(ko, en) if ko else ""
+
+    def print(self, text: str, style: str | None = None) -> None:
+        """Print a line; rich's markup is interpreted."""
+        self.console.print(text, style=style, highlight=False, soft_wrap=True)
+
+    def rule(self, ko: str, en: str) -> None:
+        """Print the heading of a part of the demo."""
+        self.console.rule(self.text(ko, en))
+
+    def why(self, ko: str, en: str) -> None:
+        """Print the sentence that says why a step matters."""
+        self.print(f"  {self.text(ko, en)}", style="dim")
+
+    def track(self, label: tuple[str, str], steps: Iterable[T], count: int, items: int | None = None) -> Iterator[T]:
+        """Yield *count* steps with a bar on a terminal, then print how long *items* took (as many as steps if None)."""
+        started, name = time.perf_counter(), self.text(*label)
+        hidden = not self.console.is_terminal
+        yield from progress.track(steps, name, count, console=self.console, transient=True, disable=hidden)
+        self.print_rate(label, count if items is None else items, time.perf_counter() - started)
+
+    def print_rate(self, label: tuple[str, str], items: int, seconds: float) -> None:
+        """Print how long *items* took."""
+        self.print(f"  {self.text(*label)}: {items:,}, {seconds:.1f} s ({items / seconds:,.0f}/s)")
