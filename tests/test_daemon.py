@@ -183,7 +183,7 @@ def test_watchers_that_leave_while_the_health_changes_hold_nothing_up(tmp_path: 
 
         def change() -> None:
             for number in range(2_000):
-                running.daemon._set_serving(bool(number % 2))
+                running.daemon._rpc.set_serving(bool(number % 2))
 
         watchers = [threading.Thread(target=watch, daemon=True) for _ in range(4)]
         changing = threading.Thread(target=change, daemon=True)

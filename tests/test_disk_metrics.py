@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from cases.daemons import make_running
 from consentd.metrics import Metrics
-from consentd.server.disk_metrics import follow_room
+from consentd.server.daemon import measure_free_space
 from consentd.store.lmdb import Environment
 from consentd.table.table import Table
 
@@ -20,7 +20,7 @@ def config_of(directory: Path) -> Any:
 def test_a_table_that_fills_is_seen(tmp_path: Path) -> None:
     environment = Environment.open(tmp_path / "table", map_size_mb=1)
     metrics = Metrics()
-    follow_room(metrics, config_of(tmp_path), Table(environment))
+    measure_free_space(metrics, config_of(tmp_path), Table(environment))
     before = metrics.value("consentd_table_used_share")
     with environment.begin_write() as txn:
         for number in range(100):
@@ -36,7 +36,7 @@ def test_a_table_that_fills_is_seen(tmp_path: Path) -> None:
 def test_a_place_that_is_gone_hides_no_other(tmp_path: Path) -> None:
     config, metrics = config_of(tmp_path), Metrics()
     config.table.path = tmp_path / "gone"
-    follow_room(metrics, config, cast("Table", None))
+    measure_free_space(metrics, config, cast("Table", None))
     assert math.isnan(metrics.value("consentd_free_bytes", place="table"))
     assert metrics.value("consentd_free_bytes", place="last_signed") > 0
 

@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from cases.daemons import Running, consent, make_running, question, reason_of, request_id
-from consentd.server.daemon import SERVICES
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
@@ -29,7 +28,7 @@ from consentd.v1 import statement_pb2 as st
 FACTOR = float(os.environ.get("CONSENTD_GARBAGE", "1"))
 METHODS: dict[str, MethodDescriptor] = {
     method.full_name: method
-    for module, _, _ in SERVICES
+    for module in (rs, cs, ps, ac, ls)
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }

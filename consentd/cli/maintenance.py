@@ -128,12 +128,12 @@ def compact(arguments: argparse.Namespace, out: Out) -> int:
     """Rewrite the store's files."""
     from consentd.ledger import layout
     from consentd.server.keys import read_log_key
-    from consentd.server.preflight import look_at_ledger
+    from consentd.server.preflight import check_ledger_files
     from consentd.store import prefix_end
     from consentd.store.rocks import RocksStore
 
     config = load_own_config(arguments)
-    look_at_ledger(config, read_log_key(config.keys.log_key_file).verifier)
+    check_ledger_files(config, read_log_key(config.keys.log_key_file).verifier)
     store = RocksStore.open(config.ledger.store_dir, create=False)
     try:
         before = store.approximate_size()

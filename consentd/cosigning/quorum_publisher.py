@@ -333,7 +333,7 @@ class QuorumPublisher:
 
 
 def _find_signature(note: bytes, key: NoteVerifier) -> NoteSignature | None:
-    """Return the signature by *key* on a note; None if there is none that verifies."""
+    """Return the signature by *key* on a note; None if the note has no valid one."""
     try:
         return open_note(note, [key]).verified[-1]
     except VerificationError:

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import MAX_SIGNATURES, NoteSignature, NoteVerifier, format_note
-from consentd.core.quorum import MAX_AHEAD_S, WitnessPolicy, is_satisfied
+from consentd.core.quorum import MAX_AHEAD_S, WitnessPolicy, is_satisfied, parse_policy
 from consentd.core.submission import (
     PATH,
     SIZE_TYPE,
@@ -16,7 +17,8 @@ from consentd.core.submission import (
     parse_size,
 )
 from consentd.cosigning.connection import Connection
-from consentd.errors import InvalidError, SignatureError, StorageError, VerificationError
+from consentd.cosigning.mldsa import parse_mldsa_vkey
+from consentd.errors import InvalidError, MalformedError, SignatureError, StorageError, VerificationError
 from consentd.ledger import reads
 from consentd.store import Store
 
@@ -150,6 +152,21 @@ class WitnessClient:
         if not timely:
             raise SignatureError("cosignature is of another time: the witness's clock or ours is wrong")
         return timely
+
+
+def read_policy(path: Path) -> WitnessPolicy:
+    """Read a witness policy file (C2SP tlog-policy).
+
+    Raises:
+        StorageError: the file cannot be read.
+        InvalidError: the file is malformed; the message names the line.
+    """
+    try:
+        return parse_policy(path.read_bytes(), parse_mldsa=parse_mldsa_vkey)
+    except OSError as error:
+        raise StorageError(f"witness policy cannot be read: `{path}`: {error.strerror}") from error
+    except MalformedError as error:
+        raise InvalidError(f"witness policy is malformed: `{path}`: {error}") from error
 
 
 def make_clients(

@@ -1,34 +1,32 @@
 """Build the daemon, serve, drain.
 
-Start: gRPC and HTTP listen at once and answer NOT_SERVING, while stores are opened, ledger and table verified and
-caught up. Drain (SIGTERM, SIGINT): NOT_SERVING first, then calls in flight end, then the sequencer writes, seals and
-publishes what waits, then stores close. Nothing acknowledged is lost either way.
+Start: gRPC and HTTP listen at once and answer NOT_SERVING. Meanwhile the stores are opened, and ledger and table are
+verified and brought up to date. Drain (SIGTERM, SIGINT): health becomes NOT_SERVING first, then calls in flight end,
+then the sequencer writes, seals and publishes the writes that wait, then the stores close. No acknowledged write is
+lost by either.
 """
 
 import hashlib
 import logging
+import math
 import os
+import shutil
 import signal
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from consentd.clock import Clock, SystemClock
-from consentd.config import Config, TlsConfig
-from consentd.core import codec, note
-from consentd.core.kinds import Owner
+from consentd.config import Config
+from consentd.core import note
 from consentd.core.pruned import DAY_MS
 from consentd.cosigning.mldsa import format_mldsa_vkey
-from consentd.errors import ConsentdError, CorruptionError, StorageError
-from consentd.files import lock_file
+from consentd.cosigning.publisher import ImmediatePublisher, Publisher
+from consentd.cosigning.quorum_publisher import QuorumPublisher, SignedLog
+from consentd.cosigning.witness_client import read_policy
+from consentd.errors import ConsentdError
+from consentd.files import lock_file, read_file_if_exists
 from consentd.ledger.ledger import Ledger
-from consentd.ledger.reads import open_entry, read_entry
 from consentd.ledger.recovery import open_ledger
 from consentd.ledger.vault import Vault
 from consentd.metrics import Metrics
@@ -36,76 +34,42 @@ from consentd.sequencer.checkpoints import CheckpointSigning
 from consentd.sequencer.commands.genesis import default_genesis
 from consentd.sequencer.commands.write import Author
 from consentd.sequencer.loop import Sequencer, SequencerLimits
-from consentd.server.disk_metrics import follow_room
 from consentd.server.http import HttpServer
 from consentd.server.keys import Keys, read_keys
-from consentd.server.preflight import look_at_ledger, look_at_vault
-from consentd.server.publishing import make_publisher
+from consentd.server.preflight import (
+    check_ledger_files,
+    check_statement_key,
+    check_vault_commitment,
+    check_vault_files,
+)
+from consentd.server.rpc_server import RpcServer
 from consentd.server.scrubber import Scrubber
-from consentd.service.access import AccessService
 from consentd.service.auth import Authenticator, read_credentials
-from consentd.service.consents import ConsentService
-from consentd.service.policy import PolicyService
-from consentd.service.proofs import LedgerService
-from consentd.service.registry import RegistryService
-from consentd.service.rpc import Pooled, ServiceRegistration
 from consentd.service.servicer import Services, ServiceState
-from consentd.statements.payloads import parse
-from consentd.store import Store
 from consentd.store.rocks import RocksStore
 from consentd.table.table import Table, catch_up
-from consentd.v1 import (
-    access_service_pb2,
-    access_service_pb2_grpc,
-    consent_service_pb2,
-    consent_service_pb2_grpc,
-    error_reason_pb2,
-    ledger_service_pb2,
-    ledger_service_pb2_grpc,
-    policy_service_pb2,
-    policy_service_pb2_grpc,
-    registry_service_pb2,
-    registry_service_pb2_grpc,
-    statement_pb2,
-)
+from consentd.v1 import error_reason_pb2
 
 log = logging.getLogger(__name__)
 
-WAITING_THREADS = 64
-"""Threads for calls that wait, for a commit or a checkpoint: as many writes can share one commit."""
-WATCHING_THREADS = 32
-"""Streams of health that are served at once; further ones wait. Whoever only asks now and then needs none."""
-DRAIN_S = 10
-"""How long calls in flight may take to end, once the daemon drains."""
-SERVICES: tuple[tuple[Any, Any, Any], ...] = (
-    (registry_service_pb2, registry_service_pb2_grpc.add_RegistryServiceServicer_to_server, RegistryService),
-    (consent_service_pb2, consent_service_pb2_grpc.add_ConsentServiceServicer_to_server, ConsentService),
-    (policy_service_pb2, policy_service_pb2_grpc.add_PolicyServiceServicer_to_server, PolicyService),
-    (access_service_pb2, access_service_pb2_grpc.add_AccessServiceServicer_to_server, AccessService),
-    (ledger_service_pb2, ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerService),
-)
+_VAULT_CACHE_MB = 8
 
 
 class Daemon:
-    """One ledger, served. ``start`` returns once it is ready; ``stop`` drains."""
+    """One ledger and its servers. ``start`` returns once it serves; ``stop`` drains."""
 
     def __init__(self, config: Config, *, clock: Clock | None = None, confirm_clock: bool = False) -> None:
         self.config = config
         self.metrics = Metrics()
-        self.metrics.quorum.set(1)  # whether there is one is told by the sequencer, once there is something to publish
+        self.metrics.quorum.set(1)  # until a checkpoint is due and has no quorum
         for reason in error_reason_pb2.ErrorReason.keys()[1:]:
             self.metrics.errors.begin(reason.removeprefix("ERROR_REASON_"))
         self.service_state = ServiceState(self.metrics)
         self._clock = clock or SystemClock()
         self._confirm_clock = confirm_clock
-        # Without threads of its own it sends under a lock that the end of a stream waits for: a watcher that leaves
-        # while the health changes would hold up the drain for ever.
-        self._health = health.HealthServicer(experimental_non_blocking=False)
-        self._pool = ThreadPoolExecutor(WAITING_THREADS, thread_name_prefix="waiting")
-        self._watchers = ThreadPoolExecutor(WATCHING_THREADS, thread_name_prefix="watching")
-        self._grpc = self._build_grpc()
+        self._rpc = RpcServer(config.grpc, self.service_state)
         self._http = HttpServer(config, self.service_state)
-        self._closers: list[Any] = []
+        self._closers: list[Callable[[], None]] = []
         self._scrubber: Scrubber | None = None
         self.authenticator: Authenticator | None = None
         self.grpc_port = 0
@@ -119,45 +83,45 @@ class Daemon:
         """Listen, open and verify everything, then serve.
 
         Raises:
-            ConsentdError: something was wrong; everything is closed again.
+            ConsentdError: the daemon cannot serve; everything is closed again.
         """
-        self.grpc_port = self._listen()
-        self._grpc.start()
+        self.grpc_port = self._rpc.listen()
+        self._rpc.start()
         self._http.start()
         try:
             self.service_state.services = services = self._open()
         except BaseException:
             self.stop()
             raise
-        self._set_serving(True)
+        self._rpc.set_serving(True)
         if services.sequencer.fault is not None:
-            self._set_serving(False)  # it stopped already, and what it said of that was overwritten just now
+            # The sequencer stopped before the line above, which overwrote the NOT_SERVING that it had set.
+            self._rpc.set_serving(False)
         log.info("serving gRPC on port %d and HTTP on port %d", self.grpc_port, self.http_port)
 
     def stop(self) -> None:
-        """Drain: see the module's text."""
-        self._set_serving(False)
-        services, self.service_state.services = self.service_state.services, self.service_state.services
-        self._grpc.stop(DRAIN_S).wait()
+        """Drain and close everything, in the order that the module's text gives."""
+        self._rpc.set_serving(False)
+        services = self.service_state.services
+        self._rpc.drain()
         self.service_state.services = None
         if self._scrubber is not None:
             self._scrubber.stop()
         if services is not None:
             services.sequencer.stop()
         self._http.stop()
-        self._pool.shutdown()
-        self._watchers.shutdown()
-        for closer in reversed(self._closers):
+        self._rpc.close()
+        for close in reversed(self._closers):
             try:
-                closer()
+                close()
             except ConsentdError as error:
-                # Nothing is lost by it, for what was acknowledged was synced then; and the other stores close too.
+                # Acknowledged writes were synced before, so none is lost. The other stores must be closed too.
                 log.error("store did not close cleanly: %s", error)
         self._closers = []
         log.info("stopped")
 
     def reload_credentials(self) -> None:
-        """Read the credentials file again; a bad one changes nothing, and is logged."""
+        """Read the credentials file again. If it cannot be used, keep the present credentials and log why."""
         try:
             credentials = read_credentials(self.config.callers.credentials_file)
         except ConsentdError as error:
@@ -168,49 +132,20 @@ class Daemon:
             counts = len(credentials.tokens), len(credentials.certificates)
             log.info("credentials reloaded: %d tokens, %d certificates", *counts)
 
-    # -- steps ------------------------------------------------------------------------------------------------
+    # -- the steps of a start ---------------------------------------------------------------------------------
 
     def _open(self) -> Services:
         config, keys = self.config, read_keys(self.config)
         self.authenticator = Authenticator(read_credentials(config.callers.credentials_file))
-        look_at_ledger(config, keys.log.verifier)
-        store = self._opened(RocksStore.open(config.ledger.store_dir, block_cache_mb=config.ledger.block_cache_mb))
-        # INVARIANT: held until the sequencer has ended, so that nobody else signs in between.
-        path = config.ledger.last_signed_path
-        self._closers.append(partial(os.close, lock_file(path.with_name(path.name + ".lock"), program="daemon")))
-        table = Table.open(config.table.path, map_size_mb=config.table.map_size_mb)
-        self._closers.append(table.close)
-        follow_room(self.metrics, config, table)
-        ledger = open_ledger(
-            store,
-            last_signed_path=config.ledger.last_signed_path,
-            origin=config.ledger.origin,
-            log_verifier=keys.log.verifier,
-            map_bits=config.ledger.map_bits,
-        )
-        self.metrics.map_bytes.set(64 << ledger.state.map_bits)
-        self.metrics.ledger_size.set(ledger.state.size)
+        check_ledger_files(config, keys.log.verifier)
+        ledger, table = self._open_ledger_and_table(keys)
+        vault = self._open_vault(keys, ledger)
+        applied = catch_up(table, ledger, vault, self._clock.wall_ms())
+        if applied:
+            log.info("table caught up with %d leaves", applied)
         if ledger.state.size:
-            look_at_vault(config.ledger.vault_dir, ledger)
-        vault = Vault(self._opened(RocksStore.open(config.ledger.vault_dir, block_cache_mb=8)), keys.vault)
-        if ledger.state.size:
-            check_vault(ledger, vault, config.ledger.vault_dir)
-        behind = catch_up(table, ledger, vault, self._clock.wall_ms())
-        if behind:
-            log.info("table caught up with %d leaves", behind)
-        if ledger.state.size:
-            check_statement_key(table, keys, config.keys.statement_key_file)
-        author = Author(config.ledger.origin, keys.statement, vault, os.urandom)
-        sequencer = self._sequencer(keys, author, ledger, table)
-        sequencer.start()
-        try:
-            if ledger.state.size == 0:
-                # Said aloud: where a disk was not mounted, this is a second ledger of the same name.
-                log.warning("a new ledger begins: `%s` in `%s`", config.ledger.origin, config.ledger.store_dir)
-                self._begin(sequencer, author, keys)
-        except BaseException:
-            sequencer.stop()  # before what it writes to is closed
-            raise
+            check_statement_key(table, keys.statement.public_key, config.keys.statement_key_file)
+        sequencer = self._start_sequencer(keys, ledger, table, vault)
         self._scrubber = Scrubber(
             config,
             ledger=ledger,
@@ -233,22 +168,50 @@ class Daemon:
             page_key=hashlib.sha256(b"consentd/page/v1\0" + keys.statement.seed).digest(),
         )
 
-    def _opened(self, store: RocksStore) -> Store:
-        self._closers.append(store.close)
-        return store
-
-    def _sequencer(self, keys: Keys, author: Author, ledger: Ledger, table: Table) -> Sequencer:
+    def _open_ledger_and_table(self, keys: Keys) -> tuple[Ledger, Table]:
         config = self.config
+        store = RocksStore.open(config.ledger.store_dir, block_cache_mb=config.ledger.block_cache_mb)
+        self._closers.append(store.close)
+        # INVARIANT: held until the sequencer has stopped, so that no other process signs meanwhile.
+        last_signed = config.ledger.last_signed_path
+        lock = lock_file(last_signed.with_name(last_signed.name + ".lock"), program="daemon")
+        self._closers.append(lambda: os.close(lock))
+        table = Table.open(config.table.path, map_size_mb=config.table.map_size_mb)
+        self._closers.append(table.close)
+        measure_free_space(self.metrics, config, table)
+        ledger = open_ledger(
+            store,
+            last_signed_path=last_signed,
+            origin=config.ledger.origin,
+            log_verifier=keys.log.verifier,
+            map_bits=config.ledger.map_bits,
+        )
+        self.metrics.map_bytes.set(64 << ledger.state.map_bits)
+        self.metrics.ledger_size.set(ledger.state.size)
+        return ledger, table
+
+    def _open_vault(self, keys: Keys, ledger: Ledger) -> Vault:
+        path = self.config.ledger.vault_dir
+        if ledger.state.size:
+            check_vault_files(path, ledger)
+        store = RocksStore.open(path, block_cache_mb=_VAULT_CACHE_MB)
+        self._closers.append(store.close)
+        vault = Vault(store, keys.vault)
+        if ledger.state.size:
+            check_vault_commitment(ledger, vault, path)
+        return vault
+
+    def _start_sequencer(self, keys: Keys, ledger: Ledger, table: Table, vault: Vault) -> Sequencer:
+        """Start the sequencer; if the ledger is empty, write its first entries."""
+        config = self.config
+        author = Author(config.ledger.origin, keys.statement, vault, os.urandom)
         signers = (keys.log,) if keys.log_mldsa is None else (keys.log, keys.log_mldsa)
-        return Sequencer(
+        publisher = self._make_publisher(keys, ledger)
+        sequencer = Sequencer(
             ledger=ledger,
             table=table,
             author=author,
-            signing=CheckpointSigning(
-                signers,
-                config.ledger.last_signed_path,
-                make_publisher(config, keys, ledger, metrics=self.metrics, clock=self._clock),
-            ),
+            signing=CheckpointSigning(signers, config.ledger.last_signed_path, publisher),
             limits=SequencerLimits(
                 checkpoint_interval_ms=config.ledger.checkpoint_interval_ms,
                 max_waiting=config.pool.max_waiting,
@@ -258,11 +221,21 @@ class Daemon:
             clock=self._clock,
             metrics=self.metrics,
             confirm_clock=self._confirm_clock,
-            on_fault=self._set_not_serving,
+            on_fault=lambda: self._rpc.set_serving(False),
         )
+        sequencer.start()
+        if ledger.state.size == 0:
+            # A warning, because an unmounted disk also looks like an empty ledger: then this starts a second ledger
+            # of the same name.
+            log.warning("a new ledger begins: `%s` in `%s`", config.ledger.origin, config.ledger.store_dir)
+            try:
+                self._write_first_entries(sequencer, author, keys)
+            except BaseException:
+                sequencer.stop()  # before the stores it writes to are closed
+                raise
+        return sequencer
 
-    def _begin(self, sequencer: Sequencer, author: Author, keys: Keys) -> None:
-        """Write the first entries of an empty ledger."""
+    def _write_first_entries(self, sequencer: Sequencer, author: Author, keys: Keys) -> None:
         verifier_keys = [note.format_vkey(keys.log.verifier)]
         if keys.log_mldsa is not None:
             verifier_keys.append(format_mldsa_vkey(keys.log_mldsa.verifier))
@@ -272,97 +245,46 @@ class Daemon:
         )
         sequencer.submit(genesis).result()
 
-    def _build_grpc(self) -> grpc.Server:
-        limit = self.config.grpc.max_message_bytes
-        server = grpc.server(
-            ThreadPoolExecutor(self.config.grpc.threads, thread_name_prefix="check"),
-            options=[
-                ("grpc.max_receive_message_length", limit),
-                ("grpc.max_metadata_size", 16 * 1024),
-                ("grpc.so_reuseport", 0),
-            ],
+    def _make_publisher(self, keys: Keys, ledger: Ledger) -> Publisher:
+        """Return the publisher of the configured witness policy; without a policy, one that publishes at once."""
+        config = self.config
+        if config.witness.policy_file is None:
+            return ImmediatePublisher()
+        signed_log = SignedLog(
+            verifier=keys.log.verifier,
+            store=ledger.store,
+            size=ledger.state.size,
+            last_signed=read_file_if_exists(config.ledger.last_signed_path, name="last signed checkpoint"),
+            published_path=config.ledger.published_path,
         )
-        names = [health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
-        registration = ServiceRegistration(server, self._pool, self.metrics)
-        for module, add, servicer_type in SERVICES:
-            (service,) = module.DESCRIPTOR.services_by_name.values()
-            add(servicer_type(self.service_state), registration)
-            names.append(service.full_name)
-        self._health.Watch = Pooled(self._health.Watch, self._watchers)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        described = reflection.ReflectionServicer(names)
-        # Its stream lasts as long as the client likes: it has a thread of its own, and takes none from the checks.
-        one_thread = ThreadPoolExecutor(1, thread_name_prefix="reflection")
-        described.ServerReflectionInfo = Pooled(described.ServerReflectionInfo, one_thread)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(described, server)
-        self._service_names = ["", *names[2:]]
-        self._set_serving(False)
-        return server
+        policy = read_policy(config.witness.policy_file)
+        return QuorumPublisher(signed_log, policy, config.witness, clock=self._clock, metrics=self.metrics)
 
-    def _listen(self) -> int:
-        address, tls = self.config.grpc.listen, self.config.grpc.tls
+
+def measure_free_space(metrics: Metrics, config: Config, table: Table) -> None:
+    """Let each fetch of the metrics read the free bytes of every directory, and how full the table's map is.
+
+    A figure that cannot be read is NaN, so that the other figures can still be fetched.
+    """
+
+    def free_bytes(path: Path) -> float:
         try:
-            if tls is None:
-                return self._grpc.add_insecure_port(address)
-            return self._grpc.add_secure_port(address, server_credentials(tls))
-        except RuntimeError as error:
-            raise StorageError(f"cannot listen on `{address}`: is another daemon running?") from error
+            return shutil.disk_usage(path).free
+        except OSError:
+            return math.nan
 
-    def _set_serving(self, serving: bool) -> None:
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in self._service_names:
-            self._health.set(name, status)
-        self.metrics.ready.set(serving)
-
-    def _set_not_serving(self) -> None:
-        self._set_serving(False)
-
-
-def check_vault(ledger: Ledger, vault: Vault, path: Path) -> None:
-    """Check that the vault is the one this ledger was begun with: beside another, everybody would seem to be erased.
-
-    Raises:
-        CorruptionError: it is not.
-    """
-    first = read_entry(ledger.store, codec.LEDGER_TAG, 1)
-    opened = open_entry(vault, first)
-    assert opened is not None, "a public chain's statement is in the clear"
-    stated = parse(statement_pb2.LedgerStatement, codec.decode_statement(opened[1]).payload)
-    if stated.vault_commitment != vault.commitment():
-        raise CorruptionError(
-            f"vault is not this ledger's: `{path}`; restore the vault's backup, see ops/RUNBOOK.md, `vault lost`"
-        )
-
-
-def check_statement_key(table: Table, keys: Keys, path: Path) -> None:
-    """Check that the statement key is the ledger's: what another one signs, no auditor accepts.
-
-    Raises:
-        StorageError: it is not in force in chain `ledger`.
-    """
-    with table.read() as snapshot:
-        owner = snapshot.key_owner(keys.statement.public_key)
-    if owner is None or owner.kind is not Owner.LEDGER:
-        raise StorageError(f"statement key is not this ledger's: `{path}`; restore the file it was begun with")
-
-
-def server_credentials(tls: TlsConfig) -> grpc.ServerCredentials:
-    """Return gRPC's credentials from the files of a TLS section.
-
-    Raises:
-        StorageError: a file cannot be read.
-    """
-
-    def read(path: Path) -> bytes:
+    def used_share() -> float:
         try:
-            return path.read_bytes()
-        except OSError as error:
-            raise StorageError(f"TLS file cannot be read: `{path}`: {error.strerror}") from error
+            return table.used_share()
+        except ConsentdError:
+            return math.nan  # the table is closed: the daemon is stopping
 
-    pair = (read(tls.key_file), read(tls.cert_file))
-    if tls.client_ca_file is None:
-        return grpc.ssl_server_credentials([pair])
-    return grpc.ssl_server_credentials([pair], read(tls.client_ca_file), require_client_auth=True)
+    ledger = config.ledger
+    metrics.free_bytes.follow(lambda: free_bytes(ledger.store_dir), "ledger")
+    metrics.free_bytes.follow(lambda: free_bytes(ledger.vault_dir), "vault")
+    metrics.free_bytes.follow(lambda: free_bytes(config.table.path), "table")
+    metrics.free_bytes.follow(lambda: free_bytes(ledger.last_signed_path.parent), "last_signed")
+    metrics.table_used_share.follow(used_share)
 
 
 def serve(config: Config, *, confirm_clock: bool = False) -> None:

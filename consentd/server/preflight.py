@@ -1,41 +1,45 @@
-"""Look at what lies on the disk before it is opened for writing: a start that refuses must have changed nothing.
+"""Check files and keys at the start, before anything is written: a start that refuses must not change a file.
 
-RocksDB reads its log up to the first record that is damaged; opened for writing, it deletes what follows. After a
-power cut that is a torn record, of which nobody was told. But a bit that a disk or memory flipped in the middle of a
-log looks the same, and what follows it may be entries that others hold receipts of, or keys of persons that are
-nowhere else. So each store is first opened for reading, which changes nothing, and what must be there is looked for:
-in the ledger, what the last signed checkpoint and the table know of; in the vault, where its log is not whole, a key
-for every person.
+RocksDB reads its write-ahead log up to the first damaged record. When it opens a store for writing, it deletes the
+records after that one. After a power cut the damaged record is an incomplete last write, which was acknowledged to
+nobody, so deleting is right. But a bit that flipped in the middle of the log looks the same. The records after it may
+be entries that others hold receipts of, or the only copy of persons' data keys. So each store is first opened
+read-only, and checked for what must be in it: the ledger for all entries that the last signed checkpoint and the table
+cover; the vault, if its log is damaged, for a data key of every person.
 """
 
 from pathlib import Path
 
 from consentd.config import Config
-from consentd.core.kinds import EntryKind
+from consentd.core import codec
+from consentd.core.kinds import EntryKind, Owner
 from consentd.core.note import Verifier
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 from consentd.ledger import layout, reads
 from consentd.ledger.ledger import Ledger, decode_state, empty_state
 from consentd.ledger.recovery import check_last_signed
+from consentd.ledger.vault import Vault
+from consentd.statements.payloads import parse
 from consentd.store import Store, prefix_end
 from consentd.store.rocks import RocksStore
 from consentd.table.table import Table
+from consentd.v1 import statement_pb2
 
 _CACHE_MB = 8
 _VAULT_LOST = "copy what is there, and see ops/RUNBOOK.md, `vault lost`"
 
 
-def look_at_ledger(config: Config, log_verifier: Verifier) -> None:
-    """Check that the ledger's store is not smaller than its last signed checkpoint or its table.
+def check_ledger_files(config: Config, log_verifier: Verifier) -> None:
+    """Check that the ledger's store has all entries that its last signed checkpoint and its table cover.
 
     Raises:
-        CorruptionError: it is, or the last signed checkpoint or the store is damaged.
-        StorageError: the last signed checkpoint cannot be read.
+        CorruptionError: entries are missing, or the last signed note or the store is damaged.
+        StorageError: the file of the last signed note cannot be read.
     """
     try:
         store = RocksStore.open_read_only(config.ledger.store_dir, block_cache_mb=_CACHE_MB)
     except StorageError:
-        return  # not there yet, or another daemon's: opening it says so
+        return  # not made yet, or in use by another daemon: opening it for writing reports that
     try:
         row = store.get(layout.STATE)
         state = empty_state(1) if row is None else decode_state(row)
@@ -49,23 +53,23 @@ def look_at_ledger(config: Config, log_verifier: Verifier) -> None:
 
 
 def _table_size(path: Path) -> int:
-    """Return the size that a table reflects; 0 where it cannot be read, which opening it will say."""
+    """Return how many leaves are applied to a table; 0 if it cannot be read, which opening it for writing reports."""
     try:
         table = Table.open_read_only(path)
     except ConsentdError:
         return 0
     try:
-        with table.read() as standing:
-            return standing.size
+        with table.read() as snapshot:
+            return snapshot.size
     finally:
         table.close()
 
 
-def look_at_vault(path: Path, ledger: Ledger) -> None:
-    """Check that the vault of a ledger that was begun is there, and has lost no key to a damaged log.
+def check_vault_files(path: Path, ledger: Ledger) -> None:
+    """Check that the vault of a ledger with entries exists, and that a damaged log has cost it no person's key.
 
     Raises:
-        CorruptionError: it is not there, or has.
+        CorruptionError: the vault does not exist, or keys are missing.
     """
     try:
         RocksStore.open_read_only(path, block_cache_mb=_CACHE_MB, whole_log=True).close()
@@ -73,21 +77,49 @@ def look_at_vault(path: Path, ledger: Ledger) -> None:
     except StorageError as error:
         if not (path / "CURRENT").is_file():
             raise CorruptionError(f"vault is not this ledger's: there is none: `{path}`; {_VAULT_LOST}") from error
-        return  # another daemon's, or not ours to read: opening it says so
+        return  # in use by another daemon, or not readable: opening it for writing reports that
     except CorruptionError:
         vault = RocksStore.open_read_only(path, block_cache_mb=_CACHE_MB)
     try:
-        lost = sum(is_without_key(vault, ledger.store, key[1:]) for key, _ in ledger.store.scan(b"h", prefix_end(b"h")))
+        lost = sum(_has_lost_key(vault, ledger.store, key[1:]) for key, _ in ledger.store.scan(b"h", prefix_end(b"h")))
     finally:
         vault.close()
     if lost:
         raise CorruptionError(f"vault has a damaged log, and lacks the keys of {lost} persons: `{path}`; {_VAULT_LOST}")
 
 
-def is_without_key(vault: Store, store: Store, tag: bytes) -> bool:
-    """Tell whether *tag* is a person's who was not erased, and whose data key is gone."""
+def _has_lost_key(vault: Store, store: Store, tag: bytes) -> bool:
+    """Return whether *tag* is of a person who was not erased, but has no data key in the vault."""
     if vault.get(b"k" + tag) is not None:
         return False
     count, _ = layout.HEAD.unpack(store.get(layout.head_key(tag)) or b"")
     entry = reads.read_entry(store, tag, count)
     return entry.event.kind != EntryKind.ERASURE and not reads.is_clear(entry)
+
+
+def check_vault_commitment(ledger: Ledger, vault: Vault, path: Path) -> None:
+    """Check that the vault is the one that leaf 0 commits to. With another vault every person would seem to be erased.
+
+    Raises:
+        CorruptionError: the vault belongs to another ledger.
+    """
+    first = reads.read_entry(ledger.store, codec.LEDGER_TAG, 1)
+    opened = reads.open_entry(vault, first)
+    assert opened is not None, "a public chain's statement is in the clear"
+    stated = parse(statement_pb2.LedgerStatement, codec.decode_statement(opened[1]).payload)
+    if stated.vault_commitment != vault.commitment():
+        raise CorruptionError(
+            f"vault is not this ledger's: `{path}`; restore the vault's backup, see ops/RUNBOOK.md, `vault lost`"
+        )
+
+
+def check_statement_key(table: Table, public_key: bytes, path: Path) -> None:
+    """Check that the statement key is in force for the ledger: auditors reject statements signed with another key.
+
+    Raises:
+        StorageError: chain `ledger` does not have the key in force.
+    """
+    with table.read() as snapshot:
+        owner = snapshot.key_owner(public_key)
+    if owner is None or owner.kind is not Owner.LEDGER:
+        raise StorageError(f"statement key is not this ledger's: `{path}`; restore the file it was begun with")

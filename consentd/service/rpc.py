@@ -95,18 +95,23 @@ class ServiceRegistration:
 
     It changes each handler: calls that may wait run on *pool*, and a request that does not decode reaches ``rpc``. gRPC
     itself would answer such a request INTERNAL, count it nowhere, and log a traceback for it.
+
+    Attributes:
+        services: the names of the services that were added.
     """
 
     def __init__(self, server: Any, pool: ThreadPoolExecutor, metrics: Metrics) -> None:
         self._server = server
         self._pool = pool
         self._metrics = metrics
+        self.services: list[str] = []
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
         """Do nothing: generated code adds the same handlers by ``add_registered_method_handlers`` too."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Add the handlers of *service*, by method name."""
+        self.services.append(service)
         ours = {name: self._changed(handler) for name, handler in handlers.items()}
         for name in ours:
             self._metrics.rpcs.begin(name, "INTERNAL")
