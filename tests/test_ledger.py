@@ -570,7 +570,7 @@ def test_old_request_rows_go_a_few_at_a_time(tmp_path: Path) -> None:
         return len(list(store.scan(b"q", b"r"))), len(list(store.scan(b"x", b"y")))
 
     for forget_before, expected in ((5, 100), (6, 36), (6, 0)):
-        turn = AppendBatch(ledger, 10, forget_before_ms=forget_before)
+        turn = AppendBatch(ledger, 10, expire_before_ms=forget_before)
         turn.append(draft())
         turn.close()
         ledger.commit(turn)
@@ -613,7 +613,7 @@ def test_a_chain_reads_forward_and_back(case: LedgerCase) -> None:
     forward = list(reads.read_chain(case.store, person.tag, 1, count))
     assert [entry.event.seq for entry in forward] == list(range(1, count + 1))
     assert list(reads.read_chain_back(case.store, person.tag, count, page=3)) == forward[::-1]
-    assert [reads.is_clear(entry) for entry in forward] == [False] * count
+    assert [reads.is_plaintext(entry) for entry in forward] == [False] * count
     assert all(reads.open_entry(case.vault, entry) for entry in forward)
 
 

@@ -18,8 +18,8 @@ from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import DAY_MS, Pruned
 from consentd.errors import RequestError, StorageError
-from consentd.ledger import layout, reads, retention
-from consentd.ledger.retention import Stop
+from consentd.ledger import layout, pruning, reads, retention
+from consentd.ledger.pruning import Stop
 from consentd.policy import model
 from consentd.sequencer.commands.pruning import StatePruning
 from consentd.statements.values import consent_message
@@ -41,7 +41,7 @@ class PruningCase(LedgerCase):
         return self.clock.wall_ms() - DAYS * DAY_MS
 
     def plan(self) -> tuple[Pruned, Stop]:
-        planning = retention.plan(
+        planning = pruning.plan_pruning(
             self.store, self.vault, kept_from_ms=self.kept_from(), size=self.ledger.state.size
         )
         try:
@@ -57,7 +57,7 @@ class PruningCase(LedgerCase):
         self.seal()
 
     def sweep(self, pruned: Pruned) -> None:
-        for batch, _ in retention.sweep(self.store, self.vault, pruned):
+        for batch, _ in pruning.delete_in_batches(self.store, self.vault, pruned):
             self.sequencer.call(lambda batch=batch: self.store.write(batch))
 
     def prune(self) -> Pruned:
@@ -96,7 +96,7 @@ def live(case: PruningCase, random: Random, steps: int, *, keys: bool) -> None:
         count, _ = case.ledger.head(person.tag)
         grants = [
             entry.event.seq
-            for entry in reads.read_kept(case.store, person.tag)
+            for entry in reads.read_chain_with_gaps(case.store, person.tag)
             if entry.event.kind == EntryKind.GRANT and entry.row is not None
         ]
         try:
@@ -114,7 +114,7 @@ def live(case: PruningCase, random: Random, steps: int, *, keys: bool) -> None:
                 case.write(case.access(person, purpose="HRESCH"))
             elif what == 3:
                 accesses = [
-                    entry.event.seq for entry in reads.read_kept(case.store, person.tag, max(1, count - 9))
+                    entry.event.seq for entry in reads.read_chain_with_gaps(case.store, person.tag, max(1, count - 9))
                     if entry.event.kind == EntryKind.ACCESS and entry.row is not None
                 ]
                 if accesses:
@@ -130,7 +130,7 @@ def live(case: PruningCase, random: Random, steps: int, *, keys: bool) -> None:
 
 
 def carry_out(store: Store, case: PruningCase, pruned: Pruned) -> None:
-    for batch, _ in retention.sweep(store, case.vault, pruned):
+    for batch, _ in pruning.delete_in_batches(store, case.vault, pruned):
         store.write(batch)
 
 
@@ -141,9 +141,9 @@ def copy(store: Store) -> dict[bytes, bytes]:
 def check(case: PruningCase, before: Store, pruned: Pruned) -> None:
     """Compare a pruned ledger with the same one as it was before."""
     assert case.fsck().faults == ()
-    stated = retention.read_stated(before)[1]
+    stated = retention.read_stated_prunings(before)[1]
     for person in case.people:
-        chain = list(reads.read_kept(before, person.tag))
+        chain = list(reads.read_chain_with_gaps(before, person.tag))
         wanted = _in_view(case, chain, pruned.kept_from_ms, stated)
         below = [entry.event.seq for entry in chain if entry.index < pruned.start]
         for entry in chain:
@@ -166,7 +166,9 @@ def check(case: PruningCase, before: Store, pruned: Pruned) -> None:
     assert pruned.minimum % tiles.TILE_WIDTH == 0
 
 
-def _in_view(case: PruningCase, chain: list[reads.Entry], since_ms: int, stated: list[retention.Stated]) -> set[int]:
+def _in_view(
+    case: PruningCase, chain: list[reads.StoredEntry], since_ms: int, stated: list[retention.StatedPruning]
+) -> set[int]:
     """Return which entries something since a time rests on: moment by moment, as the evaluator saw it."""
     opened = {entry.event.seq: reads.open_entry(case.vault, entry) for entry in chain}
     statements = {seq: codec.decode_statement(found[1]) for seq, found in opened.items() if found is not None}
@@ -248,7 +250,7 @@ def test_a_crash_at_any_write_of_a_sweep_loses_nothing(tmp_path: Path) -> None:
     before = copy(case.store)
     swept = MemoryStore(dict(before))
     carry_out(swept, case, pruned)
-    steps = [(batch, done.leaves) for batch, done in retention.sweep(MemoryStore(before), case.vault, pruned)]
+    steps = [(batch, done.leaves) for batch, done in pruning.delete_in_batches(MemoryStore(before), case.vault, pruned)]
     batches = len(steps)
     assert batches >= 3
     assert steps[-1][1] > 0

@@ -158,7 +158,7 @@ def test_no_kill_in_a_pruning_loses_anything_and_the_next_call_finishes(old: Old
             last.check_ledger()
             assert last.daemon.service_state.services is not None
             store = last.daemon.service_state.services.ledger.store
-            days, stated = retention.read_stated(store)
+            days, stated = retention.read_stated_prunings(store)
             assert days == DAYS
             assert len(stated) <= 1
             if not stated:
@@ -171,7 +171,7 @@ def test_no_kill_in_a_pruning_loses_anything_and_the_next_call_finishes(old: Old
             assert retention.is_finished(store)
             if stated and not was_finished:
                 # It goes on with what was stated, and states nothing new.
-                assert retention.read_stated(store) == (DAYS, stated)
+                assert retention.read_stated_prunings(store) == (DAYS, stated)
                 assert (done.kept_from_time_ms, done.start_size) == (
                     stated[0].pruned.kept_from_ms, stated[0].pruned.start
                 )  # fmt: skip

@@ -452,7 +452,7 @@ def data_directory(world: World) -> DataDirectory:
 def test_a_place_that_hides_more_than_the_ledger_states_is_found(world: World, tmp_path: Path) -> None:
     anna = pruned_world(world)
     store = world.services.ledger.store
-    last = max(entry.index for entry in reads.read_kept(store, world.tag(anna)) if entry.index < 400)
+    last = max(entry.index for entry in reads.read_chain_with_gaps(store, world.tag(anna)) if entry.index < 400)
     rest = tmp_path / "rest"
     log_key = read_log_key(world.running.config.keys.log_key_file).verifier
     exported = export(live(world, openings=False), rest, origin=ORIGIN, log_verifier=log_key)
@@ -493,7 +493,7 @@ def test_a_place_that_hides_more_than_the_ledger_states_is_found(world: World, t
 def test_a_leaf_or_statement_that_is_gone_and_not_stated_is_named_by_fsck(world: World) -> None:
     anna = pruned_world(world)
     store, tag = world.services.ledger.store, world.tag(anna)
-    chain = list(reads.read_kept(store, tag))
+    chain = list(reads.read_chain_with_gaps(store, tag))
     for entry, what in ((chain[0], "keeps `0` before it"), (chain[1], "map root"), (chain[-1], "leaf is missing")):
         key = layout.leaf_key(entry.index)
         with without(store, key):

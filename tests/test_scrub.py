@@ -18,7 +18,7 @@ from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.errors import ConsentdError, CorruptionError, StorageError
-from consentd.ledger import layout, retention
+from consentd.ledger import layout, pruning
 from consentd.ledger.retention import encode_pruned, read_pruned
 from consentd.store import Batch, Store, prefix_end
 from consentd.store.memory import MemoryStore
@@ -610,7 +610,7 @@ def test_an_erasure_in_the_middle_of_a_comparison_is_no_damage(tmp_path: Path) -
 
 def test_a_pruning_beside_it_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scrubbing, "PIECE", 5)
-    monkeypatch.setattr(retention, "BATCH_ROWS", 20)
+    monkeypatch.setattr(pruning, "BATCH_ROWS", 20)
     case = PruningCase(tmp_path)
     live(case, random.Random(4), 60, keys=False)
     for skipped in (0, 40, 110):
@@ -619,7 +619,7 @@ def test_a_pruning_beside_it_is_no_damage(tmp_path: Path, monkeypatch: pytest.Mo
         case.seal()
         pruned, _ = case.plan()
         case.state(pruned)
-        batches = retention.sweep(case.store, case.vault, pruned)
+        batches = pruning.delete_in_batches(case.store, case.vault, pruned)
         waits = iter(range(skipped))
 
         def pause(records: int, waits: Iterator[int] = waits, batches: Any = batches) -> None:

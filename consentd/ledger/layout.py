@@ -30,7 +30,7 @@ _U32 = Struct(">I")
 HEAD = Struct(">Q32s")
 REQUEST = Struct(">QQ32s")
 
-CLEAR = 0
+PLAINTEXT = 0
 """Form of a statement row: salt ‖ statement as they are (public chains)."""
 ENCRYPTED = 1
 """Form of a statement row: nonce ‖ AES-256-GCM of salt ‖ statement under the person's key."""

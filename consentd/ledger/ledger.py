@@ -158,8 +158,8 @@ class Ledger:
 class AppendBatch:
     """One batch being built on the ledger's present state. Owned by the sequencer's thread."""
 
-    def __init__(self, ledger: Ledger, time_ms: int, *, forget_before_ms: int = 0) -> None:
-        """Begin a turn at *time_ms*; request rows older than *forget_before_ms* are dropped, a few at a time."""
+    def __init__(self, ledger: Ledger, time_ms: int, *, expire_before_ms: int = 0) -> None:
+        """Begin a turn at *time_ms*; request rows older than *expire_before_ms* are dropped, a few at a time."""
         state = ledger.state
         assert time_ms >= state.time_ms, "ledger time never runs back"
         self.ledger = ledger
@@ -177,7 +177,7 @@ class AppendBatch:
         self._requests: dict[bytes, tuple[int, bytes]] = {}
         self._kinds: dict[tuple[bytes, int], int] = {}
         self._entries: dict[int, tuple[Appended, bytes]] = {}  # index → entry and statement row, of this batch
-        self._forget_before_ms = forget_before_ms
+        self._forget_before_ms = expire_before_ms
 
     def head(self, tag: bytes) -> tuple[int, bytes]:
         """Return (count, head) of a chain, entries of this turn included."""

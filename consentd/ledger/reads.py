@@ -29,7 +29,7 @@ Tiles = Mapping[tuple[int, int], bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StoredEntry:
     """A stored entry of a chain.
 
     Attributes:
@@ -106,7 +106,7 @@ def scan_leaves(store: Store, start: int, end: int) -> Iterator[tuple[int, bytes
     )
 
 
-def read_gapped(store: Store, start: int, end: int) -> list[bytes]:
+def read_leaves_with_gaps(store: Store, start: int, end: int) -> list[bytes]:
     """Return the leaves in [*start*, *end*); in place of one that was pruned, nothing."""
     found = dict(scan_leaves(store, start, end))
     return [found.get(index, b"") for index in range(start, end)]
@@ -140,7 +140,7 @@ def prove_consistency(store: Store, first: int, second: int) -> list[bytes]:
     return _finish(lambda found: tiles.prove_consistency(first, second, found), store, plan)
 
 
-def read_entry(store: Store, tag: bytes, seq: int) -> Entry:
+def read_entry(store: Store, tag: bytes, seq: int) -> StoredEntry:
     """Return entry *seq* of a chain. Three point reads: what ``read_chain`` does for many costs three times as much.
 
     Raises:
@@ -154,13 +154,13 @@ def read_entry(store: Store, tag: bytes, seq: int) -> Entry:
     return _entry(store, tag, seq, index, store.get(layout.leaf_key(index)), store.get(layout.statement_key(tag, seq)))
 
 
-def read_chain(store: Store, tag: bytes, first: int, last: int = codec.MAX_SEQ) -> Iterator[Entry]:
+def read_chain(store: Store, tag: bytes, first: int, last: int = codec.MAX_SEQ) -> Iterator[StoredEntry]:
     """Yield entries *first* … *last* of a chain, in order, as far as they exist.
 
     Raises:
         CorruptionError: one is missing between them, or is another's.
     """
-    for expected, entry in enumerate(read_kept(store, tag, first, last), first):
+    for expected, entry in enumerate(read_chain_with_gaps(store, tag, first, last), first):
         if entry.event.seq != expected:
             raise _broken(store, entry.index)
         yield entry
@@ -173,7 +173,7 @@ def _broken(store: Store, index: int) -> ConsentdError:
     return CorruptionError(f"chain is broken at index {index}")
 
 
-def read_kept(store: Store, tag: bytes, first: int = 1, last: int = codec.MAX_SEQ) -> Iterator[Entry]:
+def read_chain_with_gaps(store: Store, tag: bytes, first: int = 1, last: int = codec.MAX_SEQ) -> Iterator[StoredEntry]:
     """Yield those of entries *first* … *last* of a chain that are kept, in order: some may have been pruned.
 
     Raises:
@@ -190,17 +190,17 @@ def read_kept(store: Store, tag: bytes, first: int = 1, last: int = codec.MAX_SE
         yield _entry(store, tag, seq, index, leaf, rows.get(seq))
 
 
-def _entry(store: Store, tag: bytes, seq: int, index: int, leaf: bytes | None, row: bytes | None) -> Entry:
+def _entry(store: Store, tag: bytes, seq: int, index: int, leaf: bytes | None, row: bytes | None) -> StoredEntry:
     """Return an entry as it was read, if its leaf is the one that its chain has there."""
     if leaf is None:
         raise _broken(store, index)
     event = codec.decode_leaf(leaf)
     if not isinstance(event, codec.Event) or event.tag != tag or event.seq != seq:
         raise CorruptionError(f"chain is broken at index {index}")
-    return Entry(index, leaf, event, row)
+    return StoredEntry(index, leaf, event, row)
 
 
-def first_whole(store: Store, tag: bytes) -> int:
+def first_after_gaps(store: Store, tag: bytes) -> int:
     """Return the seq from which on a chain is whole: 1, unless entries before it were pruned."""
     if store.get(layout.PRUNED) is None:
         return 1
@@ -213,21 +213,21 @@ def first_whole(store: Store, tag: bytes) -> int:
     return first
 
 
-def read_chain_back(store: Store, tag: bytes, last: int, page: int = 256) -> Iterator[Entry]:
+def read_chain_back(store: Store, tag: bytes, last: int, page: int = 256) -> Iterator[StoredEntry]:
     """Yield the entries of a chain from *last* down to the first that is whole, read a page at a time."""
-    whole = first_whole(store, tag)
+    whole = first_after_gaps(store, tag)
     while last >= whole:
         first = max(whole, last - page + 1)
         yield from reversed(list(read_chain(store, tag, first, last)))
         last = first - 1
 
 
-def is_clear(entry: Entry) -> bool:
+def is_plaintext(entry: StoredEntry) -> bool:
     """Tell whether an entry's statement stands in the clear: its chain is public."""
-    return entry.row is not None and entry.row[:1] == bytes((layout.CLEAR,))
+    return entry.row is not None and entry.row[:1] == bytes((layout.PLAINTEXT,))
 
 
-def open_entry(vault: Vault, entry: Entry) -> tuple[bytes, bytes] | None:
+def open_entry(vault: Vault, entry: StoredEntry) -> tuple[bytes, bytes] | None:
     """Return (salt, statement) of an entry; None where it was erased.
 
     Raises:

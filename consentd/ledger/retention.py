@@ -1,24 +1,21 @@
-"""Prune: delete what the published retention policy no longer keeps, so that proofs among the rest still hold.
+"""Read what the ledger has pruned, and decide what of a person's chain a pruning retains.
 
-*kept_from* is a time T, and a person's entry is kept if it is of T or later, or if something since T rests on it:
+A pruning has a time T. It retains an entry of a person if the entry is of T or later, or if something of T or later
+depends on it. In detail, it retains:
 
-- a consent, with all that was done to it, unless it left the evaluator's view before T: withdrawn, or ended and
-  dropped from the table by an earlier pruning; nor before the time up to which recipients may keep what it gave them
-- a key, unless it was retired before T and signed nothing that is kept
-- what a kept entry refers to
-- a kind that this version cannot tell the end of: disputes, duties, whatever it does not know
+- each consent, with every change to it, unless the consent left the policy table before T: it was withdrawn, or it had
+  ended and an earlier pruning dropped it from the table. A consent is also retained until the time up to which
+  recipients may keep what it gave them.
+- each key, unless the key was retired before T and signed nothing that is retained.
+- each entry that a retained entry refers to.
+- each entry of a kind whose end this version cannot determine: disputes, duties, and every unknown kind.
 
-So every decision since T can be taken again from what is kept, and every signature verified. Of the rest the
-*statements* go. *Leaves* go below a minimum index only: the start is the size at the last seal before the first leaf
-that is kept for one of these reasons, and the minimum index is the start rounded down to a whole bundle. Below it
-remain all public chains, and of each person the first entry (ENROL), keys, and the last leaf, where the history then
-starts. Tiles remain whole.
-
-First the ledger says so, in a LEDGER entry; only when a checkpoint with it is public is anything deleted. Deleting
-twice is deleting once, so a pruning that was cut short is simply done again. Source: ledger-format.md, "Pruning".
+So every decision since T can be evaluated again from the retained entries, and every signature verified. The
+*statements* of all other entries are deleted. Their *leaves* are deleted only below the minimum index: ``pruning`` says
+where that is, and which leaves remain below it. Source: ledger-format.md, "Pruning".
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import Any
@@ -28,39 +25,36 @@ from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.pruned import NOTHING, Pruned
 from consentd.errors import CorruptionError
 from consentd.ledger import layout, reads
-from consentd.ledger.vault import Vault
 from consentd.policy.model import OPEN_END_MS
 from consentd.policy.subject import is_ended
 from consentd.statements import payloads, values
-from consentd.store import Batch, Store, prefix_end
+from consentd.store import Store
 
-BATCH_ROWS = 500
-"""Rows deleted at once: a few milliseconds in which no entry is appended."""
-STEP = 1_000
-"""Chains looked at between two words of how far it is."""
+CONSENT_KINDS = frozenset({EntryKind.GRANT, EntryKind.AMEND, EntryKind.PAUSE, EntryKind.RESUME, EntryKind.REVOKE})
+NEVER_PRUNED = frozenset({EntryKind.ENROL, EntryKind.KEY})
+"""Kinds whose leaf and statement remain below the minimum index too: the table is rebuilt from them."""
 
 _FORMAT = 1
 _ROW = Struct(">BQQB")
-_CONSENT = frozenset({EntryKind.GRANT, EntryKind.AMEND, EntryKind.PAUSE, EntryKind.RESUME, EntryKind.REVOKE})
-_ALWAYS = frozenset({EntryKind.ENROL, EntryKind.KEY})
-"""Kinds whose leaf and statement stay below the minimum index too: the table is made from them."""
+
+# -- what is pruned ---------------------------------------------------------------------------------------------
 
 
 def read_pruned(store: Store) -> Pruned:
-    """Return what a store no longer keeps, or will not once a pruning under way is finished.
+    """Return what a store no longer holds. While a pruning runs, some of it may still be there.
 
     Raises:
-        CorruptionError: the row is not one of ours.
+        CorruptionError: the row is not of a known form.
     """
-    return _read(store)[0]
+    return _read_row(store)[0]
 
 
 def is_finished(store: Store) -> bool:
-    """Tell whether nothing is left to delete of what ``read_pruned`` names. Raises as that."""
-    return _read(store)[1]
+    """Report whether everything that ``read_pruned`` names has been deleted. Raises as that."""
+    return _read_row(store)[1]
 
 
-def _read(store: Store) -> tuple[Pruned, bool]:
+def _read_row(store: Store) -> tuple[Pruned, bool]:
     row = store.get(layout.PRUNED)
     if row is None:
         return NOTHING, True
@@ -71,13 +65,13 @@ def _read(store: Store) -> tuple[Pruned, bool]:
 
 
 def encode_pruned(pruned: Pruned, *, finished: bool) -> bytes:
-    """Encode the row."""
+    """Encode the row that ``read_pruned`` reads."""
     return _ROW.pack(_FORMAT, pruned.kept_from_ms, pruned.start, finished)
 
 
 @dataclass(frozen=True, slots=True)
-class Stated:
-    """A pruning that the ledger states, and where it does."""
+class StatedPruning:
+    """A pruning that a LEDGER entry states; *index* and *time_ms* are the entry's."""
 
     index: int
     time_ms: int
@@ -85,11 +79,11 @@ class Stated:
 
 
 def read_ledger_statement(store: Store) -> Any:
-    """Return what leaf 0 states, a LedgerStatement; None: there is none.
+    """Return the statement of leaf 0, a LedgerStatement; None: there is none.
 
     Raises:
         CorruptionError: chain `ledger` cannot be read.
-        VerificationError: it is not one.
+        VerificationError: the statement is malformed.
     """
     for entry in reads.read_chain(store, codec.LEDGER_TAG, 1):
         if entry.event.kind != EntryKind.LEDGER or entry.row is None:
@@ -98,271 +92,149 @@ def read_ledger_statement(store: Store) -> Any:
     return None
 
 
-def read_stated(store: Store) -> tuple[int, list[Stated]]:
-    """Return the retention policy in days (0: keep everything), and the prunings stated so far, in order.
+def read_stated_prunings(store: Store) -> tuple[int, list[StatedPruning]]:
+    """Return the retention policy in days (0: nothing is ever pruned), and the prunings stated so far, in order.
 
     Raises:
         CorruptionError: chain `ledger` cannot be read.
+        VerificationError: a statement is malformed.
     """
-    days, stated = 0, []
+    days, prunings = 0, []
     for entry in reads.read_chain(store, codec.LEDGER_TAG, 1):
         if entry.event.kind != EntryKind.LEDGER or entry.row is None:
             continue
-        found = values.stated_retention(entry.event.kind, codec.decode_statement(entry.row[33:]).payload)
-        if found is None:
+        stated = values.stated_retention(entry.event.kind, codec.decode_statement(entry.row[33:]).payload)
+        if stated is None:
             continue
         if entry.event.seq == 1:
-            days = found.days
-        if found.pruned is not None:
-            stated.append(Stated(entry.index, entry.event.time_ms, found.pruned))
-    return days, stated
+            days = stated.days
+        if stated.pruned is not None:
+            prunings.append(StatedPruning(entry.index, entry.event.time_ms, stated.pruned))
+    return days, prunings
 
 
-# -- what of one chain is kept --------------------------------------------------------------------------------
+# -- what of one chain is retained ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """An entry of a chain, opened; ``made`` and ``message`` None: its statement is gone, or says nothing here."""
+class OpenedEntry:
+    """An entry of a person's chain, with its statement decrypted.
+
+    Attributes:
+        statement: None: it was deleted.
+        message: the decoded payload of consents and keys; None for other kinds, and without a statement.
+    """
 
     index: int
     event: codec.Event
-    made: codec.Statement | None
+    statement: codec.Statement | None
     message: Any
 
 
 @dataclass(slots=True)
-class _Lineage:
-    """A consent and what was done to it.
+class _Consent:
+    """A consent: its GRANT and every later entry that changes it.
 
     Attributes:
-        versions: (index, end of its period, until when recipients may keep what it gave) of each version.
-        left_ms: when it left the evaluator's view; None: it has not.
+        seqs: of all its entries.
+        versions: of each GRANT and AMEND: its index, the end of its period, and until when recipients may keep what
+            it gave them.
+        revoked_ms: time of its REVOKE; None: it was not revoked.
+        has_all_statements: no statement of it was deleted.
     """
 
-    members: list[int] = field(default_factory=list)
+    seqs: list[int] = field(default_factory=list)
     versions: list[tuple[int, int, int]] = field(default_factory=list)
-    left_ms: int | None = None
-    is_readable: bool = True
+    revoked_ms: int | None = None
+    has_all_statements: bool = True
+
+    def add(self, entry: OpenedEntry) -> None:
+        """Add the next entry of the consent."""
+        self.seqs.append(entry.event.seq)
+        if entry.event.kind == EntryKind.REVOKE:
+            self.revoked_ms = entry.event.time_ms
+        elif entry.message is None:
+            self.has_all_statements = False
+        elif entry.event.kind in (EntryKind.GRANT, EntryKind.AMEND):
+            consent = entry.message.consent
+            end_ms = consent.root.period.end_time_ms or OPEN_END_MS
+            self.versions.append((entry.index, end_ms, consent.retention_until_time_ms))
+
+    def left_table_ms(self, prunings: Sequence[StatedPruning]) -> int | None:
+        """Return when the policy table dropped the consent; None: it has not.
+
+        A REVOKE drops it at once. A consent that has ended is dropped by the next pruning whose time is after its end.
+        """
+        if self.revoked_ms is not None:
+            return self.revoked_ms
+        for pruning in prunings:
+            ends_ms = [end_ms for index, end_ms, _ in self.versions if index < pruning.index]
+            if ends_ms and is_ended(ends_ms[-1], pruning.pruned.kept_from_ms):
+                return pruning.time_ms
+        return None
+
+    def is_prunable(self, kept_from_ms: int, prunings: Sequence[StatedPruning]) -> bool:
+        """Report whether the consent left the table before *kept_from_ms*, and no recipient may keep data longer."""
+        if not self.has_all_statements:
+            # An earlier pruning deleted a part, so the rest may go; without the statements no end can be computed.
+            return self.revoked_ms is None or self.revoked_ms < kept_from_ms
+        left_ms = self.left_table_ms(prunings)
+        if left_ms is None or left_ms >= kept_from_ms:
+            return False
+        return all(until_ms < kept_from_ms for _, _, until_ms in self.versions)
 
 
-def kept_of(chain: Sequence[_Known], kept_from_ms: int, stated: Sequence[Stated]) -> set[int]:
-    """Return the seqs of a person's entries that are kept for what they say; see the module's text."""
-    known = {one.event.seq: one for one in chain}
-    kept: set[int] = set()
-    lineage_of: dict[int, int] = {}
-    lineages: dict[int, _Lineage] = {}
-    for one in chain:
-        event = one.event
-        if event.time_ms >= kept_from_ms:
-            kept.add(event.seq)
-        if event.kind in _CONSENT:
-            start = event.seq if event.kind == EntryKind.GRANT else lineage_of.get(event.ref)
-            if start is not None:
-                lineage_of[event.seq] = start
-                _take(lineages.setdefault(start, _Lineage()), one)
-        elif event.kind not in PRUNABLE and event.kind not in _ALWAYS and event.kind != EntryKind.ERASURE:
-            kept.add(event.seq)
-    for lineage in lineages.values():
-        if kept.intersection(lineage.members) or not _is_over(lineage, kept_from_ms, stated):
-            kept.update(lineage.members)
-    keys = [one for one in chain if one.event.kind == EntryKind.KEY and one.message is not None]
-    retired = {one.message.key: one.event.time_ms for one in keys if one.message.retired}
-    kept.update(one.event.seq for one in keys if retired.get(one.message.key, kept_from_ms) >= kept_from_ms)
-    _close(kept, known, lineages, lineage_of, keys)
-    return kept
+def retained_seqs(chain: Sequence[OpenedEntry], kept_from_ms: int, prunings: Sequence[StatedPruning]) -> set[int]:
+    """Return the seqs of the entries of a person's chain that a pruning of time *kept_from_ms* retains.
 
-
-def _take(lineage: _Lineage, one: _Known) -> None:
-    lineage.members.append(one.event.seq)
-    if one.event.kind == EntryKind.REVOKE:
-        lineage.left_ms = one.event.time_ms
-    elif one.message is None:
-        lineage.is_readable = False
-    elif one.event.kind in (EntryKind.GRANT, EntryKind.AMEND):
-        consent = one.message.consent
-        end_ms = consent.root.period.end_time_ms or OPEN_END_MS
-        lineage.versions.append((one.index, end_ms, consent.retention_until_time_ms))
-
-
-def _is_over(lineage: _Lineage, kept_from_ms: int, stated: Sequence[Stated]) -> bool:
-    """Tell whether nothing since *kept_from_ms* was decided with a lineage in view."""
-    if not lineage.is_readable:
-        return lineage.left_ms is None or lineage.left_ms < kept_from_ms  # pruned already, or nobody could read it
-    left_ms = lineage.left_ms
-    if left_ms is None:
-        for pruning in stated:
-            ends = [end_ms for index, end_ms, _ in lineage.versions if index < pruning.index]
-            if ends and is_ended(ends[-1], pruning.pruned.kept_from_ms):
-                left_ms = pruning.time_ms
-                break
-    if left_ms is None or left_ms >= kept_from_ms:
-        return False
-    return all(until_ms < kept_from_ms for _, _, until_ms in lineage.versions)
-
-
-def _close(
-    kept: set[int],
-    known: dict[int, _Known],
-    lineages: dict[int, _Lineage],
-    lineage_of: dict[int, int],
-    keys: Sequence[_Known],
-) -> None:
-    """Add what kept entries rest on: what they refer to, with its lineage, and the keys that signed them."""
-    waiting = list(kept)
-    while waiting:
-        one = known[waiting.pop()]
-        wanted = {one.event.ref} & known.keys()
-        if one.made is not None:
-            wanted |= {each.event.seq for each in keys if each.message.key == one.made.key}
-        for seq in list(wanted):
-            if seq in lineage_of:
-                wanted.update(lineages[lineage_of[seq]].members)
-        new = wanted - kept
-        kept |= new
-        waiting += new
-
-
-# -- planning -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Which leaf the start may not pass, and of what kind; kind 0: everything from there on is kept for its time."""
-
-    index: int
-    kind: int
-
-
-def plan(
-    store: Store, vault: Vault, *, kept_from_ms: int, size: int
-) -> Generator[int, None, tuple[Pruned, Stop]]:
-    """Find how far a ledger can be pruned; nothing changes. Yields how many chains were looked at, now and then.
+    Example, with T = *kept_from_ms*: seq 1 ENROL, 2 GRANT, 3 ACCESS that relies on 2, 4 REVOKE of 2, all before T; 5
+    GRANT and 6 ACCESS since T. The result is {5, 6}: the consent of 2 was revoked before T and nothing retained refers
+    to it. Had 6 relied on 2, the result would be {2, 4, 5, 6}. ENROL is not in it, because ``NEVER_PRUNED`` covers it.
 
     Args:
-        kept_from_ms: everything from this time on is kept.
-        size: leaves there are.
-
-    Raises:
-        CorruptionError: a chain cannot be read.
+        prunings: those stated before this one.
     """
-    before, (_, stated) = read_pruned(store), read_stated(store)
-    kept_from_ms = max(kept_from_ms, before.kept_from_ms)
-    stop = Stop(_first_since(store, kept_from_ms, before.minimum, size), 0)
-    for done, tag in enumerate(_tags(store)):
-        chain = _read_person(store, vault, tag, before_index=stop.index)
-        if chain is not None:
-            kept = kept_of(chain, kept_from_ms, stated)
-            first = next((one for one in chain if one.event.seq in kept and one.index >= before.start), None)
-            if first is not None and first.index < stop.index:
-                stop = Stop(first.index, first.event.kind)
-        if done % STEP == 0:
-            yield done
-    start = max(before.start, _seal_before(store, stop.index))
-    return Pruned(kept_from_ms, start), stop
+    retained: set[int] = set()
+    consent_of: dict[int, _Consent] = {}  # by the seq of each of its entries
+    for entry in chain:
+        event = entry.event
+        if event.time_ms >= kept_from_ms:
+            retained.add(event.seq)
+        if event.kind in CONSENT_KINDS:
+            consent = _Consent() if event.kind == EntryKind.GRANT else consent_of.get(event.ref)
+            if consent is not None:
+                consent_of[event.seq] = consent
+                consent.add(entry)
+        elif event.kind not in PRUNABLE and event.kind not in NEVER_PRUNED and event.kind != EntryKind.ERASURE:
+            retained.add(event.seq)
+    for consent in {id(each): each for each in consent_of.values()}.values():
+        if retained.intersection(consent.seqs) or not consent.is_prunable(kept_from_ms, prunings):
+            retained.update(consent.seqs)
+    keys = [entry for entry in chain if entry.event.kind == EntryKind.KEY and entry.message is not None]
+    retired_ms = {entry.message.key: entry.event.time_ms for entry in keys if entry.message.retired}
+    retained.update(
+        entry.event.seq for entry in keys if retired_ms.get(entry.message.key, kept_from_ms) >= kept_from_ms
+    )
+    return _with_dependencies(retained, chain, consent_of, keys)
 
 
-def _tags(store: Store) -> Iterator[bytes]:
-    return (key[1:] for key, _ in store.scan(b"h", prefix_end(b"h")))
+def _with_dependencies(
+    retained: set[int], chain: Sequence[OpenedEntry], consent_of: dict[int, _Consent], keys: Sequence[OpenedEntry]
+) -> set[int]:
+    """Return *retained* with every entry that one of them needs, directly or through another.
 
-
-def _read_person(store: Store, vault: Vault, tag: bytes, *, before_index: int | None = None) -> list[_Known] | None:
-    """Return a person's entries as far as they are kept; None: the chain is public, or begins too late to matter."""
-    first = store.get(layout.index_key(tag, 1))
-    if first is None:
-        raise CorruptionError("chain has lost its first entry")
-    index = layout.decode_u64(first)
-    if (before_index is not None and index >= before_index) or reads.read_leaf(store, index)[1] != EntryKind.ENROL:
-        return None
-    return [_open(vault, entry) for entry in reads.read_kept(store, tag)]
-
-
-def _open(vault: Vault, entry: reads.Entry) -> _Known:
-    event = entry.event
-    opened = reads.open_entry(vault, entry)
-    if opened is None:
-        return _Known(entry.index, event, None, None)
-    made = codec.decode_statement(opened[1])
-    wanted = event.kind in _CONSENT or event.kind == EntryKind.KEY
-    return _Known(entry.index, event, made, payloads.decode_payload(event.kind, made.payload) if wanted else None)
-
-
-def _first_since(store: Store, time_ms: int, low: int, high: int) -> int:
-    """Return the index of the first leaf of *time_ms* or later, of those in [*low*, *high*)."""
-    while low < high:
-        middle = (low + high) // 2
-        if codec.decode_leaf(reads.read_leaf(store, middle)).time_ms < time_ms:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-def _seal_before(store: Store, index: int) -> int:
-    """Return the size that the last seal before *index* ends; 0: there is none."""
-    for key, leaf in store.scan(layout.leaf_key(0), layout.leaf_key(index), reverse=True):
-        if isinstance(codec.decode_leaf(leaf), codec.Seal):
-            return layout.decode_u64(key) + 1
-    return 0
-
-
-# -- deleting -------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Sweep:
-    """What a sweep has deleted so far, or would have."""
-
-    chains: int = 0
-    leaves: int = 0
-    statements: int = 0
-
-
-def sweep(store: Store, vault: Vault, pruned: Pruned) -> Iterator[tuple[Batch, Sweep]]:
-    """Yield the batches that delete what *pruned* does not keep, each with what that comes to so far.
-
-    The first one says in the store what is about to be deleted, the last one that it is. Who only wants to know
-    how much it is writes none of them.
+    An entry needs the entry that it refers to, with the whole consent of that, and the keys that signed it.
     """
-    _, stated = read_stated(store)
-    done, batch = Sweep(), Batch()
-    batch.put(layout.PRUNED, encode_pruned(pruned, finished=False))
-    yield batch, done
-    batch = Batch()
-    for tag in _tags(store):
-        chain = _read_person(store, vault, tag)
-        if chain is not None:
-            _delete(batch, done, tag, chain, pruned, kept_of(chain, pruned.kept_from_ms, stated))
-        done.chains += 1
-        if len(batch) >= BATCH_ROWS or done.chains % STEP == 0:
-            yield batch, done
-            batch = Batch()
-    for key, leaf in store.scan(layout.leaf_key(0), layout.leaf_key(pruned.minimum)):
-        if isinstance(codec.decode_leaf(leaf), codec.Seal) and layout.decode_u64(key) != pruned.start - 1:
-            batch.delete(key)
-            done.leaves += 1
-            if len(batch) >= BATCH_ROWS:
-                yield batch, done
-                batch = Batch()
-    batch.put(layout.PRUNED, encode_pruned(pruned, finished=True))
-    yield batch, done
-
-
-def _delete(
-    batch: Batch, done: Sweep, tag: bytes, chain: Sequence[_Known], pruned: Pruned, kept: set[int]
-) -> None:
-    last_below = max((one.event.seq for one in chain if one.index < pruned.start), default=0)
-    # An entry that came since the plan may rest on one below the start: from there on the chain stays whole.
-    needed = [one.index for one in chain if one.event.seq in kept and one.event.kind not in _ALWAYS]
-    end = min([pruned.minimum, *needed])
-    for one in chain:
-        event = one.event
-        if event.seq in kept or event.kind in _ALWAYS or event.kind == EntryKind.ERASURE:
-            continue
-        if one.made is not None:
-            batch.delete(layout.statement_key(tag, event.seq))
-            done.statements += 1
-        if one.index < end and event.seq != last_below:
-            batch.delete(layout.leaf_key(one.index))
-            batch.delete(layout.index_key(tag, event.seq))
-            done.leaves += 1
+    by_seq = {entry.event.seq: entry for entry in chain}
+    found, waiting = set(retained), list(retained)
+    while waiting:
+        entry = by_seq[waiting.pop()]
+        needed = {entry.event.ref} & by_seq.keys()
+        if entry.statement is not None:
+            needed |= {key.event.seq for key in keys if key.message.key == entry.statement.key}
+        for seq in needed & consent_of.keys():
+            needed.update(consent_of[seq].seqs)
+        new = needed - found
+        found |= new
+        waiting += new
+    return found

@@ -140,7 +140,7 @@ class Vault:
             NotFoundError: the person's key is destroyed.
             CorruptionError: the row does not open, or not to what the leaf commits to.
         """
-        if row[:1] == bytes((layout.CLEAR,)):
+        if row[:1] == bytes((layout.PLAINTEXT,)):
             opened = row[1:]
         elif row[:1] == bytes((layout.ENCRYPTED,)):
             aad = codec.payload_aad(event.kind, event.tag, event.commit)
@@ -178,6 +178,6 @@ class Vault:
             raise StorageError("vault key does not open this vault; restore the file it was begun with") from error
 
 
-def clear_row(salt: bytes, statement: bytes) -> tuple[bytes, bytes]:
+def plaintext_row(salt: bytes, statement: bytes) -> tuple[bytes, bytes]:
     """Commit to a public chain's statement; returns (commit, statement row)."""
-    return codec.commit(salt, statement), b"".join((bytes((layout.CLEAR,)), salt, statement))
+    return codec.commit(salt, statement), b"".join((bytes((layout.PLAINTEXT,)), salt, statement))

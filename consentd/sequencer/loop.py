@@ -257,7 +257,7 @@ class Sequencer:
             self._refuse_all(writes, error)
             return
         self._log_clock(agrees=True)
-        batch = AppendBatch(self.ledger, time_ms, forget_before_ms=time_ms - self._limits.idempotency_ms)
+        batch = AppendBatch(self.ledger, time_ms, expire_before_ms=time_ms - self._limits.idempotency_ms)
         prepared: list[_Prepared[Any]] = []
         refused: list[tuple[PendingWrite[Any], RequestError]] = []
         try:

@@ -229,7 +229,7 @@ def _bundle(handler: _Handler, services: Services, path: str, *, kept: bool = Fa
     if (start < retention.read_pruned(store).minimum) is not kept:
         handler.reply(HTTPStatus.NOT_FOUND, b"bundle is whole\n" if kept else b"bundle is pruned\n")
         return
-    bundle = tiles.encode_bundle((reads.read_gapped if kept else reads.read_leaves)(store, start, end))
+    bundle = tiles.encode_bundle((reads.read_leaves_with_gaps if kept else reads.read_leaves)(store, start, end))
     handler.reply_known(bundle, _BYTES, "no-store" if kept else "private, max-age=31536000, immutable")
 
 

@@ -94,7 +94,7 @@ def _has_lost_key(vault: Store, store: Store, tag: bytes) -> bool:
         return False
     count, _ = layout.HEAD.unpack(store.get(layout.head_key(tag)) or b"")
     entry = reads.read_entry(store, tag, count)
-    return entry.event.kind != EntryKind.ERASURE and not reads.is_clear(entry)
+    return entry.event.kind != EntryKind.ERASURE and not reads.is_plaintext(entry)
 
 
 def check_vault_commitment(ledger: Ledger, vault: Vault, path: Path) -> None:

@@ -216,12 +216,12 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
                 left_bytes -= record.ByteSize()
         return response
 
-    def _payload(self, entry: reads.Entry) -> bytes | None:
+    def _payload(self, entry: reads.StoredEntry) -> bytes | None:
         opened = reads.open_entry(self.services.vault, entry)
         return None if opened is None else codec.decode_statement(opened[1]).payload
 
 
-def _access_record(entry: reads.Entry, payload: bytes | None) -> ac.AccessRecord | None:
+def _access_record(entry: reads.StoredEntry, payload: bytes | None) -> ac.AccessRecord | None:
     """Return the record of an ACCESS, or of the REFUSAL of one; None: it is the refusal of a consent."""
     record = ac.AccessRecord(
         seq=entry.event.seq,

@@ -192,13 +192,13 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
             self.metrics.refusals.inc(f"R{refusal.reason:02d}")
         return cs.Refused(reason=refusal.reason, missing=refusal.missing)
 
-    def _message(self, entry: reads.Entry, message_type: type[M]) -> M:
+    def _message(self, entry: reads.StoredEntry, message_type: type[M]) -> M:
         opened = reads.open_entry(self.services.vault, entry)
         if opened is None:
             raise NotFoundError("subject was erased", "SUBJECT_NOT_FOUND")
         return payloads.parse(message_type, codec.decode_statement(opened[1]).payload)
 
-    def _consent(self, entry: reads.Entry) -> pb.Consent:
+    def _consent(self, entry: reads.StoredEntry) -> pb.Consent:
         if entry.event.kind == EntryKind.GRANT:
             return self._message(entry, st.GrantStatement).consent
         return self._message(entry, st.AmendStatement).consent
@@ -225,7 +225,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         """
         records: dict[int, cs.ConsentRecord] = {}
         count, _ = self.services.ledger.head(tag)
-        first = reads.first_whole(self.services.ledger.store, tag)
+        first = reads.first_after_gaps(self.services.ledger.store, tag)
         for entry in reads.read_chain(self.services.ledger.store, tag, first, count):
             event = entry.event
             if entry.row is None:

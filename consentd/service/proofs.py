@@ -28,7 +28,7 @@ CACHED_ENTRIES = 256
 """Entries of chains up to this length are read once for a history and cached: at most about 4 MiB of statements."""
 _MAX_TRIES = 4
 
-Opened = tuple[reads.Entry, tuple[bytes, bytes] | None]
+Opened = tuple[reads.StoredEntry, tuple[bytes, bytes] | None]
 
 
 class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
@@ -82,7 +82,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
                 except NotFoundError:
                     continue  # pruned since the scan began
                 opened = None
-                if persons or entry.row is None or reads.is_clear(entry):
+                if persons or entry.row is None or reads.is_plaintext(entry):
                     opened = reads.open_entry(self.services.vault, entry)
                 if opened is None:
                     response.withheld_count += 1
@@ -146,7 +146,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         chains = _Chains(self.services.ledger.store, self.services.vault)
         heads, published, names = self._prove_heads(chains, tag, names, request.known_count)
         store = self.services.ledger.store
-        first = max(request.known_count + 1, reads.first_whole(store, tag))
+        first = max(request.known_count + 1, reads.first_after_gaps(store, tag))
         head = ls.HistoryHead(
             checkpoint=published.note,
             seal=heads.seal,
@@ -206,7 +206,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
             heads, published = self.services.sequencer.prove_heads(tags)
             wanted = dict(names)
             for each in tags:
-                first = max(known + 1, reads.first_whole(store, tag)) if each == tag else 1
+                first = max(known + 1, reads.first_after_gaps(store, tag)) if each == tag else 1
                 for name in self._authors(chains.read(each, first, heads.chains[each][0])):
                     wanted.setdefault(codec.public_tag(name), name)
             if wanted == names:

@@ -12,7 +12,7 @@ import grpc
 from consentd.core.pruned import DAY_MS, Pruned
 from consentd.errors import ConflictError, StorageError
 from consentd.ledger import retention
-from consentd.ledger.retention import Stop, Sweep
+from consentd.ledger.pruning import Deleted, Stop, delete_in_batches, plan_pruning
 from consentd.sequencer.commands.pruning import StatePruning, check_kept_from
 from consentd.service.servicer import Services, remaining_s
 from consentd.v1 import ledger_service_pb2 as ls
@@ -32,7 +32,7 @@ def prune(services: Services, request: ls.PruneRequest, context: grpc.ServicerCo
         pruned, stop = yield from _plan(services, request)
         if not request.dry_run:
             _publish(services, pruned, context)
-        yield from _sweep(services, pruned, stop, dry_run=request.dry_run)
+        yield from _delete(services, pruned, stop, dry_run=request.dry_run)
     finally:
         services.pruning.release()
 
@@ -42,13 +42,13 @@ def _plan(
 ) -> Generator[ls.PruneResponse, None, tuple[Pruned, Stop]]:
     """Return the pruning that the ledger states and that is not finished; else plan one, as far as possible."""
     store, state = services.ledger.store, services.ledger.state
-    before, (days, stated) = retention.read_pruned(store), retention.read_stated(store)
+    before, (days, stated) = retention.read_pruned(store), retention.read_stated_prunings(store)
     if stated and not (retention.is_finished(store) and before == stated[-1].pruned):
         return stated[-1].pruned, Stop(0, 0)
     now_ms = services.sequencer.clock.wall_ms()
     kept_from_ms = request.kept_from_time_ms or max(0, now_ms - days * DAY_MS)
     check_kept_from(kept_from_ms, days=days, time_ms=now_ms)
-    planning = retention.plan(store, services.vault, kept_from_ms=kept_from_ms, size=state.size)
+    planning = plan_pruning(store, services.vault, kept_from_ms=kept_from_ms, size=state.size)
     while True:
         try:
             done = next(planning)
@@ -66,11 +66,11 @@ def _publish(services: Services, pruned: Pruned, context: grpc.ServicerContext) 
         raise StorageError("pruning is stated, and waits for a published checkpoint; call again to go on")
 
 
-def _sweep(services: Services, pruned: Pruned, stop: Stop, *, dry_run: bool) -> Iterator[ls.PruneResponse]:
+def _delete(services: Services, pruned: Pruned, stop: Stop, *, dry_run: bool) -> Iterator[ls.PruneResponse]:
     """Delete what is pruned, or with *dry_run* only count it."""
     store, tags = services.ledger.store, services.ledger.state.tags
-    done = Sweep()
-    for batch, done in retention.sweep(store, services.vault, pruned):
+    done = Deleted()
+    for batch, done in delete_in_batches(store, services.vault, pruned):
         if not dry_run:
             services.sequencer.call(partial(store.write, batch))
         yield _response(ls.PRUNE_STEP_DELETING, done, tags, pruned, stop)
@@ -78,7 +78,7 @@ def _sweep(services: Services, pruned: Pruned, stop: Stop, *, dry_run: bool) -> 
 
 
 def _response(
-    step: "ls.PruneStep.ValueType", done: Sweep, tags: int, pruned: Pruned, stop: Stop
+    step: "ls.PruneStep.ValueType", done: Deleted, tags: int, pruned: Pruned, stop: Stop
 ) -> ls.PruneResponse:
     return ls.PruneResponse(
         step=step,

@@ -49,7 +49,7 @@ class Records:
     def stated(self) -> Fault | None:
         """Check the row of what is pruned against the ledger's own entries."""
         pruned = retention.read_pruned(self._store)
-        if pruned == NOTHING or any(one.pruned == pruned for one in retention.read_stated(self._store)[1]):
+        if pruned == NOTHING or any(one.pruned == pruned for one in retention.read_stated_prunings(self._store)[1]):
             return None
         return Fault(None, "row of what is pruned is not what the ledger states")
 

@@ -140,7 +140,7 @@ class StoreSource:
         """
         start = n * tiles.TILE_WIDTH
         is_pruned = start < retention.read_pruned(self.store).minimum
-        read = reads.read_gapped if is_pruned else reads.read_leaves
+        read = reads.read_leaves_with_gaps if is_pruned else reads.read_leaves
         return read(self.store, start, start + width)
 
     def tile(self, level: int, n: int, width: int) -> bytes:
@@ -160,7 +160,7 @@ class StoreSource:
     def _open(self, event: codec.Event, row: bytes | None) -> Opening:
         if row is None:
             return None
-        if row[:1] == bytes((layout.CLEAR,)):
+        if row[:1] == bytes((layout.PLAINTEXT,)):
             return row[1:]
         if self.vault is None:
             return None if row else b""

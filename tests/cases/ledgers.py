@@ -21,7 +21,7 @@ from consentd.ledger import layout, reads
 from consentd.ledger.ledger import Draft, Ledger
 from consentd.ledger.recovery import open_ledger
 from consentd.ledger.retention import read_pruned
-from consentd.ledger.vault import Vault, clear_row
+from consentd.ledger.vault import Vault, plaintext_row
 from consentd.metrics import Metrics
 from consentd.policy import model
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
@@ -117,7 +117,7 @@ class Raw(Unremembered):
         made = codec.Statement(
             self.author.public_key, self.author.sign(message), request_id, author_time_ms, self.payload
         )
-        commit, stored = clear_row(context.author.random(32), codec.encode_statement(made))
+        commit, stored = plaintext_row(context.author.random(32), codec.encode_statement(made))
         draft = Draft(kind=self.kind, tag=self.tag, ref=self.ref, commit=commit, stored=stored)
         return Plan(((draft, self.message),), None)
 
@@ -508,7 +508,7 @@ def check_ledger(case: LedgerCase, size: int | None = None) -> Replay:
     replay, seals = Replay(start=pruned.start, kept_from_ms=pruned.kept_from_ms), []
     for start in range(0, point.size, tiles.TILE_WIDTH):
         end = min(start + tiles.TILE_WIDTH, point.size)
-        read = reads.read_gapped if start < pruned.minimum else reads.read_leaves
+        read = reads.read_leaves_with_gaps if start < pruned.minimum else reads.read_leaves
         bundle = tiles.encode_bundle(read(case.store, start, end))
         for at, leaf in enumerate(tiles.decode_bundle(bundle)):
             if not leaf:

@@ -48,7 +48,7 @@ def document_of(
     if before is not None:
         held, _ = checkpoint.open_checkpoint(base64.b64decode(before["checkpoint"]), CASE_ORIGIN, CASE_LOG.verifier)
         count = before["chains"][0]["count"] if known is None else known
-    first = max(count + 1, reads.first_whole(case.store, person.tag))
+    first = max(count + 1, reads.first_after_gaps(case.store, person.tag))
     return to_document(case.history(person.tag, "ledger", held=held, known=first - 1))
 
 

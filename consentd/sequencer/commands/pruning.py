@@ -38,7 +38,7 @@ class StatePruning(Unremembered):
     pruned: Pruned
 
     def prepare(self, context: WriteContext) -> Plan[int]:
-        days, stated = retention.read_stated(context.batch.ledger.store)
+        days, stated = retention.read_stated_prunings(context.batch.ledger.store)
         found = next((one.index for one in stated if one.pruned == self.pruned), None)
         if found is not None:
             return Plan((), found)

@@ -17,7 +17,7 @@ from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS
 from consentd.core.kinds import AUTHORS, EntryKind, Owner
 from consentd.errors import ConflictError, InvalidError, MalformedError, NotFoundError, SignatureError
 from consentd.ledger.ledger import AppendBatch, Appended, Draft
-from consentd.ledger.vault import Vault, clear_row
+from consentd.ledger.vault import Vault, plaintext_row
 from consentd.statements import payloads
 from consentd.table.transaction import TableTransaction
 from consentd.table.view import View
@@ -152,7 +152,7 @@ class WriteContext:
             statement = self._check_author(entry, entry.signed)
         encoded, salt = codec.encode_statement(statement), self.author.random(32)
         if entry.public:
-            commit, stored = clear_row(salt, encoded)
+            commit, stored = plaintext_row(salt, encoded)
         else:
             commit, stored = self.author.vault.encrypt(entry.kind, entry.tag, salt, encoded)
         draft = Draft(

@@ -1,0 +1,194 @@
+"""Plan a pruning, and delete what ``retention`` does not retain. Proofs among the remaining entries stay valid.
+
+A pruning has a *start*: the size of the tree at the last seal before the first leaf that is retained. The *minimum
+index* is the start rounded down to a whole bundle. Below the minimum index the leaves remain of all public chains, and
+of each person the first entry (ENROL), keys, and the last entry, where the history then begins. All tiles remain.
+
+The order of steps: first a LEDGER entry states the pruning; only after a published checkpoint covers that entry is
+anything deleted. A pruning that was interrupted is repeated as a whole, because deleting a row twice changes nothing.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+
+from consentd.core import codec
+from consentd.core.kinds import EntryKind
+from consentd.core.pruned import Pruned
+from consentd.errors import CorruptionError
+from consentd.ledger import layout, reads
+from consentd.ledger.retention import (
+    CONSENT_KINDS,
+    NEVER_PRUNED,
+    OpenedEntry,
+    encode_pruned,
+    read_pruned,
+    read_stated_prunings,
+    retained_seqs,
+)
+from consentd.ledger.vault import Vault
+from consentd.statements import payloads
+from consentd.store import Batch, Store, prefix_end
+
+BATCH_ROWS = 500
+"""Rows deleted in one batch. It takes a few milliseconds, in which no entry is appended."""
+PROGRESS_CHAINS = 1_000
+"""Chains that are read between two reports of progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why the start is not larger: the first leaf that is retained.
+
+    Attributes:
+        index: of that leaf.
+        kind: of that leaf; 0: it is retained only because it is not older than the pruning's time.
+    """
+
+    index: int
+    kind: int
+
+
+def plan_pruning(
+    store: Store, vault: Vault, *, kept_from_ms: int, size: int
+) -> Generator[int, None, tuple[Pruned, Stop]]:
+    """Determine how far a ledger can be pruned. Changes nothing.
+
+    Yields:
+        The number of chains read so far, every ``PROGRESS_CHAINS`` chains.
+
+    Args:
+        kept_from_ms: everything of this time or later is retained.
+        size: number of leaves.
+
+    Raises:
+        CorruptionError: a chain cannot be read.
+    """
+    before, (_, prunings) = read_pruned(store), read_stated_prunings(store)
+    kept_from_ms = max(kept_from_ms, before.kept_from_ms)
+    stop = Stop(_first_since(store, kept_from_ms, before.minimum, size), 0)
+    for done, tag in enumerate(_tags(store)):
+        chain = _read_person(store, vault, tag, before_index=stop.index)
+        if chain is not None:
+            retained = retained_seqs(chain, kept_from_ms, prunings)
+            first = next(
+                (entry for entry in chain if entry.event.seq in retained and entry.index >= before.start), None
+            )
+            if first is not None and first.index < stop.index:
+                stop = Stop(first.index, first.event.kind)
+        if done % PROGRESS_CHAINS == 0:
+            yield done
+    start = max(before.start, _sealed_size_before(store, stop.index))
+    return Pruned(kept_from_ms, start), stop
+
+
+def _tags(store: Store) -> Iterator[bytes]:
+    return (key[1:] for key, _ in store.scan(b"h", prefix_end(b"h")))
+
+
+def _read_person(
+    store: Store, vault: Vault, tag: bytes, *, before_index: int | None = None
+) -> list[OpenedEntry] | None:
+    """Return the stored entries of a person's chain.
+
+    None: the chain is public, or its first entry is not before *before_index*.
+    """
+    first = store.get(layout.index_key(tag, 1))
+    if first is None:
+        raise CorruptionError("chain has lost its first entry")
+    index = layout.decode_u64(first)
+    if before_index is not None and index >= before_index:
+        return None
+    if codec.kind_of(reads.read_leaf(store, index)) != EntryKind.ENROL:
+        return None
+    return [_open(vault, entry) for entry in reads.read_chain_with_gaps(store, tag)]
+
+
+def _open(vault: Vault, entry: reads.StoredEntry) -> OpenedEntry:
+    event = entry.event
+    opened = reads.open_entry(vault, entry)
+    if opened is None:
+        return OpenedEntry(entry.index, event, None, None)
+    statement = codec.decode_statement(opened[1])
+    message = None
+    if event.kind in CONSENT_KINDS or event.kind == EntryKind.KEY:
+        message = payloads.decode_payload(event.kind, statement.payload)
+    return OpenedEntry(entry.index, event, statement, message)
+
+
+def _first_since(store: Store, time_ms: int, low: int, high: int) -> int:
+    """Return the index of the first leaf of *time_ms* or later in [*low*, *high*); *high*: there is none."""
+    while low < high:
+        middle = (low + high) // 2
+        if codec.decode_leaf(reads.read_leaf(store, middle)).time_ms < time_ms:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _sealed_size_before(store: Store, index: int) -> int:
+    """Return the size of the tree whose last leaf is the last seal before *index*; 0: there is none."""
+    for key, leaf in store.scan(layout.leaf_key(0), layout.leaf_key(index), reverse=True):
+        if isinstance(codec.decode_leaf(leaf), codec.Seal):
+            return layout.decode_u64(key) + 1
+    return 0
+
+
+@dataclass(slots=True)
+class Deleted:
+    """How much a pruning has deleted so far: chains that were read, leaves, statements."""
+
+    chains: int = 0
+    leaves: int = 0
+    statements: int = 0
+
+
+def delete_in_batches(store: Store, vault: Vault, pruned: Pruned) -> Iterator[tuple[Batch, Deleted]]:
+    """Yield the batches that delete what *pruned* does not retain, each with the count up to then.
+
+    The caller writes each batch before it asks for the next one. A caller that wants only the counts writes none. The
+    first batch stores *pruned* as unfinished, the last one as finished.
+    """
+    _, prunings = read_stated_prunings(store)
+    done, batch = Deleted(), Batch()
+    batch.put(layout.PRUNED, encode_pruned(pruned, finished=False))
+    yield batch, done
+    batch = Batch()
+    for tag in _tags(store):
+        chain = _read_person(store, vault, tag)
+        if chain is not None:
+            _delete_chain(batch, done, tag, chain, pruned, retained_seqs(chain, pruned.kept_from_ms, prunings))
+        done.chains += 1
+        if len(batch) >= BATCH_ROWS or done.chains % PROGRESS_CHAINS == 0:
+            yield batch, done
+            batch = Batch()
+    for key, leaf in store.scan(layout.leaf_key(0), layout.leaf_key(pruned.minimum)):
+        if isinstance(codec.decode_leaf(leaf), codec.Seal) and layout.decode_u64(key) != pruned.start - 1:
+            batch.delete(key)
+            done.leaves += 1
+            if len(batch) >= BATCH_ROWS:
+                yield batch, done
+                batch = Batch()
+    batch.put(layout.PRUNED, encode_pruned(pruned, finished=True))
+    yield batch, done
+
+
+def _delete_chain(
+    batch: Batch, done: Deleted, tag: bytes, chain: Sequence[OpenedEntry], pruned: Pruned, retained: set[int]
+) -> None:
+    last_below = max((entry.event.seq for entry in chain if entry.index < pruned.start), default=0)
+    # An entry that was appended after the plan may refer to an entry below the start. From that entry on, no leaf of
+    # the chain is deleted.
+    needed = [entry.index for entry in chain if entry.event.seq in retained and entry.event.kind not in NEVER_PRUNED]
+    end = min([pruned.minimum, *needed])
+    for entry in chain:
+        event = entry.event
+        if event.seq in retained or event.kind in NEVER_PRUNED or event.kind == EntryKind.ERASURE:
+            continue
+        if entry.statement is not None:
+            batch.delete(layout.statement_key(tag, event.seq))
+            done.statements += 1
+        if entry.index < end and event.seq != last_below:
+            batch.delete(layout.leaf_key(entry.index))
+            batch.delete(layout.index_key(tag, event.seq))
+            done.leaves += 1
