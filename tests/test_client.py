@@ -1403,3 +1403,18 @@ def test_a_changed_memory_is_noticed(tmp_path: Path) -> None:
     path.write_text(json.dumps(content))
     with pytest.raises(ProofError):
         reading(made.history, memory=FileMemory(path)).history(SUBJECT)
+
+
+def test_an_option_that_does_not_exist_is_an_error() -> None:
+    options: dict[str, Any] = {"publishd": True}
+    client, channel = faking()
+    for call in (
+        lambda: client.grant(SUBJECT, consent(), **options),
+        lambda: client.revoke(SUBJECT, "00" * 16, **options),
+        lambda: client.add_key("clinic-b", bytes(32), **options),
+        lambda: client.record_access(SUBJECT, 3, SENT, **options),
+        lambda: client.enrol(SUBJECT, signer=None),  # type: ignore[call-arg]  # an option of other writes
+    ):
+        with pytest.raises(TypeError):
+            call()
+    assert channel.requests == []

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Unpack
 
 from consentd.core.kinds import EntryKind
 from consentd.errors import ProofError
@@ -11,9 +12,10 @@ from consentd.v1 import statement_pb2 as st
 from consentd_client import rpcs
 from consentd_client.operations import ClientContext, Operation, ReadPage, call, read_pages
 from consentd_client.policy import CheckAnswer, find_fault, indeterminate
-from consentd_client.receipts import Receipt, read_receipt, wait_for
+from consentd_client.receipts import Receipt, read_receipt
 from consentd_client.signing import StatementSigner
 from consentd_client.transport import item_error
+from consentd_client.writes import WriteOptions, wait_for, write, write_fields
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -47,8 +49,7 @@ def authorize_access(
     *,
     signer: StatementSigner | None = None,
     network_origin: str = "",
-    published: bool = False,
-    request_id: bytes = b"",
+    **options: Unpack[WriteOptions],
 ) -> Operation[AuthorizeAnswer]:
     """Decide and record a transfer, before it happens. Transfer data only if the answer is true.
 
@@ -57,14 +58,12 @@ def authorize_access(
         question: what is asked.
         signer: signs the question with the asking participant's key; None: the caller's token identifies it.
         network_origin: where the request came from, if the caller is a gateway that passes it on.
-        published: wait until a checkpoint covers the entry.
-        request_id: 16 bytes that the caller stores, to repeat the write with; empty: drawn.
+        options: see ``WriteOptions``.
 
     Raises:
         ConsentdError: the daemon refused the question, or no answer was received. Transfer nothing.
     """
-    request = _authorize_request(context, question, signer, network_origin, request_id)
-    request.wait_for = wait_for(published)
+    request = _authorize_request(context, question, signer, network_origin, options)
     response = yield from call(context, rpcs.AUTHORIZE_ACCESS, request)
     return _authorize_answer(context, question, response)
 
@@ -94,7 +93,7 @@ def batch_authorize(
     ids = list(request_ids) or [b""] * len(questions)
     request = ac.BatchAuthorizeAccessesRequest(
         requests=[
-            _authorize_request(context, question, None, network_origin, request_id)
+            _authorize_request(context, question, None, network_origin, {"request_id": request_id})
             for question, request_id in zip(questions, ids, strict=True)
         ],
         wait_for=wait_for(published),
@@ -115,11 +114,9 @@ def _authorize_request(
     question: pb.Question,
     signer: StatementSigner | None,
     network_origin: str,
-    request_id: bytes,
+    options: WriteOptions,
 ) -> ac.AuthorizeAccessRequest:
-    request = ac.AuthorizeAccessRequest(
-        request_id=request_id or context.new_request_id(), network_origin=network_origin
-    )
+    request = ac.AuthorizeAccessRequest(network_origin=network_origin, **write_fields(context, options))
     if signer is None:
         request.question.CopyFrom(question)
     else:
@@ -164,19 +161,18 @@ def record_access(
     outcome: st.OutcomeStatement,
     *,
     signer: StatementSigner | None = None,
-    published: bool = False,
-    request_id: bytes = b"",
+    **options: Unpack[WriteOptions],
 ) -> Operation[Receipt]:
     """Record the outcome of a permitted transfer. *signer* signs it with the participant's own key.
+
+    For *options* see ``WriteOptions``.
 
     Raises:
         ConsentdError: the daemon refused, or the entry could not be recorded.
     """
     item = TransferOutcome(subject, access_seq, outcome)
-    request = _record_request(context, item, signer, request_id)
-    request.wait_for = wait_for(published)
-    response = yield from call(context, rpcs.RECORD_ACCESS, request)
-    return read_receipt(response.receipt, kinds=(EntryKind.OUTCOME,), trust=context.trust)
+    request = _record_request(context, item, signer, options)
+    return write(context, rpcs.RECORD_ACCESS, request, EntryKind.OUTCOME)
 
 
 def batch_record(
@@ -196,7 +192,8 @@ def batch_record(
     ids = list(request_ids) or [b""] * len(outcomes)
     request = ac.BatchRecordAccessesRequest(
         requests=[
-            _record_request(context, item, None, request_id) for item, request_id in zip(outcomes, ids, strict=True)
+            _record_request(context, item, None, {"request_id": request_id})
+            for item, request_id in zip(outcomes, ids, strict=True)
         ],
         wait_for=wait_for(published),
     )
@@ -209,11 +206,9 @@ def batch_record(
 
 
 def _record_request(
-    context: ClientContext, item: TransferOutcome, signer: StatementSigner | None, request_id: bytes
+    context: ClientContext, item: TransferOutcome, signer: StatementSigner | None, options: WriteOptions
 ) -> ac.RecordAccessRequest:
-    request = ac.RecordAccessRequest(
-        request_id=request_id or context.new_request_id(), subject=item.subject, access_seq=item.access_seq
-    )
+    request = ac.RecordAccessRequest(subject=item.subject, access_seq=item.access_seq, **write_fields(context, options))
     if signer is None:
         request.outcome.CopyFrom(item.outcome)
     else:

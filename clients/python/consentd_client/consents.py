@@ -1,7 +1,7 @@
 """Operations of ConsentService: give, change, pause, resume and withdraw a consent; read consents."""
 
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, Unpack
 
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
@@ -11,11 +11,12 @@ from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import statement_pb2 as st
 from consentd_client import rpcs
 from consentd_client.operations import ClientContext, Operation, ReadPage, Rpc, call, read_pages
-from consentd_client.receipts import Receipt, read_receipt, wait_for
+from consentd_client.receipts import Receipt, read_receipt
 from consentd_client.signing import StatementSigner
+from consentd_client.writes import ConsentOptions, consent_fields, write
 
 _Change = TypeVar("_Change", cs.PauseConsentRequest, cs.ResumeConsentRequest, cs.RevokeConsentRequest)
-_Changed: TypeAlias = cs.PauseConsentResponse | cs.ResumeConsentResponse | cs.RevokeConsentResponse
+_Changed = TypeVar("_Changed", cs.PauseConsentResponse, cs.ResumeConsentResponse, cs.RevokeConsentResponse)
 _ChangeStatement: TypeAlias = st.PauseStatement | st.ResumeStatement | st.RevokeStatement
 
 
@@ -43,11 +44,7 @@ def grant(
     context: ClientContext,
     subject: pb.Subject,
     consent: pb.Consent,
-    *,
-    signer: StatementSigner | None = None,
-    method: str = "",
-    published: bool = False,
-    request_id: bytes = b"",
+    **options: Unpack[ConsentOptions],
 ) -> Operation[GrantAnswer]:
     """Give a consent. If it lacks an item that the law requires, the daemon records and answers a refusal.
 
@@ -55,17 +52,13 @@ def grant(
         context: the client's.
         subject: the person.
         consent: what is given.
-        signer: signs with the person's own key; None: the daemon signs, and names the caller, who attests it.
-        method: how the person was identified.
-        published: wait until a checkpoint covers the entry.
-        request_id: 16 bytes that the caller stores, to repeat the write with; empty: drawn.
+        options: see ``ConsentOptions``.
 
     Raises:
         ConsentdError: it is malformed, or could not be recorded.
     """
-    request = cs.GrantConsentRequest(
-        request_id=request_id or context.new_request_id(), subject=subject, method=method, wait_for=wait_for(published)
-    )
+    request = cs.GrantConsentRequest(subject=subject, **consent_fields(context, options))
+    signer = options.get("signer")
     if signer is None:
         request.consent.CopyFrom(consent)
     else:
@@ -87,12 +80,9 @@ def amend(
     consent: pb.Consent,
     *,
     based_on_version: int,
-    signer: StatementSigner | None = None,
-    method: str = "",
-    published: bool = False,
-    request_id: bytes = b"",
+    **options: Unpack[ConsentOptions],
 ) -> Operation[GrantAnswer]:
-    """Replace a consent by its next version, which may allow less or more. Arguments not listed: as ``grant``.
+    """Replace a consent by its next version, which may allow less or more.
 
     Args:
         context: the client's.
@@ -100,18 +90,18 @@ def amend(
         consent_id: names the consent.
         consent: the complete next version.
         based_on_version: the version that the caller changed; if another one is in force, this is a conflict.
+        options: see ``ConsentOptions``.
 
     Raises:
         ConsentdError: it is malformed, or could not be recorded.
     """
     request = cs.AmendConsentRequest(
-        request_id=request_id or context.new_request_id(),
         subject=subject,
         consent_id=consent_id,
         based_on_version=based_on_version,
-        method=method,
-        wait_for=wait_for(published),
+        **consent_fields(context, options),
     )
+    signer = options.get("signer")
     if signer is None:
         request.consent.CopyFrom(consent)
     else:
@@ -136,45 +126,29 @@ def _grant_answer(
 
 
 def pause(
-    context: ClientContext,
-    subject: pb.Subject,
-    consent_id: str,
-    *,
-    signer: StatementSigner | None = None,
-    method: str = "",
-    published: bool = False,
-    request_id: bytes = b"",
+    context: ClientContext, subject: pb.Subject, consent_id: str, **options: Unpack[ConsentOptions]
 ) -> Operation[Receipt]:
-    """Pause a consent. Until it is resumed it permits nothing; what it denies stays denied. Arguments as ``grant``.
+    """Pause a consent. Until it is resumed it permits nothing; what it denies stays denied.
 
     Raises:
         ConsentdError: there is no such consent, or the pause could not be recorded.
     """
-    request = cs.PauseConsentRequest(
-        request_id=request_id, subject=subject, consent_id=consent_id, method=method, wait_for=wait_for(published)
-    )
-    return _change(context, rpcs.PAUSE_CONSENT, request, EntryKind.PAUSE, st.PauseStatement(), signer)
+    fields = consent_fields(context, options)
+    request = cs.PauseConsentRequest(subject=subject, consent_id=consent_id, **fields)
+    return _change(context, rpcs.PAUSE_CONSENT, request, EntryKind.PAUSE, st.PauseStatement(), options)
 
 
 def resume(
-    context: ClientContext,
-    subject: pb.Subject,
-    consent_id: str,
-    *,
-    signer: StatementSigner | None = None,
-    method: str = "",
-    published: bool = False,
-    request_id: bytes = b"",
+    context: ClientContext, subject: pb.Subject, consent_id: str, **options: Unpack[ConsentOptions]
 ) -> Operation[Receipt]:
-    """End a pause. Arguments as ``grant``.
+    """End a pause.
 
     Raises:
         ConsentdError: there is no such consent, or the end could not be recorded.
     """
-    request = cs.ResumeConsentRequest(
-        request_id=request_id, subject=subject, consent_id=consent_id, method=method, wait_for=wait_for(published)
-    )
-    return _change(context, rpcs.RESUME_CONSENT, request, EntryKind.RESUME, st.ResumeStatement(), signer)
+    fields = consent_fields(context, options)
+    request = cs.ResumeConsentRequest(subject=subject, consent_id=consent_id, **fields)
+    return _change(context, rpcs.RESUME_CONSENT, request, EntryKind.RESUME, st.ResumeStatement(), options)
 
 
 def revoke(
@@ -183,54 +157,33 @@ def revoke(
     consent_id: str,
     *,
     note: str = "",
-    signer: StatementSigner | None = None,
-    method: str = "",
-    published: bool = False,
-    request_id: bytes = b"",
+    **options: Unpack[ConsentOptions],
 ) -> Operation[Receipt]:
-    """Withdraw a consent: no check that begins after this returned is permitted by it. Arguments as ``grant``.
-
-    Args:
-        context: the client's.
-        subject: the person.
-        consent_id: names the consent.
-        note: the person's reason, if one was given.
+    """Withdraw a consent: no check that begins after this returned is permitted by it. *note*: the person's reason.
 
     Raises:
         ConsentdError: there is no such consent, or the withdrawal could not be recorded.
     """
-    request = cs.RevokeConsentRequest(
-        request_id=request_id,
-        subject=subject,
-        consent_id=consent_id,
-        note=note,
-        method=method,
-        wait_for=wait_for(published),
-    )
-    return _change(context, rpcs.REVOKE_CONSENT, request, EntryKind.REVOKE, st.RevokeStatement(note=note), signer)
-
-
-_ChangeResponse = TypeVar("_ChangeResponse", bound=_Changed)
+    fields = consent_fields(context, options)
+    request = cs.RevokeConsentRequest(subject=subject, consent_id=consent_id, note=note, **fields)
+    return _change(context, rpcs.REVOKE_CONSENT, request, EntryKind.REVOKE, st.RevokeStatement(note=note), options)
 
 
 def _change(
     context: ClientContext,
-    rpc: Rpc[_Change, _ChangeResponse],
+    rpc: Rpc[_Change, _Changed],
     request: _Change,
     kind: EntryKind,
     statement: _ChangeStatement,
-    signer: StatementSigner | None,
+    options: ConsentOptions,
 ) -> Operation[Receipt]:
-    request.request_id = request.request_id or context.new_request_id()
+    signer = options.get("signer")
     if signer is not None:
         record = yield from _record_to_sign(context, request.subject, request.consent_id, signer)
         statement.lineage_seq = record.lineage_seq
-        signed = signer.sign(
-            kind, statement, request_id=request.request_id, now_ms=context.now_ms(), ref=record.seq
-        )
+        signed = signer.sign(kind, statement, request_id=request.request_id, now_ms=context.now_ms(), ref=record.seq)
         request.signed.CopyFrom(signed)
-    response = yield from call(context, rpc, request)
-    return read_receipt(response.receipt, kinds=(kind,), trust=context.trust)
+    return (yield from write(context, rpc, request, kind))
 
 
 def _record_to_sign(

@@ -143,9 +143,7 @@ def verify_history(
     return result, RememberedHistory(asked.tag, to_remember)
 
 
-def check_asked(
-    chain: ChainProof, *, name: str, tag: bytes, remembered: RememberedHistory | None = None
-) -> None:
+def check_asked(chain: ChainProof, *, name: str, tag: bytes, remembered: RememberedHistory | None = None) -> None:
     """Verify that a chain is the one asked for: public chain *name*, or a person's (of *tag*, unless that is empty).
 
     Raises:

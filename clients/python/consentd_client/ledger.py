@@ -13,7 +13,8 @@ from consentd_client import rpcs
 from consentd_client.entries import History
 from consentd_client.history import collect_proof, open_remembered, verify_history
 from consentd_client.operations import ClientContext, Operation, call, call_stream, run_blocking
-from consentd_client.receipts import Receipt, read_receipt, wait_for
+from consentd_client.receipts import Receipt, read_receipt
+from consentd_client.writes import wait_for
 
 
 def get_checkpoint(context: ClientContext) -> Operation[Checkpoint]:
@@ -46,9 +47,7 @@ def get_checkpoint(context: ClientContext) -> Operation[Checkpoint]:
 def _verify_continues(remembered: Checkpoint, point: Checkpoint, proof: list[bytes]) -> None:
     if point.size < remembered.size:
         raise ProofError(f"checkpoint is smaller than the one remembered: `{point.size}` and `{remembered.size}`")
-    merkle.verify_consistency(
-        proof, size1=remembered.size, root1=remembered.root, size2=point.size, root2=point.root
-    )
+    merkle.verify_consistency(proof, size1=remembered.size, root1=remembered.root, size2=point.size, root2=point.root)
 
 
 def get_receipt(context: ClientContext, receipt: Receipt, *, published: bool = True) -> Operation[Receipt]:

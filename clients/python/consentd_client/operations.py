@@ -19,15 +19,13 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from google.protobuf.message import Message
-
 from consentd.errors import InvalidError, MalformedError, StorageError
 from consentd_client.memory import Memory
 from consentd_client.trust import Trust
 
 T = TypeVar("T")
-Q = TypeVar("Q", bound=Message)
-R = TypeVar("R", bound=Message)
+Q = TypeVar("Q")
+R = TypeVar("R")
 
 MAX_STREAM_BYTES = 256 << 20
 """Longest stream that a client accepts, in bytes: about 200,000 entries."""
@@ -39,7 +37,10 @@ class UnavailableError(StorageError):
 
 @dataclass(frozen=True, slots=True)
 class Rpc(Generic[Q, R]):
-    """A remote procedure: its gRPC path and the types of its request and its response (or of each streamed message)."""
+    """A remote procedure: its gRPC path and the message types of its request and its response.
+
+    If it answers with a stream, *response* is the type of each message of the stream.
+    """
 
     path: str
     request: type[Q]
@@ -87,7 +88,7 @@ class UnaryCall:
     """Call *rpc*. The result is the response."""
 
     rpc: Rpc[Any, Any]
-    request: Message = field(repr=False)
+    request: Any = field(repr=False)
 
 
 @dataclass(slots=True)
@@ -100,13 +101,13 @@ class StreamCall:
     """
 
     rpc: Rpc[Any, Any]
-    request: Message = field(repr=False)
+    request: Any = field(repr=False)
     max_bytes: int
     on_message: Callable[[Any], None] | None = None
     messages: list[Any] = field(default_factory=list, repr=False)
     received_bytes: int = 0
 
-    def receive(self, message: Message) -> None:
+    def receive(self, message: Any) -> None:
         """Add one message.
 
         Raises:

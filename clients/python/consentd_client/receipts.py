@@ -44,11 +44,6 @@ class Receipt:
         return merkle.leaf_hash(self.leaf)
 
 
-def wait_for(published: bool) -> "pb.WaitFor.ValueType":
-    """Return what the daemon waits for before it answers a write."""
-    return pb.WAIT_FOR_PUBLISHED if published else pb.WAIT_FOR_DURABLE
-
-
 def read_receipt(message: pb.Receipt, *, kinds: Collection[EntryKind], trust: Trust | None) -> Receipt:
     """Check a receipt's own fields, and verify its proof if it has one and a key is pinned.
 

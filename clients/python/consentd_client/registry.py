@@ -1,7 +1,7 @@
 """Operations of RegistryService: enrolment, participants and their keys, vocabulary, notices and rules."""
 
 from dataclasses import dataclass, field
-from typing import TypeAlias, TypeVar
+from typing import Unpack
 
 from consentd.core.kinds import EntryKind
 from consentd.errors import ProofError
@@ -9,27 +9,9 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 from consentd_client import rpcs
-from consentd_client.operations import ClientContext, Operation, ReadPage, Rpc, call, read_pages
-from consentd_client.receipts import Receipt, read_receipt, wait_for
-
-_WriteRequest: TypeAlias = (
-    rs.RegisterParticipantRequest
-    | rs.AddKeyRequest
-    | rs.RetireKeyRequest
-    | rs.PublishVocabularyRequest
-    | rs.PublishNoticeRequest
-    | rs.PublishRulesRequest
-)
-_WriteResponse: TypeAlias = (
-    rs.RegisterParticipantResponse
-    | rs.AddKeyResponse
-    | rs.RetireKeyResponse
-    | rs.PublishVocabularyResponse
-    | rs.PublishNoticeResponse
-    | rs.PublishRulesResponse
-)
-_Q = TypeVar("_Q", bound=_WriteRequest)
-_R = TypeVar("_R", bound=_WriteResponse)
+from consentd_client.operations import ClientContext, Operation, ReadPage, call, read_pages
+from consentd_client.receipts import Receipt, read_receipt
+from consentd_client.writes import WriteOptions, write, write_fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +33,7 @@ def enrol(
     *,
     method: str = "",
     subject_key: bytes = b"",
-    published: bool = False,
-    request_id: bytes = b"",
+    **options: Unpack[WriteOptions],
 ) -> Operation[EnrolAnswer]:
     """Enrol a person: give the person a tag, and record the first entry of the person's chain.
 
@@ -61,18 +42,13 @@ def enrol(
         subject: the person.
         method: how the person was identified.
         subject_key: the person's own Ed25519 public key, 32 bytes; empty: none.
-        published: wait until a checkpoint covers the entry.
-        request_id: 16 bytes that the caller stores, to repeat the write with; empty: drawn.
+        options: see ``WriteOptions``.
 
     Raises:
         ConsentdError: the daemon refused, or the entry could not be recorded.
     """
     request = rs.EnrolSubjectRequest(
-        request_id=request_id or context.new_request_id(),
-        subject=subject,
-        method=method,
-        subject_key=subject_key,
-        wait_for=wait_for(published),
+        subject=subject, method=method, subject_key=subject_key, **write_fields(context, options)
     )
     response = yield from call(context, rpcs.ENROL_SUBJECT, request)
     receipt = read_receipt(response.receipt, kinds=(EntryKind.ENROL,), trust=context.trust)
@@ -85,84 +61,75 @@ def enrol(
 
 
 def register_participant(
-    context: ClientContext, participant: st.ParticipantStatement, *, published: bool = False, request_id: bytes = b""
+    context: ClientContext, participant: st.ParticipantStatement, **options: Unpack[WriteOptions]
 ) -> Operation[Receipt]:
-    """Register a participant, or replace what is recorded of it. For the operator; ``published`` etc. as ``enrol``.
+    """Register a participant, or replace what is recorded of it. For the operator.
 
     Raises:
         ConsentdError: the daemon refused, or the entry could not be recorded.
     """
-    request = rs.RegisterParticipantRequest(participant=participant)
-    return _write(context, rpcs.REGISTER_PARTICIPANT, request, EntryKind.PARTICIPANT, published, request_id)
+    request = rs.RegisterParticipantRequest(participant=participant, **write_fields(context, options))
+    return write(context, rpcs.REGISTER_PARTICIPANT, request, EntryKind.PARTICIPANT)
 
 
 def add_key(
-    context: ClientContext, participant_id: str, key: bytes, *, published: bool = False, request_id: bytes = b""
+    context: ClientContext, participant_id: str, key: bytes, **options: Unpack[WriteOptions]
 ) -> Operation[Receipt]:
-    """Put a participant's Ed25519 public key, 32 bytes, in force. For the operator; ``published`` etc. as ``enrol``.
+    """Put a participant's Ed25519 public key, 32 bytes, in force. For the operator.
 
     Raises:
         ConsentdError: the daemon refused, or the entry could not be recorded.
     """
-    request = rs.AddKeyRequest(participant_id=participant_id, key=key)
-    return _write(context, rpcs.ADD_KEY, request, EntryKind.KEY, published, request_id)
+    request = rs.AddKeyRequest(participant_id=participant_id, key=key, **write_fields(context, options))
+    return write(context, rpcs.ADD_KEY, request, EntryKind.KEY)
 
 
 def retire_key(
-    context: ClientContext, participant_id: str, key: bytes, *, published: bool = False, request_id: bytes = b""
+    context: ClientContext, participant_id: str, key: bytes, **options: Unpack[WriteOptions]
 ) -> Operation[Receipt]:
     """Retire a participant's key. Statements that the key signed earlier stay valid. For the operator.
 
     Raises:
         ConsentdError: the daemon refused, or the entry could not be recorded.
     """
-    request = rs.RetireKeyRequest(participant_id=participant_id, key=key)
-    return _write(context, rpcs.RETIRE_KEY, request, EntryKind.KEY, published, request_id)
+    request = rs.RetireKeyRequest(participant_id=participant_id, key=key, **write_fields(context, options))
+    return write(context, rpcs.RETIRE_KEY, request, EntryKind.KEY)
 
 
 def publish_vocabulary(
-    context: ClientContext, vocabulary: st.VocabularyStatement, *, published: bool = False, request_id: bytes = b""
+    context: ClientContext, vocabulary: st.VocabularyStatement, **options: Unpack[WriteOptions]
 ) -> Operation[Receipt]:
-    """Publish the complete next version of the vocabulary. For the operator; ``published`` etc. as ``enrol``.
+    """Publish the complete next version of the vocabulary. For the operator.
 
     Raises:
         ConsentdError: the daemon refused, or the entry could not be recorded.
     """
-    request = rs.PublishVocabularyRequest(vocabulary=vocabulary)
-    return _write(context, rpcs.PUBLISH_VOCABULARY, request, EntryKind.VOCABULARY, published, request_id)
+    request = rs.PublishVocabularyRequest(vocabulary=vocabulary, **write_fields(context, options))
+    return write(context, rpcs.PUBLISH_VOCABULARY, request, EntryKind.VOCABULARY)
 
 
 def publish_notice(
-    context: ClientContext, notice: st.NoticeStatement, *, published: bool = False, request_id: bytes = b""
+    context: ClientContext, notice: st.NoticeStatement, **options: Unpack[WriteOptions]
 ) -> Operation[Receipt]:
-    """Publish the next version of a notice. For the operator; ``published`` etc. as ``enrol``.
+    """Publish the next version of a notice. For the operator.
 
     Raises:
         ConsentdError: the daemon refused, or the entry could not be recorded.
     """
-    request = rs.PublishNoticeRequest(notice=notice)
-    return _write(context, rpcs.PUBLISH_NOTICE, request, EntryKind.NOTICE, published, request_id)
+    request = rs.PublishNoticeRequest(notice=notice, **write_fields(context, options))
+    return write(context, rpcs.PUBLISH_NOTICE, request, EntryKind.NOTICE)
 
 
 def publish_rules(
-    context: ClientContext, rules: st.RulesStatement, *, published: bool = False, request_id: bytes = b""
+    context: ClientContext, rules: st.RulesStatement, **options: Unpack[WriteOptions]
 ) -> Operation[Receipt]:
-    """Publish the complete next version of the realm's rules. For the operator; ``published`` etc. as ``enrol``.
+    """Publish the complete next version of the realm's rules. For the operator.
 
     Raises:
         ConsentdError: the daemon refused, or the entry could not be recorded.
     """
-    request = rs.PublishRulesRequest(rules=rules)
-    return _write(context, rpcs.PUBLISH_RULES, request, EntryKind.RULES, published, request_id)
-
-
-def _write(
-    context: ClientContext, rpc: Rpc[_Q, _R], request: _Q, kind: EntryKind, published: bool, request_id: bytes
-) -> Operation[Receipt]:
-    request.request_id = request_id or context.new_request_id()
-    request.wait_for = wait_for(published)
-    response = yield from call(context, rpc, request)
-    return read_receipt(response.receipt, kinds=(kind,), trust=context.trust)
+    request = rs.PublishRulesRequest(rules=rules, **write_fields(context, options))
+    return write(context, rpcs.PUBLISH_RULES, request, EntryKind.RULES)
 
 
 # -- reads ----------------------------------------------------------------------------------------------------
