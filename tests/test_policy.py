@@ -173,9 +173,9 @@ def test_ref_is_the_first_ground_of_the_outcome() -> None:
     for _ in range(500):
         answer = draw.world().compiled_answer(draw.question(), draw.now())
         effect = {Outcome.PERMIT: Effect.PERMIT, Outcome.PARTIAL: Effect.PERMIT, Outcome.DENY: Effect.DENY}
-        grounds = [reason.consent for reason in answer.reasons if reason.effect is effect.get(answer.outcome)]
-        grounds = [seq for seq in grounds if seq] if answer.outcome in effect else []
-        assert answer.ref == (grounds[0] if grounds else 0)
+        expected = [reason.consent for reason in answer.reasons if reason.effect is effect.get(answer.outcome)]
+        expected = [seq for seq in expected if seq] if answer.outcome in effect else []
+        assert answer.ref == (expected[0] if expected else 0)
 
 
 def test_residual_is_said_as_pcf_says_it() -> None:

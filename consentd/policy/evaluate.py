@@ -1,12 +1,11 @@
-"""Evaluate a packed question on a subject's rows: masks in, masks out, nothing kept between two calls.
+"""Evaluate a packed question on a subject's rows, with masks: one bit for each category, so all are decided at once.
 
-All categories are decided at once, one bit each. There are two ways through. Most subjects are SIMPLE (each
-consent one row) and most questions meet no realm rule: one loop of mask-ANDs. The rest, nested provisions,
-labels, pauses, statutes, break-glass, residuals, go through ``tally`` (what every row says, by layer) and
-``_settle`` (which layer decides). Both ways give the same answer where both apply; the reference interpreter
-(tests) is what the answer means.
+There are two ways. Most subjects are SIMPLE (each consent is one row), and for most questions the realm has no rule:
+then one loop of mask-ANDs is enough. Everything else (nested provisions, labels, pauses, statutes, break-glass,
+residuals) goes through ``match``, which finds what each row says by layer, and ``_decide``, which finds the layer that
+decides. Where both ways are possible they give the same answer. The reference interpreter in tests defines the answer.
 
-INVARIANT: no answer is cached. What a verdict rests on is the value, the question, the rules and the instant.
+INVARIANT: no answer is cached. An answer depends on the value, the question, the rules and the instant alone.
 """
 
 from struct import Struct
@@ -15,17 +14,17 @@ from typing import Final
 from consentd.policy.codebook import Codebook, PackedQuestion
 from consentd.policy.compile import CompiledRules
 from consentd.policy.match import (
+    BEST_CASE,
     CONSENT,
     DENIES,
     IMPLICIT,
-    NARROWEST,
     PERMITS,
     UNKNOWNS,
-    WIDEST,
+    WORST_CASE,
     Ids,
-    Tally,
-    policy_masks,
-    tally,
+    Matches,
+    implicit_masks,
+    match,
 )
 from consentd.policy.model import (
     OPEN_END_MS,
@@ -42,13 +41,13 @@ from consentd.policy.rows import ROW_SIZE
 from consentd.policy.subject import ENTRY, SIMPLE
 
 _SIMPLE_ROW: Final = Struct("<IIQQQQ4xH2xB3x")
-"""A row's actor, holder, purposes, categories, start, end, actions, flags: all that a simple row says."""
+"""The fields of a row that matter if it is simple: actor, holder, purposes, categories, start, end, actions, flags."""
 
 assert _SIMPLE_ROW.size == ROW_SIZE
 
 _NEWEST_FIRST: Final = (Combining.ORDERED_DENY_OVERRIDES, Combining.ORDERED_PERMIT_OVERRIDES)
 _DENY_FIRST: Final = (Combining.DENY_OVERRIDES, Combining.ORDERED_DENY_OVERRIDES, Combining.PERMIT_UNLESS_DENY)
-_REASONS: Final = (  # by layer, then by kind
+_CODES: Final = (  # by layer, then by kind
     (ReasonCode.PERMITTED_BY_LAW, ReasonCode.DENIED_BY_LAW),
     (ReasonCode.PERMITTED_BY_BREAK_GLASS, ReasonCode.DENIED_BY_BREAK_GLASS),
     (ReasonCode.PERMITTED_BY_CONSENT, ReasonCode.DENIED_BY_CONSENT),
@@ -59,8 +58,8 @@ _EFFECTS: Final = (Effect.PERMIT, Effect.DENY)
 Masks = tuple[int, int, int, int]
 """Categories permitted, denied, without consent, unknown."""
 
-Grounds = list[tuple[ReasonCode, Effect | None, int, int, int, str]]
-"""Fields of ``Reason``, as plain tuples: most are never made into one."""
+Reasons = list[tuple[ReasonCode, Effect | None, int, int, int, str]]
+"""The fields of ``Reason`` as plain tuples: most of them are never made into a ``Reason``."""
 
 _NO_CONSENT: Final = (ReasonCode.NO_MATCHING_CONSENT, None, 0, 0, 0, "")
 _UNKNOWN_CATEGORY: Final = (ReasonCode.UNKNOWN_CATEGORY, None, 0, 0, 0, "")
@@ -68,23 +67,23 @@ _BREAK_GLASS_OBLIGATIONS: Final = (Obligation.NOTIFY_SUBJECT, Obligation.POST_RE
 
 
 class Verdict:
-    """An answer in masks; ``decision`` puts it into codes.
+    """An answer as masks; ``decision`` turns it into codes.
 
     Attributes:
-        permitted, denied, without, unknown: categories, disjoint; together those asked for that have a bit.
-        grounds: what decided, top layer first.
-        conditions: the residual, where obligations hold ENFORCE_RESIDUAL.
-        valid_until_ms: when time alone may change the answer.
-        ref: seq of the leaf relied on, 0 where none.
+        permitted, denied, without, unknown: disjoint masks of categories. Together: those asked for that have a bit.
+        reasons: the rows that decided. ``match`` adds rules of the realm first, then lineages, then implicit policies.
+        conditions: the residual, if obligations include ENFORCE_RESIDUAL.
+        valid_until_ms: the first instant at which the passing of time alone may change the answer.
+        ref: seq of the leaf that the answer rests on; 0: none.
     """
 
     __slots__ = (
         "conditions",
         "denied",
-        "grounds",
         "obligations",
         "outcome",
         "permitted",
+        "reasons",
         "ref",
         "unknown",
         "valid_until_ms",
@@ -92,14 +91,14 @@ class Verdict:
     )
 
     def __init__(
-        self, masks: Masks, grounds: Grounds, question: PackedQuestion, valid_until_ms: int
+        self, masks: Masks, reasons: Reasons, question: PackedQuestion, valid_until_ms: int
     ) -> None:
         permitted, denied, without, unknown = masks
         self.permitted = permitted
         self.denied = denied
         self.without = without
         self.unknown = unknown
-        self.grounds = grounds
+        self.reasons = reasons
         self.valid_until_ms = valid_until_ms
         self.conditions: tuple[Condition, ...] = ()
         self.obligations: tuple[Obligation, ...] = ()
@@ -117,18 +116,18 @@ class Verdict:
         else:
             self.outcome = Outcome.INDETERMINATE if strange else Outcome.NO_CONSENT
         if effect is not None:
-            for ground in grounds:
-                if ground[1] is effect and ground[2]:
-                    self.ref = ground[2]
+            for reason in reasons:
+                if reason[1] is effect and reason[2]:
+                    self.ref = reason[2]
                     break
 
 
 def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules, now_ms: int) -> Verdict:
-    """Answer a question on a subject's value at an instant.
+    """Answer a question from a subject's value at an instant.
 
     Args:
-        value: what the table holds for the subject; None or empty: nothing.
-        question: packed with the codebook that the rules were read with.
+        value: the subject's value in the table; None or empty: the table has none.
+        question: packed with the codebook of the same table state as the rules.
         now_ms: UTC milliseconds.
     """
     simple = not value or (value[1] & SIMPLE and value[2] | value[3] << 8 <= question.version)
@@ -162,23 +161,23 @@ def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules
                         else:
                             denies |= mask
     if not rules.plain:
-        found = Tally(until)
+        found = Matches(until)
         for index, flags, mask in reversed(met) if rules.combining in _NEWEST_FIRST else met:
-            found.say(CONSENT, PERMITS if flags & 1 else DENIES, mask, _ids(value, index))
-        permitted, denied = policy_masks(rules.implicit_policy, question, rules, selected=False)
-        found.say(IMPLICIT, PERMITS, permitted)
-        found.say(IMPLICIT, DENIES, denied)
-        masks, grounds = _settle(found, asked, rules.combining)
-        return _verdict(masks, grounds, question, until)
+            found.add(CONSENT, PERMITS if flags & 1 else DENIES, mask, _ids(value, index))
+        permitted, denied = implicit_masks(rules.implicit_policy, question, rules, selected=False)
+        found.add(IMPLICIT, PERMITS, permitted)
+        found.add(IMPLICIT, DENIES, denied)
+        masks, reasons = _decide(found, asked, rules.combining)
+        return _verdict(masks, reasons, question, until)
     permits &= ~denies
     without = asked & ~(permits | denies)
-    grounds = []
+    reasons = []
     for index, flags, mask in met:
         if not flags & 1:
-            grounds.append((ReasonCode.DENIED_BY_CONSENT, Effect.DENY, *_ids(value, index), ""))
+            reasons.append((ReasonCode.DENIED_BY_CONSENT, Effect.DENY, *_ids(value, index), ""))
         elif mask & permits:
-            grounds.append((ReasonCode.PERMITTED_BY_CONSENT, Effect.PERMIT, *_ids(value, index), ""))
-    return _verdict((permits, denies, without, 0), grounds, question, until)
+            reasons.append((ReasonCode.PERMITTED_BY_CONSENT, Effect.PERMIT, *_ids(value, index), ""))
+    return _verdict((permits, denies, without, 0), reasons, question, until)
 
 
 def _ids(value: bytes | None, index: int) -> Ids:
@@ -187,31 +186,40 @@ def _ids(value: bytes | None, index: int) -> Ids:
 
 
 def _evaluate_general(value: bytes | None, question: PackedQuestion, rules: CompiledRules, now_ms: int) -> Verdict:
-    """Answer by tally; where the caller enforces residuals, for the narrowest extent as well as the widest."""
+    """Answer the general way. If the caller enforces residuals, answer both for the worst and for the best case.
+
+    A category that only the best case permits is permitted on conditions: the caller checks them for each resource.
+    """
     newest_first = rules.combining in _NEWEST_FIRST
-    found = tally(value, question, rules, now_ms, opens=WIDEST, newest_first=newest_first)
-    masks, grounds = _settle(found, question.categories, rules.combining)
-    until = found.until
+    found = match(value, question, rules, now_ms, open_limits=WORST_CASE, newest_first=newest_first)
+    masks, reasons = _decide(found, question.categories, rules.combining)
+    until = found.until_ms
     rest: tuple[Condition, ...] = ()
     if question.residual:
-        narrow = tally(value, question, rules, now_ms, opens=NARROWEST, newest_first=newest_first)
-        until = min(until, narrow.until)
-        permitted = _settle(narrow, question.categories, rules.combining)[0][0]
+        narrow = match(value, question, rules, now_ms, open_limits=BEST_CASE, newest_first=newest_first)
+        until = min(until, narrow.until_ms)
+        permitted = _decide(narrow, question.categories, rules.combining)[0][0]
         conditional = permitted & ~masks[0]
         if conditional:
             rest = conditions(value, question, rules, now_ms, permitted=permitted, found=narrow)
-            (_, denied, without, unknown), grounds = _settle(found, question.categories & ~conditional, rules.combining)
+            (_, denied, without, unknown), reasons = _decide(found, question.categories & ~conditional, rules.combining)
             masks = permitted, denied, without, unknown
-            grounds += _settle(narrow, conditional, rules.combining)[1]
-    verdict = _verdict(masks, grounds, question, until)
+            reasons += _decide(narrow, conditional, rules.combining)[1]
+    verdict = _verdict(masks, reasons, question, until)
     if rest:
         verdict.conditions = rest
         verdict.obligations = (Obligation.ENFORCE_RESIDUAL, *verdict.obligations)
     return verdict
 
 
-def _settle(found: Tally, asked: int, combining: Combining) -> tuple[Masks, Grounds]:
-    """Walk the layers from the top; the first that decides a category, or cannot tell, ends it (rules 1 and 3)."""
+def _decide(found: Matches, asked: int, combining: Combining) -> tuple[Masks, Reasons]:
+    """Decide each category by the first layer, from the top, that permits, denies or cannot interpret it (rules 1, 3).
+
+    Example: the categories A, B and C are asked for, and ``combining`` is deny-overrides. STATUTE permits A, so A is
+    permitted, and B and C are left. CONSENT permits A and B and denies B. A is decided already, and for B the deny
+    comes first: B is denied, and C is left. IMPLICIT permits C. So A and C are permitted and B is denied. The reasons
+    are the rows that decided a category: the statute, the deny, and the implicit policy.
+    """
     permitted = denied = unknown = 0
     left = asked
     decided: list[tuple[int, int, int]] = []
@@ -234,34 +242,35 @@ def _settle(found: Tally, asked: int, combining: Combining) -> tuple[Masks, Grou
         denied |= denies
         unknown |= unknowns
         left &= ~(permits | denies | unknowns)
-    grounds: Grounds = []
-    for layer, kind, mask, ids, where in found.said:
+    reasons: Reasons = []
+    # A row is a reason only if its layer decided one of its categories the way the row says.
+    for layer, kind, mask, ids, where in found.rows:
         if mask & decided[layer][kind]:
             if kind == UNKNOWNS:
-                grounds.append((ReasonCode.UNREADABLE_CONSENT, None, *ids, where))
+                reasons.append((ReasonCode.UNREADABLE_CONSENT, None, *ids, where))
             else:
-                grounds.append((_REASONS[layer][kind], _EFFECTS[kind], *ids, where))
+                reasons.append((_CODES[layer][kind], _EFFECTS[kind], *ids, where))
     permits, denies, _ = found.masks[CONSENT]
     if decided[CONSENT][PERMITS] & ~permits:
-        grounds.append((ReasonCode.PERMITTED_BY_COMBINING, Effect.PERMIT, 0, 0, 0, ""))
+        reasons.append((ReasonCode.PERMITTED_BY_COMBINING, Effect.PERMIT, 0, 0, 0, ""))
     if decided[CONSENT][DENIES] & ~denies:
-        grounds.append((ReasonCode.DENIED_BY_COMBINING, Effect.DENY, 0, 0, 0, ""))
-    return (permitted, denied, left, unknown), grounds
+        reasons.append((ReasonCode.DENIED_BY_COMBINING, Effect.DENY, 0, 0, 0, ""))
+    return (permitted, denied, left, unknown), reasons
 
 
-def _verdict(masks: Masks, grounds: Grounds, question: PackedQuestion, until: int) -> Verdict:
+def _verdict(masks: Masks, reasons: Reasons, question: PackedQuestion, until: int) -> Verdict:
     if masks[2]:
-        grounds.append(_NO_CONSENT)
+        reasons.append(_NO_CONSENT)
     if question.unknown:
-        grounds.append(_UNKNOWN_CATEGORY)
-    return Verdict(masks, grounds, question, until)
+        reasons.append(_UNKNOWN_CATEGORY)
+    return Verdict(masks, reasons, question, until)
 
 
 def decision(verdict: Verdict, question: PackedQuestion, codebook: Codebook, rules: CompiledRules) -> Decision:
-    """Put a verdict into codes.
+    """Turn a verdict into codes.
 
     Args:
-        question, codebook, rules: those it was reached with.
+        question, codebook, rules: those that the verdict was reached with.
     """
     codes = codebook.codes
     unknown = codes(verdict.unknown)
@@ -271,7 +280,7 @@ def decision(verdict: Verdict, question: PackedQuestion, codebook: Codebook, rul
         denied=codes(verdict.denied),
         without_consent=codes(verdict.without),
         unknown=unknown + question.unknown if question.unknown else unknown,
-        reasons=tuple([Reason(*ground) for ground in verdict.grounds]),
+        reasons=tuple([Reason(*reason) for reason in verdict.reasons]),
         obligations=verdict.obligations,
         residual=expand(verdict.conditions, codebook) if verdict.conditions else (),
         valid_until_ms=verdict.valid_until_ms,

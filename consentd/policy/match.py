@@ -1,12 +1,14 @@
-"""The general way through a subject's rows: what each row says of the categories asked for, layer by layer.
+"""Match a question with every row of a subject, by layer: the general way, for what the simple loop cannot do.
 
-Meaning of a node (policy.md, rule 2): for a category it is worth a deny if a child is, else a permit if a
-child is, else its own effect where it matches. Rows stand in preorder, so the loop runs backwards with one
-accumulator per depth, and does all categories at once.
+A consent is a tree of provisions (policy.md, rule 2). The value of a node for a category is deny if the value of a
+child is deny, else permit if the value of a child is permit, else the node's own effect if the node itself matches. The
+rows of a tree are in preorder. So a loop from the last row to the first meets every child before its parent, and it
+needs one accumulator for each depth. Masks let one loop decide all categories.
 
-Labels, resources and data period are the *extent* of a question: a permit matches when all of it lies inside
-the row's limits, a deny when any of it does. Where the question leaves one open, a limit on it matches as the
-caller says: ``WIDEST`` fails closed, ``NARROWEST`` is what an enforcer of residuals is answered (rule 5).
+Labels, resources and data period say *which* data of a category the question asks for. A permit matches if all of that
+data is inside the row's limits; a deny matches if any of it is. A question may leave them open. Then the caller chooses
+what a limit does (rule 5): ``WORST_CASE`` fails closed, and ``BEST_CASE`` is the answer for an enforcer that checks
+each resource itself.
 """
 
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from struct import unpack_from
 from typing import Final, NamedTuple
 
 from consentd.policy.codebook import PackedQuestion
-from consentd.policy.compile import POLICY_SHIFT, STATUTORY, UNREADABLE, CompiledRules
+from consentd.policy.compile import POLICY_SHIFT, STATUTORY, UNREADABLE, CompiledRules, Rule
 from consentd.policy.model import MAX_DEPTH, OPEN_END_MS, ImplicitPolicy, Layer
 from consentd.policy.rows import PERMIT, ROW, ROW_SIZE, SIDE, SIDE_COUNTS, SIDE_WINDOW, Fields, decode_side
 from consentd.policy.subject import ENTRY, HAS_SIDE, HEADER, PAUSED
@@ -29,58 +31,58 @@ BREAK_GLASS: Final = int(Layer.BREAK_GLASS)
 CONSENT: Final = int(Layer.CONSENT)
 IMPLICIT: Final = int(Layer.IMPLICIT)
 
-Opens = tuple[bool, bool]
-"""Whether a limit on an extent left open matches, in a deny and in a permit."""
+OpenLimits = tuple[bool, bool]
+"""Whether a limit on something that the question leaves open matches: in a deny, and in a permit."""
 
-WIDEST: Final[Opens] = (True, False)
-NARROWEST: Final[Opens] = (False, True)
-EITHER: Final[Opens] = (True, True)
+WORST_CASE: Final[OpenLimits] = (True, False)
+BEST_CASE: Final[OpenLimits] = (False, True)
+EITHER_CASE: Final[OpenLimits] = (True, True)
 
 Ids = tuple[int, int, int]
-"""Seq of the leaf in force, lineage, version; zeros for a rule of the realm."""
+"""Seq of the leaf in force, lineage, version. All are 0 for a rule of the realm."""
 
 NO_IDS: Final[Ids] = (0, 0, 0)
 
 
-class Tally:
-    """What was said. Owned by one evaluation.
+class Matches:
+    """The rows that match a question, added up. Owned by one evaluation.
 
     Attributes:
         masks: by layer, then by kind (``PERMITS``, ``DENIES``, ``UNKNOWNS``): categories.
-        said: (layer, kind, categories, who, path), in the order met.
-        selected: some consent in force selects an implicit policy, so the realm's does not hold.
-        until: least start or end after now among rows that match but for time.
+        rows: (layer, kind, categories, ids, path) of each match, in the order in which they were added.
+        selects_policy: whether a consent in force selects an implicit policy. The realm's own then does not apply.
+        until_ms: the earliest start or end after now, among rows that match except for time.
     """
 
-    __slots__ = ("masks", "said", "selected", "until")
+    __slots__ = ("masks", "rows", "selects_policy", "until_ms")
 
-    def __init__(self, until: int = OPEN_END_MS) -> None:
+    def __init__(self, until_ms: int = OPEN_END_MS) -> None:
         self.masks: Final = ([0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0])
-        self.said: Final[list[tuple[int, int, int, Ids, str]]] = []
-        self.selected = False
-        self.until = until
+        self.rows: Final[list[tuple[int, int, int, Ids, str]]] = []
+        self.selects_policy = False
+        self.until_ms = until_ms
 
-    def say(self, layer: int, kind: int, mask: int, ids: Ids = NO_IDS, where: str = "") -> None:
-        """Note that ``mask`` is permitted, denied or unknown; an empty mask says nothing."""
+    def add(self, layer: int, kind: int, mask: int, ids: Ids = NO_IDS, where: str = "") -> None:
+        """Add that the categories of ``mask`` are permitted, denied or unknown. An empty mask adds nothing."""
         if mask:
             self.masks[layer][kind] |= mask
-            self.said.append((layer, kind, mask, ids, where))
+            self.rows.append((layer, kind, mask, ids, where))
 
-    def in_time(self, start_ms: int, end_ms: int, now_ms: int) -> bool:
-        """Tell whether a row that matches otherwise holds now, and note when that may change (rule 4)."""
+    def in_force(self, start_ms: int, end_ms: int, now_ms: int) -> bool:
+        """Return whether a row that matches except for time is in force; note when that next changes (rule 4)."""
         if start_ms > now_ms:
-            if start_ms < self.until:
-                self.until = start_ms
+            if start_ms < self.until_ms:
+                self.until_ms = start_ms
             return False
         if now_ms < end_ms:
-            if end_ms < self.until:
-                self.until = end_ms
+            if end_ms < self.until_ms:
+                self.until_ms = end_ms
             return True
         return False
 
 
-class Member(NamedTuple):
-    """One lineage as read from a value: who, directory flags, layer, rows in preorder, side block, readable."""
+class StoredLineage(NamedTuple):
+    """One lineage of a subject value: ids, directory flags, layer, rows in preorder, side block, and readability."""
 
     ids: Ids
     flags: int
@@ -90,8 +92,8 @@ class Member(NamedTuple):
     readable: bool
 
 
-def members(value: bytes | None, version: int) -> Iterator[Member]:
-    """Yield the lineages of a value written by ``subject``; of a later vocabulary than ``version``: unreadable."""
+def lineages_of(value: bytes | None, version: int) -> Iterator[StoredLineage]:
+    """Yield the lineages of a subject value. One compiled under a vocabulary later than ``version`` is unreadable."""
     if not value:
         return
     _, _, _, lineages, rows = HEADER.unpack_from(value)
@@ -110,15 +112,15 @@ def members(value: bytes | None, version: int) -> Iterator[Member]:
         readable = vocabulary <= version and not flags & UNREADABLE
         layer = STATUTE if flags & STATUTORY else CONSENT
         fields = list(ROW.iter_unpack(value[row_at:row_end]))
-        yield Member((seq, lineage, number), flags, layer, fields, block, readable)
+        yield StoredLineage((seq, lineage, number), flags, layer, fields, block, readable)
         row_at = row_end
 
 
-def matches(row: Fields, block: bytes, question: PackedQuestion, opens: Opens) -> int:
-    """Return the categories asked for that a row matches but for time; 0: it does not match.
+def match_row(row: Fields, block: bytes, question: PackedQuestion, open_limits: OpenLimits) -> int:
+    """Return the categories asked for that a row matches except for time; 0: the row does not match.
 
     Args:
-        block: the side block that its side record, if any, lies in.
+        block: the side block that holds the row's side record, if the row has one.
     """
     actor, holder, purposes, categories, _, _, labels, actions, side, flags, _, _, _ = row
     mask = categories & question.categories
@@ -128,19 +130,19 @@ def matches(row: Fields, block: bytes, question: PackedQuestion, opens: Opens) -
     if labels:
         asked = question.labels
         if asked is None:
-            if not opens[permit]:
+            if not open_limits[permit]:
                 return 0
         elif asked & ~labels if permit else not asked & labels:
             return 0
     actors = question.permit_actors if permit else question.deny_actors
     if flags & SIDE:
-        meets = _side_meets(row, block, question, actors) and _within(block, side, question, permit, opens)
-        return mask if meets else 0
+        fits = _side_names(row, block, question, actors) and _side_limits(block, side, question, permit, open_limits)
+        return mask if fits else 0
     return mask if actor in actors and holder in question.holders else 0
 
 
-def _side_meets(row: Fields, block: bytes, question: PackedQuestion, actors: frozenset[int]) -> bool:
-    """Tell whether actor and holder are the row's (rule 10), read from its side record where that names several."""
+def _side_names(row: Fields, block: bytes, question: PackedQuestion, actors: frozenset[int]) -> bool:
+    """Return whether the row's actors and holders match (rule 10). A side record holds them where there are several."""
     offset = row[8] * 4
     many_actors, many_holders, _, windows = SIDE_COUNTS.unpack_from(block, offset)
     if not many_actors + many_holders:
@@ -154,12 +156,12 @@ def _side_meets(row: Fields, block: bytes, question: PackedQuestion, actors: fro
     return row[1] in question.holders
 
 
-def _within(block: bytes, word: int, question: PackedQuestion, permit: int, opens: Opens) -> bool:
-    """Hold the question's resources and data period against a side record."""
+def _side_limits(block: bytes, word: int, question: PackedQuestion, permit: int, open_limits: OpenLimits) -> bool:
+    """Return whether the question's resources and data period match the limits of a side record."""
     _, _, resources, windows = SIDE_COUNTS.unpack_from(block, word * 4)
     if windows:
         if question.data_period is None:
-            if not opens[permit]:
+            if not open_limits[permit]:
                 return False
         else:
             start, end = question.data_period
@@ -169,75 +171,86 @@ def _within(block: bytes, word: int, question: PackedQuestion, permit: int, open
     if resources:
         references = question.resources
         if references is None:
-            return opens[permit]
+            return open_limits[permit]
         limit = decode_side(block, word).resources
         return references <= limit if permit else not references.isdisjoint(limit)
     return True
 
 
-def tally(
+def realm_rules(rules: CompiledRules, question: PackedQuestion) -> tuple[tuple[int, tuple[Rule, ...]], ...]:
+    """Return the rules of the realm that can match a question: (layer, rules)."""
+    break_glass = rules.break_glass if question.break_glass else ()
+    return (STATUTE, rules.by_purpose.get(question.purpose, ())), (BREAK_GLASS, break_glass)
+
+
+def match(
     value: bytes | None,
     question: PackedQuestion,
     rules: CompiledRules,
     now_ms: int,
     *,
-    opens: Opens,
+    open_limits: OpenLimits,
     newest_first: bool,
-) -> Tally:
-    """Hold the question against the realm's rules and every lineage of a value."""
-    found = Tally()
+) -> Matches:
+    """Match the question with the realm's rules and with every lineage of a subject value."""
+    found = Matches()
     if not question.categories:
         return found
-    for layer, applicable in (
-        (STATUTE, rules.by_purpose.get(question.purpose, ())),
-        (BREAK_GLASS, rules.break_glass if question.break_glass else ()),
-    ):
+    for layer, applicable in realm_rules(rules, question):
         for row, where in applicable:
-            mask = matches(row, rules.block, question, opens)
-            if mask and found.in_time(row[4], row[5], now_ms):
-                found.say(layer, PERMITS if row[9] & PERMIT else DENIES, mask, NO_IDS, where)
-    lineages = members(value, question.version)
-    for member in reversed(list(lineages)) if newest_first else lineages:
-        root = member.rows[0]
-        if member.readable:
-            _tally_tree(found, member, question, now_ms, opens)
-        elif _unreadable_meets(root, member.block, question) and found.in_time(root[4], root[5], now_ms):
-            found.say(member.layer, UNKNOWNS, question.categories, member.ids)
-        policy = member.flags >> POLICY_SHIFT
-        if policy and found.in_time(root[4], root[5], now_ms):
-            found.selected = True
-            permits, denies = policy_masks(policy, question, rules, selected=True)
-            found.say(IMPLICIT, PERMITS, 0 if member.flags & PAUSED else permits, member.ids)
-            found.say(IMPLICIT, DENIES, denies, member.ids)
-    if not found.selected:
-        permits, denies = policy_masks(rules.implicit_policy, question, rules, selected=False)
-        found.say(IMPLICIT, PERMITS, permits)
-        found.say(IMPLICIT, DENIES, denies)
+            mask = match_row(row, rules.block, question, open_limits)
+            if mask and found.in_force(row[4], row[5], now_ms):
+                found.add(layer, PERMITS if row[9] & PERMIT else DENIES, mask, NO_IDS, where)
+    lineages = lineages_of(value, question.version)
+    for lineage in reversed(list(lineages)) if newest_first else lineages:
+        root = lineage.rows[0]
+        if lineage.readable:
+            _match_tree(found, lineage, question, now_ms, open_limits)
+        elif _unreadable_matches(root, lineage.block, question) and found.in_force(root[4], root[5], now_ms):
+            found.add(lineage.layer, UNKNOWNS, question.categories, lineage.ids)
+        policy = lineage.flags >> POLICY_SHIFT
+        if policy and found.in_force(root[4], root[5], now_ms):
+            found.selects_policy = True
+            permits, denies = implicit_masks(policy, question, rules, selected=True)
+            found.add(IMPLICIT, PERMITS, 0 if lineage.flags & PAUSED else permits, lineage.ids)
+            found.add(IMPLICIT, DENIES, denies, lineage.ids)
+    if not found.selects_policy:
+        permits, denies = implicit_masks(rules.implicit_policy, question, rules, selected=False)
+        found.add(IMPLICIT, PERMITS, permits)
+        found.add(IMPLICIT, DENIES, denies)
     return found
 
 
-def _unreadable_meets(root: Fields, block: bytes, question: PackedQuestion) -> bool:
-    """Hold what needs no vocabulary against the question, as a deny would: the participants."""
+def _unreadable_matches(root: Fields, block: bytes, question: PackedQuestion) -> bool:
+    """Return whether an unreadable consent may match: compare the participants, which need no vocabulary, as a deny."""
     if root[9] & SIDE:
-        return _side_meets(root, block, question, question.deny_actors)
+        return _side_names(root, block, question, question.deny_actors)
     return root[0] in question.deny_actors and root[1] in question.holders
 
 
-def _tally_tree(found: Tally, member: Member, question: PackedQuestion, now_ms: int, opens: Opens) -> None:
-    """Work out what one lineage is worth, children before parents, and note the nodes that made it so."""
-    paused = member.flags & PAUSED
-    rows = member.rows
+def _match_tree(
+    found: Matches, lineage: StoredLineage, question: PackedQuestion, now_ms: int, open_limits: OpenLimits
+) -> None:
+    """Work out the value of one lineage, children before parents, and add each node that decided a category.
+
+    Example: a permit P (depth 0) has a deny D (depth 1) that has a permit E (depth 2), and each matches category 1.
+    The loop runs E, D, P. E: ``permitted[2] = 1``. D: its child E permits, so D's own deny does not count, and
+    ``permitted[1] = 1``. P: its child permits already, so P's own effect does not count either. The value is
+    ``permitted[0] = 1``, and E is the node that decided it.
+    """
+    paused = lineage.flags & PAUSED
+    rows = lineage.rows
     if len(rows) == 1:
         row = rows[0]
         permit = row[9] & PERMIT
         if not (paused and permit):
-            fresh = matches(row, member.block, question, opens)
-            if fresh and found.in_time(row[4], row[5], now_ms):
-                found.say(member.layer, PERMITS if permit else DENIES, fresh, member.ids)
+            mask = match_row(row, lineage.block, question, open_limits)
+            if mask and found.in_force(row[4], row[5], now_ms):
+                found.add(lineage.layer, PERMITS if permit else DENIES, mask, lineage.ids)
         return
     permitted = [0] * (MAX_DEPTH + 1)
     denied = [0] * (MAX_DEPTH + 1)
-    own: list[tuple[int, int, int]] = []
+    decisive: list[tuple[int, int, int]] = []  # (node, kind, categories that the node's own effect decided)
     for row in reversed(rows):
         depth = row[10]
         inner = depth + 1
@@ -245,29 +258,31 @@ def _tally_tree(found: Tally, member: Member, question: PackedQuestion, now_ms: 
         permitted[inner] = denied[inner] = 0
         permit = row[9] & PERMIT
         if not (paused and permit):
-            fresh = matches(row, member.block, question, opens)
-            if fresh and found.in_time(row[4], row[5], now_ms):
-                fresh &= ~(permits | denies)
+            mask = match_row(row, lineage.block, question, open_limits)
+            if mask and found.in_force(row[4], row[5], now_ms):
+                mask &= ~(permits | denies)
                 if permit:
-                    permits |= fresh
+                    permits |= mask
                 else:
-                    denies |= fresh
-                if fresh:
-                    own.append((row[11], PERMITS if permit else DENIES, fresh))
+                    denies |= mask
+                if mask:
+                    decisive.append((row[11], PERMITS if permit else DENIES, mask))
         permitted[depth] |= permits & ~denies
         denied[depth] |= denies
-    for node, kind, fresh in reversed(own):
-        worth = fresh if kind == DENIES else fresh & permitted[0]
-        if worth:
+    for node, kind, mask in reversed(decisive):
+        # A permit below that a deny elsewhere in the tree overrides did not decide anything.
+        counted = mask if kind == DENIES else mask & permitted[0]
+        if counted:
             where = path([row[10] for row in rows], node) if node else ""
-            found.say(member.layer, kind, worth, member.ids, where)
+            found.add(lineage.layer, kind, counted, lineage.ids, where)
 
 
-def policy_masks(policy: int, question: PackedQuestion, rules: CompiledRules, *, selected: bool) -> tuple[int, int]:
-    """Return what an implicit policy permits and denies of the categories asked for (rule 1, IHE PCF 1.1).
+def implicit_masks(policy: int, question: PackedQuestion, rules: CompiledRules, *, selected: bool) -> tuple[int, int]:
+    """Return the categories asked for that an implicit policy permits, and those it denies (rule 1, IHE PCF 1.1).
 
-    The realm's Policy-deny says nothing: where nobody spoke the answer is NO_CONSENT. Selected by a consent it is
-    somebody's word, and denies. Policy-break-glass-only denies all but BTG either way.
+    Policy-deny as the realm's default denies nothing: where nobody stated anything the answer is NO_CONSENT. If a
+    consent selects Policy-deny, a person stated it, so it denies. Policy-break-glass-only denies all but BTG either
+    way.
     """
     purposes, categories = rules.policies[policy]
     if purposes & question.purpose:

@@ -11,18 +11,17 @@ from typing import NamedTuple
 from consentd.policy.codebook import Codebook, PackedQuestion
 from consentd.policy.compile import CompiledRules
 from consentd.policy.match import (
-    BREAK_GLASS,
     CONSENT,
     DENIES,
-    EITHER,
+    EITHER_CASE,
     IMPLICIT,
     PERMITS,
-    STATUTE,
     UNKNOWNS,
-    Member,
-    Tally,
-    matches,
-    members,
+    Matches,
+    StoredLineage,
+    lineages_of,
+    match_row,
+    realm_rules,
 )
 from consentd.policy.model import MAX_DEPTH, Combining, Effect, Layer, Period, ResidualRule, Resource
 from consentd.policy.rows import PERMIT, SIDE, Fields, Row, Side, decode_side
@@ -44,7 +43,7 @@ class Condition(NamedTuple):
 
 
 def conditions(
-    value: bytes | None, question: PackedQuestion, rules: CompiledRules, now_ms: int, *, permitted: int, found: Tally
+    value: bytes | None, question: PackedQuestion, rules: CompiledRules, now_ms: int, *, permitted: int, found: Matches
 ) -> tuple[Condition, ...]:
     """Return the residual of an answer that permits ``permitted``.
 
@@ -52,21 +51,18 @@ def conditions(
         found: the tally of the narrowest extent, for what no extent limits: unknown lineages, implicit policy.
     """
     rest: list[Condition] = []
-    for layer, applicable in (
-        (STATUTE, rules.by_purpose.get(question.purpose, ())),
-        (BREAK_GLASS, rules.break_glass if question.break_glass else ()),
-    ):
+    for layer, applicable in realm_rules(rules, question):
         for fields, _ in applicable:
             mask = _holds(fields, rules.block, question, now_ms) & permitted
             if mask:
                 rest.append(_condition(layer, fields, rules.block, question, mask, ()))
     permit_first = rules.combining in _PERMIT_FIRST
-    for member in members(value, question.version):
-        if member.readable:
-            tree = _tree(member, question, now_ms, permitted)
+    for lineage in lineages_of(value, question.version):
+        if lineage.readable:
+            tree = _tree(lineage, question, now_ms, permitted)
             # Rules are weighed deny first in every layer but this one: only here does a tree need to stay one rule.
-            if len(tree) > 1 and permit_first and member.layer == CONSENT:
-                tree = [Condition(member.layer, Effect.DENY, 0, children=tuple(tree))]
+            if len(tree) > 1 and permit_first and lineage.layer == CONSENT:
+                tree = [Condition(lineage.layer, Effect.DENY, 0, children=tuple(tree))]
             rest += tree
     unknown = found.masks[CONSENT][UNKNOWNS] & permitted
     if unknown:
@@ -82,7 +78,7 @@ def conditions(
 
 def _holds(row: Fields, block: bytes, question: PackedQuestion, now_ms: int) -> int:
     """Return the categories for which the row counts if what the question leaves open fits."""
-    return matches(row, block, question, EITHER) if row[4] <= now_ms < row[5] else 0
+    return match_row(row, block, question, EITHER_CASE) if row[4] <= now_ms < row[5] else 0
 
 
 def _condition(
@@ -102,7 +98,7 @@ def _condition(
     )
 
 
-def _tree(member: Member, question: PackedQuestion, now_ms: int, permitted: int) -> list[Condition]:
+def _tree(lineage: StoredLineage, question: PackedQuestion, now_ms: int, permitted: int) -> list[Condition]:
     """Return what is left of one lineage's tree, as flat as it can be without changing what it is worth.
 
     A node is worth deny before permit before its own effect. So a permit is one more among its children, and a deny
@@ -110,13 +106,13 @@ def _tree(member: Member, question: PackedQuestion, now_ms: int, permitted: int)
     cannot count gives way to its children. Lists run backwards here, as the rows do.
     """
     below: list[list[Condition]] = [[] for _ in range(MAX_DEPTH + 1)]
-    for row in reversed(member.rows):
+    for row in reversed(lineage.rows):
         depth = row[10]
         children = below[depth + 1]
         below[depth + 1] = []
         permit = row[9] & PERMIT
-        silent = permit and member.flags & PAUSED
-        mask = 0 if silent else _holds(row, member.block, question, now_ms) & permitted
+        silent = permit and lineage.flags & PAUSED
+        mask = 0 if silent else _holds(row, lineage.block, question, now_ms) & permitted
         exceptions: tuple[Condition, ...] = ()
         beside = children
         if mask and not permit:
@@ -124,7 +120,7 @@ def _tree(member: Member, question: PackedQuestion, now_ms: int, permitted: int)
             beside = [one for one in children if one.effect is Effect.DENY and not one.children]
         below[depth] += beside
         if mask:
-            below[depth].append(_condition(member.layer, row, member.block, question, mask, exceptions))
+            below[depth].append(_condition(lineage.layer, row, lineage.block, question, mask, exceptions))
     return below[0][::-1]
 
 

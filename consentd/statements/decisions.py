@@ -158,7 +158,7 @@ def put_verdict(
         message.unknown.extend(codes(verdict.unknown) + question.unknown)
     if verdict.obligations:
         message.obligations.extend(map(to_enum, verdict.obligations))
-    for code, effect, _, lineage, version, path in verdict.grounds:
+    for code, effect, _, lineage, version, path in verdict.reasons:
         reason = message.reasons.add()
         reason.code = to_enum(code)
         if effect is not None:
