@@ -185,6 +185,16 @@ def test_the_messages_explained_are_messages() -> None:
                 assert f'"{message}' in code or f'f"{message}' in code or message in code, message
 
 
+def test_log_lines_that_the_text_quotes_are_in_the_code() -> None:
+    code = "".join(SOURCES.values())
+    flat = re.sub(r"\s+", " ", RUNBOOK)
+    before = "log has|logs|log says|it says|may say|log line|message is|fails? with|fail too, with"
+    quoted = re.findall(rf"(?:{before}) `([^`]+)`", flat)
+    assert len(quoted) > 8
+    for text in quoted:
+        assert all(part.strip() in code for part in text.split("…")), text
+
+
 def test_the_unit_starts_the_daemon_with_the_configuration_of_the_runbook() -> None:
     unit = (ROOT / "ops" / "consentd.service").read_text(encoding="utf-8")
     assert "ExecStart=/opt/consentd/bin/consentd serve --config /etc/consentd/consentd.toml\n" in unit
