@@ -21,10 +21,12 @@ def check_kept_from(kept_from_ms: int, *, days: int, time_ms: int) -> None:
         days: how old an entry must be before it may be pruned, as leaf 0 published it; 0: nothing is ever pruned.
 
     Raises:
-        InvalidError: the policy keeps some of it.
+        InvalidError: the policy keeps some of it, or the time is negative.
     """
     if not days:
         raise InvalidError("retention policy keeps everything: `ledger.retention_days` was 0 when the ledger began")
+    if kept_from_ms < 0:
+        raise InvalidError(f"time is negative: `{kept_from_ms}`")
     try:
         Pruned(kept_from_ms).verify_policy(days=days, time_ms=time_ms)
     except ProofError as error:
