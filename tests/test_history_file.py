@@ -154,7 +154,7 @@ def test_what_is_left_out_of_a_file_is_missed(proof: HistoryProof) -> None:
         with pytest.raises(error):
             opened(*chains)
     # What is sent to who holds something does not stand alone.
-    with pytest.raises(ProofError, match="no checkpoint that is held"):
+    with pytest.raises(ProofError, match="no checkpoint is held"):
         open_history(format_history(replace(proof, consistency=(bytes(32),))), trust=PIN)
     rest = replace(person, entries=person.entries[1:], first_seq=2)
     with pytest.raises(ProofError, match="not pruned"):

@@ -1,7 +1,7 @@
-"""Turn leaves and statements into bytes and back: the ledger's own formats.
+"""Encode and decode leaves and statements: the ledger's own binary formats. No other module takes leaf bytes apart.
 
-A leaf is a fixed binary record, and the bytes in an entry bundle are the bytes hashed. Decoding is strict:
-exact length, known version, nothing to spare. Integers are big-endian. Source: ledger-format.md, "Leaves".
+A leaf is a fixed binary record, and the bytes in an entry bundle are the bytes that are hashed. Decoding is strict: the
+length is exact and the version is known. Integers are big-endian. Source: ledger-format.md, "Leaves".
 """
 
 import hashlib
@@ -15,7 +15,7 @@ EVENT_LENGTH = 122
 SEAL_LENGTH = 90
 SEAL_KIND = 0
 QUESTION_KIND = 255
-"""Stands in a signature's kind byte when what is signed is a question, not an entry."""
+"""The kind byte of a signed message whose payload is a question and not an entry's."""
 
 MAX_PAYLOAD = 16 * 1024
 """Most bytes of a payload."""
@@ -53,11 +53,11 @@ class Event:
     Attributes:
         kind: 1…255, ``consentd.v1.EntryKind``.
         time_ms: never less than that of the leaf before.
-        tag: whose chain this is, 32 bytes.
+        tag: identifies the chain, 32 bytes.
         seq: 1, 2, 3 … within the tag.
-        prev: chain hash of the tag's leaf before; zeros first.
+        prev: chain hash of the chain's leaf before; zeros in the first leaf.
         commit: commitment to the statement, 32 bytes.
-        ref: seq, in this same chain, of the leaf relied on; 0: none.
+        ref: seq, in the same chain, of the leaf that this one rests on; 0: none.
     """
 
     kind: int
@@ -71,14 +71,14 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """A seal leaf: commits to where every chain stands.
+    """A seal leaf: commits to the heads of all chains.
 
     Attributes:
         time_ms: never less than that of the leaf before.
-        covers: how many entries it covers, its own index.
-        map_root: root of the Patricia tree over all tags, 32 bytes.
-        tags: keys in that tree.
-        prev_seal: chain hash of the seal before; zeros first.
+        covers: number of leaves before it, which is its own index.
+        map_root: root of the map (a Patricia tree) over all tags, 32 bytes.
+        tags: number of keys in the map.
+        prev_seal: chain hash of the seal before; zeros in the first seal.
     """
 
     time_ms: int
@@ -90,13 +90,13 @@ class Seal:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """What a leaf's commitment opens to.
+    """A statement: what the commitment in a leaf opens to.
 
     Attributes:
         key: the author's Ed25519 public key, 32 bytes.
         signature: 64 bytes over ``signed_message``.
         request_id: 16 bytes.
-        author_time_ms: the author's clock.
+        author_time_ms: the time by the author's clock.
         payload: a serialised ``consentd.v1`` message, as received.
     """
 
@@ -122,10 +122,10 @@ def encode_seal(seal: Seal) -> bytes:
 
 
 def decode_leaf(leaf: bytes) -> Event | Seal:
-    """Decode a leaf, strictly.
+    """Decode a leaf.
 
     Raises:
-        MalformedError: unknown version, wrong length for its kind, or a field that no leaf can have.
+        MalformedError: unknown version, wrong length for its kind, or a value that the field can never have.
     """
     if len(leaf) < 2:
         raise MalformedError("leaf is too short")
@@ -144,7 +144,7 @@ def decode_leaf(leaf: bytes) -> Event | Seal:
     if seq == 0 or ref >= seq:
         raise MalformedError("event leaf has an impossible seq or ref")
     if (seq == 1) != (prev == ZERO_HASH):
-        raise MalformedError("event leaf has prev where none can be, or lacks it")
+        raise MalformedError("event leaf has a prev with seq 1, or no prev with another seq")
     return Event(kind, time_ms, tag, seq, prev, commit, ref)
 
 
@@ -164,7 +164,7 @@ def tag_of(leaf: bytes) -> bytes:
 
 
 def chain_hash(leaf: bytes) -> bytes:
-    """Hash a leaf for its chain: ``H("consentd/chain/v1\\0" ‖ leaf)``, never public."""
+    """Return a leaf's chain hash, ``H("consentd/chain/v1\\0" ‖ leaf)``. It is never public, unlike the leaf hash."""
     return hashlib.sha256(_CHAIN + leaf).digest()
 
 
@@ -174,7 +174,7 @@ def public_tag(name: str) -> bytes:
 
 
 LEDGER_TAG = public_tag("ledger")
-"""Of the chain in which the ledger speaks of itself."""
+"""Tag of the ledger's own chain."""
 
 
 def map_key(tag: bytes) -> bytes:
@@ -193,7 +193,7 @@ def consent_id(tag: bytes, lineage: int) -> bytes:
 
 
 def payload_aad(kind: int, tag: bytes, commit: bytes) -> bytes:
-    """Return what a person's ciphertext is bound to: ``"consentd/payload/v1\\0" ‖ kind ‖ tag ‖ commit``."""
+    """Return the additional data of a person's ciphertext: ``"consentd/payload/v1\\0" ‖ kind ‖ tag ‖ commit``."""
     return b"".join((_PAYLOAD, bytes((kind,)), tag, commit))
 
 
@@ -208,7 +208,7 @@ def encode_statement(statement: Statement) -> bytes:
 
 
 def decode_statement(data: bytes) -> Statement:
-    """Decode a statement. The payload stays bytes: verify, then decode.
+    """Decode a statement. The payload stays bytes: it is decoded only after its signature was verified.
 
     Raises:
         MalformedError: too short, too long, or an unknown algorithm.
@@ -229,10 +229,10 @@ def commit(salt: bytes, statement: bytes) -> bytes:
 def signed_message(
     *, origin: str, kind: int, tag: bytes, ref: int, request_id: bytes, author_time_ms: int, payload: bytes
 ) -> bytes:
-    """Return what an author signs.
+    """Return the bytes that an author signs.
 
     ``"consentd/entry/v1\\0" ‖ H(origin) ‖ kind ‖ tag ‖ ref ‖ request_id ‖ author_time_ms ‖ H(payload)``;
-    for a question kind is 255 and ref 0.
+    for a question, kind is 255 and ref is 0.
     """
     return _ENTRY + _SIGNED.pack(
         hashlib.sha256(origin.encode()).digest(),

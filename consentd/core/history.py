@@ -1,21 +1,23 @@
-"""Verify a history: these entries of a tag are all of them, and each was stated by whom it says.
+"""Verify a history: the entries of a tag are complete, and each was stated by the author that it names.
 
-A history proof goes from what everyone can see to what one person holds, each step leaning on the one before::
+A history proof leads from the checkpoint, which everyone can see, to the entries that one person holds::
 
-    checkpoint      signed by the log; consistent with the one held, and not smaller         verify_sealed_checkpoint
-      └─ seal       leaf n-1 of its tree; says where every chain stood                        verify_sealed_checkpoint
-           └─ map   (count, head) of this tag, or that the tag has no entry                   verify_chain
-                └─ leaves     seq 1 … count without a gap, the last one hashing to head       verify_chain
-                     └─ openings      each commits to its statement                           verify_chain
-                          └─ authors  signed by a key in force then, of who may state this    terms
+    checkpoint      signed by the log; consistent with the held checkpoint, not smaller      verify_sealed_checkpoint
+      └─ seal       leaf n-1 of its tree; commits to the heads of all chains                 verify_sealed_checkpoint
+           └─ map   the count and head of this tag, or the absence of the tag                verify_chain
+                └─ leaves     seq 1 … count without a gap; the last one hashes to the head   verify_chain
+                     └─ openings      each is what its leaf commits to                       verify_chain
+                          └─ authors  signed by a key valid then, of an allowed author       key_validity
 
-Quorum and freshness of witnesses are the client's policy: it opens the same checkpoint note with its witnesses.
-Each author's chain is verified like the first, at the same sealed; what such chains say of keys is for ``terms``.
+The quorum and freshness of witnesses are the client's policy: the client opens the same checkpoint note with its
+witnesses (``quorum``). The chain of each author is verified in the same way, under the same sealed checkpoint;
+``key_validity`` determines from those chains which keys are valid.
 
-A ledger states in its own chain what it has pruned, and whoever verifies holds it to the policy it published first.
+A ledger states in its own chain what it has pruned. The caller first verifies that the published policy allows it
+(``pruned``).
 
-What it does not prove: an access that nobody reported; that a tag is a certain person's; that the log shows everyone
-the same tree. Source: ledger-format.md, "History proof".
+A history does not prove that nobody kept an access unreported, that a tag belongs to a certain person, or that the log
+shows everyone the same tree. Source: ledger-format.md, "History proof".
 """
 
 from collections.abc import Sequence
@@ -29,6 +31,7 @@ from consentd.core.note import NoteVerifier, Verifier, format_vkey
 from consentd.errors import MalformedError, ProofError
 
 MAX_NAME = 128
+"""Most characters of a public name."""
 
 _SALT_SIZE = 32
 _TAG_SIZE = 32
@@ -36,7 +39,7 @@ _TAG_SIZE = 32
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """A leaf, and the (salt, statement) it commits to; None for a tombstone."""
+    """A leaf and its opening: the (salt, statement) that it commits to. None: the statement was erased or pruned."""
 
     leaf: bytes
     opening: tuple[bytes, bytes] | None
@@ -44,13 +47,13 @@ class HistoryEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainProof:
-    """Where a chain stands, and its entries.
+    """The head of a chain with its map proof, and the chain's entries.
 
     Attributes:
         public_name: ``participant/ID`` and the like; empty for a person's chain.
-        count, head: as the map has them; 0 and empty where the tag has no entry.
-        map_proof: of presence, or of absence where count is 0.
-        first_seq: seq of the first of ``entries``: 1, the one after those held, or the first that is not pruned.
+        count, head: as in the map; 0 and empty if the map does not have the tag.
+        map_proof: proof of presence, or of absence if count is 0.
+        first_seq: seq of the first of ``entries``: 1, the seq after the held entries, or the first that is not pruned.
     """
 
     tag: bytes
@@ -64,14 +67,14 @@ class ChainProof:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryProof:
-    """A history as it is sent: all claims, nothing verified.
+    """A history as it is sent. Nothing in it is verified.
 
     Attributes:
         checkpoint: the signed note, verbatim.
-        consistency: hashes, from the checkpoint held to this one; empty where none is held.
+        consistency: hashes of the consistency proof from the held checkpoint to this one; empty if none is held.
         seal: the last leaf of the checkpoint's tree.
-        seal_inclusion: hashes of its inclusion proof.
-        chains: the chain asked for first, then those of its authors' keys.
+        seal_inclusion: hashes of the seal's inclusion proof.
+        chains: first the requested chain, then the chains that hold its authors' keys.
     """
 
     checkpoint: bytes
@@ -83,7 +86,12 @@ class HistoryProof:
 
 @dataclass(frozen=True, slots=True)
 class HeldChain:
-    """How much of a chain the client has verified before, and of its last entry: is it an ERASURE, and of what time."""
+    """The part of a chain that the client verified before.
+
+    Attributes:
+        count, head: seq and chain hash of its last entry.
+        erased, time_ms: whether the last entry is an ERASURE, and its time.
+    """
 
     count: int
     head: bytes
@@ -93,7 +101,9 @@ class HeldChain:
 
 @dataclass(frozen=True, slots=True)
 class SealedCheckpoint:
-    """What all chains of one proof are verified against: a checkpoint that holds, and its seal."""
+    """A verified checkpoint, and the seal that is the last leaf of its tree. All chains of a proof are checked with
+    it.
+    """
 
     checkpoint: Checkpoint
     seal: codec.Seal
@@ -101,7 +111,9 @@ class SealedCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedEntry:
-    """An entry that is part of the chain, and what it commits to (None: erased); not who signed it."""
+    """An entry that belongs to its chain, and its statement (None: erased or pruned). Its author is not verified
+    yet.
+    """
 
     event: codec.Event
     statement: codec.Statement | None
@@ -110,22 +122,23 @@ class VerifiedEntry:
 def verify_sealed_checkpoint(
     proof: HistoryProof, *, origin: str, log_verifier: NoteVerifier, held: Checkpoint | None
 ) -> SealedCheckpoint:
-    """Verify what a proof stands on: checkpoint, consistency with the one *held*, seal.
+    """Verify a proof's checkpoint, its consistency with the *held* checkpoint, and its seal.
 
     Raises:
-        MalformedError: checkpoint or seal is not one.
+        MalformedError: the checkpoint or the seal is malformed.
         SignatureError: the log has not signed the checkpoint.
-        ProofError: another origin, a smaller or contradicting tree, or the seal is not its last leaf.
+        ProofError: another origin, a smaller tree, a tree that contradicts the held one, or a seal that is not the last
+            leaf.
     """
     point, _ = open_checkpoint(proof.checkpoint, origin, log_verifier)
     if held is None:
         if proof.consistency:
-            raise ProofError("consistency proof leads from no checkpoint that is held")
+            raise ProofError("consistency proof is not empty, but no checkpoint is held")
     else:
         if held.origin != point.origin:
-            raise ProofError("checkpoint held is of another origin")
+            raise ProofError("held checkpoint is of another origin")
         if point.size < held.size:
-            raise ProofError(f"checkpoint is smaller than the one held: `{point.size}` and `{held.size}`")
+            raise ProofError(f"checkpoint is smaller than the held one: `{point.size}` and `{held.size}`")
         merkle.verify_consistency(
             proof.consistency, size1=held.size, root1=held.root, size2=point.size, root2=point.root
         )
@@ -146,40 +159,41 @@ def verify_sealed_checkpoint(
 def verify_chain(
     chain: ChainProof, *, sealed: SealedCheckpoint, held: HeldChain | None = None, kept_from_ms: int = 0
 ) -> tuple[VerifiedEntry, ...]:
-    """Verify that these entries are all that the chain has, or all after what is *held*; return them.
+    """Verify that these are all entries of the chain, or all entries after the *held* ones; return them.
 
     Args:
-        kept_from_ms: what the ledger has pruned, as its own chain states: of a person's chain, entries before this time
-            may be missing where it begins, and openings anywhere; 0: nothing.
+        kept_from_ms: the ledger's own chain states that it pruned entries from before this time; 0: none. In a person's
+            chain, the first entries from before this time may be missing, and so may openings from before this time.
 
     Raises:
-        MalformedError: a leaf, statement, tag or name is not one.
-        ProofError: the map does not say so, an entry is missing, foreign, altered or out of order, or an opening
-            is missing from a chain that was neither erased nor pruned there.
+        MalformedError: a leaf, statement, tag or name is malformed.
+        ProofError: the map has another head; an entry is missing, altered, out of order or of another chain; or an
+            opening is missing that was neither erased nor pruned.
     """
-    _verify_standing(chain, sealed.seal.map_root)
+    _verify_head(chain, sealed.seal.map_root)
     start = HeldChain(0, b"") if held is None else held
     if chain.count < start.count:
-        raise ProofError(f"chain is shorter than what is held: `{chain.count}` and `{start.count}`")
+        raise ProofError(f"chain is shorter than the held part: `{chain.count}` and `{start.count}`")
     if chain.first_seq <= start.count or len(chain.entries) != chain.count - chain.first_seq + 1:
         raise ProofError(f"chain does not have the entries after `{start.count}` up to `{chain.count}`")
     if chain.public_name:
         kept_from_ms = 0
     head: bytes | None = start.head if start.count else codec.ZERO_HASH
     if chain.first_seq > start.count + 1:
-        # INVARIANT: what is missing is not later than the entry behind it, and that one is old enough to be pruned.
+        # INVARIANT: times do not decrease, so if the first entry present is old enough to be pruned, the missing ones
+        # are.
         first = codec.decode_leaf(chain.entries[0].leaf) if chain.entries else None
         if not isinstance(first, codec.Event) or first.time_ms >= kept_from_ms:
             raise ProofError(f"chain does not have the entries after `{start.count}`, and they are not pruned")
         head = None
-    behind = replace(start, count=chain.first_seq - 1)
-    verified, last = _walk(chain.tag, chain.entries, behind=behind, head=head)
+    before = replace(start, count=chain.first_seq - 1)
+    verified, last = _verify_links(chain.tag, chain.entries, before=before, head=head)
     if verified and verified[-1].event.time_ms > sealed.seal.time_ms:
         raise ProofError("entry is later than the seal")
     if last != (chain.head if chain.count else codec.ZERO_HASH):
-        raise ProofError("last entry is not the head that the map has")
-    # INVARIANT: an erased person's statements are gone, and pruned ones; nobody else's may be. The ERASURE itself
-    # stands in the clear.
+        raise ProofError("last entry does not hash to the head in the map")
+    # INVARIANT: a statement may be missing only if it was pruned or its person was erased. The ERASURE's own statement
+    # is never encrypted and never missing.
     gone = any(
         one.statement is None and (one.event.time_ms >= kept_from_ms or one.event.kind not in PRUNABLE)
         for one in verified
@@ -190,26 +204,28 @@ def verify_chain(
 
 
 def verify_run(tag: bytes, entries: Sequence[HistoryEntry], *, first_seq: int) -> tuple[VerifiedEntry, ...]:
-    """Verify that entries follow one another, as they were held before those behind them were pruned; return them.
+    """Verify that entries are consecutive in their chain; return them.
+
+    The client held these entries before the ledger pruned them, so they are not compared with a head of the map.
 
     Raises:
-        MalformedError: a leaf or statement is not one.
-        ProofError: one is missing between them, foreign, altered or out of order.
+        MalformedError: a leaf or statement is malformed.
+        ProofError: an entry is missing between them, altered, out of order or of another chain.
     """
     head = codec.ZERO_HASH if first_seq == 1 else None
-    return _walk(tag, entries, behind=HeldChain(first_seq - 1, b""), head=head)[0]
+    return _verify_links(tag, entries, before=HeldChain(first_seq - 1, b""), head=head)[0]
 
 
 def verify_pinned(
     origins: AbstractSet[str], keys: AbstractSet[str], *, origin: str, log_verifier: NoteVerifier
 ) -> None:
-    """Hold what the ledger's own entries say of it against what was pinned.
+    """Verify that the ledger's own entries name the origin and the log key that the client pinned.
 
     Args:
-        origins: that LEDGER entries name; *keys* likewise, vkeys of the log.
+        origins, keys: the origins, and the vkeys of the log, that the LEDGER entries name.
 
     Raises:
-        ProofError: they name none or another origin, or not the log's key.
+        ProofError: they name no origin, another origin, or not the pinned key.
     """
     if origins != {origin}:
         raise ProofError("ledger names another origin for itself than the one pinned")
@@ -217,11 +233,19 @@ def verify_pinned(
         raise ProofError("ledger does not name the pinned log key as its own")
 
 
-def _walk(
-    tag: bytes, entries: Sequence[HistoryEntry], *, behind: HeldChain, head: bytes | None
+def _verify_links(
+    tag: bytes, entries: Sequence[HistoryEntry], *, before: HeldChain, head: bytes | None
 ) -> tuple[tuple[VerifiedEntry, ...], bytes | None]:
-    """Go from entry to entry *behind* a place, of chain hash *head* (None: unknown); return them, and the last's."""
-    count, erased, time_ms = behind.count, behind.erased, behind.time_ms
+    """Verify that each entry follows the one before it; return the entries and the chain hash of the last one.
+
+    Example: the client holds entries 1 and 2, and *head* is the chain hash of entry 2. Then entry 3 must have seq 3 and
+    prev = *head*, entry 4 must have seq 4 and prev = the chain hash of entry 3, and so on.
+
+    Args:
+        before: count, time and erasure of the entry before the first one.
+        head: the chain hash of that entry; None: not known, so the first ``prev`` is not compared.
+    """
+    count, erased, time_ms = before.count, before.erased, before.time_ms
     verified = []
     for entry in entries:
         event = codec.decode_leaf(entry.leaf)
@@ -239,8 +263,8 @@ def _walk(
     return tuple(verified), head
 
 
-def _verify_standing(chain: ChainProof, map_root: bytes) -> None:
-    """Verify what the map says of the tag, and that a public name is the tag's."""
+def _verify_head(chain: ChainProof, map_root: bytes) -> None:
+    """Verify the map proof of the chain's count and head, and that the public name belongs to the tag."""
     if len(chain.tag) != _TAG_SIZE or not 0 <= chain.count <= MAX_SIZE or len(chain.public_name) > MAX_NAME:
         raise MalformedError("chain has an impossible tag, name or count")
     if chain.public_name and not (chain.public_name.isascii() and codec.public_tag(chain.public_name) == chain.tag):
@@ -263,7 +287,7 @@ def open_statement(event: codec.Event, salt: bytes, statement: bytes) -> codec.S
         MalformedError: the salt is not 32 bytes long, or the statement is not one.
         ProofError: the leaf commits to something else.
     """
-    # INVARIANT: the salt's length is fixed, or the same hash would open to other statements.
+    # INVARIANT: the salt's length is fixed. Otherwise one commitment would open to several pairs of salt and statement.
     if len(salt) != _SALT_SIZE:
         raise MalformedError("salt is not 32 bytes long")
     if codec.commit(salt, statement) != event.commit:

@@ -1,20 +1,23 @@
-"""Replay a ledger from its first leaf: what the ledger itself does, an auditor does again.
+"""Replay a ledger from its first leaf and check each leaf. The ledger follows this rule, and an auditor repeats it.
 
-The rule, leaf by leaf: exact length and known version; time never runs back; within each tag seq counts without a
-gap, prev is the chain hash of the leaf before, ref is an earlier one, and nothing follows an ERASURE; each seal says
-what it covers, names the seal before, how many tags there are, and the root of the map over all of them, computed
-here anew. The first leaf that breaks it is the fault, and is named. Source: ledger-format.md, "Replay rule".
+The rule for each leaf: the length is exact and the version is known. The time is not earlier than that of the leaf
+before. Within a tag, seq counts without a gap, prev is the chain hash of the leaf before, ref is smaller than seq, and
+nothing follows an ERASURE. A seal states the number of leaves before it, the chain hash of the seal before, the number
+of tags, and the root of the map over all tags, which is computed here again. The fault is the first leaf that breaks
+the rule, and the error names it. Source: ledger-format.md, "Replay rule".
 
-A verdict needs no more than ``add``. Who wants to know what else is wrong goes on behind a fault: ``resume`` takes a
-bad leaf as it stands, ``miss`` passes over one that cannot be read. What follows from such a leaf alone is then not
-held against the ones after it: a chain whose head is not known any more takes the next leaf's word for it, and map
-roots are not compared until all heads are known again (``knows_all_heads``).
+A caller that only needs a verdict calls ``add`` and stops at the first ``ReplayError``. A caller that wants to know
+what else is wrong continues after a fault: ``add_faulty`` takes a leaf that breaks the rule as it is, and
+``skip_unreadable`` passes over a leaf that cannot be read. Later leaves are not blamed for such a leaf: a chain whose
+head is unknown accepts any next leaf, and map roots are compared only when all heads are known again
+(``knows_all_heads``).
 
-**A pruned ledger** is replayed from its first leaf too. Up to its *start*, a seal's end, some leaves are gone: ``skip``
-takes the hash that the tree has in their place. What is kept of each chain there is its first leaf, its last, and a few
-between, so the start's seal shows whether the heads are right; a chain that is not a person's has no gap.
+**A pruned ledger** is replayed from its first leaf too. Before its *start* (the size of the tree after a certain seal)
+some leaves are missing. ``skip_pruned`` takes the hash that the tree has for such a leaf. Of each person's chain, the
+first leaf, the last leaf before the start, and some leaves between them remain. So the seal at the start shows whether
+the heads are right. Public chains have no gaps.
 
-Memory: about 0.35 kB a tag, and 96 bytes a tag in the buckets, plus 2^(map_bits + 6) bytes above them.
+Memory: about 0.35 kB for each tag, and 96 bytes for each tag in the buckets, plus 2^(map_bits + 6) bytes above them.
 """
 
 from collections.abc import MutableMapping
@@ -26,14 +29,14 @@ from consentd.core.replay_state import ChainHead, ReplayState, map_values
 from consentd.errors import MalformedError, ProofError
 
 _NO_HEAD: ChainHead = (0, codec.ZERO_HASH, False)
-_MANY = 1 << 16  # tags that wait for the start's seal, before they are put into the map in advance
+_MAX_UNSEALED = 1 << 16  # before the start no seal is compared; the map is updated when so many tags have new leaves
 
 
 class ReplayError(ProofError):
-    """Say which leaf broke the rule.
+    """A leaf breaks the rule.
 
     Attributes:
-        index: of that leaf, from 0.
+        index: index of the leaf, from 0.
     """
 
     def __init__(self, index: int, message: str) -> None:
@@ -42,28 +45,29 @@ class ReplayError(ProofError):
 
 
 class Replay:
-    """The state of a ledger, made from its leaves alone. Owned by one thread.
+    """The state of a ledger, computed from its leaves alone. Owned by one thread.
 
     Attributes:
-        size: leaves taken.
-        time_ms: the last leaf's.
-        heads: by tag where its chain stands. To be read only, but for who keeps them elsewhere from the beginning.
-        buckets: by number the buckets of the map as of the last seal, likewise.
-        top: the hashes above them, likewise.
-        sealed_size: size at which the last seal was the last leaf; 0 before the first.
-        seal_hash: chain hash of the last seal; zeros before the first.
-        edge: the tree's right edge, without the leaves that ``grow`` has not hashed in yet.
+        size: number of leaves so far.
+        time_ms: the last leaf's time.
+        heads: tag → head of the chain. Callers only read it. Before the first leaf they may replace the dict by another
+            mapping, such as one stored on disk.
+        buckets: number → bucket of the map, as of the last seal. Callers as for ``heads``.
+        top: the hashes above the buckets.
+        sealed_size: size of the tree whose last leaf is the last seal; 0 before the first seal.
+        seal_hash: chain hash of the last seal; zeros before the first seal; b"" if not known.
+        edge: the right edge of the tree, without the leaves that ``grow`` has not added yet.
         start, kept_from_ms: see ``__init__``; 0: nothing is pruned.
-        public: tags of chains that are no person's. To be read only.
+        public: tags of chains that are not a person's. Callers only read it.
     """
 
     def __init__(self, map_bits: int = 14, *, start: int = 0, kept_from_ms: int = 0) -> None:
-        """Begin with no leaf.
+        """Start with no leaf.
 
         Args:
-            map_bits: divides the map; no root depends on it: about log2(tags) - 4 is quick.
-            start: size up to which leaves may be skipped.
-            kept_from_ms: the time before which the ledger says to have pruned; the start lies before it.
+            map_bits: the map has 2**map_bits buckets. No root depends on it; about log2(tags) - 4 is fast.
+            start: size of the tree up to which leaves may be pruned.
+            kept_from_ms: the ledger states that it has pruned entries from before this time.
         """
         self.start = start
         self.kept_from_ms = kept_from_ms
@@ -75,10 +79,10 @@ class Replay:
         self.sealed_size = 0
         self.seal_hash = codec.ZERO_HASH
         self.edge = tiles.Edge()
-        self._hashes: list[bytes] = []  # of leaves that are not in the edge yet
-        self._unsealed: set[bytes] = set()  # tags that the next seal must put into the map
+        self._hashes: list[bytes] = []  # hashes of leaves that are not in the edge yet
+        self._unsealed: set[bytes] = set()  # tags with leaves since the map was updated
         self._unknown: set[bytes] = set()  # tags whose head is not known
-        self._missing = 0  # leaves passed over, whose chains have not shown themselves yet
+        self._missing = 0  # unreadable leaves that no gap in a chain has explained yet
         self.public: set[bytes] = set()
 
     @classmethod
@@ -138,7 +142,7 @@ class Replay:
         return not self._unknown and not self._missing
 
     def add(self, leaf: bytes) -> Event | Seal:
-        """Take the next leaf, and return what it says. Where it raises, nothing has changed.
+        """Check the next leaf, add it, and return it decoded. If this raises, nothing has changed.
 
         Raises:
             ReplayError: the leaf breaks the rule.
@@ -148,22 +152,22 @@ class Replay:
         except MalformedError as error:
             raise ReplayError(self.size, str(error)) from error
         if decoded.time_ms < self.time_ms:
-            raise ReplayError(self.size, "time is earlier than the leaf's before")
+            raise ReplayError(self.size, "time is earlier than that of the leaf before")
         if isinstance(decoded, Event):
             self._check_event(decoded)
-            self._take_event(decoded, codec.chain_hash(leaf))
+            self._apply_event(decoded, codec.chain_hash(leaf))
         else:
             self._check_seal(decoded)
-            self._take_seal(codec.chain_hash(leaf))
+            self._apply_seal(codec.chain_hash(leaf))
         self.time_ms = decoded.time_ms
-        self._count(merkle.leaf_hash(leaf))
+        self._append(merkle.leaf_hash(leaf))
         return decoded
 
     def add_faulty(self, leaf: bytes, leaf_hash: bytes | None = None) -> Event | Seal | None:
-        """Take a leaf that is wrong, as it stands, and go on behind it; return what it says, if anything.
+        """Add a leaf that breaks the rule, so that the replay can continue; return it decoded, None if it is malformed.
 
         Args:
-            leaf_hash: what the tree has in its place, where that is something else.
+            leaf_hash: the hash that the tree has for this leaf, if the bytes have another hash: the bytes are damaged.
         """
         try:
             decoded = codec.decode_leaf(leaf)
@@ -171,45 +175,46 @@ class Replay:
             self.skip_unreadable(merkle.leaf_hash(leaf) if leaf_hash is None else leaf_hash)
             return None
         if isinstance(decoded, Event):
-            # Damaged bytes hash to another head than the leaf after it names; a leaf that is merely wrong does not.
-            self._take_event(decoded, codec.chain_hash(leaf) if leaf_hash is None else b"")
+            # The leaf after damaged bytes names the hash of the original, so the head is unknown. A leaf that is wrong
+            # but not damaged is the one that the next leaf names.
+            self._apply_event(decoded, codec.chain_hash(leaf) if leaf_hash is None else b"")
         else:
-            self._take_seal(codec.chain_hash(leaf) if leaf_hash is None else b"", update=self.knows_all_heads)
-        # INVARIANT: a time that was wrong ahead must not condemn every leaf behind it.
+            self._apply_seal(codec.chain_hash(leaf) if leaf_hash is None else b"", update=self.knows_all_heads)
+        # INVARIANT: a damaged time that is too late must not make every later leaf a fault.
         self.time_ms = max(self.time_ms, decoded.time_ms) if leaf_hash is None else self.time_ms
-        self._count(merkle.leaf_hash(leaf) if leaf_hash is None else leaf_hash)
+        self._append(merkle.leaf_hash(leaf) if leaf_hash is None else leaf_hash)
         return decoded
 
     def skip_unreadable(self, leaf_hash: bytes) -> None:
-        """Pass over a leaf of which nothing is known but its hash in the tree."""
+        """Skip a leaf that cannot be read; only its hash in the tree is known."""
         self._missing += 1
-        self._count(leaf_hash)
+        self._append(leaf_hash)
 
     def skip_pruned(self, leaf_hash: bytes) -> None:
-        """Pass over a pruned leaf.
+        """Skip a pruned leaf.
 
         Args:
-            leaf_hash: what the tree has in its place.
+            leaf_hash: the hash that the tree has for the leaf.
 
         Raises:
-            ReplayError: nothing is pruned here.
+            ReplayError: no leaf may be pruned at this index.
         """
         if self.size >= self.start - 1:
             raise ReplayError(self.size, "leaf is missing where nothing is pruned")
-        self.seal_hash = b""  # it may have been a seal
-        self._count(leaf_hash)
+        self.seal_hash = b""  # the skipped leaf may be a seal
+        self._append(leaf_hash)
 
     def grow(self) -> dict[tiles.Coordinates, bytes]:
-        """Hash the leaves taken since the last call into the tree; return each tile that changed, as it is now.
+        """Add the leaves since the last call to the tree's edge; return each tile that changed, with all its hashes.
 
-        Their hashes wait in memory until then, 32 bytes each.
+        Until then the replay holds 32 bytes for each leaf.
         """
         self.edge, changed = self.edge.append(self._hashes)
         self._hashes = []
         return changed
 
     def root(self) -> bytes:
-        """Return the root hash of all leaves taken."""
+        """Return the root hash of the tree of all leaves so far."""
         self.grow()
         return self.edge.root()
 
@@ -219,16 +224,16 @@ class Replay:
 
     def _check_event(self, event: Event) -> None:
         if self.size == self.start - 1:
-            raise ReplayError(self.size, "what is kept does not start behind a seal")
+            raise ReplayError(self.size, "leaf before the start is not a seal")
         count, head, erased = self.heads.get(event.tag, _NO_HEAD)
         if event.seq == count + 1 and (event.prev == head or not head) and not erased:
             return
         if erased:
             raise ReplayError(self.size, "an entry follows an ERASURE")
         if self.size < self.start:
-            self._check_kept(event, count)
+            self._check_pruned_gap(event, count)
             return
-        # Leaves passed over explain a gap of as many. Their number only falls, so no gap is excused twice.
+        # A gap of k is explained by k unreadable leaves. Each of them explains one missing seq only.
         gap = event.seq - count - 1
         if 0 < gap <= self._missing:
             self._missing -= gap
@@ -237,17 +242,19 @@ class Replay:
             raise ReplayError(self.size, f"seq is `{event.seq}` where its chain has `{count}` before it")
         raise ReplayError(self.size, "prev is not the chain hash of the chain's leaf before")
 
-    def _check_kept(self, event: Event, count: int) -> None:
-        """Check an event before the start that does not follow the one kept before it."""
+    def _check_pruned_gap(self, event: Event, count: int) -> None:
+        """Check an event before the start that does not directly follow the last event of its chain that was not
+        pruned.
+        """
         if event.seq <= count + 1 or event.tag in self.public or not count:
-            raise ReplayError(self.size, f"seq is `{event.seq}` where its chain keeps `{count}` before it")
+            raise ReplayError(self.size, f"seq is `{event.seq}` where its chain has `{count}` before it")
 
-    def _take_event(self, event: Event, chain_hash: bytes) -> None:
+    def _apply_event(self, event: Event, chain_hash: bytes) -> None:
         self.heads[event.tag] = (event.seq, chain_hash, event.kind == EntryKind.ERASURE)
         self._unsealed.add(event.tag)
         if event.seq == 1 and event.kind != EntryKind.ENROL:
             self.public.add(event.tag)
-        if self.size < self.start and len(self._unsealed) >= _MANY:
+        if self.size < self.start and len(self._unsealed) >= _MAX_UNSEALED:
             self._update_map()
         if not chain_hash:
             self._unknown.add(event.tag)
@@ -263,25 +270,25 @@ class Replay:
             if not self._missing:
                 raise ReplayError(self.size, "prev_seal is not the chain hash of the seal before")
             self._missing -= 1
-        # INVARIANT: the start lies before every leaf that is kept for its time, or recent ones could be hidden.
+        # INVARIANT: every leaf from kept_from_ms on comes after the start. Otherwise a ledger could hide recent leaves.
         if self.size == self.start - 1 and seal.time_ms >= self.kept_from_ms:
-            raise ReplayError(self.size, "start lies behind leaves that are kept for their time")
+            raise ReplayError(self.size, "start comes after leaves that may not be pruned")
         if not self.knows_all_heads or self.size < self.start - 1:
             return
         if seal.tags != len(self.heads):
             raise ReplayError(self.size, f"seal counts `{seal.tags}` tags where there are `{len(self.heads)}`")
         self._update_map()
         if seal.map_root != self.top.root():
-            raise ReplayError(self.size, "map root is not that of the chains as they stand")
+            raise ReplayError(self.size, "map root is not that of the chains so far")
 
-    def _take_seal(self, chain_hash: bytes, *, update: bool = False) -> None:
+    def _apply_seal(self, chain_hash: bytes, *, update: bool = False) -> None:
         if update:
             self._update_map()
         self.seal_hash = chain_hash
         self.sealed_size = self.size + 1
 
     def _update_map(self) -> None:
-        # Doing it twice, for a seal that turns out wrong and is then resumed, changes nothing the second time.
+        # A seal with a wrong root is checked and then added by add_faulty. The second update then changes nothing.
         map_bits = self.top.map_bits
         changes = map_values(((tag, self.heads[tag]) for tag in self._unsealed), map_bits)
         roots: dict[int, bytes] = {}
@@ -294,6 +301,6 @@ class Replay:
             self.top.update(roots)
         self._unsealed.clear()
 
-    def _count(self, leaf_hash: bytes) -> None:
+    def _append(self, leaf_hash: bytes) -> None:
         self._hashes.append(leaf_hash)
         self.size += 1
