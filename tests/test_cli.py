@@ -648,7 +648,7 @@ def test_serve_then_look_at_its_files(run: Run, tmp_path: Path) -> None:
     assert run("table", "verify", *table).out.startswith("proven: ")
     spoil(tmp_path / "data/table")
     spoiled = run("table", "verify", *table)
-    assert (spoiled.status, "rows `s` that the ledger does not yield: 1" in spoiled.out) == (1, True)
+    assert (spoiled.status, "table row of kind `s` must not be there: 1" in spoiled.out) == (1, True)
     assert run("fsck", "--config", path).status == 1
     with pytest.MonkeyPatch.context() as other:
         other.setattr(os, "geteuid", lambda: os.getuid() + 1)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cases.ledgers import DAEMON, LOG, ORIGIN, LedgerCase, Raw, check_files, check_ledger, flip
-from consentd.core import checkpoint, codec, ed25519, merkle, note
+from cases.ledgers import BANK, DAEMON, LOG, ORIGIN, LedgerCase, Raw, check_files, check_ledger, fill_all_kinds, flip
+from consentd.core import checkpoint, codec, merkle, note
 from consentd.core.kinds import EntryKind
 from consentd.core.tiles import Edge
 from consentd.errors import CorruptionError
@@ -22,30 +22,11 @@ from consentd.v1 import statement_pb2 as st
 from consentd.verify.findings import CLOSED, KEY_UNKNOWN, NO_TABLE, UNKNOWN_FIELDS
 from consentd.verify.fsck import Report
 
-BANK = ed25519.KeyPair(b"\x21" * 32)
-CITIZEN = ed25519.KeyPair(b"\x22" * 32)
-
-
-def fill(case: LedgerCase) -> LedgerCase:
-    """Write entries of all kinds of authors, more than a tile of them, some of them not sealed."""
-    case.write(case.key("bank", BANK.public_key))
-    signed = case.enrol("who signs", CITIZEN)
-    case.write(case.grant(signed, signed=True))
-    access = case.write(case.access(signed)).entry
-    case.write(case.outcome(signed, access.event.seq, key=BANK))
-    case.fill(4)
-    for person in case.people[:3]:
-        for future in case.write_together([case.access(person) for _ in range(90)]):
-            future.result(10)
-    case.seal()
-    case.write(case.access(signed))
-    return case
-
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LedgerCase]:
     """A ledger that every test only borrows; ``Borrowed`` puts back what was changed."""
-    made = fill(LedgerCase(tmp_path_factory.mktemp("fsck")))
+    made = fill_all_kinds(LedgerCase(tmp_path_factory.mktemp("fsck")))
     yield made
     check_files(made)
     made.close()
@@ -566,7 +547,7 @@ def test_a_damaged_block_on_disk_names_its_entries(tmp_path: Path) -> None:
     """Flip a byte of a file of sorted rows, over and over: what RocksDB then refuses is named, and nothing raised."""
     path = tmp_path / "db"
     store = RocksStore.open(path)
-    case = fill(LedgerCase(tmp_path / "case", store=store))
+    case = fill_all_kinds(LedgerCase(tmp_path / "case", store=store))
     families = {name: keys_of(case) for name, keys_of in FAMILIES.items()}
     case.close()
     store.compact_range(b"", None)

@@ -160,7 +160,7 @@ def test_what_has_no_effect_any_more_goes_and_everything_still_verifies(world: W
     # A table made anew from what is kept is the one that was there.
     services = world.services
     fresh = Table.open(tmp_path / "fresh", map_size_mb=64)
-    catch_up(fresh, services.ledger, services.vault, 0)
+    catch_up(fresh, services.ledger.store, services.vault, size=services.ledger.state.size)
     with fresh.read() as new, services.table.read() as old:
         rows = [
             [(key, value[:40] if key == b"R" else value) for key, value in view.rows()] for view in (new, old)

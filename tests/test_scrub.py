@@ -1,9 +1,7 @@
-"""Scrubbing: damage to any kind of stored record is found beside the writer, and a ledger in use is never suspected."""
+"""Scrubbing: damage to any kind of stored record is found and named."""
 
 import logging
 import random
-import shutil
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -13,60 +11,24 @@ from typing import Any
 import pytest
 
 from cases.daemons import Running, make_running, question
-from cases.ledgers import LOG, ORIGIN, LedgerCase, Person, Raw, flip
+from cases.ledgers import ORIGIN, LedgerCase, fill_all_kinds, flip
+from cases.scrubs import SCRATCH, damaged, first_of, is_named, last_of, make_scrub, scrub, some, write
 from consentd.core import codec
-from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.errors import ConsentdError, CorruptionError, StorageError
-from consentd.ledger import layout, pruning
+from consentd.ledger import layout
 from consentd.ledger.retention import encode_pruned, read_pruned
-from consentd.store import Batch, Store, prefix_end
-from consentd.store.memory import MemoryStore
+from consentd.store import Store, prefix_end
 from consentd.store.rocks import RocksStore
-from consentd.table.table import Table
-from consentd.table.transaction import TableTransaction
-from consentd.table.view import Snapshot
 from consentd.v1 import statement_pb2 as st
-from consentd.verify import scrub as scrubbing
-from consentd.verify.findings import MAX_FAULTS, Fault
-from consentd.verify.scrub import Scrub
-from test_fsck import fill
+from consentd.verify.findings import MAX_FAULTS
 from test_pruning import PruningCase, live
-
-TRIES = 5
-SCRATCH = "table.scrub"
-
-
-def make(
-    case: LedgerCase,
-    *,
-    pause: Callable[[int], None] = lambda records: None,
-    call: Callable[[Callable[[], Any]], Any] | None = None,
-) -> Scrub:
-    assert case.table is not None
-    return Scrub(
-        case.ledger, case.vault, case.table, last_signed_path=case.last_signed_path, origin=ORIGIN,
-        log_verifier=LOG.verifier, call=call or case.sequencer.call, pause=pause,
-        scratch_dir=case.directory / SCRATCH, map_size_mb=16,
-    )  # fmt: skip
-
-
-def scrub(case: LedgerCase, **options: Any) -> list[Fault]:
-    """Return what a scrub finds; it names nobody, and leaves nothing behind."""
-    one = make(case, **options)
-    one.run()
-    assert not (case.directory / SCRATCH).exists()
-    for person in case.people:
-        for secret in (person.tag, person.identifier_hash):
-            assert not any(secret.hex() in fault.what or str(secret) in fault.what for fault in one.faults)
-    assert len(one.faults) == min(one.damaged, MAX_FAULTS)
-    return one.faults
 
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LedgerCase]:
     """A ledger with more than a tile of entries and all kinds of rows; each test puts back what it damages."""
-    made = fill(LedgerCase(tmp_path_factory.mktemp("scrub")))
+    made = fill_all_kinds(LedgerCase(tmp_path_factory.mktemp("scrub")))
     notice = st.NoticeStatement(notice_id="notice", version=1)
     made.write(made.public("notice/notice", EntryKind.NOTICE, notice))
     grouped = st.ParticipantStatement(participant_id="clinic", groups=["clinics"], active=True)
@@ -74,64 +36,6 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LedgerCase]:
     yield made
     assert scrub(made) == []
     made.close()
-
-
-def write(store: Store, key: bytes, row: bytes | None) -> None:
-    batch = Batch()
-    if row is None:
-        batch.delete(key)
-    else:
-        batch.put(key, row)
-    store.write(batch)
-
-
-def damaged(case: LedgerCase, store: Store, key: bytes, changed: bytes | None) -> list[Fault]:
-    """Return what a scrub finds while a row is changed; None: while it is gone."""
-    row = store.get(key)
-    assert row is not None
-    write(store, key, changed)
-    try:
-        return scrub(case)
-    finally:
-        write(store, key, row)
-
-
-def some(store: Store, kind: str, *, seed: int = 1) -> list[tuple[bytes, bytes]]:
-    rows = list(store.scan(kind.encode(), prefix_end(kind.encode())))
-    assert rows
-    return random.Random(seed).sample(rows, min(TRIES, len(rows)))
-
-
-def first_of(case: LedgerCase, tag: bytes) -> int:
-    return layout.decode_u64(case.store.get(layout.index_key(tag, 1)) or b"")
-
-
-def last_of(case: LedgerCase, tag: bytes) -> int:
-    count, _ = case.ledger.head(tag)
-    return layout.decode_u64(case.store.get(layout.index_key(tag, count)) or b"")
-
-
-def place_of(case: LedgerCase, key: bytes, row: bytes) -> int | None:
-    """Return the entry that must be named for a row; None: there is no single one."""
-    kind = key[:1]
-    if kind == b"l":
-        return layout.decode_u64(key)
-    if kind == b"i":
-        return layout.decode_u64(row)
-    if kind == b"c":
-        return layout.decode_u64(case.store.get(b"i" + key[1:]) or b"")
-    if kind == b"h":
-        return last_of(case, key[1:])
-    return None
-
-
-def names(case: LedgerCase, key: bytes, row: bytes, found: Sequence[Fault]) -> bool:
-    """Tell whether what was found leads to the row that was changed."""
-    place, number = place_of(case, key, row), int.from_bytes(key[1:])
-    if key[:1] in (b"m", b"r"):
-        what = "map bucket" if key[:1] == b"m" else "row"
-        return any(fault.what.startswith(f"{what} `{number}`") for fault in found)
-    return bool(found) if place is None else place in [fault.index for fault in found]
 
 
 # -- what is damaged ----------------------------------------------------------------------------------------------
@@ -152,7 +56,7 @@ def test_a_flipped_bit_in_any_kind_of_row_is_found_and_named(case: LedgerCase, k
             # checksums cover the bytes.
             at = (0, 3, 5, 9, 15)[number]
         found = damaged(case, case.store, key, flip(at, 1 << number % 8)(row))
-        assert names(case, key, row, found), (key, at, found)
+        assert is_named(case, key, row, found), (key, at, found)
 
 
 @pytest.mark.parametrize("kind", list("lthicmrqx"))
@@ -173,7 +77,7 @@ def test_a_row_that_is_gone_is_found(case: LedgerCase, kind: str) -> None:
     for key, row in some(case.store, kind, seed=3):
         found = damaged(case, case.store, key, None)
         # Without its head row a chain may have any end; each entry says so.
-        assert found if kind in "hqx" else names(case, key, row, found), (key, found)
+        assert found if kind in "hqx" else is_named(case, key, row, found), (key, found)
 
 
 @pytest.mark.parametrize("kind", list("Slthicmrq"))
@@ -325,17 +229,17 @@ def test_records_that_cannot_be_read_are_named_and_the_pass_goes_on(case: Ledger
     wanted = {10, 11, 12}
     try:
         case.ledger.store = BadBlock(store, layout.leaf_key(10), layout.leaf_key(13), error)  # type: ignore[assignment]
-        one = make(case)
+        one = make_scrub(case)
         try:
             one.run()
         except StorageError:
             assert isinstance(error, StorageError)  # of the table no copy can be made; the rest was looked at
-        assert wanted <= {fault.index for fault in one.faults}
-        assert {fault.index for fault in one.faults if fault.index is not None} == wanted
+        assert wanted <= {fault.index for fault in one.progress.faults}
+        assert {fault.index for fault in one.progress.faults if fault.index is not None} == wanted
         case.ledger.store = BadBlock(store, b"q", b"r", error)  # type: ignore[assignment]
-        one = make(case)
+        one = make_scrub(case)
         one.run()
-        assert any("request row: further rows cannot be listed" in fault.what for fault in one.faults)
+        assert any("request row: further rows cannot be listed" in fault.what for fault in one.progress.faults)
     finally:
         case.ledger.store = store
 
@@ -344,12 +248,12 @@ def test_much_damage_is_counted_and_not_kept(case: LedgerCase) -> None:
     rows = list(case.store.scan(b"c", prefix_end(b"c")))
     for key, row in rows:
         write(case.store, key, flip(40)(row))
-    one = make(case)
+    one = make_scrub(case)
     one.run()
     for key, row in rows:
         write(case.store, key, row)
-    assert len(one.faults) == MAX_FAULTS
-    assert one.damaged >= len(rows) > MAX_FAULTS
+    assert len(one.progress.faults) == MAX_FAULTS
+    assert one.progress.damaged >= len(rows) > MAX_FAULTS
 
 
 def test_a_file_of_rocksdb_that_is_damaged_is_found(tmp_path: Path) -> None:
@@ -380,299 +284,20 @@ def test_a_file_of_rocksdb_that_is_damaged_is_found(tmp_path: Path) -> None:
     assert served
 
 
-# -- what is not ----------------------------------------------------------------------------------------------------
+def test_no_copy_of_the_table_takes_the_space_of_entries(case: LedgerCase) -> None:
+    assert case.table is not None
+    asked: list[Path] = []
 
+    def free_bytes(directory: Path) -> int:
+        asked.append(directory)
+        return free
 
-class Beside:
-    """Scrubs that look at records only in the middle of turns, a few in each."""
-
-    def __init__(self, case: LedgerCase, *, passes: int = 1) -> None:
-        self._case, self._passes = case, passes
-        self._turn, self._back = threading.Semaphore(0), threading.Semaphore(0)
-        self._calls = False  # it waits for the turn to end, and must not be waited for
-        self.is_done = False
-        self.windows = self.suspicions = 0
-        self.faults: list[Fault] = []
-        self.thread = threading.Thread(target=self._run)
-
-    def window(self) -> None:
-        """Let it look. Called by the sequencer's thread, wherever a turn is half done."""
-        if self.thread.ident is not None and not self.is_done and not self._calls:
-            self.windows += 1
-            self._turn.release()
-            self._back.acquire()
-
-    def _run(self) -> None:
-        self._turn.acquire()
-        try:
-            for _ in range(self._passes):
-                self.faults += scrub(self._case, pause=self._pause, call=self._call)
-        finally:
-            self.is_done = True
-            self._back.release()
-
-    def _pause(self, records: int) -> None:
-        self._back.release()
-        self._turn.acquire()
-
-    def _call(self, run: Callable[[], Any]) -> Any:
-        self.suspicions += 1
-        self._calls = True
-        self._back.release()
-        value = self._case.sequencer.call(run)
-        self._calls = False
-        self._turn.acquire()
-        return value
-
-
-class HookedStore(MemoryStore):
-    """A store that tells before and after each write."""
-
-    hook: Callable[[], None] | None = None
-
-    def write(self, batch: Batch) -> None:
-        for step in (lambda: None, lambda: super(HookedStore, self).write(batch)):
-            step()
-            if self.hook is not None:
-                self.hook()
-
-
-class HookedTable(Table):
-    """A table that tells before each commit, and after each read began."""
-
-    before_commit: Callable[[], None] | None = None
-    after_read: Callable[[], None] | None = None
-
-    def begin(self) -> TableTransaction:
-        turn = super().begin()
-        commit = turn.commit
-
-        def hooked(size: int, root: bytes, wall_ms: int) -> None:
-            if self.before_commit is not None:
-                self.before_commit()
-            commit(size, root, wall_ms)
-
-        turn.commit = hooked  # type: ignore[method-assign]
-        return turn
-
-    def read(self) -> Snapshot:
-        snapshot = super().read()
-        if self.after_read is not None:
-            self.after_read()
-        return snapshot
-
-
-def carry_on(case: LedgerCase, number: int) -> None:
-    """Do what goes on in a ledger: enrolments, consents, accesses, withdrawals, seals."""
-    if number % 4 == 0:
-        case.write(case.grant(case.enrol(f"person {len(case.people)}")))
-    person = case.people[-1]
-    case.write(case.access(person))
-    if number % 3 == 0:
-        case.write(case.access(person, purpose="HRESCH"))
-    if number % 4 == 3:
-        case.write(case.change(person, 2, EntryKind.REVOKE if number % 8 == 3 else EntryKind.PAUSE))
-    if number % 2:
-        case.seal()
-
-
-@pytest.mark.parametrize(("piece", "passes"), [(1, 1), (7, 6), (10**6, 30)])
-def test_what_is_half_done_is_no_damage(
-    tmp_path: Path, piece: int, passes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between its batch, the map in memory, the state and the table a turn has steps; a scrub sees all of them."""
-    monkeypatch.setattr(scrubbing, "PIECE", piece)
-    store = HookedStore()
-    case = LedgerCase(tmp_path, store=store, table_type=HookedTable)
-    case.fill(3)
-    beside = Beside(case, passes=passes)
-    beside.thread.start()
-    store.hook = beside.window
-    assert isinstance(case.table, HookedTable)
-    case.table.before_commit = beside.window
-    number = 0
-    while not beside.is_done:
-        carry_on(case, number)
-        number += 1
-    beside.thread.join()
-    assert beside.faults == []
-    assert beside.windows > 3
-    assert beside.suspicions or piece < 10**6, "the test would show nothing"
-    store.hook = None
-    case.close()
-
-
-def test_a_table_behind_its_ledger_for_a_moment_is_no_damage(tmp_path: Path) -> None:
-    case = LedgerCase(tmp_path, table_type=HookedTable)
-    case.fill(2)
-    beside = Beside(case)
-    beside.thread.start()
-    assert isinstance(case.table, HookedTable)
-    case.table.before_commit = beside.window
-    while not beside.is_done:
-        case.write(case.access(case.people[0]))
-    beside.thread.join()
-    assert beside.faults == []
-    case.close()
-
-
-def test_a_writer_beside_it_is_never_suspected(tmp_path: Path) -> None:
-    case = LedgerCase(tmp_path)
-    case.fill(4)
-    stop, written = threading.Event(), 0
-
-    def write_on() -> None:
-        nonlocal written
-        while not stop.is_set():
-            carry_on(case, written)
-            written += 1
-
-    thread = threading.Thread(target=write_on)
-    thread.start()
-    passes = 0
-    try:
-        while passes < 5 or (written < 20 and thread.is_alive()):
-            assert scrub(case) == []
-            passes += 1
-    finally:
-        stop.set()
-        thread.join()
-    assert written >= 20
-    case.close()
-
-
-def forget(case: LedgerCase, person: Person) -> None:
-    """Erase a person as a daemon that goes on: the ERASURE first, in ledger and table, then what it asks for."""
-    case.write(Raw(kind=EntryKind.ERASURE, tag=person.tag))
-    count, _ = case.ledger.head(person.tag)
-    batch = Batch()
-    batch.delete_range(layout.statement_key(person.tag, 1), layout.statement_key(person.tag, count))
-    case.sequencer.call(lambda: case.store.write(batch))
-    for key in (b"k" + person.tag, b"i" + person.identifier_hash):
-        write(case.vault_store, key, None)
-        case.vault._keys.clear()
-
-
-def test_an_erasure_at_any_time_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scrubbing, "PIECE", 3)
-    case = LedgerCase(tmp_path)
-    for number in range(24):
-        key = KeyPair(bytes([100 + number]) * 32) if number % 2 else None
-        case.write(case.grant(case.enrol(f"person {number}", key), signed=key is not None))
-    case.seal()
-    random.Random(7).shuffle(case.people)
-    for number, person in enumerate(case.people):
-        waits: list[int] = []
-        assert scrub(case, pause=waits.append) == []
-        moment = iter(range(len(waits) * number // len(case.people), -1, -1))
-
-        def pause(records: int, person: Person = person, moment: Iterator[int] = moment) -> None:
-            if next(moment, -1) == 0:
-                forget(case, person)
-
-        assert scrub(case, pause=pause) == [], number
-        assert case.vault.find(person.identifier_hash) is None
-    case.close()
-
-
-def test_an_erasure_half_done_is_no_damage(tmp_path: Path) -> None:
-    case = LedgerCase(tmp_path)
-    person = case.enrol("who leaves")
-    case.write(case.grant(person))
-    case.write(Raw(kind=EntryKind.ERASURE, tag=person.tag))
-    assert scrub(case) == []
-    write(case.vault_store, b"k" + person.tag, None)
-    case.vault._keys.clear()
-    assert scrub(case) == []
-    case.close()
-
-
-def test_an_erasure_in_the_middle_of_a_comparison_is_no_damage(tmp_path: Path) -> None:
-    """The snapshot shows a person whose entries, when the copy comes to them, cannot be read any more."""
-    case = LedgerCase(tmp_path, table_type=HookedTable)
-    table = case.table
-    assert isinstance(table, HookedTable)
-    case.fill(3)
-    for nth in range(8):
-        person = case.enrol(f"erased {nth}")
-        case.write(case.grant(person))
-        reads = iter(range(nth, -1, -1))
-
-        def after_read(person: Person = person, reads: Iterator[int] = reads) -> None:
-            if threading.current_thread() is threading.main_thread() and next(reads, -1) == 0:
-                table.after_read = None
-                forget(case, person)
-
-        table.after_read = after_read
-        assert scrub(case) == [], nth
-    case.close()
-
-
-def test_a_pruning_beside_it_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scrubbing, "PIECE", 5)
-    monkeypatch.setattr(pruning, "BATCH_ROWS", 20)
-    case = PruningCase(tmp_path)
-    live(case, random.Random(4), 60, keys=False)
-    for skipped in (0, 40, 110):
-        case.clock.advance(300 * 86_400_000)
-        live(case, random.Random(skipped), 10, keys=False)
-        case.seal()
-        pruned, _ = case.plan()
-        case.state(pruned)
-        batches = pruning.delete_in_batches(case.store, case.vault, pruned)
-        waits = iter(range(skipped))
-
-        def pause(records: int, waits: Iterator[int] = waits, batches: Any = batches) -> None:
-            step = next(batches, None) if next(waits, None) is None else None
-            if step is not None:
-                case.sequencer.call(lambda: case.store.write(step[0]))
-
-        assert scrub(case, pause=pause) == []
-        for batch, _ in batches:
-            case.sequencer.call(lambda batch=batch: case.store.write(batch))
-        assert scrub(case) == []
-    assert read_pruned(case.store).minimum
-    case.close()
-
-
-def test_a_person_who_was_enrolled_half_is_no_damage(tmp_path: Path) -> None:
-    case = LedgerCase(tmp_path)
-    case.vault.create(case.vault.identifier_hash("test", "crashed before the entry was written"))
-    assert scrub(case) == []
-    case.close()
-
-
-def test_writes_faster_than_a_scrub_do_not_keep_it_from_its_end(tmp_path: Path) -> None:
-    case = LedgerCase(tmp_path)
-    people = case.fill(3, accesses=10)
-
-    def pause(records: int) -> None:
-        case.clock.advance(1)
-        if not (tmp_path / SCRATCH).exists():
-            case.write(case.access(people[records % 3]))
-            for future in case.write_together([case.access(people[records % 3]) for _ in range(records)]):
-                future.result(10)
-
-    assert scrub(case, pause=pause) == []
-    case.close()
-
-
-def test_a_table_that_runs_away_ends_the_pass_as_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consentd.verify.scrub_table.CATCH_UP_BATCH", 1)
-    monkeypatch.setattr("consentd.verify.scrub_table._ROUNDS", 3)
-    case = LedgerCase(tmp_path)
-    case.fill(2)
-
-    def pause(records: int) -> None:
-        if (tmp_path / SCRATCH).exists():
-            for _ in range(2 * records):
-                case.write(case.participant("hospital"))
-
-    one = make(case, pause=pause)
-    with pytest.raises(StorageError, match="table moves on faster"):
-        one.run()
-    assert one.faults == []
-    case.close()
+    free = 2 * case.table.used_bytes() + (256 << 20)
+    assert scrub(case, free_bytes=free_bytes) == []
+    free -= 1
+    with pytest.raises(StorageError, match="no room for a copy of the table"):
+        make_scrub(case, free_bytes=free_bytes).run()
+    assert asked == [case.directory] * 2
 
 
 # -- in the daemon --------------------------------------------------------------------------------------------------
@@ -748,21 +373,3 @@ def until(running: Running, name: str, reached: Callable[[float], bool]) -> None
     deadline = time.monotonic() + 60
     while not reached(figure(running, name)):
         assert time.monotonic() < deadline, name
-
-
-def test_no_copy_of_the_table_takes_the_room_of_entries(case: LedgerCase, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Path] = []
-
-    def usage(path: Path) -> Any:
-        asked.append(path)
-        return shutil._ntuple_diskusage(1 << 40, (1 << 40) - free, free)  # type: ignore[attr-defined]
-
-    monkeypatch.setattr(shutil, "disk_usage", usage)
-    assert case.table is not None
-    free = 2 * case.table.used_bytes() + (256 << 20)
-    assert scrub(case) == []
-    free -= 1
-    with pytest.raises(StorageError, match="no room for a copy of the table"):
-        make(case).run()
-    assert asked == [case.directory] * 2
-    assert not (case.directory / SCRATCH).exists()

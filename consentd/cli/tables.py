@@ -1,64 +1,56 @@
-"""Make the policy table anew, to take its place or to compare with it. The daemon must be stopped."""
+"""Rebuild the policy table from the ledger, to replace it or to compare it. The daemon must be stopped."""
 
 import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from consentd.cli.out import Progress
 from consentd.config import Config
-from consentd.errors import CorruptionError, StorageError
+from consentd.errors import StorageError
 from consentd.ledger.ledger import Ledger
 from consentd.ledger.recovery import open_ledger
 from consentd.ledger.vault import Vault
 from consentd.server.keys import read_keys
 from consentd.store.rocks import RocksStore
-from consentd.table.table import Table, catch_up, merge_rows
-
-_LOOSE = 2
-"""How much larger than the table one made anew may get, and 64 MB, before it is copied."""
+from consentd.table.table import Table
+from consentd.verify import table_compare
 
 
 def rebuild(config: Config, progress: Progress) -> int:
-    """Replace the policy table by one made from the ledger; return how many leaves it reflects.
+    """Replace the policy table by one rebuilt from the ledger; return how many leaves it reflects.
 
-    A crash on the way leaves the old table, or none: then the daemon makes one when it starts.
+    After a crash there is the old table, or none. If there is none, the daemon rebuilds it when it starts.
 
     Raises:
         StorageError: the daemon is running, or the disk fails.
         CorruptionError: the ledger contradicts itself.
     """
+    path = config.table.path
+    scratch, compact, old = (path.with_name(path.name + suffix) for suffix in (".made", ".new", ".old"))
     with _ledger(config) as (ledger, vault):
-        made = config.table.path.with_name(config.table.path.name + ".new")
-        loose = config.table.path.with_name(config.table.path.name + ".made")
-        size = _make(loose, ledger, vault, config, progress)
-        shutil.rmtree(made, ignore_errors=True)
-        # Made in the entries' order its pages are half full, and some are free: the copy has none of that.
-        table = Table.open_read_only(loose)
-        try:
-            table.copy(made)
-        finally:
-            table.close()
-            shutil.rmtree(loose, ignore_errors=True)
-        old = config.table.path.with_name(config.table.path.name + ".old")
+        with _rebuild(config, scratch, ledger, vault, progress) as table:
+            # Entries arrive in an order that leaves pages half full, and some of them free. A copy has full pages only.
+            shutil.rmtree(compact, ignore_errors=True)
+            table.copy(compact)
         try:
             shutil.rmtree(old, ignore_errors=True)
-            if config.table.path.exists():
-                config.table.path.rename(old)
-            made.rename(config.table.path)
+            if path.exists():
+                path.rename(old)
+            compact.rename(path)
             shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
-            raise StorageError(f"table cannot be put in its place: `{made}`: {error.strerror}") from error
-    return size
+            raise StorageError(f"rebuilt table cannot replace the old one: `{compact}`: {error.strerror}") from error
+        return ledger.state.size
 
 
 def differences(config: Config, progress: Progress) -> tuple[int, int, Counter[str]]:
-    """Compare the policy table with one made from the ledger: (tree size, rows, what differs and how often).
+    """Compare the policy table with a rebuilt one, at the size of the table. After a crash the ledger may be larger.
 
-    They are compared at the size the table stands at: one behind its ledger is ordinary after a crash.
+    Returns:
+        The table's size in leaves, the rebuilt table's number of rows, and how often each kind of difference occurs.
 
     Raises:
         StorageError: the daemon is running, there is no table, or the disk fails.
@@ -66,61 +58,42 @@ def differences(config: Config, progress: Progress) -> tuple[int, int, Counter[s
     """
     scratch = config.table.path.with_name(config.table.path.name + ".verify")
     with _ledger(config) as (ledger, vault), ExitStack() as stack:
-        old = Table.open_read_only(config.table.path)
-        stack.callback(old.close)
-        standing = stack.enter_context(old.read())
-        if standing.size > ledger.state.size:
-            raise CorruptionError(f"table is ahead of its ledger: size {standing.size}, ledger has {ledger.state.size}")
-        at_its_size = Ledger(ledger.store, replace(ledger.state, size=standing.size), ledger.edge, ledger.map)
-        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
-        size = _make(scratch, at_its_size, vault, config, progress)
-        new = Table.open_read_only(scratch)
-        stack.callback(new.close)
-        made = stack.enter_context(new.read())
-        rows, found = _compare(standing.rows(), made.rows())
-    return size, rows, found
+        table = Table.open_read_only(config.table.path)
+        stack.callback(table.close)
+        stored = stack.enter_context(table.read())
+        table_compare.check_size(stored, ledger.state.size)
+        rebuilt = stack.enter_context(_rebuild(config, scratch, ledger, vault, progress, size=stored.size))
+        fresh = stack.enter_context(rebuilt.read())
+        found = Counter(one.what for one in table_compare.compare_rows(stored.rows(), fresh.rows()))
+        return stored.size, sum(1 for _ in fresh.rows()), found
 
 
 @contextmanager
 def _ledger(config: Config) -> Iterator[tuple[Ledger, Vault]]:
     keys = read_keys(config)
-    store = RocksStore.open_read_only(config.ledger.store_dir)
-    try:
+    with ExitStack() as stack:
+        store = RocksStore.open_read_only(config.ledger.store_dir)
+        stack.callback(store.close)
         vault_store = RocksStore.open_read_only(config.ledger.vault_dir)
-        try:
-            ledger = open_ledger(
-                store,
-                last_signed_path=config.ledger.last_signed_path,
-                origin=config.ledger.origin,
-                log_verifier=keys.log.verifier,
-                map_bits=config.ledger.map_bits,
-            )
-            yield ledger, Vault(vault_store, keys.vault)
-        finally:
-            vault_store.close()
-    finally:
-        store.close()
+        stack.callback(vault_store.close)
+        ledger = open_ledger(
+            store,
+            last_signed_path=config.ledger.last_signed_path,
+            origin=config.ledger.origin,
+            log_verifier=keys.log.verifier,
+            map_bits=config.ledger.map_bits,
+        )
+        yield ledger, Vault(vault_store, keys.vault)
 
 
-def _make(path: Path, ledger: Ledger, vault: Vault, config: Config, progress: Progress) -> int:
-    shutil.rmtree(path, ignore_errors=True)
-    table = Table.open(path, map_size_mb=_LOOSE * config.table.map_size_mb + 64)
-    try:
-        total = ledger.state.size
-        return catch_up(table, ledger, vault, time.time_ns() // 1_000_000, lambda done: progress(done, total))
-    finally:
-        table.close()
-
-
-def _compare(standing: Iterator[tuple[bytes, bytes]], made: Iterator[tuple[bytes, bytes]]) -> tuple[int, Counter[str]]:
-    """Tell by the kind of row what differs, never whose it is."""
-    found: Counter[str] = Counter()
-    count = 0
-    for key, stands, should in merge_rows(standing, made):
-        count += should is not None
-        if stands != should:
-            what = "that differ"
-            if stands is None or should is None:
-                what = "that are missing" if stands is None else "that the ledger does not yield"
-            found[f"rows `{chr(key[0])}` {what}"] += 1
-    return count, found
+@contextmanager
+def _rebuild(
+    config: Config, directory: Path, ledger: Ledger, vault: Vault, progress: Progress, *, size: int | None = None
+) -> Iterator[Table]:
+    """Rebuild the table of the first *size* leaves, None: of all. Before it is copied it may need twice the space."""
+    total = ledger.state.size if size is None else size
+    with table_compare.rebuild(
+        directory, ledger.store, vault, size=total, map_size_mb=2 * config.table.map_size_mb + 64,
+        wall_ms=time.time_ns() // 1_000_000, progress=lambda done: progress(done, total),
+    ) as table:  # fmt: skip
+        yield table

@@ -49,6 +49,7 @@ from consentd.service.servicer import Services, ServiceState
 from consentd.store.rocks import RocksStore
 from consentd.table.table import Table, catch_up
 from consentd.v1 import error_reason_pb2
+from consentd.verify.scrub_records import ScrubTarget
 
 log = logging.getLogger(__name__)
 
@@ -140,22 +141,21 @@ class Daemon:
         check_ledger_files(config, keys.log.verifier)
         ledger, table = self._open_ledger_and_table(keys)
         vault = self._open_vault(keys, ledger)
-        applied = catch_up(table, ledger, vault, self._clock.wall_ms())
+        applied = catch_up(table, ledger.store, vault, size=ledger.state.size, wall_ms=self._clock.wall_ms())
         if applied:
             log.info("table caught up with %d leaves", applied)
         if ledger.state.size:
             check_statement_key(table, keys.statement.public_key, config.keys.statement_key_file)
         sequencer = self._start_sequencer(keys, ledger, table, vault)
-        self._scrubber = Scrubber(
-            config,
+        target = ScrubTarget(
             ledger=ledger,
             vault=vault,
             table=table,
+            last_signed_path=config.ledger.last_signed_path,
+            origin=config.ledger.origin,
             log_verifier=keys.log.verifier,
-            sequencer=sequencer,
-            metrics=self.metrics,
-            clock=self._clock,
         )
+        self._scrubber = Scrubber(config, target, sequencer=sequencer, metrics=self.metrics, clock=self._clock)
         self._scrubber.start()
         return Services(
             config=config,

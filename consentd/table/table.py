@@ -24,7 +24,7 @@ first  rest of the key               value
 Integers of keys and of these rows are big-endian; the subject value and compiled rules have their own layout.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from google.protobuf.message import Message
@@ -32,7 +32,6 @@ from google.protobuf.message import Message
 from consentd.core import codec
 from consentd.errors import CorruptionError, MalformedError, RequestError, StorageError
 from consentd.ledger import reads
-from consentd.ledger.ledger import Ledger
 from consentd.ledger.vault import Vault
 from consentd.statements import payloads
 from consentd.store import Store
@@ -104,42 +103,57 @@ class Table:
 
 
 CATCH_UP_BATCH = 2_000
-_REVISION_AND_ROOT = 40  # bytes of the revision's row that follow from the ledger alone
 
 
 def catch_up(
-    table: Table, ledger: Ledger, vault: Vault, wall_ms: int, progress: Callable[[int], None] | None = None
+    table: Table,
+    store: Store,
+    vault: Vault,
+    *,
+    size: int,
+    wall_ms: int = 0,
+    progress: Callable[[int], None] | None = None,
+    after_leaf: Callable[[bytes], None] | None = None,
 ) -> int:
-    """Apply to the table what the ledger has beyond it; returns how many leaves.
+    """Apply to the table the entries of the first *size* leaves that it does not reflect yet.
+
+    Args:
+        wall_ms: the heartbeat that readers of the table see.
+        progress: called with the size that the table has reached, after each batch of ``CATCH_UP_BATCH`` leaves.
+        after_leaf: called after each leaf, inside the table's transaction; may wait.
+
+    Returns:
+        How many leaves were read.
 
     Raises:
         CorruptionError: the table is ahead of the ledger, or reflects another one.
     """
-    store, state = ledger.store, ledger.state
     with table.read() as snapshot:
-        size, root = snapshot.size, snapshot.root
-    if size > state.size:
-        raise CorruptionError(f"table is ahead of its ledger: size {size}, ledger has {state.size}; see ops/RUNBOOK.md")
-    if size and root != reads.root_at(store, size):
-        raise CorruptionError(f"table reflects another ledger at size {size}; rebuild it: `consentd table rebuild`")
-    start = size
-    while size < state.size:
-        end = min(size + CATCH_UP_BATCH, state.size)
-        with table.begin() as turn:
-            for _, leaf in reads.scan_leaves(store, size, end):
+        done, root = snapshot.size, snapshot.root
+    if done > size:
+        raise CorruptionError(f"table is ahead of its ledger: size {done}, ledger has {size}; see ops/RUNBOOK.md")
+    if done and root != reads.root_at(store, done):
+        raise CorruptionError(f"table reflects another ledger at size {done}; rebuild it: `consentd table rebuild`")
+    start = done
+    while done < size:
+        end = min(done + CATCH_UP_BATCH, size)
+        with table.begin() as transaction:
+            for _, leaf in reads.scan_leaves(store, done, end):
                 event = codec.decode_leaf(leaf)
                 if isinstance(event, codec.Event):
                     try:
-                        turn.apply(event, read_message(store, vault, event))
+                        transaction.apply(event, read_message(store, vault, event))
                     except (RequestError, MalformedError) as error:
                         raise CorruptionError(
                             f"entry does not apply to the table: kind {event.kind} seq {event.seq}; see ops/RUNBOOK.md"
                         ) from error
-            turn.commit(end, reads.root_at(store, end), wall_ms)
-        size = end
+                if after_leaf is not None:
+                    after_leaf(leaf)
+            transaction.commit(end, reads.root_at(store, end), wall_ms)
+        done = end
         if progress is not None:
-            progress(size)
-    return size - start
+            progress(done)
+    return done - start
 
 
 def read_message(store: Store, vault: Vault, event: codec.Event) -> Message | None:
@@ -155,22 +169,3 @@ def read_message(store: Store, vault: Vault, event: codec.Event) -> Message | No
     if opened is None:
         return None
     return payloads.decode_payload(event.kind, codec.decode_statement(opened[1]).payload)
-
-
-def merge_rows(
-    standing: Iterator[tuple[bytes, bytes]], made: Iterator[tuple[bytes, bytes]]
-) -> Iterator[tuple[bytes, bytes | None, bytes | None]]:
-    """Yield each key of two tables with its row in either, None where there is none; both are sorted by key.
-
-    Of the revision's row only what follows from the ledger is given: behind it is a count of turns.
-    """
-    ours, right = next(standing, None), next(made, None)
-    while ours is not None or right is not None:
-        key = min(row[0] for row in (ours, right) if row is not None)
-        length = _REVISION_AND_ROOT if key == b"R" else None
-        stands = should = None
-        if ours is not None and ours[0] == key:
-            stands, ours = ours[1][:length], next(standing, None)
-        if right is not None and right[0] == key:
-            should, right = right[1][:length], next(made, None)
-        yield key, stands, should

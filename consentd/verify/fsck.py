@@ -10,7 +10,7 @@ Memory: that of the replay (0.35 kB a tag), a run of leaves, and 40 bytes for ea
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from contextlib import ExitStack
 from pathlib import Path
 
 from consentd.core import codec, tiles
@@ -22,15 +22,13 @@ from consentd.core.replay import Replay
 from consentd.errors import ConsentdError, CorruptionError, MalformedError, StorageError
 from consentd.ledger import layout
 from consentd.ledger.last_signed import read_last_signed
-from consentd.ledger.ledger import Ledger
-from consentd.ledger.map import TagMap
 from consentd.ledger.recovery import verify_last_signed
 from consentd.ledger.retention import read_pruned
 from consentd.ledger.vault import Vault
 from consentd.store import Store
-from consentd.store.memory import MemoryStore
-from consentd.table.table import Table, catch_up
+from consentd.table.table import Table
 from consentd.verify import stored_rows as rows
+from consentd.verify import table_compare
 from consentd.verify.findings import NO_TABLE, Fault, Findings, Report, TooManyFaults
 from consentd.verify.leaf_checks import RUN, TreePoint, check_run
 from consentd.verify.source import Opening, StoreSource
@@ -193,23 +191,28 @@ class _Fsck:
         if self._vault is None or self._state is None or found.faults:
             found.not_checked(NO_TABLE)
             return
-        with table.read() as old:
-            if old.size > self._state.size:
-                found.add(None, f"table is ahead of its ledger: size {old.size}, ledger has {self._state.size}")
-                return
-            with tempfile.TemporaryDirectory(prefix="consentd-fsck-", dir=scratch_dir) as scratch:
-                fresh = Table.open(Path(scratch), map_size_mb=_SCRATCH_MAP_MB)
-                try:
-                    at_its_size = replace(self._state, size=old.size)
-                    ledger = Ledger(self._store, at_its_size, self.walker.replay.edge, TagMap(MemoryStore(), 1))
-                    catch_up(fresh, ledger, self._vault, 0)
-                    with fresh.read() as new:
-                        both = old.rows(), new.rows()
-                        rows.compare_tables(*both, store=self._store, replay=self.walker.replay, found=found)
-                except ConsentdError as error:
-                    found.add(None, f"table cannot be rebuilt: {error}")
-                finally:
-                    fresh.close()
+        try:
+            with ExitStack() as stack:
+                stored = stack.enter_context(table.read())
+                table_compare.check_size(stored, self._state.size)
+                scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="consentd-fsck-", dir=scratch_dir))
+                rebuilt = stack.enter_context(
+                    table_compare.rebuild(
+                        Path(scratch, "table"), self._store, self._vault, size=stored.size, map_size_mb=_SCRATCH_MAP_MB
+                    )
+                )
+                fresh = stack.enter_context(rebuilt.read())
+                for difference in table_compare.compare_rows(stored.rows(), fresh.rows()):
+                    found.add(self._last_index(difference), difference.what)
+        except ConsentdError as error:
+            found.add(None, f"table cannot be compared: {error}")
+
+    def _last_index(self, difference: table_compare.Difference) -> int | None:
+        """Return the index of a person's last entry, for a difference in that person's row."""
+        if difference.kind != "s":
+            return None
+        count = self.walker.replay.heads.get(difference.key[1:], (0,))[0]
+        return rows.index_of(self._store, difference.key[1:], count)
 
 
 def _read_pruned(store: Store, found: Findings) -> Pruned:

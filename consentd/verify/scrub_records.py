@@ -1,14 +1,15 @@
-"""Hold one stored record against another that must agree with it: the checks of a scrub.
+"""Check one stored record against another that must agree with it: the checks of a scrub.
 
-Each returns the fault, or None. It reads what is stored while the ledger is in use, so what it sees may be of two
-moments; on the sequencer's thread, between two turns, it is of one. ``scrub`` knows when which counts.
+Each check returns a fault or None. It reads a ledger in use, so its rows may be of two moments and seem to disagree.
+On the sequencer's thread no row changes during a check. ``scrub`` repeats there what seems wrong.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from consentd.core import bucketed, codec, merkle, tiles
-from consentd.core.kinds import PRUNABLE, EntryKind
+from consentd.core.kinds import EntryKind
 from consentd.core.note import Verifier
 from consentd.core.pruned import NOTHING
 from consentd.errors import NotFoundError
@@ -17,30 +18,47 @@ from consentd.ledger.last_signed import read_last_signed
 from consentd.ledger.ledger import Ledger, decode_state
 from consentd.ledger.recovery import verify_last_signed
 from consentd.ledger.vault import Vault
+from consentd.table.table import Table
 from consentd.verify import stored_rows as rows
 from consentd.verify.findings import Fault
+from consentd.verify.source import tile_root
 
 Check = Callable[[], Fault | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScrubTarget:
+    """What a scrub reads.
+
+    Attributes:
+        last_signed_path: the file of the last signed checkpoint.
+        origin, log_verifier: verify that checkpoint.
+    """
+
+    ledger: Ledger
+    vault: Vault
+    table: Table
+    last_signed_path: Path
+    origin: str
+    log_verifier: Verifier
 
 
 class Records:
     """The records of a ledger, its vault and its last signed checkpoint.
 
-    Raises, in every check: ``ConsentdError``, or what unpacking bytes raises, where a record cannot be read at all.
+    Every check raises ``ConsentdError``, or what unpacking bytes raises, for a record that cannot be read at all.
     """
 
-    def __init__(
-        self, ledger: Ledger, vault: Vault, *, last_signed_path: Path, origin: str, log_verifier: Verifier
-    ) -> None:
-        self._ledger, self._store, self._vault = ledger, ledger.store, vault
-        self._last_signed_path, self._origin, self._log_verifier = last_signed_path, origin, log_verifier
+    def __init__(self, target: ScrubTarget) -> None:
+        self._target = target
+        self._ledger, self._store, self._vault = target.ledger, target.ledger.store, target.vault
 
-    # -- of which there is one --------------------------------------------------------------------------------
+    # -- single records ---------------------------------------------------------------------------------------
 
     def state(self) -> Fault | None:
         """Check the state row against memory."""
         stored = decode_state(self._store.get(layout.STATE) or b"")
-        return None if stored == self._ledger.state else Fault(None, "state row is not what it was written as")
+        return None if stored == self._ledger.state else Fault(None, "state row differs from the state in memory")
 
     def pruned(self) -> None:
         """Check that the row of what is pruned can be read."""
@@ -55,11 +73,13 @@ class Records:
 
     def last_signed(self) -> Fault | None:
         """Check that the last signed checkpoint is one of this tree: only the next start would need it."""
-        note = read_last_signed(self._last_signed_path)
+        note = read_last_signed(self._target.last_signed_path)
         if note is None:
             return Fault(None, "last signed checkpoint is missing") if self._ledger.state.sealed_size else None
-        size = self._ledger.state.size
-        verify_last_signed(self._store, note, size=size, origin=self._origin, log_verifier=self._log_verifier)
+        verify_last_signed(
+            self._store, note, size=self._ledger.state.size, origin=self._target.origin,
+            log_verifier=self._target.log_verifier,
+        )  # fmt: skip
         return None
 
     # -- leaves and tiles -------------------------------------------------------------------------------------
@@ -72,43 +92,41 @@ class Records:
             return None if is_pruned else Fault(index, "leaf is missing")
         n, at = divmod(index, tiles.TILE_WIDTH)
         hashed = (self._store.get(layout.tile_key(0, n)) or b"")[at * merkle.HASH_SIZE :][: merkle.HASH_SIZE]
-        # A tile that is cut short is one fault, told where tiles are checked, and not one of each of its leaves.
+        # A tile that is cut short is one fault of the tile, found by ``tile``, and not a fault of each of its leaves.
         if len(hashed) == merkle.HASH_SIZE and merkle.leaf_hash(leaf) != hashed:
             return Fault(index, "leaf and the tile over it do not hash alike")
         event = codec.decode_leaf(leaf)
         if isinstance(event, codec.Seal):
             return None
         if self._store.get(layout.index_key(event.tag, event.seq)) != layout.encode_u64(index):
-            return Fault(index, "index row names another place, or is missing")
+            return Fault(index, "index row names another index, or is missing")
         if self._ledger.head(event.tag)[0] < event.seq:
-            return Fault(index, "head row is missing, or behind this entry")
+            return Fault(index, "head row is missing, or of an earlier entry")
         row = self._store.get(layout.statement_key(event.tag, event.seq))
         try:
             if row is not None:
                 self._vault.decrypt(event, row)
                 return None
         except NotFoundError:
-            pass  # the person's key is gone
+            pass  # The person's key was destroyed.
         return None if self._may_be_gone(event) else Fault(index, "statement or its key is missing")
 
     def _may_be_gone(self, event: codec.Event) -> bool:
-        """Tell whether a statement was erased or pruned."""
-        if event.kind in PRUNABLE and event.time_ms < retention.read_pruned(self._store).kept_from_ms:
-            return True
-        return self.is_erased(event.tag)
+        """Return whether a statement was erased or pruned."""
+        return retention.read_pruned(self._store).covers(event) or self.is_erased(event.tag)
 
     def is_erased(self, tag: bytes) -> bool:
-        """Tell whether the last entry of a chain is an ERASURE."""
+        """Return whether the last entry of a chain is an ERASURE."""
         count, _ = self._ledger.head(tag)
         return bool(count) and reads.read_entry(self._store, tag, count).event.kind == EntryKind.ERASURE
 
     def first_index(self, tag: bytes) -> int | None:
-        """Return where a chain begins; None: it does not."""
+        """Return the index of a chain's first entry; None if there is no such chain."""
         row = self._store.get(layout.index_key(tag, 1))
         return None if row is None else layout.decode_u64(row)
 
     def last_index(self, tag: bytes) -> int | None:
-        """Return where the last entry of a chain lies, by its index rows; None: it has none."""
+        """Return the index of a chain's last entry, by its index rows; None if it has none."""
         rows = self._store.scan(layout.index_key(tag, 1), layout.index_key(tag, codec.MAX_SEQ), reverse=True, limit=1)
         return next((layout.decode_u64(row) for _, row in rows), None)
 
@@ -117,15 +135,14 @@ class Records:
         row = self._store.get(layout.tile_key(level, n)) or b""
         above = self._store.get(layout.tile_key(level + 1, n // tiles.TILE_WIDTH)) or b""
         at = n % tiles.TILE_WIDTH * merkle.HASH_SIZE
-        hashes = [row[start : start + merkle.HASH_SIZE] for start in range(0, len(row), merkle.HASH_SIZE)]
-        whole = len(row) == tiles.TILE_WIDTH * merkle.HASH_SIZE
-        if whole and tiles.Edge().append(hashes)[0].root() == above[at : at + merkle.HASH_SIZE]:
+        is_full = len(row) == tiles.TILE_WIDTH * merkle.HASH_SIZE
+        if is_full and tile_root(row) == above[at : at + merkle.HASH_SIZE]:
             return None
         first = (n * tiles.TILE_WIDTH) << (tiles.TILE_HEIGHT * level)
-        return Fault(first, f"tile of level {level} over the entries from here is not what the one above says")
+        return Fault(first, f"tile of level {level} over the entries from here does not match the tile above")
 
     def edge(self, size: int, root: bytes) -> Fault | None:
-        """Check what remains of the tree of *size* leaves, the tiles at its right edge, against its root."""
+        """Check the partial tiles, which are at the tree's right edge, against the *root* of its *size* leaves."""
         if reads.root_at(self._store, size) != root:
             return Fault(None, f"tiles at the right edge do not hash to the root at size {size}")
         level, hashes = 0, self._ledger.state.size
@@ -140,11 +157,11 @@ class Records:
 
     # -- rows by their key ------------------------------------------------------------------------------------
 
-    def place(self, key: bytes) -> Fault | None:
-        """Check that an index row leads to its entry: below the minimum index nothing else asks for one kept."""
+    def index_row(self, key: bytes) -> Fault | None:
+        """Check that an index row leads to its entry. In a pruned range ``entry`` does not: the leaf may be gone."""
         row = self._store.get(key)
         if row is None:
-            return None  # pruned meanwhile
+            return None  # The row was pruned after the scan read its key.
         index = layout.decode_u64(row)
         leaf = self._store.get(layout.leaf_key(index))
         event = None if leaf is None else codec.decode_leaf(leaf)
@@ -162,13 +179,13 @@ class Records:
         leaf = None if place is None else self._store.get(layout.leaf_key(layout.decode_u64(place)))
         if leaf is not None and codec.chain_hash(leaf) == head:
             return None
-        return Fault(self.last_index(key[1:]), "head row is not where the chain stands")
+        return Fault(self.last_index(key[1:]), "head row is not that of the chain's last entry")
 
     def request(self, key: bytes) -> Fault | None:
-        """Check a request row against the entry it names, as far as its hash of the content lets it."""
+        """Check a request row against the entry that it names. The hash of the request's content is not checked."""
         row = self._store.get(key)
         if row is None:
-            return None  # its time came meanwhile
+            return None  # The row expired and was deleted after the scan read its key.
         if len(key) != 33 or len(row) != layout.REQUEST.size:
             return Fault(None, "request row has an impossible length")
         index, time_ms, _ = layout.REQUEST.unpack(row)
@@ -180,7 +197,7 @@ class Records:
         return None if what is None else Fault(index, what)
 
     def expiry(self, key: bytes) -> Fault | None:
-        """Check that a row that says when a request may go has that request."""
+        """Check that the request of an expiry row exists."""
         row = self._store.get(key)
         what = None if row is None else rows.expiry_fault(key, row, self._store.get(b"q" + key[9:]))
         return None if what is None else Fault(None, what)
@@ -194,7 +211,7 @@ class Records:
         """Check that the map in memory has the root that the last seal has."""
         if self._ledger.map.root() == self._ledger.state.map_root:
             return None
-        return Fault(self._seal(), "map in memory has not the root that the last seal has")
+        return Fault(self._seal(), "map root in memory is not that of the last seal")
 
     def bucket(self, number: int) -> Fault | None:
         """Check a bucket of the map against its root in memory."""
@@ -203,7 +220,7 @@ class Records:
         bucketed.verify_bucket(bucket, number=number, map_bits=top.map_bits)
         if bucketed.bucket_root(bucket, top.map_bits) == top.bucket_root(number):
             return None
-        return Fault(self._seal(), f"map bucket `{number}` is not as the last seal has it")
+        return Fault(self._seal(), f"map bucket `{number}` does not match the last seal")
 
     def roots(self, group: int) -> Fault | None:
         """Check a row of bucket roots against those in memory."""
@@ -213,17 +230,18 @@ class Records:
         row = self._store.get(layout.roots_key(group))
         if row == b"".join(root or codec.ZERO_HASH for root in roots) or (row is None and not any(roots)):
             return None
-        return Fault(self._seal(), f"row `{group}` of bucket roots is not as the last seal has it")
+        return Fault(self._seal(), f"row `{group}` of bucket roots does not match the last seal")
 
     # -- the vault --------------------------------------------------------------------------------------------
 
     def index_key(self) -> Fault | None:
         """Check that the vault's index key is the one in memory."""
-        return None if self._vault.opens(b"K") else Fault(None, "index key of the vault is not what it was opened with")
+        return None if self._vault.opens(b"K") else Fault(None, "index key of the vault is not the one in memory")
 
     def data_key(self, key: bytes) -> Fault | None:
         """Check that a person's data key opens under the vault key."""
-        # Threads that enrol write the vault too, so no moment is still: the row is asked for last whether it is there.
+        # Threads that enrol people write the vault too, so a row may change during the check on the sequencer's thread
+        # as well. The last read decides: a row that was deleted is no fault.
         if self._vault.opens(key) or self._vault.store.get(key) is None:
             return None
         what = "data key of the person enrolled here does not open under the vault key"
@@ -237,6 +255,6 @@ class Records:
         if len(key) == 33 and len(tag) == 32 and self._vault.store.get(b"k" + tag) is not None:
             return None
         if self._vault.store.get(key) is None or (len(tag) == 32 and self.is_erased(tag)):
-            return None  # erased meanwhile, or half: the next start does the rest
+            return None  # Erased after the scan, or partly erased: the next start completes that.
         index = self.first_index(tag) if len(tag) == 32 else None
         return Fault(index, "identifier in the vault leads to no data key")

@@ -1,129 +1,197 @@
-"""Hold the policy table in use against one made anew from the ledger: the part of a scrub that matters most to checks.
+"""Compare the policy table in use with one rebuilt from the ledger: the part of a scrub that matters most to checks.
 
-LMDB has no checksums, and a check answers by one row alone: a flipped bit in a consent would be a wrong answer, and
-nothing else would tell. The copy is brought to the revision of the table, a page of both is compared, and so on to the
-end; what differs counts if it still differs on the sequencer's thread, where table and ledger are of one moment.
+LMDB has no checksums, and a check reads one row only. A flipped bit in the row of a consent would give a wrong answer
+that nothing else notices. So the table is rebuilt in a scratch directory, near the revision of the table in use, and
+pages of both are compared. A difference counts if it remains on the sequencer's thread, where no row changes.
 
-The table's revision, not the ledger's, says how far the copy goes: of a turn, the ledger's part is committed first.
+The copy follows the table's revision and not the ledger's size: of one batch, the ledger's part is committed first.
 """
 
 import shutil
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar
 
-from consentd.core import codec, tiles
+from consentd.core import codec
 from consentd.core.pruned import NOTHING
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 from consentd.ledger import reads, retention
-from consentd.ledger.ledger import Ledger
-from consentd.ledger.map import TagMap
-from consentd.ledger.vault import Vault
-from consentd.store import Store
-from consentd.store.memory import MemoryStore
 from consentd.table.table import CATCH_UP_BATCH, Table, catch_up
 from consentd.table.transaction import STEPS
-from consentd.verify.findings import Fault
-from consentd.verify.scrub_records import Records
+from consentd.verify.findings import MAX_FAULTS, Fault
+from consentd.verify.scrub_records import Records, ScrubTarget
+from consentd.verify.table_compare import Difference, compare_rows
 
 _PAGE = 256
 """Table rows compared at once."""
-_ROUNDS = 16
-"""How often the copy runs after a table that moves on, at a bounded rate, before it gives up."""
-_COPY_SHARE = 2
-"""How much larger than the table its copy may get: it is filled in the entries' order, so its pages are less full."""
+_COPY_FACTOR = 2
+"""The copy may be this much larger than the table: entries arrive in an order that leaves its pages half full."""
 _FREED_MB = 64
-"""More addresses for pages that two batches of entries leave free; they count where the table is small."""
-_ROOM_LEFT_BYTES = 256 << 20
-"""Room that a copy leaves to the ledger."""
-_SILENT_PER_RECORD = 8
-"""Leaves that say nothing to the table are read so much faster than records are looked at."""
+"""Further map size for pages that two batches of entries leave free. It matters if the table is small."""
+_RESERVED_BYTES = 256 << 20
+"""Disk space that a copy leaves to the ledger."""
+_SKIPPED_PER_RECORD = 8
+"""This many leaves that the table skips take as long as one record."""
 
-Found = tuple[bytes | None, list[Fault]]
-"""The last key compared (None: the end), and what differs."""
+T = TypeVar("T")
+
+
+class RunOnWriter(Protocol):
+    """Runs a function on the sequencer's thread, between two batches, and returns its result."""
+
+    def __call__(self, run: Callable[[], T], /) -> T:
+        """Run it."""
+        ...
+
+
+def free_bytes(directory: Path) -> int:
+    """Return the free disk space where *directory* is.
+
+    Raises:
+        StorageError: it cannot be determined.
+    """
+    try:
+        return shutil.disk_usage(directory).free
+    except OSError as error:
+        raise StorageError(f"free space for a copy of the table cannot be determined: {error.strerror}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScrubOptions:
+    """How a scrub works.
+
+    Attributes:
+        scratch_dir: where the table is rebuilt; cleared before and after.
+        map_size_mb: of the table in use.
+        piece: records between two pauses. 16 records take half a millisecond, which delays other threads by as much.
+        batch: leaves by which the copy may be behind the table when pages are compared.
+        rounds: how often the copy catches up with a table that grows meanwhile, before the scrub fails.
+        free_bytes: returns the free disk space of a directory.
+    """
+
+    scratch_dir: Path
+    map_size_mb: int
+    piece: int = 16
+    batch: int = CATCH_UP_BATCH
+    rounds: int = 16
+    free_bytes: Callable[[Path], int] = free_bytes
+
+
+class ScrubProgress:
+    """What a scrub has checked and found so far. The thread of the scrub owns it.
+
+    Attributes:
+        checked: records checked.
+        damaged: records found damaged.
+        faults: the first ``MAX_FAULTS`` of them.
+    """
+
+    def __init__(self, piece: int, pause: Callable[[int], None]) -> None:
+        """Call *pause* after each *piece* records, with their number; it may wait, and may raise to end the scrub."""
+        self._piece, self._pause = piece, pause
+        self._since_pause = 0
+        self.checked = self.damaged = 0
+        self.faults: list[Fault] = []
+
+    def add(self, *faults: Fault) -> None:
+        """Add faults."""
+        self.damaged += len(faults)
+        self.faults += faults[: MAX_FAULTS - len(self.faults)]
+
+    def count(self, records: int) -> None:
+        """Count records that were checked."""
+        self.checked += records
+        self._since_pause += records
+        if self._since_pause >= self._piece:
+            self.flush()
+
+    def flush(self) -> None:
+        """Pause for what was counted since the last pause."""
+        records, self._since_pause = self._since_pause, 0
+        if records:
+            self._pause(records)
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """A compared page: the last key of it, None at the table's end, and what is wrong."""
+
+    last: bytes | None
+    faults: tuple[Fault, ...]
 
 
 class TableScrub:
-    """The comparison. Owned by the thread of its scrub."""
+    """The comparison. The thread of the scrub owns it."""
 
     def __init__(
         self,
-        ledger: Ledger,
-        vault: Vault,
-        table: Table,
+        target: ScrubTarget,
         records: Records,
-        *,
-        call: Callable[[Callable[[], Any]], Any],
-        count: Callable[[int], None],
-        found: Callable[[Sequence[Fault]], None],
-        scratch_dir: Path,
-        map_size_mb: int,
+        options: ScrubOptions,
+        progress: ScrubProgress,
+        run_on_writer: RunOnWriter,
     ) -> None:
-        """Make a comparison; see ``Scrub``. *count* is told of records looked at, *found* of faults."""
-        self._ledger, self._vault, self._table, self._records = ledger, vault, table, records
-        self._call, self._count, self._found = call, count, found
-        self._scratch_dir, self._map_size_mb = scratch_dir, map_size_mb
-        self._paced = _Paced(ledger.store, count)
+        self._ledger, self._vault, self._table = target.ledger, target.vault, target.table
+        self._records, self._options, self._progress = records, options, progress
+        self._run_on_writer = run_on_writer
         self._pruned = NOTHING
+        self._skipped = 0  # leaves since the last record that the table skips
 
     def run(self) -> None:
-        """Compare all rows, unless a pruning is under way: it takes statements away that the copy met or did not.
+        """Compare all rows. A pruning that starts meanwhile ends the comparison: it deletes statements under the copy.
 
         Raises:
-            StorageError: no room for the copy, or the table moves on faster than the copy may follow.
+            StorageError: no space for the copy, or the table grows faster than the copy may follow.
         """
-        clear(self._scratch_dir)
-        self._require_room()
+        directory = self._options.scratch_dir
+        clear(directory)
+        self._require_space()
         self._pruned = retention.read_pruned(self._ledger.store)
-        copy = Table.open(self._scratch_dir, map_size_mb=_COPY_SHARE * self._map_size_mb + _FREED_MB)
+        copy = Table.open(directory, map_size_mb=_COPY_FACTOR * self._options.map_size_mb + _FREED_MB)
         try:
-            after = b"" if self._make(copy) else None
+            after = b"" if self._catch_up(copy) else None
             while after is not None:
                 after = self._compare_page(copy, after)
-                self._count(_PAGE)
+                self._progress.count(_PAGE)
         finally:
             copy.close()
-            clear(self._scratch_dir)
+            clear(directory)
 
     # -- the copy ---------------------------------------------------------------------------------------------
 
-    def _require_room(self) -> None:
-        """Begin no copy that could take the room that entries need: a full disk stops the ledger."""
-        needed = _COPY_SHARE * self._table.used_bytes() + _ROOM_LEFT_BYTES
-        try:
-            free = shutil.disk_usage(self._scratch_dir.parent).free
-        except OSError as error:
-            raise StorageError(f"room for a copy of the table cannot be told: {error.strerror}") from error
+    def _require_space(self) -> None:
+        """Refuse a copy that could take the space that entries need: a full disk stops the ledger."""
+        needed = _COPY_FACTOR * self._table.used_bytes() + _RESERVED_BYTES
+        free = self._options.free_bytes(self._options.scratch_dir.parent)
         if free < needed:
             raise StorageError(f"no room for a copy of the table: `{needed}` bytes are wanted, `{free}` are free")
 
-    def _make(self, copy: Table) -> bool:
-        """Bring the copy near the table, at the rate of the scrub; tell whether there is something to compare."""
-        for _ in range(_ROUNDS):
-            if not self._try(partial(self._check_revision, copy)):
+    def _catch_up(self, copy: Table) -> bool:
+        """Bring the copy near the table, at the scrub's pace; return whether they can be compared."""
+        for _ in range(self._options.rounds):
+            if not self._attempt(partial(self._check_revision, copy)):
                 return False
             size, target = _size(copy), _size(self._table)
-            if target - size <= CATCH_UP_BATCH:
+            if target - size <= self._options.batch:
                 return True
             while size < target:
-                size = min(size + CATCH_UP_BATCH, target)
-                again = partial(self._advance, copy, size, self._ledger.store)
-                if not self._try(partial(self._advance, copy, size, self._paced), again):
+                size = min(size + self._options.batch, target)
+                paced = partial(self._advance, copy, size, self._count_leaf)
+                if not self._attempt(paced, partial(self._advance, copy, size)):
                     return False
         raise StorageError("table moves on faster than `scrub.records_per_s` lets a copy follow; raise it")
 
-    def _try(self, step: Callable[[], None], again: Callable[[], None] | None = None) -> bool:
-        """Do a step and, if it fails, do *again* (None: the same) where nothing moves. Tells whether to go on."""
+    def _attempt(self, step: Callable[[], None], again: Callable[[], None] | None = None) -> bool:
+        """Do a step; if it fails, do *again* (None: the same) on the sequencer's thread. Return whether to continue."""
         if self._failure(step) is None:
             return True
-        failure, still = self._call(lambda: (self._failure(again or step), self._is_still()))
-        if failure is None:
-            return True
-        self._found([failure] if still else [])
-        return False
+        failure, is_unpruned = self._run_on_writer(lambda: (self._failure(again or step), self._is_unpruned()))
+        if failure is not None and is_unpruned:
+            self._progress.add(failure)
+        return failure is None
 
     def _failure(self, step: Callable[[], None]) -> Fault | None:
         try:
@@ -131,97 +199,76 @@ class TableScrub:
         except StorageError:
             raise
         except ConsentdError as error:
-            return Fault(None, f"table cannot be compared with one made anew: {error}")
+            return Fault(None, f"table cannot be compared with a rebuilt one: {error}")
         except struct.error:
-            return Fault(None, "table cannot be compared with one made anew: a row has an impossible length")
+            return Fault(None, "table cannot be compared with a rebuilt one: a row has an impossible length")
         return None
 
-    def _is_still(self) -> bool:
-        """Tell whether nothing was pruned since the copy was begun."""
+    def _is_unpruned(self) -> bool:
+        """Return whether no pruning has started since the copy was begun."""
         store = self._ledger.store
         return retention.read_pruned(store) == self._pruned and retention.is_finished(store)
 
     def _check_revision(self, copy: Table) -> None:
-        """Check that the table is at a size that the ledger had, and the copy not beyond it."""
-        with self._table.read() as standing:
-            size, root = standing.size, standing.root
+        """Check that the table's revision is one that the ledger had, and not before the copy's."""
+        with self._table.read() as stored:
+            size, root = stored.size, stored.root
         is_known = _size(copy) <= size <= self._ledger.state.size
         if not is_known or (size and root != reads.root_at(self._ledger.store, size)):
             raise CorruptionError("table row of kind `R` names a revision that the ledger never had")
 
-    def _advance(self, copy: Table, size: int, store: Store) -> None:
-        at_size = Ledger(store, replace(self._ledger.state, size=size), tiles.Edge(), TagMap(MemoryStore(), 1))
-        catch_up(copy, at_size, self._vault, 0)
+    def _advance(self, copy: Table, size: int, after_leaf: Callable[[bytes], None] | None = None) -> None:
+        catch_up(copy, self._ledger.store, self._vault, size=size, after_leaf=after_leaf)
+
+    def _count_leaf(self, leaf: bytes) -> None:
+        self._skipped += 1
+        if codec.kind_of(leaf) in STEPS or self._skipped == _SKIPPED_PER_RECORD:
+            self._skipped = 0
+            self._progress.count(1)
 
     # -- rows -------------------------------------------------------------------------------------------------
 
     def _compare_page(self, copy: Table, after: bytes) -> bytes | None:
-        """Compare the rows behind key *after*; return the last key compared, None at the end."""
-        last, faults = self._compared(copy, after)
-        if faults:
-            (last, faults), still = self._call(lambda: (self._compared(copy, after), self._is_still()))
-            if not still:
+        """Compare the rows after key *after*; return the last key compared, None at the end."""
+        page = self._read_page(copy, after)
+        if page.faults:
+            page, is_unpruned = self._run_on_writer(lambda: (self._read_page(copy, after), self._is_unpruned()))
+            if not is_unpruned:
                 return None
-            self._found(faults)
-        return last
+            self._progress.add(*page.faults)
+        return page.last
 
-    def _compared(self, copy: Table, after: bytes) -> Found:
-        """Compare the rows behind a key. What cannot be compared is a fault, and the end."""
-        found: Found = None, []
+    def _read_page(self, copy: Table, after: bytes) -> _Page:
+        """Compare the rows after key *after*. Rows that cannot be compared are a fault, and end the comparison."""
+        pages: list[_Page] = []
+        failure = self._failure(lambda: pages.append(self._compare(copy, after)))
+        return pages[0] if failure is None else _Page(None, (failure,))
 
-        def compare() -> None:
-            nonlocal found
-            found = self._compare(copy, after)
-
-        failure = self._failure(compare)
-        return found if failure is None else (None, [failure])
-
-    def _compare(self, copy: Table, after: bytes) -> Found:
+    def _compare(self, copy: Table, after: bytes) -> _Page:
         self._check_revision(copy)
-        with self._table.read() as standing:
-            # Without a pause: a snapshot of the table is open, and pages that it shows are not used again meanwhile.
-            self._advance(copy, standing.size, self._ledger.store)
-            ours = dict(standing.page(after, _PAGE))
-            last = max(ours) if len(ours) == _PAGE else None
-            with copy.read() as made:
-                theirs = dict(made.page(after, 2 * _PAGE))
-        if last is not None:
-            theirs = {key: value for key, value in theirs.items() if key <= last}
-        keys = sorted((ours.keys() | theirs.keys()) - {b"H"})
-        faults = [self._fault_of(key, ours.get(key), theirs.get(key)) for key in keys]
-        return last, [fault for fault in faults if fault is not None]
+        with self._table.read() as stored:
+            # Without a pause: as long as this snapshot of the table is open, the table cannot reuse its freed pages.
+            self._advance(copy, stored.size)
+            ours = stored.page(after, _PAGE)
+            last = ours[-1][0] if len(ours) == _PAGE else None
+            with copy.read() as rebuilt:
+                theirs = [row for row in rebuilt.page(after, 2 * _PAGE) if last is None or row[0] <= last]
+        faults = [self._fault_of(difference) for difference in compare_rows(iter(ours), iter(theirs))]
+        expected = dict(theirs)
+        right = ((key, tag) for key, tag in ours if key[:1] == b"i" and expected.get(key) == tag)
+        lost = (self._identifier_fault(key[1:], tag) for key, tag in right)
+        return _Page(last, (*faults, *(fault for fault in lost if fault is not None)))
 
-    def _fault_of(self, key: bytes, ours: bytes | None, theirs: bytes | None) -> Fault | None:
-        kind = key[:1].decode("ascii", "replace")
-        if ours == theirs:
-            if kind != "i" or ours is None or self._vault.find(key[1:]) == ours:
-                return None
-            what = "identifier of the person enrolled here is not in the vault, or leads elsewhere"
-            return Fault(self._records.first_index(ours), what)
-        index = self._records.last_index(key[1:]) if kind == "s" else None
-        return Fault(index, f"table row of kind `{kind}` is not what the entries make it")
+    def _fault_of(self, difference: Difference) -> Fault:
+        index = self._records.last_index(difference.key[1:]) if difference.kind == "s" else None
+        return Fault(index, difference.what)
 
-
-class _Paced:
-    """A store that counts the leaves scanned, for the pace of whoever makes a table from them."""
-
-    def __init__(self, store: Store, count: Callable[[int], None]) -> None:
-        self._scan, self._count = store.scan, count
-        self.get, self.multi_get, self.write, self.close = store.get, store.multi_get, store.write, store.close
-        self.copy, self.compact_range, self.approximate_size = store.copy, store.compact_range, store.approximate_size
-
-    def scan(
-        self, start: bytes, end: bytes | None, *, reverse: bool = False, limit: int | None = None
-    ) -> Iterator[tuple[bytes, bytes]]:
-        """Scan the store."""
-        silent = 0
-        for key, row in self._scan(start, end, reverse=reverse, limit=limit):
-            yield key, row
-            if key[:1] == b"l":
-                silent += 1
-                if codec.kind_of(row) in STEPS or silent == _SILENT_PER_RECORD:
-                    self._count(1)
-                    silent = 0
+    def _identifier_fault(self, identifier_hash: bytes, tag: bytes) -> Fault | None:
+        """Check an identifier row, which is right in the table, against the vault."""
+        if self._vault.find(identifier_hash) == tag:
+            return None
+        what = "identifier of the person enrolled here is not in the vault, or leads elsewhere"
+        return Fault(self._records.first_index(tag), what)
 
 
 def _size(table: Table) -> int:
@@ -230,5 +277,5 @@ def _size(table: Table) -> int:
 
 
 def clear(scratch_dir: Path) -> None:
-    """Delete what a scrub that was killed left: rows of persons, who may ask to be forgotten."""
+    """Delete what a killed scrub left: rows of persons, who may have been erased since."""
     shutil.rmtree(scratch_dir, ignore_errors=True)

@@ -16,7 +16,6 @@ from consentd.ledger import layout
 from consentd.ledger.ledger import State, decode_state
 from consentd.ledger.vault import Vault
 from consentd.store import Store, prefix_end
-from consentd.table.table import merge_rows
 from consentd.verify.findings import Findings
 
 T = TypeVar("T")
@@ -275,20 +274,3 @@ def compare_erased(store: Store, vault: Vault | None, replay: Replay, found: Fin
             found.add(last, "statements of an erased person are still stored")
         if vault is not None and vault.store.get(b"k" + tag) is not None:
             found.add(last, "vault still holds the data key of an erased person")
-
-
-def compare_tables(
-    old: Iterator[tuple[bytes, bytes]],
-    new: Iterator[tuple[bytes, bytes]],
-    *,
-    store: Store,
-    replay: Replay,
-    found: Findings,
-) -> None:
-    """Compare the rows of the policy table with those of one rebuilt, both sorted by key."""
-    for key, stands, should in merge_rows(old, new):
-        if stands != should:
-            what = "must not be there" if should is None else "is not what the entries make it"
-            count = replay.heads.get(key[1:], (0,))[0]
-            index = index_of(store, key[1:], count) if key[:1] == b"s" else None
-            found.add(index, f"table row of kind `{key[:1].decode('ascii', 'replace')}` {what}")

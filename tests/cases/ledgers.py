@@ -46,6 +46,8 @@ from consentd.verify.fsck import Report, verify_files
 ORIGIN = "ledger.example/test"
 LOG = note.Signer(ORIGIN, ed25519.KeyPair(b"\1" * 32))
 DAEMON = ed25519.KeyPair(b"\2" * 32)
+BANK = ed25519.KeyPair(b"\x21" * 32)
+CITIZEN = ed25519.KeyPair(b"\x22" * 32)
 VAULT_KEY = b"\3" * 32
 START_MS = 1_800_000_000_000
 INTERVAL_MS = 60_000
@@ -177,7 +179,9 @@ class LedgerCase:
         self.ledger = self.open_ledger()
         table = self.table_type.open(self.table_path, map_size_mb=16)
         try:
-            catch_up(table, self.ledger, self.vault, self.clock.wall_ms())
+            catch_up(
+                table, self.store, self.vault, size=self.ledger.state.size, wall_ms=self.clock.wall_ms()
+            )
             self.metrics = Metrics()
             self.sequencer = Sequencer(
                 ledger=self.ledger,
@@ -487,6 +491,22 @@ class LedgerCase:
         else:
             batch.put(key, change(row))
         getattr(self.store, "inner", self.store).write(batch)
+
+
+def fill_all_kinds(case: LedgerCase) -> LedgerCase:
+    """Write entries of all kinds of authors, more than a tile of them, some of them not sealed."""
+    case.write(case.key("bank", BANK.public_key))
+    signed = case.enrol("who signs", CITIZEN)
+    case.write(case.grant(signed, signed=True))
+    access = case.write(case.access(signed)).entry
+    case.write(case.outcome(signed, access.event.seq, key=BANK))
+    case.fill(4)
+    for person in case.people[:3]:
+        for future in case.write_together([case.access(person) for _ in range(90)]):
+            future.result(10)
+    case.seal()
+    case.write(case.access(signed))
+    return case
 
 
 def flip(at: int, bit: int = 1) -> Callable[[bytes], bytes]:

@@ -1,0 +1,92 @@
+"""Compare the policy table with one rebuilt from the ledger: for ``fsck``, ``consentd table verify`` and the scrub."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from consentd.errors import CorruptionError
+from consentd.ledger.vault import Vault
+from consentd.store import Store
+from consentd.table.table import Table, catch_up
+from consentd.table.view import Snapshot
+
+Row = tuple[bytes, bytes]
+
+_HEARTBEAT = b"H"  # this row does not follow from the ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A table row that is not what the ledger yields: *stored* is None if it is missing, *rebuilt* if it is surplus."""
+
+    key: bytes
+    stored: bytes | None
+    rebuilt: bytes | None
+
+    @property
+    def kind(self) -> str:
+        """The first byte of the key, which says what kind of row it is."""
+        return self.key[:1].decode("ascii", "replace")
+
+    @property
+    def what(self) -> str:
+        """A sentence for the operator, without the key, which may be a person's."""
+        wrong = "is missing" if self.stored is None else "is not what the entries make it"
+        return f"table row of kind `{self.kind}` {'must not be there' if self.rebuilt is None else wrong}"
+
+
+def compare_rows(stored: Iterator[Row], rebuilt: Iterator[Row]) -> Iterator[Difference]:
+    """Yield the rows that differ. Both iterators are sorted by key."""
+    ours, theirs = next(stored, None), next(rebuilt, None)
+    while ours is not None or theirs is not None:
+        key = min(row[0] for row in (ours, theirs) if row is not None)
+        found = expected = None
+        if ours is not None and ours[0] == key:
+            found, ours = ours[1], next(stored, None)
+        if theirs is not None and theirs[0] == key:
+            expected, theirs = theirs[1], next(rebuilt, None)
+        if found != expected and key != _HEARTBEAT:
+            yield Difference(key, found, expected)
+
+
+@contextmanager
+def rebuild(
+    directory: Path,
+    store: Store,
+    vault: Vault,
+    *,
+    size: int,
+    map_size_mb: int,
+    wall_ms: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[Table]:
+    """Rebuild the table of the first *size* leaves in *directory*, and delete it at the end of the ``with`` block.
+
+    *wall_ms* and *progress* are those of ``catch_up``.
+
+    Raises:
+        CorruptionError: an entry does not apply.
+        StorageError: the disk fails, or is full.
+    """
+    shutil.rmtree(directory, ignore_errors=True)
+    try:
+        table = Table.open(directory, map_size_mb=map_size_mb)
+        try:
+            catch_up(table, store, vault, size=size, wall_ms=wall_ms, progress=progress)
+            yield table
+        finally:
+            table.close()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def check_size(snapshot: Snapshot, size: int) -> None:
+    """Check that a table is not ahead of its ledger of *size* leaves. After a crash it may be behind.
+
+    Raises:
+        CorruptionError: it is ahead.
+    """
+    if snapshot.size > size:
+        raise CorruptionError(f"table is ahead of its ledger: size {snapshot.size}, ledger has {size}")
