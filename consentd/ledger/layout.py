@@ -1,19 +1,19 @@
-"""Name the rows of the ledger's store. Integers in keys are big-endian, so that rows sort as they count.
+"""Keys and values of the ledger's store. Integers in keys are big-endian, so the rows are in the order of the numbers.
 
 =====  ==========================================  ====================================================
 first  rest of the key                             value
 =====  ==========================================  ====================================================
 ``S``                                              the state row, ``State``
-``P``                                              what is pruned, ``retention.Pruned``; absent: nothing
+``P``                                              what is pruned, ``Pruned``; absent: nothing
 ``l``  index u64                                   the leaf
 ``t``  level u8 ‖ n u64                            the tile: 1…256 hashes; only the last of a level grows
-``h``  tag[32]                                     count u64 ‖ head[32]: where the chain stands
+``h``  tag[32]                                     count u64 ‖ head[32] of the chain
 ``i``  tag[32] ‖ seq u64                           index u64
-``c``  tag[32] ‖ seq u64                           the statement: form u8 ‖ (salt ‖ statement), clear or encrypted
+``c``  tag[32] ‖ seq u64                           the statement: form u8 ‖ (salt ‖ statement), see below
 ``m``  bucket u32                                  the map's bucket: (key ‖ value ‖ leaf hash)*
 ``r``  bucket // 16 u32                            sixteen bucket roots; zeros: empty
 ``q``  request key[32]                             index u64 ‖ time_ms u64 ‖ content hash[32]
-``x``  time_ms u64 ‖ request key[32]               nothing; when a request row may go
+``x``  time_ms u64 ‖ request key[32]               empty; request rows in the order in which they expire
 =====  ==========================================  ====================================================
 """
 
@@ -22,7 +22,7 @@ from struct import Struct
 STATE = b"S"
 PRUNED = b"P"
 KINDS = tuple(bytes((kind,)) for kind in b"PSchilmqrtx")
-"""First bytes of keys, as they sort."""
+"""The first bytes of keys, in order."""
 ROOTS_PER_ROW = 16
 
 _U64 = Struct(">Q")
@@ -31,7 +31,7 @@ HEAD = Struct(">Q32s")
 REQUEST = Struct(">QQ32s")
 
 PLAINTEXT = 0
-"""Form of a statement row: salt ‖ statement as they are (public chains)."""
+"""Form of a statement row: salt ‖ statement, not encrypted (public chains)."""
 ENCRYPTED = 1
 """Form of a statement row: nonce ‖ AES-256-GCM of salt ‖ statement under the person's key."""
 
@@ -47,17 +47,17 @@ def tile_key(level: int, n: int) -> bytes:
 
 
 def head_key(tag: bytes) -> bytes:
-    """Return the key of the row that says where the chain of *tag* stands."""
+    """Return the key of the head row of a chain."""
     return b"h" + tag
 
 
 def index_key(tag: bytes, seq: int) -> bytes:
-    """Return the key of the row that says where entry *seq* of *tag* lies."""
+    """Return the key of the row that has the index of entry *seq* of a chain."""
     return b"i" + tag + _U64.pack(seq)
 
 
 def statement_key(tag: bytes, seq: int) -> bytes:
-    """Return the key of the statement of entry *seq* of *tag*."""
+    """Return the key of the statement of entry *seq* of a chain."""
     return b"c" + tag + _U64.pack(seq)
 
 
@@ -77,7 +77,7 @@ def request_row_key(request_key: bytes) -> bytes:
 
 
 def expiry_key(time_ms: int, request_key: bytes) -> bytes:
-    """Return the key of the row that says when a request row may go."""
+    """Return the key of the row that says when a request row expires. *time_ms* is the time of the entry."""
     return b"x" + _U64.pack(time_ms) + request_key
 
 

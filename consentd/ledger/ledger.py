@@ -1,11 +1,11 @@
-"""Append to the ledger: one turn, one batch, one new state.
+"""Append to the ledger: one batch of entries, one synced write, one new state.
 
-A *turn* collects entries in memory: leaves, chain heads, statements, request rows, and at its end the tiles, the
-state row and, where a seal is due, the map. Nothing is visible before the batch is written, and everything is after.
-Appending is a deterministic function of (state, entry): what it takes is what a replica could not derive.
+An ``AppendBatch`` collects entries in memory: leaves, chain heads, statements, request rows, and at its end the tiles,
+the state row and, where a seal is due, the map. Readers see none of it before the batch is written, and all of it
+afterwards. A ``Draft`` carries everything that appending needs and that cannot be computed from the state, so the same
+drafts in the same batches give the same bytes in every copy of the ledger.
 
-Only the sequencer's thread takes turns. Everyone else reads ``Ledger.state``, an immutable value that is
-replaced by assignment once a batch is durable. Source: ledger-format.md, "The commit".
+Only the sequencer's thread builds and commits batches. Source: ledger-format.md, "The commit".
 """
 
 from dataclasses import dataclass, replace
@@ -19,8 +19,8 @@ from consentd.store import Batch, Store
 
 _STATE = Struct(">BQ32sQQ32sQ32sB")
 _STATE_VERSION = 1
-_EXPIRE_PER_TURN = 64
-"""Expired request rows dropped per entry-bearing turn, so that none grows long."""
+_EXPIRED_PER_BATCH = 64
+"""Most expired request rows that one batch deletes, so that no batch takes long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +28,14 @@ class State:
     """The ledger at one size.
 
     Attributes:
-        size: leaves, seals included.
-        root: RFC 6962 root of them.
-        time_ms: the last leaf's.
-        tags: chains that have an entry.
-        map_root: the last seal's; the empty map's before the first.
-        sealed_size: size at which the last seal was the last leaf; 0 before the first.
-        seal_hash: chain hash of the last seal; zeros before the first.
-        map_bits: how the stored map is divided; fixed when the ledger is created.
+        size: number of leaves, seals included.
+        root: RFC 6962 root of the leaves.
+        time_ms: time of the last leaf.
+        tags: number of chains that have an entry.
+        map_root: root of the map in the last seal; the empty map's before the first seal.
+        sealed_size: size of the tree whose last leaf is the last seal; 0 before the first seal.
+        seal_hash: chain hash of the last seal; zeros before the first seal.
+        map_bits: the stored map has 2^map_bits buckets; fixed when the ledger is created.
     """
 
     size: int
@@ -67,7 +67,7 @@ def decode_state(row: bytes) -> State:
     """Decode the state row.
 
     Raises:
-        CorruptionError: it is not one of ours.
+        CorruptionError: the row is not of a known form.
     """
     if len(row) != _STATE.size or row[0] != _STATE_VERSION:
         raise CorruptionError("state row is not of a known form")
@@ -84,12 +84,13 @@ def empty_state(map_bits: int) -> State:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """An entry about to be appended.
+    """An entry that is about to be appended.
 
     Attributes:
-        stored: the statement row: form ‖ (salt ‖ statement), clear or encrypted.
-        request_key: names the request, 32 bytes; empty: it is not remembered.
-        content: hash of what was asked, 32 bytes, to tell a repeat from a clash.
+        stored: the statement row: form ‖ (salt ‖ statement), in plaintext or encrypted.
+        request_key: identifies the request, 32 bytes; empty: the request is not remembered.
+        content: hash of the request's content, 32 bytes. A later request with the same key is a repeat if its content
+            is the same, and a conflict otherwise.
     """
 
     kind: int
@@ -103,7 +104,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """An entry in its place. ``leaf_hash`` is RFC 6962's."""
+    """An entry that was appended. ``leaf_hash`` is RFC 6962's."""
 
     index: int
     event: codec.Event
@@ -112,80 +113,103 @@ class Appended:
 
 
 class Ledger:
-    """The ledger over its store. ``state`` may be read by any thread; the rest is the sequencer's."""
+    """The ledger over its store.
+
+    The sequencer's thread alone assigns the attributes and changes what they refer to. No lock guards them. ``state``
+    is an immutable value, so any thread may read it; ``head`` reads only the store, so any thread may call it. The
+    scrub reads ``map`` through a call that the sequencer's thread executes.
+
+    Attributes:
+        state: the state of the last batch that was committed.
+        edge: the right edge of the tree at ``state.size``.
+        map: the map of chain heads as of the last seal.
+        sealed_heads: for each tag with entries since the last seal, its (count, head) at that seal; (0, zeros): it had
+            no entry then. History proofs against that seal need them.
+        unsealed: for each such tag, its present (count, head), which the next seal puts into the map.
+    """
 
     def __init__(self, store: Store, state: State, edge: tiles.Edge, tag_map: TagMap) -> None:
         self.store = store
-        self.state = state  # replaced by assignment, by the sequencer only
-        self.edge = edge  # owner: the sequencer
-        self.map = tag_map  # owner: the sequencer; as of the last seal
-        # Owner: the sequencer. Where each tag stood at the last seal, for tags with events since: what history
-        # proofs against that seal need. (0, zeros): the tag had no entry.
+        self.state = state
+        self.edge = edge
+        self.map = tag_map
         self.sealed_heads: dict[bytes, tuple[int, bytes]] = {}
-        # Owner: the sequencer. Where the tags that the next seal must put into the map stand now.
         self.unsealed: dict[bytes, tuple[int, bytes]] = {}
 
     def head(self, tag: bytes) -> tuple[int, bytes]:
-        """Return (count, head) of a chain as written; (0, zeros) where it has no entry."""
+        """Return (count, head) of a chain after the last committed batch; (0, zeros): it has no entry."""
         row = self.store.get(layout.head_key(tag))
         return (0, codec.ZERO_HASH) if row is None else layout.HEAD.unpack(row)
 
     def sealed_head(self, tag: bytes) -> tuple[int, bytes]:
-        """Return (count, head) of a chain at the last seal."""
+        """Return (count, head) of a chain at the last seal. For the sequencer's thread only."""
         return self.sealed_heads[tag] if tag in self.sealed_heads else self.head(tag)
 
-    def commit(self, turn: "AppendBatch") -> None:
-        """Write a closed turn's batch, synced, and make its state the ledger's.
+    def commit(self, batch: "AppendBatch") -> None:
+        """Write a closed batch with one synced write, and make its state the ledger's.
 
         Raises:
-            StorageError: it failed; the outcome is unknown and this ledger must be opened anew.
+            StorageError: the write failed. Whether the batch is stored is unknown, so the ledger must be opened again.
         """
-        assert turn.closed is not None, "a turn is closed before it is committed"
-        self.store.write(turn.batch)
-        # A crash here: everything is on disk, nobody was told; opening finds it and goes on.
-        self.edge = turn.edge
-        if turn.sealed:
+        assert batch.closed is not None, "a batch is closed before it is committed"
+        self.store.write(batch.rows)
+        # A crash here: everything is on disk, and no caller has an answer. Recovery finds the entries.
+        self.edge = batch.edge
+        if batch.sealed:
             self.sealed_heads = {}
             self.unsealed = {}
         else:
-            for tag in turn.heads:
+            for tag in batch.heads:
                 if tag not in self.sealed_heads:
-                    self.sealed_heads[tag] = turn.before[tag]
-            self.unsealed.update(turn.heads)
-        self.state = turn.closed
+                    self.sealed_heads[tag] = batch.heads_before[tag]
+            self.unsealed.update(batch.heads)
+        self.state = batch.closed
 
 
 class AppendBatch:
-    """One batch being built on the ledger's present state. Owned by the sequencer's thread."""
+    """The next entries of the ledger, until they are committed. For the sequencer's thread only.
+
+    Attributes:
+        time_ms: time of each of its leaves.
+        index: index of the next leaf.
+        rows: what is written to the store.
+        heads: for each tag with an entry in this batch, (count, head) after its last one.
+        heads_before: for each such tag, (count, head) before its first one.
+        edge: the right edge of the tree; ``close`` replaces it.
+        sealed: whether the batch ends with a seal.
+        closed: the state after this batch; None until ``close``.
+    """
 
     def __init__(self, ledger: Ledger, time_ms: int, *, expire_before_ms: int = 0) -> None:
-        """Begin a turn at *time_ms*; request rows older than *expire_before_ms* are dropped, a few at a time."""
+        """Begin a batch at *time_ms*. It deletes some of the request rows that are older than *expire_before_ms*."""
         state = ledger.state
-        assert time_ms >= state.time_ms, "ledger time never runs back"
+        assert time_ms >= state.time_ms, "leaf times never decrease"
         self.ledger = ledger
         self.time_ms = time_ms
-        self.index = state.size  # of the next leaf
-        self.batch = Batch()
+        self.index = state.size
+        self.rows = Batch()
         self.heads: dict[bytes, tuple[int, bytes]] = {}
-        self.before: dict[bytes, tuple[int, bytes]] = {}
+        self.heads_before: dict[bytes, tuple[int, bytes]] = {}
         self.edge = ledger.edge
         self.sealed = False
         self.closed: State | None = None
-        self._seal = (b"", b"")  # of the seal that ends it: map root, chain hash
+        self._seal = (b"", b"")  # map root and chain hash of the seal that ends the batch
         self._tags = state.tags
         self._leaf_hashes: list[bytes] = []
-        self._requests: dict[bytes, tuple[int, bytes]] = {}
-        self._kinds: dict[tuple[bytes, int], int] = {}
-        self._entries: dict[int, tuple[Appended, bytes]] = {}  # index → entry and statement row, of this batch
-        self._forget_before_ms = expire_before_ms
+        self._requests: dict[bytes, tuple[int, bytes]] = {}  # request key → index, content
+        self._kinds: dict[tuple[bytes, int], int] = {}  # (tag, seq) → kind
+        self._entries: dict[int, tuple[Appended, bytes]] = {}  # index → entry, statement row
+        self._expire_before_ms = expire_before_ms
+
+    # -- reads, which include the entries of this batch -----------------------------------------------------------
 
     def head(self, tag: bytes) -> tuple[int, bytes]:
-        """Return (count, head) of a chain, entries of this turn included."""
+        """Return (count, head) of a chain; (0, zeros): it has no entry."""
         found = self.heads.get(tag)
         return self.ledger.head(tag) if found is None else found
 
     def recorded(self, request_key: bytes) -> tuple[int, bytes] | None:
-        """Return (index, content hash) of the entry that a request made, or None where it is not remembered."""
+        """Return (index, content hash) of the entry that a request made; None: the request is not remembered."""
         found = self._requests.get(request_key)
         if found is not None:
             return found
@@ -196,7 +220,7 @@ class AppendBatch:
         return index, content
 
     def kind_of(self, tag: bytes, seq: int) -> int | None:
-        """Return the kind of entry *seq* of a chain, entries of this turn included; None where there is none."""
+        """Return the kind of entry *seq* of a chain; None: the chain has no such entry."""
         found = self._kinds.get((tag, seq))
         if found is not None:
             return found
@@ -205,7 +229,7 @@ class AppendBatch:
         return None if leaf is None else codec.kind_of(leaf)
 
     def entry(self, index: int) -> Appended:
-        """Return the entry at *index*, one of this batch or an earlier one.
+        """Return the entry at *index*.
 
         Raises:
             ConflictError: it was pruned.
@@ -215,7 +239,7 @@ class AppendBatch:
         if found is not None:
             return found[0]
         leaf = self.ledger.store.get(layout.leaf_key(index)) or b""
-        # A batch drops only a few expired request rows, so a row may outlive its entry, which was pruned.
+        # A batch deletes only a few expired request rows, so a row may outlive its entry, which was pruned.
         if not leaf and self.ledger.store.get(layout.PRUNED) is not None:
             raise ConflictError("recorded entry is pruned: ask with a new request_id", "REQUEST_ID_REUSED")
         event = codec.decode_leaf(leaf) if leaf else None
@@ -224,33 +248,35 @@ class AppendBatch:
         return Appended(index, event, leaf, merkle.leaf_hash(leaf))
 
     def statement_row(self, entry: Appended) -> bytes | None:
-        """Return the statement row of an entry, one of this batch or an earlier one; None where it was erased."""
+        """Return the statement row of an entry; None: it was erased."""
         found = self._entries.get(entry.index)
         if found is not None:
             return found[1]
         return self.ledger.store.get(layout.statement_key(entry.event.tag, entry.event.seq))
 
+    # -- writes ---------------------------------------------------------------------------------------------------
+
     def append(self, draft: Draft) -> Appended:
-        """Append an entry. It cannot fail: whatever may be wrong with it was found before."""
+        """Append an entry. The caller has checked the draft, so this cannot fail."""
         count, head = self.head(draft.tag)
         assert draft.ref <= count, "ref is an earlier entry of the same chain"
         event = codec.Event(draft.kind, self.time_ms, draft.tag, count + 1, head, draft.commit, draft.ref)
         leaf = codec.encode_event(event)
         appended = Appended(self.index, event, leaf, merkle.leaf_hash(leaf))
-        self.before.setdefault(draft.tag, (count, head))
-        self.heads[draft.tag] = standing = (count + 1, codec.chain_hash(leaf))
+        self.heads_before.setdefault(draft.tag, (count, head))
+        self.heads[draft.tag] = new_head = (count + 1, codec.chain_hash(leaf))
         if count == 0:
             self._tags += 1
-        batch, index_row = self.batch, layout.encode_u64(self.index)
-        batch.put(layout.leaf_key(self.index), leaf)
-        batch.put(layout.index_key(draft.tag, event.seq), index_row)
-        batch.put(layout.statement_key(draft.tag, event.seq), draft.stored)
-        batch.put(layout.head_key(draft.tag), layout.HEAD.pack(*standing))
+        rows, index_row = self.rows, layout.encode_u64(self.index)
+        rows.put(layout.leaf_key(self.index), leaf)
+        rows.put(layout.index_key(draft.tag, event.seq), index_row)
+        rows.put(layout.statement_key(draft.tag, event.seq), draft.stored)
+        rows.put(layout.head_key(draft.tag), layout.HEAD.pack(*new_head))
         if draft.request_key:
             self._requests[draft.request_key] = (self.index, draft.content)
             row = layout.REQUEST.pack(self.index, self.time_ms, draft.content)
-            batch.put(layout.request_row_key(draft.request_key), row)
-            batch.put(layout.expiry_key(self.time_ms, draft.request_key), b"")
+            rows.put(layout.request_row_key(draft.request_key), row)
+            rows.put(layout.expiry_key(self.time_ms, draft.request_key), b"")
         self._kinds[draft.tag, event.seq] = draft.kind
         self._entries[self.index] = (appended, draft.stored)
         self._leaf_hashes.append(appended.leaf_hash)
@@ -258,42 +284,42 @@ class AppendBatch:
         return appended
 
     def is_seal_due(self) -> bool:
-        """Tell whether a seal would cover an event that no seal covers yet: never two seals side by side."""
+        """Report whether there is an entry that no seal covers yet. There are never two seals in a row."""
         return self.index > self.ledger.state.sealed_size
 
     def seal(self) -> None:
-        """Append the seal of everything before it; it ends the turn."""
+        """Append a seal that covers all leaves before it. No entry may follow it in this batch."""
         assert self.is_seal_due(), "a seal covers at least one new event"
         assert not self.sealed
         state = self.ledger.state
-        self.ledger.map.update({**self.ledger.unsealed, **self.heads}, self.batch, self.index + 1)
+        self.ledger.map.update({**self.ledger.unsealed, **self.heads}, self.rows, self.index + 1)
         seal = codec.Seal(self.time_ms, self.index, self.ledger.map.root(), self._tags, state.seal_hash)
         leaf = codec.encode_seal(seal)
-        self.batch.put(layout.leaf_key(self.index), leaf)
+        self.rows.put(layout.leaf_key(self.index), leaf)
         self._leaf_hashes.append(merkle.leaf_hash(leaf))
         self.index += 1
         self.sealed = True
         self._seal = (seal.map_root, codec.chain_hash(leaf))
 
     def close(self) -> State:
-        """Hash the new leaves into the tree and put tiles and state row into the batch; returns the new state."""
+        """Add the new leaves to the tree, put tiles and state row into the batch, and return the new state."""
         before = self.ledger.state
         self.edge, changed = self.ledger.edge.append(self._leaf_hashes)
         for (level, n), tile in changed.items():
-            self.batch.put(layout.tile_key(level, n), tile)
+            self.rows.put(layout.tile_key(level, n), tile)
         state = replace(before, size=self.index, root=self.edge.root(), time_ms=self.time_ms, tags=self._tags)
         if self.sealed:
             map_root, seal_hash = self._seal
             state = replace(state, map_root=map_root, sealed_size=self.index, seal_hash=seal_hash)
-        self._forget()
-        self.batch.put(layout.STATE, encode_state(state))
+        self._expire_requests()
+        self.rows.put(layout.STATE, encode_state(state))
         self.closed = state
         return state
 
-    def _forget(self) -> None:
-        if not self._forget_before_ms:
+    def _expire_requests(self) -> None:
+        if not self._expire_before_ms:
             return
-        expired = self.ledger.store.scan(b"x", layout.expiry_key(self._forget_before_ms, b""), limit=_EXPIRE_PER_TURN)
-        for key, _ in expired:
-            self.batch.delete(key)
-            self.batch.delete(layout.request_row_key(key[9:]))
+        end = layout.expiry_key(self._expire_before_ms, b"")
+        for key, _ in self.ledger.store.scan(b"x", end, limit=_EXPIRED_PER_BATCH):
+            self.rows.delete(key)
+            self.rows.delete(layout.request_row_key(key[9:]))

@@ -1,7 +1,7 @@
-"""Hold the map of all tags over a store: buckets on disk, the hashes above them in memory.
+"""The map of all chain heads: its buckets are in the store, the hashes above the buckets are in memory.
 
-Memory is 2^(map_bits + 1) · 32 bytes, whatever the number of tags (8 MiB at 17 bits); a bucket holds
-tags / 2^map_bits entries. Owned by the sequencer: only its thread updates or proves.
+The memory is 2^(map_bits + 1) · 32 bytes, for any number of tags (8 MiB at 17 bits). On average a bucket holds
+tags / 2^map_bits entries. Only the sequencer's thread may update the map or prove from it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,16 +18,16 @@ class TagMap:
 
     Attributes:
         top: the hashes above the buckets.
-        history: what is needed to prove as of seals before the last; None: nothing is remembered.
+        history: the map at earlier seals, so that a proof can refer to one of them; None: no earlier map is held.
     """
 
     __slots__ = ("_store", "history", "top")
 
     def __init__(self, store: Store, map_bits: int) -> None:
-        """Load the bucket roots and hash what lies above them: work by buckets, not by tags, 1 s at 20 bits.
+        """Load the bucket roots and compute the hashes above them. It takes 1 s at 20 bits, for any number of tags.
 
         Raises:
-            CorruptionError: a row of bucket roots is not of its length or place.
+            CorruptionError: a row of bucket roots has a wrong length or key.
         """
         self._store = store
         self.history: MapHistory | None = None
@@ -38,10 +38,13 @@ class TagMap:
         return self.top.root()
 
     def update(self, heads: Mapping[bytes, tuple[int, bytes]], batch: Batch, size: int = 0) -> None:
-        """Set tag → (count, head) for every tag of *heads*, putting the changed rows into *batch*.
+        """Set the (count, head) of every tag of *heads*, and put the changed rows into *batch*.
 
-        *size* is that of the tree whose last leaf will be the seal; only ``history`` asks for it. The hashes in memory
-        change at once; a batch that is not written leaves them ahead, which is why a failed write stops the sequencer.
+        The hashes in memory change at once. If the batch is then not written, they no longer match the store; for this
+        reason a failed write stops the sequencer.
+
+        Args:
+            size: size of the tree whose last leaf will be the new seal. Only ``history`` needs it.
         """
         bits = self.top.map_bits
         changes: dict[int, dict[bytes, bytes]] = {}
@@ -64,42 +67,42 @@ class TagMap:
         for group in sorted({number // layout.ROOTS_PER_ROW for number in numbers}):
             first = group * layout.ROOTS_PER_ROW
             row = b"".join(
-                self.top.bucket_root(first + place) or codec.ZERO_HASH
-                for place in range(min(layout.ROOTS_PER_ROW, (1 << bits) - first))
+                self.top.bucket_root(number) or codec.ZERO_HASH
+                for number in range(first, min(first + layout.ROOTS_PER_ROW, 1 << bits))
             )
             batch.put(layout.roots_key(group), row)
 
     def prove(self, tag: bytes, size: int | None = None) -> tuple[bool, bytes]:
-        """Prove that the map holds *tag*, or that it does not; returns (present, proof).
+        """Prove that the map has *tag*, or that it does not have it; return (is present, proof).
 
         Args:
-            size: as of the seal that ends the tree of this size; None: as of the last.
+            size: prove from the map at the seal that is the last leaf of the tree of this size; None: at the last seal.
 
         Raises:
-            StorageError: the map of that seal is not remembered.
-            CorruptionError: a stored bucket is not what the hashes above it say.
+            StorageError: the map at that seal is not held.
+            CorruptionError: a stored bucket does not have the root that is in memory.
         """
         key = codec.map_key(tag)
-        past = None
+        earlier = None
         if size is not None:
-            past = None if self.history is None else self.history.at(size, self.top)
-            if past is None:
-                raise StorageError("map of the published checkpoint is not kept; repeat once a new one is published")
-        top = self.top if past is None else past.top
+            earlier = None if self.history is None else self.history.at(size, self.top)
+            if earlier is None:
+                raise StorageError("map of the published checkpoint is not held; repeat once a new one is published")
+        top = self.top if earlier is None else earlier.top
         number = top.plan_neighbour(bucketed.bucket_of(key, top.map_bits))
-        bucket = None if past is None or number is None else past.bucket(number)
+        bucket = None if earlier is None or number is None else earlier.bucket(number)
         if bucket is None:
             bucket = b"" if number is None else self._store.get(layout.bucket_key(number)) or b""
         try:
             return bucketed.prove(key, bucket, top)
         except VerificationError as error:
-            raise CorruptionError(f"map bucket is not what its root says: `{number}`") from error
+            raise CorruptionError(f"map bucket does not have its root: `{number}`") from error
 
     def _stored_roots(self, map_bits: int) -> Iterator[tuple[int, bytes]]:
-        """Yield the rows of bucket roots: the first bucket's number, and the roots."""
+        """Yield each row of bucket roots: the number of its first bucket, and the roots."""
         width = min(layout.ROOTS_PER_ROW, 1 << map_bits)
         for key, row in self._store.scan(b"r", prefix_end(b"r")):
             first = int.from_bytes(key[1:]) * layout.ROOTS_PER_ROW
             if len(row) != width * len(codec.ZERO_HASH) or first + width > 1 << map_bits:
-                raise CorruptionError(f"bucket roots are not of their length or place: `{first}`")
+                raise CorruptionError(f"bucket roots have a wrong length or key: `{first}`")
             yield first, row

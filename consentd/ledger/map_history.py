@@ -1,16 +1,20 @@
-"""Remember the map as it was at seals before the last: what proofs against a published checkpoint need.
+"""The map at earlier seals, for proofs that refer to a published checkpoint.
 
-The map on disk and in memory is that of the last seal. A checkpoint is published once witnesses cosigned it, and by
-then later seals have changed the map; while witnesses are away, many have. For each seal that is published, or may
-yet be, there is a *layer*: the buckets and the upper slots that later seals replaced, as they were. What a layer lacks
-stands in the layer of the next such seal, and at last in the map itself. Layers of seals in between are merged away,
-so there are never more than three, however long an outage; each is at most as large as the map.
+The store and ``TagMap`` have the map at the last seal. A checkpoint is published only after witnesses have cosigned it,
+and by then later seals have changed the map. So for each seal whose checkpoint is published, or may be published, there
+is a *layer*: the buckets and the hashes above them that later seals replaced, with their old content. What a layer does
+not have is the same in the layer of the next such seal, and after the last layer in the map itself.
 
-Why not wait for the cosignatures of the last seal instead? Nothing could be proven during an outage, and never at
-once; and a seal in between may never be published. Why not a copy of the map? At 52 million people it has 10 GB.
+Example: seals at sizes 10, 20 and 30; the checkpoint of size 10 is published. Seal 20 changed bucket 3, seal 30 changed
+buckets 3 and 5. The layer of size 10 has bucket 3 as it was before seal 20. The layer of size 20 has buckets 3 and 5 as
+they were before seal 30. If nobody needs size 20, its layer is merged into the layer of size 10: that keeps its own
+bucket 3, and gets bucket 5. So there are never more than three layers, and each is at most as large as the map.
 
-Beyond *limit_bytes* all layers are dropped: then the published checkpoint cannot be proven against any more until the
-next one is published, and that is all. Owned by the sequencer, like the map.
+Why not prove only from the last seal? Its checkpoint may never be published, and while the witnesses do not answer,
+nothing could be proven. Why not a copy of the map? For 52 million people it takes 10 GB.
+
+When all layers together exceed *limit_bytes*, they are dropped. Then nothing can be proven against the published
+checkpoint until the next one is published. Only the sequencer's thread uses this, as with the map.
 """
 
 from collections.abc import Mapping
@@ -24,7 +28,7 @@ _BUCKET_BYTES = 150  # of a bucket in a dict, beside its own bytes
 
 
 class MapAt:
-    """The map as of a seal before the last. To be read at once: a later seal spoils it.
+    """The map at an earlier seal. It is valid until the next seal changes the map.
 
     Attributes:
         top: the hashes above the buckets.
@@ -37,7 +41,7 @@ class MapAt:
         self._layers = layers
 
     def bucket(self, number: int) -> bytes | None:
-        """Return a bucket as it was; None where it is as it is in the map."""
+        """Return a bucket's content at that seal; None: it has not changed, so the map has it."""
         for layer in self._layers:
             if number in layer.buckets:
                 return layer.buckets[number]
@@ -45,7 +49,7 @@ class MapAt:
 
 
 class _Layer:
-    """What later seals replaced, up to the next layer's seal, as it was at this layer's own."""
+    """What the seals after this layer's seal replaced, up to the next layer's seal, with the old content."""
 
     __slots__ = ("_bucket_bytes", "buckets", "size", "slots")
 
@@ -57,13 +61,13 @@ class _Layer:
         self._add(buckets)
 
     def merge(self, later: "_Layer") -> None:
-        """Take over what the next layer remembers, where this one does not: work by the next layer's size."""
+        """Add the content of the next layer, except what this layer has already, because this layer's is older."""
         self._add(later.buckets)
-        for place, slot in later.slots.items():
-            self.slots.setdefault(place, slot)
+        for number, slot in later.slots.items():
+            self.slots.setdefault(number, slot)
 
     def bytes_used(self) -> int:
-        """Return about how much memory this takes."""
+        """Return an estimate of the memory that this layer takes."""
         return self._bucket_bytes + _BUCKET_BYTES * len(self.buckets) + _SLOT_BYTES * len(self.slots)
 
     def _add(self, buckets: Mapping[int, bytes]) -> None:
@@ -77,7 +81,7 @@ class MapHistory:
     """The layers, oldest first.
 
     Attributes:
-        size: the size at which the last seal is the last leaf; the map is as of it.
+        size: size of the tree whose last leaf is the last seal.
     """
 
     __slots__ = ("_layers", "_limit_bytes", "size")
@@ -88,18 +92,19 @@ class MapHistory:
         self._layers: list[_Layer] = []
 
     def record(self, size: int, buckets: Mapping[int, bytes], top: bucketed.Top) -> None:
-        """Remember what the seal at *size* is about to replace.
+        """Record what the next seal replaces in the map. Called before the map changes.
 
         Args:
-            buckets: the buckets that change, as they are.
-            top: the hashes above them, not changed yet.
+            size: size of the tree whose last leaf will be that seal.
+            buckets: the old content of the buckets that change.
+            top: the hashes above the buckets, not changed yet.
         """
         if self.size:
             self._layers.append(_Layer(self.size, buckets, top.slots(buckets)))
         self.size = size
 
     def keep(self, sizes: AbstractSet[int]) -> None:
-        """Forget all seals but those at *sizes*, and the last."""
+        """Drop the layers of all seals but those at *sizes*. The map at the last seal needs no layer."""
         kept: list[_Layer] = []
         for layer in self._layers:
             if layer.size in sizes:
@@ -111,8 +116,8 @@ class MapHistory:
             self._layers = []
 
     def at(self, size: int, present: bucketed.Top) -> MapAt | None:
-        """Return the map as of the seal at *size*, over the *present* hashes; None where it is not remembered."""
-        for place, layer in enumerate(self._layers):
+        """Return the map at the seal at *size*; None: it is not held. *present*: the hashes at the last seal."""
+        for number, layer in enumerate(self._layers):
             if layer.size == size:
-                return MapAt(present, self._layers[place:])
+                return MapAt(present, self._layers[number:])
         return None

@@ -1,8 +1,8 @@
-"""Read the ledger and prove what was read: plan the rows, read once, finish.
+"""Read the ledger, and prove what was read: plan which tiles are needed, read them at once, compute the proof.
 
-Everything here may run on any thread, beside the sequencer: leaves and statements never change, and a tile only grows,
-so whatever a checkpoint covers reads the same for ever. The one thing that moves is the map; ``HeadProofs`` is taken on
-the sequencer's thread.
+Every function but ``prove_heads`` may run on any thread while the sequencer writes. Leaves and statements never change,
+and a tile only grows at its end, so what a checkpoint covers always reads the same, until it is pruned. The map
+changes with each seal; so ``prove_heads`` runs on the sequencer's thread.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +20,6 @@ from consentd.errors import (
 )
 from consentd.ledger import layout
 from consentd.ledger.ledger import Ledger
-from consentd.ledger.recovery import read_tiles
 from consentd.ledger.vault import Vault
 from consentd.store import Store
 
@@ -33,14 +32,20 @@ class StoredEntry:
     """A stored entry of a chain.
 
     Attributes:
-        index: its place in the ledger.
-        row: its statement row, clear or encrypted; None where it was erased.
+        index: of its leaf.
+        row: its statement row, plaintext or encrypted; None: it was deleted.
     """
 
     index: int
     leaf: bytes
     event: codec.Event
     row: bytes | None
+
+
+def read_tiles(store: Store, plan: Sequence[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+    """Return the tiles at these (level, n), read at once; a missing one is left out."""
+    rows = store.multi_get([layout.tile_key(level, n) for level, n in plan])
+    return {coordinates: row for coordinates, row in zip(plan, rows, strict=True) if row is not None}
 
 
 def read_leaf(store: Store, index: int) -> bytes:
@@ -56,7 +61,7 @@ def read_leaf(store: Store, index: int) -> bytes:
 
 
 def leaf_hash_at(store: Store, index: int) -> bytes:
-    """Return what the tree has for the leaf at *index*, which may be pruned.
+    """Return the leaf hash that the tree has at *index*. The leaf itself may be pruned.
 
     Raises:
         NotFoundError: the ledger has no such leaf.
@@ -69,25 +74,25 @@ def leaf_hash_at(store: Store, index: int) -> bytes:
 
 
 def read_leaves(store: Store, start: int, end: int) -> list[bytes]:
-    """Return the leaves in [*start*, *end*), all of which exist.
+    """Return the leaves in [*start*, *end*). Each of them must be stored.
 
     Raises:
         CorruptionError: one is missing.
     """
     rows = list(store.scan(layout.leaf_key(start), layout.leaf_key(end)))
-    for place, (key, _) in enumerate(rows):
-        if layout.decode_u64(key) != start + place:
-            raise CorruptionError(f"leaf is missing at index {start + place}")
+    for index, (key, _) in enumerate(rows, start):
+        if layout.decode_u64(key) != index:
+            raise CorruptionError(f"leaf is missing at index {index}")
     if len(rows) != end - start:
         raise CorruptionError(f"leaf is missing at index {start + len(rows)}")
     return [leaf for _, leaf in rows]
 
 
 def verify_leaves(store: Store, start: int, end: int) -> None:
-    """Verify that the stored leaves in [*start*, *end*) hash to what the tree has. 1.5 µs a leaf.
+    """Verify that the stored leaves in [*start*, *end*) have the hashes that the tree has. 1.5 µs a leaf.
 
     Raises:
-        CorruptionError: one is missing or does not; it is named.
+        CorruptionError: a leaf is missing or has another hash; the message names its index.
     """
     for n in range(start // tiles.TILE_WIDTH, -(-end // tiles.TILE_WIDTH)):
         first, last = max(start, n * tiles.TILE_WIDTH), min(end, (n + 1) * tiles.TILE_WIDTH)
@@ -100,14 +105,14 @@ def verify_leaves(store: Store, start: int, end: int) -> None:
 
 
 def scan_leaves(store: Store, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (index, leaf) of the leaves in [*start*, *end*) that are kept: those pruned are passed over."""
+    """Yield (index, leaf) of the leaves in [*start*, *end*). Pruned leaves are left out."""
     return (
         (layout.decode_u64(key), leaf) for key, leaf in store.scan(layout.leaf_key(start), layout.leaf_key(end))
     )
 
 
 def read_leaves_with_gaps(store: Store, start: int, end: int) -> list[bytes]:
-    """Return the leaves in [*start*, *end*); in place of one that was pruned, nothing."""
+    """Return the leaves in [*start*, *end*), with ``b""`` for each pruned leaf."""
     found = dict(scan_leaves(store, start, end))
     return [found.get(index, b"") for index in range(start, end)]
 
@@ -141,24 +146,25 @@ def prove_consistency(store: Store, first: int, second: int) -> list[bytes]:
 
 
 def read_entry(store: Store, tag: bytes, seq: int) -> StoredEntry:
-    """Return entry *seq* of a chain. Three point reads: what ``read_chain`` does for many costs three times as much.
+    """Return entry *seq* of a chain, with three point reads: a third of the time of ``read_chain``.
 
     Raises:
-        NotFoundError: it has none such.
-        CorruptionError: it is another's.
+        NotFoundError: the chain has no such entry.
+        CorruptionError: the leaf is not that entry of that chain.
     """
-    place = store.get(layout.index_key(tag, seq))
-    if place is None:
+    index_row = store.get(layout.index_key(tag, seq))
+    if index_row is None:
         raise NotFoundError(f"chain has no entry `{seq}`")
-    index = layout.decode_u64(place)
+    index = layout.decode_u64(index_row)
     return _entry(store, tag, seq, index, store.get(layout.leaf_key(index)), store.get(layout.statement_key(tag, seq)))
 
 
 def read_chain(store: Store, tag: bytes, first: int, last: int = codec.MAX_SEQ) -> Iterator[StoredEntry]:
-    """Yield entries *first* … *last* of a chain, in order, as far as they exist.
+    """Yield entries *first* … *last* of a chain, in order; fewer where the chain ends before *last*.
 
     Raises:
-        CorruptionError: one is missing between them, or is another's.
+        CorruptionError: an entry is missing between two others, or a leaf is not that entry of that chain.
+        StorageError: an entry was pruned during the read.
     """
     for expected, entry in enumerate(read_chain_with_gaps(store, tag, first, last), first):
         if entry.event.seq != expected:
@@ -167,31 +173,32 @@ def read_chain(store: Store, tag: bytes, first: int, last: int = codec.MAX_SEQ) 
 
 
 def _broken(store: Store, index: int) -> ConsentdError:
-    """Return what a chain that lacks an entry means: in a pruned store, that rows went between two reads."""
+    """Return the error for a chain that lacks an entry. In a pruned store, a pruning has deleted it during the read."""
     if store.get(layout.PRUNED) is not None:
         return StorageError("entries were pruned while they were read; repeat the call")
     return CorruptionError(f"chain is broken at index {index}")
 
 
 def read_chain_with_gaps(store: Store, tag: bytes, first: int = 1, last: int = codec.MAX_SEQ) -> Iterator[StoredEntry]:
-    """Yield those of entries *first* … *last* of a chain that are kept, in order: some may have been pruned.
+    """Yield entries *first* … *last* of a chain, in order. Pruned entries are left out.
 
     Raises:
-        CorruptionError: one is another's.
+        CorruptionError: a leaf is not that entry of that chain.
+        StorageError: an entry was pruned during the read.
     """
     start, end = layout.index_key(tag, first), layout.index_key(tag, last + 1)
-    places = [(layout.decode_u64(key), layout.decode_u64(row)) for key, row in store.scan(start, end)]
+    indexes = [(layout.decode_u64(key), layout.decode_u64(row)) for key, row in store.scan(start, end)]
     rows = {
         layout.decode_u64(key): row
         for key, row in store.scan(layout.statement_key(tag, first), layout.statement_key(tag, last + 1))
     }
-    leaves = store.multi_get([layout.leaf_key(index) for _, index in places])
-    for (seq, index), leaf in zip(places, leaves, strict=True):
+    leaves = store.multi_get([layout.leaf_key(index) for _, index in indexes])
+    for (seq, index), leaf in zip(indexes, leaves, strict=True):
         yield _entry(store, tag, seq, index, leaf, rows.get(seq))
 
 
 def _entry(store: Store, tag: bytes, seq: int, index: int, leaf: bytes | None, row: bytes | None) -> StoredEntry:
-    """Return an entry as it was read, if its leaf is the one that its chain has there."""
+    """Return the entry that was read, after a check that the leaf is entry *seq* of the chain of *tag*."""
     if leaf is None:
         raise _broken(store, index)
     event = codec.decode_leaf(leaf)
@@ -201,7 +208,7 @@ def _entry(store: Store, tag: bytes, seq: int, index: int, leaf: bytes | None, r
 
 
 def first_after_gaps(store: Store, tag: bytes) -> int:
-    """Return the seq from which on a chain is whole: 1, unless entries before it were pruned."""
+    """Return the smallest seq from which no entry of a chain is missing: 1, unless some were pruned."""
     if store.get(layout.PRUNED) is None:
         return 1
     first = after = 1
@@ -214,7 +221,7 @@ def first_after_gaps(store: Store, tag: bytes) -> int:
 
 
 def read_chain_back(store: Store, tag: bytes, last: int, page: int = 256) -> Iterator[StoredEntry]:
-    """Yield the entries of a chain from *last* down to the first that is whole, read a page at a time."""
+    """Yield the entries of a chain from *last* down to ``first_after_gaps``, read a page at a time."""
     whole = first_after_gaps(store, tag)
     while last >= whole:
         first = max(whole, last - page + 1)
@@ -223,15 +230,15 @@ def read_chain_back(store: Store, tag: bytes, last: int, page: int = 256) -> Ite
 
 
 def is_plaintext(entry: StoredEntry) -> bool:
-    """Tell whether an entry's statement stands in the clear: its chain is public."""
+    """Report whether an entry's statement is stored unencrypted, as in public chains."""
     return entry.row is not None and entry.row[:1] == bytes((layout.PLAINTEXT,))
 
 
 def open_entry(vault: Vault, entry: StoredEntry) -> tuple[bytes, bytes] | None:
-    """Return (salt, statement) of an entry; None where it was erased.
+    """Return (salt, statement) of an entry; None: the statement was deleted, or its key was destroyed.
 
     Raises:
-        CorruptionError: what is stored is not what the leaf commits to.
+        CorruptionError: the stored statement is not the one that the leaf commits to.
     """
     if entry.row is None:
         return None
@@ -256,7 +263,7 @@ class HeadProofs:
 
 
 def head_at(store: Store, tag: bytes, size: int) -> tuple[int, bytes]:
-    """Return (count, head) of a chain in the tree of the first *size* leaves: work by its entries since."""
+    """Return (count, head) of a chain in the tree of the first *size* leaves. Reads each of its later entries."""
     for key, row in store.scan(layout.index_key(tag, 1), layout.index_key(tag, codec.MAX_SEQ), reverse=True):
         index = layout.decode_u64(row)
         if index < size:
@@ -272,8 +279,9 @@ def prove_heads(ledger: Ledger, tags: Sequence[bytes], size: int | None = None) 
             last seal.
 
     Raises:
-        NotFoundError: nothing was sealed yet.
-        StorageError: that seal's map is not remembered.
+        NotFoundError: the ledger has no seal.
+        StorageError: ``map.history`` does not hold that seal's map.
+        CorruptionError: the map contradicts the chain heads.
     """
     last = ledger.state.sealed_size
     if last == 0:

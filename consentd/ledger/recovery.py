@@ -1,9 +1,8 @@
-"""Open a ledger: read, recompute, compare, and only then serve.
+"""Open a ledger: recompute tree and map from the stored rows, and compare them with what was stored and signed.
 
-Work follows the right edge of the tree and the buckets of the map, not the number of entries. What a crash leaves
-is ordinary and goes on: a store larger than its last signed checkpoint, events after the last seal. What no crash
-leaves is refused.
-Source: ledger-format.md, "Opening".
+The work depends on the height of the tree and the number of map buckets, not on the number of entries. Two differences
+are ordinary after a crash, and recovery continues: a store larger than its last signed checkpoint, and entries after
+the last seal. No crash causes the other differences, so each of them is refused. Source: ledger-format.md, "Opening".
 """
 
 from pathlib import Path
@@ -15,23 +14,24 @@ from consentd.ledger import layout
 from consentd.ledger.last_signed import read_last_signed
 from consentd.ledger.ledger import Ledger, State, decode_state, empty_state
 from consentd.ledger.map import TagMap
+from consentd.ledger.reads import read_tiles
 from consentd.store import Store
 
 RUNBOOK = "see ops/RUNBOOK.md, `ledger refuses to open`"
 
 
 def open_ledger(store: Store, *, last_signed_path: Path, origin: str, log_verifier: Verifier, map_bits: int) -> Ledger:
-    """Open the ledger in *store*, or an empty one where the store is empty.
+    """Open the ledger in *store*; where the store is empty, return an empty ledger.
 
     Args:
         last_signed_path: the file of the last signed checkpoint.
         origin: the ledger's name; a last signed checkpoint of another origin is refused.
-        log_verifier: the log key's public half.
-        map_bits: for an empty ledger; a ledger with leaves keeps its own.
+        log_verifier: verifies signatures of the log key.
+        map_bits: number of bits of the map, for an empty ledger; a ledger with leaves keeps the number it has.
 
     Raises:
         StorageError: the store or the last signed checkpoint cannot be read.
-        CorruptionError: store, tree, map, seal and last signed checkpoint contradict each other.
+        CorruptionError: state, tree, map, last seal and last signed checkpoint contradict each other.
     """
     row = store.get(layout.STATE)
     state = empty_state(map_bits) if row is None else decode_state(row)
@@ -61,14 +61,8 @@ def _open_edge(store: Store, state: State) -> tiles.Edge:
     return edge
 
 
-def read_tiles(store: Store, plan: list[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
-    """Read the planned tiles at once; a missing one is left out."""
-    rows = store.multi_get([layout.tile_key(level, n) for level, n in plan])
-    return {place: row for place, row in zip(plan, rows, strict=True) if row is not None}
-
-
 def _check_seal(store: Store, state: State) -> None:
-    """Compare the last seal with the state row that speaks of it."""
+    """Check that the last seal is the one that the state row describes."""
     if state.sealed_size == 0:
         return
     leaf = store.get(layout.leaf_key(state.sealed_size - 1)) or b""
@@ -133,7 +127,7 @@ def verify_last_signed(store: Store, note: bytes, *, size: int, origin: str, log
 
 
 def _is_first_seal(store: Store, state: State) -> bool:
-    """Tell whether no seal but the last leaf was ever written, so at most this very tree was signed."""
+    """Report whether the last leaf is the only seal. Then no other tree than the present one can have been signed."""
     if state.sealed_size != state.size:
         return False
     seal = _decode(store.get(layout.leaf_key(state.size - 1)) or b"", state.size - 1)
@@ -141,7 +135,7 @@ def _is_first_seal(store: Store, state: State) -> bool:
 
 
 def _recover_unsealed(ledger: Ledger) -> None:
-    """Find what the next seal must put into the map: the events after the last one."""
+    """Read the entries after the last seal: the next seal must put their chain heads into the map."""
     start, end = ledger.state.sealed_size, ledger.state.size
     expected = start
     for key, leaf in ledger.store.scan(layout.leaf_key(start), layout.leaf_key(end)):

@@ -1,7 +1,8 @@
-"""Keep what must be forgotten: each person's data key, and who is behind which tag.
+"""The vault: the data key of each person, and which identifier leads to which tag.
 
-The vault is a store of its own, never in the ledger's backups. Destroying a person's key makes every statement
-about them unreadable, and no proof invalid. It is trusted: who reads it and the vault key reads everything.
+An erasure destroys these. Without the data key nobody can read the person's statements, but every proof stays valid. So
+the vault is a store of its own, which is never in the ledger's backups. It is trusted: a person who can read the vault
+and has the vault key can read every statement.
 
 =====  ===========================  ======================================================================
 first  rest of the key              value
@@ -11,8 +12,9 @@ first  rest of the key              value
 ``i``  identifier hash[32]          tag[32]
 =====  ===========================  ======================================================================
 
-*Wrapped* is nonce[12] ‖ AES-256-GCM under the vault key, bound to the row's key. An identifier is found under
-``BLAKE2b-256(key = index key, u8 len(scheme) ‖ scheme ‖ value)``: without the key it cannot be guessed from a list.
+*Wrapped* is nonce[12] ‖ AES-256-GCM under the vault key, with the row's key as associated data. The identifier hash is
+``BLAKE2b-256(key = index key, u8 len(scheme) ‖ scheme ‖ value)``. Without the index key nobody can hash a list of
+likely identifiers and compare.
 """
 
 import os
@@ -40,7 +42,7 @@ def check_identifier(scheme: str, value: str) -> None:
     """Check that an identifier may be used.
 
     Raises:
-        InvalidError: empty, too long, not NFC, with control characters, or of a scheme that is never stored.
+        InvalidError: it is empty, too long, not NFC, has control characters, or its scheme must not be stored.
     """
     for name, text in (("scheme", scheme), ("value", value)):
         if not text or len(text.encode()) > (64 if name == "scheme" else MAX_IDENTIFIER):
@@ -55,24 +57,28 @@ def check_identifier(scheme: str, value: str) -> None:
 
 
 class Vault:
-    """The keys of persons, over a store of its own. Safe to use from any thread."""
+    """The keys of persons, over a store of its own. Any thread may use it.
+
+    ``create`` takes the lock, so that two calls do not make two tags for one identifier. The cache of unwrapped keys
+    needs none: each thread reads or assigns one entry of it, or replaces it by an empty one.
+    """
 
     def __init__(self, store: Store, vault_key: bytes, random: Callable[[int], bytes] = os.urandom) -> None:
-        """Open the vault, or begin one.
+        """Open the vault; in an empty store, create one.
 
         Args:
             store: the vault's own store.
             vault_key: wraps all other keys, 32 bytes.
-            random: CSPRNG; an argument so that tests can fix it.
+            random: returns so many random bytes, from a CSPRNG.
 
         Raises:
-            StorageError: the vault key is not the one this vault was begun with.
+            StorageError: this vault was created with another vault key.
         """
         self.store = store
         self.random = random
         self._wrap = AESGCM(vault_key)
-        self._keys: dict[bytes, AESGCM] = {}  # unwrapped keys, a cache that is emptied when full
-        self._lock = threading.Lock()  # held while a person is created, so that one identifier gets one tag
+        self._keys: dict[bytes, AESGCM] = {}  # tag → unwrapped key; a cache, emptied when full
+        self._lock = threading.Lock()
         row = store.get(b"K")
         if row is None:
             index_key = random(32)
@@ -84,7 +90,7 @@ class Vault:
         self._index_key = index_key
 
     def commitment(self) -> bytes:
-        """Return what leaf 0 says of this vault: ``SHA-256("consentd/vault/v1\\0" ‖ index key)``."""
+        """Return the commitment to this vault that leaf 0 has: ``SHA-256("consentd/vault/v1\\0" ‖ index key)``."""
         return sha256(b"consentd/vault/v1\0" + self._index_key).digest()
 
     def identifier_hash(self, scheme: str, value: str) -> bytes:
@@ -94,13 +100,13 @@ class Vault:
         return blake2b(message, digest_size=32, key=self._index_key).digest()
 
     def find(self, identifier_hash: bytes) -> bytes | None:
-        """Return the tag an identifier leads to, or None."""
+        """Return the tag of an identifier; None: the vault does not know it."""
         return self.store.get(b"i" + identifier_hash)
 
     def create(self, identifier_hash: bytes) -> bytes:
-        """Return a tag for an identifier, with a data key, durably; the same one where it has one already.
+        """Return the tag of an identifier. For a new identifier, make a tag and a data key, and store both durably.
 
-        The tag means nothing until the ledger holds an ENROL under it, so a crash in between costs a row, no more.
+        The tag means nothing before the ledger has an ENROL under it. So a crash before the ENROL leaves unused rows.
         """
         with self._lock:
             known = self.find(identifier_hash)
@@ -114,7 +120,7 @@ class Vault:
             return tag
 
     def opens(self, name: bytes) -> bool:
-        """Tell whether the key in the row *name* opens under the vault key, as it is stored; memory is not asked."""
+        """Report whether the stored row *name* can be unwrapped with the vault key. The cache is not used."""
         row = self.store.get(name)
         try:
             key = b"" if row is None else self._unwrapped(name, row)
@@ -123,10 +129,10 @@ class Vault:
         return len(key) == 32 and (name != b"K" or key == self._index_key)
 
     def encrypt(self, kind: int, tag: bytes, salt: bytes, statement: bytes) -> tuple[bytes, bytes]:
-        """Commit to a person's statement and encrypt it; returns (commit, statement row).
+        """Compute the commitment to a person's statement, and encrypt it; return (commit, statement row).
 
         Raises:
-            NotFoundError: the person has no key.
+            NotFoundError: the person has no data key: not enrolled, or erased.
         """
         commit = codec.commit(salt, statement)
         nonce = self.random(NONCE)
@@ -134,11 +140,11 @@ class Vault:
         return commit, b"".join((bytes((layout.ENCRYPTED,)), nonce, text))
 
     def decrypt(self, event: codec.Event, row: bytes) -> tuple[bytes, bytes]:
-        """Open a statement row of *event*, clear or encrypted, and check its commitment; returns (salt, statement).
+        """Return (salt, statement) of a statement row, plaintext or encrypted, after a check of the commitment.
 
         Raises:
-            NotFoundError: the person's key is destroyed.
-            CorruptionError: the row does not open, or not to what the leaf commits to.
+            NotFoundError: the row is encrypted, and the person's data key was destroyed.
+            CorruptionError: the row does not decrypt, or the leaf commits to another statement.
         """
         if row[:1] == bytes((layout.PLAINTEXT,)):
             opened = row[1:]
@@ -175,9 +181,9 @@ class Vault:
         try:
             return self._wrap.decrypt(row[:NONCE], row[NONCE:], name)
         except (InvalidTag, ValueError) as error:
-            raise StorageError("vault key does not open this vault; restore the file it was begun with") from error
+            raise StorageError("vault key does not open this vault; restore the file it was created with") from error
 
 
 def plaintext_row(salt: bytes, statement: bytes) -> tuple[bytes, bytes]:
-    """Commit to a public chain's statement; returns (commit, statement row)."""
+    """Compute the commitment to a statement of a public chain; return (commit, statement row)."""
     return codec.commit(salt, statement), b"".join((bytes((layout.PLAINTEXT,)), salt, statement))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from consentd.clock import Clock
-from consentd.core import checkpoint, tiles
+from consentd.core import checkpoint
 from consentd.core.note import NoteSigner, parse_note
 from consentd.cosigning.publisher import Halt, ImmediatePublisher, Published, Publisher
 from consentd.errors import CorruptionError
@@ -18,7 +18,6 @@ from consentd.ledger import layout, reads
 from consentd.ledger.last_signed import read_last_signed, write_last_signed
 from consentd.ledger.ledger import Ledger, decode_state
 from consentd.ledger.map_history import MapHistory
-from consentd.ledger.recovery import read_tiles
 from consentd.metrics import Metrics
 
 
@@ -107,7 +106,7 @@ class Checkpoints:
         """
         ledger = self._ledger
         state = decode_state(ledger.store.get(layout.STATE) or b"")
-        root = tiles.root(state.size, read_tiles(ledger.store, tiles.plan_root(state.size)))
+        root = reads.root_at(ledger.store, state.size)
         if (state.size, root) != (ledger.state.size, ledger.state.root):
             raise CorruptionError(f"store does not hold what was written at size {ledger.state.size}")
         last_size = self._last_signed_size()

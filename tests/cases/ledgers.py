@@ -482,7 +482,7 @@ class LedgerCase:
         return verify_files(self.store, **{**given, **options})
 
     def edit(self, key: bytes, change: Callable[[bytes], bytes] | None) -> None:
-        """Change or delete (None) one row behind everyone's back."""
+        """Change one row, or delete it (None), without the ledger."""
         row = self.store.get(key)
         assert row is not None, "there is such a row"
         batch = Batch()
@@ -491,6 +491,15 @@ class LedgerCase:
         else:
             batch.put(key, change(row))
         getattr(self.store, "inner", self.store).write(batch)
+
+    def restore(self, key: bytes, row: bytes | None) -> None:
+        """Write a row again as it was before ``edit``; None: delete it."""
+        batch = Batch()
+        if row is None:
+            batch.delete(key)
+        else:
+            batch.put(key, row)
+        self.store.write(batch)
 
 
 def fill_all_kinds(case: LedgerCase) -> LedgerCase:
