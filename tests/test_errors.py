@@ -4,7 +4,6 @@
 """
 
 import logging
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from grpc import StatusCode
 
 from cases.daemons import Running, consent, make_running, question, reason_of, request_id, sign_statement, status_of
 from cases.fakes import FaultyStore
-from cases.ledgers import FakeClock
+from cases.ledgers import FakeClock, held_writer
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
@@ -397,23 +396,11 @@ class Nothing(Unremembered):
 
 @contextmanager
 def full_pool(running: Running) -> Iterator[None]:
-    """Hold a daemon's sequencer between two turns, with one write waiting behind it."""
+    """Hold a daemon's writer, with one write in the pool."""
     sequencer = services(running).sequencer
-    held, go_on = threading.Event(), threading.Event()
-
-    def hold() -> None:
+    with held_writer(sequencer):
         sequencer.submit(Nothing())
-        held.set()
-        assert go_on.wait(30)
-
-    thread = threading.Thread(target=sequencer.call, args=(hold,))
-    thread.start()
-    assert held.wait(30)
-    try:
         yield
-    finally:
-        go_on.set()
-        thread.join()
 
 
 # -- the tests ------------------------------------------------------------------------------------------------

@@ -1,43 +1,37 @@
-"""The sequencer: repeats and clashes, the clock, seals and checkpoints, and how it stops."""
+"""The sequencer: repeats and conflicts, the clock, seals and checkpoints, and the pool."""
 
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cases.fakes import FaultyStore
 from cases.ledgers import (
     INTERVAL_MS,
     LOG,
     ORIGIN,
     START_MS,
+    Failing,
     FakeClock,
     LedgerCase,
-    Raw,
     check_files,
     check_ledger,
-    flip,
+    held_writer,
 )
-from consentd.core import checkpoint, codec, ed25519, merkle
+from consentd.core import checkpoint, codec, ed25519
 from consentd.core.kinds import EntryKind
 from consentd.errors import (
     ConflictError,
-    CorruptionError,
     InvalidError,
     NotFoundError,
     OverloadedError,
     StorageError,
 )
-from consentd.ledger import layout, reads
+from consentd.ledger import reads
 from consentd.sequencer.commands.accesses import RecordOutcomes
-from consentd.sequencer.commands.write import Plan, Unremembered, WriteContext
-from consentd.store import Batch
-from consentd.store.memory import MemoryStore
-from consentd.table.transaction import TableTransaction
 
 BANK = ed25519.KeyPair(b"\x21" * 32)
 CITIZEN = ed25519.KeyPair(b"\x22" * 32)
@@ -49,16 +43,6 @@ def case(tmp_path: Path) -> Iterator[LedgerCase]:
     yield made
     made.close()
     check_ledger(made)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bad(Unremembered):
-    """A write that goes wrong in ``prepare``."""
-
-    error: BaseException
-
-    def prepare(self, context: WriteContext) -> Plan[None]:
-        raise self.error
 
 
 def with_other_content(write: Any) -> Any:
@@ -185,7 +169,7 @@ def test_a_refused_write_leaves_nothing_and_hinders_nobody(case: LedgerCase) -> 
     person = case.enrol("somebody")
     size = case.ledger.state.size
     wrong = case.change(person, 99, EntryKind.PAUSE)
-    futures = case.write_together([case.grant(person), Bad(error=InvalidError("no")), case.grant(person), wrong])
+    futures = case.write_together([case.grant(person), Failing(error=InvalidError("no")), case.grant(person), wrong])
     assert [futures[place].result(10).entry.index for place in (0, 2)] == [size, size + 1]
     with pytest.raises(InvalidError):
         futures[1].result(10)
@@ -314,85 +298,6 @@ def test_waiting_for_a_checkpoint_ends_with_it(case: LedgerCase) -> None:
     assert found[0].checkpoint == point
 
 
-def test_what_was_written_is_read_again_before_it_is_signed(case: LedgerCase) -> None:
-    """A store that does not hold what it took is found out before anything is signed."""
-    published = case.sequencer.published
-    case.write(case.participant("clinic"))
-    tile = case.store.get(layout.tile_key(0, 0)) or b""
-    store = case.store
-    assert isinstance(store, MemoryStore)
-    write = store.write
-
-    def losing(batch: Batch) -> None:
-        write(batch)
-        store._values[layout.tile_key(0, 0)] = tile + bytes(32)
-
-    store.write = losing  # type: ignore[method-assign]
-    with pytest.raises(AssertionError):
-        case.seal()
-    case.sequencer.stop()
-    assert isinstance(case.sequencer.fault, CorruptionError)
-    assert case.sequencer.published == published
-    store.write = write  # type: ignore[method-assign]
-    lost = case.store.get(layout.tile_key(0, 0)) or b""
-    with pytest.raises(CorruptionError, match="root differs"):
-        case.open_ledger()
-    good = reads.read_leaves(case.store, 0, case.ledger.state.size)
-    case.edit(layout.tile_key(0, 0), lambda _: b"".join(map(merkle.leaf_hash, good)))
-    assert lost != case.store.get(layout.tile_key(0, 0))
-    assert case.table is not None
-    case.table.close()
-    case.open()
-
-
-@pytest.mark.parametrize("behind", [1, 2, 3])
-def test_a_leaf_that_changed_is_found_before_a_checkpoint_covers_it(case: LedgerCase, behind: int) -> None:
-    """It is one of the last seal's turn, or of one before; the seal itself, or an event."""
-    published, lock = case.sequencer.published, case.last_signed_path.read_bytes()
-    case.write(case.participant("clinic"))
-    case.write(case.participant("other"))
-    index = case.ledger.state.size + 1 - behind
-    store = case.store
-    assert isinstance(store, MemoryStore)
-    write = store.write
-
-    def flipping(batch: Batch) -> None:
-        write(batch)
-        key = layout.leaf_key(index)
-        store._values[key] = flip(60)(store._values[key])
-
-    store.write = flipping  # type: ignore[method-assign]
-    with pytest.raises(AssertionError):
-        case.seal()
-    case.sequencer.stop()
-    assert str(case.sequencer.fault) == f"leaf at index {index} is not what the tree has"
-    assert (case.sequencer.published, case.last_signed_path.read_bytes()) == (published, lock)
-    store.write = write  # type: ignore[method-assign]
-    assert case.table is not None
-    case.table.close()
-    with pytest.raises(CorruptionError, match=f"index {index}"):
-        case.open()
-    assert case.last_signed_path.read_bytes() == lock
-    case.edit(layout.leaf_key(index), flip(60))
-    case.open()
-    check_ledger(case, published.checkpoint.size + 3 if published else 0)
-
-
-def test_what_was_sealed_and_not_signed_is_read_again_at_the_next_start(case: LedgerCase) -> None:
-    lock = case.last_signed_path.read_bytes()
-    case.write(case.participant("clinic"))
-    point = case.seal()
-    case.crash()
-    case.last_signed_path.write_bytes(lock)
-    case.edit(layout.leaf_key(point.size - 2), flip(60))
-    with pytest.raises(CorruptionError, match=f"leaf at index {point.size - 2} is not what the tree has"):
-        case.open()
-    assert case.last_signed_path.read_bytes() == lock
-    case.edit(layout.leaf_key(point.size - 2), flip(60))
-    case.open()
-    check_ledger(case, point.size)
-
-
 # -- the clock --------------------------------------------------------------------------------------------------------
 
 
@@ -486,139 +391,7 @@ def test_a_clock_behind_at_a_start_needs_an_operator(tmp_path: Path) -> None:
     check_ledger(case)
 
 
-# -- stopping ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_failed_write_stops_everything_and_says_so(tmp_path: Path) -> None:
-    store = FaultyStore()
-    case = LedgerCase(tmp_path, store=store)
-    stopped: list[bool] = []
-    case.sequencer._on_fault = lambda: stopped.append(True)
-    person = case.enrol("somebody")
-    write, other = case.grant(person), case.grant(person)
-    size = case.ledger.state.size
-    store.fail_write(persisted=True)
-    futures = case.write_together([write, other, Bad(error=InvalidError("no"))])
-    for future in futures:
-        with pytest.raises(StorageError, match="unknown"):
-            future.result(10)
-    case.sequencer.stop()
-    assert stopped == [True]
-    assert case.ledger.state.size == size
-    for refused in (lambda: case.sequencer.submit(write), lambda: case.sequencer.call(lambda: None)):
-        with pytest.raises(StorageError, match="stopped"):
-            refused()
-    assert case.sequencer.wait_published(size + 9, 10) is None
-    assert case.metrics.value("consentd_ready") == 0
-
-    assert case.table is not None
-    case.table.close()
-    assert isinstance(store.inner, MemoryStore)
-    case.store = store.inner.reopen()
-    case.open()
-    # The outcome was unknown; the repeats find out, and are recorded once.
-    again = [case.write(one) for one in (write, other)]
-    assert [one.replayed for one in again] == [True, True]
-    assert [one.entry.index for one in again] == [size, size + 1]
-    check_files(case)
-    case.close()
-    check_ledger(case)
-
-
-def test_a_failed_write_that_was_lost_is_written_by_its_repeat(tmp_path: Path) -> None:
-    store = FaultyStore()
-    case = LedgerCase(tmp_path, store=store)
-    person = case.enrol("somebody")
-    write = case.grant(person)
-    store.fail_write(persisted=False)
-    with pytest.raises(StorageError, match="unknown"):
-        case.write(write)
-    case.sequencer.stop()
-    assert case.table is not None
-    case.table.close()
-    assert isinstance(store.inner, MemoryStore)
-    case.store = store.inner.reopen()
-    case.open()
-    assert not case.write(write).replayed
-    check_files(case)
-    case.close()
-    check_ledger(case)
-
-
-@pytest.mark.parametrize("error", [RuntimeError("bug"), CorruptionError("contradiction"), StorageError("disk")])
-def test_what_is_no_refusal_stops_the_writer(case: LedgerCase, error: Exception) -> None:
-    size = case.ledger.state.size
-    futures = case.write_together([case.participant("clinic"), Bad(error=error), case.participant("laboratory")])
-    for future in futures:
-        with pytest.raises(StorageError, match="unknown"):
-            future.result(10)
-    case.sequencer.stop()
-    assert case.sequencer.fault is error or isinstance(case.sequencer.fault, StorageError)
-    assert case.ledger.state.size == size
-    assert case.table is not None
-    case.table.close()
-    case.open()
-    check_ledger(case, size)
-    check_files(case)
-
-
-def test_an_entry_that_does_not_apply_is_no_refusal(case: LedgerCase) -> None:
-    """A refusal says that nothing was recorded. Once an entry is appended it is too late for one."""
-    person = case.enrol("somebody")
-    size = case.ledger.state.size
-    with pytest.raises(StorageError, match="unknown"):
-        case.write(Raw(kind=EntryKind.REVOKE, tag=person.tag))
-    case.sequencer.stop()
-    assert case.sequencer.fault is not None
-    assert case.ledger.state.size == size
-    assert case.table is not None
-    case.table.close()
-    case.open()
-    check_files(case)
-
-
-def test_reads_that_fail_stop_the_writer(tmp_path: Path) -> None:
-    store = FaultyStore()
-    case = LedgerCase(tmp_path, store=store)
-    person = case.enrol("somebody")
-    store.fail_reads()
-    with pytest.raises(StorageError):
-        case.write(case.grant(person))
-    case.sequencer.stop()
-    store.fail_reads(False)
-    assert case.sequencer.fault is not None
-    assert case.table is not None
-    case.table.close()
-    case.store = store.inner
-    case.open()
-    check_files(case)
-    case.close()
-    check_ledger(case)
-
-
-def test_a_table_that_stays_behind_its_ledger_answers_nothing(
-    case: LedgerCase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    person = case.enrol("somebody")
-    case.write(case.grant(person))
-    count, _ = case.ledger.head(person.tag)
-
-    def fail(self: TableTransaction, size: int, root: bytes, wall_ms: int) -> None:
-        raise StorageError("table failed: mdb_txn_commit: Input/output error")
-
-    with monkeypatch.context() as failing:
-        failing.setattr(TableTransaction, "commit", fail)
-        with pytest.raises(StorageError, match="unknown"):
-            case.write(case.change(person, count, EntryKind.REVOKE))
-        case.sequencer._thread.join(10)
-    assert case.table is not None
-    # The withdrawal is on disk: what the table says is no answer any more.
-    with pytest.raises(StorageError, match="table stopped, since a write to it failed"):
-        case.table.read()
-    case.crash()
-    case.open()
-    assert case.write(case.access(person)).entries[0].event.kind == EntryKind.REFUSAL
-    check_files(case)
+# -- the pool ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_call_runs_between_turns_and_its_errors_are_the_callers(case: LedgerCase) -> None:
@@ -631,22 +404,12 @@ def test_a_call_runs_between_turns_and_its_errors_are_the_callers(case: LedgerCa
 
 
 def test_too_many_writes_are_turned_away(case: LedgerCase) -> None:
-    entered, leave = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        entered.set()
-        assert leave.wait(10)
-
-    holder = threading.Thread(target=lambda: case.sequencer.call(hold))
-    holder.start()
-    assert entered.wait(10)
-    futures = [case.sequencer.submit(case.participant(f"clinic{number}")) for number in range(1000)]
-    with pytest.raises(OverloadedError):
-        case.sequencer.submit(case.participant("late")).result(1)
-    with pytest.raises(OverloadedError):
-        case.sequencer.call(lambda: None)
-    leave.set()
-    holder.join(10)
+    with held_writer(case.sequencer):
+        futures = [case.sequencer.submit(case.participant(f"clinic{number}")) for number in range(1000)]
+        with pytest.raises(OverloadedError):
+            case.sequencer.submit(case.participant("late")).result(1)
+        with pytest.raises(OverloadedError):
+            case.sequencer.call(lambda: None)
     indexes = [future.result(30).entry.index for future in futures]
     assert indexes == list(range(indexes[0] or 0, (indexes[0] or 0) + 1000))
     case.seal()
@@ -668,40 +431,20 @@ def test_writes_put_in_together_share_a_turn_and_each_ends_by_itself(case: Ledge
 
 
 def test_of_writes_put_in_together_those_without_room_are_turned_away(case: LedgerCase) -> None:
-    entered, leave = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        entered.set()
-        assert leave.wait(10)
-
-    holder = threading.Thread(target=lambda: case.sequencer.call(hold))
-    holder.start()
-    assert entered.wait(10)
-    futures = case.sequencer.submit_all([case.participant(f"clinic{number}") for number in range(1003)])
-    for late in futures[1000:]:
-        with pytest.raises(OverloadedError, match="1000"):
-            late.result(1)
-    leave.set()
-    holder.join(10)
+    with held_writer(case.sequencer):
+        futures = case.sequencer.submit_all([case.participant(f"clinic{number}") for number in range(1003)])
+        for late in futures[1000:]:
+            with pytest.raises(OverloadedError):
+                late.result(1)
     assert all(future.result(30).entry for future in futures[:1000])
     case.seal()
     check_files(case)
 
 
 def test_a_caller_that_no_longer_waits_hinders_nobody(case: LedgerCase) -> None:
-    entered, leave = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        entered.set()
-        assert leave.wait(10)
-
-    holder = threading.Thread(target=lambda: case.sequencer.call(hold))
-    holder.start()
-    assert entered.wait(10)
-    gone, here = (case.sequencer.submit(case.participant(name)) for name in ("clinic", "laboratory"))
-    assert gone.cancel()
-    leave.set()
-    holder.join(10)
+    with held_writer(case.sequencer):
+        gone, here = (case.sequencer.submit(case.participant(name)) for name in ("clinic", "laboratory"))
+        assert gone.cancel()
     assert here.result(10).entry is not None
     with pytest.raises(CancelledError):
         gone.result(0)

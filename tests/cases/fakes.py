@@ -1,11 +1,16 @@
 """Fakes that tests share: each keeps the contract of what it stands in for, and can be told to fail."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from consentd.core.checkpoint import Checkpoint
+from consentd.core.note import NoteSignature, NoteSigner
+from consentd.cosigning.publisher import ImmediatePublisher
 from consentd.errors import StorageError
 from consentd.store import Batch, Store
 from consentd.store.memory import MemoryStore
+from consentd.table.table import Table
+from consentd.table.transaction import TableTransaction
 
 
 class FaultyStore:
@@ -26,6 +31,11 @@ class FaultyStore:
         self._skip = 0
         self._reads_fail = False
         self._failed = False
+        self._damage: tuple[bytes, Callable[[bytes], bytes]] | None = None
+
+    def damage_after_write(self, key: bytes, change: Callable[[bytes], bytes]) -> None:
+        """Change the row of *key* right after the next write succeeds."""
+        self._damage = key, change
 
     def fail_write(self, *, persisted: bool, after: int = 0) -> None:
         """Make a write fail: the next one, or the one that follows *after* more that succeed."""
@@ -57,6 +67,11 @@ class FaultyStore:
         if not fails or self._persisted:
             self.inner.write(batch)
             self.writes.append(batch)
+            if self._damage is not None:
+                (key, change), self._damage = self._damage, None
+                damaged = Batch()
+                damaged.put(key, change(self.inner.get(key) or b""))
+                self.inner.write(damaged)
         if fails:
             self._failed = True
             raise StorageError("write failed, its outcome is unknown")
@@ -77,3 +92,55 @@ class FaultyStore:
     def _read(self) -> None:
         if self._reads_fail:
             raise StorageError("read failed")
+
+
+class FaultyTable(Table):
+    """A table whose commits fail on command.
+
+    Attributes:
+        persisted: None: commits succeed. False: a commit fails, and is lost. True: it fails, and was made.
+    """
+
+    persisted: bool | None = None
+
+    def begin(self) -> TableTransaction:
+        transaction = super().begin()
+        if self.persisted is not None:
+            commit = transaction.commit
+
+            def fail(size: int, root: bytes, wall_ms: int) -> None:
+                if self.persisted:
+                    commit(size, root, wall_ms)
+                raise StorageError("table failed: mdb_txn_commit: Input/output error")
+
+            transaction.commit = fail  # type: ignore[method-assign]
+        return transaction
+
+
+class FaultySigner:
+    """A signer that fails on command."""
+
+    def __init__(self, inner: NoteSigner) -> None:
+        self.inner = inner
+        self.fails = False
+
+    def sign(self, text: str) -> NoteSignature:
+        if self.fails:
+            raise StorageError("signer does not answer")
+        return self.inner.sign(text)
+
+
+class FaultyPublisher(ImmediatePublisher):
+    """A publisher whose offers fail on command.
+
+    Attributes:
+        persisted: None: offers succeed. False: an offer fails. True: it fails after the checkpoint became public.
+    """
+
+    persisted: bool | None = None
+
+    def offer(self, point: Checkpoint, note: bytes) -> None:
+        if self.persisted is not False:
+            super().offer(point, note)
+        if self.persisted is not None:
+            raise StorageError("publisher failed")

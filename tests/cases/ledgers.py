@@ -8,8 +8,10 @@ Nothing is sealed but by ``seal`` (and by opening and stopping), so a test decid
 import hashlib
 import itertools
 import shutil
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 from consentd.core import checkpoint, codec, ed25519, history, merkle, note, tiles
 from consentd.core.kinds import EntryKind
 from consentd.core.replay import Replay
+from consentd.cosigning.publisher import ImmediatePublisher, Publisher
 from consentd.ledger import layout, reads
 from consentd.ledger.ledger import Draft, Ledger
 from consentd.ledger.recovery import open_ledger
@@ -125,6 +128,16 @@ class Raw(Unremembered):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Failing(Unremembered):
+    """A write whose preparation fails."""
+
+    error: BaseException
+
+    def prepare(self, context: WriteContext) -> Plan[None]:
+        raise self.error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UncheckedPublicWrite(PublicWrite[Any]):
     """An entry of any kind in a public chain, without the checks of its kind."""
 
@@ -132,6 +145,25 @@ class UncheckedPublicWrite(PublicWrite[Any]):
 
     def check(self, table: TableTransaction) -> None:
         pass
+
+
+@contextmanager
+def held_writer(sequencer: Sequencer) -> Iterator[None]:
+    """Hold the sequencer's thread in a call. What is submitted meanwhile waits in the pool."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        entered.set()
+        assert leave.wait(30)
+
+    holder = threading.Thread(target=sequencer.call, args=(hold,))
+    holder.start()
+    assert entered.wait(30)
+    try:
+        yield
+    finally:
+        leave.set()
+        holder.join(30)
 
 
 class LedgerCase:
@@ -153,6 +185,8 @@ class LedgerCase:
         clock: FakeClock | None = None,
         begin: bool = True,
         table_type: type[Table] = Table,
+        signer: note.NoteSigner = LOG,
+        publisher: Publisher | None = None,
     ) -> None:
         self.directory = directory
         self.store: Store = MemoryStore() if store is None else store
@@ -162,6 +196,8 @@ class LedgerCase:
         self.last_signed_path = directory / "last-signed"
         self.table_path = directory / "table"
         self.table_type = table_type
+        self.signer = signer
+        self.publisher = publisher or ImmediatePublisher()
         self.notes: list[bytes] = []
         self.people: list[Person] = []
         self._ids = itertools.count(1)
@@ -187,7 +223,7 @@ class LedgerCase:
                 ledger=self.ledger,
                 table=table,
                 author=Author(ORIGIN, DAEMON, self.vault, self.random),
-                signing=CheckpointSigning((LOG,), self.last_signed_path),
+                signing=CheckpointSigning((self.signer,), self.last_signed_path, self.publisher),
                 limits=SequencerLimits(
                     checkpoint_interval_ms=INTERVAL_MS,
                     max_waiting=1000,
@@ -240,6 +276,16 @@ class LedgerCase:
     def reopen(self) -> None:
         """Crash, and open again."""
         self.crash()
+        self.open()
+
+    def open_again(self) -> None:
+        """Open after a fault stopped the sequencer: as the next process finds the store, the table and the file."""
+        self.sequencer.stop()
+        assert self.sequencer.fault is not None
+        if self.table is not None:
+            self.table.close()
+        store = getattr(self.store, "inner", self.store)
+        self.store = store.reopen() if isinstance(store, MemoryStore) else store
         self.open()
 
     def seal(self) -> checkpoint.Checkpoint:
