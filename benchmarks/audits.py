@@ -20,9 +20,9 @@ from consentd import config
 from consentd.audit.files import DataDirectory
 from consentd.audit.replay import replay_decisions
 from consentd.audit.verify import verify_ledger
+from consentd.cosigning.keyfiles import read_signing_key
 from consentd.sequencer.commands.accesses import AuthorizeAccess
 from consentd.server.daemon import Daemon
-from consentd.server.keys import read_log_key
 from consentd.service.requests import make_request
 from consentd.statements import decisions
 from consentd.v1 import statement_pb2 as st
@@ -106,7 +106,7 @@ def _audit(verb: str, config_file: Path, state_dir: Path, jobs: int) -> Audited:
         vault_key_file=found.keys.vault_key_file,
     )
     known: dict[str, Any] = {
-        "origin": found.ledger.origin, "log_verifier": read_log_key(found.keys.log_key_file).verifier, "jobs": jobs
+        "origin": found.ledger.origin, "log_verifier": read_signing_key(found.keys.log_key_file).verifier, "jobs": jobs
     }  # fmt: skip
     reset_peak()
     started, before_s = time.perf_counter(), time.process_time()

@@ -25,11 +25,12 @@ from benchmarks.tag_map import tag_of
 from consentd import config
 from consentd.core.ed25519 import KeyPair
 from consentd.core.key_validity import PARTICIPANT_PREFIX
+from consentd.cosigning.keyfiles import write_private
 from consentd.sequencer.commands.consents import GrantConsent
 from consentd.sequencer.commands.registry import AddKey, EnrolSubject, PublicWrite, RegisterParticipant
 from consentd.sequencer.commands.write import Request
 from consentd.server.daemon import Daemon
-from consentd.server.keys import make_keys, make_token, write_private
+from consentd.server.keys import make_keys, make_token
 from consentd.service.auth import format_credential
 from consentd.service.requests import make_request
 from consentd.service.servicer import Services

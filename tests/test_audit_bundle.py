@@ -30,8 +30,8 @@ from consentd.audit.sources import Exported
 from consentd.core import checkpoint, codec, ed25519, note
 from consentd.core.history import HistoryEntry
 from consentd.core.kinds import EntryKind
+from consentd.cosigning.keyfiles import read_signing_key
 from consentd.errors import InvalidError, MalformedError, NotFoundError, SignatureError, VerificationError
-from consentd.server.keys import read_log_key
 from consentd.v1 import statement_pb2 as st
 
 VKEY = note.format_vkey(LOG.verifier)
@@ -606,7 +606,7 @@ def test_a_person_is_found_by_the_operators_vault(
     finally:
         running.stop()
     write_config(tmp_path / "consentd.toml")
-    vkey = note.format_vkey(read_log_key(running.config.keys.log_key_file).verifier)
+    vkey = note.format_vkey(read_signing_key(running.config.keys.log_key_file).verifier)
     made = tmp_path / "b.zip"
 
     def run(*argv: object, typed: str = "") -> tuple[int, str]:

@@ -12,8 +12,8 @@ from consentd import cli
 from consentd.audit.monitor import FIRST, FORK, GROWN, ROLLBACK, SAME, STALE, UNWITNESSED, Monitor
 from consentd.audit.sources import Exported
 from consentd.core import checkpoint, ed25519, note, quorum
+from consentd.cosigning.keyfiles import read_signing_key
 from consentd.errors import SignatureError, StorageError
-from consentd.server.keys import read_log_key
 
 WITNESS = note.Signer("witness.example", ed25519.KeyPair(b"\5" * 32), note.COSIGNATURE)
 STRANGER = note.Signer("witness.example", ed25519.KeyPair(b"\6" * 32), note.COSIGNATURE)
@@ -206,7 +206,7 @@ def test_the_command_line_alarms_at_a_daemon_that_nobody_cosigns(
     running = make_running(tmp_path, checkpoint_interval_ms=20)
     try:
         running.check_ledger()
-        vkey = note.format_vkey(read_log_key(running.config.keys.log_key_file).verifier)
+        vkey = note.format_vkey(read_signing_key(running.config.keys.log_key_file).verifier)
         url = f"http://127.0.0.1:{running.daemon.http_port}"
         policy = tmp_path / "policy"
         asked = ["audit", "monitor", str(tmp_path / "watch"), "--url", url, "--log-key", vkey, "--json", "--once"]

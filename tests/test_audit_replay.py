@@ -15,8 +15,8 @@ from consentd.audit.replay import Replayed, replay_decisions
 from consentd.core import checkpoint, codec, ed25519
 from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.pruned import Pruned
+from consentd.cosigning.keyfiles import read_signing_key
 from consentd.errors import InvalidError, ProofError, StorageError
-from consentd.server.keys import read_log_key
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
@@ -372,7 +372,7 @@ def test_what_a_daemon_decided_comes_out_again(tmp_path: Path) -> None:
             token=running.tokens["operator"],
         )
         options: dict[str, Any] = {
-            "origin": RUNNING_ORIGIN, "log_verifier": read_log_key(running.config.keys.log_key_file).verifier,
+            "origin": RUNNING_ORIGIN, "log_verifier": read_signing_key(running.config.keys.log_key_file).verifier,
         }
         outside = replay_decisions(
             Live(url=live.url, target=live.target, token=running.tokens["pipc"]), **options

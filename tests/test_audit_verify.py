@@ -26,8 +26,8 @@ from consentd.audit.witnessed import Witnessed
 from consentd.core import checkpoint, codec, ed25519, merkle, note, quorum, tiles
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import NOTHING, Pruned
+from consentd.cosigning.keyfiles import read_signing_key
 from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError, StorageError
-from consentd.server.keys import read_log_key
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import statement_pb2 as st
 from consentd.verify.findings import (
@@ -692,7 +692,7 @@ def test_a_stopped_daemons_files_are_read_at_the_checkpoint_that_was_cosigned(ru
     running = make_running(tmp_path, checkpoint_interval_ms=20)
     try:
         running.check_ledger()
-        vkey = note.format_vkey(read_log_key(running.config.keys.log_key_file).verifier)
+        vkey = note.format_vkey(read_signing_key(running.config.keys.log_key_file).verifier)
     finally:
         running.stop()
     config = running.config.ledger
@@ -733,7 +733,7 @@ def test_a_daemon_is_verified_while_it_runs_and_when_it_is_stopped(tmp_path: Pat
         )
         running.check_ledger()
         options: dict[str, Any] = {
-            "origin": RUNNING_ORIGIN, "log_verifier": read_log_key(running.config.keys.log_key_file).verifier,
+            "origin": RUNNING_ORIGIN, "log_verifier": read_signing_key(running.config.keys.log_key_file).verifier,
         }
         daemon = running.daemon
         live = Live(

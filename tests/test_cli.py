@@ -19,8 +19,9 @@ from consentd.cli.out import Out
 from consentd.core import checkpoint, codec, merkle, note
 from consentd.core.kinds import EntryKind
 from consentd.cosigning import mldsa
+from consentd.cosigning.keyfiles import read_signing_key
 from consentd.errors import ConsentdError
-from consentd.server.keys import read_keys, read_log_key
+from consentd.server.keys import read_keys
 from consentd.store.lmdb import Environment
 from consentd_client import Client, FileMemory, KeyPair, StatementSigner, Subject
 
@@ -557,7 +558,7 @@ def test_keygen_and_credential(run: Run, tmp_path: Path) -> None:
     made = run("keygen", "--config", config)
     token = made.out.strip()
     assert (made.status, made.out.count("\n")) == (0, 1)
-    vkey = note.format_vkey(read_log_key(tmp_path / "keys/log.key").verifier)
+    vkey = note.format_vkey(read_signing_key(tmp_path / "keys/log.key").verifier)
     assert f"(CONSENTD_LOG_KEY): {vkey}" in made.err
     assert token not in made.err
     assert token not in "".join(path.read_text() for path in (tmp_path / "keys").iterdir())

@@ -16,7 +16,7 @@ from cases.audits import LOG, Forge, make_forge
 from cases.daemons import make_running, question
 from consentd import cli
 from consentd.core import ed25519, note
-from consentd.server.keys import read_log_key
+from consentd.cosigning.keyfiles import read_signing_key
 
 VKEY = note.format_vkey(LOG.verifier)
 Run = Callable[..., tuple[int, list[dict[str, Any]], str]]
@@ -161,7 +161,7 @@ def test_a_daemon_is_exported_monitored_and_audited(run: Run, tmp_path: Path, mo
         for _ in range(20):
             running.authorize(question(subject))
         running.check_ledger()
-        vkey = note.format_vkey(read_log_key(running.config.keys.log_key_file).verifier)
+        vkey = note.format_vkey(read_signing_key(running.config.keys.log_key_file).verifier)
         monkeypatch.setenv("CONSENTD_TOKEN", running.tokens["pipc"])
         url = ("--url", f"http://127.0.0.1:{running.daemon.http_port}", "--log-key", vkey)
         watch = ("audit", "monitor", tmp_path / "watch", *url, "--once")
@@ -205,7 +205,7 @@ vault_key_file = "keys/vault.key"
 credentials_file = "keys/credentials"
 '''
     )
-    return config, running.config.ledger.store_dir, read_log_key(running.config.keys.log_key_file).verifier
+    return config, running.config.ledger.store_dir, read_signing_key(running.config.keys.log_key_file).verifier
 
 
 def test_a_statements_directory_that_is_wrong_or_not_whole_proves_nothing(run: Run, ledger: Path) -> None:

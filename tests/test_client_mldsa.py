@@ -12,8 +12,9 @@ from cases.daemons import ORIGIN, ROLES, Running, consent, make_config, make_run
 from consentd import cli
 from consentd.core import checkpoint, ed25519, note
 from consentd.cosigning import mldsa
+from consentd.cosigning.keyfiles import read_signing_key, write_private
 from consentd.errors import MalformedError, ProofError, SignatureError
-from consentd.server.keys import make_keys, make_token, read_log_key, write_private
+from consentd.server.keys import make_keys, make_token
 from consentd.service.auth import format_credential
 from consentd_client import Client, Trust, pin
 
@@ -108,7 +109,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def pinned(running: Running, **more: Any) -> Trust:
-    return pin(read_log_key(running.config.keys.log_key_file).verifier, **more)
+    return pin(read_signing_key(running.config.keys.log_key_file).verifier, **more)
 
 
 def client(running: Running, trust: Trust) -> Client:
@@ -155,7 +156,7 @@ def test_the_command_line_takes_both(
     assert path is not None
     running.check_ledger()
     monkeypatch.setenv("CONSENTD_TOKEN", running.tokens["app"])
-    first = note.format_vkey(read_log_key(running.config.keys.log_key_file).verifier)
+    first = note.format_vkey(read_signing_key(running.config.keys.log_key_file).verifier)
     second = mldsa.format_mldsa_vkey(mldsa.read_mldsa_key(path).verifier)
     pins = tmp_path / "log.pub"
     asked = ["checkpoint", "--target", f"127.0.0.1:{running.daemon.grpc_port}", "--log-key", str(pins)]

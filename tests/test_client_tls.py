@@ -9,9 +9,10 @@ import pytest
 
 from cases.certificates import Certificate, make_authority, make_certificate
 from cases.daemons import make_config, question
+from consentd.cosigning.keyfiles import read_signing_key
 from consentd.errors import InvalidError, StorageError
 from consentd.server.daemon import Daemon
-from consentd.server.keys import make_keys, read_log_key
+from consentd.server.keys import make_keys
 from consentd.v1 import consent_pb2 as pb
 from consentd_client import AsyncClient, Client, Tls, Trust, pin
 from consentd_client.operations import UnavailableError
@@ -38,7 +39,7 @@ class Served:
             directory, f'[grpc.tls]\ncert_file = "server/cert.pem"\nkey_file = "server/key.pem"\n{clients}'
         )
         self.token = make_keys(config)
-        self.trust: Trust = pin(read_log_key(config.keys.log_key_file).verifier)
+        self.trust: Trust = pin(read_signing_key(config.keys.log_key_file).verifier)
         self.daemon = Daemon(config)
         self.daemon.start()
         services = self.daemon.service_state.services

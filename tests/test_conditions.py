@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from consentd.core import tiles
-from consentd.server.conditions import answer, entity_tag
+from consentd.server.http import conditional_response, entity_tag
 from test_http import get, latest, running  # noqa: F401  # a fixture, and what it takes to use it
 
 BODY = bytes(range(100))
@@ -17,33 +17,33 @@ TAG = entity_tag(BODY)
     [("0-9", 0, 9), ("90-", 90, 99), ("-5", 95, 99), ("95-1000", 95, 99), ("-1000", 0, 99), ("0-0", 0, 0)],
 )
 def test_a_range_is_sent_alone(asked: str, first: int, last: int) -> None:
-    status, part, headers = answer(BODY, {"Range": f"bytes={asked}"})
+    status, part, headers = conditional_response(BODY, {"Range": f"bytes={asked}"})
     assert (status, part) == (206, BODY[first : last + 1])
     assert headers["Content-Range"] == f"bytes {first}-{last}/100"
 
 
 @pytest.mark.parametrize("asked", ["bytes=5-2", "bytes=1-2,4-5", "bytes=-", "lines=1-2", "bytes=a-b", "bytes= 1-2"])
 def test_a_range_that_is_none_is_passed_over(asked: str) -> None:
-    assert answer(BODY, {"Range": asked})[:2] == (200, BODY)
+    assert conditional_response(BODY, {"Range": asked})[:2] == (200, BODY)
 
 
 @pytest.mark.parametrize("asked", ["100-", "1000-2000", "-0"])
 def test_a_range_behind_the_end_is_refused(asked: str) -> None:
-    status, part, headers = answer(BODY, {"Range": f"bytes={asked}"})
+    status, part, headers = conditional_response(BODY, {"Range": f"bytes={asked}"})
     assert (status, part, headers["Content-Range"]) == (416, b"", "bytes */100")
 
 
 @pytest.mark.parametrize("known", [TAG, f"W/{TAG}", f'"other", {TAG}', "*"])
 def test_what_is_known_is_not_sent_again(known: str) -> None:
-    status, part, headers = answer(BODY, {"If-None-Match": known, "Range": "bytes=0-9"})
+    status, part, headers = conditional_response(BODY, {"If-None-Match": known, "Range": "bytes=0-9"})
     assert (status, part, headers["ETag"]) == (304, b"", TAG)
 
 
 def test_what_is_known_otherwise_is_sent() -> None:
-    assert answer(BODY, {"If-None-Match": '"other"'})[:2] == (200, BODY)
-    assert answer(BODY, {"Range": "bytes=0-9", "If-Range": TAG})[0] == 206
+    assert conditional_response(BODY, {"If-None-Match": '"other"'})[:2] == (200, BODY)
+    assert conditional_response(BODY, {"Range": "bytes=0-9", "If-Range": TAG})[0] == 206
     for other in ('"other"', "Wed, 21 Oct 2015 07:28:00 GMT"):
-        assert answer(BODY, {"Range": "bytes=0-9", "If-Range": other})[:2] == (200, BODY)
+        assert conditional_response(BODY, {"Range": "bytes=0-9", "If-Range": other})[:2] == (200, BODY)
 
 
 @pytest.mark.parametrize("path", ["/tile/0/000", "/tile/0/001.p/9", "/tile/1/000.p/1", "/tile/entries/000"])

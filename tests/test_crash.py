@@ -30,7 +30,8 @@ BATCH = 25
 SERVE = """
 import sys
 from pathlib import Path
-from consentd.server import daemon, logs
+from consentd import logs
+from consentd.server import daemon
 from cases.daemons import make_config
 logs.configure("info")
 daemon.serve(make_config(Path(sys.argv[1])))

@@ -22,10 +22,11 @@ from cases.daemons import ORIGIN, Running, make_config, make_running, question, 
 from cases.fakes import FaultyStore
 from consentd.config import Config
 from consentd.core import ed25519, note
+from consentd.cosigning.keyfiles import write_private
 from consentd.errors import ConsentdError, CorruptionError, InvalidError, StorageError
+from consentd.logs import JsonFormatter
 from consentd.server.daemon import Daemon
-from consentd.server.keys import make_keys, make_token, write_private
-from consentd.server.logs import JsonFormatter
+from consentd.server.keys import make_keys, make_token
 from consentd.server.scrubber import Scrubber
 from consentd.service.auth import format_credential
 from consentd.service.servicer import Services
@@ -42,7 +43,8 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 PROGRAM = """
 import sys
 from pathlib import Path
-from consentd.server import daemon, logs
+from consentd import logs
+from consentd.server import daemon
 from cases.daemons import make_config
 logs.configure("debug")
 daemon.serve(make_config(Path(sys.argv[1])))

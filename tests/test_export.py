@@ -12,8 +12,8 @@ from consentd.audit.live import Live
 from consentd.audit.sources import Exported as Directory
 from consentd.audit.verify import verify_ledger
 from consentd.core import checkpoint, tiles
+from consentd.cosigning.keyfiles import read_signing_key
 from consentd.errors import ConsentdError, DeniedError, InvalidError, ProofError, StorageError
-from consentd.server.keys import read_log_key
 from test_http import running  # noqa: F401  # a fixture
 
 SIZES = (2, 255, 256, 257, 700, 65_535, 65_536, 65_537)
@@ -137,7 +137,7 @@ def test_without_openings_none_are_exported(tmp_path: Path, large: Forge) -> Non
 
 @pytest.mark.slow
 def test_a_running_daemon_is_exported(running: Any, tmp_path: Path) -> None:  # noqa: F811
-    daemon, log = running.daemon, read_log_key(running.config.keys.log_key_file).verifier
+    daemon, log = running.daemon, read_signing_key(running.config.keys.log_key_file).verifier
     place = Live(
         url=f"http://127.0.0.1:{daemon.http_port}", target=f"127.0.0.1:{daemon.grpc_port}",
         token=running.tokens["operator"],

@@ -25,9 +25,9 @@ from cases.daemons import ORIGIN, Running, make_running, question, reason_of, re
 from cases.faults import FAULTS, Outcome, Point
 from consentd.cli import tables
 from consentd.core import checkpoint, merkle
+from consentd.cosigning.keyfiles import read_signing_key
 from consentd.errors import ConsentdError, CorruptionError
 from consentd.ledger import reads
-from consentd.server.keys import read_log_key
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 
@@ -90,7 +90,7 @@ def verify(running: Running, outcome: Outcome) -> int:
     for index, leaf_hash in outcome.acknowledged.items():
         assert merkle.leaf_hash(reads.read_leaf(store, index)) == leaf_hash, index
     assert services.sequencer.published is not None
-    verifier = read_log_key(outcome.config.keys.log_key_file).verifier
+    verifier = read_signing_key(outcome.config.keys.log_key_file).verifier
     for note in [*outcome.published, services.sequencer.published.note]:
         point, _ = checkpoint.open_checkpoint(note, ORIGIN, verifier)
         assert point.size <= size

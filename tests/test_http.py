@@ -16,8 +16,9 @@ from cases.daemons import ORIGIN, Running, make_running, question, request_id, r
 from cases.fakes import FaultyStore
 from consentd.core import checkpoint, codec, merkle, tiles
 from consentd.core.replay import Replay
+from consentd.cosigning.keyfiles import read_signing_key
 from consentd.errors import StorageError
-from consentd.server.keys import read_log_key
+from consentd.listener import Handler, Listener
 from consentd.service.servicer import Services
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
@@ -67,7 +68,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def latest(running: Running) -> checkpoint.Checkpoint:
-    verifier = read_log_key(running.config.keys.log_key_file).verifier
+    verifier = read_signing_key(running.config.keys.log_key_file).verifier
     return checkpoint.open_checkpoint(get(running, "/checkpoint").body, ORIGIN, verifier)[0]
 
 
@@ -291,14 +292,17 @@ def test_garbage_is_refused_and_it_serves_on(running: Running, data: bytes) -> N
 
 
 def test_a_connection_that_breaks_is_a_log_line(
-    running: Running, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    server = running.daemon._http._server
-    assert server is not None
-    try:
-        raise ConnectionResetError(f"peer asked about {SECRET}")
-    except ConnectionResetError:
-        server.handle_error(None, ("127.0.0.1", 1))  # type: ignore[arg-type]
+    class Breaking(Handler):
+        def do_GET(self) -> None:  # the name is http.server's
+            raise ConnectionResetError(f"peer asked about {SECRET}")
+
+    listener = Listener(("127.0.0.1", 0), Breaking)
+    with socket.create_connection(("127.0.0.1", listener.port), timeout=10) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert connection.recv(1) == b""
+    listener.stop()
     assert [record.getMessage() for record in caplog.records] == ["HTTP connection broke: ConnectionResetError"]
     assert capfd.readouterr().err == ""
 

@@ -18,7 +18,7 @@ from cases.audits import LOG, ORIGIN, Forge, make_forge
 from cases.daemons import Running, make_running, question, request_id
 from consentd.audit.export import export
 from consentd.core import ed25519, merkle, note, tiles
-from consentd.server.keys import read_log_key
+from consentd.cosigning.keyfiles import read_signing_key
 from consentd.v1 import access_service_pb2 as ac
 
 TESSERA = "github.com/transparency-dev/tessera/cmd/fsck@v1.0.4"
@@ -122,7 +122,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @needs_go
 @pytest.mark.slow
 def test_fsck_accepts_a_running_ledger(fsck: Path, live: Running, tmp_path: Path) -> None:
-    verifier = read_log_key(live.config.keys.log_key_file).verifier
+    verifier = read_signing_key(live.config.keys.log_key_file).verifier
     url = f"http://127.0.0.1:{live.daemon.http_port}/"
     more = (f"--origin={verifier.name}", f"--bearer_token={live.tokens['pipc']}")
     assert is_accepted(fsck, url, note.format_vkey(verifier), tmp_path, *more)
@@ -134,7 +134,7 @@ def test_fsck_accepts_a_running_ledger(fsck: Path, live: Running, tmp_path: Path
 def test_tlog_scales_reads_entries_and_makes_proofs(live: Running) -> None:
     """In a process of its own: it brings libraries that warn."""
     pytest.importorskip("tlog_scales", reason="tlog-scales is not installed: pip install 'consentd[interop]'")
-    verifier = read_log_key(live.config.keys.log_key_file).verifier
+    verifier = read_signing_key(live.config.keys.log_key_file).verifier
     services = live.daemon.service_state.services
     assert services is not None
     size = services.ledger.state.size

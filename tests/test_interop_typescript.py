@@ -20,7 +20,7 @@ from consentd.audit.bundle import Scope, make_bundle
 from consentd.audit.evidence import check_bundle
 from consentd.audit.files import DataDirectory
 from consentd.core import note
-from consentd.server.keys import read_log_key
+from consentd.cosigning.keyfiles import read_signing_key
 from consentd.v1 import consent_pb2
 from consentd_client import Client, pin
 from consentd_client.history_file import history_file
@@ -115,7 +115,7 @@ def served(tmp_path_factory):
     """Files of a real daemon: a history, a receipt and its leaf, a bundle; with the log's vkey and the person's tag."""
     directory = tmp_path_factory.mktemp("served")
     with running_daemon(directory / "daemon") as running:
-        log = read_log_key(running.config.keys.log_key_file)
+        log = read_signing_key(running.config.keys.log_key_file)
         subject = running.enrol("SYN-0001")
         running.grant(subject)
         granted = running.authorize(question(subject), wait_for=consent_pb2.WAIT_FOR_PUBLISHED).receipt
@@ -174,7 +174,7 @@ def test_what_a_daemon_keeps_is_proven(package, tmp_path):
     world.use(person)
     world.settle()
     world.prune()
-    log = read_log_key(world.running.config.keys.log_key_file)
+    log = read_signing_key(world.running.config.keys.log_key_file)
     client = world.client()
     found, content = client.run(history_file(client.context, person))
     world.running.check_ledger()

@@ -17,12 +17,12 @@ from consentd.core import checkpoint
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import DAY_MS, Pruned
 from consentd.cosigning.connection import Connection
+from consentd.cosigning.keyfiles import read_signing_key
 from consentd.errors import InvalidError, ProofError, StorageError
 from consentd.ledger import layout, reads, retention
 from consentd.ledger.pruning import delete_in_batches
 from consentd.sequencer.commands.pruning import StatePruning
 from consentd.sequencer.commands.write import Plan, WriteContext
-from consentd.server.keys import read_log_key
 from consentd.service import pruning
 from consentd.service.requests import make_request
 from consentd.store import Batch
@@ -41,7 +41,7 @@ def world(tmp_path: Path) -> Any:
 
 
 def log_key(world: World) -> Any:
-    return read_log_key(world.running.config.keys.log_key_file).verifier
+    return read_signing_key(world.running.config.keys.log_key_file).verifier
 
 
 def prepare(world: World) -> pb.Subject:

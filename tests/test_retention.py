@@ -23,8 +23,8 @@ from consentd.core import codec, tiles
 from consentd.core.kinds import EntryKind
 from consentd.core.note import format_vkey
 from consentd.core.pruned import DAY_MS, NOTHING, Pruned, format_pruned
+from consentd.cosigning.keyfiles import read_signing_key
 from consentd.ledger import layout, reads, retention
-from consentd.server.keys import read_log_key
 from consentd.store import Batch, Store
 from consentd.table.table import Table, catch_up
 from consentd.v1 import consent_pb2 as pb
@@ -106,7 +106,7 @@ class World:
         return tag
 
     def client(self, memory: RamMemory | None = None) -> Client:
-        log_key = format_vkey(read_log_key(self.running.config.keys.log_key_file).verifier)
+        log_key = format_vkey(read_signing_key(self.running.config.keys.log_key_file).verifier)
         return Client(
             "", token=self.running.tokens["app"], trust=pin(log_key), channel=self.running.channel, memory=memory
         )
@@ -328,7 +328,7 @@ def test_the_command_line_prunes_and_what_is_deleted_leaves_the_disk(
     assert traces(rows.values(), config.ledger.store_dir)  # of those that compression left as they are
     monkeypatch.setenv("CONSENTD_TARGET", f"127.0.0.1:{world.running.daemon.grpc_port}")
     monkeypatch.setenv("CONSENTD_TOKEN", world.running.tokens["operator"])
-    monkeypatch.setenv("CONSENTD_LOG_KEY", format_vkey(read_log_key(config.keys.log_key_file).verifier))
+    monkeypatch.setenv("CONSENTD_LOG_KEY", format_vkey(read_signing_key(config.keys.log_key_file).verifier))
     assert cli.main(["prune", "--dry-run", "--lang", "en"]) == 0
     assert "would be pruned" in capsys.readouterr().out
     assert cli.main(["prune", "--keep-from", "2999-01-01"]) == 2
@@ -389,7 +389,7 @@ def pruned_world(world: World) -> pb.Subject:
 
 
 def verify(world: World, place: Place, **options: Any) -> findings.Report:
-    log_key = read_log_key(world.running.config.keys.log_key_file).verifier
+    log_key = read_signing_key(world.running.config.keys.log_key_file).verifier
     return audit_verify.verify_ledger(place, origin=ORIGIN, log_verifier=log_key, **options)
 
 
@@ -401,7 +401,7 @@ def live(world: World, *, openings: bool = True) -> Live:
 
 def test_an_auditor_verifies_what_is_left(world: World, tmp_path: Path) -> None:
     full, rest = tmp_path / "full", tmp_path / "rest"
-    log_key = read_log_key(world.running.config.keys.log_key_file).verifier
+    log_key = read_signing_key(world.running.config.keys.log_key_file).verifier
     world.running.enrol("SYN-000009")
     world.fill(400)
     world.settle()
@@ -454,7 +454,7 @@ def test_a_place_that_hides_more_than_the_ledger_states_is_found(world: World, t
     store = world.services.ledger.store
     last = max(entry.index for entry in reads.read_chain_with_gaps(store, world.tag(anna)) if entry.index < 400)
     rest = tmp_path / "rest"
-    log_key = read_log_key(world.running.config.keys.log_key_file).verifier
+    log_key = read_signing_key(world.running.config.keys.log_key_file).verifier
     exported = export(live(world, openings=False), rest, origin=ORIGIN, log_verifier=log_key)
 
     def hide(index: int, name: str) -> str:
@@ -524,7 +524,7 @@ def without(store: Store, key: bytes) -> Iterator[None]:
 def fsck(world: World) -> Report:
     services = world.services
     world.settle()
-    log_key = read_log_key(world.running.config.keys.log_key_file).verifier
+    log_key = read_signing_key(world.running.config.keys.log_key_file).verifier
     return verify_files(
         services.ledger.store,
         origin=ORIGIN,

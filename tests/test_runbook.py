@@ -152,7 +152,8 @@ def messages(path: str, *errors: str) -> set[str]:
         ("ledger/recovery.py", ("CorruptionError",), "Ledger refuses to open"),
         ("table/table.py", ("CorruptionError",), "Other messages at the start"),
         ("ledger/vault.py", ("StorageError",), "Other messages at the start"),
-        ("server/keys.py", ("StorageError", "InvalidError"), "Other messages at the start"),
+        ("cosigning/keyfiles.py", ("StorageError", "InvalidError"), "Other messages at the start"),
+        ("server/keys.py", ("InvalidError",), "Other messages at the start"),
     ],
 )
 def test_every_message_of_a_refusal_to_open_is_explained(path: str, errors: tuple[str, ...], heading: str) -> None:

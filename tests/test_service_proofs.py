@@ -28,7 +28,7 @@ from cases.services import (
 from consentd.core import checkpoint, codec, history, merkle
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
-from consentd.server.keys import read_log_key
+from consentd.cosigning.keyfiles import read_signing_key
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
@@ -232,7 +232,7 @@ def test_an_asker_signs_its_question(running: Running, subject: pb.Subject) -> N
 
 
 def verifier(running: Running) -> Any:
-    return read_log_key(running.config.keys.log_key_file).verifier
+    return read_signing_key(running.config.keys.log_key_file).verifier
 
 
 def test_a_published_receipt_verifies_offline(running: Running, subject: pb.Subject) -> None:

@@ -18,9 +18,8 @@ from consentd.core.submission import SIZE_TYPE
 from consentd.cosigning.connection import Connection
 from consentd.errors import CorruptionError, InvalidError, SignatureError, StorageError
 from consentd.ledger import reads
-from consentd.server.keys import make_witness_key
 from consentd.witnessd.config import load_witness_config, parse_witness_config
-from consentd.witnessd.daemon import Witness
+from consentd.witnessd.daemon import Witness, make_witness_key
 from consentd.witnessd.follower import read_cache
 
 

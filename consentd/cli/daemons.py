@@ -48,7 +48,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 def serve(arguments: argparse.Namespace, out: Out) -> int:
     """Run the daemon."""
-    from consentd.server import logs
+    from consentd import logs
     from consentd.server.daemon import serve as run
 
     config = load_config(arguments)
@@ -59,12 +59,12 @@ def serve(arguments: argparse.Namespace, out: Out) -> int:
 
 def witness(arguments: argparse.Namespace, out: Out) -> int:
     """Run a witness, or make its key."""
-    from consentd.server import logs
+    from consentd import logs
     from consentd.witnessd.config import load_witness_config
 
     config = load_witness_config(arguments.config)
     if arguments.keygen is not None:
-        from consentd.server.keys import make_witness_key
+        from consentd.witnessd.daemon import make_witness_key
 
         vkey = make_witness_key(config.key_file, arguments.keygen)
         out.answer(vkey, key_file=str(config.key_file), verifier_key=vkey)
@@ -110,8 +110,9 @@ def keygen(arguments: argparse.Namespace, out: Out) -> int:
 
 def credential(arguments: argparse.Namespace, out: Out) -> int:
     """Give a participant a token."""
+    from consentd.cosigning.keyfiles import write_private
     from consentd.sequencer.commands.callers import PARTICIPANT_ID
-    from consentd.server.keys import make_token, write_private
+    from consentd.server.keys import make_token
     from consentd.service.auth import format_credential
 
     config = load_config(arguments)

@@ -126,14 +126,14 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
 
 def compact(arguments: argparse.Namespace, out: Out) -> int:
     """Rewrite the store's files."""
+    from consentd.cosigning.keyfiles import read_signing_key
     from consentd.ledger import layout
-    from consentd.server.keys import read_log_key
     from consentd.server.preflight import check_ledger_files
     from consentd.store import prefix_end
     from consentd.store.rocks import RocksStore
 
     config = load_own_config(arguments)
-    check_ledger_files(config, read_log_key(config.keys.log_key_file).verifier)
+    check_ledger_files(config, read_signing_key(config.keys.log_key_file).verifier)
     store = RocksStore.open(config.ledger.store_dir, create=False)
     try:
         before = store.approximate_size()

@@ -150,7 +150,7 @@ def read_daemon_source(arguments: argparse.Namespace) -> "Place":
 def _files(arguments: argparse.Namespace) -> "tuple[Place, str, Any]":
     from consentd.audit.files import DataDirectory
     from consentd.config import load
-    from consentd.server.keys import read_log_key
+    from consentd.cosigning.keyfiles import read_signing_key
 
     config = load(arguments.config)
     has_vault = config.ledger.vault_dir.exists() and config.keys.vault_key_file.exists()
@@ -167,5 +167,5 @@ def _files(arguments: argparse.Namespace) -> "tuple[Place, str, Any]":
         origin, verifier = read_pins(arguments)
     else:
         # An auditor must pin the key and must not take it from the ledger. The operator may use the ledger's own key.
-        origin, verifier = arguments.origin or config.ledger.origin, read_log_key(config.keys.log_key_file).verifier
+        origin, verifier = arguments.origin or config.ledger.origin, read_signing_key(config.keys.log_key_file).verifier
     return place, origin, verifier

@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey, M
 from consentd.core.checkpoint import parse_checkpoint
 from consentd.core.note import NoteSignature, Verifier, decode_base64, encode_base64
 from consentd.core.quorum import MLDSA
-from consentd.errors import InvalidError, MalformedError, SignatureError, StorageError
+from consentd.cosigning.keyfiles import read_key_text
+from consentd.errors import InvalidError, MalformedError, SignatureError
 
 PUBLIC_KEY_SIZE = 1312
 SIGNATURE_SIZE = 2420
@@ -151,10 +152,8 @@ def read_mldsa_key(path: Path) -> MldsaSigner:
         InvalidError: it holds no such key; its content is never shown.
     """
     try:
-        return parse_mldsa_signing_key(path.read_text("ascii"))
-    except OSError as error:
-        raise StorageError(f"key file cannot be read: `{path}`: {error.strerror}") from error
-    except (MalformedError, UnicodeDecodeError) as error:
+        return parse_mldsa_signing_key(read_key_text(path))
+    except MalformedError as error:
         raise InvalidError(f"key file holds no ML-DSA-44 signing key: `{path}`") from error
 
 

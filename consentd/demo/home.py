@@ -7,9 +7,10 @@ from pathlib import Path
 
 from consentd.config import Config, load
 from consentd.core import note
+from consentd.cosigning.keyfiles import write_private
 from consentd.demo.town import RELAY
 from consentd.errors import InvalidError
-from consentd.server.keys import make_keys, make_token, read_keys, write_private
+from consentd.server.keys import make_keys, make_token, read_keys
 from consentd.service.auth import format_credential
 
 MARKER = "consentd-demo"

@@ -1,9 +1,11 @@
-"""Put the parts together and serve: the only place that knows every part.
+"""The daemon: the only package that knows all parts.
 
-``daemon`` builds, serves, drains · ``http`` answers `/metrics`, `/healthz`, `/checkpoint`, `/tile/…` (``conditions``) ·
-``publishing`` sets up the witnesses that are asked · ``scrubber`` reads records again · ``room`` tells what is left ·
-``keys`` and ``mldsa`` make and read key files · ``logs`` writes JSON lines without identifiers.
+::
 
-``witness`` is a witness of our own (``witness_config``, ``witness_http``); ``follow`` replays the logs it cosigns ·
-``demo`` is ``make demo`` (``town``, ``traffic``, ``story``, ``tampering``).
+    daemon      build the parts, serve, drain
+    preflight   checks at the start, before anything is written
+    rpc_server  the gRPC server
+    http        the HTTP server: metrics, health, checkpoint, tiles
+    keys        the daemon's key files
+    scrubber    read all records again in the background
 """

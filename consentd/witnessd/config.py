@@ -1,4 +1,4 @@
-"""The configuration of a witness of ours: frozen values, from a TOML file of its own (``ops/witness.toml``)."""
+"""The configuration of our witness program: frozen values from a TOML file of its own (``ops/witness.toml``)."""
 
 import tomllib
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ class FollowedLog:
     """A log that the witness follows.
 
     Attributes:
-        verifier: its key; the key's name is the origin.
-        url: below which its tiles and entries are.
-        token_file: holds the token of an auditor there.
-        retention_days: of its leaf 0; 0: it prunes nothing.
+        verifier: the log's key; its name is the origin.
+        url: the log's tiles and entries are below this URL.
+        token_file: a file with the token of an auditor of the log.
+        retention_days: the retention policy in the log's leaf 0; 0: the log prunes nothing.
     """
 
     verifier: Verifier
@@ -32,15 +32,15 @@ class FollowedLog:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WitnessServerConfig:
-    """All of it.
+    """The whole configuration.
 
     Attributes:
-        key_file: its signing key, of type 0x04.
-        mldsa_key_file: another, of type 0x06, that cosigns too; None: it has none.
-        state_dir: what it cosigned last, and what its replay made.
-        listen: ``host:port`` on this machine; a proxy that speaks TLS stands before it.
+        key_file: the witness's signing key, of type 0x04.
+        mldsa_key_file: a second key, of type 0x06, that also cosigns; None: there is none.
+        state_dir: holds the checkpoints cosigned last and the caches of the replays.
+        listen: ``host:port`` on this machine; a proxy in front of it speaks TLS.
         timeout_ms: how long a log may take to answer.
-        map_bits: divides the map of each log; no root depends on it.
+        map_bits: each replay keeps a log's map in 2^map_bits buckets. The map's root does not depend on it.
     """
 
     key_file: Path
@@ -56,7 +56,7 @@ def load_witness_config(path: Path) -> WitnessServerConfig:
     """Read a witness's configuration.
 
     Raises:
-        InvalidError: it cannot be read, is not TOML, or does not describe a witness.
+        InvalidError: the file cannot be read, is not TOML, or does not describe a witness.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -69,7 +69,7 @@ def parse_witness_config(text: str, *, base_dir: Path) -> WitnessServerConfig:
     """Parse a witness's configuration; relative paths are relative to *base_dir*.
 
     Raises:
-        InvalidError: it is not TOML, or does not describe a witness.
+        InvalidError: *text* is not TOML, or does not describe a witness.
     """
     try:
         document = tomllib.loads(text)
@@ -82,15 +82,17 @@ def parse_witness_config(text: str, *, base_dir: Path) -> WitnessServerConfig:
     _check_keys(section, _WITNESS_KEYS, "witness.")
     listen = _text(section, "listen", "witness.", default="127.0.0.1:7480")
     if not is_loopback(parse_listen(listen, option="witness.listen")[0]):
-        raise InvalidError(f"config: `witness.listen` is reachable from other machines: `{listen}`; set a proxy there")
+        raise InvalidError(
+            f"config: `witness.listen` is reachable from other machines: `{listen}`; listen on 127.0.0.1 behind a proxy"
+        )
     mldsa = _text(section, "mldsa_key_file", "witness.", default="")
-    found = tuple(_log(each, base_dir) for each in logs)
-    if len({each.verifier.name for each in found}) != len(found):
+    followed = tuple(_parse_log(each, base_dir) for each in logs)
+    if len({each.verifier.name for each in followed}) != len(followed):
         raise InvalidError("config: a log is named twice")
     return WitnessServerConfig(
         key_file=base_dir / _text(section, "key_file", "witness."),
         state_dir=base_dir / _text(section, "state_dir", "witness."),
-        logs=found,
+        logs=followed,
         mldsa_key_file=base_dir / mldsa if mldsa else None,
         listen=listen,
         timeout_ms=_number(section, "timeout_ms", 10_000, (10, 600_000)),
@@ -98,7 +100,7 @@ def parse_witness_config(text: str, *, base_dir: Path) -> WitnessServerConfig:
     )
 
 
-def _log(given: object, base_dir: Path) -> FollowedLog:
+def _parse_log(given: object, base_dir: Path) -> FollowedLog:
     if not isinstance(given, dict):
         raise InvalidError("config: `log` is not a section")
     _check_keys(given, _LOG_KEYS, "log.")

@@ -1,21 +1,22 @@
-"""Be a witness: cosign what a log signed, once every one of its entries was replayed (C2SP tlog-witness).
+"""Our witness: cosign a checkpoint once every entry of its log was fetched and replayed (C2SP tlog-witness).
 
-A witness as C2SP has it vouches that it saw one tree that only grows. Ours vouches for one thing more: it fetched all
-entries, and each seal's map of where every chain stands is what the entries make it. So a history proof under its
-cosignature is complete although nobody but this witness read everything.
+A C2SP witness vouches that a log's tree only grows. Ours also vouches for the entries: it fetches all of them, and
+checks that each seal's map has the head of every chain as the entries give it. So a history proof under its
+cosignature is complete, although only this witness has read all entries.
 
-``POST /add-checkpoint`` answers in this order: 400 malformed · 404 log not known · 403 not signed by it · 400 old size
-larger than the new · 409 old size not that cosigned last, with that one · 422 proof or root wrong · 503 entries are
-not to be had, ask again · 422 an entry breaks the replay rule · 200. Only then is anything remembered, and what is
-cosigned is on disk before it is answered.
+``POST /add-checkpoint`` checks in this order: 400 malformed · 404 unknown log · 403 not signed by the log · 400 old
+size larger than the new one · 409 old size is not the size cosigned last, which is the answer's body · 422 the
+consistency proof or the root hash is wrong · 503 entries cannot be fetched; ask again · 422 an entry breaks the replay
+rule · 200. State changes only for 200, and the cosigned note is on the disk before the answer is sent.
 
-State, in ``state_dir``, by the hash of the origin: ``.checkpoint``, the last note cosigned (LOSS: it would cosign
-another tree; restore it, or give the witness another key), ``.replay``, a cache, and ``.evidence-SIZE``, a checkpoint
-that the log signed over entries that break the rule: publish it.
+State files in ``state_dir``, named by the hash of the log's origin: ``.checkpoint``, the last cosigned note (if it is
+lost, the witness would cosign a second tree; restore it, or give the witness a new key); ``.replay``, a cache; and
+``.evidence-SIZE``, a checkpoint that the log signed over entries that break the replay rule, to be published.
 """
 
 import logging
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -23,27 +24,13 @@ from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
 
-from consentd.core import merkle
+from consentd.core import ed25519, merkle, note
 from consentd.core.checkpoint import Checkpoint, open_checkpoint
-from consentd.core.note import (
-    COSIGNATURE,
-    Note,
-    NoteSignature,
-    Signer,
-    format_note,
-    open_note,
-    parse_note,
-    parse_signing_key,
-)
+from consentd.core.note import Note, NoteSignature, Signer
 from consentd.core.replay import ReplayError
-from consentd.core.submission import (
-    SIZE_TYPE,
-    Submission,
-    format_cosignatures,
-    format_size,
-    parse_submission,
-)
+from consentd.core.submission import SIZE_TYPE, Submission, format_cosignatures, format_size, parse_submission
 from consentd.cosigning.connection import Connection, HttpResponse
+from consentd.cosigning.keyfiles import read_signing_key, write_private
 from consentd.cosigning.mldsa import MldsaSigner, read_mldsa_key
 from consentd.errors import (
     CorruptionError,
@@ -55,163 +42,177 @@ from consentd.errors import (
     VerificationError,
 )
 from consentd.files import lock_file, read_file_if_exists, write_file
+from consentd.listener import TEXT
 from consentd.witnessd.config import FollowedLog, WitnessServerConfig
 from consentd.witnessd.follower import Follower
 
 log = logging.getLogger(__name__)
 
 BUSY_S = 2.0
-"""How long a request waits for the one before it about the same log."""
-_TEXT = "text/plain; charset=utf-8"
+"""How long a request waits while another one about the same log is processed."""
 
 
 class Witness:
-    """What a witness knows and decides. Any thread may ask it."""
+    """Decides what to cosign. Any thread may call ``add_checkpoint`` and ``checkpoint``."""
 
     def __init__(self, config: WitnessServerConfig, *, wall_s: Callable[[], int] = lambda: int(time.time())) -> None:
         """Read keys and state.
 
         Raises:
             StorageError: a file cannot be read, or the state directory cannot be made.
-            InvalidError: a key file holds no key of its kind, or a token would go to another machine in the clear.
-            CorruptionError: a state file is not what this witness wrote.
+            InvalidError: a key file holds no key of its kind, or a token would be sent unencrypted to another machine.
+            CorruptionError: a state file is not as this witness wrote it.
         """
-        self._signer = _read_key(config.key_file)
-        self._mldsa = None if config.mldsa_key_file is None else read_mldsa_key(config.mldsa_key_file)
+        signer = _read_witness_key(config.key_file)
+        self._signers: list[Signer | MldsaSigner] = [signer]
+        if config.mldsa_key_file is not None:
+            self._signers.append(read_mldsa_key(config.mldsa_key_file))
         self._wall_s = wall_s
         try:
             config.state_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"state directory cannot be made: `{config.state_dir}`: {error.strerror}") from error
-        # INVARIANT: two that share the state could cosign two trees.
+        # INVARIANT: only one process uses the state. Two could each cosign another tree.
         self._lock_file = lock_file(config.state_dir / "lock", program="witness")
-        self._closed = False  # guarded by the lock of each log
+        self._closed = False  # guarded by the lock of each log: set and read only by who holds one
         try:
-            self._logs = {each.verifier.name: _Followed(each, config, self._signer) for each in config.logs}
+            self._logs = {each.verifier.name: _LogState(each, config, signer.verifier) for each in config.logs}
         except BaseException:
             os.close(self._lock_file)
             raise
 
     def add_checkpoint(self, body: bytes) -> HttpResponse:
-        """HttpResponse a request to cosign."""
+        """Answer a request to cosign; *body* is the request's."""
         try:
             submission = parse_submission(body)
-            parsed = parse_note(submission.note)
+            parsed = note.parse_note(submission.note)
         except MalformedError as error:
-            return say(HTTPStatus.BAD_REQUEST, str(error))
-        followed = self._logs.get(parsed.text.split("\n", 1)[0])
-        if followed is None:
-            return say(HTTPStatus.NOT_FOUND, "log is not known here")
-        if not followed.lock.acquire(timeout=BUSY_S):
-            return say(HTTPStatus.SERVICE_UNAVAILABLE, "entries of this log are being replayed; ask again")
-        # INVARIANT: what is compared, and what replaces it, is one step: nobody else cosigns for this log meanwhile.
+            return text_response(HTTPStatus.BAD_REQUEST, str(error))
+        state = self._logs.get(parsed.text.split("\n", 1)[0])
+        if state is None:
+            return text_response(HTTPStatus.NOT_FOUND, "log is not known here")
+        # INVARIANT: the comparison with the checkpoint cosigned last, and its replacement, are one step under the lock.
+        if not state.lock.acquire(timeout=BUSY_S):
+            return text_response(HTTPStatus.SERVICE_UNAVAILABLE, "entries of this log are being replayed; ask again")
         try:
             if self._closed:
-                return say(HTTPStatus.SERVICE_UNAVAILABLE, "witness is stopping")
-            return self._decide(followed, submission, parsed)
+                return text_response(HTTPStatus.SERVICE_UNAVAILABLE, "witness is stopping")
+            return self._process(state, submission, parsed)
         except StorageError as error:
-            log.warning("checkpoint of `%s` could not be checked: %s", followed.origin, error)
-            return say(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+            log.warning("checkpoint of `%s` could not be checked: %s", state.origin, error)
+            return text_response(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
         finally:
-            followed.lock.release()
+            state.lock.release()
 
     def checkpoint(self, origin_hash: str) -> bytes | None:
-        """Return the last note cosigned of the log with this hash of its origin, in hex; None where there is none."""
-        for followed in self._logs.values():
-            if followed.name == origin_hash:
-                return followed.note
+        """Return the last cosigned note of the log whose origin has this SHA-256 hash (hex); None: there is no note."""
+        for state in self._logs.values():
+            if state.origin_hash == origin_hash:
+                return state.note
         return None
 
     def close(self) -> None:
-        """HttpResponse no more, keep what the replays made, and let go of the state."""
-        for followed in self._logs.values():
-            followed.connection.close()  # a replay that is under way ends, however much it has yet to fetch
-        for followed in self._logs.values():
-            with followed.lock:
+        """Refuse further requests, write the caches of the replays, and release the state."""
+        for state in self._logs.values():
+            state.connection.close()  # ends a replay that is fetching entries
+        for state in self._logs.values():
+            with state.lock:
                 self._closed = True
-                followed.follower.keep()
-                followed.connection.release()
+                state.follower.keep()
+                state.connection.release()
         os.close(self._lock_file)
 
-    def _decide(self, followed: "_Followed", submission: Submission, parsed: Note) -> HttpResponse:
+    def _process(self, state: "_LogState", submission: Submission, parsed: Note) -> HttpResponse:
+        """Do the checks after "unknown log" in the order that the module's text gives. The caller holds the lock."""
         try:
-            point, opened = open_checkpoint(submission.note, followed.origin, followed.log.verifier)
+            point, opened = open_checkpoint(submission.note, state.origin, state.verifier)
         except SignatureError as error:
-            return say(HTTPStatus.FORBIDDEN, str(error))
+            return text_response(HTTPStatus.FORBIDDEN, str(error))
         except MalformedError as error:
-            # A size of 0 with another root than the empty one is a wrong tree, not a wrong format.
-            is_nought = parsed.text.split("\n")[1:2] == ["0"]
-            return say(HTTPStatus.UNPROCESSABLE_ENTITY if is_nought else HTTPStatus.BAD_REQUEST, str(error))
-        cosigned = followed.point
+            # Size 0 with a root other than that of the empty tree is well-formed, but a wrong tree.
+            is_wrong_tree = parsed.text.split("\n")[1:2] == ["0"]
+            status = HTTPStatus.UNPROCESSABLE_ENTITY if is_wrong_tree else HTTPStatus.BAD_REQUEST
+            return text_response(status, str(error))
         if submission.old_size > point.size:
-            return say(HTTPStatus.BAD_REQUEST, "old size is larger than the checkpoint's")
-        if submission.old_size != cosigned.size:
-            return HttpResponse(HTTPStatus.CONFLICT, SIZE_TYPE, format_size(cosigned.size))
+            return text_response(HTTPStatus.BAD_REQUEST, "old size is larger than the checkpoint's")
+        if submission.old_size != state.cosigned.size:
+            return HttpResponse(HTTPStatus.CONFLICT, SIZE_TYPE, format_size(state.cosigned.size))
         try:
-            _verify_growth(submission, cosigned, point)
-            if point.size > cosigned.size:
-                followed.follower.catch_up(point, cosigned_size=cosigned.size)
+            _verify_growth(submission, state.cosigned, point)
+            if point.size > state.cosigned.size:
+                state.follower.catch_up(point, cosigned_size=state.cosigned.size)
         except ReplayError as error:
-            followed.keep_evidence(submission.note, point, error)
-            return say(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+            state.write_evidence(submission.note, point, error)
+            return text_response(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
         except (ProofError, MalformedError) as error:
-            return say(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
-        lines = self._cosign(opened.text)
-        # One line of the log's is enough: a request may have it a hundred times.
-        followed.remember(point, format_note(opened.text, [opened.verified[0], *lines]))
-        # A crash here: it is remembered, and not answered; the log asks again and is told 409.
-        return HttpResponse(HTTPStatus.OK, _TEXT, format_cosignatures(lines))
-
-    def _cosign(self, text: str) -> list[NoteSignature]:
-        signers: list[Signer | MldsaSigner] = [self._signer] if self._mldsa is None else [self._signer, self._mldsa]
-        return [signer.cosign(text, self._wall_s()) for signer in signers]
+            return text_response(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+        lines = [signer.cosign(opened.text, self._wall_s()) for signer in self._signers]
+        # Only the first of the log's signatures is stored: a request may repeat it a hundred times.
+        state.write_cosigned(point, opened.text, [opened.verified[0], *lines])
+        # A crash here: the note is stored, but the log got no answer. It asks again and gets 409.
+        return HttpResponse(HTTPStatus.OK, TEXT, format_cosignatures(lines))
 
 
-class _Followed:
-    """A log, what was cosigned of it last, and its replay. All but ``note`` is owned by who holds ``lock``."""
+class _LogState:
+    """A log, its checkpoint cosigned last, and its replay.
 
-    def __init__(self, followed: FollowedLog, config: WitnessServerConfig, signer: Signer) -> None:
-        self.log = followed
+    Attributes:
+        lock: taken by ``Witness.add_checkpoint`` and ``Witness.close``. It guards every attribute that changes; only
+            ``note`` is also read without it.
+        cosigned: the checkpoint cosigned last; size 0: none was.
+        note: its note, replaced by assignment; None: none was cosigned.
+    """
+
+    def __init__(self, followed: FollowedLog, config: WitnessServerConfig, witness_key: note.Verifier) -> None:
+        self.verifier = followed.verifier
         self.origin = followed.verifier.name
+        self.origin_hash = sha256(self.origin.encode()).hexdigest()
         self.lock = threading.Lock()
-        self.name = sha256(self.origin.encode()).hexdigest()
         self._directory = config.state_dir
-        self._path = config.state_dir / f"{self.name}.checkpoint"
-        self.note = read_file_if_exists(self._path, name="cosigned checkpoint")  # replaced by assignment
-        self.point = self._read_point(signer)
-        token = _read_token(followed.token_file)
+        self._path = config.state_dir / f"{self.origin_hash}.checkpoint"
+        self.note = read_file_if_exists(self._path, name="cosigned checkpoint")
+        self.cosigned = self._open_cosigned(witness_key)
         self.connection = Connection(
-            followed.url, timeout_s=config.timeout_ms / 1000, headers={"Authorization": f"Bearer {token}"}
+            followed.url,
+            timeout_s=config.timeout_ms / 1000,
+            headers={"Authorization": f"Bearer {_read_token(followed.token_file)}"},
         )
         if not self.connection.is_protected:
             raise InvalidError(f"token would be sent in the clear to another machine: `{followed.url}`")
-        cache = config.state_dir / f"{self.name}.replay"
         self.follower = Follower(
-            self.connection, cache, map_bits=config.map_bits, retention_days=followed.retention_days
+            self.connection,
+            config.state_dir / f"{self.origin_hash}.replay",
+            map_bits=config.map_bits,
+            retention_days=followed.retention_days,
         )
 
-    def _read_point(self, signer: Signer) -> Checkpoint:
+    def _open_cosigned(self, witness_key: note.Verifier) -> Checkpoint:
         if self.note is None:
             return Checkpoint(self.origin, 0, merkle.EMPTY_ROOT)
         try:
-            open_note(self.note, [signer.verifier])
-            return open_checkpoint(self.note, self.origin, self.log.verifier)[0]
+            note.open_note(self.note, [witness_key])
+            return open_checkpoint(self.note, self.origin, self.verifier)[0]
         except VerificationError as error:
             raise CorruptionError(f"state of the witness is not what it wrote: `{self._path}`: {error}") from error
 
-    def remember(self, point: Checkpoint, note: bytes) -> None:
-        write_file(self._path, note, name="cosigned checkpoint")
-        self.point, self.note = point, note
+    def write_cosigned(self, point: Checkpoint, text: str, signatures: list[NoteSignature]) -> None:
+        signed = note.format_note(text, signatures)
+        write_file(self._path, signed, name="cosigned checkpoint")
+        self.cosigned, self.note = point, signed
 
-    def keep_evidence(self, note: bytes, point: Checkpoint, error: ReplayError) -> None:
-        path = self._directory / f"{self.name}.evidence-{point.size}"
+    def write_evidence(self, signed: bytes, point: Checkpoint, error: ReplayError) -> None:
+        path = self._directory / f"{self.origin_hash}.evidence-{point.size}"
         log.critical("log `%s` signed entries that break the rule: %s; kept in `%s`", self.origin, error, path)
         if not path.exists():
-            write_file(path, note, name="evidence")
+            write_file(path, signed, name="evidence")
 
 
 def _verify_growth(submission: Submission, cosigned: Checkpoint, point: Checkpoint) -> None:
-    """Verify that the new tree begins with the one cosigned last."""
+    """Verify that the new tree begins with the tree cosigned last.
+
+    Raises:
+        ProofError: the consistency proof does not verify.
+    """
     if cosigned.size == 0:
         if submission.proof:
             raise ProofError("proof from size 0 is not empty")
@@ -221,19 +222,29 @@ def _verify_growth(submission: Submission, cosigned: Checkpoint, point: Checkpoi
     )
 
 
-def say(status: HTTPStatus, text: str) -> HttpResponse:
-    """Return an answer in words."""
-    return HttpResponse(status, _TEXT, text.encode() + b"\n")
+def text_response(status: HTTPStatus, text: str) -> HttpResponse:
+    """Return a response with one line of text."""
+    return HttpResponse(status, TEXT, text.encode() + b"\n")
 
 
-def _read_key(path: Path) -> Signer:
+def make_witness_key(path: Path, name: str) -> str:
+    """Make the signing key of a witness called *name*, and return its verifier key, for policy files.
+
+    Raises:
+        InvalidError: the name is not allowed for a key.
+        StorageError: the file cannot be written, or exists already.
+    """
     try:
-        signer = parse_signing_key(path.read_text("ascii"))
-    except OSError as error:
-        raise StorageError(f"key file cannot be read: `{path}`: {error.strerror}") from error
-    except (MalformedError, UnicodeDecodeError) as error:
-        raise InvalidError(f"key file holds no signing key: `{path}`") from error
-    if signer.kind != COSIGNATURE:
+        signer = note.Signer(name, ed25519.KeyPair(secrets.token_bytes(32)), note.COSIGNATURE)
+    except MalformedError as error:
+        raise InvalidError(f"name of a witness is not valid: `{name}`: {error}") from error
+    write_private(path, note.format_signing_key(signer) + "\n")
+    return note.format_vkey(signer.verifier)
+
+
+def _read_witness_key(path: Path) -> Signer:
+    signer = read_signing_key(path)
+    if signer.kind != note.COSIGNATURE:
         raise InvalidError(f"key file does not hold a witness's key: `{path}`")
     return signer
 

@@ -13,8 +13,9 @@ from google.rpc import error_details_pb2, status_pb2
 from consentd.config import Config, parse
 from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
+from consentd.cosigning.keyfiles import read_signing_key, write_private
 from consentd.server.daemon import Daemon
-from consentd.server.keys import make_keys, make_token, read_log_key, write_private
+from consentd.server.keys import make_keys, make_token
 from consentd.service.auth import format_credential
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import (
@@ -138,7 +139,7 @@ class Running:
         report = verify_files(
             services.ledger.store,
             origin=ORIGIN,
-            log_verifier=read_log_key(self.config.keys.log_key_file).verifier,
+            log_verifier=read_signing_key(self.config.keys.log_key_file).verifier,
             last_signed_path=self.config.ledger.last_signed_path,
             vault=services.vault,
             table=services.table,

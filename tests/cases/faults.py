@@ -27,10 +27,11 @@ import grpc
 
 from cases.daemons import RIGHTS, ROLES, Running, consent, make_config, question, reason_of, request_id
 from consentd.config import Config
+from consentd.cosigning.keyfiles import write_private
 from consentd.cosigning.publisher import Published
 from consentd.errors import ConsentdError
 from consentd.sequencer.loop import Sequencer
-from consentd.server.keys import make_keys, make_token, write_private
+from consentd.server.keys import make_keys, make_token
 from consentd.service.auth import format_credential
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb

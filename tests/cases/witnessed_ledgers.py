@@ -13,7 +13,8 @@ from consentd.config import Config, HttpConfig
 from consentd.core import ed25519, note
 from consentd.core.submission import Submission, format_submission
 from consentd.cosigning.connection import Connection, HttpResponse
-from consentd.server.keys import make_keys, make_token, read_log_key, write_private
+from consentd.cosigning.keyfiles import read_signing_key, write_private
+from consentd.server.keys import make_keys, make_token
 from consentd.service.auth import format_credential
 from consentd.witnessd.config import WitnessServerConfig, parse_witness_config
 from consentd.witnessd.http import WitnessServer
@@ -48,7 +49,7 @@ class Witnessed:
         for name in ROLES:
             self.tokens[name] = make_token()
             write_private(self.config.callers.credentials_file, format_credential(self.tokens[name], name), append=True)
-        self.log = read_log_key(self.config.keys.log_key_file).verifier
+        self.log = read_signing_key(self.config.keys.log_key_file).verifier
         self.running: Running | None = None
         self.policy = b""
 

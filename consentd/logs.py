@@ -1,4 +1,4 @@
-"""Write logs as JSON lines on stderr. No line holds an identifier of a person: what logs are about has none."""
+"""Write logs as JSON lines on stderr. No line holds an identifier of a person: log messages are given none."""
 
 import json
 import logging
@@ -10,10 +10,10 @@ from consentd.errors import ConsentdError
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: time, level, where, message, and the type of an error with its place."""
+    """Formats a record as one JSON object: time, level, logger, message, and the description of an error."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line of a record."""
+        """Return a record's line, without a newline."""
         line = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
@@ -26,12 +26,15 @@ class JsonFormatter(logging.Formatter):
 
 
 def describe(error: BaseException) -> str:
-    """Return an error's type, where it was and what led to it; its text only if declared: others may hold anything."""
+    """Return the type and the stack of an error and of its causes, first cause first.
+
+    Only a declared error (``ConsentdError``) adds its message: the text of any other error may hold an identifier.
+    """
     frames = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
     text = f": {error}" if isinstance(error, ConsentdError) else ""
     cause = error.__cause__ or error.__context__
-    before = f"{describe(cause)}; then " if cause is not None else ""
-    return f"{before}{type(error).__name__}{text} at {' < '.join(reversed(frames))}"
+    first = f"{describe(cause)}; then " if cause is not None else ""
+    return f"{first}{type(error).__name__}{text} at {' < '.join(reversed(frames))}"
 
 
 def configure(level: str) -> None:

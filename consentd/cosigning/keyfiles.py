@@ -1,0 +1,58 @@
+"""Read and write files of keys and tokens. Each is readable by its owner alone; no error shows its content."""
+
+import os
+from pathlib import Path
+
+from consentd.core import note
+from consentd.errors import InvalidError, MalformedError, StorageError
+
+
+def read_key_text(path: Path) -> str:
+    """Return the text of a key file, without white space around it.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    try:
+        return path.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        detail = error.strerror if isinstance(error, OSError) else "not text"
+        raise StorageError(
+            f"key file cannot be read: `{path}`: {detail}; restore it: `consentd keygen` makes keys of a new ledger"
+        ) from error
+
+
+def read_signing_key(path: Path) -> note.Signer:
+    """Read a file with a C2SP signing key: a log's, or a witness's.
+
+    Raises:
+        StorageError: the file cannot be read.
+        InvalidError: the file holds no signing key.
+    """
+    try:
+        return note.parse_signing_key(read_key_text(path))
+    except MalformedError as error:
+        raise InvalidError(f"key file holds no signing key: `{path}`") from error
+
+
+def write_private(path: Path, text: str, *, append: bool = False) -> None:
+    """Make a file that only its owner can read (mode 0600), or append to it; the text is synced to the disk.
+
+    Raises:
+        StorageError: the file cannot be written; or it exists already, without *append*.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_EXCL)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            if not append:
+                path.unlink(missing_ok=True)  # an incomplete file would make the next attempt refuse
+            raise
+    except OSError as error:
+        raise StorageError(f"key file cannot be written: `{path}`: {error.strerror}") from error
