@@ -1,4 +1,4 @@
-"""Read and write checkpoints and proof bundles (C2SP tlog-checkpoint, tlog-proof).
+"""Parse, format, sign and verify checkpoints and proof bundles (C2SP tlog-checkpoint, tlog-proof).
 
 A checkpoint is a signed note that states the tree's size and root hash::
 
@@ -6,17 +6,16 @@ A checkpoint is a signed note that states the tree's size and root hash::
     <size, decimal>
     <root hash, base64>
 
-C2SP allows further, opaque *extension lines* and advises against them: witnesses do not look at them, and
-ML-DSA-44 cosignatures do not cover them. Our logs write none, and a checkpoint that has any is refused here: it
-says something that no verifier of ours would check, so it is not one of ours.
+C2SP also allows opaque *extension lines* and advises against them: witnesses do not check them, and ML-DSA-44
+cosignatures do not cover them. This project's logs write none, and this module refuses a checkpoint that has any.
 
-A *proof bundle* (``.tlog-proof``) is a receipt that verifies offline: the index of a leaf, its inclusion proof, and
-the checkpoint that it leads to, cosignatures and all::
+A *proof bundle* (``.tlog-proof``) is a receipt that can be verified offline. It holds the index of a leaf, the leaf's
+inclusion proof, and the checkpoint that the proof leads to, with its cosignatures::
 
     c2sp.org/tlog-proof@v1
-    extra <base64>            optional; not authenticated: trust it only for what it can be checked against
+    extra <base64>            optional, and not authenticated: no proof covers it
     index <decimal>
-    <base64 hash>             none or more, the leaf's sibling first
+    <base64 hash>             0 to 63 lines, the leaf's sibling first
 
     <checkpoint note>
 """
@@ -39,7 +38,7 @@ from consentd.core.note import (
 from consentd.errors import MalformedError, ProofError, SignatureError
 
 MAX_SIZE = (1 << 63) - 1
-"""The largest tree size that we read."""
+"""The largest tree size that is accepted."""
 
 MAX_PROOF_LENGTH = 63
 MAX_BUNDLE_SIZE = 2 * MAX_NOTE_SIZE
@@ -61,7 +60,7 @@ def format_checkpoint(checkpoint: Checkpoint) -> str:
     """Format the three lines that a log signs.
 
     Raises:
-        MalformedError: the origin cannot be a line, or the size or root is not one.
+        MalformedError: the origin, size or root cannot be in a checkpoint.
     """
     text = f"{checkpoint.origin}\n{checkpoint.size}\n{encode_base64(checkpoint.root)}\n"
     if parse_checkpoint(text) != checkpoint:
@@ -73,14 +72,14 @@ def parse_checkpoint(text: str) -> Checkpoint:
     """Parse the text of a checkpoint note: exactly three lines.
 
     Raises:
-        MalformedError: it is not one, or has extension lines, or a size of 0 with another than the empty root.
+        MalformedError: it has another form, extension lines, or size 0 with a root other than the empty tree's.
     """
     lines = text.split("\n")
     if len(lines) != 4 or lines[3]:
         raise MalformedError("checkpoint does not have exactly three lines")
     origin = lines[0]
-    size = _parse_decimal(lines[1])
-    root = _parse_hash(lines[2])
+    size = parse_decimal(lines[1])
+    root = parse_hash(lines[2])
     if not origin or any(char.isspace() for char in origin) or "+" in origin:
         raise MalformedError("checkpoint has an origin that is empty or has a space or a plus")
     if size == 0 and root != EMPTY_ROOT:
@@ -100,15 +99,15 @@ def sign_checkpoint(checkpoint: Checkpoint, signers: Sequence[NoteSigner]) -> by
 def open_checkpoint(
     note: bytes, origin: str, log_verifier: NoteVerifier, *, witnesses: Iterable[NoteVerifier] = ()
 ) -> tuple[Checkpoint, Note]:
-    """Read a checkpoint note and verify that this log signed it.
+    """Parse a checkpoint note and verify that the log signed it; return the checkpoint and the note.
 
-    The note returned says which of the `witnesses` cosigned. How many there must be, and how fresh, is for
-    the caller's policy to say.
+    The note shows which of the `witnesses` cosigned. This function does not require any of them: the caller's policy
+    says how many are needed, and how fresh their cosignatures must be (``quorum``).
 
     Raises:
-        MalformedError: it is not a checkpoint note.
-        SignatureError: the log, or a known witness, has not signed it, or a signature of theirs is wrong.
-        ProofError: it is a checkpoint of another origin.
+        MalformedError: the bytes are no checkpoint note.
+        SignatureError: the log did not sign it, or a signature of the log or of a witness is wrong.
+        ProofError: the checkpoint has another origin.
     """
     opened = open_note(note, [log_verifier, *witnesses])
     if not any((line.name, line.key_id) == (log_verifier.name, log_verifier.key_id) for line in opened.verified):
@@ -121,11 +120,11 @@ def open_checkpoint(
 
 @dataclass(frozen=True, slots=True)
 class ProofBundle:
-    """A receipt: where a leaf is, and the proof that the checkpoint's tree has it there.
+    """A receipt: the index of a leaf, and the proof that the checkpoint's tree has the leaf at this index.
 
     Attributes:
-        extra: bytes that travel along, not authenticated; b"" for none.
-        index: of the leaf, from 0.
+        extra: additional bytes, not authenticated; b"" for none.
+        index: index of the leaf, from 0.
         proof: hashes of 32 bytes, the leaf's sibling first.
         checkpoint_note: the signed note, verbatim.
     """
@@ -140,7 +139,7 @@ def format_proof(bundle: ProofBundle) -> bytes:
     """Format a proof bundle.
 
     Raises:
-        MalformedError: the bundle has an index, a hash or a number of hashes that cannot be.
+        MalformedError: the index, a hash or the number of hashes is impossible.
     """
     lines = [_MAGIC]
     if bundle.extra:
@@ -154,20 +153,12 @@ def format_proof(bundle: ProofBundle) -> bytes:
 
 
 def parse_proof(text: bytes) -> ProofBundle:
-    """Parse a proof bundle. Neither the proof nor the checkpoint is looked into yet.
+    """Parse a proof bundle. Neither the proof nor the checkpoint is verified.
 
     Raises:
-        MalformedError: it is not one, or has more than 63 hashes or 2,000,000 bytes.
+        MalformedError: the text has another form, or more than 63 hashes or 2,000,000 bytes.
     """
-    if len(text) > MAX_BUNDLE_SIZE:
-        raise MalformedError("proof bundle is larger than 2,000,000 bytes")
-    head, _, note = text.partition(b"\n\n")
-    if not note:
-        raise MalformedError("proof bundle has no checkpoint")
-    try:
-        magic, *lines = head.decode("ascii").split("\n")
-    except UnicodeDecodeError:
-        raise MalformedError("proof bundle is not ASCII before its checkpoint") from None
+    (magic, *lines), note = split_note(text, "proof bundle", most=MAX_BUNDLE_SIZE)
     if magic != _MAGIC:
         raise MalformedError("proof bundle does not begin with its mark")
     extra = b""
@@ -177,10 +168,8 @@ def parse_proof(text: bytes) -> ProofBundle:
             raise MalformedError("proof bundle has an extra line without content")
     if not lines or not lines[0].startswith("index "):
         raise MalformedError("proof bundle has no index")
-    index = _parse_decimal(lines[0].removeprefix("index "))
-    if len(lines) - 1 > MAX_PROOF_LENGTH:
-        raise MalformedError("proof bundle has more than 63 hashes")
-    return ProofBundle(extra, index, tuple(_parse_hash(line) for line in lines[1:]), note)
+    index = parse_decimal(lines[0].removeprefix("index "))
+    return ProofBundle(extra, index, parse_hashes(lines[1:]), note)
 
 
 def verify_proof(
@@ -188,11 +177,11 @@ def verify_proof(
 ) -> Checkpoint:
     """Verify, offline, that a proof bundle shows this leaf in a tree that this log signed; return the checkpoint.
 
-    Who asks for a quorum of witnesses opens the bundle's checkpoint with ``open_checkpoint`` and counts.
+    This does not require a quorum of witnesses: ``quorum.verify_cosigned`` verifies one from the bundle's checkpoint.
 
     Raises:
-        MalformedError: it is not a proof bundle with a checkpoint.
-        SignatureError: the log has not signed it, or a signature by a known key is wrong.
+        MalformedError: the text is no proof bundle with a checkpoint.
+        SignatureError: the log did not sign the checkpoint, or a signature by a known key is wrong.
         ProofError: another origin, or the proof does not lead from the leaf to the root.
     """
     bundle = parse_proof(text)
@@ -203,14 +192,47 @@ def verify_proof(
     return checkpoint
 
 
-def _parse_decimal(text: str) -> int:
+# -- what proof bundles and submissions to witnesses have in common --------------------------------------------
+
+
+def split_note(body: bytes, what: str, *, most: int) -> tuple[list[str], bytes]:
+    """Split a body at its first empty line into ASCII lines and the checkpoint note.
+
+    Args:
+        what: name of the format, for messages.
+        most: most bytes of a body.
+
+    Raises:
+        MalformedError: the body is too large, has no note, or is not ASCII before the note.
+    """
+    if len(body) > most:
+        raise MalformedError(f"{what} is larger than {most:,} bytes")
+    head, _, note = body.partition(b"\n\n")
+    if not note:
+        raise MalformedError(f"{what} has no checkpoint")
+    try:
+        return head.decode("ascii").split("\n"), note
+    except UnicodeDecodeError:
+        raise MalformedError(f"{what} is not ASCII before its checkpoint") from None
+
+
+def parse_decimal(text: str) -> int:
+    """Parse a decimal below 2**63 without leading zeros."""
     if not _DECIMAL.fullmatch(text) or int(text) > MAX_SIZE:
         raise MalformedError("number is not a decimal without leading zeros, below 2**63")
     return int(text)
 
 
-def _parse_hash(text: str) -> bytes:
+def parse_hash(text: str) -> bytes:
+    """Parse a 32-byte hash in base64."""
     content = decode_base64(text)
     if len(content) != HASH_SIZE:
         raise MalformedError("hash is not 32 bytes long")
     return content
+
+
+def parse_hashes(lines: Sequence[str]) -> tuple[bytes, ...]:
+    """Parse the hashes of a proof, one on each line."""
+    if len(lines) > MAX_PROOF_LENGTH:
+        raise MalformedError("proof has more than 63 hashes")
+    return tuple(parse_hash(line) for line in lines)

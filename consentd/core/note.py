@@ -1,25 +1,22 @@
-"""Sign and verify with Ed25519, and read and write signed notes (C2SP signed-note, tlog-cosignature).
+"""Read, verify, sign and write signed notes, and the keys for them (C2SP signed-note, tlog-cosignature).
 
-A note is a text that ends in a newline, an empty line, and signature lines::
+A note is a text that ends in a newline, then an empty line, then signature lines::
 
     — <key name> <base64 of key ID u32 || signature>
     key ID = SHA-256(key name || 0x0A || type || public key)[:4]
 
-A signature by a key that the reader does not know is ignored; one by a key that it knows must verify, or the whole
-note is refused. So a key can be added before all readers know it, and none can be brought into doubt by a stranger.
+A reader ignores a signature by a key that it does not know. A signature by a key that it knows must verify; otherwise
+the whole note is refused. So a log can add a key before all readers know it, and a stranger's signature cannot spoil a
+note.
 
-Two types of key are ours: 0x01 signs the text as it is; 0x04 is a witness, whose signature begins with the time
-u64 (POSIX seconds) and covers ``cosignature/v1``, that time and the text. Other types (ML-DSA-44, 0x06) come as
-a ``NoteVerifier`` from whoever has the code for them.
-
-Acceptance of Ed25519 is strict, and the same for statements as for notes: S < L, canonical A and R, neither of small
-order, and the equation without the cofactor. libsodium, reached here and nowhere else, does just that; the tests
-hold it to it, because other versions and libraries differ in what they let pass.
+This module has two types of keys. 0x01 signs the text as it is. 0x04 belongs to a witness: the signature begins with
+the time u64 (POSIX seconds) and covers ``cosignature/v1``, that time, and the text. The caller supplies a
+``NoteVerifier`` or ``NoteSigner`` for other types (ML-DSA-44, 0x06: ``cosigning.mldsa``).
 """
 
 import base64
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Protocol
@@ -33,34 +30,38 @@ ED25519 = 0x01
 COSIGNATURE = 0x04
 """Type of a witness's key: signs the time and the text (cosignature/v1)."""
 
+MLDSA = 0x06
+"""Type of an ML-DSA-44 key, of a log or a witness (C2SP tlog-cosignature)."""
+
 MAX_NOTE_SIZE = 1_000_000
 MAX_SIGNATURES = 100
 
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
 _KEY_ID = re.compile(r"[0-9a-f]{8}")
 _DASH = "— "
+_MARK = "PRIVATE+KEY+"
 
 
 # -- keys with names ------------------------------------------------------------------------------------------
 
 
 class NoteVerifier(Protocol):
-    """What ``open_note`` asks of a key: its name, its ID, and to verify a signature over a text."""
+    """A public key as ``open_note`` needs it: with a name, an ID, and a way to verify."""
 
     @property
     def name(self) -> str:
-        """The key's name, as its signature lines have it."""
+        """The key's name, as in its signature lines."""
 
     @property
     def key_id(self) -> int:
         """The key's ID, a u32."""
 
     def verify(self, text: bytes, signature: bytes) -> None:
-        """Verify what follows the key ID in a line, over the note's text, or raise ``SignatureError``."""
+        """Verify a signature (the bytes after the key ID) over the note's text, or raise ``SignatureError``."""
 
 
 class NoteSigner(Protocol):
-    """What ``sign_note`` asks of a key: Ed25519's ``Signer``, or ML-DSA-44's from whoever has the code for it."""
+    """A key pair as ``sign_note`` needs it: ``Signer``, or ``cosigning.mldsa.MldsaSigner``."""
 
     def sign(self, text: str) -> "NoteSignature":
         """Sign a note's text."""
@@ -68,11 +69,11 @@ class NoteSigner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """A public key with its name and type, as a vkey writes it.
+    """An Ed25519 public key with its name and type, as in a vkey.
 
     Raises:
-        MalformedError: the name is empty or has a space, a control character or a plus; the type is not
-            one of ours; the key is not 32 bytes.
+        MalformedError: the name is empty or has a space, a control character or a plus; the type is neither ED25519 nor
+            COSIGNATURE; the key is not 32 bytes.
     """
 
     name: str
@@ -83,14 +84,14 @@ class Verifier:
     def __post_init__(self) -> None:
         if self.kind not in (ED25519, COSIGNATURE) or len(self.public_key) != KEY_SIZE:
             raise MalformedError("key type is not supported, or key is not 32 bytes long")
-        preimage = _encode_name(self.name) + b"\n" + bytes([self.kind]) + self.public_key
-        object.__setattr__(self, "key_id", int.from_bytes(sha256(preimage).digest()[:4]))
+        check_name(self.name)
+        object.__setattr__(self, "key_id", key_id_of(self.name, self.kind, self.public_key))
 
     def verify(self, text: bytes, signature: bytes) -> None:
-        """Verify a note signature (what follows the key ID in its line) over a note's text.
+        """Verify a note signature (the bytes after the key ID) over a note's text.
 
         Raises:
-            SignatureError: it does not verify; a wrong length counts as that.
+            SignatureError: the signature does not verify, or its length is wrong.
         """
         if self.kind == COSIGNATURE:
             if len(signature) != 8 + SIGNATURE_SIZE or signature[0] & 0x80:
@@ -106,10 +107,10 @@ def parse_vkey(text: str) -> Verifier:
     """Parse a verifier key, ``name+ID+base64(type || key)``.
 
     Raises:
-        MalformedError: it is not one, or its ID is not that of its key.
+        MalformedError: the text has another form, or the ID is not that of the key.
     """
-    name, key_id, keyed = _split_key(text)
-    verifier = Verifier(name, keyed[1:], keyed[0])
+    name, key_id, kind, key = split_key(text)
+    verifier = Verifier(name, key, kind)
     if verifier.key_id != key_id:
         raise MalformedError("verifier key has an ID that is not its own")
     return verifier
@@ -117,7 +118,7 @@ def parse_vkey(text: str) -> Verifier:
 
 def format_vkey(verifier: Verifier) -> str:
     """Format a verifier key, ``name+ID+base64(type || key)``."""
-    return _join_key(verifier, verifier.public_key)
+    return join_key(verifier.name, verifier.key_id, verifier.kind, verifier.public_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ class Signer:
     """A key pair with a name and a type, to sign notes with.
 
     Raises:
-        MalformedError: the name or the type is not a good one.
+        MalformedError: as for ``Verifier``.
     """
 
     name: str
@@ -149,18 +150,13 @@ class Signer:
 
 
 def parse_signing_key(text: str) -> Signer:
-    """Parse the text of a signing-key file, ``PRIVATE+KEY+name+ID+base64(type || seed)``.
-
-    One newline at its end is allowed.
+    """Parse the text of a signing-key file, ``PRIVATE+KEY+name+ID+base64(type || seed)``, with an optional newline.
 
     Raises:
-        MalformedError: it is not one, or its ID is not that of its key. The message holds nothing of it.
+        MalformedError: the text has another form, or the ID is not that of the key. The message shows no part of it.
     """
-    head, found, rest = text.removesuffix("\n").partition("PRIVATE+KEY+")
-    if head or not found:
-        raise MalformedError("signing key does not begin with its mark")
-    name, key_id, keyed = _split_key(rest)
-    signer = Signer(name, KeyPair(keyed[1:]), keyed[0])
+    name, key_id, kind, seed = split_signing_key(text, (ED25519, COSIGNATURE))
+    signer = Signer(name, KeyPair(seed), kind)
     if signer.verifier.key_id != key_id:
         raise MalformedError("signing key has an ID that is not its own")
     return signer
@@ -168,23 +164,65 @@ def parse_signing_key(text: str) -> Signer:
 
 def format_signing_key(signer: Signer) -> str:
     """Format the text of a signing-key file, without a newline. It is a secret."""
-    return "PRIVATE+KEY+" + _join_key(signer.verifier, signer.key.seed)
+    return join_signing_key(signer.name, signer.verifier.key_id, signer.kind, signer.key.seed)
 
 
-def _split_key(text: str) -> tuple[str, int, bytes]:
-    """Split ``name+ID+base64(type || 32 bytes)``, the common part of both key formats."""
+def key_id_of(name: str, kind: int, public_key: bytes) -> int:
+    """Compute the ID of a key from its name, type and public key."""
+    return int.from_bytes(sha256(name.encode() + b"\n" + bytes((kind,)) + public_key).digest()[:4])
+
+
+def check_name(name: str) -> None:
+    """Check the name of a key.
+
+    Raises:
+        MalformedError: the name is empty, has a space, a control character or a plus, or cannot be encoded as UTF-8.
+    """
+    if not name or "+" in name or _CONTROL.search(name) or any(char.isspace() for char in name):
+        raise MalformedError("key name is empty or has a space, a control character or a plus")
+    _encode(name)
+
+
+def split_key(text: str) -> tuple[str, int, int, bytes]:
+    """Split ``name+ID+base64(type || key)`` into (name, ID, type, key). Whether the ID is right is not checked.
+
+    Raises:
+        MalformedError: the text does not have this form.
+    """
     name, _, rest = text.partition("+")
     key_id, _, encoded = rest.partition("+")
     if not _KEY_ID.fullmatch(key_id):
         raise MalformedError("key has no ID of eight lower-case hexadecimal digits")
     keyed = decode_base64(encoded)
-    if len(keyed) != 1 + KEY_SIZE:
-        raise MalformedError("key is not a type and 32 bytes")
-    return name, int(key_id, 16), keyed
+    if not keyed:
+        raise MalformedError("key has no type")
+    return name, int(key_id, 16), keyed[0], keyed[1:]
 
 
-def _join_key(verifier: Verifier, key: bytes) -> str:
-    return f"{verifier.name}+{verifier.key_id:08x}+{encode_base64(bytes([verifier.kind]) + key)}"
+def split_signing_key(text: str, kinds: Container[int]) -> tuple[str, int, int, bytes]:
+    """Split ``PRIVATE+KEY+name+ID+base64(type || seed)``, with an optional newline, into (name, ID, type, seed).
+
+    Raises:
+        MalformedError: the text does not have this form, another type, or a seed that is not 32 bytes. The message
+            shows no part of the text.
+    """
+    head, found, rest = text.removesuffix("\n").partition(_MARK)
+    if head or not found:
+        raise MalformedError("signing key does not begin with its mark")
+    name, key_id, kind, seed = split_key(rest)
+    if kind not in kinds or len(seed) != KEY_SIZE:
+        raise MalformedError("signing key is not of this type, or its seed is not 32 bytes long")
+    return name, key_id, kind, seed
+
+
+def join_key(name: str, key_id: int, kind: int, key: bytes) -> str:
+    """Join ``name+ID+base64(type || key)``."""
+    return f"{name}+{key_id:08x}+{encode_base64(bytes((kind,)) + key)}"
+
+
+def join_signing_key(name: str, key_id: int, kind: int, seed: bytes) -> str:
+    """Join the text of a signing-key file, without a newline. It is a secret."""
+    return _MARK + join_key(name, key_id, kind, seed)
 
 
 # -- notes ----------------------------------------------------------------------------------------------------
@@ -192,7 +230,7 @@ def _join_key(verifier: Verifier, key: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class NoteSignature:
-    """One signature line: whose (name and key ID together) and the signature's bytes."""
+    """One signature line: the key's name and ID, which identify the key together, and the signature."""
 
     name: str
     key_id: int
@@ -200,13 +238,13 @@ class NoteSignature:
 
     @property
     def time_s(self) -> int:
-        """The time a cosignature claims, in POSIX seconds. Only of a verified line of a witness's key."""
+        """The time of a cosignature, in POSIX seconds. Only for a verified line by a witness's key."""
         return int.from_bytes(self.signature[:8])
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A note's text, with the signatures that verified and those by keys that were not known."""
+    """A note's text, the signatures that verified, and the signatures by keys that are not known."""
 
     text: str
     verified: tuple[NoteSignature, ...]
@@ -217,13 +255,13 @@ def parse_signature(line: str) -> NoteSignature:
     """Parse a signature line, without its newline.
 
     Raises:
-        MalformedError: it is not one.
+        MalformedError: the line has another form.
     """
     head, found, rest = line.partition(_DASH)
     name, _, encoded = rest.partition(" ")
     if head or not found:
         raise MalformedError("signature line does not begin with a dash and a space")
-    _encode_name(name)
+    check_name(name)
     signature = decode_base64(encoded)
     if len(signature) < 5:
         raise MalformedError("signature is shorter than a key ID and one byte")
@@ -239,7 +277,7 @@ def parse_note(note: bytes) -> Note:
     """Parse a note without verifying anything: all its signatures are in ``unverified``.
 
     Raises:
-        MalformedError: it is not a note, or has more than 1,000,000 bytes or 100 signatures.
+        MalformedError: the bytes are no note, or have more than 1,000,000 bytes or 100 signatures.
     """
     if len(note) > MAX_NOTE_SIZE:
         raise MalformedError("note is larger than 1,000,000 bytes")
@@ -249,7 +287,7 @@ def parse_note(note: bytes) -> Note:
         raise MalformedError("note is not UTF-8") from None
     if _CONTROL.search(whole):
         raise MalformedError("note has a control character")
-    # The text may have empty lines; the last one of the note separates.
+    # The text may have empty lines too: the last empty line of the note separates text and signatures.
     text, found, lines = whole.rpartition("\n\n")
     if not found or not lines.endswith("\n"):
         raise MalformedError("note has no signatures or does not end in a newline")
@@ -263,11 +301,11 @@ def format_note(text: str, signatures: Sequence[NoteSignature]) -> bytes:
     """Format a note from its text and at least one signature.
 
     Raises:
-        MalformedError: the result would not be a note: the text has no newline at its end, say.
+        MalformedError: the result would not be a note. For example, the text does not end in a newline.
     """
     lines = [format_signature(signature) + "\n" for signature in signatures]
     note = _encode(text + "\n" + "".join(lines))
-    # INVARIANT: what is written reads back the same, so nothing slips from the text into the signatures or back.
+    # INVARIANT: the note parses to the same text and signatures, so no part of the text can be read as a signature.
     if parse_note(note) != Note(text, (), tuple(signatures)):
         raise MalformedError("note text does not end in a newline")
     return note
@@ -277,7 +315,7 @@ def sign_note(text: str, signers: Sequence[NoteSigner]) -> bytes:
     """Sign a text with each signer; return the note.
 
     Raises:
-        MalformedError: the text cannot be a note's.
+        MalformedError: the text cannot be the text of a note.
     """
     return format_note(text, [signer.sign(text) for signer in signers])
 
@@ -286,9 +324,9 @@ def open_note(note: bytes, verifiers: Iterable[NoteVerifier]) -> Note:
     """Parse a note and verify each signature by a known key.
 
     Raises:
-        MalformedError: it is not a note.
-        SignatureError: a known key's signature does not verify, or no known key signed; or two of the
-            verifiers have the same name and ID, so that it is not known which of them a line is by.
+        MalformedError: the bytes are no note.
+        SignatureError: a signature by a known key does not verify; no known key signed; or two verifiers have the same
+            name and ID, so that the key of a line would be ambiguous.
     """
     known: dict[tuple[str, int], NoteVerifier] = {}
     for verifier in verifiers:
@@ -318,7 +356,7 @@ def decode_base64(text: str) -> bytes:
     """Decode standard base64 in its one canonical form: padded, no other characters, unused bits zero.
 
     Raises:
-        MalformedError: it is not that.
+        MalformedError: the text is not in this form.
     """
     try:
         content = base64.b64decode(text, validate=True)
@@ -338,9 +376,3 @@ def _encode(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError:
         raise MalformedError("text cannot be encoded as UTF-8") from None
-
-
-def _encode_name(name: str) -> bytes:
-    if not name or "+" in name or _CONTROL.search(name) or any(char.isspace() for char in name):
-        raise MalformedError("key name is empty or has a space, a control character or a plus")
-    return _encode(name)

@@ -21,22 +21,21 @@ import re
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from hashlib import sha256
 
 from consentd.core.checkpoint import Checkpoint, parse_checkpoint
 from consentd.core.note import (
     COSIGNATURE,
     ED25519,
+    MLDSA,
     Note,
     NoteVerifier,
-    decode_base64,
+    key_id_of,
     open_note,
     parse_vkey,
+    split_key,
 )
 from consentd.errors import MalformedError, ProofError, SignatureError
 
-MLDSA = 0x06
-"""Type of an ML-DSA-44 key, of a log or a witness (C2SP tlog-cosignature)."""
 MAX_AGE_S = 300
 """How old a cosignature may be when a client asks for a fresh checkpoint."""
 MAX_AHEAD_S = 60
@@ -50,7 +49,6 @@ _WITNESS_KINDS = (COSIGNATURE, MLDSA)
 _FOREIGN = re.compile(r"[^\t\n\x20-\x7e\x80-\U0010ffff]")
 _BLANKS = re.compile(r"[ \t]+")
 _NUMBER = re.compile(r"[1-9][0-9]{0,3}")
-_HEX_ID = re.compile(r"[0-9a-f]{8}")
 
 ParseKey = Callable[[str], NoteVerifier]
 """What makes a verifier of an ML-DSA-44 vkey, for those who have the code."""
@@ -248,7 +246,7 @@ class _Parsing:
         self._members: set[str] = set()
         self._log_keys: set[bytes] = set()
         self._witness_keys: set[bytes] = set()
-        self._key_ids: set[tuple[str, str]] = set()
+        self._key_ids: set[tuple[str, int]] = set()
 
     def take(self, items: list[str]) -> None:
         """Take one line's items."""
@@ -302,21 +300,19 @@ class _Parsing:
 
     def _key(self, vkey: str, kinds: tuple[int, ...], known: set[bytes]) -> NoteVerifier | None:
         """Check a vkey's form, type and ID, and that its key is new; return its verifier, if there is code for it."""
-        name, _, rest = vkey.partition("+")
-        key_id, _, encoded = rest.partition("+")
-        keyed = decode_base64(encoded)
-        if not keyed or keyed[0] not in kinds or len(keyed) != 1 + _KEY_SIZES[keyed[0]]:
+        name, key_id, kind, key = split_key(vkey)
+        if kind not in kinds or len(key) != _KEY_SIZES[kind]:
             raise MalformedError(f"key is not of a type for this: `{vkey[:80]}`")
-        if not _HEX_ID.fullmatch(key_id) or sha256(name.encode() + b"\n" + keyed).digest()[:4].hex() != key_id:
+        if key_id_of(name, kind, key) != key_id:
             raise MalformedError(f"verifier key has an ID that is not its own: `{vkey[:80]}`")
-        # INVARIANT: one key counts once, whatever names it goes by.
-        if keyed[1:] in known:
+        # INVARIANT: a key counts once, even if the file names it twice.
+        if key in known:
             raise MalformedError(f"key is named already: `{vkey[:80]}`")
-        known.add(keyed[1:])
-        # Of two keys with one name and ID nobody could tell which of them a signature line is by.
+        known.add(key)
+        # With two keys of one name and ID, the key of a signature line would be ambiguous.
         if (name, key_id) in self._key_ids:
             raise MalformedError(f"key has the name and ID of another: `{vkey[:80]}`")
         self._key_ids.add((name, key_id))
-        if keyed[0] != MLDSA:
+        if kind != MLDSA:
             return parse_vkey(vkey)
         return None if self._parse_mldsa is None else self._parse_mldsa(vkey)

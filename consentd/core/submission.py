@@ -1,28 +1,25 @@
-"""Ask a witness, and read its answer (C2SP tlog-witness, ``add-checkpoint``).
+"""Parse and format a request to a witness and the witness's answer (C2SP tlog-witness, ``add-checkpoint``).
 
-The request's body names the tree that the witness cosigned last, and proves that the new one begins with it::
+The body of the request names the tree that the witness cosigned last, and proves that the new tree begins with it::
 
     old <size>
-    <base64 hash>             none to 63: the consistency proof; none where old is 0 or the new size
+    <base64 hash>             0 to 63 lines: the consistency proof; empty if old is 0 or equals the new size
 
     <checkpoint note>
 
-The answer's body is signature lines, cosignatures of the note's text. With status 409 it is the size that the witness
-cosigned last, a decimal and a newline, of the type ``text/x.tlog.size``.
+The body of the answer is signature lines: cosignatures of the note's text. With status 409 the body is instead the size
+that the witness cosigned last, a decimal and a newline, with content type ``text/x.tlog.size``.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from consentd.core.checkpoint import MAX_PROOF_LENGTH, MAX_SIZE
-from consentd.core.merkle import HASH_SIZE
+from consentd.core.checkpoint import parse_decimal, parse_hashes, split_note
 from consentd.core.note import (
     MAX_NOTE_SIZE,
     MAX_SIGNATURES,
     NoteSignature,
     NoteVerifier,
-    decode_base64,
     encode_base64,
     format_signature,
     parse_signature,
@@ -30,12 +27,10 @@ from consentd.core.note import (
 from consentd.errors import MalformedError, SignatureError
 
 PATH = "/add-checkpoint"
-"""What follows a witness's submission prefix."""
+"""Path of the request, after the witness's submission prefix."""
 SIZE_TYPE = "text/x.tlog.size"
-"""Content type of a 409 that tells a size."""
+"""Content type of the answer with status 409."""
 MAX_SUBMISSION_SIZE = MAX_NOTE_SIZE + 4096
-
-_DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +38,8 @@ class Submission:
     """A request to cosign.
 
     Attributes:
-        old_size: what the witness cosigned last, as the sender believes.
-        proof: hashes of 32 bytes, from that size to the note's.
+        old_size: size of the tree that the witness cosigned last, as far as the sender knows.
+        proof: hashes of the consistency proof from that size to the note's, 32 bytes each.
         note: the signed checkpoint.
     """
 
@@ -57,7 +52,7 @@ def format_submission(submission: Submission) -> bytes:
     """Format a request's body.
 
     Raises:
-        MalformedError: it has a size, a hash or a number of hashes that cannot be.
+        MalformedError: the size, a hash or the number of hashes is impossible.
     """
     lines = [f"old {submission.old_size}", *(encode_base64(h) for h in submission.proof)]
     body = "\n".join(lines).encode() + b"\n\n" + submission.note
@@ -67,28 +62,15 @@ def format_submission(submission: Submission) -> bytes:
 
 
 def parse_submission(body: bytes) -> Submission:
-    """Parse a request's body. Neither the proof nor the note is looked into yet.
+    """Parse a request's body. Neither the proof nor the note is verified.
 
     Raises:
-        MalformedError: it is not one.
+        MalformedError: the body has another form, or is too large.
     """
-    if len(body) > MAX_SUBMISSION_SIZE:
-        raise MalformedError("submission is too large")
-    head, _, note = body.partition(b"\n\n")
-    if not note:
-        raise MalformedError("submission has no checkpoint")
-    try:
-        first, *hashes = head.decode("ascii").split("\n")
-    except UnicodeDecodeError:
-        raise MalformedError("submission is not ASCII before its checkpoint") from None
+    (first, *hashes), note = split_note(body, "submission", most=MAX_SUBMISSION_SIZE)
     if not first.startswith("old "):
         raise MalformedError("submission does not begin with the old size")
-    if len(hashes) > MAX_PROOF_LENGTH:
-        raise MalformedError("submission has more than 63 hashes")
-    proof = tuple(decode_base64(line) for line in hashes)
-    if any(len(h) != HASH_SIZE for h in proof):
-        raise MalformedError("hash is not 32 bytes long")
-    return Submission(_parse_size(first.removeprefix("old ")), proof, note)
+    return Submission(parse_decimal(first.removeprefix("old ")), parse_hashes(hashes), note)
 
 
 def format_size(size: int) -> bytes:
@@ -100,11 +82,11 @@ def parse_size(body: bytes) -> int:
     """Parse the body of a 409.
 
     Raises:
-        MalformedError: it is not a decimal and a newline.
+        MalformedError: the body is not a decimal and a newline.
     """
     if not body.endswith(b"\n") or not body.isascii():
         raise MalformedError("size does not end in a newline")
-    return _parse_size(body[:-1].decode("ascii"))
+    return parse_decimal(body[:-1].decode("ascii"))
 
 
 def format_cosignatures(lines: Iterable[NoteSignature]) -> bytes:
@@ -113,13 +95,13 @@ def format_cosignatures(lines: Iterable[NoteSignature]) -> bytes:
 
 
 def open_cosignatures(body: bytes, text: str, verifiers: Mapping[str, NoteVerifier]) -> dict[str, NoteSignature]:
-    """Read a witness's answer; return, by name, the cosignatures of *text* that are by these *verifiers*.
+    """Parse a witness's answer; return the cosignatures of *text* by these *verifiers*: name → signature.
 
-    Lines by other keys are ignored, as in a note; a line by one of these that does not verify spoils the answer.
+    Lines by other keys are ignored, as in a note. A line by one of these keys must verify, or the answer is refused.
 
     Raises:
-        MalformedError: it is not signature lines.
-        SignatureError: a line by a known key does not verify, or none is by one.
+        MalformedError: the body is not signature lines.
+        SignatureError: a line by a known key does not verify, or no line is by a known key.
     """
     try:
         whole = body.decode()
@@ -139,9 +121,3 @@ def open_cosignatures(body: bytes, text: str, verifiers: Mapping[str, NoteVerifi
     if not found:
         raise SignatureError("answer has no cosignature by the witness's key")
     return found
-
-
-def _parse_size(text: str) -> int:
-    if not _DECIMAL.fullmatch(text) or int(text) > MAX_SIZE:
-        raise MalformedError("size is not a decimal without leading zeros, below 2**63")
-    return int(text)

@@ -11,18 +11,24 @@ Keys are written like those of ``core.note``, with 1,312 bytes of public key, or
 here and not in the core because ``cryptography`` is a part of servers; who verifies without it ignores such lines.
 """
 
-import re
 from dataclasses import dataclass, field
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey, MLDSA44PublicKey
 
 from consentd.core.checkpoint import parse_checkpoint
-from consentd.core.note import NoteSignature, Verifier, decode_base64, encode_base64
-from consentd.core.quorum import MLDSA
+from consentd.core.note import (
+    MLDSA,
+    NoteSignature,
+    check_name,
+    join_key,
+    join_signing_key,
+    key_id_of,
+    split_key,
+    split_signing_key,
+)
 from consentd.cosigning.keyfiles import read_key_text
 from consentd.errors import InvalidError, MalformedError, SignatureError
 
@@ -31,8 +37,6 @@ SIGNATURE_SIZE = 2420
 SEED_SIZE = 32
 
 _LABEL = b"subtree/v1\n\0"
-_MARK = "PRIVATE+KEY+"
-_KEY_ID = re.compile(r"[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,10 @@ class MldsaVerifier:
     key_id: int = field(init=False)
 
     def __post_init__(self) -> None:
-        # The rules for names are the core's; its class checks them, whatever the key.
-        Verifier(self.name, bytes(32))
+        check_name(self.name)
         if len(self.public_key) != PUBLIC_KEY_SIZE or not 0 < len(self.name.encode()) < 256:
             raise MalformedError("ML-DSA-44 key is not 1312 bytes long, or its name is longer than 255")
-        object.__setattr__(self, "key_id", _key_id(self.name, self.public_key))
+        object.__setattr__(self, "key_id", key_id_of(self.name, MLDSA, self.public_key))
 
     def verify(self, text: bytes, signature: bytes) -> None:
         """Verify a line's signature, behind its key ID, over a checkpoint's text.
@@ -107,9 +110,9 @@ def parse_mldsa_vkey(text: str) -> MldsaVerifier:
     Raises:
         MalformedError: it is not one, or its ID is not that of its key.
     """
-    name, key_id, key = _split_key(text)
-    if len(key) != PUBLIC_KEY_SIZE:
-        raise MalformedError("verifier key is not 1312 bytes long")
+    name, key_id, kind, key = split_key(text)
+    if kind != MLDSA:
+        raise MalformedError("verifier key is not of ML-DSA-44")
     verifier = MldsaVerifier(name, key)
     if verifier.key_id != key_id:
         raise MalformedError("verifier key has an ID that is not its own")
@@ -118,7 +121,7 @@ def parse_mldsa_vkey(text: str) -> MldsaVerifier:
 
 def format_mldsa_vkey(verifier: MldsaVerifier) -> str:
     """Format a verifier key."""
-    return _join_key(verifier, verifier.public_key)
+    return join_key(verifier.name, verifier.key_id, MLDSA, verifier.public_key)
 
 
 def parse_mldsa_signing_key(text: str) -> MldsaSigner:
@@ -127,12 +130,7 @@ def parse_mldsa_signing_key(text: str) -> MldsaSigner:
     Raises:
         MalformedError: it is not one, or its ID is not that of its key. The message holds nothing of it.
     """
-    head, found, rest = text.removesuffix("\n").partition(_MARK)
-    if head or not found:
-        raise MalformedError("signing key does not begin with its mark")
-    name, key_id, seed = _split_key(rest)
-    if len(seed) != SEED_SIZE:
-        raise MalformedError("signing key is not a seed of 32 bytes")
+    name, key_id, _, seed = split_signing_key(text, (MLDSA,))
     signer = MldsaSigner(name, seed)
     if signer.verifier.key_id != key_id:
         raise MalformedError("signing key has an ID that is not its own")
@@ -141,7 +139,7 @@ def parse_mldsa_signing_key(text: str) -> MldsaSigner:
 
 def format_mldsa_signing_key(signer: MldsaSigner) -> str:
     """Format the text of a signing-key file, without a newline. It is a secret."""
-    return _MARK + _join_key(signer.verifier, signer.seed)
+    return join_signing_key(signer.verifier.name, signer.verifier.key_id, MLDSA, signer.seed)
 
 
 def read_mldsa_key(path: Path) -> MldsaSigner:
@@ -176,20 +174,3 @@ def _message(name: str, text: str, time_s: int) -> bytes:
             point.root,
         )
     )
-
-
-def _key_id(name: str, public_key: bytes) -> int:
-    return int.from_bytes(sha256(name.encode() + b"\n" + bytes((MLDSA,)) + public_key).digest()[:4])
-
-
-def _split_key(text: str) -> tuple[str, int, bytes]:
-    name, _, rest = text.partition("+")
-    key_id, _, encoded = rest.partition("+")
-    keyed = decode_base64(encoded)
-    if not _KEY_ID.fullmatch(key_id) or keyed[:1] != bytes((MLDSA,)):
-        raise MalformedError("key is not of ML-DSA-44, or has no ID of eight lower-case hexadecimal digits")
-    return name, int(key_id, 16), keyed[1:]
-
-
-def _join_key(verifier: MldsaVerifier, key: bytes) -> str:
-    return f"{verifier.name}+{verifier.key_id:08x}+{encode_base64(bytes((MLDSA,)) + key)}"
