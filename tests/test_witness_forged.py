@@ -111,7 +111,7 @@ def test_what_was_pruned_meanwhile_is_no_evidence(log: ForgedLog, tmp_path: Path
     log.hidden = {1, 2}  # the last of X before the start is gone as well: the log prunes on, up to a later start
     witness = log.witness(tmp_path / "w", retention_days=DAYS)
     answer = log.submit(witness, 0, size)
-    assert (answer.status, b"does not fit what is kept" in answer.body) == (503, True)
+    assert (answer.status, b"do not fit the kept ones" in answer.body) == (503, True)
     assert not evidence(tmp_path / "w")
     log.hidden = {1}
     assert log.submit(witness, 0, size).status == 200

@@ -249,9 +249,9 @@ def test_entries_that_are_not_to_be_had_are_asked_for_again(submitted: Submitted
     server = ours.server
     assert server is not None
     follower = next(iter(server.witness._logs.values())).follower
-    kept, follower._connection._headers = follower._connection._headers, {}
+    kept, follower._source.connection._headers = follower._source.connection._headers, {}
     assert ours.post(old.size, submitted.proof(old.size, point.size), signed).status == 503
-    follower._connection._headers = kept
+    follower._source.connection._headers = kept
     assert ours.post(old.size, submitted.proof(old.size, point.size), signed).status == 200
     submitted.first = point  # type: ignore[attr-defined]
 

@@ -17,7 +17,15 @@ Opening = bytes | None
 """salt[32] ‖ statement. None for a seal, and for an erased, pruned or withheld statement. b"" if it cannot be read."""
 
 
-class LeafSource(Protocol):
+class TileSource(Protocol):
+    """What has the tiles of a ledger."""
+
+    def tile(self, level: int, n: int, width: int) -> bytes:
+        """Return the first *width* hashes of tile *n* of a level. Raises as ``LeafSource.leaves``."""
+        ...
+
+
+class LeafSource(TileSource, Protocol):
     """A ledger that is being read. One thread uses it."""
 
     @property
@@ -41,10 +49,6 @@ class LeafSource(Protocol):
             StorageError: they cannot be read.
             MalformedError: the bundle has no known form.
         """
-        ...
-
-    def tile(self, level: int, n: int, width: int) -> bytes:
-        """Return the first *width* hashes of tile *n* of a level. Raises as ``leaves``."""
         ...
 
     def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
@@ -86,7 +90,7 @@ def read_leaf(source: LeafSource, index: int, size: int) -> bytes:
     return leaf
 
 
-def leaf_hashes(source: LeafSource, n: int, leaves: Sequence[bytes]) -> list[bytes]:
+def leaf_hashes(source: TileSource, n: int, leaves: Sequence[bytes]) -> list[bytes]:
     """Return the hashes of the leaves of bundle *n*. The hash of a missing leaf is read from its tile.
 
     Raises:
