@@ -1,5 +1,6 @@
 """The contract: generated code is fresh, its numbers are the core's, its comments are complete, lint is clean."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -57,9 +58,10 @@ def test_every_kind_has_an_author_and_every_written_kind_a_message() -> None:
 
 def test_every_error_reason_is_documented_with_its_code() -> None:
     text = (ROOT / "proto/consentd/v1/error_reason.proto").read_text()
+    comments = [comment.replace("\n  //", "") for comment in re.findall(r"(?:^  //.*\n)+", text, re.MULTILINE)]
     for name in sorted(er.ErrorReason.DESCRIPTOR.values_by_name):
         if name != "ERROR_REASON_UNSPECIFIED":
-            comment = next(line for line in text.splitlines() if line.strip().startswith(f"// {name}:"))
+            (comment,) = (each for each in comments if each.strip().startswith(f"// {name}:"))
             codes = ("INVALID_", "NOT_", "ABORTED", "PERM", "RES", "UNA", "DATA", "INT")
             assert any(f"({code}" in comment for code in codes), comment
 

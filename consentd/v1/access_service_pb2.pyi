@@ -23,7 +23,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class SignedQuestion(_message.Message):
-    """SignedQuestion is a question its asker signed: the entry layout with kind 255, ref 0, and the tag as the asker knows it."""
+    """SignedQuestion is a question that the asker signed. The signature covers the layout of an entry (see SignedStatement)
+    with kind 255, ref 0 and the tag given here.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -35,13 +37,13 @@ class SignedQuestion(_message.Message):
     question: _builtins.bytes
     """question is the serialised Question."""
     key: _builtins.bytes
-    """key is the asker's Ed25519 key in force, 32 bytes."""
+    """key is a valid Ed25519 public key of the asker, 32 bytes."""
     signature: _builtins.bytes
-    """signature is 64 bytes."""
+    """signature is an Ed25519 signature, 64 bytes."""
     author_time_ms: _builtins.int
-    """author_time_ms is the asker's clock."""
+    """author_time_ms is the time of the asker's clock, UTC milliseconds."""
     tag: _builtins.bytes
-    """tag is the person's tag as pinned by the asker, 32 bytes."""
+    """tag is the person's tag that the asker has pinned, 32 bytes."""
     def __init__(
         self,
         *,
@@ -61,7 +63,7 @@ Global___SignedQuestion: _TypeAlias = SignedQuestion  # noqa: Y015
 
 @_typing.final
 class AuthorizeAccessRequest(_message.Message):
-    """AuthorizeAccessRequest carries a question to decide and record."""
+    """AuthorizeAccessRequest has a question to decide and record."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -73,16 +75,18 @@ class AuthorizeAccessRequest(_message.Message):
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     network_origin: _builtins.str
-    """network_origin is where the call came from, where a gateway passes it on; empty: the connection's peer."""
+    """network_origin is the network address of the asker, if the caller is a gateway; empty: the address of the
+    connection's peer is recorded.
+    """
     wait_for: _consent_pb2.WaitFor.ValueType
-    """wait_for is what to wait for."""
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
     def question(self) -> _consent_pb2.Question:
-        """question is vouched for by the caller's credential."""
+        """question is not signed; the entry names the authenticated caller as the asker."""
 
     @_builtins.property
     def signed_question(self) -> Global___SignedQuestion:
-        """signed_question is signed by the asker."""
+        """signed_question is signed with the asker's key."""
 
     def __init__(
         self,
@@ -105,7 +109,7 @@ Global___AuthorizeAccessRequest: _TypeAlias = AuthorizeAccessRequest  # noqa: Y0
 
 @_typing.final
 class AuthorizeAccessResponse(_message.Message):
-    """AuthorizeAccessResponse carries the answer and its proof."""
+    """AuthorizeAccessResponse has the decision and the receipt of its entry."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -113,14 +117,14 @@ class AuthorizeAccessResponse(_message.Message):
     RECEIPT_FIELD_NUMBER: _builtins.int
     ACCESS_SEQ_FIELD_NUMBER: _builtins.int
     access_seq: _builtins.int
-    """access_seq is the entry's seq in the person's chain, for RecordAccess."""
+    """access_seq is the seq of the entry in the person's chain. RecordAccess needs it."""
     @_builtins.property
     def decision(self) -> _consent_pb2.Decision:
-        """decision is the answer; act on it, not on the receipt."""
+        """decision is the answer. Act on it, not on the existence of a receipt: a refusal has a receipt too."""
 
     @_builtins.property
     def receipt(self) -> _consent_pb2.Receipt:
-        """receipt of the ACCESS or REFUSAL; absent where the subject is not enrolled."""
+        """receipt of the ACCESS or REFUSAL; absent if the subject is not enrolled."""
 
     def __init__(
         self,
@@ -139,17 +143,17 @@ Global___AuthorizeAccessResponse: _TypeAlias = AuthorizeAccessResponse  # noqa: 
 
 @_typing.final
 class BatchAuthorizeAccessesRequest(_message.Message):
-    """BatchAuthorizeAccessesRequest carries questions to decide and record."""
+    """BatchAuthorizeAccessesRequest has questions to decide and record."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUESTS_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     wait_for: _consent_pb2.WaitFor.ValueType
-    """wait_for is what to wait for."""
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuthorizeAccessRequest]:
-        """requests, at most 1,000; their wait_for is not looked at."""
+        """requests, at most 1,000; their own wait_for is ignored."""
 
     def __init__(
         self,
@@ -167,7 +171,7 @@ Global___BatchAuthorizeAccessesRequest: _TypeAlias = BatchAuthorizeAccessesReque
 
 @_typing.final
 class BatchAuthorizeAccessesResponse(_message.Message):
-    """BatchAuthorizeAccessesResponse carries the answers in the order asked."""
+    """BatchAuthorizeAccessesResponse has the answers in the order of the requests."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -203,7 +207,7 @@ class AuthorizeAccessResult(_message.Message):
 
     @_builtins.property
     def error(self) -> _error_reason_pb2.ItemError:
-        """error says what was wrong with this request."""
+        """error is what a single call with this request would have failed with."""
 
     def __init__(
         self,
@@ -223,7 +227,7 @@ Global___AuthorizeAccessResult: _TypeAlias = AuthorizeAccessResult  # noqa: Y015
 
 @_typing.final
 class RecordAccessRequest(_message.Message):
-    """RecordAccessRequest tells what a permitted transfer did."""
+    """RecordAccessRequest reports what a permitted transfer did."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -238,14 +242,14 @@ class RecordAccessRequest(_message.Message):
     access_seq: _builtins.int
     """access_seq is the seq of the ACCESS in the person's chain."""
     wait_for: _consent_pb2.WaitFor.ValueType
-    """wait_for is what to wait for."""
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
     def subject(self) -> _consent_pb2.Subject:
-        """subject is whose data it was."""
+        """subject is the person whose data were transferred."""
 
     @_builtins.property
     def outcome(self) -> _statement_pb2.OutcomeStatement:
-        """outcome is signed by the daemon, naming the caller as the one who reports it."""
+        """outcome: the daemon signs the entry, which names the caller as the one who reports it."""
 
     @_builtins.property
     def signed(self) -> _consent_pb2.SignedStatement:
@@ -273,7 +277,7 @@ Global___RecordAccessRequest: _TypeAlias = RecordAccessRequest  # noqa: Y015
 
 @_typing.final
 class RecordAccessResponse(_message.Message):
-    """RecordAccessResponse proves the write."""
+    """RecordAccessResponse has the receipt of the entry."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -297,17 +301,17 @@ Global___RecordAccessResponse: _TypeAlias = RecordAccessResponse  # noqa: Y015
 
 @_typing.final
 class BatchRecordAccessesRequest(_message.Message):
-    """BatchRecordAccessesRequest tells what permitted transfers did."""
+    """BatchRecordAccessesRequest reports what permitted transfers did."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUESTS_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
     wait_for: _consent_pb2.WaitFor.ValueType
-    """wait_for is what to wait for."""
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordAccessRequest]:
-        """requests, at most 1,000; their wait_for is not looked at."""
+        """requests, at most 1,000; their own wait_for is ignored."""
 
     def __init__(
         self,
@@ -325,7 +329,7 @@ Global___BatchRecordAccessesRequest: _TypeAlias = BatchRecordAccessesRequest  # 
 
 @_typing.final
 class BatchRecordAccessesResponse(_message.Message):
-    """BatchRecordAccessesResponse proves the writes."""
+    """BatchRecordAccessesResponse has the receipts of the entries."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -349,7 +353,7 @@ Global___BatchRecordAccessesResponse: _TypeAlias = BatchRecordAccessesResponse  
 
 @_typing.final
 class ListAccessesRequest(_message.Message):
-    """ListAccessesRequest asks for a page."""
+    """ListAccessesRequest asks for a page of a person's accesses."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -357,9 +361,9 @@ class ListAccessesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """page_size is how many at most; 0 or more than 1,000: 1,000."""
+    """page_size is the most items of a page; 0 or more than 1,000 means 1,000."""
     page_token: _builtins.str
-    """page_token is the last page's next_page_token."""
+    """page_token is the next_page_token of the previous page; empty: the first page."""
     @_builtins.property
     def subject(self) -> _consent_pb2.Subject:
         """subject is the person."""
@@ -399,13 +403,13 @@ class AccessRecord(_message.Message):
     index: _builtins.int
     """index in the ledger."""
     time_ms: _builtins.int
-    """time_ms is the ledger's clock, UTC milliseconds."""
+    """time_ms is the time of the entry, by the ledger's clock, UTC milliseconds."""
     refused: _builtins.bool
-    """refused is true for a REFUSAL."""
+    """refused is true for a REFUSAL, false for an ACCESS."""
     asker: _builtins.str
-    """asker is the participant whose credential carried it."""
+    """asker is the participant whose credential the call had."""
     network_origin: _builtins.str
-    """network_origin is where the call came from."""
+    """network_origin is the recorded network address of the asker."""
     @_builtins.property
     def question(self) -> _consent_pb2.Question:
         """question that was asked."""
@@ -416,7 +420,7 @@ class AccessRecord(_message.Message):
 
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[_statement_pb2.OutcomeStatement]:
-        """outcomes recorded for it."""
+        """outcomes that were recorded for this access."""
 
     def __init__(
         self,
@@ -441,7 +445,7 @@ Global___AccessRecord: _TypeAlias = AccessRecord  # noqa: Y015
 
 @_typing.final
 class ListAccessesResponse(_message.Message):
-    """ListAccessesResponse is a page."""
+    """ListAccessesResponse is a page of accesses."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -449,14 +453,14 @@ class ListAccessesResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """next_page_token leads on; empty: the end."""
+    """next_page_token is the token of the next page; empty: this is the last page."""
     @_builtins.property
     def accesses(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccessRecord]:
         """accesses, newest first."""
 
     @_builtins.property
     def revision(self) -> _consent_pb2.Revision:
-        """revision is the state read."""
+        """revision is the state that the answer reflects."""
 
     def __init__(
         self,

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class AccessServiceStub(object):
-    """AccessService stands at the point where data leaves one hand for another. The flow of a transfer:
-    AuthorizeAccess, then the transfer, then RecordAccess. No receipt, no data.
+    """AccessService decides and records transfers of data. A caller calls AuthorizeAccess, makes the transfer, then calls
+    RecordAccess. A holder that releases data only against a receipt makes every transfer visible.
     """
 
     def __init__(self, channel):
@@ -64,43 +64,48 @@ class AccessServiceStub(object):
 
 
 class AccessServiceServicer(object):
-    """AccessService stands at the point where data leaves one hand for another. The flow of a transfer:
-    AuthorizeAccess, then the transfer, then RecordAccess. No receipt, no data.
+    """AccessService decides and records transfers of data. A caller calls AuthorizeAccess, makes the transfer, then calls
+    RecordAccess. A holder that releases data only against a receipt makes every transfer visible.
     """
 
     def AuthorizeAccess(self, request, context):
-        """AuthorizeAccess decides and records in one: the decision is taken at its place in the ledger, seeing every entry before it,
-        and is durable (an ACCESS or a REFUSAL) before it is answered. A repeat of request_id returns the recorded receipt and
-        a decision taken now, which governs; where that would permit what was refused then, it is a conflict. A subject that is not enrolled has no entry. Costs one group commit.
+        """AuthorizeAccess decides a question and records the decision as an entry (ACCESS or REFUSAL). The decision takes
+        into account every entry before its own, and it is on disk before the answer is sent. A repeated request_id returns
+        the recorded receipt and a new decision, and the new decision counts. If the new decision would permit what was
+        refused before, the call fails with CONFLICT. For a subject that is not enrolled nothing is recorded. Cost: one
+        group commit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchAuthorizeAccesses(self, request, context):
-        """BatchAuthorizeAccesses does the same for up to 1,000 questions, each answered by itself.
+        """BatchAuthorizeAccesses does the same for up to 1,000 questions. Each is decided, recorded and answered
+        independently. Cost: one or a few group commits for the whole batch.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecordAccess(self, request, context):
-        """RecordAccess records what a permitted transfer did.
+        """RecordAccess records what a permitted transfer did. Cost: one group commit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchRecordAccesses(self, request, context):
-        """BatchRecordAccesses records up to 1,000 outcomes, all or none.
+        """BatchRecordAccesses records up to 1,000 outcomes, all or none. Cost: one or a few group commits for the whole
+        batch.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAccesses(self, request, context):
-        """ListAccesses reads who used, or asked to use, a person's data, newest first. Needs the right ACT_FOR_SUBJECTS.
-        It proves nothing by itself: LedgerService.GetHistory does.
+        """ListAccesses lists who used, or asked to use, a person's data, newest first. The caller needs the right
+        ACT_FOR_SUBJECTS. The list is not proven to be complete; LedgerService.GetHistory proves that. Cost: a few reads
+        for each access of the page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,8 +148,8 @@ def add_AccessServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccessService(object):
-    """AccessService stands at the point where data leaves one hand for another. The flow of a transfer:
-    AuthorizeAccess, then the transfer, then RecordAccess. No receipt, no data.
+    """AccessService decides and records transfers of data. A caller calls AuthorizeAccess, makes the transfer, then calls
+    RecordAccess. A holder that releases data only against a receipt makes every transfer visible.
     """
 
     @staticmethod

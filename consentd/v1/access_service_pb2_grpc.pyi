@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AccessServiceStub:
-    """AccessService stands at the point where data leaves one hand for another. The flow of a transfer:
-    AuthorizeAccess, then the transfer, then RecordAccess. No receipt, no data.
+    """AccessService decides and records transfers of data. A caller calls AuthorizeAccess, makes the transfer, then calls
+    RecordAccess. A holder that releases data only against a receipt makes every transfer visible.
     """
 
     @_typing.overload
@@ -36,47 +36,61 @@ class AccessServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AccessServiceAsyncStub: ...
     AuthorizeAccess: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.AuthorizeAccessRequest, _access_service_pb2.AuthorizeAccessResponse]
-    """AuthorizeAccess decides and records in one: the decision is taken at its place in the ledger, seeing every entry before it,
-    and is durable (an ACCESS or a REFUSAL) before it is answered. A repeat of request_id returns the recorded receipt and
-    a decision taken now, which governs; where that would permit what was refused then, it is a conflict. A subject that is not enrolled has no entry. Costs one group commit.
+    """AuthorizeAccess decides a question and records the decision as an entry (ACCESS or REFUSAL). The decision takes
+    into account every entry before its own, and it is on disk before the answer is sent. A repeated request_id returns
+    the recorded receipt and a new decision, and the new decision counts. If the new decision would permit what was
+    refused before, the call fails with CONFLICT. For a subject that is not enrolled nothing is recorded. Cost: one
+    group commit.
     """
     BatchAuthorizeAccesses: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.BatchAuthorizeAccessesRequest, _access_service_pb2.BatchAuthorizeAccessesResponse]
-    """BatchAuthorizeAccesses does the same for up to 1,000 questions, each answered by itself."""
+    """BatchAuthorizeAccesses does the same for up to 1,000 questions. Each is decided, recorded and answered
+    independently. Cost: one or a few group commits for the whole batch.
+    """
     RecordAccess: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.RecordAccessRequest, _access_service_pb2.RecordAccessResponse]
-    """RecordAccess records what a permitted transfer did."""
+    """RecordAccess records what a permitted transfer did. Cost: one group commit."""
     BatchRecordAccesses: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.BatchRecordAccessesRequest, _access_service_pb2.BatchRecordAccessesResponse]
-    """BatchRecordAccesses records up to 1,000 outcomes, all or none."""
+    """BatchRecordAccesses records up to 1,000 outcomes, all or none. Cost: one or a few group commits for the whole
+    batch.
+    """
     ListAccesses: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListAccessesRequest, _access_service_pb2.ListAccessesResponse]
-    """ListAccesses reads who used, or asked to use, a person's data, newest first. Needs the right ACT_FOR_SUBJECTS.
-    It proves nothing by itself: LedgerService.GetHistory does.
+    """ListAccesses lists who used, or asked to use, a person's data, newest first. The caller needs the right
+    ACT_FOR_SUBJECTS. The list is not proven to be complete; LedgerService.GetHistory proves that. Cost: a few reads
+    for each access of the page.
     """
 
 @_typing.type_check_only
 class AccessServiceAsyncStub(AccessServiceStub):
-    """AccessService stands at the point where data leaves one hand for another. The flow of a transfer:
-    AuthorizeAccess, then the transfer, then RecordAccess. No receipt, no data.
+    """AccessService decides and records transfers of data. A caller calls AuthorizeAccess, makes the transfer, then calls
+    RecordAccess. A holder that releases data only against a receipt makes every transfer visible.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     AuthorizeAccess: _aio.UnaryUnaryMultiCallable[_access_service_pb2.AuthorizeAccessRequest, _access_service_pb2.AuthorizeAccessResponse]  # type: ignore[assignment]
-    """AuthorizeAccess decides and records in one: the decision is taken at its place in the ledger, seeing every entry before it,
-    and is durable (an ACCESS or a REFUSAL) before it is answered. A repeat of request_id returns the recorded receipt and
-    a decision taken now, which governs; where that would permit what was refused then, it is a conflict. A subject that is not enrolled has no entry. Costs one group commit.
+    """AuthorizeAccess decides a question and records the decision as an entry (ACCESS or REFUSAL). The decision takes
+    into account every entry before its own, and it is on disk before the answer is sent. A repeated request_id returns
+    the recorded receipt and a new decision, and the new decision counts. If the new decision would permit what was
+    refused before, the call fails with CONFLICT. For a subject that is not enrolled nothing is recorded. Cost: one
+    group commit.
     """
     BatchAuthorizeAccesses: _aio.UnaryUnaryMultiCallable[_access_service_pb2.BatchAuthorizeAccessesRequest, _access_service_pb2.BatchAuthorizeAccessesResponse]  # type: ignore[assignment]
-    """BatchAuthorizeAccesses does the same for up to 1,000 questions, each answered by itself."""
+    """BatchAuthorizeAccesses does the same for up to 1,000 questions. Each is decided, recorded and answered
+    independently. Cost: one or a few group commits for the whole batch.
+    """
     RecordAccess: _aio.UnaryUnaryMultiCallable[_access_service_pb2.RecordAccessRequest, _access_service_pb2.RecordAccessResponse]  # type: ignore[assignment]
-    """RecordAccess records what a permitted transfer did."""
+    """RecordAccess records what a permitted transfer did. Cost: one group commit."""
     BatchRecordAccesses: _aio.UnaryUnaryMultiCallable[_access_service_pb2.BatchRecordAccessesRequest, _access_service_pb2.BatchRecordAccessesResponse]  # type: ignore[assignment]
-    """BatchRecordAccesses records up to 1,000 outcomes, all or none."""
+    """BatchRecordAccesses records up to 1,000 outcomes, all or none. Cost: one or a few group commits for the whole
+    batch.
+    """
     ListAccesses: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListAccessesRequest, _access_service_pb2.ListAccessesResponse]  # type: ignore[assignment]
-    """ListAccesses reads who used, or asked to use, a person's data, newest first. Needs the right ACT_FOR_SUBJECTS.
-    It proves nothing by itself: LedgerService.GetHistory does.
+    """ListAccesses lists who used, or asked to use, a person's data, newest first. The caller needs the right
+    ACT_FOR_SUBJECTS. The list is not proven to be complete; LedgerService.GetHistory proves that. Cost: a few reads
+    for each access of the page.
     """
 
 class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
-    """AccessService stands at the point where data leaves one hand for another. The flow of a transfer:
-    AuthorizeAccess, then the transfer, then RecordAccess. No receipt, no data.
+    """AccessService decides and records transfers of data. A caller calls AuthorizeAccess, makes the transfer, then calls
+    RecordAccess. A holder that releases data only against a receipt makes every transfer visible.
     """
 
     @_abc_1.abstractmethod
@@ -85,9 +99,11 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_service_pb2.AuthorizeAccessRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.AuthorizeAccessResponse, _abc.Awaitable[_access_service_pb2.AuthorizeAccessResponse]]:
-        """AuthorizeAccess decides and records in one: the decision is taken at its place in the ledger, seeing every entry before it,
-        and is durable (an ACCESS or a REFUSAL) before it is answered. A repeat of request_id returns the recorded receipt and
-        a decision taken now, which governs; where that would permit what was refused then, it is a conflict. A subject that is not enrolled has no entry. Costs one group commit.
+        """AuthorizeAccess decides a question and records the decision as an entry (ACCESS or REFUSAL). The decision takes
+        into account every entry before its own, and it is on disk before the answer is sent. A repeated request_id returns
+        the recorded receipt and a new decision, and the new decision counts. If the new decision would permit what was
+        refused before, the call fails with CONFLICT. For a subject that is not enrolled nothing is recorded. Cost: one
+        group commit.
         """
 
     @_abc_1.abstractmethod
@@ -96,7 +112,9 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_service_pb2.BatchAuthorizeAccessesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.BatchAuthorizeAccessesResponse, _abc.Awaitable[_access_service_pb2.BatchAuthorizeAccessesResponse]]:
-        """BatchAuthorizeAccesses does the same for up to 1,000 questions, each answered by itself."""
+        """BatchAuthorizeAccesses does the same for up to 1,000 questions. Each is decided, recorded and answered
+        independently. Cost: one or a few group commits for the whole batch.
+        """
 
     @_abc_1.abstractmethod
     def RecordAccess(
@@ -104,7 +122,7 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_service_pb2.RecordAccessRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.RecordAccessResponse, _abc.Awaitable[_access_service_pb2.RecordAccessResponse]]:
-        """RecordAccess records what a permitted transfer did."""
+        """RecordAccess records what a permitted transfer did. Cost: one group commit."""
 
     @_abc_1.abstractmethod
     def BatchRecordAccesses(
@@ -112,7 +130,9 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_service_pb2.BatchRecordAccessesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.BatchRecordAccessesResponse, _abc.Awaitable[_access_service_pb2.BatchRecordAccessesResponse]]:
-        """BatchRecordAccesses records up to 1,000 outcomes, all or none."""
+        """BatchRecordAccesses records up to 1,000 outcomes, all or none. Cost: one or a few group commits for the whole
+        batch.
+        """
 
     @_abc_1.abstractmethod
     def ListAccesses(
@@ -120,8 +140,9 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _access_service_pb2.ListAccessesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.ListAccessesResponse, _abc.Awaitable[_access_service_pb2.ListAccessesResponse]]:
-        """ListAccesses reads who used, or asked to use, a person's data, newest first. Needs the right ACT_FOR_SUBJECTS.
-        It proves nothing by itself: LedgerService.GetHistory does.
+        """ListAccesses lists who used, or asked to use, a person's data, newest first. The caller needs the right
+        ACT_FOR_SUBJECTS. The list is not proven to be complete; LedgerService.GetHistory proves that. Cost: a few reads
+        for each access of the page.
         """
 
 def add_AccessServiceServicer_to_server(servicer: AccessServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

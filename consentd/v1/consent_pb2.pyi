@@ -33,7 +33,7 @@ class _EffectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Effect.ValueTy
     """EFFECT_PERMIT allows."""
 
 class Effect(_Effect, metaclass=_EffectEnumTypeWrapper):
-    """Effect says what a provision does to what it matches."""
+    """Effect is what a provision does to the requests that it matches."""
 
 EFFECT_UNSPECIFIED: Effect.ValueType  # 0
 """EFFECT_UNSPECIFIED: in a nested provision, the opposite of its parent's; refused in a root."""
@@ -61,7 +61,7 @@ class _ConsentKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConsentKi
     """CONSENT_KIND_STATUTORY records a legal ground that is not the person's will."""
 
 class ConsentKind(_ConsentKind, metaclass=_ConsentKindEnumTypeWrapper):
-    """ConsentKind says which legal act a record is. In Korean law consent (동의) and transfer request (전송요구) differ."""
+    """ConsentKind is the legal act. In Korean law consent (동의) and transfer request (전송요구) are different acts."""
 
 CONSENT_KIND_UNSPECIFIED: ConsentKind.ValueType  # 0
 """CONSENT_KIND_UNSPECIFIED is refused."""
@@ -82,29 +82,29 @@ class _ImplicitPolicy:
 class _ImplicitPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImplicitPolicy.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     IMPLICIT_POLICY_UNSPECIFIED: _ImplicitPolicy.ValueType  # 0
-    """IMPLICIT_POLICY_UNSPECIFIED: none selected."""
+    """IMPLICIT_POLICY_UNSPECIFIED: no implicit policy."""
     IMPLICIT_POLICY_DENY: _ImplicitPolicy.ValueType  # 1
     """IMPLICIT_POLICY_DENY: nothing may flow."""
     IMPLICIT_POLICY_BASIC_NORMAL: _ImplicitPolicy.ValueType  # 2
     """IMPLICIT_POLICY_BASIC_NORMAL: normal data may flow for treatment, and for nothing else."""
     IMPLICIT_POLICY_ALL_NORMAL: _ImplicitPolicy.ValueType  # 3
-    """IMPLICIT_POLICY_ALL_NORMAL: normal data may flow for every purpose that can be implied."""
+    """IMPLICIT_POLICY_ALL_NORMAL: normal data may flow for every purpose that the vocabulary marks as implied."""
     IMPLICIT_POLICY_BREAK_GLASS_ONLY: _ImplicitPolicy.ValueType  # 4
-    """IMPLICIT_POLICY_BREAK_GLASS_ONLY: only break-glass."""
+    """IMPLICIT_POLICY_BREAK_GLASS_ONLY: only emergency access is allowed."""
 
 class ImplicitPolicy(_ImplicitPolicy, metaclass=_ImplicitPolicyEnumTypeWrapper):
-    """ImplicitPolicy names what holds where nobody said anything: the four policies of IHE PCF 1.1."""
+    """ImplicitPolicy decides what no consent decides: the four policies of IHE PCF 1.1."""
 
 IMPLICIT_POLICY_UNSPECIFIED: ImplicitPolicy.ValueType  # 0
-"""IMPLICIT_POLICY_UNSPECIFIED: none selected."""
+"""IMPLICIT_POLICY_UNSPECIFIED: no implicit policy."""
 IMPLICIT_POLICY_DENY: ImplicitPolicy.ValueType  # 1
 """IMPLICIT_POLICY_DENY: nothing may flow."""
 IMPLICIT_POLICY_BASIC_NORMAL: ImplicitPolicy.ValueType  # 2
 """IMPLICIT_POLICY_BASIC_NORMAL: normal data may flow for treatment, and for nothing else."""
 IMPLICIT_POLICY_ALL_NORMAL: ImplicitPolicy.ValueType  # 3
-"""IMPLICIT_POLICY_ALL_NORMAL: normal data may flow for every purpose that can be implied."""
+"""IMPLICIT_POLICY_ALL_NORMAL: normal data may flow for every purpose that the vocabulary marks as implied."""
 IMPLICIT_POLICY_BREAK_GLASS_ONLY: ImplicitPolicy.ValueType  # 4
-"""IMPLICIT_POLICY_BREAK_GLASS_ONLY: only break-glass."""
+"""IMPLICIT_POLICY_BREAK_GLASS_ONLY: only emergency access is allowed."""
 Global___ImplicitPolicy: _TypeAlias = ImplicitPolicy  # noqa: Y015
 
 class _Obligation:
@@ -118,19 +118,19 @@ class _ObligationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Obligation
     OBLIGATION_ENFORCE_RESIDUAL: _Obligation.ValueType  # 1
     """OBLIGATION_ENFORCE_RESIDUAL: apply the residual rules to each resource before it flows."""
     OBLIGATION_NOTIFY_SUBJECT: _Obligation.ValueType  # 2
-    """OBLIGATION_NOTIFY_SUBJECT: tell the person without delay."""
+    """OBLIGATION_NOTIFY_SUBJECT: inform the person without delay."""
     OBLIGATION_POST_REVIEW: _Obligation.ValueType  # 3
     """OBLIGATION_POST_REVIEW: a person reviews this access afterwards."""
 
 class Obligation(_Obligation, metaclass=_ObligationEnumTypeWrapper):
-    """Obligation is what the enforcer of a permit must do."""
+    """Obligation is what a caller that acts on a permit must do."""
 
 OBLIGATION_UNSPECIFIED: Obligation.ValueType  # 0
 """OBLIGATION_UNSPECIFIED is never sent."""
 OBLIGATION_ENFORCE_RESIDUAL: Obligation.ValueType  # 1
 """OBLIGATION_ENFORCE_RESIDUAL: apply the residual rules to each resource before it flows."""
 OBLIGATION_NOTIFY_SUBJECT: Obligation.ValueType  # 2
-"""OBLIGATION_NOTIFY_SUBJECT: tell the person without delay."""
+"""OBLIGATION_NOTIFY_SUBJECT: inform the person without delay."""
 OBLIGATION_POST_REVIEW: Obligation.ValueType  # 3
 """OBLIGATION_POST_REVIEW: a person reviews this access afterwards."""
 Global___Obligation: _TypeAlias = Obligation  # noqa: Y015
@@ -144,31 +144,31 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     OUTCOME_UNSPECIFIED: _Outcome.ValueType  # 0
     """OUTCOME_UNSPECIFIED is never sent."""
     OUTCOME_PERMIT: _Outcome.ValueType  # 1
-    """OUTCOME_PERMIT: all that was asked for may flow."""
+    """OUTCOME_PERMIT: everything that was asked for may flow."""
     OUTCOME_PARTIAL: _Outcome.ValueType  # 2
-    """OUTCOME_PARTIAL: some of it may."""
+    """OUTCOME_PARTIAL: some of it may flow."""
     OUTCOME_DENY: _Outcome.ValueType  # 3
-    """OUTCOME_DENY: something forbids it."""
+    """OUTCOME_DENY: a consent, objection or rule forbids it."""
     OUTCOME_INDETERMINATE: _Outcome.ValueType  # 4
-    """OUTCOME_INDETERMINATE: it could not be told; treat as a refusal."""
+    """OUTCOME_INDETERMINATE: the answer could not be determined; treat it as a refusal."""
     OUTCOME_NO_CONSENT: _Outcome.ValueType  # 5
-    """OUTCOME_NO_CONSENT: nobody allowed it."""
+    """OUTCOME_NO_CONSENT: nothing allows it."""
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
-    """Outcome is how a question comes out. A denial is an answer, never an error."""
+    """Outcome is the answer to a question. A denial is an answer, not an error."""
 
 OUTCOME_UNSPECIFIED: Outcome.ValueType  # 0
 """OUTCOME_UNSPECIFIED is never sent."""
 OUTCOME_PERMIT: Outcome.ValueType  # 1
-"""OUTCOME_PERMIT: all that was asked for may flow."""
+"""OUTCOME_PERMIT: everything that was asked for may flow."""
 OUTCOME_PARTIAL: Outcome.ValueType  # 2
-"""OUTCOME_PARTIAL: some of it may."""
+"""OUTCOME_PARTIAL: some of it may flow."""
 OUTCOME_DENY: Outcome.ValueType  # 3
-"""OUTCOME_DENY: something forbids it."""
+"""OUTCOME_DENY: a consent, objection or rule forbids it."""
 OUTCOME_INDETERMINATE: Outcome.ValueType  # 4
-"""OUTCOME_INDETERMINATE: it could not be told; treat as a refusal."""
+"""OUTCOME_INDETERMINATE: the answer could not be determined; treat it as a refusal."""
 OUTCOME_NO_CONSENT: Outcome.ValueType  # 5
-"""OUTCOME_NO_CONSENT: nobody allowed it."""
+"""OUTCOME_NO_CONSENT: nothing allows it."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
 class _Combining:
@@ -184,16 +184,16 @@ class _CombiningEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Combining.V
     COMBINING_PERMIT_OVERRIDES: _Combining.ValueType  # 2
     """COMBINING_PERMIT_OVERRIDES: any permit permits."""
     COMBINING_ORDERED_DENY_OVERRIDES: _Combining.ValueType  # 3
-    """COMBINING_ORDERED_DENY_OVERRIDES: as deny-overrides, newest lineage named first."""
+    """COMBINING_ORDERED_DENY_OVERRIDES: as deny-overrides; reasons name the newest consent first."""
     COMBINING_ORDERED_PERMIT_OVERRIDES: _Combining.ValueType  # 4
-    """COMBINING_ORDERED_PERMIT_OVERRIDES: as permit-overrides, newest lineage named first."""
+    """COMBINING_ORDERED_PERMIT_OVERRIDES: as permit-overrides; reasons name the newest consent first."""
     COMBINING_DENY_UNLESS_PERMIT: _Combining.ValueType  # 5
-    """COMBINING_DENY_UNLESS_PERMIT: what nobody permits is denied."""
+    """COMBINING_DENY_UNLESS_PERMIT: what nothing permits is denied."""
     COMBINING_PERMIT_UNLESS_DENY: _Combining.ValueType  # 6
-    """COMBINING_PERMIT_UNLESS_DENY: what nobody denies is permitted."""
+    """COMBINING_PERMIT_UNLESS_DENY: what nothing denies is permitted."""
 
 class Combining(_Combining, metaclass=_CombiningEnumTypeWrapper):
-    """Combining names how lineages of consents combine: the six names of FHIR Permission."""
+    """Combining is how several consents of a person combine: the six names of FHIR Permission."""
 
 COMBINING_UNSPECIFIED: Combining.ValueType  # 0
 """COMBINING_UNSPECIFIED is never sent."""
@@ -202,13 +202,13 @@ COMBINING_DENY_OVERRIDES: Combining.ValueType  # 1
 COMBINING_PERMIT_OVERRIDES: Combining.ValueType  # 2
 """COMBINING_PERMIT_OVERRIDES: any permit permits."""
 COMBINING_ORDERED_DENY_OVERRIDES: Combining.ValueType  # 3
-"""COMBINING_ORDERED_DENY_OVERRIDES: as deny-overrides, newest lineage named first."""
+"""COMBINING_ORDERED_DENY_OVERRIDES: as deny-overrides; reasons name the newest consent first."""
 COMBINING_ORDERED_PERMIT_OVERRIDES: Combining.ValueType  # 4
-"""COMBINING_ORDERED_PERMIT_OVERRIDES: as permit-overrides, newest lineage named first."""
+"""COMBINING_ORDERED_PERMIT_OVERRIDES: as permit-overrides; reasons name the newest consent first."""
 COMBINING_DENY_UNLESS_PERMIT: Combining.ValueType  # 5
-"""COMBINING_DENY_UNLESS_PERMIT: what nobody permits is denied."""
+"""COMBINING_DENY_UNLESS_PERMIT: what nothing permits is denied."""
 COMBINING_PERMIT_UNLESS_DENY: Combining.ValueType  # 6
-"""COMBINING_PERMIT_UNLESS_DENY: what nobody denies is permitted."""
+"""COMBINING_PERMIT_UNLESS_DENY: what nothing denies is permitted."""
 Global___Combining: _TypeAlias = Combining  # noqa: Y015
 
 class _ReasonCode:
@@ -224,7 +224,7 @@ class _ReasonCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReasonCode
     REASON_CODE_DENIED_BY_CONSENT: _ReasonCode.ValueType  # 2
     """REASON_CODE_DENIED_BY_CONSENT: a consent or an objection denies it."""
     REASON_CODE_NO_MATCHING_CONSENT: _ReasonCode.ValueType  # 3
-    """REASON_CODE_NO_MATCHING_CONSENT: no consent speaks of it."""
+    """REASON_CODE_NO_MATCHING_CONSENT: no consent matches it."""
     REASON_CODE_PERMITTED_BY_LAW: _ReasonCode.ValueType  # 4
     """REASON_CODE_PERMITTED_BY_LAW: a statutory rule of the realm permits it."""
     REASON_CODE_DENIED_BY_LAW: _ReasonCode.ValueType  # 5
@@ -238,16 +238,16 @@ class _ReasonCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReasonCode
     REASON_CODE_DENIED_BY_IMPLICIT_POLICY: _ReasonCode.ValueType  # 9
     """REASON_CODE_DENIED_BY_IMPLICIT_POLICY: the implicit policy denies it."""
     REASON_CODE_UNKNOWN_CATEGORY: _ReasonCode.ValueType  # 10
-    """REASON_CODE_UNKNOWN_CATEGORY: the vocabulary does not hold this code."""
+    """REASON_CODE_UNKNOWN_CATEGORY: the vocabulary does not have this code."""
     REASON_CODE_UNREADABLE_CONSENT: _ReasonCode.ValueType  # 11
     """REASON_CODE_UNREADABLE_CONSENT: a stored consent that may match cannot be read."""
     REASON_CODE_DENIED_BY_COMBINING: _ReasonCode.ValueType  # 12
-    """REASON_CODE_DENIED_BY_COMBINING: deny-unless-permit, and nobody permits."""
+    """REASON_CODE_DENIED_BY_COMBINING: the rules combine by deny-unless-permit, and nothing permits it."""
     REASON_CODE_PERMITTED_BY_COMBINING: _ReasonCode.ValueType  # 13
-    """REASON_CODE_PERMITTED_BY_COMBINING: permit-unless-deny, and nobody denies."""
+    """REASON_CODE_PERMITTED_BY_COMBINING: the rules combine by permit-unless-deny, and nothing denies it."""
 
 class ReasonCode(_ReasonCode, metaclass=_ReasonCodeEnumTypeWrapper):
-    """ReasonCode says why a category came out as it did."""
+    """ReasonCode is why a category was decided as it was."""
 
 REASON_CODE_UNSPECIFIED: ReasonCode.ValueType  # 0
 """REASON_CODE_UNSPECIFIED is never sent."""
@@ -256,7 +256,7 @@ REASON_CODE_PERMITTED_BY_CONSENT: ReasonCode.ValueType  # 1
 REASON_CODE_DENIED_BY_CONSENT: ReasonCode.ValueType  # 2
 """REASON_CODE_DENIED_BY_CONSENT: a consent or an objection denies it."""
 REASON_CODE_NO_MATCHING_CONSENT: ReasonCode.ValueType  # 3
-"""REASON_CODE_NO_MATCHING_CONSENT: no consent speaks of it."""
+"""REASON_CODE_NO_MATCHING_CONSENT: no consent matches it."""
 REASON_CODE_PERMITTED_BY_LAW: ReasonCode.ValueType  # 4
 """REASON_CODE_PERMITTED_BY_LAW: a statutory rule of the realm permits it."""
 REASON_CODE_DENIED_BY_LAW: ReasonCode.ValueType  # 5
@@ -270,13 +270,13 @@ REASON_CODE_PERMITTED_BY_IMPLICIT_POLICY: ReasonCode.ValueType  # 8
 REASON_CODE_DENIED_BY_IMPLICIT_POLICY: ReasonCode.ValueType  # 9
 """REASON_CODE_DENIED_BY_IMPLICIT_POLICY: the implicit policy denies it."""
 REASON_CODE_UNKNOWN_CATEGORY: ReasonCode.ValueType  # 10
-"""REASON_CODE_UNKNOWN_CATEGORY: the vocabulary does not hold this code."""
+"""REASON_CODE_UNKNOWN_CATEGORY: the vocabulary does not have this code."""
 REASON_CODE_UNREADABLE_CONSENT: ReasonCode.ValueType  # 11
 """REASON_CODE_UNREADABLE_CONSENT: a stored consent that may match cannot be read."""
 REASON_CODE_DENIED_BY_COMBINING: ReasonCode.ValueType  # 12
-"""REASON_CODE_DENIED_BY_COMBINING: deny-unless-permit, and nobody permits."""
+"""REASON_CODE_DENIED_BY_COMBINING: the rules combine by deny-unless-permit, and nothing permits it."""
 REASON_CODE_PERMITTED_BY_COMBINING: ReasonCode.ValueType  # 13
-"""REASON_CODE_PERMITTED_BY_COMBINING: permit-unless-deny, and nobody denies."""
+"""REASON_CODE_PERMITTED_BY_COMBINING: the rules combine by permit-unless-deny, and nothing denies it."""
 Global___ReasonCode: _TypeAlias = ReasonCode  # noqa: Y015
 
 class _Layer:
@@ -288,27 +288,27 @@ class _LayerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Layer.ValueType
     LAYER_UNSPECIFIED: _Layer.ValueType  # 0
     """LAYER_UNSPECIFIED is never sent."""
     LAYER_STATUTE: _Layer.ValueType  # 1
-    """LAYER_STATUTE: law or court."""
+    """LAYER_STATUTE: a law, or a decision of a court."""
     LAYER_BREAK_GLASS: _Layer.ValueType  # 2
     """LAYER_BREAK_GLASS: the realm's break-glass rule."""
     LAYER_CONSENT: _Layer.ValueType  # 3
     """LAYER_CONSENT: what the person allowed or forbade."""
     LAYER_IMPLICIT: _Layer.ValueType  # 4
-    """LAYER_IMPLICIT: what holds where nobody said anything."""
+    """LAYER_IMPLICIT: the implicit policy."""
 
 class Layer(_Layer, metaclass=_LayerEnumTypeWrapper):
-    """Layer is where a rule stands; the first layer, from the top, that permits or denies a category decides it."""
+    """Layer is the rank of a rule. The first layer in this order that permits or denies a category decides it."""
 
 LAYER_UNSPECIFIED: Layer.ValueType  # 0
 """LAYER_UNSPECIFIED is never sent."""
 LAYER_STATUTE: Layer.ValueType  # 1
-"""LAYER_STATUTE: law or court."""
+"""LAYER_STATUTE: a law, or a decision of a court."""
 LAYER_BREAK_GLASS: Layer.ValueType  # 2
 """LAYER_BREAK_GLASS: the realm's break-glass rule."""
 LAYER_CONSENT: Layer.ValueType  # 3
 """LAYER_CONSENT: what the person allowed or forbade."""
 LAYER_IMPLICIT: Layer.ValueType  # 4
-"""LAYER_IMPLICIT: what holds where nobody said anything."""
+"""LAYER_IMPLICIT: the implicit policy."""
 Global___Layer: _TypeAlias = Layer  # noqa: Y015
 
 class _WaitFor:
@@ -318,26 +318,30 @@ class _WaitFor:
 class _WaitForEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitFor.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     WAIT_FOR_UNSPECIFIED: _WaitFor.ValueType  # 0
-    """WAIT_FOR_UNSPECIFIED means durable."""
+    """WAIT_FOR_UNSPECIFIED means WAIT_FOR_DURABLE."""
     WAIT_FOR_DURABLE: _WaitFor.ValueType  # 1
-    """WAIT_FOR_DURABLE answers when the entry is on disk and every later check sees it."""
+    """WAIT_FOR_DURABLE: when the entry is on disk and every later check sees it."""
     WAIT_FOR_PUBLISHED: _WaitFor.ValueType  # 2
-    """WAIT_FOR_PUBLISHED answers when a published checkpoint covers it, or at the deadline with what durable gives."""
+    """WAIT_FOR_PUBLISHED: when a published checkpoint covers the entry. At the deadline the call answers as for
+    WAIT_FOR_DURABLE.
+    """
 
 class WaitFor(_WaitFor, metaclass=_WaitForEnumTypeWrapper):
-    """WaitFor says what a write waits for."""
+    """WaitFor says when a write is answered."""
 
 WAIT_FOR_UNSPECIFIED: WaitFor.ValueType  # 0
-"""WAIT_FOR_UNSPECIFIED means durable."""
+"""WAIT_FOR_UNSPECIFIED means WAIT_FOR_DURABLE."""
 WAIT_FOR_DURABLE: WaitFor.ValueType  # 1
-"""WAIT_FOR_DURABLE answers when the entry is on disk and every later check sees it."""
+"""WAIT_FOR_DURABLE: when the entry is on disk and every later check sees it."""
 WAIT_FOR_PUBLISHED: WaitFor.ValueType  # 2
-"""WAIT_FOR_PUBLISHED answers when a published checkpoint covers it, or at the deadline with what durable gives."""
+"""WAIT_FOR_PUBLISHED: when a published checkpoint covers the entry. At the deadline the call answers as for
+WAIT_FOR_DURABLE.
+"""
 Global___WaitFor: _TypeAlias = WaitFor  # noqa: Y015
 
 @_typing.final
 class Subject(_message.Message):
-    """Subject names a citizen by an identifier of one scheme. It is never stored but under a keyed hash."""
+    """Subject names a citizen by an identifier. The daemon stores it only as a keyed hash."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -363,16 +367,16 @@ Global___Subject: _TypeAlias = Subject  # noqa: Y015
 
 @_typing.final
 class Period(_message.Message):
-    """Period is a half-open window [start, end) in UTC milliseconds."""
+    """Period is a half-open time span [start, end) in UTC milliseconds."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     START_TIME_MS_FIELD_NUMBER: _builtins.int
     END_TIME_MS_FIELD_NUMBER: _builtins.int
     start_time_ms: _builtins.int
-    """start_time_ms is where it begins; 0: open."""
+    """start_time_ms is the first instant; 0: no beginning."""
     end_time_ms: _builtins.int
-    """end_time_ms is where it ends, not included; 0: open."""
+    """end_time_ms is the first instant after the span; 0: no end."""
     def __init__(
         self,
         *,
@@ -389,9 +393,10 @@ Global___Period: _TypeAlias = Period  # noqa: Y015
 
 @_typing.final
 class Provision(_message.Message):
-    """Provision permits or denies what its attributes match: AND across attributes, OR within one.
-    An absent attribute puts no limit; the single value `*` states that absence on purpose.
-    A child inherits what it does not state; its period is intersected with its parent's.
+    """Provision permits or denies the requests that match all of its attributes; a request matches an attribute if it
+    matches one of the values. An attribute without values matches everything; the single value `*` states that
+    explicitly. A nested provision inherits the attributes that it does not state, and its period is intersected with its
+    parent's.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -408,14 +413,14 @@ class Provision(_message.Message):
     DATA_PERIOD_FIELD_NUMBER: _builtins.int
     PROVISIONS_FIELD_NUMBER: _builtins.int
     effect: Global___Effect.ValueType
-    """effect is what this provision does."""
+    """effect is what this provision does to matching requests."""
     @_builtins.property
     def actors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """actors are participants, or groups as `group/ID`."""
 
     @_builtins.property
     def holders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """holders are participants that hold what is asked for."""
+        """holders are the participants that have the data."""
 
     @_builtins.property
     def purposes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -431,7 +436,7 @@ class Provision(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """labels are security labels the data may carry."""
+        """labels are security labels of the data."""
 
     @_builtins.property
     def resources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -439,11 +444,11 @@ class Provision(_message.Message):
 
     @_builtins.property
     def period(self) -> Global___Period:
-        """period is when this provision holds."""
+        """period is when this provision applies."""
 
     @_builtins.property
     def data_period(self) -> Global___Period:
-        """data_period is of what time the data may be."""
+        """data_period is the time span that the data are about."""
 
     @_builtins.property
     def provisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Provision]:
@@ -474,8 +479,9 @@ Global___Provision: _TypeAlias = Provision  # noqa: Y015
 
 @_typing.final
 class Consent(_message.Message):
-    """Consent is one version of what one person allowed or forbade. The seven legal items are the root provision's
-    purposes, holders, actors (recipients), categories and period end, with recurrence and retention_until_time_ms.
+    """Consent is one version of what a person allowed or forbade. The seven legal items are: purposes, holders, actors
+    (recipients), categories and the end of the period, all of the root provision; recurrence; and
+    retention_until_time_ms.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -495,22 +501,24 @@ class Consent(_message.Message):
     recurrence: _builtins.str
     """recurrence is `once` or an ISO 8601 duration, `P1M`; empty: not stated."""
     retention_until_time_ms: _builtins.int
-    """retention_until_time_ms is how long the recipient may keep what it gets; 0: not stated."""
+    """retention_until_time_ms is until when the recipient may keep the data; 0: not stated."""
     implicit_policy: Global___ImplicitPolicy.ValueType
-    """implicit_policy selects one of the four PCF policies below this consent."""
+    """implicit_policy selects one of the four PCF policies for what this consent does not decide."""
     notice_id: _builtins.str
     """notice_id names the notice the person was shown; empty: none."""
     notice_version: _builtins.int
     """notice_version is its version."""
     authority_seq: _builtins.int
-    """authority_seq is the AUTHORITY entry in the person's chain that the grantor rests on; 0: the person acts."""
+    """authority_seq is the seq of the AUTHORITY entry, in the person's chain, that lets a representative act; 0: the
+    person acts.
+    """
     language: _builtins.str
     """language is the BCP 47 tag of the language in which consent was given."""
     source: _builtins.str
-    """source tells where an imported consent came from; empty: given here."""
+    """source identifies the document from which a consent was imported; empty: it was not imported."""
     @_builtins.property
     def root(self) -> Global___Provision:
-        """root is the base provision; its effect is stated."""
+        """root is the base provision. Its effect must be stated."""
 
     def __init__(
         self,
@@ -536,7 +544,7 @@ Global___Consent: _TypeAlias = Consent  # noqa: Y015
 
 @_typing.final
 class Actor(_message.Message):
-    """Actor says who asks: the real actor, apart from whoever carries the request."""
+    """Actor is who will use the data. It is separate from the participant that carries the request."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -548,19 +556,19 @@ class Actor(_message.Message):
     RELAY_FIELD_NUMBER: _builtins.int
     AUTOMATIC_FIELD_NUMBER: _builtins.int
     organisation: _builtins.str
-    """organisation is the participant that looks at the data."""
+    """organisation is the participant that will use the data."""
     practitioner: _builtins.str
-    """practitioner is the person who looks, where known, in the organisation's own naming."""
+    """practitioner is the person who will use the data, if known, as the organisation names them."""
     role: _builtins.str
-    """role is that person's role, where known."""
+    """role is that person's role, if known."""
     application: _builtins.str
-    """application is the participant whose software looks, where known."""
+    """application is the participant whose software is used, if known."""
     on_behalf_of: _builtins.str
     """on_behalf_of is the participant for whom the organisation acts."""
     relay: _builtins.str
     """relay is the participant that carries the request."""
     automatic: _builtins.bool
-    """automatic is true for a machine acting on its own."""
+    """automatic is true if no person takes part."""
     def __init__(
         self,
         *,
@@ -582,7 +590,7 @@ Global___Actor: _TypeAlias = Actor  # noqa: Y015
 
 @_typing.final
 class CodeSet(_message.Message):
-    """CodeSet is a stated set of codes or references, where stating none differs from leaving it open."""
+    """CodeSet is a set of codes or references. A set without values says that there are none; an absent set says nothing."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -606,13 +614,13 @@ Global___CodeSet: _TypeAlias = CodeSet  # noqa: Y015
 
 @_typing.final
 class BreakGlass(_message.Message):
-    """BreakGlass declares an emergency access; only with purpose BTG."""
+    """BreakGlass declares an emergency access, with purpose BTG only."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     JUSTIFICATION_FIELD_NUMBER: _builtins.int
     justification: _builtins.str
-    """justification is why, in the actor's words."""
+    """justification is the reason in the actor's own words."""
     def __init__(
         self,
         *,
@@ -628,13 +636,13 @@ Global___BreakGlass: _TypeAlias = BreakGlass  # noqa: Y015
 
 @_typing.final
 class Consistency(_message.Message):
-    """Consistency says which state a question is to be answered from. None set: the latest."""
+    """Consistency is a condition on the state from which a question is answered. Without one, it is the latest."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     AT_LEAST_TREE_SIZE_FIELD_NUMBER: _builtins.int
     at_least_tree_size: _builtins.int
-    """at_least_tree_size refuses to answer from a state that reflects fewer leaves."""
+    """at_least_tree_size: fail with REVISION_NOT_REACHED if the state reflects fewer leaves."""
     def __init__(
         self,
         *,
@@ -669,46 +677,48 @@ class Question(_message.Message):
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     SUPPORTED_OBLIGATIONS_FIELD_NUMBER: _builtins.int
     holder: _builtins.str
-    """holder is the participant that holds the data."""
+    """holder is the participant that has the data."""
     purpose: _builtins.str
     """purpose is exactly one purpose code."""
     action: _builtins.str
     """action is collect, access, use, disclose or correct."""
     @_builtins.property
     def subject(self) -> Global___Subject:
-        """subject is whose data it is."""
+        """subject is the person whose data are asked for."""
 
     @_builtins.property
     def actor(self) -> Global___Actor:
-        """actor is who asks."""
+        """actor is who will use the data."""
 
     @_builtins.property
     def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """categories are one or more category codes; a parent asks for all its leaves."""
+        """categories are one or more category codes; a parent stands for all its leaves."""
 
     @_builtins.property
     def labels(self) -> Global___CodeSet:
-        """labels are the labels the data carries, where known."""
+        """labels are the security labels of the data, if known."""
 
     @_builtins.property
     def resources(self) -> Global___CodeSet:
-        """resources are the single resources, where known."""
+        """resources are the single resources, if known."""
 
     @_builtins.property
     def data_period(self) -> Global___Period:
-        """data_period is of what time the data is, where known."""
+        """data_period is the time span that the data are about, if known."""
 
     @_builtins.property
     def break_glass(self) -> Global___BreakGlass:
-        """break_glass is present exactly when the purpose is BTG."""
+        """break_glass is present if and only if the purpose is BTG."""
 
     @_builtins.property
     def consistency(self) -> Global___Consistency:
-        """consistency is which state to answer from."""
+        """consistency is a condition on the state to answer from."""
 
     @_builtins.property
     def supported_obligations(self) -> _containers.RepeatedScalarFieldContainer[Global___Obligation.ValueType]:
-        """supported_obligations are those the caller will carry out."""
+        """supported_obligations are those that the caller can fulfil. Only a caller that names OBLIGATION_ENFORCE_RESIDUAL
+        here gets residual rules; for others, what the question leaves open is not permitted.
+        """
 
     def __init__(
         self,
@@ -736,7 +746,7 @@ Global___Question: _TypeAlias = Question  # noqa: Y015
 
 @_typing.final
 class DecisionReason(_message.Message):
-    """DecisionReason names one consent or rule that decided."""
+    """DecisionReason names a consent or rule that decided."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -748,13 +758,13 @@ class DecisionReason(_message.Message):
     code: Global___ReasonCode.ValueType
     """code says why."""
     effect: Global___Effect.ValueType
-    """effect is what it did; unspecified where nothing matched."""
+    """effect is what it did; unspecified if nothing matched."""
     consent_id: _builtins.str
-    """consent_id is the consent's; empty for a rule of the realm."""
+    """consent_id names the consent; empty for a rule of the realm."""
     version: _builtins.int
-    """version is the consent's version; 0 likewise."""
+    """version is the consent's version; 0 for a rule of the realm."""
     path: _builtins.str
-    """path leads to the provision, `provision[0].provision[2]`; empty: the root."""
+    """path names the nested provision, `provision[0].provision[2]`; empty: the root."""
     def __init__(
         self,
         *,
@@ -774,8 +784,9 @@ Global___DecisionReason: _TypeAlias = DecisionReason  # noqa: Y015
 
 @_typing.final
 class ResidualRule(_message.Message):
-    """ResidualRule is a condition the question left open, to be enforced resource by resource: in the first layer that has a
-    matching rule, a resource may flow where the decision's combining makes a permit of the rules that match it.
+    """ResidualRule is a condition that could not be decided, because the question did not state the labels, resources or
+    time of the data. The caller applies the rules to each resource: take the first layer that has a rule which matches
+    the resource; the resource may flow if the decision's combining turns the matching rules of that layer into a permit.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -788,28 +799,34 @@ class ResidualRule(_message.Message):
     LAYER_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
     effect: Global___Effect.ValueType
-    """effect is what the rule does, where none of its own rules says otherwise."""
+    """effect of the rule, unless one of its nested rules decides otherwise."""
     layer: Global___Layer.ValueType
-    """layer it stands in."""
+    """layer of the rule."""
     @_builtins.property
     def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """categories it speaks of, leaves; empty where only its own rules speak."""
+        """categories that the rule is about, as leaves; empty if only nested rules decide."""
 
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """labels it speaks of; empty: all. A permit asks that all of a resource's labels be among them, a deny that one is."""
+        """labels that the rule is about; empty: all. A permit matches a resource if all of the resource's labels are among
+        them, a deny if one is.
+        """
 
     @_builtins.property
     def resources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """resources it speaks of; empty: all."""
+        """resources that the rule is about; empty: all."""
 
     @_builtins.property
     def data_period(self) -> Global___Period:
-        """data_period it speaks of; absent: all. A permit asks that the resource's lie inside, a deny that they overlap."""
+        """data_period that the rule is about; absent: all. A permit matches a resource whose time is inside it, a deny one
+        whose time overlaps it.
+        """
 
     @_builtins.property
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResidualRule]:
-        """rules nested in it: it is worth what they are worth, deny before permit, and its own effect where they are silent."""
+        """rules nested in this one. If one of them denies, the rule denies; else if one permits, it permits; else its own
+        effect counts.
+        """
 
     def __init__(
         self,
@@ -832,7 +849,7 @@ Global___ResidualRule: _TypeAlias = ResidualRule  # noqa: Y015
 
 @_typing.final
 class Revision(_message.Message):
-    """Revision names the state an answer reflects."""
+    """Revision names the state of the ledger that an answer reflects."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -841,7 +858,9 @@ class Revision(_message.Message):
     tree_size: _builtins.int
     """tree_size is how many leaves the ledger had."""
     root_hash: _builtins.bytes
-    """root_hash is the RFC 6962 root of that tree, 32 bytes; empty in a recorded decision, whose place in the ledger pins it."""
+    """root_hash is the RFC 6962 root hash of that tree, 32 bytes. It is empty in a recorded decision, whose index
+    determines the tree.
+    """
     def __init__(
         self,
         *,
@@ -858,7 +877,7 @@ Global___Revision: _TypeAlias = Revision  # noqa: Y015
 
 @_typing.final
 class Decision(_message.Message):
-    """Decision is the answer to a question. Each category asked for, as leaves, stands in exactly one of four lists."""
+    """Decision is the answer to a question. Each category asked for, as leaf categories, is in exactly one of four lists."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -881,42 +900,46 @@ class Decision(_message.Message):
     outcome: Global___Outcome.ValueType
     """outcome is the answer."""
     valid_until_time_ms: _builtins.int
-    """valid_until_time_ms is when time alone may change the answer; 0: never."""
+    """valid_until_time_ms is when the answer may change because a period begins or ends; 0: never."""
     decision_id: _builtins.bytes
-    """decision_id names this answer, 16 bytes."""
+    """decision_id names this decision, 16 bytes."""
     tag: _builtins.bytes
-    """tag is whose chain an entry about it belongs to; empty where the subject is not enrolled."""
+    """tag of the subject's chain, in which an entry about this decision is recorded; empty if the subject is not
+    enrolled.
+    """
     ref: _builtins.int
-    """ref is the seq, in that chain, of the leaf relied on; 0: none."""
+    """ref is the seq, in that chain, of the entry that the decision relies on; 0: none."""
     vocabulary_version: _builtins.int
-    """vocabulary_version is the version of the codes it used."""
+    """vocabulary_version is the version of the vocabulary that was used."""
     combining: Global___Combining.ValueType
-    """combining is how lineages were combined."""
+    """combining is how consents were combined."""
     decided_time_ms: _builtins.int
-    """decided_time_ms is the instant it was taken for, UTC milliseconds."""
+    """decided_time_ms is the instant for which the question was decided, UTC milliseconds."""
     @_builtins.property
     def permitted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """permitted categories may flow."""
 
     @_builtins.property
     def denied(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """denied categories may not: something forbids them."""
+        """denied categories may not flow: a consent, objection or rule forbids them."""
 
     @_builtins.property
     def without_consent(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """without_consent categories may not: nobody allowed them."""
+        """without_consent categories may not flow: nothing allows them."""
 
     @_builtins.property
     def unknown(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """unknown categories may not: it could not be told."""
+        """unknown categories may not flow: the answer could not be determined."""
 
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___DecisionReason]:
-        """reasons name what decided; empty for a caller with no right to them; the first 100 in a recorded decision."""
+        """reasons name the consents and rules that decided; empty for a caller without the right SEE_REASONS; at most 100 in
+        a recorded decision.
+        """
 
     @_builtins.property
     def obligations(self) -> _containers.RepeatedScalarFieldContainer[Global___Obligation.ValueType]:
-        """obligations bind whoever acts on a permit."""
+        """obligations bind the caller that acts on a permit."""
 
     @_builtins.property
     def residual(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResidualRule]:
@@ -924,7 +947,7 @@ class Decision(_message.Message):
 
     @_builtins.property
     def revision(self) -> Global___Revision:
-        """revision is the state it was taken from."""
+        """revision is the state from which the question was decided."""
 
     def __init__(
         self,
@@ -956,7 +979,7 @@ Global___Decision: _TypeAlias = Decision  # noqa: Y015
 
 @_typing.final
 class Receipt(_message.Message):
-    """Receipt proves a write. Keep it: with a published proof it can be checked offline."""
+    """Receipt proves that an entry was written. Keep it: with its proof, it can be verified offline."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -968,20 +991,20 @@ class Receipt(_message.Message):
     PROOF_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     index: _builtins.int
-    """index is the leaf's place in the ledger, from 0."""
+    """index of the leaf in the ledger, from 0."""
     leaf: _builtins.bytes
     """leaf is the leaf itself, 122 bytes."""
     leaf_hash: _builtins.bytes
-    """leaf_hash is its RFC 6962 hash."""
+    """leaf_hash is the RFC 6962 hash of the leaf."""
     published: _builtins.bool
-    """published says whether proof is present."""
+    """published is true if proof is present."""
     proof: _builtins.bytes
-    """proof is a C2SP .tlog-proof; empty until published."""
+    """proof is a C2SP .tlog-proof; empty until a published checkpoint covers the entry."""
     replayed: _builtins.bool
-    """replayed says that this request_id was recorded before, and this is that receipt."""
+    """replayed is true if this request_id was recorded before; this is then the receipt of that entry."""
     @_builtins.property
     def revision(self) -> Global___Revision:
-        """revision is the state after the batch that holds it."""
+        """revision is the state after the append batch that wrote the entry."""
 
     def __init__(
         self,
@@ -1004,8 +1027,8 @@ Global___Receipt: _TypeAlias = Receipt  # noqa: Y015
 
 @_typing.final
 class SignedStatement(_message.Message):
-    """SignedStatement is a statement its author signed; the payload is kept as the bytes received. The signature covers
-    `consentd/entry/v1\\0`, H(origin), kind, tag, ref, request_id, author_time_ms and H(payload): ledger-format.md.
+    """SignedStatement is a statement that its author signed. The payload is stored as the bytes received. The signature
+    covers `consentd/entry/v1\\0`, H(origin), kind, tag, ref, request_id, author_time_ms and H(payload): ledger-format.md.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1016,15 +1039,17 @@ class SignedStatement(_message.Message):
     PAYLOAD_FIELD_NUMBER: _builtins.int
     REF_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
-    """key is the author's Ed25519 public key, 32 bytes, in force by its chain."""
+    """key is a valid Ed25519 public key of the author, 32 bytes. A KEY entry in the author's chain must have registered
+    it.
+    """
     signature: _builtins.bytes
-    """signature is 64 bytes."""
+    """signature is an Ed25519 signature, 64 bytes."""
     author_time_ms: _builtins.int
-    """author_time_ms is the author's clock, within ten minutes of the ledger's."""
+    """author_time_ms is the time of the author's clock, at most ten minutes from the ledger's."""
     payload: _builtins.bytes
     """payload is the serialised message of the entry's kind, at most 16 KiB."""
     ref: _builtins.int
-    """ref is the seq of the leaf relied on; 0: none."""
+    """ref is the seq of the entry that this one refers to; 0: none."""
     def __init__(
         self,
         *,

@@ -30,28 +30,28 @@ class _ConsentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConsentS
     CONSENT_STATE_UNSPECIFIED: _ConsentState.ValueType  # 0
     """CONSENT_STATE_UNSPECIFIED is never sent."""
     CONSENT_STATE_ACTIVE: _ConsentState.ValueType  # 1
-    """CONSENT_STATE_ACTIVE: it counts, within its period."""
+    """CONSENT_STATE_ACTIVE: it has effect during its period."""
     CONSENT_STATE_PAUSED: _ConsentState.ValueType  # 2
-    """CONSENT_STATE_PAUSED: its permits count for nothing."""
+    """CONSENT_STATE_PAUSED: its permits have no effect."""
     CONSENT_STATE_REVOKED: _ConsentState.ValueType  # 3
-    """CONSENT_STATE_REVOKED: withdrawn for good."""
+    """CONSENT_STATE_REVOKED: it is withdrawn for ever."""
 
 class ConsentState(_ConsentState, metaclass=_ConsentStateEnumTypeWrapper):
-    """ConsentState is how a lineage stands."""
+    """ConsentState is the state of a lineage (a consent with its amendments)."""
 
 CONSENT_STATE_UNSPECIFIED: ConsentState.ValueType  # 0
 """CONSENT_STATE_UNSPECIFIED is never sent."""
 CONSENT_STATE_ACTIVE: ConsentState.ValueType  # 1
-"""CONSENT_STATE_ACTIVE: it counts, within its period."""
+"""CONSENT_STATE_ACTIVE: it has effect during its period."""
 CONSENT_STATE_PAUSED: ConsentState.ValueType  # 2
-"""CONSENT_STATE_PAUSED: its permits count for nothing."""
+"""CONSENT_STATE_PAUSED: its permits have no effect."""
 CONSENT_STATE_REVOKED: ConsentState.ValueType  # 3
-"""CONSENT_STATE_REVOKED: withdrawn for good."""
+"""CONSENT_STATE_REVOKED: it is withdrawn for ever."""
 Global___ConsentState: _TypeAlias = ConsentState  # noqa: Y015
 
 @_typing.final
 class ConsentRecord(_message.Message):
-    """ConsentRecord is a lineage as it stands."""
+    """ConsentRecord is the present state of a lineage."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -66,20 +66,20 @@ class ConsentRecord(_message.Message):
     consent_id: _builtins.str
     """consent_id names the lineage."""
     version: _builtins.int
-    """version in force."""
+    """version is the current version."""
     state: Global___ConsentState.ValueType
-    """state it is in."""
+    """state of the lineage."""
     lineage_seq: _builtins.int
     """lineage_seq is the seq of the GRANT that began it."""
     seq: _builtins.int
-    """seq is the seq of the version in force."""
+    """seq is the seq of the entry of the current version."""
     grant_time_ms: _builtins.int
-    """grant_time_ms is when the lineage began."""
+    """grant_time_ms is the time of the GRANT."""
     change_time_ms: _builtins.int
-    """change_time_ms is when it last changed."""
+    """change_time_ms is the time of the last change."""
     @_builtins.property
     def consent(self) -> _consent_pb2.Consent:
-        """consent is that version."""
+        """consent is the current version."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ Global___ConsentRecord: _TypeAlias = ConsentRecord  # noqa: Y015
 
 @_typing.final
 class GrantConsentRequest(_message.Message):
-    """GrantConsentRequest carries a consent."""
+    """GrantConsentRequest has a new consent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -116,16 +116,16 @@ class GrantConsentRequest(_message.Message):
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     method: _builtins.str
-    """method says how the person was identified."""
+    """method is how the person was identified, as the caller names it."""
     wait_for: _consent_pb2.WaitFor.ValueType
-    """wait_for is what to wait for."""
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
     def subject(self) -> _consent_pb2.Subject:
         """subject is the person."""
 
     @_builtins.property
     def consent(self) -> _consent_pb2.Consent:
-        """consent is signed by the daemon, naming the caller as the one who vouches for it."""
+        """consent: the daemon signs the entry, which names the caller as the one who attests it."""
 
     @_builtins.property
     def signed(self) -> _consent_pb2.SignedStatement:
@@ -153,7 +153,7 @@ Global___GrantConsentRequest: _TypeAlias = GrantConsentRequest  # noqa: Y015
 
 @_typing.final
 class Refused(_message.Message):
-    """Refused says that a consent was not taken, and why. It is recorded."""
+    """Refused says why a consent was not accepted. The refusal is recorded."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -163,7 +163,7 @@ class Refused(_message.Message):
     """reason is the legal ground."""
     @_builtins.property
     def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """missing names the legal items that were missing."""
+        """missing names the legal items that are missing."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ Global___Refused: _TypeAlias = Refused  # noqa: Y015
 
 @_typing.final
 class GrantConsentResponse(_message.Message):
-    """GrantConsentResponse proves the write."""
+    """GrantConsentResponse has the receipt of the entry."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -190,16 +190,16 @@ class GrantConsentResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     consent_id: _builtins.str
-    """consent_id names the new lineage; empty where refused."""
+    """consent_id names the new lineage; empty if refused."""
     version: _builtins.int
-    """version is 1; 0 where refused."""
+    """version is 1; 0 if refused."""
     @_builtins.property
     def receipt(self) -> _consent_pb2.Receipt:
         """receipt of the GRANT, or of the REFUSAL."""
 
     @_builtins.property
     def refused(self) -> Global___Refused:
-        """refused is present where the consent was not taken."""
+        """refused is present if the consent was refused."""
 
     def __init__(
         self,
@@ -219,7 +219,7 @@ Global___GrantConsentResponse: _TypeAlias = GrantConsentResponse  # noqa: Y015
 
 @_typing.final
 class AmendConsentRequest(_message.Message):
-    """AmendConsentRequest carries the next version."""
+    """AmendConsentRequest has the next version of a consent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -236,18 +236,20 @@ class AmendConsentRequest(_message.Message):
     consent_id: _builtins.str
     """consent_id names the lineage."""
     based_on_version: _builtins.int
-    """based_on_version is the version this one was made from; another in force is a conflict."""
+    """based_on_version is the version that was changed. If it is not the current version, the call fails with
+    VERSION_CONFLICT.
+    """
     method: _builtins.str
-    """method says how the person was identified."""
+    """method is how the person was identified, as the caller names it."""
     wait_for: _consent_pb2.WaitFor.ValueType
-    """wait_for is what to wait for."""
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
     def subject(self) -> _consent_pb2.Subject:
         """subject is the person."""
 
     @_builtins.property
     def consent(self) -> _consent_pb2.Consent:
-        """consent is signed by the daemon, naming the caller as the one who vouches for it."""
+        """consent: the daemon signs the entry, which names the caller as the one who attests it."""
 
     @_builtins.property
     def signed(self) -> _consent_pb2.SignedStatement:
@@ -277,7 +279,7 @@ Global___AmendConsentRequest: _TypeAlias = AmendConsentRequest  # noqa: Y015
 
 @_typing.final
 class AmendConsentResponse(_message.Message):
-    """AmendConsentResponse proves the write."""
+    """AmendConsentResponse has the receipt of the entry."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -285,14 +287,14 @@ class AmendConsentResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     version: _builtins.int
-    """version in force now; 0 where refused."""
+    """version is the new version; 0 if refused."""
     @_builtins.property
     def receipt(self) -> _consent_pb2.Receipt:
         """receipt of the AMEND, or of the REFUSAL."""
 
     @_builtins.property
     def refused(self) -> Global___Refused:
-        """refused is present where the new version was not taken."""
+        """refused is present if the new version was refused."""
 
     def __init__(
         self,
@@ -311,7 +313,7 @@ Global___AmendConsentResponse: _TypeAlias = AmendConsentResponse  # noqa: Y015
 
 @_typing.final
 class PauseConsentRequest(_message.Message):
-    """PauseConsentRequest names a consent."""
+    """PauseConsentRequest names the consent to pause."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -326,9 +328,9 @@ class PauseConsentRequest(_message.Message):
     consent_id: _builtins.str
     """consent_id names the lineage."""
     method: _builtins.str
-    """method says how the person was identified."""
+    """method is how the person was identified, as the caller names it."""
     wait_for: _consent_pb2.WaitFor.ValueType
-    """wait_for is what to wait for."""
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
     def subject(self) -> _consent_pb2.Subject:
         """subject is the person."""
@@ -357,7 +359,7 @@ Global___PauseConsentRequest: _TypeAlias = PauseConsentRequest  # noqa: Y015
 
 @_typing.final
 class PauseConsentResponse(_message.Message):
-    """PauseConsentResponse proves the write."""
+    """PauseConsentResponse has the receipt of the entry."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -381,7 +383,7 @@ Global___PauseConsentResponse: _TypeAlias = PauseConsentResponse  # noqa: Y015
 
 @_typing.final
 class ResumeConsentRequest(_message.Message):
-    """ResumeConsentRequest names a consent."""
+    """ResumeConsentRequest names the consent to resume."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -396,9 +398,9 @@ class ResumeConsentRequest(_message.Message):
     consent_id: _builtins.str
     """consent_id names the lineage."""
     method: _builtins.str
-    """method says how the person was identified."""
+    """method is how the person was identified, as the caller names it."""
     wait_for: _consent_pb2.WaitFor.ValueType
-    """wait_for is what to wait for."""
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
     def subject(self) -> _consent_pb2.Subject:
         """subject is the person."""
@@ -427,7 +429,7 @@ Global___ResumeConsentRequest: _TypeAlias = ResumeConsentRequest  # noqa: Y015
 
 @_typing.final
 class ResumeConsentResponse(_message.Message):
-    """ResumeConsentResponse proves the write."""
+    """ResumeConsentResponse has the receipt of the entry."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -451,7 +453,7 @@ Global___ResumeConsentResponse: _TypeAlias = ResumeConsentResponse  # noqa: Y015
 
 @_typing.final
 class RevokeConsentRequest(_message.Message):
-    """RevokeConsentRequest names a consent."""
+    """RevokeConsentRequest names the consent to withdraw."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -467,11 +469,11 @@ class RevokeConsentRequest(_message.Message):
     consent_id: _builtins.str
     """consent_id names the lineage."""
     note: _builtins.str
-    """note is the person's reason, where given."""
+    """note is the person's reason; empty: none was given."""
     method: _builtins.str
-    """method says how the person was identified."""
+    """method is how the person was identified, as the caller names it."""
     wait_for: _consent_pb2.WaitFor.ValueType
-    """wait_for is what to wait for."""
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
     def subject(self) -> _consent_pb2.Subject:
         """subject is the person."""
@@ -501,7 +503,7 @@ Global___RevokeConsentRequest: _TypeAlias = RevokeConsentRequest  # noqa: Y015
 
 @_typing.final
 class RevokeConsentResponse(_message.Message):
-    """RevokeConsentResponse proves the write."""
+    """RevokeConsentResponse has the receipt of the entry."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -525,7 +527,7 @@ Global___RevokeConsentResponse: _TypeAlias = RevokeConsentResponse  # noqa: Y015
 
 @_typing.final
 class GetConsentRequest(_message.Message):
-    """GetConsentRequest names a consent."""
+    """GetConsentRequest names the consent to read."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -553,7 +555,7 @@ Global___GetConsentRequest: _TypeAlias = GetConsentRequest  # noqa: Y015
 
 @_typing.final
 class GetConsentResponse(_message.Message):
-    """GetConsentResponse is a consent as it stands."""
+    """GetConsentResponse has the present state of a consent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -561,11 +563,11 @@ class GetConsentResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def record(self) -> Global___ConsentRecord:
-        """record asked for."""
+        """record is the present state of the consent."""
 
     @_builtins.property
     def revision(self) -> _consent_pb2.Revision:
-        """revision is the state read."""
+        """revision is the state that the answer reflects."""
 
     def __init__(
         self,
@@ -592,11 +594,11 @@ class ListConsentsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     include_revoked: _builtins.bool
-    """include_revoked asks for withdrawn ones too."""
+    """include_revoked asks for revoked consents too."""
     page_size: _builtins.int
-    """page_size is how many at most; 0 or more than 1,000: 1,000."""
+    """page_size is the most items of a page; 0 or more than 1,000 means 1,000."""
     page_token: _builtins.str
-    """page_token is the last page's next_page_token."""
+    """page_token is the next_page_token of the previous page; empty: the first page."""
     @_builtins.property
     def subject(self) -> _consent_pb2.Subject:
         """subject is the person."""
@@ -619,7 +621,7 @@ Global___ListConsentsRequest: _TypeAlias = ListConsentsRequest  # noqa: Y015
 
 @_typing.final
 class ListConsentsResponse(_message.Message):
-    """ListConsentsResponse is a page."""
+    """ListConsentsResponse is a page of a person's consents."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -627,14 +629,14 @@ class ListConsentsResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """next_page_token leads on; empty: the end."""
+    """next_page_token is the token of the next page; empty: this is the last page."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsentRecord]:
         """records, newest lineage first."""
 
     @_builtins.property
     def revision(self) -> _consent_pb2.Revision:
-        """revision is the state read."""
+        """revision is the state that the answer reflects."""
 
     def __init__(
         self,

@@ -26,9 +26,9 @@ if _version_not_supported:
 
 
 class ConsentServiceStub(object):
-    """ConsentService takes what persons allow, change and withdraw. Each write is a signed entry in the person's chain,
-    on disk and in force for every check before it is answered. Changing and withdrawing take one call each, no more than giving.
-    Callers need the right ACT_FOR_SUBJECTS. A write costs one group commit.
+    """ConsentService records what persons allow, change and withdraw. Each write is a signed entry in the person's chain.
+    Before the call is answered, the entry is on disk and every later check takes it into account. A change or a
+    withdrawal takes one call, as a grant does. Callers need the right ACT_FOR_SUBJECTS.
     """
 
     def __init__(self, channel):
@@ -75,55 +75,59 @@ class ConsentServiceStub(object):
 
 
 class ConsentServiceServicer(object):
-    """ConsentService takes what persons allow, change and withdraw. Each write is a signed entry in the person's chain,
-    on disk and in force for every check before it is answered. Changing and withdrawing take one call each, no more than giving.
-    Callers need the right ACT_FOR_SUBJECTS. A write costs one group commit.
+    """ConsentService records what persons allow, change and withdraw. Each write is a signed entry in the person's chain.
+    Before the call is answered, the entry is on disk and every later check takes it into account. A change or a
+    withdrawal takes one call, as a grant does. Callers need the right ACT_FOR_SUBJECTS.
     """
 
     def GrantConsent(self, request, context):
-        """GrantConsent gives a consent. One that lacks legal items is refused, recorded, and answered as data.
+        """GrantConsent grants a consent. A consent that lacks legal items is refused: the refusal is recorded, and the
+        answer, not an error, says so. Cost: one group commit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AmendConsent(self, request, context):
-        """AmendConsent replaces a consent by its next version, narrower or wider.
+        """AmendConsent replaces a consent by its next version, narrower or wider. Cost: one group commit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PauseConsent(self, request, context):
-        """PauseConsent suspends a consent: its permits count for nothing until resumed.
+        """PauseConsent suspends a consent: its permits have no effect until it is resumed, its denies stay. Cost: one group
+        commit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeConsent(self, request, context):
-        """ResumeConsent ends a pause.
+        """ResumeConsent ends a pause. Cost: one group commit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeConsent(self, request, context):
-        """RevokeConsent withdraws a consent. No check that begins after it returned permits on its ground.
+        """RevokeConsent withdraws a consent for ever. No check that begins after the answer permits because of this consent.
+        Cost: one group commit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetConsent(self, request, context):
-        """GetConsent reads one consent as it stands.
+        """GetConsent reads the present state of a consent. Cost: one read of the policy table.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListConsents(self, request, context):
-        """ListConsents reads a person's consents, revoked ones too where asked for, newest lineage first.
+        """ListConsents lists a person's consents, newest first, and revoked ones on request. Cost: one read of the policy
+        table; with revoked ones, a read of the person's whole chain.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,9 +180,9 @@ def add_ConsentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ConsentService(object):
-    """ConsentService takes what persons allow, change and withdraw. Each write is a signed entry in the person's chain,
-    on disk and in force for every check before it is answered. Changing and withdrawing take one call each, no more than giving.
-    Callers need the right ACT_FOR_SUBJECTS. A write costs one group commit.
+    """ConsentService records what persons allow, change and withdraw. Each write is a signed entry in the person's chain.
+    Before the call is answered, the entry is on disk and every later check takes it into account. A change or a
+    withdrawal takes one call, as a grant does. Callers need the right ACT_FOR_SUBJECTS.
     """
 
     @staticmethod

@@ -27,9 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ConsentServiceStub:
-    """ConsentService takes what persons allow, change and withdraw. Each write is a signed entry in the person's chain,
-    on disk and in force for every check before it is answered. Changing and withdrawing take one call each, no more than giving.
-    Callers need the right ACT_FOR_SUBJECTS. A write costs one group commit.
+    """ConsentService records what persons allow, change and withdraw. Each write is a signed entry in the person's chain.
+    Before the call is answered, the entry is on disk and every later check takes it into account. A change or a
+    withdrawal takes one call, as a grant does. Callers need the right ACT_FOR_SUBJECTS.
     """
 
     @_typing.overload
@@ -37,47 +37,63 @@ class ConsentServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ConsentServiceAsyncStub: ...
     GrantConsent: _grpc.UnaryUnaryMultiCallable[_consent_service_pb2.GrantConsentRequest, _consent_service_pb2.GrantConsentResponse]
-    """GrantConsent gives a consent. One that lacks legal items is refused, recorded, and answered as data."""
+    """GrantConsent grants a consent. A consent that lacks legal items is refused: the refusal is recorded, and the
+    answer, not an error, says so. Cost: one group commit.
+    """
     AmendConsent: _grpc.UnaryUnaryMultiCallable[_consent_service_pb2.AmendConsentRequest, _consent_service_pb2.AmendConsentResponse]
-    """AmendConsent replaces a consent by its next version, narrower or wider."""
+    """AmendConsent replaces a consent by its next version, narrower or wider. Cost: one group commit."""
     PauseConsent: _grpc.UnaryUnaryMultiCallable[_consent_service_pb2.PauseConsentRequest, _consent_service_pb2.PauseConsentResponse]
-    """PauseConsent suspends a consent: its permits count for nothing until resumed."""
+    """PauseConsent suspends a consent: its permits have no effect until it is resumed, its denies stay. Cost: one group
+    commit.
+    """
     ResumeConsent: _grpc.UnaryUnaryMultiCallable[_consent_service_pb2.ResumeConsentRequest, _consent_service_pb2.ResumeConsentResponse]
-    """ResumeConsent ends a pause."""
+    """ResumeConsent ends a pause. Cost: one group commit."""
     RevokeConsent: _grpc.UnaryUnaryMultiCallable[_consent_service_pb2.RevokeConsentRequest, _consent_service_pb2.RevokeConsentResponse]
-    """RevokeConsent withdraws a consent. No check that begins after it returned permits on its ground."""
+    """RevokeConsent withdraws a consent for ever. No check that begins after the answer permits because of this consent.
+    Cost: one group commit.
+    """
     GetConsent: _grpc.UnaryUnaryMultiCallable[_consent_service_pb2.GetConsentRequest, _consent_service_pb2.GetConsentResponse]
-    """GetConsent reads one consent as it stands."""
+    """GetConsent reads the present state of a consent. Cost: one read of the policy table."""
     ListConsents: _grpc.UnaryUnaryMultiCallable[_consent_service_pb2.ListConsentsRequest, _consent_service_pb2.ListConsentsResponse]
-    """ListConsents reads a person's consents, revoked ones too where asked for, newest lineage first."""
+    """ListConsents lists a person's consents, newest first, and revoked ones on request. Cost: one read of the policy
+    table; with revoked ones, a read of the person's whole chain.
+    """
 
 @_typing.type_check_only
 class ConsentServiceAsyncStub(ConsentServiceStub):
-    """ConsentService takes what persons allow, change and withdraw. Each write is a signed entry in the person's chain,
-    on disk and in force for every check before it is answered. Changing and withdrawing take one call each, no more than giving.
-    Callers need the right ACT_FOR_SUBJECTS. A write costs one group commit.
+    """ConsentService records what persons allow, change and withdraw. Each write is a signed entry in the person's chain.
+    Before the call is answered, the entry is on disk and every later check takes it into account. A change or a
+    withdrawal takes one call, as a grant does. Callers need the right ACT_FOR_SUBJECTS.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GrantConsent: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.GrantConsentRequest, _consent_service_pb2.GrantConsentResponse]  # type: ignore[assignment]
-    """GrantConsent gives a consent. One that lacks legal items is refused, recorded, and answered as data."""
+    """GrantConsent grants a consent. A consent that lacks legal items is refused: the refusal is recorded, and the
+    answer, not an error, says so. Cost: one group commit.
+    """
     AmendConsent: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.AmendConsentRequest, _consent_service_pb2.AmendConsentResponse]  # type: ignore[assignment]
-    """AmendConsent replaces a consent by its next version, narrower or wider."""
+    """AmendConsent replaces a consent by its next version, narrower or wider. Cost: one group commit."""
     PauseConsent: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.PauseConsentRequest, _consent_service_pb2.PauseConsentResponse]  # type: ignore[assignment]
-    """PauseConsent suspends a consent: its permits count for nothing until resumed."""
+    """PauseConsent suspends a consent: its permits have no effect until it is resumed, its denies stay. Cost: one group
+    commit.
+    """
     ResumeConsent: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.ResumeConsentRequest, _consent_service_pb2.ResumeConsentResponse]  # type: ignore[assignment]
-    """ResumeConsent ends a pause."""
+    """ResumeConsent ends a pause. Cost: one group commit."""
     RevokeConsent: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.RevokeConsentRequest, _consent_service_pb2.RevokeConsentResponse]  # type: ignore[assignment]
-    """RevokeConsent withdraws a consent. No check that begins after it returned permits on its ground."""
+    """RevokeConsent withdraws a consent for ever. No check that begins after the answer permits because of this consent.
+    Cost: one group commit.
+    """
     GetConsent: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.GetConsentRequest, _consent_service_pb2.GetConsentResponse]  # type: ignore[assignment]
-    """GetConsent reads one consent as it stands."""
+    """GetConsent reads the present state of a consent. Cost: one read of the policy table."""
     ListConsents: _aio.UnaryUnaryMultiCallable[_consent_service_pb2.ListConsentsRequest, _consent_service_pb2.ListConsentsResponse]  # type: ignore[assignment]
-    """ListConsents reads a person's consents, revoked ones too where asked for, newest lineage first."""
+    """ListConsents lists a person's consents, newest first, and revoked ones on request. Cost: one read of the policy
+    table; with revoked ones, a read of the person's whole chain.
+    """
 
 class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ConsentService takes what persons allow, change and withdraw. Each write is a signed entry in the person's chain,
-    on disk and in force for every check before it is answered. Changing and withdrawing take one call each, no more than giving.
-    Callers need the right ACT_FOR_SUBJECTS. A write costs one group commit.
+    """ConsentService records what persons allow, change and withdraw. Each write is a signed entry in the person's chain.
+    Before the call is answered, the entry is on disk and every later check takes it into account. A change or a
+    withdrawal takes one call, as a grant does. Callers need the right ACT_FOR_SUBJECTS.
     """
 
     @_abc_1.abstractmethod
@@ -86,7 +102,9 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _consent_service_pb2.GrantConsentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_consent_service_pb2.GrantConsentResponse, _abc.Awaitable[_consent_service_pb2.GrantConsentResponse]]:
-        """GrantConsent gives a consent. One that lacks legal items is refused, recorded, and answered as data."""
+        """GrantConsent grants a consent. A consent that lacks legal items is refused: the refusal is recorded, and the
+        answer, not an error, says so. Cost: one group commit.
+        """
 
     @_abc_1.abstractmethod
     def AmendConsent(
@@ -94,7 +112,7 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _consent_service_pb2.AmendConsentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_consent_service_pb2.AmendConsentResponse, _abc.Awaitable[_consent_service_pb2.AmendConsentResponse]]:
-        """AmendConsent replaces a consent by its next version, narrower or wider."""
+        """AmendConsent replaces a consent by its next version, narrower or wider. Cost: one group commit."""
 
     @_abc_1.abstractmethod
     def PauseConsent(
@@ -102,7 +120,9 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _consent_service_pb2.PauseConsentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_consent_service_pb2.PauseConsentResponse, _abc.Awaitable[_consent_service_pb2.PauseConsentResponse]]:
-        """PauseConsent suspends a consent: its permits count for nothing until resumed."""
+        """PauseConsent suspends a consent: its permits have no effect until it is resumed, its denies stay. Cost: one group
+        commit.
+        """
 
     @_abc_1.abstractmethod
     def ResumeConsent(
@@ -110,7 +130,7 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _consent_service_pb2.ResumeConsentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_consent_service_pb2.ResumeConsentResponse, _abc.Awaitable[_consent_service_pb2.ResumeConsentResponse]]:
-        """ResumeConsent ends a pause."""
+        """ResumeConsent ends a pause. Cost: one group commit."""
 
     @_abc_1.abstractmethod
     def RevokeConsent(
@@ -118,7 +138,9 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _consent_service_pb2.RevokeConsentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_consent_service_pb2.RevokeConsentResponse, _abc.Awaitable[_consent_service_pb2.RevokeConsentResponse]]:
-        """RevokeConsent withdraws a consent. No check that begins after it returned permits on its ground."""
+        """RevokeConsent withdraws a consent for ever. No check that begins after the answer permits because of this consent.
+        Cost: one group commit.
+        """
 
     @_abc_1.abstractmethod
     def GetConsent(
@@ -126,7 +148,7 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _consent_service_pb2.GetConsentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_consent_service_pb2.GetConsentResponse, _abc.Awaitable[_consent_service_pb2.GetConsentResponse]]:
-        """GetConsent reads one consent as it stands."""
+        """GetConsent reads the present state of a consent. Cost: one read of the policy table."""
 
     @_abc_1.abstractmethod
     def ListConsents(
@@ -134,6 +156,8 @@ class ConsentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _consent_service_pb2.ListConsentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_consent_service_pb2.ListConsentsResponse, _abc.Awaitable[_consent_service_pb2.ListConsentsResponse]]:
-        """ListConsents reads a person's consents, revoked ones too where asked for, newest lineage first."""
+        """ListConsents lists a person's consents, newest first, and revoked ones on request. Cost: one read of the policy
+        table; with revoked ones, a read of the person's whole chain.
+        """
 
 def add_ConsentServiceServicer_to_server(servicer: ConsentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

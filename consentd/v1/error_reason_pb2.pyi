@@ -30,75 +30,97 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INVALID_REQUEST_ID: _ErrorReason.ValueType  # 2
     """ERROR_REASON_INVALID_REQUEST_ID: request_id is not 16 bytes (INVALID_ARGUMENT)."""
     ERROR_REASON_INVALID_IDENTIFIER: _ErrorReason.ValueType  # 3
-    """ERROR_REASON_INVALID_IDENTIFIER: an identifier is empty, too long, not NFC, or of a scheme that is never stored (INVALID_ARGUMENT)."""
+    """ERROR_REASON_INVALID_IDENTIFIER: an identifier is empty, too long, not NFC, or of a scheme that is never stored
+    (INVALID_ARGUMENT).
+    """
     ERROR_REASON_INVALID_PAGE: _ErrorReason.ValueType  # 4
-    """ERROR_REASON_INVALID_PAGE: page_size is negative, or page_token is not one of ours for this list (INVALID_ARGUMENT)."""
+    """ERROR_REASON_INVALID_PAGE: page_size is negative, or page_token was not issued for this list (INVALID_ARGUMENT)."""
     ERROR_REASON_UNKNOWN_PURPOSE: _ErrorReason.ValueType  # 5
-    """ERROR_REASON_UNKNOWN_PURPOSE: the vocabulary does not hold this purpose (INVALID_ARGUMENT)."""
+    """ERROR_REASON_UNKNOWN_PURPOSE: the vocabulary does not have this purpose (INVALID_ARGUMENT)."""
     ERROR_REASON_UNKNOWN_ACTION: _ErrorReason.ValueType  # 6
-    """ERROR_REASON_UNKNOWN_ACTION: not one of collect, access, use, disclose, correct (INVALID_ARGUMENT)."""
+    """ERROR_REASON_UNKNOWN_ACTION: the action is not one of collect, access, use, disclose, correct (INVALID_ARGUMENT)."""
     ERROR_REASON_UNKNOWN_CODE: _ErrorReason.ValueType  # 7
-    """ERROR_REASON_UNKNOWN_CODE: a consent, rule or vocabulary names a code that the vocabulary does not hold (INVALID_ARGUMENT)."""
+    """ERROR_REASON_UNKNOWN_CODE: a consent, rule or vocabulary names a code that the vocabulary does not have
+    (INVALID_ARGUMENT).
+    """
     ERROR_REASON_UNKNOWN_PARTICIPANT: _ErrorReason.ValueType  # 8
     """ERROR_REASON_UNKNOWN_PARTICIPANT: no such participant is registered and active (INVALID_ARGUMENT)."""
     ERROR_REASON_UNKNOWN_NOTICE: _ErrorReason.ValueType  # 9
-    """ERROR_REASON_UNKNOWN_NOTICE: no such notice version (INVALID_ARGUMENT)."""
+    """ERROR_REASON_UNKNOWN_NOTICE: this version of this notice does not exist (INVALID_ARGUMENT)."""
     ERROR_REASON_UNKNOWN_AUTHORITY: _ErrorReason.ValueType  # 10
-    """ERROR_REASON_UNKNOWN_AUTHORITY: no such AUTHORITY entry in the person's chain (INVALID_ARGUMENT)."""
+    """ERROR_REASON_UNKNOWN_AUTHORITY: the person's chain has no such AUTHORITY entry (INVALID_ARGUMENT)."""
     ERROR_REASON_EMPTY_CATEGORIES: _ErrorReason.ValueType  # 11
     """ERROR_REASON_EMPTY_CATEGORIES: a question names no category (INVALID_ARGUMENT)."""
     ERROR_REASON_BREAK_GLASS_SHAPE: _ErrorReason.ValueType  # 12
-    """ERROR_REASON_BREAK_GLASS_SHAPE: break_glass and purpose BTG go together, with a justification, in AuthorizeAccess only (INVALID_ARGUMENT)."""
+    """ERROR_REASON_BREAK_GLASS_SHAPE: an emergency access needs purpose BTG and break_glass with a justification, in
+    AuthorizeAccess; all other questions have neither (INVALID_ARGUMENT).
+    """
     ERROR_REASON_INVALID_CONSENT: _ErrorReason.ValueType  # 13
-    """ERROR_REASON_INVALID_CONSENT: a consent is not well formed (INVALID_ARGUMENT). The message names the place."""
+    """ERROR_REASON_INVALID_CONSENT: a consent breaks a rule for consents (INVALID_ARGUMENT). The message names the
+    provision and the rule.
+    """
     ERROR_REASON_TOO_LARGE: _ErrorReason.ValueType  # 14
-    """ERROR_REASON_TOO_LARGE: a request, payload or batch is over its limit, which the message names (INVALID_ARGUMENT or RESOURCE_EXHAUSTED)."""
+    """ERROR_REASON_TOO_LARGE: a request, payload or batch exceeds a limit that the message names (INVALID_ARGUMENT or
+    RESOURCE_EXHAUSTED).
+    """
     ERROR_REASON_AUTHOR_CLOCK: _ErrorReason.ValueType  # 15
-    """ERROR_REASON_AUTHOR_CLOCK: author_time_ms is more than ten minutes from the ledger's clock (INVALID_ARGUMENT)."""
+    """ERROR_REASON_AUTHOR_CLOCK: author_time_ms differs by more than ten minutes from the ledger's clock
+    (INVALID_ARGUMENT).
+    """
     ERROR_REASON_BAD_SIGNATURE: _ErrorReason.ValueType  # 16
-    """ERROR_REASON_BAD_SIGNATURE: a statement's signature does not verify, or its key is not in force (INVALID_ARGUMENT)."""
+    """ERROR_REASON_BAD_SIGNATURE: the signature of a statement does not verify, or its key is not valid now
+    (INVALID_ARGUMENT).
+    """
     ERROR_REASON_NOT_FOUND: _ErrorReason.ValueType  # 18
-    """ERROR_REASON_NOT_FOUND: no such thing, or not yours to see (NOT_FOUND)."""
+    """ERROR_REASON_NOT_FOUND: the thing does not exist, or the caller may not see it (NOT_FOUND)."""
     ERROR_REASON_SUBJECT_NOT_FOUND: _ErrorReason.ValueType  # 19
-    """ERROR_REASON_SUBJECT_NOT_FOUND: the person is not enrolled, or not yours to see (NOT_FOUND)."""
+    """ERROR_REASON_SUBJECT_NOT_FOUND: the person is not enrolled, or the caller may not see them (NOT_FOUND)."""
     ERROR_REASON_CONSENT_NOT_FOUND: _ErrorReason.ValueType  # 20
     """ERROR_REASON_CONSENT_NOT_FOUND: the person has no such consent (NOT_FOUND)."""
     ERROR_REASON_CONFLICT: _ErrorReason.ValueType  # 21
-    """ERROR_REASON_CONFLICT: it clashes with what is recorded (ABORTED)."""
+    """ERROR_REASON_CONFLICT: the request contradicts what is recorded (ABORTED)."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 22
     """ERROR_REASON_REQUEST_ID_REUSED: this request_id was used for other content (ABORTED). Use a new one."""
     ERROR_REASON_VERSION_CONFLICT: _ErrorReason.ValueType  # 23
-    """ERROR_REASON_VERSION_CONFLICT: based_on_version is not the version in force (ABORTED). Read it again."""
+    """ERROR_REASON_VERSION_CONFLICT: based_on_version is not the current version of the consent (ABORTED). Read it again."""
     ERROR_REASON_WRONG_STATE: _ErrorReason.ValueType  # 24
     """ERROR_REASON_WRONG_STATE: the consent is revoked, already paused or not paused (ABORTED)."""
     ERROR_REASON_SUBJECT_ENROLLED: _ErrorReason.ValueType  # 25
     """ERROR_REASON_SUBJECT_ENROLLED: the identifier is enrolled already (ABORTED)."""
     ERROR_REASON_REF_MOVED: _ErrorReason.ValueType  # 26
-    """ERROR_REASON_REF_MOVED: a signed statement's ref or tag is not what the chain stands at (ABORTED). Read and sign again."""
+    """ERROR_REASON_REF_MOVED: the ref or tag of a signed statement does not match the present state of the chain
+    (ABORTED). Read and sign again.
+    """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 27
-    """ERROR_REASON_UNAUTHENTICATED: no credential, or one we do not know (UNAUTHENTICATED)."""
+    """ERROR_REASON_UNAUTHENTICATED: the call has no credential, or an unknown one (UNAUTHENTICATED)."""
     ERROR_REASON_CALLER_NOT_ALLOWED: _ErrorReason.ValueType  # 28
     """ERROR_REASON_CALLER_NOT_ALLOWED: the caller's roles and rights do not cover this call (PERMISSION_DENIED)."""
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 29
-    """ERROR_REASON_OVERLOADED: too many requests wait (RESOURCE_EXHAUSTED, with RetryInfo)."""
+    """ERROR_REASON_OVERLOADED: too many requests are waiting (RESOURCE_EXHAUSTED, with RetryInfo). Try again later."""
     ERROR_REASON_REVISION_NOT_REACHED: _ErrorReason.ValueType  # 30
-    """ERROR_REASON_REVISION_NOT_REACHED: the state has not reached at_least_tree_size (RESOURCE_EXHAUSTED, with RetryInfo)."""
+    """ERROR_REASON_REVISION_NOT_REACHED: the ledger has fewer leaves than at_least_tree_size (RESOURCE_EXHAUSTED, with
+    RetryInfo).
+    """
     ERROR_REASON_STORAGE: _ErrorReason.ValueType  # 31
-    """ERROR_REASON_STORAGE: disk or network failed; a write's outcome may be unknown (UNAVAILABLE). Repeat it with the same request_id."""
+    """ERROR_REASON_STORAGE: disk or network failed, and the outcome of a write may be unknown (UNAVAILABLE). Repeat it
+    with the same request_id.
+    """
     ERROR_REASON_CLOCK: _ErrorReason.ValueType  # 32
-    """ERROR_REASON_CLOCK: the daemon's clock disagrees with the ledger's; writes are refused until an operator confirms (UNAVAILABLE)."""
+    """ERROR_REASON_CLOCK: the daemon's clock disagrees with the times in the ledger; writes are refused until it agrees
+    or an operator confirms it (UNAVAILABLE).
+    """
     ERROR_REASON_NOT_SERVING: _ErrorReason.ValueType  # 33
-    """ERROR_REASON_NOT_SERVING: the daemon is starting or draining (UNAVAILABLE). Try another, or later."""
+    """ERROR_REASON_NOT_SERVING: the daemon is starting or stopping (UNAVAILABLE). Try again later."""
     ERROR_REASON_CORRUPTION: _ErrorReason.ValueType  # 34
-    """ERROR_REASON_CORRUPTION: the ledger contradicts itself; it has stopped (DATA_LOSS)."""
+    """ERROR_REASON_CORRUPTION: stored records of the ledger contradict each other (DATA_LOSS). An operator must act."""
     ERROR_REASON_UNKNOWN_FIELD: _ErrorReason.ValueType  # 36
-    """ERROR_REASON_UNKNOWN_FIELD: a message that is recorded has fields this version does not know (INVALID_ARGUMENT). They might change
-    what the others mean.
+    """ERROR_REASON_UNKNOWN_FIELD: a message that would be recorded has fields that this version does not know
+    (INVALID_ARGUMENT). They could change what the other fields mean.
     """
     ERROR_REASON_PRUNED: _ErrorReason.ValueType  # 37
-    """ERROR_REASON_PRUNED: it was recorded, and is no longer kept under the ledger's retention policy (NOT_FOUND)."""
+    """ERROR_REASON_PRUNED: the entry was deleted under the ledger's retention policy (NOT_FOUND)."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 35
-    """ERROR_REASON_INTERNAL: a bug of ours (INTERNAL). Please report it."""
+    """ERROR_REASON_INTERNAL: a bug in the daemon (INTERNAL). Please report it."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the `reason` of the google.rpc.ErrorInfo in every error, without the prefix; its domain is `consentd`.
@@ -114,80 +136,102 @@ ERROR_REASON_INVALID_REQUEST: ErrorReason.ValueType  # 1
 ERROR_REASON_INVALID_REQUEST_ID: ErrorReason.ValueType  # 2
 """ERROR_REASON_INVALID_REQUEST_ID: request_id is not 16 bytes (INVALID_ARGUMENT)."""
 ERROR_REASON_INVALID_IDENTIFIER: ErrorReason.ValueType  # 3
-"""ERROR_REASON_INVALID_IDENTIFIER: an identifier is empty, too long, not NFC, or of a scheme that is never stored (INVALID_ARGUMENT)."""
+"""ERROR_REASON_INVALID_IDENTIFIER: an identifier is empty, too long, not NFC, or of a scheme that is never stored
+(INVALID_ARGUMENT).
+"""
 ERROR_REASON_INVALID_PAGE: ErrorReason.ValueType  # 4
-"""ERROR_REASON_INVALID_PAGE: page_size is negative, or page_token is not one of ours for this list (INVALID_ARGUMENT)."""
+"""ERROR_REASON_INVALID_PAGE: page_size is negative, or page_token was not issued for this list (INVALID_ARGUMENT)."""
 ERROR_REASON_UNKNOWN_PURPOSE: ErrorReason.ValueType  # 5
-"""ERROR_REASON_UNKNOWN_PURPOSE: the vocabulary does not hold this purpose (INVALID_ARGUMENT)."""
+"""ERROR_REASON_UNKNOWN_PURPOSE: the vocabulary does not have this purpose (INVALID_ARGUMENT)."""
 ERROR_REASON_UNKNOWN_ACTION: ErrorReason.ValueType  # 6
-"""ERROR_REASON_UNKNOWN_ACTION: not one of collect, access, use, disclose, correct (INVALID_ARGUMENT)."""
+"""ERROR_REASON_UNKNOWN_ACTION: the action is not one of collect, access, use, disclose, correct (INVALID_ARGUMENT)."""
 ERROR_REASON_UNKNOWN_CODE: ErrorReason.ValueType  # 7
-"""ERROR_REASON_UNKNOWN_CODE: a consent, rule or vocabulary names a code that the vocabulary does not hold (INVALID_ARGUMENT)."""
+"""ERROR_REASON_UNKNOWN_CODE: a consent, rule or vocabulary names a code that the vocabulary does not have
+(INVALID_ARGUMENT).
+"""
 ERROR_REASON_UNKNOWN_PARTICIPANT: ErrorReason.ValueType  # 8
 """ERROR_REASON_UNKNOWN_PARTICIPANT: no such participant is registered and active (INVALID_ARGUMENT)."""
 ERROR_REASON_UNKNOWN_NOTICE: ErrorReason.ValueType  # 9
-"""ERROR_REASON_UNKNOWN_NOTICE: no such notice version (INVALID_ARGUMENT)."""
+"""ERROR_REASON_UNKNOWN_NOTICE: this version of this notice does not exist (INVALID_ARGUMENT)."""
 ERROR_REASON_UNKNOWN_AUTHORITY: ErrorReason.ValueType  # 10
-"""ERROR_REASON_UNKNOWN_AUTHORITY: no such AUTHORITY entry in the person's chain (INVALID_ARGUMENT)."""
+"""ERROR_REASON_UNKNOWN_AUTHORITY: the person's chain has no such AUTHORITY entry (INVALID_ARGUMENT)."""
 ERROR_REASON_EMPTY_CATEGORIES: ErrorReason.ValueType  # 11
 """ERROR_REASON_EMPTY_CATEGORIES: a question names no category (INVALID_ARGUMENT)."""
 ERROR_REASON_BREAK_GLASS_SHAPE: ErrorReason.ValueType  # 12
-"""ERROR_REASON_BREAK_GLASS_SHAPE: break_glass and purpose BTG go together, with a justification, in AuthorizeAccess only (INVALID_ARGUMENT)."""
+"""ERROR_REASON_BREAK_GLASS_SHAPE: an emergency access needs purpose BTG and break_glass with a justification, in
+AuthorizeAccess; all other questions have neither (INVALID_ARGUMENT).
+"""
 ERROR_REASON_INVALID_CONSENT: ErrorReason.ValueType  # 13
-"""ERROR_REASON_INVALID_CONSENT: a consent is not well formed (INVALID_ARGUMENT). The message names the place."""
+"""ERROR_REASON_INVALID_CONSENT: a consent breaks a rule for consents (INVALID_ARGUMENT). The message names the
+provision and the rule.
+"""
 ERROR_REASON_TOO_LARGE: ErrorReason.ValueType  # 14
-"""ERROR_REASON_TOO_LARGE: a request, payload or batch is over its limit, which the message names (INVALID_ARGUMENT or RESOURCE_EXHAUSTED)."""
+"""ERROR_REASON_TOO_LARGE: a request, payload or batch exceeds a limit that the message names (INVALID_ARGUMENT or
+RESOURCE_EXHAUSTED).
+"""
 ERROR_REASON_AUTHOR_CLOCK: ErrorReason.ValueType  # 15
-"""ERROR_REASON_AUTHOR_CLOCK: author_time_ms is more than ten minutes from the ledger's clock (INVALID_ARGUMENT)."""
+"""ERROR_REASON_AUTHOR_CLOCK: author_time_ms differs by more than ten minutes from the ledger's clock
+(INVALID_ARGUMENT).
+"""
 ERROR_REASON_BAD_SIGNATURE: ErrorReason.ValueType  # 16
-"""ERROR_REASON_BAD_SIGNATURE: a statement's signature does not verify, or its key is not in force (INVALID_ARGUMENT)."""
+"""ERROR_REASON_BAD_SIGNATURE: the signature of a statement does not verify, or its key is not valid now
+(INVALID_ARGUMENT).
+"""
 ERROR_REASON_NOT_FOUND: ErrorReason.ValueType  # 18
-"""ERROR_REASON_NOT_FOUND: no such thing, or not yours to see (NOT_FOUND)."""
+"""ERROR_REASON_NOT_FOUND: the thing does not exist, or the caller may not see it (NOT_FOUND)."""
 ERROR_REASON_SUBJECT_NOT_FOUND: ErrorReason.ValueType  # 19
-"""ERROR_REASON_SUBJECT_NOT_FOUND: the person is not enrolled, or not yours to see (NOT_FOUND)."""
+"""ERROR_REASON_SUBJECT_NOT_FOUND: the person is not enrolled, or the caller may not see them (NOT_FOUND)."""
 ERROR_REASON_CONSENT_NOT_FOUND: ErrorReason.ValueType  # 20
 """ERROR_REASON_CONSENT_NOT_FOUND: the person has no such consent (NOT_FOUND)."""
 ERROR_REASON_CONFLICT: ErrorReason.ValueType  # 21
-"""ERROR_REASON_CONFLICT: it clashes with what is recorded (ABORTED)."""
+"""ERROR_REASON_CONFLICT: the request contradicts what is recorded (ABORTED)."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 22
 """ERROR_REASON_REQUEST_ID_REUSED: this request_id was used for other content (ABORTED). Use a new one."""
 ERROR_REASON_VERSION_CONFLICT: ErrorReason.ValueType  # 23
-"""ERROR_REASON_VERSION_CONFLICT: based_on_version is not the version in force (ABORTED). Read it again."""
+"""ERROR_REASON_VERSION_CONFLICT: based_on_version is not the current version of the consent (ABORTED). Read it again."""
 ERROR_REASON_WRONG_STATE: ErrorReason.ValueType  # 24
 """ERROR_REASON_WRONG_STATE: the consent is revoked, already paused or not paused (ABORTED)."""
 ERROR_REASON_SUBJECT_ENROLLED: ErrorReason.ValueType  # 25
 """ERROR_REASON_SUBJECT_ENROLLED: the identifier is enrolled already (ABORTED)."""
 ERROR_REASON_REF_MOVED: ErrorReason.ValueType  # 26
-"""ERROR_REASON_REF_MOVED: a signed statement's ref or tag is not what the chain stands at (ABORTED). Read and sign again."""
+"""ERROR_REASON_REF_MOVED: the ref or tag of a signed statement does not match the present state of the chain
+(ABORTED). Read and sign again.
+"""
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 27
-"""ERROR_REASON_UNAUTHENTICATED: no credential, or one we do not know (UNAUTHENTICATED)."""
+"""ERROR_REASON_UNAUTHENTICATED: the call has no credential, or an unknown one (UNAUTHENTICATED)."""
 ERROR_REASON_CALLER_NOT_ALLOWED: ErrorReason.ValueType  # 28
 """ERROR_REASON_CALLER_NOT_ALLOWED: the caller's roles and rights do not cover this call (PERMISSION_DENIED)."""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 29
-"""ERROR_REASON_OVERLOADED: too many requests wait (RESOURCE_EXHAUSTED, with RetryInfo)."""
+"""ERROR_REASON_OVERLOADED: too many requests are waiting (RESOURCE_EXHAUSTED, with RetryInfo). Try again later."""
 ERROR_REASON_REVISION_NOT_REACHED: ErrorReason.ValueType  # 30
-"""ERROR_REASON_REVISION_NOT_REACHED: the state has not reached at_least_tree_size (RESOURCE_EXHAUSTED, with RetryInfo)."""
+"""ERROR_REASON_REVISION_NOT_REACHED: the ledger has fewer leaves than at_least_tree_size (RESOURCE_EXHAUSTED, with
+RetryInfo).
+"""
 ERROR_REASON_STORAGE: ErrorReason.ValueType  # 31
-"""ERROR_REASON_STORAGE: disk or network failed; a write's outcome may be unknown (UNAVAILABLE). Repeat it with the same request_id."""
+"""ERROR_REASON_STORAGE: disk or network failed, and the outcome of a write may be unknown (UNAVAILABLE). Repeat it
+with the same request_id.
+"""
 ERROR_REASON_CLOCK: ErrorReason.ValueType  # 32
-"""ERROR_REASON_CLOCK: the daemon's clock disagrees with the ledger's; writes are refused until an operator confirms (UNAVAILABLE)."""
+"""ERROR_REASON_CLOCK: the daemon's clock disagrees with the times in the ledger; writes are refused until it agrees
+or an operator confirms it (UNAVAILABLE).
+"""
 ERROR_REASON_NOT_SERVING: ErrorReason.ValueType  # 33
-"""ERROR_REASON_NOT_SERVING: the daemon is starting or draining (UNAVAILABLE). Try another, or later."""
+"""ERROR_REASON_NOT_SERVING: the daemon is starting or stopping (UNAVAILABLE). Try again later."""
 ERROR_REASON_CORRUPTION: ErrorReason.ValueType  # 34
-"""ERROR_REASON_CORRUPTION: the ledger contradicts itself; it has stopped (DATA_LOSS)."""
+"""ERROR_REASON_CORRUPTION: stored records of the ledger contradict each other (DATA_LOSS). An operator must act."""
 ERROR_REASON_UNKNOWN_FIELD: ErrorReason.ValueType  # 36
-"""ERROR_REASON_UNKNOWN_FIELD: a message that is recorded has fields this version does not know (INVALID_ARGUMENT). They might change
-what the others mean.
+"""ERROR_REASON_UNKNOWN_FIELD: a message that would be recorded has fields that this version does not know
+(INVALID_ARGUMENT). They could change what the other fields mean.
 """
 ERROR_REASON_PRUNED: ErrorReason.ValueType  # 37
-"""ERROR_REASON_PRUNED: it was recorded, and is no longer kept under the ledger's retention policy (NOT_FOUND)."""
+"""ERROR_REASON_PRUNED: the entry was deleted under the ledger's retention policy (NOT_FOUND)."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 35
-"""ERROR_REASON_INTERNAL: a bug of ours (INTERNAL). Please report it."""
+"""ERROR_REASON_INTERNAL: a bug in the daemon (INTERNAL). Please report it."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
 class ItemError(_message.Message):
-    """ItemError says what was wrong with one item of a batch; it has what an RPC's status would have had."""
+    """ItemError is the error of one item of a batch. It has what the status of a single call would have."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -197,9 +241,9 @@ class ItemError(_message.Message):
     code: _builtins.int
     """code is the gRPC status code, as a number."""
     reason: Global___ErrorReason.ValueType
-    """reason is what ErrorInfo would name."""
+    """reason is the ErrorInfo reason of a single call."""
     message: _builtins.str
-    """message says it for people."""
+    """message is for people; programs use reason."""
     def __init__(
         self,
         *,

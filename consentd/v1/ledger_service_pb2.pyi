@@ -30,23 +30,23 @@ class _PruneStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PruneStep.V
     PRUNE_STEP_UNSPECIFIED: _PruneStep.ValueType  # 0
     """PRUNE_STEP_UNSPECIFIED is never sent."""
     PRUNE_STEP_PLANNING: _PruneStep.ValueType  # 1
-    """PRUNE_STEP_PLANNING looks through all chains."""
+    """PRUNE_STEP_PLANNING reads all chains."""
     PRUNE_STEP_DELETING: _PruneStep.ValueType  # 2
-    """PRUNE_STEP_DELETING deletes."""
+    """PRUNE_STEP_DELETING deletes statements and leaves."""
     PRUNE_STEP_DONE: _PruneStep.ValueType  # 3
-    """PRUNE_STEP_DONE is the last one."""
+    """PRUNE_STEP_DONE is the step of the last answer."""
 
 class PruneStep(_PruneStep, metaclass=_PruneStepEnumTypeWrapper):
-    """PruneStep is what a pruning is at."""
+    """PruneStep is the present step of a pruning."""
 
 PRUNE_STEP_UNSPECIFIED: PruneStep.ValueType  # 0
 """PRUNE_STEP_UNSPECIFIED is never sent."""
 PRUNE_STEP_PLANNING: PruneStep.ValueType  # 1
-"""PRUNE_STEP_PLANNING looks through all chains."""
+"""PRUNE_STEP_PLANNING reads all chains."""
 PRUNE_STEP_DELETING: PruneStep.ValueType  # 2
-"""PRUNE_STEP_DELETING deletes."""
+"""PRUNE_STEP_DELETING deletes statements and leaves."""
 PRUNE_STEP_DONE: PruneStep.ValueType  # 3
-"""PRUNE_STEP_DONE is the last one."""
+"""PRUNE_STEP_DONE is the step of the last answer."""
 Global___PruneStep: _TypeAlias = PruneStep  # noqa: Y015
 
 @_typing.final
@@ -90,7 +90,7 @@ Global___GetCheckpointResponse: _TypeAlias = GetCheckpointResponse  # noqa: Y015
 
 @_typing.final
 class ListEntriesRequest(_message.Message):
-    """ListEntriesRequest asks for leaves."""
+    """ListEntriesRequest asks for a page of leaves."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -98,11 +98,11 @@ class ListEntriesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     start_index: _builtins.int
-    """start_index is the first leaf asked for; not with page_token."""
+    """start_index is the index of the first leaf; not together with page_token."""
     page_size: _builtins.int
-    """page_size is how many at most; 0 or more than 1,000: 1,000."""
+    """page_size is the most items of a page; 0 or more than 1,000 means 1,000."""
     page_token: _builtins.str
-    """page_token is the last page's next_page_token."""
+    """page_token is the next_page_token of the previous page; empty: the first page."""
     def __init__(
         self,
         *,
@@ -129,16 +129,16 @@ class ListEntriesResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     first_index: _builtins.int
-    """first_index is the index of the first."""
+    """first_index is the index of the first leaf."""
     next_page_token: _builtins.str
-    """next_page_token leads on; empty: the end."""
+    """next_page_token is the token of the next page; empty: this is the last page."""
     @_builtins.property
     def leaves(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """leaves in order."""
 
     @_builtins.property
     def revision(self) -> _consent_pb2.Revision:
-        """revision is the published state that was read, a checkpoint's."""
+        """revision is the published checkpoint whose entries are listed."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ Global___ListEntriesResponse: _TypeAlias = ListEntriesResponse  # noqa: Y015
 
 @_typing.final
 class Opening(_message.Message):
-    """Opening opens a leaf's commitment: commit = H("consentd/commit/v1\\0" ‖ salt ‖ statement)."""
+    """Opening shows the statement that a leaf commits to: commit = H("consentd/commit/v1\\0" ‖ salt ‖ statement)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -184,7 +184,7 @@ Global___Opening: _TypeAlias = Opening  # noqa: Y015
 
 @_typing.final
 class ListStatementsRequest(_message.Message):
-    """ListStatementsRequest asks for openings."""
+    """ListStatementsRequest asks for a page of openings."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -193,14 +193,14 @@ class ListStatementsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     start_index: _builtins.int
-    """start_index is the first leaf looked at; not with page_token."""
+    """start_index is the index of the first leaf read; not together with page_token."""
     page_size: _builtins.int
-    """page_size is how many leaves are looked at, at most; 0 or more than 1,000: 1,000."""
+    """page_size is the most leaves that are read for a page; 0 or more than 1,000 means 1,000."""
     page_token: _builtins.str
-    """page_token is the last page's next_page_token."""
+    """page_token is the next_page_token of the previous page; empty: the first page."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[_statement_pb2.EntryKind.ValueType]:
-        """kinds asked for; none: all."""
+        """kinds of entries to list; none: all."""
 
     def __init__(
         self,
@@ -220,7 +220,7 @@ Global___ListStatementsRequest: _TypeAlias = ListStatementsRequest  # noqa: Y015
 
 @_typing.final
 class LedgerEntry(_message.Message):
-    """LedgerEntry is a leaf with its opening, where it may be seen."""
+    """LedgerEntry is a leaf, with its opening if the caller may see it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -233,7 +233,7 @@ class LedgerEntry(_message.Message):
     """leaf itself."""
     @_builtins.property
     def opening(self) -> Global___Opening:
-        """opening; absent where it is erased or outside the mandate."""
+        """opening of the leaf; absent if the statement was erased or pruned, or if the caller may not see it."""
 
     def __init__(
         self,
@@ -261,16 +261,16 @@ class ListStatementsResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     withheld_count: _builtins.int
-    """withheld_count is how many of the page were outside the mandate or erased, so that nothing is missing in silence."""
+    """withheld_count is how many entries of the page have no opening, because it was erased or the caller may not see it."""
     next_page_token: _builtins.str
-    """next_page_token leads on; empty: the end."""
+    """next_page_token is the token of the next page; empty: this is the last page."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedgerEntry]:
         """entries in order."""
 
     @_builtins.property
     def revision(self) -> _consent_pb2.Revision:
-        """revision is the published state that was read, a checkpoint's."""
+        """revision is the published checkpoint whose entries are listed."""
 
     def __init__(
         self,
@@ -302,7 +302,7 @@ class GetReceiptRequest(_message.Message):
     leaf_hash: _builtins.bytes
     """leaf_hash shows that the caller knows the entry, 32 bytes."""
     wait_for: _consent_pb2.WaitFor.ValueType
-    """wait_for may wait for publication."""
+    """wait_for says whether to wait until a published checkpoint covers the entry."""
     def __init__(
         self,
         *,
@@ -320,14 +320,14 @@ Global___GetReceiptRequest: _TypeAlias = GetReceiptRequest  # noqa: Y015
 
 @_typing.final
 class GetReceiptResponse(_message.Message):
-    """GetReceiptResponse is a receipt."""
+    """GetReceiptResponse has the receipt."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RECEIPT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def receipt(self) -> _consent_pb2.Receipt:
-        """receipt asked for."""
+        """receipt of the entry."""
 
     def __init__(
         self,
@@ -353,7 +353,7 @@ class GetInclusionProofRequest(_message.Message):
     index: _builtins.int
     """index of the leaf."""
     tree_size: _builtins.int
-    """tree_size of the tree; 0: the latest checkpoint's."""
+    """tree_size of the tree; 0: that of the latest published checkpoint."""
     def __init__(
         self,
         *,
@@ -370,7 +370,7 @@ Global___GetInclusionProofRequest: _TypeAlias = GetInclusionProofRequest  # noqa
 
 @_typing.final
 class GetInclusionProofResponse(_message.Message):
-    """GetInclusionProofResponse is an RFC 6962 audit path."""
+    """GetInclusionProofResponse has an inclusion proof (RFC 6962 calls it an audit path)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -381,11 +381,11 @@ class GetInclusionProofResponse(_message.Message):
     """leaf_hash of the leaf."""
     @_builtins.property
     def hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """hashes from the leaf's sibling up."""
+        """hashes of the proof, from the leaf's sibling upwards."""
 
     @_builtins.property
     def revision(self) -> _consent_pb2.Revision:
-        """revision is the tree."""
+        """revision is the tree in which the leaf is."""
 
     def __init__(
         self,
@@ -413,7 +413,7 @@ class GetConsistencyProofRequest(_message.Message):
     first_tree_size: _builtins.int
     """first_tree_size of the older tree, from 1."""
     second_tree_size: _builtins.int
-    """second_tree_size of the newer; 0: the latest checkpoint's."""
+    """second_tree_size of the newer tree; 0: that of the latest published checkpoint."""
     def __init__(
         self,
         *,
@@ -430,7 +430,7 @@ Global___GetConsistencyProofRequest: _TypeAlias = GetConsistencyProofRequest  # 
 
 @_typing.final
 class GetConsistencyProofResponse(_message.Message):
-    """GetConsistencyProofResponse is an RFC 6962 consistency proof."""
+    """GetConsistencyProofResponse has an RFC 6962 consistency proof."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -447,7 +447,7 @@ class GetConsistencyProofResponse(_message.Message):
 
     @_builtins.property
     def second(self) -> _consent_pb2.Revision:
-        """second is the newer."""
+        """second is the newer tree."""
 
     def __init__(
         self,
@@ -466,7 +466,7 @@ Global___GetConsistencyProofResponse: _TypeAlias = GetConsistencyProofResponse  
 
 @_typing.final
 class GetHistoryRequest(_message.Message):
-    """GetHistoryRequest names a chain, and what the caller holds of it already."""
+    """GetHistoryRequest names a chain, and says which part of it the caller already has."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -477,9 +477,11 @@ class GetHistoryRequest(_message.Message):
     public_name: _builtins.str
     """public_name is a public chain: `ledger`, `participant/ID`, `vocabulary/ID`, `notice/ID`, `rules/ID`."""
     known_count: _builtins.int
-    """known_count is how many entries the caller holds and has verified; only later ones are sent."""
+    """known_count is how many entries the caller already has and has verified; only later ones are sent."""
     known_tree_size: _builtins.int
-    """known_tree_size is the checkpoint the caller holds; the consistency proof from it comes along; 0: none."""
+    """known_tree_size is the size of a checkpoint that the caller has; the answer contains the consistency proof from it;
+    0: none.
+    """
     @_builtins.property
     def subject(self) -> _consent_pb2.Subject:
         """subject is a person."""
@@ -504,7 +506,7 @@ Global___GetHistoryRequest: _TypeAlias = GetHistoryRequest  # noqa: Y015
 
 @_typing.final
 class GetHistoryResponse(_message.Message):
-    """GetHistoryResponse is a piece of the stream: one head first, then each chain's header followed by its entries."""
+    """GetHistoryResponse is one piece of the stream: first the head, then for each chain its header and its entries."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -513,15 +515,15 @@ class GetHistoryResponse(_message.Message):
     ENTRIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def head(self) -> Global___HistoryHead:
-        """head comes first, once."""
+        """head is the first piece, sent once."""
 
     @_builtins.property
     def chain(self) -> Global___HistoryChain:
-        """chain begins a chain: the one asked for first, then those of its authors' keys."""
+        """chain is the header of a chain. The chain asked for comes first, then the chains with the keys of its authors."""
 
     @_builtins.property
     def entries(self) -> Global___HistoryEntries:
-        """entries continue the chain begun last."""
+        """entries belong to the chain of the last header."""
 
     def __init__(
         self,
@@ -542,7 +544,7 @@ Global___GetHistoryResponse: _TypeAlias = GetHistoryResponse  # noqa: Y015
 
 @_typing.final
 class HistoryHead(_message.Message):
-    """HistoryHead is what all chains of a history proof share."""
+    """HistoryHead is the part of the proof that all chains share."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -580,7 +582,7 @@ Global___HistoryHead: _TypeAlias = HistoryHead  # noqa: Y015
 
 @_typing.final
 class HistoryChain(_message.Message):
-    """HistoryChain proves where a chain stands."""
+    """HistoryChain proves how many entries a chain has, and which is the last."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -591,15 +593,15 @@ class HistoryChain(_message.Message):
     MAP_PROOF_FIELD_NUMBER: _builtins.int
     FIRST_SEQ_FIELD_NUMBER: _builtins.int
     tag: _builtins.bytes
-    """tag is whose chain it is."""
+    """tag of the chain."""
     public_name: _builtins.str
     """public_name of the chain; empty for a person."""
     count: _builtins.int
-    """count of its entries; 0: none, and the proof is one of absence."""
+    """count of its entries; 0: none, and map_proof proves that there are none."""
     head: _builtins.bytes
-    """head is the chain hash of its last leaf; empty where count is 0."""
+    """head is the chain hash of its last leaf; empty if count is 0."""
     map_proof: _builtins.bytes
-    """map_proof leads from (count, head), or their absence, to the seal's map_root."""
+    """map_proof proves (count, head), or their absence, for the map_root of the seal."""
     first_seq: _builtins.int
     """first_seq is the seq of the first entry that follows."""
     def __init__(
@@ -629,7 +631,7 @@ class HistoryEntries(_message.Message):
     ENTRIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedgerEntry]:
-        """entries in order of seq; a tombstone has no opening."""
+        """entries in order of seq. An entry whose statement was erased or pruned has no opening."""
 
     def __init__(
         self,
@@ -646,16 +648,16 @@ Global___HistoryEntries: _TypeAlias = HistoryEntries  # noqa: Y015
 
 @_typing.final
 class PruneRequest(_message.Message):
-    """PruneRequest asks for a pruning."""
+    """PruneRequest starts a pruning."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEPT_FROM_TIME_MS_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     kept_from_time_ms: _builtins.int
-    """kept_from_time_ms is the time from which everything is kept; 0: the retention policy's days ago."""
+    """kept_from_time_ms is the time from which everything is kept; 0: the latest that the retention policy allows."""
     dry_run: _builtins.bool
-    """dry_run only says what would be pruned."""
+    """dry_run only reports what would be deleted."""
     def __init__(
         self,
         *,
@@ -672,7 +674,7 @@ Global___PruneRequest: _TypeAlias = PruneRequest  # noqa: Y015
 
 @_typing.final
 class PruneResponse(_message.Message):
-    """PruneResponse says how far a pruning is; the last one, what it did."""
+    """PruneResponse reports progress; the last one reports what was deleted."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -686,23 +688,23 @@ class PruneResponse(_message.Message):
     STOP_INDEX_FIELD_NUMBER: _builtins.int
     STOP_KIND_FIELD_NUMBER: _builtins.int
     step: Global___PruneStep.ValueType
-    """step it is at."""
+    """step is the present step."""
     done_count: _builtins.int
-    """done_count of total_count chains."""
+    """done_count is how many chains are done."""
     total_count: _builtins.int
-    """total_count is how many there are."""
+    """total_count is how many chains there are."""
     kept_from_time_ms: _builtins.int
     """kept_from_time_ms is the time from which everything is kept."""
     start_size: _builtins.int
-    """start_size is where whoever holds nothing begins."""
+    """start_size is the size of the tree at which a verifier without earlier knowledge starts."""
     leaf_count: _builtins.int
     """leaf_count is how many leaves are, or would be, deleted."""
     statement_count: _builtins.int
     """statement_count is how many statements are, or would be, deleted."""
     stop_index: _builtins.int
-    """stop_index is the first leaf that start_size may not pass, of an entry of stop_kind."""
+    """stop_index is the index of the first entry that must be kept, so start_size cannot be larger."""
     stop_kind: _builtins.int
-    """stop_kind is that entry's kind; 0: nothing stops it but kept_from_time_ms."""
+    """stop_kind is the kind of that entry; 0: only kept_from_time_ms limits start_size."""
     def __init__(
         self,
         *,

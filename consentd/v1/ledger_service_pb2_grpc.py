@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class LedgerServiceStub(object):
-    """LedgerService proves. What it sends is checked by the client's library or by other people's programs, never trusted.
+    """LedgerService reads entries and proves them. Callers verify its answers, with the client library or other people's
+    programs, and need not trust it.
     """
 
     def __init__(self, channel):
@@ -78,62 +79,67 @@ class LedgerServiceStub(object):
 
 
 class LedgerServiceServicer(object):
-    """LedgerService proves. What it sends is checked by the client's library or by other people's programs, never trusted.
+    """LedgerService reads entries and proves them. Callers verify its answers, with the client library or other people's
+    programs, and need not trust it.
     """
 
     def GetCheckpoint(self, request, context):
-        """GetCheckpoint reads the latest published checkpoint. Open to every caller.
+        """GetCheckpoint reads the latest published checkpoint. Every caller may. Cost: no read of the disk.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEntries(self, request, context):
-        """ListEntries reads leaves in order, for auditors. Leaves hold no identifier.
+        """ListEntries reads leaves in order. Auditors may. Leaves contain no identifier. Cost: one read of the disk for each
+        leaf.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListStatements(self, request, context):
-        """ListStatements reads the openings of leaves in order: of public chains for every auditor, of persons with the right READ_STATEMENTS.
+        """ListStatements reads the openings of leaves in order: those of public chains for every auditor, those of persons
+        for auditors with the right READ_STATEMENTS. Cost: two reads and a decryption for each leaf.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetReceipt(self, request, context):
-        """GetReceipt reads the receipt of an entry, with its proof once a checkpoint covers it. Whoever holds the leaf hash may ask.
+        """GetReceipt reads the receipt of an entry, with its proof if a published checkpoint covers it. Every caller that has
+        the leaf hash may. Cost: a few reads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetInclusionProof(self, request, context):
-        """GetInclusionProof proves that a leaf is in a tree. Open to every caller. A few reads.
+        """GetInclusionProof proves that a leaf is in a tree. Every caller may. Cost: a few reads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetConsistencyProof(self, request, context):
-        """GetConsistencyProof proves that one tree is a prefix of another. Open to every caller. A few reads.
+        """GetConsistencyProof proves that one tree is a prefix of another. Every caller may. Cost: a few reads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetHistory(self, request, context):
-        """GetHistory streams the whole history of a person or a public chain, with the proof that it is whole.
-        A person's needs the right ACT_FOR_SUBJECTS; public chains are open to every caller. Costs the length of the history.
+        """GetHistory streams the history of a person or of a public chain, with the proof that it is complete. For a person
+        the caller needs the right ACT_FOR_SUBJECTS; every caller may read public chains. Cost: proportional to the length
+        of the history.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Prune(self, request, context):
-        """Prune deletes what the published retention policy no longer keeps, and streams how far it is. The operator's. Costs a look
-        through all persons' chains. One that was cut short is finished by the next call.
+        """Prune deletes what the published retention policy no longer keeps, and streams its progress. Only the operator may.
+        An interrupted pruning is finished by the next call. Cost: a pass over the chains of all persons.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -191,7 +197,8 @@ def add_LedgerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LedgerService(object):
-    """LedgerService proves. What it sends is checked by the client's library or by other people's programs, never trusted.
+    """LedgerService reads entries and proves them. Callers verify its answers, with the client library or other people's
+    programs, and need not trust it.
     """
 
     @staticmethod

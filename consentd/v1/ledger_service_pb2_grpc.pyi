@@ -27,61 +27,81 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class LedgerServiceStub:
-    """LedgerService proves. What it sends is checked by the client's library or by other people's programs, never trusted."""
+    """LedgerService reads entries and proves them. Callers verify its answers, with the client library or other people's
+    programs, and need not trust it.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LedgerServiceAsyncStub: ...
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.GetCheckpointRequest, _ledger_service_pb2.GetCheckpointResponse]
-    """GetCheckpoint reads the latest published checkpoint. Open to every caller."""
+    """GetCheckpoint reads the latest published checkpoint. Every caller may. Cost: no read of the disk."""
     ListEntries: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.ListEntriesRequest, _ledger_service_pb2.ListEntriesResponse]
-    """ListEntries reads leaves in order, for auditors. Leaves hold no identifier."""
+    """ListEntries reads leaves in order. Auditors may. Leaves contain no identifier. Cost: one read of the disk for each
+    leaf.
+    """
     ListStatements: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.ListStatementsRequest, _ledger_service_pb2.ListStatementsResponse]
-    """ListStatements reads the openings of leaves in order: of public chains for every auditor, of persons with the right READ_STATEMENTS."""
+    """ListStatements reads the openings of leaves in order: those of public chains for every auditor, those of persons
+    for auditors with the right READ_STATEMENTS. Cost: two reads and a decryption for each leaf.
+    """
     GetReceipt: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.GetReceiptRequest, _ledger_service_pb2.GetReceiptResponse]
-    """GetReceipt reads the receipt of an entry, with its proof once a checkpoint covers it. Whoever holds the leaf hash may ask."""
+    """GetReceipt reads the receipt of an entry, with its proof if a published checkpoint covers it. Every caller that has
+    the leaf hash may. Cost: a few reads.
+    """
     GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.GetInclusionProofRequest, _ledger_service_pb2.GetInclusionProofResponse]
-    """GetInclusionProof proves that a leaf is in a tree. Open to every caller. A few reads."""
+    """GetInclusionProof proves that a leaf is in a tree. Every caller may. Cost: a few reads."""
     GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.GetConsistencyProofRequest, _ledger_service_pb2.GetConsistencyProofResponse]
-    """GetConsistencyProof proves that one tree is a prefix of another. Open to every caller. A few reads."""
+    """GetConsistencyProof proves that one tree is a prefix of another. Every caller may. Cost: a few reads."""
     GetHistory: _grpc.UnaryStreamMultiCallable[_ledger_service_pb2.GetHistoryRequest, _ledger_service_pb2.GetHistoryResponse]
-    """GetHistory streams the whole history of a person or a public chain, with the proof that it is whole.
-    A person's needs the right ACT_FOR_SUBJECTS; public chains are open to every caller. Costs the length of the history.
+    """GetHistory streams the history of a person or of a public chain, with the proof that it is complete. For a person
+    the caller needs the right ACT_FOR_SUBJECTS; every caller may read public chains. Cost: proportional to the length
+    of the history.
     """
     Prune: _grpc.UnaryStreamMultiCallable[_ledger_service_pb2.PruneRequest, _ledger_service_pb2.PruneResponse]
-    """Prune deletes what the published retention policy no longer keeps, and streams how far it is. The operator's. Costs a look
-    through all persons' chains. One that was cut short is finished by the next call.
+    """Prune deletes what the published retention policy no longer keeps, and streams its progress. Only the operator may.
+    An interrupted pruning is finished by the next call. Cost: a pass over the chains of all persons.
     """
 
 @_typing.type_check_only
 class LedgerServiceAsyncStub(LedgerServiceStub):
-    """LedgerService proves. What it sends is checked by the client's library or by other people's programs, never trusted."""
+    """LedgerService reads entries and proves them. Callers verify its answers, with the client library or other people's
+    programs, and need not trust it.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.GetCheckpointRequest, _ledger_service_pb2.GetCheckpointResponse]  # type: ignore[assignment]
-    """GetCheckpoint reads the latest published checkpoint. Open to every caller."""
+    """GetCheckpoint reads the latest published checkpoint. Every caller may. Cost: no read of the disk."""
     ListEntries: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.ListEntriesRequest, _ledger_service_pb2.ListEntriesResponse]  # type: ignore[assignment]
-    """ListEntries reads leaves in order, for auditors. Leaves hold no identifier."""
+    """ListEntries reads leaves in order. Auditors may. Leaves contain no identifier. Cost: one read of the disk for each
+    leaf.
+    """
     ListStatements: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.ListStatementsRequest, _ledger_service_pb2.ListStatementsResponse]  # type: ignore[assignment]
-    """ListStatements reads the openings of leaves in order: of public chains for every auditor, of persons with the right READ_STATEMENTS."""
+    """ListStatements reads the openings of leaves in order: those of public chains for every auditor, those of persons
+    for auditors with the right READ_STATEMENTS. Cost: two reads and a decryption for each leaf.
+    """
     GetReceipt: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.GetReceiptRequest, _ledger_service_pb2.GetReceiptResponse]  # type: ignore[assignment]
-    """GetReceipt reads the receipt of an entry, with its proof once a checkpoint covers it. Whoever holds the leaf hash may ask."""
+    """GetReceipt reads the receipt of an entry, with its proof if a published checkpoint covers it. Every caller that has
+    the leaf hash may. Cost: a few reads.
+    """
     GetInclusionProof: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.GetInclusionProofRequest, _ledger_service_pb2.GetInclusionProofResponse]  # type: ignore[assignment]
-    """GetInclusionProof proves that a leaf is in a tree. Open to every caller. A few reads."""
+    """GetInclusionProof proves that a leaf is in a tree. Every caller may. Cost: a few reads."""
     GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.GetConsistencyProofRequest, _ledger_service_pb2.GetConsistencyProofResponse]  # type: ignore[assignment]
-    """GetConsistencyProof proves that one tree is a prefix of another. Open to every caller. A few reads."""
+    """GetConsistencyProof proves that one tree is a prefix of another. Every caller may. Cost: a few reads."""
     GetHistory: _aio.UnaryStreamMultiCallable[_ledger_service_pb2.GetHistoryRequest, _ledger_service_pb2.GetHistoryResponse]  # type: ignore[assignment]
-    """GetHistory streams the whole history of a person or a public chain, with the proof that it is whole.
-    A person's needs the right ACT_FOR_SUBJECTS; public chains are open to every caller. Costs the length of the history.
+    """GetHistory streams the history of a person or of a public chain, with the proof that it is complete. For a person
+    the caller needs the right ACT_FOR_SUBJECTS; every caller may read public chains. Cost: proportional to the length
+    of the history.
     """
     Prune: _aio.UnaryStreamMultiCallable[_ledger_service_pb2.PruneRequest, _ledger_service_pb2.PruneResponse]  # type: ignore[assignment]
-    """Prune deletes what the published retention policy no longer keeps, and streams how far it is. The operator's. Costs a look
-    through all persons' chains. One that was cut short is finished by the next call.
+    """Prune deletes what the published retention policy no longer keeps, and streams its progress. Only the operator may.
+    An interrupted pruning is finished by the next call. Cost: a pass over the chains of all persons.
     """
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """LedgerService proves. What it sends is checked by the client's library or by other people's programs, never trusted."""
+    """LedgerService reads entries and proves them. Callers verify its answers, with the client library or other people's
+    programs, and need not trust it.
+    """
 
     @_abc_1.abstractmethod
     def GetCheckpoint(
@@ -89,7 +109,7 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_service_pb2.GetCheckpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_service_pb2.GetCheckpointResponse, _abc.Awaitable[_ledger_service_pb2.GetCheckpointResponse]]:
-        """GetCheckpoint reads the latest published checkpoint. Open to every caller."""
+        """GetCheckpoint reads the latest published checkpoint. Every caller may. Cost: no read of the disk."""
 
     @_abc_1.abstractmethod
     def ListEntries(
@@ -97,7 +117,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_service_pb2.ListEntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_service_pb2.ListEntriesResponse, _abc.Awaitable[_ledger_service_pb2.ListEntriesResponse]]:
-        """ListEntries reads leaves in order, for auditors. Leaves hold no identifier."""
+        """ListEntries reads leaves in order. Auditors may. Leaves contain no identifier. Cost: one read of the disk for each
+        leaf.
+        """
 
     @_abc_1.abstractmethod
     def ListStatements(
@@ -105,7 +127,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_service_pb2.ListStatementsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_service_pb2.ListStatementsResponse, _abc.Awaitable[_ledger_service_pb2.ListStatementsResponse]]:
-        """ListStatements reads the openings of leaves in order: of public chains for every auditor, of persons with the right READ_STATEMENTS."""
+        """ListStatements reads the openings of leaves in order: those of public chains for every auditor, those of persons
+        for auditors with the right READ_STATEMENTS. Cost: two reads and a decryption for each leaf.
+        """
 
     @_abc_1.abstractmethod
     def GetReceipt(
@@ -113,7 +137,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_service_pb2.GetReceiptRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_service_pb2.GetReceiptResponse, _abc.Awaitable[_ledger_service_pb2.GetReceiptResponse]]:
-        """GetReceipt reads the receipt of an entry, with its proof once a checkpoint covers it. Whoever holds the leaf hash may ask."""
+        """GetReceipt reads the receipt of an entry, with its proof if a published checkpoint covers it. Every caller that has
+        the leaf hash may. Cost: a few reads.
+        """
 
     @_abc_1.abstractmethod
     def GetInclusionProof(
@@ -121,7 +147,7 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_service_pb2.GetInclusionProofRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_service_pb2.GetInclusionProofResponse, _abc.Awaitable[_ledger_service_pb2.GetInclusionProofResponse]]:
-        """GetInclusionProof proves that a leaf is in a tree. Open to every caller. A few reads."""
+        """GetInclusionProof proves that a leaf is in a tree. Every caller may. Cost: a few reads."""
 
     @_abc_1.abstractmethod
     def GetConsistencyProof(
@@ -129,7 +155,7 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_service_pb2.GetConsistencyProofRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_service_pb2.GetConsistencyProofResponse, _abc.Awaitable[_ledger_service_pb2.GetConsistencyProofResponse]]:
-        """GetConsistencyProof proves that one tree is a prefix of another. Open to every caller. A few reads."""
+        """GetConsistencyProof proves that one tree is a prefix of another. Every caller may. Cost: a few reads."""
 
     @_abc_1.abstractmethod
     def GetHistory(
@@ -137,8 +163,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_service_pb2.GetHistoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ledger_service_pb2.GetHistoryResponse], _abc.AsyncIterator[_ledger_service_pb2.GetHistoryResponse]]:
-        """GetHistory streams the whole history of a person or a public chain, with the proof that it is whole.
-        A person's needs the right ACT_FOR_SUBJECTS; public chains are open to every caller. Costs the length of the history.
+        """GetHistory streams the history of a person or of a public chain, with the proof that it is complete. For a person
+        the caller needs the right ACT_FOR_SUBJECTS; every caller may read public chains. Cost: proportional to the length
+        of the history.
         """
 
     @_abc_1.abstractmethod
@@ -147,8 +174,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_service_pb2.PruneRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ledger_service_pb2.PruneResponse], _abc.AsyncIterator[_ledger_service_pb2.PruneResponse]]:
-        """Prune deletes what the published retention policy no longer keeps, and streams how far it is. The operator's. Costs a look
-        through all persons' chains. One that was cut short is finished by the next call.
+        """Prune deletes what the published retention policy no longer keeps, and streams its progress. Only the operator may.
+        An interrupted pruning is finished by the next call. Cost: a pass over the chains of all persons.
         """
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,14 +22,14 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class CheckRequest(_message.Message):
-    """CheckRequest carries a question."""
+    """CheckRequest has one question."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     QUESTION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def question(self) -> _consent_pb2.Question:
-        """question to answer; purpose BTG is refused here."""
+        """question to answer. Purpose BTG (break-glass) is refused here; use AuthorizeAccess."""
 
     def __init__(
         self,
@@ -46,14 +46,14 @@ Global___CheckRequest: _TypeAlias = CheckRequest  # noqa: Y015
 
 @_typing.final
 class CheckResponse(_message.Message):
-    """CheckResponse carries the answer."""
+    """CheckResponse has the decision."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DECISION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def decision(self) -> _consent_pb2.Decision:
-        """decision is the answer. A denial is an answer."""
+        """decision is the answer. A denial is an answer, not an error."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ Global___CheckResponse: _TypeAlias = CheckResponse  # noqa: Y015
 
 @_typing.final
 class BatchCheckRequest(_message.Message):
-    """BatchCheckRequest carries questions, either each whole, or one about many subjects."""
+    """BatchCheckRequest has either many complete questions, or one question about many subjects."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -79,11 +79,13 @@ class BatchCheckRequest(_message.Message):
     SUBJECTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def questions(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.Question]:
-        """questions, each whole; at most 1,000."""
+        """questions, each complete; at most 1,000."""
 
     @_builtins.property
     def shared(self) -> _consent_pb2.Question:
-        """shared is one question about every one of subjects; its own subject is left out. Not with questions."""
+        """shared is one question that is asked about each of *subjects*. Leave its own subject empty. Not together with
+        questions.
+        """
 
     @_builtins.property
     def subjects(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.Subject]:
@@ -106,7 +108,7 @@ Global___BatchCheckRequest: _TypeAlias = BatchCheckRequest  # noqa: Y015
 
 @_typing.final
 class BatchCheckResponse(_message.Message):
-    """BatchCheckResponse carries the answers in the order asked."""
+    """BatchCheckResponse has the answers in the order of the questions or subjects."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -142,7 +144,7 @@ class CheckResult(_message.Message):
 
     @_builtins.property
     def error(self) -> _error_reason_pb2.ItemError:
-        """error says what was wrong with this question."""
+        """error is what a single Check with this question would have failed with."""
 
     def __init__(
         self,

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class PolicyServiceStub(object):
-    """PolicyService answers whether a transfer may happen, for screens, lists and gateways. It writes nothing: before a transfer,
-    ask AccessService. Every answer is taken afresh from the latest state; nothing is cached.
+    """PolicyService answers whether a transfer may happen, for screens, lists and gateways. It records nothing: before a
+    transfer, call AccessService. Each decision is made from the latest state; decisions are never cached.
     """
 
     def __init__(self, channel):
@@ -49,19 +49,21 @@ class PolicyServiceStub(object):
 
 
 class PolicyServiceServicer(object):
-    """PolicyService answers whether a transfer may happen, for screens, lists and gateways. It writes nothing: before a transfer,
-    ask AccessService. Every answer is taken afresh from the latest state; nothing is cached.
+    """PolicyService answers whether a transfer may happen, for screens, lists and gateways. It records nothing: before a
+    transfer, call AccessService. Each decision is made from the latest state; decisions are never cached.
     """
 
     def Check(self, request, context):
-        """Check answers one question. One read of the table and one evaluation: microseconds beyond the call itself.
+        """Check answers one question. Cost: one read of the policy table and one evaluation, a few microseconds in addition
+        to the call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchCheck(self, request, context):
-        """BatchCheck answers up to 1,000 questions in one call, each by itself, all from one state.
+        """BatchCheck answers up to 1,000 questions, each independently, all from the same state. Cost: one read and one
+        evaluation per question.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,8 +91,8 @@ def add_PolicyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PolicyService(object):
-    """PolicyService answers whether a transfer may happen, for screens, lists and gateways. It writes nothing: before a transfer,
-    ask AccessService. Every answer is taken afresh from the latest state; nothing is cached.
+    """PolicyService answers whether a transfer may happen, for screens, lists and gateways. It records nothing: before a
+    transfer, call AccessService. Each decision is made from the latest state; decisions are never cached.
     """
 
     @staticmethod

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PolicyServiceStub:
-    """PolicyService answers whether a transfer may happen, for screens, lists and gateways. It writes nothing: before a transfer,
-    ask AccessService. Every answer is taken afresh from the latest state; nothing is cached.
+    """PolicyService answers whether a transfer may happen, for screens, lists and gateways. It records nothing: before a
+    transfer, call AccessService. Each decision is made from the latest state; decisions are never cached.
     """
 
     @_typing.overload
@@ -36,25 +36,33 @@ class PolicyServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PolicyServiceAsyncStub: ...
     Check: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.CheckRequest, _policy_service_pb2.CheckResponse]
-    """Check answers one question. One read of the table and one evaluation: microseconds beyond the call itself."""
+    """Check answers one question. Cost: one read of the policy table and one evaluation, a few microseconds in addition
+    to the call.
+    """
     BatchCheck: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.BatchCheckRequest, _policy_service_pb2.BatchCheckResponse]
-    """BatchCheck answers up to 1,000 questions in one call, each by itself, all from one state."""
+    """BatchCheck answers up to 1,000 questions, each independently, all from the same state. Cost: one read and one
+    evaluation per question.
+    """
 
 @_typing.type_check_only
 class PolicyServiceAsyncStub(PolicyServiceStub):
-    """PolicyService answers whether a transfer may happen, for screens, lists and gateways. It writes nothing: before a transfer,
-    ask AccessService. Every answer is taken afresh from the latest state; nothing is cached.
+    """PolicyService answers whether a transfer may happen, for screens, lists and gateways. It records nothing: before a
+    transfer, call AccessService. Each decision is made from the latest state; decisions are never cached.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Check: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.CheckRequest, _policy_service_pb2.CheckResponse]  # type: ignore[assignment]
-    """Check answers one question. One read of the table and one evaluation: microseconds beyond the call itself."""
+    """Check answers one question. Cost: one read of the policy table and one evaluation, a few microseconds in addition
+    to the call.
+    """
     BatchCheck: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.BatchCheckRequest, _policy_service_pb2.BatchCheckResponse]  # type: ignore[assignment]
-    """BatchCheck answers up to 1,000 questions in one call, each by itself, all from one state."""
+    """BatchCheck answers up to 1,000 questions, each independently, all from the same state. Cost: one read and one
+    evaluation per question.
+    """
 
 class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
-    """PolicyService answers whether a transfer may happen, for screens, lists and gateways. It writes nothing: before a transfer,
-    ask AccessService. Every answer is taken afresh from the latest state; nothing is cached.
+    """PolicyService answers whether a transfer may happen, for screens, lists and gateways. It records nothing: before a
+    transfer, call AccessService. Each decision is made from the latest state; decisions are never cached.
     """
 
     @_abc_1.abstractmethod
@@ -63,7 +71,9 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policy_service_pb2.CheckRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_policy_service_pb2.CheckResponse, _abc.Awaitable[_policy_service_pb2.CheckResponse]]:
-        """Check answers one question. One read of the table and one evaluation: microseconds beyond the call itself."""
+        """Check answers one question. Cost: one read of the policy table and one evaluation, a few microseconds in addition
+        to the call.
+        """
 
     @_abc_1.abstractmethod
     def BatchCheck(
@@ -71,6 +81,8 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policy_service_pb2.BatchCheckRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_policy_service_pb2.BatchCheckResponse, _abc.Awaitable[_policy_service_pb2.BatchCheckResponse]]:
-        """BatchCheck answers up to 1,000 questions in one call, each by itself, all from one state."""
+        """BatchCheck answers up to 1,000 questions, each independently, all from the same state. Cost: one read and one
+        evaluation per question.
+        """
 
 def add_PolicyServiceServicer_to_server(servicer: PolicyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

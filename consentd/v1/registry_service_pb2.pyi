@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class RegisterParticipantRequest(_message.Message):
-    """RegisterParticipantRequest carries the participant."""
+    """RegisterParticipantRequest has the record of a participant."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -32,10 +32,10 @@ class RegisterParticipantRequest(_message.Message):
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     wait_for: _consent_pb2.WaitFor.ValueType
-    """wait_for is what to wait for."""
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
     def participant(self) -> _statement_pb2.ParticipantStatement:
-        """participant is who it is."""
+        """participant is the record."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ Global___RegisterParticipantRequest: _TypeAlias = RegisterParticipantRequest  # 
 
 @_typing.final
 class RegisterParticipantResponse(_message.Message):
-    """RegisterParticipantResponse proves the write."""
+    """RegisterParticipantResponse has the receipt of the entry."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -78,7 +78,7 @@ Global___RegisterParticipantResponse: _TypeAlias = RegisterParticipantResponse  
 
 @_typing.final
 class AddKeyRequest(_message.Message):
-    """AddKeyRequest carries a participant's key."""
+    """AddKeyRequest has a new key of a participant."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -89,11 +89,11 @@ class AddKeyRequest(_message.Message):
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     participant_id: _builtins.str
-    """participant_id is whose key it is."""
+    """participant_id is the owner of the key."""
     key: _builtins.bytes
     """key is an Ed25519 public key, 32 bytes."""
     wait_for: _consent_pb2.WaitFor.ValueType
-    """wait_for is what to wait for."""
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
     def __init__(
         self,
         *,
@@ -112,7 +112,7 @@ Global___AddKeyRequest: _TypeAlias = AddKeyRequest  # noqa: Y015
 
 @_typing.final
 class AddKeyResponse(_message.Message):
-    """AddKeyResponse proves the write."""
+    """AddKeyResponse has the receipt of the entry."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -136,7 +136,7 @@ Global___AddKeyResponse: _TypeAlias = AddKeyResponse  # noqa: Y015
 
 @_typing.final
 class RetireKeyRequest(_message.Message):
-    """RetireKeyRequest names a participant's key."""
+    """RetireKeyRequest names the key to retire."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -147,11 +147,11 @@ class RetireKeyRequest(_message.Message):
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     participant_id: _builtins.str
-    """participant_id is whose key it is."""
+    """participant_id is the owner of the key."""
     key: _builtins.bytes
-    """key is the key, 32 bytes."""
+    """key is the Ed25519 public key, 32 bytes."""
     wait_for: _consent_pb2.WaitFor.ValueType
-    """wait_for is what to wait for."""
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
     def __init__(
         self,
         *,
@@ -170,7 +170,7 @@ Global___RetireKeyRequest: _TypeAlias = RetireKeyRequest  # noqa: Y015
 
 @_typing.final
 class RetireKeyResponse(_message.Message):
-    """RetireKeyResponse proves the write."""
+    """RetireKeyResponse has the receipt of the entry."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -194,7 +194,7 @@ Global___RetireKeyResponse: _TypeAlias = RetireKeyResponse  # noqa: Y015
 
 @_typing.final
 class PublishVocabularyRequest(_message.Message):
-    """PublishVocabularyRequest carries a vocabulary."""
+    """PublishVocabularyRequest has the next version of a vocabulary."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -204,10 +204,10 @@ class PublishVocabularyRequest(_message.Message):
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     wait_for: _consent_pb2.WaitFor.ValueType
-    """wait_for is what to wait for."""
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
     def vocabulary(self) -> _statement_pb2.VocabularyStatement:
-        """vocabulary is the next version, whole."""
+        """vocabulary is the next version, complete."""
 
     def __init__(
         self,
@@ -226,7 +226,7 @@ Global___PublishVocabularyRequest: _TypeAlias = PublishVocabularyRequest  # noqa
 
 @_typing.final
 class PublishVocabularyResponse(_message.Message):
-    """PublishVocabularyResponse proves the write."""
+    """PublishVocabularyResponse has the receipt of the entry."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -250,7 +250,7 @@ Global___PublishVocabularyResponse: _TypeAlias = PublishVocabularyResponse  # no
 
 @_typing.final
 class PublishNoticeRequest(_message.Message):
-    """PublishNoticeRequest carries a notice."""
+    """PublishNoticeRequest has the next version of a notice."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -260,7 +260,7 @@ class PublishNoticeRequest(_message.Message):
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     wait_for: _consent_pb2.WaitFor.ValueType
-    """wait_for is what to wait for."""
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
     def notice(self) -> _statement_pb2.NoticeStatement:
         """notice is the next version."""
@@ -282,7 +282,7 @@ Global___PublishNoticeRequest: _TypeAlias = PublishNoticeRequest  # noqa: Y015
 
 @_typing.final
 class PublishNoticeResponse(_message.Message):
-    """PublishNoticeResponse proves the write."""
+    """PublishNoticeResponse has the receipt of the entry."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -306,7 +306,7 @@ Global___PublishNoticeResponse: _TypeAlias = PublishNoticeResponse  # noqa: Y015
 
 @_typing.final
 class PublishRulesRequest(_message.Message):
-    """PublishRulesRequest carries rules."""
+    """PublishRulesRequest has the next version of the rules."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -316,10 +316,10 @@ class PublishRulesRequest(_message.Message):
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     wait_for: _consent_pb2.WaitFor.ValueType
-    """wait_for is what to wait for."""
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
     def rules(self) -> _statement_pb2.RulesStatement:
-        """rules are the next version, whole."""
+        """rules are the next version, complete."""
 
     def __init__(
         self,
@@ -338,7 +338,7 @@ Global___PublishRulesRequest: _TypeAlias = PublishRulesRequest  # noqa: Y015
 
 @_typing.final
 class PublishRulesResponse(_message.Message):
-    """PublishRulesResponse proves the write."""
+    """PublishRulesResponse has the receipt of the entry."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -362,7 +362,7 @@ Global___PublishRulesResponse: _TypeAlias = PublishRulesResponse  # noqa: Y015
 
 @_typing.final
 class EnrolSubjectRequest(_message.Message):
-    """EnrolSubjectRequest names a person."""
+    """EnrolSubjectRequest names the person to enrol."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -374,11 +374,11 @@ class EnrolSubjectRequest(_message.Message):
     request_id: _builtins.bytes
     """request_id makes the write idempotent, 16 random bytes."""
     method: _builtins.str
-    """method says how the person was identified."""
+    """method is how the person was identified, as the caller names it."""
     subject_key: _builtins.bytes
-    """subject_key is the person's own Ed25519 key, put in force with a KEY entry behind the enrolment; empty: none."""
+    """subject_key is the person's own Ed25519 public key, which a KEY entry after the enrolment makes valid; empty: none."""
     wait_for: _consent_pb2.WaitFor.ValueType
-    """wait_for is what to wait for."""
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
     @_builtins.property
     def subject(self) -> _consent_pb2.Subject:
         """subject is the person."""
@@ -402,14 +402,14 @@ Global___EnrolSubjectRequest: _TypeAlias = EnrolSubjectRequest  # noqa: Y015
 
 @_typing.final
 class EnrolSubjectResponse(_message.Message):
-    """EnrolSubjectResponse tells the person's tag."""
+    """EnrolSubjectResponse has the person's tag."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RECEIPT_FIELD_NUMBER: _builtins.int
     TAG_FIELD_NUMBER: _builtins.int
     tag: _builtins.bytes
-    """tag is the person's tag, 32 bytes. Whoever acts for the person pins it."""
+    """tag is the person's tag, 32 bytes. A caller that acts for the person pins it."""
     @_builtins.property
     def receipt(self) -> _consent_pb2.Receipt:
         """receipt of the ENROL entry."""
@@ -436,7 +436,7 @@ class GetParticipantRequest(_message.Message):
 
     PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
     participant_id: _builtins.str
-    """participant_id names it."""
+    """participant_id names the participant."""
     def __init__(
         self,
         *,
@@ -452,7 +452,7 @@ Global___GetParticipantRequest: _TypeAlias = GetParticipantRequest  # noqa: Y015
 
 @_typing.final
 class GetParticipantResponse(_message.Message):
-    """GetParticipantResponse tells who it is."""
+    """GetParticipantResponse has a participant and its keys."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -461,15 +461,15 @@ class GetParticipantResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def participant(self) -> _statement_pb2.ParticipantStatement:
-        """participant as it stands."""
+        """participant is its current record."""
 
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """keys in force, 32 bytes each."""
+        """keys that are valid now, 32 bytes each."""
 
     @_builtins.property
     def revision(self) -> _consent_pb2.Revision:
-        """revision is the state read."""
+        """revision is the state that the answer reflects."""
 
     def __init__(
         self,
@@ -488,16 +488,16 @@ Global___GetParticipantResponse: _TypeAlias = GetParticipantResponse  # noqa: Y0
 
 @_typing.final
 class ListParticipantsRequest(_message.Message):
-    """ListParticipantsRequest asks for a page."""
+    """ListParticipantsRequest asks for a page of participants."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """page_size is how many at most; 0 or more than 1,000: 1,000."""
+    """page_size is the most items of a page; 0 or more than 1,000 means 1,000."""
     page_token: _builtins.str
-    """page_token is the last page's next_page_token."""
+    """page_token is the next_page_token of the previous page; empty: the first page."""
     def __init__(
         self,
         *,
@@ -514,7 +514,7 @@ Global___ListParticipantsRequest: _TypeAlias = ListParticipantsRequest  # noqa: 
 
 @_typing.final
 class ListParticipantsResponse(_message.Message):
-    """ListParticipantsResponse is a page."""
+    """ListParticipantsResponse is a page of participants."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -522,14 +522,14 @@ class ListParticipantsResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """next_page_token leads on; empty: the end."""
+    """next_page_token is the token of the next page; empty: this is the last page."""
     @_builtins.property
     def participants(self) -> _containers.RepeatedCompositeFieldContainer[_statement_pb2.ParticipantStatement]:
         """participants in order of registration."""
 
     @_builtins.property
     def revision(self) -> _consent_pb2.Revision:
-        """revision is the state read."""
+        """revision is the state that the answer reflects."""
 
     def __init__(
         self,
@@ -548,7 +548,7 @@ Global___ListParticipantsResponse: _TypeAlias = ListParticipantsResponse  # noqa
 
 @_typing.final
 class GetVocabularyRequest(_message.Message):
-    """GetVocabularyRequest asks for the vocabulary in force."""
+    """GetVocabularyRequest asks for the current vocabulary."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -565,7 +565,7 @@ Global___GetVocabularyRequest: _TypeAlias = GetVocabularyRequest  # noqa: Y015
 
 @_typing.final
 class GetVocabularyResponse(_message.Message):
-    """GetVocabularyResponse is the vocabulary in force."""
+    """GetVocabularyResponse has the current vocabulary."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -573,11 +573,11 @@ class GetVocabularyResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def vocabulary(self) -> _statement_pb2.VocabularyStatement:
-        """vocabulary in force."""
+        """vocabulary is the current version."""
 
     @_builtins.property
     def revision(self) -> _consent_pb2.Revision:
-        """revision is the state read."""
+        """revision is the state that the answer reflects."""
 
     def __init__(
         self,
@@ -602,9 +602,9 @@ class GetNoticeRequest(_message.Message):
     NOTICE_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     notice_id: _builtins.str
-    """notice_id names it."""
+    """notice_id names the notice."""
     version: _builtins.int
-    """version is which; 0: the latest."""
+    """version to read; 0: the latest."""
     def __init__(
         self,
         *,
@@ -621,7 +621,7 @@ Global___GetNoticeRequest: _TypeAlias = GetNoticeRequest  # noqa: Y015
 
 @_typing.final
 class GetNoticeResponse(_message.Message):
-    """GetNoticeResponse is a notice."""
+    """GetNoticeResponse has the notice."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -629,11 +629,11 @@ class GetNoticeResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def notice(self) -> _statement_pb2.NoticeStatement:
-        """notice asked for."""
+        """notice is the version asked for."""
 
     @_builtins.property
     def revision(self) -> _consent_pb2.Revision:
-        """revision is the state read."""
+        """revision is the state that the answer reflects."""
 
     def __init__(
         self,
@@ -651,7 +651,7 @@ Global___GetNoticeResponse: _TypeAlias = GetNoticeResponse  # noqa: Y015
 
 @_typing.final
 class GetRulesRequest(_message.Message):
-    """GetRulesRequest asks for the rules in force."""
+    """GetRulesRequest asks for the current rules."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -668,7 +668,7 @@ Global___GetRulesRequest: _TypeAlias = GetRulesRequest  # noqa: Y015
 
 @_typing.final
 class GetRulesResponse(_message.Message):
-    """GetRulesResponse is the rules in force."""
+    """GetRulesResponse has the current rules."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -676,11 +676,11 @@ class GetRulesResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rules(self) -> _statement_pb2.RulesStatement:
-        """rules in force."""
+        """rules are the current version."""
 
     @_builtins.property
     def revision(self) -> _consent_pb2.Revision:
-        """revision is the state read."""
+        """revision is the state that the answer reflects."""
 
     def __init__(
         self,

@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class RegistryServiceStub(object):
-    """RegistryService keeps who takes part, by which words, under which rules. Each write is an entry in a public chain.
-    Only the operator may write, but for enrolling persons (right ACT_FOR_SUBJECTS). A write costs one group commit.
+    """RegistryService records participants, their keys, vocabularies, notices and rules, each as an entry in a public
+    chain, and enrols persons. Only the operator may write, except that participants with the right ACT_FOR_SUBJECTS may
+    enrol persons. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
     """
 
     def __init__(self, channel):
@@ -99,33 +100,35 @@ class RegistryServiceStub(object):
 
 
 class RegistryServiceServicer(object):
-    """RegistryService keeps who takes part, by which words, under which rules. Each write is an entry in a public chain.
-    Only the operator may write, but for enrolling persons (right ACT_FOR_SUBJECTS). A write costs one group commit.
+    """RegistryService records participants, their keys, vocabularies, notices and rules, each as an entry in a public
+    chain, and enrols persons. Only the operator may write, except that participants with the right ACT_FOR_SUBJECTS may
+    enrol persons. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
     """
 
     def RegisterParticipant(self, request, context):
-        """RegisterParticipant adds a participant, or says anew who it is. Its latest statement holds.
+        """RegisterParticipant adds a participant, or replaces its record.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AddKey(self, request, context):
-        """AddKey puts a participant's signing key in force.
+        """AddKey makes a signing key of a participant valid.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RetireKey(self, request, context):
-        """RetireKey puts a participant's signing key out of force; what it signed before stays valid.
+        """RetireKey ends the validity of a participant's signing key. Earlier signatures stay valid.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PublishVocabulary(self, request, context):
-        """PublishVocabulary publishes the next version of a vocabulary. Codes keep their places: lists only grow.
+        """PublishVocabulary publishes the next version of a vocabulary. New codes are appended; existing ones are never moved
+        or removed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,35 +142,36 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def PublishRules(self, request, context):
-        """PublishRules publishes the next version of the realm's rules; every check after it follows them.
+        """PublishRules publishes the next version of the realm's rules. Every later check uses them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EnrolSubject(self, request, context):
-        """EnrolSubject gives a person a random tag and a first entry. A second enrolment of an identifier is a conflict.
+        """EnrolSubject gives a person a random tag and writes the first entry of their chain. If the identifier is enrolled
+        already, the call fails with SUBJECT_ENROLLED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetParticipant(self, request, context):
-        """GetParticipant reads one participant as it stands, with its keys. A look through all keys.
+        """GetParticipant reads a participant and its valid keys. Cost: a scan of all keys.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListParticipants(self, request, context):
-        """ListParticipants reads all participants in order of registration, a page at a time.
+        """ListParticipants lists all participants in order of registration.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetVocabulary(self, request, context):
-        """GetVocabulary reads the vocabulary in force.
+        """GetVocabulary reads the current vocabulary.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -181,7 +185,7 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetRules(self, request, context):
-        """GetRules reads the rules in force.
+        """GetRules reads the current rules.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -259,8 +263,9 @@ def add_RegistryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RegistryService(object):
-    """RegistryService keeps who takes part, by which words, under which rules. Each write is an entry in a public chain.
-    Only the operator may write, but for enrolling persons (right ACT_FOR_SUBJECTS). A write costs one group commit.
+    """RegistryService records participants, their keys, vocabularies, notices and rules, each as an entry in a public
+    chain, and enrols persons. Only the operator may write, except that participants with the right ACT_FOR_SUBJECTS may
+    enrol persons. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
     """
 
     @staticmethod

@@ -27,8 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RegistryServiceStub:
-    """RegistryService keeps who takes part, by which words, under which rules. Each write is an entry in a public chain.
-    Only the operator may write, but for enrolling persons (right ACT_FOR_SUBJECTS). A write costs one group commit.
+    """RegistryService records participants, their keys, vocabularies, notices and rules, each as an entry in a public
+    chain, and enrols persons. Only the operator may write, except that participants with the right ACT_FOR_SUBJECTS may
+    enrol persons. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
     """
 
     @_typing.overload
@@ -36,65 +37,75 @@ class RegistryServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RegistryServiceAsyncStub: ...
     RegisterParticipant: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RegisterParticipantRequest, _registry_service_pb2.RegisterParticipantResponse]
-    """RegisterParticipant adds a participant, or says anew who it is. Its latest statement holds."""
+    """RegisterParticipant adds a participant, or replaces its record."""
     AddKey: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.AddKeyRequest, _registry_service_pb2.AddKeyResponse]
-    """AddKey puts a participant's signing key in force."""
+    """AddKey makes a signing key of a participant valid."""
     RetireKey: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RetireKeyRequest, _registry_service_pb2.RetireKeyResponse]
-    """RetireKey puts a participant's signing key out of force; what it signed before stays valid."""
+    """RetireKey ends the validity of a participant's signing key. Earlier signatures stay valid."""
     PublishVocabulary: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.PublishVocabularyRequest, _registry_service_pb2.PublishVocabularyResponse]
-    """PublishVocabulary publishes the next version of a vocabulary. Codes keep their places: lists only grow."""
+    """PublishVocabulary publishes the next version of a vocabulary. New codes are appended; existing ones are never moved
+    or removed.
+    """
     PublishNotice: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.PublishNoticeRequest, _registry_service_pb2.PublishNoticeResponse]
     """PublishNotice publishes the next version of a notice."""
     PublishRules: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.PublishRulesRequest, _registry_service_pb2.PublishRulesResponse]
-    """PublishRules publishes the next version of the realm's rules; every check after it follows them."""
+    """PublishRules publishes the next version of the realm's rules. Every later check uses them."""
     EnrolSubject: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.EnrolSubjectRequest, _registry_service_pb2.EnrolSubjectResponse]
-    """EnrolSubject gives a person a random tag and a first entry. A second enrolment of an identifier is a conflict."""
+    """EnrolSubject gives a person a random tag and writes the first entry of their chain. If the identifier is enrolled
+    already, the call fails with SUBJECT_ENROLLED.
+    """
     GetParticipant: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetParticipantRequest, _registry_service_pb2.GetParticipantResponse]
-    """GetParticipant reads one participant as it stands, with its keys. A look through all keys."""
+    """GetParticipant reads a participant and its valid keys. Cost: a scan of all keys."""
     ListParticipants: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListParticipantsRequest, _registry_service_pb2.ListParticipantsResponse]
-    """ListParticipants reads all participants in order of registration, a page at a time."""
+    """ListParticipants lists all participants in order of registration."""
     GetVocabulary: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetVocabularyRequest, _registry_service_pb2.GetVocabularyResponse]
-    """GetVocabulary reads the vocabulary in force."""
+    """GetVocabulary reads the current vocabulary."""
     GetNotice: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetNoticeRequest, _registry_service_pb2.GetNoticeResponse]
     """GetNotice reads one version of a notice, or its latest."""
     GetRules: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetRulesRequest, _registry_service_pb2.GetRulesResponse]
-    """GetRules reads the rules in force."""
+    """GetRules reads the current rules."""
 
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
-    """RegistryService keeps who takes part, by which words, under which rules. Each write is an entry in a public chain.
-    Only the operator may write, but for enrolling persons (right ACT_FOR_SUBJECTS). A write costs one group commit.
+    """RegistryService records participants, their keys, vocabularies, notices and rules, each as an entry in a public
+    chain, and enrols persons. Only the operator may write, except that participants with the right ACT_FOR_SUBJECTS may
+    enrol persons. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterParticipant: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RegisterParticipantRequest, _registry_service_pb2.RegisterParticipantResponse]  # type: ignore[assignment]
-    """RegisterParticipant adds a participant, or says anew who it is. Its latest statement holds."""
+    """RegisterParticipant adds a participant, or replaces its record."""
     AddKey: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.AddKeyRequest, _registry_service_pb2.AddKeyResponse]  # type: ignore[assignment]
-    """AddKey puts a participant's signing key in force."""
+    """AddKey makes a signing key of a participant valid."""
     RetireKey: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RetireKeyRequest, _registry_service_pb2.RetireKeyResponse]  # type: ignore[assignment]
-    """RetireKey puts a participant's signing key out of force; what it signed before stays valid."""
+    """RetireKey ends the validity of a participant's signing key. Earlier signatures stay valid."""
     PublishVocabulary: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.PublishVocabularyRequest, _registry_service_pb2.PublishVocabularyResponse]  # type: ignore[assignment]
-    """PublishVocabulary publishes the next version of a vocabulary. Codes keep their places: lists only grow."""
+    """PublishVocabulary publishes the next version of a vocabulary. New codes are appended; existing ones are never moved
+    or removed.
+    """
     PublishNotice: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.PublishNoticeRequest, _registry_service_pb2.PublishNoticeResponse]  # type: ignore[assignment]
     """PublishNotice publishes the next version of a notice."""
     PublishRules: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.PublishRulesRequest, _registry_service_pb2.PublishRulesResponse]  # type: ignore[assignment]
-    """PublishRules publishes the next version of the realm's rules; every check after it follows them."""
+    """PublishRules publishes the next version of the realm's rules. Every later check uses them."""
     EnrolSubject: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.EnrolSubjectRequest, _registry_service_pb2.EnrolSubjectResponse]  # type: ignore[assignment]
-    """EnrolSubject gives a person a random tag and a first entry. A second enrolment of an identifier is a conflict."""
+    """EnrolSubject gives a person a random tag and writes the first entry of their chain. If the identifier is enrolled
+    already, the call fails with SUBJECT_ENROLLED.
+    """
     GetParticipant: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetParticipantRequest, _registry_service_pb2.GetParticipantResponse]  # type: ignore[assignment]
-    """GetParticipant reads one participant as it stands, with its keys. A look through all keys."""
+    """GetParticipant reads a participant and its valid keys. Cost: a scan of all keys."""
     ListParticipants: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListParticipantsRequest, _registry_service_pb2.ListParticipantsResponse]  # type: ignore[assignment]
-    """ListParticipants reads all participants in order of registration, a page at a time."""
+    """ListParticipants lists all participants in order of registration."""
     GetVocabulary: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetVocabularyRequest, _registry_service_pb2.GetVocabularyResponse]  # type: ignore[assignment]
-    """GetVocabulary reads the vocabulary in force."""
+    """GetVocabulary reads the current vocabulary."""
     GetNotice: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetNoticeRequest, _registry_service_pb2.GetNoticeResponse]  # type: ignore[assignment]
     """GetNotice reads one version of a notice, or its latest."""
     GetRules: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetRulesRequest, _registry_service_pb2.GetRulesResponse]  # type: ignore[assignment]
-    """GetRules reads the rules in force."""
+    """GetRules reads the current rules."""
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
-    """RegistryService keeps who takes part, by which words, under which rules. Each write is an entry in a public chain.
-    Only the operator may write, but for enrolling persons (right ACT_FOR_SUBJECTS). A write costs one group commit.
+    """RegistryService records participants, their keys, vocabularies, notices and rules, each as an entry in a public
+    chain, and enrols persons. Only the operator may write, except that participants with the right ACT_FOR_SUBJECTS may
+    enrol persons. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
     """
 
     @_abc_1.abstractmethod
@@ -103,7 +114,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.RegisterParticipantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.RegisterParticipantResponse, _abc.Awaitable[_registry_service_pb2.RegisterParticipantResponse]]:
-        """RegisterParticipant adds a participant, or says anew who it is. Its latest statement holds."""
+        """RegisterParticipant adds a participant, or replaces its record."""
 
     @_abc_1.abstractmethod
     def AddKey(
@@ -111,7 +122,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.AddKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.AddKeyResponse, _abc.Awaitable[_registry_service_pb2.AddKeyResponse]]:
-        """AddKey puts a participant's signing key in force."""
+        """AddKey makes a signing key of a participant valid."""
 
     @_abc_1.abstractmethod
     def RetireKey(
@@ -119,7 +130,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.RetireKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.RetireKeyResponse, _abc.Awaitable[_registry_service_pb2.RetireKeyResponse]]:
-        """RetireKey puts a participant's signing key out of force; what it signed before stays valid."""
+        """RetireKey ends the validity of a participant's signing key. Earlier signatures stay valid."""
 
     @_abc_1.abstractmethod
     def PublishVocabulary(
@@ -127,7 +138,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.PublishVocabularyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.PublishVocabularyResponse, _abc.Awaitable[_registry_service_pb2.PublishVocabularyResponse]]:
-        """PublishVocabulary publishes the next version of a vocabulary. Codes keep their places: lists only grow."""
+        """PublishVocabulary publishes the next version of a vocabulary. New codes are appended; existing ones are never moved
+        or removed.
+        """
 
     @_abc_1.abstractmethod
     def PublishNotice(
@@ -143,7 +156,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.PublishRulesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.PublishRulesResponse, _abc.Awaitable[_registry_service_pb2.PublishRulesResponse]]:
-        """PublishRules publishes the next version of the realm's rules; every check after it follows them."""
+        """PublishRules publishes the next version of the realm's rules. Every later check uses them."""
 
     @_abc_1.abstractmethod
     def EnrolSubject(
@@ -151,7 +164,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.EnrolSubjectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.EnrolSubjectResponse, _abc.Awaitable[_registry_service_pb2.EnrolSubjectResponse]]:
-        """EnrolSubject gives a person a random tag and a first entry. A second enrolment of an identifier is a conflict."""
+        """EnrolSubject gives a person a random tag and writes the first entry of their chain. If the identifier is enrolled
+        already, the call fails with SUBJECT_ENROLLED.
+        """
 
     @_abc_1.abstractmethod
     def GetParticipant(
@@ -159,7 +174,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.GetParticipantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.GetParticipantResponse, _abc.Awaitable[_registry_service_pb2.GetParticipantResponse]]:
-        """GetParticipant reads one participant as it stands, with its keys. A look through all keys."""
+        """GetParticipant reads a participant and its valid keys. Cost: a scan of all keys."""
 
     @_abc_1.abstractmethod
     def ListParticipants(
@@ -167,7 +182,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.ListParticipantsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.ListParticipantsResponse, _abc.Awaitable[_registry_service_pb2.ListParticipantsResponse]]:
-        """ListParticipants reads all participants in order of registration, a page at a time."""
+        """ListParticipants lists all participants in order of registration."""
 
     @_abc_1.abstractmethod
     def GetVocabulary(
@@ -175,7 +190,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.GetVocabularyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.GetVocabularyResponse, _abc.Awaitable[_registry_service_pb2.GetVocabularyResponse]]:
-        """GetVocabulary reads the vocabulary in force."""
+        """GetVocabulary reads the current vocabulary."""
 
     @_abc_1.abstractmethod
     def GetNotice(
@@ -191,6 +206,6 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.GetRulesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.GetRulesResponse, _abc.Awaitable[_registry_service_pb2.GetRulesResponse]]:
-        """GetRules reads the rules in force."""
+        """GetRules reads the current rules."""
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -33,7 +33,7 @@ class _EntryKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EntryKind.V
     ENTRY_KIND_PARTICIPANT: _EntryKind.ValueType  # 2
     """ENTRY_KIND_PARTICIPANT: ParticipantStatement, chain `participant/ID`."""
     ENTRY_KIND_KEY: _EntryKind.ValueType  # 3
-    """ENTRY_KIND_KEY: KeyStatement, in the chain of whoever the key belongs to."""
+    """ENTRY_KIND_KEY: KeyStatement, in the chain of the key's owner."""
     ENTRY_KIND_VOCABULARY: _EntryKind.ValueType  # 4
     """ENTRY_KIND_VOCABULARY: VocabularyStatement, chain `vocabulary/ID`."""
     ENTRY_KIND_NOTICE: _EntryKind.ValueType  # 5
@@ -41,7 +41,7 @@ class _EntryKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EntryKind.V
     ENTRY_KIND_ENROL: _EntryKind.ValueType  # 6
     """ENTRY_KIND_ENROL: EnrolStatement, a person's first entry."""
     ENTRY_KIND_AUTHORITY: _EntryKind.ValueType  # 7
-    """ENTRY_KIND_AUTHORITY: who may act for the person."""
+    """ENTRY_KIND_AUTHORITY: who may act for the person. Reserved."""
     ENTRY_KIND_GRANT: _EntryKind.ValueType  # 8
     """ENTRY_KIND_GRANT: GrantStatement."""
     ENTRY_KIND_AMEND: _EntryKind.ValueType  # 9
@@ -53,26 +53,28 @@ class _EntryKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EntryKind.V
     ENTRY_KIND_REVOKE: _EntryKind.ValueType  # 12
     """ENTRY_KIND_REVOKE: RevokeStatement."""
     ENTRY_KIND_ACCESS: _EntryKind.ValueType  # 13
-    """ENTRY_KIND_ACCESS: AccessStatement, permitted in whole or in part."""
+    """ENTRY_KIND_ACCESS: AccessStatement, a transfer that was permitted completely or in part."""
     ENTRY_KIND_REFUSAL: _EntryKind.ValueType  # 14
-    """ENTRY_KIND_REFUSAL: RefusalStatement."""
+    """ENTRY_KIND_REFUSAL: RefusalStatement, a transfer or a consent that was refused."""
     ENTRY_KIND_OUTCOME: _EntryKind.ValueType  # 15
-    """ENTRY_KIND_OUTCOME: OutcomeStatement."""
+    """ENTRY_KIND_OUTCOME: OutcomeStatement, what a permitted transfer did."""
     ENTRY_KIND_DISPUTE: _EntryKind.ValueType  # 16
-    """ENTRY_KIND_DISPUTE: a person disputes an entry."""
+    """ENTRY_KIND_DISPUTE: a person disputes an entry. Reserved."""
     ENTRY_KIND_RESOLUTION: _EntryKind.ValueType  # 17
-    """ENTRY_KIND_RESOLUTION: how a dispute ended."""
+    """ENTRY_KIND_RESOLUTION: how a dispute ended. Reserved."""
     ENTRY_KIND_DUTY: _EntryKind.ValueType  # 18
-    """ENTRY_KIND_DUTY: something is to be done by a date."""
+    """ENTRY_KIND_DUTY: something must be done by a date. Reserved."""
     ENTRY_KIND_SERVED: _EntryKind.ValueType  # 19
-    """ENTRY_KIND_SERVED: a notice or statement was shown to the person."""
+    """ENTRY_KIND_SERVED: a notice or statement was shown to the person. Reserved."""
     ENTRY_KIND_ERASURE: _EntryKind.ValueType  # 20
-    """ENTRY_KIND_ERASURE: the person is forgotten; the chain's last entry."""
+    """ENTRY_KIND_ERASURE: the person is forgotten; the last entry of their chain. Not written yet."""
     ENTRY_KIND_RULES: _EntryKind.ValueType  # 21
     """ENTRY_KIND_RULES: RulesStatement, chain `rules/ID`."""
 
 class EntryKind(_EntryKind, metaclass=_EntryKindEnumTypeWrapper):
-    """EntryKind is the kind byte of an event leaf. Numbers are never reused; 0 is a seal, 255 is a question's signature."""
+    """EntryKind is the kind byte of an event leaf. Numbers are never reused. 0 is a seal, and 255 marks the signature of a
+    question.
+    """
 
 ENTRY_KIND_UNSPECIFIED: EntryKind.ValueType  # 0
 """ENTRY_KIND_UNSPECIFIED: a seal, which has no statement."""
@@ -81,7 +83,7 @@ ENTRY_KIND_LEDGER: EntryKind.ValueType  # 1
 ENTRY_KIND_PARTICIPANT: EntryKind.ValueType  # 2
 """ENTRY_KIND_PARTICIPANT: ParticipantStatement, chain `participant/ID`."""
 ENTRY_KIND_KEY: EntryKind.ValueType  # 3
-"""ENTRY_KIND_KEY: KeyStatement, in the chain of whoever the key belongs to."""
+"""ENTRY_KIND_KEY: KeyStatement, in the chain of the key's owner."""
 ENTRY_KIND_VOCABULARY: EntryKind.ValueType  # 4
 """ENTRY_KIND_VOCABULARY: VocabularyStatement, chain `vocabulary/ID`."""
 ENTRY_KIND_NOTICE: EntryKind.ValueType  # 5
@@ -89,7 +91,7 @@ ENTRY_KIND_NOTICE: EntryKind.ValueType  # 5
 ENTRY_KIND_ENROL: EntryKind.ValueType  # 6
 """ENTRY_KIND_ENROL: EnrolStatement, a person's first entry."""
 ENTRY_KIND_AUTHORITY: EntryKind.ValueType  # 7
-"""ENTRY_KIND_AUTHORITY: who may act for the person."""
+"""ENTRY_KIND_AUTHORITY: who may act for the person. Reserved."""
 ENTRY_KIND_GRANT: EntryKind.ValueType  # 8
 """ENTRY_KIND_GRANT: GrantStatement."""
 ENTRY_KIND_AMEND: EntryKind.ValueType  # 9
@@ -101,21 +103,21 @@ ENTRY_KIND_RESUME: EntryKind.ValueType  # 11
 ENTRY_KIND_REVOKE: EntryKind.ValueType  # 12
 """ENTRY_KIND_REVOKE: RevokeStatement."""
 ENTRY_KIND_ACCESS: EntryKind.ValueType  # 13
-"""ENTRY_KIND_ACCESS: AccessStatement, permitted in whole or in part."""
+"""ENTRY_KIND_ACCESS: AccessStatement, a transfer that was permitted completely or in part."""
 ENTRY_KIND_REFUSAL: EntryKind.ValueType  # 14
-"""ENTRY_KIND_REFUSAL: RefusalStatement."""
+"""ENTRY_KIND_REFUSAL: RefusalStatement, a transfer or a consent that was refused."""
 ENTRY_KIND_OUTCOME: EntryKind.ValueType  # 15
-"""ENTRY_KIND_OUTCOME: OutcomeStatement."""
+"""ENTRY_KIND_OUTCOME: OutcomeStatement, what a permitted transfer did."""
 ENTRY_KIND_DISPUTE: EntryKind.ValueType  # 16
-"""ENTRY_KIND_DISPUTE: a person disputes an entry."""
+"""ENTRY_KIND_DISPUTE: a person disputes an entry. Reserved."""
 ENTRY_KIND_RESOLUTION: EntryKind.ValueType  # 17
-"""ENTRY_KIND_RESOLUTION: how a dispute ended."""
+"""ENTRY_KIND_RESOLUTION: how a dispute ended. Reserved."""
 ENTRY_KIND_DUTY: EntryKind.ValueType  # 18
-"""ENTRY_KIND_DUTY: something is to be done by a date."""
+"""ENTRY_KIND_DUTY: something must be done by a date. Reserved."""
 ENTRY_KIND_SERVED: EntryKind.ValueType  # 19
-"""ENTRY_KIND_SERVED: a notice or statement was shown to the person."""
+"""ENTRY_KIND_SERVED: a notice or statement was shown to the person. Reserved."""
 ENTRY_KIND_ERASURE: EntryKind.ValueType  # 20
-"""ENTRY_KIND_ERASURE: the person is forgotten; the chain's last entry."""
+"""ENTRY_KIND_ERASURE: the person is forgotten; the last entry of their chain. Not written yet."""
 ENTRY_KIND_RULES: EntryKind.ValueType  # 21
 """ENTRY_KIND_RULES: RulesStatement, chain `rules/ID`."""
 Global___EntryKind: _TypeAlias = EntryKind  # noqa: Y015
@@ -137,7 +139,7 @@ class _ParticipantRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Parti
     PARTICIPANT_ROLE_AUDITOR: _ParticipantRole.ValueType  # 4
     """PARTICIPANT_ROLE_AUDITOR reads the ledger."""
     PARTICIPANT_ROLE_AUTHORITY: _ParticipantRole.ValueType  # 5
-    """PARTICIPANT_ROLE_AUTHORITY orders what law allows."""
+    """PARTICIPANT_ROLE_AUTHORITY is a public authority that orders what the law allows."""
 
 class ParticipantRole(_ParticipantRole, metaclass=_ParticipantRoleEnumTypeWrapper):
     """ParticipantRole is what a participant does in the realm."""
@@ -153,7 +155,7 @@ PARTICIPANT_ROLE_RELAY: ParticipantRole.ValueType  # 3
 PARTICIPANT_ROLE_AUDITOR: ParticipantRole.ValueType  # 4
 """PARTICIPANT_ROLE_AUDITOR reads the ledger."""
 PARTICIPANT_ROLE_AUTHORITY: ParticipantRole.ValueType  # 5
-"""PARTICIPANT_ROLE_AUTHORITY orders what law allows."""
+"""PARTICIPANT_ROLE_AUTHORITY is a public authority that orders what the law allows."""
 Global___ParticipantRole: _TypeAlias = ParticipantRole  # noqa: Y015
 
 class _ParticipantRight:
@@ -165,31 +167,31 @@ class _ParticipantRightEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Part
     PARTICIPANT_RIGHT_UNSPECIFIED: _ParticipantRight.ValueType  # 0
     """PARTICIPANT_RIGHT_UNSPECIFIED is refused."""
     PARTICIPANT_RIGHT_BREAK_GLASS: _ParticipantRight.ValueType  # 1
-    """PARTICIPANT_RIGHT_BREAK_GLASS: may ask with purpose BTG."""
+    """PARTICIPANT_RIGHT_BREAK_GLASS: asks for emergency access, purpose BTG."""
     PARTICIPANT_RIGHT_SEE_REASONS: _ParticipantRight.ValueType  # 2
-    """PARTICIPANT_RIGHT_SEE_REASONS: sees NO_CONSENT apart from DENY, and reasons."""
+    """PARTICIPANT_RIGHT_SEE_REASONS: sees reasons, and the difference between NO_CONSENT and DENY."""
     PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS: _ParticipantRight.ValueType  # 3
     """PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS: enrols persons, passes on their consents and reads their histories."""
     PARTICIPANT_RIGHT_READ_STATEMENTS: _ParticipantRight.ValueType  # 4
-    """PARTICIPANT_RIGHT_READ_STATEMENTS: reads statements of persons, as an auditor's mandate."""
+    """PARTICIPANT_RIGHT_READ_STATEMENTS: reads statements of persons, as an auditor with a mandate."""
     PARTICIPANT_RIGHT_ERASE: _ParticipantRight.ValueType  # 5
-    """PARTICIPANT_RIGHT_ERASE: orders erasures."""
+    """PARTICIPANT_RIGHT_ERASE: orders erasures. Not used yet."""
 
 class ParticipantRight(_ParticipantRight, metaclass=_ParticipantRightEnumTypeWrapper):
-    """ParticipantRight is something only enrolled participants may do."""
+    """ParticipantRight is what a participant may do in addition to its roles."""
 
 PARTICIPANT_RIGHT_UNSPECIFIED: ParticipantRight.ValueType  # 0
 """PARTICIPANT_RIGHT_UNSPECIFIED is refused."""
 PARTICIPANT_RIGHT_BREAK_GLASS: ParticipantRight.ValueType  # 1
-"""PARTICIPANT_RIGHT_BREAK_GLASS: may ask with purpose BTG."""
+"""PARTICIPANT_RIGHT_BREAK_GLASS: asks for emergency access, purpose BTG."""
 PARTICIPANT_RIGHT_SEE_REASONS: ParticipantRight.ValueType  # 2
-"""PARTICIPANT_RIGHT_SEE_REASONS: sees NO_CONSENT apart from DENY, and reasons."""
+"""PARTICIPANT_RIGHT_SEE_REASONS: sees reasons, and the difference between NO_CONSENT and DENY."""
 PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS: ParticipantRight.ValueType  # 3
 """PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS: enrols persons, passes on their consents and reads their histories."""
 PARTICIPANT_RIGHT_READ_STATEMENTS: ParticipantRight.ValueType  # 4
-"""PARTICIPANT_RIGHT_READ_STATEMENTS: reads statements of persons, as an auditor's mandate."""
+"""PARTICIPANT_RIGHT_READ_STATEMENTS: reads statements of persons, as an auditor with a mandate."""
 PARTICIPANT_RIGHT_ERASE: ParticipantRight.ValueType  # 5
-"""PARTICIPANT_RIGHT_ERASE: orders erasures."""
+"""PARTICIPANT_RIGHT_ERASE: orders erasures. Not used yet."""
 Global___ParticipantRight: _TypeAlias = ParticipantRight  # noqa: Y015
 
 class _CodeKind:
@@ -210,7 +212,7 @@ class _CodeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CodeKind.Val
     """CODE_KIND_LABEL is a security label."""
 
 class CodeKind(_CodeKind, metaclass=_CodeKindEnumTypeWrapper):
-    """CodeKind says which list a code stands in."""
+    """CodeKind is the list to which a code belongs."""
 
 CODE_KIND_UNSPECIFIED: CodeKind.ValueType  # 0
 """CODE_KIND_UNSPECIFIED is refused."""
@@ -256,7 +258,7 @@ class _RefusalReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Refusal
     """REFUSAL_REASON_R11_DECEPTION: 기망·협박 의심."""
 
 class RefusalReason(_RefusalReason, metaclass=_RefusalReasonEnumTypeWrapper):
-    """RefusalReason is a ground of PIPA Enforcement Decree 42-8(1)."""
+    """RefusalReason is a legal ground of PIPA Enforcement Decree 42-8(1)."""
 
 REFUSAL_REASON_UNSPECIFIED: RefusalReason.ValueType  # 0
 """REFUSAL_REASON_UNSPECIFIED: not a refusal under 42-8."""
@@ -293,27 +295,27 @@ class _TransferStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Transf
     TRANSFER_STATUS_UNSPECIFIED: _TransferStatus.ValueType  # 0
     """TRANSFER_STATUS_UNSPECIFIED is refused."""
     TRANSFER_STATUS_SENT: _TransferStatus.ValueType  # 1
-    """TRANSFER_STATUS_SENT: the data went out."""
+    """TRANSFER_STATUS_SENT: the data were sent."""
     TRANSFER_STATUS_RECEIVED: _TransferStatus.ValueType  # 2
-    """TRANSFER_STATUS_RECEIVED: the recipient has it."""
+    """TRANSFER_STATUS_RECEIVED: the recipient has the data."""
     TRANSFER_STATUS_FAILED: _TransferStatus.ValueType  # 3
-    """TRANSFER_STATUS_FAILED: it did not go."""
+    """TRANSFER_STATUS_FAILED: the data were not sent."""
     TRANSFER_STATUS_DEFERRED: _TransferStatus.ValueType  # 4
-    """TRANSFER_STATUS_DEFERRED: it is postponed, see note."""
+    """TRANSFER_STATUS_DEFERRED: the transfer is postponed; note says why."""
 
 class TransferStatus(_TransferStatus, metaclass=_TransferStatusEnumTypeWrapper):
-    """TransferStatus is how a permitted transfer went."""
+    """TransferStatus is the result of a permitted transfer."""
 
 TRANSFER_STATUS_UNSPECIFIED: TransferStatus.ValueType  # 0
 """TRANSFER_STATUS_UNSPECIFIED is refused."""
 TRANSFER_STATUS_SENT: TransferStatus.ValueType  # 1
-"""TRANSFER_STATUS_SENT: the data went out."""
+"""TRANSFER_STATUS_SENT: the data were sent."""
 TRANSFER_STATUS_RECEIVED: TransferStatus.ValueType  # 2
-"""TRANSFER_STATUS_RECEIVED: the recipient has it."""
+"""TRANSFER_STATUS_RECEIVED: the recipient has the data."""
 TRANSFER_STATUS_FAILED: TransferStatus.ValueType  # 3
-"""TRANSFER_STATUS_FAILED: it did not go."""
+"""TRANSFER_STATUS_FAILED: the data were not sent."""
 TRANSFER_STATUS_DEFERRED: TransferStatus.ValueType  # 4
-"""TRANSFER_STATUS_DEFERRED: it is postponed, see note."""
+"""TRANSFER_STATUS_DEFERRED: the transfer is postponed; note says why."""
 Global___TransferStatus: _TypeAlias = TransferStatus  # noqa: Y015
 
 @_typing.final
@@ -344,16 +346,16 @@ Global___Text: _TypeAlias = Text  # noqa: Y015
 
 @_typing.final
 class Attestation(_message.Message):
-    """Attestation says by whom and how a statement was made that the daemon signed for its author."""
+    """Attestation belongs to a statement that the daemon signed for its author. It names the participant that attests it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ATTESTED_BY_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
     attested_by: _builtins.str
-    """attested_by is the participant that vouches for it; empty where the author signed."""
+    """attested_by is the participant that attests the statement; empty if the author signed it."""
     method: _builtins.str
-    """method is how the person was identified, in the participant's naming; empty: not stated."""
+    """method is how the person was identified, as the participant names it; empty: not stated."""
     def __init__(
         self,
         *,
@@ -370,17 +372,17 @@ Global___Attestation: _TypeAlias = Attestation  # noqa: Y015
 
 @_typing.final
 class Pruning(_message.Message):
-    """Pruning says what a ledger no longer keeps, from this entry on."""
+    """Pruning says what the ledger may have deleted by the time of this entry."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEPT_FROM_TIME_MS_FIELD_NUMBER: _builtins.int
     START_SIZE_FIELD_NUMBER: _builtins.int
     kept_from_time_ms: _builtins.int
-    """kept_from_time_ms: every entry of this time or later is kept, and every one that something since then rests on."""
+    """kept_from_time_ms: every entry of this time or later is kept, and every earlier entry that such an entry needs."""
     start_size: _builtins.int
-    """start_size is the size of the tree where whoever holds nothing begins: its last leaf is a seal. Of the leaves before it only
-    some are kept.
+    """start_size is the size of the tree at which a verifier without earlier knowledge starts. The last leaf of that tree
+    is a seal. Only some of the leaves before it are kept.
     """
     def __init__(
         self,
@@ -398,7 +400,7 @@ Global___Pruning: _TypeAlias = Pruning  # noqa: Y015
 
 @_typing.final
 class LedgerStatement(_message.Message):
-    """LedgerStatement is leaf 0; a later one says what was pruned."""
+    """LedgerStatement is leaf 0 and describes the ledger. A later one states what was pruned."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -416,22 +418,26 @@ class LedgerStatement(_message.Message):
     statement_key: _builtins.bytes
     """statement_key is the Ed25519 key with which the daemon signs statements, 32 bytes."""
     retention: _builtins.str
-    """retention is the published retention policy, in words."""
+    """retention is the published retention policy as text."""
     predecessor: _builtins.bytes
-    """predecessor is the last checkpoint of the ledger this one follows, verbatim; empty: none."""
+    """predecessor is the last checkpoint of the ledger that this one continues, verbatim; empty: none."""
     map_bits: _builtins.int
-    """map_bits is how many bits of a key name a bucket of the stored map; no proof depends on it."""
+    """map_bits is how many bits of a key name a bucket of the stored map. No proof depends on it."""
     vault_commitment: _builtins.bytes
-    """vault_commitment is SHA-256 of `consentd/vault/v1\\0` and the vault's index key: a ledger opens beside no other vault."""
+    """vault_commitment is SHA-256 of `consentd/vault/v1\\0` and the vault's index key. A ledger does not open with another
+    vault.
+    """
     retention_days: _builtins.int
-    """retention_days is how old an entry must be, and how long without effect, before it may be pruned; 0: nothing ever is."""
+    """retention_days is for how many days an entry must be old and without effect before it may be pruned; 0: nothing is
+    ever pruned.
+    """
     @_builtins.property
     def verifier_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """verifier_keys are the log's C2SP verifier keys."""
 
     @_builtins.property
     def pruning(self) -> Global___Pruning:
-        """pruning is what is no longer kept; absent in leaf 0."""
+        """pruning says what may have been deleted; absent in leaf 0."""
 
     def __init__(
         self,
@@ -456,7 +462,7 @@ Global___LedgerStatement: _TypeAlias = LedgerStatement  # noqa: Y015
 
 @_typing.final
 class ParticipantStatement(_message.Message):
-    """ParticipantStatement says who a participant is, from now on."""
+    """ParticipantStatement is the record of a participant, from this entry on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -469,18 +475,18 @@ class ParticipantStatement(_message.Message):
     ACTIVE_FIELD_NUMBER: _builtins.int
     ATTESTATION_FIELD_NUMBER: _builtins.int
     participant_id: _builtins.str
-    """participant_id names it, `[a-z0-9][a-z0-9._-]{0,62}`."""
+    """participant_id names the participant, `[a-z0-9][a-z0-9._-]{0,62}`."""
     type: _builtins.str
-    """type is its institution type (HIRA 요양종별 code), where it has one."""
+    """type is its institution type (HIRA 요양종별 code), if it has one."""
     active: _builtins.bool
-    """active is false once it has left; it may ask nothing any more."""
+    """active is false when it has left; then all its calls are refused."""
     @_builtins.property
     def name(self) -> Global___Text:
         """name is what people call it."""
 
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___ParticipantRole.ValueType]:
-        """roles it plays; a relay plays no other (PIPA Enforcement Decree 42-9(3))."""
+        """roles it has; a relay has no other role (PIPA Enforcement Decree 42-9(3))."""
 
     @_builtins.property
     def rights(self) -> _containers.RepeatedScalarFieldContainer[Global___ParticipantRight.ValueType]:
@@ -492,7 +498,7 @@ class ParticipantStatement(_message.Message):
 
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation says who registered it."""
+        """attestation names the participant that registered it."""
 
     def __init__(
         self,
@@ -516,7 +522,7 @@ Global___ParticipantStatement: _TypeAlias = ParticipantStatement  # noqa: Y015
 
 @_typing.final
 class KeyStatement(_message.Message):
-    """KeyStatement puts a key in force, or out of it."""
+    """KeyStatement makes a key valid, or ends its validity."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -526,10 +532,10 @@ class KeyStatement(_message.Message):
     key: _builtins.bytes
     """key is an Ed25519 public key, 32 bytes."""
     retired: _builtins.bool
-    """retired is true where the key goes out of force with this entry."""
+    """retired is true if this entry ends the key's validity."""
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation says who registered it."""
+        """attestation names the participant that registered it."""
 
     def __init__(
         self,
@@ -548,7 +554,7 @@ Global___KeyStatement: _TypeAlias = KeyStatement  # noqa: Y015
 
 @_typing.final
 class Code(_message.Message):
-    """Code is one code of a vocabulary. Its place in its list is its bit, so lists only grow."""
+    """Code is one code of a vocabulary. Its position in its list is its bit number, so lists only grow."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -565,9 +571,9 @@ class Code(_message.Message):
     code: _builtins.str
     """code is the code."""
     parent: _builtins.str
-    """parent is the code above it; empty: none."""
+    """parent is the wider code; empty: none."""
     implied: _builtins.bool
-    """implied says that a permit on the parent covers this code; a deny on the parent always does."""
+    """implied is true if a permit of the parent covers this code. A deny of the parent always covers it."""
     system: _builtins.str
     """system is the URI of the code system it comes from."""
     level: _builtins.str
@@ -602,7 +608,7 @@ Global___Code: _TypeAlias = Code  # noqa: Y015
 
 @_typing.final
 class VocabularyStatement(_message.Message):
-    """VocabularyStatement is one version of a vocabulary, whole."""
+    """VocabularyStatement is one complete version of a vocabulary."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -611,7 +617,7 @@ class VocabularyStatement(_message.Message):
     CODES_FIELD_NUMBER: _builtins.int
     ATTESTATION_FIELD_NUMBER: _builtins.int
     vocabulary_id: _builtins.str
-    """vocabulary_id names it."""
+    """vocabulary_id names the vocabulary."""
     version: _builtins.int
     """version is 1, 2, 3 …"""
     @_builtins.property
@@ -620,7 +626,7 @@ class VocabularyStatement(_message.Message):
 
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation says who published it."""
+        """attestation names the participant that published it."""
 
     def __init__(
         self,
@@ -651,20 +657,20 @@ class NoticeStatement(_message.Message):
     URI_FIELD_NUMBER: _builtins.int
     ATTESTATION_FIELD_NUMBER: _builtins.int
     notice_id: _builtins.str
-    """notice_id names it."""
+    """notice_id names the notice."""
     version: _builtins.int
     """version is 1, 2, 3 …"""
     content_sha256: _builtins.bytes
     """content_sha256 is the hash of the notice's text."""
     uri: _builtins.str
-    """uri is where the text stands."""
+    """uri is where the text can be read."""
     @_builtins.property
     def title(self) -> Global___Text:
         """title is what people read."""
 
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation says who published it."""
+        """attestation names the participant that published it."""
 
     def __init__(
         self,
@@ -686,7 +692,9 @@ Global___NoticeStatement: _TypeAlias = NoticeStatement  # noqa: Y015
 
 @_typing.final
 class RulesStatement(_message.Message):
-    """RulesStatement is one version of a realm's rules, whole. A decision rests on entries, never on a config file."""
+    """RulesStatement is one complete version of a realm's rules. Rules are entries and not configuration, so that decisions
+    can be replayed.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -703,22 +711,22 @@ class RulesStatement(_message.Message):
     version: _builtins.int
     """version is 1, 2, 3 …"""
     combining: _consent_pb2.Combining.ValueType
-    """combining is how lineages combine."""
+    """combining is how several consents of a person combine."""
     implicit_policy: _consent_pb2.ImplicitPolicy.ValueType
-    """implicit_policy holds below all consents."""
+    """implicit_policy decides what no consent decides."""
     vocabulary_id: _builtins.str
     """vocabulary_id is the vocabulary whose codes the realm uses."""
     @_builtins.property
     def statutory(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.Provision]:
-        """statutory permits and prohibitions stand above all; no children."""
+        """statutory permits and prohibitions, which decide before everything else; without nested provisions."""
 
     @_builtins.property
     def break_glass(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.Provision]:
-        """break_glass rules apply to questions with purpose BTG; no children."""
+        """break_glass rules apply to questions with purpose BTG; without nested provisions."""
 
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation says who published it."""
+        """attestation names the participant that published it."""
 
     def __init__(
         self,
@@ -742,7 +750,7 @@ Global___RulesStatement: _TypeAlias = RulesStatement  # noqa: Y015
 
 @_typing.final
 class EnrolStatement(_message.Message):
-    """EnrolStatement begins a person's chain. The identifier itself is nowhere in it."""
+    """EnrolStatement begins a person's chain. It does not contain the identifier."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -755,7 +763,7 @@ class EnrolStatement(_message.Message):
     """scheme is the kind of identifier."""
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation says who enrolled the person."""
+        """attestation names the participant that enrolled the person."""
 
     def __init__(
         self,
@@ -774,7 +782,7 @@ Global___EnrolStatement: _TypeAlias = EnrolStatement  # noqa: Y015
 
 @_typing.final
 class GrantStatement(_message.Message):
-    """GrantStatement gives a consent: version 1 of a new lineage."""
+    """GrantStatement grants a consent: version 1 of a new lineage."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -782,11 +790,11 @@ class GrantStatement(_message.Message):
     ATTESTATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def consent(self) -> _consent_pb2.Consent:
-        """consent is what was given."""
+        """consent is version 1."""
 
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation says who vouches for it."""
+        """attestation names the participant that attests it."""
 
     def __init__(
         self,
@@ -804,7 +812,7 @@ Global___GrantStatement: _TypeAlias = GrantStatement  # noqa: Y015
 
 @_typing.final
 class AmendStatement(_message.Message):
-    """AmendStatement gives a new version of a consent; ref is the version it replaces."""
+    """AmendStatement is a new version of a consent. The entry's ref is the entry of the version that it replaces."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -818,11 +826,11 @@ class AmendStatement(_message.Message):
     """version is the new version."""
     @_builtins.property
     def consent(self) -> _consent_pb2.Consent:
-        """consent is the new version, whole."""
+        """consent is the new version, complete."""
 
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation says who vouches for it."""
+        """attestation names the participant that attests it."""
 
     def __init__(
         self,
@@ -842,7 +850,7 @@ Global___AmendStatement: _TypeAlias = AmendStatement  # noqa: Y015
 
 @_typing.final
 class PauseStatement(_message.Message):
-    """PauseStatement suspends a consent: its permits count for nothing until RESUME, its denies stay."""
+    """PauseStatement suspends a consent: its permits have no effect until RESUME, its denies stay."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -852,7 +860,7 @@ class PauseStatement(_message.Message):
     """lineage_seq is the seq of the GRANT that began the lineage."""
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation says who vouches for it."""
+        """attestation names the participant that attests it."""
 
     def __init__(
         self,
@@ -880,7 +888,7 @@ class ResumeStatement(_message.Message):
     """lineage_seq is the seq of the GRANT that began the lineage."""
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation says who vouches for it."""
+        """attestation names the participant that attests it."""
 
     def __init__(
         self,
@@ -898,7 +906,7 @@ Global___ResumeStatement: _TypeAlias = ResumeStatement  # noqa: Y015
 
 @_typing.final
 class RevokeStatement(_message.Message):
-    """RevokeStatement withdraws a consent for good."""
+    """RevokeStatement withdraws a consent for ever."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -908,10 +916,10 @@ class RevokeStatement(_message.Message):
     lineage_seq: _builtins.int
     """lineage_seq is the seq of the GRANT that began the lineage."""
     note: _builtins.str
-    """note is the person's reason, where given."""
+    """note is the person's reason; empty: none was given."""
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation says who vouches for it."""
+        """attestation names the participant that attests it."""
 
     def __init__(
         self,
@@ -930,7 +938,7 @@ Global___RevokeStatement: _TypeAlias = RevokeStatement  # noqa: Y015
 
 @_typing.final
 class AskedQuestion(_message.Message):
-    """AskedQuestion is a question as the asker put it."""
+    """AskedQuestion is a question as it was received."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -943,15 +951,15 @@ class AskedQuestion(_message.Message):
     question: _builtins.bytes
     """question is the serialised Question, as received."""
     asker: _builtins.str
-    """asker is the participant whose credential carried it."""
+    """asker is the participant whose credential the call had."""
     key: _builtins.bytes
-    """key is the asker's key where the question was signed."""
+    """key is the asker's key; empty if the question was not signed."""
     signature: _builtins.bytes
     """signature is over the entry layout with kind 255, ref 0 and H(question)."""
     author_time_ms: _builtins.int
-    """author_time_ms is the asker's clock when it signed."""
+    """author_time_ms is the time of the asker's clock when it signed."""
     network_origin: _builtins.str
-    """network_origin is where the call came from, as the asker's gateway or the connection says."""
+    """network_origin is the network address of the asker, from its gateway or from the connection."""
     def __init__(
         self,
         *,
@@ -972,7 +980,7 @@ Global___AskedQuestion: _TypeAlias = AskedQuestion  # noqa: Y015
 
 @_typing.final
 class AccessStatement(_message.Message):
-    """AccessStatement records that a transfer was permitted, before it happens."""
+    """AccessStatement records the decision on a transfer, before the transfer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -984,7 +992,7 @@ class AccessStatement(_message.Message):
 
     @_builtins.property
     def decision(self) -> _consent_pb2.Decision:
-        """decision is the answer given, with reasons."""
+        """decision is the answer, with reasons."""
 
     def __init__(
         self,
@@ -1002,7 +1010,7 @@ Global___AccessStatement: _TypeAlias = AccessStatement  # noqa: Y015
 
 @_typing.final
 class RefusalStatement(_message.Message):
-    """RefusalStatement records that something asked for was refused."""
+    """RefusalStatement records that a transfer or a consent was refused."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1011,18 +1019,18 @@ class RefusalStatement(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
     reason: Global___RefusalReason.ValueType
-    """reason is the legal ground, for a grant."""
+    """reason is the legal ground; for a grant only."""
     @_builtins.property
     def access(self) -> Global___AccessStatement:
-        """access is a transfer that was asked for, with its answer."""
+        """access is a transfer, with the decision."""
 
     @_builtins.property
     def grant(self) -> Global___GrantStatement:
-        """grant is a consent or transfer request that could not be taken as it was."""
+        """grant is a consent or transfer request that was not accepted."""
 
     @_builtins.property
     def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """missing names the legal items that were missing, for R05."""
+        """missing names the missing legal items; for R05 only."""
 
     def __init__(
         self,
@@ -1044,7 +1052,7 @@ Global___RefusalStatement: _TypeAlias = RefusalStatement  # noqa: Y015
 
 @_typing.final
 class OutcomeStatement(_message.Message):
-    """OutcomeStatement records what a permitted transfer did; ref is the ACCESS."""
+    """OutcomeStatement records what a permitted transfer did. The entry's ref is the ACCESS."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1056,22 +1064,22 @@ class OutcomeStatement(_message.Message):
     NOTE_FIELD_NUMBER: _builtins.int
     ATTESTATION_FIELD_NUMBER: _builtins.int
     status: Global___TransferStatus.ValueType
-    """status is how it went."""
+    """status is the result."""
     resource_count: _builtins.int
-    """resource_count is how many resources went."""
+    """resource_count is how many resources were sent."""
     byte_count: _builtins.int
-    """byte_count is how many bytes went."""
+    """byte_count is how many bytes were sent."""
     happened_time_ms: _builtins.int
-    """happened_time_ms is when, by the reporter's clock."""
+    """happened_time_ms is the time of the transfer by the reporter's clock, UTC milliseconds."""
     note: _builtins.str
     """note is a reason or remark without personal data."""
     @_builtins.property
     def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """categories that really went."""
+        """categories that were really sent."""
 
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation says who reported it."""
+        """attestation names the participant that reported it."""
 
     def __init__(
         self,
