@@ -1,20 +1,23 @@
 """``consentd export`` and ``consentd audit``: what they answer, and the status they exit with."""
 
-import json
+import argparse
 import os
 import shlex
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cases.audits import LOG, Forge, make_forge
+from cases.command_lines import CommandLine
 from cases.daemons import make_running, question
 from consentd import cli
+from consentd.cli.out import Out
 from consentd.core import ed25519, note
 from consentd.cosigning.keyfiles import read_signing_key
 
@@ -23,17 +26,12 @@ Run = Callable[..., tuple[int, list[dict[str, Any]], str]]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def run() -> Run:
     """Run a verb in this process with --json, with no environment but what a test sets."""
-    for name in os.environ:
-        if name.startswith("CONSENTD_"):
-            monkeypatch.delenv(name)
 
-    def run(*argv: object, as_json: bool = True) -> tuple[int, list[dict[str, Any]], str]:
-        capsys.readouterr()
-        status = cli.main([str(one) for one in argv] + (["--json"] if as_json else []))
-        out, err = capsys.readouterr()
-        return status, [json.loads(line) for line in out.splitlines()] if as_json else [{"text": out}], err
+    def run(*argv: object, as_json: bool = True, **environment: str) -> tuple[int, list[dict[str, Any]], str]:
+        done = CommandLine(environment)(*argv, *(["--json"] if as_json else []))
+        return done.status, done.objects if as_json else [{"text": done.out}], done.err
 
     return run
 
@@ -111,11 +109,10 @@ def test_faults_are_named_with_status_1(run: Run, forge: Forge, ledger: Path) ->
         ("monitor", "watch", "--url", "ftp://nowhere", "--once"),
     ],
 )
-def test_what_cannot_be_told_is_status_2(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    status, answers, err = run("audit", *argv, "--log-key", VKEY)
+def test_what_cannot_be_determined_is_status_2(run: Run, tmp_path: Path, argv: tuple[str, ...]) -> None:
+    names = ("nowhere", "out.html", "out.zip", "watch")
+    placed = [tmp_path / argument if argument in names else argument for argument in argv]
+    status, answers, err = run("audit", *placed, "--log-key", VKEY)
     assert (status, answers) == (2, [])
     assert err.startswith("error: ")
 
@@ -153,7 +150,7 @@ def test_report(run: Run, ledger: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_daemon_is_exported_monitored_and_audited(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_daemon_is_exported_monitored_and_audited(run: Run, tmp_path: Path) -> None:
     running = make_running(tmp_path, checkpoint_interval_ms=20)
     try:
         subject = running.enrol("SYN-1")
@@ -162,7 +159,7 @@ def test_a_daemon_is_exported_monitored_and_audited(run: Run, tmp_path: Path, mo
             running.authorize(question(subject))
         running.check_ledger()
         vkey = note.format_vkey(read_signing_key(running.config.keys.log_key_file).verifier)
-        monkeypatch.setenv("CONSENTD_TOKEN", running.tokens["pipc"])
+        run = partial(run, CONSENTD_TOKEN=running.tokens["pipc"])
         url = ("--url", f"http://127.0.0.1:{running.daemon.http_port}", "--log-key", vkey)
         watch = ("audit", "monitor", tmp_path / "watch", *url, "--once")
         status, (first,), _ = run(*watch)
@@ -309,13 +306,12 @@ def test_a_damaged_state_file_is_no_verdict(run: Run, ledger: Path) -> None:
         assert (status, "damaged" in err or "another version" in err) == (2, True), bad
 
 
-def test_a_bug_is_no_verdict(run: Run, ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
+def test_a_bug_is_no_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(arguments: argparse.Namespace, out: Out) -> int:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("consentd.audit.verify.verify_ledger", fail)
-    status, _, err = run("audit", "verify", ledger / "log", "--log-key", VKEY)
-    assert (status, "Traceback" in err) == (2, True)
+    status = cli.run_verb(argparse.Namespace(run=fail, json=False, lang="en"))
+    assert (status, "Traceback" in capsys.readouterr().err) == (2, True)
 
 
 @pytest.mark.parametrize("stream", [">&-", "2>&-", ">/dev/full"])
@@ -342,9 +338,8 @@ def test_a_report_says_what_is_in_no_figure(run: Run, ledger: Path) -> None:
     assert (status, answer["accesses"] > 0, answer["closed"] > 0) == (0, True, True)
     assert f"statement is not at hand: {answer['closed']}" in err
     assert (ledger / "r.html").stat().st_mode & 0o777 == 0o600
-    with pytest.raises(SystemExit) as ended:
-        run("audit", "report", ledger / "r.html", "--from", ledger / "log", "--log-key", VKEY, "--gap", "nan")
-    assert ended.value.code == 2
+    bad = run("audit", "report", ledger / "r.html", "--from", ledger / "log", "--log-key", VKEY, "--gap", "nan")
+    assert bad[0] == 2
 
 
 def test_fsck_holds_to_what_is_pinned(run: Run, tmp_path: Path) -> None:

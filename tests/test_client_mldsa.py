@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from cases.command_lines import CommandLine
 from cases.daemons import ORIGIN, ROLES, Running, consent, make_config, make_running
-from consentd import cli
 from consentd.core import checkpoint, ed25519, note
 from consentd.cosigning import mldsa
 from consentd.cosigning.keyfiles import read_signing_key, write_private
@@ -149,13 +149,11 @@ def test_a_daemon_that_lacks_a_pinned_key_is_not_believed(running: Running, tmp_
         plain.stop()
 
 
-def test_the_command_line_takes_both(
-    running: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_line_takes_both(running: Running, tmp_path: Path) -> None:
     path = running.config.keys.log_mldsa_key_file
     assert path is not None
     running.check_ledger()
-    monkeypatch.setenv("CONSENTD_TOKEN", running.tokens["app"])
+    run = CommandLine({"CONSENTD_TOKEN": running.tokens["app"]})
     first = note.format_vkey(read_signing_key(running.config.keys.log_key_file).verifier)
     second = mldsa.format_mldsa_vkey(mldsa.read_mldsa_key(path).verifier)
     pins = tmp_path / "log.pub"
@@ -169,9 +167,9 @@ def test_the_command_line_takes_both(
         ("", 2, "error: log key is not a C2SP verifier key"),
     ):
         pins.write_text(lines)
-        assert cli.main(asked) == status
-        assert capsys.readouterr().err.startswith(told)
+        found = run(*asked)
+        assert (found.status, found.err.startswith(told)) == (status, True)
     # A verb that would pass over the second key says so.
     pins.write_text(f"{first}\n{second}\n")
-    assert cli.main(["audit", "verify", str(tmp_path), "--log-key", str(pins)]) == 2
-    assert "more than one key" in capsys.readouterr().err
+    found = run("audit", "verify", tmp_path, "--log-key", pins)
+    assert (found.status, "more than one key" in found.err) == (2, True)

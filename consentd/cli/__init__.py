@@ -51,7 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; None: the process's.
     """
     _prepare_streams()
-    arguments = make_parser().parse_args(argv)
+    return run_verb(make_parser().parse_args(argv))
+
+
+def run_verb(arguments: argparse.Namespace) -> int:
+    """Run the verb that was parsed; return the exit status."""
     if "request_id" in arguments and arguments.request_id is None:
         arguments.request_id = os.urandom(16)
     out = Out(as_json=arguments.json, lang=arguments.lang)

@@ -1,0 +1,257 @@
+"""The command line without a daemon: evidence verified offline, and what holds for every verb."""
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stderr
+from pathlib import Path
+
+import pytest
+
+from cases.command_lines import ROOT, TOML, CommandLine, consentd
+from consentd import cli
+from consentd.cli.out import Out
+from consentd.core import checkpoint, codec, merkle, note
+from consentd.core.kinds import EntryKind
+from consentd_client import KeyPair
+
+
+@pytest.fixture
+def run() -> CommandLine:
+    """Run a verb in this process, with no environment but what a test sets."""
+    return CommandLine()
+
+
+# -- offline --------------------------------------------------------------------------------------------------
+
+LOG = note.Signer("consent.test/offline", KeyPair(b"\x43" * 32))
+KEY = note.format_vkey(LOG.verifier)
+
+
+def evidence(leaf: bytes, *, size: int = 2) -> tuple[bytes, bytes]:
+    """Return (proof, checkpoint) of a tree whose first leaf is *leaf*."""
+    other = merkle.leaf_hash(b"other")
+    root = merkle.node_hash(merkle.leaf_hash(leaf), other)
+    signed = checkpoint.sign_checkpoint(checkpoint.Checkpoint(LOG.name, size, root), [LOG])
+    return checkpoint.format_proof(checkpoint.ProofBundle(b"", 0, (other,), signed)), signed
+
+
+def event(kind: int, time_ms: int = 1_760_000_000_000) -> bytes:
+    return codec.encode_event(codec.Event(kind, time_ms, b"\x01" * 32, 1, codec.ZERO_HASH, b"\x02" * 32, 0))
+
+
+def test_verify_proves_and_disproves(run: CommandLine, tmp_path: Path) -> None:
+    leaf = event(EntryKind.GRANT)
+    proof, signed = evidence(leaf)
+    file = tmp_path / "grant.tlog-proof"
+    file.write_bytes(proof)
+    good = run("verify", file, "--leaf", leaf.hex(), "--log-key", KEY)
+    assert (good.status, good.err) == (0, "")
+    assert good.out == (
+        "proven: entry 0 of `consent.test/offline` in its tree of 2, GRANT, seq 1 of its chain, "
+        "2025-10-09 17:53:20 KST\n"
+    )
+    (tmp_path / "leaf").write_bytes(leaf)
+    (tmp_path / "leaf.hex").write_text(leaf.hex() + "\n")
+    (tmp_path / "log.vkey").write_text(KEY + "\n")
+    for given in ("leaf", "leaf.hex"):
+        assert run("verify", file, "--leaf", tmp_path / given, "--log-key", tmp_path / "log.vkey").status == 0
+    assert run("verify", "-", "--leaf", leaf.hex(), "--log-key", KEY, stdin=proof.decode()).status == 0
+    point = tmp_path / "checkpoint"
+    point.write_bytes(signed)
+    shown = run("verify", point, "--log-key", KEY, "--json").object
+    assert (shown["verdict"], shown["what"], shown["size"]) == ("proven", "checkpoint", 2)
+    assert run("verify", point, "--log-key", KEY, "--lang", "ko").out.startswith("증명됨")
+    other = note.format_vkey(note.Signer(LOG.name, KeyPair(b"\x44" * 32)).verifier)
+    for status, argv in (
+        (1, (file, "--leaf", event(EntryKind.REVOKE).hex(), "--log-key", KEY)),
+        (1, (file, "--leaf", leaf.hex(), "--log-key", other)),
+        (1, (file, "--leaf", leaf.hex(), "--log-key", KEY, "--origin", "another")),
+        (1, (tmp_path / "leaf.hex", "--log-key", KEY)),
+        (2, (file, "--log-key", KEY)),
+        (2, (file, "--leaf", tmp_path / "none", "--log-key", KEY)),
+        (2, (file, "--leaf", leaf.hex())),
+        (2, (file, "--leaf", leaf.hex(), "--log-key", "no+key")),
+        (2, (file, "--leaf", leaf.hex(), "--log-key", tmp_path / "none")),
+        (2, (tmp_path / "none", "--log-key", KEY)),
+    ):
+        found = run("verify", *argv)
+        assert (found.status, found.out) == (status, ""), argv
+        assert found.err.startswith("disproved: " if status == 1 else "error: ")
+
+
+def test_verify_asks_for_witnesses(run: CommandLine, tmp_path: Path) -> None:
+    leaf = event(EntryKind.GRANT)
+    file, policy = tmp_path / "proof", tmp_path / "policy"
+    file.write_bytes(evidence(leaf)[0])
+    witness = note.Signer("w.test", KeyPair(b"\x46" * 32), note.COSIGNATURE)
+    policy.write_text(f"witness w {note.format_vkey(witness.verifier)}\nquorum w\n")
+    verb = ("verify", file, "--leaf", leaf.hex(), "--log-key", KEY, "--policy", policy)
+    alone = run(*verb)
+    assert (alone.status, "no quorum" in alone.err) == (1, True)
+    bundle = checkpoint.parse_proof(file.read_bytes())
+    opened = note.parse_note(bundle.checkpoint_note)
+    cosigned = note.format_note(opened.text, [*opened.unverified, witness.cosign(opened.text, 1_760_000_000)])
+    file.write_bytes(checkpoint.format_proof(checkpoint.ProofBundle(b"", 0, bundle.proof, cosigned)))
+    assert run(*verb).status == 0
+    policy.write_text("quorum nobody\n")
+    found = run(*verb)
+    assert (found.status, "witness policy is malformed" in found.err) == (2, True)
+
+
+def test_verify_reads_receipts(run: CommandLine, tmp_path: Path) -> None:
+    leaf = event(EntryKind.ACCESS)
+    proof, _ = evidence(leaf)
+    kept = {"index": 0, "leaf": leaf.hex(), "proof": proof.decode(), "replayed": False}
+    file = tmp_path / "a.receipt"
+    for content, status in (
+        (kept, 0),
+        ({"receipt": kept}, 0),
+        ({**kept, "index": 1}, 1),
+        ({**kept, "index": "0"}, 1),
+        ({**kept, "leaf": event(EntryKind.GRANT).hex()}, 1),
+        ({**kept, "leaf": "zz"}, 1),
+        ({**kept, "proof": "x"}, 1),
+        ({**kept, "proof": ""}, 2),
+        ({}, 1),
+    ):
+        file.write_text(json.dumps(content))
+        assert run("verify", file, "--log-key", KEY).status == status, content
+    file.write_text("{")
+    assert run("verify", file, "--log-key", KEY).status == 1
+
+
+def test_verify_could_not_tell_what_a_later_version_says(run: CommandLine, tmp_path: Path) -> None:
+    file = tmp_path / "proof"
+    sealed = codec.encode_seal(codec.Seal(1, 3, b"\x01" * 32, 1, bytes(32)))
+    far = event(EntryKind.GRANT, (1 << 64) - 1)
+    for leaf, status, said in (
+        (event(99), 2, "kind 99"), (b"\x02\x08 of a later version", 2, "version unknown"), (sealed, 0, "a seal over 3"),
+        (far, 0, "18446744073709551615 ms"),
+    ):  # fmt: skip
+        file.write_bytes(evidence(leaf)[0])
+        found = run("verify", file, "--leaf", leaf.hex(), "--log-key", KEY)
+        assert (found.status, said in found.out) == (status, True)
+
+
+def test_verify_loads_neither_grpc_nor_protobuf(tmp_path: Path) -> None:
+    leaf = event(EntryKind.GRANT)
+    (tmp_path / "proof").write_bytes(evidence(leaf)[0])
+    program = (
+        "import sys; from consentd.cli import main; "
+        f"status = main(['verify', {str(tmp_path / 'proof')!r}, '--leaf', {leaf.hex()!r}, '--log-key', {KEY!r}]); "
+        "heavy = {'grpc', 'google', 'consentd_client', 'rich', 'rocksdict', 'lmdb', 'cryptography'}; "
+        "sys.exit(status or bool(heavy & {name.split('.')[0] for name in sys.modules}))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False, capture_output=True).returncode == 0
+
+
+# -- the command itself ---------------------------------------------------------------------------------------
+
+
+def parsers(parser: argparse.ArgumentParser, *path: str) -> Iterator[tuple[tuple[str, ...], argparse.ArgumentParser]]:
+    """Yield every verb, with those below it."""
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not below:
+        yield path, parser
+    for action in below:
+        for name, verb in action.choices.items():
+            yield from parsers(verb, *path, name)
+
+
+VERBS = dict(parsers(cli.make_parser()))
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_every_verb_explains_itself(verb: tuple[str, ...], run: CommandLine) -> None:
+    found = run(*verb, "--help")
+    assert (found.status, found.err) == (0, "")
+    assert VERBS[verb].description
+    assert "--json" in found.out
+    assert "--lang" in found.out
+    undocumented = [action.dest for action in VERBS[verb]._actions if action.help is None]
+    assert undocumented == []
+
+
+def test_the_verbs_a_newcomer_needs_are_there(run: CommandLine) -> None:
+    top = run("--help").out
+    for verb in ("serve", "keygen", "credential", "participants", "enrol", "grant", "check", "authorize", "record",
+                 "history", "revoke", "verify", "fsck", "table", "import"):  # fmt: skip
+        assert f"\n    {verb} " in top or f"\n    {verb}\n" in top
+    assert "exit status" in top
+    assert run("--version").out.startswith("consentd 0.")
+    for bad in ((), ("nothing",), ("check", "mhid:1"), ("table",)):
+        assert run(*bad).status == 2
+
+
+def test_the_language_follows_the_environment(run: CommandLine, tmp_path: Path) -> None:
+    point = tmp_path / "checkpoint"
+    point.write_bytes(evidence(event(EntryKind.GRANT))[1])
+    for language, said in (("ko_KR.UTF-8", "증명됨"), ("en_GB.UTF-8", "proven"), ("C", "proven")):
+        assert run.given(LC_ALL=language)("verify", point, "--log-key", KEY).out.startswith(said)
+
+
+def test_a_missing_part_is_named(tmp_path: Path) -> None:
+    config = tmp_path / "consentd.toml"
+    config.write_text(TOML)
+    for part, verb, said in (
+        ("consentd_client", ["vocabulary"], "pip install consentd-client"),
+        ("rocksdict", ["fsck", "--config", str(config)], "pip install 'consentd[server]'"),
+    ):
+        program = f"import sys; sys.modules[{part!r}] = None; from consentd.cli import main; sys.exit(main({verb!r}))"
+        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False, capture_output=True, text=True)
+        assert (done.returncode, said in done.stderr) == (2, True)
+
+
+def test_a_reader_that_had_enough_is_no_error(tmp_path: Path) -> None:
+    shown = consentd("--help", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = shown.communicate(timeout=60)
+    assert (shown.returncode, err) == (0, "")
+    assert out.startswith("usage: consentd ")
+    point = tmp_path / "checkpoint"
+    point.write_bytes(evidence(event(EntryKind.GRANT))[1])
+    reading, writing = os.pipe()
+    os.close(reading)
+    closed = consentd("verify", point, "--log-key", KEY, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    _, err = closed.communicate(timeout=60)
+    assert (closed.returncode, err) == (2, "")
+
+
+class Interrupted(io.BytesIO):
+    """A file during whose reading the user interrupts the program."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_is_quiet(run: CommandLine) -> None:
+    found = run("verify", "-", "--log-key", KEY, stdin=Interrupted())
+    assert (found.status, found.err) == (130, "")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_shows_on_a_terminal_only() -> None:
+    out = cli.Out(as_json=False, lang="en")
+    for stream, shows in ((io.StringIO(), False), (Terminal(), True)):
+        with redirect_stderr(stream), out.progress("rebuilding") as progress:
+            progress(1, 2)
+        assert ("rebuilding" in stream.getvalue()) == shows
+
+
+def test_what_others_wrote_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Out(as_json=False, lang="en")
+    out.answer("one\x1b[2J\x9b1m\u202e\n\ttwo")
+    out.message("three\r\x07")
+    Out(as_json=True, lang="en").answer("", said="\x1b")
+    shown = capsys.readouterr()
+    assert shown.out == 'one\\u001b[2J\\u009b1m\\u202e\n\ttwo\n{"said": "\\u001b"}\n'
+    assert shown.err == "three\\u000d\\u0007\n"
