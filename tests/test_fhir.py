@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import cases.reference_policy as reference
 from consentd.errors import ConflictError, InvalidError, StorageError
-from consentd.fhir import report as reporting
+from consentd.fhir import importer
 from consentd.fhir.consents import (
     ImportedConsent,
     Refused,
@@ -26,8 +26,8 @@ from consentd.fhir.consents import (
     read_consents,
 )
 from consentd.fhir.document import MAX_DOCUMENT_BYTES, Cause, content_hash
+from consentd.fhir.importer import ImportResult, import_paths
 from consentd.fhir.mapping import FhirMapping, SubjectReference, load_mapping, parse_mapping
-from consentd.fhir.report import Fate, import_paths
 from consentd.fhir.resources import Release
 from consentd.policy.codebook import Codebook, pack_question
 from consentd.policy.compile import compile_consent, compile_rules
@@ -775,22 +775,22 @@ class FakeWriter:
         return self.receipts[request_id], False
 
 
-def fates(paths: list[Path], writer: FakeWriter) -> list[Fate]:
+def fates(paths: list[Path], writer: FakeWriter) -> list[ImportResult]:
     reports = import_paths(paths, MAPPING, writer, test_data=True)
-    return [resource.fate for file in reports for resource in file.resources]
+    return [resource.result for file in reports for resource in file.resources]
 
 
 @needs_data
 def test_second_run_changes_nothing() -> None:
     writer = FakeWriter()
-    assert fates([PCF, HL7], writer) == [Fate.IMPORTED] * 13
+    assert fates([PCF, HL7], writer) == [ImportResult.IMPORTED] * 13
     held = copy.deepcopy(writer)
-    assert fates([PCF, PCF / "ex-consent-basic-treat.json", HL7], writer) == [Fate.UNCHANGED] * 13
+    assert fates([PCF, PCF / "ex-consent-basic-treat.json", HL7], writer) == [ImportResult.UNCHANGED] * 13
     assert writer == held
     writer.consents.clear()  # only the request ids are left: a race between two importers
-    assert fates([PCF, HL7], writer) == [Fate.UNCHANGED] * 13
+    assert fates([PCF, HL7], writer) == [ImportResult.UNCHANGED] * 13
     writer = FakeWriter(consents=held.consents)  # only the sources are left: the request ids are forgotten
-    assert fates([PCF, HL7], writer) == [Fate.UNCHANGED] * 13
+    assert fates([PCF, HL7], writer) == [ImportResult.UNCHANGED] * 13
     assert writer.receipts == {}
 
 
@@ -811,7 +811,7 @@ def test_nothing_of_a_file_with_a_refused_resource_is_written(tmp_path: Path) ->
 def test_changed_content_of_an_imported_resource_is_refused(tmp_path: Path) -> None:
     writer = FakeWriter()
     path = write(tmp_path / "a.json", R4)
-    assert fates([path], writer) == [Fate.IMPORTED]
+    assert fates([path], writer) == [ImportResult.IMPORTED]
     write(path, provision(purpose=[reason("HRESCH")]))
     (report,) = import_paths([path], MAPPING, writer)
     assert report.resources[0].cause is Cause.CHANGED
@@ -824,7 +824,7 @@ def test_refusal_by_the_daemon_holds_back_the_rest_of_the_file(tmp_path: Path) -
     (report,) = import_paths([path], MAPPING, writer)
     assert [r.cause for r in report.resources] == [None, Cause.NOT_WRITTEN, Cause.HELD_BACK]
     writer.failure = None
-    assert fates([path], writer) == [Fate.UNCHANGED, Fate.IMPORTED, Fate.IMPORTED]
+    assert fates([path], writer) == [ImportResult.UNCHANGED, ImportResult.IMPORTED, ImportResult.IMPORTED]
 
 
 def test_consent_that_the_daemon_refuses_as_data_is_refused(tmp_path: Path) -> None:
@@ -841,11 +841,11 @@ def test_storage_failure_is_passed_on_and_a_second_run_finishes(tmp_path: Path) 
         write(tmp_path / f"{name}.json", r4(id=name))
     writer = FakeWriter(failure=StorageError("store refuses writes"), fails_at=1)
     reports = import_paths([tmp_path], MAPPING, writer)
-    assert next(reports).resources[0].fate is Fate.IMPORTED
+    assert next(reports).resources[0].result is ImportResult.IMPORTED
     with pytest.raises(StorageError):
         next(reports)
     writer.failure = None
-    assert fates([tmp_path], writer) == [Fate.UNCHANGED, Fate.IMPORTED]
+    assert fates([tmp_path], writer) == [ImportResult.UNCHANGED, ImportResult.IMPORTED]
 
 
 def test_report_lines(tmp_path: Path) -> None:
@@ -856,14 +856,14 @@ def test_report_lines(tmp_path: Path) -> None:
     paths = [tmp_path, tmp_path / "missing.json"]
     reports = list(import_paths(paths, MAPPING, FakeWriter()))
     assert [report.path.name for report in reports] == ["bad.json", "good.json", "missing.json"]
-    bad, good, missing = (reporting.format_text(r).replace(f"{tmp_path}/", "").split("\n") for r in reports)
+    bad, good, missing = (importer.format_text(r).replace(f"{tmp_path}/", "").split("\n") for r in reports)
     assert bad == ["bad.json: Consent/own: refused because status is not active: `inactive` at `status` (STATUS)"]
     assert good[0] == "deep/good.json: Consent/own: imported as consent-1"
     assert "  note: the base is permit, by policyRule" in good
     assert missing == ["missing.json: refused because file cannot be read: No such file or directory (UNREADABLE)"]
-    line = json.loads(reporting.format_json(reports[0]))
+    line = json.loads(importer.format_json(reports[0]))
     assert (line["resource"], line["fate"], line["cause"]) == ("Consent/own", "refused", "STATUS")
-    assert json.loads(reporting.format_json(reports[1]))["consent_id"] == "consent-1"
+    assert json.loads(importer.format_json(reports[1]))["consent_id"] == "consent-1"
 
 
 def test_base_install_says_which_extra_is_missing() -> None:

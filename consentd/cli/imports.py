@@ -40,7 +40,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 def import_fhir(arguments: argparse.Namespace, out: Out) -> int:
     """Import files."""
-    from consentd.fhir import report
+    from consentd.fhir import importer
     from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
     from consentd.statements import values
 
@@ -51,12 +51,12 @@ def import_fhir(arguments: argparse.Namespace, out: Out) -> int:
             vocabulary = values.vocabulary_value(client.get_vocabulary())
         mapping = _mapping(arguments.mapping, vocabulary)
         writer = _DryRun() if arguments.dry_run else _Writer(client, enrol=arguments.enrol)
-        files = report.find_files(arguments.paths)
-        reports = report.import_paths(files, mapping, writer, test_data=arguments.test_data)
+        files = importer.find_files(arguments.paths)
+        reports = importer.import_paths(files, mapping, writer, test_data=arguments.test_data)
         with out.progress("importing") as progress:
             for number, one in enumerate(reports, 1):
                 refused += one.refused
-                text = report.format_json(one) if out.as_json else report.format_text(one)
+                text = importer.format_json(one) if out.as_json else importer.format_text(one)
                 out.lines(text)
                 progress(number, len(files))
     if not files:

@@ -1,14 +1,15 @@
 """Sign and verify checkpoints with ML-DSA-44 (C2SP tlog-cosignature, type 0x06), beside Ed25519.
 
-What is signed is not the note's text, but a message that names the tree it states::
+The signature is not over the note's text, but over a message with the tree that the text states::
 
     "subtree/v1\\n\\0" ‖ u8-length ‖ signer's name ‖ time u64 ‖ u8-length ‖ origin ‖ start u64 = 0 ‖ size u64 ‖ root[32]
     signature = time u64 (POSIX seconds) ‖ 2,420 bytes
 
-A time of 0 says nothing of how fresh the tree is. So a log signs: it vouches for its tree, witnesses for the time.
+Time 0 states no time. A log signs with time 0, because it vouches for its tree only; witnesses vouch for the time.
 
-Keys are written like those of ``core.note``, with 1,312 bytes of public key, or the 32 bytes of a seed. The code is
-here and not in the core because ``cryptography`` is a part of servers; who verifies without it ignores such lines.
+Verifier keys and signing keys have the text form of ``core.note``, with a public key of 1,312 bytes or a seed of 32.
+This module is not in the pure core because it needs ``cryptography``, which only servers install. A verifier without it
+ignores signature lines of this type.
 """
 
 from dataclasses import dataclass, field
@@ -41,10 +42,10 @@ _LABEL = b"subtree/v1\n\0"
 
 @dataclass(frozen=True)
 class MldsaVerifier:
-    """A public key with its name. A ``core.note.NoteVerifier``.
+    """A public key with its name: a ``core.note.NoteVerifier``.
 
     Raises:
-        MalformedError: the name cannot be one, or the key is not 1,312 bytes.
+        MalformedError: the name is not allowed for a key, or the key is not 1,312 bytes long.
     """
 
     name: str
@@ -58,10 +59,10 @@ class MldsaVerifier:
         object.__setattr__(self, "key_id", key_id_of(self.name, MLDSA, self.public_key))
 
     def verify(self, text: bytes, signature: bytes) -> None:
-        """Verify a line's signature, behind its key ID, over a checkpoint's text.
+        """Verify a signature over a checkpoint's text. *signature* is a signature line's bytes after the key ID.
 
         Raises:
-            SignatureError: it does not verify; a wrong length, or a text that is no checkpoint, counts as that.
+            SignatureError: the signature does not verify, has a wrong length, or *text* is no checkpoint.
         """
         if len(signature) != 8 + SIGNATURE_SIZE or signature[0] & 0x80:
             raise SignatureError("ML-DSA-44 signature is not 2428 bytes long, or its time exceeds 63 bits")
@@ -77,13 +78,13 @@ class MldsaVerifier:
 
 
 class MldsaSigner:
-    """A key pair with a name, to sign checkpoints with. Its repr shows nothing of it."""
+    """A key pair with a name, for signing checkpoints. Its repr does not show the key."""
 
     def __init__(self, name: str, seed: bytes) -> None:
-        """Expand the key of a 32-byte seed.
+        """Make the key pair from its 32-byte seed.
 
         Raises:
-            MalformedError: the name cannot be one.
+            MalformedError: the name is not allowed for a key.
         """
         assert len(seed) == SEED_SIZE, "an ML-DSA seed is 32 bytes"
         self._key = MLDSA44PrivateKey.from_seed_bytes(seed)
@@ -91,11 +92,11 @@ class MldsaSigner:
 
     @property
     def seed(self) -> bytes:
-        """The seed, for writing a signing-key file."""
+        """The 32-byte seed, which a signing-key file stores."""
         return self._key.private_bytes_raw()
 
     def sign(self, text: str) -> NoteSignature:
-        """Sign a checkpoint's text as its log: without a time."""
+        """Sign a checkpoint's text as its log, with time 0."""
         return self.cosign(text, 0)
 
     def cosign(self, text: str, time_s: int) -> NoteSignature:
@@ -108,7 +109,7 @@ def parse_mldsa_vkey(text: str) -> MldsaVerifier:
     """Parse a verifier key, ``name+ID+base64(0x06 || key)``.
 
     Raises:
-        MalformedError: it is not one, or its ID is not that of its key.
+        MalformedError: *text* is no verifier key, or its ID does not belong to its key.
     """
     name, key_id, kind, key = split_key(text)
     if kind != MLDSA:
@@ -120,15 +121,15 @@ def parse_mldsa_vkey(text: str) -> MldsaVerifier:
 
 
 def format_mldsa_vkey(verifier: MldsaVerifier) -> str:
-    """Format a verifier key."""
+    """Return the text of a verifier key."""
     return join_key(verifier.name, verifier.key_id, MLDSA, verifier.public_key)
 
 
 def parse_mldsa_signing_key(text: str) -> MldsaSigner:
-    """Parse the text of a signing-key file, ``PRIVATE+KEY+name+ID+base64(0x06 || seed)``, and a newline perhaps.
+    """Parse the text of a signing-key file, ``PRIVATE+KEY+name+ID+base64(0x06 || seed)``; it may end with a newline.
 
     Raises:
-        MalformedError: it is not one, or its ID is not that of its key. The message holds nothing of it.
+        MalformedError: *text* is no signing key, or its ID does not belong to its key. The message shows no secret.
     """
     name, key_id, _, seed = split_signing_key(text, (MLDSA,))
     signer = MldsaSigner(name, seed)
@@ -138,7 +139,7 @@ def parse_mldsa_signing_key(text: str) -> MldsaSigner:
 
 
 def format_mldsa_signing_key(signer: MldsaSigner) -> str:
-    """Format the text of a signing-key file, without a newline. It is a secret."""
+    """Return the text of a signing-key file, without a newline. The text is secret."""
     return join_signing_key(signer.verifier.name, signer.verifier.key_id, MLDSA, signer.seed)
 
 
@@ -146,8 +147,8 @@ def read_mldsa_key(path: Path) -> MldsaSigner:
     """Read a signing-key file.
 
     Raises:
-        StorageError: it cannot be read.
-        InvalidError: it holds no such key; its content is never shown.
+        StorageError: the file cannot be read.
+        InvalidError: the file holds no ML-DSA-44 signing key. The message shows no secret.
     """
     try:
         return parse_mldsa_signing_key(read_key_text(path))

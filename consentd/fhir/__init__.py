@@ -1,9 +1,11 @@
-"""Read consents that were written down elsewhere, as FHIR R4 or R5 ``Consent``, without guessing.
+"""Read FHIR Consents (R4 or R5) of other systems into values of ``policy``, without guessing.
 
-The law of this floor: what is imported means here what it says there, or it is refused with a reason and
-the path of what could not be read. Text in, values out; only ``report`` reads files, and writing is a
-``Writer`` that the caller brings. ``fhir.resources`` (extra ``fhir``) is a second opinion on structure,
-behind the one door ``resources``; what it lets pass, wrong codes and modifiers among them, is checked here.
+The rule of this package: an imported consent means here exactly what it means there. If any part of a resource cannot
+be read with certainty, the whole resource is refused with a cause and the path of that part.
+
+``consents`` reads text into values; only ``importer`` reads files. Writing to a daemon is done by a ``Writer`` that the
+caller passes. ``resources`` is the only module that uses ``fhir.resources`` (extra ``fhir``), as a second check of the
+structure. What that library does not check, such as codes and modifier extensions, is checked here.
 
 Design: policy.md, rules 2, 4 and 5.
 """

@@ -1,10 +1,10 @@
-"""Turn the JSON text of a FHIR Consent, R4 or R5, or of a Bundle of them, into consents of ours.
+"""Read the JSON text of a FHIR Consent, or of a Bundle of Consents, into values of ``policy``.
 
-Which release a resource is of is told by its elements: one that only R4 has (``scope``, ``patient``,
-``dateTime``, ``performer``, ``organization``, ``policy``, ``policyRule``) or only R5 has (``subject``,
-``decision``, ``date``, ``period``, ``grantor`` …). Both or neither: refused.
+The elements of a resource determine its release. Some exist in R4 only (``scope``, ``patient``, ``dateTime``,
+``performer``, ``organization``, ``policy``, ``policyRule``), some in R5 only (``subject``, ``decision``, ``date``,
+``period``, ``grantor`` …). A resource with elements of both, or of neither, is refused.
 
-Every resource comes out as ``ImportedConsent`` or as ``Refused``: nothing is imported in part.
+Every resource becomes either an ``ImportedConsent`` or a ``Refused``; no resource is imported in part.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from consentd.fhir import header, r4, r5
 from consentd.fhir.document import Cause, content_hash, parse_document, walk
 from consentd.fhir.elements import Element, check_modifiers, refusal
 from consentd.fhir.mapping import FhirMapping, SubjectReference
-from consentd.fhir.provisions import Reading, state_silence
+from consentd.fhir.provisions import Reading, state_defaults
 from consentd.fhir.resources import Release, validate_consent
 from consentd.policy.check import check_consent
 from consentd.policy.model import Consent, Effect, Kind
@@ -32,14 +32,14 @@ _IDENTITY = "@"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportedConsent:
-    """A consent as read, not yet written.
+    """A consent that was read and is not yet written.
 
     Attributes:
         resource: ``Consent/ID``.
         subject: the citizen; not in the repr.
-        consent: what to grant; its ``source`` tells origin and content, see ``format_source``.
+        consent: the consent to grant; its ``source`` identifies resource and content, see ``format_source``.
         request_id: 16 bytes, the same at every import of this content.
-        notes: what was decided or left out on the way.
+        notes: for the person who imports: each choice that was made, and each element that was left out.
     """
 
     resource: str
@@ -54,9 +54,9 @@ class Refused:
     """A resource, or a whole document, that is not imported.
 
     Attributes:
-        resource: ``Consent/ID``; empty where it could not be told.
-        cause: why, from a closed set.
-        message: for a person: constant text, path; never names the subject.
+        resource: ``Consent/ID``; empty if the resource has no valid type and id.
+        cause: why it is refused.
+        message: for a person: a constant text and a path. It never names the subject.
     """
 
     resource: str
@@ -67,13 +67,13 @@ class Refused:
 def read_consents(
     text: str | bytes, mapping: FhirMapping, *, test_data: bool = False
 ) -> tuple[ImportedConsent | Refused, ...]:
-    """Read every Consent of one document, in its order: one for a Consent, one an entry for a Bundle.
+    """Read every Consent of one document; return one result for a Consent, and one for each entry of a Bundle.
 
     Args:
-        test_data: import what is labelled HTEST too.
+        test_data: also import resources with the label HTEST.
 
     Raises:
-        InvalidError: the extra ``fhir`` is not installed. Whatever the document holds is answered as ``Refused``.
+        InvalidError: the extra ``fhir`` is not installed. Faults of the document are returned as ``Refused`` instead.
     """
     try:
         document = parse_document(text)
@@ -84,14 +84,14 @@ def read_consents(
     seen: set[str] = set()
     for index, result in enumerate(results):
         if result.resource and result.resource in seen:
-            message = f"resource stands twice in one bundle: `{resources[index].path}`"
+            message = f"resource is twice in one bundle: `{resources[index].path}`"
             results[index] = Refused(resource=result.resource, cause=Cause.CHANGED, message=message)
         seen.add(result.resource)
     return tuple(results)
 
 
 def import_request_id(subject: SubjectReference, resource: str, content: bytes) -> bytes:
-    """Return the 16-byte ``request_id`` of an import: the same person, resource and content give the same one.
+    """Return the ``request_id`` of an import, 16 bytes. It depends on person, resource and content only.
 
     ``SHA-256("consentd/import/v1" ‖ 0 ‖ len ‖ scheme ‖ len ‖ value ‖ len ‖ resource ‖ content)[:16]``, each length
     4 bytes big-endian, texts UTF-8, *content* the 32 bytes of ``content_hash``.
@@ -102,21 +102,21 @@ def import_request_id(subject: SubjectReference, resource: str, content: bytes) 
 
 
 def format_source(release: Release, resource: str, content: bytes) -> str:
-    """Return ``fhir/r4#CONTENT@IDENTITY``: what ``Consent.source`` keeps, when the request ids are long forgotten.
+    """Return ``fhir/r4#CONTENT@IDENTITY`` for ``Consent.source``. The daemon keeps it for ever, unlike request ids.
 
-    CONTENT is 16 hex digits of the content hash; IDENTITY likewise of the SHA-256 of ``Consent/ID``.
+    CONTENT is the first 16 hex digits of the content hash; IDENTITY is that of the SHA-256 of ``Consent/ID``.
     """
     identity = hashlib.sha256(resource.encode()).hexdigest()[:16]
     return f"fhir/{release}#{content.hex()[:16]}{_IDENTITY}{identity}"
 
 
 def content_id(source: str) -> str:
-    """Return the part of a ``Consent.source`` that tells its content, ``fhir/r4#CONTENT``; empty for other sources."""
+    """Return the part of a ``Consent.source`` for its content, ``fhir/r4#CONTENT``; empty if it is no FHIR source."""
     return source.rpartition(_IDENTITY)[0] if source.startswith("fhir/") else ""
 
 
 def identity_id(source: str) -> str:
-    """Return the part of a ``Consent.source`` that tells which resource it came from; empty for other sources."""
+    """Return the part of a ``Consent.source`` for its resource, IDENTITY; empty if it is no FHIR source."""
     return source.rpartition(_IDENTITY)[2] if source.startswith("fhir/") else ""
 
 
@@ -127,7 +127,7 @@ def _entries(document: dict[str, object]) -> list[Element]:
     bundle = Element(document, "")
     bundle.only("resourceType", "meta", "language", "identifier", "type", "timestamp", "total", "link", "entry")
     if bundle.text("type") not in _BUNDLES:
-        # A history holds what no longer counts, a transaction instructions: neither is a set of consents.
+        # A history bundle holds old versions, a transaction bundle holds instructions. Neither is a set of consents.
         raise refusal(Cause.RESOURCE_TYPE, f"bundle is no {' or '.join(_BUNDLES)}", "type", bundle.text("type") or "")
     entries = bundle.many("entry")
     if not entries:
@@ -138,9 +138,9 @@ def _entries(document: dict[str, object]) -> list[Element]:
         if resource is None:
             raise refusal(Cause.RESOURCE_TYPE, "entry has no resource", entry.path)
         found.append(resource)
-    # Each resource answers for itself, so that a bundle still gives one result an entry.
-    shell = [{name: value for name, value in entry.members.items() if name != "resource"} for entry in entries]
-    check_modifiers(Element({**document, "entry": shell}, ""))
+    # Modifiers inside a resource refuse only that resource, so here the resources are left out.
+    bare = [{name: value for name, value in entry.members.items() if name != "resource"} for entry in entries]
+    check_modifiers(Element({**document, "entry": bare}, ""))
     return found
 
 
@@ -152,15 +152,15 @@ def _read(resource: Element, mapping: FhirMapping, test_data: bool) -> ImportedC
         return _read_consent(resource, name, mapping, test_data)
     except InvalidError as error:
         if error.reason not in Cause.__members__:
-            raise  # not the document's fault: the extra is missing
+            raise  # the extra ``fhir`` is missing: no fault of the document
         return _refused(name, error)
 
 
 def _read_consent(resource: Element, name: str, mapping: FhirMapping, test_data: bool) -> ImportedConsent:
-    """Read one resource: modifiers, release, structure, what is shared, what is the release's own."""
+    """Read one resource: check its modifiers, find its release, check its structure, then read its elements."""
     if resource.text("resourceType") != "Consent":
-        told = resource.text("resourceType") or ""
-        raise refusal(Cause.RESOURCE_TYPE, "resource is no Consent", resource.at("resourceType"), told)
+        found = resource.text("resourceType") or ""
+        raise refusal(Cause.RESOURCE_TYPE, "resource is no Consent", resource.at("resourceType"), found)
     check_modifiers(resource)
     release = _release(resource)
     validate_consent(resource.members, release, resource.path)
@@ -169,13 +169,13 @@ def _read_consent(resource: Element, name: str, mapping: FhirMapping, test_data:
     resource.only(*header.NAMES, *_NAMES[release])
     reading = Reading(release, mapping, test_data)
     header.check_shared(resource, reading)
-    found = _READERS[release](resource, reading)
-    root = state_silence(found.root, reading)
+    parsed = _READERS[release](resource, reading)
+    root = state_defaults(parsed.root, reading)
     content = content_hash(resource.members)
     consent = Consent(
         kind=Kind.OBJECTION if root.effect is Effect.DENY else Kind.CONSENT,
         root=root,
-        policy=found.policy,
+        policy=parsed.policy,
         language=resource.text("language") or "und",
         source=format_source(release, name, content),
     )
@@ -184,9 +184,9 @@ def _read_consent(resource: Element, name: str, mapping: FhirMapping, test_data:
         check_consent(consent, mapping.vocabulary)
     except InvalidError as error:
         raise refusal(Cause.INVALID_CONSENT, str(error), resource.path or "Consent") from error
-    request_id = import_request_id(found.subject, name, content)
+    request_id = import_request_id(parsed.subject, name, content)
     return ImportedConsent(
-        resource=name, subject=found.subject, consent=consent, request_id=request_id, notes=tuple(reading.notes)
+        resource=name, subject=parsed.subject, consent=consent, request_id=request_id, notes=tuple(reading.notes)
     )
 
 
@@ -194,13 +194,13 @@ def _release(resource: Element) -> Release:
     names = resource.members.keys()
     r4_only, r5_only = sorted(names & _ONLY_R4), sorted(names & _ONLY_R5)
     if bool(r4_only) is bool(r5_only):
-        message = "elements of R4 and of R5 stand together" if r4_only else "no element tells R4 from R5"
+        message = "resource has elements of R4 and of R5" if r4_only else "resource has no element of one release"
         raise refusal(Cause.RELEASE, message, resource.path or "Consent", ", ".join(r4_only[:1] + r5_only[:1]))
     return Release.R4 if r4_only else Release.R5
 
 
 def _note_extensions(resource: Element, reading: Reading) -> None:
-    """An extension that is no modifier may be left out (FHIR R4, 2.4.0.2); say that it was."""
+    """Note that extensions are left out. FHIR allows that for extensions that are no modifiers (R4, 2.4.0.2)."""
     if any(key == "extension" for _, key, _ in walk(resource.members)):
         reading.note("extensions are not kept")
 

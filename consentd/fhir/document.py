@@ -1,7 +1,7 @@
-"""From bytes to one JSON object, strictly; and from the object to its content hash.
+"""Parse bytes into one JSON object, strictly, and hash its content.
 
-JSON lets two readers see two documents (a key twice, NaN, a lone surrogate). A consent must have one
-reading, so such text is refused here, before anybody interprets it.
+Two JSON parsers may read the same text differently: for example if it has a key twice, NaN, or a lone surrogate. A
+consent must have one meaning, so such text is refused before it is interpreted.
 """
 
 import hashlib
@@ -17,14 +17,14 @@ MAX_DOCUMENT_BYTES = 1 << 20
 """Longest text of one file."""
 
 MAX_NESTING = 64
-"""Deepest nesting of objects and arrays; eight provisions need half of it."""
+"""Deepest nesting of objects and arrays. The deepest consent allowed, of eight nested provisions, needs half of it."""
 
 _VOLATILE = ("lastUpdated", "source", "versionId")
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
 class Cause(StrEnum):
-    """Why a resource is refused. A closed set: reports count by it."""
+    """Why a resource is refused. Reports count resources by cause."""
 
     UNREADABLE = "UNREADABLE"
     NOT_JSON = "NOT_JSON"
@@ -51,7 +51,7 @@ class Cause(StrEnum):
 
 
 def quoted(text: str) -> str:
-    """Return text of the document in backticks: one line, at most 120 characters."""
+    """Return *text* in backticks, for messages: printable, on one line, at most 120 characters."""
     clean = "".join(char if char.isprintable() and char != "`" else "?" for char in text[:120])
     return f"`{clean}{'…' if len(text) > 120 else ''}`"
 
@@ -60,8 +60,8 @@ def parse_document(text: str | bytes) -> dict[str, object]:
     """Parse one JSON object.
 
     Raises:
-        InvalidError: TOO_LARGE, or NOT_JSON: not UTF-8, a byte order mark, a key twice, NaN or infinity, a lone
-            surrogate, nested too deep, null or something empty (FHIR has neither), or no object.
+        InvalidError: TOO_LARGE; or NOT_JSON: the text is not UTF-8, has a byte order mark, a key twice, NaN, infinity,
+            a lone surrogate, a null or empty value (FHIR has neither), nests too deep, or is no object.
     """
     if len(text) > MAX_DOCUMENT_BYTES:
         raise InvalidError(f"document is longer than {MAX_DOCUMENT_BYTES} bytes", Cause.TOO_LARGE)
@@ -96,20 +96,20 @@ def parse_document(text: str | bytes) -> dict[str, object]:
 def content_hash(resource: dict[str, object]) -> bytes:
     """Return SHA-256 of the resource's content, 32 bytes: sorted keys, no spaces, UTF-8.
 
-    ``meta.versionId``, ``lastUpdated`` and ``source`` are left out: a server sets them anew with every copy.
+    ``meta.versionId``, ``meta.lastUpdated`` and ``meta.source`` are left out: each server sets its own.
     """
     content = dict(resource)
     meta = content.pop("meta", None)
     if isinstance(meta, dict):
-        kept = {name: value for name, value in meta.items() if name not in _VOLATILE}
-        if kept:
-            content["meta"] = kept
+        content_meta = {name: value for name, value in meta.items() if name not in _VOLATILE}
+        if content_meta:
+            content["meta"] = content_meta
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).digest()
 
 
 def walk(value: object) -> Iterator[tuple[str, str | int, object]]:
-    """Yield (path of the parent, key or index, value) of everything inside ``value``, without recursion."""
+    """Yield (path of the parent, key or index, value) of all members at any depth inside *value*, without recursion."""
     waiting: list[tuple[str, object]] = [("", value)]
     while waiting:
         path, parent = waiting.pop()
@@ -125,14 +125,14 @@ def walk(value: object) -> Iterator[tuple[str, str | int, object]]:
 
 
 def join(path: str, key: str | int) -> str:
-    """Return the path of a member: ``a`` and ``b`` → ``a.b``, ``a`` and 0 → ``a[0]``."""
+    """Return the path of a member: ``a`` and ``b`` give ``a.b``, ``a`` and 0 give ``a[0]``."""
     if isinstance(key, int):
         return f"{path}[{key}]"
     return f"{path}.{key}" if path else key
 
 
 def _check_nesting(text: str) -> None:
-    """Count brackets outside strings, so that the parser's own recursion never meets its limit."""
+    """Check the nesting before parsing, by counting brackets outside strings: the parser recurses without a limit."""
     depth = 0
     for token in _TOKENS.finditer(text):
         first = token.group()[0]
@@ -151,7 +151,7 @@ def _has_surrogate(text: object) -> bool:
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise _not_json("a key stands twice in one object")
+        raise _not_json("a key is twice in one object")
     return found
 
 

@@ -1,7 +1,7 @@
-"""One JSON object of a resource and where it stands: typed reads that refuse what they do not expect.
+"""A JSON object of a resource, with its path: reads that check types, and refuse members they do not know.
 
-Every element that limits or widens a consent is read through ``only``, so a member that nobody here
-interprets (a primitive's ``_extension``, a newer release's element) refuses the resource instead of vanishing.
+Every element that can limit or widen a consent is read through ``only``. So a member that this package does not
+interpret (the ``_extension`` of a primitive, an element of a later release) refuses the resource; it is never ignored.
 """
 
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ _NEVER = ("modifierExtension", "implicitRules")
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """A JSON object with its path, ``provision.actor[0]``."""
+    """A JSON object with its path, for example ``provision.actor[0]``."""
 
     members: dict[str, object]
     path: str
 
     def only(self, *names: str) -> "Element":
-        """Return the element itself, whose members are all among ``names``, ``id`` and ``extension``.
+        """Check that all members are among *names*, ``id`` and ``extension``; return the element itself.
 
         Raises:
-            InvalidError: UNSUPPORTED_CONTENT, another member.
+            InvalidError: UNSUPPORTED_CONTENT, there is another member.
         """
         for name in self.members:
             if name not in names and name not in _ALWAYS:
@@ -36,10 +36,10 @@ class Element:
         return join(self.path, name)
 
     def text(self, name: str) -> str | None:
-        """Return a member that is a string, or None where absent.
+        """Return a member that is a string; None if absent.
 
         Raises:
-            InvalidError: NOT_VALID, it is something else; likewise ``one``, ``many`` and ``texts``.
+            InvalidError: NOT_VALID, it has another type. ``one`` and ``many`` raise the same.
         """
         value = self.members.get(name)
         if value is not None and not isinstance(value, str):
@@ -47,7 +47,7 @@ class Element:
         return value
 
     def one(self, name: str) -> "Element | None":
-        """Return a member that is an object, or None where absent."""
+        """Return a member that is an object; None if absent."""
         value = self.members.get(name)
         if value is None:
             return None
@@ -56,7 +56,7 @@ class Element:
         return Element(value, self.at(name))
 
     def many(self, name: str) -> list["Element"]:
-        """Return a member that is a list of objects; empty where absent."""
+        """Return a member that is a list of objects; empty if absent."""
         values = self.members.get(name, [])
         if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
             raise refusal(Cause.NOT_VALID, "element is no list of objects", self.at(name))
@@ -66,7 +66,7 @@ class Element:
         """Return (``system|code``, path) of each coding of a CodeableConcept.
 
         Raises:
-            InvalidError: UNKNOWN_CODE, it has only text, or a coding that lacks system or code.
+            InvalidError: UNKNOWN_CODE, the concept has no coding, or a coding lacks its system or code.
         """
         found = [coding.coding() for coding in self.only("coding", "text").many("coding")]
         if not found:
@@ -74,7 +74,7 @@ class Element:
         return found
 
     def coding(self) -> tuple[str, str]:
-        """Return (``system|code``, path) of a Coding; ``codings`` tells what is raised."""
+        """Return (``system|code``, path) of a Coding. Raises as ``codings``."""
         self.only("system", "version", "code", "display", "userSelected")
         system, code = self.text("system"), self.text("code")
         if system is None or code is None:
@@ -83,22 +83,26 @@ class Element:
 
 
 def refusal(cause: Cause, message: str, path: str, text: str = "") -> InvalidError:
-    """Return the error that refuses a resource: constant text, the text at fault if it may be told, the path.
+    """Return the error that refuses a resource.
 
-    The reason is a ``Cause``; ``read_consents`` catches each one and answers it as ``Refused``, so it never
-    meets the service's closed set of reasons.
+    ``read_consents`` turns it into a ``Refused``, so its reason, a ``Cause``, is never sent as an error reason by gRPC.
+
+    Args:
+        message: constant text.
+        text: the faulty text of the document; empty if it may name a person.
     """
-    told = f" {quoted(text)}" if text else ""
-    return InvalidError(f"{message}:{told} at {quoted(path)}" if told else f"{message}: {quoted(path)}", cause)
+    return InvalidError(f"{message}: {quoted(text)} at {quoted(path)}" if text else f"{message}: {quoted(path)}", cause)
 
 
 def check_modifiers(resource: Element) -> None:
-    """Refuse a resource that anywhere says "do not read me as usual", contained resources included (rule 5).
+    """Check that a resource has no modifier at any depth, contained resources included (policy.md, rule 5).
+
+    A modifier (``modifierExtension``, ``implicitRules``) changes the meaning of the element that contains it.
 
     Raises:
-        InvalidError: UNSUPPORTED_CONTENT, a modifierExtension or implicitRules.
+        InvalidError: UNSUPPORTED_CONTENT, there is a modifier.
     """
     for path, key, _ in walk(resource.members):
         if key in _NEVER:
-            place = join(join(resource.path, path) if path else resource.path, str(key))
-            raise refusal(Cause.UNSUPPORTED_CONTENT, f"{key} changes the meaning of what it stands in", place)
+            full_path = join(join(resource.path, path) if path else resource.path, str(key))
+            raise refusal(Cause.UNSUPPORTED_CONTENT, f"{key} changes the meaning of its element", full_path)

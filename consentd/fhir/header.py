@@ -1,4 +1,4 @@
-"""What stands around the provisions of a Consent: who it is of, who wrote it, what policy it selects."""
+"""Read the elements of a Consent outside its provisions: status, category, subject, author, policy, holder."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from consentd.fhir.provisions import TEST_PURPOSE, Reading
 from consentd.policy.model import ImplicitPolicy, Provision
 
 NAMES = ("resourceType", "meta", "language", "text", "contained", "identifier", "status", "category")
-"""Elements that an R4 and an R5 Consent share."""
+"""Elements that an R4 Consent and an R5 Consent have in common."""
 
 _TEST = f"{SYSTEMS['v3-ActReason']}|{TEST_PURPOSE}"
 _ALTERED = SYSTEMS["v3-ObservationValue"] + "|"
@@ -19,7 +19,7 @@ _ALTERED = SYSTEMS["v3-ObservationValue"] + "|"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What a release's reader found; ``root`` still has its silences."""
+    """A consent as the reader of its release returns it. ``state_defaults`` has yet to be applied to ``root``."""
 
     subject: SubjectReference
     root: Provision
@@ -27,22 +27,23 @@ class Header:
 
 
 def check_shared(resource: Element, reading: Reading) -> None:
-    """Check status, category and labels of the resource itself.
+    """Check status, category and labels of a resource.
 
     Raises:
-        InvalidError: STATUS, CATEGORY, TEST_DATA, or UNSUPPORTED_CONTENT: a verification, or a copy that was
-            shortened or masked (``SUBSETTED`` and its kin).
+        InvalidError: STATUS, CATEGORY, TEST_DATA; or UNSUPPORTED_CONTENT: the resource has a verification, or a label
+            like ``SUBSETTED`` says that it is a shortened or masked copy.
     """
     status = resource.text("status")
     if status != "active":
-        # A withdrawn consent must not come in as a valid one, and importing it as a withdrawal would invent an act.
+        # A withdrawn consent must not be imported as a valid one. Importing it as a withdrawal would record an act that
+        # nobody did here.
         raise refusal(Cause.STATUS, "status is not active", resource.at("status"), status or "")
     if "verification" in resource.members:
         raise refusal(Cause.UNSUPPORTED_CONTENT, "verification is not interpreted", resource.at("verification"))
     codings = [coding for category in resource.many("category") for coding in category.codings()]
     if not any(key in reading.mapping.privacy_categories for key, _ in codings):
-        told = codings[0][0] if codings else ""
-        raise refusal(Cause.CATEGORY, "no category of a consent to the use of data", resource.at("category"), told)
+        first = codings[0][0] if codings else ""
+        raise refusal(Cause.CATEGORY, "no category of a consent to the use of data", resource.at("category"), first)
     meta = resource.one("meta")
     for name in ("security", "tag"):
         for label in meta.many(name) if meta is not None else ():
@@ -57,10 +58,10 @@ def check_shared(resource: Element, reading: Reading) -> None:
 
 
 def read_subject(resource: Element, name: str, reading: Reading) -> SubjectReference:
-    """Return the citizen of a consent, by the mapping.
+    """Return the citizen that the mapping gives for a consent's subject.
 
     Raises:
-        InvalidError: UNKNOWN_SUBJECT, no place or two different ones. The message does not name the person.
+        InvalidError: UNKNOWN_SUBJECT, the mapping gives none or two different ones. The message names no person.
     """
     target = resource.one(name)
     found: set[SubjectReference] = set()
@@ -73,16 +74,16 @@ def read_subject(resource: Element, name: str, reading: Reading) -> SubjectRefer
             found.add(SubjectReference(scheme, value))
     if len(found) != 1:
         raise refusal(
-            Cause.UNKNOWN_SUBJECT, "subject has no single place in [subjects] or [schemes]", resource.at(name)
+            Cause.UNKNOWN_SUBJECT, "subject has no single match in [subjects] or [schemes]", resource.at(name)
         )
     return found.pop()
 
 
 def check_author(author: Element, subject: Element | None, reading: Reading) -> None:
-    """Check that the person gave the consent: another author needs an AUTHORITY entry to rest on (rule 8).
+    """Check that the subject gave the consent. Another author would need an AUTHORITY entry (policy.md, rule 8).
 
     Raises:
-        InvalidError: AUTHOR.
+        InvalidError: AUTHOR, the author is not the subject.
     """
     own = _keys(subject, reading) if subject is not None else set()
     if not own & _keys(author, reading):
@@ -90,10 +91,10 @@ def check_author(author: Element, subject: Element | None, reading: Reading) -> 
 
 
 def read_policies(keys: Iterable[tuple[str, str]], reading: Reading) -> ImplicitPolicy | None:
-    """Return the implicit policy that a consent selects below itself; ``keys`` are URIs or codes, with paths.
+    """Return the implicit policy that a consent selects; None: it selects none. *keys* are URIs or codes, with paths.
 
     Raises:
-        InvalidError: UNSUPPORTED_CONTENT, two different ones.
+        InvalidError: UNSUPPORTED_CONTENT, two different policies are selected.
     """
     selected: ImplicitPolicy | None = None
     for key, path in keys:
@@ -109,20 +110,20 @@ def read_policies(keys: Iterable[tuple[str, str]], reading: Reading) -> Implicit
 
 
 def read_holder(organisations: Iterable[Element], reading: Reading) -> tuple[str, ...]:
-    """Return the holders whose data a consent speaks of: those that the mapping places, or no limit."""
-    found: list[str] = []
-    unplaced = False
+    """Return the holders whose data a consent covers; empty: every holder's."""
+    holders: list[str] = []
+    is_any_unknown = False
     for organisation in organisations:
-        places = {
+        mapped = {
             reading.mapping.holders[key] for key in _keys(organisation, reading) if key in reading.mapping.holders
         }
-        found += sorted(places)
-        unplaced = unplaced or not places
-    if unplaced:
-        # One organisation without a place beside one with: limiting to the one would drop what the other holds.
-        reading.note("keeper of the consent has no place in [holders]: it speaks of every holder")
+        holders += sorted(mapped)
+        is_any_unknown = is_any_unknown or not mapped
+    if is_any_unknown:
+        # Limiting the consent to the holders that are known would exclude the data of the unknown one.
+        reading.note("keeper of the consent is not in [holders]: the consent covers every holder")
         return ()
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(holders))
 
 
 def _keys(target: Element, reading: Reading) -> set[str]:

@@ -1,8 +1,8 @@
-"""The mapping: where foreign codes and references have their place in this realm.
+"""The mapping from foreign codes and references to those of this realm.
 
-Codes of the vocabulary that name their code system (HL7's purposes, actions, labels) map to themselves and
-need no line. Everything else does: a code, recipient or person without a place is refused, never guessed.
-What each table is, and an example, stands in ``ops/fhir-mapping.toml``, which a test loads.
+Codes of the vocabulary that name their code system (HL7's purposes, actions, labels) map to themselves and need no
+line. Every other code, recipient and person needs one; what is not in the mapping is refused, never guessed.
+``ops/fhir-mapping.toml`` explains each table with an example; a test loads it.
 """
 
 import tomllib
@@ -32,12 +32,12 @@ SYSTEMS: Final = MappingProxyType(
         "r5-resource-types": "http://hl7.org/fhir/fhir-types",
     }
 )
-"""Short names that every mapping may use for the systems behind them."""
+"""Short names of code systems that every mapping may use."""
 
 PRIVACY_CATEGORIES: Final = frozenset(
     {f"{SYSTEMS['loinc']}|59284-0", f"{SYSTEMS['v3-ActCode']}|IDSCL", f"{SYSTEMS['v3-ActCode']}|INFA"}
 )
-"""``Consent.category`` codes that say: this is a consent to the use of data."""
+"""``Consent.category`` codes of a consent to the use of data."""
 
 _PCF = "https://profiles.ihe.net/ITI/PCF/"
 _POLICY_NAMES: Final = MappingProxyType(
@@ -63,7 +63,7 @@ _LISTS = ("bases", "privacy_categories")
 
 @dataclass(frozen=True, slots=True)
 class SubjectReference:
-    """A citizen by an identifier of one scheme, as the daemon's ``Subject``. Its repr shows neither."""
+    """A citizen's identifier and its scheme, as in the daemon's ``Subject``. The repr shows neither."""
 
     scheme: str = field(repr=False)
     value: str = field(repr=False)
@@ -71,18 +71,18 @@ class SubjectReference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FhirMapping:
-    """Places of foreign codes and references. Keys of codes are ``system|code``, of references ``Type/id``.
+    """What foreign codes and references map to. A code's key is ``system|code``, a reference's key is ``Type/id``.
 
     Attributes:
-        vocabulary: what the codes map into.
+        vocabulary: the vocabulary of the codes that result.
         purposes, categories, actions, labels: code → codes of the vocabulary.
         actors: reference, or ``system|value`` of an identifier → participant or ``group/ID``.
-        holders: reference of the organisation that keeps a consent → participant whose holdings it speaks of.
-        policies: policy URI, or ``system|code`` → implicit policy; None: known to select nothing.
+        holders: reference of the organisation that keeps a consent → participant whose data the consent covers.
+        policies: policy URI, or ``system|code`` → implicit policy; None: the policy is known, and selects none.
         subjects: reference, or ``system|value`` of an identifier → the citizen.
         schemes: identifier system → scheme of the citizen's identifier.
-        bases: base URLs that are cut off references, each with its last slash.
-        privacy_categories: further ``Consent.category`` codes of consents to the use of data.
+        bases: base URLs, with the last slash; a reference below one of them is made relative.
+        privacy_categories: the ``Consent.category`` codes of consents to the use of data.
     """
 
     vocabulary: Vocabulary = field(repr=False)
@@ -103,7 +103,7 @@ def load_mapping(path: Path, vocabulary: Vocabulary) -> FhirMapping:
     """Read a mapping file.
 
     Raises:
-        InvalidError: it cannot be read, or as ``parse_mapping``.
+        InvalidError: the file cannot be read; or as ``parse_mapping``.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -116,8 +116,8 @@ def parse_mapping(text: str, vocabulary: Vocabulary) -> FhirMapping:
     """Parse a mapping from TOML; the empty text gives the defaults.
 
     Raises:
-        InvalidError: no TOML, an unknown table or key, a value of the wrong type, a code that the vocabulary does
-            not hold, an unknown system or policy name, or a place that is never stored.
+        InvalidError: the text is no TOML; or it has an unknown table or key, a value of the wrong type, a code that
+            the vocabulary does not have, an unknown system or policy name, or a resident registration number.
     """
     try:
         tables = tomllib.loads(text)
@@ -167,58 +167,58 @@ def _check_known(table: Mapping[str, tuple[str, ...]], known: Collection[str], n
         for code in codes:
             if code not in known:
                 raise InvalidError(
-                    f"mapping leads to a code that the vocabulary does not hold: [{name}] {quoted(code)}"
+                    f"mapping leads to a code that is not in the vocabulary: [{name}] {quoted(code)}"
                 )
 
 
 def _table(tables: Mapping[str, object], name: str, read: Callable[[object, str], _Value]) -> dict[str, _Value]:
     table = tables.get(name, {})
     if not isinstance(table, dict):
-        raise InvalidError(f"mapping has no table where one belongs: [{name}]")
+        raise InvalidError(f"mapping has a value that is no table: [{name}]")
     return {key: read(value, f"[{name}] {quoted(key)}") for key, value in table.items()}
 
 
 def _list(tables: Mapping[str, object], name: str) -> tuple[str, ...]:
     values = tables.get(name, [])
     if not isinstance(values, list):
-        raise InvalidError(f"mapping has no list where one belongs: {name}")
+        raise InvalidError(f"mapping has a value that is no list: {name}")
     return tuple(_text(value, name) for value in values)
 
 
-def _text(value: object, place: str) -> str:
+def _text(value: object, path: str) -> str:
     if not isinstance(value, str) or not value or value == ANY:
-        raise InvalidError(f"mapping has no text where some belongs: {place}")
+        raise InvalidError(f"mapping has a value that is no text, is empty, or is `*`: {path}")
     return value
 
 
-def _codes(value: object, place: str) -> tuple[str, ...]:
+def _codes(value: object, path: str) -> tuple[str, ...]:
     values = value if isinstance(value, list) else [value]
-    codes = tuple(_text(code, place) for code in values)
+    codes = tuple(_text(code, path) for code in values)
     if not codes or len(set(codes)) != len(codes):
-        raise InvalidError(f"mapping names no code, or one twice: {place}")
+        raise InvalidError(f"mapping names no code, or one twice: {path}")
     return codes
 
 
-def _policy(value: object, place: str) -> ImplicitPolicy | None:
+def _policy(value: object, path: str) -> ImplicitPolicy | None:
     if value == "none":
         return None
     if not isinstance(value, str) or value not in _POLICY_NAMES:
-        raise InvalidError(f"mapping names no policy of none, {', '.join(_POLICY_NAMES)}: {place}")
+        raise InvalidError(f"mapping names no policy of none, {', '.join(_POLICY_NAMES)}: {path}")
     return _POLICY_NAMES[value]
 
 
-def _scheme(value: object, place: str) -> str:
-    scheme = _text(value, place)
-    if scheme.lower() in _RRN_SCHEMES or any(system in place for system in _RRN_SYSTEMS):
+def _scheme(value: object, path: str) -> str:
+    scheme = _text(value, path)
+    if scheme.lower() in _RRN_SCHEMES or any(system in path for system in _RRN_SYSTEMS):
         raise InvalidError("mapping leads to a resident registration number, which is never stored")
     return scheme
 
 
-def _subject(value: object, place: str) -> SubjectReference:
-    # The key names a person, so no message repeats it.
+def _subject(value: object, path: str) -> SubjectReference:
+    # The path has a key that names a person, so no message shows it.
     if not isinstance(value, dict) or value.keys() != {"scheme", "value"}:
         raise InvalidError('mapping of a subject is not { scheme = "…", value = "…" }')
-    scheme = _scheme(value["scheme"], place)
+    scheme = _scheme(value["scheme"], path)
     identifier = _text(value["value"], "[subjects]")
     if not unicodedata.is_normalized("NFC", identifier):
         raise InvalidError("mapping of a subject has an identifier that is not NFC")
@@ -226,7 +226,7 @@ def _subject(value: object, place: str) -> SubjectReference:
 
 
 def _bases(tables: Mapping[str, object]) -> tuple[str, ...]:
-    """Longest first, so that the base of a base does not leave half of it."""
+    """Return the base URLs, longest first: of two bases that a reference begins with, the longer is removed."""
     bases = (base if base.endswith("/") else f"{base}/" for base in _list(tables, "bases"))
     return tuple(sorted(bases, key=lambda base: (-len(base), base)))
 
@@ -239,7 +239,7 @@ def _system(name: str, systems: Mapping[str, str]) -> str:
 
 
 def _coded(table: Mapping[str, _Value], systems: Mapping[str, str], name: str) -> dict[str, _Value]:
-    """Write out the systems of keys that are all ``system|code``."""
+    """Expand short system names in keys, which must all be ``system|code``."""
     for key in table:
         if not key.rpartition("|")[0]:
             raise InvalidError(f"mapping has a key that is not system|code: [{name}] {quoted(key)}")
@@ -247,7 +247,7 @@ def _coded(table: Mapping[str, _Value], systems: Mapping[str, str], name: str) -
 
 
 def _expanded(table: Mapping[str, _Value], systems: Mapping[str, str]) -> dict[str, _Value]:
-    """Write out the systems of keys that have one; references stay as they are."""
+    """Expand short system names in keys that are ``system|code``; other keys are references and stay unchanged."""
     expanded = {}
     for key, value in table.items():
         system, bar, code = key.rpartition("|")

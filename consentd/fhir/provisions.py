@@ -1,11 +1,11 @@
-"""Read provisions, the same in R4 and R5 but for a few names (policy.md, rule 2).
+"""Read provisions. R4 and R5 differ in a few element names only (policy.md, rule 2).
 
-What silence means here:
+What an absent element means:
 
-* A root without recipients or data is read as any (``*``), since FHIR's absence puts no limit.
-* A permit without a purpose, its own or an ancestor's, covers every purpose that can be implied (rule 6):
-  no break-glass, marketing, AI training. A deny without one covers all.
-* A child states its own or inherits; an absent ``type`` is the opposite of the parent's.
+* A root without recipients or data classes covers any (``*``): in FHIR, absence sets no limit.
+* A permit without a purpose, in itself or an ancestor, covers every purpose that can be implied (rule 6). Break-glass,
+  marketing and AI training cannot be. A deny without a purpose covers all purposes.
+* A child without a value inherits its parent's. A child without ``type`` has the opposite effect of its parent.
 """
 
 from dataclasses import dataclass, field, replace
@@ -19,10 +19,10 @@ from consentd.policy.dates import end_of_date_ms, parse_instant_ms, start_of_dat
 from consentd.policy.model import ANY, MAX_DEPTH, OPEN_END_MS, Effect, Period, Provision
 
 RECIPIENT = f"{SYSTEMS['v3-ParticipationType']}|IRCP"
-"""The one actor role that is read: information recipient (IHE PCF 1.1)."""
+"""The only actor role that is accepted: information recipient (IHE PCF 1.1)."""
 
 TEST_PURPOSE = "HTEST"
-"""Test data: the purpose, and the label of a resource that is no real consent."""
+"""The code of test data, as a purpose or as a label of the resource."""
 
 _R4_NAMES = (
     "type", "period", "actor", "action", "securityLabel", "purpose", "class", "code", "dataPeriod", "data", "provision",
@@ -33,16 +33,16 @@ _R5_NAMES = (
 )  # fmt: skip
 _NAMES = {Release.R4: _R4_NAMES, Release.R5: _R5_NAMES}
 _CATEGORY_NAMES = ("class", "documentType", "resourceType", "code")
-_NO_END = ("9999", "9999-12", "9999-12-31")  # how systems that must write an end write none
+_NO_END = ("9999", "9999-12", "9999-12-31")  # written by systems that cannot leave the end out
 _PEOPLE = ("Patient", "RelatedPerson", "Person", "urn:", "#")
 
 
 @dataclass(slots=True)
 class Reading:
-    """What goes along while one resource is read.
+    """The state of reading one resource.
 
     Attributes:
-        notes: what was decided or left out on the way, for the person who imports; names no subject.
+        notes: each choice that was made, and each element that was left out; they name no subject.
     """
 
     release: Release
@@ -51,27 +51,27 @@ class Reading:
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
-        """Keep a note, once."""
+        """Add a note, unless it is there already."""
         if text not in self.notes:
             self.notes.append(text)
 
     def code(self, table: str, coding: tuple[str, str]) -> tuple[str, ...]:
-        """Return the codes of the vocabulary for one coding; ``table`` names a table of the mapping.
+        """Return the codes of the vocabulary for one coding; *table* names a table of the mapping.
 
         Raises:
-            InvalidError: UNKNOWN_CODE, it has no place.
+            InvalidError: UNKNOWN_CODE, the coding is not in the table.
         """
         key, path = coding
-        found: tuple[str, ...] | None = getattr(self.mapping, table).get(key)
-        if found is None:
-            raise refusal(Cause.UNKNOWN_CODE, f"code has no place in [{table}]", path, key)
-        return found
+        codes: tuple[str, ...] | None = getattr(self.mapping, table).get(key)
+        if codes is None:
+            raise refusal(Cause.UNKNOWN_CODE, f"code is not in [{table}]", path, key)
+        return codes
 
     def concept(self, table: str, element: Element) -> tuple[str, ...]:
-        """Return the codes for a CodeableConcept, whose codings are translations of each other.
+        """Return the codes for a CodeableConcept, whose codings all mean the same.
 
         Raises:
-            InvalidError: UNKNOWN_CODE, none has a place, or two have different ones.
+            InvalidError: UNKNOWN_CODE, no coding is in the table, or two of them map to different codes.
         """
         codings = element.codings()
         known = {self.code(table, coding) for coding in codings if coding[0] in getattr(self.mapping, table)}
@@ -79,12 +79,12 @@ class Reading:
             self.code(table, codings[0])
         if len(known) > 1:
             raise refusal(
-                Cause.UNKNOWN_CODE, f"codings of one concept have different places in [{table}]", element.path
+                Cause.UNKNOWN_CODE, f"codings of one concept differ in [{table}]", element.path
             )
         return known.pop()
 
     def reference(self, element: Element) -> str:
-        """Return a reference, relative where it lies under one of the mapping's bases; empty where absent."""
+        """Return a reference, made relative if it begins with a base of the mapping; empty if absent."""
         element.only("reference", "type", "identifier", "display")
         reference = element.text("reference") or ""
         for base in self.mapping.bases:
@@ -93,7 +93,7 @@ class Reading:
         return reference
 
     def identifier(self, element: Element) -> str:
-        """Return ``system|value`` of a reference's identifier; empty where absent or without a system."""
+        """Return ``system|value`` of a reference's identifier; empty if there is none, or it has no system or value."""
         identifier = element.one("identifier")
         if identifier is None:
             return ""
@@ -104,11 +104,11 @@ class Reading:
 def read_provision(
     element: Element, effect: Effect | None, *, reading: Reading, parent: Effect | None = None, depth: int = 1
 ) -> Provision:
-    """Read one provision and what nests in it.
+    """Read one provision and its nested provisions.
 
     Args:
-        effect: of this provision where the resource states it elsewhere (a root), or None: its ``type`` says.
-        parent: effective effect of the parent; None for a root.
+        effect: the provision's effect, if another element of the resource states it (a root); None: read its ``type``.
+        parent: the parent's effect, stated or by default; None for a root.
         depth: 1 for a root.
 
     Raises:
@@ -123,7 +123,7 @@ def read_provision(
     data_start, data_end = read_window(element, "dataPeriod")
     data_period = None
     if data_start is not None or data_end is not None:
-        # A start below 0 could not be told from an open one, and so would permit more than it says.
+        # Start 0 means an open start. A negative start would become 0, and so permit more than the resource says.
         if (data_start or 0) < 0 or (data_end is not None and data_end <= 0):
             raise refusal(Cause.PERIOD, "data period has a bound before 1970", element.at("dataPeriod"))
         data_period = Period(data_start or 0, OPEN_END_MS if data_end is None else data_end)
@@ -139,7 +139,7 @@ def read_provision(
             [code for label in element.many("securityLabel") for code in reading.code("labels", label.coding())]
         ),
         resources=_unique([_resource(entry, reading) for entry in element.many("data")]),
-        start_ms=max(start or 0, 0),  # lossless: no decision is ever taken before 1970
+        start_ms=max(start or 0, 0),  # changes no decision: all are taken after 1970
         end_ms=OPEN_END_MS if end is None else end,
         data_period=data_period,
         children=tuple(
@@ -149,8 +149,8 @@ def read_provision(
     )
 
 
-def state_silence(root: Provision, reading: Reading) -> Provision:
-    """Return the root with what it leaves unsaid stated, see the head of this module."""
+def state_defaults(root: Provision, reading: Reading) -> Provision:
+    """Return the root with values for its absent elements, by the rules in this module's text."""
     stated = replace(root, actors=root.actors or (ANY,), categories=root.categories or (ANY,))
     if not root.actors:
         reading.note("no recipient is stated: any")
@@ -160,7 +160,7 @@ def state_silence(root: Provision, reading: Reading) -> Provision:
 
 
 def read_effect(element: Element, name: str) -> Effect | None:
-    """Return ``permit`` or ``deny`` as an effect, None where absent.
+    """Return ``permit`` or ``deny`` as an effect; None if absent.
 
     Raises:
         InvalidError: UNKNOWN_CODE, another code.
@@ -174,13 +174,13 @@ def read_effect(element: Element, name: str) -> Effect | None:
 
 
 def read_window(element: Element, name: str) -> tuple[int | None, int | None]:
-    """Return a Period as [start, end) in UTC ms, None where a bound is absent (rule 4).
+    """Return a Period as [start, end) in UTC milliseconds; None for an absent bound (policy.md, rule 4).
 
-    A bound written as a date, month or year means its first instant as a start and its end as an end, in
-    Asia/Seoul. A bound with a time is itself.
+    A start written as a date, month or year is its first instant in Asia/Seoul; an end is the instant after its last.
+    A bound with a time is that instant.
 
     Raises:
-        InvalidError: PERIOD, a bound that is no FHIR dateTime, no bound at all, or an end not after its start.
+        InvalidError: PERIOD, a bound is no FHIR dateTime, both bounds are absent, or the end is not after the start.
     """
     period = element.one(name)
     if period is None:
@@ -213,15 +213,15 @@ def _purposes(element: Element, reading: Reading) -> tuple[str, ...]:
         [code for purpose in element.many("purpose") for code in reading.code("purposes", purpose.coding())]
     )
     if TEST_PURPOSE in purposes and not reading.test_data:
-        raise refusal(Cause.TEST_DATA, "provision speaks of test data", element.at("purpose"))
+        raise refusal(Cause.TEST_DATA, "provision has test data as a purpose", element.at("purpose"))
     return purposes
 
 
 def _categories(element: Element, reading: Reading) -> tuple[str, ...]:
     stated = [name for name in _CATEGORY_NAMES if name in element.members]
     if len(stated) > 1:
-        # Both would have to hold, and a category can state only one of them.
-        raise refusal(Cause.UNSUPPORTED_CONTENT, f"{' and '.join(stated)} stand in one provision", element.path)
+        # In FHIR both must match. A provision of ours has one list of categories, of which any may match.
+        raise refusal(Cause.UNSUPPORTED_CONTENT, f"provision has {' and '.join(stated)}", element.path)
     if stated == ["code"]:
         return _unique([code for concept in element.many("code") for code in reading.concept("categories", concept)])
     return _unique(
@@ -245,15 +245,15 @@ def _actor(element: Element, reading: Reading) -> str:
     actors = reading.mapping.actors
     found = {actors[key] for key in (reference, identifier) if key in actors}
     if len(found) != 1:
-        told = "" if reference.startswith(_PEOPLE) else reference  # a person is not named in a message
-        raise refusal(Cause.UNKNOWN_PARTICIPANT, "actor has no single place in [actors]", target.path, told)
+        shown = "" if reference.startswith(_PEOPLE) else reference  # no message names a person
+        raise refusal(Cause.UNKNOWN_PARTICIPANT, "actor has no single match in [actors]", target.path, shown)
     return found.pop()
 
 
 def _resource(element: Element, reading: Reading) -> str:
     element.only("meaning", "reference")
     if element.text("meaning") != "instance":
-        raise refusal(Cause.UNSUPPORTED_CONTENT, "data of another meaning than instance", element.at("meaning"))
+        raise refusal(Cause.UNSUPPORTED_CONTENT, "meaning of data is not instance", element.at("meaning"))
     target = element.one("reference")
     reference = reading.reference(target) if target is not None else ""
     kind, _, identifier = reference.partition("/")
@@ -263,14 +263,14 @@ def _resource(element: Element, reading: Reading) -> str:
 
 
 def _state_purposes(node: Provision, parent: Effect, reading: Reading) -> Provision:
-    """State purposes in every node that has none from an ancestor either; below a stated one, children inherit."""
+    """State the purposes of every node that has none and inherits none."""
     if node.purposes:
         return node
     effect = node.effect or (Effect.PERMIT if parent is Effect.DENY else Effect.DENY)
     purposes: tuple[str, ...] = (ANY,)
     if effect is Effect.PERMIT:
         purposes = tuple(c.code for c in reading.mapping.vocabulary.purposes if not c.parent and c.implies)
-        reading.note("a permit states no purpose: every purpose that can be implied, so no break-glass or marketing")
+        reading.note("a permit states no purpose: it covers those that can be implied, not break-glass or marketing")
     children = tuple(_state_purposes(child, effect, reading) for child in node.children)
     return replace(node, purposes=purposes, children=children)
 

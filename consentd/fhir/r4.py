@@ -1,8 +1,8 @@
-"""Read a FHIR R4 Consent (4.0.1; 4.3.0 is the same): scope, patient, policyRule, one root provision.
+"""Read the elements of a FHIR R4 Consent (4.0.1; 4.3.0 is the same): scope, patient, policyRule, root provision.
 
-The root provision is the base. Its ``type`` says what it does; where it has none, ``policyRule`` OPTIN permits
-and OPTOUT denies; where neither says, the resource is refused (policy.md, rule 2). FHIR's own text forbids a
-``type`` in the root and IHE PCF demands one: both are read.
+The ``type`` of the root provision states the base effect. If it has none, ``policyRule`` OPTIN permits and OPTOUT
+denies. If neither states the effect, the resource is refused (policy.md, rule 2). FHIR forbids ``type`` in the root and
+IHE PCF requires it, so both forms are read.
 """
 
 from dataclasses import replace
@@ -18,14 +18,14 @@ NAMES = (
     "scope", "patient", "dateTime", "performer", "organization", "sourceAttachment", "sourceReference", "policy",
     "policyRule", "verification", "provision",
 )  # fmt: skip
-"""Elements of an R4 Consent beyond those that R4 and R5 share."""
+"""Elements of an R4 Consent that are not in ``header.NAMES``."""
 
 _SCOPE = f"{SYSTEMS['consentscope']}|patient-privacy"
 _RULES = {f"{SYSTEMS['v3-ActCode']}|OPTIN": Effect.PERMIT, f"{SYSTEMS['v3-ActCode']}|OPTOUT": Effect.DENY}
 
 
 def read_r4(resource: Element, reading: Reading) -> Header:
-    """Read what is R4's own.
+    """Read the elements that are R4's own.
 
     Raises:
         InvalidError: with a ``Cause``.
@@ -52,7 +52,7 @@ def read_r4(resource: Element, reading: Reading) -> Header:
 
 
 def _rule(resource: Element, reading: Reading) -> tuple[Effect | None, list[tuple[str, str]]]:
-    """Return what ``policyRule`` says: a base effect, or keys of policies that the mapping places."""
+    """Return what ``policyRule`` states: a base effect, or (key, path) of the policies that are in the mapping."""
     rule = resource.one("policyRule")
     if rule is None:
         return None, []
@@ -65,7 +65,7 @@ def _rule(resource: Element, reading: Reading) -> tuple[Effect | None, list[tupl
     keys = [(key, path) for key, path in codings if key in reading.mapping.policies]
     if not keys:
         raise refusal(
-            Cause.BASE, "policyRule is neither OPTIN, OPTOUT nor placed in [policies]", rule.path, codings[0][0]
+            Cause.BASE, "policyRule is neither OPTIN, OPTOUT nor in [policies]", rule.path, codings[0][0]
         )
     return None, keys
 
@@ -77,7 +77,7 @@ def _root(resource: Element, base: Effect | None, reading: Reading) -> Provision
         raise refusal(Cause.BASE, "provision.type contradicts policyRule", resource.at("provision.type"))
     effect = stated or base
     if effect is None:
-        raise refusal(Cause.BASE, "neither provision.type nor policyRule says what holds", resource.path or "Consent")
+        raise refusal(Cause.BASE, "neither provision.type nor policyRule states an effect", resource.path or "Consent")
     reading.note(f"the base is {effect.name.lower()}, by {'provision.type' if stated else 'policyRule'}")
     if provision is None:
         return Provision(effect=effect)

@@ -1,8 +1,8 @@
-"""Read a FHIR R5 Consent (5.0.0): subject, decision, provisions that are its exceptions.
+"""Read the elements of a FHIR R5 Consent (5.0.0): subject, decision, and provisions, which are exceptions to it.
 
-``decision`` is the base, without limits but for the consent's own ``period``; the top-level provisions are its
-children, each the opposite of what it stands in (policy.md, rule 2). A resource without ``decision`` is refused,
-as FHIR R6 will demand it.
+``decision`` is the effect of the root, whose only limit is the consent's own ``period``. The top-level provisions are
+the root's children, and each has the opposite effect of its parent (policy.md, rule 2). A resource without ``decision``
+is refused; FHIR R6 will require it.
 """
 
 from consentd.fhir.document import Cause
@@ -15,24 +15,24 @@ NAMES = (
     "subject", "date", "period", "grantor", "grantee", "manager", "controller", "sourceAttachment", "sourceReference",
     "regulatoryBasis", "policyBasis", "policyText", "verification", "decision", "provision",
 )  # fmt: skip
-"""Elements of an R5 Consent beyond those that R4 and R5 share."""
+"""Elements of an R5 Consent that are not in ``header.NAMES``."""
 
 
 def read_r5(resource: Element, reading: Reading) -> Header:
-    """Read what is R5's own.
+    """Read the elements that are R5's own.
 
     Raises:
         InvalidError: with a ``Cause``.
     """
     if "grantee" in resource.members:
-        # "Responsible for complying": whether it limits who may receive is left open, so reading on would guess.
+        # FHIR leaves open whether the grantee ("responsible for complying") limits the recipients. Do not guess.
         raise refusal(Cause.UNSUPPORTED_CONTENT, "grantee is not interpreted", resource.at("grantee"))
     subject = read_subject(resource, "subject", reading)
     for grantor in resource.many("grantor"):
         check_author(grantor, resource.one("subject"), reading)
     effect = read_effect(resource, "decision")
     if effect is None:
-        raise refusal(Cause.BASE, "no decision says what holds", resource.at("decision"))
+        raise refusal(Cause.BASE, "no decision states an effect", resource.at("decision"))
     reading.note(f"the base is {effect.name.lower()}, by decision")
     keys = [coding for basis in resource.many("regulatoryBasis") for coding in basis.codings()]
     basis = resource.one("policyBasis")

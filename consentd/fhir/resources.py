@@ -1,7 +1,7 @@
-"""The one door to ``fhir.resources``: is this JSON object a Consent of its release, structurally?
+"""Check the structure of a Consent with ``fhir.resources``. Only this module uses that library.
 
-R4 is validated with the R4B models, the oldest that ``fhir.resources`` 8 ships: 4.0.1 and 4.3.0 define
-the same Consent. The library is imported on first use, so the base install works without it.
+R4 is checked with the R4B models, the oldest that ``fhir.resources`` 8 has: 4.0.1 and 4.3.0 define the same Consent.
+The library is imported at the first use, so the base install works without it.
 """
 
 import importlib
@@ -14,7 +14,7 @@ from consentd.fhir.document import Cause, quoted
 
 
 class Release(StrEnum):
-    """Which FHIR a resource is written in."""
+    """A FHIR release that a Consent can have."""
 
     R4 = "r4"
     R5 = "r5"
@@ -26,17 +26,17 @@ _MODULES = {Release.R4: "fhir.resources.R4B.consent", Release.R5: "fhir.resource
 def validate_consent(resource: Mapping[str, object], release: Release, path: str = "") -> None:
     """Check the structure of a Consent: element names, types, cardinalities, formats. Codes are not checked.
 
-    Contained resources are left out: nothing is read from them, and a wrong one must not load a model by its name.
+    Contained resources are not checked. They are not read either, and their type must not choose a model to load.
 
     Raises:
-        InvalidError: it does not validate (``NOT_VALID``, naming the path and never the value), or the extra
+        InvalidError: the structure is wrong (``NOT_VALID``; the message has the path and never the value), or the extra
             ``fhir`` is not installed.
     """
     model = _model(release)
     try:
         model.model_validate({name: value for name, value in resource.items() if name != "contained"})
     except (ValueError, TypeError, LookupError, AttributeError) as error:
-        # ``from None``: pydantic's text quotes its input, which names people.
+        # ``from None``: the text of pydantic's error quotes its input, which may name persons.
         raise InvalidError(f"not a valid {release.upper()} consent: {_first(error, path)}", Cause.NOT_VALID) from None
 
 
@@ -53,7 +53,6 @@ def _first(error: Exception, path: str) -> str:
     faults = listing() if callable(listing) else []
     if not faults:
         return f"at `{path or 'Consent'}`"
-    place = path
     for part in faults[0].get("loc", ()):
-        place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else str(part)
-    return f"{str(faults[0].get('type', 'fault')).replace('_', ' ')} at {quoted(place)}"
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    return f"{str(faults[0].get('type', 'fault')).replace('_', ' ')} at {quoted(path)}"

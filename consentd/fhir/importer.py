@@ -1,11 +1,11 @@
-"""Import files, and tell of each what became of it.
+"""Import the consents of files, and report the result of each resource.
 
-Nothing is half imported: a file with one refused resource has none of its resources written, and its report
-says so. Running again changes nothing: what the daemon already holds is ``unchanged``, by ``Consent.source``
-for as long as the ledger lasts and by ``request_id`` for as long as a race does.
+If one resource of a file is refused, no resource of that file is written. An import may be repeated: a resource that
+was imported before is ``unchanged``. ``Consent.source`` identifies it for ever, and ``request_id`` while two imports
+run at the same time.
 
-A resource that was imported before and reads differently now is refused (``CHANGED``): writing it as a second
-consent would leave the first one standing beside it. Amend or revoke the first.
+A resource that was imported before with other content is refused (``CHANGED``). Written as a second consent, it would
+not replace the first. Amend or revoke the first one.
 """
 
 import json
@@ -26,26 +26,26 @@ _REFUSALS = (InvalidError, NotFoundError, ConflictError, DeniedError)
 
 
 class Writer(Protocol):
-    """Who writes what was read: the CLI, against a daemon."""
+    """Writes consents, for example to a daemon."""
 
     def existing_sources(self, subject: SubjectReference) -> AbstractSet[str]:
-        """Return ``Consent.source`` of every consent the person has or had, withdrawn ones and old versions too."""
+        """Return ``Consent.source`` of all the person's consents, with those withdrawn and with earlier versions."""
         ...
 
     def grant(self, subject: SubjectReference, consent: Consent, request_id: bytes) -> tuple[str, bool]:
-        """Grant a consent, durably; return (consent id, whether this request had been recorded before).
+        """Grant a consent durably; return (consent id, whether this request was recorded before).
 
-        An empty consent id: refused on a legal ground, which the daemon recorded.
+        The consent id is empty if the daemon refused on a legal ground, which it recorded.
 
         Raises:
             InvalidError, NotFoundError, ConflictError, DeniedError: refused; nothing was written.
-            OverloadedError, StorageError: passed on; run the import again.
+            OverloadedError, StorageError: the import ends; run it again.
         """
         ...
 
 
-class Fate(StrEnum):
-    """What became of a resource."""
+class ImportResult(StrEnum):
+    """The result of importing a resource."""
 
     IMPORTED = "imported"
     UNCHANGED = "unchanged"
@@ -54,17 +54,17 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceReport:
-    """What became of one resource.
+    """The report about one resource.
 
     Attributes:
-        resource: ``Consent/ID``; empty where it could not be told.
-        consent_id: of the consent written; empty otherwise.
-        cause, message: why refused; None and empty otherwise.
-        notes: what was decided or left out on the way.
+        resource: ``Consent/ID``; empty if the resource has no valid type and id.
+        consent_id: the id of the consent written; empty if none was.
+        cause, message: why the resource is refused; None and empty if it is not.
+        notes: as in ``ImportedConsent``.
     """
 
     resource: str
-    fate: Fate
+    result: ImportResult
     consent_id: str = ""
     cause: Cause | None = None
     message: str = ""
@@ -73,25 +73,25 @@ class ResourceReport:
 
 @dataclass(frozen=True, slots=True)
 class FileReport:
-    """What became of one file; its resources in the file's order."""
+    """The report about one file; its resources in the file's order."""
 
     path: Path
     resources: tuple[ResourceReport, ...]
 
     @property
     def refused(self) -> bool:
-        """Tell whether any resource was refused."""
-        return any(resource.fate is Fate.REFUSED for resource in self.resources)
+        """Whether a resource of the file was refused."""
+        return any(resource.result is ImportResult.REFUSED for resource in self.resources)
 
 
 def import_paths(
     paths: Iterable[Path], mapping: FhirMapping, writer: Writer, *, test_data: bool = False
 ) -> Iterator[FileReport]:
-    """Import files, and the ``*.json`` of directories, in sorted order; yield a report as each file is done.
+    """Import files, and the ``*.json`` of directories, in sorted order; yield each file's report when it is done.
 
     Raises:
         InvalidError: the extra ``fhir`` is not installed.
-        OverloadedError, StorageError: of the writer. What was yielded is written; run again for the rest.
+        OverloadedError, StorageError: raised by the writer. The files reported so far are done; run it again.
     """
     for path in find_files(paths):
         try:
@@ -105,7 +105,7 @@ def import_paths(
 def import_text(
     text: str | bytes, mapping: FhirMapping, writer: Writer, *, test_data: bool = False
 ) -> tuple[ResourceReport, ...]:
-    """Import one document, whole or not at all.
+    """Import one document: all its resources, or none.
 
     Raises:
         InvalidError, OverloadedError, StorageError: as ``import_paths``.
@@ -115,14 +115,15 @@ def import_text(
         return tuple(_held_back(result) for result in results)
     reports: list[ResourceReport] = []
     for result in results:
-        # A refusal by the daemon leaves what follows unwritten; what precedes stands, and a second run skips it.
-        stopped = bool(reports) and reports[-1].fate is Fate.REFUSED
+        # If the daemon refuses one resource, the following ones are not written. Earlier ones are, and a second run
+        # finds them unchanged.
+        stopped = bool(reports) and reports[-1].result is ImportResult.REFUSED
         reports.append(_held_back(result) if stopped else _write(result, writer))
     return tuple(reports)
 
 
 def find_files(paths: Iterable[Path]) -> list[Path]:
-    """Return the files meant by ``paths``, each once: a directory means the ``*.json`` below it."""
+    """Return the files at *paths*, each once; a directory stands for all ``*.json`` files below it."""
     found: set[Path] = set()
     for path in paths:
         found |= {file for file in path.rglob("*.json") if file.is_file()} if path.is_dir() else {path}
@@ -130,26 +131,26 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def format_text(report: FileReport) -> str:
-    """Return a report for a person: a line a resource, its notes indented below."""
+    """Return a report for a person: one line for each resource, with its notes indented below."""
     lines = []
     for resource in report.resources:
-        place = f"{report.path}: {resource.resource}: " if resource.resource else f"{report.path}: "
-        if resource.fate is Fate.REFUSED:
-            lines.append(f"{place}refused because {resource.message} ({resource.cause})")
+        prefix = f"{report.path}: {resource.resource}: " if resource.resource else f"{report.path}: "
+        if resource.result is ImportResult.REFUSED:
+            lines.append(f"{prefix}refused because {resource.message} ({resource.cause})")
         else:
-            lines.append(f"{place}{resource.fate}{f' as {resource.consent_id}' if resource.consent_id else ''}")
+            lines.append(f"{prefix}{resource.result}{f' as {resource.consent_id}' if resource.consent_id else ''}")
         lines += [f"  note: {note}" for note in resource.notes]
     return "\n".join(lines)
 
 
 def format_json(report: FileReport) -> str:
-    """Return a report for a program: one JSON object a line, one line a resource."""
+    """Return a report for a program: one line with a JSON object for each resource."""
     return "\n".join(
         json.dumps(
             {
                 "file": str(report.path),
                 "resource": resource.resource,
-                "fate": resource.fate,
+                "fate": resource.result,
                 "consent_id": resource.consent_id,
                 "cause": resource.cause,
                 "message": resource.message,
@@ -164,19 +165,19 @@ def format_json(report: FileReport) -> str:
 def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(MAX_DOCUMENT_BYTES + 1)  # one more, so that a longer file is seen to be one
+            return file.read(MAX_DOCUMENT_BYTES + 1)  # one more byte, so that a longer file is noticed
     except OSError as error:
         raise InvalidError(f"file cannot be read: {error.strerror}", Cause.UNREADABLE) from error
 
 
 def _checked(result: ImportedConsent | Refused, writer: Writer) -> ImportedConsent | Refused | ResourceReport:
-    """Hold one result against what the person already has."""
+    """Compare one resource with the person's consents: it may be unchanged, or refused as changed."""
     if isinstance(result, Refused):
         return result
     sources = writer.existing_sources(result.subject)
     source = result.consent.source
     if source in sources:
-        return ResourceReport(resource=result.resource, fate=Fate.UNCHANGED, notes=result.notes)
+        return ResourceReport(resource=result.resource, result=ImportResult.UNCHANGED, notes=result.notes)
     if any(identity_id(other) == identity_id(source) for other in sources if content_id(other)):
         message = "an earlier content of this resource was imported: amend or revoke that consent"
         return Refused(resource=result.resource, cause=Cause.CHANGED, message=message)
@@ -192,9 +193,9 @@ def _write(result: ImportedConsent | Refused | ResourceReport, writer: Writer) -
     except _REFUSALS as error:
         return _refused(result.resource, Cause.NOT_WRITTEN, str(error))
     if not consent_id:
-        return _refused(result.resource, Cause.NOT_WRITTEN, "the daemon refused it, on a legal ground it recorded")
-    fate = Fate.UNCHANGED if replayed else Fate.IMPORTED
-    return ResourceReport(resource=result.resource, fate=fate, consent_id=consent_id, notes=result.notes)
+        return _refused(result.resource, Cause.NOT_WRITTEN, "the daemon refused it on a legal ground that it recorded")
+    outcome = ImportResult.UNCHANGED if replayed else ImportResult.IMPORTED
+    return ResourceReport(resource=result.resource, result=outcome, consent_id=consent_id, notes=result.notes)
 
 
 def _held_back(result: ImportedConsent | Refused | ResourceReport) -> ResourceReport:
@@ -206,4 +207,4 @@ def _held_back(result: ImportedConsent | Refused | ResourceReport) -> ResourceRe
 
 
 def _refused(resource: str, cause: Cause, message: str) -> ResourceReport:
-    return ResourceReport(resource=resource, fate=Fate.REFUSED, cause=cause, message=message)
+    return ResourceReport(resource=resource, result=ImportResult.REFUSED, cause=cause, message=message)
