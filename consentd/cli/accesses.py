@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 from consentd.cli.options import (
     Verbs,
     add_daemon,
-    add_receipt,
     add_subject,
     add_verb,
     open_client,
     read_subject,
-    show_receipt,
 )
 from consentd.cli.out import DONE, REFUSED, UNDETERMINED, Out
+from consentd.cli.receipts import add_receipt, store_receipt
 
 if TYPE_CHECKING:
     from consentd_client import CheckAnswer, Question
@@ -80,7 +79,7 @@ def authorize(arguments: argparse.Namespace, out: Out) -> int:
         )
     fields: dict[str, object] = {"access_seq": answer.access_seq, "receipt": None}
     if answer.receipt is not None:
-        fields["receipt"] = show_receipt(arguments, out, answer.receipt)
+        fields["receipt"] = store_receipt(arguments, out, answer.receipt)
     return _show(out, answer, fields)
 
 
@@ -103,7 +102,7 @@ def record(arguments: argparse.Namespace, out: Out) -> int:
             published=arguments.receipt is not None,
             request_id=arguments.request_id,
         )
-    out.answer(f"recorded as entry {receipt.index}", type="record", receipt=show_receipt(arguments, out, receipt))
+    out.answer(f"recorded as entry {receipt.index}", type="record", receipt=store_receipt(arguments, out, receipt))
     return DONE
 
 

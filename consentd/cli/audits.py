@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from consentd.cli.options import Verbs, add_verb, read_bytes
-from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, Out
+from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, VERDICTS, Out
 from consentd.cli.sources import (
     SOURCE_HELP,
     add_ledger_source,
@@ -114,10 +114,7 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
             place, origin=origin, log_verifier=verifier, since=since, state_path=arguments.state,
             jobs=max(1, arguments.jobs), progress=progress,
         )  # fmt: skip
-    for fault in report.faults:
-        show_fault(out, fault.index, fault.what)
-    for what, count in report.not_checked.items():
-        out.message(f"not checked: {what}: {count}")
+    out.findings(report.faults, report.not_checked)
     if report.leaves_pruned or report.statements_pruned:
         out.message(
             f"pruned, as the ledger states and its retention policy allows: {report.leaves_pruned} leaves, "
@@ -154,10 +151,7 @@ def replay(arguments: argparse.Namespace, out: Out) -> int:
             place, origin=origin, log_verifier=verifier, state_dir=arguments.state, jobs=max(1, arguments.jobs),
             progress=progress,
         )  # fmt: skip
-    for fault in found.faults:
-        show_fault(out, fault.index, fault.what)
-    for what, count in found.not_checked.items():
-        out.message(f"not checked: {what}: {count}")
+    out.findings(found.faults, found.not_checked)
     cosigned = report_cosignatures(arguments, out, seen)
     status = DISPROVED if found.faults else UNDETERMINED if found.is_untold else PROVEN
     verdict, ko = VERDICTS[status]
@@ -172,17 +166,3 @@ def replay(arguments: argparse.Namespace, out: Out) -> int:
         not_checked=found.not_checked, faults=len(found.faults), stopped=found.stopped, cosigned=cosigned,
     )  # fmt: skip
     return status
-
-
-VERDICTS = {
-    PROVEN: ("proven", "증명됨"),
-    DISPROVED: ("disproved", "반증됨"),
-    UNDETERMINED: ("not all could be determined", "판단 불가"),
-}
-"""Exit status → the verdict in English and in Korean."""
-
-
-def show_fault(out: Out, index: int | None, what: str) -> None:
-    """Answer one fault; *index*: the entry that it is at."""
-    place = "" if index is None else out.by_language(f"{index}번 항목: ", f"entry {index}: ")
-    out.answer(f"{place}{what}", type="fault", index=index, what=what)

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING
 from consentd.cli.options import (
     Verbs,
     add_daemon,
-    add_receipt,
     add_subject,
     add_verb,
     open_client,
     read_end_ms,
     read_subject,
     read_text,
-    show_receipt,
 )
 from consentd.cli.out import DONE, REFUSED, Out
+from consentd.cli.receipts import add_receipt, store_receipt
 from consentd.errors import InvalidError
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def enrol(arguments: argparse.Namespace, out: Out) -> int:
             request_id=arguments.request_id,
         )
     tag = enrolled.tag.hex()
-    out.answer(tag, type="enrol", tag=tag, receipt=show_receipt(arguments, out, enrolled.receipt))
+    out.answer(tag, type="enrol", tag=tag, receipt=store_receipt(arguments, out, enrolled.receipt))
     return DONE
 
 
@@ -132,7 +131,7 @@ def change(arguments: argparse.Namespace, out: Out) -> int:
         )
     out.answer(
         f"{arguments.consent_id}  {show.label(verb.upper(), out.lang)}",
-        type=verb, consent_id=arguments.consent_id, receipt=show_receipt(arguments, out, receipt),
+        type=verb, consent_id=arguments.consent_id, receipt=store_receipt(arguments, out, receipt),
     )  # fmt: skip
     return DONE
 
@@ -169,7 +168,7 @@ def _show_granted(arguments: argparse.Namespace, out: Out, granted: "GrantAnswer
         text = f"{show.label('REFUSAL', out.lang)}: {reason}" + (f" ({', '.join(missing)})" if missing else "")
     out.answer(
         text, type="grant", consent_id=granted.consent_id, version=granted.version, refused=reason or None,
-        missing=missing, receipt=show_receipt(arguments, out, granted.receipt),
+        missing=missing, receipt=store_receipt(arguments, out, granted.receipt),
     )  # fmt: skip
     return DONE if granted else REFUSED
 

@@ -1,9 +1,7 @@
-"""``consentd history``, ``checkpoint`` and ``receipt``: read evidence, and verify it before it is shown."""
+"""``consentd history`` and ``checkpoint``: read evidence, and verify it before it is shown."""
 
 import argparse
-import json
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,16 +14,16 @@ from consentd.cli.options import (
     read_bytes,
     read_subject,
     read_trust,
-    show_receipt,
+    write_evidence,
 )
-from consentd.cli.out import DONE, PROVEN, UNDETERMINED, Out
+from consentd.cli.out import PROVEN, UNDETERMINED, Out
 from consentd.cli.sources import read_seconds
-from consentd.errors import InvalidError, MalformedError
+from consentd.errors import InvalidError
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from consentd_client import Entry, History, Question, Receipt
+    from consentd_client import Entry, History, Question
 
 _HELP = """\
 Everything is verified before a line is shown: the log's signature, that no entry up to the seal is missing, and who
@@ -39,13 +37,6 @@ up to which time it is complete. --max-age demands recent cosignatures. --from n
 
 exit status: 0 proven, 1 disproved, 2 could not be determined.
 """
-_RECEIPT_HELP = """\
---save FILE writes the proof as a C2SP .tlog-proof, and the proven leaf to FILE.leaf, for other programs:
-`consentd-verify receipt FILE FILE.leaf` (clients/typescript), `consentd verify FILE --leaf FILE.leaf`. If the receipt
-already has its proof, no daemon is called.
-"""
-
-
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs."""
     verb = add_verb(verbs, "history", history, "show a person's history, and prove that it is complete", more=_HELP)
@@ -65,12 +56,6 @@ def add_verbs(verbs: Verbs) -> None:
     add_daemon(verb)
     verb = add_verb(verbs, "checkpoint", checkpoint, "verify and show the latest checkpoint")
     add_memory(verb)
-    add_daemon(verb)
-    verb = add_verb(
-        verbs, "receipt", receipt, "read the proof that a stored receipt lacks, and store it", more=_RECEIPT_HELP
-    )
-    verb.add_argument("file", type=Path, metavar="FILE", help="a receipt stored with --receipt")
-    verb.add_argument("--save", type=Path, metavar="FILE", help="write the proof to FILE and the leaf to FILE.leaf")
     add_daemon(verb)
 
 
@@ -139,7 +124,7 @@ def _ask(arguments: argparse.Namespace, out: Out) -> "History":
         else:
             operation = history_file.public_history_file(client.context, arguments.public)
         found, content = client.run(operation)
-    _write(arguments.save, content, "history file")
+    write_evidence(arguments.save, content, "history file")
     out.message(f"history saved: `{arguments.save}`; `consentd history --from` or another verifier verifies it")
     return found
 
@@ -174,57 +159,6 @@ def checkpoint(arguments: argparse.Namespace, out: Out) -> int:
         verdict="proven", origin=point.origin, size=point.size, root=point.root.hex(),
     )  # fmt: skip
     return PROVEN
-
-
-def receipt(arguments: argparse.Namespace, out: Out) -> int:
-    """Complete a receipt."""
-    from consentd.core import codec
-    from consentd_client import Receipt
-
-    if str(arguments.file) == "-":
-        raise InvalidError("receipt is completed in its file, so it cannot be read from stdin")
-    try:
-        kept = json.loads(read_bytes(arguments.file, "receipt"))
-        leaf, index = bytes.fromhex(kept["leaf"]), int(kept["index"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise MalformedError("receipt file was not written by this program") from error
-    event = codec.decode_leaf(leaf)
-    if not isinstance(event, codec.Event):
-        raise MalformedError("receipt is of a seal")
-    known = Receipt(index=index, leaf=leaf, event=event, tree_size=0, proof=b"", checkpoint=None, replayed=False)
-    proof = kept.get("proof", "") if arguments.save is not None else ""
-    if proof:
-        found = _proven(arguments, known, proof)
-    else:
-        with open_client(arguments) as client:
-            found = client.get_receipt(known)
-    arguments.receipt = arguments.file
-    fields = show_receipt(arguments, out, found)
-    if arguments.save is not None and found.proof:
-        beside = arguments.save.with_name(arguments.save.name + ".leaf")
-        _write(arguments.save, found.proof, "proof")
-        _write(beside, found.leaf, "leaf")
-        out.message(f"proof saved: `{arguments.save}`, and its leaf: `{beside}`")
-    out.answer(f"entry {found.index}", type="receipt", **fields)
-    return DONE if found.proof else UNDETERMINED
-
-
-def _proven(arguments: argparse.Namespace, known: "Receipt", proof: object) -> "Receipt":
-    """Verify the proof that is stored with a receipt; return the receipt with the proof."""
-    from consentd_client import verify_receipt
-
-    if not isinstance(proof, str):
-        raise MalformedError("receipt file was not written by this program")
-    content = proof.encode(errors="surrogatepass")
-    point = verify_receipt(known.leaf, content, read_trust(arguments), index=known.index)
-    return replace(known, proof=content, checkpoint=point)
-
-
-def _write(path: Path, content: bytes, what: str) -> None:
-    """Write a file that only its owner can read, because it has the content of a person's entries."""
-    from consentd.audit.sources import write_file
-
-    write_file(path, content, is_private=True, what=what)
 
 
 def _tag(text: str) -> bytes:

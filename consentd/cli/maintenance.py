@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from consentd.cli.daemons import add_config, load_config, load_own_config
 from consentd.cli.options import Verbs, add_daemon, add_pins, add_verb, open_client, read_pins, read_start_ms
-from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, Out
+from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, VERDICTS, Out
 from consentd.errors import InvalidError
 
 if TYPE_CHECKING:
@@ -104,12 +104,9 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
                 last_signed_path=config.ledger.last_signed_path, vault=Vault(vault_store, keys.vault), table=table,
                 quick=arguments.quick, progress=progress,
             )  # fmt: skip
-    for fault in report.faults:
-        place = "" if fault.index is None else f"entry {fault.index}: "
-        out.answer(f"{place}{fault.what}", type="fault", index=fault.index, what=fault.what)
-    for what in report.not_checked:
-        out.message(f"not checked: {what}")
-    verdict = "disproved" if report.faults else "not all could be determined" if report.not_checked else "proven"
+    out.findings(report.faults, report.not_checked)
+    status = DISPROVED if report.faults else UNDETERMINED if report.not_checked else PROVEN
+    verdict, _ = VERDICTS[status]
     out.answer(
         f"{verdict}: {report.entries} entries, {report.seals} seals, {report.statements_opened} statements opened, "
         f"{report.statements_erased} erased, {report.leaves_pruned} leaves and {report.statements_pruned} statements "
@@ -119,9 +116,7 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
         leaves_pruned=report.leaves_pruned, statements_pruned=report.statements_pruned,
         faults=len(report.faults), not_checked=report.not_checked, stopped=report.stopped,
     )  # fmt: skip
-    if report.faults:
-        return DISPROVED
-    return UNDETERMINED if report.not_checked else PROVEN
+    return status
 
 
 def compact(arguments: argparse.Namespace, out: Out) -> int:

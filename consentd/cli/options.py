@@ -12,7 +12,7 @@ from consentd.errors import InvalidError, MalformedError, StorageError
 
 if TYPE_CHECKING:
     from consentd.core.quorum import WitnessPolicy
-    from consentd_client import Client, Receipt, Subject, Trust
+    from consentd_client import Client, Subject, Trust
 
 Verbs = Any  # argparse's subparsers, which have no public type
 Run = Callable[[argparse.Namespace, Out], int]
@@ -98,17 +98,6 @@ def add_memory(verb: argparse.ArgumentParser) -> None:
 def add_subject(verb: argparse.ArgumentParser) -> None:
     """Add the person."""
     verb.add_argument("subject", metavar="SCHEME:VALUE", help="the person; `-` reads it from stdin")
-
-
-def add_receipt(verb: argparse.ArgumentParser) -> None:
-    """Add the file for the receipt, and the request_id."""
-    verb.add_argument("--receipt", type=Path, metavar="FILE", help="wait for the proof, and store the receipt in FILE")
-    verb.add_argument(
-        "--request-id",
-        type=read_request_id,
-        metavar="HEX",
-        help="16 bytes in hex; repeat a write of unknown outcome with the same HEX (default: random)",
-    )
 
 
 def open_client(arguments: argparse.Namespace) -> "Client":
@@ -250,17 +239,6 @@ def read_bytes(path: Path, what: str) -> bytes:
         raise StorageError(f"{what} cannot be read: `{path}`: {error.strerror}") from error
 
 
-def read_request_id(text: str) -> bytes:
-    """Return a request_id from hex; an argparse type."""
-    try:
-        found = bytes.fromhex(text)
-    except ValueError:
-        found = b""
-    if len(found) != 16:
-        raise argparse.ArgumentTypeError("not 16 bytes in hex")
-    return found
-
-
 def read_end_ms(text: str) -> int:
     """Return the time of an instant, or the end of a day in Korea, in UTC ms; an argparse type."""
     from consentd.policy import dates
@@ -281,25 +259,11 @@ def read_start_ms(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def show_receipt(arguments: argparse.Namespace, out: Out, receipt: "Receipt") -> dict[str, object]:
-    """Store a receipt if --receipt asks for it; return its fields for ``--json``."""
-    fields: dict[str, object] = {
-        "index": receipt.index,
-        "leaf": receipt.leaf.hex(),
-        "proof": receipt.proof.decode(),
-        "replayed": receipt.replayed,
-    }
-    if arguments.receipt is not None:
-        import json
+def write_evidence(path: Path, content: bytes, what: str) -> None:
+    """Write a file that only its owner can read, because it has the content of a person's entries."""
+    from consentd.audit.sources import write_file
 
-        from consentd.audit.sources import write_file
-
-        # ``write_file`` replaces the file only after the new one is written completely: the disk may be full, and
-        # the old file may be the only copy of this receipt.
-        write_file(arguments.receipt, json.dumps(fields, ensure_ascii=False).encode() + b"\n", what="receipt")
-        missing = "" if receipt.proof else " without a proof: no checkpoint covered it in time"
-        out.message(f"receipt stored{missing}: `{arguments.receipt}`; `consentd verify` verifies it")
-    return fields
+    write_file(path, content, is_private=True, what=what)
 
 
 def _path(variable: str) -> Path | None:

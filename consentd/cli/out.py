@@ -4,17 +4,26 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from consentd.errors import ConsentdError, StorageError, VerificationError
+
+if TYPE_CHECKING:
+    from consentd.verify.findings import Fault
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # not: tab, line feed
 
 DONE = PROVEN = 0
 REFUSED = DISPROVED = 1
 UNDETERMINED = 2
+VERDICTS = {
+    PROVEN: ("proven", "증명됨"),
+    DISPROVED: ("disproved", "반증됨"),
+    UNDETERMINED: ("not all could be determined", "판단 불가"),
+}
+"""Exit status → the verdict in English and in Korean."""
 
 
 class Progress(Protocol):
@@ -85,6 +94,14 @@ class Out:
             self.message(f"error: {error} ({error.reason})")
         for note in getattr(error, "__notes__", ()):
             self.message(note)
+
+    def findings(self, faults: "Iterable[Fault]", not_checked: Mapping[str, int]) -> None:
+        """Answer each fault; write what was not checked, and how often, to stderr."""
+        for fault in faults:
+            where = "" if fault.index is None else self.by_language(f"{fault.index}번 항목: ", f"entry {fault.index}: ")
+            self.answer(f"{where}{fault.what}", type="fault", index=fault.index, what=fault.what)
+        for what, count in not_checked.items():
+            self.message(f"not checked: {what}: {count}")
 
     def by_language(self, ko: str, en: str) -> str:
         """Return the text of the output's language."""

@@ -1,0 +1,260 @@
+"""``consentd receipt`` and ``verify``; and the receipts that other verbs store with --receipt.
+
+``verify`` calls no daemon, and loads neither gRPC nor protobuf.
+"""
+
+import argparse
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from consentd.cli.options import (
+    Verbs,
+    add_daemon,
+    add_pins,
+    add_verb,
+    open_client,
+    read_bytes,
+    read_pins,
+    read_policy,
+    read_trust,
+    write_evidence,
+)
+from consentd.cli.out import DONE, PROVEN, UNDETERMINED, Out
+from consentd.errors import InvalidError, MalformedError
+
+if TYPE_CHECKING:
+    from consentd.core.note import NoteVerifier
+    from consentd.core.quorum import WitnessPolicy
+    from consentd_client import Receipt
+
+_RECEIPT_HELP = """\
+--save FILE writes the proof as a C2SP .tlog-proof, and the proven leaf to FILE.leaf, for other programs:
+`consentd-verify receipt FILE FILE.leaf` (clients/typescript), `consentd verify FILE --leaf FILE.leaf`. If the receipt
+already has its proof, no daemon is called.
+"""
+_VERIFY_HELP = """\
+FILE is one of these; its content shows which:
+  a receipt stored with --receipt           proves that its leaf is in the ledger
+  a C2SP .tlog-proof, with --leaf           proves the same for the leaf that you give
+  a checkpoint                              proves that the log signed it
+Proven is that the entry is in a tree that the log signed. Not proven is that everyone is shown the same tree, unless
+--policy demands cosignatures of witnesses.
+
+example:
+  consentd verify grant.receipt --log-key consent.example.org/2025+1f3a…
+"""
+_PROOF_MARK = b"c2sp.org/tlog-proof@v1"
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add the verbs."""
+    verb = add_verb(
+        verbs, "receipt", receipt, "read the proof that a stored receipt lacks, and store it", more=_RECEIPT_HELP
+    )
+    verb.add_argument("file", type=Path, metavar="FILE", help="a receipt stored with --receipt")
+    verb.add_argument("--save", type=Path, metavar="FILE", help="write the proof to FILE and the leaf to FILE.leaf")
+    add_daemon(verb)
+    verb = add_verb(verbs, "verify", verify, "verify a receipt, a proof or a checkpoint, offline", more=_VERIFY_HELP)
+    verb.add_argument("file", type=Path, metavar="FILE", help="the evidence; `-` reads it from stdin")
+    verb.add_argument("--leaf", metavar="HEX|FILE", help="the leaf, in hex or in a file")
+    add_pins(verb)
+
+
+# -- receipts of writes ---------------------------------------------------------------------------------------
+
+
+def add_receipt(verb: argparse.ArgumentParser) -> None:
+    """Add the file for the receipt, and the request_id."""
+    verb.add_argument("--receipt", type=Path, metavar="FILE", help="wait for the proof, and store the receipt in FILE")
+    verb.add_argument(
+        "--request-id",
+        type=read_request_id,
+        metavar="HEX",
+        help="16 bytes in hex; repeat a write of unknown outcome with the same HEX (default: random)",
+    )
+
+
+def read_request_id(text: str) -> bytes:
+    """Return a request_id from hex; an argparse type."""
+    try:
+        found = bytes.fromhex(text)
+    except ValueError:
+        found = b""
+    if len(found) != 16:
+        raise argparse.ArgumentTypeError("not 16 bytes in hex")
+    return found
+
+
+def store_receipt(arguments: argparse.Namespace, out: Out, receipt: "Receipt") -> dict[str, object]:
+    """Store a receipt if --receipt asks for it; return its fields for ``--json``."""
+    fields: dict[str, object] = {
+        "index": receipt.index,
+        "leaf": receipt.leaf.hex(),
+        "proof": receipt.proof.decode(),
+        "replayed": receipt.replayed,
+    }
+    if arguments.receipt is not None:
+        from consentd.audit.sources import write_file
+
+        # ``write_file`` replaces the file only after the new one is written completely: the disk may be full, and
+        # the old file may be the only copy of this receipt.
+        write_file(arguments.receipt, json.dumps(fields, ensure_ascii=False).encode() + b"\n", what="receipt")
+        missing = "" if receipt.proof else " without a proof: no checkpoint covered it in time"
+        out.message(f"receipt stored{missing}: `{arguments.receipt}`; `consentd verify` verifies it")
+    return fields
+
+
+# -- receipt --------------------------------------------------------------------------------------------------
+
+
+def receipt(arguments: argparse.Namespace, out: Out) -> int:
+    """Complete a receipt."""
+    from consentd.core import codec
+    from consentd_client import Receipt, verify_receipt
+
+    if str(arguments.file) == "-":
+        raise InvalidError("receipt is completed in its file, so it cannot be read from stdin")
+    stored = _parse_receipt(read_bytes(arguments.file, "receipt"), may_be_answer=False)
+    event = codec.decode_leaf(stored.leaf)
+    if not isinstance(event, codec.Event):
+        raise MalformedError("receipt is of a seal")
+    found = Receipt(
+        index=stored.index, leaf=stored.leaf, event=event, tree_size=0, proof=stored.proof, checkpoint=None,
+        replayed=False,
+    )  # fmt: skip
+    if stored.proof and arguments.save is not None:
+        point = verify_receipt(stored.leaf, stored.proof, read_trust(arguments), index=stored.index)
+        found = replace(found, checkpoint=point)
+    else:
+        with open_client(arguments) as client:
+            found = client.get_receipt(found)
+    arguments.receipt = arguments.file
+    fields = store_receipt(arguments, out, found)
+    if arguments.save is not None and found.proof:
+        beside = arguments.save.with_name(arguments.save.name + ".leaf")
+        write_evidence(arguments.save, found.proof, "proof")
+        write_evidence(beside, found.leaf, "leaf")
+        out.message(f"proof saved: `{arguments.save}`, and its leaf: `{beside}`")
+    out.answer(f"entry {found.index}", type="receipt", **fields)
+    return DONE if found.proof else UNDETERMINED
+
+
+# -- verify ---------------------------------------------------------------------------------------------------
+
+
+def verify(arguments: argparse.Namespace, out: Out) -> int:
+    """Verify the evidence in a file."""
+    from consentd.core.checkpoint import open_checkpoint, parse_proof, verify_proof
+
+    origin, log_key = read_pins(arguments)
+    policy = read_policy(arguments)
+    content = read_bytes(arguments.file, "evidence")
+    index = None
+    if content.lstrip()[:1] == b"{":
+        stored = _parse_receipt(content, may_be_answer=True)
+        leaf, proof, index = stored.leaf, stored.proof, stored.index
+        if not proof:
+            raise InvalidError("receipt has no proof yet; `consentd receipt` completes it once a checkpoint covers it")
+    elif content.startswith(_PROOF_MARK):
+        leaf, proof = _leaf(arguments.leaf), content
+    else:
+        point, _ = open_checkpoint(content, origin, log_key)
+        _verify_witnessed(content, policy, log_key)
+        out.answer(
+            out.by_language(
+                f"증명됨: `{point.origin}`의 체크포인트, 크기 {point.size}",
+                f"proven: checkpoint of `{point.origin}` at size {point.size}",
+            ),
+            verdict="proven", what="checkpoint", origin=point.origin, size=point.size, root=point.root.hex(),
+        )  # fmt: skip
+        return PROVEN
+    point = verify_proof(proof, leaf=leaf, origin=origin, log_verifier=log_key)
+    bundle = parse_proof(proof)
+    _verify_witnessed(bundle.checkpoint_note, policy, log_key)
+    if index is not None and index != bundle.index:
+        raise MalformedError(f"receipt has another index than its proof: `{index}` and `{bundle.index}`")
+    description, is_known = _describe_leaf(leaf)
+    out.answer(
+        out.by_language(
+            f"증명됨: `{point.origin}`의 크기 {point.size} 원장에서 {bundle.index}번 항목, {description}",
+            f"proven: entry {bundle.index} of `{point.origin}` in its tree of {point.size}, {description}",
+        ),
+        verdict="proven", what="entry", origin=point.origin, size=point.size, root=point.root.hex(), index=bundle.index,
+        leaf=description,
+    )  # fmt: skip
+    if not is_known:
+        out.message("the leaf is in the ledger; what it says could not be determined: it is of a later version")
+        return UNDETERMINED
+    return PROVEN
+
+
+def _verify_witnessed(checkpoint: bytes, policy: "WitnessPolicy | None", log_key: "NoteVerifier") -> None:
+    """Verify that the policy's witnesses cosigned, if a policy is given. Cosignatures of any age count."""
+    from consentd.core.quorum import verify_cosigned
+
+    if policy is not None:
+        verify_cosigned(checkpoint, policy, now_s=0, max_age_s=None, logs=[log_key])
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredReceipt:
+    """A receipt as ``store_receipt`` wrote it. *proof* is empty if no checkpoint covered the entry yet."""
+
+    index: int
+    leaf: bytes
+    proof: bytes
+
+
+def _parse_receipt(content: bytes, *, may_be_answer: bool) -> _StoredReceipt:
+    """Parse a stored receipt; or also the answer of a verb's --json, which contains one.
+
+    Raises:
+        MalformedError: it is not a receipt.
+    """
+    try:
+        found = json.loads(content)
+        found = found.get("receipt", found) if may_be_answer else found
+        index, leaf, proof = found["index"], bytes.fromhex(found["leaf"]), found["proof"].encode()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise MalformedError("receipt file was not written by this program") from error
+    if type(index) is not int:
+        raise MalformedError("receipt has no index")
+    return _StoredReceipt(index, leaf, proof)
+
+
+def _leaf(given: str | None) -> bytes:
+    if not given:
+        raise InvalidError("proof does not contain its leaf: give the leaf with --leaf, in hex or in a file")
+    try:
+        return bytes.fromhex(given)
+    except ValueError:
+        content = read_bytes(Path(given), "leaf")
+    try:
+        return bytes.fromhex(content.decode("ascii").strip())
+    except (ValueError, UnicodeDecodeError):
+        return content
+
+
+def _describe_leaf(leaf: bytes) -> tuple[str, bool]:
+    """Describe a leaf; return whether this version knows its kind, too."""
+    from consentd.core import codec
+    from consentd.core.kinds import EntryKind, is_known
+    from consentd.policy.dates import SEOUL
+
+    try:
+        decoded = codec.decode_leaf(leaf)
+    except MalformedError as error:
+        return str(error), False
+    if isinstance(decoded, codec.Seal):
+        return f"a seal over {decoded.covers} entries", True
+    from datetime import datetime
+
+    try:
+        when = f"{datetime.fromtimestamp(decoded.time_ms / 1000, SEOUL):%Y-%m-%d %H:%M:%S} KST"
+    except (OverflowError, ValueError, OSError):
+        when = f"{decoded.time_ms} ms"
+    if not is_known(decoded.kind):
+        return f"kind {decoded.kind}, seq {decoded.seq} of its chain, {when}", False
+    return f"{EntryKind(decoded.kind).name}, seq {decoded.seq} of its chain, {when}", True
