@@ -476,7 +476,7 @@ def test_a_place_that_hides_more_than_the_ledger_states_is_found(world: World, t
     assert "map root" in hide(last, tiles.kept_path(0))
     assert "seal counts" in hide(0, tiles.kept_path(0))
     enrol = reads.read_entry(store, world.tag(anna), 1).index
-    assert "keeps `0` before it" in hide(enrol, tiles.kept_path(0))
+    assert "where its chain has `0` before it" in hide(enrol, tiles.kept_path(0))
     # One behind the start.
     assert start >= 256
     size = tiles.TILE_WIDTH if (rest / tiles.entries_path(start // 256)).exists() else exported.checkpoint.size % 256
@@ -494,7 +494,7 @@ def test_a_leaf_or_statement_that_is_gone_and_not_stated_is_named_by_fsck(world:
     anna = pruned_world(world)
     store, tag = world.services.ledger.store, world.tag(anna)
     chain = list(reads.read_chain_with_gaps(store, tag))
-    for entry, what in ((chain[0], "keeps `0` before it"), (chain[1], "map root"), (chain[-1], "leaf is missing")):
+    for entry, what in ((chain[0], "where its chain has `0` before it"), (chain[1], "map root"), (chain[-1], "leaf is missing")):
         key = layout.leaf_key(entry.index)
         with without(store, key):
             faults = fsck(world).faults

@@ -1,11 +1,14 @@
-"""Hold a large Patricia map: small sorted buckets, and one flat heap of the hashes above them.
+"""Store a large Patricia map in small sorted buckets, and the hashes above the buckets in one flat heap.
 
-The first `map_bits` bits of a key name its *bucket*. A bucket is one bytes value: its entries
-``key || value || leaf hash``, sorted. Above the buckets lies ``Top``: all 2**map_bits bucket roots and the
-hashes over them, as one flat heap of 32-byte slots. A branch with one empty side has no node of its own in a Patricia
-tree, so there the slot repeats the hash of the side that is not empty. An update costs one small bucket and
-`map_bits` slots; a proof is one read of one bucket. The root does not depend on `map_bits`: any other way to hold
-the same pairs has the same root, and what is proven here is verified by ``patricia``, which knows of no buckets.
+The first `map_bits` bits of a key are the number of its *bucket*. A bucket is one bytes value: entries of
+``key || value || leaf hash``, sorted by key. ``Top`` holds all 2**map_bits bucket roots and the hashes above them, as a
+flat binary heap of 32-byte slots: slot 1 is the root, and the children of slot i are the slots 2i and 2i + 1. In a
+Patricia tree, a branch with one empty side has no node; the slot then repeats the hash of the other side. Example with
+`map_bits` = 2 and keys in the buckets 0 and 3 alone: slots 4 and 7 are the bucket roots, slot 2 repeats slot 4, slot 3
+repeats slot 7, and slot 1 is the inner node for bit 0 over slots 2 and 3.
+
+An update costs one small bucket and `map_bits` slots, and a proof costs one read of one bucket. The root does not
+depend on `map_bits`, and ``patricia`` verifies the proofs without knowing about buckets.
 """
 
 import struct
@@ -18,23 +21,23 @@ from consentd.core.patricia import INNER, KEY_SIZE, UVARINT, VALUE_SIZE, leaf_ha
 from consentd.errors import MalformedError, ProofError
 
 ENTRY_SIZE = KEY_SIZE + VALUE_SIZE + HASH_SIZE
-"""Bytes of one entry in a bucket."""
+"""Bytes of an entry in a bucket."""
 
 MAX_MAP_BITS = 24
 """The most bucket bits: 2**25 slots of 32 bytes are 1 GiB."""
 
 _ENTRY = struct.Struct("32s32s32s")
-_SORTED = struct.Struct(">Q24s32x32s")  # a key's first 64 bits, its other 192; its leaf hash
-_EMPTY = bytes(HASH_SIZE)  # the slot of an empty subtree; SHA-256 yields it for nothing anyone can find
+_SORTED = struct.Struct(">Q24s32x32s")  # first 64 bits of a key, its other 192 bits, its leaf hash
+_EMPTY = bytes(HASH_SIZE)  # the slot of an empty subtree; no known input has this SHA-256 hash
 
 
 def bucket_of(key: bytes, map_bits: int) -> int:
-    """Return the number of the bucket a key belongs to: its first `map_bits` bits."""
+    """Return the number of a key's bucket: the key's first `map_bits` bits."""
     return int.from_bytes(key[:4]) >> (32 - map_bits)
 
 
 def bucket_update(bucket: bytes, values: Mapping[bytes, bytes]) -> bytes:
-    """Return the bucket with these values, each under its key, put in or replaced. Only their leaves are hashed."""
+    """Return the bucket with these values (by key) added or replaced. Only the leaves of these values are hashed."""
     parts = []
     done = 0
     for key in sorted(values):
@@ -49,13 +52,15 @@ def bucket_update(bucket: bytes, values: Mapping[bytes, bytes]) -> bytes:
 
 
 def bucket_root(bucket: bytes, map_bits: int) -> bytes | None:
-    """Compute the root hash over a bucket's entries from their leaf hashes; None for the empty bucket.
+    """Compute the root hash over a bucket's entries from their leaf hashes; None for an empty bucket.
 
-    Linear, 0.5 µs an entry: a stack holds the subtrees whose right side is not whole yet, with the bits where the two
-    sides part, which increase.
+    One pass over the entries, 0.5 µs for each. Two neighbours with first differing bit b have an inner node for bit b
+    above them. A stack holds the left sides whose right side is not complete yet; their bits increase. Example: the
+    keys 000, 001, 100 differ first in bit 2, then in bit 0. At 001 the stack is [bit 2: 000]. At 100 the bit is 0, less
+    than 2, so 000 and 001 are joined to a node, and the stack is [bit 0: that node]. At the end 100 is joined to it.
 
     Raises:
-        MalformedError: it is not a run of entries, or they are not sorted, or not all of one bucket.
+        MalformedError: the bytes are not a whole number of entries, or the entries are unsorted or of several buckets.
     """
     if len(bucket) % ENTRY_SIZE:
         raise MalformedError("bucket ends within an entry")
@@ -65,9 +70,9 @@ def bucket_root(bucket: bytes, map_bits: int) -> bytes | None:
     node: bytes
     before, rest_before, node = next(entries)
     lefts: list[bytes] = []
-    bits = [-1]  # a bit less than any, so that the stack never runs empty
+    bits = [-1]  # less than any bit, so that the stack is never empty
     for first, rest, leaf in entries:
-        # Nearly always the first 64 bits tell two keys apart; small integers are compared faster than keys.
+        # The first 64 bits of two keys nearly always differ, and small integers are compared faster than bytes.
         if first > before:
             bit = 64 - (first ^ before).bit_length()
         elif first == before and rest > rest_before:
@@ -87,10 +92,10 @@ def bucket_root(bucket: bytes, map_bits: int) -> bytes | None:
 
 
 def verify_bucket(bucket: bytes, *, number: int, map_bits: int) -> None:
-    """Verify that a stored bucket is what it should be, leaf hashes included: what a scrub runs.
+    """Verify a stored bucket, including its leaf hashes.
 
     Raises:
-        MalformedError: it is not a run of entries, or not sorted, or not of this bucket.
+        MalformedError: the bytes are not a whole number of entries, or the entries are unsorted or of another bucket.
         ProofError: a leaf hash is not that of its entry.
     """
     bucket_root(bucket, map_bits)
@@ -120,16 +125,16 @@ def _find(bucket: bytes, key: bytes, at: int) -> int:
 class Top:
     """The hashes above the buckets: a heap of 2**(`map_bits` + 1) slots of 32 bytes, root at 1.
 
-    A slot at depth d stands for the keys that begin with its d bits. Zeros mean that there are none. Mutable, and
-    owned by whoever writes the map.
+    A slot at depth d covers the keys that begin with its d bits. Zeros: there are no such keys. Mutable; its owner is
+    the writer of the map.
     """
 
     __slots__ = ("_slots", "map_bits")
 
     def __init__(self, map_bits: int) -> None:
-        """Begin with the empty map.
+        """Start with the empty map.
 
-        `map_bits`, 1 to 24, is fixed when a map is created: its buckets depend on it, its roots do not.
+        `map_bits`, 1 to 24, is fixed when a map is created: its buckets depend on it, but its roots do not.
         """
         assert 1 <= map_bits <= MAX_MAP_BITS
         self.map_bits = map_bits
@@ -137,13 +142,13 @@ class Top:
 
     @classmethod
     def load(cls, map_bits: int, runs: Iterable[tuple[int, bytes]]) -> "Top":
-        """Begin with stored bucket roots, and hash each slot above them once: about 1 µs a bucket, no memory beside.
+        """Start with stored bucket roots, and hash each slot above them once: about 1 µs for each bucket.
 
-        A run is (first bucket, root ‖ root …), with zeros for an empty bucket; buckets in no run are empty.
+        A run is (first bucket, root ‖ root …), with zeros for an empty bucket. A bucket that is in no run is empty.
         """
         top = cls(map_bits)
         for bucket, roots in runs:
-            # INVARIANT: a run lies within the heap: a slice set to a run of another length would move all behind it.
+            # INVARIANT: a run lies within the heap. Otherwise the slice assignment would change the heap's length.
             assert 0 <= bucket * HASH_SIZE <= (HASH_SIZE << map_bits) - len(roots)
             assert len(roots) % HASH_SIZE == 0
             at = ((1 << map_bits) + bucket) * HASH_SIZE
@@ -154,7 +159,7 @@ class Top:
 
     @classmethod
     def from_buckets(cls, map_bits: int, buckets: Iterable[tuple[int, bytes]]) -> "Top":
-        """Begin with stored buckets, (number, bucket), none of them empty: hash each and all slots above them once.
+        """Start with stored buckets, (number, bucket): compute their roots, and hash each slot above them once.
 
         Raises:
             MalformedError: a bucket is not a sorted run of entries, or has entries of another bucket.
@@ -168,16 +173,16 @@ class Top:
         return EMPTY_ROOT if slot == _EMPTY else slot
 
     def bucket_root(self, bucket: int) -> bytes | None:
-        """Return the root hash set for a bucket, or None where it is empty."""
+        """Return a bucket's root hash, or None for an empty bucket."""
         slot = self._slot((1 << self.map_bits) + bucket)
         return None if slot == _EMPTY else slot
 
     def set(self, bucket: int, root_hash: bytes) -> None:
-        """Set the root hash of one bucket. For more than one, ``update`` is cheaper."""
+        """Set the root hash of one bucket. For several buckets, ``update`` is cheaper."""
         self.update({bucket: root_hash})
 
     def update(self, roots: Mapping[int, bytes]) -> None:
-        """Set the root hashes of buckets, and hash each slot above them once."""
+        """Set the root hashes of buckets (by number), and hash each slot above them once."""
         slots = self._slots
         first = 1 << self.map_bits
         for bucket, root_hash in roots.items():
@@ -191,7 +196,9 @@ class Top:
             changed = {i >> 1 for i in changed}
 
     def slots(self, buckets: Iterable[int]) -> dict[int, bytes]:
-        """Return, by place, the slots of these buckets and all above them: what ``update`` of them would replace."""
+        """Return index → hash of these buckets' slots and all slots above them: the slots that ``update`` would
+        replace.
+        """
         found: dict[int, bytes] = {}
         for bucket in buckets:
             i = (1 << self.map_bits) + bucket
@@ -201,12 +208,15 @@ class Top:
         return found
 
     def before(self, layers: Sequence[Mapping[int, bytes]]) -> "Top":
-        """Return a view of the hashes as they were when ``slots`` gave these layers, oldest first: the first counts."""
+        """Return a view of the hashes at an earlier time, from layers that ``slots`` returned since then, oldest
+        first.
+        """
         return _Before(self.map_bits, self._slot, layers)
 
     def plan_neighbour(self, bucket: int) -> int | None:
-        """Name the bucket that proves about the keys of `bucket`: itself, or, where it is empty, the one
-        that those keys lead to. None where the map is empty.
+        """Return the bucket that is needed for proofs about the keys of `bucket`; None: the map is empty.
+
+        That is `bucket` itself. If it is empty, it is the bucket at which the search for its keys ends.
         """
         if self._slot(1) == _EMPTY:
             return None
@@ -218,7 +228,7 @@ class Top:
         return i - (1 << self.map_bits)
 
     def path(self, bucket: int) -> list[tuple[int, bytes]]:
-        """Return the steps (bit, sibling) from a bucket's root up to the root of the map."""
+        """Return the proof steps (bit, sibling) from a bucket's root up to the root of the map."""
         steps = []
         i = (1 << self.map_bits) + bucket
         while i > 1:
@@ -228,11 +238,11 @@ class Top:
                 steps.append((i.bit_length() - 1, sibling))
         return steps
 
-    def _hash(self, depth: int, places: Iterable[int]) -> None:
-        """Hash slots of one depth from the two below each."""
+    def _hash(self, depth: int, indexes: Iterable[int]) -> None:
+        """Compute slots of one depth, each from the two slots below it."""
         slots = self._slots
         inner = INNER[depth]
-        for i in places:
+        for i in indexes:
             at = i * HASH_SIZE
             sides = slots[2 * at : 2 * at + 2 * HASH_SIZE]
             if sides.startswith(_EMPTY):
@@ -247,7 +257,7 @@ class Top:
 
 
 class _Before(Top):
-    """A view that lays earlier slots over a ``Top``; it has none of its own."""
+    """A view of a ``Top`` in which earlier slots replace the present ones. It has no slots of its own."""
 
     __slots__ = ("_layers", "_present")
 
@@ -261,20 +271,20 @@ class _Before(Top):
 
 
 def prove(key: bytes, bucket: bytes, top: Top) -> tuple[bool, bytes]:
-    """Prove that a key is in the map, or that it is not.
+    """Prove that a key is in the map, or that it is absent.
 
     Args:
         key: 32 bytes.
-        bucket: the bytes of the bucket that ``top.plan_neighbour(bucket_of(key, top.map_bits))`` names, as of the
-            same moment as `top`; b"" where it names none.
+        bucket: the bytes of the bucket ``top.plan_neighbour(bucket_of(key, top.map_bits))``, from the same moment as
+            `top`; b"" if that is None.
         top: the hashes above the buckets.
 
     Returns:
         Whether the key is present, and the proof for ``verify_presence`` or ``verify_absence``.
 
     Raises:
-        MalformedError: the bucket is not a sorted run of entries.
-        ProofError: it is not the planned bucket, or not as `top` has it.
+        MalformedError: the bucket is not a sorted sequence of entries.
+        ProofError: the bucket's root is not the one in `top`.
     """
     planned = top.plan_neighbour(bucket_of(key, top.map_bits))
     whole = None if planned is None else top.bucket_root(planned)
@@ -287,7 +297,7 @@ def prove(key: bytes, bucket: bytes, top: Top) -> tuple[bool, bytes]:
     ours = int.from_bytes(key)
     steps = []
     low, high = 0, len(keys)
-    # From the bucket's root down to the leaf that the key's bits lead to.
+    # Search from the bucket's root down: split the entries at the first bit in which the first and the last differ.
     while high - low > 1:
         shift = (keys[low] ^ keys[high - 1]).bit_length() - 1
         middle = bisect_left(keys, keys[high - 1] >> shift << shift, low, high)

@@ -4,11 +4,11 @@
 
     leaf hash  = SHA-256(0x00 || leaf)
     node hash  = SHA-256(0x01 || left || right)
-    root of n  = node hash of (root of the first k, root of the rest), k the largest power of two below n
+    root of n  = node hash of (root of the first k, root of the rest), k: the largest power of two less than n
     root of 0  = SHA-256("")
 
-Proofs are lists of 32-byte hashes, the one nearest to the leaf first. The two prefixes are what makes a leaf
-unable to pass for a node. Making proofs is the matter of ``tiles``; here they are only checked.
+A proof is a list of 32-byte hashes; the first is the one nearest to the leaf. The prefixes 0x00 and 0x01 differ, so a
+leaf cannot be presented as a node. This module verifies proofs; ``tiles`` makes them.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ def leaf_hash(leaf: bytes) -> bytes:
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
-    """Hash two 32-byte hashes, side by side, to their parent's (RFC 9162 2.1.1)."""
+    """Hash two 32-byte hashes, left and right, to the hash of their parent (RFC 9162 2.1.1)."""
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
@@ -64,9 +64,9 @@ def verify_inclusion(proof: Sequence[bytes], *, index: int, size: int, leaf_hash
 def verify_consistency(proof: Sequence[bytes], *, size1: int, root1: bytes, size2: int, root2: bytes) -> None:
     """Verify that the tree of `size2` leaves begins with the tree of `size1` (RFC 9162 2.1.4.2).
 
-    Equal sizes need equal roots and an empty proof. `size1` = 0 never verifies: every tree begins with the
-    empty one, so such a proof says nothing, and who takes it for evidence is mistaken. A protocol that gives
-    the size 0 a meaning (a witness's first checkpoint) handles it before it comes here.
+    Equal sizes need equal roots and an empty proof. `size1` = 0 is refused: every tree begins with the empty one, so
+    such a proof shows nothing. A protocol in which size 0 has a meaning (a witness's first checkpoint) handles this
+    case before it calls this function.
 
     Raises:
         MalformedError: a hash is not 32 bytes.
@@ -83,7 +83,7 @@ def verify_consistency(proof: Sequence[bytes], *, size1: int, root1: bytes, size
         return
     if not proof:
         raise ProofError("consistency proof is empty")
-    # A first tree that is complete is itself the first node of the path, and is left out of the proof.
+    # If size1 is a power of two, the first tree's root is the first node of the path, so the proof leaves it out.
     path = proof if size1 & (size1 - 1) else [root1, *proof]
     fn, sn = size1 - 1, size2 - 1
     while fn & 1:
@@ -108,7 +108,7 @@ def verify_consistency(proof: Sequence[bytes], *, size1: int, root1: bytes, size
 
 
 def _check_hashes(hashes: Iterable[bytes]) -> None:
-    # INVARIANT: only 32-byte hashes are ever joined; with other lengths two different pairs could join alike.
+    # INVARIANT: every hash has 32 bytes. With other lengths, two different pairs could have the same concatenation.
     for h in hashes:
         if len(h) != HASH_SIZE:
             raise MalformedError(f"hash is not 32 bytes long but `{len(h)}`")

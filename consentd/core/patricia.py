@@ -1,17 +1,20 @@
-"""Commit to a map from 32-byte keys to 32-byte values: the Merkle Patricia Tree that a seal names.
+"""Verify proofs about a map from 32-byte keys to 32-byte values: the Merkle Patricia Tree whose root is in a seal.
 
 The format is that of ``filippo.io/torchwood/mpt`` v0.10.0 (ledger-format.md "Seals")::
 
     leaf  = SHA-256(0x00 || uvarint(len key) || key || uvarint(len value) || value)
-    inner = SHA-256(0x01 || uvarint(bit) || left || right)      bit: the first at which the two sides differ
+    inner = SHA-256(0x01 || uvarint(bit) || left || right)      bit: the first bit in which the two sides differ
     empty = SHA-256("")
     presence proof = (uvarint(bit) || sibling)*                 leaf to root, bits strictly decreasing
     absence proof  = uvarint(len) || other key || uvarint(len) || other value || path of that other key
 
-An absence proof shows the leaf that the key's own bits lead to, and that it is another key's: were ours in the
-map, it would differ from that key at a bit on the path. Bit 0 is the most significant of byte 0.
+Bit 0 is the most significant bit of byte 0. An absence proof shows the leaf at which the search for our key ends, and
+that this leaf has another key. It proves absence because the two keys agree in every bit that the path tests. Example:
+the map has the keys 000… and 110…, so its root tests bit 0. The search for 101… goes right at bit 0 and ends at 110….
+The keys 101… and 110… differ first in bit 1, which the path does not test. If 101… were in the map, there would be an
+inner node for bit 1 on the path.
 
-How a large map is held, updated and proven is in ``bucketed``; the root does not depend on it.
+``bucketed`` stores, updates and proves a large map. The root does not depend on how the map is stored.
 """
 
 import hmac
@@ -30,9 +33,9 @@ def _uvarint(value: int) -> bytes:
 
 
 UVARINT = tuple(_uvarint(bit) for bit in range(256))
-"""How the bits of a path are written."""
+"""The encoding of each bit number in a proof."""
 INNER = tuple(b"\x01" + encoded for encoded in UVARINT)
-"""How the preimage of an inner node begins, by its bit."""
+"""The first bytes of an inner node's preimage, for each bit number."""
 
 
 def leaf_hash(key: bytes, value: bytes) -> bytes:
@@ -57,11 +60,11 @@ def verify_presence(root: bytes, key: bytes, value: bytes, proof: bytes) -> None
 def verify_absence(root: bytes, key: bytes, proof: bytes) -> None:
     """Verify that the map with this root has nothing under this key. Both are 32 bytes.
 
-    Of the empty map the proof is empty too.
+    The proof for an empty map is empty.
 
     Raises:
         MalformedError: a length is wrong, or the proof is not in its one encoding.
-        ProofError: the proof does not lead to the root, or the leaf it shows does not exclude the key.
+        ProofError: the proof does not lead to the root, or the leaf that it shows does not exclude the key.
     """
     _check_sizes(root, key, bytes(VALUE_SIZE))
     if not proof:
@@ -97,19 +100,19 @@ def _check_sizes(root: bytes, key: bytes, value: bytes) -> None:
 
 
 def _uvarint_of(proof: bytes, at: int) -> tuple[int, int]:
-    """Read a uvarint of one or two bytes: nothing in a proof is larger. Return it and where it ends."""
+    """Read a uvarint of one or two bytes, the most that a proof needs. Return the value and the offset of its end."""
     first = proof[at : at + 1]
     if first and first[0] < 0x80:
         return first[0], at + 1
     second = proof[at + 1 : at + 2]
-    # A second byte of zero would be a longer way to write the first.
+    # A second byte of zero would be a second, longer encoding of the first byte's value.
     if not second or not 0 < second[0] < 0x80:
         raise MalformedError("map proof has a bad or missing uvarint")
     return first[0] & 0x7F | second[0] << 7, at + 2
 
 
 def _field_of(proof: bytes, at: int) -> tuple[bytes, int]:
-    """Read a length-prefixed key or value of 32 bytes. Return it and where it ends."""
+    """Read a length-prefixed key or value of 32 bytes. Return the value and the offset of its end."""
     size, at = _uvarint_of(proof, at)
     field = proof[at : at + size]
     if size != KEY_SIZE or len(field) != size:
@@ -118,7 +121,7 @@ def _field_of(proof: bytes, at: int) -> tuple[bytes, int]:
 
 
 def _path_of(proof: bytes, at: int) -> Iterator[tuple[int, bytes]]:
-    """Read the steps (bit, sibling) to the proof's end."""
+    """Read steps (bit, sibling) from offset *at* to the end of the proof."""
     above = 256
     while at < len(proof):
         bit, at = _uvarint_of(proof, at)

@@ -1,4 +1,5 @@
-"""Say what a ledger no longer keeps, and hold it to what it published. Source: ledger-format.md, "Pruning"."""
+"""State what a ledger has pruned, and verify that its published policy allows it. Source: ledger-format.md,
+"Pruning"."""
 
 import re
 from dataclasses import dataclass
@@ -10,18 +11,18 @@ from consentd.errors import MalformedError, ProofError
 
 DAY_MS = 86_400_000
 FILE = "pruned"
-"""Where a ledger shows it beside its tiles."""
+"""Path of the file in which a ledger shows what it has pruned, beside its tiles."""
 
 _FORM = re.compile(rb"minimum [0-9]{1,19}\nstart ([0-9]{1,19})\nkept_from_ms ([0-9]{1,19})\n")
 
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What a ledger no longer keeps.
+    """What a ledger has pruned.
 
     Attributes:
-        kept_from_ms: everything of this time or later is there, and what that rests on.
-        start: size of the tree where whoever holds nothing begins; 0: every leaf is there.
+        kept_from_ms: all entries from this time on remain, and so do the entries that they rest on.
+        start: size of the tree at which a reader without earlier state starts; 0: every leaf remains.
     """
 
     kept_from_ms: int = 0
@@ -29,7 +30,7 @@ class Pruned:
 
     @property
     def minimum(self) -> int:
-        """The minimum index: from here on every leaf is there. A multiple of 256, so that bundles are whole."""
+        """The minimum index: every leaf from this index on remains. A multiple of 256, so that bundles are complete."""
         return self.start - self.start % TILE_WIDTH
 
     def covers(self, event: Event) -> bool:
@@ -37,12 +38,12 @@ class Pruned:
         return event.time_ms < self.kept_from_ms and event.kind in PRUNABLE
 
     def verify_policy(self, *, days: int, time_ms: int) -> None:
-        """Verify that an entry of *time_ms* may state this, where leaf 0 published a retention of *days*.
+        """Verify that an entry of time *time_ms* may state this pruning, if leaf 0 published a retention of *days*.
 
         Raises:
-            ProofError: the policy keeps some of it.
+            ProofError: some of what is pruned was younger than the retention.
         """
-        # INVARIANT: the policy counts as it was published first: who may write later entries could change it.
+        # INVARIANT: the policy in leaf 0 counts. Otherwise the author of later entries could change it.
         if not days or self.kept_from_ms + days * DAY_MS > time_ms:
             raise ProofError("ledger states to have pruned what its retention policy keeps")
 
@@ -52,21 +53,21 @@ NOTHING = Pruned()
 
 @dataclass(slots=True)
 class Retention:
-    """What the ledger's own chain has said so far of what it keeps, entry by entry.
+    """What the entries of the ledger's own chain have stated about pruning so far.
 
     Attributes:
-        days: how old an entry must be before it may be pruned, as leaf 0 published it; 0: nothing ever is.
-        kept_from_ms: the time before which it states to have pruned; 0: nothing.
+        days: an entry may be pruned when it is this old, as leaf 0 published; 0: nothing may be pruned.
+        kept_from_ms: entries from before this time are pruned; 0: none are.
     """
 
     days: int = 0
     kept_from_ms: int = 0
 
     def take(self, event: Event, days: int, pruned: Pruned | None) -> None:
-        """Take what a LEDGER entry says: *days* counts in leaf 0 alone; *pruned*: None where it states no pruning.
+        """Apply a LEDGER entry. *days* is used in leaf 0 only; *pruned* is None if the entry states no pruning.
 
         Raises:
-            ProofError: the policy keeps some of what it states to have pruned.
+            ProofError: some of what is pruned was younger than the retention.
         """
         if event.seq == 1:
             self.days = days
@@ -76,18 +77,18 @@ class Retention:
 
 
 def format_pruned(pruned: Pruned) -> bytes:
-    """Format what a ledger shows of it beside its tiles. It is a claim; the LEDGER entry proves it."""
+    """Format the file that shows what is pruned. The file is not signed; a LEDGER entry proves its content."""
     return b"minimum %d\nstart %d\nkept_from_ms %d\n" % (pruned.minimum, pruned.start, pruned.kept_from_ms)
 
 
 def parse_pruned(content: bytes) -> Pruned:
-    """Parse it.
+    """Parse the file that shows what is pruned.
 
     Raises:
-        MalformedError: it is not that.
+        MalformedError: the content has another form.
     """
     match = _FORM.fullmatch(content)
     pruned = NOTHING if match is None else Pruned(int(match[2]), int(match[1]))
     if match is None or format_pruned(pruned) != content:
-        raise MalformedError("what is pruned is said in no known form")
+        raise MalformedError("file that shows what is pruned is malformed")
     return pruned

@@ -1,20 +1,20 @@
-"""Say which logs and witnesses count: read a trust policy, and hold a checkpoint against it (C2SP tlog-policy).
+"""Parse a trust policy, and check a checkpoint against its logs and witnesses (C2SP tlog-policy).
 
-One file serves the daemon, the auditor's tool and a citizen's library. Nothing here has to do with the policy that
-decides on accesses (``consentd.policy``)::
+The daemon, the auditor's tool and a citizen's library read the same file. It is unrelated to the policy that decides
+accesses (``consentd.policy``)::
 
     log <vkey> [<url>]
     witness <name> <vkey> [<url>]
     group <name> <k|any|all> <name>...
     quorum <name|none>
 
-Names are the file's own; a group and the quorum name what stands on lines before them, and each name is a member of
-one group at most, so that no witness counts twice. Items are parted by spaces and tabs, ``#`` at the beginning of a
-line makes it a comment.
+The file chooses the names. A group and the quorum may use only names defined on earlier lines. A name is a member of at
+most one group, so that no witness counts twice. Spaces and tabs separate items. A line that begins with ``#`` is a
+comment.
 
-A checkpoint holds when one of the logs signed it, of which it names the origin, and those who cosigned it satisfy the
-quorum. A cosignature that is too old counts as none: a log that is cut off from its witnesses, or hides from them,
-can show an old tree for ever, but not a fresh cosignature of it.
+A checkpoint is accepted if one of the logs signed it, it has that log's origin, and its cosigners satisfy the quorum. A
+cosignature that is too old does not count: a log that is cut off from its witnesses can show an old tree for ever, but
+it cannot show a fresh cosignature.
 """
 
 import re
@@ -37,9 +37,9 @@ from consentd.core.note import (
 from consentd.errors import MalformedError, ProofError, SignatureError
 
 MAX_AGE_S = 300
-"""How old a cosignature may be when a client asks for a fresh checkpoint."""
+"""The largest age of a cosignature that counts, when a client asks for a fresh checkpoint."""
 MAX_AHEAD_S = 60
-"""How far a seal's time may be ahead of a cosignature's, and a cosignature's ahead of the reader's clock."""
+"""The most that a seal's time may be after a cosignature's, and a cosignature's after the reader's clock."""
 MAX_LINES = 1024
 
 _NONE = "none"
@@ -51,12 +51,12 @@ _BLANKS = re.compile(r"[ \t]+")
 _NUMBER = re.compile(r"[1-9][0-9]{0,3}")
 
 ParseKey = Callable[[str], NoteVerifier]
-"""What makes a verifier of an ML-DSA-44 vkey, for those who have the code."""
+"""A function that makes a verifier from an ML-DSA-44 vkey."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A log that counts. ``verifier``: None where this reader has no code for the key's type. ``url``: "" for none."""
+    """A log. ``verifier``: None if this reader has no code for the key's type. ``url``: "" for none."""
 
     vkey: str
     url: str = ""
@@ -65,7 +65,7 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class WitnessLine:
-    """A witness, by the file's own name for it; otherwise as ``LogLine``."""
+    """A witness with the name that the file gives it; otherwise as ``LogLine``."""
 
     name: str
     vkey: str
@@ -75,7 +75,7 @@ class WitnessLine:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Members, of which *threshold* must have witnessed a checkpoint for the group to have."""
+    """A group has witnessed a checkpoint if at least *threshold* of its members have."""
 
     name: str
     threshold: int
@@ -84,12 +84,12 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class WitnessPolicy:
-    """A trust policy, as its file has it.
+    """The content of a policy file.
 
     Attributes:
         logs, witnesses: in the file's order.
-        groups: each after its members.
-        quorum: name of a witness or a group; None: no cosignature is asked for.
+        groups: each after the groups that are its members.
+        quorum: name of a witness or a group; None: no cosignature is required.
     """
 
     logs: tuple[LogLine, ...]
@@ -100,7 +100,7 @@ class WitnessPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Cosigned:
-    """A checkpoint that holds, and whose cosignatures made it so: (witness's name, POSIX seconds) in policy order."""
+    """An accepted checkpoint, and the cosignatures that counted: (witness's name, POSIX seconds), in policy order."""
 
     checkpoint: Checkpoint
     cosignatures: tuple[tuple[str, int], ...]
@@ -110,11 +110,12 @@ def parse_policy(content: bytes, *, parse_mldsa: ParseKey | None = None) -> Witn
     """Parse a policy file.
 
     Args:
-        parse_mldsa: reads an ML-DSA-44 vkey. Left out, such keys stand in the policy, and nothing of theirs counts.
+        parse_mldsa: parses an ML-DSA-44 vkey. Without it such keys are part of the policy, but their signatures do not
+            count.
 
     Raises:
-        MalformedError: a line breaks the format, names what was not named before, or repeats a key or a name; there
-            is not exactly one quorum; or the last line has no newline, as in a file that was cut short.
+        MalformedError: a line breaks the format, uses a name that is not defined before it, or repeats a key or a name;
+            there is not exactly one quorum; or the last line has no newline, as in a truncated file.
     """
     try:
         text = content.decode()
@@ -132,7 +133,7 @@ def parse_policy(content: bytes, *, parse_mldsa: ParseKey | None = None) -> Witn
         bare = line.strip(" \t")
         if bare and not bare.startswith("#"):
             try:
-                parsing.take(_BLANKS.split(bare))
+                parsing.add_line(_BLANKS.split(bare))
             except MalformedError as error:
                 raise MalformedError(f"policy line {number}: {error}") from None
     return parsing.finish()
@@ -142,7 +143,7 @@ def format_policy(policy: WitnessPolicy) -> bytes:
     """Format a policy file: logs, witnesses, groups, quorum.
 
     Raises:
-        MalformedError: it would not parse to the same policy.
+        MalformedError: the file would not parse to the same policy.
     """
     lines = [["log", log.vkey, log.url] for log in policy.logs]
     lines += [["witness", witness.name, witness.vkey, witness.url] for witness in policy.witnesses]
@@ -157,11 +158,11 @@ def format_policy(policy: WitnessPolicy) -> bytes:
 
 
 def is_satisfied(policy: WitnessPolicy, cosigners: AbstractSet[str]) -> bool:
-    """Tell whether *cosigners*, names of witnesses whose cosignatures verified, are a quorum."""
+    """Return whether the witnesses with these names satisfy the quorum."""
     if policy.quorum is None:
         return True
     witnessed = {witness.name for witness in policy.witnesses} & set(cosigners)
-    # Members stand before their group, so one pass sees each group's members decided.
+    # A group comes after its members, so one pass over the groups is enough.
     for group in policy.groups:
         if sum(member in witnessed for member in group.members) >= group.threshold:
             witnessed.add(group.name)
@@ -178,22 +179,22 @@ def verify_cosigned(
     max_ahead_s: int = MAX_AHEAD_S,
     logs: Iterable[NoteVerifier] = (),
 ) -> Cosigned:
-    """Verify that a checkpoint note is a log's of this policy, with a fresh quorum of witnesses; return what it says.
+    """Verify that a log of this policy signed a checkpoint note and that a fresh quorum of witnesses cosigned it.
 
-    Under ``quorum none`` nobody vouches for a time, so nothing is fresh or stale.
+    With ``quorum none`` no witness vouches for the time, so freshness is not checked.
 
     Args:
         now_s: the reader's clock, POSIX seconds.
-        max_age_s: how old a cosignature may be to count; None: any age, as for a receipt that was stored.
-        seal_time_ms: time of the tree's last seal, where it is known; a cosignature from before it does not count.
-        max_ahead_s: how far clocks may differ.
-        logs: the log's keys, where they are known from elsewhere and not (only) in the policy.
+        max_age_s: the largest age of a cosignature that counts; None: any age, as for a stored receipt.
+        seal_time_ms: time of the tree's last seal, if known; a cosignature from before that time does not count.
+        max_ahead_s: the largest difference between clocks.
+        logs: keys of the log in addition to those in the policy.
 
     Raises:
-        MalformedError: it is not a checkpoint note.
-        SignatureError: no log of the policy signed it; a signature by a known key is wrong; or those who cosigned it,
-            recently enough, are no quorum.
-        ProofError: it is signed by a log whose name is not its origin.
+        MalformedError: the bytes are no checkpoint note.
+        SignatureError: no log of the policy signed it; a signature by a known key is wrong; or the witnesses who
+            cosigned it recently enough are no quorum.
+        ProofError: the log that signed it does not have the name of its origin.
     """
     keys = [line.verifier for line in policy.logs if line.verifier is not None]
     keys += [key for key in logs if key not in keys]
@@ -222,7 +223,7 @@ def verify_cosigned(
 
 
 def _signed_by(opened: Note, keys: Iterable[NoteVerifier]) -> Checkpoint:
-    """Return the checkpoint of a note that one of these keys signed and whose origin that key is named for."""
+    """Return the checkpoint of a note that one of these keys signed. The origin must be the name of that key."""
     signed = {(line.name, line.key_id) for line in opened.verified}
     names = {key.name for key in keys if (key.name, key.key_id) in signed}
     if not names:
@@ -234,7 +235,7 @@ def _signed_by(opened: Note, keys: Iterable[NoteVerifier]) -> Checkpoint:
 
 
 class _Parsing:
-    """What the lines so far have defined."""
+    """The definitions on the lines so far."""
 
     def __init__(self, parse_mldsa: ParseKey | None) -> None:
         self._parse_mldsa = parse_mldsa
@@ -248,8 +249,8 @@ class _Parsing:
         self._witness_keys: set[bytes] = set()
         self._key_ids: set[tuple[str, int]] = set()
 
-    def take(self, items: list[str]) -> None:
-        """Take one line's items."""
+    def add_line(self, items: list[str]) -> None:
+        """Parse the items of one line."""
         match items:
             case ["log", vkey, *url] if len(url) <= 1:
                 verifier = self._key(vkey, _LOG_KINDS, self._log_keys)
@@ -299,7 +300,9 @@ class _Parsing:
         self._groups.append(Group(name, least, tuple(members)))
 
     def _key(self, vkey: str, kinds: tuple[int, ...], known: set[bytes]) -> NoteVerifier | None:
-        """Check a vkey's form, type and ID, and that its key is new; return its verifier, if there is code for it."""
+        """Check a vkey's form, type and ID, and that its key is new; return its verifier (None: no code for its
+        type).
+        """
         name, key_id, kind, key = split_key(vkey)
         if kind not in kinds or len(key) != _KEY_SIZES[kind]:
             raise MalformedError(f"key is not of a type for this: `{vkey[:80]}`")

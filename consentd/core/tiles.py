@@ -1,16 +1,18 @@
 """Store the tree as tiles, grow it at its right edge, and prove from it (C2SP tlog-tiles).
 
-The tree is stored as *rows* of 256 hashes, at the heights 0, 8, 16 ... only; what lies between is computed again
-when it is needed::
+The tree is stored as *tiles*: rows of up to 256 hashes, at the heights 0, 8, 16 … only. Hashes of the heights between
+are computed again when they are needed::
 
     tile (level, n), hash i = hash of the complete subtree of leaves [(n*256+i) * 256**level, +256**level)
 
-A hash, once in a tile, never changes, and a tile only grows. So the bytes a store holds for a tile now serve every
-smaller size too: the partial tile of a smaller size is a prefix of them. All ``prove``-side functions take such
-tiles, as wide as they are needed or wider.
+A hash in a tile never changes, and a tile only grows. So the stored bytes of a tile serve every smaller tree size too:
+the partial tile of a smaller size is a prefix of them. The functions that prove accept tiles that are wider than
+needed.
 
-A proof for a size is a list of hashes of leaf ranges. Each range splits into complete subtrees, and each of those
-lies within one tile: a subtree of height h is the root of 2**(h mod 8) hashes at level h div 8.
+A proof for a size is a list of hashes of leaf ranges. Each range splits into complete subtrees. Each complete subtree
+lies in one tile: a subtree of height h is the root of 2**(h mod 8) hashes at level h div 8. Example: the inclusion
+proof of leaf 5 in a tree of 7 leaves has the hashes of the ranges [4, 5), [6, 7) and [0, 4). The last is a subtree of
+height 2: the root of the first 4 hashes of tile (0, 0).
 """
 
 import re
@@ -27,7 +29,7 @@ TILE_WIDTH = 1 << TILE_HEIGHT
 """Hashes in a full tile, and leaves in a full entry bundle."""
 
 ENTRIES = -1
-"""What stands for a level where a path names an entry bundle."""
+"""Used as the level in paths of entry bundles."""
 
 MAX_LEAF_SIZE = 0xFFFF
 
@@ -62,7 +64,7 @@ def entries_path(n: int, width: int = TILE_WIDTH) -> str:
 
 
 def kept_path(n: int) -> str:
-    """Format the path of what is kept of pruned entry bundle `n`; it is no path of tlog-tiles."""
+    """Format the path of the rest of an entry bundle `n` that was pruned. tlog-tiles has no such path."""
     return "kept" + entries_path(n).removeprefix("tile/entries")
 
 
@@ -70,7 +72,7 @@ def parse_tile_path(path: str) -> tuple[int, int, int]:
     """Parse a path into (level or ``ENTRIES``, n, width).
 
     Raises:
-        MalformedError: this is not the one way to write a tile's path.
+        MalformedError: the text is not the canonical path of a tile.
     """
     match = _PATH.fullmatch(path)
     if match is None:
@@ -78,7 +80,7 @@ def parse_tile_path(path: str) -> tuple[int, int, int]:
     level = ENTRIES if match[1] == "entries" else int(match[1])
     n = int(match[2].replace("/", "").replace("x", ""))
     width = TILE_WIDTH if match[3] is None else int(match[3])
-    # INVARIANT: a path that parses is the path that formats, so no tile has two names.
+    # INVARIANT: a path that parses is the one that tile_path formats, so no tile has two paths.
     if level > 63 or width > TILE_WIDTH or tile_path(level, n, width) != path:
         raise MalformedError("tile path is not canonical")
     return level, n, width
@@ -88,7 +90,7 @@ def parse_tile_path(path: str) -> tuple[int, int, int]:
 
 
 def encode_bundle(leaves: Sequence[bytes]) -> bytes:
-    """Join 1 to 256 leaves, each behind its length as u16, to an entry bundle; of a pruned leaf, length 0."""
+    """Join 1 to 256 leaves to an entry bundle, each with its length as u16 before it. A pruned leaf has length 0."""
     assert 1 <= len(leaves) <= TILE_WIDTH
     assert all(len(leaf) <= MAX_LEAF_SIZE for leaf in leaves)
     return b"".join([struct.pack(">H", len(leaf)) + leaf for leaf in leaves])
@@ -98,7 +100,7 @@ def decode_bundle(bundle: bytes) -> list[bytes]:
     """Split an entry bundle into its 1 to 256 leaves.
 
     Raises:
-        MalformedError: it ends within a leaf, or has no leaf, or more than 256.
+        MalformedError: the bundle ends within a leaf, has no leaf, or has more than 256.
     """
     leaves: list[bytes] = []
     offset = 0
@@ -136,7 +138,7 @@ def plan_inclusion(index: int, size: int) -> list[Coordinates]:
 
 
 def prove_inclusion(index: int, size: int, tiles: Mapping[Coordinates, bytes]) -> list[bytes]:
-    """Prove that the leaf at `index` is in the tree of `size` leaves: PATH of RFC 9162 2.1.3.1.
+    """Prove that the leaf at `index` is in the tree of `size` leaves (PATH of RFC 9162 2.1.3.1).
 
     Raises:
         ProofError: a planned tile is missing or too short.
@@ -150,7 +152,7 @@ def plan_consistency(size1: int, size2: int) -> list[Coordinates]:
 
 
 def prove_consistency(size1: int, size2: int, tiles: Mapping[Coordinates, bytes]) -> list[bytes]:
-    """Prove that the tree of `size2` leaves begins with that of `size1`: PROOF of RFC 9162 2.1.4.1.
+    """Prove that the tree of `size2` leaves begins with the tree of `size1` (PROOF of RFC 9162 2.1.4.1).
 
     Raises:
         ProofError: a planned tile is missing or too short.
@@ -162,12 +164,15 @@ Subtree = tuple[int, int]  # (height, i): the complete subtree of leaves [i << h
 
 
 def _split(lo: int, hi: int) -> int:
-    """Return where RFC 9162 splits [lo, hi): after the largest power of two that is less than its length."""
+    """Return where RFC 9162 splits [lo, hi): lo plus the largest power of two that is less than the length."""
     return lo + (1 << ((hi - lo - 1).bit_length() - 1))
 
 
 def _subtrees(lo: int, hi: int) -> list[Subtree]:
-    """Split [lo, hi) into complete subtrees, left to right; each is lower than the one before."""
+    """Split [lo, hi) into complete subtrees, left to right; each is lower than the one before.
+
+    Example: [0, 7) is [0, 4), [4, 6), [6, 7), with the heights 2, 1, 0.
+    """
     found = []
     while lo < hi:
         height = (hi - lo).bit_length() - 1
@@ -203,13 +208,16 @@ def _consistency_ranges(size1: int, size2: int) -> list[list[Subtree]]:
         else:
             ranges.append(_subtrees(lo, mid))
             lo = mid
-    if lo:  # the verifier knows the first root, but not this part of it
+    if lo:  # otherwise the first tree is the whole range, and the verifier has its root
         ranges.append(_subtrees(lo, hi))
     return ranges[::-1]
 
 
-def _place(subtree: Subtree) -> tuple[int, int, int, int]:
-    """Return where a subtree lies: (level, n, first hash, number of hashes) in its tile."""
+def _position(subtree: Subtree) -> tuple[int, int, int, int]:
+    """Return the position of a subtree: its tile's level and n, its first hash in the tile, and its number of hashes.
+
+    Example: height 10, i = 5 (leaves 5120 to 6143) is level 1, rest 2, so first = 20: hashes 20 to 23 of tile (1, 0).
+    """
     height, i = subtree
     level, rest = divmod(height, TILE_HEIGHT)
     first = i << rest
@@ -217,7 +225,7 @@ def _place(subtree: Subtree) -> tuple[int, int, int, int]:
 
 
 def _tiles_of(ranges: Iterable[Iterable[Subtree]]) -> list[Coordinates]:
-    return sorted({_place(subtree)[:2] for subtrees in ranges for subtree in subtrees})
+    return sorted({_position(subtree)[:2] for subtrees in ranges for subtree in subtrees})
 
 
 def _range_hash(subtrees: Sequence[Subtree], tiles: Mapping[Coordinates, bytes]) -> bytes:
@@ -225,7 +233,7 @@ def _range_hash(subtrees: Sequence[Subtree], tiles: Mapping[Coordinates, bytes])
 
 
 def _subtree_hash(subtree: Subtree, tiles: Mapping[Coordinates, bytes]) -> bytes:
-    level, n, first, count = _place(subtree)
+    level, n, first, count = _position(subtree)
     row = tiles.get((level, n), b"")
     if len(row) < (first + count) * HASH_SIZE:
         raise ProofError(f"tile is missing or too short: `{tile_path(level, n)}`")
@@ -236,12 +244,12 @@ def _subtree_hash(subtree: Subtree, tiles: Mapping[Coordinates, bytes]) -> bytes
 
 
 def _pair(hashes: Sequence[bytes]) -> list[bytes]:
-    """Hash neighbours in pairs, leaving out the last of an odd number. Hot: every append runs through here."""
+    """Hash neighbours in pairs, without the last of an odd number. Every append runs through here."""
     return [sha256(b"\x01" + left + right).digest() for left, right in zip(hashes[::2], hashes[1::2], strict=False)]
 
 
 def _fold(peaks: Sequence[bytes]) -> bytes:
-    """Hash complete subtrees, each lower than the one to its left, to the root over them all."""
+    """Hash complete subtrees, each lower than the one to its left, to the root over all of them."""
     folded = peaks[-1]
     for peak in reversed(peaks[:-1]):
         folded = node_hash(peak, folded)
@@ -253,20 +261,20 @@ def _fold(peaks: Sequence[bytes]) -> bytes:
 
 def plan_edge(size: int) -> list[Coordinates]:
     """Name the tiles that ``Edge.from_tiles(size, ...)`` needs: the partial one of each level."""
-    # The complete subtrees that a size splits into lie in just these: both follow its binary digits.
+    # A size splits into one complete subtree for each of its binary digits that is 1, and each lies in such a tile.
     return plan_root(size)
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """The right edge of a tree: all that is needed to append to it and to know its root.
+    """The right edge of a tree: what is needed to append leaves and to compute the root.
 
     Attributes:
-        size: leaves in the tree.
-        rows: at each level, the hashes of the partial tile joined (0 to 255 of them, so 0 to 8,160 bytes).
-        peaks: hashes of the complete subtrees the size splits into, by height; b"" where the size has no such bit.
-            They could be computed from the rows; keeping them makes a leaf cost one node hash and a root
-            no more than one per binary digit of the size.
+        size: number of leaves in the tree.
+        rows: for each level, the joined hashes of its partial tile: 0 to 255 hashes, so 0 to 8,160 bytes.
+        peaks: for each height, the hash of the complete subtree of that height that the size splits into; b"" if the
+            size has no such bit. They could be computed from the rows. With them, a new leaf costs one node hash on
+            average, and the root costs at most one for each binary digit of the size.
     """
 
     size: int = 0
@@ -275,7 +283,7 @@ class Edge:
 
     @classmethod
     def from_tiles(cls, size: int, tiles: Mapping[Coordinates, bytes]) -> "Edge":
-        """Take up the edge of a stored tree of `size` leaves.
+        """Compute the edge of a stored tree of `size` leaves.
 
         Raises:
             ProofError: a planned tile is missing or too short.
@@ -286,7 +294,7 @@ class Edge:
         rows = []
         for level in range(-(-size.bit_length() // TILE_HEIGHT)):
             n, width = divmod(size >> (TILE_HEIGHT * level), TILE_WIDTH)
-            # As wide as this or wider, or a peak above would have been missing.
+            # The tile is wide enough. Otherwise the computation of a peak above would have raised.
             rows.append(tiles.get((level, n), b"")[: width * HASH_SIZE])
         return cls(size, tuple(rows), tuple(peaks))
 
@@ -295,16 +303,17 @@ class Edge:
         return _fold([peak for peak in reversed(self.peaks) if peak]) if self.size else EMPTY_ROOT
 
     def append(self, leaf_hashes: Sequence[bytes]) -> "tuple[Edge, dict[Coordinates, bytes]]":
-        """Append leaves by their hashes.
+        """Append leaves, given as hashes.
 
-        Returns the new edge, and each tile that changed with all the hashes it now has: up to 256, never none.
+        Returns:
+            The new edge; and each tile that changed, with all its hashes (1 to 256).
         """
         assert all(len(h) == HASH_SIZE for h in leaf_hashes), "leaf hashes are 32 bytes"
         rows, peaks = list(self.rows), list(self.peaks)
         changed: dict[Coordinates, bytes] = {}
         new = list(leaf_hashes)
         height = 0
-        # Height by height: `new` are the complete subtrees of this height that this append brings.
+        # For each height, `new` holds the hashes of the complete subtrees of that height that this append completes.
         while new:
             level, rest = divmod(height, TILE_HEIGHT)
             if rest == 0:
