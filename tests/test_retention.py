@@ -494,7 +494,7 @@ def test_a_leaf_or_statement_that_is_gone_and_not_stated_is_named_by_fsck(world:
     anna = pruned_world(world)
     store, tag = world.services.ledger.store, world.tag(anna)
     chain = list(reads.read_chain_with_gaps(store, tag))
-    for entry, what in ((chain[0], "where its chain has `0` before it"), (chain[1], "map root"), (chain[-1], "leaf is missing")):
+    for entry, what in ((chain[0], "chain has `0` before it"), (chain[1], "map root"), (chain[-1], "leaf is missing")):
         key = layout.leaf_key(entry.index)
         with without(store, key):
             faults = fsck(world).faults
