@@ -48,12 +48,10 @@ class Batch:
     and touches no store.
     """
 
-    __slots__ = ("byte_size", "operations")
+    __slots__ = ("operations",)
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
-        self.byte_size = 0
-        """Bytes of the keys and values held."""
 
     def __len__(self) -> int:
         return len(self.operations)
@@ -61,12 +59,10 @@ class Batch:
     def put(self, key: bytes, value: bytes) -> None:
         """Set *key* to *value*."""
         self.operations.append(Put(key, value))
-        self.byte_size += len(key) + len(value)
 
     def delete(self, key: bytes) -> None:
         """Remove *key*; no error where it is absent."""
         self.operations.append(Delete(key))
-        self.byte_size += len(key)
 
     def delete_range(self, start: bytes, end: bytes) -> None:
         """Remove all keys in [*start*, *end*); an empty range changes nothing."""
@@ -76,7 +72,6 @@ class Batch:
         if start == end:
             return
         self.operations.append(DeleteRange(start, end))
-        self.byte_size += len(start) + len(end)
 
 
 class Store(Protocol):

@@ -41,7 +41,7 @@ STOPPED = "table stopped, since a write to it failed: start the daemon again"
 _SPARE_READERS = 32  # finished read transactions kept for the next begin, which then costs a tenth
 
 
-class Reading:
+class ReadTransaction:
     """A read transaction: the table as of one commit. Use it in a ``with`` statement.
 
     Attributes:
@@ -79,7 +79,7 @@ class Reading:
             raise _translated(error) from error
 
 
-class Writing(Reading):
+class WriteTransaction(ReadTransaction):
     """The write transaction: reads its own writes; there is one at a time, in all processes.
 
     Leaving the ``with`` block commits; leaving it by an exception changes nothing. Begin and end it on
@@ -97,16 +97,6 @@ class Writing(Reading):
         self.put = txn.put
         self.delete = txn.delete
         self._ended = False
-
-    def delete_range(self, start: bytes, end: bytes | None) -> int:
-        """Remove all keys in [*start*, *end*) and return how many there were."""
-        cursor = self._txn.cursor()
-        found = cursor.set_range(start) if start else cursor.first()
-        count = 0
-        while found and (end is None or cursor.key() < end):
-            found = cursor.delete() and bool(cursor.key())  # moves on to the next
-            count += 1
-        return count
 
     def commit(self) -> None:
         """Make all changes current for readers that begin from now on, and sync their pages.
@@ -173,28 +163,28 @@ class Environment:
         """
         return cls(_open(path, map_size_bytes=0, read_only=True))
 
-    def begin_read(self) -> Reading:
+    def begin_read(self) -> ReadTransaction:
         """Begin a read transaction, on the last commit.
 
         Raises:
             StorageError: too many read transactions at once, or the environment is closed.
         """
         try:
-            return Reading(self._env.begin())
+            return ReadTransaction(self._env.begin())
         except lmdb.MapResizedError:
             self._env.set_mapsize(0)  # the writer's map is larger now: take its size over
             return self.begin_read()
         except lmdb.Error as error:
             raise _translated(error) from error
 
-    def begin_write(self) -> Writing:
+    def begin_write(self) -> WriteTransaction:
         """Begin the write transaction; wait while another process or thread is in one.
 
         Raises:
             StorageError: the environment is closed.
         """
         try:
-            return Writing(self._env.begin(write=True))
+            return WriteTransaction(self._env.begin(write=True))
         except lmdb.Error as error:
             raise _translated(error) from error
 

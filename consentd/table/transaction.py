@@ -1,11 +1,12 @@
-"""Apply entries to the policy table: one step for each kind that says something to it.
+"""Apply entries to the policy table: one step for each kind that changes it.
 
-The same steps run live, when the daemon catches up, and when a table is rebuilt: so all three come to the same bytes.
+The same steps run when the sequencer commits a batch, when a table catches up, and when it is built anew. So all three
+give the same bytes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Final, Self
 
 from google.protobuf.message import Message
 
@@ -19,17 +20,21 @@ from consentd.policy.renew import Renewal
 from consentd.policy.vocabulary import Vocabulary
 from consentd.statements import values
 from consentd.store import prefix_end
-from consentd.store.lmdb import Writing
-from consentd.table.view import FORMAT, KEY, NO_REVISION, REVISION, U32, U64, Registry, Shared, View
+from consentd.store.lmdb import WriteTransaction
+from consentd.table.view import FORMAT, KEY, NO_REVISION, REVISION, U32, U64, Registry, RegistryCache, View
 from consentd.v1 import statement_pb2 as st
 
 
 class TableTransaction(View):
-    """One batch's transaction: reads its own writes. The sequencer's; nothing shows before ``commit``."""
+    """The transaction that applies a batch of entries. For the sequencer's thread only.
 
-    def __init__(self, shared: Shared, txn: Writing) -> None:
-        self._shared = shared
-        self._txn: Writing = txn
+    Its reads include its own writes. Readers see none of them before ``commit``. Leaving the ``with`` block without
+    ``commit`` drops them.
+    """
+
+    def __init__(self, cache: RegistryCache, txn: WriteTransaction) -> None:
+        self._cache = cache
+        self._txn: WriteTransaction = txn
         row = txn.get(b"R")
         self.size, _, self._generation, _ = NO_REVISION if row is None else REVISION.unpack(row)
         self._registry: Registry | None = None
@@ -37,34 +42,37 @@ class TableTransaction(View):
 
     def registry(self) -> Registry:
         if self._registry is None:
-            shared = self._shared.registry
-            if not self._changed and shared is not None and shared.generation == self._generation:
-                self._registry = shared
+            cached = self._cache.registry
+            if not self._changed and cached is not None and cached.generation == self._generation:
+                self._registry = cached
             else:
                 self._registry = self._read_registry(self._generation)
         return self._registry
 
     def apply(self, event: codec.Event, message: Message | None) -> None:
-        """Apply one entry: a deterministic function of (table, entry), live, catching up or rebuilding.
+        """Apply one entry. The result depends on the table and the entry alone.
 
-        An entry whose statement was erased (*message* None), or whose kind says nothing to the table, changes nothing.
+        An entry of a kind that this version does not know makes the person's consents unreadable.
+
+        Args:
+            message: the decoded payload; None: it was erased, or its kind does not change the table.
         """
-        step = STEPS.get(event.kind)
+        step = self.STEPS.get(event.kind)
         if step is not None:
             if message is not None:
-                getattr(self, step)(event, message)
+                step(self, event, message)
         elif event.kind == EntryKind.ERASURE:
             self._erase(event.tag)
         elif event.kind not in NO_TABLE_EFFECT and self._txn.get(b"s" + event.tag) is not None:
             self._put_unreadable(event)
 
     def commit(self, size: int, root: bytes, wall_ms: int) -> None:
-        """Make the batch current for every reader that begins from now on, at this revision."""
+        """Commit: readers that begin later see all writes. *size* and *root* are the ledger's with this batch."""
         self._txn.put(b"R", REVISION.pack(size, root, self._generation, FORMAT))
         self._txn.put(b"H", U64.pack(wall_ms))
         self._txn.commit()
         if self._changed and self._registry is not None:
-            self._shared.registry = self._registry
+            self._cache.registry = self._registry
 
     def __enter__(self) -> Self:
         return self
@@ -72,11 +80,10 @@ class TableTransaction(View):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Not committed by ``commit``: dropped. A turn without entries has nothing to say.
         self._txn.abort()
         self._txn.__exit__(kind, error, trace)
 
-    # -- one step for each kind that says something -----------------------------------------------------------
+    # -- one step for each kind that changes the table --------------------------------------------------------
 
     def _ledger(self, event: codec.Event, message: st.LedgerStatement) -> None:
         if message.statement_key:
@@ -92,7 +99,7 @@ class TableTransaction(View):
         for group in message.groups:
             if self._txn.get(b"g" + group.encode()) is None:
                 self._txn.put(b"g" + group.encode(), self._number())
-        self._touch()
+        self._registry_changed()
 
     def _key(self, event: codec.Event, message: st.KeyStatement) -> None:
         owner = self.key_ever(message.key)
@@ -115,7 +122,7 @@ class TableTransaction(View):
         if old is not None:
             self._renew(values.vocabulary_value(old), values.vocabulary_value(message))
         self._txn.put(b"v", message.SerializeToString(deterministic=True))
-        self._touch()
+        self._registry_changed()
 
     def _notice(self, event: codec.Event, message: st.NoticeStatement) -> None:
         row_key = b"n" + message.notice_id.encode() + b"\0" + U32.pack(message.version)
@@ -123,7 +130,7 @@ class TableTransaction(View):
 
     def _rules(self, event: codec.Event, message: st.RulesStatement) -> None:
         self._txn.put(b"r", message.SerializeToString(deterministic=True))
-        self._touch()
+        self._registry_changed()
         self._compile_rules(message)
 
     def _enrol(self, event: codec.Event, message: st.EnrolStatement) -> None:
@@ -162,7 +169,7 @@ class TableTransaction(View):
         self._put_subject(event.tag, self._with_consent(event.tag, stored))
 
     def _erase(self, tag: bytes) -> None:
-        """Forget who is behind a tag, what they allowed, and their keys. A look through all, for nothing leads back."""
+        """Delete the rows of a person. Reads all identifier and key rows, because no row leads from a tag to them."""
         gone = [key for key, value in self._txn.scan(b"i", prefix_end(b"i")) if value == tag]
         for key, row in self._txn.scan(b"k", prefix_end(b"k")):
             if row[0] == Owner.SUBJECT and row[KEY.size :] == tag:
@@ -172,7 +179,7 @@ class TableTransaction(View):
         self._txn.delete(b"s" + tag)
 
     def _put_unreadable(self, event: codec.Event) -> None:
-        """An entry this version cannot read may permit or deny anything: the person's answers cannot be told."""
+        """Store an unreadable consent, so that checks answer INDETERMINATE: the entry may permit or deny anything."""
         consent = model.Consent(kind=model.Kind.CONSENT, root=model.Provision(effect=model.Effect.DENY))
         stored = model.StoredConsent(lineage=event.seq, seq=event.seq, version=1, consent=consent, readable=False)
         self._put_subject(event.tag, self._with_consent(event.tag, stored))
@@ -193,7 +200,7 @@ class TableTransaction(View):
         self._txn.put(b"c", compiled.encoded)
 
     def _renew(self, old: Vocabulary, new: Vocabulary) -> None:
-        """Widen every stored deny by the codes that joined below what it names: one pass over all persons."""
+        """Add to every stored deny the new codes below those that it names. Reads the rows of all persons."""
         renewal = Renewal(old, new)
         if not renewal.is_needed():
             return
@@ -226,9 +233,9 @@ class TableTransaction(View):
         return number
 
     def _drop_ended(self, kept_from_ms: int) -> None:
-        """Drop the consents that ended before a pruning's time, so that later ones may prune them: one pass over all.
+        """Drop the consents that ended before the time of a pruning. Reads the rows of all persons.
 
-        They permit and deny nothing any more, and no decision from here on has them in view.
+        They permit and deny nothing any more. No later decision depends on them, so a later pruning may delete them.
         """
         changed = [
             (key, shorter)
@@ -238,25 +245,31 @@ class TableTransaction(View):
         for key, shorter in changed:
             self._txn.put(key, shorter or b"")
 
-    def _touch(self) -> None:
-        """The registry changed: this turn reads it anew. Counted by entry, so that a rebuilt table counts the same."""
+    def _registry_changed(self) -> None:
+        """Count a change of the registry, and read it again when it is needed.
+
+        Each entry counts, not each transaction, so that a table that is built anew has the same generation.
+        """
         self._registry = None
         self._changed = True
         self._generation += 1
 
+    STEPS: ClassVar[Mapping[int, Callable[["TableTransaction", codec.Event, Any], None]]] = {
+        EntryKind.LEDGER: _ledger,
+        EntryKind.PARTICIPANT: _participant,
+        EntryKind.KEY: _key,
+        EntryKind.VOCABULARY: _vocabulary,
+        EntryKind.NOTICE: _notice,
+        EntryKind.RULES: _rules,
+        EntryKind.ENROL: _enrol,
+        EntryKind.GRANT: _grant,
+        EntryKind.AMEND: _amend,
+        EntryKind.PAUSE: _pause,
+        EntryKind.RESUME: _resume,
+        EntryKind.REVOKE: _revoke,
+    }
+    """The step that applies an entry, by kind."""
 
-STEPS: dict[int, str] = {
-    EntryKind.LEDGER: "_ledger",
-    EntryKind.PARTICIPANT: "_participant",
-    EntryKind.KEY: "_key",
-    EntryKind.VOCABULARY: "_vocabulary",
-    EntryKind.NOTICE: "_notice",
-    EntryKind.RULES: "_rules",
-    EntryKind.ENROL: "_enrol",
-    EntryKind.GRANT: "_grant",
-    EntryKind.AMEND: "_amend",
-    EntryKind.PAUSE: "_pause",
-    EntryKind.RESUME: "_resume",
-    EntryKind.REVOKE: "_revoke",
-}
-"""Which step of ``TableTransaction`` a kind takes."""
+
+STEP_KINDS: Final = frozenset(TableTransaction.STEPS)
+"""Kinds whose payload changes the table."""

@@ -1,9 +1,10 @@
-"""Read the policy table: a person's rows, and what all checks share.
+"""Read the policy table: the rows of a person, and the registry, which is the same for all checks.
 
-A ``View`` is the table at one moment: a ``Snapshot`` of the last commit for readers, a ``TableTransaction`` for the
-sequencer, which reads its own writes. The rows are named in ``table``.
+A ``View`` is the table at one moment. Readers get a ``Snapshot`` of the last commit. The sequencer gets a
+``TableTransaction``, whose reads include its own writes. ``table`` lists the rows.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from struct import Struct
@@ -20,7 +21,7 @@ from consentd.policy.codebook import Codebook
 from consentd.policy.compile import CompiledRules
 from consentd.statements import payloads, values
 from consentd.store import prefix_end
-from consentd.store.lmdb import Reading
+from consentd.store.lmdb import ReadTransaction
 from consentd.v1 import statement_pb2 as st
 
 FORMAT = 1
@@ -28,14 +29,17 @@ REVISION = Struct(">Q32sQB")
 """tree size, root, generation of the registry, format."""
 NO_REVISION = (0, b"", 0, FORMAT)
 KEY = Struct(">BQQ")
-"""owner, in force from, until; the owner's id or tag follows."""
+"""owner, in force from ms, until ms; the owner's id or tag follows."""
 U64 = Struct(">Q")
 U32 = Struct(">I")
 
 
 @dataclass(frozen=True, slots=True)
 class Participant:
-    """A participant as it stands: its number, roles and rights as enum values, groups, and its statement."""
+    """A participant by its latest statement. ``number`` stands for it in compiled consents and rules.
+
+    ``roles`` and ``rights`` are values of the enums of ``consentd.v1``.
+    """
 
     id: str
     number: int
@@ -48,7 +52,12 @@ class Participant:
 
 @dataclass(frozen=True, slots=True)
 class KeyOwner:
-    """Whose key it is, and when it is in force: [from_ms, until_ms]. ``name``: participant; ``tag``: person."""
+    """The owner of a key, and when the key is in force, both ends included.
+
+    Attributes:
+        name: of a participant; else empty.
+        tag: of a person; else empty.
+    """
 
     kind: Owner
     from_ms: int
@@ -58,7 +67,7 @@ class KeyOwner:
 
     @property
     def chain(self) -> bytes:
-        """The tag of the chain that put it in force."""
+        """The tag of the chain whose entry put the key in force."""
         if self.kind is Owner.SUBJECT:
             return self.tag
         return codec.LEDGER_TAG if self.kind is Owner.LEDGER else codec.public_tag(PARTICIPANT_PREFIX + self.name)
@@ -66,7 +75,12 @@ class KeyOwner:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """What every check shares, at one generation of the registry: made once, read by all."""
+    """Codebook, rules and participants. They change rarely, so all checks of one generation share this value.
+
+    Attributes:
+        generation: how many entries have changed the registry.
+        numbers: of participants and groups, by id.
+    """
 
     generation: int
     codebook: Codebook
@@ -75,11 +89,11 @@ class Registry:
     numbers: dict[str, int]
 
 
-class Shared:
-    """Where readers of one process keep the registry they last read, for the next one.
+class RegistryCache:
+    """The registry that was read last in this process.
 
     Attributes:
-        registry: replaced by assignment by any thread, and checked by its generation before use.
+        registry: any thread may replace it, by assignment. A reader compares its generation before it uses it.
     """
 
     __slots__ = ("registry",)
@@ -88,22 +102,26 @@ class Shared:
         self.registry: Registry | None = None
 
 
-class View:
-    """What can be read of the table, at one moment. Base of ``Snapshot`` and ``TableTransaction``."""
+class View(ABC):
+    """The table at one moment."""
 
-    _txn: Reading
+    _txn: ReadTransaction
 
     def tag_of(self, identifier_hash: bytes) -> bytes | None:
-        """Return the tag an identifier was enrolled under, or None."""
+        """Return the tag under which an identifier is enrolled; None: it is not enrolled."""
         return self._txn.get(b"i" + identifier_hash)
 
     def subject(self, tag: bytes) -> bytes | None:
-        """Return a person's subject value; None where the person has no consent."""
+        """Return a person's subject value; None: the person has no consent."""
         return self._txn.get(b"s" + tag) or None
 
+    @abstractmethod
     def registry(self) -> Registry:
-        """Return codebook, rules and participants."""
-        raise AssertionError("each kind of view has its own")
+        """Return codebook, rules and participants.
+
+        Raises:
+            CorruptionError: the table has no vocabulary or no rules.
+        """
 
     def codebook(self) -> Codebook:
         """Return the codebook in force."""
@@ -114,16 +132,16 @@ class View:
         return self.registry().rules
 
     def participant(self, participant_id: str) -> Participant | None:
-        """Return a participant as it stands, or None."""
+        """Return a participant by its latest statement; None: there is none of this id."""
         return self.registry().participants.get(participant_id)
 
     def key_owner(self, key: bytes) -> KeyOwner | None:
-        """Return whose key it is, where it is in force; None otherwise."""
+        """Return the owner of a key that is in force now; None: it is not in force."""
         owner = self.key_ever(key)
         return owner if owner is not None and owner.until_ms == FOREVER_MS else None
 
     def key_ever(self, key: bytes) -> KeyOwner | None:
-        """Return whose key it is or was, or None."""
+        """Return the present or last owner of a key; None: it was never in force."""
         row = self._txn.get(b"k" + key) if len(key) == 32 else None
         if row is None:
             return None
@@ -134,7 +152,7 @@ class View:
         return KeyOwner(Owner(kind), from_ms, until_ms, name=rest.decode())
 
     def keys_of(self, participant_id: str) -> list[bytes]:
-        """Return the keys of a participant that are in force. A scan of all keys."""
+        """Return the keys of a participant that are in force. Reads all key rows."""
         owned = [key[1:] for key, _ in self._txn.scan(b"k", prefix_end(b"k"))]
         owners = [(key, self.key_owner(key)) for key in owned]
         return [key for key, owner in owners if owner is not None and owner.name == participant_id]
@@ -156,11 +174,11 @@ class View:
         return () if value is None else subjects.decode_subject(value)
 
     def has_authority(self, tag: bytes, seq: int) -> bool:
-        """Tell whether entry *seq* of a person is an AUTHORITY in force. None is recorded in this version."""
+        """Report whether entry *seq* of a person is an AUTHORITY in force. This version records none, so: False."""
         return False
 
     def notice(self, notice_id: str, version: int = 0) -> st.NoticeStatement | None:
-        """Return a notice version, or the latest for 0; None where there is none."""
+        """Return this version of a notice, the latest one for 0; None: there is none."""
         start = b"n" + notice_id.encode() + b"\0"
         if version:
             row = self._txn.get(start + U32.pack(version))
@@ -170,16 +188,16 @@ class View:
         return None if row is None else payloads.parse(st.NoticeStatement, row)
 
     def has_notice(self, notice_id: str, version: int) -> bool:
-        """Tell whether a notice version is published."""
+        """Report whether this version of a notice was published."""
         return version > 0 and self.notice(notice_id, version) is not None
 
     def vocabulary_statement(self) -> st.VocabularyStatement | None:
-        """Return the vocabulary in force, or None before the first."""
+        """Return the vocabulary in force; None: none was stated yet."""
         row = self._txn.get(b"v")
         return None if row is None else payloads.parse(st.VocabularyStatement, row)
 
     def rules_statement(self) -> st.RulesStatement | None:
-        """Return the rules in force, or None before the first."""
+        """Return the rules in force; None: none were stated yet."""
         row = self._txn.get(b"r")
         return None if row is None else payloads.parse(st.RulesStatement, row)
 
@@ -212,19 +230,19 @@ class View:
 
 
 class Snapshot(View):
-    """The table as of one commit. Use it in a ``with`` statement, and wait for nothing within.
+    """The table after one commit. Use it in a ``with`` statement, and do not wait for anything inside.
 
     Attributes:
-        size, root: the revision: the state of the ledger it reflects.
+        size, root: the table reflects the ledger's first *size* leaves, whose root this is.
     """
 
-    __slots__ = ("_generation", "_registry", "_shared", "_txn", "root", "size")
+    __slots__ = ("_cache", "_generation", "_registry", "_txn", "root", "size")
 
     size: int
     root: bytes
 
-    def __init__(self, shared: Shared, txn: Reading) -> None:
-        self._shared = shared
+    def __init__(self, cache: RegistryCache, txn: ReadTransaction) -> None:
+        self._cache = cache
         self._txn = txn
         row = txn.get(b"R")
         self.size, self.root, self._generation, _ = NO_REVISION if row is None else REVISION.unpack(row)
@@ -233,30 +251,30 @@ class Snapshot(View):
     def registry(self) -> Registry:
         found = self._registry
         if found is None:
-            found = self._shared.registry
+            found = self._cache.registry
             if found is None or found.generation != self._generation:
                 found = self._read_registry(self._generation)
-                # A lost race replaces one right value by another; a snapshot never uses another generation's.
-                self._shared.registry = found
+                # Two threads may both read it and assign it. Either value is right for a snapshot of its generation.
+                self._cache.registry = found
             self._registry = found
         return found
 
     def participants(self, after: str, limit: int) -> list[st.ParticipantStatement]:
-        """Return the statements of up to *limit* participants by id, those above *after*."""
+        """Return the statements of up to *limit* participants, in the order of ids, with ids greater than *after*."""
         start = b"p" + after.encode() + b"\0" if after else b"p"
         rows = self._txn.scan(start, prefix_end(b"p"), limit=limit)
         return [payloads.parse(st.ParticipantStatement, row[4:]) for _, row in rows]
 
     def rows(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield every row but the heartbeat, by key: two tables of the same ledger have the same."""
+        """Yield every row but the heartbeat, by key. All tables of one ledger at one size have the same rows."""
         return ((key, value) for key, value in self._txn.scan(b"", None) if key != b"H")
 
     def page(self, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """Return up to *limit* rows by key, those behind *after*."""
+        """Return up to *limit* rows, by key, with keys greater than *after*."""
         return list(self._txn.scan(after + b"\0" if after else b"", None, limit=limit))
 
     def heartbeat_ms(self) -> int:
-        """Return when the writer last left its heartbeat, UTC ms; 0: never."""
+        """Return when the writer last wrote its heartbeat, UTC ms; 0: never."""
         row = self._txn.get(b"H")
         return 0 if row is None else int(U64.unpack(row)[0])
 

@@ -19,8 +19,9 @@ from consentd.core import codec
 from consentd.core.pruned import NOTHING
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 from consentd.ledger import reads, retention
-from consentd.table.table import CATCH_UP_BATCH, Table, catch_up
-from consentd.table.transaction import STEPS
+from consentd.table.catch_up import CATCH_UP_BATCH, catch_up
+from consentd.table.table import Table
+from consentd.table.transaction import STEP_KINDS
 from consentd.verify.findings import MAX_FAULTS, Fault
 from consentd.verify.scrub_records import Records, ScrubTarget
 from consentd.verify.table_compare import Difference, compare_rows
@@ -222,7 +223,7 @@ class TableScrub:
 
     def _count_leaf(self, leaf: bytes) -> None:
         self._skipped += 1
-        if codec.kind_of(leaf) in STEPS or self._skipped == _SKIPPED_PER_RECORD:
+        if codec.kind_of(leaf) in STEP_KINDS or self._skipped == _SKIPPED_PER_RECORD:
             self._skipped = 0
             self._progress.count(1)
 

@@ -40,7 +40,8 @@ from consentd.service.requests import content_hash, make_request
 from consentd.statements.values import consent_message, rules_message, vocabulary_message
 from consentd.store import Batch, Store
 from consentd.store.memory import MemoryStore
-from consentd.table.table import Table, catch_up
+from consentd.table.catch_up import catch_up
+from consentd.table.table import Table
 from consentd.table.transaction import TableTransaction
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
