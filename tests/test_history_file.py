@@ -15,6 +15,7 @@ from hypothesis import strategies as some
 
 from cases.daemons import Running, make_running
 from cases.ledgers import LOG, ORIGIN, START_MS, LedgerCase
+from cases.pruned_ledgers import DAYS, World
 from cases.vectors_case import BANK, CITIZEN
 from cases.vectors_notes import WITNESS
 from consentd import cli
@@ -37,7 +38,6 @@ from consentd_client import (
     verify_receipt,
 )
 from consentd_client.operations import Step, StreamCall
-from test_retention import DAYS, World
 
 PIN = Trust(ORIGIN, LOG.verifier)
 

@@ -14,6 +14,7 @@ from threading import Thread
 import pytest
 
 from cases.daemons import question, running_daemon
+from cases.pruned_ledgers import DAYS, World, data_directory
 from cases.vectors_case import b64
 from cases.write_vectors import write_vectors
 from consentd.audit.bundle import Scope, make_bundle
@@ -24,7 +25,6 @@ from consentd.cosigning.keyfiles import read_signing_key
 from consentd.v1 import consent_pb2
 from consentd_client import Client, pin
 from consentd_client.history_file import history_file
-from test_retention import DAYS, World, data_directory
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "clients" / "typescript"

@@ -4,7 +4,6 @@ What must be kept is found here once more, from the other end: for each moment s
 in view then, and who signed it.
 """
 
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -12,121 +11,20 @@ from random import Random
 import pytest
 
 from cases.fakes import FaultyStore
-from cases.ledgers import LedgerCase, Person, check_ledger
+from cases.ledgers import check_ledger
+from cases.pruned_ledgers import MONTH_DAYS, PruningCase, use
 from consentd.core import codec, tiles
-from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import DAY_MS, Pruned
-from consentd.errors import RequestError, StorageError
+from consentd.errors import StorageError
 from consentd.ledger import layout, pruning, reads, retention
-from consentd.ledger.pruning import Stop
 from consentd.policy import model
-from consentd.sequencer.commands.pruning import StatePruning
-from consentd.statements.values import consent_message
 from consentd.store import Store
 from consentd.store.memory import MemoryStore
 from consentd.v1 import statement_pb2 as st
 
-DAYS = 30
 _DEEP = {2, 4, 5, 7}
 PERSON_KINDS = range(EntryKind.GRANT, EntryKind.OUTCOME + 1)
-
-
-class PruningCase(LedgerCase):
-    """A ledger with a retention policy of a month."""
-
-    retention_days = DAYS
-
-    def kept_from(self) -> int:
-        return self.clock.wall_ms() - DAYS * DAY_MS
-
-    def plan(self) -> tuple[Pruned, Stop]:
-        planning = pruning.plan_pruning(
-            self.store, self.vault, kept_from_ms=self.kept_from(), size=self.ledger.state.size
-        )
-        try:
-            while True:
-                next(planning)
-        except StopIteration as ended:
-            found: tuple[Pruned, Stop] = ended.value
-            return found
-
-    def state(self, pruned: Pruned) -> None:
-        """State a pruning, publish it."""
-        self.write(StatePruning(pruned=pruned))
-        self.seal()
-
-    def sweep(self, pruned: Pruned) -> None:
-        for batch, _ in pruning.delete_in_batches(self.store, self.vault, pruned):
-            self.sequencer.call(lambda batch=batch: self.store.write(batch))
-
-    def prune(self) -> Pruned:
-        pruned, _ = self.plan()
-        self.state(pruned)
-        self.sweep(pruned)
-        return pruned
-
-    def consent(self, person: Person, *, days: float, retain_days: float = 0, signed: bool = False):
-        """Return a grant that ends after some days."""
-        now = self.clock.wall_ms()
-        root = model.Provision(
-            effect=model.Effect.PERMIT, actors=("bank",), holders=("hospital",), purposes=("CAREMGT",),
-            categories=("CLIN",), actions=("access",), end_ms=now + round(days * DAY_MS),
-        )
-        retain = now + round(retain_days * DAY_MS) if retain_days else 0
-        consent = model.Consent(kind=model.Kind.CONSENT, root=root, retention_until_ms=retain)
-        write = self.grant(person)
-        message = st.GrantStatement(consent=consent_message(consent))
-        if not signed:
-            message.attestation.attested_by = "hospital"
-            statement = None
-        else:
-            statement = self.sign(person.key, EntryKind.GRANT, person, message, write.request.id)
-        return replace(write, message=message, signed=statement)
-
-
-def live(case: PruningCase, random: Random, steps: int, *, keys: bool) -> None:
-    """Do random things on random days; with *keys*, persons have keys of their own, which are in force for ever."""
-    for number in range(3):
-        key = KeyPair(bytes([50 + number + len(case.people)]) * 32) if keys else None
-        case.enrol(f"person {len(case.people)}", key)
-    for _ in range(steps):
-        person = random.choice(case.people)
-        what = random.randrange(9)
-        count, _ = case.ledger.head(person.tag)
-        grants = [
-            entry.event.seq
-            for entry in reads.read_chain_with_gaps(case.store, person.tag)
-            if entry.event.kind == EntryKind.GRANT and entry.row is not None
-        ]
-        try:
-            if what == 0 or not grants:
-                case.write(
-                    case.consent(
-                        person, days=random.choice((1, 20, 400)), retain_days=random.choice((0, 0, 90)),
-                        signed=person.key is not None and random.random() < 0.5,
-                    )
-                )
-            elif what == 1:
-                kind = random.choice((EntryKind.PAUSE, EntryKind.RESUME, EntryKind.REVOKE))
-                case.write(case.change(person, random.choice(grants), kind))
-            elif what == 2:
-                case.write(case.access(person, purpose="HRESCH"))
-            elif what == 3:
-                accesses = [
-                    entry.event.seq for entry in reads.read_chain_with_gaps(case.store, person.tag, max(1, count - 9))
-                    if entry.event.kind == EntryKind.ACCESS and entry.row is not None
-                ]
-                if accesses:
-                    case.write(case.outcome(person, random.choice(accesses), count=random.randrange(1000)))
-            else:
-                for _ in range(random.randrange(30)):
-                    case.write(case.access(person))
-        except RequestError:
-            pass  # a pause of what is paused, and the like
-        if random.random() < 0.3:
-            case.seal()
-        case.clock.advance(round(random.choice((0.0, 0.1, 5, 20)) * DAY_MS))
 
 
 def carry_out(store: Store, case: PruningCase, pruned: Pruned) -> None:
@@ -214,7 +112,7 @@ def test_random_ledgers(tmp_path: Path, seed: int) -> None:
     case = PruningCase(tmp_path)
     starts = []
     for _ in range(3):
-        live(case, random, 60, keys=seed % 3 == 0)
+        use(case, random, 60, keys=seed % 3 == 0)
         case.clock.advance(random.choice((1, 40, 200)) * DAY_MS)
         for person in case.people:
             case.write(case.access(person))
@@ -236,8 +134,8 @@ def test_random_ledgers(tmp_path: Path, seed: int) -> None:
 def test_a_crash_at_any_write_of_a_sweep_loses_nothing(tmp_path: Path) -> None:
     random = Random(5)
     case = PruningCase(tmp_path)
-    live(case, random, 80, keys=False)
-    for days in (500, DAYS + 1):  # the first one drops from the table what ended, the second deletes it
+    use(case, random, 80, keys=False)
+    for days in (500, MONTH_DAYS + 1):  # the first one drops from the table what ended, the second deletes it
         case.clock.advance(days * DAY_MS)
         for person in case.people:
             case.write(case.access(person))

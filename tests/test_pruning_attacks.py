@@ -9,6 +9,7 @@ import pytest
 
 from cases.daemons import ORIGIN, Running, question, reason_of
 from cases.ledgers import UncheckedPublicWrite
+from cases.pruned_ledgers import DAYS, World, data_directory, fsck, live, pruned_world, verify
 from consentd.audit.export import export
 from consentd.audit.live import LiveSource
 from consentd.audit.replay import replay_decisions
@@ -30,7 +31,6 @@ from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 from consentd.witnessd.follower import Follower
-from test_retention import DAYS, World, data_directory, fsck, live, pruned_world, verify
 
 
 @pytest.fixture

@@ -1,24 +1,19 @@
 """Prune: what goes, what stays, and that everything still verifies, from the operator's call to the citizen's proof."""
 
 import json
-import os
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 
-from cases.daemons import ORIGIN, Running, make_running, question, reason_of, request_id
+from cases.daemons import ORIGIN, Running, question, reason_of
+from cases.pruned_ledgers import DAYS, World, data_directory, fsck, live, pruned_world, verify
 from consentd import cli
-from consentd.audit import verify as audit_verify
 from consentd.audit.export import export
-from consentd.audit.files import DataDirectory
-from consentd.audit.live import Live
 from consentd.audit.replay import replay_decisions
-from consentd.audit.sources import Exported, Place
+from consentd.audit.sources import Exported
 from consentd.core import codec, tiles
 from consentd.core.kinds import EntryKind
 from consentd.core.note import format_vkey
@@ -29,97 +24,9 @@ from consentd.store import Batch, Store
 from consentd.table.catch_up import catch_up
 from consentd.table.table import Table
 from consentd.v1 import consent_pb2 as pb
-from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
-from consentd.verify import findings
 from consentd.verify.findings import CLOSED
-from consentd.verify.fsck import Report, verify_files
-from consentd_client import Client, History, RamMemory, pin
-
-DAYS = 730
-
-
-class LateClock:
-    """The machine's clock, some time ago, which can be moved ahead: wall and monotonic time together."""
-
-    def __init__(self) -> None:
-        self._behind_ms = 10 * 365 * DAY_MS
-        self._began_ms = time.time_ns() // 1_000_000
-
-    def wall_ms(self) -> int:
-        return time.time_ns() // 1_000_000 - self._behind_ms
-
-    def monotonic_ms(self) -> int:
-        return self.wall_ms()
-
-    def advance(self, days: float) -> None:
-        self._behind_ms -= round(days * DAY_MS)
-        assert self._behind_ms >= 0
-
-
-class World:
-    """A daemon with a retention policy, on a clock of its own."""
-
-    def __init__(self, directory: Path, days: int = DAYS) -> None:
-        self.clock = LateClock()
-        self.running = make_running(directory, daemon={"clock": self.clock}, retention_days=days)
-
-    @property
-    def services(self):
-        services = self.running.daemon.service_state.services
-        assert services is not None
-        return services
-
-    def revoke(self, subject: pb.Subject, consent_id: str) -> None:
-        request = cs.RevokeConsentRequest(request_id=request_id(), subject=subject, consent_id=consent_id)
-        self.running.consents.RevokeConsent(request, metadata=self.running.as_("app"))
-
-    def use(self, subject: pb.Subject, times: int = 1) -> None:
-        for _ in range(times):
-            self.running.authorize(question(subject))
-
-    def fill(self, count: int) -> None:
-        """Have enough entries of somebody else that whole bundles lie behind what was before."""
-        other = self.running.enrol(f"SYN-{os.urandom(6).hex()}")
-        given = self.running.grant(other)
-        self.use(other, count)
-        self.revoke(other, given)
-        self.settle()  # with a seal behind them, where a start may lie
-
-    def outlive(self, times: int, fill: int = 400) -> pb.Subject:
-        """Have a consent come, be used and go, and much behind it, long ago; return whose it was."""
-        anna = self.running.enrol("SYN-000001")
-        given = self.running.grant(anna)
-        self.use(anna, times)
-        self.revoke(anna, given)
-        self.fill(fill)
-        self.clock.advance(DAYS + 10)
-        return anna
-
-    def prune(self, **request: int) -> list[ls.PruneResponse]:
-        call = ls.PruneRequest(**request)
-        return list(self.running.ledger.Prune(call, metadata=self.running.as_("operator"), timeout=60))
-
-    def tag(self, subject: pb.Subject) -> bytes:
-        with self.services.table.read() as snapshot:
-            tag = snapshot.tag_of(self.services.vault.identifier_hash(subject.scheme, subject.value))
-        assert tag is not None
-        return tag
-
-    def client(self, memory: RamMemory | None = None) -> Client:
-        log_key = format_vkey(read_signing_key(self.running.config.keys.log_key_file).verifier)
-        return Client(
-            "", token=self.running.tokens["app"], trust=pin(log_key), channel=self.running.channel, memory=memory
-        )
-
-    def history(self, subject: pb.Subject, memory: RamMemory | None = None) -> History:
-        return self.client(memory).history(subject)
-
-    def settle(self) -> None:
-        """Wait until all that is written is published."""
-        state = self.services.ledger.state
-        size = state.size + (state.size > state.sealed_size)
-        assert self.services.sequencer.wait_published(size, 30) is not None
+from consentd_client import RamMemory
 
 
 @pytest.fixture
@@ -379,27 +286,6 @@ def traces(rows: Iterable[bytes], directory: Path) -> int:
 # -- auditors -------------------------------------------------------------------------------------------------
 
 
-def pruned_world(world: World) -> pb.Subject:
-    """Prune leaves and statements of a few people; return one of them."""
-    anna = world.outlive(3)
-    world.running.grant(anna)
-    world.use(anna, 2)
-    world.prune()
-    world.settle()
-    return anna
-
-
-def verify(world: World, place: Place, **options: Any) -> findings.Report:
-    log_key = read_signing_key(world.running.config.keys.log_key_file).verifier
-    return audit_verify.verify_ledger(place, origin=ORIGIN, log_verifier=log_key, **options)
-
-
-def live(world: World, *, openings: bool = True) -> Live:
-    ports = world.running.daemon
-    target = f"127.0.0.1:{ports.grpc_port}" if openings else ""
-    return Live(url=f"http://127.0.0.1:{ports.http_port}", target=target, token=world.running.tokens["pipc"])
-
-
 def test_an_auditor_verifies_what_is_left(world: World, tmp_path: Path) -> None:
     full, rest = tmp_path / "full", tmp_path / "rest"
     log_key = read_signing_key(world.running.config.keys.log_key_file).verifier
@@ -440,14 +326,6 @@ def test_an_auditor_verifies_what_is_left(world: World, tmp_path: Path) -> None:
         assert replayed.same == {"ACCESS": 2}  # what was decided since; the rest is gone
         assert not replayed.is_untold
     world.running = Running(world.running.config, world.running.tokens, clock=world.clock)
-
-
-def data_directory(world: World) -> DataDirectory:
-    config = world.running.config
-    return DataDirectory(
-        store_dir=config.ledger.store_dir, checkpoint_path=config.ledger.last_signed_path,
-        vault_dir=config.ledger.vault_dir, vault_key_file=config.keys.vault_key_file,
-    )  # fmt: skip
 
 
 def test_a_place_that_hides_more_than_the_ledger_states_is_found(world: World, tmp_path: Path) -> None:
@@ -520,17 +398,3 @@ def without(store: Store, key: bytes) -> Iterator[None]:
     batch = Batch()
     batch.put(key, row)
     store.write(batch)
-
-
-def fsck(world: World) -> Report:
-    services = world.services
-    world.settle()
-    log_key = read_signing_key(world.running.config.keys.log_key_file).verifier
-    return verify_files(
-        services.ledger.store,
-        origin=ORIGIN,
-        log_verifier=log_key,
-        last_signed_path=None,
-        vault=services.vault,
-        table=services.table,
-    )

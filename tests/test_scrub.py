@@ -12,6 +12,7 @@ import pytest
 
 from cases.daemons import Running, make_running, question
 from cases.ledgers import ORIGIN, LedgerCase, fill_all_kinds, flip
+from cases.pruned_ledgers import PruningCase, use
 from cases.scrubs import SCRATCH, damaged, first_of, is_named, last_of, make_scrub, scrub, some, write
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
@@ -22,7 +23,6 @@ from consentd.store import Store, prefix_end
 from consentd.store.rocks import RocksStore
 from consentd.v1 import statement_pb2 as st
 from consentd.verify.findings import MAX_FAULTS
-from test_pruning import PruningCase, live
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_a_damaged_lock_is_found(case: LedgerCase) -> None:
 
 def test_a_changed_word_on_what_is_pruned_is_found(tmp_path: Path) -> None:
     case = PruningCase(tmp_path)
-    live(case, random.Random(4), 40, keys=False)
+    use(case, random.Random(4), 40, keys=False)
     case.clock.advance(500 * 86_400_000)
     case.prune()
     assert scrub(case) == []
@@ -173,7 +173,7 @@ def test_a_changed_word_on_what_is_pruned_is_found(tmp_path: Path) -> None:
 
 def test_a_leaf_that_pruning_kept_and_the_disk_lost_is_found(tmp_path: Path) -> None:
     case = PruningCase(tmp_path)
-    live(case, random.Random(5), 120, keys=False)
+    use(case, random.Random(5), 120, keys=False)
     case.clock.advance(900 * 86_400_000)
     for person in case.people:
         case.write(case.access(person))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cases.ledgers import LedgerCase, Person, Raw
+from cases.pruned_ledgers import PruningCase, use
 from cases.scrubs import SCRATCH, make_scrub, scrub, write
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
@@ -21,7 +22,6 @@ from consentd.table.table import Table
 from consentd.table.transaction import TableTransaction
 from consentd.table.view import Snapshot
 from consentd.verify.findings import Fault
-from test_pruning import PruningCase, live
 
 
 class Beside:
@@ -250,10 +250,10 @@ def test_an_erasure_in_the_middle_of_a_comparison_is_no_damage(tmp_path: Path) -
 def test_a_pruning_beside_it_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pruning, "BATCH_ROWS", 20)
     case = PruningCase(tmp_path)
-    live(case, random.Random(4), 60, keys=False)
+    use(case, random.Random(4), 60, keys=False)
     for skipped in (0, 40, 110):
         case.clock.advance(300 * 86_400_000)
-        live(case, random.Random(skipped), 10, keys=False)
+        use(case, random.Random(skipped), 10, keys=False)
         case.seal()
         pruned, _ = case.plan()
         case.state(pruned)

@@ -13,6 +13,7 @@ from cases.audits import DAEMON, LOG, ORIGIN, Forge, PrunedPlace, PrunedSource
 from cases.ledgers import LOG as CASE_LOG
 from cases.ledgers import ORIGIN as CASE_ORIGIN
 from cases.ledgers import Person
+from cases.pruned_ledgers import MONTH_DAYS, PruningCase
 from cases.vectors_bundles import changed_fields, changed_files, changed_lines
 from cases.vectors_case import TRUST, Document, Vector, b64, encode, history_vector, to_document
 from cases.vectors_files import changed, dropped, with_chain
@@ -26,7 +27,6 @@ from consentd.core.kinds import EntryKind
 from consentd.core.pruned import DAY_MS, Pruned
 from consentd.ledger import reads
 from consentd.v1 import statement_pb2 as st
-from test_pruning import DAYS, PruningCase
 
 
 def retained() -> Iterator[Vector]:
@@ -166,7 +166,7 @@ def make_pruned(directory: Path) -> tuple[Forge, dict[str, bytes]]:
     forge = Forge(map_bits=4)
     ledger = codec.public_tag("ledger")
     begun = st.LedgerStatement(
-        origin=ORIGIN, verifier_keys=[VKEY], statement_key=DAEMON.public_key, map_bits=4, retention_days=DAYS
+        origin=ORIGIN, verifier_keys=[VKEY], statement_key=DAEMON.public_key, map_bits=4, retention_days=MONTH_DAYS
     )
     forge.add(EntryKind.LEDGER, ledger, begun)
     for name in ("hospital", "bank"):
@@ -179,7 +179,7 @@ def make_pruned(directory: Path) -> tuple[Forge, dict[str, bytes]]:
     start = forge.size
     last = max(at for at in range(start) if forge.leaves[at][10:42] == person)
     kept_from_ms = forge.time_ms + DAY_MS
-    forge.time_ms += 2 * DAYS * DAY_MS
+    forge.time_ms += 2 * MONTH_DAYS * DAY_MS
     stated = st.LedgerStatement(origin=ORIGIN, pruning=st.Pruning(kept_from_time_ms=kept_from_ms, start_size=start))
     forge.add(EntryKind.LEDGER, ledger, stated)
     forge.ask(person)
