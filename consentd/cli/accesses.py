@@ -119,8 +119,8 @@ def accesses(arguments: argparse.Namespace, out: Out) -> int:
         found = client.list_accesses(read_subject(arguments))
         for access in islice(found, arguments.limit or None):
             access.question.ClearField("subject")
-            outcome = show.label(show.name(pb.Outcome, access.decision.outcome, "OUTCOME_"), out.lang)
-            line = f"#{access.seq:<4} {show.format_time(access.time_ms)}  {outcome}: {show.asked(access.question)}"
+            outcome = show.enum_label(pb.Outcome, access.decision.outcome, "OUTCOME_", out.lang)
+            line = f"#{access.seq:<4} {show.format_time(access.time_ms)}  {outcome}: {show.question(access.question)}"
             for outcome_message in access.outcomes:
                 line += f"\n      {show.describe(outcome_message, out.lang)}"
             fields = MessageToDict(access, preserving_proto_field_name=True)
@@ -183,12 +183,12 @@ def _show(out: Out, answer: "CheckAnswer", more: dict[str, object]) -> int:
     }  # fmt: skip
     reasons = [
         {
-            "code": show.name(pb.ReasonCode, reason.code, "REASON_CODE_"), "consent_id": reason.consent_id,
+            "code": show.enum_name(pb.ReasonCode, reason.code, "REASON_CODE_"), "consent_id": reason.consent_id,
             "version": reason.version, "path": reason.path,
         }
         for reason in decision.reasons
     ]  # fmt: skip
-    obligations = [show.name(pb.Obligation, one, "OBLIGATION_") for one in decision.obligations]
+    obligations = [show.enum_name(pb.Obligation, one, "OBLIGATION_") for one in decision.obligations]
     lines = [f"{name}  {show.label(name, out.lang)}"]
     lines += [f"  {key}: {', '.join(codes)}" for key, codes in lists.items() if codes]
     for reason in reasons:

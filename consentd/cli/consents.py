@@ -145,7 +145,7 @@ def consents(arguments: argparse.Namespace, out: Out) -> int:
 
     with open_client(arguments) as client:
         for record in client.list_consents(read_subject(arguments), include_revoked=arguments.all):
-            state = show.name(cs.ConsentState, record.state, "CONSENT_STATE_")
+            state = show.enum_name(cs.ConsentState, record.state, "CONSENT_STATE_")
             out.answer(
                 f"{record.consent_id}  v{record.version}  {show.label(state, out.lang)}  "
                 f"{show.format_time(record.change_time_ms)}  {show.consent(record.consent, out.lang)}",
@@ -161,7 +161,7 @@ def _show_granted(arguments: argparse.Namespace, out: Out, granted: "GrantAnswer
     from consentd_client import show
 
     refused = granted.refused
-    reason = "" if refused is None else show.name(st.RefusalReason, refused.reason, "REFUSAL_REASON_")
+    reason = "" if refused is None else show.enum_name(st.RefusalReason, refused.reason, "REFUSAL_REASON_")
     missing = [] if refused is None else list(refused.missing)
     text = granted.consent_id
     if refused is not None:

@@ -179,32 +179,28 @@ def _entry_fields(entry: "Entry") -> dict[str, object]:
         "author": entry.author, "attested_by": entry.attested_by, "new": entry.is_new, "statement": None,
     }  # fmt: skip
     if entry.message is not None:
-        message, question = without_subject(entry.message)
+        message, question = _without_subject(entry.message)
         fields["statement"] = MessageToDict(message, preserving_proto_field_name=True)
         if question is not None:
             fields["question"] = MessageToDict(question, preserving_proto_field_name=True)
     return fields
 
 
-def without_subject(message: "Message") -> "tuple[Message, Question | None]":
+def _without_subject(message: "Message") -> "tuple[Message, Question | None]":
     """Return a copy of a statement without the question's bytes, and the question without the person's identifier.
 
     The reader of the history knows the person, so the output need not repeat the identifier.
     """
-    from google.protobuf.message import DecodeError
-
-    from consentd.v1 import consent_pb2 as pb
     from consentd.v1 import statement_pb2 as st
+    from consentd_client import show
 
     copy = type(message)()
     copy.CopyFrom(message)
     access = copy.access if isinstance(copy, st.RefusalStatement) and copy.HasField("access") else copy
     if not isinstance(access, st.AccessStatement):
         return copy, None
-    question = pb.Question()
-    try:
-        question.ParseFromString(access.asked.question)
-    except (DecodeError, ValueError, RecursionError):
+    question = show.parse_question(access)
+    if question is None:
         return copy, None
     access.asked.ClearField("question")
     question.ClearField("subject")

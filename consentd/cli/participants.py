@@ -113,7 +113,7 @@ def vocabulary(arguments: argparse.Namespace, out: Out) -> int:
     with open_client(arguments) as client:
         found = client.get_vocabulary()
     for code in found.codes:
-        kind = show.name(st.CodeKind, code.kind, "CODE_KIND_").lower()
+        kind = show.enum_name(st.CodeKind, code.kind, "CODE_KIND_").lower()
         under = f"  < {code.parent}" if code.parent else ""
         out.answer(
             f"{kind:<9} {code.code:<14} {show.text(code.name, out.lang)}{under}",
@@ -127,9 +127,9 @@ def _show(out: Out, participant: "ParticipantStatement", keys: list[str]) -> Non
     from consentd.v1 import statement_pb2 as st
     from consentd_client import show
 
-    roles = [show.name(st.ParticipantRole, role, "PARTICIPANT_ROLE_").lower() for role in participant.roles]
+    roles = [show.enum_name(st.ParticipantRole, role, "PARTICIPANT_ROLE_").lower() for role in participant.roles]
     rights = [
-        show.name(st.ParticipantRight, right, "PARTICIPANT_RIGHT_").lower().replace("_", "-")
+        show.enum_name(st.ParticipantRight, right, "PARTICIPANT_RIGHT_").lower().replace("_", "-")
         for right in participant.rights
     ]
     left = "" if participant.active else "  (left)"

@@ -186,7 +186,7 @@ def _time(entry: Entry) -> str:
 
 
 def _label(enum: type, value: int, prefix: str) -> Name:
-    code = show.name(enum, value, prefix)
+    code = show.enum_name(enum, value, prefix)
     return show.label(code, "ko"), show.label(code, "en")
 
 

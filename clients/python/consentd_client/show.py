@@ -1,18 +1,19 @@
-"""Say for people what codes and statements mean, in Korean and English. What programs read are the codes."""
+"""Texts for people, in Korean and English: labels of codes, and a line for each statement. Programs read codes."""
 
 import re
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime
 
 from google.protobuf.message import DecodeError, Message
 
 from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX
+from consentd.policy.dates import SEOUL
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
 LANGUAGES = ("ko", "en")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")  # turning the direction is too
-_SEOUL = timezone(timedelta(hours=9))
+# Control characters, line separators, and characters that turn the direction of the text.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 _LABELS: Mapping[str, tuple[str, str]] = {
     "LEDGER": ("원장", "ledger"),
@@ -66,133 +67,142 @@ def escape_control(text: str) -> str:
 
 
 def label(code: str, lang: str) -> str:
-    """Return what people read for a code; a code without a label stands for itself."""
+    """Return the label of a code; the code itself if it has none."""
     found = _LABELS.get(code)
     return code if found is None else found[LANGUAGES.index(lang)]
 
 
-def format_time(time_ms: int) -> str:
-    """Return an instant as it is read in Korea, to the second: ``2026-03-01 09:00:00 KST``."""
-    try:
-        moment = datetime.fromtimestamp(time_ms / 1000, UTC).astimezone(_SEOUL)
-    except (OverflowError, ValueError, OSError):
-        return f"{time_ms} ms"
-    return f"{moment:%Y-%m-%d %H:%M:%S} KST"
-
-
-def name(enum: type, number: int, prefix: str) -> str:
-    """Return a protobuf enum value's name without its prefix; of an unknown one its number."""
+def enum_name(enum: type, number: int, prefix: str) -> str:
+    """Return the name of a protobuf enum value without its prefix; the number if this version does not know it."""
     try:
         return str(enum.Name(number)).removeprefix(prefix)  # type: ignore[attr-defined]  # protobuf's enum wrapper
     except ValueError:
         return str(number)
 
 
-def author(who: str, lang: str) -> str:
-    """Return who signed an entry."""
-    names = {
-        "": ("", ""),
-        LEDGER_CHAIN: ("서버 서명", "signed by the daemon"),
-        "subject": ("본인 서명", "signed by the person"),
-    }
-    if who in names:
-        return names[who][LANGUAGES.index(lang)]
-    party = who.removeprefix(PARTICIPANT_PREFIX)
-    return f"{party} 서명" if lang == "ko" else f"signed by {party}"
+def enum_label(enum: type, number: int, prefix: str, lang: str) -> str:
+    """Return the label of a protobuf enum value."""
+    return label(enum_name(enum, number, prefix), lang)
 
 
-def attested(who: str, lang: str) -> str:
-    """Return who vouches for what the daemon signed."""
-    if not who:
+def format_time(time_ms: int) -> str:
+    """Return an instant in Korean time, to the second: ``2026-03-01 09:00:00 KST``."""
+    try:
+        moment = datetime.fromtimestamp(time_ms / 1000, UTC).astimezone(SEOUL)
+    except (OverflowError, ValueError, OSError):
+        return f"{time_ms} ms"
+    return f"{moment:%Y-%m-%d %H:%M:%S} KST"
+
+
+def author(name: str, lang: str) -> str:
+    """Say who signed an entry; *name* is as in ``Entry.author``."""
+    if not name:
         return ""
-    return f"({who} 확인)" if lang == "ko" else f"(attested by {who})"
+    if name == LEDGER_CHAIN:
+        return "서버 서명" if lang == "ko" else "signed by the daemon"
+    if name == "subject":
+        return "본인 서명" if lang == "ko" else "signed by the person"
+    participant = name.removeprefix(PARTICIPANT_PREFIX)
+    return f"{participant} 서명" if lang == "ko" else f"signed by {participant}"
+
+
+def attested(participant: str, lang: str) -> str:
+    """Say which participant attests what the daemon signed; empty: none does."""
+    if not participant:
+        return ""
+    return f"({participant} 확인)" if lang == "ko" else f"(attested by {participant})"
+
+
+# -- statements -----------------------------------------------------------------------------------------------
 
 
 def describe(message: Message | None, lang: str) -> str:
-    """Return in a few words what a statement says."""
-    if isinstance(message, st.GrantStatement | st.AmendStatement):
-        text = consent(message.consent, lang)
-        return text if isinstance(message, st.GrantStatement) else f"v{message.version} #{message.lineage_seq} {text}"
-    if isinstance(message, st.PauseStatement | st.ResumeStatement):
-        return f"#{message.lineage_seq}"
-    if isinstance(message, st.RevokeStatement):
-        return f"#{message.lineage_seq}" + (f" “{message.note}”" if message.note else "")
-    if isinstance(message, st.AccessStatement):
-        return access(message, lang)
-    if isinstance(message, st.RefusalStatement):
-        return _refusal(message, lang)
-    if isinstance(message, st.OutcomeStatement):
-        status = label(name(st.TransferStatus, message.status, "TRANSFER_STATUS_"), lang)
-        return " ".join(filter(None, (status, _listed(message.categories, ""), message.note)))
-    return _describe_public(message, lang)
-
-
-def _describe_public(message: Message | None, lang: str) -> str:
-    if isinstance(message, st.LedgerStatement):
-        return message.origin
-    if isinstance(message, st.ParticipantStatement):
-        return f"{message.participant_id} {text(message.name, lang)}"
-    if isinstance(message, st.KeyStatement):
-        return message.key.hex()[:16] + (f" {label('RETIRED', lang)}" if message.retired else "")
-    if isinstance(message, st.VocabularyStatement):
-        return f"{message.vocabulary_id} v{message.version}"
-    if isinstance(message, st.NoticeStatement):
-        return f"{message.notice_id} v{message.version} {text(message.title, lang)}"
-    if isinstance(message, st.RulesStatement):
-        return f"{message.realm_id} v{message.version}"
-    if isinstance(message, st.EnrolStatement):
-        return message.scheme
+    """Describe a statement in a few words; None: a statement that this version cannot read."""
+    match message:
+        case st.GrantStatement():
+            return consent(message.consent, lang)
+        case st.AmendStatement():
+            return f"v{message.version} #{message.lineage_seq} {consent(message.consent, lang)}"
+        case st.PauseStatement() | st.ResumeStatement():
+            return f"#{message.lineage_seq}"
+        case st.RevokeStatement():
+            return f"#{message.lineage_seq}" + (f" “{message.note}”" if message.note else "")
+        case st.AccessStatement():
+            return access(message, lang)
+        case st.RefusalStatement():
+            return _refusal(message, lang)
+        case st.OutcomeStatement():
+            status = enum_label(st.TransferStatus, message.status, "TRANSFER_STATUS_", lang)
+            return " ".join(filter(None, (status, _list(message.categories, ""), message.note)))
+        case st.EnrolStatement():
+            return message.scheme
+        case st.LedgerStatement():
+            return message.origin
+        case st.ParticipantStatement():
+            return f"{message.participant_id} {text(message.name, lang)}"
+        case st.KeyStatement():
+            return message.key.hex()[:16] + (f" {label('RETIRED', lang)}" if message.retired else "")
+        case st.VocabularyStatement():
+            return f"{message.vocabulary_id} v{message.version}"
+        case st.NoticeStatement():
+            return f"{message.notice_id} v{message.version} {text(message.title, lang)}"
+        case st.RulesStatement():
+            return f"{message.realm_id} v{message.version}"
     return label("UNKNOWN", lang)
 
 
 def text(both: st.Text, lang: str) -> str:
-    """Return a text in one language, or in the other where it has none."""
+    """Return a text in the language; in the other one if it lacks this language."""
     return (both.ko or both.en) if lang == "ko" else (both.en or both.ko)
 
 
 def consent(message: pb.Consent, lang: str) -> str:
-    """Return in a line what a consent says; nested provisions are counted."""
+    """Describe a consent in one line; nested provisions are only counted."""
     root = message.root
-    effect = label(name(pb.Effect, root.effect, "EFFECT_"), lang)
-    kind = label(name(pb.ConsentKind, message.kind, "CONSENT_KIND_"), lang)
+    effect = enum_label(pb.Effect, root.effect, "EFFECT_", lang)
+    kind = enum_label(pb.ConsentKind, message.kind, "CONSENT_KIND_", lang)
     every = label("ANY", lang)
     end = f" ~ {format_time(root.period.end_time_ms)}" if root.period.end_time_ms else ""
     nested = f" (+{len(root.provisions)})" if root.provisions else ""
     return (
-        f"{kind}, {effect}: {_listed(root.holders, every)} → {_listed(root.actors, every)}, "
-        f"{_listed(root.purposes, every)}, {_listed(root.categories, every)}{end}{nested}"
+        f"{kind}, {effect}: {_list(root.holders, every)} → {_list(root.actors, every)}, "
+        f"{_list(root.purposes, every)}, {_list(root.categories, every)}{end}{nested}"
     )
 
 
 def access(message: st.AccessStatement, lang: str) -> str:
-    """Return in a line who asked for what, and how it came out."""
-    outcome = label(name(pb.Outcome, message.decision.outcome, "OUTCOME_"), lang)
-    question = pb.Question()
+    """Describe an access in one line: its outcome, and what was asked."""
+    outcome = enum_label(pb.Outcome, message.decision.outcome, "OUTCOME_", lang)
+    asked = parse_question(message)
+    return f"{outcome}, {label('UNKNOWN', lang)}" if asked is None else f"{outcome}: {question(asked)}"
+
+
+def parse_question(message: st.AccessStatement) -> pb.Question | None:
+    """Parse the question of an access; None if it cannot be parsed."""
+    found = pb.Question()
     try:
-        question.ParseFromString(message.asked.question)
+        found.ParseFromString(message.asked.question)
     except (DecodeError, ValueError, RecursionError):
-        return f"{outcome}, {label('UNKNOWN', lang)}"
-    return f"{outcome}: {asked(question)}"
+        return None
+    return found
 
 
-def asked(question: pb.Question) -> str:
-    """Return in a line what was asked: holder → actor, purpose, action, categories; never whose data."""
-    actor = question.actor
+def question(asked: pb.Question) -> str:
+    """Describe a question in one line: holder → actor, purpose, action, categories. It does not name the person."""
+    actor = asked.actor
     parties = [actor.organisation]
-    parties += [f"{key} {value}" for key, value in (("for", actor.on_behalf_of), ("via", actor.relay)) if value]
-    return (
-        f"{question.holder} → {' '.join(parties)}, {question.purpose}, {question.action}, "
-        f"{_listed(question.categories, '')}"
-    )
+    parties += [f"{role} {name}" for role, name in (("for", actor.on_behalf_of), ("via", actor.relay)) if name]
+    categories = _list(asked.categories, "")
+    return f"{asked.holder} → {' '.join(parties)}, {asked.purpose}, {asked.action}, {categories}"
 
 
 def _refusal(message: st.RefusalStatement, lang: str) -> str:
     if message.HasField("access"):
         return access(message.access, lang)
-    reason = name(st.RefusalReason, message.reason, "REFUSAL_REASON_")
-    missing = f" ({_listed(message.missing, '')})" if message.missing else ""
+    reason = enum_name(st.RefusalReason, message.reason, "REFUSAL_REASON_")
+    missing = f" ({_list(message.missing, '')})" if message.missing else ""
     return f"{reason}{missing}, {consent(message.grant.consent, lang)}"
 
 
-def _listed(values: Iterable[str], nothing: str) -> str:
-    return "+".join(values) or nothing
+def _list(values: Iterable[str], if_empty: str) -> str:
+    return "+".join(values) or if_empty
