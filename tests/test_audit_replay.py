@@ -10,8 +10,8 @@ from cases.daemons import ORIGIN as RUNNING_ORIGIN
 from cases.daemons import make_running, question, request_id
 from consentd.audit.files import DataDirectory
 from consentd.audit.live import Live
-from consentd.audit.partition import CLOSED, DARK, PRUNED, UNKNOWN, Share
-from consentd.audit.replay import Replayed, replay_decisions
+from consentd.audit.partition import Partition, PartitionPlan
+from consentd.audit.replay import ReplayReport, replay_decisions
 from consentd.core import checkpoint, codec, ed25519
 from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.pruned import Pruned
@@ -22,9 +22,10 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
+from consentd.verify.findings import DECISION_CLOSED, DECISION_PRUNED, DECISION_UNCERTAIN, UNKNOWN_KIND
 
 
-def replay(place: Any, **options: Any) -> Replayed:
+def replay(place: Any, **options: Any) -> ReplayReport:
     return replay_decisions(place, origin=ORIGIN, log_verifier=LOG.verifier, **{"jobs": JOBS, **options})
 
 
@@ -45,7 +46,7 @@ def test_every_decision_comes_out_again(tmp_path: Path) -> None:
     assert replayed.faults == ()
     assert sum(replayed.same.values()) == len(forge.asked)
     assert set(replayed.same) == {"ACCESS", "REFUSAL"}
-    assert not replayed.is_untold
+    assert not replayed.is_undetermined
 
 
 @pytest.mark.parametrize("purpose", ["HRESCH", "CAREMGT"])
@@ -118,8 +119,8 @@ def test_what_is_not_at_hand_is_counted(tmp_path: Path) -> None:
     forge.openings[grant] = forge.openings[about[0]] = None
     replayed = replay(forge.write(tmp_path / "a", tmp_path / "b"))
     assert replayed.faults == ()
-    assert replayed.not_checked == {CLOSED: 1, DARK: len(about) - 1}
-    assert replayed.is_untold
+    assert replayed.not_checked == {DECISION_CLOSED: 1, DECISION_UNCERTAIN: len(about) - 1}
+    assert replayed.is_undetermined
 
 
 def test_an_unknown_kind_makes_its_persons_answers_indeterminate(tmp_path: Path) -> None:
@@ -130,7 +131,7 @@ def test_an_unknown_kind_makes_its_persons_answers_indeterminate(tmp_path: Path)
     at = forge.size - 1
     forge.seal()
     replayed = replay(forge.write(tmp_path / "a", tmp_path / "b"))
-    assert replayed.not_checked == {UNKNOWN: 1}
+    assert replayed.not_checked == {UNKNOWN_KIND: 1}
     assert [fault.index for fault in replayed.faults] == [at]
     assert "comes out OUTCOME_INDETERMINATE" in replayed.faults[0].what
 
@@ -174,7 +175,7 @@ def test_a_run_goes_on_where_an_interrupted_one_was(tmp_path: Path, monkeypatch:
     for n in range(3):
         (tmp_path / "a" / "tile" / "entries" / f"{n:03d}").unlink()
     assert replay(place, state_dir=tmp_path / "state") == whole
-    (tmp_path / "state" / "0-of-1" / "standing.json").unlink()
+    (tmp_path / "state" / "0-of-1" / "partition.json").unlink()
     with pytest.raises(StorageError, match="remove it"):
         replay(place, state_dir=tmp_path / "state")
 
@@ -222,7 +223,7 @@ def test_shares_find_together_what_one_process_finds(tmp_path: Path, jobs: int) 
     alone = replay(place, jobs=1)
     assert replay(place, jobs=jobs) == alone
     assert not alone.stopped
-    assert {UNKNOWN, DARK} <= alone.not_checked.keys()
+    assert {UNKNOWN_KIND, DECISION_UNCERTAIN} <= alone.not_checked.keys()
     said = " ".join(fault.what for fault in alone.faults)
     for what in ("outcome: recorded OUTCOME_", "asker's key was not in force", "entry cannot be applied"):
         assert what in said
@@ -254,11 +255,11 @@ def test_shares_go_on_wherever_each_of_them_was(tmp_path: Path, monkeypatch: pyt
     point, _ = checkpoint.open_checkpoint((tmp_path / "a" / "checkpoint").read_bytes(), ORIGIN, LOG.verifier)
     for number, rounds in enumerate(((24, 29), (23, 25))):
         for bundles in rounds:
-            directory = tmp_path / "state" / f"{number}-of-2"
-            share = Share(place, point, directory, number=number, of=2)
-            share.take(0, bundles)
-            share.close()
-            with (directory / "dark").open("ab") as file:
+            directory = tmp_path / "state"
+            partition = Partition(PartitionPlan(place=place, point=point, directory=directory, number=number, of=2))
+            partition.replay(0, bundles)
+            partition.close()
+            with (directory / f"{number}-of-2" / "unreadable").open("ab") as file:
                 file.write(b"what a run wrote that was killed before its commit")
     seen: list[int] = []
     # As many processes as it began with, whatever is asked for.
@@ -311,8 +312,8 @@ def test_what_is_pruned_is_no_fault_and_leaves_the_rest_to_be_told(
     monkeypatch.setattr(PrunedPlace, "open", lambda self: LongPruned(self))
     replayed = replay(place, jobs=1)
     assert {fault.index for fault in replayed.faults if fault.index is not None and fault.index >= later} == set()
-    assert replayed.not_checked[PRUNED] > 0
-    assert {CLOSED, DARK}.isdisjoint(replayed.not_checked)
+    assert replayed.not_checked[DECISION_PRUNED] > 0
+    assert {DECISION_CLOSED, DECISION_UNCERTAIN}.isdisjoint(replayed.not_checked)
     assert replayed.same["REFUSAL"] >= len(tags)
 
 
@@ -378,7 +379,7 @@ def test_what_a_daemon_decided_comes_out_again(tmp_path: Path) -> None:
             Live(url=live.url, target=live.target, token=running.tokens["pipc"]), **options
         )
         assert outside.same == {}
-        assert outside.is_untold
+        assert outside.is_undetermined
     finally:
         running.stop()
     config = running.config

@@ -17,12 +17,12 @@ from cases.audits import DAEMON, JOBS, LOG, ORIGIN, SIZE, START_MS, Forge, make_
 from cases.daemons import ORIGIN as RUNNING_ORIGIN
 from cases.daemons import make_running, question, request_id
 from consentd import cli
+from consentd.audit.checkpoints import Witnesses
 from consentd.audit.files import DataDirectory
 from consentd.audit.live import Live
 from consentd.audit.sources import Exported
 from consentd.audit.state_store import StateStore
 from consentd.audit.verify import verify_ledger
-from consentd.audit.witnessed import Witnessed
 from consentd.core import checkpoint, codec, ed25519, merkle, note, quorum, tiles
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import NOTHING, Pruned
@@ -559,9 +559,9 @@ def test_the_time_of_a_last_seal_is_bounded_by_the_witnesses() -> None:
     lines = ((WITNESSES[0], time_s), (WITNESSES[1], time_s))
     for forged in (early, late):
         assert verify(Signed(forged)).faults == ()
-    assert verify(witnessed(Signed(early, lines))).faults == ()
+    assert verify(Signed(early, lines), witnesses=asked()).faults == ()
     with pytest.raises(SignatureError, match="no quorum"):
-        verify(witnessed(Signed(late, lines)))
+        verify(Signed(late, lines), witnesses=asked())
 
 
 # -- with witnesses ---------------------------------------------------------------------------------------------
@@ -589,21 +589,20 @@ def cosigned(place: Exported, *lines: tuple[note.Signer, int]) -> Exported:
     return place
 
 
-def witnessed(place: Exported | Signed, **options: Any) -> Witnessed:
-    policy = quorum.parse_policy(POLICY)
-    return Witnessed(place=place, policy=policy, origin=ORIGIN, log_verifier=LOG.verifier, **options)
+def asked(**options: Any) -> Witnesses:
+    return Witnesses(policy=quorum.parse_policy(POLICY), **options)
 
 
 def test_a_quorum_is_asked_for_and_its_age_told(tmp_path: Path) -> None:
     place = make_forge(300).write(tmp_path / "ledger")
-    asked = witnessed(cosigned(place, (WITNESSES[0], SEALED_S), (WITNESSES[2], SEALED_S + 5)))
-    report = verify(asked)
+    cosigned(place, (WITNESSES[0], SEALED_S), (WITNESSES[2], SEALED_S + 5))
+    report = verify(place, witnesses=asked())
     assert report.faults == ()
-    assert [one.cosignatures for one in asked.seen] == [(("w0", SEALED_S), ("w2", SEALED_S + 5))]
-    assert asked.seen[0].checkpoint == report.checkpoint
-    assert verify(witnessed(place, now_s=SEALED_S + 300, max_age_s=300)).faults == ()
+    assert report.cosignatures == (("w0", SEALED_S), ("w2", SEALED_S + 5))
+    assert verify(place).cosignatures == ()
+    assert verify(place, witnesses=asked(now_s=SEALED_S + 300, max_age_s=300)).faults == ()
     with pytest.raises(SignatureError, match="`2` of `3` witnesses cosigned, `1` recently enough"):
-        verify(witnessed(place, now_s=SEALED_S + 301, max_age_s=300))
+        verify(place, witnesses=asked(now_s=SEALED_S + 301, max_age_s=300))
 
 
 @pytest.mark.parametrize(
@@ -620,7 +619,7 @@ def test_without_a_quorum_nothing_is_proven(tmp_path: Path, lines: tuple[tuple[n
     place = cosigned(make_forge(300).write(tmp_path / "ledger"), *lines)
     assert verify(place).faults == ()
     with pytest.raises(SignatureError, match="no quorum"):
-        verify(witnessed(place))
+        verify(place, witnesses=asked())
 
 
 def test_a_forged_cosignature_disproves(tmp_path: Path) -> None:
@@ -631,15 +630,16 @@ def test_a_forged_cosignature_disproves(tmp_path: Path) -> None:
     forged = note.NoteSignature(line.name, WITNESSES[0].verifier.key_id, line.signature)
     path.write_bytes(note.format_note(opened.text, [*opened.unverified, forged]))
     with pytest.raises(SignatureError, match="does not verify"):
-        verify(witnessed(place))
+        verify(place, witnesses=asked())
 
 
 @pytest.mark.slow
-def test_workers_read_what_is_witnessed(tmp_path: Path) -> None:
+def test_workers_verify_a_cosigned_ledger(tmp_path: Path) -> None:
     place = make_forge(9000).write(tmp_path / "ledger", tmp_path / "openings")
-    asked = witnessed(cosigned(place, *((one, SEALED_S + 60) for one in WITNESSES)))
-    assert verify(asked, jobs=2) == verify(place)
-    assert len(asked.seen) == 1
+    cosigned(place, *((one, SEALED_S + 60) for one in WITNESSES))
+    report = verify(place, witnesses=asked(), jobs=2)
+    assert report == verify(place, witnesses=asked(), jobs=1)
+    assert len(report.cosignatures) == 3
 
 
 @pytest.fixture

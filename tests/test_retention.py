@@ -324,7 +324,7 @@ def test_an_auditor_verifies_what_is_left(world: World, tmp_path: Path) -> None:
         replayed = replay_decisions(data_directory(world), origin=ORIGIN, log_verifier=log_key, jobs=jobs)
         assert replayed.faults == ()
         assert replayed.same == {"ACCESS": 2}  # what was decided since; the rest is gone
-        assert not replayed.is_untold
+        assert not replayed.is_undetermined
     world.running = Running(world.running.config, world.running.tokens, clock=world.clock)
 
 

@@ -1,13 +1,13 @@
-"""Re-run every recorded decision on the consents in force at its place in the ledger.
+"""Take every recorded decision again, on the consents that were in force at its place in the ledger.
 
-The table is built again from nothing, entry by entry, by the ``apply`` that the daemon uses; at each ACCESS and REFUSAL
-it stands as it stood when the answer was given. The answer is taken again there. A decision that comes out otherwise
-is named by its index. Leaves are hashed along the way, and must be what the log signed; chains, seals and signatures of
-authors are the matter of ``verify``.
+The policy table is rebuilt from nothing, entry by entry, with the ``apply`` that the daemon uses. At each ACCESS and
+REFUSAL the table is as it was when the daemon answered, so the same decision must come out; another one is a fault with
+the entry's index. The leaves must be those that the log signed. Chains, seals and signatures are for ``verify``.
 
-Persons are dealt out to *shares* by their tags, each in a process of its own with a table of its own (``share``); this
-process adds up what they found, round by round, so that the end at the hundredth fault is the same for any number of
-them. Why not workers that decode ahead, as for ``verify``: a decoded statement costs more to hand over than to decide.
+The persons are divided by their tags into partitions, each with a process and a table of its own (``partition``). This
+process adds up their results, round by round, so that the search ends at the same fault for any number of partitions.
+Workers that only decode ahead, as for ``verify``, would not help: a decoded statement costs more to send to another
+process than to decide on.
 """
 
 import multiprocessing
@@ -18,34 +18,37 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from consentd.audit import partition
-from consentd.audit.partition import DARK, UNKNOWN, Share, Tally
+from consentd.audit.checkpoints import SignedCheckpoint, Witnesses, read_checkpoint
+from consentd.audit.partition import Partition, PartitionPlan, PartitionResult
 from consentd.audit.sources import Place
-from consentd.core import checkpoint, tiles
+from consentd.core import tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import NoteVerifier
 from consentd.errors import StorageError
-from consentd.verify.findings import MAX_FAULTS, Fault, Progress
+from consentd.verify.findings import DECISION_UNCERTAIN, MAX_FAULTS, UNKNOWN_KIND, Fault, Progress
 
 BATCH = 16
-"""Bundles in a round, between two commits of a share's table."""
-_AHEAD = 2  # rounds that a share may be before the slowest one
-_SHARE = re.compile(r"[0-9]{1,3}-of-([0-9]{1,3})")
+"""Bundles in a round, between two commits of a partition's table."""
+_AHEAD = 2  # rounds that a partition may be ahead of the slowest one
+_DIRECTORY = re.compile(r"[0-9]{1,3}-of-([0-9]{1,3})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replayed:
-    """How it came out.
+class ReplayReport:
+    """The result of a replay.
 
     Attributes:
-        entries: leaves taken.
+        entries: leaves replayed.
         same: decisions that came out as recorded, by kind of entry.
-        faults: decisions that did not, and entries that cannot be applied; in the order of the ledger, at most a
-            hundred.
-        stopped: there may be more.
+        not_checked: what could not be determined, and how often.
+        faults: decisions that came out otherwise, and entries that cannot be applied; ordered by index, at most
+            ``MAX_FAULTS``.
+        stopped: the search ended at ``MAX_FAULTS``, so there may be more faults.
+        cosignatures: the witnesses that were asked for and cosigned the checkpoint, and when, in POSIX seconds.
     """
 
     checkpoint: Checkpoint
@@ -54,11 +57,12 @@ class Replayed:
     not_checked: dict[str, int]
     faults: tuple[Fault, ...]
     stopped: bool
+    cosignatures: tuple[tuple[str, int], ...] = ()
 
     @property
-    def is_untold(self) -> bool:
-        """Whether nothing, or not all that is at hand, could be told."""
-        return UNKNOWN in self.not_checked or DARK in self.not_checked or not self.same
+    def is_undetermined(self) -> bool:
+        """Whether there was no decision, or one that depends on something unreadable or unknown."""
+        return UNKNOWN_KIND in self.not_checked or DECISION_UNCERTAIN in self.not_checked or not self.same
 
 
 def replay_decisions(
@@ -66,106 +70,113 @@ def replay_decisions(
     *,
     origin: str,
     log_verifier: NoteVerifier,
+    witnesses: Witnesses | None = None,
     state_dir: Path | None = None,
     jobs: int = 1,
     progress: Progress | None = None,
-) -> Replayed:
-    """Re-run every decision of the ledger at *place*, up to its latest checkpoint.
+) -> ReplayReport:
+    """Take every decision of the ledger at *place* again, up to its latest checkpoint.
 
     Args:
-        state_dir: keep the tables here and go on from them; None: in a directory that goes with the run.
-        jobs: processes, a share each; 1: this one alone. A run that goes on has as many as it began with.
+        witnesses: who must have cosigned the checkpoint; None: nobody.
+        state_dir: save the tables here and continue from them; None: in a temporary directory.
+        jobs: processes, each with a partition; 1: this one alone. A run that continues has as many as it began with.
 
     Raises:
-        StorageError: the place or the directory fails.
-        VerificationError: the checkpoint is not this log's, or the leaves are not what it signed.
-        InvalidError: the place has no openings, or the directory is another ledger's.
+        StorageError: the source or the directory fails.
+        VerificationError: the checkpoint is not this log's, no quorum cosigned it, or the leaves are not those that it
+            signed.
+        InvalidError: the source has no openings, or the directory is another ledger's.
     """
     with ExitStack() as stack:
-        is_kept = state_dir is not None
+        is_saved = state_dir is not None
         if state_dir is None:
             state_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="consentd-replay-")))
         source = place.open()
         try:
-            point, _ = checkpoint.open_checkpoint(source.checkpoint(), origin, log_verifier)
+            signed = read_checkpoint(source, origin=origin, log_verifier=log_verifier, witnesses=witnesses)
         finally:
             source.close()
-        # A ledger of one round is not worth a process, unless it grows and the run goes on.
-        is_small = point.size <= BATCH * tiles.TILE_WIDTH and not is_kept
-        of = _shares_in(state_dir) or (1 if is_small else max(1, jobs))
-        rounds = _alone if of == 1 else _together
-        replayed = None
-        for tallies in rounds(place, point, state_dir, of, stack):
-            replayed = _add_up(point, tallies)
+        size = signed.point.size
+        # A ledger of one round is not worth a process, unless it may grow before a later run.
+        is_small = size <= BATCH * tiles.TILE_WIDTH and not is_saved
+        of = _partitions_in(state_dir) or (1 if is_small else max(1, jobs))
+        plan = PartitionPlan(place=place, point=signed.point, directory=state_dir, of=of)
+        rounds = _replay_here(plan, stack) if of == 1 else _replay_in_workers(plan, stack)
+        report = None
+        for results in rounds:
+            report = _add_up(signed, results)
             if progress is not None:
-                progress(replayed.entries, point.size)
-            if replayed.stopped:
+                progress(report.entries, size)
+            if report.stopped:
                 break
-        assert replayed is not None, "there is a tally before the first round"
-        return replayed
+        assert report is not None, "there are results before the first round"
+        return report
 
 
-def _shares_in(directory: Path) -> int:
-    """Return how many shares an earlier run began with, 0 for none."""
+def _partitions_in(directory: Path) -> int:
+    """Return the number of partitions of an earlier run; 0: there was none."""
     if not directory.is_dir():
         return 0
-    matches = (_SHARE.fullmatch(path.name) for path in directory.iterdir())
+    matches = (_DIRECTORY.fullmatch(path.name) for path in directory.iterdir())
     return max((int(match[1]) for match in matches if match is not None), default=0)
 
 
-def _add_up(point: Checkpoint, tallies: Sequence[Tally]) -> Replayed:
-    same: Counter[str] = sum((one.same for one in tallies), Counter())
-    not_checked: Counter[str] = sum((one.not_checked for one in tallies), Counter())
-    found = {(fault.index or 0, fault.what): fault for one in tallies for fault in one.faults}
-    # INVARIANT: each share keeps its first hundred, so the first hundred of all are among them.
+def _add_up(signed: SignedCheckpoint, results: Sequence[PartitionResult]) -> ReplayReport:
+    same: Counter[str] = sum((one.same for one in results), Counter())
+    not_checked: Counter[str] = sum((one.not_checked for one in results), Counter())
+    found = {(fault.index or 0, fault.what): fault for one in results for fault in one.faults}
+    # INVARIANT: each partition has its first MAX_FAULTS, so the first MAX_FAULTS of all are among them.
     faults = tuple(fault for _, fault in sorted(found.items(), key=lambda pair: pair[0]))[:MAX_FAULTS]
-    return Replayed(
-        checkpoint=point,
-        entries=min(one.size for one in tallies),
+    return ReplayReport(
+        checkpoint=signed.point,
+        entries=min(one.size for one in results),
         same=dict(same),
         not_checked=dict(not_checked),
         faults=faults,
         stopped=len(faults) == MAX_FAULTS,
+        cosignatures=signed.cosignatures,
     )
 
 
-def _firsts(start: int, point: Checkpoint) -> range:
+def _firsts(results: Sequence[PartitionResult], point: Checkpoint) -> range:
+    """Return the first bundle of each round that is not replayed by all."""
+    start = min(one.size for one in results)
     return range(start // tiles.TILE_WIDTH, -(-point.size // tiles.TILE_WIDTH), BATCH)
 
 
-def _alone(place: Place, point: Checkpoint, directory: Path, of: int, stack: ExitStack) -> Iterator[list[Tally]]:
-    """Yield the tally of the only share: before the first round, and after each."""
-    one = Share(place, point, directory / "0-of-1", number=0, of=of)
-    stack.callback(one.close)
-    yield [one.tally]
-    for first in _firsts(one.tally.size, point):
-        yield [one.take(first, BATCH)]
-    one.finish()
+def _replay_here(plan: PartitionPlan, stack: ExitStack) -> Iterator[list[PartitionResult]]:
+    """Yield the result of the only partition before the first round, and after each."""
+    only = Partition(plan)
+    stack.callback(only.close)
+    yield [only.result]
+    for first in _firsts([only.result], plan.point):
+        yield [only.replay(first, BATCH)]
+    only.finish()
 
 
-def _together(place: Place, point: Checkpoint, directory: Path, of: int, stack: ExitStack) -> Iterator[list[Tally]]:
-    """Yield the tallies of all shares after the same round each, with the shares in processes of their own."""
+def _replay_in_workers(plan: PartitionPlan, stack: ExitStack) -> Iterator[list[PartitionResult]]:
+    """Yield the results of all partitions after the same round, each from a process of its own."""
     pools = []
-    for _ in range(of):
-        # No fork: gRPC and RocksDB have threads.
+    for _ in range(plan.of):
+        # Spawned and not forked: gRPC and RocksDB have threads.
         pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
         stack.callback(pool.shutdown, cancel_futures=True)
         pools.append(pool)
     try:
-        begun = [
-            pool.submit(partition.begin, place, point, directory / f"{number}-of-{of}", number, of)
-            for number, pool in enumerate(pools)
+        started = [
+            pool.submit(partition.start_worker, replace(plan, number=number)) for number, pool in enumerate(pools)
         ]
-        tallies = [one.result() for one in begun]
-        yield tallies
-        ahead: deque[list[Future[Tally]]] = deque()
-        for first in _firsts(min(one.size for one in tallies), point):
-            ahead.append([pool.submit(partition.take, first, BATCH) for pool in pools])
+        results = [one.result() for one in started]
+        yield results
+        ahead: deque[list[Future[PartitionResult]]] = deque()
+        for first in _firsts(results, plan.point):
+            ahead.append([pool.submit(partition.replay_in_worker, first, BATCH) for pool in pools])
             if len(ahead) > _AHEAD:
                 yield [one.result() for one in ahead.popleft()]
         while ahead:
             yield [one.result() for one in ahead.popleft()]
-        for done in [pool.submit(partition.finish) for pool in pools]:
+        for done in [pool.submit(partition.finish_worker) for pool in pools]:
             done.result()
     except BrokenProcessPool as error:
         raise StorageError("a worker process ended; what was replayed so far is in the state, if any") from error

@@ -10,6 +10,7 @@ older and smaller ledger.
 from contextlib import ExitStack
 from pathlib import Path
 
+from consentd.audit.checkpoints import Witnesses, read_checkpoint
 from consentd.audit.sources import Place, Source
 from consentd.audit.state_store import CACHED, SavedWalk, StateStore
 from consentd.audit.workers import check_ahead
@@ -35,6 +36,7 @@ def verify_ledger(
     *,
     origin: str,
     log_verifier: NoteVerifier,
+    witnesses: Witnesses | None = None,
     since: bytes | None = None,
     state_path: Path | None = None,
     jobs: int = 1,
@@ -44,6 +46,7 @@ def verify_ledger(
     """Verify the ledger at *place*, up to its latest checkpoint.
 
     Args:
+        witnesses: who must have cosigned the checkpoint; None: nobody.
         since: a checkpoint that was verified before; the leaves that it covers are not verified again. Map roots need
             the chains before it too, so they are compared only with a state file.
         state_path: save the state in this file, and continue from it.
@@ -52,7 +55,8 @@ def verify_ledger(
 
     Raises:
         StorageError: the source or the state file fails.
-        VerificationError: the checkpoint is not this log's, or its tree does not begin with the trusted one.
+        VerificationError: the checkpoint is not this log's, no quorum cosigned it, or its tree does not begin with the
+            trusted one.
         InvalidError: the state file is another ledger's, or *since* is no checkpoint.
     """
     with ExitStack() as stack:
@@ -61,7 +65,8 @@ def verify_ledger(
         # What is pruned is read before the checkpoint: a ledger prunes only what a published checkpoint states, so
         # the checkpoint that is read later covers the statement.
         pruned = source.pruned()
-        point, _ = checkpoint.open_checkpoint(source.checkpoint(), origin, log_verifier)
+        signed = read_checkpoint(source, origin=origin, log_verifier=log_verifier, witnesses=witnesses)
+        point = signed.point
         if pruned.start > point.size:
             raise ProofError(f"source claims that more is pruned than there is: `{pruned.start}`")
         states = StateStore(state_path, cached=cached)
@@ -95,8 +100,8 @@ def verify_ledger(
             if walker.replay.size > start and not is_sealed:
                 walker.found.add(walker.replay.size - 1, "last leaf of the checkpoint's tree is not a seal")
         except TooManyFaults:
-            return walker.report(point, stopped=True, start=start)
-        return walker.report(point, stopped=False, start=start)
+            return walker.report(point, stopped=True, start=start, cosignatures=signed.cosignatures)
+        return walker.report(point, stopped=False, start=start, cosignatures=signed.cosignatures)
 
 
 def _open_trusted(note: bytes, origin: str, log_verifier: NoteVerifier) -> Checkpoint:

@@ -10,7 +10,7 @@ from consentd.cli.sources import (
     SOURCE_HELP,
     add_ledger_source,
     read_ledger_source,
-    read_witnessed_source,
+    read_witnesses,
     report_cosignatures,
 )
 
@@ -107,12 +107,13 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
     """Verify a ledger."""
     from consentd.audit.verify import verify_ledger
 
-    place, origin, verifier, seen = read_witnessed_source(arguments)
+    place, origin, verifier = read_ledger_source(arguments)
+    witnesses = read_witnesses(arguments)
     since = None if arguments.since is None else read_bytes(arguments.since, "trusted checkpoint")
     with out.progress("verifying") as progress:
         report = verify_ledger(
-            place, origin=origin, log_verifier=verifier, since=since, state_path=arguments.state,
-            jobs=max(1, arguments.jobs), progress=progress,
+            place, origin=origin, log_verifier=verifier, witnesses=witnesses, since=since,
+            state_path=arguments.state, jobs=max(1, arguments.jobs), progress=progress,
         )  # fmt: skip
     out.findings(report.faults, report.not_checked)
     if report.leaves_pruned or report.statements_pruned:
@@ -120,7 +121,7 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
             f"pruned, as the ledger states and its retention policy allows: {report.leaves_pruned} leaves, "
             f"{report.statements_pruned} statements"
         )
-    cosigned = report_cosignatures(arguments, out, seen)
+    cosigned = report_cosignatures(arguments, out, report.cosignatures)
     status = DISPROVED if report.faults else UNDETERMINED if report.is_undetermined else PROVEN
     verdict, ko = VERDICTS[status]
     point = report.checkpoint
@@ -145,15 +146,16 @@ def replay(arguments: argparse.Namespace, out: Out) -> int:
     """Replay a ledger's decisions."""
     from consentd.audit.replay import replay_decisions
 
-    place, origin, verifier, seen = read_witnessed_source(arguments)
+    place, origin, verifier = read_ledger_source(arguments)
+    witnesses = read_witnesses(arguments)
     with out.progress("replaying") as progress:
         found = replay_decisions(
-            place, origin=origin, log_verifier=verifier, state_dir=arguments.state, jobs=max(1, arguments.jobs),
-            progress=progress,
+            place, origin=origin, log_verifier=verifier, witnesses=witnesses, state_dir=arguments.state,
+            jobs=max(1, arguments.jobs), progress=progress,
         )  # fmt: skip
     out.findings(found.faults, found.not_checked)
-    cosigned = report_cosignatures(arguments, out, seen)
-    status = DISPROVED if found.faults else UNDETERMINED if found.is_untold else PROVEN
+    cosigned = report_cosignatures(arguments, out, found.cosignatures)
+    status = DISPROVED if found.faults else UNDETERMINED if found.is_undetermined else PROVEN
     verdict, ko = VERDICTS[status]
     same = sum(found.same.values())
     out.answer(

@@ -3,6 +3,7 @@
 import argparse
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,8 @@ from consentd.cli.out import Out
 from consentd.errors import InvalidError
 
 if TYPE_CHECKING:
+    from consentd.audit.checkpoints import Witnesses
     from consentd.audit.sources import Place
-    from consentd.core.quorum import Cosigned
 
 SOURCE_HELP = """\
 The ledger is read from one of:
@@ -83,40 +84,33 @@ def read_ledger_source(arguments: argparse.Namespace) -> "tuple[Place, str, Any]
     return read_daemon_source(arguments), origin, verifier
 
 
-def read_witnessed_source(arguments: argparse.Namespace) -> "tuple[Place, str, Any, list[Cosigned]]":
-    """Return (source, origin, log verifier, seen). If a policy is given, reading the source verifies its cosignatures.
-
-    *seen* receives the cosignatures when the source is read; without a policy it stays empty.
+def read_witnesses(arguments: argparse.Namespace) -> "Witnesses | None":
+    """Return the witnesses that must have cosigned the checkpoint; None: nobody.
 
     Raises:
-        InvalidError: as ``read_ledger_source``; the policy is malformed; or --max-age is given without a policy.
-        StorageError: a file cannot be read.
+        InvalidError: the policy is malformed, or --max-age is given without a policy.
+        StorageError: the policy's file cannot be read.
     """
-    place, origin, verifier = read_ledger_source(arguments)
+    from consentd.audit.checkpoints import Witnesses
+
     policy = read_policy(arguments)
-    if policy is None:
-        if arguments.max_age is not None:
-            raise InvalidError("--max-age limits the age of cosignatures: give the witnesses with --policy")
-        return place, origin, verifier, []
-    from consentd.audit.witnessed import Witnessed
-
-    witnessed = Witnessed(
-        place=place, policy=policy, origin=origin, log_verifier=verifier, now_s=int(time.time()),
-        max_age_s=arguments.max_age,
-    )  # fmt: skip
-    return witnessed, origin, verifier, witnessed.seen
+    if policy is not None:
+        return Witnesses(policy=policy, now_s=int(time.time()), max_age_s=arguments.max_age)
+    if arguments.max_age is not None:
+        raise InvalidError("--max-age limits the age of cosignatures: give the witnesses with --policy")
+    return None
 
 
-def report_cosignatures(arguments: argparse.Namespace, out: Out, seen: "list[Cosigned]") -> list[dict[str, object]]:
+def report_cosignatures(
+    arguments: argparse.Namespace, out: Out, cosignatures: Sequence[tuple[str, int]]
+) -> list[dict[str, object]]:
     """Write who cosigned the checkpoint that was read, and how long ago; return it for ``--json``."""
     if arguments.policy is None:
         out.message("not checked: witnesses; give their policy with --policy")
-        return []
     now_s = int(time.time())
-    found = [(name, time_s) for cosigned in seen[-1:] for name, time_s in cosigned.cosignatures]
-    for name, time_s in found:
+    for name, time_s in cosignatures:
         out.message(f"cosigned: by {name}, {now_s - time_s} s ago")
-    return [{"witness": name, "time_s": time_s} for name, time_s in found]
+    return [{"witness": name, "time_s": time_s} for name, time_s in cosignatures]
 
 
 def read_seconds(text: str) -> int:

@@ -25,6 +25,9 @@ UNKNOWN_FIELDS = "what entries state about keys or the ledger, in fields that th
 UNKNOWN_KIND = "entries of kinds that this version does not know"
 NO_MAP = "map roots of seals, because heads of some chains are unknown"
 NO_PRUNING_STATEMENT = "what is pruned, because statements of chain `ledger` are missing"
+DECISION_CLOSED = "decisions whose statement is erased, or outside the mandate"
+DECISION_PRUNED = "decisions from before the time from which everything is kept"
+DECISION_UNCERTAIN = "decisions on consents of which an entry is unreadable"
 NO_TABLE = "policy table, which needs the vault and a ledger without faults"
 
 UNDETERMINED = frozenset({UNKNOWN_KIND, UNKNOWN_FIELDS, WITHHELD, NO_MAP, NO_PRUNING_STATEMENT})
@@ -92,6 +95,7 @@ class Report:
         not_checked: what could not be determined, and how often.
         faults: ordered by index, at most ``MAX_FAULTS``.
         stopped: the search ended at ``MAX_FAULTS``, so there may be more faults.
+        cosignatures: the witnesses that were asked for and cosigned the checkpoint, and when, in POSIX seconds.
     """
 
     checkpoint: Checkpoint
@@ -107,6 +111,7 @@ class Report:
     not_checked: dict[str, int]
     faults: tuple[Fault, ...]
     stopped: bool
+    cosignatures: tuple[tuple[str, int], ...] = ()
 
     @property
     def is_undetermined(self) -> bool:

@@ -266,7 +266,14 @@ class Walker:
         first = ((n << tiles.TILE_HEIGHT) + at // merkle.HASH_SIZE) << (tiles.TILE_HEIGHT * level)
         self.found.add(first, f"tile of level `{level}` over the entries from here is not what the leaves hash to")
 
-    def report(self, checkpoint: Checkpoint, *, stopped: bool, start: int = 0) -> Report:
+    def report(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        stopped: bool,
+        start: int = 0,
+        cosignatures: tuple[tuple[str, int], ...] = (),
+    ) -> Report:
         """Return what was found; see ``Report``."""
         found = self.found
         return Report(
@@ -283,4 +290,5 @@ class Walker:
             not_checked={what: count for what, count in found.unchecked.items() if count},
             faults=tuple(sorted(found.faults, key=lambda fault: (fault.index is None, fault.index or 0))),
             stopped=stopped,
+            cosignatures=cosignatures,
         )

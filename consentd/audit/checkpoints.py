@@ -1,0 +1,72 @@
+"""Read the checkpoint of a ledger, and verify who signed it: the log, and a quorum of witnesses if they are asked for.
+
+The log's signature alone does not show that everybody is shown the same tree; cosignatures do. An auditor's ledger may
+be an old export, so a cosignature of any age counts, and its age is reported. ``max_age_s`` requires recent ones. A
+cosignature from before the tree's last seal never counts, because a witness does not cosign future trees.
+"""
+
+from dataclasses import dataclass
+
+from consentd.audit.sources import Source
+from consentd.core import checkpoint, codec, quorum, tiles
+from consentd.core.checkpoint import Checkpoint
+from consentd.core.note import NoteVerifier
+from consentd.core.quorum import WitnessPolicy
+from consentd.errors import MalformedError
+from consentd.verify.source import read_leaves, width_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Witnesses:
+    """The witnesses that must have cosigned a checkpoint.
+
+    Attributes:
+        policy: which of them are a quorum.
+        now_s: the reader's clock, POSIX seconds; used only with *max_age_s*.
+        max_age_s: how old a cosignature may be to count; None: any age.
+    """
+
+    policy: WitnessPolicy
+    now_s: int = 0
+    max_age_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SignedCheckpoint:
+    """A verified checkpoint; *cosignatures*: the witnesses' names, and when each cosigned, in POSIX seconds."""
+
+    point: Checkpoint
+    note: bytes
+    cosignatures: tuple[tuple[str, int], ...] = ()
+
+
+def read_checkpoint(
+    source: Source, *, origin: str, log_verifier: NoteVerifier, witnesses: Witnesses | None = None
+) -> SignedCheckpoint:
+    """Return the latest checkpoint of a source.
+
+    Raises:
+        StorageError: the checkpoint, or the leaf that ends its tree, cannot be read.
+        SignatureError: the log did not sign it, or its cosignatures are no quorum.
+        MalformedError, ProofError: it is no checkpoint, or is of another origin.
+    """
+    note = source.checkpoint()
+    point, _ = checkpoint.open_checkpoint(note, origin, log_verifier)
+    if witnesses is None:
+        return SignedCheckpoint(point, note)
+    cosigned = quorum.verify_cosigned(
+        note, witnesses.policy, now_s=witnesses.now_s, max_age_s=witnesses.max_age_s, logs=(log_verifier,),
+        seal_time_ms=_last_time_ms(source, point.size),
+    )  # fmt: skip
+    return SignedCheckpoint(point, note, cosigned.cosignatures)
+
+
+def _last_time_ms(source: Source, size: int) -> int | None:
+    """Return the time of the tree's last leaf. It is only a claim here: a verification of all leaves proves it."""
+    if not size:
+        return None
+    n = (size - 1) // tiles.TILE_WIDTH
+    try:
+        return codec.decode_leaf(read_leaves(source, n, width_of(n, size))[-1]).time_ms
+    except MalformedError:
+        return None  # A verification of all leaves names this one.
