@@ -1,15 +1,24 @@
 """Conditional and range requests, as RFC 9110 has them, by themselves and on a running daemon."""
 
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
+from cases.daemons import Running
+from cases.http import get, latest, start_busy_daemon
 from consentd.core import tiles
 from consentd.server.http import conditional_response, entity_tag
-from test_http import get, latest, running  # noqa: F401  # a fixture, and what it takes to use it
 
 BODY = bytes(range(100))
 TAG = entity_tag(BODY)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    running = start_busy_daemon(tmp_path_factory.mktemp("http"))
+    yield running
+    running.check_ledger()
+    running.stop()
 
 
 @pytest.mark.parametrize(
@@ -47,7 +56,7 @@ def test_what_is_known_otherwise_is_sent() -> None:
 
 
 @pytest.mark.parametrize("path", ["/tile/0/000", "/tile/0/001.p/9", "/tile/1/000.p/1", "/tile/entries/000"])
-def test_tiles_and_bundles_have_tags_and_ranges(running: Any, path: str) -> None:  # noqa: F811
+def test_tiles_and_bundles_have_tags_and_ranges(running: Running, path: str) -> None:
     whole = get(running, path, who="pipc")
     assert (whole.status, whole.headers["Accept-Ranges"]) == (200, "bytes")
     assert "immutable" in whole.headers["Cache-Control"]
@@ -62,14 +71,14 @@ def test_tiles_and_bundles_have_tags_and_ranges(running: Any, path: str) -> None
     assert head.headers["Content-Length"] == str(len(whole.body))
 
 
-def test_a_checkpoint_is_known_while_it_is_the_last(running: Any) -> None:  # noqa: F811
+def test_a_checkpoint_is_known_while_it_is_the_last(running: Running) -> None:
     whole = get(running, "/checkpoint")
     assert whole.headers["Cache-Control"] == "public, max-age=1"
     assert get(running, "/checkpoint", **{"If-None-Match": whole.headers["ETag"]}).status == 304
     assert get(running, "/checkpoint", **{"If-None-Match": '"other"'}).body == whole.body
 
 
-def test_what_is_not_there_is_not_kept_in_caches(running: Any) -> None:  # noqa: F811
+def test_what_is_not_there_is_not_kept_in_caches(running: Running) -> None:
     """A tile that is missing today may be there tomorrow."""
     n = latest(running).size // tiles.TILE_WIDTH + 1
     missing = get(running, "/" + tiles.tile_path(0, n))

@@ -1,12 +1,15 @@
 """Exporting: a directory that is, at any moment, a whole ledger at its checkpoint; nothing is written twice."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cases.audits import LOG, ORIGIN, Forge, make_forge
+from cases.daemons import Running
+from cases.http import start_busy_daemon
 from consentd.audit.export import Exported, export
 from consentd.audit.live import Live
 from consentd.audit.sources import Exported as Directory
@@ -14,7 +17,6 @@ from consentd.audit.verify import verify_ledger
 from consentd.core import checkpoint, tiles
 from consentd.cosigning.keyfiles import read_signing_key
 from consentd.errors import ConsentdError, DeniedError, InvalidError, ProofError, StorageError
-from test_http import running  # noqa: F401  # a fixture
 
 SIZES = (2, 255, 256, 257, 700, 65_535, 65_536, 65_537)
 
@@ -32,6 +34,13 @@ def files(directory: Path) -> dict[str, bytes]:
 def cut(forge: Forge, size: int) -> Forge:
     """Return the forge as it was at *size*, sealed there: a checkpoint needs no more for the tree to be one."""
     return Forge(leaves=forge.leaves[:size], openings=forge.openings[:size])
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    running = start_busy_daemon(tmp_path_factory.mktemp("export"))
+    yield running
+    running.stop()
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +145,7 @@ def test_without_openings_none_are_exported(tmp_path: Path, large: Forge) -> Non
 
 
 @pytest.mark.slow
-def test_a_running_daemon_is_exported(running: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_a_running_daemon_is_exported(running: Running, tmp_path: Path) -> None:
     daemon, log = running.daemon, read_signing_key(running.config.keys.log_key_file).verifier
     place = Live(
         url=f"http://127.0.0.1:{daemon.http_port}", target=f"127.0.0.1:{daemon.grpc_port}",

@@ -7,45 +7,23 @@ import ssl
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cases.certificates import make_authority, make_certificate
-from cases.daemons import ORIGIN, Running, make_running, question, request_id, running_daemon
+from cases.daemons import Running, make_running, question, request_id, running_daemon
 from cases.fakes import FaultyStore
-from consentd.core import checkpoint, codec, merkle, tiles
+from cases.http import SECRET, get, latest, start_busy_daemon
+from consentd.core import codec, merkle, tiles
 from consentd.core.replay import Replay
-from consentd.cosigning.keyfiles import read_signing_key
 from consentd.errors import StorageError
 from consentd.listener import Handler, Listener
 from consentd.service.servicer import Services
-from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 
-SECRET = "SYN-730142"
 OCTETS = "application/octet-stream"
-
-
-class Answer:
-    """What HTTP answered."""
-
-    def __init__(self, status: int, headers: Any, body: bytes) -> None:
-        self.status, self.headers, self.body = status, headers, body
-
-
-def get(running: Running, path: str, *, who: str | None = None, method: str = "GET", **headers: str) -> Answer:
-    connection = http.client.HTTPConnection("127.0.0.1", running.daemon.http_port, timeout=10)
-    try:
-        if who is not None:
-            headers["Authorization"] = f"Bearer {running.tokens[who]}"
-        connection.request(method, path, headers=headers)
-        response = connection.getresponse()
-        return Answer(response.status, response.headers, response.read())
-    finally:
-        connection.close()
 
 
 def services(running: Running) -> Services:
@@ -56,20 +34,10 @@ def services(running: Running) -> Services:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    running = make_running(tmp_path_factory.mktemp("http"), checkpoint_interval_ms=20)
-    subject = running.enrol(SECRET)
-    running.grant(subject)
-    asked = [ac.AuthorizeAccessRequest(request_id=request_id(), question=question(subject)) for _ in range(900)]
-    running.access.BatchAuthorizeAccesses(ac.BatchAuthorizeAccessesRequest(requests=asked), metadata=running.as_("app"))
-    running.check_ledger()
+    running = start_busy_daemon(tmp_path_factory.mktemp("http"))
     yield running
     running.check_ledger()
     running.stop()
-
-
-def latest(running: Running) -> checkpoint.Checkpoint:
-    verifier = read_signing_key(running.config.keys.log_key_file).verifier
-    return checkpoint.open_checkpoint(get(running, "/checkpoint").body, ORIGIN, verifier)[0]
 
 
 # -- tiles ----------------------------------------------------------------------------------------------------
