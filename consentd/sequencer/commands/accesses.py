@@ -177,22 +177,19 @@ def check_party(store: Store, vault: Vault, tag: bytes | None, access_seq: int, 
     Raises:
         NotFoundError: the person has no such permitted access, or the asker took no part in it.
     """
-    missing = NotFoundError("no such permitted access of this subject")
-    if tag is None or access_seq > codec.MAX_SEQ:
-        raise missing
     try:
-        entry = reads.read_entry(store, tag, access_seq)
+        entry = None if tag is None or access_seq > codec.MAX_SEQ else reads.read_entry(store, tag, access_seq)
     except NotFoundError:
-        raise missing from None
-    opened = reads.open_entry(vault, entry) if entry.event.kind == EntryKind.ACCESS else None
-    if opened is not None:
+        entry = None
+    opened = None if entry is None or entry.event.kind != EntryKind.ACCESS else reads.open_entry(vault, entry)
+    if tag is not None and opened is not None:
         asked = payloads.parse(st.AccessStatement, codec.decode_statement(opened[1]).payload).asked
         question = payloads.parse(pb.Question, asked.question)
         actor = question.actor
         parties = (asked.asker, question.holder, actor.organisation, actor.on_behalf_of, actor.application, actor.relay)
         if asker == OPERATOR or asker in parties:
             return tag
-    raise missing
+    raise NotFoundError("no such permitted access of this subject")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
