@@ -394,7 +394,7 @@ def test_a_clock_behind_at_a_start_needs_an_operator(tmp_path: Path) -> None:
 # -- the pool ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_call_runs_between_turns_and_its_errors_are_the_callers(case: LedgerCase) -> None:
+def test_a_call_runs_between_batches_and_its_errors_are_the_callers(case: LedgerCase) -> None:
     assert case.sequencer.call(lambda: threading.current_thread().name) == "sequencer"
     with pytest.raises(ZeroDivisionError):
         case.sequencer.call(lambda: 1 // 0)
@@ -416,7 +416,7 @@ def test_too_many_writes_are_turned_away(case: LedgerCase) -> None:
     check_files(case)
 
 
-def test_writes_put_in_together_share_a_turn_and_each_ends_by_itself(case: LedgerCase) -> None:
+def test_writes_put_in_together_share_a_batch_and_each_ends_by_itself(case: LedgerCase) -> None:
     good = [case.participant(f"clinic{number}") for number in range(50)]
     again = with_other_content(good[7])
     before = case.metrics.value("consentd_commit_seconds_count", store="ledger")

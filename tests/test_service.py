@@ -15,10 +15,10 @@ from cases.daemons import Running, consent, question, reason_of, request_id, run
 from cases.services import (
     FOREIGN_FIELD,
     accesses,
+    add_key,
     amend,
     change,
     event_of,
-    key_write,
     listed,
     new_identifier,
     participant,
@@ -26,6 +26,7 @@ from cases.services import (
     record,
     refusal,
     register,
+    retire_key,
     serve,
     services,
 )
@@ -111,16 +112,16 @@ def test_fields_of_a_later_version_are_not_recorded(running: Running, subject: p
 
 def test_keys_come_into_force_and_go(running: Running) -> None:
     key = KeyPair(b"\x21" * 32).public_key
-    key_write(running, "AddKey", "clinic-b", key)
+    add_key(running, "clinic-b", key)
     assert key in participant(running, "clinic-b").keys
-    assert refusal(lambda: key_write(running, "AddKey", "er", key)) == "CONFLICT"
-    assert refusal(lambda: key_write(running, "RetireKey", "er", key)) == "NOT_FOUND"
-    key_write(running, "RetireKey", "clinic-b", key)
+    assert refusal(lambda: add_key(running, "er", key)) == "CONFLICT"
+    assert refusal(lambda: retire_key(running, "er", key)) == "NOT_FOUND"
+    retire_key(running, "clinic-b", key)
     assert key not in participant(running, "clinic-b").keys
-    assert refusal(lambda: key_write(running, "RetireKey", "clinic-b", key)) == "NOT_FOUND"
-    assert refusal(lambda: key_write(running, "AddKey", "clinic-b", key)) == "CONFLICT"
-    assert refusal(lambda: key_write(running, "AddKey", "nobody", KeyPair(b"\x22" * 32).public_key)) == "NOT_FOUND"
-    assert refusal(lambda: key_write(running, "AddKey", "clinic-b", b"short")) == "INVALID_REQUEST"
+    assert refusal(lambda: retire_key(running, "clinic-b", key)) == "NOT_FOUND"
+    assert refusal(lambda: add_key(running, "clinic-b", key)) == "CONFLICT"
+    assert refusal(lambda: add_key(running, "nobody", KeyPair(b"\x22" * 32).public_key)) == "NOT_FOUND"
+    assert refusal(lambda: add_key(running, "clinic-b", b"short")) == "INVALID_REQUEST"
 
 
 def test_no_participants_name_reaches_a_key_of_a_person_or_of_the_daemon(running: Running) -> None:
@@ -131,13 +132,13 @@ def test_no_participants_name_reaches_a_key_of_a_person_or_of_the_daemon(running
     running.registry.EnrolSubject(enrol, metadata=running.as_("app"))
     daemon = services(running).sequencer._author.key.public_key
     for key in (person, daemon):
-        assert refusal(lambda key=key: key_write(running, "RetireKey", "", key)) == "NOT_FOUND"
+        assert refusal(lambda key=key: retire_key(running, "", key)) == "NOT_FOUND"
 
 
 def test_a_key_that_was_in_force_is_nobody_elses_later(running: Running) -> None:
     key = KeyPair(b"\x24" * 32).public_key
-    key_write(running, "AddKey", "er", key)
-    key_write(running, "RetireKey", "er", key)
+    add_key(running, "er", key)
+    retire_key(running, "er", key)
     enrol = rs.EnrolSubjectRequest(
         request_id=request_id(), subject=pb.Subject(scheme="mhid", value="SYN-900002"), subject_key=key
     )
@@ -266,12 +267,12 @@ def test_a_consents_life(running: Running, subject: pb.Subject) -> None:
     asked = question(subject)
     consent_id = running.grant(subject)
     assert running.check(asked).outcome == pb.OUTCOME_PERMIT
-    change(running, "Pause", subject, consent_id)
+    change(running, EntryKind.PAUSE, subject, consent_id)
     assert running.check(asked).outcome == pb.OUTCOME_NO_CONSENT
     (record,) = listed(running, subject)
     assert (record.state, record.version, record.lineage_seq) == (cs.CONSENT_STATE_PAUSED, 1, 2)
-    assert refusal(lambda: change(running, "Pause", subject, consent_id)) == "WRONG_STATE"
-    change(running, "Resume", subject, consent_id)
+    assert refusal(lambda: change(running, EntryKind.PAUSE, subject, consent_id)) == "WRONG_STATE"
+    change(running, EntryKind.RESUME, subject, consent_id)
     assert running.check(asked).outcome == pb.OUTCOME_PERMIT
     amended = amend(running, subject, consent_id, 1, categories=["CLIN.RX"])
     assert (amended.version, event_of(amended.receipt).ref) == (2, 2)
@@ -279,11 +280,11 @@ def test_a_consents_life(running: Running, subject: pb.Subject) -> None:
     assert refusal(lambda: amend(running, subject, consent_id, 1)) == "VERSION_CONFLICT"
     assert amend(running, subject, consent_id, 2).version == 3
     assert running.check(asked).reasons[0].version == 3
-    revoked = event_of(change(running, "Revoke", subject, consent_id, note="moved away"))
+    revoked = event_of(change(running, EntryKind.REVOKE, subject, consent_id, note="moved away"))
     assert (revoked.kind, revoked.ref) == (EntryKind.REVOKE, 6)
     assert running.check(asked).outcome == pb.OUTCOME_NO_CONSENT
-    for name in ("Pause", "Resume", "Revoke"):
-        assert refusal(lambda name=name: change(running, name, subject, consent_id)) == "CONSENT_NOT_FOUND"
+    for kind in (EntryKind.PAUSE, EntryKind.RESUME, EntryKind.REVOKE):
+        assert refusal(lambda kind=kind: change(running, kind, subject, consent_id)) == "CONSENT_NOT_FOUND"
     assert refusal(lambda: amend(running, subject, consent_id, 3)) == "CONSENT_NOT_FOUND"
     assert listed(running, subject) == []
     (gone,) = listed(running, subject, include_revoked=True)
@@ -296,9 +297,9 @@ def test_a_consents_life(running: Running, subject: pb.Subject) -> None:
 def test_a_consent_of_another_person_is_not_found(running: Running, subject: pb.Subject) -> None:
     other = running.enrol(new_identifier())
     consent_id = running.grant(other)
-    assert refusal(lambda: change(running, "Revoke", subject, consent_id)) == "CONSENT_NOT_FOUND"
+    assert refusal(lambda: change(running, EntryKind.REVOKE, subject, consent_id)) == "CONSENT_NOT_FOUND"
     for strange in ("", consent_id.upper(), consent_id + "00", f" {consent_id}", "é" * 32):
-        assert refusal(lambda strange=strange: change(running, "Revoke", other, strange)) == "CONSENT_NOT_FOUND"
+        assert refusal(lambda strange=strange: change(running, EntryKind.REVOKE, other, strange)) == "CONSENT_NOT_FOUND"
 
 
 def test_a_transfer_request_that_leaves_items_out_is_refused_as_data(running: Running, subject: pb.Subject) -> None:
@@ -432,7 +433,7 @@ def test_pages_cover_everything_once_while_writes_go_on(tmp_path: Path, pages: C
             running.grant(subject)
             running.authorize(question(subject))
             if consents:
-                change(running, "Revoke", subject, consents.pop())
+                change(running, EntryKind.REVOKE, subject, consents.pop())
             register(running, f"late-{number}", [st.PARTICIPANT_ROLE_HOLDER])
             services(running).sequencer.wait_published(services(running).ledger.state.size, 10)
             page, token = fetch(token)

@@ -222,7 +222,7 @@ def test_a_repeat_gets_the_first_receipt_and_a_decision_taken_now(running: Runni
     consent_id = running.grant(subject)
     request = ac.AuthorizeAccessRequest(request_id=request_id(), question=question(subject))
     first = running.access.AuthorizeAccess(request, metadata=running.as_("app"))
-    change(running, "Revoke", subject, consent_id)
+    change(running, EntryKind.REVOKE, subject, consent_id)
     again = running.access.AuthorizeAccess(request, metadata=running.as_("app"))
     assert first.decision.outcome == pb.OUTCOME_PERMIT
     assert again.decision.outcome == pb.OUTCOME_NO_CONSENT

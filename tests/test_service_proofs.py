@@ -13,15 +13,16 @@ from cases.ledgers import FakeClock
 from cases.services import (
     FOREIGN_FIELD,
     Person,
+    add_key,
     amend,
     batch,
     event_of,
-    key_write,
     new_identifier,
     new_number,
     now_ms,
     record,
     refusal,
+    retire_key,
     serve,
     services,
 )
@@ -66,10 +67,10 @@ def test_a_person_signs_a_consents_whole_life(running: Running) -> None:
         metadata=running.as_("app"),
     )
     latest = event_of(amended.receipt).seq
-    person.change("Pause", consent_id, st.PauseStatement(lineage_seq=seq), latest)
-    person.change("Resume", consent_id, st.ResumeStatement(lineage_seq=seq), latest)
+    person.change(EntryKind.PAUSE, consent_id, st.PauseStatement(lineage_seq=seq), latest)
+    person.change(EntryKind.RESUME, consent_id, st.ResumeStatement(lineage_seq=seq), latest)
     assert running.check(question(person.subject)).outcome == pb.OUTCOME_PERMIT
-    person.change("Revoke", consent_id, st.RevokeStatement(lineage_seq=seq, note="enough"), latest)
+    person.change(EntryKind.REVOKE, consent_id, st.RevokeStatement(lineage_seq=seq, note="enough"), latest)
     assert running.check(question(person.subject)).outcome == pb.OUTCOME_NO_CONSENT
 
 
@@ -86,7 +87,7 @@ def _tampered(**changed: Any) -> Callable[[Person], Any]:
 
 def _signed_by_clinic(person: Person) -> Any:
     key = KeyPair(new_number().to_bytes(32))
-    key_write(person.running, "AddKey", "clinic-b", key.public_key)
+    add_key(person.running, "clinic-b", key.public_key)
     return person.grant(key=key)
 
 
@@ -103,13 +104,13 @@ def _foreign_field(person: Person) -> Any:
 
 def _other_lineage(person: Person) -> Any:
     granted = person.grant()
-    return person.change("Pause", granted.consent_id, st.PauseStatement(lineage_seq=9), 3)
+    return person.change(EntryKind.PAUSE, granted.consent_id, st.PauseStatement(lineage_seq=9), 3)
 
 
 def _old_version(person: Person) -> Any:
     granted = person.grant()
     amend(person.running, person.subject, granted.consent_id, 1)
-    return person.change("Pause", granted.consent_id, st.PauseStatement(lineage_seq=3), 3)
+    return person.change(EntryKind.PAUSE, granted.consent_id, st.PauseStatement(lineage_seq=3), 3)
 
 
 ATTACKS: list[tuple[str, str, Callable[[Person], Any]]] = [
@@ -164,7 +165,7 @@ def test_a_repeat_is_recognised_whatever_the_clock_says_by_then(tmp_path: Path) 
 
 def test_a_participant_signs_its_outcomes_while_its_key_is_in_force(running: Running, subject: pb.Subject) -> None:
     key = KeyPair(new_number().to_bytes(32))
-    key_write(running, "AddKey", "clinic-b", key.public_key)
+    add_key(running, "clinic-b", key.public_key)
     running.grant(subject)
     answer = running.authorize(question(subject), "clinic-b")
     seq, tag = answer.access_seq, answer.decision.tag
@@ -187,13 +188,13 @@ def test_a_participant_signs_its_outcomes_while_its_key_is_in_force(running: Run
     assert refusal(lambda: send(ref=2)) == "REF_MOVED"
     claims = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT, attestation=st.Attestation(attested_by="er"))
     assert refusal(lambda: send(message=claims)) == "INVALID_REQUEST"
-    key_write(running, "RetireKey", "clinic-b", key.public_key)
+    retire_key(running, "clinic-b", key.public_key)
     assert refusal(send) == "BAD_SIGNATURE"
 
 
 def test_an_asker_signs_its_question(running: Running, subject: pb.Subject) -> None:
     key = KeyPair(new_number().to_bytes(32))
-    key_write(running, "AddKey", "clinic-b", key.public_key)
+    add_key(running, "clinic-b", key.public_key)
     running.grant(subject)
     tag = running.check(question(subject)).tag
 
@@ -395,7 +396,7 @@ def verified(running: Running, pieces: list[Any], held: Any = None) -> list[tupl
 
 def test_a_history_comes_in_order_and_verifies(running: Running) -> None:
     key = KeyPair(new_number().to_bytes(32))
-    key_write(running, "AddKey", "clinic-b", key.public_key)
+    add_key(running, "clinic-b", key.public_key)
     person = Person(running)
     person.grant()
     answer = running.authorize(question(person.subject), "clinic-b")

@@ -1,6 +1,5 @@
 """Serve where data changes hands: AccessService. Decide and record an access in one call; then record its outcome."""
 
-import grpc
 
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
@@ -14,7 +13,7 @@ from consentd.service.pages import PAGE_BYTES, Pager, page_size
 from consentd.service.policy import OUTCOMES, check_size, reduced
 from consentd.service.requests import check_batch, content_hash, make_request, parse_signed, signed_entry
 from consentd.service.rpc import rpc
-from consentd.service.servicer import Servicer, revision
+from consentd.service.servicer import Context, Servicer, revision
 from consentd.statements import decisions, payloads
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import access_service_pb2_grpc
@@ -28,9 +27,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
     """``consentd.v1.AccessService``."""
 
     @rpc
-    def AuthorizeAccess(
-        self, request: ac.AuthorizeAccessRequest, context: grpc.ServicerContext
-    ) -> ac.AuthorizeAccessResponse:
+    def AuthorizeAccess(self, request: ac.AuthorizeAccessRequest, context: Context) -> ac.AuthorizeAccessResponse:
         """Decide and record one access."""
         write = self._access(request, self.caller(context), context)
         written = self.services.sequencer.submit(write).result()
@@ -38,7 +35,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
 
     @rpc
     def BatchAuthorizeAccesses(
-        self, request: ac.BatchAuthorizeAccessesRequest, context: grpc.ServicerContext
+        self, request: ac.BatchAuthorizeAccessesRequest, context: Context
     ) -> ac.BatchAuthorizeAccessesResponse:
         """Decide and record many accesses, each by itself."""
         caller = self.caller(context)
@@ -65,9 +62,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
                 result.error.CopyFrom(self.item_error(error))
         return response
 
-    def _access(
-        self, request: ac.AuthorizeAccessRequest, caller: str, context: grpc.ServicerContext
-    ) -> accesses.AuthorizeAccess:
+    def _access(self, request: ac.AuthorizeAccessRequest, caller: str, context: Context) -> accesses.AuthorizeAccess:
         """Parse a request into its write."""
         asked = st.AskedQuestion(asker=caller, network_origin=request.network_origin or context.peer())
         signed: SignedEntry | None = None
@@ -103,7 +98,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         )
 
     def _authorized(
-        self, written: Written[accesses.AuthorizedAccess], wait_for: int, context: grpc.ServicerContext
+        self, written: Written[accesses.AuthorizedAccess], wait_for: int, context: Context
     ) -> ac.AuthorizeAccessResponse:
         """Count an access, and return its response."""
         decision, entry = written.answer.decision, written.entry
@@ -119,14 +114,14 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         return response
 
     @rpc
-    def RecordAccess(self, request: ac.RecordAccessRequest, context: grpc.ServicerContext) -> ac.RecordAccessResponse:
+    def RecordAccess(self, request: ac.RecordAccessRequest, context: Context) -> ac.RecordAccessResponse:
         """Record what one transfer did."""
         written = self.services.sequencer.submit(self._outcome(request, self.caller(context))).result()
         return ac.RecordAccessResponse(receipt=self.written_receipt(written, request.wait_for, context))
 
     @rpc
     def BatchRecordAccesses(
-        self, request: ac.BatchRecordAccessesRequest, context: grpc.ServicerContext
+        self, request: ac.BatchRecordAccessesRequest, context: Context
     ) -> ac.BatchRecordAccessesResponse:
         """Record what many transfers did, all or none."""
         caller = self.caller(context)
@@ -178,7 +173,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         )
 
     @rpc
-    def ListAccesses(self, request: ac.ListAccessesRequest, context: grpc.ServicerContext) -> ac.ListAccessesResponse:
+    def ListAccesses(self, request: ac.ListAccessesRequest, context: Context) -> ac.ListAccessesResponse:
         """Read who used a person's data, newest first."""
         caller, services = self.caller(context), self.services
         size = page_size(request.page_size)

@@ -2,7 +2,6 @@
 
 from typing import Any, TypeVar
 
-import grpc
 from google.protobuf.message import Message
 
 from consentd.core import codec
@@ -16,7 +15,7 @@ from consentd.sequencer.commands.write import Request, SignedEntry, enrolled_tag
 from consentd.service.pages import Pager, page_length, page_size
 from consentd.service.requests import content_hash, make_request, parse_signed, signed_entry
 from consentd.service.rpc import rpc
-from consentd.service.servicer import Servicer, revision
+from consentd.service.servicer import Context, Servicer, revision
 from consentd.statements import decisions, payloads
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
@@ -32,7 +31,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
     """``consentd.v1.ConsentService``. Every call needs the right to act for subjects."""
 
     @rpc
-    def GrantConsent(self, request: cs.GrantConsentRequest, context: grpc.ServicerContext) -> cs.GrantConsentResponse:
+    def GrantConsent(self, request: cs.GrantConsentRequest, context: Context) -> cs.GrantConsentResponse:
         """Give a consent."""
         caller = self._caller(context)
         message, signed = _read_statement(request, st.GrantStatement, caller)
@@ -55,7 +54,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         return response
 
     @rpc
-    def AmendConsent(self, request: cs.AmendConsentRequest, context: grpc.ServicerContext) -> cs.AmendConsentResponse:
+    def AmendConsent(self, request: cs.AmendConsentRequest, context: Context) -> cs.AmendConsentResponse:
         """Replace a consent by its next version."""
         caller = self._caller(context)
         message, signed = _read_statement(request, st.AmendStatement, caller)
@@ -84,27 +83,23 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         return response
 
     @rpc
-    def PauseConsent(self, request: cs.PauseConsentRequest, context: grpc.ServicerContext) -> cs.PauseConsentResponse:
+    def PauseConsent(self, request: cs.PauseConsentRequest, context: Context) -> cs.PauseConsentResponse:
         """Suspend a consent."""
         return cs.PauseConsentResponse(receipt=self._change(request, EntryKind.PAUSE, st.PauseStatement(), context))
 
     @rpc
-    def ResumeConsent(
-        self, request: cs.ResumeConsentRequest, context: grpc.ServicerContext
-    ) -> cs.ResumeConsentResponse:
+    def ResumeConsent(self, request: cs.ResumeConsentRequest, context: Context) -> cs.ResumeConsentResponse:
         """End a pause."""
         return cs.ResumeConsentResponse(receipt=self._change(request, EntryKind.RESUME, st.ResumeStatement(), context))
 
     @rpc
-    def RevokeConsent(
-        self, request: cs.RevokeConsentRequest, context: grpc.ServicerContext
-    ) -> cs.RevokeConsentResponse:
+    def RevokeConsent(self, request: cs.RevokeConsentRequest, context: Context) -> cs.RevokeConsentResponse:
         """Withdraw a consent."""
         message = st.RevokeStatement(note=request.note)
         return cs.RevokeConsentResponse(receipt=self._change(request, EntryKind.REVOKE, message, context))
 
     @rpc
-    def GetConsent(self, request: cs.GetConsentRequest, context: grpc.ServicerContext) -> cs.GetConsentResponse:
+    def GetConsent(self, request: cs.GetConsentRequest, context: Context) -> cs.GetConsentResponse:
         """Read one consent."""
         self._caller(context)
         wanted = parse_consent_id(request.consent_id)
@@ -121,7 +116,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         raise NotFoundError("subject has no such consent", "CONSENT_NOT_FOUND")
 
     @rpc
-    def ListConsents(self, request: cs.ListConsentsRequest, context: grpc.ServicerContext) -> cs.ListConsentsResponse:
+    def ListConsents(self, request: cs.ListConsentsRequest, context: Context) -> cs.ListConsentsResponse:
         """Read a person's consents, newest lineage first."""
         caller = self._caller(context)
         size = page_size(request.page_size)
@@ -146,7 +141,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
 
     # -- steps ------------------------------------------------------------------------------------------------
 
-    def _caller(self, context: grpc.ServicerContext) -> str:
+    def _caller(self, context: Context) -> str:
         """Return the caller, who must have the right to act for persons."""
         caller = self.caller(context)
         with self.services.table.read() as snapshot:
@@ -163,7 +158,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
             tag = enrolled_tag(snapshot, identifier_hash)
         return signed_entry(self.services.config.ledger.origin, kind, tag, request.id, signed)
 
-    def _change(self, request: Any, kind: EntryKind, message: Change, context: grpc.ServicerContext) -> pb.Receipt:
+    def _change(self, request: Any, kind: EntryKind, message: Change, context: Context) -> pb.Receipt:
         """Pause, resume or revoke a consent; *message* is the statement without its attestation."""
         caller = self._caller(context)
         signed: pb.SignedStatement | None = request.signed if request.HasField("signed") else None

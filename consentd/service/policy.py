@@ -4,8 +4,6 @@ import os
 from collections.abc import Iterator, Sequence
 from itertools import count
 
-import grpc
-
 from consentd.core import codec
 from consentd.errors import ConsentdError, InvalidError, OverloadedError
 from consentd.metrics import Metrics
@@ -14,7 +12,7 @@ from consentd.policy.codebook import PackedQuestion
 from consentd.sequencer.commands.callers import check_asker
 from consentd.service.requests import check_batch
 from consentd.service.rpc import never_waits, rpc
-from consentd.service.servicer import Servicer, ServiceState, revision
+from consentd.service.servicer import Context, Servicer, ServiceState, revision
 from consentd.statements import decisions, values
 from consentd.table.view import Snapshot
 from consentd.v1 import consent_pb2 as pb
@@ -33,7 +31,7 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
 
     @never_waits
     @rpc
-    def Check(self, request: ps.CheckRequest, context: grpc.ServicerContext) -> ps.CheckResponse:
+    def Check(self, request: ps.CheckRequest, context: Context) -> ps.CheckResponse:
         """Answer one question."""
         caller = self.caller(context)
         question = request.question
@@ -48,7 +46,7 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
 
     @never_waits
     @rpc
-    def BatchCheck(self, request: ps.BatchCheckRequest, context: grpc.ServicerContext) -> ps.BatchCheckResponse:
+    def BatchCheck(self, request: ps.BatchCheckRequest, context: Context) -> ps.BatchCheckResponse:
         """Answer many questions, each by itself, all from one state of the table."""
         caller = self.caller(context)
         shared = request.shared if request.HasField("shared") else None

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 
-import grpc
-
 from consentd.core import codec, merkle
 from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX
 from consentd.cosigning.publisher import Published
@@ -16,7 +14,7 @@ from consentd.sequencer.commands.callers import OPERATOR, check_right, has_right
 from consentd.service.pages import Pager, page_size
 from consentd.service.pruning import prune
 from consentd.service.rpc import rpc, stream_rpc
-from consentd.service.servicer import Servicer, revision
+from consentd.service.servicer import Context, Servicer, revision
 from consentd.store import Store
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import ledger_service_pb2_grpc
@@ -35,14 +33,12 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
     """``consentd.v1.LedgerService``."""
 
     @rpc
-    def GetCheckpoint(
-        self, request: ls.GetCheckpointRequest, context: grpc.ServicerContext
-    ) -> ls.GetCheckpointResponse:
+    def GetCheckpoint(self, request: ls.GetCheckpointRequest, context: Context) -> ls.GetCheckpointResponse:
         """Read the latest checkpoint."""
         return ls.GetCheckpointResponse(checkpoint=self._published().note)
 
     @rpc
-    def ListEntries(self, request: ls.ListEntriesRequest, context: grpc.ServicerContext) -> ls.ListEntriesResponse:
+    def ListEntries(self, request: ls.ListEntriesRequest, context: Context) -> ls.ListEntriesResponse:
         """Read leaves in order."""
         caller = self._auditor(context)
         size = page_size(request.page_size)
@@ -60,9 +56,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         return response
 
     @rpc
-    def ListStatements(
-        self, request: ls.ListStatementsRequest, context: grpc.ServicerContext
-    ) -> ls.ListStatementsResponse:
+    def ListStatements(self, request: ls.ListStatementsRequest, context: Context) -> ls.ListStatementsResponse:
         """Read openings in order, within the caller's mandate."""
         caller = self._auditor(context)
         with self.services.table.read() as snapshot:
@@ -97,7 +91,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         return response
 
     @rpc
-    def GetReceipt(self, request: ls.GetReceiptRequest, context: grpc.ServicerContext) -> ls.GetReceiptResponse:
+    def GetReceipt(self, request: ls.GetReceiptRequest, context: Context) -> ls.GetReceiptResponse:
         """Read the receipt of an entry, for a caller that knows the leaf hash."""
         state = self.services.ledger.state
         if request.index >= state.size:
@@ -109,9 +103,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         return ls.GetReceiptResponse(receipt=receipt)
 
     @rpc
-    def GetInclusionProof(
-        self, request: ls.GetInclusionProofRequest, context: grpc.ServicerContext
-    ) -> ls.GetInclusionProofResponse:
+    def GetInclusionProof(self, request: ls.GetInclusionProofRequest, context: Context) -> ls.GetInclusionProofResponse:
         """Prove that a leaf is in a tree."""
         store, size = self.services.ledger.store, self._tree_size(request.tree_size)
         hashes = reads.prove_inclusion(store, request.index, size)
@@ -123,7 +115,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
 
     @rpc
     def GetConsistencyProof(
-        self, request: ls.GetConsistencyProofRequest, context: grpc.ServicerContext
+        self, request: ls.GetConsistencyProofRequest, context: Context
     ) -> ls.GetConsistencyProofResponse:
         """Prove that one tree is a prefix of another."""
         store, second = self.services.ledger.store, self._tree_size(request.second_tree_size)
@@ -136,9 +128,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         )
 
     @stream_rpc
-    def GetHistory(
-        self, request: ls.GetHistoryRequest, context: grpc.ServicerContext
-    ) -> Iterator[ls.GetHistoryResponse]:
+    def GetHistory(self, request: ls.GetHistoryRequest, context: Context) -> Iterator[ls.GetHistoryResponse]:
         """Stream the history of a chain, with the proof that no entry is missing."""
         tag, names = self._chain(request, context)
         if request.known_count > codec.MAX_SEQ:
@@ -166,14 +156,14 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
                 yield from _stream_chain(chains, heads, other, name, 1)
 
     @stream_rpc
-    def Prune(self, request: ls.PruneRequest, context: grpc.ServicerContext) -> Iterator[ls.PruneResponse]:
+    def Prune(self, request: ls.PruneRequest, context: Context) -> Iterator[ls.PruneResponse]:
         """Delete what the retention policy no longer keeps."""
         self.operator(context)
         yield from prune(self.services, request, context)
 
     # -- steps ------------------------------------------------------------------------------------------------
 
-    def _chain(self, request: ls.GetHistoryRequest, context: grpc.ServicerContext) -> tuple[bytes, dict[bytes, str]]:
+    def _chain(self, request: ls.GetHistoryRequest, context: Context) -> tuple[bytes, dict[bytes, str]]:
         """Return the tag of the chain asked for, and its public name by tag; a person's chain has the name ""."""
         if request.WhichOneof("chain") == "public_name":
             tag = codec.public_tag(request.public_name)
@@ -232,7 +222,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
             raise NotFoundError("leaf is pruned; its inclusion can still be proven: GetInclusionProof", "PRUNED")
         return reads.read_leaf(store, index)
 
-    def _auditor(self, context: grpc.ServicerContext) -> str:
+    def _auditor(self, context: Context) -> str:
         """Return the caller, who must be an auditor or the operator."""
         caller = self.caller(context)
         with self.services.table.read() as snapshot:

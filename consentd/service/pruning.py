@@ -7,18 +7,16 @@ deletes it between two batches, a few hundred rows at a time.
 from collections.abc import Generator, Iterator
 from functools import partial
 
-import grpc
-
 from consentd.core.pruned import DAY_MS, Pruned
 from consentd.errors import ConflictError, StorageError
 from consentd.ledger import retention
 from consentd.ledger.pruning import Deleted, Stop, delete_in_batches, plan_pruning
 from consentd.sequencer.commands.pruning import StatePruning, check_kept_from
-from consentd.service.servicer import Services, remaining_s
+from consentd.service.servicer import Context, Services, remaining_s
 from consentd.v1 import ledger_service_pb2 as ls
 
 
-def prune(services: Services, request: ls.PruneRequest, context: grpc.ServicerContext) -> Iterator[ls.PruneResponse]:
+def prune(services: Services, request: ls.PruneRequest, context: Context) -> Iterator[ls.PruneResponse]:
     """Prune, and yield the progress.
 
     Raises:
@@ -58,7 +56,7 @@ def _plan(
         yield ls.PruneResponse(step=ls.PRUNE_STEP_PLANNING, done_count=done, total_count=state.tags)
 
 
-def _publish(services: Services, pruned: Pruned, context: grpc.ServicerContext) -> None:
+def _publish(services: Services, pruned: Pruned, context: Context) -> None:
     """State the pruning in the ledger, and wait for a public checkpoint of that entry."""
     index = services.sequencer.submit(StatePruning(pruned=pruned)).result().answer
     # INVARIANT: nothing is deleted before its entry is public: a reader that misses a leaf must be able to learn why.

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import grpc
 from google.protobuf.message import Message
 
 from consentd.core.key_validity import PARTICIPANT_PREFIX
@@ -12,7 +11,7 @@ from consentd.sequencer.commands.callers import PARTICIPANT_ID, check_right
 from consentd.service.pages import Pager, page_length, page_size
 from consentd.service.requests import content_hash, make_request
 from consentd.service.rpc import rpc
-from consentd.service.servicer import Servicer, revision
+from consentd.service.servicer import Context, Servicer, revision
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import registry_service_pb2_grpc
@@ -24,7 +23,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
 
     @rpc
     def RegisterParticipant(
-        self, request: rs.RegisterParticipantRequest, context: grpc.ServicerContext
+        self, request: rs.RegisterParticipantRequest, context: Context
     ) -> rs.RegisterParticipantResponse:
         """Register a participant, or replace what is registered of it."""
         chain = PARTICIPANT_PREFIX + request.participant.participant_id
@@ -32,44 +31,40 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         return rs.RegisterParticipantResponse(receipt=receipt)
 
     @rpc
-    def AddKey(self, request: rs.AddKeyRequest, context: grpc.ServicerContext) -> rs.AddKeyResponse:
+    def AddKey(self, request: rs.AddKeyRequest, context: Context) -> rs.AddKeyResponse:
         """Put a participant's key in force."""
         chain, message = PARTICIPANT_PREFIX + request.participant_id, st.KeyStatement(key=request.key)
         return rs.AddKeyResponse(receipt=self._publish(registry.AddKey, chain, message, request, context))
 
     @rpc
-    def RetireKey(self, request: rs.RetireKeyRequest, context: grpc.ServicerContext) -> rs.RetireKeyResponse:
+    def RetireKey(self, request: rs.RetireKeyRequest, context: Context) -> rs.RetireKeyResponse:
         """Put a participant's key out of force."""
         chain, message = PARTICIPANT_PREFIX + request.participant_id, st.KeyStatement(key=request.key, retired=True)
         return rs.RetireKeyResponse(receipt=self._publish(registry.RetireKey, chain, message, request, context))
 
     @rpc
-    def PublishVocabulary(
-        self, request: rs.PublishVocabularyRequest, context: grpc.ServicerContext
-    ) -> rs.PublishVocabularyResponse:
+    def PublishVocabulary(self, request: rs.PublishVocabularyRequest, context: Context) -> rs.PublishVocabularyResponse:
         """Publish the next version of the vocabulary."""
         chain = registry.VOCABULARY_PREFIX + request.vocabulary.vocabulary_id
         receipt = self._publish(registry.PublishVocabulary, chain, request.vocabulary, request, context)
         return rs.PublishVocabularyResponse(receipt=receipt)
 
     @rpc
-    def PublishNotice(
-        self, request: rs.PublishNoticeRequest, context: grpc.ServicerContext
-    ) -> rs.PublishNoticeResponse:
+    def PublishNotice(self, request: rs.PublishNoticeRequest, context: Context) -> rs.PublishNoticeResponse:
         """Publish the next version of a notice."""
         chain = registry.NOTICE_PREFIX + request.notice.notice_id
         receipt = self._publish(registry.PublishNotice, chain, request.notice, request, context)
         return rs.PublishNoticeResponse(receipt=receipt)
 
     @rpc
-    def PublishRules(self, request: rs.PublishRulesRequest, context: grpc.ServicerContext) -> rs.PublishRulesResponse:
+    def PublishRules(self, request: rs.PublishRulesRequest, context: Context) -> rs.PublishRulesResponse:
         """Publish the next version of the realm's rules."""
         chain = registry.RULES_PREFIX + request.rules.realm_id
         receipt = self._publish(registry.PublishRules, chain, request.rules, request, context)
         return rs.PublishRulesResponse(receipt=receipt)
 
     @rpc
-    def EnrolSubject(self, request: rs.EnrolSubjectRequest, context: grpc.ServicerContext) -> rs.EnrolSubjectResponse:
+    def EnrolSubject(self, request: rs.EnrolSubjectRequest, context: Context) -> rs.EnrolSubjectResponse:
         """Give a person a tag and a first entry."""
         caller = self.caller(context)
         with self.services.table.read() as snapshot:
@@ -94,9 +89,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         return rs.EnrolSubjectResponse(receipt=receipt, tag=written.answer)
 
     @rpc
-    def GetParticipant(
-        self, request: rs.GetParticipantRequest, context: grpc.ServicerContext
-    ) -> rs.GetParticipantResponse:
+    def GetParticipant(self, request: rs.GetParticipantRequest, context: Context) -> rs.GetParticipantResponse:
         """Read one participant."""
         self.caller(context)
         with self.services.table.read() as snapshot:
@@ -110,9 +103,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
             )
 
     @rpc
-    def ListParticipants(
-        self, request: rs.ListParticipantsRequest, context: grpc.ServicerContext
-    ) -> rs.ListParticipantsResponse:
+    def ListParticipants(self, request: rs.ListParticipantsRequest, context: Context) -> rs.ListParticipantsResponse:
         """Read all participants, a page at a time."""
         caller = self.caller(context)
         size = page_size(request.page_size)
@@ -132,9 +123,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
             return response
 
     @rpc
-    def GetVocabulary(
-        self, request: rs.GetVocabularyRequest, context: grpc.ServicerContext
-    ) -> rs.GetVocabularyResponse:
+    def GetVocabulary(self, request: rs.GetVocabularyRequest, context: Context) -> rs.GetVocabularyResponse:
         """Read the vocabulary in force."""
         self.caller(context)
         with self.services.table.read() as snapshot:
@@ -143,7 +132,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
             )
 
     @rpc
-    def GetNotice(self, request: rs.GetNoticeRequest, context: grpc.ServicerContext) -> rs.GetNoticeResponse:
+    def GetNotice(self, request: rs.GetNoticeRequest, context: Context) -> rs.GetNoticeResponse:
         """Read a notice."""
         self.caller(context)
         with self.services.table.read() as snapshot:
@@ -155,7 +144,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
             return rs.GetNoticeResponse(notice=found, revision=revision(snapshot.size, snapshot.root))
 
     @rpc
-    def GetRules(self, request: rs.GetRulesRequest, context: grpc.ServicerContext) -> rs.GetRulesResponse:
+    def GetRules(self, request: rs.GetRulesRequest, context: Context) -> rs.GetRulesResponse:
         """Read the rules in force."""
         self.caller(context)
         with self.services.table.read() as snapshot:
@@ -169,7 +158,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         chain: str,
         message: Message,
         request: Any,
-        context: grpc.ServicerContext,
+        context: Context,
     ) -> pb.Receipt:
         """Write an entry to a public chain, attested by the operator; return its receipt."""
         caller = self.operator(context)

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from consentd.errors import ConsentdError, CorruptionError, InvalidError, VerificationError
 from consentd.metrics import Metrics
-from consentd.service.servicer import Servicer
+from consentd.service.servicer import Context, Servicer
 from consentd.service.status import bug_status, error_status, status_code
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def rpc(method: F) -> F:
     """Wrap the handler of a unary RPC."""
     name = method.__name__
 
-    def handle(self: Servicer, request: Message, context: grpc.ServicerContext) -> Any:
+    def handle(self: Servicer, request: Message, context: Context) -> Any:
         started = time.perf_counter()
         try:
             _check_decoded(request)
@@ -52,7 +52,7 @@ def stream_rpc(method: F) -> F:
     """Wrap the handler of an RPC that streams its responses."""
     name = method.__name__
 
-    def handle(self: Servicer, request: Message, context: grpc.ServicerContext) -> Iterator[Any]:
+    def handle(self: Servicer, request: Message, context: Context) -> Iterator[Any]:
         started = time.perf_counter()
         try:
             _check_decoded(request)
@@ -85,7 +85,7 @@ class Pooled:
         self._handler = handler
         self.experimental_thread_pool = pool
 
-    def __call__(self, request: Any, context: grpc.ServicerContext) -> Any:
+    def __call__(self, request: Any, context: Context) -> Any:
         """Handle a call."""
         return self._handler(request, context)
 
@@ -148,7 +148,7 @@ def _count(metrics: Metrics, name: str, code: str, started: float) -> None:
     metrics.rpc_seconds.observe(time.perf_counter() - started, name)
 
 
-def _abort(metrics: Metrics, name: str, started: float, context: grpc.ServicerContext, error: Exception) -> None:
+def _abort(metrics: Metrics, name: str, started: float, context: Context, error: Exception) -> None:
     """End a call with the status of *error*. Does not return: gRPC aborts by an exception."""
     if isinstance(error, VerificationError):
         # Bad bytes of the caller's were turned into an InvalidError before. So these are bytes that we stored.

@@ -24,6 +24,7 @@ from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import error_reason_pb2 as er
 
+Context = grpc.ServicerContext
 MAX_WAIT_S = 30.0
 """The longest time that a call waits, if its deadline is later."""
 
@@ -78,7 +79,7 @@ class Servicer:
         """Every metric."""
         return self._state.metrics
 
-    def caller(self, context: grpc.ServicerContext) -> str:
+    def caller(self, context: Context) -> str:
         """Return the caller's participant id, or ``operator``.
 
         Raises:
@@ -93,7 +94,7 @@ class Servicer:
             raise UnauthenticatedError("call has no credential that is known here", "UNAUTHENTICATED")
         return caller
 
-    def operator(self, context: grpc.ServicerContext) -> str:
+    def operator(self, context: Context) -> str:
         """Return the caller, who must be the operator.
 
         Raises:
@@ -127,7 +128,7 @@ class Servicer:
         """
         return enrolled_tag(view, self.identifier_hash(subject))
 
-    def written_receipt(self, written: Written[Any], wait_for: int, context: grpc.ServicerContext) -> pb.Receipt:
+    def written_receipt(self, written: Written[Any], wait_for: int, context: Context) -> pb.Receipt:
         """Return the receipt of a write's first entry; see ``receipt``."""
         entry = written.entry
         assert entry is not None, "a write without an entry has no receipt"
@@ -135,9 +136,7 @@ class Servicer:
         receipt.replayed = written.replayed
         return receipt
 
-    def receipt(
-        self, index: int, leaf: bytes, state: State, wait_for: int, context: grpc.ServicerContext
-    ) -> pb.Receipt:
+    def receipt(self, index: int, leaf: bytes, state: State, wait_for: int, context: Context) -> pb.Receipt:
         """Return the receipt of the leaf at *index*, with a proof where a public checkpoint covers it.
 
         Args:
@@ -162,7 +161,7 @@ def revision(size: int, root: bytes) -> pb.Revision:
     return pb.Revision(tree_size=size, root_hash=root)
 
 
-def remaining_s(context: grpc.ServicerContext) -> float:
+def remaining_s(context: Context) -> float:
     """Return how long a call may still wait, in seconds; 50 ms of its deadline are left for the answer."""
     left = cast("float | None", context.time_remaining())  # the stub says float, but a call may have no deadline
     return MAX_WAIT_S if left is None else max(0.0, min(MAX_WAIT_S, left - 0.05))

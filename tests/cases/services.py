@@ -73,11 +73,15 @@ def event_of(receipt: pb.Receipt) -> codec.Event:
     return event
 
 
-def change(running: Running, name: str, subject: pb.Subject, consent_id: str, **more: Any) -> pb.Receipt:
+def change(running: Running, kind: EntryKind, subject: pb.Subject, consent_id: str, **more: Any) -> pb.Receipt:
     """Pause, resume or revoke a consent."""
+    stub, request_type = {
+        EntryKind.PAUSE: (running.consents.PauseConsent, cs.PauseConsentRequest),
+        EntryKind.RESUME: (running.consents.ResumeConsent, cs.ResumeConsentRequest),
+        EntryKind.REVOKE: (running.consents.RevokeConsent, cs.RevokeConsentRequest),
+    }[kind]
     fields = {"request_id": request_id(), "subject": subject, "consent_id": consent_id, **more}
-    request = getattr(cs, f"{name}ConsentRequest")(**fields)
-    return getattr(running.consents, f"{name}Consent")(request, metadata=running.as_("app")).receipt
+    return stub(request_type(**fields), metadata=running.as_("app")).receipt
 
 
 def amend(running: Running, subject: pb.Subject, consent_id: str, version: int, **root: Any) -> cs.AmendConsentResponse:
@@ -117,9 +121,14 @@ def participant(running: Running, name: str) -> rs.GetParticipantResponse:
     return running.registry.GetParticipant(rs.GetParticipantRequest(participant_id=name), metadata=running.as_("er"))
 
 
-def key_write(running: Running, name: str, who: str, key: bytes) -> pb.Receipt:
-    request = getattr(rs, f"{name}Request")(request_id=request_id(), participant_id=who, key=key)
-    return getattr(running.registry, name)(request, metadata=running.as_("operator")).receipt
+def add_key(running: Running, who: str, key: bytes) -> pb.Receipt:
+    request = rs.AddKeyRequest(request_id=request_id(), participant_id=who, key=key)
+    return running.registry.AddKey(request, metadata=running.as_("operator")).receipt
+
+
+def retire_key(running: Running, who: str, key: bytes) -> pb.Receipt:
+    request = rs.RetireKeyRequest(request_id=request_id(), participant_id=who, key=key)
+    return running.registry.RetireKey(request, metadata=running.as_("operator")).receipt
 
 
 def publish_rules(running: Running, **changed: Any) -> Any:
@@ -163,7 +172,7 @@ class Person:
         write = cs.GrantConsentRequest(request_id=request, subject=self.subject, signed=signed)
         return self.running.consents.GrantConsent(write, metadata=self.running.as_("app"))
 
-    def change(self, name: str, consent_id: str, message: Any, ref: int, **more: Any) -> pb.Receipt:
+    def change(self, kind: EntryKind, consent_id: str, message: Any, ref: int, **more: Any) -> pb.Receipt:
         request = request_id()
-        signed = self.sign(EntryKind[name.upper()], message, request, ref=ref)
-        return change(self.running, name, self.subject, consent_id, request_id=request, signed=signed, **more)
+        signed = self.sign(kind, message, request, ref=ref)
+        return change(self.running, kind, self.subject, consent_id, request_id=request, signed=signed, **more)

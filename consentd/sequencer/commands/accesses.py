@@ -13,7 +13,15 @@ from consentd.ledger.vault import Vault
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import pack_question
 from consentd.sequencer.commands.callers import OPERATOR, check_asker
-from consentd.sequencer.commands.write import NewEntry, Plan, Request, SignedEntry, Unremembered, WriteContext
+from consentd.sequencer.commands.write import (
+    NewEntry,
+    Plan,
+    ReceiptOnly,
+    Request,
+    SignedEntry,
+    Unremembered,
+    WriteContext,
+)
 from consentd.statements import decisions, payloads
 from consentd.store import Store
 from consentd.table.view import View
@@ -140,7 +148,7 @@ def _may_break_glass(view: View, organisation: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecordOutcome:
+class RecordOutcome(ReceiptOnly):
     """Record what a permitted transfer did, as an OUTCOME whose ref is the ACCESS."""
 
     request: Request
@@ -163,9 +171,6 @@ class RecordOutcome:
             signer=self.request.asker,
         )
         return Plan((context.draft(entry, self.request),), None)
-
-    def replay(self, context: WriteContext, recorded: Appended) -> None:
-        """Answer nothing: the receipt says all."""
 
 
 def check_party(store: Store, vault: Vault, tag: bytes | None, access_seq: int, asker: str) -> bytes:

@@ -10,7 +10,15 @@ from consentd.ledger.ledger import Appended, Draft
 from consentd.policy import check, model
 from consentd.policy.compile import compile_consent
 from consentd.policy.subject import with_consent
-from consentd.sequencer.commands.write import NewEntry, Plan, Request, SignedEntry, WriteContext, enrolled_tag
+from consentd.sequencer.commands.write import (
+    NewEntry,
+    Plan,
+    ReceiptOnly,
+    Request,
+    SignedEntry,
+    WriteContext,
+    enrolled_tag,
+)
 from consentd.statements import payloads, values
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
@@ -107,7 +115,7 @@ def _recorded_answer(context: WriteContext, recorded: Appended, *, version: int)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChangeConsent(_PersonWrite):
+class ChangeConsent(_PersonWrite, ReceiptOnly):
     """Pause, resume or revoke a lineage, as *kind* says. The entry's ref is the version in force."""
 
     kind: EntryKind
@@ -126,9 +134,6 @@ class ChangeConsent(_PersonWrite):
         if self.signed is not None and message != self.message:
             raise ConflictError("signed lineage is not what this write changes", "REF_MOVED")
         return Plan(self._draft(context, self.kind, tag, message, lineage.seq), None)
-
-    def replay(self, context: WriteContext, recorded: Appended) -> None:
-        """Answer nothing: the receipt says all."""
 
 
 def check_consent(

@@ -16,7 +16,7 @@ from consentd.policy import check
 from consentd.policy.compile import compile_rules
 from consentd.policy.vocabulary import check_successor
 from consentd.sequencer.commands.callers import OPERATOR, PARTICIPANT_ID
-from consentd.sequencer.commands.write import NewEntry, Plan, Request, WriteContext
+from consentd.sequencer.commands.write import NewEntry, Plan, ReceiptOnly, Request, WriteContext
 from consentd.statements import payloads, values
 from consentd.table.transaction import TableTransaction
 from consentd.v1 import statement_pb2 as st
@@ -32,7 +32,7 @@ _MAX_NAME = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PublicWrite(Generic[M]):
+class PublicWrite(ReceiptOnly, Generic[M]):
     """Append one entry to a public chain. Each subclass has its kind and its checks.
 
     Attributes:
@@ -65,9 +65,6 @@ class PublicWrite(Generic[M]):
             public=True,
         )
         return Plan((context.draft(entry, self.request),), None)
-
-    def replay(self, context: WriteContext, recorded: Appended) -> None:
-        """Answer nothing: the receipt says all."""
 
 
 class RegisterParticipant(PublicWrite[st.ParticipantStatement]):

@@ -229,7 +229,11 @@ class WriteContext:
         row = self.batch.statement_row(recorded)
         if row is None:
             return None
-        return codec.decode_statement(self.author.vault.decrypt(recorded.event, row)[1]).payload
+        try:
+            _, statement = self.author.vault.decrypt(recorded.event, row)
+        except NotFoundError:
+            return None
+        return codec.decode_statement(statement).payload
 
 
 def enrolled_tag(view: View, identifier_hash: bytes) -> bytes:
@@ -277,6 +281,15 @@ class Write(Protocol[A]):
             RequestError: the repeat is refused.
         """
         ...
+
+
+class ReceiptOnly:
+    """Base of the writes that answer nothing: their caller gets the receipt."""
+
+    __slots__ = ()
+
+    def replay(self, context: WriteContext, recorded: Appended) -> None:
+        """Answer nothing."""
 
 
 class Unremembered:
