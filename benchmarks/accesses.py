@@ -1,4 +1,4 @@
-"""Measure durable accesses over the wire: one by one, in batches, signed by their askers, up to their proof."""
+"""Measure durable accesses over gRPC: single, in batches, signed by askers, until their proof is available."""
 
 import os
 import time
@@ -24,12 +24,12 @@ AUTHORIZE = "/consentd.v1.AccessService/AuthorizeAccess"
 BATCH_AUTHORIZE = "/consentd.v1.AccessService/BatchAuthorizeAccesses"
 BATCH_RECORD = "/consentd.v1.AccessService/BatchRecordAccesses"
 WAITING_SHARE = 20
-"""One call in so many waits for its proof: an asker seldom does, and the daemon has 64 threads for calls that wait."""
+"""Every so many calls, one waits for its proof. Few callers do, and the daemon has 64 threads for calls that wait."""
 PUBLISHED_PER_S = 1_000
 
 
 def measure_access(bench: Bench) -> list[Row]:
-    """Measure durable accesses: one by one with many in flight, in batches, on one core and on both."""
+    """Measure durable accesses: single calls with many in flight, and batches; on one core and on both."""
     count = bench.questions
     asked = make_questions(5, count, bench.world.subjects)
     rows = []
@@ -61,8 +61,8 @@ def measure_access(bench: Bench) -> list[Row]:
 def measure_signed(bench: Bench) -> list[Row]:
     """Measure batches with a signature of the author on each item, which the daemon verifies.
 
-    A signed question becomes an ACCESS or a REFUSAL that holds it and that the daemon signs; a signed outcome is an
-    entry of its author's.
+    A signed question is stored in an ACCESS or REFUSAL that the daemon signs. A signed outcome is an entry that its
+    author signs.
     """
     asked = make_questions(11, bench.questions, bench.world.subjects)
     config = load_config(bench.world.config_file)
@@ -140,7 +140,7 @@ def measure_published(bench: Bench) -> list[Row]:
 
 
 def _boundaries(bench: Bench) -> Iterator[tuple[bool, str]]:
-    """Yield (pinned, boundary): on one core first, where there are two."""
+    """Yield (pinned, boundary): first on one core if there are two, then on all."""
     for pinned in (True, False) if bench.server_core is not None else (False,):
         where = "server on one core" if pinned else "server on all cores, beside the load"
         yield pinned, f"gRPC on loopback, no TLS, durable, {where}"
@@ -151,7 +151,7 @@ def _parts(items: Sequence[Any]) -> list[Sequence[Any]]:
 
 
 def _check_batches(asked: Sequence[Asked], answers: Sequence[tuple[int, bytes]]) -> list[tuple[int, int]]:
-    """Check the answers of batches; returns (place of the question, seq of its entry)."""
+    """Check the answers of batches; return (index of the question, seq of its entry) of each."""
     seqs = []
     for place, answer in answers:
         results = ac.BatchAuthorizeAccessesResponse.FromString(answer).results

@@ -1,4 +1,4 @@
-"""Measure in a process of its own: nothing read before, and memory that is nobody else's."""
+"""Measure in a new process, which has read no file before and whose memory is used by nothing else."""
 
 import os
 from collections.abc import Callable
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def run_apart(call: Callable[..., T], *arguments: object) -> T:
-    """Call in a new process; returns what it returns, or raises what it raises."""
+    """Call *call* in a new process; return its result, or raise its exception."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(call, *arguments).result()
 
@@ -28,17 +28,17 @@ def drop_pages(directory: Path) -> None:
 
 
 def own_bytes() -> int:
-    """Return the memory of this process that no file backs."""
+    """Return how many bytes of this process's memory are not pages of files."""
     return _field("RssAnon")
 
 
 def reset_peak() -> None:
-    """Begin to watch for ``peak_bytes``."""
+    """Start the measurement of ``peak_bytes``."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_bytes() -> int:
-    """Return the most memory since ``reset_peak``, less the files mapped now."""
+    """Return the most memory in use since ``reset_peak``, without the pages of files mapped now."""
     return _field("VmHWM") - _field("RssFile")
 
 

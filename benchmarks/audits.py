@@ -1,4 +1,4 @@
-"""Measure an auditor's work on a stopped daemon's files: verify all of a ledger, take all its decisions again."""
+"""Measure an audit of a stopped daemon's files: verify a whole ledger, and replay all its decisions."""
 
 import hashlib
 import os
@@ -48,7 +48,7 @@ class Audited:
 
 
 def measure_audit(bench: Bench) -> list[Row]:
-    """Measure a full audit of the world's ledger, to which a decision for each of its subjects is added first."""
+    """Add a decision for each subject to the ledger, then measure a full audit of it."""
     run_apart(_decide, bench.world.config_file, bench.world.subjects)
     jobs = len(os.sched_getaffinity(0))
     rows = []
@@ -75,7 +75,7 @@ def measure_audit(bench: Bench) -> list[Row]:
 
 
 def _decide(config_file: Path, count: int) -> None:
-    """Append decisions through the sequencer, as a daemon records them: different questions, in the national mix."""
+    """Append decisions through the sequencer, as a daemon does, for different questions in the proportions of MIX."""
     daemon = Daemon(config.load(config_file))
     daemon.start()
     services = daemon.service_state.services

@@ -1,12 +1,12 @@
-"""Speak just enough HTTP/2 to load a gRPC server from one Python thread, faster than it can answer.
+"""Send gRPC calls over HTTP/2 from one Python thread, faster than a server can answer them.
 
-gRPC's own Python client needs as much time for a call as the server does, so it cannot saturate one. Here requests
-are serialised before the clock starts; sending one is two frames from a list, and an answer is the frames of its
-stream, kept as bytes and decoded after the clock has stopped. It is a load generator, not a client: it reads no header,
-and takes a stream without a message for a failure.
+gRPC's own Python client needs as much time for a call as the server, so it cannot use up a server's capacity. Here
+requests are serialised before the measurement begins, and to send one means to send two prepared frames. An answer is
+kept as bytes and decoded after the measurement. This is a load generator and no complete client: it reads no headers,
+and counts a stream without a message as a failure.
 
-Header blocks use the dynamic table as any client's do: the first request on a connection enters its headers, later
-ones name them by index (RFC 7541, 6.1 and 6.2.1). Frames: RFC 9113, 4 and 6.
+Header blocks use the dynamic table: the first request on a connection adds its headers to the table, and later
+requests refer to them by index (RFC 7541, 6.1 and 6.2.1). Frames: RFC 9113, 4 and 6.
 """
 
 import socket
@@ -31,12 +31,12 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def grpc_message(message: bytes) -> bytes:
-    """Return a message as gRPC puts it into a stream: not compressed, length u32."""
+    """Return a message in gRPC's frame: a zero byte (not compressed), the length as u32, the message."""
     return b"\0" + _U32.pack(len(message)) + message
 
 
 def _literal(name: str, value: str) -> bytes:
-    """Return a header field that enters the dynamic table, name and value as they are."""
+    """Return a header field, not compressed, that is added to the dynamic table."""
     return b"\x40" + _string(name) + _string(value)
 
 
@@ -52,7 +52,7 @@ def _string(text: str) -> bytes:
 
 
 class Connection:
-    """One connection. ``send`` begins a call; ``receive`` yields those that ended, as (place, message or None)."""
+    """One connection. ``send`` begins a call; ``receive`` yields ended calls as (number, message or None)."""
 
     def __init__(self, host: str, port: int, path: str, token: str) -> None:
         """Connect; every call goes to *path* with the bearer *token*."""

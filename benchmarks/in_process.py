@@ -1,4 +1,4 @@
-"""Measure parts without a wire: the evaluator, the table's read."""
+"""Measure in process, without gRPC: the evaluator, and a read of the policy table."""
 
 import shutil
 import time
@@ -58,7 +58,7 @@ def make_packed(rows: int) -> PackedQuestion:
 
 
 def time_each(call: Callable[[int], object], loops: int) -> list[float]:
-    """Call *loops* times with 0, 1, 2 …, over again; returns the seconds of one call, one sample a round."""
+    """Call *call* with 0, 1, 2 … *loops* - 1, and repeat; return the mean seconds of a call, one sample per repeat."""
     samples = []
     for _ in range(REPEATS):
         started = time.perf_counter()
@@ -69,7 +69,7 @@ def time_each(call: Callable[[int], object], loops: int) -> list[float]:
 
 
 def measure_evaluator(*, loops: int) -> list[Row]:
-    """Measure the evaluator on values in memory."""
+    """Measure the evaluator on rows in memory."""
     rows = []
     for count in (1, 4, 16):
         value, packed = make_value(count), make_packed(count)
@@ -84,7 +84,7 @@ def _evaluate(value: bytes, packed: PackedQuestion, _: int) -> object:
 
 
 def measure_table(directory: Path, *, subjects: int, loops: int) -> list[Row]:
-    """Measure one transaction, one read and one evaluation, subjects at random."""
+    """Measure one transaction, one read and one evaluation, for random subjects."""
     random = Random(1)
     shutil.rmtree(directory, ignore_errors=True)
     environment = Environment.open(directory, map_size_mb=64 + subjects // 1_000)

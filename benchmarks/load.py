@@ -1,4 +1,4 @@
-"""Load a gRPC server from a process of its own, on a core of its own."""
+"""Put load on a gRPC server from a separate process, on a separate core."""
 
 import os
 import select
@@ -19,14 +19,15 @@ WINDOW_S = 0.25
 
 @dataclass(slots=True, kw_only=True)
 class Load:
-    """What to send.
+    """A load to send.
 
     Attributes:
-        messages: serialised requests, taken in turn; with *once*, the load ends with the last.
-        in_flight: calls at once, over all connections.
-        seconds: how long is measured, behind *warm_s* that are not.
-        rate: calls a second at fixed times; 0: as fast as they are answered. Latency then counts from the time a
-            call was due, so that a stall is seen by all it delays.
+        messages: serialised requests, sent in order, again from the first after the last.
+        in_flight: calls in flight at a time, over all connections.
+        seconds: how long is measured, after *warm_s* seconds that are not measured.
+        rate: calls a second at fixed times; 0: the next call is sent when one is answered. With a rate, latency counts
+            from the time at which a call was due, so a stall counts for every call that it delays.
+        once: end with the last message.
     """
 
     port: int
@@ -43,17 +44,17 @@ class Load:
 
 @dataclass(slots=True)
 class Loaded:
-    """What came of it.
+    """The result of a load.
 
     Attributes:
-        latencies_s: of the measured calls, in order of their ends.
-        places: which message each of those was.
-        ended_s: when those ended, from the first measured moment on.
-        answers: (place in ``messages``, serialised answer) of all calls, those of the warm-up too.
-        failed: calls without an answer.
-        seconds: measured.
-        busy: share of a core that the generator itself used; near 1 it was the bottleneck.
-        server_cpu_s: processor time of the server, all of the load; what other programs took is not in it.
+        latencies_s: seconds of the measured calls, in order of their ends.
+        places: for each of these calls, the index of its message in ``messages``.
+        ended_s: for each of these calls, when it ended, in seconds since the measurement began.
+        answers: (index in ``messages``, serialised answer) of all calls, also of those before the measurement.
+        failed: number of calls without an answer.
+        seconds: length of the measurement.
+        busy: share of a core that the generator itself used; near 1, the generator was the bottleneck.
+        server_cpu_s: processor time of the server during the whole load.
     """
 
     latencies_s: list[float] = field(default_factory=list)
@@ -73,13 +74,13 @@ class Loaded:
 
     @property
     def rate(self) -> float:
-        """Return the median of ``rates``: on a shared machine some windows are somebody else's."""
+        """Return the median of ``rates``: on a shared machine, other programs slow down some windows."""
         rates = self.rates
         return median(rates) if len(rates) >= 4 else len(self.ended_s) / self.seconds
 
 
 class Generator:
-    """A process that runs one load; ``result`` waits for it."""
+    """A process that runs one load."""
 
     def __init__(self, load: Load, core: int | None) -> None:
         self._pipe, child = _SPAWN.Pipe()
@@ -88,21 +89,21 @@ class Generator:
         child.close()
 
     def result(self) -> Loaded:
-        """Return what came of the load."""
+        """Wait for the load and return its result."""
         found: Any = self._pipe.recv()
         self._process.join()
         if isinstance(found, BaseException):
             raise found
-        return found  # type: ignore[no-any-return]  # the one other thing that is sent
+        return found  # type: ignore[no-any-return]  # the child sends nothing else
 
 
 def run(load: Load, core: int | None) -> Loaded:
-    """Run one load in a process of its own."""
+    """Run one load in a separate process."""
     return Generator(load, core).result()
 
 
 def pin(core: int | None) -> None:
-    """Keep this process, and all its threads to come, on one core; None: anywhere."""
+    """Bind this process and its later threads to one core; None: any core."""
     if core is not None:
         os.sched_setaffinity(0, {core})
 
@@ -111,7 +112,7 @@ def _generate(pipe: Pipe, load: Load, core: int | None) -> None:
     try:
         pin(core)
         pipe.send(run_here(load))
-    except BaseException as error:  # noqa: BLE001  # it is raised where the result is awaited
+    except BaseException as error:  # noqa: BLE001  # ``result`` raises it
         pipe.send(error)
 
 

@@ -1,4 +1,4 @@
-"""Measure a daemon over the wire: checks, batches, revokes, histories, a start. No TLS; loopback."""
+"""Measure a daemon over gRPC on loopback, without TLS: checks, batches, revokes, histories, a start."""
 
 import os
 import time
@@ -44,12 +44,12 @@ HISTORIES = 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """What all cases share.
+    """The ledger and the settings of all cases.
 
     Attributes:
         seconds: how long each load is measured.
-        questions: how many different ones are asked.
-        server_core, load_core: which cores; None where the machine has but one.
+        questions: how many different questions are asked.
+        server_core, load_core: the core of each process; None if the machine has only one.
     """
 
     world: World
@@ -70,7 +70,7 @@ class Bench:
         return Load(port=port, path=path, token=self.world.token, messages=serialised, **more)
 
     def run(self, server: Server, path: str, messages: Sequence[Message], **more: Any) -> Loaded:
-        """Run such a load; every call must have been answered."""
+        """Run a load; fail unless every call was answered."""
         load, before = self.load(server.port, path, messages, **more), server.cpu_s()
         loaded = run(load, self.load_core)
         loaded.server_cpu_s = server.cpu_s() - before
@@ -79,12 +79,12 @@ class Bench:
 
     @property
     def boundary(self) -> str:
-        """Return where the measurement's boundary lies."""
+        """Return the boundary of the measurement."""
         return "gRPC on loopback, no TLS, " + ("server on one core" if self.server_core is not None else "not pinned")
 
 
 def measure_check(bench: Bench) -> list[Row]:
-    """Measure unary Check with varied questions: as fast as it goes, unloaded, and by outcome."""
+    """Measure unary Check with different questions: at full load, unloaded, and by outcome."""
     asked = make_questions(3, bench.questions, bench.world.subjects)
     messages = [ps.CheckRequest(question=question) for question, _ in asked]
     with bench.server() as server:
@@ -148,7 +148,7 @@ def measure_batch(bench: Bench) -> list[Row]:
 
 
 def measure_revoke(bench: Bench) -> list[Row]:
-    """Measure how long a revoke takes to be acknowledged, that the next check sees it, and what changes cost checks."""
+    """Measure how long a revoke takes until the next check sees it, and how much changes slow down checks."""
     who = subject(0)
     question = make_question(Random(6), 0, pb.OUTCOME_PERMIT)
     del question.categories[:]
@@ -192,7 +192,7 @@ def measure_revoke(bench: Bench) -> list[Row]:
 
 
 def _with_changes(bench: Bench, server: Server) -> list[tuple[Loaded, Loaded]]:
-    """Return checks as fast as they go, without and with consents that change beside them, by turns."""
+    """Measure checks at full load, alternately without and with consents that change at the same time."""
     asked = make_questions(7, bench.questions, bench.world.subjects)
     messages = [ps.CheckRequest(question=question) for question, _ in asked]
     seconds = bench.seconds / 2
@@ -214,7 +214,7 @@ def _with_changes(bench: Bench, server: Server) -> list[tuple[Loaded, Loaded]]:
 
 
 def measure_history(bench: Bench) -> list[Row]:
-    """Measure a whole history of 100 entries with its proof: read over the wire, and verified by the client."""
+    """Measure a history of 100 entries with its proof: read over gRPC, and verified by the client."""
     chosen = Random(9)
     numbers = sorted(chosen.sample(range(bench.world.subjects), min(HISTORIES, bench.world.subjects)))
     metadata = (("authorization", f"Bearer {bench.world.token}"),)
@@ -259,7 +259,7 @@ def measure_history(bench: Bench) -> list[Row]:
 
 @dataclass(slots=True)
 class Weight:
-    """Bytes of a history as they are streamed.
+    """How many bytes of a streamed history are for what.
 
     Attributes:
         proof: what all chains share, and where the chain asked for stands: its size does not follow its length.
@@ -275,7 +275,7 @@ class Weight:
 
 
 def weigh(pieces: Sequence[ls.GetHistoryResponse]) -> Weight:
-    """Add up a history's bytes by what they are for."""
+    """Add up the bytes of a streamed history by their purpose."""
     weight, chains = Weight(), 0
     for piece in pieces:
         size = piece.ByteSize()
@@ -294,7 +294,7 @@ def weigh(pieces: Sequence[ls.GetHistoryResponse]) -> Weight:
 
 
 def measure_start(bench: Bench) -> list[Row]:
-    """Measure a start on the world's ledger, and the daemon's memory once it has answered."""
+    """Measure a start on the ledger, and the daemon's memory after its first answer."""
     entries = bench.world.subjects * ENTRIES_PER_SUBJECT
     asked = make_questions(8, bench.questions, bench.world.subjects)
     messages = [ps.CheckRequest(question=question) for question, _ in asked]
@@ -331,13 +331,13 @@ def _outcome(answer: bytes) -> "pb.Outcome.ValueType":
 
 
 def check_answers(asked: Sequence[Asked], answered: Sequence[tuple[int, "pb.Outcome.ValueType"]]) -> None:
-    """Fail where one of (place, outcome) is not what the world's arithmetic says."""
+    """Fail if one of the answers, (index of the question, outcome), is wrong."""
     wrong = count_wrong(asked, answered)
     assert not wrong, f"{wrong} of {len(answered)} answers are wrong"
 
 
 def note_of(loaded: Loaded) -> str:
-    """Return what stands beside a figure: its spread, the processor time, what was checked."""
+    """Return the note for a figure: percentiles, processor time, and what was checked."""
     rates = loaded.rates
     windows = f"{min(rates):,.0f}–{max(rates):,.0f}/s; " if len(rates) >= 4 else ""
     checked = f"{len(loaded.answers):,} answers checked"

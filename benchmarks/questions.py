@@ -1,4 +1,4 @@
-"""Ask what the world's arithmetic can answer: 60 % find no consent, 35 % are permitted, 5 % denied."""
+"""Make questions whose right answers are known: 60 % find no consent, 35 % are permitted, 5 % are denied."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -14,7 +14,7 @@ Asked = tuple[pb.Question, "pb.Outcome.ValueType"]
 
 
 def make_question(random: Random, number: int, outcome: "pb.Outcome.ValueType") -> pb.Question:
-    """Return a question about subject *number* that comes out as told; only every fourth subject denies."""
+    """Return a question about subject *number* whose right outcome is *outcome*; DENY needs every fourth subject."""
     purpose, category, who = "TREAT", random.choice(("CLIN.DX", "CLIN.RX", "CLIN.LAB")), number
     if outcome == pb.OUTCOME_PERMIT and random.random() < 0.5:
         purpose, category, who = "CAREMGT", random.choice(("INS.RX", "LIFE.BP")), number + 13
@@ -34,7 +34,7 @@ def make_question(random: Random, number: int, outcome: "pb.Outcome.ValueType") 
 
 
 def make_questions(seed: int, count: int, subjects: int) -> list[Asked]:
-    """Return different questions in the national mix, about subjects by Zipf."""
+    """Return different questions, in the proportions of ``MIX``, about subjects chosen by Zipf's law."""
     random = Random(seed)
     ranks = list(accumulate(1 / rank**ZIPF for rank in range(1, subjects + 1)))
     numbers = random.choices(range(subjects), cum_weights=ranks, k=count)
@@ -50,5 +50,5 @@ def make_questions(seed: int, count: int, subjects: int) -> list[Asked]:
 
 
 def count_wrong(asked: Sequence[Asked], answered: Sequence[tuple[int, "pb.Outcome.ValueType"]]) -> int:
-    """Count the answers, as (place, outcome), that differ from what the arithmetic says."""
+    """Count wrong answers; each is (index of the question, outcome)."""
     return sum(outcome != asked[place % len(asked)][1] for place, outcome in answered)

@@ -38,7 +38,7 @@ CACHE_MB = 256
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What opening took: seconds of the store's part and of the ledger's, and bytes of memory after and at most."""
+    """What opening took: seconds of the store and of the ledger, and bytes of memory at the end and at the peak."""
 
     store_s: float
     ledger_s: float

@@ -1,4 +1,4 @@
-"""Keep what was measured: rows for people, samples and the machine for whoever wants to work it out again."""
+"""Print results as a table, and write them as JSON with all samples and a description of the machine."""
 
 import json
 import os
@@ -23,12 +23,12 @@ class Row:
     """One figure.
 
     Attributes:
-        case: which case it belongs to; ``--only`` names it.
+        case: the case it belongs to, as ``--only`` names it.
         value, unit: the figure.
-        bar: what it is held against, `≤ 8`, as a text and a number; empty: nothing.
-        boundary: in process or over the wire, durable or not, TLS or not, which cores.
-        note: percentiles, conditions, what was checked.
-        samples: what the figure was worked out from, in *sample_unit*.
+        boundary: in process or over the wire, durable or not, with or without TLS, which cores.
+        at_least, at_most: the bar, the value that the figure must reach; None: it has no such bar.
+        note: percentiles, conditions, and what was checked.
+        samples: the measurements from which the figure was computed, in *sample_unit*.
     """
 
     case: str
@@ -44,28 +44,28 @@ class Row:
 
     @property
     def bar(self) -> str:
-        """Return the bar as people read it."""
+        """Return the bar as text, `≤ 8`; empty if there is none."""
         if self.at_least is not None:
             return f"≥ {number(self.at_least)}"
         return "" if self.at_most is None else f"≤ {number(self.at_most)}"
 
     @property
     def held(self) -> bool | None:
-        """Tell whether the figure keeps to its bar; None: it has none."""
+        """Return whether the figure reaches its bar; None if it has none."""
         if self.at_least is not None:
             return self.value >= self.at_least
         return None if self.at_most is None else self.value <= self.at_most
 
 
 def number(value: float) -> str:
-    """Return a figure with as many digits as it deserves."""
+    """Format a figure with about three significant digits."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def percentile(samples: Sequence[float], share: float) -> float:
-    """Return the sample below which *share* of all lie: the nearest one, none made up between two."""
+    """Return the sample that *share* of all samples are below; never a value between two samples."""
     ordered = sorted(samples)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
@@ -77,7 +77,7 @@ def spread(samples_s: Sequence[float]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Describe what the figures were taken on."""
+    """Describe the machine, the versions and the commit."""
     model = ""
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
@@ -117,7 +117,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
 
 
 def write(rows: Sequence[Row], about: dict[str, Any], directory: Path) -> Path:
-    """Write rows, samples and machine as JSON; returns the file."""
+    """Write rows, samples and machine as JSON; return the file."""
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / f"{about['time'].replace(':', '')}-{about['commit'] or 'unknown'}.json"
     document = {"machine": about, "rows": [{**asdict(row), "bar": row.bar, "held": row.held} for row in rows]}

@@ -1,4 +1,4 @@
-"""Run the daemon in a process of its own, on a core of its own."""
+"""Run the daemon in a separate process, on a separate core."""
 
 import logging
 import time
@@ -17,10 +17,10 @@ _SPAWN = get_context("spawn")
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A daemon that serves.
+    """A running daemon.
 
     Attributes:
-        start_s: time of ``Daemon.start``, which verifies and opens everything; imports not counted.
+        start_s: seconds of ``Daemon.start``, which opens and verifies everything, without the imports.
     """
 
     port: int
@@ -28,7 +28,7 @@ class Started:
 
 
 class Server:
-    """A daemon in its own process, for the length of a ``with`` block."""
+    """A daemon in a separate process; a ``with`` block ends it."""
 
     def __init__(self, config_file: Path, core: int | None) -> None:
         """Start it."""
@@ -47,13 +47,13 @@ class Server:
         return self.started.port
 
     def memory_bytes(self) -> dict[str, int]:
-        """Return what ``/proc`` says of its memory: RssAnon is its own, RssFile mostly pages of the table's map."""
+        """Return its memory from ``/proc``: RssAnon is its own, RssFile is mostly pages of the table's file."""
         status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii")
         fields = dict(line.split(":", 1) for line in status.splitlines())
         return {name: int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "RssAnon", "RssFile")}
 
     def cpu_s(self) -> float:
-        """Return processor time it has used, seconds."""
+        """Return the seconds of processor time that it has used."""
         fields = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / 100
 
@@ -73,7 +73,7 @@ def _serve(pipe: Pipe, config_file: Path, core: int | None) -> None:
         before = time.perf_counter()
         daemon.start()
         pipe.send(Started(daemon.grpc_port, time.perf_counter() - before))
-    except BaseException as error:  # noqa: BLE001  # it is raised where the start is awaited
+    except BaseException as error:  # noqa: BLE001  # the parent raises it
         pipe.send(error)
         return
     pipe.recv()

@@ -1,8 +1,8 @@
 """Measure the map of all tags: bulk build, updates with cold reads, memory, the time to open it.
 
-The store is built in one process and measured in others, so that memory is the map's and nothing was read before.
-Tag *n* follows from *n*, so no list of tags is held meanwhile. What was measured is checked: tags at random, old and
-new, are proven against the root with what was last written, and a small map's root is compared with the definition's.
+The store is built in one process and measured in others, so that the memory is only the map's and no page was read
+before. *n* determines tag *n*, so there is no list of tags in memory. The result is checked: random tags, old and new,
+are proven against the root with the values written last, and the root of a small map is compared with its definition.
 """
 
 import shutil
@@ -24,20 +24,20 @@ from consentd.store.rocks import RocksStore
 
 BATCHES = (16, 100, 400)
 NEW_SHARE = 0.1
-"""Of the tags of a batch, those the map does not have yet."""
+"""Share of the tags of a batch that are not in the map yet."""
 LOAD_BATCH = 100_000
 PROVEN = 500
 NAIVE_TAGS = 100_000
-"""Up to how many the definition is followed: it is slow."""
+"""Up to how many tags the root is compared with the definition, which is slow."""
 CACHE_MB = 256
-"""Of the store's blocks: the daemon's default."""
+"""The store's block cache: the daemon's default."""
 SMALL_CACHE_MB = 8
-"""Where memory is measured: the store's cache is bounded by configuration, and is no part of the map."""
+"""The block cache while memory is measured: it is no part of the map, so it is kept small."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What opening the map took: seconds, and bytes of the process's own memory, at the end and at most."""
+    """What opening the map took: seconds, and bytes of memory at the end and at the peak."""
 
     seconds: float
     bytes: int
@@ -46,7 +46,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Updated:
-    """What batches of one size took, in seconds: whole, and of that the reads and the synced write."""
+    """Seconds that batches of one size took: all, the reads alone, and the synced writes alone."""
 
     whole_s: list[float]
     read_s: list[float]
@@ -73,7 +73,7 @@ def natural_bits(tags: int) -> int:
 
 
 def measure_map(directory: Path, *, tags: int, batches: int, map_bits: int | None = None) -> list[Row]:
-    """Measure the map of *tags* tags, over *map_bits*; None: as many as suit it."""
+    """Measure a map of *tags* tags with *map_bits*; None: the number that suits the tags."""
     bits = natural_bits(tags) if map_bits is None else map_bits
     shutil.rmtree(directory, ignore_errors=True)
     build_s = run_apart(_build, directory, tags, bits)
@@ -125,12 +125,12 @@ def _bar(tags: int, size: int) -> float | None:
 
 
 def tag_of(number: int) -> bytes:
-    """Return tag *number*: any 32 bytes do."""
+    """Return tag *number*, 32 bytes."""
     return sha256(b"tag %d" % number).digest()
 
 
 def _build(directory: Path, tags: int, bits: int) -> float:
-    """Build the map, each bucket once: tags in the order of their keys. Returns seconds, the sorting not counted."""
+    """Build the map from tags sorted by key, so that each bucket is written once; return the seconds after sorting."""
     ordered = sorted(codec.map_key(tag_of(number)) + number.to_bytes(8) for number in range(tags))
     store = RocksStore.open(directory, block_cache_mb=CACHE_MB)
     tag_map = TagMap(store, bits)
@@ -211,7 +211,7 @@ def _head(number: int, turn: int) -> bytes:
 
 
 def naive_root(pairs: list[tuple[bytes, bytes]], bit: int = 0) -> bytes:
-    """Return the root over sorted (key, value), as the format defines it: without buckets, by recursion."""
+    """Return the root over sorted (key, value) pairs by the format's definition: recursively, without buckets."""
     if not pairs:
         return sha256(b"").digest()
     if len(pairs) == 1:

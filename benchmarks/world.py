@@ -1,13 +1,14 @@
-"""Make a ledger with many subjects, by the path every entry takes: writes through the sequencer, in large batches.
+"""Make a ledger with many subjects, through the sequencer, in large batches.
 
-Left out is only what the wire would add, and one synced write a person in the vault: data keys are written there a
-thousand at a time. Subject *n* has three consents of one row each, after fixed arithmetic, so that every question
-has a known answer without a list of consents, and its tag follows from *n*, so that statements for it can be signed:
+Every entry takes the usual path, with two exceptions: there is no gRPC, and data keys are written to the vault a
+thousand at a time, not one per synced write. Subject *n* has three consents of one row each, and *n* determines them,
+so that the right answer to every question is known without a list of consents. *n* also determines the tag, so that
+statements for the subject can be signed:
 
 * lineage 1 allows recipient ``n mod 40`` treatment with clinical data
 * lineage 2 allows recipient ``n + 13 mod 40`` care management with insurance data and lifelog
-* lineage 3 allows recipient ``n + 29 mod 40`` research with clinical data; of every fourth subject it objects to
-  that recipient instead
+* lineage 3 allows recipient ``n + 29 mod 40`` research with clinical data; for every fourth subject it is an
+  objection to that recipient
 """
 
 import hashlib
@@ -77,8 +78,8 @@ class World:
 
     Attributes:
         token: the relay's, which acts for subjects and sees reasons.
-        build_s: time of all entries but the registry's, seconds.
-        entries: those, seals not counted.
+        build_s: seconds that the subjects' entries took.
+        entries: number of these entries, without seals.
     """
 
     directory: Path
@@ -127,7 +128,7 @@ def _tell(done: int, of: int, started: float) -> None:
 
 
 def _submit_all(services: Services, writes: Iterator[Any]) -> int:
-    """Put writes into the pool as fast as it takes them, and wait for all; returns how many."""
+    """Submit writes as fast as the pool accepts them, and wait for all; return their number."""
     waiting: deque[Future[Any]] = deque()
     count = 0
     for write in writes:
@@ -183,7 +184,7 @@ def subject(number: int) -> pb.Subject:
 
 
 def _create_all(services: Services, numbers: range) -> list[tuple[int, bytes, bytes]]:
-    """Create data keys in one synced write; returns (number, identifier hash, tag) of each."""
+    """Create data keys in one synced write; return (number, identifier hash, tag) of each."""
     vault, batch, made = services.vault, Batch(), []
     for number in numbers:
         hashed, tag = vault.identifier_hash(SCHEME, identifier(number)), tag_of(number)
