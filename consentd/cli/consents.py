@@ -11,6 +11,7 @@ from consentd.cli.options import (
     add_verb,
     open_client,
     read_end_ms,
+    read_hex,
     read_subject,
     read_text,
 )
@@ -67,10 +68,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 def enrol(arguments: argparse.Namespace, out: Out) -> int:
     """Enrol a person."""
-    try:
-        key = bytes.fromhex(arguments.key)
-    except ValueError as error:
-        raise InvalidError("key is not in hex") from error
+    key = read_hex(arguments.key, "key")
     with open_client(arguments) as client:
         enrolled = client.enrol(
             read_subject(arguments),

@@ -12,6 +12,7 @@ from consentd.cli.options import (
     add_verb,
     open_client,
     read_bytes,
+    read_hex,
     read_subject,
     read_trust,
     write_evidence,
@@ -37,6 +38,8 @@ up to which time it is complete. --max-age demands recent cosignatures. --from n
 
 exit status: 0 proven, 1 disproved, 2 could not be determined.
 """
+
+
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs."""
     verb = add_verb(verbs, "history", history, "show a person's history, and prove that it is complete", more=_HELP)
@@ -113,7 +116,7 @@ def _ask(arguments: argparse.Namespace, out: Out) -> "History":
     if arguments.max_age is not None:
         raise InvalidError("--max-age is for --from; without --from cosignatures may be five minutes old")
     read_trust(arguments)  # raises at once if nothing is pinned
-    tag = _tag(arguments.tag)
+    tag = read_hex(arguments.tag, "tag", 32)
     with open_client(arguments) as client:
         if arguments.save is None:
             if arguments.public is None:
@@ -143,7 +146,7 @@ def _open(arguments: argparse.Namespace) -> "History":
         read_bytes(arguments.file, "history file"),
         trust=read_trust(arguments),
         name=arguments.public or "",
-        tag=_tag(arguments.tag),
+        tag=read_hex(arguments.tag, "tag", 32),
         now_ms=time.time_ns() // 1_000_000,
         max_age_s=arguments.max_age,
     )
@@ -159,16 +162,6 @@ def checkpoint(arguments: argparse.Namespace, out: Out) -> int:
         verdict="proven", origin=point.origin, size=point.size, root=point.root.hex(),
     )  # fmt: skip
     return PROVEN
-
-
-def _tag(text: str) -> bytes:
-    try:
-        tag = bytes.fromhex(text)
-    except ValueError:
-        tag = b"?"
-    if len(tag) not in (0, 32):
-        raise InvalidError("tag is not 32 bytes in hex")
-    return tag
 
 
 def _entry_fields(entry: "Entry") -> dict[str, object]:

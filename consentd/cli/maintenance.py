@@ -76,34 +76,26 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
     if (arguments.config is None) == (arguments.directory is None):
         raise InvalidError("give --config FILE or DIR, one of both")
     with ExitStack() as stack, out.progress("verifying") as progress:
-        if arguments.directory is not None:
-            origin, log_key = read_pins(arguments)
-            store = RocksStore.open_read_only(arguments.directory)
-            stack.callback(store.close)
-            report = verify_files(
-                store, origin=origin, log_verifier=log_key, last_signed_path=None, quick=arguments.quick,
-                progress=progress,
-            )
-        else:
+        store_dir, last_signed_path, vault, table, own = arguments.directory, None, None, None, None
+        if arguments.config is not None:
             config = load_config(arguments)
             keys = read_keys(config)
-            # INVARIANT: a pinned key is used if it is given. The operator may use the ledger's own key instead.
-            origin = arguments.origin or config.ledger.origin
-            log_key = keys.log.verifier
-            if arguments.log_key:
-                origin, log_key = read_pins(arguments)
-            store = RocksStore.open_read_only(config.ledger.store_dir)
-            stack.callback(store.close)
+            store_dir, last_signed_path = config.ledger.store_dir, config.ledger.last_signed_path
             vault_store = RocksStore.open_read_only(config.ledger.vault_dir)
             stack.callback(vault_store.close)
-            table = Table.open_read_only(config.table.path) if config.table.path.exists() else None
-            if table is not None:
+            vault = Vault(vault_store, keys.vault)
+            if config.table.path.exists():
+                table = Table.open_read_only(config.table.path)
                 stack.callback(table.close)
-            report = verify_files(
-                store, origin=origin, log_verifier=log_key,
-                last_signed_path=config.ledger.last_signed_path, vault=Vault(vault_store, keys.vault), table=table,
-                quick=arguments.quick, progress=progress,
-            )  # fmt: skip
+            own = arguments.origin or config.ledger.origin, keys.log.verifier
+        # INVARIANT: a pinned key is used if it is given. Otherwise the operator may use the ledger's own key.
+        origin, log_key = read_pins(arguments) if own is None or arguments.log_key else own
+        store = RocksStore.open_read_only(store_dir)
+        stack.callback(store.close)
+        report = verify_files(
+            store, origin=origin, log_verifier=log_key, last_signed_path=last_signed_path, vault=vault, table=table,
+            quick=arguments.quick, progress=progress,
+        )  # fmt: skip
     out.findings(report.faults, report.not_checked)
     status = DISPROVED if report.faults else UNDETERMINED if report.not_checked else PROVEN
     verdict, _ = VERDICTS[status]

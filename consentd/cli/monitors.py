@@ -6,9 +6,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from consentd.cli.options import Verbs, add_pins, add_verb, read_pins, read_policy
+from consentd.cli.options import Verbs, add_grpc, add_pins, add_verb, read_pins, read_policy
 from consentd.cli.out import DISPROVED, PROVEN, UNDETERMINED, Out
-from consentd.cli.sources import add_daemon_access, read_daemon_source, read_number, read_seconds
+from consentd.cli.sources import OPENINGS_TARGET, read_daemon_source, read_number, read_seconds
 from consentd.core.quorum import MAX_AGE_S
 from consentd.errors import StorageError
 
@@ -46,7 +46,7 @@ def add_verbs(verbs: Verbs) -> None:
         "--max-age", type=read_seconds, default=MAX_AGE_S, metavar="S",
         help=f"with --policy: oldest age of a cosignature that counts, in seconds (default {MAX_AGE_S})",
     )  # fmt: skip
-    add_daemon_access(verb)
+    add_grpc(verb, target="", help=OPENINGS_TARGET)
     add_pins(verb)
 
 

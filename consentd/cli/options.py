@@ -37,62 +37,50 @@ def add_verb(verbs: Verbs, name: str, run: Run, text: str, *, more: str = "") ->
 def add_daemon(verb: argparse.ArgumentParser) -> None:
     """Add the daemon's address, the caller's token, TLS and what is pinned."""
     group = verb.add_argument_group("daemon")
-    group.add_argument(
-        "--target",
-        default=os.environ.get("CONSENTD_TARGET", DEFAULT_TARGET),
-        metavar="HOST:PORT",
-        help=f"the daemon (CONSENTD_TARGET; default {DEFAULT_TARGET})",
-    )
-    group.add_argument(
-        "--token-file",
-        type=Path,
-        default=_path("CONSENTD_TOKEN_FILE"),
-        metavar="FILE",
-        help="file with the caller's token (CONSENTD_TOKEN_FILE; or set CONSENTD_TOKEN to the token)",
-    )
-    group.add_argument("--timeout", type=float, default=10.0, metavar="S", help="deadline in seconds (default 10)")
-    group.add_argument("--tls", action="store_true", help="use TLS; trust the system's authorities")
-    group.add_argument("--tls-ca", type=Path, metavar="FILE", help="use TLS; trust these authorities, PEM")
+    target = os.environ.get("CONSENTD_TARGET", DEFAULT_TARGET)
+    add_grpc(group, target=target, help=f"the daemon (CONSENTD_TARGET; default {DEFAULT_TARGET})")
     group.add_argument("--tls-cert", type=Path, metavar="FILE", help="the client's certificate, PEM; with --tls-key")
     group.add_argument("--tls-key", type=Path, metavar="FILE", help="key of the client's certificate, PEM")
+    group.add_argument("--timeout", type=float, default=10.0, metavar="S", help="deadline in seconds (default 10)")
     add_pins(verb)
+
+
+def add_grpc(group: Any, *, target: str, help: str) -> None:  # noqa: A002  # as argparse names it
+    """Add the gRPC address of a daemon, with default *target*; the caller's token and TLS."""
+    group.add_argument("--target", default=target, metavar="HOST:PORT", help=help)
+    group.add_argument(
+        "--token-file", type=Path, default=_path("CONSENTD_TOKEN_FILE"), metavar="FILE",
+        help="file with the caller's token (CONSENTD_TOKEN_FILE; or set CONSENTD_TOKEN to the token)",
+    )  # fmt: skip
+    group.add_argument("--tls", action="store_true", help="use TLS; trust the system's authorities")
+    group.add_argument("--tls-ca", type=Path, metavar="FILE", help="use TLS; trust these authorities, PEM")
 
 
 def add_pins(verb: argparse.ArgumentParser, *, witnesses: bool = True) -> None:
     """Add what the user pinned: log key and origin; and a policy, if the verb verifies *witnesses*."""
     group = verb.add_argument_group("pinned values, to verify with")
     group.add_argument(
-        "--log-key",
-        default=os.environ.get("CONSENTD_LOG_KEY", ""),
-        metavar="VKEY|FILE",
+        "--log-key", default=os.environ.get("CONSENTD_LOG_KEY", ""), metavar="VKEY|FILE",
         help="public key that signs checkpoints (CONSENTD_LOG_KEY); `consentd keygen` shows it. The second line of a "
         "FILE may be the log's ML-DSA-44 key; then that key must have signed too",
-    )
+    )  # fmt: skip
     group.add_argument(
-        "--origin",
-        default=os.environ.get("CONSENTD_ORIGIN", ""),
-        metavar="NAME",
+        "--origin", default=os.environ.get("CONSENTD_ORIGIN", ""), metavar="NAME",
         help="the ledger's name (CONSENTD_ORIGIN; default: the log key's name)",
-    )
+    )  # fmt: skip
     if witnesses:
         group.add_argument(
-            "--policy",
-            type=Path,
-            default=_path("CONSENTD_POLICY"),
-            metavar="FILE",
+            "--policy", type=Path, default=_path("CONSENTD_POLICY"), metavar="FILE",
             help="witnesses that must have cosigned, a C2SP tlog-policy (CONSENTD_POLICY; default: none)",
-        )
+        )  # fmt: skip
 
 
 def add_memory(verb: argparse.ArgumentParser) -> None:
     """Add the file that remembers verified histories."""
     verb.add_argument(
-        "--memory",
-        type=Path,
-        default=_path("CONSENTD_MEMORY"),
-        metavar="FILE",
+        "--memory", type=Path, default=_path("CONSENTD_MEMORY"), metavar="FILE",
         help="remember in FILE what was verified, to detect if the daemon takes it back (CONSENTD_MEMORY)",
-    )
+    )  # fmt: skip
 
 
 def add_subject(verb: argparse.ArgumentParser) -> None:
@@ -243,20 +231,43 @@ def read_end_ms(text: str) -> int:
     """Return the time of an instant, or the end of a day in Korea, in UTC ms; an argparse type."""
     from consentd.policy import dates
 
-    try:
-        return dates.end_of_date_ms(text) if dates.is_date(text) else dates.parse_instant_ms(text)
-    except InvalidError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    return _read_time_ms(text, dates.end_of_date_ms)
 
 
 def read_start_ms(text: str) -> int:
     """Return the time of an instant, or the start of a day in Korea, in UTC ms; an argparse type."""
     from consentd.policy import dates
 
+    return _read_time_ms(text, dates.start_of_date_ms)
+
+
+def _read_time_ms(text: str, read_date: Callable[[str], int]) -> int:
+    from consentd.policy import dates
+
     try:
-        return dates.start_of_date_ms(text) if dates.is_date(text) else dates.parse_instant_ms(text)
+        return read_date(text) if dates.is_date(text) else dates.parse_instant_ms(text)
     except InvalidError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def read_hex(text: str, name: str, length: int = 0) -> bytes:
+    """Return bytes from hex.
+
+    Args:
+        text: the hex; empty: no bytes.
+        name: what the error message calls it.
+        length: how many bytes it must have unless it is empty; 0: any number.
+
+    Raises:
+        InvalidError: it is not hex of that length.
+    """
+    try:
+        found = bytes.fromhex(text)
+    except ValueError as error:
+        raise InvalidError(f"{name} is not in hex") from error
+    if length and len(found) not in (0, length):
+        raise InvalidError(f"{name} is not {length} bytes in hex")
+    return found
 
 
 def write_evidence(path: Path, content: bytes, what: str) -> None:

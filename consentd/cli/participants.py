@@ -3,9 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from consentd.cli.options import Verbs, add_daemon, add_verb, open_client
+from consentd.cli.options import Verbs, add_daemon, add_verb, open_client, read_hex
 from consentd.cli.out import DONE, Out
-from consentd.errors import InvalidError
 
 if TYPE_CHECKING:
     from consentd.v1.statement_pb2 import ParticipantStatement
@@ -94,10 +93,7 @@ def add(arguments: argparse.Namespace, out: Out) -> int:
 
 def change_key(arguments: argparse.Namespace, out: Out) -> int:
     """Put a key in force, or retire it."""
-    try:
-        key = bytes.fromhex(arguments.key)
-    except ValueError as error:
-        raise InvalidError("key is not in hex") from error
+    key = read_hex(arguments.key, "key")
     with open_client(arguments) as client:
         write = client.add_key if arguments.change == "add-key" else client.retire_key
         receipt = write(arguments.id, key)

@@ -1,13 +1,12 @@
 """The options that say where a whole ledger is read from, for the verbs that read all of it."""
 
 import argparse
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from consentd.cli.options import add_pins, read_pins, read_policy, read_token
+from consentd.cli.options import add_grpc, add_pins, read_pins, read_policy, read_token
 from consentd.cli.out import Out
 from consentd.errors import InvalidError
 
@@ -25,6 +24,10 @@ SOURCE_HELP_FROM = SOURCE_HELP.replace("  DIR       ", "  --from DIR")
 """The same, for a verb whose first argument is the file that it writes."""
 
 
+OPENINGS_TARGET = "gRPC address of the daemon, to read openings"
+"""Help of ``--target``."""
+
+
 def add_ledger_source(verb: argparse.ArgumentParser, *, directory: str = "directory", witnesses: bool = False) -> None:
     """Add the options that name a ledger.
 
@@ -40,28 +43,13 @@ def add_ledger_source(verb: argparse.ArgumentParser, *, directory: str = "direct
         group.add_argument("--statements", type=Path, metavar="DIR", help="its openings, exported with --statements-to")
     group.add_argument("--config", type=Path, metavar="FILE", help="of a stopped daemon, as in ops/consentd.toml")
     group.add_argument("--url", metavar="URL", help="HTTP address of a running daemon, as in `http://127.0.0.1:7401`")
-    add_daemon_access(group)
+    add_grpc(group, target="", help=OPENINGS_TARGET)
     add_pins(verb, witnesses=witnesses)
     if witnesses:
         verb.add_argument(
             "--max-age", type=read_seconds, metavar="S",
             help="with --policy: oldest age of a cosignature that counts, in seconds (default: any age)",
         )  # fmt: skip
-
-
-def add_daemon_access(group: Any) -> None:
-    """Add the options for reading a running daemon."""
-    group.add_argument("--target", default="", metavar="HOST:PORT", help="gRPC address of the daemon, to read openings")
-    path = os.environ.get("CONSENTD_TOKEN_FILE")
-    group.add_argument(
-        "--token-file",
-        type=Path,
-        default=Path(path) if path else None,
-        metavar="FILE",
-        help="file with an auditor's token (CONSENTD_TOKEN_FILE; or set CONSENTD_TOKEN to the token)",
-    )
-    group.add_argument("--tls-ca", type=Path, metavar="FILE", help="gRPC uses TLS; trust these authorities, PEM")
-    group.add_argument("--tls", action="store_true", help="gRPC uses TLS; trust the system's authorities")
 
 
 def read_ledger_source(arguments: argparse.Namespace) -> "tuple[Place, str, Any]":
