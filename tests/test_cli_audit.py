@@ -101,11 +101,11 @@ def test_faults_are_named_with_status_1(run: Run, forge: Forge, ledger: Path) ->
         ("verify", "--config", "nowhere"),
         ("replay", "nowhere"),
         ("report", "out.html", "--from", "nowhere"),
-        ("bundle", "out.zip", "--from", "nowhere", "--range", "0:5"),
-        ("bundle", "out.zip", "--from", "nowhere"),
-        ("bundle", "out.zip", "--from", "nowhere", "--range", "5"),
-        ("bundle", "out.zip", "--from", "nowhere", "--tag", "5"),
-        ("check-bundle", "nowhere"),
+        ("evidence", "out.json", "--from", "nowhere", "--range", "0:5"),
+        ("evidence", "out.json", "--from", "nowhere"),
+        ("evidence", "out.json", "--from", "nowhere", "--range", "5"),
+        ("evidence", "out.json", "--from", "nowhere", "--tag", "5"),
+        ("check-evidence", "nowhere"),
         ("monitor", "watch", "--url", "ftp://nowhere", "--once"),
     ],
 )
@@ -129,15 +129,15 @@ def test_replay_names_a_wrong_decision(run: Run, ledger: Path) -> None:
     assert run("audit", "replay", ledger / "log", "--log-key", VKEY)[0] == 2
 
 
-def test_bundle_and_check(run: Run, ledger: Path) -> None:
+def test_evidence_and_check(run: Run, ledger: Path) -> None:
     where = ("--from", ledger / "log", "--statements", ledger / "openings", "--log-key", VKEY)
     for scope in (("--range", "20:40"), ("--participant", "bank"), ("--chain", "ledger")):
-        status, (made,), _ = run("audit", "bundle", ledger / "b.zip", *scope, *where)
+        status, (made,), _ = run("audit", "evidence", ledger / "b.json", *scope, *where)
         assert status == 0
-        status, (checked,), _ = run("audit", "check-bundle", ledger / "b.zip", "--log-key", VKEY)
+        status, (checked,), _ = run("audit", "check-evidence", ledger / "b.json", "--log-key", VKEY)
         assert (status, checked["verdict"], checked["entries"]) == (0, "proven", made["entries"])
-    (ledger / "b.zip").write_bytes((ledger / "b.zip").read_bytes()[:-40])
-    assert run("audit", "check-bundle", ledger / "b.zip", "--log-key", VKEY)[0] == 1
+    (ledger / "b.json").write_bytes((ledger / "b.json").read_bytes()[:-40])
+    assert run("audit", "check-evidence", ledger / "b.json", "--log-key", VKEY)[0] == 1
 
 
 def test_report(run: Run, ledger: Path) -> None:
@@ -228,13 +228,13 @@ def test_a_tile_above_the_leaves_is_looked_at_too(run: Run, ledger: Path, damage
         assert (answers[0]["index"], answers[0]["what"][:17]) == (0 if damage == "flip" else 256, "tile of level `1`")
 
 
-def test_a_bundle_of_damaged_tiles_is_not_written(run: Run, ledger: Path) -> None:
+def test_evidence_of_damaged_tiles_is_not_written(run: Run, ledger: Path) -> None:
     path = ledger / "log" / "tile" / "1" / "000.p" / "2"
     row = path.read_bytes()
     path.write_bytes(bytes([row[0] ^ 1]) + row[1:])
     options = ("--range", "600:610", "--from", ledger / "log", "--statements", ledger / "openings", "--log-key", VKEY)
-    assert run("audit", "bundle", ledger / "case.zip", *options)[0] == 1
-    assert not (ledger / "case.zip").exists()
+    assert run("audit", "evidence", ledger / "case.json", *options)[0] == 1
+    assert not (ledger / "case.json").exists()
 
 
 def test_what_is_no_file_is_written_to_and_not_replaced(run: Run, ledger: Path) -> None:
@@ -242,11 +242,11 @@ def test_what_is_no_file_is_written_to_and_not_replaced(run: Run, ledger: Path) 
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     options = ("--range", "0:3", "--from", ledger / "log", "--log-key", VKEY)
-    assert run("audit", "bundle", pipe, *options)[0] == 0
+    assert run("audit", "evidence", pipe, *options)[0] == 0
     assert pipe.is_fifo()
-    assert os.read(reader, 4) == b"PK\3\4"
+    assert os.read(reader, 10) == b'{"format":'
     os.close(reader)
-    assert run("audit", "bundle", "-", *options)[0] == 2
+    assert run("audit", "evidence", "-", *options)[0] == 2
 
 
 def test_openings_are_for_their_owner_alone(run: Run, ledger: Path, tmp_path: Path) -> None:
@@ -289,9 +289,9 @@ def test_what_the_caller_gives_disproves_nothing(run: Run, ledger: Path) -> None
     assert run("audit", "verify", *log, "--since", ledger / "none")[0] == 2
     assert run("audit", "replay", *log, "--statements", ledger / "openings", "--state", ledger / "none")[0] == 2
     made = ("--range", "0:3", "--from", ledger / "log", "--log-key", VKEY)
-    assert run("audit", "bundle", ledger / "b.zip", *made)[0] == 0
-    assert run("audit", "check-bundle", ledger / "b.zip", "--log-key", VKEY, "--policy", ledger / "none")[0] == 2
-    assert run("audit", "bundle", ledger / "b.zip", *made, "--policy", ledger / "none")[0] == 2
+    assert run("audit", "evidence", ledger / "b.json", *made)[0] == 0
+    assert run("audit", "check-evidence", ledger / "b.json", "--log-key", VKEY, "--policy", ledger / "none")[0] == 2
+    assert run("audit", "evidence", ledger / "b.json", *made, "--policy", ledger / "none")[0] == 2
 
 
 def test_a_damaged_state_file_is_no_verdict(run: Run, ledger: Path) -> None:
@@ -336,7 +336,7 @@ def test_any_encoding_takes_an_answer(ledger: Path) -> None:
 def test_a_report_says_what_is_in_no_figure(run: Run, ledger: Path) -> None:
     status, (answer,), err = run("audit", "report", ledger / "r.html", "--from", ledger / "log", "--log-key", VKEY)
     assert (status, answer["accesses"] > 0, answer["closed"] > 0) == (0, True, True)
-    assert f"statement is not at hand: {answer['closed']}" in err
+    assert str(answer["closed"]) in err
     assert (ledger / "r.html").stat().st_mode & 0o777 == 0o600
     bad = run("audit", "report", ledger / "r.html", "--from", ledger / "log", "--log-key", VKEY, "--gap", "nan")
     assert bad[0] == 2

@@ -12,19 +12,19 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from consentd.audit.bundle import Scope, make_bundle
+from consentd_client.history_file import history_file
 
 from cases.daemons import question, running_daemon
 from cases.pruned_ledgers import DAYS, World, data_directory
 from cases.vectors_case import b64
 from cases.write_vectors import write_vectors
-from consentd.audit.bundle import Scope, make_bundle
 from consentd.audit.evidence import check_bundle
 from consentd.audit.files import DataDirectory
 from consentd.core import note
 from consentd.cosigning.keyfiles import read_signing_key
 from consentd.v1 import consent_pb2
 from consentd_client import Client, pin
-from consentd_client.history_file import history_file
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "clients" / "typescript"

@@ -1,260 +1,307 @@
-"""Check a bundle: everything in it against the log's public key, and nothing against what it says of itself.
+"""Make evidence: read a ledger once, and write one file that proves what a scope names (``consentd.core.evidence``).
 
-Needs ``consentd.core``, protobuf and PyNaCl: no server part, no daemon, no network. What a zip may hold is bounded
-before it is read (``packed``), and every line has exactly the names that it should have. A person's chain may lack
-what the ledger's own chain, in the bundle, states to have pruned.
+A file contains whole chains, because only a whole chain proves that nothing is left out of it: the chain that the
+scope names, and the chains of all keys that signed something in the file. If the ledger has pruned a person's chain,
+the file contains what the ledger still has, and chain ``ledger``, which states the pruning.
 
-What stays the maker's word, for no proof speaks of it: README and policy; the index of an entry of a whole chain; and
-that nothing beside the scope was at hand. ``scope.json`` may name less than what is there, never more.
+The pass over the leaves verifies the ledger and builds the map of the last seal, so that evidence can be made from an
+export as well as from a daemon.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from consentd.audit.claims import Claims, Single, read_bundle
-from consentd.core import codec, history, merkle, quorum
+from consentd.audit.sources import Place, Source, write_file
+from consentd.audit.state_store import StateStore
+from consentd.core import bucketed, checkpoint, codec, history, merkle, tiles
 from consentd.core.checkpoint import Checkpoint
-from consentd.core.history import ChainProof, HistoryProof, SealedCheckpoint, VerifiedEntry
-from consentd.core.key_validity import (
-    LEDGER_CHAIN,
-    KeyChange,
-    ValidKeys,
-    has_author_keys,
-    valid_keys,
-    verify_authors,
-    verify_key_changes,
-)
-from consentd.core.kinds import EntryKind, Owner, authors_of, is_known
+from consentd.core.evidence import MAX_SIZE, Evidence, Scope, SingleEntry, claimed_keys, format_evidence
+from consentd.core.history import ChainProof, HistoryEntry, HistoryProof
+from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX
+from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.note import NoteVerifier
-from consentd.core.pruned import Retention
-from consentd.errors import MalformedError, ProofError
-from consentd.statements import payloads, values
-from consentd.verify.statements import open_statement
+from consentd.core.pruned import Pruned, Retention
+from consentd.core.replay import Replay
+from consentd.errors import InvalidError, NotFoundError, ProofError
+from consentd.statements import payloads
+from consentd.v1 import consent_pb2 as pb
+from consentd.verify.findings import Progress
+from consentd.verify.source import Opening, leaf_hashes, read_leaves, read_tiles, width_of
 
-_AUTHORING = frozenset({EntryKind.LEDGER, EntryKind.KEY})
-_Chains = list[tuple[ChainProof, tuple[VerifiedEntry, ...]]]
+MAX_ENTRIES = 1_000_000
+"""Most single entries of one file. All of them are in memory while the file is made, about a kilobyte each."""
+MAP_BITS = 14
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checked:
-    """What a bundle proves.
-
-    Attributes:
-        scope: what it says it was made of, as fields; a range and a chain are proven to be whole.
-        chains: by public name, or ``a person``, how many entries.
-        kinds: how many entries of each kind, by name.
-        missing: entries of the person's chain before those that are there: the ledger has pruned them.
-        kept_from_ms: the time before which it has, where its chain is there to say so; 0: nothing.
-        closed: entries without their statement: erased, pruned, or outside the mandate of who made it.
-        unproven: statements signed by a person's own key, whose chain is not in the bundle.
-        unknown: entries of kinds that this version does not know, or that say of keys what it cannot read.
-        witnesses: names that cosigned, where a policy was given.
-    """
+@dataclass(frozen=True, slots=True)
+class MadeEvidence:
+    """Counts of a file that was made: whole chains, entries (those of chains included), entries without a statement."""
 
     checkpoint: Checkpoint
-    scope: dict[str, Any]
-    chains: tuple[tuple[str, int], ...]
-    missing: int
-    kept_from_ms: int
+    chains: int
     entries: int
-    kinds: dict[str, int]
-    opened: int
     closed: int
-    unproven: int
-    unknown: int
-    witnesses: tuple[str, ...]
 
 
-def check_bundle(content: bytes, *, origin: str, log_verifier: NoteVerifier, policy: bytes | None = None) -> Checked:
-    """Check a bundle; return what it proves.
+def make_evidence(
+    place: Place,
+    path: Path,
+    scope: Scope,
+    *,
+    origin: str,
+    log_verifier: NoteVerifier,
+    policy: str = "",
+    progress: Progress | None = None,
+) -> MadeEvidence:
+    """Write evidence of what *scope* names, at the latest checkpoint of the ledger at *place*, to *path*.
 
     Args:
-        policy: a witness policy; cosignatures are then asked for. How old they are is not looked at.
+        policy: text of a witness policy to propose to the readers.
 
     Raises:
-        MalformedError: it is not a bundle, or a part of it is not what it should be.
-        SignatureError: the log, a witness or an author has not signed.
-        ProofError: something in it is not proven, or an entry is missing.
+        StorageError: the place cannot be read, or the file cannot be written.
+        VerificationError: the ledger does not verify.
+        NotFoundError: nothing is in scope, or an entry of the range is pruned.
+        InvalidError: the file would have more than a million single entries or be larger than ``MAX_SIZE``; or a whole
+            chain lacks entries or openings that the ledger does not state to have pruned.
     """
-    claims = read_bundle(content)
-    proof = HistoryProof(
-        checkpoint=claims.checkpoint, consistency=(), seal=claims.seal, seal_inclusion=claims.seal_inclusion, chains=()
-    )
-    sealed = history.verify_sealed_checkpoint(proof, origin=origin, log_verifier=log_verifier, held=None)
-    witnesses = () if policy is None else _witnesses(claims.checkpoint, policy, log_verifier)
-    _check_needed(claims)
-    chains, kept_from_ms = _verify_chains(claims.chains, sealed)
-    in_force = verify_key_changes(_stated(chains), origin=origin)
-    found = Counter[str]()
-    kinds = Counter[str]()
-    for _, entries in chains:
-        verify_authors(entries, origin=origin, keys=in_force)
-        for each in entries:
-            _count(each, found, kinds)
-    _check_ledger(chains, origin, log_verifier)
-    for entry in _verify_singles(claims.singles, sealed):
-        if entry is None:
-            found["all"] += 1  # a seal
-            continue
-        if entry.statement is not None and _may_be_own(entry, in_force):
-            # A person's own key, whose chain the bundle does not have: the signature holds, whose it is stays open.
-            own = KeyChange(key=entry.statement.key, owner=Owner.SUBJECT, tag_or_name=entry.event.tag, time_ms=0)
-            verify_authors([entry], origin=origin, keys=valid_keys([own]))
-            found["unproven"] += 1
-        else:
-            verify_authors([entry], origin=origin, keys=in_force)
-        _count(entry, found, kinds)
-    _verify_scope(claims, sealed.checkpoint)
-    return Checked(
-        checkpoint=sealed.checkpoint,
-        scope={key: value for key, value in claims.scope.items() if key != "format"},
-        chains=tuple((chain.public_name or "a person", len(entries)) for chain, entries in chains),
-        missing=sum(chain.first_seq - 1 for chain, _ in chains),
-        kept_from_ms=kept_from_ms,
-        entries=found["all"],
-        kinds=dict(kinds),
-        opened=found["opened"],
-        closed=found["closed"],
-        unproven=found["unproven"],
-        unknown=found["unknown"],
-        witnesses=witnesses,
-    )
-
-
-def _verify_chains(claimed: Sequence[ChainProof], sealed: SealedCheckpoint) -> tuple[_Chains, int]:
-    """Verify that each chain is whole, but for what the ledger's own states to have pruned; return them, and that.
-
-    Raises:
-        MalformedError: a part of one is not what it should be.
-        ProofError: one is not whole, or the ledger states to have pruned what its published policy keeps.
-    """
-    own = {
-        id(chain): history.verify_chain(chain, sealed=sealed)
-        for chain in claimed
-        if chain.public_name == LEDGER_CHAIN
-    }
-    kept = Retention()
-    for entry in (entry for entries in own.values() for entry in entries):
-        if entry.statement is not None:
-            values.add_retention(kept, entry.event, entry.statement.payload)
-    chains = []
-    for chain in claimed:
-        entries = own.get(id(chain))
-        if entries is None:
-            entries = history.verify_chain(chain, sealed=sealed, kept_from_ms=kept.kept_from_ms)
-        chains.append((chain, entries))
-    return chains, kept.kept_from_ms
-
-
-def _count(entry: VerifiedEntry, found: Counter[str], kinds: Counter[str]) -> None:
-    kind = entry.event.kind
-    found["all"] += 1
-    found["opened" if entry.statement is not None else "closed"] += 1
-    if is_known(kind):
-        kinds[EntryKind(kind).name] += 1
-    if not is_known(kind) or (kind in _AUTHORING and entry.statement is not None and _read(entry) is None):
-        found["unknown"] += 1
-
-
-def _may_be_own(entry: VerifiedEntry, keys: ValidKeys) -> bool:
-    """Tell whether the key of an entry may be the person's own: nobody else has it, and a person may state this."""
-    assert entry.statement is not None
-    return entry.statement.key not in keys and Owner.SUBJECT in authors_of(entry.event.kind)
-
-
-def _check_needed(claims: Claims) -> None:
-    """Refuse a chain that is there twice, or is neither the one asked for nor an author's."""
-    tags = set()
-    for chain in claims.chains:
-        if chain.tag in tags or not (has_author_keys(chain.public_name) or chain.tag == claims.asked):
-            raise ProofError("bundle has a chain that nobody needs")
-        tags.add(chain.tag)
-
-
-def _check_ledger(chains: _Chains, origin: str, log_verifier: NoteVerifier) -> None:
-    """Hold what the ledger's own chain says of it, where that is there, against what was pinned."""
-    if not any(chain.public_name == LEDGER_CHAIN for chain, _ in chains):
-        return
-    origins, keys = set[str](), set[str]()
-    for chain, entries in chains:
-        for entry in entries if chain.public_name == LEDGER_CHAIN else ():
-            said = _read(entry)
-            if said is not None and entry.event.kind == EntryKind.LEDGER:
-                origins.add(said.origin)
-                keys.update(said.verifier_keys)
-    history.verify_pinned(origins, keys, origin=origin, log_verifier=log_verifier)
-
-
-def _verify_scope(claims: Claims, point: Checkpoint) -> None:
-    """Verify that what the bundle says it is made of is all there."""
-    if claims.scope["origin"] != point.origin or claims.scope["size"] != point.size:
-        raise ProofError("bundle says it is of another ledger or size than its checkpoint")
-    if claims.last >= point.size:
-        raise MalformedError("bundle has a range that is none")
-    # In order, each once, and each in the tree: so many in the range are all of it.
-    if sum(claims.first <= single.index <= claims.last for single in claims.singles) != claims.last - claims.first + 1:
-        raise ProofError("an entry of the range is missing")
-    if claims.asked is not None and not any(chain.tag == claims.asked for chain in claims.chains):
-        raise ProofError("the chain that it is made of is missing")
-
-
-def _witnesses(note: bytes, policy: bytes, log_verifier: NoteVerifier) -> tuple[str, ...]:
-    """Return who cosigned; a quorum must have, whenever that was: a bundle is kept.
-
-    Raises:
-        SignatureError: no quorum has.
-    """
-    found = quorum.verify_cosigned(note, quorum.parse_policy(policy), now_s=0, max_age_s=None, logs=(log_verifier,))
-    return tuple(name for name, _ in found.cosignatures)
-
-
-# -- entries --------------------------------------------------------------------------------------------------
-
-
-def _verify_singles(singles: Sequence[Single], sealed: SealedCheckpoint) -> list[VerifiedEntry | None]:
-    """Verify that each single entry stands in the tree, in order and each once; a seal is None."""
-    point = sealed.checkpoint
-    found: list[VerifiedEntry | None] = []
-    next_index, time_ms = 0, 0
-    for single in singles:
-        leaf, opening = single.entry.leaf, single.entry.opening
-        merkle.verify_inclusion(
-            single.inclusion, index=single.index, size=point.size, leaf_hash=merkle.leaf_hash(leaf), root=point.root
+    source = place.open()
+    states = StateStore(None)
+    try:
+        signed_note = source.checkpoint()
+        point, _ = checkpoint.open_checkpoint(signed_note, origin, log_verifier)
+        claimed = source.pruned()
+        replay = Replay(MAP_BITS, start=claimed.start, kept_from_ms=claimed.kept_from_ms)
+        replay.heads, replay.buckets = states.heads, states.buckets
+        collected = _collect(source, point, replay, scope, progress)
+        if replay.root() != point.root or replay.sealed_size != point.size:
+            raise ProofError(f"leaves do not hash to the root that the log signed at size {point.size}")
+        whole = collected.choose_chains()
+        collected.check(whole, replay)
+        seal = _leaf_at(source, point, point.size - 1)
+        evidence = Evidence(
+            scope=scope if scope.chain else Scope(first=scope.first, last=min(scope.last, point.size - 1)),
+            proof=HistoryProof(
+                checkpoint=signed_note,
+                consistency=(),
+                seal=seal,
+                seal_inclusion=_inclusion(source, point, point.size - 1, seal),
+                chains=tuple(_prove_chain(tag, collected, replay) for tag in whole),
+            ),
+            entries=tuple(
+                SingleEntry(one.index, one.claim(), _inclusion(source, point, one.index, one.leaf))
+                for one in collected.single
+            ),
+            keys=claimed_keys(log_verifier),
+            policy=policy,
         )
-        event = codec.decode_leaf(leaf)
-        if single.index < next_index:
-            raise ProofError("entry is there twice, or out of order")
-        if not time_ms <= event.time_ms <= sealed.seal.time_ms:
-            raise ProofError("entry is earlier than the one before, or later than the seal")
-        next_index, time_ms = single.index + 1, event.time_ms
-        if isinstance(event, codec.Seal):
-            if opening is not None:
-                raise MalformedError("seal has an opening")
-            if event.covers != single.index:
-                raise ProofError("seal does not stand where it says")
-            found.append(None)
-            continue
-        opened = None if opening is None else open_statement(event, b"".join(opening))
-        found.append(VerifiedEntry(event, opened))
-    return found
+    finally:
+        states.close()
+        source.close()
+    content = format_evidence(evidence)
+    if len(content) > MAX_SIZE:
+        raise InvalidError(f"evidence is larger than `{MAX_SIZE}` bytes; ask for a smaller scope")
+    write_file(path, content, is_private=True, what="evidence")
+    entries = [one for tag in whole for one in collected.by_tag[tag]] + collected.single
+    closed = sum(one.opening is None and one.event is not None for one in entries)
+    return MadeEvidence(point, len(whole), len(entries), closed)
 
 
-# -- keys -----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A leaf that was read; *event* is None for a seal."""
+
+    index: int
+    leaf: bytes
+    event: codec.Event | None
+    opening: Opening
+
+    def claim(self) -> HistoryEntry:
+        return HistoryEntry(self.leaf, None if self.opening is None else (self.opening[:32], self.opening[32:]))
+
+    def statement(self) -> codec.Statement | None:
+        if self.event is None or self.opening is None:
+            return None
+        return history.open_statement(self.event, self.opening[:32], self.opening[32:])
 
 
-def _stated(chains: _Chains) -> Iterator[tuple[VerifiedEntry, KeyChange | None]]:
-    """Yield the entries that put keys in force or out of it, with what they say, so far as this version reads it."""
-    for chain, entries in chains:
+@dataclass(slots=True)
+class _Collected:
+    """What the pass over the leaves keeps: single entries in scope, and all chains that may have to be whole.
+
+    Attributes:
+        by_tag: the entries of those chains, from the first one after the last gap.
+        names: the public name of each public chain, by tag; empty until an opened entry tells it.
+        keys: by key, the tag of the public chain that put it in force.
+    """
+
+    scope: Scope
+    single: list[_Entry] = field(default_factory=list)
+    by_tag: dict[bytes, list[_Entry]] = field(default_factory=dict)
+    names: dict[bytes, str] = field(default_factory=lambda: {codec.LEDGER_TAG: LEDGER_CHAIN})
+    keys: dict[bytes, bytes] = field(default_factory=dict)
+    retention: Retention = field(default_factory=Retention)
+
+    def add(self, entry: _Entry) -> None:
+        """Keep what is needed of the next leaf."""
+        event, scope = entry.event, self.scope
+        is_chained = False
+        if event is not None:
+            if event.kind == EntryKind.PARTICIPANT:
+                self.names.setdefault(event.tag, "")
+            is_chained = event.tag in self.names or event.tag == scope.chain
+            if is_chained:
+                self._add_to_chain(entry, event)
+        if scope.first <= entry.index <= scope.last or (
+            scope.participant and not is_chained and self._names_participant(entry)
+        ):
+            self.single.append(entry)
+            if len(self.single) > MAX_ENTRIES:
+                raise InvalidError(f"scope has more than `{MAX_ENTRIES}` entries; ask for a smaller one")
+
+    def _add_to_chain(self, entry: _Entry, event: codec.Event) -> None:
+        chain = self.by_tag.setdefault(event.tag, [])
+        if chain and chain[-1].event is not None and event.seq != chain[-1].event.seq + 1:
+            chain.clear()  # Entries before a gap cannot be proven.
+        chain.append(entry)
+        self._learn(entry, event)
+
+    def _learn(self, entry: _Entry, event: codec.Event) -> None:
+        """Note the name of a public chain, the keys that it puts in force, and what the ledger states of pruning."""
+        statement = entry.statement()
+        if statement is None or event.kind not in (EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY):
+            return
+        message: Any = payloads.decode_payload(event.kind, statement.payload)
+        if event.kind == EntryKind.LEDGER:
+            if message.statement_key:
+                self.keys[message.statement_key] = event.tag
+            if event.tag == codec.LEDGER_TAG:
+                pruning = message.pruning
+                stated = Pruned(pruning.kept_from_time_ms, pruning.start_size) if message.HasField("pruning") else None
+                self.retention.take(event, message.retention_days, stated)
+        elif event.kind == EntryKind.PARTICIPANT:
+            self.names[event.tag] = PARTICIPANT_PREFIX + message.participant_id
+        elif event.tag in self.names:
+            self.keys[message.key] = event.tag
+
+    def _names_participant(self, entry: _Entry) -> bool:
+        statement = entry.statement()
+        if entry.event is None or statement is None or entry.event.kind not in payloads.MESSAGES:
+            return False
+        return self.scope.participant in participants_of(entry.event.kind, statement.payload)
+
+    def choose_chains(self) -> list[bytes]:
+        """Return the tags of the chains that the file needs whole: the scope's chain first, then those of the keys.
+
+        A chain of keys can itself be signed by keys of another chain, so this continues until no tag is new.
+        """
+        asked = self.scope.chain
+        whole = [asked] if asked else []
+        chain = [(one, one.event) for one in self.by_tag.get(asked, ()) if one.event is not None]
+        is_pruned = bool(chain) and chain[0][1].seq > 1
+        is_pruned = is_pruned or any(one.opening is None and self._may_lack_opening(event) for one, event in chain)
+        if is_pruned and asked != codec.LEDGER_TAG:
+            whole.append(codec.LEDGER_TAG)
+        self._add_signers(self.single, whole)
+        for tag in whole:  # INVARIANT: grows while it is iterated, at the end only.
+            self._add_signers(self.by_tag.get(tag, []), whole)
+        return whole
+
+    def _add_signers(self, entries: list[_Entry], whole: list[bytes]) -> None:
         for entry in entries:
-            if entry.statement is None or entry.event.kind not in _AUTHORING:
+            statement = entry.statement()
+            tag = None if statement is None else self.keys.get(statement.key)
+            if tag is not None and tag not in whole:
+                whole.append(tag)
+
+    def check(self, whole: list[bytes], replay: Replay) -> None:
+        """Refuse an empty scope, and chains that lack more than the ledger states to have pruned."""
+        if not (self.scope.chain in self.by_tag if self.scope.chain else self.single):
+            raise NotFoundError("nothing is in scope")
+        for tag in whole:
+            count, _, erased = replay.heads[tag]
+            entries = [(one, one.event) for one in self.by_tag[tag] if one.event is not None]
+            if len(entries) != count and not self._is_prunable(entries[0][1]):
+                raise InvalidError("entries of a whole chain are pruned, and the ledger does not state it")
+            if not erased and any(one.opening is None and not self._may_lack_opening(event) for one, event in entries):
+                raise InvalidError("openings of a whole chain are not available; a range can be proven without them")
+
+    def _is_prunable(self, event: codec.Event) -> bool:
+        return event.tag not in self.names and event.time_ms < self.retention.kept_from_ms
+
+    def _may_lack_opening(self, event: codec.Event) -> bool:
+        return self._is_prunable(event) and event.kind in PRUNABLE
+
+
+def _collect(
+    source: Source, point: Checkpoint, replay: Replay, scope: Scope, progress: Progress | None
+) -> _Collected:
+    """Read and replay all leaves."""
+    collected = _Collected(scope)
+    for n in range(-(-point.size // tiles.TILE_WIDTH)):
+        leaves = read_leaves(source, n, width_of(n, point.size))
+        openings = source.openings(n, leaves) or [None] * len(leaves)
+        hashes = leaf_hashes(source, n, leaves)
+        for index, (leaf, opening) in enumerate(zip(leaves, openings, strict=True), n * tiles.TILE_WIDTH):
+            if leaf:
+                decoded = replay.add(leaf)
+                event = decoded if isinstance(decoded, codec.Event) else None
+                collected.add(_Entry(index, leaf, event, opening))
                 continue
-            yield entry, values.stated_key(entry.event, entry.statement.payload, chain=chain.public_name)
+            if scope.first <= index <= scope.last:
+                raise NotFoundError(f"entry of the range is pruned: `{index}`")
+            replay.skip_pruned(hashes[index % tiles.TILE_WIDTH])
+        replay.grow()
+        if progress is not None:
+            progress(replay.size, point.size)
+    return collected
 
 
-def _read(entry: VerifiedEntry) -> Any:
-    """Return what a LEDGER or KEY entry says; None where it is neither, or this version cannot read all of it."""
-    if entry.statement is None or entry.event.kind not in _AUTHORING:
-        return None
-    return payloads.decode_known_payload(entry.event.kind, entry.statement.payload)
+def participants_of(kind: int, payload: bytes) -> set[str]:
+    """Return the ids of the participants that the payload of a person's entry names.
+
+    Raises:
+        MalformedError: the payload is not one of this kind.
+    """
+    message: Any = payloads.decode_payload(kind, payload)
+    found = set()
+    if "attestation" in message.DESCRIPTOR.fields_by_name:
+        found.add(message.attestation.attested_by)
+    if kind in (EntryKind.ACCESS, EntryKind.REFUSAL):
+        access = message.access if kind == EntryKind.REFUSAL else message
+        question = payloads.parse(pb.Question, access.asked.question)
+        actor = question.actor
+        found |= {access.asked.asker, question.holder, actor.organisation, actor.on_behalf_of, actor.relay}
+    return found - {""}
+
+
+def _prove_chain(tag: bytes, collected: _Collected, replay: Replay) -> ChainProof:
+    entries = collected.by_tag[tag]
+    count, head, _ = replay.heads[tag]
+    key = codec.map_key(tag)
+    number = replay.top.plan_neighbour(bucketed.bucket_of(key, MAP_BITS))
+    present, proof = bucketed.prove(key, b"" if number is None else replay.buckets[number], replay.top)
+    assert present, "the map lacks a chain that has entries"
+    return ChainProof(
+        tag=tag,
+        public_name=collected.names.get(tag, ""),
+        count=count,
+        head=head,
+        map_proof=proof,
+        first_seq=count - len(entries) + 1,
+        entries=tuple(one.claim() for one in entries),
+    )
+
+
+def _leaf_at(source: Source, point: Checkpoint, index: int) -> bytes:
+    n, at = divmod(index, tiles.TILE_WIDTH)
+    return read_leaves(source, n, width_of(n, point.size))[at]
+
+
+def _inclusion(source: Source, point: Checkpoint, index: int, leaf: bytes) -> tuple[bytes, ...]:
+    plan = tiles.plan_inclusion(index, point.size)
+    proof = tiles.prove_inclusion(index, point.size, read_tiles(source, plan, point.size))
+    # INVARIANT: a damaged tile is found now, not years later when the evidence is needed.
+    merkle.verify_inclusion(proof, index=index, size=point.size, leaf_hash=merkle.leaf_hash(leaf), root=point.root)
+    return tuple(proof)

@@ -19,16 +19,15 @@ from consentd import __version__
 from consentd.cli import (
     accesses,
     audits,
-    bundles,
     consents,
     daemons,
+    evidence,
     histories,
     imports,
     maintenance,
     monitors,
     participants,
     receipts,
-    reports,
 )
 from consentd.cli.out import DISPROVED, UNDETERMINED, Out, drop_output
 from consentd.errors import ConsentdError, CorruptionError, StorageError, VerificationError
@@ -111,7 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
     audits.add_export_verb(verbs)
     audit = verbs.add_parser("audit", help="verify, replay, watch and report on a whole ledger")
     under = audit.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for module in (audits, monitors, bundles, reports):
+    for module in (audits, monitors, evidence):
         module.add_verbs(under)
     return parser
 

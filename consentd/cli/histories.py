@@ -32,9 +32,10 @@ signed each entry. With --memory also that the daemon takes nothing back that it
 Not proven: an access that nobody reported; that the tag is this person's (pin it with --tag); that everyone is shown
 the same ledger. That a tag has no entry says nothing about a person.
 
---save writes the history and its proofs to one JSON file, for other programs: `consentd-verify history FILE`
-(clients/typescript) reads it, and so does --from, which calls no daemon. Such a file may be of any age; the answer says
-up to which time it is complete. --max-age demands recent cosignatures. --from neither reads nor writes a memory.
+--save writes the history and its proofs to one file of evidence (proto/evidence-format.md). --from verifies such a file
+without calling a daemon; so do `consentd audit check-evidence` and `consentd-verify history FILE` (clients/typescript).
+A file may be of any age; the answer says up to which time it is complete. --max-age demands recent cosignatures. --from
+neither reads nor writes a memory.
 
 exit status: 0 proven, 1 disproved, 2 could not be determined.
 """
@@ -109,7 +110,7 @@ def history(arguments: argparse.Namespace, out: Out) -> int:
 
 def _ask(arguments: argparse.Namespace, out: Out) -> "History":
     """Read and verify a history of the daemon; write it to a file if --save asks for it."""
-    from consentd_client import history_file
+    from consentd_client import evidence
 
     if (arguments.subject is None) == (arguments.public is None):
         raise InvalidError("give either a person or --public NAME")
@@ -123,11 +124,11 @@ def _ask(arguments: argparse.Namespace, out: Out) -> "History":
                 return client.history(read_subject(arguments), tag=tag)
             return client.public_history(arguments.public)
         if arguments.public is None:
-            operation = history_file.history_file(client.context, read_subject(arguments), tag=tag)
+            operation = evidence.save_history(client.context, read_subject(arguments), tag=tag)
         else:
-            operation = history_file.public_history_file(client.context, arguments.public)
+            operation = evidence.save_public_history(client.context, arguments.public)
         found, content = client.run(operation)
-    write_evidence(arguments.save, content, "history file")
+    write_evidence(arguments.save, content, "evidence")
     out.message(f"history saved: `{arguments.save}`; `consentd history --from` or another verifier verifies it")
     return found
 
@@ -143,7 +144,7 @@ def _open(arguments: argparse.Namespace) -> "History":
     if arguments.max_age is not None and arguments.policy is None:
         raise InvalidError("--max-age limits the age of cosignatures: give the witnesses with --policy")
     return open_history(
-        read_bytes(arguments.file, "history file"),
+        read_bytes(arguments.file, "evidence"),
         trust=read_trust(arguments),
         name=arguments.public or "",
         tag=read_hex(arguments.tag, "tag", 32),

@@ -20,6 +20,7 @@ from consentd.core.evidence import Evidence, Scope, SingleEntry
 from consentd.core.history import ChainProof, HeldChain, HistoryEntry, SealedCheckpoint, VerifiedEntry
 from consentd.core.key_validity import (
     LEDGER_CHAIN,
+    PARTICIPANT_PREFIX,
     KeyChange,
     ValidKeys,
     has_author_keys,
@@ -157,8 +158,7 @@ def verify_evidence(
             seal_time_ms=sealed.seal.time_ms, logs=(log_verifier,),
         )  # fmt: skip
         witnesses = tuple(name for name, _ in cosigned.cosignatures)
-    if scope.chain and not (proof.chains and proof.chains[0].tag == scope.chain):
-        raise ProofError("first history is not the chain that the scope names")
+    _check_asked(scope, proof.chains)
     chains = verify_chains(proof.chains, sealed, asked=scope.chain, origin=origin, log_verifier=log_verifier)
     entries = _verify_singles(evidence.entries, sealed)
     unproven = sum(not _verify_author(one.entry, chains.keys, origin) for one in entries)
@@ -166,6 +166,13 @@ def verify_evidence(
     return VerifiedEvidence(
         scope=scope, sealed=sealed, chains=chains, entries=entries, unproven=unproven, witnesses=witnesses
     )
+
+
+def _check_asked(scope: Scope, chains: Sequence[ChainProof]) -> None:
+    if scope.chain and not (chains and chains[0].tag == scope.chain):
+        raise ProofError("first history is not the chain that the scope names")
+    if scope.participant and chains[0].public_name != PARTICIPANT_PREFIX + scope.participant:
+        raise ProofError("first history is not named as the participant's chain")
 
 
 def verify_chains(

@@ -14,15 +14,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cases.ledgers import LOG, ORIGIN
-from consentd.audit.evidence import Checked, check_bundle
 from consentd.core import checkpoint, codec, ed25519, note, quorum
+from consentd.core.evidence import Evidence, Scope, format_evidence, parse_evidence
 from consentd.core.history import HistoryProof
 from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError
 from consentd.statements import payloads
+from consentd.statements.evidence import VerifiedEvidence, verify_evidence
 from consentd.v1 import statement_pb2 as st
 from consentd_client import History
 from consentd_client import history as client
-from consentd_client.history_file import format_history, parse_history
+from consentd_client.evidence import open_history
 from consentd_client.receipts import verify_receipt
 from consentd_client.trust import Trust
 
@@ -32,17 +33,18 @@ STRANGER = ed25519.KeyPair(b"\x23" * 32)
 TRUST = {"origin": ORIGIN, "log_key": note.format_vkey(LOG.verifier)}
 
 Document = dict[str, Any]
-"""A history file, as JSON has it."""
+"""A file of evidence, as JSON has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vector:
-    """One piece of evidence.
+    """One thing to verify.
 
     Attributes:
-        kind: ``history``, ``receipt``, ``bundle``, ``policy``, ``note``, ``signature``; ``key``, ``ledger``: payloads.
+        kind: ``history``, ``evidence``, ``receipt``, ``policy``, ``note``, ``signature``;
+            ``key``, ``ledger``: payloads.
         want: what a verifier must say; empty: anything but ``ok``, and what ours says; ``any``: what ours says.
-        content: the evidence: a history file, a ``.tlog-proof``, a note, a signature, a payload.
+        content: what is verified: a file of evidence, a ``.tlog-proof``, a note, a signature, a payload.
         under: what it is verified under; values are JSON, bytes as base64. ``reads``: what it then says.
     """
 
@@ -53,15 +55,16 @@ class Vector:
     under: Mapping[str, Any] = field(repr=False)
 
 
-# -- the history file -------------------------------------------------------------------------------------------
+# -- files of evidence ------------------------------------------------------------------------------------------
+
 
 def b64(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
 def to_document(proof: HistoryProof) -> Document:
-    """Return a history file as JSON has it, to be changed in one place."""
-    document: Document = json.loads(format_history(proof))
+    """Return evidence of the first chain of a proof as JSON has it, to be changed in one place."""
+    document: Document = json.loads(format_evidence(Evidence(scope=Scope(tag=proof.chains[0].tag), proof=proof)))
     return document
 
 
@@ -70,8 +73,18 @@ def encode(document: Any) -> bytes:
 
 
 def history_vector(name: str, want: str, document: Any, **under: Any) -> Vector:
+    """Return a vector of a history. The scope of *document* follows the first chain, whatever that was changed to."""
+    match document:
+        case {"scope": {"tag": str()}, "histories": [{"tag": str(tag)}, *_]}:
+            document = {**document, "scope": {**document["scope"], "tag": tag}}
     content = document if isinstance(document, bytes) else encode(document)
     return Vector(kind="history", name=name, want=want, content=content, under={**TRUST, **under})
+
+
+def evidence_vector(name: str, want: str, document: Any, **under: Any) -> Vector:
+    """Return a vector of evidence, of a document or of bytes as they are."""
+    content = document if isinstance(document, bytes) else encode(document)
+    return Vector(kind="evidence", name=name, want=want, content=content, under={**TRUST, **under})
 
 
 # -- our own verdict --------------------------------------------------------------------------------------------
@@ -91,10 +104,10 @@ def verdict(vector: Vector) -> str:
 
 
 def read_evidence(vector: Vector) -> dict[str, Any]:
-    """Return what a history or a bundle that is right says of what was pruned, and by whom entries are."""
-    if vector.kind == "bundle":
-        checked = _check_bundle(vector)
-        return {"missing": checked.missing, "kept_from_ms": checked.kept_from_ms}
+    """Return what a history or other evidence that is right says of what was pruned, and by whom entries are."""
+    if vector.kind == "evidence":
+        verified = _check_evidence(vector)
+        return {"missing": verified.missing, "kept_from_ms": verified.chains.kept_from_ms}
     found = _verify_history(vector)
     return {
         "missing": [list(one) for one in found.missing],
@@ -107,18 +120,24 @@ def read_evidence(vector: Vector) -> dict[str, Any]:
 def _verify_history(vector: Vector) -> History:
     under = vector.under
     trust = Trust(under["origin"], note.parse_vkey(under["log_key"]))
-    asked: dict[str, Any] = {"trust": trust, "name": under.get("public_name", "")}
-    if "tag" in under:
-        asked["tag"] = base64.b64decode(under["tag"])
+    name, tag = under.get("public_name", ""), base64.b64decode(under.get("tag", ""))
+    if "before" not in under:
+        return open_history(vector.content, trust=trust, name=name, tag=tag)
     point, held = None, None
-    for before in under.get("before", ()):
-        proof = parse_history(base64.b64decode(before))
-        shown, held = client.verify_history(proof, remembered_checkpoint=point, remembered=held, **asked)
+    for before in under["before"]:
+        proof = parse_evidence(base64.b64decode(before)).proof
+        shown, held = client.verify_history(
+            proof, trust=trust, name=name, tag=tag, remembered_checkpoint=point, remembered=held
+        )
         point = shown.checkpoint
     if under.get("hold") == "checkpoint":
         held = None
-    proof = parse_history(vector.content)
-    return client.verify_history(proof, remembered_checkpoint=point, remembered=held, **asked)[0]
+    evidence = parse_evidence(vector.content)
+    if evidence.scope.chain != evidence.proof.chains[0].tag:
+        raise ProofError("scope names another chain")
+    return client.verify_history(
+        evidence.proof, trust=trust, name=name, tag=tag, remembered_checkpoint=point, remembered=held
+    )[0]
 
 
 def _verify_receipt(vector: Vector) -> None:
@@ -128,16 +147,16 @@ def _verify_receipt(vector: Vector) -> None:
     codec.decode_leaf(leaf)
 
 
-def _verify_bundle(vector: Vector) -> bool:
-    found = _check_bundle(vector)
+def _verify_evidence(vector: Vector) -> bool:
+    found = _check_evidence(vector)
     return not (found.unproven or found.unknown)
 
 
-def _check_bundle(vector: Vector) -> Checked:
+def _check_evidence(vector: Vector) -> VerifiedEvidence:
     under = vector.under
-    policy = base64.b64decode(under["policy"]) if "policy" in under else None
+    policy = quorum.parse_policy(base64.b64decode(under["policy"])) if "policy" in under else None
     log = note.parse_vkey(under["log_key"])
-    return check_bundle(vector.content, origin=under["origin"], log_verifier=log, policy=policy)
+    return verify_evidence(parse_evidence(vector.content), origin=under["origin"], log_verifier=log, policy=policy)
 
 
 def _verify_policy(vector: Vector) -> None:
@@ -187,7 +206,7 @@ def read_payload(kind: str, payload: bytes) -> dict[str, Any] | None:
 
 
 _VERIFY: dict[str, Callable[[Vector], object]] = {
-    "bundle": _verify_bundle,
+    "evidence": _verify_evidence,
     "policy": _verify_policy,
     "history": _verify_history,
     "receipt": _verify_receipt,

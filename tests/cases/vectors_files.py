@@ -1,4 +1,4 @@
-"""Change a history file in one place, and files that are no history file or are written in another way."""
+"""Change a file of evidence in one place; and files that are no evidence, or are written in another way."""
 
 import base64
 import copy
@@ -72,21 +72,23 @@ def byte_fields(node: Any, under: Place = (), place: Place = ()) -> Iterator[tup
         items = node.items() if isinstance(node, dict) else enumerate(node)
         for key, child in items:
             yield from byte_fields(child, under, (*place, key))
-    elif isinstance(node, str) and node and place[-1] not in ("public_name", "format") and place[: len(under)] == under:
+    elif isinstance(node, str) and node and place[0] not in ("scope", "format", "keys", "policy") and (
+        place[-1] != "public_name" and place[: len(under)] == under
+    ):
         yield place, base64.b64decode(node)
 
 
 def with_chain(document: Document, place: int, chain: Document) -> Document:
-    chains = document["chains"]
-    return {**document, "chains": [*chains[:place], chain, *chains[place + 1 :]]}
+    chains = document["histories"]
+    return {**document, "histories": [*chains[:place], chain, *chains[place + 1 :]]}
 
 
 def with_entries(document: Document, place: int, entries: Sequence[Document]) -> Document:
-    return with_chain(document, place, {**document["chains"][place], "entries": list(entries)})
+    return with_chain(document, place, {**document["histories"][place], "entries": list(entries)})
 
 
 def dropped(document: Document, place: int, at: int, count: int = 0) -> Document:
-    chain = document["chains"][place]
+    chain = document["histories"][place]
     entries = chain["entries"][:at] + chain["entries"][at + 1 :]
     return with_chain(document, place, {**chain, "entries": entries, "count": chain["count"] + count})
 
@@ -103,7 +105,7 @@ def altered_list(hashes: list[str], at: int) -> Iterator[tuple[str, list[str]]]:
 
 
 def files(document: Document, **under: Any) -> Iterator[Vector]:
-    """Yield files that are no history file, or are written in another way."""
+    """Yield files that are no evidence, or are written in another way."""
 
     def file(name: str, want: str, content: Any) -> Vector:
         return history_vector(f"file: {name}", want, content, **under)
@@ -111,21 +113,22 @@ def files(document: Document, **under: Any) -> Iterator[Vector]:
     good = encode(document)
     yield file("written with spaces", "ok", json.dumps(document, indent=2).encode())
     yield file("written in another order", "ok", json.dumps(document, sort_keys=True).encode())
-    for place in ((), ("chains", 0), ("chains", 0, "entries", 0), ("chains", 0, "entries", 0, "opening")):
+    for place in ((), ("histories", 0), ("histories", 0, "entries", 0), ("histories", 0, "entries", 0, "opening")):
         for name in ("comment", "index", "__proto__", "constructor"):
             where = ".".join(map(str, (*place, name)))
             more = changed_object(document, place, lambda fields, name=name: {**fields, name: 0})
             yield file(f"with a name that is not known, {where}", "malformed", more)
     yield file("with a name that is not known, of many lists", "malformed", b'{"x":' + DEEP + b"," + good[1:])
-    for text in ("consentd/history/v2", "consentd/history/v1 ", "", None, 1, ["consentd/history/v1"]):
+    for text in ("consentd/evidence/v2", "consentd/evidence/v1 ", "", None, 1, ["consentd/evidence/v1"]):
         yield file(f"of format {text!r}", "malformed", {**document, "format": text})
-    yield file("with its format twice, the last right", "ok", b'{"format":"x",' + good[1:])
+    yield file("with its format twice, the last right", "malformed", b'{"format":"x",' + good[1:])
     yield file("with its format twice, the last wrong", "malformed", good[:-1] + b',"format":"x"}')
-    yield file("with its format twice, digits without end first", "ok", b'{"format":' + b"9" * 5000 + b"," + good[1:])
-    number = b'"count":%d,' % document["chains"][0]["count"]
+    endless = b'{"format":' + b"9" * 5000 + b"," + good[1:]
+    yield file("with its format twice, digits without end first", "malformed", endless)
+    number = b'"count":%d,' % document["histories"][0]["count"]
     assert number in good
     for text, want in (
-        (b"%d.0" % document["chains"][0]["count"], "ok"), (b"%de0" % document["chains"][0]["count"], "ok"),
+        (number[8:-1] + b".0", "malformed"), (number[8:-1] + b"e0", "malformed"),
         (b"-1", "malformed"), (b"1.5", "malformed"), (b"1e400", "malformed"), (b"NaN", "malformed"),
         (b"Infinity", "malformed"), (b"-0", "malformed"), (b"9007199254740991", "proof"),
         (b"9007199254740992", "malformed"), (b"9007199254740993", "malformed"), (b"1" * 400, "malformed"),
@@ -133,7 +136,7 @@ def files(document: Document, **under: Any) -> Iterator[Vector]:
         (b"05", "malformed"), (b"+5", "malformed"), (b"0x5", "malformed"),
     ):  # fmt: skip
         yield file(f"count written {text[:20].decode()}", want, good.replace(number, b'"count":' + text + b",", 1))
-    yield file("first_seq written -1", "malformed", set_at(document, ("chains", 0, "first_seq"), -1))
+    yield file("first_seq written -1", "malformed", set_at(document, ("histories", 0, "first_seq"), -1))
     for name, content in (
         ("empty", b""), ("a list", b"[]"), ("null", b"null"), ("a number", b"1"), ("text", b'"x"'),
         ("an empty object", b"{}"), ("cut", good[:-1]), ("with more behind", good + b"x"), ("twice", good * 2),
@@ -146,7 +149,7 @@ def files(document: Document, **under: Any) -> Iterator[Vector]:
     ):  # fmt: skip
         yield file(name, "malformed", content)
     lone = good.replace(b'"public_name":""', b'"public_name":"\\ud800"', 1)
-    yield file("half of a surrogate pair", "proof", lone)
+    yield file("half of a surrogate pair", "malformed", lone)
     for place in ("checkpoint", "seal"):
         text = document[place]
         for name, other in (
@@ -157,11 +160,11 @@ def files(document: Document, **under: Any) -> Iterator[Vector]:
         ):  # fmt: skip
             if other != text:
                 yield file(f"{place} {name}", "malformed", {**document, place: other})
-    for place in (("chains", 0, "tag"), ("chains", 0, "entries", 0, "opening", "salt")):
+    for place in (("histories", 0, "tag"), ("histories", 0, "entries", 0, "opening", "salt")):
         text = found(document, place)
         assert text.endswith("=")
         yield file(f"{place[-1]} without padding", "malformed", set_at(document, place, text[:-1]))
-    yield file("unused bits", "malformed", changed_text(document, ("chains", 0, "entries", 0, "opening", "salt")))
+    yield file("unused bits", "malformed", changed_text(document, ("histories", 0, "entries", 0, "opening", "salt")))
     for place, _ in every(document):
         where = ".".join(map(str, place))
         if isinstance(place[-1], str):

@@ -36,7 +36,7 @@ def histories(case: LedgerCase) -> Iterator[Vector]:
     case.seal()
     middle = document_of(case, first.tag, *CHAINS)
     since, _ = checkpoint.open_checkpoint(base64.b64decode(early["checkpoint"]), ORIGIN, LOG.verifier)
-    news = document_of(case, first.tag, *CHAINS, held=since, known=early["chains"][0]["count"])
+    news = document_of(case, first.tag, *CHAINS, held=since, known=early["histories"][0]["count"])
     small = document_of(case, second.tag, *CHAINS)
     case.write(case.grant(first, signed=True))
     case.fill(7)
@@ -60,18 +60,19 @@ def histories(case: LedgerCase) -> Iterator[Vector]:
     for absent in (bytes(32), b"\x77" * 32, b"\xff" * 32):
         document = document_of(case, absent, "ledger")
         yield history_vector("absent tag", "ok", document, tag=b64(absent))
-        headed = changed(document, ("chains", 0, "head"), bytes(32))
+        headed = changed(document, ("histories", 0, "head"), bytes(32))
         yield history_vector("absent tag with a head", "malformed", headed, tag=b64(absent))
-        lie = changed(document, ("chains", 0, "tag"), first.tag)
+        lie = changed(document, ("histories", 0, "tag"), first.tag)
         yield history_vector("absence of one who is there", "proof", lie, **asked)
     since, _ = checkpoint.open_checkpoint(base64.b64decode(news["checkpoint"]), ORIGIN, LOG.verifier)
-    later = document_of(case, first.tag, *CHAINS, held=since, known=news["chains"][0]["count"])
+    later = document_of(case, first.tag, *CHAINS, held=since, known=news["histories"][0]["count"])
     steps = [b64(encode(early)), b64(encode(news))]
     yield history_vector("only news, twice", "ok", later, before=steps, **asked)
     yield from held_histories(case, first, {"early": early, "middle": middle}, point)
     yield from mutants(case, first, whole, second)
     yield from sweep("person", small, tag=b64(second.tag))
-    yield from sweep("absent", document_of(case, b"\x77" * 32, "ledger"), places=("chains", 0), tag=b64(b"\x77" * 32))
+    absent = document_of(case, b"\x77" * 32, "ledger")
+    yield from sweep("absent", absent, places=("histories", 0), tag=b64(b"\x77" * 32))
     yield from files(small, tag=b64(second.tag))
 
 
@@ -94,7 +95,7 @@ def held_histories(
     """Yield what is sent to who holds a part already, and what contradicts it."""
     asked = {"tag": b64(person.tag)}
     for when, document in before.items():
-        known = document["chains"][0]["count"]
+        known = document["histories"][0]["count"]
         held, _ = checkpoint.open_checkpoint(base64.b64decode(document["checkpoint"]), ORIGIN, LOG.verifier)
         under = {**asked, "before": [b64(encode(document))]}
         news = document_of(case, person.tag, *CHAINS, held=held, known=known)
@@ -113,14 +114,15 @@ def held_histories(
         for at in range(len(news["consistency"])):
             for name, hashes in altered_list(news["consistency"], at):
                 yield history_vector(f"consistency {name} {at}, {when}", "", {**news, "consistency": hashes}, **under)
-        for at in range(len(news["chains"][0]["entries"])):
+        for at in range(len(news["histories"][0]["entries"])):
             document = dropped(news, 0, at)
             yield history_vector(f"news without entry {at}, {when}", "proof", document, **under)
     now = document_of(case, person.tag, *CHAINS)
-    count = now["chains"][0]["count"]
+    count = now["histories"][0]["count"]
     nothing = document_of(case, person.tag, *CHAINS, held=point, known=count)
     yield history_vector("nothing new", "ok", nothing, before=[b64(encode(now))], **asked)
-    other = {**now, "chains": [{**now["chains"][0], "first_seq": count + 1, "entries": []}, *now["chains"][1:]]}
+    empty = {**now["histories"][0], "first_seq": count + 1, "entries": []}
+    other = {**now, "histories": [empty, *now["histories"][1:]]}
     yield history_vector("nothing, and nothing held", "proof", other, **asked)
 
 
@@ -131,7 +133,7 @@ def mutants(case: LedgerCase, person: Person, whole: Document, second: Person) -
     def bad(name: str, document: Document, want: str = "proof", **under: Any) -> Vector:
         return history_vector(name, want, document, **{**asked, **under})
 
-    chains = whole["chains"]
+    chains = whole["histories"]
     for place, chain in enumerate(chains):
         entries = chain["entries"]
         for at in range(len(entries)):
@@ -140,7 +142,7 @@ def mutants(case: LedgerCase, person: Person, whole: Document, second: Person) -
             want = "proof" if len(entries) > 1 else "malformed"  # of a chain without entries there is no head
             yield bad(f"drop {where}, count too", dropped(whole, place, at, count=-1), want)
             yield bad(f"repeat {where}", with_entries(whole, place, [*entries[: at + 1], *entries[at:]]))
-            yield bad(f"tombstone {where}", changed(whole, ("chains", place, "entries", at, "opening"), None))
+            yield bad(f"tombstone {where}", changed(whole, ("histories", place, "entries", at, "opening"), None))
             yield bad(f"truncate before {where}", with_entries(whole, place, entries[:at]))
             stale = {**chain, "count": at, "entries": entries[:at], "head": ""}
             if at:
@@ -167,28 +169,28 @@ def mutants(case: LedgerCase, person: Person, whole: Document, second: Person) -
                 document = with_chain(whole, place, {**chain, "public_name": name})
                 yield bad(f"public name `{name[:24]}` of {len(name)} in chain {place}", document, "")
         if place:
-            left_out = {**whole, "chains": [*chains[:place], *chains[place + 1 :]]}
+            left_out = {**whole, "histories": [*chains[:place], *chains[place + 1 :]]}
             yield bad(f"without {chain['public_name']}", left_out, "signature")
-            yield bad(f"{chain['public_name']} twice", {**whole, "chains": [*chains, chain]})
-            first = {**whole, "chains": [chain, *chains[:place], *chains[place + 1 :]]}
+            yield bad(f"{chain['public_name']} twice", {**whole, "histories": [*chains, chain]})
+            first = {**whole, "histories": [chain, *chains[:place], *chains[place + 1 :]]}
             yield bad(f"{chain['public_name']} first", first)
-    yield bad("no chains", {**whole, "chains": []}, "malformed")
-    yield bad("the chain asked for alone", {**whole, "chains": chains[:1]}, "signature")
+    yield bad("no chains", {**whole, "histories": []})
+    yield bad("the chain asked for alone", {**whole, "histories": chains[:1]}, "signature")
     yield bad("another tag asked for", whole, tag=b64(second.tag))
     yield bad("a name asked for", whole, public_name="participant/bank")
     theirs = document_of(case, second.tag, *CHAINS)
     yield bad("another person's history", theirs)
-    yield bad("another person's chain beside it", {**whole, "chains": [*chains, theirs["chains"][0]]})
+    yield bad("another person's chain beside it", {**whole, "histories": [*chains, theirs["histories"][0]]})
     unneeded = document_of(case, person.tag, *CHAINS, "rules/realm")
     yield bad("a chain of rules beside it", unneeded)
     harmless = document_of(case, person.tag, *CHAINS, "participant/hospital")
     yield bad("a participant's chain that was not needed", harmless, "ok")
     for name in ("entries", "count", "head", "map_proof"):
-        document = with_chain(whole, 0, {**chains[0], name: theirs["chains"][0][name]})
+        document = with_chain(whole, 0, {**chains[0], name: theirs["histories"][0][name]})
         yield bad(f"another person's {name}", document)
-    retagged = with_chain(whole, 0, {**theirs["chains"][0], "tag": chains[0]["tag"]})
+    retagged = with_chain(whole, 0, {**theirs["histories"][0], "tag": chains[0]["tag"]})
     yield bad("another person's chain under this tag", retagged)
-    for at, (ours, other) in enumerate(zip(chains[0]["entries"], theirs["chains"][0]["entries"], strict=False)):
+    for at, (ours, other) in enumerate(zip(chains[0]["entries"], theirs["histories"][0]["entries"], strict=False)):
         assert ours != other
         order = [*chains[0]["entries"][:at], other, *chains[0]["entries"][at + 1 :]]
         yield bad(f"another person's entry {at}", with_entries(whole, 0, order))
@@ -201,11 +203,11 @@ def mutants(case: LedgerCase, person: Person, whole: Document, second: Person) -
     steps = [path[at : at + 33] for at in range(0, len(path), 33)]  # every bit here is below 128: one byte
     for at, step in enumerate(steps):
         longer = b"".join([*steps[:at], bytes((step[0] | 0x80, 0)), step[1:], *steps[at + 1 :]])
-        yield bad(f"bit {at} in two bytes", changed(whole, ("chains", 0, "map_proof"), longer), "malformed")
+        yield bad(f"bit {at} in two bytes", changed(whole, ("histories", 0, "map_proof"), longer), "malformed")
         without_step = b"".join([*steps[:at], *steps[at + 1 :]])
-        yield bad(f"map proof without step {at}", changed(whole, ("chains", 0, "map_proof"), without_step))
+        yield bad(f"map proof without step {at}", changed(whole, ("histories", 0, "map_proof"), without_step))
         twice = b"".join([*steps[: at + 1], *steps[at:]])
-        yield bad(f"map proof with step {at} twice", changed(whole, ("chains", 0, "map_proof"), twice), "malformed")
+        yield bad(f"map proof with step {at} twice", changed(whole, ("histories", 0, "map_proof"), twice), "malformed")
     yield bad("said to be absent from an empty map", with_chain(whole, 0, empty))
     yield bad("consistency from nothing held", {**whole, "consistency": whole["seal_inclusion"]})
     for at in range(len(whole["seal_inclusion"])):

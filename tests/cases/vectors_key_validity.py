@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from cases.ledgers import DAEMON, ORIGIN
-from cases.vectors_case import BANK, STRANGER, TRUST, Vector, b64, encode, history_vector, to_document
+from cases.vectors_case import BANK, STRANGER, Vector, b64, encode, evidence_vector, history_vector, to_document
 from cases.vectors_forged import ME, Forge, base, key_payload, ledger_payload
-from cases.vectors_pruned import bundle_of, first_payload, pruning
-from cases.vectors_zips import unzipped, vector, zipped
+from cases.vectors_pruned import first_payload, pruning
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import DAY_MS
@@ -22,7 +21,7 @@ def terms() -> Iterator[Vector]:
 
 
 def in_any_order() -> Iterator[Vector]:
-    """Yield histories and bundles whose chains stand in any order, and come to the same in each."""
+    """Yield files whose chains are in any order, and come to the same in each."""
     retired = key_payload(STRANGER.public_key, retired=True)
     for name, want, steps in (
         # The key that vouches for the stranger's is of that millisecond too; whoever takes it last may not take the
@@ -48,17 +47,18 @@ def in_any_order() -> Iterator[Vector]:
 
 
 def ordered(name: str, want: str, forge: Forge) -> Iterator[Vector]:
-    """Yield the history of each chain with the others in two orders, and the bundle of each."""
+    """Yield the history of each chain with the others in two orders, as a history and as evidence."""
     for asked in forge.chains:
         document = to_document(forge.proof(asked))
-        first, *others = document["chains"]
+        first, *others = document["histories"]
         others = [chain for chain in others if chain["public_name"]]
         under = {"public_name": first["public_name"]} if first["public_name"] else {"tag": b64(asked)}
         for order, chains in (("", others), (", backwards", others[::-1])):
-            made = {**document, "chains": [first, *chains]}
+            made = {**document, "histories": [first, *chains]}
             whole = f"terms: {name}: {first['public_name'] or 'the person'}{order}"
-            yield history_vector(whole, want, made, **under)
-            yield vector(whole, want, bundle_of(made), **TRUST)
+            history = history_vector(whole, want, made, **under)
+            yield history
+            yield evidence_vector(whole, want, history.content)
 
 
 def news() -> Iterator[Vector]:
@@ -100,18 +100,16 @@ def grown(name: str, want: str, asked: bytes | str, change: Callable[[Forge], An
     forge.add("participant/bank", EntryKind.PARTICIPANT, DAEMON)
     document = to_document(forge.proof(tag))
     for made in (before, document):
-        made["chains"] = [chain for at, chain in enumerate(made["chains"]) if not at or chain["public_name"]]
-    chain = document["chains"][0]
-    held = before["chains"][0]["count"]
+        made["histories"] = [chain for at, chain in enumerate(made["histories"]) if not at or chain["public_name"]]
+    chain = document["histories"][0]
+    held = before["histories"][0]["count"]
     chain.update(first_seq=held + 1, entries=chain["entries"][held:])
     under = {"public_name": asked} if isinstance(asked, str) else {"tag": b64(tag)}
     return history_vector(f"news {name}", want, document, before=[b64(encode(before))], **under)
 
 
 def nobodys() -> Vector:
-    """Return a bundle that says it is made of the chain of an empty tag: that is no chain, and not there."""
+    """Return evidence of the chain of an empty tag."""
     document = to_document(base().proof(codec.public_tag("ledger")))
-    parts = unzipped(bundle_of({**document, "chains": document["chains"][:1]}))
-    tag = codec.public_tag("ledger").hex().encode()
-    parts["scope.json"] = parts["scope.json"].replace(tag, b"")
-    return vector("terms: of an empty tag", "proof", zipped(parts), **TRUST)
+    nobody = {**document, "scope": {"tag": ""}, "histories": document["histories"][:1]}
+    return evidence_vector("terms: of an empty tag", "malformed", nobody)

@@ -1,21 +1,29 @@
 """Pruned histories made by hand, right but for one rule: what a ledger may no longer keep, and what it says of that.
 
-Each history without a claim of its own about ``first_seq`` is a bundle too, and must come to the same there.
+Each file is verified as a history and as evidence, and must come to the same in both.
 """
 
 import base64
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cases.ledgers import DAEMON, LOG, ORIGIN, START_MS, flip
-from cases.vectors_case import BANK, CITIZEN, STRANGER, TRUST, Document, Vector, b64, history_vector, to_document
+from cases.ledgers import DAEMON, ORIGIN, START_MS, flip
+from cases.vectors_case import (
+    BANK,
+    CITIZEN,
+    STRANGER,
+    TRUST,
+    Document,
+    Vector,
+    b64,
+    evidence_vector,
+    history_vector,
+    to_document,
+)
 from cases.vectors_files import changed, dropped, with_chain, with_entries
 from cases.vectors_forged import ME, OTHER, Forge, key_payload
-from cases.vectors_zips import vector, zipped
 from consentd.core import codec
-from consentd.core.checkpoint import open_checkpoint
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import DAY_MS
 from consentd.v1 import statement_pb2 as st
@@ -93,50 +101,18 @@ def ledger(
 def shown(forge: Forge, first: int = 1, gone: tuple[int, ...] = (), chain: int = 0) -> Document:
     """Return a history file in which a chain begins at *first*, and what the entries of *gone* say is gone."""
     document = to_document(forge.proof(ME))
-    entries = document["chains"][chain]["entries"][first - 1 :]
+    entries = document["histories"][chain]["entries"][first - 1 :]
     for seq in gone:
         entries[seq - first] = {**entries[seq - first], "opening": None}
-    return with_chain(document, chain, {**document["chains"][chain], "first_seq": first, "entries": entries})
-
-
-def bundle_of(document: Document) -> bytes:
-    """Return the bundle of the chain that a history file is about."""
-
-    def plain(value: str) -> str:
-        return base64.b64decode(value).hex()
-
-    def line(fields: dict[str, Any]) -> bytes:
-        return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
-
-    checkpoint = base64.b64decode(document["checkpoint"])
-    point, _ = open_checkpoint(checkpoint, ORIGIN, LOG.verifier)
-    lines = []
-    for chain in document["chains"]:
-        lines.append({
-            "tag": plain(chain["tag"]), "public_name": chain["public_name"], "count": chain["count"],
-            "head": plain(chain["head"]), "map_proof": plain(chain["map_proof"]), "entries": len(chain["entries"]),
-        })  # fmt: skip
-        for entry in chain["entries"]:
-            opening = entry["opening"] and plain(entry["opening"]["salt"]) + plain(entry["opening"]["statement"])
-            lines.append({"index": 0, "leaf": plain(entry["leaf"]), "opening": opening})
-    scope = {"format": 1, "origin": ORIGIN, "size": point.size, "tag": plain(document["chains"][0]["tag"])}
-    inclusion = [plain(one) for one in document["seal_inclusion"]]
-    return zipped({
-        "checkpoint": checkpoint,
-        "scope.json": line(scope),
-        "seal.json": line({"leaf": plain(document["seal"]), "inclusion": inclusion}),
-        "chains.jsonl": b"".join(map(line, lines)),
-        "entries.jsonl": b"",
-    })  # fmt: skip
+    return with_chain(document, chain, {**document["histories"][chain], "first_seq": first, "entries": entries})
 
 
 def both(name: str, want: str, document: Document, told: str = "", **under: Any) -> Iterator[Vector]:
-    """Yield a history, and the bundle of it. *told*: what the bundle wants, if not the same."""
-    asked = {"tag": document["chains"][0]["tag"]} if "public_name" not in under else {}
-    yield history_vector(f"pruned: {name}", want, document, **asked, **under)
-    chain = document["chains"][0]
-    if chain["first_seq"] == chain["count"] - len(chain["entries"]) + 1:
-        yield vector(f"pruned: {name}", told or want, bundle_of(document), **TRUST)
+    """Yield a file as a history and as evidence. *told*: what a check of evidence wants, if not the same."""
+    asked = {"tag": document["histories"][0]["tag"]} if "public_name" not in under else {}
+    history = history_vector(f"pruned: {name}", want, document, **asked, **under)
+    yield history
+    yield evidence_vector(f"pruned: {name}", told or want, history.content)
 
 
 def pruned() -> Iterator[Vector]:
@@ -253,21 +229,21 @@ def cut() -> Iterator[Vector]:
         want = "signature" if first == 3 else "ok" if first <= OLD else "proof"
         yield from both(f"begins at {first}", want, shown(forge, first))
     document = shown(forge, OLD, (OLD,))
-    chain = document["chains"][0]
+    chain = document["histories"][0]
     for first in (0, 1, 2, OLD - 1, OLD + 1, ALL, ALL + 1, 2**53 - 1):
         claimed = with_chain(document, 0, {**chain, "first_seq": first})
         yield from both(f"begins at {OLD}, and says at {first}", "proof", claimed)
     for at in range(len(chain["entries"])):
         yield from both(f"without entry {at}", "proof", dropped(document, 0, at))
         yield from both(f"without entry {at}, count too", "proof", dropped(document, 0, at, count=-1))
-        late = {**dropped(document, 0, at)["chains"][0], "first_seq": OLD + 1}
+        late = {**dropped(document, 0, at)["histories"][0], "first_seq": OLD + 1}
         yield from both(f"without entry {at}, first_seq too", "proof", with_chain(document, 0, late))
         twice = with_entries(document, 0, [*chain["entries"][: at + 1], *chain["entries"][at:]])
         yield from both(f"entry {at} twice", "proof", twice)
-    old = whole["chains"][0]["entries"]
+    old = whole["histories"][0]["entries"]
     for seq in range(1, OLD):
         beside = with_entries(document, 0, [old[seq - 1], *chain["entries"]])
-        early = with_chain(beside, 0, {**beside["chains"][0], "first_seq": OLD - 1})
+        early = with_chain(beside, 0, {**beside["histories"][0], "first_seq": OLD - 1})
         yield from both(f"entry {seq} before it", "ok" if seq == OLD - 1 else "proof", early)
         instead = with_entries(document, 0, [old[seq - 1], *chain["entries"][1:]])
         yield from both(f"entry {seq} in place of the first", "proof", instead)
@@ -275,12 +251,12 @@ def cut() -> Iterator[Vector]:
     yield from both("no entry at all", "proof", none)
     other = ledger(pruning(), old=lambda forge: forge.add(OTHER, EntryKind.ENROL, DAEMON))
     cut_short = shown(other, OLD, (OLD,))
-    stranger = cut_short["chains"][-1]["entries"][0]
-    person = {**cut_short, "chains": cut_short["chains"][:-1]}
+    stranger = cut_short["histories"][-1]["entries"][0]
+    person = {**cut_short, "histories": cut_short["histories"][:-1]}
     yield from both("another person beside", "ok", person)
-    foreign = with_entries(person, 0, [stranger, *person["chains"][0]["entries"][1:]])
+    foreign = with_entries(person, 0, [stranger, *person["histories"][0]["entries"][1:]])
     yield from both("another's entry first", "proof", foreign)
-    sealed = changed(document, ("chains", 0, "entries", 0, "leaf"), base64.b64decode(document["seal"]))
+    sealed = changed(document, ("histories", 0, "entries", 0, "leaf"), base64.b64decode(document["seal"]))
     yield from both("a seal first", "proof", sealed)
     leaf = base64.b64decode(chain["entries"][0]["leaf"])
     for name, want, other_leaf in (
@@ -288,7 +264,7 @@ def cut() -> Iterator[Vector]:
         ("kind 255", "malformed", b"\1\xff" + leaf[2:]), ("no prev", "malformed", leaf[:50] + bytes(32) + leaf[82:]),
         ("another prev", "proof", flip(50)(leaf)), ("another time", "proof", flip(9)(leaf)),
     ):  # fmt: skip
-        first = changed(document, ("chains", 0, "entries", 0, "leaf"), other_leaf)
+        first = changed(document, ("histories", 0, "entries", 0, "leaf"), other_leaf)
         yield from both(f"first entry with {name}", want, first)
 
     def changing(at: int, **fields: Any) -> Forge:
@@ -357,31 +333,31 @@ def public_chains() -> Iterator[Vector]:
     """Yield public chains from which something is missing: none may."""
     forge = ledger(pruning())
     document = shown(forge)
-    for place, chain in enumerate(document["chains"][1:], 1):
+    for place, chain in enumerate(document["histories"][1:], 1):
         name = chain["public_name"]
         for first in range(2, chain["count"] + 2):
             yield from both(f"{name} begins at {first}", "proof", shown(forge, first, chain=place))
         for seq in range(1, chain["count"] + 1):
             yield from both(f"{name} with tombstone {seq}", "proof", shown(forge, gone=(seq,), chain=place))
-        others = [other for other in document["chains"] if other["public_name"] not in ("", name)]
-        first = {**document, "chains": [chain, *others]}
+        others = [other for other in document["histories"] if other["public_name"] not in ("", name)]
+        first = {**document, "histories": [chain, *others]}
         asked = {"public_name": name}
         yield history_vector(f"pruned: {name} asked for", "ok", first, **asked)
         late = {**chain, "first_seq": 2, "entries": chain["entries"][1:]}
         yield history_vector(f"pruned: {name} asked for, from 2 on", "proof", with_chain(first, 0, late), **asked)
-        gone = changed(first, ("chains", 0, "entries", 0, "opening"), None)
+        gone = changed(first, ("histories", 0, "entries", 0, "opening"), None)
         yield history_vector(f"pruned: {name} asked for, with a tombstone", "proof", gone, **asked)
     beyond = shown(ledger(pruning(STATED_MS)))
-    _, own, bank = beyond["chains"]
-    alone = {**beyond, "chains": [own, bank]}
+    _, own, bank = beyond["histories"]
+    alone = {**beyond, "histories": [own, bank]}
     yield history_vector("pruned: ledger asked for, beyond the policy", "proof", alone, public_name="ledger")
-    asked = {**beyond, "chains": [bank, own]}
+    asked = {**beyond, "histories": [bank, own]}
     yield from both("beyond the policy, beside a public chain", "proof", asked, public_name="participant/bank")
     absent = to_document(ledger(pruning()).proof(OTHER))
-    absent["chains"] = [chain for chain in absent["chains"] if chain["tag"] != b64(ME)]
+    absent["histories"] = [chain for chain in absent["histories"] if chain["tag"] != b64(ME)]
     yield from both("absent", "ok", absent)
     for first in (0, 2):
-        claimed = with_chain(absent, 0, {**absent["chains"][0], "first_seq": first})
+        claimed = with_chain(absent, 0, {**absent["histories"][0], "first_seq": first})
         yield from both(f"absent, from {first} on", "proof", claimed)
 
 
@@ -392,16 +368,16 @@ def signers() -> Iterator[Vector]:
     yield from both("own key missing, which signs later", "signature", shown(late, OLD, (OLD,)))
     yield from both("own key there, which signs later", "ok", shown(late, 2))
     document = shown(forge, OLD, (OLD,))
-    without = {**document, "chains": [chain for chain in document["chains"] if chain["public_name"] != "ledger"]}
+    without = {**document, "histories": [chain for chain in document["histories"] if chain["public_name"] != "ledger"]}
     yield from both("without the chain that states it", "proof", without)
-    order = {**document, "chains": [*document["chains"][:1], *reversed(document["chains"][1:])]}
+    order = {**document, "histories": [*document["histories"][:1], *reversed(document["histories"][1:])]}
     yield from both("the chain that states it last", "ok", order)
-    twice = {**document, "chains": [*document["chains"], document["chains"][1]]}
+    twice = {**document, "histories": [*document["histories"], document["histories"][1]]}
     yield from both("the chain that states it twice", "proof", twice)
-    renamed = with_chain(document, 1, {**document["chains"][1], "public_name": "ledger/x"})
+    renamed = with_chain(document, 1, {**document["histories"][1], "public_name": "ledger/x"})
     yield from both("the chain that states it by another name", "proof", renamed)
     older = shown(ledger(), OLD, (OLD,))
-    swapped = with_chain(document, 1, older["chains"][1])
+    swapped = with_chain(document, 1, older["histories"][1])
     yield from both("the chain that states it of another tree", "proof", swapped)
 
 

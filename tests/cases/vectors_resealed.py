@@ -1,18 +1,24 @@
-"""Bundles of a ledger that signs what is wrong: a seal with a bit changed, a rule broken, the tree made to fit."""
+"""Evidence of a ledger that signs what is wrong: a seal with a bit changed, a rule broken, the tree made to fit."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from cases.audits import DAEMON, LOG, ORIGIN, Forge
 from cases.ledgers import flip
-from cases.vectors_case import BANK, STRANGER, Vector
+from cases.vectors_case import BANK, STRANGER, Document, Vector, b64, evidence_vector
 from cases.vectors_seals import seal_verdict
-from cases.vectors_zips import VKEY, Parts, unzipped, vector, zipped
-from consentd.core import bucketed, checkpoint, codec, ed25519, merkle, tiles
+from consentd.core import bucketed, checkpoint, codec, ed25519, merkle, note, tiles
+from consentd.core.evidence import FORMAT
 from consentd.core.kinds import EntryKind
 from consentd.v1 import statement_pb2 as st
+
+PINS = {"origin": ORIGIN, "log_key": note.format_vkey(LOG.verifier)}
+
+
+def vector(name: str, want: str, document: Any, **under: Any) -> Vector:
+    """Return a vector of evidence of the ledger that ``cases.audits`` makes."""
+    return evidence_vector(name, want, document, **{**PINS, **under})
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,45 +27,44 @@ class Grown:
 
     leaves: list[bytes]
 
-    def under(self, parts: Parts) -> bytes:
-        """Return a bundle in which all is proven under this tree, whatever its leaves say."""
+    def under(self, document: Document) -> Document:
+        """Return evidence in which all is proven under this tree, whatever its leaves say."""
         edge, stored = tiles.Edge().append([merkle.leaf_hash(leaf) for leaf in self.leaves])
         size = len(self.leaves)
 
         def inclusion(index: int) -> list[str]:
-            return [one.hex() for one in tiles.prove_inclusion(index, size, stored)]
+            return [b64(one) for one in tiles.prove_inclusion(index, size, stored)]
 
-        singles = []
-        for line in _lines(parts["entries.jsonl"]):
-            index = line["index"]
-            singles.append({**line, "leaf": self.leaves[index].hex(), "inclusion": inclusion(index)})
-        (scope,) = _lines(parts["scope.json"])
-        return zipped({
-            **parts,
-            "checkpoint": checkpoint.sign_checkpoint(checkpoint.Checkpoint(ORIGIN, size, edge.root()), [LOG]),
-            "scope.json": _joined([{**scope, "size": size}]),
-            "seal.json": _joined([{"leaf": self.leaves[-1].hex(), "inclusion": inclusion(size - 1)}]),
-            "entries.jsonl": _joined(singles),
-        })  # fmt: skip
+        signed = checkpoint.sign_checkpoint(checkpoint.Checkpoint(ORIGIN, size, edge.root()), [LOG])
+        return {
+            "format": FORMAT, "consistency": [], "keys": [], "policy": "", **document,
+            "checkpoint": b64(signed),
+            "seal": b64(self.leaves[-1]),
+            "seal_inclusion": inclusion(size - 1),
+            "entries": [
+                {**one, "leaf": b64(self.leaves[one["index"]]), "inclusion": inclusion(one["index"])}
+                for one in document["entries"]
+            ],
+        }  # fmt: skip
 
 
-def resealed(leaves: list[bytes], bundles: Mapping[str, bytes]) -> Iterator[Vector]:
-    """Yield bundles whose last seal, or one between, has a bit changed, the tree made to fit and signed by the log."""
+def resealed(leaves: list[bytes], files: Mapping[str, Document]) -> Iterator[Vector]:
+    """Yield evidence whose last seal, or one between, has a bit changed, the tree made to fit and signed by the log."""
     latest_ms = int.from_bytes(leaves[-2][2:10])
     for name in ("range", "person"):
-        parts = unzipped(bundles[name])
+        parts = files[name]
         yield vector(f"{name} signed anew", "ok", Grown(leaves).under(parts))
         for at in range(90):
             flipped = flip(at, 1 << at % 8)(leaves[-1])
             want = seal_verdict(at, flipped, latest_ms)
             content = Grown([*leaves[:-1], flipped]).under(parts)
-            # A time before the last entry may still be later than all that this bundle shows.
+            # A time before the last entry may still be later than all that this file shows.
             is_open = want == "proof" and at < 10
             yield vector(f"seal of {name} with a bit of byte {at} changed", "any" if is_open else want, content)
         for size in (0, 1, 89, 91, 122):
             content = Grown([*leaves[:-1], leaves[-1][:size].ljust(size, b"\0")]).under(parts)
             yield vector(f"seal of {name} of {size} bytes", "malformed", content)
-    parts = unzipped(bundles["range"])
+    parts = files["range"]
     before_ms, after_ms = (int.from_bytes(leaves[index][2:10]) for index in (9, 11))
     for at in range(90):
         flipped = flip(at, 1 << at % 8)(leaves[10])
@@ -73,14 +78,15 @@ def resealed(leaves: list[bytes], bundles: Mapping[str, bytes]) -> Iterator[Vect
         yield vector(f"seal within range with a bit of byte {at} changed", want, content)
 
 
-def forged_bundles() -> Iterator[Vector]:
-    """Yield bundles of ledgers in which one rule is broken, and all that signs and commits fits."""
+def forged_evidence() -> Iterator[Vector]:
+    """Yield evidence of ledgers in which one rule is broken, and all that signs and commits fits."""
     bank, ledger, other = (codec.public_tag(name) for name in ("participant/bank", "ledger", "ledger/x"))
     nobody: Mapping[str, Any] = {"key": STRANGER}
     key = st.KeyStatement(key=STRANGER.public_key)
     later = key.SerializeToString() + b"\x78\x01"
-    moved = st.LedgerStatement(origin="ledger.example/other", verifier_keys=[VKEY], statement_key=DAEMON.public_key)
-    second = st.LedgerStatement(origin=ORIGIN, verifier_keys=[VKEY], statement_key=STRANGER.public_key)
+    vkeys = [PINS["log_key"]]
+    moved = st.LedgerStatement(origin="ledger.example/other", verifier_keys=vkeys, statement_key=DAEMON.public_key)
+    second = st.LedgerStatement(origin=ORIGIN, verifier_keys=vkeys, statement_key=STRANGER.public_key)
     unread = second.SerializeToString() + b"\x78\x01"
     serve, access = Step(EntryKind.SERVED), Step(EntryKind.ACCESS)
     gone = Step(EntryKind.KEY, st.KeyStatement(key=DAEMON.public_key, retired=True), ledger)
@@ -128,7 +134,7 @@ class Step:
 
 
 def forged(name: str, want: str, *steps: Step) -> Vector:
-    """Return the bundle of a ledger whose last entries are these, with all chains that have to do with keys."""
+    """Return evidence of a ledger whose last entries are these, with all chains that have to do with keys."""
     forge = Forge(map_bits=4)
     forge.begin()
     person = forge.enrol(1)
@@ -138,37 +144,27 @@ def forged(name: str, want: str, *steps: Step) -> Vector:
         forge.add(step.kind, step.tag or person, step.message, key=step.key)
     last = forge.size - 1
     forge.seal()
-    chains = {"ledger": codec.public_tag("ledger"), "participant/bank": bank}
     elsewhere = codec.public_tag("ledger/x")
-    if elsewhere in forge.heads:
-        chains["ledger/x"] = elsewhere
+    chains = {"ledger/x": elsewhere} if elsewhere in forge.heads else {}
+    chains |= {"ledger": codec.public_tag("ledger"), "participant/bank": bank}
     top, buckets = forge._top, forge._buckets
-    written = []
+    histories = []
     for public_name, tag in chains.items():
         _, proof = bucketed.prove(codec.map_key(tag), buckets[bucketed.bucket_of(codec.map_key(tag), 4)], top)
         count, head = forge.heads[tag]
-        entries = [(at, leaf) for at, leaf in enumerate(forge.leaves) if leaf[1] and leaf[10:42] == tag]
-        written.append({
-            "tag": tag.hex(), "public_name": public_name, "count": count, "head": head.hex(),
-            "map_proof": proof.hex(), "entries": len(entries),
+        entries = [at for at, leaf in enumerate(forge.leaves) if leaf[1] and leaf[10:42] == tag]
+        histories.append({
+            "tag": b64(tag), "public_name": public_name, "count": count, "head": b64(head), "map_proof": b64(proof),
+            "first_seq": 1, "entries": [_entry(forge, at) for at in entries],
         })  # fmt: skip
-        written += [_entry(forge, at) for at, _ in entries]
-    asked = {"tag": chains["ledger/x"].hex()} if "ledger/x" in chains else {"first": last, "last": last}
-    return vector(f"forged bundle: {name}", want, Grown(forge.leaves).under({
-        "scope.json": _joined([{"format": 1, "origin": ORIGIN, "size": 0, **asked}]),
-        "chains.jsonl": _joined(written),
-        "entries.jsonl": _joined([{**_entry(forge, last), "inclusion": []}]),
+    return vector(f"forged evidence: {name}", want, Grown(forge.leaves).under({
+        "scope": {"tag": b64(elsewhere)} if "ledger/x" in chains else {"first": last, "last": last},
+        "histories": histories,
+        "entries": [{"index": last, **_entry(forge, last), "inclusion": []}],
     }))  # fmt: skip
 
 
 def _entry(forge: Forge, at: int) -> dict[str, Any]:
     opening = forge.openings[at]
-    return {"index": at, "leaf": forge.leaves[at].hex(), "opening": None if opening is None else opening.hex()}
-
-
-def _lines(part: bytes) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in part.splitlines()]
-
-
-def _joined(lines: list[dict[str, Any]]) -> bytes:
-    return b"".join(json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in lines)
+    opened = None if opening is None else {"salt": b64(opening[:32]), "statement": b64(opening[32:])}
+    return {"leaf": b64(forge.leaves[at]), "opening": opened}

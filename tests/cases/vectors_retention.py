@@ -1,4 +1,4 @@
-"""Histories of a ledger that the real sequencer wrote and that was pruned, and all that can be done to them; a bundle.
+"""Histories of a ledger that the real sequencer wrote and that was pruned, and all that can be done to them.
 
 Who holds something from before the pruning is sent what comes after the gap.
 """
@@ -9,20 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cases.audits import DAEMON, LOG, ORIGIN, Forge, PrunedPlace, PrunedSource
+from cases.audits import DAEMON, ORIGIN, Forge, PrunedPlace, PrunedSource
 from cases.ledgers import LOG as CASE_LOG
 from cases.ledgers import ORIGIN as CASE_ORIGIN
 from cases.ledgers import Person
 from cases.pruned_ledgers import MONTH_DAYS, PruningCase
-from cases.vectors_bundles import changed_fields, changed_files, changed_lines
-from cases.vectors_case import TRUST, Document, Vector, b64, encode, history_vector, to_document
+from cases.vectors_case import Document, Vector, b64, encode, evidence_vector, history_vector, to_document
+from cases.vectors_evidence import changed_lists, changed_values, make_document, other_spellings
 from cases.vectors_files import changed, dropped, with_chain
 from cases.vectors_histories import sweep
-from cases.vectors_pruned import bundle_of
-from cases.vectors_resealed import Grown
-from cases.vectors_zips import VKEY, unzipped, vector
-from consentd.audit.bundle import Scope, make_bundle
+from cases.vectors_resealed import PINS, Grown, vector
 from consentd.core import checkpoint, codec
+from consentd.core.evidence import Scope
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import DAY_MS, Pruned
 from consentd.ledger import reads
@@ -30,14 +28,14 @@ from consentd.v1 import statement_pb2 as st
 
 
 def retained() -> Iterator[Vector]:
-    """Yield histories of a pruned ledger, what is sent to who held some of it, and a bundle."""
+    """Yield histories of a pruned ledger, what is sent to who held some of it, and evidence."""
     with TemporaryDirectory() as directory:
         case = PruningCase(Path(directory))
         try:
             yield from pruned_histories(case)
         finally:
             case.close()
-    yield from pruned_bundles()
+    yield from pruned_evidence()
 
 
 def document_of(
@@ -47,7 +45,7 @@ def document_of(
     held, count = None, 0
     if before is not None:
         held, _ = checkpoint.open_checkpoint(base64.b64decode(before["checkpoint"]), CASE_ORIGIN, CASE_LOG.verifier)
-        count = before["chains"][0]["count"] if known is None else known
+        count = before["histories"][0]["count"] if known is None else known
     first = max(count + 1, reads.first_after_gaps(case.store, person.tag))
     return to_document(case.history(person.tag, "ledger", held=held, known=first - 1))
 
@@ -79,12 +77,12 @@ def pruned_histories(case: PruningCase) -> Iterator[Vector]:
     case.prune()
     case.seal()
     whole = document_of(case, person)
-    assert (whole["chains"][0]["first_seq"], whole["chains"][0]["count"]) == (8, 10)
+    assert (whole["histories"][0]["first_seq"], whole["histories"][0]["count"]) == (8, 10)
     asked = {"tag": b64(person.tag)}
     yield history_vector("retention: what is kept", "ok", whole, **asked)
     yield history_vector("retention: of another", "ok", document_of(case, other), tag=b64(other.tag))
     yield history_vector("retention: whole, before it was pruned", "ok", unpruned, **asked)
-    yield vector("retention: what is kept", "ok", bundle_of(whole), **TRUST)
+    yield evidence_vector("retention: what is kept", "ok", whole)
     for when, before in (("early", early), ("middle", middle), ("unpruned", unpruned), ("kept", whole)):
         under = {**asked, "before": [b64(encode(before))]}
         news = document_of(case, person, before)
@@ -110,14 +108,14 @@ def pruned_histories(case: PruningCase) -> Iterator[Vector]:
 
 def changed_news(name: str, document: Document, **under: object) -> Iterator[Vector]:
     """Yield what is sent with an entry or an opening missing, and with other numbers than are right."""
-    chain = document["chains"][0]
+    chain = document["histories"][0]
     for at, entry in enumerate(chain["entries"]):
         yield history_vector(f"{name}, without entry {at}", "proof", dropped(document, 0, at), **under)
-        later = {**dropped(document, 0, at)["chains"][0], "first_seq": chain["first_seq"] + 1}
+        later = {**dropped(document, 0, at)["histories"][0], "first_seq": chain["first_seq"] + 1}
         begun_later = with_chain(document, 0, later)
         yield history_vector(f"{name}, without entry {at}, first_seq too", "any", begun_later, **under)
         if entry["opening"] is not None:
-            gone = changed(document, ("chains", 0, "entries", at, "opening"), None)
+            gone = changed(document, ("histories", 0, "entries", at, "opening"), None)
             yield history_vector(f"{name}, tombstone {at}", "any", gone, **under)
     for count in {0, chain["count"] - 1, chain["count"] + 1}:
         yield history_vector(f"{name}, count {count}", "", with_chain(document, 0, {**chain, "count": count}), **under)
@@ -129,23 +127,23 @@ def changed_news(name: str, document: Document, **under: object) -> Iterator[Vec
         yield history_vector(f"{name}, no entries", "proof", with_chain(document, 0, none), **under)
 
 
-# -- bundles ----------------------------------------------------------------------------------------------------
+# -- made as auditors make it -----------------------------------------------------------------------------------
 
 
-def pruned_bundles() -> Iterator[Vector]:
-    """Yield bundles of a person whose chain is pruned, made as auditors make them, and what was done to one."""
+def pruned_evidence() -> Iterator[Vector]:
+    """Yield evidence of a person whose chain is pruned, made as auditors make it, and what was done to one file."""
     with TemporaryDirectory() as directory:
         forge, made = make_pruned(Path(directory))
-    for name, content in made.items():
-        yield vector(f"pruned bundle: {name}", "ok", content)
-    parts = unzipped(made["a person"])
-    yield from changed_fields("a pruned person", parts, "ok")
-    yield from changed_lines("a pruned person", parts, "ok")
-    yield from changed_files("a pruned person", parts, "ok")
-    for file in ("scope.json", "chains.jsonl"):
-        for name, content in made.items():
-            mixed = {**parts, file: unzipped(content)[file]}
-            yield vector(f"{file} of {name} in a pruned person", "any", Grown(forge.leaves).under(mixed))
+    for name, document in made.items():
+        yield vector(f"pruned evidence: {name}", "ok", document)
+    person = made["a person"]
+    yield from changed_values("a pruned person", person, "ok")
+    yield from changed_lists("a pruned person", person)
+    yield from other_spellings("a pruned person", person, "ok")
+    for part in ("scope", "histories"):
+        for name, other in made.items():
+            mixed = {**person, part: other[part]}
+            yield vector(f"{part} of {name} in a pruned person", "any", Grown(forge.leaves).under(mixed))
 
 
 @dataclass(frozen=True)
@@ -161,12 +159,12 @@ class Stating:
         return source
 
 
-def make_pruned(directory: Path) -> tuple[Forge, dict[str, bytes]]:
-    """Make a ledger with a person who has two entries before kept_from, and two since; return bundles of it."""
+def make_pruned(directory: Path) -> tuple[Forge, dict[str, Document]]:
+    """Make a ledger with a person who has two entries before kept_from, and two since; return evidence of it."""
     forge = Forge(map_bits=4)
     ledger = codec.public_tag("ledger")
     begun = st.LedgerStatement(
-        origin=ORIGIN, verifier_keys=[VKEY], statement_key=DAEMON.public_key, map_bits=4, retention_days=MONTH_DAYS
+        origin=ORIGIN, verifier_keys=[PINS["log_key"]], statement_key=DAEMON.public_key, map_bits=4, retention_days=MONTH_DAYS
     )
     forge.add(EntryKind.LEDGER, ledger, begun)
     for name in ("hospital", "bank"):
@@ -190,11 +188,8 @@ def make_pruned(directory: Path) -> tuple[Forge, dict[str, bytes]]:
     kept = Stating(PrunedPlace(forge, place, start), Pruned(kept_from_ms, start))
     scopes = {"a person": Scope(tag=person), "a participant": Scope(participant="bank"),
               "a range": Scope(first=start, last=forge.size - 1), "the ledger": Scope(tag=ledger)}  # fmt: skip
-    bundles, path = {}, directory / "bundle.zip"
-    for name, scope in scopes.items():
-        make_bundle(kept, path, scope, origin=ORIGIN, log_verifier=LOG.verifier, vkey=VKEY)
-        bundles[name] = path.read_bytes()
+    path = directory / "evidence.json"
+    made = {name: make_document(kept, path, scope) for name, scope in scopes.items()}
     # A copy of before, in which only statements are gone.
-    make_bundle(place, path, Scope(tag=person), origin=ORIGIN, log_verifier=LOG.verifier, vkey=VKEY)
-    bundles["a person of whom only a statement is gone"] = path.read_bytes()
-    return forge, bundles
+    made["a person of whom only a statement is gone"] = make_document(place, path, Scope(tag=person))
+    return forge, made

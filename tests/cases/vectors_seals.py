@@ -83,7 +83,7 @@ def other_chains(vector: Callable[..., Vector]) -> Iterator[Vector]:
         whole = codec.chain_hash(forge.chains[OTHER][-1].leaf)
         forge.heads[OTHER] = (count, whole if head is None else head)
         document = to_document(forge.proof(ME))
-        document["chains"] = [chain for chain in document["chains"] if chain["tag"] != b64(OTHER)]
+        document["histories"] = [chain for chain in document["histories"] if chain["tag"] != b64(OTHER)]
         yield history_vector(
             f"forged: map: of another person {name}, which a history does not show", "ok", document, tag=b64(ME)
         )

@@ -12,8 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cases.ledgers import LedgerCase
-from cases.vectors_bundles import bundles
 from cases.vectors_case import Vector, b64, read_evidence, verdict
+from cases.vectors_evidence import evidence
 from cases.vectors_forged import forgeries
 from cases.vectors_histories import histories
 from cases.vectors_key_validity import terms
@@ -24,13 +24,13 @@ from cases.vectors_retention import retained
 from cases.vectors_seals import seals
 
 
-def verify_key_changes(vector: Vector) -> Vector:
+def with_verdict(vector: Vector) -> Vector:
     """Return a vector with what our own verifier says of it, which is what it wants, where it is asked."""
     said = verdict(vector)
     refused = said not in ("ok", "untold")
     assert vector.want in (said, "any") or (not vector.want and refused), f"{vector}: {said}"
     under = vector.under
-    if vector.kind in ("history", "bundle") and not refused:
+    if vector.kind in ("history", "evidence") and not refused:
         under = {**under, "reads": read_evidence(vector)}
     return replace(vector, want=said, under=under)
 
@@ -44,8 +44,8 @@ def write_vectors(directory: Path) -> list[Vector]:
         finally:
             case.close()
     vectors += [*forgeries(), *seals(), *pruned(), *retained(), *terms()]
-    vectors += [*notes(), *signatures(), *payloads(), *policies(), *bundles()]
-    settled = [verify_key_changes(vector) for vector in vectors]
+    vectors += [*notes(), *signatures(), *payloads(), *policies(), *evidence()]
+    settled = [with_verdict(vector) for vector in vectors]
     with (directory / "vectors.jsonl").open("w") as file:
         for vector in settled:
             line = {

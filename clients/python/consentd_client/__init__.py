@@ -33,7 +33,7 @@ from consentd_client.base import new_request_id
 from consentd_client.client import Client
 from consentd_client.consents import GrantAnswer
 from consentd_client.entries import Entry, History
-from consentd_client.history_file import format_history, open_history, parse_history
+from consentd_client.evidence import open_history
 from consentd_client.memory import FileMemory, Memory, RamMemory, RememberedEntry, RememberedHistory
 from consentd_client.policy import CheckAnswer
 from consentd_client.receipts import Receipt, verify_receipt
@@ -77,10 +77,8 @@ __all__ = [
     "TransferOutcome",
     "Trust",
     "consent_pb2",
-    "format_history",
     "new_request_id",
     "open_history",
-    "parse_history",
     "pin",
     "statement_pb2",
     "verify_receipt",

@@ -1,4 +1,4 @@
-"""History files: what a daemon shows is saved, and verified from the file alone; and what such a file must not be."""
+"""Saved histories: what a daemon shows is saved as evidence, and verified from the file alone."""
 
 import io
 import json
@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as some
 
 from cases.daemons import Running, make_running
 from cases.ledgers import LOG, ORIGIN, START_MS, LedgerCase
@@ -20,9 +18,11 @@ from cases.vectors_case import BANK, CITIZEN
 from cases.vectors_notes import WITNESS
 from consentd import cli
 from consentd.core import codec, note, quorum
+from consentd.core.evidence import Evidence, Scope, SingleEntry, format_evidence, parse_evidence
 from consentd.core.history import ChainProof, HistoryEntry, HistoryProof
-from consentd.errors import MalformedError, ProofError, SignatureError
+from consentd.errors import ProofError, SignatureError, VerificationError
 from consentd.server.keys import read_keys
+from consentd.statements.evidence import verify_evidence
 from consentd_client import (
     Client,
     FileMemory,
@@ -30,10 +30,8 @@ from consentd_client import (
     RamMemory,
     Subject,
     Trust,
-    format_history,
-    history_file,
+    evidence,
     open_history,
-    parse_history,
     pin,
     verify_receipt,
 )
@@ -58,60 +56,18 @@ def proof(tmp_path_factory: pytest.TempPathFactory) -> HistoryProof:
         case.close()
 
 
+def to_file(proof: HistoryProof) -> bytes:
+    """Return a proof as evidence of its first chain."""
+    return format_evidence(Evidence(scope=Scope(tag=proof.chains[0].tag), proof=proof))
+
+
+def parse_proof(content: bytes) -> HistoryProof:
+    return parse_evidence(content).proof
+
+
 @pytest.fixture(scope="module")
 def content(proof: HistoryProof) -> bytes:
-    return format_history(proof)
-
-
-# -- the format -------------------------------------------------------------------------------------------------
-
-
-def test_a_file_reads_as_it_was_written(proof: HistoryProof, content: bytes) -> None:
-    assert parse_history(content) == proof
-    assert format_history(parse_history(content)) == content
-    assert list(json.loads(content)) == ["format", "checkpoint", "consistency", "seal", "seal_inclusion", "chains"]
-
-
-raw = some.binary(max_size=80)
-entries = some.builds(HistoryEntry, raw, some.none() | some.tuples(raw, raw))
-chains = some.builds(
-    ChainProof,
-    tag=raw,
-    public_name=some.text(some.characters(exclude_categories=["Cs"]), max_size=20),
-    count=some.integers(0, 2**53 - 1),
-    head=raw,
-    map_proof=raw,
-    first_seq=some.integers(0, 2**53 - 1),
-    entries=some.lists(entries, max_size=3).map(tuple),
-)
-proofs = some.builds(
-    HistoryProof,
-    checkpoint=raw,
-    consistency=some.lists(raw, max_size=3).map(tuple),
-    seal=raw,
-    seal_inclusion=some.lists(raw, max_size=3).map(tuple),
-    chains=some.lists(chains, min_size=1, max_size=3).map(tuple),
-)
-
-
-@given(proofs)
-@settings(max_examples=100)
-def test_any_claims_can_be_written_and_read(proof: HistoryProof) -> None:
-    assert parse_history(format_history(proof)) == proof
-
-
-@given(some.binary() | some.text().map(str.encode) | some.recursive(
-    some.none() | some.booleans() | some.floats() | some.text() | some.sampled_from(["format", "consentd/history/v1"]),
-    lambda inner: some.lists(inner) | some.dictionaries(some.sampled_from(["format", "chains", "seal"]), inner),
-).map(lambda value: json.dumps(value).encode()))  # fmt: skip
-def test_any_other_bytes_are_malformed(content: bytes) -> None:
-    with pytest.raises(MalformedError):
-        parse_history(content)
-
-
-def test_a_file_is_of_bounded_size() -> None:
-    with pytest.raises(MalformedError, match="larger than"):
-        parse_history(bytes(history_file.MAX_SIZE + 1))
+    return to_file(proof)
 
 
 # -- offline ----------------------------------------------------------------------------------------------------
@@ -123,25 +79,34 @@ def test_a_file_proves_the_history(proof: HistoryProof, content: bytes) -> None:
     assert [entry.author for entry in found.entries][-1] == "participant/bank"
     assert found.tag == proof.chains[0].tag
     assert open_history(content, trust=PIN, tag=found.tag) == found
-    with pytest.raises(ProofError, match="another chain"):
+    with pytest.raises(ProofError):
         open_history(content, trust=PIN, tag=bytes(32))
-    with pytest.raises(ProofError, match="another chain"):
+    with pytest.raises(ProofError):
         open_history(content, trust=PIN, name="ledger")
-    with pytest.raises(ProofError, match="another origin"):
+    with pytest.raises(ProofError):
         open_history(content, trust=replace(PIN, origin="another"))
 
 
-def test_a_file_whose_name_no_text_can_hold_is_refused(content: bytes) -> None:
-    lone = content.replace(b'"public_name":""', b'"public_name":"\\ud800"', 1)
-    with pytest.raises(ProofError, match="public name is not the tag's"):
-        open_history(lone, trust=PIN)
+def test_evidence_of_something_else_is_no_history(content: bytes) -> None:
+    whole = parse_evidence(content)
+    person, ledger, _ = whole.proof.chains
+    size = codec.decode_leaf(whole.proof.seal).covers + 1
+    for scope in (Scope(tag=ledger.tag), Scope(tag=bytes(32)), Scope(participant="bank"), Scope(first=size, last=size)):
+        with pytest.raises(VerificationError):
+            open_history(format_evidence(replace(whole, scope=scope)), trust=PIN, tag=person.tag)
+    seal = SingleEntry(size - 1, HistoryEntry(whole.proof.seal, None), whole.proof.seal_inclusion)
+    authors = replace(whole.proof, chains=whole.proof.chains[1:])
+    ranged = replace(whole, scope=Scope(first=size - 1, last=size - 1), proof=authors, entries=(seal,))
+    verify_evidence(ranged, origin=ORIGIN, log_verifier=LOG.verifier)
+    with pytest.raises(ProofError):
+        open_history(format_evidence(ranged), trust=PIN)
 
 
 def test_what_is_left_out_of_a_file_is_missed(proof: HistoryProof) -> None:
     person, ledger, bank = proof.chains
 
     def opened(*chains: ChainProof) -> Any:
-        return open_history(format_history(replace(proof, chains=chains)), trust=PIN)
+        return open_history(to_file(replace(proof, chains=chains)), trust=PIN)
 
     shorter = replace(person, entries=person.entries[:-1], count=person.count - 1)
     for error, chains in (
@@ -154,10 +119,10 @@ def test_what_is_left_out_of_a_file_is_missed(proof: HistoryProof) -> None:
         with pytest.raises(error):
             opened(*chains)
     # What is sent to who holds something does not stand alone.
-    with pytest.raises(ProofError, match="no checkpoint is held"):
-        open_history(format_history(replace(proof, consistency=(bytes(32),))), trust=PIN)
+    with pytest.raises(ProofError):
+        open_history(to_file(replace(proof, consistency=(bytes(32),))), trust=PIN)
     rest = replace(person, entries=person.entries[1:], first_seq=2)
-    with pytest.raises(ProofError, match="not pruned"):
+    with pytest.raises(ProofError):
         opened(rest, ledger, bank)
 
 
@@ -165,7 +130,7 @@ def test_a_seal_that_has_not_come_yet(content: bytes) -> None:
     sealed = open_history(content, trust=PIN).seal_time_ms
     open_history(content, trust=PIN, now_ms=sealed - 60_000)
     open_history(content, trust=PIN, now_ms=sealed + 10**12)
-    with pytest.raises(ProofError, match="not come yet"):
+    with pytest.raises(ProofError):
         open_history(content, trust=PIN, now_ms=sealed - 60_001)
 
 
@@ -177,18 +142,18 @@ def test_witnesses_of_a_file(proof: HistoryProof) -> None:
 
     def opened(*lines: Any, **when: Any) -> Any:
         noted = note.format_note(text, [LOG.sign(text), *lines])
-        return open_history(format_history(replace(proof, checkpoint=noted)), trust=trust, **when)
+        return open_history(to_file(replace(proof, checkpoint=noted)), trust=trust, **when)
 
-    with pytest.raises(SignatureError, match="no quorum"):
+    with pytest.raises(SignatureError):
         opened()
     cosigned = WITNESS.cosign(text, time_s)
     opened(cosigned)  # of any age
     opened(cosigned, now_ms=(time_s + 10**6) * 1000)
     opened(cosigned, now_ms=(time_s + 300) * 1000, max_age_s=300)
-    with pytest.raises(SignatureError, match="no quorum"):
+    with pytest.raises(SignatureError):
         opened(cosigned, now_ms=(time_s + 301) * 1000, max_age_s=300)
     # One from before the seal covered something else.
-    with pytest.raises(SignatureError, match="no quorum"):
+    with pytest.raises(SignatureError):
         opened(WITNESS.cosign(text, START_MS // 1000 - 600))
 
 
@@ -300,7 +265,7 @@ def test_a_history_is_saved_and_verified_without_a_daemon(
 
 
 def open_tag(file: Path) -> str:
-    return parse_history(file.read_bytes()).chains[0].tag.hex()
+    return parse_proof(file.read_bytes()).chains[0].tag.hex()
 
 
 def test_a_public_history_is_saved(talk: Run, tmp_path: Path) -> None:
@@ -323,7 +288,7 @@ def test_a_saved_history_stands_alone_whatever_is_remembered(
     new = talk("history", named(person), *memory, "--new", "--save", file)
     assert (new.status, len(new.out.splitlines())) == (0, 1)
     assert len(talk("history", "--from", file).out.splitlines()) == 3
-    assert parse_history(file.read_bytes()).consistency == ()
+    assert parse_proof(file.read_bytes()).consistency == ()
 
 
 def test_a_file_that_does_not_continue_what_was_read_before_is_not_made(
@@ -345,7 +310,7 @@ def test_a_file_that_does_not_continue_what_was_read_before_is_not_made(
     target = f"127.0.0.1:{running.daemon.grpc_port}"
     with Changing(target, token=running.tokens["app"], trust=trust) as client:
         with pytest.raises(ProofError):
-            client.run(history_file.history_file(client.context, person))
+            client.run(evidence.save_history(client.context, person))
         assert client.asked == 2
 
 
@@ -381,7 +346,7 @@ class Pruned:
 
     def save(self, memory: RamMemory | None = None) -> tuple[History, bytes]:
         client = self.world.client(memory)
-        return client.run(history_file.history_file(client.context, self.person))
+        return client.run(evidence.save_history(client.context, self.person))
 
 
 @pytest.fixture(scope="module")
@@ -398,11 +363,11 @@ def test_a_file_of_a_pruned_history_begins_where_it_is_whole(pruned: Pruned) -> 
     assert [(entry.seq, entry.is_pruned) for entry in found.entries] == [(6, True), (7, False), (8, False), (9, False)]
     assert all(entry.is_new for entry in found.entries)
     assert found.missing == ((1, 5),)
-    assert parse_history(content).chains[0].first_seq == 6
-    assert format_history(parse_history(content)) == content
+    assert parse_proof(content).chains[0].first_seq == 6
+    assert format_evidence(parse_evidence(content)) == content
     assert open_history(content, trust=pruned.trust, tag=found.tag) == found
     client = pruned.world.client()
-    told, content = client.run(history_file.public_history_file(client.context, "ledger"))
+    told, content = client.run(evidence.save_public_history(client.context, "ledger"))
     assert [entry.seq for entry in told.entries] == [1, 2]
     assert open_history(content, trust=pruned.trust, name="ledger") == told
 
@@ -430,23 +395,23 @@ def test_what_a_memory_holds_of_before_is_not_in_the_file(pruned: Pruned) -> Non
 
 def test_a_file_of_a_pruned_history_with_less_than_is_kept(pruned: Pruned) -> None:
     _, content = pruned.save()
-    proof = parse_history(content)
+    proof = parse_proof(content)
     person, *others = proof.chains
 
     def opened(chain: ChainProof, *rest: ChainProof) -> Any:
-        return open_history(format_history(replace(proof, chains=(chain, *rest))), trust=pruned.trust)
+        return open_history(to_file(replace(proof, chains=(chain, *rest))), trust=pruned.trust)
 
     opened(person, *others)
     for first in (5, 7, 8, 10):
         with pytest.raises(ProofError):
             opened(replace(person, first_seq=first), *others)
     later = replace(person, first_seq=7, entries=person.entries[1:])
-    with pytest.raises(ProofError, match="not pruned"):
+    with pytest.raises(ProofError):
         opened(later, *others)
     gone = HistoryEntry(person.entries[1].leaf, None)
-    with pytest.raises(ProofError, match="opening is missing"):
+    with pytest.raises(ProofError):
         opened(replace(person, entries=(person.entries[0], gone, *person.entries[2:])), *others)
-    with pytest.raises(ProofError, match="not pruned"):
+    with pytest.raises(ProofError):
         opened(person, *(chain for chain in others if chain.public_name != "ledger"))
 
 
@@ -488,17 +453,17 @@ def test_the_age_of_cosignatures(talk: Run, running: Running, person: Subject, t
     assert talk("history", named(person), "--save", file).status == 0
     policy.write_text(f"witness w {note.format_vkey(WITNESS.verifier)}\nquorum w\n")
     assert talk("history", "--from", file, "--policy", policy).status == 1
-    document = parse_history(file.read_bytes())
+    document = parse_proof(file.read_bytes())
     opened = note.parse_note(document.checkpoint)
     sealed = codec.decode_leaf(document.seal)
     cosigned = WITNESS.cosign(opened.text, sealed.time_ms // 1000 + 1)
     lines = note.format_note(opened.text, [*opened.unverified, cosigned])
-    file.write_bytes(format_history(replace(document, checkpoint=lines)))
+    file.write_bytes(to_file(replace(document, checkpoint=lines)))
     assert talk("history", "--from", file, "--policy", policy).status == 0
     assert talk("history", "--from", file, "--policy", policy, "--max-age", "1000000").status == 0
     early = WITNESS.cosign(opened.text, sealed.time_ms // 1000 - 50)
     lines = note.format_note(opened.text, [*opened.unverified, early])
-    file.write_bytes(format_history(replace(document, checkpoint=lines)))
+    file.write_bytes(to_file(replace(document, checkpoint=lines)))
     assert talk("history", "--from", file, "--policy", policy, "--max-age", "10").status == 1
 
 

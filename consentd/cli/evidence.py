@@ -1,0 +1,218 @@
+"""``consentd audit evidence``, ``check-evidence`` and ``report``: files made from a ledger, and how one is checked."""
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from consentd.cli.options import Verbs, add_pins, add_verb, read_bytes, read_identifier, read_pins, read_policy
+from consentd.cli.out import DONE, PROVEN, UNDETERMINED, Out
+from consentd.cli.sources import SOURCE_HELP_FROM, add_ledger_source, read_ledger_source, read_number
+from consentd.errors import InvalidError
+
+if TYPE_CHECKING:
+    from consentd.audit.sources import Place
+    from consentd.core.evidence import Scope
+
+_MAKE_MORE = f"""\
+The verb reads the ledger once and verifies it on the way. The file contains the statements that the caller may see.
+
+--subject looks up the person's tag in the operator's vault (--config, the daemon stopped); the file contains the tag
+and not the identifier. But statements are copied as they were signed, and a recorded question names the person. So the
+file is as confidential as the records, and only its owner can read it.
+
+{SOURCE_HELP_FROM}
+examples:
+  consentd audit evidence case-7.json --range 1200:1300 --config ops/consentd.toml
+  consentd audit evidence case-8.json --subject - --config ops/consentd.toml        SCHEME:VALUE on stdin
+"""
+_CHECK_MORE = """\
+Works offline, without a daemon and without the server's parts. A file that `consentd history --save` wrote is evidence
+too. Nothing that the file says of itself is trusted: pin the log's key, and witnesses with --policy.
+
+exit status: 0 proven, 1 disproved, 2 something in it could not be determined.
+"""
+_REPORT_MORE = f"""\
+The page is one HTML file in Korean and English. It loads nothing, has no script, and can be printed. It counts the
+accesses whose statements are available. It contains no identifier of a person, but justifications as they were written.
+
+{SOURCE_HELP_FROM}
+"""
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add the verbs."""
+    verb = add_verb(verbs, "evidence", make, "write entries and what proves them to one file", more=_MAKE_MORE)
+    verb.add_argument("file", type=Path, metavar="FILE", help="the file to write")
+    group = verb.add_argument_group("scope, one of")
+    group.add_argument("--range", metavar="FIRST:LAST", help="entries by index, LAST included")
+    group.add_argument(
+        "--subject", metavar="SCHEME:VALUE", help="a person's whole history; `-` reads it from stdin; needs the vault"
+    )
+    group.add_argument("--tag", metavar="HEX", help="a person's whole history, by tag")
+    group.add_argument("--chain", metavar="NAME", help="a public chain, `participant/ID`, `rules/realm`")
+    group.add_argument(
+        "--participant", metavar="ID", help="its public chain, and all available entries in which it takes part"
+    )
+    verb.add_argument("--policy", type=Path, metavar="FILE", help="a witness policy to propose to the file's readers")
+    add_ledger_source(verb, directory="--from")
+    verb = add_verb(verbs, "check-evidence", check, "verify such a file, offline", more=_CHECK_MORE)
+    verb.add_argument("file", type=Path, metavar="FILE", help="the evidence; `-` reads it from stdin")
+    add_pins(verb)
+    verb = add_verb(verbs, "report", report, "write a page that counts accesses, refusals and silences",
+                    more=_REPORT_MORE)  # fmt: skip
+    verb.add_argument("file", type=Path, metavar="FILE", help="the page to write; `-` is stdout")
+    verb.add_argument("--index", type=int, metavar="N", help="draw this entry's Merkle path (default: the last)")
+    verb.add_argument(
+        "--gap", type=read_number, default=60.0, metavar="MIN", help="minutes of silence that are listed (default 60)"
+    )
+    add_ledger_source(verb, directory="--from")
+
+
+# -- evidence -------------------------------------------------------------------------------------------------
+
+
+def make(arguments: argparse.Namespace, out: Out) -> int:
+    """Make a file of evidence."""
+    from consentd.audit.evidence import make_evidence
+
+    given = [arguments.range, arguments.subject, arguments.tag, arguments.chain, arguments.participant]
+    if sum(one is not None for one in given) != 1:
+        raise InvalidError("give one scope: --range, --subject, --tag, --chain or --participant")
+    if str(arguments.file) == "-":
+        raise InvalidError("evidence is confidential and is not written to stdout: give a file for it")
+    place, origin, verifier = read_ledger_source(arguments)
+    scope = _scope(arguments, place)
+    read_policy(arguments)  # refuses a file that is no policy
+    policy = "" if arguments.policy is None else read_bytes(arguments.policy, "witness policy").decode()
+    with out.progress("collecting") as progress:
+        made = make_evidence(
+            place, arguments.file, scope, origin=origin, log_verifier=verifier, policy=policy, progress=progress
+        )
+    out.answer(
+        f"written: {made.entries} entries in `{arguments.file}`, {made.chains} whole chains, {made.closed} entries "
+        "without their statement",
+        type="evidence", file=str(arguments.file), size=made.checkpoint.size, entries=made.entries, chains=made.chains,
+        closed=made.closed,
+    )  # fmt: skip
+    return DONE
+
+
+def check(arguments: argparse.Namespace, out: Out) -> int:
+    """Verify a file of evidence."""
+    from consentd.core.evidence import parse_evidence
+    from consentd.statements.evidence import verify_evidence
+
+    origin, verifier = read_pins(arguments)
+    policy = read_policy(arguments)
+    evidence = parse_evidence(read_bytes(arguments.file, "evidence"))
+    found = verify_evidence(evidence, origin=origin, log_verifier=verifier, policy=policy)
+    chains = {chain.proof.public_name or "a person": len(chain.entries) for chain in found.chains.chains}
+    for name, count in chains.items():
+        out.message(f"whole: chain of {name}, {count} entries")
+    if found.closed:
+        out.message(f"not checked: statements that the file does not contain: {found.closed}")
+    if found.unproven:
+        out.message(f"not checked: who owns a key, because the person's chain is not in the file: {found.unproven}")
+    if found.unknown:
+        out.message(f"not checked: entries of kinds that this version does not know: {found.unknown}")
+    if policy is None:
+        out.message("not checked: witnesses; give their policy with --policy")
+    status = UNDETERMINED if found.unknown or found.unproven else PROVEN
+    verdict = "proven" if status == PROVEN else "could not tell all"
+    point = found.sealed.checkpoint
+    out.answer(
+        out.by_language(
+            f"{'증명됨' if status == PROVEN else '판단 불가'}: 항목 {found.entry_count}개, 진술 {found.opened}개 "
+            f"(`{origin}`, 크기 {point.size})",
+            f"{verdict}: {found.entry_count} entries, {found.opened} statements, of `{origin}` at size {point.size}",
+        ),
+        type="check-evidence", verdict=verdict, origin=origin, size=point.size, root=point.root.hex(),
+        scope=_scope_fields(found.scope), chains=chains, entries=found.entry_count, kinds=found.kinds,
+        statements_verified=found.opened, closed=found.closed, unproven=found.unproven, unknown=found.unknown,
+        witnesses=list(found.witnesses),
+    )  # fmt: skip
+    return status
+
+
+def _scope_fields(scope: "Scope") -> dict[str, object]:
+    if scope.participant:
+        return {"participant": scope.participant}
+    return {"tag": scope.tag.hex()} if scope.tag else {"first": scope.first, "last": scope.last}
+
+
+def _scope(arguments: argparse.Namespace, place: "Place") -> "Scope":
+    from consentd.core.codec import public_tag
+    from consentd.core.evidence import Scope
+
+    if arguments.participant is not None:
+        return Scope(participant=arguments.participant)
+    if arguments.chain is not None:
+        return Scope(tag=public_tag(arguments.chain))
+    if arguments.subject is not None:
+        return Scope(tag=_find_tag(arguments, place))
+    if arguments.tag is not None:
+        try:
+            tag = bytes.fromhex(arguments.tag)
+        except ValueError:
+            tag = b""
+        if len(tag) != 32:
+            raise InvalidError("tag is not 32 bytes in hex")
+        return Scope(tag=tag)
+    first, colon, last = arguments.range.partition(":")
+    if not (colon and arguments.range.isascii() and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+        raise InvalidError(f"range is not FIRST:LAST: `{arguments.range}`")
+    return Scope(first=int(first), last=int(last))
+
+
+def _find_tag(arguments: argparse.Namespace, place: "Place") -> bytes:
+    """Return a person's tag from the operator's vault."""
+    scheme, value = read_identifier(arguments.subject)
+    if arguments.config is not None:
+        # Imported only now: it loads RocksDB, which an auditor's machine need not have.
+        from consentd.audit.files import DataDirectory
+
+        if isinstance(place, DataDirectory) and place.vault_dir is not None:
+            return place.find_tag(scheme, value)
+    raise InvalidError(
+        "person is looked up in the operator's vault, which is not available: give --config of a stopped daemon with "
+        "its vault and vault key file, or the person's tag with --tag"
+    )
+
+
+# -- report ---------------------------------------------------------------------------------------------------
+
+
+def report(arguments: argparse.Namespace, out: Out) -> int:
+    """Write the page."""
+    from consentd.audit.page import render
+    from consentd.audit.report import summarise
+    from consentd.audit.sources import write_file
+
+    if out.as_json and str(arguments.file) == "-":
+        raise InvalidError("page is no JSON: give a file for it, or leave out --json")
+    place, origin, verifier = read_ledger_source(arguments)
+    with out.progress("counting") as progress:
+        found = summarise(
+            place, origin=origin, log_verifier=verifier, index=arguments.index,
+            gap_ms=max(1, round(arguments.gap * 60_000)), progress=progress,
+        )  # fmt: skip
+    page = render(found, made_s=int(time.time()))
+    if str(arguments.file) == "-":
+        out.lines(page)
+        return DONE
+    write_file(arguments.file, page.encode(), is_private=True, what="page")
+    permitted = found.kinds["ACCESS"]
+    if found.closed:
+        out.message(f"not counted: accesses and refusals whose statement is not available: {found.closed}")
+    if found.pruned:
+        out.message(f"not counted: entries that were pruned: {found.pruned}")
+    out.answer(
+        out.by_language(
+            f"보고서 작성: `{arguments.file}`, 열람 {permitted}건, 거절 {found.kinds['REFUSAL']}건",
+            f"written: `{arguments.file}`, {permitted} accesses, {found.kinds['REFUSAL']} refusals",
+        ),
+        type="report", file=str(arguments.file), size=found.checkpoint.size, entries=found.entries, accesses=permitted,
+        refusals=dict(found.refusals), break_glass=found.urgent_count, gaps=found.gap_count, closed=found.closed,
+    )  # fmt: skip
+    return DONE
