@@ -20,8 +20,8 @@ from consentd.audit.sources import Exported
 from consentd.core import checkpoint, codec, ed25519, note, quorum
 from consentd.core.evidence import Scope, format_evidence, parse_evidence
 from consentd.core.kinds import EntryKind
-from consentd.errors import InvalidError, NotFoundError, SignatureError, VerificationError
 from consentd.cosigning.keyfiles import read_signing_key
+from consentd.errors import InvalidError, NotFoundError, SignatureError, VerificationError
 from consentd.statements.evidence import VerifiedEvidence, verify_evidence
 from consentd.v1 import statement_pb2 as st
 

@@ -1,4 +1,4 @@
-"""Our histories, receipts, bundles and signatures, and what was done to them, judged by the verifier in TypeScript."""
+"""Our evidence, receipts and signatures, and what was done to them, judged by the verifier in TypeScript."""
 
 import json
 import os
@@ -12,19 +12,20 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from consentd.audit.bundle import Scope, make_bundle
-from consentd_client.history_file import history_file
 
 from cases.daemons import question, running_daemon
 from cases.pruned_ledgers import DAYS, World, data_directory
 from cases.vectors_case import b64
 from cases.write_vectors import write_vectors
-from consentd.audit.evidence import check_bundle
+from consentd.audit.evidence import make_evidence
 from consentd.audit.files import DataDirectory
 from consentd.core import note
+from consentd.core.evidence import Scope, parse_evidence
 from consentd.cosigning.keyfiles import read_signing_key
+from consentd.statements.evidence import verify_evidence
 from consentd.v1 import consent_pb2
 from consentd_client import Client, pin
+from consentd_client.evidence import save_history
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "clients" / "typescript"
@@ -47,7 +48,7 @@ def test_there_is_a_vector_for_everything_that_can_be_wrong(vectors):
     assert histories.keys() == {"ok", "malformed", "signature", "proof"}
     assert histories["ok"] >= 200
     assert histories.total() - histories["ok"] >= 2_000
-    for kind in ("receipt", "note", "signature", "policy", "bundle"):
+    for kind in ("receipt", "note", "signature", "policy", "evidence"):
         wants = {vector.want for vector in settled if vector.kind == kind}
         assert wants >= {"ok", "malformed", "signature"}
     names = {vector.name for vector in settled if vector.kind == "history"}
@@ -59,19 +60,22 @@ def test_there_is_a_vector_for_everything_that_can_be_wrong(vectors):
     assert len(named) >= 700
 
 
-def test_each_part_of_a_bundle_is_changed_in_each_way(vectors):
+def test_each_part_of_evidence_is_changed_in_each_way(vectors):
     _, settled = vectors
-    bundles = [vector for vector in settled if vector.kind == "bundle"]
-    wants = Counter(vector.want for vector in bundles)
-    assert wants["ok"] >= 150  # among them what a bundle alone cannot show
-    assert wants["malformed"] >= 6_000
-    assert wants["proof"] >= 500
-    assert wants["signature"] >= 20
-    names = {vector.name for vector in bundles}
-    for part in ("checkpoint", "scope.json", "seal.json", "chains.jsonl", "entries.jsonl"):
-        for change in (f"range without {part}", f"range with garbage as {part}", f"range: zip with {part} twice",
-                       f"range: zip with a wrong CRC of {part}", f"range: zip with {part} encrypted"):  # fmt: skip
-            assert change in names
+    files = [vector for vector in settled if vector.kind == "evidence"]
+    wants = Counter(vector.want for vector in files)
+    assert wants["ok"] >= 450  # among them what evidence alone cannot show
+    assert wants["malformed"] >= 7_000
+    assert wants["proof"] >= 2_000
+    assert wants["signature"] >= 100
+    assert wants["untold"] >= 50
+    names = {vector.name for vector in files}
+    parts = ("scope", "checkpoint", "consistency", "seal", "seal_inclusion", "histories", "entries", "keys", "policy")
+    for part in parts:
+        for change in ("missing", "null"):
+            assert f"{part} of range {change}" in names
+    for change in ("with spaces", "in UTF-16", "twice", "with format twice in the file, escaped", "as 1000 b'['"):
+        assert f"range written {change}" in names
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +116,7 @@ def test_typescript_agrees(package, vectors):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """Files of a real daemon: a history, a receipt and its leaf, a bundle; with the log's vkey and the person's tag."""
+    """Files of a real daemon: a history, a receipt and its leaf, evidence; with the log's vkey and the person's tag."""
     directory = tmp_path_factory.mktemp("served")
     with running_daemon(directory / "daemon") as running:
         log = read_signing_key(running.config.keys.log_key_file)
@@ -121,7 +125,7 @@ def served(tmp_path_factory):
         granted = running.authorize(question(subject), wait_for=consent_pb2.WAIT_FOR_PUBLISHED).receipt
         trust = pin(log.verifier, running.config.ledger.origin)
         with Client(f"127.0.0.1:{running.daemon.grpc_port}", token=running.tokens["app"], trust=trust) as client:
-            found, content = client.run(history_file(client.context, subject))
+            found, content = client.run(save_history(client.context, subject))
         running.check_ledger()
     (directory / "history.json").write_bytes(content)
     (directory / "access.tlog-proof").write_bytes(granted.proof)
@@ -132,10 +136,8 @@ def served(tmp_path_factory):
         vault_key_file=keys.vault_key_file,
     )  # fmt: skip
     vkey = note.format_vkey(log.verifier)
-    make_bundle(
-        place, directory / "person.zip", Scope(tag=found.tag), origin=ledger.origin, log_verifier=log.verifier,
-        vkey=vkey,
-    )  # fmt: skip
+    scope = Scope(tag=found.tag)
+    make_evidence(place, directory / "person.json", scope, origin=ledger.origin, log_verifier=log.verifier)
     return directory, ("--log-key", vkey, "--json"), found.tag.hex()
 
 
@@ -149,19 +151,21 @@ def test_what_a_daemon_serves_is_proven(package, served, tmp_path):
     assert {entry["author"] for entry in shown["entries"]} == {"ledger"}
     receipt = verify(package, "receipt", directory / "access.tlog-proof", directory / "access.leaf", *trust)
     assert receipt["leaf"]["kind"] == "ACCESS"
-    bundle = verify(package, "bundle", directory / "person.zip", *trust)
-    assert (bundle["verdict"], bundle["scope"], bundle["unproven"]) == ("proven", {"tag": tag}, 0)
-    assert bundle["chains"][0]["entries"] == shown["entries"]
+    for name in ("person.json", "history.json"):
+        evidence = verify(package, "evidence", directory / name, *trust)
+        assert (evidence["verdict"], evidence["scope"], evidence["unproven"]) == ("proven", {"tag": tag}, 0)
+        assert evidence["chains"][0]["entries"] == shown["entries"]
+    assert verify(package, "history", directory / "person.json", *trust)["entries"] == shown["entries"]
 
     shorter = json.loads((directory / "history.json").read_bytes())
-    shorter["chains"][0]["entries"].pop()
+    shorter["histories"][0]["entries"].pop()
     (tmp_path / "history.json").write_text(json.dumps(shorter))
     assert verify(package, "history", tmp_path / "history.json", *trust, status=1)["error"] == "proof"
 
 
 @pytest.mark.slow
 def test_what_a_daemon_keeps_is_proven(package, tmp_path):
-    """A history and a bundle of a person whose chain was pruned; and what more is then left out of them."""
+    """A history and evidence of a person whose chain was pruned; and what more is then left out of them."""
     world = World(tmp_path / "daemon")
     person = world.running.enrol("SYN-0001")
     given = world.running.grant(person)
@@ -176,7 +180,7 @@ def test_what_a_daemon_keeps_is_proven(package, tmp_path):
     world.prune()
     log = read_signing_key(world.running.config.keys.log_key_file)
     client = world.client()
-    found, content = client.run(history_file(client.context, person))
+    found, content = client.run(save_history(client.context, person))
     world.running.check_ledger()
     world.running.stop()
     assert found.missing == ((1, 4),)
@@ -187,19 +191,18 @@ def test_what_a_daemon_keeps_is_proven(package, tmp_path):
     assert [entry["seq"] for entry in shown["entries"]] == [entry.seq for entry in found.entries] == [5, 6, 7]
     assert [entry["pruned"] for entry in shown["entries"]] == [True, False, False]
 
-    config, bundle = world.running.config, tmp_path / "person.zip"
-    make_bundle(
-        data_directory(world), bundle, Scope(tag=found.tag), origin=config.ledger.origin, log_verifier=log.verifier,
-        vkey=trust[1],
-    )  # fmt: skip
-    checked = check_bundle(bundle.read_bytes(), origin=config.ledger.origin, log_verifier=log.verifier)
-    assert (checked.chains, checked.missing) == ((("a person", 3), ("ledger", 2)), 4)
-    proven = verify(package, "bundle", bundle, *trust)
+    config, made = world.running.config, tmp_path / "person.json"
+    pins = {"origin": config.ledger.origin, "log_verifier": log.verifier}
+    make_evidence(data_directory(world), made, Scope(tag=found.tag), **pins)
+    verified = verify_evidence(parse_evidence(made.read_bytes()), **pins)
+    assert [len(chain.entries) for chain in verified.chains.chains] == [3, 2]
+    assert verified.missing == 4
+    proven = verify(package, "evidence", made, *trust)
     assert proven["chains"][0] == {"tag": found.tag.hex(), "public_name": "", "missing": [[1, 4]],
                                    "entries": shown["entries"]}  # fmt: skip
     later = json.loads(content)
-    del later["chains"][0]["entries"][0]
-    later["chains"][0]["first_seq"] += 1
+    del later["histories"][0]["entries"][0]
+    later["histories"][0]["first_seq"] += 1
     (tmp_path / "history.json").write_text(json.dumps(later))
     assert verify(package, "history", tmp_path / "history.json", *trust, status=1)["error"] == "proof"
 
@@ -224,8 +227,9 @@ PAGE = """\
   const said = {};
   for (const [name, content] of Object.entries(files)) {
     try {
-      if (name.endsWith(".zip")) said[name] = verify.verifyBundle(bytes(content), { origin, logKey }).chains.length;
-      else {
+      if (name.startsWith("person")) {
+        said[name] = verify.verifyEvidence(bytes(content), { origin, logKey }).chains.length;
+      } else {
         const found = verify.verifyHistory(bytes(content), { origin, logKey, tag: verify.decodeHex(tag) });
         said[name] = found.entries.map(({ event }) => verify.KINDS.get(event.kind).name);
       }
@@ -240,16 +244,16 @@ PAGE = """\
 
 @pytest.mark.slow
 def test_in_a_browser(package, served, tmp_path):
-    """The same modules, unbundled, in Chromium: one history and one bundle, and each of them changed."""
+    """The same modules, unbundled, in Chromium: a history and evidence, and each of them changed."""
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
     directory, (_, log_key, _), tag = served
-    history, bundle = ((directory / name).read_bytes() for name in ("history.json", "person.zip"))
+    history, evidence = ((directory / name).read_bytes() for name in ("history.json", "person.json"))
     files = {
         "history.json": history,
         "changed.json": history.replace(b'"first_seq":1', b'"first_seq":2', 1),
-        "person.zip": bundle,
-        "changed.zip": bundle[:-1],
+        "person.json": evidence,
+        "person-cut.json": evidence[:-1],
     }
     passed = {
         "origin": log_key.split("+")[0],
@@ -277,8 +281,8 @@ def test_in_a_browser(package, served, tmp_path):
     assert json.loads(found[1]) == {
         "history.json": ["ENROL", "GRANT", "ACCESS"],
         "changed.json": "ProofError",
-        "person.zip": 2,
-        "changed.zip": "MalformedError",
+        "person.json": 2,
+        "person-cut.json": "MalformedError",
     }
 
 

@@ -7,7 +7,7 @@
  *     <size, decimal>
  *     <root hash, base64>
  *
- * Extension lines are refused: no verifier of ours would check what they say. A *proof bundle* (`.tlog-proof`) is a
+ * Extension lines are refused: no verifier of ours would check what they say. A *tlog-proof* (C2SP) is a
  * receipt that verifies offline:
  *
  *     c2sp.org/tlog-proof@v1
@@ -28,7 +28,7 @@ import { hasSpace, isBy, MAX_NOTE_SIZE, type Note, openNote, type Verifier } fro
 export const MAX_SIZE = (1n << 63n) - 1n;
 
 const MAX_PROOF_LENGTH = 63;
-const MAX_BUNDLE_SIZE = 2 * MAX_NOTE_SIZE;
+const MAX_TLOG_PROOF_SIZE = 2 * MAX_NOTE_SIZE;
 const DECIMAL = /^(?:0|[1-9][0-9]{0,18})$/;
 const MAGIC = "c2sp.org/tlog-proof@v1";
 
@@ -40,7 +40,7 @@ export interface Checkpoint {
 }
 
 /** A receipt: where a leaf is, and the proof that the checkpoint's tree has it there. */
-export interface ProofBundle {
+export interface TlogProof {
   /** Bytes that travel along, not authenticated; empty for none. */
   readonly extra: Uint8Array;
   /** Of the leaf, from 0. */
@@ -90,35 +90,35 @@ export function openCheckpoint(
   return [checkpoint, opened];
 }
 
-/** Parse a proof bundle. Neither the proof nor the checkpoint is looked into yet.
+/** Parse a tlog-proof. Neither the proof nor the checkpoint is looked into yet.
  *
  * @throws {MalformedError} it is not one, or has more than 63 hashes or 2,000,000 bytes.
  */
-export function parseProof(text: Uint8Array): ProofBundle {
-  if (text.length > MAX_BUNDLE_SIZE) throw new MalformedError("proof bundle is larger than 2,000,000 bytes");
+export function parseProof(text: Uint8Array): TlogProof {
+  if (text.length > MAX_TLOG_PROOF_SIZE) throw new MalformedError("tlog-proof is larger than 2,000,000 bytes");
   const end = text.findIndex((byte, i) => byte === 0x0a && text[i + 1] === 0x0a);
-  if (end < 0 || end + 2 === text.length) throw new MalformedError("proof bundle has no checkpoint");
+  if (end < 0 || end + 2 === text.length) throw new MalformedError("tlog-proof has no checkpoint");
   const head = text.subarray(0, end);
   if (head.some((byte) => byte >= 0x80)) {
-    throw new MalformedError("proof bundle is not ASCII before its checkpoint");
+    throw new MalformedError("tlog-proof is not ASCII before its checkpoint");
   }
-  const [magic, ...lines] = decodeText(head, "proof bundle").split("\n");
-  if (magic !== MAGIC) throw new MalformedError("proof bundle does not begin with its mark");
+  const [magic, ...lines] = decodeText(head, "tlog-proof").split("\n");
+  if (magic !== MAGIC) throw new MalformedError("tlog-proof does not begin with its mark");
   let extra = new Uint8Array();
   if (lines[0]?.startsWith("extra ")) {
     extra = Uint8Array.from(decodeBase64(lines.shift()!.slice("extra ".length)));
-    if (!extra.length) throw new MalformedError("proof bundle has an extra line without content");
+    if (!extra.length) throw new MalformedError("tlog-proof has an extra line without content");
   }
   const indexLine = lines.shift();
-  if (!indexLine?.startsWith("index ")) throw new MalformedError("proof bundle has no index");
+  if (!indexLine?.startsWith("index ")) throw new MalformedError("tlog-proof has no index");
   const index = parseDecimal(indexLine.slice("index ".length));
-  if (lines.length > MAX_PROOF_LENGTH) throw new MalformedError("proof bundle has more than 63 hashes");
+  if (lines.length > MAX_PROOF_LENGTH) throw new MalformedError("tlog-proof has more than 63 hashes");
   return { extra, index, proof: lines.map(parseHash), checkpointNote: text.slice(end + 2) };
 }
 
-/** Verify, offline, that a proof bundle shows this leaf in a tree that this log signed; return what was opened.
+/** Verify, offline, that a tlog-proof shows this leaf in a tree that this log signed; return what was opened.
  *
- * @throws {MalformedError} it is not a proof bundle with a checkpoint.
+ * @throws {MalformedError} it is not a tlog-proof with a checkpoint.
  * @throws {SignatureError} the log has not signed it, or a signature by a known key is wrong.
  * @throws {ProofError} another origin, or the proof does not lead from the leaf to the root.
  */
@@ -128,12 +128,12 @@ export function verifyProof(
   origin: string,
   log: Verifier,
   witnesses: readonly Verifier[] = [],
-): [ProofBundle, Checkpoint, Note] {
-  const bundle = parseProof(text);
-  const [checkpoint, note] = openCheckpoint(bundle.checkpointNote, origin, log, witnesses);
+): [TlogProof, Checkpoint, Note] {
+  const receipt = parseProof(text);
+  const [checkpoint, note] = openCheckpoint(receipt.checkpointNote, origin, log, witnesses);
   const { size, root } = checkpoint;
-  verifyInclusion(bundle.proof, { index: bundle.index, size, leafHash: leafHash(leaf), root });
-  return [bundle, checkpoint, note];
+  verifyInclusion(receipt.proof, { index: receipt.index, size, leafHash: leafHash(leaf), root });
+  return [receipt, checkpoint, note];
 }
 
 function parseDecimal(text: string): bigint {

@@ -1,60 +1,61 @@
 #!/usr/bin/env node
 /**
- * Verify a history file, a receipt or an audit bundle on the command line. stdout is the answer, stderr is talk.
+ * Verify evidence or a receipt on the command line. The answer goes to stdout, everything else to stderr.
  */
 
 import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 
-import { verifyBundle } from "./bundle.js";
 import { decodeHex, equal } from "./bytes.js";
 import { ProofError, UnreadKeyError, VerificationError } from "./errors.js";
-import { parseHistory } from "./file.js";
+import { parseEvidence } from "./evidence.js";
 import { type HeldFile, heldJson, type Json, parseHeld } from "./held.js";
-import { bundleJson, bundleText, errorClass, historyJson, historyText, isTold } from "./report.js";
+import type { Trust } from "./quorum.js";
+import { errorClass, evidenceJson, evidenceText, historyJson, historyText, isDetermined } from "./report.js";
 import { receiptJson, receiptText } from "./report.js";
-import type { Trust } from "./trust.js";
-import { type HistoryEvidence, type HistoryOptions, verifyHistory, verifyReceipt } from "./verify.js";
+import { type HistoryOptions, type HistoryResult, verifyEvidence, verifyHistory, verifyReceipt } from "./verify.js";
 
 const PROVEN = 0;
 const DISPROVED = 1;
-const COULD_NOT_TELL = 2;
+const UNDETERMINED = 2;
 
 const HELP = `usage: consentd-verify history FILE --log-key VKEY [options]
+       consentd-verify evidence FILE --log-key VKEY [options]
        consentd-verify receipt FILE LEAF --log-key VKEY [options]
-       consentd-verify bundle FILE --log-key VKEY [options]
 
-Verify, offline, a history file (\`consentd history --save\`), a receipt (.tlog-proof) with its leaf (\`consentd receipt
---save\`), or an audit bundle (\`consentd audit bundle\`). \`-\` is stdin.
+Verify, offline, evidence (\`consentd history --save\`, \`consentd audit evidence\`), or a receipt (.tlog-proof) with its
+leaf (\`consentd receipt --save\`). \`history\` shows the one chain that a file is about, \`evidence\` everything in it.
+\`-\` is stdin.
 
-  --log-key VKEY       the log's key, name+id+base64; get it on another way than the proof
+  --log-key VKEY       the log's key, name+id+base64; get it on another way than the file
   --origin ORIGIN      the ledger's name; by default the key's
-  --tag HEX            history: whose it must be, the person's tag
-  --public-name NAME   history: whose it must be, a public chain such as participant/ID
+  --policy FILE        witnesses of whom a quorum must have cosigned (C2SP tlog-policy)
+  --max-age S          with --policy: how old a cosignature may be to count, in seconds; by default any age
+  --tag HEX            history: the person's tag that it must be about
+  --public-name NAME   history: the public chain that it must be about, such as participant/ID
   --held FILE          history: what --keep wrote the last time
   --keep FILE          history: write what was verified, for --held
-  --witness VKEY       history, receipt: a witness's key; may be repeated
-  --quorum N           how many witnesses must have cosigned in the last five minutes; by default 0
-  --policy FILE        bundle: witnesses of whom a quorum must have cosigned, whenever that was (C2SP tlog-policy)
   --json               one JSON object instead of text
   --help               show this
 
-exit status: 0 proven, 1 disproved, 2 could not tell
+exit status: 0 proven, 1 disproved, 2 undetermined
 `;
 
 const OPTIONS = {
   "log-key": { type: "string" },
   origin: { type: "string" },
+  policy: { type: "string" },
+  "max-age": { type: "string" },
   tag: { type: "string" },
   "public-name": { type: "string" },
   held: { type: "string" },
   keep: { type: "string" },
-  witness: { type: "string", multiple: true },
-  quorum: { type: "string" },
-  policy: { type: "string" },
   json: { type: "boolean" },
   help: { type: "boolean" },
 } as const;
+
+/** Options that only `history` has. */
+const HISTORY_OPTIONS = ["tag", "public-name", "held", "keep"] as const;
 
 type Values = ReturnType<typeof parseArgs<{ options: typeof OPTIONS; allowPositionals: true }>>["values"];
 
@@ -68,12 +69,11 @@ function main(args: string[]): number {
   }
   if (command === "history" && files.length === 1) return history(files[0]!, values);
   if (command === "receipt" && files.length === 2) return receipt(files[0]!, files[1]!, values);
-  if (command === "bundle" && files.length === 1) return bundle(files[0]!, values);
-  throw new TypeError("command is none of `history FILE`, `receipt FILE LEAF`, `bundle FILE`; see --help");
+  if (command === "evidence" && files.length === 1) return evidence(files[0]!, values);
+  throw new TypeError("command is none of `history FILE`, `evidence FILE`, `receipt FILE LEAF`; see --help");
 }
 
 function history(file: string, values: Values): number {
-  refuseOptions(values, "history", ["policy"]);
   const kept = values.held === undefined ? null : parseHeld(readFileSync(values.held, "utf8"));
   const tag = values.tag === undefined ? kept?.tag : readTag(values.tag);
   if (kept && tag && !equal(kept.tag, tag)) throw new TypeError("held file is of another tag");
@@ -83,67 +83,67 @@ function history(file: string, values: Values): number {
     ...(values["public-name"] !== undefined && { publicName: values["public-name"] }),
   };
   const content = read(file);
-  const evidence =
-    kept && standsAlone(content, kept)
+  const result =
+    kept && isComplete(content, kept)
       ? verifyAlone(content, options, kept)
       : verifyHistory(content, { ...options, ...(kept && { held: kept.held, heldChain: kept.heldChain }) });
-  answer(values, historyJson(evidence), historyText(evidence));
-  if (evidence.unread.length) return COULD_NOT_TELL;
-  if (values.keep !== undefined) keep(values.keep, evidence);
-  if (!options.tag && !options.publicName) process.stderr.write("whose history it must be was not said (--tag)\n");
+  answer(values, historyJson(result), historyText(result));
+  if (result.unread.length) return UNDETERMINED;
+  if (values.keep !== undefined) keep(values.keep, result);
+  if (!options.tag && !options.publicName) process.stderr.write("not checked: whose history it is; give --tag or --public-name\n");
   return PROVEN;
 }
 
-/** Tell whether a file holds a whole history, as `consentd history --save` writes it, not one that goes on from *kept*. */
-function standsAlone(content: Uint8Array, kept: HeldFile): boolean {
-  const { consistency, chains } = parseHistory(content);
+/** Report whether a file contains a whole history, as `consentd history --save` writes it, and does not continue *kept*. */
+function isComplete(content: Uint8Array, kept: HeldFile): boolean {
+  const { consistency, chains } = parseEvidence(content).proof;
   return consistency.length === 0 && chains[0] !== undefined && chains[0].firstSeq <= kept.heldChain.count;
 }
 
-/** Verify a whole history by itself, and hold its tree against the one kept as far as that goes. */
-function verifyAlone(content: Uint8Array, options: HistoryOptions, { held, heldChain }: HeldFile): HistoryEvidence {
-  const evidence = verifyHistory(content, options);
-  const { size, root } = evidence.checkpoint;
-  if (size < held.treeSize || evidence.count < heldChain.count) throw new ProofError("history is older than what is held");
+/** Verify a whole history by itself, and compare its tree with the one held as far as that is possible. */
+function verifyAlone(content: Uint8Array, options: HistoryOptions, { held, heldChain }: HeldFile): HistoryResult {
+  const result = verifyHistory(content, options);
+  const { size, root } = result.checkpoint;
+  if (size < held.treeSize || result.count < heldChain.count) throw new ProofError("history is older than what is held");
   if (size === held.treeSize && !equal(root, held.root)) throw new ProofError("tree is another than the one held");
-  // A larger tree may continue the one held or not: the file has no proof of either, and so disproves nothing.
-  if (size > held.treeSize) throw new TypeError("history file does not prove that its tree continues the one held");
-  return evidence;
+  // The file has no consistency proof, so it shows neither that a larger tree continues the one held nor that it does not.
+  if (size > held.treeSize) throw new TypeError("file does not prove that its tree continues the one held");
+  return result;
+}
+
+function evidence(file: string, values: Values): number {
+  refuseOptions(values, "evidence", HISTORY_OPTIONS);
+  // Evidence may have been made where clocks are ahead of this one: it is kept, and no clock is compared unless asked for.
+  const result = verifyEvidence(read(file), trustOf(values, values["max-age"] !== undefined));
+  answer(values, evidenceJson(result), evidenceText(result));
+  return isDetermined(result) ? PROVEN : UNDETERMINED;
 }
 
 function receipt(file: string, leaf: string, values: Values): number {
-  refuseOptions(values, "receipt", ["policy", "tag", "public-name", "held", "keep"]);
-  const evidence = verifyReceipt(read(file), read(leaf), trustOf(values));
-  answer(values, receiptJson(evidence), receiptText(evidence));
+  refuseOptions(values, "receipt", HISTORY_OPTIONS);
+  const result = verifyReceipt(read(file), read(leaf), trustOf(values));
+  answer(values, receiptJson(result), receiptText(result));
   return PROVEN;
 }
 
-function bundle(file: string, values: Values): number {
-  refuseOptions(values, "bundle", ["witness", "quorum", "tag", "public-name", "held", "keep"]);
-  const policy = values.policy === undefined ? {} : { policy: readFileSync(values.policy) };
-  const evidence = verifyBundle(read(file), { ...pinsOf(values), ...policy });
-  answer(values, bundleJson(evidence), bundleText(evidence));
-  return isTold(evidence) ? PROVEN : COULD_NOT_TELL;
-}
-
-/** What is asked for must not be passed over in silence. */
+/** Refuse options that the command would ignore. */
 function refuseOptions(values: Values, command: string, names: readonly (keyof Values)[]): void {
   const given = names.find((name) => values[name] !== undefined);
   if (given !== undefined) throw new TypeError(`--${given} is no option of \`${command}\``);
 }
 
-function pinsOf(values: Values): Pick<Trust, "logKey" | "origin"> {
-  const logKey = values["log-key"];
+function trustOf(values: Values, hasClock = true): Trust {
+  const { "log-key": logKey, "max-age": maxAge, policy } = values;
   if (logKey === undefined) throw new TypeError("--log-key is missing");
-  return { logKey, origin: values.origin ?? logKey.split("+", 1)[0]! };
-}
-
-function trustOf(values: Values): Trust {
+  if (maxAge !== undefined && (policy === undefined || !/^[0-9]{1,9}$/.test(maxAge))) {
+    throw new TypeError("--max-age is not a number of seconds, or is given without --policy");
+  }
   return {
-    ...pinsOf(values),
-    witnesses: values.witness ?? [],
-    quorum: values.quorum === undefined ? 0 : Number(values.quorum || NaN),
-    now: Date.now(),
+    logKey,
+    origin: values.origin ?? logKey.split("+", 1)[0]!,
+    ...(hasClock && { now: Date.now() }),
+    ...(policy !== undefined && { policy: new Uint8Array(readFileSync(policy)) }),
+    ...(maxAge !== undefined && { maxAgeMs: Number(maxAge) * 1000 }),
   };
 }
 
@@ -156,13 +156,13 @@ function read(file: string): Uint8Array {
   return readFileSync(file === "-" ? 0 : file);
 }
 
-function keep(file: string, evidence: HeldFile): void {
-  // Beside, then renamed: it is the only memory of what was verified, and the disk may be full.
-  writeFileSync(`${file}.new`, `${JSON.stringify(heldJson(evidence))}\n`, { mode: 0o600 });
+function keep(file: string, result: HeldFile): void {
+  // A second file is written and renamed, because the disk may be full and the first is the only memory.
+  writeFileSync(`${file}.new`, `${JSON.stringify(heldJson(result))}\n`, { mode: 0o600 });
   renameSync(`${file}.new`, file);
 }
 
-/** Write as numbers what would move the cursor, fake a line or turn the direction of a text. */
+/** Replace characters that would move the cursor, forge a line or change the direction of text by their numbers. */
 function plain(text: string): string {
   const control = /[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
   return text.replace(control, (found) => `\\u${found.charCodeAt(0).toString(16).padStart(4, "0")}`);
@@ -174,7 +174,7 @@ function answer({ json }: Values, content: Json, lines: readonly string[]): void
 
 function refuse(error: unknown, args: string[]): number {
   const isDisproved = error instanceof VerificationError && !(error instanceof UnreadKeyError);
-  const verdict = isDisproved ? "disproved" : "could not tell";
+  const verdict = isDisproved ? "disproved" : "undetermined";
   const message = error instanceof Error ? error.message : String(error);
   if (args.includes("--json")) {
     const content = { verdict, ...(isDisproved && { error: errorClass(error) }), message };
@@ -182,11 +182,11 @@ function refuse(error: unknown, args: string[]): number {
   } else {
     (isDisproved ? process.stdout : process.stderr).write(`${verdict}: ${plain(message)}\n`);
   }
-  return isDisproved ? DISPROVED : COULD_NOT_TELL;
+  return isDisproved ? DISPROVED : UNDETERMINED;
 }
 
-// An answer that did not arrive is no verdict: Node's own status, 1, would say disproved.
-process.stdout.on("error", () => process.exit(COULD_NOT_TELL));
+// If the answer cannot be written, there is no verdict. Node would exit with 1, which means disproved here.
+process.stdout.on("error", () => process.exit(UNDETERMINED));
 
 const args = process.argv.slice(2);
 try {

@@ -1,5 +1,5 @@
 /**
- * Keep what was verified of a chain in a file until its next history.
+ * Format and parse the file in which a program keeps what it verified of a chain, until the chain's next history.
  */
 
 import { decodeBase64, decodeHex, encodeBase64, encodeHex } from "./bytes.js";
@@ -15,7 +15,7 @@ export interface HeldFile {
   readonly heldChain: HeldChain;
 }
 
-/** Return what is to be kept until the next history, as JSON. */
+/** Format what is kept until the next history, as JSON. */
 export function heldJson({ tag, held, heldChain }: HeldFile): Json {
   return {
     tag: encodeHex(tag),
@@ -35,9 +35,9 @@ export function heldJson({ tag, held, heldChain }: HeldFile): Json {
   };
 }
 
-/** Read what was kept.
+/** Parse what was kept.
  *
- * @throws {TypeError} it is not that; it is the reader's own file, and no evidence.
+ * @throws {TypeError} it is malformed. The file is the reader's own, so that is no verdict.
  */
 export function parseHeld(text: string): HeldFile {
   try {
@@ -53,7 +53,7 @@ export function parseHeld(text: string): HeldFile {
         count: number(count),
         head: decodeBase64(head),
         erased: erased === true,
-        // Files of before had neither: the times are not compared then, and no policy lets anything be pruned.
+        // Older files had neither. Then no times are compared, and no retention policy allows pruning.
         timeMs: number(time_ms ?? "0"),
         retentionDays: Number.isInteger(retention_days) ? retention_days : 0,
         missing: ((missing ?? []) as [unknown, unknown][]).map(([first, last]) => [number(first), number(last)] as const),

@@ -1,16 +1,16 @@
 /**
- * Verify a history: these entries of a tag are all of them, and each was stated by whom it says.
+ * Verify one chain of a history: its entries are complete and unaltered.
  *
- * A history proof goes from what everyone can see to what one person holds, each step leaning on the one before:
+ * Each step of a history proof relies on the step above it:
  *
- *     checkpoint      signed by the log; consistent with the one held, and not smaller         verifyAnchor
- *       └─ seal       leaf n-1 of its tree; says where every chain stood                        verifyAnchor
- *            └─ map   (count, head) of this tag, or that the tag has no entry                   verifyChain
- *                 └─ leaves     seq 1 … count without a gap, the last one hashing to head       verifyChain
- *                      └─ openings      each commits to its statement                           verifyChain
- *                           └─ authors  signed by a key in force then, of who may state this    verifyAuthors
+ *     checkpoint      signed by the log; consistent with the one held, and not smaller    verifySealedCheckpoint
+ *       └─ seal       leaf n-1 of the checkpoint's tree; commits to the map                verifySealedCheckpoint
+ *            └─ map   count and head of this tag, or that the tag has no entry             verifyChain
+ *                 └─ leaves     seq 1 … count without a gap; the last one hashes to head   verifyChain
+ *                      └─ openings      each leaf commits to its statement                 verifyChain
+ *                           └─ authors  signed by a key that was valid (`key_validity.ts`)  verifyAuthors
  *
- * A ledger states in its own chain what it has pruned (`readKeptFrom`): that much of a person's chain may be missing.
+ * A ledger states in its own chain what it has pruned (`pruned.ts`). That much of a person's chain may be missing.
  *
  * Source: ledger-format.md, "History proof", "Keys in force".
  */
@@ -18,17 +18,13 @@
 import { equal } from "./bytes.js";
 import { type Checkpoint, MAX_SIZE, openCheckpoint } from "./checkpoint.js";
 import * as codec from "./codec.js";
-import * as ed25519 from "./ed25519.js";
-import { MalformedError, ProofError, SignatureError, UnreadKeyError } from "./errors.js";
+import { MalformedError, ProofError } from "./errors.js";
 import { ERASURE, isPrunable } from "./kinds.js";
+import type { KeyChange } from "./key_validity.js";
 import { leafHash, verifyConsistency, verifyInclusion } from "./merkle.js";
-import type { Note, Verifier } from "./note.js";
+import type { Verifier } from "./note.js";
 import { verifyAbsence, verifyPresence } from "./patricia.js";
 import type { SeqRange } from "./pruned.js";
-import type { HeldKey, KeyTerm, KeyTerms } from "./terms.js";
-
-/** How far an author's clock may be from the ledger's. */
-export const MAX_AUTHOR_SKEW_MS = 600_000n;
 
 const MAX_NAME = 128;
 const SALT_SIZE = 32;
@@ -41,18 +37,18 @@ export interface Opening {
   readonly statement: Uint8Array;
 }
 
-/** A leaf, and what it commits to; null for a tombstone. */
+/** A leaf, and the opening of its commitment; null: the statement was erased, pruned or withheld. */
 export interface HistoryEntry {
   readonly leaf: Uint8Array;
   readonly opening: Opening | null;
 }
 
-/** Where a chain stands, and its entries. */
+/** A chain, with the proof of its count and head in the map. All of it is claims. */
 export interface ChainProof {
   readonly tag: Uint8Array;
   /** `participant/ID` and the like; empty for a person's chain. */
   readonly publicName: string;
-  /** As the map has it; 0 where the tag has no entry. */
+  /** Number of entries, as the map has it; 0: the tag has no entry. */
   readonly count: bigint;
   /** Chain hash of the last leaf; empty where count is 0. */
   readonly head: Uint8Array;
@@ -63,11 +59,11 @@ export interface ChainProof {
   readonly entries: readonly HistoryEntry[];
 }
 
-/** A history as it is sent: all claims, nothing verified. */
+/** A history as it is sent. All of it is claims. */
 export interface HistoryProof {
   /** The signed note, verbatim. */
   readonly checkpoint: Uint8Array;
-  /** From the checkpoint held to this one; empty where none is held. */
+  /** Hashes, from the checkpoint held to this one; empty if none is held. */
   readonly consistency: readonly Uint8Array[];
   /** The last leaf of the checkpoint's tree. */
   readonly seal: Uint8Array;
@@ -86,45 +82,43 @@ export interface Held {
 export interface HeldChain {
   readonly count: bigint;
   readonly head: Uint8Array;
-  /** Its last entry held is an ERASURE. */
+  /** Whether the last entry held is an ERASURE. */
   readonly erased: boolean;
-  /** Of its last entry held: those after it are not earlier. */
+  /** Time of the last entry held. Later entries may not be earlier. */
   readonly timeMs: bigint;
-  /** Of the chain `ledger`: for how long it published to keep entries, in its leaf 0; else 0. */
+  /** Of chain `ledger`: for how many days leaf 0 published to keep entries; of other chains 0. */
   readonly retentionDays: number;
-  /** What its entries held say of keys. */
-  readonly keys: readonly HeldKey[];
-  /** What was pruned of it before it was ever seen. */
+  /** What the entries held state of keys. */
+  readonly keys: readonly KeyChange[];
+  /** Entries that were pruned before the client could read them. */
   readonly missing: readonly SeqRange[];
 }
 
-/** What all chains of one proof are verified against: a checkpoint that holds, and its seal. */
-export interface Anchor {
+/** A verified checkpoint and the seal that is its last leaf. All chains of one proof are verified against both. */
+export interface SealedCheckpoint {
   readonly checkpoint: Checkpoint;
-  readonly note: Note;
   readonly seal: codec.Seal;
 }
 
-/** An entry that is part of the chain, and what it commits to (null: erased or pruned); not who signed it. */
+/** An entry of a chain, and its statement (null: erased or pruned). Who signed the statement is not verified yet. */
 export interface VerifiedEntry {
   readonly event: codec.Event;
   readonly statement: codec.Statement | null;
 }
 
-/** Verify what a proof stands on: checkpoint, consistency with the one held, seal.
+/** Verify what all chains of a proof rely on: the checkpoint, its consistency with the one held, and the seal.
  *
  * @throws {MalformedError} checkpoint or seal is not one.
  * @throws {SignatureError} the log has not signed the checkpoint.
  * @throws {ProofError} another origin, a smaller or contradicting tree, or the seal is not its last leaf.
  */
-export function verifyAnchor(
+export function verifySealedCheckpoint(
   proof: HistoryProof,
   origin: string,
   log: Verifier,
   held: Held | null = null,
-  witnesses: readonly Verifier[] = [],
-): Anchor {
-  const [checkpoint, note] = openCheckpoint(proof.checkpoint, origin, log, witnesses);
+): SealedCheckpoint {
+  const [checkpoint] = openCheckpoint(proof.checkpoint, origin, log);
   const { size, root } = checkpoint;
   if (held === null) {
     if (proof.consistency.length) throw new ProofError("consistency proof leads from no checkpoint that is held");
@@ -140,15 +134,15 @@ export function verifyAnchor(
     throw new ProofError("seal is not the one that covers this checkpoint's tree");
   }
   verifyInclusion(proof.sealInclusion, { index: size - 1n, size, leafHash: leafHash(proof.seal), root });
-  return { checkpoint, note, seal };
+  return { checkpoint, seal };
 }
 
-/** What a chain is verified under, beside the seal. */
+/** What decides which entries and openings a chain may lack. */
 export interface ChainRules {
   /** How much of it the client has verified before. Default: nothing. */
   readonly held?: Pick<HeldChain, "count" | "head" | "erased" | "timeMs"> | null;
-  /** Of a person's chain, entries before this time may be missing where it begins, and openings of kinds that can be
-   * pruned anywhere. Default: 0. */
+  /** In a person's chain, the first entries may be missing if they are older than this, and openings of prunable kinds
+   * anywhere. Default: 0. */
   readonly keptFromMs?: bigint;
 }
 
@@ -159,7 +153,7 @@ export interface ChainRules {
  * missing from a chain that was neither erased nor pruned there.
  */
 export function verifyChain(chain: ChainProof, seal: codec.Seal, rules: ChainRules = {}): VerifiedEntry[] {
-  verifyStanding(chain, seal.mapRoot);
+  verifyMapEntry(chain, seal.mapRoot);
   const start = rules.held?.count ?? 0n;
   const keptFromMs = chain.publicName ? 0n : (rules.keptFromMs ?? 0n);
   if (chain.count < start) {
@@ -168,7 +162,7 @@ export function verifyChain(chain: ChainProof, seal: codec.Seal, rules: ChainRul
   if (chain.firstSeq <= start || BigInt(chain.entries.length) !== chain.count - chain.firstSeq + 1n) {
     throw new ProofError(`chain does not have the entries after \`${start}\` up to \`${chain.count}\``);
   }
-  // Behind a gap nobody knows the chain hash of the entry before.
+  // The chain hash of an entry that is missing is unknown.
   let head = start ? rules.held!.head : codec.ZERO_HASH;
   const hasGap = chain.firstSeq > start + 1n;
   if (hasGap) verifyGap(chain.entries[0], start, keptFromMs);
@@ -178,8 +172,8 @@ export function verifyChain(chain: ChainProof, seal: codec.Seal, rules: ChainRul
     const event = codec.decodeLeaf(leaf);
     if (erased) throw new ProofError("entry follows an ERASURE");
     if (event.type !== "event" || !equal(event.tag, chain.tag)) throw new ProofError("entry is not of this chain");
-    const isBehindGap = hasGap && !verified.length;
-    if (event.seq !== seq + 1n || !(isBehindGap || equal(event.prev, head))) {
+    const isAfterGap = hasGap && !verified.length;
+    if (event.seq !== seq + 1n || !(isAfterGap || equal(event.prev, head))) {
       throw new ProofError(`entry does not follow the one before: seq \`${event.seq}\` after \`${seq}\``);
     }
     if (event.timeMs < timeMs) throw new ProofError("entry is earlier than the one before");
@@ -191,8 +185,8 @@ export function verifyChain(chain: ChainProof, seal: codec.Seal, rules: ChainRul
   if (!equal(head, chain.count ? chain.head : codec.ZERO_HASH)) {
     throw new ProofError("last entry is not the head that the map has");
   }
-  // INVARIANT: an erased person's statements are gone, and pruned ones; nobody else's may be. The ERASURE itself stands
-  // in the clear.
+  // INVARIANT: statements may be missing only if they were pruned, or if the person was erased. The ERASURE itself has
+  // its statement.
   const isGone = verified.some(
     ({ event, statement }) => statement === null && !(event.timeMs < keptFromMs && isPrunable(event.kind)),
   );
@@ -204,7 +198,7 @@ export function verifyChain(chain: ChainProof, seal: codec.Seal, rules: ChainRul
 
 /** Verify that what is missing before this entry may be.
  *
- * INVARIANT: what is missing is not later than the entry behind it, and that one is old enough to be pruned.
+ * INVARIANT: missing entries are not later than the entry after them, and that entry is old enough to be pruned.
  */
 function verifyGap(first: HistoryEntry | undefined, start: bigint, keptFromMs: bigint): void {
   const event = first && codec.decodeLeaf(first.leaf);
@@ -213,38 +207,8 @@ function verifyGap(first: HistoryEntry | undefined, start: bigint, keptFromMs: b
   }
 }
 
-/** Verify that each statement was signed by a key in force at its leaf's time, of one who may state this kind; return
- * for each entry the term of that key, null for a tombstone: what it said is gone.
- *
- * A kind that this version does not know may be anybody's; whoever shows the history says that it could not tell.
- *
- * @throws {UnreadKeyError} no such key in force, by those entries that could be read.
- * @throws {SignatureError} no such key in force, the wrong author, clocks too far apart, or the signature is wrong.
- */
-export function verifyAuthors(
-  entries: readonly VerifiedEntry[],
-  origin: string,
-  terms: KeyTerms,
-): (KeyTerm | null)[] {
-  return entries.map(({ event, statement }) => {
-    if (statement === null) return null;
-    const skew = event.timeMs - statement.authorTimeMs;
-    if (skew > MAX_AUTHOR_SKEW_MS || -skew > MAX_AUTHOR_SKEW_MS) {
-      throw new SignatureError("author's clock is more than ten minutes from the ledger's");
-    }
-    const term = terms.find(statement.key, event);
-    if (term === undefined) {
-      const unknown = `author's key was not in force for this entry: seq \`${event.seq}\``;
-      if (terms.isWhole) throw new SignatureError(unknown);
-      throw new UnreadKeyError(`${unknown}, or was put in force by an entry that this version cannot read`);
-    }
-    ed25519.verify(statement.key, codec.signedMessage(origin, event, statement), statement.signature);
-    return term;
-  });
-}
-
-/** Verify what the map says of the tag, and that a public name is the tag's. */
-function verifyStanding({ tag, publicName, count, head, mapProof }: ChainProof, mapRoot: Uint8Array): void {
+/** Verify the count and head of a tag, or its absence, against the map; and that a public name belongs to the tag. */
+function verifyMapEntry({ tag, publicName, count, head, mapProof }: ChainProof, mapRoot: Uint8Array): void {
   if (tag.length !== codec.HASH_SIZE || count < 0n || count > MAX_SIZE || [...publicName].length > MAX_NAME) {
     throw new MalformedError("chain has an impossible tag, name or count");
   }
@@ -262,13 +226,13 @@ function verifyStanding({ tag, publicName, count, head, mapProof }: ChainProof, 
   verifyPresence(mapRoot, key, codec.mapValue(tag, count, head), mapProof);
 }
 
-/** Return the statement of an opening that its leaf commits to.
+/** Verify that an opening is what a leaf commits to; return the decoded statement.
  *
  * @throws {MalformedError} the salt or the statement is not one.
- * @throws {ProofError} it is not what the leaf commits to.
+ * @throws {ProofError} the leaf commits to something else.
  */
 export function openStatement(event: codec.Event, { salt, statement }: Opening): codec.Statement {
-  // INVARIANT: the salt's length is fixed, or the same hash would open to other statements.
+  // INVARIANT: the length of a salt is fixed. Otherwise one hash could open to several statements.
   if (salt.length !== SALT_SIZE) throw new MalformedError("salt is not 32 bytes long");
   if (!equal(codec.commit(salt, statement), event.commit)) {
     throw new ProofError(`opening is not what its leaf commits to: seq \`${event.seq}\``);

@@ -1,19 +1,18 @@
 /**
- * Say what was proven: as text for people, and as JSON for programs.
+ * Format what was proven: as text for people, and as JSON for programs.
  */
 
 import { encodeBase64, encodeHex, equal } from "./bytes.js";
-import type { BundleChain, BundleEvidence } from "./bundle.js";
-import type { BundleScope } from "./bundle_file.js";
+import { NOT_PROVEN_OF_PRUNED, type ProvenChain, type ProvenEntry, type Unread } from "./chains.js";
 import type { Event, Seal } from "./codec.js";
 import { MalformedError, ProofError, SignatureError, type VerificationError } from "./errors.js";
+import type { Scope } from "./evidence.js";
 import { heldJson, type Json } from "./held.js";
+import type { KeyValidity } from "./key_validity.js";
 import { KINDS } from "./kinds.js";
-import type { Cosignature } from "./policy.js";
 import type { SeqRange } from "./pruned.js";
-import type { KeyTerm } from "./terms.js";
-import { type HistoryEvidence, NOT_PROVEN, NOT_PROVEN_OF_PRUNED, type ProvenEntry } from "./verify.js";
-import type { ReceiptEvidence, Unread } from "./verify.js";
+import type { Cosignature } from "./quorum.js";
+import { type EvidenceResult, type HistoryResult, NOT_PROVEN, type ReceiptResult } from "./verify.js";
 
 /** Name the class of an error, as the shared vectors do. */
 export function errorClass(error: VerificationError): string {
@@ -29,11 +28,11 @@ export function kindName(kind: number): string {
 }
 
 /** Return what a history proves as JSON. */
-export function historyJson(evidence: HistoryEvidence): Json {
-  const { tag, publicName, count, erased, unread, seal, missing, keptFromMs } = evidence;
+export function historyJson(result: HistoryResult): Json {
+  const { tag, publicName, count, erased, unread, seal, missing, keptFromMs } = result;
   return {
-    verdict: unread.length ? "could not tell" : "proven",
-    ...anchorJson(evidence),
+    verdict: unread.length ? "undetermined" : "proven",
+    ...checkpointJson(result),
     seal_time_ms: integer(seal.timeMs),
     tag: encodeHex(tag),
     public_name: publicName,
@@ -42,27 +41,27 @@ export function historyJson(evidence: HistoryEvidence): Json {
     missing: missing.map(rangeJson),
     kept_from_ms: integer(keptFromMs),
     unread: unreadJson(unread),
-    entries: evidence.entries.map(entryJson),
-    not_proven: notProven(NOT_PROVEN, [evidence]),
-    held: heldJson(evidence),
+    entries: result.entries.map(entryJson),
+    not_proven: notProven(NOT_PROVEN, [result]),
+    held: heldJson(result),
   };
 }
 
 /** Return what a receipt proves as JSON. */
-export function receiptJson(evidence: ReceiptEvidence): Json {
-  const { index, leaf } = evidence;
-  return { verdict: "proven", ...anchorJson(evidence), index: integer(index), leaf: leafJson(leaf) };
+export function receiptJson(result: ReceiptResult): Json {
+  const { index, leaf } = result;
+  return { verdict: "proven", ...checkpointJson(result), index: integer(index), leaf: leafJson(leaf) };
 }
 
-/** Return what a bundle proves as JSON. */
-export function bundleJson(evidence: BundleEvidence): Json {
-  const { scope, seal, chains, entries, closed, unproven, unread } = evidence;
+/** Return what evidence proves as JSON. */
+export function evidenceJson(result: EvidenceResult): Json {
+  const { scope, seal, chains, entries, closed, unproven, unread } = result;
   return {
-    verdict: isTold(evidence) ? "proven" : "could not tell",
-    ...anchorJson(evidence),
+    verdict: isDetermined(result) ? "proven" : "undetermined",
+    ...checkpointJson(result),
     seal_time_ms: integer(seal.timeMs),
     scope: scopeJson(scope),
-    kept_from_ms: integer(evidence.keptFromMs),
+    kept_from_ms: integer(result.keptFromMs),
     chains: chains.map(({ tag, publicName, entries, missing }) => ({
       tag: encodeHex(tag),
       public_name: publicName,
@@ -78,20 +77,20 @@ export function bundleJson(evidence: BundleEvidence): Json {
     closed,
     unproven,
     unread: unreadJson(unread),
-    not_proven: notProven(BUNDLE_NOT_PROVEN, chains),
+    not_proven: notProven(NOT_PROVEN_OF_EVIDENCE, chains),
   };
 }
 
 /** Tell whether all that a bundle says could be told. */
-export function isTold({ unproven, unread }: BundleEvidence): boolean {
+export function isDetermined({ unproven, unread }: EvidenceResult): boolean {
   return !unproven && !unread.length;
 }
 
-/** Return what a bundle proves as lines of text. */
-export function bundleText(evidence: BundleEvidence): string[] {
-  const { checkpoint, seal, scope, chains, entries, keptFromMs, closed, unproven, unread } = evidence;
+/** Return what evidence proves as lines of text. */
+export function evidenceText(result: EvidenceResult): string[] {
+  const { checkpoint, seal, scope, chains, entries, keptFromMs, closed, unproven, unread } = result;
   const lines = [
-    `this stands in ${checkpoint.origin} at tree size ${checkpoint.size}, sealed ${time(seal.timeMs)}`,
+    `this is in ${checkpoint.origin} at tree size ${checkpoint.size}, sealed ${time(seal.timeMs)}`,
     scopeText(scope, chains),
   ];
   for (const { tag, publicName, entries, missing } of chains) {
@@ -100,20 +99,20 @@ export function bundleText(evidence: BundleEvidence): string[] {
   }
   if (entries.length) lines.push("single entries:");
   for (const { index, leaf, statement, author } of entries) {
-    const by = author ? authorName(author) : statement ? "(a key not shown to be anybody's)" : "(no statement)";
+    const by = author ? authorName(author) : statement ? "(a key whose owner is undetermined)" : "(no statement)";
     const what = leaf.type === "seal" ? "SEAL" : kindName(leaf.kind).padEnd(11);
     lines.push(`${String(index).padStart(8)}  ${time(leaf.timeMs)}  ${what}${leaf.type === "seal" ? "" : ` ${by}`}`);
   }
-  lines.push(...cosignatureText(evidence.cosignatures));
-  if (closed) lines.push(`statements that are not in it: ${closed}`);
-  if (unproven) lines.push(`could not tell whose key it was, for want of the person's chain: ${unproven}`);
+  lines.push(...cosignatureText(result.cosignatures));
+  if (closed) lines.push(`statements that the file does not contain: ${closed}`);
+  if (unproven) lines.push(`undetermined: who owns a key, because the person's chain is not in the file: ${unproven}`);
   lines.push(...unreadText(unread));
-  return [...lines, "not proven:", ...notProven(BUNDLE_NOT_PROVEN, chains).map((text) => `  ${text}`)];
+  return [...lines, "not proven:", ...notProven(NOT_PROVEN_OF_EVIDENCE, chains).map((text) => `  ${text}`)];
 }
 
 /** Return what a history proves as lines of text. */
-export function historyText(evidence: HistoryEvidence): string[] {
-  const { tag, publicName, count, entries, missing, keptFromMs, erased, unread, checkpoint, seal } = evidence;
+export function historyText(result: HistoryResult): string[] {
+  const { tag, publicName, count, entries, missing, keptFromMs, erased, unread, checkpoint, seal } = result;
   const whose = publicName || `tag ${encodeHex(tag)}`;
   const shownFrom = entries[0]?.event.seq ?? count + 1n;
   // What is missing right before the first entry shown was not verified before.
@@ -128,13 +127,13 @@ export function historyText(evidence: HistoryEvidence): string[] {
   if (heldTo) lines.push(`(those up to ${heldTo} were verified before)`);
   lines.push(...entries.map(entryText));
   if (erased) lines.push("the chain ends in an erasure");
-  lines.push(...cosignatureText(evidence.cosignatures));
+  lines.push(...cosignatureText(result.cosignatures));
   lines.push(...unreadText(unread));
-  return [...lines, "not proven:", ...notProven(NOT_PROVEN, [evidence]).map((text) => `  ${text}`)];
+  return [...lines, "not proven:", ...notProven(NOT_PROVEN, [result]).map((text) => `  ${text}`)];
 }
 
 /** Return what a receipt proves as lines of text. */
-export function receiptText({ checkpoint, index, leaf, cosignatures }: ReceiptEvidence): string[] {
+export function receiptText({ checkpoint, index, leaf, cosignatures }: ReceiptResult): string[] {
   const what = leaf.type === "seal" ? "seal" : `${kindName(leaf.kind)}, seq ${leaf.seq} of tag ${encodeHex(leaf.tag)}`;
   return [
     `leaf ${index} of ${checkpoint.origin} is this one at tree size ${checkpoint.size}`,
@@ -143,17 +142,13 @@ export function receiptText({ checkpoint, index, leaf, cosignatures }: ReceiptEv
   ];
 }
 
-/** What a bundle does not prove, whatever is in it. */
-const BUNDLE_NOT_PROVEN: readonly string[] = [
-  "that it is this that was asked for: of a participant's entries outside its chain, that they are all",
+/** What evidence does not prove, whatever is in it. */
+const NOT_PROVEN_OF_EVIDENCE: readonly string[] = [
+  "that the file contains what was asked for; and that a participant's single entries are all that there are",
   ...NOT_PROVEN,
 ];
 
-/** A chain that may have been pruned. */
-interface Prunable {
-  readonly entries: readonly ProvenEntry[];
-  readonly missing: readonly SeqRange[];
-}
+type Prunable = Pick<ProvenChain, "entries" | "missing">;
 
 function notProven(always: readonly string[], chains: readonly Prunable[]): readonly string[] {
   const isPruned = chains.some(({ entries, missing }) => missing.length || entries.some(({ pruned }) => pruned));
@@ -199,26 +194,27 @@ function unreadJson(unread: readonly Unread[]): Json {
 function unreadText(unread: readonly Unread[]): string[] {
   return unread.map(
     ({ publicName, seq, kind }) =>
-      `could not tell what ${kindName(kind)} says, seq ${seq}${publicName && ` of ${publicName}`}`,
+      `undetermined: what ${kindName(kind)} states, seq ${seq}${publicName && ` of ${publicName}`}`,
   );
 }
 
-function scopeJson({ range, tag, participant }: BundleScope): Json {
-  if (range) return { first: integer(range[0]), last: integer(range[1]) };
-  return tag ? { tag: encodeHex(tag) } : { participant };
+function scopeJson(scope: Scope): Json {
+  if ("range" in scope) return { first: integer(scope.range[0]), last: integer(scope.range[1]) };
+  return "tag" in scope ? { tag: encodeHex(scope.tag) } : { participant: scope.participant };
 }
 
-function scopeText({ range, tag, participant }: BundleScope, chains: readonly BundleChain[]): string {
-  if (range) return `it says it is of the entries ${range[0]} to ${range[1]}: they are all there`;
-  const [missing] = chains.find((chain) => tag && equal(chain.tag, tag))?.missing ?? [];
-  if (tag) return `it says it is of tag ${encodeHex(tag)}: its chain is whole${missing ? ` from ${missing[1] + 1n} on` : ""}`;
-  return `it says it is of participant ${participant}: its chain is whole`;
+function scopeText(scope: Scope, chains: readonly ProvenChain[]): string {
+  if ("range" in scope) return `it is of the entries ${scope.range[0]} to ${scope.range[1]}: they are all there`;
+  if ("participant" in scope) return `it is of participant ${scope.participant}: its chain is whole`;
+  const [missing] = chains.find((chain) => equal(chain.tag, scope.tag))?.missing ?? [];
+  const from = missing ? ` from ${missing[1] + 1n} on` : "";
+  return `it is of tag ${encodeHex(scope.tag)}: its chain is whole${from}`;
 }
 
-function anchorJson({
+function checkpointJson({
   checkpoint,
   cosignatures,
-}: HistoryEvidence | ReceiptEvidence | BundleEvidence): Record<string, Json> {
+}: HistoryResult | ReceiptResult | EvidenceResult): Record<string, Json> {
   const { origin, size, root } = checkpoint;
   return {
     origin,
@@ -238,7 +234,7 @@ function cosignatureText(cosignatures: readonly Cosignature[]): string[] {
   return cosignatures.map(({ name, timeMs }) => `cosigned by ${name} ${time(BigInt(timeMs))}`);
 }
 
-function authorName({ owner, name }: KeyTerm): string {
+function authorName({ owner, name }: KeyValidity): string {
   if (owner === "participant") return `participant/${name}`;
   return owner === "ledger" ? "ledger" : "the person";
 }

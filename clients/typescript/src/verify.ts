@@ -1,37 +1,25 @@
 /**
- * Verify a history file or a receipt as a whole, and say what was proven.
+ * Verify a file of evidence or a receipt as a whole, and return what was proven.
  *
- * What neither proves stands in `NOT_PROVEN`; whoever shows a history says so beside it.
+ * `NOT_PROVEN` lists what no history proves. A program that shows a history should show that list too.
  */
 
 import { equal } from "./bytes.js";
+import { type ProvenChain, type ProvenChains, type ProvenEntry, type Unread } from "./chains.js";
+import { unreadOf, verifyChains } from "./chains.js";
 import { type Checkpoint, verifyProof } from "./checkpoint.js";
 import { decodeLeaf, type Event, type Seal, type Statement } from "./codec.js";
 import { MalformedError, ProofError } from "./errors.js";
-import { parseHistory } from "./file.js";
-import {
-  type ChainProof,
-  type Held,
-  type HeldChain,
-  type HistoryProof,
-  type VerifiedEntry,
-  verifyAnchor,
-  verifyAuthors,
-  verifyChain,
-} from "./history.js";
-import { settleKeys } from "./keys.js";
+import { type Evidence, parseEvidence, type Scope, scopeTag, type SingleEntry } from "./evidence.js";
+import { type Held, type HeldChain, type HistoryProof, openStatement } from "./history.js";
+import { type SealedCheckpoint, verifySealedCheckpoint } from "./history.js";
+import { type KeyValidity, PARTICIPANT_PREFIX, statedKeys, ValidKeys, verifyAuthors } from "./key_validity.js";
 import { ERASURE, KINDS } from "./kinds.js";
-import { formatVkey, type Verifier } from "./note.js";
-import type { Cosignature } from "./policy.js";
-import { isPruned, missingBetween, readKeptFrom, readRetentionDays, type SeqRange } from "./pruned.js";
-import { type KeyTerm, LEDGER_NAME, PARTICIPANT, readKeys } from "./terms.js";
-import { checkWitnesses, readTrust, type Trust } from "./trust.js";
-import type { LedgerStatement } from "./wire.js";
+import { leafHash, verifyInclusion } from "./merkle.js";
+import type { SeqRange } from "./pruned.js";
+import { type Cosignature, readTrust, type ReadTrust, type Trust, verifyWitnessed } from "./quorum.js";
 
-/** What a history, or a bundle, does not prove of what was pruned. */
-export const NOT_PROVEN_OF_PRUNED = "that what was pruned was kept as long as it had to be: who watched the ledger then";
-
-/** What a history does not prove, however whole it is. */
+/** What a history does not prove, however complete it is. */
 export const NOT_PROVEN: readonly string[] = [
   "that every access was reported to the ledger",
   "that the tag is a certain person's, or the person's only one",
@@ -42,201 +30,255 @@ export const NOT_PROVEN: readonly string[] = [
 
 /** How to verify a history. */
 export interface HistoryOptions extends Trust {
-  /** Whose history it must be: the person's tag, 32 bytes. Without it or `publicName`, look at the evidence's. */
+  /** The person's tag that the history must be about, 32 bytes. Without it or `publicName`, look at the result's. */
   readonly tag?: Uint8Array;
-  /** Whose history it must be: a public chain's name. */
+  /** The public chain that the history must be about. */
   readonly publicName?: string;
-  /** What `HistoryEvidence.held` was the last time. */
+  /** `HistoryResult.held` of the last time. */
   readonly held?: Held;
-  /** What `HistoryEvidence.heldChain` was the last time, where only later entries were asked for. */
+  /** `HistoryResult.heldChain` of the last time, if only later entries were asked for. */
   readonly heldChain?: HeldChain;
 }
 
-/** An entry of a chain, proven. */
-export interface ProvenEntry {
-  readonly event: Event;
-  /** null: erased or pruned. */
-  readonly statement: Statement | null;
-  /** Whose key signed it, and when that was in force; null: erased or pruned. */
-  readonly author: KeyTerm | null;
-  /** What it said is gone, as the ledger states, past its published retention; otherwise, the person was erased. */
-  readonly pruned: boolean;
-}
-
-/** Where an entry stands that this version cannot read. */
-export interface Unread {
-  /** Of its chain; empty for the person's. */
-  readonly publicName: string;
-  readonly seq: bigint;
-  readonly kind: number;
-}
-
-/** What a history proof proves. */
-export interface HistoryEvidence {
+interface Verified {
   readonly checkpoint: Checkpoint;
+  /** Who cosigned, if a policy was given. */
   readonly cosignatures: readonly Cosignature[];
+}
+
+/** What a history proves. */
+export interface HistoryResult extends Verified {
   readonly seal: Seal;
   readonly tag: Uint8Array;
   /** Empty for a person's chain. */
   readonly publicName: string;
-  /** How many entries the chain has, those held before included. 0: none. */
+  /** How many entries the chain has, those held included; 0n: none. */
   readonly count: bigint;
-  /** All entries, or all after those held, but for those in `missing`. */
+  /** All entries, or all after those held, except for those in `missing`. */
   readonly entries: readonly ProvenEntry[];
-  /** Which entries were pruned, and neither are shown nor were held. */
+  /** Entries that were pruned, and are neither shown nor were held. */
   readonly missing: readonly SeqRange[];
   /** The time before which the ledger has pruned persons' chains, under its published policy; 0n: nothing. */
   readonly keptFromMs: bigint;
-  /** The chain ends in an ERASURE. */
+  /** Whether the chain ends in an ERASURE. */
   readonly erased: boolean;
-  /** Entries that are proven, but say something that this version cannot tell: nothing follows from them. */
   readonly unread: readonly Unread[];
-  /** To be kept, and given again the next time. */
+  /** Keep this, and pass it the next time. */
   readonly held: Held;
-  /** To be kept, and given again the next time, where only later entries are asked for then. */
+  /** Keep this, and pass it the next time if only later entries are asked for then. */
   readonly heldChain: HeldChain;
 }
 
+/** A single entry, proven to be in the tree at its index. */
+export interface ProvenSingle {
+  readonly index: bigint;
+  readonly leaf: Event | Seal;
+  /** null: it is a seal's, or not in the file. */
+  readonly statement: Statement | null;
+  /** null: there is no statement, or it may be signed by the person's own key, whose chain is not in the file. */
+  readonly author: KeyValidity | null;
+}
+
+/** What evidence proves. */
+export interface EvidenceResult extends Verified {
+  readonly seal: Seal;
+  /** What the file contains. A range and a chain are proven to be complete. */
+  readonly scope: Scope;
+  readonly chains: readonly ProvenChain[];
+  readonly entries: readonly ProvenSingle[];
+  /** The time before which the ledger has pruned persons' chains, if chain `ledger` is there to state it; 0n: nothing. */
+  readonly keptFromMs: bigint;
+  /** How many entries lack their statement: it is erased, pruned, or withheld by the maker of the file. */
+  readonly closed: number;
+  /** How many statements may be signed by a person's own key, which only that person's chain could show. */
+  readonly unproven: number;
+  readonly unread: readonly Unread[];
+}
+
 /** What a receipt proves. */
-export interface ReceiptEvidence {
-  readonly checkpoint: Checkpoint;
-  readonly cosignatures: readonly Cosignature[];
+export interface ReceiptResult extends Verified {
   /** Of the leaf, from 0. */
   readonly index: bigint;
   readonly leaf: Event | Seal;
 }
 
-/** Verify a history file, or a proof made of the stream's pieces, as ledger-format.md, "History proof", says.
+/** Verify the history that a file of evidence is about, or a proof made of the stream's pieces.
  *
  * @throws {MalformedError} something is not the format it claims to be.
- * @throws {SignatureError} a signature does not verify, its key was not in force, or too few witnesses cosigned.
- * @throws {ProofError} a proof does not lead to where it should, or this is another chain's history.
- * @throws {TypeError} the options cannot be.
+ * @throws {SignatureError} a signature does not verify, its key was not in force, or there is no quorum of witnesses.
+ * @throws {ProofError} a proof does not lead to where it should, or this is another chain's history or none.
+ * @throws {TypeError} the options are the caller's error.
  */
-export function verifyHistory(
-  document: Uint8Array | string | HistoryProof,
-  options: HistoryOptions,
-): HistoryEvidence {
+export function verifyHistory(document: Uint8Array | HistoryProof, options: HistoryOptions): HistoryResult {
   const trust = readTrust(options);
-  const proof = typeof document === "string" || document instanceof Uint8Array ? parseHistory(document) : document;
-  const [asked, ...others] = proof.chains;
-  if (asked === undefined) throw new MalformedError("history has no chain");
-  const { held = null, heldChain = null } = options;
-  const { checkpoint, note, seal } = verifyAnchor(proof, trust.origin, trust.log, held, trust.witnesses);
-  const cosignatures = checkWitnesses(note, trust, seal.timeMs);
-  checkAsked(asked, options);
-
-  const authorChains: { chain: ChainProof; entries: VerifiedEntry[] }[] = [];
-  for (const chain of others) {
-    checkNeeded(chain, asked, authorChains);
-    authorChains.push({ chain, entries: verifyChain(chain, seal) });
+  const evidence = document instanceof Uint8Array ? parseEvidence(document) : ofProof(document);
+  const { held = null, heldChain = null, tag, publicName } = options;
+  const { sealed, cosignatures, proven } = verifyAll(evidence, trust, held, heldChain);
+  const [asked] = evidence.proof.chains;
+  const [first] = proven.chains;
+  if (asked === undefined || first === undefined || scopeTag(evidence.scope) === null) {
+    throw new ProofError("evidence is of a range of entries, and not of one chain");
   }
-  const ledger = authorChains.find(({ chain }) => chain.publicName === LEDGER_NAME);
-  const statedMs = readKeptFrom(ledger?.entries ?? []);
-  const keptFromMs = asked.publicName ? 0n : statedMs;
-  checkContinues(asked, heldChain?.count ?? 0n);
-  const chains = [{ chain: asked, entries: verifyChain(asked, seal, { held: heldChain, keptFromMs }) }, ...authorChains];
-  const isLedger = asked.publicName === LEDGER_NAME;
-  const retentionDays = isLedger ? readRetentionDays(chains[0]!.entries, heldChain?.retentionDays) : 0;
-  if (isLedger) readKeptFrom(chains[0]!.entries, retentionDays);
-  const said = chains.map(({ chain, entries }) => readKeys(chain, entries));
-  const terms = settleKeys(chains, heldChain?.keys ?? [], trust.origin, said.every(({ unread }) => !unread.length));
-  const authors = chains.map(({ entries }) => verifyAuthors(entries, trust.origin, terms));
-  // Of the chain `ledger` itself what is held was held against what is pinned when it was verified.
-  checkLedger(said.flatMap(({ ledger }) => ledger), trust, isLedger && Boolean(heldChain?.count));
-
-  const last = chains[0]!.entries.at(-1)?.event;
-  const erased = last ? last.kind === ERASURE : heldChain?.erased ?? false;
-  const entries = chains[0]!.entries.map((entry, i) => ({
-    ...entry,
-    author: authors[0]![i]!,
-    pruned: isPruned(entry, keptFromMs, erased),
-  }));
-  const missing = [...(heldChain?.missing ?? []), ...missingBetween(heldChain?.count ?? 0n, asked.firstSeq)];
-  const { tag, publicName, count, head } = asked;
+  const isOther = asked.publicName !== (publicName ?? "") || (tag !== undefined && !equal(asked.tag, tag));
+  if ((tag !== undefined || publicName !== undefined) && isOther) {
+    throw new ProofError("history is of another chain than the one asked for");
+  }
+  const { checkpoint, seal } = sealed;
+  const last = first.entries.at(-1)?.event;
+  const erased = last ? last.kind === ERASURE : (heldChain?.erased ?? false);
+  const missing = [...(heldChain?.missing ?? []), ...first.missing];
+  const { count, head } = asked;
   return {
     checkpoint,
     cosignatures,
     seal,
-    tag,
-    publicName,
+    tag: asked.tag,
+    publicName: asked.publicName,
     count,
-    entries,
+    entries: first.entries,
     missing,
-    keptFromMs,
+    keptFromMs: asked.publicName ? 0n : proven.keptFromMs,
     erased,
-    unread: chains.flatMap(({ chain }, place) => {
-      // Of an author's chain only what it says of keys matters, of the one asked for everything.
-      const unknown = place ? [] : chains[0]!.entries.map(({ event }) => event).filter(({ kind }) => !KINDS.has(kind));
-      return [...unknown, ...said[place]!.unread].map(({ kind, seq }) => ({ publicName: chain.publicName, seq, kind }));
-    }),
+    // Of an author's chain only what it states of keys matters, of the one asked for every entry.
+    unread: proven.unread.filter(({ publicName, kind }) => publicName === asked.publicName || KINDS.has(kind)),
     held: { treeSize: checkpoint.size, root: checkpoint.root },
     heldChain: {
       count,
       head,
       erased,
       timeMs: last?.timeMs ?? heldChain?.timeMs ?? 0n,
-      retentionDays,
-      keys: [...(heldChain?.keys ?? []), ...said[0]!.keys],
+      retentionDays: asked.publicName === "ledger" ? proven.retentionDays : 0,
+      keys: [...(heldChain?.keys ?? []), ...proven.changes],
       missing,
     },
   };
 }
 
-/** Verify, offline, that a receipt shows this leaf in a tree that the log signed.
+/** Verify evidence, offline.
+ *
+ * @throws {MalformedError} it is not evidence, or a part of it is not what it should be.
+ * @throws {SignatureError} the log, an author or a quorum of witnesses has not signed.
+ * @throws {ProofError} something in it is not proven, or an entry of its scope is missing.
+ * @throws {TypeError} the options are the caller's error.
+ */
+export function verifyEvidence(content: Uint8Array, options: Trust): EvidenceResult {
+  const trust = readTrust(options);
+  const evidence = parseEvidence(content);
+  const { sealed, cosignatures, proven, entries } = verifyAll(evidence, trust);
+  const singles = entries.flatMap(({ leaf, statement, author }) =>
+    leaf.type === "event" ? [{ event: leaf, statement, author }] : [],
+  );
+  const all = [...proven.chains.flatMap((chain) => chain.entries), ...singles];
+  return {
+    ...sealed,
+    cosignatures,
+    scope: evidence.scope,
+    chains: proven.chains,
+    entries,
+    keptFromMs: proven.keptFromMs,
+    closed: all.filter(({ statement }) => statement === null).length,
+    unproven: all.filter(({ statement, author }) => statement !== null && author === null).length,
+    unread: [...proven.unread, ...unreadOf("", singles, statedKeys({ publicName: "" }, singles).unread)],
+  };
+}
+
+/** Verify, offline, that a receipt (`.tlog-proof`) shows this leaf in a tree that the log signed.
  *
  * @throws {MalformedError} the receipt or the leaf is not one.
- * @throws {SignatureError} the log has not signed the checkpoint, a signature is wrong, or too few witnesses cosigned.
+ * @throws {SignatureError} the log has not signed the checkpoint, a signature is wrong, or there is no quorum.
  * @throws {ProofError} another origin, or the proof does not lead from the leaf to the root.
- * @throws {TypeError} the options cannot be.
+ * @throws {TypeError} the options are the caller's error.
  */
-export function verifyReceipt(tlogProof: Uint8Array, leaf: Uint8Array, options: Trust): ReceiptEvidence {
+export function verifyReceipt(tlogProof: Uint8Array, leaf: Uint8Array, options: Trust): ReceiptResult {
   const trust = readTrust(options);
-  const [bundle, checkpoint, note] = verifyProof(tlogProof, leaf, trust.origin, trust.log, trust.witnesses);
+  const [receipt, checkpoint] = verifyProof(tlogProof, leaf, trust.origin, trust.log);
   const decoded = decodeLeaf(leaf);
-  const cosignatures = checkWitnesses(note, trust, decoded.timeMs);
-  return { checkpoint, cosignatures, index: bundle.index, leaf: decoded };
+  const cosignatures = verifyWitnessed(receipt.checkpointNote, decoded.timeMs, trust);
+  return { checkpoint, cosignatures, index: receipt.index, leaf: decoded };
 }
 
-function checkAsked(chain: ChainProof, { tag, publicName }: HistoryOptions): void {
-  if (tag === undefined && publicName === undefined) return;
-  // That a public name is its tag's is verified with the chain.
-  if (chain.publicName !== (publicName ?? "") || (tag !== undefined && !equal(chain.tag, tag))) {
-    throw new ProofError("history is of another chain than the one asked for");
-  }
+function ofProof(proof: HistoryProof): Evidence {
+  const [first] = proof.chains;
+  if (first === undefined) throw new MalformedError("history has no chain");
+  return { scope: { tag: first.tag }, proof, entries: [], keys: [], policy: "" };
 }
 
-/** Refuse a chain that does not go on behind what is held. */
-function checkContinues({ count, firstSeq }: ChainProof, heldCount: bigint): void {
-  if (count < heldCount) throw new ProofError(`chain is shorter than what is held: \`${count}\` and \`${heldCount}\``);
-  if (firstSeq <= heldCount) throw new ProofError("chain does not continue what is held");
+interface VerifiedAll {
+  readonly sealed: SealedCheckpoint;
+  readonly cosignatures: readonly Cosignature[];
+  readonly proven: ProvenChains;
+  readonly entries: readonly ProvenSingle[];
 }
 
-/** Refuse a chain that is there twice, or that is no author's. */
-function checkNeeded(
-  { tag, publicName }: ChainProof,
-  asked: ChainProof,
-  before: readonly { chain: ChainProof }[],
-): void {
-  const isTwice = equal(tag, asked.tag) || before.some(({ chain }) => equal(chain.tag, tag));
-  if (isTwice || !(publicName === LEDGER_NAME || publicName.startsWith(PARTICIPANT))) {
-    throw new ProofError("history has a chain that nobody needs");
+/** Verify everything in a file, in the order of evidence-format.md, "Verification". */
+function verifyAll(
+  { scope, proof, entries }: Evidence,
+  trust: ReadTrust,
+  held: Held | null = null,
+  heldChain: HeldChain | null = null,
+): VerifiedAll {
+  const sealed = verifySealedCheckpoint(proof, trust.origin, trust.log, held);
+  const cosignatures = verifyWitnessed(proof.checkpoint, sealed.seal.timeMs, trust);
+  const asked = scopeTag(scope);
+  const [first] = proof.chains;
+  if (asked !== null && !(first && equal(first.tag, asked))) {
+    throw new ProofError("first history is not the chain that the scope names");
   }
+  if ("participant" in scope && first?.publicName !== `${PARTICIPANT_PREFIX}${scope.participant}`) {
+    throw new ProofError("first history is not named as the participant's chain");
+  }
+  const proven = verifyChains(proof.chains, sealed, asked, trust, heldChain);
+  const singles = verifySingles(entries, sealed).map((single) => {
+    return { ...single, author: verifyAuthor(single, trust.origin, proven.keys) };
+  });
+  verifyRange(scope, entries, sealed.checkpoint);
+  return { sealed, cosignatures, proven, entries: singles };
 }
 
-/** Hold what the ledger says of itself against what is pinned; *isHeld*: what it said before was, and more may follow.
- *
- * @throws {ProofError} it names another origin, or not the log key.
- */
-export function checkLedger(
-  statements: readonly LedgerStatement[],
-  { origin, log }: { readonly origin: string; readonly log: Verifier },
-  isHeld = false,
-): void {
-  if ((!statements.length && !isHeld) || statements.some((said) => said.origin !== origin)) {
-    throw new ProofError("ledger names another origin for itself than the one pinned");
-  }
-  if (!isHeld && !statements.some(({ verifierKeys }) => verifierKeys.includes(formatVkey(log)))) {
-    throw new ProofError("ledger does not name the pinned log key as its own");
-  }
+/** Verify that each single entry is included at its index, in rising order of index and time. */
+function verifySingles(
+  claimed: readonly SingleEntry[],
+  { checkpoint: { size, root }, seal }: SealedCheckpoint,
+): Omit<ProvenSingle, "author">[] {
+  let [next, timeMs] = [0n, 0n];
+  return claimed.map(({ index, leaf, opening, inclusion }) => {
+    verifyInclusion(inclusion, { index, size, leafHash: leafHash(leaf), root });
+    const decoded = decodeLeaf(leaf);
+    if (index < next) throw new ProofError("entry is there twice, or out of order");
+    if (decoded.timeMs < timeMs || decoded.timeMs > seal.timeMs) {
+      throw new ProofError("entry is earlier than the one before, or later than the seal");
+    }
+    [next, timeMs] = [index + 1n, decoded.timeMs];
+    if (decoded.type === "event") return { index, leaf: decoded, statement: opening && openStatement(decoded, opening) };
+    if (opening !== null) throw new MalformedError("seal has an opening");
+    if (decoded.covers !== index) throw new ProofError("seal is not at the index that it states");
+    return { index, leaf: decoded, statement: null };
+  });
 }
+
+/** Verify who signed a single entry. Return null if there is no statement, or if its key may be the person's own. */
+function verifyAuthor(
+  { leaf, statement }: Omit<ProvenSingle, "author">,
+  origin: string,
+  keys: ValidKeys,
+): KeyValidity | null {
+  if (leaf.type === "seal" || statement === null) return null;
+  const entry = { event: leaf, statement };
+  if (keys.has(statement.key)) return verifyAuthors([entry], origin, keys)[0]!;
+  // If a person may sign this kind, the signature must verify, and the key's owner stays unproven.
+  const own = new ValidKeys();
+  own.apply({ tag: leaf.tag, publicName: "" }, [{ key: statement.key, timeMs: 0n, retired: false }]);
+  verifyAuthors([entry], origin, own);
+  return null;
+}
+
+function verifyRange(scope: Scope, entries: readonly SingleEntry[], { size }: Checkpoint): void {
+  if (!("range" in scope)) return;
+  const [first, last] = scope.range;
+  if (last >= size) throw new MalformedError("evidence has a scope of a range that ends outside of the tree");
+  // Single entries are in order, and each is there once, so the right number of them means that all are there.
+  const inRange = entries.filter(({ index }) => first <= index && index <= last).length;
+  if (BigInt(inRange) !== last - first + 1n) throw new ProofError("an entry of the range is missing");
+}
+
+

@@ -1,20 +1,20 @@
-/** Two verifiers, one word: each vector comes to what our Python verifier says of it. */
+/** Two verifiers agree: each vector comes to the verdict of our Python verifier. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { type BundleEvidence, verifyBundle } from "../src/bundle.js";
 import { openCheckpoint } from "../src/checkpoint.js";
 import { verify } from "../src/ed25519.js";
 import { parseVkey } from "../src/note.js";
-import { parsePolicy, verifyCosigned } from "../src/policy.js";
-import { isTold } from "../src/report.js";
-import { type HistoryEvidence, type HistoryOptions, verifyHistory, verifyReceipt } from "../src/verify.js";
-import { decodeKeyStatement, decodeLedgerStatement } from "../src/wire.js";
+import { parsePolicy, verifyCosigned } from "../src/quorum.js";
+import { isDetermined } from "../src/report.js";
+import { type EvidenceResult, type HistoryOptions, type HistoryResult } from "../src/verify.js";
+import { verifyEvidence, verifyHistory, verifyReceipt } from "../src/verify.js";
+import { decodeKeyStatement, decodeLedgerStatement } from "../src/payloads.js";
 import { bytes, readVectors, type Vector, verdict, withoutVectors } from "./vectors.js";
 
 /** How many vectors of each kind there are at least: fewer would mean that they are not read. */
-const LEAST: Readonly<Record<string, number>> = { history: 2300, receipt: 200, note: 250, signature: 700, policy: 700, bundle: 8500 };
+const LEAST: Readonly<Record<string, number>> = { history: 2300, receipt: 200, note: 250, signature: 700, policy: 700, evidence: 9000 };
 
 function verifyVector(vector: Vector): unknown {
   const { kind, content, under } = vector;
@@ -22,20 +22,20 @@ function verifyVector(vector: Vector): unknown {
   const { origin, log_key } = under as { origin: string; log_key: string };
   if (kind === "history") return evidenceOf(vector);
   if (kind === "receipt") return verifyReceipt(evidence, bytes(under["leaf"]), { origin, logKey: log_key });
-  if (kind === "bundle") return isTold(evidenceOf(vector) as BundleEvidence);
+  if (kind === "evidence") return isDetermined(evidenceOf(vector) as EvidenceResult);
   if (kind === "policy") return verifyCosigned(evidence, parsePolicy(bytes(under["policy"])), parseVkey(log_key));
   if (kind === "signature") return verify(bytes(under["key"]), bytes(under["message"]), evidence);
   const witnesses = (under["witnesses"] as string[]).map(parseVkey);
   return openCheckpoint(evidence, origin, parseVkey(log_key), witnesses);
 }
 
-/** Verify a history or a bundle. */
-function evidenceOf({ kind, content, under }: Vector): HistoryEvidence | BundleEvidence {
+/** Verify a history or other evidence. */
+function evidenceOf({ kind, content, under }: Vector): HistoryResult | EvidenceResult {
   const evidence = bytes(content);
   const { origin, log_key } = under as { origin: string; log_key: string };
-  if (kind === "bundle") {
+  if (kind === "evidence") {
     const policy = under["policy"] === undefined ? {} : { policy: bytes(under["policy"]) };
-    return verifyBundle(evidence, { origin, logKey: log_key, ...policy });
+    return verifyEvidence(evidence, { origin, logKey: log_key, ...policy });
   }
   const options: HistoryOptions = {
     origin,
@@ -63,7 +63,7 @@ for (const [kind, least] of Object.entries(LEAST)) {
 }
 
 test("what was pruned: the same reading", { skip: withoutVectors }, () => {
-  const vectors = readVectors("history", "bundle").filter(({ under }) => under["reads"] !== undefined);
+  const vectors = readVectors("history", "evidence").filter(({ under }) => under["reads"] !== undefined);
   assert.ok(vectors.length >= 700, `${vectors.length} vectors`);
   let lacking = 0;
   for (const vector of vectors) {
@@ -74,7 +74,7 @@ test("what was pruned: the same reading", { skip: withoutVectors }, () => {
   assert.ok(lacking >= 30, `${lacking} of which something is missing`);
 });
 
-function readPruned(evidence: HistoryEvidence | BundleEvidence): unknown {
+function readPruned(evidence: HistoryResult | EvidenceResult): unknown {
   const kept_from_ms = Number(evidence.keptFromMs);
   if ("chains" in evidence) {
     const ranges = evidence.chains.flatMap(({ missing }) => missing);

@@ -9,7 +9,7 @@ import { after, test } from "node:test";
 
 import { heldJson, parseHeld } from "../src/held.js";
 import { verifyHistory } from "../src/verify.js";
-import { bundleParts, historyFile, PERSON, proof, RECEIPT, TRUST, value, VKEY, zip } from "./example.js";
+import { evidenceFile, PERSON, proof, RECEIPT, TRUST, value, VKEY } from "./example.js";
 import { bytes, readVectors, withoutVectors } from "./vectors.js";
 
 const PERSON_HEX = Buffer.from(PERSON).toString("hex");
@@ -27,7 +27,7 @@ function run(args: string[], input: string | Uint8Array = ""): { status: number 
   return { status: done.status, stdout: done.stdout, stderr: done.stderr };
 }
 
-const whole = file("history.json", historyFile(proof));
+const whole = file("history.json", evidenceFile(proof));
 const trust = ["--log-key", VKEY];
 
 test("a history that is proven", () => {
@@ -43,7 +43,7 @@ test("a history that is proven", () => {
 });
 
 test("a history from stdin, as JSON", () => {
-  const { status, stdout } = run(["history", "-", ...trust, "--json"], historyFile(proof));
+  const { status, stdout } = run(["history", "-", ...trust, "--json"], evidenceFile(proof));
   assert.equal(status, 0);
   const answer = JSON.parse(stdout);
   assert.equal(answer.verdict, "proven");
@@ -55,7 +55,7 @@ test("a history from stdin, as JSON", () => {
 test("a history that is disproved", () => {
   const [person, ledger] = proof.chains;
   const fewer = { ...person!, count: 3n, entries: person!.entries.slice(0, 3) };
-  const path = file("fewer.json", historyFile({ ...proof, chains: [fewer, ledger!] }));
+  const path = file("fewer.json", evidenceFile({ ...proof, chains: [fewer, ledger!] }));
   const { status, stdout, stderr } = run(["history", path, ...trust]);
   assert.deepEqual([status, stderr], [1, ""]);
   assert.equal(stdout, "disproved: map proof does not lead to the root hash\n");
@@ -81,45 +81,42 @@ test("a receipt", () => {
   assert.equal(run(["receipt", leaf, bundle, ...trust]).status, 1);
 });
 
-test("an audit bundle", () => {
-  const path = file("case.zip", zip(bundleParts()));
-  const { status, stdout, stderr } = run(["bundle", path, ...trust]);
+test("evidence", () => {
+  const { status, stdout, stderr } = run(["evidence", whole, ...trust]);
   assert.deepEqual([status, stderr], [0, ""]);
-  assert.match(stdout, /^this stands in consent\.example\.org\/spec at tree size 11, sealed 2025/);
-  assert.match(stdout, /^it says it is of tag (aa){32}: its chain is whole$/m);
+  assert.match(stdout, /^this is in consent\.example\.org\/spec at tree size 11, sealed 2025/);
+  assert.match(stdout, /^it is of tag (aa){32}: its chain is whole$/m);
   assert.match(stdout, /^tag (aa){32} has these entries and no others:$/m);
-  const answer = JSON.parse(run(["bundle", "-", ...trust, "--json"], zip(bundleParts())).stdout);
+  const answer = JSON.parse(run(["evidence", "-", ...trust, "--json"], evidenceFile(proof)).stdout);
   assert.deepEqual([answer.verdict, answer.scope], ["proven", { tag: PERSON_HEX }]);
   assert.deepEqual(answer.chains[0].entries.map((entry: { author: string }) => entry.author).slice(1, 3), [
     "ledger",
     "the person",
   ]);
-  const parts = bundleParts();
-  const chains = parts["chains.jsonl"]!.replace('"count":4', '"count":5');
-  const changed = run(["bundle", file("changed.zip", zip({ ...parts, "chains.jsonl": chains })), ...trust, "--json"]);
-  assert.deepEqual([changed.status, JSON.parse(changed.stdout).error], [1, "proof"]);
-  assert.equal(run(["bundle", whole, ...trust]).status, 1);
-  assert.equal(run(["bundle", path, ...trust, "--origin", "other"]).status, 1);
-  const policy = file("policy", "quorum none\n");
-  assert.equal(run(["bundle", path, ...trust, "--policy", policy]).status, 0);
+  const [person, ledger] = proof.chains;
+  const changed = file("changed.json", evidenceFile({ ...proof, chains: [{ ...person!, count: 5n }, ledger!] }));
+  const refused = run(["evidence", changed, ...trust, "--json"]);
+  assert.deepEqual([refused.status, JSON.parse(refused.stdout).error], [1, "proof"]);
+  assert.equal(run(["evidence", whole, ...trust, "--origin", "other"]).status, 1);
+  assert.equal(run(["evidence", whole, ...trust, "--policy", file("policy", "quorum none\n")]).status, 0);
 });
 
-test("what of a bundle could not be told", { skip: withoutVectors }, () => {
-  const named = (name: string) => readVectors("bundle").find((one) => one.name === name)!;
+test("what of evidence is undetermined", { skip: withoutVectors }, () => {
+  const named = (name: string) => readVectors("evidence").find((one) => one.name === name)!;
   for (const [name, pattern] of [
-    ["bundle: range with own key", /^could not tell whose key it was, for want of the person's chain: 1$/m],
-    ["bundle: range with unknown kind", /^could not tell what kind 200 says, seq 4$/m],
+    ["evidence: range with own key", /^undetermined: who owns a key, .*: 1$/m],
+    ["evidence: range with unknown kind", /^undetermined: what kind 200 states, seq 4$/m],
   ] as const) {
     const { content, under } = named(name);
-    const { status, stdout } = run(["bundle", file("untold.zip", bytes(content)), "--log-key", under["log_key"] as string]);
+    const { status, stdout } = run(["evidence", file("undetermined.json", bytes(content)), "--log-key", under["log_key"] as string]);
     assert.equal(status, 2, name);
     assert.match(stdout, pattern);
   }
-  const { content, under } = named("bundle: range without statements");
-  const { status, stdout } = run(["bundle", file("closed.zip", bytes(content)), "--log-key", under["log_key"] as string]);
+  const { content, under } = named("evidence: range without statements");
+  const { status, stdout } = run(["evidence", file("closed.json", bytes(content)), "--log-key", under["log_key"] as string]);
   assert.equal(status, 0);
-  assert.match(stdout, /^it says it is of the entries 8 to 14: they are all there$/m);
-  assert.match(stdout, /^statements that are not in it: 6$/m);
+  assert.match(stdout, /^it is of the entries 8 to 14: they are all there$/m);
+  assert.match(stdout, /^statements that the file does not contain: 6$/m);
 });
 
 test("what was kept is held against the next history", () => {
@@ -129,7 +126,7 @@ test("what was kept is held against the next history", () => {
   assert.deepEqual([held.count, held.tree_size, held.keys.length], ["4", "11", 1]);
   const [person, ledger] = proof.chains;
   const nothing = { ...proof, chains: [{ ...person!, firstSeq: 5n, entries: [] }, ledger!] };
-  const news = file("news.json", historyFile(nothing));
+  const news = file("news.json", evidenceFile(nothing));
   const { status, stdout } = run(["history", news, ...trust, "--held", kept]);
   assert.equal(status, 0);
   assert.match(stdout, /^\(those up to 4 were verified before\)$/m);
@@ -148,8 +145,9 @@ test("what was kept is held against the next history", () => {
   assert.deepEqual([again, heldChain], [evidence.held, evidence.heldChain]);
 });
 
-test("what could not be told", () => {
+test("what is undetermined", () => {
   const held = file("broken", "{}");
+  const none = file("none.policy", "quorum none\n");
   for (const args of [
     [],
     ["history"],
@@ -157,22 +155,22 @@ test("what could not be told", () => {
     ["receipt", whole, ...trust],
     ["history", whole, "--log-key", "x"],
     ["history", whole, ...trust, "--tag", "aa"],
-    ["history", whole, ...trust, "--quorum", "1"],
-    ["history", whole, ...trust, "--quorum", ""],
+    ["history", whole, ...trust, "--max-age", "1"],
+    ["history", whole, ...trust, "--max-age", "", "--policy", none],
     ["history", whole, ...trust, "--held", held],
     ["history", whole, ...trust, "--unknown"],
     ["history", whole, ...trust, "--policy", held],
     ["receipt", whole, whole, ...trust, "--tag", PERSON_HEX],
-    ["bundle", whole],
-    ["bundle", whole, whole, ...trust],
-    ["bundle", whole, ...trust, "--quorum", "1"],
-    ["bundle", whole, ...trust, "--policy", held],
-    ["bundle", whole, ...trust, "--policy", join(directory, "missing")],
+    ["evidence", whole],
+    ["evidence", whole, whole, ...trust],
+    ["evidence", whole, ...trust, "--tag", PERSON_HEX],
+    ["evidence", whole, ...trust, "--policy", held],
+    ["evidence", whole, ...trust, "--policy", join(directory, "missing")],
     ["history", join(directory, "missing"), ...trust],
   ]) {
     const { status, stdout, stderr } = run(args);
     assert.deepEqual([status, stdout], [2, ""], args.join(" "));
-    assert.match(stderr, /^could not tell: /, args.join(" "));
+    assert.match(stderr, /^undetermined: /, args.join(" "));
   }
 });
 

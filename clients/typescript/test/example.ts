@@ -130,15 +130,19 @@ export const proof: HistoryProof = {
 
 const base64 = (content: Uint8Array): string => Buffer.from(content).toString("base64");
 
-/** Write a proof as a history file. */
-export function historyFile({ checkpoint, consistency, seal, sealInclusion, chains }: HistoryProof): string {
-  return JSON.stringify({
-    format: "consentd/history/v1",
+/** Write a proof as evidence of its first chain. */
+export function evidenceFile(
+  { checkpoint, consistency, seal, sealInclusion, chains }: HistoryProof,
+  changes: Readonly<Record<string, unknown>> = {},
+): Uint8Array {
+  const document = {
+    format: "consentd/evidence/v1",
+    scope: { tag: base64(chains[0]!.tag) },
     checkpoint: base64(checkpoint),
     consistency: consistency.map(base64),
     seal: base64(seal),
     seal_inclusion: sealInclusion.map(base64),
-    chains: chains.map((chain) => ({
+    histories: chains.map((chain) => ({
       tag: base64(chain.tag),
       public_name: chain.publicName,
       count: Number(chain.count),
@@ -150,71 +154,9 @@ export function historyFile({ checkpoint, consistency, seal, sealInclusion, chai
         opening: opening && { salt: base64(opening.salt), statement: base64(opening.statement) },
       })),
     })),
-  });
-}
-
-const hexOf = (content: Uint8Array): string => Buffer.from(content).toString("hex");
-
-/** Write the person's chain, and the ledger's, as the files of an audit bundle. */
-export function bundleParts(): Record<string, string> {
-  const line = (content: object): string => `${JSON.stringify(content)}\n`;
-  return {
-    checkpoint: text("checkpoint"),
-    "scope.json": line({ format: 1, origin: ORIGIN, size: 11, tag: hexOf(PERSON) }),
-    "seal.json": line({ leaf: hexOf(proof.seal), inclusion: proof.sealInclusion.map(hexOf) }),
-    "chains.jsonl": proof.chains
-      .map(({ tag, publicName, count, head, mapProof, entries }) => [
-        line({
-          tag: hexOf(tag),
-          public_name: publicName,
-          count: Number(count),
-          head: hexOf(head),
-          map_proof: hexOf(mapProof),
-          entries: entries.length,
-        }),
-        ...entries.map(({ leaf, opening }) =>
-          line({ index: 0, leaf: hexOf(leaf), opening: hexOf(opening!.salt) + hexOf(opening!.statement) }),
-        ),
-      ])
-      .flat()
-      .join(""),
-    "entries.jsonl": "",
+    entries: [],
+    keys: [],
+    policy: "",
   };
-}
-
-/** Write a zip file whose files are stored. */
-export function zip(parts: Readonly<Record<string, string>>): Uint8Array {
-  const [files, directory]: [Buffer[], Buffer[]] = [[], []];
-  let at = 0;
-  for (const [name, part] of Object.entries(parts)) {
-    const content = Buffer.from(part);
-    const shared = Buffer.alloc(26);
-    shared.writeUInt16LE(20, 0);
-    shared.writeUInt32LE(crc32(content), 10);
-    shared.writeUInt32LE(content.length, 14);
-    shared.writeUInt32LE(content.length, 18);
-    shared.writeUInt16LE(name.length, 22);
-    const place = Buffer.alloc(14);
-    place.writeUInt32LE(at, 10);
-    files.push(Buffer.from("PK\x03\x04"), shared, Buffer.from(name), content);
-    directory.push(Buffer.from("PK\x01\x02\0\0"), shared, place, Buffer.from(name));
-    at += 30 + name.length + content.length;
-  }
-  const entries = Buffer.concat(directory);
-  const end = Buffer.alloc(22);
-  end.write("PK\x05\x06");
-  end.writeUInt16LE(Object.keys(parts).length, 8);
-  end.writeUInt16LE(Object.keys(parts).length, 10);
-  end.writeUInt32LE(entries.length, 12);
-  end.writeUInt32LE(at, 16);
-  return Uint8Array.from(Buffer.concat([...files, entries, end]));
-}
-
-function crc32(content: Uint8Array): number {
-  let crc = 0xffffffff;
-  for (const byte of content) {
-    crc ^= byte;
-    for (let bit = 0; bit < 8; bit++) crc = crc & 1 ? (crc >>> 1) ^ 0xedb88320 : crc >>> 1;
-  }
-  return (crc ^ 0xffffffff) >>> 0;
+  return new TextEncoder().encode(JSON.stringify({ ...document, ...changes }));
 }

@@ -3,16 +3,16 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { verifyBundle } from "../src/bundle.js";
+import { NOT_PROVEN_OF_PRUNED } from "../src/chains.js";
 import { heldJson, parseHeld } from "../src/held.js";
-import { bundleJson, bundleText, historyJson, historyText } from "../src/report.js";
-import { NOT_PROVEN, NOT_PROVEN_OF_PRUNED, type HistoryEvidence, verifyHistory } from "../src/verify.js";
+import { evidenceJson, evidenceText, historyJson, historyText } from "../src/report.js";
+import { type HistoryResult, NOT_PROVEN, verifyEvidence, verifyHistory } from "../src/verify.js";
 import { bytes, readVectors, withoutVectors } from "./vectors.js";
 
-function historyNamed(name: string): HistoryEvidence {
+function historyNamed(name: string): HistoryResult {
   const { content, under } = readVectors("history").find((vector) => vector.name === name)!;
   const trust = { origin: under["origin"] as string, logKey: under["log_key"] as string };
-  let kept: Partial<Pick<HistoryEvidence, "held" | "heldChain">> = {};
+  let kept: Partial<Pick<HistoryResult, "held" | "heldChain">> = {};
   for (const before of (under["before"] ?? []) as string[]) {
     const { held, heldChain } = verifyHistory(bytes(before), { ...trust, ...kept });
     kept = { held, heldChain };
@@ -79,18 +79,18 @@ test("what is missing is kept for the next time", { skip: withoutVectors }, () =
   }
 });
 
-test("a bundle of a person whose chain was pruned", { skip: withoutVectors }, () => {
-  const { content, under } = readVectors("bundle").find(({ name }) => name === "pruned bundle: a person")!;
+test("evidence of a person whose chain was pruned", { skip: withoutVectors }, () => {
+  const { content, under } = readVectors("evidence").find(({ name }) => name === "pruned evidence: a person")!;
   const trust = { origin: under["origin"] as string, logKey: under["log_key"] as string };
-  const evidence = verifyBundle(bytes(content), trust);
+  const evidence = verifyEvidence(bytes(content), trust);
   assert.deepEqual(evidence.chains.map(({ publicName, missing }) => [publicName, missing]), [["", [[1n, 4n]]], ["ledger", []]]);
   assert.deepEqual(evidence.chains[0]!.entries.map(({ pruned }) => pruned), [true, false, false]);
-  const text = bundleText(evidence);
+  const text = evidenceText(evidence);
   assert.match(text[1]!, /its chain is whole from 5 on$/);
   assert.match(text[2]!, /has these entries and no others but those that were pruned:$/);
   assert.match(text[3]!, /^entries 1 to 4 were pruned/);
   assert.equal(text.at(-1), `  ${NOT_PROVEN_OF_PRUNED}`);
-  const said = json(bundleJson(evidence)) as { chains: { missing: unknown }[]; kept_from_ms: number };
+  const said = json(evidenceJson(evidence)) as { chains: { missing: unknown }[]; kept_from_ms: number };
   assert.deepEqual(said.chains.map(({ missing }) => missing), [[[1, 4]], []]);
   assert.equal(said.kept_from_ms, Number(evidence.keptFromMs));
 });

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
-import { decodeKeyStatement, decodeLedgerStatement } from "../src/wire.js";
+import { decodeKeyStatement, decodeLedgerStatement } from "../src/payloads.js";
 
 const PROTO = readFileSync("../../proto/consentd/v1/statement.proto", "utf8");
 const KEY = new Uint8Array(32).fill(7);

@@ -1,20 +1,23 @@
 /**
- * Say which logs and witnesses count: read a trust policy, and hold a checkpoint against it (C2SP tlog-policy).
+ * Parse a witness policy, and verify a checkpoint under it (C2SP tlog-policy). Read what the caller pinned.
  *
  *     log <vkey> [<url>]
  *     witness <name> <vkey> [<url>]
  *     group <name> <k|any|all> <name>...
  *     quorum <name|none>
  *
- * Names are the file's own; a group and the quorum name what stands on lines before them, and each name is a member of
- * one group at most, so that no witness counts twice. Items are parted by spaces and tabs, `#` at the beginning of a
- * line makes it a comment. Keys of ML-DSA-44 stand in a policy, and nothing of theirs counts here.
+ * Names are local to the file. A group and the quorum name witnesses and groups of earlier lines, and each name is a member
+ * of one group at most, so that no witness counts twice. Spaces and tabs separate the items of a line, and `#` at the
+ * beginning of a line makes the line a comment. A policy may have keys of ML-DSA-44; their signatures do not count here.
  */
 
 import { decodeBase64, decodeText, encodeHex, encodeText, sha256 } from "./bytes.js";
 import { parseCheckpoint } from "./checkpoint.js";
 import { MalformedError, ProofError, SignatureError } from "./errors.js";
 import { COSIGNATURE, ED25519, isBy, openNote, parseVkey, timeOf, type Verifier } from "./note.js";
+
+/** How far the clocks of ledger, witnesses and reader may be apart. */
+export const MAX_SKEW_MS = 60_000;
 
 const MLDSA = 0x06;
 const KEY_SIZES: ReadonlyMap<number, number> = new Map([
@@ -26,20 +29,20 @@ const MAX_LINES = 1024;
 const NONE = "none";
 const FOREIGN = /[^\t\n\x20-\x7e\x80-\u{10ffff}]/u;
 
-/** A witness that counts, by the policy's own name for it; `key` is null where there is no code for its type. */
+/** A witness, by the name that the policy gives it. `key` is null for a type of key that this package cannot verify. */
 export interface PolicyWitness {
   readonly name: string;
   readonly key: Verifier | null;
 }
 
-/** Members, of which `threshold` must have witnessed a checkpoint for the group to have. */
+/** Members, of which at least `threshold` must have cosigned for the group to count as having cosigned. */
 export interface PolicyGroup {
   readonly name: string;
   readonly threshold: number;
   readonly members: readonly string[];
 }
 
-/** A trust policy. Groups stand after their members; `quorum` null asks for no cosignature. */
+/** A witness policy. Each group comes after its members. `quorum` null: no cosignature is needed. */
 export interface Policy {
   readonly logs: readonly Verifier[];
   readonly witnesses: readonly PolicyWitness[];
@@ -69,7 +72,7 @@ export function parsePolicy(content: Uint8Array): Policy {
     const bare = line.replace(/^[ \t]+|[ \t]+$/g, "");
     if (!bare || bare.startsWith("#")) return;
     try {
-      parsing.take(bare.split(/[ \t]+/));
+      parsing.read(bare.split(/[ \t]+/));
     } catch (error) {
       if (error instanceof MalformedError) throw new MalformedError(`policy line ${number + 1}: ${error.message}`);
       throw error;
@@ -78,24 +81,41 @@ export function parsePolicy(content: Uint8Array): Policy {
   return parsing.finish();
 }
 
-/** Tell whether these witnesses, whose cosignatures verified, are a quorum. */
+/** Report whether these witnesses, whose cosignatures verified, are a quorum. */
 export function isSatisfied({ witnesses, groups, quorum }: Policy, cosigners: ReadonlySet<string>): boolean {
   if (quorum === null) return true;
   const witnessed = new Set(witnesses.map(({ name }) => name).filter((name) => cosigners.has(name)));
-  // Members stand before their group, so one pass sees each group's members decided.
+  // Members come before their group, so one pass decides each member before its group.
   for (const { name, threshold, members } of groups) {
     if (members.filter((member) => witnessed.has(member)).length >= threshold) witnessed.add(name);
   }
   return witnessed.has(quorum);
 }
 
-/** Verify that a checkpoint is the log's and that a quorum of the policy cosigned it, whenever that was; return who did.
+/** What limits the time of cosignatures. */
+export interface CosignatureTimes {
+  /** The reader's clock, in ms since 1970; null: it is not compared. */
+  readonly nowMs: number | null;
+  /** How old a cosignature may be to count, by `nowMs`; null: any age. */
+  readonly maxAgeMs: number | null;
+  /** Time of the leaf that the checkpoint proves. A cosignature from before it cannot have covered it. */
+  readonly leafTimeMs: bigint | null;
+}
+
+const NO_TIMES: CosignatureTimes = { nowMs: null, maxAgeMs: null, leafTimeMs: null };
+
+/** Verify that a checkpoint is a log's, and that a quorum of the policy cosigned it; return who did, and when.
  *
  * @throws {MalformedError} it is not a checkpoint note.
- * @throws {SignatureError} a signature by a known key is wrong, no known log signed, or those who cosigned are no quorum.
- * @throws {ProofError} it is signed by a log whose name is not its origin.
+ * @throws {SignatureError} no log signed it, a signature by a known key is wrong, or there is no quorum in time.
+ * @throws {ProofError} the log that signed it has another name than its origin.
  */
-export function verifyCosigned(checkpoint: Uint8Array, policy: Policy, log: Verifier): Cosignature[] {
+export function verifyCosigned(
+  checkpoint: Uint8Array,
+  policy: Policy,
+  log: Verifier,
+  { nowMs, maxAgeMs, leafTimeMs }: CosignatureTimes = NO_TIMES,
+): Cosignature[] {
   const logs = policy.logs.some((one) => one.equals(log)) ? policy.logs : [...policy.logs, log];
   const witnesses = policy.witnesses.flatMap(({ name, key }) => (key === null ? [] : [{ name, key }]));
   const opened = openNote(checkpoint, [...logs, ...witnesses.map(({ key }) => key)]);
@@ -103,17 +123,90 @@ export function verifyCosigned(checkpoint: Uint8Array, policy: Policy, log: Veri
   if (!signed.length) throw new SignatureError("checkpoint is signed by no log of the policy");
   const { origin } = parseCheckpoint(opened.text);
   if (!signed.some(({ name }) => name === origin)) throw new ProofError("checkpoint is of another origin");
+  // A cosignature's time has whole seconds, so the reader's clock is compared in whole seconds too.
+  const secondMs = Math.floor((nowMs ?? 0) / 1000) * 1000;
   const cosignatures = witnesses.flatMap(({ name, key }) => {
     const times = opened.verified.filter((line) => isBy(line, key)).map(({ signature }) => timeOf(signature));
-    return times.length ? [{ name, timeMs: Number(times.reduce((a, b) => (a > b ? a : b)) * 1000n) }] : [];
+    if (!times.length) return [];
+    const latest = times.reduce((a, b) => (a > b ? a : b)) * 1000n;
+    const timeMs = Number(latest);
+    if (maxAgeMs !== null && !(secondMs - maxAgeMs <= timeMs && timeMs <= secondMs + MAX_SKEW_MS)) return [];
+    return leafTimeMs !== null && leafTimeMs > latest + BigInt(MAX_SKEW_MS) ? [] : [{ name, timeMs }];
   });
   if (!isSatisfied(policy, new Set(cosignatures.map(({ name }) => name)))) {
-    throw new SignatureError(`cosignatures are no quorum: \`${cosignatures.length}\` of \`${policy.witnesses.length}\``);
+    throw new SignatureError(
+      `cosignatures are no quorum: \`${cosignatures.length}\` of \`${policy.witnesses.length}\` witnesses count`,
+    );
   }
   return cosignatures;
 }
 
-/** What the lines so far have defined. */
+// -- what the reader pins --
+
+/** What the reader trusts. Get all of it on another way than with the proof. */
+export interface Trust {
+  /** The ledger's name in its checkpoints. */
+  readonly origin: string;
+  /** The log's key, as C2SP vkey text or parsed. */
+  readonly logKey: string | Verifier;
+  /** A C2SP tlog-policy: witnesses of whom a quorum must have cosigned. Default: no witness need have. */
+  readonly policy?: Uint8Array | Policy;
+  /** The reader's clock, in ms since 1970. The seal may not be ahead of it. Default: no time is compared. */
+  readonly now?: number;
+  /** With `policy` and `now`: how old a cosignature may be to count. Default: any age. */
+  readonly maxAgeMs?: number;
+}
+
+/** The same, parsed. */
+export interface ReadTrust {
+  readonly origin: string;
+  readonly log: Verifier;
+  readonly policy: Policy | null;
+  readonly nowMs: number | null;
+  readonly maxAgeMs: number | null;
+}
+
+/** Parse what the reader trusts.
+ *
+ * @throws {TypeError} a key or policy is malformed, or an age is given without the clock. That is the caller's error, and
+ * no verdict on the evidence.
+ */
+export function readTrust({ origin, logKey, policy, now, maxAgeMs }: Trust): ReadTrust {
+  if (maxAgeMs !== undefined && now === undefined) throw new TypeError("maxAgeMs is given without now");
+  return {
+    origin,
+    log: typeof logKey === "string" ? pinned(() => parseVkey(logKey), "log key") : logKey,
+    policy: policy instanceof Uint8Array ? pinned(() => parsePolicy(policy), "policy") : (policy ?? null),
+    nowMs: now ?? null,
+    maxAgeMs: maxAgeMs ?? null,
+  };
+}
+
+function pinned<T>(parse: () => T, what: string): T {
+  try {
+    return parse();
+  } catch (error) {
+    if (error instanceof MalformedError) throw new TypeError(`${what} is malformed: ${error.message}`);
+    throw error;
+  }
+}
+
+/** Verify the witnesses and the time of a checkpoint that proves a leaf of *leafTimeMs*; return who cosigned.
+ *
+ * @throws {SignatureError} no quorum of the reader's policy cosigned it in time.
+ * @throws {ProofError} the leaf is ahead of the reader's clock.
+ */
+export function verifyWitnessed(checkpoint: Uint8Array, leafTimeMs: bigint, trust: ReadTrust): Cosignature[] {
+  const { log, policy, nowMs, maxAgeMs } = trust;
+  if (nowMs !== null && leafTimeMs > BigInt(Math.floor(nowMs)) + BigInt(MAX_SKEW_MS)) {
+    throw new ProofError("leaf is of a time that has not come yet");
+  }
+  return policy === null ? [] : verifyCosigned(checkpoint, policy, log, { nowMs, maxAgeMs, leafTimeMs });
+}
+
+// -- the lines of a policy --
+
+/** What the lines read so far define. */
 class Parsing {
   readonly #logs: Verifier[] = [];
   readonly #witnesses: PolicyWitness[] = [];
@@ -124,8 +217,8 @@ class Parsing {
   readonly #keys = { log: new Set<string>(), witness: new Set<string>() };
   readonly #keyIds = new Set<string>();
 
-  /** Take one line's items. */
-  take(items: readonly string[]): void {
+  /** Read the items of one line. */
+  read(items: readonly string[]): void {
     const [what, first, second, ...more] = items;
     if (what === "log" && first !== undefined && items.length <= 3) {
       const key = this.#key(first, [ED25519, MLDSA], this.#keys.log);
@@ -138,7 +231,7 @@ class Parsing {
     } else if (what === "quorum" && first !== undefined && items.length === 2) {
       if (first !== NONE && !this.#names.has(first)) throw new MalformedError(`quorum is not defined: \`${first}\``);
       this.#quorums.push(first);
-    } else throw new MalformedError(`this is no line of a policy: \`${what}\``);
+    } else throw new MalformedError(`this is not a line of a policy: \`${what}\``);
   }
 
   finish(): Policy {
@@ -172,7 +265,7 @@ class Parsing {
     this.#groups.push({ name, threshold, members });
   }
 
-  /** Check a vkey's form, type and ID, and that its key is new; return its verifier, if there is code for it. */
+  /** Check a vkey's form, type and ID, and that its key is new; return its verifier, or null for a type that this package cannot verify. */
   #key(vkey: string, kinds: readonly number[], known: Set<string>): Verifier | null {
     const [name, keyId, ...rest] = vkey.split("+");
     const keyed = decodeBase64(rest.join("+"));
@@ -187,7 +280,7 @@ class Parsing {
     const key = encodeHex(keyed.subarray(1));
     if (known.has(key)) throw new MalformedError("key is named already");
     known.add(key);
-    // Of two keys with one name and ID nobody could tell which of them a signature line is by.
+    // If two keys had one name and ID, a signature line could be by either of them.
     const nameAndId = `${name}+${keyId}`;
     if (this.#keyIds.has(nameAndId)) throw new MalformedError("key has the name and ID of another");
     this.#keyIds.add(nameAndId);

@@ -8,10 +8,10 @@ import { ed25519 } from "@noble/curves/ed25519.js";
 import { concat, encodeBase64, encodeHex, encodeText, encodeU64 } from "../src/bytes.js";
 import { decodeLeaf, type Event, type Seal } from "../src/codec.js";
 import { ProofError, SignatureError, UnreadKeyError } from "../src/errors.js";
-import { type HistoryProof, verifyAuthors, verifyChain } from "../src/history.js";
+import { type HistoryProof, verifyChain } from "../src/history.js";
+import { ValidKeys, verifyAuthors } from "../src/key_validity.js";
 import { COSIGNATURE, formatVkey, openNote, parseVkey, Verifier } from "../src/note.js";
-import { KeyTerms } from "../src/terms.js";
-import type { Trust } from "../src/trust.js";
+import { parsePolicy, type Trust } from "../src/quorum.js";
 import { verifyHistory, verifyReceipt } from "../src/verify.js";
 import { ORIGIN, PERSON, proof, RECEIPT, text, TRUST, value, VKEY } from "./example.js";
 
@@ -44,7 +44,12 @@ class Witness {
 
 const ONE = new Witness("witness.example/1", 0x31);
 const TWO = new Witness("witness.example/2", 0x32);
-const BOTH = [ONE.vkey, TWO.vkey];
+const LINES = `witness one ${ONE.vkey}\nwitness two ${TWO.vkey}\n`;
+
+/** Return a policy of both witnesses, of whom so many must have cosigned. */
+function of(quorum: 0 | 1 | 2): Uint8Array {
+  return encodeText(quorum ? `${LINES}group both ${quorum} one two\nquorum both\n` : `${LINES}quorum none\n`);
+}
 
 function cosigned(...lines: string[]): HistoryProof {
   return { ...proof, checkpoint: encodeText(CHECKPOINT + lines.join("")) };
@@ -60,33 +65,33 @@ test("a quorum of witnesses", () => {
   const one = cosigned(ONE.line(NOW_S));
   const both = cosigned(ONE.line(NOW_S), TWO.line(NOW_S - 5n));
   assert.deepEqual(times(both, {}), []);
-  assert.deepEqual(times(both, { witnesses: BOTH, quorum: 2, now: NOW_MS }), [
-    ["witness.example/1", now],
-    ["witness.example/2", now - 5],
+  assert.deepEqual(times(both, { policy: of(2), now: NOW_MS }), [
+    ["one", now],
+    ["two", now - 5],
   ]);
-  assert.deepEqual(times(one, { witnesses: BOTH, quorum: 1 }), [["witness.example/1", now]]);
-  assert.throws(() => times(one, { witnesses: BOTH, quorum: 2 }), SignatureError);
-  assert.throws(() => times(proof, { witnesses: BOTH, quorum: 1 }), SignatureError);
-  assert.deepEqual(times(proof, { witnesses: BOTH }), []);
+  assert.deepEqual(times(one, { policy: of(1) }), [["one", now]]);
+  assert.deepEqual(times(one, { policy: parsePolicy(of(1)) }), [["one", now]]);
+  assert.throws(() => times(one, { policy: of(2) }), SignatureError);
+  assert.throws(() => times(proof, { policy: of(1) }), SignatureError);
+  assert.deepEqual(times(proof, { policy: of(0) }), []);
 });
 
 test("one witness counts once", () => {
   const twice = cosigned(ONE.line(NOW_S), ONE.line(NOW_S - 1n));
-  assert.throws(() => times(twice, { witnesses: BOTH, quorum: 2 }), SignatureError);
-  assert.throws(() => times(twice, { witnesses: [ONE.vkey, ONE.vkey], quorum: 2 }), TypeError);
-  assert.deepEqual(times(cosigned(ONE.line(NOW_S - 9n), ONE.line(NOW_S)), { witnesses: BOTH }), [
-    ["witness.example/1", Number(NOW_S)],
-  ]);
+  assert.throws(() => times(twice, { policy: of(2) }), SignatureError);
+  const alike = encodeText(`witness one ${ONE.vkey}\nwitness two ${ONE.vkey}\ngroup g all one two\nquorum g\n`);
+  assert.throws(() => times(twice, { policy: alike }), TypeError);
+  assert.deepEqual(times(cosigned(ONE.line(NOW_S - 9n), ONE.line(NOW_S)), { policy: of(0) }), [["one", Number(NOW_S)]]);
 });
 
 test("a wrong cosignature of a known witness refuses the checkpoint, a stranger's does not", () => {
   const wrong = cosigned(ONE.line(NOW_S).replace(/([A-Za-z])(.)=\n$/, (_, a, b) => `${a === "A" ? "B" : "A"}${b}=\n`));
-  assert.deepEqual(times(wrong, { witnesses: [TWO.vkey] }), []);
-  assert.throws(() => times(wrong, { witnesses: BOTH }), SignatureError);
+  assert.deepEqual(times(wrong, { policy: encodeText(`witness two ${TWO.vkey}\nquorum none\n`) }), []);
+  assert.throws(() => times(wrong, { policy: of(0) }), SignatureError);
 });
 
-test("a cosignature goes stale after five minutes", () => {
-  const trust = { witnesses: BOTH, quorum: 1 };
+test("how old a cosignature may be", () => {
+  const trust = { policy: of(1), maxAgeMs: 300_000 };
   const line = cosigned(ONE.line(NOW_S));
   for (const [seconds, holds] of [[300, true], [300.999, true], [301, false], [-60, true], [-61, false]] as const) {
     const verify = (): unknown => times(line, { ...trust, now: NOW_MS + seconds * 1000 });
@@ -94,13 +99,13 @@ test("a cosignature goes stale after five minutes", () => {
     else assert.throws(verify, seconds > 0 ? SignatureError : Error, `${seconds}`);
   }
   times(line, { ...trust, now: NOW_MS + 3_600_000, maxAgeMs: 3_600_000 });
+  times(line, { policy: of(1), now: NOW_MS + 1e12 });
 });
 
 test("a cosignature from before the seal covers something else", () => {
   const seal = 1_760_000_009_200n; // ms
-  const trust = { witnesses: BOTH, quorum: 1 };
-  times(cosigned(ONE.line((seal - 59_200n) / 1000n)), trust);
-  assert.throws(() => times(cosigned(ONE.line((seal - 60_200n) / 1000n)), trust), SignatureError);
+  times(cosigned(ONE.line((seal - 59_200n) / 1000n)), { policy: of(1) });
+  assert.throws(() => times(cosigned(ONE.line((seal - 60_200n) / 1000n)), { policy: of(1) }), SignatureError);
 });
 
 test("a seal from the future", () => {
@@ -109,9 +114,9 @@ test("a seal from the future", () => {
 });
 
 test("a quorum for a receipt", () => {
-  const bundle = encodeText(new TextDecoder().decode(RECEIPT) + ONE.line(NOW_S));
-  const trust = { ...TRUST, witnesses: BOTH, quorum: 1, now: NOW_MS };
-  assert.equal(verifyReceipt(bundle, value("leaf 8"), trust).cosignatures.length, 1);
+  const receipt = encodeText(new TextDecoder().decode(RECEIPT) + ONE.line(NOW_S));
+  const trust = { ...TRUST, policy: of(1), now: NOW_MS, maxAgeMs: 300_000 };
+  assert.equal(verifyReceipt(receipt, value("leaf 8"), trust).cosignatures.length, 1);
   assert.throws(() => verifyReceipt(RECEIPT, value("leaf 8"), trust), SignatureError);
 });
 
@@ -119,12 +124,10 @@ test("options that cannot be are the caller's mistake, and no verdict", () => {
   for (const trust of [
     { logKey: "x" },
     { logKey: `${VKEY}x` },
-    { witnesses: ["x"] },
-    { witnesses: [VKEY] },
-    { witnesses: BOTH, quorum: 3 },
-    { witnesses: BOTH, quorum: -1 },
-    { witnesses: BOTH, quorum: 0.5 },
-    { quorum: Number.NaN },
+    { policy: encodeText("x") },
+    { policy: encodeText("quorum none") },
+    { policy: encodeText(`witness w ${VKEY}\nquorum w\n`) },
+    { maxAgeMs: 300_000 },
   ]) {
     assert.throws(() => times(proof, trust), TypeError, JSON.stringify(trust));
   }
@@ -132,14 +135,14 @@ test("options that cannot be are the caller's mistake, and no verdict", () => {
 
 test("a key that an entry may have put in force which could not be read", () => {
   const [person, ledger] = proof.chains;
-  const terms = new KeyTerms();
+  const keys = new ValidKeys();
   const entries = verifyChain(person!, SEAL);
-  assert.throws(() => verifyAuthors(entries, ORIGIN, terms), { name: "SignatureError" });
-  terms.isWhole = false;
-  assert.throws(() => verifyAuthors(entries, ORIGIN, terms), UnreadKeyError);
-  terms.addAll(ledger!, [{ key: value("statement key"), timeMs: 0n, retired: false }]);
-  terms.addAll(person!, [{ key: value("key of the person"), timeMs: 0n, retired: false }]);
-  assert.equal(verifyAuthors(entries, ORIGIN, terms).length, 4);
+  assert.throws(() => verifyAuthors(entries, ORIGIN, keys), { name: "SignatureError" });
+  keys.isWhole = false;
+  assert.throws(() => verifyAuthors(entries, ORIGIN, keys), UnreadKeyError);
+  keys.apply(ledger!, [{ key: value("statement key"), timeMs: 0n, retired: false }]);
+  keys.apply(person!, [{ key: value("key of the person"), timeMs: 0n, retired: false }]);
+  assert.equal(verifyAuthors(entries, ORIGIN, keys).length, 4);
 });
 
 test("a person's key is good for that person's chain only", () => {
@@ -152,9 +155,9 @@ test("a person's key is good for that person's chain only", () => {
     [PERSON, "participant/x", false],
     [PERSON, "ledger", true],
   ] as const) {
-    const terms = new KeyTerms();
-    terms.addAll({ tag, publicName }, [{ key, timeMs: 0n, retired: false }]);
-    assert.equal(terms.find(key, event) !== undefined, holds, publicName);
+    const keys = new ValidKeys();
+    keys.apply({ tag, publicName }, [{ key, timeMs: 0n, retired: false }]);
+    assert.equal(keys.find(key, event) !== undefined, holds, publicName);
   }
 });
 

@@ -1,0 +1,147 @@
+/**
+ * Verify a set of chains at one checkpoint: the chain asked for, and the chains of the authors' keys.
+ *
+ * Chain `ledger` comes first, because it states what may be missing from the others.
+ */
+
+import { equal } from "./bytes.js";
+import type { Event } from "./codec.js";
+import { ProofError } from "./errors.js";
+import { type ChainProof, type HeldChain, type SealedCheckpoint, type VerifiedEntry, verifyChain } from "./history.js";
+import { hasAuthorKeys, type KeyChange, type KeyValidity, LEDGER_CHAIN, statedKeys } from "./key_validity.js";
+import { type ValidKeys, verifyAuthors, verifyKeyChanges } from "./key_validity.js";
+import { ERASURE, KINDS } from "./kinds.js";
+import { formatVkey } from "./note.js";
+import type { LedgerStatement } from "./payloads.js";
+import { missingBetween, readKeptFrom, readRetentionDays, type SeqRange } from "./pruned.js";
+import type { ReadTrust } from "./quorum.js";
+
+/** What a history or other evidence does not prove of what was pruned. */
+export const NOT_PROVEN_OF_PRUNED =
+  "that what was pruned was kept for as long as it had to be: who watched the ledger then can tell";
+
+/** An entry of a chain, proven. */
+export interface ProvenEntry extends VerifiedEntry {
+  /** Whose key signed it, and when that key was valid; null: the statement is erased or pruned. */
+  readonly author: KeyValidity | null;
+  /** The statement was pruned, past the ledger's published retention. A missing statement was erased otherwise. */
+  readonly pruned: boolean;
+}
+
+/** An entry that this version does not understand. It is proven, and nothing follows from it. */
+export interface Unread {
+  /** Of its chain; empty for a person's. */
+  readonly publicName: string;
+  readonly seq: bigint;
+  readonly kind: number;
+}
+
+/** A chain, proven to be whole, except for what is missing. */
+export interface ProvenChain {
+  readonly tag: Uint8Array;
+  /** Empty for a person's chain. */
+  readonly publicName: string;
+  /** All entries, or those after what is held. */
+  readonly entries: readonly ProvenEntry[];
+  /** Which entries were pruned, between what is held and the first of `entries`. */
+  readonly missing: readonly SeqRange[];
+}
+
+/** Chains whose statements were all signed by valid keys. */
+export interface ProvenChains {
+  /** In the order of the proof. */
+  readonly chains: readonly ProvenChain[];
+  readonly keys: ValidKeys;
+  /** Entries of persons before this time may be pruned, as chain `ledger` states; 0n: none may. */
+  readonly keptFromMs: bigint;
+  /** Of chain `ledger`: for how many days it published to keep entries; 0: it is not there, or keeps all. */
+  readonly retentionDays: number;
+  /** What the entries of the first chain state of keys. */
+  readonly changes: readonly KeyChange[];
+  readonly unread: readonly Unread[];
+}
+
+/** Verify chains: each is whole, and every statement was signed by a key in force.
+ *
+ * @param asked tag of the chain asked for, which then is the first; all others must be authors' chains. null: none is.
+ * @param heldChain what the reader holds of the chain asked for.
+ * @throws {MalformedError} a part of one is not what it should be.
+ * @throws {SignatureError} an author's key was not in force, or a signature is wrong.
+ * @throws {ProofError} a chain is not whole or not needed, or chain `ledger` contradicts what is pinned or its own policy.
+ */
+export function verifyChains(
+  proofs: readonly ChainProof[],
+  { seal }: SealedCheckpoint,
+  asked: Uint8Array | null,
+  trust: ReadTrust,
+  heldChain: HeldChain | null = null,
+): ProvenChains {
+  const isAsked = ({ tag }: ChainProof): boolean => asked !== null && equal(tag, asked);
+  proofs.forEach((chain, place) => {
+    if (proofs.slice(0, place).some(({ tag }) => equal(tag, chain.tag))) throw new ProofError("a chain is there twice");
+    if (!isAsked(chain) && !hasAuthorKeys(chain.publicName)) {
+      throw new ProofError("a chain is there that was not asked for, and is no author's");
+    }
+  });
+  let [keptFromMs, retentionDays] = [0n, 0];
+  const isLedger = ({ publicName }: ChainProof): boolean => publicName === LEDGER_CHAIN;
+  const verified = new Map<ChainProof, VerifiedEntry[]>();
+  for (const chain of [...proofs.filter(isLedger), ...proofs.filter((one) => !isLedger(one))]) {
+    const held = isAsked(chain) ? heldChain : null;
+    if (held !== null && (chain.count < held.count || chain.firstSeq <= held.count)) {
+      throw new ProofError("chain is shorter than what is held, or does not continue it");
+    }
+    const entries = verifyChain(chain, seal, { held, keptFromMs });
+    verified.set(chain, entries);
+    if (!isLedger(chain)) continue;
+    retentionDays = readRetentionDays(entries, held?.retentionDays);
+    keptFromMs = readKeptFrom(entries, retentionDays);
+  }
+  const chains = proofs.map((chain) => ({ chain, entries: verified.get(chain)! }));
+  const stated = chains.map(({ chain, entries }) => statedKeys(chain, entries));
+  const isWhole = stated.every(({ unread }) => !unread.length);
+  const keys = verifyKeyChanges(chains, heldChain?.keys ?? [], trust.origin, isWhole);
+  const authors = chains.map(({ entries }) => verifyAuthors(entries, trust.origin, keys));
+  if (asked !== null || proofs.some(isLedger)) {
+    // The reader compared what is held of chain `ledger` with the pins when it verified that.
+    const isHeld = Boolean(heldChain?.count) && proofs[0]?.publicName === LEDGER_CHAIN;
+    checkLedger(stated.flatMap(({ ledger }) => ledger), trust, isHeld);
+  }
+  return {
+    chains: chains.map(({ chain, entries }, place) => {
+      const { tag, publicName, firstSeq } = chain;
+      const isErased = entries.at(-1)?.event.kind === ERASURE;
+      const proven = entries.map((entry, at) => {
+        const pruned = entry.statement === null && entry.event.timeMs < keptFromMs && !isErased;
+        return { ...entry, author: authors[place]![at]!, pruned };
+      });
+      const heldCount = isAsked(chain) ? (heldChain?.count ?? 0n) : 0n;
+      return { tag, publicName, entries: proven, missing: missingBetween(heldCount, firstSeq) };
+    }),
+    keys,
+    keptFromMs,
+    retentionDays,
+    changes: stated[0]?.changes ?? [],
+    unread: chains.flatMap(({ chain, entries }, place) => unreadOf(chain.publicName, entries, stated[place]!.unread)),
+  };
+}
+
+/** Return the entries that this version does not understand: of unknown kinds, and *more*. */
+export function unreadOf(publicName: string, entries: readonly VerifiedEntry[], more: readonly Event[]): Unread[] {
+  const unknown = entries.map(({ event }) => event).filter(({ kind }) => !KINDS.has(kind));
+  return [...unknown, ...more].map(({ seq, kind }) => ({ publicName, seq, kind }));
+}
+
+/** Compare what chain `ledger` states of the ledger with what is pinned.
+ *
+ * @param isHeld the reader verified earlier entries of that chain before, so that no more need follow.
+ * @throws {ProofError} it names another origin, or not the log key.
+ */
+function checkLedger(statements: readonly LedgerStatement[], { origin, log }: ReadTrust, isHeld: boolean): void {
+  if ((!statements.length && !isHeld) || statements.some((stated) => stated.origin !== origin)) {
+    throw new ProofError("ledger names another origin for itself than the one pinned");
+  }
+  if (!isHeld && !statements.some(({ verifierKeys }) => verifierKeys.includes(formatVkey(log)))) {
+    throw new ProofError("ledger does not name the pinned log key as its own");
+  }
+}

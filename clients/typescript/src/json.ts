@@ -1,0 +1,145 @@
+/**
+ * Read JSON strictly, for formats that two programs must never understand differently.
+ *
+ * `JSON.parse` cannot be used: of a name that an object has twice it keeps the last value, it does not distinguish the
+ * number 1.0 from 1, and it recurses as deep as its input. This reader refuses names that an object has twice, numbers
+ * that are not integers from 0 to 2^53 - 1 in plain digits, halves of surrogate pairs, and nesting beyond a bound.
+ */
+
+import { MalformedError } from "./errors.js";
+
+/** A value of JSON. Objects are maps, so that no name has a meaning of its own in JavaScript. */
+export type JsonValue = string | number | boolean | null | readonly JsonValue[] | ReadonlyMap<string, JsonValue>;
+
+const SPACES = /[ \t\n\r]*/y;
+const DIGITS = /(?:0|[1-9][0-9]*)(?![0-9.eE+-])/y;
+const ESCAPE_OR_CONTROL = /[\\\x00-\x1f]/;
+const HALF_OF_A_PAIR = /[\ud800-\udfff]/u;
+const WORDS: readonly (readonly [string, boolean | null])[] = [
+  ["null", null],
+  ["true", true],
+  ["false", false],
+];
+
+/** Parse a JSON text whose arrays and objects are nested at most *maxNesting* deep.
+ *
+ * @throws {MalformedError} it is not JSON, or one of the things that this reader refuses.
+ */
+export function parseJson(text: string, maxNesting: number): JsonValue {
+  const reader = new Reader(text, maxNesting);
+  const value = reader.value();
+  reader.end();
+  return value;
+}
+
+class Reader {
+  #at = 0;
+  #depth = 0;
+
+  constructor(
+    readonly text: string,
+    readonly maxNesting: number,
+  ) {}
+
+  value(): JsonValue {
+    this.#skipSpaces();
+    const first = this.text[this.#at];
+    if (first === "{") return this.#nested(() => this.#object());
+    if (first === "[") return this.#nested(() => this.#array());
+    if (first === '"') return this.#string();
+    for (const [word, value] of WORDS) if (this.#skip(word)) return value;
+    return this.#integer();
+  }
+
+  /** Check that nothing but spaces follows. */
+  end(): void {
+    this.#skipSpaces();
+    if (this.#at < this.text.length) throw new MalformedError("JSON has something after its value");
+  }
+
+  #nested<T>(read: () => T): T {
+    this.#depth += 1;
+    if (this.#depth > this.maxNesting) throw new MalformedError(`JSON is nested deeper than ${this.maxNesting} levels`);
+    this.#at += 1;
+    const value = read();
+    this.#depth -= 1;
+    return value;
+  }
+
+  #object(): ReadonlyMap<string, JsonValue> {
+    const found = new Map<string, JsonValue>();
+    this.#items("}", () => {
+      if (this.text[this.#at] !== '"') throw new MalformedError("JSON object has a name that is not text");
+      const name = this.#string();
+      this.#skipSpaces();
+      if (!this.#skip(":")) throw new MalformedError("JSON object has a name without a value");
+      if (found.has(name)) throw new MalformedError("JSON object has a name twice");
+      found.set(name, this.value());
+    });
+    return found;
+  }
+
+  #array(): readonly JsonValue[] {
+    const found: JsonValue[] = [];
+    this.#items("]", () => void found.push(this.value()));
+    return found;
+  }
+
+  /** Read items between commas until the bracket that ends them. */
+  #items(end: string, read: () => void): void {
+    this.#skipSpaces();
+    if (this.#skip(end)) return;
+    do {
+      this.#skipSpaces();
+      read();
+      this.#skipSpaces();
+    } while (this.#skip(","));
+    if (!this.#skip(end)) throw new MalformedError("JSON has an array or object that does not end");
+  }
+
+  #string(): string {
+    const start = this.#at + 1;
+    const quote = this.text.indexOf('"', start);
+    const plain = this.text.slice(start, Math.max(quote, start));
+    if (quote >= 0 && !ESCAPE_OR_CONTROL.test(plain)) {
+      this.#at = quote + 1;
+      return checkPairs(plain);
+    }
+    let end = start;
+    while (end < this.text.length && this.text[end] !== '"') end += this.text[end] === "\\" ? 2 : 1;
+    this.#at = end + 1;
+    try {
+      // One string without anything around it: `JSON.parse` then decodes escapes, and has nothing else to decide.
+      return checkPairs(JSON.parse(this.text.slice(start - 1, end + 1)) as string);
+    } catch (error) {
+      if (error instanceof MalformedError) throw error;
+      throw new MalformedError("JSON has text that does not end, or has a bad escape or a control character");
+    }
+  }
+
+  #integer(): number {
+    DIGITS.lastIndex = this.#at;
+    const [digits] = DIGITS.exec(this.text) ?? [];
+    if (digits === undefined || !Number.isSafeInteger(Number(digits))) {
+      throw new MalformedError("JSON has something that is no value, or a number that is no integer up to 2^53 - 1");
+    }
+    this.#at += digits.length;
+    return Number(digits);
+  }
+
+  #skip(word: string): boolean {
+    if (!this.text.startsWith(word, this.#at)) return false;
+    this.#at += word.length;
+    return true;
+  }
+
+  #skipSpaces(): void {
+    SPACES.lastIndex = this.#at;
+    this.#at += SPACES.exec(this.text)![0].length;
+  }
+}
+
+function checkPairs(text: string): string {
+  if (HALF_OF_A_PAIR.test(text)) throw new MalformedError("JSON has text with half of a surrogate pair");
+  return text;
+}
