@@ -771,7 +771,7 @@ def test_a_daemon_is_verified_while_it_runs_and_when_it_is_stopped(tmp_path: Pat
 def test_a_ledger_that_names_another_log_is_not_the_one_pinned(
     tmp_path: Path, origin: str, keys: tuple[str, ...], what: str
 ) -> None:
-    """As citizens' verifiers and check-bundle hold it."""
+    """As citizens' verifiers and check-evidence hold it."""
     forge = Forge()
     said = st.LedgerStatement(origin=origin, verifier_keys=keys, statement_key=DAEMON.public_key, map_bits=8)
     forge.add(EntryKind.LEDGER, codec.public_tag("ledger"), said)

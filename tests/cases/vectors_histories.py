@@ -85,7 +85,7 @@ def grant_and_access(case: LedgerCase, person: Person) -> Any:
 def document_of(
     case: LedgerCase, *chains: bytes | str, held: Checkpoint | None = None, known: int = 0
 ) -> Document:
-    """Return the history file of chains at the last seal."""
+    """Return evidence of chains at the last seal."""
     return to_document(case.history(*chains, held=held, known=known))
 
 

@@ -99,7 +99,7 @@ def ledger(
 
 
 def shown(forge: Forge, first: int = 1, gone: tuple[int, ...] = (), chain: int = 0) -> Document:
-    """Return a history file in which a chain begins at *first*, and what the entries of *gone* say is gone."""
+    """Return evidence in which a chain begins at *first*, and what the entries of *gone* say is gone."""
     document = to_document(forge.proof(ME))
     entries = document["histories"][chain]["entries"][first - 1 :]
     for seq in gone:
