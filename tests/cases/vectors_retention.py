@@ -164,8 +164,9 @@ def make_pruned(directory: Path) -> tuple[Forge, dict[str, Document]]:
     forge = Forge(map_bits=4)
     ledger = codec.public_tag("ledger")
     begun = st.LedgerStatement(
-        origin=ORIGIN, verifier_keys=[PINS["log_key"]], statement_key=DAEMON.public_key, map_bits=4, retention_days=MONTH_DAYS
-    )
+        origin=ORIGIN, verifier_keys=[PINS["log_key"]], statement_key=DAEMON.public_key, map_bits=4,
+        retention_days=MONTH_DAYS,
+    )  # fmt: skip
     forge.add(EntryKind.LEDGER, ledger, begun)
     for name in ("hospital", "bank"):
         forge.participant(name)
