@@ -63,7 +63,7 @@ class Checkpoints:
         self._ended = False
         metrics.quorum.set(1)
         if not isinstance(self._publisher, ImmediatePublisher):
-            # What is public may be older than the last seal. Proofs against it need the map as it was then.
+            # The public checkpoint may be older than the last seal, and proofs against it need the map of its time.
             ledger.map.history = MapHistory(ledger.state.sealed_size)
 
     @property
@@ -132,7 +132,7 @@ class Checkpoints:
         return 0 if note is None else checkpoint.parse_checkpoint(parse_note(note).text).size
 
     def _keep_maps(self) -> None:
-        """Drop the maps of past sizes, but not that of the public checkpoint, nor of sizes that may become public."""
+        """Drop all past maps, except those of the public checkpoint and of checkpoints that may become public."""
         history, published = self._ledger.map.history, self.published
         if history is not None:
             # INVARIANT: no map that is still needed is dropped. ``pending`` is called after the offer, and a publisher

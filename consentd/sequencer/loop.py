@@ -1,4 +1,4 @@
-"""Order what is written: one thread takes what waits, and writes it as one batch.
+"""The single writer of a ledger: one thread takes the writes that wait, and writes them as one batch.
 
 **Theory of operation.** Service threads put writes into the pool, and each waits on a future. The sequencer's thread
 takes all writes that wait, up to a limit, and writes them as one batch:
@@ -69,7 +69,7 @@ class SequencerLimits:
 
 @dataclass(slots=True)
 class _Prepared(Generic[A]):
-    """A write that was prepared, and waits for its batch to be committed."""
+    """A write whose batch is not committed yet."""
 
     pending: PendingWrite[A]
     entry: Appended | None
@@ -111,7 +111,7 @@ class Sequencer:
         self._checkpoints = Checkpoints(ledger, author.origin, signing, clock=clock, metrics=metrics)
         # Owner of the three below: the sequencer's thread.
         self._sealed_ms = clock.monotonic_ms()
-        self._clock_agrees = True  # as the log last said
+        self._clock_agrees = True  # as it was logged last
         self._leaf_clock = LeafClock(clock, ledger.state.time_ms, confirmed=confirm_clock)
         self._thread = threading.Thread(target=self._run, name="sequencer", daemon=True)
 
@@ -219,7 +219,8 @@ class Sequencer:
                     break
                 self._work(items)
             self._write_batch([], seal=True)
-        except BaseException as error:  # noqa: BLE001  # the thread ends either way; all who wait must be answered
+        except BaseException as error:  # noqa: BLE001
+            # Not raised again: the hook for uncaught errors prints their text, which may hold an identifier.
             self._stop_on(error)
 
     def _idle_s(self) -> float:
@@ -250,7 +251,7 @@ class Sequencer:
         self._metrics.table_heartbeat_time_seconds.set(now_ms / 1000)
 
     def _write_batch(self, writes: Sequence[PendingWrite[Any]], *, seal: bool) -> None:
-        """Write one batch: the steps of the module's text, in their order."""
+        """Write one batch: the steps 1 to 8 of the module's docstring."""
         try:
             time_ms = self._leaf_clock.time_ms(self.ledger.state.time_ms)
         except StorageError as error:
@@ -269,7 +270,9 @@ class Sequencer:
                     except RequestError as error:
                         refused.append((pending, error))
                 if seal and batch.is_seal_due():
-                    self._seal(batch)
+                    started = time.perf_counter()
+                    batch.seal()
+                    self._metrics.seal_seconds.observe(time.perf_counter() - started)
                 if batch.index > self.ledger.state.size:
                     self._commit(context, len(prepared))
         except BaseException:
@@ -289,7 +292,7 @@ class Sequencer:
         """Refuse a batch that has no valid time."""
         self._metrics.clock_refusals.inc(self._leaf_clock.disagrees)
         self._log_clock(agrees=False)
-        self._sealed_ms = self.clock.monotonic_ms()  # a due seal waits one more interval: else the thread would spin
+        self._sealed_ms = self.clock.monotonic_ms()  # a due seal is tried again after an interval, not at once
         for pending in writes:
             pending.future.set_exception(error)
 
@@ -335,11 +338,6 @@ class Sequencer:
             entries.append(appended)
         return _Prepared(pending, entries[0] if entries else None, tuple(entries), plan.answer, replayed=False)
 
-    def _seal(self, batch: AppendBatch) -> None:
-        started = time.perf_counter()
-        batch.seal()
-        self._metrics.seal_seconds.observe(time.perf_counter() - started)
-
     def _commit(self, context: WriteContext, count: int) -> None:
         """Write the batch of *count* writes to the store, then commit the table."""
         state = context.batch.close()
@@ -350,7 +348,7 @@ class Sequencer:
         try:
             context.table.commit(state.size, state.root, self.clock.wall_ms())
         except BaseException:
-            self.table.stop()  # what it would answer is older than what is on disk
+            self.table.stop()  # it lacks entries that are on disk, so its answers would be wrong
             raise
         self._metrics.commit_seconds.observe(synced - started, "ledger")
         self._metrics.commit_seconds.observe(time.perf_counter() - synced, "table")

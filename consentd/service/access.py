@@ -1,4 +1,4 @@
-"""Serve where data changes hands: AccessService. Decide and record an access in one call; then record its outcome."""
+"""AccessService: decide and record an access in one call; after the transfer, record its outcome."""
 
 
 from consentd.core import codec
@@ -46,7 +46,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
                 writes.append(self._access(item, caller, context))
             except RequestError as error:
                 writes.append(error)
-        # Put in together, they share a batch and its sync.
+        # Writes that are submitted together share one batch, and so one sync of the disk.
         futures = iter(
             self.services.sequencer.submit_all([one for one in writes if isinstance(one, accesses.AuthorizeAccess)])
         )
@@ -100,7 +100,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
     def _authorized(
         self, written: Written[accesses.AuthorizedAccess], wait_for: int, context: Context
     ) -> ac.AuthorizeAccessResponse:
-        """Count an access, and return its response."""
+        """Count an access in the metrics, and return its response."""
         decision, entry = written.answer.decision, written.entry
         self.metrics.decisions.inc(OUTCOMES[decision.outcome], "authorize")
         response = ac.AuthorizeAccessResponse(decision=decision if written.answer.sees_reasons else reduced(decision))
@@ -137,7 +137,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         return response
 
     def _outcome(self, request: ac.RecordAccessRequest, caller: str) -> accesses.RecordOutcome:
-        """Parse a request into its write, and check what can be checked on this thread."""
+        """Parse a request into its write. Check on this thread the caller's part in the access, and the signature."""
         signed = None
         form = request.WhichOneof("statement")
         if form == "outcome":
@@ -190,7 +190,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         response = ac.ListAccessesResponse(revision=revision(tree_size, root))
         outcomes: dict[int, list[st.OutcomeStatement]] = {}
         left_bytes = PAGE_BYTES
-        # The chain is read from its end. An outcome comes after its access in the chain, so it is read before it.
+        # This reads the chain backwards. An outcome comes after its access in the chain, so it is read first.
         for entry in reads.read_chain_back(services.ledger.store, tag, count):
             if entry.index >= tree_size or entry.event.kind not in _LISTED:
                 continue

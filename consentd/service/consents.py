@@ -1,4 +1,4 @@
-"""Serve what persons allow, change and withdraw: ConsentService."""
+"""ConsentService: grant, amend, pause, resume, revoke and read the consents of a person."""
 
 from typing import Any, TypeVar
 
@@ -213,7 +213,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         )
 
     def _revoked(self, tag: bytes, stored: set[int]) -> list[cs.ConsentRecord]:
-        """Read the withdrawn lineages from the person's chain, for the table has none of them.
+        """Return the withdrawn lineages. They are read from the person's chain, because the table has no row of them.
 
         Args:
             stored: seqs of the lineages that are in the table.
@@ -246,7 +246,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
                 record = records.get(self._message(entry, st.RevokeStatement).lineage_seq)
                 if record is not None:
                     record.change_time_ms = event.time_ms
-        # A grant written after the table was read is neither in *stored* nor withdrawn in what was read here.
+        # A grant written after *stored* was read is missing there although it is not withdrawn. It is left out.
         return [record for record in records.values() if record.change_time_ms]
 
 

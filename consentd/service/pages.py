@@ -1,4 +1,4 @@
-"""Make pages of lists, and the tokens that lead from one to the next."""
+"""Divide lists into pages, and make the page tokens that clients send to get the next page."""
 
 import base64
 import hashlib
@@ -12,7 +12,7 @@ from consentd.service.requests import content_hash
 
 MAX_PAGE = 1000
 PAGE_BYTES = 1 << 20
-"""About the largest size of a page. Clients refuse answers of 4 MiB."""
+"""About the most bytes of a page. Clients refuse responses of more than 4 MiB."""
 
 
 class Pager:

@@ -25,7 +25,7 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
 
     def __init__(self, service_state: ServiceState) -> None:
         super().__init__(service_state)
-        # The ids of decisions that are not recorded: random bytes and a count. They are unique, and no secret.
+        # A decision that is not recorded gets an id of random bytes and a count: unique, and not secret.
         self._id_prefix = os.urandom(8)
         self._ids = count()
 
@@ -100,7 +100,7 @@ class Answerer:
         self._metrics = metrics
         self._codebook = registry.codebook
         self._rules = registry.rules
-        # The fields that all answers share. To copy the message is cheaper than to set them one by one.
+        # All answers share these fields. Each answer begins as a copy of this message: that is faster than to set them.
         self._common = pb.Decision(
             revision=revision(snapshot.size, snapshot.root),
             vocabulary_version=self._codebook.vocabulary.version,
@@ -139,7 +139,7 @@ MAX_QUESTION = codec.MAX_PAYLOAD
 """Most bytes of a question: the payload of the entry that records the question contains it."""
 
 OUTCOMES = ("UNSPECIFIED", *(outcome.name for outcome in model.Outcome))
-"""Outcome names by number."""
+"""The name of each outcome, by its number."""
 
 
 def reduced(decision: pb.Decision) -> pb.Decision:
@@ -182,7 +182,7 @@ def check_at_least(snapshot: Snapshot, question: pb.Question) -> None:
 
 
 def check_size(question: pb.Question) -> None:
-    """Check that a question is short enough to be recorded, also where it is not recorded: the codebook caches it.
+    """Check that a question is short enough to be recorded; also for Check, for the codebook caches questions.
 
     Raises:
         InvalidError: TOO_LARGE, naming the limit.

@@ -1,4 +1,4 @@
-"""Serve proofs: LedgerService. Receivers verify what this module sends; nothing here asks to be trusted."""
+"""LedgerService: checkpoints, leaves, receipts, proofs and histories, which clients verify for themselves."""
 
 from collections.abc import Iterable, Iterator
 
@@ -39,7 +39,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
 
     @rpc
     def ListEntries(self, request: ls.ListEntriesRequest, context: Context) -> ls.ListEntriesResponse:
-        """Read leaves in order."""
+        """Read leaves in the order of their indexes."""
         caller = self._auditor(context)
         size = page_size(request.page_size)
         pager = Pager(self.services.page_key, "ListEntries", caller)
@@ -57,7 +57,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
 
     @rpc
     def ListStatements(self, request: ls.ListStatementsRequest, context: Context) -> ls.ListStatementsResponse:
-        """Read openings in order, within the caller's mandate."""
+        """Read leaves with their openings, in order; a person's statement only with the right to read statements."""
         caller = self._auditor(context)
         with self.services.table.read() as snapshot:
             persons = has_right(snapshot, caller, st.PARTICIPANT_RIGHT_READ_STATEMENTS)
@@ -157,7 +157,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
 
     @stream_rpc
     def Prune(self, request: ls.PruneRequest, context: Context) -> Iterator[ls.PruneResponse]:
-        """Delete what the retention policy no longer keeps."""
+        """Delete the entries that the retention policy no longer keeps, and stream the progress."""
         self.operator(context)
         yield from prune(self.services, request, context)
 

@@ -1,4 +1,4 @@
-"""Serve who takes part, with which codes and under which rules: RegistryService."""
+"""RegistryService: participants and their keys, the vocabulary, notices, the realm's rules, and enrolments."""
 
 from typing import Any
 
@@ -75,7 +75,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         content = content_hash("EnrolSubject", identifier_hash, request.method, request.subject_key)
         write = registry.EnrolSubject(
             request=make_request(caller, request.request_id, content),
-            # The vault first: a tag without an ENROL means nothing, but an ENROL without a data key cannot be read.
+            # The vault makes tag and data key first. A crash then leaves an unused tag, but no unreadable ENROL.
             tag=self.services.vault.create(identifier_hash),
             message=st.EnrolStatement(
                 identifier_hash=identifier_hash,

@@ -1,4 +1,4 @@
-"""Read the parts that all write requests have: the request_id, the content to compare repeats by, signed statements."""
+"""Parse the parts that write requests have in common: the request_id, the content hash, and signed statements."""
 
 import hashlib
 import struct

@@ -1,4 +1,4 @@
-"""What all services share: the opened daemon, the caller of a call, and receipts."""
+"""The base of all services: access to the opened daemon, the caller of a call, and receipts."""
 
 import threading
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ MAX_WAIT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The opened daemon, as the services use it. The daemon makes it once."""
+    """The parts of the opened daemon that services use. The daemon makes this value once, when it has opened."""
 
     config: Config
     ledger: Ledger
@@ -45,10 +45,10 @@ class Services:
 
 
 class ServiceState:
-    """Whether the daemon serves.
+    """Shows every thread whether the daemon serves.
 
     Attributes:
-        services: None while the daemon opens or drains. Replaced by assignment, by the daemon.
+        services: the opened daemon; None while it opens or drains. The daemon replaces it by assignment.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -76,7 +76,7 @@ class Servicer:
 
     @property
     def metrics(self) -> Metrics:
-        """Every metric."""
+        """The daemon's metrics."""
         return self._state.metrics
 
     def caller(self, context: Context) -> str:

@@ -96,7 +96,7 @@ class AuthorizeAccess:
 
 
 def _recorded_decision(context: WriteContext, recorded: Appended) -> pb.Decision:
-    """Return the decision in an ACCESS or REFUSAL; an empty one where its person was erased."""
+    """Return the decision that an ACCESS or REFUSAL records; an empty one if the person was erased."""
     payload = context.recorded_payload(recorded)
     if payload is None:
         return pb.Decision()
@@ -135,7 +135,7 @@ def decide(view: View, tag: bytes | None, question: model.Question, *, index: in
         value = None if tag is None else view.subject(tag)
         decision = evaluate.decision(evaluate.evaluate(value, packed, rules, now_ms), packed, codebook, rules)
     message = decisions.decision_message(decision, tag or b"")
-    # A payload has a size limit. The cut keeps a person with hundreds of matching consents from reaching it.
+    # Hundreds of matching consents would make the payload larger than its limit, and the question would be refused.
     del message.reasons[MAX_RECORDED_REASONS:]
     message.revision.tree_size = index
     message.decided_time_ms = now_ms

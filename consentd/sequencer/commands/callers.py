@@ -1,7 +1,6 @@
-"""Say what a caller may do: one rule for each question, on the table as the caller of the rule sees it.
+"""The rules of what a caller may do. Each rule reads a view of the table.
 
-Services check rights on a snapshot before they read or write for a caller. Writes check on their own transaction what
-depends on the write itself.
+A service checks the right to a call on a snapshot. A write checks on its own transaction what depends on its content.
 """
 
 import re

@@ -47,7 +47,7 @@ class _PersonWrite:
         return (context.draft(entry, self.request),)
 
     def _refuse(self, context: WriteContext, tag: bytes, refusal: st.RefusalStatement) -> Plan[ConsentAnswer]:
-        # A REFUSAL is the daemon's own statement, also where an author signed the consent that is refused.
+        # The daemon signs a REFUSAL, even if an author signed the consent that is refused.
         entry = NewEntry(kind=EntryKind.REFUSAL, tag=tag, message=refusal, request_id=self.request.id)
         return Plan((context.draft(entry, self.request),), ConsentAnswer(0, refusal))
 

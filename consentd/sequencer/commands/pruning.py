@@ -1,4 +1,4 @@
-"""Announce a pruning: an entry in chain `ledger` says what is going to be deleted, before anything is deleted."""
+"""State a pruning in chain `ledger`: which entries will be deleted. The entry is public before they are."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from consentd.v1 import statement_pb2 as st
 
 
 def check_kept_from(kept_from_ms: int, *, days: int, time_ms: int) -> None:
-    """Check that the retention policy allows to prune, at *time_ms*, what is older than *kept_from_ms*.
+    """Check that the retention policy allows, at *time_ms*, to delete entries from before *kept_from_ms*.
 
     Args:
         days: how old an entry must be before it may be pruned, as leaf 0 published it; 0: nothing is ever pruned.
@@ -49,7 +49,7 @@ class StatePruning(Unremembered):
         return Plan((self.draft(context),), context.batch.index)
 
     def draft(self, context: WriteContext) -> tuple[Draft, Message]:
-        """Draft the entry, unchecked."""
+        """Draft the entry without a check."""
         message = st.LedgerStatement(
             origin=context.author.origin,
             pruning=st.Pruning(kept_from_time_ms=self.pruned.kept_from_ms, start_size=self.pruned.start),
