@@ -1,8 +1,8 @@
-# Python 3.11 or later and make are enough: each target sets up .venv by itself, once.
+# You need Python 3.11 or later, and make. Each target makes .venv if it is missing.
 #
 #   PYTHON=python3.12 make test      with another Python (only before .venv exists)
-#   make test ARGS="-k merkle"       further arguments for pytest
-#   KEEP=1 make demo                 leave the demo's daemon and its files in place
+#   make test ARGS="-k merkle"       more arguments for pytest
+#   KEEP=1 make demo                 keep the demo's daemon running, with its files
 #   make clean                       start over
 
 PYTHON ?= python3
@@ -40,7 +40,7 @@ lint: $(VENV)/.dev  ## Check style, types, the floors and the proto files
 proto:  ## Generate consentd/v1 from proto/
 	$(PYTHON) proto/generate.py
 
-clean:  ## Remove .venv and what tools left behind
+clean:  ## Remove .venv and the tools' files
 	rm -rf $(VENV) .venv-proto build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .demo
 
 $(BIN)/python:

@@ -76,7 +76,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--map-bits", type=int, action="append", help="of the map, by the tags by default; repeatable")
     parser.add_argument("--entries", type=int, help=f"of the ledger that `open` opens; {ENTRIES:,} by default")
     parser.add_argument("--seconds", type=float, help="how long each load is measured; 6 by default")
-    parser.add_argument("--dir", type=Path, help="where ledgers are made meanwhile; a disk that honours fsync")
+    parser.add_argument("--dir", type=Path, help="directory for the ledgers; use a disk that honours fsync")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "out", help="where the JSON goes")
     parser.add_argument("--against", type=Path, metavar="DIR", help="compare with another checkout: both run in turn")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of --against; {ROUNDS} by default")

@@ -185,7 +185,7 @@ def measure_revoke(bench: Bench) -> list[Row]:
     return [
         Row(**common, name="RevokeConsent acknowledged and in force, p99", unit="ms", at_most=25,
             value=percentile(acks, 0.99) * 1e3,
-            note=f"{spread(acks)}; 0 stale of {len(acks)} checks behind it", samples=acks, sample_unit="s"),
+            note=f"{spread(acks)}; 0 stale of {len(acks)} checks after it", samples=acks, sample_unit="s"),
         Row(**common, name=f"checks while {CHANGES_PER_S} consents/s change, share of before", at_least=0.9,
             value=median(shares), unit="×", note=rates, samples=shares, sample_unit="×"),
     ]  # fmt: skip
@@ -262,9 +262,9 @@ class Weight:
     """How many bytes of a streamed history are for what.
 
     Attributes:
-        proof: what all chains share, and where the chain asked for stands: its size does not follow its length.
+        proof: the head, and the header of the chain asked for; its size does not depend on the chain's length.
         entries: of the chain asked for, openings included.
-        authors_proofs: where the public chains of its authors stand, that of the ledger's own keys among them.
+        authors_proofs: the headers of the public chains of its authors, that of the ledger's own keys included.
         authors_entries: of those chains, all of them.
     """
 

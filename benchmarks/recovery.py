@@ -75,7 +75,7 @@ def measure_open(directory: Path, *, entries: int) -> list[Row]:
             value=median(one.bytes for one in opened) / 2**20,
             unit="MiB",
             boundary="in process",
-            note=f"{max(one.peak_bytes for one in opened) / 2**20:.0f} MiB at most meanwhile; "
+            note=f"{max(one.peak_bytes for one in opened) / 2**20:.0f} MiB at the peak; "
             f"{64 << bits >> 20} MiB of it the map, and the store's cache, {CACHE_MB} MiB at most",
             samples=[one.bytes for one in opened],
             sample_unit="bytes",

@@ -88,7 +88,7 @@ def measure_map(directory: Path, *, tags: int, batches: int, map_bits: int | Non
         Row(case="map", name=f"opened, {at}", value=median(one.seconds for one in opened), unit="s", at_most=3,
             boundary="in process, files not in memory", samples=[one.seconds for one in opened], sample_unit="s",
             note=f"{1 << bits:,} bucket roots read and all above them hashed; "
-                 f"{max(one.peak_bytes for one in opened) / 2**20:.0f} MiB at most meanwhile"),
+                 f"{max(one.peak_bytes for one in opened) / 2**20:.0f} MiB at the peak"),
         Row(case="map", name=f"memory, {at}", value=memory / tags, unit="bytes a tag",
             at_most=8 if tags >= 1_000_000 and bits <= natural_bits(tags) else None, boundary="in process",
             samples=[one.bytes for one in opened],
@@ -175,10 +175,10 @@ def _update(directory: Path, tags: int, bits: int, size: int, batches: int) -> U
     next_new = tags * (2 + size)
     expected: dict[int, tuple[int, bytes]] = {}
     updated = Updated([], [], [])
-    for turn in range(1, batches + 1):
+    for number_of_batch in range(1, batches + 1):
         numbers = [*random.sample(range(tags), size - new), *range(next_new, next_new + new)]
         next_new += new
-        heads = {number: (turn, _head(number, turn)) for number in numbers}
+        heads = {number: (number_of_batch, _head(number, number_of_batch)) for number in numbers}
         changed = {tag_of(number): head for number, head in heads.items()}
         store.read_s = 0.0
         started = time.perf_counter()
@@ -201,13 +201,13 @@ def _update(directory: Path, tags: int, bits: int, size: int, batches: int) -> U
     present, proof = tag_map.prove(absent)
     assert not present, "a tag that was never written is not in the map"
     patricia.verify_absence(root, codec.map_key(absent), proof)
-    assert TagMap(store, bits).root() == root, "the map opened anew is the one that was written"
+    assert TagMap(store, bits).root() == root, "the map opened again is the one that was written"
     store.close()
     return updated
 
 
-def _head(number: int, turn: int) -> bytes:
-    return sha256(b"head %d %d" % (number, turn)).digest()
+def _head(number: int, number_of_batch: int) -> bytes:
+    return sha256(b"head %d %d" % (number, number_of_batch)).digest()
 
 
 def naive_root(pairs: list[tuple[bytes, bytes]], bit: int = 0) -> bytes:

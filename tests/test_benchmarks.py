@@ -209,7 +209,7 @@ document = {"machine": {"commit": "old"}, "rows": [row, {**row, "name": "gone"}]
 """
 
 
-def test_another_checkout_is_run_in_turn_with_this_one(tmp_path: Path) -> None:
+def test_another_checkout_is_runs_alternately_with_this_one(tmp_path: Path) -> None:
     """The other checkout has its own benchmarks package, fewer options and other cases."""
     old, out = tmp_path / "old", tmp_path / "out"
     (old / "benchmarks").mkdir(parents=True)

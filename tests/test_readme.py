@@ -2,7 +2,7 @@
 
 The info string of a block says what it is: ``sh run`` and ``python run`` are run; ``sh run=daemon`` is started and
 waited for; ``needs=TOOL`` skips where that tool is missing; ``sh skip=REASON`` is not run. ``text output`` is what the
-block before prints, ``…`` standing for anything; ``text help=VERB`` is the help of a verb, to the letter.
+block before prints, where ``…`` matches anything; ``text help=VERB`` is the help of a verb, to the letter.
 """
 
 import os
@@ -26,7 +26,7 @@ GRPC, HTTP = "127.0.0.1:7400", "127.0.0.1:7401"
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, what its info string says of it, its text, and the heading it stands under."""
+    """A fenced block: its language, what its info string says of it, its text, and the heading above it."""
 
     language: str
     marks: dict[str, str]
@@ -63,7 +63,7 @@ class Walk:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.ports = {GRPC: free_address(), HTTP: free_address()}
-        self._kept = home / "kept"
+        self._state = home / "state"
         programs = home / "programs"
         programs.mkdir()
         for name, module in (("consentd", "consentd.cli"), ("python3", "")):
@@ -85,7 +85,7 @@ class Walk:
             "LC_ALL": "C.UTF-8",
         }
         exports = "".join(f"export {key}={value}\n" for key, value in environment.items())
-        self._kept.write_text(exports + f"cd {start}\n")
+        self._state.write_text(exports + f"cd {start}\n")
         self.daemon: subprocess.Popen[bytes] | None = None
 
     def placed(self, text: str) -> str:
@@ -99,14 +99,14 @@ class Walk:
         text = self.placed(block.text)
         if block.language == "python":
             text = f"python3 - <<'END OF BLOCK'\n{text}END OF BLOCK\n"
-        script = f"set -euo pipefail\n. {self._kept}\n{text}\n(export -p; echo cd \"$PWD\") > {self._kept}\n"
+        script = f"set -euo pipefail\n. {self._state}\n{text}\n(export -p; echo cd \"$PWD\") > {self._state}\n"
         done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
     def serve(self, block: Block) -> None:
         """Start the daemon as a block says, and wait until it serves."""
-        script = f"set -euo pipefail\n. {self._kept}\nexec {block.text}"
+        script = f"set -euo pipefail\n. {self._state}\nexec {block.text}"
         with (self.home / "daemon.log").open("wb") as log:
             self.daemon = subprocess.Popen(["bash", "-c", script], stdout=log, stderr=log)
         until = time.monotonic() + 60
@@ -139,7 +139,7 @@ def walk(tmp_path: Path) -> Iterator[Walk]:
 
 
 def assert_shown(shown: str, printed: str) -> None:
-    """Assert that *printed* is what a block shows, line by line; ``…`` stands for anything."""
+    """Assert that *printed* is what a block shows, line by line; ``…`` matches anything."""
     lines, ours = printed.splitlines(), shown.splitlines()
     assert len(lines) == len(ours), printed
     for line, our in zip(lines, ours, strict=True):

@@ -1,7 +1,7 @@
 """Show what consentd does: ``make demo``.
 
 A real daemon runs on loopback, with RocksDB and LMDB in a fresh directory, and all calls are real gRPC. First, a
-made-up town has its day (town.py, traffic.py). Then one citizen's story is told (story.py). At the end the ledger is
+made-up town has its day (town.py, traffic.py). Then one citizen's story follows (story.py). At the end the ledger is
 verified, and tampering is found in a copy (tampering.py).
 
 ``KEEP=1`` keeps the daemon running until Ctrl-C. ``CONSENTD_DEMO_DIR`` is the directory, ``.demo`` by default.

@@ -692,7 +692,7 @@ class Question(_message.Message):
 
     @_builtins.property
     def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """categories are one or more category codes; a parent stands for all its leaves."""
+        """categories are one or more category codes; a parent means all its leaves."""
 
     @_builtins.property
     def labels(self) -> Global___CodeSet:
