@@ -1,31 +1,31 @@
-"""The errors of consentd, by whose fault they are.
+"""Define the errors of consentd. Their classes say whose fault an error is.
 
 ::
 
     ConsentdError
-     ├─ RequestError         the caller can act; nothing changed
+     ├─ RequestError         the caller can act; nothing was changed
      │   ├─ InvalidError         the request is malformed or contradicts itself
-     │   ├─ NotFoundError        no such thing, or not yours to see
-     │   ├─ ConflictError        it clashes with what is already recorded
+     │   ├─ NotFoundError        there is no such thing, or the caller may not see it
+     │   ├─ ConflictError        the request conflicts with what is recorded
      │   ├─ DeniedError          the caller has no right to this call
-     │   └─ OverloadedError      too much waits already; try again later
-     ├─ VerificationError    the evidence is bad; the only thing bad bytes may raise
-     │   ├─ MalformedError       not the format it claims to be
+     │   └─ OverloadedError      too many requests are waiting; try again later
+     ├─ VerificationError    evidence is bad; the only error that bad bytes may raise
+     │   ├─ MalformedError       bytes do not have the expected format
      │   ├─ SignatureError       a signature does not verify
-     │   └─ ProofError           a proof does not lead to where it should
-     ├─ StorageError         disk or network; may pass; the outcome may be unknown
-     └─ CorruptionError      our own ledger contradicts itself; stop, read the runbook
+     │   └─ ProofError           a proof does not prove what it should
+     ├─ StorageError         disk or network failed; the outcome may be unknown
+     └─ CorruptionError      the ledger contradicts itself; stop and read the runbook
 
-A bug is an ``AssertionError`` and is never caught. A denial is a ``Decision``, never an error.
+A bug raises ``AssertionError``, which is never caught. A denied access is a ``Decision`` and not an error.
 
-Each error carries a *reason*: a stable name from a closed set, which the service sends as
-``ErrorInfo.reason`` (``consentd.v1.ErrorReason``) and metrics use as a label. Messages are lower
-case, begin with constant text and never hold an identifier of a subject.
+Each error has a *reason*: a stable name from a closed set. The service sends it as ``ErrorInfo.reason``
+(``consentd.v1.ErrorReason``), and metrics use it as a label. Messages are lower case, begin with constant text, and
+never contain an identifier of a subject.
 """
 
 
 class ConsentdError(Exception):
-    """Be the root of every declared error; never raised itself.
+    """Base class of all declared errors. It is never raised itself.
 
     Attributes:
         reason: name in ``consentd.v1.ErrorReason``, without its prefix.
@@ -39,65 +39,65 @@ class ConsentdError(Exception):
 
 
 class RequestError(ConsentdError):
-    """Say that the caller can act: change the request, or wait. Nothing was changed."""
+    """The caller can act: change the request, or wait. Nothing was changed."""
 
 
 class InvalidError(RequestError):
-    """Say that the request is malformed or contradicts itself (INVALID_ARGUMENT)."""
+    """The request is malformed or contradicts itself (INVALID_ARGUMENT)."""
 
     default_reason = "INVALID_REQUEST"
 
 
 class NotFoundError(RequestError):
-    """Say that there is no such thing, or that the caller may not see it (NOT_FOUND)."""
+    """There is no such thing, or the caller may not see it (NOT_FOUND)."""
 
     default_reason = "NOT_FOUND"
 
 
 class ConflictError(RequestError):
-    """Say that the request clashes with what is recorded (ABORTED)."""
+    """The request conflicts with what is recorded (ABORTED)."""
 
     default_reason = "CONFLICT"
 
 
 class DeniedError(RequestError):
-    """Say that the caller has no right to this call (PERMISSION_DENIED)."""
+    """The caller has no right to this call (PERMISSION_DENIED)."""
 
     default_reason = "CALLER_NOT_ALLOWED"
 
 
 class OverloadedError(RequestError):
-    """Say that too much waits already (RESOURCE_EXHAUSTED, with RetryInfo)."""
+    """Too many requests are waiting (RESOURCE_EXHAUSTED, with RetryInfo)."""
 
     default_reason = "OVERLOADED"
 
 
 class VerificationError(ConsentdError):
-    """Say that evidence is bad. Bad bytes may raise nothing else."""
+    """Evidence is bad. Bad bytes may raise no other error."""
 
     # Evidence that a caller sends is part of its request.
     default_reason = "INVALID_REQUEST"
 
 
 class MalformedError(VerificationError):
-    """Say that bytes or text are not the format they claim to be."""
+    """Bytes or text do not have the expected format."""
 
 
 class SignatureError(VerificationError):
-    """Say that a signature does not verify, or that its key was not in force."""
+    """A signature does not verify, or its key was not valid."""
 
 
 class ProofError(VerificationError):
-    """Say that a proof does not lead to where it should."""
+    """A proof does not prove what it should."""
 
 
 class StorageError(ConsentdError):
-    """Say that disk or network failed (UNAVAILABLE). The outcome may be unknown."""
+    """Disk or network failed (UNAVAILABLE). The outcome may be unknown."""
 
     default_reason = "STORAGE"
 
 
 class CorruptionError(ConsentdError):
-    """Say that our own ledger contradicts itself (DATA_LOSS). Serving stops; a human reads the runbook."""
+    """The ledger contradicts itself (DATA_LOSS). The daemon stops serving; the operator reads the runbook."""
 
     default_reason = "CORRUPTION"

@@ -13,7 +13,7 @@ from cases import decisions
 from cases.decisions import CASES, DX, NOW, Case, ask, consent, deny, permit
 from cases.policy_worlds import CODEBOOK, LABELS, NUMBERS, RESOURCES, VOCABULARY, Draw, World, comparable
 from consentd.errors import InvalidError
-from consentd.policy.codebook import MAX_KEPT, Codebook, pack_question
+from consentd.policy.codebook import MAX_MEMO, Codebook, pack_question
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.policy.evaluate import decision, evaluate
 from consentd.policy.model import (
@@ -275,9 +275,9 @@ def test_no_decision_holds_a_subject_or_a_justification() -> None:
 
 def test_codebook_forgets_when_full() -> None:
     codebook = Codebook(VOCABULARY, NUMBERS)
-    for index in range(MAX_KEPT + 10):
+    for index in range(MAX_MEMO + 10):
         assert codebook.holders(f"stranger{index}") == {0}
-    assert len(codebook._holders) <= MAX_KEPT
+    assert len(codebook._holders) <= MAX_MEMO
     assert codebook.codes(0) == ()
 
 

@@ -1,9 +1,21 @@
 """Decide what a consent means: pure values in, a decision out.
 
-The law of this floor: no IO, no clock, no randomness, no logging. ``now`` is an argument, codes
-come from a ``Vocabulary`` value, participants are numbers that the caller gives. The same question
-on the same consents at the same instant has the same answer, today and in ten years' replay.
+Rule for this package: no IO, no clock, no randomness, no logging. The caller passes ``now``, the ``Vocabulary``, and
+the numbers of participants. So the same question on the same consents at the same instant always has the same answer,
+also in a replay ten years later.
 
-Design: policy.md. The meaning itself is the reference interpreter in ``tests/reference_policy.py``;
-what is here agrees with it, faster.
+Design: policy.md. The reference interpreter ``tests/cases/reference_policy.py`` defines the meaning; this package gives
+the same answers faster.
+
+::
+
+    model               the values: consent, provision, rules, question, decision
+    vocabulary          codes, their hierarchies and bits; default_vocabulary: the built-in one
+    check               what a consent must be before it is written
+    tree                a consent's provisions with what they inherit
+    compile             consents and rules → rows; rows: the bytes of a row; subject: all rows of a person
+    renew               rows under a later version of the vocabulary
+    codebook            a question → masks; masks → codes
+    evaluate            the answer; match: the general way to it; residual: conditions for the enforcer
+    dates               FHIR dates → instants
 """

@@ -1,8 +1,8 @@
-"""What a consent must be before it is written (rules 2, 5 and 8; product.md, "What Korean law already writes").
+"""Check a consent before it is written (rules 2, 5 and 8; product.md, "What Korean law already writes").
 
-Two kinds of no. What contradicts itself, or says what the vocabulary cannot read, is the caller's fault:
-``InvalidError``. A transfer request that leaves one of the seven legal items out is refused with a ground of
-PIPA Enforcement Decree 42-8(1), and the refusal is recorded: a ``RefusalReason``, answered as data.
+A consent can fail in two ways. If it contradicts itself or has codes that are not in the vocabulary, the caller made an
+error: ``InvalidError``. If a transfer request leaves out one of the seven legal items, it is refused for a legal reason
+(PIPA Enforcement Decree 42-8(1)). That refusal is recorded and is a normal answer: a ``RefusalReason``.
 """
 
 import re
@@ -26,13 +26,13 @@ _RECURRENCE = re.compile(r"once|P(?=\d|T\d)(\d+Y)?(\d+M)?(\d+W)?(\d+D)?(T(?=\d)(
 
 
 def check_consent(consent: Consent, vocabulary: Vocabulary) -> RefusalReason | None:
-    """Check one version of a consent before it is written; return the legal ground that refuses it, if one does.
+    """Check one version of a consent before it is written; return the legal reason to refuse it; None: there is none.
 
-    Participants are not looked at here: ``compile_consent`` finds those that nobody registered.
+    This does not check participants: ``compile_consent`` raises for those that are not registered.
 
     Raises:
-        InvalidError: INVALID_CONSENT (limits of ``walk`` included), or UNKNOWN_CODE where the vocabulary does
-            not hold a code.
+        InvalidError: INVALID_CONSENT (which includes the limits of ``walk``), or UNKNOWN_CODE for a code that is not in
+            the vocabulary.
     """
     nodes = walk(consent.root)
     _check_all(consent.root, vocabulary)
@@ -70,7 +70,7 @@ def check_rules(rules: Rules, vocabulary: Vocabulary) -> None:
 
 
 def check_provision(provision: Provision, vocabulary: Vocabulary) -> None:
-    """Check one provision by itself: its lists, its codes, its windows.
+    """Check the lists, codes and windows of one provision.
 
     Raises:
         InvalidError: INVALID_CONSENT or UNKNOWN_CODE.
@@ -88,7 +88,7 @@ def check_provision(provision: Provision, vocabulary: Vocabulary) -> None:
         if len(set(stated)) != len(stated) or "" in stated:
             raise _invalid("provision names something twice, or names nothing")
         if ANY in stated and len(stated) > 1:
-            raise _invalid("`*` stands alone in its list")
+            raise _invalid("`*` is not the only item of its list")
         for code in stated:
             if known is not None and code != ANY and code not in known:
                 raise InvalidError(f"code is not in the vocabulary: `{code}`", "UNKNOWN_CODE")
@@ -101,7 +101,7 @@ def check_provision(provision: Provision, vocabulary: Vocabulary) -> None:
 
 
 def missing_items(consent: Consent) -> tuple[str, ...]:
-    """Name which of the seven items of PIPA Enforcement Decree 42-5(3) a consent leaves out."""
+    """Return the items of PIPA Enforcement Decree 42-5(3) that a consent leaves out."""
     root = consent.root
     items: tuple[tuple[str, object], ...] = (
         ("purpose", root.purposes),

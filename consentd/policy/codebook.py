@@ -1,9 +1,8 @@
-"""The codebook: what turns a question into masks and masks back into codes.
+"""Turn a question into masks, and masks back into codes.
 
-A codebook is a vocabulary and the participants' numbers and groups, at one state of the table. It is made
-once and shared by every check; what it learns from questions (closed category sets, who an actor counts as)
-it keeps, bounded, because real callers ask the same shapes again and again. That is no decision cache: it
-holds codes and numbers, never an answer.
+A codebook is a vocabulary with the numbers and groups of participants, at one state of the table. All checks share one.
+It remembers, up to a limit, the masks and numbers that it computed for parts of questions, because callers ask similar
+questions again and again. This is no decision cache: it holds codes and numbers, never an answer.
 """
 
 from collections.abc import Collection, Mapping
@@ -14,10 +13,10 @@ from consentd.policy.model import BREAK_GLASS_PURPOSE, Actor, Obligation, Questi
 from consentd.policy.rows import ANY_NUMBER
 from consentd.policy.vocabulary import Vocabulary
 
-MAX_KEPT: Final = 65_536
-"""Most entries of one memo; a full memo is emptied, so that strange questions cannot grow it."""
-MAX_KEPT_LENGTH: Final = 512
-"""Most characters of what a memo remembers a question by; longer ones are worked out each time."""
+MAX_MEMO: Final = 65_536
+"""Most entries of a memo. A full memo is emptied, so that unusual questions cannot make it grow."""
+MAX_MEMO_KEY: Final = 512
+"""Most characters in the key of a memo. For longer keys the value is computed each time."""
 
 Numbers = frozenset[int]
 _Key = TypeVar("_Key")
@@ -26,7 +25,9 @@ _Text = TypeVar("_Text", str, tuple[str, ...], tuple[str, str, str, str])
 
 
 class Codebook:
-    """Vocabulary, numbers and groups, with their inverses. Shared by threads: memos are only read, set and cleared.
+    """Vocabulary, numbers and groups, with their inverses.
+
+    Threads share it without a lock: each use of a memo is one dict operation (get, set, clear).
 
     Args:
         vocabulary: the realm's codes.
@@ -59,14 +60,14 @@ class Codebook:
         found = self._codes.get(mask)
         if found is None:
             found = tuple(code for bit, code in enumerate(self.vocabulary.category.codes) if mask >> bit & 1)
-            _keep(self._codes, mask, found)
+            _remember(self._codes, mask, found)
         return found
 
     def categories(self, codes: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
-        """Return the leaves that ``codes`` ask for, as a mask, and the codes that the vocabulary does not hold.
+        """Return the mask of the leaves that ``codes`` ask for, and the codes that are not in the vocabulary.
 
         Raises:
-            InvalidError: EMPTY_CATEGORIES, there are none.
+            InvalidError: EMPTY_CATEGORIES: no code.
         """
         found = self._categories.get(codes)
         if found is None:
@@ -77,14 +78,14 @@ class Codebook:
             for code in codes:
                 mask |= closed.get(code, 0)
             found = mask, tuple(dict.fromkeys(code for code in codes if code not in closed))
-            _keep_short(self._categories, codes, found)
+            _remember_short(self._categories, codes, found)
         return found
 
     def labels(self, codes: tuple[str, ...]) -> int:
         """Return the labels of a question as a mask.
 
         Raises:
-            InvalidError: a label that the vocabulary does not hold.
+            InvalidError: a label is not in the vocabulary.
         """
         mask = self._sets.get(codes)
         if mask is None:
@@ -94,11 +95,13 @@ class Codebook:
                 if bit is None:
                     raise InvalidError(f"label is not in the vocabulary: `{code}`", "UNKNOWN_CODE")
                 mask |= bit
-            _keep_short(self._sets, codes, mask)
+            _remember_short(self._sets, codes, mask)
         return mask
 
     def actors(self, actor: Actor) -> tuple[Numbers, Numbers]:
-        """Return the numbers a permit and a deny look for (rule 10), groups included, 0 for rows that name nobody.
+        """Return the numbers that match in a permit, and those that match in a deny (rule 10).
+
+        They include the actor's groups, and 0, which is in rows that name no participant.
 
         Raises:
             InvalidError: no organisation is named.
@@ -110,11 +113,11 @@ class Codebook:
                 raise InvalidError("question names no organisation")
             principal = self._counts_as(actor.on_behalf_of or actor.organisation)
             found = principal, principal.union(*(self._counts_as(name) for name in key if name))
-            _keep_short(self._actors, key, found)
+            _remember_short(self._actors, key, found)
         return found
 
     def holders(self, holder: str) -> Numbers:
-        """Return the numbers that a row's holder may be, 0 included.
+        """Return the numbers of a row's holder that match, including 0.
 
         Raises:
             InvalidError: no holder is named.
@@ -124,38 +127,38 @@ class Codebook:
             if not holder:
                 raise InvalidError("question names no holder")
             found = self._counts_as(holder)
-            _keep_short(self._holders, holder, found)
+            _remember_short(self._holders, holder, found)
         return found
 
     def _counts_as(self, name: str) -> Numbers:
-        """A participant that nobody registered has no number: it is met only by rows that name nobody."""
+        """Return the numbers of a participant and its groups, and 0. An unregistered participant has only 0."""
         names = (name, *self.groups.get(name, ()))
         return frozenset((ANY_NUMBER, *(self._numbers[known] for known in names if known in self._numbers)))
 
 
-def _keep_short(memo: "dict[_Text, _Value]", key: "_Text", value: _Value) -> None:
-    if sum(map(len, key)) <= MAX_KEPT_LENGTH:
-        _keep(memo, key, value)
+def _remember_short(memo: "dict[_Text, _Value]", key: "_Text", value: _Value) -> None:
+    if sum(map(len, key)) <= MAX_MEMO_KEY:
+        _remember(memo, key, value)
 
 
-def _keep(memo: dict[_Key, _Value], key: _Key, value: _Value) -> None:
-    if len(memo) >= MAX_KEPT:
+def _remember(memo: dict[_Key, _Value], key: _Key, value: _Value) -> None:
+    if len(memo) >= MAX_MEMO:
         memo.clear()
     memo[key] = value
 
 
 class PackedQuestion:
-    """A question as masks and number sets, ready for ``evaluate``; holds no subject.
+    """A question as masks and sets of numbers, as ``evaluate`` needs it. It does not name the subject.
 
     Attributes:
         purpose, action: one bit each.
-        categories: leaves asked for.
-        unknown: category codes that the vocabulary does not hold.
+        categories: mask of the leaves asked for.
+        unknown: category codes that are not in the vocabulary.
         permit_actors, deny_actors, holders: participant numbers, see ``Codebook``.
-        labels: mask, or None where left open; likewise resources and data_period as (start, end).
-        break_glass: the purpose is BTG, with a justification.
-        residual: the caller enforces residuals and left something open.
-        version: of the vocabulary that the bits are of.
+        labels: mask; None: left open. Likewise resources, and data_period as (start, end).
+        break_glass: whether the purpose is BTG, with a justification.
+        residual: whether the caller enforces residuals and left something open.
+        version: version of the vocabulary that the bits belong to.
     """
 
     __slots__ = (
@@ -190,7 +193,7 @@ class PackedQuestion:
 
 
 def pack_question(question: Question, codebook: Codebook) -> PackedQuestion:
-    """Turn a question into masks, or refuse what is no question (rules 5 and 7).
+    """Turn a question into masks, and refuse an invalid question (rules 5 and 7).
 
     Raises:
         InvalidError: UNKNOWN_PURPOSE, UNKNOWN_ACTION, UNKNOWN_CODE (a label), EMPTY_CATEGORIES, BREAK_GLASS_SHAPE,

@@ -1,8 +1,8 @@
-"""Compile consents and rules to rows: all that can be known when they are written is worked out here.
+"""Compile consents and rules to rows when they are written, so that a check has less to do.
 
-A compiled consent is a value of its own (``Compiled``), joined with others into its subject's value by
-``subject.py``. A permit without a limit on purposes or categories covers the codes of the vocabulary it was
-given under; a deny without one covers later codes too: both ways the closed one.
+A compiled consent is a value of its own (``Compiled``); ``subject`` joins those of one person. A permit without a limit
+on purposes or categories covers the codes of the vocabulary version that it was given under. A deny without a limit
+also covers codes that are added later. Both rules fail closed.
 """
 
 import struct
@@ -40,16 +40,16 @@ from consentd.policy.tree import Node, walk
 from consentd.policy.vocabulary import Closures, Vocabulary
 
 UNREADABLE: Final = 2
-"""Flag of a compiled consent: it could not be read; its one row holds what could."""
+"""Flag of a compiled consent: it cannot be interpreted. Its only row has what could be interpreted."""
 
 STATUTORY: Final = 4
-"""Flag: its rows stand in layer STATUTE."""
+"""Flag: its rows are in layer STATUTE."""
 
 POLICY_SHIFT: Final = 4
-"""Flags 4–6 hold the implicit policy that the consent selects, 0 none."""
+"""Bits 4–6 of the flags are the implicit policy that the consent selects; 0: none."""
 
 MAX_RULES: Final = 1_024
-"""Most statutory, and most break-glass provisions of a realm."""
+"""Most statutory provisions of a realm, and most break-glass provisions."""
 
 _COMPILED: Final = struct.Struct("<HHH")
 _RULES: Final = struct.Struct("<BBBBHHHH")
@@ -64,10 +64,10 @@ class Compiled:
     """A consent as rows.
 
     Attributes:
-        vocabulary: version its masks are of.
-        flags: ``UNREADABLE``, ``STATUTORY``, policy.
-        rows: a multiple of ``ROW_SIZE``, 1 to 256 rows in preorder.
-        side: block of side records, whole words.
+        vocabulary: version of the vocabulary that its masks belong to.
+        flags: ``UNREADABLE``, ``STATUTORY``, and the policy.
+        rows: the bytes of 1 to 256 rows in preorder.
+        side: the side block: side records, each of whole words.
     """
 
     vocabulary: int
@@ -76,15 +76,15 @@ class Compiled:
     side: bytes
 
     def encode(self) -> bytes:
-        """Return the value's bytes, the inverse of ``decode``."""
+        """Encode the compiled consent; the inverse of ``decode``."""
         return _COMPILED.pack(self.vocabulary, self.flags, len(self.rows) // ROW_SIZE) + self.rows + self.side
 
     @staticmethod
     def decode(value: bytes) -> "Compiled":
-        """Return the compiled consent that ``value`` is.
+        """Decode a compiled consent.
 
         Raises:
-            MalformedError: it is cut short.
+            MalformedError: the value is cut short.
         """
         if len(value) < _COMPILED.size:
             raise MalformedError("compiled consent is cut short")
@@ -96,7 +96,7 @@ class Compiled:
 
 
 def compile_consent(stored: StoredConsent, vocabulary: Vocabulary, numbers: Mapping[str, int]) -> bytes:
-    """Return the compiled form of a lineage's version in force, for ``subject.with_consent``.
+    """Compile the version in force of a lineage; return the encoded ``Compiled``, for ``subject.with_consent``.
 
     Args:
         numbers: participant or group identifier → its number.
@@ -118,7 +118,7 @@ def compile_consent(stored: StoredConsent, vocabulary: Vocabulary, numbers: Mapp
 
 
 class _Compiler:
-    """Turn nodes into rows and gather their side records."""
+    """Make rows of nodes, and collect their side records."""
 
     def __init__(self, vocabulary: Vocabulary, numbers: Mapping[str, int]) -> None:
         self._vocabulary = vocabulary
@@ -135,7 +135,7 @@ class _Compiler:
         holder, holders = self._participants(node.holders)
         resources = frozenset() if ANY in node.resources else frozenset(node.resources)
         side = self._put(Side(actors, holders, resources, node.data_period))
-        # A window that closes before it opens never holds; as [0, 0) it needs no test of its own.
+        # A window that ends before it starts is never in force. Stored as [0, 0), it needs no test of its own.
         opens = node.start_ms < node.end_ms
         return Row(
             actor=actor,
@@ -154,7 +154,9 @@ class _Compiler:
         )
 
     def unreadable(self, root: Provision) -> Row:
-        """Hold the root's participants and period, which need no vocabulary; an unregistered name limits nothing."""
+        """Make a row of the root's participants and period, which need no vocabulary. Unregistered names put no
+        limit.
+        """
         names = [
             stated if all(name in self._numbers for name in stated) else () for stated in (root.actors, root.holders)
         ]
@@ -166,7 +168,9 @@ class _Compiler:
         return Row(actor, holder, ALL_64, ALL_64, start_ms, end_ms, 0, ALL_16, side or 0, flags, 0, 0, 0)
 
     def _participants(self, names: tuple[str, ...]) -> tuple[int, frozenset[int]]:
-        """Return one number for the row and none for its side record, or the other way round."""
+        """Return (number for the row, numbers for the side record): one participant is in the row, several in the
+        record.
+        """
         if not names or ANY in names:
             return ANY_NUMBER, frozenset()
         numbers = set()
@@ -188,7 +192,7 @@ class _Compiler:
 
 
 def _mask(closures: Closures, codes: tuple[str, ...], *, permit: bool, unlimited: int | None) -> int:
-    """Close ``codes`` over their hierarchy; no limit is every bit, or 0 where ``unlimited`` is None (labels)."""
+    """Return the mask that ``codes`` cover. Without codes: every bit; but 0 if ``unlimited`` is None (labels)."""
     if not codes or ANY in codes:
         if unlimited is None:
             return 0
@@ -211,12 +215,12 @@ class CompiledRules:
     """A realm's rules as rows (rule 11).
 
     Attributes:
-        vocabulary: version their masks are of.
-        by_purpose: purpose bit → the statutory rules that speak of it; most purposes have none.
-        policies: what each of the four implicit policies permits, for those that consents select.
-        plain: deny-overrides, and silence is no consent: what most realms say.
-        block: side block of all their rows.
-        encoded: their bytes, as the table keeps them.
+        vocabulary: version of the vocabulary that the masks belong to.
+        by_purpose: purpose bit → the statutory rules for this purpose; most purposes have none.
+        policies: implicit policy → (purposes, categories) that it permits.
+        plain: combining is deny-overrides and the implicit policy is DENY, as in most realms.
+        block: side block of all rows.
+        encoded: the rules as bytes, as stored in the table.
     """
 
     combining: Combining
@@ -232,7 +236,7 @@ class CompiledRules:
 
 
 def compile_rules(rules: Rules, vocabulary: Vocabulary, numbers: Mapping[str, int]) -> CompiledRules:
-    """Return a realm's rules compiled.
+    """Compile a realm's rules.
 
     Raises:
         InvalidError: as ``compile_consent``; a rule with children or without an effect; more than ``MAX_RULES``.
@@ -253,13 +257,13 @@ def compile_rules(rules: Rules, vocabulary: Vocabulary, numbers: Mapping[str, in
 
 
 def decode_rules(value: bytes, vocabulary: Vocabulary) -> CompiledRules:
-    """Return the rules that ``CompiledRules.encoded`` holds.
+    """Decode ``CompiledRules.encoded``.
 
     Args:
-        vocabulary: of the version they were compiled under, or a later one.
+        vocabulary: the version that the rules were compiled under, or a later one.
 
     Raises:
-        MalformedError: not the bytes of compiled rules, or of a version above ``vocabulary``.
+        MalformedError: the bytes are no compiled rules, or are of a later version than ``vocabulary``.
     """
     if len(value) < _RULES.size:
         raise MalformedError("compiled rules are cut short")
@@ -268,7 +272,7 @@ def decode_rules(value: bytes, vocabulary: Vocabulary) -> CompiledRules:
     if version != RULES_VERSION or zero or zeros or len(value) < end or len(value) % 4:
         raise MalformedError("compiled rules are malformed")
     if combining not in _COMBININGS or policy not in _POLICIES or of > vocabulary.version:
-        raise MalformedError("compiled rules say what cannot be read")
+        raise MalformedError("compiled rules have an unknown combining or policy, or a later vocabulary")
     rows = unpack_rows(value[_RULES.size : end])
     block = value[end:]
     for row in rows:

@@ -1,7 +1,7 @@
-"""Dates as people write them, in instants: days begin and end in Asia/Seoul (policy.md, rule 4).
+"""Convert FHIR dates to instants. Days begin and end in Asia/Seoul (policy.md, rule 4).
 
-Pure: no clock and no time zone data base. Korea has kept UTC+9 without daylight saving time since 1988, and
-no consent is older; a date before that is read with today's offset.
+This module uses no clock and no time zone database. Korea has had UTC+9 without daylight saving time since 1988, and no
+consent is older. Earlier dates are read with UTC+9 too.
 """
 
 import re
@@ -22,7 +22,7 @@ _MINUTE_MS: Final = 60_000
 
 
 def is_date(text: str) -> bool:
-    """Tell whether ``text`` is a FHIR date, month or year, and not an instant."""
+    """Return whether ``text`` has the form of a FHIR date, month or year."""
     return _DATE.fullmatch(text) is not None
 
 
@@ -30,7 +30,7 @@ def start_of_date_ms(text: str) -> int:
     """Return the first instant of a date, month or year (``2026-12-31``, ``2026-12``, ``2026``), in UTC ms.
 
     Raises:
-        InvalidError: no such date.
+        InvalidError: there is no such date.
     """
     return _midnight_ms(_bounds(text)[0])
 
@@ -39,25 +39,25 @@ def end_of_date_ms(text: str) -> int:
     """Return the first instant after a date, month or year, in UTC ms: the end of a half-open window.
 
     Raises:
-        InvalidError: no such date.
+        InvalidError: there is no such date.
     """
     return _midnight_ms(_bounds(text)[1])
 
 
 def parse_instant_ms(text: str) -> int:
-    """Return a FHIR ``dateTime`` with time and zone in UTC ms; what is finer than a millisecond is cut off.
+    """Convert a FHIR ``dateTime`` with time and zone to UTC ms, rounded down.
 
-    A date without a time is no instant: ask for its start or its end.
+    A date without a time is no instant: use ``start_of_date_ms`` or ``end_of_date_ms``.
 
     Raises:
-        InvalidError: not an instant, or no such one (hour 24 and leap seconds included).
+        InvalidError: the text is no instant, or there is no such instant. Hour 24 and leap seconds are refused.
     """
     found = _INSTANT.fullmatch(text)
     if found is None:
         raise InvalidError(f"not an instant with time and zone: `{text}`")
     year, month, day, hour, minute, second, fraction, zone = found.groups()
     try:
-        # Read as if in UTC, then moved: a zone may carry the first or last day of the calendar out of it.
+        # The zone is subtracted from the milliseconds, because a datetime at the end of the calendar would overflow.
         local = datetime(int(year), int(month), int(day), int(hour), int(minute), int(second), tzinfo=UTC)
     except ValueError as error:
         raise InvalidError(f"no such instant: `{text}`") from error
@@ -69,7 +69,7 @@ def parse_instant_ms(text: str) -> int:
 
 
 def _bounds(text: str) -> tuple[date, date]:
-    """Return the first day of what ``text`` names and the first day after it."""
+    """Return the first day of a date, month or year, and the first day after it."""
     found = _DATE.fullmatch(text)
     if found is None:
         raise InvalidError(f"not a date, month or year: `{text}`")

@@ -1,11 +1,11 @@
-"""The default vocabulary, ``kr-phr`` version 1: Korean personal health records on HL7 v3 codes.
+"""Define the default vocabulary, ``kr-phr`` version 1: Korean personal health records with HL7 v3 codes.
 
-Categories are the five classes of My Healthway (consent.md 1.4): CLIN holds its twelve standard groups (PAT
-to NOTE) and two classes of KR CDI V2 (ENC, VIT). Purposes are HL7 v3 PurposeOfUse (consent.md 1.5) with
-``implies`` decided code by code. Labels are HL7 v3 Confidentiality and the sensitive overlay (민감영역).
+Categories are the five classes of My Healthway (consent.md 1.4). CLIN has its twelve standard groups (PAT to NOTE) and
+two classes of KR CDI V2 (ENC, VIT). Purposes are HL7 v3 PurposeOfUse (consent.md 1.5); ``implies`` was decided for each
+code. Labels are HL7 v3 Confidentiality and the sensitive overlay (민감영역).
 
-Never implied (policy.md, rule 6): BTG, CLINTRL, POPHLTH, HMARKT, POARCH, HLEGAL, AITRAIN; nor, by our choice,
-what another person than the subject retrieves (FAMRQT, PWATRNY, SUPNWK) and test use (HTEST).
+Never implied (policy.md, rule 6): BTG, CLINTRL, POPHLTH, HMARKT, POARCH, HLEGAL, AITRAIN. This project also never
+implies retrieval by a person other than the subject (FAMRQT, PWATRNY, SUPNWK), and test use (HTEST).
 """
 
 from typing import Final
@@ -143,4 +143,4 @@ LABELS: Final = (
 DEFAULT_VOCABULARY: Final = Vocabulary(
     id="kr-phr", version=1, purposes=PURPOSES, categories=CATEGORIES, actions=ACTIONS, labels=LABELS
 )
-"""What a realm uses that publishes no vocabulary of its own."""
+"""The vocabulary of a realm that publishes none of its own."""

@@ -1,39 +1,41 @@
-"""The nouns of a decision: consent, provision, rules, question, decision.
+"""The values of a decision: consent, provision, rules, question, decision.
 
-All values are frozen. Codes are strings of a vocabulary (``TREAT``, ``CLIN.DX``); participants are
-their registered identifiers; instants are UTC milliseconds; windows are half-open ``[start, end)``
-where an absent bound is open. An empty tuple puts no limit; the tuple ``("*",)`` says the same on
-purpose, so that a consent can *state* "any recipient" (policy.md, rule 2).
+All are frozen. Codes are strings of a vocabulary (``TREAT``, ``CLIN.DX``). Participants are their registered
+identifiers. Instants are UTC milliseconds. Windows are half-open, ``[start, end)``; an absent bound is open. An empty
+tuple puts no limit. The tuple ``("*",)`` puts no limit either, but states this: a consent can *state* "any recipient"
+(rule 2).
+
+A "rule" with a number is a rule of policy.md.
 """
 
 from dataclasses import dataclass
 from enum import IntEnum
 
 ANY = "*"
-"""Stated absence of a limit, where leaving a legal item out would be a fault."""
+"""States that there is no limit, where leaving a legal item out would be an error."""
 
 OPEN_END_MS = (1 << 63) - 1
-"""End of a window that has none."""
+"""The end of a window without an end."""
 
 MAX_DEPTH = 8
-"""Deepest nesting of provisions, the root being 1."""
+"""Largest depth of nested provisions; the root has depth 1."""
 
 MAX_PROVISIONS = 256
 """Most provisions in one consent."""
 
 BREAK_GLASS_PURPOSE = "BTG"
-"""The purpose that a question has exactly when it carries a ``break_glass`` justification (rule 7)."""
+"""The purpose of every question with a ``break_glass`` justification, and of no other question (rule 7)."""
 
 
 class Effect(IntEnum):
-    """What a provision says of what it matches."""
+    """Whether a provision permits or denies what it matches."""
 
     DENY = 1
     PERMIT = 2
 
 
 class Kind(IntEnum):
-    """What legal act a consent record is (product.md: consent and transfer request differ)."""
+    """The legal act that a consent record documents (product.md: a consent and a transfer request differ)."""
 
     CONSENT = 1
     TRANSFER_REQUEST = 2
@@ -42,7 +44,7 @@ class Kind(IntEnum):
 
 
 class Outcome(IntEnum):
-    """How a question comes out (policy.md, "Question and answer"). 0 is never sent."""
+    """The outcome of a question (policy.md, "Question and answer"). 0 is never sent."""
 
     PERMIT = 1
     PARTIAL = 2
@@ -52,7 +54,7 @@ class Outcome(IntEnum):
 
 
 class Layer(IntEnum):
-    """Where a row stands; the first layer with a permit or a deny decides (rule 1)."""
+    """The layer of a row. For each category, the first layer that permits or denies it decides (rule 1)."""
 
     STATUTE = 0
     BREAK_GLASS = 1
@@ -61,7 +63,7 @@ class Layer(IntEnum):
 
 
 class Combining(IntEnum):
-    """How lineages combine: the six FHIR Permission names (rule 3)."""
+    """How the answers of several lineages combine: the six names of FHIR Permission (rule 3)."""
 
     DENY_OVERRIDES = 1
     PERMIT_OVERRIDES = 2
@@ -72,12 +74,13 @@ class Combining(IntEnum):
 
 
 class ImplicitPolicy(IntEnum):
-    """What holds where nobody said anything: the four policies of IHE PCF 1.1 (rule 1).
+    """The policy where no consent decides: the four policies of IHE PCF 1.1 (rule 1).
 
-    "Normal" is data of level U, L, M or N. BASIC_NORMAL permits treatment and what it implies, "but does not authorize
-    other access"; ALL_NORMAL every purpose but those never implied. BREAK_GLASS_ONLY permits BTG and denies the rest.
-    DENY denies all where a consent selects it; as the realm's default it leaves NO_CONSENT, since nobody spoke. While
-    the root's period of a consent that selects one lasts, it takes the place of the realm's.
+    "Normal" is data of level U, L, M or N. BASIC_NORMAL permits treatment and the purposes that it implies, "but does
+    not authorize other access". ALL_NORMAL permits every purpose except those that are never implied. BREAK_GLASS_ONLY
+    permits BTG and denies the rest. DENY denies everything if a consent selects it; as the realm's default it leaves
+    NO_CONSENT, because nobody stated anything. A consent can select a policy: during the period of its root, that
+    policy replaces the realm's.
     """
 
     DENY = 1
@@ -87,7 +90,7 @@ class ImplicitPolicy(IntEnum):
 
 
 class RefusalReason(IntEnum):
-    """The eleven grounds of PIPA Enforcement Decree 42-8(1)."""
+    """The eleven legal reasons to refuse a transfer request, PIPA Enforcement Decree 42-8(1)."""
 
     R01_REPRESENTATIVE_UNVERIFIED = 1
     R02_ACCESS_LIMITED = 2
@@ -103,7 +106,7 @@ class RefusalReason(IntEnum):
 
 
 class ReasonCode(IntEnum):
-    """Why a category came out as it did."""
+    """Why a category has its result."""
 
     PERMITTED_BY_CONSENT = 1
     DENIED_BY_CONSENT = 2
@@ -121,7 +124,7 @@ class ReasonCode(IntEnum):
 
 
 class Obligation(IntEnum):
-    """What the enforcer must do with a permit."""
+    """What the enforcer of a permit must do."""
 
     ENFORCE_RESIDUAL = 1
     NOTIFY_SUBJECT = 2
@@ -133,16 +136,16 @@ class Provision:
     """Permit or deny what its attributes match: AND across attributes, OR within one (rule 2).
 
     Attributes:
-        effect: as written; None means the opposite of the parent's.
-        actors: participants or groups (``group/ID``) that may act, see rule 10.
-        holders: participants that hold what is asked for.
-        purposes: purpose codes; closed over ``implies`` when compiled (rule 6).
-        categories: data category codes; parents cover their children.
+        effect: as written; None: the opposite of the parent's.
+        actors: participants or groups (``group/ID``) that may act (rule 10).
+        holders: participants that hold the data.
+        purposes: purpose codes; compiling adds the codes that they imply (rule 6).
+        categories: data category codes; a parent covers its children.
         actions: ``collect`` ``access`` ``use`` ``disclose`` ``correct``.
-        labels: security label codes the data may carry.
+        labels: security label codes that the data may have.
         resources: references of single resources, ``Observation/123``.
-        start_ms, end_ms: when it holds; always intersected with the parent's.
-        data_period: of what time the data may be; None: open on both sides.
+        start_ms, end_ms: when the provision is in force; always intersected with the parent's window.
+        data_period: the time that the data may be about; None: any time.
         children: nested provisions.
     """
 
@@ -170,20 +173,20 @@ class Period:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consent:
-    """One version of what one person allowed or forbade; what GRANT and AMEND carry.
+    """One version of what a person permits or denies: the content of a GRANT or AMEND.
 
-    The seven legal items (PIPA Enforcement Decree 42-5(3)) are: the root provision's ``purposes``,
-    ``holders``, ``actors`` (recipients), ``categories`` and ``end_ms``, and ``recurrence`` and
-    ``retention_until_ms`` here. ``root.effect`` is never None.
+    The seven legal items (PIPA Enforcement Decree 42-5(3)) are the root provision's ``purposes``, ``holders``,
+    ``actors`` (recipients), ``categories`` and ``end_ms``, and this consent's ``recurrence`` and
+    ``retention_until_ms``. ``root.effect`` is never None.
 
     Attributes:
         recurrence: ISO 8601 duration of a periodic transfer (``P1M``), ``once``, or empty: not stated.
-        retention_until_ms: how long the recipient may keep what it gets; 0: not stated.
-        policy: implicit policy that this consent selects below itself, if any (rule 1).
-        notice: ``notice/ID`` and version of what the person was shown; empty: not stated.
-        authority: seq of the AUTHORITY entry of the person's chain that the grantor rests on; 0: the person.
-        language: BCP 47 tag in which consent was given.
-        source: where an imported consent came from, ``fhir/r4``; empty: given here.
+        retention_until_ms: until when the recipient may keep the data; 0: not stated.
+        policy: the implicit policy that this consent selects for the layer below, if any (rule 1).
+        notice: ``notice/ID`` of the notice that the person was shown; empty: not stated.
+        authority: seq, in the person's chain, of the AUTHORITY entry that lets a representative consent; 0: the person.
+        language: BCP 47 tag of the language in which consent was given.
+        source: format of an imported consent, ``fhir/r4``; empty: not imported.
     """
 
     kind: Kind
@@ -202,8 +205,8 @@ class Consent:
 class Rules:
     """A realm's rules, chain ``rules/ID`` (rule 11).
 
-    ``statutory`` and ``break_glass`` are provisions without children; each ``effect`` is stated.
-    An implicit policy below them holds for every person who said nothing else.
+    ``statutory`` and ``break_glass`` are provisions without children that state their ``effect``. The implicit policy
+    is in the layer below consents.
     """
 
     combining: Combining = Combining.DENY_OVERRIDES
@@ -214,7 +217,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actor:
-    """Who asks: the real actor, apart from who carries it (product.md)."""
+    """Who wants the data: the actor itself, and separately those who relay the question (product.md)."""
 
     organisation: str
     practitioner: str = ""
@@ -227,14 +230,14 @@ class Actor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """May this transfer happen? (policy.md). The subject is named beside it, not in it.
+    """The question whether a transfer is permitted (policy.md). The subject is passed separately.
 
     Attributes:
         purpose: exactly one purpose code.
         categories: one or more category codes; a parent asks for all its leaves.
-        labels, resources, data_period: what is known of the data; None: left open.
-        break_glass: the justification; present exactly when the purpose is BTG.
-        supported_obligations: what the caller will enforce.
+        labels, resources, data_period: properties of the data that is asked for; None: the question leaves them open.
+        break_glass: the justification; present exactly if the purpose is BTG.
+        supported_obligations: obligations that the caller can enforce.
     """
 
     actor: Actor
@@ -251,14 +254,14 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One consent or rule that decided, and how.
+    """A consent or a rule of the realm that decided, and its effect.
 
     Attributes:
         consent: seq, in the person's chain, of the GRANT or AMEND leaf that decided; 0: a rule of the realm.
-        lineage: seq of the GRANT that began its lineage; 0 likewise.
-        version: version within the lineage; 0 likewise.
-        path: ``provision[0].provision[2]`` within the consent; empty: the root. Of the realm: ``statutory[0]``,
-            ``break_glass[0]``; empty: its implicit policy.
+        lineage: seq of the GRANT that began the lineage; 0: a rule of the realm.
+        version: version within the lineage; 0: a rule of the realm.
+        path: the provision within the consent, ``provision[0].provision[2]``; empty: the root. For a rule of the realm:
+            ``statutory[0]`` or ``break_glass[0]``; empty: the implicit policy.
     """
 
     code: ReasonCode
@@ -271,19 +274,19 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class ResidualRule:
-    """Condition left open by the question, to be enforced resource by resource (rule 5).
+    """A condition that depends on what the question left open. The enforcer checks it for each resource (rule 5).
 
-    Rules are read as one list: a resource is covered when a PERMIT rule matches it and no DENY rule does. Who
-    reads them so never covers too much. Three things refine it, and ``residual.covers`` reads them: the first
-    ``layer`` that says permit or deny decides (rule 1); within layer CONSENT the decision's ``combining`` weighs
-    rules (rule 3); a DENY rule may have exceptions, its ``children``: it is worth what they are worth, deny before
-    permit, and its own effect where they are silent (rule 2).
+    The simple reading: a resource is covered if a PERMIT rule matches it and no DENY rule does. This reading never
+    covers too much. ``residual.covers`` is exact, and differs in three points. The first ``layer`` with a matching rule
+    decides (rule 1). Within the layer CONSENT, the decision's ``combining`` decides between rules (rule 3). A DENY rule
+    may have exceptions, its ``children``: its value is deny if a child's is, else permit if a child's is, else its own
+    effect if it matches (rule 2).
 
     Attributes:
-        categories: leaves that the rule itself speaks of; empty where only its children speak.
-        labels: closed over their hierarchy; a PERMIT rule asks that all of a resource's labels be among
-            them, a DENY rule that one is.
-        resources, data_period: likewise, inside for PERMIT, overlap for DENY.
+        categories: leaves that the rule itself matches; empty if only its children match.
+        labels: including descendants. A PERMIT rule matches if all of a resource's labels are among them; a DENY rule
+            matches if one is.
+        resources, data_period: a PERMIT rule matches what is inside; a DENY rule matches what overlaps.
     """
 
     effect: Effect
@@ -297,13 +300,13 @@ class ResidualRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resource:
-    """One resource as an enforcer sees it, to be held against a residual.
+    """A single resource that an enforcer checks against a residual.
 
     Attributes:
-        category: the leaf category it belongs to.
-        labels: security labels it carries.
+        category: its leaf category.
+        labels: its security labels.
         reference: ``Observation/123``.
-        data_period: of what time it tells.
+        data_period: the time that its data is about.
     """
 
     category: str
@@ -314,10 +317,10 @@ class Resource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """The answer. Category codes are leaves, each in exactly one of the four tuples, in vocabulary order.
+    """The answer. Each leaf category asked for is in exactly one of the four tuples, in the order of the vocabulary.
 
-    ``valid_until_ms`` is the least start or end after now among rows that match but for time (rule 4).
-    ``ref`` is the seq of the leaf relied on: the deciding consent's, 0 where none.
+    ``valid_until_ms`` is the earliest start or end after now among rows that match except for time (rule 4). ``ref`` is
+    the seq of the deciding consent's leaf; 0: none.
     """
 
     outcome: Outcome

@@ -1,8 +1,8 @@
-"""Carry stored rows over to the next version of their vocabulary: a deny on a parent covers codes invented later.
+"""Convert stored rows to the next version of their vocabulary: a deny on a parent also covers codes added later.
 
-A permit keeps to the codes of the version it was given under, for nobody allowed what did not exist. A deny that
-covers all of a parent's codes is widened by those that joined below the parent (rule 6); that it may have named each
-of them singly makes it only wider, which is the closed way. Nothing else in a row changes.
+A permit continues to cover only the codes of the version that it was given under: nobody permitted a code that did not
+exist. A deny that covers all codes of a parent is widened by the codes that were added below the parent (rule 6). If
+the deny named all of these codes singly, it is widened as well; that fails closed. Nothing else in a row changes.
 """
 
 from consentd.policy.compile import RULES_HEADER_SIZE, Compiled
@@ -11,11 +11,11 @@ from consentd.policy.subject import Lineage, decode_subject, encode_subject
 from consentd.policy.vocabulary import Closures, Vocabulary
 
 Growth = tuple[tuple[int, int], ...]
-"""(what a deny that names a code covered, what it covers now), for codes where that grew."""
+"""For each code whose coverage grew: (mask that a deny of the code covered before, mask that it covers now)."""
 
 
 class Renewal:
-    """What grew between two versions of a vocabulary, by list."""
+    """The coverage that grew between two versions of a vocabulary, for each list."""
 
     __slots__ = ("_actions", "_categories", "_labels", "_purposes")
 
@@ -26,14 +26,14 @@ class Renewal:
         self._labels = _growth(old.label, new.label)
 
     def is_needed(self) -> bool:
-        """Tell whether any code that stood before covers more now."""
+        """Return whether a deny of any code of the old version covers more now."""
         return bool(self._purposes or self._categories or self._actions or self._labels)
 
     def subject(self, value: bytes) -> bytes:
         """Return a subject value with its denies widened.
 
         Raises:
-            MalformedError: it is no subject value.
+            MalformedError: the bytes are no subject value.
         """
         renewed = encode_subject([self._lineage(lineage) for lineage in decode_subject(value)])
         assert renewed is not None

@@ -1,8 +1,8 @@
-"""The residual: conditions a question left open, for the enforcer to apply resource by resource (rule 5).
+"""Compute the residual: the conditions that a question left open, for the enforcer to check for each resource (rule 5).
 
-Partial evaluation. Everything the question does tell is worked out; what remains of each matching provision is
-its limits on labels, resources and data period. ``covers`` applied to a resource says what Check would say with
-that resource's extent filled in, as long as the decision is valid.
+This is partial evaluation. What the question states is evaluated. Of each matching provision, its limits on labels,
+resources and data period remain. ``covers`` gives the answer of Check for a question that states the resource's labels,
+reference and data period. It is right until the decision's ``valid_until_ms``.
 """
 
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ _PERMIT_FIRST = (Combining.PERMIT_OVERRIDES, Combining.ORDERED_PERMIT_OVERRIDES,
 
 
 class Condition(NamedTuple):
-    """A residual rule in masks; ``expand`` puts it into codes."""
+    """A residual rule as masks; ``expand`` turns it into codes."""
 
     layer: int
     effect: Effect
@@ -45,10 +45,11 @@ class Condition(NamedTuple):
 def conditions(
     value: bytes | None, question: PackedQuestion, rules: CompiledRules, now_ms: int, *, permitted: int, found: Matches
 ) -> tuple[Condition, ...]:
-    """Return the residual of an answer that permits ``permitted``.
+    """Return the residual of an answer that permits the categories ``permitted``.
 
     Args:
-        found: the tally of the narrowest extent, for what no extent limits: unknown lineages, implicit policy.
+        found: the matches of the best case. Unreadable lineages and the implicit policy have no limits, so they are
+            taken from here.
     """
     rest: list[Condition] = []
     for layer, applicable in realm_rules(rules, question):
@@ -60,13 +61,13 @@ def conditions(
     for lineage in lineages_of(value, question.version):
         if lineage.readable:
             tree = _tree(lineage, question, now_ms, permitted)
-            # Rules are weighed deny first in every layer but this one: only here does a tree need to stay one rule.
+            # In all other layers a deny comes first, so the nodes of a tree can be separate rules. Not in this layer.
             if len(tree) > 1 and permit_first and lineage.layer == CONSENT:
                 tree = [Condition(lineage.layer, Effect.DENY, 0, children=tuple(tree))]
             rest += tree
     unknown = found.masks[CONSENT][UNKNOWNS] & permitted
     if unknown:
-        # What nobody can read permits nothing and lets no lower layer speak; a permit that overrides it still does.
+        # An unreadable consent permits nothing, and no lower layer decides; but a permit that comes first still counts.
         rest.append(Condition(CONSENT, Effect.DENY, unknown))
     if rules.combining is Combining.PERMIT_UNLESS_DENY:
         rest.append(Condition(CONSENT, Effect.PERMIT, permitted))
@@ -77,14 +78,14 @@ def conditions(
 
 
 def _holds(row: Fields, block: bytes, question: PackedQuestion, now_ms: int) -> int:
-    """Return the categories for which the row counts if what the question leaves open fits."""
+    """Return the categories for which the row is in force and matches, if the limits left open match."""
     return match_row(row, block, question, EITHER_CASE) if row[4] <= now_ms < row[5] else 0
 
 
 def _condition(
     layer: int, fields: Fields, block: bytes, question: PackedQuestion, mask: int, children: "tuple[Condition, ...]"
 ) -> Condition:
-    """Keep of a row's limits those that the question leaves open."""
+    """Make a condition of those limits of a row that the question leaves open."""
     row = Row._make(fields)
     side = decode_side(block, row.side) if row.flags & SIDE else Side()
     return Condition(
@@ -99,11 +100,13 @@ def _condition(
 
 
 def _tree(lineage: StoredLineage, question: PackedQuestion, now_ms: int, permitted: int) -> list[Condition]:
-    """Return what is left of one lineage's tree, as flat as it can be without changing what it is worth.
+    """Return the conditions of one lineage, with as few levels as possible.
 
-    A node is worth deny before permit before its own effect. So a permit is one more among its children, and a deny
-    that holds no permit is one more beside its parent; only a deny with exceptions has to stay a tree. A node that
-    cannot count gives way to its children. Lists run backwards here, as the rows do.
+    The value of a node is deny if a child's is, else permit if a child's is, else its own effect. So three changes keep
+    the value: a permit becomes a sibling of its children; a deny without permits below it becomes a sibling of its
+    parent; a node that does not match is replaced by its children. Only a deny with exceptions stays a tree. Example: a
+    permit with the children deny D1 (without children) and deny D2 (with a child permit E) becomes three conditions:
+    the permit, D1, and D2 with the child E. The lists are in reverse order here, like the rows.
     """
     below: list[list[Condition]] = [[] for _ in range(MAX_DEPTH + 1)]
     for row in reversed(lineage.rows):
@@ -125,7 +128,7 @@ def _tree(lineage: StoredLineage, question: PackedQuestion, now_ms: int, permitt
 
 
 def expand(rest: Iterable[Condition], codebook: Codebook) -> tuple[ResidualRule, ...]:
-    """Put conditions into the codes of the vocabulary."""
+    """Turn conditions into residual rules with the codes of the vocabulary."""
     labels = codebook.vocabulary.label.bits
     return tuple(
         ResidualRule(
@@ -144,25 +147,26 @@ def expand(rest: Iterable[Condition], codebook: Codebook) -> tuple[ResidualRule,
 def covers(
     residual: Iterable[ResidualRule], resource: Resource, *, combining: Combining = Combining.DENY_OVERRIDES
 ) -> bool:
-    """Tell whether a resource may flow under a residual.
+    """Return whether a residual permits the transfer of a resource.
 
     Args:
-        residual: ``Decision.residual``, and ``combining`` of the same decision.
-        resource: its labels are of the decision's vocabulary; one with others is the caller's to refuse.
+        residual, combining: of one decision.
+        resource: the caller refuses a resource with labels that are not in the decision's vocabulary.
     """
-    said: dict[Layer, set[Effect]] = {}
+    effects: dict[Layer, set[Effect]] = {}
     for rule in residual:
-        worth = _worth(rule, resource)
-        if worth is not None:
-            said.setdefault(rule.layer, set()).add(worth)
-    for layer in sorted(said):
-        permit_first = layer is Layer.CONSENT and combining in _PERMIT_FIRST
-        return Effect.PERMIT in said[layer] if permit_first else Effect.DENY not in said[layer]
-    return False
+        effect = _value(rule, resource)
+        if effect is not None:
+            effects.setdefault(rule.layer, set()).add(effect)
+    if not effects:
+        return False
+    layer = min(effects)
+    permit_first = layer is Layer.CONSENT and combining in _PERMIT_FIRST
+    return Effect.PERMIT in effects[layer] if permit_first else Effect.DENY not in effects[layer]
 
 
-def _worth(rule: ResidualRule, resource: Resource) -> Effect | None:
-    inner = {_worth(child, resource) for child in rule.children}
+def _value(rule: ResidualRule, resource: Resource) -> Effect | None:
+    inner = {_value(child, resource) for child in rule.children}
     if Effect.DENY in inner:
         return Effect.DENY
     if Effect.PERMIT in inner:

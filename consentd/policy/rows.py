@@ -1,11 +1,11 @@
-"""The row: one provision compiled to masks, and the side record of what does not fit.
+"""Encode a row (a provision compiled to masks) and a side record (what does not fit into a row).
 
-Two programs read these bytes; ``proto/table-format.md`` is their specification. Little-endian, because
-every machine that evaluates is; the ledger's own bytes are big-endian and elsewhere.
+Two programs read these bytes; ``proto/table-format.md`` specifies them. They are little-endian, as the machines are
+that evaluate them. The ledger's own bytes are big-endian (``core.codec``).
 
-A row states its provision's *effective* attributes (rule 2), with masks closed over their hierarchies as
-its own effect reads them (rule 6). Rows of a consent stand in preorder, the root first, so a loop from
-the last to the first meets every child before its parent.
+A row has the *effective* attributes of its provision, inherited ones included (rule 2). Its masks include the
+descendants that its effect covers (rule 6). The rows of a consent are in preorder, the root first. So a loop from the
+last row to the first meets every child before its parent.
 """
 
 import struct
@@ -22,7 +22,7 @@ ROW: Final = struct.Struct("<IIQQQQIHHBBBB")
 ROW_SIZE: Final = ROW.size  # 52
 
 PERMIT: Final = 1
-"""Flag: the provision permits; without it, it denies."""
+"""Flag: the provision permits. Without the flag it denies."""
 
 SIDE: Final = 2
 """Flag: ``side`` is the offset of a side record, in words of 4 bytes from the start of the consent's side block."""
@@ -30,26 +30,26 @@ SIDE: Final = 2
 ALL_64: Final = (1 << 64) - 1
 ALL_16: Final = (1 << 16) - 1
 ANY_NUMBER: Final = 0
-"""Participant number of a row that names none."""
+"""Participant number in a row that names no participant."""
 
 MAX_SIDE: Final = 4 * ALL_16
-"""Longest side block of a consent, bytes."""
+"""Most bytes in the side block of a consent."""
 
 SIDE_COUNTS: Final = struct.Struct("<HHHH")
-"""Head of a side record: how many actors, holders, resources, data periods (0 or 1)."""
+"""Beginning of a side record: numbers of actors, holders, resources and data periods (0 or 1)."""
 
 SIDE_WINDOW: Final = struct.Struct("<QQ")
-"""Its data period, if it has one: start, end."""
+"""Data period of a side record, if it has one: start, end."""
 
 Fields = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int]
-"""A row as unpacked, in the order of ``Row``: a plain tuple where tens of thousands are read a second."""
+"""A row as a plain tuple, in the order of ``Row``. Evaluation uses it because a ``Row`` costs more to make."""
 
 
 class Row(NamedTuple):
-    """One row by name.
+    """A row with names for its fields.
 
-    ``actor`` and ``holder``: participant number, 0 any. ``labels``: 0 no limit. ``depth``: 0 for the root; ``node``:
-    place in preorder; ``below``: how many rows are its descendants.
+    ``actor`` and ``holder``: participant number; 0: any. ``labels``: 0: no limit. ``depth``: 0 for the root. ``node``:
+    index in preorder. ``below``: number of descendants.
     """
 
     actor: int
@@ -69,10 +69,10 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """What a provision says beyond its row: several actors or holders, resources, a data period.
+    """The limits of a provision that do not fit into its row: several actors or holders, resources, a data period.
 
     Attributes:
-        actors, holders: participant numbers; empty: the row's own field counts.
+        actors, holders: participant numbers; empty: the row's own field applies.
         resources: references; empty: no limit.
         data_period: None: no limit.
     """
@@ -84,7 +84,7 @@ class Side:
 
 
 def encode_side(side: Side) -> bytes:
-    """Return the record of ``side``, padded to whole words. Members stand sorted, so that equal sets are equal bytes.
+    """Encode a side record, padded to whole words. Members are sorted, so that equal records have equal bytes.
 
     Raises:
         InvalidError: more than 65,535 members, or a resource reference longer than 65,535 bytes.
@@ -103,10 +103,10 @@ def encode_side(side: Side) -> bytes:
 
 
 def decode_side(block: bytes | memoryview, word: int) -> Side:
-    """Return the side record at ``word`` of a consent's side block.
+    """Decode the side record that begins at word ``word`` of a consent's side block.
 
     Raises:
-        MalformedError: it does not lie within the block, or its text is not UTF-8.
+        MalformedError: the record does not end within the block, or its text is not UTF-8.
     """
     try:
         offset = word * 4
@@ -132,10 +132,10 @@ def decode_side(block: bytes | memoryview, word: int) -> Side:
 
 
 def unpack_rows(rows: bytes | memoryview) -> list[Row]:
-    """Return the rows of ``rows``, whose length is a multiple of ``ROW_SIZE``."""
+    """Decode rows; the length is a multiple of ``ROW_SIZE``."""
     return [Row._make(fields) for fields in ROW.iter_unpack(rows)]
 
 
 def pack_rows(rows: Iterable[Row]) -> bytes:
-    """Return the bytes of ``rows``, the inverse of ``unpack_rows``."""
+    """Encode rows; the inverse of ``unpack_rows``."""
     return b"".join(ROW.pack(*row) for row in rows)

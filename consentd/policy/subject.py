@@ -1,8 +1,8 @@
-"""The subject value: all that a check reads of one person, as one value of the table.
+"""Encode, decode and edit a subject value: the one value of the table that a check reads about a person.
 
-Header, a directory of lineages in ascending order, their rows, their side blocks (``proto/table-format.md``).
-Editing takes a value apart and builds it again: the same lineages in the same state are the same bytes, by
-whatever path they came to be.
+It has a header, a directory of lineages in ascending order, their rows, and their side blocks
+(``proto/table-format.md``). To edit a value, it is decoded, changed and encoded again. So the same lineages in the same
+state always have the same bytes, whatever happened before.
 """
 
 import struct
@@ -18,11 +18,11 @@ from consentd.policy.rows import ROW, ROW_SIZE, SIDE, decode_side, unpack_rows
 FORMAT: Final = 1
 
 SIMPLE: Final = 1
-"""Header flag: every lineage is one row that stands alone, none is paused, unreadable, statutory or selects a
-policy, and no row has labels or a side record: row *i* is lineage *i*."""
+"""Header flag: every lineage has a single row; none is paused, unreadable, statutory or selects a policy; and no row
+has labels or a side record. So row *i* belongs to lineage *i*."""
 
 PAUSED: Final = 1
-"""Directory flag: PAUSE without RESUME; the others are those of ``Compiled``."""
+"""Directory flag: a PAUSE without a RESUME. The other flags are those of ``Compiled``."""
 
 HAS_SIDE: Final = 8
 """Directory flag: the lineage has a side block."""
@@ -44,10 +44,10 @@ _FLAGS: Final = 48  # offset of the flags in a row
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """One lineage of a subject value: which version is in force, whether it is paused, its rows.
+    """One lineage of a subject value: its version in force, whether it is paused, and its rows.
 
     Attributes:
-        lineage, seq: seq in the person's chain of the GRANT that began it, and of the leaf in force.
+        lineage, seq: seq, in the person's chain, of the GRANT that began it, and of the leaf in force.
     """
 
     lineage: int
@@ -64,7 +64,7 @@ class Lineage:
 
 
 def encode_subject(lineages: Iterable[Lineage]) -> bytes | None:
-    """Return the value of these lineages in ascending order; None for none: such a subject has no value.
+    """Encode these lineages to a subject value; None without lineages: such a subject has no value.
 
     Raises:
         InvalidError: more than 65,535 lineages or rows.
@@ -89,10 +89,10 @@ def encode_subject(lineages: Iterable[Lineage]) -> bytes | None:
 
 
 def decode_subject(value: bytes) -> tuple[Lineage, ...]:
-    """Return the lineages of a value, strictly: what does not encode to the same bytes is refused.
+    """Decode a subject value. A value that would be encoded differently is refused.
 
     Raises:
-        MalformedError: not a subject value.
+        MalformedError: the bytes are no subject value.
     """
     try:
         lineages = tuple(_split(value))
@@ -106,10 +106,10 @@ def decode_subject(value: bytes) -> tuple[Lineage, ...]:
 
 
 def with_consent(value: bytes | None, stored: StoredConsent, compiled: bytes) -> bytes:
-    """Return the value with this version in force for its lineage: GRANT or AMEND.
+    """Return the value after a GRANT or AMEND: with this version in force for its lineage.
 
     Raises:
-        InvalidError: a seq or version beyond what the table holds (2³²-1, 65,535), or too many rows in all.
+        InvalidError: a seq or version above the table's limits (2³²-1, 65,535), or too many rows in total.
         MalformedError: ``compiled`` is not what ``compile_consent`` returns.
     """
     if not (0 < stored.lineage <= stored.seq <= MAX_TABLE_SEQ and 0 < stored.version <= 0xFFFF):
@@ -117,58 +117,58 @@ def with_consent(value: bytes | None, stored: StoredConsent, compiled: bytes) ->
     lineage = Lineage(
         stored.lineage, stored.seq, stored.version, stored.paused, Compiled.decode(compiled)
     )
-    built = encode_subject([*(kept for kept in _parts(value) if kept.lineage != lineage.lineage), lineage])
+    built = encode_subject([*(one for one in _lineages(value) if one.lineage != lineage.lineage), lineage])
     assert built is not None
     return built
 
 
 def with_state(value: bytes | None, lineage: int, *, paused: bool) -> bytes:
-    """Return the value with a lineage paused or resumed.
+    """Return the value after a PAUSE or RESUME of a lineage.
 
     Raises:
         NotFoundError: the subject has no such lineage.
     """
-    parts = _parts(value)
-    _check_holds(parts, lineage)
-    built = encode_subject([replace(part, paused=paused) if part.lineage == lineage else part for part in parts])
+    lineages = _lineages(value)
+    _check_present(lineages, lineage)
+    built = encode_subject([replace(one, paused=paused) if one.lineage == lineage else one for one in lineages])
     assert built is not None
     return built
 
 
 def without_consent(value: bytes | None, lineage: int) -> bytes | None:
-    """Return the value without a lineage: REVOKE; None when it was the last.
+    """Return the value after a REVOKE of a lineage; None: no lineage is left.
 
     Raises:
         NotFoundError: the subject has no such lineage.
     """
-    parts = _parts(value)
-    _check_holds(parts, lineage)
-    return encode_subject([part for part in parts if part.lineage != lineage])
+    lineages = _lineages(value)
+    _check_present(lineages, lineage)
+    return encode_subject([one for one in lineages if one.lineage != lineage])
 
 
 def is_ended(end_ms: int, kept_from_ms: int) -> bool:
-    """Tell whether a consent whose period ends at *end_ms* is dropped with a pruning of that time."""
+    """Return whether a pruning up to *kept_from_ms* drops a consent whose period ends at *end_ms*."""
     return end_ms <= kept_from_ms
 
 
 def without_ended(value: bytes, kept_from_ms: int) -> bytes | None:
-    """Return the value without the lineages whose root's period ends by *kept_from_ms*; None: none is left."""
-    parts = _parts(value)
-    kept = [part for part in parts if not is_ended(unpack_rows(part.compiled.rows)[0].end_ms, kept_from_ms)]
-    return value if len(kept) == len(parts) else encode_subject(kept)
+    """Return the value after a pruning: without the lineages whose root has ended; None: no lineage is left."""
+    lineages = _lineages(value)
+    left = [one for one in lineages if not is_ended(unpack_rows(one.compiled.rows)[0].end_ms, kept_from_ms)]
+    return value if len(left) == len(lineages) else encode_subject(left)
 
 
-def _check_holds(parts: list[Lineage], lineage: int) -> None:
-    if all(part.lineage != lineage for part in parts):
+def _check_present(lineages: list[Lineage], lineage: int) -> None:
+    if all(one.lineage != lineage for one in lineages):
         raise NotFoundError("subject has no such consent", "CONSENT_NOT_FOUND")
 
 
-def _parts(value: bytes | None) -> list[Lineage]:
+def _lineages(value: bytes | None) -> list[Lineage]:
     return list(_split(value)) if value else []
 
 
 def _split(value: bytes) -> Iterable[Lineage]:
-    """Take a value apart; trusts no length that it has not compared with the value's own."""
+    """Split a value into lineages. Slices of a value that is cut short are shorter than they should be."""
     version, _, _, lineages, rows = HEADER.unpack_from(value)
     if version != FORMAT:
         raise MalformedError("subject value has an unknown format")
@@ -182,14 +182,13 @@ def _split(value: bytes) -> Iterable[Lineage]:
             (length,) = _LENGTH.unpack_from(value, side_at)
             side = value[side_at + _LENGTH.size : side_at + _LENGTH.size + length]
             side_at += _LENGTH.size + length
-        kept = flags & ~(PAUSED | HAS_SIDE)
-        compiled = Compiled(vocabulary, kept, value[row_at:row_end], side)
+        compiled = Compiled(vocabulary, flags & ~(PAUSED | HAS_SIDE), value[row_at:row_end], side)
         yield Lineage(lineage, seq, number, bool(flags & PAUSED), compiled)
         row_at = row_end
 
 
 def _check(lineage: Lineage) -> None:
-    """Check what building it again does not: flags, the tree's shape, side records."""
+    """Check what encoding it again does not check: the flags, the shape of the tree, and the side records."""
     flags = lineage.flags
     policy = flags >> POLICY_SHIFT
     if flags & 0x0F & ~(_STATES | HAS_SIDE) or policy > max(ImplicitPolicy):

@@ -1,4 +1,4 @@
-"""The tree of a consent's provisions: what each states once its parents have spoken (policy.md, rule 2)."""
+"""Compute the effective attributes of a consent's provisions: stated ones and inherited ones (policy.md, rule 2)."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,11 @@ from consentd.policy.model import MAX_DEPTH, MAX_PROVISIONS, Effect, Period, Pro
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A provision with nothing left to inherit: its effective attributes, and its place.
+    """A provision with its effective attributes and its position in the tree.
 
     Attributes:
         depth: 0 for the root.
-        below: how many provisions are its descendants.
+        below: number of descendants.
     """
 
     effect: Effect
@@ -33,7 +33,7 @@ class Node:
 def walk(root: Provision) -> list[Node]:
     """Return the effective nodes of a tree in preorder, the root first.
 
-    A child's stated attribute replaces its parent's, an absent one is inherited, periods intersect; a child
+    An attribute that a child states replaces the parent's, and an absent one is inherited. Periods intersect. A child
     without an effect has the opposite of its parent's.
 
     Raises:
@@ -92,12 +92,16 @@ def _walk(provision: Provision, node: Node, nodes: list[Node]) -> None:
 
 
 def path(depths: list[int], index: int) -> str:
-    """Return where the node at ``index`` of a preorder of ``depths`` stands: ``provision[0].provision[2]``."""
-    places: list[int] = []
+    """Return the path of a node, ``provision[0].provision[2]``, given the depths of all nodes in preorder.
+
+    Example: the depths 0, 1, 1, 2 are a root with two children, and the second child has a child. Its index is 3, and
+    its path is ``provision[1].provision[0]``.
+    """
+    positions: list[int] = []
     for depth in depths[1 : index + 1]:
-        del places[depth:]
-        if len(places) == depth:
-            places[depth - 1] += 1
+        del positions[depth:]
+        if len(positions) == depth:
+            positions[depth - 1] += 1
         else:
-            places.append(0)
-    return ".".join(f"provision[{place}]" for place in places)
+            positions.append(0)
+    return ".".join(f"provision[{position}]" for position in positions)

@@ -1,12 +1,11 @@
-"""The codes that consents and questions speak in, their hierarchies and their bits.
+"""Define the codes of consents and questions, their hierarchies and their bits.
 
-A vocabulary has four lists: purposes, data categories, actions, security labels. A code's place in
-its list is its bit, except that only *leaf* categories have bits (a parent category is the set of its
-leaves); so lists only grow, and ``check_successor`` holds that. A parent stands before its children.
+A vocabulary has four lists: purposes, data categories, actions, security labels. The index of a code in its list is its
+bit. In the list of categories only *leaves* have bits, and are counted; a parent category is the set of its leaves. So
+lists may only grow, and ``check_successor`` enforces this. A parent comes before its children.
 
-Hierarchies go opposite ways for permit and deny (policy.md, rule 6): a permit on a parent covers a
-child only where the child says ``implies``; a deny on a parent covers every descendant. Both closures
-are worked out once, here, as masks.
+Permits and denies cover different descendants (policy.md, rule 6): a permit on a parent covers a child only if the
+child has ``implies``; a deny on a parent covers every descendant. Both masks are computed here once.
 """
 
 from collections.abc import Mapping
@@ -26,7 +25,7 @@ LEVELS = ("U", "L", "M", "N", "R", "V")
 """HL7 v3 Confidentiality, from open to very restricted."""
 
 NORMAL_LEVELS = frozenset(LEVELS[: LEVELS.index("N") + 1])
-"""Levels of a category that the "normal" policies of IHE PCF cover."""
+"""The levels that the "normal" policies of IHE PCF cover."""
 
 BASIC_NORMAL_PURPOSES = ("TREAT",)
 """IHE PCF 1.1, 53.2.1: ``Policy-basic-normal`` permits treatment and "does not authorize other access"."""
@@ -34,15 +33,15 @@ BASIC_NORMAL_PURPOSES = ("TREAT",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Code:
-    """One code and its place in the hierarchy.
+    """A code and its parent.
 
     Attributes:
-        ko, en: what a person reads.
+        ko, en: names for people, in Korean and English.
         parent: code of the same list that contains this one; empty: none.
-        implies: a permit on the parent covers this code; without a parent: ``Policy-all-normal`` does.
-        system: canonical URI of the code system it comes from; empty: ours.
+        implies: whether a permit on the parent covers this code. Without a parent: whether ``Policy-all-normal`` does.
+        system: canonical URI of the code's code system; empty: this project's own.
         level: default confidentiality of a leaf category, one of ``LEVELS``; empty elsewhere.
-        labels: security labels that data of this category carries by default.
+        labels: security labels that data of this category has by default.
     """
 
     code: str
@@ -57,14 +56,14 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class Closures:
-    """Masks of one list, by code.
+    """The masks of one list, by code.
 
     Attributes:
         bits: the code's own bit; 0 for a parent category.
-        permit: what a permit that names the code covers.
-        deny: what a deny that names the code covers; also what a question that names it asks for.
-        codes: code of each bit.
-        all: every bit in use.
+        permit: the bits that a permit on the code covers.
+        deny: the bits that a deny on the code covers. A question that names the code asks for these too.
+        codes: the code of each bit.
+        all: all bits in use.
     """
 
     bits: Mapping[str, int]
@@ -76,14 +75,14 @@ class Closures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """One version of a realm's codes, whole. Built once, shared, never changed.
+    """One version of a realm's codes. It is immutable, and shared.
 
-    The fields after ``labels`` are worked out: masks per list, and by implicit policy the (purposes, categories)
-    it permits.
+    The fields after ``labels`` are computed: the masks of each list, and for each implicit policy the (purposes,
+    categories) that it permits.
 
     Raises:
-        InvalidError: a list too long, a code twice, a parent that does not stand before its child, a level or
-            default label that does not exist.
+        InvalidError: a list is too long, a code occurs twice, a parent does not come before its child, or a level or
+            default label does not exist.
     """
 
     id: str
@@ -120,23 +119,23 @@ class Vocabulary:
 
 
 def _closures(codes: tuple[Code, ...], *, kind: str, most: int, parents: set[str]) -> Closures:
-    """Work out the masks of one list; codes in ``parents`` have no bit of their own."""
+    """Compute the masks of one list; codes in ``parents`` have no bit of their own."""
     if len(codes) > MAX_CODES:
         raise InvalidError(f"vocabulary has too many codes of kind `{kind}`")
     bits: dict[str, int] = {}
     leaves: list[str] = []
     for code in codes:
         if not code.code or code.code == "*" or code.code in bits:
-            raise InvalidError(f"vocabulary code is empty, `*`, or stands twice: `{code.code}`")
+            raise InvalidError(f"vocabulary code is empty, `*`, or occurs twice: `{code.code}`")
         if code.parent and code.parent not in bits:
-            raise InvalidError(f"parent does not stand before its child: `{code.code}`")
+            raise InvalidError(f"parent does not come before its child: `{code.code}`")
         bits[code.code] = 0 if code.code in parents else 1 << len(leaves)
         if code.code not in parents:
             leaves.append(code.code)
     if len(leaves) > most:
         raise InvalidError(f"vocabulary has more than {most} codes of kind `{kind}`")
     permit, deny = dict(bits), dict(bits)
-    for code in reversed(codes):  # children before parents, so one pass closes
+    for code in reversed(codes):  # children before parents, so one pass is enough
         if code.parent:
             deny[code.parent] |= deny[code.code]
             if code.implies:
@@ -147,7 +146,7 @@ def _closures(codes: tuple[Code, ...], *, kind: str, most: int, parents: set[str
 def _policies(
     codes: tuple[Code, ...], purpose: Closures, normal: int, every: int
 ) -> dict[int, tuple[int, int]]:
-    """Return what each PCF policy permits, as (purposes, categories) by policy (policy.md, rule 1)."""
+    """Return the (purposes, categories) that each implicit policy permits (rule 1)."""
     basic = implied = 0
     for code in BASIC_NORMAL_PURPOSES:
         basic |= purpose.permit.get(code, 0)
@@ -164,14 +163,15 @@ def _policies(
 
 
 def check_successor(old: Vocabulary, new: Vocabulary) -> None:
-    """Check that ``new`` may follow ``old``: lists only grow, and no bit changes its meaning.
+    """Check that ``new`` may be the next version after ``old``: lists only grow, and no bit changes its meaning.
 
-    Names, levels, default labels and ``implies`` may change; a code, its place, its parent and whether it is a
-    leaf may not: rows compiled under ``old`` still mean what they meant.
+    Names, levels, default labels and ``implies`` may change. A code, its index, its parent, and whether it is a leaf
+    may not change, so that rows compiled under ``old`` keep their meaning.
 
     Raises:
-        InvalidError: another id, a version that is not the next, a code moved, dropped, re-parented, or a leaf
-            category that became a parent.
+        InvalidError: another id; a version that is not the next; a code that was moved, dropped or given another
+        parent;
+            or a leaf category that became a parent.
     """
     if new.id != old.id:
         raise InvalidError(f"vocabulary has another id: `{new.id}`")
