@@ -1,7 +1,7 @@
-"""Tell the time of the next leaf: the ledger's time never runs back, and is never taken from a clock that jumped.
+"""Determine the time of the next leaf. Leaf times never decrease, and a clock that jumped is refused.
 
-Source: ledger-format.md, "The commit": behind the last leaf by at most a second, its time is used again; further
-behind, or more than five minutes ahead of monotonic time, writes are refused.
+If the clock is at most a second before the last leaf, the next leaf has the time of the last one. If it is further
+before, or more than five minutes ahead of monotonic time, writes are refused. Source: ledger-format.md, "Clock".
 """
 
 import time
@@ -10,9 +10,9 @@ from typing import Protocol
 from consentd.errors import StorageError
 
 MAX_BEHIND_MS = 1_000
-"""How far the clock may be behind the last leaf before writes are refused."""
+"""How far the clock may be before the last leaf; beyond that, writes are refused."""
 MAX_AHEAD_MS = 5 * 60_000
-"""How far the clock may run ahead of monotonic time before writes are refused."""
+"""How far the clock may be ahead of monotonic time; beyond that, writes are refused."""
 
 
 class Clock(Protocol):
@@ -23,7 +23,7 @@ class Clock(Protocol):
         ...
 
     def monotonic_ms(self) -> int:
-        """Return milliseconds that only ever grow."""
+        """Return milliseconds since some fixed time; they never decrease."""
         ...
 
 
@@ -35,25 +35,26 @@ class SystemClock:
         return time.time_ns() // 1_000_000
 
     def monotonic_ms(self) -> int:
-        """Return milliseconds that only ever grow."""
+        """Return milliseconds since some fixed time; they never decrease."""
         return time.monotonic_ns() // 1_000_000
 
 
 class LeafClock:
-    """The clock as the sequencer reads it, once a turn. Owned by its thread.
+    """The clock for leaf times. For the sequencer's thread only, which reads it once for each batch.
 
     Attributes:
-        disagrees: ``behind`` or ``ahead``, how the clock disagreed when it was refused last; empty: never.
+        disagrees: ``behind`` or ``ahead``: why the clock was refused last; empty: it was never refused.
     """
 
     __slots__ = ("_base_monotonic_ms", "_base_wall_ms", "_clock", "_confirmed", "disagrees")
 
     def __init__(self, clock: Clock, last_ms: int, *, confirmed: bool = False) -> None:
-        """Take the clock as it stands.
+        """Begin to compare *clock* with monotonic time.
 
         Args:
-            last_ms: the last leaf's time.
-            confirmed: an operator confirms a clock that is behind it; its time is then used again.
+            last_ms: time of the last leaf.
+            confirmed: an operator confirmed that the clock is right although it is before *last_ms*. Leaves then have
+                the time *last_ms* until the clock has passed it.
         """
         self._clock = clock
         self._confirmed = confirmed
@@ -62,10 +63,10 @@ class LeafClock:
         self.disagrees = ""
 
     def time_ms(self, last_ms: int) -> int:
-        """Return the time of the next leaf, behind one at *last_ms*.
+        """Return the time of the next leaf, given the time of the last one.
 
         Raises:
-            StorageError: CLOCK; writes are refused until the clock is set right or an operator confirms it.
+            StorageError: CLOCK: the clock jumped; writes are refused until it is right, or an operator confirms it.
         """
         now_ms = self._clock.wall_ms()
         expected_ms = self._base_wall_ms + self._clock.monotonic_ms() - self._base_monotonic_ms

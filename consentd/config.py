@@ -1,12 +1,10 @@
-"""The configuration: frozen values, read from TOML once, before anything else.
+"""The configuration: frozen values, read from a TOML file once, at the start.
 
-A key that is not known is an error that names it and the known ones: a misspelt option must not
-become a default. Relative paths are relative to the file. What each option is, what its loss means
-and whether it is trusted stands beside it in ``ops/consentd.toml``, which a test loads.
+An unknown key is an error, because a misspelt option would otherwise silently have its default. Relative paths are
+relative to the file. ``ops/consentd.toml`` explains each option, what its loss means, and whether it is trusted.
 
-Nothing here decides a verdict. Rules that a decision rests on are entries of the ledger (kind RULES),
-since a decision that rests on a file could not be replayed; the tolerances of the clock belong to
-the ledger's format and are constants there.
+No option decides an access. The rules that decide are entries of the ledger (kind RULES): a decision that depended on
+a file could not be replayed.
 """
 
 import dataclasses
@@ -17,27 +15,34 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from consentd.errors import InvalidError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-def _bounded(default: int, least: int, most: int) -> int:
-    # The bounds travel with the field; ``_value`` enforces them.
+
+S = TypeVar("S", bound="DataclassInstance")
+
+
+def bounded(default: int, least: int, most: int) -> int:
+    """Return a dataclass field for a whole number in *least* … *most*; ``parse_section`` checks the limits."""
     return field(default=default, metadata={"least": least, "most": most})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerConfig:
-    """Where the ledger lies and how it is sealed.
+    """The ledger: its directories, and when it is sealed.
 
     Attributes:
         origin: name of the ledger, first line of every checkpoint; never changes.
-        data_dir: directory of the store, of the vault and, by default, of table and lock.
+        data_dir: directory of the store, of the vault and, by default, of the table and ``last_signed_path``.
         last_signed_path: file of the last signed checkpoint; it must be outside the store's own directory.
         checkpoint_interval_ms: least time between two checkpoints.
-        map_bits: the map has 2^map_bits buckets; 16 subjects a bucket is right. Fixed when the ledger is created.
-        retention_days: how old an entry must be, and how long without effect, before it may be pruned; 0: nothing ever
-            is. Published in leaf 0, so fixed when the ledger is created.
+        map_bits: the map has 2^map_bits buckets, best about 16 persons each. Fixed when the ledger is created.
+        retention_days: how old an entry must be, and for how long without effect, before it may be pruned; 0: nothing
+            is ever pruned. Leaf 0 publishes the number, so it is fixed when the ledger is created.
         idempotency_days: how long a ``request_id`` is remembered, at least 7.
         block_cache_mb: memory for blocks of the store.
     """
@@ -45,11 +50,11 @@ class LedgerConfig:
     origin: str
     data_dir: Path
     last_signed_path: Path
-    checkpoint_interval_ms: int = _bounded(200, 10, 60_000)
-    map_bits: int = _bounded(17, 1, 24)
-    retention_days: int = _bounded(0, 0, 36_525)
-    idempotency_days: int = _bounded(7, 7, 365)
-    block_cache_mb: int = _bounded(256, 8, 1 << 20)
+    checkpoint_interval_ms: int = bounded(200, 10, 60_000)
+    map_bits: int = bounded(17, 1, 24)
+    retention_days: int = bounded(0, 0, 36_525)
+    idempotency_days: int = bounded(7, 7, 365)
+    block_cache_mb: int = bounded(256, 8, 1 << 20)
 
     @property
     def store_dir(self) -> Path:
@@ -63,19 +68,19 @@ class LedgerConfig:
 
     @property
     def published_path(self) -> Path:
-        """File that keeps the last checkpoint published, where witnesses cosign."""
+        """File of the last published checkpoint, where witnesses cosign."""
         return self.data_dir / "checkpoint.published"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeysConfig:
-    """Files of the secret keys; each readable by the daemon's user alone.
+    """Files of the secret keys. Only the daemon's user may read them.
 
     Attributes:
         log_key_file: signs checkpoints.
         statement_key_file: signs statements of the daemon: decisions, and entries for thin clients.
         vault_key_file: wraps the keys in the vault: each person's, and the one that identifiers are hashed with.
-        log_mldsa_key_file: signs checkpoints too, with ML-DSA-44; None: Ed25519 alone does.
+        log_mldsa_key_file: signs checkpoints too, with ML-DSA-44; None: they are signed with Ed25519 alone.
     """
 
     log_key_file: Path
@@ -91,7 +96,7 @@ class TlsConfig:
     Attributes:
         cert_file: certificate chain, PEM.
         key_file: its private key, PEM.
-        client_ca_file: authorities of client certificates, PEM; None: clients show none.
+        client_ca_file: authorities of client certificates, PEM; None: clients present no certificates.
     """
 
     cert_file: Path
@@ -105,16 +110,16 @@ class GrpcConfig:
 
     Attributes:
         listen: ``host:port``; port 0 takes a free one.
-        threads: threads that serve checks; more than 4 gain nothing. Calls that wait have others.
+        threads: threads that answer checks; more than 4 gain nothing. Calls that may wait have threads of their own.
         max_message_bytes: longest request accepted.
         max_batch_items: most items of one batch.
         tls: needed for every listen address that is not loopback.
     """
 
     listen: str = "127.0.0.1:7400"
-    threads: int = _bounded(4, 1, 64)
-    max_message_bytes: int = _bounded(1 << 20, 1 << 16, 1 << 20)
-    max_batch_items: int = _bounded(1000, 1, 1000)
+    threads: int = bounded(4, 1, 64)
+    max_message_bytes: int = bounded(1 << 20, 1 << 16, 1 << 20)
+    max_batch_items: int = bounded(1000, 1, 1000)
     tls: TlsConfig | None = None
 
 
@@ -136,20 +141,20 @@ class TableConfig:
     """The policy table.
 
     Attributes:
-        path: directory of its LMDB environments.
-        map_size_mb: most that it can grow to; addresses, not memory.
+        path: directory of its LMDB environment.
+        map_size_mb: largest size to which it can grow. It reserves addresses, not memory.
     """
 
     path: Path
-    map_size_mb: int = _bounded(65_536, 16, 1 << 24)
+    map_size_mb: int = bounded(65_536, 16, 1 << 24)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallersConfig:
-    """Who may call.
+    """The callers of the daemon.
 
     Attributes:
-        credentials_file: hashes of tokens and certificates, and whose they are.
+        credentials_file: hashes of tokens and certificates, each with its owner.
     """
 
     credentials_file: Path
@@ -161,11 +166,11 @@ class PoolConfig:
 
     Attributes:
         max_waiting: writes that may wait; more are refused with RESOURCE_EXHAUSTED.
-        max_batch: most writes of one synced batch.
+        max_batch: most writes in one synced batch.
     """
 
-    max_waiting: int = _bounded(10_000, 1, 1_000_000)
-    max_batch: int = _bounded(400, 1, 10_000)
+    max_waiting: int = bounded(10_000, 1, 1_000_000)
+    max_batch: int = bounded(400, 1, 10_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,16 +178,16 @@ class WitnessConfig:
     """The witnesses that cosign checkpoints before they are published.
 
     Attributes:
-        policy_file: who they are and how many it takes (C2SP tlog-policy); None: checkpoints are published at once.
-        fail_open: publish without a quorum where there is none within ``timeout_ms``.
+        policy_file: the witnesses and the quorum (C2SP tlog-policy); None: checkpoints are published at once.
+        fail_open: publish a checkpoint that has no quorum after ``timeout_ms``.
         timeout_ms: how long a witness may take to answer.
-        recosign_interval_ms: how often the last checkpoint is cosigned anew while there are no new entries.
+        recosign_interval_ms: how often the last checkpoint is cosigned again while there are no new entries.
     """
 
     policy_file: Path | None = None
     fail_open: bool = False
-    timeout_ms: int = _bounded(5_000, 10, 60_000)
-    recosign_interval_ms: int = _bounded(60_000, 100, 240_000)
+    timeout_ms: int = bounded(5_000, 10, 60_000)
+    recosign_interval_ms: int = bounded(60_000, 100, 240_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,12 +195,12 @@ class ScrubConfig:
     """The scrubber, which reads all records again in the background.
 
     Attributes:
-        records_per_s: how many at most; 0: never.
-        interval_s: least time from the beginning of one pass to that of the next.
+        records_per_s: most records read in a second; 0: the scrubber never runs.
+        interval_s: least time from the start of one pass to the start of the next.
     """
 
-    records_per_s: int = _bounded(1_000, 0, 1_000_000)
-    interval_s: int = _bounded(86_400, 1, 31_536_000)
+    records_per_s: int = bounded(1_000, 0, 1_000_000)
+    interval_s: int = bounded(86_400, 1, 31_536_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +208,7 @@ class LogConfig:
     """The log on stderr.
 
     Attributes:
-        level: least level written.
+        level: lowest level that is written.
     """
 
     level: str = field(default="info", metadata={"one_of": ("debug", "info", "warning", "error")})
@@ -229,11 +234,11 @@ class Config:
             # C2SP signed-note: a key name is not empty and holds neither spaces nor a plus sign.
             raise InvalidError(f"config: `ledger.origin` is not a valid origin: `{self.ledger.origin}`")
         if 0 < self.ledger.retention_days <= self.ledger.idempotency_days:
-            # A repeat must find what its first call recorded.
+            # A repeated request must find the entry of the first one.
             raise InvalidError("config: `ledger.retention_days` is not longer than `ledger.idempotency_days`")
         if self.ledger.last_signed_path.is_relative_to(self.ledger.store_dir):
             # Restoring an old copy of the store would restore this file too, and hide that the ledger was rolled back.
-            raise InvalidError("config: `ledger.last_signed_path` lies inside the store's own directory")
+            raise InvalidError("config: `ledger.last_signed_path` is inside the store's own directory")
         for section, listener in (("grpc", self.grpc), ("http", self.http)):
             host, _ = parse_listen(listener.listen, option=f"{section}.listen")
             if listener.tls is None and not is_loopback(host):
@@ -247,31 +252,34 @@ def load(path: Path) -> Config:
     """Read the configuration in the TOML file *path*.
 
     Raises:
-        InvalidError: it cannot be read, is not TOML, or does not describe a configuration.
+        InvalidError: the file cannot be read, is not TOML, or does not describe a configuration.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidError(f"config: file cannot be read: `{path}`: {error}") from error
-    return parse(text, base_dir=path.parent)
+    return parse(read_text(path), base_dir=path.parent)
 
 
 def parse(text: str, *, base_dir: Path) -> Config:
-    """Return the configuration that TOML *text* describes; its relative paths start at *base_dir*.
+    """Return the configuration in TOML *text*. Relative paths are relative to *base_dir*.
 
     Raises:
-        InvalidError: it is not TOML, or does not describe a configuration.
+        InvalidError: *text* is not TOML, or does not describe a configuration.
     """
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidError(f"config: not TOML: {error}") from error
+    document = parse_toml(text)
     _default_paths(document)
-    return typing.cast("Config", _section(Config, document, name="", base_dir=base_dir.absolute()))
+    return parse_section(Config, document, base_dir=base_dir.absolute())
+
+
+def _default_paths(document: dict[str, object]) -> None:
+    """Put the paths into *document* that default to a path below ``ledger.data_dir``."""
+    ledger = document.get("ledger")
+    if isinstance(ledger, dict) and isinstance(ledger.get("data_dir"), str):
+        ledger.setdefault("last_signed_path", ledger["data_dir"] + "/last-signed")
+        table = document.setdefault("table", {})
+        if isinstance(table, dict):
+            table.setdefault("path", ledger["data_dir"] + "/table")
 
 
 def parse_listen(listen: str, *, option: str = "listen") -> tuple[str, int]:
-    """Split ``host:port``, where an IPv6 host stands in brackets, into host and port.
+    """Split ``host:port`` into host and port. An IPv6 host is written in brackets.
 
     Raises:
         InvalidError: it is not of that form.
@@ -286,7 +294,7 @@ def parse_listen(listen: str, *, option: str = "listen") -> tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether only this machine reaches *host*. A name other than ``localhost`` counts as reachable."""
+    """Report whether only this machine can reach *host*. Any name other than ``localhost`` counts as reachable."""
     if host == "localhost":
         return True
     try:
@@ -295,19 +303,46 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _default_paths(document: dict[str, object]) -> None:
-    """Fill in the paths that follow from ``ledger.data_dir`` where they are not given."""
-    ledger = document.get("ledger")
-    if isinstance(ledger, dict) and isinstance(ledger.get("data_dir"), str):
-        ledger.setdefault("last_signed_path", ledger["data_dir"] + "/last-signed")
-        table = document.setdefault("table", {})
-        if isinstance(table, dict):
-            table.setdefault("path", ledger["data_dir"] + "/table")
+# -- TOML to dataclasses, for this configuration and for that of our witness program ------------------------------
 
 
-def _section(kind: type[object], given: Mapping[str, object], *, name: str, base_dir: Path) -> object:
-    """Build the dataclass *kind* from the TOML table *given*, called *name* in messages."""
-    assert dataclasses.is_dataclass(kind)
+def read_text(path: Path) -> str:
+    """Return the text of a configuration file.
+
+    Raises:
+        InvalidError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidError(f"config: file cannot be read: `{path}`: {error}") from error
+
+
+def parse_toml(text: str) -> dict[str, object]:
+    """Parse TOML.
+
+    Raises:
+        InvalidError: *text* is not TOML.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidError(f"config: not TOML: {error}") from error
+
+
+def parse_section(kind: type[S], given: Mapping[str, object], *, base_dir: Path, name: str = "") -> S:
+    """Make a value of the dataclass *kind* from a TOML table.
+
+    The type of each field decides what the option may be: bool, int (with the limits of ``bounded``), str, Path,
+    another dataclass (a table), or a tuple of one dataclass (an array of tables).
+
+    Args:
+        base_dir: relative paths are relative to it.
+        name: of the table, for messages; empty: the whole document.
+
+    Raises:
+        InvalidError: an option is unknown, missing, or not of its type.
+    """
     fields = {each.name: each for each in dataclasses.fields(kind)}
     prefix = f"{name}." if name else ""
     for key in given:
@@ -318,34 +353,33 @@ def _section(kind: type[object], given: Mapping[str, object], *, name: str, base
     values = {}
     for each in fields.values():
         if each.name in given:
-            values[each.name] = _value(
-                hints[each.name], given[each.name], option=prefix + each.name, limits=each.metadata, base_dir=base_dir
-            )
+            option = prefix + each.name
+            values[each.name] = _parse_option(hints[each.name], given[each.name], option, each.metadata, base_dir)
         elif each.default is dataclasses.MISSING:
             raise InvalidError(f"config: `{prefix}{each.name}` is missing")
     return kind(**values)
 
 
-def _value(hint: object, given: object, *, option: str, limits: Mapping[str, typing.Any], base_dir: Path) -> object:
-    """Return *given* as the type *hint* says, within *limits*."""
-    if isinstance(hint, types.UnionType):
+def _parse_option(
+    hint: object, given: object, option: str, limits: Mapping[str, typing.Any], base_dir: Path
+) -> object:
+    if isinstance(hint, types.UnionType):  # X | None: TOML has no null, so a given option is an X
         (hint,) = (each for each in typing.get_args(hint) if each is not types.NoneType)
+    if typing.get_origin(hint) is tuple:
+        kind = typing.get_args(hint)[0]
+        if not isinstance(given, list) or not given:
+            raise InvalidError(f"config: `{option}` is not a list of sections")
+        return tuple(_parse_option(kind, each, option, limits, base_dir) for each in given)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not isinstance(given, dict):
             raise InvalidError(f"config: `{option}` is not a section")
-        return _section(hint, given, name=option, base_dir=base_dir)
+        return parse_section(hint, given, name=option, base_dir=base_dir)
     if hint is bool:
         if not isinstance(given, bool):
             raise InvalidError(f"config: `{option}` is neither true nor false: `{given}`")
         return given
     if hint is int:
-        if not isinstance(given, int) or isinstance(given, bool):
-            raise InvalidError(f"config: `{option}` is not a whole number: `{given}`")
-        if not limits["least"] <= given <= limits["most"]:
-            raise InvalidError(
-                f"config: `{option}` is out of bounds: `{given}` is not in {limits['least']} … {limits['most']}"
-            )
-        return given
+        return _parse_int(given, option, least=limits["least"], most=limits["most"])
     if not isinstance(given, str):
         raise InvalidError(f"config: `{option}` is not a text: `{given}`")
     if hint is Path:
@@ -354,4 +388,12 @@ def _value(hint: object, given: object, *, option: str, limits: Mapping[str, typ
         return base_dir / given
     if "one_of" in limits and given not in limits["one_of"]:
         raise InvalidError(f"config: `{option}` is none of {', '.join(limits['one_of'])}: `{given}`")
+    return given
+
+
+def _parse_int(given: object, option: str, *, least: int, most: int) -> int:
+    if not isinstance(given, int) or isinstance(given, bool):
+        raise InvalidError(f"config: `{option}` is not a whole number: `{given}`")
+    if not least <= given <= most:
+        raise InvalidError(f"config: `{option}` is out of bounds: `{given}` is not in {least} … {most}")
     return given

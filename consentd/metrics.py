@@ -1,11 +1,11 @@
 """Every metric of the daemon, in one list; the only door to ``prometheus_client``.
 
-A ``Metrics`` is an object with a registry of its own, passed to whoever measures; there is no global
-one, so tests and several ledgers in a process do not share counts.
+Each ``Metrics`` has a registry of its own, and is passed to the code that measures. There is no global registry, so
+tests, or several ledgers in one process, do not share counts.
 
-Labels come from closed sets, checked when a label value is first used: an identifier of a person
-cannot become one. Ages are not exported but the times they are measured from (``..._time_seconds``, UTC):
-an age would stand still when the thread that sets it dies, ``time() - ...`` does not.
+Label values come from closed sets, and are checked at their first use, so that no identifier of a person becomes one.
+An age is exported as the time at which it began (``..._time_seconds``, UTC). If the thread that measures dies,
+``time() - ...`` still grows; an exported age would not.
 """
 
 import itertools
@@ -27,10 +27,9 @@ class Label:
     """A label and the closed set of its values.
 
     Attributes:
-        name: its name.
-        pattern: what a value looks like, as a whole. For sets that the proto contract closes, the
-            shape of their names: that of an RPC, that of an enum value.
-        values: all of them, where they are known here; else none.
+        pattern: matches every value as a whole. If the proto files define the set, it matches the form of the names
+            there: that of an RPC, or of an enum value.
+        values: all values, if this module knows them; else empty.
     """
 
     name: str
@@ -82,14 +81,14 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class _Children(Generic[T]):
-    """A metric and its children, one for each tuple of label values, so that a count costs one look-up."""
+    """A metric and its children, one for each tuple of label values. To count costs one look-up in a dict."""
 
     __slots__ = ("_children", "_labels", "_metric")
 
     def __init__(self, metric: T, labels: tuple[Label, ...]) -> None:
         self._metric: T = metric
         self._labels = labels
-        # Added to by any thread: after a lost race both made the same child, which prometheus_client keeps too.
+        # Any thread may add a child. If two add the same one, prometheus_client gives both the same object.
         self._children: dict[tuple[str, ...], T] = {} if labels else {(): metric}
 
     def _child(self, values: tuple[str, ...]) -> T:
@@ -97,7 +96,7 @@ class _Children(Generic[T]):
         if child is None:
             assert len(values) == len(self._labels), f"metric has {len(self._labels)} labels"
             for label, value in zip(self._labels, values, strict=True):
-                # The value stays out of the message: it may be what must not be shown.
+                # The message does not show the value, which may be an identifier.
                 assert label.pattern.fullmatch(value), f"metric got a foreign value of label {label.name}"
             child = self._children[values] = self._metric.labels(*values)
         return child
@@ -109,9 +108,9 @@ class Counter(_Children[prometheus_client.Counter]):
     __slots__ = ()
 
     def begin(self, *values: str) -> None:
-        """Show the child of these label *values*, at 0 where nothing was counted yet.
+        """Export the child of these label *values*, at 0 if nothing was counted yet.
 
-        An alarm on ``increase(...)`` does not see the first event of a child that was not there before it.
+        An alarm on ``increase(...)`` would miss the first event of a child that was not exported before that event.
         """
         self._child(values)
 
@@ -126,11 +125,11 @@ class Gauge(_Children[prometheus_client.Gauge]):
     __slots__ = ()
 
     def set(self, figure: float) -> None:
-        """Set it to *figure*."""
+        """Set the gauge to *figure*."""
         self._metric.set(figure)
 
     def follow(self, read: Callable[[], float], *values: str) -> None:
-        """From now on it is what *read* returns, which is called by whoever asks for the figures, on any thread."""
+        """Export what *read* returns at that time. *read* is called in ``Metrics.render``, on any thread."""
         self._child(values).set_function(read)
 
 
@@ -140,12 +139,12 @@ class Histogram(_Children[prometheus_client.Histogram]):
     __slots__ = ()
 
     def observe(self, figure: float, *values: str) -> None:
-        """Count *figure* in the child of these label *values*."""
+        """Add *figure* to the distribution of the child of these label *values*."""
         self._child(values).observe(figure)
 
 
 class Metrics:
-    """All metrics of one daemon. Safe from any thread."""
+    """All metrics of one daemon. Any thread may use them."""
 
     def __init__(self) -> None:
         self._registry = prometheus_client.CollectorRegistry()
@@ -155,7 +154,7 @@ class Metrics:
         self.rpc_seconds = self._histogram("rpc_seconds", "Time from request to answer.", _RPC_SECONDS, _METHOD)
         self.errors = self._counter("errors", "Errors sent, by ErrorReason.", _ERROR_REASON)
         self.repeats = self._counter(
-            "repeats", "Requests of a known request_id: same, answered again; conflicting, refused.", _REPEAT
+            "repeats", "Requests with a known request_id: same, answered again; conflicting, refused.", _REPEAT
         )
 
         # -- decisions
@@ -170,10 +169,10 @@ class Metrics:
         self.batch_entries = self._histogram("batch_entries", "Entries of one synced write.", _SIZES)
         self.commit_seconds = self._histogram("commit_seconds", "Time of one commit, synced.", _DISK_SECONDS, _STORE)
         self.ledger_size = self._gauge("ledger_size", "Leaves in the ledger, seals included.")
-        self.map_bytes = self._gauge("map_bytes", "Memory of the map's upper nodes.")
-        self.free_bytes = self._gauge("free_bytes", "Room on the file system where it is; NaN: it is gone.", _PLACE)
+        self.map_bytes = self._gauge("map_bytes", "Memory of the hashes above the map's buckets.")
+        self.free_bytes = self._gauge("free_bytes", "Free bytes of its file system; NaN: no such directory.", _PLACE)
         self.table_used_share = self._gauge("table_used_share", "How much of the table's map is in use, 0 to 1.")
-        self.clock_refusals = self._counter("clock_refusals", "Writes refused since the clock jumped.", _CLOCK)
+        self.clock_refusals = self._counter("clock_refusals", "Writes refused because the clock jumped.", _CLOCK)
 
         # -- checkpoints
         self.seal_seconds = self._histogram("seal_seconds", "Time to update the map and seal.", _DISK_SECONDS)
@@ -189,30 +188,30 @@ class Metrics:
 
         # -- witnesses
         self.witness_answers = self._counter(
-            "witness_answers", "What came of asking a witness; w2 is the policy's second.", _WITNESS, _ANSWER
+            "witness_answers", "Results of asking a witness; w2 is the second one of the policy.", _WITNESS, _ANSWER
         )
         self.witness_seconds = self._histogram(
             "witness_seconds", "Time from asking a witness to its cosignature.", _RPC_SECONDS, _WITNESS
         )
-        self.witness_alarms = self._counter("witness_alarms", "Answers of a witness that knows another tree.", _ALARM)
+        self.witness_alarms = self._counter("witness_alarms", "Answers of witnesses that know another tree.", _ALARM)
 
         # -- scrubbing
         self.scrub_records = self._counter("scrub_records", "Stored records read again in the background.")
         self.scrub_damaged_records = self._gauge(
             "scrub_damaged_records", "Records found damaged by the last scrub, or by this one so far if more."
         )
-        self.scrub_share = self._gauge("scrub_share", "How much of the scrub under way is done, about, 0 to 1.")
-        self.scrub_pass_time_seconds = self._gauge("scrub_pass_time_seconds", "When a scrub last went over everything.")
-        self.scrub_failures = self._counter("scrub_failures", "Scrubs that could not go on to their end.")
+        self.scrub_share = self._gauge("scrub_share", "Estimate of how much of the present scrub is done, 0 to 1.")
+        self.scrub_pass_time_seconds = self._gauge("scrub_pass_time_seconds", "When a scrub last read all records.")
+        self.scrub_failures = self._counter("scrub_failures", "Scrubs that failed before their end.")
 
         # -- readiness
         self.ready = self._gauge("ready", "1 while the daemon serves, else 0.")
         self.table_heartbeat_time_seconds = self._gauge(
-            "table_heartbeat_time_seconds", "When the writer last left its heartbeat in the table."
+            "table_heartbeat_time_seconds", "When the writer last wrote its heartbeat to the table."
         )
 
     def value(self, name: str, **labels: str) -> float:
-        """Return the figure of the sample *name* with *labels*, as ``render`` shows it; 0 where there is none yet."""
+        """Return the figure of the sample *name* with these *labels*; 0: there is none yet."""
         return self._registry.get_sample_value(name, labels) or 0.0
 
     def render(self) -> bytes:

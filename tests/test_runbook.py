@@ -150,7 +150,7 @@ def messages(path: str, *errors: str) -> set[str]:
     ("path", "errors", "heading"),
     [
         ("ledger/recovery.py", ("CorruptionError",), "Ledger refuses to open"),
-        ("table/table.py", ("CorruptionError",), "Other messages at the start"),
+        ("table/catch_up.py", ("CorruptionError",), "Other messages at the start"),
         ("ledger/vault.py", ("StorageError",), "Other messages at the start"),
         ("cosigning/keyfiles.py", ("StorageError", "InvalidError"), "Other messages at the start"),
         ("server/keys.py", ("InvalidError",), "Other messages at the start"),
