@@ -4,7 +4,7 @@ import pytest
 
 from consentd.core.pruned import DAY_MS
 from consentd.errors import InvalidError
-from consentd.policy.dates import end_of_date_ms, is_date, parse_instant_ms, start_of_date_ms
+from consentd.policy.dates import end_of_date_ms, format_instant, is_date, parse_instant_ms, start_of_date_ms
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,8 @@ def test_what_is_no_instant_is_refused(text: str) -> None:
 def test_days_are_whole() -> None:
     assert end_of_date_ms("2026-05-03") - start_of_date_ms("2026-05-03") == DAY_MS
     assert end_of_date_ms("2026-05-03") == start_of_date_ms("2026-05-04")
+
+
+def test_an_instant_is_shown_in_korean_time() -> None:
+    assert format_instant(1_772_323_200_000) == "2026-03-01 09:00:00 KST"
+    assert format_instant((1 << 64) - 1) == "18446744073709551615 ms"

@@ -12,7 +12,8 @@ from consentd.cli.options import (
     read_subject,
 )
 from consentd.cli.out import DONE, REFUSED, UNDETERMINED, Out
-from consentd.cli.receipts import add_receipt, store_receipt
+from consentd.cli.receipts import add_receipt, store_receipt, write_options
+from consentd.policy.dates import format_instant
 
 if TYPE_CHECKING:
     from consentd_client import CheckAnswer, Question
@@ -74,8 +75,7 @@ def authorize(arguments: argparse.Namespace, out: Out) -> int:
         answer = client.authorize_access(
             question,
             network_origin=arguments.network_origin,
-            published=arguments.receipt is not None,
-            request_id=arguments.request_id,
+            **write_options(arguments),
         )
     fields: dict[str, object] = {"access_seq": answer.access_seq, "receipt": None}
     if answer.receipt is not None:
@@ -99,15 +99,14 @@ def record(arguments: argparse.Namespace, out: Out) -> int:
             read_subject(arguments),
             arguments.access_seq,
             outcome,
-            published=arguments.receipt is not None,
-            request_id=arguments.request_id,
+            **write_options(arguments),
         )
     out.answer(f"recorded as entry {receipt.index}", type="record", receipt=store_receipt(arguments, out, receipt))
     return DONE
 
 
 def accesses(arguments: argparse.Namespace, out: Out) -> int:
-    """List."""
+    """List the accesses to a person's data, and the refusals."""
     from itertools import islice
 
     from google.protobuf.json_format import MessageToDict
@@ -120,7 +119,7 @@ def accesses(arguments: argparse.Namespace, out: Out) -> int:
         for access in islice(found, arguments.limit or None):
             access.question.ClearField("subject")
             outcome = show.enum_label(pb.Outcome, access.decision.outcome, "OUTCOME_", out.lang)
-            line = f"#{access.seq:<4} {show.format_time(access.time_ms)}  {outcome}: {show.question(access.question)}"
+            line = f"#{access.seq:<4} {format_instant(access.time_ms)}  {outcome}: {show.question(access.question)}"
             for outcome_message in access.outcomes:
                 line += f"\n      {show.describe(outcome_message, out.lang)}"
             fields = MessageToDict(access, preserving_proto_field_name=True)
@@ -196,7 +195,7 @@ def _show(out: Out, answer: "CheckAnswer", more: dict[str, object]) -> int:
         lines.append(f"  reason: {' '.join(parts)}")
     lines += [f"  obligation: {one}" for one in obligations]
     if decision.valid_until_time_ms:
-        lines.append(f"  until: {show.format_time(decision.valid_until_time_ms)}")
+        lines.append(f"  until: {format_instant(decision.valid_until_time_ms)}")
     if more.get("access_seq"):
         lines.append(f"  access-seq: {more['access_seq']}")
     error = answer.error

@@ -16,8 +16,9 @@ from consentd.cli.options import (
     read_text,
 )
 from consentd.cli.out import DONE, REFUSED, Out
-from consentd.cli.receipts import add_receipt, store_receipt
+from consentd.cli.receipts import add_receipt, store_receipt, write_options
 from consentd.errors import InvalidError
+from consentd.policy.dates import format_instant
 
 if TYPE_CHECKING:
     from consentd_client import Consent, GrantAnswer
@@ -74,8 +75,7 @@ def enrol(arguments: argparse.Namespace, out: Out) -> int:
             read_subject(arguments),
             method=arguments.method,
             subject_key=key,
-            published=arguments.receipt is not None,
-            request_id=arguments.request_id,
+            **write_options(arguments),
         )
     tag = enrolled.tag.hex()
     out.answer(tag, type="enrol", tag=tag, receipt=store_receipt(arguments, out, enrolled.receipt))
@@ -89,8 +89,7 @@ def grant(arguments: argparse.Namespace, out: Out) -> int:
             read_subject(arguments),
             _consent(arguments),
             method=arguments.method,
-            published=arguments.receipt is not None,
-            request_id=arguments.request_id,
+            **write_options(arguments),
         )
     return _show_granted(arguments, out, granted)
 
@@ -106,8 +105,7 @@ def amend(arguments: argparse.Namespace, out: Out) -> int:
             _consent(arguments),
             based_on_version=version,
             method=arguments.method,
-            published=arguments.receipt is not None,
-            request_id=arguments.request_id,
+            **write_options(arguments),
         )
     return _show_granted(arguments, out, granted)
 
@@ -116,17 +114,15 @@ def change(arguments: argparse.Namespace, out: Out) -> int:
     """Pause, resume or revoke a consent, as ``arguments.change`` names it."""
     from consentd_client import show
 
-    subject, verb = read_subject(arguments), arguments.change
-    more = {"note": arguments.note} if verb == "revoke" else {}
+    subject, consent_id, verb = read_subject(arguments), arguments.consent_id, arguments.change
+    method, options = arguments.method, write_options(arguments)
     with open_client(arguments) as client:
-        receipt = getattr(client, verb)(
-            subject,
-            arguments.consent_id,
-            method=arguments.method,
-            published=arguments.receipt is not None,
-            request_id=arguments.request_id,
-            **more,
-        )
+        if verb == "pause":
+            receipt = client.pause(subject, consent_id, method=method, **options)
+        elif verb == "resume":
+            receipt = client.resume(subject, consent_id, method=method, **options)
+        else:
+            receipt = client.revoke(subject, consent_id, note=arguments.note, method=method, **options)
     out.answer(
         f"{arguments.consent_id}  {show.label(verb.upper(), out.lang)}",
         type=verb, consent_id=arguments.consent_id, receipt=store_receipt(arguments, out, receipt),
@@ -146,7 +142,7 @@ def consents(arguments: argparse.Namespace, out: Out) -> int:
             state = show.enum_name(cs.ConsentState, record.state, "CONSENT_STATE_")
             out.answer(
                 f"{record.consent_id}  v{record.version}  {show.label(state, out.lang)}  "
-                f"{show.format_time(record.change_time_ms)}  {show.consent(record.consent, out.lang)}",
+                f"{format_instant(record.change_time_ms)}  {show.consent(record.consent, out.lang)}",
                 type="consent", consent_id=record.consent_id, version=record.version, state=state,
                 grant_time_ms=record.grant_time_ms, change_time_ms=record.change_time_ms,
                 consent=MessageToDict(record.consent, preserving_proto_field_name=True),

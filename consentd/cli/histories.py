@@ -20,6 +20,7 @@ from consentd.cli.options import (
 from consentd.cli.out import PROVEN, UNDETERMINED, Out
 from consentd.cli.sources import read_seconds
 from consentd.errors import InvalidError
+from consentd.policy.dates import format_instant
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -68,9 +69,8 @@ def history(arguments: argparse.Namespace, out: Out) -> int:
     found = _open(arguments) if arguments.file is not None else _ask(arguments, out)
     for entry in found.new if arguments.new else found.entries:
         out.answer(entry.line(out.lang), **_entry_fields(entry))
-    from consentd_client import show
 
-    until, size = show.format_time(found.seal_time_ms), found.checkpoint.size
+    until, size = format_instant(found.seal_time_ms), found.checkpoint.size
     if out.as_json:
         out.answer(
             "", type="history", verdict="proven", tag=found.tag.hex(), public_name=found.name,
@@ -96,10 +96,10 @@ def history(arguments: argparse.Namespace, out: Out) -> int:
     for first, last in found.missing:
         out.message(
             out.by_language(
-                f"항목 {first}–{last}: 원장의 보유기간이 지나 삭제됨. {show.format_time(found.kept_from_ms)} 이후의 "
+                f"항목 {first}–{last}: 원장의 보유기간이 지나 삭제됨. {format_instant(found.kept_from_ms)} 이후의 "
                 "기록은 모두 남아 있음",
                 f"entries {first} to {last} were pruned, past the ledger's published retention: everything from "
-                f"{show.format_time(found.kept_from_ms)} on is here",
+                f"{format_instant(found.kept_from_ms)} on is here",
             )
         )
     if found.unread:

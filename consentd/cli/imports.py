@@ -39,7 +39,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def import_fhir(arguments: argparse.Namespace, out: Out) -> int:
-    """Import files."""
+    """Import FHIR files, and answer a report on each."""
     from consentd.fhir import importer
     from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
     from consentd.statements import values

@@ -8,6 +8,7 @@ from consentd.cli.daemons import add_config, load_config, load_own_config
 from consentd.cli.options import Verbs, add_daemon, add_pins, add_verb, open_client, read_pins, read_start_ms
 from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, VERDICTS, Out
 from consentd.errors import InvalidError
+from consentd.policy.dates import format_instant
 
 if TYPE_CHECKING:
     from consentd.v1.ledger_service_pb2 import PruneResponse
@@ -112,7 +113,7 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def compact(arguments: argparse.Namespace, out: Out) -> int:
-    """Rewrite the store's files."""
+    """Rewrite the store's files without what was deleted, and say how much smaller they are."""
     from consentd.cosigning.keyfiles import read_signing_key
     from consentd.ledger import layout
     from consentd.server.preflight import check_ledger_files
@@ -142,9 +143,8 @@ def compact(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def prune(arguments: argparse.Namespace, out: Out) -> int:
-    """Prune."""
+    """Delete what the retention policy no longer keeps; or only say what that is (--dry-run)."""
     from consentd.core.kinds import EntryKind, is_known
-    from consentd_client import show
 
     with open_client(arguments) as client, out.progress("pruning") as progress:
 
@@ -152,7 +152,7 @@ def prune(arguments: argparse.Namespace, out: Out) -> int:
             progress(answer.done_count, answer.total_count)
 
         done = client.prune(kept_from_ms=arguments.keep_from, dry_run=arguments.dry_run, progress=show_progress)
-    since = show.format_time(done.kept_from_time_ms)
+    since = format_instant(done.kept_from_time_ms)
     kind = EntryKind(done.stop_kind).name if is_known(done.stop_kind) else ""
     out.answer(
         out.by_language(

@@ -51,7 +51,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def monitor(arguments: argparse.Namespace, out: Out) -> int:
-    """Follow checkpoints."""
+    """Read a ledger's checkpoint repeatedly, or once (--once), until there is an alarm."""
     from consentd.audit.monitor import ALARMS, Monitor
 
     origin, verifier = read_pins(arguments)
@@ -70,7 +70,7 @@ def monitor(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def _look(held: "Monitor", source: "Source", out: Out) -> str | None:
-    """Look once, say what was seen, and return it; None where it could not be read."""
+    """Read the checkpoint once, answer what was seen, and return it; None: it could not be read."""
     try:
         seen = held.look(source, int(time.time()))
     except StorageError as error:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from consentd.core.note import NoteVerifier
     from consentd.core.quorum import WitnessPolicy
     from consentd_client import Receipt
+    from consentd_client.writes import WriteOptions
 
 _RECEIPT_HELP = """\
 --save FILE writes the proof as a C2SP .tlog-proof, and the proven leaf to FILE.leaf, for other programs:
@@ -87,6 +88,11 @@ def read_request_id(text: str) -> bytes:
     return found
 
 
+def write_options(arguments: argparse.Namespace) -> "WriteOptions":
+    """Return the options of a write that the arguments ask for."""
+    return {"published": arguments.receipt is not None, "request_id": arguments.request_id}
+
+
 def store_receipt(arguments: argparse.Namespace, out: Out, receipt: "Receipt") -> dict[str, object]:
     """Store a receipt if --receipt asks for it; return its fields for ``--json``."""
     fields: dict[str, object] = {
@@ -110,7 +116,7 @@ def store_receipt(arguments: argparse.Namespace, out: Out, receipt: "Receipt") -
 
 
 def receipt(arguments: argparse.Namespace, out: Out) -> int:
-    """Complete a receipt."""
+    """Read the proof that a stored receipt lacks, and store it; --save writes it to files of its own, too."""
     from consentd.core import codec
     from consentd_client import Receipt, verify_receipt
 
@@ -208,7 +214,7 @@ class _StoredReceipt:
 
 
 def _parse_receipt(content: bytes, *, may_be_answer: bool) -> _StoredReceipt:
-    """Parse a stored receipt; or also the answer of a verb's --json, which contains one.
+    """Parse a stored receipt; if *may_be_answer*, also the answer of a verb's --json, which contains a receipt.
 
     Raises:
         MalformedError: it is not a receipt.
@@ -238,10 +244,10 @@ def _leaf(given: str | None) -> bytes:
 
 
 def _describe_leaf(leaf: bytes) -> tuple[str, bool]:
-    """Describe a leaf; return whether this version knows its kind, too."""
+    """Describe a leaf in words; return the description, and whether this version knows the leaf's kind."""
     from consentd.core import codec
     from consentd.core.kinds import EntryKind, is_known
-    from consentd.policy.dates import SEOUL
+    from consentd.policy.dates import format_instant
 
     try:
         decoded = codec.decode_leaf(leaf)
@@ -249,12 +255,5 @@ def _describe_leaf(leaf: bytes) -> tuple[str, bool]:
         return str(error), False
     if isinstance(decoded, codec.Seal):
         return f"a seal over {decoded.covers} entries", True
-    from datetime import datetime
-
-    try:
-        when = f"{datetime.fromtimestamp(decoded.time_ms / 1000, SEOUL):%Y-%m-%d %H:%M:%S} KST"
-    except (OverflowError, ValueError, OSError):
-        when = f"{decoded.time_ms} ms"
-    if not is_known(decoded.kind):
-        return f"kind {decoded.kind}, seq {decoded.seq} of its chain, {when}", False
-    return f"{EntryKind(decoded.kind).name}, seq {decoded.seq} of its chain, {when}", True
+    kind = EntryKind(decoded.kind).name if is_known(decoded.kind) else f"kind {decoded.kind}"
+    return f"{kind}, seq {decoded.seq} of its chain, {format_instant(decoded.time_ms)}", is_known(decoded.kind)

@@ -68,6 +68,15 @@ def parse_instant_ms(text: str) -> int:
     return (local - _EPOCH) // timedelta(milliseconds=1) - shift * _MINUTE_MS + thousandths
 
 
+def format_instant(time_ms: int) -> str:
+    """Format an instant in Korean time, to the second: ``2026-03-01 09:00:00 KST``."""
+    try:
+        moment = datetime.fromtimestamp(time_ms / 1000, SEOUL)
+    except (OverflowError, ValueError, OSError):
+        return f"{time_ms} ms"  # no calendar has this time
+    return f"{moment:%Y-%m-%d %H:%M:%S} KST"
+
+
 def _bounds(text: str) -> tuple[date, date]:
     """Return the first day of a date, month or year, and the first day after it."""
     found = _DATE.fullmatch(text)

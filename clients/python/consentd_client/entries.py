@@ -7,6 +7,7 @@ from google.protobuf.message import Message
 from consentd.core import codec
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import EntryKind, is_known
+from consentd.policy.dates import format_instant
 from consentd.v1 import statement_pb2 as st
 from consentd_client import show
 
@@ -66,7 +67,7 @@ class Entry:
         content = show.describe(self.message, lang) if self.statement is not None else missing
         signed_by = " ".join(filter(None, (show.author(self.author, lang), show.attested(self.attested_by, lang))))
         text = f"{show.label(self.kind_name, lang)}: {content}" + (f"  [{signed_by}]" if signed_by else "")
-        return f"#{self.seq:<4} {show.format_time(self.time_ms)}  {show.escape_control(text)}"
+        return f"#{self.seq:<4} {format_instant(self.time_ms)}  {show.escape_control(text)}"
 
     def __str__(self) -> str:
         return self.line()

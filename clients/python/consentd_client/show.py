@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 
 from google.protobuf.message import DecodeError, Message
 
 from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX
-from consentd.policy.dates import SEOUL
+from consentd.policy.dates import format_instant
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
@@ -85,15 +84,6 @@ def enum_label(enum: type, number: int, prefix: str, lang: str) -> str:
     return label(enum_name(enum, number, prefix), lang)
 
 
-def format_time(time_ms: int) -> str:
-    """Return an instant in Korean time, to the second: ``2026-03-01 09:00:00 KST``."""
-    try:
-        moment = datetime.fromtimestamp(time_ms / 1000, UTC).astimezone(SEOUL)
-    except (OverflowError, ValueError, OSError):
-        return f"{time_ms} ms"
-    return f"{moment:%Y-%m-%d %H:%M:%S} KST"
-
-
 def author(name: str, lang: str) -> str:
     """Say who signed an entry; *name* is as in ``Entry.author``."""
     if not name:
@@ -162,7 +152,7 @@ def consent(message: pb.Consent, lang: str) -> str:
     effect = enum_label(pb.Effect, root.effect, "EFFECT_", lang)
     kind = enum_label(pb.ConsentKind, message.kind, "CONSENT_KIND_", lang)
     every = label("ANY", lang)
-    end = f" ~ {format_time(root.period.end_time_ms)}" if root.period.end_time_ms else ""
+    end = f" ~ {format_instant(root.period.end_time_ms)}" if root.period.end_time_ms else ""
     nested = f" (+{len(root.provisions)})" if root.provisions else ""
     return (
         f"{kind}, {effect}: {_list(root.holders, every)} → {_list(root.actors, every)}, "
