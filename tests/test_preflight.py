@@ -88,7 +88,7 @@ def test_a_vault_that_lost_a_key_with_the_end_of_its_log_is_refused_only_if_dama
 
 def test_a_vault_that_is_not_there_is_not_made(cut: Running) -> None:
     shutil.rmtree(cut.config.ledger.vault_dir)
-    with pytest.raises(CorruptionError, match=r"vault is not this ledger's: there is none"):
+    with pytest.raises(CorruptionError):
         Daemon(cut.config).start()
     assert not cut.config.ledger.vault_dir.exists()
 

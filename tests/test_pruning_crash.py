@@ -16,6 +16,7 @@ import grpc
 import pytest
 
 from cases.daemons import Running, make_config, make_running, question, request_id
+from cases.processes import ROUNDS, DaemonProcess, Writer
 from consentd.core import merkle
 from consentd.core.pruned import DAY_MS, NOTHING
 from consentd.ledger import retention
@@ -24,7 +25,6 @@ from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import ledger_service_pb2_grpc
-from test_crash import ROUNDS, Process, Writer
 
 PEOPLE = 40
 ACCESSES = 40
@@ -141,7 +141,7 @@ def test_no_kill_in_a_pruning_loses_anything_and_the_next_call_finishes(old: Old
     operator, app = ((("authorization", f"Bearer {old.tokens[who]}"),) for who in ("operator", "app"))
     for number in range(ROUNDS):
         directory = old.copy(tmp_path / f"round-{number}")
-        process = Process(directory)
+        process = DaemonProcess(directory)
         writers = [Writer(process.port, app, old.questions, 1_000) for _ in range(WRITERS)]
         pruning = Pruning(process.port, operator)
         for thread in (*writers, pruning):

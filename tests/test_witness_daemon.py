@@ -137,10 +137,10 @@ def test_a_new_ledger_without_witnesses_publishes_nothing(witnessed: Witnessed) 
     running.register()
     subject = running.enrol("SYN-000001")
     with witnessed.client() as client:
-        with pytest.raises(NotFoundError, match="no checkpoint is published yet"):
-            client.get_checkpoint()
-        with pytest.raises(NotFoundError, match="no checkpoint is published yet"):
-            client.history(subject)
+        for call in (client.get_checkpoint, lambda: client.history(subject)):
+            with pytest.raises(NotFoundError) as caught:
+                call()
+            assert caught.value.reason == "NOT_FOUND"
         assert client.check(question(subject)).outcome != pb.OUTCOME_PERMIT
 
 
@@ -179,7 +179,7 @@ def test_a_witness_that_knows_more_stops_the_daemon(witnessed: Witnessed) -> Non
     assert witnessed.metric("ready") == 0
     assert witnessed.metric("witness_alarms_total", alarm="larger") == 1
     witnessed.stop()
-    with pytest.raises(CorruptionError, match="knows a larger tree than ours"):
+    with pytest.raises(CorruptionError):
         witnessed.start()
 
 
@@ -195,7 +195,7 @@ def test_a_policy_that_is_none_keeps_the_daemon_from_starting(witnessed: Witness
         with pytest.raises(error, match=message):
             witnessed.start()
     path.unlink()
-    with pytest.raises(StorageError, match="witness policy cannot be read"):
+    with pytest.raises(StorageError):
         witnessed.start()
 
 

@@ -1,4 +1,4 @@
-"""Fakes that tests share: each keeps the contract of what it stands in for, and can be told to fail."""
+"""Fakes that tests share: each keeps the contract of what it replaces, and can be made to fail."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,10 +14,10 @@ from consentd.table.transaction import TableTransaction
 
 
 class FaultyStore:
-    """A ``Store`` over another one, whose next write or read fails on command.
+    """A ``Store`` over another one, whose next write or read can be made to fail.
 
-    A failed write comes in two halves, and code must survive both: the batch never reached the disk,
-    or it did and only the answer was lost. Either way the store then refuses writes, as the contract says.
+    A write can fail in two ways, and code must survive both: the batch never reached the disk, or it did and only the
+    answer was lost. After either, the store refuses writes, as the contract says.
 
     Attributes:
         inner: the store that holds the rows; open that again to see what a new process would find.
@@ -29,7 +29,7 @@ class FaultyStore:
         self.writes: list[Batch] = []
         self._persisted: bool | None = None
         self._skip = 0
-        self._reads_fail = False
+        self._read_error: BaseException | None = None
         self._failed = False
         self._damage: tuple[bytes, Callable[[bytes], bytes]] | None = None
 
@@ -42,9 +42,9 @@ class FaultyStore:
         self._persisted = persisted
         self._skip = after
 
-    def fail_reads(self, fail: bool = True) -> None:
-        """Make every read fail, until told otherwise."""
-        self._reads_fail = fail
+    def fail_reads(self, fail: bool = True, *, error: BaseException | None = None) -> None:
+        """Make every read fail, with *error* if it is given; or let reads succeed again."""
+        self._read_error = (error or StorageError("read failed")) if fail else None
 
     def get(self, key: bytes) -> bytes | None:
         self._read()
@@ -90,8 +90,8 @@ class FaultyStore:
         self.inner.close()
 
     def _read(self) -> None:
-        if self._reads_fail:
-            raise StorageError("read failed")
+        if self._read_error is not None:
+            raise self._read_error
 
 
 class FaultyTable(Table):
