@@ -355,9 +355,7 @@ class Sequencer:
         self._metrics.batch_entries.observe(count)
         self._metrics.ledger_size.set(state.size)
 
-    def _answer(
-        self, prepared: list[_Prepared[Any]], refused: list[tuple[PendingWrite[Any], RequestError]]
-    ) -> None:
+    def _answer(self, prepared: list[_Prepared[Any]], refused: list[tuple[PendingWrite[Any], RequestError]]) -> None:
         for pending, error in refused:
             pending.future.set_exception(error)
         state = self.ledger.state

@@ -1,6 +1,5 @@
 """AccessService: decide and record an access in one call; after the transfer, record its outcome."""
 
-
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, MalformedError, RequestError
@@ -116,8 +115,8 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
     @rpc
     def RecordAccess(self, request: ac.RecordAccessRequest, context: Context) -> ac.RecordAccessResponse:
         """Record what one transfer did."""
-        written = self.services.sequencer.submit(self._outcome(request, self.caller(context))).result()
-        return ac.RecordAccessResponse(receipt=self.written_receipt(written, request.wait_for, context))
+        _, receipt = self.write(self._outcome(request, self.caller(context)), request.wait_for, context)
+        return ac.RecordAccessResponse(receipt=receipt)
 
     @rpc
     def BatchRecordAccesses(

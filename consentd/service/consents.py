@@ -12,6 +12,7 @@ from consentd.policy.subject import Lineage
 from consentd.sequencer.commands import consents
 from consentd.sequencer.commands.callers import check_right
 from consentd.sequencer.commands.write import Request, SignedEntry, enrolled_tag
+from consentd.sequencer.pool import Written
 from consentd.service.pages import Pager, page_length, page_size
 from consentd.service.requests import content_hash, make_request, parse_signed, signed_entry
 from consentd.service.rpc import rpc
@@ -44,11 +45,9 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
             signed=self._signed(EntryKind.GRANT, identifier_hash, identity, signed),
             message=message,
         )
-        written = self.services.sequencer.submit(write).result()
-        response = cs.GrantConsentResponse(receipt=self.written_receipt(written, request.wait_for, context))
-        if written.answer.refusal is not None:
-            response.refused.CopyFrom(self._refused(written.answer.refusal, written.replayed))
-        elif written.entry is not None:
+        written, receipt = self.write(write, request.wait_for, context)
+        response = cs.GrantConsentResponse(receipt=receipt, refused=self._refused(written))
+        if written.entry is not None and written.answer.refusal is None:
             event = written.entry.event
             response.consent_id, response.version = decisions.consent_id(event.tag, event.seq), written.answer.version
         return response
@@ -74,13 +73,9 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
             based_on_version=request.based_on_version,
             message=message,
         )
-        written = self.services.sequencer.submit(write).result()
-        response = cs.AmendConsentResponse(receipt=self.written_receipt(written, request.wait_for, context))
-        if written.answer.refusal is not None:
-            response.refused.CopyFrom(self._refused(written.answer.refusal, written.replayed))
-        else:
-            response.version = written.answer.version
-        return response
+        written, receipt = self.write(write, request.wait_for, context)
+        version, refused = written.answer.version, self._refused(written)
+        return cs.AmendConsentResponse(receipt=receipt, version=version, refused=refused)
 
     @rpc
     def PauseConsent(self, request: cs.PauseConsentRequest, context: Context) -> cs.PauseConsentResponse:
@@ -120,9 +115,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         """Read a person's consents, newest lineage first."""
         caller = self._caller(context)
         size = page_size(request.page_size)
-        pager = Pager(
-            self.services.page_key, "ListConsents", caller, request.subject, str(request.include_revoked)
-        )
+        pager = Pager(self.services.page_key, "ListConsents", caller, request.subject, str(request.include_revoked))
         with self.services.table.read() as snapshot:
             tag = self.tag(snapshot, request.subject)
             lineages = snapshot.lineages(tag)
@@ -179,11 +172,14 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
             consent_id=parse_consent_id(request.consent_id),
             message=message,
         )
-        written = self.services.sequencer.submit(write).result()
-        return self.written_receipt(written, request.wait_for, context)
+        return self.write(write, request.wait_for, context)[1]
 
-    def _refused(self, refusal: st.RefusalStatement, replayed: bool) -> cs.Refused:
-        if not replayed:
+    def _refused(self, written: Written[consents.ConsentAnswer]) -> cs.Refused | None:
+        """Return why a consent was refused, and count the refusal; None: it was not refused."""
+        refusal = written.answer.refusal
+        if refusal is None:
+            return None
+        if not written.replayed:
             self.metrics.refusals.inc(f"R{refusal.reason:02d}")
         return cs.Refused(reason=refusal.reason, missing=refusal.missing)
 

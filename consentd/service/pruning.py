@@ -35,9 +35,7 @@ def prune(services: Services, request: ls.PruneRequest, context: Context) -> Ite
         services.pruning.release()
 
 
-def _plan(
-    services: Services, request: ls.PruneRequest
-) -> Generator[ls.PruneResponse, None, tuple[Pruned, Stop]]:
+def _plan(services: Services, request: ls.PruneRequest) -> Generator[ls.PruneResponse, None, tuple[Pruned, Stop]]:
     """Return the pruning that the ledger states and that is not finished; else plan one, as far as possible."""
     store, state = services.ledger.store, services.ledger.state
     before, (days, stated) = retention.read_pruned(store), retention.read_stated_prunings(store)
@@ -75,9 +73,7 @@ def _delete(services: Services, pruned: Pruned, stop: Stop, *, dry_run: bool) ->
     yield _response(ls.PRUNE_STEP_DONE, done, tags, pruned, stop)
 
 
-def _response(
-    step: "ls.PruneStep.ValueType", done: Deleted, tags: int, pruned: Pruned, stop: Stop
-) -> ls.PruneResponse:
+def _response(step: "ls.PruneStep.ValueType", done: Deleted, tags: int, pruned: Pruned, stop: Stop) -> ls.PruneResponse:
     return ls.PruneResponse(
         step=step,
         done_count=done.chains,

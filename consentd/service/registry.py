@@ -84,8 +84,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
             ),
             subject_key=request.subject_key,
         )
-        written = self.services.sequencer.submit(write).result()
-        receipt = self.written_receipt(written, request.wait_for, context)
+        written, receipt = self.write(write, request.wait_for, context)
         return rs.EnrolSubjectResponse(receipt=receipt, tag=written.answer)
 
     @rpc
@@ -115,8 +114,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
             page = [one for one in everyone if one.number > start][: size + 1]
             size = page_length((one.statement for one in page), size)
             response = rs.ListParticipantsResponse(
-                participants=[one.statement for one in page[:size]],
-                revision=revision(snapshot.size, snapshot.root),
+                participants=[one.statement for one in page[:size]], revision=revision(snapshot.size, snapshot.root)
             )
             if len(page) > size:
                 response.next_page_token = pager.token(page[size - 1].number, tree_size)
@@ -153,12 +151,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
             )
 
     def _publish(
-        self,
-        write_type: type[registry.PublicWrite[Any]],
-        chain: str,
-        message: Message,
-        request: Any,
-        context: Context,
+        self, write_type: type[registry.PublicWrite[Any]], chain: str, message: Message, request: Any, context: Context
     ) -> pb.Receipt:
         """Write an entry to a public chain, attested by the operator; return its receipt."""
         caller = self.operator(context)
@@ -166,8 +159,5 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         attested: Any = type(message)()
         attested.CopyFrom(message)
         attested.attestation.CopyFrom(st.Attestation(attested_by=caller))
-        write = write_type(
-            request=make_request(caller, request.request_id, content), chain=chain, message=attested
-        )
-        written = self.services.sequencer.submit(write).result()
-        return self.written_receipt(written, request.wait_for, context)
+        write = write_type(request=make_request(caller, request.request_id, content), chain=chain, message=attested)
+        return self.write(write, request.wait_for, context)[1]

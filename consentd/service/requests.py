@@ -82,7 +82,5 @@ def signed_entry(
     Raises:
         InvalidError: BAD_SIGNATURE.
     """
-    statement = codec.Statement(
-        signed.key, signed.signature, request_id, signed.author_time_ms, signed.payload
-    )
+    statement = codec.Statement(signed.key, signed.signature, request_id, signed.author_time_ms, signed.payload)
     return verify_ahead(origin, SignedEntry(kind, tag, signed.ref, statement))

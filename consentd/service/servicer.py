@@ -2,7 +2,7 @@
 
 import threading
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import grpc
 
@@ -14,7 +14,7 @@ from consentd.ledger.ledger import Ledger, State
 from consentd.ledger.vault import Vault, check_identifier
 from consentd.metrics import Metrics
 from consentd.sequencer.commands.callers import OPERATOR
-from consentd.sequencer.commands.write import enrolled_tag
+from consentd.sequencer.commands.write import Write, enrolled_tag
 from consentd.sequencer.loop import Sequencer
 from consentd.sequencer.pool import Written
 from consentd.service.auth import Authenticator
@@ -24,6 +24,7 @@ from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import error_reason_pb2 as er
 
+A = TypeVar("A")
 Context = grpc.ServicerContext
 MAX_WAIT_S = 30.0
 """The longest time that a call waits, if its deadline is later."""
@@ -127,6 +128,16 @@ class Servicer:
             NotFoundError: the person is not enrolled.
         """
         return enrolled_tag(view, self.identifier_hash(subject))
+
+    def write(self, write: Write[A], wait_for: int, context: Context) -> tuple[Written[A], pb.Receipt]:
+        """Submit a write and wait for its end; return it with the receipt of its first entry.
+
+        Raises:
+            RequestError: the write is refused.
+            StorageError: the sequencer is stopping or has stopped, or whether the write is recorded is unknown.
+        """
+        written = self.services.sequencer.submit(write).result()
+        return written, self.written_receipt(written, wait_for, context)
 
     def written_receipt(self, written: Written[Any], wait_for: int, context: Context) -> pb.Receipt:
         """Return the receipt of a write's first entry; see ``receipt``."""

@@ -41,9 +41,7 @@ class _PersonWrite:
     def _draft(
         self, context: WriteContext, kind: EntryKind, tag: bytes, message: Message, ref: int = 0
     ) -> tuple[tuple[Draft, Message]]:
-        entry = NewEntry(
-            kind=kind, tag=tag, message=message, request_id=self.request.id, ref=ref, signed=self.signed
-        )
+        entry = NewEntry(kind=kind, tag=tag, message=message, request_id=self.request.id, ref=ref, signed=self.signed)
         return (context.draft(entry, self.request),)
 
     def _refuse(self, context: WriteContext, tag: bytes, refusal: st.RefusalStatement) -> Plan[ConsentAnswer]:

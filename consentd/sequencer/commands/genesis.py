@@ -46,9 +46,7 @@ class Genesis(Unremembered):
         return Plan(tuple(entries), None)
 
 
-def default_genesis(
-    author: Author, *, verifier_keys: Sequence[str], map_bits: int, retention_days: int
-) -> Genesis:
+def default_genesis(author: Author, *, verifier_keys: Sequence[str], map_bits: int, retention_days: int) -> Genesis:
     """Return the first entries of a ledger of *author*, with the default vocabulary and rules without a permit.
 
     Args:
