@@ -25,6 +25,7 @@ from consentd.core import checkpoint, codec, ed25519
 from consentd.core.kinds import EntryKind
 from consentd.errors import (
     ConflictError,
+    DeniedError,
     InvalidError,
     NotFoundError,
     OverloadedError,
@@ -32,6 +33,7 @@ from consentd.errors import (
 )
 from consentd.ledger import reads
 from consentd.sequencer.commands.accesses import RecordOutcomes
+from consentd.v1 import statement_pb2 as st
 
 BANK = ed25519.KeyPair(b"\x21" * 32)
 CITIZEN = ed25519.KeyPair(b"\x22" * 32)
@@ -202,6 +204,22 @@ def test_a_question_about_nobody_is_answered_and_not_recorded(case: LedgerCase) 
     answer = case.write(case.access(replace(person, identifier_hash=b"?" * 32)))
     assert (answer.entries, answer.entry) == ((), None)
     assert case.ledger.state.size == size
+
+
+def test_an_asker_that_an_earlier_write_of_the_batch_deactivates_is_denied(case: LedgerCase) -> None:
+    person = case.enrol("somebody")
+    case.write(case.grant(person))
+    question = case.access(person)
+    case.write(question)
+    inactive = st.ParticipantStatement(
+        participant_id="hospital", name=st.Text(en="hospital"), roles=[st.PARTICIPANT_ROLE_HOLDER], active=False
+    )
+    deactivation = case.public("participant/hospital", EntryKind.PARTICIPANT, inactive)
+    futures = case.write_together([deactivation, case.access(person), question])
+    assert futures[0].result(10).entry is not None
+    for future in futures[1:]:
+        with pytest.raises(DeniedError):
+            future.result(10)
 
 
 def test_a_persons_own_signature_is_verified(case: LedgerCase) -> None:
