@@ -54,7 +54,6 @@ def authorize_access(
     """Decide and record a transfer, before it happens. Transfer data only if the answer is true.
 
     Args:
-        context: the client's.
         question: what is asked.
         signer: signs the question with the asking participant's key; None: the caller's token identifies it.
         network_origin: where the request came from, if the caller is a gateway that passes it on.
@@ -79,7 +78,6 @@ def batch_authorize(
     """Decide and record up to 1,000 transfers, each separately; a question that was refused has its ``error`` set.
 
     Args:
-        context: the client's.
         questions: what is asked.
         network_origin: where the request came from.
         published: wait until a checkpoint covers all entries.

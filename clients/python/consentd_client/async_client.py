@@ -70,7 +70,7 @@ class AsyncClient(ClientBase):
         if isinstance(step, Sleep):
             await asyncio.sleep(min(step.seconds, remaining))
             return None
-        try:
+        with transport.translated_errors(closed=grpc.aio.UsageError):
             call = self._callable(step)(step.request, timeout=remaining, metadata=self._metadata)
             if isinstance(step, UnaryCall):
                 return await call
@@ -81,8 +81,3 @@ class AsyncClient(ClientBase):
                 call.cancel()
                 raise
             return step.messages
-        except grpc.RpcError as error:
-            raise transport.rpc_error(error) from error
-        except grpc.aio.UsageError as error:
-            # gRPC raises UsageError on a channel that was closed.
-            raise transport.closed_error() from error

@@ -2,7 +2,7 @@
 
 Each method of a client is an operation of this package (``operations`` explains them) that the client runs. The table
 in ``ClientBase`` declares each of them once. A type checker and an IDE see for ``client.check(question)``: a
-``Checked`` if the client is a ``Client``, an awaitable of it if the client is an ``AsyncClient``.
+``CheckAnswer`` if the client is a ``Client``, an awaitable of it if the client is an ``AsyncClient``.
 """
 
 import os

@@ -72,7 +72,7 @@ class Client(ClientBase):
         if isinstance(step, Sleep):
             time.sleep(min(step.seconds, remaining))
             return None
-        try:
+        with transport.translated_errors(closed=ValueError):
             call = self._callable(step)(step.request, timeout=remaining, metadata=self._metadata)
             if isinstance(step, UnaryCall):
                 return call
@@ -83,8 +83,3 @@ class Client(ClientBase):
                 call.cancel()
                 raise
             return step.messages
-        except grpc.RpcError as error:
-            raise transport.rpc_error(error) from error
-        except ValueError as error:
-            # gRPC raises ValueError on a channel that was closed.
-            raise transport.closed_error() from error

@@ -49,7 +49,6 @@ def grant(
     """Give a consent. If it lacks an item that the law requires, the daemon records and answers a refusal.
 
     Args:
-        context: the client's.
         subject: the person.
         consent: what is given.
         options: see ``ConsentOptions``.
@@ -85,7 +84,6 @@ def amend(
     """Replace a consent by its next version, which may allow less or more.
 
     Args:
-        context: the client's.
         subject: the person.
         consent_id: names the consent.
         consent: the complete next version.

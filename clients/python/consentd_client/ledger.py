@@ -54,7 +54,6 @@ def get_receipt(context: ClientContext, receipt: Receipt, *, published: bool = T
     """Read a receipt again, to obtain its proof.
 
     Args:
-        context: the client's.
         receipt: the receipt without a proof.
         published: wait until a checkpoint covers the entry, at most until shortly before the deadline.
 
@@ -73,7 +72,6 @@ def history(context: ClientContext, subject: pb.Subject, *, tag: bytes = b"") ->
     """Read a person's history; verify that it is complete and who signed each entry; remember it.
 
     Args:
-        context: the client's.
         subject: the person.
         tag: the tag that ``enrol`` returned, 32 bytes; empty: the remembered tag, or any if none is remembered.
 
@@ -152,7 +150,6 @@ def prune(
     """Prune what the retention policy no longer keeps; return what was done. For the operator.
 
     Args:
-        context: the client's.
         kept_from_ms: everything from this time on is kept, UTC milliseconds; 0: the time that the policy yields.
         dry_run: only determine what would be pruned.
         progress: called with each message of the stream, which says how far the work is.

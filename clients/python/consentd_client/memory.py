@@ -12,7 +12,7 @@ is not detected. The file holds what the person's history says. Only its owner c
 import base64
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,9 +81,16 @@ class Memory(Protocol):
 class RamMemory:
     """A memory that lasts as long as the process. It grows with each chain that is read."""
 
-    def __init__(self) -> None:
-        self._checkpoint: bytes | None = None
-        self._histories: dict[str, RememberedHistory] = {}
+    def __init__(
+        self, checkpoint: bytes | None = None, histories: Mapping[str, RememberedHistory] | None = None
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._histories = dict(histories or {})
+
+    @property
+    def histories(self) -> Mapping[str, RememberedHistory]:
+        """All histories, by key."""
+        return self._histories
 
     def checkpoint(self) -> bytes | None:
         """Return the latest checkpoint."""
@@ -95,9 +102,13 @@ class RamMemory:
 
     def remember(self, checkpoint: bytes, key: str = "", history: RememberedHistory | None = None) -> None:
         """Remember both."""
-        self._checkpoint = _later(self._checkpoint, checkpoint)
+        # Two processes that share a file may remember their checkpoints and histories in either order.
+        if self._checkpoint is None or _size(checkpoint) >= _size(self._checkpoint):
+            self._checkpoint = checkpoint
         if history is not None:
-            self._histories[key] = _longer(self._histories.get(key), history)
+            old = self._histories.get(key)
+            if old is None or old.tag != history.tag or len(history.entries) >= len(old.entries):
+                self._histories[key] = history
 
     def forget(self, key: str) -> None:
         """Forget a history."""
@@ -119,64 +130,51 @@ class FileMemory:
         Raises:
             StorageError: the file cannot be read, or is not a memory file.
         """
-        return _decode(self._read())[0]
+        return self._load().checkpoint()
 
     def history(self, key: str) -> RememberedHistory | None:
         """Return a history. Raises as ``checkpoint``."""
-        return _decode(self._read())[1].get(key)
+        return self._load().history(key)
 
     def remember(self, checkpoint: bytes, key: str = "", history: RememberedHistory | None = None) -> None:
         """Remember both, durably. Raises as ``checkpoint``, and ``StorageError`` if the file cannot be written."""
-        with self._locked():
-            latest, histories = _decode(self._read())
-            if history is not None:
-                histories[key] = _longer(histories.get(key), history)
-            self._write(_encode(_later(latest, checkpoint), histories))
+        with self._changed() as memory:
+            memory.remember(checkpoint, key, history)
 
     def forget(self, key: str) -> None:
         """Forget a history. Raises as ``remember``."""
-        with self._locked():
-            latest, histories = _decode(self._read())
-            if histories.pop(key, None) is not None:
-                self._write(_encode(latest, histories))
+        with self._changed() as memory:
+            memory.forget(key)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _changed(self) -> Iterator[RamMemory]:
+        """Yield the file's content for a change, and write it back; no other process writes meanwhile."""
         descriptor = lock_file(self._path.with_name(self._path.name + ".lock"), program="client", waits=True)
         try:
-            yield
+            memory = self._load()
+            before = _encode(memory)
+            yield memory
+            if _encode(memory) != before:
+                write_file(self._path, _encode(memory), is_private=True, name="memory")
         finally:
             os.close(descriptor)
 
-    def _read(self) -> bytes:
-        return read_file_if_exists(self._path, name="memory") or b""
-
-    def _write(self, content: bytes) -> None:
-        write_file(self._path, content, is_private=True, name="memory")
+    def _load(self) -> RamMemory:
+        return _decode(read_file_if_exists(self._path, name="memory") or b"")
 
 
 def _size(checkpoint: bytes) -> int:
     return parse_checkpoint(note.parse_note(checkpoint).text).size
 
 
-def _later(old: bytes | None, new: bytes) -> bytes:
-    """Return the larger of two checkpoints of one ledger; two processes may remember theirs in either order."""
-    return new if old is None or _size(new) >= _size(old) else old
-
-
-def _longer(old: RememberedHistory | None, new: RememberedHistory) -> RememberedHistory:
-    if old is None or old.tag != new.tag or len(new.entries) >= len(old.entries):
-        return new
-    return old
-
-
-def _encode(checkpoint: bytes | None, histories: dict[str, RememberedHistory]) -> bytes:
+def _encode(memory: RamMemory) -> bytes:
+    checkpoint = memory.checkpoint()
     content = {
         "version": VERSION,
         "checkpoint": None if checkpoint is None else checkpoint.decode(),
         "histories": {
-            key: {"tag": held.tag.hex(), "entries": [_encode_entry(one) for one in held.entries]}
-            for key, held in sorted(histories.items())
+            key: {"tag": one.tag.hex(), "entries": list(map(_encode_entry, one.entries))}
+            for key, one in sorted(memory.histories.items())
         },
     }
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
@@ -188,9 +186,9 @@ def _encode_entry(remembered: RememberedEntry) -> list[str]:
     return [remembered.author, *(base64.b64encode(part).decode() for part in parts)]
 
 
-def _decode(content: bytes) -> tuple[bytes | None, dict[str, RememberedHistory]]:
+def _decode(content: bytes) -> RamMemory:
     if not content:
-        return None, {}
+        return RamMemory()
     try:
         read: Any = json.loads(content)
         if read["version"] != VERSION:
@@ -206,7 +204,7 @@ def _decode(content: bytes) -> tuple[bytes | None, dict[str, RememberedHistory]]
         raise
     except (MalformedError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StorageError("memory file cannot be parsed; restore it, or start with an empty one") from error
-    return checkpoint, histories
+    return RamMemory(checkpoint, histories)
 
 
 def _decode_entry(row: list[str]) -> RememberedEntry:

@@ -1,7 +1,8 @@
 """How an operation of the client runs without doing IO itself, so that ``Client`` and ``AsyncClient`` share its code.
 
-An *operation* is a generator function: ``check``, ``grant``, ``history`` and so on. It never touches the network, the
-clock or a file. Instead it yields a *step*, which describes what has to be done, and the client does it::
+An *operation* is a generator function: ``check``, ``grant``, ``history`` and so on. Its first argument is the client's
+``ClientContext``. It never touches the network, the clock or a file. Instead it yields a *step*, which describes what
+has to be done, and the client does it::
 
     operation                              client
     ─────────                              ──────
@@ -164,7 +165,6 @@ def call_stream(
     """Call an *rpc* that answers with a stream, likewise; return all messages.
 
     Args:
-        context: the client's.
         rpc: the procedure.
         request: its request.
         on_message: called with each message when it arrives.
@@ -217,7 +217,6 @@ def read_pages(
     """Return a function that reads one page of a list.
 
     Args:
-        context: the client's.
         rpc: the procedure that lists.
         make_request: returns the request for a page token.
         parse: returns the items of a response and its next page token.

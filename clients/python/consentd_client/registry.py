@@ -38,7 +38,6 @@ def enrol(
     """Enrol a person: give the person a tag, and record the first entry of the person's chain.
 
     Args:
-        context: the client's.
         subject: the person.
         method: how the person was identified.
         subject_key: the person's own Ed25519 public key, 32 bytes; empty: none.

@@ -1,7 +1,8 @@
 """The gRPC side of both clients: channels, TLS, the caller's token, and gRPC errors as ``consentd.errors``."""
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,17 +109,23 @@ def _read(path: Path | None) -> bytes | None:
 # -- errors ---------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def translated_errors(closed: type[Exception]) -> Iterator[None]:
+    """Turn the errors of a gRPC call into errors of ``consentd.errors``; *closed*: what a closed channel raises."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise rpc_error(error) from error
+    except closed as error:
+        raise StorageError("client is closed", "NOT_SERVING") from error
+
+
 def rpc_error(error: Any) -> ConsentdError:
     """Return the error of ``consentd.errors`` for a ``grpc.RpcError`` of either kind of channel."""
     if not callable(getattr(error, "code", None)):
         return status_error(grpc.StatusCode.UNKNOWN.value[0], type(error).__name__, ())  # raised by an interceptor
     code = error.code() or grpc.StatusCode.UNKNOWN
     return status_error(code.value[0], error.details() or "", error.trailing_metadata() or ())
-
-
-def closed_error() -> StorageError:
-    """Return the error of a call on a channel that was closed."""
-    return StorageError("client is closed", "NOT_SERVING")
 
 
 def deadline_error() -> StorageError:
