@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from cases.audits import DAEMON, LOG, ORIGIN, Forge, PrunedPlace, make_forge
+from cases.audits import DAEMON, LOG, ORIGIN, Forge, PrunedLocation, make_forge
 from cases.daemons import ORIGIN as RUNNING_ORIGIN
 from cases.daemons import make_running
 from consentd import cli
 from consentd.audit.evidence import make_evidence
-from consentd.audit.sources import Exported
+from consentd.audit.sources import ExportDirectory
 from consentd.core import checkpoint, codec, ed25519, note, quorum
 from consentd.core.evidence import Scope, format_evidence, parse_evidence
 from consentd.core.kinds import EntryKind
@@ -58,7 +58,7 @@ def forge() -> Forge:
 
 
 @pytest.fixture(scope="module")
-def place(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def place(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> ExportDirectory:
     directory = tmp_path_factory.mktemp("bundled")
     return forge.write(directory / "log", directory / "openings")
 
@@ -75,7 +75,7 @@ def _public(forge: Forge) -> set[bytes]:
 # -- what is proven ---------------------------------------------------------------------------------------------
 
 
-def test_a_range(place: Exported, tmp_path: Path) -> None:
+def test_a_range(place: ExportDirectory, tmp_path: Path) -> None:
     found = check(make(place, tmp_path / "b.json", first=200, last=420))
     assert found.scope == Scope(first=200, last=420)
     assert chains_of(found) == [("ledger", 1)]  # whose key signed all of it
@@ -84,7 +84,7 @@ def test_a_range(place: Exported, tmp_path: Path) -> None:
     assert found.kinds["ACCESS"] > 100
 
 
-def test_a_persons_history(place: Exported, forge: Forge, person: bytes, tmp_path: Path) -> None:
+def test_a_persons_history(place: ExportDirectory, forge: Forge, person: bytes, tmp_path: Path) -> None:
     found = check(make(place, tmp_path / "b.json", tag=person))
     count = forge.heads[person][0]
     assert chains_of(found)[0] == ("", count)
@@ -92,12 +92,12 @@ def test_a_persons_history(place: Exported, forge: Forge, person: bytes, tmp_pat
     assert found.opened == found.entry_count
 
 
-def test_a_public_chain(place: Exported, tmp_path: Path) -> None:
+def test_a_public_chain(place: ExportDirectory, tmp_path: Path) -> None:
     found = check(make(place, tmp_path / "b.json", tag=codec.public_tag("ledger")))
     assert chains_of(found) == [("ledger", 1)]
 
 
-def test_a_participant_and_all_it_has_part_in(place: Exported, forge: Forge, tmp_path: Path) -> None:
+def test_a_participant_and_all_it_has_part_in(place: ExportDirectory, forge: Forge, tmp_path: Path) -> None:
     found = check(make(place, tmp_path / "b.json", participant="bank"))
     assert chains_of(found)[0] == ("participant/bank", 2)
     assert found.kinds["ACCESS"] + found.kinds["REFUSAL"] == len(forge.asked)
@@ -106,14 +106,14 @@ def test_a_participant_and_all_it_has_part_in(place: Exported, forge: Forge, tmp
 
 
 def test_a_statement_by_a_person_outside_their_chain_stays_open(
-    place: Exported, forge: Forge, tmp_path: Path
+    place: ExportDirectory, forge: Forge, tmp_path: Path
 ) -> None:
     found = check(make(place, tmp_path / "b.json", first=forge.size - 2, last=forge.size - 2))
     assert (found.unproven, found.opened) == (1, 1)
 
 
-def test_without_openings_a_range_is_still_shown_to_stand_there(place: Exported, tmp_path: Path) -> None:
-    bare = Exported(place.directory)
+def test_without_openings_a_range_is_still_shown_to_stand_there(place: ExportDirectory, tmp_path: Path) -> None:
+    bare = ExportDirectory(place.directory)
     found = check(make(bare, tmp_path / "b.json", first=300, last=310))
     assert (found.entry_count, found.opened) == (11, 0)
     with pytest.raises(InvalidError, match="not available"):
@@ -121,9 +121,9 @@ def test_without_openings_a_range_is_still_shown_to_stand_there(place: Exported,
 
 
 def test_of_a_pruned_ledger_what_is_left_is_proven(
-    place: Exported, forge: Forge, person: bytes, tmp_path: Path
+    place: ExportDirectory, forge: Forge, person: bytes, tmp_path: Path
 ) -> None:
-    kept = PrunedPlace(forge, place, forge.seals[4] + 1)
+    kept = PrunedLocation(forge, place, forge.seals[4] + 1)
     first = kept.start
     found = check(make(kept, tmp_path / "b.json", first=first, last=first + 50))
     assert found.entry_count == 51 + 1
@@ -138,18 +138,18 @@ def test_of_a_pruned_ledger_what_is_left_is_proven(
     assert not (tmp_path / "d.json").exists()
 
 
-def test_nothing_in_scope_is_said(place: Exported, tmp_path: Path) -> None:
+def test_nothing_in_scope_is_said(place: ExportDirectory, tmp_path: Path) -> None:
     for scope in ({"participant": "nobody"}, {"tag": bytes(32)}, {"first": 10**6, "last": 10**6}):
         with pytest.raises(NotFoundError):
             make(place, tmp_path / "b.json", **scope)
     assert not (tmp_path / "b.json").exists()
 
 
-def test_the_same_evidence_has_the_same_bytes(place: Exported, tmp_path: Path) -> None:
+def test_the_same_evidence_has_the_same_bytes(place: ExportDirectory, tmp_path: Path) -> None:
     assert make(place, tmp_path / "a.json", first=5, last=9) == make(place, tmp_path / "b.json", first=5, last=9)
 
 
-def test_witnesses_are_asked_for_where_a_policy_is_given(place: Exported, tmp_path: Path) -> None:
+def test_witnesses_are_asked_for_where_a_policy_is_given(place: ExportDirectory, tmp_path: Path) -> None:
     witness = note.Signer("witness.example", ed25519.KeyPair(b"\5" * 32), note.COSIGNATURE)
     text = f"log {VKEY}\nwitness w1 {note.format_vkey(witness.verifier)}\ngroup all any w1\nquorum all\n"
     policy = quorum.parse_policy(text.encode())
@@ -175,7 +175,7 @@ def test_witnesses_are_asked_for_where_a_policy_is_given(place: Exported, tmp_pa
         check(cosigned(seal_s), **{**fresh, "now_ms": (seal_s + 301) * 1000})
 
 
-def test_what_a_file_claims_to_be_read_under_counts_for_nothing(place: Exported, tmp_path: Path) -> None:
+def test_what_a_file_claims_to_be_read_under_counts_for_nothing(place: ExportDirectory, tmp_path: Path) -> None:
     """A forger signs with a key of his own, and names it in the file."""
     parsed = parse_evidence(make(place, tmp_path / "b.json", first=5, last=9))
     assert parsed.keys == (VKEY,)
@@ -278,7 +278,7 @@ def test_a_person_is_found_by_the_operators_vault(
 
 
 def test_where_there_is_no_vault_it_is_said_what_to_do(
-    place: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: ExportDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["audit", "evidence", str(tmp_path / "b.json"), "--subject", "mhid:SYN-000123", "--log-key", VKEY]
     for where in (["--from", str(place.directory)], ["--url", "http://127.0.0.1:1"]):
@@ -314,7 +314,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.slow
-def test_a_base_install_checks_it(place: Exported, person: bytes, tmp_path: Path) -> None:
+def test_a_base_install_checks_it(place: ExportDirectory, person: bytes, tmp_path: Path) -> None:
     make(place, tmp_path / "b.json", tag=person)
     root = Path(__file__).parents[1]
 

@@ -10,7 +10,7 @@ from cases.audits import LOG, ORIGIN, Forge, make_forge
 from cases.daemons import make_running
 from consentd import cli
 from consentd.audit.monitor import FIRST, FORK, GROWN, ROLLBACK, SAME, STALE, UNWITNESSED, Monitor
-from consentd.audit.sources import Exported
+from consentd.audit.sources import ExportDirectory
 from consentd.core import checkpoint, ed25519, note, quorum
 from consentd.cosigning.keyfiles import read_signing_key
 from consentd.errors import SignatureError, StorageError
@@ -93,7 +93,7 @@ def test_silence_is_an_alarm_after_a_while(forge: Forge, tmp_path: Path) -> None
     witness = note.Signer("witness.example", ed25519.KeyPair(b"\5" * 32), note.COSIGNATURE)
     cosigned = note.format_note(text, [LOG.sign(text), witness.cosign(text, 1)])
     (tmp_path / "a" / "checkpoint").write_bytes(cosigned)
-    source = Exported(tmp_path / "a").open()
+    source = ExportDirectory(tmp_path / "a").open()
     assert monitor.look(source, 1070).what == SAME
     assert monitor.look(source, 1120).what == SAME
     assert monitor.look(source, 1131).what == STALE
@@ -132,7 +132,7 @@ def test_what_is_kept_is_verified_when_read(forge: Forge, tmp_path: Path) -> Non
 # -- with witnesses ---------------------------------------------------------------------------------------------
 
 
-def cosigned(place: Exported, *lines: tuple[note.Signer, int]) -> Exported:
+def cosigned(place: ExportDirectory, *lines: tuple[note.Signer, int]) -> ExportDirectory:
     """Add cosignatures, each of a witness at a time, to the checkpoint of *place*."""
     path = place.directory / "checkpoint"
     opened = note.parse_note(path.read_bytes())

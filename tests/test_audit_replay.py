@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from cases.audits import JOBS, LOG, ORIGIN, SIZE, Forge, PrunedPlace, PrunedSource, make_forge, make_half
+from cases.audits import JOBS, LOG, ORIGIN, SIZE, Forge, PrunedLocation, PrunedSource, make_forge, make_half
 from cases.daemons import ORIGIN as RUNNING_ORIGIN
 from cases.daemons import make_running, question, request_id
 from consentd.audit.files import DataDirectory
-from consentd.audit.live import Live
+from consentd.audit.live import LiveDaemon
 from consentd.audit.partition import Partition, PartitionPlan
 from consentd.audit.replay import ReplayReport, replay_decisions
 from consentd.core import checkpoint, codec, ed25519
@@ -307,9 +307,9 @@ def test_what_is_pruned_is_no_fault_and_leaves_the_rest_to_be_told(
         forge.ask(tag, purpose="HRESCH")  # rests on no consent
     forge.seal()
     exported = forge.write(tmp_path / "a", tmp_path / "b")
-    place = PrunedPlace(forge, exported, start)
+    place = PrunedLocation(forge, exported, start)
     monkeypatch.setattr(LongPruned, "kept_from_ms", kept_from_ms)
-    monkeypatch.setattr(PrunedPlace, "open", lambda self: LongPruned(self))
+    monkeypatch.setattr(PrunedLocation, "open", lambda self: LongPruned(self))
     replayed = replay(place, jobs=1)
     assert {fault.index for fault in replayed.faults if fault.index is not None and fault.index >= later} == set()
     assert replayed.not_checked[DECISION_PRUNED] > 0
@@ -368,7 +368,7 @@ def test_what_a_daemon_decided_comes_out_again(tmp_path: Path) -> None:
         )
         running.check_ledger()
         daemon = running.daemon
-        live = Live(
+        live = LiveDaemon(
             url=f"http://127.0.0.1:{daemon.http_port}", target=f"127.0.0.1:{daemon.grpc_port}",
             token=running.tokens["operator"],
         )
@@ -376,7 +376,7 @@ def test_what_a_daemon_decided_comes_out_again(tmp_path: Path) -> None:
             "origin": RUNNING_ORIGIN, "log_verifier": read_signing_key(running.config.keys.log_key_file).verifier,
         }
         outside = replay_decisions(
-            Live(url=live.url, target=live.target, token=running.tokens["pipc"]), **options
+            LiveDaemon(url=live.url, target=live.target, token=running.tokens["pipc"]), **options
         )
         assert outside.same == {}
         assert outside.is_undetermined

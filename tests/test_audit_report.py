@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from cases.audits import LOG, ORIGIN, START_MS, Forge, PrunedPlace, make_forge
+from cases.audits import LOG, ORIGIN, START_MS, Forge, PrunedLocation, make_forge
 from consentd.audit import drawing
 from consentd.audit.page import _REASONS, render
 from consentd.audit.report import HOUR_MS, Summary, summarise
-from consentd.audit.sources import Exported
+from consentd.audit.sources import ExportDirectory
 from consentd.core import codec, merkle
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, ProofError
@@ -45,12 +45,12 @@ def forge() -> Forge:
 
 
 @pytest.fixture(scope="module")
-def place(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def place(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> ExportDirectory:
     directory = tmp_path_factory.mktemp("reported")
     return forge.write(directory / "log", directory / "openings")
 
 
-def test_what_is_counted_is_what_the_ledger_holds(forge: Forge, place: Exported) -> None:
+def test_what_is_counted_is_what_the_ledger_holds(forge: Forge, place: ExportDirectory) -> None:
     found = add_up(place)
     kinds = [leaf[1] for leaf in forge.leaves]
     assert found.entries == len(forge.leaves) - len(forge.seals)
@@ -64,8 +64,8 @@ def test_what_is_counted_is_what_the_ledger_holds(forge: Forge, place: Exported)
     assert {interval for interval, _ in found.by_organisation} <= set(range(found.intervals))
 
 
-def test_without_openings_it_says_what_does_not_show(forge: Forge, place: Exported) -> None:
-    found = add_up(Exported(place.directory))
+def test_without_openings_it_says_what_does_not_show(forge: Forge, place: ExportDirectory) -> None:
+    found = add_up(ExportDirectory(place.directory))
     assert found.closed == len(forge.asked) + 1
     assert not found.by_organisation
     page = render(found, made_s=0)
@@ -84,7 +84,7 @@ def test_leaves_that_the_log_did_not_sign_are_refused(forge: Forge, tmp_path: Pa
         add_up(place, index=forge.size)
 
 
-def test_the_page_stands_by_itself(place: Exported) -> None:
+def test_the_page_stands_by_itself(place: ExportDirectory) -> None:
     page = render(add_up(place), made_s=1_800_000_000)
     assert not re.search(r"<script|<link|<img|src=|url\(|@import|https?://", page)
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; 의식 없음" in page
@@ -96,13 +96,13 @@ def test_the_page_stands_by_itself(place: Exported) -> None:
     assert len(re.findall(r"<svg", page)) == 5
 
 
-def test_a_persons_tag_is_nowhere_in_it(forge: Forge, place: Exported) -> None:
+def test_a_persons_tag_is_nowhere_in_it(forge: Forge, place: ExportDirectory) -> None:
     page = render(add_up(place), made_s=0)
     assert not any(tag.hex() in page for tag in forge.heads)
 
 
 @pytest.mark.parametrize("index", [0, 255, 256, 511, 900])
-def test_the_drawn_path_is_the_inclusion_proof(forge: Forge, place: Exported, index: int) -> None:
+def test_the_drawn_path_is_the_inclusion_proof(forge: Forge, place: ExportDirectory, index: int) -> None:
     found = add_up(place, index=index)
     path = found.path
     assert path is not None
@@ -222,7 +222,7 @@ class Seen(HTMLParser):
         self.attributes += [name for name, _ in attrs]
 
 
-def test_the_page_may_load_nothing(place: Exported) -> None:
+def test_the_page_may_load_nothing(place: ExportDirectory) -> None:
     page = render(add_up(place), made_s=0)
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
     assert policy is not None
@@ -230,7 +230,7 @@ def test_the_page_may_load_nothing(place: Exported) -> None:
     assert page.index("Content-Security-Policy") < page.index("<title>")  # before anything of the ledger
 
 
-def test_what_is_drawn_can_be_read_without_seeing_it(forge: Forge, place: Exported) -> None:
+def test_what_is_drawn_can_be_read_without_seeing_it(forge: Forge, place: ExportDirectory) -> None:
     page = render(add_up(place), made_s=0)
     tables = re.findall(r"<details>.*?</details>", page, re.DOTALL)
     assert len(tables) == 3
@@ -293,8 +293,8 @@ def test_times_that_no_calendar_has_are_shown(tmp_path: Path, later_ms: int) -> 
     assert f"{found.end_ms:,} ms" in page or later_ms < 1 << 60
 
 
-def test_what_is_pruned_is_not_counted_and_is_no_silence(forge: Forge, place: Exported) -> None:
-    kept = PrunedPlace(forge, place, forge.seals[3] + 1)
+def test_what_is_pruned_is_not_counted_and_is_no_silence(forge: Forge, place: ExportDirectory) -> None:
+    kept = PrunedLocation(forge, place, forge.seals[3] + 1)
     found, whole = add_up(kept, gap_ms=1), add_up(place, gap_ms=1)
     assert found.pruned == len(kept.gone) > 100
     assert found.entries + found.seal_count == forge.size - found.pruned

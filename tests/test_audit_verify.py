@@ -19,8 +19,8 @@ from cases.daemons import make_running, question, request_id
 from consentd import cli
 from consentd.audit.checkpoints import Witnesses
 from consentd.audit.files import DataDirectory
-from consentd.audit.live import Live
-from consentd.audit.sources import Exported
+from consentd.audit.live import LiveDaemon
+from consentd.audit.sources import ExportDirectory
 from consentd.audit.state_store import StateStore
 from consentd.audit.verify import verify_ledger
 from consentd.core import checkpoint, codec, ed25519, merkle, note, quorum, tiles
@@ -62,7 +62,7 @@ def grow(forge: Forge, size: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Forge, Exported]:
+def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Forge, ExportDirectory]:
     made = make_forge(SIZE)
     directory = tmp_path_factory.mktemp("sound")
     return made, made.write(directory / "ledger", directory / "openings")
@@ -71,7 +71,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Forge, Exported]:
 # -- what is sound ----------------------------------------------------------------------------------------------
 
 
-def test_a_sound_ledger_is_proven(sound: tuple[Forge, Exported]) -> None:
+def test_a_sound_ledger_is_proven(sound: tuple[Forge, ExportDirectory]) -> None:
     forge, place = sound
     done: list[tuple[int, int]] = []
     report = verify(place, progress=lambda at, size: done.append((at, size)))
@@ -84,8 +84,8 @@ def test_a_sound_ledger_is_proven(sound: tuple[Forge, Exported]) -> None:
     assert not report.is_undetermined
 
 
-def test_without_openings_statements_are_counted_as_not_checked(sound: tuple[Forge, Exported]) -> None:
-    report = verify(Exported(sound[1].directory))
+def test_without_openings_statements_are_counted_as_not_checked(sound: tuple[Forge, ExportDirectory]) -> None:
+    report = verify(ExportDirectory(sound[1].directory))
     assert report.faults == ()
     assert report.statements_opened == 0
     assert report.not_checked == {NO_STATEMENTS: report.entries}
@@ -101,11 +101,11 @@ def test_worker_processes_see_the_same(tmp_path: Path) -> None:
     assert 700 in named(verify(place, jobs=2))
 
 
-def test_little_memory_gives_the_same(sound: tuple[Forge, Exported]) -> None:
+def test_little_memory_gives_the_same(sound: tuple[Forge, ExportDirectory]) -> None:
     assert verify(sound[1], cached=16) == verify(sound[1])
 
 
-def test_another_key_or_origin_proves_nothing(sound: tuple[Forge, Exported]) -> None:
+def test_another_key_or_origin_proves_nothing(sound: tuple[Forge, ExportDirectory]) -> None:
     other = note.Signer(ORIGIN, ed25519.KeyPair(b"\7" * 32))
     with pytest.raises(SignatureError):
         verify_ledger(sound[1], origin=ORIGIN, log_verifier=other.verifier)
@@ -388,7 +388,7 @@ def test_a_state_goes_on_with_a_larger_ledger_and_finds_what_is_new(tmp_path: Pa
         verify(make_forge(300).write(tmp_path / "e"), state_path=state)
 
 
-def test_a_state_of_another_ledger_is_refused(tmp_path: Path, sound: tuple[Forge, Exported]) -> None:
+def test_a_state_of_another_ledger_is_refused(tmp_path: Path, sound: tuple[Forge, ExportDirectory]) -> None:
     verify(sound[1], state_path=tmp_path / "state")
     states = StateStore(tmp_path / "state")
     saved = states.load()
@@ -580,7 +580,7 @@ SEALED_S = START_MS // 1000
 """Before any seal of a forged ledger, by less than a minute."""
 
 
-def cosigned(place: Exported, *lines: tuple[note.Signer, int]) -> Exported:
+def cosigned(place: ExportDirectory, *lines: tuple[note.Signer, int]) -> ExportDirectory:
     """Give the checkpoint of *place* these cosignatures and no others."""
     path = place.directory / "checkpoint"
     opened = note.parse_note(path.read_bytes())
@@ -736,14 +736,14 @@ def test_a_daemon_is_verified_while_it_runs_and_when_it_is_stopped(tmp_path: Pat
             "origin": RUNNING_ORIGIN, "log_verifier": read_signing_key(running.config.keys.log_key_file).verifier,
         }
         daemon = running.daemon
-        live = Live(
+        live = LiveDaemon(
             url=f"http://127.0.0.1:{daemon.http_port}", target=f"127.0.0.1:{daemon.grpc_port}",
             token=running.tokens["operator"],
         )
         report = verify_ledger(live, **options)
         assert report.faults == ()
         assert report.entries > 600
-        auditor = Live(url=live.url, target=live.target, token=running.tokens["pipc"])
+        auditor = LiveDaemon(url=live.url, target=live.target, token=running.tokens["pipc"])
         outside = verify_ledger(auditor, **options)
         assert outside.faults == ()
         assert outside.not_checked[CLOSED] >= 600  # persons' statements are outside its mandate

@@ -255,7 +255,7 @@ def test_openings_are_for_their_owner_alone(run: Run, ledger: Path, tmp_path: Pa
     for inside in ("out", "out/openings"):
         to = ("--statements-to", tmp_path / inside)
         status, _, err = run("export", tmp_path / "out", "--config", config, *to, *pins)
-        assert (status, "directory of their own" in err) == (2, True)
+        assert (status, "directory outside the exported one" in err) == (2, True)
     assert run("export", tmp_path / "out", "--config", config, "--statements-to", tmp_path / "beside", *pins)[0] == 0
     modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "beside").rglob("*") if path.is_file()}
     assert modes == {0o600}

@@ -10,9 +10,9 @@ import pytest
 from cases.audits import LOG, ORIGIN, Forge, make_forge
 from cases.daemons import Running
 from cases.http import start_busy_daemon
-from consentd.audit.export import Exported, export
-from consentd.audit.live import Live
-from consentd.audit.sources import Exported as Directory
+from consentd.audit.export import ExportReport, export
+from consentd.audit.live import LiveDaemon
+from consentd.audit.sources import ExportDirectory
 from consentd.audit.verify import verify_ledger
 from consentd.core import checkpoint, tiles
 from consentd.cosigning.keyfiles import read_signing_key
@@ -21,7 +21,7 @@ from consentd.errors import ConsentdError, DeniedError, InvalidError, ProofError
 SIZES = (2, 255, 256, 257, 700, 65_535, 65_536, 65_537)
 
 
-def copy(place: Any, target: Path, **options: Any) -> Exported:
+def copy(place: Any, target: Path, **options: Any) -> ExportReport:
     return export(place, target, origin=ORIGIN, log_verifier=LOG.verifier, **options)
 
 
@@ -103,7 +103,7 @@ def test_an_interrupted_export_goes_on(tmp_path: Path, large: Forge, monkeypatch
         monkeypatch.setattr(os, "replace", replace)
         if not stopped:
             break
-        report = verify_ledger(Directory(target), origin=ORIGIN, log_verifier=LOG.verifier)
+        report = verify_ledger(ExportDirectory(target), origin=ORIGIN, log_verifier=LOG.verifier)
         assert report.checkpoint.size == 300
         assert [fault for fault in report.faults if fault.index != 299] == []
         copy(new_place, target)
@@ -123,7 +123,7 @@ def test_a_contradiction_is_refused_and_the_old_checkpoint_stays(tmp_path: Path,
     other = make_forge(900, people=9)
     with pytest.raises(ProofError):
         copy(other.write(tmp_path / "c"), copied)
-    with pytest.raises(ProofError, match="another"):
+    with pytest.raises(ProofError, match="is not the one that was exported"):
         copy(cut(other, 700).write(tmp_path / "d"), copied)
     assert (copied / "checkpoint").read_bytes() == note
 
@@ -147,7 +147,7 @@ def test_without_openings_none_are_exported(tmp_path: Path, large: Forge) -> Non
 @pytest.mark.slow
 def test_a_running_daemon_is_exported(running: Running, tmp_path: Path) -> None:
     daemon, log = running.daemon, read_signing_key(running.config.keys.log_key_file).verifier
-    place = Live(
+    place = LiveDaemon(
         url=f"http://127.0.0.1:{daemon.http_port}", target=f"127.0.0.1:{daemon.grpc_port}",
         token=running.tokens["operator"],
     )
@@ -156,23 +156,23 @@ def test_a_running_daemon_is_exported(running: Running, tmp_path: Path) -> None:
     assert done.checkpoint.size > 900
     note = (tmp_path / "copy" / "checkpoint").read_bytes()
     assert checkpoint.open_checkpoint(note, log.name, log)[0] == done.checkpoint
-    report = verify_ledger(Directory(tmp_path / "copy", tmp_path / "openings"), **options)
+    report = verify_ledger(ExportDirectory(tmp_path / "copy", tmp_path / "openings"), **options)
     assert report.faults == ()
     assert report.statements_opened == report.entries
     with pytest.raises(DeniedError, match="auditor"):
-        export(Live(url=place.url, token=running.tokens["app"]), tmp_path / "no", **options)
+        export(LiveDaemon(url=place.url, token=running.tokens["app"]), tmp_path / "no", **options)
 
 
 def test_what_cannot_be_reached_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("consentd.audit.live.PAUSE_S", 0)
-    for place in (Live(url="http://127.0.0.1:9"), Live(url="https://127.0.0.1:9")):
+    for place in (LiveDaemon(url="http://127.0.0.1:9"), LiveDaemon(url="https://127.0.0.1:9")):
         with pytest.raises(StorageError, match="cannot be read"):
             copy(place, tmp_path)
     for url, token in (("ftp://127.0.0.1/", ""), ("http://log.example", "secret-token")):
         with pytest.raises(ConsentdError) as caught:
-            copy(Live(url=url, token=token), tmp_path)
+            copy(LiveDaemon(url=url, token=token), tmp_path)
         assert "secret-token" not in str(caught.value)
-    assert "secret-token" not in repr(Live(url="http://log.example", token="secret-token"))
+    assert "secret-token" not in repr(LiveDaemon(url="http://log.example", token="secret-token"))
 
 
 def test_a_file_of_another_program_is_left_alone(tmp_path: Path, large: Forge) -> None:

@@ -13,7 +13,7 @@ from cases.pruned_ledgers import DAYS, World, data_directory, fsck, live, pruned
 from consentd.audit.export import export
 from consentd.audit.live import LiveSource
 from consentd.audit.replay import replay_decisions
-from consentd.audit.sources import Exported
+from consentd.audit.sources import ExportDirectory
 from consentd.core import checkpoint
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import DAY_MS, Pruned
@@ -213,10 +213,10 @@ def test_a_ledger_that_prunes_while_it_is_read_is_read_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(LiveSource, "leaves", leaves_late)
-        with pytest.raises(StorageError, match=r"pruned meanwhile|cannot be read"):
+        with pytest.raises(StorageError, match=r"pruned during the export|cannot be read"):
             export(live(world, openings=False), tmp_path / "out", origin=ORIGIN, log_verifier=log_key(world))
     export(live(world, openings=False), tmp_path / "again", origin=ORIGIN, log_verifier=log_key(world))
-    assert verify(world, Exported(tmp_path / "again")).faults == ()
+    assert verify(world, ExportDirectory(tmp_path / "again")).faults == ()
 
 
 def test_a_witness_takes_no_missing_entry_for_evidence(world: World, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from cases.pruned_ledgers import DAYS, World, data_directory, fsck, live, pruned
 from consentd import cli
 from consentd.audit.export import export
 from consentd.audit.replay import replay_decisions
-from consentd.audit.sources import Exported
+from consentd.audit.sources import ExportDirectory
 from consentd.core import codec, tiles
 from consentd.core.kinds import EntryKind
 from consentd.core.note import format_vkey
@@ -307,12 +307,12 @@ def test_an_auditor_verifies_what_is_left(world: World, tmp_path: Path) -> None:
     # Who had verified a part before goes on from there, over the gap.
     assert verify(world, live(world), state_path=state).faults == ()
     exported = export(live(world, openings=False), rest, origin=ORIGIN, log_verifier=log_key)
-    assert verify(world, Exported(rest)).faults == ()
+    assert verify(world, ExportDirectory(rest)).faults == ()
     assert not (rest / tiles.entries_path(0)).exists()
     assert (rest / tiles.kept_path(0)).exists()
     # A directory that had been exported before keeps what it has, and is verified from its first leaf on.
     export(live(world, openings=False), full, origin=ORIGIN, log_verifier=log_key)
-    report = verify(world, Exported(full))
+    report = verify(world, ExportDirectory(full))
     assert report.faults == ()
     assert report.checkpoint == exported.checkpoint
     world.running.stop()
@@ -344,7 +344,7 @@ def test_a_place_that_hides_more_than_the_ledger_states_is_found(world: World, t
         assert leaves[index % 256]
         leaves[index % 256] = b""
         path.write_bytes(tiles.encode_bundle(leaves))
-        found = verify(world, Exported(rest)).faults
+        found = verify(world, ExportDirectory(rest)).faults
         path.write_bytes(before)
         assert found
         return found[0].what
@@ -364,9 +364,9 @@ def test_a_place_that_hides_more_than_the_ledger_states_is_found(world: World, t
     claim = rest / "pruned"
     told = claim.read_bytes()
     claim.write_bytes(format_pruned(Pruned(retention.read_pruned(store).kept_from_ms, start - 256)))
-    assert verify(world, Exported(rest)).faults
+    assert verify(world, ExportDirectory(rest)).faults
     claim.write_bytes(told)
-    assert verify(world, Exported(rest)).faults == ()
+    assert verify(world, ExportDirectory(rest)).faults == ()
 
 
 def test_a_leaf_or_statement_that_is_gone_and_not_stated_is_named_by_fsck(world: World) -> None:

@@ -1,8 +1,8 @@
-"""Take a recorded decision again, on what was in force at its place, and say in what the two differ.
+"""Take a recorded decision again, on what was in force at its index, and name the fields that differ.
 
-The rules are those of ``policy``, and of the sequencer where it decides: at the leaf's own time, seeing every earlier
-entry and no later one, and a break-glass question only from a participant enrolled for it (policy.md, rule 7). All of a
-recorded decision follows from the ledger but its ``decision_id``, which is drawn at random.
+The rules are those of ``policy`` and of the sequencer: decided at the leaf's own time, with every earlier entry and no
+later one, and a break-glass question only from a participant enrolled for it (policy.md, rule 7). Every field of a
+recorded decision follows from the ledger, except ``decision_id``, which is random.
 """
 
 from typing import Any
@@ -21,22 +21,22 @@ _PERMITS = (pb.OUTCOME_PERMIT, pb.OUTCOME_PARTIAL)
 
 
 def differences(view: View, index: int, event: codec.Event, made: codec.Statement, *, origin: str) -> list[str]:
-    """Take the decision of an ACCESS or REFUSAL again; name each field that comes out otherwise, both ways.
+    """Take the decision of an ACCESS or REFUSAL again; return a text for each field that differs, with both values.
 
     Args:
         view: the table with every entry before *index* applied.
 
     Raises:
-        MalformedError: the payload is not one, or records nothing that was asked.
-        InvalidError: the question is none that could have been answered.
-        SignatureError: the asker signed, but not this question, or with a key not in force.
+        MalformedError: the payload does not decode, or has no question.
+        InvalidError: the question is invalid, so it could not have been answered.
+        SignatureError: the asker's signature is not of this question, or not by a key in force.
     """
     message: Any = payloads.decode_payload(event.kind, made.payload)
     if event.kind == EntryKind.REFUSAL:
         if message.WhichOneof("refused") == "grant":
             return _refused_grant(view, message)
         if message.WhichOneof("refused") != "access":
-            raise MalformedError("refusal says nothing of what was refused")
+            raise MalformedError("refusal does not record what was refused")
         message = message.access
     if message.asked.signature:
         _verify_asker(view, event, made, message.asked, origin)
@@ -52,7 +52,7 @@ def differences(view: View, index: int, event: codec.Event, made: codec.Statemen
 
 
 def _compare(recorded: pb.Decision, again: pb.Decision) -> list[str]:
-    """Name the fields that differ; both messages are the caller's own."""
+    """Return a text for each field that differs. Changes *recorded*."""
     recorded.ClearField("decision_id")
     if recorded == again:
         return []
@@ -65,7 +65,7 @@ def _compare(recorded: pb.Decision, again: pb.Decision) -> list[str]:
 
 
 def _shown(field: Any, value: Any) -> str:
-    """Show a field's value in words where it has some; a tag is never shown."""
+    """Format a field's value, enum values by name. A tag is never shown."""
     if field.name == "tag":
         return "another tag"
     if field.enum_type is not None and isinstance(value, int):
@@ -102,7 +102,7 @@ def _verify_asker(
 ) -> None:
     owner = view.key_owner(asked.key)
     if owner is None or owner.kind is not Owner.PARTICIPANT or owner.name != asked.asker:
-        raise SignatureError("asker's key was not in force for who asked")
+        raise SignatureError("asker's key was not in force for the asker")
     message = codec.signed_message(
         origin=origin,
         kind=codec.QUESTION_KIND,

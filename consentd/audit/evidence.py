@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from consentd.audit.sources import Place, Source, write_file
+from consentd.audit.sources import Location, Source, write_file
 from consentd.audit.state_store import StateStore
 from consentd.core import bucketed, checkpoint, codec, history, merkle, tiles
 from consentd.core.checkpoint import Checkpoint
@@ -45,7 +45,7 @@ class MadeEvidence:
 
 
 def make_evidence(
-    place: Place,
+    place: Location,
     path: Path,
     scope: Scope,
     *,

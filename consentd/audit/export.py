@@ -1,9 +1,9 @@
-"""Write a ledger as files, in the layout of C2SP tlog-tiles: any static host can serve it, any program can read it.
+"""Write a ledger as files in the layout of C2SP tlog-tiles. Any static host can serve them, any program can read them.
 
-Only bundles are read; leaves are hashed here, and every tile is computed from them, so that what is written is a tree
-before the checkpoint says so. Bundle by bundle, each file at once (written beside, synced, renamed), the level-0 tile
-last: where that lies, all before it does, and an interrupted export goes on behind it. The checkpoint comes last of
-all; then the partial tiles of the older one go. So the directory is, at any moment, a whole ledger at its checkpoint.
+Leaves are read, and every tile is computed from them, so the files are a tree whatever the source has. For each bundle,
+each file is written at once (temporary file, fsync, rename) and the level-0 tile last: if that exists, so does all
+before it, and an interrupted export continues after it. The checkpoint is written last of all; then the partial tiles
+of the older checkpoint are deleted. So the directory always is a whole ledger at its checkpoint.
 """
 
 from collections import deque
@@ -13,30 +13,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import local
 
-from consentd.audit.sources import Place, Source, encode_openings, read_file, statements_path, write_file
+from consentd.audit.sources import Location, Source, encode_openings, read_file, statements_path, write_file
 from consentd.core import checkpoint, merkle, pruned, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import MAX_NOTE_SIZE, NoteVerifier
 from consentd.errors import InvalidError, MalformedError, ProofError, StorageError
 from consentd.verify.findings import Progress
-from consentd.verify.source import Opening, leaf_hashes, read_leaves, width_of
+from consentd.verify.source import Opening, leaf_hashes, read_leaves, tile_root, width_of
 
 _WIDTH = tiles.TILE_WIDTH
 _FULL = _WIDTH * merkle.HASH_SIZE
 Bundle = tuple[int, list[bytes], list[bytes], list[Opening] | None]
-"""Number, leaves (empty where pruned), their hashes, openings."""
+"""Number, leaves (b"" for pruned ones), their hashes, openings."""
 _AHEAD = 8
-"""Bundles fetched ahead where fetching waits for a network."""
+"""Bundles fetched ahead by several threads, because each fetch waits for a network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exported:
-    """What an export did.
+class ExportReport:
+    """The result of an export.
 
     Attributes:
-        checkpoint: what the directory now holds.
-        start: leaves that lay there already in full tiles.
-        files: written; ``removed``: partial ones of an older checkpoint.
+        checkpoint: whose tree the directory has now.
+        start: leaves that the directory had before, in full tiles.
+        files: number of files written.
+        removed: number of partial files of an older checkpoint that were deleted.
     """
 
     checkpoint: Checkpoint
@@ -46,7 +47,7 @@ class Exported:
 
 
 def export(
-    place: Place,
+    location: Location,
     directory: Path,
     *,
     origin: str,
@@ -54,22 +55,22 @@ def export(
     statements: Path | None = None,
     threads: int = 1,
     progress: Progress | None = None,
-) -> Exported:
-    """Write the ledger at *place*, up to its latest checkpoint, into *directory*; only what is not there yet.
+) -> ExportReport:
+    """Write the ledger at *location*, up to its latest checkpoint, into *directory*, except what is there already.
 
     Args:
-        statements: write openings here too, another directory: who serves it publishes them.
-        threads: how many fetch bundles; more than 1 where a network is in between.
+        statements: another directory, for openings. Never serve it, or the openings are public.
+        threads: how many threads fetch bundles; more than 1 helps over a network.
 
     Raises:
-        StorageError: the place or the disk fails.
+        StorageError: the source or the disk fails.
         VerificationError: the checkpoint is not this log's, or the leaves are not what it signed, or the ledger does
-            not begin with what the directory holds.
-        InvalidError: the place has no openings, or they would lie among what is served.
+            not begin with the one in the directory.
+        InvalidError: the source has no openings, or *statements* is inside *directory*, which is served.
     """
     if statements is not None and statements.resolve().is_relative_to(directory.resolve()):
-        raise InvalidError("openings go into a directory of their own, for who serves the other one publishes them")
-    source = place.open()
+        raise InvalidError("openings need a directory outside the exported one, which is served to others")
+    source = location.open()
     try:
         note = source.checkpoint()
         point, _ = checkpoint.open_checkpoint(note, origin, log_verifier)
@@ -80,43 +81,45 @@ def export(
         start = work.edge.size
         found = source.pruned()
         if found != pruned.NOTHING:
-            # First of all, so that no reader of the directory looks for what is not going to be there.
+            # Written first, so that no reader of the directory expects files that will not be there.
             work.write(directory / pruned.FILE, pruned.format_pruned(found))
-        for n, leaves, hashes, openings in _fetch(place, source, point, bundles, threads, statements is not None):
+        for n, leaves, hashes, openings in _fetch(location, source, point, bundles, threads, statements is not None):
             work.put(n, leaves, hashes, openings)
             if progress is not None:
                 progress(work.edge.size, point.size)
         if work.edge.root() != point.root:
             raise ProofError(f"leaves do not hash to the root that the log signed at size {point.size}")
         if source.pruned() != found:
-            raise StorageError("ledger was pruned meanwhile; export again")
+            raise StorageError("ledger was pruned during the export; export again")
         work.write(directory / "checkpoint", note)
-        return Exported(checkpoint=point, start=start, files=work.files, removed=work.remove_partials())
+        return ExportReport(checkpoint=point, start=start, files=work.files, removed=work.remove_partials())
     finally:
         source.close()
 
 
 def _compare_older(directory: Path, point: Checkpoint, origin: str, log_verifier: NoteVerifier) -> None:
-    """Refuse a ledger that is smaller than the one exported before. That it begins with it shows at the end: full
-    tiles are kept, and the root must come out."""
+    """Refuse a ledger that is smaller than the one exported before.
+
+    Whether it begins with that one shows at the end: the full tiles of that one are used, and the root must be right.
+    """
     note = read_file(directory / "checkpoint", MAX_NOTE_SIZE)
     older, _ = checkpoint.open_checkpoint(note, origin, log_verifier)
     if older.size > point.size:
         raise ProofError(f"ledger is smaller than what was exported: `{point.size}` and `{older.size}`")
     if older.size == point.size and older.root != point.root:
-        raise ProofError(f"ledger is another than what was exported, at size {point.size}")
+        raise ProofError(f"ledger is not the one that was exported, at size {point.size}")
 
 
 def _fetch(
-    place: Place, source: Source, point: Checkpoint, bundles: range, threads: int, with_openings: bool
+    location: Location, source: Source, point: Checkpoint, bundles: range, threads: int, with_openings: bool
 ) -> Iterator[Bundle]:
-    """Yield bundles in order; where several threads fetch, each with a source of its own."""
+    """Yield bundles in order. If several threads fetch, each has a source of its own."""
 
     def read(one: Source, n: int) -> Bundle:
         leaves = read_leaves(one, n, width_of(n, point.size))
         openings = one.openings(n, leaves) if with_openings else None
         if with_openings and openings is None:
-            raise InvalidError("place has no openings to export")
+            raise InvalidError("source has no openings to export")
         return n, leaves, leaf_hashes(one, n, leaves), openings
 
     if threads <= 1:
@@ -128,7 +131,7 @@ def _fetch(
 
     def read_by_thread(n: int) -> Bundle:
         if not hasattr(own, "source"):
-            own.source = place.open()
+            own.source = location.open()
             opened.append(own.source)
         return read(own.source, n)
 
@@ -148,7 +151,7 @@ def _fetch(
 
 
 class _Work:
-    """One export under way. Owned by one thread."""
+    """One export. One thread owns it."""
 
     def __init__(self, directory: Path, statements: Path | None, point: Checkpoint) -> None:
         self._directory, self._statements, self._point = directory, statements, point
@@ -156,7 +159,7 @@ class _Work:
         self.edge = _resume(directory, statements, point.size)
 
     def put(self, n: int, leaves: list[bytes], hashes: list[bytes], openings: list[Opening] | None) -> None:
-        """Write bundle *n* and the tiles that it completes; of the last one, the partial ones too."""
+        """Write bundle *n* and the tiles that it completes; with the last bundle, the partial tiles too."""
         self.edge, changed = self.edge.append(hashes)
         is_last = self.edge.size == self._point.size
         if openings is not None:
@@ -166,23 +169,22 @@ class _Work:
         name = tiles.entries_path(n, len(leaves)) if all(leaves) else tiles.kept_path(n)
         self.write(self._directory / name, tiles.encode_bundle(leaves))
         if is_last:
-            # Every level's partial tile, whether this bundle changed it or not.
+            # The partial tiles of all levels, also of those that this bundle did not change.
             for level, row in enumerate(self.edge.rows):
                 if row:
-                    place = (level, self.edge.size >> (8 * level) >> 8)
-                    changed[place] = row
-        # INVARIANT: the level-0 tile comes last; where it lies, the tiles above it that it completes do.
+                    changed[level, self.edge.size >> (8 * level) >> 8] = row
+        # INVARIANT: the level-0 tile is written last. If it exists, so do the tiles above that it completes.
         for (level, number), row in sorted(changed.items(), reverse=True):
             if len(row) == _FULL or is_last:
                 self.write(self._directory / tiles.tile_path(level, number, len(row) // 32), row)
 
     def write(self, path: Path, content: bytes, *, is_private: bool = False) -> None:
-        """Write a file at once: whoever reads finds the old one or the new one."""
+        """Write a file at once, and count it."""
         write_file(path, content, is_private=is_private)
         self.files += 1
 
     def remove_partials(self) -> int:
-        """Remove partial tiles and bundles of older checkpoints; returns how many."""
+        """Delete partial tiles and bundles of older checkpoints; return how many."""
         removed = 0
         for root in (self._directory / "tile", self._statements):
             if root is None or not root.exists():
@@ -207,22 +209,22 @@ class _Work:
 
 
 def _resume(directory: Path, statements: Path | None, size: int) -> tiles.Edge:
-    """Return the edge behind the last bundle that lies there whole.
+    """Return the tree's edge after the last bundle that was exported completely.
 
     Raises:
-        StorageError, ProofError: a tile that should lie there does not.
+        StorageError, ProofError: a tile that should exist does not.
     """
     low, high = 0, size // _WIDTH
     while low < high:
         middle = (low + high) // 2
-        if _lies(directory, statements, middle):
+        if _is_exported(directory, statements, middle):
             low = middle + 1
         else:
             high = middle
     return _edge(directory, low)
 
 
-def _lies(directory: Path, statements: Path | None, n: int) -> bool:
+def _is_exported(directory: Path, statements: Path | None, n: int) -> bool:
     tile = directory / tiles.tile_path(0, n)
     if not tile.exists() or tile.stat().st_size != _FULL:
         return False
@@ -230,7 +232,7 @@ def _lies(directory: Path, statements: Path | None, n: int) -> bool:
 
 
 def _edge(directory: Path, bundles: int) -> tiles.Edge:
-    """Return the edge of the first *bundles* full bundles: rows above level 0 follow from the full tiles below."""
+    """Return the edge of the first *bundles* full bundles. Partial rows are computed from the full tiles below."""
     size = bundles * _WIDTH
     if size == 0:
         return tiles.Edge()
@@ -242,9 +244,5 @@ def _edge(directory: Path, bundles: int) -> tiles.Edge:
             stored[level, n] = read_file(directory / tiles.tile_path(level, n))
         else:
             full = [read_file(directory / tiles.tile_path(level - 1, m)) for m in below]
-            stored[level, n] = b"".join(map(_tile_root, full))
+            stored[level, n] = b"".join(map(tile_root, full))
     return tiles.Edge.from_tiles(size, stored)
-
-
-def _tile_root(row: bytes) -> bytes:
-    return tiles.Edge().append([row[at : at + 32] for at in range(0, len(row), 32)])[0].root()

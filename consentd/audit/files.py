@@ -1,4 +1,4 @@
-"""Read a stopped daemon's files: store, vault where there is one, and the last signed checkpoint beside them."""
+"""Read a stopped daemon's files: its store, its vault if there is one, and the last signed checkpoint."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ class DataDirectory:
     Attributes:
         store_dir: the ledger's store.
         checkpoint_path: the file of a checkpoint: the one signed last, or the one published last.
-        vault_dir, vault_key_file: what opens statements of persons; None: they stay closed.
+        vault_dir, vault_key_file: open statements of persons; None: these stay closed.
     """
 
     store_dir: Path
@@ -37,23 +37,23 @@ class DataDirectory:
         return DataDirectorySource(store, self.checkpoint_path, vault)
 
     def find_tag(self, scheme: str, value: str) -> bytes:
-        """Return the tag of the person with this identifier, by the vault's keyed hash. No error repeats it.
+        """Return the tag of the person with this identifier, by the vault's keyed hash. No error has the identifier.
 
         Raises:
-            InvalidError: it may not be used as an identifier, or the vault is not at hand.
-            NotFoundError: the vault knows nobody by it.
+            InvalidError: the identifier is invalid, or there is no vault.
+            NotFoundError: the vault has no person with this identifier.
             StorageError: the vault cannot be read.
         """
         check_identifier(scheme, value)
         vault = self._open_vault()
         if vault is None:
-            raise InvalidError("vault is not at hand, and only the vault knows a person's tag")
+            raise InvalidError("there is no vault, and only the vault knows a person's tag")
         try:
             tag = vault.find(vault.identifier_hash(scheme, value))
         finally:
             vault.store.close()
         if tag is None:
-            raise NotFoundError("vault knows nobody by this identifier: not enrolled, or erased", "SUBJECT_NOT_FOUND")
+            raise NotFoundError("vault has no person of this identifier: not enrolled, or erased", "SUBJECT_NOT_FOUND")
         return tag
 
     def _open_vault(self) -> Vault | None:

@@ -1,6 +1,7 @@
 """Read a running daemon: checkpoint, tiles and bundles over HTTP, openings over gRPC (ListStatements).
 
-An auditor's token goes along, never in the clear to another machine. What fails in passing is tried again.
+Requests carry an auditor's token, but never unencrypted to another machine. A request that fails for a reason that may
+pass is repeated.
 """
 
 import http.client
@@ -20,20 +21,20 @@ from consentd.verify.source import Opening
 
 TRIES = 4
 PAUSE_S = 0.5
-"""Before the second try; twice as long before each further one."""
+"""Wait before the second try. The wait doubles before each further one."""
 _MOST = 40 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Live:
+class LiveDaemon:
     """A daemon, or a host that serves an export.
 
     Attributes:
-        url: where ``/checkpoint`` and ``/tile`` are, without a slash at its end.
-        target: HOST:PORT of gRPC; empty: no openings.
+        url: of the directory of ``checkpoint`` and ``tile``, without a slash at its end.
+        target: HOST:PORT of gRPC; empty: openings are not read.
         token: an auditor's.
-        tls_ca: authorities of the daemon's certificates, PEM; None: the system's.
-        tls: gRPC speaks TLS; HTTP does where *url* says https.
+        tls_ca: authorities of the daemon's certificates, PEM; None: those of the system.
+        tls: gRPC uses TLS. HTTP uses it if *url* begins with https.
     """
 
     url: str
@@ -44,53 +45,53 @@ class Live:
     timeout_s: float = 30.0
 
     def open(self) -> "LiveSource":
-        """Open it; connections are made when needed.
+        """Open it. Connections are made when they are needed.
 
         Raises:
-            InvalidError: URL, token or TLS file is none, or a token would go to another machine in the clear.
+            InvalidError: the URL, token or TLS file is invalid, or another machine would get the token unencrypted.
             StorageError: the TLS file cannot be read.
         """
         return LiveSource(self)
 
 
 class LiveSource:
-    """A daemon being read."""
+    """A daemon that is being read. One thread uses it."""
 
     is_whole = False
 
-    def __init__(self, place: Live) -> None:
+    def __init__(self, daemon: LiveDaemon) -> None:
         try:
-            parts = urlsplit(place.url)
+            parts = urlsplit(daemon.url)
             port = parts.port
         except ValueError as error:
-            raise InvalidError(f"URL is not one: `{place.url}`: {error}") from error
-        if parts.scheme not in ("http", "https") or not parts.hostname or not place.url.isascii():
-            raise InvalidError(f"URL is not http or https: `{place.url}`")
-        if place.token:
-            # Said here: http.client would refuse it in an error that repeats the token.
-            if not (place.token.isascii() and place.token.isprintable()):
-                raise InvalidError("token has characters that no token has")
+            raise InvalidError(f"URL is not one: `{daemon.url}`: {error}") from error
+        if parts.scheme not in ("http", "https") or not parts.hostname or not daemon.url.isascii():
+            raise InvalidError(f"URL is not http or https: `{daemon.url}`")
+        if daemon.token:
+            # Checked here, because the error of http.client would contain the token.
+            if not (daemon.token.isascii() and daemon.token.isprintable()):
+                raise InvalidError("token has characters that are not printable ASCII")
             _check_secret(parts.scheme == "https", parts.hostname)
-            if place.target:
-                _check_secret(place.tls or place.tls_ca is not None, place.target.rpartition(":")[0].strip("[]"))
-        self._place = place
+            if daemon.target:
+                _check_secret(daemon.tls or daemon.tls_ca is not None, daemon.target.rpartition(":")[0].strip("[]"))
+        self._daemon = daemon
         self._host, self._port, self._prefix = parts.hostname, port, parts.path.rstrip("/")
         try:
-            self._ca = None if place.tls_ca is None else place.tls_ca.read_bytes()
-            self._tls = ssl.create_default_context(cafile=place.tls_ca) if parts.scheme == "https" else None
+            self._ca = None if daemon.tls_ca is None else daemon.tls_ca.read_bytes()
+            self._tls = ssl.create_default_context(cafile=daemon.tls_ca) if parts.scheme == "https" else None
         except ssl.SSLError as error:
-            raise InvalidError(f"TLS file holds no certificate: `{place.tls_ca}`") from error
+            raise InvalidError(f"TLS file holds no certificate: `{daemon.tls_ca}`") from error
         except OSError as error:
-            raise StorageError(f"TLS file cannot be read: `{place.tls_ca}`: {error.strerror}") from error
+            raise StorageError(f"TLS file cannot be read: `{daemon.tls_ca}`: {error.strerror}") from error
         self._connection: http.client.HTTPConnection | None = None
         self._channel: Any = None
 
     def checkpoint(self) -> bytes:
-        """Return the checkpoint published last."""
+        """Return the latest published checkpoint."""
         return self._get("checkpoint", MAX_NOTE_SIZE)
 
     def pruned(self) -> Pruned:
-        """Return what the daemon says; one that says nothing has pruned nothing."""
+        """Return what the daemon states to be pruned; nothing if it has no such file."""
         found = self._try(pruned.FILE, 1000)
         return pruned.NOTHING if found is None else pruned.parse_pruned(found)
 
@@ -100,7 +101,7 @@ class LiveSource:
         if found is None and width == tiles.TILE_WIDTH:
             found = self._get(tiles.kept_path(n), _MOST)
         if found is None:
-            raise StorageError(f"entry bundle cannot be read: `{self._place.url}`: {n}")
+            raise StorageError(f"entry bundle cannot be read: `{self._daemon.url}`: {n}")
         return tiles.decode_bundle(found)
 
     def tile(self, level: int, n: int, width: int) -> bytes:
@@ -108,8 +109,8 @@ class LiveSource:
         return self._get(tiles.tile_path(level, n, width), _MOST)
 
     def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
-        """Return the openings that the daemon shows this caller."""
-        if not self._place.target:
+        """Return the openings that this caller may read."""
+        if not self._daemon.target:
             return None
         start = n * tiles.TILE_WIDTH
         found: list[Opening] = [None] * len(leaves)
@@ -122,11 +123,11 @@ class LiveSource:
                 at = entry.index - start
                 if 0 <= at < len(leaves) and leaves[at]:
                     if entry.leaf != leaves[at]:
-                        raise MalformedError(f"daemon shows another leaf by gRPC than by HTTP: entry `{entry.index}`")
+                        raise MalformedError(f"daemon has another leaf over gRPC than over HTTP: entry `{entry.index}`")
                     if entry.HasField("opening"):
                         found[at] = entry.opening.salt + entry.opening.statement
             token = page.next_page_token
-            # A page may end early, where statements are large.
+            # A page may have fewer entries than asked for, if statements are large.
             if not token or not page.entries or page.entries[-1].index >= last:
                 return found
 
@@ -138,15 +139,15 @@ class LiveSource:
             self._channel.close()
 
     def _get(self, path: str, most: int) -> bytes:
-        """Return what lies at *path*."""
+        """Return the content at *path*. Raises StorageError if there is none."""
         found = self._try(path, most)
         if found is None:
-            raise StorageError(f"cannot be read: `{self._place.url}/{path}`: 404 Not Found")
+            raise StorageError(f"cannot be read: `{self._daemon.url}/{path}`: 404 Not Found")
         return found
 
     def _try(self, path: str, most: int) -> bytes | None:
-        """Return what lies at *path*, None where nothing does; tries again where that may help."""
-        headers = {"Authorization": f"Bearer {self._place.token}"} if self._place.token else {}
+        """Return the content at *path*, None if there is none. Repeat a request whose failure may pass."""
+        headers = {"Authorization": f"Bearer {self._daemon.token}"} if self._daemon.token else {}
         fault = ""
         for attempt in range(TRIES):
             if attempt:
@@ -162,20 +163,20 @@ class LiveSource:
                 continue
             if response.status == 200:
                 if len(content) > most:
-                    raise MalformedError(f"answer is larger than can be: `{path}`")
+                    raise MalformedError(f"answer is too large: `{path}`")
                 return content
             if response.status in (401, 403):
-                raise DeniedError(f"daemon does not show this to the caller: `{path}`; give an auditor's token")
+                raise DeniedError(f"caller may not read this: `{path}`; give an auditor's token")
             if response.status == 404:
                 return None
             fault = f"{response.status} {response.reason}"
             if response.status < 500:
                 break
-        raise StorageError(f"cannot be read: `{self._place.url}/{path}`: {fault}")
+        raise StorageError(f"cannot be read: `{self._daemon.url}/{path}`: {fault}")
 
     def _connect(self) -> http.client.HTTPConnection:
         if self._connection is None:
-            timeout = self._place.timeout_s
+            timeout = self._daemon.timeout_s
             if self._tls is not None:
                 self._connection = http.client.HTTPSConnection(
                     self._host, self._port, timeout=timeout, context=self._tls
@@ -190,24 +191,24 @@ class LiveSource:
         from consentd.v1 import ledger_service_pb2 as ls
         from consentd.v1 import ledger_service_pb2_grpc
 
-        place = self._place
+        daemon = self._daemon
         if self._channel is None:
             options = (("grpc.max_receive_message_length", _MOST),)
-            if place.tls or place.tls_ca is not None:
+            if daemon.tls or daemon.tls_ca is not None:
                 credentials = grpc.ssl_channel_credentials(self._ca)
-                self._channel = grpc.secure_channel(place.target, credentials, options=options)
+                self._channel = grpc.secure_channel(daemon.target, credentials, options=options)
             else:
-                self._channel = grpc.insecure_channel(place.target, options=options)
+                self._channel = grpc.insecure_channel(daemon.target, options=options)
         stub = ledger_service_pb2_grpc.LedgerServiceStub(self._channel)
         request = ls.ListStatementsRequest(start_index=start, page_size=count, page_token=token)
-        metadata = (("authorization", f"Bearer {place.token}"),)
+        metadata = (("authorization", f"Bearer {daemon.token}"),)
         for attempt in range(TRIES):
             try:
-                return stub.ListStatements(request, metadata=metadata, timeout=place.timeout_s)
+                return stub.ListStatements(request, metadata=metadata, timeout=daemon.timeout_s)
             except grpc.RpcError as error:
                 code = error.code()
                 if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):
-                    raise DeniedError("statements are an auditor's to read: give an auditor's token") from error
+                    raise DeniedError("only auditors may read statements: give an auditor's token") from error
                 if code is not grpc.StatusCode.UNAVAILABLE or attempt == TRIES - 1:
                     raise StorageError(f"statements cannot be read: {code.name}") from error
                 time.sleep(PAUSE_S * 2**attempt)
@@ -216,4 +217,4 @@ class LiveSource:
 
 def _check_secret(is_tls: bool, host: str) -> None:
     if not is_tls and host not in ("localhost", "::1") and not host.startswith("127."):
-        raise InvalidError("another machine needs TLS, or the token would be sent in the clear")
+        raise InvalidError("another machine needs TLS, or the token would be sent unencrypted")

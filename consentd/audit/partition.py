@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from consentd.audit import decisions, workers
-from consentd.audit.sources import Place
+from consentd.audit.sources import Location
 from consentd.core import codec, kinds, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import DECISIONS, NO_DECISION_EFFECT, REALM, EntryKind
@@ -74,12 +74,12 @@ class PartitionPlan:
     """Which decisions a partition replays.
 
     Attributes:
-        place, point: the ledger, and the checkpoint up to which it is replayed.
+        location, point: the ledger, and the checkpoint up to which it is replayed.
         directory: where all partitions have their states.
         number, of: this is partition *number*, from 0, of so many.
     """
 
-    place: Place
+    location: Location
     point: Checkpoint
     directory: Path
     number: int = 0
@@ -114,7 +114,7 @@ class Partition:
         self._registry_lost = False  # an entry of the registry is unreadable
         self._table = Table.open(directory / "table", map_size_mb=_MAP_MB)
         try:
-            self._source = plan.place.open()
+            self._source = plan.location.open()
             try:
                 self.result = self._restore()
                 self._edge = self._read_edge(self.result.size)

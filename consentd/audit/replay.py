@@ -1,4 +1,4 @@
-"""Take every recorded decision again, on the consents that were in force at its place in the ledger.
+"""Take every recorded decision again, on the consents that were in force at its index in the ledger.
 
 The policy table is rebuilt from nothing, entry by entry, with the ``apply`` that the daemon uses. At each ACCESS and
 REFUSAL the table is as it was when the daemon answered, so the same decision must come out; another one is a fault with
@@ -24,7 +24,7 @@ from pathlib import Path
 from consentd.audit import partition
 from consentd.audit.checkpoints import SignedCheckpoint, Witnesses, read_checkpoint
 from consentd.audit.partition import Partition, PartitionPlan, PartitionResult
-from consentd.audit.sources import Place
+from consentd.audit.sources import Location
 from consentd.core import tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import NoteVerifier
@@ -66,7 +66,7 @@ class ReplayReport:
 
 
 def replay_decisions(
-    place: Place,
+    location: Location,
     *,
     origin: str,
     log_verifier: NoteVerifier,
@@ -75,7 +75,7 @@ def replay_decisions(
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> ReplayReport:
-    """Take every decision of the ledger at *place* again, up to its latest checkpoint.
+    """Take every decision of the ledger at *location* again, up to its latest checkpoint.
 
     Args:
         witnesses: who must have cosigned the checkpoint; None: nobody.
@@ -92,7 +92,7 @@ def replay_decisions(
         is_saved = state_dir is not None
         if state_dir is None:
             state_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="consentd-replay-")))
-        source = place.open()
+        source = location.open()
         try:
             signed = read_checkpoint(source, origin=origin, log_verifier=log_verifier, witnesses=witnesses)
         finally:
@@ -101,7 +101,7 @@ def replay_decisions(
         # A ledger of one round is not worth a process, unless it may grow before a later run.
         is_small = size <= BATCH * tiles.TILE_WIDTH and not is_saved
         of = _partitions_in(state_dir) or (1 if is_small else max(1, jobs))
-        plan = PartitionPlan(place=place, point=signed.point, directory=state_dir, of=of)
+        plan = PartitionPlan(location=location, point=signed.point, directory=state_dir, of=of)
         rounds = _replay_here(plan, stack) if of == 1 else _replay_in_workers(plan, stack)
         report = None
         for results in rounds:

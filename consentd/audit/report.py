@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from consentd.audit.sources import Place, Source
+from consentd.audit.sources import Location, Source
 from consentd.core import checkpoint, codec, merkle, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import EntryKind, is_known
@@ -112,7 +112,7 @@ class Summary:
 
 
 def summarise(
-    place: Place,
+    place: Location,
     *,
     origin: str,
     log_verifier: NoteVerifier,

@@ -1,13 +1,13 @@
-"""Say where a ledger can be read. A ``Place`` travels to worker processes; each opens a ``Source`` of its own there.
+"""Where an auditor reads a ledger: an exported directory here, a daemon's files in ``files``, a daemon in ``live``.
 
-All of them yield the same bytes: the signed checkpoint, bundles of up to 256 leaves, tiles, and openings where the
-place has them. None is believed: whoever reads compares.
+A ``Location`` is a value, which can be sent to another process. Each process opens a ``Source`` of its own there. All
+sources return the same: the signed checkpoint, leaves, tiles, and openings if they have them. None is trusted.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol, Self
 
 from consentd import files
 from consentd.core import pruned, tiles
@@ -17,7 +17,7 @@ from consentd.errors import MalformedError, StorageError
 from consentd.verify.source import LeafSource, Opening
 
 STATEMENTS = "statements"
-"""First part of a path of openings, where an entry bundle has ``tile/entries``."""
+"""First part of the path of openings, in place of ``tile/entries`` in the path of their bundle."""
 MAX_OPENING = 32 + 121 + 16 * 1024
 _MAX_FILE = tiles.TILE_WIDTH * (4 + MAX_OPENING)
 
@@ -38,102 +38,93 @@ class Source(LeafSource, Protocol):
         ...
 
 
-class Place(Protocol):
-    """Where a ledger can be read: a value that another process can be given."""
+class Location(Protocol):
+    """Where a ledger can be read: a value, which can be sent to another process."""
 
     def open(self) -> Source:
         """Open it.
 
         Raises:
-            StorageError: it cannot be.
+            StorageError: it cannot be opened.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
-    """A directory that ``consentd export`` made, or another program's of the same layout.
+class ExportDirectory:
+    """Files in the layout of C2SP tlog-tiles, made by ``consentd export`` or another program; location and source.
 
     Attributes:
-        statements: where openings lie, for who has a mandate to hold them; None: nowhere.
+        statements: the directory of openings, for a reader who may have them; None: there is none.
     """
 
     directory: Path
     statements: Path | None = None
+    is_whole: ClassVar[bool] = False
 
-    def open(self) -> "ExportedSource":
-        """Open it."""
-        return ExportedSource(self.directory, self.statements)
+    def open(self) -> Self:
+        """Return this value: no file is held open."""
+        return self
 
-
-class ExportedSource:
-    """Files in the layout of C2SP tlog-tiles."""
-
-    is_whole = False
-
-    def __init__(self, directory: Path, statements: Path | None) -> None:
-        self._directory = directory
-        self._statements = statements
+    def close(self) -> None:
+        """Do nothing: no file is held open."""
 
     def checkpoint(self) -> bytes:
         """Return the checkpoint file."""
-        return read_file(self._directory / "checkpoint", MAX_NOTE_SIZE)
+        return read_file(self.directory / "checkpoint", MAX_NOTE_SIZE)
 
     def pruned(self) -> Pruned:
-        """Return what the file ``pruned`` says; leaves that were exported before they were pruned are all there."""
-        path = self._directory / pruned.FILE
+        """Return what the file ``pruned`` states, with start 0 if all leaves were exported before they were pruned."""
+        path = self.directory / pruned.FILE
         if not path.exists():
             return pruned.NOTHING
         found = pruned.parse_pruned(read_file(path))
         bundles = range(found.minimum // tiles.TILE_WIDTH)
-        is_whole = all((self._directory / tiles.entries_path(n)).exists() for n in bundles)
+        is_whole = all((self.directory / tiles.entries_path(n)).exists() for n in bundles)
         return replace(found, start=0) if is_whole else found
 
     def leaves(self, n: int, width: int) -> list[bytes]:
         """Return the leaves of a bundle's file: of the partial one, the full one, or the one that pruning left."""
         names = [tiles.entries_path(n, width), tiles.entries_path(n)]
         names += [tiles.kept_path(n)] if width == tiles.TILE_WIDTH else []
-        path = next((path for name in names if (path := self._directory / name).exists()), self._directory / names[0])
+        path = next((path for name in names if (path := self.directory / name).exists()), self.directory / names[0])
         return tiles.decode_bundle(read_file(path))[:width]
 
     def tile(self, level: int, n: int, width: int) -> bytes:
-        """Return a tile's file; where only the full one is there, its first *width* hashes."""
-        path = self._directory / tiles.tile_path(level, n, width)
+        """Return a tile's file, or the first *width* hashes of the full tile."""
+        path = self.directory / tiles.tile_path(level, n, width)
         if width < tiles.TILE_WIDTH and not path.exists():
-            whole = self._directory / tiles.tile_path(level, n)
+            whole = self.directory / tiles.tile_path(level, n)
             if whole.exists():
                 return read_file(whole)[: 32 * width]
         return read_file(path)
 
     def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
-        """Return the openings kept beside."""
-        if self._statements is None:
+        """Return the openings of a bundle's file."""
+        if self.statements is None:
             return None
-        # What is withheld is told in the file; a file that is missing is of a wrong directory, or lost.
-        found = decode_openings(read_file(self._statements / statements_path(n, len(leaves))))
+        # The file has an entry for each withheld opening. So a missing file means a wrong directory or a lost file.
+        found = decode_openings(read_file(self.statements / statements_path(n, len(leaves))))
         if len(found) != len(leaves):
             raise MalformedError(f"openings are not as many as leaves: `{len(found)}` and `{len(leaves)}`")
         return found
 
-    def close(self) -> None:
-        """Nothing is held open."""
-
 
 def statements_path(n: int, width: int) -> str:
-    """Return the path of the openings of bundle *n*: as a bundle's, but below ``statements``."""
+    """Return the path of the openings of bundle *n*: a bundle's path, but below ``statements``."""
     return STATEMENTS + tiles.entries_path(n, width).removeprefix("tile/entries")
 
 
 def encode_openings(openings: Sequence[Opening]) -> bytes:
-    """Join openings, each behind its length as u32; none: length 0."""
+    """Join openings, each after its length as u32; length 0 if there is none."""
     return b"".join([len(one or b"").to_bytes(4) + (one or b"") for one in openings])
 
 
 def decode_openings(content: bytes) -> list[Opening]:
-    """Split what ``encode_openings`` joined.
+    """Split the bytes that ``encode_openings`` returns.
 
     Raises:
-        MalformedError: it is not that.
+        MalformedError: these are no such bytes.
     """
     found: list[Opening] = []
     at = 0
@@ -151,7 +142,7 @@ def read_file(path: Path, most: int = _MAX_FILE) -> bytes:
 
     Raises:
         StorageError: it cannot be read.
-        MalformedError: it is larger than anything we write.
+        MalformedError: it is larger than any file that we write.
     """
     try:
         with path.open("rb") as file:
@@ -164,14 +155,14 @@ def read_file(path: Path, most: int = _MAX_FILE) -> bytes:
 
 
 def write_file(path: Path, content: bytes, *, is_private: bool = False, what: str = "") -> None:
-    """Write a file at once: whoever reads finds the old one or the new one. What is no file, a pipe, is written to.
+    """Replace a file at once: a reader finds the old content or the new one. A pipe or device is written to.
 
     Args:
-        is_private: for its owner alone: it may say what a person's entries say.
-        what: what the error calls it; without it a file of a directory of ours, which is made where it is not there.
+        is_private: only the owner may read it, because it may have what persons stated.
+        what: what the error message calls the file; without it, its directory is created if it does not exist.
 
     Raises:
-        StorageError: it cannot be written; the old one is as it was.
+        StorageError: it cannot be written; the old content is unchanged.
     """
     try:
         if path.exists() and not path.is_file():

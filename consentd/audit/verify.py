@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from consentd.audit.checkpoints import Witnesses, read_checkpoint
-from consentd.audit.sources import Place, Source
+from consentd.audit.sources import Location, Source
 from consentd.audit.state_store import CACHED, SavedWalk, StateStore
 from consentd.audit.workers import check_ahead
 from consentd.core import checkpoint, codec, tiles
@@ -32,7 +32,7 @@ MAX_MAP_BITS = 22
 
 
 def verify_ledger(
-    place: Place,
+    location: Location,
     *,
     origin: str,
     log_verifier: NoteVerifier,
@@ -43,7 +43,7 @@ def verify_ledger(
     cached: int = CACHED,
     progress: Progress | None = None,
 ) -> Report:
-    """Verify the ledger at *place*, up to its latest checkpoint.
+    """Verify the ledger at *location*, up to its latest checkpoint.
 
     Args:
         witnesses: who must have cosigned the checkpoint; None: nobody.
@@ -60,7 +60,7 @@ def verify_ledger(
         InvalidError: the state file is another ledger's, or *since* is no checkpoint.
     """
     with ExitStack() as stack:
-        source = place.open()
+        source = location.open()
         stack.callback(source.close)
         # What is pruned is read before the checkpoint: a ledger prunes only what a published checkpoint states, so
         # the checkpoint that is read later covers the statement.
@@ -87,7 +87,7 @@ def verify_ledger(
             walker.after_seal = saver.save_sometimes
         tree = TreePoint(origin=origin, size=point.size, root=point.root)
         try:
-            for run in check_ahead(place, source, tree, walker.replay.size, jobs, stack):
+            for run in check_ahead(location, source, tree, walker.replay.size, jobs, stack):
                 walker.take(run)
                 if progress is not None:
                     progress(walker.replay.size, point.size)

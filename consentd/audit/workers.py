@@ -10,7 +10,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 
-from consentd.audit.sources import Place, Source
+from consentd.audit.sources import Location, Source
 from consentd.core import tiles
 from consentd.errors import StorageError
 from consentd.verify.leaf_checks import RUN, CheckedRun, TreePoint, check_run
@@ -18,11 +18,11 @@ from consentd.verify.leaf_checks import RUN, CheckedRun, TreePoint, check_run
 _source: Source | None = None  # of a worker process, which opens it once in ``start_worker``
 
 
-def start_worker(place: Place) -> None:
-    """Open the ledger at *place* in a worker process."""
+def start_worker(location: Location) -> None:
+    """Open the ledger at *location* in a worker process."""
     global _source
     end_with_parent()
-    _source = place.open()
+    _source = location.open()
 
 
 def end_with_parent() -> None:
@@ -49,12 +49,12 @@ def check_in_worker(tree: TreePoint, first: int, count: int) -> CheckedRun:
 
 
 def check_ahead(
-    place: Place, source: Source, tree: TreePoint, start: int, jobs: int, stack: ExitStack
+    location: Location, source: Source, tree: TreePoint, start: int, jobs: int, stack: ExitStack
 ) -> Iterator[CheckedRun]:
     """Yield the runs from leaf *start* on, in order, checked by *jobs* processes a few runs ahead.
 
     Args:
-        source: the opened *place*; it is read if this process does all the work.
+        source: the opened *location*; it is read if this process does all the work.
         stack: closing it ends the workers.
 
     Raises:
@@ -69,7 +69,7 @@ def check_ahead(
         return
     # Spawned and not forked: gRPC and RocksDB have threads. Two runs wait for each worker, half a megabyte each.
     pool = ProcessPoolExecutor(
-        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=start_worker, initargs=(place,)
+        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=start_worker, initargs=(location,)
     )
     stack.callback(pool.shutdown, cancel_futures=True)
     ahead: deque[Future[CheckedRun]] = deque()

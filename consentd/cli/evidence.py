@@ -11,7 +11,7 @@ from consentd.cli.sources import SOURCE_HELP_FROM, add_ledger_source, read_ledge
 from consentd.errors import InvalidError
 
 if TYPE_CHECKING:
-    from consentd.audit.sources import Place
+    from consentd.audit.sources import Location
     from consentd.core.evidence import Scope
 
 _MAKE_MORE = f"""\
@@ -141,7 +141,7 @@ def _scope_fields(scope: "Scope") -> dict[str, object]:
     return {"tag": scope.tag.hex()} if scope.tag else {"first": scope.first, "last": scope.last}
 
 
-def _scope(arguments: argparse.Namespace, place: "Place") -> "Scope":
+def _scope(arguments: argparse.Namespace, place: "Location") -> "Scope":
     from consentd.core.codec import public_tag
     from consentd.core.evidence import Scope
 
@@ -165,7 +165,7 @@ def _scope(arguments: argparse.Namespace, place: "Place") -> "Scope":
     return Scope(first=int(first), last=int(last))
 
 
-def _find_tag(arguments: argparse.Namespace, place: "Place") -> bytes:
+def _find_tag(arguments: argparse.Namespace, place: "Location") -> bytes:
     """Return a person's tag from the operator's vault."""
     scheme, value = read_identifier(arguments.subject)
     if arguments.config is not None:

@@ -12,7 +12,7 @@ from consentd.errors import InvalidError
 
 if TYPE_CHECKING:
     from consentd.audit.checkpoints import Witnesses
-    from consentd.audit.sources import Place
+    from consentd.audit.sources import Location
 
 SOURCE_HELP = """\
 The ledger is read from one of:
@@ -52,7 +52,7 @@ def add_ledger_source(verb: argparse.ArgumentParser, *, directory: str = "direct
         )  # fmt: skip
 
 
-def read_ledger_source(arguments: argparse.Namespace) -> "tuple[Place, str, Any]":
+def read_ledger_source(arguments: argparse.Namespace) -> "tuple[Location, str, Any]":
     """Return (place, origin, log verifier).
 
     Raises:
@@ -66,9 +66,9 @@ def read_ledger_source(arguments: argparse.Namespace) -> "tuple[Place, str, Any]
         return _files(arguments)
     origin, verifier = read_pins(arguments)
     if directory is not None:
-        from consentd.audit.sources import Exported
+        from consentd.audit.sources import ExportDirectory
 
-        return Exported(directory, arguments.statements), origin, verifier
+        return ExportDirectory(directory, arguments.statements), origin, verifier
     return read_daemon_source(arguments), origin, verifier
 
 
@@ -119,17 +119,17 @@ def read_number(text: str) -> float:
     return found
 
 
-def read_daemon_source(arguments: argparse.Namespace) -> "Place":
+def read_daemon_source(arguments: argparse.Namespace) -> "Location":
     """Return the running daemon that the arguments name as a source."""
-    from consentd.audit.live import Live
+    from consentd.audit.live import LiveDaemon
 
-    return Live(
+    return LiveDaemon(
         url=arguments.url.rstrip("/"), target=arguments.target, token=read_token(arguments.token_file),
         tls_ca=arguments.tls_ca, tls=arguments.tls,
     )  # fmt: skip
 
 
-def _files(arguments: argparse.Namespace) -> "tuple[Place, str, Any]":
+def _files(arguments: argparse.Namespace) -> "tuple[Location, str, Any]":
     from consentd.audit.files import DataDirectory
     from consentd.config import load
     from consentd.cosigning.keyfiles import read_signing_key

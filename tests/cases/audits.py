@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from consentd.audit.sources import Exported, ExportedSource, encode_openings, statements_path
+from consentd.audit.sources import ExportDirectory, encode_openings, statements_path
 from consentd.core import bucketed, checkpoint, codec, ed25519, merkle, note, tiles
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
@@ -221,7 +221,7 @@ class Forge:
     def note(self) -> bytes:
         return checkpoint.sign_checkpoint(checkpoint.Checkpoint(ORIGIN, self.size, self.root()), [LOG])
 
-    def write(self, directory: Path, statements: Path | None = None) -> Exported:
+    def write(self, directory: Path, statements: Path | None = None) -> ExportDirectory:
         """Write the layout of tlog-tiles, and the openings."""
         edge, stored = tiles.Edge().append([merkle.leaf_hash(leaf) for leaf in self.leaves])
         files = {tiles.tile_path(level, n, len(row) // 32): row for (level, n), row in stored.items()}
@@ -234,7 +234,7 @@ class Forge:
         _write(directory, files)
         if statements is not None:
             _write(statements, kept)
-        return Exported(directory, statements)
+        return ExportDirectory(directory, statements)
 
 
 @lru_cache(maxsize=1)
@@ -269,15 +269,15 @@ def make_forge(size: int, *, people: int = 0, seal_every: int = 100, map_bits: i
 
 
 @dataclass(frozen=True)
-class PrunedPlace:
-    """A place that keeps below the end of a seal what a ledger keeps: public chains, each person's first and last.
+class PrunedLocation:
+    """An export that has before *start* only what a pruned ledger keeps: public chains, each person's first and last.
 
     Attributes:
         start: the size of the tree that ends in that seal.
     """
 
     forge: Forge
-    place: Exported
+    export: ExportDirectory
     start: int
 
     @property
@@ -296,21 +296,23 @@ class PrunedPlace:
         return PrunedSource(self)
 
 
-class PrunedSource(ExportedSource):
-    def __init__(self, place: PrunedPlace) -> None:
-        super().__init__(place.place.directory, place.place.statements)
-        self._start, self._gone = place.start, place.gone
+class PrunedSource:
+    is_whole = False
+
+    def __init__(self, location: PrunedLocation) -> None:
+        self._export, self._start, self._gone = location.export, location.start, location.gone
+        self.checkpoint, self.tile, self.close = self._export.checkpoint, self._export.tile, self._export.close
 
     def pruned(self) -> Pruned:
         n, at = divmod(self._start - 1, 256)
-        seal = codec.decode_leaf(ExportedSource.leaves(self, n, 256)[at])
+        seal = codec.decode_leaf(self._export.leaves(n, 256)[at])
         return Pruned(seal.time_ms + 1, self._start)
 
     def leaves(self, n: int, width: int) -> list[bytes]:
-        return [b"" if 256 * n + at in self._gone else leaf for at, leaf in enumerate(super().leaves(n, width))]
+        return [b"" if 256 * n + at in self._gone else leaf for at, leaf in enumerate(self._export.leaves(n, width))]
 
     def openings(self, n: int, leaves: Sequence[bytes]) -> list[bytes | None] | None:
-        found = super().openings(n, leaves)
+        found = self._export.openings(n, leaves)
         return found and [opening if leaf else None for opening, leaf in zip(found, leaves, strict=True)]
 
 

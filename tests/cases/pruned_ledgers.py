@@ -11,8 +11,8 @@ from cases.daemons import ORIGIN, make_running, question, request_id
 from cases.ledgers import LedgerCase, Person
 from consentd.audit import verify as audit_verify
 from consentd.audit.files import DataDirectory
-from consentd.audit.live import Live
-from consentd.audit.sources import Place
+from consentd.audit.live import LiveDaemon
+from consentd.audit.sources import Location
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.core.note import format_vkey
@@ -228,15 +228,15 @@ def pruned_world(world: World) -> pb.Subject:
     return anna
 
 
-def verify(world: World, place: Place, **options: Any) -> findings.Report:
+def verify(world: World, place: Location, **options: Any) -> findings.Report:
     log_key = read_signing_key(world.running.config.keys.log_key_file).verifier
     return audit_verify.verify_ledger(place, origin=ORIGIN, log_verifier=log_key, **options)
 
 
-def live(world: World, *, openings: bool = True) -> Live:
+def live(world: World, *, openings: bool = True) -> LiveDaemon:
     ports = world.running.daemon
     target = f"127.0.0.1:{ports.grpc_port}" if openings else ""
-    return Live(url=f"http://127.0.0.1:{ports.http_port}", target=target, token=world.running.tokens["pipc"])
+    return LiveDaemon(url=f"http://127.0.0.1:{ports.http_port}", target=target, token=world.running.tokens["pipc"])
 
 
 def data_directory(world: World) -> DataDirectory:

@@ -22,7 +22,7 @@ from cases.vectors_files import Place, found, set_at, without
 from cases.vectors_notes import WITNESS
 from cases.vectors_resealed import PINS, forged_evidence, resealed, vector
 from consentd.audit.evidence import make_evidence
-from consentd.audit.sources import Exported
+from consentd.audit.sources import ExportDirectory
 from consentd.core import codec, ed25519, note
 from consentd.core.evidence import Scope
 from consentd.core.kinds import EntryKind
@@ -81,7 +81,7 @@ def make_all(directory: Path) -> Made:
     }
     path = directory / "evidence.json"
     files = {name: make_document(place, path, scope, "quorum none\n") for name, scope in scopes.items()}
-    files["range without statements"] = make_document(Exported(place.directory), path, Scope(first=8, last=14))
+    files["range without statements"] = make_document(ExportDirectory(place.directory), path, Scope(first=8, last=14))
     return Made(forge, files)
 
 

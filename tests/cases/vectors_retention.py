@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cases.audits import DAEMON, ORIGIN, Forge, PrunedPlace, PrunedSource
+from cases.audits import DAEMON, ORIGIN, Forge, PrunedLocation, PrunedSource
 from cases.ledgers import LOG as CASE_LOG
 from cases.ledgers import ORIGIN as CASE_ORIGIN
 from cases.ledgers import Person
@@ -150,7 +150,7 @@ def pruned_evidence() -> Iterator[Vector]:
 class Stating:
     """A pruned place that says what was pruned as the ledger states it."""
 
-    place: PrunedPlace
+    place: PrunedLocation
     stated: Pruned
 
     def open(self) -> PrunedSource:
@@ -186,7 +186,7 @@ def make_pruned(directory: Path) -> tuple[Forge, dict[str, Document]]:
     forge.seal()
     forge.openings[last] = None
     place = forge.write(directory / "log", directory / "openings")
-    kept = Stating(PrunedPlace(forge, place, start), Pruned(kept_from_ms, start))
+    kept = Stating(PrunedLocation(forge, place, start), Pruned(kept_from_ms, start))
     scopes = {"a person": Scope(tag=person), "a participant": Scope(participant="bank"),
               "a range": Scope(first=start, last=forge.size - 1), "the ledger": Scope(tag=ledger)}  # fmt: skip
     path = directory / "evidence.json"
