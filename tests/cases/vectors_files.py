@@ -10,11 +10,11 @@ from cases.ledgers import flip
 from cases.vectors_case import Document, Vector, b64, encode, history_vector
 
 DEEP = b"[" * 3000 + b"]" * 3000
-Location = tuple[str | int, ...]
+Place = tuple[str | int, ...]
 """Where a value stands in a document: names and numbers, from the top."""
 
 
-def set_at(document: Document, place: Location, value: Any) -> Document:
+def set_at(document: Document, place: Place, value: Any) -> Document:
     """Return a copy with *value* at *place*."""
     made = copy.deepcopy(document)
     parent: Any = made
@@ -24,12 +24,12 @@ def set_at(document: Document, place: Location, value: Any) -> Document:
     return made
 
 
-def changed(document: Document, place: Location, content: bytes | None) -> Document:
+def changed(document: Document, place: Place, content: bytes | None) -> Document:
     """Return a copy with other bytes at *place*."""
     return set_at(document, place, content if content is None else b64(content))
 
 
-def changed_text(document: Document, place: Location) -> Document:
+def changed_text(document: Document, place: Place) -> Document:
     """Return a copy with a bit set in base64 that encodes nothing."""
     text = found(document, place)
     assert text.endswith("=")
@@ -37,25 +37,25 @@ def changed_text(document: Document, place: Location) -> Document:
     return set_at(document, place, text.replace(last + "=", chr(ord(last) + 1) + "=", 1))
 
 
-def changed_object(document: Document, place: Location, change: Callable[[Document], Document]) -> Document:
+def changed_object(document: Document, place: Place, change: Callable[[Document], Document]) -> Document:
     """Return a copy with another object at *place*."""
     return set_at(document, place, change(found(document, place))) if place else change(document)
 
 
-def without(document: Document, place: Location) -> Document:
+def without(document: Document, place: Place) -> Document:
     made = copy.deepcopy(document)
     parent = found(made, place[:-1])
     del parent[place[-1]]
     return made
 
 
-def found(node: Any, place: Location) -> Any:
+def found(node: Any, place: Place) -> Any:
     for key in place:
         node = node[key]
     return node
 
 
-def every(node: Any, place: Location = ()) -> Iterator[tuple[Location, Any]]:
+def every(node: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
     """Yield every place of a document, of lists only the first item."""
     if place:
         yield place, node
@@ -66,7 +66,7 @@ def every(node: Any, place: Location = ()) -> Iterator[tuple[Location, Any]]:
         yield from every(node[0], (*place, 0))
 
 
-def byte_fields(node: Any, under: Location = (), place: Location = ()) -> Iterator[tuple[Location, bytes]]:
+def byte_fields(node: Any, under: Place = (), place: Place = ()) -> Iterator[tuple[Place, bytes]]:
     """Yield each field of bytes below *under*, and where it stands."""
     if isinstance(node, dict | list):
         items = node.items() if isinstance(node, dict) else enumerate(node)

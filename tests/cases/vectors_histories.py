@@ -8,7 +8,7 @@ from typing import Any
 
 from cases.ledgers import LOG, ORIGIN, LedgerCase, Person, flip
 from cases.vectors_case import BANK, CITIZEN, STRANGER, Document, Vector, b64, encode, history_vector, to_document
-from cases.vectors_files import Location, altered_list, byte_fields, changed, dropped, files, with_chain, with_entries
+from cases.vectors_files import Place, altered_list, byte_fields, changed, dropped, files, with_chain, with_entries
 from cases.vectors_notes import WITNESS
 from consentd.core import checkpoint, codec, note
 from consentd.core.checkpoint import Checkpoint
@@ -247,7 +247,7 @@ def other_checkpoints(case: LedgerCase, whole: Document, bad: Callable[..., Vect
     yield under("a key that the ledger does not name", text, log_key=note.format_vkey(renamed.verifier))
 
 
-def sweep(name: str, document: Document, places: Location = (), **under: Any) -> Iterator[Vector]:
+def sweep(name: str, document: Document, places: Place = (), **under: Any) -> Iterator[Vector]:
     """Yield every field of bytes changed: bits here and there, shorter, longer, empty."""
     rng = random.Random(len(name))
     for place, content in byte_fields(document, places):
