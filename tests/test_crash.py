@@ -35,6 +35,8 @@ def test_no_kill_loses_what_was_acknowledged(tmp_path: Path) -> None:
         writers = [Writer(process.port, metadata, questions, WRITES // WRITERS) for _ in range(WRITERS)]
         for writer in writers:
             writer.start()
+        if not acknowledged:
+            assert writers[0].has_written.wait(60)  # so that the first kill can lose something
         # A real moment of a real run: waiting for progress instead would always kill at the same kind of place.
         threading.Event().wait(moments.uniform(0.1, 1.5))
         process.kill()

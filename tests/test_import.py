@@ -1,8 +1,9 @@
 """Real consents into real ledgers: each IHE PCF example, and HL7's own, imported by the command line into a ledger of
-its own, and then asked about over gRPC. What each means stands in its guide's notes.
+its own, and then asked about over gRPC. The notes of the guide say what each means.
 """
 
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ pytest.importorskip("fhir.resources", reason="the extra `fhir` is not installed"
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "../shared/data"
 if not DATA.is_dir():
-    pytest.skip("real consents are not at hand: ../shared/data is missing", allow_module_level=True)
+    pytest.skip("real consents are missing: ../shared/data", allow_module_level=True)
 
 PERMIT, DENY, NO_CONSENT = pb.OUTCOME_PERMIT, pb.OUTCOME_DENY, pb.OUTCOME_NO_CONSENT
 
@@ -116,21 +117,29 @@ def _prepare(running: Running) -> None:
         running.registry.RegisterParticipant(request, metadata=running.as_("operator"))
 
 
-def _import(running: Running, monkeypatch: pytest.MonkeyPatch, file: Path, *more: str) -> int:
-    monkeypatch.setenv("CONSENTD_TOKEN", running.tokens["app"])
-    monkeypatch.setenv("CONSENTD_TARGET", f"127.0.0.1:{running.daemon.grpc_port}")
-    mapping = str(ROOT / "ops/fhir-mapping.toml")
-    return cli.main(["import", "fhir", str(file), "--mapping", mapping, "--enrol", "--test-data", *more])
+Import = Callable[..., int]
+
+
+@pytest.fixture
+def run_import(monkeypatch: pytest.MonkeyPatch) -> Import:
+    """Run ``consentd import fhir`` on a file, against a running daemon; return the exit status."""
+
+    def run(running: Running, file: Path, *options: str) -> int:
+        monkeypatch.setenv("CONSENTD_TOKEN", running.tokens["app"])
+        monkeypatch.setenv("CONSENTD_TARGET", f"127.0.0.1:{running.daemon.grpc_port}")
+        return cli.main(["import", "fhir", str(file), "--mapping", str(ROOT / "ops/fhir-mapping.toml"), *options])
+
+    return run
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_what_an_example_means(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_an_example_means(name: str, tmp_path: Path, run_import: Import) -> None:
     file = DATA / "pcf" / f"{name}.json"
     with running_daemon(tmp_path) as running:
         _prepare(running)
-        assert _import(running, monkeypatch, file) == 0
+        assert run_import(running, file, "--enrol", "--test-data") == 0
         size = running.check_ledger()
-        assert _import(running, monkeypatch, file) == 0
+        assert run_import(running, file, "--enrol", "--test-data") == 0
         assert running.check_ledger() == size  # a second run changes nothing
         for asked in EXAMPLES[name]:
             put = question(_subject("Patient/ex-patient"), **asked.changed)
@@ -141,9 +150,9 @@ def test_what_an_example_means(name: str, tmp_path: Path, monkeypatch: pytest.Mo
         running.check_ledger()
 
 
-def test_hl7_example_was_opted_in_until_2016(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hl7_example_was_opted_in_until_2016(tmp_path: Path, run_import: Import) -> None:
     with running_daemon(tmp_path) as running:
-        assert _import(running, monkeypatch, DATA / "r4_examples_consent-example.json") == 0
+        assert run_import(running, DATA / "r4_examples_consent-example.json", "--enrol", "--test-data") == 0
         request = cs.ListConsentsRequest(subject=_subject("Patient/f001"))
         consents = running.consents.ListConsents(request, metadata=running.as_("app")).records
         assert [record.consent.root.effect for record in consents] == [pb.EFFECT_PERMIT]
@@ -151,12 +160,9 @@ def test_hl7_example_was_opted_in_until_2016(tmp_path: Path, monkeypatch: pytest
         running.check_ledger()
 
 
-def test_test_data_needs_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_test_data_needs_leave(tmp_path: Path, run_import: Import) -> None:
     with running_daemon(tmp_path) as running:
         _prepare(running)
-        monkeypatch.setenv("CONSENTD_TOKEN", running.tokens["app"])
-        monkeypatch.setenv("CONSENTD_TARGET", f"127.0.0.1:{running.daemon.grpc_port}")
         size = running.check_ledger()
-        file, mapping = DATA / "pcf/ex-consent-basic-treat.json", ROOT / "ops/fhir-mapping.toml"
-        assert cli.main(["import", "fhir", str(file), "--mapping", str(mapping)]) == 1
+        assert run_import(running, DATA / "pcf/ex-consent-basic-treat.json") == 1
         assert running.check_ledger() == size

@@ -192,7 +192,7 @@ def test_a_cosignature_of_another_time_does_not_count(make: Make, skew_s: int | 
 def test_a_slow_witness_times_out_and_is_asked_again(make: Make) -> None:
     case = make("w.test/1")
     held = case.witnesses[0].hold()
-    case.start(timeout_ms=50)
+    case.start(timeout_ms=1000)  # time enough, even on a busy machine, for the second request
     point = case.offer()
     assert case.wait_published(point.size) == ["w.test/1"]
     held.release()

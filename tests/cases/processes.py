@@ -101,6 +101,7 @@ class Writer(threading.Thread):
         super().__init__(daemon=True)
         self._port, self._metadata, self._questions, self._count = port, metadata, questions, count
         self.acknowledged: dict[int, bytes] = {}
+        self.has_written = threading.Event()
 
     def run(self) -> None:
         with grpc.insecure_channel(f"127.0.0.1:{self._port}") as channel:
@@ -119,3 +120,4 @@ class Writer(threading.Thread):
                 for result in answer.results:
                     receipt = result.response.receipt
                     self.acknowledged[receipt.index] = receipt.leaf_hash
+                self.has_written.set()
