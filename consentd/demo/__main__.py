@@ -35,6 +35,7 @@ from consentd_client import Client, History, pin
 SEED = 20251124
 CITIZENS = 1_000
 TRANSFERS = 20_000
+CALL_TIMEOUT_S = 60.0
 _OUTCOMES = {
     "PERMIT": ("허용", "permitted"),
     "NO_CONSENT": ("거절: 동의 없음", "refused, no consent"),
@@ -78,15 +79,20 @@ def run(home: Home, out: Output, *, seed: int, citizens: int, transfers: int) ->
     town = make_town(seed=seed, citizens=citizens, transfers=transfers)
     daemon = Daemon(home.config)
     daemon.start()
+    trust = pin(home.path("log.vkey").read_text(encoding="utf-8"))
+    operator, relay = (
+        Client(home.config.grpc.listen, token=home.tokens[caller], trust=trust, timeout_s=CALL_TIMEOUT_S)
+        for caller in ("operator", RELAY[0])
+    )
     try:
         out.rule("마을의 하루", "a day in a made-up town")
-        traffic = Traffic(home.config.grpc.listen, home.tokens, town, out).run()
+        traffic = Traffic(town, operator, relay, out).run()
         out.rule("한 시민의 이야기", "one citizen's story")
-        trust = pin(home.path("log.vkey").read_text(encoding="utf-8"))
-        with Client(home.config.grpc.listen, token=home.tokens[RELAY[0]], trust=trust) as client:
-            history = Story(client, town.institutions, origin=home.config.ledger.origin, out=out).tell()
-            checkpoint = client.get_checkpoint()
+        history = Story(relay, town.institutions, origin=home.config.ledger.origin, out=out).tell()
+        checkpoint = relay.get_checkpoint()
     finally:
+        operator.close()
+        relay.close()
         daemon.stop()
     out.rule("검증과 변조", "verification, and tampering")
     out.why("감사인은 모든 것을 파일에서 다시 계산합니다.", "An auditor recomputes everything from the files.")

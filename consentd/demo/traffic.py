@@ -1,27 +1,21 @@
-"""Send the calls of the made-up town's day to a running daemon over gRPC: register, enrol, grant, transfer, record.
+"""Make the calls of the made-up town's day with the client library: register, enrol, grant, transfer, record.
 
 The operator registers the institutions. The relay makes all other calls, as My Healthway's relay does, with the
 rights to act for citizens and to see reasons. Each decision is compared with the outcome that the town expects.
 """
 
-import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import grpc
-
 from consentd.demo.output import Output
 from consentd.demo.town import RELAY, Citizen, Institution, PlannedConsent, Town, Transfer
-from consentd.v1 import access_service_pb2 as ac
-from consentd.v1 import access_service_pb2_grpc, consent_service_pb2_grpc, registry_service_pb2_grpc
 from consentd.v1 import consent_pb2 as pb
-from consentd.v1 import consent_service_pb2 as cs
-from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
+from consentd_client import AuthorizeAnswer, Client, TransferOutcome
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -65,64 +59,58 @@ class TrafficResult:
 
 
 class Traffic:
-    """The town's calls to one daemon.
+    """The town's calls to one daemon, as its operator and as the relay."""
 
-    Args:
-        target: ``host:port`` of its gRPC.
-        tokens: bearer tokens of ``operator`` and the relay.
-    """
-
-    def __init__(self, target: str, tokens: Mapping[str, str], town: Town, out: Output) -> None:
+    def __init__(self, town: Town, operator: Client, relay: Client, out: Output) -> None:
         self._town = town
+        self._operator = operator
+        self._relay = relay
         self._out = out
-        self._operator, self._relay = (
-            (("authorization", f"Bearer {tokens[caller]}"),) for caller in ("operator", RELAY[0])
-        )
-        self._channel = grpc.insecure_channel(target)
-        self._registry = registry_service_pb2_grpc.RegistryServiceStub(self._channel)
-        self._consents = consent_service_pb2_grpc.ConsentServiceStub(self._channel)
-        self._access = access_service_pb2_grpc.AccessServiceStub(self._channel)
 
     def run(self) -> TrafficResult:
-        """Make all calls of the day."""
+        """Make all calls of the day.
+
+        Raises:
+            ConsentdError: a call failed.
+        """
         town, why = self._town, self._out.why
-        with self._channel:
-            self._each(("기관 등록", "register institutions"), town.institutions, self._register)
-            why("등록된 기관만 참여할 수 있습니다.", "Only a registered institution can ask for data or give them.")
-            self._each(("시민 등록", "enrol citizens"), town.citizens, self._enrol)
-            why("원장에서 시민은 무작위 가명으로만 나타납니다.", "In the ledger each citizen is only a random tag.")
-            self._each(("동의와 처리정지 요구", "consents and objections"), town.consents, self._grant)
-            why("누가 어떤 정보를 왜 쓸 수 있는지 정합니다.", "Each says who may use which data for what purpose.")
-            result = TrafficResult()
-            started = time.perf_counter()
-            permitted = self._authorize(result)
-            why("모든 답은 알려지기 전에 기록됩니다.", "Every answer is recorded before the caller sees it.")
-            result.recorded = self._record(permitted)
-            why("허용된 것 중 실제로 전송된 것도 남습니다.", "So the record also shows what was really sent.")
-            result.seconds = time.perf_counter() - started
-            return result
+        self._each(("기관 등록", "register institutions"), town.institutions, self._register)
+        why("등록된 기관만 참여할 수 있습니다.", "Only a registered institution can ask for data or give them.")
+        self._each(("시민 등록", "enrol citizens"), town.citizens, self._enrol)
+        why("원장에서 시민은 무작위 가명으로만 나타납니다.", "In the ledger each citizen is only a random tag.")
+        self._each(("동의와 처리정지 요구", "consents and objections"), town.consents, self._grant)
+        why("누가 어떤 정보를 왜 쓸 수 있는지 정합니다.", "Each says who may use which data for what purpose.")
+        result = TrafficResult()
+        started = time.perf_counter()
+        permitted = self._authorize(result)
+        why("모든 답은 알려지기 전에 기록됩니다.", "Every answer is recorded before the caller sees it.")
+        result.recorded = self._record(permitted)
+        why("허용된 것 중 실제로 전송된 것도 남습니다.", "So the record also shows what was really sent.")
+        result.seconds = time.perf_counter() - started
+        return result
 
     def _authorize(self, result: TrafficResult) -> list[tuple[Transfer, int]]:
         """Ask for every transfer; return the permitted ones, each with the seq of its ACCESS entry."""
         transfers = self._town.transfers
         batches = _batches([each for number, each in enumerate(transfers) if number % SINGLE_CALL_EVERY])
-        steps = self._mapped(self._authorize_all, batches)
+        steps = self._mapped(lambda batch: self._relay.batch_authorize([*map(self._question, batch)]), batches)
         permitted: list[tuple[Transfer, int]] = []
         label = ("전송 승인 요청", "ask for each transfer")
-        for asked, answers in self._out.track(label, steps, len(batches), len(transfers)):
-            permitted += _count(result, asked, answers)
+        for batch, answers in zip(batches, self._out.track(label, steps, len(batches), len(transfers)), strict=True):
+            permitted += _count(result, batch, answers)
         for transfer in transfers[::SINGLE_CALL_EVERY]:
             before = time.perf_counter()
-            answer = self._access.AuthorizeAccess(self._authorize_request(transfer), metadata=self._relay)
+            answer = self._relay.authorize_access(self._question(transfer))
             result.single_call_s.append(time.perf_counter() - before)
             permitted += _count(result, [transfer], [answer])
         return permitted
 
     def _record(self, permitted: Sequence[tuple[Transfer, int]]) -> int:
         """Record what came of permitted transfers; return how many were recorded."""
-        batches = _batches(permitted)
-        steps = self._mapped(self._record_all, batches)
-        return sum(self._out.track(("전송 결과 기록", "record what was sent"), steps, len(batches), len(permitted)))
+        batches = _batches([self._outcome(transfer, seq) for transfer, seq in permitted])
+        steps = self._mapped(self._relay.batch_record, batches)
+        label = ("전송 결과 기록", "record what was sent")
+        return sum(map(len, self._out.track(label, steps, len(batches), len(permitted))))
 
     def _each(self, label: tuple[str, str], items: Sequence[T], call: Callable[[T], object]) -> None:
         for _ in self._out.track(label, self._mapped(call, items), len(items)):
@@ -145,13 +133,10 @@ class Traffic:
             type=institution.type,
             active=True,
         )
-        request = rs.RegisterParticipantRequest(request_id=os.urandom(16), participant=statement)
-        self._registry.RegisterParticipant(request, metadata=self._operator)
+        self._operator.register_participant(statement)
 
     def _enrol(self, citizen: Citizen) -> None:
-        subject = pb.Subject(scheme=SCHEME, value=citizen.id)
-        request = rs.EnrolSubjectRequest(request_id=os.urandom(16), subject=subject, method="demo")
-        self._registry.EnrolSubject(request, metadata=self._relay)
+        self._relay.enrol(pb.Subject(scheme=SCHEME, value=citizen.id), method="demo")
 
     def _grant(self, planned: PlannedConsent) -> None:
         consent = pb.Consent(
@@ -164,13 +149,10 @@ class Traffic:
             ),
             language="ko",
         )
-        request = cs.GrantConsentRequest(
-            request_id=os.urandom(16), subject=self._subject(planned.citizen), consent=consent, method="demo"
-        )
-        self._consents.GrantConsent(request, metadata=self._relay)
+        self._relay.grant(self._subject(planned.citizen), consent, method="demo")
 
-    def _authorize_request(self, transfer: Transfer) -> ac.AuthorizeAccessRequest:
-        question = pb.Question(
+    def _question(self, transfer: Transfer) -> pb.Question:
+        return pb.Question(
             subject=self._subject(transfer.citizen),
             actor=pb.Actor(organisation=transfer.recipient, relay=RELAY[0], automatic=True),
             holder=transfer.holder,
@@ -178,41 +160,21 @@ class Traffic:
             action="disclose",
             categories=[transfer.category],
         )
-        return ac.AuthorizeAccessRequest(request_id=os.urandom(16), question=question)
 
-    def _authorize_all(
-        self, asked: Sequence[Transfer]
-    ) -> tuple[Sequence[Transfer], list[ac.AuthorizeAccessResponse]]:
-        request = ac.BatchAuthorizeAccessesRequest(requests=map(self._authorize_request, asked))
-        answer = self._access.BatchAuthorizeAccesses(request, metadata=self._relay)
-        return asked, [result.response for result in answer.results]
-
-    def _record_all(self, permitted: Sequence[tuple[Transfer, int]]) -> int:
-        requests = [
-            ac.RecordAccessRequest(
-                request_id=os.urandom(16),
-                subject=self._subject(transfer.citizen),
-                access_seq=seq,
-                outcome=st.OutcomeStatement(
-                    status=_STATUSES[(transfer.citizen + seq) % len(_STATUSES)],
-                    happened_time_ms=time.time_ns() // 1_000_000,
-                ),
-            )
-            for transfer, seq in permitted
-        ]
-        batch = ac.BatchRecordAccessesRequest(requests=requests)
-        return len(self._access.BatchRecordAccesses(batch, metadata=self._relay).receipts)
+    def _outcome(self, transfer: Transfer, seq: int) -> TransferOutcome:
+        status = _STATUSES[(transfer.citizen + seq) % len(_STATUSES)]
+        outcome = st.OutcomeStatement(status=status, happened_time_ms=time.time_ns() // 1_000_000)
+        return TransferOutcome(self._subject(transfer.citizen), seq, outcome)
 
 
 def _count(
-    result: TrafficResult, asked: Sequence[Transfer], answers: Sequence[ac.AuthorizeAccessResponse]
+    result: TrafficResult, asked: Sequence[Transfer], answers: Sequence[AuthorizeAnswer]
 ) -> Iterator[tuple[Transfer, int]]:
     """Count answers by outcome; yield each permitted transfer with the seq of its ACCESS entry."""
     for transfer, answer in zip(asked, answers, strict=True):
-        outcome = pb.Outcome.Name(answer.decision.outcome).removeprefix("OUTCOME_")
-        result.outcomes[outcome] += 1
-        result.surprises += outcome != transfer.outcome
-        if outcome == "PERMIT":
+        result.outcomes[answer.outcome_name] += 1
+        result.surprises += answer.outcome_name != transfer.outcome
+        if answer:
             yield transfer, answer.access_seq
 
 
