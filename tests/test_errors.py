@@ -300,7 +300,7 @@ def _signed_for_another_tag(world: World) -> Any:
     return world.running.access.AuthorizeAccess(write, metadata=world.running.as_("app"))
 
 
-# -- who calls ------------------------------------------------------------------------------------------------
+# -- the caller -----------------------------------------------------------------------------------------------
 
 
 @provokes("UNAUTHENTICATED", StatusCode.UNAUTHENTICATED)

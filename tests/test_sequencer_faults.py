@@ -1,4 +1,4 @@
-"""How the sequencer fails: for each step of a batch, what the caller is told, what exists, and what goes on."""
+"""How the sequencer fails. For each step of a batch: how the write ends for its caller, what exists, what continues."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ class Row:
 
     Attributes:
         inject: makes the fault; returns a write to use in place of a valid one, or None.
-        told: what the caller is told: ``recorded``, ``refused``, ``not now``, or ``unknown``.
+        told: how the write ends for its caller: ``recorded``, ``refused``, ``not now``, or ``unknown``.
         exists: whether the entry is there after the next start.
         signed: whether a checkpoint with the entry is in the file of the last signed one, before the next start.
         published: whether a checkpoint with the entry was public, before the next start.
@@ -128,7 +128,7 @@ ROWS = {
 
 
 def ending(case: LedgerCase, write: Any) -> str:
-    """Return what the caller of a write is told."""
+    """Return how a write ends for its caller."""
     try:
         case.write(write)
     except RequestError:
@@ -192,7 +192,7 @@ def test_a_failed_write_stops_everything_and_says_so(tmp_path: Path) -> None:
     case.faulty_store.fail_write(persisted=True)
     futures = case.write_together([write, other, Failing(error=InvalidError("no"))])
     for future in futures:
-        # The refused one too: nobody is told anything else of a batch whose outcome is unknown.
+        # The refused one too: all writes of a batch whose outcome is unknown end alike.
         with pytest.raises(StorageError, match="unknown"):
             future.result(10)
     case.sequencer._thread.join(10)

@@ -1,4 +1,4 @@
-"""Signed statements, receipts, proofs, histories: what clients and auditors hold against the daemon."""
+"""Signed statements, receipts, proofs, histories: what clients and auditors verify."""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -12,7 +12,7 @@ takes all writes that wait, up to a limit, and writes them as one batch:
 7. Answer the futures.
 8. After a seal: sign a checkpoint and offer it to the publisher (``checkpoints``).
 
-A crash before 5 loses only writes that nobody was told about. A crash between 5 and 6 leaves the table older than the
+A crash before 5 loses only writes that were not answered yet. A crash between 5 and 6 leaves the table older than the
 store; the next start applies the missing entries to it. A crash between 6 and 8 leaves a seal without a checkpoint; the
 next start signs it. Recovery runs the same code: a start seals, signs and publishes by an empty batch.
 
@@ -97,7 +97,8 @@ class Sequencer:
         """Take over a ledger that was opened and verified.
 
         Args:
-            confirm_clock: an operator confirms a clock that is behind the last leaf; that leaf's time is used again.
+            confirm_clock: an operator confirms a clock that is earlier than the last leaf. New leaves get that
+                leaf's time until the clock has passed it.
             on_fault: called once, on the sequencer's thread, when a failure stops the sequencer.
         """
         self.ledger = ledger
@@ -276,7 +277,7 @@ class Sequencer:
                 if batch.index > self.ledger.state.size:
                     self._commit(context, len(prepared))
         except BaseException:
-            # INVARIANT: nobody is told that a write failed while it may be on disk: the error says "unknown".
+            # INVARIANT: no caller gets an error that means "not recorded" while the batch may be on disk.
             unknown = StorageError("write failed; whether it is recorded is unknown, repeat it with its request_id")
             for pending in writes:
                 if not pending.future.done():

@@ -91,9 +91,9 @@ class Pooled:
 
 
 class ServiceRegistration:
-    """Stands in for the server when generated code adds a service to it.
+    """Receives a service from generated code in place of the server, and adds it to the server with changed handlers.
 
-    It changes each handler: calls that may wait run on *pool*, and a request that does not decode reaches ``rpc``. gRPC
+    The changes: calls that may wait run on *pool*, and a request that does not decode reaches ``rpc``. gRPC
     itself would answer such a request INTERNAL, count it nowhere, and log a traceback for it.
 
     Attributes:

@@ -60,7 +60,7 @@ MAP_BITS = 4
 
 
 class FakeClock:
-    """A clock that moves when it is told to, and only forward; ``wall_ms`` may be set apart, as operators do."""
+    """A clock that moves only by ``advance``, and forward; ``shift_wall`` sets the wall clock, as operators do."""
 
     def __init__(self) -> None:
         self._wall_ms = START_MS

@@ -84,8 +84,8 @@ def verify_ahead(origin: str, signed: SignedEntry) -> SignedEntry:
     """Verify an author's signature, and return *signed* marked as verified.
 
     A service calls it on the caller's thread: an Ed25519 verification takes longer than the rest of a write, and all
-    writes share the sequencer's thread. It says nothing of the key: ``WriteContext.check_signature`` checks whose key
-    it is, and that it is in force.
+    writes share the sequencer's thread. ``WriteContext.check_signature`` checks later whose key
+    it is, and whether the key is in force.
 
     Raises:
         InvalidError: BAD_SIGNATURE.
