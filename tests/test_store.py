@@ -299,7 +299,7 @@ def test_a_full_disk_fails_the_write_and_all_later_ones(tmp_path: Path, sync_apa
     lines = done.stdout.splitlines()
     assert lines[0].startswith("write failed, its outcome is unknown")
     assert done.stderr.count("store takes no more writes: write failed") == 1
-    assert lines[1].startswith("store refuses writes since one failed")
+    assert lines[1].startswith("store refuses writes because one failed")
     assert lines[2] == "b'x'"
     store = RocksStore.open(tmp_path, create=False)
     assert scanned(store) == [b"a"]

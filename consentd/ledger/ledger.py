@@ -51,15 +51,8 @@ class State:
 def encode_state(state: State) -> bytes:
     """Encode the state row."""
     return _STATE.pack(
-        _STATE_VERSION,
-        state.size,
-        state.root,
-        state.time_ms,
-        state.tags,
-        state.map_root,
-        state.sealed_size,
-        state.seal_hash,
-        state.map_bits,
+        _STATE_VERSION, state.size, state.root, state.time_ms, state.tags, state.map_root, state.sealed_size,
+        state.seal_hash, state.map_bits,
     )
 
 

@@ -27,7 +27,7 @@ from consentd.errors import CorruptionError
 from consentd.ledger import layout, reads
 from consentd.policy.model import OPEN_END_MS
 from consentd.policy.subject import is_ended
-from consentd.statements import payloads, values
+from consentd.statements import values
 from consentd.store import Store
 
 CONSENT_KINDS = frozenset({EntryKind.GRANT, EntryKind.AMEND, EntryKind.PAUSE, EntryKind.RESUME, EntryKind.REVOKE})
@@ -76,20 +76,6 @@ class StatedPruning:
     index: int
     time_ms: int
     pruned: Pruned
-
-
-def read_ledger_statement(store: Store) -> Any:
-    """Return the statement of leaf 0, a LedgerStatement; None: there is none.
-
-    Raises:
-        CorruptionError: chain `ledger` cannot be read.
-        VerificationError: the statement is malformed.
-    """
-    for entry in reads.read_chain(store, codec.LEDGER_TAG, 1):
-        if entry.event.kind != EntryKind.LEDGER or entry.row is None:
-            return None
-        return payloads.decode_payload(entry.event.kind, codec.decode_statement(entry.row[33:]).payload)
-    return None
 
 
 def read_stated_prunings(store: Store) -> tuple[int, list[StatedPruning]]:

@@ -1,15 +1,15 @@
-"""The store: ordered bytes on disk, and the one durable way to change them.
+"""The store: ordered bytes on disk, and one durable way to change them.
 
-A store maps byte keys to byte values, ordered by key. It is read by any number of threads at once
-and written by one, through ``write``: one ``Batch``, atomic and synced. There is no single ``put``,
-so a half-written state cannot be expressed.
+A store maps byte keys to byte values, in the order of keys. Any number of threads may read it. One thread writes it,
+with ``write``: a whole ``Batch``, atomic and synced. There is no single ``put``, so no code can leave a state half
+written.
 
-**A failed write has an unknown outcome**: the batch may be on disk or not. The store then refuses
-all later writes, because their order relative to the lost one cannot be known; reads still work.
-Whoever owns the ledger stops, opens it again, and finds out (``ledger.opening``).
+**A failed write has an unknown outcome**: the batch may be on disk or not. After it the store refuses all writes,
+because nobody knows whether they would follow that batch; reads still work. The daemon stops, and the next start opens
+the store again and finds out (``ledger.recovery``).
 
-Two stores keep this contract, and ``tests/test_store.py`` holds both to it: ``memory.MemoryStore``
-for tests and where an empty store is asked for, ``rocks.RocksStore`` for everything else.
+There are two stores: ``rocks.RocksStore``, and ``memory.MemoryStore`` for tests and for empty stores.
+``tests/test_store.py`` runs the same tests on both.
 """
 
 from collections.abc import Iterator, Sequence
@@ -41,11 +41,9 @@ Operation = Put | Delete | DeleteRange
 
 
 class Batch:
-    """A list of changes that reach the store together or not at all.
+    """A list of changes that a store applies together or not at all.
 
-    Changes take effect in the order given, so the last one on a key wins, and a put after a
-    ``delete_range`` that covers it stays. A batch is plain memory: building one never fails halfway
-    and touches no store.
+    They are applied in order: the last change of a key wins, and a put after a ``delete_range`` of its key remains.
     """
 
     __slots__ = ("operations",)
@@ -61,13 +59,13 @@ class Batch:
         self.operations.append(Put(key, value))
 
     def delete(self, key: bytes) -> None:
-        """Remove *key*; no error where it is absent."""
+        """Remove *key*, if it is there."""
         self.operations.append(Delete(key))
 
     def delete_range(self, start: bytes, end: bytes) -> None:
         """Remove all keys in [*start*, *end*); an empty range changes nothing."""
-        # INVARIANT: start < end in every DeleteRange. RocksDB rejects an inverted range only in the middle
-        # of applying the batch: what stood before it is then visible, what stood behind it is not.
+        # INVARIANT: start < end in every DeleteRange. RocksDB refuses an inverted range only while it applies the
+        # batch: the changes before that one are then visible, and the changes after it are not.
         assert start <= end, "a range ends before it starts"
         if start == end:
             return
@@ -77,8 +75,8 @@ class Batch:
 class Store(Protocol):
     """Ordered bytes with one atomic, synced write.
 
-    Every method raises ``StorageError`` where the disk fails or the store is closed, and
-    ``CorruptionError`` where stored bytes do not match their checksums.
+    Every method raises ``StorageError`` if the disk fails or the store is closed, and ``CorruptionError`` if stored
+    bytes do not match their checksums.
     """
 
     def get(self, key: bytes) -> bytes | None:
@@ -94,9 +92,8 @@ class Store(Protocol):
     ) -> Iterator[tuple[bytes, bytes]]:
         """Yield the (key, value) pairs in [*start*, *end*), by key, at most *limit* of them.
 
-        *end* None means to the last key. The pairs are those of the moment of the call: later
-        writes do not show. A scan that is not run to its end keeps the store's files open until
-        it is dropped.
+        *end* None: up to the last key. The scan does not see writes that are made after the call. A scan that is not
+        run to its end keeps the store's files open until it is garbage-collected.
         """
         ...
 
@@ -104,12 +101,12 @@ class Store(Protocol):
         """Apply *batch* atomically, and return once it is synced to disk.
 
         Raises:
-            StorageError: it failed; whether the batch is on disk is unknown, and no later write is accepted.
+            StorageError: the write failed. Whether the batch is on disk is unknown, and every later write is refused.
         """
         ...
 
     def copy(self, path: Path) -> None:
-        """Write a consistent copy, a store of its own, to the new directory *path* while the store is in use."""
+        """Write a consistent copy to the new directory *path*, while the store is in use."""
         ...
 
     def compact_range(self, start: bytes, end: bytes | None) -> None:
@@ -117,7 +114,7 @@ class Store(Protocol):
         ...
 
     def approximate_size(self) -> int:
-        """Return the bytes that the store takes, roughly."""
+        """Return an estimate of the bytes that the store takes."""
         ...
 
     def close(self) -> None:
@@ -126,9 +123,9 @@ class Store(Protocol):
 
 
 def prefix_end(prefix: bytes) -> bytes | None:
-    """Return the least key above all keys that begin with *prefix*; None where there is none.
+    """Return the smallest key that is greater than all keys with *prefix*; None: there is none.
 
-    ``scan(prefix, prefix_end(prefix))`` yields exactly the keys that begin with *prefix*.
+    ``scan(prefix, prefix_end(prefix))`` yields the keys that begin with *prefix*. ``prefix_end(b"a\xff") == b"b"``.
     """
     stem = prefix.rstrip(b"\xff")
     return stem[:-1] + bytes([stem[-1] + 1]) if stem else None

@@ -1,28 +1,25 @@
 """The memory-mapped environment of the policy table; the only door to ``lmdb``.
 
-One process writes, any number read, without locks between them: a read transaction sees the last
-commit before it began, and no later one. A read takes 0.8 µs, transaction included.
+One process writes, any number of processes read, and neither waits for the other. A read transaction sees the last
+commit before it began. A read takes 0.8 µs, with its transaction.
 
-**Durability.** The environment is opened with ``metasync=False``: a commit syncs its pages, then
-writes the page that makes them current without waiting for that one; the next commit's sync covers
-it. A power cut may so undo the last commit, and nothing else: what remains is whole. That suits the
-table, which the ledger can always bring up to date. It must never be *ahead* of the ledger, and is
-not: nothing of a write transaction is current before ``commit``, which comes after RocksDB's synced
-write. Why not less: ``sync=False`` may make pages current that never reached the disk, a torn table
-that still answers; ``writemap=True`` lets any stray pointer of the process edit it, and turns a full
-disk into SIGBUS. Why not ``metasync=True``: a second sync for each commit, to save a few apply() at a
-start.
+**Durability.** The environment is opened with ``metasync=False``: a commit syncs its pages, and then writes the meta
+page that makes them current, without a sync; the sync of the next commit covers it. So a power cut may undo the last
+commit, and the table is then the one before it. That is harmless, because ``catch_up`` applies the missing entries. The
+table is never *ahead* of the ledger, because RocksDB's synced write comes before ``commit``. Why not a weaker setting?
+With ``sync=False`` a power cut may leave a torn table that still answers. With ``writemap=True`` a stray pointer can
+change the table, and a full disk kills the process with SIGBUS. Why not ``metasync=True``? Each commit would sync
+twice, only to save a few applied entries at a start.
 
-**The map** is a reservation of addresses, not of memory or disk; the file grows as it fills. A map
-cannot grow within a transaction, so ``map_size_mb`` is chosen large from the start. Where an operator
-raises it, readers that run take over the new size at their next read.
+**The map** reserves addresses, not memory or disk space; the file grows as needed. A map cannot grow within a
+transaction, so ``map_size_mb`` should be large from the start. When an operator raises it, readers that run take over
+the new size at their next read.
 
-**Readers.** A reader that dies leaves its slot behind, which keeps old pages from reuse:
-``clear_dead_readers`` frees it. A reader that lives and never ends its transaction does the same and
-cannot be cleared: never wait for anything within one.
+**Readers.** A reader process that dies leaves its slot in the reader table, so that LMDB does not reuse old pages;
+``clear_dead_readers`` frees such slots. A reader that never ends its transaction has the same effect, and cannot be
+cleared: never wait for anything inside a read transaction.
 
-The files keep LMDB's 0.9 format (``lib_version=0``), which the gate's LMDB reads and later ones do
-not. They must lie on a local file system.
+The files have LMDB's 0.9 format (``lib_version=0``), which the gate's LMDB reads. They must be on a local file system.
 """
 
 from collections.abc import Iterator
@@ -36,16 +33,16 @@ from consentd import files
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 
 MAX_READERS = 1024
-"""Most read transactions at once, in all processes; 64 bytes each. Set by the process that opens first."""
-STOPPED = "table stopped, since a write to it failed: start the daemon again"
-_SPARE_READERS = 32  # finished read transactions kept for the next begin, which then costs a tenth
+"""Most read transactions at once, in all processes. The process that opens the files first sets it."""
+STOPPED = "table stopped because a write to it failed: start the daemon again"
+_SPARE_READERS = 32  # finished read transactions that are reused: to begin one then takes a tenth of the time
 
 
 class ReadTransaction:
-    """A read transaction: the table as of one commit. Use it in a ``with`` statement.
+    """A read transaction: it sees one commit. Use it in a ``with`` statement.
 
     Attributes:
-        get: return the value of a key as bytes, or None. LMDB's own function, for the hot path's sake.
+        get: returns the value of a key, or None. It is LMDB's own function, because a Python wrapper costs time.
     """
 
     __slots__ = ("_txn", "get")
@@ -55,7 +52,7 @@ class ReadTransaction:
         self.get = txn.get
 
     def scan(self, start: bytes, end: bytes | None, *, limit: int | None = None) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the (key, value) pairs in [*start*, *end*), by key, at most *limit*; *end* None: to the last."""
+        """Yield the (key, value) pairs in [*start*, *end*), by key, at most *limit*; *end* None: up to the last key."""
         left = -1 if limit is None else limit
         cursor = self._txn.cursor()
         found = cursor.set_range(start) if start else cursor.first()
@@ -74,20 +71,19 @@ class ReadTransaction:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._txn.abort()
-        # Translated at the border of the transaction, so that the reads themselves carry no guard.
+        # LMDB's errors are translated here, so that each read needs no try block.
         if isinstance(error, lmdb.Error):
             raise _translated(error) from error
 
 
 class WriteTransaction(ReadTransaction):
-    """The write transaction: reads its own writes; there is one at a time, in all processes.
+    """The write transaction. Its reads include its own writes. There is only one at a time, in all processes.
 
-    Leaving the ``with`` block commits; leaving it by an exception changes nothing. Begin and end it on
-    one thread.
+    Leaving the ``with`` block commits; leaving it by an exception changes nothing. Begin and end it on one thread.
 
     Attributes:
-        put: set a key to a value.
-        delete: remove a key; tells whether it was there.
+        put: sets a key to a value.
+        delete: removes a key, and returns whether it was there.
     """
 
     __slots__ = ("_ended", "delete", "put")
@@ -99,10 +95,10 @@ class WriteTransaction(ReadTransaction):
         self._ended = False
 
     def commit(self) -> None:
-        """Make all changes current for readers that begin from now on, and sync their pages.
+        """Commit: readers that begin later see all changes. Syncs the pages.
 
         Raises:
-            StorageError: it failed; readers keep the commit before.
+            StorageError: it failed; readers still see the commit before.
         """
         self._ended = True
         try:
@@ -119,7 +115,7 @@ class WriteTransaction(ReadTransaction):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None or self._ended:
-            super().__exit__(kind, error, trace)  # an abort after the end does nothing
+            super().__exit__(kind, error, trace)  # after a commit or an abort, another abort does nothing
         else:
             self.commit()
 
@@ -127,9 +123,8 @@ class WriteTransaction(ReadTransaction):
 class Environment:
     """One LMDB directory, opened at most once in a process. Made by ``open`` or ``open_read_only``.
 
-    A second open of the same files in one process is an ``AssertionError``: LMDB's locks belong to
-    the process, and closing the second would silently drop those of the first. Pass the object around.
-    It does not survive a fork.
+    To open the same files twice in one process is an ``AssertionError``: LMDB's locks belong to the process, and
+    closing the second environment would silently drop the locks of the first. An environment does not survive a fork.
     """
 
     __slots__ = ("_env",)
@@ -139,11 +134,11 @@ class Environment:
 
     @classmethod
     def open(cls, path: Path, *, map_size_mb: int) -> Self:
-        """Open the environment in directory *path* for writing; make it where it is absent.
+        """Open the environment in directory *path* for writing; create it if it is missing.
 
         Raises:
             StorageError: the directory cannot be made or opened.
-            CorruptionError: the files there are not LMDB's, or damaged.
+            CorruptionError: the files are not LMDB's, or are damaged.
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -153,18 +148,18 @@ class Environment:
 
     @classmethod
     def open_read_only(cls, path: Path) -> Self:
-        """Open the environment in *path* for reading, beside its writer. Its map's size is the writer's.
+        """Open the environment in *path* for reading, also while another process writes it.
 
-        The directory must be writable for the process nonetheless: readers enter themselves in the lock file.
+        The process must be able to write the directory nevertheless, because each reader takes a slot in the lock file.
 
         Raises:
-            StorageError: it is absent or cannot be opened.
-            CorruptionError: the files there are not LMDB's, or damaged.
+            StorageError: it is missing or cannot be opened.
+            CorruptionError: the files are not LMDB's, or are damaged.
         """
         return cls(_open(path, map_size_bytes=0, read_only=True))
 
     def begin_read(self) -> ReadTransaction:
-        """Begin a read transaction, on the last commit.
+        """Begin a read transaction, which sees the last commit.
 
         Raises:
             StorageError: too many read transactions at once, or the environment is closed.
@@ -172,13 +167,13 @@ class Environment:
         try:
             return ReadTransaction(self._env.begin())
         except lmdb.MapResizedError:
-            self._env.set_mapsize(0)  # the writer's map is larger now: take its size over
+            self._env.set_mapsize(0)  # take over the size of the writer's map, which has grown
             return self.begin_read()
         except lmdb.Error as error:
             raise _translated(error) from error
 
     def begin_write(self) -> WriteTransaction:
-        """Begin the write transaction; wait while another process or thread is in one.
+        """Begin the write transaction. Waits while another process or thread has one.
 
         Raises:
             StorageError: the environment is closed.
@@ -189,13 +184,13 @@ class Environment:
             raise _translated(error) from error
 
     def copy(self, path: Path) -> None:
-        """Write a compact copy to the new directory *path*, synced; readers and the writer go on meanwhile.
+        """Write a compact copy to the new directory *path*, synced, while others read and write.
 
-        The copy holds live pages only. LMDB does not overwrite what it frees, so this is how deleted
-        rows leave the disk: copy, move readers over, delete the old directory.
+        The copy has no freed pages. LMDB does not overwrite the rows in a page that it frees. So to remove deleted rows
+        from the disk: copy, let readers open the copy, delete the old directory.
 
         Raises:
-            StorageError: *path* exists, or the disk fails; what was written of the copy remains.
+            StorageError: *path* exists, or the disk fails. The unfinished copy remains.
         """
         try:
             path.mkdir(parents=True)
@@ -208,14 +203,14 @@ class Environment:
             raise _translated(error) from error
 
     def clear_dead_readers(self) -> int:
-        """Free the slots of readers whose process died; return how many there were."""
+        """Free the slots of readers whose process died; return their number."""
         try:
             return self._env.reader_check()
         except lmdb.Error as error:
             raise _translated(error) from error
 
     def used_bytes(self) -> int:
-        """Return the bytes of the file in use, free pages between them included.
+        """Return how many bytes of the file are in use, with the free pages between them.
 
         Raises:
             StorageError: the environment is closed.
@@ -223,7 +218,7 @@ class Environment:
         return self._pages()[0]
 
     def used_share(self) -> float:
-        """Return how much of the map's size is in use, 0 to 1; at 1 nothing more can be written. Raises as above."""
+        """Return which fraction of the map is in use, 0 to 1. At 1 every write fails. Raises as ``used_bytes``."""
         used, size = self._pages()
         return used / size
 
@@ -246,48 +241,41 @@ def _open(path: Path, *, map_size_bytes: int, read_only: bool) -> lmdb.Environme
             map_size=map_size_bytes,
             readonly=read_only,
             create=not read_only,
-            mode=0o660,  # keyed hashes of identifiers: for the daemon's user, and a gate in its group if umask allows
+            mode=0o660,  # for the daemon's user, and a gate in its group if umask allows it
             metasync=False,
             # Checks hit pages at random: reading ahead would push out pages that others need.
             readahead=False,
-            # Pages are zeroed before use. Without it, heap bytes of the daemon, keys among them, could reach the file.
+            # Zero pages before use. Otherwise bytes of the daemon's heap, keys among them, could get into the file.
             meminit=True,
             max_readers=MAX_READERS,
             max_spare_txns=_SPARE_READERS,
             lib_version=0,
         )
-    except lmdb.ReadonlyError as error:  # at an opening no misuse, but what EACCES is called
+    except lmdb.ReadonlyError as error:  # LMDB's name for EACCES when it opens the files
         raise StorageError(f"table cannot be opened: whose are its files? {error}") from error
     except lmdb.Error as error:
         raise _translated(error) from error
     except OSError as error:
-        # The binding makes the directory itself, and lets that error through as it is.
+        # The binding makes the directory, and does not translate the error of that.
         raise StorageError(f"table directory cannot be made: `{path}`: {error.strerror}") from error
 
 
 _DAMAGED = (
-    lmdb.CorruptedError,
-    lmdb.InvalidError,
-    lmdb.PageNotFoundError,
-    lmdb.VersionMismatchError,
+    lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError,
 )
 _BUGS = (
-    lmdb.BadDbiError,
-    lmdb.BadRslotError,
-    lmdb.BadTxnError,
-    lmdb.BadValsizeError,
-    lmdb.InvalidParameterError,
+    lmdb.BadDbiError, lmdb.BadRslotError, lmdb.BadTxnError, lmdb.BadValsizeError, lmdb.InvalidParameterError,
     lmdb.ReadonlyError,
 )
 
 
 def _translated(error: lmdb.Error) -> ConsentdError:
-    """Return ours for *error*. A misuse of LMDB raises AssertionError instead: it is a bug."""
+    """Return our error for LMDB's. Raises AssertionError for a wrong use of LMDB, which is a bug."""
     assert not isinstance(error, _BUGS), f"table was misused: {error}"
     assert "already open in this process" not in str(error), f"table was opened twice: {error}"
     if isinstance(error, _DAMAGED):
         return CorruptionError(f"table is damaged: rebuild it: {error}")
-    if isinstance(error, lmdb.PanicError):  # a commit failed earlier in this process; the files are whole
+    if isinstance(error, lmdb.PanicError):  # an earlier commit failed in this process; the files are not damaged
         return StorageError(STOPPED)
     if isinstance(error, lmdb.MapFullError):
         return StorageError("table is full: raise `map_size_mb`")

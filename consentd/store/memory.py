@@ -1,4 +1,4 @@
-"""A store in memory: for tests, as an empty store, and as the plain meaning of the contract."""
+"""A store in memory: for tests, and wherever an empty store is needed."""
 
 import threading
 from bisect import bisect_left
@@ -10,10 +10,9 @@ from consentd.store import Batch, Delete, Put
 
 
 class MemoryStore:
-    """A ``Store`` in memory. Nothing outlives the object but what ``reopen`` takes over."""
+    """A ``Store`` in memory. Every method takes ``_lock``, so that no reader sees a part of a batch."""
 
     def __init__(self, contents: Mapping[bytes, bytes] | None = None) -> None:
-        # Guarded by _lock: readers must never see half a batch.
         self._lock = threading.Lock()
         self._values: dict[bytes, bytes] = dict(contents or {})
         self._keys: list[bytes] = sorted(self._values)
@@ -66,7 +65,7 @@ class MemoryStore:
         raise StorageError(f"store in memory cannot be copied to files: `{path}`")
 
     def compact_range(self, start: bytes, end: bytes | None) -> None:
-        """Do nothing: deleted bytes are gone at once."""
+        """Do nothing: a delete frees the bytes at once."""
 
     def approximate_size(self) -> int:
         """Return the bytes of all keys and values."""
@@ -74,11 +73,11 @@ class MemoryStore:
             return sum(len(key) + len(value) for key, value in self._values.items())
 
     def close(self) -> None:
-        """Refuse all further calls but ``reopen``."""
+        """Refuse all further calls except ``reopen``."""
         self._closed = True
 
     def reopen(self) -> "MemoryStore":
-        """Return a new store with what this one holds: what the next process to open it would find."""
+        """Return a new store with the same content, as another process would open it."""
         with self._lock:
             return MemoryStore(self._values)
 

@@ -1,23 +1,19 @@
 """The store on RocksDB; the only door to ``rocksdict``.
 
-rocksdict knows its errors as text on a bare ``Exception``, so this module translates them, once:
-``Corruption:`` becomes ``CorruptionError``, all else ``StorageError``. Three of its ways decide how
-the code below reads (0.3.29, each shown by an experiment and held by a test):
+rocksdict raises a bare ``Exception`` with a text. This module translates it: ``Corruption:`` becomes
+``CorruptionError``, everything else ``StorageError``. Three peculiarities of rocksdict 0.3.29 shape the code below; a
+test shows each of them:
 
-* ``items()`` ends early, without a word, at a block whose checksum is wrong. Only the cursor of
-  ``iter()`` has a ``status()`` that raises, so scans use that.
-* A cursor borrows the bounds of its ``ReadOptions``: dropping those frees memory that the cursor
-  still reads. A scan holds both to its end.
-* ``set_iterate_lower_bound`` sets the upper bound. Reverse scans compare the lower one themselves.
+* ``items()`` ends silently at a block whose checksum is wrong. Only the cursor of ``iter()`` has a ``status()`` that
+  raises, so scans use the cursor.
+* A cursor points into its ``ReadOptions``. A scan keeps both until its end, or the cursor would read freed memory.
+* ``set_iterate_lower_bound`` sets the upper bound. So reverse scans compare each key with the lower bound themselves.
 
-The order of keys, iteration from one moment, atomic batches and a consistent ``multi_get`` are
-RocksDB's own.
-
-**The GIL.** rocksdict keeps it through ``write``, sync included, but not through ``flush_wal``. Where the
-disk syncs in 0.1 ms, keeping it is best: a thread that gives it up waits 5 ms and more behind busy
-threads to get it back. Where a sync takes milliseconds, keeping it would hold up every check for as
-long. So ``open`` times a few empty synced writes: on a quick disk ``write`` syncs in one step, on a slow
-one it writes first and then syncs with the GIL released. Both return only once the batch is on disk.
+**The GIL.** rocksdict holds the GIL during ``write``, also while that syncs, but not during ``flush_wal``. On a disk
+that syncs in 0.1 ms, holding it is better: a thread that releases it waits 5 ms and more until busy threads give it
+back. On a disk that needs milliseconds, holding it would delay every check for that long. So ``open`` times a few empty
+synced writes. On a quick disk ``write`` syncs in one step. On a slow disk it writes first, and then syncs without the
+GIL. In both cases the batch is on disk when it returns.
 """
 
 import fcntl
@@ -39,19 +35,19 @@ log = logging.getLogger(__name__)
 
 DEFAULT_BLOCK_CACHE_MB = 256
 WRITE_BUFFER_MB = 64
-"""Size at which the memory table is written out; three may exist. Bounds memory, and the log replayed at a start."""
+"""Size at which a memory table is written out; there are at most three. Limits memory, and the log read at a start."""
 
 QUICK_SYNC_S = 0.0003
-"""Longest sync during which the GIL is kept: 200 commits a second then hold up other threads 6 % of the time."""
+"""Longest sync during which the GIL is held: 200 commits a second then block other threads 6 % of the time."""
 
-# INVARIANT: holds the real paths this process has open for writing; see _is_locked.
+# INVARIANT: has the real path of each store that this process has open for writing; see ``_is_locked``.
 _open_here: set[str] = set()
 
 
 class RocksStore:
     """A ``Store`` in one RocksDB directory. Made by ``open`` or ``open_read_only``.
 
-    Reads are safe from any thread. ``write`` belongs to one thread, the sequencer's.
+    Any thread may read. Only one thread may call ``write``: the sequencer's.
     """
 
     __slots__ = ("_db", "_failed", "_path", "_read_only", "_sync", "_sync_apart")
@@ -60,7 +56,7 @@ class RocksStore:
         self._db = db
         self._path = path
         self._read_only = read_only
-        self._failed = False  # Owned by the writer; never reset.
+        self._failed = False  # set by the writing thread, and never reset
         self._sync_apart = sync_apart
         self._sync = rocksdict.WriteOptions()
         self._sync.sync = not sync_apart
@@ -74,16 +70,15 @@ class RocksStore:
         block_cache_mb: int = DEFAULT_BLOCK_CACHE_MB,
         sync_apart: bool | None = None,
     ) -> Self:
-        """Open the store in directory *path* for reading and writing, as its only process.
+        """Open the store in directory *path* for reading and writing. No other process may have it open.
 
         Args:
-            path: the directory.
-            create: make it where it is absent.
+            create: create the store if it is missing.
             block_cache_mb: memory for blocks, filters and indexes.
-            sync_apart: sync in a step of its own, without the GIL; None: as the disk's speed suggests.
+            sync_apart: sync in a step of its own, without the GIL; None: if the disk is slow.
 
         Raises:
-            StorageError: another process has it open; it is absent and *create* is false; the disk fails.
+            StorageError: another process has it open; it is missing and *create* is false; or the disk fails.
             CorruptionError: its files contradict each other.
         """
         if create:
@@ -91,7 +86,7 @@ class RocksStore:
         else:
             _require_store(path)
         try:
-            db = rocksdict.Rdict(str(path), **_opening(block_cache_mb))
+            db = rocksdict.Rdict(str(path), **_open_arguments(block_cache_mb))
             if sync_apart is None:
                 sync_apart = _sync_seconds(db) > QUICK_SYNC_S
         except Exception as error:
@@ -103,19 +98,18 @@ class RocksStore:
     def open_read_only(
         cls, path: Path, *, block_cache_mb: int = DEFAULT_BLOCK_CACHE_MB, whole_log: bool = False
     ) -> Self:
-        """Open the store in *path* for reading, where no process has it open.
+        """Open the store in *path* for reading. No process may have it open.
 
-        RocksDB takes no lock for this, and would even read beside a running writer; but then files may
-        vanish under the reader, and an audit would see a moment that nobody can name. So a store in use
-        is refused: stop the daemon, or audit a ``copy``.
+        RocksDB takes no lock for this, and would also read while another process writes. But then files may be deleted
+        during the read, and nobody could say which state was read. So a store in use is refused: stop the daemon, or
+        read a ``copy``.
 
         Args:
-            path: the directory.
             block_cache_mb: memory for blocks, filters and indexes.
-            whole_log: refuse a log with a damaged record too, where otherwise it is read up to there.
+            whole_log: refuse a log with a damaged record. Otherwise the log is read up to that record.
 
         Raises:
-            StorageError: a process has it open; it is absent; the disk fails.
+            StorageError: a process has it open; it is missing; or the disk fails.
             CorruptionError: its files contradict each other.
         """
         _require_store(path)
@@ -123,10 +117,10 @@ class RocksStore:
             raise StorageError(f"store is open in another process: stop it, or read a copy: `{path}`")
         try:
             access = rocksdict.AccessType.read_only()
-            opening = _opening(block_cache_mb)
+            arguments = _open_arguments(block_cache_mb)
             if whole_log:
-                opening["options"].set_wal_recovery_mode(rocksdict.DBRecoveryMode.tolerate_corrupted_tail_records())
-            db = rocksdict.Rdict(str(path), access_type=access, **opening)
+                arguments["options"].set_wal_recovery_mode(rocksdict.DBRecoveryMode.tolerate_corrupted_tail_records())
+            db = rocksdict.Rdict(str(path), access_type=access, **arguments)
         except Exception as error:
             raise _translated(error, path) from error
         return cls(db, path, read_only=True, sync_apart=False)
@@ -150,10 +144,10 @@ class RocksStore:
     def scan(
         self, start: bytes, end: bytes | None, *, reverse: bool = False, limit: int | None = None
     ) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the pairs in [*start*, *end*), by key; see ``Store.scan``. About 2 µs, and 0.3 µs a pair."""
+        """Yield the pairs in [*start*, *end*), by key; see ``Store.scan``. It takes 2 µs, and 0.3 µs for each pair."""
         options = rocksdict.ReadOptions()
         if end is not None:
-            # Not only to stop there: without it RocksDB would walk through whatever deleted rows follow.
+            # Without this bound, RocksDB would also read the deleted rows that follow *end*.
             options.set_iterate_upper_bound(end)
         try:
             cursor = self._db.iter(options)
@@ -164,7 +158,7 @@ class RocksStore:
     def _pairs(
         self,
         cursor: rocksdict.RdictIter,
-        options: rocksdict.ReadOptions,  # INVARIANT: lives as long as the cursor, which points into it.
+        options: rocksdict.ReadOptions,  # INVARIANT: it lives as long as the cursor, which points into it.
         start: bytes,
         *,
         reverse: bool,
@@ -173,7 +167,7 @@ class RocksStore:
         left = -1 if limit is None else limit
         try:
             if reverse:
-                cursor.seek_to_last()  # of those below the upper bound
+                cursor.seek_to_last()  # the last key below the upper bound
             else:
                 cursor.seek(start)
             while left and cursor.valid():
@@ -194,11 +188,11 @@ class RocksStore:
         """Apply *batch* atomically, and return once it is synced to disk. About 0.6 ms for 500 rows.
 
         Raises:
-            StorageError: it failed; whether the batch is on disk is unknown, and no later write is accepted.
+            StorageError: the write failed. Whether the batch is on disk is unknown, and every later write is refused.
         """
         assert not self._read_only, "a store opened read-only was written"
         if self._failed:
-            raise StorageError("store refuses writes since one failed: open it again to find out what it holds")
+            raise StorageError("store refuses writes because one failed: open it again to find out what is stored")
         rows = rocksdict.WriteBatch(raw_mode=True)
         for operation in batch.operations:
             if isinstance(operation, Put):
@@ -210,21 +204,21 @@ class RocksStore:
         try:
             self._db.write(rows, self._sync)
             if self._sync_apart:
-                # A reader may see the batch before it is durable. Nobody is told of it before this returns, and what
-                # the ledger shows is bounded by its state, which moves on after that.
+                # A reader may see rows of the batch before they are durable. But the ledger shows no entry beyond its
+                # state, and that is replaced only after this returns.
                 self._db.flush_wal(sync=True)
         except Exception as error:
             self._failed = True
-            told = _translated(error, self._path, doing="write failed, its outcome is unknown")
-            # Said here, since callers may be many or none, and the store stays so until it is opened again.
-            log.critical("store takes no more writes: %s; see ops/RUNBOOK.md, `disk full`", told)
-            raise told from error
+            failure = _translated(error, self._path, doing="write failed, its outcome is unknown")
+            # Logged here, once: the error may reach many callers or none.
+            log.critical("store takes no more writes: %s; see ops/RUNBOOK.md, `disk full`", failure)
+            raise failure from error
 
     def copy(self, path: Path) -> None:
         """Write a consistent copy to the new directory *path* while the store is in use.
 
-        Files of sorted rows are hard links where *path* is on the same file system, so this takes
-        milliseconds and little space; move the copy elsewhere to make a backup of it.
+        On the same file system, the files of sorted rows are hard links, so the copy takes milliseconds and little
+        space. For a backup, move it to another disk.
         """
         try:
             rocksdict.Checkpoint(self._db).create_checkpoint(str(path))
@@ -232,12 +226,12 @@ class RocksStore:
             raise _translated(error, path) from error
 
     def compact_range(self, start: bytes, end: bytes | None) -> None:
-        """Rewrite [*start*, *end*), so that no deleted bytes of it remain in tables or log."""
+        """Rewrite [*start*, *end*) so that no deleted bytes of it remain in the store's files."""
         force = rocksdict.CompactOptions()
-        # The default skips files of the lowest level, which is where old rows lie.
+        # The default skips the files of the lowest level, which have the oldest rows.
         force.set_bottommost_level_compaction(rocksdict.BottommostLevelCompaction.force())
         try:
-            # Write out the memory table: it retires the log, which holds the deleted bytes too.
+            # Write out the memory table first: then RocksDB deletes the log, which has the deleted bytes too.
             self._db.flush()
             self._db.compact_range(start, end, force)
         except Exception as error:
@@ -256,7 +250,7 @@ class RocksStore:
     def close(self) -> None:
         """Release the store and its lock; a second call does nothing.
 
-        The lock stays until scans that were not run to their end are dropped.
+        Scans that were not run to their end keep the lock until they are garbage-collected.
         """
         if not self._read_only:
             _open_here.discard(os.path.realpath(self._path))
@@ -266,14 +260,16 @@ class RocksStore:
             return
         except Exception as error:
             if self._failed:
-                return  # RocksDB repeats the error of the failed write, which was raised when it happened.
+                return  # RocksDB raises the error of the failed write again
             raise _translated(error, self._path) from error
 
 
-def _opening(block_cache_mb: int) -> dict[str, Any]:
-    """Return how a store is opened. Options given for the whole store reach its rows only when it is made; at every
-    later open rocksdict takes those it finds in the files, with an 8 MiB cache, unless they are given for the column
-    family by name."""
+def _open_arguments(block_cache_mb: int) -> dict[str, Any]:
+    """Return the arguments for ``Rdict``.
+
+    Options for the whole store apply to its rows only when the store is created. Afterwards rocksdict takes the options
+    in the files, with a cache of 8 MiB, unless they are given for the column family by name.
+    """
     options = _options(block_cache_mb)
     return {"options": options, "column_families": {"default": options}}
 
@@ -281,12 +277,12 @@ def _opening(block_cache_mb: int) -> dict[str, Any]:
 def _options(block_cache_mb: int) -> rocksdict.Options:
     table = rocksdict.BlockBasedOptions()
     table.set_block_cache(rocksdict.Cache(block_cache_mb << 20))
-    # Most point reads are of absent keys (a new tag, a fresh request_id): a filter answers them in 0.25 µs.
+    # Most point reads are of keys that are not there (a new tag, a new request_id). A filter answers them in 0.25 µs.
     table.set_bloom_filter(10, block_based=False)
-    # Index and filter blocks in the cache: then the cache's size bounds the memory, whatever the ledger's size.
+    # With index and filter blocks in the cache, the cache's size limits the memory for a ledger of any size.
     table.set_cache_index_and_filter_blocks(True)
-    # In parts, with the upper part pinned: a file's whole index is 1 MiB, and one that does not stay in the cache costs
-    # 0.25 ms at every read.
+    # A file's whole index is 1 MiB; when it is not in the cache, a read takes 0.25 ms. So indexes are divided into
+    # parts, and only the upper part is pinned in the cache.
     table.set_index_type(rocksdict.BlockBasedIndexType.two_level_index_search())
     table.set_partition_filters(True)
     table.set_pin_top_level_index_and_filter(True)
@@ -296,27 +292,27 @@ def _options(block_cache_mb: int) -> rocksdict.Options:
     options = rocksdict.Options(raw_mode=True)
     options.create_if_missing(True)
     options.set_block_based_table_factory(table)
-    # Hashes and ciphertexts do not compress; keys, indexes and clear statements do.
+    # Hashes and ciphertexts do not compress; keys, indexes and plaintext statements do.
     options.set_compression_type(rocksdict.DBCompressionType.lz4())
     options.set_bottommost_compression_type(rocksdict.DBCompressionType.zstd())
     options.set_write_buffer_size(WRITE_BUFFER_MB << 20)
     options.set_max_write_buffer_number(3)
     options.set_max_total_wal_size(2 * WRITE_BUFFER_MB << 20)
     options.set_max_background_jobs(2)
-    options.set_bytes_per_sync(1 << 20)  # spreads the write-out of big files: a synced batch must not wait for one
+    options.set_bytes_per_sync(1 << 20)  # write large files out bit by bit: a synced batch must not wait for one
     options.set_max_open_files(512)
     options.set_keep_log_file_num(4)
     options.set_max_log_file_size(4 << 20)
     options.set_stats_dump_period_sec(0)
-    # Not "tolerate_corrupted_tail": a power cut may leave the last, never acknowledged record in any state, and the
-    # store must open. A log that is damaged in its middle is read up to there, and what follows is deleted when the
-    # store is opened for writing: so a daemon looks first whether all is there that must be (server/looking.py).
+    # Why not "tolerate_corrupted_tail": a power cut may damage the last record, which was never acknowledged, and the
+    # store must still open. If a record in the middle is damaged, the log is read up to that record, and opening for
+    # writing deletes the rest. So the daemon first checks that all entries that must exist do (``server.preflight``).
     options.set_wal_recovery_mode(rocksdict.DBRecoveryMode.point_in_time())
     return options
 
 
 def _sync_seconds(db: rocksdict.Rdict) -> float:
-    """Return how long a synced write of nothing takes: the median of five."""
+    """Return how long an empty synced write takes: the median of five."""
     synced = rocksdict.WriteOptions()
     synced.sync = True
     seconds = []
@@ -335,21 +331,21 @@ def _make_directory(path: Path) -> None:
 
 
 def _require_store(path: Path) -> None:
-    # Looked at before RocksDB does, which makes the directory even where it then finds nothing in it.
+    # Checked first, because RocksDB makes the directory even if it then finds no store in it.
     if not (path / "CURRENT").is_file():
         raise StorageError(f"store not found: `{path}`")
 
 
 def _is_locked(path: Path) -> bool:
-    """Say whether a process holds RocksDB's lock on *path*, this one included."""
-    # INVARIANT: the lock file of a store that this process has open is never opened here: POSIX locks belong to the
-    # process, and closing any descriptor of the file would drop RocksDB's lock.
+    """Report whether a process, also this one, has RocksDB's lock on *path*."""
+    # INVARIANT: the lock file of a store that this process has open is not opened here. POSIX locks belong to the
+    # process, so closing any descriptor of that file would drop RocksDB's lock.
     if os.path.realpath(path) in _open_here:
         return True
     try:
         lock_file = (path / "LOCK").open("rb")
     except OSError:
-        return False  # never opened for writing, or moved here without it
+        return False  # the store was never opened for writing, or was copied here without its lock file
     with lock_file:
         asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
         answer = fcntl.fcntl(lock_file.fileno(), fcntl.F_GETLK, asked)

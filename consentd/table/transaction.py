@@ -255,18 +255,10 @@ class TableTransaction(View):
         self._generation += 1
 
     STEPS: ClassVar[Mapping[int, Callable[["TableTransaction", codec.Event, Any], None]]] = {
-        EntryKind.LEDGER: _ledger,
-        EntryKind.PARTICIPANT: _participant,
-        EntryKind.KEY: _key,
-        EntryKind.VOCABULARY: _vocabulary,
-        EntryKind.NOTICE: _notice,
-        EntryKind.RULES: _rules,
-        EntryKind.ENROL: _enrol,
-        EntryKind.GRANT: _grant,
-        EntryKind.AMEND: _amend,
-        EntryKind.PAUSE: _pause,
-        EntryKind.RESUME: _resume,
-        EntryKind.REVOKE: _revoke,
+        EntryKind.LEDGER: _ledger, EntryKind.PARTICIPANT: _participant, EntryKind.KEY: _key,
+        EntryKind.VOCABULARY: _vocabulary, EntryKind.NOTICE: _notice, EntryKind.RULES: _rules,
+        EntryKind.ENROL: _enrol, EntryKind.GRANT: _grant, EntryKind.AMEND: _amend, EntryKind.PAUSE: _pause,
+        EntryKind.RESUME: _resume, EntryKind.REVOKE: _revoke,
     }
     """The step that applies an entry, by kind."""
 

@@ -204,13 +204,8 @@ class View(ABC):
     def _read_participant(self, participant_id: str, row: bytes) -> Participant:
         message = payloads.parse(st.ParticipantStatement, row[4:])
         return Participant(
-            participant_id,
-            U32.unpack_from(row)[0],
-            frozenset(message.roles),
-            frozenset(message.rights),
-            tuple(message.groups),
-            message.active,
-            message,
+            participant_id, U32.unpack_from(row)[0], frozenset(message.roles), frozenset(message.rights),
+            tuple(message.groups), message.active, message,
         )
 
     def _read_registry(self, generation: int) -> Registry:

@@ -62,7 +62,7 @@ class FaultyStore:
 
     def write(self, batch: Batch) -> None:
         if self._failed:
-            raise StorageError("store refuses writes since one failed")
+            raise StorageError("store refuses writes because one failed")
         fails = self._persisted is not None and self._skip == 0
         if not fails or self._persisted:
             self.inner.write(batch)
