@@ -1,7 +1,7 @@
 /**
- * Join, compare and read bytes, and read the texts that stand for them: UTF-8, base64, hexadecimal.
+ * Join, compare and hash bytes; encode and decode them as UTF-8, base64 and hexadecimal.
  *
- * Reading is strict: each value has one text, so that what two programs accept is the same.
+ * Decoding is strict: each value has only one text, so that two programs accept the same texts.
  */
 
 import { sha256 as hash } from "@noble/hashes/sha2.js";
@@ -12,12 +12,12 @@ const BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/
 const DIGITS = new Int8Array(128).fill(-1);
 for (let i = 0; i < 64; i++) DIGITS[BASE64.charCodeAt(i)] = i;
 
-// A byte order mark is a character like any other here, not something to drop in silence.
+// `ignoreBOM` keeps a byte order mark as a character. Without it, the decoder would drop the mark silently.
 const DECODER = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 const ENCODER = new TextEncoder();
 const LONE_SURROGATE = /[\ud800-\udfff]/u;
 
-/** Hash bytes, one after another, with SHA-256 to 32 bytes. */
+/** Hash the concatenation of byte strings with SHA-256, to 32 bytes. */
 export function sha256(...parts: Uint8Array[]): Uint8Array {
   const state = hash.create();
   for (const part of parts) state.update(part);
@@ -35,7 +35,7 @@ export function concat(...parts: Uint8Array[]): Uint8Array {
   return joined;
 }
 
-/** Tell whether two byte strings are the same. Nothing compared here is secret. */
+/** Report whether two byte strings are equal. Not constant-time: nothing compared here is secret. */
 export function equal(a: Uint8Array, b: Uint8Array): boolean {
   return a.length === b.length && a.every((byte, i) => byte === b[i]);
 }
@@ -49,7 +49,7 @@ export function encodeU64(value: bigint): Uint8Array {
 
 /** Encode text as UTF-8.
  *
- * @throws {MalformedError} it has half of a surrogate pair, for which UTF-8 has no bytes.
+ * @throws {MalformedError} the text has half of a surrogate pair, which UTF-8 cannot encode.
  */
 export function encodeText(text: string): Uint8Array {
   if (LONE_SURROGATE.test(text)) throw new MalformedError("text cannot be encoded as UTF-8");
@@ -58,7 +58,8 @@ export function encodeText(text: string): Uint8Array {
 
 /** Decode UTF-8, strictly.
  *
- * @throws {MalformedError} it is not UTF-8; *what* says what is not.
+ * @param what what the error message calls the bytes.
+ * @throws {MalformedError} the bytes are not UTF-8.
  */
 export function decodeText(bytes: Uint8Array, what: string): string {
   try {
@@ -75,7 +76,7 @@ export function encodeHex(bytes: Uint8Array): string {
 
 /** Decode hexadecimal.
  *
- * @throws {MalformedError} it is not that.
+ * @throws {MalformedError} the text is not hexadecimal.
  */
 export function decodeHex(text: string): Uint8Array {
   if (!/^(?:[0-9a-fA-F]{2})*$/.test(text)) throw new MalformedError("hexadecimal is malformed");
@@ -93,9 +94,9 @@ export function encodeBase64(bytes: Uint8Array): string {
   return missing ? text.slice(0, -missing) + "=".repeat(missing) : text;
 }
 
-/** Decode standard base64 in its one canonical form: padded, no other characters, unused bits zero.
+/** Decode standard base64 in its only canonical form: padded, no other characters, unused bits zero.
  *
- * @throws {MalformedError} it is not that.
+ * @throws {MalformedError} the text is not canonical base64.
  */
 export function decodeBase64(text: string): Uint8Array {
   const padding = text.endsWith("==") ? 2 : text.endsWith("=") ? 1 : 0;

@@ -67,7 +67,8 @@ export interface ProvenChains {
  * @param heldChain what the reader holds of the chain asked for.
  * @throws {MalformedError} a part of one is not what it should be.
  * @throws {SignatureError} an author's key was not in force, or a signature is wrong.
- * @throws {ProofError} a chain is not whole or not needed, or chain `ledger` contradicts what is pinned or its own policy.
+ * @throws {ProofError} a chain is not whole or not needed, or chain `ledger` contradicts what is pinned or its own
+ * policy.
  */
 export function verifyChains(
   proofs: readonly ChainProof[],

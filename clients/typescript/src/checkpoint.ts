@@ -1,5 +1,5 @@
 /**
- * Read checkpoints and proof bundles (C2SP tlog-checkpoint, tlog-proof).
+ * Parse and verify checkpoints and receipts (C2SP tlog-checkpoint, tlog-proof).
  *
  * A checkpoint is a signed note that states the tree's size and root hash:
  *
@@ -7,8 +7,8 @@
  *     <size, decimal>
  *     <root hash, base64>
  *
- * Extension lines are refused: no verifier of ours would check what they say. A *tlog-proof* (C2SP) is a
- * receipt that verifies offline:
+ * Extension lines are refused, because no verifier of ours would check their content. A receipt is a *tlog-proof*,
+ * which verifies offline:
  *
  *     c2sp.org/tlog-proof@v1
  *     extra <base64>            optional; not authenticated
@@ -24,7 +24,7 @@ import { MalformedError, ProofError, SignatureError } from "./errors.js";
 import { EMPTY_ROOT, leafHash, verifyInclusion } from "./merkle.js";
 import { hasSpace, isBy, MAX_NOTE_SIZE, type Note, openNote, type Verifier } from "./note.js";
 
-/** The largest tree size that we read. */
+/** The largest tree size that is accepted. */
 export const MAX_SIZE = (1n << 63n) - 1n;
 
 const MAX_PROOF_LENGTH = 63;
@@ -32,16 +32,16 @@ const MAX_TLOG_PROOF_SIZE = 2 * MAX_NOTE_SIZE;
 const DECIMAL = /^(?:0|[1-9][0-9]{0,18})$/;
 const MAGIC = "c2sp.org/tlog-proof@v1";
 
-/** The state of a log: `size` leaves whose root hash is `root` (32 bytes), of the log called `origin`. */
+/** The state of the log called `origin`: a tree of `size` leaves with the root hash `root` (32 bytes). */
 export interface Checkpoint {
   readonly origin: string;
   readonly size: bigint;
   readonly root: Uint8Array;
 }
 
-/** A receipt: where a leaf is, and the proof that the checkpoint's tree has it there. */
+/** A receipt: the index of a leaf, and the proof that the checkpoint's tree has the leaf at that index. */
 export interface TlogProof {
-  /** Bytes that travel along, not authenticated; empty for none. */
+  /** Bytes that are carried along and not authenticated; empty for none. */
   readonly extra: Uint8Array;
   /** Of the leaf, from 0. */
   readonly index: bigint;
@@ -53,7 +53,7 @@ export interface TlogProof {
 
 /** Parse the text of a checkpoint note: exactly three lines.
  *
- * @throws {MalformedError} it is not one, or has extension lines, or a size of 0 with another than the empty root.
+ * @throws {MalformedError} it is not one, has extension lines, or has size 0 and a root that is not the empty root.
  */
 export function parseCheckpoint(text: string): Checkpoint {
   const [origin, sizeLine, rootLine, end, ...more] = text.split("\n");
@@ -71,7 +71,7 @@ export function parseCheckpoint(text: string): Checkpoint {
   return { origin, size, root };
 }
 
-/** Read a checkpoint note and verify that this log signed it; the note says which of the witnesses cosigned.
+/** Verify that this log signed a checkpoint note; return the checkpoint, and the note with its verified signatures.
  *
  * @throws {MalformedError} it is not a checkpoint note.
  * @throws {SignatureError} the log has not signed it, or a signature by the log or a known witness is wrong.
@@ -90,7 +90,7 @@ export function openCheckpoint(
   return [checkpoint, opened];
 }
 
-/** Parse a tlog-proof. Neither the proof nor the checkpoint is looked into yet.
+/** Parse a tlog-proof. The hashes and the checkpoint are not verified.
  *
  * @throws {MalformedError} it is not one, or has more than 63 hashes or 2,000,000 bytes.
  */
@@ -116,7 +116,7 @@ export function parseProof(text: Uint8Array): TlogProof {
   return { extra, index, proof: lines.map(parseHash), checkpointNote: text.slice(end + 2) };
 }
 
-/** Verify, offline, that a tlog-proof shows this leaf in a tree that this log signed; return what was opened.
+/** Verify, offline, that a tlog-proof shows this leaf in a tree that this log signed; return the parsed parts.
  *
  * @throws {MalformedError} it is not a tlog-proof with a checkpoint.
  * @throws {SignatureError} the log has not signed it, or a signature by a known key is wrong.

@@ -23,9 +23,9 @@ const HELP = `usage: consentd-verify history FILE --log-key VKEY [options]
        consentd-verify evidence FILE --log-key VKEY [options]
        consentd-verify receipt FILE LEAF --log-key VKEY [options]
 
-Verify, offline, evidence (\`consentd history --save\`, \`consentd audit evidence\`), or a receipt (.tlog-proof) with its
-leaf (\`consentd receipt --save\`). \`history\` shows the one chain that a file is about, \`evidence\` everything in it.
-\`-\` is stdin.
+Verify, offline, evidence (\`consentd history --save\`, \`consentd audit evidence\`), or a receipt (.tlog-proof) with
+its leaf (\`consentd receipt --save\`). \`history\` shows the one chain that a file is about, \`evidence\` everything
+in it. \`-\` is stdin.
 
   --log-key VKEY       the log's key, name+id+base64; get it on another way than the file
   --origin ORIGIN      the ledger's name; by default the key's
@@ -90,11 +90,11 @@ function history(file: string, values: Values): number {
   answer(values, historyJson(result), historyText(result));
   if (result.unread.length) return UNDETERMINED;
   if (values.keep !== undefined) keep(values.keep, result);
-  if (!options.tag && !options.publicName) process.stderr.write("not checked: whose history it is; give --tag or --public-name\n");
+  if (!options.tag && !options.publicName) process.stderr.write("not checked: whose history it is; give --tag\n");
   return PROVEN;
 }
 
-/** Report whether a file contains a whole history, as `consentd history --save` writes it, and does not continue *kept*. */
+/** Report whether a file contains a whole history, as `consentd history --save` writes it, and not only news. */
 function isComplete(content: Uint8Array, kept: HeldFile): boolean {
   const { consistency, chains } = parseEvidence(content).proof;
   return consistency.length === 0 && chains[0] !== undefined && chains[0].firstSeq <= kept.heldChain.count;
@@ -104,16 +104,16 @@ function isComplete(content: Uint8Array, kept: HeldFile): boolean {
 function verifyAlone(content: Uint8Array, options: HistoryOptions, { held, heldChain }: HeldFile): HistoryResult {
   const result = verifyHistory(content, options);
   const { size, root } = result.checkpoint;
-  if (size < held.treeSize || result.count < heldChain.count) throw new ProofError("history is older than what is held");
+  if (size < held.treeSize || result.count < heldChain.count) throw new ProofError("history is too old");
   if (size === held.treeSize && !equal(root, held.root)) throw new ProofError("tree is another than the one held");
-  // The file has no consistency proof, so it shows neither that a larger tree continues the one held nor that it does not.
+  // Without a consistency proof, the file neither proves nor disproves that a larger tree continues the one held.
   if (size > held.treeSize) throw new TypeError("file does not prove that its tree continues the one held");
   return result;
 }
 
 function evidence(file: string, values: Values): number {
   refuseOptions(values, "evidence", HISTORY_OPTIONS);
-  // Evidence may have been made where clocks are ahead of this one: it is kept, and no clock is compared unless asked for.
+  // As in `consentd audit check-evidence`, no clock is compared unless an age is given.
   const result = verifyEvidence(read(file), trustOf(values, values["max-age"] !== undefined));
   answer(values, evidenceJson(result), evidenceText(result));
   return isDetermined(result) ? PROVEN : UNDETERMINED;

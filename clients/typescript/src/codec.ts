@@ -1,8 +1,8 @@
 /**
- * Turn the bytes of leaves and statements into values: the ledger's own formats.
+ * Decode leaves and statements, the ledger's own formats, and compute the hashes over them.
  *
- * A leaf is a fixed binary record, and the bytes in an entry bundle are the bytes hashed. Decoding is strict: exact
- * length, known version, nothing to spare. Integers are big-endian. Source: ledger-format.md, "Leaves", "Statements".
+ * A leaf is a binary record of fixed length. Decoding is strict: exact length and known version. Integers are
+ * big-endian. Source: ledger-format.md, "Leaves", "Statements".
  */
 
 import { concat, encodeText, encodeU64, sha256 } from "./bytes.js";
@@ -37,19 +37,19 @@ export interface Event {
   readonly tag: Uint8Array;
   /** 1, 2, 3 … within the tag. */
   readonly seq: bigint;
-  /** Chain hash of the tag's leaf before; zeros first. */
+  /** Chain hash of the tag's leaf before; zeros in the first leaf. */
   readonly prev: Uint8Array;
   /** Commitment to the statement. */
   readonly commit: Uint8Array;
-  /** seq, in this same chain, of the leaf relied on; 0: none. */
+  /** seq of the leaf in the same chain that this entry relies on; 0n: none. */
   readonly ref: bigint;
 }
 
-/** A seal leaf: commits to where every chain stands. */
+/** A seal leaf: it commits to the count and head of every chain. */
 export interface Seal {
   readonly type: "seal";
   readonly timeMs: bigint;
-  /** How many entries it covers, its own index. */
+  /** How many leaves it covers: its own index. */
   readonly covers: bigint;
   readonly mapRoot: Uint8Array;
   /** Keys in the map. */
@@ -57,7 +57,7 @@ export interface Seal {
   readonly prevSeal: Uint8Array;
 }
 
-/** What a leaf's commitment opens to. */
+/** What a leaf commits to: a payload with its author and signature. */
 export interface Statement {
   /** The author's Ed25519 public key, 32 bytes. */
   readonly key: Uint8Array;
@@ -65,13 +65,13 @@ export interface Statement {
   readonly signature: Uint8Array;
   readonly requestId: Uint8Array;
   readonly authorTimeMs: bigint;
-  /** A serialised `consentd.v1` message, as received. */
+  /** A serialised `consentd.v1` message, as it was received. */
   readonly payload: Uint8Array;
 }
 
 /** Decode a leaf, strictly.
  *
- * @throws {MalformedError} unknown version, wrong length for its kind, or a field that no leaf can have.
+ * @throws {MalformedError} unknown version, wrong length for the kind, or a field with an impossible value.
  */
 export function decodeLeaf(leaf: Uint8Array): Event | Seal {
   if (leaf.length < 2) throw new MalformedError("leaf is too short");
@@ -100,7 +100,7 @@ export function decodeLeaf(leaf: Uint8Array): Event | Seal {
   return { type: "event", kind, timeMs: view.getBigUint64(2), tag, seq, prev, commit, ref };
 }
 
-/** Hash a leaf for its chain, `H("consentd/chain/v1\0" ‖ leaf)`: never public. */
+/** Return the chain hash of a leaf, `H("consentd/chain/v1\0" ‖ leaf)`. Unlike the leaf hash, it is not public. */
 export function chainHash(leaf: Uint8Array): Uint8Array {
   return sha256(CHAIN, leaf);
 }
@@ -125,7 +125,7 @@ export function commit(salt: Uint8Array, statement: Uint8Array): Uint8Array {
   return sha256(COMMIT, salt, statement);
 }
 
-/** Decode a statement. The payload stays bytes: verify, then decode.
+/** Decode a statement. The payload stays bytes, because it is verified before it is decoded.
  *
  * @throws {MalformedError} too short, too long, or an unknown algorithm.
  */
@@ -143,8 +143,9 @@ export function decodeStatement(bytes: Uint8Array): Statement {
   };
 }
 
-/** Return what an author signs: `"consentd/entry/v1\0" ‖ H(origin) ‖ kind ‖ tag ‖ ref ‖ request_id ‖ author_time_ms ‖
- * H(payload)`.
+/** Return what an author signs.
+ *
+ * `"consentd/entry/v1\0" ‖ H(origin) ‖ kind ‖ tag ‖ ref ‖ request_id ‖ author_time_ms ‖ H(payload)`
  */
 export function signedMessage(origin: string, event: Event, statement: Statement): Uint8Array {
   return concat(

@@ -1,10 +1,10 @@
 /**
- * Verify Ed25519 signatures, strictly: S < L, canonical A and R, neither of small order, the equation without the
- * cofactor. The same acceptance as everywhere else in consentd (ledger-format.md, "Signature").
+ * Verify Ed25519 signatures, strictly: S < L; A and R canonical and not of small order; no cofactor in the equation.
+ * All of consentd accepts the same signatures (ledger-format.md, "Signature").
  *
- * WebCrypto is not used: not every browser has Ed25519, and those that do differ in what else they let pass. Of
- * `@noble/curves` only the arithmetic of points is used, and not its `verify`: that multiplies the equation by the
- * cofactor, and lets an R of small order pass, with `zip215: false` too.
+ * WebCrypto is not used, because not every browser has Ed25519, and implementations differ in which other signatures
+ * they accept. `verify` of `@noble/curves` is not used, because it multiplies the equation by the cofactor and accepts
+ * an R of small order, even with `zip215: false`. Only the arithmetic of points comes from there.
  */
 
 import { ed25519 } from "@noble/curves/ed25519.js";
@@ -22,10 +22,10 @@ const { BASE, ZERO } = ed25519.Point;
 /** Order of the base point (RFC 8032 5.1). */
 const L = 2n ** 252n + 27742317777372353535851937790883648493n;
 
-/** Verifications after which a key's multiples are worth a table. */
+/** After so many verifications by one key, a table of the key's multiples saves more time than it takes. */
 const TABLE_AFTER = 24;
-/** Keys whose points are kept. Few sign much. */
-const MAX_KEPT = 256;
+/** Most keys whose points are cached. */
+const MAX_CACHED = 256;
 
 /** Verify a signature of 64 bytes over a message, by a public key of 32.
  *
@@ -47,11 +47,11 @@ function holds(publicKey: Uint8Array, message: Uint8Array, signature: Uint8Array
   if (a === undefined || r === undefined) return false;
   const hash = sha512.create().update(signature.subarray(0, 32)).update(publicKey).update(message).digest();
   const k = numberOf(hash) % L;
-  // SB = R + kA, which decides as comparing the encoded SB - kA with R does, R being canonical.
+  // SB = R + kA. Because R is canonical, this accepts exactly what comparing the encoding of SB - kA with R accepts.
   return BASE.multiplyUnsafe(s).equals(r.add(a.multiplyUnsafe(k)));
 }
 
-/** Decode a point; undefined where its encoding is not canonical, it is not on the curve, or is of small order. */
+/** Decode a point; undefined if its encoding is not canonical, or it is off the curve or of small order. */
 function point(encoded: Uint8Array): Point | undefined {
   let decoded: Point;
   try {
@@ -59,27 +59,27 @@ function point(encoded: Uint8Array): Point | undefined {
   } catch {
     return undefined;
   }
-  // Doubled three times it is neutral: the order divides 8.
+  // A point of small order, which divides 8, is the neutral point after three doublings.
   return decoded.double().double().double().equals(ZERO) ? undefined : decoded;
 }
 
-// Owner: keyPoint. A history has thousands of signatures by a few keys; a table of multiples halves their cost.
-const kept = new Map<string, { point: Point | undefined; uses: number }>();
+// Only keyPoint uses this cache. A history has thousands of signatures by a few keys; a table halves their cost.
+const cache = new Map<string, { point: Point | undefined; uses: number }>();
 
 function keyPoint(publicKey: Uint8Array): Point | undefined {
   const name = encodeHex(publicKey);
-  let found = kept.get(name);
+  let found = cache.get(name);
   if (found === undefined) {
-    if (kept.size >= MAX_KEPT) kept.clear();
+    if (cache.size >= MAX_CACHED) cache.clear();
     found = { point: point(publicKey), uses: 0 };
-    kept.set(name, found);
+    cache.set(name, found);
   }
   found.uses += 1;
   if (found.uses === TABLE_AFTER) found.point?.precompute(8, true);
   return found.point;
 }
 
-/** Read a number, little-endian. */
+/** Decode a little-endian number. */
 function numberOf(bytes: Uint8Array): bigint {
   return BigInt(`0x${encodeHex(bytes.slice().reverse())}`);
 }

@@ -1,37 +1,37 @@
 /**
- * The errors of verification, by what is wrong with the evidence.
+ * The errors of verification, by what is wrong with what was verified.
  *
- *     VerificationError     the evidence is bad; the only thing bad bytes may raise
+ *     VerificationError     the bytes prove nothing; bad bytes cause no other error
  *      ├─ MalformedError        not the format it claims to be
  *      ├─ SignatureError        a signature does not verify, or its key was not in force
- *      │   └─ UnreadKeyError        or was put in force by an entry that this version cannot read: it could not tell
+ *      │   └─ UnreadKeyError        or this version does not understand the entry that made it valid
  *      └─ ProofError            a proof does not lead to where it should
  *
- * Messages are lower case, begin with constant text and never hold an identifier of a subject. A caller's own mistake,
- * such as an option that cannot be, is a `TypeError`.
+ * Messages are lower case, begin with constant text and never contain an identifier of a subject. An error of the
+ * caller, such as an impossible option, is a `TypeError`.
  */
 
-/** Say that evidence is bad. Never thrown itself. */
+/** Report that something does not verify. Only its subclasses are thrown. */
 export class VerificationError extends Error {
   override name = "VerificationError";
 }
 
-/** Say that bytes or text are not the format they claim to be. */
+/** Report that bytes or text are not the format they claim to be. */
 export class MalformedError extends VerificationError {
   override name = "MalformedError";
 }
 
-/** Say that a signature does not verify, or that its key was not in force. */
+/** Report that a signature does not verify, or that its key was not in force. */
 export class SignatureError extends VerificationError {
   override name = "SignatureError";
 }
 
-/** Say that a key was not in force by what could be read, and that not all was that puts keys in force. */
+/** Report that a key was not in force, as far as this version understands the entries that state keys. */
 export class UnreadKeyError extends SignatureError {
   override name = "UnreadKeyError";
 }
 
-/** Say that a proof does not lead to where it should. */
+/** Report that a proof does not lead to where it should. */
 export class ProofError extends VerificationError {
   override name = "ProofError";
 }

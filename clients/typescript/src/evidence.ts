@@ -18,6 +18,7 @@ export const MAX_EVIDENCE_SIZE = 384 * 2 ** 20;
 
 const MAX_NESTING = 8;
 const MAX_HASHES = 64;
+const FILE = "format scope checkpoint consistency seal seal_inclusion histories entries keys policy".split(" ");
 
 /** What a file claims to contain: a range of indexes (both ends included), a chain, or what concerns a participant. */
 export type Scope =
@@ -55,19 +56,8 @@ export function scopeTag(scope: Scope): Uint8Array | null {
  * @throws {MalformedError} it breaks a rule of evidence-format.md, "Strictness".
  */
 export function parseEvidence(content: Uint8Array): Evidence {
-  if (content.length > MAX_EVIDENCE_SIZE) throw new MalformedError(`evidence is larger than ${MAX_EVIDENCE_SIZE} bytes`);
-  const file = new Fields(parseJson(decodeText(content, "evidence"), MAX_NESTING), [
-    "format",
-    "scope",
-    "checkpoint",
-    "consistency",
-    "seal",
-    "seal_inclusion",
-    "histories",
-    "entries",
-    "keys",
-    "policy",
-  ]);
+  if (content.length > MAX_EVIDENCE_SIZE) throw new MalformedError("evidence is larger than 384 MiB");
+  const file = new Fields(parseJson(decodeText(content, "evidence"), MAX_NESTING), FILE);
   if (file.text("format") !== EVIDENCE_FORMAT) {
     throw new MalformedError(`evidence is of another format: its \`format\` is not \`${EVIDENCE_FORMAT}\``);
   }
@@ -166,7 +156,7 @@ class Fields {
 
   hashes(name: string): Uint8Array[] {
     const hashes = this.list(name);
-    if (hashes.length > MAX_HASHES) throw new MalformedError(`evidence has more than ${MAX_HASHES} hashes in \`${name}\``);
+    if (hashes.length > MAX_HASHES) throw new MalformedError(`evidence has too many hashes in \`${name}\``);
     return hashes.map((hash) => decodeBase64(textOf(hash)));
   }
 

@@ -56,7 +56,7 @@ export function parseHeld(text: string): HeldFile {
         // Older files had neither. Then no times are compared, and no retention policy allows pruning.
         timeMs: number(time_ms ?? "0"),
         retentionDays: Number.isInteger(retention_days) ? retention_days : 0,
-        missing: ((missing ?? []) as [unknown, unknown][]).map(([first, last]) => [number(first), number(last)] as const),
+        missing: (missing ?? []).map(([first, last]: unknown[]) => [number(first), number(last)] as const),
         keys: (keys as Record<string, unknown>[]).map((one) => ({
           key: decodeBase64(one["key"] as string),
           timeMs: number(one["time_ms"]),

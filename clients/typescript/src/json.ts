@@ -13,13 +13,8 @@ export type JsonValue = string | number | boolean | null | readonly JsonValue[] 
 
 const SPACES = /[ \t\n\r]*/y;
 const DIGITS = /(?:0|[1-9][0-9]*)(?![0-9.eE+-])/y;
-const ESCAPE_OR_CONTROL = /[\\\x00-\x1f]/;
 const HALF_OF_A_PAIR = /[\ud800-\udfff]/u;
-const WORDS: readonly (readonly [string, boolean | null])[] = [
-  ["null", null],
-  ["true", true],
-  ["false", false],
-];
+const WORDS: readonly (readonly [string, boolean | null])[] = [["null", null], ["true", true], ["false", false]];
 
 /** Parse a JSON text whose arrays and objects are nested at most *maxNesting* deep.
  *
@@ -36,10 +31,7 @@ class Reader {
   #at = 0;
   #depth = 0;
 
-  constructor(
-    readonly text: string,
-    readonly maxNesting: number,
-  ) {}
+  constructor(readonly text: string, readonly maxNesting: number) {}
 
   value(): JsonValue {
     this.#skipSpaces();
@@ -98,23 +90,19 @@ class Reader {
   }
 
   #string(): string {
-    const start = this.#at + 1;
-    const quote = this.text.indexOf('"', start);
-    const plain = this.text.slice(start, Math.max(quote, start));
-    if (quote >= 0 && !ESCAPE_OR_CONTROL.test(plain)) {
-      this.#at = quote + 1;
-      return checkPairs(plain);
-    }
-    let end = start;
+    const start = this.#at;
+    let end = start + 1;
     while (end < this.text.length && this.text[end] !== '"') end += this.text[end] === "\\" ? 2 : 1;
     this.#at = end + 1;
+    let text: string;
     try {
-      // One string without anything around it: `JSON.parse` then decodes escapes, and has nothing else to decide.
-      return checkPairs(JSON.parse(this.text.slice(start - 1, end + 1)) as string);
-    } catch (error) {
-      if (error instanceof MalformedError) throw error;
+      // One string without anything around it: `JSON.parse` decodes its escapes, and decides nothing else.
+      text = JSON.parse(this.text.slice(start, this.#at)) as string;
+    } catch {
       throw new MalformedError("JSON has text that does not end, or has a bad escape or a control character");
     }
+    if (HALF_OF_A_PAIR.test(text)) throw new MalformedError("JSON has text with half of a surrogate pair");
+    return text;
   }
 
   #integer(): number {
@@ -137,9 +125,4 @@ class Reader {
     SPACES.lastIndex = this.#at;
     this.#at += SPACES.exec(this.text)![0].length;
   }
-}
-
-function checkPairs(text: string): string {
-  if (HALF_OF_A_PAIR.test(text)) throw new MalformedError("JSON has text with half of a surrogate pair");
-  return text;
 }

@@ -111,7 +111,7 @@ export interface StatedKeys {
 }
 
 /** Decode what a chain's entries state of keys. */
-export function statedKeys({ publicName }: Pick<ChainProof, "publicName">, entries: readonly VerifiedEntry[]): StatedKeys {
+export function statedKeys({ publicName }: { publicName: string }, entries: readonly VerifiedEntry[]): StatedKeys {
   const [changes, ledger, unread]: [KeyChange[], LedgerStatement[], codec.Event[]] = [[], [], []];
   for (const { event, statement } of entries) {
     const { kind, timeMs } = event;
@@ -139,7 +139,8 @@ export function statedKeys({ publicName }: Pick<ChainProof, "publicName">, entri
  * Any author may state a kind that this version does not know, so the caller must report such an entry as undetermined.
  *
  * @throws {UnreadKeyError} no valid key, as far as this version understands the entries that state keys.
- * @throws {SignatureError} no valid key, an author who may not state the kind, clocks too far apart, or a wrong signature.
+ * @throws {SignatureError} no valid key, an author who may not state the kind, clocks too far apart, or a wrong
+ * signature.
  */
 export function verifyAuthors(
   entries: readonly VerifiedEntry[],
@@ -163,7 +164,7 @@ export function verifyAuthors(
   });
 }
 
-/** An entry with the changes that it makes; `entry` null: the author was verified before, and only the changes are held. */
+/** An entry and its changes; `entry` null: its author was verified before, and only the changes are held. */
 interface Change {
   readonly chain: ChainName;
   readonly entry: VerifiedEntry | null;
@@ -177,8 +178,8 @@ interface Change {
  * exception: it names the key that signs it.
  *
  * A proof does not show the order between entries of different chains in the same millisecond. So among those, an entry
- * is accepted as soon as its author's key is valid and all earlier entries of its own chain are accepted. If a pass over
- * all chains accepts no entry, the remaining entries have no valid author.
+ * is accepted as soon as its author's key is valid and all earlier entries of its own chain are accepted. If a pass
+ * over all chains accepts no entry, the remaining entries have no valid author.
  *
  * @param held changes that the reader holds of the first chain.
  * @param isWhole whether this version understands every entry that states something of a key.
@@ -201,7 +202,7 @@ export function verifyKeyChanges(
       inOrder.push({ chain, entry, timeMs, changes: statedKeys(chain, [entry]).changes });
     }
   }
-  inOrder.sort((a, b) => (a.timeMs < b.timeMs ? -1 : a.timeMs > b.timeMs ? 1 : 0)); // stable: each chain keeps its order
+  inOrder.sort((a, b) => (a.timeMs < b.timeMs ? -1 : a.timeMs > b.timeMs ? 1 : 0)); // stable: chains keep their order
   const keys = new ValidKeys();
   keys.isWhole = isWhole;
   for (let at = 0; at < inOrder.length; ) {
@@ -225,8 +226,8 @@ function acceptAll(queues: readonly Change[][], origin: string, keys: ValidKeys)
     let failure: unknown;
     for (const queue of waiting) {
       try {
-        // INVARIANT: an entry is accepted only after all earlier entries of its chain. Otherwise the sender could choose
-        // an order in which a key that is retired becomes valid afterwards.
+        // INVARIANT: an entry is accepted only after all earlier entries of its chain. Otherwise the sender could
+        // choose an order in which a key that is retired becomes valid afterwards.
         for (; queue.length; queue.shift(), accepted++) accept(queue[0]!, origin, keys);
       } catch (error) {
         if (!(error instanceof SignatureError)) throw error;

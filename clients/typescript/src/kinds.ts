@@ -21,15 +21,15 @@ const DAEMON: ReadonlySet<Owner> = new Set(["ledger"]);
 const PERSON: ReadonlySet<Owner> = new Set(["ledger", "subject"]);
 const PARTICIPANT: ReadonlySet<Owner> = new Set(["ledger", "participant"]);
 
-/** All owners: who may author a kind that this version does not know. */
+/** All owners. Any of them may author a kind that this version does not know. */
 export const ANYBODY: ReadonlySet<Owner> = new Set(["ledger", "participant", "subject"]);
 
-/** Tell whether what entries of a kind said may be pruned: GRANT … OUTCOME. What keys and others rest on stays. */
+/** Report whether statements of a kind may be pruned: GRANT … OUTCOME. Keys depend on none of these. */
 export function isPrunable(kind: number): boolean {
   return kind >= 8 && kind <= 15;
 }
 
-/** The kinds this version knows. The daemon may sign for thin clients; the statement then says so. */
+/** The kinds that this version knows. The daemon may sign for clients without keys; the statement then says so. */
 export const KINDS: ReadonlyMap<number, Kind> = new Map([
   [1, { name: "LEDGER", authors: DAEMON }],
   [2, { name: "PARTICIPANT", authors: PARTICIPANT }],
@@ -43,7 +43,7 @@ export const KINDS: ReadonlyMap<number, Kind> = new Map([
   [10, { name: "PAUSE", authors: PERSON }],
   [11, { name: "RESUME", authors: PERSON }],
   [12, { name: "REVOKE", authors: PERSON }],
-  // The decision is the daemon's own statement; the asker's is inside it.
+  // A decision is the daemon's own statement. It contains the question, which the asker signed.
   [13, { name: "ACCESS", authors: DAEMON }],
   [14, { name: "REFUSAL", authors: DAEMON }],
   [15, { name: "OUTCOME", authors: PARTICIPANT }],

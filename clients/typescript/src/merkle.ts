@@ -29,7 +29,7 @@ export function nodeHash(left: Uint8Array, right: Uint8Array): Uint8Array {
   return sha256(NODE, left, right);
 }
 
-/** A leaf's place in a tree. */
+/** The index of a leaf in a tree. */
 export interface Inclusion {
   /** From 0. */
   readonly index: bigint;
@@ -47,14 +47,14 @@ export interface Inclusion {
 export function verifyInclusion(proof: readonly Uint8Array[], { index, size, leafHash, root }: Inclusion): void {
   checkHashes([leafHash, root, ...proof]);
   if (index < 0n || index >= size) throw new ProofError(`index lies outside the tree: \`${index}\` of \`${size}\``);
-  const way = new Way(index, size);
+  const path = new Path(index, size);
   let r = leafHash;
-  for (const p of proof) r = way.step("inclusion") ? nodeHash(p, r) : nodeHash(r, p);
-  way.checkEnd("inclusion");
+  for (const p of proof) r = path.step("inclusion") ? nodeHash(p, r) : nodeHash(r, p);
+  path.checkEnd("inclusion");
   if (!equal(r, root)) throw new ProofError("inclusion proof does not lead to the root hash");
 }
 
-/** Two trees of which the first is to be the beginning of the second. */
+/** Two trees. The leaves of the first should be the first leaves of the second. */
 export interface Consistency {
   readonly size1: bigint;
   readonly root1: Uint8Array;
@@ -64,8 +64,8 @@ export interface Consistency {
 
 /** Verify that the tree of `size2` leaves begins with the tree of `size1` (RFC 9162 2.1.4.2).
  *
- * Equal sizes need equal roots and an empty proof. `size1` = 0 never verifies: every tree begins with the empty one,
- * so such a proof says nothing.
+ * Equal sizes need equal roots and an empty proof. `size1` = 0 is refused, because every tree begins with the empty
+ * tree.
  *
  * @throws {MalformedError} a hash is not 32 bytes.
  * @throws {ProofError} the sizes are out of order, or the proof does not lead to both roots.
@@ -81,22 +81,22 @@ export function verifyConsistency(proof: readonly Uint8Array[], { size1, root1, 
     return;
   }
   if (!proof.length) throw new ProofError("consistency proof is empty");
-  // A first tree that is complete is itself the first node of the path, and is left out of the proof.
+  // If size1 is a power of two, the root of the first tree is the first node of the path, and the proof leaves it out.
   const [start, ...rest] = size1 & (size1 - 1n) ? proof : [root1, ...proof];
-  const way = new Way(size1 - 1n, size2);
-  way.climb();
+  const path = new Path(size1 - 1n, size2);
+  path.climb();
   let [fr, sr] = [start!, start!];
   for (const c of rest) {
-    if (way.step("consistency")) [fr, sr] = [nodeHash(c, fr), nodeHash(c, sr)];
+    if (path.step("consistency")) [fr, sr] = [nodeHash(c, fr), nodeHash(c, sr)];
     else sr = nodeHash(sr, c);
   }
-  way.checkEnd("consistency");
+  path.checkEnd("consistency");
   if (!equal(fr, root1)) throw new ProofError("consistency proof does not lead to the first root hash");
   if (!equal(sr, root2)) throw new ProofError("consistency proof does not lead to the second root hash");
 }
 
-/** The way from a node up to the root: `fn` and `sn` of RFC 9162. */
-class Way {
+/** The path from a node up to the root: `fn` and `sn` of RFC 9162 2.1.3.2 and 2.1.4.2. */
+class Path {
   #fn: bigint;
   #sn: bigint;
 
@@ -105,12 +105,12 @@ class Way {
     this.#sn = size - 1n;
   }
 
-  /** Go up as long as the node is a right child. */
+  /** Go up while the node is a right child. */
   climb(): void {
     while (this.#fn & 1n) this.#up();
   }
 
-  /** Go up one step of the proof; return whether its hash stands on the left. */
+  /** Go up by one hash of the proof; return whether that hash is on the left. */
   step(name: string): boolean {
     if (this.#sn === 0n) throw new ProofError(`${name} proof is longer than the tree is high`);
     const onLeft = (this.#fn & 1n) === 1n || this.#fn === this.#sn;
@@ -130,7 +130,7 @@ class Way {
 }
 
 function checkHashes(hashes: readonly Uint8Array[]): void {
-  // INVARIANT: only 32-byte hashes are ever joined; with other lengths two different pairs could join alike.
+  // INVARIANT: only hashes of 32 bytes are joined. With other lengths, two different pairs could have the same bytes.
   for (const { length } of hashes) {
     if (length !== HASH_SIZE) throw new MalformedError(`hash is not 32 bytes long but \`${length}\``);
   }

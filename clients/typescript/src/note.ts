@@ -1,14 +1,14 @@
 /**
- * Read and verify signed notes (C2SP signed-note, tlog-cosignature).
+ * Parse and verify signed notes (C2SP signed-note, tlog-cosignature).
  *
  * A note is a text that ends in a newline, an empty line, and signature lines:
  *
  *     — <key name> <base64 of key ID u32 || signature>
  *     key ID = SHA-256(key name || 0x0A || type || public key)[:4]
  *
- * A signature by a key that the reader does not know is ignored; one by a key that it knows must verify, or the whole
- * note is refused. Two types of key are ours: 0x01 signs the text as it is; 0x04 is a witness, whose signature begins
- * with the time u64 (POSIX seconds) and covers `cosignature/v1`, that time and the text.
+ * A signature by an unknown key is ignored. A signature by a known key must verify, or the whole note is refused. Two
+ * types of key are supported: a key of type 0x01 signs the text as it is; a key of type 0x04 is a witness's, whose
+ * signature begins with the time u64 (POSIX seconds) and covers `cosignature/v1`, that time and the text.
  */
 
 import { concat, decodeBase64, decodeText, encodeBase64, encodeText, equal, sha256 } from "./bytes.js";
@@ -23,16 +23,16 @@ export const MAX_NOTE_SIZE = 1_000_000;
 
 const MAX_SIGNATURES = 100;
 const CONTROL = /[\x00-\x09\x0b-\x1f]/;
-/** White space as Unicode has it. It is not `\s`, which has U+FEFF and lacks U+0085. */
+/** White space by the Unicode standard. Not `\s`, which contains U+FEFF and lacks U+0085. */
 const SPACE = /[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]/;
 const DASH = "— ";
 
-/** Tell whether a text has white space as Unicode has it. */
+/** Report whether a text has white space by the Unicode standard. */
 export function hasSpace(text: string): boolean {
   return SPACE.test(text);
 }
 
-/** A public key with its name and type, as a vkey writes it. */
+/** A public key with its name and type, as in a vkey. */
 export class Verifier {
   /** The key's ID, a u32. */
   readonly keyId: number;
@@ -41,20 +41,16 @@ export class Verifier {
    * @throws {MalformedError} the name is empty or has a space, a control character or a plus; the type is not one of
    * ours; the key is not 32 bytes.
    */
-  constructor(
-    readonly name: string,
-    readonly publicKey: Uint8Array,
-    readonly kind: number = ED25519,
-  ) {
+  constructor(readonly name: string, readonly publicKey: Uint8Array, readonly kind: number = ED25519) {
     if ((kind !== ED25519 && kind !== COSIGNATURE) || publicKey.length !== KEY_SIZE) {
       throw new MalformedError("key type is not supported, or key is not 32 bytes long");
     }
     this.keyId = u32(sha256(encodeName(name), Uint8Array.of(0x0a, kind), publicKey));
   }
 
-  /** Verify a note signature (what follows the key ID in its line) over a note's text.
+  /** Verify a signature (the bytes after the key ID of its line) over the text of a note.
    *
-   * @throws {SignatureError} it does not verify; a wrong length counts as that.
+   * @throws {SignatureError} it does not verify, or has the wrong length.
    */
   verify(text: Uint8Array, signature: Uint8Array): void {
     let [signed, raw] = [text, signature];
@@ -69,7 +65,7 @@ export class Verifier {
     verify(this.publicKey, signed, raw);
   }
 
-  /** Tell whether this is the same key under the same name. */
+  /** Report whether this is the same key under the same name. */
   equals(other: Verifier): boolean {
     return this.name === other.name && this.kind === other.kind && equal(this.publicKey, other.publicKey);
   }
@@ -99,26 +95,26 @@ export function formatVkey({ name, keyId, kind, publicKey }: Verifier): string {
   return `${name}+${id}+${encodeBase64(concat(Uint8Array.of(kind), publicKey))}`;
 }
 
-/** One signature line: whose (name and key ID together) and the signature's bytes. */
+/** One signature line. Name and key ID together identify the key. */
 export interface NoteSignature {
   readonly name: string;
   readonly keyId: number;
   readonly signature: Uint8Array;
 }
 
-/** A note's text, with the signatures that verified and those by keys that were not known. */
+/** The text of a note, the signatures that verified, and the signatures by unknown keys. */
 export interface Note {
   readonly text: string;
   readonly verified: readonly NoteSignature[];
   readonly unverified: readonly NoteSignature[];
 }
 
-/** Return the time a cosignature claims, in POSIX seconds. Only of a verified signature of a witness's key. */
+/** Return the time of a cosignature, in POSIX seconds. The signature must be a verified one of a witness's key. */
 export function timeOf(signature: Uint8Array): bigint {
   return new DataView(signature.buffer, signature.byteOffset).getBigUint64(0);
 }
 
-/** Parse a note without verifying anything: all its signatures are in `unverified`.
+/** Parse a note without verifying anything. All its signatures are then in `unverified`.
  *
  * @throws {MalformedError} it is not a note, or has more than 1,000,000 bytes or 100 signatures.
  */
@@ -126,7 +122,7 @@ export function parseNote(note: Uint8Array): Note {
   if (note.length > MAX_NOTE_SIZE) throw new MalformedError("note is larger than 1,000,000 bytes");
   const whole = decodeText(note, "note");
   if (CONTROL.test(whole)) throw new MalformedError("note has a control character");
-  // The text may have empty lines; the last one of the note separates.
+  // The text may have empty lines. The last empty line of the note separates text and signatures.
   const at = whole.lastIndexOf("\n\n");
   const lines = whole.slice(at + 2);
   if (at < 0 || !lines.endsWith("\n")) {
@@ -140,8 +136,8 @@ export function parseNote(note: Uint8Array): Note {
 /** Parse a note and verify each signature by a known key.
  *
  * @throws {MalformedError} it is not a note.
- * @throws {SignatureError} a known key's signature does not verify, or no known key signed; or two of the verifiers
- * have the same name and ID, so that it is not known which of them a line is by.
+ * @throws {SignatureError} a signature by a known key does not verify, or no known key signed; or two of the verifiers
+ * have the same name and ID, so that a line could be by either of them.
  */
 export function openNote(note: Uint8Array, verifiers: readonly Verifier[]): Note {
   for (const verifier of verifiers) {
@@ -162,7 +158,7 @@ export function openNote(note: Uint8Array, verifiers: readonly Verifier[]): Note
   return { text: parsed.text, verified, unverified };
 }
 
-/** Tell whether a signature line claims to be by this key. */
+/** Report whether a signature line claims to be by this key. */
 export function isBy(line: { name: string; keyId: number }, verifier: Verifier): boolean {
   return line.name === verifier.name && line.keyId === verifier.keyId;
 }

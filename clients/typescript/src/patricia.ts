@@ -1,5 +1,6 @@
 /**
- * Verify what a seal's map says of a key: the Merkle Patricia Tree of `filippo.io/torchwood/mpt` v0.10.0.
+ * Verify that a seal's map has a value under a key, or nothing: the Merkle Patricia Tree of `filippo.io/torchwood/mpt`
+ * v0.10.0.
  *
  *     leaf  = SHA-256(0x00 || uvarint(len key) || key || uvarint(len value) || value)
  *     inner = SHA-256(0x01 || uvarint(bit) || left || right)      bit: the first at which the two sides differ
@@ -7,8 +8,8 @@
  *     presence proof = (uvarint(bit) || sibling)*                 leaf to root, bits strictly decreasing
  *     absence proof  = uvarint(len) || other key || uvarint(len) || other value || path of that other key
  *
- * An absence proof shows the leaf that the key's own bits lead to, and that it is another key's: were ours in the
- * map, it would differ from that key at a bit on the path. Bit 0 is the most significant of byte 0.
+ * An absence proof shows the leaf that the bits of our key lead to, and that this leaf is another key's. If our key
+ * were in the map, its path would have a bit at which the two keys differ. Bit 0 is the most significant bit of byte 0.
  * Source: ledger-format.md, "Seals and the map".
  */
 
@@ -37,10 +38,10 @@ export function verifyPresence(root: Uint8Array, key: Uint8Array, value: Uint8Ar
 
 /** Verify that the map with this root has nothing under this key. Both are 32 bytes.
  *
- * Of the empty map the proof is empty too.
+ * For the empty map the proof is empty.
  *
  * @throws {MalformedError} a length is wrong, or the proof is not in its one encoding.
- * @throws {ProofError} the proof does not lead to the root, or the leaf it shows does not exclude the key.
+ * @throws {ProofError} the proof does not lead to the root, or the leaf that it shows does not exclude the key.
  */
 export function verifyAbsence(root: Uint8Array, key: Uint8Array, proof: Uint8Array): void {
   checkSizes(root, key);
@@ -96,7 +97,7 @@ class Reader {
     return field;
   }
 
-  /** Read the steps to the proof's end. */
+  /** Read steps until the end of the proof. */
   path(): Step[] {
     const steps: Step[] = [];
     let above = 256;
@@ -117,7 +118,7 @@ class Reader {
     return field;
   }
 
-  /** Read a uvarint of one or two bytes: nothing in a proof is larger. */
+  /** Read a uvarint of one or two bytes. No number in a proof needs more. */
   #uvarint(): number {
     const first = this.proof[this.#at];
     if (first !== undefined && first < 0x80) {
@@ -125,7 +126,7 @@ class Reader {
       return first;
     }
     const second = this.proof[this.#at + 1];
-    // A second byte of zero would be a longer way to write the first.
+    // With a second byte of zero, the first byte alone would encode the same number.
     if (first === undefined || second === undefined || second === 0 || second >= 0x80) {
       throw new MalformedError("map proof has a bad or missing uvarint");
     }

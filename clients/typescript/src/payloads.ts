@@ -1,20 +1,20 @@
 /**
- * Read the two payloads that say which keys are in force: `KeyStatement` and `LedgerStatement` of `consentd.v1`.
+ * Decode the two payloads that state keys: `KeyStatement` and `LedgerStatement` of `consentd.v1`.
  *
- * A reader of the protobuf wire format for messages described by a small table, so that a verifier needs no runtime. A
- * message that has a field beside those in the table is not read at all: a field of a later version may change what
- * the others mean. Of a field that stands twice the last counts, as everywhere in protobuf; text must be UTF-8.
+ * A small table describes each message, so that this package needs no protobuf runtime. A message with a field that is
+ * not in the table is not decoded at all, because a field of a later version may change the meaning of the others. If a
+ * field is there twice, the last one counts, as everywhere in protobuf. Text must be UTF-8.
  */
 
 import { decodeText } from "./bytes.js";
 import { MalformedError } from "./errors.js";
 
-/** What a field is, by its number: a varint of so many bits, bytes, text, many texts, or the table of a message. */
+/** The type of each field, by its number: a varint of so many bits, bytes, text, texts, or another message. */
 interface Fields {
   readonly [number: number]: 32 | 64 | "bytes" | "text" | "texts" | Fields;
 }
 
-/** Fields that are there, by their numbers. */
+/** The values of the fields that are present, by field number. */
 type Values = Map<number, Value>;
 type Value = bigint | Uint8Array | string | string[] | Values;
 
@@ -36,40 +36,40 @@ const LEDGER_STATEMENT: Fields = {
 const VARINT = 0;
 const LENGTH = 2;
 
-/** What a `KeyStatement` says: this key is in force from now on, or, retired, no longer. */
+/** A `KeyStatement`: the key is valid from this entry on or, if retired, no longer. */
 export interface KeyStatement {
   readonly key: Uint8Array;
   readonly retired: boolean;
 }
 
-/** What a ledger says that it no longer keeps. */
+/** What a ledger states to have pruned. */
 export interface Pruning {
   /** Every entry of this time or later is kept. */
   readonly keptFromMs: bigint;
-  /** Size of the tree where whoever holds nothing begins. */
+  /** Size of the tree at which a new reader starts. */
   readonly startSize: bigint;
 }
 
-/** What a `LedgerStatement` says of the ledger's keys, and of what it keeps. */
+/** A `LedgerStatement`, as far as it is about keys and retention. */
 export interface LedgerStatement {
   readonly origin: string;
   /** C2SP vkeys of the log. */
   readonly verifierKeys: readonly string[];
-  /** The daemon's, with which it signs statements; empty: this entry puts none in force. */
+  /** The key with which the daemon signs statements; empty: this entry makes none valid. */
   readonly statementKey: Uint8Array;
-  /** In leaf 0: how old an entry must be before it may be pruned; 0: nothing ever is. */
+  /** In leaf 0: how old an entry must be before it may be pruned; 0: nothing is ever pruned. */
   readonly retentionDays: number;
-  /** null: this entry states none. */
+  /** null: this entry states no pruning. */
   readonly pruning: Pruning | null;
 }
 
-/** Decode a `KeyStatement`; null where this version cannot read all of it. */
+/** Decode a `KeyStatement`; null: this version does not understand all of it. */
 export function decodeKeyStatement(payload: Uint8Array): KeyStatement | null {
   const values = read(payload, KEY_STATEMENT);
   return values && { key: bytesOf(values.get(1)), retired: (values.get(2) ?? 0n) !== 0n };
 }
 
-/** Decode a `LedgerStatement`; null where this version cannot read all of it. */
+/** Decode a `LedgerStatement`; null: this version does not understand all of it. */
 export function decodeLedgerStatement(payload: Uint8Array): LedgerStatement | null {
   const values = read(payload, LEDGER_STATEMENT);
   if (values === null) return null;
@@ -81,7 +81,7 @@ export function decodeLedgerStatement(payload: Uint8Array): LedgerStatement | nu
     verifierKeys: Array.isArray(verifierKeys) ? verifierKeys : [],
     statementKey: bytesOf(values.get(3)),
     retentionDays: Number(values.get(8) ?? 0n),
-    // A message without fields is there all the same, and states something: that it has pruned nothing.
+    // An empty message is present too. It states that nothing is pruned.
     pruning: pruning instanceof Map ? readPruning(pruning) : null,
   };
 }
@@ -109,7 +109,7 @@ class Reader {
 
   constructor(readonly bytes: Uint8Array) {}
 
-  /** Read fields to the end, over those that a message had where it stood before. */
+  /** Read fields until the end, and add them to *values*, the fields of the same message read earlier. */
   message(fields: Fields, values: Values = new Map()): Values {
     while (this.#at < this.bytes.length) {
       const tag = this.#varint(5);

@@ -6,9 +6,10 @@
  *     group <name> <k|any|all> <name>...
  *     quorum <name|none>
  *
- * Names are local to the file. A group and the quorum name witnesses and groups of earlier lines, and each name is a member
- * of one group at most, so that no witness counts twice. Spaces and tabs separate the items of a line, and `#` at the
- * beginning of a line makes the line a comment. A policy may have keys of ML-DSA-44; their signatures do not count here.
+ * Names are local to the file. A group and the quorum name witnesses and groups of earlier lines, and each name is a
+ * member of one group at most, so that no witness counts twice. Spaces and tabs separate the items of a line, and `#`
+ * at the beginning of a line makes the line a comment. A policy may have keys of ML-DSA-44; their signatures do not
+ * count here.
  */
 
 import { decodeBase64, decodeText, encodeHex, encodeText, sha256 } from "./bytes.js";
@@ -20,11 +21,7 @@ import { COSIGNATURE, ED25519, isBy, openNote, parseVkey, timeOf, type Verifier 
 export const MAX_SKEW_MS = 60_000;
 
 const MLDSA = 0x06;
-const KEY_SIZES: ReadonlyMap<number, number> = new Map([
-  [ED25519, 32],
-  [COSIGNATURE, 32],
-  [MLDSA, 1312],
-]);
+const KEY_SIZES: ReadonlyMap<number, number> = new Map([[ED25519, 32], [COSIGNATURE, 32], [MLDSA, 1312]]);
 const MAX_LINES = 1024;
 const NONE = "none";
 const FOREIGN = /[^\t\n\x20-\x7e\x80-\u{10ffff}]/u;
@@ -92,20 +89,9 @@ export function isSatisfied({ witnesses, groups, quorum }: Policy, cosigners: Re
   return witnessed.has(quorum);
 }
 
-/** What limits the time of cosignatures. */
-export interface CosignatureTimes {
-  /** The reader's clock, in ms since 1970; null: it is not compared. */
-  readonly nowMs: number | null;
-  /** How old a cosignature may be to count, by `nowMs`; null: any age. */
-  readonly maxAgeMs: number | null;
-  /** Time of the leaf that the checkpoint proves. A cosignature from before it cannot have covered it. */
-  readonly leafTimeMs: bigint | null;
-}
-
-const NO_TIMES: CosignatureTimes = { nowMs: null, maxAgeMs: null, leafTimeMs: null };
-
 /** Verify that a checkpoint is a log's, and that a quorum of the policy cosigned it; return who did, and when.
  *
+ * @param leafTimeMs time of the leaf that the checkpoint proves. A cosignature from before it cannot have covered it.
  * @throws {MalformedError} it is not a checkpoint note.
  * @throws {SignatureError} no log signed it, a signature by a known key is wrong, or there is no quorum in time.
  * @throws {ProofError} the log that signed it has another name than its origin.
@@ -114,7 +100,8 @@ export function verifyCosigned(
   checkpoint: Uint8Array,
   policy: Policy,
   log: Verifier,
-  { nowMs, maxAgeMs, leafTimeMs }: CosignatureTimes = NO_TIMES,
+  leafTimeMs = 0n,
+  { nowMs, maxAgeMs }: Pick<ReadTrust, "nowMs" | "maxAgeMs"> = { nowMs: null, maxAgeMs: null },
 ): Cosignature[] {
   const logs = policy.logs.some((one) => one.equals(log)) ? policy.logs : [...policy.logs, log];
   const witnesses = policy.witnesses.flatMap(({ name, key }) => (key === null ? [] : [{ name, key }]));
@@ -131,7 +118,7 @@ export function verifyCosigned(
     const latest = times.reduce((a, b) => (a > b ? a : b)) * 1000n;
     const timeMs = Number(latest);
     if (maxAgeMs !== null && !(secondMs - maxAgeMs <= timeMs && timeMs <= secondMs + MAX_SKEW_MS)) return [];
-    return leafTimeMs !== null && leafTimeMs > latest + BigInt(MAX_SKEW_MS) ? [] : [{ name, timeMs }];
+    return leafTimeMs > latest + BigInt(MAX_SKEW_MS) ? [] : [{ name, timeMs }];
   });
   if (!isSatisfied(policy, new Set(cosignatures.map(({ name }) => name)))) {
     throw new SignatureError(
@@ -168,8 +155,8 @@ export interface ReadTrust {
 
 /** Parse what the reader trusts.
  *
- * @throws {TypeError} a key or policy is malformed, or an age is given without the clock. That is the caller's error, and
- * no verdict on the evidence.
+ * @throws {TypeError} a key or policy is malformed, or an age is given without the clock. That is the caller's error,
+ * and no verdict on the evidence.
  */
 export function readTrust({ origin, logKey, policy, now, maxAgeMs }: Trust): ReadTrust {
   if (maxAgeMs !== undefined && now === undefined) throw new TypeError("maxAgeMs is given without now");
@@ -197,11 +184,11 @@ function pinned<T>(parse: () => T, what: string): T {
  * @throws {ProofError} the leaf is ahead of the reader's clock.
  */
 export function verifyWitnessed(checkpoint: Uint8Array, leafTimeMs: bigint, trust: ReadTrust): Cosignature[] {
-  const { log, policy, nowMs, maxAgeMs } = trust;
+  const { log, policy, nowMs } = trust;
   if (nowMs !== null && leafTimeMs > BigInt(Math.floor(nowMs)) + BigInt(MAX_SKEW_MS)) {
     throw new ProofError("leaf is of a time that has not come yet");
   }
-  return policy === null ? [] : verifyCosigned(checkpoint, policy, log, { nowMs, maxAgeMs, leafTimeMs });
+  return policy === null ? [] : verifyCosigned(checkpoint, policy, log, leafTimeMs, trust);
 }
 
 // -- the lines of a policy --
@@ -265,7 +252,7 @@ class Parsing {
     this.#groups.push({ name, threshold, members });
   }
 
-  /** Check a vkey's form, type and ID, and that its key is new; return its verifier, or null for a type that this package cannot verify. */
+  /** Check a vkey's form, type and ID, and that its key is new; return its verifier, null for type ML-DSA-44. */
   #key(vkey: string, kinds: readonly number[], known: Set<string>): Verifier | null {
     const [name, keyId, ...rest] = vkey.split("+");
     const keyed = decodeBase64(rest.join("+"));

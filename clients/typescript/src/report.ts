@@ -14,6 +14,12 @@ import type { SeqRange } from "./pruned.js";
 import type { Cosignature } from "./quorum.js";
 import { type EvidenceResult, type HistoryResult, NOT_PROVEN, type ReceiptResult } from "./verify.js";
 
+/** What evidence does not prove, whatever is in it. */
+const NOT_PROVEN_OF_EVIDENCE: readonly string[] = [
+  "that the file contains what was asked for; and that a participant's single entries are all that there are",
+  ...NOT_PROVEN,
+];
+
 /** Name the class of an error, as the shared vectors do. */
 export function errorClass(error: VerificationError): string {
   if (error instanceof MalformedError) return "malformed";
@@ -38,7 +44,7 @@ export function historyJson(result: HistoryResult): Json {
     public_name: publicName,
     count: integer(count),
     erased,
-    missing: missing.map(rangeJson),
+    missing: missingJson(missing),
     kept_from_ms: integer(keptFromMs),
     unread: unreadJson(unread),
     entries: result.entries.map(entryJson),
@@ -65,15 +71,12 @@ export function evidenceJson(result: EvidenceResult): Json {
     chains: chains.map(({ tag, publicName, entries, missing }) => ({
       tag: encodeHex(tag),
       public_name: publicName,
-      missing: missing.map(rangeJson),
+      missing: missingJson(missing),
       entries: entries.map(entryJson),
     })),
-    entries: entries.map(({ index, leaf, statement, author }) => ({
-      index: integer(index),
-      ...leafJson(leaf),
-      author: author && authorName(author),
-      payload: statement && encodeBase64(statement.payload),
-    })),
+    entries: entries.map(({ index, leaf, ...signed }) => {
+      return { index: integer(index), ...leafJson(leaf), ...signedJson(signed) };
+    }),
     closed,
     unproven,
     unread: unreadJson(unread),
@@ -81,14 +84,14 @@ export function evidenceJson(result: EvidenceResult): Json {
   };
 }
 
-/** Tell whether all that a bundle says could be told. */
+/** Report whether this version could determine everything that the evidence states. */
 export function isDetermined({ unproven, unread }: EvidenceResult): boolean {
   return !unproven && !unread.length;
 }
 
 /** Return what evidence proves as lines of text. */
 export function evidenceText(result: EvidenceResult): string[] {
-  const { checkpoint, seal, scope, chains, entries, keptFromMs, closed, unproven, unread } = result;
+  const { checkpoint, seal, scope, chains, entries, keptFromMs, closed, unproven } = result;
   const lines = [
     `this is in ${checkpoint.origin} at tree size ${checkpoint.size}, sealed ${time(seal.timeMs)}`,
     scopeText(scope, chains),
@@ -103,16 +106,14 @@ export function evidenceText(result: EvidenceResult): string[] {
     const what = leaf.type === "seal" ? "SEAL" : kindName(leaf.kind).padEnd(11);
     lines.push(`${String(index).padStart(8)}  ${time(leaf.timeMs)}  ${what}${leaf.type === "seal" ? "" : ` ${by}`}`);
   }
-  lines.push(...cosignatureText(result.cosignatures));
   if (closed) lines.push(`statements that the file does not contain: ${closed}`);
   if (unproven) lines.push(`undetermined: who owns a key, because the person's chain is not in the file: ${unproven}`);
-  lines.push(...unreadText(unread));
-  return [...lines, "not proven:", ...notProven(NOT_PROVEN_OF_EVIDENCE, chains).map((text) => `  ${text}`)];
+  return [...lines, ...endText(result, notProven(NOT_PROVEN_OF_EVIDENCE, chains))];
 }
 
 /** Return what a history proves as lines of text. */
 export function historyText(result: HistoryResult): string[] {
-  const { tag, publicName, count, entries, missing, keptFromMs, erased, unread, checkpoint, seal } = result;
+  const { tag, publicName, count, entries, missing, keptFromMs, erased, checkpoint, seal } = result;
   const whose = publicName || `tag ${encodeHex(tag)}`;
   const shownFrom = entries[0]?.event.seq ?? count + 1n;
   // What is missing right before the first entry shown was not verified before.
@@ -127,9 +128,7 @@ export function historyText(result: HistoryResult): string[] {
   if (heldTo) lines.push(`(those up to ${heldTo} were verified before)`);
   lines.push(...entries.map(entryText));
   if (erased) lines.push("the chain ends in an erasure");
-  lines.push(...cosignatureText(result.cosignatures));
-  lines.push(...unreadText(unread));
-  return [...lines, "not proven:", ...notProven(NOT_PROVEN, [result]).map((text) => `  ${text}`)];
+  return [...lines, ...endText(result, notProven(NOT_PROVEN, [result]))];
 }
 
 /** Return what a receipt proves as lines of text. */
@@ -142,12 +141,6 @@ export function receiptText({ checkpoint, index, leaf, cosignatures }: ReceiptRe
   ];
 }
 
-/** What evidence does not prove, whatever is in it. */
-const NOT_PROVEN_OF_EVIDENCE: readonly string[] = [
-  "that the file contains what was asked for; and that a participant's single entries are all that there are",
-  ...NOT_PROVEN,
-];
-
 type Prunable = Pick<ProvenChain, "entries" | "missing">;
 
 function notProven(always: readonly string[], chains: readonly Prunable[]): readonly string[] {
@@ -155,10 +148,11 @@ function notProven(always: readonly string[], chains: readonly Prunable[]): read
   return isPruned ? [...always, NOT_PROVEN_OF_PRUNED] : always;
 }
 
-function rangeJson([first, last]: SeqRange): Json {
-  return [integer(first), integer(last)];
+function missingJson(missing: readonly SeqRange[]): Json {
+  return missing.map((range) => range.map(integer));
 }
 
+/** Return what an entry list lacks, as a part of a sentence. */
 function butFor(missing: readonly SeqRange[]): string {
   return missing.length ? " but those that were pruned" : "";
 }
@@ -171,13 +165,12 @@ function missingText(missing: readonly SeqRange[], keptFromMs: bigint): string[]
   );
 }
 
-function entryJson({ event, statement, author, pruned }: ProvenEntry): Json {
-  return {
-    ...leafJson(event),
-    author: author && authorName(author),
-    pruned,
-    payload: statement && encodeBase64(statement.payload),
-  };
+function entryJson({ event, pruned, ...signed }: ProvenEntry): Json {
+  return { ...leafJson(event), ...signedJson(signed), pruned };
+}
+
+function signedJson({ author, statement }: Pick<ProvenEntry, "author" | "statement">): Record<string, Json> {
+  return { author: author && authorName(author), payload: statement && encodeBase64(statement.payload) };
 }
 
 function entryText({ event, author, pruned }: ProvenEntry): string {
@@ -191,11 +184,12 @@ function unreadJson(unread: readonly Unread[]): Json {
   return unread.map(({ publicName, seq, kind }) => ({ public_name: publicName, seq: integer(seq), kind }));
 }
 
-function unreadText(unread: readonly Unread[]): string[] {
-  return unread.map(
-    ({ publicName, seq, kind }) =>
-      `undetermined: what ${kindName(kind)} states, seq ${seq}${publicName && ` of ${publicName}`}`,
-  );
+/** Return the last lines: who cosigned, what is undetermined, and what is not proven. */
+function endText({ cosignatures, unread }: HistoryResult | EvidenceResult, notProven: readonly string[]): string[] {
+  const undetermined = unread.map(({ publicName, seq, kind }) => {
+    return `undetermined: what ${kindName(kind)} states, seq ${seq}${publicName && ` of ${publicName}`}`;
+  });
+  return [...cosignatureText(cosignatures), ...undetermined, "not proven:", ...notProven.map((text) => `  ${text}`)];
 }
 
 function scopeJson(scope: Scope): Json {
@@ -211,10 +205,7 @@ function scopeText(scope: Scope, chains: readonly ProvenChain[]): string {
   return `it is of tag ${encodeHex(scope.tag)}: its chain is whole${from}`;
 }
 
-function checkpointJson({
-  checkpoint,
-  cosignatures,
-}: HistoryResult | ReceiptResult | EvidenceResult): Record<string, Json> {
+function checkpointJson({ checkpoint, cosignatures }: Omit<ReceiptResult, "index" | "leaf">): Record<string, Json> {
   const { origin, size, root } = checkpoint;
   return {
     origin,

@@ -86,7 +86,7 @@ export interface EvidenceResult extends Verified {
   readonly scope: Scope;
   readonly chains: readonly ProvenChain[];
   readonly entries: readonly ProvenSingle[];
-  /** The time before which the ledger has pruned persons' chains, if chain `ledger` is there to state it; 0n: nothing. */
+  /** The time before which the ledger has pruned persons' chains, as far as the file shows; 0n: nothing. */
   readonly keptFromMs: bigint;
   /** How many entries lack their statement: it is erased, pruned, or withheld by the maker of the file. */
   readonly closed: number;
@@ -249,7 +249,9 @@ function verifySingles(
       throw new ProofError("entry is earlier than the one before, or later than the seal");
     }
     [next, timeMs] = [index + 1n, decoded.timeMs];
-    if (decoded.type === "event") return { index, leaf: decoded, statement: opening && openStatement(decoded, opening) };
+    if (decoded.type === "event") {
+      return { index, leaf: decoded, statement: opening && openStatement(decoded, opening) };
+    }
     if (opening !== null) throw new MalformedError("seal has an opening");
     if (decoded.covers !== index) throw new ProofError("seal is not at the index that it states");
     return { index, leaf: decoded, statement: null };

@@ -14,7 +14,7 @@ import { decodeKeyStatement, decodeLedgerStatement } from "../src/payloads.js";
 import { bytes, readVectors, type Vector, verdict, withoutVectors } from "./vectors.js";
 
 /** How many vectors of each kind there are at least: fewer would mean that they are not read. */
-const LEAST: Readonly<Record<string, number>> = { history: 2300, receipt: 200, note: 250, signature: 700, policy: 700, evidence: 9000 };
+const LEAST = { history: 2300, receipt: 200, note: 250, signature: 700, policy: 700, evidence: 9000 };
 
 function verifyVector(vector: Vector): unknown {
   const { kind, content, under } = vector;
@@ -84,7 +84,9 @@ function readPruned(evidence: HistoryResult | EvidenceResult): unknown {
     missing: evidence.missing.map((range) => range.map(Number)),
     kept_from_ms,
     pruned: evidence.entries.filter(({ pruned }) => pruned).map(({ event }) => Number(event.seq)),
-    authors: evidence.entries.map(({ author }) => (author ? (author.owner === "participant" ? `participant/${author.name}` : author.owner) : "")),
+    authors: evidence.entries.map(({ author }) =>
+      author?.owner === "participant" ? `participant/${author.name}` : (author?.owner ?? ""),
+    ),
   };
 }
 

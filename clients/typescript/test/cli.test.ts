@@ -22,7 +22,13 @@ function file(name: string, content: string | Uint8Array): string {
   return path;
 }
 
-function run(args: string[], input: string | Uint8Array = ""): { status: number | null; stdout: string; stderr: string } {
+interface Done {
+  readonly status: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+function run(args: string[], input: string | Uint8Array = ""): Done {
   const done = spawnSync(process.execPath, ["dist/src/cli.js", ...args], { input, encoding: "utf8" });
   return { status: done.status, stdout: done.stdout, stderr: done.stderr };
 }
@@ -108,12 +114,14 @@ test("what of evidence is undetermined", { skip: withoutVectors }, () => {
     ["evidence: range with unknown kind", /^undetermined: what kind 200 states, seq 4$/m],
   ] as const) {
     const { content, under } = named(name);
-    const { status, stdout } = run(["evidence", file("undetermined.json", bytes(content)), "--log-key", under["log_key"] as string]);
+    const path = file("undetermined.json", bytes(content));
+    const { status, stdout } = run(["evidence", path, "--log-key", under["log_key"] as string]);
     assert.equal(status, 2, name);
     assert.match(stdout, pattern);
   }
   const { content, under } = named("evidence: range without statements");
-  const { status, stdout } = run(["evidence", file("closed.json", bytes(content)), "--log-key", under["log_key"] as string]);
+  const path = file("closed.json", bytes(content));
+  const { status, stdout } = run(["evidence", path, "--log-key", under["log_key"] as string]);
   assert.equal(status, 0);
   assert.match(stdout, /^it is of the entries 8 to 14: they are all there$/m);
   assert.match(stdout, /^statements that the file does not contain: 6$/m);

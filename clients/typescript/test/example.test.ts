@@ -70,7 +70,8 @@ test("the person's history is whole", () => {
 
 test("what comes after what is held", () => {
   const key = { key: value("key of the person"), timeMs: 1_760_000_007_000n, retired: false };
-  const heldChain = { count: 3n, head: value("chain hash 8"), erased: false, timeMs: 0n, retentionDays: 0, keys: [key], missing: [] };
+  const head = value("chain hash 8");
+  const heldChain = { count: 3n, head, erased: false, timeMs: 0n, retentionDays: 0, keys: [key], missing: [] };
   const later = { ...proof, chains: [{ ...person, firstSeq: 4n, entries: person.entries.slice(3) }, ledger] };
   const verify = (change: object): unknown =>
     verifyHistory(later, { ...TRUST, heldChain: { ...heldChain, ...change } });

@@ -48,7 +48,8 @@ export function listShared(...path: string[]): string[] {
   });
 }
 
-/** Return what a verification comes to, as vectors name it: false is "untold", proven as far as it could be told. Anything else that is thrown is a bug, and goes on. */
+/** Return what a verification comes to, as vectors name it: false is "untold", proven as far as it could be told.
+ * Anything else that is thrown is a bug, and goes on. */
 export function verdict(verify: () => unknown): string {
   try {
     return verify() === false ? "untold" : "ok";
