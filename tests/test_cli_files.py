@@ -73,18 +73,18 @@ def test_serve_then_look_at_its_files(run: CommandLine, tmp_path: Path) -> None:
     served = consentd("serve", "--config", path, stderr=subprocess.PIPE)
     try:
         assert served.stderr is not None
-        told: list[str] = []
-        while not told or "serving gRPC" not in told[-1]:
+        messages: list[str] = []
+        while not messages or "serving gRPC" not in messages[-1]:
             line = served.stderr.readline()
-            assert line, told
-            told.append(json.loads(line)["message"])
-        target = f"127.0.0.1:{told[-1].split('port ')[1].split()[0]}"
+            assert line, messages
+            messages.append(json.loads(line)["message"])
+        target = f"127.0.0.1:{messages[-1].split('port ')[1].split()[0]}"
         busy = run("fsck", "--config", path)
         assert (busy.status, "open in another process" in busy.err) == (2, True)
         late = run("credential", "--config", path, "app").out.strip()
         served.send_signal(signal.SIGHUP)
-        while "credentials reloaded" not in told[-1]:
-            told.append(json.loads(served.stderr.readline())["message"])
+        while "credentials reloaded" not in messages[-1]:
+            messages.append(json.loads(served.stderr.readline())["message"])
         with Client(target, token=late) as app, pytest.raises(ConsentdError) as denied:
             app.enrol(Subject(scheme="mhid", value="1"))
         assert denied.value.reason == "CALLER_NOT_ALLOWED"

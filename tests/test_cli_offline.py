@@ -106,17 +106,17 @@ def test_verify_asks_for_witnesses(run: CommandLine, tmp_path: Path) -> None:
 def test_verify_reads_receipts(run: CommandLine, tmp_path: Path) -> None:
     leaf = event(EntryKind.ACCESS)
     proof, _ = evidence(leaf)
-    kept = {"index": 0, "leaf": leaf.hex(), "proof": proof.decode(), "replayed": False}
+    stored = {"index": 0, "leaf": leaf.hex(), "proof": proof.decode(), "replayed": False}
     file = tmp_path / "a.receipt"
     for content, status in (
-        (kept, 0),
-        ({"receipt": kept}, 0),
-        ({**kept, "index": 1}, 1),
-        ({**kept, "index": "0"}, 1),
-        ({**kept, "leaf": event(EntryKind.GRANT).hex()}, 1),
-        ({**kept, "leaf": "zz"}, 1),
-        ({**kept, "proof": "x"}, 1),
-        ({**kept, "proof": ""}, 2),
+        (stored, 0),
+        ({"receipt": stored}, 0),
+        ({**stored, "index": 1}, 1),
+        ({**stored, "index": "0"}, 1),
+        ({**stored, "leaf": event(EntryKind.GRANT).hex()}, 1),
+        ({**stored, "leaf": "zz"}, 1),
+        ({**stored, "proof": "x"}, 1),
+        ({**stored, "proof": ""}, 2),
         ({}, 1),
     ):
         file.write_text(json.dumps(content))

@@ -390,8 +390,8 @@ def test_nothing_shown_names_a_person(client: Client, person: Subject) -> None:
     answer = client.authorize_access(question(person))
     found = settled(client, person)
     signer = StatementSigner(key=KeyPair(b"\x01" * 32), origin="o", tag=enrolled.tag)
-    told = TransferOutcome(person, 3, SENT)
-    shown = repr((enrolled, granted, answer, found, found.entries, signer, told, client.context))
+    outcome = TransferOutcome(person, 3, SENT)
+    shown = repr((enrolled, granted, answer, found, found.entries, signer, outcome, client.context))
     shown += "".join(map(str, found.entries))
     tag = enrolled.tag
     assert person.value not in shown

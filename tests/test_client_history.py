@@ -388,10 +388,10 @@ def test_a_chain_shortened_under_a_consistent_tree_is_caught() -> None:
     made = small()
     memory = remembered(made)
     made.add(EntryKind.NOTICE, codec.public_tag("notice/n"), st.NoticeStatement(notice_id="n"))
-    kept = made.chains[TAG].pop()  # the tree still holds the leaf, the map does not
+    last = made.chains[TAG].pop()  # the tree still holds the leaf, the map does not
     with pytest.raises(ProofError, match="shorter than what is remembered"):
         reading(made.history, memory=memory).history(SUBJECT)
-    made.chains[TAG].append(kept)
+    made.chains[TAG].append(last)
     assert len(reading(made.history, memory=memory).history(SUBJECT).entries) == 3
 
 
@@ -447,8 +447,8 @@ def test_an_erased_person_leaves_kinds_and_times() -> None:
     assert [entry.statement is None for entry in found.entries] == [True, True, True, False]
     assert [entry.author for entry in found.entries] == ["", "", "", "ledger"]
     assert str(found.entries[0]).endswith("enrolled: (erased)")
-    kept = reading(made.history, memory=memory).history(SUBJECT)
-    assert (kept.is_erased, kept.entries[1].message) == (True, GRANTED)
+    remembered_too = reading(made.history, memory=memory).history(SUBJECT)
+    assert (remembered_too.is_erased, remembered_too.entries[1].message) == (True, GRANTED)
     made.person(GRANTED)
     with pytest.raises(ProofError):
         reading(made.history, memory=memory).history(SUBJECT)

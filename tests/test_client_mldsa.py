@@ -158,7 +158,7 @@ def test_the_command_line_takes_both(running: Running, tmp_path: Path) -> None:
     second = mldsa.format_mldsa_vkey(mldsa.read_mldsa_key(path).verifier)
     pins = tmp_path / "log.pub"
     asked = ["checkpoint", "--target", f"127.0.0.1:{running.daemon.grpc_port}", "--log-key", str(pins)]
-    for lines, status, told in (
+    for lines, status, message in (
         (f"{first}\n{second}\n", 0, ""),
         (f"{first}\n", 0, ""),
         (f"{first}\n{MLDSA_VKEY}\n", 1, "disproved: "),
@@ -168,7 +168,7 @@ def test_the_command_line_takes_both(running: Running, tmp_path: Path) -> None:
     ):
         pins.write_text(lines)
         found = run(*asked)
-        assert (found.status, found.err.startswith(told)) == (status, True)
+        assert (found.status, found.err.startswith(message)) == (status, True)
     # A verb that would pass over the second key says so.
     pins.write_text(f"{first}\n{second}\n")
     found = run("audit", "verify", tmp_path, "--log-key", pins)

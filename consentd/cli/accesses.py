@@ -47,7 +47,9 @@ def add_verbs(verbs: Verbs) -> None:
     add_subject(verb)
     verb.add_argument("--access-seq", type=int, required=True, metavar="N", help="as `authorize` answered it")
     verb.add_argument("--status", choices=_STATUSES, required=True, help="the outcome")
-    verb.add_argument("--category", action="append", default=[], metavar="CODE", help="was transferred; repeatable")
+    verb.add_argument(
+        "--category", action="append", default=[], metavar="CODE", help="transferred category; repeatable"
+    )
     verb.add_argument("--resources", type=int, default=0, metavar="N", help="how many resources were transferred")
     verb.add_argument("--bytes", type=int, default=0, metavar="N", help="how many bytes were transferred")
     verb.add_argument("--note", default="", help="a remark without personal data")
