@@ -330,7 +330,7 @@ MIX: tuple[tuple[dict[str, Any], int], ...] = (
     ({"purpose": "HRESCH"}, 10),
     ({"categories": ["CLIN.DX", "NO.SUCH"]}, 10),
 )
-"""Questions about one person, and how many of each there are in a hundred; the rest are about a person without consent."""
+"""Questions about one person, and how many of each there are in a hundred. The rest: about a person without consent."""
 
 
 def mixed(person: pb.Subject, stranger: pb.Subject, count: int) -> list[pb.Question]:

@@ -1,31 +1,23 @@
 """Verifying a ledger from outside: what an operator did to it is found and named, wherever it is."""
 
-import hashlib
-import json
-import os
 import random
-import re
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cases.audits import DAEMON, JOBS, LOG, ORIGIN, SIZE, START_MS, Forge, make_forge, make_half
+from cases.audited import grow, named, verify
+from cases.audits import DAEMON, LOG, ORIGIN, SIZE, START_MS, Forge, make_forge, make_half
 from cases.daemons import ORIGIN as RUNNING_ORIGIN
 from cases.daemons import make_running, question, request_id
-from consentd import cli
-from consentd.audit.checkpoints import Witnesses
 from consentd.audit.files import DataDirectory
 from consentd.audit.live import LiveDaemon
 from consentd.audit.sources import ExportDirectory
 from consentd.audit.state_store import StateStore
 from consentd.audit.verify import verify_ledger
-from consentd.core import checkpoint, codec, ed25519, merkle, note, quorum, tiles
+from consentd.core import checkpoint, codec, ed25519, note
 from consentd.core.kinds import EntryKind
-from consentd.core.pruned import NOTHING, Pruned
 from consentd.cosigning.keyfiles import read_signing_key
 from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError, StorageError
 from consentd.v1 import access_service_pb2 as ac
@@ -38,27 +30,7 @@ from consentd.verify.findings import (
     UNKNOWN_FIELDS,
     UNKNOWN_KIND,
     WITHHELD,
-    Report,
 )
-
-
-def verify(place: Any, **options: Any) -> Report:
-    return verify_ledger(place, origin=ORIGIN, log_verifier=LOG.verifier, **{"jobs": JOBS, **options})
-
-
-def named(report: Report) -> list[int | None]:
-    return [fault.index for fault in report.faults]
-
-
-def grow(forge: Forge, size: int) -> None:
-    """Append answers about people who are enrolled, sealed now and then."""
-    tags = [tag for tag, (count, _) in forge.heads.items() if count > 1]
-    while forge.size < size:
-        forge.ask(tags[forge.size % len(tags)])
-        if forge.size % 90 == 0:
-            forge.seal()
-    if forge.seals[-1] != forge.size - 1:
-        forge.seal()
 
 
 @pytest.fixture(scope="module")
@@ -344,8 +316,7 @@ def test_a_checkpoint_of_another_tree_is_a_fault(tmp_path: Path) -> None:
 # -- going on ---------------------------------------------------------------------------------------------------
 
 
-def test_a_run_goes_on_where_an_interrupted_one_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consentd.audit.verify.SAVE_EVERY", 500)
+def test_a_run_goes_on_where_an_interrupted_one_was(tmp_path: Path) -> None:
     place = make_forge(9000).write(tmp_path / "ledger", tmp_path / "openings")
     state = tmp_path / "state"
 
@@ -358,7 +329,7 @@ def test_a_run_goes_on_where_an_interrupted_one_was(tmp_path: Path, monkeypatch:
 
     whole = verify(place)
     with pytest.raises(Interrupted):
-        verify(place, state_path=state, progress=interrupt)
+        verify(place, state_path=state, save_every=500, progress=interrupt)
     kept = StateStore(state)
     saved = kept.load()
     kept.close()
@@ -424,294 +395,6 @@ def test_since_a_trusted_checkpoint_only_what_is_new_is_read(tmp_path: Path) -> 
         verify(other.write(tmp_path / "c"), since=trusted)
     with pytest.raises(ProofError, match="smaller"):
         verify(make_forge(300).write(tmp_path / "d"), since=trusted)
-
-
-# -- every field of every seal -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Signed:
-    """A place in memory: whatever its leaves are, the tiles are theirs, and the checkpoint is signed."""
-
-    forge: Forge
-    cosignatures: tuple[tuple[note.Signer, int], ...] = ()
-
-    def open(self) -> "SignedSource":
-        return SignedSource(self)
-
-
-class SignedSource:
-    is_whole = False
-
-    def __init__(self, place: Signed) -> None:
-        forge = place.forge
-        self._leaves = forge.leaves
-        edge, self._tiles = tiles.Edge().append([merkle.leaf_hash(leaf) for leaf in forge.leaves])
-        text = checkpoint.format_checkpoint(checkpoint.Checkpoint(ORIGIN, forge.size, edge.root()))
-        lines = [LOG.sign(text), *(witness.cosign(text, time_s) for witness, time_s in place.cosignatures)]
-        self._note = note.format_note(text, lines)
-
-    def checkpoint(self) -> bytes:
-        return self._note
-
-    def pruned(self) -> Pruned:
-        return NOTHING
-
-    def leaves(self, n: int, width: int) -> list[bytes]:
-        return self._leaves[256 * n : 256 * n + width]
-
-    def tile(self, level: int, n: int, width: int) -> bytes:
-        return self._tiles[level, n][: 32 * width]
-
-    def openings(self, n: int, leaves: Any) -> None:
-        return None
-
-    def close(self) -> None:
-        pass
-
-
-def reseal(forge: Forge, at: int, leaf: bytes, *, repaired: bool) -> Forge:
-    """Return *forge* with another leaf in the place of the seal at *at*; *repaired*: later seals name it as theirs."""
-    leaves = list(forge.leaves)
-    leaves[at] = leaf
-    if repaired:
-        before = codec.chain_hash(leaf)
-        for index in (seal for seal in forge.seals if seal > at):
-            leaves[index] = leaves[index][:58] + before  # prev_seal is a seal's end
-            before = codec.chain_hash(leaves[index])
-    return Forge(leaves=leaves, openings=list(forge.openings), seals=list(forge.seals))
-
-
-def changed_seals(leaf: bytes, next_ms: int) -> Iterator[tuple[str, bytes, int]]:
-    """Yield changes of a seal: what was changed, the leaf, and how much later than it the fault is named."""
-
-    def put(start: int, value: int, width: int = 8) -> bytes:
-        return leaf[:start] + value.to_bytes(width) + leaf[start + width :]
-
-    time_ms, covers, count = (int.from_bytes(leaf[at : at + 8]) for at in (2, 10, 50))
-    for other in (0, 1, 50, time_ms - 1):
-        yield "time_ms", put(2, other), 0
-    # A time between its neighbours' is the operator's to choose: no leaf contradicts it, witnesses' times bound it.
-    if next_ms:
-        for other in (next_ms + 1, (1 << 64) - 1):
-            yield "time_ms", put(2, other), 1  # the leaf that comes after it runs back
-    for field, at, value in (("covers", 10, covers), ("tags", 50, count)):
-        for other in {0, 1, value - 1, value + 1, value ^ 1 << 20, (1 << 64) - 1} - {value}:
-            yield field, put(at, other), 0
-    for field, start in (("map_root", 18), ("prev_seal", 58)):
-        for at in range(start, start + 32):
-            yield field, leaf[:at] + bytes((leaf[at] ^ 1 << at % 8,)) + leaf[at + 1 :], 0
-        for other in (bytes(32), b"\xff" * 32, hashlib.sha256().digest()):
-            if leaf[start : start + 32] != other:
-                yield field, leaf[:start] + other + leaf[start + 32 :], 0
-    for version in (0, 2, 255):
-        yield "version", put(0, version, 1), 0
-    for kind in (1, 13, 255):
-        yield "kind", put(1, kind, 1), 0
-    for other_leaf in (b"", leaf[:-1], leaf + b"\0", leaf[:50], leaf + leaf[58:]):
-        yield "length", other_leaf, 0
-
-
-def test_every_field_of_every_seal_is_recomputed() -> None:
-    forge = make_forge(260, seal_every=24)
-    assert len(forge.seals) > 9
-    assert verify(Signed(forge)).faults == ()
-    tried = Counter[str]()
-    for at in forge.seals:
-        next_ms = int.from_bytes(forge.leaves[at + 1][2:10]) if at + 1 < forge.size else 0
-        for field, leaf, later in changed_seals(forge.leaves[at], next_ms):
-            for repaired in (False, True):
-                forged = reseal(forge, at, leaf, repaired=repaired)
-                report = verify(Signed(forged))
-                assert named(report)[0] == at + later, (field, at, repaired)
-                tried[field] += 1
-    assert set(tried) == {"time_ms", "covers", "tags", "map_root", "prev_seal", "version", "kind", "length"}
-    assert sum(tried.values()) > 1800
-
-
-def test_a_seal_left_out_doubled_or_moved_is_named() -> None:
-    forge = make_forge(260, seal_every=24)
-    for number, at in enumerate(forge.seals[:-1]):
-        seal, event = forge.leaves[at], forge.leaves[at + 1]
-        later = forge.seals[number + 1]
-        for leaves, fault in (
-            ([*forge.leaves[:at], *forge.leaves[at + 1 :]], later - 1),  # the next covers one more, and names it
-            ([*forge.leaves[: at + 1], *forge.leaves[at:]], at + 1),
-            ([*forge.leaves[:at], event, seal, *forge.leaves[at + 2 :]], at + 1),
-            ([*forge.leaves[:at], forge.leaves[later], *forge.leaves[at + 1 :]], at),
-        ):
-            report = verify(Signed(Forge(leaves=leaves, openings=[None] * len(leaves))))
-            assert named(report)[0] == fault, at
-    # A tree that ends in an event, of which no seal speaks.
-    cut = Forge(leaves=forge.leaves[:-1], openings=forge.openings[:-1])
-    assert named(verify(Signed(cut))) == [cut.size - 1]
-
-
-def test_the_time_of_a_last_seal_is_bounded_by_the_witnesses() -> None:
-    """Nothing comes after it that would run back: the log's word alone says when it was."""
-    forge = make_forge(100)
-    at = forge.size - 1
-    early, late = (
-        reseal(forge, at, forge.leaves[at][:2] + time_ms.to_bytes(8) + forge.leaves[at][10:], repaired=True)
-        for time_ms in (forge.time_ms + 60_000, forge.time_ms + 3_600_000)
-    )
-    time_s = forge.time_ms // 1000 + 1
-    lines = ((WITNESSES[0], time_s), (WITNESSES[1], time_s))
-    for forged in (early, late):
-        assert verify(Signed(forged)).faults == ()
-    assert verify(Signed(early, lines), witnesses=asked()).faults == ()
-    with pytest.raises(SignatureError, match="no quorum"):
-        verify(Signed(late, lines), witnesses=asked())
-
-
-# -- with witnesses ---------------------------------------------------------------------------------------------
-
-WITNESSES = [
-    note.Signer(f"witness.example/{number}", ed25519.KeyPair(bytes((5, number)) * 16), note.COSIGNATURE)
-    for number in range(3)
-]
-STRANGER = note.Signer("witness.example/0", ed25519.KeyPair(b"\6" * 32), note.COSIGNATURE)
-POLICY = (
-    f"log {note.format_vkey(LOG.verifier)}\n"
-    + "".join(f"witness w{at} {note.format_vkey(one.verifier)}\n" for at, one in enumerate(WITNESSES))
-    + "group two 2 w0 w1 w2\nquorum two\n"
-).encode()
-SEALED_S = START_MS // 1000
-"""Before any seal of a forged ledger, by less than a minute."""
-
-
-def cosigned(place: ExportDirectory, *lines: tuple[note.Signer, int]) -> ExportDirectory:
-    """Give the checkpoint of *place* these cosignatures and no others."""
-    path = place.directory / "checkpoint"
-    opened = note.parse_note(path.read_bytes())
-    signatures = [opened.unverified[0], *(witness.cosign(opened.text, time_s) for witness, time_s in lines)]
-    path.write_bytes(note.format_note(opened.text, signatures))
-    return place
-
-
-def asked(**options: Any) -> Witnesses:
-    return Witnesses(policy=quorum.parse_policy(POLICY), **options)
-
-
-def test_a_quorum_is_asked_for_and_its_age_told(tmp_path: Path) -> None:
-    place = make_forge(300).write(tmp_path / "ledger")
-    cosigned(place, (WITNESSES[0], SEALED_S), (WITNESSES[2], SEALED_S + 5))
-    report = verify(place, witnesses=asked())
-    assert report.faults == ()
-    assert report.cosignatures == (("w0", SEALED_S), ("w2", SEALED_S + 5))
-    assert verify(place).cosignatures == ()
-    assert verify(place, witnesses=asked(now_s=SEALED_S + 300, max_age_s=300)).faults == ()
-    with pytest.raises(SignatureError, match="`2` of `3` witnesses cosigned, `1` recently enough"):
-        verify(place, witnesses=asked(now_s=SEALED_S + 301, max_age_s=300))
-
-
-@pytest.mark.parametrize(
-    "lines",
-    [
-        (),
-        ((WITNESSES[0], SEALED_S),),
-        ((WITNESSES[0], SEALED_S), (WITNESSES[0], SEALED_S + 1)),  # one witness twice
-        ((STRANGER, SEALED_S), (WITNESSES[1], SEALED_S)),
-        ((WITNESSES[0], SEALED_S - 61), (WITNESSES[1], SEALED_S - 61)),  # before the seal was written
-    ],
-)
-def test_without_a_quorum_nothing_is_proven(tmp_path: Path, lines: tuple[tuple[note.Signer, int], ...]) -> None:
-    place = cosigned(make_forge(300).write(tmp_path / "ledger"), *lines)
-    assert verify(place).faults == ()
-    with pytest.raises(SignatureError, match="no quorum"):
-        verify(place, witnesses=asked())
-
-
-def test_a_forged_cosignature_disproves(tmp_path: Path) -> None:
-    place = cosigned(make_forge(300).write(tmp_path / "ledger"), (WITNESSES[0], SEALED_S), (WITNESSES[1], SEALED_S))
-    path = place.directory / "checkpoint"
-    opened = note.parse_note(path.read_bytes())
-    line = STRANGER.cosign(opened.text, SEALED_S)
-    forged = note.NoteSignature(line.name, WITNESSES[0].verifier.key_id, line.signature)
-    path.write_bytes(note.format_note(opened.text, [*opened.unverified, forged]))
-    with pytest.raises(SignatureError, match="does not verify"):
-        verify(place, witnesses=asked())
-
-
-@pytest.mark.slow
-def test_workers_verify_a_cosigned_ledger(tmp_path: Path) -> None:
-    place = make_forge(9000).write(tmp_path / "ledger", tmp_path / "openings")
-    cosigned(place, *((one, SEALED_S + 60) for one in WITNESSES))
-    report = verify(place, witnesses=asked(), jobs=2)
-    assert report == verify(place, witnesses=asked(), jobs=1)
-    assert len(report.cosignatures) == 3
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run ``consentd audit`` in this process; returns status, last answer and talk."""
-    for name in os.environ:
-        if name.startswith("CONSENTD_"):
-            monkeypatch.delenv(name)
-
-    def run(*argv: object, log_key: str = note.format_vkey(LOG.verifier)) -> tuple[int, dict[str, Any], str]:
-        capsys.readouterr()
-        status = cli.main(["audit", *map(str, argv), "--log-key", log_key, "--json"])
-        out, err = capsys.readouterr()
-        return status, json.loads((out.splitlines() or ["{}"])[-1]), err
-
-    return run
-
-
-@pytest.mark.parametrize("verb", [("verify", "--jobs", 1), ("replay",)])
-def test_the_verbs_take_a_policy(run: Any, tmp_path: Path, verb: tuple[object, ...]) -> None:
-    place = make_forge(300).write(tmp_path / "ledger", tmp_path / "openings")
-    (tmp_path / "policy").write_bytes(POLICY)
-    where = (*verb, place.directory, "--statements", tmp_path / "openings")
-    asked = (*where, "--policy", tmp_path / "policy")
-    status, answer, err = run(*where)
-    assert (status, answer["cosigned"]) == (0, [])
-    assert "not checked: witnesses" in err
-    cosigned(place, (WITNESSES[0], SEALED_S), (WITNESSES[1], SEALED_S))
-    status, answer, err = run(*asked)
-    assert (status, answer["verdict"]) == (0, "proven")
-    assert answer["cosigned"] == [{"witness": f"w{at}", "time_s": SEALED_S} for at in (0, 1)]
-    assert re.search(r"^cosigned: by w1, -?\d+ s ago$", err, re.MULTILINE)
-    assert run(*asked, "--max-age", 1)[0] == 1  # the real clock is far from the forged ledger's, on either side
-    cosigned(place, (WITNESSES[0], SEALED_S - 10**9), (STRANGER, SEALED_S))
-    status, answer, err = run(*asked)
-    assert (status, answer) == (1, {})
-    assert err.startswith("disproved: cosignatures are no quorum")
-
-
-def test_a_policy_that_is_none_or_missing_disproves_nothing(run: Any, tmp_path: Path) -> None:
-    place = make_forge(300).write(tmp_path / "ledger")
-    (tmp_path / "policy").write_bytes(b"quorum nobody\n")
-    for more in (("--policy", tmp_path / "policy"), ("--policy", tmp_path / "none"), ("--max-age", 300)):
-        status, _, err = run("verify", place.directory, *more)
-        assert (status, err[:7]) == (2, "error: ")
-
-
-@pytest.mark.slow
-def test_a_stopped_daemons_files_are_read_at_the_checkpoint_that_was_cosigned(run: Any, tmp_path: Path) -> None:
-    running = make_running(tmp_path, checkpoint_interval_ms=20)
-    try:
-        running.check_ledger()
-        vkey = note.format_vkey(read_signing_key(running.config.keys.log_key_file).verifier)
-    finally:
-        running.stop()
-    config = running.config.ledger
-    opened = note.parse_note(config.last_signed_path.read_bytes())
-    (tmp_path / "policy").write_text(
-        f"log {vkey}\nwitness w {note.format_vkey(WITNESSES[0].verifier)}\nquorum w\n", encoding="utf-8"
-    )
-    (tmp_path / "consentd.toml").write_text(
-        f'[ledger]\norigin = "{RUNNING_ORIGIN}"\ndata_dir = "data"\n[keys]\nlog_key_file = "keys/log.key"\n'
-        'statement_key_file = "keys/statement.key"\nvault_key_file = "keys/vault.key"\n'
-        '[callers]\ncredentials_file = "keys/credentials"\n',
-        encoding="utf-8",
-    )
-    asked = ("verify", "--config", tmp_path / "consentd.toml", "--policy", tmp_path / "policy", "--jobs", 1)
-    assert run(*asked, log_key=vkey)[0] == 2  # nothing was published
-    line = WITNESSES[0].cosign(opened.text, 10**10)
-    config.published_path.write_bytes(note.format_note(opened.text, [*opened.unverified, line]))
-    status, answer, _ = run(*asked, log_key=vkey)
-    assert (status, answer["cosigned"]) == (0, [{"witness": "w", "time_s": 10**10}])
 
 
 # -- a real daemon ----------------------------------------------------------------------------------------------

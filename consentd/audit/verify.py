@@ -26,7 +26,7 @@ from consentd.verify.statements import Authors
 from consentd.verify.walker import Expected, Walker
 
 SAVE_EVERY = 50_000
-"""Entries between two saves of the state, or a few more: a save comes after a seal."""
+"""Leaves between two saves of the state."""
 MAX_MAP_BITS = 22
 """Limits the memory above the buckets to 256 MiB, whatever size a ledger claims."""
 
@@ -39,6 +39,7 @@ def verify_ledger(
     witnesses: Witnesses | None = None,
     since: bytes | None = None,
     state_path: Path | None = None,
+    save_every: int = SAVE_EVERY,
     jobs: int = 1,
     cached: int = CACHED,
     progress: Progress | None = None,
@@ -50,6 +51,7 @@ def verify_ledger(
         since: a checkpoint that was verified before; the leaves that it covers are not verified again. Map roots need
             the chains before it too, so they are compared only with a state file.
         state_path: save the state in this file, and continue from it.
+        save_every: leaves between two saves, or a few more: a save comes after a seal.
         jobs: processes that check leaves; 1: this one alone.
         cached: chain heads to keep in memory, see ``state_store``.
 
@@ -82,7 +84,7 @@ def verify_ledger(
             start, is_saved = walker.replay.size, False
         if walker is None:
             walker = _start(source, expected, point, states)
-        saver = _Saver(walker, states)
+        saver = _Saver(walker, states, save_every)
         if is_saved:
             walker.after_seal = saver.save_sometimes
         tree = TreePoint(origin=origin, size=point.size, root=point.root)
@@ -176,14 +178,14 @@ def _restore(source: Source, expected: Expected, point: Checkpoint, states: Stat
 class _Saver:
     """Saves the state of a walk. One thread owns it."""
 
-    def __init__(self, walker: Walker, states: StateStore) -> None:
-        self._walker, self._states = walker, states
+    def __init__(self, walker: Walker, states: StateStore, save_every: int) -> None:
+        self._walker, self._states, self._save_every = walker, states, save_every
         self._saved_size = walker.replay.size
 
     def save_sometimes(self) -> None:
-        """Save if the last save is ``SAVE_EVERY`` leaves ago. The last leaf is a seal."""
+        """Save if the last save is long enough ago. The last leaf is a seal."""
         replay = self._walker.replay
-        is_due = replay.size - self._saved_size >= SAVE_EVERY
+        is_due = replay.size - self._saved_size >= self._save_every
         if is_due and replay.knows_all_heads and replay.size >= replay.start:
             self.save()
 
