@@ -21,10 +21,10 @@ from consentd.core.history import ChainProof, HistoryEntry, HistoryProof
 from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX
 from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.note import NoteVerifier
-from consentd.core.pruned import Pruned, Retention
+from consentd.core.pruned import Retention
 from consentd.core.replay import Replay
 from consentd.errors import InvalidError, NotFoundError, ProofError
-from consentd.statements import payloads
+from consentd.statements import payloads, values
 from consentd.v1 import consent_pb2 as pb
 from consentd.verify.findings import Progress
 from consentd.verify.source import Opening, leaf_hashes, read_leaves, read_tiles, width_of
@@ -177,9 +177,7 @@ class _Collected:
             if message.statement_key:
                 self.keys[message.statement_key] = event.tag
             if event.tag == codec.LEDGER_TAG:
-                pruning = message.pruning
-                stated = Pruned(pruning.kept_from_time_ms, pruning.start_size) if message.HasField("pruning") else None
-                self.retention.take(event, message.retention_days, stated)
+                values.add_retention(self.retention, event, statement.payload)
         elif event.kind == EntryKind.PARTICIPANT:
             self.names[event.tag] = PARTICIPANT_PREFIX + message.participant_id
         elif event.tag in self.names:

@@ -1,7 +1,7 @@
-"""Turn questions and decisions into values and back: the messages that every check meets.
+"""Turn messages of questions and decisions into values of ``policy`` and back.
 
-``question_value`` and ``decision_message`` are the plain way; ``pack_message`` and ``put_verdict`` come to the same
-without the values between, which take longer to build than to answer from.
+Checks use ``pack_message`` and ``put_verdict``. They give the same results as ``question_value`` and
+``decision_message``, but do not build the values of ``policy.model``: to build these takes longer than to decide.
 """
 
 from typing import Final, cast
@@ -15,7 +15,7 @@ from consentd.v1 import consent_pb2 as pb
 
 
 def question_value(message: pb.Question) -> model.Question:
-    """Turn a question message into its value, its subject left aside.
+    """Turn a question message into its value. A question value has no subject.
 
     Raises:
         InvalidError: an enum value or a time is out of range.
@@ -47,9 +47,9 @@ _NO_OBLIGATIONS: Final[frozenset[model.Obligation]] = frozenset()
 
 
 class _PlainQuestion:
-    """What ``pack_question`` reads of a question that states nothing rare, straight from its message.
+    """The attributes of a ``model.Question`` that has none of the rare fields; ``pack_question`` reads them.
 
-    Not a ``model.Question``: building frozen values, attribute by attribute, takes longer than answering from them.
+    Why not a ``model.Question``? To build that frozen value takes longer than to decide.
     """
 
     __slots__ = ("action", "actor", "categories", "holder", "purpose")
@@ -65,10 +65,10 @@ class _PlainQuestion:
 
 
 def pack_message(message: pb.Question, codebook: Codebook) -> PackedQuestion:
-    """Pack a question as ``pack_question(question_value(message), codebook)`` does; the way of every check.
+    """Return ``pack_question(question_value(message), codebook)``, faster. Each check calls this.
 
     Raises:
-        InvalidError: see there.
+        InvalidError: an enum value or a time is out of range, or as ``pack_question``.
     """
     if (
         message.HasField("labels")
@@ -82,12 +82,12 @@ def pack_message(message: pb.Question, codebook: Codebook) -> PackedQuestion:
 
 
 def consent_id(tag: bytes, lineage: int) -> str:
-    """Name a lineage: 32 hex digits of ``H("consentd/consent/v1\\0" ‖ tag ‖ seq u64)``, so it tells no tag."""
+    """Return the ID of a consent: 32 hex digits of a hash, so that it does not show the tag (``codec.consent_id``)."""
     return codec.consent_id(tag, lineage).hex()
 
 
 def decision_message(decision: model.Decision, tag: bytes) -> pb.Decision:
-    """Turn a decision value into its message, without revision, decision_id and time, which the caller sets."""
+    """Turn a decision value into its message. The caller sets revision, decision_id and time."""
     message = pb.Decision(
         outcome=to_enum(decision.outcome), permitted=decision.permitted, denied=decision.denied,
         without_consent=decision.without_consent, unknown=decision.unknown,
@@ -124,10 +124,10 @@ def put_verdict(
     rules: CompiledRules,
     tag: bytes,
 ) -> None:
-    """Put a verdict into an empty message: what ``decision_message`` makes of its ``decision``; the way of every check.
+    """Write a verdict into an empty message, as ``decision_message`` does for its decision. Each check calls this.
 
-    Left to the caller are the fields that ``decision_message`` leaves, and ``vocabulary_version`` and ``combining``,
-    which are the same for all answers from one state.
+    The caller sets revision, decision_id and time, and also vocabulary_version and combining, which are the same for
+    all decisions from one state of the table.
     """
     if verdict.conditions:
         message.MergeFrom(decision_message(evaluate.decision(verdict, question, codebook, rules), tag))

@@ -1,4 +1,4 @@
-"""Turn consents, vocabularies, rules, and what entries state of keys and prunings into values and back.
+"""Turn messages of consents, vocabularies and rules into values and back; read what entries state of keys and pruning.
 
 Messages: ``proto/consentd/v1``; values: ``consentd.policy``, ``consentd.core.key_validity``, ``consentd.core.pruned``.
 """
@@ -24,7 +24,7 @@ E = TypeVar("E", bound=IntEnum)
 
 
 def consent_value(message: pb.Consent) -> model.Consent:
-    """Turn a consent message into its value; what it means is checked by ``policy.compile``.
+    """Turn a consent message into its value. Whether the codes exist is checked by ``policy.check``, not here.
 
     Raises:
         InvalidError: an enum value, a time or the nesting is out of range.
@@ -65,7 +65,7 @@ def provision_value(message: pb.Provision, depth: int = 1) -> model.Provision:
 
 
 def period_value(message: pb.Period) -> model.Period:
-    """Turn a period message into its value; 0 is open on either side.
+    """Turn a period message into its value. A time of 0 means that the period is open on that side.
 
     Raises:
         InvalidError: a time is negative, or the end is not after the start.
@@ -112,7 +112,7 @@ def period_message(period: model.Period) -> pb.Period:
 
 
 def vocabulary_value(message: st.VocabularyStatement) -> Vocabulary:
-    """Turn a vocabulary statement into its value; each list keeps its order, which is its bits.
+    """Turn a vocabulary statement into its value. The order in each list is kept: it gives each code its bit.
 
     Raises:
         InvalidError: the lists are over their limits, or contradict themselves.
@@ -239,10 +239,10 @@ def stated_key(event: codec.Event, payload: bytes, *, chain: str) -> key_validit
 
 
 def enum_value(enum: type[E], value: int, name: str) -> E:
-    """Turn a wire enum into the core's of the same numbers.
+    """Return the member of *enum* with this number. *name* is for the message.
 
     Raises:
-        InvalidError: it is none we know.
+        InvalidError: there is none.
     """
     try:
         return enum(value)
@@ -251,8 +251,8 @@ def enum_value(enum: type[E], value: int, name: str) -> E:
 
 
 def to_enum(value: int | None) -> Any:
-    """Turn an enum of the core, or its absence, into the generated enum of the same numbers."""
-    # The generated enum types are ints with names; the numbers are the same by construction, which a test checks.
+    """Return the number of an enum member, for a field of a generated enum type; 0 for None."""
+    # Generated enum types are ints for the type checker. A test compares their numbers with those of our enums.
     return 0 if value is None else int(value)
 
 
