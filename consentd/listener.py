@@ -5,7 +5,10 @@ import socket
 import ssl
 import sys
 import threading
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -17,32 +20,65 @@ TEXT = "text/plain; charset=utf-8"
 _POLL_S = 0.1  # ``stop`` waits at most this long for the thread that accepts connections
 
 
-class Handler(BaseHTTPRequestHandler):
-    """The base of request handlers: HTTP/1.1, and nothing on stderr."""
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """An HTTP request with its whole body."""
 
-    protocol_version = "HTTP/1.1"
-    # Headers and body are two packets. With Nagle's algorithm the second would wait 40 ms for a delayed ACK.
-    disable_nagle_algorithm = True
-    server_version = "consentd"
-    sys_version = ""
+    method: str
+    path: str
+    headers: Message
+    body: bytes
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the name is http.server's
-        """Log nothing: a request line may hold anything."""
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """An HTTP response with its whole body; *headers* are those beside its type and length."""
+
+    status: int
+    content_type: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Respond = Callable[[HttpRequest], HttpResponse]
+"""Answers a request, on the thread of its connection."""
+
+
+def text_response(status: int, text: str, **headers: str) -> HttpResponse:
+    """Return a response with one line of text."""
+    return HttpResponse(status, TEXT, text.encode() + b"\n", headers)
 
 
 class Listener:
     """A listening HTTP server that runs each connection on a thread of its own."""
 
     def __init__(
-        self, address: tuple[str, int], handler: type[Handler], tls: ssl.SSLContext | None = None
+        self,
+        address: tuple[str, int],
+        respond: Respond,
+        *,
+        idle_s: float,
+        max_body: int = 0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        """Listen at once on (host, port), and answer requests with *handler*.
+        """Listen at once on (host, port), and answer GET, HEAD and POST requests with *respond*.
+
+        Args:
+            idle_s: how long a connection may stay open without a request.
+            max_body: the longest body of a request, in bytes; a longer one is refused.
 
         Raises:
             StorageError: the address cannot be listened on.
         """
+
+        class Handler(_Handler):
+            timeout = idle_s
+
+            def respond(self) -> None:
+                self.answer(respond, max_body)
+
         try:
-            self._server = _Server(address, handler)
+            self._server = _Server(address, Handler)
         except OSError as error:
             raise StorageError(f"cannot listen on `{address[0]}:{address[1]}`: {error.strerror}") from error
         self.port = int(self._server.server_address[1])
@@ -59,6 +95,42 @@ class Listener:
     def disconnect(self) -> None:
         """Close every connection."""
         self._server.disconnect()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    # Headers and body are two packets. With Nagle's algorithm the second would wait 40 ms for a delayed ACK.
+    disable_nagle_algorithm = True
+    server_version = "consentd"
+    sys_version = ""
+
+    def respond(self) -> None:
+        raise NotImplementedError
+
+    def do_GET(self) -> None:
+        self.respond()
+
+    do_HEAD = do_POST = do_GET  # noqa: N815  # the names are http.server's
+
+    def answer(self, respond: Respond, max_body: int) -> None:
+        length = self.headers.get("Content-Length", "0" if self.command != "POST" else "")
+        if not length.isdecimal() or int(length) > max_body:
+            self.close_connection = True  # the body was not read, so no request can follow it
+            response = text_response(400, "request has no length, or is too long")
+        else:
+            response = respond(HttpRequest(self.command, self.path, self.headers, self.rfile.read(int(length))))
+        self.send_response(response.status)
+        if response.status != 304:
+            self.send_header("Content-Type", response.content_type)
+            self.send_header("Content-Length", str(len(response.body)))
+        for name, value in response.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(response.body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the name is http.server's
+        """Log nothing: a request line may hold anything."""
 
 
 class _Server(ThreadingHTTPServer):

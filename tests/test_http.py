@@ -17,7 +17,7 @@ from cases.http import SECRET, get, latest, start_busy_daemon
 from consentd.core import codec, merkle, tiles
 from consentd.core.replay import Replay
 from consentd.errors import StorageError
-from consentd.listener import Handler, Listener
+from consentd.listener import HttpRequest, HttpResponse, Listener
 from consentd.service.servicer import Services
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
@@ -262,11 +262,10 @@ def test_garbage_is_refused_and_it_serves_on(running: Running, data: bytes) -> N
 def test_a_connection_that_breaks_is_a_log_line(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    class Breaking(Handler):
-        def do_GET(self) -> None:  # the name is http.server's
-            raise ConnectionResetError(f"peer asked about {SECRET}")
+    def respond(request: HttpRequest) -> HttpResponse:
+        raise ConnectionResetError(f"peer asked about {SECRET}")
 
-    listener = Listener(("127.0.0.1", 0), Breaking)
+    listener = Listener(("127.0.0.1", 0), respond, idle_s=10)
     with socket.create_connection(("127.0.0.1", listener.port), timeout=10) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert connection.recv(1) == b""

@@ -5,27 +5,18 @@ import io
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from consentd.config import is_loopback
 from consentd.errors import InvalidError, StorageError
+from consentd.listener import HttpResponse
 
 MAX_RESPONSE_SIZE = 256 * 1024
 _READ_SIZE = 65_536
 _MAX_FRAME_SIZE = 65_536  # the headers of a response, and the lengths of its chunks
 _PORTS = {"http": 80, "https": 443}
-
-
-@dataclass(frozen=True, slots=True)
-class HttpResponse:
-    """An HTTP response with its whole body."""
-
-    status: int
-    content_type: str
-    body: bytes
 
 
 class Connection:

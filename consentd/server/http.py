@@ -14,6 +14,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from email.message import Message
+from functools import partial
 from hashlib import sha256
 from http import HTTPStatus
 
@@ -21,7 +22,7 @@ from consentd.config import Config, TlsConfig, parse_listen
 from consentd.core import pruned, tiles
 from consentd.errors import ConsentdError, MalformedError, StorageError
 from consentd.ledger import layout, reads, retention
-from consentd.listener import TEXT, Handler, Listener
+from consentd.listener import TEXT, HttpRequest, HttpResponse, Listener, text_response
 from consentd.metrics import CONTENT_TYPE
 from consentd.sequencer.commands.callers import OPERATOR
 from consentd.service.servicer import Services, ServiceState
@@ -29,9 +30,12 @@ from consentd.v1 import statement_pb2 as st
 
 log = logging.getLogger(__name__)
 
+IDLE_S = 30
+"""How long a connection may stay open without a request."""
 _BYTES = "application/octet-stream"
 _IMMUTABLE = "public, max-age=31536000, immutable"
 _SHORT = "public, max-age=1"
+_UNCACHED = {"Cache-Control": "no-store"}
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))")
 
 Headers = Mapping[str, str] | Message
@@ -57,14 +61,9 @@ class HttpServer:
         Raises:
             StorageError: the address cannot be listened on, or a TLS file cannot be read.
         """
-        service_state = self._state
-
-        class DaemonHandler(_Handler):
-            def answer(self) -> None:
-                _answer(self, service_state)
-
         tls = None if self._config.tls is None else _tls_context(self._config.tls)
-        self._listener = Listener(parse_listen(self._config.listen, option="http.listen"), DaemonHandler, tls)
+        address = parse_listen(self._config.listen, option="http.listen")
+        self._listener = Listener(address, partial(_respond, self._state), idle_s=IDLE_S, tls=tls)
 
     def stop(self) -> None:
         """Stop listening."""
@@ -85,69 +84,51 @@ def _tls_context(tls: TlsConfig) -> ssl.SSLContext:
     return context
 
 
-class _Handler(Handler):
-    timeout = 30
-
-    def answer(self) -> None:
-        raise NotImplementedError
-
-    def do_GET(self) -> None:  # noqa: N802  # the name is http.server's
-        self.answer()
-
-    do_HEAD = do_GET  # noqa: N815  # the name is http.server's
-
-    def reply(
-        self, status: HTTPStatus, body: bytes, kind: str = TEXT, cache: str = "no-store", **headers: str
-    ) -> None:
-        self.send_response(status)
-        if status is not HTTPStatus.NOT_MODIFIED:
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", cache)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def reply_tagged(self, body: bytes, kind: str, cache: str) -> None:
-        """Reply with an entity tag: the whole body, the requested range, or that the client has it already."""
-        status, part, headers = conditional_response(body, self.headers)
-        self.reply(status, part, kind, cache, **headers)
-
-
-def _answer(handler: _Handler, service_state: ServiceState) -> None:
-    path = handler.path.split("?", 1)[0]
+def _respond(service_state: ServiceState, request: HttpRequest) -> HttpResponse:
+    path = request.path.split("?", 1)[0]
     services = service_state.services
     try:
+        if request.method == "POST":
+            return _plain(HTTPStatus.METHOD_NOT_ALLOWED, "nothing can be written here")
         if path == "/metrics":
-            handler.reply(HTTPStatus.OK, service_state.metrics.render(), CONTENT_TYPE)
-        elif path == "/healthz":
-            _healthz(handler, services)
-        elif services is None:
-            handler.reply(HTTPStatus.SERVICE_UNAVAILABLE, b"starting or draining\n")
-        elif path == "/checkpoint":
+            return HttpResponse(HTTPStatus.OK, CONTENT_TYPE, service_state.metrics.render(), _UNCACHED)
+        if path == "/healthz":
+            return _healthz(services)
+        if services is None:
+            return _plain(HTTPStatus.SERVICE_UNAVAILABLE, "starting or draining")
+        if path == "/checkpoint":
             published = services.sequencer.published
             if published is None:
-                handler.reply(HTTPStatus.NOT_FOUND, b"no checkpoint is published yet\n")
-            else:
-                handler.reply_tagged(published.note, TEXT, _SHORT)
-        elif path == f"/{pruned.FILE}":
-            _pruned(handler, services)
-        elif path.startswith("/tile/entries/"):
-            _bundle(handler, services, path)
-        elif path.startswith("/kept/"):
-            _bundle(handler, services, "/tile/entries" + path.removeprefix("/kept"), kept=True)
-        elif path.startswith("/tile/"):
-            _tile(handler, services, path)
-        else:
-            handler.reply(HTTPStatus.NOT_FOUND, b"no such page\n")
+                return _plain(HTTPStatus.NOT_FOUND, "no checkpoint is published yet")
+            return _tagged(request, published.note, TEXT, _SHORT)
+        if path == f"/{pruned.FILE}":
+            found = retention.read_pruned(services.ledger.store)
+            if found == pruned.NOTHING:
+                return _plain(HTTPStatus.NOT_FOUND, "nothing is pruned")
+            return _tagged(request, pruned.format_pruned(found), TEXT, _SHORT)
+        if path.startswith("/tile/entries/"):
+            return _bundle(request, services, path)
+        if path.startswith("/kept/"):
+            return _bundle(request, services, "/tile/entries" + path.removeprefix("/kept"), is_pruned=True)
+        if path.startswith("/tile/"):
+            return _tile(request, services, path)
+        return _plain(HTTPStatus.NOT_FOUND, "no such page")
     except ConsentdError as error:
         log.error("HTTP answer failed: %s", error)
-        handler.reply(HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error\n")
+        return _plain(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error")
 
 
-def _healthz(handler: _Handler, services: Services | None) -> None:
+def _plain(status: HTTPStatus, text: str) -> HttpResponse:
+    return text_response(status, text, **_UNCACHED)
+
+
+def _tagged(request: HttpRequest, body: bytes, content_type: str, cache: str) -> HttpResponse:
+    """Return a response with an entity tag: the whole body, the requested range, or that the client has it already."""
+    status, part, headers = conditional_response(body, request.headers)
+    return HttpResponse(status, content_type, part, {"Cache-Control": cache, **headers})
+
+
+def _healthz(services: Services | None) -> HttpResponse:
     published = None if services is None else services.sequencer.published
     ready = services is not None and services.sequencer.fault is None
     answer = {
@@ -157,64 +138,50 @@ def _healthz(handler: _Handler, services: Services | None) -> None:
         "quorum": services is not None and services.sequencer.has_quorum,
     }
     status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-    handler.reply(status, json.dumps(answer).encode() + b"\n", "application/json")
+    return HttpResponse(status, "application/json", json.dumps(answer).encode() + b"\n", _UNCACHED)
 
 
-def _tile(handler: _Handler, services: Services, path: str) -> None:
+def _tile(request: HttpRequest, services: Services, path: str) -> HttpResponse:
     """Serve a hash tile of the published tree, or to auditors of the signed tree. A partial tile is a prefix."""
     # A witness that starts to follow a pruned ledger needs tiles and bundles before the first publication.
     sequencer = services.sequencer
-    visible = sequencer.signed if _is_auditor(handler, services) else None
+    visible = sequencer.signed if _is_auditor(request, services) else None
     if visible is None and sequencer.published is not None:
         visible = sequencer.published.checkpoint
+    size = 0 if visible is None else visible.size
     try:
         level, n, width = tiles.parse_tile_path(path[1:])
     except MalformedError:
-        handler.reply(HTTPStatus.NOT_FOUND, b"no such tile\n")
-        return
-    if (n * tiles.TILE_WIDTH + width) << (8 * level) > (0 if visible is None else visible.size):
-        handler.reply(HTTPStatus.NOT_FOUND, b"no such tile\n")
-        return
+        return _plain(HTTPStatus.NOT_FOUND, "no such tile")
+    if (n * tiles.TILE_WIDTH + width) << (8 * level) > size:
+        return _plain(HTTPStatus.NOT_FOUND, "no such tile")
     row = services.ledger.store.get(layout.tile_key(level, n)) or b""
-    handler.reply_tagged(row[: width * 32], _BYTES, _IMMUTABLE)
+    return _tagged(request, row[: width * 32], _BYTES, _IMMUTABLE)
 
 
-def _pruned(handler: _Handler, services: Services) -> None:
-    """Serve the statement of what is pruned."""
-    found = retention.read_pruned(services.ledger.store)
-    if found != pruned.NOTHING:
-        handler.reply_tagged(pruned.format_pruned(found), TEXT, _SHORT)
-    else:
-        handler.reply(HTTPStatus.NOT_FOUND, b"nothing is pruned\n")
-
-
-def _bundle(handler: _Handler, services: Services, path: str, *, kept: bool = False) -> None:
+def _bundle(request: HttpRequest, services: Services, path: str, *, is_pruned: bool = False) -> HttpResponse:
     """Serve an entry bundle to an auditor. A pruned bundle has another path, where the entries that are kept are."""
-    if not _is_auditor(handler, services):
-        handler.reply(HTTPStatus.FORBIDDEN, b"entry bundles need an auditor's credential\n")
-        return
+    if not _is_auditor(request, services):
+        return _plain(HTTPStatus.FORBIDDEN, "entry bundles need an auditor's credential")
     # Signed entries, published or not: a witness replays the entries before it cosigns.
     signed = services.sequencer.signed
     try:
         _, n, width = tiles.parse_tile_path(path[1:])
     except MalformedError:
-        handler.reply(HTTPStatus.NOT_FOUND, b"no such bundle\n")
-        return
+        return _plain(HTTPStatus.NOT_FOUND, "no such bundle")
     start, end = n * tiles.TILE_WIDTH, n * tiles.TILE_WIDTH + width
     if signed is None or end > signed.size:
-        handler.reply(HTTPStatus.NOT_FOUND, b"no such bundle\n")
-        return
+        return _plain(HTTPStatus.NOT_FOUND, "no such bundle")
     store = services.ledger.store
-    if (start < retention.read_pruned(store).minimum) is not kept:
-        handler.reply(HTTPStatus.NOT_FOUND, b"bundle is whole\n" if kept else b"bundle is pruned\n")
-        return
-    bundle = tiles.encode_bundle((reads.read_leaves_with_gaps if kept else reads.read_leaves)(store, start, end))
-    handler.reply_tagged(bundle, _BYTES, "no-store" if kept else "private, max-age=31536000, immutable")
+    if (start < retention.read_pruned(store).minimum) is not is_pruned:
+        return _plain(HTTPStatus.NOT_FOUND, "bundle is whole" if is_pruned else "bundle is pruned")
+    bundle = tiles.encode_bundle((reads.read_leaves_with_gaps if is_pruned else reads.read_leaves)(store, start, end))
+    return _tagged(request, bundle, _BYTES, "no-store" if is_pruned else "private, max-age=31536000, immutable")
 
 
-def _is_auditor(handler: _Handler, services: Services) -> bool:
+def _is_auditor(request: HttpRequest, services: Services) -> bool:
     """Return whether the caller is the operator or an auditor."""
-    who = services.authenticator.authenticate([("authorization", handler.headers.get("Authorization", ""))], None)
+    who = services.authenticator.authenticate([("authorization", request.headers.get("Authorization", ""))], None)
     if not who or who == OPERATOR:
         return who == OPERATOR
     with services.table.read() as snapshot:

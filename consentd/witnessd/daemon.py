@@ -29,7 +29,7 @@ from consentd.core.checkpoint import Checkpoint, open_checkpoint
 from consentd.core.note import Note, NoteSignature, Signer
 from consentd.core.replay import ReplayError
 from consentd.core.submission import SIZE_TYPE, Submission, format_cosignatures, format_size, parse_submission
-from consentd.cosigning.connection import Connection, HttpResponse
+from consentd.cosigning.connection import Connection
 from consentd.cosigning.keyfiles import read_signing_key, write_private
 from consentd.cosigning.mldsa import MldsaSigner, read_mldsa_key
 from consentd.errors import (
@@ -42,7 +42,7 @@ from consentd.errors import (
     VerificationError,
 )
 from consentd.files import lock_file, read_file_if_exists, write_file
-from consentd.listener import TEXT
+from consentd.listener import TEXT, HttpResponse, text_response
 from consentd.witnessd.config import FollowedLog, WitnessServerConfig
 from consentd.witnessd.follower import Follower
 
@@ -220,11 +220,6 @@ def _verify_growth(submission: Submission, cosigned: Checkpoint, point: Checkpoi
     merkle.verify_consistency(
         submission.proof, size1=cosigned.size, root1=cosigned.root, size2=point.size, root2=point.root
     )
-
-
-def text_response(status: HTTPStatus, text: str) -> HttpResponse:
-    """Return a response with one line of text."""
-    return HttpResponse(status, TEXT, text.encode() + b"\n")
 
 
 def make_witness_key(path: Path, name: str) -> str:

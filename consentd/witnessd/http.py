@@ -12,13 +12,14 @@ from http import HTTPStatus
 
 from consentd.config import parse_listen
 from consentd.core.submission import PATH
-from consentd.cosigning.connection import HttpResponse
-from consentd.listener import TEXT, Handler, Listener
+from consentd.listener import TEXT, HttpRequest, HttpResponse, Listener, text_response
 from consentd.witnessd.config import WitnessServerConfig
-from consentd.witnessd.daemon import Witness, text_response
+from consentd.witnessd.daemon import Witness
 
 log = logging.getLogger(__name__)
 
+IDLE_S = 300
+"""How long a log may keep its connection open between checkpoints."""
 MAX_BODY = 256 * 1024
 """Enough for the 16 signatures that every reader of notes accepts, each of up to 5 kB."""
 
@@ -43,13 +44,8 @@ class WitnessServer:
         Raises:
             StorageError: the address cannot be listened on.
         """
-        witness = self.witness
-
-        class WitnessHandler(_Handler):
-            def witness(self) -> Witness:
-                return witness
-
-        self._listener = Listener(parse_listen(self._config.listen, option="witness.listen"), WitnessHandler)
+        address = parse_listen(self._config.listen, option="witness.listen")
+        self._listener = Listener(address, self._respond, idle_s=IDLE_S, max_body=MAX_BODY)
         log.info("witness listens on port %d", self.port)
 
     def stop(self) -> None:
@@ -60,39 +56,15 @@ class WitnessServer:
             self._listener = None
         self.witness.close()
 
-
-class _Handler(Handler):
-    timeout = 300  # logs keep their connection open between checkpoints
-
-    def witness(self) -> Witness:
-        raise NotImplementedError
-
-    def do_POST(self) -> None:  # noqa: N802  # the name is http.server's
-        length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > MAX_BODY:
-            self.close_connection = True
-            self._reply(text_response(HTTPStatus.BAD_REQUEST, "request has no length, or is too long"))
-            return
-        body = self.rfile.read(int(length))
-        if self.path != PATH:
-            self._reply(text_response(HTTPStatus.NOT_FOUND, "no such page"))
-            return
-        self._reply(self.witness().add_checkpoint(body))
-
-    def do_GET(self) -> None:  # noqa: N802  # the name is http.server's
-        parts = self.path.split("/")
-        note = self.witness().checkpoint(parts[1]) if len(parts) == 3 and parts[2] == "checkpoint" else None
-        if note is None:
-            self._reply(text_response(HTTPStatus.NOT_FOUND, "no such page"))
-        else:
-            self._reply(HttpResponse(HTTPStatus.OK, TEXT, note))
-
-    def _reply(self, response: HttpResponse) -> None:
-        self.send_response(response.status)
-        self.send_header("Content-Type", response.content_type)
-        self.send_header("Content-Length", str(len(response.body)))
-        self.end_headers()
-        self.wfile.write(response.body)
+    def _respond(self, request: HttpRequest) -> HttpResponse:
+        if request.method == "POST" and request.path == PATH:
+            return self.witness.add_checkpoint(request.body)
+        parts = request.path.split("/")
+        if request.method != "POST" and len(parts) == 3 and parts[2] == "checkpoint":
+            note = self.witness.checkpoint(parts[1])
+            if note is not None:
+                return HttpResponse(HTTPStatus.OK, TEXT, note)
+        return text_response(HTTPStatus.NOT_FOUND, "no such page")
 
 
 def serve_witness(config: WitnessServerConfig) -> None:

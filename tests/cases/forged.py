@@ -8,8 +8,8 @@ from typing import Any
 from consentd.core import bucketed, checkpoint, codec, ed25519, merkle, note, pruned, tiles
 from consentd.core.kinds import EntryKind
 from consentd.core.submission import Submission, format_submission
-from consentd.cosigning.connection import HttpResponse
 from consentd.cosigning.keyfiles import write_private
+from consentd.listener import HttpResponse
 from consentd.witnessd.config import FollowedLog, WitnessServerConfig
 from consentd.witnessd.daemon import Witness
 
