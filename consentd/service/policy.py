@@ -117,9 +117,14 @@ class Answerer:
             OverloadedError: it asks for a later state than this one.
         """
         check_size(question)
-        _refuse_break_glass(question)
+        if question.purpose == model.BREAK_GLASS_PURPOSE or question.HasField("break_glass"):
+            raise InvalidError("break-glass is asked for through AuthorizeAccess only", "BREAK_GLASS_SHAPE")
         sees_reasons = check_asker(self._snapshot, caller, question)
-        check_at_least(self._snapshot, question)
+        # The table has every acknowledged write, so a caller that got the size from this daemon is never refused. The
+        # call does not wait for the size: it would take a thread from the checks.
+        size = question.consistency.at_least_tree_size
+        if size > self._snapshot.size:
+            raise OverloadedError(f"state has not reached tree size `{size}`", "REVISION_NOT_REACHED")
         return sees_reasons, decisions.pack_message(question, self._codebook)
 
     def answer(self, message: pb.Decision, question: PackedQuestion, identifier_hash: bytes) -> pb.Decision:
@@ -167,20 +172,6 @@ def reduced(decision: pb.Decision) -> pb.Decision:
     return seen
 
 
-def check_at_least(snapshot: Snapshot, question: pb.Question) -> None:
-    """Check that the table is as new as a question asks for.
-
-    The table has every acknowledged write, so a caller that got the size from this daemon is never refused. The call
-    does not wait for the size: it would take a thread from the checks.
-
-    Raises:
-        OverloadedError: REVISION_NOT_REACHED.
-    """
-    size = question.consistency.at_least_tree_size
-    if size > snapshot.size:
-        raise OverloadedError(f"state has not reached tree size `{size}`", "REVISION_NOT_REACHED")
-
-
 def check_size(question: pb.Question) -> None:
     """Check that a question is short enough to be recorded; also for Check, for the codebook caches questions.
 
@@ -190,8 +181,3 @@ def check_size(question: pb.Question) -> None:
     size = question.ByteSize()
     if size > MAX_QUESTION:
         raise InvalidError(f"question is over its limit of {MAX_QUESTION} bytes: `{size}`", "TOO_LARGE")
-
-
-def _refuse_break_glass(question: pb.Question) -> None:
-    if question.purpose == model.BREAK_GLASS_PURPOSE or question.HasField("break_glass"):
-        raise InvalidError("break-glass is asked for through AuthorizeAccess only", "BREAK_GLASS_SHAPE")

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, MalformedError
-from consentd.sequencer.commands.write import Request, SignedEntry, request_key, verify_ahead
+from consentd.sequencer.commands.write import Request, SignedEntry, verify_ahead
 from consentd.statements import payloads
 from consentd.v1 import consent_pb2 as pb
 
@@ -27,7 +27,8 @@ def make_request(caller: str, request_id: bytes, content: bytes) -> Request:
     """
     if len(request_id) != 16:
         raise InvalidError(f"request_id is not 16 bytes: `{len(request_id)}`", "INVALID_REQUEST_ID")
-    return Request(request_id, caller, content, request_key(caller, request_id))
+    key = hashlib.sha256(b"".join((caller.encode(), b"\0", request_id))).digest()
+    return Request(request_id, caller, content, key)
 
 
 def content_hash(method: str, *parts: Message | bytes | str) -> bytes:

@@ -5,7 +5,6 @@ is next to be recorded. ``prepare`` reads the ledger and the table as they are t
 the same batch. It either raises ``RequestError``, and nothing is appended, or returns a ``Plan``.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Generic, NoReturn, Protocol, TypeVar
@@ -33,18 +32,13 @@ class Request:
         id: the request_id, 16 bytes; unique among the requests of one asker.
         asker: participant id of the authenticated caller, or ``operator``.
         content: hash of what is asked, 32 bytes. A repeat has the same; other content under this id is a conflict.
-        key: names the request in the ledger, 32 bytes; see ``request_key``.
+        key: names the request in the ledger: ``SHA-256(asker ‖ 0 ‖ id)``, for askers may use the same ids.
     """
 
     id: bytes
     asker: str
     content: bytes
     key: bytes
-
-
-def request_key(asker: str, request_id: bytes) -> bytes:
-    """Return ``SHA-256(asker ‖ 0 ‖ request_id)``: different askers may use the same request_id."""
-    return hashlib.sha256(b"".join((asker.encode(), b"\0", request_id))).digest()
 
 
 @dataclass(frozen=True, slots=True)
