@@ -44,7 +44,7 @@ class Served:
         self.daemon.start()
         services = self.daemon.service_state.services
         assert services is not None
-        services.sequencer.wait_published(services.ledger.state.size, 30)
+        services.sequencer.checkpoints.wait(services.ledger.state.size, 30)
 
     def write(self, name: str, certificate: Certificate) -> None:
         certificate.write(self.directory / name)

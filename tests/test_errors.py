@@ -242,7 +242,7 @@ def _no_such_consent(world: World) -> Any:
 @provokes("PRUNED", StatusCode.NOT_FOUND)
 def _leaf_below_the_minimum_index(world: World) -> Any:
     running = world.other()
-    services(running).sequencer.wait_published(services(running).ledger.state.size, 10)
+    services(running).sequencer.checkpoints.wait(services(running).ledger.state.size, 10)
     batch = Batch()
     batch.put(layout.PRUNED, encode_pruned(Pruned(1, 300), finished=True))
     services(running).ledger.store.write(batch)
@@ -359,7 +359,7 @@ def _draining(world: World) -> Any:
 @provokes("CORRUPTION", StatusCode.DATA_LOSS)
 def _leaf_is_gone(world: World) -> Any:
     running = world.other()
-    services(running).sequencer.wait_published(services(running).ledger.state.size, 10)
+    services(running).sequencer.checkpoints.wait(services(running).ledger.state.size, 10)
     batch = Batch()
     batch.delete(layout.leaf_key(2))
     services(running).ledger.store.write(batch)
@@ -368,7 +368,7 @@ def _leaf_is_gone(world: World) -> Any:
 
 def _leaf_is_garbage(world: World) -> Any:
     running = world.other()
-    services(running).sequencer.wait_published(3, 10)  # before that it would be read again, and stop the writer
+    services(running).sequencer.checkpoints.wait(3, 10)  # before that it would be read again, and stop the writer
     batch = Batch()
     batch.put(layout.leaf_key(2), b"garbage")
     services(running).ledger.store.write(batch)

@@ -89,9 +89,9 @@ def verify(running: Running, outcome: Outcome) -> int:
     store = services.ledger.store
     for index, leaf_hash in outcome.acknowledged.items():
         assert merkle.leaf_hash(reads.read_leaf(store, index)) == leaf_hash, index
-    assert services.sequencer.published is not None
+    assert services.sequencer.checkpoints.published is not None
     verifier = read_signing_key(outcome.config.keys.log_key_file).verifier
-    for note in [*outcome.published, services.sequencer.published.note]:
+    for note in [*outcome.published, services.sequencer.checkpoints.published.note]:
         point, _ = checkpoint.open_checkpoint(note, ORIGIN, verifier)
         assert point.size <= size
         assert reads.root_at(store, point.size) == point.root, point.size

@@ -173,7 +173,7 @@ def run(litewitness: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             answer = running.access.AuthorizeAccess(request, metadata=running.as_("app"))
             assert answer.receipt.published
             made.receipts.append((answer.receipt.leaf, answer.receipt.proof))
-            published = witnessed.services.sequencer.published
+            published = witnessed.services.sequencer.checkpoints.published
             made.notes[published.checkpoint.size] = published.note
         yield made
     finally:

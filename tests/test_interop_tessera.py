@@ -113,7 +113,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             ac.BatchAuthorizeAccessesRequest(requests=asked), metadata=running.as_("app")
         )
         batch += 1
-    services.sequencer.wait_published(services.ledger.state.size, 60)
+    services.sequencer.checkpoints.wait(services.ledger.state.size, 60)
     yield running
     running.check_ledger()
     running.stop()

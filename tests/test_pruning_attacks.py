@@ -230,7 +230,7 @@ def test_a_witness_takes_no_missing_entry_for_evidence(world: World, tmp_path: P
 
     def point() -> checkpoint.Checkpoint:
         world.settle()
-        published = world.services.sequencer.published
+        published = world.services.sequencer.checkpoints.published
         assert published is not None
         return checkpoint.open_checkpoint(published.note, ORIGIN, log_key(world))[0]
 

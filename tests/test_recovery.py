@@ -156,8 +156,8 @@ def test_a_signed_checkpoint_that_cannot_be_stored_stops_the_writer(case: Ledger
         case.seal()
     case.sequencer.stop()
     assert case.sequencer.fault is not None
-    assert case.sequencer.published is not None
-    assert case.sequencer.published.checkpoint.size == size
+    assert case.sequencer.checkpoints.published is not None
+    assert case.sequencer.checkpoints.published.checkpoint.size == size
     case.last_signed_path.with_name("last-signed.new").rmdir()
     assert isinstance(case.store, MemoryStore)
     reopened(case, case.store.reopen())
@@ -188,8 +188,8 @@ def test_opening_a_sealed_ledger_appends_nothing(case: LedgerCase) -> None:
     for _ in range(3):
         case.close()
         case.open()
-    assert case.sequencer.published is not None
-    assert case.sequencer.published.note == text
+    assert case.sequencer.checkpoints.published is not None
+    assert case.sequencer.checkpoints.published.note == text
     check_ledger(case, size)
 
 

@@ -231,7 +231,7 @@ def grant(running: Running, subject: Subject) -> None:
     running.grant(subject)
     services = running.daemon.service_state.services
     assert services is not None
-    services.sequencer.wait_published(services.ledger.state.size, 30)
+    services.sequencer.checkpoints.wait(services.ledger.state.size, 30)
 
 
 def named(subject: Subject) -> str:

@@ -259,7 +259,7 @@ def test_sizes_nought_and_one_are_never_signed(tmp_path: Path) -> None:
     assert not case.last_signed_path.exists()
     case.open()
     case.write(case.genesis())
-    assert case.sequencer.published is None
+    assert case.sequencer.checkpoints.published is None
     case.close()
     check_ledger(case, 4)
 
@@ -298,18 +298,18 @@ def test_the_lock_is_the_checkpoint_published_last(case: LedgerCase) -> None:
         case.write(case.participant(f"clinic{number}"))
         point = case.seal()
         assert case.last_signed_path.read_bytes() == case.notes[-1]
-        published = case.sequencer.wait_published(point.size, 0)
+        published = case.sequencer.checkpoints.wait(point.size, 0)
         assert published is not None
         assert published.checkpoint == point
     opened, _ = checkpoint.open_checkpoint(case.notes[-1], ORIGIN, LOG.verifier)
     assert opened == point == checkpoint.Checkpoint(ORIGIN, case.ledger.state.size, case.ledger.state.root)
-    assert case.sequencer.wait_published(point.size + 1, 0) is None
+    assert case.sequencer.checkpoints.wait(point.size + 1, 0) is None
 
 
 def test_waiting_for_a_checkpoint_ends_with_it(case: LedgerCase) -> None:
     written = case.write(case.participant("clinic"))
     found: list[Any] = []
-    waiter = threading.Thread(target=lambda: found.append(case.sequencer.wait_published(written.state.size + 1, 10)))
+    waiter = threading.Thread(target=lambda: found.append(case.sequencer.checkpoints.wait(written.state.size + 1, 10)))
     waiter.start()
     point = case.seal()
     waiter.join(10)

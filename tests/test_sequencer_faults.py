@@ -146,7 +146,7 @@ def test_a_fault_has_its_expected_progress(tmp_path: Path, name: str) -> None:
     case.enrol("somebody")
     case.seal()
     index, last_signed = case.ledger.state.size, case.last_signed_path.read_bytes()
-    published = case.sequencer.published
+    published = case.sequencer.checkpoints.published
     case.clock.advance(INTERVAL_MS)  # the batch of the write is sealed
     write = case.participant("clinic")
 
@@ -163,8 +163,8 @@ def test_a_fault_has_its_expected_progress(tmp_path: Path, name: str) -> None:
         with pytest.raises(StorageError):
             case.sequencer.submit(write)
     assert (case.last_signed_path.read_bytes() != last_signed) is row.signed
-    assert (case.sequencer.published != published) is row.published
-    size = case.sequencer.published.checkpoint.size if case.sequencer.published else 0
+    assert (case.sequencer.checkpoints.published != published) is row.published
+    size = case.sequencer.checkpoints.published.checkpoint.size if case.sequencer.checkpoints.published else 0
     assert row.published is (size > index)
 
     case.heal()
@@ -201,7 +201,7 @@ def test_a_failed_write_stops_everything_and_says_so(tmp_path: Path) -> None:
     for refused in (lambda: case.sequencer.submit(write), lambda: case.sequencer.call(lambda: None)):
         with pytest.raises(StorageError):
             refused()
-    assert case.sequencer.wait_published(size + 9, 10) is None
+    assert case.sequencer.checkpoints.wait(size + 9, 10) is None
 
     case.open_again()
     # The outcome was unknown. The repeats find out, and are recorded once.
@@ -240,12 +240,12 @@ def seal_and_stop(case: LedgerCase) -> None:
 
 def test_a_tile_that_the_store_does_not_hold_as_written_is_found_before_it_is_signed(tmp_path: Path) -> None:
     case = FaultyCase(tmp_path)
-    published = case.sequencer.published
+    published = case.sequencer.checkpoints.published
     case.write(case.participant("clinic"))
     tile = case.store.get(layout.tile_key(0, 0)) or b""
     case.faulty_store.damage_after_write(layout.tile_key(0, 0), lambda _: tile + bytes(32))
     seal_and_stop(case)
-    assert case.sequencer.published == published
+    assert case.sequencer.checkpoints.published == published
     with pytest.raises(CorruptionError):
         case.open_again()
     good = reads.read_leaves(case.store, 0, case.ledger.state.size)
@@ -259,7 +259,7 @@ def test_a_tile_that_the_store_does_not_hold_as_written_is_found_before_it_is_si
 def test_a_leaf_that_changed_is_found_before_a_checkpoint_covers_it(tmp_path: Path, before_end: int) -> None:
     """The leaf is the seal itself, or an event of an earlier batch."""
     case = FaultyCase(tmp_path)
-    published, last_signed = case.sequencer.published, case.last_signed_path.read_bytes()
+    published, last_signed = case.sequencer.checkpoints.published, case.last_signed_path.read_bytes()
     assert published is not None
     case.write(case.participant("clinic"))
     case.write(case.participant("other"))
@@ -267,7 +267,7 @@ def test_a_leaf_that_changed_is_found_before_a_checkpoint_covers_it(tmp_path: Pa
     case.faulty_store.damage_after_write(layout.leaf_key(index), flip(60))
     seal_and_stop(case)
     assert f"index {index} " in str(case.sequencer.fault)
-    assert (case.sequencer.published, case.last_signed_path.read_bytes()) == (published, last_signed)
+    assert (case.sequencer.checkpoints.published, case.last_signed_path.read_bytes()) == (published, last_signed)
     with pytest.raises(CorruptionError) as raised:
         case.open_again()
     assert f"index {index} " in str(raised.value)

@@ -420,7 +420,7 @@ def test_pages_cover_everything_once_while_writes_go_on(tmp_path: Path, pages: C
         consents = [running.grant(subject) for _ in range(5)]
         for _ in range(5):
             running.authorize(question(subject))
-        services(running).sequencer.wait_published(services(running).ledger.state.size, 10)
+        services(running).sequencer.checkpoints.wait(services(running).ledger.state.size, 10)
         fetch = pages(running, subject)
         wanted, token = fetch("")
         while token:  # at rest first
@@ -435,7 +435,7 @@ def test_pages_cover_everything_once_while_writes_go_on(tmp_path: Path, pages: C
             if consents:
                 change(running, EntryKind.REVOKE, subject, consents.pop())
             register(running, f"late-{number}", [st.PARTICIPANT_ROLE_HOLDER])
-            services(running).sequencer.wait_published(services(running).ledger.state.size, 10)
+            services(running).sequencer.checkpoints.wait(services(running).ledger.state.size, 10)
             page, token = fetch(token)
             everything += page
         assert number

@@ -216,7 +216,7 @@ def test_an_asker_signs_its_question(running: Running, subject: pb.Subject) -> N
         return running.access.AuthorizeAccess(write, metadata=running.as_(who))
 
     receipt = send().receipt
-    services(running).sequencer.wait_published(receipt.index + 1, 10)
+    services(running).sequencer.checkpoints.wait(receipt.index + 1, 10)
     request = ls.ListStatementsRequest(start_index=receipt.index, page_size=1)
     opened = running.ledger.ListStatements(request, metadata=running.as_("operator"))
     payload = codec.decode_statement(opened.entries[0].opening.statement).payload
@@ -325,7 +325,7 @@ def test_an_auditor_sees_what_the_mandate_covers_and_how_much_it_does_not(
     running: Running, subject: pb.Subject
 ) -> None:
     running.grant(subject)
-    services(running).sequencer.wait_published(services(running).ledger.state.size, 10)
+    services(running).sequencer.checkpoints.wait(services(running).ledger.state.size, 10)
 
     def read(who: str, **more: Any) -> ls.ListStatementsResponse:
         return running.ledger.ListStatements(ls.ListStatementsRequest(**more), metadata=running.as_(who))
@@ -411,7 +411,7 @@ def test_a_history_comes_in_order_and_verifies(running: Running) -> None:
         ref=answer.access_seq,
     )
     receipt = record(running, person.subject, answer.access_seq, request_id=request, outcome=None, signed=signed)
-    services(running).sequencer.wait_published(receipt.index + 1, 10)
+    services(running).sequencer.checkpoints.wait(receipt.index + 1, 10)
     chains = verified(running, history_of(running, "app", subject=person.subject))
     assert chains[0] == ("", 5)
     # The chains of those whose keys signed it come along: the daemon's, and the clinic's.
@@ -425,7 +425,7 @@ def test_a_history_comes_in_order_and_verifies(running: Running) -> None:
 
 
 def test_a_history_is_for_those_who_may_see_it(running: Running, subject: pb.Subject) -> None:
-    services(running).sequencer.wait_published(services(running).ledger.state.size, 10)
+    services(running).sequencer.checkpoints.wait(services(running).ledger.state.size, 10)
 
     def read(who: str | None = "app", **fields: Any) -> Any:
         return history_of(running, who, **fields)

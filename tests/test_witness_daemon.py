@@ -60,8 +60,8 @@ def test_histories_are_proven_at_the_published_checkpoint_however_far_behind(wit
         running.authorize(question(second))
         if number % 10 == 0:
             running.enrol(f"SYN-1{number:05}")
-    assert witnessed.services.sequencer.signed.size > size
-    assert witnessed.services.sequencer.published.checkpoint.size == size
+    assert witnessed.services.sequencer.checkpoints.signed.size > size
+    assert witnessed.services.sequencer.checkpoints.published.checkpoint.size == size
     with witnessed.client() as client:
         before = [kinds(client, first), kinds(client, second)]
         assert client.get_checkpoint().size == size
@@ -110,7 +110,7 @@ def test_without_a_quorum_writes_go_on_and_health_says_so(witnessed: Witnessed) 
     subject = running.enrol("SYN-000001")
     fake(witnessed).wait_asked(len(fake(witnessed).asked) + 1)
     running.grant(subject)
-    published = in_background(lambda: witnessed.services.sequencer.wait_published(size + 1, 30))
+    published = in_background(lambda: witnessed.services.sequencer.checkpoints.wait(size + 1, 30))
     published.join(30)
     witnessed.wait_published()
     with witnessed.client() as client:
@@ -161,10 +161,10 @@ def test_what_is_signed_and_not_published_is_shown_to_auditors_alone(witnessed: 
     running.register()
     sequencer = witnessed.services.sequencer
     deadline = time.monotonic() + WAIT_S
-    while sequencer.signed.size < witnessed.services.ledger.state.size and time.monotonic() < deadline:
-        sequencer.wait_published(1, 0.02)
-    size = sequencer.signed.size
-    assert sequencer.published is None
+    while sequencer.checkpoints.signed.size < witnessed.services.ledger.state.size and time.monotonic() < deadline:
+        sequencer.checkpoints.wait(1, 0.02)
+    size = sequencer.checkpoints.signed.size
+    assert sequencer.checkpoints.published is None
     for who, found in (("pipc", 200), ("operator", 200), ("clinic-b", 404), (None, 404)):
         headers = {} if who is None else {"Authorization": f"Bearer {witnessed.tokens[who]}"}
         connection = Connection(witnessed.log_url, timeout_s=WAIT_S, headers=headers)
@@ -181,7 +181,7 @@ def test_a_witness_that_knows_more_stops_the_daemon(witnessed: Witnessed) -> Non
     witnessed.wait_published()
     fake(witnessed).size = 10**6
     running.enrol("SYN-000001")  # its seal is what the witness is asked about
-    assert witnessed.services.sequencer.wait_published(10**6, 30) is None  # ends with the fault
+    assert witnessed.services.sequencer.checkpoints.wait(10**6, 30) is None  # ends with the fault
     with pytest.raises(grpc.RpcError) as refused:
         running.enrol("SYN-000002")
     assert refused.value.code() == grpc.StatusCode.UNAVAILABLE

@@ -113,13 +113,13 @@ def test_it_refuses_a_planted_wrong_seal_and_keeps_the_evidence(both: tuple[Witn
     subject = witnessed.running.enrol("SYN-000001")
     deadline = time.monotonic() + WAIT_S
     while not ours.state("evidence-*") and time.monotonic() < deadline:
-        services.sequencer.wait_published(size + 1, 0.05)
+        services.sequencer.checkpoints.wait(size + 1, 0.05)
     (evidence,) = ours.state("evidence-*")
     signed, _ = checkpoint.open_checkpoint(evidence.read_bytes(), witnessed.log.name, witnessed.log)
     assert signed.size > size
-    assert services.sequencer.published.checkpoint.size == size
+    assert services.sequencer.checkpoints.published.checkpoint.size == size
     witnessed.running.grant(subject)  # writes are acknowledged all the same
-    assert services.sequencer.wait_published(size + 1, 0.2) is None
+    assert services.sequencer.checkpoints.wait(size + 1, 0.2) is None
     assert witnessed.metric("witness_alarms_total", alarm="other_tree") >= 1
     proof = tuple(reads.prove_consistency(services.ledger.store, size, signed.size))
     answer = ours.post(size, proof, evidence.read_bytes())

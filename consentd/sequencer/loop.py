@@ -31,7 +31,6 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from consentd.clock import Clock, LeafClock
-from consentd.core.checkpoint import Checkpoint
 from consentd.cosigning.publisher import Published
 from consentd.errors import ConflictError, ConsentdError, NotFoundError, RequestError, StorageError
 from consentd.ledger import reads
@@ -79,7 +78,7 @@ class _Prepared(Generic[A]):
 
 
 class Sequencer:
-    """The single writer. ``submit``, ``call`` and ``wait_published`` may be used from any thread."""
+    """The single writer. Any thread may use ``submit``, ``call`` and ``checkpoints.wait``."""
 
     def __init__(
         self,
@@ -109,7 +108,7 @@ class Sequencer:
         self._metrics = metrics
         self._on_fault = on_fault
         self._pool = Pool(limits.max_waiting, metrics.pool_entries)
-        self._checkpoints = Checkpoints(ledger, author.origin, signing, clock=clock, metrics=metrics)
+        self.checkpoints = Checkpoints(ledger, author.origin, signing, clock=clock, metrics=metrics)
         # Owner of the three below: the sequencer's thread.
         self._sealed_ms = clock.monotonic_ms()
         self._clock_agrees = True  # as it was logged last
@@ -124,11 +123,11 @@ class Sequencer:
         Raises:
             StorageError, CorruptionError: see ``recovery.open_ledger`` and ``Checkpoints.sign``; nothing was started.
         """
-        self._checkpoints.start(self._pool.halt)
+        self.checkpoints.start(self._pool.halt)
         try:
             self._recover()
         except BaseException:
-            self._checkpoints.stop()
+            self.checkpoints.stop()
             raise
         self._thread.start()
 
@@ -161,28 +160,9 @@ class Sequencer:
         return pending.future.result()
 
     @property
-    def published(self) -> Published | None:
-        """The public checkpoint, or None before the first."""
-        return self._checkpoints.published
-
-    @property
-    def signed(self) -> Checkpoint | None:
-        """The checkpoint signed last, published or not; None before the first."""
-        return self._checkpoints.signed
-
-    @property
-    def has_quorum(self) -> bool:
-        """Whether the last checkpoint that was due had the cosignatures it needs."""
-        return self._checkpoints.has_quorum
-
-    @property
     def fault(self) -> ConsentdError | None:
         """The failure that stopped the sequencer, or None."""
         return self._pool.fault
-
-    def wait_published(self, size: int, timeout_s: float) -> Published | None:
-        """Wait for a public checkpoint of at least *size* leaves; None after *timeout_s*, or where none will come."""
-        return self._checkpoints.wait(size, timeout_s)
 
     def prove_heads(self, tags: Sequence[bytes]) -> tuple[reads.HeadProofs, Published]:
         """Prove count and head of the chains of *tags* at the public checkpoint; return the proofs and the checkpoint.
@@ -196,7 +176,7 @@ class Sequencer:
         """
 
         def prove() -> tuple[reads.HeadProofs, Published]:
-            published = self.published
+            published = self.checkpoints.published
             if published is None:
                 raise NotFoundError("no checkpoint is published yet")
             return reads.prove_heads(self.ledger, tags, published.checkpoint.size), published
@@ -208,7 +188,7 @@ class Sequencer:
         self._pool.stop()
         if self._thread.ident is not None:
             self._thread.join()
-        self._checkpoints.stop()
+        self.checkpoints.stop()
 
     # -- the sequencer's thread -------------------------------------------------------------------------------
 
@@ -287,7 +267,7 @@ class Sequencer:
         self._answer(prepared, refused)
         if batch.sealed:
             self._sealed_ms = self.clock.monotonic_ms()
-            self._checkpoints.sign()
+            self.checkpoints.sign()
 
     def _refuse_all(self, writes: Sequence[PendingWrite[Any]], error: StorageError) -> None:
         """Refuse a batch that has no valid time."""
@@ -376,8 +356,8 @@ class Sequencer:
         if state.size > state.sealed_size:
             self._write_batch([], seal=True)
         elif state.size > 1:
-            self._checkpoints.sign()
-        if self.signed is None:
+            self.checkpoints.sign()
+        if self.checkpoints.signed is None:
             raise StorageError("clock disagrees with the ledger; set it right, or start with --confirm-clock", "CLOCK")
 
     def _stop_on(self, error: BaseException) -> None:
@@ -388,7 +368,7 @@ class Sequencer:
         self._pool.fail(fault)
         self._metrics.ready.set(0)
         self._on_fault()
-        self._checkpoints.end_waits()
+        self.checkpoints.end_waits()
 
 
 def _run_call(item: PendingCall[A]) -> None:

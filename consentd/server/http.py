@@ -97,7 +97,7 @@ def _respond(service_state: ServiceState, request: HttpRequest) -> HttpResponse:
         if services is None:
             return _plain(HTTPStatus.SERVICE_UNAVAILABLE, "starting or draining")
         if path == "/checkpoint":
-            published = services.sequencer.published
+            published = services.sequencer.checkpoints.published
             if published is None:
                 return _plain(HTTPStatus.NOT_FOUND, "no checkpoint is published yet")
             return _tagged(request, published.note, TEXT, _SHORT)
@@ -129,13 +129,13 @@ def _tagged(request: HttpRequest, body: bytes, content_type: str, cache: str) ->
 
 
 def _healthz(services: Services | None) -> HttpResponse:
-    published = None if services is None else services.sequencer.published
+    published = None if services is None else services.sequencer.checkpoints.published
     ready = services is not None and services.sequencer.fault is None
     answer = {
         "status": "ok" if ready else "unavailable",
         "checkpoint_size": 0 if published is None else published.checkpoint.size,
         "ledger_size": 0 if services is None else services.ledger.state.size,
-        "quorum": services is not None and services.sequencer.has_quorum,
+        "quorum": services is not None and services.sequencer.checkpoints.has_quorum,
     }
     status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
     return HttpResponse(status, "application/json", json.dumps(answer).encode() + b"\n", _UNCACHED)
@@ -145,9 +145,9 @@ def _tile(request: HttpRequest, services: Services, path: str) -> HttpResponse:
     """Serve a hash tile of the published tree, or to auditors of the signed tree. A partial tile is a prefix."""
     # A witness that starts to follow a pruned ledger needs tiles and bundles before the first publication.
     sequencer = services.sequencer
-    visible = sequencer.signed if _is_auditor(request, services) else None
-    if visible is None and sequencer.published is not None:
-        visible = sequencer.published.checkpoint
+    visible = sequencer.checkpoints.signed if _is_auditor(request, services) else None
+    if visible is None and sequencer.checkpoints.published is not None:
+        visible = sequencer.checkpoints.published.checkpoint
     size = 0 if visible is None else visible.size
     try:
         level, n, width = tiles.parse_tile_path(path[1:])
@@ -164,7 +164,7 @@ def _bundle(request: HttpRequest, services: Services, path: str, *, is_pruned: b
     if not _is_auditor(request, services):
         return _plain(HTTPStatus.FORBIDDEN, "entry bundles need an auditor's credential")
     # Signed entries, published or not: a witness replays the entries before it cosigns.
-    signed = services.sequencer.signed
+    signed = services.sequencer.checkpoints.signed
     try:
         _, n, width = tiles.parse_tile_path(path[1:])
     except MalformedError:

@@ -233,7 +233,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         return caller
 
     def _published(self) -> Published:
-        published = self.services.sequencer.published
+        published = self.services.sequencer.checkpoints.published
         if published is None:
             raise NotFoundError("no checkpoint is published yet")
         return published

@@ -58,7 +58,7 @@ def _publish(services: Services, pruned: Pruned, context: Context) -> None:
     """State the pruning in the ledger, and wait for a public checkpoint of that entry."""
     index = services.sequencer.submit(StatePruning(pruned=pruned)).result().answer
     # INVARIANT: nothing is deleted before its entry is public: a reader that misses a leaf must be able to learn why.
-    if services.sequencer.wait_published(index + 1, remaining_s(context)) is None:
+    if services.sequencer.checkpoints.wait(index + 1, remaining_s(context)) is None:
         raise StorageError("pruning is stated, and waits for a published checkpoint; call again to go on")
 
 

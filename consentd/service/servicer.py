@@ -157,9 +157,9 @@ class Servicer:
         receipt = pb.Receipt(
             index=index, leaf=leaf, leaf_hash=merkle.leaf_hash(leaf), revision=revision(state.size, state.root)
         )
-        published = self.services.sequencer.published
+        published = self.services.sequencer.checkpoints.published
         if wait_for == pb.WAIT_FOR_PUBLISHED:
-            published = self.services.sequencer.wait_published(index + 1, remaining_s(context)) or published
+            published = self.services.sequencer.checkpoints.wait(index + 1, remaining_s(context)) or published
         if published is not None and published.checkpoint.size > index:
             receipt.published = True
             store = self.services.ledger.store

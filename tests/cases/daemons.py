@@ -135,7 +135,7 @@ class Running:
         """Verify leaves, statements, signatures, map, lock and table from nothing; return how many leaves there are."""
         services = self.daemon.service_state.services
         assert services is not None
-        services.sequencer.wait_published(services.ledger.state.size, 30)
+        services.sequencer.checkpoints.wait(services.ledger.state.size, 30)
         report = verify_files(
             services.ledger.store,
             origin=ORIGIN,

@@ -30,7 +30,7 @@ from consentd.config import Config
 from consentd.cosigning.keyfiles import write_private
 from consentd.cosigning.publisher import Published
 from consentd.errors import ConsentdError
-from consentd.sequencer.loop import Sequencer
+from consentd.sequencer.checkpoints import Checkpoints
 from consentd.server.keys import make_keys, make_token
 from consentd.service.auth import format_credential
 from consentd.v1 import access_service_pb2 as ac
@@ -149,14 +149,14 @@ def write_accesses(running: Running, diary: Diary, people: list[pb.Subject]) -> 
 def main(directory: Path) -> None:
     """Live twice in *directory*."""
     diary = Diary(directory / "diary")
-    show = Sequencer._show
+    publish = Checkpoints._publish
 
-    def noted(sequencer: Sequencer, published: Published) -> None:
-        # Before it is public: what a reader may have seen is never missing here.
+    def noted(checkpoints: Checkpoints, published: Published) -> None:
+        # Noted before the checkpoint is public, so that the diary has every checkpoint that a reader may have seen.
         diary.note("published", note=published.note.decode())
-        show(sequencer, published)
+        publish(checkpoints, published)
 
-    Sequencer._show = noted  # type: ignore[method-assign]
+    Checkpoints._publish = noted  # type: ignore[method-assign]
     live(directory, EAGER, first_life, diary)
     live(directory, IDLE, second_life, diary)
     diary.note("ended")

@@ -294,14 +294,15 @@ class LedgerCase:
         size = self.ledger.state.size + (self.ledger.state.size > self.ledger.state.sealed_size)
         self.clock.advance(INTERVAL_MS)
         self.sequencer.call(lambda: None)  # wakes the thread, which then finds the seal due
-        published = self.sequencer.wait_published(size, 10)
+        published = self.sequencer.checkpoints.wait(size, 10)
         assert published is not None
         self._note()
         return published.checkpoint
 
     def _note(self) -> None:
-        if self.sequencer.published is not None and self.sequencer.published.note not in self.notes:
-            self.notes.append(self.sequencer.published.note)
+        published = self.sequencer.checkpoints.published
+        if published is not None and published.note not in self.notes:
+            self.notes.append(published.note)
 
     # -- writing ----------------------------------------------------------------------------------------------
 
@@ -494,7 +495,7 @@ class LedgerCase:
         """Prove the history of chains, the first one after *known* entries, at the last seal."""
         named = [(codec.public_tag(one), one) if isinstance(one, str) else (one, "") for one in chains]
         heads = self.sequencer.call(lambda: reads.prove_heads(self.ledger, [tag for tag, _ in named]))
-        published = self.sequencer.wait_published(heads.size, 10)
+        published = self.sequencer.checkpoints.wait(heads.size, 10)
         assert published is not None
         assert published.checkpoint.size == heads.size
         proofs = []

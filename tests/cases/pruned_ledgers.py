@@ -215,7 +215,7 @@ class World:
         """Wait until all that is written is published."""
         state = self.services.ledger.state
         size = state.size + (state.size > state.sealed_size)
-        assert self.services.sequencer.wait_published(size, 30) is not None
+        assert self.services.sequencer.checkpoints.wait(size, 30) is not None
 
 
 def pruned_world(world: World) -> pb.Subject:

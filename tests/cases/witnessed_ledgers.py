@@ -91,7 +91,7 @@ class Witnessed:
 
     def wait_published(self) -> int:
         """Wait until everything written so far is published; return the checkpoint's size."""
-        published = self.services.sequencer.wait_published(self.services.ledger.state.size, WAIT_S)
+        published = self.services.sequencer.checkpoints.wait(self.services.ledger.state.size, WAIT_S)
         assert published is not None
         return int(published.checkpoint.size)
 
