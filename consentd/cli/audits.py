@@ -83,12 +83,12 @@ def export(arguments: argparse.Namespace, out: Out) -> int:
     """Export a ledger."""
     from consentd.audit.export import export as run
 
-    place, origin, verifier = read_ledger_source(arguments)
+    location, origin, verifier = read_ledger_source(arguments)
     directory = arguments.target_directory
     threads = max(1, arguments.threads) if arguments.url else 1
     with out.progress("exporting") as progress:
         done = run(
-            place, directory, origin=origin, log_verifier=verifier, statements=arguments.statements_to,
+            location, directory, origin=origin, log_verifier=verifier, statements=arguments.statements_to,
             threads=threads, progress=progress,
         )  # fmt: skip
     size = done.checkpoint.size
@@ -107,12 +107,12 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
     """Verify a ledger."""
     from consentd.audit.verify import verify_ledger
 
-    place, origin, verifier = read_ledger_source(arguments)
+    location, origin, verifier = read_ledger_source(arguments)
     witnesses = read_witnesses(arguments)
     since = None if arguments.since is None else read_bytes(arguments.since, "trusted checkpoint")
     with out.progress("verifying") as progress:
         report = verify_ledger(
-            place, origin=origin, log_verifier=verifier, witnesses=witnesses, since=since,
+            location, origin=origin, log_verifier=verifier, witnesses=witnesses, since=since,
             state_path=arguments.state, jobs=max(1, arguments.jobs), progress=progress,
         )  # fmt: skip
     out.findings(report.faults, report.not_checked)
@@ -146,11 +146,11 @@ def replay(arguments: argparse.Namespace, out: Out) -> int:
     """Replay a ledger's decisions."""
     from consentd.audit.replay import replay_decisions
 
-    place, origin, verifier = read_ledger_source(arguments)
+    location, origin, verifier = read_ledger_source(arguments)
     witnesses = read_witnesses(arguments)
     with out.progress("replaying") as progress:
         found = replay_decisions(
-            place, origin=origin, log_verifier=verifier, witnesses=witnesses, state_dir=arguments.state,
+            location, origin=origin, log_verifier=verifier, witnesses=witnesses, state_dir=arguments.state,
             jobs=max(1, arguments.jobs), progress=progress,
         )  # fmt: skip
     out.findings(found.faults, found.not_checked)

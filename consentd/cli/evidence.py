@@ -81,13 +81,13 @@ def make(arguments: argparse.Namespace, out: Out) -> int:
         raise InvalidError("give one scope: --range, --subject, --tag, --chain or --participant")
     if str(arguments.file) == "-":
         raise InvalidError("evidence is confidential and is not written to stdout: give a file for it")
-    place, origin, verifier = read_ledger_source(arguments)
-    scope = _scope(arguments, place)
+    location, origin, verifier = read_ledger_source(arguments)
+    scope = _scope(arguments, location)
     read_policy(arguments)  # refuses a file that is no policy
     policy = "" if arguments.policy is None else read_bytes(arguments.policy, "witness policy").decode()
     with out.progress("collecting") as progress:
         made = make_evidence(
-            place, arguments.file, scope, origin=origin, log_verifier=verifier, policy=policy, progress=progress
+            location, arguments.file, scope, origin=origin, log_verifier=verifier, policy=policy, progress=progress
         )
     out.answer(
         f"written: {made.entries} entries in `{arguments.file}`, {made.chains} whole chains, {made.closed} entries "
@@ -141,7 +141,7 @@ def _scope_fields(scope: "Scope") -> dict[str, object]:
     return {"tag": scope.tag.hex()} if scope.tag else {"first": scope.first, "last": scope.last}
 
 
-def _scope(arguments: argparse.Namespace, place: "Location") -> "Scope":
+def _scope(arguments: argparse.Namespace, location: "Location") -> "Scope":
     from consentd.core.codec import public_tag
     from consentd.core.evidence import Scope
 
@@ -150,7 +150,7 @@ def _scope(arguments: argparse.Namespace, place: "Location") -> "Scope":
     if arguments.chain is not None:
         return Scope(tag=public_tag(arguments.chain))
     if arguments.subject is not None:
-        return Scope(tag=_find_tag(arguments, place))
+        return Scope(tag=_find_tag(arguments, location))
     if arguments.tag is not None:
         try:
             tag = bytes.fromhex(arguments.tag)
@@ -165,15 +165,15 @@ def _scope(arguments: argparse.Namespace, place: "Location") -> "Scope":
     return Scope(first=int(first), last=int(last))
 
 
-def _find_tag(arguments: argparse.Namespace, place: "Location") -> bytes:
+def _find_tag(arguments: argparse.Namespace, location: "Location") -> bytes:
     """Return a person's tag from the operator's vault."""
     scheme, value = read_identifier(arguments.subject)
     if arguments.config is not None:
         # Imported only now: it loads RocksDB, which an auditor's machine need not have.
         from consentd.audit.files import DataDirectory
 
-        if isinstance(place, DataDirectory) and place.vault_dir is not None:
-            return place.find_tag(scheme, value)
+        if isinstance(location, DataDirectory) and location.vault_dir is not None:
+            return location.find_tag(scheme, value)
     raise InvalidError(
         "person is looked up in the operator's vault, which is not available: give --config of a stopped daemon with "
         "its vault and vault key file, or the person's tag with --tag"
@@ -191,10 +191,10 @@ def report(arguments: argparse.Namespace, out: Out) -> int:
 
     if out.as_json and str(arguments.file) == "-":
         raise InvalidError("page is no JSON: give a file for it, or leave out --json")
-    place, origin, verifier = read_ledger_source(arguments)
+    location, origin, verifier = read_ledger_source(arguments)
     with out.progress("counting") as progress:
         found = summarise(
-            place, origin=origin, log_verifier=verifier, index=arguments.index,
+            location, origin=origin, log_verifier=verifier, index=arguments.index,
             gap_ms=max(1, round(arguments.gap * 60_000)), progress=progress,
         )  # fmt: skip
     page = render(found, made_s=int(time.time()))

@@ -1,4 +1,4 @@
-"""``consentd fsck``, ``compact``, ``prune`` and ``table``: look after a ledger's files."""
+"""``consentd fsck``, ``compact``, ``prune`` and ``table``: maintain a ledger's files."""
 
 import argparse
 from pathlib import Path

@@ -55,13 +55,13 @@ def monitor(arguments: argparse.Namespace, out: Out) -> int:
     from consentd.audit.monitor import ALARMS, Monitor
 
     origin, verifier = read_pins(arguments)
-    held = Monitor(
+    watcher = Monitor(
         arguments.directory, origin=origin, log_verifier=verifier, max_silence_s=arguments.max_silence,
         policy=read_policy(arguments), max_age_s=arguments.max_age,
     )  # fmt: skip
-    place = read_daemon_source(arguments)
+    location = read_daemon_source(arguments)
     while True:
-        status = _look(held, place.open(), out)
+        status = _read_once(watcher, location.open(), out)
         if status is not None and (arguments.once or status in ALARMS):
             return DISPROVED if status in ALARMS else PROVEN
         if status is None and arguments.once:
@@ -69,23 +69,23 @@ def monitor(arguments: argparse.Namespace, out: Out) -> int:
         time.sleep(max(0.1, arguments.every))
 
 
-def _look(held: "Monitor", source: "Source", out: Out) -> str | None:
+def _read_once(watcher: "Monitor", source: "Source", out: Out) -> str | None:
     """Read the checkpoint once, answer what was seen, and return it; None: it could not be read."""
     try:
-        seen = held.look(source, int(time.time()))
+        seen = watcher.look(source, int(time.time()))
     except StorageError as error:
         out.fault(error)
-        silent = held.look_past(int(time.time()))
+        silent = watcher.look_past(int(time.time()))
         if silent is None:
             return None
         seen = silent
     finally:
         source.close()
-    _say(seen, out)
+    _answer(seen, out)
     return seen.what
 
 
-def _say(seen: "Seen", out: Out) -> None:
+def _answer(seen: "Seen", out: Out) -> None:
     from consentd.audit.monitor import ALARMS
 
     is_alarm = seen.what in ALARMS

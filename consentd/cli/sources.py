@@ -53,7 +53,7 @@ def add_ledger_source(verb: argparse.ArgumentParser, *, directory: str = "direct
 
 
 def read_ledger_source(arguments: argparse.Namespace) -> "tuple[Location, str, Any]":
-    """Return (place, origin, log verifier).
+    """Return where the ledger is read from, its origin, and the log key to verify it with.
 
     Raises:
         InvalidError: no source or more than one is given, or no log key.
@@ -140,7 +140,7 @@ def _files(arguments: argparse.Namespace) -> "tuple[Location, str, Any]":
     ledger = config.ledger
     needs_cosignatures = "max_age" in arguments and arguments.policy is not None
     checkpoint_path = ledger.published_path if needs_cosignatures else ledger.last_signed_path
-    place = DataDirectory(
+    location = DataDirectory(
         store_dir=ledger.store_dir, checkpoint_path=checkpoint_path,
         vault_dir=config.ledger.vault_dir if has_vault else None,
         vault_key_file=config.keys.vault_key_file if has_vault else None,
@@ -150,4 +150,4 @@ def _files(arguments: argparse.Namespace) -> "tuple[Location, str, Any]":
     else:
         # An auditor must pin the key and must not take it from the ledger. The operator may use the ledger's own key.
         origin, verifier = arguments.origin or config.ledger.origin, read_signing_key(config.keys.log_key_file).verifier
-    return place, origin, verifier
+    return location, origin, verifier

@@ -2,7 +2,8 @@
 
 Each method of a client is an operation of this package (``operations`` explains them) that the client runs. The table
 in ``ClientBase`` declares each of them once. A type checker and an IDE see for ``client.check(question)``: a
-``CheckAnswer`` if the client is a ``Client``, an awaitable of it if the client is an ``AsyncClient``.
+``CheckAnswer`` if the client is a ``Client``, an awaitable of it if the client is an ``AsyncClient``. The operations'
+first argument, ``context``, is filled in by the client; ``help()`` shows it where a method usually has ``self``.
 """
 
 import os
