@@ -150,6 +150,7 @@ def messages(path: str, *errors: str) -> set[str]:
     ("path", "errors", "heading"),
     [
         ("ledger/recovery.py", ("CorruptionError",), "Ledger refuses to open"),
+        ("ledger/last_signed.py", ("CorruptionError",), "Ledger refuses to open"),
         ("table/catch_up.py", ("CorruptionError",), "Other messages at the start"),
         ("server/preflight.py", ("CorruptionError",), ""),
         ("ledger/vault.py", ("StorageError",), "Other messages at the start"),

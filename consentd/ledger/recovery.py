@@ -7,17 +7,15 @@ the last seal. No crash causes the other differences, so each of them is refused
 
 from pathlib import Path
 
-from consentd.core import checkpoint, codec, tiles
+from consentd.core import codec, tiles
 from consentd.core.note import Verifier
-from consentd.errors import CorruptionError, MalformedError, ProofError, VerificationError
+from consentd.errors import CorruptionError, MalformedError, ProofError
 from consentd.ledger import layout
-from consentd.ledger.last_signed import read_last_signed
+from consentd.ledger.last_signed import RUNBOOK, check_last_signed
 from consentd.ledger.ledger import Ledger, State, decode_state, empty_state
 from consentd.ledger.map import TagMap
 from consentd.ledger.reads import read_tiles
 from consentd.store import Store
-
-RUNBOOK = "see ops/RUNBOOK.md, `ledger refuses to open`"
 
 
 def open_ledger(store: Store, *, last_signed_path: Path, origin: str, log_verifier: Verifier, map_bits: int) -> Ledger:
@@ -74,64 +72,6 @@ def _check_seal(store: Store, state: State) -> None:
         or codec.chain_hash(leaf) != state.seal_hash
     ):
         raise CorruptionError(f"last seal at index {state.sealed_size - 1} is not what the state says; {RUNBOOK}")
-
-
-def check_last_signed(
-    store: Store, state: State, *, last_signed_path: Path, origin: str, log_verifier: Verifier
-) -> None:
-    """Check that the last signed checkpoint, of size m, is one of this ledger: m ≤ n, and its root is root(m).
-
-    Raises:
-        CorruptionError: it is not, or the file is missing although a checkpoint must have been signed.
-        StorageError: the file or the store cannot be read.
-    """
-    note = read_last_signed(last_signed_path)
-    if note is None:
-        # INVARIANT: a ledger with no seal, or with its first one just written, may have no last signed checkpoint: a
-        # crash fell before its first signature. Signing that same tree again cannot contradict what was signed.
-        if state.sealed_size > 0 and not _is_first_seal(store, state):
-            raise CorruptionError(
-                f"last signed checkpoint is missing beside a ledger of size {state.size}: `{last_signed_path}`; "
-                f"{RUNBOOK}"
-            )
-        return
-    verify_last_signed(store, note, size=state.size, origin=origin, log_verifier=log_verifier)
-
-
-def verify_last_signed(store: Store, note: bytes, *, size: int, origin: str, log_verifier: Verifier) -> None:
-    """Verify that the last signed checkpoint is one of the tree in *store*, which has *size* leaves.
-
-    Raises:
-        CorruptionError: the note does not verify, covers more leaves than there are, or has another root.
-        StorageError: the store cannot be read.
-    """
-    try:
-        signed, _ = checkpoint.open_checkpoint(note, origin, log_verifier)
-    except VerificationError as error:
-        raise CorruptionError(f"last signed checkpoint does not verify: {error}; {RUNBOOK}") from error
-    last_signed = f"last signed checkpoint has size {signed.size} root {signed.root.hex()}"
-    if signed.size > size:
-        raise CorruptionError(
-            f"ledger is smaller than its last signed checkpoint: size {size}, {last_signed}; {RUNBOOK}"
-        )
-    try:
-        root = tiles.root(signed.size, read_tiles(store, tiles.plan_root(signed.size)))
-    except ProofError as error:
-        raise CorruptionError(
-            f"tree is not whole at the last signed checkpoint: {error}, {last_signed}; {RUNBOOK}"
-        ) from error
-    if root != signed.root:
-        raise CorruptionError(
-            f"ledger contradicts its last signed checkpoint: root {root.hex()}, {last_signed}; {RUNBOOK}"
-        )
-
-
-def _is_first_seal(store: Store, state: State) -> bool:
-    """Report whether the last leaf is the only seal. Then no other tree than the present one can have been signed."""
-    if state.sealed_size != state.size:
-        return False
-    seal = _decode(store.get(layout.leaf_key(state.size - 1)) or b"", state.size - 1)
-    return isinstance(seal, codec.Seal) and seal.prev_seal == codec.ZERO_HASH
 
 
 def _recover_unsealed(ledger: Ledger) -> None:

@@ -16,8 +16,8 @@ from consentd.core.kinds import EntryKind, Owner
 from consentd.core.note import Verifier
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 from consentd.ledger import layout, reads
+from consentd.ledger.last_signed import check_last_signed
 from consentd.ledger.ledger import Ledger, decode_state, empty_state
-from consentd.ledger.recovery import check_last_signed
 from consentd.ledger.vault import Vault
 from consentd.statements.payloads import parse
 from consentd.store import Store, prefix_end

@@ -21,8 +21,7 @@ from consentd.core.pruned import NOTHING, Pruned
 from consentd.core.replay import Replay
 from consentd.errors import ConsentdError, CorruptionError, MalformedError, StorageError
 from consentd.ledger import layout
-from consentd.ledger.last_signed import read_last_signed
-from consentd.ledger.recovery import verify_last_signed
+from consentd.ledger.last_signed import read_last_signed, verify_last_signed
 from consentd.ledger.retention import read_pruned
 from consentd.ledger.vault import Vault
 from consentd.store import Store

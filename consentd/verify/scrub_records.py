@@ -14,9 +14,8 @@ from consentd.core.note import Verifier
 from consentd.core.pruned import NOTHING
 from consentd.errors import NotFoundError
 from consentd.ledger import layout, reads, retention
-from consentd.ledger.last_signed import read_last_signed
+from consentd.ledger.last_signed import read_last_signed, verify_last_signed
 from consentd.ledger.ledger import Ledger, decode_state
-from consentd.ledger.recovery import verify_last_signed
 from consentd.ledger.vault import Vault
 from consentd.table.table import Table
 from consentd.verify import stored_rows as rows
