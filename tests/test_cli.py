@@ -1,4 +1,5 @@
 """The command line against a daemon: what it answers, where, and the status it exits with."""
+
 import json
 import os
 from collections.abc import Iterator

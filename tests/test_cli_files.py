@@ -1,4 +1,5 @@
 """The command line beside a ledger's files: keys, tokens, the daemon, its checks."""
+
 import json
 import os
 import signal

@@ -1,4 +1,5 @@
 """The Python client against a real daemon."""
+
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -148,8 +149,6 @@ def test_the_same_life_in_asyncio(running: Running, trust: Trust, person: Subjec
         return found
 
     assert asyncio.run(live()) == [True, True, ["ENROL", "GRANT", "ACCESS"], True, True, "INDETERMINATE"]
-
-
 
 
 def test_batches_answer_each_by_itself(client: Client, person: Subject) -> None:

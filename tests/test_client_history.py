@@ -1,4 +1,5 @@
 """The Python client against daemons that lie about a history."""
+
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -340,8 +341,6 @@ def test_a_ledger_that_is_not_the_pinned_one_is_caught() -> None:
 def test_a_tag_other_than_the_pinned_one_is_caught() -> None:
     with pytest.raises(ProofError):
         reading(small().history).history(SUBJECT, tag=b"\x01" * 32)
-
-
 
 
 def test_a_history_goes_on_from_what_is_remembered() -> None:

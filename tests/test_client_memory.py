@@ -1,4 +1,5 @@
 """What a client remembers of verified histories."""
+
 import json
 from pathlib import Path
 from typing import Any
