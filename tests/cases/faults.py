@@ -213,8 +213,8 @@ class Outcome:
 
 def python_path() -> str:
     """Return where a process finds the tests' modules and the project's."""
-    here = Path(__file__)
-    return os.pathsep.join([str(here.parent), str(here.parent.parent), str(here.parents[1] / "clients/python")])
+    root = Path(__file__).parents[2]
+    return os.pathsep.join(str(root / each) for each in ("tests", "", "clients/python"))
 
 
 def run(directory: Path, template: Path, point: Point | None = None, fault: str = "") -> Outcome:
@@ -234,7 +234,8 @@ def run(directory: Path, template: Path, point: Point | None = None, fault: str 
         trace += ["-P", str(data / point.path), "-e", "trace=" + ",".join(CALLS)]
         trace += ["-e", f"inject={point.call}:{FAULTS[fault].format(point.when)}"]
     done = subprocess.run(
-        [*trace, sys.executable, __file__, str(directory)],
+        # Run as a module: a script has its directory first on its path, where cases/http.py hides the standard http.
+        [*trace, sys.executable, "-m", "cases.faults", str(directory)],
         env={**os.environ, "PYTHONPATH": python_path(), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
