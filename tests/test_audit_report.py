@@ -1,4 +1,4 @@
-"""The report: what it counts is what the ledger holds, and the page stands by itself."""
+"""The page of accesses: its counts are what the ledger has, and it needs no other file."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -10,8 +10,8 @@ import pytest
 
 from cases.audits import LOG, ORIGIN, START_MS, Forge, PrunedLocation, make_forge
 from consentd.audit import drawing
+from consentd.audit.access_summary import HOUR_MS, AccessSummary, summarise
 from consentd.audit.page import _REASONS, render
-from consentd.audit.report import HOUR_MS, Summary, summarise
 from consentd.audit.sources import ExportDirectory
 from consentd.core import codec, merkle
 from consentd.core.kinds import EntryKind
@@ -20,11 +20,11 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
 
-def add_up(place: Any, **options: Any) -> Summary:
+def count(place: Any, **options: Any) -> AccessSummary:
     return summarise(place, origin=ORIGIN, log_verifier=LOG.verifier, **options)
 
 
-def urgent(forge: Forge, tag: bytes, justification: str, organisation: str = "bank") -> None:
+def break_glass(forge: Forge, tag: bytes, justification: str, organisation: str = "bank") -> None:
     question = pb.Question(
         actor=pb.Actor(organisation=organisation), holder="hospital", purpose="BTG",
         break_glass=pb.BreakGlass(justification=justification),
@@ -39,7 +39,7 @@ def forge() -> Forge:
     made = make_forge(900)
     tag = next(tag for tag, (count, _) in made.heads.items() if count > 1)
     made.time_ms += 5 * HOUR_MS
-    urgent(made, tag, "<script>alert(1)</script> & 의식 없음")
+    break_glass(made, tag, "<script>alert(1)</script> & 의식 없음")
     made.seal()
     return made
 
@@ -51,26 +51,26 @@ def place(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> ExportDirec
 
 
 def test_what_is_counted_is_what_the_ledger_holds(forge: Forge, place: ExportDirectory) -> None:
-    found = add_up(place)
+    found = count(place)
     kinds = [leaf[1] for leaf in forge.leaves]
     assert found.entries == len(forge.leaves) - len(forge.seals)
     assert sum(found.by_organisation.values()) == sum(found.by_purpose.values()) == kinds.count(EntryKind.ACCESS)
     assert found.refusals == {"NO_MATCHING_CONSENT": kinds.count(EntryKind.REFUSAL)}
     assert {name for _, name in found.by_purpose} == {"CAREMGT", "BTG"}
     assert (found.seal_count, found.persons) == (len(forge.seals), kinds.count(EntryKind.ENROL))
-    assert [one.index for one in found.urgent] == [forge.size - 2]
+    assert [one.index for one in found.break_glass] == [forge.size - 2]
     assert [(gap.index, gap.length_ms) for gap in found.gaps] == [(forge.size - 2, 5 * HOUR_MS + 7)]
     assert (found.skew_count, found.closed) == (0, 0)
     assert {interval for interval, _ in found.by_organisation} <= set(range(found.intervals))
 
 
 def test_without_openings_it_says_what_does_not_show(forge: Forge, place: ExportDirectory) -> None:
-    found = add_up(ExportDirectory(place.directory))
+    found = count(ExportDirectory(place.directory))
     assert found.closed == len(forge.asked) + 1
     assert not found.by_organisation
     page = render(found, made_s=0)
     assert "outside the mandate" in page
-    assert page.count("none among the statements at hand") == 4  # not: that there was nothing
+    assert page.count("none among the available statements") == 4  # not: that there was nothing
     assert f"<b>{found.kinds['ACCESS']:,}</b><span>허용된 열람</span>" in page  # kinds are known without statements
 
 
@@ -79,13 +79,13 @@ def test_leaves_that_the_log_did_not_sign_are_refused(forge: Forge, tmp_path: Pa
     place = other.write(tmp_path / "log")
     (tmp_path / "log" / "checkpoint").write_bytes(forge.note())
     with pytest.raises(ProofError, match="root"):
-        add_up(place)
+        count(place)
     with pytest.raises(InvalidError, match="not in the tree"):
-        add_up(place, index=forge.size)
+        count(place, index=forge.size)
 
 
 def test_the_page_stands_by_itself(place: ExportDirectory) -> None:
-    page = render(add_up(place), made_s=1_800_000_000)
+    page = render(count(place), made_s=1_800_000_000)
     assert not re.search(r"<script|<link|<img|src=|url\(|@import|https?://", page)
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; 의식 없음" in page
     for word in ("이용기관별 열람", "refusals by reason", "긴급 열람", "gaps and clocks", "체크포인트", "Merkle path"):
@@ -97,13 +97,13 @@ def test_the_page_stands_by_itself(place: ExportDirectory) -> None:
 
 
 def test_a_persons_tag_is_nowhere_in_it(forge: Forge, place: ExportDirectory) -> None:
-    page = render(add_up(place), made_s=0)
+    page = render(count(place), made_s=0)
     assert not any(tag.hex() in page for tag in forge.heads)
 
 
 @pytest.mark.parametrize("index", [0, 255, 256, 511, 900])
 def test_the_drawn_path_is_the_inclusion_proof(forge: Forge, place: ExportDirectory, index: int) -> None:
-    found = add_up(place, index=index)
+    found = count(place, index=index)
     path = found.path
     assert path is not None
     node = path.leaf_hash
@@ -118,12 +118,12 @@ def test_the_drawn_path_is_the_inclusion_proof(forge: Forge, place: ExportDirect
 
 
 def test_many_seals_and_intervals_stay_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consentd.audit.report.MAX_SEALS", 10)
+    monkeypatch.setattr("consentd.audit.access_summary.MAX_SEALS", 10)
     forge = make_forge(900, seal_every=5)
     forge.time_ms += 400 * 24 * HOUR_MS
     forge.add(EntryKind.ENROL, bytes(range(32)), st.EnrolStatement(scheme="test"))
     forge.seal()
-    found = add_up(forge.write(tmp_path / "a", tmp_path / "b"))
+    found = count(forge.write(tmp_path / "a", tmp_path / "b"))
     assert len(found.seals) <= 10 < found.seal_count
     assert found.intervals <= 61
     assert render(found, made_s=0).count("<rect") < 1000
@@ -132,7 +132,7 @@ def test_many_seals_and_intervals_stay_few(tmp_path: Path, monkeypatch: pytest.M
 def test_a_clock_that_differs_is_told(tmp_path: Path) -> None:
     forge = make_forge(300)
     place = forge.write(tmp_path / "a", tmp_path / "b")
-    found = add_up(place, skew_ms=0)
+    found = count(place, skew_ms=0)
     assert found.skew_count == 0
     statement = codec.Statement(bytes(32), bytes(64), bytes(16), START_MS, b"")
     salt, encoded = bytes(32), codec.encode_statement(statement)
@@ -141,7 +141,7 @@ def test_a_clock_that_differs_is_told(tmp_path: Path) -> None:
     )
     forge.leaves.append(codec.encode_event(event))
     forge.openings.append(salt + encoded)
-    found = add_up(forge.write(tmp_path / "a", tmp_path / "b"))
+    found = count(forge.write(tmp_path / "a", tmp_path / "b"))
     assert [index for index, _ in found.skewed] == [forge.size - 1]
     assert "differs" in render(found, made_s=0)
 
@@ -181,9 +181,9 @@ def test_hostile_text_is_text(tmp_path: Path) -> None:
         for _ in range(20):  # often enough to be drawn
             access(forge, tag, f"p{number}")
         access(forge, tag, text)  # an id that is none
-        urgent(forge, tag, text, f"p{number}")
+        break_glass(forge, tag, text, f"p{number}")
     forge.seal()
-    page = render(add_up(forge.write(tmp_path / "a", tmp_path / "b")), made_s=0)
+    page = render(count(forge.write(tmp_path / "a", tmp_path / "b")), made_s=0)
     assert len(page) < 200_000
     parser = Seen()
     parser.feed(page)
@@ -223,7 +223,7 @@ class Seen(HTMLParser):
 
 
 def test_the_page_may_load_nothing(place: ExportDirectory) -> None:
-    page = render(add_up(place), made_s=0)
+    page = render(count(place), made_s=0)
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
     assert policy is not None
     assert policy[1].split("; ")[0] == "default-src 'none'"
@@ -231,7 +231,7 @@ def test_the_page_may_load_nothing(place: ExportDirectory) -> None:
 
 
 def test_what_is_drawn_can_be_read_without_seeing_it(forge: Forge, place: ExportDirectory) -> None:
-    page = render(add_up(place), made_s=0)
+    page = render(count(place), made_s=0)
     tables = re.findall(r"<details>.*?</details>", page, re.DOTALL)
     assert len(tables) == 3
     numbers = [int(cell.replace(",", "")) for cell in re.findall(r'<td class="n">([0-9,]+)</td>', tables[0])]
@@ -252,7 +252,7 @@ def test_two_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
         )  # fmt: skip
         access(forge, tag, name)
     forge.seal()
-    page = render(add_up(forge.write(tmp_path / "a", tmp_path / "b")), made_s=0)
+    page = render(count(forge.write(tmp_path / "a", tmp_path / "b")), made_s=0)
     assert "서울대병원 · SNUH [snuh]" in page
     assert "서울대병원 · SNUH [impostor]" in page
 
@@ -260,13 +260,13 @@ def test_two_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
 def test_what_permits_a_part_is_no_reason_of_a_refusal_and_later_codes_are_numbers(tmp_path: Path) -> None:
     forge = make_forge(200)
     tag = next(tag for tag, (count, _) in forge.heads.items() if count > 1)
-    before = add_up(forge.write(tmp_path / "a", tmp_path / "b")).refusals.copy()
+    before = count(forge.write(tmp_path / "a", tmp_path / "b")).refusals.copy()
     codes = (pb.REASON_CODE_PERMITTED_BY_LAW, pb.REASON_CODE_DENIED_BY_LAW, 99)
     reasons = [pb.DecisionReason(code=code) for code in codes]
     access(forge, tag, "bank", outcome=77, reasons=reasons)
     forge.add(EntryKind.REFUSAL, tag, st.RefusalStatement(reason=88))
     forge.seal()
-    found = add_up(forge.write(tmp_path / "a", tmp_path / "b"))
+    found = count(forge.write(tmp_path / "a", tmp_path / "b"))
     assert found.refusals - before == {"DENIED_BY_LAW": 1, "CODE 99": 1, "CODE 88": 1}
     assert found.outcomes["CODE 77"] == 1
     assert "CODE 99" in render(found, made_s=0)
@@ -286,7 +286,7 @@ def test_times_that_no_calendar_has_are_shown(tmp_path: Path, later_ms: int) -> 
     forge.time_ms = max(forge.time_ms, later_ms)
     access(forge, tag, "bank")
     forge.seal()
-    found = add_up(forge.write(tmp_path / "a", tmp_path / "b"))
+    found = count(forge.write(tmp_path / "a", tmp_path / "b"))
     assert found.intervals <= 61
     page = render(found, made_s=0)
     assert len(page) < 200_000
@@ -295,7 +295,7 @@ def test_times_that_no_calendar_has_are_shown(tmp_path: Path, later_ms: int) -> 
 
 def test_what_is_pruned_is_not_counted_and_is_no_silence(forge: Forge, place: ExportDirectory) -> None:
     kept = PrunedLocation(forge, place, forge.seals[3] + 1)
-    found, whole = add_up(kept, gap_ms=1), add_up(place, gap_ms=1)
+    found, whole = count(kept, gap_ms=1), count(place, gap_ms=1)
     assert found.pruned == len(kept.gone) > 100
     assert found.entries + found.seal_count == forge.size - found.pruned
     # Each step of this ledger's clock is a silence of more than a millisecond; next to what is gone none is told.

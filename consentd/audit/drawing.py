@@ -1,10 +1,10 @@
-"""Draw what a report shows, as SVG that stands in a page by itself: no script, no font, no file beside it."""
+"""Draw the figures of a page as SVG without scripts, fonts or other files."""
 
 from collections.abc import Sequence
 from html import escape
 
 PALETTE = ("#1f5fa8", "#d1762c", "#3b8f5a", "#8a5aa8", "#b0413e", "#5b8c9e", "#8c8c8c")
-"""Colours of series, told apart in print and by most of those who see fewer colours; the last is for all others."""
+"""Colours of series, distinct in print and for most colour-blind readers; the last is for all others."""
 WIDTH = 960
 INK = "#1d2733"
 FAINT = "#dfe4ea"
@@ -14,7 +14,7 @@ MUTED = "#5f6b78"
 def stacked_bars(
     series: Sequence[tuple[str, Sequence[int]]], labels: Sequence[str], *, what: str, height: int = 220
 ) -> str:
-    """Draw one bar an interval, stacked by series; *labels* are of the intervals, of which some are written."""
+    """Draw one bar for each interval, stacked by series. *labels* are of the intervals; at most about ten are drawn."""
     left, top, bottom = 54, 10, 34
     columns = len(labels)
     most = max([sum(values[at] for _, values in series) for at in range(columns)] or [0]) or 1
@@ -22,11 +22,11 @@ def stacked_bars(
     plot = height - top - bottom
     step = (WIDTH - left - 8) / columns
     parts = []
-    for share in (0, 0.5, 1):
-        y = top + plot * (1 - share)
+    for part in (0, 0.5, 1):
+        y = top + plot * (1 - part)
         parts += [
             f'<line x1="{left}" x2="{WIDTH - 8}" y1="{y:.1f}" y2="{y:.1f}" stroke="{FAINT}"/>',
-            _text(left - 6, y + 4, f"{ceiling * share:,.0f}", anchor="end"),
+            _text(left - 6, y + 4, f"{ceiling * part:,.0f}", anchor="end"),
         ]
     every = max(1, -(-columns // 10))
     for at in range(columns):
@@ -46,7 +46,7 @@ def stacked_bars(
 
 
 def legend(rows: Sequence[tuple[str, int]]) -> str:
-    """Return the legend of the series of ``stacked_bars``, each with its total, as HTML."""
+    """Return the legend of ``stacked_bars`` as HTML: (name, total) of each series."""
     return '<p class="legend">' + "".join(
         f'<span><i style="background:{_colour(number, len(rows))}"></i><bdi>{escape(name)}</bdi> ({total:,})</span>'
         for number, (name, total) in enumerate(rows)
@@ -54,7 +54,7 @@ def legend(rows: Sequence[tuple[str, int]]) -> str:
 
 
 def bars(rows: Sequence[tuple[str, int]], *, what: str) -> str:
-    """Draw one horizontal bar a row, longest first."""
+    """Draw one horizontal bar for each (name, count)."""
     left, line = 400, 26
     most = max([count for _, count in rows] or [0]) or 1
     room = WIDTH - left - 90
@@ -79,7 +79,7 @@ def ribbon(
     labels: tuple[str, str],
     what: str,
 ) -> str:
-    """Draw when seals were written, and how the tree grew; *gaps* are (from, to) in milliseconds."""
+    """Draw seals and the size of the tree over time. *seals* are (index, time_ms), *gaps* are (from, to) in ms."""
     height, left, top, plot = 150, 54, 8, 90
     span = max(1, end_ms - start_ms)
 
@@ -112,7 +112,7 @@ def ribbon(
 
 
 def merkle_path(index: int, size: int, leaf_hash: bytes, hashes: Sequence[bytes], root: bytes, *, what: str) -> str:
-    """Draw an inclusion proof: the entry below, its path up to the root, and the sibling at each step."""
+    """Draw an inclusion proof: the entry at the bottom, the root at the top, and the sibling hash of each step."""
     sides = path_sides(index, size, len(hashes))
     line, box, middle = 46, 232, WIDTH / 2
     height = (len(hashes) + 1) * line + 44
@@ -136,7 +136,7 @@ def merkle_path(index: int, size: int, leaf_hash: bytes, hashes: Sequence[bytes]
 
 
 def path_sides(index: int, size: int, steps: int) -> list[bool]:
-    """Return for each step of an inclusion proof whether the sibling stands on the left (RFC 9162 2.1.3.2)."""
+    """Return for each step of an inclusion proof whether the sibling is on the left (RFC 9162 2.1.3.2)."""
     fn, sn = index, size - 1
     found = []
     for _ in range(steps):
@@ -180,7 +180,7 @@ def _colour(number: int, count: int) -> str:
 
 
 def _round_up(value: int) -> int:
-    """Return the next of 2, 4, 6, 8, 10 times a power of ten: the middle of the scale is a whole number."""
+    """Return the next 2, 4, 6, 8 or 10 times a power of ten, so that the middle of the scale is an integer."""
     power = 1
     while True:
         for times in (2, 4, 6, 8, 10):

@@ -14,7 +14,7 @@ from typing import Any
 
 from consentd.audit.sources import Location, Source, write_file
 from consentd.audit.state_store import StateStore
-from consentd.core import bucketed, checkpoint, codec, history, merkle, tiles
+from consentd.core import bucketed, checkpoint, codec, merkle, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.evidence import MAX_SIZE, Evidence, Scope, SingleEntry, claimed_keys, format_evidence
 from consentd.core.history import ChainProof, HistoryEntry, HistoryProof
@@ -27,7 +27,8 @@ from consentd.errors import InvalidError, NotFoundError, ProofError
 from consentd.statements import payloads, values
 from consentd.v1 import consent_pb2 as pb
 from consentd.verify.findings import Progress
-from consentd.verify.source import Opening, leaf_hashes, read_leaves, read_tiles, width_of
+from consentd.verify.source import Opening, leaf_hashes, prove_inclusion, read_leaf, read_leaves, width_of
+from consentd.verify.statements import open_statement
 
 MAX_ENTRIES = 1_000_000
 """Most single entries of one file. All of them are in memory while the file is made, about a kilobyte each."""
@@ -45,7 +46,7 @@ class MadeEvidence:
 
 
 def make_evidence(
-    place: Location,
+    location: Location,
     path: Path,
     scope: Scope,
     *,
@@ -54,19 +55,19 @@ def make_evidence(
     policy: str = "",
     progress: Progress | None = None,
 ) -> MadeEvidence:
-    """Write evidence of what *scope* names, at the latest checkpoint of the ledger at *place*, to *path*.
+    """Write evidence of what *scope* names, at the latest checkpoint of the ledger at *location*, to *path*.
 
     Args:
         policy: text of a witness policy to propose to the readers.
 
     Raises:
-        StorageError: the place cannot be read, or the file cannot be written.
+        StorageError: the ledger cannot be read, or the file cannot be written.
         VerificationError: the ledger does not verify.
         NotFoundError: nothing is in scope, or an entry of the range is pruned.
         InvalidError: the file would have more than a million single entries or be larger than ``MAX_SIZE``; or a whole
             chain lacks entries or openings that the ledger does not state to have pruned.
     """
-    source = place.open()
+    source = location.open()
     states = StateStore(None)
     try:
         signed_note = source.checkpoint()
@@ -79,18 +80,20 @@ def make_evidence(
             raise ProofError(f"leaves do not hash to the root that the log signed at size {point.size}")
         whole = collected.choose_chains()
         collected.check(whole, replay)
-        seal = _leaf_at(source, point, point.size - 1)
+        seal = read_leaf(source, point.size - 1, point.size)
         evidence = Evidence(
             scope=scope if scope.chain else Scope(first=scope.first, last=min(scope.last, point.size - 1)),
             proof=HistoryProof(
                 checkpoint=signed_note,
                 consistency=(),
                 seal=seal,
-                seal_inclusion=_inclusion(source, point, point.size - 1, seal),
+                seal_inclusion=prove_inclusion(source, point, point.size - 1, merkle.leaf_hash(seal)),
                 chains=tuple(_prove_chain(tag, collected, replay) for tag in whole),
             ),
             entries=tuple(
-                SingleEntry(one.index, one.claim(), _inclusion(source, point, one.index, one.leaf))
+                SingleEntry(
+                    one.index, one.claim(), prove_inclusion(source, point, one.index, merkle.leaf_hash(one.leaf))
+                )
                 for one in collected.single
             ),
             keys=claimed_keys(log_verifier),
@@ -123,7 +126,7 @@ class _Entry:
     def statement(self) -> codec.Statement | None:
         if self.event is None or self.opening is None:
             return None
-        return history.open_statement(self.event, self.opening[:32], self.opening[32:])
+        return open_statement(self.event, self.opening)
 
 
 @dataclass(slots=True)
@@ -290,16 +293,3 @@ def _prove_chain(tag: bytes, collected: _Collected, replay: Replay) -> ChainProo
         first_seq=count - len(entries) + 1,
         entries=tuple(one.claim() for one in entries),
     )
-
-
-def _leaf_at(source: Source, point: Checkpoint, index: int) -> bytes:
-    n, at = divmod(index, tiles.TILE_WIDTH)
-    return read_leaves(source, n, width_of(n, point.size))[at]
-
-
-def _inclusion(source: Source, point: Checkpoint, index: int, leaf: bytes) -> tuple[bytes, ...]:
-    plan = tiles.plan_inclusion(index, point.size)
-    proof = tiles.prove_inclusion(index, point.size, read_tiles(source, plan, point.size))
-    # INVARIANT: a damaged tile is found now, not years later when the evidence is needed.
-    merkle.verify_inclusion(proof, index=index, size=point.size, leaf_hash=merkle.leaf_hash(leaf), root=point.root)
-    return tuple(proof)

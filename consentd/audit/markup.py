@@ -1,7 +1,7 @@
-"""Write the parts of a page: its frame, and text of a ledger as text that can be nothing else.
+"""Format the frame and the tables of a page, and text from a ledger as harmless HTML.
 
-Whoever writes into a ledger chooses names and justifications. They are escaped, shown apart from their surroundings in
-direction, and whatever would turn the text around or not show at all is written out by its number.
+The writers of a ledger choose names and justifications. Such text is escaped, its direction is isolated from the text
+around it, and invisible or direction-changing characters are replaced by their numbers.
 """
 
 import unicodedata
@@ -12,7 +12,7 @@ MAX_NAME = 80
 MAX_TEXT = 600
 _UNSHOWN = frozenset({"Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp"})
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-"""What the page may load: nothing. No text of a ledger becomes markup; were it to, it would still reach nowhere."""
+"""Content-Security-Policy: the page may load nothing, so that even an escaping mistake could not contact anybody."""
 _STYLE = """
 :root{color-scheme:only light}
 *{box-sizing:border-box}
@@ -54,7 +54,7 @@ footer{margin-top:40px;border-top:1px solid #dfe4ea;padding-top:12px;color:#5f6b
 
 
 def frame(title: str, main: str, foot: str) -> str:
-    """Return the whole page; *title* is text, the rest HTML."""
+    """Return the whole page. *title* is text; *main* and *foot* are HTML."""
     return (
         '<!doctype html><html lang="ko"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
@@ -65,16 +65,16 @@ def frame(title: str, main: str, foot: str) -> str:
 
 
 def plain(text: str, most: int) -> str:
-    """Return text of a ledger as something that shows: no control of direction or of the line, and not too long."""
-    kept = "".join(
+    """Return text without control and direction characters, and at most *most* characters of it."""
+    visible = "".join(
         " " if char in "\t\n\r" else f"⟨U+{ord(char):04X}⟩" if unicodedata.category(char) in _UNSHOWN else char
         for char in text[:most]
     )
-    return kept if len(text) <= most else f"{kept}… (+{len(text) - most:,})"
+    return visible if len(text) <= most else f"{visible}… (+{len(text) - most:,})"
 
 
 def show(text: str, most: int = 10_000) -> str:
-    """Return text of a ledger as HTML, apart from its surroundings in direction."""
+    """Return text from a ledger as HTML, with isolated direction."""
     return f"<bdi>{escape(plain(text, most))}</bdi>"
 
 
@@ -90,13 +90,13 @@ def table(
     numbers: Sequence[int],
     widths: Sequence[int] = (),
 ) -> str:
-    """Return a table that scrolls where it is wider than its page.
+    """Return a table, which scrolls if it is wider than the page.
 
     Args:
-        columns: names in Korean and English.
+        columns: Korean and English name of each column.
         rows: cells, HTML.
-        numbers: which columns are numbers.
-        widths: of each column, in percent; none: as wide as the text is.
+        numbers: indexes of the columns with numbers.
+        widths: of each column, in percent; empty: as wide as the text.
     """
     kinds = [' class="n"' if at in numbers else "" for at in range(len(columns))]
     styles = [f' style="width:{wide}%"' for wide in widths] or [""] * len(columns)
@@ -109,24 +109,24 @@ def table(
         for row in rows
     )
     fixed = ' class="fixed"' if widths else ""
-    # Focusable, so that who has no pointer can scroll it.
+    # The table can have the focus, so that it can be scrolled with the keyboard.
     whole = f"<table{fixed}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f'<div class="wide" tabindex="0">{whole}</div>'
 
 
 def numbers_of(what: str, columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> str:
-    """Return the numbers of a drawing as a table, for who cannot see it; opened by hand, and not printed."""
+    """Return the numbers of a drawing as a collapsed table, for readers who cannot see the drawing."""
     found = table(columns, rows, numbers=range(1, len(columns)))
     return f"<details><summary>표로 보기 · as a table: {escape(what)}</summary>{found}</details>"
 
 
 def more(count: int, listed: int) -> str:
-    """Say that only the first of a list are shown, where it is so."""
+    """Return a note that only the first *listed* of *count* are shown; empty if all are."""
     if count <= listed:
         return ""
     return f'<p class="muted">처음 {listed}건만 보임, 모두 {count:,}건 · the first {listed} of {count:,}</p>'
 
 
 def none() -> str:
-    """Say that there is nothing."""
+    """Return the note of an empty list."""
     return '<p class="muted">없음 · none</p>'

@@ -1,10 +1,10 @@
-"""Turn a summary into one HTML page: Korean and English side by side, no script, nothing loaded, made to be printed."""
+"""Format a summary of accesses as one HTML page in Korean and English, without scripts or other files."""
 
 from collections import Counter
 from datetime import UTC, datetime
 
 from consentd.audit import drawing, markup
-from consentd.audit.report import DAY_MS, HOUR_MS, Summary
+from consentd.audit.access_summary import DAY_MS, HOUR_MS, AccessSummary
 from consentd.core.checkpoint import Checkpoint
 from consentd.policy.dates import SEOUL
 
@@ -37,8 +37,8 @@ _REASONS = {
 _UNITS = {1: ("시간별", "by hour"), 6: ("6시간별", "by six hours"), 24: ("일별", "by day"), 168: ("주별", "by week")}
 
 
-def render(found: Summary, *, made_s: int) -> str:
-    """Return the page of a summary, made at *made_s*, POSIX seconds."""
+def render(found: AccessSummary, *, made_s: int) -> str:
+    """Return the page. *made_s* is the time that it shows as its own, POSIX seconds."""
     point = found.checkpoint
     body = "".join(
         (
@@ -47,7 +47,7 @@ def render(found: Summary, *, made_s: int) -> str:
             _over_time(found, found.by_organisation, found.names, "이용기관별 열람", "accesses by organisation"),
             _over_time(found, found.by_purpose, found.purposes, "이용 목적별 열람", "accesses by purpose"),
             _refusals(found),
-            _urgent(found),
+            _break_glass(found),
             _silence(found),
             _ribbon(found),
             _path(found),
@@ -60,12 +60,12 @@ def _foot(point: Checkpoint) -> str:
     return (
         f"<p>{markup.show(point.origin)} · 크기 size {point.size:,} · 루트 root <code>{point.root.hex()}</code></p>"
         "<p>이 보고서는 로그가 서명한 트리의 모든 항목에서 계산했다. 보고되지 않은 열람은 나타나지 않는다. · "
-        "Added up from every entry of a tree that the log signed. An access that nobody reported does not show."
+        "Counted from every entry of a tree that the log signed. An access that nobody reported is not in it."
         "</p>"
     )
 
 
-def _head(found: Summary, made_s: int) -> str:
+def _head(found: AccessSummary, made_s: int) -> str:
     made = datetime.fromtimestamp(made_s, UTC).astimezone(SEOUL)
     return (
         '<h1>동의 원장 감사 보고서<small lang="en">Consent ledger, audit report</small></h1>'
@@ -74,7 +74,7 @@ def _head(found: Summary, made_s: int) -> str:
     )
 
 
-def _facts(found: Summary) -> str:
+def _facts(found: AccessSummary) -> str:
     permitted = found.kinds["ACCESS"]
     refused = found.kinds["REFUSAL"]
     rows = (
@@ -82,14 +82,14 @@ def _facts(found: Summary) -> str:
         (found.persons, "등록된 사람", "persons enrolled"),
         (permitted, "허용된 열람", "accesses permitted"),
         (refused, "거절", "refusals"),
-        (found.urgent_count, "긴급 열람", "break-glass"),
+        (found.break_glass_count, "긴급 열람", "break-glass"),
         (found.seal_count, "체크포인트", "checkpoints"),
     )
     notes = []
     if found.closed:
         notes.append(
             f"열람·거절 {found.closed:,}건은 진술이 삭제되었거나 권한 밖이어서 아래에 나오지 않는다. · "
-            f"{found.closed:,} accesses and refusals are erased or outside the mandate, and do not show below."
+            f"{found.closed:,} accesses and refusals are not below: their statements are erased or outside the mandate."
         )
     if found.pruned:
         notes.append(
@@ -106,7 +106,7 @@ def _facts(found: Summary) -> str:
 
 
 def _over_time(
-    found: Summary, counts: Counter[tuple[int, str]], names: dict[str, tuple[str, str]], ko: str, en: str
+    found: AccessSummary, counts: Counter[tuple[int, str]], names: dict[str, tuple[str, str]], ko: str, en: str
 ) -> str:
     totals: Counter[str] = Counter()
     for (_, name), count in counts.items():
@@ -133,7 +133,7 @@ def _over_time(
     )
 
 
-def _refusals(found: Summary) -> str:
+def _refusals(found: AccessSummary) -> str:
     title = markup.heading("사유별 거절", "refusals by reason")
     rows = [(" · ".join(_REASONS.get(code, (code,))), count) for code, count in found.refusals.most_common(20)]
     if not rows:
@@ -144,9 +144,9 @@ def _refusals(found: Summary) -> str:
     return f"{title}<figure>{drawing.bars(rows, what=what)}</figure>{table}"
 
 
-def _urgent(found: Summary) -> str:
+def _break_glass(found: AccessSummary) -> str:
     title = markup.heading("긴급 열람", "break-glass")
-    if not found.urgent:
+    if not found.break_glass:
         return title + _nothing(found)
     rows = [
         (
@@ -157,17 +157,17 @@ def _urgent(found: Summary) -> str:
             _PERMITTED if one.permitted else _REFUSED,
             markup.show(one.justification, markup.MAX_TEXT),
         )
-        for one in found.urgent
+        for one in found.break_glass
     ]
     columns = (
         ("항목", "entry"), ("시각", "time"), ("이용기관", "who"), ("제공기관", "holder"), ("결과", "outcome"),
         ("사유", "justification"),
     )  # fmt: skip
     table = markup.table(columns, rows, numbers=(0, 1), widths=(8, 17, 22, 14, 12, 27))
-    return title + table + markup.more(found.urgent_count, len(found.urgent))
+    return title + table + markup.more(found.break_glass_count, len(found.break_glass))
 
 
-def _silence(found: Summary) -> str:
+def _silence(found: AccessSummary) -> str:
     title = markup.heading("공백과 시계", "gaps and clocks")
     rows = [(f"{gap.index:,}", _when(gap.time_ms - gap.length_ms), _length(gap.length_ms)) for gap in found.gaps]
     columns = (("다음 항목", "next entry"), ("시작", "from"), ("길이", "length"))
@@ -185,7 +185,7 @@ def _silence(found: Summary) -> str:
     )  # fmt: skip
 
 
-def _ribbon(found: Summary) -> str:
+def _ribbon(found: AccessSummary) -> str:
     gaps = [(gap.time_ms - gap.length_ms, gap.time_ms) for gap in found.gaps]
     drawn = drawing.ribbon(
         found.seals, size=found.checkpoint.size, start_ms=found.start_ms, end_ms=found.end_ms, gaps=gaps,
@@ -194,7 +194,7 @@ def _ribbon(found: Summary) -> str:
     return markup.heading("체크포인트", "checkpoints: how the signed tree grew") + f"<figure>{drawn}</figure>"
 
 
-def _path(found: Summary) -> str:
+def _path(found: AccessSummary) -> str:
     path, point = found.path, found.checkpoint
     if path is None:
         return ""
@@ -203,32 +203,32 @@ def _path(found: Summary) -> str:
     return (
         markup.heading(f"{path.index:,}번 항목에서 루트까지", f"from entry {path.index:,} to the root")
         + '<p class="muted">아래가 항목의 해시, 위가 로그가 서명한 루트. 옆의 해시들이 포함 증명이다. · '
-        "Below the entry's hash, above the root that the log signed; the hashes beside are the inclusion proof.</p>"
+        "The entry's hash is at the bottom, the root that the log signed at the top; the other hashes prove it.</p>"
         f"<figure>{drawn}</figure>"
     )
 
 
 def _name(names: dict[str, tuple[str, str]], key: str) -> str:
-    """Return what a participant or purpose calls itself; its id too, where another one is called the same."""
-    known = _called(names.get(key, ("", "")))
+    """Return the name of a participant or purpose, and its id too if another one has the same name."""
+    known = _joined(names.get(key, ("", "")))
     if not known:
         return markup.plain(key, markup.MAX_NAME)
-    is_shared = sum(_called(other) == known for other in names.values()) > 1
+    is_shared = sum(_joined(other) == known for other in names.values()) > 1
     return f"{known} [{markup.plain(key, markup.MAX_NAME)}]" if is_shared else known
 
 
-def _called(name: tuple[str, str]) -> str:
+def _joined(name: tuple[str, str]) -> str:
     return " · ".join(dict.fromkeys(markup.plain(part, markup.MAX_NAME) for part in name if part))
 
 
-def _nothing(found: Summary) -> str:
-    """Say that nothing is to be seen; where statements are not at hand, that is not the same as that nothing was."""
+def _nothing(found: AccessSummary) -> str:
+    """Return the note of an empty section. If statements are missing, it does not say that there was nothing."""
     if not found.closed:
         return markup.none()
-    return '<p class="muted">열린 진술에는 없음 · none among the statements at hand</p>'
+    return '<p class="muted">열린 진술에는 없음 · none among the available statements</p>'
 
 
-def _label(found: Summary, at: int) -> str:
+def _label(found: AccessSummary, at: int) -> str:
     moment = _moment(found.start_ms + at * found.unit_ms)
     if moment is None:
         return str(at)
@@ -241,7 +241,7 @@ def _when(time_ms: int) -> str:
 
 
 def _moment(time_ms: int) -> datetime | None:
-    """Return a time in Seoul; None: no calendar has it. A ledger may say any."""
+    """Return a time in Seoul; None: a leaf has a time that ``datetime`` cannot represent."""
     try:
         return datetime.fromtimestamp(time_ms / 1000, UTC).astimezone(SEOUL)
     except (OverflowError, ValueError, OSError):

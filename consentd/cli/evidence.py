@@ -185,8 +185,8 @@ def _find_tag(arguments: argparse.Namespace, location: "Location") -> bytes:
 
 def report(arguments: argparse.Namespace, out: Out) -> int:
     """Write the page."""
+    from consentd.audit.access_summary import summarise
     from consentd.audit.page import render
-    from consentd.audit.report import summarise
     from consentd.audit.sources import write_file
 
     if out.as_json and str(arguments.file) == "-":
@@ -213,6 +213,6 @@ def report(arguments: argparse.Namespace, out: Out) -> int:
             f"written: `{arguments.file}`, {permitted} accesses, {found.kinds['REFUSAL']} refusals",
         ),
         type="report", file=str(arguments.file), size=found.checkpoint.size, entries=found.entries, accesses=permitted,
-        refusals=dict(found.refusals), break_glass=found.urgent_count, gaps=found.gap_count, closed=found.closed,
+        refusals=dict(found.refusals), break_glass=found.break_glass_count, gaps=found.gap_count, closed=found.closed,
     )  # fmt: skip
     return DONE

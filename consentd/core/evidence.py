@@ -1,32 +1,14 @@
-"""Parse and format evidence: one file that holds ledger entries and everything that proves them.
+"""Parse and format evidence: one JSON file that contains ledger entries and everything that proves them.
 
-A saved history and an auditor's evidence are the same file. Source: evidence-format.md. It is one JSON object::
-
-    {"format": "consentd/evidence/v1",
-     "scope": {"tag": B64} or {"participant": TEXT} or {"first": N, "last": N},
-     "checkpoint": B64,                  the signed note, verbatim
-     "consistency": [B64 …],             from a checkpoint that the reader holds; empty in a file that stands alone
-     "seal": B64,                        the last leaf of the checkpoint's tree
-     "seal_inclusion": [B64 …],
-     "histories": [                      chains: the one that the scope names, then those of the authors' keys
-       {"tag": B64, "public_name": TEXT, "count": N, "head": B64, "map_proof": B64, "first_seq": N,
-        "entries": [{"leaf": B64, "opening": {"salt": B64, "statement": B64} or null} …]} …],
-     "entries": [                        single entries, in the order of their indexes
-       {"index": N, "leaf": B64, "opening": as above, "inclusion": [B64 …]} …],
-     "keys": [TEXT …],                   the log's verifier keys, as the maker of the file claims
-     "policy": TEXT}                     a witness policy, as the maker of the file claims; empty: none
-
-Nothing in a file is trusted. In particular the reader never verifies with ``keys`` or ``policy``: the reader pins its
-own. A file contains what the entries say about persons, so it is as confidential as the records.
-
-The format is strict, so that all readers accept the same files. ``parse_evidence`` lists what is refused.
+A saved history and an auditor's evidence are the same file. Source: evidence-format.md. Nothing in a file is trusted;
+``consentd.statements.evidence`` verifies it. The format is strict, so that all readers accept the same files.
 """
 
 import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from consentd.core import codec, merkle, note
 from consentd.core.history import ChainProof, HistoryEntry, HistoryProof
@@ -43,14 +25,11 @@ MAX_HASHES = 64
 """Most hashes of one proof."""
 
 _MAX_INTEGER = (1 << 53) - 1
-_FILE: Final = frozenset({
-    "format", "scope", "checkpoint", "consistency", "seal", "seal_inclusion", "histories", "entries", "keys", "policy",
-})  # fmt: skip
-_HISTORY: Final = frozenset({"tag", "public_name", "count", "head", "map_proof", "first_seq", "entries"})
-_ENTRY: Final = frozenset({"leaf", "opening"})
-_SINGLE: Final = frozenset({"index", "leaf", "opening", "inclusion"})
-_OPENING: Final = frozenset({"salt", "statement"})
-_SCOPES: Final = (frozenset({"tag"}), frozenset({"participant"}), frozenset({"first", "last"}))
+_FILE = "format scope checkpoint consistency seal seal_inclusion histories entries keys policy"
+_HISTORY = "tag public_name count head map_proof first_seq entries"
+_ENTRY = "leaf opening"
+_SINGLE = "index leaf opening inclusion"
+_OPENING = "salt statement"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # A whole string, or a bracket outside of strings. The string may lack its end: each character is read once.
 _STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.?[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
@@ -194,19 +173,19 @@ def parse_evidence(content: bytes) -> Evidence:
 
 
 def _scope(value: Any) -> Scope:
-    if not isinstance(value, dict) or value.keys() not in _SCOPES:
-        raise MalformedError("evidence has no scope of one kind: `tag`, `participant`, or `first` and `last`")
-    if "tag" in value:
-        tag = _bytes(value["tag"])
+    has = value if isinstance(value, dict) else {}
+    if "tag" in has:
+        tag = _bytes(_object(value, "tag")["tag"])
         if len(tag) != merkle.HASH_SIZE:
             raise MalformedError("evidence has a scope whose tag is not 32 bytes long")
         return Scope(tag=tag)
-    if "participant" in value:
-        participant = _text(value["participant"])
+    if "participant" in has:
+        participant = _text(_object(value, "participant")["participant"])
         if not participant:
             raise MalformedError("evidence has a scope of a participant without a name")
         return Scope(participant=participant)
-    scope = Scope(first=_integer(value["first"]), last=_integer(value["last"]))
+    fields = _object(value, "first last")
+    scope = Scope(first=_integer(fields["first"]), last=_integer(fields["last"]))
     if scope.last < scope.first:
         raise MalformedError("evidence has a scope whose last index is before its first")
     return scope
@@ -251,11 +230,7 @@ def _read_json(content: bytes) -> Any:
     _check_nesting(text)
     try:
         return json.loads(
-            text,
-            object_pairs_hook=_pairs,
-            parse_int=_parse_integer,
-            parse_float=_refuse_number,
-            parse_constant=_refuse_number,
+            text, object_pairs_hook=_pairs, parse_int=_parse_integer, parse_float=_refuse, parse_constant=_refuse
         )
     except ValueError as error:
         raise MalformedError("evidence is not JSON") from error
@@ -287,13 +262,13 @@ def _parse_integer(text: str) -> int:
     return int(text)
 
 
-def _refuse_number(text: str) -> Any:
+def _refuse(text: str) -> Any:
     raise MalformedError("evidence has a number that is not written as an integer in plain digits")
 
 
-def _object(value: Any, names: frozenset[str]) -> dict[str, Any]:
-    if not isinstance(value, dict) or value.keys() != names:
-        raise MalformedError(f"evidence lacks an object of exactly these names: `{' '.join(sorted(names))}`")
+def _object(value: Any, names: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or value.keys() != set(names.split()):
+        raise MalformedError(f"evidence lacks an object of exactly these names: `{names}`")
     return value
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from consentd.core import codec, merkle, tiles
+from consentd.core.checkpoint import Checkpoint
 from consentd.core.pruned import Pruned
 from consentd.errors import CorruptionError, MalformedError, NotFoundError, ProofError, StorageError
 from consentd.ledger import layout, reads, retention
@@ -108,6 +109,19 @@ def leaf_hashes(source: TileSource, n: int, leaves: Sequence[bytes]) -> list[byt
 def read_tiles(source: LeafSource, plan: Sequence[tiles.Coordinates], size: int) -> dict[tiles.Coordinates, bytes]:
     """Return the planned tiles, as wide as a tree of *size* leaves has them. Raises as ``LeafSource.tile``."""
     return {(level, n): source.tile(level, n, width_of(n, size >> (tiles.TILE_HEIGHT * level))) for level, n in plan}
+
+
+def prove_inclusion(source: LeafSource, point: Checkpoint, index: int, leaf_hash: bytes) -> tuple[bytes, ...]:
+    """Return the inclusion proof of a leaf, verified against the checkpoint, so that a damaged tile is found now.
+
+    Raises:
+        StorageError: a tile cannot be read.
+        ProofError: the tiles do not prove the leaf.
+    """
+    plan = tiles.plan_inclusion(index, point.size)
+    proof = tiles.prove_inclusion(index, point.size, read_tiles(source, plan, point.size))
+    merkle.verify_inclusion(proof, index=index, size=point.size, leaf_hash=leaf_hash, root=point.root)
+    return tuple(proof)
 
 
 def split_hashes(tile: bytes) -> list[bytes]:

@@ -1,8 +1,9 @@
-"""Add up what a ledger's accesses were: who, for what, when; what was refused and why; where it was silent.
+"""Count a ledger's accesses by organisation, purpose and time; its refusals by reason; and its silent times.
 
-One pass over the leaves and the openings at hand. What is kept grows with participants, purposes and intervals of time,
-not with entries: intervals are chosen from the first and the last leaf's time, break-glass and gaps are listed up to a
-bound and counted beyond it. Leaves are hashed on the way, and must be what the log signed.
+One pass reads the leaves and the available openings, hashes the leaves, and compares them with what the log signed.
+Memory grows with the number of participants, purposes and intervals, and not with the number of entries: the times of
+the first and the last leaf decide how long an interval is, and break-glass accesses and gaps are listed only up to a
+bound.
 """
 
 from collections import Counter
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from consentd.audit.sources import Location, Source
-from consentd.core import checkpoint, codec, merkle, tiles
+from consentd.core import checkpoint, codec, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import EntryKind, is_known
 from consentd.core.note import NoteVerifier
@@ -19,13 +20,13 @@ from consentd.statements import payloads
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 from consentd.verify.findings import Progress
-from consentd.verify.source import Opening, leaf_hashes, read_leaves, read_tiles, width_of
+from consentd.verify.source import Opening, leaf_hashes, prove_inclusion, read_leaves, width_of
 from consentd.verify.statements import open_statement
 
 MAX_LISTED = 200
-"""Most break-glass accesses, gaps or jumps that are listed; beyond, they are counted."""
+"""Most break-glass accesses, gaps or clock differences that are listed. Further ones are only counted."""
 MAX_SEALS = 2000
-"""Most marks of the ribbon; of more seals, evenly spread ones are kept."""
+"""Most seals that are drawn. Of more seals, every second, fourth … is drawn."""
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 _UNITS = (HOUR_MS, 6 * HOUR_MS, DAY_MS, 7 * DAY_MS, 28 * DAY_MS)
@@ -34,8 +35,8 @@ _SEOUL_MS = 9 * HOUR_MS  # Asia/Seoul has had no other offset since 1988
 
 
 @dataclass(frozen=True, slots=True)
-class Urgent:
-    """An access that broke the glass, or tried to."""
+class BreakGlass:
+    """A break-glass access, permitted or refused."""
 
     index: int
     time_ms: int
@@ -47,7 +48,7 @@ class Urgent:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Between the leaf at ``index`` - 1 and that at ``index`` the ledger was silent for ``length_ms``."""
+    """For ``length_ms`` before the leaf at ``index``, which is of ``time_ms``, the ledger wrote nothing."""
 
     index: int
     time_ms: int
@@ -56,7 +57,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class MerklePath:
-    """The Merkle path of one entry: its leaf hash, the siblings from the leaf up, and where the tree's size ends it."""
+    """The inclusion proof of one entry: its leaf hash, and the sibling hashes from the leaf up."""
 
     index: int
     leaf_hash: bytes
@@ -64,19 +65,23 @@ class MerklePath:
 
 
 @dataclass(slots=True)
-class Summary:
-    """What the page shows.
+class AccessSummary:
+    """Counts of a ledger's entries up to a checkpoint.
 
     Attributes:
-        unit_ms: length of an interval; ``start_ms``: where the first begins, in Asia/Seoul.
-        by_organisation, by_purpose: (interval, name) → accesses permitted.
-        refusals: by reason.
-        outcomes: by outcome of the decision.
-        names, purposes: Korean and English by participant id, by purpose code.
+        start_ms, end_ms: start of the first interval, which is a full hour or day in Asia/Seoul; time of the last leaf.
+        unit_ms: length of an interval.
+        gap_ms: silences that are longer than this count as gaps.
+        by_organisation, by_purpose: number of permitted accesses, by (number of the interval, id or code).
+        refusals: number of refusals by reason; a refusal may have several reasons.
+        outcomes: number of decisions by outcome.
+        kinds: number of entries by kind.
+        names, purposes: Korean and English name, by participant id and by purpose code.
+        break_glass, gaps: at most ``MAX_LISTED`` of each; ``…_count``: how many there are.
+        skewed: likewise, (index, difference in ms) of entries whose author's clock differs from the ledger's.
         seals: (index, time_ms), at most ``MAX_SEALS``; ``seal_count``: all.
-        skewed: entries whose author's clock was more than ``skew_ms`` from the ledger's.
-        closed: accesses and refusals whose statement is not at hand.
-        pruned: leaves that are not there any more, whatever they were.
+        closed: accesses and refusals whose statement is not available.
+        pruned: leaves that are pruned. They are in no other count.
     """
 
     checkpoint: Checkpoint
@@ -93,8 +98,8 @@ class Summary:
     kinds: Counter[str] = field(default_factory=Counter)
     names: dict[str, tuple[str, str]] = field(default_factory=dict)
     purposes: dict[str, tuple[str, str]] = field(default_factory=dict)
-    urgent: list[Urgent] = field(default_factory=list)
-    urgent_count: int = 0
+    break_glass: list[BreakGlass] = field(default_factory=list)
+    break_glass_count: int = 0
     gaps: list[Gap] = field(default_factory=list)
     gap_count: int = 0
     skewed: list[tuple[int, int]] = field(default_factory=list)
@@ -107,12 +112,12 @@ class Summary:
 
     @property
     def intervals(self) -> int:
-        """How many intervals there are."""
+        """The number of intervals."""
         return max(1, -(-(self.end_ms + 1 - self.start_ms) // self.unit_ms))
 
 
 def summarise(
-    place: Location,
+    location: Location,
     *,
     origin: str,
     log_verifier: NoteVerifier,
@@ -120,26 +125,27 @@ def summarise(
     gap_ms: int = HOUR_MS,
     skew_ms: int = 60_000,
     progress: Progress | None = None,
-) -> Summary:
-    """Add up the ledger at *place*, up to its latest checkpoint.
+) -> AccessSummary:
+    """Count the entries of the ledger at *location*, up to its latest checkpoint.
 
     Args:
-        index: of the entry whose Merkle path is drawn; None: the last but the seal.
-        gap_ms: a silence that is worth telling; *skew_ms*: an author's clock that is.
+        index: of the entry whose Merkle path is returned; None: the last one before the seal.
+        gap_ms: a silence that is longer than this is a gap.
+        skew_ms: a difference of clocks that is larger than this is listed.
 
     Raises:
-        StorageError: the place fails.
+        StorageError: the ledger cannot be read.
         VerificationError: the leaves are not what the log signed.
-        InvalidError: there is no such entry.
+        InvalidError: *index* is outside of the tree.
     """
-    source = place.open()
+    source = location.open()
     try:
         point, _ = checkpoint.open_checkpoint(source.checkpoint(), origin, log_verifier)
         index = max(0, point.size - 2) if index is None else index
         if not 0 <= index < point.size:
             raise InvalidError(f"index is not in the tree: `{index}` of `{point.size}`")
         found = _begin(source, point, gap_ms)
-        adding = _Adding(found, skew_ms)
+        counting = _Counting(found, skew_ms)
         edge = tiles.Edge()
         for n in range(-(-point.size // tiles.TILE_WIDTH)):
             leaves = read_leaves(source, n, width_of(n, point.size))
@@ -147,9 +153,9 @@ def summarise(
             openings = source.openings(n, leaves) or [None] * len(leaves)
             for at, (leaf, opening) in enumerate(zip(leaves, openings, strict=True), n * tiles.TILE_WIDTH):
                 if leaf:
-                    adding.add(at, codec.decode_leaf(leaf), opening)
+                    counting.add(at, codec.decode_leaf(leaf), opening)
                 else:
-                    adding.miss()
+                    counting.skip_pruned()
             if progress is not None:
                 progress(edge.size, point.size)
         if edge.root() != point.root:
@@ -160,51 +166,49 @@ def summarise(
         source.close()
 
 
-def _begin(source: Source, point: Checkpoint, gap_ms: int) -> Summary:
+def _begin(source: Source, point: Checkpoint, gap_ms: int) -> AccessSummary:
+    """Choose the intervals."""
     last = (point.size - 1) // tiles.TILE_WIDTH
     first_ms = codec.decode_leaf(read_leaves(source, 0, width_of(0, point.size))[0]).time_ms
     end_ms = codec.decode_leaf(read_leaves(source, last, width_of(last, point.size))[-1]).time_ms
-    # A ledger may say any time: there are never more than so many intervals.
+    # INVARIANT: there are at most _MAX_INTERVALS + 1 intervals, whatever times the ledger has.
     longest_ms = -(-(end_ms - first_ms) // (_MAX_INTERVALS * DAY_MS)) * DAY_MS
     unit_ms = next((unit for unit in _UNITS if (end_ms - first_ms) // unit < _MAX_INTERVALS), longest_ms)
     start_ms = (first_ms + _SEOUL_MS) // unit_ms * unit_ms - _SEOUL_MS
-    return Summary(checkpoint=point, start_ms=start_ms, end_ms=end_ms, unit_ms=unit_ms, gap_ms=gap_ms)
+    return AccessSummary(checkpoint=point, start_ms=start_ms, end_ms=end_ms, unit_ms=unit_ms, gap_ms=gap_ms)
 
 
 def _path(source: Source, point: Checkpoint, index: int) -> MerklePath:
-    plan = tiles.plan_inclusion(index, point.size)
-    proof = tiles.prove_inclusion(index, point.size, read_tiles(source, plan, point.size))
     n, at = divmod(index, tiles.TILE_WIDTH)
     leaf_hash = leaf_hashes(source, n, read_leaves(source, n, width_of(n, point.size)))[at]
-    merkle.verify_inclusion(proof, index=index, size=point.size, leaf_hash=leaf_hash, root=point.root)
-    return MerklePath(index, leaf_hash, tuple(proof))
+    return MerklePath(index, leaf_hash, prove_inclusion(source, point, index, leaf_hash))
 
 
-class _Adding:
-    """One pass under way. Owned by one thread."""
+class _Counting:
+    """Adds the leaves of one pass to a summary. Owned by one thread."""
 
-    def __init__(self, found: Summary, skew_ms: int) -> None:
+    def __init__(self, found: AccessSummary, skew_ms: int) -> None:
         self._found = found
         self._skew_ms = skew_ms
         self._last_ms = 0
-        self._is_behind_gap = False
-        self._step = 1  # every how many seals one is kept
+        self._is_after_pruned = False
+        self._step = 1  # Only every so many seals is in the list.
 
-    def miss(self) -> None:
-        """Pass over a pruned leaf."""
+    def skip_pruned(self) -> None:
+        """Count a pruned leaf."""
         self._found.pruned += 1
-        self._is_behind_gap = True
+        self._is_after_pruned = True
 
     def add(self, index: int, leaf: codec.Event | codec.Seal, opening: Opening) -> None:
         """Add one leaf."""
         found = self._found
         silence = leaf.time_ms - self._last_ms
-        # Where leaves are pruned nobody can tell whether it was silent.
-        if index and silence > found.gap_ms and not self._is_behind_gap:
+        # The time of a pruned leaf is unknown, so a silence after it is unknown too.
+        if index and silence > found.gap_ms and not self._is_after_pruned:
             found.gap_count += 1
             if len(found.gaps) < MAX_LISTED:
                 found.gaps.append(Gap(index, leaf.time_ms, silence))
-        self._last_ms, self._is_behind_gap = leaf.time_ms, False
+        self._last_ms, self._is_after_pruned = leaf.time_ms, False
         if isinstance(leaf, codec.Seal):
             self._add_seal(index, leaf.time_ms)
             return
@@ -214,13 +218,13 @@ class _Adding:
         if opening is None:
             found.closed += leaf.kind in (EntryKind.ACCESS, EntryKind.REFUSAL)
             return
-        made = open_statement(leaf, opening)
-        skew = made.author_time_ms - leaf.time_ms
+        statement = open_statement(leaf, opening)
+        skew = statement.author_time_ms - leaf.time_ms
         if abs(skew) > self._skew_ms:
             found.skew_count += 1
             if len(found.skewed) < MAX_LISTED:
                 found.skewed.append((index, skew))
-        self._add_statement(index, leaf, made.payload)
+        self._add_statement(index, leaf, statement.payload)
 
     def _add_seal(self, index: int, time_ms: int) -> None:
         found = self._found
@@ -264,14 +268,14 @@ class _Adding:
             found.by_purpose[interval, question.purpose] += 1
         for reason in {one.code for one in access.decision.reasons} if not permitted else ():
             name = _code(pb.ReasonCode, reason, "REASON_CODE_")
-            # What permitted one category of several is no reason for refusing them.
+            # A refusal also lists the reasons that permitted some of its categories.
             if not name.startswith("PERMITTED_"):
                 found.refusals[name] += 1
         if question.HasField("break_glass"):
-            found.urgent_count += 1
-            if len(found.urgent) < MAX_LISTED:
-                found.urgent.append(
-                    Urgent(
+            found.break_glass_count += 1
+            if len(found.break_glass) < MAX_LISTED:
+                found.break_glass.append(
+                    BreakGlass(
                         index, event.time_ms, organisation, question.holder, question.break_glass.justification,
                         permitted,
                     )
@@ -279,6 +283,6 @@ class _Adding:
 
 
 def _code(codes: Any, number: int, prefix: str) -> str:
-    """Return the name of an enum's number; of a later version's, the number."""
+    """Return the name of an enum value without *prefix*, or the number if this version does not know the value."""
     name: str = codes.Name(number) if number in codes.values() else f"CODE {number}"
     return name.removeprefix(prefix)
