@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from cases.daemons import Running
-from cases.http import get, latest, start_busy_daemon
+from cases.http_requests import get, latest, start_busy_daemon
 from consentd.core import tiles
 from consentd.server.http import conditional_response, entity_tag
 

@@ -9,7 +9,7 @@ import pytest
 
 from cases.audits import LOG, ORIGIN, Forge, make_forge
 from cases.daemons import Running
-from cases.http import start_busy_daemon
+from cases.http_requests import start_busy_daemon
 from consentd.audit.export import ExportReport, export
 from consentd.audit.live import LiveDaemon
 from consentd.audit.sources import ExportDirectory

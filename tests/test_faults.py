@@ -141,7 +141,7 @@ def test_no_fault_at_any_call_loses_what_was_acknowledged(
     plain: Outcome, template: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tried = spread(faults.points(plain.directory))
-    tally: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     failed: list[str] = []
 
     def attempt(numbered: tuple[int, tuple[Point, str]]) -> tuple[Point, str, Outcome]:
@@ -150,24 +150,24 @@ def test_no_fault_at_any_call_loses_what_was_acknowledged(
 
     with ThreadPoolExecutor(PROCESSES) as pool:
         for point, name, outcome in pool.map(attempt, enumerate(tried)):
-            tally["points"] += 1
-            tally["reached"] += outcome.reached
-            tally[name] += 1
+            counts["points"] += 1
+            counts["reached"] += outcome.reached
+            counts[name] += 1
             try:
                 assert outcome.ended or outcome.status == -9, outcome.talk
                 assert outcome.reached or not outcome.refused
                 # A disk that fails is not a ledger that contradicts itself.
-                assert not [told for told in outcome.refused if "UNAVAILABLE" not in told and "DENIED" not in told]
-                tally["created anew"] += recover(outcome)
-                tally["acknowledged"] += len(outcome.acknowledged)
-                tally["published"] += len(outcome.published)
+                assert not [code for code in outcome.refused if "UNAVAILABLE" not in code and "DENIED" not in code]
+                counts["created anew"] += recover(outcome)
+                counts["acknowledged"] += len(outcome.acknowledged)
+                counts["published"] += len(outcome.published)
             except Exception as error:  # noqa: BLE001  # all points are tried, and every failure is shown
                 failed.append(f"{point} {name}: {type(error).__name__}: {error}\n  {outcome.describe()}")
             shutil.rmtree(outcome.directory)
     with capsys.disabled():
-        print("\nfaults:", ", ".join(f"{count} {what}" for what, count in tally.items()))
+        print("\nfaults:", ", ".join(f"{count} {what}" for what, count in counts.items()))
     assert not failed, f"{len(failed)} failed:\n" + "\n".join(failed)
-    assert tally["reached"] > 0.8 * tally["points"]
+    assert counts["reached"] > 0.8 * counts["points"]
 
 
 @pytest.mark.slow
@@ -182,7 +182,7 @@ def test_a_table_whose_own_commit_failed_is_not_called_damaged(plain: Outcome, t
     outcome = faults.run(tmp_path / "run", template, point, "fails from then on")
     assert outcome.reached
     assert outcome.refused["UNAVAILABLE STORAGE"] > 5
-    assert not [told for told in outcome.refused if "DATA_LOSS" in told]
+    assert not [refused for refused in outcome.refused if "DATA_LOSS" in refused]
     assert not recover(outcome)
 
 
@@ -238,7 +238,7 @@ def test_a_log_that_lost_synced_bytes_is_refused_for_its_table_or_its_lock(
         # Refusing is one of two right answers.
         assert "ledger is smaller than its last signed checkpoint" in str(error)  # noqa: PT017
         return
-    # Only what no checkpoint ever covered is missing; its receipts prove it to whoever was told.
+    # Only entries that no checkpoint covered are missing. Their receipts prove the loss to those who have them.
     covered = min(running.check_ledger(), last_size(outcome))
     kept = {index: each for index, each in outcome.acknowledged.items() if index < covered}
     try:

@@ -55,7 +55,7 @@ def test_content_hash_is_of_the_content_alone() -> None:
 
 @dataclass
 class FakeWriter:
-    """A daemon that keeps consents by person, remembers request ids, and can be told to fail."""
+    """A daemon that keeps consents by person, remembers request ids, and can be made to fail."""
 
     consents: dict[SubjectReference, list[Consent]] = field(default_factory=dict)
     receipts: dict[bytes, str] = field(default_factory=dict)

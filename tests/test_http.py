@@ -13,7 +13,7 @@ import pytest
 from cases.certificates import make_authority, make_certificate
 from cases.daemons import Running, make_running, question, request_id, running_daemon
 from cases.fakes import FaultyStore
-from cases.http import SECRET, get, latest, start_busy_daemon
+from cases.http_requests import SECRET, get, latest, start_busy_daemon
 from consentd.core import codec, merkle, tiles
 from consentd.core.replay import Replay
 from consentd.errors import StorageError

@@ -66,7 +66,7 @@ def test_a_log_damaged_in_its_middle_is_refused_and_kept(cut: Running, name: str
 
 def test_a_vault_whose_last_record_is_torn_opens(cut: Running) -> None:
     log = log_of(cut.config.ledger.vault_dir)
-    # Of a person who was about to be enrolled: nobody was told.
+    # The record is of a person who was about to be enrolled: the write was acknowledged to nobody.
     log.write_bytes(log.read_bytes() + log.read_bytes()[-300:-20] + bytes(4_000))
     again = Running(cut.config, cut.tokens)
     try:

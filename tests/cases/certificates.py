@@ -32,7 +32,7 @@ class Certificate:
 
     @property
     def der_hash(self) -> str:
-        """What stands in the credentials file for it."""
+        """The hash of the certificate, as the credentials file has it."""
         return hashlib.sha256(self.certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
 
     def write(self, directory: Path) -> None:

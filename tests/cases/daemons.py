@@ -1,7 +1,7 @@
 """A real daemon for tests: embedded RocksDB and LMDB in a temporary directory, gRPC and HTTP on loopback."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,10 +83,12 @@ def request_id() -> bytes:
 class Running:
     """A daemon with a channel to it, and tokens for the operator and a few participants."""
 
-    def __init__(self, config: Config, tokens: dict[str, str], **daemon: Any) -> None:
+    def __init__(
+        self, config: Config, tokens: dict[str, str], *, make: Callable[..., Daemon] = Daemon, **options: Any
+    ) -> None:
         self.config = config
         self.tokens = tokens
-        self.daemon = Daemon(config, **daemon)
+        self.daemon = make(config, **options)
         self.daemon.start()
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.daemon.grpc_port}")
         self.registry = registry_service_pb2_grpc.RegistryServiceStub(self.channel)

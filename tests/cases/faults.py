@@ -1,13 +1,13 @@
-"""Make the disk fail under a daemon at one chosen call: a scripted run, traced, and its calls made to fail by strace.
+"""Make the disk fail under a daemon at one chosen system call, with strace.
 
-The run (``python tests/cases/faults.py DIRECTORY``) lives twice in one directory: a ledger is begun, participants,
-persons, consents, accesses, a withdrawal, seals; then it stops and opens again. It keeps a diary outside the daemon's
-files: what was acknowledged, what was refused, and each checkpoint before it is public. ``points`` lists the calls of
-a traced run that change the daemon's files, by file; ``run`` with one of them and a fault makes it fail, or kills
-there.
+A run (``python -m cases.faults DIRECTORY``) is a script that starts a daemon twice in one directory. The first time
+it begins a ledger and writes participants, persons, consents, accesses and a withdrawal; then it writes more.
+It keeps a diary outside the daemon's files: what was acknowledged, what was refused, and each checkpoint before
+it is public. ``points`` lists the calls of a traced run that change the daemon's files. ``run`` with one of these
+points and a fault makes that call fail, or kills the process there.
 
-strace counts calls per thread, so a point may be met by several threads. A file has one writer, but for the vault's,
-which any thread that serves may write: there a fault may come more than once, as it does in life.
+strace counts calls for each thread, so several threads may reach a point. Each file has one writer, except the vault's,
+which any thread that serves may write: there a fault may come more than once.
 """
 
 import json
@@ -28,10 +28,11 @@ import grpc
 from cases.daemons import RIGHTS, ROLES, Running, consent, make_config, question, reason_of, request_id
 from consentd.config import Config
 from consentd.cosigning.keyfiles import write_private
-from consentd.cosigning.publisher import Published
+from consentd.cosigning.publisher import Halt, ImmediatePublisher, Publish, Published, Publisher
 from consentd.errors import ConsentdError
-from consentd.sequencer.checkpoints import Checkpoints
-from consentd.server.keys import make_keys, make_token
+from consentd.ledger.ledger import Ledger
+from consentd.server.daemon import Daemon
+from consentd.server.keys import Keys, make_keys, make_token
 from consentd.service.auth import format_credential
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
@@ -48,7 +49,7 @@ FAULTS = {
 }
 LIMIT_S = 90
 EAGER, IDLE = 10, 60_000
-"""Checkpoint intervals in ms: a seal in most turns, and one at the opening and at the end only."""
+"""Checkpoint intervals in ms: a seal in most batches; one at the start and at the end only."""
 
 
 def prepare(directory: Path) -> dict[str, str]:
@@ -76,10 +77,11 @@ class Diary:
 
 
 def live(directory: Path, interval_ms: int, script: Callable[[Running, Diary], None], diary: Diary) -> None:
-    """Run a daemon for one script; an opening that fails is noted."""
+    """Run a daemon for one script; a start that fails is noted."""
     tokens = json.loads((directory / "tokens").read_text())
     try:
-        running = Running(make_config(directory, checkpoint_interval_ms=interval_ms), tokens)
+        config = make_config(directory, checkpoint_interval_ms=interval_ms)
+        running = Running(config, tokens, make=NotedDaemon, diary=diary)
     except ConsentdError as error:
         diary.note("unopened", error=type(error).__name__, text=str(error))
         return
@@ -92,7 +94,7 @@ def live(directory: Path, interval_ms: int, script: Callable[[Running, Diary], N
 
 
 def ask(diary: Diary, call: Any, request: Any, running: Running, who: str) -> Any:
-    """Make a call, note what came of it, and return the answer; None where there was none."""
+    """Make a call, note its result, and return the answer; None if it was refused."""
     try:
         answer = call(request, metadata=running.as_(who), timeout=30)
     except grpc.RpcError as error:
@@ -146,17 +148,34 @@ def write_accesses(running: Running, diary: Diary, people: list[pb.Subject]) -> 
     ask(diary, running.access.BatchAuthorizeAccesses, together, running, "app")
 
 
+class NotedPublisher(ImmediatePublisher):
+    """Notes each checkpoint before it is public, so that no checkpoint that a reader may have seen is missing."""
+
+    def __init__(self, diary: Diary) -> None:
+        self._diary = diary
+
+    def start(self, publish: Publish, halt: Halt) -> None:
+        def note_and_publish(published: Published) -> None:
+            self._diary.note("published", note=published.note.decode())
+            publish(published)
+
+        super().start(note_and_publish, halt)
+
+
+class NotedDaemon(Daemon):
+    """A daemon whose checkpoints are noted."""
+
+    def __init__(self, config: Config, *, diary: Diary) -> None:
+        super().__init__(config)
+        self._diary = diary
+
+    def _make_publisher(self, keys: Keys, ledger: Ledger) -> Publisher:
+        return NotedPublisher(self._diary)
+
+
 def main(directory: Path) -> None:
     """Live twice in *directory*."""
     diary = Diary(directory / "diary")
-    publish = Checkpoints._publish
-
-    def noted(checkpoints: Checkpoints, published: Published) -> None:
-        # Noted before the checkpoint is public, so that the diary has every checkpoint that a reader may have seen.
-        diary.note("published", note=published.note.decode())
-        publish(checkpoints, published)
-
-    Checkpoints._publish = noted  # type: ignore[method-assign]
     live(directory, EAGER, first_life, diary)
     live(directory, IDLE, second_life, diary)
     diary.note("ended")
@@ -176,7 +195,7 @@ class Point:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run's diary tells.
+    """What a run's diary has.
 
     Attributes:
         acknowledged: index → leaf hash.
@@ -234,7 +253,6 @@ def run(directory: Path, template: Path, point: Point | None = None, fault: str 
         trace += ["-P", str(data / point.path), "-e", "trace=" + ",".join(CALLS)]
         trace += ["-e", f"inject={point.call}:{FAULTS[fault].format(point.when)}"]
     done = subprocess.run(
-        # Run as a module: a script has its directory first on its path, where cases/http.py hides the standard http.
         [*trace, sys.executable, "-m", "cases.faults", str(directory)],
         env={**os.environ, "PYTHONPATH": python_path(), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
@@ -256,8 +274,8 @@ def run(directory: Path, template: Path, point: Point | None = None, fault: str 
                 outcome.unopened.append(f"{error}: {text}")
             case {"kind": "ended"}:
                 outcome.ended = True
-    told = (directory / "trace").read_text()
-    outcome.reached = "(INJECTED)" in told or "killed by SIGKILL" in told
+    trace_text = (directory / "trace").read_text()
+    outcome.reached = "(INJECTED)" in trace_text or "killed by SIGKILL" in trace_text
     return outcome
 
 
@@ -275,7 +293,7 @@ def read_trace(directory: Path) -> Iterator[tuple[str, str, str, str]]:
         path = Path(of_descriptor or named)
         if not path.is_relative_to(data) or (call == "openat" and "O_CREAT" not in rest):
             continue
-        # RocksDB's own log of its doings: nobody's record depends on it, and its lines are many.
+        # RocksDB's log for people: no record depends on it, and it has many lines.
         if path.name.startswith("LOG") and call not in ("openat", "rename"):
             continue
         yield thread, call, str(path.relative_to(data)), rest

@@ -1,4 +1,4 @@
-"""Witnesses to test with: a real HTTP server that answers as C2SP tlog-witness says, or as it is told; a log to cosign.
+"""Fake witnesses: real HTTP servers that answer as C2SP tlog-witness says, or as a script says; and a log to cosign.
 
 ``FakeWitness`` shares no code with the witness we serve; what it knows of trees it knows from ``core.merkle``.
 """
@@ -192,7 +192,7 @@ class Held:
 
 
 class WatchedGauge:
-    """A gauge that tells while it is at 0."""
+    """A gauge whose fall to 0 can be waited for."""
 
     def __init__(self, gauge: Gauge) -> None:
         self._gauge = gauge
@@ -234,7 +234,7 @@ def status(code: int, body: bytes = b"", kind: str = "text/plain") -> Script:
 
 
 class Log:
-    """A log of numbered leaves over a store in memory, that signs what it is told to."""
+    """A log of numbered leaves in memory, which signs its checkpoint whenever it grows."""
 
     def __init__(self, origin: str, seed: bytes, word: str = "leaf") -> None:
         self.signer = note.Signer(origin, ed25519.KeyPair(seed))
