@@ -15,7 +15,7 @@ import pytest
 
 from cases.audits import LOG, Forge, make_forge
 from cases.command_lines import CommandLine
-from cases.daemons import make_running, question
+from cases.daemons import config_text, make_running, question
 from consentd import cli
 from consentd.cli.out import Out
 from consentd.core import ed25519, note
@@ -189,19 +189,7 @@ def stopped(directory: Path) -> tuple[Path, Path, note.Verifier]:
     running = make_running(directory)
     running.stop()
     config = directory / "consentd.toml"
-    config.write_text(
-        f'''[ledger]
-origin = "{running.config.ledger.origin}"
-data_dir = "data"
-map_bits = 8
-[keys]
-log_key_file = "keys/log.key"
-statement_key_file = "keys/statement.key"
-vault_key_file = "keys/vault.key"
-[callers]
-credentials_file = "keys/credentials"
-'''
-    )
+    config.write_text(config_text())
     return config, running.config.ledger.store_dir, read_signing_key(running.config.keys.log_key_file).verifier
 
 

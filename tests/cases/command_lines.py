@@ -12,32 +12,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from cases.daemons import config_text
 from consentd import cli
 
 ROOT = Path(__file__).parents[2]
 OURS = ("CONSENTD_", "LC_", "LANG")
 """First parts of the environment variables that the command line reads."""
 
-TOML = """
-[ledger]
-origin = "consent.test/files"
-data_dir = "data"
-map_bits = 8
-block_cache_mb = 16
-checkpoint_interval_ms = 10
-[keys]
-log_key_file = "keys/log.key"
-statement_key_file = "keys/statement.key"
-vault_key_file = "keys/vault.key"
-[callers]
-credentials_file = "keys/credentials"
-[table]
-map_size_mb = 64
-[grpc]
-listen = "127.0.0.1:0"
-[http]
-listen = "127.0.0.1:0"
-"""
+TOML = config_text(origin="consent.test/files", checkpoint_interval_ms=10)
 """A daemon's configuration."""
 
 

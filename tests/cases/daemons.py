@@ -47,33 +47,35 @@ ROLES = {
 }
 
 
+def config_text(extra: str = "", *, origin: str = ORIGIN, **ledger: object) -> str:
+    """Return a daemon's configuration file; *ledger*: further keys of its section, *extra*: further sections."""
+    options = "\n".join(f"{key} = {value}" for key, value in ledger.items())
+    return f"""
+[ledger]
+origin = "{origin}"
+data_dir = "data"
+map_bits = 8
+block_cache_mb = 16
+{options}
+[keys]
+log_key_file = "keys/log.key"
+statement_key_file = "keys/statement.key"
+vault_key_file = "keys/vault.key"
+[callers]
+credentials_file = "keys/credentials"
+[table]
+map_size_mb = 256
+[grpc]
+listen = "127.0.0.1:0"
+[http]
+listen = "127.0.0.1:0"
+{extra}
+"""
+
+
 def make_config(directory: Path, extra: str = "", **ledger: object) -> Config:
     """Return a configuration for a daemon that lives in *directory*."""
-    options = "\n".join(f"{key} = {value}" for key, value in ledger.items())
-    return parse(
-        f"""
-        [ledger]
-        origin = "{ORIGIN}"
-        data_dir = "data"
-        map_bits = 8
-        block_cache_mb = 16
-        {options}
-        [keys]
-        log_key_file = "keys/log.key"
-        statement_key_file = "keys/statement.key"
-        vault_key_file = "keys/vault.key"
-        [callers]
-        credentials_file = "keys/credentials"
-        [table]
-        map_size_mb = 256
-        [grpc]
-        listen = "127.0.0.1:0"
-        [http]
-        listen = "127.0.0.1:0"
-        {extra}
-        """,
-        base_dir=directory,
-    )
+    return parse(config_text(extra, **ledger), base_dir=directory)
 
 
 def request_id() -> bytes:
