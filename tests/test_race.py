@@ -33,8 +33,9 @@ def _read(path: str, pipe: Connection) -> None:
             break
         tag, message = asked[:32], pb.Question.FromString(asked[32:])
         with table.read() as snapshot:
-            packed = pack_question(question_value(message), snapshot.codebook())
-            verdict = evaluate(snapshot.subject(tag), packed, snapshot.rules(), snapshot.heartbeat_ms())
+            registry = snapshot.registry()
+            packed = pack_question(question_value(message), registry.codebook)
+            verdict = evaluate(snapshot.subject(tag), packed, registry.rules, snapshot.heartbeat_ms())
         pipe.send_bytes(bytes([verdict.outcome, verdict.permitted != 0]))
     table.close()
 

@@ -85,7 +85,7 @@ def _shown(field: Any, value: Any) -> str:
 def _refused_grant(view: View, message: st.RefusalStatement) -> list[str]:
     """Check again why a consent was refused (PIPA Enforcement Decree 42-8)."""
     consent = values.consent_value(message.grant.consent)
-    again = check.check_consent(consent, view.codebook().vocabulary)
+    again = check.check_consent(consent, view.registry().codebook.vocabulary)
     found = []
     if values.to_enum(again) != message.reason:
         names = st.RefusalReason.DESCRIPTOR.values_by_number

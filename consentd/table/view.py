@@ -123,14 +123,6 @@ class View(ABC):
             CorruptionError: the table has no vocabulary or no rules.
         """
 
-    def codebook(self) -> Codebook:
-        """Return the codebook in force."""
-        return self.registry().codebook
-
-    def rules(self) -> CompiledRules:
-        """Return the compiled rules in force."""
-        return self.registry().rules
-
     def participant(self, participant_id: str) -> Participant | None:
         """Return a participant by its latest statement; None: there is none of this id."""
         return self.registry().participants.get(participant_id)

@@ -119,7 +119,8 @@ def decide(view: View, tag: bytes | None, question: model.Question, *, index: in
     Raises:
         InvalidError: the question cannot be answered: it names an unknown purpose, for example.
     """
-    codebook, rules = view.codebook(), view.rules()
+    registry = view.registry()
+    codebook, rules = registry.codebook, registry.rules
     packed = pack_question(question, codebook)
     if question.break_glass is not None and not _may_break_glass(view, question.actor.organisation):
         # An organisation without the right to break the glass is denied, whatever the person's consents permit.
