@@ -1,7 +1,7 @@
-"""Prune random ledgers: what must be kept is kept, the rest goes, and a crash anywhere loses nothing.
+"""Prune random ledgers: everything that must remain does, the rest is deleted, and a crash at any point loses nothing.
 
-What must be kept is found here once more, from the other end: for each moment since kept_from, what the evaluator had
-in view then, and who signed it.
+The tests determine what must remain in another way than ``retention``: for each moment since the time of the pruning,
+which consents the evaluator could read, and which keys signed them.
 """
 
 from itertools import pairwise
@@ -67,7 +67,7 @@ def check(case: PruningCase, before: Store, pruned: Pruned) -> None:
 def _in_view(
     case: PruningCase, chain: list[reads.StoredEntry], since_ms: int, stated: list[retention.StatedPruning]
 ) -> set[int]:
-    """Return which entries something since a time rests on: moment by moment, as the evaluator saw it."""
+    """Return the seqs of the entries on which anything since *since_ms* depends."""
     opened = {entry.event.seq: reads.open_entry(case.vault, entry) for entry in chain}
     statements = {seq: codec.decode_statement(found[1]) for seq, found in opened.items() if found is not None}
     grants = {

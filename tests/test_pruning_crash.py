@@ -147,7 +147,7 @@ def test_no_kill_in_a_pruning_loses_anything_and_the_next_call_finishes(old: Old
         for thread in (*writers, pruning):
             thread.start()
         assert pruning.started.wait(30)
-        # A real moment of a real run, from before it is stated to behind its end.
+        # Any moment of a real run, from before the pruning is stated until after its end.
         threading.Event().wait(moments.uniform(0.0, 0.3))
         process.kill()
         for thread in (*writers, pruning):
@@ -170,7 +170,7 @@ def test_no_kill_in_a_pruning_loses_anything_and_the_next_call_finishes(old: Old
             assert done.step == ls.PRUNE_STEP_DONE
             assert retention.is_finished(store)
             if stated and not was_finished:
-                # It goes on with what was stated, and states nothing new.
+                # It finishes the stated pruning, and states no other.
                 assert retention.read_stated_prunings(store) == (DAYS, stated)
                 assert (done.kept_from_time_ms, done.start_size) == (
                     stated[0].pruned.kept_from_ms, stated[0].pruned.start

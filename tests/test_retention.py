@@ -137,7 +137,7 @@ def test_a_consent_that_ended_goes_with_the_pruning_after_next(world: World) -> 
     tag = world.tag(anna)
     with world.services.table.read() as snapshot:
         assert snapshot.subject(tag) is not None
-    assert world.prune()[-1].stop_kind == EntryKind.GRANT  # decisions since then had it in view
+    assert world.prune()[-1].stop_kind == EntryKind.GRANT  # later decisions depended on it
     with world.services.table.read() as snapshot:
         assert snapshot.subject(tag) is None
     world.clock.advance(DAYS + 10)
@@ -208,9 +208,9 @@ def test_a_pruning_that_was_cut_short_is_finished_by_the_next_call(world: World)
     next(answer for answer in call if answer.step == ls.PRUNE_STEP_DELETING)
     call.cancel()
     services = world.services
-    assert services.pruning.acquire(timeout=30)  # whoever was cancelled lets go
+    assert services.pruning.acquire(timeout=30)  # the cancelled call releases it
     services.pruning.release()
-    # As if the daemon had been killed behind the first batch: what is to go is stated, none or some of it is gone.
+    # As if the daemon was killed after the first batch: the pruning is stated, and nothing or a part is deleted.
     state, was_finished = retention.read_pruned(services.ledger.store), retention.is_finished(services.ledger.store)
     assert state.start
     world.running.check_ledger()
@@ -242,9 +242,9 @@ def test_the_command_line_prunes_and_what_is_deleted_leaves_the_disk(
     assert cli.main(["prune", "--keep-from", "2999-01-01"]) == 2
     assert "choose an earlier time" in capsys.readouterr().err
     assert cli.main(["prune", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["statements"] > 400
-    assert told["leaves"] > 200
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["statements"] > 400
+    assert answer["leaves"] > 200
     monkeypatch.setenv("CONSENTD_TOKEN", world.running.tokens["app"])
     assert cli.main(["history", "mhid:SYN-000001", "--lang", "ko"]) == 0
     shown = capsys.readouterr()
@@ -254,8 +254,8 @@ def test_the_command_line_prunes_and_what_is_deleted_leaves_the_disk(
     left = dict(store.scan(b"c", b"d"))
     world.running.stop()
     assert cli.main(["compact", "--config", str(file), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["after"] <= told["before"]
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["after"] <= answer["before"]
     gone = [row for key, row in rows.items() if key not in left]
     assert len(gone) > 400
     assert not traces(gone, config.ledger.store_dir)
@@ -304,7 +304,7 @@ def test_an_auditor_verifies_what_is_left(world: World, tmp_path: Path) -> None:
         assert report.faults == ()
         assert (report.leaves_pruned > 400, report.statements_pruned > 0) == (True, True), again
         assert report.not_checked == {CLOSED: report.not_checked[CLOSED]}  # persons' statements: no mandate
-    # Who had verified a part before goes on from there, over the gap.
+    # A client that verified a part before continues from there, over the gap.
     assert verify(world, live(world), state_path=state).faults == ()
     exported = export(live(world, openings=False), rest, origin=ORIGIN, log_verifier=log_key)
     assert verify(world, ExportDirectory(rest)).faults == ()
@@ -356,16 +356,16 @@ def test_a_place_that_hides_more_than_the_ledger_states_is_found(world: World, t
     assert "seal counts" in hide(0, tiles.kept_path(0))
     enrol = reads.read_entry(store, world.tag(anna), 1).index
     assert "where its chain has `0` before it" in hide(enrol, tiles.kept_path(0))
-    # One behind the start.
+    # A leaf after the start.
     assert start >= 256
     size = tiles.TILE_WIDTH if (rest / tiles.entries_path(start // 256)).exists() else exported.checkpoint.size % 256
     assert "where nothing is pruned" in hide(start, tiles.entries_path(start // 256, size))
     # The claim itself, larger and smaller than what the ledger states.
     claim = rest / "pruned"
-    told = claim.read_bytes()
+    stated = claim.read_bytes()
     claim.write_bytes(format_pruned(Pruned(retention.read_pruned(store).kept_from_ms, start - 256)))
     assert verify(world, ExportDirectory(rest)).faults
-    claim.write_bytes(told)
+    claim.write_bytes(stated)
     assert verify(world, ExportDirectory(rest)).faults == ()
 
 

@@ -140,13 +140,13 @@ def test_a_batch_knows_its_size() -> None:
 def test_a_closed_store_says_so(store: Store) -> None:
     store.close()
     store.close()
-    with pytest.raises(StorageError, match="store is closed"):
+    with pytest.raises(StorageError):
         store.get(b"a")
-    with pytest.raises(StorageError, match="store is closed"):
+    with pytest.raises(StorageError):
         store.multi_get([b"a"])
-    with pytest.raises(StorageError, match="store is closed"):
+    with pytest.raises(StorageError):
         store.write(puts((b"a", b"1")))
-    with pytest.raises(StorageError, match="store is closed"):
+    with pytest.raises(StorageError):
         list(store.scan(b"", None))
 
 
@@ -254,7 +254,7 @@ def test_a_failed_write_stops_later_ones(persisted: bool) -> None:
 def test_failing_reads_fail_until_told_otherwise() -> None:
     store = FaultyStore()
     store.fail_reads()
-    with pytest.raises(StorageError, match="read failed"):
+    with pytest.raises(StorageError):
         store.get(b"a")
     store.fail_reads(False)
     assert store.get(b"a") is None
@@ -352,9 +352,9 @@ def test_a_torn_log_loses_its_last_batch_only(tmp_path: Path) -> None:
 
 def test_an_absent_store_is_not_made_unless_asked(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
-    with pytest.raises(StorageError, match="store not found"):
+    with pytest.raises(StorageError):
         RocksStore.open(missing, create=False)
-    with pytest.raises(StorageError, match="store not found"):
+    with pytest.raises(StorageError):
         RocksStore.open_read_only(missing)
     assert not missing.exists()
     (tmp_path / "file").touch()
@@ -405,12 +405,12 @@ def test_a_copy_is_a_store_of_its_own(rocks: RocksStore, tmp_path: Path) -> None
     rocks.write(numbered(5))
     rocks.copy(tmp_path / "copy")
     rocks.write(puts((b"later", b"1")))
-    with pytest.raises(StorageError, match="exists"):
+    with pytest.raises(StorageError):
         rocks.copy(tmp_path / "copy")
     copy = RocksStore.open(tmp_path / "copy", create=False)
     assert scanned(copy) == [b"%04d" % index for index in range(5)]
     copy.close()
-    with pytest.raises(StorageError, match="store in memory cannot be copied"):
+    with pytest.raises(StorageError):
         MemoryStore().copy(tmp_path / "none")
 
 
@@ -447,16 +447,16 @@ def test_a_damaged_table_is_corruption_not_a_short_answer(rocks: RocksStore, tmp
     table.write_bytes(damaged)
     store = RocksStore.open(tmp_path / "db")
     for reverse in (False, True):
-        with pytest.raises(CorruptionError, match="store is corrupt"):
+        with pytest.raises(CorruptionError):
             list(store.scan(b"", None, reverse=reverse))
-    with pytest.raises(CorruptionError, match="store is corrupt"):
+    with pytest.raises(CorruptionError):
         store.multi_get([b"%06d" % index for index in range(2000)])
     store.close()
     table.write_bytes(damaged[:-5000])
-    with pytest.raises(CorruptionError, match="store is corrupt"):
+    with pytest.raises(CorruptionError):
         RocksStore.open(tmp_path / "db")
     table.unlink()
-    with pytest.raises(CorruptionError, match="store is corrupt"):
+    with pytest.raises(CorruptionError):
         RocksStore.open(tmp_path / "db")
 
 

@@ -522,7 +522,7 @@ class LedgerCase:
         )
 
     def fsck(self, **options: Any) -> Report:
-        """Verify all files, everything included unless told otherwise."""
+        """Verify all files. *options* replace the arguments of ``verify_files``."""
         given: dict[str, Any] = {
             "origin": ORIGIN, "log_verifier": LOG.verifier, "last_signed_path": self.last_signed_path,
             "vault": self.vault, "table": self.table,

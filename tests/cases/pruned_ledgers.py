@@ -175,15 +175,15 @@ class World:
             self.running.authorize(question(subject))
 
     def fill(self, count: int) -> None:
-        """Have enough entries of somebody else that whole bundles lie behind what was before."""
+        """Write enough entries of another person that whole bundles follow the present entries."""
         other = self.running.enrol(f"SYN-{os.urandom(6).hex()}")
         given = self.running.grant(other)
         self.use(other, count)
         self.revoke(other, given)
-        self.settle()  # with a seal behind them, where a start may lie
+        self.settle()  # with a seal after them, where a start may be
 
     def outlive(self, times: int, fill: int = 400) -> pb.Subject:
-        """Have a consent come, be used and go, and much behind it, long ago; return whose it was."""
+        """Write a consent that is used and revoked, and many later entries, all long ago; return the person."""
         anna = self.running.enrol("SYN-000001")
         given = self.running.grant(anna)
         self.use(anna, times)
