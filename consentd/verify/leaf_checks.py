@@ -71,7 +71,9 @@ def check_run(source: LeafSource, tree: TreePoint, *, first: int, count: int) ->
             raise MalformedError(f"{error}: entries from `{start}`") from error
         run.leaves += leaves
         compare_tile(run, source, tree, n, leaves)
-        asked = [b"" if start + at in run.tree_hashes else leaf for at, leaf in enumerate(leaves)]
+        asked = leaves
+        if run.tree_hashes:
+            asked = [b"" if start + at in run.tree_hashes else leaf for at, leaf in enumerate(leaves)]
         if tree.kinds is not None:
             asked = [leaf if leaf and codec.kind_of(leaf) in tree.kinds else b"" for leaf in asked]
         try:
@@ -97,13 +99,14 @@ def compare_tile(run: CheckedRun, source: LeafSource, tree: TreePoint, n: int, l
     """
     start, size = n * tiles.TILE_WIDTH, merkle.HASH_SIZE
     tile = source.tile(0, n, len(leaves))
+    hashes = [merkle.leaf_hash(leaf) if leaf else b"" for leaf in leaves]
+    if tile and tile == b"".join(hashes):
+        return
     in_tile = split_hashes(tile)[: len(leaves)]
     in_tile += [b""] * (len(leaves) - len(in_tile))
-    hashes = [
-        merkle.leaf_hash(leaf) if leaf else in_tree.ljust(size, b"\0")
-        for leaf, in_tree in zip(leaves, in_tile, strict=True)
-    ]
-    run.tree_hashes.update((start + at, hashes[at]) for at, leaf in enumerate(leaves) if not leaf)
+    for at, leaf in enumerate(leaves):
+        if not leaf:
+            hashes[at] = run.tree_hashes[start + at] = in_tile[at].ljust(size, b"\0")
     if tile == b"".join(hashes):
         return
     if not tile:

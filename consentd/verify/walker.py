@@ -105,11 +105,11 @@ class Walker:
         for index, what in run.faults:
             faults.setdefault(index, []).append(what)
         events: list[tuple[int, codec.Event]] = []
-        for index, leaf in enumerate(run.leaves, run.start):
-            if index < self.replay.size:
-                continue
-            for what in faults.get(index, ()):
-                self.found.add(index, what)
+        first = max(run.start, self.replay.size)
+        for index, leaf in enumerate(run.leaves[first - run.start :], first):
+            if index in faults:
+                for what in faults[index]:
+                    self.found.add(index, what)
             if index in run.tree_hashes:
                 self._pass_over(index, leaf, run.tree_hashes[index])
                 continue
@@ -205,15 +205,16 @@ class Walker:
                 self._miss_statement(index, event, has_openings=run.has_openings)
             return
         stated = signed.stated
+        if stated is not None and stated.has_unknown_fields:
+            self.found.not_checked(reasons.UNKNOWN_FIELDS)
         try:
-            if stated is not None and stated.has_unknown_fields:
-                self.found.not_checked(reasons.UNKNOWN_FIELDS)
             if not self.authors.verify(event, signed):
                 self.found.not_checked(reasons.KEY_UNKNOWN)
                 return
             self.found.statements_opened += 1
             # Every person's chain starts with ENROL. A caller who may read no person's statements gets none of them.
-            self.facts.sees_persons |= event.kind == EntryKind.ENROL
+            if event.kind == EntryKind.ENROL:
+                self.facts.sees_persons = True
             if event.tag == codec.LEDGER_TAG and stated is not None and not stated.has_unknown_fields:
                 self._verify_ledger_entry(index, event, stated)
         except VerificationError as error:
