@@ -313,16 +313,33 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+def run_alone(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run an audit verb where the server's parts are not installed."""
+    root = Path(__file__).parents[1]
+    return subprocess.run(
+        [sys.executable, "-I", "-c", _ALONE, str(root), "audit", *arguments],
+        capture_output=True, text=True, check=False, cwd=directory, env={"PATH": os.environ["PATH"]},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_base_install_audits_an_export(place: Any, tmp_path: Path) -> None:
+    pins = ("--statements", str(place.statements), "--log-key", VKEY)
+    export = str(place.directory)
+    for verb in (
+        ("verify", export, "--jobs", "1"), ("evidence", "b.json", "--from", export, "--chain", "ledger"),
+        ("report", "page.html", "--from", export),
+    ):  # fmt: skip
+        done = run_alone(tmp_path, *verb, *pins)
+        assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 def test_a_base_install_checks_it(place: ExportDirectory, person: bytes, tmp_path: Path) -> None:
     make(place, tmp_path / "b.json", tag=person)
-    root = Path(__file__).parents[1]
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-I", "-c", _ALONE, str(root), "audit", "check-evidence", *arguments],
-            capture_output=True, text=True, check=False, cwd=tmp_path, env={"PATH": os.environ["PATH"]},
-        )
+        return run_alone(tmp_path, "check-evidence", *arguments)
 
     done = run("b.json", "--log-key", VKEY, "--json")
     assert done.returncode == 0, done.stderr

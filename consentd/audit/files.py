@@ -8,7 +8,7 @@ from consentd.files import read_file_if_exists
 from consentd.ledger.vault import Vault, check_identifier
 from consentd.store import Store
 from consentd.store.rocks import RocksStore
-from consentd.verify.source import StoreSource
+from consentd.verify.store_source import StoreSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,8 +30,9 @@ from consentd.verify import stored_rows as rows
 from consentd.verify import table_compare
 from consentd.verify.findings import NO_TABLE, Fault, Findings, Report, TooManyFaults
 from consentd.verify.leaf_checks import RUN, TreePoint, check_run
-from consentd.verify.source import Opening, StoreSource
+from consentd.verify.source import Opening
 from consentd.verify.statements import Authors
+from consentd.verify.store_source import StoreSource
 from consentd.verify.stored_rows import Gap
 from consentd.verify.walker import Expected, Walker
 

@@ -1,0 +1,80 @@
+"""Read a ledger's store for a verification, without the daemon.
+
+This is a module of its own because it needs the server's parts. An auditor verifies an export without them.
+"""
+
+from collections.abc import Sequence
+
+from consentd.core import codec, merkle, tiles
+from consentd.core.pruned import Pruned
+from consentd.errors import CorruptionError, MalformedError, NotFoundError
+from consentd.ledger import layout, reads, retention
+from consentd.ledger.vault import Vault
+from consentd.store import Store
+from consentd.verify.source import Opening
+
+
+class StoreSource:
+    """A ledger's store, read without its daemon."""
+
+    def __init__(self, store: Store, vault: Vault | None) -> None:
+        """Read *store*; without *vault*, statements of persons stay closed."""
+        self.store, self.vault = store, vault
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is a vault."""
+        return self.vault is not None
+
+    def pruned(self) -> Pruned:
+        """Return the row that says what is pruned. Raises as ``retention.read_pruned``."""
+        return retention.read_pruned(self.store)
+
+    def leaves(self, n: int, width: int) -> list[bytes]:
+        """Return leaves.
+
+        Raises:
+            CorruptionError: one is missing where nothing is pruned.
+        """
+        start = n * tiles.TILE_WIDTH
+        is_pruned = start < retention.read_pruned(self.store).minimum
+        read = reads.read_leaves_with_gaps if is_pruned else reads.read_leaves
+        return read(self.store, start, start + width)
+
+    def tile(self, level: int, n: int, width: int) -> bytes:
+        """Return a tile's first *width* hashes; b"" for a missing tile."""
+        return (self.store.get(layout.tile_key(level, n)) or b"")[: merkle.HASH_SIZE * width]
+
+    def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
+        """Return openings: always those of public chains, with the vault also those of persons."""
+        events = [_decode(leaf) for leaf in leaves]
+        keys = [layout.statement_key(event.tag, event.seq) for event in events if event is not None]
+        rows = iter(self._rows(keys))
+        return [None if event is None else self._open(event, next(rows)) for event in events]
+
+    def _rows(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return self.store.multi_get(keys)
+
+    def _open(self, event: codec.Event, row: bytes | None) -> Opening:
+        if row is None:
+            return None
+        if row[:1] == bytes((layout.PLAINTEXT,)):
+            return row[1:]
+        if self.vault is None:
+            return None if row else b""
+        try:
+            salt, statement = self.vault.decrypt(event, row)
+        except NotFoundError:
+            return None
+        except CorruptionError:
+            return b""
+        return salt + statement
+
+
+def _decode(leaf: bytes) -> codec.Event | None:
+    """Decode an event; None for a seal, and for a leaf that does not decode, which the replay names."""
+    try:
+        decoded = codec.decode_leaf(leaf) if leaf else None
+    except MalformedError:
+        return None
+    return decoded if isinstance(decoded, codec.Event) else None
