@@ -223,7 +223,7 @@ def test_the_search_stops_at_the_hundredth_fault(case: LedgerCase) -> None:
 
 
 def test_one_damaged_leaf_is_one_fault_and_no_more(case: LedgerCase) -> None:
-    """Where the damage hits only the commitment, every other leaf, seal and row is still held against the rest."""
+    """Where the damage hits only the commitment, every other leaf, seal and row is still compared with the rest."""
     index = next(index for index, leaf in enumerate(leaves_of(case)) if leaf[1] == EntryKind.GRANT)
     case.edit(layout.leaf_key(index), flip(100))
     report = case.fsck()

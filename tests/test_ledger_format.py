@@ -1,6 +1,6 @@
 """The worked example of proto/ledger-format.md: every byte it shows is computed again, and none goes unchecked.
 
-The example's inputs are its payloads, which stand in the text, and what ``World`` fixes: seeds, salts, times. All else
+The example's inputs are its payloads, which the text has, and what ``World`` fixes: seeds, salts, times. All else
 follows by the core alone, so whoever writes a verifier in another language can go the same way. The tables of the
 text (kinds, offsets, prefixes) are held to the code too.
 """
@@ -120,10 +120,10 @@ class World:
         )
 
     def _fill_map(self) -> None:
-        for tag, standing in self.heads.items():
+        for tag, head in self.heads.items():
             key = codec.map_key(tag)
             place = bucketed.bucket_of(key, 1)
-            self.buckets[place] = bucketed.bucket_update(self.buckets[place], {key: codec.map_value(tag, *standing)})
+            self.buckets[place] = bucketed.bucket_update(self.buckets[place], {key: codec.map_value(tag, *head)})
             root = bucketed.bucket_root(self.buckets[place], 1)
             assert root is not None
             self.map.set(place, root)
@@ -321,8 +321,8 @@ def test_the_proofs_of_the_example_verify() -> None:
     merkle.verify_consistency(
         hashes(value["consistency from 4"]), size1=4, root1=first.root(), size2=SIZE, root2=root
     )
-    key, standing = value["map key of the person"], value["map value of the person"]
-    patricia.verify_presence(value["map root"], key, standing, value["map proof of the person"])
+    key, map_value = value["map key of the person"], value["map value of the person"]
+    patricia.verify_presence(value["map root"], key, map_value, value["map proof of the person"])
     stranger, absent = value["map key of the stranger"], value["map proof of the stranger"]
     patricia.verify_absence(value["map root"], stranger, absent)
     with pytest.raises(ProofError):

@@ -52,7 +52,7 @@ def test_a_flipped_bit_in_any_kind_of_row_is_found_and_named(case: LedgerCase, k
     for number, (key, row) in enumerate(some(case.store, kind)):
         at = random.Random(number).randrange(len(row))
         if kind == "q":
-            # Another entry of the same millisecond, or other content, can be held against nothing: RocksDB's own
+            # Another entry of the same millisecond, or other content, cannot be compared with anything: RocksDB's own
             # checksums cover the bytes.
             at = (0, 3, 5, 9, 15)[number]
         found = damaged(case, case.store, key, flip(at, 1 << number % 8)(row))
@@ -120,12 +120,12 @@ def test_damage_in_the_table_is_found(case: LedgerCase, kind: str) -> None:
     assert table is not None
 
     def put(key: bytes, value: bytes | None) -> None:
-        with table.begin() as turn:
+        with table.begin() as batch:
             if value is None:
-                turn._txn.delete(key)
+                batch._txn.delete(key)
             else:
-                turn._txn.put(key, value)
-            turn._txn.commit()
+                batch._txn.put(key, value)
+            batch._txn.commit()
 
     with table.read() as snapshot:
         rows = [(key, value) for key, value in snapshot.rows() if key[:1] == kind.encode() and value]

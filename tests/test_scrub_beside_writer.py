@@ -30,14 +30,14 @@ class Beside:
     def __init__(self, case: LedgerCase, *, passes: int = 1, piece: int = 16) -> None:
         self._case, self._passes, self._piece = case, passes, piece
         self._turn, self._back = threading.Semaphore(0), threading.Semaphore(0)
-        self._calls = False  # it waits for the turn to end, and must not be waited for
+        self._calls = False  # it waits for the batch to end, and must not be waited for
         self.is_done = False
         self.windows = self.suspicions = 0
         self.faults: list[Fault] = []
         self.thread = threading.Thread(target=self._run)
 
     def window(self) -> None:
-        """Let it look. Called by the sequencer's thread, wherever a turn is half done."""
+        """Let it look. Called by the sequencer's thread, wherever a batch is half done."""
         if self.thread.ident is not None and not self.is_done and not self._calls:
             self.windows += 1
             self._turn.release()
@@ -87,16 +87,16 @@ class HookedTable(Table):
     after_read: Callable[[], None] | None = None
 
     def begin(self) -> TableTransaction:
-        turn = super().begin()
-        commit = turn.commit
+        batch = super().begin()
+        commit = batch.commit
 
         def hooked(size: int, root: bytes, wall_ms: int) -> None:
             if self.before_commit is not None:
                 self.before_commit()
             commit(size, root, wall_ms)
 
-        turn.commit = hooked  # type: ignore[method-assign]
-        return turn
+        batch.commit = hooked  # type: ignore[method-assign]
+        return batch
 
     def read(self) -> Snapshot:
         snapshot = super().read()
@@ -121,7 +121,7 @@ def carry_on(case: LedgerCase, number: int) -> None:
 
 @pytest.mark.parametrize(("piece", "passes"), [(1, 1), (7, 6), (10**6, 30)])
 def test_what_is_half_done_is_no_damage(tmp_path: Path, piece: int, passes: int) -> None:
-    """Between its batch, the map in memory, the state and the table a turn has steps; a scrub sees all of them."""
+    """Between its batch, the map in memory, the state and the table a batch has steps; a scrub sees all of them."""
     store = HookedStore()
     case = LedgerCase(tmp_path, store=store, table_type=HookedTable)
     case.fill(3)

@@ -1,7 +1,7 @@
 """A ledger made leaf by leaf, as large as a test wants it and as wrong: an operator who signs whatever he has made.
 
-``Forge`` appends entries with the decisions that they ought to record, written out by hand, and can be told to lie at
-one place; whatever it made, the tree is right and the checkpoint is signed. It takes 50 µs an entry.
+``Forge`` appends entries with the decisions that they ought to record, written out by hand, and can make one
+wrong entry on request. Whatever it makes, the tree is right and the checkpoint is signed. It takes 50 µs an entry.
 """
 
 import copy

@@ -2,7 +2,7 @@
 
 The compiled evaluator has to agree with ``decide`` on everything. What the rules leave to a reader is settled here:
 
-* Each node is held against the question by its own effective attributes, whether or not its parent
+* Each node is compared with the question by its own effective attributes, whether or not its parent
   matches: what a child states *replaces* its parent's, only periods intersect (rule 2). So a permit for
   TREAT may hold one for BTG, as IHE PCF's examples do.
 * Labels, resources and data period are the *extent* of what is asked for. A permit matches when all of
@@ -62,7 +62,7 @@ def effective(node: Provision, parent: Provision | None) -> Provision:
 
 
 class Asked:
-    """One question at one instant, held against nodes; collects what `valid_until` is made of."""
+    """One question at one instant, compared with nodes; collects the instants for `valid_until`."""
 
     def __init__(self, question: Question, vocabulary: Vocabulary, groups: Mapping[str, set[str]], now_ms: int) -> None:
         self.question, self.vocabulary, self.groups, self.now_ms = question, vocabulary, groups, now_ms
@@ -159,7 +159,7 @@ def decide_leaf(
     """Walk the layers for one leaf category (rule 1); the first that decides, or cannot tell, ends it."""
     layers: dict[Layer, list[tuple[object, Reason]]] = {layer: [] for layer in Layer}
 
-    def say(layer: Layer, value: object, consent: tuple[int, int, int] = (0, 0, 0), path: str = "") -> None:
+    def add(layer: Layer, value: object, consent: tuple[int, int, int] = (0, 0, 0), path: str = "") -> None:
         if value is UNKNOWN:
             layers[layer].append((value, Reason(ReasonCode.UNREADABLE_CONSENT, None, *consent)))
         elif isinstance(value, Effect):
@@ -170,7 +170,7 @@ def decide_leaf(
         (Layer.BREAK_GLASS, "break_glass", rules.break_glass if asked.question.purpose == "BTG" else ()),
     ):
         for index, provision in enumerate(provisions):
-            say(layer, asked.value(provision, leaf, False)[0], path=f"{name}[{index}]")
+            add(layer, asked.value(provision, leaf, False)[0], path=f"{name}[{index}]")
     newest = {s.lineage: s for s in sorted(consents, key=lambda s: s.version)}  # rule 3: the highest version alone
     selected = False
     for stored in sorted(newest.values(), key=lambda s: s.lineage, reverse=rules.combining in ORDERED):
@@ -179,15 +179,15 @@ def decide_leaf(
         if stored.readable:
             value, paths = asked.value(consent.root, leaf, stored.paused)
             for path in paths:
-                say(layer, value, ids, path)
+                add(layer, value, ids, path)
         elif asked.participants(replace(consent.root, effect=DENY)) and asked.in_time(consent.root):
-            say(layer, UNKNOWN, ids)
+            add(layer, UNKNOWN, ids)
         if consent.policy is not None and asked.in_time(consent.root):
             selected = True
             policy = asked.policy(consent.policy, leaf, selected=True)
-            say(Layer.IMPLICIT, None if stored.paused and policy is PERMIT else policy, ids)
+            add(Layer.IMPLICIT, None if stored.paused and policy is PERMIT else policy, ids)
     if not selected:
-        say(Layer.IMPLICIT, asked.policy(rules.implicit_policy, leaf, selected=False))
+        add(Layer.IMPLICIT, asked.policy(rules.implicit_policy, leaf, selected=False))
     for layer in Layer:
         combining = rules.combining if layer is Layer.CONSENT else Combining.DENY_OVERRIDES
         verdict = combine({said for said, _ in layers[layer]}, combining)

@@ -31,7 +31,7 @@ SUBJECT = Subject(scheme="mhid", value="MH-1")
 
 
 class Small:
-    """A ledger in a list: whatever stands in it is sealed, signed and proven as a daemon would."""
+    """A ledger in a list, which seals, signs and proves its entries as a daemon does."""
 
     def __init__(self, **stated: Any) -> None:
         self.leaves: list[bytes] = []

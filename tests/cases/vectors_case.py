@@ -91,7 +91,7 @@ def evidence_vector(name: str, want: str, document: Any, **under: Any) -> Vector
 
 
 def verdict(vector: Vector) -> str:
-    """Return what our own verifier says; ``untold`` where all is proven, but not all could be told."""
+    """Return the verdict of our own verifier; ``untold`` if all is proven, but something is undetermined."""
     try:
         is_told = _VERIFY[vector.kind](vector)
     except MalformedError:

@@ -330,7 +330,7 @@ def swapped(files: dict[str, Document]) -> Iterator[Vector]:
 
 
 def cosigned(document: Document) -> Iterator[Vector]:
-    """Yield evidence under policies, and policies under which nothing can be told."""
+    """Yield evidence under policies, and policies that are no policies."""
     opened = note.parse_note(base64.b64decode(document["checkpoint"]))
     seal_s = codec.decode_leaf(base64.b64decode(document["seal"])).time_ms // 1000
 

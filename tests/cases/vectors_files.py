@@ -11,7 +11,7 @@ from cases.vectors_case import Document, Vector, b64, encode, history_vector
 
 DEEP = b"[" * 3000 + b"]" * 3000
 Place = tuple[str | int, ...]
-"""Where a value stands in a document: names and numbers, from the top."""
+"""The path of a value in a document: names and numbers, from the top."""
 
 
 def set_at(document: Document, place: Place, value: Any) -> Document:

@@ -13,7 +13,7 @@ from consentd.core.pruned import DAY_MS
 from consentd.v1 import statement_pb2 as st
 
 
-def terms() -> Iterator[Vector]:
+def key_validities() -> Iterator[Vector]:
     """Yield all of them."""
     yield from in_any_order()
     yield from news()

@@ -1,4 +1,4 @@
-"""Witness policies: files that are one, files that are none, and a checkpoint held against each."""
+"""Witness policies: files that are valid, files that are not, and a checkpoint checked against each."""
 
 import base64
 import hashlib

@@ -74,12 +74,12 @@ def other_chains(vector: Callable[..., Vector]) -> Iterator[Vector]:
     def beside() -> Forge:
         return base().add(OTHER, EntryKind.ENROL, DAEMON).add(ME, EntryKind.GRANT, CITIZEN)
 
-    for name, standing in (
+    for name, stated in (
         ("a count too low", (0, b"")), ("a count too high", (2, None)), ("another head", (1, b"\1" * 32)),
         ("a head of zeros", (1, bytes(32))),
     ):  # fmt: skip
         forge = beside()
-        count, head = standing
+        count, head = stated
         whole = codec.chain_hash(forge.chains[OTHER][-1].leaf)
         forge.heads[OTHER] = (count, whole if head is None else head)
         document = to_document(forge.proof(ME))
@@ -109,14 +109,14 @@ def forged_seals(vector: Callable[..., Vector]) -> Iterator[Vector]:
     yield vector("seal: not the last leaf", "proof", base(after=[b"more"]))
     covered = base(after=[b"more"], seal=lambda s: replace(s, covers=s.covers + 1))
     yield vector("seal: not the last leaf, covers as if it were", "proof", covered)
-    for name, want, standing in (
+    for name, want, stated in (
         ("a count too low", "proof", lambda count, head: (count - 1, head)),
         ("a count too high", "proof", lambda count, head: (count + 1, head)),
         ("another head", "proof", lambda count, head: (count, flip(0)(head))),
     ):
         forge = base()
         chain = forge.chains[ME]
-        forge.heads[ME] = standing(len(chain), codec.chain_hash(chain[-1].leaf))
+        forge.heads[ME] = stated(len(chain), codec.chain_hash(chain[-1].leaf))
         yield vector(f"map: {name}", want, forge)
     hidden = base()
     chain = hidden.chains[ME]

@@ -16,7 +16,7 @@ from cases.vectors_case import Vector, b64, read_evidence, verdict
 from cases.vectors_evidence import evidence
 from cases.vectors_forged import forgeries
 from cases.vectors_histories import histories
-from cases.vectors_key_validity import terms
+from cases.vectors_key_validity import key_validities
 from cases.vectors_notes import notes, payloads, receipts, signatures
 from cases.vectors_policies import policies
 from cases.vectors_pruned import pruned
@@ -43,7 +43,7 @@ def write_vectors(directory: Path) -> list[Vector]:
             vectors = [*histories(case), *receipts(case)]
         finally:
             case.close()
-    vectors += [*forgeries(), *seals(), *pruned(), *retained(), *terms()]
+    vectors += [*forgeries(), *seals(), *pruned(), *retained(), *key_validities()]
     vectors += [*notes(), *signatures(), *payloads(), *policies(), *evidence()]
     settled = [with_verdict(vector) for vector in vectors]
     with (directory / "vectors.jsonl").open("w") as file:
