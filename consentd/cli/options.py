@@ -187,7 +187,7 @@ def read_subject(arguments: argparse.Namespace) -> "Subject":
     """Return the person that the arguments name.
 
     Raises:
-        InvalidError: it is not SCHEME:VALUE. The message does not repeat it.
+        InvalidError: the argument is not SCHEME:VALUE. The message does not repeat it.
     """
     from consentd_client import Subject
 
@@ -199,7 +199,7 @@ def read_identifier(given: str) -> tuple[str, str]:
     """Return (scheme, value) of a person written SCHEME:VALUE; ``-`` reads it from stdin.
 
     Raises:
-        InvalidError: it is not SCHEME:VALUE. The message does not repeat it.
+        InvalidError: *given* is not SCHEME:VALUE. The message does not repeat it.
     """
     given = sys.stdin.readline().strip() if given == "-" else given
     scheme, colon, value = given.partition(":")
@@ -212,7 +212,7 @@ def read_text(path: Path, what: str) -> str:
     """Return a file's text; ``-`` is stdin. *what* names the file in the error message.
 
     Raises:
-        StorageError: it cannot be read.
+        StorageError: the file cannot be read.
     """
     return read_bytes(path, what).decode("utf-8", "replace")
 
@@ -259,7 +259,7 @@ def read_hex(text: str, name: str, length: int = 0) -> bytes:
         length: how many bytes it must have unless it is empty; 0: any number.
 
     Raises:
-        InvalidError: it is not hex of that length.
+        InvalidError: *text* is not hex of that length.
     """
     try:
         found = bytes.fromhex(text)

@@ -116,7 +116,7 @@ def store_receipt(arguments: argparse.Namespace, out: Out, receipt: "Receipt") -
 
 
 def receipt(arguments: argparse.Namespace, out: Out) -> int:
-    """Read the proof that a stored receipt lacks, and store it; --save writes it to files of its own, too."""
+    """Read the proof that a stored receipt lacks, and store the proof. --save also writes proof and leaf to files."""
     from consentd.core import codec
     from consentd_client import Receipt, verify_receipt
 
@@ -217,7 +217,7 @@ def _parse_receipt(content: bytes, *, may_be_answer: bool) -> _StoredReceipt:
     """Parse a stored receipt; if *may_be_answer*, also the answer of a verb's --json, which contains a receipt.
 
     Raises:
-        MalformedError: it is not a receipt.
+        MalformedError: *content* is not a receipt.
     """
     try:
         found = json.loads(content)

@@ -54,7 +54,7 @@ def grant(
         options: see ``ConsentOptions``.
 
     Raises:
-        ConsentdError: it is malformed, or could not be recorded.
+        ConsentdError: the consent is malformed, or could not be recorded.
     """
     request = cs.GrantConsentRequest(subject=subject, **consent_fields(context, options))
     signer = options.get("signer")
@@ -91,7 +91,7 @@ def amend(
         options: see ``ConsentOptions``.
 
     Raises:
-        ConsentdError: it is malformed, or could not be recorded.
+        ConsentdError: the consent is malformed, or could not be recorded.
     """
     request = cs.AmendConsentRequest(
         subject=subject,
@@ -198,7 +198,7 @@ def get_consent(context: ClientContext, subject: pb.Subject, consent_id: str) ->
     """Read the version of a consent that is in force.
 
     Raises:
-        ConsentdError: there is no such consent, or it could not be read.
+        ConsentdError: there is no such consent, or the consent could not be read.
     """
     request = cs.GetConsentRequest(subject=subject, consent_id=consent_id)
     response = yield from call(context, rpcs.GET_CONSENT, request)
@@ -211,7 +211,7 @@ def list_consents(
     """Read a person's consents, newest first. The list proves nothing; use ``history`` for a proof.
 
     Raises:
-        ConsentdError: they could not be read.
+        ConsentdError: the consents could not be read.
     """
     return read_pages(
         context,

@@ -82,7 +82,7 @@ def open_remembered(checkpoint: bytes | None, trust: Trust) -> Checkpoint | None
     """Parse and verify the checkpoint of a memory; None: the memory has none.
 
     Raises:
-        InvalidError: it is not a checkpoint of the pinned ledger: the memory belongs to another ledger or is damaged,
+        InvalidError: the note is not of the pinned ledger: the memory belongs to another ledger or is damaged,
             or the pinned key is wrong.
     """
     if checkpoint is None:
@@ -147,7 +147,7 @@ def check_asked(chain: ChainProof, *, name: str, tag: bytes, remembered: Remembe
     """Verify that a chain is the one asked for: public chain *name*, or a person's (of *tag*, unless that is empty).
 
     Raises:
-        ProofError: it is another chain, or has another tag than the one remembered.
+        ProofError: the chain is another one, or has another tag than the remembered history.
     """
     # ``history.verify_chain`` verifies that a public name belongs to the tag.
     if chain.public_name != name or (tag and chain.tag != tag):
@@ -214,7 +214,7 @@ def _missing_ranges(entries: Sequence[VerifiedEntry]) -> tuple[tuple[int, int], 
 
 
 def _author(entry: VerifiedEntry, keys: ValidKeys) -> str:
-    """Name the author of an entry whose signature was verified; empty: its statement is gone."""
+    """Return the author of an entry whose signature was verified; empty: the entry's statement is gone."""
     if entry.statement is None:
         return ""
     found = [validity for validity in keys[entry.statement.key] if may_author(validity, entry.event)]

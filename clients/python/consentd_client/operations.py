@@ -40,7 +40,7 @@ class UnavailableError(StorageError):
 class Rpc(Generic[Q, R]):
     """A remote procedure: its gRPC path and the message types of its request and its response.
 
-    If it answers with a stream, *response* is the type of each message of the stream.
+    If the procedure answers with a stream, *response* is the type of each message of the stream.
     """
 
     path: str
@@ -162,7 +162,7 @@ def call(context: ClientContext, rpc: Rpc[Q, R], request: Q) -> Operation[R]:
 def call_stream(
     context: ClientContext, rpc: Rpc[Q, R], request: Q, on_message: Callable[[R], None] | None = None
 ) -> Operation[list[R]]:
-    """Call an *rpc* that answers with a stream, likewise; return all messages.
+    """Call an *rpc* that answers with a stream; return all messages. Repeats as ``call``.
 
     Args:
         rpc: the procedure.

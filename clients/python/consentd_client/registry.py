@@ -138,7 +138,7 @@ def get_participant(context: ClientContext, participant_id: str) -> Operation[rs
     """Read what is recorded of one participant, and its keys in force.
 
     Raises:
-        ConsentdError: there is no such participant, or it could not be read.
+        ConsentdError: there is no such participant, or the participant could not be read.
     """
     return call(context, rpcs.GET_PARTICIPANT, rs.GetParticipantRequest(participant_id=participant_id))
 
@@ -147,7 +147,7 @@ def list_participants(context: ClientContext) -> ReadPage[st.ParticipantStatemen
     """Read all participants.
 
     Raises:
-        ConsentdError: they could not be read.
+        ConsentdError: the participants could not be read.
     """
     return read_pages(
         context,
@@ -161,7 +161,7 @@ def get_vocabulary(context: ClientContext) -> Operation[st.VocabularyStatement]:
     """Read the vocabulary in force.
 
     Raises:
-        ConsentdError: it could not be read.
+        ConsentdError: the vocabulary could not be read.
     """
     response = yield from call(context, rpcs.GET_VOCABULARY, rs.GetVocabularyRequest())
     return response.vocabulary
@@ -171,7 +171,7 @@ def get_notice(context: ClientContext, notice_id: str, version: int = 0) -> Oper
     """Read one version of a notice; 0: the latest version.
 
     Raises:
-        ConsentdError: there is no such version, or it could not be read.
+        ConsentdError: there is no such version, or the notice could not be read.
     """
     request = rs.GetNoticeRequest(notice_id=notice_id, version=version)
     response = yield from call(context, rpcs.GET_NOTICE, request)
@@ -182,7 +182,7 @@ def get_rules(context: ClientContext) -> Operation[st.RulesStatement]:
     """Read the rules in force.
 
     Raises:
-        ConsentdError: they could not be read.
+        ConsentdError: the rules could not be read.
     """
     response = yield from call(context, rpcs.GET_RULES, rs.GetRulesRequest())
     return response.rules

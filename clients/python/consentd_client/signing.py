@@ -48,7 +48,7 @@ class StatementSigner:
         )
 
     def sign_question(self, question: pb.Question, *, request_id: bytes, now_ms: int) -> ac.SignedQuestion:
-        """Sign a question: the layout of an entry, with kind 255 and ref 0."""
+        """Sign a question. The signed bytes have the layout of a statement's, with kind 255 and ref 0."""
         payload = question.SerializeToString(deterministic=True)
         return ac.SignedQuestion(
             question=payload,

@@ -41,8 +41,8 @@ class Trust:
             SignatureError: a key did not sign, or too few witnesses cosigned, or their cosignatures are too old.
         """
         for key in self.also:
-            # INVARIANT: a pinned key's line may be neither wrong nor missing. A forger who can break one signature
-            # algorithm cannot therefore break the other.
+            # INVARIANT: the note has a valid signature of every pinned key, so a forger must break all their
+            # signature algorithms and not only one.
             open_checkpoint(checkpoint, self.origin, key)
         if self.policy is not None:
             verify_cosigned(
