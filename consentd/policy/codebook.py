@@ -6,6 +6,7 @@ questions again and again. This is no decision cache: it holds codes and numbers
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from consentd.errors import InvalidError
@@ -147,6 +148,7 @@ def _remember(memo: dict[_Key, _Value], key: _Key, value: _Value) -> None:
     memo[key] = value
 
 
+@dataclass(slots=True, init=False)
 class PackedQuestion:
     """A question as masks and sets of numbers, as ``evaluate`` needs it. It does not name the subject.
 
@@ -160,22 +162,6 @@ class PackedQuestion:
         residual: whether the caller enforces residuals and left something open.
         version: version of the vocabulary that the bits belong to.
     """
-
-    __slots__ = (
-        "action",
-        "break_glass",
-        "categories",
-        "data_period",
-        "deny_actors",
-        "holders",
-        "labels",
-        "permit_actors",
-        "purpose",
-        "residual",
-        "resources",
-        "unknown",
-        "version",
-    )
 
     action: int
     break_glass: bool

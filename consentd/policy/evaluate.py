@@ -78,26 +78,13 @@ class Verdict:
     """
 
     __slots__ = (
-        "conditions",
-        "denied",
-        "obligations",
-        "outcome",
-        "permitted",
-        "reasons",
-        "ref",
-        "unknown",
-        "valid_until_ms",
-        "without",
-    )
+        "conditions", "denied", "obligations", "outcome", "permitted", "reasons", "ref", "unknown",
+        "valid_until_ms", "without",
+    )  # fmt: skip
 
-    def __init__(
-        self, masks: Masks, reasons: Reasons, question: PackedQuestion, valid_until_ms: int
-    ) -> None:
+    def __init__(self, masks: Masks, reasons: Reasons, question: PackedQuestion, valid_until_ms: int) -> None:
         permitted, denied, without, unknown = masks
-        self.permitted = permitted
-        self.denied = denied
-        self.without = without
-        self.unknown = unknown
+        self.permitted, self.denied, self.without, self.unknown = masks
         self.reasons = reasons
         self.valid_until_ms = valid_until_ms
         self.conditions: tuple[Condition, ...] = ()

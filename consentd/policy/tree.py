@@ -3,31 +3,31 @@
 from dataclasses import dataclass
 
 from consentd.errors import InvalidError
-from consentd.policy.model import MAX_DEPTH, MAX_PROVISIONS, Effect, Period, Provision
+from consentd.policy.model import MAX_DEPTH, MAX_PROVISIONS, OPEN_END_MS, Effect, Period, Provision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A provision with its effective attributes and its position in the tree.
+    """A provision with its effective attributes and its position in the tree. The defaults are the root's parent.
 
     Attributes:
         depth: 0 for the root.
         below: number of descendants.
     """
 
-    effect: Effect
-    actors: tuple[str, ...]
-    holders: tuple[str, ...]
-    purposes: tuple[str, ...]
-    categories: tuple[str, ...]
-    actions: tuple[str, ...]
-    labels: tuple[str, ...]
-    resources: tuple[str, ...]
-    start_ms: int
-    end_ms: int
-    data_period: Period | None
-    depth: int
-    below: int
+    effect: Effect = Effect.DENY
+    actors: tuple[str, ...] = ()
+    holders: tuple[str, ...] = ()
+    purposes: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    resources: tuple[str, ...] = ()
+    start_ms: int = 0
+    end_ms: int = OPEN_END_MS
+    data_period: Period | None = None
+    depth: int = -1
+    below: int = 0
 
 
 def walk(root: Provision) -> list[Node]:
@@ -43,23 +43,8 @@ def walk(root: Provision) -> list[Node]:
         raise InvalidError("root provision states no effect", "INVALID_CONSENT")
     if _count(root, 1) > MAX_PROVISIONS:
         raise InvalidError(f"consent has more than {MAX_PROVISIONS} provisions", "INVALID_CONSENT")
-    base = Node(
-        effect=root.effect,
-        actors=root.actors,
-        holders=root.holders,
-        purposes=root.purposes,
-        categories=root.categories,
-        actions=root.actions,
-        labels=root.labels,
-        resources=root.resources,
-        start_ms=root.start_ms,
-        end_ms=root.end_ms,
-        data_period=root.data_period,
-        depth=0,
-        below=_count(root, 1) - 1,
-    )
-    nodes = [base]
-    _walk(root, base, nodes)
+    nodes: list[Node] = []
+    _walk(Provision(children=(root,)), Node(), nodes)
     return nodes
 
 
