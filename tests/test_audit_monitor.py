@@ -36,7 +36,7 @@ def forge() -> Forge:
 
 
 def look(monitor: Monitor, forge: Forge, directory: Path, now_s: int = 0) -> str:
-    return monitor.look(forge.write(directory).open(), now_s).what
+    return monitor.observe(forge.write(directory).open(), now_s).status
 
 
 def test_a_growing_ledger_is_followed(forge: Forge, tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_a_growing_ledger_is_followed(forge: Forge, tmp_path: Path) -> None:
     seen = [look(monitor, cut(forge, size), tmp_path / str(size)) for size in (2, 255, 256, 257, 257, 700, 1500)]
     assert seen == [FIRST, GROWN, GROWN, GROWN, SAME, GROWN, GROWN]
     again = watch(tmp_path / "watch")  # another process
-    assert again.held == monitor.held
+    assert again.latest == monitor.latest
     assert look(again, forge, tmp_path / "1500") == SAME
     assert len(list((tmp_path / "watch" / "checkpoints").iterdir())) == 6
 
@@ -54,12 +54,12 @@ def test_another_tree_is_a_fork_with_both_notes_as_evidence(forge: Forge, tmp_pa
     monitor = watch(tmp_path / "watch")
     look(monitor, cut(forge, 600), tmp_path / "a")
     other = cut(make_forge(1500, people=9), size)
-    seen = monitor.look(other.write(tmp_path / "b").open(), 0)
-    assert seen.what == FORK
+    seen = monitor.observe(other.write(tmp_path / "b").open(), 0)
+    assert seen.status == FORK
     points = [checkpoint.open_checkpoint(path.read_bytes(), ORIGIN, LOG.verifier)[0] for path in seen.evidence]
     assert [point.size for point in points] == [600, size]
     assert points[0].root != points[1].root
-    assert monitor.held == points[0]  # a fork is never held
+    assert monitor.latest == points[0]  # a fork is never held
     assert look(monitor, cut(forge, 900), tmp_path / "c") == GROWN
 
 
@@ -67,19 +67,19 @@ def test_a_smaller_tree_is_a_rollback(forge: Forge, tmp_path: Path) -> None:
     monitor = watch(tmp_path / "watch")
     look(monitor, cut(forge, 600), tmp_path / "a")
     assert look(monitor, cut(forge, 500), tmp_path / "b") == ROLLBACK
-    assert monitor.held is not None
-    assert monitor.held.size == 600
+    assert monitor.latest is not None
+    assert monitor.latest.size == 600
 
 
 def test_a_log_that_cannot_be_read_is_silent(forge: Forge, tmp_path: Path) -> None:
     source = forge.write(tmp_path / "ledger").open()
     monitor = watch(tmp_path / "kept", max_silence_s=100)
-    assert monitor.look_past(5000) is None  # nothing was ever seen: the error alone says so
-    assert monitor.look(source, 1000).what == FIRST
-    assert monitor.look_past(1100) is None
-    seen = monitor.look_past(1101)
+    assert monitor.observe_silence(5000) is None  # nothing was ever seen: the error alone says so
+    assert monitor.observe(source, 1000).status == FIRST
+    assert monitor.observe_silence(1100) is None
+    seen = monitor.observe_silence(1101)
     assert seen is not None
-    assert (seen.what, seen.checkpoint) == (STALE, monitor.held)
+    assert (seen.status, seen.checkpoint) == (STALE, monitor.latest)
     assert [path.is_file() for path in seen.evidence] == [True]
 
 
@@ -94,9 +94,9 @@ def test_silence_is_an_alarm_after_a_while(forge: Forge, tmp_path: Path) -> None
     cosigned = note.format_note(text, [LOG.sign(text), witness.cosign(text, 1)])
     (tmp_path / "a" / "checkpoint").write_bytes(cosigned)
     source = ExportDirectory(tmp_path / "a").open()
-    assert monitor.look(source, 1070).what == SAME
-    assert monitor.look(source, 1120).what == SAME
-    assert monitor.look(source, 1131).what == STALE
+    assert monitor.observe(source, 1070).status == SAME
+    assert monitor.observe(source, 1120).status == SAME
+    assert monitor.observe(source, 1131).status == STALE
 
 
 def test_damaged_or_missing_tiles_prove_nothing(forge: Forge, tmp_path: Path) -> None:
@@ -107,9 +107,9 @@ def test_damaged_or_missing_tiles_prove_nothing(forge: Forge, tmp_path: Path) ->
         if path.is_file() and "entries" not in path.parts:
             path.unlink()
     with pytest.raises(StorageError):
-        monitor.look(place.open(), 0)
-    assert monitor.held is not None
-    assert monitor.held.size == 300
+        monitor.observe(place.open(), 0)
+    assert monitor.latest is not None
+    assert monitor.latest.size == 300
 
 
 def test_a_note_that_the_log_did_not_sign_is_no_alarm_of_it(forge: Forge, tmp_path: Path) -> None:
@@ -119,12 +119,12 @@ def test_a_note_that_the_log_did_not_sign_is_no_alarm_of_it(forge: Forge, tmp_pa
     forged = checkpoint.sign_checkpoint(checkpoint.Checkpoint(ORIGIN, 300, bytes(32)), [stranger])
     (tmp_path / "a" / "checkpoint").write_bytes(forged)
     with pytest.raises(SignatureError):
-        monitor.look(place.open(), 0)
+        monitor.observe(place.open(), 0)
 
 
 def test_what_is_kept_is_verified_when_read(forge: Forge, tmp_path: Path) -> None:
     look(watch(tmp_path / "watch"), cut(forge, 300), tmp_path / "a")
-    (tmp_path / "watch" / "standing.json").write_text("{}")
+    (tmp_path / "watch" / "latest.json").write_text("{}")
     with pytest.raises(StorageError):
         watch(tmp_path / "watch")
 
@@ -145,57 +145,58 @@ def cosigned(place: ExportDirectory, *lines: tuple[note.Signer, int]) -> ExportD
 def test_each_checkpoint_must_be_cosigned(forge: Forge, tmp_path: Path) -> None:
     monitor = watch(tmp_path / "watch", policy=POLICY)
     small, large = cut(forge, 300).write(tmp_path / "a"), cut(forge, 900).write(tmp_path / "b")
-    seen = monitor.look(cosigned(small, (WITNESS, 1000)).open(), 1010)
-    assert (seen.what, seen.cosigned) == (FIRST, (("w1", 1000),))
-    seen = monitor.look(large.open(), 1020)
-    assert (seen.what, seen.cosigned) == (UNWITNESSED, ())
+    seen = monitor.observe(cosigned(small, (WITNESS, 1000)).open(), 1010)
+    assert (seen.status, seen.cosignatures) == (FIRST, (("w1", 1000),))
+    seen = monitor.observe(large.open(), 1020)
+    assert (seen.status, seen.cosignatures) == (UNWITNESSED, ())
     (evidence,) = seen.evidence
     assert checkpoint.open_checkpoint(evidence.read_bytes(), ORIGIN, LOG.verifier)[0] == seen.checkpoint
-    assert monitor.held is not None
-    assert monitor.held.size == 300  # what nobody vouches for is not held
-    assert monitor.look(cosigned(large, (WITNESS, 1030)).open(), 1040).what == GROWN
-    assert monitor.look(large.open(), 1050).what == SAME
+    assert monitor.latest is not None
+    assert monitor.latest.size == 300  # what nobody vouches for is not held
+    assert monitor.observe(cosigned(large, (WITNESS, 1030)).open(), 1040).status == GROWN
+    assert monitor.observe(large.open(), 1050).status == SAME
 
 
 def test_a_wrong_witness_is_none(forge: Forge, tmp_path: Path) -> None:
     place = cut(forge, 300).write(tmp_path / "a")
     monitor = watch(tmp_path / "watch", policy=POLICY)
-    assert monitor.look(cosigned(place, (STRANGER, 1000)).open(), 1000).what == UNWITNESSED
+    assert monitor.observe(cosigned(place, (STRANGER, 1000)).open(), 1000).status == UNWITNESSED
     # Under the name and ID of the right one, but signed by another: the line is a forgery.
     opened = note.parse_note((place.directory / "checkpoint").read_bytes())
     line = STRANGER.cosign(opened.text, 1000)
     forged = note.NoteSignature(line.name, WITNESS.verifier.key_id, line.signature)
     (place.directory / "checkpoint").write_bytes(note.format_note(opened.text, [opened.unverified[0], forged]))
-    assert monitor.look(place.open(), 1000).what == UNWITNESSED
-    assert monitor.held is None
+    assert monitor.observe(place.open(), 1000).status == UNWITNESSED
+    assert monitor.latest is None
 
 
 def test_old_cosignatures_are_stale(forge: Forge, tmp_path: Path) -> None:
     place = cosigned(cut(forge, 300).write(tmp_path / "a"), (WITNESS, 1000))
-    assert watch(tmp_path / "late", policy=POLICY).look(place.open(), 1301).what == STALE
-    assert watch(tmp_path / "long", policy=POLICY, max_age_s=400).look(place.open(), 1301).what == FIRST
+    assert watch(tmp_path / "late", policy=POLICY).observe(place.open(), 1301).status == STALE
+    assert watch(tmp_path / "long", policy=POLICY, max_age_s=400).observe(place.open(), 1301).status == FIRST
     monitor = watch(tmp_path / "watch", policy=POLICY)
-    seen = [monitor.look(place.open(), now_s).what for now_s in (1000, 1300, 1301)]
+    seen = [monitor.observe(place.open(), now_s).status for now_s in (1000, 1300, 1301)]
     assert seen == [FIRST, SAME, STALE]
-    assert monitor.look(cosigned(place, (WITNESS, 1302)).open(), 1303).what == SAME
+    assert monitor.observe(cosigned(place, (WITNESS, 1302)).open(), 1303).status == SAME
 
 
 def test_a_note_without_cosignatures_does_not_replace_one_that_has_them(forge: Forge, tmp_path: Path) -> None:
     place = cosigned(cut(forge, 300).write(tmp_path / "a"), (WITNESS, 1000))
     monitor = watch(tmp_path / "watch", policy=POLICY)
-    monitor.look(place.open(), 1000)
+    monitor.observe(place.open(), 1000)
     (kept,) = (tmp_path / "watch" / "checkpoints").iterdir()
     before = kept.read_bytes()
-    assert monitor.look(cosigned(place).open(), 1001).what == UNWITNESSED
+    assert monitor.observe(cosigned(place).open(), 1001).status == UNWITNESSED
     assert kept.read_bytes() == before
 
 
 def test_two_trees_are_a_fork_whoever_cosigned_them(forge: Forge, tmp_path: Path) -> None:
     monitor = watch(tmp_path / "watch", policy=POLICY)
-    monitor.look(cosigned(cut(forge, 600).write(tmp_path / "a"), (WITNESS, 1000)).open(), 1000)
+    monitor.observe(cosigned(cut(forge, 600).write(tmp_path / "a"), (WITNESS, 1000)).open(), 1000)
     other = cut(make_forge(1500, people=9), 600).write(tmp_path / "b")
-    assert monitor.look(other.open(), 1000).what == FORK
-    assert monitor.look(cosigned(cut(forge, 500).write(tmp_path / "c"), (STRANGER, 1)).open(), 1000).what == ROLLBACK
+    assert monitor.observe(other.open(), 1000).status == FORK
+    smaller = cosigned(cut(forge, 500).write(tmp_path / "c"), (STRANGER, 1))
+    assert monitor.observe(smaller.open(), 1000).status == ROLLBACK
 
 
 @pytest.mark.slow
@@ -231,7 +232,7 @@ def test_a_damaged_tile_accuses_nobody(forge: Forge, tmp_path: Path, content: by
     place = cut(forge, 900).write(tmp_path / "b")
     (tmp_path / "b" / "tile" / "1" / "000.p" / "3").write_bytes(content)
     with pytest.raises(StorageError, match="tiles are not those of the checkpoint"):
-        monitor.look(place.open(), 0)
+        monitor.observe(place.open(), 0)
     assert look(monitor, cut(forge, 900), tmp_path / "c") == GROWN
 
 

@@ -13,7 +13,7 @@ from consentd.core.quorum import MAX_AGE_S
 from consentd.errors import StorageError
 
 if TYPE_CHECKING:
-    from consentd.audit.monitor import Monitor, Seen
+    from consentd.audit.monitor import Monitor, Observation
     from consentd.audit.sources import Source
 
 _HELP = """\
@@ -70,35 +70,35 @@ def monitor(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def _read_once(watcher: "Monitor", source: "Source", out: Out) -> str | None:
-    """Read the checkpoint once, answer what was seen, and return it; None: it could not be read."""
+    """Read the checkpoint once, answer what was observed, and return the status; None: it could not be read."""
     try:
-        seen = watcher.look(source, int(time.time()))
+        observed = watcher.observe(source, int(time.time()))
     except StorageError as error:
         out.fault(error)
-        silent = watcher.look_past(int(time.time()))
+        silent = watcher.observe_silence(int(time.time()))
         if silent is None:
             return None
-        seen = silent
+        observed = silent
     finally:
         source.close()
-    _answer(seen, out)
-    return seen.what
+    _answer(observed, out)
+    return observed.status
 
 
-def _answer(seen: "Seen", out: Out) -> None:
+def _answer(observed: "Observation", out: Out) -> None:
     from consentd.audit.monitor import ALARMS
 
-    is_alarm = seen.what in ALARMS
-    point, before = seen.checkpoint, seen.before
+    is_alarm = observed.status in ALARMS
+    point, before = observed.checkpoint, observed.before
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     was = "" if before is None else f", before {before.size}"
     out.answer(
-        f"{now} {'ALARM ' if is_alarm else ''}{seen.what}: size {point.size}{was}"
-        + "".join(f"\n  evidence: {path}" for path in seen.evidence),
-        type="alarm" if is_alarm else "checkpoint", what=seen.what, time=now, origin=point.origin, size=point.size,
-        root=point.root.hex(), before_size=None if before is None else before.size,
-        before_root=None if before is None else before.root.hex(), evidence=[str(path) for path in seen.evidence],
-        cosigned=[{"witness": name, "time_s": time_s} for name, time_s in seen.cosigned],
+        f"{now} {'ALARM ' if is_alarm else ''}{observed.status}: size {point.size}{was}"
+        + "".join(f"\n  evidence: {path}" for path in observed.evidence),
+        type="alarm" if is_alarm else "checkpoint", what=observed.status, time=now, origin=point.origin,
+        size=point.size, root=point.root.hex(), before_size=None if before is None else before.size,
+        before_root=None if before is None else before.root.hex(), evidence=[str(path) for path in observed.evidence],
+        cosigned=[{"witness": name, "time_s": time_s} for name, time_s in observed.cosignatures],
     )  # fmt: skip
     # A reader of a pipe must see it now, and it must not be lost if this process is killed.
     out.flush()
