@@ -15,8 +15,8 @@ from google.rpc import error_details_pb2
 from grpc import StatusCode
 
 from cases.daemons import Running, consent, make_running, question, reason_of, request_id, sign_statement, status_of
-from cases.fakes import FaultyStore
-from cases.ledgers import FakeClock, held_writer
+from cases.fakes import FakeClock, FaultyStore
+from cases.ledgers import held_writer
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cases.daemons import ORIGIN, Running, consent, make_running, question, request_id, sign_statement
-from cases.ledgers import FakeClock
+from cases.fakes import FakeClock
 from cases.services import (
     FOREIGN_FIELD,
     Person,

@@ -1,5 +1,7 @@
 """Fakes that tests share: each keeps the contract of what it replaces, and can be made to fail."""
 
+import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +13,42 @@ from consentd.store import Batch, Store
 from consentd.store.memory import MemoryStore
 from consentd.table.table import Table
 from consentd.table.transaction import TableTransaction
+
+START_MS = 1_800_000_000_000
+
+
+class FakeClock:
+    """A clock that moves only by ``advance``, and forward; ``shift_wall`` sets the wall clock, as operators do."""
+
+    def __init__(self) -> None:
+        self._wall_ms = START_MS
+        self._monotonic_ms = 0
+
+    def wall_ms(self) -> int:
+        return self._wall_ms
+
+    def monotonic_ms(self) -> int:
+        return self._monotonic_ms
+
+    def advance(self, ms: int) -> None:
+        assert ms >= 0, "time only moves forward"
+        self._wall_ms += ms
+        self._monotonic_ms += ms
+
+    def shift_wall(self, ms: int) -> None:
+        """Move the wall clock alone."""
+        self._wall_ms += ms
+
+
+class Random:
+    """A CSPRNG that gives the same bytes in every run."""
+
+    def __init__(self) -> None:
+        self._count = itertools.count()
+
+    def __call__(self, size: int) -> bytes:
+        assert size <= 64
+        return hashlib.blake2b(b"%d" % next(self._count), digest_size=size).digest()
 
 
 class FaultyStore:

@@ -5,7 +5,6 @@ Nothing is sealed but by ``seal`` (and by opening and stopping), so a test decid
 ``check_ledger`` verifies what the case published from public bytes alone; every test ends in it.
 """
 
-import hashlib
 import itertools
 import shutil
 import threading
@@ -16,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cases import fakes
+from cases.fakes import FakeClock, Random
 from consentd.core import checkpoint, codec, ed25519, history, merkle, note, tiles
 from consentd.core.kinds import EntryKind
 from consentd.core.replay import Replay
@@ -53,44 +54,10 @@ DAEMON = ed25519.KeyPair(b"\2" * 32)
 BANK = ed25519.KeyPair(b"\x21" * 32)
 CITIZEN = ed25519.KeyPair(b"\x22" * 32)
 VAULT_KEY = b"\3" * 32
-START_MS = 1_800_000_000_000
+START_MS = fakes.START_MS
 INTERVAL_MS = 60_000
 """So long that no seal becomes due by itself; it is also how long the sequencer's thread sleeps unless woken."""
 MAP_BITS = 4
-
-
-class FakeClock:
-    """A clock that moves only by ``advance``, and forward; ``shift_wall`` sets the wall clock, as operators do."""
-
-    def __init__(self) -> None:
-        self._wall_ms = START_MS
-        self._monotonic_ms = 0
-
-    def wall_ms(self) -> int:
-        return self._wall_ms
-
-    def monotonic_ms(self) -> int:
-        return self._monotonic_ms
-
-    def advance(self, ms: int) -> None:
-        assert ms >= 0, "time only moves forward"
-        self._wall_ms += ms
-        self._monotonic_ms += ms
-
-    def shift_wall(self, ms: int) -> None:
-        """Set the wall clock right, or wrong."""
-        self._wall_ms += ms
-
-
-class Random:
-    """A CSPRNG that gives the same bytes in every run."""
-
-    def __init__(self) -> None:
-        self._count = itertools.count()
-
-    def __call__(self, size: int) -> bytes:
-        assert size <= 64
-        return hashlib.blake2b(b"%d" % next(self._count), digest_size=size).digest()
 
 
 @dataclass(frozen=True, slots=True)

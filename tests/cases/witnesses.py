@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from cases.ledgers import FakeClock
+from cases.fakes import FakeClock
 from consentd.clock import Clock, SystemClock
 from consentd.config import WitnessConfig
 from consentd.core import checkpoint, ed25519, merkle, note, tiles
