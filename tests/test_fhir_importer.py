@@ -14,10 +14,9 @@ from cases.fhir_consents import HL7, MAPPING, PCF, R4, ROOT, bundle, needs_data,
 from consentd.errors import ConflictError, StorageError
 from consentd.fhir import importer
 from consentd.fhir.consents import content_id, format_source, identity_id, import_request_id
-from consentd.fhir.document import Cause, content_hash
+from consentd.fhir.document import Cause, Release, content_hash
 from consentd.fhir.importer import ImportResult, import_paths
 from consentd.fhir.mapping import SubjectReference
-from consentd.fhir.resources import Release
 from consentd.policy.model import Consent
 
 pytest.importorskip("fhir.resources", reason="the extra `fhir` is not installed")

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 
 from consentd.errors import InvalidError
 from consentd.fhir import header, r4, r5
-from consentd.fhir.document import Cause, content_hash, parse_document, walk
+from consentd.fhir.document import Cause, Release, content_hash, parse_document, validate_consent, walk
 from consentd.fhir.elements import Element, check_modifiers, refusal
 from consentd.fhir.mapping import FhirMapping, SubjectReference
 from consentd.fhir.provisions import Reading, state_defaults
-from consentd.fhir.resources import Release, validate_consent
 from consentd.policy.check import check_consent
 from consentd.policy.model import Consent, Effect, Kind
 

@@ -1,15 +1,20 @@
-"""Parse bytes into one JSON object, strictly, and hash its content.
+"""Parse bytes into one JSON object, strictly; check a Consent's structure; hash a resource's content.
 
 Two JSON parsers may read the same text differently: for example if it has a key twice, NaN, or a lone surrogate. A
 consent must have one meaning, so such text is refused before it is interpreted.
+
+The structure is checked with ``fhir.resources``, which only this module uses. R4 is checked with the R4B models, the
+oldest that ``fhir.resources`` 8 has: 4.0.1 and 4.3.0 define the same Consent. The library is imported at the first use,
+so the base install works without it.
 """
 
 import hashlib
+import importlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from consentd.errors import InvalidError
 
@@ -21,6 +26,13 @@ MAX_NESTING = 64
 
 _VOLATILE = ("lastUpdated", "source", "versionId")
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+
+
+class Release(StrEnum):
+    """A FHIR release that a Consent can have."""
+
+    R4 = "r4"
+    R5 = "r5"
 
 
 class Cause(StrEnum):
@@ -48,6 +60,9 @@ class Cause(StrEnum):
     CHANGED = "CHANGED"
     NOT_WRITTEN = "NOT_WRITTEN"
     HELD_BACK = "HELD_BACK"
+
+
+_MODULES = {Release.R4: "fhir.resources.R4B.consent", Release.R5: "fhir.resources.consent"}
 
 
 def quoted(text: str) -> str:
@@ -91,6 +106,23 @@ def parse_document(text: str | bytes) -> dict[str, object]:
         if isinstance(value, float) and value in (float("inf"), float("-inf")):  # 1e999
             raise _not_json(f"number out of range at {quoted(join(path, key))}")
     return document
+
+
+def validate_consent(resource: Mapping[str, object], release: Release, path: str = "") -> None:
+    """Check the structure of a Consent: element names, types, cardinalities, formats. Codes are not checked.
+
+    Contained resources are not checked. They are not read either, and their type must not choose a model to load.
+
+    Raises:
+        InvalidError: the structure is wrong (``NOT_VALID``; the message has the path and never the value), or the extra
+            ``fhir`` is not installed.
+    """
+    model = _model(release)
+    try:
+        model.model_validate({name: value for name, value in resource.items() if name != "contained"})
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        # ``from None``: the text of pydantic's error quotes its input, which may name persons.
+        raise InvalidError(f"not a valid {release.upper()} consent: {_first(error, path)}", Cause.NOT_VALID) from None
 
 
 def content_hash(resource: dict[str, object]) -> bytes:
@@ -161,3 +193,21 @@ def _constant(name: str) -> NoReturn:
 
 def _not_json(why: str) -> InvalidError:
     return InvalidError(f"document is not the JSON that FHIR allows: {why}", Cause.NOT_JSON)
+
+
+def _model(release: Release) -> Any:
+    try:
+        return importlib.import_module(_MODULES[release]).Consent
+    except ImportError as error:
+        raise InvalidError("fhir import needs the extra `fhir`: pip install 'consentd[fhir]'") from error
+
+
+def _first(error: Exception, path: str) -> str:
+    """Return the path and kind of the first fault that pydantic found."""
+    listing = getattr(error, "errors", None)
+    faults = listing() if callable(listing) else []
+    if not faults:
+        return f"at `{path or 'Consent'}`"
+    for part in faults[0].get("loc", ()):
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    return f"{str(faults[0].get('type', 'fault')).replace('_', ' ')} at {quoted(path)}"

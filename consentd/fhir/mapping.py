@@ -5,9 +5,10 @@ line. Every other code, recipient and person needs one; what is not in the mappi
 ``ops/fhir-mapping.toml`` explains each table with an example; a test loads it.
 """
 
+import itertools
 import tomllib
 import unicodedata
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +17,7 @@ from typing import Final, TypeVar
 from consentd.errors import InvalidError
 from consentd.fhir.document import quoted
 from consentd.policy.model import ANY, ImplicitPolicy
-from consentd.policy.vocabulary import Code, Vocabulary
+from consentd.policy.vocabulary import Vocabulary
 
 SYSTEMS: Final = MappingProxyType(
     {
@@ -129,21 +130,19 @@ def parse_mapping(text: str, vocabulary: Vocabulary) -> FhirMapping:
                 f"mapping has an unknown key: {quoted(name)}, known are {', '.join((*_LISTS, *_TABLES))}"
             )
     systems = {**SYSTEMS, **_table(tables, "systems", _text)}
-    codes = {
-        name: {**_own_codes(listed), **_coded(_table(tables, name, _codes), systems, name)}
-        for name, listed in zip(
-            _CODE_TABLES,
-            (vocabulary.purposes, vocabulary.categories, vocabulary.actions, vocabulary.labels),
-            strict=True,
-        )
-    }
-    for name, known in (
-        ("purposes", vocabulary.purpose.bits),
-        ("categories", vocabulary.category.bits),
-        ("actions", vocabulary.action.bits),
-        ("labels", vocabulary.label.bits),
-    ):
-        _check_known(codes[name], known, name)
+    code_lists = (
+        ("purposes", vocabulary.purposes, vocabulary.purpose.bits),
+        ("categories", vocabulary.categories, vocabulary.category.bits),
+        ("actions", vocabulary.actions, vocabulary.action.bits),
+        ("labels", vocabulary.labels, vocabulary.label.bits),
+    )
+    codes = {}
+    for name, listed, known in code_lists:
+        own = {f"{code.system}|{code.code}": (code.code,) for code in listed if code.system}
+        codes[name] = {**own, **_coded(_table(tables, name, _codes), systems, name)}
+        for code in itertools.chain.from_iterable(codes[name].values()):
+            if code not in known:
+                raise InvalidError(f"mapping leads to a code that is not in the vocabulary: [{name}] {quoted(code)}")
     return FhirMapping(
         vocabulary=vocabulary,
         **codes,
@@ -156,19 +155,6 @@ def parse_mapping(text: str, vocabulary: Vocabulary) -> FhirMapping:
         privacy_categories=PRIVACY_CATEGORIES
         | _coded(dict.fromkeys(_list(tables, "privacy_categories"), ()), systems, "privacy_categories").keys(),
     )
-
-
-def _own_codes(codes: tuple[Code, ...]) -> dict[str, tuple[str, ...]]:
-    return {f"{code.system}|{code.code}": (code.code,) for code in codes if code.system}
-
-
-def _check_known(table: Mapping[str, tuple[str, ...]], known: Collection[str], name: str) -> None:
-    for codes in table.values():
-        for code in codes:
-            if code not in known:
-                raise InvalidError(
-                    f"mapping leads to a code that is not in the vocabulary: [{name}] {quoted(code)}"
-                )
 
 
 def _table(tables: Mapping[str, object], name: str, read: Callable[[object, str], _Value]) -> dict[str, _Value]:

@@ -11,10 +11,9 @@ What an absent element means:
 from dataclasses import dataclass, field, replace
 
 from consentd.errors import InvalidError
-from consentd.fhir.document import Cause
+from consentd.fhir.document import Cause, Release
 from consentd.fhir.elements import Element, refusal
 from consentd.fhir.mapping import SYSTEMS, FhirMapping
-from consentd.fhir.resources import Release
 from consentd.policy.dates import end_of_date_ms, parse_instant_ms, start_of_date_ms
 from consentd.policy.model import ANY, MAX_DEPTH, OPEN_END_MS, Effect, Period, Provision
 
