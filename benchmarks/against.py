@@ -87,6 +87,9 @@ def compare(
         paces.append(measure_pace())
     rows = [one for one in found.values() if one.old and one.new]
     show(rows, console)
+    for one in found.values():
+        if not (one.old and one.new):
+            console.print(f"only in the {'old' if one.old else 'new'} checkout: {one.case}, {one.name}")
     console.print(f"pace at the start and after each round: {', '.join(f'{pace:.2f}' for pace in paces)}")
     return _write(rows, {**machine(), "paces": paces, "runs": about}, out)
 

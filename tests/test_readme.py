@@ -188,3 +188,18 @@ def test_it_is_short_and_its_make_targets_exist() -> None:
     assert len(README.splitlines()) <= 400
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:^|`)make ([a-z]+)", README, re.MULTILINE)) <= targets
+
+
+def test_each_word_of_ours_is_explained_once() -> None:
+    table = README.partition("## Words")[2].partition("\n## ")[0]
+    words = [word for row in re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE) for word in row.strip("*").split(", ")]
+    ours = re.findall(r"^\| \*\*(\w+)\*\* \|", table, re.MULTILINE)
+    assert sorted(ours) == ["chain", "map", "seal", "table", "tag", "vault"]
+    assert {"inclusion proof", "history proof", "checkpoint", "witness", "receipt"} <= set(words)
+    assert len(words) == len(set(words))
+
+
+def test_the_parts_and_one_transfer_are_drawn_and_limits_come_first() -> None:
+    drawings = [block.text.split()[0] for block in BLOCKS if block.language == "mermaid"]
+    assert drawings == ["flowchart", "sequenceDiagram"]
+    assert README.index("not built yet") < README.index("## ")
