@@ -1,4 +1,4 @@
-"""Define the errors of consentd. Their classes say whose fault an error is.
+"""Define the errors of consentd. The class of an error shows whose fault it is.
 
 ::
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cases.ledgers import DAEMON, LOG, ORIGIN, LedgerCase, Person, Raw, check_ledger, flip
-from consentd.core import checkpoint, codec, ed25519, note, patricia
+from cases.histories import BANK, CHAINS, CITIZEN, OTHER, changes_of, live, verify, with_chain, with_entry
+from cases.ledgers import DAEMON, LOG, ORIGIN, LedgerCase, Raw, check_ledger, flip
+from consentd.core import checkpoint, codec, note, patricia
 from consentd.core.history import (
     ChainProof,
     HeldChain,
@@ -23,16 +24,10 @@ from consentd.core.history import (
     verify_chain,
     verify_sealed_checkpoint,
 )
-from consentd.core.key_validity import FOREVER_MS, KeyChange, KeyValidity, valid_keys, verify_authors
+from consentd.core.key_validity import KeyValidity, verify_authors
 from consentd.core.kinds import EntryKind, Owner
-from consentd.errors import MalformedError, ProofError, SignatureError, VerificationError
+from consentd.errors import MalformedError, ProofError, VerificationError
 from consentd.ledger import reads
-from consentd.statements import payloads
-
-BANK = ed25519.KeyPair(b"\x21" * 32)
-CITIZEN = ed25519.KeyPair(b"\x22" * 32)
-OTHER = ed25519.KeyPair(b"\x23" * 32)
-CHAINS = ("ledger", "participant/bank")
 
 
 @pytest.fixture(scope="module")
@@ -47,19 +42,6 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LedgerCase]:
     made.close()
 
 
-def live(case: LedgerCase, person: Person) -> None:
-    """Let a person grant, be asked about, pause, resume and revoke: twelve entries by four authors."""
-    lineage = case.write(case.grant(person, signed=True)).entry.event.seq
-    for _ in range(2):
-        seq = case.write(case.access(person)).entry.event.seq
-        case.write(case.outcome(person, seq, key=BANK))
-    case.write(case.access(person, purpose="HRESCH"))
-    case.seal()
-    for kind in (EntryKind.PAUSE, EntryKind.RESUME, EntryKind.REVOKE):
-        case.write(case.change(person, lineage, kind))
-    case.write(case.access(person))
-
-
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[LedgerCase]:
     """A ledger of the test's own, closed at its end and verified from public bytes."""
@@ -67,61 +49,6 @@ def own(tmp_path: Path) -> Iterator[LedgerCase]:
     yield made
     check_ledger(made)
     made.close()
-
-
-def facts_of(chain: ChainProof, entries: tuple[VerifiedEntry, ...]) -> Iterator[KeyChange]:
-    """Decode what a chain's entries say of keys: what the layer above core does."""
-    for entry in entries:
-        if entry.statement is None or entry.event.kind not in (EntryKind.LEDGER, EntryKind.KEY):
-            continue
-        message: Any = payloads.decode_payload(entry.event.kind, entry.statement.payload)
-        time_ms = entry.event.time_ms
-        if entry.event.kind == EntryKind.LEDGER:
-            yield KeyChange(key=message.statement_key, owner=Owner.LEDGER, tag_or_name="", time_ms=time_ms)
-        elif chain.public_name:
-            name = chain.public_name.removeprefix("participant/")
-            yield KeyChange(
-                key=message.key, owner=Owner.PARTICIPANT, tag_or_name=name, time_ms=time_ms, retired=message.retired
-            )
-        else:
-            yield KeyChange(
-                key=message.key, owner=Owner.SUBJECT, tag_or_name=chain.tag, time_ms=time_ms, retired=message.retired
-            )
-
-
-def verify(
-    proof: HistoryProof,
-    tag: bytes,
-    *,
-    held: checkpoint.Checkpoint | None = None,
-    held_chain: HeldChain | None = None,
-    facts: tuple[KeyChange, ...] = (),
-) -> list[tuple[VerifiedEntry, ...]]:
-    """Verify a whole proof of the chain of *tag*, as a client does; *facts* are those it held before."""
-    sealed = verify_sealed_checkpoint(proof, origin=ORIGIN, log_verifier=LOG.verifier, held=held)
-    chains = [
-        verify_chain(chain, sealed=sealed, held=None if place else held_chain)
-        for place, chain in enumerate(proof.chains)
-    ]
-    if not proof.chains or proof.chains[0].tag != tag:
-        raise ProofError("history is of another chain")
-    both = list(zip(proof.chains, chains, strict=True))
-    keys = valid_keys([*facts, *itertools.chain.from_iterable(facts_of(*one) for one in both)])
-    for _, entries in both:
-        verify_authors(entries, origin=ORIGIN, keys=keys)
-    return chains
-
-
-def with_chain(proof: HistoryProof, place: int = 0, **changes: Any) -> HistoryProof:
-    chains = list(proof.chains)
-    chains[place] = replace(chains[place], **changes)
-    return replace(proof, chains=tuple(chains))
-
-
-def with_entry(proof: HistoryProof, place: int, at: int, **changes: Any) -> HistoryProof:
-    entries = list(proof.chains[place].entries)
-    entries[at] = replace(entries[at], **changes)
-    return with_chain(proof, place, entries=tuple(entries))
 
 
 # -- what holds -----------------------------------------------------------------------------------------------
@@ -159,10 +86,10 @@ def test_only_news_is_sent_to_who_holds_the_rest(case: LedgerCase) -> None:
     whole = case.history(person.tag, *CHAINS)
     held, _ = checkpoint.open_checkpoint(case.notes[1], ORIGIN, LOG.verifier)
     first = verify(whole, person.tag)[0][:5]
-    facts = tuple(facts_of(whole.chains[0], first))
+    changes = tuple(changes_of(whole.chains[0], first))
     chain = HeldChain(5, codec.chain_hash(whole.chains[0].entries[4].leaf))
     news = case.history(person.tag, *CHAINS, held=held, known=5)
-    chains = verify(news, person.tag, held=held, held_chain=chain, facts=facts)
+    chains = verify(news, person.tag, held=held, held_chain=chain, changes=changes)
     assert [entry.event.seq for entry in chains[0]] == list(range(6, 13))
 
     for wrong in (
@@ -170,7 +97,7 @@ def test_only_news_is_sent_to_who_holds_the_rest(case: LedgerCase) -> None:
         HeldChain(0, b""), replace(chain, erased=True), None,
     ):
         with pytest.raises(ProofError):
-            verify(news, person.tag, held=held, held_chain=wrong, facts=facts)
+            verify(news, person.tag, held=held, held_chain=wrong, changes=changes)
     check_ledger(case)
 
 
@@ -181,7 +108,7 @@ def test_nothing_new_is_proven_too(case: LedgerCase) -> None:
     nothing = case.history(person.tag, known=12)
     sealed = verify_sealed_checkpoint(nothing, origin=ORIGIN, log_verifier=LOG.verifier, held=None)
     assert verify_chain(nothing.chains[0], sealed=sealed, held=HeldChain(12, head)) == ()
-    with pytest.raises(ProofError, match="head"):
+    with pytest.raises(ProofError):
         verify_chain(nothing.chains[0], sealed=sealed, held=HeldChain(12, bytes(32)))
     check_ledger(case)
 
@@ -362,9 +289,9 @@ def test_a_stale_head_is_rejected(own: LedgerCase) -> None:
     new = own.history(person.tag, *CHAINS)
     verify(new, person.tag)
     # The whole old proof is a good proof, but not for one who holds a newer checkpoint.
-    with pytest.raises(ProofError, match="smaller"):
+    with pytest.raises(ProofError):
         verify(old, person.tag, held=point)
-    with pytest.raises(ProofError, match="root"):
+    with pytest.raises(ProofError):
         verify(replace(new, chains=old.chains), person.tag)
     for name in ("seal", "seal_inclusion", "checkpoint"):
         with pytest.raises(VerificationError):
@@ -400,79 +327,6 @@ def test_a_forked_map_is_rejected(own: LedgerCase, tmp_path: Path) -> None:
             verify(replace(honest, **{name: getattr(forged, name)}), person.tag)
     check_ledger(fork)
     fork.close()
-
-
-# -- authors --------------------------------------------------------------------------------------------------
-
-
-def author_fails(case: LedgerCase, tag: bytes, match: str) -> None:
-    case.seal()
-    proof = case.history(tag, *CHAINS)
-    with pytest.raises(SignatureError, match=match):
-        verify(proof, tag)
-
-
-def test_an_unknown_author_key_is_rejected(own: LedgerCase) -> None:
-    person = own.enrol("somebody")
-    own.write(Raw(kind=EntryKind.SERVED, tag=person.tag, author=BANK))
-    author_fails(own, person.tag, "in force")
-
-
-def test_a_key_is_good_from_its_entry_to_its_retirement_and_no_longer(own: LedgerCase) -> None:
-    person = own.enrol("somebody")
-    own.clock.advance(1000)
-    own.write(own.key("bank", BANK.public_key))
-    own.write(Raw(kind=EntryKind.SERVED, tag=person.tag, author=BANK))
-    own.write(own.key("bank", BANK.public_key, retired=True))
-    own.write(Raw(kind=EntryKind.SERVED, tag=person.tag, author=BANK))  # the same millisecond
-    own.seal()
-    assert len(verify(own.history(person.tag, *CHAINS), person.tag)[0]) == 3
-    own.write(Raw(kind=EntryKind.SERVED, tag=person.tag, author=BANK))
-    author_fails(own, person.tag, "in force")
-
-
-def test_a_key_is_not_good_before_its_entry(own: LedgerCase) -> None:
-    person = own.enrol("somebody")
-    own.write(Raw(kind=EntryKind.SERVED, tag=person.tag, author=BANK))
-    own.clock.advance(1)
-    own.write(own.key("bank", BANK.public_key))
-    author_fails(own, person.tag, "in force")
-
-
-def test_a_kind_has_its_authors(own: LedgerCase) -> None:
-    own.write(own.key("bank", BANK.public_key))
-    person = own.enrol("somebody")
-    own.write(Raw(kind=EntryKind.ACCESS, tag=person.tag, author=BANK))
-    author_fails(own, person.tag, "in force")
-
-
-def test_a_person_signs_only_in_their_own_chain(own: LedgerCase) -> None:
-    mine, other = own.enrol("somebody", CITIZEN), own.enrol("somebody else")
-    own.write(Raw(kind=EntryKind.DISPUTE, tag=mine.tag, author=CITIZEN))
-    own.seal()
-    verify(own.history(mine.tag, *CHAINS), mine.tag)
-    own.write(Raw(kind=EntryKind.DISPUTE, tag=other.tag, author=CITIZEN))
-    own.seal()
-    proof = own.history(other.tag, *CHAINS, mine.tag)
-    with pytest.raises(SignatureError, match="in force"):
-        verify(proof, other.tag)
-
-
-@pytest.mark.parametrize("skew", [600_000, -600_000])
-def test_clocks_ten_minutes_apart_and_no_more(own: LedgerCase, skew: int) -> None:
-    person = own.enrol("somebody")
-    own.write(Raw(kind=EntryKind.SERVED, tag=person.tag, author_skew_ms=skew))
-    own.seal()
-    verify(own.history(person.tag, *CHAINS), person.tag)
-    own.write(Raw(kind=EntryKind.SERVED, tag=person.tag, author_skew_ms=skew + skew // 600_000))
-    author_fails(own, person.tag, "clock")
-
-
-def test_a_kind_of_a_later_version_still_chains(own: LedgerCase) -> None:
-    person = own.enrol("somebody")
-    own.write(Raw(kind=200, tag=person.tag))
-    own.seal()
-    assert verify(own.history(person.tag, *CHAINS), person.tag)[0][-1].event.kind == 200
 
 
 def test_nothing_follows_an_erasure(own: LedgerCase) -> None:
@@ -530,25 +384,6 @@ def test_what_only_a_bad_log_can_make_is_rejected() -> None:
         chain, sealed = chain_under_seal(tag, [first, bad])
         with pytest.raises((ProofError, MalformedError)):
             verify_chain(chain, sealed=sealed)
-
-
-def test_validities_that_follow_from_changes() -> None:
-    def fact(time_ms: int, *, retired: bool = False, name: str = "bank") -> KeyChange:
-        return KeyChange(
-            key=b"k" * 32, owner=Owner.PARTICIPANT, tag_or_name=name, time_ms=time_ms, retired=retired
-        )
-
-    def term(from_ms: int, until_ms: int = FOREVER_MS, name: str = "bank") -> KeyValidity:
-        return KeyValidity(Owner.PARTICIPANT, from_ms, until_ms, name)
-
-    assert valid_keys([]) == {}
-    assert valid_keys([fact(5), fact(6)]) == {b"k" * 32: (term(5),)}
-    assert valid_keys([fact(5), fact(9, retired=True)]) == {b"k" * 32: (term(5, 9),)}
-    assert valid_keys([fact(5), fact(9, retired=True), fact(11)]) == {b"k" * 32: (term(5, 9), term(11))}
-    # Another chain cannot retire it, nor end what has not begun.
-    assert valid_keys([fact(5), fact(9, retired=True, name="x")]) == {b"k" * 32: (term(5),)}
-    assert valid_keys([fact(9, retired=True)]) == {}
-    assert valid_keys([fact(5), fact(7, name="x")]) == {b"k" * 32: (term(5), term(7, name="x"))}
 
 
 # -- any bytes at all -----------------------------------------------------------------------------------------

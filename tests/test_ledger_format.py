@@ -400,7 +400,7 @@ def test_the_ends_of_a_keys_term_are_included() -> None:
         if holds:
             verify_authors(grant, origin=ORIGIN, keys=keys)
         else:
-            with pytest.raises(SignatureError, match="not in force"):
+            with pytest.raises(SignatureError):
                 verify_authors(grant, origin=ORIGIN, keys=keys)
 
 

@@ -312,9 +312,9 @@ def test_a_bucket_that_is_none_is_refused():
     for broken in (bucket[:-1], second + first, first + first):
         with pytest.raises(MalformedError):
             bucketed.bucket_root(broken, 1)
-    with pytest.raises(MalformedError, match="another bucket"):
+    with pytest.raises(MalformedError):
         bucketed.bucket_root(bucket, 24)
-    with pytest.raises(MalformedError, match="another bucket"):
+    with pytest.raises(MalformedError):
         bucketed.verify_bucket(first, number=bucketed.bucket_of(first[:32], 8) ^ 1, map_bits=8)
     with pytest.raises(ProofError):
         bucketed.verify_bucket(first[:64] + bytes(32), number=bucketed.bucket_of(first[:32], 8), map_bits=8)

@@ -75,8 +75,9 @@ def test_a_consent_names_purpose_recipient_and_data(missing: str) -> None:
     assert check_consent(whole, DEFAULT_VOCABULARY) is None
     lacking = permit(**(STATED | {missing: ()}))
     for root in (lacking, deny(replace(lacking, effect=None))):
-        with pytest.raises(InvalidError, match="names purpose, recipient and data"):
+        with pytest.raises(InvalidError) as caught:
             check_consent(replace(whole, root=root), DEFAULT_VOCABULARY)
+        assert caught.value.reason == "INVALID_CONSENT"
     stars = replace(whole, root=permit(**(STATED | {missing: (ANY,)})))
     assert check_consent(stars, DEFAULT_VOCABULARY) is None
     inherited = replace(whole, root=deny(permit(purposes=("HRESCH",)), **STATED))
@@ -85,8 +86,9 @@ def test_a_consent_names_purpose_recipient_and_data(missing: str) -> None:
 
 def test_an_objection_denies() -> None:
     assert check_consent(Consent(kind=Kind.OBJECTION, root=deny()), DEFAULT_VOCABULARY) is None
-    with pytest.raises(InvalidError, match="an objection's root denies"):
+    with pytest.raises(InvalidError) as caught:
         check_consent(Consent(kind=Kind.OBJECTION, root=permit(**STATED)), DEFAULT_VOCABULARY)
+    assert caught.value.reason == "INVALID_CONSENT"
 
 
 def nest(depth: int) -> Provision:

@@ -102,7 +102,7 @@ def open_checkpoint(
     """Parse a checkpoint note and verify that the log signed it; return the checkpoint and the note.
 
     The note shows which of the `witnesses` cosigned. This function does not require any of them: the caller's policy
-    says how many are needed, and how fresh their cosignatures must be (``quorum``).
+    defines how many are needed, and how fresh their cosignatures must be (``quorum``).
 
     Raises:
         MalformedError: the bytes are no checkpoint note.

@@ -16,8 +16,8 @@ witnesses (``quorum``). The chain of each author is verified in the same way, un
 A ledger states in its own chain what it has pruned. The caller first verifies that the published policy allows it
 (``pruned``).
 
-A history does not prove that nobody kept an access unreported, that a tag belongs to a certain person, or that the log
-shows everyone the same tree. Source: ledger-format.md, "History proof".
+A history does not prove that every access was reported, that a tag belongs to a certain person, or that the log shows
+everyone the same tree. Source: ledger-format.md, "History proof".
 """
 
 from collections.abc import Sequence

@@ -11,7 +11,7 @@ from consentd.errors import MalformedError, ProofError
 
 DAY_MS = 86_400_000
 FILE = "pruned"
-"""Path of the file in which a ledger shows what it has pruned, beside its tiles."""
+"""Path of the file in which a ledger shows what it has pruned; it is served like the tiles."""
 
 _FORM = re.compile(rb"minimum [0-9]{1,19}\nstart ([0-9]{1,19})\nkept_from_ms ([0-9]{1,19})\n")
 

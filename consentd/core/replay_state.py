@@ -4,7 +4,7 @@
 with the number of tags: the chain heads and the map over them. The caller stores those as it likes:
 
 - in a file: ``encode_heads`` and ``decode_heads``. ``build_map`` then computes the map again from the heads.
-- in a database: ``encode_head`` and ``decode_head``, a row for each tag, beside the map's buckets.
+- in a database: ``encode_head`` and ``decode_head``, a row for each tag. The map's buckets are stored too.
   ``bucketed.Top.from_buckets`` then computes the hashes above the buckets.
 
 The file formats are private to the program that writes them: no other program reads them, and a damaged or unknown
@@ -147,7 +147,7 @@ def decode_heads(data: bytes | memoryview) -> dict[bytes, ChainHead]:
 def build_map(heads: Mapping[bytes, ChainHead], map_bits: int) -> tuple[dict[int, bytes], bucketed.Top]:
     """Compute the map over these chain heads: its buckets by number, and the hashes above them.
 
-    The heads must be those of a replay whose last leaf is a seal. Between seals the map lags behind the heads.
+    The heads must be those of a replay whose last leaf is a seal. Between seals the map does not have all heads yet.
     """
     buckets: dict[int, bytes] = {}
     for number, values in map_values(heads.items(), map_bits).items():

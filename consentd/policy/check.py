@@ -47,7 +47,7 @@ def check_consent(consent: Consent, vocabulary: Vocabulary) -> RefusalReason | N
     if consent.kind in (Kind.CONSENT, Kind.TRANSFER_REQUEST):
         for node in nodes:
             if node.effect is Effect.PERMIT and not (node.purposes and node.actors and node.categories):
-                raise _invalid("a permit names purpose, recipient and data; `*` says any")
+                raise _invalid("a permit names purpose, recipient and data; `*` means any")
     return None
 
 

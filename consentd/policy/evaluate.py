@@ -2,8 +2,9 @@
 
 There are two ways. Most subjects are SIMPLE (each consent is one row), and for most questions the realm has no rule:
 then one loop of mask-ANDs is enough. Everything else (nested provisions, labels, pauses, statutes, break-glass,
-residuals) goes through ``match``, which finds what each row says by layer, and ``_decide``, which finds the layer that
-decides. Where both ways are possible they give the same answer. The reference interpreter in tests defines the answer.
+residuals) goes through ``match``, which finds the rows that match in each layer, and ``_decide``, which finds the layer
+that decides. Where both ways are possible they give the same answer. The reference interpreter in tests defines the
+answer.
 
 INVARIANT: no answer is cached. An answer depends on the value, the question, the rules and the instant alone.
 """
@@ -230,7 +231,7 @@ def _decide(found: Matches, asked: int, combining: Combining) -> tuple[Masks, Re
         unknown |= unknowns
         left &= ~(permits | denies | unknowns)
     reasons: Reasons = []
-    # A row is a reason only if its layer decided one of its categories the way the row says.
+    # A row is a reason only if its layer decided one of its categories with the row's effect.
     for layer, kind, mask, ids, where in found.rows:
         if mask & decided[layer][kind]:
             if kind == UNKNOWNS:

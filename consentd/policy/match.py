@@ -5,10 +5,10 @@ child is deny, else permit if the value of a child is permit, else the node's ow
 rows of a tree are in preorder. So a loop from the last row to the first meets every child before its parent, and it
 needs one accumulator for each depth. Masks let one loop decide all categories.
 
-Labels, resources and data period say *which* data of a category the question asks for. A permit matches if all of that
-data is inside the row's limits; a deny matches if any of it is. A question may leave them open. Then the caller chooses
-what a limit does (rule 5): ``WORST_CASE`` fails closed, and ``BEST_CASE`` is the answer for an enforcer that checks
-each resource itself.
+Labels, resources and data period limit *which* data of a category the question asks for. A permit matches if all of
+that data is inside the row's limits; a deny matches if any of it is. A question may leave them open. Then the caller
+chooses what a limit does (rule 5): ``WORST_CASE`` fails closed, and ``BEST_CASE`` is the answer for an enforcer that
+checks each resource itself.
 """
 
 from collections.abc import Iterator

@@ -117,11 +117,11 @@ def _tree(lineage: StoredLineage, question: PackedQuestion, now_ms: int, permitt
         silent = permit and lineage.flags & PAUSED
         mask = 0 if silent else _holds(row, lineage.block, question, now_ms) & permitted
         exceptions: tuple[Condition, ...] = ()
-        beside = children
+        siblings = children
         if mask and not permit:
             exceptions = tuple(one for one in reversed(children) if one.effect is Effect.PERMIT or one.children)
-            beside = [one for one in children if one.effect is Effect.DENY and not one.children]
-        below[depth] += beside
+            siblings = [one for one in children if one.effect is Effect.DENY and not one.children]
+        below[depth] += siblings
         if mask:
             below[depth].append(_condition(lineage.layer, row, lineage.block, question, mask, exceptions))
     return below[0][::-1]
