@@ -28,6 +28,7 @@ PLANTED = [
     ("consentd/metrics.py", "from consentd import config", "floors"),
     ("consentd/fhir/planted.py", "from consentd import config", "floors"),
     ("consentd/store/memory.py", "import consentd.ledger", "floors"),
+    ("consentd/files.py", "import consentd.store", "floors"),
     ("consentd/ledger/planted.py", "import consentd.sequencer", "floors"),
     ("consentd/ledger/planted.py", "import consentd.sequencer.commands.write", "floors"),
     ("consentd/verify/planted.py", "import consentd.sequencer", "floors"),
@@ -87,6 +88,7 @@ ALLOWED = [
     ("clients/python/consentd_client/planted.py", "import grpc"),
     ("clients/python/consentd_client/planted.py", "from consentd.core import merkle"),
     ("clients/python/consentd_client/planted.py", "from consentd.statements import payloads"),
+    ("clients/python/consentd_client/planted.py", "from consentd import files"),
     ("clients/python/consentd_client/planted.py", "from consentd.v1 import consent_pb2"),
 ]
 

@@ -6,7 +6,7 @@ give the same bytes.
 
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final
 
 from google.protobuf.message import Message
 
@@ -74,14 +74,11 @@ class TableTransaction(View):
         if self._changed and self._registry is not None:
             self._cache.registry = self._registry
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._txn.abort()
-        self._txn.__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)
 
     # -- one step for each kind that changes the table --------------------------------------------------------
 

@@ -107,6 +107,14 @@ class View(ABC):
 
     _txn: ReadTransaction
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._txn.__exit__(kind, error, trace)
+
     def tag_of(self, identifier_hash: bytes) -> bytes | None:
         """Return the tag under which an identifier is enrolled; None: it is not enrolled."""
         return self._txn.get(b"i" + identifier_hash)
@@ -265,10 +273,3 @@ class Snapshot(View):
         row = self._txn.get(b"H")
         return 0 if row is None else int(U64.unpack(row)[0])
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._txn.__exit__(kind, error, trace)
