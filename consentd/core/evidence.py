@@ -14,6 +14,7 @@ from consentd.core import codec, merkle, note
 from consentd.core.history import ChainProof, HistoryEntry, HistoryProof
 from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.note import NoteVerifier, Verifier
+from consentd.core.strict_json import parse_json
 from consentd.errors import MalformedError
 
 FORMAT = "consentd/evidence/v1"
@@ -31,8 +32,6 @@ _ENTRY = "leaf opening"
 _SINGLE = "index leaf opening inclusion"
 _OPENING = "salt statement"
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# A whole string, or a bracket outside of strings. The string may lack its end: each character is read once.
-_STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.?[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,33 +226,13 @@ def _read_json(content: bytes) -> Any:
         text = content.decode()
     except UnicodeDecodeError:
         raise MalformedError("evidence is not UTF-8") from None
-    _check_nesting(text)
-    try:
-        return json.loads(
-            text, object_pairs_hook=_pairs, parse_int=_parse_integer, parse_float=_refuse, parse_constant=_refuse
-        )
-    except ValueError as error:
-        raise MalformedError("evidence is not JSON") from error
-
-
-def _check_nesting(text: str) -> None:
-    """Refuse text that is nested too deep, before a parser that recurses reads it."""
-    depth = 0
-    for found in _STRING_OR_BRACKET.finditer(text):
-        bracket = text[found.start()]
-        if bracket in "[{":
-            depth += 1
-            if depth > MAX_NESTING:
-                raise MalformedError(f"evidence is nested deeper than {MAX_NESTING} levels")
-        elif bracket in "]}":
-            depth -= 1
-
-
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise MalformedError("evidence has a name twice in one object")
-    return found
+    return parse_json(
+        text,
+        max_nesting=MAX_NESTING,
+        parse_int=_parse_integer,
+        parse_float=_refuse,
+        parse_constant=_refuse,
+    )
 
 
 def _parse_integer(text: str) -> int:

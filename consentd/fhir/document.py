@@ -11,12 +11,12 @@ so the base install works without it.
 import hashlib
 import importlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any, NoReturn
 
-from consentd.errors import InvalidError
+from consentd.core.strict_json import parse_json
+from consentd.errors import InvalidError, MalformedError
 
 MAX_DOCUMENT_BYTES = 1 << 20
 """Longest text of one file."""
@@ -25,7 +25,6 @@ MAX_NESTING = 64
 """Deepest nesting of objects and arrays. The deepest consent allowed, of eight nested provisions, needs half of it."""
 
 _VOLATILE = ("lastUpdated", "source", "versionId")
-_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
 class Release(StrEnum):
@@ -89,13 +88,10 @@ def parse_document(text: str | bytes) -> dict[str, object]:
         raise InvalidError(f"document is longer than {MAX_DOCUMENT_BYTES} bytes", Cause.TOO_LARGE)
     if decoded.startswith("\ufeff"):
         raise _not_json("it begins with a byte order mark")
-    _check_nesting(decoded)
     try:
-        document = json.loads(decoded, object_pairs_hook=_unique, parse_constant=_constant)
-    except InvalidError:
-        raise
-    except ValueError:  # also an integer with more digits than Python converts
-        raise _not_json("it does not parse") from None
+        document = parse_json(decoded, max_nesting=MAX_NESTING, parse_constant=_refuse_constant)
+    except MalformedError as error:
+        raise _not_json(str(error)) from None
     if not isinstance(document, dict):
         raise _not_json("it is no object")
     for path, key, value in walk(document):
@@ -163,31 +159,11 @@ def join(path: str, key: str | int) -> str:
     return f"{path}.{key}" if path else key
 
 
-def _check_nesting(text: str) -> None:
-    """Check the nesting before parsing, by counting brackets outside strings: the parser recurses without a limit."""
-    depth = 0
-    for token in _TOKENS.finditer(text):
-        first = token.group()[0]
-        if first in "[{":
-            depth += 1
-            if depth > MAX_NESTING:
-                raise _not_json(f"it nests deeper than {MAX_NESTING}")
-        elif first in "]}":
-            depth -= 1
-
-
 def _has_surrogate(text: object) -> bool:
     return isinstance(text, str) and not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text)
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise _not_json("a key is twice in one object")
-    return found
-
-
-def _constant(name: str) -> NoReturn:
+def _refuse_constant(name: str) -> NoReturn:
     raise _not_json(f"it holds {quoted(name)}")
 
 
