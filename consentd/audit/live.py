@@ -20,8 +20,6 @@ from consentd.errors import DeniedError, InvalidError, MalformedError, StorageEr
 from consentd.verify.source import Opening
 
 TRIES = 4
-PAUSE_S = 0.5
-"""Wait before the second try. The wait doubles before each further one."""
 _MOST = 40 << 20
 
 
@@ -35,6 +33,8 @@ class LiveDaemon:
         token: an auditor's.
         tls_ca: authorities of the daemon's certificates, PEM; None: those of the system.
         tls: gRPC uses TLS. HTTP uses it if *url* begins with https.
+        timeout_s: of each request.
+        pause_s: wait before the second try; it doubles before each further one.
     """
 
     url: str
@@ -43,6 +43,7 @@ class LiveDaemon:
     tls_ca: Path | None = None
     tls: bool = False
     timeout_s: float = 30.0
+    pause_s: float = 0.5
 
     def open(self) -> "LiveSource":
         """Open it. Connections are made when they are needed.
@@ -151,7 +152,7 @@ class LiveSource:
         fault = ""
         for attempt in range(TRIES):
             if attempt:
-                time.sleep(PAUSE_S * 2 ** (attempt - 1))
+                time.sleep(self._daemon.pause_s * 2 ** (attempt - 1))
             try:
                 connection = self._connect()
                 connection.request("GET", f"{self._prefix}/{path}", headers=headers)
@@ -211,7 +212,7 @@ class LiveSource:
                     raise DeniedError("only auditors may read statements: give an auditor's token") from error
                 if code is not grpc.StatusCode.UNAVAILABLE or attempt == TRIES - 1:
                     raise StorageError(f"statements cannot be read: {code.name}") from error
-                time.sleep(PAUSE_S * 2**attempt)
+                time.sleep(daemon.pause_s * 2**attempt)
         raise AssertionError("the last try returns or raises")
 
 

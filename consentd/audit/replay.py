@@ -32,7 +32,7 @@ from consentd.errors import StorageError
 from consentd.verify.findings import DECISION_UNCERTAIN, MAX_FAULTS, UNKNOWN_KIND, Fault, Progress
 
 BATCH = 16
-"""Bundles in a round, between two commits of a partition's table."""
+"""Bundles in a round. A partition commits its table after each."""
 _AHEAD = 2  # rounds that a partition may be ahead of the slowest one
 _DIRECTORY = re.compile(r"[0-9]{1,3}-of-([0-9]{1,3})")
 
@@ -72,6 +72,7 @@ def replay_decisions(
     log_verifier: NoteVerifier,
     witnesses: Witnesses | None = None,
     state_dir: Path | None = None,
+    batch: int = BATCH,
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> ReplayReport:
@@ -80,6 +81,7 @@ def replay_decisions(
     Args:
         witnesses: who must have cosigned the checkpoint; None: nobody.
         state_dir: save the tables here and continue from them; None: in a temporary directory.
+        batch: bundles in a round.
         jobs: processes, each with a partition; 1: this one alone. A run that continues has as many as it began with.
 
     Raises:
@@ -99,10 +101,10 @@ def replay_decisions(
             source.close()
         size = signed.point.size
         # A ledger of one round is not worth a process, unless it may grow before a later run.
-        is_small = size <= BATCH * tiles.TILE_WIDTH and not is_saved
+        is_small = size <= batch * tiles.TILE_WIDTH and not is_saved
         of = _partitions_in(state_dir) or (1 if is_small else max(1, jobs))
         plan = PartitionPlan(location=location, point=signed.point, directory=state_dir, of=of)
-        rounds = _replay_here(plan, stack) if of == 1 else _replay_in_workers(plan, stack)
+        rounds = _replay_here(plan, batch, stack) if of == 1 else _replay_in_workers(plan, batch, stack)
         report = None
         for results in rounds:
             report = _add_up(signed, results)
@@ -139,23 +141,25 @@ def _add_up(signed: SignedCheckpoint, results: Sequence[PartitionResult]) -> Rep
     )
 
 
-def _firsts(results: Sequence[PartitionResult], point: Checkpoint) -> range:
+def _firsts(results: Sequence[PartitionResult], point: Checkpoint, batch: int) -> range:
     """Return the first bundle of each round that is not replayed by all."""
     start = min(one.size for one in results)
-    return range(start // tiles.TILE_WIDTH, -(-point.size // tiles.TILE_WIDTH), BATCH)
+    return range(start // tiles.TILE_WIDTH, -(-point.size // tiles.TILE_WIDTH), batch)
 
 
-def _replay_here(plan: PartitionPlan, stack: ExitStack) -> Iterator[list[PartitionResult]]:
+def _replay_here(plan: PartitionPlan, batch: int, stack: ExitStack) -> Iterator[list[PartitionResult]]:
     """Yield the result of the only partition before the first round, and after each."""
     only = Partition(plan)
     stack.callback(only.close)
     yield [only.result]
-    for first in _firsts([only.result], plan.point):
-        yield [only.replay(first, BATCH)]
+    for first in _firsts([only.result], plan.point, batch):
+        yield [only.replay(first, batch)]
     only.finish()
 
 
-def _replay_in_workers(plan: PartitionPlan, stack: ExitStack) -> Iterator[list[PartitionResult]]:
+def _replay_in_workers(
+    plan: PartitionPlan, batch: int, stack: ExitStack
+) -> Iterator[list[PartitionResult]]:
     """Yield the results of all partitions after the same round, each from a process of its own."""
     pools = []
     for _ in range(plan.of):
@@ -170,8 +174,8 @@ def _replay_in_workers(plan: PartitionPlan, stack: ExitStack) -> Iterator[list[P
         results = [one.result() for one in started]
         yield results
         ahead: deque[list[Future[PartitionResult]]] = deque()
-        for first in _firsts(results, plan.point):
-            ahead.append([pool.submit(partition.replay_in_worker, first, BATCH) for pool in pools])
+        for first in _firsts(results, plan.point, batch):
+            ahead.append([pool.submit(partition.replay_in_worker, first, batch) for pool in pools])
             if len(ahead) > _AHEAD:
                 yield [one.result() for one in ahead.popleft()]
         while ahead:

@@ -274,11 +274,13 @@ class PrunedLocation:
 
     Attributes:
         start: the size of the tree that ends in that seal.
+        kept_from_ms: from when on statements are kept; 0: from that seal on.
     """
 
     forge: Forge
     export: ExportDirectory
     start: int
+    kept_from_ms: int = 0
 
     @property
     def gone(self) -> frozenset[int]:
@@ -301,12 +303,13 @@ class PrunedSource:
 
     def __init__(self, location: PrunedLocation) -> None:
         self._export, self._start, self._gone = location.export, location.start, location.gone
+        self._kept_from_ms = location.kept_from_ms
         self.checkpoint, self.tile, self.close = self._export.checkpoint, self._export.tile, self._export.close
 
     def pruned(self) -> Pruned:
         n, at = divmod(self._start - 1, 256)
         seal = codec.decode_leaf(self._export.leaves(n, 256)[at])
-        return Pruned(seal.time_ms + 1, self._start)
+        return Pruned(self._kept_from_ms or seal.time_ms + 1, self._start)
 
     def leaves(self, n: int, width: int) -> list[bytes]:
         return [b"" if 256 * n + at in self._gone else leaf for at, leaf in enumerate(self._export.leaves(n, width))]
