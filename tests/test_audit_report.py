@@ -129,7 +129,7 @@ def test_many_seals_and_intervals_stay_few(tmp_path: Path, monkeypatch: pytest.M
     assert render(found, made_s=0).count("<rect") < 1000
 
 
-def test_a_clock_that_differs_is_told(tmp_path: Path) -> None:
+def test_a_clock_that_differs_is_listed(tmp_path: Path) -> None:
     forge = make_forge(300)
     place = forge.write(tmp_path / "a", tmp_path / "b")
     found = count(place, skew_ms=0)
@@ -242,7 +242,7 @@ def test_what_is_drawn_can_be_read_without_seeing_it(forge: Forge, place: Export
     assert page.count('<div class="wide" tabindex="0">') == page.count("<table")
 
 
-def test_two_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+def test_two_of_the_same_name_are_shown_with_their_ids(tmp_path: Path) -> None:
     forge = make_forge(200)
     tag = next(tag for tag, (count, _) in forge.heads.items() if count > 1)
     for name in ("snuh", "impostor"):
@@ -298,7 +298,7 @@ def test_what_is_pruned_is_not_counted_and_is_no_silence(forge: Forge, place: Ex
     found, whole = count(kept, gap_ms=1), count(place, gap_ms=1)
     assert found.pruned == len(kept.gone) > 100
     assert found.entries + found.seal_count == forge.size - found.pruned
-    # Each step of this ledger's clock is a silence of more than a millisecond; next to what is gone none is told.
+    # Each step of this ledger's clock is a silence of more than a millisecond. After a pruned leaf none is listed.
     assert len(found.gaps) > 100
     assert not any(gap.index - 1 in kept.gone for gap in found.gaps)
     assert any(gap.index - 1 in kept.gone for gap in whole.gaps)

@@ -68,7 +68,7 @@ def test_each_part_of_evidence_is_changed_in_each_way(vectors):
     assert wants["malformed"] >= 7_000
     assert wants["proof"] >= 2_000
     assert wants["signature"] >= 100
-    assert wants["untold"] >= 50
+    assert wants["undetermined"] >= 50
     names = {vector.name for vector in files}
     parts = ("scope", "checkpoint", "consistency", "seal", "seal_inclusion", "histories", "entries", "keys", "policy")
     for part in parts:

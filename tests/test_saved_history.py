@@ -2,21 +2,20 @@
 
 import io
 import json
-import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cases.command_lines import CommandLine
 from cases.daemons import Running, make_running
 from cases.ledgers import LOG, ORIGIN, START_MS, LedgerCase
 from cases.pruned_ledgers import DAYS, World
 from cases.vectors_case import BANK, CITIZEN
 from cases.vectors_notes import WITNESS
-from consentd import cli
 from consentd.core import codec, note, quorum
 from consentd.core.evidence import Evidence, Scope, SingleEntry, format_evidence, parse_evidence
 from consentd.core.history import ChainProof, HistoryEntry, HistoryProof
@@ -160,16 +159,6 @@ def test_witnesses_of_a_file(proof: HistoryProof) -> None:
 # -- from a daemon ----------------------------------------------------------------------------------------------
 
 
-class Result:
-    """What one run of a verb left."""
-
-    def __init__(self, status: int, out: str, err: str) -> None:
-        self.status, self.out, self.err = status, out, err
-
-
-Run = Callable[..., Result]
-
-
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running = make_running(tmp_path_factory.mktemp("daemon"), checkpoint_interval_ms=10)
@@ -182,34 +171,17 @@ def trust(running: Running) -> Trust:
     return pin(read_keys(running.config).log.verifier, running.config.ledger.origin)
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, trust: Trust) -> Run:
-    """Run a verb with the log key pinned and no daemon within reach."""
-    for name in os.environ:
-        if name.startswith(("CONSENTD_", "LC_", "LANG")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("CONSENTD_LOG_KEY", note.format_vkey(trust.log_key))
-    monkeypatch.setenv("CONSENTD_TARGET", "127.0.0.1:1")
-
-    def run(*argv: object, stdin: bytes = b"") -> Result:
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        capsys.readouterr()
-        try:
-            status = cli.main([str(one) for one in argv])
-        except SystemExit as done:  # argparse's
-            status = int(done.code or 0)
-        told = capsys.readouterr()
-        return Result(status, told.out, told.err)
-
-    return run
+@pytest.fixture(scope="module")
+def offline(trust: Trust) -> CommandLine:
+    """Runs a verb with the log key pinned and no daemon to call."""
+    return CommandLine().given(CONSENTD_LOG_KEY=note.format_vkey(trust.log_key), CONSENTD_TARGET="127.0.0.1:1")
 
 
-@pytest.fixture
-def talk(run: Run, running: Running, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a verb against the daemon, as the app."""
-    monkeypatch.setenv("CONSENTD_TARGET", f"127.0.0.1:{running.daemon.grpc_port}")
-    monkeypatch.setenv("CONSENTD_TOKEN", running.tokens["app"])
-    return run
+@pytest.fixture(scope="module")
+def online(offline: CommandLine, running: Running) -> CommandLine:
+    """Runs a verb with the daemon to call, as the app."""
+    target = f"127.0.0.1:{running.daemon.grpc_port}"
+    return offline.given(CONSENTD_TARGET=target, CONSENTD_TOKEN=running.tokens["app"])
 
 
 class Numbered:
@@ -239,55 +211,53 @@ def named(subject: Subject) -> str:
 
 
 def test_a_history_is_saved_and_verified_without_a_daemon(
-    talk: Run, person: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    online: CommandLine, offline: CommandLine, person: Subject, tmp_path: Path
 ) -> None:
     file = tmp_path / "history.json"
-    saved = talk("history", named(person), "--save", file)
+    saved = online("history", named(person), "--save", file)
     assert saved.status == 0
     assert "history saved" in saved.err
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    monkeypatch.setenv("CONSENTD_TARGET", "127.0.0.1:1")
-    monkeypatch.delenv("CONSENTD_TOKEN")
     tag = open_tag(file)
     for verb in (("history", "--from", file), ("history", "--from", file, "--tag", tag)):
-        found = talk(*verb)
+        found = offline(*verb)
         assert (found.status, found.out) == (0, saved.out)
         assert "proven: all 2 entries" in found.err
         assert ("to demand a certain person" in found.err) == ("--tag" not in verb)
-    assert talk("history", "--from", "-", "--tag", tag, stdin=file.read_bytes()).out == saved.out
-    summary = json.loads(talk("history", "--from", file, "--json").out.splitlines()[-1])
+    assert offline("history", "--from", "-", "--tag", tag, stdin=io.BytesIO(file.read_bytes())).out == saved.out
+    summary = json.loads(offline("history", "--from", file, "--json").out.splitlines()[-1])
     assert {"verdict": "proven", "tag": tag, "public_name": "", "entries": 2}.items() <= summary.items()
-    assert talk("history", "--from", file, "--tag", "00" * 32).status == 1
-    assert talk("history", "--from", file, "--public", "ledger").status == 1
-    assert talk("history", "--from", file, "--origin", "another").status == 1
+    assert offline("history", "--from", file, "--tag", "00" * 32).status == 1
+    assert offline("history", "--from", file, "--public", "ledger").status == 1
+    assert offline("history", "--from", file, "--origin", "another").status == 1
     file.write_bytes(file.read_bytes().replace(b'"entries":[{', b'"entries":[{"x":1,', 1))
-    assert talk("history", "--from", file).status == 1
+    assert offline("history", "--from", file).status == 1
 
 
 def open_tag(file: Path) -> str:
     return parse_proof(file.read_bytes()).chains[0].tag.hex()
 
 
-def test_a_public_history_is_saved(talk: Run, tmp_path: Path) -> None:
+def test_a_public_history_is_saved(online: CommandLine, tmp_path: Path) -> None:
     file = tmp_path / "history.json"
-    assert talk("history", "--public", "participant/clinic-b", "--save", file).status == 0
-    found = talk("history", "--from", file, "--public", "participant/clinic-b")
+    assert online("history", "--public", "participant/clinic-b", "--save", file).status == 0
+    found = online("history", "--from", file, "--public", "participant/clinic-b")
     assert (found.status, "PARTICIPANT" in found.out.upper()) == (0, True)
-    assert talk("history", "--from", file).status == 0
-    assert talk("history", "--public", "notice/none", "--save", file).status == 0
-    assert "never about a person" in talk("history", "--from", file).err
+    assert online("history", "--from", file).status == 0
+    assert online("history", "--public", "notice/none", "--save", file).status == 0
+    assert "never about a person" in online("history", "--from", file).err
 
 
 def test_a_saved_history_stands_alone_whatever_is_remembered(
-    talk: Run, running: Running, person: Subject, tmp_path: Path
+    online: CommandLine, running: Running, person: Subject, tmp_path: Path
 ) -> None:
     """What a memory holds is not sent again; it must be in the file all the same, with the keys that signed it."""
     memory, file = ("--memory", tmp_path / "memory.json"), tmp_path / "history.json"
-    assert talk("history", named(person), *memory).status == 0
+    assert online("history", named(person), *memory).status == 0
     grant(running, person)
-    new = talk("history", named(person), *memory, "--new", "--save", file)
+    new = online("history", named(person), *memory, "--new", "--save", file)
     assert (new.status, len(new.out.splitlines())) == (0, 1)
-    assert len(talk("history", "--from", file).out.splitlines()) == 3
+    assert len(online("history", "--from", file).out.splitlines()) == 3
     assert parse_proof(file.read_bytes()).consistency == ()
 
 
@@ -367,13 +337,13 @@ def test_a_file_of_a_pruned_history_begins_where_it_is_whole(pruned: Pruned) -> 
     assert format_evidence(parse_evidence(content)) == content
     assert open_history(content, trust=pruned.trust, tag=found.tag) == found
     client = pruned.world.client()
-    told, content = client.run(evidence.save_public_history(client.context, "ledger"))
-    assert [entry.seq for entry in told.entries] == [1, 2]
-    assert open_history(content, trust=pruned.trust, name="ledger") == told
+    found, content = client.run(evidence.save_public_history(client.context, "ledger"))
+    assert [entry.seq for entry in found.entries] == [1, 2]
+    assert open_history(content, trust=pruned.trust, name="ledger") == found
 
 
 def test_what_a_memory_holds_of_before_is_not_in_the_file(pruned: Pruned) -> None:
-    """The file stands alone: it has what the daemon can still prove; what is new in it is told by seq."""
+    """The file has what the daemon can still prove, whatever is remembered; its entries after those are new."""
     for memory, held in ((pruned.early, 4), (pruned.whole, 6)):
         new = [seq for seq in (6, 7, 8, 9) if seq > held]
         found, content = pruned.save(memory)
@@ -416,88 +386,86 @@ def test_a_file_of_a_pruned_history_with_less_than_is_kept(pruned: Pruned) -> No
 
 
 def test_the_command_line_saves_and_opens_a_pruned_history(
-    run: Run, pruned: Pruned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    offline: CommandLine, pruned: Pruned, tmp_path: Path
 ) -> None:
     file, memory = tmp_path / "history.json", tmp_path / "memory.json"
     running = pruned.world.running
-    monkeypatch.setenv("CONSENTD_LOG_KEY", note.format_vkey(pruned.trust.log_key))
-    monkeypatch.setenv("CONSENTD_TARGET", f"127.0.0.1:{running.daemon.grpc_port}")
-    monkeypatch.setenv("CONSENTD_TOKEN", running.tokens["app"])
-    saved = run("history", named(pruned.person), "--memory", memory, "--save", file, "--lang", "en")
+    offline = offline.given(CONSENTD_LOG_KEY=note.format_vkey(pruned.trust.log_key))
+    target = f"127.0.0.1:{running.daemon.grpc_port}"
+    online = offline.given(CONSENTD_TARGET=target, CONSENTD_TOKEN=running.tokens["app"])
+    saved = online("history", named(pruned.person), "--memory", memory, "--save", file, "--lang", "en")
     assert (saved.status, len(saved.out.splitlines())) == (0, 4)
     assert "entries 1 to 5 were pruned" in saved.err
-    assert run("history", named(pruned.person), "--memory", memory, "--save", file, "--new").out == ""
-    monkeypatch.setenv("CONSENTD_TARGET", "127.0.0.1:1")
-    found = run("history", "--from", file, "--lang", "en")
+    assert online("history", named(pruned.person), "--memory", memory, "--save", file, "--new").out == ""
+    found = offline("history", "--from", file, "--lang", "en")
     assert (found.status, found.out) == (0, saved.out)
     assert "proven: all 4 entries that are kept" in found.err
-    summary = json.loads(run("history", "--from", file, "--json").out.splitlines()[-1])
+    summary = json.loads(offline("history", "--from", file, "--json").out.splitlines()[-1])
     assert {"verdict": "proven", "entries": 4, "missing": [[1, 5]]}.items() <= summary.items()
 
 
-def test_what_from_does_not_go_with(talk: Run, person: Subject, tmp_path: Path) -> None:
+def test_what_from_does_not_go_with(online: CommandLine, person: Subject, tmp_path: Path) -> None:
     file = tmp_path / "history.json"
-    assert talk("history", named(person), "--save", file).status == 0
+    assert online("history", named(person), "--save", file).status == 0
     for more in (
         (named(person),), ("--save", tmp_path / "x"), ("--new",), ("--tag", "00" * 32, "--public", "ledger"),
         ("--max-age", "x"), ("--tag", "zz"),
     ):  # fmt: skip
-        assert talk("history", "--from", file, *more).status == 2
-    assert talk("history", "--from", tmp_path / "missing").status == 2
-    assert talk("history", named(person), "--max-age", "5").status == 2
-    assert talk("history", named(person), "--save", tmp_path / "no" / "directory").status == 2
+        assert online("history", "--from", file, *more).status == 2
+    assert online("history", "--from", tmp_path / "missing").status == 2
+    assert online("history", named(person), "--max-age", "5").status == 2
+    assert online("history", named(person), "--save", tmp_path / "no" / "directory").status == 2
 
 
-def test_the_age_of_cosignatures(talk: Run, running: Running, person: Subject, tmp_path: Path) -> None:
+def test_the_age_of_cosignatures(online: CommandLine, running: Running, person: Subject, tmp_path: Path) -> None:
     file, policy = tmp_path / "history.json", tmp_path / "policy"
-    assert talk("history", named(person), "--save", file).status == 0
+    assert online("history", named(person), "--save", file).status == 0
     policy.write_text(f"witness w {note.format_vkey(WITNESS.verifier)}\nquorum w\n")
-    assert talk("history", "--from", file, "--policy", policy).status == 1
+    assert online("history", "--from", file, "--policy", policy).status == 1
     document = parse_proof(file.read_bytes())
     opened = note.parse_note(document.checkpoint)
     sealed = codec.decode_leaf(document.seal)
     cosigned = WITNESS.cosign(opened.text, sealed.time_ms // 1000 + 1)
     lines = note.format_note(opened.text, [*opened.unverified, cosigned])
     file.write_bytes(to_file(replace(document, checkpoint=lines)))
-    assert talk("history", "--from", file, "--policy", policy).status == 0
-    assert talk("history", "--from", file, "--policy", policy, "--max-age", "1000000").status == 0
+    assert online("history", "--from", file, "--policy", policy).status == 0
+    assert online("history", "--from", file, "--policy", policy, "--max-age", "1000000").status == 0
     early = WITNESS.cosign(opened.text, sealed.time_ms // 1000 - 50)
     lines = note.format_note(opened.text, [*opened.unverified, early])
     file.write_bytes(to_file(replace(document, checkpoint=lines)))
-    assert talk("history", "--from", file, "--policy", policy, "--max-age", "10").status == 1
+    assert online("history", "--from", file, "--policy", policy, "--max-age", "10").status == 1
 
 
 # -- receipts ---------------------------------------------------------------------------------------------------
 
 
 def test_a_receipt_is_saved_for_other_programs(
-    talk: Run, trust: Trust, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    online: CommandLine, offline: CommandLine, trust: Trust, tmp_path: Path
 ) -> None:
     kept, proof = tmp_path / "enrol.receipt", tmp_path / "enrol.tlog-proof"
-    assert talk("enrol", "mhid:FILE-RECEIPT", "--receipt", kept).status == 0
+    assert online("enrol", "mhid:FILE-RECEIPT", "--receipt", kept).status == 0
     early = json.loads(kept.read_text())
     kept.write_text(json.dumps({**early, "proof": ""}))
-    done = talk("receipt", kept, "--save", proof)
+    done = online("receipt", kept, "--save", proof)
     assert (done.status, "proof saved" in done.err) == (0, True)
     leaf = tmp_path / "enrol.tlog-proof.leaf"
     verify_receipt(leaf.read_bytes(), proof.read_bytes(), trust)
-    assert talk("verify", proof, "--leaf", leaf).status == 0
-    # What has its proof is not asked for again.
-    monkeypatch.setenv("CONSENTD_TARGET", "127.0.0.1:1")
+    assert online("verify", proof, "--leaf", leaf).status == 0
+    # If a receipt has its proof, no daemon is called.
     proof.unlink()
-    assert talk("receipt", kept, "--save", proof).status == 0
+    assert offline("receipt", kept, "--save", proof).status == 0
     verify_receipt(leaf.read_bytes(), proof.read_bytes(), trust)
     for wrong, status in (
         ({"proof": early["proof"].replace("index", "xedni")}, 1), ({"index": early["index"] + 1}, 1), ({"proof": 5}, 1)
     ):
         kept.write_text(json.dumps({**early, **wrong}))
-        assert talk("receipt", kept, "--save", proof).status == status
+        assert offline("receipt", kept, "--save", proof).status == status
 
 
-def test_a_memory_is_left_alone_by_a_file(talk: Run, person: Subject, tmp_path: Path) -> None:
+def test_a_memory_is_left_alone_by_a_file(online: CommandLine, person: Subject, tmp_path: Path) -> None:
     file, memory = tmp_path / "history.json", tmp_path / "memory.json"
-    assert talk("history", named(person), "--save", file, "--memory", memory).status == 0
+    assert online("history", named(person), "--save", file, "--memory", memory).status == 0
     before = memory.read_bytes()
     assert FileMemory(memory).checkpoint() is not None
-    assert talk("history", "--from", file, "--memory", memory).status == 0
+    assert online("history", "--from", file, "--memory", memory).status == 0
     assert memory.read_bytes() == before

@@ -91,16 +91,16 @@ def evidence_vector(name: str, want: str, document: Any, **under: Any) -> Vector
 
 
 def verdict(vector: Vector) -> str:
-    """Return the verdict of our own verifier; ``untold`` if all is proven, but something is undetermined."""
+    """Return what our own verifier says; ``undetermined`` if all is proven, but something could not be determined."""
     try:
-        is_told = _VERIFY[vector.kind](vector)
+        is_determined = _VERIFY[vector.kind](vector)
     except MalformedError:
         return "malformed"
     except SignatureError:
         return "signature"
     except ProofError:
         return "proof"
-    return "untold" if is_told is False else "ok"
+    return "undetermined" if is_determined is False else "ok"
 
 
 def read_evidence(vector: Vector) -> dict[str, Any]:

@@ -86,8 +86,8 @@ def make_all(directory: Path) -> Made:
 
 
 SMALLER = {("first", "more"), ("last", "less")}
-TOLD = {"range with own key": "untold", "range with unknown kind": "untold"}
-"""What is not proven wholly: who owns a key, what an unknown kind says."""
+UNDETERMINED = {"range with own key": "undetermined", "range with unknown kind": "undetermined"}
+"""What cannot be determined: who owns a key, what an unknown kind states."""
 
 
 def evidence() -> Iterator[Vector]:
@@ -95,13 +95,13 @@ def evidence() -> Iterator[Vector]:
     with TemporaryDirectory() as directory:
         made = make_all(Path(directory))
     for name, document in made.files.items():
-        told = TOLD.get(name, "ok")
-        yield vector(f"evidence: {name}", told, document)
+        whole = UNDETERMINED.get(name, "ok")
+        yield vector(f"evidence: {name}", whole, document)
         yield from other_pins(name, document)
-        yield from changed_values(name, document, told)
+        yield from changed_values(name, document, whole)
         yield from changed_lists(name, document)
         yield from changed_bytes(name, encode(document), 23 if name == "public chain" else 211)
-        yield from other_spellings(name, document, told)
+        yield from other_spellings(name, document, whole)
     yield from odd_texts(made.files["participant"])
     yield from swapped(made.files)
     yield from cosigned(made.files["range"])
@@ -126,7 +126,7 @@ def places(node: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
         yield from places(child, (*place, key))
 
 
-def changed_values(name: str, document: Document, told: str) -> Iterator[Vector]:
+def changed_values(name: str, document: Document, whole: str) -> Iterator[Vector]:
     """Yield each value changed: bits here and there, shorter, longer, of another type, missing; a name too many."""
     rng = random.Random(len(name))
     for place, value in places(document):
@@ -135,7 +135,7 @@ def changed_values(name: str, document: Document, told: str) -> Iterator[Vector]
         for what, other in changed_base64(rng, value) if is_base64 else changed_value(value):
             if other != value:
                 changed = set_at(document, place, other) if place else other
-                yield vector(f"{where} {what}", wanted_of(place, what, told), changed)
+                yield vector(f"{where} {what}", wanted_of(place, what, whole), changed)
         if place and isinstance(place[-1], str):
             yield vector(f"{where} missing", "malformed", without(document, place))
         if isinstance(value, dict):
@@ -151,14 +151,14 @@ def is_text(place: Place) -> bool:
     return place[-1] in ("public_name", "format", "participant") or place[0] in CLAIMS
 
 
-def wanted_of(place: Place, what: str, told: str) -> str:
+def wanted_of(place: Place, what: str, whole: str) -> str:
     """Return what a verifier must say of a value changed in this way."""
     if place and place[0] in CLAIMS and what == "longer":
-        return told
+        return whole
     if place[-1:] == ("opening",) and what == "null":
         return "any" if place[0] == "entries" else ""  # a single entry's may be withheld
     if (place[-1:] and (place[-1], what) in SMALLER and place[0] == "scope"):
-        return told
+        return whole
     if place == ("scope", "tag") and what in ("cut", "longer"):
         return "malformed"
     if place == ("format",):
@@ -240,19 +240,19 @@ def changed_bytes(name: str, content: bytes, every: int) -> Iterator[Vector]:
         yield vector(f"{name} without its first {at + 1}", "malformed", content[at + 1 :])
 
 
-def other_spellings(name: str, document: Document, told: str) -> Iterator[Vector]:
+def other_spellings(name: str, document: Document, whole: str) -> Iterator[Vector]:
     """Yield the file as other writers of JSON would write it, and as no writer may."""
     good = encode(document)
 
     def made(what: str, want: str, content: bytes) -> Vector:
         return vector(f"{name} written {what}", want, content)
 
-    yield made("with spaces", told, json.dumps(document, indent=2).encode())
-    yield made("in another order", told, json.dumps(document, sort_keys=True).encode())
-    yield made("in reverse order", told, encode(reversed_names(document)))
-    yield made("with escapes", told, re.sub(rb'"seal"', rb'"\\u0073eal"', good, count=1))
-    yield made("with escaped slashes", told, good.replace(b"/", rb"\/"))
-    yield made("with carriage returns and tabs", told, good.replace(b",", b",\r\n\t"))
+    yield made("with spaces", whole, json.dumps(document, indent=2).encode())
+    yield made("in another order", whole, json.dumps(document, sort_keys=True).encode())
+    yield made("in reverse order", whole, encode(reversed_names(document)))
+    yield made("with escapes", whole, re.sub(rb'"seal"', rb'"\\u0073eal"', good, count=1))
+    yield made("with escaped slashes", whole, good.replace(b"/", rb"\/"))
+    yield made("with carriage returns and tabs", whole, good.replace(b",", b",\r\n\t"))
     for what, space in (
         ("a form feed", b"\f"), ("a no-break space", b"\xc2\xa0"), ("a NUL", b"\0"), ("U+FEFF", b"\xef\xbb\xbf"),
     ):  # fmt: skip
@@ -309,8 +309,8 @@ def odd_texts(document: Document) -> Iterator[Vector]:
         for name, text, want in texts:
             changed = encode(set_at(document, place, "TEXT")).replace(b'"TEXT"', f'"{text}"'.encode())
             is_claim, is_half = place[0] in CLAIMS, "half" in name or "round" in name
-            told = "malformed" if is_half else "ok" if is_claim else "" if place[0] == "histories" else want
-            yield vector(f"{'.'.join(map(str, place))} with {name}", told, changed)
+            wanted = "malformed" if is_half else "ok" if is_claim else "" if place[0] == "histories" else want
+            yield vector(f"{'.'.join(map(str, place))} with {name}", wanted, changed)
 
 
 # -- files of one ledger ----------------------------------------------------------------------------------------
@@ -330,7 +330,7 @@ def swapped(files: dict[str, Document]) -> Iterator[Vector]:
 
 
 def cosigned(document: Document) -> Iterator[Vector]:
-    """Yield evidence under policies, and policies that are no policies."""
+    """Yield evidence under policies, cosigned or not, in time or too early."""
     opened = note.parse_note(base64.b64decode(document["checkpoint"]))
     seal_s = codec.decode_leaf(base64.b64decode(document["seal"])).time_ms // 1000
 

@@ -55,7 +55,7 @@ def ordered(name: str, want: str, forge: Forge) -> Iterator[Vector]:
         under = {"public_name": first["public_name"]} if first["public_name"] else {"tag": b64(asked)}
         for order, chains in (("", others), (", backwards", others[::-1])):
             made = {**document, "histories": [first, *chains]}
-            whole = f"terms: {name}: {first['public_name'] or 'the person'}{order}"
+            whole = f"key changes: {name}: {first['public_name'] or 'the person'}{order}"
             history = history_vector(whole, want, made, **under)
             yield history
             yield evidence_vector(whole, want, history.content)
@@ -112,4 +112,4 @@ def nobodys() -> Vector:
     """Return evidence of the chain of an empty tag."""
     document = to_document(base().proof(codec.public_tag("ledger")))
     nobody = {**document, "scope": {"tag": ""}, "histories": document["histories"][:1]}
-    return evidence_vector("terms: of an empty tag", "malformed", nobody)
+    return evidence_vector("key changes: of an empty tag", "malformed", nobody)

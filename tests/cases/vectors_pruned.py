@@ -107,12 +107,12 @@ def shown(forge: Forge, first: int = 1, gone: tuple[int, ...] = (), chain: int =
     return with_chain(document, chain, {**document["histories"][chain], "first_seq": first, "entries": entries})
 
 
-def both(name: str, want: str, document: Document, told: str = "", **under: Any) -> Iterator[Vector]:
-    """Yield a file as a history and as evidence. *told*: what a check of evidence wants, if not the same."""
+def both(name: str, want: str, document: Document, as_evidence: str = "", **under: Any) -> Iterator[Vector]:
+    """Yield a file as a history and as evidence. *as_evidence*: what evidence wants, if not the same."""
     asked = {"tag": document["histories"][0]["tag"]} if "public_name" not in under else {}
     history = history_vector(f"pruned: {name}", want, document, **asked, **under)
     yield history
-    yield evidence_vector(f"pruned: {name}", told or want, history.content)
+    yield evidence_vector(f"pruned: {name}", as_evidence or want, history.content)
 
 
 def pruned() -> Iterator[Vector]:
@@ -135,7 +135,7 @@ class Said:
     leaf_0: bytes | None = None
     tag: bytes | str = "ledger"
     more: tuple[tuple[str, Any], ...] = ()
-    told: str = ""
+    as_evidence: str = ""
 
 
 def stated() -> Iterator[Vector]:
@@ -182,13 +182,13 @@ def stated() -> Iterator[Vector]:
         Said("in two parts", "ok", "ok", (nested(b"\x10\x04") + b"\x4a" + bytes((len(time),)) + time,)),
         Said("twice, the last one counts", "proof", "ok", (pruning() + nested(b"\x08\x01"),)),
         Said("with a time twice", "ok", "ok", (nested(b"\x08\x01" + time),)),
-        Said("with an unknown field", "proof", "ok", (nested(time + b"\x18\x01"),), told="untold"),
-        Said("with a field of another type", "proof", "ok", (nested(time + b"\x0a\x01x"),), told="untold"),
-        Said("cut short", "proof", "ok", (nested(time[:-1]),), told="untold"),
-        Said("as a number", "proof", "ok", (no_pruning + b"\x48\x01",), told="untold"),
-        Said("beside an unknown field", "proof", "ok", (pruning() + b"\x78\x01",), told="untold"),
+        Said("with an unknown field", "proof", "ok", (nested(time + b"\x18\x01"),), as_evidence="undetermined"),
+        Said("with a field of another type", "proof", "ok", (nested(time + b"\x0a\x01x"),), as_evidence="undetermined"),
+        Said("cut short", "proof", "ok", (nested(time[:-1]),), as_evidence="undetermined"),
+        Said("as a number", "proof", "ok", (no_pruning + b"\x48\x01",), as_evidence="undetermined"),
+        Said("beside an unknown field", "proof", "ok", (pruning() + b"\x78\x01",), as_evidence="undetermined"),
         Said("beyond the policy, beside an unknown field", "proof", "ok", (pruning(latest + 1) + b"\x78\x01",),
-             told="untold"),
+             as_evidence="undetermined"),
         Said("under a leaf 0 with an unknown field", "proof", "proof", (pruning(),), first_payload() + b"\x78\x01"),
         Said("in leaf 0", "proof", "ok", (), first_payload() + early),
         Said("in leaf 0, beyond the policy", "proof", "proof", (), first_payload() + pruning(START_MS)),
@@ -197,8 +197,9 @@ def stated() -> Iterator[Vector]:
         Said("beyond the policy, in the person's chain", "proof", "ok", (pruning(STATED_MS),), tag=ME),
         Said("in a participant's chain", "proof", "ok", (pruning(),), tag="participant/bank"),
         Said("in an entry of another kind", "proof", "ok", (pruning(),), more=(("kind", EntryKind.NOTICE),)),
-        Said("in an entry of a kind not known", "proof", "ok", (pruning(),), more=(("kind", 200),), told="untold"),
-        Said("in a KEY", "proof", "ok", (pruning(),), more=(("kind", EntryKind.KEY),), told="untold"),
+        Said("in an entry of a kind not known", "proof", "ok", (pruning(),), more=(("kind", 200),),
+             as_evidence="undetermined"),
+        Said("in a KEY", "proof", "ok", (pruning(),), more=(("kind", EntryKind.KEY),), as_evidence="undetermined"),
         Said("by a stranger", "signature", "signature", (pruning(),), more=(("author", STRANGER),)),
         Said("by a participant", "signature", "signature", (pruning(),), more=(("author", BANK),)),
         Said("by a tombstone", "proof", "proof", (pruning(),), more=(("tombstone", True),)),
@@ -211,7 +212,7 @@ def stated() -> Iterator[Vector]:
             ("one is a tombstone", said.cut, shown(forge, gone=(OLD,))),
             ("nothing is missing", said.whole, shown(forge)),
         ):
-            yield from both(f"{said.name}: {lack}", want, document, said.told if want == "ok" else "")
+            yield from both(f"{said.name}: {lack}", want, document, said.as_evidence if want == "ok" else "")
     moved = st.LedgerStatement(origin="ledger.example/other", pruning=st.Pruning(kept_from_time_ms=KEPT_FROM_MS))
     forge = ledger(moved.SerializeToString())
     yield from both("by a ledger of another name", "proof", shown(forge, OLD, (OLD,)))
@@ -307,9 +308,9 @@ def tombstones() -> Iterator[Vector]:
         kept = ledger(pruning(), old=lambda forge, kind=kind: forge.add(ME, kind, DAEMON))
         # Nothing follows an ERASURE.
         want = "ok" if 8 <= kind <= 15 else "proof"
-        told = "untold" if kind > max(EntryKind) else ""
+        verdict = "undetermined" if kind > max(EntryKind) else ""
         yield from both(f"kind {kind}, gone", want, shown(kept, 4, (OLD + 1,)))
-        yield from both(f"kind {kind}, there", "ok" if kind != EntryKind.ERASURE else "proof", shown(kept, 4), told)
+        yield from both(f"kind {kind}, there", "ok" if kind != EntryKind.ERASURE else "proof", shown(kept, 4), verdict)
     every = tuple(range(1, ALL))
     late = ledger(pruning(), old=lambda forge: forge.add(ME, 200, DAEMON))
     yield from both("nothing but a tombstone of a kind not known is missing", "proof", shown(late, OLD + 1, (OLD + 1,)))

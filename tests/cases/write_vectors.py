@@ -27,7 +27,7 @@ from cases.vectors_seals import seals
 def with_verdict(vector: Vector) -> Vector:
     """Return a vector with what our own verifier says of it, which is what it wants, where it is asked."""
     said = verdict(vector)
-    refused = said not in ("ok", "untold")
+    refused = said not in ("ok", "undetermined")
     assert vector.want in (said, "any") or (not vector.want and refused), f"{vector}: {said}"
     under = vector.under
     if vector.kind in ("history", "evidence") and not refused:

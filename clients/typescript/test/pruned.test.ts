@@ -1,4 +1,4 @@
-/** What a reader is told of a pruned history, and what is kept of one. What must be refused is in the vectors. */
+/** The result for a pruned history, as text and as JSON, and what is held of one. The vectors have what is refused. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -22,7 +22,7 @@ function historyNamed(name: string): HistoryResult {
 
 const json = (value: unknown): Record<string, unknown> => JSON.parse(JSON.stringify(value));
 
-test("a history that begins behind what was pruned", { skip: withoutVectors }, () => {
+test("a history that begins after what was pruned", { skip: withoutVectors }, () => {
   const evidence = historyNamed("pruned: stated: five are missing, and one is a tombstone");
   assert.deepEqual(evidence.missing, [[1n, 5n]]);
   assert.equal(evidence.keptFromMs, BigInt(1_800_000_000_000 + 5 * 86_400_000));
@@ -51,7 +51,7 @@ test("a statement that was pruned is not one that was erased", { skip: withoutVe
   assert.equal(historyText(erased).filter((line) => line.endsWith("(erased)")).length, 7);
 });
 
-test("what comes behind a gap is told apart from what is held", { skip: withoutVectors }, () => {
+test("entries after a gap are shown apart from those held", { skip: withoutVectors }, () => {
   const evidence = historyNamed("retention: news, early");
   assert.deepEqual(evidence.missing, [[5n, 7n]]);
   const lines = historyText(evidence);

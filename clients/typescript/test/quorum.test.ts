@@ -171,7 +171,7 @@ test("the last empty line of a note separates", () => {
   assert.equal(openNote(encodeText(`${body}\n${line}`), [log]).text, body);
 });
 
-test("two keys of the same name and ID cannot be told apart", () => {
+test("two keys of the same name and ID are refused", () => {
   const note = encodeText(CHECKPOINT);
   const log = TRUST.logKey;
   const impostor = new Verifier(ORIGIN, new Uint8Array(32).fill(7));

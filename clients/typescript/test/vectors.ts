@@ -48,11 +48,11 @@ export function listShared(...path: string[]): string[] {
   });
 }
 
-/** Return what a verification comes to, as vectors name it: false is "untold", proven as far as it could be told.
- * Anything else that is thrown is a bug, and goes on. */
+/** Return the verdict of a verification, as vectors name it. A verification returns false for "undetermined". Any error but
+ * a `VerificationError` is a bug, and is thrown again. */
 export function verdict(verify: () => unknown): string {
   try {
-    return verify() === false ? "untold" : "ok";
+    return verify() === false ? "undetermined" : "ok";
   } catch (error) {
     if (error instanceof VerificationError) return errorClass(error);
     throw error;
