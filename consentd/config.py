@@ -1,7 +1,8 @@
 """The configuration: frozen values, read from a TOML file once, at the start.
 
 An unknown key is an error, because a misspelt option would otherwise silently have its default. Relative paths are
-relative to the file. ``ops/consentd.toml`` explains each option, what its loss means, and whether it is trusted.
+relative to the file. ``ops/consentd.toml`` has every option, and says what it is, what the loss of the thing that it
+names means, and what a person who can change that thing can do. The fields below have the same names.
 
 No option decides an access. The rules that decide are entries of the ledger (kind RULES): a decision that depended on
 a file could not be replayed.
@@ -33,19 +34,7 @@ def bounded(default: int, least: int, most: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerConfig:
-    """The ledger: its directories, and when it is sealed.
-
-    Attributes:
-        origin: name of the ledger, first line of every checkpoint; never changes.
-        data_dir: directory of the store, of the vault and, by default, of the table and ``last_signed_path``.
-        last_signed_path: file of the last signed checkpoint; it must be outside the store's own directory.
-        checkpoint_interval_ms: least time between two checkpoints.
-        map_bits: the map has 2^map_bits buckets, best about 16 persons each. Fixed when the ledger is created.
-        retention_days: how old an entry must be, and for how long without effect, before it may be pruned; 0: nothing
-            is ever pruned. Leaf 0 publishes the number, so it is fixed when the ledger is created.
-        idempotency_days: how long a ``request_id`` is remembered, at least 7.
-        block_cache_mb: memory for blocks of the store.
-    """
+    """The ledger: its directories, and when it is sealed."""
 
     origin: str
     data_dir: Path
@@ -74,14 +63,7 @@ class LedgerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeysConfig:
-    """Files of the secret keys. Only the daemon's user may read them.
-
-    Attributes:
-        log_key_file: signs checkpoints.
-        statement_key_file: signs statements of the daemon: decisions, and entries for thin clients.
-        vault_key_file: wraps the keys in the vault: each person's, and the one that identifiers are hashed with.
-        log_mldsa_key_file: signs checkpoints too, with ML-DSA-44; None: they are signed with Ed25519 alone.
-    """
+    """Files of the secret keys. Only the daemon's user may read them."""
 
     log_key_file: Path
     statement_key_file: Path
@@ -91,13 +73,7 @@ class KeysConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsConfig:
-    """TLS of one listener.
-
-    Attributes:
-        cert_file: certificate chain, PEM.
-        key_file: its private key, PEM.
-        client_ca_file: authorities of client certificates, PEM; None: clients present no certificates.
-    """
+    """TLS of one listener."""
 
     cert_file: Path
     key_file: Path
@@ -106,15 +82,7 @@ class TlsConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrpcConfig:
-    """The gRPC server.
-
-    Attributes:
-        listen: ``host:port``; port 0 takes a free one.
-        threads: threads that answer checks; more than 4 gain nothing. Calls that may wait have threads of their own.
-        max_message_bytes: longest request accepted.
-        max_batch_items: most items of one batch.
-        tls: needed for every listen address that is not loopback.
-    """
+    """The gRPC server."""
 
     listen: str = "127.0.0.1:7400"
     threads: int = bounded(4, 1, 64)
@@ -125,12 +93,7 @@ class GrpcConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpConfig:
-    """The HTTP server: checkpoint, tiles, metrics, health.
-
-    Attributes:
-        listen: ``host:port``; port 0 takes a free one.
-        tls: needed for every listen address that is not loopback.
-    """
+    """The HTTP server: checkpoint, tiles, metrics, health."""
 
     listen: str = "127.0.0.1:7401"
     tls: TlsConfig | None = None
@@ -138,12 +101,7 @@ class HttpConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableConfig:
-    """The policy table.
-
-    Attributes:
-        path: directory of its LMDB environment.
-        map_size_mb: largest size to which it can grow. It reserves addresses, not memory.
-    """
+    """The policy table."""
 
     path: Path
     map_size_mb: int = bounded(65_536, 16, 1 << 24)
@@ -151,23 +109,14 @@ class TableConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallersConfig:
-    """The callers of the daemon.
-
-    Attributes:
-        credentials_file: hashes of tokens and certificates, each with its owner.
-    """
+    """The callers of the daemon."""
 
     credentials_file: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolConfig:
-    """The writes that wait for the sequencer.
-
-    Attributes:
-        max_waiting: writes that may wait; more are refused with RESOURCE_EXHAUSTED.
-        max_batch: most writes in one synced batch.
-    """
+    """The writes that wait for the sequencer."""
 
     max_waiting: int = bounded(10_000, 1, 1_000_000)
     max_batch: int = bounded(400, 1, 10_000)
@@ -175,14 +124,7 @@ class PoolConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WitnessConfig:
-    """The witnesses that cosign checkpoints before they are published.
-
-    Attributes:
-        policy_file: the witnesses and the quorum (C2SP tlog-policy); None: checkpoints are published at once.
-        fail_open: publish a checkpoint that has no quorum after ``timeout_ms``.
-        timeout_ms: how long a witness may take to answer.
-        recosign_interval_ms: how often the last checkpoint is cosigned again while there are no new entries.
-    """
+    """The witnesses that cosign checkpoints before they are published."""
 
     policy_file: Path | None = None
     fail_open: bool = False
@@ -192,12 +134,7 @@ class WitnessConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScrubConfig:
-    """The scrubber, which reads all records again in the background.
-
-    Attributes:
-        records_per_s: most records read in a second; 0: the scrubber never runs.
-        interval_s: least time from the start of one pass to the start of the next.
-    """
+    """The scrubber, which reads all records again in the background."""
 
     records_per_s: int = bounded(1_000, 0, 1_000_000)
     interval_s: int = bounded(86_400, 1, 31_536_000)
@@ -205,11 +142,7 @@ class ScrubConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
-    """The log on stderr.
-
-    Attributes:
-        level: lowest level that is written.
-    """
+    """The log on stderr."""
 
     level: str = field(default="info", metadata={"one_of": ("debug", "info", "warning", "error")})
 
