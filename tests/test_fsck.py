@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cases.ledgers import BANK, DAEMON, LOG, ORIGIN, LedgerCase, Raw, check_files, check_ledger, fill_all_kinds, flip
+from cases.ledgers import BANK, DAEMON, LOG, ORIGIN, LedgerCase, check_files, check_ledger, fill_all_kinds, flip
+from cases.writes import Raw
 from consentd.core import checkpoint, codec, merkle, note
 from consentd.core.kinds import EntryKind
 from consentd.core.tiles import Edge

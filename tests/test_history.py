@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cases.histories import BANK, CHAINS, CITIZEN, OTHER, changes_of, live, verify, with_chain, with_entry
-from cases.ledgers import DAEMON, LOG, ORIGIN, LedgerCase, Raw, check_ledger, flip
+from cases.ledgers import DAEMON, LOG, ORIGIN, LedgerCase, check_ledger, flip
+from cases.writes import Raw
 from consentd.core import checkpoint, codec, note, patricia
 from consentd.core.history import (
     ChainProof,

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cases.histories import BANK, CHAINS, CITIZEN, verify
-from cases.ledgers import LedgerCase, Raw, check_ledger
+from cases.ledgers import LedgerCase, check_ledger
+from cases.writes import Raw
 from consentd.core.key_validity import FOREVER_MS, KeyChange, KeyValidity, valid_keys
 from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import SignatureError

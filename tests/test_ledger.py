@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from cases.ledgers import DAEMON, LOG, MAP_BITS, ORIGIN, START_MS, LedgerCase, Raw, check_files, check_ledger, flip
+from cases.ledgers import DAEMON, LOG, MAP_BITS, ORIGIN, START_MS, LedgerCase, check_files, check_ledger, flip
+from cases.writes import Raw
 from consentd.core import bucketed, checkpoint, codec, ed25519, merkle, patricia
 from consentd.core.kinds import EntryKind
 from consentd.errors import CorruptionError, InvalidError, NotFoundError

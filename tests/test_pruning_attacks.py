@@ -8,8 +8,8 @@ import grpc
 import pytest
 
 from cases.daemons import ORIGIN, Running, question, reason_of
-from cases.ledgers import UncheckedPublicWrite
 from cases.pruned_ledgers import DAYS, World, data_directory, fsck, live, pruned_world, verify
+from cases.writes import UncheckedPublicWrite
 from consentd.audit.export import export
 from consentd.audit.live import LiveSource
 from consentd.audit.replay import replay_decisions

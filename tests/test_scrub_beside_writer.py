@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from cases.ledgers import LedgerCase, Person, Raw
+from cases.ledgers import LedgerCase, Person
 from cases.pruned_ledgers import PruningCase, use
 from cases.scrubs import SCRATCH, make_scrub, scrub, write
+from cases.writes import Raw
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.errors import StorageError

@@ -14,13 +14,13 @@ from cases.ledgers import (
     LOG,
     ORIGIN,
     START_MS,
-    Failing,
     FakeClock,
     LedgerCase,
     check_files,
     check_ledger,
     held_writer,
 )
+from cases.writes import Failing
 from consentd.core import checkpoint, codec, ed25519
 from consentd.core.kinds import EntryKind
 from consentd.errors import (

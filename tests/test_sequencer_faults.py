@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from cases.fakes import FaultyPublisher, FaultySigner, FaultyStore, FaultyTable
-from cases.ledgers import INTERVAL_MS, LOG, Failing, LedgerCase, Raw, check_files, check_ledger, flip
+from cases.ledgers import INTERVAL_MS, LOG, LedgerCase, check_files, check_ledger, flip
+from cases.writes import Failing, Raw
 from consentd.core import merkle
 from consentd.core.kinds import EntryKind
 from consentd.errors import ConsentdError, CorruptionError, InvalidError, RequestError, StorageError

@@ -11,21 +11,22 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cases import fakes
 from cases.fakes import FakeClock, Random
+from cases.writes import Raw, UncheckedPublicWrite
 from consentd.core import checkpoint, codec, ed25519, history, merkle, note, tiles
 from consentd.core.kinds import EntryKind
 from consentd.core.replay import Replay
 from consentd.cosigning.publisher import ImmediatePublisher, Publisher
 from consentd.ledger import layout, reads
-from consentd.ledger.ledger import Draft, Ledger
+from consentd.ledger.ledger import Ledger
 from consentd.ledger.recovery import open_ledger
 from consentd.ledger.retention import read_pruned
-from consentd.ledger.vault import Vault, plaintext_row
+from consentd.ledger.vault import Vault
 from consentd.metrics import Metrics
 from consentd.policy import model
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
@@ -33,8 +34,8 @@ from consentd.sequencer.checkpoints import CheckpointSigning
 from consentd.sequencer.commands.accesses import AuthorizeAccess, RecordOutcome
 from consentd.sequencer.commands.consents import ChangeConsent, GrantConsent
 from consentd.sequencer.commands.genesis import Genesis
-from consentd.sequencer.commands.registry import EnrolSubject, PublicWrite
-from consentd.sequencer.commands.write import Author, Plan, Request, SignedEntry, Unremembered, Write, WriteContext
+from consentd.sequencer.commands.registry import EnrolSubject, RegisterParticipant
+from consentd.sequencer.commands.write import Author, Request, SignedEntry, Write
 from consentd.sequencer.loop import Sequencer, SequencerLimits
 from consentd.sequencer.pool import Written
 from consentd.service.requests import content_hash, make_request
@@ -43,7 +44,6 @@ from consentd.store import Batch, Store
 from consentd.store.memory import MemoryStore
 from consentd.table.catch_up import catch_up
 from consentd.table.table import Table
-from consentd.table.transaction import TableTransaction
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 from consentd.verify.fsck import Report, verify_files
@@ -67,52 +67,6 @@ class Person:
     identifier_hash: bytes
     tag: bytes
     key: ed25519.KeyPair | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Raw(Unremembered):
-    """A write that no service makes: an entry of any kind, signed by the daemon, in the clear."""
-
-    kind: int
-    tag: bytes
-    payload: bytes = b""
-    ref: int = 0
-    author: ed25519.KeyPair = DAEMON
-    author_skew_ms: int = 0
-    message: Any = field(default_factory=st.RevokeStatement)  # what the table makes of it
-
-    def prepare(self, context: WriteContext) -> Plan[None]:
-        request_id, author_time_ms = context.author.random(16), context.batch.time_ms + self.author_skew_ms
-        message = codec.signed_message(
-            origin=ORIGIN, kind=self.kind, tag=self.tag, ref=self.ref, request_id=request_id,
-            author_time_ms=author_time_ms, payload=self.payload,
-        )
-        made = codec.Statement(
-            self.author.public_key, self.author.sign(message), request_id, author_time_ms, self.payload
-        )
-        commit, stored = plaintext_row(context.author.random(32), codec.encode_statement(made))
-        draft = Draft(kind=self.kind, tag=self.tag, ref=self.ref, commit=commit, stored=stored)
-        return Plan(((draft, self.message),), None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failing(Unremembered):
-    """A write whose preparation fails."""
-
-    error: BaseException
-
-    def prepare(self, context: WriteContext) -> Plan[None]:
-        raise self.error
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UncheckedPublicWrite(PublicWrite[Any]):
-    """An entry of any kind in a public chain, without the checks of its kind."""
-
-    kind: EntryKind
-
-    def check(self, table: TableTransaction) -> None:
-        pass
 
 
 @contextmanager
@@ -304,7 +258,7 @@ class LedgerCase:
         rules = rules_message(model.Rules(), realm_id="realm", version=1, vocabulary_id=DEFAULT_VOCABULARY.id)
         return Genesis(ledger=statement, vocabulary=vocabulary_message(DEFAULT_VOCABULARY), rules=rules)
 
-    def participant(self, participant_id: str, **base: Any) -> UncheckedPublicWrite:
+    def participant(self, participant_id: str, **base: Any) -> RegisterParticipant:
         """Return the registration of a participant."""
         message = st.ParticipantStatement(
             participant_id=participant_id,
@@ -312,7 +266,9 @@ class LedgerCase:
             roles=[st.PARTICIPANT_ROLE_HOLDER],
             active=True,
         )
-        return self.public(f"participant/{participant_id}", EntryKind.PARTICIPANT, message, **base)
+        chain = f"participant/{participant_id}"
+        request = self.request(chain, message.SerializeToString(deterministic=True), **base)
+        return RegisterParticipant(request=request, chain=chain, message=message)
 
     def key(self, participant_id: str, key: bytes, *, retired: bool = False) -> UncheckedPublicWrite:
         """Return what puts a participant's key in force, or out of it."""
