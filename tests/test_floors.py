@@ -28,7 +28,7 @@ PLANTED = [
     ("consentd/metrics.py", "from consentd import config", "floors"),
     ("consentd/fhir/planted.py", "from consentd import config", "floors"),
     ("consentd/store/memory.py", "import consentd.ledger", "floors"),
-    ("consentd/files.py", "import consentd.store", "floors"),
+    ("consentd/files.py", "import consentd.statements.payloads", "floors"),
     ("consentd/ledger/planted.py", "import consentd.sequencer", "floors"),
     ("consentd/ledger/planted.py", "import consentd.sequencer.commands.write", "floors"),
     ("consentd/verify/planted.py", "import consentd.sequencer", "floors"),
