@@ -211,7 +211,7 @@ class Top:
         """Return a view of the hashes at an earlier time, from layers that ``slots`` returned since then, oldest
         first.
         """
-        return _Before(self.map_bits, self._slot, layers)
+        return _EarlierTop(self.map_bits, self._slot, layers)
 
     def plan_neighbour(self, bucket: int) -> int | None:
         """Return the bucket that is needed for proofs about the keys of `bucket`; None: the map is empty.
@@ -256,7 +256,7 @@ class Top:
         return bytes(self._slots[i * HASH_SIZE : (i + 1) * HASH_SIZE])
 
 
-class _Before(Top):
+class _EarlierTop(Top):
     """A view of a ``Top`` in which earlier slots replace the present ones. It has no slots of its own."""
 
     __slots__ = ("_layers", "_present")

@@ -63,7 +63,7 @@ class Retention:
     days: int = 0
     kept_from_ms: int = 0
 
-    def take(self, event: Event, days: int, pruned: Pruned | None) -> None:
+    def apply(self, event: Event, days: int, pruned: Pruned | None) -> None:
         """Apply a LEDGER entry. *days* is used in leaf 0 only; *pruned* is None if the entry states no pruning.
 
         Raises:

@@ -128,15 +128,15 @@ def parse_policy(content: bytes, *, parse_mldsa: ParseKey | None = None) -> Witn
     lines = text[:-1].split("\n")
     if len(lines) > MAX_LINES:
         raise MalformedError(f"policy has more than {MAX_LINES} lines")
-    parsing = _Parsing(parse_mldsa)
+    parser = _Parser(parse_mldsa)
     for number, line in enumerate(lines, 1):
         bare = line.strip(" \t")
         if bare and not bare.startswith("#"):
             try:
-                parsing.add_line(_BLANKS.split(bare))
+                parser.add_line(_BLANKS.split(bare))
             except MalformedError as error:
                 raise MalformedError(f"policy line {number}: {error}") from None
-    return parsing.finish()
+    return parser.finish()
 
 
 def format_policy(policy: WitnessPolicy) -> bytes:
@@ -234,8 +234,8 @@ def _signed_by(opened: Note, keys: Iterable[NoteVerifier]) -> Checkpoint:
     return point
 
 
-class _Parsing:
-    """The definitions on the lines so far."""
+class _Parser:
+    """The parser of a policy file, line by line: it holds the definitions on the lines so far."""
 
     def __init__(self, parse_mldsa: ParseKey | None) -> None:
         self._parse_mldsa = parse_mldsa

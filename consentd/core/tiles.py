@@ -119,7 +119,7 @@ def decode_bundle(bundle: bytes) -> list[bytes]:
 
 
 def plan_root(size: int) -> list[Coordinates]:
-    """Name the tiles that ``root(size, ...)`` needs."""
+    """Return the tiles that ``root(size, ...)`` needs."""
     return _tiles_of([_subtrees(0, size)])
 
 
@@ -133,7 +133,7 @@ def root(size: int, tiles: Mapping[Coordinates, bytes]) -> bytes:
 
 
 def plan_inclusion(index: int, size: int) -> list[Coordinates]:
-    """Name the tiles that ``prove_inclusion(index, size, ...)`` needs. 0 <= `index` < `size`."""
+    """Return the tiles that ``prove_inclusion(index, size, ...)`` needs. 0 <= `index` < `size`."""
     return _tiles_of(_inclusion_ranges(index, size))
 
 
@@ -147,7 +147,7 @@ def prove_inclusion(index: int, size: int, tiles: Mapping[Coordinates, bytes]) -
 
 
 def plan_consistency(size1: int, size2: int) -> list[Coordinates]:
-    """Name the tiles that ``prove_consistency(size1, size2, ...)`` needs. 0 < `size1` <= `size2`."""
+    """Return the tiles that ``prove_consistency(size1, size2, ...)`` needs. 0 < `size1` <= `size2`."""
     return _tiles_of(_consistency_ranges(size1, size2))
 
 
@@ -260,7 +260,7 @@ def _fold(peaks: Sequence[bytes]) -> bytes:
 
 
 def plan_edge(size: int) -> list[Coordinates]:
-    """Name the tiles that ``Edge.from_tiles(size, ...)`` needs: the partial one of each level."""
+    """Return the tiles that ``Edge.from_tiles(size, ...)`` needs: the partial one of each level."""
     # A size splits into one complete subtree for each of its binary digits that is 1, and each lies in such a tile.
     return plan_root(size)
 

@@ -142,7 +142,7 @@ def match_row(row: Fields, block: bytes, question: PackedQuestion, open_limits: 
 
 
 def _side_names(row: Fields, block: bytes, question: PackedQuestion, actors: frozenset[int]) -> bool:
-    """Return whether the row's actors and holders match (rule 10). A side record holds them where there are several."""
+    """Return whether a row's actors and holders match (rule 10). Where there are several, the side record has them."""
     offset = row[8] * 4
     many_actors, many_holders, _, windows = SIDE_COUNTS.unpack_from(block, offset)
     if not many_actors + many_holders:
@@ -231,7 +231,7 @@ def _unreadable_matches(root: Fields, block: bytes, question: PackedQuestion) ->
 def _match_tree(
     found: Matches, lineage: StoredLineage, question: PackedQuestion, now_ms: int, open_limits: OpenLimits
 ) -> None:
-    """Work out the value of one lineage, children before parents, and add each node that decided a category.
+    """Compute the value of one lineage, children before parents, and add each node that decided a category.
 
     Example: a permit P (depth 0) has a deny D (depth 1) that has a permit E (depth 2), and each matches category 1.
     The loop runs E, D, P. E: ``permitted[2] = 1``. D: its child E permits, so D's own deny does not count, and

@@ -61,7 +61,9 @@ def conditions(
     for lineage in lineages_of(value, question.version):
         if lineage.readable:
             tree = _tree(lineage, question, now_ms, permitted)
-            # In all other layers a deny comes first, so the nodes of a tree can be separate rules. Not in this layer.
+            # Where a deny comes first, the nodes of a tree may become separate rules. In layer CONSENT, with a
+            # permit-first combining, the permit of one node would override the deny of another, so the tree stays one
+            # rule.
             if len(tree) > 1 and permit_first and lineage.layer == CONSENT:
                 tree = [Condition(lineage.layer, Effect.DENY, 0, children=tuple(tree))]
             rest += tree

@@ -168,7 +168,7 @@ def _lineages(value: bytes | None) -> list[Lineage]:
 
 
 def _split(value: bytes) -> Iterable[Lineage]:
-    """Split a value into lineages. Slices of a value that is cut short are shorter than they should be."""
+    """Split a value into lineages, unchecked: ``decode_subject`` finds wrong lengths when it encodes them again."""
     version, _, _, lineages, rows = HEADER.unpack_from(value)
     if version != FORMAT:
         raise MalformedError("subject value has an unknown format")

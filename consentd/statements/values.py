@@ -213,7 +213,7 @@ def add_retention(retention: Retention, event: codec.Event, payload: bytes) -> N
     """
     stated = stated_retention(event.kind, payload)
     if stated is not None:
-        retention.take(event, stated.days, stated.pruned)
+        retention.apply(event, stated.days, stated.pruned)
 
 
 def stated_key(event: codec.Event, payload: bytes, *, chain: str) -> key_validity.KeyChange | None:

@@ -245,7 +245,7 @@ class Walker:
         facts.is_named |= expected.vkey in stated.verifier_keys
         if stated.pruned is not None:
             facts.stated.append(stated.pruned)
-        facts.retention.take(event, stated.retention_days, stated.pruned)
+        facts.retention.apply(event, stated.retention_days, stated.pruned)
 
     def grow(self) -> None:
         """Hash the leaves taken so far into the tree, and compare each tile above level 0 that became full."""
