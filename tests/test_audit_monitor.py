@@ -35,24 +35,24 @@ def forge() -> Forge:
     return make_forge(1500)
 
 
-def look(monitor: Monitor, forge: Forge, directory: Path, now_s: int = 0) -> str:
+def observe(monitor: Monitor, forge: Forge, directory: Path, now_s: int = 0) -> str:
     return monitor.observe(forge.write(directory).open(), now_s).status
 
 
 def test_a_growing_ledger_is_followed(forge: Forge, tmp_path: Path) -> None:
     monitor = watch(tmp_path / "watch")
-    seen = [look(monitor, cut(forge, size), tmp_path / str(size)) for size in (2, 255, 256, 257, 257, 700, 1500)]
+    seen = [observe(monitor, cut(forge, size), tmp_path / str(size)) for size in (2, 255, 256, 257, 257, 700, 1500)]
     assert seen == [FIRST, GROWN, GROWN, GROWN, SAME, GROWN, GROWN]
     again = watch(tmp_path / "watch")  # another process
     assert again.latest == monitor.latest
-    assert look(again, forge, tmp_path / "1500") == SAME
+    assert observe(again, forge, tmp_path / "1500") == SAME
     assert len(list((tmp_path / "watch" / "checkpoints").iterdir())) == 6
 
 
 @pytest.mark.parametrize("size", [600, 800])
 def test_another_tree_is_a_fork_with_both_notes_as_evidence(forge: Forge, tmp_path: Path, size: int) -> None:
     monitor = watch(tmp_path / "watch")
-    look(monitor, cut(forge, 600), tmp_path / "a")
+    observe(monitor, cut(forge, 600), tmp_path / "a")
     other = cut(make_forge(1500, people=9), size)
     seen = monitor.observe(other.write(tmp_path / "b").open(), 0)
     assert seen.status == FORK
@@ -60,13 +60,13 @@ def test_another_tree_is_a_fork_with_both_notes_as_evidence(forge: Forge, tmp_pa
     assert [point.size for point in points] == [600, size]
     assert points[0].root != points[1].root
     assert monitor.latest == points[0]  # a fork is never held
-    assert look(monitor, cut(forge, 900), tmp_path / "c") == GROWN
+    assert observe(monitor, cut(forge, 900), tmp_path / "c") == GROWN
 
 
 def test_a_smaller_tree_is_a_rollback(forge: Forge, tmp_path: Path) -> None:
     monitor = watch(tmp_path / "watch")
-    look(monitor, cut(forge, 600), tmp_path / "a")
-    assert look(monitor, cut(forge, 500), tmp_path / "b") == ROLLBACK
+    observe(monitor, cut(forge, 600), tmp_path / "a")
+    assert observe(monitor, cut(forge, 500), tmp_path / "b") == ROLLBACK
     assert monitor.latest is not None
     assert monitor.latest.size == 600
 
@@ -86,7 +86,7 @@ def test_a_log_that_cannot_be_read_is_silent(forge: Forge, tmp_path: Path) -> No
 def test_silence_is_an_alarm_after_a_while(forge: Forge, tmp_path: Path) -> None:
     monitor = watch(tmp_path / "watch", max_silence_s=60)
     place = cut(forge, 600)
-    seen = [look(monitor, place, tmp_path / "a", now_s) for now_s in (1000, 1050, 1061)]
+    seen = [observe(monitor, place, tmp_path / "a", now_s) for now_s in (1000, 1050, 1061)]
     assert seen == [FIRST, SAME, STALE]
     point = checkpoint.Checkpoint(ORIGIN, 600, place.root())
     text = checkpoint.format_checkpoint(point)
@@ -101,7 +101,7 @@ def test_silence_is_an_alarm_after_a_while(forge: Forge, tmp_path: Path) -> None
 
 def test_damaged_or_missing_tiles_prove_nothing(forge: Forge, tmp_path: Path) -> None:
     monitor = watch(tmp_path / "watch")
-    look(monitor, cut(forge, 300), tmp_path / "a")
+    observe(monitor, cut(forge, 300), tmp_path / "a")
     place = cut(forge, 900).write(tmp_path / "b")
     for path in (tmp_path / "b" / "tile").rglob("*"):
         if path.is_file() and "entries" not in path.parts:
@@ -123,7 +123,7 @@ def test_a_note_that_the_log_did_not_sign_is_no_alarm_of_it(forge: Forge, tmp_pa
 
 
 def test_what_is_kept_is_verified_when_read(forge: Forge, tmp_path: Path) -> None:
-    look(watch(tmp_path / "watch"), cut(forge, 300), tmp_path / "a")
+    observe(watch(tmp_path / "watch"), cut(forge, 300), tmp_path / "a")
     (tmp_path / "watch" / "latest.json").write_text("{}")
     with pytest.raises(StorageError):
         watch(tmp_path / "watch")
@@ -228,16 +228,16 @@ def test_the_command_line_alarms_at_a_daemon_that_nobody_cosigns(
 def test_a_damaged_tile_accuses_nobody(forge: Forge, tmp_path: Path, content: bytes) -> None:
     """Two notes that do not contradict each other are no evidence, whatever a mirror's disk made of a tile."""
     monitor = watch(tmp_path / "watch")
-    look(monitor, cut(forge, 600), tmp_path / "a")
+    observe(monitor, cut(forge, 600), tmp_path / "a")
     place = cut(forge, 900).write(tmp_path / "b")
     (tmp_path / "b" / "tile" / "1" / "000.p" / "3").write_bytes(content)
     with pytest.raises(StorageError, match="tiles are not those of the checkpoint"):
         monitor.observe(place.open(), 0)
-    assert look(monitor, cut(forge, 900), tmp_path / "c") == GROWN
+    assert observe(monitor, cut(forge, 900), tmp_path / "c") == GROWN
 
 
 @pytest.mark.parametrize("size", [256, 512, 600])
 def test_a_fork_is_told_at_every_size(forge: Forge, tmp_path: Path, size: int) -> None:
     monitor = watch(tmp_path / "watch")
-    look(monitor, cut(forge, size), tmp_path / "a")
-    assert look(monitor, cut(make_forge(1500, people=9), 900), tmp_path / "b") == FORK
+    observe(monitor, cut(forge, size), tmp_path / "a")
+    assert observe(monitor, cut(make_forge(1500, people=9), 900), tmp_path / "b") == FORK

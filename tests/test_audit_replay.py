@@ -194,25 +194,25 @@ def make_eventful(size: int = 12_000) -> Forge:
     bank, tags = codec.public_tag("participant/bank"), people(forge)
     key = ed25519.KeyPair(b"\x21" * 32)
     forge.add(EntryKind.KEY, bank, st.KeyStatement(key=key.public_key))
-    for turn, tag in enumerate(tags[:60]):
-        if turn == 20:
+    for number, tag in enumerate(tags[:60]):
+        if number == 20:
             # A person registers the bank's own key: it is nobody's from here on, for everybody's questions.
             forge.add(EntryKind.KEY, tags[0], st.KeyStatement(key=key.public_key))
-        if turn == 40:
+        if number == 40:
             forge.participant("clinic")
             forge.openings[-1] = b"\1" * 200
             forge.add(EntryKind.PAUSE, tag, st.PauseStatement(lineage_seq=2), ref=2)
-        if turn % 7 == 0:
+        if number % 7 == 0:
             forge.add(99, tag, b"of a later version")
-        if turn % 5 == 0:
+        if number % 5 == 0:
             forge.add(EntryKind.REVOKE, tag, st.RevokeStatement(lineage_seq=2), ref=2)
-            forge.openings[-1] = None if turn % 2 else forge.openings[-1]
-        forge.ask(tag, lie=turn % 9 == 0)
+            forge.openings[-1] = None if number % 2 else forge.openings[-1]
+        forge.ask(tag, lie=number % 9 == 0)
         forge.ask(tag, key=key)
     while forge.size < size:
         forge.ask(tags[60 + forge.size % 200])
     for tag in tags[5:60:10]:
-        forge.ask(tag)  # whether they withdrew is not at hand
+        forge.ask(tag)  # the withdrawal is not available
     forge.seal()
     return forge
 
@@ -234,8 +234,8 @@ def test_shares_find_together_what_one_process_finds(tmp_path: Path, jobs: int) 
 @pytest.mark.slow
 def test_the_search_ends_at_the_hundredth_fault_however_many_look(tmp_path: Path) -> None:
     forge = make_forge(500)
-    for turn in range(9_000):
-        forge.ask(people(forge)[turn % 20], lie=turn % 60 == 0)
+    for number in range(9_000):
+        forge.ask(people(forge)[number % 20], lie=number % 60 == 0)
     forge.seal()
     place = forge.write(tmp_path / "a", tmp_path / "b")
     alone = replay(place, jobs=1)

@@ -219,7 +219,7 @@ def test_statements_that_are_gone_are_counted(tmp_path: Path) -> None:
 
 
 def test_one_statement_that_is_withheld_is_told(tmp_path: Path) -> None:
-    """Who reads all others' is told of it; who may read nobody's has nothing withheld."""
+    """An auditor who reads all other statements gets a report of it; for one who may read none, nothing is withheld."""
     forge, enrol = make_forge(400), EntryKind.ENROL
     last = max(at for at in forge.asked if at < 380)
     forge.openings[last] = None

@@ -72,7 +72,7 @@ def test_every_remote_procedure_is_one_of_the_contract() -> None:
 
 
 def decided(outcome: int, **fields: Any) -> ps.CheckResponse:
-    return ps.CheckResponse(decision=pb.Decision(outcome=outcome, **fields))  # type: ignore[arg-type]  # also unknown ones
+    return ps.CheckResponse(decision=pb.Decision(outcome=outcome, **fields))  # type: ignore[arg-type]  # any
 
 
 RESIDUAL = pb.ResidualRule(effect=pb.EFFECT_PERMIT, categories=["CLIN.DX"])
@@ -275,7 +275,7 @@ def test_statuses_and_item_errors_map_back() -> None:
         assert type(item) is type(error)
     foreign = transport.rpc_error(FakeRpcError(grpc.StatusCode.NOT_FOUND, "CLOCK", domain="elsewhere"))
     assert foreign.reason == "NOT_FOUND"
-    assert transport.item_error(er.ItemError(code=5, reason=999)).reason == "NOT_FOUND"  # type: ignore[arg-type]  # a later one
+    assert transport.item_error(er.ItemError(code=5, reason=999)).reason == "NOT_FOUND"  # type: ignore[arg-type]  # new
     large = transport.status_error(8, "CLIENT: Received message larger than max (9 vs. 4)", ())
     assert (type(large), large.reason) == (InvalidError, "TOO_LARGE")
     garbled = transport.status_error(5, "m", [("grpc-status-details-bin", b"\xff")])

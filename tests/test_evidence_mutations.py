@@ -60,7 +60,7 @@ def make_small(directory: Path, number: int) -> dict[str, Document]:
     forge.add(EntryKind.PAUSE, person, st.PauseStatement(lineage_seq=2), ref=2, key=CITIZEN)
     forge.seal()
     gone = b"\x77" * 32
-    forge.add(EntryKind.ENROL, gone, st.EnrolStatement(scheme="test"), kept=False)
+    forge.add(EntryKind.ENROL, gone, st.EnrolStatement(scheme="test"), has_opening=False)
     forge.add(EntryKind.ERASURE, gone, b"")
     forge.ask(other)
     forge.seal()

@@ -26,11 +26,11 @@ from consentd.verify.findings import Fault
 
 
 class Beside:
-    """Scrubs that look at records only in the middle of turns, a few in each."""
+    """Scrubs that look at records only in the middle of append batches, a few in each."""
 
     def __init__(self, case: LedgerCase, *, passes: int = 1, piece: int = 16) -> None:
         self._case, self._passes, self._piece = case, passes, piece
-        self._turn, self._back = threading.Semaphore(0), threading.Semaphore(0)
+        self._running, self._back = threading.Semaphore(0), threading.Semaphore(0)
         self._calls = False  # it waits for the batch to end, and must not be waited for
         self.is_done = False
         self.windows = self.suspicions = 0
@@ -41,11 +41,11 @@ class Beside:
         """Let it look. Called by the sequencer's thread, wherever a batch is half done."""
         if self.thread.ident is not None and not self.is_done and not self._calls:
             self.windows += 1
-            self._turn.release()
+            self._running.release()
             self._back.acquire()
 
     def _run(self) -> None:
-        self._turn.acquire()
+        self._running.acquire()
         try:
             for _ in range(self._passes):
                 self.faults += scrub(
@@ -57,7 +57,7 @@ class Beside:
 
     def _pause(self, records: int) -> None:
         self._back.release()
-        self._turn.acquire()
+        self._running.acquire()
 
     def _call(self, run: Callable[[], Any]) -> Any:
         self.suspicions += 1
@@ -65,7 +65,7 @@ class Beside:
         self._back.release()
         value = self._case.sequencer.call(run)
         self._calls = False
-        self._turn.acquire()
+        self._running.acquire()
         return value
 
 

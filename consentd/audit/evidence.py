@@ -135,7 +135,7 @@ class _Collected:
 
     Attributes:
         by_tag: the entries of those chains, from the first one after the last gap.
-        names: the public name of each public chain, by tag; empty until an opened entry tells it.
+        names: the public name of each public chain, by tag; empty until an opened entry names it.
         keys: by key, the tag of the public chain that put it in force.
     """
 

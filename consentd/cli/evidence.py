@@ -119,7 +119,7 @@ def check(arguments: argparse.Namespace, out: Out) -> int:
     if policy is None:
         out.message("not checked: witnesses; give their policy with --policy")
     status = UNDETERMINED if found.unknown or found.unproven else PROVEN
-    verdict = "proven" if status == PROVEN else "could not tell all"
+    verdict = "proven" if status == PROVEN else "could not determine all"
     point = found.sealed.checkpoint
     out.answer(
         out.by_language(

@@ -88,7 +88,7 @@ def run(home: Home, out: Output, *, seed: int, citizens: int, transfers: int) ->
         out.rule("마을의 하루", "a day in a made-up town")
         traffic = Traffic(town, operator, relay, out).run()
         out.rule("한 시민의 이야기", "one citizen's story")
-        history = Story(relay, town.institutions, origin=home.config.ledger.origin, out=out).tell()
+        history = Story(relay, town.institutions, origin=home.config.ledger.origin, out=out).run()
         checkpoint = relay.get_checkpoint()
     finally:
         operator.close()

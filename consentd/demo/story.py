@@ -1,4 +1,4 @@
-"""Tell one citizen's story with the client library: consent, transfer, narrowing, refusal, withdrawal, and who looked.
+"""Play one citizen's story with the client library: consent, transfer, narrowing, refusal, withdrawal, and who looked.
 
 The citizen signs with a key of their own. The relay carries every call, and can forge none of the signatures. At the
 end the verified history is shown: ``Client.history`` raises unless it proves that no entry is missing.
@@ -49,7 +49,7 @@ class Story:
         self._origin = origin
         self._names = {institution.id: (institution.ko, institution.en) for institution in institutions}
 
-    def tell(self) -> History:
+    def run(self) -> History:
         """Make the calls and print what comes of them; return the verified history.
 
         Raises:

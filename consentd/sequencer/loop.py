@@ -374,5 +374,5 @@ class Sequencer:
 def _run_call(item: PendingCall[A]) -> None:
     try:
         item.future.set_result(item.call())
-    except Exception as error:  # noqa: BLE001  # it is the caller's, and raised there; the sequencer's state is unchanged
+    except Exception as error:  # noqa: BLE001  # the caller raises it; the sequencer's state is unchanged
         item.future.set_exception(error)

@@ -165,7 +165,7 @@ class _Fsck:
             rows.compare_erased(store, self._vault, replay, found)
 
     def _find_missing_statements(self, events: Sequence[tuple[int, codec.Event]]) -> None:
-        """Note statements whose rows are missing: without the vault, the walker cannot tell them from closed ones."""
+        """Note statements whose rows are missing: without the vault, the walker takes them for closed ones."""
         stored = rows.read_rows(self._store, [layout.statement_key(event.tag, event.seq) for _, event in events])
         for (index, event), row in zip(events, stored, strict=True):
             if row is Gap.MISSING and not self._pruned.covers(event):

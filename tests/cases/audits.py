@@ -83,7 +83,7 @@ class Forge:
         ref: int = 0,
         key: ed25519.KeyPair = DAEMON,
         time_ms: int | None = None,
-        kept: bool = True,
+        has_opening: bool = True,
     ) -> int:
         """Append an entry; return its seq. *time_ms*: another than the clock's."""
         if time_ms is None:
@@ -104,7 +104,7 @@ class Forge:
         self.heads[tag] = (count + 1, codec.chain_hash(leaf))
         self._unsealed.add(tag)
         self.leaves.append(leaf)
-        self.openings.append(salt + statement if kept else None)
+        self.openings.append(salt + statement if has_opening else None)
         return count + 1
 
     def _request_id(self) -> bytes:
@@ -253,16 +253,16 @@ def make_forge(size: int, *, people: int = 0, seal_every: int = 100, map_bits: i
     forge.begin()
     people = people or max(4, size // 20)
     tags: list[bytes] = []
-    turn = 0
+    number = 0
     while forge.size < size - 1:
-        if len(tags) < people and turn % 3 == 0:
+        if len(tags) < people and number % 3 == 0:
             tags.append(forge.enrol(len(tags)))
         else:
-            tag = tags[turn * 7919 % len(tags)]
-            forge.ask(tag, purpose="HRESCH" if turn % 5 == 0 else "CAREMGT")
+            tag = tags[number * 7919 % len(tags)]
+            forge.ask(tag, purpose="HRESCH" if number % 5 == 0 else "CAREMGT")
         if forge.size - (forge.seals[-1] if forge.seals else 0) >= seal_every:
             forge.seal()
-        turn += 1
+        number += 1
     if forge.seals[-1:] != [forge.size - 1]:
         forge.seal()
     return forge

@@ -97,7 +97,7 @@ class Recording:
 
 def faking(*answers: Answer, **options: Any) -> tuple[Client, FakeChannel]:
     channel = FakeChannel(*answers)
-    return Client("fake", channel=channel, backoff_s=0, **options), channel  # type: ignore[arg-type]  # as much as is used
+    return Client("fake", channel=channel, backoff_s=0, **options), channel  # type: ignore[arg-type]  # a part
 
 
 ASKED = question(Subject(scheme="mhid", value="MH-1"))

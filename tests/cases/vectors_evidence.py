@@ -62,7 +62,7 @@ def make_all(directory: Path) -> Made:
     forge.add(EntryKind.PAUSE, person, st.PauseStatement(lineage_seq=2), ref=2, key=CITIZEN)
     forge.seal()  # 16
     gone = b"\x77" * 32
-    forge.add(EntryKind.ENROL, gone, st.EnrolStatement(scheme="test"), kept=False)
+    forge.add(EntryKind.ENROL, gone, st.EnrolStatement(scheme="test"), has_opening=False)
     forge.add(EntryKind.ERASURE, gone, b"")
     forge.add(200, other, b"of a later version")
     forge.ask(other)
