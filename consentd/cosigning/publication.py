@@ -145,10 +145,12 @@ class Publication:
             self._set_quorum(True)
             return is_new or target.is_changed
         if now_ms >= target.requested_ms + self._timeout_ms:
-            self._set_quorum(False)
-            if is_new and not target.is_late:
+            became_late = is_new and not target.is_late
+            if became_late:
                 target.is_late = True
                 self._metrics.publish_failures.inc()
+            self._set_quorum(False)
+            if became_late:
                 return self._fail_open
         return not is_new and target.is_changed
 
