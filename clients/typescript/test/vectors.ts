@@ -48,8 +48,8 @@ export function listShared(...path: string[]): string[] {
   });
 }
 
-/** Return the verdict of a verification, as vectors name it. A verification returns false for "undetermined". Any error but
- * a `VerificationError` is a bug, and is thrown again. */
+/** Return the verdict of a verification, as vectors name it. A verification returns false for "undetermined".
+ * Any error but a `VerificationError` is a bug, and is thrown again. */
 export function verdict(verify: () => unknown): string {
   try {
     return verify() === false ? "undetermined" : "ok";
