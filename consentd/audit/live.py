@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from consentd.core import codec, pruned, tiles
+from consentd.core import codec, tiles
 from consentd.core.note import MAX_NOTE_SIZE
-from consentd.core.pruned import Pruned
 from consentd.errors import DeniedError, InvalidError, MalformedError, StorageError
-from consentd.verify.source import Opening
+from consentd.verify.source import Opening, TlogFiles
 
 TRIES = 4
 _MOST = 40 << 20
@@ -55,7 +54,7 @@ class LiveDaemon:
         return LiveSource(self)
 
 
-class LiveSource:
+class LiveSource(TlogFiles):
     """A daemon that is being read. One thread uses it."""
 
     is_whole = False
@@ -89,25 +88,14 @@ class LiveSource:
 
     def checkpoint(self) -> bytes:
         """Return the latest published checkpoint."""
-        return self._get("checkpoint", MAX_NOTE_SIZE)
-
-    def pruned(self) -> Pruned:
-        """Return what the daemon states to be pruned; nothing if it has no such file."""
-        found = self._try(pruned.FILE, 1000)
-        return pruned.NOTHING if found is None else pruned.parse_pruned(found)
-
-    def leaves(self, n: int, width: int) -> list[bytes]:
-        """Return the leaves of a bundle; of a pruned one, those that are kept."""
-        found = self._try(tiles.entries_path(n, width), _MOST)
-        if found is None and width == tiles.TILE_WIDTH:
-            found = self._get(tiles.kept_path(n), _MOST)
+        found = self._fetch("checkpoint", MAX_NOTE_SIZE)
         if found is None:
-            raise StorageError(f"entry bundle cannot be read: `{self._daemon.url}`: {n}")
-        return tiles.decode_bundle(found)
+            raise StorageError(f"checkpoint is missing: `{self._daemon.url}/checkpoint`")
+        return found
 
-    def tile(self, level: int, n: int, width: int) -> bytes:
-        """Return a tile."""
-        return self._get(tiles.tile_path(level, n, width), _MOST)
+    def find(self, path: str) -> bytes | None:
+        """Return the content of a file."""
+        return self._fetch(path, _MOST)
 
     def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
         """Return the openings that this caller may read."""
@@ -139,14 +127,7 @@ class LiveSource:
         if self._channel is not None:
             self._channel.close()
 
-    def _get(self, path: str, most: int) -> bytes:
-        """Return the content at *path*. Raises StorageError if there is none."""
-        found = self._try(path, most)
-        if found is None:
-            raise StorageError(f"cannot be read: `{self._daemon.url}/{path}`: 404 Not Found")
-        return found
-
-    def _try(self, path: str, most: int) -> bytes | None:
+    def _fetch(self, path: str, most: int) -> bytes | None:
         """Return the content at *path*, None if there is none. Repeat a request whose failure may pass."""
         headers = {"Authorization": f"Bearer {self._daemon.token}"} if self._daemon.token else {}
         fault = ""

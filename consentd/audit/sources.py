@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import ClassVar, Protocol, Self
 
 from consentd import files
-from consentd.core import pruned, tiles
+from consentd.core import tiles
 from consentd.core.note import MAX_NOTE_SIZE
 from consentd.core.pruned import Pruned
 from consentd.errors import MalformedError, StorageError
-from consentd.verify.source import LeafSource, Opening
+from consentd.verify.source import LeafSource, Opening, TlogFiles
 
 STATEMENTS = "statements"
 """First part of the path of openings, in place of ``tile/entries`` in the path of their bundle."""
@@ -50,8 +50,8 @@ class Location(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class ExportDirectory:
+@dataclass(frozen=True)
+class ExportDirectory(TlogFiles):
     """Files in the layout of C2SP tlog-tiles, made by ``consentd export`` or another program; location and source.
 
     Attributes:
@@ -73,31 +73,17 @@ class ExportDirectory:
         """Return the checkpoint file."""
         return read_file(self.directory / "checkpoint", MAX_NOTE_SIZE)
 
+    def find(self, path: str) -> bytes | None:
+        """Return the content of a file."""
+        file = self.directory / path
+        return read_file(file) if file.exists() else None
+
     def pruned(self) -> Pruned:
         """Return what the file ``pruned`` states, with start 0 if all leaves were exported before they were pruned."""
-        path = self.directory / pruned.FILE
-        if not path.exists():
-            return pruned.NOTHING
-        found = pruned.parse_pruned(read_file(path))
+        found = super().pruned()
         bundles = range(found.minimum // tiles.TILE_WIDTH)
         is_whole = all((self.directory / tiles.entries_path(n)).exists() for n in bundles)
         return replace(found, start=0) if is_whole else found
-
-    def leaves(self, n: int, width: int) -> list[bytes]:
-        """Return the leaves of a bundle's file: of the partial one, the full one, or the one that pruning left."""
-        names = [tiles.entries_path(n, width), tiles.entries_path(n)]
-        names += [tiles.kept_path(n)] if width == tiles.TILE_WIDTH else []
-        path = next((path for name in names if (path := self.directory / name).exists()), self.directory / names[0])
-        return tiles.decode_bundle(read_file(path))[:width]
-
-    def tile(self, level: int, n: int, width: int) -> bytes:
-        """Return a tile's file, or the first *width* hashes of the full tile."""
-        path = self.directory / tiles.tile_path(level, n, width)
-        if width < tiles.TILE_WIDTH and not path.exists():
-            whole = self.directory / tiles.tile_path(level, n)
-            if whole.exists():
-                return read_file(whole)[: 32 * width]
-        return read_file(path)
 
     def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
         """Return the openings of a bundle's file."""

@@ -1,12 +1,13 @@
-"""The protocol by which a verification reads a ledger.
+"""The protocol by which a verification reads a ledger, and how it reads the files of C2SP tlog-tiles.
 
 A source is not trusted: the reader compares every answer with hashes that the log signed.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
-from consentd.core import merkle, tiles
+from consentd.core import merkle, pruned, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.pruned import Pruned
 from consentd.errors import MalformedError, ProofError, StorageError
@@ -16,10 +17,19 @@ Opening = bytes | None
 
 
 class TileSource(Protocol):
-    """What has the tiles of a ledger."""
+    """The tiles and leaves of a ledger."""
+
+    def leaves(self, n: int, width: int) -> list[bytes]:
+        """Return the *width* leaves of entry bundle *n*; b"" for a leaf that the source does not have.
+
+        Raises:
+            StorageError: they cannot be read.
+            MalformedError: the bundle has no known form.
+        """
+        ...
 
     def tile(self, level: int, n: int, width: int) -> bytes:
-        """Return the first *width* hashes of tile *n* of a level. Raises as ``LeafSource.leaves``."""
+        """Return the first *width* hashes of tile *n* of a level. Raises as ``leaves``."""
         ...
 
 
@@ -40,15 +50,6 @@ class LeafSource(TileSource, Protocol):
         """
         ...
 
-    def leaves(self, n: int, width: int) -> list[bytes]:
-        """Return the *width* leaves of entry bundle *n*; b"" for a leaf that the source does not have.
-
-        Raises:
-            StorageError: they cannot be read.
-            MalformedError: the bundle has no known form.
-        """
-        ...
-
     def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
         """Return an opening for each of the *leaves* of bundle *n*; None if the source has no openings at all.
 
@@ -61,12 +62,53 @@ class LeafSource(TileSource, Protocol):
         ...
 
 
+class TlogFiles(ABC):
+    """The files that a ledger publishes in the layout of C2SP tlog-tiles, wherever they are."""
+
+    @abstractmethod
+    def find(self, path: str) -> bytes | None:
+        """Return the content of the file at *path*; None if there is no such file.
+
+        Raises:
+            StorageError: it cannot be read.
+            MalformedError: it is too large.
+        """
+
+    def pruned(self) -> Pruned:
+        """Return what the file ``pruned`` states; without that file, nothing is pruned. Raises as ``LeafSource``."""
+        found = self.find(pruned.FILE)
+        return pruned.NOTHING if found is None else pruned.parse_pruned(found)
+
+    def leaves(self, n: int, width: int) -> list[bytes]:
+        """Return the first *width* leaves of a bundle. Raises as ``LeafSource``.
+
+        A log may delete a partial bundle once it has the full one. Of a pruned bundle it keeps some leaves.
+        """
+        paths = [tiles.entries_path(n, width), tiles.entries_path(n), tiles.kept_path(n)]
+        for path in dict.fromkeys(paths):
+            found = self.find(path)
+            if found is not None:
+                return tiles.decode_bundle(found)[:width]
+        raise StorageError(f"entry bundle is missing: `{paths[0]}`")
+
+    def tile(self, level: int, n: int, width: int) -> bytes:
+        """Return a tile, or the first *width* hashes of the full one. Raises as ``LeafSource``."""
+        path = tiles.tile_path(level, n, width)
+        found = self.find(path)
+        if found is None and width < tiles.TILE_WIDTH:
+            full = self.find(tiles.tile_path(level, n))
+            found = None if full is None else full[: merkle.HASH_SIZE * width]
+        if found is None:
+            raise StorageError(f"tile is missing: `{path}`")
+        return found
+
+
 def width_of(n: int, size: int) -> int:
     """Return how many of the first *size* leaves bundle *n* has."""
     return min(tiles.TILE_WIDTH, size - n * tiles.TILE_WIDTH)
 
 
-def read_leaves(source: LeafSource, n: int, width: int) -> list[bytes]:
+def read_leaves(source: TileSource, n: int, width: int) -> list[bytes]:
     """Return the *width* leaves of bundle *n*. Raises as ``leaves``, and MalformedError for another number."""
     leaves = source.leaves(n, width)
     if len(leaves) != width:

@@ -23,14 +23,14 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from consentd.core import pruned, tiles
+from consentd.core import tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.pruned import Pruned
 from consentd.core.replay import Replay, ReplayError
 from consentd.core.replay_state import build_map, decode_heads, decode_state, encode_heads, encode_state
 from consentd.cosigning.connection import Connection
-from consentd.errors import MalformedError, ProofError, StorageError, VerificationError
-from consentd.verify.source import leaf_hashes, width_of
+from consentd.errors import MalformedError, StorageError, VerificationError
+from consentd.verify.source import TlogFiles, leaf_hashes, read_leaves, width_of
 
 log = logging.getLogger(__name__)
 
@@ -41,57 +41,18 @@ _LENGTH = 4
 _DIGEST = 32
 
 
-class LogSource:
-    """The public files of a log, over HTTP. Used by one thread."""
+class LogFiles(TlogFiles):
+    """The public files of a log, over HTTP. One thread uses it."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
-    def pruned(self) -> Pruned:
-        """Return what the log claims to be pruned.
-
-        Raises:
-            StorageError: it cannot be fetched.
-        """
-        answer = self.connection.request("GET", f"/{pruned.FILE}")
-        if answer.status == 404:
-            return pruned.NOTHING
-        try:
-            return pruned.parse_pruned(answer.body)
-        except MalformedError as error:
-            raise StorageError(f"what is pruned cannot be fetched: status {answer.status}: {error}") from error
-
-    def leaves(self, n: int, width: int) -> list[bytes]:
-        """Return the first *width* leaves of a bundle; b"" for pruned ones.
-
-        Raises:
-            StorageError: they cannot be fetched.
-        """
-        # A log may delete a partial bundle once it has the full one (tlog-tiles). Of a pruned one it keeps some leaves.
-        paths = [tiles.entries_path(n, width), tiles.entries_path(n), tiles.kept_path(n)]
-        try:
-            leaves = tiles.decode_bundle(self._get("entry bundle", *dict.fromkeys(paths)))
-        except MalformedError as error:
-            raise StorageError(f"entry bundle is malformed: {error}") from error
-        if len(leaves) < width:
-            raise StorageError("entry bundle is too short")
-        return leaves[:width]
-
-    def tile(self, level: int, n: int, width: int) -> bytes:
-        """Return a tile. Raises as ``leaves``."""
-        return self._get("tile", tiles.tile_path(level, n, width))
-
-    def _get(self, name: str, *paths: str) -> bytes:
-        """Return the body at the first of *paths* that exists; *name* is for the error."""
-        status = 404
-        for path in paths:
-            answer = self.connection.request("GET", "/" + path)
-            if answer.status == 200:
-                return answer.body
-            status = answer.status
-            if status != 404:
-                break
-        raise StorageError(f"{name} cannot be fetched: status {status}")
+    def find(self, path: str) -> bytes | None:
+        """Fetch a file."""
+        answer = self.connection.request("GET", "/" + path)
+        if answer.status not in (200, 404):
+            raise StorageError(f"log's file cannot be fetched: status {answer.status}: `{path}`")
+        return answer.body if answer.status == 200 else None
 
 
 class Follower:
@@ -113,7 +74,7 @@ class Follower:
             retention_days: the policy in the log's leaf 0, as the witness's operator knows it; 0: nothing is pruned.
             keep_every: leaves between two writes of the cache.
         """
-        self._source = LogSource(connection)
+        self._source = LogFiles(connection)
         self._cache = cache
         self._map_bits = map_bits
         self._retention_days = retention_days
@@ -221,23 +182,23 @@ class Follower:
         Raises:
             StorageError: it cannot be fetched, or the log may not have pruned so much.
         """
-        claimed = self._source.pruned()
         try:
+            claimed = self._source.pruned()
             # INVARIANT: otherwise a log with a wrong seal could claim to have pruned everything up to that seal.
             if claimed.start > cosigned_size:
                 claimed.verify_policy(days=self._retention_days, time_ms=self._wall_ms())
-        except ProofError as error:
+        except VerificationError as error:
             raise StorageError(f"{error}: `retention_days` of this log is {self._retention_days}") from error
         return claimed
 
     def _fetch(self, start: int, end: int) -> Iterator[tuple[bytes, bytes]]:
         """Yield the leaves from *start* up to *end* with their hashes; b"" for a pruned leaf."""
         for n in range(start // tiles.TILE_WIDTH, -(-end // tiles.TILE_WIDTH)):
-            leaves = self._source.leaves(n, width_of(n, end))
             try:
+                leaves = read_leaves(self._source, n, width_of(n, end))
                 hashes = leaf_hashes(self._source, n, leaves)
             except VerificationError as error:
-                raise StorageError(str(error)) from error
+                raise StorageError(f"entries cannot be read: {error}") from error
             yield from list(zip(leaves, hashes, strict=True))[max(0, start - n * tiles.TILE_WIDTH) :]
 
 
