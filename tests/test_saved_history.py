@@ -337,7 +337,7 @@ def test_a_file_of_a_pruned_history_begins_where_it_is_whole(pruned: Pruned) -> 
     assert format_evidence(parse_evidence(content)) == content
     assert open_history(content, trust=pruned.trust, tag=found.tag) == found
     client = pruned.world.client()
-    found, content = client.run(evidence.save_public_history(client.context, "ledger"))
+    found, content = client.run(evidence.save_history(client.context, "ledger"))
     assert [entry.seq for entry in found.entries] == [1, 2]
     assert open_history(content, trust=pruned.trust, name="ledger") == found
 

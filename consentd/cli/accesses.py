@@ -3,14 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from consentd.cli.options import (
-    Verbs,
-    add_daemon,
-    add_subject,
-    add_verb,
-    open_client,
-    read_subject,
-)
+from consentd.cli.options import Verbs, add_daemon, add_subject, add_verb, open_client, read_subject
 from consentd.cli.out import DONE, REFUSED, UNDETERMINED, Out
 from consentd.cli.receipts import add_receipt, store_receipt, write_options
 from consentd.policy.dates import format_instant
@@ -74,11 +67,7 @@ def authorize(arguments: argparse.Namespace, out: Out) -> int:
     if arguments.emergency:
         question.break_glass.justification = arguments.emergency
     with open_client(arguments) as client:
-        answer = client.authorize_access(
-            question,
-            network_origin=arguments.network_origin,
-            **write_options(arguments),
-        )
+        answer = client.authorize_access(question, network_origin=arguments.network_origin, **write_options(arguments))
     fields: dict[str, object] = {"access_seq": answer.access_seq, "receipt": None}
     if answer.receipt is not None:
         fields["receipt"] = store_receipt(arguments, out, answer.receipt)
@@ -98,10 +87,7 @@ def record(arguments: argparse.Namespace, out: Out) -> int:
     )
     with open_client(arguments) as client:
         receipt = client.record_access(
-            read_subject(arguments),
-            arguments.access_seq,
-            outcome,
-            **write_options(arguments),
+            read_subject(arguments), arguments.access_seq, outcome, **write_options(arguments)
         )
     out.answer(f"recorded as entry {receipt.index}", type="record", receipt=store_receipt(arguments, out, receipt))
     return DONE

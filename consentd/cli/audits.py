@@ -6,13 +6,7 @@ from pathlib import Path
 
 from consentd.cli.options import Verbs, add_verb, read_bytes
 from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, VERDICTS, Out
-from consentd.cli.sources import (
-    SOURCE_HELP,
-    add_ledger_source,
-    read_ledger_source,
-    read_witnesses,
-    report_cosignatures,
-)
+from consentd.cli.sources import SOURCE_HELP, add_ledger_source, read_ledger_source, read_witnesses, report_cosignatures
 
 _EXPORT_HELP = """\
 Writes the layout of C2SP tlog-tiles: checkpoint, tile/…, tile/entries/…. Only new files are written, because a full

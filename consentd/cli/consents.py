@@ -72,10 +72,7 @@ def enrol(arguments: argparse.Namespace, out: Out) -> int:
     key = read_hex(arguments.key, "key")
     with open_client(arguments) as client:
         enrolled = client.enrol(
-            read_subject(arguments),
-            method=arguments.method,
-            subject_key=key,
-            **write_options(arguments),
+            read_subject(arguments), method=arguments.method, subject_key=key, **write_options(arguments)
         )
     tag = enrolled.tag.hex()
     out.answer(tag, type="enrol", tag=tag, receipt=store_receipt(arguments, out, enrolled.receipt))
@@ -86,10 +83,7 @@ def grant(arguments: argparse.Namespace, out: Out) -> int:
     """Give a consent."""
     with open_client(arguments) as client:
         granted = client.grant(
-            read_subject(arguments),
-            _consent(arguments),
-            method=arguments.method,
-            **write_options(arguments),
+            read_subject(arguments), _consent(arguments), method=arguments.method, **write_options(arguments)
         )
     return _show_granted(arguments, out, granted)
 

@@ -123,11 +123,8 @@ def _ask(arguments: argparse.Namespace, out: Out) -> "History":
             if arguments.public is None:
                 return client.history(read_subject(arguments), tag=tag)
             return client.public_history(arguments.public)
-        if arguments.public is None:
-            operation = evidence.save_history(client.context, read_subject(arguments), tag=tag)
-        else:
-            operation = evidence.save_public_history(client.context, arguments.public)
-        found, content = client.run(operation)
+        chain = arguments.public if arguments.subject is None else read_subject(arguments)
+        found, content = client.run(evidence.save_history(client.context, chain, tag=tag))
     write_evidence(arguments.save, content, "evidence")
     out.message(f"history saved: `{arguments.save}`; `consentd history --from` or another verifier verifies it")
     return found

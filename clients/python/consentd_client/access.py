@@ -58,9 +58,6 @@ def authorize_access(
         signer: signs the question with the asking participant's key; None: the caller's token identifies it.
         network_origin: where the request came from, if the caller is a gateway that passes it on.
         options: see ``WriteOptions``.
-
-    Raises:
-        ConsentdError: the daemon refused the question, or no answer was received. Transfer nothing.
     """
     request = _authorize_request(context, question, signer, network_origin, options)
     response = yield from call(context, rpcs.AUTHORIZE_ACCESS, request)
@@ -82,9 +79,6 @@ def batch_authorize(
         network_origin: where the request came from.
         published: wait until a checkpoint covers all entries.
         request_ids: 16 bytes for each question, stored by the caller to repeat the write with; empty: drawn.
-
-    Raises:
-        ConsentdError: the whole call failed. Transfer nothing.
     """
     if not questions:
         return ()
@@ -164,9 +158,6 @@ def record_access(
     """Record the outcome of a permitted transfer. *signer* signs it with the participant's own key.
 
     For *options* see ``WriteOptions``.
-
-    Raises:
-        ConsentdError: the daemon refused, or the entry could not be recorded.
     """
     item = TransferOutcome(subject, access_seq, outcome)
     request = _record_request(context, item, signer, options)
@@ -180,11 +171,7 @@ def batch_record(
     published: bool = False,
     request_ids: Sequence[bytes] = (),
 ) -> Operation[tuple[Receipt, ...]]:
-    """Record the outcomes of up to 1,000 permitted transfers: all of them or none.
-
-    Raises:
-        ConsentdError: the daemon refused, or the entries could not be recorded.
-    """
+    """Record the outcomes of up to 1,000 permitted transfers: all of them or none."""
     if not outcomes:
         return ()
     ids = list(request_ids) or [b""] * len(outcomes)
@@ -211,22 +198,14 @@ def _record_request(
         request.outcome.CopyFrom(item.outcome)
     else:
         signed = signer.sign(
-            EntryKind.OUTCOME,
-            item.outcome,
-            request_id=request.request_id,
-            now_ms=context.now_ms(),
-            ref=item.access_seq,
+            EntryKind.OUTCOME, item.outcome, request_id=request.request_id, now_ms=context.now_ms(), ref=item.access_seq
         )
         request.signed.CopyFrom(signed)
     return request
 
 
 def list_accesses(context: ClientContext, subject: pb.Subject) -> ReadPage[ac.AccessRecord]:
-    """Read who used, or asked to use, a person's data, newest first. It proves nothing; use ``history`` for a proof.
-
-    Raises:
-        ConsentdError: the daemon refused, or the list could not be read.
-    """
+    """Read who used, or asked to use, a person's data, newest first. It proves nothing; use ``history`` for a proof."""
     return read_pages(
         context,
         rpcs.LIST_ACCESSES,

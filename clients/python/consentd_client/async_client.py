@@ -1,6 +1,7 @@
 """The client for asyncio. ``ClientBase`` has its methods."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -50,7 +51,7 @@ class AsyncClient(ClientBase):
 
     async def run(self, operation: Operation[T]) -> T:
         """Execute the steps of an operation within the deadline; return its answer, or raise its error."""
-        deadline = self._deadline()
+        deadline = time.monotonic() + self._timeout_s
         try:
             step = next(operation)
             while True:

@@ -1,9 +1,8 @@
 """What ``Client`` and ``AsyncClient`` share: the table of their methods, and their construction.
 
-Each method of a client is an operation of this package (``operations`` explains them) that the client runs. The table
-in ``ClientBase`` declares each of them once. A type checker and an IDE see for ``client.check(question)``: a
-``CheckAnswer`` if the client is a ``Client``, an awaitable of it if the client is an ``AsyncClient``. The operations'
-first argument, ``context``, is filled in by the client; ``help()`` shows it where a method usually has ``self``.
+Each method of a client runs an operation of this package (``operations`` explains them). For
+``client.check(question)`` a type checker sees a ``CheckAnswer`` if the client is a ``Client``, an awaitable of it if
+the client is an ``AsyncClient``. The client fills in the operation's first argument, ``context``.
 """
 
 import os
@@ -12,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from copy import copy
 from functools import wraps
+from inspect import getdoc
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
@@ -27,94 +27,98 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+R = TypeVar("R")
+AsyncR = TypeVar("AsyncR")
 
 
-class Method(Generic[P, T]):
-    """A method of both clients that runs an operation and returns its answer."""
+class Method(Generic[P, R, AsyncR]):
+    """A method of both clients: of a ``Client`` it returns an *R*, of an ``AsyncClient`` an *AsyncR*."""
 
-    def __init__(self, operation: Callable[Concatenate[ClientContext, P], Operation[T]]) -> None:
+    def __init__(self, operation: Callable[..., Any], run: Callable[[Any, Any], Any]) -> None:
         @wraps(operation)
-        def method(client: Any, /, *args: P.args, **kwargs: P.kwargs) -> Any:
-            return client.run(operation(client.context, *args, **kwargs))
+        def method(client: Any, /, *args: Any, **kwargs: Any) -> Any:
+            return run(client, operation(client.context, *args, **kwargs))
 
+        text = getdoc(operation) or ""
+        method.__doc__ = text if "Raises:" in text else f"{text}\n\nRaises:\n    ConsentdError: see ``ClientBase``."
         self._method = method
 
     @overload
     def __get__(self, client: None, owner: type) -> Callable[..., Any]: ...
     @overload
-    def __get__(self, client: "Client", owner: type) -> Callable[P, T]: ...
+    def __get__(self, client: "Client", owner: type) -> Callable[P, R]: ...
     @overload
-    def __get__(self, client: "AsyncClient", owner: type) -> Callable[P, Awaitable[T]]: ...
+    def __get__(self, client: "AsyncClient", owner: type) -> Callable[P, AsyncR]: ...
     def __get__(self, client: Any, owner: type) -> Callable[..., Any]:
         """Return the method, bound to *client* unless it is None."""
         return self._method if client is None else MethodType(self._method, client)
 
 
-class ListMethod(Generic[P, T]):
-    """A method of both clients that reads all pages of a list and iterates over their items."""
+def _method(operation: Callable[Concatenate[ClientContext, P], Operation[T]]) -> Method[P, T, Awaitable[T]]:
+    """Declare a method that runs an operation and returns its answer."""
+    return Method(operation, lambda client, made: client.run(made))
 
-    def __init__(self, pages: Callable[Concatenate[ClientContext, P], ReadPage[T]]) -> None:
-        @wraps(pages)
-        def method(client: Any, /, *args: P.args, **kwargs: P.kwargs) -> Any:
-            return client.iterate(pages(client.context, *args, **kwargs))
 
-        self._method = method
-
-    @overload
-    def __get__(self, client: None, owner: type) -> Callable[..., Any]: ...
-    @overload
-    def __get__(self, client: "Client", owner: type) -> Callable[P, Iterator[T]]: ...
-    @overload
-    def __get__(self, client: "AsyncClient", owner: type) -> Callable[P, AsyncIterator[T]]: ...
-    def __get__(self, client: Any, owner: type) -> Callable[..., Any]:
-        """Return the method, bound to *client* unless it is None."""
-        return self._method if client is None else MethodType(self._method, client)
+def _list_method(
+    pages: Callable[Concatenate[ClientContext, P], ReadPage[T]],
+) -> Method[P, Iterator[T], AsyncIterator[T]]:
+    """Declare a method that reads all pages of a list and iterates over their items."""
+    return Method(pages, lambda client, made: client.iterate(made))
 
 
 class ClientBase(ABC):
-    """The methods of both clients."""
+    """The methods of both clients.
+
+    Unless its text says otherwise, a method raises a ``ConsentdError``:
+
+    * ``VerificationError``: the answer is malformed, or contradicts itself or what was pinned.
+    * ``StorageError``: the daemon was not reached, failed, or did not answer in time. Whether a write was recorded is
+      unknown; repeat it with the same request_id.
+    * any other: the daemon refused, and recorded nothing; the error's class and reason say why. Or it is an
+      ``InvalidError``, because the method verifies and nothing is pinned.
+    """
 
     # -- for everyone -----------------------------------------------------------------------------------------
 
-    check = Method(policy.check)
-    check_or_raise = Method(policy.check_or_raise)
-    batch_check = Method(policy.batch_check)
-    check_subjects = Method(policy.check_subjects)
-    authorize_access = Method(access.authorize_access)
-    batch_authorize = Method(access.batch_authorize)
-    record_access = Method(access.record_access)
-    batch_record = Method(access.batch_record)
-    list_accesses = ListMethod(access.list_accesses)
+    check = _method(policy.check)
+    check_or_raise = _method(policy.check_or_raise)
+    batch_check = _method(policy.batch_check)
+    check_subjects = _method(policy.check_subjects)
+    authorize_access = _method(access.authorize_access)
+    batch_authorize = _method(access.batch_authorize)
+    record_access = _method(access.record_access)
+    batch_record = _method(access.batch_record)
+    list_accesses = _list_method(access.list_accesses)
 
-    enrol = Method(registry.enrol)
-    grant = Method(consents.grant)
-    amend = Method(consents.amend)
-    pause = Method(consents.pause)
-    resume = Method(consents.resume)
-    revoke = Method(consents.revoke)
-    get_consent = Method(consents.get_consent)
-    list_consents = ListMethod(consents.list_consents)
+    enrol = _method(registry.enrol)
+    grant = _method(consents.grant)
+    amend = _method(consents.amend)
+    pause = _method(consents.pause)
+    resume = _method(consents.resume)
+    revoke = _method(consents.revoke)
+    get_consent = _method(consents.get_consent)
+    list_consents = _list_method(consents.list_consents)
 
-    get_checkpoint = Method(ledger.get_checkpoint)
-    get_receipt = Method(ledger.get_receipt)
-    history = Method(ledger.history)
-    public_history = Method(ledger.public_history)
+    get_checkpoint = _method(ledger.get_checkpoint)
+    get_receipt = _method(ledger.get_receipt)
+    history = _method(ledger.history)
+    public_history = _method(ledger.public_history)
 
-    get_participant = Method(registry.get_participant)
-    list_participants = ListMethod(registry.list_participants)
-    get_vocabulary = Method(registry.get_vocabulary)
-    get_notice = Method(registry.get_notice)
-    get_rules = Method(registry.get_rules)
+    get_participant = _method(registry.get_participant)
+    list_participants = _list_method(registry.list_participants)
+    get_vocabulary = _method(registry.get_vocabulary)
+    get_notice = _method(registry.get_notice)
+    get_rules = _method(registry.get_rules)
 
     # -- for the operator -------------------------------------------------------------------------------------
 
-    register_participant = Method(registry.register_participant)
-    add_key = Method(registry.add_key)
-    retire_key = Method(registry.retire_key)
-    publish_vocabulary = Method(registry.publish_vocabulary)
-    publish_notice = Method(registry.publish_notice)
-    publish_rules = Method(registry.publish_rules)
-    prune = Method(ledger.prune)
+    register_participant = _method(registry.register_participant)
+    add_key = _method(registry.add_key)
+    retire_key = _method(registry.retire_key)
+    publish_vocabulary = _method(registry.publish_vocabulary)
+    publish_notice = _method(registry.publish_notice)
+    publish_rules = _method(registry.publish_rules)
+    prune = _method(ledger.prune)
 
     # -- construction -----------------------------------------------------------------------------------------
 
@@ -140,8 +144,7 @@ class ClientBase(ABC):
             timeout_s: how long a method may take, repeats included, in seconds; see ``within``.
             trust: what was pinned (``pin``). Without it receipts are not verified and histories cannot be read.
             memory: what was verified before; None: a new memory that lasts as long as the client.
-            attempts: how often a call is tried in all while the daemon is not reached.
-            backoff_s: pause before the first repeat, in seconds; each further pause is twice as long.
+            attempts, backoff_s: see ``ClientContext``.
             channel: the gRPC channel to use; then *target* and *tls* are ignored.
 
         Raises:
@@ -173,9 +176,6 @@ class ClientBase(ABC):
         other._timeout_s = timeout_s  # noqa: SLF001  # its own class
         return other
 
-    def _deadline(self) -> float:
-        return time.monotonic() + self._timeout_s
-
     def _callable(self, step: UnaryCall | StreamCall) -> Any:
         """Return gRPC's callable for the procedure of a step; each is made once."""
         rpc = step.rpc
@@ -191,11 +191,7 @@ class ClientBase(ABC):
 
 
 def remaining_s(deadline: float) -> float:
-    """Return how many seconds remain until *deadline*, a time of ``time.monotonic``.
-
-    Raises:
-        StorageError: none remain.
-    """
+    """Return how many seconds remain until *deadline*, a time of ``time.monotonic``; StorageError if none remain."""
     remaining = deadline - time.monotonic()
     if remaining <= 0:
         raise transport.deadline_error()
@@ -203,8 +199,5 @@ def remaining_s(deadline: float) -> float:
 
 
 def new_request_id() -> bytes:
-    """Draw a request_id: 16 random bytes.
-
-    Store it beside a write that must survive a crash, and repeat the write with it.
-    """
+    """Draw a request_id, 16 random bytes. Store it before a write, and a repeat after a crash writes nothing twice."""
     return os.urandom(16)

@@ -52,7 +52,7 @@ class Client(ClientBase):
 
     def run(self, operation: Operation[T]) -> T:
         """Execute the steps of an operation within the deadline; return its answer, or raise its error."""
-        deadline = self._deadline()
+        deadline = time.monotonic() + self._timeout_s
         try:
             step = next(operation)
             while True:

@@ -41,10 +41,7 @@ class GrantAnswer:
 
 
 def grant(
-    context: ClientContext,
-    subject: pb.Subject,
-    consent: pb.Consent,
-    **options: Unpack[ConsentOptions],
+    context: ClientContext, subject: pb.Subject, consent: pb.Consent, **options: Unpack[ConsentOptions]
 ) -> Operation[GrantAnswer]:
     """Give a consent. If it lacks an item that the law requires, the daemon records and answers a refusal.
 
@@ -52,9 +49,6 @@ def grant(
         subject: the person.
         consent: what is given.
         options: see ``ConsentOptions``.
-
-    Raises:
-        ConsentdError: the consent is malformed, or could not be recorded.
     """
     request = cs.GrantConsentRequest(subject=subject, **consent_fields(context, options))
     signer = options.get("signer")
@@ -89,15 +83,9 @@ def amend(
         consent: the complete next version.
         based_on_version: the version that the caller changed; if another one is in force, this is a conflict.
         options: see ``ConsentOptions``.
-
-    Raises:
-        ConsentdError: the consent is malformed, or could not be recorded.
     """
     request = cs.AmendConsentRequest(
-        subject=subject,
-        consent_id=consent_id,
-        based_on_version=based_on_version,
-        **consent_fields(context, options),
+        subject=subject, consent_id=consent_id, based_on_version=based_on_version, **consent_fields(context, options)
     )
     signer = options.get("signer")
     if signer is None:
@@ -126,11 +114,7 @@ def _grant_answer(
 def pause(
     context: ClientContext, subject: pb.Subject, consent_id: str, **options: Unpack[ConsentOptions]
 ) -> Operation[Receipt]:
-    """Pause a consent. Until it is resumed it permits nothing; what it denies stays denied.
-
-    Raises:
-        ConsentdError: there is no such consent, or the pause could not be recorded.
-    """
+    """Pause a consent. Until it is resumed it permits nothing; what it denies stays denied."""
     fields = consent_fields(context, options)
     request = cs.PauseConsentRequest(subject=subject, consent_id=consent_id, **fields)
     return _change(context, rpcs.PAUSE_CONSENT, request, EntryKind.PAUSE, st.PauseStatement(), options)
@@ -139,29 +123,16 @@ def pause(
 def resume(
     context: ClientContext, subject: pb.Subject, consent_id: str, **options: Unpack[ConsentOptions]
 ) -> Operation[Receipt]:
-    """End a pause.
-
-    Raises:
-        ConsentdError: there is no such consent, or the end could not be recorded.
-    """
+    """End a pause."""
     fields = consent_fields(context, options)
     request = cs.ResumeConsentRequest(subject=subject, consent_id=consent_id, **fields)
     return _change(context, rpcs.RESUME_CONSENT, request, EntryKind.RESUME, st.ResumeStatement(), options)
 
 
 def revoke(
-    context: ClientContext,
-    subject: pb.Subject,
-    consent_id: str,
-    *,
-    note: str = "",
-    **options: Unpack[ConsentOptions],
+    context: ClientContext, subject: pb.Subject, consent_id: str, *, note: str = "", **options: Unpack[ConsentOptions]
 ) -> Operation[Receipt]:
-    """Withdraw a consent: no check that begins after this returned is permitted by it. *note*: the person's reason.
-
-    Raises:
-        ConsentdError: there is no such consent, or the withdrawal could not be recorded.
-    """
+    """Withdraw a consent: no check that begins after this returned is permitted by it. *note*: the person's reason."""
     fields = consent_fields(context, options)
     request = cs.RevokeConsentRequest(subject=subject, consent_id=consent_id, note=note, **fields)
     return _change(context, rpcs.REVOKE_CONSENT, request, EntryKind.REVOKE, st.RevokeStatement(note=note), options)
@@ -195,11 +166,7 @@ def _record_to_sign(
 
 
 def get_consent(context: ClientContext, subject: pb.Subject, consent_id: str) -> Operation[cs.ConsentRecord]:
-    """Read the version of a consent that is in force.
-
-    Raises:
-        ConsentdError: there is no such consent, or the consent could not be read.
-    """
+    """Read the version of a consent that is in force."""
     request = cs.GetConsentRequest(subject=subject, consent_id=consent_id)
     response = yield from call(context, rpcs.GET_CONSENT, request)
     return response.record
@@ -208,11 +175,7 @@ def get_consent(context: ClientContext, subject: pb.Subject, consent_id: str) ->
 def list_consents(
     context: ClientContext, subject: pb.Subject, *, include_revoked: bool = False
 ) -> ReadPage[cs.ConsentRecord]:
-    """Read a person's consents, newest first. The list proves nothing; use ``history`` for a proof.
-
-    Raises:
-        ConsentdError: the consents could not be read.
-    """
+    """Read a person's consents, newest first. The list proves nothing; use ``history`` for a proof."""
     return read_pages(
         context,
         rpcs.LIST_CONSENTS,

@@ -32,22 +32,20 @@ def open_history(
     now_ms: int | None = None,
     max_age_s: int | None = None,
 ) -> History:
-    """Verify all of a file, offline, and return the history that it is about. It may be of any age: it says until when
-    the history is whole.
+    """Verify a file of evidence offline; return the history that it proves, complete up to ``seal_time_ms``.
 
     Args:
         content: the file.
         trust: what was pinned. If it names witnesses, a quorum of them must have cosigned the checkpoint.
-        name: the public chain that it must be about.
-        tag: the person's tag that it must be about, 32 bytes. With neither, it may be about any chain; the caller then
-            looks at the result.
-        now_ms: the reader's clock. The seal may not be ahead of it. None: no time is compared with it.
+        name: the public chain that the file must be about.
+        tag: the tag that it must be about, 32 bytes. With neither *name* nor *tag* it may be about any chain.
+        now_ms: the reader's clock, which the seal may not be ahead of; None: not compared.
         max_age_s: age of the oldest cosignature that counts, by *now_ms*; None: any age.
 
     Raises:
-        MalformedError: it is not a file of evidence, or a part of it is not what it should be.
+        MalformedError: *content* is not a file of evidence.
         SignatureError: the log, an author or a quorum of witnesses has not signed.
-        ProofError: it is not whole, is about another chain or about none, or its seal is ahead of *now_ms*.
+        ProofError: the history is not complete or of another chain, or its seal is ahead of *now_ms*.
     """
     evidence = parse_evidence(content)
     verified = verify_evidence(
@@ -62,35 +60,30 @@ def open_history(
     return history_of(verified.chains, verified.sealed)
 
 
-def save_history(context: ClientContext, subject: pb.Subject, *, tag: bytes = b"") -> Operation[tuple[History, bytes]]:
-    """Read a person's history as ``ledger.history`` does, then all of it again as a file.
-
-    Returns the history that the file proves, whose ``is_new`` compares with the memory; and the file.
-
-    Raises:
-        VerificationError: it is not whole, not genuine, or takes back what is remembered.
-        ConsentdError: it could not be read, or nothing is pinned.
-    """
-    found = yield from ledger.history(context, subject, tag=tag)
-    return (yield from _save(context, ls.GetHistoryRequest(subject=subject), found))
-
-
-def save_public_history(context: ClientContext, name: str) -> Operation[tuple[History, bytes]]:
-    """Read the history of a public chain likewise.
-
-    Raises:
-        VerificationError, ConsentdError: as ``save_history``.
-    """
-    found = yield from ledger.public_history(context, name)
-    return (yield from _save(context, ls.GetHistoryRequest(public_name=name), found))
-
-
-def _save(context: ClientContext, request: ls.GetHistoryRequest, found: History) -> Operation[tuple[History, bytes]]:
-    """Read a history that was just verified again as a whole, and return it with the file of it.
+def save_history(
+    context: ClientContext, chain: pb.Subject | str, *, tag: bytes = b""
+) -> Operation[tuple[History, bytes]]:
+    """Read a history as ``ledger.history`` or ``ledger.public_history`` does, then all of it again as a file.
 
     The daemon is asked again because a stream that continues a memory is not complete: it lacks the entries that are
     remembered, and the chains of keys that signed only those.
+
+    Args:
+        chain: a person, or the name of a public chain.
+        tag: as for ``ledger.history``.
+
+    Returns:
+        The history that the file proves, whose ``is_new`` compares with the memory; and the file.
+
+    Raises:
+        VerificationError: the history is not complete, not genuine, or contradicts what is remembered.
     """
+    if isinstance(chain, str):
+        found = yield from ledger.public_history(context, chain)
+        request = ls.GetHistoryRequest(public_name=chain)
+    else:
+        found = yield from ledger.history(context, chain, tag=tag)
+        request = ls.GetHistoryRequest(subject=chain)
     trust, now_ms = context.pinned(), context.now_ms()
     request.known_tree_size = found.checkpoint.size
     pieces = yield from call_stream(context, rpcs.GET_HISTORY, request)
@@ -106,12 +99,10 @@ def _save(context: ClientContext, request: ls.GetHistoryRequest, found: History)
     )
     if len(content) > MAX_SIZE:
         raise InvalidError(f"history is longer than a file may be: `{len(content)}` bytes")
-
-    def reopen() -> History:
-        # What is saved is what was verified: the bytes of the file, as its reader will find them.
-        return open_history(content, trust=trust, name=found.name, tag=found.tag, now_ms=now_ms)
-
-    whole = yield from run_blocking(reopen)
+    # Verify the bytes of the file themselves, as its reader will.
+    whole = yield from run_blocking(
+        lambda: open_history(content, trust=trust, name=found.name, tag=found.tag, now_ms=now_ms)
+    )
     _check_continues(found, whole)
     known = max((entry.seq for entry in found.entries if not entry.is_new), default=0)
     entries = tuple(replace(entry, is_new=entry.seq > known) for entry in whole.entries)

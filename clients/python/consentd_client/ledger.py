@@ -22,7 +22,6 @@ def get_checkpoint(context: ClientContext) -> Operation[Checkpoint]:
 
     Raises:
         VerificationError: the log did not sign it, or it contradicts the remembered checkpoint.
-        ConsentdError: the checkpoint could not be read, or nothing is pinned.
     """
     trust = context.pinned()
     response = yield from call(context, rpcs.GET_CHECKPOINT, ls.GetCheckpointRequest())
@@ -59,7 +58,6 @@ def get_receipt(context: ClientContext, receipt: Receipt, *, published: bool = T
 
     Raises:
         VerificationError: the receipt does not verify, or is for another leaf.
-        ConsentdError: the receipt could not be read.
     """
     request = ls.GetReceiptRequest(index=receipt.index, leaf_hash=receipt.leaf_hash, wait_for=wait_for(published))
     response = yield from call(context, rpcs.GET_RECEIPT, request)
@@ -77,7 +75,6 @@ def history(context: ClientContext, subject: pb.Subject, *, tag: bytes = b"") ->
 
     Raises:
         VerificationError: the history is not complete, not genuine, or contradicts what is remembered.
-        ConsentdError: the history could not be read, or nothing is pinned.
     """
     return _read_history(context, ls.GetHistoryRequest(subject=subject), "", tag, memory_key(subject))
 
@@ -87,7 +84,6 @@ def public_history(context: ClientContext, name: str) -> Operation[History]:
 
     Raises:
         VerificationError: as ``history``.
-        ConsentdError: the history could not be read, or nothing is pinned.
     """
     if not name:
         raise InvalidError("public chain has no name")
@@ -157,7 +153,6 @@ def prune(
     Raises:
         InvalidError: the policy keeps something that the caller wants pruned.
         StorageError: the pruning was stated in the ledger but not published in time; call again to continue.
-        ConsentdError: the pruning could not be done.
     """
     request = ls.PruneRequest(kept_from_time_ms=kept_from_ms, dry_run=dry_run)
     answers = yield from call_stream(context, rpcs.PRUNE, request, progress)

@@ -79,7 +79,7 @@ class Memory(Protocol):
 
 
 class RamMemory:
-    """A memory that lasts as long as the process. It grows with each chain that is read."""
+    """A ``Memory`` that lasts as long as the process. It grows with each chain that is read."""
 
     def __init__(
         self, checkpoint: bytes | None = None, histories: Mapping[str, RememberedHistory] | None = None
@@ -93,15 +93,12 @@ class RamMemory:
         return self._histories
 
     def checkpoint(self) -> bytes | None:
-        """Return the latest checkpoint."""
         return self._checkpoint
 
     def history(self, key: str) -> RememberedHistory | None:
-        """Return a history."""
         return self._histories.get(key)
 
     def remember(self, checkpoint: bytes, key: str = "", history: RememberedHistory | None = None) -> None:
-        """Remember both."""
         # Two processes that share a file may remember their checkpoints and histories in either order.
         if self._checkpoint is None or _size(checkpoint) >= _size(self._checkpoint):
             self._checkpoint = checkpoint
@@ -111,38 +108,30 @@ class RamMemory:
                 self._histories[key] = history
 
     def forget(self, key: str) -> None:
-        """Forget a history."""
         self._histories.pop(key, None)
 
 
 class FileMemory:
     """A memory in one JSON file that several processes may share. A write replaces the whole file or changes nothing.
 
-    Writers take a lock on ``FILE.lock`` beside it: ``remember`` and ``forget``. Readers need no lock.
+    The methods are those of ``Memory``. They raise StorageError if the file cannot be read or written, or is no memory
+    file. ``remember`` and ``forget`` take a lock on ``FILE.lock`` beside it. Readers need no lock.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def checkpoint(self) -> bytes | None:
-        """Return the latest checkpoint.
-
-        Raises:
-            StorageError: the file cannot be read, or is not a memory file.
-        """
         return self._load().checkpoint()
 
     def history(self, key: str) -> RememberedHistory | None:
-        """Return a history. Raises as ``checkpoint``."""
         return self._load().history(key)
 
     def remember(self, checkpoint: bytes, key: str = "", history: RememberedHistory | None = None) -> None:
-        """Remember both, durably. Raises as ``checkpoint``, and ``StorageError`` if the file cannot be written."""
         with self._changed() as memory:
             memory.remember(checkpoint, key, history)
 
     def forget(self, key: str) -> None:
-        """Forget a history. Raises as ``remember``."""
         with self._changed() as memory:
             memory.forget(key)
 

@@ -49,11 +49,7 @@ class CheckAnswer:
 
 
 def check_or_raise(context: ClientContext, question: pb.Question) -> Operation[CheckAnswer]:
-    """Ask whether a transfer may happen. Nothing is recorded.
-
-    Raises:
-        ConsentdError: the daemon refused the question, or no usable decision was received.
-    """
+    """Ask whether a transfer may happen. Nothing is recorded."""
     response = yield from call(context, rpcs.CHECK, ps.CheckRequest(question=question))
     answer = read_decision(question, response.decision)
     if answer.error is not None:

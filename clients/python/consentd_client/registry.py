@@ -42,9 +42,6 @@ def enrol(
         method: how the person was identified.
         subject_key: the person's own Ed25519 public key, 32 bytes; empty: none.
         options: see ``WriteOptions``.
-
-    Raises:
-        ConsentdError: the daemon refused, or the entry could not be recorded.
     """
     request = rs.EnrolSubjectRequest(
         subject=subject, method=method, subject_key=subject_key, **write_fields(context, options)
@@ -62,11 +59,7 @@ def enrol(
 def register_participant(
     context: ClientContext, participant: st.ParticipantStatement, **options: Unpack[WriteOptions]
 ) -> Operation[Receipt]:
-    """Register a participant, or replace what is recorded of it. For the operator.
-
-    Raises:
-        ConsentdError: the daemon refused, or the entry could not be recorded.
-    """
+    """Register a participant, or replace what is recorded of it. For the operator."""
     request = rs.RegisterParticipantRequest(participant=participant, **write_fields(context, options))
     return write(context, rpcs.REGISTER_PARTICIPANT, request, EntryKind.PARTICIPANT)
 
@@ -74,11 +67,7 @@ def register_participant(
 def add_key(
     context: ClientContext, participant_id: str, key: bytes, **options: Unpack[WriteOptions]
 ) -> Operation[Receipt]:
-    """Put a participant's Ed25519 public key, 32 bytes, in force. For the operator.
-
-    Raises:
-        ConsentdError: the daemon refused, or the entry could not be recorded.
-    """
+    """Put a participant's Ed25519 public key, 32 bytes, in force. For the operator."""
     request = rs.AddKeyRequest(participant_id=participant_id, key=key, **write_fields(context, options))
     return write(context, rpcs.ADD_KEY, request, EntryKind.KEY)
 
@@ -86,11 +75,7 @@ def add_key(
 def retire_key(
     context: ClientContext, participant_id: str, key: bytes, **options: Unpack[WriteOptions]
 ) -> Operation[Receipt]:
-    """Retire a participant's key. Statements that the key signed earlier stay valid. For the operator.
-
-    Raises:
-        ConsentdError: the daemon refused, or the entry could not be recorded.
-    """
+    """Retire a participant's key. Statements that the key signed earlier stay valid. For the operator."""
     request = rs.RetireKeyRequest(participant_id=participant_id, key=key, **write_fields(context, options))
     return write(context, rpcs.RETIRE_KEY, request, EntryKind.KEY)
 
@@ -98,11 +83,7 @@ def retire_key(
 def publish_vocabulary(
     context: ClientContext, vocabulary: st.VocabularyStatement, **options: Unpack[WriteOptions]
 ) -> Operation[Receipt]:
-    """Publish the complete next version of the vocabulary. For the operator.
-
-    Raises:
-        ConsentdError: the daemon refused, or the entry could not be recorded.
-    """
+    """Publish the complete next version of the vocabulary. For the operator."""
     request = rs.PublishVocabularyRequest(vocabulary=vocabulary, **write_fields(context, options))
     return write(context, rpcs.PUBLISH_VOCABULARY, request, EntryKind.VOCABULARY)
 
@@ -110,11 +91,7 @@ def publish_vocabulary(
 def publish_notice(
     context: ClientContext, notice: st.NoticeStatement, **options: Unpack[WriteOptions]
 ) -> Operation[Receipt]:
-    """Publish the next version of a notice. For the operator.
-
-    Raises:
-        ConsentdError: the daemon refused, or the entry could not be recorded.
-    """
+    """Publish the next version of a notice. For the operator."""
     request = rs.PublishNoticeRequest(notice=notice, **write_fields(context, options))
     return write(context, rpcs.PUBLISH_NOTICE, request, EntryKind.NOTICE)
 
@@ -122,11 +99,7 @@ def publish_notice(
 def publish_rules(
     context: ClientContext, rules: st.RulesStatement, **options: Unpack[WriteOptions]
 ) -> Operation[Receipt]:
-    """Publish the complete next version of the realm's rules. For the operator.
-
-    Raises:
-        ConsentdError: the daemon refused, or the entry could not be recorded.
-    """
+    """Publish the complete next version of the realm's rules. For the operator."""
     request = rs.PublishRulesRequest(rules=rules, **write_fields(context, options))
     return write(context, rpcs.PUBLISH_RULES, request, EntryKind.RULES)
 
@@ -135,20 +108,12 @@ def publish_rules(
 
 
 def get_participant(context: ClientContext, participant_id: str) -> Operation[rs.GetParticipantResponse]:
-    """Read what is recorded of one participant, and its keys in force.
-
-    Raises:
-        ConsentdError: there is no such participant, or the participant could not be read.
-    """
+    """Read what is recorded of one participant, and its keys in force."""
     return call(context, rpcs.GET_PARTICIPANT, rs.GetParticipantRequest(participant_id=participant_id))
 
 
 def list_participants(context: ClientContext) -> ReadPage[st.ParticipantStatement]:
-    """Read all participants.
-
-    Raises:
-        ConsentdError: the participants could not be read.
-    """
+    """Read all participants."""
     return read_pages(
         context,
         rpcs.LIST_PARTICIPANTS,
@@ -158,31 +123,19 @@ def list_participants(context: ClientContext) -> ReadPage[st.ParticipantStatemen
 
 
 def get_vocabulary(context: ClientContext) -> Operation[st.VocabularyStatement]:
-    """Read the vocabulary in force.
-
-    Raises:
-        ConsentdError: the vocabulary could not be read.
-    """
+    """Read the vocabulary in force."""
     response = yield from call(context, rpcs.GET_VOCABULARY, rs.GetVocabularyRequest())
     return response.vocabulary
 
 
 def get_notice(context: ClientContext, notice_id: str, version: int = 0) -> Operation[st.NoticeStatement]:
-    """Read one version of a notice; 0: the latest version.
-
-    Raises:
-        ConsentdError: there is no such version, or the notice could not be read.
-    """
+    """Read one version of a notice; 0: the latest version."""
     request = rs.GetNoticeRequest(notice_id=notice_id, version=version)
     response = yield from call(context, rpcs.GET_NOTICE, request)
     return response.notice
 
 
 def get_rules(context: ClientContext) -> Operation[st.RulesStatement]:
-    """Read the rules in force.
-
-    Raises:
-        ConsentdError: the rules could not be read.
-    """
+    """Read the rules in force."""
     response = yield from call(context, rpcs.GET_RULES, rs.GetRulesRequest())
     return response.rules

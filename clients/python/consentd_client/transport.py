@@ -11,16 +11,8 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from consentd.errors import (
-    ConflictError,
-    ConsentdError,
-    CorruptionError,
-    DeniedError,
-    InvalidError,
-    NotFoundError,
-    OverloadedError,
-    StorageError,
-)
+from consentd import errors
+from consentd.errors import ConsentdError, InvalidError, StorageError
 from consentd.v1 import error_reason_pb2 as er
 from consentd_client.operations import UnavailableError
 
@@ -30,13 +22,13 @@ DOMAIN = "consentd"
 DETAILS_KEY = "grpc-status-details-bin"
 _CLASSES: dict[int, type[ConsentdError]] = {
     3: InvalidError,  # INVALID_ARGUMENT
-    5: NotFoundError,  # NOT_FOUND
-    7: DeniedError,  # PERMISSION_DENIED
-    8: OverloadedError,  # RESOURCE_EXHAUSTED
-    10: ConflictError,  # ABORTED
+    5: errors.NotFoundError,  # NOT_FOUND
+    7: errors.DeniedError,  # PERMISSION_DENIED
+    8: errors.OverloadedError,  # RESOURCE_EXHAUSTED
+    10: errors.ConflictError,  # ABORTED
     14: UnavailableError,  # UNAVAILABLE
-    15: CorruptionError,  # DATA_LOSS
-    16: DeniedError,  # UNAUTHENTICATED
+    15: errors.CorruptionError,  # DATA_LOSS
+    16: errors.DeniedError,  # UNAUTHENTICATED
 }
 _DEADLINE_EXCEEDED = 4
 
@@ -134,13 +126,7 @@ def deadline_error() -> StorageError:
 
 
 def status_error(code: int, message: str, trailing: Iterable[tuple[str, Any]]) -> ConsentdError:
-    """Return the error for a gRPC status.
-
-    Args:
-        code: the status code, as a number.
-        message: its text.
-        trailing: the call's trailing metadata, which carries the reason.
-    """
+    """Return the error for a gRPC status: its code and text, and the *trailing* metadata, which carries the reason."""
     return _make_error(code, message, _reason(trailing))
 
 
@@ -161,7 +147,7 @@ def _make_error(code: int, message: str, reason: str) -> ConsentdError:
     if error_class is None:
         # CANCELLED, UNKNOWN, INTERNAL, UNIMPLEMENTED …: the caller cannot act on these, and the outcome is unknown.
         return StorageError(f"call failed with status {code}: {message}", reason or "INTERNAL")
-    if error_class is OverloadedError and not reason and "larger than max" in message:
+    if error_class is errors.OverloadedError and not reason and "larger than max" in message:
         # gRPC itself refuses long messages, before any service sees them.
         return InvalidError("message is larger than the receiver accepts", "TOO_LARGE")
     if code == 16 and not reason:

@@ -46,33 +46,24 @@ class ConsentFields(WriteFields):
     method: str
 
 
-def write_fields(context: ClientContext, options: WriteOptions) -> WriteFields:
+def write_fields(
+    context: ClientContext, options: WriteOptions, known: type[WriteOptions] = WriteOptions
+) -> WriteFields:
     """Return the fields that *options* give a request; a request_id is drawn if they have none.
 
     Raises:
-        TypeError: there is no such option.
+        TypeError: an option is not one of *known*.
     """
-    _check_options(options, WriteOptions)
-    return _common_fields(context, options)
+    # Python itself does not check the names of keyword arguments that a function collects in a dict.
+    for name in options.keys() - known.__annotations__.keys():
+        raise TypeError(f"write has no option `{name}`")
+    request_id = options.get("request_id") or context.new_request_id()
+    return {"request_id": request_id, "wait_for": wait_for(options.get("published", False))}
 
 
 def consent_fields(context: ClientContext, options: ConsentOptions) -> ConsentFields:
     """Return likewise the fields for the request of a write by a person."""
-    _check_options(options, ConsentOptions)
-    return {"method": options.get("method", ""), **_common_fields(context, options)}
-
-
-def _common_fields(context: ClientContext, options: WriteOptions) -> WriteFields:
-    return {
-        "request_id": options.get("request_id") or context.new_request_id(),
-        "wait_for": wait_for(options.get("published", False)),
-    }
-
-
-def _check_options(options: WriteOptions, known: type[WriteOptions]) -> None:
-    # Python itself does not check the names of keyword arguments that a function collects in a dict.
-    for name in options.keys() - known.__annotations__.keys():
-        raise TypeError(f"write has no option `{name}`")
+    return {"method": options.get("method", ""), **write_fields(context, options, ConsentOptions)}
 
 
 def wait_for(published: bool) -> "pb.WaitFor.ValueType":
@@ -93,10 +84,6 @@ R = TypeVar("R", bound=WriteResponse)
 
 
 def write(context: ClientContext, rpc: Rpc[Q, R], request: Q, kind: EntryKind) -> Operation[Receipt]:
-    """Call an *rpc* that records one entry of *kind*; return its receipt.
-
-    Raises:
-        ConsentdError: the daemon refused, or the entry could not be recorded.
-    """
+    """Call an *rpc* that records one entry of *kind*; return its receipt."""
     response = yield from call(context, rpc, request)
     return read_receipt(response.receipt, kinds=(kind,), trust=context.trust)
