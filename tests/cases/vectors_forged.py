@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import test_note
+from cases import ed25519_points
 from cases.ledgers import DAEMON, LOG, ORIGIN, START_MS, flip
 from cases.vectors_case import BANK, CITIZEN, STRANGER, TRUST, Vector, b64, history_vector, to_document
 from consentd.core import bucketed, checkpoint, codec, ed25519, merkle, note, tiles
@@ -363,14 +363,14 @@ def forged_signatures(vector: Callable[..., Vector]) -> Iterator[Vector]:
     """Yield statements whose signatures laxer verifiers let pass."""
 
     def longer(signature: bytes) -> bytes:
-        s = int.from_bytes(signature[32:], "little") + test_note.L
+        s = int.from_bytes(signature[32:], "little") + ed25519_points.L
         return signature[:32] + s.to_bytes(32, "little")
 
     yield vector("S + L", "signature", base().add(ME, EntryKind.GRANT, CITIZEN, signature=longer))
     for name, key in (
         ("the neutral key", (1).to_bytes(32, "little")),
-        ("a key of order 8", test_note.encoded(test_note.TORSION)),
-        ("a key that is not canonical", (test_note.P + 1).to_bytes(32, "little")),
+        ("a key of order 8", ed25519_points.encoded(ed25519_points.TORSION)),
+        ("a key that is not canonical", (ed25519_points.P + 1).to_bytes(32, "little")),
         ("a key that is no point", (2).to_bytes(32, "little")),
     ):
         for put, signature in (("zeros", bytes(64)), ("the neutral R", (1).to_bytes(64, "little"))):
