@@ -1,7 +1,7 @@
 """The worked example of proto/ledger-format.md: every byte it shows is computed again, and none goes unchecked.
 
 The example's inputs are its payloads, which the text has, and what ``World`` fixes: seeds, salts, times. All else
-follows by the core alone, so whoever writes a verifier in another language can go the same way. The tables of the
+follows by the core alone, so the author of a verifier in another language can do the same. The tables of the
 text (kinds, offsets, prefixes) are held to the code too.
 """
 
@@ -45,7 +45,7 @@ START_MS = 1_760_000_000_000
 LEDGER_TAG = codec.public_tag("ledger")
 CLINIC_TAG = codec.public_tag("participant/clinic-b")
 
-# index: (kind, tag, ref, author, ms after the start, author's clock behind the ledger's in ms)
+# index: (kind, tag, ref, author, ms after the start, lag of the author's clock in ms)
 ENTRIES: dict[int, tuple[EntryKind, bytes, int, ed25519.KeyPair, int, int]] = {
     0: (EntryKind.LEDGER, LEDGER_TAG, 0, DAEMON, 0, 0),
     1: (EntryKind.VOCABULARY, codec.public_tag("vocabulary/example"), 0, DAEMON, 0, 0),
@@ -221,7 +221,7 @@ def spec() -> str:
 
 @cache
 def shown() -> dict[str, bytes]:
-    """Return the hex values of the text's example blocks, by name; none stands twice."""
+    """Return the hex values of the text's example blocks, by name; no name occurs twice."""
     found: dict[str, bytes] = {}
     for block in re.findall(r"^```example\n(.*?)^```$", spec(), re.DOTALL | re.MULTILINE):
         for name, value in re.findall(r"^(\S[^:\n]*):((?: ?[0-9a-f]+)?(?:\n  [0-9a-f]+)*)$", block, re.MULTILINE):

@@ -322,7 +322,7 @@ def test_a_bucket_that_is_none_is_refused():
 
 def test_a_bucket_of_keys_that_part_late_is_the_tree_of_its_pairs():
     shared = h("the same first bits")
-    for size in (7, 8, 9, 24, 31):  # around the first 64 bits, and far behind them
+    for size in (7, 8, 9, 24, 31):  # around the first 64 bits, and far after them
         keys = [shared[:size] + bytes([n]) + h(f"{size} {n}")[size + 1 :] for n in range(0, 256, 5)]
         pairs = {key: h("v") for key in keys}
         bucket = bucketed.bucket_update(b"", pairs)

@@ -108,7 +108,7 @@ def test_dropped_repeated_and_swapped_leaves_are_named(seed: int) -> None:
 
 
 def broken(made: Made, leaf: bytes) -> str:
-    """Return why the ledger does not go on with this leaf."""
+    """Return why this leaf may not be the next one."""
     error = fault_of([*made.leaves, leaf])
     assert error.index == len(made.leaves)
     assert isinstance(error, ProofError)
@@ -175,10 +175,10 @@ def test_a_refused_leaf_changes_nothing(leaves: list[bytes]) -> None:
     assert replay.root() == replayed(leaves).root()
 
 
-# -- behind a fault ---------------------------------------------------------------------------------------------
+# -- after a fault ----------------------------------------------------------------------------------------------
 
 
-def behind(leaves: list[bytes], damaged: dict[int, bytes | None]) -> tuple[Replay, list[int]]:
+def replayed_damaged(leaves: list[bytes], damaged: dict[int, bytes | None]) -> tuple[Replay, list[int]]:
     """Replay with some leaves damaged (None: unreadable), as a verification of files does; return what else broke."""
     replay, faults = Replay(4), []
     for index, leaf in enumerate(leaves):
@@ -202,7 +202,7 @@ def test_unreadable_leaves_condemn_no_others(seed: int, share: float) -> None:
     rng = random.Random(seed)
     made = Made(rng, 200)
     damaged = {index: None for index in range(len(made.leaves)) if rng.random() < share}
-    replay, faults = behind(made.leaves, damaged)
+    replay, faults = replayed_damaged(made.leaves, damaged)
     assert faults == []
     assert replay.root() == reference_tree.Naive(made.leaves).root(len(made.leaves))
 
@@ -214,25 +214,25 @@ def test_a_damaged_commitment_condemns_no_other_leaf(seed: int) -> None:
     made = Made(rng, 150)
     events = [index for index, leaf in enumerate(made.leaves) if codec.kind_of(leaf)]
     index = rng.choice(events)
-    replay, faults = behind(made.leaves, {index: flip(82 + rng.randrange(32))(made.leaves[index])})
+    replay, faults = replayed_damaged(made.leaves, {index: flip(82 + rng.randrange(32))(made.leaves[index])})
     assert faults == []
-    # Once its chain goes on, its head is known again, and map roots are compared as before.
+    # Once its chain continues, its head is known again, and map roots are compared as before.
     made.event(codec.tag_of(made.leaves[index]))
     made.seal()
-    replay, faults = behind(made.leaves, {index: flip(90)(made.leaves[index])})
+    replay, faults = replayed_damaged(made.leaves, {index: flip(90)(made.leaves[index])})
     assert replay.knows_all_heads
     assert faults == []
     made.leaves[-1] = flip(20)(made.leaves[-1])
-    assert behind(made.leaves, {index: flip(90)(made.leaves[index])})[1] == [len(made.leaves) - 1]
+    assert replayed_damaged(made.leaves, {index: flip(90)(made.leaves[index])})[1] == [len(made.leaves) - 1]
 
 
-def test_a_second_fault_behind_a_first_is_found(leaves: list[bytes]) -> None:
+def test_a_second_fault_after_a_first_is_found(leaves: list[bytes]) -> None:
     made = Made(random.Random(5), 300)
     first, second = (next(i for i in range(start, 300) if codec.kind_of(made.leaves[i])) for start in (10, 250))
     wrong = codec.decode_leaf(made.leaves[second])
     assert isinstance(wrong, Event)
     made.leaves[second] = codec.encode_event(replace(wrong, seq=wrong.seq + 40, prev=b"p" * 32))
-    _, faults = behind(made.leaves, {first: flip(100)(made.leaves[first])})
+    _, faults = replayed_damaged(made.leaves, {first: flip(100)(made.leaves[first])})
     assert faults[0] == second
 
 

@@ -11,7 +11,7 @@ from consentd.policy.model import ImplicitPolicy
 from consentd.policy.vocabulary import LEVELS, Code, Vocabulary, check_successor
 
 V3 = Path(__file__).parents[1] / "../shared/data/v3"
-needs_v3 = pytest.mark.skipif(not V3.is_dir(), reason="HL7 v3 code lists are not beside the project")
+needs_v3 = pytest.mark.skipif(not V3.is_dir(), reason="HL7 v3 code lists are not in the directory next to the project")
 
 
 def code(name: str, parent: str = "", *, implies: bool = True, level: str = "N") -> Code:
@@ -24,7 +24,7 @@ def vocabulary(**lists: tuple[Code, ...]) -> Vocabulary:
 
 
 def read(name: str) -> dict[str, str]:
-    """Code → parent, as HL7 lists them; where a code stands under several, the last."""
+    """Code → parent, as HL7 lists them; if a code has several parents, the last."""
     rows = (V3 / name).read_text(encoding="utf-8").splitlines()[1:]
     return {fields[0]: fields[2] for fields in (row.split("\t") for row in rows)}
 

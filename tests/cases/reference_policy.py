@@ -10,7 +10,7 @@ The compiled evaluator has to agree with ``decide`` on everything. What the rule
   deny and no permit. Then a narrower question is never less permitted, through any nesting.
 * A caller that supports ENFORCE_RESIDUAL is answered for the *narrowest* extent instead: open limits
   match a permit and no deny, and where that changes the answer the limits come back as the residual.
-* Unreadable lineages may permit or deny: what would override stands, else the category is unknown.
+* Unreadable lineages may permit or deny: what would override them counts, else the category is unknown.
 """
 
 from collections.abc import Mapping, Sequence
@@ -156,7 +156,7 @@ def combine(said: set[object], combining: Combining) -> object:
 def decide_leaf(
     asked: Asked, leaf: str, rules: model.Rules, consents: Sequence[model.StoredConsent]
 ) -> tuple[object, list[Reason]]:
-    """Walk the layers for one leaf category (rule 1); the first that decides, or cannot tell, ends it."""
+    """Walk the layers for one leaf category (rule 1); the first that decides, or is unknown, ends it."""
     layers: dict[Layer, list[tuple[object, Reason]]] = {layer: [] for layer in Layer}
 
     def add(layer: Layer, value: object, consent: tuple[int, int, int] = (0, 0, 0), path: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Receipts, checkpoint notes, signatures and the payloads that name keys: the parts that a history stands on."""
+"""Receipts, checkpoint notes, signatures and the payloads that name keys: the parts that a history consists of."""
 
 import inspect
 import itertools
