@@ -401,19 +401,6 @@ def test_a_read_only_store_reads_and_a_write_to_it_is_a_bug(rocks: RocksStore, t
     beside.close()
 
 
-def test_a_copy_is_a_store_of_its_own(rocks: RocksStore, tmp_path: Path) -> None:
-    rocks.write(numbered(5))
-    rocks.copy(tmp_path / "copy")
-    rocks.write(puts((b"later", b"1")))
-    with pytest.raises(StorageError):
-        rocks.copy(tmp_path / "copy")
-    copy = RocksStore.open(tmp_path / "copy", create=False)
-    assert scanned(copy) == [b"%04d" % index for index in range(5)]
-    copy.close()
-    with pytest.raises(StorageError):
-        MemoryStore().copy(tmp_path / "none")
-
-
 def holders(path: Path, secret: bytes) -> list[str]:
     """Return the names of the files below *path* that hold *secret*; the lock file stays untouched."""
     return [file.name for file in path.iterdir() if file.name != "LOCK" and secret in file.read_bytes()]

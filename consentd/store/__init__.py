@@ -13,7 +13,6 @@ There are two stores: ``rocks.RocksStore``, and ``memory.MemoryStore`` for tests
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 
@@ -103,10 +102,6 @@ class Store(Protocol):
         Raises:
             StorageError: the write failed. Whether the batch is on disk is unknown, and every later write is refused.
         """
-        ...
-
-    def copy(self, path: Path) -> None:
-        """Write a consistent copy to the new directory *path*, while the store is in use."""
         ...
 
     def compact_range(self, start: bytes, end: bytes | None) -> None:

@@ -3,7 +3,6 @@
 import threading
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from consentd.errors import StorageError
 from consentd.store import Batch, Delete, Put
@@ -59,10 +58,6 @@ class MemoryStore:
                     for key in self._keys[first:last]:
                         del self._values[key]
                     del self._keys[first:last]
-
-    def copy(self, path: Path) -> None:
-        """Refuse: there are no files to copy."""
-        raise StorageError(f"store in memory cannot be copied to files: `{path}`")
 
     def compact_range(self, start: bytes, end: bytes | None) -> None:
         """Do nothing: a delete frees the bytes at once."""

@@ -102,7 +102,7 @@ class RocksStore:
 
         RocksDB takes no lock for this, and would also read while another process writes. But then files may be deleted
         during the read, and nobody could say which state was read. So a store in use is refused: stop the daemon, or
-        read a ``copy``.
+        read a copy from a snapshot of the file system.
 
         Args:
             block_cache_mb: memory for blocks, filters and indexes.
@@ -213,17 +213,6 @@ class RocksStore:
             # Logged here, once: the error may reach many callers or none.
             log.critical("store takes no more writes: %s; see ops/RUNBOOK.md, `disk full`", failure)
             raise failure from error
-
-    def copy(self, path: Path) -> None:
-        """Write a consistent copy to the new directory *path* while the store is in use.
-
-        On the same file system, the files of sorted rows are hard links, so the copy takes milliseconds and little
-        space. For a backup, move it to another disk.
-        """
-        try:
-            rocksdict.Checkpoint(self._db).create_checkpoint(str(path))
-        except Exception as error:
-            raise _translated(error, path) from error
 
     def compact_range(self, start: bytes, end: bytes | None) -> None:
         """Rewrite [*start*, *end*) so that no deleted bytes of it remain in the store's files."""

@@ -22,6 +22,7 @@ from consentd.statements import values
 from consentd.store import prefix_end
 from consentd.store.lmdb import WriteTransaction
 from consentd.table.view import FORMAT, KEY, NO_REVISION, REVISION, U32, U64, Registry, RegistryCache, View
+from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
 
@@ -158,7 +159,7 @@ class TableTransaction(View):
         return subjects.with_consent(self.subject(tag), stored, compiled)
 
     def _put_consent(
-        self, event: codec.Event, message: Any, *, lineage: int, version: int, paused: bool
+        self, event: codec.Event, message: pb.Consent, *, lineage: int, version: int, paused: bool
     ) -> None:
         stored = model.StoredConsent(
             lineage=lineage, seq=event.seq, version=version, consent=values.consent_value(message), paused=paused

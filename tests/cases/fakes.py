@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import NoteSignature, NoteSigner
@@ -114,9 +113,6 @@ class FaultyStore:
             self._failed = True
             raise StorageError("write failed, its outcome is unknown")
         self._skip = max(0, self._skip - 1)
-
-    def copy(self, path: Path) -> None:
-        self.inner.copy(path)
 
     def compact_range(self, start: bytes, end: bytes | None) -> None:
         self.inner.compact_range(start, end)
