@@ -140,8 +140,8 @@ class Story:
         text = self._out.text
         table = Table(show_lines=self._out.language == "both")
         for title in (
-            ("때", "when"), ("누가", "who"), ("중계", "relay"), ("제공", "holder"), ("무엇을", "what"),
-            ("목적", "purpose"), ("결과", "outcome"),
+            ("때", "when"), ("누가", "who"), ("제공", "holder"), ("무엇을", "what"), ("목적", "purpose"),
+            ("결과", "outcome"),
         ):  # fmt: skip
             table.add_column(text(*title), overflow="fold")
         outcomes = {entry.event.ref: entry for entry in history.entries if entry.kind == EntryKind.OUTCOME}
@@ -160,15 +160,15 @@ class Story:
         """Return the cells of an entry, after its time; *outcomes* by the seq of the access they belong to."""
         record = entry.message.access if isinstance(entry.message, st.RefusalStatement) else entry.message
         if not isinstance(record, st.AccessStatement) or not record.asked.question:
-            return [self._author(entry), ("", ""), ("", ""), _label(st.EntryKind, entry.kind, "ENTRY_KIND_")]
+            return [self._author(entry), ("", ""), _label(st.EntryKind, entry.kind, "ENTRY_KIND_")]
         question = pb.Question.FromString(record.asked.question)
-        parties = (question.actor.organisation, question.actor.relay, question.holder)
         result = [_label(pb.Outcome, record.decision.outcome, "OUTCOME_")]
         outcome = outcomes.get(entry.seq)
         if outcome is not None and isinstance(outcome.message, st.OutcomeStatement):
             result.append(_label(st.TransferStatus, outcome.message.status, "TRANSFER_STATUS_"))
         return [
-            *(self._party(name) for name in parties),
+            self._party(question.actor.organisation),
+            self._party(question.holder),
             _joined([_code(code) for code in question.categories]),
             _code(question.purpose),
             _joined(result),

@@ -12,7 +12,6 @@ proportions are published ones, or estimates from them:
 Each transfer carries the outcome that the consents imply, so that a run can be checked.
 """
 
-from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -181,17 +180,17 @@ def make_citizens(random: Random, count: int) -> tuple[Citizen, ...]:
 
 
 class Callers:
-    """The institutions that make requests: a few make most of the calls."""
+    """The institutions that make requests; a few of them make most of the calls."""
 
     def __init__(self, institutions: Sequence[Institution]) -> None:
-        self.all = [one for one in institutions if one.purpose]
+        self.all = [institution for institution in institutions if institution.purpose]
         busy = max(1, round(BUSY_SHARE * len(self.all)))
         rest = len(self.all) - busy
-        self._steps = list(accumulate([BUSY_CALLS / busy] * busy + [(1 - BUSY_CALLS) / rest] * rest))
+        self._weights = list(accumulate([BUSY_CALLS / busy] * busy + [(1 - BUSY_CALLS) / rest] * rest))
 
     def pick(self, random: Random) -> Institution:
         """Return an institution at random, weighted by how often it calls."""
-        return self.all[_pick(random, self._steps)]
+        return random.choices(self.all, cum_weights=self._weights)[0]
 
 
 def make_consents(random: Random, citizens: Sequence[Citizen], callers: Callers) -> tuple[PlannedConsent, ...]:
@@ -244,7 +243,7 @@ def make_transfers(
             planned = random.choice(objections)
             return planned.citizen, planned.recipient, "TREAT", ALL_CLASSES
         while True:
-            caller, citizen = callers.pick(random), _pick(random, ranks)
+            caller, citizen = callers.pick(random), random.choices(range(len(citizens)), cum_weights=ranks)[0]
             found = allowed.get((citizen, caller.id))
             if (citizen, caller.id) not in refused and (found is not None) is (outcome == "PERMIT"):
                 return citizen, caller.id, caller.purpose, found.categories if found else ALL_CLASSES
@@ -255,8 +254,3 @@ def make_transfers(
         holder, category = held(recipient, within)
         made.append(Transfer(citizen, recipient, holder, purpose, category, outcome))
     return tuple(made)
-
-
-def _pick(random: Random, steps: Sequence[float]) -> int:
-    """Return a random index by weight; *steps* are the cumulative weights."""
-    return bisect(steps, random.random() * steps[-1])
