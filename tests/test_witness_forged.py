@@ -75,7 +75,7 @@ def test_a_start_that_the_checkpoint_does_not_reach_is_refused(log: ForgedLog, t
     log.said = Pruned(T0_MS, size + 2)
     witness = log.witness(tmp_path / "w", retention_days=DAYS)
     answer = log.submit(witness, 0, size)
-    assert (answer.status, b"behind its checkpoint" in answer.body) == (503, True)
+    assert (answer.status, b"after its checkpoint" in answer.body) == (503, True)
     witness.close()
 
 

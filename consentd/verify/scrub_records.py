@@ -71,7 +71,7 @@ class Records:
         return Fault(None, "row of what is pruned is not what the ledger states")
 
     def last_signed(self) -> Fault | None:
-        """Check that the last signed checkpoint is one of this tree: only the next start would need it."""
+        """Check that the last signed checkpoint is one of this tree. Only the next start would find that otherwise."""
         note = read_last_signed(self._target.last_signed_path)
         if note is None:
             return Fault(None, "last signed checkpoint is missing") if self._ledger.state.sealed_size else None
@@ -150,14 +150,14 @@ class Records:
             row = self._store.get(layout.tile_key(level, n))
             if len(row or b"") != width * merkle.HASH_SIZE:
                 first = (n * tiles.TILE_WIDTH) << (tiles.TILE_HEIGHT * level)
-                return Fault(first, f"tile of level {level} over the entries from here has not the tree's width")
+                return Fault(first, f"tile of level {level} over the entries from here does not have the tree's width")
             level, hashes = level + 1, n
         return None
 
     # -- rows by their key ------------------------------------------------------------------------------------
 
     def index_row(self, key: bytes) -> Fault | None:
-        """Check that an index row leads to its entry. In a pruned range ``entry`` does not: the leaf may be gone."""
+        """Check that an index row leads to its entry. ``entry`` does not, in a pruned range with missing leaves."""
         row = self._store.get(key)
         if row is None:
             return None  # The row was pruned after the scan read its key.
@@ -174,8 +174,8 @@ class Records:
         if len(key) != 33 or len(row) != layout.HEAD.size:
             return Fault(self.last_index(key[1:]), "head row has an impossible length")
         count, head = layout.HEAD.unpack(row)
-        place = self._store.get(layout.index_key(key[1:], count))
-        leaf = None if place is None else self._store.get(layout.leaf_key(layout.decode_u64(place)))
+        index_row = self._store.get(layout.index_key(key[1:], count))
+        leaf = None if index_row is None else self._store.get(layout.leaf_key(layout.decode_u64(index_row)))
         if leaf is not None and codec.chain_hash(leaf) == head:
             return None
         return Fault(self.last_index(key[1:]), "head row is not that of the chain's last entry")
@@ -191,7 +191,7 @@ class Records:
         leaf = self._store.get(layout.leaf_key(index))
         expiry = self._store.get(layout.expiry_key(time_ms, key[1:]))
         if leaf is None and index >= retention.read_pruned(self._store).minimum:
-            return Fault(None, f"request row names an entry that is not there: `{index}`")
+            return Fault(None, f"request row names an entry that does not exist: `{index}`")
         what = rows.request_fault(time_ms, leaf, expiry)
         return None if what is None else Fault(index, what)
 

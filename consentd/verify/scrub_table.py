@@ -69,7 +69,7 @@ class ScrubOptions:
         map_size_mb: of the table in use.
         piece: records between two pauses. 16 records take half a millisecond, which delays other threads by as much.
         batch: leaves by which the copy may be behind the table when pages are compared.
-        rounds: how often the copy catches up with a table that grows meanwhile, before the scrub fails.
+        rounds: how often the copy catches up with a growing table before the scrub fails.
         free_bytes: returns the free disk space of a directory.
     """
 
@@ -142,7 +142,7 @@ class TableScrub:
         self._skipped = 0  # leaves since the last record that the table skips
 
     def run(self) -> None:
-        """Compare all rows. A pruning that starts meanwhile ends the comparison: it deletes statements under the copy.
+        """Compare all rows. A pruning ends the comparison, because it deletes statements that the copy is made from.
 
         Raises:
             StorageError: no space for the copy, or the table grows faster than the copy may follow.

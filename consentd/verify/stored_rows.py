@@ -181,7 +181,7 @@ def request_fault(time_ms: int, leaf: bytes | None, expiry: bytes | Gap | None) 
         expiry: the row that says when the request row is deleted.
     """
     if leaf is not None and (codec.kind_of(leaf) == codec.SEAL_KIND or codec.time_of(leaf) != time_ms):
-        return "request row does not fit the entry it names"
+        return "request row does not match the entry that it names"
     return None if expiry == b"" else "request row has no expiry row"
 
 
@@ -199,18 +199,18 @@ def compare_requests(store: Store, size: int, found: Findings) -> None:
     and the hash of the request's content, which no other row has, is not compared.
     """
     for chunk in chunks(scan_rows(store, b"q", found)):
-        places = []
+        named = []
         for key, row in chunk:
             if len(row) != layout.REQUEST.size:
                 found.add(None, "request row has an impossible length")
             else:
                 index, time_ms, _ = layout.REQUEST.unpack(row)
-                places.append((index, time_ms, key[1:]))
-        leaves = read_rows(store, [layout.leaf_key(index) for index, _, _ in places])
-        expiries = read_rows(store, [layout.expiry_key(time_ms, name) for _, time_ms, name in places])
-        for (index, time_ms, _), leaf, expiry in zip(places, leaves, expiries, strict=True):
+                named.append((index, time_ms, key[1:]))
+        leaves = read_rows(store, [layout.leaf_key(index) for index, _, _ in named])
+        expiries = read_rows(store, [layout.expiry_key(time_ms, name) for _, time_ms, name in named])
+        for (index, time_ms, _), leaf, expiry in zip(named, leaves, expiries, strict=True):
             if index >= size:
-                found.add(None, f"request row names an entry that is not there: `{index}`")
+                found.add(None, f"request row names an entry that does not exist: `{index}`")
             elif not isinstance(leaf, bytes):
                 continue  # The walk named this leaf.
             elif (what := request_fault(time_ms, leaf, expiry)) is not None:
@@ -225,11 +225,11 @@ def compare_requests(store: Store, size: int, found: Findings) -> None:
 def find_strays(store: Store, replay: Replay, found: Findings, *, statements: bool) -> None:
     """Find rows that must not exist."""
     for key, _ in scan_rows(store, b"l", found, layout.leaf_key(replay.size)):
-        found.add(layout.decode_u64(key), "leaf lies beyond the ledger's size")
+        found.add(layout.decode_u64(key), "leaf is beyond the ledger's size")
     for key, _ in scan_rows(store, b"t", found):
         level, n = key[1], int.from_bytes(key[2:])
         if level > 7 or n << 8 >= replay.size >> (8 * level):
-            found.add(None, f"tile lies beyond the ledger's size: level `{level}`")
+            found.add(None, f"tile is beyond the ledger's size: level `{level}`")
     for kind, name in ((b"i", "index row"), (b"c", "statement")):
         if kind == b"c" and not statements:
             continue
@@ -240,8 +240,8 @@ def find_strays(store: Store, replay: Replay, found: Findings, *, statements: bo
                 found.add(None, f"{name} is of an entry that does not exist")
     if statements and replay.start:
         for chunk in chunks(scan_rows(store, b"c", found)):
-            places = read_rows(store, [b"i" + key[1:] for key, _ in chunk])
-            for _ in (row for row in places if row is Gap.MISSING):
+            index_rows = read_rows(store, [b"i" + key[1:] for key, _ in chunk])
+            for _ in (row for row in index_rows if row is Gap.MISSING):
                 found.add(None, "statement is of an entry that was pruned")
     bounds = [b"", *(kind + b"\0" if kind in (b"P", b"S") else prefix_end(kind) or b"" for kind in _KEY_SIZES)]
     try:

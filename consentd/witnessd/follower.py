@@ -112,7 +112,7 @@ class Follower:
             raise StorageError(f"entries are replayed up to size {replay.size} already")
         # INVARIANT: nothing is cosigned before the seal at the start was replayed. It confirms the kept chain heads.
         if point.size < replay.start:
-            raise StorageError(f"log says to have pruned entries up to size {replay.start}, behind its checkpoint")
+            raise StorageError(f"log claims to have pruned entries up to size {replay.start}, after its checkpoint")
         fault, rest = self._replay_leaves(point.size)
         if replay.edge.append(rest)[0].root() != point.root:
             # What was replayed is not the log's: it proves nothing, and must not be kept.
