@@ -11,7 +11,7 @@ from consentd.ledger import reads
 from consentd.policy.subject import Lineage
 from consentd.sequencer.commands import consents
 from consentd.sequencer.commands.callers import check_right
-from consentd.sequencer.commands.write import Request, SignedEntry, enrolled_tag
+from consentd.sequencer.commands.write import Request, SignedEntry
 from consentd.sequencer.pool import Written
 from consentd.service.pages import Pager, page_length, page_size
 from consentd.service.requests import content_hash, make_request, parse_signed, signed_entry
@@ -148,7 +148,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         if signed is None:
             return None
         with self.services.table.read() as snapshot:
-            tag = enrolled_tag(snapshot, identifier_hash)
+            tag = consents.enrolled_tag(snapshot, identifier_hash)
         return signed_entry(self.services.config.ledger.origin, kind, tag, request.id, signed)
 
     def _change(self, request: Any, kind: EntryKind, message: Change, context: Context) -> pb.Receipt:

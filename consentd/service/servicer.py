@@ -14,7 +14,8 @@ from consentd.ledger.ledger import Ledger, State
 from consentd.ledger.vault import Vault, check_identifier
 from consentd.metrics import Metrics
 from consentd.sequencer.commands.callers import OPERATOR
-from consentd.sequencer.commands.write import Write, enrolled_tag
+from consentd.sequencer.commands.consents import enrolled_tag
+from consentd.sequencer.commands.write import Write
 from consentd.sequencer.loop import Sequencer
 from consentd.sequencer.pool import Written
 from consentd.service.auth import Authenticator

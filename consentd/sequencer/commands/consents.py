@@ -17,11 +17,23 @@ from consentd.sequencer.commands.write import (
     Request,
     SignedEntry,
     WriteContext,
-    enrolled_tag,
 )
 from consentd.statements import payloads, values
+from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
+
+
+def enrolled_tag(view: View, identifier_hash: bytes) -> bytes:
+    """Return the tag of an enrolled person.
+
+    Raises:
+        NotFoundError: the person is not enrolled.
+    """
+    tag = view.tag_of(identifier_hash)
+    if tag is None:
+        raise NotFoundError("subject is not enrolled", "SUBJECT_NOT_FOUND")
+    return tag
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,6 @@ from consentd.ledger.ledger import AppendBatch, Appended, Draft
 from consentd.ledger.vault import Vault, plaintext_row
 from consentd.statements import payloads
 from consentd.table.transaction import TableTransaction
-from consentd.table.view import View
 
 A = TypeVar("A")
 
@@ -228,18 +227,6 @@ class WriteContext:
         except NotFoundError:
             return None
         return codec.decode_statement(statement).payload
-
-
-def enrolled_tag(view: View, identifier_hash: bytes) -> bytes:
-    """Return the tag of an enrolled person.
-
-    Raises:
-        NotFoundError: the person is not enrolled.
-    """
-    tag = view.tag_of(identifier_hash)
-    if tag is None:
-        raise NotFoundError("subject is not enrolled", "SUBJECT_NOT_FOUND")
-    return tag
 
 
 @dataclass(frozen=True, slots=True)
