@@ -84,7 +84,6 @@ class QuorumPublisher:
             InvalidError: the policy is of another log, or the witnesses that can be asked cannot form a quorum.
         """
         self._log = signed_log
-        self._policy = policy
         self._clock = clock
         self._metrics = metrics
         self._timeout_ms = config.timeout_ms
