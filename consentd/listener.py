@@ -32,7 +32,7 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """An HTTP response with its whole body; *headers* are those beside its type and length."""
+    """An HTTP response with its whole body; *headers* are those other than its type and length."""
 
     status: int
     content_type: str

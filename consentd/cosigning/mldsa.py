@@ -1,4 +1,4 @@
-"""Sign and verify checkpoints with ML-DSA-44 (C2SP tlog-cosignature, type 0x06), beside Ed25519.
+"""Sign and verify checkpoints with ML-DSA-44 (C2SP tlog-cosignature, type 0x06), in addition to Ed25519.
 
 The signature is not over the note's text, but over a message with the tree that the text states::
 

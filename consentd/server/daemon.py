@@ -29,12 +29,13 @@ from consentd.files import lock_file, read_file_if_exists
 from consentd.ledger.ledger import Ledger
 from consentd.ledger.recovery import open_ledger
 from consentd.ledger.vault import Vault
+from consentd.listener import Listener
 from consentd.metrics import Metrics
 from consentd.sequencer.checkpoints import CheckpointSigning
 from consentd.sequencer.commands.genesis import default_genesis
 from consentd.sequencer.commands.write import Author
 from consentd.sequencer.loop import Sequencer, SequencerLimits
-from consentd.server.http import HttpServer
+from consentd.server import http
 from consentd.server.keys import Keys, read_keys
 from consentd.server.preflight import (
     check_ledger_files,
@@ -70,7 +71,7 @@ class Daemon:
         self._clock = clock or SystemClock()
         self._confirm_clock = confirm_clock
         self._rpc = RpcServer(config.grpc, self.service_state)
-        self._http = HttpServer(config, self.service_state)
+        self._http: Listener | None = None
         self._closers: list[Callable[[], None]] = []
         self._scrubber: Scrubber | None = None
         self.authenticator: Authenticator | None = None
@@ -78,8 +79,8 @@ class Daemon:
 
     @property
     def http_port(self) -> int:
-        """The port HTTP listens on."""
-        return self._http.port
+        """The port HTTP listens on; 0 while it does not."""
+        return 0 if self._http is None else self._http.port
 
     def start(self) -> None:
         """Listen, open and verify everything, then serve.
@@ -89,8 +90,8 @@ class Daemon:
         """
         self.grpc_port = self._rpc.listen()
         self._rpc.start()
-        self._http.start()
         try:
+            self._http = http.listen(self.config.http, self.service_state)
             self.service_state.services = services = self._open()
         except BaseException:
             self.stop()
@@ -111,7 +112,9 @@ class Daemon:
             self._scrubber.stop()
         if services is not None:
             services.sequencer.stop()
-        self._http.stop()
+        if self._http is not None:
+            self._http.stop()
+            self._http = None
         self._rpc.close()
         for close in reversed(self._closers):
             try:

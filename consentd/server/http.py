@@ -18,7 +18,7 @@ from functools import partial
 from hashlib import sha256
 from http import HTTPStatus
 
-from consentd.config import Config, TlsConfig, parse_listen
+from consentd.config import HttpConfig, TlsConfig, parse_listen
 from consentd.core import pruned, tiles
 from consentd.errors import ConsentdError, MalformedError, StorageError
 from consentd.ledger import layout, reads, retention
@@ -42,34 +42,15 @@ Headers = Mapping[str, str] | Message
 """The headers of a request. With http.server's type, names match whatever their case."""
 
 
-class HttpServer:
-    """The HTTP side of a daemon."""
+def listen(config: HttpConfig, service_state: ServiceState) -> Listener:
+    """Listen for the daemon's HTTP requests, and answer them.
 
-    def __init__(self, config: Config, service_state: ServiceState) -> None:
-        self._config = config.http
-        self._state = service_state
-        self._listener: Listener | None = None
-
-    @property
-    def port(self) -> int:
-        """The port it listens on; 0 while it does not."""
-        return 0 if self._listener is None else self._listener.port
-
-    def start(self) -> None:
-        """Listen and answer.
-
-        Raises:
-            StorageError: the address cannot be listened on, or a TLS file cannot be read.
-        """
-        tls = None if self._config.tls is None else _tls_context(self._config.tls)
-        address = parse_listen(self._config.listen, option="http.listen")
-        self._listener = Listener(address, partial(_respond, self._state), idle_s=IDLE_S, tls=tls)
-
-    def stop(self) -> None:
-        """Stop listening."""
-        if self._listener is not None:
-            self._listener.stop()
-            self._listener = None
+    Raises:
+        StorageError: the address cannot be listened on, or a TLS file cannot be read.
+    """
+    tls = None if config.tls is None else _tls_context(config.tls)
+    address = parse_listen(config.listen, option="http.listen")
+    return Listener(address, partial(_respond, service_state), idle_s=IDLE_S, tls=tls)
 
 
 def _tls_context(tls: TlsConfig) -> ssl.SSLContext:
