@@ -25,7 +25,6 @@ from consentd.cli import (
     histories,
     imports,
     maintenance,
-    monitors,
     participants,
     receipts,
 )
@@ -110,7 +109,7 @@ def make_parser() -> argparse.ArgumentParser:
     audits.add_export_verb(verbs)
     audit = verbs.add_parser("audit", help="verify, replay, watch and report on a whole ledger")
     under = audit.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for module in (audits, monitors, evidence):
+    for module in (audits, evidence):
         module.add_verbs(under)
     return parser
 

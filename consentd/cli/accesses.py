@@ -27,35 +27,23 @@ _STATUSES = ("sent", "received", "failed", "deferred")
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs."""
-    verb = add_verb(verbs, "check", check, "ask whether a transfer may happen; nothing is recorded", more=_CHECK_HELP)
-    _add_question(verb)
-    add_daemon(verb)
-    verb = add_verb(verbs, "authorize", authorize, "decide and record a transfer", more=_AUTHORIZE_HELP)
-    _add_question(verb)
+    add_verb(verbs, "check", check, _add_question, add_daemon, more=_CHECK_HELP)
+    verb = add_verb(verbs, "authorize", authorize, _add_question, add_receipt, add_daemon, more=_AUTHORIZE_HELP)
     verb.add_argument("--emergency", default="", metavar="WHY", help="justification of break-glass access; purpose BTG")
     verb.add_argument("--network-origin", default="", metavar="WHERE", help="address that the request came from")
-    add_receipt(verb)
-    add_daemon(verb)
-    verb = add_verb(verbs, "record", record, "record the outcome of a permitted transfer")
-    add_subject(verb)
+    verb = add_verb(verbs, "record", record, add_subject, add_receipt, add_daemon)
     verb.add_argument("--access-seq", type=int, required=True, metavar="N", help="as `authorize` answered it")
     verb.add_argument("--status", choices=_STATUSES, required=True, help="the outcome")
-    verb.add_argument(
-        "--category", action="append", default=[], metavar="CODE", help="transferred category; repeatable"
-    )
+    verb.add_argument("--category", action="append", default=[], metavar="CODE", help="transferred; repeatable")
     verb.add_argument("--resources", type=int, default=0, metavar="N", help="how many resources were transferred")
     verb.add_argument("--bytes", type=int, default=0, metavar="N", help="how many bytes were transferred")
     verb.add_argument("--note", default="", help="a remark without personal data")
-    add_receipt(verb)
-    add_daemon(verb)
-    verb = add_verb(verbs, "accesses", accesses, "list who used, or asked to use, a person's data, newest first")
-    add_subject(verb)
+    verb = add_verb(verbs, "accesses", accesses, add_subject, add_daemon)
     verb.add_argument("--limit", type=int, default=0, metavar="N", help="list at most N (default: all)")
-    add_daemon(verb)
 
 
 def check(arguments: argparse.Namespace, out: Out) -> int:
-    """Ask whether a transfer may happen."""
+    """Ask whether a transfer may happen; nothing is recorded."""
     with open_client(arguments) as client:
         answer = client.check(_question(arguments))
     return _show(out, answer, {})
@@ -75,7 +63,7 @@ def authorize(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def record(arguments: argparse.Namespace, out: Out) -> int:
-    """Record the outcome of a transfer."""
+    """Record the outcome of a permitted transfer."""
     from consentd.v1 import statement_pb2 as st
 
     outcome = st.OutcomeStatement(
@@ -94,7 +82,7 @@ def record(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def accesses(arguments: argparse.Namespace, out: Out) -> int:
-    """List the accesses to a person's data, and the refusals."""
+    """List who used, or asked to use, a person's data, newest first."""
     from itertools import islice
 
     from google.protobuf.json_format import MessageToDict

@@ -1,12 +1,31 @@
-"""``consentd export``, ``audit verify`` and ``audit replay``: copy, verify and replay a whole ledger."""
+"""``consentd export``, ``audit verify``, ``replay`` and ``monitor``: copy, verify, replay and follow a whole ledger."""
 
 import argparse
 import os
+import time
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from consentd.cli.options import Verbs, add_verb, read_bytes
+from consentd.cli.options import Verbs, add_grpc, add_pins, add_verb, read_bytes, read_pins, read_policy
 from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, VERDICTS, Out
-from consentd.cli.sources import SOURCE_HELP, add_ledger_source, read_ledger_source, read_witnesses, report_cosignatures
+from consentd.cli.sources import (
+    OPENINGS_TARGET,
+    SOURCE_HELP,
+    add_ledger_source,
+    read_daemon_source,
+    read_ledger_source,
+    read_number,
+    read_seconds,
+    read_witnesses,
+    report_cosignatures,
+)
+from consentd.core.quorum import MAX_AGE_S
+from consentd.errors import StorageError
+
+if TYPE_CHECKING:
+    from consentd.audit.monitor import Monitor, Observation
+    from consentd.audit.sources import Source
 
 _EXPORT_HELP = """\
 Writes the layout of C2SP tlog-tiles: checkpoint, tile/…, tile/entries/…. Only new files are written, because a full
@@ -38,9 +57,22 @@ exit status: 0 every decision came out the same, 1 one did not and is named, 2 s
 """
 
 
+_MONITOR_HELP = """\
+Reads the published checkpoint repeatedly, stores each in DIR, and proves from public tiles that each checkpoint extends
+the one before. Alarms are fork, rollback, stale, and, with --policy, unwitnessed: then each checkpoint must carry a
+quorum of cosignatures made within --max-age. The first alarm ends the monitor. It names the files that are the
+evidence, signed by the log. Monitors in several networks detect a log that shows different trees to different readers.
+
+exit status (with --once, or at an alarm): 0 consistent, 1 an alarm, 2 it could not be read.
+
+example:
+  consentd audit monitor watch --url http://127.0.0.1:7401 --log-key log.pub --once     from cron
+"""
+
+
 def add_export_verb(verbs: Verbs) -> None:
     """Add ``export``."""
-    verb = add_verb(verbs, "export", export, "write the ledger as files (C2SP tlog-tiles)", more=_EXPORT_HELP)
+    verb = add_verb(verbs, "export", export, more=_EXPORT_HELP)
     verb.add_argument(
         "target_directory", type=Path, metavar="DIR", help="where to write; an earlier export there is continued"
     )
@@ -51,7 +83,7 @@ def add_export_verb(verbs: Verbs) -> None:
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs below ``audit``."""
-    verb = add_verb(verbs, "verify", verify, "verify a whole ledger, or what is new in it", more=_VERIFY_HELP)
+    verb = add_verb(verbs, "verify", verify, more=_VERIFY_HELP)
     add_ledger_source(verb, witnesses=True)
     verb.add_argument(
         "--since", type=Path, metavar="FILE",
@@ -64,17 +96,33 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument(
         "--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="processes (default: cores)"
     )
-    verb = add_verb(verbs, "replay", replay, "make every recorded decision again, and compare", more=_REPLAY_HELP)
+    verb = add_verb(verbs, "replay", replay, more=_REPLAY_HELP)
     add_ledger_source(verb, witnesses=True)
     verb.add_argument("--state", type=Path, metavar="DIR", help="store the tables here, and continue from them")
     verb.add_argument(
         "--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
         help="processes, each for a part of the persons (default: cores)",
     )  # fmt: skip
+    verb = add_verb(verbs, "monitor", monitor, add_pins, more=_MONITOR_HELP)
+    verb.add_argument("directory", type=Path, metavar="DIR", help="where checkpoints are stored")
+    verb.add_argument("--url", required=True, metavar="URL", help="HTTP of the daemon or of a host of its export")
+    verb.add_argument("--once", action="store_true", help="read the checkpoint once")
+    verb.add_argument(
+        "--every", type=read_number, default=10.0, metavar="S", help="seconds between two reads (default 10)"
+    )
+    verb.add_argument(
+        "--max-silence", type=read_seconds, default=3600, metavar="S",
+        help="alarm if nothing new was published for S seconds, cosignatures included (default 3600)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--max-age", type=read_seconds, default=MAX_AGE_S, metavar="S",
+        help=f"with --policy: oldest age of a cosignature that counts, in seconds (default {MAX_AGE_S})",
+    )  # fmt: skip
+    add_grpc(verb, target="", help=OPENINGS_TARGET)
 
 
 def export(arguments: argparse.Namespace, out: Out) -> int:
-    """Export a ledger."""
+    """Write the ledger as files (C2SP tlog-tiles)."""
     from consentd.audit.export import export as run
 
     location, origin, verifier = read_ledger_source(arguments)
@@ -98,7 +146,7 @@ def export(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def verify(arguments: argparse.Namespace, out: Out) -> int:
-    """Verify a ledger."""
+    """Verify a whole ledger, or what is new in it."""
     from consentd.audit.verify import verify_ledger
 
     location, origin, verifier = read_ledger_source(arguments)
@@ -137,7 +185,7 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def replay(arguments: argparse.Namespace, out: Out) -> int:
-    """Replay a ledger's decisions."""
+    """Make every recorded decision again, and compare."""
     from consentd.audit.replay import replay_decisions
 
     location, origin, verifier = read_ledger_source(arguments)
@@ -162,3 +210,57 @@ def replay(arguments: argparse.Namespace, out: Out) -> int:
         not_checked=found.not_checked, faults=len(found.faults), stopped=found.stopped, cosigned=cosigned,
     )  # fmt: skip
     return status
+
+
+def monitor(arguments: argparse.Namespace, out: Out) -> int:
+    """Follow a ledger's checkpoints."""
+    from consentd.audit.monitor import ALARMS, Monitor
+
+    origin, verifier = read_pins(arguments)
+    watcher = Monitor(
+        arguments.directory, origin=origin, log_verifier=verifier, max_silence_s=arguments.max_silence,
+        policy=read_policy(arguments), max_age_s=arguments.max_age,
+    )  # fmt: skip
+    location = read_daemon_source(arguments)
+    while True:
+        status = _read_once(watcher, location.open(), out)
+        if status is not None and (arguments.once or status in ALARMS):
+            return DISPROVED if status in ALARMS else PROVEN
+        if status is None and arguments.once:
+            return UNDETERMINED
+        time.sleep(max(0.1, arguments.every))
+
+
+def _read_once(watcher: "Monitor", source: "Source", out: Out) -> str | None:
+    """Read the checkpoint once, answer what was observed, and return the status; None: it could not be read."""
+    try:
+        observed = watcher.observe(source, int(time.time()))
+    except StorageError as error:
+        out.fault(error)
+        silent = watcher.observe_silence(int(time.time()))
+        if silent is None:
+            return None
+        observed = silent
+    finally:
+        source.close()
+    _answer(observed, out)
+    return observed.status
+
+
+def _answer(observed: "Observation", out: Out) -> None:
+    from consentd.audit.monitor import ALARMS
+
+    is_alarm = observed.status in ALARMS
+    point, before = observed.checkpoint, observed.before
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    was = "" if before is None else f", before {before.size}"
+    out.answer(
+        f"{now} {'ALARM ' if is_alarm else ''}{observed.status}: size {point.size}{was}"
+        + "".join(f"\n  evidence: {path}" for path in observed.evidence),
+        type="alarm" if is_alarm else "checkpoint", what=observed.status, time=now, origin=point.origin,
+        size=point.size, root=point.root.hex(), before_size=None if before is None else before.size,
+        before_root=None if before is None else before.root.hex(), evidence=[str(path) for path in observed.evidence],
+        cosigned=[{"witness": name, "time_s": time_s} for name, time_s in observed.cosignatures],
+    )  # fmt: skip
+    # A reader of a pipe must see it now, and it must not be lost if this process is killed.
+    out.flush()

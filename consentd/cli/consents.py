@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from consentd.cli.options import (
     Verbs,
     add_daemon,
+    add_method,
     add_subject,
     add_verb,
     open_client,
@@ -16,7 +17,7 @@ from consentd.cli.options import (
     read_text,
 )
 from consentd.cli.out import DONE, REFUSED, Out
-from consentd.cli.receipts import add_receipt, store_receipt, write_options
+from consentd.cli.receipts import add_receipt, consent_options, store_receipt, write_options
 from consentd.errors import InvalidError
 from consentd.policy.dates import format_instant
 
@@ -35,40 +36,27 @@ _KINDS = ("consent", "transfer-request", "objection")
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs."""
-    verb = add_verb(verbs, "enrol", enrol, "enrol a person; print the person's tag, to be pinned")
-    add_subject(verb)
-    verb.add_argument("--method", default="", help="how the person was identified")
+    verb = add_verb(verbs, "enrol", enrol, add_subject, add_method, add_receipt, add_daemon)
     verb.add_argument("--key", default="", metavar="HEX", help="the person's own Ed25519 public key")
-    add_receipt(verb)
-    add_daemon(verb)
-    verb = add_verb(verbs, "grant", grant, "give a consent; print its id", more=_GRANT_HELP)
-    add_subject(verb)
-    _add_consent(verb)
-    verb = add_verb(verbs, "amend", amend, "replace a consent by its next version", more=_GRANT_HELP)
-    _add_named(verb)
+    write = (add_method, add_receipt, add_daemon)
+    add_verb(verbs, "grant", grant, add_subject, _add_consent, *write, more=_GRANT_HELP)
+    verb = add_verb(verbs, "amend", amend, _add_named, _add_consent, *write, more=_GRANT_HELP)
     verb.add_argument("--version", type=int, metavar="N", help="which version you changed (default: that in force)")
-    _add_consent(verb)
     for name, text in (
         ("pause", "pause a consent: it permits nothing until it is resumed"),
         ("resume", "end a pause"),
         ("revoke", "withdraw a consent; it permits nothing that is asked afterwards"),
     ):
-        verb = add_verb(verbs, name, change, text)
+        verb = add_verb(verbs, name, change, _add_named, *write, text=text)
         verb.set_defaults(change=name)
-        _add_named(verb)
         if name == "revoke":
             verb.add_argument("--note", default="", help="the person's reason")
-        verb.add_argument("--method", default="", help="how the person was identified")
-        add_receipt(verb)
-        add_daemon(verb)
-    verb = add_verb(verbs, "consents", consents, "list a person's consents, newest first")
-    add_subject(verb)
+    verb = add_verb(verbs, "consents", consents, add_subject, add_daemon)
     verb.add_argument("--all", action="store_true", help="list withdrawn consents too")
-    add_daemon(verb)
 
 
 def enrol(arguments: argparse.Namespace, out: Out) -> int:
-    """Enrol a person."""
+    """Enrol a person; print the person's tag, to be pinned."""
     key = read_hex(arguments.key, "key")
     with open_client(arguments) as client:
         enrolled = client.enrol(
@@ -80,26 +68,19 @@ def enrol(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def grant(arguments: argparse.Namespace, out: Out) -> int:
-    """Give a consent."""
+    """Give a consent; print its id."""
     with open_client(arguments) as client:
-        granted = client.grant(
-            read_subject(arguments), _consent(arguments), method=arguments.method, **write_options(arguments)
-        )
+        granted = client.grant(read_subject(arguments), _consent(arguments), **consent_options(arguments))
     return _show_granted(arguments, out, granted)
 
 
 def amend(arguments: argparse.Namespace, out: Out) -> int:
-    """Replace a consent."""
+    """Replace a consent by its next version."""
     subject = read_subject(arguments)
     with open_client(arguments) as client:
         version = arguments.version or client.get_consent(subject, arguments.consent_id).version
         granted = client.amend(
-            subject,
-            arguments.consent_id,
-            _consent(arguments),
-            based_on_version=version,
-            method=arguments.method,
-            **write_options(arguments),
+            subject, arguments.consent_id, _consent(arguments), based_on_version=version, **consent_options(arguments)
         )
     return _show_granted(arguments, out, granted)
 
@@ -109,23 +90,23 @@ def change(arguments: argparse.Namespace, out: Out) -> int:
     from consentd_client import show
 
     subject, consent_id, verb = read_subject(arguments), arguments.consent_id, arguments.change
-    method, options = arguments.method, write_options(arguments)
+    options = consent_options(arguments)
     with open_client(arguments) as client:
         if verb == "pause":
-            receipt = client.pause(subject, consent_id, method=method, **options)
+            receipt = client.pause(subject, consent_id, **options)
         elif verb == "resume":
-            receipt = client.resume(subject, consent_id, method=method, **options)
+            receipt = client.resume(subject, consent_id, **options)
         else:
-            receipt = client.revoke(subject, consent_id, note=arguments.note, method=method, **options)
+            receipt = client.revoke(subject, consent_id, note=arguments.note, **options)
     out.answer(
-        f"{arguments.consent_id}  {show.label(verb.upper(), out.lang)}",
-        type=verb, consent_id=arguments.consent_id, receipt=store_receipt(arguments, out, receipt),
+        f"{consent_id}  {show.label(verb.upper(), out.lang)}",
+        type=verb, consent_id=consent_id, receipt=store_receipt(arguments, out, receipt),
     )  # fmt: skip
     return DONE
 
 
 def consents(arguments: argparse.Namespace, out: Out) -> int:
-    """List consents."""
+    """List a person's consents, newest first."""
     from google.protobuf.json_format import MessageToDict
 
     from consentd.v1 import consent_service_pb2 as cs
@@ -182,9 +163,6 @@ def _add_consent(verb: argparse.ArgumentParser) -> None:
     group.add_argument("--notice", default="", metavar="ID@N", help="the notice version that was shown")
     group.add_argument("--language", default="ko", metavar="TAG", help="language in which it was given (default ko)")
     group.add_argument("--file", type=Path, metavar="FILE", help="the whole Consent as protobuf JSON; `-`: stdin")
-    verb.add_argument("--method", default="", help="how the person was identified")
-    add_receipt(verb)
-    add_daemon(verb)
 
 
 def _consent(arguments: argparse.Namespace) -> "Consent":

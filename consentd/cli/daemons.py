@@ -31,23 +31,20 @@ example:
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs."""
-    verb = add_verb(verbs, "serve", serve, "run the daemon until SIGTERM; SIGHUP reads the credentials again")
-    add_config(verb)
+    verb = add_verb(verbs, "serve", serve, add_config)
     verb.add_argument(
         "--confirm-clock", action="store_true", help="start though the clock went back: you checked that it is right"
     )
-    verb = add_verb(verbs, "witness", witness, "replay a ledger and cosign its checkpoints", more=_WITNESS_HELP)
+    verb = add_verb(verbs, "witness", witness, more=_WITNESS_HELP)
     verb.add_argument("--config", type=Path, required=True, metavar="FILE", help="as in ops/witness.toml")
     verb.add_argument("--keygen", metavar="NAME", help="make its key under this name, print the verifier key, and exit")
-    verb = add_verb(verbs, "keygen", keygen, "make all keys; print the operator's token", more=_KEYGEN_HELP)
-    add_config(verb)
-    verb = add_verb(verbs, "credential", credential, "give a participant a token; print it")
-    add_config(verb)
+    add_verb(verbs, "keygen", keygen, add_config, more=_KEYGEN_HELP)
+    verb = add_verb(verbs, "credential", credential, add_config)
     verb.add_argument("participant", metavar="PARTICIPANT", help="the participant's id, or `operator`")
 
 
 def serve(arguments: argparse.Namespace, out: Out) -> int:
-    """Run the daemon."""
+    """Run the daemon until SIGTERM; SIGHUP reads the credentials again."""
     from consentd import logs
     from consentd.server.daemon import serve as run
 
@@ -58,7 +55,7 @@ def serve(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def witness(arguments: argparse.Namespace, out: Out) -> int:
-    """Run a witness, or make its key."""
+    """Replay a ledger and cosign its checkpoints."""
     from consentd import logs
     from consentd.witnessd.config import load_witness_config
 
@@ -77,7 +74,7 @@ def witness(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def keygen(arguments: argparse.Namespace, out: Out) -> int:
-    """Make the keys that the configuration names, and the operator's token."""
+    """Make all keys; print the operator's token."""
     from consentd.core.note import format_vkey
     from consentd.cosigning.mldsa import format_mldsa_vkey
     from consentd.server.keys import make_keys, read_keys
@@ -109,7 +106,7 @@ def keygen(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def credential(arguments: argparse.Namespace, out: Out) -> int:
-    """Give a participant a token."""
+    """Give a participant a token; print it."""
     from consentd.cosigning.keyfiles import write_private
     from consentd.sequencer.commands.callers import PARTICIPANT_ID
     from consentd.server.keys import make_token
@@ -138,16 +135,11 @@ def load_config(arguments: argparse.Namespace) -> "Config":
     """Load the daemon's configuration."""
     from consentd.config import load
 
-    path: Path = arguments.config
-    return load(path)
+    return load(arguments.config)
 
 
 def load_own_config(arguments: argparse.Namespace) -> "Config":
-    """Load the daemon's configuration for a verb that writes into the data directory.
-
-    Raises:
-        InvalidError: another user owns the directory. The daemon could not open files that this user writes.
-    """
+    """Load the daemon's configuration for a verb that writes files into the data directory, as the daemon's user."""
     config = load_config(arguments)
     path = config.ledger.data_dir
     if path.exists() and path.stat().st_uid != os.geteuid():

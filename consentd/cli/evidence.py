@@ -5,7 +5,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from consentd.cli.options import Verbs, add_pins, add_verb, read_bytes, read_identifier, read_pins, read_policy
+from consentd.cli.options import (
+    Verbs,
+    add_pins,
+    add_verb,
+    read_bytes,
+    read_hex,
+    read_identifier,
+    read_pins,
+    read_policy,
+    write_evidence,
+)
 from consentd.cli.out import DONE, PROVEN, UNDETERMINED, Out
 from consentd.cli.sources import SOURCE_HELP_FROM, add_ledger_source, read_ledger_source, read_number
 from consentd.errors import InvalidError
@@ -42,7 +52,7 @@ accesses whose statements are available. It contains no identifier of a person, 
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs."""
-    verb = add_verb(verbs, "evidence", make, "write entries and what proves them to one file", more=_MAKE_MORE)
+    verb = add_verb(verbs, "evidence", make, more=_MAKE_MORE)
     verb.add_argument("file", type=Path, metavar="FILE", help="the file to write")
     group = verb.add_argument_group("scope, one of")
     group.add_argument("--range", metavar="FIRST:LAST", help="entries by index, LAST included")
@@ -56,11 +66,9 @@ def add_verbs(verbs: Verbs) -> None:
     )
     verb.add_argument("--policy", type=Path, metavar="FILE", help="a witness policy to propose to the file's readers")
     add_ledger_source(verb, directory="--from")
-    verb = add_verb(verbs, "check-evidence", check, "verify such a file, offline", more=_CHECK_MORE)
+    verb = add_verb(verbs, "check-evidence", check, add_pins, more=_CHECK_MORE)
     verb.add_argument("file", type=Path, metavar="FILE", help="the evidence; `-` reads it from stdin")
-    add_pins(verb)
-    verb = add_verb(verbs, "report", report, "write a page that counts accesses, refusals and silences",
-                    more=_REPORT_MORE)  # fmt: skip
+    verb = add_verb(verbs, "report", report, more=_REPORT_MORE)
     verb.add_argument("file", type=Path, metavar="FILE", help="the page to write; `-` is stdout")
     verb.add_argument("--index", type=int, metavar="N", help="draw this entry's Merkle path (default: the last)")
     verb.add_argument(
@@ -73,11 +81,11 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def make(arguments: argparse.Namespace, out: Out) -> int:
-    """Make a file of evidence."""
+    """Write entries and what proves them to one file."""
     from consentd.audit.evidence import make_evidence
 
     given = [arguments.range, arguments.subject, arguments.tag, arguments.chain, arguments.participant]
-    if sum(one is not None for one in given) != 1:
+    if sum(map(bool, given)) != 1:
         raise InvalidError("give one scope: --range, --subject, --tag, --chain or --participant")
     if str(arguments.file) == "-":
         raise InvalidError("evidence is confidential and is not written to stdout: give a file for it")
@@ -99,7 +107,7 @@ def make(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def check(arguments: argparse.Namespace, out: Out) -> int:
-    """Verify a file of evidence."""
+    """Verify a file of evidence, offline."""
     from consentd.core.evidence import parse_evidence
     from consentd.statements.evidence import verify_evidence
 
@@ -145,20 +153,14 @@ def _scope(arguments: argparse.Namespace, location: "Location") -> "Scope":
     from consentd.core.codec import public_tag
     from consentd.core.evidence import Scope
 
-    if arguments.participant is not None:
+    if arguments.participant:
         return Scope(participant=arguments.participant)
-    if arguments.chain is not None:
+    if arguments.chain:
         return Scope(tag=public_tag(arguments.chain))
-    if arguments.subject is not None:
+    if arguments.subject:
         return Scope(tag=_find_tag(arguments, location))
-    if arguments.tag is not None:
-        try:
-            tag = bytes.fromhex(arguments.tag)
-        except ValueError:
-            tag = b""
-        if len(tag) != 32:
-            raise InvalidError("tag is not 32 bytes in hex")
-        return Scope(tag=tag)
+    if arguments.tag:
+        return Scope(tag=read_hex(arguments.tag, "tag", 32))
     first, colon, last = arguments.range.partition(":")
     if not (colon and arguments.range.isascii() and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
         raise InvalidError(f"range is not FIRST:LAST: `{arguments.range}`")
@@ -184,10 +186,9 @@ def _find_tag(arguments: argparse.Namespace, location: "Location") -> bytes:
 
 
 def report(arguments: argparse.Namespace, out: Out) -> int:
-    """Write the page."""
+    """Write a page that counts accesses, refusals and silences."""
     from consentd.audit.access_summary import summarise
     from consentd.audit.page import render
-    from consentd.audit.sources import write_file
 
     if out.as_json and str(arguments.file) == "-":
         raise InvalidError("page is no JSON: give a file for it, or leave out --json")
@@ -201,7 +202,7 @@ def report(arguments: argparse.Namespace, out: Out) -> int:
     if str(arguments.file) == "-":
         out.lines(page)
         return DONE
-    write_file(arguments.file, page.encode(), is_private=True, what="page")
+    write_evidence(arguments.file, page.encode(), "page")
     permitted = found.kinds["ACCESS"]
     if found.closed:
         out.message(f"not counted: accesses and refusals whose statement is not available: {found.closed}")

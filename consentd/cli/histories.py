@@ -44,7 +44,7 @@ exit status: 0 proven, 1 disproved, 2 could not be determined.
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs."""
-    verb = add_verb(verbs, "history", history, "show a person's history, and prove that it is complete", more=_HELP)
+    verb = add_verb(verbs, "history", history, add_memory, add_daemon, more=_HELP)
     verb.add_argument("subject", metavar="SCHEME:VALUE", nargs="?", help="the person; `-` reads it from stdin")
     verb.add_argument("--public", metavar="NAME", help="a public chain instead: ledger, participant/ID, notice/ID …")
     verb.add_argument("--tag", default="", metavar="HEX", help="the person's tag, as `enrol` printed it")
@@ -57,15 +57,11 @@ def add_verbs(verbs: Verbs) -> None:
         "--max-age", type=read_seconds, metavar="S",
         help="with --from: oldest age of a cosignature that counts, in seconds (default: any)",
     )  # fmt: skip
-    add_memory(verb)
-    add_daemon(verb)
-    verb = add_verb(verbs, "checkpoint", checkpoint, "verify and show the latest checkpoint")
-    add_memory(verb)
-    add_daemon(verb)
+    add_verb(verbs, "checkpoint", checkpoint, add_memory, add_daemon)
 
 
 def history(arguments: argparse.Namespace, out: Out) -> int:
-    """Show a history."""
+    """Show a person's history, and prove that it is complete."""
     found = _open(arguments) if arguments.file is not None else _ask(arguments, out)
     for entry in found.new if arguments.new else found.entries:
         out.answer(entry.line(out.lang), **_entry_fields(entry))
@@ -151,7 +147,7 @@ def _open(arguments: argparse.Namespace) -> "History":
 
 
 def checkpoint(arguments: argparse.Namespace, out: Out) -> int:
-    """Show the latest checkpoint."""
+    """Verify and show the latest checkpoint."""
     read_trust(arguments)
     with open_client(arguments) as client:
         point = client.get_checkpoint()

@@ -29,17 +29,16 @@ def add_verbs(verbs: Verbs) -> None:
     """Add the verb."""
     verb = verbs.add_parser("import", help="import consents from other systems: `import fhir`")
     under = verb.add_subparsers(title="formats", metavar="FORMAT", required=True)
-    one = add_verb(under, "fhir", import_fhir, "import FHIR Consents, R4 or R5, and Bundles of them", more=_HELP)
+    one = add_verb(under, "fhir", import_fhir, add_daemon, more=_HELP)
     one.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="files, or directories of *.json")
     one.add_argument("--mapping", type=Path, metavar="FILE", help="how codes are mapped; as in ops/fhir-mapping.toml")
     one.add_argument("--test-data", action="store_true", help="import resources labelled as test data too")
     one.add_argument("--enrol", action="store_true", help="enrol persons who are not enrolled")
     one.add_argument("--dry-run", action="store_true", help="only report what would be imported")
-    add_daemon(one)
 
 
 def import_fhir(arguments: argparse.Namespace, out: Out) -> int:
-    """Import FHIR files, and answer a report on each."""
+    """Import FHIR Consents, R4 or R5, and Bundles of them."""
     from consentd.fhir import importer
     from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
     from consentd.statements import values

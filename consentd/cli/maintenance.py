@@ -33,39 +33,27 @@ examples:
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs."""
-    verb = add_verb(verbs, "fsck", fsck, "verify all files of a ledger, offline", more=_FSCK_HELP)
+    verb = add_verb(verbs, "fsck", fsck, more=_FSCK_HELP)
     add_config(verb, required=False)
     verb.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="a copy of the ledger's store")
     verb.add_argument("--quick", action="store_true", help="leave out statements, signatures and the table")
     add_pins(verb, witnesses=False)
-    verb = add_verb(
-        verbs, "compact", compact, "rewrite the store's files without what was deleted; the daemon must be stopped"
-    )
-    add_config(verb)
-    verb = add_verb(
-        verbs, "prune", prune, "delete what the retention policy no longer keeps (for the operator)", more=_PRUNE_HELP
-    )
+    add_verb(verbs, "compact", compact, add_config)
+    verb = add_verb(verbs, "prune", prune, add_daemon, more=_PRUNE_HELP)
     verb.add_argument(
         "--keep-from", type=read_start_ms, default=0, metavar="DATE",
         help="keep everything from this date on (default: as the policy says)",
     )  # fmt: skip
     verb.add_argument("--dry-run", action="store_true", help="only say what would be deleted, and what limits it")
-    add_daemon(verb)
     verb.set_defaults(timeout=86_400.0)
     verb = verbs.add_parser("table", help="rebuild or verify the policy table, offline")
     under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
-    one = add_verb(
-        under, "rebuild", rebuild_table, "rebuild the policy table from the ledger; the daemon must be stopped"
-    )
-    add_config(one)
-    one = add_verb(
-        under, "verify", verify_table, "compare the policy table with a rebuilt one; the daemon must be stopped"
-    )
-    add_config(one)
+    add_verb(under, "rebuild", rebuild_table, add_config)
+    add_verb(under, "verify", verify_table, add_config)
 
 
 def fsck(arguments: argparse.Namespace, out: Out) -> int:
-    """Verify a ledger's files."""
+    """Verify all files of a ledger, offline."""
     from contextlib import ExitStack
 
     from consentd.ledger.vault import Vault
@@ -113,7 +101,7 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def compact(arguments: argparse.Namespace, out: Out) -> int:
-    """Rewrite the store's files without what was deleted, and say how much smaller they are."""
+    """Rewrite the store's files without what was deleted; the daemon must be stopped."""
     from consentd.cosigning.keyfiles import read_signing_key
     from consentd.ledger import layout
     from consentd.server.preflight import check_ledger_files
@@ -143,7 +131,7 @@ def compact(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def prune(arguments: argparse.Namespace, out: Out) -> int:
-    """Delete what the retention policy no longer keeps; or only say what that is (--dry-run)."""
+    """Delete what the retention policy no longer keeps (for the operator)."""
     from consentd.core.kinds import EntryKind, is_known
 
     with open_client(arguments) as client, out.progress("pruning") as progress:
@@ -170,7 +158,7 @@ def prune(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def rebuild_table(arguments: argparse.Namespace, out: Out) -> int:
-    """Rebuild the policy table."""
+    """Rebuild the policy table from the ledger; the daemon must be stopped."""
     from consentd.cli.tables import rebuild
 
     with out.progress("rebuilding") as progress:
@@ -180,7 +168,7 @@ def rebuild_table(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def verify_table(arguments: argparse.Namespace, out: Out) -> int:
-    """Compare the policy table with a rebuilt one."""
+    """Compare the policy table with a rebuilt one; the daemon must be stopped."""
     from consentd.cli.tables import differences
 
     with out.progress("verifying") as progress:

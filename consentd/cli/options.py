@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from consentd.cli.out import Out
 from consentd.errors import InvalidError, MalformedError, StorageError
+from consentd.policy import dates
 
 if TYPE_CHECKING:
     from consentd.core.quorum import WitnessPolicy
@@ -16,12 +17,26 @@ if TYPE_CHECKING:
 
 Verbs = Any  # argparse's subparsers, which have no public type
 Run = Callable[[argparse.Namespace, Out], int]
+AddOptions = Callable[[argparse.ArgumentParser], None]
 
 DEFAULT_TARGET = "127.0.0.1:7400"
 
 
-def add_verb(verbs: Verbs, name: str, run: Run, text: str, *, more: str = "") -> argparse.ArgumentParser:
-    """Add a verb with its output options; *text* is its description, *more* is shown below its options."""
+def add_verb(
+    verbs: Verbs, name: str, run: Run, *shared: AddOptions, text: str = "", more: str = ""
+) -> argparse.ArgumentParser:
+    """Add a verb, with its output options and those that it shares with other verbs.
+
+    Args:
+        verbs: where to add it.
+        name: its name.
+        run: runs it.
+        shared: each adds options.
+        text: its description; empty: the docstring of *run*.
+        more: shown below its options.
+    """
+    words = text or (run.__doc__ or "").rstrip(".")
+    text = words[:1].lower() + words[1:]
     verb: argparse.ArgumentParser = verbs.add_parser(
         name, help=text, description=text, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -31,6 +46,8 @@ def add_verb(verbs: Verbs, name: str, run: Run, text: str, *, more: str = "") ->
     group = verb.add_argument_group("output")
     group.add_argument("--json", action="store_true", help="one JSON object a line")
     group.add_argument("--lang", choices=("ko", "en"), default=default, help="language of labels (default: from LANG)")
+    for add_options in shared:
+        add_options(verb)
     return verb
 
 
@@ -88,13 +105,13 @@ def add_subject(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("subject", metavar="SCHEME:VALUE", help="the person; `-` reads it from stdin")
 
 
-def open_client(arguments: argparse.Namespace) -> "Client":
-    """Return a client for the daemon that the arguments name.
+def add_method(verb: argparse.ArgumentParser) -> None:
+    """Add the method of identification."""
+    verb.add_argument("--method", default="", help="how the person was identified")
 
-    Raises:
-        InvalidError: the token, the TLS files or the pinned values are not valid.
-        StorageError: a file cannot be read.
-    """
+
+def open_client(arguments: argparse.Namespace) -> "Client":
+    """Return a client for the daemon that the arguments name."""
     from consentd_client import Client, FileMemory, Tls
 
     memory = getattr(arguments, "memory", None)
@@ -119,11 +136,7 @@ def read_token(path: Path | None) -> str:
 
 
 def read_trust(arguments: argparse.Namespace) -> "Trust":
-    """Return what was pinned.
-
-    Raises:
-        InvalidError: nothing was pinned, or a pinned value is malformed.
-    """
+    """Return what was pinned; InvalidError if that is nothing, or is malformed."""
     from consentd_client import Trust
 
     verifier, *also = _read_log_keys(arguments)
@@ -131,12 +144,7 @@ def read_trust(arguments: argparse.Namespace) -> "Trust":
 
 
 def read_policy(arguments: argparse.Namespace) -> "WitnessPolicy | None":
-    """Return the witnesses that must have cosigned; None: none. Imports neither gRPC nor protobuf.
-
-    Raises:
-        InvalidError: the file is not a policy.
-        StorageError: the file cannot be read.
-    """
+    """Return the witnesses that must have cosigned; None: none. Imports neither gRPC nor protobuf."""
     from consentd.core.quorum import parse_policy
 
     if arguments.policy is None:
@@ -148,11 +156,7 @@ def read_policy(arguments: argparse.Namespace) -> "WitnessPolicy | None":
 
 
 def read_pins(arguments: argparse.Namespace) -> tuple[str, Any]:
-    """Return the pinned origin and log key. Imports neither gRPC nor protobuf.
-
-    Raises:
-        InvalidError: no log key is given, it is malformed, or there are more keys than this verb verifies.
-    """
+    """Return the pinned origin and log key; InvalidError if there is not just one key. Imports no gRPC or protobuf."""
     verifier, *also = _read_log_keys(arguments)
     if also:
         # A pinned key must not be ignored silently.
@@ -184,11 +188,7 @@ def _read_log_keys(arguments: argparse.Namespace) -> list[Any]:
 
 
 def read_subject(arguments: argparse.Namespace) -> "Subject":
-    """Return the person that the arguments name.
-
-    Raises:
-        InvalidError: the argument is not SCHEME:VALUE. The message does not repeat it.
-    """
+    """Return the person that the arguments name; raises as ``read_identifier``."""
     from consentd_client import Subject
 
     scheme, value = read_identifier(arguments.subject)
@@ -209,11 +209,7 @@ def read_identifier(given: str) -> tuple[str, str]:
 
 
 def read_text(path: Path, what: str) -> str:
-    """Return a file's text; ``-`` is stdin. *what* names the file in the error message.
-
-    Raises:
-        StorageError: the file cannot be read.
-    """
+    """Return a file's text; ``-`` is stdin. *what* names the file in the StorageError if it cannot be read."""
     return read_bytes(path, what).decode("utf-8", "replace")
 
 
@@ -229,21 +225,15 @@ def read_bytes(path: Path, what: str) -> bytes:
 
 def read_end_ms(text: str) -> int:
     """Return the time of an instant, or the end of a day in Korea, in UTC ms; an argparse type."""
-    from consentd.policy import dates
-
     return _read_time_ms(text, dates.end_of_date_ms)
 
 
 def read_start_ms(text: str) -> int:
     """Return the time of an instant, or the start of a day in Korea, in UTC ms; an argparse type."""
-    from consentd.policy import dates
-
     return _read_time_ms(text, dates.start_of_date_ms)
 
 
 def _read_time_ms(text: str, read_date: Callable[[str], int]) -> int:
-    from consentd.policy import dates
-
     try:
         return read_date(text) if dates.is_date(text) else dates.parse_instant_ms(text)
     except InvalidError as error:
@@ -251,15 +241,9 @@ def _read_time_ms(text: str, read_date: Callable[[str], int]) -> int:
 
 
 def read_hex(text: str, name: str, length: int = 0) -> bytes:
-    """Return bytes from hex.
+    """Return bytes from hex; InvalidError, which calls it *name*, if *text* is not hex of *length* bytes.
 
-    Args:
-        text: the hex; empty: no bytes.
-        name: what the error message calls it.
-        length: how many bytes it must have unless it is empty; 0: any number.
-
-    Raises:
-        InvalidError: *text* is not hex of that length.
+    Empty text gives no bytes. Length 0 allows any length.
     """
     try:
         found = bytes.fromhex(text)

@@ -24,13 +24,10 @@ def add_verbs(verbs: Verbs) -> None:
     verb = verbs.add_parser("participants", help="list, register and show participants, and their keys", epilog=_HELP,
                             formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
-    one = add_verb(under, "list", show_all, "list all participants")
-    add_daemon(one)
-    one = add_verb(under, "show", show_one, "show one participant, with its keys in force")
+    add_verb(under, "list", show_all, add_daemon)
+    one = add_verb(under, "show", show_one, add_daemon)
     one.add_argument("id", metavar="ID", help="the participant's id")
-    add_daemon(one)
-    text = "register a participant, or replace what is recorded of it (for the operator)"
-    one = add_verb(under, "add", add, text, more=_HELP)
+    one = add_verb(under, "add", add, add_daemon, more=_HELP)
     one.add_argument("id", metavar="ID", help="characters: a-z, 0-9, `.`, `_`, `-`")
     one.add_argument("--ko", default="", metavar="NAME", help="its name in Korean")
     one.add_argument("--en", default="", metavar="NAME", help="its name in English")
@@ -39,18 +36,15 @@ def add_verbs(verbs: Verbs) -> None:
     one.add_argument("--group", action="append", default=[], metavar="group/ID", help="repeatable")
     one.add_argument("--type", default="", metavar="CODE", help="institution type (요양종별)")
     one.add_argument("--inactive", action="store_true", help="it has left: its requests are refused")
-    add_daemon(one)
     for name, text in (
         ("add-key", "put a participant's key in force (for the operator)"),
         ("retire-key", "retire a participant's key (for the operator)"),
     ):
-        one = add_verb(under, name, change_key, text)
+        one = add_verb(under, name, change_key, add_daemon, text=text)
         one.set_defaults(change=name)
         one.add_argument("id", metavar="ID", help="the participant's id")
         one.add_argument("key", metavar="HEX", help="Ed25519 public key, 32 bytes")
-        add_daemon(one)
-    verb = add_verb(verbs, "vocabulary", vocabulary, "list the codes in force: purposes, categories, actions, labels")
-    add_daemon(verb)
+    add_verb(verbs, "vocabulary", vocabulary, add_daemon)
 
 
 def show_all(arguments: argparse.Namespace, out: Out) -> int:
@@ -62,7 +56,7 @@ def show_all(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def show_one(arguments: argparse.Namespace, out: Out) -> int:
-    """Show one participant."""
+    """Show one participant, with its keys in force."""
     with open_client(arguments) as client:
         found = client.get_participant(arguments.id)
     _show(out, found.participant, [key.hex() for key in found.keys])
@@ -70,7 +64,7 @@ def show_one(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def add(arguments: argparse.Namespace, out: Out) -> int:
-    """Register a participant."""
+    """Register a participant, or replace what is recorded of it (for the operator)."""
     from consentd.v1 import statement_pb2 as st
 
     participant = st.ParticipantStatement(
@@ -102,7 +96,7 @@ def change_key(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def vocabulary(arguments: argparse.Namespace, out: Out) -> int:
-    """List the codes of the vocabulary in force."""
+    """List the codes in force: purposes, categories, actions, labels."""
     from consentd.v1 import statement_pb2 as st
     from consentd_client import show
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from consentd.core.note import NoteVerifier
     from consentd.core.quorum import WitnessPolicy
     from consentd_client import Receipt
-    from consentd_client.writes import WriteOptions
+    from consentd_client.writes import ConsentOptions, WriteOptions
 
 _RECEIPT_HELP = """\
 --save FILE writes the proof as a C2SP .tlog-proof, and the proven leaf to FILE.leaf, for other programs:
@@ -51,16 +51,12 @@ _PROOF_MARK = b"c2sp.org/tlog-proof@v1"
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs."""
-    verb = add_verb(
-        verbs, "receipt", receipt, "read the proof that a stored receipt lacks, and store it", more=_RECEIPT_HELP
-    )
+    verb = add_verb(verbs, "receipt", receipt, add_daemon, more=_RECEIPT_HELP)
     verb.add_argument("file", type=Path, metavar="FILE", help="a receipt stored with --receipt")
     verb.add_argument("--save", type=Path, metavar="FILE", help="write the proof to FILE and the leaf to FILE.leaf")
-    add_daemon(verb)
-    verb = add_verb(verbs, "verify", verify, "verify a receipt, a proof or a checkpoint, offline", more=_VERIFY_HELP)
+    verb = add_verb(verbs, "verify", verify, add_pins, more=_VERIFY_HELP)
     verb.add_argument("file", type=Path, metavar="FILE", help="the evidence; `-` reads it from stdin")
     verb.add_argument("--leaf", metavar="HEX|FILE", help="the leaf, in hex or in a file")
-    add_pins(verb)
 
 
 # -- receipts of writes ---------------------------------------------------------------------------------------
@@ -70,11 +66,9 @@ def add_receipt(verb: argparse.ArgumentParser) -> None:
     """Add the file for the receipt, and the request_id."""
     verb.add_argument("--receipt", type=Path, metavar="FILE", help="wait for the proof, and store the receipt in FILE")
     verb.add_argument(
-        "--request-id",
-        type=read_request_id,
-        metavar="HEX",
+        "--request-id", type=read_request_id, metavar="HEX",
         help="16 bytes in hex; repeat a write of unknown outcome with the same HEX (default: random)",
-    )
+    )  # fmt: skip
 
 
 def read_request_id(text: str) -> bytes:
@@ -91,6 +85,11 @@ def read_request_id(text: str) -> bytes:
 def write_options(arguments: argparse.Namespace) -> "WriteOptions":
     """Return the options of a write that the arguments ask for."""
     return {"published": arguments.receipt is not None, "request_id": arguments.request_id}
+
+
+def consent_options(arguments: argparse.Namespace) -> "ConsentOptions":
+    """Return likewise the options of a write by a person."""
+    return {"signer": None, "method": arguments.method, **write_options(arguments)}
 
 
 def store_receipt(arguments: argparse.Namespace, out: Out, receipt: "Receipt") -> dict[str, object]:
@@ -116,7 +115,7 @@ def store_receipt(arguments: argparse.Namespace, out: Out, receipt: "Receipt") -
 
 
 def receipt(arguments: argparse.Namespace, out: Out) -> int:
-    """Read the proof that a stored receipt lacks, and store the proof. --save also writes proof and leaf to files."""
+    """Read the proof that a stored receipt lacks, and store it."""
     from consentd.core import codec
     from consentd_client import Receipt, verify_receipt
 
@@ -151,7 +150,7 @@ def receipt(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def verify(arguments: argparse.Namespace, out: Out) -> int:
-    """Verify the evidence in a file."""
+    """Verify a receipt, a proof or a checkpoint, offline."""
     from consentd.core.checkpoint import open_checkpoint, parse_proof, verify_proof
 
     origin, log_key = read_pins(arguments)
