@@ -17,7 +17,6 @@ from consentd.core.pruned import Pruned
 from consentd.errors import CorruptionError
 from consentd.ledger import layout, reads
 from consentd.ledger.retention import (
-    CONSENT_KINDS,
     NEVER_PRUNED,
     OpenedEntry,
     encode_pruned,
@@ -26,7 +25,7 @@ from consentd.ledger.retention import (
     retained_seqs,
 )
 from consentd.ledger.vault import Vault
-from consentd.statements import payloads
+from consentd.statements import values
 from consentd.store import Batch, Store, prefix_end
 
 BATCH_ROWS = 500
@@ -107,12 +106,10 @@ def _open(vault: Vault, entry: reads.StoredEntry) -> OpenedEntry:
     event = entry.event
     opened = reads.open_entry(vault, entry)
     if opened is None:
-        return OpenedEntry(entry.index, event, None, None)
+        return OpenedEntry(entry.index, event)
     statement = codec.decode_statement(opened[1])
-    message = None
-    if event.kind in CONSENT_KINDS or event.kind == EntryKind.KEY:
-        message = payloads.decode_payload(event.kind, statement.payload)
-    return OpenedEntry(entry.index, event, statement, message)
+    times = values.consent_times(event.kind, statement.payload)
+    return OpenedEntry(entry.index, event, statement, times, values.named_key(event.kind, statement.payload))
 
 
 def _first_since(store: Store, time_ms: int, low: int, high: int) -> int:

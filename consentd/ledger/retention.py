@@ -18,14 +18,12 @@ where that is, and which leaves remain below it. Source: ledger-format.md, "Prun
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from struct import Struct
-from typing import Any
 
 from consentd.core import codec
 from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.pruned import NOTHING, Pruned
 from consentd.errors import CorruptionError
 from consentd.ledger import layout, reads
-from consentd.policy.model import OPEN_END_MS
 from consentd.policy.subject import is_ended
 from consentd.statements import values
 from consentd.store import Store
@@ -108,13 +106,15 @@ class OpenedEntry:
 
     Attributes:
         statement: None: it was deleted.
-        message: the decoded payload of consents and keys; None for other kinds, and without a statement.
+        times: of a GRANT or AMEND with a statement; else None.
+        key: the key that a KEY entry names, and whether it is retired; else None.
     """
 
     index: int
     event: codec.Event
-    statement: codec.Statement | None
-    message: Any
+    statement: codec.Statement | None = None
+    times: values.ConsentTimes | None = None
+    key: tuple[bytes, bool] | None = None
 
 
 @dataclass(slots=True)
@@ -123,14 +123,13 @@ class _Consent:
 
     Attributes:
         seqs: of all its entries.
-        versions: of each GRANT and AMEND: its index, the end of its period, and until when recipients may keep what
-            it gave them.
+        versions: the index of each GRANT and AMEND, and its times.
         revoked_ms: time of its REVOKE; None: it was not revoked.
         has_all_statements: no statement of it was deleted.
     """
 
     seqs: list[int] = field(default_factory=list)
-    versions: list[tuple[int, int, int]] = field(default_factory=list)
+    versions: list[tuple[int, values.ConsentTimes]] = field(default_factory=list)
     revoked_ms: int | None = None
     has_all_statements: bool = True
 
@@ -139,12 +138,10 @@ class _Consent:
         self.seqs.append(entry.event.seq)
         if entry.event.kind == EntryKind.REVOKE:
             self.revoked_ms = entry.event.time_ms
-        elif entry.message is None:
+        elif entry.statement is None:
             self.has_all_statements = False
-        elif entry.event.kind in (EntryKind.GRANT, EntryKind.AMEND):
-            consent = entry.message.consent
-            end_ms = consent.root.period.end_time_ms or OPEN_END_MS
-            self.versions.append((entry.index, end_ms, consent.retention_until_time_ms))
+        elif entry.times is not None:
+            self.versions.append((entry.index, entry.times))
 
     def left_table_ms(self, prunings: Sequence[StatedPruning]) -> int | None:
         """Return when the policy table dropped the consent; None: it has not.
@@ -154,7 +151,7 @@ class _Consent:
         if self.revoked_ms is not None:
             return self.revoked_ms
         for pruning in prunings:
-            ends_ms = [end_ms for index, end_ms, _ in self.versions if index < pruning.index]
+            ends_ms = [times.end_ms for index, times in self.versions if index < pruning.index]
             if ends_ms and is_ended(ends_ms[-1], pruning.pruned.kept_from_ms):
                 return pruning.time_ms
         return None
@@ -167,7 +164,7 @@ class _Consent:
         left_ms = self.left_table_ms(prunings)
         if left_ms is None or left_ms >= kept_from_ms:
             return False
-        return all(until_ms < kept_from_ms for _, _, until_ms in self.versions)
+        return all(times.retention_until_ms < kept_from_ms for _, times in self.versions)
 
 
 def retained_seqs(chain: Sequence[OpenedEntry], kept_from_ms: int, prunings: Sequence[StatedPruning]) -> set[int]:
@@ -196,28 +193,30 @@ def retained_seqs(chain: Sequence[OpenedEntry], kept_from_ms: int, prunings: Seq
     for consent in {id(each): each for each in consent_of.values()}.values():
         if retained.intersection(consent.seqs) or not consent.is_prunable(kept_from_ms, prunings):
             retained.update(consent.seqs)
-    keys = [entry for entry in chain if entry.event.kind == EntryKind.KEY and entry.message is not None]
-    retired_ms = {entry.message.key: entry.event.time_ms for entry in keys if entry.message.retired}
-    retained.update(
-        entry.event.seq for entry in keys if retired_ms.get(entry.message.key, kept_from_ms) >= kept_from_ms
-    )
-    return _with_dependencies(retained, chain, consent_of, keys)
+    keys = [(entry.event, *entry.key) for entry in chain if entry.key is not None]
+    retired_ms = {key: event.time_ms for event, key, is_retired in keys if is_retired}
+    retained.update(event.seq for event, key, _ in keys if retired_ms.get(key, kept_from_ms) >= kept_from_ms)
+    return _with_dependencies(retained, chain, consent_of)
 
 
 def _with_dependencies(
-    retained: set[int], chain: Sequence[OpenedEntry], consent_of: dict[int, _Consent], keys: Sequence[OpenedEntry]
+    retained: set[int], chain: Sequence[OpenedEntry], consent_of: dict[int, _Consent]
 ) -> set[int]:
     """Return *retained* with every entry that one of them needs, directly or through another.
 
     An entry needs the entry that it refers to, with the whole consent of that, and the keys that signed it.
     """
     by_seq = {entry.event.seq: entry for entry in chain}
+    key_seqs: dict[bytes, set[int]] = {}
+    for entry in chain:
+        if entry.key is not None:
+            key_seqs.setdefault(entry.key[0], set()).add(entry.event.seq)
     found, waiting = set(retained), list(retained)
     while waiting:
         entry = by_seq[waiting.pop()]
         needed = {entry.event.ref} & by_seq.keys()
         if entry.statement is not None:
-            needed |= {key.event.seq for key in keys if key.message.key == entry.statement.key}
+            needed |= key_seqs.get(entry.statement.key, set())
         for seq in needed & consent_of.keys():
             needed.update(consent_of[seq].seqs)
         new = needed - found

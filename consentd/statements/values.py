@@ -205,6 +205,44 @@ def stated_retention(kind: int, payload: bytes) -> StatedRetention | None:
     return StatedRetention(message.retention_days, stated)
 
 
+@dataclass(frozen=True, slots=True)
+class ConsentTimes:
+    """Until when one version of a consent has effects, in UTC milliseconds.
+
+    Attributes:
+        end_ms: the end of its period.
+        retention_until_ms: until when recipients may keep what they got; 0: not stated.
+    """
+
+    end_ms: int
+    retention_until_ms: int
+
+
+def consent_times(kind: int, payload: bytes) -> ConsentTimes | None:
+    """Return the times that a GRANT or AMEND states; None: it is of another kind.
+
+    Raises:
+        MalformedError: the payload does not decode.
+    """
+    message = payloads.decode_payload(kind, payload) if kind in (EntryKind.GRANT, EntryKind.AMEND) else None
+    if not isinstance(message, st.GrantStatement | st.AmendStatement):
+        return None
+    consent = message.consent
+    return ConsentTimes(consent.root.period.end_time_ms or model.OPEN_END_MS, consent.retention_until_time_ms)
+
+
+def named_key(kind: int, payload: bytes) -> tuple[bytes, bool] | None:
+    """Return the key that a KEY entry names, and whether it is retired; None: the entry is of another kind.
+
+    Raises:
+        MalformedError: the payload does not decode.
+    """
+    if kind != EntryKind.KEY:
+        return None
+    message = payloads.parse(st.KeyStatement, payload)
+    return message.key, message.retired
+
+
 def add_retention(retention: Retention, event: codec.Event, payload: bytes) -> None:
     """Add what an entry of chain `ledger` states of retention. Other kinds, and unknown fields, change nothing.
 
