@@ -37,12 +37,7 @@ from consentd.sequencer.commands.write import Author
 from consentd.sequencer.loop import Sequencer, SequencerLimits
 from consentd.server import http
 from consentd.server.keys import Keys, read_keys
-from consentd.server.preflight import (
-    check_ledger_files,
-    check_statement_key,
-    check_vault_commitment,
-    check_vault_files,
-)
+from consentd.server.preflight import check_ledger_files, check_statement_key, check_vault_commitment, check_vault_files
 from consentd.server.rpc_server import RpcServer
 from consentd.server.scrubber import Scrubber
 from consentd.service.auth import Authenticator, read_credentials
@@ -184,12 +179,9 @@ class Daemon:
         self._closers.append(table.close)
         measure_free_space(self.metrics, config, table)
         ledger = open_ledger(
-            store,
-            last_signed_path=last_signed,
-            origin=config.ledger.origin,
-            log_verifier=keys.log.verifier,
+            store, last_signed_path=last_signed, origin=config.ledger.origin, log_verifier=keys.log.verifier,
             map_bits=config.ledger.map_bits,
-        )
+        )  # fmt: skip
         self.metrics.map_bytes.set(64 << ledger.state.map_bits)
         self.metrics.ledger_size.set(ledger.state.size)
         return ledger, table
