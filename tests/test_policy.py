@@ -103,7 +103,9 @@ def test_a_refused_label_is_named() -> None:
 @pytest.mark.parametrize("combining", Combining)
 @pytest.mark.parametrize("policy", ImplicitPolicy)
 def test_both_ways_through_agree(purpose: str, combining: Combining, policy: ImplicitPolicy) -> None:
-    """The loop over simple rows says what the tally of the same rows says; a pause of nothing forces the tally."""
+    """The loop over simple rows and the general way give the same answer; a pause without effect forces the general
+    way.
+    """
     simple = [consent(permit(purposes=("TREAT",), categories=("CLIN",))), consent(deny(categories=("CLIN.DX",)), 2)]
     general = [*simple, consent(permit(purposes=("POARCH",)), 3, paused=True)]
     question = ask("CLIN", "LIFE.BP", purpose=purpose)

@@ -196,9 +196,7 @@ class Top:
             changed = {i >> 1 for i in changed}
 
     def slots(self, buckets: Iterable[int]) -> dict[int, bytes]:
-        """Return index → hash of these buckets' slots and all slots above them: the slots that ``update`` would
-        replace.
-        """
+        """Return index → hash of the slots that ``update`` of these buckets would replace."""
         found: dict[int, bytes] = {}
         for bucket in buckets:
             i = (1 << self.map_bits) + bucket
@@ -208,9 +206,7 @@ class Top:
         return found
 
     def before(self, layers: Sequence[Mapping[int, bytes]]) -> "Top":
-        """Return a view of the hashes at an earlier time, from layers that ``slots`` returned since then, oldest
-        first.
-        """
+        """Return a view of an earlier state, from the layers that ``slots`` returned since then, oldest first."""
         return _EarlierTop(self.map_bits, self._slot, layers)
 
     def plan_neighbour(self, bucket: int) -> int | None:

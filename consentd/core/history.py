@@ -101,9 +101,7 @@ class HeldChain:
 
 @dataclass(frozen=True, slots=True)
 class SealedCheckpoint:
-    """A verified checkpoint, and the seal that is the last leaf of its tree. All chains of a proof are checked with
-    it.
-    """
+    """A verified checkpoint, and the seal that is the last leaf of its tree."""
 
     checkpoint: Checkpoint
     seal: codec.Seal
@@ -111,9 +109,7 @@ class SealedCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedEntry:
-    """An entry that belongs to its chain, and its statement (None: erased or pruned). Its author is not verified
-    yet.
-    """
+    """An entry of its chain, and its statement (None: erased or pruned). The author is not verified yet."""
 
     event: codec.Event
     statement: codec.Statement | None

@@ -300,9 +300,7 @@ class _Parser:
         self._groups.append(Group(name, least, tuple(members)))
 
     def _key(self, vkey: str, kinds: tuple[int, ...], known: set[bytes]) -> NoteVerifier | None:
-        """Check a vkey's form, type and ID, and that its key is new; return its verifier (None: no code for its
-        type).
-        """
+        """Check a vkey, and that its key is new; return its verifier (None: no code for the key's type)."""
         name, key_id, kind, key = split_key(vkey)
         if kind not in kinds or len(key) != _KEY_SIZES[kind]:
             raise MalformedError(f"key is not of a type for this: `{vkey[:80]}`")

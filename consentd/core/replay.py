@@ -243,9 +243,7 @@ class Replay:
         raise ReplayError(self.size, "prev is not the chain hash of the chain's leaf before")
 
     def _check_pruned_gap(self, event: Event, count: int) -> None:
-        """Check an event before the start that does not directly follow the last event of its chain that was not
-        pruned.
-        """
+        """Check an event before the start whose chain has a gap in front of it, because leaves are pruned."""
         if event.seq <= count + 1 or event.tag in self.public or not count:
             raise ReplayError(self.size, f"seq is `{event.seq}` where its chain has `{count}` before it")
 

@@ -154,23 +154,15 @@ class _Compiler:
         )
 
     def unreadable(self, root: Provision) -> Row:
-        """Make a row of the root's participants and period, which need no vocabulary. Unregistered names put no
-        limit.
-        """
-        names = [
+        """Make a deny of the root's participants and period, without limit for unregistered participants."""
+        actors, holders = (
             stated if all(name in self._numbers for name in stated) else () for stated in (root.actors, root.holders)
-        ]
-        (actor, actors), (holder, holders) = map(self._participants, names)
-        side = self._put(Side(actors, holders))
-        opens = root.start_ms < root.end_ms
-        start_ms, end_ms = (root.start_ms, root.end_ms) if opens else (0, 0)
-        flags = 0 if side is None else SIDE
-        return Row(actor, holder, ALL_64, ALL_64, start_ms, end_ms, 0, ALL_16, side or 0, flags, 0, 0, 0)
+        )
+        node = Node(actors=actors, holders=holders, start_ms=root.start_ms, end_ms=root.end_ms, depth=0)
+        return self.row(node, 0)
 
     def _participants(self, names: tuple[str, ...]) -> tuple[int, frozenset[int]]:
-        """Return (number for the row, numbers for the side record): one participant is in the row, several in the
-        record.
-        """
+        """Return one participant as a number for the row, or several as numbers for the side record."""
         if not names or ANY in names:
             return ANY_NUMBER, frozenset()
         numbers = set()

@@ -8,7 +8,7 @@ The compiled evaluator has to agree with ``decide`` on everything. What the rule
 * Labels, resources and data period are the *extent* of what is asked for. A permit matches when all of
   it lies inside, a deny when any of it does; a limit on an extent the question leaves open matches a
   deny and no permit. Then a narrower question is never less permitted, through any nesting.
-* A caller that supports ENFORCE_RESIDUAL is answered for the *narrowest* extent instead: open limits
+* A caller that supports ENFORCE_RESIDUAL is answered for the *best case* instead: open limits
   match a permit and no deny, and where that changes the answer the limits come back as the residual.
 * Unreadable lineages may permit or deny: what would override them counts, else the category is unknown.
 """
@@ -66,7 +66,7 @@ class Asked:
 
     def __init__(self, question: Question, vocabulary: Vocabulary, groups: Mapping[str, set[str]], now_ms: int) -> None:
         self.question, self.vocabulary, self.groups, self.now_ms = question, vocabulary, groups, now_ms
-        self.narrowest = False
+        self.best = False
         self.bounds: list[int] = []
 
     def participants(self, node: Provision) -> bool:
@@ -96,7 +96,7 @@ class Asked:
             if not limit or ANY in limit:
                 continue
             if asked is None:
-                matches = permit is self.narrowest
+                matches = permit is self.best
             else:
                 ways = [(above(self.vocabulary.labels, x, node.effect) if limit is node.labels else {x}) for x in asked]
                 inside = [bool(way & set(limit)) for way in ways]
@@ -107,7 +107,7 @@ class Asked:
         if window is None:
             return True
         if asked_window is None:
-            return permit is self.narrowest
+            return permit is self.best
         if permit:
             return window.start_ms <= asked_window.start_ms and asked_window.end_ms <= window.end_ms
         return asked_window.start_ms < window.end_ms and window.start_ms < asked_window.end_ms
@@ -209,14 +209,14 @@ def decide(question: Question, consents: Sequence[model.StoredConsent], rules: m
     sets: dict[object, list[str]] = {PERMIT: [], DENY: [], None: [], UNKNOWN: []}
     reasons, conditional = [Reason(ReasonCode.UNKNOWN_CATEGORY, None)] if strange else [], False
     for leaf in [code for code in known if code in wanted]:
-        widest, why = decide_leaf(asked, leaf, rules, consents)
+        worst, why = decide_leaf(asked, leaf, rules, consents)
         if model.Obligation.ENFORCE_RESIDUAL in question.supported_obligations:
-            asked.narrowest = True
-            narrowest = decide_leaf(asked, leaf, rules, consents)
-            asked.narrowest = False
-            if narrowest[0] is PERMIT and widest is not PERMIT:
-                (widest, why), conditional = narrowest, True
-        sets[widest].append(leaf)
+            asked.best = True
+            best = decide_leaf(asked, leaf, rules, consents)
+            asked.best = False
+            if best[0] is PERMIT and worst is not PERMIT:
+                (worst, why), conditional = best, True
+        sets[worst].append(leaf)
         reasons += why
     permitted, denied, without, unknown = map(tuple, (sets[PERMIT], sets[DENY], sets[None], sets[UNKNOWN] + strange))
     outcome = model.Outcome.DENY if denied else model.Outcome.INDETERMINATE if unknown else model.Outcome.NO_CONSENT
