@@ -40,7 +40,7 @@ def check(content: bytes, **options: Any) -> VerifiedEvidence:
 
 def chains_of(found: VerifiedEvidence) -> list[tuple[str, int]]:
     """Return the chains of evidence with how many entries each has, in order."""
-    return [(chain.proof.public_name, len(chain.entries)) for chain in found.chains.chains]
+    return [(chain.proof.public_name, len(chain.entries)) for chain in found.histories.chains]
 
 
 @pytest.fixture(scope="module")

@@ -195,7 +195,7 @@ def test_what_a_daemon_keeps_is_proven(package, tmp_path):
     pins = {"origin": config.ledger.origin, "log_verifier": log.verifier}
     make_evidence(data_directory(world), made, Scope(tag=found.tag), **pins)
     verified = verify_evidence(parse_evidence(made.read_bytes()), **pins)
-    assert [len(chain.entries) for chain in verified.chains.chains] == [3, 2]
+    assert [len(chain.entries) for chain in verified.histories.chains] == [3, 2]
     assert verified.missing == 4
     proven = verify(package, "evidence", made, *trust)
     assert proven["chains"][0] == {"tag": found.tag.hex(), "public_name": "", "missing": [[1, 4]],

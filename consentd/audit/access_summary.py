@@ -74,7 +74,6 @@ class AccessSummary:
         gap_ms: silences that are longer than this count as gaps.
         by_organisation, by_purpose: number of permitted accesses, by (number of the interval, id or code).
         refusals: number of refusals by reason; a refusal may have several reasons.
-        outcomes: number of decisions by outcome.
         kinds: number of entries by kind.
         names, purposes: Korean and English name, by participant id and by purpose code.
         break_glass, gaps: at most ``MAX_LISTED`` of each; ``…_count``: how many there are.
@@ -94,7 +93,6 @@ class AccessSummary:
     by_organisation: Counter[tuple[int, str]] = field(default_factory=Counter)
     by_purpose: Counter[tuple[int, str]] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
-    outcomes: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     names: dict[str, tuple[str, str]] = field(default_factory=dict)
     purposes: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -262,7 +260,6 @@ class _Counting:
             question = pb.Question()
         interval = (event.time_ms - found.start_ms) // found.unit_ms
         organisation = question.actor.on_behalf_of or question.actor.organisation or access.asked.asker
-        found.outcomes[_code(pb.Outcome, access.decision.outcome, "OUTCOME_")] += 1
         if permitted:
             found.by_organisation[interval, organisation] += 1
             found.by_purpose[interval, question.purpose] += 1

@@ -115,7 +115,7 @@ def check(arguments: argparse.Namespace, out: Out) -> int:
     policy = read_policy(arguments)
     evidence = parse_evidence(read_bytes(arguments.file, "evidence"))
     found = verify_evidence(evidence, origin=origin, log_verifier=verifier, policy=policy)
-    chains = {chain.proof.public_name or "a person": len(chain.entries) for chain in found.chains.chains}
+    chains = {chain.proof.public_name or "a person": len(chain.entries) for chain in found.histories.chains}
     for name, count in chains.items():
         out.message(f"whole: chain of {name}, {count} entries")
     if found.closed:

@@ -81,26 +81,26 @@ class VerifiedEvidence:
 
     scope: Scope
     sealed: SealedCheckpoint
-    chains: VerifiedChains
+    histories: VerifiedChains
     entries: tuple[VerifiedSingle, ...]
     unproven: int
     witnesses: tuple[str, ...]
 
     def events(self) -> Iterator[VerifiedEntry]:
         """Yield the entries of all chains, then the single ones except seals."""
-        for chain in self.chains.chains:
+        for chain in self.histories.chains:
             yield from chain.entries
         yield from (one.entry for one in self.entries if one.entry is not None)
 
     @property
     def entry_count(self) -> int:
         """How many entries there are, seals included."""
-        return sum(len(chain.entries) for chain in self.chains.chains) + len(self.entries)
+        return sum(len(chain.entries) for chain in self.histories.chains) + len(self.entries)
 
     @property
     def missing(self) -> int:
         """How many entries are pruned before the first ones shown."""
-        return sum(chain.proof.first_seq - 1 for chain in self.chains.chains)
+        return sum(chain.proof.first_seq - 1 for chain in self.histories.chains)
 
     @property
     def opened(self) -> int:
@@ -159,12 +159,12 @@ def verify_evidence(
         )  # fmt: skip
         witnesses = tuple(name for name, _ in cosigned.cosignatures)
     _check_asked(scope, proof.chains)
-    chains = verify_chains(proof.chains, sealed, asked=scope.chain, origin=origin, log_verifier=log_verifier)
+    histories = verify_chains(proof.chains, sealed, asked=scope.chain, origin=origin, log_verifier=log_verifier)
     entries = _verify_singles(evidence.entries, sealed)
-    unproven = sum(not _verify_author(one.entry, chains.keys, origin) for one in entries)
+    unproven = sum(not _verify_author(one.entry, histories.keys, origin) for one in entries)
     _verify_range(scope, entries, sealed)
     return VerifiedEvidence(
-        scope=scope, sealed=sealed, chains=chains, entries=entries, unproven=unproven, witnesses=witnesses
+        scope=scope, sealed=sealed, histories=histories, entries=entries, unproven=unproven, witnesses=witnesses
     )
 
 

@@ -107,7 +107,7 @@ def read_evidence(vector: Vector) -> dict[str, Any]:
     """Return what a history or other evidence that is right says of what was pruned, and by whom entries are."""
     if vector.kind == "evidence":
         verified = _check_evidence(vector)
-        return {"missing": verified.missing, "kept_from_ms": verified.chains.kept_from_ms}
+        return {"missing": verified.missing, "kept_from_ms": verified.histories.kept_from_ms}
     found = _verify_history(vector)
     return {
         "missing": [list(one) for one in found.missing],

@@ -57,7 +57,7 @@ def open_history(
         raise ProofError("evidence is of a range of entries, and not of one chain")
     asked = evidence.proof.chains[0]
     check_asked(asked, name=name or ("" if tag else asked.public_name), tag=tag)
-    return history_of(verified.chains, verified.sealed)
+    return history_of(verified.histories, verified.sealed)
 
 
 def save_history(
