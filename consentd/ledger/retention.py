@@ -28,7 +28,7 @@ from consentd.policy.subject import is_ended
 from consentd.statements import values
 from consentd.store import Store
 
-CONSENT_KINDS = frozenset({EntryKind.GRANT, EntryKind.AMEND, EntryKind.PAUSE, EntryKind.RESUME, EntryKind.REVOKE})
+_CONSENT_KINDS = frozenset({EntryKind.GRANT, EntryKind.AMEND, EntryKind.PAUSE, EntryKind.RESUME, EntryKind.REVOKE})
 NEVER_PRUNED = frozenset({EntryKind.ENROL, EntryKind.KEY})
 """Kinds whose leaf and statement remain below the minimum index too: the table is rebuilt from them."""
 
@@ -183,7 +183,7 @@ def retained_seqs(chain: Sequence[OpenedEntry], kept_from_ms: int, prunings: Seq
         event = entry.event
         if event.time_ms >= kept_from_ms:
             retained.add(event.seq)
-        if event.kind in CONSENT_KINDS:
+        if event.kind in _CONSENT_KINDS:
             consent = _Consent() if event.kind == EntryKind.GRANT else consent_of.get(event.ref)
             if consent is not None:
                 consent_of[event.seq] = consent
