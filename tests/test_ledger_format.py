@@ -126,7 +126,7 @@ class World:
             self.buckets[place] = bucketed.bucket_update(self.buckets[place], {key: codec.map_value(tag, *head)})
             root = bucketed.bucket_root(self.buckets[place], 1)
             assert root is not None
-            self.map.set(place, root)
+            self.map.update({place: root})
 
     def map_proof(self, tag: bytes) -> bytes:
         key = codec.map_key(tag)

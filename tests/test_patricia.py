@@ -297,7 +297,7 @@ def test_neighbour_of_an_empty_bucket_agrees_with_it_where_buckets_part():
     top = Top(6)
     full = (0b000011, 0b000110, 0b101000, 0b101001, 0b111111)
     for number in full:
-        top.set(number, h(str(number)))
+        top.update({number: h(str(number))})
     for number in range(64):
         found = top.plan_neighbour(number)
         assert found in full

@@ -107,7 +107,7 @@ def test_it_refuses_a_planted_wrong_seal_and_keeps_the_evidence(both: tuple[Witn
         # The operator hides a chain's last entries: some bucket's root is another one than its entries give.
         top = services.ledger.map.top
         bucket = next(number for number in range(1 << top.map_bits) if top.bucket_root(number) is not None)
-        top.set(bucket, bytes(31) + b"\1")
+        top.update({bucket: bytes(31) + b"\1"})
 
     services.sequencer.call(plant)
     subject = witnessed.running.enrol("SYN-000001")

@@ -177,10 +177,6 @@ class Top:
         slot = self._slot((1 << self.map_bits) + bucket)
         return None if slot == _EMPTY else slot
 
-    def set(self, bucket: int, root_hash: bytes) -> None:
-        """Set the root hash of one bucket. For several buckets, ``update`` is cheaper."""
-        self.update({bucket: root_hash})
-
     def update(self, roots: Mapping[int, bytes]) -> None:
         """Set the root hashes of buckets (by number), and hash each slot above them once."""
         slots = self._slots

@@ -73,7 +73,7 @@ class Small:
         for number, bucket in self.buckets.items():
             root = bucketed.bucket_root(bucket, 1)
             if root is not None:
-                self.top.set(number, root)
+                self.top.update({number: root})
         covers = len(self.leaves)
         seal = codec.Seal(self.now_ms(), covers, self.top.root(), len(self.chains), b"\x01" * 32)
         self.leaves.append(codec.encode_seal(seal))

@@ -92,7 +92,7 @@ class Forge:
             buckets[number] = bucketed.bucket_update(buckets[number], {key: codec.map_value(tag, count, head)})
             root = bucketed.bucket_root(buckets[number], 1)
             assert root is not None
-            top.set(number, root)
+            top.update({number: root})
         time_ms = self.time_ms if self.seal_time_ms is None else self.seal_time_ms
         seal = codec.Seal(time_ms, len(leaves), top.root(), len(standing), bytes(32))
         seal_leaf = self.seal_leaf(codec.encode_seal(self.seal(seal)))
