@@ -279,14 +279,23 @@ def flipped(path: Path, at: int) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", ["tile/entries/001", "tile/0/001"])
-def test_a_flipped_byte_is_named(tmp_path: Path, name: str) -> None:
-    """Event leaves are 124 bytes in a bundle, hashes 32 in a tile: entry 265 is hit."""
+@pytest.mark.parametrize(
+    ("name", "index", "damaged"),
+    [
+        ("tile/entries/001", 265, "leaf"), ("tile/0/001", 265, "tile"),
+        ("tile/entries/002.p/188", 521, "leaf"), ("tile/0/002.p/188", 521, "tile"),
+    ],
+)  # fmt: skip
+def test_a_flipped_byte_is_named(tmp_path: Path, name: str, index: int, damaged: str) -> None:
+    """The tree above tells a damaged leaf from a damaged tile, and neither makes other entries faulty."""
     forge = make_forge(700)
+    assert forge.size == 700
     place = forge.write(tmp_path / "ledger")
-    before = sum(2 + len(leaf) for leaf in forge.leaves[256:265])
-    flipped(tmp_path / "ledger" / name, 32 * 9 + 5 if name == "tile/0/001" else before + 90)
-    assert 265 in named(verify(place))
+    before = sum(2 + len(leaf) for leaf in forge.leaves[index - index % 256 : index])
+    flipped(tmp_path / "ledger" / name, 32 * (index % 256) + 5 if damaged == "tile" else before + 90)
+    report = verify(place)
+    assert named(report) == [index]
+    assert report.faults[0].what.startswith(f"{damaged} is damaged")
 
 
 def test_a_bundle_whose_leaves_cannot_be_told_apart_is_named(tmp_path: Path) -> None:

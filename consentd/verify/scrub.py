@@ -57,6 +57,7 @@ class Scrub:
         self._ledger, self._vault = target.ledger, target.vault
         self._records, self._run_on_writer = Records(target), run_on_writer
         self.progress = ScrubProgress(options.piece, pause)
+        self._count = self.progress.count  # called for every record
         self._table = TableScrub(target, self._records, options, self.progress, run_on_writer)
         state = target.ledger.state
         self.expected = 2 * state.size + state.tags + (1 << state.map_bits)
@@ -107,7 +108,7 @@ class Scrub:
             fault = self._run_on_writer(lambda: _run_check(check, what, index))
             if fault is not None:
                 self.progress.add(fault)
-        self.progress.count(1)
+        self._count(1)
         return fault is None
 
     def _scrub_tiles(self, size: int) -> None:
