@@ -245,7 +245,7 @@ def test_one_by_one_or_together_the_top_is_the_same():
     together, single = Top(5), Top(5)
     together.update(roots)
     for number, root_hash in roots.items():
-        single.set(number, root_hash)
+        single.update({number: root_hash})
     assert together.root() == single.root()
     assert [together.bucket_root(number) for number in range(32)] == [roots.get(number) for number in range(32)]
 
