@@ -57,7 +57,6 @@ def authorize_access(
         question: what is asked.
         signer: signs the question with the asking participant's key; None: the caller's token identifies it.
         network_origin: where the request came from, if the caller is a gateway that passes it on.
-        options: see ``WriteOptions``.
     """
     request = _authorize_request(context, question, signer, network_origin, options)
     response = yield from call(context, rpcs.AUTHORIZE_ACCESS, request)
@@ -74,22 +73,15 @@ def batch_authorize(
 ) -> Operation[tuple[AuthorizeAnswer, ...]]:
     """Decide and record up to 1,000 transfers, each separately; a question that was refused has its ``error`` set.
 
-    Args:
-        questions: what is asked.
-        network_origin: where the request came from.
-        published: wait until a checkpoint covers all entries.
-        request_ids: 16 bytes for each question, stored by the caller to repeat the write with; empty: drawn.
+    *published* and *request_ids*, one for each question, are as in ``WriteOptions``.
     """
     if not questions:
         return ()
-    ids = list(request_ids) or [b""] * len(questions)
-    request = ac.BatchAuthorizeAccessesRequest(
-        requests=[
-            _authorize_request(context, question, None, network_origin, {"request_id": request_id})
-            for question, request_id in zip(questions, ids, strict=True)
-        ],
-        wait_for=wait_for(published),
-    )
+    requests = [
+        _authorize_request(context, question, None, network_origin, {"request_id": request_id})
+        for question, request_id in zip(questions, request_ids or [b""] * len(questions), strict=True)
+    ]
+    request = ac.BatchAuthorizeAccessesRequest(requests=requests, wait_for=wait_for(published))
     response = yield from call(context, rpcs.BATCH_AUTHORIZE_ACCESSES, request)
     if len(response.results) != len(questions):
         raise ProofError("batch has another number of answers than of questions")
@@ -122,8 +114,7 @@ def _authorize_answer(
 ) -> AuthorizeAnswer:
     receipt = None
     if response.HasField("receipt"):
-        kinds = (EntryKind.ACCESS, EntryKind.REFUSAL)
-        receipt = read_receipt(response.receipt, kinds=kinds, trust=context.trust)
+        receipt = read_receipt(response.receipt, kinds=(EntryKind.ACCESS, EntryKind.REFUSAL), trust=context.trust)
         if receipt.event.seq != response.access_seq:
             raise ProofError("receipt is for another entry of the chain than access_seq says")
     fault = find_fault(question, response.decision) or _find_missing_record(response.decision, receipt)
@@ -155,39 +146,28 @@ def record_access(
     signer: StatementSigner | None = None,
     **options: Unpack[WriteOptions],
 ) -> Operation[Receipt]:
-    """Record the outcome of a permitted transfer. *signer* signs it with the participant's own key.
-
-    For *options* see ``WriteOptions``.
-    """
+    """Record the outcome of a permitted transfer. *signer* signs it with the participant's own key."""
     item = TransferOutcome(subject, access_seq, outcome)
     request = _record_request(context, item, signer, options)
     return write(context, rpcs.RECORD_ACCESS, request, EntryKind.OUTCOME)
 
 
 def batch_record(
-    context: ClientContext,
-    outcomes: Sequence[TransferOutcome],
-    *,
-    published: bool = False,
+    context: ClientContext, outcomes: Sequence[TransferOutcome], *, published: bool = False,
     request_ids: Sequence[bytes] = (),
-) -> Operation[tuple[Receipt, ...]]:
+) -> Operation[tuple[Receipt, ...]]:  # fmt: skip
     """Record the outcomes of up to 1,000 permitted transfers: all of them or none."""
     if not outcomes:
         return ()
-    ids = list(request_ids) or [b""] * len(outcomes)
-    request = ac.BatchRecordAccessesRequest(
-        requests=[
-            _record_request(context, item, None, {"request_id": request_id})
-            for item, request_id in zip(outcomes, ids, strict=True)
-        ],
-        wait_for=wait_for(published),
-    )
+    requests = [
+        _record_request(context, item, None, {"request_id": request_id})
+        for item, request_id in zip(outcomes, request_ids or [b""] * len(outcomes), strict=True)
+    ]
+    request = ac.BatchRecordAccessesRequest(requests=requests, wait_for=wait_for(published))
     response = yield from call(context, rpcs.BATCH_RECORD_ACCESSES, request)
     if len(response.receipts) != len(outcomes):
         raise ProofError("batch has another number of receipts than of outcomes")
-    return tuple(
-        read_receipt(receipt, kinds=(EntryKind.OUTCOME,), trust=context.trust) for receipt in response.receipts
-    )
+    return tuple(read_receipt(one, kinds=(EntryKind.OUTCOME,), trust=context.trust) for one in response.receipts)
 
 
 def _record_request(

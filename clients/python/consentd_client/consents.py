@@ -43,13 +43,7 @@ class GrantAnswer:
 def grant(
     context: ClientContext, subject: pb.Subject, consent: pb.Consent, **options: Unpack[ConsentOptions]
 ) -> Operation[GrantAnswer]:
-    """Give a consent. If it lacks an item that the law requires, the daemon records and answers a refusal.
-
-    Args:
-        subject: the person.
-        consent: what is given.
-        options: see ``ConsentOptions``.
-    """
+    """Give a consent. If it lacks an item that the law requires, the daemon records and answers a refusal."""
     request = cs.GrantConsentRequest(subject=subject, **consent_fields(context, options))
     signer = options.get("signer")
     if signer is None:
@@ -79,10 +73,13 @@ def amend(
 
     Args:
         subject: the person.
-        consent_id: names the consent.
+        consent_id: names the consent in all its versions.
         consent: the complete next version.
-        based_on_version: the version that the caller changed; if another one is in force, this is a conflict.
-        options: see ``ConsentOptions``.
+        based_on_version: the version that the caller changed.
+
+    Raises:
+        ConflictError: another version is in force.
+        ConsentdError: see ``ClientBase``.
     """
     request = cs.AmendConsentRequest(
         subject=subject, consent_id=consent_id, based_on_version=based_on_version, **consent_fields(context, options)
@@ -115,8 +112,7 @@ def pause(
     context: ClientContext, subject: pb.Subject, consent_id: str, **options: Unpack[ConsentOptions]
 ) -> Operation[Receipt]:
     """Pause a consent. Until it is resumed it permits nothing; what it denies stays denied."""
-    fields = consent_fields(context, options)
-    request = cs.PauseConsentRequest(subject=subject, consent_id=consent_id, **fields)
+    request = cs.PauseConsentRequest(subject=subject, consent_id=consent_id, **consent_fields(context, options))
     return _change(context, rpcs.PAUSE_CONSENT, request, EntryKind.PAUSE, st.PauseStatement(), options)
 
 
@@ -124,8 +120,7 @@ def resume(
     context: ClientContext, subject: pb.Subject, consent_id: str, **options: Unpack[ConsentOptions]
 ) -> Operation[Receipt]:
     """End a pause."""
-    fields = consent_fields(context, options)
-    request = cs.ResumeConsentRequest(subject=subject, consent_id=consent_id, **fields)
+    request = cs.ResumeConsentRequest(subject=subject, consent_id=consent_id, **consent_fields(context, options))
     return _change(context, rpcs.RESUME_CONSENT, request, EntryKind.RESUME, st.ResumeStatement(), options)
 
 

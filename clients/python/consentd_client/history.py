@@ -5,14 +5,11 @@ seal, the map, every leaf and opening (``consentd.core.history``), and the signa
 whose own chain is verified at the same checkpoint (``consentd.statements.evidence``). The daemon does not send entries
 again that the client remembers. They are verified again as part of the chain, so the returned history is complete.
 
-A program that shows a history should say what this does not prove: an access that nobody reported; that the tag belongs
-to the person (the program that enrolled the person must pin the tag); that everyone is shown the same ledger. That a
-tag has no entry says nothing about a person.
+This does not prove: an access that nobody reported; that the tag belongs to the person (the program that enrolled the
+person must pin the tag); that everyone is shown the same ledger. That a tag has no entry says nothing about a person.
 """
 
 from collections.abc import Iterable, Sequence
-
-from google.protobuf.message import Message
 
 from consentd.core import history
 from consentd.core.checkpoint import Checkpoint, open_checkpoint
@@ -34,7 +31,7 @@ def collect_proof(pieces: Iterable[ls.GetHistoryResponse]) -> HistoryProof:
     """Assemble the messages of a history stream. Nothing is verified yet.
 
     Raises:
-        MalformedError: the messages are not in the order of the protocol: head, then each chain with its entries.
+        MalformedError: the order of the messages is not head, then each chain with its entries.
     """
     head: ls.HistoryHead | None = None
     chains: list[tuple[ls.HistoryChain, list[HistoryEntry]]] = []
@@ -82,8 +79,7 @@ def open_remembered(checkpoint: bytes | None, trust: Trust) -> Checkpoint | None
     """Parse and verify the checkpoint of a memory; None: the memory has none.
 
     Raises:
-        InvalidError: the note is not of the pinned ledger: the memory belongs to another ledger or is damaged,
-            or the pinned key is wrong.
+        InvalidError: the memory belongs to another ledger or is damaged, or the pinned key is wrong.
     """
     if checkpoint is None:
         return None
@@ -114,29 +110,21 @@ def verify_history(
         tag: the person's tag, if it was pinned; empty: any.
         remembered_checkpoint: the latest checkpoint that was verified before.
         remembered: the part of this chain that was verified before.
-        now_ms: the reader's clock, UTC milliseconds. It is compared with the cosignatures of pinned witnesses only.
+        now_ms: the reader's clock, which is compared with the cosignatures of pinned witnesses only.
 
     Raises:
-        VerificationError: see ``consentd.core.history``; or the history is of another chain than the one asked for, or
-            does not continue what is remembered.
+        VerificationError: see ``consentd.core.history`` and ``check_asked``.
     """
-    sealed = history.verify_sealed_checkpoint(
-        proof, origin=trust.origin, log_verifier=trust.log_key, held=remembered_checkpoint
-    )
+    origin, log_key = trust.origin, trust.log_key
+    sealed = history.verify_sealed_checkpoint(proof, origin=origin, log_verifier=log_key, held=remembered_checkpoint)
     trust.verify_witnessed(proof.checkpoint, now_ms=now_ms, seal_time_ms=sealed.seal.time_ms)
     asked = proof.chains[0]
     check_asked(asked, name=name, tag=tag, remembered=remembered)
     known = () if remembered is None else remembered.entries
-    chains = verify_chains(
-        proof.chains,
-        sealed,
-        asked=asked.tag,
-        origin=trust.origin,
-        log_verifier=trust.log_key,
-        known=[one.entry for one in known],
-    )
+    before = [one.entry for one in known]
+    chains = verify_chains(proof.chains, sealed, asked=asked.tag, origin=origin, log_verifier=log_key, known=before)
     result = history_of(chains, sealed, authors=[one.author for one in known])
-    whole = (*(one.entry for one in known), *asked.entries)
+    whole = (*before, *asked.entries)
     to_remember = tuple(
         RememberedEntry(entry, shown.author) for entry, shown in zip(whole, result.entries, strict=True)
     )
@@ -165,10 +153,7 @@ def check_asked(chain: ChainProof, *, name: str, tag: bytes, remembered: Remembe
 def history_of(chains: VerifiedChains, sealed: SealedCheckpoint, *, authors: Sequence[str] = ()) -> History:
     """Return the first of verified chains as a history with decoded entries.
 
-    Args:
-        chains: the chains.
-        sealed: the checkpoint that they were verified against.
-        authors: the authors of the first entries, if these were verified before and are not new.
+    *authors*: the authors of the first entries, if these were verified before and are not new.
     """
     first = chains.chains[0]
     entries, name = first.entries, first.proof.public_name
@@ -184,7 +169,9 @@ def history_of(chains: VerifiedChains, sealed: SealedCheckpoint, *, authors: Seq
                 event=entry.event,
                 statement=entry.statement,
                 author=author,
-                message=_decode(entry),
+                message=None if entry.statement is None else payloads.decode_known_payload(
+                    entry.event.kind, entry.statement.payload
+                ),
                 is_new=position >= len(authors),
                 is_pruned=entry.statement is None and entry.event.time_ms < chains.kept_from_ms and not erased,
             )
@@ -194,13 +181,6 @@ def history_of(chains: VerifiedChains, sealed: SealedCheckpoint, *, authors: Seq
         missing=_missing_ranges(entries),
         kept_from_ms=0 if name else chains.kept_from_ms,
     )
-
-
-def _decode(entry: VerifiedEntry) -> Message | None:
-    """Return an entry's payload message; None: it has no statement, or this version does not understand all of it."""
-    if entry.statement is None:
-        return None
-    return payloads.decode_known_payload(entry.event.kind, entry.statement.payload)
 
 
 def _missing_ranges(entries: Sequence[VerifiedEntry]) -> tuple[tuple[int, int], ...]:

@@ -121,12 +121,7 @@ def _read_history(
     try:
         verified, new_memory = yield from run_blocking(
             lambda: verify_history(
-                proof,
-                trust=trust,
-                name=name,
-                tag=tag,
-                remembered_checkpoint=point,
-                remembered=remembered,
+                proof, trust=trust, name=name, tag=tag, remembered_checkpoint=point, remembered=remembered,
                 now_ms=context.now_ms(),
             )
         )
@@ -162,12 +157,9 @@ def prune(
 
 
 def with_evidence(error: VerificationError, shown: bytes, remembered: bytes | None) -> VerificationError:
-    """Add to an error the signed checkpoints it is about: two that contradict each other are evidence against the log.
+    """Add to an error the signed checkpoints that were *shown* and *remembered*.
 
-    Args:
-        error: what was found.
-        shown: the checkpoint that the daemon showed, a signed note.
-        remembered: the checkpoint from the client's memory; None: there was none.
+    Two that contradict each other are evidence against the log.
     """
     for what, note in (("shown", shown), ("remembered", remembered)):
         if note:

@@ -12,8 +12,8 @@ has to be done, and the client does it::
     is resumed with the step's result ◂──  sends the result, or throws the ``ConsentdError`` that the step raised
     returns its answer                ──▸  returns it to the caller
 
-``Client.run`` executes steps with blocking calls, ``AsyncClient.run`` with ``await``. Requests, repeats, failing closed
-and verification exist once, in operations, and are tested without a network. The design is known as "sans IO" (h11).
+``Client.run`` executes steps with blocking calls, ``AsyncClient.run`` with ``await``. All else exists once, in
+operations, and is tested without a network. The design is known as "sans IO" (h11).
 """
 
 from collections.abc import Callable, Generator, Iterable
@@ -38,10 +38,7 @@ class UnavailableError(StorageError):
 
 @dataclass(frozen=True, slots=True)
 class Rpc(Generic[Q, R]):
-    """A remote procedure: its gRPC path and the message types of its request and its response.
-
-    If the procedure answers with a stream, *response* is the type of each message of the stream.
-    """
+    """A remote procedure: its gRPC path, and the types of its request and its response, or of each of a stream."""
 
     path: str
     request: type[Q]
@@ -71,11 +68,7 @@ class ClientContext:
     max_stream_bytes: int = MAX_STREAM_BYTES
 
     def pinned(self) -> Trust:
-        """Return what was pinned.
-
-        Raises:
-            InvalidError: nothing was pinned.
-        """
+        """Return what was pinned; InvalidError if nothing was."""
         if self.trust is None:
             raise InvalidError("verifying needs the ledger's log key and origin pinned; give them to the client")
         return self.trust
@@ -94,12 +87,7 @@ class UnaryCall:
 
 @dataclass(slots=True)
 class StreamCall:
-    """Call *rpc*, which answers with a stream; pass each message to ``receive``. The result is ``messages``.
-
-    Attributes:
-        max_bytes: longest stream that is accepted.
-        on_message: called with each message when it arrives.
-    """
+    """Call *rpc*, which answers with a stream; pass each message to ``receive``. The result is ``messages``."""
 
     rpc: Rpc[Any, Any]
     request: Any = field(repr=False)
@@ -109,11 +97,7 @@ class StreamCall:
     received_bytes: int = 0
 
     def receive(self, message: Any) -> None:
-        """Add one message.
-
-        Raises:
-            MalformedError: the stream is longer than a client accepts.
-        """
+        """Add one message; MalformedError if the stream becomes longer than ``max_bytes``."""
         self.received_bytes += message.ByteSize()
         if self.received_bytes > self.max_bytes:
             raise MalformedError(f"stream is longer than {self.max_bytes} bytes")
@@ -144,11 +128,7 @@ Operation: TypeAlias = Generator[Step, Any, T]
 
 
 def call(context: ClientContext, rpc: Rpc[Q, R], request: Q) -> Operation[R]:
-    """Call *rpc*; repeat the identical request while the daemon is not reached.
-
-    Raises:
-        ConsentdError: the error that the daemon answered, or ``StorageError`` from the transport.
-    """
+    """Call *rpc*; repeat the identical request while the daemon is not reached. Raises as ``ClientBase`` says."""
     try:
         answer: R = yield from _repeated(context, lambda: UnaryCall(rpc, request))
     except StorageError as error:
@@ -162,17 +142,7 @@ def call(context: ClientContext, rpc: Rpc[Q, R], request: Q) -> Operation[R]:
 def call_stream(
     context: ClientContext, rpc: Rpc[Q, R], request: Q, on_message: Callable[[R], None] | None = None
 ) -> Operation[list[R]]:
-    """Call an *rpc* that answers with a stream; return all messages. Repeats as ``call``.
-
-    Args:
-        rpc: the procedure.
-        request: its request.
-        on_message: called with each message when it arrives.
-
-    Raises:
-        MalformedError: the stream is longer than the client accepts.
-        ConsentdError: as ``call``.
-    """
+    """Likewise call an *rpc* that answers with a stream; return all messages. *on_message* gets each on arrival."""
     limit = context.max_stream_bytes
     answer: list[R] = yield from _repeated(context, lambda: StreamCall(rpc, request, limit, on_message))
     return answer
@@ -214,13 +184,7 @@ def read_pages(
     make_request: Callable[[str], Q],
     parse: Callable[[R], tuple[Iterable[T], str]],
 ) -> ReadPage[T]:
-    """Return a function that reads one page of a list.
-
-    Args:
-        rpc: the procedure that lists.
-        make_request: returns the request for a page token.
-        parse: returns the items of a response and its next page token.
-    """
+    """Return a function that reads one page of a list; *parse* returns a response's items and its next page token."""
 
     def read_page(page_token: str) -> Operation[Page[T]]:
         response = yield from call(context, rpc, make_request(page_token))

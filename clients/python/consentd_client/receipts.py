@@ -45,19 +45,12 @@ class Receipt:
 
 
 def read_receipt(message: pb.Receipt, *, kinds: Collection[EntryKind], trust: Trust | None) -> Receipt:
-    """Check a receipt's own fields, and verify its proof if it has one and a key is pinned.
+    """Check the fields of a receipt for an entry of one of *kinds*; verify its proof if it has one and a key is pinned.
 
     A fault in the receipt does not undo the write.
 
-    Args:
-        message: the receipt, as received.
-        kinds: the entry kinds that the write may have recorded.
-        trust: what was pinned; None: the proof is not verified.
-
     Raises:
-        MalformedError: the leaf or the proof is malformed.
-        SignatureError: the log did not sign the checkpoint.
-        ProofError: the receipt is for another entry, or the proof does not lead to the checkpoint.
+        VerificationError: as ``verify_receipt``; or the receipt is for an entry of another kind.
     """
     event = codec.decode_leaf(message.leaf)
     if not isinstance(event, codec.Event) or event.kind not in kinds:
@@ -82,8 +75,8 @@ def verify_receipt(leaf: bytes, proof: bytes, trust: Trust, *, index: int | None
     """Verify offline that *proof* proves *leaf* in a tree that the log signed; return the tree's checkpoint.
 
     Args:
-        leaf: the leaf's bytes, from the receipt.
-        proof: the ``.tlog-proof``.
+        leaf: the leaf, 122 bytes.
+        proof: a C2SP ``.tlog-proof``.
         trust: what was pinned.
         index: the leaf's index according to the receipt; None: any index.
 

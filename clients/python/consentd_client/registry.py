@@ -41,7 +41,6 @@ def enrol(
         subject: the person.
         method: how the person was identified.
         subject_key: the person's own Ed25519 public key, 32 bytes; empty: none.
-        options: see ``WriteOptions``.
     """
     request = rs.EnrolSubjectRequest(
         subject=subject, method=method, subject_key=subject_key, **write_fields(context, options)

@@ -60,12 +60,7 @@ class StatementSigner:
 
     def _sign(self, kind: int, payload: bytes, *, request_id: bytes, now_ms: int, ref: int) -> bytes:
         message = codec.signed_message(
-            origin=self.origin,
-            kind=kind,
-            tag=self.tag,
-            ref=ref,
-            request_id=request_id,
-            author_time_ms=now_ms,
+            origin=self.origin, kind=kind, tag=self.tag, ref=ref, request_id=request_id, author_time_ms=now_ms,
             payload=payload,
-        )
+        )  # fmt: skip
         return self.key.sign(message)

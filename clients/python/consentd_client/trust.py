@@ -29,10 +29,9 @@ class Trust:
     also: tuple[NoteVerifier, ...] = ()
 
     def verify_witnessed(self, checkpoint: bytes, *, now_ms: int | None, seal_time_ms: int | None = None) -> None:
-        """Verify that the log's further keys and the pinned witnesses signed a checkpoint.
+        """Verify that the log's further keys and the pinned witnesses signed a checkpoint, a signed note.
 
         Args:
-            checkpoint: the signed note.
             now_ms: the reader's clock; cosignatures must be at most five minutes old. None: any age is accepted, as
                 for a stored receipt.
             seal_time_ms: time of the last seal of the tree, where the caller knows it.
@@ -63,15 +62,13 @@ def pin(
     policy: bytes | None = None,
     parse_mldsa: ParseKey | None = None,
 ) -> Trust:
-    """Pin a log key, the ledger's name, further log keys and witnesses.
+    """Pin what ``Trust`` holds. Keys are C2SP vkey text, or already parsed.
 
     Args:
-        log_key: the key that signs checkpoints, as C2SP vkey text or already parsed.
         origin: the ledger's name; empty: the name inside the log key.
-        also: further keys of the same log. Each of them must have signed too.
-        policy: the witnesses that must have cosigned, in the format of a C2SP tlog-policy file; None: none is required.
-        parse_mldsa: a function that parses a vkey of ML-DSA-44; ``consentd.cosigning.mldsa`` has one if the server's
-            parts are installed. Without it such a key cannot be pinned, and a policy ignores witnesses with such a key.
+        policy: a C2SP tlog-policy file; None: no witness is required.
+        parse_mldsa: parses a vkey of ML-DSA-44; ``consentd.cosigning.mldsa`` has a parser if the server's parts are
+            installed. Without it such a key cannot be pinned, and a policy ignores witnesses with such a key.
 
     Raises:
         MalformedError: a key or the policy cannot be parsed.
