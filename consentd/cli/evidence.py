@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from consentd.audit.sources import Location
     from consentd.core.evidence import Scope
 
-_MAKE_MORE = f"""\
+_MAKE_HELP = f"""\
 The verb reads the ledger once and verifies it on the way. The file contains the statements that the caller may see.
 
 --subject looks up the person's tag in the operator's vault (--config, the daemon stopped); the file contains the tag
@@ -36,13 +36,13 @@ examples:
   consentd audit evidence case-7.json --range 1200:1300 --config ops/consentd.toml
   consentd audit evidence case-8.json --subject - --config ops/consentd.toml        SCHEME:VALUE on stdin
 """
-_CHECK_MORE = """\
+_CHECK_HELP = """\
 Works offline, without a daemon and without the server's parts. A file that `consentd history --save` wrote is evidence
 too. Nothing that the file says of itself is trusted: pin the log's key, and witnesses with --policy.
 
 exit status: 0 proven, 1 disproved, 2 something in it could not be determined.
 """
-_REPORT_MORE = f"""\
+_REPORT_HELP = f"""\
 The page is one HTML file in Korean and English. It loads nothing, has no script, and can be printed. It counts the
 accesses whose statements are available. It contains no identifier of a person, but justifications as they were written.
 
@@ -52,7 +52,7 @@ accesses whose statements are available. It contains no identifier of a person, 
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs."""
-    verb = add_verb(verbs, "evidence", make, more=_MAKE_MORE)
+    verb = add_verb(verbs, "evidence", make, more=_MAKE_HELP)
     verb.add_argument("file", type=Path, metavar="FILE", help="the file to write")
     group = verb.add_argument_group("scope, one of")
     group.add_argument("--range", metavar="FIRST:LAST", help="entries by index, LAST included")
@@ -66,9 +66,9 @@ def add_verbs(verbs: Verbs) -> None:
     )
     verb.add_argument("--policy", type=Path, metavar="FILE", help="a witness policy to propose to the file's readers")
     add_ledger_source(verb, directory="--from")
-    verb = add_verb(verbs, "check-evidence", check, add_pins, more=_CHECK_MORE)
+    verb = add_verb(verbs, "check-evidence", check, add_pins, more=_CHECK_HELP)
     verb.add_argument("file", type=Path, metavar="FILE", help="the evidence; `-` reads it from stdin")
-    verb = add_verb(verbs, "report", report, more=_REPORT_MORE)
+    verb = add_verb(verbs, "report", report, more=_REPORT_HELP)
     verb.add_argument("file", type=Path, metavar="FILE", help="the page to write; `-` is stdout")
     verb.add_argument("--index", type=int, metavar="N", help="draw this entry's Merkle path (default: the last)")
     verb.add_argument(

@@ -259,7 +259,7 @@ def _join(
 
 
 def _up_to(entry: HistoryEntry) -> HeldChain:
-    """Return how much of its chain is held with an entry. The head stays empty: only entries after a gap follow."""
+    """Return what is held of a chain up to this entry, without the head, because only entries after a gap follow."""
     event = codec.decode_leaf(entry.leaf)
     if not isinstance(event, codec.Event):
         raise MalformedError("memory holds a leaf that is no entry")
