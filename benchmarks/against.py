@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -74,15 +75,15 @@ def compare(
         raise RuntimeError(f"no case of {', '.join(only)} is in both checkouts")
     options = [*arguments, *(part for case in cases for part in ("--only", case))]
     paces = [measure_pace()]
-    found: dict[tuple[str, str], Compared] = {}
+    found: dict[tuple[str, str, int], Compared] = {}
     about: list[dict[str, Any]] = []
     for number_of_round in range(1, rounds + 1):
         for side, which in zip(sides, ("old", "new"), strict=True):
             print(f"round {number_of_round} of {rounds}: {side}", file=sys.stderr)
             document = _run(side, options)
             about.append({"side": which, "directory": str(side), **document["machine"]})
-            for row in document["rows"]:
-                one = found.setdefault((row["case"], row["name"]), _compared(row))
+            for key, row in _keyed(document["rows"]):
+                one = found.setdefault(key, _compared(row))
                 (one.old if which == "old" else one.new).append(row["value"])
         paces.append(measure_pace())
     rows = [one for one in found.values() if one.old and one.new]
@@ -114,6 +115,19 @@ def show(rows: Sequence[Compared], console: Console) -> None:
             *(f"{number(min(each))}–{number(max(each))}" for each in (one.old, one.new)),
         )  # fmt: skip
     console.print(table)
+
+
+def _keyed(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[tuple[str, str, int], dict[str, Any]]]:
+    """Yield each row with a key that is the same in every run.
+
+    A name may contain a number that differs between runs, such as a ledger's size, and two boundaries have the same
+    names. So the key is the case, the name without numbers, and how many rows with these two came before.
+    """
+    seen: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        plain = (row["case"], re.sub(r"\d[\d,]*", "#", row["name"]))
+        yield (*plain, seen[plain]), row
+        seen[plain] += 1
 
 
 def _compared(row: dict[str, Any]) -> Compared:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.against import Compared, cases_of
+from benchmarks.against import Compared, _keyed, cases_of
 from benchmarks.http2 import grpc_message
 from benchmarks.load import Load, Loaded, run_here
 from benchmarks.over_wire import CHECK, GRANT, weigh
@@ -194,6 +194,14 @@ def test_a_comparison_says_how_many_times_as_good_the_new_one_is() -> None:
     time_ = Compared("c", "n", "ms", is_rate=False, old=[10, 20, 30], new=[10, 10, 11])
     assert rate.ratio == time_.ratio == 2
     assert Compared("c", "n", "s", is_rate=False, old=[0.0], new=[0.0]).ratio == 1
+
+
+def test_rows_of_two_runs_are_matched_though_sizes_differ_and_names_repeat() -> None:
+    old = [{"case": "access", "name": name} for name in ("of 100", "at 500/s", "of 100", "verify of 20,812 entries")]
+    new = [{**row, "name": row["name"].replace("20,812", "20,822")} for row in old]
+    keys = [key for key, _ in _keyed(old)]
+    assert keys == [key for key, _ in _keyed(new)]
+    assert len(set(keys)) == 4
 
 
 OLD_BENCHMARKS = """\
