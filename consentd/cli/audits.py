@@ -158,6 +158,8 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
             state_path=arguments.state, jobs=max(1, arguments.jobs), progress=progress,
         )  # fmt: skip
     out.findings(report.faults, report.not_checked)
+    if report.statements_erased:
+        out.message(f"erased, with an ERASURE at the end of their chains: {report.statements_erased} statements")
     if report.leaves_pruned or report.statements_pruned:
         out.message(
             f"pruned, as the ledger states and its retention policy allows: {report.leaves_pruned} leaves, "
@@ -177,7 +179,8 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
         ),
         type="verify", verdict=verdict, origin=point.origin, size=point.size, root=point.root.hex(),
         start=report.start, entries=report.entries, seals=report.seals, tags=report.tags,
-        statements_verified=report.statements_opened, leaves_pruned=report.leaves_pruned,
+        statements_verified=report.statements_opened, statements_erased=report.statements_erased,
+        leaves_pruned=report.leaves_pruned,
         statements_pruned=report.statements_pruned, not_checked=report.not_checked, faults=len(report.faults),
         stopped=report.stopped, cosigned=cosigned,
     )  # fmt: skip
