@@ -16,7 +16,7 @@ from consentd.cli.options import (
     read_policy,
     write_evidence,
 )
-from consentd.cli.out import DONE, PROVEN, UNDETERMINED, Out
+from consentd.cli.out import DONE, PROVEN, UNDETERMINED, VERDICTS, Out
 from consentd.cli.sources import SOURCE_HELP_FROM, add_ledger_source, read_ledger_source, read_number
 from consentd.errors import InvalidError
 
@@ -127,12 +127,11 @@ def check(arguments: argparse.Namespace, out: Out) -> int:
     if policy is None:
         out.message("not checked: witnesses; give their policy with --policy")
     status = UNDETERMINED if found.unknown or found.unproven else PROVEN
-    verdict = "proven" if status == PROVEN else "could not determine all"
+    verdict, ko = VERDICTS[status]
     point = found.sealed.checkpoint
     out.answer(
         out.by_language(
-            f"{'증명됨' if status == PROVEN else '판단 불가'}: 항목 {found.entry_count}개, 진술 {found.opened}개 "
-            f"(`{origin}`, 크기 {point.size})",
+            f"{ko}: 항목 {found.entry_count}개, 진술 {found.opened}개 (`{origin}`, 크기 {point.size})",
             f"{verdict}: {found.entry_count} entries, {found.opened} statements, of `{origin}` at size {point.size}",
         ),
         type="check-evidence", verdict=verdict, origin=origin, size=point.size, root=point.root.hex(),
