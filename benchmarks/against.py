@@ -83,7 +83,7 @@ def compare(
             document = _run(side, options)
             about.append({"side": which, "directory": str(side), **document["machine"]})
             for key, row in _keyed(document["rows"]):
-                one = found.setdefault(key, _compared(row))
+                one = found.setdefault(key, _compared(row, is_repeated=key[2] > 0))
                 (one.old if which == "old" else one.new).append(row["value"])
         paces.append(measure_pace())
     rows = [one for one in found.values() if one.old and one.new]
@@ -130,9 +130,10 @@ def _keyed(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[tuple[str, str, int
         seen[plain] += 1
 
 
-def _compared(row: dict[str, Any]) -> Compared:
+def _compared(row: dict[str, Any], *, is_repeated: bool) -> Compared:
     is_rate = "/s" in row["unit"] or row["at_least"] is not None
-    return Compared(row["case"], row["name"], row["unit"], is_rate)
+    name = f"{row['name']}; {row['boundary']}" if is_repeated else row["name"]
+    return Compared(row["case"], name, row["unit"], is_rate)
 
 
 def _run(checkout: Path, options: Sequence[str]) -> dict[str, Any]:
