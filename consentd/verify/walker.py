@@ -33,9 +33,10 @@ class Expected:
     Attributes:
         origin, vkey: the ledger's name and log key, which its own chain must name; an empty vkey is not compared.
         pruned: what the source claims to be pruned.
-        pruned_below: leaves from this index on may not be missing, except the last one before ``pruned.start``.
+        pruned_below: leaves from this index on may not be missing. Before it, ``Replay.skip_pruned`` still refuses a
+            missing seal at ``pruned.start`` - 1.
         is_missing_wrong: a statement that is missing without an ERASURE is a fault, and not a withheld one.
-        with_statements: compare what entries state, and not only chain `ledger`.
+        with_statements: count missing statements. Without it, only chain `ledger` is opened.
     """
 
     origin: str
