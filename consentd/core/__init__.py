@@ -33,6 +33,7 @@ bytes
     submission   requests to a witness, and its answers (C2SP tlog-witness)
     history      verifying that the history of a tag is complete
     evidence     evidence files: entries with everything that proves them
+    strict_json  JSON that has one reading: no duplicate names, bounded nesting
     key_validity which keys were valid for whom, and when; verifying authors
     pruned       what a ledger has pruned, and whether its published policy allows it
     replay       the rule for each next leaf of a ledger
