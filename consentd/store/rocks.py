@@ -30,6 +30,7 @@ import rocksdict
 
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 from consentd.store import Batch, Delete, Put
+from consentd.store.wal import check_logs
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class RocksStore:
             _make_directory(path)
         else:
             _require_store(path)
+        check_logs(path)
         try:
             db = rocksdict.Rdict(str(path), **_open_arguments(block_cache_mb))
             if sync_apart is None:
@@ -115,6 +117,7 @@ class RocksStore:
         _require_store(path)
         if _is_locked(path):
             raise StorageError(f"store is open in another process: stop it, or read a copy: `{path}`")
+        check_logs(path)
         try:
             access = rocksdict.AccessType.read_only()
             arguments = _open_arguments(block_cache_mb)

@@ -1,0 +1,70 @@
+"""Find the records in RocksDB's write-ahead logs that RocksDB reads for ever.
+
+A log is a row of blocks of 32 KiB, and a block is a row of records: CRC-32C of the rest (u32, masked), payload length
+(u16), type (u8), payload; integers are little-endian. The types 5 to 8, 11 and 131 are of *recycled* logs, which no
+store of ours has. If one is in another log, after a valid record, then RocksDB neither reads the record nor skips
+it: opening the store never returns (facebook/rocksdb issue 13333). One flipped bit is enough: 1, a whole record,
+becomes 5. So a store's logs are checked before RocksDB opens it.
+
+Source: RocksDB wiki, "Write Ahead Log File Format".
+"""
+
+from pathlib import Path
+from struct import Struct
+
+from consentd.errors import CorruptionError, StorageError
+
+_BLOCK = 32 << 10
+_HEADER = Struct("<IHB")
+_RECYCLED = frozenset({5, 6, 7, 8, 11, 131})
+_POLYNOMIAL = 0x82F63B78  # CRC-32C, bits reversed
+
+
+def check_logs(path: Path) -> None:
+    """Check the logs of the store in *path*.
+
+    Raises:
+        CorruptionError: a log has a record of a recycled log.
+        StorageError: a log cannot be read.
+    """
+    for log in sorted(path.glob("*.log")):
+        try:
+            with log.open("rb") as file:
+                blocks = iter(lambda: file.read(_BLOCK), b"")
+                for number, block in enumerate(blocks):
+                    at = find_recycled(block)
+                    if at is not None:
+                        raise CorruptionError(
+                            f"log is damaged: `{log}`, byte {number * _BLOCK + at}; see ops/RUNBOOK.md, `log damaged`"
+                        )
+        except FileNotFoundError:
+            continue  # deleted meanwhile by a process that writes; opening the store reports that process
+        except OSError as error:
+            raise StorageError(f"log cannot be read: `{log}`: {error.strerror}") from error
+
+
+def find_recycled(block: bytes) -> int | None:
+    """Return the place of the first record of a recycled log, where RocksDB would read up to it; else None."""
+    before: list[tuple[int, int, int]] = []
+    at = 0
+    while at + _HEADER.size <= len(block):
+        crc, length, kind = _HEADER.unpack_from(block, at)
+        if kind in _RECYCLED:
+            # After a record that is not valid, RocksDB skips the rest of the block.
+            return at if all(_is_valid(block, *record) for record in before) else None
+        end = at + _HEADER.size + length
+        if end > len(block) or (kind == 0 and length == 0):
+            return None
+        before.append((at, end, crc))
+        at = end
+    return None
+
+
+def _is_valid(block: bytes, start: int, end: int, masked: int) -> bool:
+    crc = 0xFFFFFFFF
+    for byte in block[start + _HEADER.size - 1 : end]:  # the type and the payload
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (_POLYNOMIAL if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF == masked
