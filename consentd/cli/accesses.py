@@ -67,12 +67,9 @@ def record(arguments: argparse.Namespace, out: Out) -> int:
     from consentd.v1 import statement_pb2 as st
 
     outcome = st.OutcomeStatement(
-        status=st.TransferStatus.Value(f"TRANSFER_STATUS_{arguments.status.upper()}"),
-        categories=arguments.category,
-        resource_count=arguments.resources,
-        byte_count=arguments.bytes,
-        note=arguments.note,
-    )
+        status=st.TransferStatus.Value(f"TRANSFER_STATUS_{arguments.status.upper()}"), categories=arguments.category,
+        resource_count=arguments.resources, byte_count=arguments.bytes, note=arguments.note,
+    )  # fmt: skip
     with open_client(arguments) as client:
         receipt = client.record_access(
             read_subject(arguments), arguments.access_seq, outcome, **write_options(arguments)
@@ -114,12 +111,8 @@ def _add_question(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--automatic", action="store_true", help="a machine asks, without a person")
     verb.add_argument("--holder", required=True, metavar="ID", help="the participant that holds the data")
     verb.add_argument("--purpose", required=True, metavar="CODE", help="the purpose; see `consentd vocabulary`")
-    verb.add_argument(
-        "--action",
-        default="disclose",
-        choices=("collect", "access", "use", "disclose", "correct"),
-        help="what is done (default disclose)",
-    )
+    actions = ("collect", "access", "use", "disclose", "correct")
+    verb.add_argument("--action", default="disclose", choices=actions, help="what is done (default disclose)")
     verb.add_argument("--category", action="append", required=True, metavar="CODE", help="category of data; repeatable")
     verb.add_argument("--label", action="append", default=[], metavar="CODE", help="label of the data; repeatable")
 
@@ -128,22 +121,14 @@ def _question(arguments: argparse.Namespace) -> "Question":
     from consentd_client import Actor, CodeSet, Question
 
     actor = Actor(
-        organisation=arguments.actor,
-        practitioner=arguments.practitioner,
-        application=arguments.application,
-        on_behalf_of=arguments.on_behalf_of,
-        relay=arguments.relay,
-        automatic=arguments.automatic,
-    )
+        organisation=arguments.actor, practitioner=arguments.practitioner, application=arguments.application,
+        on_behalf_of=arguments.on_behalf_of, relay=arguments.relay, automatic=arguments.automatic,
+    )  # fmt: skip
     return Question(
-        subject=read_subject(arguments),
-        actor=actor,
-        holder=arguments.holder,
-        purpose=arguments.purpose,
-        action=arguments.action,
-        categories=arguments.category,
+        subject=read_subject(arguments), actor=actor, holder=arguments.holder, purpose=arguments.purpose,
+        action=arguments.action, categories=arguments.category,
         labels=CodeSet(values=arguments.label) if arguments.label else None,
-    )
+    )  # fmt: skip
 
 
 def _show(out: Out, answer: "CheckAnswer", more: dict[str, object]) -> int:
@@ -156,19 +141,16 @@ def _show(out: Out, answer: "CheckAnswer", more: dict[str, object]) -> int:
         "permitted": list(decision.permitted), "denied": list(decision.denied),
         "without_consent": list(decision.without_consent), "unknown": list(decision.unknown),
     }  # fmt: skip
+    codes = [show.enum_name(pb.ReasonCode, reason.code, "REASON_CODE_") for reason in decision.reasons]
     reasons = [
-        {
-            "code": show.enum_name(pb.ReasonCode, reason.code, "REASON_CODE_"), "consent_id": reason.consent_id,
-            "version": reason.version, "path": reason.path,
-        }
-        for reason in decision.reasons
-    ]  # fmt: skip
+        {"code": code, "consent_id": reason.consent_id, "version": reason.version, "path": reason.path}
+        for code, reason in zip(codes, decision.reasons, strict=True)
+    ]
     obligations = [show.enum_name(pb.Obligation, one, "OBLIGATION_") for one in decision.obligations]
     lines = [f"{name}  {show.label(name, out.lang)}"]
-    lines += [f"  {key}: {', '.join(codes)}" for key, codes in lists.items() if codes]
-    for reason in reasons:
-        parts = (str(reason[key]) for key in ("code", "consent_id", "path") if reason[key])
-        lines.append(f"  reason: {' '.join(parts)}")
+    lines += [f"  {key}: {', '.join(categories)}" for key, categories in lists.items() if categories]
+    for code, reason in zip(codes, decision.reasons, strict=True):
+        lines.append(f"  reason: {' '.join(filter(None, (code, reason.consent_id, reason.path)))}")
     lines += [f"  obligation: {one}" for one in obligations]
     if decision.valid_until_time_ms:
         lines.append(f"  until: {format_instant(decision.valid_until_time_ms)}")

@@ -135,10 +135,8 @@ def export(arguments: argparse.Namespace, out: Out) -> int:
         )  # fmt: skip
     size = done.checkpoint.size
     out.answer(
-        out.by_language(
-            f"내보냄: 항목 {size}개, 새 파일 {done.files}개 (`{directory}`)",
-            f"exported: {size} entries, {done.files} files written, {done.removed} replaced, to `{directory}`",
-        ),
+        f"내보냄: 항목 {size}개, 새 파일 {done.files}개 (`{directory}`)",
+        f"exported: {size} entries, {done.files} files written, {done.removed} replaced, to `{directory}`",
         type="export", origin=origin, size=size, root=done.checkpoint.root.hex(), start=done.start, files=done.files,
         removed=done.removed,
     )  # fmt: skip
@@ -170,13 +168,11 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
     verdict, ko = VERDICTS[status]
     point = report.checkpoint
     out.answer(
-        out.by_language(
-            f"{ko}: 크기 {point.size}, 항목 {report.entries}개, 봉인 {report.seals}개, "
-            f"서명 확인 {report.statements_opened}개, 결함 {len(report.faults)}개",
-            f"{verdict}: size {point.size}, {report.entries} entries, {report.seals} seals, "
-            f"{report.statements_opened} statements verified, {len(report.faults)} faults"
-            + (" or more" if report.stopped else ""),
-        ),
+        f"{ko}: 크기 {point.size}, 항목 {report.entries}개, 봉인 {report.seals}개, "
+        f"서명 확인 {report.statements_opened}개, 결함 {len(report.faults)}개",
+        f"{verdict}: size {point.size}, {report.entries} entries, {report.seals} seals, "
+        f"{report.statements_opened} statements verified, {len(report.faults)} faults"
+        + (" or more" if report.stopped else ""),
         type="verify", verdict=verdict, origin=point.origin, size=point.size, root=point.root.hex(),
         start=report.start, entries=report.entries, seals=report.seals, tags=report.tags,
         statements_verified=report.statements_opened, statements_erased=report.statements_erased,
@@ -204,11 +200,9 @@ def replay(arguments: argparse.Namespace, out: Out) -> int:
     verdict, ko = VERDICTS[status]
     same = sum(found.same.values())
     out.answer(
-        out.by_language(
-            f"{ko}: 판단 {same}건이 그대로 나옴, 다르게 나온 것 {len(found.faults)}건",
-            f"{verdict}: {same} decisions came out the same, {len(found.faults)} otherwise"
-            + (" or more" if found.stopped else ""),
-        ),
+        f"{ko}: 판단 {same}건이 그대로 나옴, 다르게 나온 것 {len(found.faults)}건",
+        f"{verdict}: {same} decisions came out the same, {len(found.faults)} otherwise"
+        + (" or more" if found.stopped else ""),
         type="replay", verdict=verdict, size=found.checkpoint.size, root=found.checkpoint.root.hex(), same=found.same,
         not_checked=found.not_checked, faults=len(found.faults), stopped=found.stopped, cosigned=cosigned,
     )  # fmt: skip

@@ -180,21 +180,12 @@ def _consent(arguments: argparse.Namespace) -> "Consent":
         raise InvalidError("notice is not ID@VERSION")
     forbids = arguments.deny or arguments.kind == "objection"
     root = pb.Provision(
-        effect=pb.EFFECT_DENY if forbids else pb.EFFECT_PERMIT,
-        actors=arguments.recipient,
-        holders=arguments.holder,
-        purposes=arguments.purpose,
-        categories=arguments.category,
-        actions=arguments.action,
-        labels=arguments.label,
+        effect=pb.EFFECT_DENY if forbids else pb.EFFECT_PERMIT, actors=arguments.recipient, holders=arguments.holder,
+        purposes=arguments.purpose, categories=arguments.category, actions=arguments.action, labels=arguments.label,
         period=pb.Period(end_time_ms=arguments.until) if arguments.until else None,
-    )
+    )  # fmt: skip
     return pb.Consent(
-        kind=pb.ConsentKind.Value(f"CONSENT_KIND_{arguments.kind.replace('-', '_').upper()}"),
-        root=root,
-        recurrence=arguments.recurrence,
-        retention_until_time_ms=arguments.retain_until,
-        notice_id=notice,
-        notice_version=int(version or 0),
-        language=arguments.language,
-    )
+        kind=pb.ConsentKind.Value(f"CONSENT_KIND_{arguments.kind.replace('-', '_').upper()}"), root=root,
+        recurrence=arguments.recurrence, retention_until_time_ms=arguments.retain_until, notice_id=notice,
+        notice_version=int(version or 0), language=arguments.language,
+    )  # fmt: skip

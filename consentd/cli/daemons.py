@@ -5,8 +5,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from consentd import logs
 from consentd.cli.options import Verbs, add_verb
 from consentd.cli.out import DONE, Out
+from consentd.core.note import format_vkey
 from consentd.errors import InvalidError
 
 if TYPE_CHECKING:
@@ -45,7 +47,6 @@ def add_verbs(verbs: Verbs) -> None:
 
 def serve(arguments: argparse.Namespace, out: Out) -> int:
     """Run the daemon until SIGTERM; SIGHUP reads the credentials again."""
-    from consentd import logs
     from consentd.server.daemon import serve as run
 
     config = load_config(arguments)
@@ -56,7 +57,6 @@ def serve(arguments: argparse.Namespace, out: Out) -> int:
 
 def witness(arguments: argparse.Namespace, out: Out) -> int:
     """Replay a ledger and cosign its checkpoints."""
-    from consentd import logs
     from consentd.witnessd.config import load_witness_config
 
     config = load_witness_config(arguments.config)
@@ -75,7 +75,6 @@ def witness(arguments: argparse.Namespace, out: Out) -> int:
 
 def keygen(arguments: argparse.Namespace, out: Out) -> int:
     """Make all keys; print the operator's token."""
-    from consentd.core.note import format_vkey
     from consentd.cosigning.mldsa import format_mldsa_vkey
     from consentd.server.keys import make_keys, read_keys
 

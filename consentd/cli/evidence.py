@@ -18,11 +18,12 @@ from consentd.cli.options import (
 )
 from consentd.cli.out import DONE, PROVEN, UNDETERMINED, VERDICTS, Out
 from consentd.cli.sources import SOURCE_HELP_FROM, add_ledger_source, read_ledger_source, read_number
+from consentd.core.codec import public_tag
+from consentd.core.evidence import Scope, parse_evidence
 from consentd.errors import InvalidError
 
 if TYPE_CHECKING:
     from consentd.audit.sources import Location
-    from consentd.core.evidence import Scope
 
 _MAKE_HELP = f"""\
 The verb reads the ledger once and verifies it on the way. The file contains the statements that the caller may see.
@@ -77,9 +78,6 @@ def add_verbs(verbs: Verbs) -> None:
     add_ledger_source(verb, directory="--from")
 
 
-# -- evidence -------------------------------------------------------------------------------------------------
-
-
 def make(arguments: argparse.Namespace, out: Out) -> int:
     """Write entries and what proves them to one file."""
     from consentd.audit.evidence import make_evidence
@@ -108,7 +106,6 @@ def make(arguments: argparse.Namespace, out: Out) -> int:
 
 def check(arguments: argparse.Namespace, out: Out) -> int:
     """Verify a file of evidence, offline."""
-    from consentd.core.evidence import parse_evidence
     from consentd.statements.evidence import verify_evidence
 
     origin, verifier = read_pins(arguments)
@@ -130,10 +127,8 @@ def check(arguments: argparse.Namespace, out: Out) -> int:
     verdict, ko = VERDICTS[status]
     point = found.sealed.checkpoint
     out.answer(
-        out.by_language(
-            f"{ko}: 항목 {found.entry_count}개, 진술 {found.opened}개 (`{origin}`, 크기 {point.size})",
-            f"{verdict}: {found.entry_count} entries, {found.opened} statements, of `{origin}` at size {point.size}",
-        ),
+        f"{ko}: 항목 {found.entry_count}개, 진술 {found.opened}개 (`{origin}`, 크기 {point.size})",
+        f"{verdict}: {found.entry_count} entries, {found.opened} statements, of `{origin}` at size {point.size}",
         type="check-evidence", verdict=verdict, origin=origin, size=point.size, root=point.root.hex(),
         scope=_scope_fields(found.scope), chains=chains, entries=found.entry_count, kinds=found.kinds,
         statements_verified=found.opened, closed=found.closed, unproven=found.unproven, unknown=found.unknown,
@@ -142,16 +137,13 @@ def check(arguments: argparse.Namespace, out: Out) -> int:
     return status
 
 
-def _scope_fields(scope: "Scope") -> dict[str, object]:
+def _scope_fields(scope: Scope) -> dict[str, object]:
     if scope.participant:
         return {"participant": scope.participant}
     return {"tag": scope.tag.hex()} if scope.tag else {"first": scope.first, "last": scope.last}
 
 
-def _scope(arguments: argparse.Namespace, location: "Location") -> "Scope":
-    from consentd.core.codec import public_tag
-    from consentd.core.evidence import Scope
-
+def _scope(arguments: argparse.Namespace, location: "Location") -> Scope:
     if arguments.participant:
         return Scope(participant=arguments.participant)
     if arguments.chain:
@@ -181,9 +173,6 @@ def _find_tag(arguments: argparse.Namespace, location: "Location") -> bytes:
     )
 
 
-# -- report ---------------------------------------------------------------------------------------------------
-
-
 def report(arguments: argparse.Namespace, out: Out) -> int:
     """Write a page that counts accesses, refusals and silences."""
     from consentd.audit.access_summary import summarise
@@ -208,10 +197,8 @@ def report(arguments: argparse.Namespace, out: Out) -> int:
     if found.pruned:
         out.message(f"not counted: entries that were pruned: {found.pruned}")
     out.answer(
-        out.by_language(
-            f"보고서 작성: `{arguments.file}`, 열람 {permitted}건, 거절 {found.kinds['REFUSAL']}건",
-            f"written: `{arguments.file}`, {permitted} accesses, {found.kinds['REFUSAL']} refusals",
-        ),
+        f"보고서 작성: `{arguments.file}`, 열람 {permitted}건, 거절 {found.kinds['REFUSAL']}건",
+        f"written: `{arguments.file}`, {permitted} accesses, {found.kinds['REFUSAL']} refusals",
         type="report", file=str(arguments.file), size=found.checkpoint.size, entries=found.entries, accesses=permitted,
         refusals=dict(found.refusals), break_glass=found.break_glass_count, gaps=found.gap_count, closed=found.closed,
     )  # fmt: skip

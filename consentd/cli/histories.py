@@ -78,25 +78,21 @@ def history(arguments: argparse.Namespace, out: Out) -> int:
         out.message("proven: the tag has no entry. That says something about a tag, never about a person.")
     else:
         out.message(
-            out.by_language(
-                f"증명됨: {until}까지의 {'남은 ' if found.missing else ''}전체 기록 {len(found.entries)}건 "
-                f"(원장 크기 {size}). "
-                "증명하지 않는 것: 보고되지 않은 이용, 이 태그가 본인의 것이라는 사실.",
-                f"proven: all {len(found.entries)} entries {'that are kept ' if found.missing else ''}up to {until} "
-                f"(ledger of size {size}). "
-                "Not proven: an access that nobody reported; that this tag is this person's.",
-            )
+            f"증명됨: {until}까지의 {'남은 ' if found.missing else ''}전체 기록 {len(found.entries)}건 "
+            f"(원장 크기 {size}). "
+            "증명하지 않는 것: 보고되지 않은 이용, 이 태그가 본인의 것이라는 사실.",
+            f"proven: all {len(found.entries)} entries {'that are kept ' if found.missing else ''}up to {until} "
+            f"(ledger of size {size}). "
+            "Not proven: an access that nobody reported; that this tag is this person's.",
         )
     if arguments.file is not None and not (arguments.tag or arguments.public):
         out.message(f"this is the history of {found.name or found.tag.hex()}; give --tag to demand a certain person's")
     for first, last in found.missing:
         out.message(
-            out.by_language(
-                f"항목 {first}–{last}: 원장의 보유기간이 지나 삭제됨. {format_instant(found.kept_from_ms)} 이후의 "
-                "기록은 모두 남아 있음",
-                f"entries {first} to {last} were pruned, past the ledger's published retention: everything from "
-                f"{format_instant(found.kept_from_ms)} on is here",
-            )
+            f"항목 {first}–{last}: 원장의 보유기간이 지나 삭제됨. {format_instant(found.kept_from_ms)} 이후의 "
+            "기록은 모두 남아 있음",
+            f"entries {first} to {last} were pruned, past the ledger's published retention: everything from "
+            f"{format_instant(found.kept_from_ms)} on is here",
         )
     if found.unread:
         out.message(f"{len(found.unread)} entries are of a later version: what they say could not be determined")
@@ -137,13 +133,9 @@ def _open(arguments: argparse.Namespace) -> "History":
     if arguments.max_age is not None and arguments.policy is None:
         raise InvalidError("--max-age limits the age of cosignatures: give the witnesses with --policy")
     return open_history(
-        read_bytes(arguments.file, "evidence"),
-        trust=read_trust(arguments),
-        name=arguments.public or "",
-        tag=read_hex(arguments.tag, "tag", 32),
-        now_ms=time.time_ns() // 1_000_000,
-        max_age_s=arguments.max_age,
-    )
+        read_bytes(arguments.file, "evidence"), trust=read_trust(arguments), name=arguments.public or "",
+        tag=read_hex(arguments.tag, "tag", 32), now_ms=time.time_ns() // 1_000_000, max_age_s=arguments.max_age,
+    )  # fmt: skip
 
 
 def checkpoint(arguments: argparse.Namespace, out: Out) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from consentd.cli.options import Verbs, add_daemon, add_verb, open_client
 from consentd.cli.out import DONE, REFUSED, Out
+from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.errors import NotFoundError
 
@@ -110,7 +111,6 @@ class _Writer:
 
     def _earlier_sources(self, person: "Subject") -> set[str]:
         """Read the source of every version from the person's chain. Nothing is verified, because nothing is claimed."""
-        from consentd.core import codec
         from consentd.statements import payloads
         from consentd.v1 import ledger_service_pb2 as ls
         from consentd_client import rpcs

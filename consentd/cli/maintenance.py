@@ -2,16 +2,13 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from consentd.cli.daemons import add_config, load_config, load_own_config
 from consentd.cli.options import Verbs, add_daemon, add_pins, add_verb, open_client, read_pins, read_start_ms
 from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, VERDICTS, Out
+from consentd.core.kinds import EntryKind, is_known
 from consentd.errors import InvalidError
 from consentd.policy.dates import format_instant
-
-if TYPE_CHECKING:
-    from consentd.v1.ledger_service_pb2 import PruneResponse
 
 _FSCK_HELP = """\
 The daemon must be stopped; or give a copy of the store as DIR, with --log-key. Nothing is repaired.
@@ -122,9 +119,7 @@ def compact(arguments: argparse.Namespace, out: Out) -> int:
     finally:
         store.close()
     out.answer(
-        out.by_language(
-            f"다시 씀: {before >> 20} MiB → {after >> 20} MiB", f"rewritten: {before >> 20} MiB, now {after >> 20} MiB"
-        ),
+        f"다시 씀: {before >> 20} MiB → {after >> 20} MiB", f"rewritten: {before >> 20} MiB, now {after >> 20} MiB",
         type="compact", before=before, after=after,
     )  # fmt: skip
     return DONE
@@ -132,23 +127,18 @@ def compact(arguments: argparse.Namespace, out: Out) -> int:
 
 def prune(arguments: argparse.Namespace, out: Out) -> int:
     """Delete what the retention policy no longer keeps (for the operator)."""
-    from consentd.core.kinds import EntryKind, is_known
-
     with open_client(arguments) as client, out.progress("pruning") as progress:
-
-        def show_progress(answer: "PruneResponse") -> None:
-            progress(answer.done_count, answer.total_count)
-
-        done = client.prune(kept_from_ms=arguments.keep_from, dry_run=arguments.dry_run, progress=show_progress)
+        done = client.prune(
+            kept_from_ms=arguments.keep_from, dry_run=arguments.dry_run,
+            progress=lambda answer: progress(answer.done_count, answer.total_count),
+        )  # fmt: skip
     since = format_instant(done.kept_from_time_ms)
     kind = EntryKind(done.stop_kind).name if is_known(done.stop_kind) else ""
     out.answer(
-        out.by_language(
-            f"{'삭제 예정' if arguments.dry_run else '삭제됨'}: 진술 {done.statement_count}건, 항목 "
-            f"{done.leaf_count}건. {since} 이후의 모든 기록은 남아 있음 (시작 크기 {done.start_size})",
-            f"{'would be pruned' if arguments.dry_run else 'pruned'}: {done.statement_count} statements, "
-            f"{done.leaf_count} leaves; everything from {since} on is kept (new readers start at {done.start_size})",
-        ),
+        f"{'삭제 예정' if arguments.dry_run else '삭제됨'}: 진술 {done.statement_count}건, 항목 "
+        f"{done.leaf_count}건. {since} 이후의 모든 기록은 남아 있음 (시작 크기 {done.start_size})",
+        f"{'would be pruned' if arguments.dry_run else 'pruned'}: {done.statement_count} statements, "
+        f"{done.leaf_count} leaves; everything from {since} on is kept (new readers start at {done.start_size})",
         type="prune", dry_run=arguments.dry_run, statements=done.statement_count, leaves=done.leaf_count,
         kept_from_ms=done.kept_from_time_ms, start=done.start_size, stop_index=done.stop_index, stop_kind=kind,
     )  # fmt: skip

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from consentd.cli.out import Out
+from consentd.core.note import NoteVerifier, Verifier, parse_vkey
+from consentd.core.quorum import WitnessPolicy, parse_policy
 from consentd.errors import InvalidError, MalformedError, StorageError
 from consentd.policy import dates
 
 if TYPE_CHECKING:
-    from consentd.core.quorum import WitnessPolicy
     from consentd_client import Client, Subject, Trust
 
 Verbs = Any  # argparse's subparsers, which have no public type
@@ -27,13 +28,7 @@ def add_verb(
 ) -> argparse.ArgumentParser:
     """Add a verb, with its output options and those that it shares with other verbs.
 
-    Args:
-        verbs: where to add it.
-        name: its name.
-        run: runs it.
-        shared: each adds options.
-        text: its description; empty: the docstring of *run*.
-        more: shown below its options.
+    Its description is *text* or, without one, the docstring of *run*. *more* is shown below its options.
     """
     words = text or (run.__doc__ or "").rstrip(".")
     text = words[:1].lower() + words[1:]
@@ -139,14 +134,12 @@ def read_trust(arguments: argparse.Namespace) -> "Trust":
     """Return what was pinned; InvalidError if that is nothing, or is malformed."""
     from consentd_client import Trust
 
-    verifier, *also = _read_log_keys(arguments)
+    verifier, also = _read_log_keys(arguments)
     return Trust(arguments.origin or verifier.name, verifier, read_policy(arguments), tuple(also))
 
 
-def read_policy(arguments: argparse.Namespace) -> "WitnessPolicy | None":
+def read_policy(arguments: argparse.Namespace) -> WitnessPolicy | None:
     """Return the witnesses that must have cosigned; None: none. Imports neither gRPC nor protobuf."""
-    from consentd.core.quorum import parse_policy
-
     if arguments.policy is None:
         return None
     try:
@@ -155,19 +148,17 @@ def read_policy(arguments: argparse.Namespace) -> "WitnessPolicy | None":
         raise InvalidError(f"witness policy is malformed: `{arguments.policy}`: {error}") from error
 
 
-def read_pins(arguments: argparse.Namespace) -> tuple[str, Any]:
+def read_pins(arguments: argparse.Namespace) -> tuple[str, Verifier]:
     """Return the pinned origin and log key; InvalidError if there is not just one key. Imports no gRPC or protobuf."""
-    verifier, *also = _read_log_keys(arguments)
+    verifier, also = _read_log_keys(arguments)
     if also:
         # A pinned key must not be ignored silently.
         raise InvalidError("log key file has more than one key, and this verb verifies one: give the Ed25519 key alone")
     return arguments.origin or verifier.name, verifier
 
 
-def _read_log_keys(arguments: argparse.Namespace) -> list[Any]:
+def _read_log_keys(arguments: argparse.Namespace) -> tuple[Verifier, list[NoteVerifier]]:
     """Return the pinned log keys: the one given as text, or one on each line of a file."""
-    from consentd.core.note import parse_vkey
-
     given = arguments.log_key
     if not given:
         raise InvalidError("log key is not given: pin the one that `consentd keygen` shows, with --log-key")
@@ -175,16 +166,16 @@ def _read_log_keys(arguments: argparse.Namespace) -> list[Any]:
         given = read_text(Path(given), "log key file")
     try:
         first, *more = given.split() or [""]
-        keys: list[Any] = [parse_vkey(first)]
-        if more:
-            # Imported only here, because ML-DSA needs the server's parts.
-            from consentd.cosigning.mldsa import parse_mldsa_vkey
+        verifier = parse_vkey(first)
+        if not more:
+            return verifier, []
+        # Imported only here, because ML-DSA needs the server's parts.
+        from consentd.cosigning.mldsa import parse_mldsa_vkey
 
-            keys += map(parse_mldsa_vkey, more)
+        return verifier, [parse_mldsa_vkey(key) for key in more]
     except MalformedError as error:
         # A malformed pin is the user's error, not evidence against the ledger.
         raise InvalidError(f"log key is not a C2SP verifier key: {error}") from error
-    return keys
 
 
 def read_subject(arguments: argparse.Namespace) -> "Subject":

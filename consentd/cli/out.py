@@ -67,9 +67,9 @@ class Out:
         self.as_json = as_json
         self.lang = lang
 
-    def answer(self, text: str, **fields: object) -> None:
-        """Write one part of the answer: *text* for people, *fields* for programs."""
-        line = json.dumps(fields, ensure_ascii=False) if self.as_json else _plain(text)
+    def answer(self, *text: str, **fields: object) -> None:
+        """Write one part of the answer: *text* for people, or two in Korean and English; *fields* for programs."""
+        line = json.dumps(fields, ensure_ascii=False) if self.as_json else _plain(self._translated(text))
         self.lines(line)
 
     def lines(self, text: str) -> None:
@@ -82,9 +82,9 @@ class Out:
         with _writing():
             sys.stdout.flush()
 
-    def message(self, text: str) -> None:
-        """Write a line to stderr."""
-        sys.stderr.write(_plain(text) + "\n")
+    def message(self, *text: str) -> None:
+        """Write a line to stderr: a text in any language, or in Korean and English."""
+        sys.stderr.write(_plain(self._translated(text)) + "\n")
 
     def fault(self, error: ConsentdError) -> None:
         """Write an error with its reason and its notes to stderr."""
@@ -98,14 +98,13 @@ class Out:
     def findings(self, faults: "Iterable[Fault]", not_checked: Mapping[str, int]) -> None:
         """Answer each fault; write what was not checked, and how often, to stderr."""
         for fault in faults:
-            where = "" if fault.index is None else self.by_language(f"{fault.index}번 항목: ", f"entry {fault.index}: ")
-            self.answer(f"{where}{fault.what}", type="fault", index=fault.index, what=fault.what)
+            where = ("", "") if fault.index is None else (f"{fault.index}번 항목: ", f"entry {fault.index}: ")
+            self.answer(*(f"{one}{fault.what}" for one in where), type="fault", index=fault.index, what=fault.what)
         for what, count in not_checked.items():
             self.message(f"not checked: {what}: {count}")
 
-    def by_language(self, ko: str, en: str) -> str:
-        """Return the text of the output's language."""
-        return ko if self.lang == "ko" else en
+    def _translated(self, text: tuple[str, ...]) -> str:
+        return text[0 if self.lang == "ko" else -1]
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Progress]:

@@ -68,17 +68,14 @@ def add(arguments: argparse.Namespace, out: Out) -> int:
     from consentd.v1 import statement_pb2 as st
 
     participant = st.ParticipantStatement(
-        participant_id=arguments.id,
-        name=st.Text(ko=arguments.ko, en=arguments.en),
+        participant_id=arguments.id, name=st.Text(ko=arguments.ko, en=arguments.en), groups=arguments.group,
+        type=arguments.type, active=not arguments.inactive,
         roles=[st.ParticipantRole.Value(f"PARTICIPANT_ROLE_{role.upper()}") for role in arguments.role],
         rights=[
             st.ParticipantRight.Value(f"PARTICIPANT_RIGHT_{right.replace('-', '_').upper()}")
             for right in arguments.right
         ],
-        groups=arguments.group,
-        type=arguments.type,
-        active=not arguments.inactive,
-    )
+    )  # fmt: skip
     with open_client(arguments) as client:
         receipt = client.register_participant(participant)
     out.answer(arguments.id, type="participant", id=arguments.id, index=receipt.index)

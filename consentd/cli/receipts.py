@@ -22,11 +22,15 @@ from consentd.cli.options import (
     write_evidence,
 )
 from consentd.cli.out import DONE, PROVEN, UNDETERMINED, Out
+from consentd.core import codec
+from consentd.core.checkpoint import open_checkpoint, parse_proof, verify_proof
+from consentd.core.kinds import EntryKind, is_known
+from consentd.core.note import NoteVerifier
+from consentd.core.quorum import WitnessPolicy, verify_cosigned
 from consentd.errors import InvalidError, MalformedError
+from consentd.policy.dates import format_instant
 
 if TYPE_CHECKING:
-    from consentd.core.note import NoteVerifier
-    from consentd.core.quorum import WitnessPolicy
     from consentd_client import Receipt
     from consentd_client.writes import ConsentOptions, WriteOptions
 
@@ -57,9 +61,6 @@ def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(verbs, "verify", verify, add_pins, more=_VERIFY_HELP)
     verb.add_argument("file", type=Path, metavar="FILE", help="the evidence; `-` reads it from stdin")
     verb.add_argument("--leaf", metavar="HEX|FILE", help="the leaf, in hex or in a file")
-
-
-# -- receipts of writes ---------------------------------------------------------------------------------------
 
 
 def add_receipt(verb: argparse.ArgumentParser) -> None:
@@ -111,12 +112,8 @@ def store_receipt(arguments: argparse.Namespace, out: Out, receipt: "Receipt") -
     return fields
 
 
-# -- receipt --------------------------------------------------------------------------------------------------
-
-
 def receipt(arguments: argparse.Namespace, out: Out) -> int:
     """Read the proof that a stored receipt lacks, and store it."""
-    from consentd.core import codec
     from consentd_client import Receipt, verify_receipt
 
     if str(arguments.file) == "-":
@@ -146,13 +143,8 @@ def receipt(arguments: argparse.Namespace, out: Out) -> int:
     return DONE if found.proof else UNDETERMINED
 
 
-# -- verify ---------------------------------------------------------------------------------------------------
-
-
 def verify(arguments: argparse.Namespace, out: Out) -> int:
     """Verify a receipt, a proof or a checkpoint, offline."""
-    from consentd.core.checkpoint import open_checkpoint, parse_proof, verify_proof
-
     origin, log_key = read_pins(arguments)
     policy = read_policy(arguments)
     content = read_bytes(arguments.file, "evidence")
@@ -168,10 +160,8 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
         point, _ = open_checkpoint(content, origin, log_key)
         _verify_witnessed(content, policy, log_key)
         out.answer(
-            out.by_language(
-                f"증명됨: `{point.origin}`의 체크포인트, 크기 {point.size}",
-                f"proven: checkpoint of `{point.origin}` at size {point.size}",
-            ),
+            f"증명됨: `{point.origin}`의 체크포인트, 크기 {point.size}",
+            f"proven: checkpoint of `{point.origin}` at size {point.size}",
             verdict="proven", what="checkpoint", origin=point.origin, size=point.size, root=point.root.hex(),
         )  # fmt: skip
         return PROVEN
@@ -182,10 +172,8 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
         raise MalformedError(f"receipt has another index than its proof: `{index}` and `{bundle.index}`")
     description, is_known = _describe_leaf(leaf)
     out.answer(
-        out.by_language(
-            f"증명됨: `{point.origin}`의 크기 {point.size} 원장에서 {bundle.index}번 항목, {description}",
-            f"proven: entry {bundle.index} of `{point.origin}` in its tree of {point.size}, {description}",
-        ),
+        f"증명됨: `{point.origin}`의 크기 {point.size} 원장에서 {bundle.index}번 항목, {description}",
+        f"proven: entry {bundle.index} of `{point.origin}` in its tree of {point.size}, {description}",
         verdict="proven", what="entry", origin=point.origin, size=point.size, root=point.root.hex(), index=bundle.index,
         leaf=description,
     )  # fmt: skip
@@ -195,10 +183,8 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
     return PROVEN
 
 
-def _verify_witnessed(checkpoint: bytes, policy: "WitnessPolicy | None", log_key: "NoteVerifier") -> None:
+def _verify_witnessed(checkpoint: bytes, policy: WitnessPolicy | None, log_key: NoteVerifier) -> None:
     """Verify that the policy's witnesses cosigned, if a policy is given. Cosignatures of any age count."""
-    from consentd.core.quorum import verify_cosigned
-
     if policy is not None:
         verify_cosigned(checkpoint, policy, now_s=0, max_age_s=None, logs=[log_key])
 
@@ -244,10 +230,6 @@ def _leaf(given: str | None) -> bytes:
 
 def _describe_leaf(leaf: bytes) -> tuple[str, bool]:
     """Describe a leaf in words; return the description, and whether this version knows the leaf's kind."""
-    from consentd.core import codec
-    from consentd.core.kinds import EntryKind, is_known
-    from consentd.policy.dates import format_instant
-
     try:
         decoded = codec.decode_leaf(leaf)
     except MalformedError as error:

@@ -77,12 +77,9 @@ def _ledger(config: Config) -> Iterator[tuple[Ledger, Vault]]:
         vault_store = RocksStore.open_read_only(config.ledger.vault_dir)
         stack.callback(vault_store.close)
         ledger = open_ledger(
-            store,
-            last_signed_path=config.ledger.last_signed_path,
-            origin=config.ledger.origin,
-            log_verifier=keys.log.verifier,
-            map_bits=config.ledger.map_bits,
-        )
+            store, last_signed_path=config.ledger.last_signed_path, origin=config.ledger.origin,
+            log_verifier=keys.log.verifier, map_bits=config.ledger.map_bits,
+        )  # fmt: skip
         yield ledger, Vault(vault_store, keys.vault)
 
 

@@ -40,9 +40,6 @@ class TransferOutcome:
     outcome: st.OutcomeStatement
 
 
-# -- decide and record ----------------------------------------------------------------------------------------
-
-
 def authorize_access(
     context: ClientContext,
     question: pb.Question,
@@ -132,9 +129,6 @@ def _find_missing_record(decision: pb.Decision, receipt: Receipt | None) -> Proo
         # A repeat with the same request_id may be permitted now although the first attempt was recorded as a refusal.
         return ProofError("permit is recorded as a refusal; ask again with a new request_id")
     return None
-
-
-# -- outcomes -------------------------------------------------------------------------------------------------
 
 
 def record_access(

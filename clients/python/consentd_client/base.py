@@ -78,8 +78,6 @@ class ClientBase(ABC):
       ``InvalidError``, because the method verifies and nothing is pinned.
     """
 
-    # -- for everyone -----------------------------------------------------------------------------------------
-
     check = _method(policy.check)
     check_or_raise = _method(policy.check_or_raise)
     batch_check = _method(policy.batch_check)
@@ -110,8 +108,7 @@ class ClientBase(ABC):
     get_notice = _method(registry.get_notice)
     get_rules = _method(registry.get_rules)
 
-    # -- for the operator -------------------------------------------------------------------------------------
-
+    # For the operator only.
     register_participant = _method(registry.register_participant)
     add_key = _method(registry.add_key)
     retire_key = _method(registry.retire_key)
@@ -119,8 +116,6 @@ class ClientBase(ABC):
     publish_notice = _method(registry.publish_notice)
     publish_rules = _method(registry.publish_rules)
     prune = _method(ledger.prune)
-
-    # -- construction -----------------------------------------------------------------------------------------
 
     def __init__(
         self,

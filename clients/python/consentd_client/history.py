@@ -24,8 +24,6 @@ from consentd_client.entries import SUBJECT, Entry, History
 from consentd_client.memory import RememberedEntry, RememberedHistory
 from consentd_client.trust import Trust
 
-# -- from the stream ------------------------------------------------------------------------------------------
-
 
 def collect_proof(pieces: Iterable[ls.GetHistoryResponse]) -> HistoryProof:
     """Assemble the messages of a history stream. Nothing is verified yet.
@@ -70,9 +68,6 @@ def collect_proof(pieces: Iterable[ls.GetHistoryResponse]) -> HistoryProof:
 def _history_entry(entry: ls.LedgerEntry) -> HistoryEntry:
     opening = (entry.opening.salt, entry.opening.statement) if entry.HasField("opening") else None
     return HistoryEntry(entry.leaf, opening)
-
-
-# -- verification ---------------------------------------------------------------------------------------------
 
 
 def open_remembered(checkpoint: bytes | None, trust: Trust) -> Checkpoint | None:
@@ -145,9 +140,6 @@ def check_asked(chain: ChainProof, *, name: str, tag: bytes, remembered: Remembe
             "history is under another tag than the one remembered: unless the person was erased and enrolled anew, "
             "the daemon hides entries"
         )
-
-
-# -- the result -----------------------------------------------------------------------------------------------
 
 
 def history_of(chains: VerifiedChains, sealed: SealedCheckpoint, *, authors: Sequence[str] = ()) -> History:

@@ -74,9 +74,6 @@ class ClientContext:
         return self.trust
 
 
-# -- steps ----------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class UnaryCall:
     """Call *rpc*. The result is the response."""
@@ -122,9 +119,6 @@ class RunBlocking:
 
 Step: TypeAlias = UnaryCall | StreamCall | Sleep | RunBlocking
 Operation: TypeAlias = Generator[Step, Any, T]
-
-
-# -- parts of operations --------------------------------------------------------------------------------------
 
 
 def call(context: ClientContext, rpc: Rpc[Q, R], request: Q) -> Operation[R]:

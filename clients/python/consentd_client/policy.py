@@ -45,9 +45,6 @@ class CheckAnswer:
         return f"{type(self).__name__}({self.outcome_name}, error={self.error!r})"
 
 
-# -- operations -----------------------------------------------------------------------------------------------
-
-
 def check_or_raise(context: ClientContext, question: pb.Question) -> Operation[CheckAnswer]:
     """Ask whether a transfer may happen. Nothing is recorded."""
     response = yield from call(context, rpcs.CHECK, ps.CheckRequest(question=question))
@@ -97,9 +94,6 @@ def _batch(
         else CheckAnswer(indeterminate(), item_error(result.error))
         for question, result in zip(questions, response.results, strict=True)
     )
-
-
-# -- reading decisions ----------------------------------------------------------------------------------------
 
 
 def indeterminate() -> pb.Decision:

@@ -52,9 +52,6 @@ def enrol(
     return EnrolAnswer(tag=response.tag, receipt=receipt)
 
 
-# -- the operator's writes ------------------------------------------------------------------------------------
-
-
 def register_participant(
     context: ClientContext, participant: st.ParticipantStatement, **options: Unpack[WriteOptions]
 ) -> Operation[Receipt]:
@@ -101,9 +98,6 @@ def publish_rules(
     """Publish the complete next version of the realm's rules. For the operator."""
     request = rs.PublishRulesRequest(rules=rules, **write_fields(context, options))
     return write(context, rpcs.PUBLISH_RULES, request, EntryKind.RULES)
-
-
-# -- reads ----------------------------------------------------------------------------------------------------
 
 
 def get_participant(context: ClientContext, participant_id: str) -> Operation[rs.GetParticipantResponse]:

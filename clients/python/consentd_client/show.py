@@ -103,9 +103,6 @@ def attested(participant: str, lang: str) -> str:
     return f"({participant} 확인)" if lang == "ko" else f"(attested by {participant})"
 
 
-# -- statements -----------------------------------------------------------------------------------------------
-
-
 def describe(message: Message | None, lang: str) -> str:
     """Describe a statement in a few words; None: a statement that this version cannot read."""
     match message:

@@ -33,9 +33,6 @@ _CLASSES: dict[int, type[ConsentdError]] = {
 _DEADLINE_EXCEEDED = 4
 
 
-# -- channels -------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
     """TLS settings of a channel. Without files the operating system's certificate authorities are trusted.
@@ -96,9 +93,6 @@ def _read(path: Path | None) -> bytes | None:
         return path.read_bytes()
     except OSError as error:
         raise StorageError(f"TLS file cannot be read: `{path}`: {error.strerror}") from error
-
-
-# -- errors ---------------------------------------------------------------------------------------------------
 
 
 @contextmanager
