@@ -26,9 +26,10 @@ from benchmarks.tag_map import tag_of
 from consentd import config
 from consentd.core.ed25519 import KeyPair
 from consentd.core.key_validity import PARTICIPANT_PREFIX
+from consentd.core.kinds import EntryKind
 from consentd.cosigning.keyfiles import write_private
 from consentd.sequencer.commands.consents import GrantConsent
-from consentd.sequencer.commands.registry import AddKey, EnrolSubject, PublicWrite, RegisterParticipant
+from consentd.sequencer.commands.registry import EnrolSubject, PublicWrite
 from consentd.sequencer.commands.write import Request
 from consentd.server.daemon import Daemon
 from consentd.server.keys import make_keys, make_token
@@ -168,9 +169,10 @@ def _registrations() -> Iterator[PublicWrite[Any]]:
             participant_id=name, name=st.Text(ko="모의 기관", en=name), roles=[role], rights=held, active=True
         )
         chain = PARTICIPANT_PREFIX + name
-        yield RegisterParticipant(request=_request("operator"), chain=chain, message=message)
+        yield PublicWrite(kind=EntryKind.PARTICIPANT, request=_request("operator"), chain=chain, message=message)
     key = st.KeyStatement(key=RELAY_KEY.public_key)
-    yield AddKey(request=_request("operator"), chain=PARTICIPANT_PREFIX + RELAY, message=key)
+    chain = PARTICIPANT_PREFIX + RELAY
+    yield PublicWrite(kind=EntryKind.KEY, request=_request("operator"), chain=chain, message=key)
 
 
 def identifier(number: int) -> str:

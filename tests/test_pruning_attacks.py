@@ -22,7 +22,7 @@ from consentd.cosigning.keyfiles import read_signing_key
 from consentd.errors import InvalidError, ProofError, StorageError
 from consentd.ledger import layout, reads, retention
 from consentd.ledger.pruning import delete_in_batches
-from consentd.sequencer.commands.pruning import StatePruning
+from consentd.sequencer.commands.ledger import StatePruning
 from consentd.sequencer.commands.write import Plan, WriteContext
 from consentd.service import pruning
 from consentd.service.requests import make_request

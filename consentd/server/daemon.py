@@ -32,7 +32,7 @@ from consentd.ledger.vault import Vault
 from consentd.listener import Listener
 from consentd.metrics import Metrics
 from consentd.sequencer.checkpoints import CheckpointSigning
-from consentd.sequencer.commands.genesis import default_genesis
+from consentd.sequencer.commands.ledger import default_genesis
 from consentd.sequencer.commands.write import Author
 from consentd.sequencer.loop import Sequencer, SequencerLimits
 from consentd.server import http

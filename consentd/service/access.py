@@ -5,7 +5,6 @@ from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, MalformedError, RequestError
 from consentd.ledger import reads
 from consentd.sequencer.commands import accesses
-from consentd.sequencer.commands.callers import check_right
 from consentd.sequencer.commands.write import SignedEntry, verify_ahead
 from consentd.sequencer.pool import Written
 from consentd.service.pages import PAGE_BYTES, Pager, page_size
@@ -174,10 +173,9 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
     @rpc
     def ListAccesses(self, request: ac.ListAccessesRequest, context: Context) -> ac.ListAccessesResponse:
         """Read who used a person's data, newest first."""
-        caller, services = self.caller(context), self.services
+        caller, services = self.acting_caller(context), self.services
         size = page_size(request.page_size)
         with services.table.read() as snapshot:
-            check_right(snapshot, caller, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS)
             tag = self.tag(snapshot, request.subject)
             tree_size, root = snapshot.size, snapshot.root
         pager = Pager(services.page_key, "ListAccesses", caller, request.subject)

@@ -10,7 +10,6 @@ from consentd.errors import InvalidError, NotFoundError
 from consentd.ledger import reads
 from consentd.policy.subject import Lineage
 from consentd.sequencer.commands import consents
-from consentd.sequencer.commands.callers import check_right
 from consentd.sequencer.commands.write import Request, SignedEntry
 from consentd.sequencer.pool import Written
 from consentd.service.pages import Pager, page_length, page_size
@@ -34,7 +33,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
     @rpc
     def GrantConsent(self, request: cs.GrantConsentRequest, context: Context) -> cs.GrantConsentResponse:
         """Give a consent."""
-        caller = self._caller(context)
+        caller = self.acting_caller(context)
         message, signed = _read_statement(request, st.GrantStatement, caller)
         identifier_hash = self.identifier_hash(request.subject)
         content = content_hash("GRANT", identifier_hash, message, signed or b"")
@@ -55,7 +54,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
     @rpc
     def AmendConsent(self, request: cs.AmendConsentRequest, context: Context) -> cs.AmendConsentResponse:
         """Replace a consent by its next version."""
-        caller = self._caller(context)
+        caller = self.acting_caller(context)
         message, signed = _read_statement(request, st.AmendStatement, caller)
         identifier_hash = self.identifier_hash(request.subject)
         content = content_hash(
@@ -96,7 +95,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
     @rpc
     def GetConsent(self, request: cs.GetConsentRequest, context: Context) -> cs.GetConsentResponse:
         """Read one consent."""
-        self._caller(context)
+        self.acting_caller(context)
         wanted = parse_consent_id(request.consent_id)
         with self.services.table.read() as snapshot:
             tag = self.tag(snapshot, request.subject)
@@ -113,7 +112,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
     @rpc
     def ListConsents(self, request: cs.ListConsentsRequest, context: Context) -> cs.ListConsentsResponse:
         """Read a person's consents, newest lineage first."""
-        caller = self._caller(context)
+        caller = self.acting_caller(context)
         size = page_size(request.page_size)
         pager = Pager(self.services.page_key, "ListConsents", caller, request.subject, str(request.include_revoked))
         with self.services.table.read() as snapshot:
@@ -134,13 +133,6 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
 
     # -- steps ------------------------------------------------------------------------------------------------
 
-    def _caller(self, context: Context) -> str:
-        """Return the caller, who must have the right to act for persons."""
-        caller = self.caller(context)
-        with self.services.table.read() as snapshot:
-            check_right(snapshot, caller, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS)
-        return caller
-
     def _signed(
         self, kind: EntryKind, identifier_hash: bytes, request: Request, signed: pb.SignedStatement | None
     ) -> SignedEntry | None:
@@ -153,7 +145,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
 
     def _change(self, request: Any, kind: EntryKind, message: Change, context: Context) -> pb.Receipt:
         """Pause, resume or revoke a consent; *message* is the statement without its attestation."""
-        caller = self._caller(context)
+        caller = self.acting_caller(context)
         signed: pb.SignedStatement | None = request.signed if request.HasField("signed") else None
         if signed is not None:
             message = parse_signed(type(message), signed)

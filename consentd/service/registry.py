@@ -5,9 +5,17 @@ from typing import Any
 from google.protobuf.message import Message
 
 from consentd.core.key_validity import PARTICIPANT_PREFIX
+from consentd.core.kinds import EntryKind
 from consentd.errors import NotFoundError
-from consentd.sequencer.commands import registry
-from consentd.sequencer.commands.callers import PARTICIPANT_ID, check_right
+from consentd.sequencer.commands.callers import PARTICIPANT_ID
+from consentd.sequencer.commands.registry import (
+    NOTICE_PREFIX,
+    RULES_PREFIX,
+    VOCABULARY_PREFIX,
+    EnrolSubject,
+    PublicWrite,
+    check_key,
+)
 from consentd.service.pages import Pager, page_length, page_size
 from consentd.service.requests import content_hash, make_request
 from consentd.service.rpc import rpc
@@ -27,53 +35,49 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
     ) -> rs.RegisterParticipantResponse:
         """Register a participant, or replace what is registered of it."""
         chain = PARTICIPANT_PREFIX + request.participant.participant_id
-        receipt = self._publish(registry.RegisterParticipant, chain, request.participant, request, context)
+        receipt = self._publish(EntryKind.PARTICIPANT, chain, request.participant, request, context)
         return rs.RegisterParticipantResponse(receipt=receipt)
 
     @rpc
     def AddKey(self, request: rs.AddKeyRequest, context: Context) -> rs.AddKeyResponse:
-        """Put a participant's key in force."""
+        """Put a participant's key in force. No key comes into force twice."""
         chain, message = PARTICIPANT_PREFIX + request.participant_id, st.KeyStatement(key=request.key)
-        return rs.AddKeyResponse(receipt=self._publish(registry.AddKey, chain, message, request, context))
+        return rs.AddKeyResponse(receipt=self._publish(EntryKind.KEY, chain, message, request, context))
 
     @rpc
     def RetireKey(self, request: rs.RetireKeyRequest, context: Context) -> rs.RetireKeyResponse:
         """Put a participant's key out of force."""
         chain, message = PARTICIPANT_PREFIX + request.participant_id, st.KeyStatement(key=request.key, retired=True)
-        return rs.RetireKeyResponse(receipt=self._publish(registry.RetireKey, chain, message, request, context))
+        return rs.RetireKeyResponse(receipt=self._publish(EntryKind.KEY, chain, message, request, context))
 
     @rpc
     def PublishVocabulary(self, request: rs.PublishVocabularyRequest, context: Context) -> rs.PublishVocabularyResponse:
         """Publish the next version of the vocabulary."""
-        chain = registry.VOCABULARY_PREFIX + request.vocabulary.vocabulary_id
-        receipt = self._publish(registry.PublishVocabulary, chain, request.vocabulary, request, context)
+        chain, message = VOCABULARY_PREFIX + request.vocabulary.vocabulary_id, request.vocabulary
+        receipt = self._publish(EntryKind.VOCABULARY, chain, message, request, context)
         return rs.PublishVocabularyResponse(receipt=receipt)
 
     @rpc
     def PublishNotice(self, request: rs.PublishNoticeRequest, context: Context) -> rs.PublishNoticeResponse:
         """Publish the next version of a notice."""
-        chain = registry.NOTICE_PREFIX + request.notice.notice_id
-        receipt = self._publish(registry.PublishNotice, chain, request.notice, request, context)
-        return rs.PublishNoticeResponse(receipt=receipt)
+        chain, message = NOTICE_PREFIX + request.notice.notice_id, request.notice
+        return rs.PublishNoticeResponse(receipt=self._publish(EntryKind.NOTICE, chain, message, request, context))
 
     @rpc
     def PublishRules(self, request: rs.PublishRulesRequest, context: Context) -> rs.PublishRulesResponse:
         """Publish the next version of the realm's rules."""
-        chain = registry.RULES_PREFIX + request.rules.realm_id
-        receipt = self._publish(registry.PublishRules, chain, request.rules, request, context)
-        return rs.PublishRulesResponse(receipt=receipt)
+        chain, message = RULES_PREFIX + request.rules.realm_id, request.rules
+        return rs.PublishRulesResponse(receipt=self._publish(EntryKind.RULES, chain, message, request, context))
 
     @rpc
     def EnrolSubject(self, request: rs.EnrolSubjectRequest, context: Context) -> rs.EnrolSubjectResponse:
         """Give a person a tag and a first entry."""
-        caller = self.caller(context)
-        with self.services.table.read() as snapshot:
-            check_right(snapshot, caller, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS)
+        caller = self.acting_caller(context)
         if request.subject_key:
-            registry.check_key(request.subject_key)
+            check_key(request.subject_key)
         identifier_hash = self.identifier_hash(request.subject)
         content = content_hash("EnrolSubject", identifier_hash, request.method, request.subject_key)
-        write = registry.EnrolSubject(
+        write = EnrolSubject(
             request=make_request(caller, request.request_id, content),
             # The vault makes tag and data key first. A crash then leaves an unused tag, but no unreadable ENROL.
             tag=self.services.vault.create(identifier_hash),
@@ -150,14 +154,12 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
                 rules=snapshot.rules_statement(), revision=revision(snapshot.size, snapshot.root)
             )
 
-    def _publish(
-        self, write_type: type[registry.PublicWrite[Any]], chain: str, message: Message, request: Any, context: Context
-    ) -> pb.Receipt:
+    def _publish(self, kind: EntryKind, chain: str, message: Message, request: Any, context: Context) -> pb.Receipt:
         """Write an entry to a public chain, attested by the operator; return its receipt."""
         caller = self.operator(context)
-        content = content_hash(request.DESCRIPTOR.name, chain, message)
+        identity = make_request(caller, request.request_id, content_hash(request.DESCRIPTOR.name, chain, message))
         attested: Any = type(message)()
         attested.CopyFrom(message)
         attested.attestation.CopyFrom(st.Attestation(attested_by=caller))
-        write = write_type(request=make_request(caller, request.request_id, content), chain=chain, message=attested)
+        write = PublicWrite(kind=kind, request=identity, chain=chain, message=attested)
         return self.write(write, request.wait_for, context)[1]

@@ -13,7 +13,7 @@ from consentd.ledger import reads
 from consentd.ledger.ledger import Ledger, State
 from consentd.ledger.vault import Vault, check_identifier
 from consentd.metrics import Metrics
-from consentd.sequencer.commands.callers import OPERATOR
+from consentd.sequencer.commands.callers import OPERATOR, check_right
 from consentd.sequencer.commands.consents import enrolled_tag
 from consentd.sequencer.commands.write import Write
 from consentd.sequencer.loop import Sequencer
@@ -24,6 +24,7 @@ from consentd.table.table import Table
 from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import error_reason_pb2 as er
+from consentd.v1 import statement_pb2 as st
 
 A = TypeVar("A")
 Context = grpc.ServicerContext
@@ -94,6 +95,17 @@ class Servicer:
         caller = self.services.authenticator.authenticate(context.invocation_metadata() or (), certificate)
         if not caller:
             raise UnauthenticatedError("call has no credential that is known here", "UNAUTHENTICATED")
+        return caller
+
+    def acting_caller(self, context: Context) -> str:
+        """Return the caller, who must have the right to act for persons.
+
+        Raises:
+            UnauthenticatedError, DeniedError: the caller is unknown, or has not the right.
+        """
+        caller = self.caller(context)
+        with self.services.table.read() as snapshot:
+            check_right(snapshot, caller, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS)
         return caller
 
     def operator(self, context: Context) -> str:

@@ -33,8 +33,8 @@ from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.sequencer.checkpoints import CheckpointSigning
 from consentd.sequencer.commands.accesses import AuthorizeAccess, RecordOutcome
 from consentd.sequencer.commands.consents import ChangeConsent, GrantConsent
-from consentd.sequencer.commands.genesis import Genesis
-from consentd.sequencer.commands.registry import EnrolSubject, RegisterParticipant
+from consentd.sequencer.commands.ledger import Genesis
+from consentd.sequencer.commands.registry import EnrolSubject, PublicWrite
 from consentd.sequencer.commands.write import Author, Request, SignedEntry, Write
 from consentd.sequencer.loop import Sequencer, SequencerLimits
 from consentd.sequencer.pool import Written
@@ -258,7 +258,7 @@ class LedgerCase:
         rules = rules_message(model.Rules(), realm_id="realm", version=1, vocabulary_id=DEFAULT_VOCABULARY.id)
         return Genesis(ledger=statement, vocabulary=vocabulary_message(DEFAULT_VOCABULARY), rules=rules)
 
-    def participant(self, participant_id: str, **base: Any) -> RegisterParticipant:
+    def participant(self, participant_id: str, **base: Any) -> PublicWrite[st.ParticipantStatement]:
         """Return the registration of a participant."""
         message = st.ParticipantStatement(
             participant_id=participant_id,
@@ -268,7 +268,7 @@ class LedgerCase:
         )
         chain = f"participant/{participant_id}"
         request = self.request(chain, message.SerializeToString(deterministic=True), **base)
-        return RegisterParticipant(request=request, chain=chain, message=message)
+        return PublicWrite(kind=EntryKind.PARTICIPANT, request=request, chain=chain, message=message)
 
     def key(self, participant_id: str, key: bytes, *, retired: bool = False) -> UncheckedPublicWrite:
         """Return what puts a participant's key in force, or out of it."""

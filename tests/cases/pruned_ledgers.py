@@ -22,7 +22,7 @@ from consentd.errors import RequestError
 from consentd.ledger import pruning, reads
 from consentd.ledger.pruning import Stop
 from consentd.policy import model
-from consentd.sequencer.commands.pruning import StatePruning
+from consentd.sequencer.commands.ledger import StatePruning
 from consentd.statements.values import consent_message
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from consentd.core import codec, ed25519
-from consentd.core.kinds import EntryKind
 from consentd.ledger.ledger import Draft
 from consentd.ledger.vault import plaintext_row
 from consentd.sequencer.commands.registry import PublicWrite
@@ -51,8 +50,6 @@ class Failing(Unremembered):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UncheckedPublicWrite(PublicWrite[Any]):
     """An entry of any kind in a public chain, without the checks of its kind."""
-
-    kind: EntryKind
 
     def check(self, table: TableTransaction) -> None:
         pass

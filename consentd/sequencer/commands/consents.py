@@ -10,14 +10,7 @@ from consentd.ledger.ledger import Appended, Draft
 from consentd.policy import check, model
 from consentd.policy.compile import compile_consent
 from consentd.policy.subject import with_consent
-from consentd.sequencer.commands.write import (
-    NewEntry,
-    Plan,
-    ReceiptOnly,
-    Request,
-    SignedEntry,
-    WriteContext,
-)
+from consentd.sequencer.commands.write import NewEntry, Plan, ReceiptOnly, Request, SignedEntry, WriteContext
 from consentd.statements import payloads, values
 from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb

@@ -2,8 +2,9 @@
 
 import hashlib
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
@@ -33,14 +34,13 @@ _MAX_NAME = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublicWrite(ReceiptOnly, Generic[M]):
-    """Append one entry to a public chain. Each subclass has its kind and its checks.
+    """Append one entry to a public chain, after the checks of its kind.
 
     Attributes:
-        kind: of the entry.
         chain: public name of the chain, ``participant/ID`` for example.
     """
 
-    kind: ClassVar[EntryKind]
+    kind: EntryKind
     request: Request
     chain: str
     message: M
@@ -51,100 +51,84 @@ class PublicWrite(ReceiptOnly, Generic[M]):
         Raises:
             RequestError: the write is refused.
         """
-        raise NotImplementedError
+        _CHECKS[self.kind](self, table)
 
     def prepare(self, context: WriteContext) -> Plan[None]:
-        """Check the message, and draft the entry."""
         payloads.check_no_unknown_fields(self.message)
         self.check(context.table)
-        entry = NewEntry(
-            kind=self.kind,
-            tag=codec.public_tag(self.chain),
-            message=self.message,
-            request_id=self.request.id,
-            public=True,
-        )
+        tag = codec.public_tag(self.chain)
+        entry = NewEntry(kind=self.kind, tag=tag, message=self.message, request_id=self.request.id, public=True)
         return Plan((context.draft(entry, self.request),), None)
 
 
-class RegisterParticipant(PublicWrite[st.ParticipantStatement]):
-    """Register a participant, or replace what is registered of it."""
-
-    kind = EntryKind.PARTICIPANT
-
-    def check(self, table: TableTransaction) -> None:
-        check_participant(self.message)
-
-
-class AddKey(PublicWrite[st.KeyStatement]):
-    """Put a key of a participant in force. No key comes into force twice."""
-
-    kind = EntryKind.KEY
-
-    def check(self, table: TableTransaction) -> None:
-        check_key(self.message.key)
-        _check_registered(table, self.chain)
-        _check_new_key(table, self.message.key)
-
-
-class RetireKey(PublicWrite[st.KeyStatement]):
-    """Put a key of a participant out of force."""
-
-    kind = EntryKind.KEY
-
-    def check(self, table: TableTransaction) -> None:
-        check_key(self.message.key)
-        _check_registered(table, self.chain)
-        owner = table.key_owner(self.message.key)
-        if owner is None or PARTICIPANT_PREFIX + owner.name != self.chain:
-            raise NotFoundError("participant has no such key in force")
+def _check_participant(write: PublicWrite[st.ParticipantStatement], _: TableTransaction) -> None:
+    message = write.message
+    if not PARTICIPANT_ID.fullmatch(message.participant_id) or message.participant_id == OPERATOR:
+        raise InvalidError(f"participant id is not of [a-z0-9._-], or reserved: `{message.participant_id}`")
+    if not (message.name.ko or message.name.en) or max(map(len, (message.name.ko, message.name.en))) > _MAX_NAME:
+        raise InvalidError("participant has no name, or one that is too long")
+    roles, rights = list(message.roles), list(message.rights)
+    if not roles or any(role not in st.ParticipantRole.values() or not role for role in roles):
+        raise InvalidError("participant has no role, or an unknown one")
+    if st.PARTICIPANT_ROLE_RELAY in roles and len(roles) > 1:
+        raise InvalidError("a relay has no other role (PIPA Enforcement Decree 42-9(3))")
+    if any(right not in st.ParticipantRight.values() or not right for right in rights):
+        raise InvalidError("participant has an unknown right")
+    for listed in (roles, rights, list(message.groups)):
+        if len(set(listed)) != len(listed):
+            raise InvalidError("participant lists something twice")
+    if not all(map(_GROUP.fullmatch, message.groups)):
+        raise InvalidError("group is not `group/` and an id of [a-z0-9._-]")
 
 
-class PublishVocabulary(PublicWrite[st.VocabularyStatement]):
-    """Publish the next version of the vocabulary."""
-
-    kind = EntryKind.VOCABULARY
-
-    def check(self, table: TableTransaction) -> None:
-        value, old = values.vocabulary_value(self.message), table.vocabulary_statement()
-        assert old is not None, "a ledger begins with a vocabulary"
-        if old.vocabulary_id != self.message.vocabulary_id:
-            raise InvalidError(f"realm uses another vocabulary: `{old.vocabulary_id}`")
-        _check_next_version(self.message.version, old.version)
-        check_successor(values.vocabulary_value(old), value)
-
-
-class PublishNotice(PublicWrite[st.NoticeStatement]):
-    """Publish the next version of a notice."""
-
-    kind = EntryKind.NOTICE
-
-    def check(self, table: TableTransaction) -> None:
-        if not PARTICIPANT_ID.fullmatch(self.message.notice_id) or len(self.message.content_sha256) != 32:
-            raise InvalidError("notice needs an id of [a-z0-9._-] and the 32-byte hash of its text")
-        latest = table.notice(self.message.notice_id)
-        _check_next_version(self.message.version, 0 if latest is None else latest.version)
-
-
-class PublishRules(PublicWrite[st.RulesStatement]):
-    """Publish the next version of the realm's rules."""
-
-    kind = EntryKind.RULES
-
-    def check(self, table: TableTransaction) -> None:
-        value, old = values.rules_value(self.message), table.rules_statement()
-        assert old is not None, "a ledger begins with rules"
-        if (old.realm_id, old.vocabulary_id) != (self.message.realm_id, self.message.vocabulary_id):
-            raise InvalidError(f"realm or vocabulary is another: `{old.realm_id}`, `{old.vocabulary_id}`")
-        _check_next_version(self.message.version, old.version)
-        registry = table.registry()
-        check.check_rules(value, registry.codebook.vocabulary)
-        compile_rules(value, registry.codebook.vocabulary, registry.numbers)
-
-
-def _check_registered(table: TableTransaction, chain: str) -> None:
-    if table.participant(chain.removeprefix(PARTICIPANT_PREFIX)) is None:
+def _check_key_change(write: PublicWrite[st.KeyStatement], table: TableTransaction) -> None:
+    """Check a statement that puts a participant's key in force, or out of force."""
+    key = write.message.key
+    check_key(key)
+    if table.participant(write.chain.removeprefix(PARTICIPANT_PREFIX)) is None:
         raise NotFoundError("no such participant")
+    if not write.message.retired:
+        _check_new_key(table, key)
+        return
+    owner = table.key_owner(key)
+    if owner is None or PARTICIPANT_PREFIX + owner.name != write.chain:
+        raise NotFoundError("participant has no such key in force")
+
+
+def _check_vocabulary(write: PublicWrite[st.VocabularyStatement], table: TableTransaction) -> None:
+    value, old = values.vocabulary_value(write.message), table.vocabulary_statement()
+    assert old is not None, "a ledger begins with a vocabulary"
+    if old.vocabulary_id != write.message.vocabulary_id:
+        raise InvalidError(f"realm uses another vocabulary: `{old.vocabulary_id}`")
+    _check_next_version(write.message.version, old.version)
+    check_successor(values.vocabulary_value(old), value)
+
+
+def _check_notice(write: PublicWrite[st.NoticeStatement], table: TableTransaction) -> None:
+    if not PARTICIPANT_ID.fullmatch(write.message.notice_id) or len(write.message.content_sha256) != 32:
+        raise InvalidError("notice needs an id of [a-z0-9._-] and the 32-byte hash of its text")
+    latest = table.notice(write.message.notice_id)
+    _check_next_version(write.message.version, 0 if latest is None else latest.version)
+
+
+def _check_rules(write: PublicWrite[st.RulesStatement], table: TableTransaction) -> None:
+    value, old = values.rules_value(write.message), table.rules_statement()
+    assert old is not None, "a ledger begins with rules"
+    if (old.realm_id, old.vocabulary_id) != (write.message.realm_id, write.message.vocabulary_id):
+        raise InvalidError(f"realm or vocabulary is another: `{old.realm_id}`, `{old.vocabulary_id}`")
+    _check_next_version(write.message.version, old.version)
+    registry = table.registry()
+    check.check_rules(value, registry.codebook.vocabulary)
+    compile_rules(value, registry.codebook.vocabulary, registry.numbers)
+
+
+_CHECKS: Mapping[EntryKind, Callable[[PublicWrite[Any], TableTransaction], None]] = {
+    EntryKind.PARTICIPANT: _check_participant,
+    EntryKind.KEY: _check_key_change,
+    EntryKind.VOCABULARY: _check_vocabulary,
+    EntryKind.NOTICE: _check_notice,
+    EntryKind.RULES: _check_rules,
+}
 
 
 def _check_new_key(table: TableTransaction, key: bytes) -> None:
@@ -165,30 +149,6 @@ def check_key(key: bytes) -> None:
     """
     if len(key) != ed25519.KEY_SIZE:
         raise InvalidError("key is not an Ed25519 public key of 32 bytes")
-
-
-def check_participant(message: st.ParticipantStatement) -> None:
-    """Check the id, names, roles, rights and groups of a participant.
-
-    Raises:
-        InvalidError: one of them is not valid.
-    """
-    if not PARTICIPANT_ID.fullmatch(message.participant_id) or message.participant_id == OPERATOR:
-        raise InvalidError(f"participant id is not of [a-z0-9._-], or reserved: `{message.participant_id}`")
-    if not (message.name.ko or message.name.en) or max(map(len, (message.name.ko, message.name.en))) > _MAX_NAME:
-        raise InvalidError("participant has no name, or one that is too long")
-    roles, rights = list(message.roles), list(message.rights)
-    if not roles or any(role not in st.ParticipantRole.values() or not role for role in roles):
-        raise InvalidError("participant has no role, or an unknown one")
-    if st.PARTICIPANT_ROLE_RELAY in roles and len(roles) > 1:
-        raise InvalidError("a relay has no other role (PIPA Enforcement Decree 42-9(3))")
-    if any(right not in st.ParticipantRight.values() or not right for right in rights):
-        raise InvalidError("participant has an unknown right")
-    for listed in (roles, rights, list(message.groups)):
-        if len(set(listed)) != len(listed):
-            raise InvalidError("participant lists something twice")
-    if not all(map(_GROUP.fullmatch, message.groups)):
-        raise InvalidError("group is not `group/` and an id of [a-z0-9._-]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

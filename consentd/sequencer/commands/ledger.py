@@ -1,0 +1,114 @@
+"""Write what the daemon itself states: the first entries of a ledger, and which entries will be pruned."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
+
+from consentd.core import codec
+from consentd.core.key_validity import LEDGER_CHAIN
+from consentd.core.kinds import EntryKind
+from consentd.core.pruned import Pruned
+from consentd.errors import ConflictError, InvalidError, ProofError
+from consentd.ledger import retention
+from consentd.ledger.ledger import Draft
+from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
+from consentd.policy.model import Rules
+from consentd.sequencer.commands.registry import RULES_PREFIX, VOCABULARY_PREFIX
+from consentd.sequencer.commands.write import Author, NewEntry, Plan, Unremembered, WriteContext
+from consentd.statements.values import rules_message, vocabulary_message
+from consentd.v1 import statement_pb2 as st
+
+REALM = "realm"
+"""Id of the realm whose rules a new ledger begins with: chain ``rules/realm``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Genesis(Unremembered):
+    """Append the first entries of an empty ledger.
+
+    Attributes:
+        ledger: leaf 0: origin, keys, retention policy.
+    """
+
+    ledger: st.LedgerStatement
+    vocabulary: st.VocabularyStatement
+    rules: st.RulesStatement
+
+    def prepare(self, context: WriteContext) -> Plan[None]:
+        if context.batch.index:
+            raise ConflictError("ledger has begun already")
+        chains = (
+            (LEDGER_CHAIN, EntryKind.LEDGER, self.ledger),
+            (VOCABULARY_PREFIX + self.vocabulary.vocabulary_id, EntryKind.VOCABULARY, self.vocabulary),
+            (RULES_PREFIX + self.rules.realm_id, EntryKind.RULES, self.rules),
+        )
+        return Plan(tuple(_draft_public(context, *chain) for chain in chains), None)
+
+
+def default_genesis(author: Author, *, verifier_keys: Sequence[str], map_bits: int, retention_days: int) -> Genesis:
+    """Return the first entries of a ledger of *author*, with the default vocabulary and rules without a permit.
+
+    Args:
+        verifier_keys: of the keys that sign checkpoints, as C2SP vkeys.
+        retention_days: how old an entry must be before it may be pruned; 0: nothing is ever pruned.
+    """
+    ledger = st.LedgerStatement(
+        origin=author.origin,
+        verifier_keys=verifier_keys,
+        statement_key=author.key.public_key,
+        map_bits=map_bits,
+        vault_commitment=author.vault.commitment(),
+        retention_days=retention_days,
+    )
+    rules = rules_message(Rules(), realm_id=REALM, version=1, vocabulary_id=DEFAULT_VOCABULARY.id)
+    return Genesis(ledger=ledger, vocabulary=vocabulary_message(DEFAULT_VOCABULARY), rules=rules)
+
+
+def check_kept_from(kept_from_ms: int, *, days: int, time_ms: int) -> None:
+    """Check that the retention policy allows, at *time_ms*, to delete entries from before *kept_from_ms*.
+
+    Args:
+        days: how old an entry must be before it may be pruned, as leaf 0 published it; 0: nothing is ever pruned.
+
+    Raises:
+        InvalidError: the policy keeps some of it, or the time is negative.
+    """
+    if not days:
+        raise InvalidError("retention policy keeps everything: `ledger.retention_days` was 0 when the ledger began")
+    if kept_from_ms < 0:
+        raise InvalidError(f"time is negative: `{kept_from_ms}`")
+    try:
+        Pruned(kept_from_ms).verify_policy(days=days, time_ms=time_ms)
+    except ProofError as error:
+        raise InvalidError(f"retention policy keeps entries `{days}` days; choose an earlier time") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatePruning(Unremembered):
+    """State what is going to be pruned, unless the ledger states it already. The answer is the entry's index."""
+
+    pruned: Pruned
+
+    def prepare(self, context: WriteContext) -> Plan[int]:
+        days, stated = retention.read_stated_prunings(context.batch.ledger.store)
+        found = next((one.index for one in stated if one.pruned == self.pruned), None)
+        if found is not None:
+            return Plan((), found)
+        # INVARIANT: the ledger never states a pruning beyond its published policy: verifiers refuse such a ledger.
+        check_kept_from(self.pruned.kept_from_ms, days=days, time_ms=context.batch.time_ms)
+        return Plan((self.draft(context),), context.batch.index)
+
+    def draft(self, context: WriteContext) -> tuple[Draft, Message]:
+        """Draft the entry without a check."""
+        message = st.LedgerStatement(
+            origin=context.author.origin,
+            pruning=st.Pruning(kept_from_time_ms=self.pruned.kept_from_ms, start_size=self.pruned.start),
+        )
+        return _draft_public(context, LEDGER_CHAIN, EntryKind.LEDGER, message)
+
+
+def _draft_public(context: WriteContext, chain: str, kind: EntryKind, message: Message) -> tuple[Draft, Message]:
+    request_id = context.author.random(16)
+    tag = codec.public_tag(chain)
+    return context.draft(NewEntry(kind=kind, tag=tag, message=message, request_id=request_id, public=True))
