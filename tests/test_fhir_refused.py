@@ -181,12 +181,12 @@ def test_mapping_that_is_not_understood_is_an_error(text: str) -> None:
 
 def test_mapping_has_the_places_that_need_no_line() -> None:
     mapping = parse_mapping("", VOCABULARY)
-    assert mapping.purposes[f"{SYSTEM}v3-ActReason|TREAT"] == ("TREAT",)
-    assert mapping.labels[f"{SYSTEM}v3-Confidentiality|R"] == ("R",)
-    assert mapping.labels[f"{SYSTEM}v3-ActCode|ETHUD"] == ("ETHUD",)
-    assert mapping.actions[f"{SYSTEM}consentaction|disclose"] == ("disclose",)
+    assert mapping.codes["purposes"][f"{SYSTEM}v3-ActReason|TREAT"] == ("TREAT",)
+    assert mapping.codes["labels"][f"{SYSTEM}v3-Confidentiality|R"] == ("R",)
+    assert mapping.codes["labels"][f"{SYSTEM}v3-ActCode|ETHUD"] == ("ETHUD",)
+    assert mapping.codes["actions"][f"{SYSTEM}consentaction|disclose"] == ("disclose",)
     assert mapping.policies["https://profiles.ihe.net/ITI/PCF/Policy-all-normal"] is ImplicitPolicy.ALL_NORMAL
-    assert not mapping.categories
+    assert not mapping.codes["categories"]
     assert "TREAT" not in repr(mapping.vocabulary and mapping.subjects)
 
 

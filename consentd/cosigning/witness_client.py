@@ -8,14 +8,7 @@ from pathlib import Path
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import MAX_SIGNATURES, NoteSignature, NoteVerifier, format_note
 from consentd.core.quorum import MAX_AHEAD_S, WitnessPolicy, is_satisfied, parse_policy
-from consentd.core.submission import (
-    PATH,
-    SIZE_TYPE,
-    Submission,
-    format_submission,
-    open_cosignatures,
-    parse_size,
-)
+from consentd.core.submission import PATH, SIZE_TYPE, Submission, format_submission, open_cosignatures, parse_size
 from consentd.cosigning.connection import Connection
 from consentd.cosigning.mldsa import parse_mldsa_vkey
 from consentd.errors import InvalidError, MalformedError, SignatureError, StorageError, VerificationError

@@ -1,10 +1,7 @@
 """Read the JSON text of a FHIR Consent, or of a Bundle of Consents, into values of ``policy``.
 
-The elements of a resource determine its release. Some exist in R4 only (``scope``, ``patient``, ``dateTime``,
-``performer``, ``organization``, ``policy``, ``policyRule``), some in R5 only (``subject``, ``decision``, ``date``,
-``period``, ``grantor`` …). A resource with elements of both, or of neither, is refused.
-
-Every resource becomes either an ``ImportedConsent`` or a ``Refused``; no resource is imported in part.
+The elements of a resource determine its release: some exist in R4 only (``scope``, ``patient`` …), some in R5 only
+(``decision``, ``subject`` …). A resource with elements of both, or of neither, is refused.
 """
 
 import hashlib
@@ -12,24 +9,22 @@ import re
 from dataclasses import dataclass, field
 
 from consentd.errors import InvalidError
-from consentd.fhir import header, r4, r5
 from consentd.fhir.document import Cause, Release, content_hash, parse_document, validate_consent, walk
 from consentd.fhir.elements import Element, check_modifiers, refusal
+from consentd.fhir.header import OWN_NAMES, read_header
 from consentd.fhir.mapping import FhirMapping, SubjectReference
-from consentd.fhir.provisions import Reading, state_defaults
+from consentd.fhir.provisions import Reading
 from consentd.policy.check import check_consent
 from consentd.policy.model import Consent, Effect, Kind
 
-_ONLY_R4 = frozenset(r4.NAMES) - frozenset(r5.NAMES)
-_ONLY_R5 = frozenset(r5.NAMES) - frozenset(r4.NAMES)
-_NAMES = {Release.R4: r4.NAMES, Release.R5: r5.NAMES}
-_READERS = {Release.R4: r4.read_r4, Release.R5: r5.read_r5}
+_ONLY_R4 = frozenset(OWN_NAMES[Release.R4]) - frozenset(OWN_NAMES[Release.R5])
+_ONLY_R5 = frozenset(OWN_NAMES[Release.R5]) - frozenset(OWN_NAMES[Release.R4])
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _BUNDLES = ("collection", "searchset")
 _IDENTITY = "@"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ImportedConsent:
     """A consent that was read and is not yet written.
 
@@ -48,13 +43,12 @@ class ImportedConsent:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A resource, or a whole document, that is not imported.
 
     Attributes:
         resource: ``Consent/ID``; empty if the resource has no valid type and id.
-        cause: why it is refused.
         message: for a person: a constant text and a path. It never names the subject.
     """
 
@@ -84,7 +78,7 @@ def read_consents(
     for index, result in enumerate(results):
         if result.resource and result.resource in seen:
             message = f"resource is twice in one bundle: `{resources[index].path}`"
-            results[index] = Refused(resource=result.resource, cause=Cause.CHANGED, message=message)
+            results[index] = Refused(result.resource, Cause.CHANGED, message)
         seen.add(result.resource)
     return tuple(results)
 
@@ -165,28 +159,25 @@ def _read_consent(resource: Element, name: str, mapping: FhirMapping, test_data:
     validate_consent(resource.members, release, resource.path)
     if not name:
         raise refusal(Cause.NOT_VALID, "resource has no id", resource.at("id"))
-    resource.only(*header.NAMES, *_NAMES[release])
     reading = Reading(release, mapping, test_data)
-    header.check_shared(resource, reading)
-    parsed = _READERS[release](resource, reading)
-    root = state_defaults(parsed.root, reading)
+    header = read_header(resource, reading)
     content = content_hash(resource.members)
     consent = Consent(
-        kind=Kind.OBJECTION if root.effect is Effect.DENY else Kind.CONSENT,
-        root=root,
-        policy=parsed.policy,
+        kind=Kind.OBJECTION if header.root.effect is Effect.DENY else Kind.CONSENT,
+        root=header.root,
+        policy=header.policy,
         language=resource.text("language") or "und",
         source=format_source(release, name, content),
     )
-    _note_extensions(resource, reading)
+    if any(key == "extension" for _, key, _ in walk(resource.members)):
+        # FHIR allows to leave out extensions that are no modifiers (R4, 2.4.0.2).
+        reading.note("extensions are not kept")
     try:
         check_consent(consent, mapping.vocabulary)
     except InvalidError as error:
         raise refusal(Cause.INVALID_CONSENT, str(error), resource.path or "Consent") from error
-    request_id = import_request_id(parsed.subject, name, content)
-    return ImportedConsent(
-        resource=name, subject=parsed.subject, consent=consent, request_id=request_id, notes=tuple(reading.notes)
-    )
+    request_id = import_request_id(header.subject, name, content)
+    return ImportedConsent(name, header.subject, consent, request_id, tuple(reading.notes))
 
 
 def _release(resource: Element) -> Release:
@@ -198,11 +189,5 @@ def _release(resource: Element) -> Release:
     return Release.R4 if r4_only else Release.R5
 
 
-def _note_extensions(resource: Element, reading: Reading) -> None:
-    """Note that extensions are left out. FHIR allows that for extensions that are no modifiers (R4, 2.4.0.2)."""
-    if any(key == "extension" for _, key, _ in walk(resource.members)):
-        reading.note("extensions are not kept")
-
-
 def _refused(resource: str, error: InvalidError) -> Refused:
-    return Refused(resource=resource, cause=Cause(error.reason), message=str(error))
+    return Refused(resource, Cause(error.reason), str(error))

@@ -77,15 +77,13 @@ def parse_document(text: str | bytes) -> dict[str, object]:
         InvalidError: TOO_LARGE; or NOT_JSON: the text is not UTF-8, has a byte order mark, a key twice, NaN, infinity,
             a lone surrogate, a null or empty value (FHIR has neither), nests too deep, or is no object.
     """
-    if len(text) > MAX_DOCUMENT_BYTES:
-        raise InvalidError(f"document is longer than {MAX_DOCUMENT_BYTES} bytes", Cause.TOO_LARGE)
     try:
         encoded = text.encode() if isinstance(text, str) else text
+        if len(encoded) > MAX_DOCUMENT_BYTES:
+            raise InvalidError(f"document is longer than {MAX_DOCUMENT_BYTES} bytes", Cause.TOO_LARGE)
         decoded = encoded.decode()
     except UnicodeError:
         raise _not_json("it is not UTF-8") from None
-    if len(encoded) > MAX_DOCUMENT_BYTES:
-        raise InvalidError(f"document is longer than {MAX_DOCUMENT_BYTES} bytes", Cause.TOO_LARGE)
     if decoded.startswith("\ufeff"):
         raise _not_json("it begins with a byte order mark")
     try:
@@ -141,11 +139,7 @@ def walk(value: object) -> Iterator[tuple[str, str | int, object]]:
     waiting: list[tuple[str, object]] = [("", value)]
     while waiting:
         path, parent = waiting.pop()
-        members: Iterator[tuple[str | int, object]] = iter(())
-        if isinstance(parent, dict):
-            members = iter(parent.items())
-        elif isinstance(parent, list):
-            members = iter(enumerate(parent))
+        members = parent.items() if isinstance(parent, dict) else enumerate(parent) if isinstance(parent, list) else ()
         for key, member in members:
             yield path, key, member
             if isinstance(member, dict | list):

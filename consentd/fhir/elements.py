@@ -83,13 +83,9 @@ class Element:
 
 
 def refusal(cause: Cause, message: str, path: str, text: str = "") -> InvalidError:
-    """Return the error that refuses a resource.
+    """Return the error that refuses a resource; ``read_consents`` turns it into a ``Refused``.
 
-    ``read_consents`` turns it into a ``Refused``, so its reason, a ``Cause``, is never sent as an error reason by gRPC.
-
-    Args:
-        message: constant text.
-        text: the faulty text of the document; empty if it may name a person.
+    *text* is the faulty text of the document; empty if it may name a person.
     """
     return InvalidError(f"{message}: {quoted(text)} at {quoted(path)}" if text else f"{message}: {quoted(path)}", cause)
 

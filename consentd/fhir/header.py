@@ -1,38 +1,86 @@
-"""Read the elements of a Consent outside its provisions: status, category, subject, author, policy, holder."""
+"""Read the elements of a Consent outside its provisions, in FHIR R4 (4.0.1; 4.3.0 is the same) and R5 (5.0.0).
+
+How each release states the effect of the root provision (policy.md, rule 2):
+
+* R4: ``type`` of the root provision; if absent, ``policyRule`` OPTIN permits and OPTOUT denies. FHIR forbids ``type``
+  in the root and IHE PCF requires it, so both forms are read.
+* R5: ``decision``, which FHIR R6 will require. The only limit of the root is the consent's own ``period``. The
+  top-level provisions are the root's children.
+
+A resource that states no effect is refused.
+"""
 
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from consentd.fhir.document import Cause, quoted
+from consentd.fhir.document import Cause, Release, quoted
 from consentd.fhir.elements import Element, refusal
 from consentd.fhir.mapping import SYSTEMS, SubjectReference
-from consentd.fhir.provisions import TEST_PURPOSE, Reading
-from consentd.policy.model import ImplicitPolicy, Provision
+from consentd.fhir.provisions import TEST_PURPOSE, Reading, read_effect, read_provision, state_defaults
+from consentd.policy.model import Effect, ImplicitPolicy, Provision
 
-NAMES = ("resourceType", "meta", "language", "text", "contained", "identifier", "status", "category")
+SHARED_NAMES = ("resourceType", "meta", "language", "text", "contained", "identifier", "status", "category")
 """Elements that an R4 Consent and an R5 Consent have in common."""
+_R4_NAMES = (
+    "scope", "patient", "dateTime", "performer", "organization", "sourceAttachment", "sourceReference", "policy",
+    "policyRule", "verification", "provision",
+)  # fmt: skip
+_R5_NAMES = (
+    "subject", "date", "period", "grantor", "grantee", "manager", "controller", "sourceAttachment", "sourceReference",
+    "regulatoryBasis", "policyBasis", "policyText", "verification", "decision", "provision",
+)  # fmt: skip
+OWN_NAMES = {Release.R4: _R4_NAMES, Release.R5: _R5_NAMES}
+"""The further elements of a Consent of each release."""
+_ROLE_NAMES = {Release.R4: ("patient", "performer", "organization"), Release.R5: ("subject", "grantor", "controller")}
+"""The elements that name a consent's subject, authors and holders."""
 
+_SCOPE = f"{SYSTEMS['consentscope']}|patient-privacy"
+_RULES = {f"{SYSTEMS['v3-ActCode']}|OPTIN": Effect.PERMIT, f"{SYSTEMS['v3-ActCode']}|OPTOUT": Effect.DENY}
 _TEST = f"{SYSTEMS['v3-ActReason']}|{TEST_PURPOSE}"
 _ALTERED = SYSTEMS["v3-ObservationValue"] + "|"
 
+_Keys = list[tuple[str, str]]
+"""URIs or codes of policies, each with its path."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, slots=True)
 class Header:
-    """A consent as the reader of its release returns it. ``state_defaults`` has yet to be applied to ``root``."""
+    """The subject, the root provision with its nested provisions, and the implicit policy of a consent."""
 
     subject: SubjectReference
     root: Provision
     policy: ImplicitPolicy | None
 
 
-def check_shared(resource: Element, reading: Reading) -> None:
-    """Check status, category and labels of a resource.
+def read_header(resource: Element, reading: Reading) -> Header:
+    """Read all elements of a Consent, in the names of the release.
 
     Raises:
-        InvalidError: STATUS, CATEGORY, TEST_DATA; or UNSUPPORTED_CONTENT: the resource has a verification, or a label
-            like ``SUBSETTED`` says that it is a shortened or masked copy.
+        InvalidError: with a ``Cause``. No message names a person.
     """
+    resource.only(*SHARED_NAMES, *OWN_NAMES[reading.release])
+    _check_shared(resource, reading)
+    is_r4 = reading.release is Release.R4
+    if is_r4:
+        scope = resource.one("scope")
+        if scope is None or not any(key == _SCOPE for key, _ in scope.codings()):
+            raise refusal(Cause.SCOPE, "scope is not patient-privacy", resource.at("scope"))
+    elif "grantee" in resource.members:
+        # FHIR leaves open whether the grantee ("responsible for complying") limits the recipients. Do not guess.
+        raise refusal(Cause.UNSUPPORTED_CONTENT, "grantee is not interpreted", resource.at("grantee"))
+    subject_name, author_name, holder_name = _ROLE_NAMES[reading.release]
+    subject = _read_subject(resource, subject_name, reading)
+    for author in resource.many(author_name):
+        _check_author(author, resource.one(subject_name), reading)
+    root, keys = (_read_r4 if is_r4 else _read_r5)(resource, reading)
+    root = replace(root, holders=_read_holders(resource.many(holder_name), reading))
+    policy = _read_policies(keys, reading)
+    return Header(subject, state_defaults(root, reading), policy)
+
+
+def _check_shared(resource: Element, reading: Reading) -> None:
+    """Check status, category and labels, and note which elements are left out."""
     status = resource.text("status")
     if status != "active":
         # A withdrawn consent must not be imported as a valid one. Importing it as a withdrawal would record an act that
@@ -57,45 +105,86 @@ def check_shared(resource: Element, reading: Reading) -> None:
             reading.note(f"{name} is not kept")
 
 
-def read_subject(resource: Element, name: str, reading: Reading) -> SubjectReference:
-    """Return the citizen that the mapping gives for a consent's subject.
-
-    Raises:
-        InvalidError: UNKNOWN_SUBJECT, the mapping gives none or two different ones. The message names no person.
-    """
+def _read_subject(resource: Element, name: str, reading: Reading) -> SubjectReference:
     target = resource.one(name)
     found: set[SubjectReference] = set()
     if target is not None:
         identifier = reading.identifier(target)
-        found = {reading.mapping.subjects[key] for key in _keys(target, reading) if key in reading.mapping.subjects}
+        found = reading.matches(reading.mapping.subjects, target)
         system, _, value = identifier.rpartition("|")
         scheme = reading.mapping.schemes.get(system)
         if scheme is not None and unicodedata.is_normalized("NFC", value):
             found.add(SubjectReference(scheme, value))
     if len(found) != 1:
-        raise refusal(
-            Cause.UNKNOWN_SUBJECT, "subject has no single match in [subjects] or [schemes]", resource.at(name)
-        )
+        message = "subject has no single match in [subjects] or [schemes]"
+        raise refusal(Cause.UNKNOWN_SUBJECT, message, resource.at(name))
     return found.pop()
 
 
-def check_author(author: Element, subject: Element | None, reading: Reading) -> None:
-    """Check that the subject gave the consent. Another author would need an AUTHORITY entry (policy.md, rule 8).
-
-    Raises:
-        InvalidError: AUTHOR, the author is not the subject.
-    """
-    own = _keys(subject, reading) if subject is not None else set()
-    if not own & _keys(author, reading):
+def _check_author(author: Element, subject: Element | None, reading: Reading) -> None:
+    """Check that the subject gave the consent. Another author would need an AUTHORITY entry (policy.md, rule 8)."""
+    own = set(reading.keys(subject)) if subject is not None else set()
+    if not own.intersection(reading.keys(author)):
         raise refusal(Cause.AUTHOR, "author is not the subject", author.path)
 
 
-def read_policies(keys: Iterable[tuple[str, str]], reading: Reading) -> ImplicitPolicy | None:
-    """Return the implicit policy that a consent selects; None: it selects none. *keys* are URIs or codes, with paths.
+def _read_r4(resource: Element, reading: Reading) -> tuple[Provision, _Keys]:
+    if "policy" not in resource.members and "policyRule" not in resource.members:
+        raise refusal(Cause.NOT_VALID, "neither policy nor policyRule (ppc-1)", resource.path or "Consent")
+    uris = []
+    for policy in resource.many("policy"):
+        policy.only("authority", "uri")
+        uris += [(uri, policy.at("uri")) for uri in (policy.text("uri"),) if uri is not None]
+    base, keys = _read_policy_rule(resource, reading)
+    provision = resource.one("provision")
+    stated = read_effect(provision, "type") if provision is not None else None
+    if stated is not None and base is not None and stated is not base:
+        raise refusal(Cause.BASE, "provision.type contradicts policyRule", resource.at("provision.type"))
+    effect = stated or base
+    if effect is None:
+        raise refusal(Cause.BASE, "neither provision.type nor policyRule states an effect", resource.path or "Consent")
+    reading.note(f"the base is {effect.name.lower()}, by {'provision.type' if stated else 'policyRule'}")
+    root = Provision(effect=effect) if provision is None else read_provision(provision, effect, reading=reading)
+    return root, uris + keys
 
-    Raises:
-        InvalidError: UNSUPPORTED_CONTENT, two different policies are selected.
-    """
+
+def _read_policy_rule(resource: Element, reading: Reading) -> tuple[Effect | None, _Keys]:
+    """Return what ``policyRule`` states: a base effect, or the policies that are in the mapping."""
+    rule = resource.one("policyRule")
+    if rule is None:
+        return None, []
+    codings = rule.codings()
+    bases = {_RULES[key] for key, _ in codings if key in _RULES}
+    if len(bases) > 1:
+        raise refusal(Cause.BASE, "policyRule both opts in and opts out", rule.path)
+    if bases:
+        return bases.pop(), []
+    keys = [(key, path) for key, path in codings if key in reading.mapping.policies]
+    if not keys:
+        raise refusal(Cause.BASE, "policyRule is neither OPTIN, OPTOUT nor in [policies]", rule.path, codings[0][0])
+    return None, keys
+
+
+def _read_r5(resource: Element, reading: Reading) -> tuple[Provision, _Keys]:
+    effect = read_effect(resource, "decision")
+    if effect is None:
+        raise refusal(Cause.BASE, "no decision states an effect", resource.at("decision"))
+    reading.note(f"the base is {effect.name.lower()}, by decision")
+    keys = [coding for basis in resource.many("regulatoryBasis") for coding in basis.codings()]
+    basis = resource.one("policyBasis")
+    if basis is not None:
+        basis.only("reference", "url")
+        url = basis.text("url")
+        keys += [(url, basis.at("url"))] if url is not None else []
+    for name in ("policyText", "manager"):
+        if name in resource.members:
+            reading.note(f"{name} limits nothing and is not kept")
+    base = {name: value for name, value in resource.members.items() if name in ("period", "provision")}
+    return read_provision(Element(base, resource.path), effect, reading=reading), keys
+
+
+def _read_policies(keys: _Keys, reading: Reading) -> ImplicitPolicy | None:
+    """Return the implicit policy that a consent selects; None: it selects none."""
     selected: ImplicitPolicy | None = None
     for key, path in keys:
         policy = reading.mapping.policies.get(key)
@@ -109,22 +198,11 @@ def read_policies(keys: Iterable[tuple[str, str]], reading: Reading) -> Implicit
     return selected
 
 
-def read_holder(organisations: Iterable[Element], reading: Reading) -> tuple[str, ...]:
+def _read_holders(organisations: Iterable[Element], reading: Reading) -> tuple[str, ...]:
     """Return the holders whose data a consent covers; empty: every holder's."""
-    holders: list[str] = []
-    is_any_unknown = False
-    for organisation in organisations:
-        mapped = {
-            reading.mapping.holders[key] for key in _keys(organisation, reading) if key in reading.mapping.holders
-        }
-        holders += sorted(mapped)
-        is_any_unknown = is_any_unknown or not mapped
-    if is_any_unknown:
+    mapped = [reading.matches(reading.mapping.holders, organisation) for organisation in organisations]
+    if not all(mapped):
         # Limiting the consent to the holders that are known would exclude the data of the unknown one.
         reading.note("keeper of the consent is not in [holders]: the consent covers every holder")
         return ()
-    return tuple(dict.fromkeys(holders))
-
-
-def _keys(target: Element, reading: Reading) -> set[str]:
-    return {key for key in (reading.reference(target), reading.identifier(target)) if key}
+    return tuple(dict.fromkeys(holder for holders in mapped for holder in sorted(holders)))

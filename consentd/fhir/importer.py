@@ -8,6 +8,7 @@ A resource that was imported before with other content is refused (``CHANGED``).
 not replace the first. Amend or revoke the first one.
 """
 
+import dataclasses
 import json
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
@@ -52,16 +53,9 @@ class ImportResult(StrEnum):
     REFUSED = "refused"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ResourceReport:
-    """The report about one resource.
-
-    Attributes:
-        resource: ``Consent/ID``; empty if the resource has no valid type and id.
-        consent_id: the id of the consent written; empty if none was.
-        cause, message: why the resource is refused; None and empty if it is not.
-        notes: as in ``ImportedConsent``.
-    """
+    """The report about one resource; its fields are as in ``ImportedConsent`` and ``Refused``."""
 
     resource: str
     result: ImportResult
@@ -95,31 +89,33 @@ def import_paths(
     """
     for path in find_files(paths):
         try:
-            text = _read(path)
-        except InvalidError as error:
-            yield FileReport(path, (_refused("", Cause(error.reason), str(error)),))
+            with path.open("rb") as file:
+                text = file.read(MAX_DOCUMENT_BYTES + 1)  # one more byte, so that a longer file is noticed
+        except OSError as error:
+            yield FileReport(path, (_refused("", Cause.UNREADABLE, f"file cannot be read: {error.strerror}"),))
             continue
-        yield FileReport(path, import_text(text, mapping, writer, test_data=test_data))
+        yield FileReport(path, tuple(_import_text(text, mapping, writer, test_data)))
 
 
-def import_text(
-    text: str | bytes, mapping: FhirMapping, writer: Writer, *, test_data: bool = False
-) -> tuple[ResourceReport, ...]:
-    """Import one document: all its resources, or none.
-
-    Raises:
-        InvalidError, OverloadedError, StorageError: as ``import_paths``.
-    """
+def _import_text(text: bytes, mapping: FhirMapping, writer: Writer, test_data: bool) -> list[ResourceReport]:
+    """Import all resources of a document, or none."""
     results = [_checked(result, writer) for result in read_consents(text, mapping, test_data=test_data)]
-    if any(isinstance(result, Refused) for result in results):
-        return tuple(_held_back(result) for result in results)
+    is_any_refused = any(isinstance(result, Refused) for result in results)
     reports: list[ResourceReport] = []
     for result in results:
-        # If the daemon refuses one resource, the following ones are not written. Earlier ones are, and a second run
-        # finds them unchanged.
-        stopped = bool(reports) and reports[-1].result is ImportResult.REFUSED
-        reports.append(_held_back(result) if stopped else _write(result, writer))
-    return tuple(reports)
+        if isinstance(result, ResourceReport):
+            report = result
+        elif isinstance(result, Refused):
+            report = _refused(result.resource, result.cause, result.message)
+        elif is_any_refused:
+            report = _refused(result.resource, Cause.HELD_BACK, "another resource of this file is refused")
+        else:
+            report = _write(result, writer)
+            # If the daemon refuses one resource, the following ones are not written. Earlier ones are, and a second
+            # run finds them unchanged.
+            is_any_refused = report.result is ImportResult.REFUSED
+        reports.append(report)
+    return reports
 
 
 def find_files(paths: Iterable[Path]) -> list[Path]:
@@ -145,29 +141,12 @@ def format_text(report: FileReport) -> str:
 
 def format_json(report: FileReport) -> str:
     """Return a report for a program: one line with a JSON object for each resource."""
-    return "\n".join(
-        json.dumps(
-            {
-                "file": str(report.path),
-                "resource": resource.resource,
-                "fate": resource.result,
-                "consent_id": resource.consent_id,
-                "cause": resource.cause,
-                "message": resource.message,
-                "notes": resource.notes,
-            },
-            ensure_ascii=False,
-        )
-        for resource in report.resources
-    )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_DOCUMENT_BYTES + 1)  # one more byte, so that a longer file is noticed
-    except OSError as error:
-        raise InvalidError(f"file cannot be read: {error.strerror}", Cause.UNREADABLE) from error
+    lines = []
+    for resource in report.resources:
+        members = dataclasses.asdict(resource)
+        line = {"file": str(report.path), "resource": members.pop("resource"), "fate": members.pop("result"), **members}
+        lines.append(json.dumps(line, ensure_ascii=False))
+    return "\n".join(lines)
 
 
 def _checked(result: ImportedConsent | Refused, writer: Writer) -> ImportedConsent | Refused | ResourceReport:
@@ -177,17 +156,14 @@ def _checked(result: ImportedConsent | Refused, writer: Writer) -> ImportedConse
     sources = writer.existing_sources(result.subject)
     source = result.consent.source
     if source in sources:
-        return ResourceReport(resource=result.resource, result=ImportResult.UNCHANGED, notes=result.notes)
+        return ResourceReport(result.resource, ImportResult.UNCHANGED, notes=result.notes)
     if any(identity_id(other) == identity_id(source) for other in sources if content_id(other)):
         message = "an earlier content of this resource was imported: amend or revoke that consent"
-        return Refused(resource=result.resource, cause=Cause.CHANGED, message=message)
+        return Refused(result.resource, Cause.CHANGED, message)
     return result
 
 
-def _write(result: ImportedConsent | Refused | ResourceReport, writer: Writer) -> ResourceReport:
-    if isinstance(result, ResourceReport):
-        return result
-    assert isinstance(result, ImportedConsent)
+def _write(result: ImportedConsent, writer: Writer) -> ResourceReport:
     try:
         consent_id, replayed = writer.grant(result.subject, result.consent, result.request_id)
     except _REFUSALS as error:
@@ -195,16 +171,8 @@ def _write(result: ImportedConsent | Refused | ResourceReport, writer: Writer) -
     if not consent_id:
         return _refused(result.resource, Cause.NOT_WRITTEN, "the daemon refused it on a legal ground that it recorded")
     outcome = ImportResult.UNCHANGED if replayed else ImportResult.IMPORTED
-    return ResourceReport(resource=result.resource, result=outcome, consent_id=consent_id, notes=result.notes)
-
-
-def _held_back(result: ImportedConsent | Refused | ResourceReport) -> ResourceReport:
-    if isinstance(result, ResourceReport):
-        return result
-    if isinstance(result, Refused):
-        return _refused(result.resource, result.cause, result.message)
-    return _refused(result.resource, Cause.HELD_BACK, "another resource of this file is refused")
+    return ResourceReport(result.resource, outcome, consent_id, notes=result.notes)
 
 
 def _refused(resource: str, cause: Cause, message: str) -> ResourceReport:
-    return ResourceReport(resource=resource, result=ImportResult.REFUSED, cause=cause, message=message)
+    return ResourceReport(resource, ImportResult.REFUSED, cause=cause, message=message)

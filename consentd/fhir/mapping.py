@@ -19,15 +19,13 @@ from consentd.fhir.document import quoted
 from consentd.policy.model import ANY, ImplicitPolicy
 from consentd.policy.vocabulary import Vocabulary
 
+_HL7_SYSTEMS = (
+    "v3-ActReason", "v3-ActCode", "v3-Confidentiality", "v3-ObservationValue", "v3-ParticipationType", "consentaction",
+    "consentscope",
+)  # fmt: skip
 SYSTEMS: Final = MappingProxyType(
     {
-        "v3-ActReason": "http://terminology.hl7.org/CodeSystem/v3-ActReason",
-        "v3-ActCode": "http://terminology.hl7.org/CodeSystem/v3-ActCode",
-        "v3-Confidentiality": "http://terminology.hl7.org/CodeSystem/v3-Confidentiality",
-        "v3-ObservationValue": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue",
-        "v3-ParticipationType": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType",
-        "consentaction": "http://terminology.hl7.org/CodeSystem/consentaction",
-        "consentscope": "http://terminology.hl7.org/CodeSystem/consentscope",
+        **{name: f"http://terminology.hl7.org/CodeSystem/{name}" for name in _HL7_SYSTEMS},
         "loinc": "http://loinc.org",
         "resource-types": "http://hl7.org/fhir/resource-types",
         "r5-resource-types": "http://hl7.org/fhir/fhir-types",
@@ -41,14 +39,7 @@ PRIVACY_CATEGORIES: Final = frozenset(
 """``Consent.category`` codes of a consent to the use of data."""
 
 _PCF = "https://profiles.ihe.net/ITI/PCF/"
-_POLICY_NAMES: Final = MappingProxyType(
-    {
-        "deny": ImplicitPolicy.DENY,
-        "basic-normal": ImplicitPolicy.BASIC_NORMAL,
-        "all-normal": ImplicitPolicy.ALL_NORMAL,
-        "break-glass-only": ImplicitPolicy.BREAK_GLASS_ONLY,
-    }
-)
+_POLICY_NAMES: Final = MappingProxyType({policy.name.lower().replace("_", "-"): policy for policy in ImplicitPolicy})
 PCF_POLICIES: Final = MappingProxyType({f"{_PCF}Policy-{name}": policy for name, policy in _POLICY_NAMES.items()})
 """The four implicit policies of IHE PCF 1.1, by URI."""
 
@@ -57,9 +48,10 @@ _RRN_SYSTEMS = ("https://mois.go.kr/rrn", "http://mois.go.kr/rrn")
 _RRN_SCHEMES = ("rrn", "nnkor")
 
 _Value = TypeVar("_Value")
-_CODE_TABLES = ("purposes", "categories", "actions", "labels")
-_TABLES = ("systems", *_CODE_TABLES, "actors", "holders", "policies", "subjects", "schemes")
-_LISTS = ("bases", "privacy_categories")
+_KNOWN = (
+    "bases", "privacy_categories", "systems", "purposes", "categories", "actions", "labels", "actors", "holders",
+    "policies", "subjects", "schemes",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +68,7 @@ class FhirMapping:
 
     Attributes:
         vocabulary: the vocabulary of the codes that result.
-        purposes, categories, actions, labels: code → codes of the vocabulary.
+        codes: by table (purposes, categories, actions, labels): code → codes of the vocabulary.
         actors: reference, or ``system|value`` of an identifier → participant or ``group/ID``.
         holders: reference of the organisation that keeps a consent → participant whose data the consent covers.
         policies: policy URI, or ``system|code`` → implicit policy; None: the policy is known, and selects none.
@@ -87,10 +79,7 @@ class FhirMapping:
     """
 
     vocabulary: Vocabulary = field(repr=False)
-    purposes: Mapping[str, tuple[str, ...]]
-    categories: Mapping[str, tuple[str, ...]]
-    actions: Mapping[str, tuple[str, ...]]
-    labels: Mapping[str, tuple[str, ...]]
+    codes: Mapping[str, Mapping[str, tuple[str, ...]]]
     actors: Mapping[str, str]
     holders: Mapping[str, str]
     policies: Mapping[str, ImplicitPolicy | None]
@@ -125,10 +114,8 @@ def parse_mapping(text: str, vocabulary: Vocabulary) -> FhirMapping:
     except tomllib.TOMLDecodeError as error:
         raise InvalidError("mapping is not TOML") from error
     for name in tables:
-        if name not in (*_TABLES, *_LISTS):
-            raise InvalidError(
-                f"mapping has an unknown key: {quoted(name)}, known are {', '.join((*_LISTS, *_TABLES))}"
-            )
+        if name not in _KNOWN:
+            raise InvalidError(f"mapping has an unknown key: {quoted(name)}, known are {', '.join(_KNOWN)}")
     systems = {**SYSTEMS, **_table(tables, "systems", _text)}
     code_lists = (
         ("purposes", vocabulary.purposes, vocabulary.purpose.bits),
@@ -143,17 +130,19 @@ def parse_mapping(text: str, vocabulary: Vocabulary) -> FhirMapping:
         for code in itertools.chain.from_iterable(codes[name].values()):
             if code not in known:
                 raise InvalidError(f"mapping leads to a code that is not in the vocabulary: [{name}] {quoted(code)}")
+    categories = dict.fromkeys(_list(tables, "privacy_categories"), ())
+    bases = (base if base.endswith("/") else f"{base}/" for base in _list(tables, "bases"))
     return FhirMapping(
         vocabulary=vocabulary,
-        **codes,
+        codes=codes,
         actors=_expanded(_table(tables, "actors", _text), systems),
         holders=_expanded(_table(tables, "holders", _text), systems),
         policies={**PCF_POLICIES, **_expanded(_table(tables, "policies", _policy), systems)},
         subjects=_expanded(_table(tables, "subjects", _subject), systems),
         schemes={_system(key, systems): value for key, value in _table(tables, "schemes", _scheme).items()},
-        bases=_bases(tables),
-        privacy_categories=PRIVACY_CATEGORIES
-        | _coded(dict.fromkeys(_list(tables, "privacy_categories"), ()), systems, "privacy_categories").keys(),
+        # Longest first: of two bases that a reference begins with, the longer is removed.
+        bases=tuple(sorted(bases, key=lambda base: (-len(base), base))),
+        privacy_categories=PRIVACY_CATEGORIES | _coded(categories, systems, "privacy_categories").keys(),
     )
 
 
@@ -209,12 +198,6 @@ def _subject(value: object, path: str) -> SubjectReference:
     if not unicodedata.is_normalized("NFC", identifier):
         raise InvalidError("mapping of a subject has an identifier that is not NFC")
     return SubjectReference(scheme, identifier)
-
-
-def _bases(tables: Mapping[str, object]) -> tuple[str, ...]:
-    """Return the base URLs, longest first: of two bases that a reference begins with, the longer is removed."""
-    bases = (base if base.endswith("/") else f"{base}/" for base in _list(tables, "bases"))
-    return tuple(sorted(bases, key=lambda base: (-len(base), base)))
 
 
 def _system(name: str, systems: Mapping[str, str]) -> str:

@@ -8,7 +8,9 @@ What an absent element means:
 * A child without a value inherits its parent's. A child without ``type`` has the opposite effect of its parent.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from consentd.errors import InvalidError
 from consentd.fhir.document import Cause, Release
@@ -35,6 +37,8 @@ _CATEGORY_NAMES = ("class", "documentType", "resourceType", "code")
 _NO_END = ("9999", "9999-12", "9999-12-31")  # written by systems that cannot leave the end out
 _PEOPLE = ("Patient", "RelatedPerson", "Person", "urn:", "#")
 
+_Value = TypeVar("_Value")
+
 
 @dataclass(slots=True)
 class Reading:
@@ -54,32 +58,29 @@ class Reading:
         if text not in self.notes:
             self.notes.append(text)
 
-    def code(self, table: str, coding: tuple[str, str]) -> tuple[str, ...]:
-        """Return the codes of the vocabulary for one coding; *table* names a table of the mapping.
+    def codes(self, table: str, elements: Iterable[Element]) -> tuple[str, ...]:
+        """Return the codes of the vocabulary for Codings; *table* names a table of the mapping's codes.
 
         Raises:
-            InvalidError: UNKNOWN_CODE, the coding is not in the table.
+            InvalidError: UNKNOWN_CODE, a coding is not in the table.
         """
-        key, path = coding
-        codes: tuple[str, ...] | None = getattr(self.mapping, table).get(key)
-        if codes is None:
-            raise refusal(Cause.UNKNOWN_CODE, f"code is not in [{table}]", path, key)
-        return codes
+        return _unique(code for element in elements for code in self._concept(table, element, [element.coding()]))
 
-    def concept(self, table: str, element: Element) -> tuple[str, ...]:
-        """Return the codes for a CodeableConcept, whose codings all mean the same.
+    def concepts(self, table: str, elements: Iterable[Element]) -> tuple[str, ...]:
+        """Return the codes of the vocabulary for CodeableConcepts. All codings of one concept mean the same.
 
         Raises:
-            InvalidError: UNKNOWN_CODE, no coding is in the table, or two of them map to different codes.
+            InvalidError: UNKNOWN_CODE, no coding of a concept is in the table, or two of them map to different codes.
         """
-        codings = element.codings()
-        known = {self.code(table, coding) for coding in codings if coding[0] in getattr(self.mapping, table)}
+        return _unique(code for element in elements for code in self._concept(table, element, element.codings()))
+
+    def _concept(self, table: str, element: Element, codings: list[tuple[str, str]]) -> tuple[str, ...]:
+        known = {self.mapping.codes[table][key] for key, _ in codings if key in self.mapping.codes[table]}
         if not known:
-            self.code(table, codings[0])
+            key, path = codings[0]
+            raise refusal(Cause.UNKNOWN_CODE, f"code is not in [{table}]", path, key)
         if len(known) > 1:
-            raise refusal(
-                Cause.UNKNOWN_CODE, f"codings of one concept differ in [{table}]", element.path
-            )
+            raise refusal(Cause.UNKNOWN_CODE, f"codings of one concept differ in [{table}]", element.path)
         return known.pop()
 
     def reference(self, element: Element) -> str:
@@ -99,6 +100,14 @@ class Reading:
         system, value = identifier.text("system"), identifier.text("value")
         return f"{system}|{value}" if system and value else ""
 
+    def keys(self, element: Element) -> list[str]:
+        """Return the keys of a reference in the mapping's tables: the reference and its identifier."""
+        return [key for key in (self.reference(element), self.identifier(element)) if key]
+
+    def matches(self, table: Mapping[str, _Value], element: Element) -> set[_Value]:
+        """Return the values that a table of the mapping has for a reference."""
+        return {table[key] for key in self.keys(element) if key in table}
+
 
 def read_provision(
     element: Element, effect: Effect | None, *, reading: Reading, parent: Effect | None = None, depth: int = 1
@@ -108,10 +117,9 @@ def read_provision(
     Args:
         effect: the provision's effect, if another element of the resource states it (a root); None: read its ``type``.
         parent: the parent's effect, stated or by default; None for a root.
-        depth: 1 for a root.
 
     Raises:
-        InvalidError: with a ``Cause``, see ``elements.refusal``.
+        InvalidError: with a ``Cause``.
     """
     element.only(*_NAMES[reading.release])
     if depth > MAX_DEPTH:
@@ -130,14 +138,12 @@ def read_provision(
         raise refusal(Cause.PERIOD, "period ends before 1970", element.at("period"))
     return Provision(
         effect=effect,
-        actors=_unique([_actor(actor, reading) for actor in element.many("actor")]),
+        actors=_unique(_actor(actor, reading) for actor in element.many("actor")),
         purposes=_purposes(element, reading),
         categories=_categories(element, reading),
-        actions=_unique([code for action in element.many("action") for code in reading.concept("actions", action)]),
-        labels=_unique(
-            [code for label in element.many("securityLabel") for code in reading.code("labels", label.coding())]
-        ),
-        resources=_unique([_resource(entry, reading) for entry in element.many("data")]),
+        actions=reading.concepts("actions", element.many("action")),
+        labels=reading.codes("labels", element.many("securityLabel")),
+        resources=_unique(_resource(entry, reading) for entry in element.many("data")),
         start_ms=max(start or 0, 0),  # changes no decision: all are taken after 1970
         end_ms=OPEN_END_MS if end is None else end,
         data_period=data_period,
@@ -208,9 +214,7 @@ def _bound(period: Element, name: str) -> int | None:
 
 
 def _purposes(element: Element, reading: Reading) -> tuple[str, ...]:
-    purposes = _unique(
-        [code for purpose in element.many("purpose") for code in reading.code("purposes", purpose.coding())]
-    )
+    purposes = reading.codes("purposes", element.many("purpose"))
     if TEST_PURPOSE in purposes and not reading.test_data:
         raise refusal(Cause.TEST_DATA, "provision has test data as a purpose", element.at("purpose"))
     return purposes
@@ -221,16 +225,10 @@ def _categories(element: Element, reading: Reading) -> tuple[str, ...]:
     if len(stated) > 1:
         # In FHIR both must match. A provision of ours has one list of categories, of which any may match.
         raise refusal(Cause.UNSUPPORTED_CONTENT, f"provision has {' and '.join(stated)}", element.path)
-    if stated == ["code"]:
-        return _unique([code for concept in element.many("code") for code in reading.concept("categories", concept)])
-    return _unique(
-        [
-            code
-            for name in stated
-            for coding in element.many(name)
-            for code in reading.code("categories", coding.coding())
-        ]
-    )
+    if not stated:
+        return ()
+    (name,) = stated
+    return (reading.concepts if name == "code" else reading.codes)("categories", element.many(name))
 
 
 def _actor(element: Element, reading: Reading) -> str:
@@ -240,10 +238,9 @@ def _actor(element: Element, reading: Reading) -> str:
         raise refusal(Cause.ROLE, "actor has another role than information recipient (IRCP)", element.at("role"))
     if target is None:
         raise refusal(Cause.UNKNOWN_PARTICIPANT, "actor has no reference", element.path)
-    reference, identifier = reading.reference(target), reading.identifier(target)
-    actors = reading.mapping.actors
-    found = {actors[key] for key in (reference, identifier) if key in actors}
+    found = reading.matches(reading.mapping.actors, target)
     if len(found) != 1:
+        reference = reading.reference(target)
         shown = "" if reference.startswith(_PEOPLE) else reference  # no message names a person
         raise refusal(Cause.UNKNOWN_PARTICIPANT, "actor has no single match in [actors]", target.path, shown)
     return found.pop()
@@ -274,5 +271,5 @@ def _state_purposes(node: Provision, parent: Effect, reading: Reading) -> Provis
     return replace(node, purposes=purposes, children=children)
 
 
-def _unique(values: list[str]) -> tuple[str, ...]:
+def _unique(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))
