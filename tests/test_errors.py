@@ -24,8 +24,8 @@ from consentd.ledger import layout
 from consentd.ledger.retention import encode_pruned
 from consentd.policy import evaluate
 from consentd.sequencer.commands.write import Plan, Unremembered, WriteContext
+from consentd.service.rpc import MAX_MESSAGE
 from consentd.service.servicer import Services
-from consentd.service.status import MAX_MESSAGE
 from consentd.store import Batch
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb

@@ -34,6 +34,7 @@ from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError
 from consentd.policy import subject as subjects
+from consentd.service import requests
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
@@ -457,8 +458,7 @@ def test_a_page_ends_where_it_gets_large(
     while token:
         page, token = fetch(token)
         wanted += page
-    for module in ("pages", "access"):
-        monkeypatch.setattr(f"consentd.service.{module}.PAGE_BYTES", 10)  # less than any item has
+    monkeypatch.setattr(requests, "PAGE_BYTES", 10)  # less than any item has
     got, token = fetch("")
     while token:
         page, token = fetch(token)

@@ -1,5 +1,7 @@
 """AccessService: decide and record an access in one call; after the transfer, record its outcome."""
 
+from collections.abc import Iterator
+
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, MalformedError, RequestError
@@ -7,10 +9,9 @@ from consentd.ledger import reads
 from consentd.sequencer.commands import accesses
 from consentd.sequencer.commands.write import SignedEntry, verify_ahead
 from consentd.sequencer.pool import Written
-from consentd.service.pages import PAGE_BYTES, Pager, page_size
+from consentd.service import requests
 from consentd.service.policy import OUTCOMES, check_size, reduced
-from consentd.service.requests import check_batch, content_hash, make_request, parse_signed, signed_entry
-from consentd.service.rpc import rpc
+from consentd.service.rpc import item_error, rpc
 from consentd.service.servicer import Context, Servicer, revision
 from consentd.statements import decisions, payloads
 from consentd.v1 import access_service_pb2 as ac
@@ -37,7 +38,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
     ) -> ac.BatchAuthorizeAccessesResponse:
         """Decide and record many accesses, each by itself."""
         caller = self.caller(context)
-        check_batch(len(request.requests), self.services.config.grpc.max_batch_items)
+        requests.check_batch(len(request.requests), self.services.config.grpc.max_batch_items)
         writes: list[accesses.AuthorizeAccess | RequestError] = []
         for item in request.requests:
             try:
@@ -57,7 +58,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
                 answer = self._authorized(next(futures).result(), request.wait_for, context)
                 result.response.CopyFrom(answer)
             except RequestError as error:
-                result.error.CopyFrom(self.item_error(error))
+                result.error.CopyFrom(item_error(self.metrics, error))
         return response
 
     def _access(self, request: ac.AuthorizeAccessRequest, caller: str, context: Context) -> accesses.AuthorizeAccess:
@@ -86,7 +87,9 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         payloads.check_no_unknown_fields(question)
         if question.HasField("consistency"):
             raise InvalidError("an access is always decided at the latest state")
-        identity = make_request(caller, request.request_id, content_hash("AuthorizeAccess", asked.question))
+        identity = requests.make_request(
+            caller, request.request_id, requests.content_hash("AuthorizeAccess", asked.question)
+        )
         return accesses.AuthorizeAccess(
             request=identity,
             identifier_hash=self.identifier_hash(question.subject),
@@ -123,7 +126,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
     ) -> ac.BatchRecordAccessesResponse:
         """Record what many transfers did, all or none."""
         caller = self.caller(context)
-        check_batch(len(request.requests), self.services.config.grpc.max_batch_items)
+        requests.check_batch(len(request.requests), self.services.config.grpc.max_batch_items)
         outcomes = tuple(self._outcome(item, caller) for item in request.requests)
         written = self.services.sequencer.submit(accesses.RecordOutcomes(outcomes=outcomes)).result()
         response, appended = ac.BatchRecordAccessesResponse(), iter(written.entries)
@@ -146,16 +149,16 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
             payloads.check_no_unknown_fields(message)
         elif form == "signed":
             signed = request.signed
-            message = parse_signed(st.OutcomeStatement, signed)
+            message = requests.parse_signed(st.OutcomeStatement, signed)
         else:
             raise InvalidError("request states no outcome")
         if message.status not in st.TransferStatus.values() or not message.status:
             raise InvalidError(f"transfer status is unknown: `{message.status}`")
         identifier_hash = self.identifier_hash(request.subject)
-        content = content_hash(
+        content = requests.content_hash(
             "RecordAccess", identifier_hash, str(request.access_seq), signed if signed is not None else message
         )
-        identity = make_request(caller, request.request_id, content)
+        identity = requests.make_request(caller, request.request_id, content)
         services = self.services
         with services.table.read() as snapshot:
             tag = snapshot.tag_of(identifier_hash)
@@ -167,46 +170,45 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
             message=message,
             signed=None
             if signed is None
-            else signed_entry(services.config.ledger.origin, EntryKind.OUTCOME, tag, identity.id, signed),
+            else requests.signed_entry(services.config.ledger.origin, EntryKind.OUTCOME, tag, identity.id, signed),
         )
 
     @rpc
     def ListAccesses(self, request: ac.ListAccessesRequest, context: Context) -> ac.ListAccessesResponse:
         """Read who used a person's data, newest first."""
         caller, services = self.acting_caller(context), self.services
-        size = page_size(request.page_size)
+        size = requests.page_size(request.page_size)
         with services.table.read() as snapshot:
             tag = self.tag(snapshot, request.subject)
             tree_size, root = snapshot.size, snapshot.root
-        pager = Pager(services.page_key, "ListAccesses", caller, request.subject)
+        pager = requests.Pager(services.page_key, "ListAccesses", caller, request.subject)
         count, _ = services.ledger.head(tag)
         before = count + 1
         if request.page_token:
             before, tree_size = pager.parse(request.page_token)
             root = reads.root_at(services.ledger.store, tree_size)
-        response = ac.ListAccessesResponse(revision=revision(tree_size, root))
+        records = self._access_records(tag, count, before=before, tree_size=tree_size)
+        page, more = requests.take_page(records, size)
+        response = ac.ListAccessesResponse(accesses=page, revision=revision(tree_size, root))
+        if more:
+            response.next_page_token = pager.token(page[-1].seq, tree_size)
+        return response
+
+    def _access_records(self, tag: bytes, count: int, *, before: int, tree_size: int) -> Iterator[ac.AccessRecord]:
+        """Yield the accesses below seq *before* that are in the tree, newest first, with their outcomes."""
         outcomes: dict[int, list[st.OutcomeStatement]] = {}
-        left_bytes = PAGE_BYTES
         # This reads the chain backwards. An outcome comes after its access in the chain, so it is read first.
-        for entry in reads.read_chain_back(services.ledger.store, tag, count):
-            if entry.index >= tree_size or entry.event.kind not in _LISTED:
+        for entry in reads.read_chain_back(self.services.ledger.store, tag, count):
+            event = entry.event
+            if entry.index >= tree_size or event.kind not in _LISTED:
                 continue
-            if entry.event.kind == EntryKind.OUTCOME:
+            if event.kind == EntryKind.OUTCOME:
                 payload = self._payload(entry)
                 if payload is not None:
-                    outcomes.setdefault(entry.event.ref, []).append(payloads.parse(st.OutcomeStatement, payload))
-                continue
-            if entry.event.seq >= before:
-                continue
-            if len(response.accesses) == size or left_bytes <= 0:
-                response.next_page_token = pager.token(response.accesses[-1].seq, tree_size)
-                break
-            record = _access_record(entry, self._payload(entry))
-            if record is not None:
-                record.outcomes.extend(reversed(outcomes.get(entry.event.seq, [])))
-                response.accesses.append(record)
-                left_bytes -= record.ByteSize()
-        return response
+                    outcomes.setdefault(event.ref, []).append(payloads.parse(st.OutcomeStatement, payload))
+            elif event.seq < before and (record := _access_record(entry, self._payload(entry))) is not None:
+                record.outcomes.extend(reversed(outcomes.get(event.seq, [])))
+                yield record
 
     def _payload(self, entry: reads.StoredEntry) -> bytes | None:
         opened = reads.open_entry(self.services.vault, entry)

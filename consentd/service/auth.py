@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from consentd.errors import InvalidError, StorageError
+from consentd.errors import DeniedError, InvalidError, StorageError
 from consentd.sequencer.commands.callers import PARTICIPANT_ID
 
 _LINE = re.compile(r"(token|cert)\s+([0-9a-f]{64})\s+(\S+)")
@@ -34,6 +34,10 @@ def format_credential(token: str, participant_id: str) -> str:
     return f"token {token_hash(token)} {participant_id}\n"
 
 
+class UnauthenticatedError(DeniedError):
+    """Say that a call has no valid credential (UNAUTHENTICATED), while other denials are PERMISSION_DENIED."""
+
+
 @dataclass(frozen=True, slots=True)
 class Credentials:
     """The credentials by kind: SHA-256 (hex) → participant id."""
@@ -42,12 +46,17 @@ class Credentials:
     certificates: Mapping[str, str]
 
 
-def parse_credentials(text: str) -> Credentials:
-    """Parse the credentials file.
+def read_credentials(path: Path) -> Credentials:
+    """Read the credentials file.
 
     Raises:
+        StorageError: it cannot be read.
         InvalidError: a line is malformed. The message has its number and none of its text.
     """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise StorageError(f"credentials file cannot be read: `{path}`: {error.strerror}") from error
     found: dict[str, dict[str, str]] = {"token": {}, "cert": {}}
     for number, line in enumerate(text.splitlines(), 1):
         bare = line.split("#", 1)[0].strip()
@@ -58,19 +67,6 @@ def parse_credentials(text: str) -> Credentials:
             raise InvalidError(f"credentials file has a bad line: `{number}`")
         found[match[1]][match[2]] = match[3]
     return Credentials(found["token"], found["cert"])
-
-
-def read_credentials(path: Path) -> Credentials:
-    """Read the credentials file.
-
-    Raises:
-        StorageError: it cannot be read.
-        InvalidError: a line is malformed.
-    """
-    try:
-        return parse_credentials(path.read_text())
-    except OSError as error:
-        raise StorageError(f"credentials file cannot be read: `{path}`: {error.strerror}") from error
 
 
 class Authenticator:

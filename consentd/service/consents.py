@@ -12,8 +12,7 @@ from consentd.policy.subject import Lineage
 from consentd.sequencer.commands import consents
 from consentd.sequencer.commands.write import Request, SignedEntry
 from consentd.sequencer.pool import Written
-from consentd.service.pages import Pager, page_length, page_size
-from consentd.service.requests import content_hash, make_request, parse_signed, signed_entry
+from consentd.service import requests
 from consentd.service.rpc import rpc
 from consentd.service.servicer import Context, Servicer, revision
 from consentd.statements import decisions, payloads
@@ -36,8 +35,8 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         caller = self.acting_caller(context)
         message, signed = _read_statement(request, st.GrantStatement, caller)
         identifier_hash = self.identifier_hash(request.subject)
-        content = content_hash("GRANT", identifier_hash, message, signed or b"")
-        identity = make_request(caller, request.request_id, content)
+        content = requests.content_hash("GRANT", identifier_hash, message, signed or b"")
+        identity = requests.make_request(caller, request.request_id, content)
         write = consents.GrantConsent(
             request=identity,
             identifier_hash=identifier_hash,
@@ -57,13 +56,13 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         caller = self.acting_caller(context)
         message, signed = _read_statement(request, st.AmendStatement, caller)
         identifier_hash = self.identifier_hash(request.subject)
-        content = content_hash(
+        content = requests.content_hash(
             "AmendConsent",
-            content_hash("AMEND", identifier_hash, message, signed or b""),
+            requests.content_hash("AMEND", identifier_hash, message, signed or b""),
             request.consent_id,
             str(request.based_on_version),
         )
-        identity = make_request(caller, request.request_id, content)
+        identity = requests.make_request(caller, request.request_id, content)
         write = consents.AmendConsent(
             request=identity,
             identifier_hash=identifier_hash,
@@ -113,8 +112,10 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
     def ListConsents(self, request: cs.ListConsentsRequest, context: Context) -> cs.ListConsentsResponse:
         """Read a person's consents, newest lineage first."""
         caller = self.acting_caller(context)
-        size = page_size(request.page_size)
-        pager = Pager(self.services.page_key, "ListConsents", caller, request.subject, str(request.include_revoked))
+        size = requests.page_size(request.page_size)
+        pager = requests.Pager(
+            self.services.page_key, "ListConsents", caller, request.subject, str(request.include_revoked)
+        )
         with self.services.table.read() as snapshot:
             tag = self.tag(snapshot, request.subject)
             lineages = snapshot.lineages(tag)
@@ -125,10 +126,10 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
             gone = self._revoked(tag, {lineage.lineage for lineage in lineages})
             records += [record for record in gone if record.lineage_seq < before]
         records.sort(key=lambda record: -record.lineage_seq)
-        size = page_length(records, size)
-        response = cs.ListConsentsResponse(records=records[:size], revision=revision(tree_size, root))
-        if len(records) > size:
-            response.next_page_token = pager.token(records[size - 1].lineage_seq, pinned)
+        page, more = requests.take_page(records, size)
+        response = cs.ListConsentsResponse(records=page, revision=revision(tree_size, root))
+        if more:
+            response.next_page_token = pager.token(page[-1].lineage_seq, pinned)
         return response
 
     # -- steps ------------------------------------------------------------------------------------------------
@@ -141,21 +142,21 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
             return None
         with self.services.table.read() as snapshot:
             tag = consents.enrolled_tag(snapshot, identifier_hash)
-        return signed_entry(self.services.config.ledger.origin, kind, tag, request.id, signed)
+        return requests.signed_entry(self.services.config.ledger.origin, kind, tag, request.id, signed)
 
     def _change(self, request: Any, kind: EntryKind, message: Change, context: Context) -> pb.Receipt:
         """Pause, resume or revoke a consent; *message* is the statement without its attestation."""
         caller = self.acting_caller(context)
         signed: pb.SignedStatement | None = request.signed if request.HasField("signed") else None
         if signed is not None:
-            message = parse_signed(type(message), signed)
+            message = requests.parse_signed(type(message), signed)
         else:
             message.attestation.attested_by, message.attestation.method = caller, request.method
         identifier_hash = self.identifier_hash(request.subject)
-        content = content_hash(
-            kind.name, content_hash(kind.name, identifier_hash, message, signed or b""), request.consent_id
+        content = requests.content_hash(
+            kind.name, requests.content_hash(kind.name, identifier_hash, message, signed or b""), request.consent_id
         )
-        identity = make_request(caller, request.request_id, content)
+        identity = requests.make_request(caller, request.request_id, content)
         write = consents.ChangeConsent(
             request=identity,
             identifier_hash=identifier_hash,
@@ -250,7 +251,7 @@ def _read_statement(
         attestation = st.Attestation(attested_by=caller, method=request.method)
         return message_type(consent=request.consent, attestation=attestation), None
     if form == "signed":
-        return parse_signed(message_type, request.signed), request.signed
+        return requests.parse_signed(message_type, request.signed), request.signed
     raise InvalidError("request states no consent")
 
 

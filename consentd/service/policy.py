@@ -11,7 +11,7 @@ from consentd.policy import evaluate, model
 from consentd.policy.codebook import PackedQuestion
 from consentd.sequencer.commands.callers import check_asker
 from consentd.service.requests import check_batch
-from consentd.service.rpc import never_waits, rpc
+from consentd.service.rpc import item_error, never_waits, rpc
 from consentd.service.servicer import Context, Servicer, ServiceState, revision
 from consentd.statements import decisions, values
 from consentd.table.view import Snapshot
@@ -78,7 +78,7 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
                     if not sees_reasons:
                         decision.CopyFrom(reduced(decision))
                 except ConsentdError as error:
-                    result.error.CopyFrom(self.item_error(error))
+                    result.error.CopyFrom(item_error(self.metrics, error))
         for outcome, count_of in enumerate(outcomes):
             if count_of:
                 self.metrics.decisions.inc(OUTCOMES[outcome], "batch", by=count_of)

@@ -11,8 +11,8 @@ from consentd.ledger.reads import HeadProofs
 from consentd.ledger.retention import read_pruned
 from consentd.ledger.vault import Vault
 from consentd.sequencer.commands.callers import OPERATOR, has_right
-from consentd.service.pages import Pager, page_size
 from consentd.service.pruning import prune
+from consentd.service.requests import Pager, page_size
 from consentd.service.rpc import rpc, stream_rpc
 from consentd.service.servicer import Context, Servicer, revision
 from consentd.store import Store

@@ -16,8 +16,7 @@ from consentd.sequencer.commands.registry import (
     PublicWrite,
     check_key,
 )
-from consentd.service.pages import Pager, page_length, page_size
-from consentd.service.requests import content_hash, make_request
+from consentd.service.requests import Pager, content_hash, make_request, page_size, take_page
 from consentd.service.rpc import rpc
 from consentd.service.servicer import Context, Servicer, revision
 from consentd.v1 import consent_pb2 as pb
@@ -115,13 +114,11 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
             # A page's position is a participant's number: numbers follow the order of registration and never change.
             everyone = sorted(snapshot.registry().participants.values(), key=lambda one: one.number)
             start, tree_size = pager.parse(request.page_token) if request.page_token else (0, snapshot.size)
-            page = [one for one in everyone if one.number > start][: size + 1]
-            size = page_length((one.statement for one in page), size)
-            response = rs.ListParticipantsResponse(
-                participants=[one.statement for one in page[:size]], revision=revision(snapshot.size, snapshot.root)
-            )
-            if len(page) > size:
-                response.next_page_token = pager.token(page[size - 1].number, tree_size)
+            left = [one for one in everyone if one.number > start]
+            page, more = take_page((one.statement for one in left), size)
+            response = rs.ListParticipantsResponse(participants=page, revision=revision(snapshot.size, snapshot.root))
+            if more:
+                response.next_page_token = pager.token(left[len(page) - 1].number, tree_size)
             return response
 
     @rpc

@@ -1,7 +1,9 @@
-"""Parse the parts that write requests have in common: the request_id, the content hash, and signed statements."""
+"""Parse what requests have in common: the request_id, the content hash, signed statements, and pages of lists."""
 
+import base64
 import hashlib
 import struct
+from collections.abc import Iterable
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -14,6 +16,10 @@ from consentd.statements import payloads
 from consentd.v1 import consent_pb2 as pb
 
 M = TypeVar("M", bound=Message)
+
+MAX_PAGE = 1000
+PAGE_BYTES = 1 << 20
+"""About the most bytes of a page. Clients refuse responses of more than 4 MiB."""
 
 
 def make_request(caller: str, request_id: bytes, content: bytes) -> Request:
@@ -85,3 +91,61 @@ def signed_entry(
     """
     statement = codec.Statement(signed.key, signed.signature, request_id, signed.author_time_ms, signed.payload)
     return verify_ahead(origin, SignedEntry(kind, tag, signed.ref, statement))
+
+
+class Pager:
+    """Makes and parses the page tokens of one list. A token is bound to the list, its filter and the caller.
+
+    A token holds a position and the tree size that the first page was read at.
+    """
+
+    _FORM = struct.Struct(">QQ16s")
+
+    def __init__(self, key: bytes, method: str, caller: str, *selection: Message | bytes | str) -> None:
+        self._key = key
+        self._bound = content_hash(method, caller, *selection)
+
+    def token(self, position: int, tree_size: int) -> str:
+        """Return the token of the page that begins at *position*."""
+        return base64.urlsafe_b64encode(self._FORM.pack(position, tree_size, self._mac(position, tree_size))).decode()
+
+    def parse(self, token: str) -> tuple[int, int]:
+        """Return (position, tree size) of a token.
+
+        Raises:
+            InvalidError: INVALID_PAGE: it was not made here, or for another list, filter or caller.
+        """
+        try:
+            position, tree_size, mac = self._FORM.unpack(base64.urlsafe_b64decode(token.encode("ascii")))
+        except (ValueError, struct.error):
+            raise InvalidError("page_token is not one of ours", "INVALID_PAGE") from None
+        if mac != self._mac(position, tree_size):
+            raise InvalidError("page_token is for another list, filter or caller", "INVALID_PAGE")
+        return position, tree_size
+
+    def _mac(self, position: int, tree_size: int) -> bytes:
+        message = self._bound + struct.pack(">QQ", position, tree_size)
+        return hashlib.blake2b(message, key=self._key, digest_size=16).digest()
+
+
+def page_size(asked: int) -> int:
+    """Return the most items of a page, for the page_size that a request asks for; 0 asks for the largest.
+
+    Raises:
+        InvalidError: it is negative.
+    """
+    if asked < 0:
+        raise InvalidError(f"page_size is negative: `{asked}`", "INVALID_PAGE")
+    return min(asked or MAX_PAGE, MAX_PAGE)
+
+
+def take_page(messages: Iterable[M], most: int) -> tuple[list[M], bool]:
+    """Return the first messages, at least one, at most *most*, of about ``PAGE_BYTES``; and whether others follow."""
+    page: list[M] = []
+    left_bytes = PAGE_BYTES
+    for message in messages:
+        left_bytes -= message.ByteSize()
+        if len(page) == most or (page and left_bytes < 0):
+            return page, True
+        page.append(message)
+    return page, False

@@ -1,21 +1,36 @@
-"""Run the handler of each RPC: decode, count, and turn a declared error into a status with ``google.rpc.ErrorInfo``.
+"""Run the handler of each RPC: decode, count, and turn a declared error into a gRPC status.
 
-An exception that is not a declared error is a bug. The caller gets INTERNAL without details, and the daemon serves on.
+A status has a code, and ``google.rpc.ErrorInfo`` with the error's reason. An exception that is not a declared error is
+a bug: the caller gets INTERNAL without details, and the daemon serves on.
 """
 
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar, cast
+from functools import wraps
+from typing import Any, Final, NoReturn, TypeVar, cast
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
 
-from consentd.errors import ConsentdError, CorruptionError, InvalidError, VerificationError
+from consentd.errors import (
+    ConflictError,
+    ConsentdError,
+    CorruptionError,
+    DeniedError,
+    InvalidError,
+    NotFoundError,
+    OverloadedError,
+    StorageError,
+    VerificationError,
+)
 from consentd.metrics import Metrics
+from consentd.service.auth import UnauthenticatedError
 from consentd.service.servicer import Context, Servicer
-from consentd.service.status import bug_status, error_status, status_code
+from consentd.v1 import error_reason_pb2 as er
 
 log = logging.getLogger(__name__)
 
@@ -25,26 +40,38 @@ UNDECODABLE: Final = object()
 """Passed to a handler in place of a request whose bytes are not the message of its RPC."""
 _NEVER_WAIT: set[Any] = set()
 
+DOMAIN = "consentd"
+MAX_MESSAGE = 300
+"""Longest error message sent, in characters. A status is sent in trailers, and clients read 8 KiB of trailers."""
+_RETRY_AFTER_S = 1
+
+_CODES: tuple[tuple[type[ConsentdError], grpc.StatusCode], ...] = (
+    (UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED),  # before its base
+    (InvalidError, grpc.StatusCode.INVALID_ARGUMENT),
+    (NotFoundError, grpc.StatusCode.NOT_FOUND),
+    (ConflictError, grpc.StatusCode.ABORTED),
+    (DeniedError, grpc.StatusCode.PERMISSION_DENIED),
+    (OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (StorageError, grpc.StatusCode.UNAVAILABLE),
+    (CorruptionError, grpc.StatusCode.DATA_LOSS),
+)
+
 
 def rpc(method: F) -> F:
     """Wrap the handler of a unary RPC."""
     name = method.__name__
 
+    @wraps(method)
     def handle(self: Servicer, request: Message, context: Context) -> Any:
         started = time.perf_counter()
         try:
             _check_decoded(request)
             response = method(self, request, context)
         except Exception as error:  # noqa: BLE001  # a bug is answered too, and the daemon serves on
-            failure = error
-        else:
-            _count(self.metrics, name, "OK", started)
-            return response
-        _abort(self.metrics, name, started, context, failure)
-        return None
+            _abort(self.metrics, name, started, context, error)
+        _count(self.metrics, name, "OK", started)
+        return response
 
-    handle.__name__ = name
-    handle.__doc__ = method.__doc__
     return cast(F, handle)
 
 
@@ -52,6 +79,7 @@ def stream_rpc(method: F) -> F:
     """Wrap the handler of an RPC that streams its responses."""
     name = method.__name__
 
+    @wraps(method)
     def handle(self: Servicer, request: Message, context: Context) -> Iterator[Any]:
         started = time.perf_counter()
         try:
@@ -61,14 +89,9 @@ def stream_rpc(method: F) -> F:
             _count(self.metrics, name, "CANCELLED", started)
             raise
         except Exception as error:  # noqa: BLE001  # as in ``rpc``
-            failure = error
-        else:
-            _count(self.metrics, name, "OK", started)
-            return
-        _abort(self.metrics, name, started, context, failure)
+            _abort(self.metrics, name, started, context, error)
+        _count(self.metrics, name, "OK", started)
 
-    handle.__name__ = name
-    handle.__doc__ = method.__doc__
     return cast(F, handle)
 
 
@@ -148,14 +171,32 @@ def _count(metrics: Metrics, name: str, code: str, started: float) -> None:
     metrics.rpc_seconds.observe(time.perf_counter() - started, name)
 
 
-def _abort(metrics: Metrics, name: str, started: float, context: Context, error: Exception) -> None:
-    """End a call with the status of *error*. Does not return: gRPC aborts by an exception."""
+def status_code(error: ConsentdError) -> grpc.StatusCode:
+    """Return the gRPC code of a declared error (errors.py)."""
+    return next(code for kind, code in _CODES if isinstance(error, kind))
+
+
+def message_of(error: ConsentdError) -> str:
+    """Return an error's message, cut to ``MAX_MESSAGE``: it may contain long input of the caller's."""
+    message = str(error)
+    return message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
+
+
+def item_error(metrics: Metrics, error: ConsentdError) -> er.ItemError:
+    """Count a declared error of one item of a batch, and return its message."""
+    metrics.errors.inc(error.reason)
+    reason = er.ErrorReason.Value(f"ERROR_REASON_{error.reason}")
+    return er.ItemError(code=status_code(error).value[0], reason=reason, message=message_of(error))
+
+
+def _abort(metrics: Metrics, name: str, started: float, context: Context, error: Exception) -> NoReturn:
+    """End a call with the status of *error*. gRPC aborts by an exception."""
     if isinstance(error, VerificationError):
         # Bad bytes of the caller's were turned into an InvalidError before. So these are bytes that we stored.
         error = CorruptionError(f"ledger does not verify: {error}")
     if isinstance(error, ConsentdError):
-        status, code = error_status(error), status_code(error)
-        metrics.errors.inc(error.reason)
+        code, message, reason = status_code(error), message_of(error), error.reason
+        metrics.errors.inc(reason)
     else:
         # The text of a foreign exception may hold an identifier, so only its type and its line are logged.
         trace = error.__traceback__
@@ -163,7 +204,11 @@ def _abort(metrics: Metrics, name: str, started: float, context: Context, error:
             trace = trace.tb_next
         where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
         log.error("bug in %s: %s at %s", name, type(error).__name__, where)
-        status, code = bug_status(), grpc.StatusCode.INTERNAL
+        code, message, reason = grpc.StatusCode.INTERNAL, "internal error", "INTERNAL"
+    status = status_pb2.Status(code=code.value[0], message=message)
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
+    if isinstance(error, OverloadedError):
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=_RETRY_AFTER_S)))
     _count(metrics, name, code.name, started)
     context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
-    context.abort(code, status.message)
+    context.abort(code, message)

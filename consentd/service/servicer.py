@@ -8,7 +8,7 @@ import grpc
 
 from consentd.config import Config
 from consentd.core import merkle
-from consentd.errors import ConsentdError, DeniedError, StorageError
+from consentd.errors import DeniedError, StorageError
 from consentd.ledger import reads
 from consentd.ledger.ledger import Ledger, State
 from consentd.ledger.vault import Vault, check_identifier
@@ -18,12 +18,10 @@ from consentd.sequencer.commands.consents import enrolled_tag
 from consentd.sequencer.commands.write import Write
 from consentd.sequencer.loop import Sequencer
 from consentd.sequencer.pool import Written
-from consentd.service.auth import Authenticator
-from consentd.service.status import UnauthenticatedError, item_error
+from consentd.service.auth import Authenticator, UnauthenticatedError
 from consentd.table.table import Table
 from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
-from consentd.v1 import error_reason_pb2 as er
 from consentd.v1 import statement_pb2 as st
 
 A = TypeVar("A")
@@ -119,11 +117,6 @@ class Servicer:
         if caller != OPERATOR:
             raise DeniedError("call is the operator's")
         return caller
-
-    def item_error(self, error: ConsentdError) -> er.ItemError:
-        """Count an error of one item of a batch, and return its message."""
-        self.metrics.errors.inc(error.reason)
-        return item_error(error)
 
     def identifier_hash(self, subject: pb.Subject) -> bytes:
         """Return the keyed hash of an identifier.
