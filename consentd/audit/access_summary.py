@@ -81,6 +81,7 @@ class AccessSummary:
         seals: (index, time_ms), at most ``MAX_SEALS``; ``seal_count``: all.
         closed: accesses and refusals whose statement is not available.
         pruned: leaves that are pruned. They are in no other count.
+        path: set after all leaves are verified.
     """
 
     checkpoint: Checkpoint
@@ -106,7 +107,7 @@ class AccessSummary:
     seal_count: int = 0
     closed: int = 0
     pruned: int = 0
-    path: MerklePath | None = None
+    path: MerklePath = field(init=False)
 
     @property
     def intervals(self) -> int:

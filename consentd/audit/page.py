@@ -1,14 +1,29 @@
-"""Format a summary of accesses as one HTML page in Korean and English, without scripts or other files."""
+"""Format a summary of accesses as one HTML page in Korean and English, without scripts or other files.
 
+``page.html`` has the fixed texts and the style. Its Content-Security-Policy lets the page load nothing, so that even an
+escaping mistake could not contact anybody.
+
+The writers of a ledger choose names and justifications. Such text is escaped, its direction is isolated from the text
+around it, and invisible or direction-changing characters are replaced by their numbers.
+"""
+
+import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from string import Template
 
-from consentd.audit import drawing, markup
+from consentd.audit import drawing
 from consentd.audit.access_summary import DAY_MS, HOUR_MS, AccessSummary
-from consentd.core.checkpoint import Checkpoint
 from consentd.policy.dates import SEOUL
 
+_TEMPLATE = Path(__file__).with_name("page.html")
 _MAX_SERIES = 6
+_MAX_NAME = 80
+_MAX_TEXT = 600
+_UNSHOWN = frozenset({"Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp"})
 _OTHERS = "그 밖 · others"
 _PERMITTED = '<span class="yes">허용<br>permitted</span>'
 _REFUSED = '<span class="no">거절<br>refused</span>'
@@ -39,123 +54,92 @@ _UNITS = {1: ("시간별", "by hour"), 6: ("6시간별", "by six hours"), 24: ("
 
 def render(found: AccessSummary, *, made_s: int) -> str:
     """Return the page. *made_s* is the time that it shows as its own, POSIX seconds."""
-    point = found.checkpoint
-    body = "".join(
-        (
-            _head(found, made_s),
-            _facts(found),
-            _over_time(found, found.by_organisation, found.names, "이용기관별 열람", "accesses by organisation"),
-            _over_time(found, found.by_purpose, found.purposes, "이용 목적별 열람", "accesses by purpose"),
-            _refusals(found),
-            _break_glass(found),
-            _silence(found),
-            _ribbon(found),
-            _path(found),
-        )
-    )
-    return markup.frame(f"{markup.plain(point.origin, markup.MAX_NAME)} 감사 보고서 · audit report", body, _foot(point))
-
-
-def _foot(point: Checkpoint) -> str:
-    return (
-        f"<p>{markup.show(point.origin)} · 크기 size {point.size:,} · 루트 root <code>{point.root.hex()}</code></p>"
-        "<p>이 보고서는 로그가 서명한 트리의 모든 항목에서 계산했다. 보고되지 않은 열람은 나타나지 않는다. · "
-        "Counted from every entry of a tree that the log signed. An access that nobody reported is not in it."
-        "</p>"
-    )
-
-
-def _head(found: AccessSummary, made_s: int) -> str:
-    made = datetime.fromtimestamp(made_s, UTC).astimezone(SEOUL)
-    return (
-        '<h1>동의 원장 감사 보고서<small lang="en">Consent ledger, audit report</small></h1>'
-        f'<p class="muted">{markup.show(found.checkpoint.origin)} · {_when(found.start_ms)} – {_when(found.end_ms)} · '
-        f"작성 made {made:%Y-%m-%d %H:%M} KST</p>"
-    )
-
-
-def _facts(found: AccessSummary) -> str:
-    permitted = found.kinds["ACCESS"]
-    refused = found.kinds["REFUSAL"]
-    rows = (
-        (found.entries, "항목", "entries"),
-        (found.persons, "등록된 사람", "persons enrolled"),
-        (permitted, "허용된 열람", "accesses permitted"),
-        (refused, "거절", "refusals"),
-        (found.break_glass_count, "긴급 열람", "break-glass"),
-        (found.seal_count, "체크포인트", "checkpoints"),
-    )
-    notes = []
-    if found.closed:
-        notes.append(
-            f"열람·거절 {found.closed:,}건은 진술이 삭제되었거나 권한 밖이어서 아래에 나오지 않는다. · "
-            f"{found.closed:,} accesses and refusals are not below: their statements are erased or outside the mandate."
-        )
-    if found.pruned:
-        notes.append(
-            f"보존 기간이 지나 정리된 항목 {found.pruned:,}개는 세지 않았다. · "
-            f"{found.pruned:,} leaves past their retention are pruned, and not counted."
-        )
-    note = "".join(f'<p class="no">{one}</p>' for one in notes)
-    return (
-        '<div class="facts">' + "".join(
-            f'<div><b>{count:,}</b><span>{ko}</span><span lang="en">{en}</span></div>' for count, ko, en in rows
-        )
-        + "</div>" + note
+    point, path = found.checkpoint, found.path
+    days = found.unit_ms // DAY_MS
+    unit_ko, unit_en = _UNITS.get(found.unit_ms // HOUR_MS, (f"{days:,}일별", f"by {days:,} days"))
+    counts = {
+        "size": point.size, "index": path.index, "entries": found.entries, "persons": found.persons,
+        "permitted": found.kinds["ACCESS"], "refused": found.kinds["REFUSAL"],
+        "break_glass_count": found.break_glass_count, "seal_count": found.seal_count,
+    }  # fmt: skip
+    path_name = f"{path.index:,}번 항목의 머클 경로 · Merkle path of entry {path.index:,}"
+    start, end = _when(found.start_ms), _when(found.end_ms)
+    # INVARIANT: every value is HTML: a number, a time, or text that was escaped.
+    return Template(_TEMPLATE.read_text("utf-8")).substitute(
+        {name: f"{count:,}" for name, count in counts.items()},
+        title=escape(_plain(point.origin, _MAX_NAME)), origin=_show(point.origin), root=point.root.hex(),
+        start=start, end=end, made=_when(made_s * 1000), unit_ko=unit_ko, unit_en=unit_en, notes=_notes(found),
+        by_organisation=_over_time(
+            found, found.by_organisation, found.names, "이용기관별 열람 · accesses by organisation"
+        ),
+        by_purpose=_over_time(found, found.by_purpose, found.purposes, "이용 목적별 열람 · accesses by purpose"),
+        refusals=_refusals(found), break_glass=_break_glass(found), gap_ko=_length(found.gap_ms, "시간", "분"),
+        gap_en=_length(found.gap_ms), gaps=_gaps(found), skewed=_skewed(found),
+        ribbon=drawing.ribbon(found, (start, end), what="체크포인트 · checkpoints"),
+        path=drawing.merkle_path(path, point, what=path_name),
     )  # fmt: skip
 
 
+# -- sections -------------------------------------------------------------------------------------------------
+
+
+def _notes(found: AccessSummary) -> str:
+    notes = ""
+    if found.closed:
+        notes += (
+            f'<p class="no">열람·거절 {found.closed:,}건은 진술이 삭제되었거나 권한 밖이어서 아래에 나오지 않는다. · '
+            f"{found.closed:,} accesses and refusals are not below: their statements are erased or outside the "
+            "mandate.</p>"
+        )
+    if found.pruned:
+        notes += (
+            f'<p class="no">보존 기간이 지나 정리된 항목 {found.pruned:,}개는 세지 않았다. · '
+            f"{found.pruned:,} leaves past their retention are pruned, and not counted.</p>"
+        )
+    return notes
+
+
 def _over_time(
-    found: AccessSummary, counts: Counter[tuple[int, str]], names: dict[str, tuple[str, str]], ko: str, en: str
+    found: AccessSummary, counts: Counter[tuple[int, str]], names: dict[str, tuple[str, str]], what: str
 ) -> str:
     totals: Counter[str] = Counter()
     for (_, name), count in counts.items():
         totals[name] += count
+    if not totals:
+        return _none(found)
     ranked = [name for name, _ in totals.most_common()]
     shown, rest = ranked[:_MAX_SERIES], ranked[_MAX_SERIES:]
-    series = [(_name(names, name), [counts[at, name] for at in range(found.intervals)]) for name in shown]
+    intervals = range(found.intervals)
+    series = [(_name(names, name), [counts[at, name] for at in intervals]) for name in shown]
     if rest:
-        series.append((_OTHERS, [sum(counts[at, name] for name in rest) for at in range(found.intervals)]))
-    days = found.unit_ms // DAY_MS
-    unit_ko, unit_en = _UNITS.get(found.unit_ms // HOUR_MS, (f"{days:,}일별", f"by {days:,} days"))
-    title = markup.heading(f"{ko}, {unit_ko}", f"{en}, {unit_en}")
-    if not series:
-        return title + _nothing(found)
-    labels = [_label(found, at) for at in range(found.intervals)]
-    what = f"{ko} · {en}"
-    shown_at = [at for at in range(found.intervals) if any(values[at] for _, values in series)]
-    rows = [(labels[at], *(f"{values[at]:,}" for _, values in series)) for at in shown_at]
-    columns = [("기간", "interval"), *((markup.show(name), "") for name, _ in series)]
-    return (
-        f"{title}<figure>{drawing.stacked_bars(series, labels, what=what)}"
-        f"{drawing.legend([(name, sum(values)) for name, values in series])}</figure>"
-        f"{markup.numbers_of(what, columns, rows)}"
-    )
+        series.append((_OTHERS, [sum(counts[at, name] for name in rest) for at in intervals]))
+    labels = [_label(found, at) for at in intervals]
+    columns = [("기간", "interval"), *((_show(name), "") for name, _ in series)]
+    rows = [[labels[at], *(f"{values[at]:,}" for _, values in series)] for at in intervals]
+    used = [row for at, row in enumerate(rows) if any(values[at] for _, values in series)]
+    return f"<figure>{drawing.stacked_bars(series, labels, what=what)}</figure>{_numbers_of(what, columns, used)}"
 
 
 def _refusals(found: AccessSummary) -> str:
-    title = markup.heading("사유별 거절", "refusals by reason")
     rows = [(" · ".join(_REASONS.get(code, (code,))), count) for code, count in found.refusals.most_common(20)]
     if not rows:
-        return title + _nothing(found)
+        return _none(found)
     what = "사유별 거절 · refusals by reason"
-    cells = [(markup.show(name), f"{count:,}") for name, count in rows]
-    table = markup.numbers_of(what, (("사유", "reason"), ("건", "count")), cells)
-    return f"{title}<figure>{drawing.bars(rows, what=what)}</figure>{table}"
+    table = _numbers_of(what, (("사유", "reason"), ("건", "count")), [(_show(name), f"{n:,}") for name, n in rows])
+    return f"<figure>{drawing.bars(rows, what=what)}</figure>{table}"
 
 
 def _break_glass(found: AccessSummary) -> str:
-    title = markup.heading("긴급 열람", "break-glass")
     if not found.break_glass:
-        return title + _nothing(found)
+        return _none(found)
     rows = [
         (
             f"{one.index:,}",
             _when(one.time_ms),
-            markup.show(_name(found.names, one.organisation)),
-            markup.show(_name(found.names, one.holder)),
+            _show(_name(found.names, one.organisation)),
+            _show(_name(found.names, one.holder)),
             _PERMITTED if one.permitted else _REFUSED,
-            markup.show(one.justification, markup.MAX_TEXT),
+            _show(one.justification, _MAX_TEXT),
         )
         for one in found.break_glass
     ]
@@ -163,69 +147,101 @@ def _break_glass(found: AccessSummary) -> str:
         ("항목", "entry"), ("시각", "time"), ("이용기관", "who"), ("제공기관", "holder"), ("결과", "outcome"),
         ("사유", "justification"),
     )  # fmt: skip
-    table = markup.table(columns, rows, numbers=(0, 1), widths=(8, 17, 22, 14, 12, 27))
-    return title + table + markup.more(found.break_glass_count, len(found.break_glass))
+    table = _table(columns, rows, numbers=(0, 1), is_fixed=True)
+    return table + _more(found.break_glass_count, len(found.break_glass))
 
 
-def _silence(found: AccessSummary) -> str:
-    title = markup.heading("공백과 시계", "gaps and clocks")
+def _gaps(found: AccessSummary) -> str:
+    if not found.gaps:
+        return _none()
     rows = [(f"{gap.index:,}", _when(gap.time_ms - gap.length_ms), _length(gap.length_ms)) for gap in found.gaps]
     columns = (("다음 항목", "next entry"), ("시작", "from"), ("길이", "length"))
-    gaps = (
-        f'<p class="muted">{_length(found.gap_ms, "시간", "분")} 넘게 기록이 없던 때 · '
-        f"silent for more than {_length(found.gap_ms)}</p>"
-    )
-    gaps += markup.table(columns, rows, numbers=(0, 1, 2)) if rows else markup.none()
-    gaps += markup.more(found.gap_count, len(found.gaps))
+    return _table(columns, rows, numbers=(0, 1, 2)) + _more(found.gap_count, len(found.gaps))
+
+
+def _skewed(found: AccessSummary) -> str:
     if not found.skew_count:
-        return title + gaps
-    listed = ", ".join(f"{index:,} ({skew / 1000:+.0f} s)" for index, skew in found.skewed[:20])
-    return title + gaps + (
-        f"<p>작성자 시계가 원장과 다른 항목 {found.skew_count:,}개 · entries whose author's clock differs: {listed}</p>"
-    )  # fmt: skip
-
-
-def _ribbon(found: AccessSummary) -> str:
-    gaps = [(gap.time_ms - gap.length_ms, gap.time_ms) for gap in found.gaps]
-    drawn = drawing.ribbon(
-        found.seals, size=found.checkpoint.size, start_ms=found.start_ms, end_ms=found.end_ms, gaps=gaps,
-        labels=(_when(found.start_ms), _when(found.end_ms)), what="체크포인트 · checkpoints",
-    )  # fmt: skip
-    return markup.heading("체크포인트", "checkpoints: how the signed tree grew") + f"<figure>{drawn}</figure>"
-
-
-def _path(found: AccessSummary) -> str:
-    path, point = found.path, found.checkpoint
-    if path is None:
         return ""
-    what = f"{path.index:,}번 항목의 머클 경로 · Merkle path of entry {path.index:,}"
-    drawn = drawing.merkle_path(path.index, point.size, path.leaf_hash, path.hashes, point.root, what=what)
+    listed = ", ".join(f"{index:,} ({skew / 1000:+.0f} s)" for index, skew in found.skewed[:20])
     return (
-        markup.heading(f"{path.index:,}번 항목에서 루트까지", f"from entry {path.index:,} to the root")
-        + '<p class="muted">아래가 항목의 해시, 위가 로그가 서명한 루트. 옆의 해시들이 포함 증명이다. · '
-        "The entry's hash is at the bottom, the root that the log signed at the top; the other hashes prove it.</p>"
-        f"<figure>{drawn}</figure>"
+        f"<p>작성자 시계가 원장과 다른 항목 {found.skew_count:,}개 · entries whose author's clock differs: {listed}</p>"
     )
+
+
+# -- tables ---------------------------------------------------------------------------------------------------
+
+
+def _table(
+    columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], *, numbers: Sequence[int], is_fixed: bool = False
+) -> str:
+    """Return a table, which scrolls if it is wider than the page.
+
+    Args:
+        columns: Korean and English name of each column.
+        rows: cells, HTML.
+        numbers: indexes of the columns with numbers.
+        is_fixed: the columns have the widths of the page's style.
+    """
+    kinds = [' class="n"' if at in numbers else "" for at in range(len(columns))]
+    head = "".join(
+        f'<th scope="col"{kind}><span>{ko}</span><span lang="en">{en}</span></th>'
+        for (ko, en), kind in zip(columns, kinds, strict=True)
+    )
+    lines = ("".join(f"<td{kind}>{cell}</td>" for cell, kind in zip(row, kinds, strict=True)) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    fixed = ' class="fixed"' if is_fixed else ""
+    # The table can have the focus, so that it can be scrolled with the keyboard.
+    whole = f"<table{fixed}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="wide" tabindex="0">{whole}</div>'
+
+
+def _numbers_of(what: str, columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> str:
+    """Return the numbers of a drawing as a collapsed table, for readers who cannot see the drawing."""
+    found = _table(columns, rows, numbers=range(1, len(columns)))
+    return f"<details><summary>표로 보기 · as a table: {escape(what)}</summary>{found}</details>"
+
+
+def _more(count: int, listed: int) -> str:
+    """Return a note that only the first *listed* of *count* are shown; empty if all are."""
+    if count <= listed:
+        return ""
+    return f'<p class="muted">처음 {listed}건만 보임, 모두 {count:,}건 · the first {listed} of {count:,}</p>'
+
+
+def _none(found: AccessSummary | None = None) -> str:
+    """Return the note of an empty section. If statements are missing, it does not say that there was nothing."""
+    what = "열린 진술에는 없음 · none among the available statements" if found and found.closed else "없음 · none"
+    return f'<p class="muted">{what}</p>'
+
+
+# -- text -----------------------------------------------------------------------------------------------------
+
+
+def _plain(text: str, most: int) -> str:
+    """Return text without control and direction characters, and at most *most* characters of it."""
+    visible = "".join(
+        " " if char in "\t\n\r" else f"⟨U+{ord(char):04X}⟩" if unicodedata.category(char) in _UNSHOWN else char
+        for char in text[:most]
+    )
+    return visible if len(text) <= most else f"{visible}… (+{len(text) - most:,})"
+
+
+def _show(text: str, most: int = 10_000) -> str:
+    """Return text from a ledger as HTML, with isolated direction."""
+    return f"<bdi>{escape(_plain(text, most))}</bdi>"
 
 
 def _name(names: dict[str, tuple[str, str]], key: str) -> str:
     """Return the name of a participant or purpose, and its id too if another one has the same name."""
     known = _joined(names.get(key, ("", "")))
     if not known:
-        return markup.plain(key, markup.MAX_NAME)
+        return _plain(key, _MAX_NAME)
     is_shared = sum(_joined(other) == known for other in names.values()) > 1
-    return f"{known} [{markup.plain(key, markup.MAX_NAME)}]" if is_shared else known
+    return f"{known} [{_plain(key, _MAX_NAME)}]" if is_shared else known
 
 
 def _joined(name: tuple[str, str]) -> str:
-    return " · ".join(dict.fromkeys(markup.plain(part, markup.MAX_NAME) for part in name if part))
-
-
-def _nothing(found: AccessSummary) -> str:
-    """Return the note of an empty section. If statements are missing, it does not say that there was nothing."""
-    if not found.closed:
-        return markup.none()
-    return '<p class="muted">열린 진술에는 없음 · none among the available statements</p>'
+    return " · ".join(dict.fromkeys(_plain(part, _MAX_NAME) for part in name if part))
 
 
 def _label(found: AccessSummary, at: int) -> str:
