@@ -12,9 +12,8 @@ from consentd.core.kinds import EntryKind
 from consentd.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from consentd.fhir.mapping import FhirMapping, SubjectReference
+    from consentd.fhir.mapping import SubjectReference
     from consentd.policy.model import Consent
-    from consentd.policy.vocabulary import Vocabulary
     from consentd_client import Client, Subject
 
 _HELP = """\
@@ -41,33 +40,27 @@ def add_verbs(verbs: Verbs) -> None:
 def import_fhir(arguments: argparse.Namespace, out: Out) -> int:
     """Import FHIR Consents, R4 or R5, and Bundles of them."""
     from consentd.fhir import importer
+    from consentd.fhir.mapping import load_mapping, parse_mapping
     from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
     from consentd.statements import values
 
-    refused = 0
+    refused, path = 0, arguments.mapping
     with open_client(arguments) as client:
         vocabulary = DEFAULT_VOCABULARY
         if not arguments.dry_run:
             vocabulary = values.vocabulary_value(client.get_vocabulary())
-        mapping = _mapping(arguments.mapping, vocabulary)
+        mapping = load_mapping(path, vocabulary) if path else parse_mapping("", vocabulary)
         writer = _DryRun() if arguments.dry_run else _Writer(client, enrol=arguments.enrol)
         files = importer.find_files(arguments.paths)
         reports = importer.import_paths(files, mapping, writer, test_data=arguments.test_data)
         with out.progress("importing") as progress:
             for number, one in enumerate(reports, 1):
                 refused += one.refused
-                text = importer.format_json(one) if out.as_json else importer.format_text(one)
-                out.lines(text)
+                out.lines(importer.format_json(one) if out.as_json else importer.format_text(one))
                 progress(number, len(files))
     if not files:
         out.message("no file was found")
     return REFUSED if refused else DONE
-
-
-def _mapping(path: Path | None, vocabulary: "Vocabulary") -> "FhirMapping":
-    from consentd.fhir.mapping import load_mapping, parse_mapping
-
-    return parse_mapping("", vocabulary) if path is None else load_mapping(path, vocabulary)
 
 
 class _DryRun:

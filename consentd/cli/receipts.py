@@ -96,11 +96,9 @@ def consent_options(arguments: argparse.Namespace) -> "ConsentOptions":
 def store_receipt(arguments: argparse.Namespace, out: Out, receipt: "Receipt") -> dict[str, object]:
     """Store a receipt if --receipt asks for it; return its fields for ``--json``."""
     fields: dict[str, object] = {
-        "index": receipt.index,
-        "leaf": receipt.leaf.hex(),
-        "proof": receipt.proof.decode(),
+        "index": receipt.index, "leaf": receipt.leaf.hex(), "proof": receipt.proof.decode(),
         "replayed": receipt.replayed,
-    }
+    }  # fmt: skip
     if arguments.receipt is not None:
         from consentd.audit.sources import write_file
 
@@ -170,14 +168,14 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
     _verify_witnessed(bundle.checkpoint_note, policy, log_key)
     if index is not None and index != bundle.index:
         raise MalformedError(f"receipt has another index than its proof: `{index}` and `{bundle.index}`")
-    description, is_known = _describe_leaf(leaf)
+    description, is_readable = _describe_leaf(leaf)
     out.answer(
         f"증명됨: `{point.origin}`의 크기 {point.size} 원장에서 {bundle.index}번 항목, {description}",
         f"proven: entry {bundle.index} of `{point.origin}` in its tree of {point.size}, {description}",
         verdict="proven", what="entry", origin=point.origin, size=point.size, root=point.root.hex(), index=bundle.index,
         leaf=description,
     )  # fmt: skip
-    if not is_known:
+    if not is_readable:
         out.message("the leaf is in the ledger; what it says could not be determined: it is of a later version")
         return UNDETERMINED
     return PROVEN
@@ -199,11 +197,7 @@ class _StoredReceipt:
 
 
 def _parse_receipt(content: bytes, *, may_be_answer: bool) -> _StoredReceipt:
-    """Parse a stored receipt; if *may_be_answer*, also the answer of a verb's --json, which contains a receipt.
-
-    Raises:
-        MalformedError: *content* is not a receipt.
-    """
+    """Parse a stored receipt; if *may_be_answer*, also the answer of a verb's --json, which contains a receipt."""
     try:
         found = json.loads(content)
         found = found.get("receipt", found) if may_be_answer else found

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from consentd.cli.options import add_grpc, add_pins, read_pins, read_policy, read_token
 from consentd.cli.out import Out
+from consentd.core.note import Verifier
 from consentd.errors import InvalidError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ The ledger is read from one of:
 SOURCE_HELP_FROM = SOURCE_HELP.replace("  DIR       ", "  --from DIR")
 """The same, for a verb whose first argument is the file that it writes."""
 
-
 OPENINGS_TARGET = "gRPC address of the daemon, to read openings"
 """Help of ``--target``."""
 
@@ -31,10 +31,8 @@ OPENINGS_TARGET = "gRPC address of the daemon, to read openings"
 def add_ledger_source(verb: argparse.ArgumentParser, *, directory: str = "directory", witnesses: bool = False) -> None:
     """Add the options that name a ledger.
 
-    Args:
-        verb: the verb's parser.
-        directory: name of the argument or option for an exported ledger; empty: the verb does not read one.
-        witnesses: whether the verb can verify cosignatures.
+    *directory* names the argument or option for an exported ledger; empty: the verb reads none. *witnesses*: the verb
+    verifies cosignatures.
     """
     group = verb.add_argument_group("the ledger")
     if directory:
@@ -52,33 +50,22 @@ def add_ledger_source(verb: argparse.ArgumentParser, *, directory: str = "direct
         )  # fmt: skip
 
 
-def read_ledger_source(arguments: argparse.Namespace) -> "tuple[Location, str, Any]":
-    """Return where the ledger is read from, its origin, and the log key to verify it with.
-
-    Raises:
-        InvalidError: no source or more than one is given, or no log key.
-        StorageError: a file cannot be read.
-    """
+def read_ledger_source(arguments: argparse.Namespace) -> "tuple[Location, str, Verifier]":
+    """Return where the ledger is read from, its origin and log key; InvalidError if there is not just one source."""
     directory = getattr(arguments, "directory", None)
     if sum(one is not None for one in (directory, arguments.config, arguments.url)) != 1:
         raise InvalidError("give one source to read the ledger from: a directory, --config or --url")
     if arguments.config is not None:
         return _files(arguments)
-    origin, verifier = read_pins(arguments)
-    if directory is not None:
-        from consentd.audit.sources import ExportDirectory
+    if directory is None:
+        return read_daemon_source(arguments), *read_pins(arguments)
+    from consentd.audit.sources import ExportDirectory
 
-        return ExportDirectory(directory, arguments.statements), origin, verifier
-    return read_daemon_source(arguments), origin, verifier
+    return ExportDirectory(directory, arguments.statements), *read_pins(arguments)
 
 
 def read_witnesses(arguments: argparse.Namespace) -> "Witnesses | None":
-    """Return the witnesses that must have cosigned the checkpoint; None: nobody.
-
-    Raises:
-        InvalidError: the policy is malformed, or --max-age is given without a policy.
-        StorageError: the policy's file cannot be read.
-    """
+    """Return the witnesses that must have cosigned the checkpoint; None: nobody."""
     from consentd.audit.checkpoints import Witnesses
 
     policy = read_policy(arguments)
@@ -129,25 +116,22 @@ def read_daemon_source(arguments: argparse.Namespace) -> "Location":
     )  # fmt: skip
 
 
-def _files(arguments: argparse.Namespace) -> "tuple[Location, str, Any]":
+def _files(arguments: argparse.Namespace) -> "tuple[Location, str, Verifier]":
     from consentd.audit.files import DataDirectory
     from consentd.config import load
     from consentd.cosigning.keyfiles import read_signing_key
 
     config = load(arguments.config)
-    has_vault = config.ledger.vault_dir.exists() and config.keys.vault_key_file.exists()
+    ledger, key_file = config.ledger, config.keys.vault_key_file
+    has_vault = ledger.vault_dir.exists() and key_file.exists()
     # The last signed checkpoint has the log's signature alone; cosignatures are in the checkpoint that was published.
-    ledger = config.ledger
     needs_cosignatures = "max_age" in arguments and arguments.policy is not None
-    checkpoint_path = ledger.published_path if needs_cosignatures else ledger.last_signed_path
     location = DataDirectory(
-        store_dir=ledger.store_dir, checkpoint_path=checkpoint_path,
-        vault_dir=config.ledger.vault_dir if has_vault else None,
-        vault_key_file=config.keys.vault_key_file if has_vault else None,
+        store_dir=ledger.store_dir,
+        checkpoint_path=ledger.published_path if needs_cosignatures else ledger.last_signed_path,
+        vault_dir=ledger.vault_dir if has_vault else None, vault_key_file=key_file if has_vault else None,
     )  # fmt: skip
     if arguments.log_key:
-        origin, verifier = read_pins(arguments)
-    else:
-        # An auditor must pin the key and must not take it from the ledger. The operator may use the ledger's own key.
-        origin, verifier = arguments.origin or config.ledger.origin, read_signing_key(config.keys.log_key_file).verifier
-    return location, origin, verifier
+        return location, *read_pins(arguments)
+    # An auditor must pin the key and must not take it from the ledger. The operator may use the ledger's own key.
+    return location, arguments.origin or ledger.origin, read_signing_key(config.keys.log_key_file).verifier

@@ -1,4 +1,8 @@
-"""Rebuild the policy table from the ledger, to replace it or to compare it. The daemon must be stopped."""
+"""Rebuild the policy table from the ledger, to replace it or to compare it.
+
+StorageError: the daemon is running, a file is missing, or the disk fails. CorruptionError: the ledger contradicts
+itself.
+"""
 
 import shutil
 import time
@@ -23,10 +27,6 @@ def rebuild(config: Config, progress: Progress) -> int:
     """Replace the policy table by one rebuilt from the ledger; return how many leaves it reflects.
 
     After a crash there is the old table, or none. If there is none, the daemon rebuilds it when it starts.
-
-    Raises:
-        StorageError: the daemon is running, or the disk fails.
-        CorruptionError: the ledger contradicts itself.
     """
     path = config.table.path
     scratch, compact, old = (path.with_name(path.name + suffix) for suffix in (".made", ".new", ".old"))
@@ -49,12 +49,7 @@ def rebuild(config: Config, progress: Progress) -> int:
 def differences(config: Config, progress: Progress) -> tuple[int, int, Counter[str]]:
     """Compare the policy table with a rebuilt one, at the size of the table. After a crash the ledger may be larger.
 
-    Returns:
-        The table's size in leaves, the rebuilt table's number of rows, and how often each kind of difference occurs.
-
-    Raises:
-        StorageError: the daemon is running, there is no table, or the disk fails.
-        CorruptionError: the ledger contradicts itself, or the table's files are damaged.
+    Returns the table's size in leaves, the rebuilt table's number of rows, and how often each difference occurs.
     """
     scratch = config.table.path.with_name(config.table.path.name + ".verify")
     with _ledger(config) as (ledger, vault), ExitStack() as stack:

@@ -89,14 +89,9 @@ def save_history(
     pieces = yield from call_stream(context, rpcs.GET_HISTORY, request)
     proof = collect_proof(pieces)
     history.verify_sealed_checkpoint(proof, origin=trust.origin, log_verifier=trust.log_key, held=found.checkpoint)
-    content = format_evidence(
-        Evidence(
-            scope=Scope(tag=found.tag),
-            proof=replace(proof, consistency=()),
-            keys=claimed_keys(trust.log_key),
-            policy="" if trust.policy is None else format_policy(trust.policy).decode(),
-        )
-    )
+    policy = "" if trust.policy is None else format_policy(trust.policy).decode()
+    scope, keys = Scope(tag=found.tag), claimed_keys(trust.log_key)
+    content = format_evidence(Evidence(scope=scope, proof=replace(proof, consistency=()), keys=keys, policy=policy))
     if len(content) > MAX_SIZE:
         raise InvalidError(f"history is longer than a file may be: `{len(content)}` bytes")
     # Verify the bytes of the file themselves, as its reader will.
@@ -110,12 +105,10 @@ def save_history(
 
 
 def _check_continues(found: History, whole: History) -> None:
-    """Check that the last entry read just before is in the file, unless it was pruned in between.
-
-    Each leaf contains the hash of the one before it, so if the last entries agree, all do.
-    """
+    """Check that the last entry read just before is in the file, unless it was pruned in between."""
     if not found.entries:
         return
+    # Each leaf contains the hash of the one before it, so if the last entries agree, all do.
     last = found.entries[-1].event
     is_pruned = bool(whole.entries) and whole.entries[0].seq > last.seq
     if not is_pruned and last not in [entry.event for entry in whole.entries]:

@@ -52,13 +52,8 @@ def collect_proof(pieces: Iterable[ls.GetHistoryResponse]) -> HistoryProof:
         seal_inclusion=tuple(head.seal_inclusion),
         chains=tuple(
             ChainProof(
-                tag=chain.tag,
-                public_name=chain.public_name,
-                count=chain.count,
-                head=chain.head,
-                map_proof=chain.map_proof,
-                first_seq=chain.first_seq,
-                entries=tuple(entries),
+                tag=chain.tag, public_name=chain.public_name, count=chain.count, head=chain.head,
+                map_proof=chain.map_proof, first_seq=chain.first_seq, entries=tuple(entries),
             )
             for chain, entries in chains
         ),

@@ -18,11 +18,7 @@ from consentd_client.writes import wait_for
 
 
 def get_checkpoint(context: ClientContext) -> Operation[Checkpoint]:
-    """Read the latest checkpoint, verify that it continues the remembered one, and remember it.
-
-    Raises:
-        VerificationError: the log did not sign it, or it contradicts the remembered checkpoint.
-    """
+    """Read the latest checkpoint, verify that it continues the remembered one, and remember it."""
     trust = context.pinned()
     response = yield from call(context, rpcs.GET_CHECKPOINT, ls.GetCheckpointRequest())
     point, _ = open_checkpoint(response.checkpoint, trust.origin, trust.log_key)
@@ -52,12 +48,7 @@ def _verify_continues(remembered: Checkpoint, point: Checkpoint, proof: list[byt
 def get_receipt(context: ClientContext, receipt: Receipt, *, published: bool = True) -> Operation[Receipt]:
     """Read a receipt again, to obtain its proof.
 
-    Args:
-        receipt: the receipt without a proof.
-        published: wait until a checkpoint covers the entry, at most until shortly before the deadline.
-
-    Raises:
-        VerificationError: the receipt does not verify, or is for another leaf.
+    *published*: wait until a checkpoint covers the entry, at most until shortly before the deadline.
     """
     request = ls.GetReceiptRequest(index=receipt.index, leaf_hash=receipt.leaf_hash, wait_for=wait_for(published))
     response = yield from call(context, rpcs.GET_RECEIPT, request)
@@ -75,16 +66,13 @@ def history(context: ClientContext, subject: pb.Subject, *, tag: bytes = b"") ->
 
     Raises:
         VerificationError: the history is not complete, not genuine, or contradicts what is remembered.
+        ConsentdError: see ``ClientBase``.
     """
     return _read_history(context, ls.GetHistoryRequest(subject=subject), "", tag, memory_key(subject))
 
 
 def public_history(context: ClientContext, name: str) -> Operation[History]:
-    """Read the history of a public chain likewise: ``ledger``, ``participant/ID``, ``notice/ID`` …
-
-    Raises:
-        VerificationError: as ``history``.
-    """
+    """Read the history of a public chain likewise: ``ledger``, ``participant/ID``, ``notice/ID`` …"""
     if not name:
         raise InvalidError("public chain has no name")
     return _read_history(context, ls.GetHistoryRequest(public_name=name), name, b"", name)
@@ -132,12 +120,9 @@ def _read_history(
 
 
 def prune(
-    context: ClientContext,
-    *,
-    kept_from_ms: int = 0,
-    dry_run: bool = False,
+    context: ClientContext, *, kept_from_ms: int = 0, dry_run: bool = False,
     progress: Callable[[ls.PruneResponse], None] | None = None,
-) -> Operation[ls.PruneResponse]:
+) -> Operation[ls.PruneResponse]:  # fmt: skip
     """Prune what the retention policy no longer keeps; return what was done. For the operator.
 
     Args:

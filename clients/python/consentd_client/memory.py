@@ -44,18 +44,9 @@ class RememberedHistory:
 
     @property
     def count(self) -> int:
-        """Seq of the last entry; 0: there is none."""
-        return seq_of(self.entries[-1].entry) if self.entries else 0
-
-
-def seq_of(entry: HistoryEntry) -> int:
-    """Return the seq of a remembered entry.
-
-    Raises:
-        MalformedError: the leaf cannot be decoded.
-    """
-    event = codec.decode_leaf(entry.leaf)
-    return event.seq if isinstance(event, codec.Event) else 0
+        """Seq of the last entry; 0: there is none. Raises MalformedError if its leaf cannot be decoded."""
+        event = codec.decode_leaf(self.entries[-1].entry.leaf) if self.entries else None
+        return event.seq if isinstance(event, codec.Event) else 0
 
 
 class Memory(Protocol):

@@ -47,23 +47,14 @@ class Tls:
     key_file: Path | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Return the credentials for a gRPC channel.
-
-        Raises:
-            InvalidError: a certificate is given without its key, or a key without its certificate.
-            StorageError: a file cannot be read.
-        """
+        """Return the credentials for a gRPC channel; InvalidError if there is a certificate or a key alone."""
         if (self.cert_file is None) != (self.key_file is None):
             raise InvalidError("TLS client certificate and key must be given together")
         return grpc.ssl_channel_credentials(_read(self.ca_file), _read(self.key_file), _read(self.cert_file))
 
 
 def check_plaintext(target: str) -> None:
-    """Check that a channel without TLS to *target* does not leave this machine, because the token would be readable.
-
-    Raises:
-        InvalidError: *target* is another machine.
-    """
+    """Raise InvalidError if *target* is another machine, because without TLS the token would be readable."""
     host = target.rsplit("/", 1)[-1].rpartition(":")[0].strip("[]")
     try:
         is_here = host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -74,11 +65,7 @@ def check_plaintext(target: str) -> None:
 
 
 def call_metadata(token: str) -> tuple[tuple[str, str], ...]:
-    """Return the metadata that identifies the caller in each call.
-
-    Raises:
-        InvalidError: the token has characters that a header cannot carry. The message does not show the token.
-    """
+    """Return the metadata that identifies the caller; InvalidError, which does not show the token, if it is invalid."""
     if not token:
         return ()
     if not token.isascii() or not token.isprintable():
@@ -150,15 +137,12 @@ def _make_error(code: int, message: str, reason: str) -> ConsentdError:
 
 
 def _reason(trailing: Iterable[tuple[str, Any]]) -> str:
-    for key, value in trailing:
-        if key != DETAILS_KEY or not isinstance(value, bytes):
-            continue
-        try:
-            details = status_pb2.Status.FromString(value).details
-            for detail in details:
-                info = error_details_pb2.ErrorInfo()
+    info = error_details_pb2.ErrorInfo()
+    try:
+        for value in (value for key, value in trailing if key == DETAILS_KEY and isinstance(value, bytes)):
+            for detail in status_pb2.Status.FromString(value).details:
                 if detail.Unpack(info) and info.domain == DOMAIN:
                     return str(info.reason)
-        except DecodeError:
-            return ""
+    except DecodeError:
+        pass
     return ""
