@@ -12,7 +12,7 @@ from cases.command_lines import ROOT, TOML, CommandLine, consentd
 from cases.daemons import consent
 from consentd.core import note
 from consentd.cosigning import mldsa
-from consentd.cosigning.keyfiles import read_signing_key
+from consentd.cosigning.keyfiles import read_mldsa_key, read_signing_key
 from consentd.errors import ConsentdError
 from consentd.store.lmdb import Environment
 from consentd_client import Client, KeyPair, StatementSigner, Subject
@@ -62,7 +62,7 @@ def test_keygen_shows_the_second_log_key_too(run: CommandLine, tmp_path: Path) -
     config = tmp_path / "consentd.toml"
     config.write_text(TOML.replace("[keys]", '[keys]\nlog_mldsa_key_file = "keys/mldsa.key"'))
     made = run("keygen", "--config", config, "--json")
-    vkey = mldsa.format_mldsa_vkey(mldsa.read_mldsa_key(tmp_path / "keys/mldsa.key").verifier)
+    vkey = mldsa.format_mldsa_vkey(read_mldsa_key(tmp_path / "keys/mldsa.key").verifier)
     assert made.object["log_mldsa_key"] == vkey
     assert f"ML-DSA-44 log key: {vkey}\n" in made.err
 

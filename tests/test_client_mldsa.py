@@ -12,7 +12,7 @@ from cases.command_lines import CommandLine
 from cases.daemons import ORIGIN, ROLES, Running, consent, make_config, make_running
 from consentd.core import checkpoint, ed25519, note
 from consentd.cosigning import mldsa
-from consentd.cosigning.keyfiles import read_signing_key, write_private
+from consentd.cosigning.keyfiles import read_mldsa_key, read_signing_key, write_private
 from consentd.errors import MalformedError, ProofError, SignatureError
 from consentd.server.keys import make_keys, make_token
 from consentd.service.auth import format_credential
@@ -120,7 +120,7 @@ def test_everything_is_read_with_both_keys_pinned(running: Running) -> None:
     path = running.config.keys.log_mldsa_key_file
     assert path is not None
     running.check_ledger()
-    with client(running, pinned(running, also=[mldsa.read_mldsa_key(path).verifier])) as reader:
+    with client(running, pinned(running, also=[read_mldsa_key(path).verifier])) as reader:
         assert reader.get_checkpoint().size > 2
         person = running.enrol("SYN-2")
         assert reader.grant(person, consent(), published=True).receipt.checkpoint is not None
@@ -155,7 +155,7 @@ def test_the_command_line_takes_both(running: Running, tmp_path: Path) -> None:
     running.check_ledger()
     run = CommandLine({"CONSENTD_TOKEN": running.tokens["app"]})
     first = note.format_vkey(read_signing_key(running.config.keys.log_key_file).verifier)
-    second = mldsa.format_mldsa_vkey(mldsa.read_mldsa_key(path).verifier)
+    second = mldsa.format_mldsa_vkey(read_mldsa_key(path).verifier)
     pins = tmp_path / "log.pub"
     asked = ["checkpoint", "--target", f"127.0.0.1:{running.daemon.grpc_port}", "--log-key", str(pins)]
     for lines, status, message in (

@@ -25,6 +25,7 @@ from cases.witnessed_ledgers import Witnessed, free_port
 from consentd.core import checkpoint, ed25519, merkle, note
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.quorum import parse_policy, verify_cosigned
+from consentd.cosigning.keyfiles import read_mldsa_key
 from consentd.v1 import access_service_pb2 as ac
 
 sqlite3 = pytest.importorskip("sqlite3")
@@ -243,7 +244,7 @@ def test_torchwood_refuses_what_was_changed(run: Run, torchwood: Path, tmp_path:
 
 def test_formats_accepts_our_ml_dsa_line(run: Run, torchwood: Path, tmp_path: Path) -> None:
     mldsa = pytest.importorskip("consentd.cosigning.mldsa")
-    key = mldsa.read_mldsa_key(run.witnessed.directory / "keys/log-mldsa.key").verifier
+    key = read_mldsa_key(run.witnessed.directory / "keys/log-mldsa.key").verifier
     vkey, signed = tmp_path / "vkey", tmp_path / "checkpoint"
     vkey.write_text(mldsa.format_mldsa_vkey(key))
     for size in sorted(run.notes)[::40]:

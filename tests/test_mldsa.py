@@ -6,6 +6,7 @@ import pytest
 
 from consentd.core import checkpoint, ed25519, note
 from consentd.core.checkpoint import Checkpoint
+from consentd.cosigning.keyfiles import read_mldsa_key
 from consentd.errors import InvalidError, MalformedError, SignatureError, StorageError
 
 mldsa = pytest.importorskip("consentd.cosigning.mldsa")
@@ -102,9 +103,9 @@ def test_a_name_that_is_none_is_malformed(name: str) -> None:
 def test_a_key_file_is_read_or_named(tmp_path) -> None:
     path = tmp_path / "key"
     with pytest.raises(StorageError):
-        mldsa.read_mldsa_key(path)
+        read_mldsa_key(path)
     path.write_text("nothing")
     with pytest.raises(InvalidError):
-        mldsa.read_mldsa_key(path)
+        read_mldsa_key(path)
     path.write_text(SECRET + "\n")
-    assert mldsa.read_mldsa_key(path).verifier == SIGNER.verifier
+    assert read_mldsa_key(path).verifier == SIGNER.verifier

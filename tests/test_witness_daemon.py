@@ -16,6 +16,7 @@ from consentd.core import checkpoint
 from consentd.core.kinds import EntryKind
 from consentd.core.quorum import parse_policy, verify_cosigned
 from consentd.cosigning.connection import Connection
+from consentd.cosigning.keyfiles import read_mldsa_key
 from consentd.errors import CorruptionError, InvalidError, NotFoundError, SignatureError, StorageError
 from consentd.ledger import reads
 from consentd.v1 import consent_pb2 as pb
@@ -218,7 +219,7 @@ def test_a_second_log_signature_is_ml_dsa(tmp_path: Path) -> None:
         running.register()
         made.wait_published()
         signed = made.get("/checkpoint")
-        key = mldsa.read_mldsa_key(tmp_path / "keys/log-mldsa.key").verifier
+        key = read_mldsa_key(tmp_path / "keys/log-mldsa.key").verifier
         point, opened = checkpoint.open_checkpoint(signed, made.log.name, made.log, witnesses=[key])
         assert len(opened.verified) == 2
         leaf = reads.read_entry(made.services.ledger.store, reads.codec.public_tag("ledger"), 1)

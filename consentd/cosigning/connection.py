@@ -4,8 +4,8 @@ import http.client
 import io
 import socket
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,7 +13,7 @@ from consentd.config import is_loopback
 from consentd.errors import InvalidError, StorageError
 from consentd.listener import HttpResponse
 
-MAX_RESPONSE_SIZE = 256 * 1024
+MAX_BODY_SIZE = 256 * 1024
 _READ_SIZE = 65_536
 _MAX_FRAME_SIZE = 65_536  # the headers of a response, and the lengths of its chunks
 _PORTS = {"http": 80, "https": 443}
@@ -52,9 +52,7 @@ class Connection:
         self._http = kind(self.host, _PORTS[parts.scheme] if port is None else port, timeout=timeout_s)
         self._closed = False  # any thread may set it; it is never reset
 
-    def request(
-        self, method: str, path: str, body: bytes | None = None, *, limit: int = MAX_RESPONSE_SIZE
-    ) -> HttpResponse:
+    def request(self, method: str, path: str, body: bytes | None = None, *, limit: int = MAX_BODY_SIZE) -> HttpResponse:
         """Send a request and return its response, with a body of at most *limit* bytes. Redirects are not followed.
 
         Raises:
@@ -62,19 +60,11 @@ class Connection:
         """
         is_reused = self._http.sock is not None
         try:
-            try:
+            return self._once(method, path, body, limit)
+        except StorageError as error:
+            # A server may close an idle connection at any time. That is no failure: try a new connection once.
+            if is_reused and isinstance(error.__cause__, ConnectionError | http.client.BadStatusLine):
                 return self._once(method, path, body, limit)
-            except (ConnectionError, http.client.BadStatusLine):
-                # A server may close an idle connection at any time. That is no failure: try a new connection once.
-                if not is_reused:
-                    raise
-                self._http.close()
-                return self._once(method, path, body, limit)
-        except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: `close` ended TLS
-            self._http.close()
-            raise StorageError(f"no response: {type(error).__name__}") from error
-        except StorageError:
-            self._http.close()
             raise
 
     def close(self) -> None:
@@ -82,43 +72,44 @@ class Connection:
         self._closed = True
         opened = self._http.sock
         if opened is not None:
-            try:
+            with suppress(OSError):  # the other side has closed it already
                 opened.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                return  # the other side has closed it already
 
     def release(self) -> None:
         """Free the socket. Only the thread that sends requests may call this."""
         self._http.close()
 
     def _once(self, method: str, path: str, body: bytes | None, limit: int) -> HttpResponse:
+        """Send a request on the open connection, or on a new one; if it fails, close the connection."""
         if self._closed:
             raise StorageError("connection is closed")
-        bounds = partial(_Bounded, until_s=time.monotonic() + self._timeout_s, most=2 * limit + _MAX_FRAME_SIZE)
-        self._http.response_class = partial(_Response, bounds=bounds)  # type: ignore[assignment]  # only ever called
-        if self._http.sock is not None:
-            self._http.sock.settimeout(self._timeout_s)
-        self._http.request(method, self._prefix + path, body, self._headers)
-        # The response must be closed before the connection can send the next request; read1 does not close it.
-        with self._http.getresponse() as response:
-            chunks, size = [], 0
-            while chunk := response.read1(_READ_SIZE):
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > limit:
-                    raise StorageError("response is too large")
-        return HttpResponse(response.status, response.headers.get("Content-Type", ""), b"".join(chunks))
+        until_s = time.monotonic() + self._timeout_s
 
+        def bounded_response(sock: socket.socket, *args: Any, **named: Any) -> http.client.HTTPResponse:
+            response = http.client.HTTPResponse(sock, *args, **named)
+            response.fp.close()
+            response.fp = io.BufferedReader(_Bounded(sock, until_s=until_s, most=2 * limit + _MAX_FRAME_SIZE))
+            return response
 
-class _Response(http.client.HTTPResponse):
-    """A response whose reading is limited in total time and bytes."""
-
-    def __init__(
-        self, sock: socket.socket, *args: Any, bounds: Callable[[socket.socket], io.RawIOBase], **named: Any
-    ) -> None:
-        super().__init__(sock, *args, **named)
-        self.fp.close()
-        self.fp = io.BufferedReader(bounds(sock))
+        try:
+            self._http.response_class = bounded_response  # type: ignore[assignment]  # only ever called
+            if self._http.sock is not None:
+                self._http.sock.settimeout(self._timeout_s)
+            self._http.request(method, self._prefix + path, body, self._headers)
+            # The response must be closed before the connection can send the next request; read1 does not close it.
+            with self._http.getresponse() as response:
+                received = bytearray()
+                while chunk := response.read1(_READ_SIZE):
+                    received += chunk
+                    if len(received) > limit:
+                        raise StorageError("response is too large")
+        except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: `close` ended TLS
+            self._http.close()
+            raise StorageError(f"no response: {type(error).__name__}") from error
+        except StorageError:
+            self._http.close()
+            raise
+        return HttpResponse(response.status, response.headers.get("Content-Type", ""), bytes(received))
 
 
 class _Bounded(io.RawIOBase):

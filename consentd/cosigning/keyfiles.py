@@ -1,10 +1,15 @@
 """Read and write files of keys and tokens. Each is readable by its owner alone; no error shows its content."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from consentd.core import note
+from consentd.cosigning.mldsa import MldsaSigner, parse_mldsa_signing_key
 from consentd.errors import InvalidError, MalformedError, StorageError
+
+_Signer = TypeVar("_Signer")
 
 
 def read_key_text(path: Path) -> str:
@@ -27,12 +32,21 @@ def read_signing_key(path: Path) -> note.Signer:
 
     Raises:
         StorageError: the file cannot be read.
-        InvalidError: the file holds no signing key.
+        InvalidError: the file holds no signing key. The message shows no secret. ``read_mldsa_key`` raises the same.
     """
+    return _read_key(path, note.parse_signing_key, "signing key")
+
+
+def read_mldsa_key(path: Path) -> MldsaSigner:
+    """Read a file with an ML-DSA-44 signing key."""
+    return _read_key(path, parse_mldsa_signing_key, "ML-DSA-44 signing key")
+
+
+def _read_key(path: Path, parse: Callable[[str], _Signer], kind: str) -> _Signer:
     try:
-        return note.parse_signing_key(read_key_text(path))
+        return parse(read_key_text(path))
     except MalformedError as error:
-        raise InvalidError(f"key file holds no signing key: `{path}`") from error
+        raise InvalidError(f"key file holds no {kind}: `{path}`") from error
 
 
 def write_private(path: Path, text: str, *, append: bool = False) -> None:

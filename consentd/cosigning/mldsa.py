@@ -14,7 +14,6 @@ ignores signature lines of this type.
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey, MLDSA44PublicKey
@@ -30,8 +29,7 @@ from consentd.core.note import (
     split_key,
     split_signing_key,
 )
-from consentd.cosigning.keyfiles import read_key_text
-from consentd.errors import InvalidError, MalformedError, SignatureError
+from consentd.errors import MalformedError, SignatureError
 
 PUBLIC_KEY_SIZE = 1312
 SIGNATURE_SIZE = 2420
@@ -42,11 +40,7 @@ _LABEL = b"subtree/v1\n\0"
 
 @dataclass(frozen=True)
 class MldsaVerifier:
-    """A public key with its name: a ``core.note.NoteVerifier``.
-
-    Raises:
-        MalformedError: the name is not allowed for a key, or the key is not 1,312 bytes long.
-    """
+    """A public key with its name. Raises ``MalformedError`` if the name or the key's length is not allowed."""
 
     name: str
     public_key: bytes
@@ -59,11 +53,7 @@ class MldsaVerifier:
         object.__setattr__(self, "key_id", key_id_of(self.name, MLDSA, self.public_key))
 
     def verify(self, text: bytes, signature: bytes) -> None:
-        """Verify a signature over a checkpoint's text. *signature* is a signature line's bytes after the key ID.
-
-        Raises:
-            SignatureError: the signature does not verify, has a wrong length, or *text* is no checkpoint.
-        """
+        """Verify a signature over a checkpoint's text; see ``core.note.NoteVerifier``."""
         if len(signature) != 8 + SIGNATURE_SIZE or signature[0] & 0x80:
             raise SignatureError("ML-DSA-44 signature is not 2428 bytes long, or its time exceeds 63 bits")
         try:
@@ -143,35 +133,10 @@ def format_mldsa_signing_key(signer: MldsaSigner) -> str:
     return join_signing_key(signer.verifier.name, signer.verifier.key_id, MLDSA, signer.seed)
 
 
-def read_mldsa_key(path: Path) -> MldsaSigner:
-    """Read a signing-key file.
-
-    Raises:
-        StorageError: the file cannot be read.
-        InvalidError: the file holds no ML-DSA-44 signing key. The message shows no secret.
-    """
-    try:
-        return parse_mldsa_signing_key(read_key_text(path))
-    except MalformedError as error:
-        raise InvalidError(f"key file holds no ML-DSA-44 signing key: `{path}`") from error
-
-
 def _message(name: str, text: str, time_s: int) -> bytes:
     point = parse_checkpoint(text)
-    origin = point.origin.encode()
+    signer, origin = name.encode(), point.origin.encode()
     if len(origin) > 255:
         raise MalformedError("origin is longer than 255 bytes")
-    signer = name.encode()
-    return b"".join(
-        (
-            _LABEL,
-            bytes((len(signer),)),
-            signer,
-            time_s.to_bytes(8),
-            bytes((len(origin),)),
-            origin,
-            bytes(8),
-            point.size.to_bytes(8),
-            point.root,
-        )
-    )
+    start = len(signer).to_bytes(1) + signer + time_s.to_bytes(8) + len(origin).to_bytes(1) + origin
+    return _LABEL + start + bytes(8) + point.size.to_bytes(8) + point.root

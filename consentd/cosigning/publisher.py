@@ -60,34 +60,27 @@ class Publisher(Protocol):
 
 
 class ImmediatePublisher:
-    """Publishes each checkpoint as soon as it is offered: used without a policy file."""
+    """Publishes each checkpoint as soon as it is offered: the ``Publisher`` without a policy file."""
+
+    has_quorum = True
 
     def start(self, publish: Publish, halt: Halt) -> None:
-        """Start publishing."""
         self._publish = publish
 
     def offer(self, point: Checkpoint, note: bytes) -> None:
-        """Publish the checkpoint."""
         self._publish(Published(point, note))
 
     def pending(self) -> frozenset[int]:
-        """Return no size: every checkpoint offered is published already."""
         return frozenset()
 
-    @property
-    def has_quorum(self) -> bool:
-        """Always True: no cosignature is needed."""
-        return True
-
     def stop(self) -> None:
-        """Do nothing."""
+        pass
 
 
 def read_published(path: Path, log_verifier: NoteVerifier, *, store: Store, size: int) -> Published | None:
     """Read the file of the note published last; return None if there is no file, or if its note does not verify.
 
-    Args:
-        store, size: the opened ledger, which must contain the published tree.
+    *store* and *size* are of the opened ledger, which must contain the published tree.
 
     Raises:
         StorageError: the file cannot be read.

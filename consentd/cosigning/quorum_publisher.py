@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from consentd.clock import Clock
@@ -33,8 +34,6 @@ class SignedLog:
     """The log whose checkpoints are published, as it was opened.
 
     Attributes:
-        verifier: the log's key; its name is the origin.
-        store: the ledger's store: consistency proofs are read from it.
         size: the number of leaves; no witness can know a larger tree.
         last_signed: the last signed note, verified when the ledger was opened; None: nothing was signed yet.
         published_path: the file that keeps the note published last.
@@ -95,8 +94,8 @@ class QuorumPublisher:
         self._witnesses = [_WitnessThread(client) for client in clients]
         self._publish: Publish = lambda published: None
         self._halt: Halt = lambda error: None
-        # The condition guards everything below. Taken by: start, offer, pending, stop, _end, _run_guarded, _next,
-        # _wait_for_target, _record, _read_known_size, _stop_on_larger. ``has_quorum`` reads one bool without it.
+        # The condition guards everything below. Taken by: start, offer, pending, stop, _set_ended, _next,
+        # _wait_for_target, _record. ``has_quorum`` and readers of ``_known_size`` read one value without it.
         self._changed = threading.Condition()
         self._known_size = signed_log.size
         self._publication = Publication(
@@ -105,9 +104,7 @@ class QuorumPublisher:
         self._fault: CorruptionError | None = None
         self._stop_by_ms: int | None = None
         self._ended = False
-        self._thread = threading.Thread(
-            target=self._run_guarded, args=(self._publish_due,), name="publisher", daemon=True
-        )
+        self._thread = self._make_thread("publisher", self._publish_due)
 
     @property
     def has_quorum(self) -> bool:
@@ -135,9 +132,7 @@ class QuorumPublisher:
             publish(published)
         self._thread.start()
         for witness in self._witnesses:
-            witness.thread = threading.Thread(
-                target=self._run_guarded, args=(self._cosign_targets, witness), name="witness", daemon=True
-            )
+            witness.thread = self._make_thread("witness", partial(self._cosign_targets, witness))
             witness.thread.start()
         if not has_target:
             return
@@ -202,25 +197,32 @@ class QuorumPublisher:
         return self._ended or all(witness.has_answered for witness in self._witnesses)
 
     def _end(self) -> None:
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
+        self._set_ended()
         for witness in self._witnesses:
             witness.client.connection.close()
             if witness.thread is not None:
                 witness.thread.join()
             witness.client.connection.release()
 
-    def _run_guarded(self, run: Callable[..., None], *args: _WitnessThread) -> None:
-        """Run a thread's function. If it fails, halt the ledger; otherwise nobody would notice the outage."""
-        try:
-            run(*args)
-        except BaseException as error:
-            log.critical("publishing stopped", exc_info=error)
-            with self._changed:
-                self._ended = True
-                self._changed.notify_all()
-            self._halt(error if isinstance(error, ConsentdError) else StorageError("publisher failed"))
+    def _make_thread(self, name: str, run: Callable[[], None]) -> threading.Thread:
+        """Return a thread that halts the ledger if it fails; otherwise nobody would notice the outage."""
+
+        def run_guarded() -> None:
+            try:
+                run()
+            except BaseException as error:
+                log.critical("publishing stopped", exc_info=error)
+                self._set_ended()
+                self._halt(error if isinstance(error, ConsentdError) else StorageError("publisher failed"))
+
+        return threading.Thread(target=run_guarded, name=name, daemon=True)
+
+    def _set_ended(self, fault: CorruptionError | None = None) -> None:
+        """End all threads. INVARIANT: from now on nothing is published, not even a checkpoint that has its quorum."""
+        with self._changed:
+            self._fault = self._fault or fault
+            self._ended = True
+            self._changed.notify_all()
 
     # -- the publisher's thread -------------------------------------------------------------------------------
 
@@ -256,7 +258,7 @@ class QuorumPublisher:
         while (target := self._wait_for_target(witness)) is not None:
             started = time.perf_counter()
             response = client.request_cosignature(
-                target.point, target.text, target.log_signatures, read_known_size=self._read_known_size
+                target.point, target.text, target.log_signatures, read_known_size=lambda: self._known_size
             )
             witness.failures = 0 if response.result is WitnessResult.COSIGNED else witness.failures + 1
             if response.result is WitnessResult.LARGER:
@@ -312,22 +314,14 @@ class QuorumPublisher:
         first_ms, longest_ms = self._retry_ms
         return round(min(longest_ms, first_ms << min(failures - 1, 20)) * random.uniform(0.5, 1.0))  # noqa: S311
 
-    def _read_known_size(self) -> int:
-        with self._changed:
-            return self._known_size
-
     def _stop_on_larger(self, name: str, detail: str) -> None:
         fault = CorruptionError(
-            f"witness `{name}` knows a larger tree than ours of size {self._read_known_size()}: {detail}: this "
+            f"witness `{name}` knows a larger tree than ours of size {self._known_size}: {detail}: this "
             f"ledger was rolled back, or another one signs in its name; {RUNBOOK}"
         )
         self._metrics.witness_alarms.inc(WitnessResult.LARGER)
         log.critical("%s", fault)
-        with self._changed:
-            # INVARIANT: from now on nothing is published, not even a checkpoint that has its quorum.
-            self._fault = self._fault or fault
-            self._ended = True
-            self._changed.notify_all()
+        self._set_ended(fault)
         self._halt(fault)
 
 

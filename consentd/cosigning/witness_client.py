@@ -23,30 +23,26 @@ own clock, and would not count a cosignature further off."""
 
 
 class WitnessResult(StrEnum):
-    """How a request to a witness ended; the values are label values of metrics."""
+    """How a request to a witness ended; the values are label values of metrics.
+
+    COSIGNED: the cosignature verifies. REFUSED: the witness does not know this log or its key, or finds the request
+    wrong (400, 403, 404). BAD: the answer breaks the protocol: no line by the witness's key, a wrong signature or time.
+    FAILED: no answer in time, or the answer reports a failure of the witness. OTHER_TREE: the witness rejects our
+    consistency proof, because it cosigned another tree; that claim is unsigned, so no evidence. LARGER: the witness
+    reports a larger tree than this ledger ever signed.
+    """
 
     COSIGNED = "cosigned"
-    """The witness cosigned, and the cosignature verifies."""
     REFUSED = "refused"
-    """The witness does not know this log or its key, or finds the request wrong: 400, 403, 404."""
     BAD = "bad"
-    """The answer breaks the protocol: no line by the witness's key, a wrong signature, or a wrong time."""
     FAILED = "failed"
-    """There was no answer in time, or the answer reports a failure of the witness."""
     OTHER_TREE = "other_tree"
-    """The witness rejects our consistency proof: it cosigned another tree. That claim is unsigned, so no evidence."""
     LARGER = "larger"
-    """The witness reports a larger tree than this ledger ever signed."""
 
 
 @dataclass(frozen=True, slots=True)
 class WitnessResponse:
-    """The result of a request to a witness.
-
-    Attributes:
-        detail: for logs and errors.
-        cosignatures: by the names that the policy gives to the witness's keys; empty unless ``COSIGNED``.
-    """
+    """The result of a request; *cosignatures* are by the policy's names of the keys, and empty unless ``COSIGNED``."""
 
     result: WitnessResult
     detail: str = ""
@@ -83,13 +79,10 @@ class WitnessClient:
         *,
         read_known_size: Callable[[], int],
     ) -> WitnessResponse:
-        """Request a cosignature of a checkpoint.
+        """Request a cosignature of a checkpoint, whose note text and log's signature lines are given.
 
-        Args:
-            text: the checkpoint's note text.
-            log_signatures: the log's own signature lines.
-            read_known_size: returns the current size of the ledger. It is called after the answer arrived, because
-                the ledger may have grown meanwhile.
+        *read_known_size* returns the current size of the ledger. It is called after the answer arrived, because the
+        ledger may have grown meanwhile.
 
         Raises:
             CorruptionError: the store does not hold the tree that the consistency proof needs.
@@ -127,9 +120,8 @@ class WitnessClient:
             if reported == self.size:
                 return WitnessResponse(WitnessResult.BAD, "witness refuses our old size, and reports the same size")
             self.size = reported
-        return WitnessResponse(
-            WitnessResult.REFUSED if 400 <= status < 500 else WitnessResult.FAILED, f"status {status}"
-        )
+        result = WitnessResult.REFUSED if 400 <= status < 500 else WitnessResult.FAILED
+        return WitnessResponse(result, f"status {status}")
 
     def _format_body(self, size: int, note: bytes) -> bytes:
         proof = reads.prove_consistency(self._store, self.size, size) if 0 < self.size < size else []

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from consentd.config import Config
 from consentd.core import ed25519, note
-from consentd.cosigning.keyfiles import read_key_text, read_signing_key, write_private
-from consentd.cosigning.mldsa import MldsaSigner, format_mldsa_signing_key, read_mldsa_key
+from consentd.cosigning.keyfiles import read_key_text, read_mldsa_key, read_signing_key, write_private
+from consentd.cosigning.mldsa import MldsaSigner, format_mldsa_signing_key
 from consentd.errors import InvalidError, StorageError
 from consentd.sequencer.commands.callers import OPERATOR
 from consentd.service.auth import format_credential

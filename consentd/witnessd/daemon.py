@@ -30,8 +30,8 @@ from consentd.core.note import Note, NoteSignature, Signer
 from consentd.core.replay import ReplayError
 from consentd.core.submission import SIZE_TYPE, Submission, format_cosignatures, format_size, parse_submission
 from consentd.cosigning.connection import Connection
-from consentd.cosigning.keyfiles import read_signing_key, write_private
-from consentd.cosigning.mldsa import MldsaSigner, read_mldsa_key
+from consentd.cosigning.keyfiles import read_mldsa_key, read_signing_key, write_private
+from consentd.cosigning.mldsa import MldsaSigner
 from consentd.errors import (
     CorruptionError,
     InvalidError,
