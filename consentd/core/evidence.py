@@ -6,7 +6,7 @@ A saved history and an auditor's evidence are the same file. Source: evidence-fo
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +26,6 @@ MAX_HASHES = 64
 """Most hashes of one proof."""
 
 _MAX_INTEGER = (1 << 53) - 1
-_FILE = "format scope checkpoint consistency seal seal_inclusion histories entries keys policy"
-_HISTORY = "tag public_name count head map_proof first_seq entries"
-_ENTRY = "leaf opening"
-_SINGLE = "index leaf opening inclusion"
-_OPENING = "salt statement"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -92,53 +87,30 @@ def claimed_keys(log_verifier: NoteVerifier) -> tuple[str, ...]:
 def format_evidence(evidence: Evidence) -> bytes:
     """Format evidence as the bytes of a file. The result may be larger than ``MAX_SIZE``."""
     scope, proof = evidence.scope, evidence.proof
-    claimed: dict[str, Any] = {"tag": _b64(scope.tag)}
+    claimed: dict[str, Any] = {"tag": scope.tag}
     if scope.participant:
         claimed = {"participant": scope.participant}
     elif scope.first <= scope.last:
         claimed = {"first": scope.first, "last": scope.last}
     document = {
-        "format": FORMAT,
-        "scope": claimed,
-        "checkpoint": _b64(proof.checkpoint),
-        "consistency": _b64s(proof.consistency),
-        "seal": _b64(proof.seal),
-        "seal_inclusion": _b64s(proof.seal_inclusion),
-        "histories": [
-            {
-                "tag": _b64(chain.tag),
-                "public_name": chain.public_name,
-                "count": chain.count,
-                "head": _b64(chain.head),
-                "map_proof": _b64(chain.map_proof),
-                "first_seq": chain.first_seq,
-                "entries": [_format_entry(entry) for entry in chain.entries],
-            }
-            for chain in proof.chains
-        ],
-        "entries": [
-            {"index": one.index, **_format_entry(one.entry), "inclusion": _b64s(one.inclusion)}
-            for one in evidence.entries
-        ],
-        "keys": list(evidence.keys),
-        "policy": evidence.policy,
-    }
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+        "format": FORMAT, "scope": claimed, "checkpoint": proof.checkpoint, "consistency": proof.consistency,
+        "seal": proof.seal, "seal_inclusion": proof.seal_inclusion, "histories": proof.chains,
+        "entries": evidence.entries, "keys": evidence.keys, "policy": evidence.policy,
+    }  # fmt: skip
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), default=_to_json).encode()
 
 
-def _format_entry(entry: HistoryEntry) -> dict[str, Any]:
-    if entry.opening is None:
-        return {"leaf": _b64(entry.leaf), "opening": None}
-    salt, statement = entry.opening
-    return {"leaf": _b64(entry.leaf), "opening": {"salt": _b64(salt), "statement": _b64(statement)}}
-
-
-def _b64(content: bytes) -> str:
-    return note.encode_base64(content)
-
-
-def _b64s(contents: Iterable[bytes]) -> list[str]:
-    return [note.encode_base64(content) for content in contents]
+def _to_json(value: Any) -> Any:
+    """Return a value in types that ``json`` formats, or that it converts with this function."""
+    if isinstance(value, bytes):
+        return note.encode_base64(value)
+    if isinstance(value, HistoryEntry):
+        opening = None if value.opening is None else dict(zip(_OPENING, value.opening, strict=True))
+        return {"leaf": value.leaf, "opening": opening}
+    if isinstance(value, SingleEntry):
+        return {"index": value.index, **_to_json(value.entry), "inclusion": value.inclusion}
+    assert isinstance(value, ChainProof), "no other type is in evidence"
+    return {name: getattr(value, name) for name in _HISTORY}
 
 
 # -- parse ----------------------------------------------------------------------------------------------------
@@ -153,86 +125,24 @@ def parse_evidence(content: bytes) -> Evidence:
             integer from 0 to 2^53 - 1 in plain digits; has base64 that is not canonical, or text with half of a
             surrogate pair; has a proof of more than ``MAX_HASHES`` hashes; or has a scope that is not one.
     """
-    file = _object(_read_json(content), _FILE)
-    if file["format"] != FORMAT:
-        raise MalformedError(f"evidence is of another format: its `format` is not `{FORMAT}`")
-    return Evidence(
-        scope=_scope(file["scope"]),
-        proof=HistoryProof(
-            checkpoint=_bytes(file["checkpoint"]),
-            consistency=_hashes(file["consistency"]),
-            seal=_bytes(file["seal"]),
-            seal_inclusion=_hashes(file["seal_inclusion"]),
-            chains=tuple(map(_history, _list(file["histories"]))),
-        ),
-        entries=tuple(map(_single, _list(file["entries"]))),
-        keys=tuple(map(_text, _list(file["keys"]))),
-        policy=_text(file["policy"]),
-    )
-
-
-def _scope(value: Any) -> Scope:
-    has = value if isinstance(value, dict) else {}
-    if "tag" in has:
-        tag = _bytes(_object(value, "tag")["tag"])
-        if len(tag) != merkle.HASH_SIZE:
-            raise MalformedError("evidence has a scope whose tag is not 32 bytes long")
-        return Scope(tag=tag)
-    if "participant" in has:
-        participant = _text(_object(value, "participant")["participant"])
-        if not participant:
-            raise MalformedError("evidence has a scope of a participant without a name")
-        return Scope(participant=participant)
-    fields = _object(value, "first last")
-    scope = Scope(first=_integer(fields["first"]), last=_integer(fields["last"]))
-    if scope.last < scope.first:
-        raise MalformedError("evidence has a scope whose last index is before its first")
-    return scope
-
-
-def _history(value: Any) -> ChainProof:
-    history = _object(value, _HISTORY)
-    return ChainProof(
-        tag=_bytes(history["tag"]),
-        public_name=_text(history["public_name"]),
-        count=_integer(history["count"]),
-        head=_bytes(history["head"]),
-        map_proof=_bytes(history["map_proof"]),
-        first_seq=_integer(history["first_seq"]),
-        entries=tuple(_entry(_object(entry, _ENTRY)) for entry in _list(history["entries"])),
-    )
-
-
-def _entry(fields: dict[str, Any]) -> HistoryEntry:
-    leaf = _bytes(fields["leaf"])
-    if fields["opening"] is None:
-        return HistoryEntry(leaf, None)
-    opening = _object(fields["opening"], _OPENING)
-    return HistoryEntry(leaf, (_bytes(opening["salt"]), _bytes(opening["statement"])))
-
-
-def _single(value: Any) -> SingleEntry:
-    fields = _object(value, _SINGLE)
-    return SingleEntry(_integer(fields["index"]), _entry(fields), _hashes(fields["inclusion"]))
-
-
-# -- strict JSON ----------------------------------------------------------------------------------------------
-
-
-def _read_json(content: bytes) -> Any:
     if len(content) > MAX_SIZE:
         raise MalformedError(f"evidence is larger than {MAX_SIZE} bytes")
     try:
         text = content.decode()
     except UnicodeDecodeError:
         raise MalformedError("evidence is not UTF-8") from None
-    return parse_json(
-        text,
-        max_nesting=MAX_NESTING,
-        parse_int=_parse_integer,
-        parse_float=_refuse,
-        parse_constant=_refuse,
+    value = parse_json(
+        text, max_nesting=MAX_NESTING, parse_int=_parse_integer, parse_float=_refuse, parse_constant=_refuse
     )
+    file = _object(value, _FILE)
+    return Evidence(
+        scope=file["scope"],
+        proof=HistoryProof(
+            checkpoint=file["checkpoint"], consistency=file["consistency"], seal=file["seal"],
+            seal_inclusion=file["seal_inclusion"], chains=file["histories"],
+        ),
+        entries=file["entries"], keys=file["keys"], policy=file["policy"],
+    )  # fmt: skip
 
 
 def _parse_integer(text: str) -> int:
@@ -245,16 +155,20 @@ def _refuse(text: str) -> Any:
     raise MalformedError("evidence has a number that is not written as an integer in plain digits")
 
 
-def _object(value: Any, names: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or value.keys() != set(names.split()):
-        raise MalformedError(f"evidence lacks an object of exactly these names: `{names}`")
-    return value
+def _object(value: Any, fields: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
+    """Return the values of an object that has exactly these fields, each as its function parses it."""
+    if not isinstance(value, dict) or value.keys() != fields.keys():
+        raise MalformedError(f"evidence lacks an object of exactly these names: `{' '.join(fields)}`")
+    return {name: parse(value[name]) for name, parse in fields.items()}
 
 
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise MalformedError("evidence lacks a list where one is needed")
-    return value
+def _list_of(parse: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
+    def parse_list(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise MalformedError("evidence lacks a list where one is needed")
+        return tuple(map(parse, value))
+
+    return parse_list
 
 
 def _text(value: Any) -> str:
@@ -272,13 +186,63 @@ def _bytes(value: Any) -> bytes:
 
 
 def _hashes(value: Any) -> tuple[bytes, ...]:
-    hashes = _list(value)
+    hashes = _list_of(_bytes)(value)
     if len(hashes) > MAX_HASHES:
         raise MalformedError(f"evidence has a proof of more than {MAX_HASHES} hashes")
-    return tuple(map(_bytes, hashes))
+    return hashes
 
 
 def _integer(value: Any) -> int:
     if type(value) is not int:
         raise MalformedError("evidence lacks an integer where one is needed")
     return value
+
+
+def _format(value: Any) -> str:
+    if value != FORMAT:
+        raise MalformedError(f"evidence is of another format: its `format` is not `{FORMAT}`")
+    return FORMAT
+
+
+def _scope(value: Any) -> Scope:
+    has = value if isinstance(value, dict) else {}
+    if "tag" in has:
+        scope = Scope(**_object(value, {"tag": _bytes}))
+        is_scope = len(scope.tag) == merkle.HASH_SIZE
+    elif "participant" in has:
+        scope = Scope(**_object(value, {"participant": _text}))
+        is_scope = scope.participant != ""
+    else:
+        scope = Scope(**_object(value, {"first": _integer, "last": _integer}))
+        is_scope = scope.first <= scope.last
+    if not is_scope:
+        raise MalformedError(
+            "evidence has a scope whose tag is not 32 bytes long, whose participant has no name, or whose last index "
+            "is before its first"
+        )
+    return scope
+
+
+def _opening(value: Any) -> tuple[bytes, bytes] | None:
+    if value is None:
+        return None
+    opening = _object(value, _OPENING)
+    return opening["salt"], opening["statement"]
+
+
+def _single(value: Any) -> SingleEntry:
+    fields = _object(value, {"index": _integer, **_ENTRY, "inclusion": _hashes})
+    return SingleEntry(fields["index"], HistoryEntry(fields["leaf"], fields["opening"]), fields["inclusion"])
+
+
+_OPENING = {"salt": _bytes, "statement": _bytes}
+_ENTRY = {"leaf": _bytes, "opening": _opening}
+_HISTORY = {
+    "tag": _bytes, "public_name": _text, "count": _integer, "head": _bytes, "map_proof": _bytes, "first_seq": _integer,
+    "entries": _list_of(lambda value: HistoryEntry(**_object(value, _ENTRY))),
+}  # fmt: skip
+_FILE = {
+    "format": _format, "scope": _scope, "checkpoint": _bytes, "consistency": _hashes, "seal": _bytes,
+    "seal_inclusion": _hashes, "histories": _list_of(lambda value: ChainProof(**_object(value, _HISTORY))),
+    "entries": _list_of(_single), "keys": _list_of(_text), "policy": _text,
+}  # fmt: skip
