@@ -83,8 +83,7 @@ def add_export_verb(verbs: Verbs) -> None:
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs below ``audit``."""
-    verb = add_verb(verbs, "verify", verify, more=_VERIFY_HELP)
-    add_ledger_source(verb, witnesses=True)
+    verb = add_verb(verbs, "verify", verify, _add_whole_ledger, more=_VERIFY_HELP)
     verb.add_argument(
         "--since", type=Path, metavar="FILE",
         help="a checkpoint that was verified before; only later leaves are verified, and no roots of the map",
@@ -93,16 +92,8 @@ def add_verbs(verbs: Verbs) -> None:
         "--state", type=Path, metavar="FILE",
         help="store the progress here: an interrupted run continues, a later run verifies what is new, maps included",
     )  # fmt: skip
-    verb.add_argument(
-        "--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="processes (default: cores)"
-    )
-    verb = add_verb(verbs, "replay", replay, more=_REPLAY_HELP)
-    add_ledger_source(verb, witnesses=True)
+    verb = add_verb(verbs, "replay", replay, _add_whole_ledger, more=_REPLAY_HELP)
     verb.add_argument("--state", type=Path, metavar="DIR", help="store the tables here, and continue from them")
-    verb.add_argument(
-        "--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
-        help="processes, each for a part of the persons (default: cores)",
-    )  # fmt: skip
     verb = add_verb(verbs, "monitor", monitor, add_pins, more=_MONITOR_HELP)
     verb.add_argument("directory", type=Path, metavar="DIR", help="where checkpoints are stored")
     verb.add_argument("--url", required=True, metavar="URL", help="HTTP of the daemon or of a host of its export")
@@ -119,6 +110,12 @@ def add_verbs(verbs: Verbs) -> None:
         help=f"with --policy: oldest age of a cosignature that counts, in seconds (default {MAX_AGE_S})",
     )  # fmt: skip
     add_grpc(verb, target="", help=OPENINGS_TARGET)
+
+
+def _add_whole_ledger(verb: argparse.ArgumentParser) -> None:
+    add_ledger_source(verb, witnesses=True)
+    cores = len(os.sched_getaffinity(0))
+    verb.add_argument("--jobs", type=int, default=cores, metavar="N", help="processes (default: cores)")
 
 
 def export(arguments: argparse.Namespace, out: Out) -> int:

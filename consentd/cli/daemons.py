@@ -3,16 +3,13 @@
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from consentd import logs
 from consentd.cli.options import Verbs, add_verb
 from consentd.cli.out import DONE, Out
+from consentd.config import Config, load
 from consentd.core.note import format_vkey
 from consentd.errors import InvalidError
-
-if TYPE_CHECKING:
-    from consentd.config import Config
 
 _KEYGEN_HELP = """\
 Makes the log key, the statement key, the vault key and the credentials file that the configuration names, and prints
@@ -49,7 +46,7 @@ def serve(arguments: argparse.Namespace, out: Out) -> int:
     """Run the daemon until SIGTERM; SIGHUP reads the credentials again."""
     from consentd.server.daemon import serve as run
 
-    config = load_config(arguments)
+    config = load(arguments.config)
     logs.configure(config.log.level)
     run(config, confirm_clock=arguments.confirm_clock)
     return DONE
@@ -78,7 +75,7 @@ def keygen(arguments: argparse.Namespace, out: Out) -> int:
     from consentd.cosigning.mldsa import format_mldsa_vkey
     from consentd.server.keys import make_keys, read_keys
 
-    config = load_config(arguments)
+    config = load(arguments.config)
     token = make_keys(config)
     keys = read_keys(config)
     vkey = format_vkey(keys.log.verifier)
@@ -111,7 +108,7 @@ def credential(arguments: argparse.Namespace, out: Out) -> int:
     from consentd.server.keys import make_token
     from consentd.service.auth import format_credential
 
-    config = load_config(arguments)
+    config = load(arguments.config)
     if not PARTICIPANT_ID.fullmatch(arguments.participant):
         raise InvalidError(f"participant id may have only a-z, 0-9, `.`, `_`, `-`: `{arguments.participant}`")
     path = config.callers.credentials_file
@@ -130,16 +127,9 @@ def add_config(verb: argparse.ArgumentParser, *, required: bool = True) -> None:
     verb.add_argument("--config", type=Path, required=required, metavar="FILE", help="as in ops/consentd.toml")
 
 
-def load_config(arguments: argparse.Namespace) -> "Config":
-    """Load the daemon's configuration."""
-    from consentd.config import load
-
-    return load(arguments.config)
-
-
-def load_own_config(arguments: argparse.Namespace) -> "Config":
+def load_own_config(arguments: argparse.Namespace) -> Config:
     """Load the daemon's configuration for a verb that writes files into the data directory, as the daemon's user."""
-    config = load_config(arguments)
+    config = load(arguments.config)
     path = config.ledger.data_dir
     if path.exists() and path.stat().st_uid != os.geteuid():
         raise InvalidError(f"data directory is another user's: run this as the daemon's user: `{path}`")

@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from consentd.cli.daemons import add_config, load_config, load_own_config
+from consentd.cli.daemons import add_config, load_own_config
 from consentd.cli.options import Verbs, add_daemon, add_pins, add_verb, open_client, read_pins, read_start_ms
 from consentd.cli.out import DISPROVED, DONE, PROVEN, UNDETERMINED, VERDICTS, Out
+from consentd.config import load
 from consentd.core.kinds import EntryKind, is_known
 from consentd.errors import InvalidError
 from consentd.policy.dates import format_instant
@@ -64,7 +65,7 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
     with ExitStack() as stack, out.progress("verifying") as progress:
         store_dir, last_signed_path, vault, table, own = arguments.directory, None, None, None, None
         if arguments.config is not None:
-            config = load_config(arguments)
+            config = load(arguments.config)
             keys = read_keys(config)
             store_dir, last_signed_path = config.ledger.store_dir, config.ledger.last_signed_path
             vault_store = RocksStore.open_read_only(config.ledger.vault_dir)
@@ -162,7 +163,7 @@ def verify_table(arguments: argparse.Namespace, out: Out) -> int:
     from consentd.cli.tables import differences
 
     with out.progress("verifying") as progress:
-        size, rows, found = differences(load_config(arguments), progress)
+        size, rows, found = differences(load(arguments.config), progress)
     for what, count in found.items():
         out.answer(f"{what}: {count}", type="fault", what=what, count=count)
     verdict = "disproved" if found else "proven"

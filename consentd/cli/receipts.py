@@ -31,8 +31,7 @@ from consentd.errors import InvalidError, MalformedError
 from consentd.policy.dates import format_instant
 
 if TYPE_CHECKING:
-    from consentd_client import Receipt
-    from consentd_client.writes import ConsentOptions, WriteOptions
+    from consentd_client.receipts import ConsentOptions, Receipt, WriteOptions
 
 _RECEIPT_HELP = """\
 --save FILE writes the proof as a C2SP .tlog-proof, and the proven leaf to FILE.leaf, for other programs:

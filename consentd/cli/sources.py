@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from consentd.cli.options import add_grpc, add_pins, read_pins, read_policy, read_token
 from consentd.cli.out import Out
+from consentd.config import load
 from consentd.core.note import Verifier
 from consentd.errors import InvalidError
 
@@ -118,7 +119,6 @@ def read_daemon_source(arguments: argparse.Namespace) -> "Location":
 
 def _files(arguments: argparse.Namespace) -> "tuple[Location, str, Verifier]":
     from consentd.audit.files import DataDirectory
-    from consentd.config import load
     from consentd.cosigning.keyfiles import read_signing_key
 
     config = load(arguments.config)

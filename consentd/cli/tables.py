@@ -8,7 +8,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from consentd.cli.out import Progress
@@ -78,14 +78,12 @@ def _ledger(config: Config) -> Iterator[tuple[Ledger, Vault]]:
         yield ledger, Vault(vault_store, keys.vault)
 
 
-@contextmanager
 def _rebuild(
     config: Config, directory: Path, ledger: Ledger, vault: Vault, progress: Progress, *, size: int | None = None
-) -> Iterator[Table]:
+) -> AbstractContextManager[Table]:
     """Rebuild the table of the first *size* leaves, None: of all. Before it is copied it may need twice the space."""
     total = ledger.state.size if size is None else size
-    with table_compare.rebuild(
+    return table_compare.rebuild(
         directory, ledger.store, vault, size=total, map_size_mb=2 * config.table.map_size_mb + 64,
         wall_ms=time.time_ns() // 1_000_000, progress=lambda done: progress(done, total),
-    ) as table:  # fmt: skip
-        yield table
+    )  # fmt: skip

@@ -12,10 +12,9 @@ from consentd.v1 import statement_pb2 as st
 from consentd_client import rpcs
 from consentd_client.operations import ClientContext, Operation, ReadPage, call, read_pages
 from consentd_client.policy import CheckAnswer, find_fault, indeterminate
-from consentd_client.receipts import Receipt, read_receipt
+from consentd_client.receipts import Receipt, WriteOptions, read_receipt, wait_for, write, write_fields
 from consentd_client.signing import StatementSigner
 from consentd_client.transport import item_error
-from consentd_client.writes import WriteOptions, wait_for, write, write_fields
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -42,10 +42,9 @@ class AsyncClient(ClientBase):
         """Yield the items of a list, page by page; each page has the client's whole deadline."""
         token = ""
         while True:
-            page = await self.run(read_page(token))
-            for item in page.items:
+            items, token = await self.run(read_page(token))
+            for item in items:
                 yield item
-            token = page.next_page_token
             if not token:
                 return
 

@@ -147,13 +147,9 @@ class ClientBase(ABC):
             StorageError: a TLS file cannot be read.
         """
         self.context = ClientContext(
-            trust=trust,
-            memory=memory or RamMemory(),
-            new_request_id=new_request_id,
-            now_ms=lambda: time.time_ns() // 1_000_000,
-            attempts=attempts,
-            backoff_s=backoff_s,
-        )
+            trust=trust, memory=memory or RamMemory(), new_request_id=new_request_id,
+            now_ms=lambda: time.time_ns() // 1_000_000, attempts=attempts, backoff_s=backoff_s,
+        )  # fmt: skip
         self._metadata = transport.call_metadata(token)
         self._timeout_s = timeout_s
         if channel is None and tls is None:

@@ -44,9 +44,8 @@ class Client(ClientBase):
         """Yield the items of a list, page by page; each page has the client's whole deadline."""
         token = ""
         while True:
-            page = self.run(read_page(token))
-            yield from page.items
-            token = page.next_page_token
+            items, token = self.run(read_page(token))
+            yield from items
             if not token:
                 return
 

@@ -11,9 +11,8 @@ from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import statement_pb2 as st
 from consentd_client import rpcs
 from consentd_client.operations import ClientContext, Operation, ReadPage, Rpc, call, read_pages
-from consentd_client.receipts import Receipt, read_receipt
+from consentd_client.receipts import ConsentOptions, Receipt, consent_fields, read_receipt, write
 from consentd_client.signing import StatementSigner
-from consentd_client.writes import ConsentOptions, consent_fields, write
 
 _Change = TypeVar("_Change", cs.PauseConsentRequest, cs.ResumeConsentRequest, cs.RevokeConsentRequest)
 _Changed = TypeVar("_Changed", cs.PauseConsentResponse, cs.ResumeConsentResponse, cs.RevokeConsentResponse)

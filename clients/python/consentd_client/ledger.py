@@ -13,8 +13,7 @@ from consentd_client import rpcs
 from consentd_client.entries import History
 from consentd_client.history import collect_proof, open_remembered, verify_history
 from consentd_client.operations import ClientContext, Operation, call, call_stream, run_blocking
-from consentd_client.receipts import Receipt, read_receipt
-from consentd_client.writes import wait_for
+from consentd_client.receipts import Receipt, read_receipt, wait_for
 
 
 def get_checkpoint(context: ClientContext) -> Operation[Checkpoint]:

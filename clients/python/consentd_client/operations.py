@@ -160,31 +160,23 @@ def _repeated(context: ClientContext, make_step: Callable[[], Step]) -> Operatio
     raise AssertionError("a client makes at least one attempt")
 
 
-@dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
-    """A part of a list; an empty *next_page_token* marks the last part."""
-
-    items: tuple[T, ...]
-    next_page_token: str
-
+Page: TypeAlias = tuple[Iterable[T], str]
+"""Items of a list, and the page token of the next page; the empty token: this is the last page."""
 
 ReadPage: TypeAlias = Callable[[str], Operation[Page[T]]]
 """Reads the page that a page token names; the empty token names the first page."""
 
 
 def read_pages(
-    context: ClientContext,
-    rpc: Rpc[Q, R],
-    make_request: Callable[[str], Q],
-    parse: Callable[[R], tuple[Iterable[T], str]],
+    context: ClientContext, rpc: Rpc[Q, R], make_request: Callable[[str], Q], parse: Callable[[R], Page[T]]
 ) -> ReadPage[T]:
-    """Return a function that reads one page of a list; *parse* returns a response's items and its next page token."""
+    """Return a function that reads one page of a list."""
 
     def read_page(page_token: str) -> Operation[Page[T]]:
         response = yield from call(context, rpc, make_request(page_token))
         items, next_page_token = parse(response)
         if next_page_token and next_page_token == page_token:
             raise MalformedError("page names itself as the next page of the list")
-        return Page(tuple(items), next_page_token)
+        return items, next_page_token
 
     return read_page

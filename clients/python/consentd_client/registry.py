@@ -10,8 +10,7 @@ from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 from consentd_client import rpcs
 from consentd_client.operations import ClientContext, Operation, ReadPage, call, read_pages
-from consentd_client.receipts import Receipt, read_receipt
-from consentd_client.writes import WriteOptions, write, write_fields
+from consentd_client.receipts import Receipt, WriteOptions, read_receipt, write, write_fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
