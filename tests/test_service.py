@@ -3,7 +3,7 @@
 One daemon serves the module; each test has persons of its own. Behind the last test its ledger is verified.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from cases.services import (
     refusal,
     register,
     retire_key,
-    serve,
     services,
 )
 from consentd.core.ed25519 import KeyPair
@@ -41,17 +40,6 @@ from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    yield from serve(tmp_path_factory.mktemp("service"))
-
-
-@pytest.fixture
-def subject(running: Running) -> pb.Subject:
-    return running.enrol(new_identifier())
-
 
 # -- registry ------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """Checks and accesses by their flows: who may ask, what they see, what is recorded."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from cases.services import (
     refusal,
     register,
     seen,
-    serve,
     services,
 )
 from consentd.core.kinds import EntryKind
@@ -31,17 +30,6 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import statement_pb2 as st
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    yield from serve(tmp_path_factory.mktemp("service"))
-
-
-@pytest.fixture
-def subject(running: Running) -> pb.Subject:
-    return running.enrol(new_identifier())
-
 
 # -- checks --------------------------------------------------------------------------------------------------------
 

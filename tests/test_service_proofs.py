@@ -1,7 +1,7 @@
 """Signed statements, receipts, proofs, histories: what clients and auditors verify."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,11 @@ from cases.services import (
     amend,
     batch,
     event_of,
-    new_identifier,
     new_number,
     now_ms,
     record,
     refusal,
     retire_key,
-    serve,
     services,
 )
 from consentd.core import checkpoint, codec, history, merkle
@@ -35,17 +33,6 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import statement_pb2 as st
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    yield from serve(tmp_path_factory.mktemp("service"))
-
-
-@pytest.fixture
-def subject(running: Running) -> pb.Subject:
-    return running.enrol(new_identifier())
-
 
 # -- signed statements ---------------------------------------------------------------------------------------------
 

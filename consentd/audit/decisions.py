@@ -7,7 +7,8 @@ recorded decision follows from the ledger, except ``decision_id``, which is rand
 
 from typing import Any
 
-from consentd.core import codec, ed25519
+from consentd.core import codec
+from consentd.core.key_validity import verify_signature
 from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import MalformedError, SignatureError
 from consentd.policy import check
@@ -103,13 +104,5 @@ def _verify_asker(
     owner = view.key_owner(asked.key)
     if owner is None or owner.kind is not Owner.PARTICIPANT or owner.name != asked.asker:
         raise SignatureError("asker's key was not in force for the asker")
-    message = codec.signed_message(
-        origin=origin,
-        kind=codec.QUESTION_KIND,
-        tag=event.tag,
-        ref=0,
-        request_id=made.request_id,
-        author_time_ms=asked.author_time_ms,
-        payload=asked.question,
-    )
-    ed25519.verify(asked.key, message, asked.signature)
+    question = codec.Statement(asked.key, asked.signature, made.request_id, asked.author_time_ms, asked.question)
+    verify_signature(question, origin=origin, kind=codec.QUESTION_KIND, tag=event.tag, ref=0)

@@ -120,8 +120,8 @@ def may_author(validity: KeyValidity, event: codec.Event) -> bool:
     return validity.owner is not Owner.SUBJECT or validity.tag_or_name == event.tag
 
 
-def verify_signature(event: codec.Event, statement: codec.Statement, *, origin: str) -> None:
-    """Verify that the key that a statement names signed the statement for this event of this ledger.
+def verify_signature(statement: codec.Statement, *, origin: str, kind: int, tag: bytes, ref: int) -> None:
+    """Verify that the key that a statement names signed the statement for an entry with these fields of this ledger.
 
     Raises:
         MalformedError: the key is not a public key.
@@ -129,9 +129,9 @@ def verify_signature(event: codec.Event, statement: codec.Statement, *, origin: 
     """
     message = codec.signed_message(
         origin=origin,
-        kind=event.kind,
-        tag=event.tag,
-        ref=event.ref,
+        kind=kind,
+        tag=tag,
+        ref=ref,
         request_id=statement.request_id,
         author_time_ms=statement.author_time_ms,
         payload=statement.payload,
@@ -157,7 +157,7 @@ def verify_authors(entries: Iterable[VerifiedEntry], *, origin: str, keys: Valid
             raise SignatureError("author's clock is more than ten minutes from the ledger's")
         if not any(may_author(validity, event) for validity in keys.get(statement.key, ())):
             raise SignatureError(f"author's key was not in force for this entry: seq `{event.seq}`")
-        verify_signature(event, statement, origin=origin)
+        verify_signature(statement, origin=origin, kind=event.kind, tag=event.tag, ref=event.ref)
 
 
 def verify_key_changes(

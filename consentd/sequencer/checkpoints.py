@@ -28,7 +28,6 @@ class CheckpointSigning:
     Attributes:
         signers: of each checkpoint; the log key's first.
         last_signed_path: file of the note signed last.
-        publisher: decides when a checkpoint is public; without witnesses at once.
     """
 
     signers: tuple[NoteSigner, ...]
@@ -51,8 +50,7 @@ class Checkpoints:
     ) -> None:
         self._ledger = ledger
         self._origin = origin
-        self._signers = signing.signers
-        self._last_signed_path = signing.last_signed_path
+        self._signing = signing
         self._publisher = signing.publisher
         self._clock = clock
         self._metrics = metrics
@@ -81,13 +79,12 @@ class Checkpoints:
 
     def wait(self, size: int, timeout_s: float) -> Published | None:
         """Wait for a public checkpoint of at least *size* leaves; None after *timeout_s* or ``end_waits``."""
-
-        def covers() -> bool:
-            return self.published is not None and self.published.checkpoint.size >= size
-
         with self._changed:
-            self._changed.wait_for(lambda: covers() or self._ended, timeout_s)
-            return self.published if covers() else None
+            self._changed.wait_for(lambda: self._covers(size) or self._ended, timeout_s)
+            return self.published if self._covers(size) else None
+
+    def _covers(self, size: int) -> bool:
+        return self.published is not None and self.published.checkpoint.size >= size
 
     def end_waits(self) -> None:
         """End every ``wait``: no further checkpoint will come."""
@@ -97,8 +94,6 @@ class Checkpoints:
 
     def sign(self) -> None:
         """Sign what is read back from the store, store the note outside it, then offer the note to the publisher.
-
-        Called on the sequencer's thread, after a seal was committed or recovered.
 
         Raises:
             CorruptionError: the store does not hold what was written, or is smaller than the checkpoint signed last.
@@ -116,9 +111,9 @@ class Checkpoints:
         # a copy of what it sent.
         reads.verify_leaves(ledger.store, last_size, state.size)
         point = checkpoint.Checkpoint(self._origin, state.size, root)
-        note = checkpoint.sign_checkpoint(point, self._signers)
+        note = checkpoint.sign_checkpoint(point, self._signing.signers)
         # A crash here: the note is signed and nobody has it. The next start signs the same tree to the same note.
-        write_last_signed(self._last_signed_path, note)
+        write_last_signed(self._signing.last_signed_path, note)
         # A crash here: the note is stored and not public. The next start offers it again.
         self.signed = point
         self._publisher.offer(point, note)
@@ -128,7 +123,7 @@ class Checkpoints:
         """Return the size signed last by this process, or else by an earlier one; 0: none was signed."""
         if self.signed is not None:
             return self.signed.size
-        note = read_last_signed(self._last_signed_path)
+        note = read_last_signed(self._signing.last_signed_path)
         return 0 if note is None else checkpoint.parse_checkpoint(parse_note(note).text).size
 
     def _keep_maps(self) -> None:

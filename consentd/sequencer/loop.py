@@ -28,13 +28,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from consentd.clock import Clock, LeafClock
 from consentd.cosigning.publisher import Published
 from consentd.errors import ConflictError, ConsentdError, NotFoundError, RequestError, StorageError
 from consentd.ledger import reads
-from consentd.ledger.ledger import AppendBatch, Appended, Ledger
+from consentd.ledger.ledger import AppendBatch, Ledger
 from consentd.metrics import Metrics
 from consentd.sequencer.checkpoints import Checkpoints, CheckpointSigning
 from consentd.sequencer.commands.write import Author, Write, WriteContext
@@ -56,7 +56,6 @@ class SequencerLimits:
     Attributes:
         checkpoint_interval_ms: least time between two seals, and so between two checkpoints.
         max_waiting: most items in the pool; a further one is refused.
-        max_batch: most items that one batch takes.
         idempotency_ms: how long a request is remembered.
     """
 
@@ -64,17 +63,6 @@ class SequencerLimits:
     max_waiting: int
     max_batch: int
     idempotency_ms: int
-
-
-@dataclass(slots=True)
-class _Prepared(Generic[A]):
-    """A write whose batch is not committed yet."""
-
-    pending: PendingWrite[A]
-    entry: Appended | None
-    entries: tuple[Appended, ...]
-    answer: A
-    replayed: bool
 
 
 class Sequencer:
@@ -96,8 +84,7 @@ class Sequencer:
         """Take over a ledger that was opened and verified.
 
         Args:
-            confirm_clock: an operator confirms a clock that is earlier than the last leaf. New leaves get that
-                leaf's time until the clock has passed it.
+            confirm_clock: see ``LeafClock``.
             on_fault: called once, on the sequencer's thread, when a failure stops the sequencer.
         """
         self.ledger = ledger
@@ -132,7 +119,7 @@ class Sequencer:
         self._thread.start()
 
     def submit(self, write: Write[A]) -> "Future[Written[A]]":
-        """Put a write into the pool. See ``submit_all``."""
+        """Put a write into the pool; see ``submit_all``."""
         return self.submit_all([write])[0]
 
     def submit_all(self, writes: Sequence[Write[A]]) -> "list[Future[Written[A]]]":
@@ -161,14 +148,11 @@ class Sequencer:
 
     @property
     def fault(self) -> ConsentdError | None:
-        """The failure that stopped the sequencer, or None."""
+        """The failure that stopped the sequencer."""
         return self._pool.fault
 
     def prove_heads(self, tags: Sequence[bytes]) -> tuple[reads.HeadProofs, Published]:
         """Prove count and head of the chains of *tags* at the public checkpoint; return the proofs and the checkpoint.
-
-        The public checkpoint may be older than the last seal, while cosignatures are awaited. ``MapHistory`` keeps the
-        map of that time.
 
         Raises:
             NotFoundError: no checkpoint is published yet.
@@ -215,18 +199,14 @@ class Sequencer:
 
     def _work(self, items: list[Pending]) -> None:
         """Run the calls among *items*, then write the writes as one batch."""
+        writes = [item for item in items if isinstance(item, PendingWrite)]
         for item in items:
             if isinstance(item, PendingCall):
-                _run_call(item)
-        writes = [item for item in items if isinstance(item, PendingWrite)]
+                item.run()
         due = self.clock.monotonic_ms() >= self._due_ms()
         if writes or (due and self.ledger.state.size > self.ledger.state.sealed_size):
             self._write_batch(writes, seal=due)
-        else:
-            self._beat()
-
-    def _beat(self) -> None:
-        """Write the heartbeat to the table."""
+            return
         now_ms = self.clock.wall_ms()
         self.table.heartbeat(now_ms)
         self._metrics.table_heartbeat_time_seconds.set(now_ms / 1000)
@@ -240,14 +220,14 @@ class Sequencer:
             return
         self._log_clock(agrees=True)
         batch = AppendBatch(self.ledger, time_ms, expire_before_ms=time_ms - self._limits.idempotency_ms)
-        prepared: list[_Prepared[Any]] = []
+        prepared: list[tuple[PendingWrite[Any], Written[Any]]] = []
         refused: list[tuple[PendingWrite[Any], RequestError]] = []
         try:
             with self.table.begin() as table:
                 context = WriteContext(self._author, batch, table)
                 for pending in writes:
                     try:
-                        prepared.append(self._append(pending, context))
+                        prepared.append((pending, self._append(pending.write, context)))
                     except RequestError as error:
                         refused.append((pending, error))
                 if seal and batch.is_seal_due():
@@ -264,7 +244,11 @@ class Sequencer:
                     pending.future.set_exception(unknown)
             raise
         # A crash here: all is durable and in force. The callers time out, repeat, and get the recorded entry.
-        self._answer(prepared, refused)
+        for pending, refusal in refused:
+            pending.future.set_exception(refusal)
+        for pending, written in prepared:
+            written.state = self.ledger.state
+            pending.future.set_result(written)
         if batch.sealed:
             self._sealed_ms = self.clock.monotonic_ms()
             self.checkpoints.sign()
@@ -291,22 +275,18 @@ class Sequencer:
             "see ops/RUNBOOK.md, `confirm a clock`", self._leaf_clock.disagrees, from_last_ms,
         )  # fmt: skip
 
-    def _append(self, pending: PendingWrite[A], context: WriteContext) -> _Prepared[A]:
-        """Prepare one write, append its entries and apply them to the table.
-
-        Raises:
-            RequestError: the write is refused; nothing was appended.
-        """
-        write, request = pending.write, pending.write.request
-        if request is not None:
+    def _append(self, write: Write[A], context: WriteContext) -> Written[A]:
+        """Prepare one write, append its entries and apply them to the table. A refused write appends nothing."""
+        state = self.ledger.state
+        if write.request is not None:
             try:
-                recorded = context.recorded(request)
+                recorded = context.recorded(write.request)
             except ConflictError:
                 self._metrics.repeats.inc("conflicting")
                 raise
             if recorded is not None:
                 self._metrics.repeats.inc("same")
-                return _Prepared(pending, recorded, (), write.replay(context, recorded), replayed=True)
+                return Written(recorded, (), state, write.replay(context, recorded), replayed=True)
         plan = write.prepare(context)
         entries = []
         for draft, message in plan.entries:
@@ -317,7 +297,7 @@ class Sequencer:
                 # INVARIANT: no write is refused after it was appended. So ``prepare`` must find what the table refuses.
                 raise AssertionError("an entry was appended that the table does not take") from error
             entries.append(appended)
-        return _Prepared(pending, entries[0] if entries else None, tuple(entries), plan.answer, replayed=False)
+        return Written(entries[0] if entries else None, tuple(entries), state, plan.answer)
 
     def _commit(self, context: WriteContext, count: int) -> None:
         """Write the batch of *count* writes to the store, then commit the table."""
@@ -336,20 +316,8 @@ class Sequencer:
         self._metrics.batch_entries.observe(count)
         self._metrics.ledger_size.set(state.size)
 
-    def _answer(self, prepared: list[_Prepared[Any]], refused: list[tuple[PendingWrite[Any], RequestError]]) -> None:
-        for pending, error in refused:
-            pending.future.set_exception(error)
-        state = self.ledger.state
-        for one in prepared:
-            written = Written(one.entry, one.entries, state, one.answer, one.replayed)
-            one.pending.future.set_result(written)
-
     def _recover(self) -> None:
-        """Finish what a crash left unfinished: entries without a seal, or a seal without a checkpoint.
-
-        Raises:
-            StorageError: CLOCK: nothing could be sealed.
-        """
+        """Finish what a crash left unfinished: entries without a seal, or a seal without a checkpoint."""
         state = self.ledger.state
         if state.size == 0:
             return
@@ -369,10 +337,3 @@ class Sequencer:
         self._metrics.ready.set(0)
         self._on_fault()
         self.checkpoints.end_waits()
-
-
-def _run_call(item: PendingCall[A]) -> None:
-    try:
-        item.future.set_result(item.call())
-    except Exception as error:  # noqa: BLE001  # the caller raises it; the sequencer's state is unchanged
-        item.future.set_exception(error)

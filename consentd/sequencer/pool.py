@@ -18,15 +18,14 @@ from consentd.sequencer.commands.write import Write
 A = TypeVar("A")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Written(Generic[A]):
-    """How a write ended.
+    """How a write ended. The sequencer's thread owns it until it completes the future of the write.
 
     Attributes:
         entry: its first entry; for a repeat, the one recorded before. None: nothing is recorded.
         entries: the entries that it appended, in order; none for a repeat.
-        state: the ledger after the write's batch.
-        answer: of the write's own type.
+        state: the ledger after the write's batch; set when the batch is committed.
         replayed: whether it is a repeat.
     """
 
@@ -52,17 +51,23 @@ class PendingCall(Generic[A]):
     call: Callable[[], A]
     future: "Future[A]" = field(default_factory=Future)
 
+    def run(self) -> None:
+        """Run the function. An error of it is raised by the caller; the sequencer's state is unchanged."""
+        try:
+            self.future.set_result(self.call())
+        except Exception as error:  # noqa: BLE001
+            self.future.set_exception(error)
+
 
 Pending = PendingWrite[Any] | PendingCall[Any]
-"""An item of the pool. Each has its own answer type, which only its caller knows."""
 
 
 class Pool:
     """What waits for the sequencer's thread. ``stop`` and ``fail`` close it for good.
 
     Attributes:
-        fault: the error that ``fail`` closed it with; None: it was not closed so. Written under ``_changed`` by
-            ``fail``; read without it by any thread, for it is replaced once by assignment.
+        fault: the error that ``fail`` closed it with. Written under ``_changed`` by ``fail``; read without it by any
+            thread, for it is replaced once by assignment.
     """
 
     def __init__(self, max_waiting: int, depth: Gauge) -> None:

@@ -24,9 +24,8 @@ from consentd.errors import ConsentdError, MalformedError, StorageError
 from consentd.ledger import layout, reads, retention
 from consentd.listener import TEXT, HttpRequest, HttpResponse, Listener, text_response
 from consentd.metrics import CONTENT_TYPE
-from consentd.sequencer.commands.callers import OPERATOR
+from consentd.sequencer.commands.callers import is_auditor
 from consentd.service.servicer import Services, ServiceState
-from consentd.v1 import statement_pb2 as st
 
 log = logging.getLogger(__name__)
 
@@ -163,11 +162,8 @@ def _bundle(request: HttpRequest, services: Services, path: str, *, is_pruned: b
 def _is_auditor(request: HttpRequest, services: Services) -> bool:
     """Return whether the caller is the operator or an auditor."""
     who = services.authenticator.authenticate([("authorization", request.headers.get("Authorization", ""))], None)
-    if not who or who == OPERATOR:
-        return who == OPERATOR
     with services.table.read() as snapshot:
-        participant = snapshot.participant(who)
-    return participant is not None and participant.active and st.PARTICIPANT_ROLE_AUDITOR in participant.roles
+        return is_auditor(snapshot, who)
 
 
 # -- conditional and range requests ---------------------------------------------------------------------------

@@ -34,15 +34,10 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         """Give a consent."""
         caller = self.acting_caller(context)
         message, signed = _read_statement(request, st.GrantStatement, caller)
-        identifier_hash = self.identifier_hash(request.subject)
-        content = requests.content_hash("GRANT", identifier_hash, message, signed or b"")
+        identifier_hash, content = self._content("GRANT", request, message, signed)
         identity = requests.make_request(caller, request.request_id, content)
-        write = consents.GrantConsent(
-            request=identity,
-            identifier_hash=identifier_hash,
-            signed=self._signed(EntryKind.GRANT, identifier_hash, identity, signed),
-            message=message,
-        )
+        entry = self._signed(EntryKind.GRANT, identifier_hash, identity, signed)
+        write = consents.GrantConsent(request=identity, identifier_hash=identifier_hash, signed=entry, message=message)
         written, receipt = self.write(write, request.wait_for, context)
         response = cs.GrantConsentResponse(receipt=receipt, refused=self._refused(written))
         if written.entry is not None and written.answer.refusal is None:
@@ -55,13 +50,8 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         """Replace a consent by its next version."""
         caller = self.acting_caller(context)
         message, signed = _read_statement(request, st.AmendStatement, caller)
-        identifier_hash = self.identifier_hash(request.subject)
-        content = requests.content_hash(
-            "AmendConsent",
-            requests.content_hash("AMEND", identifier_hash, message, signed or b""),
-            request.consent_id,
-            str(request.based_on_version),
-        )
+        identifier_hash, content = self._content("AMEND", request, message, signed)
+        content = requests.content_hash("AmendConsent", content, request.consent_id, str(request.based_on_version))
         identity = requests.make_request(caller, request.request_id, content)
         write = consents.AmendConsent(
             request=identity,
@@ -134,6 +124,13 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
 
     # -- steps ------------------------------------------------------------------------------------------------
 
+    def _content(
+        self, method: str, request: Any, message: Message, signed: pb.SignedStatement | None
+    ) -> tuple[bytes, bytes]:
+        """Return the hash of the person's identifier, and the hash of what is asked about the person."""
+        identifier_hash = self.identifier_hash(request.subject)
+        return identifier_hash, requests.content_hash(method, identifier_hash, message, signed or b"")
+
     def _signed(
         self, kind: EntryKind, identifier_hash: bytes, request: Request, signed: pb.SignedStatement | None
     ) -> SignedEntry | None:
@@ -152,10 +149,8 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
             message = requests.parse_signed(type(message), signed)
         else:
             message.attestation.attested_by, message.attestation.method = caller, request.method
-        identifier_hash = self.identifier_hash(request.subject)
-        content = requests.content_hash(
-            kind.name, requests.content_hash(kind.name, identifier_hash, message, signed or b""), request.consent_id
-        )
+        identifier_hash, content = self._content(kind.name, request, message, signed)
+        content = requests.content_hash(kind.name, content, request.consent_id)
         identity = requests.make_request(caller, request.request_id, content)
         write = consents.ChangeConsent(
             request=identity,

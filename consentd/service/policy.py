@@ -140,9 +140,6 @@ class Answerer:
         return message
 
 
-MAX_QUESTION = codec.MAX_PAYLOAD
-"""Most bytes of a question: the payload of the entry that records the question contains it."""
-
 OUTCOMES = ("UNSPECIFIED", *(outcome.name for outcome in model.Outcome))
 """The name of each outcome, by its number."""
 
@@ -173,11 +170,11 @@ def reduced(decision: pb.Decision) -> pb.Decision:
 
 
 def check_size(question: pb.Question) -> None:
-    """Check that a question is short enough to be recorded; also for Check, for the codebook caches questions.
+    """Check that a question fits the payload that records it; also for Check, because the codebook caches questions.
 
     Raises:
         InvalidError: TOO_LARGE, naming the limit.
     """
     size = question.ByteSize()
-    if size > MAX_QUESTION:
-        raise InvalidError(f"question is over its limit of {MAX_QUESTION} bytes: `{size}`", "TOO_LARGE")
+    if size > codec.MAX_PAYLOAD:
+        raise InvalidError(f"question is over its limit of {codec.MAX_PAYLOAD} bytes: `{size}`", "TOO_LARGE")

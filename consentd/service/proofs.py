@@ -10,7 +10,7 @@ from consentd.ledger import layout, reads
 from consentd.ledger.reads import HeadProofs
 from consentd.ledger.retention import read_pruned
 from consentd.ledger.vault import Vault
-from consentd.sequencer.commands.callers import OPERATOR, has_right
+from consentd.sequencer.commands.callers import has_right, is_auditor
 from consentd.service.pruning import prune
 from consentd.service.requests import Pager, page_size
 from consentd.service.rpc import rpc, stream_rpc
@@ -94,10 +94,8 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
     def GetReceipt(self, request: ls.GetReceiptRequest, context: Context) -> ls.GetReceiptResponse:
         """Read the receipt of an entry, for a caller that knows the leaf hash."""
         state = self.services.ledger.state
-        if request.index >= state.size:
-            raise NotFoundError("no such entry, or another leaf hash")
-        leaf = self._leaf(request.index)
-        if merkle.leaf_hash(leaf) != request.leaf_hash:
+        leaf = self._leaf(request.index) if request.index < state.size else None
+        if leaf is None or merkle.leaf_hash(leaf) != request.leaf_hash:
             raise NotFoundError("no such entry, or another leaf hash")
         receipt = self.receipt(request.index, leaf, state, request.wait_for, context)
         return ls.GetReceiptResponse(receipt=receipt)
@@ -106,10 +104,9 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
     def GetInclusionProof(self, request: ls.GetInclusionProofRequest, context: Context) -> ls.GetInclusionProofResponse:
         """Prove that a leaf is in a tree."""
         store, size = self.services.ledger.store, self._tree_size(request.tree_size)
-        hashes = reads.prove_inclusion(store, request.index, size)
         return ls.GetInclusionProofResponse(
+            hashes=reads.prove_inclusion(store, request.index, size),
             leaf_hash=reads.leaf_hash_at(store, request.index),
-            hashes=hashes,
             revision=revision(size, reads.root_at(store, size)),
         )
 
@@ -119,10 +116,9 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
     ) -> ls.GetConsistencyProofResponse:
         """Prove that one tree is a prefix of another."""
         store, second = self.services.ledger.store, self._tree_size(request.second_tree_size)
-        hashes = reads.prove_consistency(store, request.first_tree_size, second)
         first = request.first_tree_size
         return ls.GetConsistencyProofResponse(
-            hashes=hashes,
+            hashes=reads.prove_consistency(store, first, second),
             first=revision(first, reads.root_at(store, first)),
             second=revision(second, reads.root_at(store, second)),
         )
@@ -137,11 +133,8 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         heads, published, names = self._prove_heads(chains, tag, names, request.known_count)
         store = self.services.ledger.store
         first = max(request.known_count + 1, reads.first_after_gaps(store, tag))
-        head = ls.HistoryHead(
-            checkpoint=published.note,
-            seal=heads.seal,
-            seal_inclusion=reads.prove_inclusion(store, heads.size - 1, heads.size),
-        )
+        inclusion = reads.prove_inclusion(store, heads.size - 1, heads.size)
+        head = ls.HistoryHead(checkpoint=published.note, seal=heads.seal, seal_inclusion=inclusion)
         known = request.known_tree_size
         if known > heads.size:
             raise InvalidError(f"known_tree_size is larger than the checkpoint: `{known}` and `{heads.size}`")
@@ -182,12 +175,6 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
 
         The authors are known only after the chain is read. A key chain has authors too, and new entries may be written
         meanwhile. So this repeats, with the chains found so far, until a checkpoint needs no further chain.
-
-        Returns:
-            The proofs, the checkpoint, and the public names of all chains by tag.
-
-        Raises:
-            StorageError: each of several tries found a further chain.
         """
         store, names = self.services.ledger.store, {**names, codec.LEDGER_TAG: LEDGER_CHAIN}
         for _ in range(_MAX_TRIES):
@@ -211,11 +198,6 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         return {PARTICIPANT_PREFIX + owner.name for owner in owners if owner is not None and owner.name}
 
     def _leaf(self, index: int) -> bytes:
-        """Return the leaf at *index*.
-
-        Raises:
-            NotFoundError: it was pruned.
-        """
         store = self.services.ledger.store
         if index < read_pruned(store).minimum and store.get(layout.leaf_key(index)) is None:
             raise NotFoundError("leaf is pruned; its inclusion can still be proven: GetInclusionProof", "PRUNED")
@@ -225,10 +207,8 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         """Return the caller, who must be an auditor or the operator."""
         caller = self.caller(context)
         with self.services.table.read() as snapshot:
-            participant = snapshot.participant(caller)
-        is_auditor = participant is not None and participant.active and st.PARTICIPANT_ROLE_AUDITOR in participant.roles
-        if caller != OPERATOR and not is_auditor:
-            raise DeniedError("call is an auditor's")
+            if not is_auditor(snapshot, caller):
+                raise DeniedError("call is an auditor's")
         return caller
 
     def _published(self) -> Published:

@@ -65,11 +65,7 @@ class Servicer:
 
     @property
     def services(self) -> Services:
-        """The opened daemon.
-
-        Raises:
-            StorageError: NOT_SERVING: the daemon is starting or draining.
-        """
+        """The opened daemon. Raises ``StorageError`` (NOT_SERVING) while the daemon starts or drains."""
         services = self._state.services
         if services is None:
             raise StorageError("daemon is starting or draining", "NOT_SERVING")
@@ -81,11 +77,7 @@ class Servicer:
         return self._state.metrics
 
     def caller(self, context: Context) -> str:
-        """Return the caller's participant id, or ``operator``.
-
-        Raises:
-            UnauthenticatedError: the call has no credential, or an unknown one.
-        """
+        """Return the caller's participant id, or ``operator``. Raises ``UnauthenticatedError``."""
         certificate: bytes | None = None
         if self.services.config.grpc.tls is not None:
             certificates: Any = context.auth_context().get("x509_pem_cert") or ()
@@ -96,52 +88,30 @@ class Servicer:
         return caller
 
     def acting_caller(self, context: Context) -> str:
-        """Return the caller, who must have the right to act for persons.
-
-        Raises:
-            UnauthenticatedError, DeniedError: the caller is unknown, or has not the right.
-        """
+        """Return the caller, who must have the right to act for persons. Raises ``DeniedError``."""
         caller = self.caller(context)
         with self.services.table.read() as snapshot:
             check_right(snapshot, caller, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS)
         return caller
 
     def operator(self, context: Context) -> str:
-        """Return the caller, who must be the operator.
-
-        Raises:
-            UnauthenticatedError: the call has no credential, or an unknown one.
-            DeniedError: the caller is not the operator.
-        """
+        """Return the caller, who must be the operator. Raises ``DeniedError``."""
         caller = self.caller(context)
         if caller != OPERATOR:
             raise DeniedError("call is the operator's")
         return caller
 
     def identifier_hash(self, subject: pb.Subject) -> bytes:
-        """Return the keyed hash of an identifier.
-
-        Raises:
-            InvalidError: INVALID_IDENTIFIER: its scheme or form is not accepted.
-        """
+        """Return the keyed hash of an identifier. Raises ``InvalidError``: its scheme or form is not accepted."""
         check_identifier(subject.scheme, subject.value)
         return self.services.vault.identifier_hash(subject.scheme, subject.value)
 
     def tag(self, view: View, subject: pb.Subject) -> bytes:
-        """Return a person's tag.
-
-        Raises:
-            NotFoundError: the person is not enrolled.
-        """
+        """Return a person's tag. Raises ``NotFoundError``: the person is not enrolled."""
         return enrolled_tag(view, self.identifier_hash(subject))
 
     def write(self, write: Write[A], wait_for: int, context: Context) -> tuple[Written[A], pb.Receipt]:
-        """Submit a write and wait for its end; return it with the receipt of its first entry.
-
-        Raises:
-            RequestError: the write is refused.
-            StorageError: the sequencer is stopping or has stopped, or whether the write is recorded is unknown.
-        """
+        """Submit a write and wait for its end; return it with the receipt of its first entry."""
         written = self.services.sequencer.submit(write).result()
         return written, self.written_receipt(written, wait_for, context)
 
@@ -168,8 +138,7 @@ class Servicer:
             published = self.services.sequencer.checkpoints.wait(index + 1, remaining_s(context)) or published
         if published is not None and published.checkpoint.size > index:
             receipt.published = True
-            store = self.services.ledger.store
-            receipt.proof = reads.proof_bundle(store, index, published.checkpoint, published.note)
+            receipt.proof = reads.proof_bundle(self.services.ledger.store, index, published.checkpoint, published.note)
         return receipt
 
 

@@ -66,7 +66,7 @@ def verify_opening(event: codec.Event, opening: bytes, *, origin: str) -> Signed
         SignatureError: the signature does not verify.
     """
     statement = open_statement(event, opening)
-    key_validity.verify_signature(event, statement, origin=origin)
+    key_validity.verify_signature(statement, origin=origin, kind=event.kind, tag=event.tag, ref=event.ref)
     stated = None
     if event.kind in payloads.MESSAGES:
         payload = payloads.decode_payload(event.kind, statement.payload)

@@ -27,17 +27,21 @@ def has_right(view: View, caller: str, right: "st.ParticipantRight.ValueType") -
 
 
 def check_right(view: View, caller: str, right: "st.ParticipantRight.ValueType") -> None:
-    """Check that the caller has *right*.
-
-    Raises:
-        DeniedError: it has not.
-    """
+    """Check that the caller has *right*. Raises ``DeniedError``."""
     if not has_right(view, caller, right):
         raise DeniedError(f"call needs the right `{st.ParticipantRight.Name(right)}`")
 
 
+def is_auditor(view: View, caller: str) -> bool:
+    """Return whether the caller is the operator, or an active participant in the role of an auditor."""
+    if caller == OPERATOR:
+        return True
+    participant = view.participant(caller)
+    return participant is not None and participant.active and st.PARTICIPANT_ROLE_AUDITOR in participant.roles
+
+
 def check_asker(view: View, caller: str, question: pb.Question | model.Question) -> bool:
-    """Check that the caller may ask *question*; returns whether the caller may see the reasons of the answer.
+    """Check that the caller may ask *question*, and return whether the caller may see the reasons of the answer.
 
     Without a right to ask for others, a caller must be named in the question: as the organisation, as one that acts
     for the organisation, or as the holder.

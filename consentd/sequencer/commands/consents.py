@@ -1,12 +1,13 @@
 """Write consents: grant, amend, pause, resume and revoke. A consent that lacks legal items is recorded as a REFUSAL."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 from google.protobuf.message import Message
 
 from consentd.core.kinds import EntryKind
 from consentd.errors import ConflictError, InvalidError, NotFoundError
-from consentd.ledger.ledger import Appended, Draft
+from consentd.ledger.ledger import Appended
 from consentd.policy import check, model
 from consentd.policy.compile import compile_consent
 from consentd.policy.subject import with_consent
@@ -15,6 +16,8 @@ from consentd.statements import payloads, values
 from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
+
+A = TypeVar("A")
 
 
 def enrolled_tag(view: View, identifier_hash: bytes) -> bytes:
@@ -43,20 +46,33 @@ class _PersonWrite:
     identifier_hash: bytes
     signed: SignedEntry | None = None
 
-    def _draft(
-        self, context: WriteContext, kind: EntryKind, tag: bytes, message: Message, ref: int = 0
-    ) -> tuple[tuple[Draft, Message]]:
-        entry = NewEntry(kind=kind, tag=tag, message=message, request_id=self.request.id, ref=ref, signed=self.signed)
-        return (context.draft(entry, self.request),)
-
-    def _refuse(self, context: WriteContext, tag: bytes, refusal: st.RefusalStatement) -> Plan[ConsentAnswer]:
+    def _plan(
+        self, context: WriteContext, kind: EntryKind, tag: bytes, message: Message, answer: A, ref: int = 0
+    ) -> Plan[A]:
         # The daemon signs a REFUSAL, even if an author signed the consent that is refused.
-        entry = NewEntry(kind=EntryKind.REFUSAL, tag=tag, message=refusal, request_id=self.request.id)
-        return Plan((context.draft(entry, self.request),), ConsentAnswer(0, refusal))
+        signed = None if kind is EntryKind.REFUSAL else self.signed
+        entry = NewEntry(kind=kind, tag=tag, message=message, request_id=self.request.id, ref=ref, signed=signed)
+        return Plan((context.draft(entry, self.request),), answer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GrantConsent(_PersonWrite):
+class _VersionWrite(_PersonWrite):
+    """Makes the version after *based_on_version*."""
+
+    based_on_version: int = 0
+
+    def replay(self, context: WriteContext, recorded: Appended) -> ConsentAnswer:
+        """Answer as the recorded entry did."""
+        if recorded.event.kind != EntryKind.REFUSAL:
+            return ConsentAnswer(self.based_on_version + 1)
+        payload = context.recorded_payload(recorded)
+        if payload is None:
+            raise NotFoundError("subject was erased", "SUBJECT_NOT_FOUND")
+        return ConsentAnswer(0, payloads.parse(st.RefusalStatement, payload))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantConsent(_VersionWrite):
     """Begin a lineage: the first version of a consent."""
 
     message: st.GrantStatement
@@ -68,20 +84,15 @@ class GrantConsent(_PersonWrite):
         refusal = check_consent(context, self.message.consent, tag, lineage=count + 1, version=1)
         if refusal is not None:
             refusal.grant.CopyFrom(self.message)
-            return self._refuse(context, tag, refusal)
-        return Plan(self._draft(context, EntryKind.GRANT, tag, self.message), ConsentAnswer(1))
-
-    def replay(self, context: WriteContext, recorded: Appended) -> ConsentAnswer:
-        """Answer as the recorded entry did."""
-        return _recorded_answer(context, recorded, version=1)
+            return self._plan(context, EntryKind.REFUSAL, tag, refusal, ConsentAnswer(0, refusal))
+        return self._plan(context, EntryKind.GRANT, tag, self.message, ConsentAnswer(1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AmendConsent(_PersonWrite):
+class AmendConsent(_VersionWrite):
     """Replace the version in force of a lineage by the next one."""
 
     consent_id: bytes
-    based_on_version: int
     message: st.AmendStatement
 
     def prepare(self, context: WriteContext) -> Plan[ConsentAnswer]:
@@ -99,22 +110,8 @@ class AmendConsent(_PersonWrite):
         if refusal is not None:
             refusal.grant.consent.CopyFrom(message.consent)
             refusal.grant.attestation.CopyFrom(message.attestation)
-            return self._refuse(context, tag, refusal)
-        entries = self._draft(context, EntryKind.AMEND, tag, message, lineage.seq)
-        return Plan(entries, ConsentAnswer(message.version))
-
-    def replay(self, context: WriteContext, recorded: Appended) -> ConsentAnswer:
-        """Answer as the recorded entry did."""
-        return _recorded_answer(context, recorded, version=self.based_on_version + 1)
-
-
-def _recorded_answer(context: WriteContext, recorded: Appended, *, version: int) -> ConsentAnswer:
-    if recorded.event.kind != EntryKind.REFUSAL:
-        return ConsentAnswer(version)
-    payload = context.recorded_payload(recorded)
-    if payload is None:
-        raise NotFoundError("subject was erased", "SUBJECT_NOT_FOUND")
-    return ConsentAnswer(0, payloads.parse(st.RefusalStatement, payload))
+            return self._plan(context, EntryKind.REFUSAL, tag, refusal, ConsentAnswer(0, refusal))
+        return self._plan(context, EntryKind.AMEND, tag, message, ConsentAnswer(message.version), lineage.seq)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +133,7 @@ class ChangeConsent(_PersonWrite, ReceiptOnly):
         message.lineage_seq = lineage.lineage
         if self.signed is not None and message != self.message:
             raise ConflictError("signed lineage is not what this write changes", "REF_MOVED")
-        return Plan(self._draft(context, self.kind, tag, message, lineage.seq), None)
+        return self._plan(context, self.kind, tag, message, None, lineage.seq)
 
 
 def check_consent(
@@ -145,7 +142,6 @@ def check_consent(
     """Check a consent against the vocabulary, the participants, the notices and the person's other consents.
 
     Args:
-        tag: the person's.
         lineage: seq of the GRANT that began, or begins, the lineage.
 
     Returns:

@@ -12,7 +12,7 @@ from typing import Generic, NoReturn, Protocol, TypeVar
 from google.protobuf.message import Message
 
 from consentd.core import codec, ed25519
-from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS
+from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS, verify_signature
 from consentd.core.kinds import AUTHORS, EntryKind, Owner
 from consentd.errors import ConflictError, InvalidError, MalformedError, NotFoundError, SignatureError
 from consentd.ledger.ledger import AppendBatch, Appended, Draft
@@ -29,9 +29,9 @@ class Request:
 
     Attributes:
         id: the request_id, 16 bytes; unique among the requests of one asker.
-        asker: participant id of the authenticated caller, or ``operator``.
+        asker: participant id of the caller, or ``operator``.
         content: hash of what is asked, 32 bytes. A repeat has the same; other content under this id is a conflict.
-        key: names the request in the ledger: ``SHA-256(asker ‖ 0 ‖ id)``, for askers may use the same ids.
+        key: ``SHA-256(asker ‖ 0 ‖ id)``, under which the ledger remembers the request.
     """
 
     id: bytes
@@ -45,9 +45,7 @@ class Author:
     """The daemon as the author of statements.
 
     Attributes:
-        origin: the ledger's name, part of every signature.
         key: the daemon's statement key, registered in chain `ledger`; never the log key.
-        vault: encrypts the statements of persons.
         random: CSPRNG for salts and decision ids.
     """
 
@@ -62,8 +60,8 @@ class SignedEntry:
     """A statement that its author signed, with the fields of the entry that the signature covers too.
 
     Attributes:
-        kind: the entry's kind, or ``codec.QUESTION_KIND`` for a question.
-        is_verified: whether the signature was verified; set by ``verify_ahead`` only.
+        kind: the entry's kind, or ``codec.QUESTION_KIND``.
+        is_verified: set by ``verify_ahead`` only.
     """
 
     kind: int
@@ -77,24 +75,13 @@ def verify_ahead(origin: str, signed: SignedEntry) -> SignedEntry:
     """Verify an author's signature, and return *signed* marked as verified.
 
     A service calls it on the caller's thread: an Ed25519 verification takes longer than the rest of a write, and all
-    writes share the sequencer's thread. ``WriteContext.check_signature`` checks later whose key
-    it is, and whether the key is in force.
+    writes share the sequencer's thread. ``WriteContext.check_signature`` checks later whose key it is.
 
     Raises:
         InvalidError: BAD_SIGNATURE.
     """
-    statement = signed.statement
-    message = codec.signed_message(
-        origin=origin,
-        kind=signed.kind,
-        tag=signed.tag,
-        ref=signed.ref,
-        request_id=statement.request_id,
-        author_time_ms=statement.author_time_ms,
-        payload=statement.payload,
-    )
     try:
-        ed25519.verify(statement.key, message, statement.signature)
+        verify_signature(signed.statement, origin=origin, kind=signed.kind, tag=signed.tag, ref=signed.ref)
     except (SignatureError, MalformedError) as error:
         raise InvalidError("author's signature does not verify", "BAD_SIGNATURE") from error
     return replace(signed, is_verified=True)
@@ -105,7 +92,6 @@ class NewEntry:
     """An entry that a write wants to append.
 
     Attributes:
-        message: its payload.
         public: whether the statement is stored in the clear; else it is encrypted under the person's data key.
         signed: the statement that an author signed; None: the daemon signs *message*.
         signer: participant that must own the author's key; empty: any author that *kind* allows.
@@ -133,7 +119,7 @@ class WriteContext:
         """Sign an entry, or check its author's signature; then commit to its statement.
 
         Args:
-            request: remembered with this entry; None: no request is.
+            request: remembered with this entry.
 
         Raises:
             InvalidError: the payload is too large, or the author's signature, key or clock is wrong.
@@ -148,14 +134,9 @@ class WriteContext:
             commit, stored = plaintext_row(salt, encoded)
         else:
             commit, stored = self.author.vault.encrypt(entry.kind, entry.tag, salt, encoded)
+        key, asked = (b"", b"") if request is None else (request.key, request.content)
         draft = Draft(
-            kind=entry.kind,
-            tag=entry.tag,
-            ref=entry.ref,
-            commit=commit,
-            stored=stored,
-            request_key=b"" if request is None else request.key,
-            content=b"" if request is None else request.content,
+            kind=entry.kind, tag=entry.tag, ref=entry.ref, commit=commit, stored=stored, request_key=key, content=asked
         )
         return draft, entry.message
 
@@ -185,7 +166,7 @@ class WriteContext:
 
         Args:
             owners: who may own the key. A person's key is valid in the person's own chain only.
-            signer: participant that must own the key; empty: any owner among *owners*.
+            signer: participant that must own the key; empty: any of *owners*.
 
         Raises:
             InvalidError: AUTHOR_CLOCK, BAD_SIGNATURE or TOO_LARGE.
@@ -231,7 +212,7 @@ class WriteContext:
 
 @dataclass(frozen=True, slots=True)
 class Plan(Generic[A]):
-    """What a write appends, in order, and what it answers. Each draft comes with its payload message, for the table."""
+    """What a write appends, in order, and its answer. Each draft comes with its payload message, for the table."""
 
     entries: tuple[tuple[Draft, Message], ...]
     answer: A
@@ -265,12 +246,12 @@ class Write(Protocol[A]):
 
 
 class ReceiptOnly:
-    """Base of the writes that answer nothing: their caller gets the receipt."""
+    """Base of the writes whose caller gets the receipt and no further answer."""
 
     __slots__ = ()
 
     def replay(self, context: WriteContext, recorded: Appended) -> None:
-        """Answer nothing."""
+        return
 
 
 class Unremembered:
@@ -280,9 +261,7 @@ class Unremembered:
 
     @property
     def request(self) -> None:
-        """Return None: no request is remembered."""
         return
 
     def replay(self, context: WriteContext, recorded: Appended) -> NoReturn:
-        """Is never called."""
         raise AssertionError("a write without a request has no repeat")
