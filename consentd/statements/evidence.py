@@ -60,21 +60,13 @@ class VerifiedChains:
     kept_from_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class VerifiedSingle:
-    """A single entry that is included at its index; *entry* is None for a seal."""
-
-    index: int
-    entry: VerifiedEntry | None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedEvidence:
     """What a file proves.
 
     Attributes:
         scope: what the file contains. A range and a chain are proven to be complete.
-        entries: the single entries.
+        singles: the single entries, in order of their indexes; None: a seal.
         unproven: how many statements may be signed by a person's own key, which only that person's chain could show.
         witnesses: names of the witnesses that cosigned, if a policy was given.
     """
@@ -82,20 +74,20 @@ class VerifiedEvidence:
     scope: Scope
     sealed: SealedCheckpoint
     histories: VerifiedChains
-    entries: tuple[VerifiedSingle, ...]
+    singles: tuple[VerifiedEntry | None, ...]
     unproven: int
     witnesses: tuple[str, ...]
 
-    def events(self) -> Iterator[VerifiedEntry]:
-        """Yield the entries of all chains, then the single ones except seals."""
-        for chain in self.histories.chains:
-            yield from chain.entries
-        yield from (one.entry for one in self.entries if one.entry is not None)
+    @property
+    def events(self) -> tuple[VerifiedEntry, ...]:
+        """The entries of all chains, then the single ones except seals."""
+        chained = (entry for chain in self.histories.chains for entry in chain.entries)
+        return (*chained, *(one for one in self.singles if one is not None))
 
     @property
     def entry_count(self) -> int:
         """How many entries there are, seals included."""
-        return sum(len(chain.entries) for chain in self.histories.chains) + len(self.entries)
+        return sum(len(chain.entries) for chain in self.histories.chains) + len(self.singles)
 
     @property
     def missing(self) -> int:
@@ -105,24 +97,22 @@ class VerifiedEvidence:
     @property
     def opened(self) -> int:
         """How many entries have their statement."""
-        return sum(one.statement is not None for one in self.events())
+        return sum(one.statement is not None for one in self.events)
 
     @property
     def closed(self) -> int:
         """How many entries lack their statement: it is erased, pruned, or withheld by the maker of the file."""
-        return sum(one.statement is None for one in self.events())
+        return len(self.events) - self.opened
 
     @property
     def unknown(self) -> int:
         """How many entries this version cannot interpret: an unknown kind, or an unreadable LEDGER or KEY."""
-        return sum(
-            not is_known(one.event.kind) or (_states_keys(one) and _decode(one) is None) for one in self.events()
-        )
+        return sum(not is_known(one.event.kind) or (_states_keys(one) and _decode(one) is None) for one in self.events)
 
     @property
     def kinds(self) -> dict[str, int]:
         """How many entries of each known kind there are, by name."""
-        return dict(Counter(EntryKind(one.event.kind).name for one in self.events() if is_known(one.event.kind)))
+        return dict(Counter(EntryKind(one.event.kind).name for one in self.events if is_known(one.event.kind)))
 
 
 def verify_evidence(
@@ -158,21 +148,22 @@ def verify_evidence(
             seal_time_ms=sealed.seal.time_ms, logs=(log_verifier,),
         )  # fmt: skip
         witnesses = tuple(name for name, _ in cosigned.cosignatures)
-    _check_asked(scope, proof.chains)
-    histories = verify_chains(proof.chains, sealed, asked=scope.chain, origin=origin, log_verifier=log_verifier)
-    entries = _verify_singles(evidence.entries, sealed)
-    unproven = sum(not _verify_author(one.entry, histories.keys, origin) for one in entries)
-    _verify_range(scope, entries, sealed)
-    return VerifiedEvidence(
-        scope=scope, sealed=sealed, histories=histories, entries=entries, unproven=unproven, witnesses=witnesses
-    )
-
-
-def _check_asked(scope: Scope, chains: Sequence[ChainProof]) -> None:
-    if scope.chain and not (chains and chains[0].tag == scope.chain):
+    if scope.chain and not (proof.chains and proof.chains[0].tag == scope.chain):
         raise ProofError("first history is not the chain that the scope names")
-    if scope.participant and chains[0].public_name != PARTICIPANT_PREFIX + scope.participant:
+    if scope.participant and proof.chains[0].public_name != PARTICIPANT_PREFIX + scope.participant:
         raise ProofError("first history is not named as the participant's chain")
+    histories = verify_chains(proof.chains, sealed, asked=scope.chain, origin=origin, log_verifier=log_verifier)
+    singles = _verify_singles(evidence.entries, sealed)
+    unproven = sum(one is not None and not _verify_author(one, histories.keys, origin) for one in singles)
+    if scope.last >= sealed.checkpoint.size:
+        raise MalformedError("evidence has a scope of a range that ends outside of the tree")
+    # Single entries are in order, and each is there once, so the right number of them means that all are there.
+    in_range = sum(scope.first <= one.index <= scope.last for one in evidence.entries)
+    if in_range != max(0, scope.last - scope.first + 1):
+        raise ProofError("an entry of the range is missing")
+    return VerifiedEvidence(
+        scope=scope, sealed=sealed, histories=histories, singles=singles, unproven=unproven, witnesses=witnesses
+    )
 
 
 def verify_chains(
@@ -184,7 +175,7 @@ def verify_chains(
     log_verifier: NoteVerifier,
     known: Sequence[HistoryEntry] = (),
 ) -> VerifiedChains:
-    """Verify chains at one sealed: each is whole, and every statement was signed by a key in force.
+    """Verify chains at one sealed checkpoint: each is whole, and every statement was signed by a key in force.
 
     Args:
         asked: tag of the chain asked for. All others must be authors' chains. Empty: no chain was asked for.
@@ -197,31 +188,32 @@ def verify_chains(
         ProofError: a chain is not whole, is not needed, or does not continue *known*; or chain ``ledger`` contradicts
             what is pinned, or states to have pruned what its published policy keeps.
     """
-    _check_needed(chains, asked)
+    tags = [chain.tag for chain in chains]
+    if len(set(tags)) != len(tags):
+        raise ProofError("a chain is there twice")
+    if any(not has_author_keys(chain.public_name) and chain.tag != asked for chain in chains):
+        raise ProofError("a chain is there that was not asked for, and is no author's")
     verified: dict[bytes, tuple[VerifiedEntry, ...]] = {}
-    kept_from_ms = 0
+    retention = Retention()
     # Chain `ledger` comes first, because it states what may be missing from the others.
     for chain in sorted(chains, key=lambda chain: chain.public_name != LEDGER_CHAIN):
         held = known if chain.tag == asked else ()
-        verified[chain.tag] = _join(chain, held, sealed=sealed, kept_from_ms=kept_from_ms)
+        verified[chain.tag] = _join(chain, held, sealed=sealed, kept_from_ms=retention.kept_from_ms)
         if chain.public_name == LEDGER_CHAIN:
-            kept_from_ms = _kept_from(verified[chain.tag])
+            for entry in verified[chain.tag]:
+                if entry.statement is not None:
+                    values.add_retention(retention, entry.event, entry.statement.payload)
     found = tuple(VerifiedChain(chain, verified[chain.tag]) for chain in chains)
     known_events = {entry.event for entry in verified.get(asked, ())[: len(known)]}
     keys = verify_key_changes(_key_changes(found), origin=origin, known=known_events)
     for tag, entries in verified.items():
         verify_authors(entries[len(known) :] if tag == asked else entries, origin=origin, keys=keys)
     if asked or codec.LEDGER_TAG in verified:
-        _check_ledger(verified.get(codec.LEDGER_TAG, ()), origin, log_verifier)
-    return VerifiedChains(found, keys, kept_from_ms)
-
-
-def _check_needed(chains: Sequence[ChainProof], asked: bytes) -> None:
-    tags = [chain.tag for chain in chains]
-    if len(set(tags)) != len(tags):
-        raise ProofError("a chain is there twice")
-    if any(not has_author_keys(chain.public_name) and chain.tag != asked for chain in chains):
-        raise ProofError("a chain is there that was not asked for, and is no author's")
+        stated = map(_decode, verified.get(codec.LEDGER_TAG, ()))
+        ledger = [one for one in stated if isinstance(one, st.LedgerStatement)]
+        log_keys = {key for one in ledger for key in one.verifier_keys}
+        history.verify_pinned({one.origin for one in ledger}, log_keys, origin=origin, log_verifier=log_verifier)
+    return VerifiedChains(found, keys, retention.kept_from_ms)
 
 
 def _join(
@@ -232,9 +224,6 @@ def _join(
     The reader may have read a chain, then again after a part in between was pruned, so known entries come in runs of
     successive seqs. Example: known 1 2 3 and 6 7, sent 8 9. Run 1–3 is verified alone. Run 6–7 is continued by what
     was sent, so 6–9 is verified as one part of the chain, which ends in the head that the map has.
-
-    Raises:
-        MalformedError, ProofError: as ``verify_chains``.
     """
     runs: list[list[HistoryEntry]] = []
     last = HeldChain(0, b"")
@@ -269,10 +258,10 @@ def _up_to(entry: HistoryEntry) -> HeldChain:
 # -- single entries -------------------------------------------------------------------------------------------
 
 
-def _verify_singles(singles: Sequence[SingleEntry], sealed: SealedCheckpoint) -> tuple[VerifiedSingle, ...]:
+def _verify_singles(singles: Sequence[SingleEntry], sealed: SealedCheckpoint) -> tuple[VerifiedEntry | None, ...]:
     """Verify that each single entry is included at its index, in rising order of index and time."""
     point = sealed.checkpoint
-    found: list[VerifiedSingle] = []
+    found: list[VerifiedEntry | None] = []
     next_index, time_ms = 0, 0
     for single in singles:
         leaf, opening = single.entry.leaf, single.entry.opening
@@ -287,23 +276,23 @@ def _verify_singles(singles: Sequence[SingleEntry], sealed: SealedCheckpoint) ->
         next_index, time_ms = single.index + 1, event.time_ms
         if isinstance(event, codec.Event):
             statement = None if opening is None else history.open_statement(event, *opening)
-            found.append(VerifiedSingle(single.index, VerifiedEntry(event, statement)))
+            found.append(VerifiedEntry(event, statement))
             continue
         if opening is not None:
             raise MalformedError("seal has an opening")
         if event.covers != single.index:
             raise ProofError("seal is not at the index that it states")
-        found.append(VerifiedSingle(single.index, None))
+        found.append(None)
     return tuple(found)
 
 
-def _verify_author(entry: VerifiedEntry | None, keys: ValidKeys, origin: str) -> bool:
+def _verify_author(entry: VerifiedEntry, keys: ValidKeys, origin: str) -> bool:
     """Verify who signed a single entry. Return False if the key may be the person's own: then the owner is unproven.
 
     Raises:
         SignatureError: neither an author with a key in force nor the person can have signed it.
     """
-    if entry is None or entry.statement is None:
+    if entry.statement is None:
         return True
     key = entry.statement.key
     if key in keys or Owner.SUBJECT not in authors_of(entry.event.kind):
@@ -312,14 +301,6 @@ def _verify_author(entry: VerifiedEntry | None, keys: ValidKeys, origin: str) ->
     own = KeyChange(key=key, owner=Owner.SUBJECT, tag_or_name=entry.event.tag, time_ms=0)
     verify_authors([entry], origin=origin, keys=valid_keys([own]))
     return False
-
-
-def _verify_range(scope: Scope, entries: Sequence[VerifiedSingle], sealed: SealedCheckpoint) -> None:
-    if scope.last >= sealed.checkpoint.size:
-        raise MalformedError("evidence has a scope of a range that ends outside of the tree")
-    # Single entries are in order, and each is there once, so the right number of them means that all are there.
-    if sum(scope.first <= one.index <= scope.last for one in entries) != max(0, scope.last - scope.first + 1):
-        raise ProofError("an entry of the range is missing")
 
 
 # -- what LEDGER and KEY entries state ------------------------------------------------------------------------
@@ -335,29 +316,9 @@ def _decode(entry: VerifiedEntry) -> Message | None:
     return payloads.decode_known_payload(entry.event.kind, entry.statement.payload)
 
 
-def _kept_from(ledger: Sequence[VerifiedEntry]) -> int:
-    """Return the time before which the ledger has pruned, as its own chain states, UTC ms; 0: it has not.
-
-    Raises:
-        ProofError: it states to have pruned what its published policy keeps.
-    """
-    kept = Retention()
-    for entry in ledger:
-        if entry.statement is not None:
-            values.add_retention(kept, entry.event, entry.statement.payload)
-    return kept.kept_from_ms
-
-
 def _key_changes(chains: Sequence[VerifiedChain]) -> Iterator[tuple[VerifiedEntry, KeyChange | None]]:
     """Yield every LEDGER and KEY entry with what it states of a key; None: nothing that this version understands."""
     for chain in chains:
         for entry in chain.entries:
             if entry.statement is not None and _states_keys(entry):
                 yield entry, values.stated_key(entry.event, entry.statement.payload, chain=chain.proof.public_name)
-
-
-def _check_ledger(ledger: Sequence[VerifiedEntry], origin: str, log_verifier: NoteVerifier) -> None:
-    """Compare what chain `ledger` states of the ledger with what is pinned."""
-    stated = [one for one in map(_decode, ledger) if isinstance(one, st.LedgerStatement)]
-    keys = {key for one in stated for key in one.verifier_keys}
-    history.verify_pinned({one.origin for one in stated}, keys, origin=origin, log_verifier=log_verifier)
