@@ -295,11 +295,11 @@ def test_what_is_wrong_with_its_configuration_is_named(
 def test_the_example_loads_and_names_every_option(tmp_path: Path) -> None:
     path = Path(__file__).parents[1] / "ops" / "witness.toml"
     example = load_witness_config(path)
-    assert example.logs[0].verifier.name == "consent.example.org/2025"
+    assert example.log[0].verifier().name == "consent.example.org/2025"
     text = path.read_text(encoding="utf-8")
-    for field in (*dataclasses.fields(example), *dataclasses.fields(example.logs[0])):
-        name = {"logs": "[log]", "verifier": "vkey"}.get(field.name, field.name)
-        assert re.search(rf"^(# )?\[?{re.escape(name)}", text, re.MULTILINE), name
+    for section in (example, example.witness, example.log[0]):
+        for field in dataclasses.fields(section):
+            assert re.search(rf"^(# )?\[*{re.escape(field.name)}", text, re.MULTILINE), field.name
     with pytest.raises(InvalidError):
         load_witness_config(tmp_path / "none.toml")
 

@@ -60,10 +60,10 @@ def witness(arguments: argparse.Namespace, out: Out) -> int:
     if arguments.keygen is not None:
         from consentd.witnessd.daemon import make_witness_key
 
-        vkey = make_witness_key(config.key_file, arguments.keygen)
-        out.answer(vkey, key_file=str(config.key_file), verifier_key=vkey)
+        vkey = make_witness_key(config.witness.key_file, arguments.keygen)
+        out.answer(vkey, key_file=str(config.witness.key_file), verifier_key=vkey)
         return DONE
-    from consentd.witnessd.http import serve_witness
+    from consentd.witnessd.daemon import serve_witness
 
     logs.configure("info")
     serve_witness(config)

@@ -1,6 +1,5 @@
 """The configuration of our witness program: frozen values from a TOML file of its own (``ops/witness.toml``)."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,35 +8,39 @@ from consentd.core.note import ED25519, Verifier, parse_vkey
 from consentd.errors import InvalidError, MalformedError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FollowedLog:
-    """A log that the witness follows.
+    """A section `[[log]]`: a log that the witness follows.
 
     Attributes:
-        verifier: the log's key; its name is the origin.
+        vkey: the log's verifier key; its name is the origin.
         url: the log's tiles and entries are below this URL.
         token_file: a file with the token of an auditor of the log.
         retention_days: the retention policy in the log's leaf 0; 0: the log prunes nothing.
     """
-
-    verifier: Verifier
-    url: str
-    token_file: Path
-    retention_days: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _LogSection:
-    """The section `[[log]]`; see ``FollowedLog``."""
 
     vkey: str
     url: str
     token_file: Path
     retention_days: int = bounded(0, 0, 36_525)
 
+    def verifier(self) -> Verifier:
+        """Return the log's key.
+
+        Raises:
+            InvalidError: ``vkey`` is not a log's key.
+        """
+        try:
+            verifier = parse_vkey(self.vkey)
+        except MalformedError as error:
+            raise InvalidError(f"config: `log.vkey` is malformed: {error}") from error
+        if verifier.kind != ED25519:
+            raise InvalidError("config: `log.vkey` is not a log's key")
+        return verifier
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _WitnessSection:
+class WitnessOptions:
     """The section `[witness]`.
 
     Attributes:
@@ -58,18 +61,11 @@ class _WitnessSection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Document:
-    """The whole file."""
+class WitnessServerConfig:
+    """The whole file: the witness's options, and the logs that it follows."""
 
-    witness: _WitnessSection
-    log: tuple[_LogSection, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WitnessServerConfig(_WitnessSection):
-    """The whole configuration: the options of `[witness]`, and the logs that the witness follows."""
-
-    logs: tuple[FollowedLog, ...]
+    witness: WitnessOptions
+    log: tuple[FollowedLog, ...]
 
 
 def load_witness_config(path: Path) -> WitnessServerConfig:
@@ -82,28 +78,13 @@ def load_witness_config(path: Path) -> WitnessServerConfig:
 
 
 def parse_witness_config(text: str, *, base_dir: Path) -> WitnessServerConfig:
-    """Parse a witness's configuration; relative paths are relative to *base_dir*.
-
-    Raises:
-        InvalidError: *text* is not TOML, or does not describe a witness.
-    """
-    document = parse_section(_Document, parse_toml(text), base_dir=base_dir)
-    listen = document.witness.listen
+    """Parse a witness's configuration; relative paths are relative to *base_dir*. Raises as ``load_witness_config``."""
+    config = parse_section(WitnessServerConfig, parse_toml(text), base_dir=base_dir)
+    listen = config.witness.listen
     if not is_loopback(parse_listen(listen, option="witness.listen")[0]):
         raise InvalidError(
             f"config: `witness.listen` is reachable from other machines: `{listen}`; listen on 127.0.0.1 behind a proxy"
         )
-    logs = tuple(map(_followed_log, document.log))
-    if len({each.verifier.name for each in logs}) != len(logs):
+    if len({each.verifier().name for each in config.log}) != len(config.log):
         raise InvalidError("config: a log is named twice")
-    return WitnessServerConfig(logs=logs, **dataclasses.asdict(document.witness))
-
-
-def _followed_log(section: _LogSection) -> FollowedLog:
-    try:
-        verifier = parse_vkey(section.vkey)
-    except MalformedError as error:
-        raise InvalidError(f"config: `log.vkey` is malformed: {error}") from error
-    if verifier.kind != ED25519:
-        raise InvalidError("config: `log.vkey` is not a log's key")
-    return FollowedLog(verifier, section.url, section.token_file, section.retention_days)
+    return config

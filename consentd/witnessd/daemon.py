@@ -4,6 +4,9 @@ A C2SP witness vouches that a log's tree only grows. Ours also vouches for the e
 checks that each seal's map has the head of every chain as the entries give it. So a history proof under its
 cosignature is complete, although only this witness has read all entries.
 
+It listens on this machine only. A proxy in front of it speaks TLS, and limits how often each client may ask. ``GET
+/<SHA-256 of the origin, hex>/checkpoint`` returns the note cosigned last.
+
 ``POST /add-checkpoint`` checks in this order: 400 malformed · 404 unknown log · 403 not signed by the log · 400 old
 size larger than the new one · 409 old size is not the size cosigned last, which is the answer's body · 422 the
 consistency proof or the root hash is wrong · 503 entries cannot be fetched; ask again · 422 an entry breaks the replay
@@ -17,6 +20,7 @@ lost, the witness would cosign a second tree; restore it, or give the witness a 
 import logging
 import os
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -24,11 +28,12 @@ from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
 
+from consentd.config import parse_listen
 from consentd.core import ed25519, merkle, note
 from consentd.core.checkpoint import Checkpoint, open_checkpoint
 from consentd.core.note import Note, NoteSignature, Signer
 from consentd.core.replay import ReplayError
-from consentd.core.submission import SIZE_TYPE, Submission, format_cosignatures, format_size, parse_submission
+from consentd.core.submission import PATH, SIZE_TYPE, Submission, format_cosignatures, format_size, parse_submission
 from consentd.cosigning.connection import Connection
 from consentd.cosigning.keyfiles import read_mldsa_key, read_signing_key, write_private
 from consentd.cosigning.mldsa import MldsaSigner
@@ -42,14 +47,18 @@ from consentd.errors import (
     VerificationError,
 )
 from consentd.files import lock_file, read_file_if_exists, write_file
-from consentd.listener import TEXT, HttpResponse, text_response
-from consentd.witnessd.config import FollowedLog, WitnessServerConfig
+from consentd.listener import TEXT, HttpRequest, HttpResponse, Listener, text_response
+from consentd.witnessd.config import FollowedLog, WitnessOptions, WitnessServerConfig
 from consentd.witnessd.follower import Follower
 
 log = logging.getLogger(__name__)
 
 BUSY_S = 2.0
 """How long a request waits while another one about the same log is processed."""
+IDLE_S = 300
+"""How long a log may keep its connection open between checkpoints."""
+MAX_BODY = 256 * 1024
+"""Enough for the 16 signatures that every reader of notes accepts, each of up to 5 kB."""
 
 
 class Witness:
@@ -63,23 +72,27 @@ class Witness:
             InvalidError: a key file holds no key of its kind, or a token would be sent unencrypted to another machine.
             CorruptionError: a state file is not as this witness wrote it.
         """
-        signer = _read_witness_key(config.key_file)
+        options = config.witness
+        signer = read_signing_key(options.key_file)
+        if signer.kind != note.COSIGNATURE:
+            raise InvalidError(f"key file does not hold a witness's key: `{options.key_file}`")
         self._signers: list[Signer | MldsaSigner] = [signer]
-        if config.mldsa_key_file is not None:
-            self._signers.append(read_mldsa_key(config.mldsa_key_file))
+        if options.mldsa_key_file is not None:
+            self._signers.append(read_mldsa_key(options.mldsa_key_file))
         self._wall_s = wall_s
         try:
-            config.state_dir.mkdir(parents=True, exist_ok=True)
+            options.state_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(f"state directory cannot be made: `{config.state_dir}`: {error.strerror}") from error
+            raise StorageError(f"state directory cannot be made: `{options.state_dir}`: {error.strerror}") from error
         # INVARIANT: only one process uses the state. Two could each cosign another tree.
-        self._lock_file = lock_file(config.state_dir / "lock", program="witness")
+        self._lock_file = lock_file(options.state_dir / "lock", program="witness")
         self._closed = False  # guarded by the lock of each log: set and read only by who holds one
         try:
-            self._logs = {each.verifier.name: _LogState(each, config, signer.verifier) for each in config.logs}
+            states = [_LogState(each, options, signer.verifier) for each in config.log]
         except BaseException:
             os.close(self._lock_file)
             raise
+        self._logs = {state.origin: state for state in states}
 
     def add_checkpoint(self, body: bytes) -> HttpResponse:
         """Answer a request to cosign; *body* is the request's."""
@@ -163,26 +176,26 @@ class _LogState:
         note: its note, replaced by assignment; None: none was cosigned.
     """
 
-    def __init__(self, followed: FollowedLog, config: WitnessServerConfig, witness_key: note.Verifier) -> None:
-        self.verifier = followed.verifier
-        self.origin = followed.verifier.name
+    def __init__(self, followed: FollowedLog, options: WitnessOptions, witness_key: note.Verifier) -> None:
+        self.verifier = followed.verifier()
+        self.origin = self.verifier.name
         self.origin_hash = sha256(self.origin.encode()).hexdigest()
         self.lock = threading.Lock()
-        self._directory = config.state_dir
-        self._path = config.state_dir / f"{self.origin_hash}.checkpoint"
+        self._directory = options.state_dir
+        self._path = options.state_dir / f"{self.origin_hash}.checkpoint"
         self.note = read_file_if_exists(self._path, name="cosigned checkpoint")
         self.cosigned = self._open_cosigned(witness_key)
         self.connection = Connection(
             followed.url,
-            timeout_s=config.timeout_ms / 1000,
+            timeout_s=options.timeout_ms / 1000,
             headers={"Authorization": f"Bearer {_read_token(followed.token_file)}"},
         )
         if not self.connection.is_protected:
             raise InvalidError(f"token would be sent in the clear to another machine: `{followed.url}`")
         self.follower = Follower(
             self.connection,
-            config.state_dir / f"{self.origin_hash}.replay",
-            map_bits=config.map_bits,
+            options.state_dir / f"{self.origin_hash}.replay",
+            map_bits=options.map_bits,
             retention_days=followed.retention_days,
         )
 
@@ -208,11 +221,7 @@ class _LogState:
 
 
 def _verify_growth(submission: Submission, cosigned: Checkpoint, point: Checkpoint) -> None:
-    """Verify that the new tree begins with the tree cosigned last.
-
-    Raises:
-        ProofError: the consistency proof does not verify.
-    """
+    """Verify that the new tree begins with the tree cosigned last."""
     if cosigned.size == 0:
         if submission.proof:
             raise ProofError("proof from size 0 is not empty")
@@ -237,13 +246,6 @@ def make_witness_key(path: Path, name: str) -> str:
     return note.format_vkey(signer.verifier)
 
 
-def _read_witness_key(path: Path) -> Signer:
-    signer = read_signing_key(path)
-    if signer.kind != note.COSIGNATURE:
-        raise InvalidError(f"key file does not hold a witness's key: `{path}`")
-    return signer
-
-
 def _read_token(path: Path) -> str:
     try:
         token = path.read_text("ascii").strip()
@@ -252,3 +254,56 @@ def _read_token(path: Path) -> str:
     if not token or not token.isprintable() or " " in token:
         raise InvalidError(f"token file holds no token: `{path}`")
     return token
+
+
+class WitnessServer:
+    """A witness that listens from ``start`` to ``stop``."""
+
+    def __init__(self, config: WitnessServerConfig, *, wall_s: Callable[[], int] = lambda: int(time.time())) -> None:
+        """Read keys and state. Raises as ``Witness``."""
+        self._listen = config.witness.listen
+        self.witness = Witness(config, wall_s=wall_s)
+        self._listener: Listener | None = None
+
+    def start(self) -> None:
+        """Listen and answer.
+
+        Raises:
+            StorageError: the address cannot be listened on.
+        """
+        address = parse_listen(self._listen, option="witness.listen")
+        self._listener = Listener(address, self._respond, idle_s=IDLE_S, max_body=MAX_BODY)
+        log.info("witness listens on port %d", self._listener.port)
+
+    def stop(self) -> None:
+        """Stop listening, and write the caches of the replays."""
+        if self._listener is not None:
+            self._listener.stop()
+            self._listener.disconnect()
+            self._listener = None
+        self.witness.close()
+
+    def _respond(self, request: HttpRequest) -> HttpResponse:
+        if request.method == "POST" and request.path == PATH:
+            return self.witness.add_checkpoint(request.body)
+        parts = request.path.split("/")
+        if request.method != "POST" and len(parts) == 3 and parts[2] == "checkpoint":
+            signed = self.witness.checkpoint(parts[1])
+            if signed is not None:
+                return HttpResponse(HTTPStatus.OK, TEXT, signed)
+        return text_response(HTTPStatus.NOT_FOUND, "no such page")
+
+
+def serve_witness(config: WitnessServerConfig) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        ConsentdError: the witness could not start.
+    """
+    done = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: done.set())
+    server = WitnessServer(config)
+    server.start()
+    done.wait()
+    server.stop()

@@ -10,7 +10,7 @@ from consentd.core.kinds import EntryKind
 from consentd.core.submission import Submission, format_submission
 from consentd.cosigning.keyfiles import write_private
 from consentd.listener import HttpResponse
-from consentd.witnessd.config import FollowedLog, WitnessServerConfig
+from consentd.witnessd.config import FollowedLog, WitnessOptions, WitnessServerConfig
 from consentd.witnessd.daemon import Witness
 
 MAP_BITS = 6
@@ -135,9 +135,9 @@ class ForgedLog:
             write_private(directory / "key", note.format_signing_key(signer) + "\n")
             write_private(directory / "token", "token\n")
         url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        followed = FollowedLog(self.signer.verifier, url, directory / "token", retention_days)
-        config = WitnessServerConfig(
-            key_file=directory / "key", state_dir=directory / "state", logs=(followed,), map_bits=MAP_BITS,
-            timeout_ms=60_000,
-        )  # fmt: skip
-        return Witness(config)
+        vkey = note.format_vkey(self.signer.verifier)
+        followed = FollowedLog(vkey=vkey, url=url, token_file=directory / "token", retention_days=retention_days)
+        options = WitnessOptions(
+            key_file=directory / "key", state_dir=directory / "state", map_bits=MAP_BITS, timeout_ms=60_000
+        )
+        return Witness(WitnessServerConfig(witness=options, log=(followed,)))

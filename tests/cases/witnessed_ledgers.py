@@ -18,7 +18,7 @@ from consentd.listener import HttpResponse
 from consentd.server.keys import make_keys, make_token
 from consentd.service.auth import format_credential
 from consentd.witnessd.config import WitnessServerConfig, parse_witness_config
-from consentd.witnessd.http import WitnessServer
+from consentd.witnessd.daemon import WitnessServer
 from consentd_client import Client, pin
 
 WAIT_S = 30
