@@ -107,7 +107,9 @@ class VerifiedEvidence:
     @property
     def unknown(self) -> int:
         """How many entries this version cannot interpret: an unknown kind, or an unreadable LEDGER or KEY."""
-        return sum(not is_known(one.event.kind) or (_states_keys(one) and _decode(one) is None) for one in self.events)
+        return sum(
+            not is_known(one.event.kind) or (_states_keys(one) and message_of(one) is None) for one in self.events
+        )
 
     @property
     def kinds(self) -> dict[str, int]:
@@ -209,7 +211,7 @@ def verify_chains(
     for tag, entries in verified.items():
         verify_authors(entries[len(known) :] if tag == asked else entries, origin=origin, keys=keys)
     if asked or codec.LEDGER_TAG in verified:
-        stated = map(_decode, verified.get(codec.LEDGER_TAG, ()))
+        stated = map(message_of, verified.get(codec.LEDGER_TAG, ()))
         ledger = [one for one in stated if isinstance(one, st.LedgerStatement)]
         log_keys = {key for one in ledger for key in one.verifier_keys}
         history.verify_pinned({one.origin for one in ledger}, log_keys, origin=origin, log_verifier=log_verifier)
@@ -310,7 +312,8 @@ def _states_keys(entry: VerifiedEntry) -> bool:
     return entry.statement is not None and entry.event.kind in (EntryKind.LEDGER, EntryKind.KEY)
 
 
-def _decode(entry: VerifiedEntry) -> Message | None:
+def message_of(entry: VerifiedEntry) -> Message | None:
+    """Return the payload of an entry; None: no statement, or one of a kind or version that is not known here."""
     if entry.statement is None:
         return None
     return payloads.decode_known_payload(entry.event.kind, entry.statement.payload)

@@ -24,18 +24,12 @@ from consentd_client.trust import Trust
 
 
 def open_history(
-    content: bytes,
-    *,
-    trust: Trust,
-    name: str = "",
-    tag: bytes = b"",
-    now_ms: int | None = None,
+    content: bytes, *, trust: Trust, name: str = "", tag: bytes = b"", now_ms: int | None = None,
     max_age_s: int | None = None,
-) -> History:
+) -> History:  # fmt: skip
     """Verify a file of evidence offline; return the history that it proves, complete up to ``seal_time_ms``.
 
     Args:
-        content: the file.
         trust: what was pinned. If it names witnesses, a quorum of them must have cosigned the checkpoint.
         name: the public chain that the file must be about.
         tag: the tag that it must be about, 32 bytes. With neither *name* nor *tag* it may be about any chain.
@@ -68,12 +62,8 @@ def save_history(
     The daemon is asked again because a stream that continues a memory is not complete: it lacks the entries that are
     remembered, and the chains of keys that signed only those.
 
-    Args:
-        chain: a person, or the name of a public chain.
-        tag: as for ``ledger.history``.
-
-    Returns:
-        The history that the file proves, whose ``is_new`` compares with the memory; and the file.
+    *chain* is a person, or the name of a public chain. Returned are the history that the file proves, whose ``is_new``
+    compares with the memory, and the file.
 
     Raises:
         VerificationError: the history is not complete, not genuine, or contradicts what is remembered.

@@ -17,8 +17,7 @@ from consentd.core.history import ChainProof, HistoryEntry, HistoryProof, Sealed
 from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX, ValidKeys, may_author
 from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import InvalidError, MalformedError, ProofError, VerificationError
-from consentd.statements import payloads
-from consentd.statements.evidence import VerifiedChains, verify_chains
+from consentd.statements.evidence import VerifiedChains, message_of, verify_chains
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd_client.entries import SUBJECT, Entry, History
 from consentd_client.memory import RememberedEntry, RememberedHistory
@@ -45,19 +44,17 @@ def collect_proof(pieces: Iterable[ls.GetHistoryResponse]) -> HistoryProof:
             chains[-1][1].extend(_history_entry(entry) for entry in piece.entries.entries)
     if head is None or not chains:
         raise MalformedError("history stream ends before its first chain")
+    proofs = tuple(
+        ChainProof(
+            tag=chain.tag, public_name=chain.public_name, count=chain.count, head=chain.head,
+            map_proof=chain.map_proof, first_seq=chain.first_seq, entries=tuple(entries),
+        )
+        for chain, entries in chains
+    )  # fmt: skip
     return HistoryProof(
-        checkpoint=head.checkpoint,
-        consistency=tuple(head.consistency),
-        seal=head.seal,
-        seal_inclusion=tuple(head.seal_inclusion),
-        chains=tuple(
-            ChainProof(
-                tag=chain.tag, public_name=chain.public_name, count=chain.count, head=chain.head,
-                map_proof=chain.map_proof, first_seq=chain.first_seq, entries=tuple(entries),
-            )
-            for chain, entries in chains
-        ),
-    )
+        checkpoint=head.checkpoint, consistency=tuple(head.consistency), seal=head.seal,
+        seal_inclusion=tuple(head.seal_inclusion), chains=proofs,
+    )  # fmt: skip
 
 
 def _history_entry(entry: ls.LedgerEntry) -> HistoryEntry:
@@ -94,12 +91,9 @@ def verify_history(
     """Verify everything; return the whole history, and what to remember of it.
 
     Args:
-        proof: what was received.
-        trust: what was pinned.
         name: the public chain that was asked for; empty: a person's chain.
         tag: the person's tag, if it was pinned; empty: any.
-        remembered_checkpoint: the latest checkpoint that was verified before.
-        remembered: the part of this chain that was verified before.
+        remembered_checkpoint, remembered: the latest checkpoint and the part of this chain that were verified before.
         now_ms: the reader's clock, which is compared with the cosignatures of pinned witnesses only.
 
     Raises:
@@ -114,11 +108,8 @@ def verify_history(
     before = [one.entry for one in known]
     chains = verify_chains(proof.chains, sealed, asked=asked.tag, origin=origin, log_verifier=log_key, known=before)
     result = history_of(chains, sealed, authors=[one.author for one in known])
-    whole = (*before, *asked.entries)
-    to_remember = tuple(
-        RememberedEntry(entry, shown.author) for entry, shown in zip(whole, result.entries, strict=True)
-    )
-    return result, RememberedHistory(asked.tag, to_remember)
+    whole = zip((*before, *asked.entries), result.entries, strict=True)
+    return result, RememberedHistory(asked.tag, tuple(RememberedEntry(entry, shown.author) for entry, shown in whole))
 
 
 def check_asked(chain: ChainProof, *, name: str, tag: bytes, remembered: RememberedHistory | None = None) -> None:
@@ -146,28 +137,18 @@ def history_of(chains: VerifiedChains, sealed: SealedCheckpoint, *, authors: Seq
     entries, name = first.entries, first.proof.public_name
     erased = bool(entries) and entries[-1].event.kind == EntryKind.ERASURE
     all_authors = [*authors, *(_author(entry, chains.keys) for entry in entries[len(authors) :])]
+    shown = tuple(
+        Entry(
+            event=entry.event, statement=entry.statement, author=author, is_new=position >= len(authors),
+            message=message_of(entry),
+            is_pruned=entry.statement is None and entry.event.time_ms < chains.kept_from_ms and not erased,
+        )
+        for position, (entry, author) in enumerate(zip(entries, all_authors, strict=True))
+    )  # fmt: skip
     return History(
-        tag=first.proof.tag,
-        name=name,
-        checkpoint=sealed.checkpoint,
-        seal_time_ms=sealed.seal.time_ms,
-        entries=tuple(
-            Entry(
-                event=entry.event,
-                statement=entry.statement,
-                author=author,
-                message=None if entry.statement is None else payloads.decode_known_payload(
-                    entry.event.kind, entry.statement.payload
-                ),
-                is_new=position >= len(authors),
-                is_pruned=entry.statement is None and entry.event.time_ms < chains.kept_from_ms and not erased,
-            )
-            for position, (entry, author) in enumerate(zip(entries, all_authors, strict=True))
-        ),
-        is_erased=erased,
-        missing=_missing_ranges(entries),
-        kept_from_ms=0 if name else chains.kept_from_ms,
-    )
+        tag=first.proof.tag, name=name, checkpoint=sealed.checkpoint, seal_time_ms=sealed.seal.time_ms, entries=shown,
+        is_erased=erased, missing=_missing_ranges(entries), kept_from_ms=0 if name else chains.kept_from_ms,
+    )  # fmt: skip
 
 
 def _missing_ranges(entries: Sequence[VerifiedEntry]) -> tuple[tuple[int, int], ...]:
