@@ -23,12 +23,8 @@ def question_value(message: pb.Question) -> model.Question:
     actor = message.actor
     return model.Question(
         actor=model.Actor(
-            organisation=actor.organisation,
-            practitioner=actor.practitioner,
-            role=actor.role,
-            application=actor.application,
-            on_behalf_of=actor.on_behalf_of,
-            relay=actor.relay,
+            organisation=actor.organisation, practitioner=actor.practitioner, role=actor.role,
+            application=actor.application, on_behalf_of=actor.on_behalf_of, relay=actor.relay,
             automatic=actor.automatic,
         ),
         holder=message.holder,
@@ -93,25 +89,18 @@ def consent_id(tag: bytes, lineage: int) -> str:
 def decision_message(decision: model.Decision, tag: bytes) -> pb.Decision:
     """Turn a decision value into its message. The caller sets revision, decision_id and time."""
     message = pb.Decision(
-        outcome=to_enum(decision.outcome),
-        permitted=decision.permitted,
-        denied=decision.denied,
-        without_consent=decision.without_consent,
-        unknown=decision.unknown,
+        outcome=to_enum(decision.outcome), permitted=decision.permitted, denied=decision.denied,
+        without_consent=decision.without_consent, unknown=decision.unknown,
         obligations=[to_enum(obligation) for obligation in decision.obligations],
         valid_until_time_ms=0 if decision.valid_until_ms == model.OPEN_END_MS else decision.valid_until_ms,
-        tag=tag,
-        ref=decision.ref,
-        vocabulary_version=decision.vocabulary_version,
+        tag=tag, ref=decision.ref, vocabulary_version=decision.vocabulary_version,
         combining=to_enum(decision.combining),
     )
     for reason in decision.reasons:
         message.reasons.add(
-            code=to_enum(reason.code),
-            effect=to_enum(reason.effect),
+            code=to_enum(reason.code), effect=to_enum(reason.effect),
             consent_id=consent_id(tag, reason.lineage) if reason.lineage else "",
-            version=reason.version,
-            path=reason.path,
+            version=reason.version, path=reason.path,
         )
     message.residual.extend(map(residual_message, decision.residual))
     return message
@@ -120,10 +109,7 @@ def decision_message(decision: model.Decision, tag: bytes) -> pb.Decision:
 def residual_message(rule: model.ResidualRule) -> pb.ResidualRule:
     """Turn a residual rule and its children into messages."""
     return pb.ResidualRule(
-        effect=to_enum(rule.effect),
-        categories=rule.categories,
-        labels=rule.labels,
-        resources=rule.resources,
+        effect=to_enum(rule.effect), categories=rule.categories, labels=rule.labels, resources=rule.resources,
         data_period=None if rule.data_period is None else period_message(rule.data_period),
         layer=to_enum(rule.layer + 1),
         rules=[residual_message(child) for child in rule.children],

@@ -56,15 +56,9 @@ def provision_value(message: pb.Provision, depth: int = 1) -> model.Provision:
     period = period_value(message.period) if message.HasField("period") else model.Period()
     return model.Provision(
         effect=enum_value(model.Effect, message.effect, "effect") if message.effect else None,
-        actors=tuple(message.actors),
-        holders=tuple(message.holders),
-        purposes=tuple(message.purposes),
-        categories=tuple(message.categories),
-        actions=tuple(message.actions),
-        labels=tuple(message.labels),
-        resources=tuple(message.resources),
-        start_ms=period.start_ms,
-        end_ms=period.end_ms,
+        actors=tuple(message.actors), holders=tuple(message.holders), purposes=tuple(message.purposes),
+        categories=tuple(message.categories), actions=tuple(message.actions), labels=tuple(message.labels),
+        resources=tuple(message.resources), start_ms=period.start_ms, end_ms=period.end_ms,
         data_period=period_value(message.data_period) if message.HasField("data_period") else None,
         children=tuple(provision_value(child, depth + 1) for child in message.provisions),
     )
@@ -85,30 +79,19 @@ def period_value(message: pb.Period) -> model.Period:
 def consent_message(consent: model.Consent) -> pb.Consent:
     """Turn a consent value into its message."""
     return pb.Consent(
-        kind=to_enum(consent.kind),
-        root=provision_message(consent.root),
-        recurrence=consent.recurrence,
-        retention_until_time_ms=consent.retention_until_ms,
-        implicit_policy=to_enum(consent.policy),
-        notice_id=consent.notice,
-        notice_version=consent.notice_version,
-        authority_seq=consent.authority,
-        language=consent.language,
-        source=consent.source,
+        kind=to_enum(consent.kind), root=provision_message(consent.root), recurrence=consent.recurrence,
+        retention_until_time_ms=consent.retention_until_ms, implicit_policy=to_enum(consent.policy),
+        notice_id=consent.notice, notice_version=consent.notice_version, authority_seq=consent.authority,
+        language=consent.language, source=consent.source,
     )
 
 
 def provision_message(provision: model.Provision) -> pb.Provision:
     """Turn a provision value and its children into messages."""
     message = pb.Provision(
-        effect=to_enum(provision.effect),
-        actors=provision.actors,
-        holders=provision.holders,
-        purposes=provision.purposes,
-        categories=provision.categories,
-        actions=provision.actions,
-        labels=provision.labels,
-        resources=provision.resources,
+        effect=to_enum(provision.effect), actors=provision.actors, holders=provision.holders,
+        purposes=provision.purposes, categories=provision.categories, actions=provision.actions,
+        labels=provision.labels, resources=provision.resources,
         provisions=[provision_message(child) for child in provision.children],
     )
     if provision.start_ms or provision.end_ms != model.OPEN_END_MS:
@@ -140,22 +123,13 @@ def vocabulary_value(message: st.VocabularyStatement) -> Vocabulary:
             raise InvalidError(f"code is in no list: `{code.code}`", "INVALID_REQUEST")
         lists[code.kind].append(
             Code(
-                code=code.code,
-                ko=code.name.ko,
-                en=code.name.en,
-                parent=code.parent,
-                implies=code.implied,
-                system=code.system,
-                level=code.level,
-                labels=tuple(code.labels),
+                code=code.code, ko=code.name.ko, en=code.name.en, parent=code.parent, implies=code.implied,
+                system=code.system, level=code.level, labels=tuple(code.labels),
             )
         )
     return Vocabulary(
-        id=message.vocabulary_id,
-        version=message.version,
-        purposes=tuple(lists[st.CODE_KIND_PURPOSE]),
-        categories=tuple(lists[st.CODE_KIND_CATEGORY]),
-        actions=tuple(lists[st.CODE_KIND_ACTION]),
+        id=message.vocabulary_id, version=message.version, purposes=tuple(lists[st.CODE_KIND_PURPOSE]),
+        categories=tuple(lists[st.CODE_KIND_CATEGORY]), actions=tuple(lists[st.CODE_KIND_ACTION]),
         labels=tuple(lists[st.CODE_KIND_LABEL]),
     )
 
@@ -164,21 +138,13 @@ def vocabulary_message(vocabulary: Vocabulary) -> st.VocabularyStatement:
     """Turn a vocabulary value into its statement."""
     message = st.VocabularyStatement(vocabulary_id=vocabulary.id, version=vocabulary.version)
     for kind, codes in (
-        (st.CODE_KIND_PURPOSE, vocabulary.purposes),
-        (st.CODE_KIND_CATEGORY, vocabulary.categories),
-        (st.CODE_KIND_ACTION, vocabulary.actions),
-        (st.CODE_KIND_LABEL, vocabulary.labels),
+        (st.CODE_KIND_PURPOSE, vocabulary.purposes), (st.CODE_KIND_CATEGORY, vocabulary.categories),
+        (st.CODE_KIND_ACTION, vocabulary.actions), (st.CODE_KIND_LABEL, vocabulary.labels),
     ):
         for code in codes:
             message.codes.add(
-                kind=kind,
-                code=code.code,
-                name=st.Text(ko=code.ko, en=code.en),
-                parent=code.parent,
-                implied=code.implies,
-                system=code.system,
-                level=code.level,
-                labels=code.labels,
+                kind=kind, code=code.code, name=st.Text(ko=code.ko, en=code.en), parent=code.parent,
+                implied=code.implies, system=code.system, level=code.level, labels=code.labels,
             )
     return message
 
@@ -200,13 +166,9 @@ def rules_value(message: st.RulesStatement) -> model.Rules:
 def rules_message(rules: model.Rules, *, realm_id: str, version: int, vocabulary_id: str) -> st.RulesStatement:
     """Turn a rules value into its statement."""
     return st.RulesStatement(
-        realm_id=realm_id,
-        version=version,
-        combining=to_enum(rules.combining),
-        implicit_policy=to_enum(rules.implicit_policy),
-        statutory=_provisions(rules.statutory),
-        break_glass=_provisions(rules.break_glass),
-        vocabulary_id=vocabulary_id,
+        realm_id=realm_id, version=version, combining=to_enum(rules.combining),
+        implicit_policy=to_enum(rules.implicit_policy), statutory=_provisions(rules.statutory),
+        break_glass=_provisions(rules.break_glass), vocabulary_id=vocabulary_id,
     )
 
 

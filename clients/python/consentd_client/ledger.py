@@ -108,12 +108,7 @@ def _read_history(
     try:
         verified, new_memory = yield from run_blocking(
             lambda: verify_history(
-                proof,
-                trust=trust,
-                name=name,
-                tag=tag,
-                remembered_checkpoint=point,
-                remembered=remembered,
+                proof, trust=trust, name=name, tag=tag, remembered_checkpoint=point, remembered=remembered,
                 now_ms=context.now_ms(),
             )
         )
