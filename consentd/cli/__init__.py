@@ -43,11 +43,7 @@ _SERVER_MODULES = frozenset(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; return the exit status.
-
-    Args:
-        argv: the arguments; None: the process's.
-    """
+    """Run the verb that *argv* names, None: that of the process's arguments; return the exit status."""
     _prepare_streams()
     return run_verb(make_parser().parse_args(argv))
 

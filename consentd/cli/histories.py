@@ -166,10 +166,7 @@ def _entry_fields(entry: "Entry") -> dict[str, object]:
 
 
 def _without_subject(message: "Message") -> "tuple[Message, Question | None]":
-    """Return a copy of a statement without the question's bytes, and the question without the person's identifier.
-
-    The reader of the history knows the person, so the output need not repeat the identifier.
-    """
+    """Return a copy of a statement without the question's bytes, and the question without the person's identifier."""
     from consentd.v1 import statement_pb2 as st
     from consentd_client import show
 

@@ -1,6 +1,7 @@
 """``consentd fsck``, ``compact``, ``prune`` and ``table``: maintain a ledger's files."""
 
 import argparse
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from consentd.cli.daemons import add_config, load_own_config
@@ -52,8 +53,6 @@ def add_verbs(verbs: Verbs) -> None:
 
 def fsck(arguments: argparse.Namespace, out: Out) -> int:
     """Verify all files of a ledger, offline."""
-    from contextlib import ExitStack
-
     from consentd.ledger.vault import Vault
     from consentd.server.keys import read_keys
     from consentd.store.rocks import RocksStore
@@ -68,17 +67,14 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
             config = load(arguments.config)
             keys = read_keys(config)
             store_dir, last_signed_path = config.ledger.store_dir, config.ledger.last_signed_path
-            vault_store = RocksStore.open_read_only(config.ledger.vault_dir)
-            stack.callback(vault_store.close)
+            vault_store = stack.enter_context(closing(RocksStore.open_read_only(config.ledger.vault_dir)))
             vault = Vault(vault_store, keys.vault)
             if config.table.path.exists():
-                table = Table.open_read_only(config.table.path)
-                stack.callback(table.close)
+                table = stack.enter_context(closing(Table.open_read_only(config.table.path)))
             own = arguments.origin or config.ledger.origin, keys.log.verifier
         # INVARIANT: a pinned key is used if it is given. Otherwise the operator may use the ledger's own key.
         origin, log_key = read_pins(arguments) if own is None or arguments.log_key else own
-        store = RocksStore.open_read_only(store_dir)
-        stack.callback(store.close)
+        store = stack.enter_context(closing(RocksStore.open_read_only(store_dir)))
         report = verify_files(
             store, origin=origin, log_verifier=log_key, last_signed_path=last_signed_path, vault=vault, table=table,
             quick=arguments.quick, progress=progress,
@@ -108,17 +104,13 @@ def compact(arguments: argparse.Namespace, out: Out) -> int:
 
     config = load_own_config(arguments)
     check_ledger_files(config, read_signing_key(config.keys.log_key_file).verifier)
-    store = RocksStore.open(config.ledger.store_dir, create=False)
-    try:
+    opened = RocksStore.open(config.ledger.store_dir, create=False)
+    with closing(opened) as store, out.progress("rewriting") as progress:
         before = store.approximate_size()
-        with out.progress("rewriting") as progress:
-            kinds = layout.KINDS
-            for done, kind in enumerate(kinds, 1):
-                store.compact_range(kind, prefix_end(kind))
-                progress(done, len(kinds))
+        for done, kind in enumerate(layout.KINDS, 1):
+            store.compact_range(kind, prefix_end(kind))
+            progress(done, len(layout.KINDS))
         after = store.approximate_size()
-    finally:
-        store.close()
     out.answer(
         f"다시 씀: {before >> 20} MiB → {after >> 20} MiB", f"rewritten: {before >> 20} MiB, now {after >> 20} MiB",
         type="compact", before=before, after=after,

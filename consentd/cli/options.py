@@ -187,11 +187,7 @@ def read_subject(arguments: argparse.Namespace) -> "Subject":
 
 
 def read_identifier(given: str) -> tuple[str, str]:
-    """Return (scheme, value) of a person written SCHEME:VALUE; ``-`` reads it from stdin.
-
-    Raises:
-        InvalidError: *given* is not SCHEME:VALUE. The message does not repeat it.
-    """
+    """Return (scheme, value) of a person written SCHEME:VALUE, ``-``: on stdin. No error repeats the identifier."""
     given = sys.stdin.readline().strip() if given == "-" else given
     scheme, colon, value = given.partition(":")
     if not (colon and scheme and value):

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 
 from consentd.cli.out import Progress
@@ -53,8 +53,7 @@ def differences(config: Config, progress: Progress) -> tuple[int, int, Counter[s
     """
     scratch = config.table.path.with_name(config.table.path.name + ".verify")
     with _ledger(config) as (ledger, vault), ExitStack() as stack:
-        table = Table.open_read_only(config.table.path)
-        stack.callback(table.close)
+        table = stack.enter_context(closing(Table.open_read_only(config.table.path)))
         stored = stack.enter_context(table.read())
         table_compare.check_size(stored, ledger.state.size)
         rebuilt = stack.enter_context(_rebuild(config, scratch, ledger, vault, progress, size=stored.size))
@@ -67,10 +66,8 @@ def differences(config: Config, progress: Progress) -> tuple[int, int, Counter[s
 def _ledger(config: Config) -> Iterator[tuple[Ledger, Vault]]:
     keys = read_keys(config)
     with ExitStack() as stack:
-        store = RocksStore.open_read_only(config.ledger.store_dir)
-        stack.callback(store.close)
-        vault_store = RocksStore.open_read_only(config.ledger.vault_dir)
-        stack.callback(vault_store.close)
+        store = stack.enter_context(closing(RocksStore.open_read_only(config.ledger.store_dir)))
+        vault_store = stack.enter_context(closing(RocksStore.open_read_only(config.ledger.vault_dir)))
         ledger = open_ledger(
             store, last_signed_path=config.ledger.last_signed_path, origin=config.ledger.origin,
             log_verifier=keys.log.verifier, map_bits=config.ledger.map_bits,

@@ -50,7 +50,6 @@ def authorize_access(
     """Decide and record a transfer, before it happens. Transfer data only if the answer is true.
 
     Args:
-        question: what is asked.
         signer: signs the question with the asking participant's key; None: the caller's token identifies it.
         network_origin: where the request came from, if the caller is a gateway that passes it on.
     """

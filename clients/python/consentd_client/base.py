@@ -40,7 +40,9 @@ class Method(Generic[P, R, AsyncR]):
             return run(client, operation(client.context, *args, **kwargs))
 
         text = getdoc(operation) or ""
-        method.__doc__ = text if "Raises:" in text else f"{text}\n\nRaises:\n    ConsentdError: see ``ClientBase``."
+        if "closed" not in text:  # an operation that fails closed raises no error
+            text += ("" if "Raises:" in text else "\n\nRaises:") + "\n    ConsentdError: see ``ClientBase``."
+        method.__doc__ = text
         self._method = method
 
     @overload

@@ -71,14 +71,11 @@ def amend(
     """Replace a consent by its next version, which may allow less or more.
 
     Args:
-        subject: the person.
-        consent_id: names the consent in all its versions.
         consent: the complete next version.
         based_on_version: the version that the caller changed.
 
     Raises:
         ConflictError: another version is in force.
-        ConsentdError: see ``ClientBase``.
     """
     request = cs.AmendConsentRequest(
         subject=subject, consent_id=consent_id, based_on_version=based_on_version, **consent_fields(context, options)

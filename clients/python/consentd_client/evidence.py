@@ -62,11 +62,8 @@ def save_history(
     The daemon is asked again because a stream that continues a memory is not complete: it lacks the entries that are
     remembered, and the chains of keys that signed only those.
 
-    *chain* is a person, or the name of a public chain. Returned are the history that the file proves, whose ``is_new``
-    compares with the memory, and the file.
-
-    Raises:
-        VerificationError: the history is not complete, not genuine, or contradicts what is remembered.
+    *chain* is a person or the name of a public chain. Returns the history that the file proves, whose ``is_new``
+    compares with the memory; and the file. Raises as ``ledger.history``.
     """
     if isinstance(chain, str):
         found = yield from ledger.public_history(context, chain)

@@ -25,11 +25,7 @@ from consentd_client.trust import Trust
 
 
 def collect_proof(pieces: Iterable[ls.GetHistoryResponse]) -> HistoryProof:
-    """Assemble the messages of a history stream. Nothing is verified yet.
-
-    Raises:
-        MalformedError: the order of the messages is not head, then each chain with its entries.
-    """
+    """Assemble the messages of a history stream; nothing is verified yet. MalformedError: they are out of order."""
     head: ls.HistoryHead | None = None
     chains: list[tuple[ls.HistoryChain, list[HistoryEntry]]] = []
     for piece in pieces:
@@ -115,8 +111,7 @@ def verify_history(
 def check_asked(chain: ChainProof, *, name: str, tag: bytes, remembered: RememberedHistory | None = None) -> None:
     """Verify that a chain is the one asked for: public chain *name*, or a person's (of *tag*, unless that is empty).
 
-    Raises:
-        ProofError: the chain is another one, or has another tag than the remembered history.
+    A person's chain must also have the tag of the remembered history.
     """
     # ``history.verify_chain`` verifies that a public name belongs to the tag.
     if chain.public_name != name or (tag and chain.tag != tag):
@@ -129,10 +124,7 @@ def check_asked(chain: ChainProof, *, name: str, tag: bytes, remembered: Remembe
 
 
 def history_of(chains: VerifiedChains, sealed: SealedCheckpoint, *, authors: Sequence[str] = ()) -> History:
-    """Return the first of verified chains as a history with decoded entries.
-
-    *authors*: the authors of the first entries, if these were verified before and are not new.
-    """
+    """Return the first of verified chains as a history; *authors* are those of the entries verified before."""
     first = chains.chains[0]
     entries, name = first.entries, first.proof.public_name
     erased = bool(entries) and entries[-1].event.kind == EntryKind.ERASURE

@@ -59,13 +59,10 @@ def get_receipt(context: ClientContext, receipt: Receipt, *, published: bool = T
 def history(context: ClientContext, subject: pb.Subject, *, tag: bytes = b"") -> Operation[History]:
     """Read a person's history; verify that it is complete and who signed each entry; remember it.
 
-    Args:
-        subject: the person.
-        tag: the tag that ``enrol`` returned, 32 bytes; empty: the remembered tag, or any if none is remembered.
+    *tag*: the tag that ``enrol`` returned, 32 bytes; empty: the remembered tag, or any if none is remembered.
 
     Raises:
         VerificationError: the history is not complete, not genuine, or contradicts what is remembered.
-        ConsentdError: see ``ClientBase``.
     """
     return _read_history(context, ls.GetHistoryRequest(subject=subject), "", tag, memory_key(subject))
 
@@ -141,10 +138,7 @@ def prune(
 
 
 def with_evidence(error: VerificationError, shown: bytes, remembered: bytes | None) -> VerificationError:
-    """Add to an error the signed checkpoints that were *shown* and *remembered*.
-
-    Two that contradict each other are evidence against the log.
-    """
+    """Add the signed checkpoints *shown* and *remembered* to an error: two that contradict each other are evidence."""
     for what, note in (("shown", shown), ("remembered", remembered)):
         if note:
             error.add_note(f"checkpoint {what}:\n{note.decode('utf-8', 'backslashreplace')}")

@@ -36,10 +36,7 @@ def enrol(
 ) -> Operation[EnrolAnswer]:
     """Enrol a person: give the person a tag, and record the first entry of the person's chain.
 
-    Args:
-        subject: the person.
-        method: how the person was identified.
-        subject_key: the person's own Ed25519 public key, 32 bytes; empty: none.
+    *method*: how the person was identified. *subject_key*: the person's Ed25519 public key, 32 bytes; empty: none.
     """
     request = rs.EnrolSubjectRequest(
         subject=subject, method=method, subject_key=subject_key, **write_fields(context, options)

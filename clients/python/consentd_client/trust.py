@@ -31,10 +31,8 @@ class Trust:
     def verify_witnessed(self, checkpoint: bytes, *, now_ms: int | None, seal_time_ms: int | None = None) -> None:
         """Verify that the log's further keys and the pinned witnesses signed a checkpoint, a signed note.
 
-        Args:
-            now_ms: the reader's clock; cosignatures must be at most five minutes old. None: any age is accepted, as
-                for a stored receipt.
-            seal_time_ms: time of the last seal of the tree, where the caller knows it.
+        Cosignatures must be at most five minutes old by *now_ms*; None: any age is accepted, as for a stored receipt.
+        *seal_time_ms*: time of the last seal of the tree, where the caller knows it.
 
         Raises:
             SignatureError: a key did not sign, or too few witnesses cosigned, or their cosignatures are too old.
