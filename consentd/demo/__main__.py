@@ -2,34 +2,41 @@
 
 A real daemon runs on loopback, with RocksDB and LMDB in a fresh directory, and all calls are real gRPC. First, a
 made-up town has its day (town.py, traffic.py). Then one citizen's story follows (story.py). At the end the ledger is
-verified, and tampering is found in a copy (tampering.py).
+verified, and tampering is found in a copy.
 
 ``KEEP=1`` keeps the daemon running until Ctrl-C. ``CONSENTD_DEMO_DIR`` is the directory, ``.demo`` by default.
 """
 
 import argparse
 import os
-import signal
+import shutil
 import sys
-import threading
 import time
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Table as TextTable
 
-from consentd.core.checkpoint import Checkpoint
+from consentd.config import Config
+from consentd.core import codec
+from consentd.core.kinds import EntryKind
 from consentd.demo.home import Home, make_home
 from consentd.demo.output import Output
 from consentd.demo.story import CITIZEN, HIRA, HOSPITAL, Story
-from consentd.demo.tampering import tamper, verify
 from consentd.demo.town import RELAY, make_town
 from consentd.demo.traffic import Traffic, TrafficResult
 from consentd.errors import ConsentdError
-from consentd.server.daemon import Daemon
-from consentd.verify.fsck import Fault, Report
+from consentd.ledger import layout
+from consentd.ledger.vault import Vault
+from consentd.server.daemon import Daemon, serve
+from consentd.server.keys import read_keys
+from consentd.store import Batch
+from consentd.store.rocks import RocksStore
+from consentd.table.table import Table
+from consentd.verify.fsck import Fault, Report, verify_files
 from consentd_client import Client, History, pin
 
 SEED = 20251124
@@ -50,7 +57,6 @@ class DemoResult:
     Attributes:
         traffic: the decisions of the town's day.
         history: the citizen's verified history.
-        checkpoint: the last one, verified.
         report: of the verification of the whole ledger.
         changed: index of the leaf that was tampered with in the copy.
         faults: what verification found in the copy.
@@ -58,7 +64,6 @@ class DemoResult:
 
     traffic: TrafficResult
     history: History
-    checkpoint: Checkpoint
     report: Report
     changed: int
     faults: tuple[Fault, ...]
@@ -89,39 +94,79 @@ def run(home: Home, out: Output, *, seed: int, citizens: int, transfers: int) ->
         traffic = Traffic(town, operator, relay, out).run()
         out.rule("한 시민의 이야기", "one citizen's story")
         history = Story(relay, town.institutions, origin=home.config.ledger.origin, out=out).run()
-        checkpoint = relay.get_checkpoint()
     finally:
         operator.close()
         relay.close()
         daemon.stop()
     out.rule("검증과 변조", "verification, and tampering")
     out.why("감사인은 모든 것을 파일에서 다시 계산합니다.", "An auditor recomputes everything from the files.")
-    report = verify(home.config, out)
+    report = verify(home.config)
     out.why("한 바이트만 바꿔도 드러납니다.", "A change of a single byte is found, and its entry is named.")
     changed, faults = tamper(home.config, home.path("tampered"), history, out)
-    return DemoResult(traffic, history, checkpoint, report, changed, faults)
+    return DemoResult(traffic, history, report, changed, faults)
+
+
+def verify(config: Config) -> Report:
+    """Verify every leaf, statement and signature of a ledger, and the table made from them."""
+    keys = read_keys(config)
+    with ExitStack() as stack:
+        store, vault_store = (
+            stack.enter_context(closing(RocksStore.open_read_only(path)))
+            for path in (config.ledger.store_dir, config.ledger.vault_dir)
+        )
+        return verify_files(
+            store,
+            origin=config.ledger.origin,
+            log_verifier=keys.log.verifier,
+            last_signed_path=config.ledger.last_signed_path,
+            vault=Vault(vault_store, keys.vault),
+            table=stack.enter_context(closing(Table.open_read_only(config.table.path))),
+        )
+
+
+def tamper(config: Config, copy: Path, history: History, out: Output) -> tuple[int, tuple[Fault, ...]]:
+    """Copy the ledger to *copy*, change one ACCESS of *history* there into a REFUSAL, and verify the copy.
+
+    Returns:
+        The index of the changed leaf, and the faults that were found.
+    """
+    shutil.copytree(config.ledger.store_dir, copy)
+    access = next(entry for entry in history.entries if entry.kind == EntryKind.ACCESS)
+    with closing(RocksStore.open(copy, block_cache_mb=64)) as store:
+        index = layout.decode_u64(store.get(layout.index_key(history.tag, access.seq)) or b"")
+        event = codec.decode_leaf(store.get(layout.leaf_key(index)) or b"")
+        assert isinstance(event, codec.Event), "an access is an event"
+        changed = Batch()
+        # The tampering: a permitted access is made to look like a refused one.
+        changed.put(layout.leaf_key(index), codec.encode_event(replace(event, kind=EntryKind.REFUSAL)))
+        store.write(changed)
+        report = verify_files(
+            store,
+            origin=config.ledger.origin,
+            log_verifier=read_keys(config).log.verifier,
+            last_signed_path=config.ledger.last_signed_path,
+            quick=True,
+        )
+    text = out.text(
+        f"사본의 항목 {index}에서 한 바이트를 바꿈: 허용된 제공을 거절된 것처럼",
+        f"one byte of entry {index} of a copy changed, so that an access looks like a refusal",
+    )
+    out.print(f"  {text}")
+    for fault in report.faults:
+        where = out.text("항목", "entry") + (f" {fault.index}" if fault.index is not None else "")
+        out.print(f"  [red]✗[/red] {where}: {escape(fault.what)}")
+    return index, report.faults
 
 
 def summarise(result: DemoResult, out: Output) -> None:
-    """Print how many decisions there were, how fast they were, and how large the ledger is."""
-    text, traffic, report, point = out.text, result.traffic, result.report, result.checkpoint
-    total = traffic.outcomes.total()
-    table = Table(title=text("요약", "summary"), title_justify="left", show_header=False)
+    """Print how many decisions there were, and what verifying the ledger found."""
+    text, traffic, report = out.text, result.traffic, result.report
+    table = TextTable(title=text("요약", "summary"), title_justify="left", show_header=False)
     for outcome, title in _OUTCOMES.items():
-        count = traffic.outcomes[outcome]
-        table.add_row(text(*title), f"{count:,}", f"{count / total:.1%}")
-    table.add_row(text("기대와 다른 결정", "decisions other than expected"), f"{traffic.surprises:,}", "")
-    table.add_row(text("기록된 전송 결과", "outcomes recorded"), f"{traffic.recorded:,}", "")
-    rate = (total + traffic.recorded) / traffic.seconds
-    synced = text("디스크 동기화, 서명", "synced, signed")
-    table.add_row(text("초당 기록", "entries recorded a second"), f"{rate:,.0f}", synced)
-    if times := sorted(traffic.single_call_s):
-        median = f"{times[len(times) // 2] * 1e3:.1f} ms"
-        table.add_row(text("단건 승인 (중앙값)", "one access alone, median"), median, f"{len(times):,}")
-    sealed = f"{text('봉인 포함', 'seals included')}; root {point.root.hex()[:16]}…"
-    table.add_row(text("원장 항목", "entries in the ledger"), f"{point.size:,}", sealed)
-    opened = text(f"진술 {report.statements_opened:,}건 대조", f"{report.statements_opened:,} statements compared")
-    table.add_row(text("전체 검증에서 찾은 결함", "faults found verifying it all"), f"{len(report.faults)}", opened)
+        table.add_row(text(*title), f"{traffic.outcomes[outcome]:,}")
+    table.add_row(text("기대와 다른 결정", "decisions other than expected"), f"{traffic.surprises:,}")
+    table.add_row(text("원장 항목", "entries in the ledger"), f"{report.entries:,}")
+    table.add_row(text("전체 검증에서 찾은 결함", "faults found verifying it all"), f"{len(report.faults)}")
     out.console.print(table)
 
 
@@ -137,7 +182,9 @@ def main() -> int:
         print_next_steps(home, out)
         out.print(f"  {time.perf_counter() - started:.0f} s")
         if os.environ.get("KEEP"):
-            keep(home, out)
+            text = out.text("실행 중, Ctrl-C로 종료", "serving until Ctrl-C")
+            out.print(f"{text}: {home.config.grpc.listen}, {home.path('operator.token')}")
+            serve(home.config)
     except ConsentdError as error:
         out.print(f"demo: {escape(str(error))}", style="red")
         return 1
@@ -187,19 +234,6 @@ def print_next_steps(home: Home, out: Output) -> None:
     out.print(out.text("다음에 해 볼 것", "what to try next") + ":", style="bold")
     for title, command in commands(home).items():
         out.print(f"  [dim]# {out.text(*title)}[/dim]\n  {command}")
-
-
-def keep(home: Home, out: Output) -> None:
-    """Serve the demo's ledger until Ctrl-C."""
-    daemon = Daemon(home.config)
-    daemon.start()
-    stopped = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopped.set())
-    text = out.text("실행 중, Ctrl-C로 종료", "serving until Ctrl-C")
-    out.print(f"{text}: {home.config.grpc.listen}, {home.path('operator.token')}")
-    stopped.wait()
-    daemon.stop()
 
 
 if __name__ == "__main__":

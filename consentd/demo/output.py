@@ -9,6 +9,8 @@ from rich import progress
 from rich.console import Console
 
 T = TypeVar("T")
+Text = tuple[str, str]
+"""A text in Korean and in English."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +40,10 @@ class Output:
         """Print the sentence that says why a step matters."""
         self.print(f"  {self.text(ko, en)}", style="dim")
 
-    def track(self, label: tuple[str, str], steps: Iterable[T], count: int, items: int | None = None) -> Iterator[T]:
-        """Yield *count* steps with a bar on a terminal, then print how long *items* took (as many as steps if None)."""
+    def track(self, label: Text, steps: Iterable[T], count: int) -> Iterator[T]:
+        """Yield *count* steps with a bar on a terminal, then print how long they took."""
         started, name = time.perf_counter(), self.text(*label)
         hidden = not self.console.is_terminal
         yield from progress.track(steps, name, count, console=self.console, transient=True, disable=hidden)
-        self.print_rate(label, count if items is None else items, time.perf_counter() - started)
-
-    def print_rate(self, label: tuple[str, str], items: int, seconds: float) -> None:
-        """Print how long *items* took."""
-        self.print(f"  {self.text(*label)}: {items:,}, {seconds:.1f} s ({items / seconds:,.0f}/s)")
+        seconds = time.perf_counter() - started
+        self.print(f"  {name}: {count:,}, {seconds:.1f} s ({count / seconds:,.0f}/s)")

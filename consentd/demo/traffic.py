@@ -6,16 +6,17 @@ rights to act for citizens and to see reasons. Each decision is compared with th
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
-from consentd.demo.output import Output
+from consentd.demo.output import Output, Text
 from consentd.demo.town import RELAY, Citizen, Institution, PlannedConsent, Town, Transfer
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
-from consentd_client import AuthorizeAnswer, Client, TransferOutcome
+from consentd_client import Client, TransferOutcome
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -23,8 +24,6 @@ R = TypeVar("R")
 SCHEME = "mhid"
 IN_FLIGHT = 16
 BATCH = 500
-SINGLE_CALL_EVERY = 40
-"""Every so many transfers, one is authorised by a call of its own and timed; the others are sent in batches."""
 
 _ROLES = {
     "holder": [st.PARTICIPANT_ROLE_HOLDER],
@@ -39,23 +38,19 @@ _STATUSES = [
 """What comes of a hundred permitted transfers."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class TrafficResult:
     """What came of the transfers.
 
     Attributes:
         outcomes: number of decisions by outcome.
-        recorded: permitted transfers whose outcome was recorded.
         surprises: decisions other than the town expects.
-        single_call_s: seconds of each single call, in the order of the calls.
-        seconds: time of all transfers together.
+        recorded: permitted transfers whose outcome was recorded.
     """
 
-    outcomes: Counter[str] = field(default_factory=Counter)
-    recorded: int = 0
-    surprises: int = 0
-    single_call_s: list[float] = field(default_factory=list)
-    seconds: float = 0.0
+    outcomes: Counter[str]
+    surprises: int
+    recorded: int
 
 
 class Traffic:
@@ -80,46 +75,23 @@ class Traffic:
         why("원장에서 시민은 무작위 가명으로만 나타납니다.", "In the ledger each citizen is only a random tag.")
         self._each(("동의와 처리정지 요구", "consents and objections"), town.consents, self._grant)
         why("누가 어떤 정보를 왜 쓸 수 있는지 정합니다.", "Each says who may use which data for what purpose.")
-        result = TrafficResult()
-        started = time.perf_counter()
-        permitted = self._authorize(result)
+        questions = [self._question(transfer) for transfer in town.transfers]
+        answers = self._batched(("전송 승인 요청", "ask for each transfer"), questions, self._relay.batch_authorize)
         why("모든 답은 알려지기 전에 기록됩니다.", "Every answer is recorded before the caller sees it.")
-        result.recorded = self._record(permitted)
+        pairs = list(zip(town.transfers, answers, strict=True))
+        sent = [self._outcome(transfer, answer.access_seq) for transfer, answer in pairs if answer]
+        recorded = self._batched(("전송 결과 기록", "record what was sent"), sent, self._relay.batch_record)
         why("허용된 것 중 실제로 전송된 것도 남습니다.", "So the record also shows what was really sent.")
-        result.seconds = time.perf_counter() - started
-        return result
+        surprises = sum(answer.outcome_name != transfer.outcome for transfer, answer in pairs)
+        return TrafficResult(Counter(answer.outcome_name for answer in answers), surprises, len(recorded))
 
-    def _authorize(self, result: TrafficResult) -> list[tuple[Transfer, int]]:
-        """Ask for every transfer; return the permitted ones, each with the seq of its ACCESS entry."""
-        transfers = self._town.transfers
-        batches = _batches([each for number, each in enumerate(transfers) if number % SINGLE_CALL_EVERY])
-        steps = self._mapped(lambda batch: self._relay.batch_authorize([*map(self._question, batch)]), batches)
-        permitted: list[tuple[Transfer, int]] = []
-        label = ("전송 승인 요청", "ask for each transfer")
-        for batch, answers in zip(batches, self._out.track(label, steps, len(batches), len(transfers)), strict=True):
-            permitted += _count(result, batch, answers)
-        for transfer in transfers[::SINGLE_CALL_EVERY]:
-            before = time.perf_counter()
-            answer = self._relay.authorize_access(self._question(transfer))
-            result.single_call_s.append(time.perf_counter() - before)
-            permitted += _count(result, [transfer], [answer])
-        return permitted
+    def _each(self, label: Text, items: Sequence[T], call: Callable[[T], object]) -> None:
+        list(self._out.track(label, _mapped(call, items), len(items)))
 
-    def _record(self, permitted: Sequence[tuple[Transfer, int]]) -> int:
-        """Record what came of permitted transfers; return how many were recorded."""
-        batches = _batches([self._outcome(transfer, seq) for transfer, seq in permitted])
-        steps = self._mapped(self._relay.batch_record, batches)
-        label = ("전송 결과 기록", "record what was sent")
-        return sum(map(len, self._out.track(label, steps, len(batches), len(permitted))))
-
-    def _each(self, label: tuple[str, str], items: Sequence[T], call: Callable[[T], object]) -> None:
-        for _ in self._out.track(label, self._mapped(call, items), len(items)):
-            pass
-
-    def _mapped(self, call: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """Call with each item, ``IN_FLIGHT`` at a time; yield the results in order."""
-        with ThreadPoolExecutor(IN_FLIGHT) as pool:
-            yield from pool.map(call, items)
+    def _batched(self, label: Text, items: Sequence[T], call: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:
+        """Call with ``BATCH`` items at a time; return the results of all items."""
+        batches = [items[start : start + BATCH] for start in range(0, len(items), BATCH)]
+        return list(self._out.track(label, chain.from_iterable(_mapped(call, batches)), len(items)))
 
     def _subject(self, citizen: int) -> pb.Subject:
         return pb.Subject(scheme=SCHEME, value=self._town.citizens[citizen].id)
@@ -167,16 +139,7 @@ class Traffic:
         return TransferOutcome(self._subject(transfer.citizen), seq, outcome)
 
 
-def _count(
-    result: TrafficResult, asked: Sequence[Transfer], answers: Sequence[AuthorizeAnswer]
-) -> Iterator[tuple[Transfer, int]]:
-    """Count answers by outcome; yield each permitted transfer with the seq of its ACCESS entry."""
-    for transfer, answer in zip(asked, answers, strict=True):
-        result.outcomes[answer.outcome_name] += 1
-        result.surprises += answer.outcome_name != transfer.outcome
-        if answer:
-            yield transfer, answer.access_seq
-
-
-def _batches(items: Sequence[T]) -> list[Sequence[T]]:
-    return [items[start : start + BATCH] for start in range(0, len(items), BATCH)]
+def _mapped(call: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """Call with each item, ``IN_FLIGHT`` at a time; yield the results in order."""
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        yield from pool.map(call, items)
