@@ -3,11 +3,22 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What opening took: seconds of the store and of what is on it, and bytes of memory at the end and at the peak."""
+
+    store_s: float
+    seconds: float
+    bytes: int
+    peak_bytes: int
 
 
 def run_apart(call: Callable[..., T], *arguments: object) -> T:

@@ -9,13 +9,12 @@ reads none of these; the rows that it reads are those of any ledger with the sam
 import shutil
 import sys
 import time
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from random import Random
 from statistics import median
 
-from benchmarks.apart import drop_pages, own_bytes, peak_bytes, reset_peak, run_apart
+from benchmarks.apart import Opened, drop_pages, own_bytes, peak_bytes, reset_peak, run_apart
 from benchmarks.report import Row
 from benchmarks.tag_map import natural_bits, tag_of
 from consentd.core import checkpoint, codec
@@ -36,24 +35,13 @@ CACHE_MB = 256
 """The daemon's default."""
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """What opening took: seconds of the store and of the ledger, and bytes of memory at the end and at the peak."""
-
-    store_s: float
-    ledger_s: float
-    bytes: int
-    peak_bytes: int
-    size: int
-
-
 def measure_open(directory: Path, *, entries: int) -> list[Row]:
     """Measure the opening of a ledger of *entries*, each of another tag."""
     bits = natural_bits(entries)
     shutil.rmtree(directory, ignore_errors=True)
     build_s = run_apart(_build, directory, entries, bits)
     opened = [run_apart(_open, directory, bits) for _ in range(REPEATS)]
-    seconds = [one.store_s + one.ledger_s for one in opened]
+    seconds = [one.store_s + one.seconds for one in opened]
     store_mib = sum(file.stat().st_size for file in (directory / "store").iterdir()) / 2**20
     shutil.rmtree(directory)
     return [
@@ -65,7 +53,7 @@ def measure_open(directory: Path, *, entries: int) -> list[Row]:
             at_most=3,
             boundary="in process, files not in memory",
             note=f"RocksDB {median(one.store_s for one in opened):.2f} s, edge, map of {bits} bits, seal, lock "
-            f"{median(one.ledger_s for one in opened):.2f} s; built in {build_s:.0f} s; {store_mib:,.0f} MiB on disk",
+            f"{median(one.seconds for one in opened):.2f} s; built in {build_s:.0f} s; {store_mib:,.0f} MiB on disk",
             samples=seconds,
             sample_unit="s",
         ),
@@ -124,7 +112,7 @@ def _open(directory: Path, bits: int) -> Opened:
         map_bits=bits,
     )
     ended = time.perf_counter()
-    found = Opened(opened - started, ended - opened, own_bytes() - before, peak_bytes() - before, ledger.state.size)
+    found = Opened(opened - started, ended - opened, own_bytes() - before, peak_bytes() - before)
     assert ledger.map.root() == ledger.state.map_root, "the ledger opened is whole"
     store.close()
     return found

@@ -32,7 +32,7 @@ from consentd.sequencer.commands.consents import GrantConsent
 from consentd.sequencer.commands.registry import EnrolSubject, PublicWrite
 from consentd.sequencer.commands.write import Request
 from consentd.server.daemon import Daemon
-from consentd.server.keys import make_keys, make_token
+from consentd.server.keys import KEY_SECTIONS, make_keys, make_token
 from consentd.service.auth import format_credential
 from consentd.service.requests import make_request
 from consentd.service.servicer import Services
@@ -53,13 +53,7 @@ origin = "bench.consentd.example/ledger"
 data_dir = "data"
 checkpoint_interval_ms = {interval_ms}
 map_bits = {map_bits}
-[keys]
-log_key_file = "keys/log.key"
-statement_key_file = "keys/statement.key"
-vault_key_file = "keys/vault.key"
-[callers]
-credentials_file = "keys/credentials"
-[table]
+{keys}[table]
 map_size_mb = 16384
 [grpc]
 listen = "127.0.0.1:0"
@@ -95,12 +89,16 @@ class World:
         return self.directory / "consentd.toml"
 
 
+def _write_config(file: Path, **options: int) -> None:
+    file.write_text(_CONFIG.format(keys=KEY_SECTIONS, **options), encoding="utf-8")
+
+
 def make_world(directory: Path, *, subjects: int) -> World:
     """Build the ledger of *subjects* in an empty directory."""
     map_bits = max(4, (max(1, subjects // 16) - 1).bit_length())
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / "consentd.toml"
-    file.write_text(_CONFIG.format(interval_ms=2_000, map_bits=map_bits, waiting=20_000, batch=2_000), encoding="utf-8")
+    _write_config(file, interval_ms=2_000, map_bits=map_bits, waiting=20_000, batch=2_000)
     found = config.load(file)
     make_keys(found)
     token = make_token()
@@ -118,7 +116,7 @@ def make_world(directory: Path, *, subjects: int) -> World:
         _tell(first + len(tags), subjects, started)
     built = time.perf_counter() - started
     daemon.stop()
-    file.write_text(_CONFIG.format(interval_ms=200, map_bits=map_bits, waiting=10_000, batch=400), encoding="utf-8")
+    _write_config(file, interval_ms=200, map_bits=map_bits, waiting=10_000, batch=400)
     return World(directory, token, subjects, built, count)
 
 

@@ -57,12 +57,6 @@ def forge() -> Forge:
 
 
 @pytest.fixture(scope="module")
-def place(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> ExportDirectory:
-    directory = tmp_path_factory.mktemp("bundled")
-    return forge.write(directory / "log", directory / "openings")
-
-
-@pytest.fixture(scope="module")
 def person(forge: Forge) -> bytes:
     return next(tag for tag, (count, _) in forge.heads.items() if count > 1 and tag not in _public(forge))
 

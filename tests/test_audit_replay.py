@@ -406,11 +406,7 @@ def test_what_a_daemon_decided_comes_out_again(tmp_path: Path) -> None:
         assert outside.is_undetermined
     finally:
         running.stop()
-    config = running.config
-    place = DataDirectory(
-        store_dir=config.ledger.store_dir, checkpoint_path=config.ledger.last_signed_path,
-        vault_dir=config.ledger.vault_dir, vault_key_file=config.keys.vault_key_file,
-    )
+    place = DataDirectory.of_config(running.config)
     replayed = replay_decisions(place, **options)
     assert replayed.faults == ()
     # Singly asked: five permitted or in part, eight refused, and one refused grant.

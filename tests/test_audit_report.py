@@ -44,12 +44,6 @@ def forge() -> Forge:
     return made
 
 
-@pytest.fixture(scope="module")
-def place(forge: Forge, tmp_path_factory: pytest.TempPathFactory) -> ExportDirectory:
-    directory = tmp_path_factory.mktemp("reported")
-    return forge.write(directory / "log", directory / "openings")
-
-
 def test_what_is_counted_is_what_the_ledger_holds(forge: Forge, place: ExportDirectory) -> None:
     found = count(place)
     kinds = [leaf[1] for leaf in forge.leaves]

@@ -442,11 +442,7 @@ def test_a_daemon_is_verified_while_it_runs_and_when_it_is_stopped(tmp_path: Pat
         assert outside.statements_opened + outside.not_checked[CLOSED] == outside.entries
     finally:
         running.stop()
-    config = running.config
-    place = DataDirectory(
-        store_dir=config.ledger.store_dir, checkpoint_path=config.ledger.last_signed_path,
-        vault_dir=config.ledger.vault_dir, vault_key_file=config.keys.vault_key_file,
-    )
+    place = DataDirectory.of_config(running.config)
     stopped = verify_ledger(place, **options)
     assert stopped.faults == ()
     assert stopped.not_checked == {}

@@ -2,14 +2,13 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cases.command_lines import CommandLine
-from cases.daemons import Running, make_running
+from cases.daemons import Running
 from consentd.core import checkpoint, codec, note
 from consentd.server.keys import read_keys
 from consentd_client import FileMemory, KeyPair
@@ -17,13 +16,6 @@ from consentd_client import FileMemory, KeyPair
 CONSENT = ("--recipient", "clinic-b", "--holder", "hospital-a", "--purpose", "TREAT", "--category", "CLIN")
 ASK = ("--actor", "clinic-b", "--holder", "hospital-a", "--purpose", "TREAT", "--category", "CLIN.DX")
 SEVEN_ITEMS = ("--recurrence", "P1M", "--until", "2099-12-31", "--retain-until", "2100-01-31T00:00:00+09:00")
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    running = make_running(tmp_path_factory.mktemp("cli"), checkpoint_interval_ms=10)
-    yield running
-    running.stop()
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import grpc
 import pytest
 
 import consentd_client
-from cases.clients import Recording
-from cases.daemons import Running, consent, make_running, question
+from cases.clients import SENT, Recording
+from cases.daemons import Running, consent, question
 from consentd.core import checkpoint, note
 from consentd.core.kinds import EntryKind
 from consentd.errors import (
@@ -43,15 +43,6 @@ from consentd_client import (
     pin,
     verify_receipt,
 )
-
-SENT = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT, categories=["CLIN.DX"], resource_count=3)
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    running = make_running(tmp_path_factory.mktemp("client"), checkpoint_interval_ms=10)
-    yield running
-    running.stop()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
-from cases.clients import ASKED, UNAVAILABLE, Answer, FakeRpcError, faking
+from cases.clients import ASKED, SENT, UNAVAILABLE, Answer, FakeRpcError, faking
 from cases.daemons import consent
 from cases.small_ledgers import SUBJECT
 from consentd.core import codec, merkle
@@ -31,7 +31,6 @@ from consentd.v1 import error_reason_pb2 as er
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import policy_service_pb2 as ps
 from consentd.v1 import registry_service_pb2 as rs
-from consentd.v1 import statement_pb2 as st
 from consentd_client import (
     AsyncClient,
     Client,
@@ -45,8 +44,6 @@ from consentd_client import (
     transport,
 )
 from consentd_client.base import ClientBase, Method
-
-SENT = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT, categories=["CLIN.DX"], resource_count=3)
 
 
 def test_both_clients_have_the_same_methods_texts_and_arguments() -> None:

@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 import consentd_client
-from cases.clients import FakeRpcError, Stream, faking
+from cases.clients import SENT, FakeRpcError, Stream, faking
 from cases.reference_tree import Naive
 from cases.small_ledgers import (
     CLINIC,
@@ -46,8 +46,6 @@ from consentd_client import (
     pin,
     verify_receipt,
 )
-
-SENT = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT, categories=["CLIN.DX"], resource_count=3)
 
 
 def test_an_honest_history_is_shown() -> None:

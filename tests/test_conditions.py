@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cases.daemons import Running
+from cases.daemons import Running, serve
 from cases.http_requests import get, latest, start_busy_daemon
 from consentd.core import tiles
 from consentd.server.http import conditional_response, entity_tag
@@ -15,10 +15,7 @@ TAG = entity_tag(BODY)
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    running = start_busy_daemon(tmp_path_factory.mktemp("http"))
-    yield running
-    running.check_ledger()
-    running.stop()
+    yield from serve(start_busy_daemon(tmp_path_factory.mktemp("http")))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from cases.certificates import Certificate, make_authority, make_certificate
 from cases.daemons import ORIGIN, Running, make_config, make_running, question, reason_of, running_daemon
 from cases.fakes import FaultyStore
+from cases.services import services
 from consentd.config import Config
 from consentd.core import ed25519, note
 from consentd.cosigning.keyfiles import write_private
@@ -40,12 +41,6 @@ def health(channel: grpc.Channel) -> dict[str, int]:
     """Return what the health service says of the whole daemon ("") and of each service."""
     stub = health_pb2_grpc.HealthStub(channel)
     return {name: stub.Check(health_pb2.HealthCheckRequest(service=name)).status for name in ("", *SERVICES)}
-
-
-def services(running: Running) -> Services:
-    found = running.daemon.service_state.services
-    assert found is not None
-    return found
 
 
 class SlowDaemon(Daemon):

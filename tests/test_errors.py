@@ -17,6 +17,7 @@ from grpc import StatusCode
 from cases.daemons import Running, consent, make_running, question, reason_of, request_id, sign_statement, status_of
 from cases.fakes import FakeClock, FaultyStore
 from cases.ledgers import held_writer
+from cases.services import now_ms, services
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
@@ -25,7 +26,6 @@ from consentd.ledger.retention import encode_pruned
 from consentd.policy import evaluate
 from consentd.sequencer.commands.write import Plan, Unremembered, WriteContext
 from consentd.service.rpc import MAX_MESSAGE
-from consentd.service.servicer import Services
 from consentd.store import Batch
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
@@ -74,7 +74,7 @@ class World:
             kind=EntryKind.GRANT,
             tag=tag or self.tag,
             request=request,
-            time_ms=clock_ms(self.running) if time_ms is None else time_ms,
+            time_ms=now_ms(self.running) if time_ms is None else time_ms,
         )
         write = cs.GrantConsentRequest(request_id=request, subject=self.subject, signed=signed)
         return self.running.consents.GrantConsent(write, metadata=self.running.as_("app"))
@@ -95,16 +95,6 @@ class World:
     def close(self) -> None:
         for running in (self.running, *self._others):
             running.stop()
-
-
-def services(running: Running) -> Services:
-    found = running.daemon.service_state.services
-    assert found is not None
-    return found
-
-
-def clock_ms(running: Running) -> int:
-    return services(running).sequencer.clock.wall_ms()
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +196,7 @@ def _too_many_questions(world: World) -> Any:
 
 @provokes("AUTHOR_CLOCK", StatusCode.INVALID_ARGUMENT)
 def _clock_of_the_author(world: World) -> Any:
-    return world.grant_signed(time_ms=clock_ms(world.running) - 11 * 60_000)
+    return world.grant_signed(time_ms=now_ms(world.running) - 11 * 60_000)
 
 
 @provokes("BAD_SIGNATURE", StatusCode.INVALID_ARGUMENT)
@@ -287,7 +277,7 @@ def _signed_for_another_tag(world: World) -> Any:
     add = rs.AddKeyRequest(request_id=request_id(), participant_id="app", key=key.public_key)
     world.running.registry.AddKey(add, metadata=world.running.as_("operator"))
     signed = sign_statement(
-        key, question(world.subject), kind=255, tag=b"\x01" * 32, request=request, time_ms=clock_ms(world.running)
+        key, question(world.subject), kind=255, tag=b"\x01" * 32, request=request, time_ms=now_ms(world.running)
     )
     asked = ac.SignedQuestion(
         question=signed.payload,

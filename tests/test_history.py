@@ -43,15 +43,6 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LedgerCase]:
     made.close()
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[LedgerCase]:
-    """A ledger of the test's own, closed at its end and verified from public bytes."""
-    made = LedgerCase(tmp_path)
-    yield made
-    check_ledger(made)
-    made.close()
-
-
 # -- what holds -----------------------------------------------------------------------------------------------
 
 

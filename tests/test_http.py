@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from cases.certificates import make_authority, make_certificate
-from cases.daemons import Running, make_running, question, request_id, running_daemon
+from cases.daemons import Running, make_running, question, request_id, running_daemon, serve
 from cases.fakes import FaultyStore
 from cases.http_requests import SECRET, get, latest, start_busy_daemon
+from cases.services import services
 from consentd.core import codec, merkle, tiles
 from consentd.core.replay import Replay
 from consentd.errors import StorageError
 from consentd.listener import HttpRequest, HttpResponse, Listener
-from consentd.service.servicer import Services
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
@@ -26,18 +26,9 @@ from consentd.v1 import statement_pb2 as st
 OCTETS = "application/octet-stream"
 
 
-def services(running: Running) -> Services:
-    found = running.daemon.service_state.services
-    assert found is not None
-    return found
-
-
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    running = start_busy_daemon(tmp_path_factory.mktemp("http"))
-    yield running
-    running.check_ledger()
-    running.stop()
+    yield from serve(start_busy_daemon(tmp_path_factory.mktemp("http")))
 
 
 # -- tiles ----------------------------------------------------------------------------------------------------

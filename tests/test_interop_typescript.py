@@ -130,14 +130,10 @@ def served(tmp_path_factory):
     (directory / "history.json").write_bytes(content)
     (directory / "access.tlog-proof").write_bytes(granted.proof)
     (directory / "access.leaf").write_bytes(granted.leaf)
-    ledger, keys = running.config.ledger, running.config.keys
-    place = DataDirectory(
-        store_dir=ledger.store_dir, checkpoint_path=ledger.last_signed_path, vault_dir=ledger.vault_dir,
-        vault_key_file=keys.vault_key_file,
-    )  # fmt: skip
+    place = DataDirectory.of_config(running.config)
     vkey = note.format_vkey(log.verifier)
     scope = Scope(tag=found.tag)
-    make_evidence(place, directory / "person.json", scope, origin=ledger.origin, log_verifier=log.verifier)
+    make_evidence(place, directory / "person.json", scope, origin=log.name, log_verifier=log.verifier)
     return directory, ("--log-key", vkey, "--json"), found.tag.hex()
 
 

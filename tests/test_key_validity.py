@@ -1,25 +1,14 @@
 """Authors: a statement is accepted only from a key that was valid then, of an author who may state its kind."""
 
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from cases.histories import BANK, CHAINS, CITIZEN, verify
-from cases.ledgers import LedgerCase, check_ledger
+from cases.ledgers import LedgerCase
 from cases.writes import Raw
 from consentd.core.key_validity import FOREVER_MS, KeyChange, KeyValidity, valid_keys
 from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import SignatureError
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[LedgerCase]:
-    """A ledger of the test's own, closed at its end and verified from public bytes."""
-    made = LedgerCase(tmp_path)
-    yield made
-    check_ledger(made)
-    made.close()
 
 
 def author_fails(case: LedgerCase, tag: bytes, match: str) -> None:

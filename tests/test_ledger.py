@@ -1,6 +1,5 @@
 """The ledger on its store: batches of entries, seals, reads and proofs."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,6 @@ from consentd.ledger.recovery import open_ledger
 from consentd.store import Store
 from consentd.store.memory import MemoryStore
 from consentd.v1 import statement_pb2 as st
-
-
-@pytest.fixture
-def case(tmp_path: Path) -> Iterator[LedgerCase]:
-    made = LedgerCase(tmp_path)
-    yield made
-    made.close()
-    check_ledger(made)
-
 
 # -- append batches -------------------------------------------------------------------------------------------------
 

@@ -33,9 +33,7 @@ SPEC = Path(__file__).parents[1] / "proto" / "ledger-format.md"
 
 ORIGIN = "consent.example.org/spec"
 LOG = note.Signer(ORIGIN, ed25519.KeyPair(b"\x01" * 32))
-DAEMON = ed25519.KeyPair(b"\x02" * 32)
-CLINIC = ed25519.KeyPair(b"\x03" * 32)
-PERSON = ed25519.KeyPair(b"\x04" * 32)
+DAEMON, CLINIC, PERSON = (ed25519.KeyPair(bytes([number]) * 32) for number in (2, 3, 4))
 PERSON_TAG = b"\xaa" * 32
 STRANGER_TAG = b"\xdd" * 32
 DATA_KEY = b"\xbb" * 32

@@ -1,14 +1,13 @@
 """Recovery: what a failed write or a crash leaves, what the next opening accepts of it, and what it refuses."""
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cases.fakes import FaultyStore
+from cases.fakes import FaultyStore, FaultyTable
 from cases.ledgers import LOG, MAP_BITS, ORIGIN, LedgerCase, check_files, check_ledger, flip
 from consentd.core import checkpoint, ed25519, note
 from consentd.core.kinds import EntryKind
@@ -20,15 +19,6 @@ from consentd.store import Store
 from consentd.store.memory import MemoryStore
 from consentd.store.rocks import RocksStore
 from consentd.table.table import Table
-from consentd.table.transaction import TableTransaction
-
-
-@pytest.fixture
-def case(tmp_path: Path) -> Iterator[LedgerCase]:
-    made = LedgerCase(tmp_path)
-    yield made
-    made.close()
-    check_ledger(made)
 
 
 def reopened(case: LedgerCase, store: Store) -> None:
@@ -105,32 +95,12 @@ def test_a_failed_write_loses_nothing_and_halves_nothing(tmp_path: Path, after: 
     case.close()
 
 
-class FailingTable(Table):
-    """A table whose next commit fails, before it happens or after."""
-
-    fails: bool = False
-    happens: bool = False
-
-    def begin(self) -> TableTransaction:
-        transaction = super().begin()
-        if self.fails:
-            commit = transaction.commit
-
-            def failing(size: int, root: bytes, wall_ms: int) -> None:
-                if self.happens:
-                    commit(size, root, wall_ms)
-                raise StorageError("commit failed")
-
-            transaction.commit = failing  # type: ignore[method-assign]
-        return transaction
-
-
-@pytest.mark.parametrize("happens", [False, True])
-def test_a_failed_commit_of_the_table_is_made_up_for(tmp_path: Path, happens: bool) -> None:
-    case = LedgerCase(tmp_path, table_type=FailingTable)
+@pytest.mark.parametrize("persisted", [False, True])
+def test_a_failed_commit_of_the_table_is_made_up_for(tmp_path: Path, persisted: bool) -> None:
+    case = LedgerCase(tmp_path, table_type=FaultyTable)
     (person,) = case.fill(1)
-    assert isinstance(case.table, FailingTable)
-    case.table.fails, case.table.happens = True, happens
+    assert isinstance(case.table, FaultyTable)
+    case.table.persisted = persisted
     lineage = case.write_together([case.grant(person)])[0]
     with pytest.raises(StorageError):
         lineage.result(10)

@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from cases.daemons import ORIGIN, Running, question, reason_of
+from cases.daemons import ORIGIN, Running, config_text, question, reason_of
 from cases.pruned_ledgers import DAYS, World, data_directory, fsck, live, pruned_world, verify
 from consentd import cli
 from consentd.audit.export import export
@@ -227,7 +227,7 @@ def test_the_command_line_prunes_and_what_is_deleted_leaves_the_disk(
 ) -> None:
     config = world.running.config
     file = tmp_path / "consentd.toml"
-    file.write_text(CONFIG.format(origin=ORIGIN, days=DAYS))
+    file.write_text(config_text(retention_days=DAYS))
     anna = world.outlive(2)
     world.running.grant(anna)
     store = world.services.ledger.store
@@ -260,21 +260,6 @@ def test_the_command_line_prunes_and_what_is_deleted_leaves_the_disk(
     assert len(gone) > 400
     assert not traces(gone, config.ledger.store_dir)
     world.running = Running(config, world.running.tokens, clock=world.clock)
-
-
-CONFIG = """
-[ledger]
-origin = "{origin}"
-data_dir = "data"
-retention_days = {days}
-map_bits = 8
-[keys]
-log_key_file = "keys/log.key"
-statement_key_file = "keys/statement.key"
-vault_key_file = "keys/vault.key"
-[callers]
-credentials_file = "keys/credentials"
-"""
 
 
 def traces(rows: Iterable[bytes], directory: Path) -> int:

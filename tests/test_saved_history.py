@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cases.command_lines import CommandLine
-from cases.daemons import Running, make_running
+from cases.daemons import Running
 from cases.ledgers import LOG, ORIGIN, START_MS, LedgerCase
 from cases.pruned_ledgers import DAYS, World
 from cases.vectors_case import BANK, CITIZEN
@@ -157,13 +157,6 @@ def test_witnesses_of_a_file(proof: HistoryProof) -> None:
 
 
 # -- from a daemon ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    running = make_running(tmp_path_factory.mktemp("daemon"), checkpoint_interval_ms=10)
-    yield running
-    running.stop()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The sequencer: repeats and conflicts, the clock, seals and checkpoints, and the pool."""
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 import pytest
 
 from cases.ledgers import (
+    BANK,
+    CITIZEN,
     INTERVAL_MS,
     LOG,
     ORIGIN,
@@ -21,7 +22,7 @@ from cases.ledgers import (
     held_writer,
 )
 from cases.writes import Failing
-from consentd.core import checkpoint, codec, ed25519
+from consentd.core import checkpoint, codec
 from consentd.core.kinds import EntryKind
 from consentd.errors import (
     ConflictError,
@@ -34,17 +35,6 @@ from consentd.errors import (
 from consentd.ledger import reads
 from consentd.sequencer.commands.accesses import RecordOutcomes
 from consentd.v1 import statement_pb2 as st
-
-BANK = ed25519.KeyPair(b"\x21" * 32)
-CITIZEN = ed25519.KeyPair(b"\x22" * 32)
-
-
-@pytest.fixture
-def case(tmp_path: Path) -> Iterator[LedgerCase]:
-    made = LedgerCase(tmp_path)
-    yield made
-    made.close()
-    check_ledger(made)
 
 
 def with_other_content(write: Any) -> Any:

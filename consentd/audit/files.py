@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
+from consentd.config import Config
 from consentd.errors import InvalidError, NotFoundError, StorageError
 from consentd.files import read_file_if_exists
 from consentd.ledger.vault import Vault, check_identifier
@@ -25,6 +27,15 @@ class DataDirectory:
     checkpoint_path: Path
     vault_dir: Path | None = None
     vault_key_file: Path | None = None
+
+    @classmethod
+    def of_config(cls, config: Config) -> Self:
+        """Return the files that a daemon's configuration names, with the vault."""
+        ledger = config.ledger
+        return cls(
+            store_dir=ledger.store_dir, checkpoint_path=ledger.last_signed_path, vault_dir=ledger.vault_dir,
+            vault_key_file=config.keys.vault_key_file,
+        )  # fmt: skip
 
     def open(self) -> "DataDirectorySource":
         """Open store and vault for reading; the daemon must be stopped."""

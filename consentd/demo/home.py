@@ -10,7 +10,7 @@ from consentd.core import note
 from consentd.cosigning.keyfiles import write_private
 from consentd.demo.town import RELAY
 from consentd.errors import InvalidError
-from consentd.server.keys import make_keys, make_token, read_keys
+from consentd.server.keys import KEY_SECTIONS, make_keys, make_token, read_keys
 from consentd.service.auth import format_credential
 
 MARKER = "consentd-demo"
@@ -22,13 +22,7 @@ origin = "demo.consentd.example/town"
 data_dir = "data"
 map_bits = 8
 block_cache_mb = 64
-[keys]
-log_key_file = "keys/log.key"
-statement_key_file = "keys/statement.key"
-vault_key_file = "keys/vault.key"
-[callers]
-credentials_file = "keys/credentials"
-[table]
+{keys}[table]
 map_size_mb = 1024
 [grpc]
 listen = "127.0.0.1:{grpc}"
@@ -66,7 +60,7 @@ def make_home(directory: Path) -> Home:
     directory.mkdir(parents=True)
     (directory / MARKER).write_text("Made by `make demo`; the next one removes it.\n", encoding="utf-8")
     config_file = directory / "consentd.toml"
-    config_file.write_text(_CONFIG.format(grpc=_free_port(), http=_free_port()), encoding="utf-8")
+    config_file.write_text(_CONFIG.format(keys=KEY_SECTIONS, grpc=_free_port(), http=_free_port()), encoding="utf-8")
     config = load(config_file)
     tokens = {"operator": make_keys(config), RELAY[0]: make_token()}
     write_private(config.callers.credentials_file, format_credential(tokens[RELAY[0]], RELAY[0]), append=True)

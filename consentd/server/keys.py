@@ -17,6 +17,15 @@ from consentd.sequencer.commands.callers import OPERATOR
 from consentd.service.auth import format_credential
 
 TOKEN_BYTES = 32
+KEY_SECTIONS = """\
+[keys]
+log_key_file = "keys/log.key"
+statement_key_file = "keys/statement.key"
+vault_key_file = "keys/vault.key"
+[callers]
+credentials_file = "keys/credentials"
+"""
+"""Sections of a configuration whose key files are in the directory ``keys``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from cases.daemons import question
+from consentd.v1 import statement_pb2 as st
 from consentd_client import (
     Client,
     Subject,
@@ -31,6 +32,7 @@ class FakeRpcError(grpc.RpcError):
 
 
 Answer = Any
+SENT = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT, categories=["CLIN.DX"], resource_count=3)
 UNAVAILABLE = FakeRpcError(grpc.StatusCode.UNAVAILABLE)
 
 

@@ -15,7 +15,7 @@ from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
 from consentd.cosigning.keyfiles import read_signing_key, write_private
 from consentd.server.daemon import Daemon
-from consentd.server.keys import make_keys, make_token
+from consentd.server.keys import KEY_SECTIONS, make_keys, make_token
 from consentd.service.auth import format_credential
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import (
@@ -57,13 +57,7 @@ data_dir = "data"
 map_bits = 8
 block_cache_mb = 16
 {options}
-[keys]
-log_key_file = "keys/log.key"
-statement_key_file = "keys/statement.key"
-vault_key_file = "keys/vault.key"
-[callers]
-credentials_file = "keys/credentials"
-[table]
+{KEY_SECTIONS}[table]
 map_size_mb = 256
 [grpc]
 listen = "127.0.0.1:0"
@@ -236,3 +230,10 @@ def running_daemon(directory: Path, extra: str = "", **ledger: object) -> Iterat
         yield running
     finally:
         running.stop()
+
+
+def serve(running: Running) -> Iterator[Running]:
+    """Yield a daemon to the tests of a module; verify its ledger after the last test, and stop it."""
+    yield running
+    running.check_ledger()
+    running.stop()

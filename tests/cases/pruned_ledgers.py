@@ -240,11 +240,7 @@ def live(world: World, *, openings: bool = True) -> LiveDaemon:
 
 
 def data_directory(world: World) -> DataDirectory:
-    config = world.running.config
-    return DataDirectory(
-        store_dir=config.ledger.store_dir, checkpoint_path=config.ledger.last_signed_path,
-        vault_dir=config.ledger.vault_dir, vault_key_file=config.keys.vault_key_file,
-    )  # fmt: skip
+    return DataDirectory.of_config(world.running.config)
 
 
 def fsck(world: World) -> Report:

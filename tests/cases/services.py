@@ -1,14 +1,13 @@
 """What the tests of the service floor share: calls by a line, and persons with keys of their own."""
 
 import itertools
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
 
-from cases.daemons import Running, consent, make_running, reason_of, request_id, sign_statement
+from cases.daemons import Running, consent, reason_of, request_id, sign_statement
 from consentd.core import codec, merkle
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
@@ -22,14 +21,6 @@ from consentd.v1 import statement_pb2 as st
 
 FOREIGN_FIELD = b"\xf8\x3f\x01"  # field 1023, a number that no message has
 _numbers = itertools.count(1)
-
-
-def serve(directory: Path) -> Iterator[Running]:
-    """Run a daemon for the tests of a module, and verify its ledger behind the last of them."""
-    running = make_running(directory, checkpoint_interval_ms=20)
-    yield running
-    running.check_ledger()
-    running.stop()
 
 
 def new_number() -> int:
