@@ -88,15 +88,20 @@ def test_another_key_or_origin_proves_nothing(sound: tuple[Forge, ExportDirector
 # -- what an operator planted, with a tree that is right and a checkpoint that is signed ------------------------
 
 
+def assert_named(forge: Forge, directory: Path, at: int, what: str) -> None:
+    """Assert that an auditor names the leaf at an index, and no other."""
+    report = verify(forge.write(directory / "ledger", directory / "openings"))
+    assert named(report) == [at]
+    assert what in report.faults[0].what
+
+
 def test_a_wrong_seal_is_named(tmp_path: Path) -> None:
     forge = make_half(SIZE)
     forge.ask(next(tag for tag, (count, _) in forge.heads.items() if count > 1))
     forge.seal(wrong=True)
     at = forge.size - 1
     grow(forge, SIZE)
-    report = verify(forge.write(tmp_path / "ledger", tmp_path / "openings"))
-    assert named(report) == [at]
-    assert "map root" in report.faults[0].what
+    assert_named(forge, tmp_path, at, "map root")
 
 
 def test_a_reordered_pair_is_named(tmp_path: Path) -> None:
@@ -108,9 +113,7 @@ def test_a_reordered_pair_is_named(tmp_path: Path) -> None:
     at = forge.size - 1
     forge.time_ms = late
     grow(forge, SIZE)
-    report = verify(forge.write(tmp_path / "ledger", tmp_path / "openings"))
-    assert named(report) == [at]
-    assert "time" in report.faults[0].what
+    assert_named(forge, tmp_path, at, "time")
 
 
 def test_a_reordered_pair_of_one_chain_is_named(tmp_path: Path) -> None:
@@ -134,9 +137,7 @@ def test_a_backdated_entry_is_named(tmp_path: Path) -> None:
     forge.ask(tag, time_ms=START_MS + 50)
     at = forge.size - 1
     grow(forge, SIZE)
-    report = verify(forge.write(tmp_path / "ledger", tmp_path / "openings"))
-    assert named(report) == [at]
-    assert "time is earlier" in report.faults[0].what
+    assert_named(forge, tmp_path, at, "time is earlier")
 
 
 def test_a_left_out_entry_is_named(tmp_path: Path) -> None:
@@ -159,9 +160,7 @@ def test_a_statement_by_a_key_not_in_force_is_named(tmp_path: Path) -> None:
     forge.add(EntryKind.PAUSE, tag, st.PauseStatement(lineage_seq=2), ref=2, key=stranger)
     at = forge.size - 1
     forge.seal()
-    report = verify(forge.write(tmp_path / "ledger", tmp_path / "openings"))
-    assert named(report) == [at]
-    assert "key" in report.faults[0].what
+    assert_named(forge, tmp_path, at, "key")
 
 
 def test_keys_are_in_force_from_their_entry_to_their_retirement(tmp_path: Path) -> None:

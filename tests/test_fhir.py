@@ -35,26 +35,11 @@ from cases.fhir_consents import (
 )
 from consentd.fhir.document import Cause
 from consentd.fhir.mapping import SubjectReference, parse_mapping
+from consentd.policy import model
 from consentd.policy.codebook import pack_question
 from consentd.policy.compile import compile_consent
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY as VOCABULARY
 from consentd.policy.evaluate import decision, evaluate
-from consentd.policy.model import (
-    ANY,
-    OPEN_END_MS,
-    Actor,
-    Consent,
-    Decision,
-    Effect,
-    ImplicitPolicy,
-    Kind,
-    Obligation,
-    Outcome,
-    Period,
-    Question,
-    Resource,
-    StoredConsent,
-)
 from consentd.policy.residual import covers
 from consentd.policy.subject import with_consent
 
@@ -62,7 +47,7 @@ pytest.importorskip("fhir.resources", reason="the extra `fhir` is not installed"
 
 
 def ask(
-    consent: Consent,
+    consent: model.Consent,
     purpose: str = "TREAT",
     *,
     by: str = "clinic",
@@ -70,12 +55,12 @@ def ask(
     at: int = NOW_MS,
     labels: tuple[str, ...] | None = None,
     resources: tuple[str, ...] | None = None,
-    data_period: Period | None = None,
+    data_period: model.Period | None = None,
     residual: bool = False,
-) -> Decision:
+) -> model.Decision:
     """Ask the reference and the compiled evaluator, which must agree, on this consent alone."""
-    question = Question(
-        actor=Actor(organisation=by),
+    question = model.Question(
+        actor=model.Actor(organisation=by),
         holder="hospital",
         purpose=purpose,
         action="access",
@@ -84,9 +69,9 @@ def ask(
         resources=resources,
         data_period=data_period,
         break_glass="unconscious" if purpose == "BTG" else None,
-        supported_obligations=frozenset({Obligation.ENFORCE_RESIDUAL} if residual else ()),
+        supported_obligations=frozenset({model.Obligation.ENFORCE_RESIDUAL} if residual else ()),
     )
-    stored = StoredConsent(lineage=1, seq=1, version=1, consent=consent)
+    stored = model.StoredConsent(lineage=1, seq=1, version=1, consent=consent)
     meant = reference.decide(question, [stored], RULES, VOCABULARY, now_ms=at, groups=GROUPS)
     value = with_consent(None, stored, compile_consent(stored, VOCABULARY, NUMBERS))
     packed = pack_question(question, CODEBOOK)
@@ -97,7 +82,7 @@ def ask(
     return compiled
 
 
-def outcomes(consent: Consent, *questions: dict[str, Any]) -> list[Outcome]:
+def outcomes(consent: model.Consent, *questions: dict[str, Any]) -> list[model.Outcome]:
     return [ask(consent, **question).outcome for question in questions]
 
 
@@ -111,8 +96,8 @@ def purposes(*codes: str) -> list[dict[str, str]]:
 @needs_data
 def test_basic_treat_permits_its_purposes_and_no_other() -> None:
     consent = pcf("consent-basic-treat")
-    assert (consent.kind, consent.policy) == (Kind.CONSENT, None)
-    assert (consent.root.actors, consent.root.categories) == ((ANY,), (ANY,))
+    assert (consent.kind, consent.policy) == (model.Kind.CONSENT, None)
+    assert (consent.root.actors, consent.root.categories) == ((model.ANY,), (model.ANY,))
     assert outcomes(consent, *purposes("TREAT", "HPAYMT", "HOPERAT", "COC")) == [PERMIT] * 4
     assert outcomes(consent, *purposes("HRESCH", "HMARKT", "BTG", "CLINTRL")) == [NO_CONSENT] * 4
     assert ask(consent, residual=True).obligations == ()  # the guide: no residual
@@ -128,7 +113,7 @@ def test_basic_research_permits_research_only() -> None:
 @needs_data
 def test_basic_reject_is_an_objection() -> None:
     consent = pcf("consent-basic-reject")
-    assert consent.kind is Kind.OBJECTION
+    assert consent.kind is model.Kind.OBJECTION
     # A deny covers what a permit would not imply: break-glass lies under treatment.
     assert outcomes(consent, *purposes("TREAT", "HPAYMT", "HOPERAT", "BTG")) == [DENY] * 4
     assert outcomes(consent, *purposes("HRESCH")) == [NO_CONSENT]
@@ -145,12 +130,18 @@ def test_expired_treat_ends_with_its_last_day_in_seoul() -> None:
 @needs_data
 def test_purpose_is_for_one_recipient_above_its_policy() -> None:
     consent = pcf("consent-intermediate-purpose")
-    assert consent.policy is ImplicitPolicy.BASIC_NORMAL
+    assert consent.policy is model.ImplicitPolicy.BASIC_NORMAL
     assert ask(consent, "DSRCH", by="ex-org-researcher").outcome is PERMIT  # FooBar, by the mapping
     assert ask(consent, "DSRCH", by="clinic").outcome is NO_CONSENT
     assert ask(consent, "HRESCH", by="ex-org-researcher").outcome is NO_CONSENT
     assert ask(consent, "TREAT", of="CLIN.VIT").outcome is PERMIT  # normal data, by Policy-basic-normal
     assert ask(consent, "TREAT", of="CLIN.DX").outcome is NO_CONSENT  # restricted
+
+
+def covered(answer: model.Decision, *names: str) -> list[bool]:
+    """Return for each observation whether an answer's residual covers it."""
+    resources = [model.Resource(category="CLIN.VIT", reference=f"Observation/{name}") for name in names]
+    return [covers(answer.residual, resource) for resource in resources]
 
 
 @needs_data
@@ -162,11 +153,8 @@ def test_data_permits_the_listed_resources_alone() -> None:
     assert ask(consent, resources=(*listed, "Observation/ex-other")).outcome is NO_CONSENT
     assert ask(consent).outcome is NO_CONSENT
     left_open = ask(consent, residual=True)
-    assert (left_open.outcome, left_open.obligations) == (PERMIT, (Obligation.ENFORCE_RESIDUAL,))
-    assert [
-        covers(left_open.residual, Resource(category="CLIN.VIT", reference=name))
-        for name in ("Observation/ex-weight", "Observation/ex-other")
-    ] == [True, False]
+    assert (left_open.outcome, left_open.obligations) == (PERMIT, (model.Obligation.ENFORCE_RESIDUAL,))
+    assert covered(left_open, "ex-weight", "ex-other") == [True, False]
 
 
 @needs_data
@@ -177,27 +165,24 @@ def test_not_data_denies_the_listed_resource_alone() -> None:
     assert ask(consent, resources=("Observation/ex-weight", "Observation/ex-alcoholUse")).outcome is DENY
     left_open = ask(consent, residual=True)
     assert left_open.outcome is PERMIT
-    assert [
-        covers(left_open.residual, Resource(category="CLIN.VIT", reference=name))
-        for name in ("Observation/ex-weight", "Observation/ex-alcoholUse")
-    ] == [True, False]
+    assert covered(left_open, "ex-weight", "ex-alcoholUse") == [True, False]
 
 
 @needs_data
 def test_timeframe_permits_data_of_2022_by_seoul() -> None:
     consent = pcf("consent-intermediate-timeframe")
     start = END_OF_2022_MS - 365 * DAY_MS
-    assert ask(consent, data_period=Period(start, END_OF_2022_MS)).outcome is PERMIT
-    assert ask(consent, data_period=Period(start - 1, END_OF_2022_MS)).outcome is NO_CONSENT
-    assert ask(consent, data_period=Period(start, END_OF_2022_MS + 1)).outcome is NO_CONSENT
-    assert ask(consent, data_period=Period(start, END_OF_2022_MS), at=END_OF_2022_MS + 10**12).outcome is PERMIT
+    assert ask(consent, data_period=model.Period(start, END_OF_2022_MS)).outcome is PERMIT
+    assert ask(consent, data_period=model.Period(start - 1, END_OF_2022_MS)).outcome is NO_CONSENT
+    assert ask(consent, data_period=model.Period(start, END_OF_2022_MS + 1)).outcome is NO_CONSENT
+    assert ask(consent, data_period=model.Period(start, END_OF_2022_MS), at=END_OF_2022_MS + 10**12).outcome is PERMIT
     (rule,) = ask(consent, residual=True).residual
-    assert rule.data_period == Period(start, END_OF_2022_MS)
+    assert rule.data_period == model.Period(start, END_OF_2022_MS)
 
 
 @needs_data
 @pytest.mark.parametrize(("name", "restricted"), [("normal", NO_CONSENT), ("normal-restricted", PERMIT)])
-def test_labels_limit_what_may_flow(name: str, restricted: Outcome) -> None:
+def test_labels_limit_what_may_flow(name: str, restricted: model.Outcome) -> None:
     consent = pcf(f"consent-advanced-{name}")
     assert ask(consent, labels=("N",)).outcome is PERMIT
     assert ask(consent, labels=("R",)).outcome is restricted
@@ -216,13 +201,13 @@ def test_break_glass_inside_a_permit_adds_restricted_data_for_the_privileged() -
     assert ask(consent, "BTG", by="emergency-room", labels=("N",)).outcome is NO_CONSENT
     broken = ask(consent, "BTG", by="emergency-room", labels=("R",))
     assert broken.outcome is PERMIT
-    assert broken.obligations == (Obligation.NOTIFY_SUBJECT, Obligation.POST_REVIEW)
+    assert broken.obligations == (model.Obligation.NOTIFY_SUBJECT, model.Obligation.POST_REVIEW)
 
 
 @needs_data
 def test_dissent_is_broken_by_the_privileged_alone() -> None:
     consent = pcf("dissent-intermediate-break-glass")
-    assert (consent.kind, consent.policy) == (Kind.OBJECTION, ImplicitPolicy.BREAK_GLASS_ONLY)
+    assert (consent.kind, consent.policy) == (model.Kind.OBJECTION, model.ImplicitPolicy.BREAK_GLASS_ONLY)
     assert outcomes(consent, *purposes("TREAT", "HRESCH", "HMARKT", "BTG")) == [DENY] * 4
     assert ask(consent, "BTG", by="emergency-room").outcome is PERMIT
 
@@ -257,7 +242,7 @@ def test_every_example_is_imported_and_none_without_test_data() -> None:
 def test_r5_deny_with_an_exception_permits_it() -> None:
     result = imported(R5)
     consent = result.consent
-    assert (consent.kind, consent.source[:8]) == (Kind.OBJECTION, "fhir/r5#")
+    assert (consent.kind, consent.source[:8]) == (model.Kind.OBJECTION, "fhir/r5#")
     assert outcomes(consent, *purposes("TREAT", "HRESCH", "HMARKT")) == [PERMIT, DENY, DENY]
 
 
@@ -265,7 +250,7 @@ def test_r5_exceptions_of_exceptions_alternate() -> None:
     inner = {"actor": [RESEARCHER]}
     resource = {**R5, "decision": "permit", "provision": [{"purpose": [reason("HRESCH")], "provision": [inner]}]}
     consent = imported(resource).consent
-    assert consent.kind is Kind.CONSENT
+    assert consent.kind is model.Kind.CONSENT
     assert ask(consent, "TREAT").outcome is PERMIT
     assert ask(consent, "HRESCH").outcome is DENY
     assert ask(consent, "HRESCH", by="ex-org-researcher").outcome is PERMIT
@@ -274,7 +259,7 @@ def test_r5_exceptions_of_exceptions_alternate() -> None:
 def test_r5_denied_recipient_is_denied_marketing_too() -> None:
     # The base permits by silence what can be implied; the exception denies everything, marketing included.
     consent = imported({**R5, "decision": "permit", "provision": [{"actor": [RESEARCHER]}]}).consent
-    assert consent.root.children[0].purposes == (ANY,)
+    assert consent.root.children[0].purposes == (model.ANY,)
     assert outcomes(consent, *({"by": "ex-org-researcher", **q} for q in purposes("TREAT", "HMARKT"))) == [DENY] * 2
 
 
@@ -302,14 +287,14 @@ def test_r5_resource_types_need_a_place() -> None:
 @pytest.mark.parametrize(
     ("period", "start", "end"),
     [
-        ({"start": "2022"}, 1_640_962_800_000, OPEN_END_MS),  # 2022-01-01T00:00+09:00
+        ({"start": "2022"}, 1_640_962_800_000, model.OPEN_END_MS),  # 2022-01-01T00:00+09:00
         ({"end": "2022"}, 0, END_OF_2022_MS),
         ({"end": "2022-02"}, 0, 1_646_060_400_000),  # 2022-03-01T00:00+09:00
         ({"end": "2024-02-29"}, 0, 1_709_218_800_000),  # 2024-03-01T00:00+09:00
         ({"start": "1964-01-01", "end": "2022-12-31"}, 0, END_OF_2022_MS),
-        ({"end": "9999-12-31"}, 0, OPEN_END_MS),
+        ({"end": "9999-12-31"}, 0, model.OPEN_END_MS),
         ({"end": "2022-12-31T12:00:00Z"}, 0, 1_672_488_000_000),
-        ({"start": "2022-12-31T21:00:00.500+09:00"}, 1_672_488_000_500, OPEN_END_MS),
+        ({"start": "2022-12-31T21:00:00.500+09:00"}, 1_672_488_000_500, model.OPEN_END_MS),
     ],
 )
 def test_dates_are_days_of_seoul(period: dict[str, str], start: int, end: int) -> None:
@@ -355,4 +340,4 @@ def test_codings_of_one_concept_are_translations() -> None:
 def test_effect_names_are_those_of_fhir() -> None:
     child = {"type": "deny", "action": [concept("consentaction", "use")]}
     root = imported(provision(type="permit", provision=[child])).consent.root
-    assert (root.effect, root.children[0].effect) == (Effect.PERMIT, Effect.DENY)
+    assert (root.effect, root.children[0].effect) == (model.Effect.PERMIT, model.Effect.DENY)

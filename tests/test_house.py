@@ -1,7 +1,4 @@
-"""The house: CONTRIBUTING's picture is the code's, and each module keeps the rules for size, names and words.
-
-``house_exceptions.toml`` has the number of places that do not keep a rule yet. Only lower it.
-"""
+"""The house: CONTRIBUTING's picture is the code's, and each module keeps the rules for size, names and words."""
 
 import ast
 import io
@@ -37,11 +34,8 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def assert_kept(rule: str, breaches: list[str]) -> None:
-    """Assert that a rule has no more breaches than ``house_exceptions.toml`` still allows; without the file, none."""
-    file = ROOT / "tests" / "house_exceptions.toml"
-    allowed = tomllib.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    assert len(breaches) <= allowed.get(rule, 0), "\n".join(breaches)
+def assert_none(breaches: list[str]) -> None:
+    assert not breaches, "\n".join(breaches)
 
 
 @cache
@@ -144,11 +138,11 @@ def lines_of(path: Path) -> list[str]:
 
 
 def test_modules_are_small() -> None:
-    assert_kept("modules", [name_of(path) for path in PRODUCT if len(lines_of(path)) > MAX_MODULE_LINES])
+    assert_none([name_of(path) for path in PRODUCT if len(lines_of(path)) > MAX_MODULE_LINES])
 
 
 def test_test_files_are_small() -> None:
-    assert_kept("tests", [name_of(path) for path in TESTS if len(lines_of(path)) > MAX_TEST_LINES])
+    assert_none([name_of(path) for path in TESTS if len(lines_of(path)) > MAX_TEST_LINES])
 
 
 def test_lines_are_short() -> None:
@@ -163,7 +157,7 @@ def test_lines_are_short() -> None:
         for number, line in enumerate(lines_of(path), 1)
         if len(line) > MAX_LINE
     ]
-    assert_kept("lines", long)
+    assert_none(long)
 
 
 def test_nothing_imports_a_test_module() -> None:
@@ -173,7 +167,7 @@ def test_nothing_imports_a_test_module() -> None:
         for imported in imports_of(path)
         if any(part.startswith("test_") for part in imported.split("."))
     ]
-    assert_kept("imports", found)
+    assert_none(found)
 
 
 # -- names ----------------------------------------------------------------------------------------------------
@@ -216,7 +210,7 @@ def forbidden_names(path: Path) -> list[str]:
 
 
 def test_names_are_the_field_s() -> None:
-    assert_kept("names", [each for path in OURS for each in forbidden_names(path)])
+    assert_none([each for path in OURS for each in forbidden_names(path)])
 
 
 # -- words ----------------------------------------------------------------------------------------------------
@@ -282,7 +276,7 @@ PROSE = [
 
 def test_texts_are_plain() -> None:
     others = [path for path in PROSE if path != Path(__file__).resolve()]
-    assert_kept("phrases", [each for path in others for each in forbidden_phrases(path)])
+    assert_none([each for path in others for each in forbidden_phrases(path)])
 
 
 @pytest.mark.parametrize(("text", "is_plain"), [("the key at hand", False), ("the key that is available", True)])

@@ -123,10 +123,16 @@ def test_compiled_agrees_with_the_reference(rng: random.Random) -> None:
     draw = Draw(rng)
     drawn = draw.world()
     for _ in range(3):
-        question, now_ms = draw.question(), draw.now()
-        answer = drawn.compiled_answer(question, now_ms)
-        assert comparable(answer) == comparable(drawn.reference_answer(question, now_ms))
-        check_residual(drawn, question, answer, draw, now_ms)
+        check_answer(draw, drawn)
+
+
+def check_answer(draw: Draw, drawn: World) -> Decision:
+    """Ask a drawn question; return the answer, which is the reference's too."""
+    question, now_ms = draw.question(), draw.now()
+    answer = drawn.compiled_answer(question, now_ms)
+    assert comparable(answer) == comparable(drawn.reference_answer(question, now_ms))
+    check_residual(drawn, question, answer, draw, now_ms)
+    return answer
 
 
 def check_residual(drawn: World, question: Question, answer: Decision, draw: Draw, now_ms: int) -> None:
@@ -162,10 +168,7 @@ def test_many_random_cases() -> None:
     for _ in range(700):
         drawn = draw.world()
         for _ in range(4):
-            question, now_ms = draw.question(), draw.now()
-            answer = drawn.compiled_answer(question, now_ms)
-            assert comparable(answer) == comparable(drawn.reference_answer(question, now_ms))
-            check_residual(drawn, question, answer, draw, now_ms)
+            answer = check_answer(draw, drawn)
             seen |= {answer.outcome, *(reason.code for reason in answer.reasons), bool(answer.residual)}
     assert seen >= {*Outcome, *ReasonCode, True}
 

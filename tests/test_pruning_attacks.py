@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from cases.daemons import ORIGIN, Running, question, reason_of
-from cases.pruned_ledgers import DAYS, World, data_directory, fsck, live, pruned_world, verify
+from cases.pruned_ledgers import DAYS, World, data_directory, fsck, granted_and_outlived, live, pruned_world, verify
 from cases.writes import UncheckedPublicWrite
 from consentd.audit.export import export
 from consentd.audit.live import LiveSource
@@ -123,11 +123,7 @@ def test_no_other_chain_sets_the_policy_anew(world: World) -> None:
 
 
 def test_an_entry_that_is_never_pruned_may_not_lose_its_statement(world: World) -> None:
-    anna = world.running.enrol("SYN-000001")
-    world.running.grant(anna)
-    world.fill(300)
-    world.clock.advance(DAYS + 10)
-    world.use(anna)
+    anna = granted_and_outlived(world, 300)
     world.prune()
     delete(world, layout.statement_key(world.tag(anna), 1))
     with pytest.raises(ProofError, match="opening is missing"):

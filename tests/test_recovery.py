@@ -1,6 +1,7 @@
 """Recovery: what a failed write or a crash leaves, what the next opening accepts of it, and what it refuses."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,14 @@ def refuses(case: LedgerCase, match: str) -> None:
         case.open()
 
 
+def refuses_edit(case: LedgerCase, key: bytes, change: Callable[[bytes], bytes] | None, match: str) -> None:
+    """Assert that a changed row, None: a missing one, is refused; then put the row back."""
+    row = case.store.get(key)
+    case.edit(key, change)
+    refuses(case, match)
+    case.restore(key, row)
+
+
 def test_opening_refuses_a_changed_row_of_what_it_rests_on(case: LedgerCase) -> None:
     case.fill(2)
     case.crash()
@@ -241,12 +250,8 @@ def test_opening_refuses_a_changed_row_of_what_it_rests_on(case: LedgerCase) -> 
         assert row is not None
         for at in places:
             place = at if key != layout.roots_key(0) else next(i for i, byte in enumerate(row) if byte)
-            case.edit(key, flip(place))
-            refuses(case, "RUNBOOK|form")
-            case.restore(key, row)
-        case.edit(key, None)
-        refuses(case, "RUNBOOK")
-        case.restore(key, row)
+            refuses_edit(case, key, flip(place), "RUNBOOK|form")
+        refuses_edit(case, key, None, "RUNBOOK")
     case.open()
 
 
@@ -254,10 +259,7 @@ def test_opening_refuses_a_last_seal_that_is_no_leaf(case: LedgerCase) -> None:
     case.fill(1)
     case.crash()
     key = layout.leaf_key(case.ledger.state.size - 1)
-    row = case.store.get(key)
-    case.edit(key, flip(0))
-    refuses(case, "seal|leaf")
-    case.restore(key, row)
+    refuses_edit(case, key, flip(0), "seal|leaf")
     case.open()
 
 
@@ -358,13 +360,8 @@ def test_opening_refuses_a_missing_leaf_behind_the_last_seal(case: LedgerCase) -
     case.crash()
     index = case.ledger.state.size - 1
     key = layout.leaf_key(index - 1)
-    row = case.store.get(key)
-    case.edit(key, None)
-    refuses(case, f"missing at index {index - 1}")
-    case.restore(key, row)
-    case.edit(key, flip(0))
-    refuses(case, "damaged")
-    case.restore(key, row)
+    refuses_edit(case, key, None, f"missing at index {index - 1}")
+    refuses_edit(case, key, flip(0), "damaged")
     case.open()
 
 

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from cases.daemons import ORIGIN, Running, config_text, question, reason_of
-from cases.pruned_ledgers import DAYS, World, data_directory, fsck, live, pruned_world, verify
+from cases.pruned_ledgers import DAYS, World, data_directory, fsck, granted_and_outlived, live, pruned_world, verify
 from consentd import cli
 from consentd.audit.export import export
 from consentd.audit.replay import replay_decisions
@@ -105,11 +105,7 @@ def test_a_client_that_remembers_keeps_what_it_holds(world: World) -> None:
 
 
 def test_what_is_in_force_stops_it(world: World) -> None:
-    anna = world.running.enrol("SYN-000001")
-    world.running.grant(anna)
-    world.fill(400)
-    world.clock.advance(DAYS + 10)
-    world.use(anna)
+    anna = granted_and_outlived(world, 400)
     dry = world.prune(dry_run=True)[-1]
     index = reads.read_entry(world.services.ledger.store, world.tag(anna), 2).index
     assert (dry.stop_kind, dry.stop_index) == (EntryKind.GRANT, index)

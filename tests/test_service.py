@@ -3,7 +3,7 @@
 One daemon serves the module; each test has persons of its own. Behind the last test its ledger is verified.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -354,79 +354,70 @@ def test_a_consent_over_the_limit_never_reaches_the_sequencer(running: Running, 
 
 # -- pages ---------------------------------------------------------------------------------------------------------
 
-Fetch = Callable[[str], tuple[list[Any], str]]
+Listing = Callable[[Running, pb.Subject, str], tuple[Any, list[Any]]]
+"""Asks for the page of a list that a token names; returns the answer and what names each item."""
 
 
-def _consent_pages(running: Running, subject: pb.Subject) -> Fetch:
-    def fetch(token: str) -> tuple[list[Any], str]:
-        request = cs.ListConsentsRequest(subject=subject, include_revoked=True, page_size=2, page_token=token)
-        page = running.consents.ListConsents(request, metadata=running.as_("app"))
-        return [one.lineage_seq for one in page.records], page.next_page_token
-
-    return fetch
-
-
-def _access_pages(running: Running, subject: pb.Subject) -> Fetch:
-    def fetch(token: str) -> tuple[list[Any], str]:
-        request = ac.ListAccessesRequest(subject=subject, page_size=2, page_token=token)
-        page = running.access.ListAccesses(request, metadata=running.as_("app"))
-        return [one.seq for one in page.accesses], page.next_page_token
-
-    return fetch
+def pages(listing: Listing, running: Running, subject: pb.Subject) -> Iterator[list[Any]]:
+    """Yield the items of each page; ask for a page when the one before it was used."""
+    token = ""
+    while True:
+        answer, items = listing(running, subject, token)
+        yield items
+        token = answer.next_page_token
+        if not token:
+            return
 
 
-def _participant_pages(running: Running, subject: pb.Subject) -> Fetch:
-    def fetch(token: str) -> tuple[list[Any], str]:
-        request = rs.ListParticipantsRequest(page_size=2, page_token=token)
-        page = running.registry.ListParticipants(request, metadata=running.as_("app"))
-        return [one.participant_id for one in page.participants], page.next_page_token
-
-    return fetch
+def list_consents(running: Running, subject: pb.Subject, token: str) -> tuple[Any, list[Any]]:
+    request = cs.ListConsentsRequest(subject=subject, include_revoked=True, page_size=2, page_token=token)
+    page = running.consents.ListConsents(request, metadata=running.as_("app"))
+    return page, [one.lineage_seq for one in page.records]
 
 
-def _entry_pages(running: Running, subject: pb.Subject) -> Fetch:
-    def fetch(token: str) -> tuple[list[Any], str]:
-        request = ls.ListEntriesRequest(page_size=20, page_token=token)
-        page = running.ledger.ListEntries(request, metadata=running.as_("pipc"))
-        return list(range(page.first_index, page.first_index + len(page.leaves))), page.next_page_token
-
-    return fetch
+def list_accesses(running: Running, subject: pb.Subject, token: str) -> tuple[Any, list[Any]]:
+    request = ac.ListAccessesRequest(subject=subject, page_size=2, page_token=token)
+    page = running.access.ListAccesses(request, metadata=running.as_("app"))
+    return page, [one.seq for one in page.accesses]
 
 
-def _statement_pages(running: Running, subject: pb.Subject) -> Fetch:
-    def fetch(token: str) -> tuple[list[Any], str]:
-        request = ls.ListStatementsRequest(page_size=20, page_token=token, kinds=[st.ENTRY_KIND_PARTICIPANT])
-        page = running.ledger.ListStatements(request, metadata=running.as_("pipc"))
-        return [one.index for one in page.entries], page.next_page_token
-
-    return fetch
+def list_participants(running: Running, subject: pb.Subject, token: str) -> tuple[Any, list[Any]]:
+    request = rs.ListParticipantsRequest(page_size=2, page_token=token)
+    page = running.registry.ListParticipants(request, metadata=running.as_("app"))
+    return page, [one.participant_id for one in page.participants]
 
 
-@pytest.mark.parametrize("pages", [_consent_pages, _access_pages, _participant_pages, _entry_pages, _statement_pages])
-def test_pages_cover_everything_once_while_writes_go_on(tmp_path: Path, pages: Callable[..., Fetch]) -> None:
+def list_entries(running: Running, subject: pb.Subject, token: str) -> tuple[Any, list[Any]]:
+    request = ls.ListEntriesRequest(page_size=20, page_token=token)
+    page = running.ledger.ListEntries(request, metadata=running.as_("pipc"))
+    return page, list(range(page.first_index, page.first_index + len(page.leaves)))
+
+
+def list_statements(running: Running, subject: pb.Subject, token: str) -> tuple[Any, list[Any]]:
+    request = ls.ListStatementsRequest(page_size=20, page_token=token, kinds=[st.ENTRY_KIND_PARTICIPANT])
+    page = running.ledger.ListStatements(request, metadata=running.as_("pipc"))
+    return page, [one.index for one in page.entries]
+
+
+@pytest.mark.parametrize("listing", [list_consents, list_accesses, list_participants, list_entries, list_statements])
+def test_pages_cover_everything_once_while_writes_go_on(tmp_path: Path, listing: Listing) -> None:
     with running_daemon(tmp_path, checkpoint_interval_ms=10) as running:
         subject = running.enrol("SYN-000001")
         consents = [running.grant(subject) for _ in range(5)]
         for _ in range(5):
             running.authorize(question(subject))
         services(running).sequencer.checkpoints.wait(services(running).ledger.state.size, 10)
-        fetch = pages(running, subject)
-        wanted, token = fetch("")
-        while token:  # at rest first
-            page, token = fetch(token)
-            wanted += page
-        everything, token = fetch("")
+        wanted = [item for page in pages(listing, running, subject) for item in page]  # without writes
+        everything: list[Any] = []
         number = 0
-        while token:
-            number += 1
+        for number, page in enumerate(pages(listing, running, subject)):
+            everything += page
             running.grant(subject)
             running.authorize(question(subject))
             if consents:
                 change(running, EntryKind.REVOKE, subject, consents.pop())
             register(running, f"late-{number}", [st.PARTICIPANT_ROLE_HOLDER])
             services(running).sequencer.checkpoints.wait(services(running).ledger.state.size, 10)
-            page, token = fetch(token)
-            everything += page
         assert number
         late = [one for one in everything if str(one).startswith("late-")]
         assert everything == wanted + late
@@ -434,25 +425,16 @@ def test_pages_cover_everything_once_while_writes_go_on(tmp_path: Path, pages: C
         running.check_ledger()
 
 
-@pytest.mark.parametrize("pages", [_consent_pages, _access_pages, _participant_pages])
+@pytest.mark.parametrize("listing", [list_consents, list_accesses, list_participants])
 def test_a_page_ends_where_it_gets_large(
-    running: Running, subject: pb.Subject, monkeypatch: pytest.MonkeyPatch, pages: Callable[..., Fetch]
+    running: Running, subject: pb.Subject, monkeypatch: pytest.MonkeyPatch, listing: Listing
 ) -> None:
     for _ in range(3):
         running.grant(subject)
         running.authorize(question(subject))
-    fetch = pages(running, subject)
-    wanted, token = fetch("")
-    while token:
-        page, token = fetch(token)
-        wanted += page
+    wanted = [item for page in pages(listing, running, subject) for item in page]
     monkeypatch.setattr(requests, "PAGE_BYTES", 10)  # less than any item has
-    got, token = fetch("")
-    while token:
-        page, token = fetch(token)
-        assert len(page) == 1
-        got += page
-    assert got == wanted
+    assert list(pages(listing, running, subject)) == [[item] for item in wanted]
 
 
 def test_a_page_token_is_for_one_list_filter_and_caller(running: Running, subject: pb.Subject) -> None:

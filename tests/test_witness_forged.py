@@ -79,12 +79,17 @@ def test_a_start_that_the_checkpoint_does_not_reach_is_refused(log: ForgedLog, t
     witness.close()
 
 
-def test_a_log_that_was_pruned_is_followed_from_what_it_keeps(log: ForgedLog, tmp_path: Path) -> None:
+def two_seals(log: ForgedLog) -> tuple[int, int]:
+    """Write events of two chains with a seal, then an event of the first with another; return the sizes."""
     log.event(X, 3)
     log.event(Y)
-    old = log.seal()
+    first = log.seal()
     log.event(X)
-    size = log.seal()
+    return first, log.seal()
+
+
+def test_a_log_that_was_pruned_is_followed_from_what_it_keeps(log: ForgedLog, tmp_path: Path) -> None:
+    old, size = two_seals(log)
     witness = log.witness(tmp_path / "w")
     assert log.submit(witness, 0, size).status == 200
     witness.close()
@@ -102,11 +107,7 @@ def test_a_log_that_was_pruned_is_followed_from_what_it_keeps(log: ForgedLog, tm
 
 
 def test_what_was_pruned_meanwhile_is_no_evidence(log: ForgedLog, tmp_path: Path) -> None:
-    log.event(X, 3)
-    log.event(Y)
-    start = log.seal()
-    log.event(X)
-    size = log.seal()
+    start, size = two_seals(log)
     log.said = Pruned(T0_MS + start, start)
     log.hidden = {1, 2}  # the last of X before the start is gone as well: the log prunes on, up to a later start
     witness = log.witness(tmp_path / "w", retention_days=DAYS)

@@ -233,6 +233,16 @@ def verify(world: World, place: Location, **options: Any) -> findings.Report:
     return audit_verify.verify_ledger(place, origin=ORIGIN, log_verifier=log_key, **options)
 
 
+def granted_and_outlived(world: World, entries: int) -> pb.Subject:
+    """Return a person whose grant is in force and older than the retention period, with *entries* after it."""
+    anna = world.running.enrol("SYN-000001")
+    world.running.grant(anna)
+    world.fill(entries)
+    world.clock.advance(DAYS + 10)
+    world.use(anna)
+    return anna
+
+
 def live(world: World, *, openings: bool = True) -> LiveDaemon:
     ports = world.running.daemon
     target = f"127.0.0.1:{ports.grpc_port}" if openings else ""

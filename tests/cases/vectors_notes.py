@@ -1,16 +1,14 @@
 """Receipts, checkpoint notes, signatures and the payloads that name keys: the parts that a history consists of."""
 
-import inspect
 import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
-from unittest import mock
 
-import test_note
 from cases.ledgers import LOG, ORIGIN, LedgerCase, flip
-from cases.vectors_case import STRANGER, TRUST, Vector, b64, read_payload, verdict
+from cases.signatures import FAMILIES
+from cases.vectors_case import STRANGER, TRUST, Vector, b64, read_payload
 from consentd.core import checkpoint, ed25519, merkle, note, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.ledger import reads
@@ -192,27 +190,11 @@ def notes() -> Iterator[Vector]:
 
 
 def signatures() -> Iterator[Vector]:
-    """Yield every signature that the tests of ``note`` verify, edge cases of RFC 8032 5.1 among them."""
-    verify = ed25519.verify
-    seen: dict[tuple[bytes, bytes, bytes], str] = {}
-
-    def record(key: bytes, message: bytes, signature: bytes) -> None:
-        test = next(frame.function for frame in inspect.stack() if frame.function.startswith("test_"))
-        seen.setdefault((key, message, signature), test.removeprefix("test_").replace("_", " "))
-        verify(key, message, signature)
-
-    tests = [
-        test
-        for name, test in inspect.getmembers(test_note, inspect.isfunction)
-        if name.startswith("test_") and not inspect.signature(test).parameters and not hasattr(test, "hypothesis")
-    ]
-    with mock.patch.object(ed25519, "verify", record), mock.patch.object(note, "verify", record):
-        for test in tests:
-            test()
-    for (key, message, signature), name in seen.items():
-        under = {"key": b64(key), "message": b64(message)}
-        vector = Vector(kind="signature", name=name, want="", content=signature, under=under)
-        yield replace(vector, want=verdict(vector))
+    """Yield the signatures that count and that do not."""
+    for family, (make, _) in FAMILIES.items():
+        for at, case in enumerate(make()):
+            under = {"key": b64(case.key), "message": b64(case.message)}
+            yield Vector(kind="signature", name=f"{family} {at}", want=case.want, content=case.signature, under=under)
 
 
 def payloads() -> Iterator[Vector]:
