@@ -8,12 +8,12 @@ cosignature from before the tree's last seal never counts, because a witness doe
 from dataclasses import dataclass
 
 from consentd.audit.sources import Source
-from consentd.core import checkpoint, codec, quorum, tiles
+from consentd.core import checkpoint, codec, quorum
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import NoteVerifier
 from consentd.core.quorum import WitnessPolicy
 from consentd.errors import MalformedError
-from consentd.verify.source import read_leaves, width_of
+from consentd.verify.source import read_leaf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +65,7 @@ def _last_time_ms(source: Source, size: int) -> int | None:
     """Return the time of the tree's last leaf. It is only a claim here: a verification of all leaves proves it."""
     if not size:
         return None
-    n = (size - 1) // tiles.TILE_WIDTH
     try:
-        return codec.decode_leaf(read_leaves(source, n, width_of(n, size))[-1]).time_ms
+        return codec.decode_leaf(read_leaf(source, size - 1, size)).time_ms
     except MalformedError:
         return None  # A verification of all leaves names this one.

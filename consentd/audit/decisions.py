@@ -69,18 +69,19 @@ def _shown(field: Any, value: Any) -> str:
     """Format a field's value, enum values by name. A tag is never shown."""
     if field.name == "tag":
         return "another tag"
-    if field.enum_type is not None and isinstance(value, int):
-        known = field.enum_type.values_by_number.get(value)
-        return str(value) if known is None else str(known.name)
-    if isinstance(value, int | str):
-        return f"{value}"
     if field.name == "reasons":
         return "[" + ", ".join(f"{pb.ReasonCode.Name(one.code)} {one.consent_id[:8]}".strip() for one in value) + "]"
+    if isinstance(value, int | str):
+        return str(value) if field.enum_type is None else _enum_name(field.enum_type, value)
     if field.enum_type is not None:
-        return "[" + ", ".join(field.enum_type.values_by_number[one].name for one in value) + "]"
-    if field.message_type is not None:
-        return "other content"
-    return "[" + ", ".join(map(str, value)) + "]"
+        return "[" + ", ".join(_enum_name(field.enum_type, one) for one in value) + "]"
+    return "other content" if field.message_type is not None else "[" + ", ".join(map(str, value)) + "]"
+
+
+def _enum_name(enum: Any, number: Any) -> str:
+    """Return the name of an enum value; the number if this version does not know the value."""
+    known = enum.values_by_number.get(number)
+    return str(number) if known is None else str(known.name)
 
 
 def _refused_grant(view: View, message: st.RefusalStatement) -> list[str]:
@@ -89,8 +90,7 @@ def _refused_grant(view: View, message: st.RefusalStatement) -> list[str]:
     again = check.check_consent(consent, view.registry().codebook.vocabulary)
     found = []
     if values.to_enum(again) != message.reason:
-        names = st.RefusalReason.DESCRIPTOR.values_by_number
-        was, now = (names[one].name if one in names else str(one) for one in (message.reason, values.to_enum(again)))
+        was, now = (_enum_name(st.RefusalReason.DESCRIPTOR, one) for one in (message.reason, values.to_enum(again)))
         found.append(f"reason: recorded {was}, comes out {now}")
     missing = check.missing_items(consent)
     if again is not None and tuple(message.missing) != missing:

@@ -12,9 +12,11 @@ tags of chains with an unreadable consent, 32 bytes each. A killed run continues
 
 import json
 from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from consentd.audit import decisions, workers
 from consentd.audit.sources import Location
@@ -22,29 +24,18 @@ from consentd.core import codec, kinds, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import DECISIONS, NO_DECISION_EFFECT, REALM, EntryKind
 from consentd.core.pruned import Pruned
-from consentd.errors import (
-    ConsentdError,
-    CorruptionError,
-    InvalidError,
-    ProofError,
-    RequestError,
-    StorageError,
-    VerificationError,
-)
+from consentd.errors import CorruptionError, InvalidError, ProofError, RequestError, StorageError, VerificationError
 from consentd.files import write_file
 from consentd.statements import payloads
 from consentd.table.table import Table
 from consentd.table.transaction import TableTransaction
-from consentd.verify.findings import (
-    DECISION_CLOSED,
-    DECISION_PRUNED,
-    DECISION_UNCERTAIN,
-    MAX_FAULTS,
-    UNKNOWN_KIND,
-    Fault,
-)
+from consentd.verify import findings
+from consentd.verify.findings import MAX_FAULTS, Fault
 from consentd.verify.source import Opening, leaf_hashes, read_leaves, read_tiles, width_of
 from consentd.verify.statements import open_statement
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MAX_UNREADABLE = 1_000_000
 """Most chains with an unreadable consent that a partition lists. Beyond, it cannot determine any of its decisions."""
@@ -112,20 +103,16 @@ class Partition:
         self._unreadable: set[bytes] = set()
         self._new_unreadable: list[bytes] = []
         self._registry_lost = False  # an entry of the registry is unreadable
-        self._table = Table.open(directory / "table", map_size_mb=_MAP_MB)
-        try:
+        with ExitStack() as stack:
+            self._table = Table.open(directory / "table", map_size_mb=_MAP_MB)
+            stack.callback(self._table.close)
             self._source = plan.location.open()
-            try:
-                self.result = self._restore()
-                self._edge = self._read_edge(self.result.size)
-                self._pruned = Pruned(self._source.pruned().kept_from_ms)
-                self._check_not_pruned_since()
-            except BaseException:
-                self._source.close()
-                raise
-        except BaseException:
-            self._table.close()
-            raise
+            stack.callback(self._source.close)
+            self.result = self._restore()
+            self._edge = self._read_edge(self.result.size)
+            self._pruned = Pruned(self._source.pruned().kept_from_ms)
+            self._check_not_pruned_since()
+            self.close = stack.pop_all().close  # closes source and table
 
     def replay(self, first: int, count: int) -> PartitionResult:
         """Replay those of the *count* bundles from bundle *first* on that were not replayed yet.
@@ -155,11 +142,6 @@ class Partition:
         if self._edge.root() != self._point.root:
             raise ProofError(f"leaves do not hash to the root that the log signed at size {self._point.size}")
 
-    def close(self) -> None:
-        """Close source and table."""
-        self._source.close()
-        self._table.close()
-
     # -- leaf by leaf -----------------------------------------------------------------------------------------
 
     def _replay_bundle(self, n: int, transaction: TableTransaction) -> None:
@@ -183,12 +165,10 @@ class Partition:
             return True
         return int.from_bytes(codec.tag_of(leaf)[:8]) % self._plan.of == self._plan.number
 
-    def _replay_event(
-        self, transaction: TableTransaction, index: int, event: codec.Event, opening: Opening
-    ) -> None:
+    def _replay_event(self, transaction: TableTransaction, index: int, event: codec.Event, opening: Opening) -> None:
         result = self.result
         if not kinds.is_known(event.kind):
-            result.not_checked[UNKNOWN_KIND] += 1
+            result.not_checked[findings.UNKNOWN_KIND] += 1
             transaction.apply(event, None)
             return
         if opening is None:
@@ -202,14 +182,15 @@ class Partition:
                 return
             if event.time_ms < self._pruned.kept_from_ms:
                 # This decision is still stored, but consents that it depended on may be pruned.
-                result.not_checked[DECISION_PRUNED] += 1
+                result.not_checked[findings.DECISION_PRUNED] += 1
                 return
             if self._registry_lost or event.tag in self._unreadable or len(self._unreadable) > MAX_UNREADABLE:
-                result.not_checked[DECISION_UNCERTAIN] += 1
+                result.not_checked[findings.DECISION_UNCERTAIN] += 1
                 return
             found = decisions.differences(transaction, index, event, statement, origin=self._point.origin)
         except (VerificationError, RequestError, CorruptionError) as error:
-            self._add_fault(index, _cannot(event, error))
+            what = "decision cannot be taken again" if event.kind in DECISIONS else "entry cannot be applied"
+            self._add_fault(index, f"{what}: {error}")
             return
         if found:
             self._add_fault(index, "decision comes out otherwise: " + "; ".join(found))
@@ -227,7 +208,7 @@ class Partition:
         """
         is_pruned = self._pruned.covers(event)
         if event.kind in DECISIONS:
-            self.result.not_checked[DECISION_PRUNED if is_pruned else DECISION_CLOSED] += 1
+            self.result.not_checked[findings.DECISION_PRUNED if is_pruned else findings.DECISION_CLOSED] += 1
         elif event.kind in REALM:
             # A person's own key changes no decision.
             self._registry_lost |= event.kind != EntryKind.KEY
@@ -278,11 +259,7 @@ class Partition:
             raise StorageError(f"state cannot be continued; remove it: `{self._plan.directory}`") from error
 
     def _check_not_pruned_since(self) -> None:
-        """Refuse a state if entries after it are pruned: they may have ended a consent in its table.
-
-        Raises:
-            InvalidError: they are.
-        """
+        """Refuse a state if entries after it are pruned: they may have ended a consent in its table."""
         if not self.result.size or not self._pruned.kept_from_ms:
             return
         n, at = divmod(self.result.size - 1, tiles.TILE_WIDTH)
@@ -299,11 +276,6 @@ class Partition:
         return tiles.Edge.from_tiles(size, read_tiles(self._source, tiles.plan_edge(size), self._point.size))
 
 
-def _cannot(event: codec.Event, error: ConsentdError) -> str:
-    what = "decision cannot be taken again" if event.kind in DECISIONS else "entry cannot be applied"
-    return f"{what}: {error}"
-
-
 # -- in a process of its own -------------------------------------------------------------------------------------
 
 _partition: Partition | None = None  # of a worker process, which opens it once in ``start_worker``
@@ -317,13 +289,7 @@ def start_worker(plan: PartitionPlan) -> PartitionResult:
     return _partition.result
 
 
-def replay_in_worker(first: int, count: int) -> PartitionResult:
-    """Replay bundles in a worker process. Raises as ``Partition.replay``."""
+def call_in_worker(method: Callable[Concatenate[Partition, P], T], *args: P.args, **options: P.kwargs) -> T:
+    """Call a method of the partition of a worker process."""
     assert _partition is not None, "a worker opens its partition first"
-    return _partition.replay(first, count)
-
-
-def finish_worker() -> None:
-    """Compare the tree in a worker process. Raises as ``Partition.finish``."""
-    assert _partition is not None, "a worker opens its partition first"
-    _partition.finish()
+    return method(_partition, *args, **options)

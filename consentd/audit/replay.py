@@ -10,18 +10,16 @@ Workers that only decode ahead, as for ``verify``, would not help: a decoded sta
 process than to decide on.
 """
 
-import multiprocessing
 import re
 import tempfile
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from consentd.audit import partition
+from consentd.audit import partition, workers
 from consentd.audit.checkpoints import SignedCheckpoint, Witnesses, read_checkpoint
 from consentd.audit.partition import Partition, PartitionPlan, PartitionResult
 from consentd.audit.sources import Location
@@ -66,15 +64,8 @@ class ReplayReport:
 
 
 def replay_decisions(
-    location: Location,
-    *,
-    origin: str,
-    log_verifier: NoteVerifier,
-    witnesses: Witnesses | None = None,
-    state_dir: Path | None = None,
-    batch: int = BATCH,
-    jobs: int = 1,
-    progress: Progress | None = None,
+    location: Location, *, origin: str, log_verifier: NoteVerifier, witnesses: Witnesses | None = None,
+    state_dir: Path | None = None, batch: int = BATCH, jobs: int = 1, progress: Progress | None = None,
 ) -> ReplayReport:
     """Take every decision of the ledger at *location* again, up to its latest checkpoint.
 
@@ -131,12 +122,8 @@ def _add_up(signed: SignedCheckpoint, results: Sequence[PartitionResult]) -> Rep
     # INVARIANT: each partition has its first MAX_FAULTS, so the first MAX_FAULTS of all are among them.
     faults = tuple(fault for _, fault in sorted(found.items(), key=lambda pair: pair[0]))[:MAX_FAULTS]
     return ReplayReport(
-        checkpoint=signed.point,
-        entries=min(one.size for one in results),
-        same=dict(same),
-        not_checked=dict(not_checked),
-        faults=faults,
-        stopped=len(faults) == MAX_FAULTS,
+        checkpoint=signed.point, entries=min(one.size for one in results), same=dict(same),
+        not_checked=dict(not_checked), faults=faults, stopped=len(faults) == MAX_FAULTS,
         cosignatures=signed.cosignatures,
     )
 
@@ -157,30 +144,22 @@ def _replay_here(plan: PartitionPlan, batch: int, stack: ExitStack) -> Iterator[
     only.finish()
 
 
-def _replay_in_workers(
-    plan: PartitionPlan, batch: int, stack: ExitStack
-) -> Iterator[list[PartitionResult]]:
+def _replay_in_workers(plan: PartitionPlan, batch: int, stack: ExitStack) -> Iterator[list[PartitionResult]]:
     """Yield the results of all partitions after the same round, each from a process of its own."""
-    pools = []
-    for _ in range(plan.of):
-        # Spawned and not forked: gRPC and RocksDB have threads.
-        pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-        stack.callback(pool.shutdown, cancel_futures=True)
-        pools.append(pool)
+    pools = [workers.make_pool(1, stack) for _ in range(plan.of)]
     try:
         started = [
             pool.submit(partition.start_worker, replace(plan, number=number)) for number, pool in enumerate(pools)
         ]
         results = [one.result() for one in started]
         yield results
-        ahead: deque[list[Future[PartitionResult]]] = deque()
-        for first in _firsts(results, plan.point, batch):
-            ahead.append([pool.submit(partition.replay_in_worker, first, batch) for pool in pools])
-            if len(ahead) > _AHEAD:
-                yield [one.result() for one in ahead.popleft()]
-        while ahead:
-            yield [one.result() for one in ahead.popleft()]
-        for done in [pool.submit(partition.finish_worker) for pool in pools]:
-            done.result()
+        rounds = (
+            [pool.submit(partition.call_in_worker, Partition.replay, first, batch) for pool in pools]
+            for first in _firsts(results, plan.point, batch)
+        )
+        for done in workers.submit_ahead(rounds, _AHEAD):
+            yield [one.result() for one in done]
+        for finished in [pool.submit(partition.call_in_worker, Partition.finish) for pool in pools]:
+            finished.result()
     except BrokenProcessPool as error:
         raise StorageError("a worker process ended; what was replayed so far is in the state, if any") from error

@@ -5,15 +5,18 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
+from typing import Any, TypeVar
 
 from consentd.audit.sources import Location, Source
 from consentd.core import tiles
 from consentd.errors import StorageError
 from consentd.verify.leaf_checks import RUN, CheckedRun, TreePoint, check_run
+
+T = TypeVar("T")
 
 _source: Source | None = None  # of a worker process, which opens it once in ``start_worker``
 
@@ -67,18 +70,28 @@ def check_ahead(
         for first, count in runs:
             yield check_run(source, tree, first=first, count=count)
         return
-    # Spawned and not forked: gRPC and RocksDB have threads. Two runs wait for each worker, half a megabyte each.
-    pool = ProcessPoolExecutor(
-        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=start_worker, initargs=(location,)
-    )
-    stack.callback(pool.shutdown, cancel_futures=True)
-    ahead: deque[Future[CheckedRun]] = deque()
+    # Two runs wait for each worker, half a megabyte each.
+    pool = make_pool(jobs, stack, initializer=start_worker, initargs=(location,))
     try:
-        for first, count in runs:
-            ahead.append(pool.submit(check_in_worker, tree, first, count))
-            if len(ahead) > 2 * jobs:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+        for done in submit_ahead((pool.submit(check_in_worker, tree, first, count) for first, count in runs), 2 * jobs):
+            yield done.result()
     except BrokenProcessPool as error:
         raise StorageError("a worker process ended; what was verified so far is in the state file, if any") from error
+
+
+def make_pool(jobs: int, stack: ExitStack, **options: Any) -> ProcessPoolExecutor:
+    """Return a pool of worker processes, which closing *stack* ends."""
+    # Spawned and not forked: gRPC and RocksDB have threads.
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), **options)
+    stack.callback(pool.shutdown, cancel_futures=True)
+    return pool
+
+
+def submit_ahead(submissions: Iterable[T], ahead: int) -> Iterator[T]:
+    """Yield each submission in order, after the *ahead* following ones were made."""
+    waiting: deque[T] = deque()
+    for submission in submissions:
+        waiting.append(submission)
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting
