@@ -7,10 +7,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from cases.daemons import question
 from consentd.v1 import statement_pb2 as st
-from consentd_client import (
-    Client,
-    Subject,
-)
+from consentd_client import Client, Subject
 
 
 class FakeRpcError(grpc.RpcError):
