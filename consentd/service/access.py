@@ -46,17 +46,15 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
             except RequestError as error:
                 writes.append(error)
         # Writes that are submitted together share one batch, and so one sync of the disk.
-        futures = iter(
-            self.services.sequencer.submit_all([one for one in writes if isinstance(one, accesses.AuthorizeAccess)])
-        )
+        parsed = [write for write in writes if isinstance(write, accesses.AuthorizeAccess)]
+        futures = iter(self.services.sequencer.submit_all(parsed))
         response = ac.BatchAuthorizeAccessesResponse()
         for write in writes:
             result = response.results.add()
             try:
                 if isinstance(write, RequestError):
                     raise write
-                answer = self._authorized(next(futures).result(), request.wait_for, context)
-                result.response.CopyFrom(answer)
+                result.response.CopyFrom(self._authorized(next(futures).result(), request.wait_for, context))
             except RequestError as error:
                 result.error.CopyFrom(item_error(self.metrics, error))
         return response
@@ -76,10 +74,8 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
             except MalformedError as error:
                 raise InvalidError("signed question does not decode") from error
             asked.question, asked.key, asked.signature = given.question, given.key, given.signature
-            asked.author_time_ms = given.author_time_ms
-            statement = codec.Statement(
-                given.key, given.signature, request.request_id, given.author_time_ms, given.question
-            )
+            asked.author_time_ms = time_ms = given.author_time_ms
+            statement = codec.Statement(given.key, given.signature, request.request_id, time_ms, given.question)
             signed = SignedEntry(codec.QUESTION_KIND, given.tag, 0, statement)
         else:
             raise InvalidError("request asks no question")
@@ -87,11 +83,9 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         payloads.check_no_unknown_fields(question)
         if question.HasField("consistency"):
             raise InvalidError("an access is always decided at the latest state")
-        identity = requests.make_request(
-            caller, request.request_id, requests.content_hash("AuthorizeAccess", asked.question)
-        )
+        content = requests.content_hash("AuthorizeAccess", asked.question)
         return accesses.AuthorizeAccess(
-            request=identity,
+            request=requests.make_request(caller, request.request_id, content),
             identifier_hash=self.identifier_hash(question.subject),
             question=decisions.question_value(question),
             asked=asked,
@@ -139,7 +133,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
 
     def _outcome(self, request: ac.RecordAccessRequest, caller: str) -> accesses.RecordOutcome:
         """Parse a request into its write. Check on this thread the caller's part in the access, and the signature."""
-        signed = None
+        signed, entry = None, None
         form = request.WhichOneof("statement")
         if form == "outcome":
             message = st.OutcomeStatement()
@@ -155,22 +149,20 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         if message.status not in st.TransferStatus.values() or not message.status:
             raise InvalidError(f"transfer status is unknown: `{message.status}`")
         identifier_hash = self.identifier_hash(request.subject)
-        content = requests.content_hash(
-            "RecordAccess", identifier_hash, str(request.access_seq), signed if signed is not None else message
-        )
+        content = requests.content_hash("RecordAccess", identifier_hash, str(request.access_seq), signed or message)
         identity = requests.make_request(caller, request.request_id, content)
         services = self.services
         with services.table.read() as snapshot:
             tag = snapshot.tag_of(identifier_hash)
         tag = accesses.check_party(services.ledger.store, services.vault, tag, request.access_seq, caller)
+        if signed is not None:
+            entry = requests.signed_entry(services.config.ledger.origin, EntryKind.OUTCOME, tag, identity.id, signed)
         return accesses.RecordOutcome(
             request=identity,
             identifier_hash=identifier_hash,
             access_seq=request.access_seq,
             message=message,
-            signed=None
-            if signed is None
-            else requests.signed_entry(services.config.ledger.origin, EntryKind.OUTCOME, tag, identity.id, signed),
+            signed=entry,
         )
 
     @rpc
@@ -203,26 +195,19 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
             if entry.index >= tree_size or event.kind not in _LISTED:
                 continue
             if event.kind == EntryKind.OUTCOME:
-                payload = self._payload(entry)
+                payload = self.payload(entry)
                 if payload is not None:
                     outcomes.setdefault(event.ref, []).append(payloads.parse(st.OutcomeStatement, payload))
-            elif event.seq < before and (record := _access_record(entry, self._payload(entry))) is not None:
+            elif event.seq < before and (record := _access_record(entry, self.payload(entry))) is not None:
                 record.outcomes.extend(reversed(outcomes.get(event.seq, [])))
                 yield record
-
-    def _payload(self, entry: reads.StoredEntry) -> bytes | None:
-        opened = reads.open_entry(self.services.vault, entry)
-        return None if opened is None else codec.decode_statement(opened[1]).payload
 
 
 def _access_record(entry: reads.StoredEntry, payload: bytes | None) -> ac.AccessRecord | None:
     """Return the record of an ACCESS, or of the REFUSAL of one; None: it is the refusal of a consent."""
-    record = ac.AccessRecord(
-        seq=entry.event.seq,
-        index=entry.index,
-        time_ms=entry.event.time_ms,
-        refused=entry.event.kind == EntryKind.REFUSAL,
-    )
+    event = entry.event
+    refused = event.kind == EntryKind.REFUSAL
+    record = ac.AccessRecord(seq=event.seq, index=entry.index, time_ms=event.time_ms, refused=refused)
     if payload is None:
         return record
     if record.refused:

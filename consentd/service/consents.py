@@ -92,7 +92,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
             size, root = snapshot.size, snapshot.root
         for lineage in lineages:
             if codec.consent_id(tag, lineage.lineage) == wanted:
-                return cs.GetConsentResponse(record=self._record(tag, lineage), revision=revision(size, root))
+                return cs.GetConsentResponse(record=self._stored(tag, lineage), revision=revision(size, root))
         for record in self._revoked(tag, {lineage.lineage for lineage in lineages}):
             if record.consent_id == request.consent_id:
                 return cs.GetConsentResponse(record=record, revision=revision(size, root))
@@ -111,7 +111,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
             lineages = snapshot.lineages(tag)
             tree_size, root = snapshot.size, snapshot.root
         before, pinned = pager.parse(request.page_token) if request.page_token else (1 << 62, tree_size)
-        records = [self._record(tag, lineage) for lineage in lineages if lineage.lineage < before]
+        records = [self._stored(tag, lineage) for lineage in lineages if lineage.lineage < before]
         if request.include_revoked:
             gone = self._revoked(tag, {lineage.lineage for lineage in lineages})
             records += [record for record in gone if record.lineage_seq < before]
@@ -172,28 +172,39 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         return cs.Refused(reason=refusal.reason, missing=refusal.missing)
 
     def _message(self, entry: reads.StoredEntry, message_type: type[M]) -> M:
-        opened = reads.open_entry(self.services.vault, entry)
-        if opened is None:
+        payload = self.payload(entry)
+        if payload is None:
             raise NotFoundError("subject was erased", "SUBJECT_NOT_FOUND")
-        return payloads.parse(message_type, codec.decode_statement(opened[1]).payload)
+        return payloads.parse(message_type, payload)
 
-    def _consent(self, entry: reads.StoredEntry) -> pb.Consent:
-        if entry.event.kind == EntryKind.GRANT:
-            return self._message(entry, st.GrantStatement).consent
-        return self._message(entry, st.AmendStatement).consent
-
-    def _record(self, tag: bytes, lineage: Lineage) -> cs.ConsentRecord:
+    def _stored(self, tag: bytes, lineage: Lineage) -> cs.ConsentRecord:
+        """Return the record of a lineage that is in the table."""
         first = reads.read_entry(self.services.ledger.store, tag, lineage.lineage)
         latest = reads.read_entry(self.services.ledger.store, tag, lineage.seq)
+        state = cs.CONSENT_STATE_PAUSED if lineage.paused else cs.CONSENT_STATE_ACTIVE
+        return self._record(first, latest, lineage.version, state, latest.event.time_ms)
+
+    def _record(
+        self,
+        first: reads.StoredEntry,
+        latest: reads.StoredEntry,
+        version: int,
+        state: "cs.ConsentState.ValueType",
+        change_time_ms: int,
+    ) -> cs.ConsentRecord:
+        if latest.event.kind == EntryKind.GRANT:
+            consent = self._message(latest, st.GrantStatement).consent
+        else:
+            consent = self._message(latest, st.AmendStatement).consent
         return cs.ConsentRecord(
-            consent_id=decisions.consent_id(tag, lineage.lineage),
-            version=lineage.version,
-            state=cs.CONSENT_STATE_PAUSED if lineage.paused else cs.CONSENT_STATE_ACTIVE,
-            consent=self._consent(latest),
-            lineage_seq=lineage.lineage,
-            seq=lineage.seq,
+            consent_id=decisions.consent_id(first.event.tag, first.event.seq),
+            version=version,
+            state=state,
+            consent=consent,
+            lineage_seq=first.event.seq,
+            seq=latest.event.seq,
             grant_time_ms=first.event.time_ms,
-            change_time_ms=latest.event.time_ms,
+            change_time_ms=change_time_ms,
         )
 
     def _revoked(self, tag: bytes, stored: set[int]) -> list[cs.ConsentRecord]:
@@ -202,36 +213,25 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         Args:
             stored: seqs of the lineages that are in the table.
         """
-        records: dict[int, cs.ConsentRecord] = {}
+        store, found = self.services.ledger.store, []
         count, _ = self.services.ledger.head(tag)
-        first = reads.first_after_gaps(self.services.ledger.store, tag)
-        for entry in reads.read_chain(self.services.ledger.store, tag, first, count):
-            event = entry.event
+        firsts: dict[int, reads.StoredEntry] = {}
+        latest: dict[int, tuple[reads.StoredEntry, int]] = {}
+        for entry in reads.read_chain(store, tag, reads.first_after_gaps(store, tag), count):
+            kind, seq = entry.event.kind, entry.event.seq
             if entry.row is None:
                 continue  # pruned, together with every later entry about the same consent
-            if event.kind == EntryKind.GRANT and event.seq not in stored:
-                message = self._message(entry, st.GrantStatement)
-                records[event.seq] = cs.ConsentRecord(
-                    consent_id=decisions.consent_id(tag, event.seq),
-                    version=1,
-                    state=cs.CONSENT_STATE_REVOKED,
-                    consent=message.consent,
-                    lineage_seq=event.seq,
-                    seq=event.seq,
-                    grant_time_ms=event.time_ms,
-                )
-            elif event.kind == EntryKind.AMEND:
+            if kind == EntryKind.GRANT and seq not in stored:
+                firsts[seq], latest[seq] = entry, (entry, 1)
+            elif kind == EntryKind.AMEND:
                 amended = self._message(entry, st.AmendStatement)
-                record = records.get(amended.lineage_seq)
-                if record is not None:
-                    record.consent.CopyFrom(amended.consent)
-                    record.version, record.seq = amended.version, event.seq
-            elif event.kind == EntryKind.REVOKE:
-                record = records.get(self._message(entry, st.RevokeStatement).lineage_seq)
-                if record is not None:
-                    record.change_time_ms = event.time_ms
+                latest[amended.lineage_seq] = entry, amended.version
+            elif kind == EntryKind.REVOKE:
+                seq = self._message(entry, st.RevokeStatement).lineage_seq
+                if seq in firsts:
+                    found.append(self._record(firsts[seq], *latest[seq], cs.CONSENT_STATE_REVOKED, entry.event.time_ms))
         # A grant written after *stored* was read is missing there although it is not withdrawn. It is left out.
-        return [record for record in records.values() if record.change_time_ms]
+        return found
 
 
 def _read_statement(
@@ -251,11 +251,7 @@ def _read_statement(
 
 
 def parse_consent_id(text: str) -> bytes:
-    """Parse a consent id, 32 lower-case hex digits, to its 16 bytes.
-
-    Raises:
-        NotFoundError: it is malformed, so no consent has it.
-    """
+    """Parse a consent id, 32 lower-case hex digits. Raises ``NotFoundError``: no consent has a malformed id."""
     try:
         found = bytes.fromhex(text)
     except ValueError:

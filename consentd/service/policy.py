@@ -38,7 +38,7 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
         now_ms = self.services.sequencer.clock.wall_ms()
         response = ps.CheckResponse()
         with self.services.table.read() as snapshot:
-            answerer = self._answerer(snapshot, now_ms)
+            answerer = Answerer(snapshot, now_ms, self._id_prefix, self._ids, self.metrics)
             sees_reasons, packed = answerer.check(caller, question)
             decision = answerer.answer(response.decision, packed, self.identifier_hash(question.subject))
         self.metrics.decisions.inc(OUTCOMES[decision.outcome], "check")
@@ -66,7 +66,7 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
         outcomes = [0] * len(OUTCOMES)
         checked: tuple[bool, PackedQuestion] | None = None
         with self.services.table.read() as snapshot:
-            answerer = self._answerer(snapshot, now_ms)
+            answerer = Answerer(snapshot, now_ms, self._id_prefix, self._ids, self.metrics)
             for question, subject in asked:
                 result = response.results.add()
                 try:
@@ -83,9 +83,6 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
             if count_of:
                 self.metrics.decisions.inc(OUTCOMES[outcome], "batch", by=count_of)
         return response
-
-    def _answerer(self, snapshot: Snapshot, now_ms: int) -> "Answerer":
-        return Answerer(snapshot, now_ms, self._id_prefix, self._ids, self.metrics)
 
 
 class Answerer:
@@ -152,29 +149,24 @@ def reduced(decision: pb.Decision) -> pb.Decision:
     """
     if decision.outcome == pb.OUTCOME_PERMIT:
         return decision
+    is_partial = decision.outcome == pb.OUTCOME_PARTIAL
     seen = pb.Decision()
     seen.CopyFrom(decision)
     if decision.outcome == pb.OUTCOME_NO_CONSENT:
         seen.outcome = pb.OUTCOME_DENY
-    denied = [*decision.denied, *decision.without_consent]
-    for field in ("denied", "without_consent", "tag", "ref", "valid_until_time_ms"):
+    for hidden in (seen.denied, seen.without_consent, seen.reasons):
+        del hidden[:]
+    seen.denied.extend(sorted([*decision.denied, *decision.without_consent]))
+    if is_partial:
+        seen.reasons.extend(reason for reason in decision.reasons if reason.effect == pb.EFFECT_PERMIT)
+        return seen
+    for field in ("tag", "ref", "valid_until_time_ms"):
         seen.ClearField(field)
-    seen.denied.extend(sorted(denied))
-    reasons = [reason for reason in decision.reasons if reason.effect == pb.EFFECT_PERMIT]
-    seen.ClearField("reasons")
-    if decision.outcome == pb.OUTCOME_PARTIAL:
-        seen.reasons.extend(reasons)
-        seen.tag, seen.ref = decision.tag, decision.ref
-        seen.valid_until_time_ms = decision.valid_until_time_ms
     return seen
 
 
 def check_size(question: pb.Question) -> None:
-    """Check that a question fits the payload that records it; also for Check, because the codebook caches questions.
-
-    Raises:
-        InvalidError: TOO_LARGE, naming the limit.
-    """
+    """Check that a question fits the payload that records it; also for Check, because the codebook caches questions."""
     size = question.ByteSize()
     if size > codec.MAX_PAYLOAD:
         raise InvalidError(f"question is over its limit of {codec.MAX_PAYLOAD} bytes: `{size}`", "TOO_LARGE")

@@ -23,10 +23,7 @@ PAGE_BYTES = 1 << 20
 
 
 def make_request(caller: str, request_id: bytes, content: bytes) -> Request:
-    """Return the request of a write.
-
-    Args:
-        content: hash of what is asked; see ``content_hash``.
+    """Return the request of a write; *content* is from ``content_hash``.
 
     Raises:
         InvalidError: the request_id is not 16 bytes.
@@ -54,11 +51,7 @@ def content_hash(method: str, *parts: Message | bytes | str) -> bytes:
 
 
 def check_batch(count: int, most: int) -> None:
-    """Check the length of a batch.
-
-    Raises:
-        InvalidError: TOO_LARGE, naming the limit.
-    """
+    """Check the length of a batch. Raises ``InvalidError`` (TOO_LARGE), which names the limit."""
     if count > most:
         raise InvalidError(f"batch is over its limit of {most} items: `{count}`", "TOO_LARGE")
 
@@ -84,11 +77,7 @@ def parse_signed(message_type: type[M], signed: pb.SignedStatement) -> M:
 def signed_entry(
     origin: str, kind: EntryKind, tag: bytes, request_id: bytes, signed: pb.SignedStatement
 ) -> SignedEntry:
-    """Return a statement that its author signed, with its signature verified.
-
-    Raises:
-        InvalidError: BAD_SIGNATURE.
-    """
+    """Return a statement that its author signed, with its signature verified; see ``verify_ahead``."""
     statement = codec.Statement(signed.key, signed.signature, request_id, signed.author_time_ms, signed.payload)
     return verify_ahead(origin, SignedEntry(kind, tag, signed.ref, statement))
 
@@ -113,7 +102,7 @@ class Pager:
         """Return (position, tree size) of a token.
 
         Raises:
-            InvalidError: INVALID_PAGE: it was not made here, or for another list, filter or caller.
+            InvalidError: INVALID_PAGE.
         """
         try:
             position, tree_size, mac = self._FORM.unpack(base64.urlsafe_b64decode(token.encode("ascii")))
@@ -129,11 +118,7 @@ class Pager:
 
 
 def page_size(asked: int) -> int:
-    """Return the most items of a page, for the page_size that a request asks for; 0 asks for the largest.
-
-    Raises:
-        InvalidError: it is negative.
-    """
+    """Return the most items of a page. Raises ``InvalidError``: *asked* is negative. 0 asks for the largest."""
     if asked < 0:
         raise InvalidError(f"page_size is negative: `{asked}`", "INVALID_PAGE")
     return min(asked or MAX_PAGE, MAX_PAGE)

@@ -16,17 +16,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from consentd.errors import (
-    ConflictError,
-    ConsentdError,
-    CorruptionError,
-    DeniedError,
-    InvalidError,
-    NotFoundError,
-    OverloadedError,
-    StorageError,
-    VerificationError,
-)
+from consentd import errors
+from consentd.errors import ConsentdError
 from consentd.metrics import Metrics
 from consentd.service.auth import UnauthenticatedError
 from consentd.service.servicer import Context, Servicer
@@ -47,13 +38,13 @@ _RETRY_AFTER_S = 1
 
 _CODES: tuple[tuple[type[ConsentdError], grpc.StatusCode], ...] = (
     (UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED),  # before its base
-    (InvalidError, grpc.StatusCode.INVALID_ARGUMENT),
-    (NotFoundError, grpc.StatusCode.NOT_FOUND),
-    (ConflictError, grpc.StatusCode.ABORTED),
-    (DeniedError, grpc.StatusCode.PERMISSION_DENIED),
-    (OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (StorageError, grpc.StatusCode.UNAVAILABLE),
-    (CorruptionError, grpc.StatusCode.DATA_LOSS),
+    (errors.InvalidError, grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.NotFoundError, grpc.StatusCode.NOT_FOUND),
+    (errors.ConflictError, grpc.StatusCode.ABORTED),
+    (errors.DeniedError, grpc.StatusCode.PERMISSION_DENIED),
+    (errors.OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.StorageError, grpc.StatusCode.UNAVAILABLE),
+    (errors.CorruptionError, grpc.StatusCode.DATA_LOSS),
 )
 
 
@@ -163,7 +154,7 @@ def _forgiving(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
 def _check_decoded(request: object) -> None:
     if request is UNDECODABLE:
-        raise InvalidError("request does not decode as the message of this call")
+        raise errors.InvalidError("request does not decode as the message of this call")
 
 
 def _count(metrics: Metrics, name: str, code: str, started: float) -> None:
@@ -191,9 +182,9 @@ def item_error(metrics: Metrics, error: ConsentdError) -> er.ItemError:
 
 def _abort(metrics: Metrics, name: str, started: float, context: Context, error: Exception) -> NoReturn:
     """End a call with the status of *error*. gRPC aborts by an exception."""
-    if isinstance(error, VerificationError):
+    if isinstance(error, errors.VerificationError):
         # Bad bytes of the caller's were turned into an InvalidError before. So these are bytes that we stored.
-        error = CorruptionError(f"ledger does not verify: {error}")
+        error = errors.CorruptionError(f"ledger does not verify: {error}")
     if isinstance(error, ConsentdError):
         code, message, reason = status_code(error), message_of(error), error.reason
         metrics.errors.inc(reason)
@@ -207,7 +198,7 @@ def _abort(metrics: Metrics, name: str, started: float, context: Context, error:
         code, message, reason = grpc.StatusCode.INTERNAL, "internal error", "INTERNAL"
     status = status_pb2.Status(code=code.value[0], message=message)
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
-    if isinstance(error, OverloadedError):
+    if isinstance(error, errors.OverloadedError):
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=_RETRY_AFTER_S)))
     _count(metrics, name, code.name, started)
     context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 import grpc
 
 from consentd.config import Config
-from consentd.core import merkle
+from consentd.core import codec, merkle
 from consentd.errors import DeniedError, StorageError
 from consentd.ledger import reads
 from consentd.ledger.ledger import Ledger, State
@@ -109,6 +109,11 @@ class Servicer:
     def tag(self, view: View, subject: pb.Subject) -> bytes:
         """Return a person's tag. Raises ``NotFoundError``: the person is not enrolled."""
         return enrolled_tag(view, self.identifier_hash(subject))
+
+    def payload(self, entry: reads.StoredEntry) -> bytes | None:
+        """Return the payload of an entry; None: its statement was erased or pruned."""
+        opened = reads.open_entry(self.services.vault, entry)
+        return None if opened is None else codec.decode_statement(opened[1]).payload
 
     def write(self, write: Write[A], wait_for: int, context: Context) -> tuple[Written[A], pb.Receipt]:
         """Submit a write and wait for its end; return it with the receipt of its first entry."""
