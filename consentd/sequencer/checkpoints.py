@@ -13,7 +13,7 @@ from consentd.clock import Clock
 from consentd.core import checkpoint
 from consentd.core.note import NoteSigner, parse_note
 from consentd.cosigning.publisher import Halt, ImmediatePublisher, Published, Publisher
-from consentd.errors import CorruptionError
+from consentd.errors import CorruptionError, NotFoundError
 from consentd.ledger import layout, reads
 from consentd.ledger.last_signed import read_last_signed, write_last_signed
 from consentd.ledger.ledger import Ledger, decode_state
@@ -86,6 +86,12 @@ class Checkpoints:
     def _covers(self, size: int) -> bool:
         return self.published is not None and self.published.checkpoint.size >= size
 
+    def latest(self) -> Published:
+        """Return the public checkpoint. Raises ``NotFoundError``: none is published yet."""
+        if self.published is None:
+            raise NotFoundError("no checkpoint is published yet")
+        return self.published
+
     def end_waits(self) -> None:
         """End every ``wait``: no further checkpoint will come."""
         with self._changed:
@@ -97,7 +103,6 @@ class Checkpoints:
 
         Raises:
             CorruptionError: the store does not hold what was written, or is smaller than the checkpoint signed last.
-            StorageError: the store cannot be read, or the note cannot be stored.
         """
         ledger = self._ledger
         state = decode_state(ledger.store.get(layout.STATE) or b"")

@@ -32,7 +32,7 @@ from typing import Any, TypeVar
 
 from consentd.clock import Clock, LeafClock
 from consentd.cosigning.publisher import Published
-from consentd.errors import ConflictError, ConsentdError, NotFoundError, RequestError, StorageError
+from consentd.errors import ConflictError, ConsentdError, RequestError, StorageError
 from consentd.ledger import reads
 from consentd.ledger.ledger import AppendBatch, Ledger
 from consentd.metrics import Metrics
@@ -105,11 +105,7 @@ class Sequencer:
     # -- for any thread ---------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Finish and publish what a crash left unfinished, then begin to take writes.
-
-        Raises:
-            StorageError, CorruptionError: see ``recovery.open_ledger`` and ``Checkpoints.sign``; nothing was started.
-        """
+        """Finish and publish what a crash left unfinished, then begin to take writes; see ``Checkpoints.sign``."""
         self.checkpoints.start(self._pool.halt)
         try:
             self._recover()
@@ -137,10 +133,7 @@ class Sequencer:
     def call(self, call: Callable[[], A]) -> A:
         """Run *call* on the sequencer's thread between two batches, where map and heads agree; return its value.
 
-        Raises:
-            StorageError: the sequencer is stopping or has stopped.
-            OverloadedError: the pool is full.
-            Exception: any that *call* raises.
+        Raises what *call* raises, ``StorageError`` as ``submit_all`` does, and ``OverloadedError``.
         """
         pending = PendingCall(call)
         self._pool.put([pending])
@@ -160,9 +153,7 @@ class Sequencer:
         """
 
         def prove() -> tuple[reads.HeadProofs, Published]:
-            published = self.checkpoints.published
-            if published is None:
-                raise NotFoundError("no checkpoint is published yet")
+            published = self.checkpoints.latest()
             return reads.prove_heads(self.ledger, tags, published.checkpoint.size), published
 
         return self.call(prove)

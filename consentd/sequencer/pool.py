@@ -101,8 +101,7 @@ class Pool:
     def take(self, most: int, idle_s: Callable[[], float]) -> list[Pending] | None:
         """Take up to *most* items, after a wait of up to *idle_s* for the first; None once stopping and empty.
 
-        Raises:
-            ConsentdError: the error that ``halt`` was called with.
+        Raises the error that ``halt`` was called with.
         """
         with self._changed:
             if not self._items and not self._stopping and self._halted is None:

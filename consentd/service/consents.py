@@ -34,9 +34,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         """Give a consent."""
         caller = self.acting_caller(context)
         message, signed = _read_statement(request, st.GrantStatement, caller)
-        identifier_hash, content = self._content("GRANT", request, message, signed)
-        identity = requests.make_request(caller, request.request_id, content)
-        entry = self._signed(EntryKind.GRANT, identifier_hash, identity, signed)
+        identity, identifier_hash, entry = self._asked(EntryKind.GRANT, request, message, signed, caller)
         write = consents.GrantConsent(request=identity, identifier_hash=identifier_hash, signed=entry, message=message)
         written, receipt = self.write(write, request.wait_for, context)
         response = cs.GrantConsentResponse(receipt=receipt, refused=self._refused(written))
@@ -50,13 +48,12 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         """Replace a consent by its next version."""
         caller = self.acting_caller(context)
         message, signed = _read_statement(request, st.AmendStatement, caller)
-        identifier_hash, content = self._content("AMEND", request, message, signed)
-        content = requests.content_hash("AmendConsent", content, request.consent_id, str(request.based_on_version))
-        identity = requests.make_request(caller, request.request_id, content)
+        more = request.consent_id, str(request.based_on_version)
+        identity, identifier_hash, entry = self._asked(EntryKind.AMEND, request, message, signed, caller, *more)
         write = consents.AmendConsent(
             request=identity,
             identifier_hash=identifier_hash,
-            signed=self._signed(EntryKind.AMEND, identifier_hash, identity, signed),
+            signed=entry,
             consent_id=parse_consent_id(request.consent_id),
             based_on_version=request.based_on_version,
             message=message,
@@ -124,22 +121,24 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
 
     # -- steps ------------------------------------------------------------------------------------------------
 
-    def _content(
-        self, method: str, request: Any, message: Message, signed: pb.SignedStatement | None
-    ) -> tuple[bytes, bytes]:
-        """Return the hash of the person's identifier, and the hash of what is asked about the person."""
-        identifier_hash = self.identifier_hash(request.subject)
-        return identifier_hash, requests.content_hash(method, identifier_hash, message, signed or b"")
+    def _asked(
+        self, kind: EntryKind, request: Any, message: Message, signed: pb.SignedStatement | None, asker: str, *more: str
+    ) -> tuple[Request, bytes, SignedEntry | None]:
+        """Return the identity of a request, the hash of the person's identifier, and the statement if it is signed.
 
-    def _signed(
-        self, kind: EntryKind, identifier_hash: bytes, request: Request, signed: pb.SignedStatement | None
-    ) -> SignedEntry | None:
-        """Verify the signature of a statement that the person signed, if there is one."""
+        The hash of the content covers *more* too: fields that only some requests have.
+        """
+        identifier_hash = self.identifier_hash(request.subject)
+        content = requests.content_hash(kind.name, identifier_hash, message, signed or b"")
+        if more:
+            content = requests.content_hash("AmendConsent" if kind is EntryKind.AMEND else kind.name, content, *more)
+        identity = requests.make_request(asker, request.request_id, content)
         if signed is None:
-            return None
+            return identity, identifier_hash, None
         with self.services.table.read() as snapshot:
             tag = consents.enrolled_tag(snapshot, identifier_hash)
-        return requests.signed_entry(self.services.config.ledger.origin, kind, tag, request.id, signed)
+        origin = self.services.config.ledger.origin
+        return identity, identifier_hash, requests.signed_entry(origin, kind, tag, identity.id, signed)
 
     def _change(self, request: Any, kind: EntryKind, message: Change, context: Context) -> pb.Receipt:
         """Pause, resume or revoke a consent; *message* is the statement without its attestation."""
@@ -149,13 +148,11 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
             message = requests.parse_signed(type(message), signed)
         else:
             message.attestation.attested_by, message.attestation.method = caller, request.method
-        identifier_hash, content = self._content(kind.name, request, message, signed)
-        content = requests.content_hash(kind.name, content, request.consent_id)
-        identity = requests.make_request(caller, request.request_id, content)
+        identity, identifier_hash, entry = self._asked(kind, request, message, signed, caller, request.consent_id)
         write = consents.ChangeConsent(
             request=identity,
             identifier_hash=identifier_hash,
-            signed=self._signed(kind, identifier_hash, identity, signed),
+            signed=entry,
             kind=kind,
             consent_id=parse_consent_id(request.consent_id),
             message=message,

@@ -109,9 +109,7 @@ class Answerer:
         """Check a question; return whether the caller may see the reasons of its answer, and the question packed.
 
         Raises:
-            InvalidError: the question is malformed, or names something unknown.
-            DeniedError: the caller may not ask it.
-            OverloadedError: it asks for a later state than this one.
+            RequestError: the question is malformed, not the caller's to ask, or about a later state than this one.
         """
         check_size(question)
         if question.purpose == model.BREAK_GLASS_PURPOSE or question.HasField("break_glass"):

@@ -35,7 +35,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
     @rpc
     def GetCheckpoint(self, request: ls.GetCheckpointRequest, context: Context) -> ls.GetCheckpointResponse:
         """Read the latest checkpoint."""
-        return ls.GetCheckpointResponse(checkpoint=self._published().note)
+        return ls.GetCheckpointResponse(checkpoint=self.services.sequencer.checkpoints.latest().note)
 
     @rpc
     def ListEntries(self, request: ls.ListEntriesRequest, context: Context) -> ls.ListEntriesResponse:
@@ -211,14 +211,8 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
                 raise DeniedError("call is an auditor's")
         return caller
 
-    def _published(self) -> Published:
-        published = self.services.sequencer.checkpoints.published
-        if published is None:
-            raise NotFoundError("no checkpoint is published yet")
-        return published
-
     def _tree_size(self, asked: int) -> int:
-        latest = self._published().checkpoint.size
+        latest = self.services.sequencer.checkpoints.latest().checkpoint.size
         if asked > latest:
             raise InvalidError(f"tree is larger than the latest checkpoint: `{asked}` and `{latest}`")
         return asked or latest
@@ -230,7 +224,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
                 raise InvalidError("start_index and page_token exclude each other", "INVALID_PAGE")
             start, size = pager.parse(token)
             return start, size, reads.root_at(self.services.ledger.store, size)
-        point = self._published().checkpoint
+        point = self.services.sequencer.checkpoints.latest().checkpoint
         return min(start_index, point.size), point.size, point.root
 
 

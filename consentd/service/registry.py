@@ -7,15 +7,8 @@ from google.protobuf.message import Message
 from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.kinds import EntryKind
 from consentd.errors import NotFoundError
+from consentd.sequencer.commands import registry
 from consentd.sequencer.commands.callers import PARTICIPANT_ID
-from consentd.sequencer.commands.registry import (
-    NOTICE_PREFIX,
-    RULES_PREFIX,
-    VOCABULARY_PREFIX,
-    EnrolSubject,
-    PublicWrite,
-    check_key,
-)
 from consentd.service.requests import Pager, content_hash, make_request, page_size, take_page
 from consentd.service.rpc import rpc
 from consentd.service.servicer import Context, Servicer, revision
@@ -52,20 +45,20 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
     @rpc
     def PublishVocabulary(self, request: rs.PublishVocabularyRequest, context: Context) -> rs.PublishVocabularyResponse:
         """Publish the next version of the vocabulary."""
-        chain, message = VOCABULARY_PREFIX + request.vocabulary.vocabulary_id, request.vocabulary
+        chain, message = registry.VOCABULARY_PREFIX + request.vocabulary.vocabulary_id, request.vocabulary
         receipt = self._publish(EntryKind.VOCABULARY, chain, message, request, context)
         return rs.PublishVocabularyResponse(receipt=receipt)
 
     @rpc
     def PublishNotice(self, request: rs.PublishNoticeRequest, context: Context) -> rs.PublishNoticeResponse:
         """Publish the next version of a notice."""
-        chain, message = NOTICE_PREFIX + request.notice.notice_id, request.notice
+        chain, message = registry.NOTICE_PREFIX + request.notice.notice_id, request.notice
         return rs.PublishNoticeResponse(receipt=self._publish(EntryKind.NOTICE, chain, message, request, context))
 
     @rpc
     def PublishRules(self, request: rs.PublishRulesRequest, context: Context) -> rs.PublishRulesResponse:
         """Publish the next version of the realm's rules."""
-        chain, message = RULES_PREFIX + request.rules.realm_id, request.rules
+        chain, message = registry.RULES_PREFIX + request.rules.realm_id, request.rules
         return rs.PublishRulesResponse(receipt=self._publish(EntryKind.RULES, chain, message, request, context))
 
     @rpc
@@ -73,10 +66,10 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         """Give a person a tag and a first entry."""
         caller = self.acting_caller(context)
         if request.subject_key:
-            check_key(request.subject_key)
+            registry.check_key(request.subject_key)
         identifier_hash = self.identifier_hash(request.subject)
         content = content_hash("EnrolSubject", identifier_hash, request.method, request.subject_key)
-        write = EnrolSubject(
+        write = registry.EnrolSubject(
             request=make_request(caller, request.request_id, content),
             # The vault makes tag and data key first. A crash then leaves an unused tag, but no unreadable ENROL.
             tag=self.services.vault.create(identifier_hash),
@@ -158,5 +151,5 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         attested: Any = type(message)()
         attested.CopyFrom(message)
         attested.attestation.CopyFrom(st.Attestation(attested_by=caller))
-        write = PublicWrite(kind=kind, request=identity, chain=chain, message=attested)
+        write = registry.PublicWrite(kind=kind, request=identity, chain=chain, message=attested)
         return self.write(write, request.wait_for, context)[1]

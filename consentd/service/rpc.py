@@ -133,12 +133,11 @@ class ServiceRegistration:
         self._server.add_registered_method_handlers(service, ours)
 
     def _changed(self, handler: Any) -> Any:
-        behavior = handler.unary_stream if handler.response_streaming else handler.unary_unary
+        behavior, make = handler.unary_unary, grpc.unary_unary_rpc_method_handler
+        if handler.response_streaming:
+            behavior, make = handler.unary_stream, grpc.unary_stream_rpc_method_handler
         if behavior.__func__ not in _NEVER_WAIT:
             behavior = Pooled(behavior, self._pool)
-        make = grpc.unary_unary_rpc_method_handler
-        if handler.response_streaming:
-            make = grpc.unary_stream_rpc_method_handler
         return make(behavior, _forgiving(handler.request_deserializer), handler.response_serializer)
 
 

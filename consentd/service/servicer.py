@@ -131,9 +131,7 @@ class Servicer:
     def receipt(self, index: int, leaf: bytes, state: State, wait_for: int, context: Context) -> pb.Receipt:
         """Return the receipt of the leaf at *index*, with a proof where a public checkpoint covers it.
 
-        Args:
-            state: the ledger's, which the receipt names as its revision.
-            wait_for: PUBLISHED: wait for such a checkpoint, as long as the call's deadline allows.
+        *state* is its revision. *wait_for* PUBLISHED waits for such a checkpoint, as long as the deadline allows.
         """
         receipt = pb.Receipt(
             index=index, leaf=leaf, leaf_hash=merkle.leaf_hash(leaf), revision=revision(state.size, state.root)

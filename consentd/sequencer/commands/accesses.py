@@ -45,8 +45,7 @@ class AuthorizeAccess:
     """Decide a question and record the answer, as ACCESS or as REFUSAL. For a person not enrolled nothing is recorded.
 
     Attributes:
-        question: the value of the question; ``asked`` has its bytes and the asker.
-        signed: the signature, where the question is signed.
+        question: the value of the question; ``asked`` has its bytes and the asker, ``signed`` its signature.
     """
 
     request: Request

@@ -43,11 +43,8 @@ def is_auditor(view: View, caller: str) -> bool:
 def check_asker(view: View, caller: str, question: pb.Question | model.Question) -> bool:
     """Check that the caller may ask *question*, and return whether the caller may see the reasons of the answer.
 
-    Without a right to ask for others, a caller must be named in the question: as the organisation, as one that acts
-    for the organisation, or as the holder.
-
     Raises:
-        DeniedError: the caller is not active, or the question does not name it.
+        DeniedError: the caller is not active; or it may not ask for others, and the question does not name it.
     """
     if caller == OPERATOR:
         return True

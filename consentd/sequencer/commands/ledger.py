@@ -25,11 +25,7 @@ REALM = "realm"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Genesis(Unremembered):
-    """Append the first entries of an empty ledger.
-
-    Attributes:
-        ledger: leaf 0: origin, keys, retention policy.
-    """
+    """Append the first entries of an empty ledger. *ledger* becomes leaf 0."""
 
     ledger: st.LedgerStatement
     vocabulary: st.VocabularyStatement
@@ -66,10 +62,7 @@ def default_genesis(author: Author, *, verifier_keys: Sequence[str], map_bits: i
 
 
 def check_kept_from(kept_from_ms: int, *, days: int, time_ms: int) -> None:
-    """Check that the retention policy allows, at *time_ms*, to delete entries from before *kept_from_ms*.
-
-    Args:
-        days: how old an entry must be before it may be pruned, as leaf 0 published it; 0: nothing is ever pruned.
+    """Check that the retention policy of *days* allows, at *time_ms*, to delete entries from before *kept_from_ms*.
 
     Raises:
         InvalidError: the policy keeps some of it, or the time is negative.

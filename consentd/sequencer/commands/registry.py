@@ -46,11 +46,7 @@ class PublicWrite(ReceiptOnly, Generic[M]):
     message: M
 
     def check(self, table: TableTransaction) -> None:
-        """Check the message.
-
-        Raises:
-            RequestError: the write is refused.
-        """
+        """Check the message. Raises ``RequestError``."""
         _CHECKS[self.kind](self, table)
 
     def prepare(self, context: WriteContext) -> Plan[None]:
@@ -142,11 +138,7 @@ def _check_next_version(version: int, latest: int) -> None:
 
 
 def check_key(key: bytes) -> None:
-    """Check that a public key has the form of one.
-
-    Raises:
-        InvalidError: it is not 32 bytes.
-    """
+    """Check that a public key has 32 bytes. Raises ``InvalidError``."""
     if len(key) != ed25519.KEY_SIZE:
         raise InvalidError("key is not an Ed25519 public key of 32 bytes")
 
@@ -157,7 +149,7 @@ class EnrolSubject:
 
     Attributes:
         tag: the person's chain. The vault has the tag and its data key already.
-        subject_key: Ed25519 public key, 32 bytes; empty: the person has none.
+        subject_key: Ed25519 public key; empty: the person has none.
     """
 
     request: Request
@@ -176,9 +168,8 @@ class EnrolSubject:
             statement = st.KeyStatement(key=self.subject_key, attestation=self.message.attestation)
             # Each entry needs a request_id of its own, so the second one's is derived from the request's.
             derived = hashlib.sha256(self.request.id + b"\1").digest()[:16]
-            entries.append(
-                context.draft(NewEntry(kind=EntryKind.KEY, tag=self.tag, message=statement, request_id=derived))
-            )
+            key = NewEntry(kind=EntryKind.KEY, tag=self.tag, message=statement, request_id=derived)
+            entries.append(context.draft(key))
         return Plan(tuple(entries), self.tag)
 
     def replay(self, context: WriteContext, recorded: Appended) -> bytes:

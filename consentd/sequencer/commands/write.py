@@ -72,13 +72,10 @@ class SignedEntry:
 
 
 def verify_ahead(origin: str, signed: SignedEntry) -> SignedEntry:
-    """Verify an author's signature, and return *signed* marked as verified.
+    """Verify an author's signature, and return *signed* marked as verified. Raises ``InvalidError`` (BAD_SIGNATURE).
 
     A service calls it on the caller's thread: an Ed25519 verification takes longer than the rest of a write, and all
     writes share the sequencer's thread. ``WriteContext.check_signature`` checks later whose key it is.
-
-    Raises:
-        InvalidError: BAD_SIGNATURE.
     """
     try:
         verify_signature(signed.statement, origin=origin, kind=signed.kind, tag=signed.tag, ref=signed.ref)
@@ -116,10 +113,7 @@ class WriteContext:
     table: TableTransaction
 
     def draft(self, entry: NewEntry, request: Request | None = None) -> tuple[Draft, Message]:
-        """Sign an entry, or check its author's signature; then commit to its statement.
-
-        Args:
-            request: remembered with this entry.
+        """Sign an entry, or check its author's signature; then commit to its statement. Remember *request* with it.
 
         Raises:
             InvalidError: the payload is too large, or the author's signature, key or clock is wrong.
@@ -162,11 +156,9 @@ class WriteContext:
         return signed.statement
 
     def check_signature(self, signed: SignedEntry, *, owners: frozenset[Owner], signer: str = "") -> None:
-        """Check an author's signature, its clock, and that its key is in force now and belongs to a valid owner.
+        """Check an author's signature, its clock, and that its key is in force now and belongs to one of *owners*.
 
-        Args:
-            owners: who may own the key. A person's key is valid in the person's own chain only.
-            signer: participant that must own the key; empty: any of *owners*.
+        A person's key is valid in the person's own chain only. *signer*, if given, must own the key.
 
         Raises:
             InvalidError: AUTHOR_CLOCK, BAD_SIGNATURE or TOO_LARGE.
@@ -219,30 +211,17 @@ class Plan(Generic[A]):
 
 
 class Write(Protocol[A]):
-    """What the sequencer needs of a write.
-
-    Attributes:
-        request: the request to remember; None: a repeat is not recognised.
-    """
+    """What the sequencer needs of a write. Both functions raise ``RequestError`` if they refuse it."""
 
     @property
-    def request(self) -> Request | None: ...
+    def request(self) -> Request | None:
+        """The request to remember; None: a repeat is not recognised."""
 
     def prepare(self, context: WriteContext) -> Plan[A]:
-        """Check the write, decide it, and draft its entries.
-
-        Raises:
-            RequestError: the write is refused.
-        """
-        ...
+        """Check the write, decide it, and draft its entries."""
 
     def replay(self, context: WriteContext, recorded: Appended) -> A:
-        """Answer a repeat whose first entry is *recorded*. Nothing is appended.
-
-        Raises:
-            RequestError: the repeat is refused.
-        """
-        ...
+        """Answer a repeat whose first entry is *recorded*. Nothing is appended."""
 
 
 class ReceiptOnly:
