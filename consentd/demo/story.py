@@ -14,7 +14,7 @@ from rich.table import Table
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import DAY_MS
-from consentd.demo.output import Output
+from consentd.demo.output import Output, Text
 from consentd.demo.town import PUBLIC_HOLDERS, RELAY, Institution
 from consentd.policy.dates import SEOUL
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
@@ -29,19 +29,11 @@ HIRA = PUBLIC_HOLDERS[1][0]
 MARKETING = "market-service"
 YEAR_MS = 365 * DAY_MS
 
-Name = tuple[str, str]
-"""A name in Korean and in English."""
 _CODES = {code.code: (code.ko, code.en) for code in (*DEFAULT_VOCABULARY.purposes, *DEFAULT_VOCABULARY.categories)}
 
 
 class Story:
-    """One citizen's story.
-
-    Args:
-        client: a client of the relay, with the log key pinned.
-        institutions: those of the town, for their names.
-        origin: the ledger's.
-    """
+    """One citizen's story, by a client of the relay with the log key pinned; institutions are shown by their names."""
 
     def __init__(self, client: Client, institutions: Sequence[Institution], *, origin: str, out: Output) -> None:
         self._client = client
@@ -86,11 +78,11 @@ class Story:
         self._show(history)
         return history
 
-    def _step(self, number: int, title: Name, detail: Name = ("", "")) -> None:
+    def _step(self, number: int, title: Text, detail: Text = ("", "")) -> None:
         more = f" — {self._out.text(*detail)}" if detail[0] else ""
         self._out.print(f"[bold]{number}. {self._out.text(*title)}[/bold]{more}")
 
-    def _party(self, name: str) -> Name:
+    def _party(self, name: str) -> Text:
         return self._names.get(name, (name, name))
 
     def _ask(
@@ -156,7 +148,7 @@ class Story:
         )
         self._out.print(f"   [green]✓[/green] {whole}\n     root {point.root.hex()}")
 
-    def _row(self, entry: Entry, outcomes: dict[int, Entry]) -> list[Name]:
+    def _row(self, entry: Entry, outcomes: dict[int, Entry]) -> list[Text]:
         """Return the cells of an entry, after its time; *outcomes* by the seq of the access they belong to."""
         record = entry.message.access if isinstance(entry.message, st.RefusalStatement) else entry.message
         if not isinstance(record, st.AccessStatement) or not record.asked.question:
@@ -174,7 +166,7 @@ class Story:
             _joined(result),
         ]
 
-    def _author(self, entry: Entry) -> Name:
+    def _author(self, entry: Entry) -> Text:
         """Return who made an entry that is no access: the citizen, or the participant who attested it."""
         if entry.author == "subject":
             return "본인", "the citizen"
@@ -185,16 +177,16 @@ def _time(entry: Entry) -> str:
     return datetime.fromtimestamp(entry.time_ms / 1000, UTC).astimezone(SEOUL).strftime("%H:%M:%S.%f")[:-3]
 
 
-def _label(enum: type, value: int, prefix: str) -> Name:
+def _label(enum: type, value: int, prefix: str) -> Text:
     code = show.enum_name(enum, value, prefix)
     return show.label(code, "ko"), show.label(code, "en")
 
 
-def _code(code: str) -> Name:
+def _code(code: str) -> Text:
     return _CODES.get(code, (code, code))
 
 
-def _joined(names: Sequence[Name]) -> Name:
+def _joined(names: Sequence[Text]) -> Text:
     return ", ".join(ko for ko, _ in names), ", ".join(en for _, en in names)
 
 

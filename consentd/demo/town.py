@@ -127,7 +127,7 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Town:
-    """Everything that was made up. Citizens are in the order of their Zipf rank."""
+    """Everything that was made up."""
 
     institutions: tuple[Institution, ...]
     citizens: tuple[Citizen, ...]
@@ -140,10 +140,8 @@ def make_town(*, seed: int, citizens: int, transfers: int) -> Town:
     random = Random(seed)  # noqa: S311  # nothing here is secret
     institutions = make_institutions()
     people = make_citizens(random, citizens)
-    callers = Callers(institutions)
-    consents = make_consents(random, people, callers)
-    asked = make_transfers(random, transfers, people, consents, institutions, callers)
-    return Town(institutions, people, consents, asked)
+    consents = make_consents(random, people, institutions)
+    return Town(institutions, people, consents, make_transfers(random, transfers, people, consents, institutions))
 
 
 def make_institutions() -> tuple[Institution, ...]:
@@ -164,8 +162,7 @@ def make_institutions() -> tuple[Institution, ...]:
         ]
     made += [Institution(key, ko, en, "holder", categories=held) for key, ko, en, held in PUBLIC_HOLDERS]
     made += [Institution(key, ko, en, "recipient", purpose=purpose) for key, ko, en, purpose, *_ in RECIPIENTS]
-    made.append(Institution(*RELAY, role="relay"))
-    return tuple(made)
+    return (*made, Institution(*RELAY, role="relay"))
 
 
 def make_citizens(random: Random, count: int) -> tuple[Citizen, ...]:
@@ -179,36 +176,29 @@ def make_citizens(random: Random, count: int) -> tuple[Citizen, ...]:
     return tuple(sorted(made, key=lambda citizen: -citizen.care_days))
 
 
-class Callers:
-    """The institutions that make requests; a few of them make most of the calls."""
-
-    def __init__(self, institutions: Sequence[Institution]) -> None:
-        self.all = [institution for institution in institutions if institution.purpose]
-        busy = max(1, round(BUSY_SHARE * len(self.all)))
-        rest = len(self.all) - busy
-        self._weights = list(accumulate([BUSY_CALLS / busy] * busy + [(1 - BUSY_CALLS) / rest] * rest))
-
-    def pick(self, random: Random) -> Institution:
-        """Return an institution at random, weighted by how often it calls."""
-        return random.choices(self.all, cum_weights=self._weights)[0]
+def pick_caller(random: Random, institutions: Sequence[Institution]) -> Institution:
+    """Return an institution that makes requests; a few of them make most of the calls."""
+    callers = [institution for institution in institutions if institution.purpose]
+    busy = max(1, round(BUSY_SHARE * len(callers)))
+    return random.choice(callers[:busy] if random.random() < BUSY_CALLS else callers[busy:])
 
 
-def make_consents(random: Random, citizens: Sequence[Citizen], callers: Callers) -> tuple[PlannedConsent, ...]:
+def make_consents(
+    random: Random, citizens: Sequence[Citizen], institutions: Sequence[Institution]
+) -> tuple[PlannedConsent, ...]:
     """Return the consents of all citizens; at least one citizen objects to a recipient."""
     grown = [number for number, citizen in enumerate(citizens) if citizen.age >= ADULT_FROM]
     # The adoption rate counts all citizens, but only grown ones can be users.
     users = [number for number in grown if random.random() < ADOPTION * len(citizens) / len(grown)] or grown[:1]
-    treating = [one.id for one in callers.all if one.purpose == "TREAT"]
+    treating = [one.id for one in institutions if one.purpose == "TREAT"]
     made: list[PlannedConsent] = []
-    objectors = 0
     for number in users:
-        trusted = {callers.pick(random).id for _ in range(3)}.intersection(treating) or {treating[0]}
+        trusted = {pick_caller(random, institutions).id for _ in range(3)}.intersection(treating) or {treating[0]}
         made += [PlannedConsent(number, one, "TREAT", ALL_CLASSES) for one in sorted(trusted)]
         for recipient, _, _, purpose, rate, categories in RECIPIENTS:
             if random.random() < rate:
                 made.append(PlannedConsent(number, recipient, purpose, categories))
-        if random.random() < OBJECTION_RATE or (number == users[-1] and not objectors):
-            objectors += 1
+        if random.random() < OBJECTION_RATE or number == users[-1]:
             made.append(PlannedConsent(number, random.choice(treating), "", (), objects=True))
     return tuple(made)
 
@@ -219,7 +209,6 @@ def make_transfers(
     citizens: Sequence[Citizen],
     consents: Sequence[PlannedConsent],
     institutions: Sequence[Institution],
-    callers: Callers,
 ) -> tuple[Transfer, ...]:
     """Return the transfers of a day, with outcomes in the proportions of ``MIX``."""
     ranks = list(accumulate(1 / rank**ZIPF for rank in range(1, len(citizens) + 1)))
@@ -243,7 +232,8 @@ def make_transfers(
             planned = random.choice(objections)
             return planned.citizen, planned.recipient, "TREAT", ALL_CLASSES
         while True:
-            caller, citizen = callers.pick(random), random.choices(range(len(citizens)), cum_weights=ranks)[0]
+            caller = pick_caller(random, institutions)
+            citizen = random.choices(range(len(citizens)), cum_weights=ranks)[0]
             found = allowed.get((citizen, caller.id))
             if (citizen, caller.id) not in refused and (found is not None) is (outcome == "PERMIT"):
                 return citizen, caller.id, caller.purpose, found.categories if found else ALL_CLASSES
