@@ -13,7 +13,7 @@ import pytest
 from cases.fhir_consents import HL7, MAPPING, PCF, R4, ROOT, bundle, needs_data, provision, r4, reason
 from consentd.errors import ConflictError, StorageError
 from consentd.fhir import importer
-from consentd.fhir.consents import content_id, format_source, identity_id, import_request_id
+from consentd.fhir.consents import format_source, import_request_id, resource_identity
 from consentd.fhir.document import Cause, Release, content_hash
 from consentd.fhir.importer import ImportResult, import_paths
 from consentd.fhir.mapping import SubjectReference
@@ -31,8 +31,8 @@ def test_request_id_and_source_have_known_answers() -> None:
     assert import_request_id(subject, "Consent/a", content).hex() == "4e3bde16d108f76975c6f6a544a19b45"
     source = format_source(Release.R4, "Consent/a", content)
     assert source == "fhir/r4#0001020304050607@40b1900cd7b06910"
-    assert (content_id(source), identity_id(source)) == ("fhir/r4#0001020304050607", source[-16:])
-    assert (content_id(""), identity_id("paper")) == ("", "")
+    assert source == f"fhir/r4#0001020304050607@{resource_identity(source)}"
+    assert (len(resource_identity(source)), resource_identity(""), resource_identity("paper")) == (16, "", "")
 
 
 def test_request_id_tells_persons_resources_and_contents_apart() -> None:

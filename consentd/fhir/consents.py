@@ -21,7 +21,6 @@ _ONLY_R4 = frozenset(OWN_NAMES[Release.R4]) - frozenset(OWN_NAMES[Release.R5])
 _ONLY_R5 = frozenset(OWN_NAMES[Release.R5]) - frozenset(OWN_NAMES[Release.R4])
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _BUNDLES = ("collection", "searchset")
-_IDENTITY = "@"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +61,7 @@ def read_consents(
 ) -> tuple[ImportedConsent | Refused, ...]:
     """Read every Consent of one document; return one result for a Consent, and one for each entry of a Bundle.
 
-    Args:
-        test_data: also import resources with the label HTEST.
+    *test_data*: also import resources with the label HTEST.
 
     Raises:
         InvalidError: the extra ``fhir`` is not installed. Faults of the document are returned as ``Refused`` instead.
@@ -100,17 +98,12 @@ def format_source(release: Release, resource: str, content: bytes) -> str:
     CONTENT is the first 16 hex digits of the content hash; IDENTITY is that of the SHA-256 of ``Consent/ID``.
     """
     identity = hashlib.sha256(resource.encode()).hexdigest()[:16]
-    return f"fhir/{release}#{content.hex()[:16]}{_IDENTITY}{identity}"
+    return f"fhir/{release}#{content.hex()[:16]}@{identity}"
 
 
-def content_id(source: str) -> str:
-    """Return the part of a ``Consent.source`` for its content, ``fhir/r4#CONTENT``; empty if it is no FHIR source."""
-    return source.rpartition(_IDENTITY)[0] if source.startswith("fhir/") else ""
-
-
-def identity_id(source: str) -> str:
+def resource_identity(source: str) -> str:
     """Return the part of a ``Consent.source`` for its resource, IDENTITY; empty if it is no FHIR source."""
-    return source.rpartition(_IDENTITY)[2] if source.startswith("fhir/") else ""
+    return source.rpartition("@")[2] if source.startswith("fhir/") else ""
 
 
 def _entries(document: dict[str, object]) -> list[Element]:

@@ -1,5 +1,7 @@
 """A JSON object of a resource, with its path: reads that check types, and refuse members they do not know.
 
+Every function here and in ``provisions`` raises ``InvalidError`` with a ``Cause`` for what it cannot read.
+
 Every element that can limit or widen a consent is read through ``only``. So a member that this package does not
 interpret (the ``_extension`` of a primitive, an element of a later release) refuses the resource; it is never ignored.
 """
@@ -21,11 +23,7 @@ class Element:
     path: str
 
     def only(self, *names: str) -> "Element":
-        """Check that all members are among *names*, ``id`` and ``extension``; return the element itself.
-
-        Raises:
-            InvalidError: UNSUPPORTED_CONTENT, there is another member.
-        """
+        """Check that all members are among *names*, ``id`` and ``extension``; return the element itself."""
         for name in self.members:
             if name not in names and name not in _ALWAYS:
                 raise refusal(Cause.UNSUPPORTED_CONTENT, "element is not interpreted", self.at(name))
@@ -36,11 +34,7 @@ class Element:
         return join(self.path, name)
 
     def text(self, name: str) -> str | None:
-        """Return a member that is a string; None if absent.
-
-        Raises:
-            InvalidError: NOT_VALID, it has another type. ``one`` and ``many`` raise the same.
-        """
+        """Return a member that is a string; None if absent."""
         value = self.members.get(name)
         if value is not None and not isinstance(value, str):
             raise refusal(Cause.NOT_VALID, "element is no string", self.at(name))
@@ -63,18 +57,14 @@ class Element:
         return [Element(value, join(self.at(name), index)) for index, value in enumerate(values)]
 
     def codings(self) -> list[tuple[str, str]]:
-        """Return (``system|code``, path) of each coding of a CodeableConcept.
-
-        Raises:
-            InvalidError: UNKNOWN_CODE, the concept has no coding, or a coding lacks its system or code.
-        """
+        """Return (``system|code``, path) of each coding of a CodeableConcept, at least one."""
         found = [coding.coding() for coding in self.only("coding", "text").many("coding")]
         if not found:
             raise refusal(Cause.UNKNOWN_CODE, "concept has no coding", self.path)
         return found
 
     def coding(self) -> tuple[str, str]:
-        """Return (``system|code``, path) of a Coding. Raises as ``codings``."""
+        """Return (``system|code``, path) of a Coding."""
         self.only("system", "version", "code", "display", "userSelected")
         system, code = self.text("system"), self.text("code")
         if system is None or code is None:
@@ -94,9 +84,6 @@ def check_modifiers(resource: Element) -> None:
     """Check that a resource has no modifier at any depth, contained resources included (policy.md, rule 5).
 
     A modifier (``modifierExtension``, ``implicitRules``) changes the meaning of the element that contains it.
-
-    Raises:
-        InvalidError: UNSUPPORTED_CONTENT, there is a modifier.
     """
     for path, key, _ in walk(resource.members):
         if key in _NEVER:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from consentd.errors import ConflictError, DeniedError, InvalidError, NotFoundError
-from consentd.fhir.consents import ImportedConsent, Refused, content_id, identity_id, read_consents
+from consentd.fhir.consents import ImportedConsent, Refused, read_consents, resource_identity
 from consentd.fhir.document import MAX_DOCUMENT_BYTES, Cause
 from consentd.fhir.mapping import FhirMapping, SubjectReference
 from consentd.policy.model import Consent
@@ -157,7 +157,7 @@ def _checked(result: ImportedConsent | Refused, writer: Writer) -> ImportedConse
     source = result.consent.source
     if source in sources:
         return ResourceReport(result.resource, ImportResult.UNCHANGED, notes=result.notes)
-    if any(identity_id(other) == identity_id(source) for other in sources if content_id(other)):
+    if any(resource_identity(other) == resource_identity(source) for other in sources):
         message = "an earlier content of this resource was imported: amend or revoke that consent"
         return Refused(result.resource, Cause.CHANGED, message)
     return result

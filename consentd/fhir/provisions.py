@@ -59,19 +59,11 @@ class Reading:
             self.notes.append(text)
 
     def codes(self, table: str, elements: Iterable[Element]) -> tuple[str, ...]:
-        """Return the codes of the vocabulary for Codings; *table* names a table of the mapping's codes.
-
-        Raises:
-            InvalidError: UNKNOWN_CODE, a coding is not in the table.
-        """
+        """Return the codes of the vocabulary for Codings; *table* names a table of the mapping's codes."""
         return _unique(code for element in elements for code in self._concept(table, element, [element.coding()]))
 
     def concepts(self, table: str, elements: Iterable[Element]) -> tuple[str, ...]:
-        """Return the codes of the vocabulary for CodeableConcepts. All codings of one concept mean the same.
-
-        Raises:
-            InvalidError: UNKNOWN_CODE, no coding of a concept is in the table, or two of them map to different codes.
-        """
+        """Return the codes of the vocabulary for CodeableConcepts. All codings of one concept mean the same."""
         return _unique(code for element in elements for code in self._concept(table, element, element.codings()))
 
     def _concept(self, table: str, element: Element, codings: list[tuple[str, str]]) -> tuple[str, ...]:
@@ -117,24 +109,18 @@ def read_provision(
     Args:
         effect: the provision's effect, if another element of the resource states it (a root); None: read its ``type``.
         parent: the parent's effect, stated or by default; None for a root.
-
-    Raises:
-        InvalidError: with a ``Cause``.
     """
     element.only(*_NAMES[reading.release])
     if depth > MAX_DEPTH:
         raise refusal(Cause.UNSUPPORTED_CONTENT, f"provisions nest deeper than {MAX_DEPTH}", element.path)
     effect = effect or read_effect(element, "type")
-    effective = effect or (Effect.PERMIT if parent is Effect.DENY else Effect.DENY)
+    effective = effect or _opposite(parent)
     start, end = read_window(element, "period")
     data_start, data_end = read_window(element, "dataPeriod")
-    data_period = None
-    if data_start is not None or data_end is not None:
-        # Start 0 means an open start. A negative start would become 0, and so permit more than the resource says.
-        if (data_start or 0) < 0 or (data_end is not None and data_end <= 0):
-            raise refusal(Cause.PERIOD, "data period has a bound before 1970", element.at("dataPeriod"))
-        data_period = Period(data_start or 0, OPEN_END_MS if data_end is None else data_end)
-    if end is not None and end <= 0:
+    # Start 0 means an open start. A negative start would become 0, and so permit more than the resource says.
+    if data_start < 0 or data_end <= 0:
+        raise refusal(Cause.PERIOD, "data period has a bound before 1970", element.at("dataPeriod"))
+    if end <= 0:
         raise refusal(Cause.PERIOD, "period ends before 1970", element.at("period"))
     return Provision(
         effect=effect,
@@ -144,9 +130,9 @@ def read_provision(
         actions=reading.concepts("actions", element.many("action")),
         labels=reading.codes("labels", element.many("securityLabel")),
         resources=_unique(_resource(entry, reading) for entry in element.many("data")),
-        start_ms=max(start or 0, 0),  # changes no decision: all are taken after 1970
-        end_ms=OPEN_END_MS if end is None else end,
-        data_period=data_period,
+        start_ms=max(start, 0),  # changes no decision: all are taken after 1970
+        end_ms=end,
+        data_period=Period(data_start, data_end) if "dataPeriod" in element.members else None,
         children=tuple(
             read_provision(child, None, reading=reading, parent=effective, depth=depth + 1)
             for child in element.many("provision")
@@ -165,11 +151,7 @@ def state_defaults(root: Provision, reading: Reading) -> Provision:
 
 
 def read_effect(element: Element, name: str) -> Effect | None:
-    """Return ``permit`` or ``deny`` as an effect; None if absent.
-
-    Raises:
-        InvalidError: UNKNOWN_CODE, another code.
-    """
+    """Return ``permit`` or ``deny`` as an effect; None if absent."""
     code = element.text(name)
     if code is None:
         return None
@@ -178,25 +160,22 @@ def read_effect(element: Element, name: str) -> Effect | None:
     return Effect.PERMIT if code == "permit" else Effect.DENY
 
 
-def read_window(element: Element, name: str) -> tuple[int | None, int | None]:
-    """Return a Period as [start, end) in UTC milliseconds; None for an absent bound (policy.md, rule 4).
+def read_window(element: Element, name: str) -> tuple[int, int]:
+    """Return a Period as [start, end) in UTC milliseconds; an absent bound is open (policy.md, rule 4).
 
     A start written as a date, month or year is its first instant in Asia/Seoul; an end is the instant after its last.
     A bound with a time is that instant.
-
-    Raises:
-        InvalidError: PERIOD, a bound is no FHIR dateTime, both bounds are absent, or the end is not after the start.
     """
     period = element.one(name)
     if period is None:
-        return None, None
+        return 0, OPEN_END_MS
     period.only("start", "end")
     start, end = _bound(period, "start"), _bound(period, "end")
     if start is None and end is None:
         raise refusal(Cause.PERIOD, "period has neither start nor end", period.path)
     if start is not None and end is not None and start >= end:
         raise refusal(Cause.PERIOD, "period does not end after it starts", period.path)
-    return start, end
+    return start or 0, OPEN_END_MS if end is None else end
 
 
 def _bound(period: Element, name: str) -> int | None:
@@ -262,13 +241,17 @@ def _state_purposes(node: Provision, parent: Effect, reading: Reading) -> Provis
     """State the purposes of every node that has none and inherits none."""
     if node.purposes:
         return node
-    effect = node.effect or (Effect.PERMIT if parent is Effect.DENY else Effect.DENY)
+    effect = node.effect or _opposite(parent)
     purposes: tuple[str, ...] = (ANY,)
     if effect is Effect.PERMIT:
         purposes = tuple(c.code for c in reading.mapping.vocabulary.purposes if not c.parent and c.implies)
         reading.note("a permit states no purpose: it covers those that can be implied, not break-glass or marketing")
     children = tuple(_state_purposes(child, effect, reading) for child in node.children)
     return replace(node, purposes=purposes, children=children)
+
+
+def _opposite(effect: Effect | None) -> Effect:
+    return Effect.PERMIT if effect is Effect.DENY else Effect.DENY
 
 
 def _unique(values: Iterable[str]) -> tuple[str, ...]:
