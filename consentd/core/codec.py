@@ -116,9 +116,7 @@ def encode_event(event: Event) -> bytes:
 
 def encode_seal(seal: Seal) -> bytes:
     """Encode a seal leaf to its 90 bytes."""
-    return _SEAL.pack(
-        LEAF_VERSION, SEAL_KIND, seal.time_ms, seal.covers, seal.map_root, seal.tags, seal.prev_seal
-    )
+    return _SEAL.pack(LEAF_VERSION, SEAL_KIND, seal.time_ms, seal.covers, seal.map_root, seal.tags, seal.prev_seal)
 
 
 def decode_leaf(leaf: bytes) -> Event | Seal:
@@ -200,9 +198,7 @@ def payload_aad(kind: int, tag: bytes, commit: bytes) -> bytes:
 def encode_statement(statement: Statement) -> bytes:
     """Encode a statement: ``alg ‖ key ‖ signature ‖ request_id ‖ author_time_ms ‖ payload``."""
     return (
-        _STATEMENT.pack(
-            ALG_ED25519, statement.key, statement.signature, statement.request_id, statement.author_time_ms
-        )
+        _STATEMENT.pack(ALG_ED25519, statement.key, statement.signature, statement.request_id, statement.author_time_ms)
         + statement.payload
     )
 

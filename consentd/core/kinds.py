@@ -48,9 +48,7 @@ PRUNABLE = frozenset(
 """Kinds whose entries may be pruned. All of them are in persons' chains."""
 
 
-REALM = frozenset(
-    {EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY, EntryKind.VOCABULARY, EntryKind.RULES}
-)
+REALM = frozenset({EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY, EntryKind.VOCABULARY, EntryKind.RULES})
 """Kinds whose entries can change decisions about every person. A person's KEY is one of them: if a participant states
 the same key, the key is valid for neither."""
 

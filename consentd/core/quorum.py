@@ -203,9 +203,7 @@ def verify_cosigned(
     point = _signed_by(opened, keys)
     newest: list[tuple[str, int]] = []
     for name, key in witnesses.items():
-        times = [
-            line.time_s for line in opened.verified if (line.name, line.key_id) == (key.name, key.key_id)
-        ]
+        times = [line.time_s for line in opened.verified if (line.name, line.key_id) == (key.name, key.key_id)]
         if times:
             newest.append((name, max(times)))
     counted = tuple(

@@ -9,16 +9,7 @@ import re
 from collections.abc import Collection
 
 from consentd.errors import InvalidError
-from consentd.policy.model import (
-    ANY,
-    OPEN_END_MS,
-    Consent,
-    Effect,
-    Kind,
-    Provision,
-    RefusalReason,
-    Rules,
-)
+from consentd.policy.model import ANY, OPEN_END_MS, Consent, Effect, Kind, Provision, RefusalReason, Rules
 from consentd.policy.tree import walk
 from consentd.policy.vocabulary import Vocabulary
 

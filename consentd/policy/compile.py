@@ -11,16 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from consentd.errors import InvalidError, MalformedError
-from consentd.policy.model import (
-    ANY,
-    Combining,
-    Effect,
-    ImplicitPolicy,
-    Kind,
-    Provision,
-    Rules,
-    StoredConsent,
-)
+from consentd.policy.model import ANY, Combining, Effect, ImplicitPolicy, Kind, Provision, Rules, StoredConsent
 from consentd.policy.rows import (
     ALL_16,
     ALL_64,

@@ -27,16 +27,7 @@ from consentd.policy.match import (
     implicit_masks,
     match,
 )
-from consentd.policy.model import (
-    OPEN_END_MS,
-    Combining,
-    Decision,
-    Effect,
-    Obligation,
-    Outcome,
-    Reason,
-    ReasonCode,
-)
+from consentd.policy.model import OPEN_END_MS, Combining, Decision, Effect, Obligation, Outcome, Reason, ReasonCode
 from consentd.policy.residual import Condition, conditions, expand
 from consentd.policy.rows import ROW_SIZE
 from consentd.policy.subject import ENTRY, SIMPLE

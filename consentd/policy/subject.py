@@ -114,9 +114,7 @@ def with_consent(value: bytes | None, stored: StoredConsent, compiled: bytes) ->
     """
     if not (0 < stored.lineage <= stored.seq <= MAX_TABLE_SEQ and 0 < stored.version <= 0xFFFF):
         raise InvalidError("seq or version of a consent is out of range", "TOO_LARGE")
-    lineage = Lineage(
-        stored.lineage, stored.seq, stored.version, stored.paused, Compiled.decode(compiled)
-    )
+    lineage = Lineage(stored.lineage, stored.seq, stored.version, stored.paused, Compiled.decode(compiled))
     built = encode_subject([*(one for one in _lineages(value) if one.lineage != lineage.lineage), lineage])
     assert built is not None
     return built

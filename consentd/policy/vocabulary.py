@@ -143,9 +143,7 @@ def _closures(codes: tuple[Code, ...], *, kind: str, most: int, parents: set[str
     return Closures(bits, permit, deny, tuple(leaves), (1 << len(leaves)) - 1)
 
 
-def _policies(
-    codes: tuple[Code, ...], purpose: Closures, normal: int, every: int
-) -> dict[int, tuple[int, int]]:
+def _policies(codes: tuple[Code, ...], purpose: Closures, normal: int, every: int) -> dict[int, tuple[int, int]]:
     """Return the (purposes, categories) that each implicit policy permits (rule 1)."""
     basic = implied = 0
     for code in BASIC_NORMAL_PURPOSES:
