@@ -67,7 +67,7 @@ def test_the_specified_example_is_read() -> None:
 def test_blanks_comments_and_order_are_free() -> None:
     text = f" \t\n# a comment\n  # another, 한글\n\twitness\t a  {VKEYS[0]} \t\nquorum a\t\n log {LOG_VKEY} x:y\n"
     policy = parse_policy(text.encode())
-    assert policy == WitnessPolicy((LogLine(LOG_VKEY, "x:y"),), (WitnessLine("a", VKEYS[0]),), (), "a")
+    assert policy == WitnessPolicy((LogLine(LOG_VKEY, "x:y"),), (WitnessLine(VKEYS[0], name="a"),), (), "a")
 
 
 def test_names_are_whatever_bytes_they_are() -> None:

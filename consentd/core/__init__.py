@@ -3,13 +3,10 @@
 Rules for this package:
 
 1. **Pure.** No module does IO, reads a clock, draws a random number, logs, or starts a thread. The time, keys, salts
-and
-   hashes are arguments. The same arguments always give the same answer, in any process.
+   and hashes are arguments. The same arguments always give the same answer, in any process.
 2. **One encoding.** Each format has exactly one encoding of a value, and decoding refuses every other one. Formats
-marked
-   C2SP follow that specification to the byte, so that other people's programs can verify this ledger.
-3. **A verdict cannot be ignored.** ``verify_*`` functions never return a bool. They raise if verification fails. Bad
-bytes
+   marked C2SP follow that specification to the byte, so that other people's programs can verify this ledger.
+3. **A verdict cannot be ignored.** ``verify_*`` functions return no bool: they raise if verification fails. Bad bytes
    raise only ``MalformedError`` (wrong format), ``SignatureError`` (no known signer, or not the signed text) and
    ``ProofError`` (the proof does not lead to the root). An ``AssertionError`` is a bug and never a verdict.
 4. **Plan, read, finish.** A computation that needs stored hashes has two functions: ``plan_*`` returns which hashes it

@@ -54,10 +54,9 @@ def bucket_update(bucket: bytes, values: Mapping[bytes, bytes]) -> bytes:
 def bucket_root(bucket: bytes, map_bits: int) -> bytes | None:
     """Compute the root hash over a bucket's entries from their leaf hashes; None for an empty bucket.
 
-    One pass over the entries, 0.5 µs for each. Two neighbours with first differing bit b have an inner node for bit b
-    above them. A stack holds the left sides whose right side is not complete yet; their bits increase. Example: the
-    keys 000, 001, 100 differ first in bit 2, then in bit 0. At 001 the stack is [bit 2: 000]. At 100 the bit is 0, less
-    than 2, so 000 and 001 are joined to a node, and the stack is [bit 0: that node]. At the end 100 is joined to it.
+    One pass, 0.5 µs an entry. Two neighbours that first differ in bit b have an inner node for bit b above them. A
+    stack holds the left sides whose right side is not complete; their bits increase. Example: the keys 000, 001, 100.
+    At 001 the stack is [bit 2: 000]. At 100 it is [bit 0: node of 000 and 001]. At the end 100 is joined to that node.
 
     Raises:
         MalformedError: the bytes are not a whole number of entries, or the entries are unsorted or of several buckets.
@@ -123,10 +122,9 @@ def _find(bucket: bytes, key: bytes, at: int) -> int:
 
 
 class Top:
-    """The hashes above the buckets: a heap of 2**(`map_bits` + 1) slots of 32 bytes, root at 1.
+    """The hashes above the buckets: a heap of 2**(`map_bits` + 1) slots of 32 bytes. Zeros: no key is below the slot.
 
-    A slot at depth d covers the keys that begin with its d bits. Zeros: there are no such keys. Mutable; its owner is
-    the writer of the map.
+    Mutable; its owner is the writer of the map.
     """
 
     __slots__ = ("_slots", "map_bits")
@@ -159,21 +157,16 @@ class Top:
 
     @classmethod
     def from_buckets(cls, map_bits: int, buckets: Iterable[tuple[int, bytes]]) -> "Top":
-        """Start with stored buckets, (number, bucket): compute their roots, and hash each slot above them once.
-
-        Raises:
-            MalformedError: a bucket is not a sorted run of entries, or has entries of another bucket.
-        """
+        """Start with stored buckets, (number, bucket). Raises as ``bucket_root``."""
         roots = ((number, bucket_root(bucket, map_bits)) for number, bucket in buckets)
         return cls.load(map_bits, ((number, root) for number, root in roots if root is not None))
 
     def root(self) -> bytes:
-        """Return the root hash of the whole map."""
         slot = self._slot(1)
         return EMPTY_ROOT if slot == _EMPTY else slot
 
     def bucket_root(self, bucket: int) -> bytes | None:
-        """Return a bucket's root hash, or None for an empty bucket."""
+        """Return a bucket's root hash; None for an empty bucket."""
         slot = self._slot((1 << self.map_bits) + bucket)
         return None if slot == _EMPTY else slot
 
@@ -231,7 +224,6 @@ class Top:
         return steps
 
     def _hash(self, depth: int, indexes: Iterable[int]) -> None:
-        """Compute slots of one depth, each from the two slots below it."""
         slots = self._slots
         inner = INNER[depth]
         for i in indexes:
@@ -265,14 +257,8 @@ class _EarlierTop(Top):
 def prove(key: bytes, bucket: bytes, top: Top) -> tuple[bool, bytes]:
     """Prove that a key is in the map, or that it is absent.
 
-    Args:
-        key: 32 bytes.
-        bucket: the bytes of the bucket ``top.plan_neighbour(bucket_of(key, top.map_bits))``, from the same moment as
-            `top`; b"" if that is None.
-        top: the hashes above the buckets.
-
-    Returns:
-        Whether the key is present, and the proof for ``verify_presence`` or ``verify_absence``.
+    Return whether it is present, and the proof for ``verify_presence`` or ``verify_absence``. `bucket` is that of
+    ``top.plan_neighbour(bucket_of(key, top.map_bits))``, from the same moment as `top`; b"" if that is None.
 
     Raises:
         MalformedError: the bucket is not a sorted sequence of entries.

@@ -88,11 +88,7 @@ def parse_checkpoint(text: str) -> Checkpoint:
 
 
 def sign_checkpoint(checkpoint: Checkpoint, signers: Sequence[NoteSigner]) -> bytes:
-    """Sign a checkpoint with the log's keys; return the note.
-
-    Raises:
-        MalformedError: the checkpoint cannot be written.
-    """
+    """Sign a checkpoint with the log's keys; return the note. Raises as ``format_checkpoint``."""
     return sign_note(format_checkpoint(checkpoint), signers)
 
 
@@ -120,13 +116,8 @@ def open_checkpoint(
 
 @dataclass(frozen=True, slots=True)
 class ProofBundle:
-    """A receipt: the index of a leaf, and the proof that the checkpoint's tree has the leaf at this index.
-
-    Attributes:
-        extra: additional bytes, not authenticated; b"" for none.
-        index: index of the leaf, from 0.
-        proof: hashes of 32 bytes, the leaf's sibling first.
-        checkpoint_note: the signed note, verbatim.
+    """A receipt, as in the module's description: *index* is from 0, *proof* has hashes of 32 bytes, and an *extra* of
+    b"" means that there is none. The note is verbatim.
     """
 
     extra: bytes
@@ -141,12 +132,8 @@ def format_proof(bundle: ProofBundle) -> bytes:
     Raises:
         MalformedError: the index, a hash or the number of hashes is impossible.
     """
-    lines = [_MAGIC]
-    if bundle.extra:
-        lines.append("extra " + encode_base64(bundle.extra))
-    lines.append(f"index {bundle.index}")
-    lines.extend(encode_base64(h) for h in bundle.proof)
-    text = "\n".join(lines).encode() + b"\n\n" + bundle.checkpoint_note
+    extra = ["extra " + encode_base64(bundle.extra)] if bundle.extra else []
+    text = join_note([_MAGIC, *extra, f"index {bundle.index}"], bundle.proof, bundle.checkpoint_note)
     if parse_proof(text) != bundle:
         raise MalformedError("proof bundle cannot be written")
     return text
@@ -195,12 +182,13 @@ def verify_proof(
 # -- what proof bundles and submissions to witnesses have in common --------------------------------------------
 
 
-def split_note(body: bytes, what: str, *, most: int) -> tuple[list[str], bytes]:
-    """Split a body at its first empty line into ASCII lines and the checkpoint note.
+def join_note(lines: Sequence[str], proof: Sequence[bytes], note: bytes) -> bytes:
+    """Join lines, the hashes of a proof, and a checkpoint note."""
+    return "\n".join([*lines, *map(encode_base64, proof)]).encode() + b"\n\n" + note
 
-    Args:
-        what: name of the format, for messages.
-        most: most bytes of a body.
+
+def split_note(body: bytes, what: str, *, most: int) -> tuple[list[str], bytes]:
+    """Split a body of at most *most* bytes at its first empty line into ASCII lines and the checkpoint note.
 
     Raises:
         MalformedError: the body is too large, has no note, or is not ASCII before the note.

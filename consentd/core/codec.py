@@ -48,15 +48,14 @@ assert _STATEMENT.size == STATEMENT_OVERHEAD
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event leaf.
+    """An event leaf. *kind* is 1…254, a ``consentd.v1.EntryKind``; hashes and the tag are 32 bytes.
 
     Attributes:
-        kind: 1…255, ``consentd.v1.EntryKind``.
         time_ms: never less than that of the leaf before.
-        tag: identifies the chain, 32 bytes.
+        tag: identifies the chain.
         seq: 1, 2, 3 … within the tag.
         prev: chain hash of the chain's leaf before; zeros in the first leaf.
-        commit: commitment to the statement, 32 bytes.
+        commit: commitment to the statement.
         ref: seq, in the same chain, of the leaf that this one rests on; 0: none.
     """
 
@@ -74,7 +73,6 @@ class Seal:
     """A seal leaf: commits to the heads of all chains.
 
     Attributes:
-        time_ms: never less than that of the leaf before.
         covers: number of leaves before it, which is its own index.
         map_root: root of the map (a Patricia tree) over all tags, 32 bytes.
         tags: number of keys in the map.
@@ -93,8 +91,7 @@ class Statement:
     """A statement: what the commitment in a leaf opens to.
 
     Attributes:
-        key: the author's Ed25519 public key, 32 bytes.
-        signature: 64 bytes over ``signed_message``.
+        key, signature: the author's Ed25519 public key, and the signature over ``signed_message``.
         request_id: 16 bytes.
         author_time_ms: the time by the author's clock.
         payload: a serialised ``consentd.v1`` message, as received.
@@ -197,10 +194,8 @@ def payload_aad(kind: int, tag: bytes, commit: bytes) -> bytes:
 
 def encode_statement(statement: Statement) -> bytes:
     """Encode a statement: ``alg ‖ key ‖ signature ‖ request_id ‖ author_time_ms ‖ payload``."""
-    return (
-        _STATEMENT.pack(ALG_ED25519, statement.key, statement.signature, statement.request_id, statement.author_time_ms)
-        + statement.payload
-    )
+    one = statement
+    return _STATEMENT.pack(ALG_ED25519, one.key, one.signature, one.request_id, one.author_time_ms) + one.payload
 
 
 def decode_statement(data: bytes) -> Statement:
@@ -230,12 +225,5 @@ def signed_message(
     ``"consentd/entry/v1\\0" ‖ H(origin) ‖ kind ‖ tag ‖ ref ‖ request_id ‖ author_time_ms ‖ H(payload)``;
     for a question, kind is 255 and ref is 0.
     """
-    return _ENTRY + _SIGNED.pack(
-        hashlib.sha256(origin.encode()).digest(),
-        kind,
-        tag,
-        ref,
-        request_id,
-        author_time_ms,
-        hashlib.sha256(payload).digest(),
-    )
+    origin_hash, payload_hash = hashlib.sha256(origin.encode()).digest(), hashlib.sha256(payload).digest()
+    return _ENTRY + _SIGNED.pack(origin_hash, kind, tag, ref, request_id, author_time_ms, payload_hash)

@@ -10,8 +10,7 @@ from nacl.exceptions import BadSignatureError
 
 from consentd.errors import MalformedError, SignatureError
 
-KEY_SIZE = 32
-"""Bytes in a public key, and in a seed."""
+KEY_SIZE = 32  # of a public key, and of a seed
 SIGNATURE_SIZE = 64
 
 

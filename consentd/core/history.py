@@ -30,9 +30,7 @@ from consentd.core.kinds import PRUNABLE, EntryKind
 from consentd.core.note import NoteVerifier, Verifier, format_vkey
 from consentd.errors import MalformedError, ProofError
 
-MAX_NAME = 128
-"""Most characters of a public name."""
-
+MAX_NAME = 128  # characters of a public name
 _SALT_SIZE = 32
 _TAG_SIZE = 32
 
@@ -71,9 +69,8 @@ class HistoryProof:
 
     Attributes:
         checkpoint: the signed note, verbatim.
-        consistency: hashes of the consistency proof from the held checkpoint to this one; empty if none is held.
-        seal: the last leaf of the checkpoint's tree.
-        seal_inclusion: hashes of the seal's inclusion proof.
+        consistency: the consistency proof from the held checkpoint to this one; empty if none is held.
+        seal, seal_inclusion: the last leaf of the checkpoint's tree, and its inclusion proof.
         chains: first the requested chain, then the chains that hold its authors' keys.
     """
 
@@ -86,11 +83,8 @@ class HistoryProof:
 
 @dataclass(frozen=True, slots=True)
 class HeldChain:
-    """The part of a chain that the client verified before.
-
-    Attributes:
-        count, head: seq and chain hash of its last entry.
-        erased, time_ms: whether the last entry is an ERASURE, and its time.
+    """The part of a chain that the client verified before: of its last entry the seq, the chain hash, whether it is an
+    ERASURE, and the time.
     """
 
     count: int
@@ -123,8 +117,7 @@ def verify_sealed_checkpoint(
     Raises:
         MalformedError: the checkpoint or the seal is malformed.
         SignatureError: the log has not signed the checkpoint.
-        ProofError: another origin, a smaller tree, a tree that contradicts the held one, or a seal that is not the last
-            leaf.
+        ProofError: another origin, a tree that is smaller or contradicts the held one, or a seal that is not last.
     """
     point, _ = open_checkpoint(proof.checkpoint, origin, log_verifier)
     if held is None:
@@ -142,13 +135,8 @@ def verify_sealed_checkpoint(
     # INVARIANT: a seal covers at least one event, so sizes 0 and 1 are never signed.
     if not isinstance(seal, codec.Seal) or seal.covers != point.size - 1 or point.size < 2:
         raise ProofError("seal is not the one that covers this checkpoint's tree")
-    merkle.verify_inclusion(
-        proof.seal_inclusion,
-        index=point.size - 1,
-        size=point.size,
-        leaf_hash=merkle.leaf_hash(proof.seal),
-        root=point.root,
-    )
+    hashed, index = merkle.leaf_hash(proof.seal), point.size - 1
+    merkle.verify_inclusion(proof.seal_inclusion, index=index, size=point.size, leaf_hash=hashed, root=point.root)
     return SealedCheckpoint(point, seal)
 
 
@@ -167,7 +155,7 @@ def verify_chain(
             opening is missing that was neither erased nor pruned.
     """
     _verify_head(chain, sealed.seal.map_root)
-    start = HeldChain(0, b"") if held is None else held
+    start = held or HeldChain(0, b"")
     if chain.count < start.count:
         raise ProofError(f"chain is shorter than the held part: `{chain.count}` and `{start.count}`")
     if chain.first_seq <= start.count or len(chain.entries) != chain.count - chain.first_seq + 1:
@@ -176,8 +164,7 @@ def verify_chain(
         kept_from_ms = 0
     head: bytes | None = start.head if start.count else codec.ZERO_HASH
     if chain.first_seq > start.count + 1:
-        # INVARIANT: times do not decrease, so if the first entry present is old enough to be pruned, the missing ones
-        # are.
+        # INVARIANT: times do not decrease, so the missing entries are at least as old as the first one present.
         first = codec.decode_leaf(chain.entries[0].leaf) if chain.entries else None
         if not isinstance(first, codec.Event) or first.time_ms >= kept_from_ms:
             raise ProofError(f"chain does not have the entries after `{start.count}`, and they are not pruned")
@@ -200,9 +187,7 @@ def verify_chain(
 
 
 def verify_run(tag: bytes, entries: Sequence[HistoryEntry], *, first_seq: int) -> tuple[VerifiedEntry, ...]:
-    """Verify that entries are consecutive in their chain; return them.
-
-    The client held these entries before the ledger pruned them, so they are not compared with a head of the map.
+    """Verify that entries are consecutive in their chain; return them. They are not compared with a head of the map.
 
     Raises:
         MalformedError: a leaf or statement is malformed.
@@ -215,10 +200,7 @@ def verify_run(tag: bytes, entries: Sequence[HistoryEntry], *, first_seq: int) -
 def verify_pinned(
     origins: AbstractSet[str], keys: AbstractSet[str], *, origin: str, log_verifier: NoteVerifier
 ) -> None:
-    """Verify that the ledger's own entries name the origin and the log key that the client pinned.
-
-    Args:
-        origins, keys: the origins, and the vkeys of the log, that the LEDGER entries name.
+    """Verify that the LEDGER entries, which name these origins and vkeys, name those that the client pinned.
 
     Raises:
         ProofError: they name no origin, another origin, or not the pinned key.
@@ -234,12 +216,7 @@ def _verify_links(
 ) -> tuple[tuple[VerifiedEntry, ...], bytes | None]:
     """Verify that each entry follows the one before it; return the entries and the chain hash of the last one.
 
-    Example: the client holds entries 1 and 2, and *head* is the chain hash of entry 2. Then entry 3 must have seq 3 and
-    prev = *head*, entry 4 must have seq 4 and prev = the chain hash of entry 3, and so on.
-
-    Args:
-        before: count, time and erasure of the entry before the first one.
-        head: the chain hash of that entry; None: not known, so the first ``prev`` is not compared.
+    *head* is the chain hash of the entry *before* the first one; None: not known, so the first prev is not compared.
     """
     count, erased, time_ms = before.count, before.erased, before.time_ms
     verified = []

@@ -30,10 +30,8 @@ ValidKeys = Mapping[bytes, Sequence["KeyValidity"]]
 
 @dataclass(frozen=True, slots=True)
 class KeyValidity:
-    """A period in which a key was valid for one owner. Both ends belong to the period.
-
-    Attributes:
-        tag_or_name: the person's tag, the participant's ID, or "" for the daemon.
+    """A period, with both ends, in which a key was valid for one owner: the person with this tag, the participant with
+    this ID, or the daemon ("").
     """
 
     owner: Owner
@@ -44,12 +42,8 @@ class KeyValidity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyChange:
-    """What a verified KEY or LEDGER entry states about a key.
-
-    Attributes:
-        owner, tag_or_name: the owner of the chain that holds the entry, as in ``KeyValidity``.
-        time_ms: the entry's time.
-        retired: True: the key is valid up to this time. False: the key is valid from this time.
+    """What a verified KEY or LEDGER entry states about a key: it is valid up to (*retired*) or from the entry's time.
+    The owner is that of the chain that holds the entry.
     """
 
     key: bytes
@@ -57,6 +51,12 @@ class KeyChange:
     tag_or_name: bytes | str
     time_ms: int
     retired: bool = False
+
+
+MutableValidKeys = MutableMapping[bytes, tuple[KeyValidity, ...]]
+
+StatedChange = tuple[VerifiedEntry, KeyChange | None]
+"""An entry, and the change that it makes."""
 
 
 def has_author_keys(name: str) -> bool:
@@ -72,32 +72,29 @@ def key_change(event: codec.Event, key: bytes, *, name: str, retired: bool = Fal
         name: public name of the chain that holds the entry; empty: a person's chain.
         retired: whether the payload retires the key.
     """
-    owner: Owner
-    whose: bytes | str
+    owner: Owner = Owner.SUBJECT
+    whose: bytes | str = event.tag
+    counts = event.kind == EntryKind.KEY
     if name == LEDGER_CHAIN:
         owner, whose = Owner.LEDGER, ""
         # INVARIANT: only a LEDGER entry makes a key of the daemon valid. A KEY entry in that chain can retire one.
-        counts = event.kind == EntryKind.LEDGER or (event.kind == EntryKind.KEY and retired)
+        counts = event.kind == EntryKind.LEDGER or (counts and retired)
     elif name.startswith(PARTICIPANT_PREFIX):
         owner, whose = Owner.PARTICIPANT, name.removeprefix(PARTICIPANT_PREFIX)
-        counts = event.kind == EntryKind.KEY
-    else:
-        owner, whose = Owner.SUBJECT, event.tag
-        counts = event.kind == EntryKind.KEY
     if not key or not counts:
         return None
     return KeyChange(key=key, owner=owner, tag_or_name=whose, time_ms=event.time_ms, retired=retired)
 
 
-def valid_keys(changes: Iterable[KeyChange]) -> dict[bytes, tuple[KeyValidity, ...]]:
+def valid_keys(changes: Iterable[KeyChange]) -> ValidKeys:
     """Return the validities that follow from changes. The changes of one chain are in the chain's order."""
-    keys: dict[bytes, tuple[KeyValidity, ...]] = {}
+    keys: MutableValidKeys = {}
     for change in changes:
         apply_key_change(keys, change)
     return keys
 
 
-def apply_key_change(keys: MutableMapping[bytes, tuple[KeyValidity, ...]], change: KeyChange) -> None:
+def apply_key_change(keys: MutableValidKeys, change: KeyChange) -> None:
     """Apply one change to *keys*: begin a validity, or end the current one.
 
     Only the owner for whom a key is valid can retire the key. Stating a valid key again changes nothing.
@@ -128,14 +125,9 @@ def verify_signature(statement: codec.Statement, *, origin: str, kind: int, tag:
         SignatureError: the signature does not verify.
     """
     message = codec.signed_message(
-        origin=origin,
-        kind=kind,
-        tag=tag,
-        ref=ref,
-        request_id=statement.request_id,
-        author_time_ms=statement.author_time_ms,
-        payload=statement.payload,
-    )
+        origin=origin, kind=kind, tag=tag, ref=ref, request_id=statement.request_id,
+        author_time_ms=statement.author_time_ms, payload=statement.payload,
+    )  # fmt: skip
     ed25519.verify(statement.key, message, statement.signature)
 
 
@@ -160,13 +152,10 @@ def verify_authors(entries: Iterable[VerifiedEntry], *, origin: str, keys: Valid
         verify_signature(statement, origin=origin, kind=event.kind, tag=event.tag, ref=event.ref)
 
 
-def verify_key_changes(
-    stated: Iterable[tuple[VerifiedEntry, KeyChange | None]], *, origin: str, known: Container[codec.Event] = ()
-) -> dict[bytes, tuple[KeyValidity, ...]]:
+def verify_key_changes(stated: Iterable[StatedChange], *, origin: str, known: Container[codec.Event] = ()) -> ValidKeys:
     """Verify the entries that make keys valid or retire them, in time order; return the validities that follow.
 
-    Each entry must be signed by a key that is valid before it, so that no key vouches for itself. Leaf 0 is the only
-    exception: it names the key that signs it.
+    Each entry must be signed by a key that is valid before it. Only leaf 0 names the key that signs it.
 
     A proof does not show the order between entries of *different* chains in the same millisecond. So among those, an
     entry is accepted as soon as its author's key is valid and all earlier entries of its own chain are accepted.
@@ -181,10 +170,10 @@ def verify_key_changes(
     Raises:
         SignatureError: the key of an author was not valid.
     """
-    keys: dict[bytes, tuple[KeyValidity, ...]] = {}
+    keys: MutableValidKeys = {}
     in_order = sorted(stated, key=lambda one: one[0].event.time_ms)  # stable: each chain keeps its order
     for _, same_time in groupby(in_order, key=lambda one: one[0].event.time_ms):
-        waiting: dict[bytes, deque[tuple[VerifiedEntry, KeyChange | None]]] = {}
+        waiting: dict[bytes, deque[StatedChange]] = {}
         for one in same_time:
             waiting.setdefault(one[0].event.tag, deque()).append(one)
         while waiting:
@@ -208,7 +197,7 @@ def verify_key_changes(
 def _apply_entry(
     entry: VerifiedEntry,
     change: KeyChange | None,
-    keys: MutableMapping[bytes, tuple[KeyValidity, ...]],
+    keys: MutableValidKeys,
     *,
     origin: str,
     known: Container[codec.Event],

@@ -33,35 +33,22 @@ class EntryKind(IntEnum):
     RULES = 21
 
 
-PRUNABLE = frozenset(
-    {
-        EntryKind.GRANT,
-        EntryKind.AMEND,
-        EntryKind.PAUSE,
-        EntryKind.RESUME,
-        EntryKind.REVOKE,
-        EntryKind.ACCESS,
-        EntryKind.REFUSAL,
-        EntryKind.OUTCOME,
-    }
-)
-"""Kinds whose entries may be pruned. All of them are in persons' chains."""
+DECISIONS = frozenset({EntryKind.ACCESS, EntryKind.REFUSAL})
+"""Kinds that record a decision of the daemon."""
 
+CONSENTS = frozenset({EntryKind.GRANT, EntryKind.AMEND, EntryKind.PAUSE, EntryKind.RESUME, EntryKind.REVOKE})
+"""Kinds that change a consent."""
+
+PRUNABLE = CONSENTS | DECISIONS | {EntryKind.OUTCOME}
+"""Kinds whose entries may be pruned. All of them are in persons' chains."""
 
 REALM = frozenset({EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY, EntryKind.VOCABULARY, EntryKind.RULES})
 """Kinds whose entries can change decisions about every person. A person's KEY is one of them: if a participant states
 the same key, the key is valid for neither."""
 
-DECISIONS = frozenset({EntryKind.ACCESS, EntryKind.REFUSAL})
-"""Kinds that record a decision of the daemon."""
+_REPORTS = {EntryKind.OUTCOME, EntryKind.DISPUTE, EntryKind.RESOLUTION, EntryKind.DUTY, EntryKind.SERVED}
 
-NO_TABLE_EFFECT = DECISIONS | {
-    EntryKind.OUTCOME,
-    EntryKind.DISPUTE,
-    EntryKind.RESOLUTION,
-    EntryKind.DUTY,
-    EntryKind.SERVED,
-}
+NO_TABLE_EFFECT = DECISIONS | _REPORTS
 """Kinds whose entries change nothing in the policy table."""
 
 NO_DECISION_EFFECT = NO_TABLE_EFFECT | {EntryKind.NOTICE}
@@ -69,9 +56,7 @@ NO_DECISION_EFFECT = NO_TABLE_EFFECT | {EntryKind.NOTICE}
 
 
 def is_known(kind: int) -> bool:
-    """Return whether this version knows the kind. The chain of an entry of unknown kind can still be verified, but
-    nothing may be concluded from the entry.
-    """
+    """Return whether this version knows the kind. An unknown entry can be verified, but proves nothing else."""
     return kind in AUTHORS
 
 
@@ -95,11 +80,7 @@ AUTHORS: dict[EntryKind, frozenset[Owner]] = {
     EntryKind.NOTICE: _PARTICIPANT,
     EntryKind.ENROL: _PARTICIPANT,
     EntryKind.AUTHORITY: frozenset(Owner),
-    EntryKind.GRANT: _PERSON,
-    EntryKind.AMEND: _PERSON,
-    EntryKind.PAUSE: _PERSON,
-    EntryKind.RESUME: _PERSON,
-    EntryKind.REVOKE: _PERSON,
+    **dict.fromkeys(CONSENTS, _PERSON),
     # The daemon states the decision. The question that the asker signed is inside the payload.
     EntryKind.ACCESS: _DAEMON,
     EntryKind.REFUSAL: _DAEMON,

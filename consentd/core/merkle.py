@@ -18,7 +18,6 @@ from collections.abc import Iterable, Sequence
 from consentd.errors import MalformedError, ProofError
 
 HASH_SIZE = 32
-"""Bytes in a hash."""
 
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 """Root hash of the tree without leaves."""
@@ -65,8 +64,7 @@ def verify_consistency(proof: Sequence[bytes], *, size1: int, root1: bytes, size
     """Verify that the tree of `size2` leaves begins with the tree of `size1` (RFC 9162 2.1.4.2).
 
     Equal sizes need equal roots and an empty proof. `size1` = 0 is refused: every tree begins with the empty one, so
-    such a proof shows nothing. A protocol in which size 0 has a meaning (a witness's first checkpoint) handles this
-    case before it calls this function.
+    such a proof shows nothing.
 
     Raises:
         MalformedError: a hash is not 32 bytes.

@@ -42,19 +42,14 @@ _DASH = "— "
 _MARK = "PRIVATE+KEY+"
 
 
-# -- keys with names ------------------------------------------------------------------------------------------
-
-
 class NoteVerifier(Protocol):
     """A public key as ``open_note`` needs it: with a name, an ID, and a way to verify."""
 
     @property
-    def name(self) -> str:
-        """The key's name, as in its signature lines."""
+    def name(self) -> str: ...
 
     @property
-    def key_id(self) -> int:
-        """The key's ID, a u32."""
+    def key_id(self) -> int: ...
 
     def verify(self, text: bytes, signature: bytes) -> None:
         """Verify a signature (the bytes after the key ID) over the note's text, or raise ``SignatureError``."""
@@ -63,8 +58,7 @@ class NoteVerifier(Protocol):
 class NoteSigner(Protocol):
     """A key pair as ``sign_note`` needs it: ``Signer``, or ``cosigning.mldsa.MldsaSigner``."""
 
-    def sign(self, text: str) -> "NoteSignature":
-        """Sign a note's text."""
+    def sign(self, text: str) -> "NoteSignature": ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +66,7 @@ class Verifier:
     """An Ed25519 public key with its name and type, as in a vkey.
 
     Raises:
-        MalformedError: the name is empty or has a space, a control character or a plus; the type is neither ED25519 nor
-            COSIGNATURE; the key is not 32 bytes.
+        MalformedError: the type is neither ED25519 nor COSIGNATURE, the key is not 32 bytes, or see ``check_name``.
     """
 
     name: str
@@ -88,11 +81,6 @@ class Verifier:
         object.__setattr__(self, "key_id", key_id_of(self.name, self.kind, self.public_key))
 
     def verify(self, text: bytes, signature: bytes) -> None:
-        """Verify a note signature (the bytes after the key ID) over a note's text.
-
-        Raises:
-            SignatureError: the signature does not verify, or its length is wrong.
-        """
         if self.kind == COSIGNATURE:
             if len(signature) != 8 + SIGNATURE_SIZE or signature[0] & 0x80:
                 raise SignatureError("cosignature is not 72 bytes long, or its time exceeds 63 bits")
@@ -123,11 +111,7 @@ def format_vkey(verifier: Verifier) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """A key pair with a name and a type, to sign notes with.
-
-    Raises:
-        MalformedError: as for ``Verifier``.
-    """
+    """A key pair with a name and a type, to sign notes with; it raises as ``Verifier``."""
 
     name: str
     key: KeyPair = field(repr=False)
@@ -138,7 +122,6 @@ class Signer:
         object.__setattr__(self, "verifier", Verifier(self.name, self.key.public_key, self.kind))
 
     def sign(self, text: str) -> "NoteSignature":
-        """Sign a note's text."""
         assert self.kind == ED25519, "a witness's key signs with a time"
         return NoteSignature(self.name, self.verifier.key_id, self.key.sign(text.encode()))
 
@@ -203,8 +186,7 @@ def split_signing_key(text: str, kinds: Container[int]) -> tuple[str, int, int, 
     """Split ``PRIVATE+KEY+name+ID+base64(type || seed)``, with an optional newline, into (name, ID, type, seed).
 
     Raises:
-        MalformedError: the text does not have this form, another type, or a seed that is not 32 bytes. The message
-            shows no part of the text.
+        MalformedError: another form or type, or a seed that is not 32 bytes. The message shows no part of the text.
     """
     head, found, rest = text.removesuffix("\n").partition(_MARK)
     if head or not found:
@@ -312,11 +294,7 @@ def format_note(text: str, signatures: Sequence[NoteSignature]) -> bytes:
 
 
 def sign_note(text: str, signers: Sequence[NoteSigner]) -> bytes:
-    """Sign a text with each signer; return the note.
-
-    Raises:
-        MalformedError: the text cannot be the text of a note.
-    """
+    """Sign a text with each signer; return the note, which ``format_note`` checks."""
     return format_note(text, [signer.sign(text) for signer in signers])
 
 
@@ -348,7 +326,6 @@ def open_note(note: bytes, verifiers: Iterable[NoteVerifier]) -> Note:
 
 
 def encode_base64(content: bytes) -> str:
-    """Encode bytes in standard base64."""
     return base64.b64encode(content).decode("ascii")
 
 

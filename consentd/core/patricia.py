@@ -43,9 +43,6 @@ def leaf_hash(key: bytes, value: bytes) -> bytes:
     return sha256(b"\x00\x20" + key + b"\x20" + value).digest()
 
 
-# -- verifying ------------------------------------------------------------------------------------------------
-
-
 def verify_presence(root: bytes, key: bytes, value: bytes, proof: bytes) -> None:
     """Verify that the map with this root has this value under this key. All three are 32 bytes.
 
@@ -58,9 +55,7 @@ def verify_presence(root: bytes, key: bytes, value: bytes, proof: bytes) -> None
 
 
 def verify_absence(root: bytes, key: bytes, proof: bytes) -> None:
-    """Verify that the map with this root has nothing under this key. Both are 32 bytes.
-
-    The proof for an empty map is empty.
+    """Verify that the map with this root has nothing under this key. Both are 32 bytes. An empty map: an empty proof.
 
     Raises:
         MalformedError: a length is wrong, or the proof is not in its one encoding.
@@ -112,7 +107,7 @@ def _uvarint_of(proof: bytes, at: int) -> tuple[int, int]:
 
 
 def _field_of(proof: bytes, at: int) -> tuple[bytes, int]:
-    """Read a length-prefixed key or value of 32 bytes. Return the value and the offset of its end."""
+    """Read a length-prefixed key or value of 32 bytes; return it and the offset of its end."""
     size, at = _uvarint_of(proof, at)
     field = proof[at : at + size]
     if size != KEY_SIZE or len(field) != size:
@@ -125,8 +120,7 @@ def _path_of(proof: bytes, at: int) -> Iterator[tuple[int, bytes]]:
     above = 256
     while at < len(proof):
         bit, at = _uvarint_of(proof, at)
-        sibling = proof[at : at + HASH_SIZE]
-        at += HASH_SIZE
+        sibling, at = proof[at : at + HASH_SIZE], at + HASH_SIZE
         if len(sibling) != HASH_SIZE:
             raise MalformedError("map proof ends within a step")
         if bit >= above:

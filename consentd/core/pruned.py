@@ -1,5 +1,4 @@
-"""State what a ledger has pruned, and verify that its published policy allows it. Source: ledger-format.md,
-"Pruning"."""
+"""State what a ledger has pruned, and verify that its published policy allows it (ledger-format.md, "Pruning")."""
 
 import re
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ class Pruned:
         return self.start - self.start % TILE_WIDTH
 
     def covers(self, event: Event) -> bool:
-        """Return whether the statement of this event may be missing, because it is old and of a kind that is pruned."""
+        """Return whether the statement of this event may be missing, because its kind and age are pruned."""
         return event.time_ms < self.kept_from_ms and event.kind in PRUNABLE
 
     def verify_policy(self, *, days: int, time_ms: int) -> None:
@@ -53,21 +52,16 @@ NOTHING = Pruned()
 
 @dataclass(slots=True)
 class Retention:
-    """What the entries of the ledger's own chain have stated about pruning so far.
-
-    Attributes:
-        days: an entry may be pruned when it is this old, as leaf 0 published; 0: nothing may be pruned.
-        kept_from_ms: entries from before this time are pruned; 0: none are.
+    """What the ledger's own chain has stated so far: *days*, the age from which entries may be pruned (0: never), and
+    *kept_from_ms*, the time before which they are pruned (0: none are).
     """
 
     days: int = 0
     kept_from_ms: int = 0
 
     def apply(self, event: Event, days: int, pruned: Pruned | None) -> None:
-        """Apply a LEDGER entry. *days* is used in leaf 0 only; *pruned* is None if the entry states no pruning.
-
-        Raises:
-            ProofError: some of what is pruned was younger than the retention.
+        """Apply a LEDGER entry; raise as ``Pruned.verify_policy``. *days* is used in leaf 0 only; *pruned* is None if
+        the entry states no pruning.
         """
         if event.seq == 1:
             self.days = days

@@ -64,13 +64,10 @@ class LogLine:
 
 
 @dataclass(frozen=True, slots=True)
-class WitnessLine:
-    """A witness with the name that the file gives it; otherwise as ``LogLine``."""
+class WitnessLine(LogLine):
+    """A witness, with the name that the file gives it."""
 
-    name: str
-    vkey: str
-    url: str = ""
-    verifier: NoteVerifier | None = field(default=None, compare=False)
+    name: str = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,14 +198,13 @@ def verify_cosigned(
     witnesses = {witness.name: witness.verifier for witness in policy.witnesses if witness.verifier is not None}
     opened = open_note(note, [*keys, *witnesses.values()])
     point = _signed_by(opened, keys)
-    newest: list[tuple[str, int]] = []
-    for name, key in witnesses.items():
-        times = [line.time_s for line in opened.verified if (line.name, line.key_id) == (key.name, key.key_id)]
-        if times:
-            newest.append((name, max(times)))
+    times: dict[tuple[str, int], int] = {}  # the newest cosignature of each key
+    for line in opened.verified:
+        times[line.name, line.key_id] = max(line.time_s, times.get((line.name, line.key_id), 0))
+    newest = {name: times[key.name, key.key_id] for name, key in witnesses.items() if (key.name, key.key_id) in times}
     counted = tuple(
         (name, time_s)
-        for name, time_s in newest
+        for name, time_s in newest.items()
         if (max_age_s is None or now_s - max_age_s <= time_s <= now_s + max_ahead_s)
         and (seal_time_ms is None or seal_time_ms <= (time_s + max_ahead_s) * 1000)
     )
@@ -248,7 +244,6 @@ class _Parser:
         self._key_ids: set[tuple[str, int]] = set()
 
     def add_line(self, items: list[str]) -> None:
-        """Parse the items of one line."""
         match items:
             case ["log", vkey, *url] if len(url) <= 1:
                 verifier = self._key(vkey, _LOG_KINDS, self._log_keys)
@@ -256,7 +251,7 @@ class _Parser:
             case ["witness", name, vkey, *url] if len(url) <= 1:
                 self._define(name)
                 verifier = self._key(vkey, _WITNESS_KINDS, self._witness_keys)
-                self._witnesses.append(WitnessLine(name, vkey, "".join(url), verifier))
+                self._witnesses.append(WitnessLine(vkey, "".join(url), verifier, name=name))
             case ["group", name, threshold, *members] if members:
                 self._group(name, threshold, members)
             case ["quorum", name]:
@@ -267,7 +262,6 @@ class _Parser:
                 raise MalformedError(f"this is no line of a policy: `{items[0]}`")
 
     def finish(self) -> WitnessPolicy:
-        """Return the policy."""
         if len(self._quorum) != 1:
             raise MalformedError("policy does not have exactly one quorum")
         (name,) = self._quorum

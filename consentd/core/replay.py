@@ -33,11 +33,7 @@ _MAX_UNSEALED = 1 << 16  # before the start no seal is compared; the map is upda
 
 
 class ReplayError(ProofError):
-    """A leaf breaks the rule.
-
-    Attributes:
-        index: index of the leaf, from 0.
-    """
+    """The leaf at *index* (from 0) breaks the rule."""
 
     def __init__(self, index: int, message: str) -> None:
         super().__init__(f"leaf `{index}`: {message}")
@@ -66,8 +62,7 @@ class Replay:
 
         Args:
             map_bits: the map has 2**map_bits buckets. No root depends on it; about log2(tags) - 4 is fast.
-            start: size of the tree up to which leaves may be pruned.
-            kept_from_ms: the ledger states that it has pruned entries from before this time.
+            start, kept_from_ms: the ledger states to have pruned leaves before this size, of before this time.
         """
         self.start = start
         self.kept_from_ms = kept_from_ms
@@ -98,20 +93,12 @@ class Replay:
 
     @classmethod
     def restore(
-        cls,
-        state: ReplayState,
-        *,
-        heads: MutableMapping[bytes, ChainHead],
-        buckets: MutableMapping[int, bytes],
-        top: bucketed.Top,
-        start: int = 0,
-        kept_from_ms: int = 0,
-    ) -> "Replay":
-        """Continue a replay from a saved state.
+        cls, state: ReplayState, *, heads: MutableMapping[bytes, ChainHead], buckets: MutableMapping[int, bytes],
+        top: bucketed.Top, start: int = 0, kept_from_ms: int = 0,
+    ) -> "Replay":  # fmt: skip
+        """Continue a replay from a saved state. The replay then owns *heads*, *buckets* and *top* of that moment.
 
-        Args:
-            heads, buckets, top: as they were when the state was saved. The replay owns them from now on.
-            start, kept_from_ms: see ``__init__``. The ledger may have pruned more since the state was saved.
+        The ledger may have pruned more since the state was saved (*start*, *kept_from_ms*).
         """
         replay = cls(1, start=start, kept_from_ms=kept_from_ms)
         replay.heads, replay.buckets, replay.top = heads, buckets, top
@@ -125,16 +112,10 @@ class Replay:
         """Return the state, for ``restore``. Call ``grow`` first, so that the edge covers every leaf."""
         assert not self._hashes, "the edge does not cover every leaf yet: call grow first"
         return ReplayState(
-            size=self.size,
-            time_ms=self.time_ms,
-            sealed_size=self.sealed_size,
-            seal_hash=self.seal_hash,
-            edge=self.edge,
-            public=frozenset(self.public),
-            unsealed=frozenset(self._unsealed),
-            unknown=frozenset(self._unknown),
-            missing=self._missing,
-        )
+            size=self.size, time_ms=self.time_ms, sealed_size=self.sealed_size, seal_hash=self.seal_hash,
+            edge=self.edge, missing=self._missing, public=frozenset(self.public),
+            unsealed=frozenset(self._unsealed), unknown=frozenset(self._unknown),
+        )  # fmt: skip
 
     @property
     def knows_all_heads(self) -> bool:
@@ -191,10 +172,7 @@ class Replay:
         self._append(leaf_hash)
 
     def skip_pruned(self, leaf_hash: bytes) -> None:
-        """Skip a pruned leaf.
-
-        Args:
-            leaf_hash: the hash that the tree has for the leaf.
+        """Skip a pruned leaf; only its hash in the tree is known.
 
         Raises:
             ReplayError: no leaf may be pruned at this index.
@@ -231,7 +209,9 @@ class Replay:
         if erased:
             raise ReplayError(self.size, "an entry follows an ERASURE")
         if self.size < self.start:
-            self._check_pruned_gap(event, count)
+            # Leaves are pruned here, so a person's chain may have a gap after its first leaf.
+            if event.seq <= count + 1 or event.tag in self.public or not count:
+                raise ReplayError(self.size, f"seq is `{event.seq}` where its chain has `{count}` before it")
             return
         # A gap of k is explained by k unreadable leaves. Each of them explains one missing seq only.
         gap = event.seq - count - 1
@@ -241,11 +221,6 @@ class Replay:
         if gap:
             raise ReplayError(self.size, f"seq is `{event.seq}` where its chain has `{count}` before it")
         raise ReplayError(self.size, "prev is not the chain hash of the chain's leaf before")
-
-    def _check_pruned_gap(self, event: Event, count: int) -> None:
-        """Check an event before the start whose chain has a gap in front of it, because leaves are pruned."""
-        if event.seq <= count + 1 or event.tag in self.public or not count:
-            raise ReplayError(self.size, f"seq is `{event.seq}` where its chain has `{count}` before it")
 
     def _apply_event(self, event: Event, chain_hash: bytes) -> None:
         self.heads[event.tag] = (event.seq, chain_hash, event.kind == EntryKind.ERASURE)

@@ -20,6 +20,7 @@ file can always be replaced by a new replay from leaf 0. Integers are big-endian
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from struct import Struct
+from struct import error as struct_error
 
 from consentd.core import bucketed, codec
 from consentd.core.merkle import HASH_SIZE
@@ -60,14 +61,8 @@ class ReplayState:
 
 def encode_state(state: ReplayState) -> bytes:
     """Encode a state; equal states have equal bytes."""
-    lists = (
-        (state.seal_hash,),
-        state.edge.rows,
-        state.edge.peaks,
-        sorted(state.public),
-        sorted(state.unsealed),
-        sorted(state.unknown),
-    )
+    sets = map(sorted, (state.public, state.unsealed, state.unknown))
+    lists = ((state.seal_hash,), state.edge.rows, state.edge.peaks, *sets)
     numbers = _NUMBERS.pack(state.size, state.time_ms, state.sealed_size, state.missing)
     return b"".join([_MAGIC, numbers, *map(_encode_list, lists)])
 
@@ -83,22 +78,17 @@ def decode_state(data: bytes) -> ReplayState:
         raise MalformedError("replay state is cut short or of another version")
     size, time_ms, sealed_size, missing = _NUMBERS.unpack_from(data, len(_MAGIC))
     at = len(_MAGIC) + _NUMBERS.size
-    lists: list[tuple[bytes, ...]] = []
-    for _ in range(6):
-        items, at = _decode_list(data, at)
-        lists.append(items)
-    seal_hash, rows, peaks, public, unsealed, unknown = lists
+    seal_hash, at = _decode_list(data, at)
+    rows, at = _decode_list(data, at)
+    peaks, at = _decode_list(data, at)
+    public, at = _decode_list(data, at)
+    unsealed, at = _decode_list(data, at)
+    unknown, at = _decode_list(data, at)
     state = ReplayState(
-        size=size,
-        time_ms=time_ms,
-        sealed_size=sealed_size,
-        seal_hash=b"".join(seal_hash),
+        size=size, time_ms=time_ms, sealed_size=sealed_size, seal_hash=b"".join(seal_hash), missing=missing,
         edge=Edge(size, rows, peaks),
-        public=frozenset(public),
-        unsealed=frozenset(unsealed),
-        unknown=frozenset(unknown),
-        missing=missing,
-    )
+        public=frozenset(public), unsealed=frozenset(unsealed), unknown=frozenset(unknown),
+    )  # fmt: skip
     if encode_state(state) != data:
         raise MalformedError("replay state is not in its one encoding")
     _check(state)
@@ -188,18 +178,13 @@ def _encode_list(items: Iterable[bytes]) -> bytes:
 def _decode_list(data: bytes, at: int) -> tuple[tuple[bytes, ...], int]:
     """Decode a list that begins at offset *at*; return its items and the offset of its end."""
     items: list[bytes] = []
-    (count,) = _unpack(_ITEMS, data, at)
-    at += _ITEMS.size
-    for _ in range(count):
-        (length,) = _unpack(_LENGTH, data, at)
-        at += _LENGTH.size + length
-        items.append(data[at - length : at])
-    if at > len(data):
-        raise MalformedError("replay state is cut short")
+    try:
+        (count,) = _ITEMS.unpack_from(data, at)
+        at += _ITEMS.size
+        for _ in range(count):
+            (length,) = _LENGTH.unpack_from(data, at)
+            at += _LENGTH.size + length
+            items.append(data[at - length : at])
+    except struct_error:
+        raise MalformedError("replay state is cut short") from None
     return tuple(items), at
-
-
-def _unpack(struct: Struct, data: bytes, at: int) -> tuple[int, ...]:
-    if at + struct.size > len(data):
-        raise MalformedError("replay state is cut short")
-    return struct.unpack_from(data, at)

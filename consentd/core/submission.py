@@ -14,13 +14,12 @@ that the witness cosigned last, a decimal and a newline, with content type ``tex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from consentd.core.checkpoint import parse_decimal, parse_hashes, split_note
+from consentd.core.checkpoint import join_note, parse_decimal, parse_hashes, split_note
 from consentd.core.note import (
     MAX_NOTE_SIZE,
     MAX_SIGNATURES,
     NoteSignature,
     NoteVerifier,
-    encode_base64,
     format_signature,
     parse_signature,
 )
@@ -35,13 +34,7 @@ MAX_SUBMISSION_SIZE = MAX_NOTE_SIZE + 4096
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A request to cosign.
-
-    Attributes:
-        old_size: size of the tree that the witness cosigned last, as far as the sender knows.
-        proof: hashes of the consistency proof from that size to the note's, 32 bytes each.
-        note: the signed checkpoint.
-    """
+    """A request to cosign: *old_size* as far as the sender knows, the consistency proof from it, and the note."""
 
     old_size: int
     proof: tuple[bytes, ...]
@@ -54,8 +47,7 @@ def format_submission(submission: Submission) -> bytes:
     Raises:
         MalformedError: the size, a hash or the number of hashes is impossible.
     """
-    lines = [f"old {submission.old_size}", *(encode_base64(h) for h in submission.proof)]
-    body = "\n".join(lines).encode() + b"\n\n" + submission.note
+    body = join_note([f"old {submission.old_size}"], submission.proof, submission.note)
     if parse_submission(body) != submission:
         raise MalformedError("submission cannot be written")
     return body

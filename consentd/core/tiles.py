@@ -59,7 +59,6 @@ def tile_path(level: int, n: int, width: int = TILE_WIDTH) -> str:
 
 
 def entries_path(n: int, width: int = TILE_WIDTH) -> str:
-    """Format the path of entry bundle `n`."""
     return tile_path(ENTRIES, n, width)
 
 
@@ -126,7 +125,7 @@ def plan_root(size: int) -> list[Coordinates]:
 def root(size: int, tiles: Mapping[Coordinates, bytes]) -> bytes:
     """Compute the root hash of the first `size` leaves.
 
-    Raises:
+    Raises, like ``prove_*`` and ``Edge.from_tiles``:
         ProofError: a planned tile is missing or too short.
     """
     return _range_hash(_subtrees(0, size), tiles) if size else EMPTY_ROOT
@@ -138,11 +137,7 @@ def plan_inclusion(index: int, size: int) -> list[Coordinates]:
 
 
 def prove_inclusion(index: int, size: int, tiles: Mapping[Coordinates, bytes]) -> list[bytes]:
-    """Prove that the leaf at `index` is in the tree of `size` leaves (PATH of RFC 9162 2.1.3.1).
-
-    Raises:
-        ProofError: a planned tile is missing or too short.
-    """
+    """Prove that the leaf at `index` is in the tree of `size` leaves (PATH of RFC 9162 2.1.3.1)."""
     return [_range_hash(subtrees, tiles) for subtrees in _inclusion_ranges(index, size)]
 
 
@@ -152,11 +147,7 @@ def plan_consistency(size1: int, size2: int) -> list[Coordinates]:
 
 
 def prove_consistency(size1: int, size2: int, tiles: Mapping[Coordinates, bytes]) -> list[bytes]:
-    """Prove that the tree of `size2` leaves begins with the tree of `size1` (PROOF of RFC 9162 2.1.4.1).
-
-    Raises:
-        ProofError: a planned tile is missing or too short.
-    """
+    """Prove that the tree of `size2` leaves begins with the tree of `size1` (PROOF of RFC 9162 2.1.4.1)."""
     return [_range_hash(subtrees, tiles) for subtrees in _consistency_ranges(size1, size2)]
 
 
@@ -181,36 +172,33 @@ def _subtrees(lo: int, hi: int) -> list[Subtree]:
     return found
 
 
-def _inclusion_ranges(index: int, size: int) -> list[list[Subtree]]:
-    assert 0 <= index < size
+def _siblings(lowest: int | None, end: int, size: int) -> tuple[list[list[Subtree]], int]:
+    """Split [0, size) as RFC 9162 does, and always the part with leaf *end* - 1 again, until a part ends at *end* and,
+    unless *lowest* is None, begins at *lowest*. Return the other parts, the last one first, and where this part begins.
+    """
     ranges = []
     lo, hi = 0, size
-    while hi - lo > 1:
+    while hi != end or lowest not in (None, lo):
         mid = _split(lo, hi)
-        if index < mid:
+        if end <= mid:
             ranges.append(_subtrees(mid, hi))
             hi = mid
         else:
             ranges.append(_subtrees(lo, mid))
             lo = mid
-    return ranges[::-1]
+    return ranges[::-1], lo
+
+
+def _inclusion_ranges(index: int, size: int) -> list[list[Subtree]]:
+    assert 0 <= index < size
+    return _siblings(index, index + 1, size)[0]
 
 
 def _consistency_ranges(size1: int, size2: int) -> list[list[Subtree]]:
     assert 0 < size1 <= size2
-    ranges = []
-    lo, hi = 0, size2
-    while hi != size1:
-        mid = _split(lo, hi)
-        if size1 <= mid:
-            ranges.append(_subtrees(mid, hi))
-            hi = mid
-        else:
-            ranges.append(_subtrees(lo, mid))
-            lo = mid
-    if lo:  # otherwise the first tree is the whole range, and the verifier has its root
-        ranges.append(_subtrees(lo, hi))
-    return ranges[::-1]
+    ranges, lo = _siblings(None, size1, size2)
+    # If lo is 0, the first tree is the whole last range, and the verifier has its root.
+    return [_subtrees(lo, size1), *ranges] if lo else ranges
 
 
 def _position(subtree: Subtree) -> tuple[int, int, int, int]:
@@ -283,11 +271,7 @@ class Edge:
 
     @classmethod
     def from_tiles(cls, size: int, tiles: Mapping[Coordinates, bytes]) -> "Edge":
-        """Compute the edge of a stored tree of `size` leaves.
-
-        Raises:
-            ProofError: a planned tile is missing or too short.
-        """
+        """Compute the edge of a stored tree of `size` leaves."""
         peaks = [b""] * size.bit_length()
         for subtree in _subtrees(0, size):
             peaks[subtree[0]] = _subtree_hash(subtree, tiles)
@@ -299,15 +283,10 @@ class Edge:
         return cls(size, tuple(rows), tuple(peaks))
 
     def root(self) -> bytes:
-        """Compute the root hash of the tree."""
         return _fold([peak for peak in reversed(self.peaks) if peak]) if self.size else EMPTY_ROOT
 
     def append(self, leaf_hashes: Sequence[bytes]) -> "tuple[Edge, dict[Coordinates, bytes]]":
-        """Append leaves, given as hashes.
-
-        Returns:
-            The new edge; and each tile that changed, with all its hashes (1 to 256).
-        """
+        """Append leaf hashes; return the new edge, and each tile that changed, with all its hashes (1 to 256)."""
         assert all(len(h) == HASH_SIZE for h in leaf_hashes), "leaf hashes are 32 bytes"
         rows, peaks = list(self.rows), list(self.peaks)
         changed: dict[Coordinates, bytes] = {}
