@@ -7,10 +7,11 @@ bound.
 """
 
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from consentd.audit.sources import Location, Source
+from consentd.audit.sources import Location
 from consentd.core import checkpoint, codec, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.kinds import EntryKind, is_known
@@ -20,7 +21,7 @@ from consentd.statements import payloads
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 from consentd.verify.findings import Progress
-from consentd.verify.source import Opening, leaf_hashes, prove_inclusion, read_leaves, width_of
+from consentd.verify.source import Opening, leaf_hashes, prove_inclusion, read_leaf, read_leaves, width_of
 from consentd.verify.statements import open_statement
 
 MAX_LISTED = 200
@@ -116,20 +117,13 @@ class AccessSummary:
 
 
 def summarise(
-    location: Location,
-    *,
-    origin: str,
-    log_verifier: NoteVerifier,
-    index: int | None = None,
-    gap_ms: int = HOUR_MS,
-    skew_ms: int = 60_000,
-    progress: Progress | None = None,
+    location: Location, *, origin: str, log_verifier: NoteVerifier, index: int | None = None, gap_ms: int = HOUR_MS,
+    skew_ms: int = 60_000, progress: Progress | None = None,
 ) -> AccessSummary:
     """Count the entries of the ledger at *location*, up to its latest checkpoint.
 
     Args:
         index: of the entry whose Merkle path is returned; None: the last one before the seal.
-        gap_ms: a silence that is longer than this is a gap.
         skew_ms: a difference of clocks that is larger than this is listed.
 
     Raises:
@@ -137,13 +131,17 @@ def summarise(
         VerificationError: the leaves are not what the log signed.
         InvalidError: *index* is outside of the tree.
     """
-    source = location.open()
-    try:
+    with closing(location.open()) as source:
         point, _ = checkpoint.open_checkpoint(source.checkpoint(), origin, log_verifier)
         index = max(0, point.size - 2) if index is None else index
         if not 0 <= index < point.size:
             raise InvalidError(f"index is not in the tree: `{index}` of `{point.size}`")
-        found = _begin(source, point, gap_ms)
+        first_ms, end_ms = (codec.decode_leaf(read_leaf(source, at, point.size)).time_ms for at in (0, point.size - 1))
+        # INVARIANT: there are at most _MAX_INTERVALS + 1 intervals, whatever times the ledger has.
+        longest_ms = -(-(end_ms - first_ms) // (_MAX_INTERVALS * DAY_MS)) * DAY_MS
+        unit_ms = next((unit for unit in _UNITS if (end_ms - first_ms) // unit < _MAX_INTERVALS), longest_ms)
+        start_ms = (first_ms + _SEOUL_MS) // unit_ms * unit_ms - _SEOUL_MS
+        found = AccessSummary(checkpoint=point, start_ms=start_ms, end_ms=end_ms, unit_ms=unit_ms, gap_ms=gap_ms)
         counting = _Counting(found, skew_ms)
         edge = tiles.Edge()
         for n in range(-(-point.size // tiles.TILE_WIDTH)):
@@ -159,28 +157,10 @@ def summarise(
                 progress(edge.size, point.size)
         if edge.root() != point.root:
             raise ProofError(f"leaves do not hash to the root that the log signed at size {point.size}")
-        found.path = _path(source, point, index)
+        n, at = divmod(index, tiles.TILE_WIDTH)
+        leaf_hash = leaf_hashes(source, n, read_leaves(source, n, width_of(n, point.size)))[at]
+        found.path = MerklePath(index, leaf_hash, prove_inclusion(source, point, index, leaf_hash))
         return found
-    finally:
-        source.close()
-
-
-def _begin(source: Source, point: Checkpoint, gap_ms: int) -> AccessSummary:
-    """Choose the intervals."""
-    last = (point.size - 1) // tiles.TILE_WIDTH
-    first_ms = codec.decode_leaf(read_leaves(source, 0, width_of(0, point.size))[0]).time_ms
-    end_ms = codec.decode_leaf(read_leaves(source, last, width_of(last, point.size))[-1]).time_ms
-    # INVARIANT: there are at most _MAX_INTERVALS + 1 intervals, whatever times the ledger has.
-    longest_ms = -(-(end_ms - first_ms) // (_MAX_INTERVALS * DAY_MS)) * DAY_MS
-    unit_ms = next((unit for unit in _UNITS if (end_ms - first_ms) // unit < _MAX_INTERVALS), longest_ms)
-    start_ms = (first_ms + _SEOUL_MS) // unit_ms * unit_ms - _SEOUL_MS
-    return AccessSummary(checkpoint=point, start_ms=start_ms, end_ms=end_ms, unit_ms=unit_ms, gap_ms=gap_ms)
-
-
-def _path(source: Source, point: Checkpoint, index: int) -> MerklePath:
-    n, at = divmod(index, tiles.TILE_WIDTH)
-    leaf_hash = leaf_hashes(source, n, read_leaves(source, n, width_of(n, point.size)))[at]
-    return MerklePath(index, leaf_hash, prove_inclusion(source, point, index, leaf_hash))
 
 
 class _Counting:
@@ -194,12 +174,10 @@ class _Counting:
         self._step = 1  # Only every so many seals is in the list.
 
     def skip_pruned(self) -> None:
-        """Count a pruned leaf."""
         self._found.pruned += 1
         self._is_after_pruned = True
 
     def add(self, index: int, leaf: codec.Event | codec.Seal, opening: Opening) -> None:
-        """Add one leaf."""
         found = self._found
         silence = leaf.time_ms - self._last_ms
         # The time of a pruned leaf is unknown, so a silence after it is unknown too.
@@ -240,8 +218,7 @@ class _Counting:
             participant = payloads.parse(st.ParticipantStatement, payload)
             found.names[participant.participant_id] = (participant.name.ko, participant.name.en)
         elif event.kind == EntryKind.VOCABULARY:
-            vocabulary = payloads.parse(st.VocabularyStatement, payload)
-            for code in vocabulary.codes:
+            for code in payloads.parse(st.VocabularyStatement, payload).codes:
                 if code.kind == st.CODE_KIND_PURPOSE:
                     found.purposes[code.code] = (code.name.ko, code.name.en)
         elif event.kind == EntryKind.ACCESS:
@@ -253,7 +230,7 @@ class _Counting:
             else:
                 found.refusals[_code(st.RefusalReason, refusal.reason, "REFUSAL_REASON_")] += 1
 
-    def _add_access(self, index: int, event: codec.Event, access: Any, *, permitted: bool) -> None:
+    def _add_access(self, index: int, event: codec.Event, access: st.AccessStatement, *, permitted: bool) -> None:
         found = self._found
         try:
             question = payloads.parse(pb.Question, access.asked.question)
@@ -272,12 +249,10 @@ class _Counting:
         if question.HasField("break_glass"):
             found.break_glass_count += 1
             if len(found.break_glass) < MAX_LISTED:
+                why = question.break_glass.justification
                 found.break_glass.append(
-                    BreakGlass(
-                        index, event.time_ms, organisation, question.holder, question.break_glass.justification,
-                        permitted,
-                    )
-                )  # fmt: skip
+                    BreakGlass(index, event.time_ms, organisation, question.holder, why, permitted)
+                )
 
 
 def _code(codes: Any, number: int, prefix: str) -> str:

@@ -8,13 +8,14 @@ The pass over the leaves verifies the ledger and builds the map of the last seal
 export as well as from a daemon.
 """
 
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from consentd.audit.sources import Location, Source, write_file
 from consentd.audit.state_store import StateStore
-from consentd.core import bucketed, checkpoint, codec, merkle, tiles
+from consentd.core import bucketed, checkpoint, codec, history, merkle, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.evidence import MAX_SIZE, Evidence, Scope, SingleEntry, claimed_keys, format_evidence
 from consentd.core.history import ChainProof, HistoryEntry, HistoryProof
@@ -27,8 +28,7 @@ from consentd.errors import InvalidError, NotFoundError, ProofError
 from consentd.statements import payloads, values
 from consentd.v1 import consent_pb2 as pb
 from consentd.verify.findings import Progress
-from consentd.verify.source import Opening, leaf_hashes, prove_inclusion, read_leaf, read_leaves, width_of
-from consentd.verify.statements import open_statement
+from consentd.verify.source import leaf_hashes, prove_inclusion, read_leaf, read_leaves, width_of
 
 MAX_ENTRIES = 1_000_000
 """Most single entries of one file. All of them are in memory while the file is made, about a kilobyte each."""
@@ -46,13 +46,7 @@ class MadeEvidence:
 
 
 def make_evidence(
-    location: Location,
-    path: Path,
-    scope: Scope,
-    *,
-    origin: str,
-    log_verifier: NoteVerifier,
-    policy: str = "",
+    location: Location, path: Path, scope: Scope, *, origin: str, log_verifier: NoteVerifier, policy: str = "",
     progress: Progress | None = None,
 ) -> MadeEvidence:
     """Write evidence of what *scope* names, at the latest checkpoint of the ledger at *location*, to *path*.
@@ -67,9 +61,7 @@ def make_evidence(
         InvalidError: the file would have more than a million single entries or be larger than ``MAX_SIZE``; or a whole
             chain lacks entries or openings that the ledger does not state to have pruned.
     """
-    source = location.open()
-    states = StateStore(None)
-    try:
+    with closing(location.open()) as source, closing(StateStore(None)) as states:
         signed_note = source.checkpoint()
         point, _ = checkpoint.open_checkpoint(signed_note, origin, log_verifier)
         claimed = source.pruned()
@@ -81,33 +73,24 @@ def make_evidence(
         whole = collected.choose_chains()
         collected.check(whole, replay)
         seal = read_leaf(source, point.size - 1, point.size)
-        evidence = Evidence(
-            scope=scope if scope.chain else Scope(first=scope.first, last=min(scope.last, point.size - 1)),
-            proof=HistoryProof(
-                checkpoint=signed_note,
-                consistency=(),
-                seal=seal,
-                seal_inclusion=prove_inclusion(source, point, point.size - 1, merkle.leaf_hash(seal)),
-                chains=tuple(_prove_chain(tag, collected, replay) for tag in whole),
-            ),
-            entries=tuple(
-                SingleEntry(
-                    one.index, one.claim(), prove_inclusion(source, point, one.index, merkle.leaf_hash(one.leaf))
-                )
-                for one in collected.single
-            ),
-            keys=claimed_keys(log_verifier),
-            policy=policy,
+        proof = HistoryProof(
+            checkpoint=signed_note, consistency=(), seal=seal,
+            seal_inclusion=prove_inclusion(source, point, point.size - 1, merkle.leaf_hash(seal)),
+            chains=tuple(_prove_chain(tag, collected, replay) for tag in whole),
         )
-    finally:
-        states.close()
-        source.close()
-    content = format_evidence(evidence)
+        hashed = ((one, merkle.leaf_hash(one.claim.leaf)) for one in collected.single)
+        singles = tuple(
+            SingleEntry(one.index, one.claim, prove_inclusion(source, point, one.index, leaf_hash))
+            for one, leaf_hash in hashed
+        )
+    shown = scope if scope.chain else Scope(first=scope.first, last=min(scope.last, point.size - 1))
+    keys = claimed_keys(log_verifier)
+    content = format_evidence(Evidence(scope=shown, proof=proof, entries=singles, keys=keys, policy=policy))
     if len(content) > MAX_SIZE:
         raise InvalidError(f"evidence is larger than `{MAX_SIZE}` bytes; ask for a smaller scope")
     write_file(path, content, is_private=True, what="evidence")
     entries = [one for tag in whole for one in collected.by_tag[tag]] + collected.single
-    closed = sum(one.opening is None and one.event is not None for one in entries)
+    closed = sum(one.claim.opening is None and one.event is not None for one in entries)
     return MadeEvidence(point, len(whole), len(entries), closed)
 
 
@@ -116,17 +99,13 @@ class _Entry:
     """A leaf that was read; *event* is None for a seal."""
 
     index: int
-    leaf: bytes
+    claim: HistoryEntry
     event: codec.Event | None
-    opening: Opening
 
-    def claim(self) -> HistoryEntry:
-        return HistoryEntry(self.leaf, None if self.opening is None else (self.opening[:32], self.opening[32:]))
-
+    @property
     def statement(self) -> codec.Statement | None:
-        if self.event is None or self.opening is None:
-            return None
-        return open_statement(self.event, self.opening)
+        opening = self.claim.opening
+        return None if self.event is None or opening is None else history.open_statement(self.event, *opening)
 
 
 @dataclass(slots=True)
@@ -168,11 +147,8 @@ class _Collected:
         if chain and chain[-1].event is not None and event.seq != chain[-1].event.seq + 1:
             chain.clear()  # Entries before a gap cannot be proven.
         chain.append(entry)
-        self._learn(entry, event)
-
-    def _learn(self, entry: _Entry, event: codec.Event) -> None:
-        """Note the name of a public chain, the keys that it puts in force, and what the ledger states of pruning."""
-        statement = entry.statement()
+        # The entry may state the name of a public chain, a key that it puts in force, or a pruning.
+        statement = entry.statement
         if statement is None or event.kind not in (EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY):
             return
         message: Any = payloads.decode_payload(event.kind, statement.payload)
@@ -187,7 +163,7 @@ class _Collected:
             self.keys[message.key] = event.tag
 
     def _names_participant(self, entry: _Entry) -> bool:
-        statement = entry.statement()
+        statement = entry.statement
         if entry.event is None or statement is None or entry.event.kind not in payloads.MESSAGES:
             return False
         return self.scope.participant in participants_of(entry.event.kind, statement.payload)
@@ -199,10 +175,9 @@ class _Collected:
         """
         asked = self.scope.chain
         whole = [asked] if asked else []
-        chain = [(one, one.event) for one in self.by_tag.get(asked, ()) if one.event is not None]
-        is_pruned = bool(chain) and chain[0][1].seq > 1
-        is_pruned = is_pruned or any(one.opening is None and self._may_lack_opening(event) for one, event in chain)
-        if is_pruned and asked != codec.LEDGER_TAG:
+        chain = self.by_tag.get(asked, [])
+        starts_late = bool(chain) and chain[0].event is not None and chain[0].event.seq > 1
+        if asked != codec.LEDGER_TAG and (starts_late or any(map(self._has_pruned_opening, chain))):
             whole.append(codec.LEDGER_TAG)
         self._add_signers(self.single, whole)
         for tag in whole:  # INVARIANT: grows while it is iterated, at the end only.
@@ -211,7 +186,7 @@ class _Collected:
 
     def _add_signers(self, entries: list[_Entry], whole: list[bytes]) -> None:
         for entry in entries:
-            statement = entry.statement()
+            statement = entry.statement
             tag = None if statement is None else self.keys.get(statement.key)
             if tag is not None and tag not in whole:
                 whole.append(tag)
@@ -222,22 +197,23 @@ class _Collected:
             raise NotFoundError("nothing is in scope")
         for tag in whole:
             count, _, erased = replay.heads[tag]
-            entries = [(one, one.event) for one in self.by_tag[tag] if one.event is not None]
-            if len(entries) != count and not self._is_prunable(entries[0][1]):
+            entries = self.by_tag[tag]
+            if len(entries) != count and not self._is_prunable(entries[0]):
                 raise InvalidError("entries of a whole chain are pruned, and the ledger does not state it")
-            if not erased and any(one.opening is None and not self._may_lack_opening(event) for one, event in entries):
+            lacks = (one for one in entries if one.claim.opening is None)
+            if not (erased or all(map(self._has_pruned_opening, lacks))):
                 raise InvalidError("openings of a whole chain are not available; a range can be proven without them")
 
-    def _is_prunable(self, event: codec.Event) -> bool:
-        return event.tag not in self.names and event.time_ms < self.retention.kept_from_ms
+    def _is_prunable(self, entry: _Entry) -> bool:
+        event = entry.event
+        return event is not None and event.tag not in self.names and event.time_ms < self.retention.kept_from_ms
 
-    def _may_lack_opening(self, event: codec.Event) -> bool:
-        return self._is_prunable(event) and event.kind in PRUNABLE
+    def _has_pruned_opening(self, entry: _Entry) -> bool:
+        is_prunable = entry.event is not None and entry.event.kind in PRUNABLE and self._is_prunable(entry)
+        return is_prunable and entry.claim.opening is None
 
 
-def _collect(
-    source: Source, point: Checkpoint, replay: Replay, scope: Scope, progress: Progress | None
-) -> _Collected:
+def _collect(source: Source, point: Checkpoint, replay: Replay, scope: Scope, progress: Progress | None) -> _Collected:
     """Read and replay all leaves."""
     collected = _Collected(scope)
     for n in range(-(-point.size // tiles.TILE_WIDTH)):
@@ -248,7 +224,8 @@ def _collect(
             if leaf:
                 decoded = replay.add(leaf)
                 event = decoded if isinstance(decoded, codec.Event) else None
-                collected.add(_Entry(index, leaf, event, opening))
+                claim = HistoryEntry(leaf, None if opening is None else (opening[:32], opening[32:]))
+                collected.add(_Entry(index, claim, event))
                 continue
             if scope.first <= index <= scope.last:
                 raise NotFoundError(f"entry of the range is pruned: `{index}`")
@@ -285,11 +262,6 @@ def _prove_chain(tag: bytes, collected: _Collected, replay: Replay) -> ChainProo
     present, proof = bucketed.prove(key, b"" if number is None else replay.buckets[number], replay.top)
     assert present, "the map lacks a chain that has entries"
     return ChainProof(
-        tag=tag,
-        public_name=collected.names.get(tag, ""),
-        count=count,
-        head=head,
-        map_proof=proof,
-        first_seq=count - len(entries) + 1,
-        entries=tuple(one.claim() for one in entries),
+        tag=tag, public_name=collected.names.get(tag, ""), count=count, head=head, map_proof=proof,
+        first_seq=count - len(entries) + 1, entries=tuple(one.claim for one in entries),
     )

@@ -15,7 +15,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -85,11 +85,8 @@ def replay_decisions(
         is_saved = state_dir is not None
         if state_dir is None:
             state_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="consentd-replay-")))
-        source = location.open()
-        try:
+        with closing(location.open()) as source:
             signed = read_checkpoint(source, origin=origin, log_verifier=log_verifier, witnesses=witnesses)
-        finally:
-            source.close()
         size = signed.point.size
         # A ledger of one round is not worth a process, unless it may grow before a later run.
         is_small = size <= batch * tiles.TILE_WIDTH and not is_saved
