@@ -122,8 +122,11 @@ class Replay:
         """Whether every chain's head is known, so that map roots can be compared."""
         return not self._unknown and not self._missing
 
-    def add(self, leaf: bytes) -> Event | Seal:
+    def add(self, leaf: bytes, leaf_hash: bytes | None = None) -> Event | Seal:
         """Check the next leaf, add it, and return it decoded. If this raises, nothing has changed.
+
+        Args:
+            leaf_hash: the leaf's hash in the tree, if the caller has computed it already.
 
         Raises:
             ReplayError: the leaf breaks the rule.
@@ -141,7 +144,7 @@ class Replay:
             self._check_seal(decoded)
             self._apply_seal(codec.chain_hash(leaf))
         self.time_ms = decoded.time_ms
-        self._append(merkle.leaf_hash(leaf))
+        self._append(leaf_hash or merkle.leaf_hash(leaf))
         return decoded
 
     def add_faulty(self, leaf: bytes, leaf_hash: bytes | None = None) -> Event | Seal | None:

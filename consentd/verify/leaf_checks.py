@@ -5,7 +5,6 @@ and carries the signature of the key that it names. Runs may be checked in any o
 takes them in the order of the ledger.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from consentd.core import codec, merkle, tiles
@@ -24,18 +23,24 @@ class CheckedRun:
     Attributes:
         start: index of the first leaf.
         leaves: as the source has them; b"" for a missing one.
-        tree_hashes: by index, for each missing or damaged leaf, the hash that the tree has for it.
+        hashes: the hash of each leaf; for a missing or damaged one, the hash that the tree has for it.
+        unusable: indexes of the missing and damaged leaves.
         signed: by index, each statement that is right by itself.
-        faults: index, and what is wrong with it.
+        faults: by index, what is wrong with the leaf.
         has_openings: the source has openings.
     """
 
     start: int
     leaves: list[bytes] = field(default_factory=list)
-    tree_hashes: dict[int, bytes] = field(default_factory=dict)
+    hashes: list[bytes] = field(default_factory=list)
+    unusable: set[int] = field(default_factory=set)
     signed: dict[int, SignedStatement] = field(default_factory=dict)
-    faults: list[tuple[int, str]] = field(default_factory=list)
+    faults: dict[int, list[str]] = field(default_factory=dict)
     has_openings: bool = False
+
+    def add_fault(self, index: int, what: str) -> None:
+        """Add a fault of the leaf at *index*."""
+        self.faults.setdefault(index, []).append(what)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,16 +75,16 @@ def check_run(source: LeafSource, tree: TreePoint, *, first: int, count: int) ->
         except MalformedError as error:
             raise MalformedError(f"{error}: entries from `{start}`") from error
         run.leaves += leaves
-        compare_tile(run, source, tree, n, leaves)
+        run.hashes += _compare_tile(run, source, tree, n, leaves)
         asked = leaves
-        if run.tree_hashes:
-            asked = [b"" if start + at in run.tree_hashes else leaf for at, leaf in enumerate(leaves)]
+        if run.unusable:
+            asked = [b"" if start + at in run.unusable else leaf for at, leaf in enumerate(leaves)]
         if tree.kinds is not None:
             asked = [leaf if leaf and codec.kind_of(leaf) in tree.kinds else b"" for leaf in asked]
         try:
             openings = source.openings(n, asked)
         except (VerificationError, CorruptionError) as error:
-            run.faults.append((start, f"openings of the entries from here: {error}"))
+            run.add_fault(start, f"openings of the entries from here: {error}")
             run.has_openings = True
             continue
         if openings is not None:
@@ -90,37 +95,40 @@ def check_run(source: LeafSource, tree: TreePoint, *, first: int, count: int) ->
     return run
 
 
-def compare_tile(run: CheckedRun, source: LeafSource, tree: TreePoint, n: int, leaves: Sequence[bytes]) -> None:
-    """Compare the leaves of bundle *n* with the tile over them.
+def _compare_tile(run: CheckedRun, source: LeafSource, tree: TreePoint, n: int, leaves: list[bytes]) -> list[bytes]:
+    """Compare the leaves of bundle *n* with the tile over them; return the leaves' hashes, see ``CheckedRun.hashes``.
 
-    If they differ, the tree above decides whether the leaf or the tile is damaged. A damaged or missing leaf gets the
-    tile's hash in ``run.tree_hashes``, so that it makes no difference to the tree; whether the tile's hash is right
-    shows at the latest in the tree's root.
+    If leaves and tile differ, the tree above decides whether the leaf or the tile is damaged. A damaged or missing leaf
+    gets the tile's hash, so that it makes no difference to the tree. Whether the tile's hash is right shows at the
+    latest in the tree's root.
     """
     start, size = n * tiles.TILE_WIDTH, merkle.HASH_SIZE
     tile = source.tile(0, n, len(leaves))
     hashes = [merkle.leaf_hash(leaf) if leaf else b"" for leaf in leaves]
     if tile and tile == b"".join(hashes):
-        return
+        return hashes
     in_tile = split_hashes(tile)[: len(leaves)]
     in_tile += [b""] * (len(leaves) - len(in_tile))
     for at, leaf in enumerate(leaves):
         if not leaf:
-            hashes[at] = run.tree_hashes[start + at] = in_tile[at].ljust(size, b"\0")
+            hashes[at] = in_tile[at].ljust(size, b"\0")
+            run.unusable.add(start + at)
     if tile == b"".join(hashes):
-        return
+        return hashes
     if not tile:
-        run.faults.append((start, "tile over the entries from here is missing or cannot be read"))
-        return
+        run.add_fault(start, "tile over the entries from here is missing or cannot be read")
+        return hashes
     is_tile_damaged = _fits_tree(source, tree, n, b"".join(hashes))
     for at, (computed, found) in enumerate(zip(hashes, in_tile, strict=True)):
         if computed != found:
             damaged = "tile" if is_tile_damaged else "leaf"
-            run.faults.append((start + at, f"{damaged} is damaged: leaf and tile do not hash alike"))
+            run.add_fault(start + at, f"{damaged} is damaged: leaf and tile do not hash alike")
             if not is_tile_damaged and len(found) == size:
-                run.tree_hashes[start + at] = found
+                hashes[at] = found
+                run.unusable.add(start + at)
     if len(tile) != size * len(leaves):
-        run.faults.append((start, "tile holds more or fewer hashes than the tree has leaves"))
+        run.add_fault(start, "tile holds more or fewer hashes than the tree has leaves")
+    return hashes
 
 
 def _fits_tree(source: LeafSource, tree: TreePoint, n: int, tile: bytes) -> bool:
@@ -146,4 +154,4 @@ def _verify_opening(run: CheckedRun, index: int, leaf: bytes, opening: bytes, or
     try:
         run.signed[index] = verify_opening(event, opening, origin=origin)
     except VerificationError as error:
-        run.faults.append((index, str(error)))
+        run.add_fault(index, str(error))

@@ -21,7 +21,7 @@ from consentd.verify import findings as reasons
 from consentd.verify.findings import Findings, Report
 from consentd.verify.leaf_checks import CheckedRun
 from consentd.verify.source import LeafSource
-from consentd.verify.statements import KEY_KINDS, Authors, Stated
+from consentd.verify.statements import KEY_KINDS, Authors, SignedStatement, Stated
 
 _FULL = tiles.TILE_WIDTH * merkle.HASH_SIZE
 
@@ -102,23 +102,28 @@ class Walker:
             TooManyFaults: see ``Findings.add``.
             StorageError: the source fails, or the ledger was pruned during the walk.
         """
-        faults: dict[int, list[str]] = {}
-        for index, what in run.faults:
-            faults.setdefault(index, []).append(what)
         events: list[tuple[int, codec.Event]] = []
-        first = max(run.start, self.replay.size)
-        for index, leaf in enumerate(run.leaves[first - run.start :], first):
-            if index in faults:
-                for what in faults[index]:
-                    self.found.add(index, what)
-            if index in run.tree_hashes:
-                self._pass_over(index, leaf, run.tree_hashes[index])
+        skipped = max(0, self.replay.size - run.start)
+        leaves = zip(run.leaves[skipped:], run.hashes[skipped:], strict=True)
+        for index, (leaf, leaf_hash) in enumerate(leaves, run.start + skipped):
+            for what in run.faults.get(index, ()):
+                self.found.add(index, what)
+            if index in run.unusable:
+                self._pass_over(index, leaf, leaf_hash)
                 continue
-            decoded = self._replay_leaf(index, leaf)
+            decoded = self._replay_leaf(index, leaf, leaf_hash)
             if isinstance(decoded, codec.Event):
                 self.found.entries += 1
                 events.append((index, decoded))
-                self._verify_statement(index, decoded, run, is_faulty=index in faults)
+                if not kinds.is_known(decoded.kind):
+                    self.found.not_checked(reasons.UNKNOWN_KIND)
+                signed = run.signed.get(index)
+                if signed is not None:
+                    self._verify_statement(index, decoded, signed)
+                elif index in run.faults:
+                    self.authors.keys_lost |= decoded.kind in KEY_KINDS
+                elif self.expected.with_statements:
+                    self._miss_statement(index, decoded, has_openings=run.has_openings)
             elif decoded is not None:
                 self.found.seals += 1
                 if self.after_seal is not None:
@@ -183,11 +188,11 @@ class Walker:
             self.authors.keys_lost = True
             self.replay.skip_unreadable(leaf_hash)
 
-    def _replay_leaf(self, index: int, leaf: bytes) -> codec.Event | codec.Seal | None:
+    def _replay_leaf(self, index: int, leaf: bytes, leaf_hash: bytes) -> codec.Event | codec.Seal | None:
         decoded: codec.Event | codec.Seal | None
         was_sure = self.replay.knows_all_heads
         try:
-            decoded = self.replay.add(leaf)
+            decoded = self.replay.add(leaf, leaf_hash)
         except ReplayError as error:
             self.found.add(index, str(error).removeprefix(f"leaf `{index}`: "))
             decoded = self.replay.add_faulty(leaf)
@@ -195,16 +200,7 @@ class Walker:
             self.found.not_checked(reasons.NO_MAP)
         return decoded
 
-    def _verify_statement(self, index: int, event: codec.Event, run: CheckedRun, *, is_faulty: bool) -> None:
-        if not kinds.is_known(event.kind):
-            self.found.not_checked(reasons.UNKNOWN_KIND)
-        signed = run.signed.get(index)
-        if signed is None:
-            if is_faulty:
-                self.authors.keys_lost |= event.kind in KEY_KINDS
-            elif self.expected.with_statements:
-                self._miss_statement(index, event, has_openings=run.has_openings)
-            return
+    def _verify_statement(self, index: int, event: codec.Event, signed: SignedStatement) -> None:
         stated = signed.stated
         if stated is not None and stated.has_unknown_fields:
             self.found.not_checked(reasons.UNKNOWN_FIELDS)
