@@ -31,6 +31,9 @@ from consentd.verify.findings import (
     UNKNOWN_KIND,
     WITHHELD,
 )
+from consentd.verify.walker import Expected
+
+EXPECTED = Expected(origin=ORIGIN, vkey="", is_missing_wrong=False)
 
 
 @pytest.fixture(scope="module")
@@ -339,7 +342,7 @@ def test_a_run_goes_on_where_an_interrupted_one_was(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         verify(place, state_path=state, save_every=500, progress=interrupt)
     kept = StateStore(state)
-    saved = kept.load()
+    saved = kept.load(place, EXPECTED)
     kept.close()
     assert saved is not None
     assert 7000 < saved.replay.size < 9000
@@ -370,9 +373,10 @@ def test_a_state_goes_on_with_a_larger_ledger_and_finds_what_is_new(tmp_path: Pa
 def test_a_state_of_another_ledger_is_refused(tmp_path: Path, sound: tuple[Forge, ExportDirectory]) -> None:
     verify(sound[1], state_path=tmp_path / "state")
     states = StateStore(tmp_path / "state")
-    saved = states.load()
+    saved = states.load(sound[1], EXPECTED)
     assert saved is not None
-    states.save(replace(saved, origin="another.example"))
+    saved.expected = replace(EXPECTED, origin="another.example")
+    states.save(saved)
     states.close()
     with pytest.raises(InvalidError):
         verify(sound[1], state_path=tmp_path / "state")
@@ -424,11 +428,13 @@ def test_a_daemon_is_verified_while_it_runs_and_when_it_is_stopped(tmp_path: Pat
         )
         running.check_ledger()
         options: dict[str, Any] = {
-            "origin": RUNNING_ORIGIN, "log_verifier": read_signing_key(running.config.keys.log_key_file).verifier,
+            "origin": RUNNING_ORIGIN,
+            "log_verifier": read_signing_key(running.config.keys.log_key_file).verifier,
         }
         daemon = running.daemon
         live = LiveDaemon(
-            url=f"http://127.0.0.1:{daemon.http_port}", target=f"127.0.0.1:{daemon.grpc_port}",
+            url=f"http://127.0.0.1:{daemon.http_port}",
+            target=f"127.0.0.1:{daemon.grpc_port}",
             token=running.tokens["operator"],
         )
         report = verify_ledger(live, **options)

@@ -6,14 +6,16 @@ before it, and an interrupted export continues after it. The checkpoint is writt
 of the older checkpoint are deleted. So the directory always is a whole ledger at its checkpoint.
 """
 
-from collections import deque
+from bisect import bisect_left
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from threading import local
+from queue import SimpleQueue
 
 from consentd.audit.sources import Location, Source, encode_openings, read_file, statements_path, write_file
+from consentd.audit.workers import submit_ahead
 from consentd.core import checkpoint, merkle, pruned, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import MAX_NOTE_SIZE, NoteVerifier
@@ -26,7 +28,7 @@ _FULL = _WIDTH * merkle.HASH_SIZE
 Bundle = tuple[int, list[bytes], list[bytes], list[Opening] | None]
 """Number, leaves (b"" for pruned ones), their hashes, openings."""
 _AHEAD = 8
-"""Bundles fetched ahead by several threads, because each fetch waits for a network."""
+"""Bundles fetched ahead, because each fetch may wait for a network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +62,7 @@ def export(
 
     Args:
         statements: another directory, for openings. Never serve it, or the openings are public.
-        threads: how many threads fetch bundles; more than 1 helps over a network.
+        threads: how many threads fetch bundles, at least 1; more than 1 helps over a network.
 
     Raises:
         StorageError: the source or the disk fails.
@@ -70,20 +72,22 @@ def export(
     """
     if statements is not None and statements.resolve().is_relative_to(directory.resolve()):
         raise InvalidError("openings need a directory outside the exported one, which is served to others")
-    source = location.open()
-    try:
+    with ExitStack() as stack:
+        sources = [stack.enter_context(closing(location.open())) for _ in range(threads)]
+        source = sources[0]
         note = source.checkpoint()
         point, _ = checkpoint.open_checkpoint(note, origin, log_verifier)
         if (directory / "checkpoint").exists():
             _compare_older(directory, point, origin, log_verifier)
         work = _Work(directory, statements, point)
-        bundles = range(work.edge.size // _WIDTH, -(-point.size // _WIDTH))
         start = work.edge.size
+        bundles = range(start // _WIDTH, -(-point.size // _WIDTH))
         found = source.pruned()
         if found != pruned.NOTHING:
             # Written first, so that no reader of the directory expects files that will not be there.
             work.write(directory / pruned.FILE, pruned.format_pruned(found))
-        for n, leaves, hashes, openings in _fetch(location, source, point, bundles, threads, statements is not None):
+        fetched = _fetch(sources, point, bundles, stack, with_openings=statements is not None)
+        for n, leaves, hashes, openings in fetched:
             work.put(n, leaves, hashes, openings)
             if progress is not None:
                 progress(work.edge.size, point.size)
@@ -93,8 +97,6 @@ def export(
             raise StorageError("ledger was pruned during the export; export again")
         work.write(directory / "checkpoint", note)
         return ExportReport(checkpoint=point, start=start, files=work.files, removed=work.remove_partials())
-    finally:
-        source.close()
 
 
 def _compare_older(directory: Path, point: Checkpoint, origin: str, log_verifier: NoteVerifier) -> None:
@@ -111,43 +113,27 @@ def _compare_older(directory: Path, point: Checkpoint, origin: str, log_verifier
 
 
 def _fetch(
-    location: Location, source: Source, point: Checkpoint, bundles: range, threads: int, with_openings: bool
+    sources: list[Source], point: Checkpoint, bundles: range, stack: ExitStack, *, with_openings: bool
 ) -> Iterator[Bundle]:
-    """Yield bundles in order. If several threads fetch, each has a source of its own."""
+    """Yield bundles in order. A thread for each source reads them ahead; closing *stack* ends the threads."""
+    idle: SimpleQueue[Source] = SimpleQueue()
+    for source in sources:
+        idle.put(source)
 
-    def read(one: Source, n: int) -> Bundle:
-        leaves = read_leaves(one, n, width_of(n, point.size))
-        openings = one.openings(n, leaves) if with_openings else None
-        if with_openings and openings is None:
-            raise InvalidError("source has no openings to export")
-        return n, leaves, leaf_hashes(one, n, leaves), openings
-
-    if threads <= 1:
-        for n in bundles:
-            yield read(source, n)
-        return
-    own = local()
-    opened: list[Source] = []
-
-    def read_by_thread(n: int) -> Bundle:
-        if not hasattr(own, "source"):
-            own.source = location.open()
-            opened.append(own.source)
-        return read(own.source, n)
-
-    ahead: deque[Future[Bundle]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
+    def read(n: int) -> Bundle:
+        one = idle.get()
         try:
-            for n in bundles:
-                ahead.append(pool.submit(read_by_thread, n))
-                if len(ahead) > _AHEAD:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+            leaves = read_leaves(one, n, width_of(n, point.size))
+            openings = one.openings(n, leaves) if with_openings else None
+            if with_openings and openings is None:
+                raise InvalidError("source has no openings to export")
+            return n, leaves, leaf_hashes(one, n, leaves), openings
         finally:
-            pool.shutdown(cancel_futures=True)
-            for one in opened:
-                one.close()
+            idle.put(one)
+
+    pool = ThreadPoolExecutor(len(sources))
+    stack.callback(pool.shutdown, cancel_futures=True)
+    return (done.result() for done in submit_ahead((pool.submit(read, n) for n in bundles), _AHEAD))
 
 
 class _Work:
@@ -209,33 +195,9 @@ class _Work:
 
 
 def _resume(directory: Path, statements: Path | None, size: int) -> tiles.Edge:
-    """Return the tree's edge after the last bundle that was exported completely.
-
-    Raises:
-        StorageError, ProofError: a tile that should exist does not.
-    """
-    low, high = 0, size // _WIDTH
-    while low < high:
-        middle = (low + high) // 2
-        if _is_exported(directory, statements, middle):
-            low = middle + 1
-        else:
-            high = middle
-    return _edge(directory, low)
-
-
-def _is_exported(directory: Path, statements: Path | None, n: int) -> bool:
-    tile = directory / tiles.tile_path(0, n)
-    if not tile.exists() or tile.stat().st_size != _FULL:
-        return False
-    return statements is None or (statements / statements_path(n, _WIDTH)).exists()
-
-
-def _edge(directory: Path, bundles: int) -> tiles.Edge:
-    """Return the edge of the first *bundles* full bundles. Partial rows are computed from the full tiles below."""
-    size = bundles * _WIDTH
-    if size == 0:
-        return tiles.Edge()
+    """Return the tree's edge after the last bundle that was exported completely, computed from the full tiles."""
+    bundles = range(size // _WIDTH)
+    size = _WIDTH * bisect_left(bundles, True, key=lambda n: not _is_exported(directory, statements, n))
     stored: dict[tiles.Coordinates, bytes] = {}
     for level, n in tiles.plan_edge(size):
         width = min(_WIDTH, (size >> (8 * level)) - n * _WIDTH)
@@ -246,3 +208,10 @@ def _edge(directory: Path, bundles: int) -> tiles.Edge:
             full = [read_file(directory / tiles.tile_path(level - 1, m)) for m in below]
             stored[level, n] = b"".join(map(tile_root, full))
     return tiles.Edge.from_tiles(size, stored)
+
+
+def _is_exported(directory: Path, statements: Path | None, n: int) -> bool:
+    tile = directory / tiles.tile_path(0, n)
+    if not tile.exists() or tile.stat().st_size != _FULL:
+        return False
+    return statements is None or (statements / statements_path(n, _WIDTH)).exists()

@@ -4,17 +4,17 @@ Requests carry an auditor's token, but never unencrypted to another machine. A r
 pass is repeated.
 """
 
-import http.client
 import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from consentd.config import is_loopback
 from consentd.core import codec, tiles
 from consentd.core.note import MAX_NOTE_SIZE
+from consentd.cosigning.connection import Connection
 from consentd.errors import DeniedError, InvalidError, MalformedError, StorageError
 from consentd.verify.source import Opening, TlogFiles
 
@@ -45,7 +45,7 @@ class LiveDaemon:
     pause_s: float = 0.5
 
     def open(self) -> "LiveSource":
-        """Open it. Connections are made when they are needed.
+        """Prepare to read it; nothing is sent.
 
         Raises:
             InvalidError: the URL, token or TLS file is invalid, or another machine would get the token unencrypted.
@@ -60,42 +60,55 @@ class LiveSource(TlogFiles):
     is_whole = False
 
     def __init__(self, daemon: LiveDaemon) -> None:
-        try:
-            parts = urlsplit(daemon.url)
-            port = parts.port
-        except ValueError as error:
-            raise InvalidError(f"URL is not one: `{daemon.url}`: {error}") from error
-        if parts.scheme not in ("http", "https") or not parts.hostname or not daemon.url.isascii():
-            raise InvalidError(f"URL is not http or https: `{daemon.url}`")
-        if daemon.token:
-            # Checked here, because the error of http.client would contain the token.
-            if not (daemon.token.isascii() and daemon.token.isprintable()):
-                raise InvalidError("token has characters that are not printable ASCII")
-            _check_secret(parts.scheme == "https", parts.hostname)
-            if daemon.target:
-                _check_secret(daemon.tls or daemon.tls_ca is not None, daemon.target.rpartition(":")[0].strip("[]"))
-        self._daemon = daemon
-        self._host, self._port, self._prefix = parts.hostname, port, parts.path.rstrip("/")
+        # Checked here, because the error of http.client would contain the token.
+        if not (daemon.token.isascii() and daemon.token.isprintable()):
+            raise InvalidError("token has characters that are not printable ASCII")
         try:
             self._ca = None if daemon.tls_ca is None else daemon.tls_ca.read_bytes()
-            self._tls = ssl.create_default_context(cafile=daemon.tls_ca) if parts.scheme == "https" else None
+            tls = ssl.create_default_context(cafile=daemon.tls_ca) if daemon.url.lower().startswith("https:") else None
         except ssl.SSLError as error:
             raise InvalidError(f"TLS file holds no certificate: `{daemon.tls_ca}`") from error
         except OSError as error:
             raise StorageError(f"TLS file cannot be read: `{daemon.tls_ca}`: {error.strerror}") from error
-        self._connection: http.client.HTTPConnection | None = None
+        headers = {"Authorization": f"Bearer {daemon.token}"} if daemon.token else {}
+        self._http = Connection(daemon.url, timeout_s=daemon.timeout_s, headers=headers, tls=tls)
+        self._is_grpc_encrypted = daemon.tls or daemon.tls_ca is not None
+        is_protected = self._http.is_protected and (
+            not daemon.target or self._is_grpc_encrypted or is_loopback(daemon.target.rpartition(":")[0].strip("[]"))
+        )
+        if daemon.token and not is_protected:
+            raise InvalidError("another machine needs TLS, or the token would be sent unencrypted")
+        self._daemon = daemon
         self._channel: Any = None
 
     def checkpoint(self) -> bytes:
         """Return the latest published checkpoint."""
-        found = self._fetch("checkpoint", MAX_NOTE_SIZE)
+        found = self.find("checkpoint")
         if found is None:
             raise StorageError(f"checkpoint is missing: `{self._daemon.url}/checkpoint`")
+        if len(found) > MAX_NOTE_SIZE:
+            raise MalformedError("checkpoint is too large")
         return found
 
     def find(self, path: str) -> bytes | None:
-        """Return the content of a file."""
-        return self._fetch(path, _MOST)
+        """Return the content of a file. Repeat a request whose failure may pass."""
+        fault = ""
+        for attempt in range(TRIES):
+            if attempt:
+                time.sleep(self._daemon.pause_s * 2 ** (attempt - 1))
+            try:
+                response = self._http.request("GET", f"/{path}", limit=_MOST)
+            except StorageError as error:
+                fault = str(error)
+                continue
+            if response.status in (200, 404):
+                return response.body if response.status == 200 else None
+            if response.status in (401, 403):
+                raise DeniedError(f"caller may not read this: `{path}`; give an auditor's token")
+            fault = f"status {response.status}"
+            if response.status < 500:
+                break
+        raise StorageError(f"cannot be read: `{self._daemon.url}/{path}`: {fault}")
 
     def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
         """Return the openings that this caller may read."""
@@ -122,50 +135,9 @@ class LiveSource(TlogFiles):
 
     def close(self) -> None:
         """Close the connections."""
-        if self._connection is not None:
-            self._connection.close()
+        self._http.release()
         if self._channel is not None:
             self._channel.close()
-
-    def _fetch(self, path: str, most: int) -> bytes | None:
-        """Return the content at *path*, None if there is none. Repeat a request whose failure may pass."""
-        headers = {"Authorization": f"Bearer {self._daemon.token}"} if self._daemon.token else {}
-        fault = ""
-        for attempt in range(TRIES):
-            if attempt:
-                time.sleep(self._daemon.pause_s * 2 ** (attempt - 1))
-            try:
-                connection = self._connect()
-                connection.request("GET", f"{self._prefix}/{path}", headers=headers)
-                response = connection.getresponse()
-                content = response.read(most + 1)
-            except (OSError, http.client.HTTPException) as error:
-                fault = str(error) or type(error).__name__
-                self._connection = None
-                continue
-            if response.status == 200:
-                if len(content) > most:
-                    raise MalformedError(f"answer is too large: `{path}`")
-                return content
-            if response.status in (401, 403):
-                raise DeniedError(f"caller may not read this: `{path}`; give an auditor's token")
-            if response.status == 404:
-                return None
-            fault = f"{response.status} {response.reason}"
-            if response.status < 500:
-                break
-        raise StorageError(f"cannot be read: `{self._daemon.url}/{path}`: {fault}")
-
-    def _connect(self) -> http.client.HTTPConnection:
-        if self._connection is None:
-            timeout = self._daemon.timeout_s
-            if self._tls is not None:
-                self._connection = http.client.HTTPSConnection(
-                    self._host, self._port, timeout=timeout, context=self._tls
-                )
-            else:
-                self._connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout)
-        return self._connection
 
     def _list(self, start: int, count: int, token: str) -> Any:
         import grpc
@@ -176,7 +148,7 @@ class LiveSource(TlogFiles):
         daemon = self._daemon
         if self._channel is None:
             options = (("grpc.max_receive_message_length", _MOST),)
-            if daemon.tls or daemon.tls_ca is not None:
+            if self._is_grpc_encrypted:
                 credentials = grpc.ssl_channel_credentials(self._ca)
                 self._channel = grpc.secure_channel(daemon.target, credentials, options=options)
             else:
@@ -195,8 +167,3 @@ class LiveSource(TlogFiles):
                     raise StorageError(f"statements cannot be read: {code.name}") from error
                 time.sleep(daemon.pause_s * 2**attempt)
         raise AssertionError("the last try returns or raises")
-
-
-def _check_secret(is_tls: bool, host: str) -> None:
-    if not is_tls and host not in ("localhost", "::1") and not host.startswith("127."):
-        raise InvalidError("another machine needs TLS, or the token would be sent unencrypted")

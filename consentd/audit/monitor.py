@@ -127,11 +127,7 @@ class Monitor:
         return Observation(STALE, self.latest, self.latest, (self._path(self.latest),))
 
     def _verify_cosigned(self, note: bytes, now_s: int) -> tuple[tuple[tuple[str, int], ...], bool]:
-        """Return who cosigned a note, and whether a quorum did so recently.
-
-        Raises:
-            SignatureError: there is no quorum, whatever the age of the cosignatures.
-        """
+        """Return who cosigned a note, and whether a quorum did so recently. Raises SignatureError without a quorum."""
         if self._policy is None:
             return (), True
         logs = (self._verifier,)
@@ -149,13 +145,12 @@ class Monitor:
 
     def _keep(self, point: Checkpoint, note: bytes, mark: str = "") -> Path:
         """Write a note to its file. It replaces an older note of the same tree, which has older cosignatures."""
-        path = self._path(point)
-        path = path.with_name(path.name + mark)
+        path = self._path(point, mark)
         write_file(path, note)
         return path
 
-    def _path(self, point: Checkpoint) -> Path:
-        return self._directory / f"{point.size:020d}-{point.root.hex()[:16]}"
+    def _path(self, point: Checkpoint, mark: str = "") -> Path:
+        return self._directory / f"{point.size:020d}-{point.root.hex()[:16]}{mark}"
 
     def _restore(self) -> None:
         try:
@@ -174,11 +169,7 @@ class Monitor:
 
 
 def _compare(source: Source, before: Checkpoint, point: Checkpoint) -> str:
-    """Return the alarm for two trees that contradict each other; "" if they do not.
-
-    Raises:
-        StorageError: the tiles needed for this cannot be read, or are not those of the larger tree.
-    """
+    """Return the alarm for two trees that contradict each other; "" if they do not. Raises as ``_root_at``."""
     if point.size < before.size:
         return ROLLBACK
     if point.size == before.size:

@@ -26,11 +26,7 @@ class Source(LeafSource, Protocol):
     """A ledger that is being read, with its signed checkpoint. One thread uses it."""
 
     def checkpoint(self) -> bytes:
-        """Return the latest signed checkpoint, verbatim.
-
-        Raises:
-            StorageError: there is none, or it cannot be read.
-        """
+        """Return the latest signed checkpoint, verbatim. Raises StorageError: there is none, or it cannot be read."""
         ...
 
     def close(self) -> None:
@@ -42,11 +38,7 @@ class Location(Protocol):
     """Where a ledger can be read: a value, which can be sent to another process."""
 
     def open(self) -> Source:
-        """Open it.
-
-        Raises:
-            StorageError: it cannot be opened.
-        """
+        """Open it. Raises StorageError: it cannot be opened."""
         ...
 
 
@@ -107,11 +99,7 @@ def encode_openings(openings: Sequence[Opening]) -> bytes:
 
 
 def decode_openings(content: bytes) -> list[Opening]:
-    """Split the bytes that ``encode_openings`` returns.
-
-    Raises:
-        MalformedError: these are no such bytes.
-    """
+    """Split the bytes that ``encode_openings`` returns. Raises MalformedError: these are no such bytes."""
     found: list[Opening] = []
     at = 0
     while at < len(content):
@@ -124,12 +112,7 @@ def decode_openings(content: bytes) -> list[Opening]:
 
 
 def read_file(path: Path, most: int = _MAX_FILE) -> bytes:
-    """Return a file's bytes.
-
-    Raises:
-        StorageError: it cannot be read.
-        MalformedError: it is larger than any file that we write.
-    """
+    """Return a file's bytes. Raises StorageError if it cannot be read, MalformedError for more than *most* bytes."""
     try:
         with path.open("rb") as file:
             content = file.read(most + 1)

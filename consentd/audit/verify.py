@@ -12,7 +12,7 @@ from pathlib import Path
 
 from consentd.audit.checkpoints import Witnesses, read_checkpoint
 from consentd.audit.sources import Location, Source
-from consentd.audit.state_store import CACHED, SavedWalk, StateStore
+from consentd.audit.state_store import CACHED, StateStore
 from consentd.audit.workers import check_ahead
 from consentd.core import checkpoint, codec, tiles
 from consentd.core.checkpoint import Checkpoint
@@ -78,15 +78,16 @@ def verify_ledger(
             pruned=pruned, pruned_below=pruned.start, is_missing_wrong=source.is_whole,
         )  # fmt: skip
         is_saved = state_path is not None
-        start, walker = 0, _restore(source, expected, point, states)
+        start, walker = 0, states.load(source, expected)
+        if walker is not None and walker.replay.size > point.size:
+            raise ProofError(f"ledger is smaller than what was verified: `{point.size}` and `{walker.replay.size}`")
         if walker is None and since is not None:
             walker = _start_after(source, expected, point, _open_trusted(since, origin, log_verifier), states)
             start, is_saved = walker.replay.size, False
         if walker is None:
             walker = _start(source, expected, point, states)
-        saver = _Saver(walker, states, save_every)
         if is_saved:
-            walker.after_seal = saver.save_sometimes
+            _save_after_seals(walker, states, save_every)
         tree = TreePoint(origin=origin, size=point.size, root=point.root)
         try:
             for run in check_ahead(location, source, tree, walker.replay.size, jobs, stack):
@@ -95,9 +96,9 @@ def verify_ledger(
                     progress(walker.replay.size, point.size)
             is_sealed = walker.replay.sealed_size == walker.replay.size
             if is_saved and is_sealed and walker.replay.root() == point.root:
-                saver.save()  # Before ``finish``, whose faults a later run finds again.
+                states.save(walker)  # Before ``finish``, whose faults a later run finds again.
             walker.finish(point.root)
-            if walker.found.leaves_pruned or walker.found.statements_pruned:
+            if walker.found.counts.leaves_pruned or walker.found.counts.statements_pruned:
                 walker.compare_pruned()
             if walker.replay.size > start and not is_sealed:
                 walker.found.add(walker.replay.size - 1, "last leaf of the checkpoint's tree is not a seal")
@@ -133,12 +134,7 @@ def _start(source: Source, expected: Expected, point: Checkpoint, states: StateS
 def _start_after(
     source: Source, expected: Expected, point: Checkpoint, trusted: Checkpoint, states: StateStore
 ) -> Walker:
-    """Start after a trusted checkpoint.
-
-    Raises:
-        ProofError: the tree does not begin with the trusted one.
-        InvalidError: leaves after it are pruned.
-    """
+    """Start after a trusted checkpoint. Raises InvalidError if leaves after it are pruned."""
     if trusted.size > point.size:
         raise ProofError(f"ledger is smaller than what is trusted: `{point.size}` and `{trusted.size}`")
     if trusted.size < expected.pruned.minimum:
@@ -151,52 +147,16 @@ def _start_after(
     return Walker(source, expected, Replay.after_trusted(edge), authors)
 
 
-def _restore(source: Source, expected: Expected, point: Checkpoint, states: StateStore) -> Walker | None:
-    """Continue where the state file ends; None if it is empty.
+def _save_after_seals(walker: Walker, states: StateStore, save_every: int) -> None:
+    """Save the walk after each seal that comes *save_every* leaves after the last save."""
+    saved_size = walker.replay.size
 
-    Raises:
-        InvalidError: it is another ledger's.
-        ProofError: it covers more leaves than this ledger has.
-        StorageError: it is damaged.
-    """
-    saved = states.load()
-    if saved is None:
-        return None
-    if saved.origin != expected.origin:
-        raise InvalidError(f"state file is of another ledger: `{saved.origin}`")
-    if saved.replay.size > point.size:
-        raise ProofError(f"ledger is smaller than what was verified: `{point.size}` and `{saved.replay.size}`")
-    replay = Replay.restore(
-        saved.replay, heads=states.heads, buckets=states.buckets, top=states.top(saved.map_bits),
-        start=expected.pruned.start, kept_from_ms=expected.pruned.kept_from_ms,
-    )  # fmt: skip
-    authors = Authors(states.keys)
-    authors.participants, authors.keys_lost = saved.participants, saved.keys_lost
-    return Walker(source, expected, replay, authors, facts=saved.facts, found=saved.found)
+    def save_if_due() -> None:
+        nonlocal saved_size
+        replay = walker.replay
+        if replay.size - saved_size >= save_every and replay.knows_all_heads and replay.size >= replay.start:
+            walker.grow()
+            states.save(walker)
+            saved_size = replay.size
 
-
-class _Saver:
-    """Saves the state of a walk. One thread owns it."""
-
-    def __init__(self, walker: Walker, states: StateStore, save_every: int) -> None:
-        self._walker, self._states, self._save_every = walker, states, save_every
-        self._saved_size = walker.replay.size
-
-    def save_sometimes(self) -> None:
-        """Save if the last save is long enough ago. The last leaf is a seal."""
-        replay = self._walker.replay
-        is_due = replay.size - self._saved_size >= self._save_every
-        if is_due and replay.knows_all_heads and replay.size >= replay.start:
-            self.save()
-
-    def save(self) -> None:
-        """Save now."""
-        walker = self._walker
-        walker.grow()
-        saved = SavedWalk(
-            origin=walker.expected.origin, replay=walker.replay.state(), map_bits=walker.replay.top.map_bits,
-            participants=walker.authors.participants, keys_lost=walker.authors.keys_lost, facts=walker.facts,
-            found=walker.found,
-        )  # fmt: skip
-        self._states.save(saved)
-        self._saved_size = walker.replay.size
+    walker.after_seal = save_if_due

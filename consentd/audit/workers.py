@@ -12,9 +12,8 @@ from contextlib import ExitStack
 from typing import Any, TypeVar
 
 from consentd.audit.sources import Location, Source
-from consentd.core import tiles
 from consentd.errors import StorageError
-from consentd.verify.leaf_checks import RUN, CheckedRun, TreePoint, check_run
+from consentd.verify.leaf_checks import CheckedRun, TreePoint, check_run, runs_of
 
 T = TypeVar("T")
 
@@ -45,10 +44,10 @@ def end_with_parent() -> None:
     threading.Thread(target=leave, daemon=True).start()
 
 
-def check_in_worker(tree: TreePoint, first: int, count: int) -> CheckedRun:
+def check_in_worker(tree: TreePoint, bundles: range) -> CheckedRun:
     """Check a run in a worker process, see ``check_run``."""
     assert _source is not None, "a worker opens its source first"
-    return check_run(_source, tree, first=first, count=count)
+    return check_run(_source, tree, bundles)
 
 
 def check_ahead(
@@ -56,24 +55,19 @@ def check_ahead(
 ) -> Iterator[CheckedRun]:
     """Yield the runs from leaf *start* on, in order, checked by *jobs* processes a few runs ahead.
 
-    Args:
-        source: the opened *location*; it is read if this process does all the work.
-        stack: closing it ends the workers.
+    With one job, this process reads *source*, the opened *location*. Closing *stack* ends the workers.
 
     Raises:
         StorageError: a worker process ended, or the source fails.
     """
-    bundles = -(-tree.size // tiles.TILE_WIDTH)
-    firsts = range(start // tiles.TILE_WIDTH, bundles, RUN)
-    runs = ((first, min(RUN, bundles - first)) for first in firsts)
-    if jobs <= 1 or len(firsts) <= 1:
-        for first, count in runs:
-            yield check_run(source, tree, first=first, count=count)
+    runs = runs_of(tree.size, start)
+    if jobs <= 1 or len(runs) <= 1:
+        yield from (check_run(source, tree, bundles) for bundles in runs)
         return
     # Two runs wait for each worker, half a megabyte each.
     pool = make_pool(jobs, stack, initializer=start_worker, initargs=(location,))
     try:
-        for done in submit_ahead((pool.submit(check_in_worker, tree, first, count) for first, count in runs), 2 * jobs):
+        for done in submit_ahead((pool.submit(check_in_worker, tree, bundles) for bundles in runs), 2 * jobs):
             yield done.result()
     except BrokenProcessPool as error:
         raise StorageError("a worker process ended; what was verified so far is in the state file, if any") from error

@@ -1,8 +1,9 @@
-"""Send HTTP requests over one kept-alive connection: to a witness, or to a log that a witness follows."""
+"""Send HTTP requests over one kept-alive connection: to a witness, or to a log that is followed or audited."""
 
 import http.client
 import io
 import socket
+import ssl
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -26,8 +27,15 @@ class Connection:
         is_protected: requests are encrypted, or do not leave this machine.
     """
 
-    def __init__(self, url: str, *, timeout_s: float, headers: Mapping[str, str] | None = None) -> None:
-        """Prepare to connect; nothing is sent. *timeout_s* limits the wait for one response.
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Prepare to connect; nothing is sent. *timeout_s* limits the wait for one response. *tls*: None: the default.
 
         Raises:
             InvalidError: *url* is not an http or https URL, or has a user, a query or a fragment.
@@ -47,9 +55,11 @@ class Connection:
         self._prefix = parts.path.rstrip("/")
         self._timeout_s = timeout_s
         self._headers = dict(headers or {})
-        kind = http.client.HTTPSConnection if is_encrypted else http.client.HTTPConnection
         # Always pass a port: without it http.client reads the end of an IPv6 address as the port.
-        self._http = kind(self.host, _PORTS[parts.scheme] if port is None else port, timeout=timeout_s)
+        port = _PORTS[parts.scheme] if port is None else port
+        self._http = http.client.HTTPConnection(self.host, port, timeout=timeout_s)
+        if is_encrypted:
+            self._http = http.client.HTTPSConnection(self.host, port, timeout=timeout_s, context=tls)
         self._closed = False  # any thread may set it; it is never reset
 
     def request(self, method: str, path: str, body: bytes | None = None, *, limit: int = MAX_BODY_SIZE) -> HttpResponse:

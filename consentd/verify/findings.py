@@ -51,12 +51,17 @@ class TooManyFaults(Exception):  # noqa: N818  # it ends a search and reports no
     """Ends a search that has found ``MAX_FAULTS``."""
 
 
-@dataclass(slots=True)
-class Findings:
-    """What a search has found so far. The counts are those of ``Report``."""
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """What a verification has read.
 
-    faults: list[Fault] = field(default_factory=list)
-    unchecked: Counter[str] = field(default_factory=Counter)
+    Attributes:
+        entries, seals: leaves, by kind.
+        statements_opened: statements that match their leaves and are signed by a key in force.
+        statements_erased: statements missing from chains that end in an ERASURE.
+        leaves_pruned, statements_pruned: missing ones that the ledger states to have pruned, within its policy.
+    """
+
     entries: int = 0
     seals: int = 0
     statements_opened: int = 0
@@ -64,34 +69,35 @@ class Findings:
     leaves_pruned: int = 0
     statements_pruned: int = 0
 
+
+@dataclass(slots=True)
+class Findings:
+    """What a search has found so far."""
+
+    faults: list[Fault] = field(default_factory=list)
+    unchecked: Counter[str] = field(default_factory=Counter)
+    counts: Counts = field(default_factory=Counts)
+
     def not_checked(self, what: str) -> None:
         """Count something that could not be determined."""
         self.unchecked[what] += 1
 
     def add(self, index: int | None, what: str) -> None:
-        """Add a fault.
-
-        Raises:
-            TooManyFaults: this was fault number ``MAX_FAULTS``.
-        """
+        """Add a fault. Raises TooManyFaults: this was fault number ``MAX_FAULTS``."""
         self.faults.append(Fault(index, what))
         if len(self.faults) >= MAX_FAULTS:
             raise TooManyFaults
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+@dataclass(slots=True, kw_only=True)
+class Report(Counts):
     """The result of a verification.
 
     Attributes:
         checkpoint: name, size and root of the tree that was verified.
         start: index of the first leaf that was read.
         size: number of leaves up to which the search came.
-        entries, seals: leaves that were read, by kind.
         tags: chains seen.
-        statements_opened: statements that match their leaves and are signed by a key in force.
-        statements_erased: statements missing from chains that end in an ERASURE.
-        leaves_pruned, statements_pruned: missing ones that the ledger states to have pruned, within its policy.
         not_checked: what could not be determined, and how often.
         faults: ordered by index, at most ``MAX_FAULTS``.
         stopped: the search ended at ``MAX_FAULTS``, so there may be more faults.
@@ -101,13 +107,7 @@ class Report:
     checkpoint: Checkpoint
     start: int
     size: int
-    entries: int
-    seals: int
     tags: int
-    statements_opened: int
-    statements_erased: int
-    leaves_pruned: int
-    statements_pruned: int
     not_checked: dict[str, int]
     faults: tuple[Fault, ...]
     stopped: bool

@@ -9,7 +9,7 @@ Memory: that of the replay (0.35 kB a tag), a run of leaves, and 40 bytes for ea
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,15 +21,14 @@ from consentd.core.pruned import NOTHING, Pruned
 from consentd.core.replay import Replay
 from consentd.errors import ConsentdError, CorruptionError, MalformedError, StorageError
 from consentd.ledger import layout
-from consentd.ledger.last_signed import read_last_signed, verify_last_signed
 from consentd.ledger.retention import read_pruned
 from consentd.ledger.vault import Vault
 from consentd.store import Store
 from consentd.table.table import Table
 from consentd.verify import stored_rows as rows
 from consentd.verify import table_compare
-from consentd.verify.findings import NO_TABLE, Fault, Findings, Report, TooManyFaults
-from consentd.verify.leaf_checks import RUN, TreePoint, check_run
+from consentd.verify.findings import NO_TABLE, Fault, Findings, Progress, Report, TooManyFaults
+from consentd.verify.leaf_checks import TreePoint, check_run, runs_of
 from consentd.verify.source import Opening
 from consentd.verify.statements import Authors
 from consentd.verify.store_source import StoreSource
@@ -52,7 +51,7 @@ def verify_files(
     table: Table | None = None,
     quick: bool = False,
     scratch_dir: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Verify a ledger whose daemon is stopped.
 
@@ -61,7 +60,6 @@ def verify_files(
         vault, table: without the vault, statements of persons stay closed; without both, the table is not compared.
         quick: leave out statements, signatures and the table, which take the most time. Chain `ledger` is opened.
         scratch_dir: the directory where the table is rebuilt; None: the system's directory for temporary files.
-        progress: called with the number of leaves done, and of all leaves.
 
     Raises:
         StorageError: the disk fails. Damage is reported and never raised.
@@ -124,9 +122,10 @@ class _Fsck:
         map_bits = _MAP_BITS if self._state is None else self._state.map_bits
         replay = Replay(map_bits, start=self._pruned.start, kept_from_ms=self._pruned.kept_from_ms)
         source = _DamagedSource(store, vault, self._pruned)
-        self.walker = Walker(source, self._expected, replay, Authors({}), found=found)
+        self.walker = Walker(source, self._expected, replay, Authors({}))
+        self.walker.found = found
 
-    def walk(self, progress: Callable[[int, int], None] | None) -> None:
+    def walk(self, progress: Progress | None) -> None:
         """Replay all leaves, then compare every row with what the replay yields."""
         walker, state = self.walker, self._state
         size = rows.verify_size(self._store, state, walker.found)
@@ -134,10 +133,8 @@ class _Fsck:
             origin=self._expected.origin, size=size, root=None if state is None else state.root,
             kinds=frozenset({EntryKind.LEDGER}) if self._quick else None,
         )  # fmt: skip
-        bundles = -(-size // tiles.TILE_WIDTH)
-        for first in range(0, bundles, RUN):
-            run = check_run(walker.source, tree, first=first, count=min(RUN, bundles - first))
-            events = walker.take(run)
+        for bundles in runs_of(size):
+            events = walker.take(check_run(walker.source, tree, bundles))
             rows.compare_index(self._store, events, walker.found)
             if self._vault is None and not self._quick:
                 self._find_missing_statements(events)
@@ -173,17 +170,16 @@ class _Fsck:
 
     def verify_last_signed(self, path: Path) -> None:
         """Verify that the last signed checkpoint is one of this tree."""
-        replay, found = self.walker.replay, self.walker.found
+        replay = self.walker.replay
         try:
-            signed = read_last_signed(path)
-            if signed is not None:
-                verify_last_signed(
-                    self._store, signed, size=replay.size, origin=self._expected.origin, log_verifier=self._log_verifier
-                )
-            elif replay.sealed_size:
-                found.add(None, "last signed checkpoint is missing")
+            what = rows.last_signed_fault(
+                self._store, path, size=replay.size, sealed_size=replay.sealed_size, origin=self._expected.origin,
+                log_verifier=self._log_verifier,
+            )  # fmt: skip
         except ConsentdError as error:
-            found.add(None, str(error))
+            what = str(error)
+        if what is not None:
+            self.walker.found.add(None, what)
 
     def verify_table(self, table: Table, scratch_dir: Path | None) -> None:
         """Rebuild the table and compare the two, at the size of the table: after a crash the ledger may be larger."""

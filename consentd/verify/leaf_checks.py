@@ -60,15 +60,21 @@ class TreePoint:
     kinds: frozenset[int] | None = None
 
 
-def check_run(source: LeafSource, tree: TreePoint, *, first: int, count: int) -> CheckedRun:
-    """Check the leaves of *count* bundles from bundle *first* on.
+def runs_of(size: int, start: int = 0) -> list[range]:
+    """Divide the bundles of a tree of *size* leaves, from the bundle of leaf *start* on, into runs."""
+    bundles = range(start // tiles.TILE_WIDTH, -(-size // tiles.TILE_WIDTH))
+    return [bundles[at : at + RUN] for at in range(0, len(bundles), RUN)]
+
+
+def check_run(source: LeafSource, tree: TreePoint, bundles: range) -> CheckedRun:
+    """Check the leaves of these bundles.
 
     Raises:
         StorageError: the source fails.
         MalformedError: a bundle has no known form, so its leaves cannot be read.
     """
-    run = CheckedRun(first * tiles.TILE_WIDTH)
-    for n in range(first, first + count):
+    run = CheckedRun(bundles.start * tiles.TILE_WIDTH)
+    for n in bundles:
         start, width = n * tiles.TILE_WIDTH, width_of(n, tree.size)
         try:
             leaves = read_leaves(source, n, width)

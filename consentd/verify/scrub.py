@@ -58,7 +58,7 @@ class Scrub:
         self._records, self._run_on_writer = Records(target), run_on_writer
         self.progress = ScrubProgress(options.piece, pause)
         self._count = self.progress.count  # called for every record
-        self._table = TableScrub(target, self._records, options, self.progress, run_on_writer)
+        self._table = TableScrub(self._records, options, self.progress, run_on_writer)
         state = target.ledger.state
         self.expected = 2 * state.size + state.tags + (1 << state.map_bits)
 
@@ -95,14 +95,8 @@ class Scrub:
             self._table.run()
         self.progress.flush()
 
-    # -- steps ------------------------------------------------------------------------------------------------
-
     def _check(self, check: Check, what: str, index: int | None = None) -> bool:
-        """Run a check; if it finds a fault, run it again on the sequencer's thread. Return whether there is no fault.
-
-        Args:
-            what, index: name the record if it cannot be read.
-        """
+        """Run a check; if it finds a fault, again on the sequencer's thread. Return whether there is no fault."""
         fault = _run_check(check, what, index)
         if fault is not None:
             fault = self._run_on_writer(lambda: _run_check(check, what, index))

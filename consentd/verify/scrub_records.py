@@ -14,7 +14,6 @@ from consentd.core.note import Verifier
 from consentd.core.pruned import NOTHING
 from consentd.errors import NotFoundError
 from consentd.ledger import layout, reads, retention
-from consentd.ledger.last_signed import read_last_signed, verify_last_signed
 from consentd.ledger.ledger import Ledger, decode_state
 from consentd.ledger.vault import Vault
 from consentd.table.table import Table
@@ -49,10 +48,8 @@ class Records:
     """
 
     def __init__(self, target: ScrubTarget) -> None:
-        self._target = target
+        self.target = target
         self._ledger, self._store, self._vault = target.ledger, target.ledger.store, target.vault
-
-    # -- single records ---------------------------------------------------------------------------------------
 
     def state(self) -> Fault | None:
         """Check the state row against memory."""
@@ -72,16 +69,12 @@ class Records:
 
     def last_signed(self) -> Fault | None:
         """Check that the last signed checkpoint is one of this tree. Only the next start would find that otherwise."""
-        note = read_last_signed(self._target.last_signed_path)
-        if note is None:
-            return Fault(None, "last signed checkpoint is missing") if self._ledger.state.sealed_size else None
-        verify_last_signed(
-            self._store, note, size=self._ledger.state.size, origin=self._target.origin,
-            log_verifier=self._target.log_verifier,
+        state, target = self._ledger.state, self.target
+        what = rows.last_signed_fault(
+            self._store, target.last_signed_path, size=state.size, sealed_size=state.sealed_size,
+            origin=target.origin, log_verifier=target.log_verifier,
         )  # fmt: skip
-        return None
-
-    # -- leaves and tiles -------------------------------------------------------------------------------------
+        return None if what is None else Fault(None, what)
 
     def entry(self, index: int) -> Fault | None:
         """Check a leaf against the tile over it; of an event, index row, head row and statement as well."""
@@ -154,8 +147,6 @@ class Records:
             level, hashes = level + 1, n
         return None
 
-    # -- rows by their key ------------------------------------------------------------------------------------
-
     def index_row(self, key: bytes) -> Fault | None:
         """Check that an index row leads to its entry. ``entry`` does not, in a pruned range with missing leaves."""
         row = self._store.get(key)
@@ -201,8 +192,6 @@ class Records:
         what = None if row is None else rows.expiry_fault(key, row, self._store.get(b"q" + key[9:]))
         return None if what is None else Fault(None, what)
 
-    # -- the map ----------------------------------------------------------------------------------------------
-
     def _seal(self) -> int | None:
         return self._ledger.state.sealed_size - 1 if self._ledger.state.sealed_size else None
 
@@ -223,15 +212,11 @@ class Records:
 
     def roots(self, group: int) -> Fault | None:
         """Check a row of bucket roots against those in memory."""
-        top, width = self._ledger.map.top, layout.ROOTS_PER_ROW
-        numbers = range(group * width, min((group + 1) * width, 1 << top.map_bits))
-        roots = [top.bucket_root(number) for number in numbers]
+        expected = rows.roots_row(self._ledger.map.top, group)
         row = self._store.get(layout.roots_key(group))
-        if row == b"".join(root or codec.ZERO_HASH for root in roots) or (row is None and not any(roots)):
+        if row == expected or (row is None and not any(expected)):
             return None
         return Fault(self._seal(), f"row `{group}` of bucket roots does not match the last seal")
-
-    # -- the vault --------------------------------------------------------------------------------------------
 
     def index_key(self) -> Fault | None:
         """Check that the vault's index key is the one in memory."""

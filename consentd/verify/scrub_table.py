@@ -23,8 +23,8 @@ from consentd.table.catch_up import CATCH_UP_BATCH, catch_up
 from consentd.table.table import Table
 from consentd.table.transaction import STEP_KINDS
 from consentd.verify.findings import MAX_FAULTS, Fault
-from consentd.verify.scrub_records import Records, ScrubTarget
-from consentd.verify.table_compare import Difference, compare_rows
+from consentd.verify.scrub_records import Records
+from consentd.verify.table_compare import compare_rows
 
 _PAGE = 256
 """Table rows compared at once."""
@@ -38,6 +38,7 @@ _SKIPPED_PER_RECORD = 8
 """This many leaves that the table skips take as long as one record."""
 
 T = TypeVar("T")
+_Step = Callable[[], list[Fault] | None]
 
 
 class RunOnWriter(Protocol):
@@ -49,11 +50,7 @@ class RunOnWriter(Protocol):
 
 
 def free_bytes(directory: Path) -> int:
-    """Return the free disk space where *directory* is.
-
-    Raises:
-        StorageError: it cannot be determined.
-    """
+    """Return the free disk space where *directory* is. Raises StorageError: it cannot be determined."""
     try:
         return shutil.disk_usage(directory).free
     except OSError as error:
@@ -116,30 +113,19 @@ class ScrubProgress:
             self._pause(records)
 
 
-@dataclass(frozen=True, slots=True)
-class _Page:
-    """A compared page: the last key of it, None at the table's end, and what is wrong."""
-
-    last: bytes | None
-    faults: tuple[Fault, ...]
-
-
 class TableScrub:
     """The comparison. The thread of the scrub owns it."""
 
     def __init__(
-        self,
-        target: ScrubTarget,
-        records: Records,
-        options: ScrubOptions,
-        progress: ScrubProgress,
-        run_on_writer: RunOnWriter,
+        self, records: Records, options: ScrubOptions, progress: ScrubProgress, run_on_writer: RunOnWriter
     ) -> None:
+        target = records.target
         self._ledger, self._vault, self._table = target.ledger, target.vault, target.table
         self._records, self._options, self._progress = records, options, progress
         self._run_on_writer = run_on_writer
         self._pruned = NOTHING
         self._skipped = 0  # leaves since the last record that the table skips
+        self._last: bytes | None = None  # key of the last row compared; None at the table's end
 
     def run(self) -> None:
         """Compare all rows. A pruning ends the comparison, because it deletes statements that the copy is made from.
@@ -153,15 +139,14 @@ class TableScrub:
         self._pruned = retention.read_pruned(self._ledger.store)
         copy = Table.open(directory, map_size_mb=_COPY_FACTOR * self._options.map_size_mb + _FREED_MB)
         try:
-            after = b"" if self._catch_up(copy) else None
-            while after is not None:
-                after = self._compare_page(copy, after)
+            self._last = b"" if self._catch_up(copy) else None
+            while self._last is not None:
+                if self._attempt(partial(self._compare_page, copy, self._last)) is None:
+                    break
                 self._progress.count(_PAGE)
         finally:
             copy.close()
             clear(directory)
-
-    # -- the copy ---------------------------------------------------------------------------------------------
 
     def _require_space(self) -> None:
         """Refuse a copy that could take the space that entries need: a full disk stops the ledger."""
@@ -173,7 +158,7 @@ class TableScrub:
     def _catch_up(self, copy: Table) -> bool:
         """Bring the copy near the table, at the scrub's pace; return whether they can be compared."""
         for _ in range(self._options.rounds):
-            if not self._attempt(partial(self._check_revision, copy)):
+            if self._attempt(partial(self._check_revision, copy)) != ():
                 return False
             size, target = _size(copy), _size(self._table)
             if target - size <= self._options.batch:
@@ -181,29 +166,23 @@ class TableScrub:
             while size < target:
                 size = min(size + self._options.batch, target)
                 paced = partial(self._advance, copy, size, self._count_leaf)
-                if not self._attempt(paced, partial(self._advance, copy, size)):
+                if self._attempt(paced, partial(self._advance, copy, size)) != ():
                     return False
         raise StorageError("table moves on faster than `scrub.records_per_s` lets a copy follow; raise it")
 
-    def _attempt(self, step: Callable[[], None], again: Callable[[], None] | None = None) -> bool:
-        """Do a step; if it fails, do *again* (None: the same) on the sequencer's thread. Return whether to continue."""
-        if self._failure(step) is None:
-            return True
-        failure, is_unpruned = self._run_on_writer(lambda: (self._failure(again or step), self._is_unpruned()))
-        if failure is not None and is_unpruned:
-            self._progress.add(failure)
-        return failure is None
+    def _attempt(self, step: _Step, again: _Step | None = None) -> tuple[Fault, ...] | None:
+        """Do a step; if it finds a fault, do *again* (None: the same) on the sequencer's thread.
 
-    def _failure(self, step: Callable[[], None]) -> Fault | None:
-        try:
-            step()
-        except StorageError:
-            raise
-        except ConsentdError as error:
-            return Fault(None, f"table cannot be compared with a rebuilt one: {error}")
-        except struct.error:
-            return Fault(None, "table cannot be compared with a rebuilt one: a row has an impossible length")
-        return None
+        Returns:
+            The faults that remain; None if a pruning has started since the copy was begun.
+        """
+        if not _faults(step):
+            return ()
+        faults, is_unpruned = self._run_on_writer(lambda: (_faults(again or step), self._is_unpruned()))
+        if not is_unpruned:
+            return None
+        self._progress.add(*faults)
+        return faults
 
     def _is_unpruned(self) -> bool:
         """Return whether no pruning has started since the copy was begun."""
@@ -227,25 +206,9 @@ class TableScrub:
             self._skipped = 0
             self._progress.count(1)
 
-    # -- rows -------------------------------------------------------------------------------------------------
-
-    def _compare_page(self, copy: Table, after: bytes) -> bytes | None:
-        """Compare the rows after key *after*; return the last key compared, None at the end."""
-        page = self._read_page(copy, after)
-        if page.faults:
-            page, is_unpruned = self._run_on_writer(lambda: (self._read_page(copy, after), self._is_unpruned()))
-            if not is_unpruned:
-                return None
-            self._progress.add(*page.faults)
-        return page.last
-
-    def _read_page(self, copy: Table, after: bytes) -> _Page:
-        """Compare the rows after key *after*. Rows that cannot be compared are a fault, and end the comparison."""
-        pages: list[_Page] = []
-        failure = self._failure(lambda: pages.append(self._compare(copy, after)))
-        return pages[0] if failure is None else _Page(None, (failure,))
-
-    def _compare(self, copy: Table, after: bytes) -> _Page:
+    def _compare_page(self, copy: Table, after: bytes) -> list[Fault]:
+        """Compare the rows after key *after*. Rows that cannot be compared end the comparison."""
+        self._last = None
         self._check_revision(copy)
         with self._table.read() as stored:
             # Without a pause: as long as this snapshot of the table is open, the table cannot reuse its freed pages.
@@ -254,15 +217,15 @@ class TableScrub:
             last = ours[-1][0] if len(ours) == _PAGE else None
             with copy.read() as rebuilt:
                 theirs = [row for row in rebuilt.page(after, 2 * _PAGE) if last is None or row[0] <= last]
-        faults = [self._fault_of(difference) for difference in compare_rows(iter(ours), iter(theirs))]
+        faults: list[Fault | None] = []
+        for difference in compare_rows(iter(ours), iter(theirs)):
+            index = self._records.last_index(difference.key[1:]) if difference.kind == "s" else None
+            faults.append(Fault(index, difference.what))
         expected = dict(theirs)
         right = ((key, tag) for key, tag in ours if key[:1] == b"i" and expected.get(key) == tag)
-        lost = (self._identifier_fault(key[1:], tag) for key, tag in right)
-        return _Page(last, (*faults, *(fault for fault in lost if fault is not None)))
-
-    def _fault_of(self, difference: Difference) -> Fault:
-        index = self._records.last_index(difference.key[1:]) if difference.kind == "s" else None
-        return Fault(index, difference.what)
+        faults += [self._identifier_fault(key[1:], tag) for key, tag in right]
+        self._last = last
+        return [fault for fault in faults if fault is not None]
 
     def _identifier_fault(self, identifier_hash: bytes, tag: bytes) -> Fault | None:
         """Check an identifier row, which is right in the table, against the vault."""
@@ -270,6 +233,19 @@ class TableScrub:
             return None
         what = "identifier of the person enrolled here is not in the vault, or leads elsewhere"
         return Fault(self._records.first_index(tag), what)
+
+
+def _faults(step: _Step) -> tuple[Fault, ...]:
+    """Do a step; return what it finds, or that it failed."""
+    try:
+        return tuple(step() or ())
+    except StorageError:
+        raise
+    except ConsentdError as error:
+        what = str(error)
+    except struct.error:
+        what = "a row has an impossible length"
+    return (Fault(None, f"table cannot be compared with a rebuilt one: {what}"),)
 
 
 def _size(table: Table) -> int:

@@ -17,24 +17,24 @@ Opening = bytes | None
 
 
 class TileSource(Protocol):
-    """The tiles and leaves of a ledger."""
+    """The tiles and leaves of a ledger.
+
+    Raises:
+        StorageError: they cannot be read.
+        MalformedError: they have no known form.
+    """
 
     def leaves(self, n: int, width: int) -> list[bytes]:
-        """Return the *width* leaves of entry bundle *n*; b"" for a leaf that the source does not have.
-
-        Raises:
-            StorageError: they cannot be read.
-            MalformedError: the bundle has no known form.
-        """
+        """Return the *width* leaves of entry bundle *n*; b"" for a leaf that the source does not have."""
         ...
 
     def tile(self, level: int, n: int, width: int) -> bytes:
-        """Return the first *width* hashes of tile *n* of a level. Raises as ``leaves``."""
+        """Return the first *width* hashes of tile *n* of a level."""
         ...
 
 
 class LeafSource(TileSource, Protocol):
-    """A ledger that is being read. One thread uses it."""
+    """A ledger that is being read. One thread uses it. All methods raise as those of ``TileSource``."""
 
     @property
     def is_whole(self) -> bool:
@@ -42,12 +42,7 @@ class LeafSource(TileSource, Protocol):
         ...
 
     def pruned(self) -> Pruned:
-        """Return what the source claims to be pruned.
-
-        Raises:
-            StorageError: it cannot be read.
-            MalformedError: it has no known form.
-        """
+        """Return what the source claims to be pruned."""
         ...
 
     def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
@@ -55,9 +50,7 @@ class LeafSource(TileSource, Protocol):
 
         The caller passes b"" in place of a leaf whose opening it does not need.
 
-        Raises:
-            StorageError: they cannot be read.
-            VerificationError, CorruptionError: what the source has are no openings.
+        Raises VerificationError or CorruptionError if what the source has are no openings.
         """
         ...
 
@@ -67,20 +60,15 @@ class TlogFiles(ABC):
 
     @abstractmethod
     def find(self, path: str) -> bytes | None:
-        """Return the content of the file at *path*; None if there is no such file.
-
-        Raises:
-            StorageError: it cannot be read.
-            MalformedError: it is too large.
-        """
+        """Return the content of the file at *path*; None if there is no such file. Raises as ``TileSource``."""
 
     def pruned(self) -> Pruned:
-        """Return what the file ``pruned`` states; without that file, nothing is pruned. Raises as ``LeafSource``."""
+        """Return what the file ``pruned`` states; without that file, nothing is pruned."""
         found = self.find(pruned.FILE)
         return pruned.NOTHING if found is None else pruned.parse_pruned(found)
 
     def leaves(self, n: int, width: int) -> list[bytes]:
-        """Return the first *width* leaves of a bundle. Raises as ``LeafSource``.
+        """Return the first *width* leaves of a bundle.
 
         A log may delete a partial bundle once it has the full one. Of a pruned bundle it keeps some leaves.
         """
@@ -92,7 +80,7 @@ class TlogFiles(ABC):
         raise StorageError(f"entry bundle is missing: `{paths[0]}`")
 
     def tile(self, level: int, n: int, width: int) -> bytes:
-        """Return a tile, or the first *width* hashes of the full one. Raises as ``LeafSource``."""
+        """Return a tile, or the first *width* hashes of the full one."""
         path = tiles.tile_path(level, n, width)
         found = self.find(path)
         if found is None and width < tiles.TILE_WIDTH:
@@ -117,12 +105,7 @@ def read_leaves(source: TileSource, n: int, width: int) -> list[bytes]:
 
 
 def read_leaf(source: LeafSource, index: int, size: int) -> bytes:
-    """Return one leaf of the first *size*.
-
-    Raises:
-        StorageError: it cannot be read, or is pruned.
-        MalformedError: its bundle has no known form.
-    """
+    """Return one leaf of the first *size*. Raises as ``TileSource``, and StorageError for a pruned leaf."""
     n, at = divmod(index, tiles.TILE_WIDTH)
     leaf = read_leaves(source, n, width_of(n, size))[at]
     if not leaf:
@@ -133,9 +116,7 @@ def read_leaf(source: LeafSource, index: int, size: int) -> bytes:
 def leaf_hashes(source: TileSource, n: int, leaves: Sequence[bytes]) -> list[bytes]:
     """Return the hashes of the leaves of bundle *n*. The hash of a missing leaf is read from its tile.
 
-    Raises:
-        StorageError: the tile cannot be read.
-        ProofError: the tile has another length.
+    Raises as ``TileSource``, and ProofError for a tile of another length.
     """
     if all(leaves):
         return [merkle.leaf_hash(leaf) for leaf in leaves]
@@ -153,9 +134,7 @@ def read_tiles(source: LeafSource, plan: Sequence[tiles.Coordinates], size: int)
 def prove_inclusion(source: LeafSource, point: Checkpoint, index: int, leaf_hash: bytes) -> tuple[bytes, ...]:
     """Return the inclusion proof of a leaf, verified against the checkpoint, so that a damaged tile is found now.
 
-    Raises:
-        StorageError: a tile cannot be read.
-        ProofError: the tiles do not prove the leaf.
+    Raises as ``TileSource``, and ProofError if the tiles do not prove the leaf.
     """
     plan = tiles.plan_inclusion(index, point.size)
     proof = tiles.prove_inclusion(index, point.size, read_tiles(source, plan, point.size))

@@ -54,11 +54,7 @@ class SignedStatement:
 
 
 def verify_opening(event: codec.Event, opening: bytes, *, origin: str) -> SignedStatement:
-    """Verify that an opening matches its leaf's commitment and is signed by the key that it names.
-
-    Args:
-        opening: salt[32] ‖ statement.
-        origin: of the ledger; the signature covers it.
+    """Verify that an opening (salt[32] ‖ statement) matches its leaf's commitment and is signed by the key it names.
 
     Raises:
         MalformedError: the opening, its statement or its payload does not decode.
@@ -78,9 +74,7 @@ def verify_opening(event: codec.Event, opening: bytes, *, origin: str) -> Signed
 def open_statement(event: codec.Event, opening: bytes) -> codec.Statement:
     """Return the statement of an opening that matches its leaf's commitment.
 
-    Raises:
-        MalformedError: the statement does not decode.
-        ProofError: the leaf commits to something else.
+    Raises MalformedError if it does not decode, ProofError if the leaf commits to something else.
     """
     # INVARIANT: the salt's length is fixed. Otherwise the same hash would open to other statements as well.
     if len(opening) < _SALT:

@@ -31,11 +31,7 @@ class StoreSource:
         return retention.read_pruned(self.store)
 
     def leaves(self, n: int, width: int) -> list[bytes]:
-        """Return leaves.
-
-        Raises:
-            CorruptionError: one is missing where nothing is pruned.
-        """
+        """Return leaves. Raises CorruptionError: one is missing where nothing is pruned."""
         start = n * tiles.TILE_WIDTH
         is_pruned = start < retention.read_pruned(self.store).minimum
         read = reads.read_leaves_with_gaps if is_pruned else reads.read_leaves

@@ -7,12 +7,15 @@ single reads show which of its rows are lost. Scans then find rows that must not
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from itertools import islice
+from pathlib import Path
 from typing import TypeVar
 
 from consentd.core import bucketed, codec
+from consentd.core.note import Verifier
 from consentd.core.replay import Replay
 from consentd.errors import CorruptionError, VerificationError
 from consentd.ledger import layout
+from consentd.ledger.last_signed import read_last_signed, verify_last_signed
 from consentd.ledger.ledger import State, decode_state
 from consentd.ledger.vault import Vault
 from consentd.store import Store, prefix_end
@@ -74,9 +77,6 @@ def index_of(store: Store, tag: bytes, seq: int) -> int | None:
     """Return the index of an entry; None if its index row is missing or damaged."""
     row = _read_row(store, layout.index_key(tag, seq))
     return layout.decode_u64(row) if isinstance(row, bytes) and len(row) == 8 else None
-
-
-# -- the rows of each kind --------------------------------------------------------------------------------------
 
 
 def compare_state(state: State, replay: Replay, found: Findings) -> None:
@@ -161,24 +161,35 @@ def compare_map(store: Store, replay: Replay, found: Findings) -> None:
 
 
 def _compare_roots(store: Store, replay: Replay, last_seal: int | None, found: Findings) -> None:
-    width, all_buckets = layout.ROOTS_PER_ROW, 1 << replay.top.map_bits
     groups = {int.from_bytes(key[1:]) for key, _ in scan_rows(store, b"r", found)}
-    for chunk in chunks(sorted(groups | {number // width for number in replay.buckets})):
+    groups.update(number // layout.ROOTS_PER_ROW for number in replay.buckets)
+    for chunk in chunks(sorted(groups)):
         for group, row in zip(chunk, read_rows(store, [layout.roots_key(one) for one in chunk]), strict=True):
-            roots = (
-                replay.top.bucket_root(number) or codec.ZERO_HASH
-                for number in range(group * width, min((group + 1) * width, all_buckets))
-            )
-            if row != b"".join(roots):
+            if row != roots_row(replay.top, group):
                 found.add(last_seal, f"row `{group}` of bucket roots does not match the last seal")
 
 
-def request_fault(time_ms: int, leaf: bytes | None, expiry: bytes | Gap | None) -> str | None:
-    """Return what is wrong with a request row of *time_ms*; None: nothing.
+def roots_row(top: bucketed.Top, group: int) -> bytes:
+    """Return what row *group* of bucket roots must hold."""
+    numbers = range(group * layout.ROOTS_PER_ROW, min((group + 1) * layout.ROOTS_PER_ROW, 1 << top.map_bits))
+    return b"".join(top.bucket_root(number) or codec.ZERO_HASH for number in numbers)
 
-    Args:
-        leaf: of the entry that the row names; None if that is pruned.
-        expiry: the row that says when the request row is deleted.
+
+def last_signed_fault(
+    store: Store, path: Path, *, size: int, sealed_size: int, origin: str, log_verifier: Verifier
+) -> str | None:
+    """Return what is wrong with the last signed checkpoint; None: nothing. Raises as ``verify_last_signed``."""
+    note = read_last_signed(path)
+    if note is None:
+        return "last signed checkpoint is missing" if sealed_size else None
+    verify_last_signed(store, note, size=size, origin=origin, log_verifier=log_verifier)
+    return None
+
+
+def request_fault(time_ms: int, leaf: bytes | None, expiry: bytes | Gap | None) -> str | None:
+    """Return what is wrong with a request row of *time_ms*, given the leaf and the expiry row that it names.
+
+    None: nothing is wrong. *leaf* is None if it is pruned.
     """
     if leaf is not None and (codec.kind_of(leaf) == codec.SEAL_KIND or codec.time_of(leaf) != time_ms):
         return "request row does not match the entry that it names"

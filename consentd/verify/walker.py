@@ -9,7 +9,7 @@ be consequences of it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from consentd.core import codec, kinds, merkle, tiles
 from consentd.core.checkpoint import Checkpoint
@@ -70,29 +70,15 @@ class Walker:
     """One walk. One thread owns it.
 
     Attributes:
-        replay, authors, facts, found: the state so far; ``audit.verify`` saves and restores it.
+        replay, authors, facts, found: the state so far; ``audit.state_store`` saves and restores it.
         after_seal: called after each seal; None: nothing is.
     """
 
-    def __init__(
-        self,
-        source: LeafSource,
-        expected: Expected,
-        replay: Replay,
-        authors: Authors,
-        *,
-        facts: LedgerFacts | None = None,
-        found: Findings | None = None,
-    ) -> None:
-        """Start a walk with the next leaf of *replay*.
-
-        Args:
-            facts, found: of an earlier walk that this one continues.
-        """
+    def __init__(self, source: LeafSource, expected: Expected, replay: Replay, authors: Authors) -> None:
+        """Start a walk with the next leaf of *replay*."""
         self.source, self.expected = source, expected
         self.replay, self.authors = replay, authors
-        self.facts = LedgerFacts() if facts is None else facts
-        self.found = Findings() if found is None else found
+        self.facts, self.found = LedgerFacts(), Findings()
         self.after_seal: Callable[[], None] | None = None
 
     def take(self, run: CheckedRun) -> list[tuple[int, codec.Event]]:
@@ -113,7 +99,7 @@ class Walker:
                 continue
             decoded = self._replay_leaf(index, leaf, leaf_hash)
             if isinstance(decoded, codec.Event):
-                self.found.entries += 1
+                self.found.counts.entries += 1
                 events.append((index, decoded))
                 if not kinds.is_known(decoded.kind):
                     self.found.not_checked(reasons.UNKNOWN_KIND)
@@ -125,18 +111,14 @@ class Walker:
                 elif self.expected.with_statements:
                     self._miss_statement(index, decoded, has_openings=run.has_openings)
             elif decoded is not None:
-                self.found.seals += 1
+                self.found.counts.seals += 1
                 if self.after_seal is not None:
                     self.after_seal()
         self.grow()
         return events
 
     def finish(self, root: bytes | None) -> None:
-        """Compare what the whole walk yields: the tree with *root* if it is known, and the missing statements.
-
-        Raises:
-            TooManyFaults, StorageError: as ``take``.
-        """
+        """Compare the tree with *root* if it is known, and find missing statements. Raises as ``take``."""
         self.grow()
         for level, row in enumerate(self.replay.edge.rows):
             if level and row:
@@ -149,7 +131,7 @@ class Walker:
             # INVARIANT: an erased person's statements are gone, nobody else's may be.
             if tag in self.replay.heads and self.replay.heads[tag][2]:
                 if self.expected.is_missing_wrong:
-                    self.found.statements_erased += len(indexes)
+                    self.found.counts.statements_erased += len(indexes)
             elif self.expected.is_missing_wrong:
                 for index in indexes:
                     self.found.add(index, "statement or its key is missing, and the chain has no ERASURE")
@@ -168,8 +150,6 @@ class Walker:
         ):
             self.found.add(None, "source claims other entries to be pruned than the ledger states")
 
-    # -- steps ------------------------------------------------------------------------------------------------
-
     def _pass_over(self, index: int, leaf: bytes, leaf_hash: bytes) -> None:
         """Take a leaf that is missing or damaged, with the hash that the tree has for it."""
         if leaf:
@@ -180,7 +160,7 @@ class Walker:
             if index >= self.expected.pruned_below:
                 raise ReplayError(index, "leaf is missing where nothing is pruned")
             self.replay.skip_pruned(leaf_hash)
-            self.found.leaves_pruned += 1
+            self.found.counts.leaves_pruned += 1
         except ReplayError as error:
             if self.source.pruned() != self.expected.pruned:
                 raise StorageError("ledger was pruned during the verification; start again") from error
@@ -208,7 +188,7 @@ class Walker:
             if not self.authors.verify(event, signed):
                 self.found.not_checked(reasons.KEY_UNKNOWN)
                 return
-            self.found.statements_opened += 1
+            self.found.counts.statements_opened += 1
             # Every person's chain starts with ENROL. A caller who may read no person's statements gets none of them.
             if event.kind == EntryKind.ENROL:
                 self.facts.sees_persons = True
@@ -223,7 +203,7 @@ class Walker:
             self.found.not_checked(reasons.NO_STATEMENTS)
             self.authors.keys_lost |= event.kind in KEY_KINDS
         elif self.expected.pruned.covers(event):
-            self.found.statements_pruned += 1
+            self.found.counts.statements_pruned += 1
         elif self.source.is_whole:
             self.facts.missing.setdefault(event.tag, []).append(index)
         else:
@@ -265,28 +245,13 @@ class Walker:
         self.found.add(first, f"tile of level `{level}` over the entries from here is not what the leaves hash to")
 
     def report(
-        self,
-        checkpoint: Checkpoint,
-        *,
-        stopped: bool,
-        start: int = 0,
-        cosignatures: tuple[tuple[str, int], ...] = (),
+        self, point: Checkpoint, *, stopped: bool, start: int = 0, cosignatures: tuple[tuple[str, int], ...] = ()
     ) -> Report:
         """Return what was found; see ``Report``."""
         found = self.found
+        faults = tuple(sorted(found.faults, key=lambda fault: (fault.index is None, fault.index or 0)))
         return Report(
-            checkpoint=checkpoint,
-            start=start,
-            size=self.replay.size,
-            entries=found.entries,
-            seals=found.seals,
-            tags=len(self.replay.heads),
-            statements_opened=found.statements_opened,
-            statements_erased=found.statements_erased,
-            leaves_pruned=found.leaves_pruned,
-            statements_pruned=found.statements_pruned,
-            not_checked={what: count for what, count in found.unchecked.items() if count},
-            faults=tuple(sorted(found.faults, key=lambda fault: (fault.index is None, fault.index or 0))),
-            stopped=stopped,
-            cosignatures=cosignatures,
-        )
+            checkpoint=point, start=start, size=self.replay.size, tags=len(self.replay.heads),
+            not_checked={what: count for what, count in found.unchecked.items() if count}, faults=faults,
+            stopped=stopped, cosignatures=cosignatures, **asdict(found.counts),
+        )  # fmt: skip

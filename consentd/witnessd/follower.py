@@ -17,12 +17,12 @@ all these bytes.
 
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
+from consentd import files
 from consentd.core import tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.pruned import Pruned
@@ -74,12 +74,8 @@ class Follower:
             retention_days: the policy in the log's leaf 0, as the witness's operator knows it; 0: nothing is pruned.
             keep_every: leaves between two writes of the cache.
         """
-        self._source = LogFiles(connection)
-        self._cache = cache
-        self._map_bits = map_bits
-        self._retention_days = retention_days
-        self._keep_every = keep_every
-        self._wall_ms = wall_ms
+        self._source, self._cache, self._keep_every = LogFiles(connection), cache, keep_every
+        self._map_bits, self._retention_days, self._wall_ms = map_bits, retention_days, wall_ms
         self._fault: ReplayError | None = None
         self._replay: Replay
         self._kept_size: int  # leaves in the cache
@@ -164,8 +160,8 @@ class Follower:
         try:
             write_cache(self._cache, self._replay)
             self._kept_size = self._replay.size
-        except OSError as error:
-            log.warning("replay is not kept: `%s`: %s", self._cache, error.strerror)
+        except StorageError as error:
+            log.warning("replay is not kept: %s", error)
 
     def _restore(self) -> None:
         """Go back to what the cache has."""
@@ -177,11 +173,7 @@ class Follower:
         self._kept_size = self._signed_size = 0
 
     def _pruned(self, cosigned_size: int) -> Pruned:
-        """Return what the log claims to be pruned.
-
-        Raises:
-            StorageError: it cannot be fetched, or the log may not have pruned so much.
-        """
+        """Return what the log claims to be pruned. Raises StorageError if the log may not have pruned so much."""
         try:
             claimed = self._source.pruned()
             # INVARIANT: otherwise a log with a wrong seal could claim to have pruned everything up to that seal.
@@ -203,41 +195,36 @@ class Follower:
 
 
 def write_cache(path: Path, replay: Replay) -> None:
-    """Write a replay whose last leaf is a seal. A crash leaves the old file, or a torn one, which is not used.
-
-    Raises:
-        OSError: the disk fails.
-    """
+    """Write a replay whose last leaf is a seal. Raises StorageError: the disk fails."""
     assert replay.sealed_size == replay.size, "between seals the map lags behind the heads"
     replay.grow()
     state = encode_state(replay.state())
-    temporary = path.with_name(path.name + ".new")
     digest = hashlib.sha256()
-    with temporary.open("wb") as file:
-        for piece in chain((len(state).to_bytes(_LENGTH), state), encode_heads(replay.heads)):
+
+    def pieces() -> Iterator[bytes]:
+        heads = encode_heads(replay.heads)
+        batches = iter(lambda: b"".join(islice(heads, 4096)), b"")  # each piece is a system call
+        for piece in chain((len(state).to_bytes(_LENGTH), state), batches):
             digest.update(piece)
-            file.write(piece)
-        file.write(digest.digest())
-    os.replace(temporary, path)
+            yield piece
+        yield digest.digest()
+
+    files.write_file(path, pieces(), is_synced=False, name="replay")
 
 
 def read_cache(path: Path, map_bits: int) -> Replay:
     """Return the replay in a cache; a new one if there is no cache, or a damaged one."""
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return Replay(map_bits)
-    except OSError as error:
-        log.warning("replay starts at leaf 0: `%s`: %s", path, error.strerror)
-        return Replay(map_bits)
-    body, digest = memoryview(content)[:-_DIGEST], content[-_DIGEST:]
-    try:
+        content = files.read_file_if_exists(path)
+        if content is None:
+            return Replay(map_bits)
+        body, digest = memoryview(content)[:-_DIGEST], content[-_DIGEST:]
         if hashlib.sha256(body).digest() != digest:
             raise MalformedError("checksum does not match")
         end = _LENGTH + int.from_bytes(body[:_LENGTH])
         state, heads = decode_state(bytes(body[_LENGTH:end])), decode_heads(body[end:])
-    except MalformedError as error:
-        log.warning("replay starts at leaf 0: its file is damaged, or of another version: `%s`: %s", path, error)
+    except (StorageError, MalformedError) as error:
+        log.warning("replay starts at leaf 0: its file cannot be used: `%s`: %s", path, error)
         return Replay(map_bits)
     buckets, top = build_map(heads, map_bits)
     return Replay.restore(state, heads=heads, buckets=buckets, top=top)
