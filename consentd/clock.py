@@ -20,22 +20,18 @@ class Clock(Protocol):
 
     def wall_ms(self) -> int:
         """Return UTC milliseconds."""
-        ...
 
     def monotonic_ms(self) -> int:
         """Return milliseconds since some fixed time; they never decrease."""
-        ...
 
 
-class SystemClock:
+class SystemClock(Clock):
     """The machine's clock."""
 
     def wall_ms(self) -> int:
-        """Return UTC milliseconds."""
         return time.time_ns() // 1_000_000
 
     def monotonic_ms(self) -> int:
-        """Return milliseconds since some fixed time; they never decrease."""
         return time.monotonic_ns() // 1_000_000
 
 

@@ -1,21 +1,5 @@
 """Define the errors of consentd. The class of an error shows whose fault it is.
 
-::
-
-    ConsentdError
-     ├─ RequestError         the caller can act; nothing was changed
-     │   ├─ InvalidError         the request is malformed or contradicts itself
-     │   ├─ NotFoundError        there is no such thing, or the caller may not see it
-     │   ├─ ConflictError        the request conflicts with what is recorded
-     │   ├─ DeniedError          the caller has no right to this call
-     │   └─ OverloadedError      too many requests are waiting; try again later
-     ├─ VerificationError    evidence is bad; the only error that bad bytes may raise
-     │   ├─ MalformedError       bytes do not have the expected format
-     │   ├─ SignatureError       a signature does not verify
-     │   └─ ProofError           a proof does not prove what it should
-     ├─ StorageError         disk or network failed; the outcome may be unknown
-     └─ CorruptionError      the ledger contradicts itself; stop and read the runbook
-
 A bug raises ``AssertionError``, which is never caught. A denied access is a ``Decision`` and not an error.
 
 Each error has a *reason*: a stable name from a closed set. The service sends it as ``ErrorInfo.reason``

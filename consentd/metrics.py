@@ -133,65 +133,66 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = prometheus_client.CollectorRegistry()
+        counter, gauge, histogram = self._counter, self._gauge, self._histogram
 
         # -- calls
-        self.rpcs = self._counter("rpcs", "RPCs answered.", _METHOD, _CODE)
-        self.rpc_seconds = self._histogram("rpc_seconds", "Time from request to answer.", _RPC_SECONDS, _METHOD)
-        self.errors = self._counter("errors", "Errors sent, by ErrorReason.", _ERROR_REASON)
-        self.repeats = self._counter(
+        self.rpcs = counter("rpcs", "RPCs answered.", _METHOD, _CODE)
+        self.rpc_seconds = histogram("rpc_seconds", "Time from request to answer.", _RPC_SECONDS, _METHOD)
+        self.errors = counter("errors", "Errors sent, by ErrorReason.", _ERROR_REASON)
+        self.repeats = counter(
             "repeats", "Requests with a known request_id: same, answered again; conflicting, refused.", _REPEAT
         )
 
         # -- decisions
-        self.decisions = self._counter("decisions", "Decisions taken.", _OUTCOME, _VIA)
-        self.unenrolled_questions = self._counter("unenrolled_questions", "Questions about subjects not enrolled.")
-        self.refusals = self._counter(
+        self.decisions = counter("decisions", "Decisions taken.", _OUTCOME, _VIA)
+        self.unenrolled_questions = counter("unenrolled_questions", "Questions about subjects not enrolled.")
+        self.refusals = counter(
             "refusals", "REFUSAL entries, by the reason of Decree 42-8; DECISION: an access not permitted.", _REFUSAL
         )
 
         # -- writing
-        self.pool_entries = self._gauge("pool_entries", "Writes that wait for the sequencer.")
-        self.batch_entries = self._histogram("batch_entries", "Entries of one synced write.", _SIZES)
-        self.commit_seconds = self._histogram("commit_seconds", "Time of one commit, synced.", _DISK_SECONDS, _STORE)
-        self.ledger_size = self._gauge("ledger_size", "Leaves in the ledger, seals included.")
-        self.map_bytes = self._gauge("map_bytes", "Memory of the hashes above the map's buckets.")
-        self.free_bytes = self._gauge("free_bytes", "Free bytes of its file system; NaN: no such directory.", _PLACE)
-        self.table_used_share = self._gauge("table_used_share", "How much of the table's map is in use, 0 to 1.")
-        self.clock_refusals = self._counter("clock_refusals", "Writes refused because the clock jumped.", _CLOCK)
+        self.pool_entries = gauge("pool_entries", "Writes that wait for the sequencer.")
+        self.batch_entries = histogram("batch_entries", "Entries of one synced write.", _SIZES)
+        self.commit_seconds = histogram("commit_seconds", "Time of one commit, synced.", _DISK_SECONDS, _STORE)
+        self.ledger_size = gauge("ledger_size", "Leaves in the ledger, seals included.")
+        self.map_bytes = gauge("map_bytes", "Memory of the hashes above the map's buckets.")
+        self.free_bytes = gauge("free_bytes", "Free bytes of its file system; NaN: no such directory.", _PLACE)
+        self.table_used_share = gauge("table_used_share", "How much of the table's map is in use, 0 to 1.")
+        self.clock_refusals = counter("clock_refusals", "Writes refused because the clock jumped.", _CLOCK)
 
         # -- checkpoints
-        self.seal_seconds = self._histogram("seal_seconds", "Time to update the map and seal.", _DISK_SECONDS)
-        self.checkpoint_size = self._gauge("checkpoint_size", "Size of the last checkpoint published.")
-        self.checkpoint_time_seconds = self._gauge("checkpoint_time_seconds", "When the last one was published.")
-        self.checkpoints = self._counter("checkpoints", "Checkpoints published.")
-        self.publish_failures = self._counter("publish_failures", "Checkpoints that had no quorum in time.")
-        self.publish_seconds = self._histogram(
+        self.seal_seconds = histogram("seal_seconds", "Time to update the map and seal.", _DISK_SECONDS)
+        self.checkpoint_size = gauge("checkpoint_size", "Size of the last checkpoint published.")
+        self.checkpoint_time_seconds = gauge("checkpoint_time_seconds", "When the last one was published.")
+        self.checkpoints = counter("checkpoints", "Checkpoints published.")
+        self.publish_failures = counter("publish_failures", "Checkpoints that had no quorum in time.")
+        self.publish_seconds = histogram(
             "publish_seconds", "Time from signing to publishing, where witnesses are asked.", _RPC_SECONDS
         )
-        self.checkpoints_waiting = self._gauge("checkpoints_waiting", "Checkpoints signed and not published yet.")
-        self.quorum = self._gauge("quorum", "1 while checkpoints get the cosignatures they need, else 0.")
+        self.checkpoints_waiting = gauge("checkpoints_waiting", "Checkpoints signed and not published yet.")
+        self.quorum = gauge("quorum", "1 while checkpoints get the cosignatures they need, else 0.")
 
         # -- witnesses
-        self.witness_answers = self._counter(
+        self.witness_answers = counter(
             "witness_answers", "Results of asking a witness; w2 is the second one of the policy.", _WITNESS, _ANSWER
         )
-        self.witness_seconds = self._histogram(
+        self.witness_seconds = histogram(
             "witness_seconds", "Time from asking a witness to its cosignature.", _RPC_SECONDS, _WITNESS
         )
-        self.witness_alarms = self._counter("witness_alarms", "Answers of witnesses that know another tree.", _ALARM)
+        self.witness_alarms = counter("witness_alarms", "Answers of witnesses that know another tree.", _ALARM)
 
         # -- scrubbing
-        self.scrub_records = self._counter("scrub_records", "Stored records read again in the background.")
-        self.scrub_damaged_records = self._gauge(
+        self.scrub_records = counter("scrub_records", "Stored records read again in the background.")
+        self.scrub_damaged_records = gauge(
             "scrub_damaged_records", "Records found damaged by the last scrub, or by this one so far if more."
         )
-        self.scrub_share = self._gauge("scrub_share", "Estimate of how much of the present scrub is done, 0 to 1.")
-        self.scrub_pass_time_seconds = self._gauge("scrub_pass_time_seconds", "When a scrub last read all records.")
-        self.scrub_failures = self._counter("scrub_failures", "Scrubs that failed before their end.")
+        self.scrub_share = gauge("scrub_share", "Estimate of how much of the present scrub is done, 0 to 1.")
+        self.scrub_pass_time_seconds = gauge("scrub_pass_time_seconds", "When a scrub last read all records.")
+        self.scrub_failures = counter("scrub_failures", "Scrubs that failed before their end.")
 
         # -- readiness
-        self.ready = self._gauge("ready", "1 while the daemon serves, else 0.")
-        self.table_heartbeat_time_seconds = self._gauge(
+        self.ready = gauge("ready", "1 while the daemon serves, else 0.")
+        self.table_heartbeat_time_seconds = gauge(
             "table_heartbeat_time_seconds", "When the writer last wrote its heartbeat to the table."
         )
 
@@ -204,21 +205,17 @@ class Metrics:
         return prometheus_client.generate_latest(self._registry)
 
     def _counter(self, name: str, text: str, *labels: Label) -> Counter:
-        names = [label.name for label in labels]
-        name = f"consentd_{name}_total"
-        counter = Counter(prometheus_client.Counter(name, text, names, registry=self._registry), labels)
+        counter = Counter(self._made(prometheus_client.Counter, f"{name}_total", text, labels), labels)
         if all(label.values for label in labels):
             for values in itertools.product(*(label.values for label in labels)):
                 counter.begin(*values)
         return counter
 
     def _gauge(self, name: str, text: str, *labels: Label) -> Gauge:
-        names = [label.name for label in labels]
-        return Gauge(prometheus_client.Gauge(f"consentd_{name}", text, names, registry=self._registry), labels)
+        return Gauge(self._made(prometheus_client.Gauge, name, text, labels), labels)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: Label) -> Histogram:
-        names = [label.name for label in labels]
-        return Histogram(
-            prometheus_client.Histogram(f"consentd_{name}", text, names, buckets=buckets, registry=self._registry),
-            labels,
-        )
+        return Histogram(self._made(prometheus_client.Histogram, name, text, labels, buckets=buckets), labels)
+
+    def _made(self, kind: Callable[..., T], name: str, text: str, labels: tuple[Label, ...], **options: object) -> T:
+        return kind(f"consentd_{name}", text, [each.name for each in labels], registry=self._registry, **options)

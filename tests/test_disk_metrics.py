@@ -8,7 +8,6 @@ from typing import Any, cast
 from cases.daemons import make_running
 from consentd.metrics import Metrics
 from consentd.server.daemon import measure_free_space
-from consentd.store.lmdb import Environment
 from consentd.table.table import Table
 
 
@@ -18,17 +17,17 @@ def config_of(directory: Path) -> Any:
 
 
 def test_a_table_that_fills_is_seen(tmp_path: Path) -> None:
-    environment = Environment.open(tmp_path / "table", map_size_mb=1)
+    table = Table.open(tmp_path / "table", map_size_mb=1)
     metrics = Metrics()
-    measure_free_space(metrics, config_of(tmp_path), Table(environment))
+    measure_free_space(metrics, config_of(tmp_path), table)
     before = metrics.value("consentd_table_used_share")
-    with environment.begin_write() as txn:
+    with table.begin_write() as txn:
         for number in range(100):
             txn.put(number.to_bytes(2), bytes(3_000))
     after = metrics.value("consentd_table_used_share")
     assert 0 < before < 0.1 < 0.3 < after < 1
-    assert environment.used_bytes() == round(after * (1 << 20))
-    environment.close()
+    assert table.used_bytes() == round(after * (1 << 20))
+    table.close()
     assert math.isnan(metrics.value("consentd_table_used_share"))
     assert b"consentd_table_used_share NaN" in metrics.render()
 

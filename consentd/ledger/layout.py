@@ -15,6 +15,8 @@ first  rest of the key                             value
 ``q``  request key[32]                             index u64 ‖ time_ms u64 ‖ content hash[32]
 ``x``  time_ms u64 ‖ request key[32]               empty; request rows in the order in which they expire
 =====  ==========================================  ====================================================
+
+Each function ``..._key`` builds the key of one of these rows.
 """
 
 from struct import Struct
@@ -37,32 +39,26 @@ ENCRYPTED = 1
 
 
 def leaf_key(index: int) -> bytes:
-    """Return the key of the leaf at *index*."""
     return b"l" + _U64.pack(index)
 
 
 def tile_key(level: int, n: int) -> bytes:
-    """Return the key of tile *n* of tile level *level*."""
     return b"t" + bytes((level,)) + _U64.pack(n)
 
 
 def head_key(tag: bytes) -> bytes:
-    """Return the key of the head row of a chain."""
     return b"h" + tag
 
 
 def index_key(tag: bytes, seq: int) -> bytes:
-    """Return the key of the row that has the index of entry *seq* of a chain."""
     return b"i" + tag + _U64.pack(seq)
 
 
 def statement_key(tag: bytes, seq: int) -> bytes:
-    """Return the key of the statement of entry *seq* of a chain."""
     return b"c" + tag + _U64.pack(seq)
 
 
 def bucket_key(bucket: int) -> bytes:
-    """Return the key of a bucket of the map."""
     return b"m" + _U32.pack(bucket)
 
 
@@ -72,7 +68,6 @@ def roots_key(group: int) -> bytes:
 
 
 def request_row_key(request_key: bytes) -> bytes:
-    """Return the key of the row that remembers a request."""
     return b"q" + request_key
 
 
@@ -82,7 +77,6 @@ def expiry_key(time_ms: int, request_key: bytes) -> bytes:
 
 
 def encode_u64(value: int) -> bytes:
-    """Encode an index for a row."""
     return _U64.pack(value)
 
 

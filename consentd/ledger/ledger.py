@@ -149,12 +149,10 @@ class Ledger:
         # A crash here: everything is on disk, and no caller has an answer. Recovery finds the entries.
         self.edge = batch.edge
         if batch.sealed:
-            self.sealed_heads = {}
-            self.unsealed = {}
+            self.sealed_heads, self.unsealed = {}, {}
         else:
-            for tag in batch.heads:
-                if tag not in self.sealed_heads:
-                    self.sealed_heads[tag] = batch.heads_before[tag]
+            for tag, before in batch.heads_before.items():
+                self.sealed_heads.setdefault(tag, before)
             self.unsealed.update(batch.heads)
         self.state = batch.closed
 
@@ -207,10 +205,7 @@ class AppendBatch:
         if found is not None:
             return found
         row = self.ledger.store.get(layout.request_row_key(request_key))
-        if row is None:
-            return None
-        index, _, content = layout.REQUEST.unpack(row)
-        return index, content
+        return None if row is None else layout.REQUEST.unpack(row)[::2]
 
     def kind_of(self, tag: bytes, seq: int) -> int | None:
         """Return the kind of entry *seq* of a chain; None: the chain has no such entry."""

@@ -53,15 +53,15 @@ class TagMap:
             changes.setdefault(bucketed.bucket_of(key, bits), {})[key] = codec.map_value(tag, count, head)
         numbers = sorted(changes)
         stored = self._store.multi_get([layout.bucket_key(number) for number in numbers])
+        before = {number: old or b"" for number, old in zip(numbers, stored, strict=True)}
         roots: dict[int, bytes] = {}
-        for number, old in zip(numbers, stored, strict=True):
-            bucket = bucketed.bucket_update(old or b"", changes[number])
+        for number, old in before.items():
+            bucket = bucketed.bucket_update(old, changes[number])
             root = bucketed.bucket_root(bucket, bits)
             assert root is not None
             roots[number] = root
             batch.put(layout.bucket_key(number), bucket)
         if self.history is not None:
-            before = {number: old or b"" for number, old in zip(numbers, stored, strict=True)}
             self.history.record(size, before, self.top)
         self.top.update(roots)
         for group in sorted({number // layout.ROOTS_PER_ROW for number in numbers}):
@@ -83,11 +83,9 @@ class TagMap:
             CorruptionError: a stored bucket does not have the root that is in memory.
         """
         key = codec.map_key(tag)
-        earlier = None
-        if size is not None:
-            earlier = None if self.history is None else self.history.at(size, self.top)
-            if earlier is None:
-                raise StorageError("map of the published checkpoint is not held; repeat once a new one is published")
+        earlier = None if size is None or self.history is None else self.history.at(size, self.top)
+        if earlier is None and size is not None:
+            raise StorageError("map of the published checkpoint is not held; repeat once a new one is published")
         top = self.top if earlier is None else earlier.top
         number = top.plan_neighbour(bucketed.bucket_of(key, top.map_bits))
         bucket = None if earlier is None or number is None else earlier.bucket(number)

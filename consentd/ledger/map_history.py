@@ -42,10 +42,7 @@ class MapAt:
 
     def bucket(self, number: int) -> bytes | None:
         """Return a bucket's content at that seal; None: it has not changed, so the map has it."""
-        for layer in self._layers:
-            if number in layer.buckets:
-                return layer.buckets[number]
-        return None
+        return next((layer.buckets[number] for layer in self._layers if number in layer.buckets), None)
 
 
 class _Layer:
@@ -63,8 +60,7 @@ class _Layer:
     def merge(self, later: "_Layer") -> None:
         """Add the content of the next layer, except what this layer has already, because this layer's is older."""
         self._add(later.buckets)
-        for number, slot in later.slots.items():
-            self.slots.setdefault(number, slot)
+        self.slots = {**later.slots, **self.slots}
 
     def bytes_used(self) -> int:
         """Return an estimate of the memory that this layer takes."""
@@ -92,10 +88,9 @@ class MapHistory:
         self._layers: list[_Layer] = []
 
     def record(self, size: int, buckets: Mapping[int, bytes], top: bucketed.Top) -> None:
-        """Record what the next seal replaces in the map. Called before the map changes.
+        """Record what the next seal, at *size*, replaces in the map. Called before the map changes.
 
         Args:
-            size: size of the tree whose last leaf will be that seal.
             buckets: the old content of the buckets that change.
             top: the hashes above the buckets, not changed yet.
         """

@@ -10,14 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from consentd.core import checkpoint, codec, merkle, tiles
-from consentd.errors import (
-    ConsentdError,
-    CorruptionError,
-    InvalidError,
-    NotFoundError,
-    ProofError,
-    StorageError,
-)
+from consentd.errors import ConsentdError, CorruptionError, InvalidError, NotFoundError, ProofError, StorageError
 from consentd.ledger import layout
 from consentd.ledger.ledger import Ledger
 from consentd.ledger.vault import Vault
@@ -49,11 +42,7 @@ def read_tiles(store: Store, plan: Sequence[tuple[int, int]]) -> dict[tuple[int,
 
 
 def read_leaf(store: Store, index: int) -> bytes:
-    """Return the leaf at *index*.
-
-    Raises:
-        NotFoundError: the ledger has no such leaf.
-    """
+    """Return the leaf at *index*. Raises NotFoundError if the ledger has no such leaf."""
     leaf = store.get(layout.leaf_key(index))
     if leaf is None:
         raise NotFoundError(f"no leaf at index `{index}`")
@@ -61,11 +50,7 @@ def read_leaf(store: Store, index: int) -> bytes:
 
 
 def leaf_hash_at(store: Store, index: int) -> bytes:
-    """Return the leaf hash that the tree has at *index*. The leaf itself may be pruned.
-
-    Raises:
-        NotFoundError: the ledger has no such leaf.
-    """
+    """Return the leaf hash that the tree has at *index*; the leaf itself may be pruned. Raises as ``read_leaf``."""
     n, at = divmod(index, tiles.TILE_WIDTH)
     leaf_hash = (store.get(layout.tile_key(0, n)) or b"")[at * 32 : at * 32 + 32]
     if len(leaf_hash) != 32:
@@ -79,13 +64,10 @@ def read_leaves(store: Store, start: int, end: int) -> list[bytes]:
     Raises:
         CorruptionError: one is missing.
     """
-    rows = list(store.scan(layout.leaf_key(start), layout.leaf_key(end)))
-    for index, (key, _) in enumerate(rows, start):
-        if layout.decode_u64(key) != index:
-            raise CorruptionError(f"leaf is missing at index {index}")
-    if len(rows) != end - start:
-        raise CorruptionError(f"leaf is missing at index {start + len(rows)}")
-    return [leaf for _, leaf in rows]
+    leaves = read_leaves_with_gaps(store, start, end)
+    if b"" in leaves:
+        raise CorruptionError(f"leaf is missing at index {start + leaves.index(b'')}")
+    return leaves
 
 
 def verify_leaves(store: Store, start: int, end: int) -> None:
@@ -106,9 +88,8 @@ def verify_leaves(store: Store, start: int, end: int) -> None:
 
 def scan_leaves(store: Store, start: int, end: int) -> Iterator[tuple[int, bytes]]:
     """Yield (index, leaf) of the leaves in [*start*, *end*). Pruned leaves are left out."""
-    return (
-        (layout.decode_u64(key), leaf) for key, leaf in store.scan(layout.leaf_key(start), layout.leaf_key(end))
-    )
+    rows = store.scan(layout.leaf_key(start), layout.leaf_key(end))
+    return ((layout.decode_u64(key), leaf) for key, leaf in rows)
 
 
 def read_leaves_with_gaps(store: Store, start: int, end: int) -> list[bytes]:
@@ -188,10 +169,8 @@ def read_chain_with_gaps(store: Store, tag: bytes, first: int = 1, last: int = c
     """
     start, end = layout.index_key(tag, first), layout.index_key(tag, last + 1)
     indexes = [(layout.decode_u64(key), layout.decode_u64(row)) for key, row in store.scan(start, end)]
-    rows = {
-        layout.decode_u64(key): row
-        for key, row in store.scan(layout.statement_key(tag, first), layout.statement_key(tag, last + 1))
-    }
+    stored = store.scan(layout.statement_key(tag, first), layout.statement_key(tag, last + 1))
+    rows = {layout.decode_u64(key): row for key, row in stored}
     leaves = store.multi_get([layout.leaf_key(index) for _, index in indexes])
     for (seq, index), leaf in zip(indexes, leaves, strict=True):
         yield _entry(store, tag, seq, index, leaf, rows.get(seq))
@@ -250,10 +229,9 @@ def open_entry(vault: Vault, entry: StoredEntry) -> tuple[bytes, bytes] | None:
 
 @dataclass(frozen=True, slots=True)
 class HeadProofs:
-    """The heads of some chains at one seal, with their map proofs.
+    """The heads of some chains at one seal, the last leaf of the tree of *size* leaves.
 
     Attributes:
-        size: size of the tree whose last leaf is the seal.
         chains: tag → (count, head, map proof); count 0: the map does not have the tag.
     """
 

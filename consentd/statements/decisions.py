@@ -4,7 +4,7 @@ Checks use ``pack_message`` and ``put_verdict``. They give the same results as `
 ``decision_message``, but do not build the values of ``policy.model``: to build these takes longer than to decide.
 """
 
-from typing import Final, cast
+from typing import cast
 
 from consentd.core import codec
 from consentd.policy import evaluate, model
@@ -20,30 +20,20 @@ def question_value(message: pb.Question) -> model.Question:
     Raises:
         InvalidError: an enum value or a time is out of range.
     """
-    actor = message.actor
+    actor, obligations = message.actor, message.supported_obligations
     return model.Question(
         actor=model.Actor(
             organisation=actor.organisation, practitioner=actor.practitioner, role=actor.role,
             application=actor.application, on_behalf_of=actor.on_behalf_of, relay=actor.relay,
             automatic=actor.automatic,
         ),
-        holder=message.holder,
-        purpose=message.purpose,
-        action=message.action,
-        categories=tuple(message.categories),
+        holder=message.holder, purpose=message.purpose, action=message.action, categories=tuple(message.categories),
         labels=tuple(message.labels.values) if message.HasField("labels") else None,
         resources=tuple(message.resources.values) if message.HasField("resources") else None,
         data_period=period_value(message.data_period) if message.HasField("data_period") else None,
         break_glass=message.break_glass.justification if message.HasField("break_glass") else None,
-        supported_obligations=frozenset(
-            enum_value(model.Obligation, value, "obligation") for value in message.supported_obligations
-        )
-        if message.supported_obligations
-        else _NO_OBLIGATIONS,
+        supported_obligations=frozenset(enum_value(model.Obligation, value, "obligation") for value in obligations),
     )
-
-
-_NO_OBLIGATIONS: Final[frozenset[model.Obligation]] = frozenset()
 
 
 class _PlainQuestion:
@@ -54,7 +44,7 @@ class _PlainQuestion:
 
     __slots__ = ("action", "actor", "categories", "holder", "purpose")
     labels = resources = data_period = break_glass = None
-    supported_obligations = _NO_OBLIGATIONS
+    supported_obligations: frozenset[model.Obligation] = frozenset()
 
     def __init__(self, message: pb.Question) -> None:
         self.actor = message.actor
@@ -70,13 +60,10 @@ def pack_message(message: pb.Question, codebook: Codebook) -> PackedQuestion:
     Raises:
         InvalidError: an enum value or a time is out of range, or as ``pack_question``.
     """
+    has = message.HasField
     if (
-        message.HasField("labels")
-        or message.HasField("resources")
-        or message.HasField("data_period")
-        or message.HasField("break_glass")
-        or message.supported_obligations
-    ):
+        has("labels") or has("resources") or has("data_period") or has("break_glass") or message.supported_obligations
+    ):  # fmt: skip
         return pack_question(question_value(message), codebook)
     return pack_question(cast(model.Question, _PlainQuestion(message)), codebook)
 
@@ -117,13 +104,9 @@ def residual_message(rule: model.ResidualRule) -> pb.ResidualRule:
 
 
 def put_verdict(
-    message: pb.Decision,
-    verdict: evaluate.Verdict,
-    question: PackedQuestion,
-    codebook: Codebook,
-    rules: CompiledRules,
-    tag: bytes,
-) -> None:
+    message: pb.Decision, verdict: evaluate.Verdict, question: PackedQuestion, codebook: Codebook,
+    rules: CompiledRules, tag: bytes,
+) -> None:  # fmt: skip
     """Write a verdict into an empty message, as ``decision_message`` does for its decision. Each check calls this.
 
     The caller sets revision, decision_id and time, and also vocabulary_version and combining, which are the same for

@@ -18,20 +18,13 @@ from consentd.v1 import statement_pb2 as st
 M = TypeVar("M", bound=Message)
 
 MESSAGES: Final[Mapping[int, type[Message]]] = {
-    EntryKind.LEDGER: st.LedgerStatement,
-    EntryKind.PARTICIPANT: st.ParticipantStatement,
-    EntryKind.KEY: st.KeyStatement,
-    EntryKind.VOCABULARY: st.VocabularyStatement,
-    EntryKind.NOTICE: st.NoticeStatement,
-    EntryKind.ENROL: st.EnrolStatement,
-    EntryKind.GRANT: st.GrantStatement,
-    EntryKind.AMEND: st.AmendStatement,
-    EntryKind.PAUSE: st.PauseStatement,
-    EntryKind.RESUME: st.ResumeStatement,
-    EntryKind.REVOKE: st.RevokeStatement,
-    EntryKind.ACCESS: st.AccessStatement,
-    EntryKind.REFUSAL: st.RefusalStatement,
-    EntryKind.OUTCOME: st.OutcomeStatement,
+    EntryKind.LEDGER: st.LedgerStatement, EntryKind.PARTICIPANT: st.ParticipantStatement,
+    EntryKind.KEY: st.KeyStatement, EntryKind.VOCABULARY: st.VocabularyStatement,
+    EntryKind.NOTICE: st.NoticeStatement, EntryKind.ENROL: st.EnrolStatement,
+    EntryKind.GRANT: st.GrantStatement, EntryKind.AMEND: st.AmendStatement,
+    EntryKind.PAUSE: st.PauseStatement, EntryKind.RESUME: st.ResumeStatement,
+    EntryKind.REVOKE: st.RevokeStatement, EntryKind.ACCESS: st.AccessStatement,
+    EntryKind.REFUSAL: st.RefusalStatement, EntryKind.OUTCOME: st.OutcomeStatement,
     EntryKind.RULES: st.RulesStatement,
 }
 """The payload message of each kind that has one in this version."""
@@ -62,11 +55,7 @@ def decode_payload(kind: int, payload: bytes) -> Message:
 
 
 def decode_known_payload(kind: int, payload: bytes) -> Message | None:
-    """Decode the payload of an entry of *kind*; return None unless this version understands all of it.
-
-    None stands for a kind without a message in this version, for bytes that are not the message, and for a message
-    with unknown fields.
-    """
+    """Decode the payload of an entry of *kind*; return None unless this version understands the kind and all fields."""
     try:
         message = decode_payload(kind, payload)
     except MalformedError:

@@ -3,7 +3,6 @@
 Messages: ``proto/consentd/v1``; values: ``consentd.policy``, ``consentd.core.key_validity``, ``consentd.core.pruned``.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeVar
@@ -29,19 +28,13 @@ def consent_value(message: pb.Consent) -> model.Consent:
     Raises:
         InvalidError: an enum value, a time or the nesting is out of range.
     """
+    policy = message.implicit_policy
     return model.Consent(
-        kind=enum_value(model.Kind, message.kind, "consent kind"),
-        root=provision_value(message.root),
-        recurrence=message.recurrence,
-        retention_until_ms=_time(message.retention_until_time_ms),
-        policy=enum_value(model.ImplicitPolicy, message.implicit_policy, "implicit policy")
-        if message.implicit_policy
-        else None,
-        notice=message.notice_id,
-        notice_version=message.notice_version,
-        authority=message.authority_seq,
-        language=message.language,
-        source=message.source,
+        kind=enum_value(model.Kind, message.kind, "consent kind"), root=provision_value(message.root),
+        recurrence=message.recurrence, retention_until_ms=_time(message.retention_until_time_ms),
+        policy=enum_value(model.ImplicitPolicy, policy, "implicit policy") if policy else None,
+        notice=message.notice_id, notice_version=message.notice_version, authority=message.authority_seq,
+        language=message.language, source=message.source,
     )
 
 
@@ -92,7 +85,7 @@ def provision_message(provision: model.Provision) -> pb.Provision:
         effect=to_enum(provision.effect), actors=provision.actors, holders=provision.holders,
         purposes=provision.purposes, categories=provision.categories, actions=provision.actions,
         labels=provision.labels, resources=provision.resources,
-        provisions=[provision_message(child) for child in provision.children],
+        provisions=map(provision_message, provision.children),
     )
     if provision.start_ms or provision.end_ms != model.OPEN_END_MS:
         message.period.CopyFrom(period_message(model.Period(provision.start_ms, provision.end_ms)))
@@ -103,12 +96,13 @@ def provision_message(provision: model.Provision) -> pb.Provision:
 
 def period_message(period: model.Period) -> pb.Period:
     """Turn a period value into its message."""
-    return pb.Period(
-        start_time_ms=period.start_ms, end_time_ms=0 if period.end_ms == model.OPEN_END_MS else period.end_ms
-    )
+    end_ms = 0 if period.end_ms == model.OPEN_END_MS else period.end_ms
+    return pb.Period(start_time_ms=period.start_ms, end_time_ms=end_ms)
 
 
 # -- vocabulary and rules -------------------------------------------------------------------------------------
+
+_LISTS = (st.CODE_KIND_PURPOSE, st.CODE_KIND_CATEGORY, st.CODE_KIND_ACTION, st.CODE_KIND_LABEL)
 
 
 def vocabulary_value(message: st.VocabularyStatement) -> Vocabulary:
@@ -117,30 +111,27 @@ def vocabulary_value(message: st.VocabularyStatement) -> Vocabulary:
     Raises:
         InvalidError: the lists are over their limits, or contradict themselves.
     """
-    lists: dict[int, list[Code]] = {kind: [] for kind in (1, 2, 3, 4)}
+    lists: dict[int, list[Code]] = {kind: [] for kind in _LISTS}
     for code in message.codes:
         if code.kind not in lists:
             raise InvalidError(f"code is in no list: `{code.code}`", "INVALID_REQUEST")
-        lists[code.kind].append(
-            Code(
-                code=code.code, ko=code.name.ko, en=code.name.en, parent=code.parent, implies=code.implied,
-                system=code.system, level=code.level, labels=tuple(code.labels),
-            )
+        one = Code(
+            code=code.code, ko=code.name.ko, en=code.name.en, parent=code.parent, implies=code.implied,
+            system=code.system, level=code.level, labels=tuple(code.labels),
         )
+        lists[code.kind].append(one)
+    purposes, categories, actions, labels = map(tuple, lists.values())
     return Vocabulary(
-        id=message.vocabulary_id, version=message.version, purposes=tuple(lists[st.CODE_KIND_PURPOSE]),
-        categories=tuple(lists[st.CODE_KIND_CATEGORY]), actions=tuple(lists[st.CODE_KIND_ACTION]),
-        labels=tuple(lists[st.CODE_KIND_LABEL]),
+        id=message.vocabulary_id, version=message.version, purposes=purposes, categories=categories,
+        actions=actions, labels=labels,
     )
 
 
 def vocabulary_message(vocabulary: Vocabulary) -> st.VocabularyStatement:
     """Turn a vocabulary value into its statement."""
     message = st.VocabularyStatement(vocabulary_id=vocabulary.id, version=vocabulary.version)
-    for kind, codes in (
-        (st.CODE_KIND_PURPOSE, vocabulary.purposes), (st.CODE_KIND_CATEGORY, vocabulary.categories),
-        (st.CODE_KIND_ACTION, vocabulary.actions), (st.CODE_KIND_LABEL, vocabulary.labels),
-    ):
+    lists = (vocabulary.purposes, vocabulary.categories, vocabulary.actions, vocabulary.labels)
+    for kind, codes in zip(_LISTS, lists, strict=True):
         for code in codes:
             message.codes.add(
                 kind=kind, code=code.code, name=st.Text(ko=code.ko, en=code.en), parent=code.parent,
@@ -166,14 +157,10 @@ def rules_value(message: st.RulesStatement) -> model.Rules:
 def rules_message(rules: model.Rules, *, realm_id: str, version: int, vocabulary_id: str) -> st.RulesStatement:
     """Turn a rules value into its statement."""
     return st.RulesStatement(
-        realm_id=realm_id, version=version, combining=to_enum(rules.combining),
-        implicit_policy=to_enum(rules.implicit_policy), statutory=_provisions(rules.statutory),
-        break_glass=_provisions(rules.break_glass), vocabulary_id=vocabulary_id,
+        realm_id=realm_id, version=version, combining=to_enum(rules.combining), vocabulary_id=vocabulary_id,
+        implicit_policy=to_enum(rules.implicit_policy), statutory=map(provision_message, rules.statutory),
+        break_glass=map(provision_message, rules.break_glass),
     )
-
-
-def _provisions(provisions: Iterable[model.Provision]) -> list[pb.Provision]:
-    return [provision_message(provision) for provision in provisions]
 
 
 # -- what entries state of retention and keys -------------------------------------------------------------------
@@ -193,10 +180,7 @@ class StatedRetention:
 
 
 def stated_retention(kind: int, payload: bytes) -> StatedRetention | None:
-    """Return what an entry states of retention.
-
-    None: it is no LEDGER entry, or this version does not understand all of its payload.
-    """
+    """Return what a LEDGER entry states of retention; None: another kind, or a payload with unknown content."""
     message = payloads.decode_known_payload(kind, payload) if kind == EntryKind.LEDGER else None
     if not isinstance(message, st.LedgerStatement):
         return None
@@ -207,12 +191,7 @@ def stated_retention(kind: int, payload: bytes) -> StatedRetention | None:
 
 @dataclass(frozen=True, slots=True)
 class ConsentTimes:
-    """Until when one version of a consent has effects, in UTC milliseconds.
-
-    Attributes:
-        end_ms: the end of its period.
-        retention_until_ms: until when recipients may keep what they got; 0: not stated.
-    """
+    """When a version of a consent ends, and until when recipients may keep what they got (0: not stated), UTC ms."""
 
     end_ms: int
     retention_until_ms: int
@@ -258,10 +237,7 @@ def stated_key(event: codec.Event, payload: bytes, *, chain: str) -> key_validit
     """Return what a LEDGER or KEY entry states of a key.
 
     None: it is of another kind, names no key, may not speak of this key in its chain (``key_validity.key_change``), or
-    this version does not understand all of its payload.
-
-    Args:
-        chain: the public name of the entry's chain; empty: a person's chain.
+    this version does not understand all of its payload. *chain*: public name of its chain; empty: a person's chain.
     """
     if event.kind not in (EntryKind.LEDGER, EntryKind.KEY):
         return None

@@ -80,11 +80,9 @@ class Store(Protocol):
 
     def get(self, key: bytes) -> bytes | None:
         """Return the value of *key*, or None."""
-        ...
 
     def multi_get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the values of *keys*, in their order, all from one moment."""
-        ...
 
     def scan(
         self, start: bytes, end: bytes | None, *, reverse: bool = False, limit: int | None = None
@@ -94,7 +92,6 @@ class Store(Protocol):
         *end* None: up to the last key. The scan does not see writes that are made after the call. A scan that is not
         run to its end keeps the store's files open until it is garbage-collected.
         """
-        ...
 
     def write(self, batch: Batch) -> None:
         """Apply *batch* atomically, and return once it is synced to disk.
@@ -102,19 +99,15 @@ class Store(Protocol):
         Raises:
             StorageError: the write failed. Whether the batch is on disk is unknown, and every later write is refused.
         """
-        ...
 
     def compact_range(self, start: bytes, end: bytes | None) -> None:
         """Rewrite [*start*, *end*) so that no deleted bytes of it remain in the store's files."""
-        ...
 
     def approximate_size(self) -> int:
         """Return an estimate of the bytes that the store takes."""
-        ...
 
     def close(self) -> None:
         """Release the store; a second call does nothing."""
-        ...
 
 
 def prefix_end(prefix: bytes) -> bytes | None:

@@ -15,16 +15,15 @@ twice, only to save a few applied entries at a start.
 transaction, so ``map_size_mb`` should be large from the start. When an operator raises it, readers that run take over
 the new size at their next read.
 
-**Readers.** A reader process that dies leaves its slot in the reader table, so that LMDB does not reuse old pages;
-``clear_dead_readers`` frees such slots. A reader that never ends its transaction has the same effect, and cannot be
-cleared: never wait for anything inside a read transaction.
+**Readers.** While a read transaction lasts, LMDB does not reuse the pages that it sees: never wait for anything inside
+one. A reader process that dies inside a transaction has the same effect until no process has the files open.
 
 The files have LMDB's 0.9 format (``lib_version=0``), which the gate's LMDB reads. They must be on a local file system.
 """
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import lmdb
@@ -35,6 +34,7 @@ from consentd.errors import ConsentdError, CorruptionError, StorageError
 MAX_READERS = 1024
 """Most read transactions at once, in all processes. The process that opens the files first sets it."""
 STOPPED = "table stopped because a write to it failed: start the daemon again"
+OpenFiles = lmdb.Environment
 _SPARE_READERS = 32  # finished read transactions that are reused: to begin one then takes a tenth of the time
 
 
@@ -67,11 +67,13 @@ class ReadTransaction:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.end(error)
+
+    def end(self, error: BaseException | None) -> None:
+        """End the transaction, without its writes if it has any. Translates an *error* of LMDB that ended the reads."""
         self._txn.abort()
-        # LMDB's errors are translated here, so that each read needs no try block.
+        # The error is translated here, so that each read needs no try block.
         if isinstance(error, lmdb.Error):
             raise _translated(error) from error
 
@@ -101,21 +103,12 @@ class WriteTransaction(ReadTransaction):
             StorageError: it failed; readers still see the commit before.
         """
         self._ended = True
-        try:
+        with _translating():
             self._txn.commit()
-        except lmdb.Error as error:
-            raise _translated(error) from error
 
-    def abort(self) -> None:
-        """Drop all changes."""
-        self._ended = True
-        self._txn.abort()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is not None or self._ended:
-            super().__exit__(kind, error, trace)  # after a commit or an abort, another abort does nothing
+            self.end(error)  # after a commit, an abort does nothing
         else:
             self.commit()
 
@@ -127,10 +120,8 @@ class Environment:
     closing the second environment would silently drop the locks of the first. An environment does not survive a fork.
     """
 
-    __slots__ = ("_env",)
-
-    def __init__(self, env: lmdb.Environment) -> None:
-        self._env = env
+    def __init__(self, opened: OpenFiles) -> None:
+        self._env = opened
 
     @classmethod
     def open(cls, path: Path, *, map_size_mb: int) -> Self:
@@ -140,10 +131,6 @@ class Environment:
             StorageError: the directory cannot be made or opened.
             CorruptionError: the files are not LMDB's, or are damaged.
         """
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"table directory cannot be made: `{path}`: {error.strerror}") from error
         return cls(_open(path, map_size_bytes=map_size_mb << 20, read_only=False))
 
     @classmethod
@@ -178,10 +165,8 @@ class Environment:
         Raises:
             StorageError: the environment is closed.
         """
-        try:
+        with _translating():
             return WriteTransaction(self._env.begin(write=True))
-        except lmdb.Error as error:
-            raise _translated(error) from error
 
     def copy(self, path: Path) -> None:
         """Write a compact copy to the new directory *path*, synced, while others read and write.
@@ -194,20 +179,12 @@ class Environment:
         """
         try:
             path.mkdir(parents=True)
-            self._env.copy(str(path), compact=True)
+            with _translating():
+                self._env.copy(str(path), compact=True)
             for written in (path / "data.mdb", path, path.parent):
                 files.sync(written)
         except OSError as error:
             raise StorageError(f"table cannot be copied: `{path}`: {error.strerror}") from error
-        except lmdb.Error as error:
-            raise _translated(error) from error
-
-    def clear_dead_readers(self) -> int:
-        """Free the slots of readers whose process died; return their number."""
-        try:
-            return self._env.reader_check()
-        except lmdb.Error as error:
-            raise _translated(error) from error
 
     def used_bytes(self) -> int:
         """Return how many bytes of the file are in use, with the free pages between them.
@@ -223,19 +200,19 @@ class Environment:
         return used / size
 
     def _pages(self) -> tuple[int, int]:
-        try:
+        with _translating():
             info = self._env.info()
             return (info["last_pgno"] + 1) * self._env.stat()["psize"], info["map_size"]
-        except lmdb.Error as error:
-            raise _translated(error) from error
 
     def close(self) -> None:
         """Close the environment; a second call does nothing. No transaction may be open."""
         self._env.close()
 
 
-def _open(path: Path, *, map_size_bytes: int, read_only: bool) -> lmdb.Environment:
+def _open(path: Path, *, map_size_bytes: int, read_only: bool) -> OpenFiles:
     try:
+        if not read_only:
+            path.mkdir(parents=True, exist_ok=True)
         return lmdb.open(
             str(path),
             map_size=map_size_bytes,
@@ -256,17 +233,22 @@ def _open(path: Path, *, map_size_bytes: int, read_only: bool) -> lmdb.Environme
     except lmdb.Error as error:
         raise _translated(error) from error
     except OSError as error:
-        # The binding makes the directory, and does not translate the error of that.
         raise StorageError(f"table directory cannot be made: `{path}`: {error.strerror}") from error
 
 
-_DAMAGED = (
-    lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError,
-)
+_DAMAGED = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError)
 _BUGS = (
     lmdb.BadDbiError, lmdb.BadRslotError, lmdb.BadTxnError, lmdb.BadValsizeError, lmdb.InvalidParameterError,
     lmdb.ReadonlyError,
 )
+
+
+@contextlib.contextmanager
+def _translating() -> Iterator[None]:
+    try:
+        yield
+    except lmdb.Error as error:
+        raise _translated(error) from error
 
 
 def _translated(error: lmdb.Error) -> ConsentdError:

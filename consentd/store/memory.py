@@ -5,10 +5,10 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 
 from consentd.errors import StorageError
-from consentd.store import Batch, Delete, Put
+from consentd.store import Batch, Delete, Put, Store
 
 
-class MemoryStore:
+class MemoryStore(Store):
     """A ``Store`` in memory. Every method takes ``_lock``, so that no reader sees a part of a batch."""
 
     def __init__(self, contents: Mapping[bytes, bytes] | None = None) -> None:
@@ -18,13 +18,11 @@ class MemoryStore:
         self._closed = False
 
     def get(self, key: bytes) -> bytes | None:
-        """Return the value of *key*, or None."""
         with self._lock:
             self._require_open()
             return self._values.get(key)
 
     def multi_get(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the values of *keys*, in their order, all from one moment."""
         with self._lock:
             self._require_open()
             return [self._values.get(key) for key in keys]
@@ -32,7 +30,6 @@ class MemoryStore:
     def scan(
         self, start: bytes, end: bytes | None, *, reverse: bool = False, limit: int | None = None
     ) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the pairs in [*start*, *end*), by key; see ``Store.scan``."""
         with self._lock:
             self._require_open()
             first, last = self._span(start, end)
@@ -42,7 +39,6 @@ class MemoryStore:
         return reversed(pairs) if reverse else iter(pairs)
 
     def write(self, batch: Batch) -> None:
-        """Apply *batch* atomically."""
         with self._lock:
             self._require_open()
             for operation in batch.operations:
@@ -60,15 +56,13 @@ class MemoryStore:
                     del self._keys[first:last]
 
     def compact_range(self, start: bytes, end: bytes | None) -> None:
-        """Do nothing: a delete frees the bytes at once."""
+        pass  # a delete frees the bytes at once
 
     def approximate_size(self) -> int:
-        """Return the bytes of all keys and values."""
         with self._lock:
             return sum(len(key) + len(value) for key, value in self._values.items())
 
     def close(self) -> None:
-        """Refuse all further calls except ``reopen``."""
         self._closed = True
 
     def reopen(self) -> "MemoryStore":

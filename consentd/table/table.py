@@ -24,53 +24,37 @@ first  rest of the key               value
 Integers of keys and of these rows are big-endian; the subject value and compiled rules have their own layout.
 """
 
-from pathlib import Path
-
 from consentd.errors import StorageError
-from consentd.store.lmdb import STOPPED, Environment
+from consentd.store.lmdb import STOPPED, Environment, OpenFiles
 from consentd.table.transaction import TableTransaction
 from consentd.table.view import U64, RegistryCache, Snapshot
 
 
-class Table:
-    """The table in one LMDB environment.
+class Table(Environment):
+    """The LMDB environment that has the policy table.
 
-    Any thread may call ``read``, ``used_bytes``, ``used_share`` and ``copy``. ``begin``, ``heartbeat`` and ``stop`` are
-    for the sequencer's thread. No lock is needed: LMDB isolates readers, and ``_is_stopped`` is only ever set to True.
+    ``begin``, ``heartbeat`` and ``stop`` are for the sequencer's thread; any thread may call the other methods. No lock
+    is needed: LMDB isolates readers, and ``_is_stopped`` is only ever set to True.
     """
 
-    def __init__(self, environment: Environment) -> None:
-        self._environment = environment
+    def __init__(self, opened: OpenFiles) -> None:
+        super().__init__(opened)
         self._cache = RegistryCache()
         self._is_stopped = False
-
-    @classmethod
-    def open(cls, path: Path, *, map_size_mb: int) -> "Table":
-        """Open the table for writing; where there is none, create an empty one.
-
-        Raises:
-            StorageError, CorruptionError: as ``Environment.open``.
-        """
-        return cls(Environment.open(path, map_size_mb=map_size_mb))
-
-    @classmethod
-    def open_read_only(cls, path: Path) -> "Table":
-        """Open the table for reading; another process may write it. Raises as ``Environment.open_read_only``."""
-        return cls(Environment.open_read_only(path))
 
     def read(self) -> Snapshot:
         """Begin to read the last commit.
 
         Raises:
-            StorageError: ``stop`` was called, or as ``Environment.begin_read``.
+            StorageError: ``stop`` was called, or as ``begin_read``.
         """
         if self._is_stopped:
             raise StorageError(STOPPED)
-        return Snapshot(self._cache, self._environment.begin_read())
+        return Snapshot(self._cache, self.begin_read())
 
     def begin(self) -> TableTransaction:
         """Begin the transaction that applies the next batch of entries."""
-        return TableTransaction(self._cache, self._environment.begin_write())
+        return TableTransaction(self._cache, self.begin_write())
 
     def stop(self) -> None:
         """Refuse all later reads: the ledger has entries, perhaps a withdrawal, that the table could not store."""
@@ -78,21 +62,5 @@ class Table:
 
     def heartbeat(self, wall_ms: int) -> None:
         """Write the present time, so that readers can see that the writer runs."""
-        with self._environment.begin_write() as txn:
+        with self.begin_write() as txn:
             txn.put(b"H", U64.pack(wall_ms))
-
-    def copy(self, path: Path) -> None:
-        """Write a compact copy without freed pages."""
-        self._environment.copy(path)
-
-    def used_bytes(self) -> int:
-        """Return how many bytes of its file are in use. Raises as ``Environment.used_bytes``."""
-        return self._environment.used_bytes()
-
-    def used_share(self) -> float:
-        """Return which fraction of its map is in use, 0 to 1. Raises as ``Environment.used_bytes``."""
-        return self._environment.used_share()
-
-    def close(self) -> None:
-        """Close the environment."""
-        self._environment.close()

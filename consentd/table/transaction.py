@@ -4,8 +4,8 @@ The same steps run when the sequencer commits a batch, when a table catches up, 
 give the same bytes.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
+import itertools
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final
 
 from google.protobuf.message import Message
@@ -19,10 +19,8 @@ from consentd.policy import subject as subjects
 from consentd.policy.renew import Renewal
 from consentd.policy.vocabulary import Vocabulary
 from consentd.statements import values
-from consentd.store import prefix_end
 from consentd.store.lmdb import WriteTransaction
-from consentd.table.view import FORMAT, KEY, NO_REVISION, REVISION, U32, U64, Registry, RegistryCache, View
-from consentd.v1 import consent_pb2 as pb
+from consentd.table.view import FORMAT, KEY, REVISION, U32, U64, View
 from consentd.v1 import statement_pb2 as st
 
 
@@ -33,22 +31,8 @@ class TableTransaction(View):
     ``commit`` drops them.
     """
 
-    def __init__(self, cache: RegistryCache, txn: WriteTransaction) -> None:
-        self._cache = cache
-        self._txn: WriteTransaction = txn
-        row = txn.get(b"R")
-        self.size, _, self._generation, _ = NO_REVISION if row is None else REVISION.unpack(row)
-        self._registry: Registry | None = None
-        self._changed = False
-
-    def registry(self) -> Registry:
-        if self._registry is None:
-            cached = self._cache.registry
-            if not self._changed and cached is not None and cached.generation == self._generation:
-                self._registry = cached
-            else:
-                self._registry = self._read_registry(self._generation)
-        return self._registry
+    _txn: WriteTransaction
+    _changed = False  # whether an entry changed the registry
 
     def apply(self, event: codec.Event, message: Message | None) -> None:
         """Apply one entry. The result depends on the table and the entry alone.
@@ -74,12 +58,6 @@ class TableTransaction(View):
         self._txn.commit()
         if self._changed and self._registry is not None:
             self._cache.registry = self._registry
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._txn.abort()
-        super().__exit__(kind, error, trace)
 
     # -- one step for each kind that changes the table --------------------------------------------------------
 
@@ -136,51 +114,42 @@ class TableTransaction(View):
         self._txn.put(b"s" + event.tag, b"")
 
     def _grant(self, event: codec.Event, message: st.GrantStatement) -> None:
-        self._put_consent(event, message.consent, lineage=event.seq, version=1, paused=False)
+        consent = values.consent_value(message.consent)
+        stored = model.StoredConsent(lineage=event.seq, seq=event.seq, version=1, consent=consent)
+        self._put_consent(event.tag, stored)
 
     def _amend(self, event: codec.Event, message: st.AmendStatement) -> None:
-        paused = any(one.paused for one in self.lineages(event.tag) if one.lineage == message.lineage_seq)
-        self._put_consent(
-            event, message.consent, lineage=message.lineage_seq, version=message.version, paused=paused
+        lineage, consent = message.lineage_seq, values.consent_value(message.consent)
+        paused = any(one.paused for one in self.lineages(event.tag) if one.lineage == lineage)
+        stored = model.StoredConsent(
+            lineage=lineage, seq=event.seq, version=message.version, consent=consent, paused=paused
         )
+        self._put_consent(event.tag, stored)
 
-    def _pause(self, event: codec.Event, message: st.PauseStatement) -> None:
-        self._put_subject(event.tag, subjects.with_state(self.subject(event.tag), message.lineage_seq, paused=True))
-
-    def _resume(self, event: codec.Event, message: st.ResumeStatement) -> None:
-        self._put_subject(event.tag, subjects.with_state(self.subject(event.tag), message.lineage_seq, paused=False))
+    def _set_paused(self, event: codec.Event, message: st.PauseStatement | st.ResumeStatement) -> None:
+        paused = event.kind == EntryKind.PAUSE
+        self._put_subject(event.tag, subjects.with_state(self.subject(event.tag), message.lineage_seq, paused=paused))
 
     def _revoke(self, event: codec.Event, message: st.RevokeStatement) -> None:
         self._put_subject(event.tag, subjects.without_consent(self.subject(event.tag), message.lineage_seq))
 
-    def _with_consent(self, tag: bytes, stored: model.StoredConsent) -> bytes:
+    def _put_consent(self, tag: bytes, stored: model.StoredConsent) -> None:
         registry = self.registry()
         compiled = compiler.compile_consent(stored, registry.codebook.vocabulary, registry.numbers)
-        return subjects.with_consent(self.subject(tag), stored, compiled)
-
-    def _put_consent(
-        self, event: codec.Event, message: pb.Consent, *, lineage: int, version: int, paused: bool
-    ) -> None:
-        stored = model.StoredConsent(
-            lineage=lineage, seq=event.seq, version=version, consent=values.consent_value(message), paused=paused
-        )
-        self._put_subject(event.tag, self._with_consent(event.tag, stored))
+        self._put_subject(tag, subjects.with_consent(self.subject(tag), stored, compiled))
 
     def _erase(self, tag: bytes) -> None:
         """Delete the rows of a person. Reads all identifier and key rows, because no row leads from a tag to them."""
-        gone = [key for key, value in self._txn.scan(b"i", prefix_end(b"i")) if value == tag]
-        for key, row in self._txn.scan(b"k", prefix_end(b"k")):
-            if row[0] == Owner.SUBJECT and row[KEY.size :] == tag:
-                gone.append(key)
-        for key in gone:
+        identifiers = [key for key, value in self._rows(b"i") if value == tag]
+        keys = [key for key, row in self._rows(b"k") if row[0] == Owner.SUBJECT and row[KEY.size :] == tag]
+        for key in (*identifiers, *keys, b"s" + tag):
             self._txn.delete(key)
-        self._txn.delete(b"s" + tag)
 
     def _put_unreadable(self, event: codec.Event) -> None:
         """Store an unreadable consent, so that checks answer INDETERMINATE: the entry may permit or deny anything."""
         consent = model.Consent(kind=model.Kind.CONSENT, root=model.Provision(effect=model.Effect.DENY))
         stored = model.StoredConsent(lineage=event.seq, seq=event.seq, version=1, consent=consent, readable=False)
-        self._put_subject(event.tag, self._with_consent(event.tag, stored))
+        self._put_consent(event.tag, stored)
 
     def _put_subject(self, tag: bytes, value: bytes | None) -> None:
         self._txn.put(b"s" + tag, value or b"")
@@ -192,7 +161,8 @@ class TableTransaction(View):
         vocabulary_message = self.vocabulary_statement()
         if vocabulary_message is None:
             return
-        numbers = {key[1:].decode(): U32.unpack_from(row)[0] for key, row in self._numbered()}
+        numbered = itertools.chain(self._rows(b"p"), self._rows(b"g"))
+        numbers = {key[1:].decode(): U32.unpack_from(row)[0] for key, row in numbered}
         vocabulary = values.vocabulary_value(vocabulary_message)
         compiled = compiler.compile_rules(values.rules_value(message), vocabulary, numbers)
         self._txn.put(b"c", compiled.encoded)
@@ -202,27 +172,17 @@ class TableTransaction(View):
         renewal = Renewal(old, new)
         if not renewal.is_needed():
             return
-        renewed = [
-            (key, renewal.subject(value)) for key, value in self._txn.scan(b"s", prefix_end(b"s")) if value
-        ]
-        for key, value in renewed:
-            self._txn.put(key, value)
+        for key, value in [row for row in self._rows(b"s") if row[1]]:
+            self._txn.put(key, renewal.subject(value))
         rules = self._txn.get(b"c")
         if rules is not None:
             compiled = compiler.decode_rules(rules, old)
             count = len(compiled.statutory) + len(compiled.break_glass)
             self._txn.put(b"c", renewal.rules(rules, count))
 
-    def _numbered(self) -> Iterator[tuple[bytes, bytes]]:
-        yield from self._txn.scan(b"p", prefix_end(b"p"))
-        yield from self._txn.scan(b"g", prefix_end(b"g"))
-
     def _participant_of(self, tag: bytes) -> str | None:
-        return next(
-            (key[1:].decode() for key, _ in self._txn.scan(b"p", prefix_end(b"p"))
-             if codec.public_tag(PARTICIPANT_PREFIX + key[1:].decode()) == tag),
-            None,
-        )
+        ids = (key[1:].decode() for key, _ in self._rows(b"p"))
+        return next((one for one in ids if codec.public_tag(PARTICIPANT_PREFIX + one) == tag), None)
 
     def _number(self) -> bytes:
         row = self._txn.get(b"#")
@@ -237,7 +197,7 @@ class TableTransaction(View):
         """
         changed = [
             (key, shorter)
-            for key, value in self._txn.scan(b"s", prefix_end(b"s"))
+            for key, value in self._rows(b"s")
             if value and (shorter := subjects.without_ended(value, kept_from_ms)) != value
         ]
         for key, shorter in changed:
@@ -255,8 +215,8 @@ class TableTransaction(View):
     STEPS: ClassVar[Mapping[int, Callable[["TableTransaction", codec.Event, Any], None]]] = {
         EntryKind.LEDGER: _ledger, EntryKind.PARTICIPANT: _participant, EntryKind.KEY: _key,
         EntryKind.VOCABULARY: _vocabulary, EntryKind.NOTICE: _notice, EntryKind.RULES: _rules,
-        EntryKind.ENROL: _enrol, EntryKind.GRANT: _grant, EntryKind.AMEND: _amend, EntryKind.PAUSE: _pause,
-        EntryKind.RESUME: _resume, EntryKind.REVOKE: _revoke,
+        EntryKind.ENROL: _enrol, EntryKind.GRANT: _grant, EntryKind.AMEND: _amend, EntryKind.PAUSE: _set_paused,
+        EntryKind.RESUME: _set_paused, EntryKind.REVOKE: _revoke,
     }
     """The step that applies an entry, by kind."""
 

@@ -4,11 +4,9 @@ A ``View`` is the table at one moment. Readers get a ``Snapshot`` of the last co
 ``TableTransaction``, whose reads include its own writes. ``table`` lists the rows.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from struct import Struct
-from types import TracebackType
 from typing import Self
 
 from consentd.core import codec
@@ -102,18 +100,27 @@ class RegistryCache:
         self.registry: Registry | None = None
 
 
-class View(ABC):
-    """The table at one moment."""
+class View:
+    """The table at one moment. Use it in a ``with`` statement.
 
-    _txn: ReadTransaction
+    Attributes:
+        size, root: the table reflects the ledger's first *size* leaves, whose root this is.
+    """
+
+    def __init__(self, cache: RegistryCache, txn: ReadTransaction) -> None:
+        self._cache = cache
+        self._txn = txn
+        row = txn.get(b"R")
+        self.size: int
+        self.root: bytes
+        self.size, self.root, self._generation, _ = NO_REVISION if row is None else REVISION.unpack(row)
+        self._registry: Registry | None = None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._txn.__exit__(kind, error, trace)
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._txn.end(error)
 
     def tag_of(self, identifier_hash: bytes) -> bytes | None:
         """Return the tag under which an identifier is enrolled; None: it is not enrolled."""
@@ -123,13 +130,19 @@ class View(ABC):
         """Return a person's subject value; None: the person has no consent."""
         return self._txn.get(b"s" + tag) or None
 
-    @abstractmethod
     def registry(self) -> Registry:
         """Return codebook, rules and participants.
 
         Raises:
             CorruptionError: the table has no vocabulary or no rules.
         """
+        found = self._registry
+        if found is None:
+            found = self._cache.registry
+            if found is None or found.generation != self._generation:
+                found = self._read_registry()
+            self._registry = found
+        return found
 
     def participant(self, participant_id: str) -> Participant | None:
         """Return a participant by its latest statement; None: there is none of this id."""
@@ -153,8 +166,7 @@ class View(ABC):
 
     def keys_of(self, participant_id: str) -> list[bytes]:
         """Return the keys of a participant that are in force. Reads all key rows."""
-        owned = [key[1:] for key, _ in self._txn.scan(b"k", prefix_end(b"k"))]
-        owners = [(key, self.key_owner(key)) for key in owned]
+        owners = [(key[1:], self.key_owner(key[1:])) for key, _ in self._rows(b"k")]
         return [key for key, owner in owners if owner is not None and owner.name == participant_id]
 
     def lineage(self, tag: bytes, consent_id: bytes) -> subjects.Lineage:
@@ -180,11 +192,7 @@ class View(ABC):
     def notice(self, notice_id: str, version: int = 0) -> st.NoticeStatement | None:
         """Return this version of a notice, the latest one for 0; None: there is none."""
         start = b"n" + notice_id.encode() + b"\0"
-        if version:
-            row = self._txn.get(start + U32.pack(version))
-        else:
-            rows = [value for _, value in self._txn.scan(start, prefix_end(start))]
-            row = rows[-1] if rows else None
+        row = self._txn.get(start + U32.pack(version)) if version else max(self._rows(start), default=(b"", None))[1]
         return None if row is None else payloads.parse(st.NoticeStatement, row)
 
     def has_notice(self, notice_id: str, version: int) -> bool:
@@ -201,57 +209,36 @@ class View(ABC):
         row = self._txn.get(b"r")
         return None if row is None else payloads.parse(st.RulesStatement, row)
 
-    def _read_participant(self, participant_id: str, row: bytes) -> Participant:
-        message = payloads.parse(st.ParticipantStatement, row[4:])
-        return Participant(
-            participant_id, U32.unpack_from(row)[0], frozenset(message.roles), frozenset(message.rights),
-            tuple(message.groups), message.active, message,
-        )
+    def _rows(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        return self._txn.scan(prefix, prefix_end(prefix))
 
-    def _read_registry(self, generation: int) -> Registry:
+    def _read_registry(self) -> Registry:
         vocabulary_message, rules_row = self.vocabulary_statement(), self._txn.get(b"c")
         if vocabulary_message is None or rules_row is None:
             raise CorruptionError("table has no vocabulary or no rules; rebuild it: `consentd table rebuild`")
-        participants = {
-            key[1:].decode(): self._read_participant(key[1:].decode(), row)
-            for key, row in self._txn.scan(b"p", prefix_end(b"p"))
-        }
+        participants = {one.id: one for one in map(_participant, self._rows(b"p"))}
         numbers = {one.id: one.number for one in participants.values()}
-        for key, row in self._txn.scan(b"g", prefix_end(b"g")):
-            numbers[key[1:].decode()] = U32.unpack(row)[0]
+        numbers |= {key[1:].decode(): U32.unpack(row)[0] for key, row in self._rows(b"g")}
         vocabulary = values.vocabulary_value(vocabulary_message)
         codebook = Codebook(vocabulary, numbers, {one.id: one.groups for one in participants.values()})
-        return Registry(generation, codebook, compiler.decode_rules(rules_row, vocabulary), participants, numbers)
+        return Registry(self._generation, codebook, compiler.decode_rules(rules_row, vocabulary), participants, numbers)
+
+
+def _participant(row: tuple[bytes, bytes]) -> Participant:
+    key, value = row
+    message = payloads.parse(st.ParticipantStatement, value[4:])
+    return Participant(
+        key[1:].decode(), U32.unpack_from(value)[0], frozenset(message.roles), frozenset(message.rights),
+        tuple(message.groups), message.active, message,
+    )
 
 
 class Snapshot(View):
-    """The table after one commit. Use it in a ``with`` statement, and do not wait for anything inside.
+    """The table after one commit. Do not wait for anything inside its ``with`` statement."""
 
-    Attributes:
-        size, root: the table reflects the ledger's first *size* leaves, whose root this is.
-    """
-
-    __slots__ = ("_cache", "_generation", "_registry", "_txn", "root", "size")
-
-    size: int
-    root: bytes
-
-    def __init__(self, cache: RegistryCache, txn: ReadTransaction) -> None:
-        self._cache = cache
-        self._txn = txn
-        row = txn.get(b"R")
-        self.size, self.root, self._generation, _ = NO_REVISION if row is None else REVISION.unpack(row)
-        self._registry: Registry | None = None
-
-    def registry(self) -> Registry:
-        found = self._registry
-        if found is None:
-            found = self._cache.registry
-            if found is None or found.generation != self._generation:
-                found = self._read_registry(self._generation)
-                # Two threads may both read it and assign it. Either value is right for a snapshot of its generation.
-                self._cache.registry = found
-            self._registry = found
+    def _read_registry(self) -> Registry:
+        # Two threads may both read and assign the registry. Either value is right for a snapshot of its generation.
+        found = self._cache.registry = super()._read_registry()
         return found
 
     def participants(self, after: str, limit: int) -> list[st.ParticipantStatement]:
