@@ -16,15 +16,13 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 
 from consentd.errors import InvalidError
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-
-S = TypeVar("S", bound="DataclassInstance")
+S = typing.TypeVar("S", bound="DataclassInstance")
 
 
 def bounded(default: int, least: int, most: int) -> int:
@@ -175,18 +173,12 @@ class Config:
         for section, listener in (("grpc", self.grpc), ("http", self.http)):
             host, _ = parse_listen(listener.listen, option=f"{section}.listen")
             if listener.tls is None and not is_loopback(host):
-                raise InvalidError(
-                    f"config: `{section}.listen` is reachable from other machines without TLS: `{listener.listen}`: "
-                    f"give a section `{section}.tls`, or listen on 127.0.0.1"
-                )
+                fault = f"`{section}.listen` is reachable from other machines without TLS: `{listener.listen}`"
+                raise InvalidError(f"config: {fault}: give a section `{section}.tls`, or listen on 127.0.0.1")
 
 
 def load(path: Path) -> Config:
-    """Read the configuration in the TOML file *path*.
-
-    Raises:
-        InvalidError: the file cannot be read, is not TOML, or does not describe a configuration.
-    """
+    """Read the configuration in the TOML file *path*. Raises InvalidError if it cannot be read, or as ``parse``."""
     return parse(read_text(path), base_dir=path.parent)
 
 
@@ -240,11 +232,7 @@ def is_loopback(host: str) -> bool:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a configuration file.
-
-    Raises:
-        InvalidError: it cannot be read.
-    """
+    """Return the text of a configuration file. Raises InvalidError if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -252,11 +240,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_toml(text: str) -> dict[str, object]:
-    """Parse TOML.
-
-    Raises:
-        InvalidError: *text* is not TOML.
-    """
+    """Parse TOML. Raises InvalidError if *text* is not TOML."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -293,9 +277,7 @@ def parse_section(kind: type[S], given: Mapping[str, object], *, base_dir: Path,
     return kind(**values)
 
 
-def _parse_option(
-    hint: object, given: object, option: str, limits: Mapping[str, typing.Any], base_dir: Path
-) -> object:
+def _parse_option(hint: object, given: object, option: str, limits: Mapping[str, typing.Any], base_dir: Path) -> object:
     if isinstance(hint, types.UnionType):  # X | None: TOML has no null, so a given option is an X
         (hint,) = (each for each in typing.get_args(hint) if each is not types.NoneType)
     if typing.get_origin(hint) is tuple:
@@ -312,7 +294,12 @@ def _parse_option(
             raise InvalidError(f"config: `{option}` is neither true nor false: `{given}`")
         return given
     if hint is int:
-        return _parse_int(given, option, least=limits["least"], most=limits["most"])
+        if not isinstance(given, int) or isinstance(given, bool):
+            raise InvalidError(f"config: `{option}` is not a whole number: `{given}`")
+        if not limits["least"] <= given <= limits["most"]:
+            bounds = f"{limits['least']} … {limits['most']}"
+            raise InvalidError(f"config: `{option}` is out of bounds: `{given}` is not in {bounds}")
+        return given
     if not isinstance(given, str):
         raise InvalidError(f"config: `{option}` is not a text: `{given}`")
     if hint is Path:
@@ -321,12 +308,4 @@ def _parse_option(
         return base_dir / given
     if "one_of" in limits and given not in limits["one_of"]:
         raise InvalidError(f"config: `{option}` is none of {', '.join(limits['one_of'])}: `{given}`")
-    return given
-
-
-def _parse_int(given: object, option: str, *, least: int, most: int) -> int:
-    if not isinstance(given, int) or isinstance(given, bool):
-        raise InvalidError(f"config: `{option}` is not a whole number: `{given}`")
-    if not least <= given <= most:
-        raise InvalidError(f"config: `{option}` is out of bounds: `{given}` is not in {least} … {most}")
     return given

@@ -10,10 +10,7 @@ from consentd.errors import StorageError
 
 
 def read_file_if_exists(path: Path, *, name: str = "file") -> bytes | None:
-    """Return a file's content; None: the file does not exist.
-
-    Args:
-        name: what the error message calls the file.
+    """Return a file's content; None: the file does not exist. *name*: what the error message calls the file.
 
     Raises:
         StorageError: the file cannot be read.
@@ -27,13 +24,9 @@ def read_file_if_exists(path: Path, *, name: str = "file") -> bytes | None:
 
 
 def write_file(
-    path: Path,
-    content: bytes | Iterable[bytes],
-    *,
-    is_private: bool = False,
-    is_synced: bool = True,
+    path: Path, content: bytes | Iterable[bytes], *, is_private: bool = False, is_synced: bool = True,
     name: str = "file",
-) -> None:
+) -> None:  # fmt: skip
     """Replace a file. Another process reads the whole old content or the whole new one, also after a crash.
 
     Args:
@@ -57,7 +50,10 @@ def write_file(
                 if is_private:
                     os.fchmod(file.fileno(), 0o600)
                 for piece in [content] if isinstance(content, bytes) else content:
-                    _write_all(file.fileno(), piece)
+                    left = memoryview(piece)
+                    # A disk that is nearly full may accept a part, and report the error only at the next call.
+                    while left:
+                        left = left[os.write(file.fileno(), left) :]
                 os.fsync(file.fileno())
             os.replace(new, path)
         except OSError:
@@ -70,19 +66,8 @@ def write_file(
         raise StorageError(f"{name} cannot be written: `{path}`: {error.strerror}") from error
 
 
-def _write_all(descriptor: int, content: bytes) -> None:
-    left = memoryview(content)
-    # A disk that is nearly full may accept a part of the bytes, and report the error only at the next call.
-    while left:
-        left = left[os.write(descriptor, left) :]
-
-
 def sync(path: Path) -> None:
-    """Wait until a file's content, or a directory's names, are on the disk.
-
-    Raises:
-        OSError: fsync failed.
-    """
+    """Wait until a file's content, or a directory's names, are on the disk. Raises OSError if fsync fails."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -24,20 +24,12 @@ _NAME = "last signed checkpoint"
 
 
 def read_last_signed(path: Path) -> bytes | None:
-    """Return the last signed note; None: the file does not exist.
-
-    Raises:
-        StorageError: the file cannot be read.
-    """
+    """Return the last signed note; None: the file does not exist. Raises StorageError if it cannot be read."""
     return read_file_if_exists(path, name=_NAME)
 
 
 def write_last_signed(path: Path, note: bytes) -> None:
-    """Replace the last signed note, durably.
-
-    Raises:
-        StorageError: the write failed; the file holds the whole old note or the whole new one.
-    """
+    """Replace the last signed note, durably. Raises as ``files.write_file``."""
     write_file(path, note, name=_NAME)
 
 
@@ -55,10 +47,8 @@ def check_last_signed(
         # INVARIANT: a ledger with no seal, or with its first one just written, may have no last signed checkpoint: a
         # crash fell before its first signature. Signing that same tree again cannot contradict what was signed.
         if state.sealed_size > 0 and not _is_first_seal(store, state):
-            raise CorruptionError(
-                f"last signed checkpoint is missing beside a ledger of size {state.size}: `{last_signed_path}`; "
-                f"{RUNBOOK}"
-            )
+            missing = f"last signed checkpoint is missing beside a ledger of size {state.size}: `{last_signed_path}`"
+            raise CorruptionError(f"{missing}; {RUNBOOK}")
         return
     verify_last_signed(store, note, size=state.size, origin=origin, log_verifier=log_verifier)
 
@@ -76,28 +66,24 @@ def verify_last_signed(store: Store, note: bytes, *, size: int, origin: str, log
         raise CorruptionError(f"last signed checkpoint does not verify: {error}; {RUNBOOK}") from error
     last_signed = f"last signed checkpoint has size {signed.size} root {signed.root.hex()}"
     if signed.size > size:
-        raise CorruptionError(
-            f"ledger is smaller than its last signed checkpoint: size {size}, {last_signed}; {RUNBOOK}"
-        )
+        fault = f"ledger is smaller than its last signed checkpoint: size {size}"
+        raise CorruptionError(f"{fault}, {last_signed}; {RUNBOOK}")
     try:
         root = tiles.root(signed.size, read_tiles(store, tiles.plan_root(signed.size)))
     except ProofError as error:
-        raise CorruptionError(
-            f"tree is not whole at the last signed checkpoint: {error}, {last_signed}; {RUNBOOK}"
-        ) from error
+        fault = f"tree is not whole at the last signed checkpoint: {error}"
+        raise CorruptionError(f"{fault}, {last_signed}; {RUNBOOK}") from error
     if root != signed.root:
-        raise CorruptionError(
-            f"ledger contradicts its last signed checkpoint: root {root.hex()}, {last_signed}; {RUNBOOK}"
-        )
+        fault = f"ledger contradicts its last signed checkpoint: root {root.hex()}"
+        raise CorruptionError(f"{fault}, {last_signed}; {RUNBOOK}")
 
 
 def _is_first_seal(store: Store, state: State) -> bool:
     """Report whether the last leaf is the only seal. Then no other tree than the present one can have been signed."""
     if state.sealed_size != state.size:
         return False
-    leaf = store.get(layout.leaf_key(state.size - 1)) or b""
     try:
-        seal = codec.decode_leaf(leaf)
+        seal = codec.decode_leaf(store.get(layout.leaf_key(state.size - 1)) or b"")
     except MalformedError:
         return False
     return isinstance(seal, codec.Seal) and seal.prev_seal == codec.ZERO_HASH

@@ -15,15 +15,8 @@ from consentd.core import codec
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
 from consentd.errors import CorruptionError
-from consentd.ledger import layout, reads
-from consentd.ledger.retention import (
-    NEVER_PRUNED,
-    OpenedEntry,
-    encode_pruned,
-    read_pruned,
-    read_stated_prunings,
-    retained_seqs,
-)
+from consentd.ledger import layout, reads, retention
+from consentd.ledger.retention import NEVER_PRUNED, OpenedEntry
 from consentd.ledger.vault import Vault
 from consentd.statements import values
 from consentd.store import Batch, Store, prefix_end
@@ -50,30 +43,26 @@ class Stop:
 def plan_pruning(
     store: Store, vault: Vault, *, kept_from_ms: int, size: int
 ) -> Generator[int, None, tuple[Pruned, Stop]]:
-    """Determine how far a ledger can be pruned. Changes nothing.
+    """Determine how far a ledger of *size* leaves can be pruned. Changes nothing.
 
-    Yields:
-        The number of chains read so far, every ``PROGRESS_CHAINS`` chains.
+    Yields the number of chains read so far, every ``PROGRESS_CHAINS`` chains.
 
     Args:
         kept_from_ms: everything of this time or later is retained.
-        size: number of leaves.
 
     Raises:
         CorruptionError: a chain cannot be read.
     """
-    before, (_, prunings) = read_pruned(store), read_stated_prunings(store)
+    before, (_, prunings) = retention.read_pruned(store), retention.read_stated_prunings(store)
     kept_from_ms = max(kept_from_ms, before.kept_from_ms)
     stop = Stop(_first_since(store, kept_from_ms, before.minimum, size), 0)
     for done, tag in enumerate(_tags(store)):
-        chain = _read_person(store, vault, tag, before_index=stop.index)
+        chain = _read_person(store, vault, tag, before=stop.index)
         if chain is not None:
-            retained = retained_seqs(chain, kept_from_ms, prunings)
-            first = next(
-                (entry for entry in chain if entry.event.seq in retained and entry.index >= before.start), None
-            )
-            if first is not None and first.index < stop.index:
-                stop = Stop(first.index, first.event.kind)
+            retained = retention.retained_seqs(chain, kept_from_ms, prunings)
+            for entry in chain:
+                if entry.event.seq in retained and before.start <= entry.index < stop.index:
+                    stop = Stop(entry.index, entry.event.kind)
         if done % PROGRESS_CHAINS == 0:
             yield done
     start = max(before.start, _sealed_size_before(store, stop.index))
@@ -84,18 +73,13 @@ def _tags(store: Store) -> Iterator[bytes]:
     return (key[1:] for key, _ in store.scan(b"h", prefix_end(b"h")))
 
 
-def _read_person(
-    store: Store, vault: Vault, tag: bytes, *, before_index: int | None = None
-) -> list[OpenedEntry] | None:
-    """Return the stored entries of a person's chain.
-
-    None: the chain is public, or its first entry is not before *before_index*.
-    """
+def _read_person(store: Store, vault: Vault, tag: bytes, before: int | None = None) -> list[OpenedEntry] | None:
+    """Return the stored entries of a person's chain; None: it is public, or its first index is *before* or larger."""
     first = store.get(layout.index_key(tag, 1))
     if first is None:
         raise CorruptionError("chain has lost its first entry")
     index = layout.decode_u64(first)
-    if before_index is not None and index >= before_index:
+    if before is not None and index >= before:
         return None
     if codec.kind_of(reads.read_leaf(store, index)) != EntryKind.ENROL:
         return None
@@ -103,8 +87,7 @@ def _read_person(
 
 
 def _open(vault: Vault, entry: reads.StoredEntry) -> OpenedEntry:
-    event = entry.event
-    opened = reads.open_entry(vault, entry)
+    event, opened = entry.event, reads.open_entry(vault, entry)
     if opened is None:
         return OpenedEntry(entry.index, event)
     statement = codec.decode_statement(opened[1])
@@ -146,15 +129,16 @@ def delete_in_batches(store: Store, vault: Vault, pruned: Pruned) -> Iterator[tu
     The caller writes each batch before it asks for the next one. A caller that wants only the counts writes none. The
     first batch stores *pruned* as unfinished, the last one as finished.
     """
-    _, prunings = read_stated_prunings(store)
+    _, prunings = retention.read_stated_prunings(store)
     done, batch = Deleted(), Batch()
-    batch.put(layout.PRUNED, encode_pruned(pruned, finished=False))
+    batch.put(layout.PRUNED, retention.encode_pruned(pruned, finished=False))
     yield batch, done
     batch = Batch()
     for tag in _tags(store):
         chain = _read_person(store, vault, tag)
         if chain is not None:
-            _delete_chain(batch, done, tag, chain, pruned, retained_seqs(chain, pruned.kept_from_ms, prunings))
+            retained = retention.retained_seqs(chain, pruned.kept_from_ms, prunings)
+            _delete_chain(batch, done, tag, chain, pruned, retained)
         done.chains += 1
         if len(batch) >= BATCH_ROWS or done.chains % PROGRESS_CHAINS == 0:
             yield batch, done
@@ -166,7 +150,7 @@ def delete_in_batches(store: Store, vault: Vault, pruned: Pruned) -> Iterator[tu
             if len(batch) >= BATCH_ROWS:
                 yield batch, done
                 batch = Batch()
-    batch.put(layout.PRUNED, encode_pruned(pruned, finished=True))
+    batch.put(layout.PRUNED, retention.encode_pruned(pruned, finished=True))
     yield batch, done
 
 

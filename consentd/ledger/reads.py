@@ -58,16 +58,17 @@ def leaf_hash_at(store: Store, index: int) -> bytes:
     return leaf_hash
 
 
-def read_leaves(store: Store, start: int, end: int) -> list[bytes]:
-    """Return the leaves in [*start*, *end*). Each of them must be stored.
+def read_leaves(store: Store, start: int, end: int, *, with_gaps: bool = False) -> list[bytes]:
+    """Return the leaves in [*start*, *end*). *with_gaps*: some may be pruned, and each of these is ``b""``.
 
     Raises:
-        CorruptionError: one is missing.
+        CorruptionError: one is missing, and *with_gaps* is false.
     """
-    leaves = read_leaves_with_gaps(store, start, end)
-    if b"" in leaves:
-        raise CorruptionError(f"leaf is missing at index {start + leaves.index(b'')}")
-    return leaves
+    found = dict(scan_leaves(store, start, end))
+    if not with_gaps and len(found) != end - start:
+        missing = next(index for index in range(start, end) if index not in found)
+        raise CorruptionError(f"leaf is missing at index {missing}; see ops/RUNBOOK.md, `ledger refuses to open`")
+    return [found.get(index, b"") for index in range(start, end)]
 
 
 def verify_leaves(store: Store, start: int, end: int) -> None:
@@ -90,12 +91,6 @@ def scan_leaves(store: Store, start: int, end: int) -> Iterator[tuple[int, bytes
     """Yield (index, leaf) of the leaves in [*start*, *end*). Pruned leaves are left out."""
     rows = store.scan(layout.leaf_key(start), layout.leaf_key(end))
     return ((layout.decode_u64(key), leaf) for key, leaf in rows)
-
-
-def read_leaves_with_gaps(store: Store, start: int, end: int) -> list[bytes]:
-    """Return the leaves in [*start*, *end*), with ``b""`` for each pruned leaf."""
-    found = dict(scan_leaves(store, start, end))
-    return [found.get(index, b"") for index in range(start, end)]
 
 
 def root_at(store: Store, size: int) -> bytes:

@@ -14,7 +14,7 @@ from consentd.ledger import layout
 from consentd.ledger.last_signed import RUNBOOK, check_last_signed
 from consentd.ledger.ledger import Ledger, State, decode_state, empty_state
 from consentd.ledger.map import TagMap
-from consentd.ledger.reads import read_tiles
+from consentd.ledger.reads import read_leaves, read_tiles
 from consentd.store import Store
 
 
@@ -22,9 +22,7 @@ def open_ledger(store: Store, *, last_signed_path: Path, origin: str, log_verifi
     """Open the ledger in *store*; where the store is empty, return an empty ledger.
 
     Args:
-        last_signed_path: the file of the last signed checkpoint.
         origin: the ledger's name; a last signed checkpoint of another origin is refused.
-        log_verifier: verifies signatures of the log key.
         map_bits: number of bits of the map, for an empty ledger; a ledger with leaves keeps the number it has.
 
     Raises:
@@ -36,9 +34,8 @@ def open_ledger(store: Store, *, last_signed_path: Path, origin: str, log_verifi
     edge = _open_edge(store, state)
     tag_map = TagMap(store, state.map_bits)
     if tag_map.root() != state.map_root:
-        raise CorruptionError(
-            f"map root differs: state says {state.map_root.hex()}, stored nodes give {tag_map.root().hex()}; {RUNBOOK}"
-        )
+        roots = f"state says {state.map_root.hex()}, stored nodes give {tag_map.root().hex()}"
+        raise CorruptionError(f"map root differs: {roots}; {RUNBOOK}")
     _check_seal(store, state)
     check_last_signed(store, state, last_signed_path=last_signed_path, origin=origin, log_verifier=log_verifier)
     ledger = Ledger(store, state, edge, tag_map)
@@ -52,10 +49,8 @@ def _open_edge(store: Store, state: State) -> tiles.Edge:
     except ProofError as error:
         raise CorruptionError(f"tree edge is not whole at size {state.size}: {error}; {RUNBOOK}") from error
     if edge.root() != state.root:
-        raise CorruptionError(
-            f"tree root differs at size {state.size}: state says {state.root.hex()}, "
-            f"stored tiles give {edge.root().hex()}; {RUNBOOK}"
-        )
+        roots = f"state says {state.root.hex()}, stored tiles give {edge.root().hex()}"
+        raise CorruptionError(f"tree root differs at size {state.size}: {roots}; {RUNBOOK}")
     return edge
 
 
@@ -77,18 +72,12 @@ def _check_seal(store: Store, state: State) -> None:
 def _recover_unsealed(ledger: Ledger) -> None:
     """Read the entries after the last seal: the next seal must put their chain heads into the map."""
     start, end = ledger.state.sealed_size, ledger.state.size
-    expected = start
-    for key, leaf in ledger.store.scan(layout.leaf_key(start), layout.leaf_key(end)):
-        if layout.decode_u64(key) != expected:
-            break
-        expected += 1
-        event = _decode(leaf, expected - 1)
+    for index, leaf in enumerate(read_leaves(ledger.store, start, end), start):
+        event = _decode(leaf, index)
         if not isinstance(event, codec.Event):
-            raise CorruptionError(f"seal at index {expected - 1} is not in the state; {RUNBOOK}")
+            raise CorruptionError(f"seal at index {index} is not in the state; {RUNBOOK}")
         ledger.sealed_heads.setdefault(event.tag, (event.seq - 1, event.prev))
         ledger.unsealed[event.tag] = (event.seq, codec.chain_hash(leaf))
-    if expected != end:
-        raise CorruptionError(f"leaf is missing at index {expected}; {RUNBOOK}")
 
 
 def _decode(leaf: bytes, index: int) -> codec.Event | codec.Seal:

@@ -88,11 +88,9 @@ def read_stated_prunings(store: Store) -> tuple[int, list[StatedPruning]]:
         if entry.event.kind != EntryKind.LEDGER or entry.row is None:
             continue
         stated = values.stated_retention(entry.event.kind, codec.decode_statement(entry.row[33:]).payload)
-        if stated is None:
-            continue
-        if entry.event.seq == 1:
+        if stated is not None and entry.event.seq == 1:
             days = stated.days
-        if stated.pruned is not None:
+        if stated is not None and stated.pruned is not None:
             prunings.append(StatedPruning(entry.index, entry.event.time_ms, stated.pruned))
     return days, prunings
 
@@ -102,10 +100,9 @@ def read_stated_prunings(store: Store) -> tuple[int, list[StatedPruning]]:
 
 @dataclass(frozen=True, slots=True)
 class OpenedEntry:
-    """An entry of a person's chain, with its statement decrypted.
+    """An entry of a person's chain, with its statement decrypted; None: it was deleted.
 
     Attributes:
-        statement: None: it was deleted.
         times: of a GRANT or AMEND with a statement; else None.
         key: the key that a KEY entry names, and whether it is retired; else None.
     """
@@ -199,9 +196,7 @@ def retained_seqs(chain: Sequence[OpenedEntry], kept_from_ms: int, prunings: Seq
     return _with_dependencies(retained, chain, consent_of)
 
 
-def _with_dependencies(
-    retained: set[int], chain: Sequence[OpenedEntry], consent_of: dict[int, _Consent]
-) -> set[int]:
+def _with_dependencies(retained: set[int], chain: Sequence[OpenedEntry], consent_of: dict[int, _Consent]) -> set[int]:
     """Return *retained* with every entry that one of them needs, directly or through another.
 
     An entry needs the entry that it refers to, with the whole consent of that, and the keys that signed it.
@@ -219,7 +214,6 @@ def _with_dependencies(
             needed |= key_seqs.get(entry.statement.key, set())
         for seq in needed & consent_of.keys():
             needed.update(consent_of[seq].seqs)
-        new = needed - found
-        found |= new
-        waiting += new
+        waiting += needed - found
+        found |= needed
     return found

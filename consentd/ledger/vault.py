@@ -47,10 +47,7 @@ def check_identifier(scheme: str, value: str) -> None:
     for name, text in (("scheme", scheme), ("value", value)):
         if not text or len(text.encode()) > (64 if name == "scheme" else MAX_IDENTIFIER):
             raise InvalidError(f"identifier {name} is empty or too long", "INVALID_IDENTIFIER")
-        if text.isascii():
-            if not text.isprintable():
-                raise InvalidError(f"identifier {name} has control characters", "INVALID_IDENTIFIER")
-        elif not unicodedata.is_normalized("NFC", text) or not text.isprintable():
+        if not text.isprintable() or not unicodedata.is_normalized("NFC", text):
             raise InvalidError(f"identifier {name} is not in NFC or not printable", "INVALID_IDENTIFIER")
     if scheme.lower() in _REFUSED_SCHEMES:
         raise InvalidError("identifier scheme is never stored: resident registration number", "INVALID_IDENTIFIER")
@@ -67,7 +64,6 @@ class Vault:
         """Open the vault; in an empty store, create one.
 
         Args:
-            store: the vault's own store.
             vault_key: wraps all other keys, 32 bytes.
             random: returns so many random bytes, from a CSPRNG.
 
@@ -80,14 +76,11 @@ class Vault:
         self._keys: dict[bytes, AESGCM] = {}  # tag → unwrapped key; a cache, emptied when full
         self._lock = threading.Lock()
         row = store.get(b"K")
+        self._index_key = random(32) if row is None else self._unwrapped(b"K", row)
         if row is None:
-            index_key = random(32)
             batch = Batch()
-            batch.put(b"K", self._wrapped(b"K", index_key))
+            batch.put(b"K", self._wrapped(b"K", self._index_key))
             store.write(batch)
-        else:
-            index_key = self._unwrapped(b"K", row)
-        self._index_key = index_key
 
     def commitment(self) -> bytes:
         """Return the commitment to this vault that leaf 0 has: ``SHA-256("consentd/vault/v1\\0" ‖ index key)``."""
@@ -96,7 +89,7 @@ class Vault:
     def identifier_hash(self, scheme: str, value: str) -> bytes:
         """Return the keyed hash under which an identifier is found, 32 bytes."""
         name = scheme.encode()
-        message = b"".join((bytes((len(name),)), name, value.encode()))
+        message = bytes((len(name),)) + name + value.encode()
         return blake2b(message, digest_size=32, key=self._index_key).digest()
 
     def find(self, identifier_hash: bytes) -> bytes | None:
@@ -146,9 +139,10 @@ class Vault:
             NotFoundError: the row is encrypted, and the person's data key was destroyed.
             CorruptionError: the row does not decrypt, or the leaf commits to another statement.
         """
-        if row[:1] == bytes((layout.PLAINTEXT,)):
+        form = row[0] if row else None
+        if form == layout.PLAINTEXT:
             opened = row[1:]
-        elif row[:1] == bytes((layout.ENCRYPTED,)):
+        elif form == layout.ENCRYPTED:
             aad = codec.payload_aad(event.kind, event.tag, event.commit)
             try:
                 opened = self._key(event.tag).decrypt(row[1 : 1 + NONCE], row[1 + NONCE :], aad)

@@ -155,7 +155,7 @@ def _bundle(request: HttpRequest, services: Services, path: str, *, is_pruned: b
     store = services.ledger.store
     if (start < retention.read_pruned(store).minimum) is not is_pruned:
         return _plain(HTTPStatus.NOT_FOUND, "bundle is whole" if is_pruned else "bundle is pruned")
-    bundle = tiles.encode_bundle((reads.read_leaves_with_gaps if is_pruned else reads.read_leaves)(store, start, end))
+    bundle = tiles.encode_bundle(reads.read_leaves(store, start, end, with_gaps=is_pruned))
     return _tagged(request, bundle, _BYTES, "no-store" if is_pruned else "private, max-age=31536000, immutable")
 
 

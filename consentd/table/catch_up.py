@@ -21,24 +21,15 @@ CATCH_UP_BATCH = 2_000
 
 
 def catch_up(
-    table: Table,
-    store: Store,
-    vault: Vault,
-    *,
-    size: int,
-    wall_ms: int = 0,
-    progress: Callable[[int], None] | None = None,
-    after_leaf: Callable[[bytes], None] | None = None,
-) -> int:
-    """Apply the entries of the first *size* leaves that the table does not reflect yet.
+    table: Table, store: Store, vault: Vault, *, size: int, wall_ms: int = 0,
+    progress: Callable[[int], None] | None = None, after_leaf: Callable[[bytes], None] | None = None,
+) -> int:  # fmt: skip
+    """Apply the entries of the first *size* leaves not yet reflected by the table; return how many leaves were read.
 
     Args:
         wall_ms: the heartbeat to write.
         progress: called with the size that the table has reached, after each batch of ``CATCH_UP_BATCH`` leaves.
         after_leaf: called after each leaf, inside the table's transaction; may wait.
-
-    Returns:
-        The number of leaves that were read.
 
     Raises:
         CorruptionError: the table reflects more leaves than *size*, or another ledger; or an entry does not apply.
@@ -60,9 +51,8 @@ def catch_up(
                     try:
                         transaction.apply(event, read_message(store, vault, event))
                     except (RequestError, MalformedError) as error:
-                        raise CorruptionError(
-                            f"entry does not apply to the table: kind {event.kind} seq {event.seq}; see ops/RUNBOOK.md"
-                        ) from error
+                        fault = f"entry does not apply to the table: kind {event.kind} seq {event.seq}"
+                        raise CorruptionError(f"{fault}; see ops/RUNBOOK.md") from error
                 if after_leaf is not None:
                     after_leaf(leaf)
             transaction.commit(end, reads.root_at(store, end), wall_ms)
@@ -81,8 +71,7 @@ def read_message(store: Store, vault: Vault, event: codec.Event) -> Message | No
     """
     if event.kind not in STEP_KINDS:
         return None
-    entry = reads.read_entry(store, event.tag, event.seq)
-    opened = reads.open_entry(vault, entry)
+    opened = reads.open_entry(vault, reads.read_entry(store, event.tag, event.seq))
     if opened is None:
         return None
     return payloads.decode_payload(event.kind, codec.decode_statement(opened[1]).payload)

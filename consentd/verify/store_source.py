@@ -34,8 +34,7 @@ class StoreSource:
         """Return leaves. Raises CorruptionError: one is missing where nothing is pruned."""
         start = n * tiles.TILE_WIDTH
         is_pruned = start < retention.read_pruned(self.store).minimum
-        read = reads.read_leaves_with_gaps if is_pruned else reads.read_leaves
-        return read(self.store, start, start + width)
+        return reads.read_leaves(self.store, start, start + width, with_gaps=is_pruned)
 
     def tile(self, level: int, n: int, width: int) -> bytes:
         """Return a tile's first *width* hashes; b"" for a missing tile."""

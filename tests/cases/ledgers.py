@@ -508,8 +508,7 @@ def check_ledger(case: LedgerCase, size: int | None = None) -> Replay:
     replay, seals = Replay(start=pruned.start, kept_from_ms=pruned.kept_from_ms), []
     for start in range(0, point.size, tiles.TILE_WIDTH):
         end = min(start + tiles.TILE_WIDTH, point.size)
-        read = reads.read_leaves_with_gaps if start < pruned.minimum else reads.read_leaves
-        bundle = tiles.encode_bundle(read(case.store, start, end))
+        bundle = tiles.encode_bundle(reads.read_leaves(case.store, start, end, with_gaps=start < pruned.minimum))
         for at, leaf in enumerate(tiles.decode_bundle(bundle)):
             if not leaf:
                 replay.skip_pruned(found[0, start // tiles.TILE_WIDTH][32 * at : 32 * at + 32])
