@@ -17,6 +17,9 @@ class ConsentdError(Exception):
 
     default_reason = "INTERNAL"
 
+    def __init_subclass__(cls, *, reason: str = "") -> None:
+        cls.default_reason = reason or cls.default_reason
+
     def __init__(self, message: str, reason: str | None = None) -> None:
         super().__init__(message)
         self.reason = reason or self.default_reason
@@ -26,41 +29,28 @@ class RequestError(ConsentdError):
     """The caller can act: change the request, or wait. Nothing was changed."""
 
 
-class InvalidError(RequestError):
+class InvalidError(RequestError, reason="INVALID_REQUEST"):
     """The request is malformed or contradicts itself (INVALID_ARGUMENT)."""
 
-    default_reason = "INVALID_REQUEST"
 
-
-class NotFoundError(RequestError):
+class NotFoundError(RequestError, reason="NOT_FOUND"):
     """There is no such thing, or the caller may not see it (NOT_FOUND)."""
 
-    default_reason = "NOT_FOUND"
 
-
-class ConflictError(RequestError):
+class ConflictError(RequestError, reason="CONFLICT"):
     """The request conflicts with what is recorded (ABORTED)."""
 
-    default_reason = "CONFLICT"
 
-
-class DeniedError(RequestError):
+class DeniedError(RequestError, reason="CALLER_NOT_ALLOWED"):
     """The caller has no right to this call (PERMISSION_DENIED)."""
 
-    default_reason = "CALLER_NOT_ALLOWED"
 
-
-class OverloadedError(RequestError):
+class OverloadedError(RequestError, reason="OVERLOADED"):
     """Too many requests are waiting (RESOURCE_EXHAUSTED, with RetryInfo)."""
 
-    default_reason = "OVERLOADED"
 
-
-class VerificationError(ConsentdError):
-    """Evidence is bad. Bad bytes may raise no other error."""
-
-    # Evidence that a caller sends is part of its request.
-    default_reason = "INVALID_REQUEST"
+class VerificationError(ConsentdError, reason="INVALID_REQUEST"):
+    """Evidence is bad. Bad bytes may raise no other error. Evidence that a caller sends is part of its request."""
 
 
 class MalformedError(VerificationError):
@@ -75,13 +65,9 @@ class ProofError(VerificationError):
     """A proof does not prove what it should."""
 
 
-class StorageError(ConsentdError):
+class StorageError(ConsentdError, reason="STORAGE"):
     """Disk or network failed (UNAVAILABLE). The outcome may be unknown."""
 
-    default_reason = "STORAGE"
 
-
-class CorruptionError(ConsentdError):
+class CorruptionError(ConsentdError, reason="CORRUPTION"):
     """The ledger contradicts itself (DATA_LOSS). The daemon stops serving; the operator reads the runbook."""
-
-    default_reason = "CORRUPTION"

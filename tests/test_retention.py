@@ -21,8 +21,7 @@ from consentd.core.pruned import DAY_MS, NOTHING, Pruned, format_pruned
 from consentd.cosigning.keyfiles import read_signing_key
 from consentd.ledger import layout, reads, retention
 from consentd.store import Batch, Store
-from consentd.table.catch_up import catch_up
-from consentd.table.table import Table
+from consentd.table.table import Table, catch_up
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.verify.findings import CLOSED

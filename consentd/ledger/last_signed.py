@@ -47,8 +47,8 @@ def check_last_signed(
         # INVARIANT: a ledger with no seal, or with its first one just written, may have no last signed checkpoint: a
         # crash fell before its first signature. Signing that same tree again cannot contradict what was signed.
         if state.sealed_size > 0 and not _is_first_seal(store, state):
-            missing = f"last signed checkpoint is missing beside a ledger of size {state.size}: `{last_signed_path}`"
-            raise CorruptionError(f"{missing}; {RUNBOOK}")
+            where = f"`{last_signed_path}`; {RUNBOOK}"
+            raise CorruptionError(f"last signed checkpoint is missing beside a ledger of size {state.size}: {where}")
         return
     verify_last_signed(store, note, size=state.size, origin=origin, log_verifier=log_verifier)
 
@@ -64,18 +64,15 @@ def verify_last_signed(store: Store, note: bytes, *, size: int, origin: str, log
         signed, _ = checkpoint.open_checkpoint(note, origin, log_verifier)
     except VerificationError as error:
         raise CorruptionError(f"last signed checkpoint does not verify: {error}; {RUNBOOK}") from error
-    last_signed = f"last signed checkpoint has size {signed.size} root {signed.root.hex()}"
+    last_signed = f"last signed checkpoint has size {signed.size} root {signed.root.hex()}; {RUNBOOK}"
     if signed.size > size:
-        fault = f"ledger is smaller than its last signed checkpoint: size {size}"
-        raise CorruptionError(f"{fault}, {last_signed}; {RUNBOOK}")
+        raise CorruptionError(f"ledger is smaller than its last signed checkpoint: size {size}, {last_signed}")
     try:
         root = tiles.root(signed.size, read_tiles(store, tiles.plan_root(signed.size)))
     except ProofError as error:
-        fault = f"tree is not whole at the last signed checkpoint: {error}"
-        raise CorruptionError(f"{fault}, {last_signed}; {RUNBOOK}") from error
+        raise CorruptionError(f"tree is not whole at the last signed checkpoint: {error}, {last_signed}") from error
     if root != signed.root:
-        fault = f"ledger contradicts its last signed checkpoint: root {root.hex()}"
-        raise CorruptionError(f"{fault}, {last_signed}; {RUNBOOK}")
+        raise CorruptionError(f"ledger contradicts its last signed checkpoint: root {root.hex()}, {last_signed}")
 
 
 def _is_first_seal(store: Store, state: State) -> bool:

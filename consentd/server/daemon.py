@@ -43,8 +43,7 @@ from consentd.server.scrubber import Scrubber
 from consentd.service.auth import Authenticator, read_credentials
 from consentd.service.servicer import Services, ServiceState
 from consentd.store.rocks import RocksStore
-from consentd.table.catch_up import catch_up
-from consentd.table.table import Table
+from consentd.table.table import Table, catch_up
 from consentd.v1 import error_reason_pb2
 from consentd.verify.scrub_records import ScrubTarget
 

@@ -185,10 +185,6 @@ class View:
         value = self.subject(tag)
         return () if value is None else subjects.decode_subject(value)
 
-    def has_authority(self, tag: bytes, seq: int) -> bool:
-        """Report whether entry *seq* of a person is an AUTHORITY in force. This version records none, so: False."""
-        return False
-
     def notice(self, notice_id: str, version: int = 0) -> st.NoticeStatement | None:
         """Return this version of a notice, the latest one for 0; None: there is none."""
         start = b"n" + notice_id.encode() + b"\0"

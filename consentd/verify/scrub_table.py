@@ -19,8 +19,7 @@ from consentd.core import codec
 from consentd.core.pruned import NOTHING
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 from consentd.ledger import reads, retention
-from consentd.table.catch_up import CATCH_UP_BATCH, catch_up
-from consentd.table.table import Table
+from consentd.table.table import CATCH_UP_BATCH, Table, catch_up
 from consentd.table.transaction import STEP_KINDS
 from consentd.verify.findings import MAX_FAULTS, Fault
 from consentd.verify.scrub_records import Records

@@ -9,8 +9,7 @@ from pathlib import Path
 from consentd.errors import CorruptionError
 from consentd.ledger.vault import Vault
 from consentd.store import Store
-from consentd.table.catch_up import catch_up
-from consentd.table.table import Table
+from consentd.table.table import Table, catch_up
 from consentd.table.view import Snapshot
 
 Row = tuple[bytes, bytes]

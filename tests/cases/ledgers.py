@@ -42,8 +42,7 @@ from consentd.service.requests import content_hash, make_request
 from consentd.statements.values import consent_message, rules_message, vocabulary_message
 from consentd.store import Batch, Store
 from consentd.store.memory import MemoryStore
-from consentd.table.catch_up import catch_up
-from consentd.table.table import Table
+from consentd.table.table import Table, catch_up
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 from consentd.verify.fsck import Report, verify_files

@@ -151,7 +151,7 @@ def check_consent(
         InvalidError: the consent is not well formed, names something unknown, or is one too many for the person.
     """
     consent = values.consent_value(message)
-    if consent.authority and not context.table.has_authority(tag, consent.authority):
+    if consent.authority:  # this version records no AUTHORITY entries
         raise InvalidError("consent rests on an authority that is not recorded", "UNKNOWN_AUTHORITY")
     if consent.notice and not context.table.has_notice(consent.notice, consent.notice_version):
         raise InvalidError(f"notice version is not published: `{consent.notice}`", "UNKNOWN_NOTICE")
