@@ -262,7 +262,7 @@ def test_an_erasure_takes_the_persons_keys_out_of_the_table(tmp_path: Path) -> N
         assert snapshot.key_ever(keys[0].public_key) is None
         owner = snapshot.key_owner(keys[1].public_key)
         assert owner is not None
-        assert owner.tag == other.tag
+        assert owner.tag_or_name == other.tag
         assert snapshot.tag_of(gone.identifier_hash) is None
     case.close()
 

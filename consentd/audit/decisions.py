@@ -102,7 +102,7 @@ def _verify_asker(
     view: View, event: codec.Event, made: codec.Statement, asked: st.AskedQuestion, origin: str
 ) -> None:
     owner = view.key_owner(asked.key)
-    if owner is None or owner.kind is not Owner.PARTICIPANT or owner.name != asked.asker:
+    if owner is None or owner.owner is not Owner.PARTICIPANT or owner.tag_or_name != asked.asker:
         raise SignatureError("asker's key was not in force for the asker")
     question = codec.Statement(asked.key, asked.signature, made.request_id, asked.author_time_ms, asked.question)
     verify_signature(question, origin=origin, kind=codec.QUESTION_KIND, tag=event.tag, ref=0)

@@ -121,5 +121,5 @@ def check_statement_key(table: Table, public_key: bytes, path: Path) -> None:
     """
     with table.read() as snapshot:
         owner = snapshot.key_owner(public_key)
-    if owner is None or owner.kind is not Owner.LEDGER:
+    if owner is None or owner.owner is not Owner.LEDGER:
         raise StorageError(f"statement key is not this ledger's: `{path}`; restore the file it was begun with")

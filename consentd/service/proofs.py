@@ -194,8 +194,8 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         """Return the public chains of the participants whose keys signed *entries*."""
         keys = {codec.decode_statement(opened[1]).key for _, opened in entries if opened is not None}
         with self.services.table.read() as snapshot:
-            owners = [snapshot.key_ever(key) for key in keys]
-        return {PARTICIPANT_PREFIX + owner.name for owner in owners if owner is not None and owner.name}
+            names = [owner.tag_or_name for key in keys if (owner := snapshot.key_ever(key)) is not None]
+        return {PARTICIPANT_PREFIX + name for name in names if name and isinstance(name, str)}
 
     def _leaf(self, index: int) -> bytes:
         store = self.services.ledger.store

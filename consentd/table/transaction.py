@@ -63,7 +63,7 @@ class TableTransaction(View):
 
     def _ledger(self, event: codec.Event, message: st.LedgerStatement) -> None:
         if message.statement_key:
-            self._put_key(message.statement_key, Owner.LEDGER, event.time_ms, b"")
+            self._put_key(message.statement_key, Owner.LEDGER, event.time_ms, "")
         if message.HasField("pruning"):
             self._drop_ended(message.pruning.kept_from_time_ms)
 
@@ -78,20 +78,14 @@ class TableTransaction(View):
         self._registry_changed()
 
     def _key(self, event: codec.Event, message: st.KeyStatement) -> None:
-        owner = self.key_ever(message.key)
-        if message.retired:
-            # INVARIANT: only the chain that put a key in force retires it.
-            if owner is not None and owner.chain == event.tag:
-                rest = owner.tag if owner.kind is Owner.SUBJECT else owner.name.encode()
-                self._put_key(message.key, owner.kind, owner.from_ms, rest, event.time_ms)
-            return
-        if event.tag == codec.LEDGER_TAG:
-            return  # the daemon's keys come into force by LEDGER entries alone
-        holder = self._participant_of(event.tag)
-        if holder is None:
-            self._put_key(message.key, Owner.SUBJECT, event.time_ms, event.tag)
-        else:
-            self._put_key(message.key, Owner.PARTICIPANT, event.time_ms, holder.encode())
+        owner, whose = self._chain_owner(event.tag)
+        known = self.key_ever(message.key)
+        if not message.retired:
+            if owner is not Owner.LEDGER:  # the daemon's keys come into force by LEDGER entries alone
+                self._put_key(message.key, owner, event.time_ms, whose)
+        # INVARIANT: only the owner of a key retires it.
+        elif known is not None and (known.owner, known.tag_or_name) == (owner, whose):
+            self._put_key(message.key, owner, known.from_ms, whose, event.time_ms)
 
     def _vocabulary(self, event: codec.Event, message: st.VocabularyStatement) -> None:
         old = self.vocabulary_statement()
@@ -154,8 +148,11 @@ class TableTransaction(View):
     def _put_subject(self, tag: bytes, value: bytes | None) -> None:
         self._txn.put(b"s" + tag, value or b"")
 
-    def _put_key(self, key: bytes, kind: Owner, from_ms: int, rest: bytes, until_ms: int = FOREVER_MS) -> None:
-        self._txn.put(b"k" + key, KEY.pack(kind, from_ms, until_ms) + rest)
+    def _put_key(
+        self, key: bytes, owner: Owner, from_ms: int, whose: bytes | str, until_ms: int = FOREVER_MS
+    ) -> None:
+        rest = whose.encode() if isinstance(whose, str) else whose
+        self._txn.put(b"k" + key, KEY.pack(owner, from_ms, until_ms) + rest)
 
     def _compile_rules(self, message: st.RulesStatement) -> None:
         vocabulary_message = self.vocabulary_statement()
@@ -180,9 +177,13 @@ class TableTransaction(View):
             count = len(compiled.statutory) + len(compiled.break_glass)
             self._txn.put(b"c", renewal.rules(rules, count))
 
-    def _participant_of(self, tag: bytes) -> str | None:
+    def _chain_owner(self, tag: bytes) -> tuple[Owner, bytes | str]:
+        """Return the owner of a chain, as in ``KeyValidity``. Reads all participant rows."""
+        if tag == codec.LEDGER_TAG:
+            return Owner.LEDGER, ""
         ids = (key[1:].decode() for key, _ in self._rows(b"p"))
-        return next((one for one in ids if codec.public_tag(PARTICIPANT_PREFIX + one) == tag), None)
+        name = next((one for one in ids if codec.public_tag(PARTICIPANT_PREFIX + one) == tag), None)
+        return (Owner.SUBJECT, tag) if name is None else (Owner.PARTICIPANT, name)
 
     def _number(self) -> bytes:
         row = self._txn.get(b"#")

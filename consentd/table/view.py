@@ -10,7 +10,7 @@ from struct import Struct
 from typing import Self
 
 from consentd.core import codec
-from consentd.core.key_validity import FOREVER_MS, PARTICIPANT_PREFIX
+from consentd.core.key_validity import FOREVER_MS, KeyValidity
 from consentd.core.kinds import Owner
 from consentd.errors import CorruptionError, NotFoundError
 from consentd.policy import compile as compiler
@@ -46,29 +46,6 @@ class Participant:
     groups: tuple[str, ...]
     active: bool
     statement: st.ParticipantStatement
-
-
-@dataclass(frozen=True, slots=True)
-class KeyOwner:
-    """The owner of a key, and when the key is in force, both ends included.
-
-    Attributes:
-        name: of a participant; else empty.
-        tag: of a person; else empty.
-    """
-
-    kind: Owner
-    from_ms: int
-    until_ms: int
-    name: str = ""
-    tag: bytes = b""
-
-    @property
-    def chain(self) -> bytes:
-        """The tag of the chain whose entry put the key in force."""
-        if self.kind is Owner.SUBJECT:
-            return self.tag
-        return codec.LEDGER_TAG if self.kind is Owner.LEDGER else codec.public_tag(PARTICIPANT_PREFIX + self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,26 +125,24 @@ class View:
         """Return a participant by its latest statement; None: there is none of this id."""
         return self.registry().participants.get(participant_id)
 
-    def key_owner(self, key: bytes) -> KeyOwner | None:
-        """Return the owner of a key that is in force now; None: it is not in force."""
-        owner = self.key_ever(key)
-        return owner if owner is not None and owner.until_ms == FOREVER_MS else None
+    def key_owner(self, key: bytes) -> KeyValidity | None:
+        """Return for whom a key is in force now; None: it is not in force."""
+        validity = self.key_ever(key)
+        return validity if validity is not None and validity.until_ms == FOREVER_MS else None
 
-    def key_ever(self, key: bytes) -> KeyOwner | None:
-        """Return the present or last owner of a key; None: it was never in force."""
+    def key_ever(self, key: bytes) -> KeyValidity | None:
+        """Return for whom a key is in force, or was last; None: it was never in force."""
         row = self._txn.get(b"k" + key) if len(key) == 32 else None
         if row is None:
             return None
         kind, from_ms, until_ms = KEY.unpack_from(row)
-        rest = row[KEY.size :]
-        if kind == Owner.SUBJECT:
-            return KeyOwner(Owner.SUBJECT, from_ms, until_ms, tag=rest)
-        return KeyOwner(Owner(kind), from_ms, until_ms, name=rest.decode())
+        whose = row[KEY.size :]
+        return KeyValidity(Owner(kind), from_ms, until_ms, whose if kind == Owner.SUBJECT else whose.decode())
 
     def keys_of(self, participant_id: str) -> list[bytes]:
         """Return the keys of a participant that are in force. Reads all key rows."""
         owners = [(key[1:], self.key_owner(key[1:])) for key, _ in self._rows(b"k")]
-        return [key for key, owner in owners if owner is not None and owner.name == participant_id]
+        return [key for key, owner in owners if owner is not None and owner.tag_or_name == participant_id]
 
     def lineage(self, tag: bytes, consent_id: bytes) -> subjects.Lineage:
         """Return the lineage of this consent ID.

@@ -81,13 +81,14 @@ def _check_key_change(write: PublicWrite[st.KeyStatement], table: TableTransacti
     """Check a statement that puts a participant's key in force, or out of force."""
     key = write.message.key
     check_key(key)
-    if table.participant(write.chain.removeprefix(PARTICIPANT_PREFIX)) is None:
+    participant_id = write.chain.removeprefix(PARTICIPANT_PREFIX)
+    if table.participant(participant_id) is None:
         raise NotFoundError("no such participant")
     if not write.message.retired:
         _check_new_key(table, key)
         return
     owner = table.key_owner(key)
-    if owner is None or PARTICIPANT_PREFIX + owner.name != write.chain:
+    if owner is None or owner.tag_or_name != participant_id:
         raise NotFoundError("participant has no such key in force")
 
 

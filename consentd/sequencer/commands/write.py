@@ -169,9 +169,10 @@ class WriteContext:
         if abs(self.batch.time_ms - statement.author_time_ms) > MAX_AUTHOR_SKEW_MS:
             raise InvalidError("author_time_ms is more than ten minutes from the ledger's clock", "AUTHOR_CLOCK")
         owner = self.table.key_owner(statement.key)
-        if owner is None or owner.kind not in owners or (owner.kind is Owner.SUBJECT and owner.tag != signed.tag):
+        is_other = owner is not None and owner.owner is Owner.SUBJECT and owner.tag_or_name != signed.tag
+        if owner is None or owner.owner not in owners or is_other:
             raise InvalidError("author's key is not in force for this entry", "BAD_SIGNATURE")
-        if signer and owner.name != signer:
+        if signer and owner.tag_or_name != signer:
             raise InvalidError("author's key is not in force for this caller", "BAD_SIGNATURE")
         if not signed.is_verified:
             verify_ahead(self.author.origin, signed)
