@@ -106,12 +106,11 @@ class _Writer:
         """Read the source of every version from the person's chain. Nothing is verified, because nothing is claimed."""
         from consentd.statements import payloads
         from consentd.v1 import ledger_service_pb2 as ls
-        from consentd_client import rpcs
         from consentd_client.history import collect_proof
         from consentd_client.operations import call_stream
 
         request = ls.GetHistoryRequest(subject=person)
-        messages = self._client.run(call_stream(self._client.context, rpcs.GET_HISTORY, request))
+        messages = self._client.run(call_stream(self._client.context, request, ls.GetHistoryResponse))
         sources = set()
         for entry in collect_proof(messages).chains[0].entries:
             event = codec.decode_leaf(entry.leaf)

@@ -9,7 +9,6 @@ from consentd.errors import ProofError
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
-from consentd_client import rpcs
 from consentd_client.operations import ClientContext, Operation, ReadPage, call, read_pages
 from consentd_client.policy import CheckAnswer, find_fault, indeterminate
 from consentd_client.receipts import Receipt, WriteOptions, read_receipt, wait_for, write, write_fields
@@ -54,7 +53,7 @@ def authorize_access(
         network_origin: where the request came from, if the caller is a gateway that passes it on.
     """
     request = _authorize_request(context, question, signer, network_origin, options)
-    response = yield from call(context, rpcs.AUTHORIZE_ACCESS, request)
+    response = yield from call(context, request, ac.AuthorizeAccessResponse)
     return _authorize_answer(context, question, response)
 
 
@@ -77,7 +76,7 @@ def batch_authorize(
         for question, request_id in zip(questions, request_ids or [b""] * len(questions), strict=True)
     ]
     request = ac.BatchAuthorizeAccessesRequest(requests=requests, wait_for=wait_for(published))
-    response = yield from call(context, rpcs.BATCH_AUTHORIZE_ACCESSES, request)
+    response = yield from call(context, request, ac.BatchAuthorizeAccessesResponse)
     if len(response.results) != len(questions):
         raise ProofError("batch has another number of answers than of questions")
     return tuple(
@@ -141,7 +140,7 @@ def record_access(
     """Record the outcome of a permitted transfer. *signer* signs it with the participant's own key."""
     item = TransferOutcome(subject, access_seq, outcome)
     request = _record_request(context, item, signer, options)
-    return write(context, rpcs.RECORD_ACCESS, request, EntryKind.OUTCOME)
+    return write(context, request, ac.RecordAccessResponse, EntryKind.OUTCOME)
 
 
 def batch_record(
@@ -156,7 +155,7 @@ def batch_record(
         for item, request_id in zip(outcomes, request_ids or [b""] * len(outcomes), strict=True)
     ]
     request = ac.BatchRecordAccessesRequest(requests=requests, wait_for=wait_for(published))
-    response = yield from call(context, rpcs.BATCH_RECORD_ACCESSES, request)
+    response = yield from call(context, request, ac.BatchRecordAccessesResponse)
     if len(response.receipts) != len(outcomes):
         raise ProofError("batch has another number of receipts than of outcomes")
     return tuple(read_receipt(one, kinds=(EntryKind.OUTCOME,), trust=context.trust) for one in response.receipts)
@@ -180,7 +179,7 @@ def list_accesses(context: ClientContext, subject: pb.Subject) -> ReadPage[ac.Ac
     """Read who used, or asked to use, a person's data, newest first. It proves nothing; use ``history`` for a proof."""
     return read_pages(
         context,
-        rpcs.LIST_ACCESSES,
         lambda token: ac.ListAccessesRequest(subject=subject, page_token=token),
+        ac.ListAccessesResponse,
         lambda response: (response.accesses, response.next_page_token),
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, Ty
 
 from consentd_client import access, consents, ledger, policy, registry, transport
 from consentd_client.memory import Memory, RamMemory
-from consentd_client.operations import ClientContext, Operation, ReadPage, StreamCall, UnaryCall
+from consentd_client.operations import ClientContext, Operation, ReadPage, StreamCall, UnaryCall, procedure_path
 from consentd_client.transport import DEFAULT_TIMEOUT_S, Tls
 from consentd_client.trust import Trust
 
@@ -157,7 +157,7 @@ class ClientBase(ABC):
         if channel is None and tls is None:
             transport.check_plaintext(target)
         self._channel = self._open_channel(target, tls) if channel is None else channel
-        self._callables: dict[str, Any] = {}
+        self._callables: dict[type, Any] = {}
 
     @abstractmethod
     def _open_channel(self, target: str, tls: Tls | None) -> Any:
@@ -171,14 +171,14 @@ class ClientBase(ABC):
 
     def _callable(self, step: UnaryCall | StreamCall) -> Any:
         """Return gRPC's callable for the procedure of a step; each is made once."""
-        rpc = step.rpc
-        found = self._callables.get(rpc.path)
+        request_type, response_type = type(step.request), step.response_type
+        found = self._callables.get(request_type)
         if found is None:
             make = self._channel.unary_unary if isinstance(step, UnaryCall) else self._channel.unary_stream
-            found = self._callables[rpc.path] = make(
-                rpc.path,
-                request_serializer=rpc.request.SerializeToString,
-                response_deserializer=rpc.response.FromString,
+            found = self._callables[request_type] = make(
+                procedure_path(request_type, response_type),
+                request_serializer=request_type.SerializeToString,
+                response_deserializer=response_type.FromString,
             )
         return found
 

@@ -1,7 +1,7 @@
 """Operations of ConsentService: give, change, pause, resume and withdraw a consent; read consents."""
 
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar, Unpack
+from typing import TypeAlias, Unpack
 
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
@@ -9,13 +9,12 @@ from consentd.errors import ProofError
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import statement_pb2 as st
-from consentd_client import rpcs
-from consentd_client.operations import ClientContext, Operation, ReadPage, Rpc, call, read_pages
+from consentd_client.operations import ClientContext, Operation, ReadPage, call, read_pages
 from consentd_client.receipts import ConsentOptions, Receipt, consent_fields, read_receipt, write
 from consentd_client.signing import StatementSigner
 
-_Change = TypeVar("_Change", cs.PauseConsentRequest, cs.ResumeConsentRequest, cs.RevokeConsentRequest)
-_Changed = TypeVar("_Changed", cs.PauseConsentResponse, cs.ResumeConsentResponse, cs.RevokeConsentResponse)
+_Change: TypeAlias = cs.PauseConsentRequest | cs.ResumeConsentRequest | cs.RevokeConsentRequest
+_Changed: TypeAlias = cs.PauseConsentResponse | cs.ResumeConsentResponse | cs.RevokeConsentResponse
 _ChangeStatement: TypeAlias = st.PauseStatement | st.ResumeStatement | st.RevokeStatement
 
 
@@ -51,7 +50,7 @@ def grant(
         statement = st.GrantStatement(consent=consent)
         signed = signer.sign(EntryKind.GRANT, statement, request_id=request.request_id, now_ms=context.now_ms())
         request.signed.CopyFrom(signed)
-    response = yield from call(context, rpcs.GRANT_CONSENT, request)
+    response = yield from call(context, request, cs.GrantConsentResponse)
     answer = _grant_answer(context, response, EntryKind.GRANT, response.consent_id)
     event = answer.receipt.event
     if answer and answer.consent_id != codec.consent_id(event.tag, event.seq).hex():
@@ -90,7 +89,7 @@ def amend(
             EntryKind.AMEND, statement, request_id=request.request_id, now_ms=context.now_ms(), ref=record.seq
         )
         request.signed.CopyFrom(signed)
-    response = yield from call(context, rpcs.AMEND_CONSENT, request)
+    response = yield from call(context, request, cs.AmendConsentResponse)
     return _grant_answer(context, response, EntryKind.AMEND, consent_id)
 
 
@@ -109,7 +108,7 @@ def pause(
 ) -> Operation[Receipt]:
     """Pause a consent. Until it is resumed it permits nothing; what it denies stays denied."""
     request = cs.PauseConsentRequest(subject=subject, consent_id=consent_id, **consent_fields(context, options))
-    return _change(context, rpcs.PAUSE_CONSENT, request, EntryKind.PAUSE, st.PauseStatement(), options)
+    return _change(context, request, cs.PauseConsentResponse, EntryKind.PAUSE, st.PauseStatement(), options)
 
 
 def resume(
@@ -117,7 +116,7 @@ def resume(
 ) -> Operation[Receipt]:
     """End a pause."""
     request = cs.ResumeConsentRequest(subject=subject, consent_id=consent_id, **consent_fields(context, options))
-    return _change(context, rpcs.RESUME_CONSENT, request, EntryKind.RESUME, st.ResumeStatement(), options)
+    return _change(context, request, cs.ResumeConsentResponse, EntryKind.RESUME, st.ResumeStatement(), options)
 
 
 def revoke(
@@ -126,13 +125,13 @@ def revoke(
     """Withdraw a consent: no check that begins after this returned is permitted by it. *note*: the person's reason."""
     fields = consent_fields(context, options)
     request = cs.RevokeConsentRequest(subject=subject, consent_id=consent_id, note=note, **fields)
-    return _change(context, rpcs.REVOKE_CONSENT, request, EntryKind.REVOKE, st.RevokeStatement(note=note), options)
+    return _change(context, request, cs.RevokeConsentResponse, EntryKind.REVOKE, st.RevokeStatement(note=note), options)
 
 
 def _change(
     context: ClientContext,
-    rpc: Rpc[_Change, _Changed],
     request: _Change,
+    response_type: type[_Changed],
     kind: EntryKind,
     statement: _ChangeStatement,
     options: ConsentOptions,
@@ -143,7 +142,7 @@ def _change(
         statement.lineage_seq = record.lineage_seq
         signed = signer.sign(kind, statement, request_id=request.request_id, now_ms=context.now_ms(), ref=record.seq)
         request.signed.CopyFrom(signed)
-    return (yield from write(context, rpc, request, kind))
+    return (yield from write(context, request, response_type, kind))
 
 
 def _record_to_sign(
@@ -159,7 +158,7 @@ def _record_to_sign(
 def get_consent(context: ClientContext, subject: pb.Subject, consent_id: str) -> Operation[cs.ConsentRecord]:
     """Read the version of a consent that is in force."""
     request = cs.GetConsentRequest(subject=subject, consent_id=consent_id)
-    response = yield from call(context, rpcs.GET_CONSENT, request)
+    response = yield from call(context, request, cs.GetConsentResponse)
     return response.record
 
 
@@ -169,7 +168,7 @@ def list_consents(
     """Read a person's consents, newest first. The list proves nothing; use ``history`` for a proof."""
     return read_pages(
         context,
-        rpcs.LIST_CONSENTS,
         lambda token: cs.ListConsentsRequest(subject=subject, include_revoked=include_revoked, page_token=token),
+        cs.ListConsentsResponse,
         lambda response: (response.records, response.next_page_token),
     )

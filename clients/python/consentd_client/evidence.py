@@ -16,7 +16,7 @@ from consentd.errors import InvalidError, ProofError
 from consentd.statements.evidence import verify_evidence
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
-from consentd_client import ledger, rpcs
+from consentd_client import ledger
 from consentd_client.entries import History
 from consentd_client.history import check_asked, collect_proof, history_of
 from consentd_client.operations import ClientContext, Operation, call_stream, run_blocking
@@ -73,7 +73,7 @@ def save_history(
         request = ls.GetHistoryRequest(subject=chain)
     trust, now_ms = context.pinned(), context.now_ms()
     request.known_tree_size = found.checkpoint.size
-    pieces = yield from call_stream(context, rpcs.GET_HISTORY, request)
+    pieces = yield from call_stream(context, request, ls.GetHistoryResponse)
     proof = collect_proof(pieces)
     history.verify_sealed_checkpoint(proof, origin=trust.origin, log_verifier=trust.log_key, held=found.checkpoint)
     policy = "" if trust.policy is None else format_policy(trust.policy).decode()

@@ -9,7 +9,6 @@ from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, MalformedError, NotFoundError, ProofError, VerificationError
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
-from consentd_client import rpcs
 from consentd_client.entries import History
 from consentd_client.history import collect_proof, open_remembered, verify_history
 from consentd_client.operations import ClientContext, Operation, call, call_stream, run_blocking
@@ -19,7 +18,7 @@ from consentd_client.receipts import Receipt, read_receipt, wait_for
 def get_checkpoint(context: ClientContext) -> Operation[Checkpoint]:
     """Read the latest checkpoint, verify that it continues the remembered one, and remember it."""
     trust = context.pinned()
-    response = yield from call(context, rpcs.GET_CHECKPOINT, ls.GetCheckpointRequest())
+    response = yield from call(context, ls.GetCheckpointRequest(), ls.GetCheckpointResponse)
     point, _ = open_checkpoint(response.checkpoint, trust.origin, trust.log_key)
     trust.verify_witnessed(response.checkpoint, now_ms=context.now_ms())
     remembered_note = yield from run_blocking(context.memory.checkpoint)
@@ -28,7 +27,7 @@ def get_checkpoint(context: ClientContext) -> Operation[Checkpoint]:
         proof: list[bytes] = []
         if point.size > remembered.size:
             request = ls.GetConsistencyProofRequest(first_tree_size=remembered.size, second_tree_size=point.size)
-            found = yield from call(context, rpcs.GET_CONSISTENCY_PROOF, request)
+            found = yield from call(context, request, ls.GetConsistencyProofResponse)
             proof = list(found.hashes)
         try:
             _verify_continues(remembered, point, proof)
@@ -50,7 +49,7 @@ def get_receipt(context: ClientContext, receipt: Receipt, *, published: bool = T
     *published*: wait until a checkpoint covers the entry, at most until shortly before the deadline.
     """
     request = ls.GetReceiptRequest(index=receipt.index, leaf_hash=receipt.leaf_hash, wait_for=wait_for(published))
-    response = yield from call(context, rpcs.GET_RECEIPT, request)
+    response = yield from call(context, request, ls.GetReceiptResponse)
     if (response.receipt.index, response.receipt.leaf) != (receipt.index, receipt.leaf):
         raise ProofError("receipt is for another leaf than the one asked for")
     return read_receipt(response.receipt, kinds=tuple(EntryKind), trust=context.trust)
@@ -83,7 +82,7 @@ def _read_history(
     request.known_tree_size = 0 if point is None else point.size
     request.known_count = 0 if remembered is None else remembered.count
     try:
-        pieces = yield from call_stream(context, rpcs.GET_HISTORY, request)
+        pieces = yield from call_stream(context, request, ls.GetHistoryResponse)
     except InvalidError:
         if point is None:
             raise
@@ -91,7 +90,7 @@ def _read_history(
         # proves nothing. Ask for signed evidence instead: a checkpoint smaller than the remembered one, or a chain
         # that does not continue.
         request.known_tree_size = request.known_count = 0
-        pieces = yield from call_stream(context, rpcs.GET_HISTORY, request)
+        pieces = yield from call_stream(context, request, ls.GetHistoryResponse)
     except NotFoundError as error:
         if remembered is None:
             raise
@@ -131,7 +130,7 @@ def prune(
         StorageError: the pruning was stated in the ledger but not published in time; call again to continue.
     """
     request = ls.PruneRequest(kept_from_time_ms=kept_from_ms, dry_run=dry_run)
-    answers = yield from call_stream(context, rpcs.PRUNE, request, progress)
+    answers = yield from call_stream(context, request, ls.PruneResponse, progress)
     if not answers or answers[-1].step != ls.PRUNE_STEP_DONE:
         raise MalformedError("pruning ended without saying what was done")
     return answers[-1]

@@ -18,14 +18,15 @@ operations, and is tested without a network. The design is known as "sans IO" (h
 
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
+
+from google.protobuf.message import Message
 
 from consentd.errors import InvalidError, MalformedError, StorageError
 from consentd_client.memory import Memory
 from consentd_client.trust import Trust
 
 T = TypeVar("T")
-Q = TypeVar("Q")
 R = TypeVar("R")
 
 MAX_STREAM_BYTES = 256 << 20
@@ -34,15 +35,6 @@ MAX_STREAM_BYTES = 256 << 20
 
 class UnavailableError(StorageError):
     """The daemon was not reached, or it cannot serve now. This is the only error after which a call is repeated."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rpc(Generic[Q, R]):
-    """A remote procedure: its gRPC path, and the types of its request and its response, or of each of a stream."""
-
-    path: str
-    request: type[Q]
-    response: type[R]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,18 +68,18 @@ class ClientContext:
 
 @dataclass(frozen=True, slots=True)
 class UnaryCall:
-    """Call *rpc*. The result is the response."""
+    """Call the procedure of *request*. The result is its response."""
 
-    rpc: Rpc[Any, Any]
-    request: Any = field(repr=False)
+    request: Message = field(repr=False)
+    response_type: type[Any]
 
 
 @dataclass(slots=True)
 class StreamCall:
-    """Call *rpc*, which answers with a stream; pass each message to ``receive``. The result is ``messages``."""
+    """Likewise call a procedure that answers with a stream; pass each message to ``receive``; result: ``messages``."""
 
-    rpc: Rpc[Any, Any]
-    request: Any = field(repr=False)
+    request: Message = field(repr=False)
+    response_type: type[Any]
     max_bytes: int
     on_message: Callable[[Any], None] | None = None
     messages: list[Any] = field(default_factory=list, repr=False)
@@ -121,10 +113,18 @@ Step: TypeAlias = UnaryCall | StreamCall | Sleep | RunBlocking
 Operation: TypeAlias = Generator[Step, Any, T]
 
 
-def call(context: ClientContext, rpc: Rpc[Q, R], request: Q) -> Operation[R]:
-    """Call *rpc*; repeat the identical request while the daemon is not reached. Raises as ``ClientBase`` says."""
+def procedure_path(request_type: type[Message], response_type: type[Message]) -> str:
+    """Return the gRPC path of the procedure with these message types; each procedure of the contract has its own."""
+    wanted = (request_type.DESCRIPTOR, response_type.DESCRIPTOR)
+    services = request_type.DESCRIPTOR.file.services_by_name.values()
+    [found] = [rpc for service in services for rpc in service.methods if (rpc.input_type, rpc.output_type) == wanted]
+    return f"/{found.containing_service.full_name}/{found.name}"
+
+
+def call(context: ClientContext, request: Message, response_type: type[R]) -> Operation[R]:
+    """Call the procedure of *request*, again while the daemon is not reached. Raises as ``ClientBase`` says."""
     try:
-        answer: R = yield from _repeated(context, lambda: UnaryCall(rpc, request))
+        answer: R = yield from _repeated(context, lambda: UnaryCall(request, response_type))
     except StorageError as error:
         request_id = getattr(request, "request_id", b"")
         if request_id:
@@ -134,11 +134,11 @@ def call(context: ClientContext, rpc: Rpc[Q, R], request: Q) -> Operation[R]:
 
 
 def call_stream(
-    context: ClientContext, rpc: Rpc[Q, R], request: Q, on_message: Callable[[R], None] | None = None
+    context: ClientContext, request: Message, response_type: type[R], on_message: Callable[[R], None] | None = None
 ) -> Operation[list[R]]:
-    """Likewise call an *rpc* that answers with a stream; return all messages. *on_message* gets each on arrival."""
+    """Likewise call a procedure that answers with a stream; return all messages. *on_message* gets each on arrival."""
     limit = context.max_stream_bytes
-    answer: list[R] = yield from _repeated(context, lambda: StreamCall(rpc, request, limit, on_message))
+    answer: list[R] = yield from _repeated(context, lambda: StreamCall(request, response_type, limit, on_message))
     return answer
 
 
@@ -168,12 +168,15 @@ ReadPage: TypeAlias = Callable[[str], Operation[Page[T]]]
 
 
 def read_pages(
-    context: ClientContext, rpc: Rpc[Q, R], make_request: Callable[[str], Q], parse: Callable[[R], Page[T]]
+    context: ClientContext,
+    make_request: Callable[[str], Message],
+    response_type: type[R],
+    parse: Callable[[R], Page[T]],
 ) -> ReadPage[T]:
     """Return a function that reads one page of a list."""
 
     def read_page(page_token: str) -> Operation[Page[T]]:
-        response = yield from call(context, rpc, make_request(page_token))
+        response = yield from call(context, make_request(page_token), response_type)
         items, next_page_token = parse(response)
         if next_page_token and next_page_token == page_token:
             raise MalformedError("page names itself as the next page of the list")

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from consentd.errors import ConsentdError, ProofError
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import policy_service_pb2 as ps
-from consentd_client import rpcs
 from consentd_client.operations import ClientContext, Operation, call
 from consentd_client.transport import item_error
 
@@ -47,7 +46,7 @@ class CheckAnswer:
 
 def check_or_raise(context: ClientContext, question: pb.Question) -> Operation[CheckAnswer]:
     """Ask whether a transfer may happen. Nothing is recorded."""
-    response = yield from call(context, rpcs.CHECK, ps.CheckRequest(question=question))
+    response = yield from call(context, ps.CheckRequest(question=question), ps.CheckResponse)
     answer = read_decision(question, response.decision)
     if answer.error is not None:
         raise answer.error
@@ -83,7 +82,7 @@ def _batch(
     if not questions:
         return ()
     try:
-        response = yield from call(context, rpcs.BATCH_CHECK, request)
+        response = yield from call(context, request, ps.BatchCheckResponse)
         if len(response.results) != len(questions):
             raise ProofError("batch has another number of answers than of questions")
     except ConsentdError as error:

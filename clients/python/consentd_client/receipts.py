@@ -2,14 +2,16 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Protocol, TypedDict, TypeVar
+from typing import Protocol, TypedDict
+
+from google.protobuf.message import Message
 
 from consentd.core import codec, merkle
 from consentd.core.checkpoint import Checkpoint, parse_proof, verify_proof
 from consentd.core.kinds import EntryKind
 from consentd.errors import ProofError
 from consentd.v1 import consent_pb2 as pb
-from consentd_client.operations import ClientContext, Operation, Rpc, call
+from consentd_client.operations import ClientContext, Operation, call
 from consentd_client.signing import StatementSigner
 from consentd_client.trust import Trust
 
@@ -166,11 +168,9 @@ class WriteResponse(Protocol):
         """The receipt of the entry."""
 
 
-Q = TypeVar("Q")
-R = TypeVar("R", bound=WriteResponse)
-
-
-def write(context: ClientContext, rpc: Rpc[Q, R], request: Q, kind: EntryKind) -> Operation[Receipt]:
-    """Call an *rpc* that records one entry of *kind*; return its receipt."""
-    response = yield from call(context, rpc, request)
+def write(
+    context: ClientContext, request: Message, response_type: type[WriteResponse], kind: EntryKind
+) -> Operation[Receipt]:
+    """Call the procedure of *request*, which records one entry of *kind*; return its receipt."""
+    response = yield from call(context, request, response_type)
     return read_receipt(response.receipt, kinds=(kind,), trust=context.trust)

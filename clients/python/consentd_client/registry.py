@@ -8,7 +8,6 @@ from consentd.errors import ProofError
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
-from consentd_client import rpcs
 from consentd_client.operations import ClientContext, Operation, ReadPage, call, read_pages
 from consentd_client.receipts import Receipt, WriteOptions, read_receipt, write, write_fields
 
@@ -41,7 +40,7 @@ def enrol(
     request = rs.EnrolSubjectRequest(
         subject=subject, method=method, subject_key=subject_key, **write_fields(context, options)
     )
-    response = yield from call(context, rpcs.ENROL_SUBJECT, request)
+    response = yield from call(context, request, rs.EnrolSubjectResponse)
     receipt = read_receipt(response.receipt, kinds=(EntryKind.ENROL,), trust=context.trust)
     if (receipt.event.tag, receipt.event.seq) != (response.tag, 1):
         raise ProofError("receipt is not for the first entry of the tag")
@@ -53,7 +52,7 @@ def register_participant(
 ) -> Operation[Receipt]:
     """Register a participant, or replace what is recorded of it. For the operator."""
     request = rs.RegisterParticipantRequest(participant=participant, **write_fields(context, options))
-    return write(context, rpcs.REGISTER_PARTICIPANT, request, EntryKind.PARTICIPANT)
+    return write(context, request, rs.RegisterParticipantResponse, EntryKind.PARTICIPANT)
 
 
 def add_key(
@@ -61,7 +60,7 @@ def add_key(
 ) -> Operation[Receipt]:
     """Put a participant's Ed25519 public key, 32 bytes, in force. For the operator."""
     request = rs.AddKeyRequest(participant_id=participant_id, key=key, **write_fields(context, options))
-    return write(context, rpcs.ADD_KEY, request, EntryKind.KEY)
+    return write(context, request, rs.AddKeyResponse, EntryKind.KEY)
 
 
 def retire_key(
@@ -69,7 +68,7 @@ def retire_key(
 ) -> Operation[Receipt]:
     """Retire a participant's key. Statements that the key signed earlier stay valid. For the operator."""
     request = rs.RetireKeyRequest(participant_id=participant_id, key=key, **write_fields(context, options))
-    return write(context, rpcs.RETIRE_KEY, request, EntryKind.KEY)
+    return write(context, request, rs.RetireKeyResponse, EntryKind.KEY)
 
 
 def publish_vocabulary(
@@ -77,7 +76,7 @@ def publish_vocabulary(
 ) -> Operation[Receipt]:
     """Publish the complete next version of the vocabulary. For the operator."""
     request = rs.PublishVocabularyRequest(vocabulary=vocabulary, **write_fields(context, options))
-    return write(context, rpcs.PUBLISH_VOCABULARY, request, EntryKind.VOCABULARY)
+    return write(context, request, rs.PublishVocabularyResponse, EntryKind.VOCABULARY)
 
 
 def publish_notice(
@@ -85,7 +84,7 @@ def publish_notice(
 ) -> Operation[Receipt]:
     """Publish the next version of a notice. For the operator."""
     request = rs.PublishNoticeRequest(notice=notice, **write_fields(context, options))
-    return write(context, rpcs.PUBLISH_NOTICE, request, EntryKind.NOTICE)
+    return write(context, request, rs.PublishNoticeResponse, EntryKind.NOTICE)
 
 
 def publish_rules(
@@ -93,38 +92,38 @@ def publish_rules(
 ) -> Operation[Receipt]:
     """Publish the complete next version of the realm's rules. For the operator."""
     request = rs.PublishRulesRequest(rules=rules, **write_fields(context, options))
-    return write(context, rpcs.PUBLISH_RULES, request, EntryKind.RULES)
+    return write(context, request, rs.PublishRulesResponse, EntryKind.RULES)
 
 
 def get_participant(context: ClientContext, participant_id: str) -> Operation[rs.GetParticipantResponse]:
     """Read what is recorded of one participant, and its keys in force."""
-    return call(context, rpcs.GET_PARTICIPANT, rs.GetParticipantRequest(participant_id=participant_id))
+    return call(context, rs.GetParticipantRequest(participant_id=participant_id), rs.GetParticipantResponse)
 
 
 def list_participants(context: ClientContext) -> ReadPage[st.ParticipantStatement]:
     """Read all participants."""
     return read_pages(
         context,
-        rpcs.LIST_PARTICIPANTS,
         lambda token: rs.ListParticipantsRequest(page_token=token),
+        rs.ListParticipantsResponse,
         lambda response: (response.participants, response.next_page_token),
     )
 
 
 def get_vocabulary(context: ClientContext) -> Operation[st.VocabularyStatement]:
     """Read the vocabulary in force."""
-    response = yield from call(context, rpcs.GET_VOCABULARY, rs.GetVocabularyRequest())
+    response = yield from call(context, rs.GetVocabularyRequest(), rs.GetVocabularyResponse)
     return response.vocabulary
 
 
 def get_notice(context: ClientContext, notice_id: str, version: int = 0) -> Operation[st.NoticeStatement]:
     """Read one version of a notice; 0: the latest version."""
     request = rs.GetNoticeRequest(notice_id=notice_id, version=version)
-    response = yield from call(context, rpcs.GET_NOTICE, request)
+    response = yield from call(context, request, rs.GetNoticeResponse)
     return response.notice
 
 
 def get_rules(context: ClientContext) -> Operation[st.RulesStatement]:
     """Read the rules in force."""
-    response = yield from call(context, rpcs.GET_RULES, rs.GetRulesRequest())
+    response = yield from call(context, rs.GetRulesRequest(), rs.GetRulesResponse)
     return response.rules
