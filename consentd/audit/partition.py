@@ -45,13 +45,9 @@ _TAG = 32
 
 @dataclass(slots=True)
 class PartitionResult:
-    """What a partition has found so far.
+    """What a partition has found in its first *size* leaves, as in ``ReplayReport``.
 
-    Attributes:
-        size: leaves replayed.
-        same: decisions that came out as recorded, by kind of entry.
-        not_checked: what could not be determined, and how often.
-        faults: the first ``MAX_FAULTS``. Every partition finds a fault of the registry.
+    *faults* are the first ``MAX_FAULTS``. Every partition finds a fault of the registry.
     """
 
     size: int = 0
@@ -62,12 +58,9 @@ class PartitionResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionPlan:
-    """Which decisions a partition replays.
+    """Which decisions a partition replays: partition *number*, from 0, of *of*.
 
-    Attributes:
-        location, point: the ledger, and the checkpoint up to which it is replayed.
-        directory: where all partitions have their states.
-        number, of: this is partition *number*, from 0, of so many.
+    *point* is the checkpoint up to which the ledger is replayed. All partitions have their states in *directory*.
     """
 
     location: Location
@@ -78,11 +71,7 @@ class PartitionPlan:
 
 
 class Partition:
-    """One partition. One thread owns it.
-
-    Attributes:
-        result: up to the last bundle that was replayed.
-    """
+    """One partition; *result* is up to the last bundle that was replayed. One thread owns it."""
 
     def __init__(self, plan: PartitionPlan) -> None:
         """Open the ledger and the partition's state, or begin one.
@@ -134,11 +123,7 @@ class Partition:
         return self.result
 
     def finish(self) -> None:
-        """Compare the tree with the checkpoint.
-
-        Raises:
-            ProofError: the leaves are not those that the log signed.
-        """
+        """Compare the tree with the checkpoint. Raises ProofError if the log did not sign these leaves."""
         if self._edge.root() != self._point.root:
             raise ProofError(f"leaves do not hash to the root that the log signed at size {self._point.size}")
 

@@ -15,19 +15,10 @@ from dataclasses import dataclass, replace
 
 from google.protobuf.message import Message
 
-from consentd.core import codec, history, merkle
+from consentd.core import codec, history, key_validity, merkle
 from consentd.core.evidence import Evidence, Scope, SingleEntry
 from consentd.core.history import ChainProof, HeldChain, HistoryEntry, SealedCheckpoint, VerifiedEntry
-from consentd.core.key_validity import (
-    LEDGER_CHAIN,
-    PARTICIPANT_PREFIX,
-    KeyChange,
-    ValidKeys,
-    has_author_keys,
-    valid_keys,
-    verify_authors,
-    verify_key_changes,
-)
+from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX, KeyChange, ValidKeys, verify_authors
 from consentd.core.kinds import EntryKind, Owner, authors_of, is_known
 from consentd.core.note import NoteVerifier
 from consentd.core.pruned import Retention
@@ -118,13 +109,8 @@ class VerifiedEvidence:
 
 
 def verify_evidence(
-    evidence: Evidence,
-    *,
-    origin: str,
-    log_verifier: NoteVerifier,
-    policy: WitnessPolicy | None = None,
-    now_ms: int | None = None,
-    max_age_s: int | None = None,
+    evidence: Evidence, *, origin: str, log_verifier: NoteVerifier, policy: WitnessPolicy | None = None,
+    now_ms: int | None = None, max_age_s: int | None = None,
 ) -> VerifiedEvidence:
     """Verify evidence with what the reader pinned; return what it proves.
 
@@ -169,12 +155,7 @@ def verify_evidence(
 
 
 def verify_chains(
-    chains: Sequence[ChainProof],
-    sealed: SealedCheckpoint,
-    *,
-    asked: bytes,
-    origin: str,
-    log_verifier: NoteVerifier,
+    chains: Sequence[ChainProof], sealed: SealedCheckpoint, *, asked: bytes, origin: str, log_verifier: NoteVerifier,
     known: Sequence[HistoryEntry] = (),
 ) -> VerifiedChains:
     """Verify chains at one sealed checkpoint: each is whole, and every statement was signed by a key in force.
@@ -193,7 +174,7 @@ def verify_chains(
     tags = [chain.tag for chain in chains]
     if len(set(tags)) != len(tags):
         raise ProofError("a chain is there twice")
-    if any(not has_author_keys(chain.public_name) and chain.tag != asked for chain in chains):
+    if any(not key_validity.has_author_keys(chain.public_name) and chain.tag != asked for chain in chains):
         raise ProofError("a chain is there that was not asked for, and is no author's")
     verified: dict[bytes, tuple[VerifiedEntry, ...]] = {}
     retention = Retention()
@@ -207,7 +188,7 @@ def verify_chains(
                     values.add_retention(retention, entry.event, entry.statement.payload)
     found = tuple(VerifiedChain(chain, verified[chain.tag]) for chain in chains)
     known_events = {entry.event for entry in verified.get(asked, ())[: len(known)]}
-    keys = verify_key_changes(_key_changes(found), origin=origin, known=known_events)
+    keys = key_validity.verify_key_changes(_key_changes(found), origin=origin, known=known_events)
     for tag, entries in verified.items():
         verify_authors(entries[len(known) :] if tag == asked else entries, origin=origin, keys=keys)
     if asked or codec.LEDGER_TAG in verified:
@@ -301,7 +282,7 @@ def _verify_author(entry: VerifiedEntry, keys: ValidKeys, origin: str) -> bool:
         verify_authors([entry], origin=origin, keys=keys)
         return True
     own = KeyChange(key=key, owner=Owner.SUBJECT, tag_or_name=entry.event.tag, time_ms=0)
-    verify_authors([entry], origin=origin, keys=valid_keys([own]))
+    verify_authors([entry], origin=origin, keys=key_validity.valid_keys([own]))
     return False
 
 
