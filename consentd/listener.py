@@ -74,8 +74,10 @@ class Listener:
         class Handler(_Handler):
             timeout = idle_s
 
-            def respond(self) -> None:
+            def do_GET(self) -> None:
                 self.answer(respond, max_body)
+
+            do_HEAD = do_POST = do_GET  # noqa: N815  # the names are http.server's
 
         try:
             self._server = _Server(address, Handler)
@@ -103,14 +105,6 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server_version = "consentd"
     sys_version = ""
-
-    def respond(self) -> None:
-        raise NotImplementedError
-
-    def do_GET(self) -> None:
-        self.respond()
-
-    do_HEAD = do_POST = do_GET  # noqa: N815  # the names are http.server's
 
     def answer(self, respond: Respond, max_body: int) -> None:
         length = self.headers.get("Content-Length", "0" if self.command != "POST" else "")
@@ -142,12 +136,10 @@ class _Server(ThreadingHTTPServer):
         super().__init__(*args)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Remember a connection, and serve it."""
         self._open.add(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """Close a connection."""
         self._open.discard(request)
         super().shutdown_request(request)
 

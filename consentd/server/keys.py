@@ -5,7 +5,7 @@ signs the daemon's statements, and ``vault.key`` wraps the data keys of persons 
 """
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from consentd.config import Config
@@ -16,7 +16,6 @@ from consentd.errors import InvalidError, StorageError
 from consentd.sequencer.commands.callers import OPERATOR
 from consentd.service.auth import format_credential
 
-TOKEN_BYTES = 32
 KEY_SECTIONS = """\
 [keys]
 log_key_file = "keys/log.key"
@@ -32,14 +31,10 @@ credentials_file = "keys/credentials"
 class Keys:
     """The daemon's keys. The repr shows none of them."""
 
-    log: note.Signer
-    statement: ed25519.KeyPair
-    vault: bytes
-    log_mldsa: MldsaSigner | None = None
-
-    def __repr__(self) -> str:
-        """Show no key."""
-        return "Keys(…)"
+    log: note.Signer = field(repr=False)
+    statement: ed25519.KeyPair = field(repr=False)
+    vault: bytes = field(repr=False)
+    log_mldsa: MldsaSigner | None = field(default=None, repr=False)
 
 
 def make_keys(config: Config) -> str:
@@ -52,11 +47,9 @@ def make_keys(config: Config) -> str:
         StorageError: a file cannot be written.
     """
     token = make_token()
+    log = note.Signer(config.ledger.origin, ed25519.KeyPair(secrets.token_bytes(32)))
     files = {
-        config.keys.log_key_file: note.format_signing_key(
-            note.Signer(config.ledger.origin, ed25519.KeyPair(secrets.token_bytes(32)))
-        )
-        + "\n",
+        config.keys.log_key_file: note.format_signing_key(log) + "\n",
         config.keys.statement_key_file: secrets.token_hex(32) + "\n",
         config.keys.vault_key_file: secrets.token_hex(32) + "\n",
         config.callers.credentials_file: format_credential(token, OPERATOR),
@@ -82,7 +75,7 @@ def make_keys(config: Config) -> str:
 
 def make_token() -> str:
     """Return a new bearer token."""
-    return secrets.token_urlsafe(TOKEN_BYTES)
+    return secrets.token_urlsafe(32)
 
 
 def read_keys(config: Config) -> Keys:

@@ -257,38 +257,26 @@ def _read_token(path: Path) -> str:
 
 
 class WitnessServer:
-    """A witness that listens from ``start`` to ``stop``."""
+    """A witness that listens, and answers until ``stop``."""
 
     def __init__(self, config: WitnessServerConfig, *, wall_s: Callable[[], int] = lambda: int(time.time())) -> None:
-        """Read keys and state. Raises as ``Witness``."""
-        self._listen = config.witness.listen
+        """Read keys and state, and listen. Raises as ``Witness`` and ``Listener``."""
         self.witness = Witness(config, wall_s=wall_s)
-        self._listener: Listener | None = None
-
-    def start(self) -> None:
-        """Listen and answer.
-
-        Raises:
-            StorageError: the address cannot be listened on.
-        """
-        address = parse_listen(self._listen, option="witness.listen")
+        address = parse_listen(config.witness.listen, option="witness.listen")
         self._listener = Listener(address, self._respond, idle_s=IDLE_S, max_body=MAX_BODY)
         log.info("witness listens on port %d", self._listener.port)
 
     def stop(self) -> None:
         """Stop listening, and write the caches of the replays."""
-        if self._listener is not None:
-            self._listener.stop()
-            self._listener.disconnect()
-            self._listener = None
+        self._listener.stop()
+        self._listener.disconnect()
         self.witness.close()
 
     def _respond(self, request: HttpRequest) -> HttpResponse:
         if request.method == "POST" and request.path == PATH:
             return self.witness.add_checkpoint(request.body)
-        parts = request.path.split("/")
-        if request.method != "POST" and len(parts) == 3 and parts[2] == "checkpoint":
-            signed = self.witness.checkpoint(parts[1])
+        if request.method != "POST" and request.path.endswith("/checkpoint"):
+            signed = self.witness.checkpoint(request.path.removeprefix("/").removesuffix("/checkpoint"))
             if signed is not None:
                 return HttpResponse(HTTPStatus.OK, TEXT, signed)
         return text_response(HTTPStatus.NOT_FOUND, "no such page")
@@ -304,6 +292,5 @@ def serve_witness(config: WitnessServerConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: done.set())
     server = WitnessServer(config)
-    server.start()
     done.wait()
     server.stop()

@@ -143,7 +143,6 @@ class OurWitness:
 
     def start(self, **options: Any) -> WitnessServer:
         self.server = WitnessServer(self.config, **options)
-        self.server.start()
         return self.server
 
     def stop(self) -> None:
