@@ -169,22 +169,19 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
     def ListAccesses(self, request: ac.ListAccessesRequest, context: Context) -> ac.ListAccessesResponse:
         """Read who used a person's data, newest first."""
         caller, services = self.acting_caller(context), self.services
-        size = requests.page_size(request.page_size)
+        pager = requests.Pager(services.page_key, "ListAccesses", caller, request.page_size, request.subject)
         with services.table.read() as snapshot:
             tag = self.tag(snapshot, request.subject)
             tree_size, root = snapshot.size, snapshot.root
-        pager = requests.Pager(services.page_key, "ListAccesses", caller, request.subject)
         count, _ = services.ledger.head(tag)
         before = count + 1
         if request.page_token:
             before, tree_size = pager.parse(request.page_token)
             root = reads.root_at(services.ledger.store, tree_size)
         records = self._access_records(tag, count, before=before, tree_size=tree_size)
-        page, more = requests.take_page(records, size)
-        response = ac.ListAccessesResponse(accesses=page, revision=revision(tree_size, root))
-        if more:
-            response.next_page_token = pager.token(page[-1].seq, tree_size)
-        return response
+        page, more = requests.take_page(records, pager.size)
+        token = pager.token(page[-1].seq, tree_size) if more else ""
+        return ac.ListAccessesResponse(accesses=page, revision=revision(tree_size, root), next_page_token=token)
 
     def _access_records(self, tag: bytes, count: int, *, before: int, tree_size: int) -> Iterator[ac.AccessRecord]:
         """Yield the accesses below seq *before* that are in the tree, newest first, with their outcomes."""

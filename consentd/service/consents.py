@@ -99,10 +99,8 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
     def ListConsents(self, request: cs.ListConsentsRequest, context: Context) -> cs.ListConsentsResponse:
         """Read a person's consents, newest lineage first."""
         caller = self.acting_caller(context)
-        size = requests.page_size(request.page_size)
-        pager = requests.Pager(
-            self.services.page_key, "ListConsents", caller, request.subject, str(request.include_revoked)
-        )
+        selection = request.subject, str(request.include_revoked)
+        pager = requests.Pager(self.services.page_key, "ListConsents", caller, request.page_size, *selection)
         with self.services.table.read() as snapshot:
             tag = self.tag(snapshot, request.subject)
             lineages = snapshot.lineages(tag)
@@ -113,11 +111,9 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
             gone = self._revoked(tag, {lineage.lineage for lineage in lineages})
             records += [record for record in gone if record.lineage_seq < before]
         records.sort(key=lambda record: -record.lineage_seq)
-        page, more = requests.take_page(records, size)
-        response = cs.ListConsentsResponse(records=page, revision=revision(tree_size, root))
-        if more:
-            response.next_page_token = pager.token(page[-1].lineage_seq, pinned)
-        return response
+        page, more = requests.take_page(records, pager.size)
+        token = pager.token(page[-1].lineage_seq, pinned) if more else ""
+        return cs.ListConsentsResponse(records=page, revision=revision(tree_size, root), next_page_token=token)
 
     # -- steps ------------------------------------------------------------------------------------------------
 

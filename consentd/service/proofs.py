@@ -12,7 +12,7 @@ from consentd.ledger.retention import read_pruned
 from consentd.ledger.vault import Vault
 from consentd.sequencer.commands.callers import has_right, is_auditor
 from consentd.service.pruning import prune
-from consentd.service.requests import Pager, page_size
+from consentd.service.requests import Pager
 from consentd.service.rpc import rpc, stream_rpc
 from consentd.service.servicer import Context, Servicer, revision
 from consentd.store import Store
@@ -41,19 +41,14 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
     def ListEntries(self, request: ls.ListEntriesRequest, context: Context) -> ls.ListEntriesResponse:
         """Read leaves in the order of their indexes."""
         caller = self._auditor(context)
-        size = page_size(request.page_size)
-        pager = Pager(self.services.page_key, "ListEntries", caller)
-        start, tree_size, root = self._page_start(pager, request.page_token, request.start_index)
-        end = min(start + size, tree_size)
+        pager = Pager(self.services.page_key, "ListEntries", caller, request.page_size)
+        start, end, tree_size, root = self._page_range(pager, request.page_token, request.start_index)
         minimum = read_pruned(self.services.ledger.store).minimum
         if start < minimum:
             raise NotFoundError(f"leaves below the minimum index are pruned: `{minimum}`", "PRUNED")
-        response = ls.ListEntriesResponse(first_index=start, revision=revision(tree_size, root))
-        if start < end:
-            response.leaves.extend(reads.read_leaves(self.services.ledger.store, start, end))
-        if end < tree_size:
-            response.next_page_token = pager.token(end, tree_size)
-        return response
+        leaves = reads.read_leaves(self.services.ledger.store, start, end) if start < end else []
+        token, at = pager.token(end, tree_size) if end < tree_size else "", revision(tree_size, root)
+        return ls.ListEntriesResponse(first_index=start, leaves=leaves, revision=at, next_page_token=token)
 
     @rpc
     def ListStatements(self, request: ls.ListStatementsRequest, context: Context) -> ls.ListStatementsResponse:
@@ -61,11 +56,9 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         caller = self._auditor(context)
         with self.services.table.read() as snapshot:
             persons = has_right(snapshot, caller, st.PARTICIPANT_RIGHT_READ_STATEMENTS)
-        size = page_size(request.page_size)
         kinds = frozenset(request.kinds)
-        pager = Pager(self.services.page_key, "ListStatements", caller, str(sorted(kinds)))
-        start, tree_size, root = self._page_start(pager, request.page_token, request.start_index)
-        end = min(start + size, tree_size)
+        pager = Pager(self.services.page_key, "ListStatements", caller, request.page_size, str(sorted(kinds)))
+        start, end, tree_size, root = self._page_range(pager, request.page_token, request.start_index)
         response = ls.ListStatementsResponse(revision=revision(tree_size, root))
         left_bytes = self.services.config.grpc.max_message_bytes // 2
         for index, leaf in reads.scan_leaves(self.services.ledger.store, start, end):
@@ -126,11 +119,11 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
     @stream_rpc
     def GetHistory(self, request: ls.GetHistoryRequest, context: Context) -> Iterator[ls.GetHistoryResponse]:
         """Stream the history of a chain, with the proof that no entry is missing."""
-        tag, names = self._chain(request, context)
+        tag, name = self._chain(request, context)
         if request.known_count > codec.MAX_SEQ:
             raise InvalidError("known_count is larger than the history")
         chains = _Chains(self.services.ledger.store, self.services.vault)
-        heads, published, names = self._prove_heads(chains, tag, names, request.known_count)
+        heads, published, names = self._prove_heads(chains, tag, name, request.known_count)
         store = self.services.ledger.store
         first = max(request.known_count + 1, reads.first_after_gaps(store, tag))
         inclusion = reads.prove_inclusion(store, heads.size - 1, heads.size)
@@ -143,10 +136,8 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         yield ls.GetHistoryResponse(head=head)
         if request.known_count > heads.chains[tag][0]:
             raise InvalidError("known_count is larger than the history")
-        yield from _stream_chain(chains, heads, tag, names[tag], first)
-        for other, name in names.items():
-            if other != tag:
-                yield from _stream_chain(chains, heads, other, name, 1)
+        for each, public_name in names.items():  # the chain asked for is the first
+            yield from _stream_chain(chains, heads, each, public_name, first if each == tag else 1)
 
     @stream_rpc
     def Prune(self, request: ls.PruneRequest, context: Context) -> Iterator[ls.PruneResponse]:
@@ -156,35 +147,33 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
 
     # -- steps ------------------------------------------------------------------------------------------------
 
-    def _chain(self, request: ls.GetHistoryRequest, context: Context) -> tuple[bytes, dict[bytes, str]]:
-        """Return the tag of the chain asked for, and its public name by tag; a person's chain has the name ""."""
+    def _chain(self, request: ls.GetHistoryRequest, context: Context) -> tuple[bytes, str]:
+        """Return the tag of the chain asked for, and its public name; a person's chain has the name ""."""
         if request.WhichOneof("chain") == "public_name":
-            tag = codec.public_tag(request.public_name)
-            return tag, {tag: request.public_name}
+            return codec.public_tag(request.public_name), request.public_name
         if request.WhichOneof("chain") != "subject":
             raise InvalidError("request names no chain")
         self.acting_caller(context)
         with self.services.table.read() as snapshot:
-            tag = self.tag(snapshot, request.subject)
-        return tag, {tag: ""}
+            return self.tag(snapshot, request.subject), ""
 
     def _prove_heads(
-        self, chains: "_Chains", tag: bytes, names: dict[bytes, str], known: int
+        self, chains: "_Chains", tag: bytes, name: str, known: int
     ) -> tuple[HeadProofs, Published, dict[bytes, str]]:
         """Prove the heads of the chain, and of the key chains of its authors, at one published checkpoint.
 
         The authors are known only after the chain is read. A key chain has authors too, and new entries may be written
         meanwhile. So this repeats, with the chains found so far, until a checkpoint needs no further chain.
         """
-        store, names = self.services.ledger.store, {**names, codec.LEDGER_TAG: LEDGER_CHAIN}
+        store, names = self.services.ledger.store, {tag: name, codec.LEDGER_TAG: LEDGER_CHAIN}
         for _ in range(_MAX_TRIES):
             tags = list(names)
             heads, published = self.services.sequencer.prove_heads(tags)
             wanted = dict(names)
             for each in tags:
                 first = max(known + 1, reads.first_after_gaps(store, tag)) if each == tag else 1
-                for name in self._authors(chains.read(each, first, heads.chains[each][0])):
-                    wanted.setdefault(codec.public_tag(name), name)
+                for author in self._authors(chains.read(each, first, heads.chains[each][0])):
+                    wanted.setdefault(codec.public_tag(author), author)
             if wanted == names:
                 return heads, published, names
             names = wanted
@@ -217,15 +206,17 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
             raise InvalidError(f"tree is larger than the latest checkpoint: `{asked}` and `{latest}`")
         return asked or latest
 
-    def _page_start(self, pager: Pager, token: str, start_index: int) -> tuple[int, int, bytes]:
-        """Return (first index, tree size, root) of the page that a token or, without one, *start_index* asks for."""
+    def _page_range(self, pager: Pager, token: str, start_index: int) -> tuple[int, int, int, bytes]:
+        """Return the page that a token, or else *start_index*, asks for: its first index and end; tree size, root."""
+        if token and start_index:
+            raise InvalidError("start_index and page_token exclude each other", "INVALID_PAGE")
         if token:
-            if start_index:
-                raise InvalidError("start_index and page_token exclude each other", "INVALID_PAGE")
             start, size = pager.parse(token)
-            return start, size, reads.root_at(self.services.ledger.store, size)
-        point = self.services.sequencer.checkpoints.latest().checkpoint
-        return min(start_index, point.size), point.size, point.root
+            root = reads.root_at(self.services.ledger.store, size)
+        else:
+            point = self.services.sequencer.checkpoints.latest().checkpoint
+            start, size, root = min(start_index, point.size), point.size, point.root
+        return start, min(start + pager.size, size), size, root
 
 
 class _Chains:

@@ -9,9 +9,10 @@ from consentd.core.kinds import EntryKind
 from consentd.errors import NotFoundError
 from consentd.sequencer.commands import registry
 from consentd.sequencer.commands.callers import PARTICIPANT_ID
-from consentd.service.requests import Pager, content_hash, make_request, page_size, take_page
+from consentd.service.requests import Pager, content_hash, make_request, take_page
 from consentd.service.rpc import rpc
 from consentd.service.servicer import Context, Servicer, revision
+from consentd.table.view import Snapshot
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import registry_service_pb2_grpc
@@ -91,37 +92,30 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
             found = snapshot.participant(request.participant_id)
             if found is None:
                 raise NotFoundError("no such participant")
-            return rs.GetParticipantResponse(
-                participant=found.statement,
-                keys=snapshot.keys_of(found.id),
-                revision=revision(snapshot.size, snapshot.root),
-            )
+            keys = snapshot.keys_of(found.id)
+            return rs.GetParticipantResponse(participant=found.statement, keys=keys, revision=_revision(snapshot))
 
     @rpc
     def ListParticipants(self, request: rs.ListParticipantsRequest, context: Context) -> rs.ListParticipantsResponse:
         """Read all participants, a page at a time."""
         caller = self.caller(context)
-        size = page_size(request.page_size)
-        pager = Pager(self.services.page_key, "ListParticipants", caller)
+        pager = Pager(self.services.page_key, "ListParticipants", caller, request.page_size)
         with self.services.table.read() as snapshot:
             # A page's position is a participant's number: numbers follow the order of registration and never change.
             everyone = sorted(snapshot.registry().participants.values(), key=lambda one: one.number)
             start, tree_size = pager.parse(request.page_token) if request.page_token else (0, snapshot.size)
             left = [one for one in everyone if one.number > start]
-            page, more = take_page((one.statement for one in left), size)
-            response = rs.ListParticipantsResponse(participants=page, revision=revision(snapshot.size, snapshot.root))
-            if more:
-                response.next_page_token = pager.token(left[len(page) - 1].number, tree_size)
-            return response
+            page, more = take_page((one.statement for one in left), pager.size)
+            token, at = pager.token(left[len(page) - 1].number, tree_size) if more else "", _revision(snapshot)
+            return rs.ListParticipantsResponse(participants=page, revision=at, next_page_token=token)
 
     @rpc
     def GetVocabulary(self, request: rs.GetVocabularyRequest, context: Context) -> rs.GetVocabularyResponse:
         """Read the vocabulary in force."""
         self.caller(context)
         with self.services.table.read() as snapshot:
-            return rs.GetVocabularyResponse(
-                vocabulary=snapshot.vocabulary_statement(), revision=revision(snapshot.size, snapshot.root)
-            )
+            vocabulary = snapshot.vocabulary_statement()
+            return rs.GetVocabularyResponse(vocabulary=vocabulary, revision=_revision(snapshot))
 
     @rpc
     def GetNotice(self, request: rs.GetNoticeRequest, context: Context) -> rs.GetNoticeResponse:
@@ -133,16 +127,14 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
             found = snapshot.notice(request.notice_id, request.version) if known else None
             if found is None:
                 raise NotFoundError("no such notice version")
-            return rs.GetNoticeResponse(notice=found, revision=revision(snapshot.size, snapshot.root))
+            return rs.GetNoticeResponse(notice=found, revision=_revision(snapshot))
 
     @rpc
     def GetRules(self, request: rs.GetRulesRequest, context: Context) -> rs.GetRulesResponse:
         """Read the rules in force."""
         self.caller(context)
         with self.services.table.read() as snapshot:
-            return rs.GetRulesResponse(
-                rules=snapshot.rules_statement(), revision=revision(snapshot.size, snapshot.root)
-            )
+            return rs.GetRulesResponse(rules=snapshot.rules_statement(), revision=_revision(snapshot))
 
     def _publish(self, kind: EntryKind, chain: str, message: Message, request: Any, context: Context) -> pb.Receipt:
         """Write an entry to a public chain, attested by the operator; return its receipt."""
@@ -153,3 +145,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         attested.attestation.CopyFrom(st.Attestation(attested_by=caller))
         write = registry.PublicWrite(kind=kind, request=identity, chain=chain, message=attested)
         return self.write(write, request.wait_for, context)[1]
+
+
+def _revision(snapshot: Snapshot) -> pb.Revision:
+    return revision(snapshot.size, snapshot.root)

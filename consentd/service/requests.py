@@ -86,11 +86,18 @@ class Pager:
     """Makes and parses the page tokens of one list. A token is bound to the list, its filter and the caller.
 
     A token holds a position and the tree size that the first page was read at.
+
+    Attributes:
+        size: most items of a page.
     """
 
     _FORM = struct.Struct(">QQ16s")
 
-    def __init__(self, key: bytes, method: str, caller: str, *selection: Message | bytes | str) -> None:
+    def __init__(self, key: bytes, method: str, caller: str, page_size: int, *selection: Message | bytes | str) -> None:
+        """Raise ``InvalidError`` for a negative *page_size*; 0 asks for the largest page."""
+        if page_size < 0:
+            raise InvalidError(f"page_size is negative: `{page_size}`", "INVALID_PAGE")
+        self.size = min(page_size or MAX_PAGE, MAX_PAGE)
         self._key = key
         self._bound = content_hash(method, caller, *selection)
 
@@ -115,13 +122,6 @@ class Pager:
     def _mac(self, position: int, tree_size: int) -> bytes:
         message = self._bound + struct.pack(">QQ", position, tree_size)
         return hashlib.blake2b(message, key=self._key, digest_size=16).digest()
-
-
-def page_size(asked: int) -> int:
-    """Return the most items of a page. Raises ``InvalidError``: *asked* is negative. 0 asks for the largest."""
-    if asked < 0:
-        raise InvalidError(f"page_size is negative: `{asked}`", "INVALID_PAGE")
-    return min(asked or MAX_PAGE, MAX_PAGE)
 
 
 def take_page(messages: Iterable[M], most: int) -> tuple[list[M], bool]:
