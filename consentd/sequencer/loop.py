@@ -51,18 +51,12 @@ HEARTBEAT_S = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequencerLimits:
-    """The numbers that an operator configures.
+    """The numbers that an operator configures."""
 
-    Attributes:
-        checkpoint_interval_ms: least time between two seals, and so between two checkpoints.
-        max_waiting: most items in the pool; a further one is refused.
-        idempotency_ms: how long a request is remembered.
-    """
-
-    checkpoint_interval_ms: int
-    max_waiting: int
+    checkpoint_interval_ms: int  # least time between two seals, and so between two checkpoints
+    max_waiting: int  # items in the pool
     max_batch: int
-    idempotency_ms: int
+    idempotency_ms: int  # how long a request is remembered
 
 
 class Sequencer:
@@ -121,10 +115,9 @@ class Sequencer:
     def submit_all(self, writes: Sequence[Write[A]]) -> "list[Future[Written[A]]]":
         """Put writes into the pool together, so that they share a batch. Each is recorded or refused by itself.
 
-        A future ends in ``OverloadedError`` where the pool is full.
-
         Raises:
-            StorageError: the sequencer is stopping or has stopped; nothing is recorded.
+            StorageError: the sequencer is stopping or has stopped; nothing is recorded. A full pool is not raised:
+                the future ends in ``OverloadedError``.
         """
         pending = [PendingWrite(write) for write in writes]
         self._pool.put(pending)

@@ -70,13 +70,10 @@ def read_credentials(path: Path) -> Credentials:
 
 
 class Authenticator:
-    """Finds the caller that a credential belongs to.
-
-    Attributes:
-        credentials: replaced by assignment, on SIGHUP; read by any thread.
-    """
+    """Finds the caller that a credential belongs to."""
 
     def __init__(self, credentials: Credentials) -> None:
+        # Replaced by assignment, on SIGHUP; read by any thread.
         self.credentials = credentials
         # PEM → hash of its DER, so that a certificate is not hashed on each call. Any thread adds to it; it is bounded.
         self._hashes: dict[bytes, str] = {}

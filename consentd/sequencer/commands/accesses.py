@@ -13,15 +13,7 @@ from consentd.ledger.vault import Vault
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import pack_question
 from consentd.sequencer.commands.callers import OPERATOR, check_asker
-from consentd.sequencer.commands.write import (
-    NewEntry,
-    Plan,
-    ReceiptOnly,
-    Request,
-    SignedEntry,
-    Unremembered,
-    WriteContext,
-)
+from consentd.sequencer.commands.write import NewEntry, PersonWrite, Plan, ReceiptOnly, Unremembered, WriteContext
 from consentd.statements import decisions, payloads
 from consentd.store import Store
 from consentd.table.view import View
@@ -41,18 +33,15 @@ class AuthorizedAccess:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AuthorizeAccess:
+class AuthorizeAccess(PersonWrite):
     """Decide a question and record the answer, as ACCESS or as REFUSAL. For a person not enrolled nothing is recorded.
 
     Attributes:
         question: the value of the question; ``asked`` has its bytes and the asker, ``signed`` its signature.
     """
 
-    request: Request
-    identifier_hash: bytes
     question: model.Question
     asked: st.AskedQuestion
-    signed: SignedEntry | None = None
 
     def prepare(self, context: WriteContext) -> Plan[AuthorizedAccess]:
         sees_reasons = check_asker(context.table, self.request.asker, self.question)
@@ -67,24 +56,18 @@ class AuthorizeAccess:
         if tag is None:
             return Plan((), answer)
         record = st.AccessStatement(asked=self.asked, decision=decision)
-        kind: EntryKind
-        message: Message
-        if decision.outcome in (pb.OUTCOME_PERMIT, pb.OUTCOME_PARTIAL):
-            kind, message = EntryKind.ACCESS, record
-        else:
-            kind, message = EntryKind.REFUSAL, st.RefusalStatement(access=record)
+        is_permit = decision.outcome in (pb.OUTCOME_PERMIT, pb.OUTCOME_PARTIAL)
+        kind = EntryKind.ACCESS if is_permit else EntryKind.REFUSAL
+        message: Message = record if is_permit else st.RefusalStatement(access=record)
         entry = NewEntry(kind=kind, tag=tag, message=message, request_id=self.request.id, ref=decision.ref)
         return Plan((context.draft(entry, self.request),), answer)
 
     def replay(self, context: WriteContext, recorded: Appended) -> AuthorizedAccess:
-        """Decide the question again. The new decision governs; the receipt is that of the recorded entry.
-
-        Raises:
-            ConflictError: the new decision permits more than the recorded one: no entry would show that access.
-        """
+        """Decide the question again. The new decision governs; the receipt is that of the recorded entry."""
         sees_reasons = check_asker(context.table, self.request.asker, self.question)
         decision = self._decide(context, context.table.tag_of(self.identifier_hash))
         if not set(decision.permitted) <= set(_recorded_decision(context, recorded).permitted):
+            # No entry would show that access.
             raise ConflictError("recorded as refused, permitted now: ask with a new request_id", "REQUEST_ID_REUSED")
         return AuthorizedAccess(decision, sees_reasons)
 
@@ -148,14 +131,11 @@ def _may_break_glass(view: View, organisation: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecordOutcome(ReceiptOnly):
+class RecordOutcome(PersonWrite, ReceiptOnly):
     """Record what a permitted transfer did, as an OUTCOME whose ref is the ACCESS."""
 
-    request: Request
-    identifier_hash: bytes
     access_seq: int
     message: st.OutcomeStatement
-    signed: SignedEntry | None = None
 
     def prepare(self, context: WriteContext) -> Plan[None]:
         tag = context.table.tag_of(self.identifier_hash)
@@ -201,8 +181,7 @@ def check_party(store: Store, vault: Vault, tag: bytes | None, access_seq: int, 
 class RecordOutcomes(Unremembered):
     """Record several outcomes, all or none. Each is remembered by its own request.
 
-    The answer has an item for each outcome: the entry recorded before, where the outcome is a repeat; else None, and
-    the outcome's entry is among those that this write appends.
+    The answer has an item for each outcome: the entry recorded before, where the outcome is a repeat; else None.
     """
 
     outcomes: tuple[RecordOutcome, ...]

@@ -11,7 +11,7 @@ from consentd.ledger.ledger import Appended
 from consentd.policy import check, model
 from consentd.policy.compile import compile_consent
 from consentd.policy.subject import with_consent
-from consentd.sequencer.commands.write import NewEntry, Plan, ReceiptOnly, Request, SignedEntry, WriteContext
+from consentd.sequencer.commands.write import NewEntry, PersonWrite, Plan, ReceiptOnly, WriteContext
 from consentd.statements import payloads, values
 from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
@@ -40,23 +40,17 @@ class ConsentAnswer:
     refusal: st.RefusalStatement | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _PersonWrite:
-    request: Request
-    identifier_hash: bytes
-    signed: SignedEntry | None = None
-
-    def _plan(
-        self, context: WriteContext, kind: EntryKind, tag: bytes, message: Message, answer: A, ref: int = 0
-    ) -> Plan[A]:
-        # The daemon signs a REFUSAL, even if an author signed the consent that is refused.
-        signed = None if kind is EntryKind.REFUSAL else self.signed
-        entry = NewEntry(kind=kind, tag=tag, message=message, request_id=self.request.id, ref=ref, signed=signed)
-        return Plan((context.draft(entry, self.request),), answer)
+def _plan(
+    write: PersonWrite, context: WriteContext, kind: EntryKind, tag: bytes, message: Message, answer: A, ref: int = 0
+) -> Plan[A]:
+    # The daemon signs a REFUSAL, even if an author signed the consent that is refused.
+    signed = None if kind is EntryKind.REFUSAL else write.signed
+    entry = NewEntry(kind=kind, tag=tag, message=message, request_id=write.request.id, ref=ref, signed=signed)
+    return Plan((context.draft(entry, write.request),), answer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _VersionWrite(_PersonWrite):
+class _VersionWrite(PersonWrite):
     """Makes the version after *based_on_version*."""
 
     based_on_version: int = 0
@@ -84,8 +78,8 @@ class GrantConsent(_VersionWrite):
         refusal = check_consent(context, self.message.consent, tag, lineage=count + 1, version=1)
         if refusal is not None:
             refusal.grant.CopyFrom(self.message)
-            return self._plan(context, EntryKind.REFUSAL, tag, refusal, ConsentAnswer(0, refusal))
-        return self._plan(context, EntryKind.GRANT, tag, self.message, ConsentAnswer(1))
+            return _plan(self, context, EntryKind.REFUSAL, tag, refusal, ConsentAnswer(0, refusal))
+        return _plan(self, context, EntryKind.GRANT, tag, self.message, ConsentAnswer(1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,12 +104,12 @@ class AmendConsent(_VersionWrite):
         if refusal is not None:
             refusal.grant.consent.CopyFrom(message.consent)
             refusal.grant.attestation.CopyFrom(message.attestation)
-            return self._plan(context, EntryKind.REFUSAL, tag, refusal, ConsentAnswer(0, refusal))
-        return self._plan(context, EntryKind.AMEND, tag, message, ConsentAnswer(message.version), lineage.seq)
+            return _plan(self, context, EntryKind.REFUSAL, tag, refusal, ConsentAnswer(0, refusal))
+        return _plan(self, context, EntryKind.AMEND, tag, message, ConsentAnswer(message.version), lineage.seq)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChangeConsent(_PersonWrite, ReceiptOnly):
+class ChangeConsent(PersonWrite, ReceiptOnly):
     """Pause, resume or revoke a lineage, as *kind* says. The entry's ref is the version in force."""
 
     kind: EntryKind
@@ -133,7 +127,7 @@ class ChangeConsent(_PersonWrite, ReceiptOnly):
         message.lineage_seq = lineage.lineage
         if self.signed is not None and message != self.message:
             raise ConflictError("signed lineage is not what this write changes", "REF_MOVED")
-        return self._plan(context, self.kind, tag, message, None, lineage.seq)
+        return _plan(self, context, self.kind, tag, message, None, lineage.seq)
 
 
 def check_consent(

@@ -225,6 +225,15 @@ class Write(Protocol[A]):
         """Answer a repeat whose first entry is *recorded*. Nothing is appended."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PersonWrite:
+    """Base of the writes about one person. *signed* is what an author signed, if anything."""
+
+    request: Request
+    identifier_hash: bytes
+    signed: SignedEntry | None = None
+
+
 class ReceiptOnly:
     """Base of the writes whose caller gets the receipt and no further answer."""
 
