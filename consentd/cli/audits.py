@@ -217,34 +217,28 @@ def monitor(arguments: argparse.Namespace, out: Out) -> int:
     )  # fmt: skip
     location = read_daemon_source(arguments)
     while True:
-        status = _read_once(watcher, location.open(), out)
-        if status is not None and (arguments.once or status in ALARMS):
-            return DISPROVED if status in ALARMS else PROVEN
-        if status is None and arguments.once:
-            return UNDETERMINED
+        observed = _read_once(watcher, location.open(), out)
+        if observed is not None:
+            _answer(observed, out, is_alarm=observed.status in ALARMS)
+            if observed.status in ALARMS:
+                return DISPROVED
+        if arguments.once:
+            return UNDETERMINED if observed is None else PROVEN
         time.sleep(max(0.1, arguments.every))
 
 
-def _read_once(watcher: "Monitor", source: "Source", out: Out) -> str | None:
-    """Read the checkpoint once, answer what was observed, and return the status; None: it could not be read."""
+def _read_once(watcher: "Monitor", source: "Source", out: Out) -> "Observation | None":
+    """Read the checkpoint once, and return what was observed; None: it could not be read."""
     try:
-        observed = watcher.observe(source, int(time.time()))
+        return watcher.observe(source, int(time.time()))
     except StorageError as error:
         out.fault(error)
-        silent = watcher.observe_silence(int(time.time()))
-        if silent is None:
-            return None
-        observed = silent
+        return watcher.observe_silence(int(time.time()))
     finally:
         source.close()
-    _answer(observed, out)
-    return observed.status
 
 
-def _answer(observed: "Observation", out: Out) -> None:
-    from consentd.audit.monitor import ALARMS
-
-    is_alarm = observed.status in ALARMS
+def _answer(observed: "Observation", out: Out, *, is_alarm: bool) -> None:
     point, before = observed.checkpoint, observed.before
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     was = "" if before is None else f", before {before.size}"

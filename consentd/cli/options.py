@@ -114,13 +114,9 @@ def open_client(arguments: argparse.Namespace) -> "Client":
     if arguments.tls or arguments.tls_ca or arguments.tls_cert:
         tls = Tls(ca_file=arguments.tls_ca, cert_file=arguments.tls_cert, key_file=arguments.tls_key)
     return Client(
-        arguments.target,
-        token=read_token(arguments.token_file),
-        tls=tls,
-        timeout_s=arguments.timeout,
-        trust=read_trust(arguments) if arguments.log_key else None,
-        memory=FileMemory(memory) if memory else None,
-    )
+        arguments.target, token=read_token(arguments.token_file), tls=tls, timeout_s=arguments.timeout,
+        trust=read_trust(arguments) if arguments.log_key else None, memory=FileMemory(memory) if memory else None,
+    )  # fmt: skip
 
 
 def read_token(path: Path | None) -> str:

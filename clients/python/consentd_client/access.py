@@ -88,12 +88,9 @@ def batch_authorize(
 
 
 def _authorize_request(
-    context: ClientContext,
-    question: pb.Question,
-    signer: StatementSigner | None,
-    network_origin: str,
+    context: ClientContext, question: pb.Question, signer: StatementSigner | None, network_origin: str,
     options: WriteOptions,
-) -> ac.AuthorizeAccessRequest:
+) -> ac.AuthorizeAccessRequest:  # fmt: skip
     request = ac.AuthorizeAccessRequest(network_origin=network_origin, **write_fields(context, options))
     if signer is None:
         request.question.CopyFrom(question)

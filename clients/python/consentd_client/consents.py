@@ -129,13 +129,9 @@ def revoke(
 
 
 def _change(
-    context: ClientContext,
-    request: _Change,
-    response_type: type[_Changed],
-    kind: EntryKind,
-    statement: _ChangeStatement,
-    options: ConsentOptions,
-) -> Operation[Receipt]:
+    context: ClientContext, request: _Change, response_type: type[_Changed], kind: EntryKind,
+    statement: _ChangeStatement, options: ConsentOptions,
+) -> Operation[Receipt]:  # fmt: skip
     signer = options.get("signer")
     if signer is not None:
         record = yield from _record_to_sign(context, request.subject, request.consent_id, signer)

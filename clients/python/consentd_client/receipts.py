@@ -66,14 +66,9 @@ def read_receipt(message: pb.Receipt, *, kinds: Collection[EntryKind], trust: Tr
     if message.published and trust is not None:
         checkpoint = verify_receipt(message.leaf, message.proof, trust, index=message.index)
     return Receipt(
-        index=message.index,
-        leaf=message.leaf,
-        event=event,
-        tree_size=message.revision.tree_size,
-        proof=message.proof if message.published else b"",
-        checkpoint=checkpoint,
-        replayed=message.replayed,
-    )
+        index=message.index, leaf=message.leaf, event=event, tree_size=message.revision.tree_size,
+        proof=message.proof if message.published else b"", checkpoint=checkpoint, replayed=message.replayed,
+    )  # fmt: skip
 
 
 def verify_receipt(leaf: bytes, proof: bytes, trust: Trust, *, index: int | None = None) -> Checkpoint:

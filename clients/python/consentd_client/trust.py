@@ -43,13 +43,9 @@ class Trust:
             open_checkpoint(checkpoint, self.origin, key)
         if self.policy is not None:
             verify_cosigned(
-                checkpoint,
-                self.policy,
-                now_s=(now_ms or 0) // 1000,
-                max_age_s=None if now_ms is None else MAX_AGE_S,
-                seal_time_ms=seal_time_ms,
-                logs=[self.log_key],
-            )
+                checkpoint, self.policy, now_s=(now_ms or 0) // 1000, max_age_s=None if now_ms is None else MAX_AGE_S,
+                seal_time_ms=seal_time_ms, logs=[self.log_key],
+            )  # fmt: skip
 
 
 def pin(
