@@ -38,12 +38,12 @@ FORMAT = Path(__file__).parents[1] / "proto" / "table-format.md"
 STATED: dict[str, Any] = {"purposes": ("TREAT",), "actors": ("hospital",), "categories": ("CLIN",)}
 
 
-def compiled(stored: StoredConsent) -> bytes:
+def compiled(stored: StoredConsent) -> Compiled:
     return compile_consent(stored, VOCABULARY, NUMBERS)
 
 
 def rows(stored: StoredConsent) -> list[Row]:
-    return unpack_rows(Compiled.decode(compiled(stored)).rows)
+    return unpack_rows(compiled(stored).rows)
 
 
 # -- what a consent must be
@@ -171,9 +171,10 @@ def test_effective_attributes() -> None:
     between = opposite(inner, labels=("HIV",), start_ms=1, end_ms=20)
     root = permit(between, purposes=("TREAT",), actors=("a",), end_ms=25)
     _, middle, last = walk(root)
-    assert [middle.effect, last.effect] == [Effect.DENY, Effect.PERMIT]
-    assert (last.purposes, last.actors, last.labels) == (("COC",), ("a",), ("HIV",))
-    assert (last.start_ms, last.end_ms, last.data_period) == (3, 20, Period(1, 2))
+    assert [middle.provision.effect, last.provision.effect] == [Effect.DENY, Effect.PERMIT]
+    found = last.provision
+    assert (found.purposes, found.actors, found.labels) == (("COC",), ("a",), ("HIV",))
+    assert (found.start_ms, found.end_ms, found.data_period) == (3, 20, Period(1, 2))
     assert [middle.depth, middle.below, last.depth, last.below] == [1, 1, 2, 0]
 
 
@@ -193,7 +194,7 @@ def test_a_row_is_52_bytes_as_specified() -> None:
         "06000000"  # labels: SUD, ETHUD
         "0200" "0000" "01" "00" "00" "00"  # actions, side, flags, depth, node, below
     )
-    assert Compiled.decode(compiled(stored)).rows.hex() == expected
+    assert compiled(stored).rows.hex() == expected
     assert ROW_SIZE == 52
 
 
@@ -240,7 +241,7 @@ def test_what_is_unknown_is_named(word: str) -> None:
 
 def test_an_unreadable_consent_keeps_what_needs_no_vocabulary() -> None:
     root = permit(opposite(), actors=("a", "b"), holders=("nobody",), purposes=("FUN",), start_ms=3, end_ms=4)
-    made = Compiled.decode(compiled(consent(root, readable=False)))
+    made = compiled(consent(root, readable=False))
     (row,) = unpack_rows(made.rows)
     assert decode_side(made.side, row.side).actors == {1, 2}
     assert (row.holder, row.start_ms, row.end_ms) == (0, 3, 4)
@@ -298,7 +299,7 @@ def test_any_bytes_are_a_value_or_malformed(rng: random.Random) -> None:
             del value[rng.randint(0, len(value)) :]
         else:
             value += rng.randbytes(rng.randint(1, 9))
-    for decode in (decode_subject, lambda text: decode_rules(text, VOCABULARY), Compiled.decode):
+    for decode in (decode_subject, lambda text: decode_rules(text, VOCABULARY)):
         try:
             decode(bytes(value))
         except MalformedError:
@@ -349,12 +350,11 @@ def test_what_the_directory_cannot_hold_is_refused(ids: dict[str, int]) -> None:
 
 
 def test_a_compiled_consent_comes_back() -> None:
-    made = compiled(consent(permit(actors=("a", "b")), policy=ImplicitPolicy.DENY, kind=Kind.STATUTORY))
-    assert Compiled.decode(made).encode() == made
-    assert Compiled.decode(made).flags == 0x14
-    for cut in (b"", made[:5], made[:20], b"\0" * 6):
-        with pytest.raises(MalformedError):
-            Compiled.decode(cut)
+    stored = consent(permit(actors=("a", "b")), policy=ImplicitPolicy.DENY, kind=Kind.STATUTORY)
+    made = compiled(stored)
+    assert made.flags == 0x14
+    (lineage,) = decode_subject(with_consent(None, stored, made))
+    assert lineage.compiled == made
 
 
 # -- rules

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection
 
 from consentd.errors import InvalidError
-from consentd.policy.model import ANY, OPEN_END_MS, Consent, Effect, Kind, Provision, RefusalReason, Rules
+from consentd.policy.model import ANY, OPEN_END_MS, Consent, Effect, Kind, Period, Provision, RefusalReason, Rules
 from consentd.policy.tree import walk
 from consentd.policy.vocabulary import Vocabulary
 
@@ -17,9 +17,9 @@ _RECURRENCE = re.compile(r"once|P(?=\d|T\d)(\d+Y)?(\d+M)?(\d+W)?(\d+D)?(T(?=\d)(
 
 
 def check_consent(consent: Consent, vocabulary: Vocabulary) -> RefusalReason | None:
-    """Check one version of a consent before it is written; return the legal reason to refuse it; None: there is none.
+    """Check a consent before it is written; return the legal reason to refuse it; None: there is none.
 
-    This does not check participants: ``compile_consent`` raises for those that are not registered.
+    ``compile_consent`` checks that the participants are registered.
 
     Raises:
         InvalidError: INVALID_CONSENT (which includes the limits of ``walk``), or UNKNOWN_CODE for a code that is not in
@@ -31,13 +31,13 @@ def check_consent(consent: Consent, vocabulary: Vocabulary) -> RefusalReason | N
         raise _invalid(f"recurrence is neither once nor an ISO 8601 duration: `{consent.recurrence}`")
     if consent.retention_until_ms < 0:
         raise _invalid("retention ends before 1970")
-    if consent.kind is Kind.OBJECTION and nodes[0].effect is not Effect.DENY:
+    if consent.kind is Kind.OBJECTION and consent.root.effect is not Effect.DENY:
         raise _invalid("an objection's root denies")
     if consent.kind is Kind.TRANSFER_REQUEST and missing_items(consent):
         return RefusalReason.R05_UNSPECIFIED_ITEMS
     if consent.kind in (Kind.CONSENT, Kind.TRANSFER_REQUEST):
-        for node in nodes:
-            if node.effect is Effect.PERMIT and not (node.purposes and node.actors and node.categories):
+        for one in (node.provision for node in nodes):
+            if one.effect is Effect.PERMIT and not (one.purposes and one.actors and one.categories):
                 raise _invalid("a permit names purpose, recipient and data; `*` means any")
     return None
 
@@ -83,11 +83,8 @@ def check_provision(provision: Provision, vocabulary: Vocabulary) -> None:
         for code in stated:
             if known is not None and code != ANY and code not in known:
                 raise InvalidError(f"code is not in the vocabulary: `{code}`", "UNKNOWN_CODE")
-    windows = [(provision.start_ms, provision.end_ms)]
-    if provision.data_period is not None:
-        windows.append((provision.data_period.start_ms, provision.data_period.end_ms))
-    for start_ms, end_ms in windows:
-        if not 0 <= start_ms < end_ms <= OPEN_END_MS:
+    for window in (Period(provision.start_ms, provision.end_ms), provision.data_period or Period()):
+        if not 0 <= window.start_ms < window.end_ms <= OPEN_END_MS:
             raise _invalid("period does not end after it starts")
 
 

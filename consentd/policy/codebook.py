@@ -26,17 +26,12 @@ _Text = TypeVar("_Text", str, tuple[str, ...], tuple[str, str, str, str])
 
 
 class Codebook:
-    """Vocabulary, numbers and groups, with their inverses.
-
-    Threads share it without a lock: each use of a memo is one dict operation (get, set, clear).
+    """Vocabulary, numbers and groups, with their inverses. Threads share it without a lock: each use of a memo is one
+    dict operation (get, set, clear).
 
     Args:
-        vocabulary: the realm's codes.
-        numbers: participant or group identifier → its number, 1 … 2³²-1.
+        numbers: participant or group identifier → its number, 1 … 2³²-1; InvalidError if one is out of range.
         groups: participant identifier → identifiers of the groups it is a member of.
-
-    Raises:
-        InvalidError: a number out of range.
     """
 
     __slots__ = ("_actors", "_categories", "_codes", "_holders", "_numbers", "_sets", "groups", "names", "vocabulary")
@@ -83,11 +78,7 @@ class Codebook:
         return found
 
     def labels(self, codes: tuple[str, ...]) -> int:
-        """Return the labels of a question as a mask.
-
-        Raises:
-            InvalidError: a label is not in the vocabulary.
-        """
+        """Return the labels of a question as a mask; InvalidError for a label that is not in the vocabulary."""
         mask = self._sets.get(codes)
         if mask is None:
             mask = 0
@@ -102,10 +93,8 @@ class Codebook:
     def actors(self, actor: Actor) -> tuple[Numbers, Numbers]:
         """Return the numbers that match in a permit, and those that match in a deny (rule 10).
 
-        They include the actor's groups, and 0, which is in rows that name no participant.
-
-        Raises:
-            InvalidError: no organisation is named.
+        They include the actor's groups, and 0, which is in rows that name no participant. InvalidError without an
+        organisation.
         """
         key = (actor.organisation, actor.on_behalf_of, actor.application, actor.relay)
         found = self._actors.get(key)
@@ -118,11 +107,7 @@ class Codebook:
         return found
 
     def holders(self, holder: str) -> Numbers:
-        """Return the numbers of a row's holder that match, including 0.
-
-        Raises:
-            InvalidError: no holder is named.
-        """
+        """Return the numbers of a row's holder that match, including 0; InvalidError without a holder."""
         found = self._holders.get(holder)
         if found is None:
             if not holder:
@@ -187,14 +172,14 @@ def pack_question(question: Question, codebook: Codebook) -> PackedQuestion:
     """
     vocabulary = codebook.vocabulary
     packed = PackedQuestion()
-    purpose = vocabulary.purpose.bits.get(question.purpose)
-    if purpose is None:
-        raise InvalidError(f"purpose is not in the vocabulary: `{question.purpose}`", "UNKNOWN_PURPOSE")
-    action = vocabulary.action.bits.get(question.action)
-    if action is None:
-        raise InvalidError(f"action is not in the vocabulary: `{question.action}`", "UNKNOWN_ACTION")
-    packed.purpose = purpose
-    packed.action = action
+    try:
+        packed.purpose = vocabulary.purpose.bits[question.purpose]
+    except KeyError:
+        raise InvalidError(f"purpose is not in the vocabulary: `{question.purpose}`", "UNKNOWN_PURPOSE") from None
+    try:
+        packed.action = vocabulary.action.bits[question.action]
+    except KeyError:
+        raise InvalidError(f"action is not in the vocabulary: `{question.action}`", "UNKNOWN_ACTION") from None
     packed.categories, packed.unknown = codebook.categories(question.categories)
     packed.break_glass = question.purpose == BREAK_GLASS_PURPOSE
     if packed.break_glass is not bool(question.break_glass):

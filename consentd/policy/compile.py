@@ -42,7 +42,6 @@ POLICY_SHIFT: Final = 4
 MAX_RULES: Final = 1_024
 """Most statutory provisions of a realm, and most break-glass provisions."""
 
-_COMPILED: Final = struct.Struct("<HHH")
 _RULES: Final = struct.Struct("<BBBBHHHH")
 RULES_VERSION: Final = 1
 RULES_HEADER_SIZE: Final = _RULES.size
@@ -66,31 +65,9 @@ class Compiled:
     rows: bytes
     side: bytes
 
-    def encode(self) -> bytes:
-        """Encode the compiled consent; the inverse of ``decode``."""
-        return _COMPILED.pack(self.vocabulary, self.flags, len(self.rows) // ROW_SIZE) + self.rows + self.side
 
-    @staticmethod
-    def decode(value: bytes) -> "Compiled":
-        """Decode a compiled consent.
-
-        Raises:
-            MalformedError: the value is cut short.
-        """
-        if len(value) < _COMPILED.size:
-            raise MalformedError("compiled consent is cut short")
-        vocabulary, flags, count = _COMPILED.unpack_from(value)
-        end = _COMPILED.size + count * ROW_SIZE
-        if not 1 <= count <= 256 or len(value) < end:
-            raise MalformedError("compiled consent is cut short")
-        return Compiled(vocabulary, flags, value[_COMPILED.size : end], value[end:])
-
-
-def compile_consent(stored: StoredConsent, vocabulary: Vocabulary, numbers: Mapping[str, int]) -> bytes:
-    """Compile the version in force of a lineage; return the encoded ``Compiled``, for ``subject.with_consent``.
-
-    Args:
-        numbers: participant or group identifier → its number.
+def compile_consent(stored: StoredConsent, vocabulary: Vocabulary, numbers: Mapping[str, int]) -> Compiled:
+    """Compile the version in force of a lineage. *numbers*: participant or group identifier → its number.
 
     Raises:
         InvalidError: UNKNOWN_CODE, UNKNOWN_PARTICIPANT, or INVALID_CONSENT (limits).
@@ -105,7 +82,7 @@ def compile_consent(stored: StoredConsent, vocabulary: Vocabulary, numbers: Mapp
     else:
         flags |= UNREADABLE
         rows = [compiler.unreadable(consent.root)]
-    return Compiled(vocabulary.version, flags, pack_rows(rows), compiler.block()).encode()
+    return Compiled(vocabulary.version, flags, pack_rows(rows), bytes(compiler.side))
 
 
 class _Compiler:
@@ -114,29 +91,26 @@ class _Compiler:
     def __init__(self, vocabulary: Vocabulary, numbers: Mapping[str, int]) -> None:
         self._vocabulary = vocabulary
         self._numbers = numbers
-        self._side = bytearray()
-
-    def block(self) -> bytes:
-        return bytes(self._side)
+        self.side = bytearray()
 
     def row(self, node: Node, index: int) -> Row:
-        vocabulary = self._vocabulary
-        permit = node.effect is Effect.PERMIT
-        actor, actors = self._participants(node.actors)
-        holder, holders = self._participants(node.holders)
-        resources = frozenset() if ANY in node.resources else frozenset(node.resources)
-        side = self._put(Side(actors, holders, resources, node.data_period))
+        vocabulary, stated = self._vocabulary, node.provision
+        permit = stated.effect is Effect.PERMIT
+        actor, actors = self._participants(stated.actors)
+        holder, holders = self._participants(stated.holders)
+        resources = frozenset() if ANY in stated.resources else frozenset(stated.resources)
+        side = self._put(Side(actors, holders, resources, stated.data_period))
         # A window that ends before it starts is never in force. Stored as [0, 0), it needs no test of its own.
-        opens = node.start_ms < node.end_ms
+        opens = stated.start_ms < stated.end_ms
         return Row(
             actor=actor,
             holder=holder,
-            purposes=_mask(vocabulary.purpose, node.purposes, permit=permit, unlimited=ALL_64),
-            categories=_mask(vocabulary.category, node.categories, permit=permit, unlimited=ALL_64),
-            start_ms=node.start_ms if opens else 0,
-            end_ms=node.end_ms if opens else 0,
-            labels=_mask(vocabulary.label, node.labels, permit=permit, unlimited=None),
-            actions=_mask(vocabulary.action, node.actions, permit=permit, unlimited=ALL_16),
+            purposes=_mask(vocabulary.purpose, stated.purposes, permit=permit, unlimited=ALL_64),
+            categories=_mask(vocabulary.category, stated.categories, permit=permit, unlimited=ALL_64),
+            start_ms=stated.start_ms if opens else 0,
+            end_ms=stated.end_ms if opens else 0,
+            labels=_mask(vocabulary.label, stated.labels, permit=permit, unlimited=None),
+            actions=_mask(vocabulary.action, stated.actions, permit=permit, unlimited=ALL_16),
             side=side or 0,
             flags=(PERMIT if permit else 0) | (0 if side is None else SIDE),
             depth=node.depth,
@@ -149,8 +123,9 @@ class _Compiler:
         actors, holders = (
             stated if all(name in self._numbers for name in stated) else () for stated in (root.actors, root.holders)
         )
-        node = Node(actors=actors, holders=holders, start_ms=root.start_ms, end_ms=root.end_ms, depth=0)
-        return self.row(node, 0)
+        start_ms, end_ms = root.start_ms, root.end_ms
+        deny = Provision(effect=Effect.DENY, actors=actors, holders=holders, start_ms=start_ms, end_ms=end_ms)
+        return self.row(Node(deny), 0)
 
     def _participants(self, names: tuple[str, ...]) -> tuple[int, frozenset[int]]:
         """Return one participant as a number for the row, or several as numbers for the side record."""
@@ -167,9 +142,9 @@ class _Compiler:
     def _put(self, side: Side) -> int | None:
         if side == Side():
             return None
-        word = len(self._side) // 4
-        self._side += encode_side(side)
-        if len(self._side) > MAX_SIDE:
+        word = len(self.side) // 4
+        self.side += encode_side(side)
+        if len(self.side) > MAX_SIDE:
             raise InvalidError("consent names too much", "INVALID_CONSENT")
         return word
 
@@ -236,14 +211,11 @@ def compile_rules(rules: Rules, vocabulary: Vocabulary, numbers: Mapping[str, in
             rows.append(compiler.row(node, 0))
     counts = (len(rules.statutory), len(rules.break_glass))
     header = _RULES.pack(RULES_VERSION, rules.combining, rules.implicit_policy, 0, vocabulary.version, *counts, 0)
-    return decode_rules(header + pack_rows(rows) + compiler.block(), vocabulary)
+    return decode_rules(header + pack_rows(rows) + compiler.side, vocabulary)
 
 
 def decode_rules(value: bytes, vocabulary: Vocabulary) -> CompiledRules:
-    """Decode ``CompiledRules.encoded``.
-
-    Args:
-        vocabulary: the version that the rules were compiled under, or a later one.
+    """Decode ``CompiledRules.encoded`` with the vocabulary that the rules were compiled under, or a later version.
 
     Raises:
         MalformedError: the bytes are no compiled rules, or are of a later version than ``vocabulary``.
@@ -265,18 +237,15 @@ def decode_rules(value: bytes, vocabulary: Vocabulary) -> CompiledRules:
         tuple((row, f"{name}[{index}]") for index, row in enumerate(part))
         for name, part in (("statutory", rows[:statutory]), ("break_glass", rows[statutory:]))
     )
-    by_purpose = {}
-    for bit in vocabulary.purpose.bits.values():
-        speaking = tuple(rule for rule in law if rule[0].purposes & bit)
-        if speaking:
-            by_purpose[bit] = speaking
+    bits = vocabulary.purpose.bits.values()
+    by_purpose = {bit: tuple(rule for rule in law if rule[0].purposes & bit) for bit in bits}
     return CompiledRules(
         combining=Combining(combining),
         implicit_policy=ImplicitPolicy(policy),
         vocabulary=of,
         statutory=law,
         break_glass=glass,
-        by_purpose=by_purpose,
+        by_purpose={bit: found for bit, found in by_purpose.items() if found},
         policies=vocabulary.policies,
         plain=combining == Combining.DENY_OVERRIDES and policy == ImplicitPolicy.DENY,
         block=block,

@@ -28,25 +28,19 @@ def is_date(text: str) -> bool:
 def start_of_date_ms(text: str) -> int:
     """Return the first instant of a date, month or year (``2026-12-31``, ``2026-12``, ``2026``), in UTC ms.
 
-    Raises:
+    Raises, like ``end_of_date_ms``:
         InvalidError: there is no such date.
     """
     return _midnight_ms(_bounds(text)[0])
 
 
 def end_of_date_ms(text: str) -> int:
-    """Return the first instant after a date, month or year, in UTC ms: the end of a half-open window.
-
-    Raises:
-        InvalidError: there is no such date.
-    """
+    """Return the first instant after a date, month or year, in UTC ms: the end of a half-open window."""
     return _midnight_ms(_bounds(text)[1])
 
 
 def parse_instant_ms(text: str) -> int:
     """Convert a FHIR ``dateTime`` with time and zone to UTC ms, rounded down.
-
-    A date without a time is no instant: use ``start_of_date_ms`` or ``end_of_date_ms``.
 
     Raises:
         InvalidError: the text is no instant, or there is no such instant. Hour 24 and leap seconds are refused.
@@ -54,10 +48,11 @@ def parse_instant_ms(text: str) -> int:
     found = _INSTANT.fullmatch(text)
     if found is None:
         raise InvalidError(f"not an instant with time and zone: `{text}`")
-    year, month, day, hour, minute, second, fraction, zone = found.groups()
+    *numbers, fraction, zone = found.groups()
+    year, month, day, hour, minute, second = map(int, numbers)
     try:
         # The zone is subtracted from the milliseconds, because a datetime at the end of the calendar would overflow.
-        local = datetime(int(year), int(month), int(day), int(hour), int(minute), int(second), tzinfo=UTC)
+        local = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
     except ValueError as error:
         raise InvalidError(f"no such instant: `{text}`") from error
     shift = 0

@@ -5,9 +5,11 @@ exist. A deny that covers all codes of a parent is widened by the codes that wer
 the deny named all of these codes singly, it is widened as well; that fails closed. Nothing else in a row changes.
 """
 
-from consentd.policy.compile import RULES_HEADER_SIZE, Compiled
+from dataclasses import replace
+
+from consentd.policy.compile import RULES_HEADER_SIZE
 from consentd.policy.rows import PERMIT, ROW_SIZE, pack_rows, unpack_rows
-from consentd.policy.subject import Lineage, decode_subject, encode_subject
+from consentd.policy.subject import decode_subject, encode_subject
 from consentd.policy.vocabulary import Closures, Vocabulary
 
 Growth = tuple[tuple[int, int], ...]
@@ -30,12 +32,12 @@ class Renewal:
         return bool(self._purposes or self._categories or self._actions or self._labels)
 
     def subject(self, value: bytes) -> bytes:
-        """Return a subject value with its denies widened.
-
-        Raises:
-            MalformedError: the bytes are no subject value.
-        """
-        renewed = encode_subject([self._lineage(lineage) for lineage in decode_subject(value)])
+        """Return a subject value with its denies widened. Raises as ``decode_subject``."""
+        lineages = decode_subject(value)
+        rows = [self._rows(one.compiled.rows) for one in lineages]
+        renewed = encode_subject(
+            replace(one, compiled=replace(one.compiled, rows=new)) for one, new in zip(lineages, rows, strict=True)
+        )
         assert renewed is not None
         return renewed
 
@@ -43,11 +45,6 @@ class Renewal:
         """Return compiled rules (``CompiledRules.encoded``) of *count* rows with their denies widened."""
         end = RULES_HEADER_SIZE + count * ROW_SIZE
         return encoded[:RULES_HEADER_SIZE] + self._rows(encoded[RULES_HEADER_SIZE:end]) + encoded[end:]
-
-    def _lineage(self, lineage: Lineage) -> Lineage:
-        old = lineage.compiled
-        compiled = Compiled(old.vocabulary, old.flags, self._rows(old.rows), old.side)
-        return Lineage(lineage.lineage, lineage.seq, lineage.version, lineage.paused, compiled)
 
     def _rows(self, rows: bytes) -> bytes:
         return pack_rows(

@@ -105,29 +105,23 @@ def decode_subject(value: bytes) -> tuple[Lineage, ...]:
     return lineages
 
 
-def with_consent(value: bytes | None, stored: StoredConsent, compiled: bytes) -> bytes:
+def with_consent(value: bytes | None, stored: StoredConsent, compiled: Compiled) -> bytes:
     """Return the value after a GRANT or AMEND: with this version in force for its lineage.
 
     Raises:
         InvalidError: a seq or version above the table's limits (2³²-1, 65,535), or too many rows in total.
-        MalformedError: ``compiled`` is not what ``compile_consent`` returns.
     """
     if not (0 < stored.lineage <= stored.seq <= MAX_TABLE_SEQ and 0 < stored.version <= 0xFFFF):
         raise InvalidError("seq or version of a consent is out of range", "TOO_LARGE")
-    lineage = Lineage(stored.lineage, stored.seq, stored.version, stored.paused, Compiled.decode(compiled))
+    lineage = Lineage(stored.lineage, stored.seq, stored.version, stored.paused, compiled)
     built = encode_subject([*(one for one in _lineages(value) if one.lineage != lineage.lineage), lineage])
     assert built is not None
     return built
 
 
 def with_state(value: bytes | None, lineage: int, *, paused: bool) -> bytes:
-    """Return the value after a PAUSE or RESUME of a lineage.
-
-    Raises:
-        NotFoundError: the subject has no such lineage.
-    """
-    lineages = _lineages(value)
-    _check_present(lineages, lineage)
+    """Return the value after a PAUSE or RESUME of a lineage. Raises as ``without_consent``."""
+    lineages = _lineages_with(value, lineage)
     built = encode_subject([replace(one, paused=paused) if one.lineage == lineage else one for one in lineages])
     assert built is not None
     return built
@@ -139,9 +133,7 @@ def without_consent(value: bytes | None, lineage: int) -> bytes | None:
     Raises:
         NotFoundError: the subject has no such lineage.
     """
-    lineages = _lineages(value)
-    _check_present(lineages, lineage)
-    return encode_subject([one for one in lineages if one.lineage != lineage])
+    return encode_subject([one for one in _lineages_with(value, lineage) if one.lineage != lineage])
 
 
 def is_ended(end_ms: int, kept_from_ms: int) -> bool:
@@ -156,9 +148,11 @@ def without_ended(value: bytes, kept_from_ms: int) -> bytes | None:
     return value if len(left) == len(lineages) else encode_subject(left)
 
 
-def _check_present(lineages: list[Lineage], lineage: int) -> None:
+def _lineages_with(value: bytes | None, lineage: int) -> list[Lineage]:
+    lineages = _lineages(value)
     if all(one.lineage != lineage for one in lineages):
         raise NotFoundError("subject has no such consent", "CONSENT_NOT_FOUND")
+    return lineages
 
 
 def _lineages(value: bytes | None) -> list[Lineage]:

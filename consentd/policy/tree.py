@@ -3,30 +3,15 @@
 from dataclasses import dataclass
 
 from consentd.errors import InvalidError
-from consentd.policy.model import MAX_DEPTH, MAX_PROVISIONS, OPEN_END_MS, Effect, Period, Provision
+from consentd.policy.model import MAX_DEPTH, MAX_PROVISIONS, Effect, Provision
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Node:
-    """A provision with its effective attributes and its position in the tree. The defaults are the root's parent.
+    """A provision with its effective attributes, its depth (0 for the root), and its number of descendants."""
 
-    Attributes:
-        depth: 0 for the root.
-        below: number of descendants.
-    """
-
-    effect: Effect = Effect.DENY
-    actors: tuple[str, ...] = ()
-    holders: tuple[str, ...] = ()
-    purposes: tuple[str, ...] = ()
-    categories: tuple[str, ...] = ()
-    actions: tuple[str, ...] = ()
-    labels: tuple[str, ...] = ()
-    resources: tuple[str, ...] = ()
-    start_ms: int = 0
-    end_ms: int = OPEN_END_MS
-    data_period: Period | None = None
-    depth: int = -1
+    provision: Provision
+    depth: int = 0
     below: int = 0
 
 
@@ -44,7 +29,7 @@ def walk(root: Provision) -> list[Node]:
     if _count(root, 1) > MAX_PROVISIONS:
         raise InvalidError(f"consent has more than {MAX_PROVISIONS} provisions", "INVALID_CONSENT")
     nodes: list[Node] = []
-    _walk(Provision(children=(root,)), Node(), nodes)
+    _walk(root, Provision(effect=Effect.DENY), 0, nodes)
     return nodes
 
 
@@ -54,26 +39,24 @@ def _count(provision: Provision, depth: int) -> int:
     return 1 + sum(_count(child, depth + 1) for child in provision.children)
 
 
-def _walk(provision: Provision, node: Node, nodes: list[Node]) -> None:
-    opposite = Effect.PERMIT if node.effect is Effect.DENY else Effect.DENY
-    for child in provision.children:
-        inner = Node(
-            effect=child.effect or opposite,
-            actors=child.actors or node.actors,
-            holders=child.holders or node.holders,
-            purposes=child.purposes or node.purposes,
-            categories=child.categories or node.categories,
-            actions=child.actions or node.actions,
-            labels=child.labels or node.labels,
-            resources=child.resources or node.resources,
-            start_ms=max(child.start_ms, node.start_ms),
-            end_ms=min(child.end_ms, node.end_ms),
-            data_period=child.data_period or node.data_period,
-            depth=node.depth + 1,
-            below=_count(child, 1) - 1,
-        )
-        nodes.append(inner)
-        _walk(child, inner, nodes)
+def _walk(stated: Provision, parent: Provision, depth: int, nodes: list[Node]) -> None:
+    """Add the nodes of the subtree *stated*. The attributes of *parent* are effective."""
+    effective = Provision(
+        effect=stated.effect or (Effect.PERMIT if parent.effect is Effect.DENY else Effect.DENY),
+        actors=stated.actors or parent.actors,
+        holders=stated.holders or parent.holders,
+        purposes=stated.purposes or parent.purposes,
+        categories=stated.categories or parent.categories,
+        actions=stated.actions or parent.actions,
+        labels=stated.labels or parent.labels,
+        resources=stated.resources or parent.resources,
+        start_ms=max(stated.start_ms, parent.start_ms),
+        end_ms=min(stated.end_ms, parent.end_ms),
+        data_period=stated.data_period or parent.data_period,
+    )
+    nodes.append(Node(effective, depth, _count(stated, 1) - 1))
+    for child in stated.children:
+        _walk(child, effective, depth + 1, nodes)
 
 
 def path(depths: list[int], index: int) -> str:
