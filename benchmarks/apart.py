@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -25,6 +25,24 @@ def run_apart(call: Callable[..., T], *arguments: object) -> T:
     """Call *call* in a new process; return its result, or raise its exception."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(call, *arguments).result()
+
+
+class Spawned:
+    """A new process with a pipe to this one. *target* is called with its end of the pipe, then the arguments."""
+
+    def __init__(self, target: Callable[..., None], *arguments: object) -> None:
+        context = get_context("spawn")
+        self.pipe, child = context.Pipe()
+        self.process = context.Process(target=target, args=(child, *arguments))
+        self.process.start()
+        child.close()
+
+    def receive(self) -> Any:
+        """Return what the process sends; raise it if it is an exception."""
+        found = self.pipe.recv()
+        if isinstance(found, BaseException):
+            raise found
+        return found
 
 
 def drop_pages(directory: Path) -> None:

@@ -5,14 +5,12 @@ import select
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from multiprocessing.connection import Connection as Pipe
 from statistics import median
-from typing import Any
 
+from benchmarks.apart import Spawned
 from benchmarks.http2 import Connection, grpc_message
 
-_SPAWN = get_context("spawn")
 """Never fork: gRPC's threads do not survive it."""
 WINDOW_S = 0.25
 
@@ -83,18 +81,13 @@ class Generator:
     """A process that runs one load."""
 
     def __init__(self, load: Load, core: int | None) -> None:
-        self._pipe, child = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(target=_generate, args=(child, load, core))
-        self._process.start()
-        child.close()
+        self._spawned = Spawned(_generate, load, core)
 
     def result(self) -> Loaded:
         """Wait for the load and return its result."""
-        found: Any = self._pipe.recv()
-        self._process.join()
-        if isinstance(found, BaseException):
-            raise found
-        return found  # type: ignore[no-any-return]  # the child sends nothing else
+        found: Loaded = self._spawned.receive()
+        self._spawned.process.join()
+        return found
 
 
 def run(load: Load, core: int | None) -> Loaded:
@@ -149,8 +142,10 @@ def run_here(load: Load) -> Loaded:
     while True:
         now = time.perf_counter()
         open_calls = len(due)
-        stop = now >= until or sent >= last
-        if stop and (not open_calls or now >= until + 10):
+        # On a slow machine the first call that counts may end late: a load measures one at least.
+        over = now >= until and bool(loaded.latencies_s or loaded.failed or load.once)
+        stop = over or sent >= last
+        if (stop and not open_calls) or now >= until + 60:
             break
         wait = 0.05
         if load.rate and not stop:
@@ -166,14 +161,14 @@ def run_here(load: Load) -> Loaded:
                     loaded.failed += 1
                 else:
                     loaded.answers.append((place % len(bodies), answer))
-                    if began >= measured_from and (ended <= until or load.once):
+                    if began >= measured_from and (ended <= until or load.once or not loaded.latencies_s):
                         loaded.latencies_s.append(ended - began)
                         loaded.places.append(place % len(bodies))
                         loaded.ended_s.append(ended - measured_from)
-                if not load.rate and sent < last and ended < until:
+                if not load.rate and sent < last and (ended < until or not loaded.latencies_s):
                     send(one, ended)
     loaded.failed += len(due)
-    loaded.seconds = min(ended, until) - measured_from
+    loaded.seconds = max(min(ended, until) - measured_from, loaded.ended_s[0] if loaded.ended_s else 0.0)
     loaded.busy = (time.process_time() - cpu) / (time.perf_counter() - started)
     for one in connections:
         one.close()

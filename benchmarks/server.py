@@ -3,16 +3,14 @@
 import logging
 import time
 from dataclasses import dataclass
-from multiprocessing import get_context
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
+from benchmarks.apart import Spawned
 from benchmarks.load import pin
 from consentd import config
 from consentd.server.daemon import Daemon
-
-_SPAWN = get_context("spawn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +30,8 @@ class Server:
 
     def __init__(self, config_file: Path, core: int | None) -> None:
         """Start it."""
-        self._pipe, child = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(target=_serve, args=(child, config_file, core))
-        self._process.start()
-        child.close()
-        found: Any = self._pipe.recv()
-        if isinstance(found, BaseException):
-            raise found
-        self.started: Started = found
+        self._spawned = Spawned(_serve, config_file, core)
+        self.started: Started = self._spawned.receive()
 
     @property
     def port(self) -> int:
@@ -48,21 +40,21 @@ class Server:
 
     def memory_bytes(self) -> dict[str, int]:
         """Return its memory from ``/proc``: RssAnon is its own, RssFile is mostly pages of the table's file."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii")
+        status = Path(f"/proc/{self._spawned.process.pid}/status").read_text(encoding="ascii")
         fields = dict(line.split(":", 1) for line in status.splitlines())
         return {name: int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "RssAnon", "RssFile")}
 
     def cpu_s(self) -> float:
         """Return the seconds of processor time that it has used."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        fields = Path(f"/proc/{self._spawned.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / 100
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pipe.send("stop")
-        self._process.join()
+        self._spawned.pipe.send("stop")
+        self._spawned.process.join()
 
 
 def _serve(pipe: Pipe, config_file: Path, core: int | None) -> None:

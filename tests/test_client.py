@@ -12,6 +12,7 @@ import pytest
 import consentd_client
 from cases.clients import SENT, Recording
 from cases.daemons import Running, consent, question
+from cases.fakes import HANG_S
 from consentd.core import checkpoint, note
 from consentd.core.kinds import EntryKind
 from consentd.errors import (
@@ -135,7 +136,7 @@ def test_the_same_life_in_asyncio(running: Running, trust: Trust, person: Subjec
             found.append(answer.receipt is not None and answer.receipt.checkpoint is not None)
             with pytest.raises(NotFoundError):
                 await client.get_consent(person, "00" * 16)
-            found.append(bool(await client.within(5.0).check(question(person))))
+            found.append(bool(await client.within(HANG_S).check(question(person))))
         found.append((await client.check(question(person))).outcome_name)
         return found
 

@@ -9,6 +9,7 @@ import pytest
 
 from cases.certificates import Certificate, make_authority, make_certificate
 from cases.daemons import make_config, question
+from cases.fakes import HANG_S
 from consentd.cosigning.keyfiles import read_signing_key
 from consentd.errors import InvalidError, StorageError
 from consentd.server.daemon import Daemon
@@ -44,7 +45,7 @@ class Served:
         self.daemon.start()
         services = self.daemon.service_state.services
         assert services is not None
-        services.sequencer.checkpoints.wait(services.ledger.state.size, 30)
+        services.sequencer.checkpoints.wait(services.ledger.state.size, HANG_S)
 
     def write(self, name: str, certificate: Certificate) -> None:
         certificate.write(self.directory / name)

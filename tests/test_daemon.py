@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from cases.certificates import Certificate, make_authority, make_certificate
 from cases.daemons import ORIGIN, Running, make_config, make_running, question, reason_of, running_daemon
-from cases.fakes import FaultyStore
+from cases.fakes import HANG_S, FaultyStore
 from cases.services import services
 from consentd.config import Config
 from consentd.core import ed25519, note
@@ -52,7 +52,7 @@ class SlowDaemon(Daemon):
 
     def _open(self) -> Services:
         self.opening.set()
-        assert self.go_on.wait(30)
+        assert self.go_on.wait(HANG_S)
         return super()._open()
 
 
@@ -65,7 +65,7 @@ def test_it_listens_at_once_and_serves_once_it_is_open(tmp_path: Path) -> None:
     daemon = SlowDaemon(config)
     starting = threading.Thread(target=daemon.start)
     starting.start()
-    assert daemon.opening.wait(30)
+    assert daemon.opening.wait(HANG_S)
     with grpc.insecure_channel(f"127.0.0.1:{daemon.grpc_port}") as channel:
         assert set(health(channel).values()) == {NOT_SERVING}
         check = policy_service_pb2_grpc.PolicyServiceStub(channel).Check
@@ -79,7 +79,7 @@ def test_it_listens_at_once_and_serves_once_it_is_open(tmp_path: Path) -> None:
                 call()
             assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "NOT_SERVING")
         daemon.go_on.set()
-        starting.join(30)
+        starting.join(HANG_S)
         assert set(health(channel).values()) == {SERVING}
         with pytest.raises(grpc.RpcError) as caught:
             health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="nope"))
@@ -98,7 +98,7 @@ def test_a_ledger_that_stopped_is_not_serving_and_checks_go_on(tmp_path: Path) -
         with pytest.raises(grpc.RpcError) as caught:
             running.grant(subject)
         assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "STORAGE")
-        services(running).sequencer._thread.join(10)
+        services(running).sequencer._thread.join(HANG_S)
     assert set(health(running.channel).values()) == {NOT_SERVING}
     assert running.check(question(subject)).outcome == pb.OUTCOME_PERMIT
     running.stop()
@@ -110,7 +110,7 @@ class HaltedDaemon(Daemon):
     def _open(self) -> Services:
         services = super()._open()
         services.sequencer._pool.halt(CorruptionError("witness knows a larger tree than ours"))
-        services.sequencer._thread.join(30)
+        services.sequencer._thread.join(HANG_S)
         return services
 
 
@@ -137,7 +137,7 @@ def test_a_bug_on_the_writers_thread_stops_writing_and_nothing_is_half_done(
     with pytest.raises(grpc.RpcError) as caught:
         running.grant(subject)
     assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "STORAGE")
-    services(running).sequencer._thread.join(10)
+    services(running).sequencer._thread.join(HANG_S)
     assert SECRET not in str(services(running).sequencer.fault)
     lines = [JsonFormatter().format(record) for record in caplog.records]
     assert any("AssertionError" in line for line in lines)
@@ -175,7 +175,7 @@ def test_watchers_that_leave_while_the_health_changes_hold_nothing_up(tmp_path: 
         stop.set()
         assert not changing.is_alive(), "a change of health waits for a watcher that is gone"
         for thread in watchers:
-            thread.join(10)
+            thread.join(HANG_S)
         assert watched
 
 
@@ -198,7 +198,7 @@ def test_streams_held_open_take_nothing_from_the_checks(tmp_path: Path) -> None:
 
         def never() -> Iterator[reflection_pb2.ServerReflectionRequest]:
             yield reflection_pb2.ServerReflectionRequest(list_services="")
-            go_on.wait(30)
+            go_on.wait(HANG_S)
 
         stub = reflection_pb2_grpc.ServerReflectionStub(running.channel)
         held = [stub.ServerReflectionInfo(never()) for _ in range(running.config.grpc.threads)]

@@ -232,7 +232,7 @@ def _no_such_consent(world: World) -> Any:
 @provokes("PRUNED", StatusCode.NOT_FOUND)
 def _leaf_below_the_minimum_index(world: World) -> Any:
     running = world.other()
-    services(running).sequencer.checkpoints.wait(services(running).ledger.state.size, 10)
+    running.wait_published()
     batch = Batch()
     batch.put(layout.PRUNED, encode_pruned(Pruned(1, 300), finished=True))
     services(running).ledger.store.write(batch)
@@ -349,7 +349,7 @@ def _draining(world: World) -> Any:
 @provokes("CORRUPTION", StatusCode.DATA_LOSS)
 def _leaf_is_gone(world: World) -> Any:
     running = world.other()
-    services(running).sequencer.checkpoints.wait(services(running).ledger.state.size, 10)
+    running.wait_published()
     batch = Batch()
     batch.delete(layout.leaf_key(2))
     services(running).ledger.store.write(batch)

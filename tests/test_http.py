@@ -12,7 +12,7 @@ import pytest
 
 from cases.certificates import make_authority, make_certificate
 from cases.daemons import Running, make_running, question, request_id, running_daemon, serve
-from cases.fakes import FaultyStore
+from cases.fakes import HANG_S, FaultyStore
 from cases.http_requests import SECRET, get, latest, start_busy_daemon
 from cases.services import services
 from consentd.core import codec, merkle, tiles
@@ -194,7 +194,7 @@ def test_a_ledger_that_stopped_is_not_healthy_but_its_tiles_are_there(tmp_path: 
     with pytest.raises(Exception, match="unknown"):
         running.enrol(SECRET)
     # The future is answered before the thread has said that it stopped.
-    services(running).sequencer._thread.join(10)
+    services(running).sequencer._thread.join(HANG_S)
     assert isinstance(services(running).sequencer.fault, StorageError)
     assert get(running, "/healthz").status == 503
     assert get(running, "/checkpoint").status == get(running, "/tile/0/000.p/3").status == 200

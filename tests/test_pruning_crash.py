@@ -16,6 +16,7 @@ import grpc
 import pytest
 
 from cases.daemons import Running, make_config, make_running, question, request_id
+from cases.fakes import HANG_S
 from cases.processes import ROUNDS, DaemonProcess, Writer
 from consentd.core import merkle
 from consentd.core.pruned import DAY_MS, NOTHING
@@ -146,7 +147,7 @@ def test_no_kill_in_a_pruning_loses_anything_and_the_next_call_finishes(old: Old
         pruning = Pruning(process.port, operator)
         for thread in (*writers, pruning):
             thread.start()
-        assert pruning.started.wait(30)
+        assert pruning.started.wait(HANG_S)
         # Any moment of a real run, from before the pruning is stated until after its end.
         threading.Event().wait(moments.uniform(0.0, 0.3))
         process.kill()

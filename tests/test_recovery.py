@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cases.fakes import FaultyStore, FaultyTable
+from cases.fakes import HANG_S, FaultyStore, FaultyTable
 from cases.ledgers import LOG, MAP_BITS, ORIGIN, LedgerCase, check_files, check_ledger, flip
 from consentd.core import checkpoint, ed25519, note
 from consentd.core.kinds import EntryKind
@@ -104,7 +104,7 @@ def test_a_failed_commit_of_the_table_is_made_up_for(tmp_path: Path, persisted: 
     case.table.persisted = persisted
     lineage = case.write_together([case.grant(person)])[0]
     with pytest.raises(StorageError):
-        lineage.result(10)
+        lineage.result(HANG_S)
     assert isinstance(case.store, MemoryStore)
     reopened(case, case.store.reopen())
     # It is on disk, so it is in force.

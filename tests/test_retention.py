@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from cases.daemons import ORIGIN, Running, config_text, question, reason_of
+from cases.fakes import HANG_S
 from cases.pruned_ledgers import DAYS, World, data_directory, fsck, granted_and_outlived, live, pruned_world, verify
 from consentd import cli
 from consentd.audit.export import export
@@ -203,7 +204,7 @@ def test_a_pruning_that_was_cut_short_is_finished_by_the_next_call(world: World)
     next(answer for answer in call if answer.step == ls.PRUNE_STEP_DELETING)
     call.cancel()
     services = world.services
-    assert services.pruning.acquire(timeout=30)  # the cancelled call releases it
+    assert services.pruning.acquire(timeout=HANG_S)  # the cancelled call releases it
     services.pruning.release()
     # As if the daemon was killed after the first batch: the pruning is stated, and nothing or a part is deleted.
     state, was_finished = retention.read_pruned(services.ledger.store), retention.is_finished(services.ledger.store)

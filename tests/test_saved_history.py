@@ -12,6 +12,7 @@ import pytest
 
 from cases.command_lines import CommandLine
 from cases.daemons import Running
+from cases.fakes import HANG_S
 from cases.ledgers import LOG, ORIGIN, START_MS, LedgerCase
 from cases.pruned_ledgers import DAYS, World
 from cases.vectors_case import BANK, CITIZEN
@@ -196,7 +197,7 @@ def grant(running: Running, subject: Subject) -> None:
     running.grant(subject)
     services = running.daemon.service_state.services
     assert services is not None
-    services.sequencer.checkpoints.wait(services.ledger.state.size, 30)
+    services.sequencer.checkpoints.wait(services.ledger.state.size, HANG_S)
 
 
 def named(subject: Subject) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cases.daemons import Running, make_running, question
-from cases.ledgers import ORIGIN, LedgerCase, fill_all_kinds, flip
+from cases.ledgers import ORIGIN, LedgerCase, fill_all_kinds, flip, held_writer
 from cases.pruned_ledgers import PruningCase, use
 from cases.scrubs import SCRATCH, damaged, first_of, is_named, last_of, make_scrub, scrub, some, write
 from consentd.core import codec
@@ -292,11 +292,13 @@ def test_no_copy_of_the_table_takes_the_space_of_entries(case: LedgerCase) -> No
         asked.append(directory)
         return free
 
-    free = 2 * case.table.used_bytes() + (256 << 20)
-    assert scrub(case, free_bytes=free_bytes) == []
-    free -= 1
-    with pytest.raises(StorageError, match="no room for a copy of the table"):
-        make_scrub(case, free_bytes=free_bytes).run()
+    with held_writer(case.sequencer):  # so that the table has the same size throughout
+        options: dict[str, Any] = {"free_bytes": free_bytes, "run_on_writer": lambda call: call()}
+        free = 2 * case.table.used_bytes() + (256 << 20)
+        assert scrub(case, **options) == []
+        free -= 1
+        with pytest.raises(StorageError, match="no room for a copy of the table"):
+            make_scrub(case, **options).run()
     assert asked == [case.directory] * 2
 
 

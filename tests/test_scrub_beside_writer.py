@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cases.fakes import HANG_S
 from cases.ledgers import LedgerCase, Person
 from cases.pruned_ledgers import PruningCase, use
 from cases.scrubs import SCRATCH, make_scrub, scrub, write
@@ -290,7 +291,7 @@ def test_writes_faster_than_a_scrub_do_not_keep_it_from_its_end(tmp_path: Path) 
         if not (tmp_path / SCRATCH).exists():
             case.write(case.access(people[records % 3]))
             for future in case.write_together([case.access(people[records % 3]) for _ in range(records)]):
-                future.result(10)
+                future.result(HANG_S)
 
     assert scrub(case, pause=pause) == []
     case.close()

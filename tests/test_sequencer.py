@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cases.fakes import HANG_S
 from cases.ledgers import (
     BANK,
     CITIZEN,
@@ -98,11 +99,11 @@ def test_repeats_and_clashes_in_one_batch(case: LedgerCase) -> None:
     write = case.grant(person)
     size = case.ledger.state.size
     futures = case.write_together([write, write, with_other_content(write), write])
-    results = [futures[place].result(10) for place in (0, 1, 3)]
+    results = [futures[place].result(HANG_S) for place in (0, 1, 3)]
     assert [result.entry.index for result in results] == [size] * 3
     assert [result.replayed for result in results] == [False, True, True]
     with pytest.raises(ConflictError):
-        futures[2].result(10)
+        futures[2].result(HANG_S)
     assert case.ledger.state.size == size + 1
 
 
@@ -162,11 +163,11 @@ def test_a_refused_write_leaves_nothing_and_hinders_nobody(case: LedgerCase) -> 
     size = case.ledger.state.size
     wrong = case.change(person, 99, EntryKind.PAUSE)
     futures = case.write_together([case.grant(person), Failing(error=InvalidError("no")), case.grant(person), wrong])
-    assert [futures[place].result(10).entry.index for place in (0, 2)] == [size, size + 1]
+    assert [futures[place].result(HANG_S).entry.index for place in (0, 2)] == [size, size + 1]
     with pytest.raises(InvalidError):
-        futures[1].result(10)
+        futures[1].result(HANG_S)
     with pytest.raises(NotFoundError):
-        futures[3].result(10)
+        futures[3].result(HANG_S)
     assert case.sequencer.fault is None
     check_files(case)
 
@@ -180,7 +181,7 @@ def test_a_write_sees_the_ones_before_it_in_its_batch(case: LedgerCase) -> None:
             case.change(person, count + 2, EntryKind.REVOKE), case.access(person),
         ]
     )
-    kinds = [future.result(10).entries[0].event.kind for future in futures]
+    kinds = [future.result(HANG_S).entries[0].event.kind for future in futures]
     assert kinds == [
         EntryKind.REFUSAL, EntryKind.GRANT, EntryKind.ACCESS, EntryKind.REVOKE, EntryKind.REFUSAL,
     ]
@@ -206,10 +207,10 @@ def test_an_asker_that_an_earlier_write_of_the_batch_deactivates_is_denied(case:
     )
     deactivation = case.public("participant/hospital", EntryKind.PARTICIPANT, inactive)
     futures = case.write_together([deactivation, case.access(person), question])
-    assert futures[0].result(10).entry is not None
+    assert futures[0].result(HANG_S).entry is not None
     for future in futures[1:]:
         with pytest.raises(DeniedError):
-            future.result(10)
+            future.result(HANG_S)
 
 
 def test_a_persons_own_signature_is_verified(case: LedgerCase) -> None:
@@ -299,10 +300,11 @@ def test_the_lock_is_the_checkpoint_published_last(case: LedgerCase) -> None:
 def test_waiting_for_a_checkpoint_ends_with_it(case: LedgerCase) -> None:
     written = case.write(case.participant("clinic"))
     found: list[Any] = []
-    waiter = threading.Thread(target=lambda: found.append(case.sequencer.checkpoints.wait(written.state.size + 1, 10)))
+    wait, size = case.sequencer.checkpoints.wait, written.state.size + 1
+    waiter = threading.Thread(target=lambda: found.append(wait(size, HANG_S)))
     waiter.start()
     point = case.seal()
-    waiter.join(10)
+    waiter.join(HANG_S)
     assert found[0].checkpoint == point
 
 
@@ -418,7 +420,7 @@ def test_too_many_writes_are_turned_away(case: LedgerCase) -> None:
             case.sequencer.submit(case.participant("late")).result(1)
         with pytest.raises(OverloadedError):
             case.sequencer.call(lambda: None)
-    indexes = [future.result(30).entry.index for future in futures]
+    indexes = [future.result(HANG_S).entry.index for future in futures]
     assert indexes == list(range(indexes[0] or 0, (indexes[0] or 0) + 1000))
     case.seal()
     check_files(case)
@@ -430,9 +432,9 @@ def test_writes_put_in_together_share_a_batch_and_each_ends_by_itself(case: Ledg
     before = case.metrics.value("consentd_commit_seconds_count", store="ledger")
     futures = case.sequencer.submit_all([*good[:30], again, *good[30:]])
     with pytest.raises(ConflictError):
-        futures.pop(30).result(30)
-    first = futures[0].result(30).entry.index
-    assert [future.result(30).entry.index for future in futures] == list(range(first, first + 50))
+        futures.pop(30).result(HANG_S)
+    first = futures[0].result(HANG_S).entry.index
+    assert [future.result(HANG_S).entry.index for future in futures] == list(range(first, first + 50))
     assert case.metrics.value("consentd_commit_seconds_count", store="ledger") == before + 1
     case.seal()
     check_files(case)
@@ -444,7 +446,7 @@ def test_of_writes_put_in_together_those_without_room_are_turned_away(case: Ledg
         for late in futures[1000:]:
             with pytest.raises(OverloadedError):
                 late.result(1)
-    assert all(future.result(30).entry for future in futures[:1000])
+    assert all(future.result(HANG_S).entry for future in futures[:1000])
     case.seal()
     check_files(case)
 
@@ -453,7 +455,7 @@ def test_a_caller_that_no_longer_waits_hinders_nobody(case: LedgerCase) -> None:
     with held_writer(case.sequencer):
         gone, here = (case.sequencer.submit(case.participant(name)) for name in ("clinic", "laboratory"))
         assert gone.cancel()
-    assert here.result(10).entry is not None
+    assert here.result(HANG_S).entry is not None
     with pytest.raises(CancelledError):
         gone.result(0)
     assert case.sequencer.fault is None
@@ -471,7 +473,7 @@ def test_many_threads_write_one_order(case: LedgerCase) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(HANG_S)
     case.seal()
     replay = check_ledger(case)
     assert [replay.heads[person.tag][0] for person in people] == [11] * 8

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cases.fakes import FaultyPublisher, FaultySigner, FaultyStore, FaultyTable
+from cases.fakes import HANG_S, FaultyPublisher, FaultySigner, FaultyStore, FaultyTable
 from cases.ledgers import INTERVAL_MS, LOG, LedgerCase, check_files, check_ledger, flip
 from cases.writes import Failing, Raw
 from consentd.core import merkle
@@ -158,7 +158,7 @@ def test_a_fault_has_its_expected_progress(tmp_path: Path, name: str) -> None:
         case.sequencer.call(lambda: None)
         case.crash()
     else:
-        case.sequencer._thread.join(10)
+        case.sequencer._thread.join(HANG_S)
         assert isinstance(case.sequencer.fault, ConsentdError)
         assert case.metrics.value("consentd_ready") == 0
         with pytest.raises(StorageError):
@@ -195,14 +195,14 @@ def test_a_failed_write_stops_everything_and_says_so(tmp_path: Path) -> None:
     for future in futures:
         # The refused one too: all writes of a batch whose outcome is unknown end alike.
         with pytest.raises(StorageError, match="unknown"):
-            future.result(10)
-    case.sequencer._thread.join(10)
+            future.result(HANG_S)
+    case.sequencer._thread.join(HANG_S)
     assert stopped == [True]
     assert case.ledger.state.size == size
     for refused in (lambda: case.sequencer.submit(write), lambda: case.sequencer.call(lambda: None)):
         with pytest.raises(StorageError):
             refused()
-    assert case.sequencer.checkpoints.wait(size + 9, 10) is None
+    assert case.sequencer.checkpoints.wait(size + 9, HANG_S) is None
 
     case.open_again()
     # The outcome was unknown. The repeats find out, and are recorded once.
@@ -220,7 +220,7 @@ def test_a_table_older_than_its_ledger_answers_nothing(tmp_path: Path) -> None:
     lineage = case.write(case.grant(person)).entry.event.seq
     case.faulty_table.persisted = False
     assert ending(case, case.change(person, lineage, EntryKind.REVOKE)) == "unknown"
-    case.sequencer._thread.join(10)
+    case.sequencer._thread.join(HANG_S)
     # The revoke is on disk, so an answer of this table would be wrong.
     with pytest.raises(StorageError):
         case.faulty_table.read()
@@ -235,7 +235,7 @@ def seal_and_stop(case: LedgerCase) -> None:
     """Seal, which fails, and wait for the end of the sequencer's thread."""
     case.clock.advance(INTERVAL_MS)
     case.sequencer.call(lambda: None)
-    case.sequencer._thread.join(10)
+    case.sequencer._thread.join(HANG_S)
     assert isinstance(case.sequencer.fault, CorruptionError)
 
 

@@ -406,7 +406,7 @@ def test_pages_cover_everything_once_while_writes_go_on(tmp_path: Path, listing:
         consents = [running.grant(subject) for _ in range(5)]
         for _ in range(5):
             running.authorize(question(subject))
-        services(running).sequencer.checkpoints.wait(services(running).ledger.state.size, 10)
+        running.wait_published()
         wanted = [item for page in pages(listing, running, subject) for item in page]  # without writes
         everything: list[Any] = []
         number = 0
@@ -417,7 +417,7 @@ def test_pages_cover_everything_once_while_writes_go_on(tmp_path: Path, listing:
             if consents:
                 change(running, EntryKind.REVOKE, subject, consents.pop())
             register(running, f"late-{number}", [st.PARTICIPANT_ROLE_HOLDER])
-            services(running).sequencer.checkpoints.wait(services(running).ledger.state.size, 10)
+            running.wait_published()
         assert number
         late = [one for one in everything if str(one).startswith("late-")]
         assert everything == wanted + late

@@ -4,12 +4,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cases.daemons import ORIGIN, Running, consent, make_running, question, request_id, sign_statement
-from cases.fakes import FakeClock
+from cases.fakes import HANG_S, FakeClock
 from cases.services import (
     FOREIGN_FIELD,
     Person,
@@ -28,6 +29,7 @@ from consentd.core import checkpoint, codec, history, merkle
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.cosigning.keyfiles import read_signing_key
+from consentd.service import servicer
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
@@ -203,7 +205,7 @@ def test_an_asker_signs_its_question(running: Running, subject: pb.Subject) -> N
         return running.access.AuthorizeAccess(write, metadata=running.as_(who))
 
     receipt = send().receipt
-    services(running).sequencer.checkpoints.wait(receipt.index + 1, 10)
+    services(running).sequencer.checkpoints.wait(receipt.index + 1, HANG_S)
     request = ls.ListStatementsRequest(start_index=receipt.index, page_size=1)
     opened = running.ledger.ListStatements(request, metadata=running.as_("operator"))
     payload = codec.decode_statement(opened.entries[0].opening.statement).payload
@@ -241,19 +243,27 @@ def test_a_published_receipt_verifies_offline(running: Running, subject: pb.Subj
     assert refusal(lambda: running.ledger.GetReceipt(ls.GetReceiptRequest(index=1 << 40))) == "NOT_FOUND"
 
 
-def test_waits_for_publication_hold_up_no_check_and_end_at_the_deadline(tmp_path: Path) -> None:
+def test_a_call_waits_no_longer_than_its_deadline_allows() -> None:
+    for remaining, waits in ((None, 30), (60.0, 30), (10.0, 9.95), (0.01, 0)):
+        context = SimpleNamespace(time_remaining=lambda remaining=remaining: remaining)
+        assert servicer.remaining_s(context) == waits
+
+
+def test_waits_for_publication_hold_up_no_check_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = FakeClock()
     running = make_running(tmp_path, daemon={"clock": clock})
     subject = running.enrol("SYN-000001")
     running.grant(subject)
     wait = ac.AuthorizeAccessRequest(question=question(subject), wait_for=pb.WAIT_FOR_PUBLISHED)
     wait.request_id = request_id()
-    late = running.access.AuthorizeAccess(wait, metadata=running.as_("app"), timeout=0.3).receipt
+    monkeypatch.setattr(servicer, "MAX_WAIT_S", 0.1)
+    late = running.access.AuthorizeAccess(wait, metadata=running.as_("app")).receipt
     assert (late.published, late.proof) == (False, b"")
+    monkeypatch.setattr(servicer, "MAX_WAIT_S", HANG_S)
     waiting, some_done = [], threading.Semaphore(0)
     for _ in range(80):  # more than there are threads to wait on
         wait.request_id = request_id()
-        waiting.append(running.access.AuthorizeAccess.future(wait, metadata=running.as_("app"), timeout=25))
+        waiting.append(running.access.AuthorizeAccess.future(wait, metadata=running.as_("app")))
         waiting[-1].add_done_callback(lambda _: some_done.release())
     for _ in range(50):
         assert running.check(question(subject)).outcome == pb.OUTCOME_PERMIT
@@ -261,7 +271,7 @@ def test_waits_for_publication_hold_up_no_check_and_end_at_the_deadline(tmp_path
     assert not any(one.done() for one in waiting)
     while not all(one.done() for one in waiting):  # those behind the first 64 wait for a checkpoint of their own
         clock.advance(1_000)
-        assert some_done.acquire(timeout=25)
+        assert some_done.acquire(timeout=HANG_S)
     assert all(one.result().receipt.published for one in waiting)
     get = ls.GetReceiptRequest(index=late.index, leaf_hash=late.leaf_hash)
     receipt = running.ledger.GetReceipt(get).receipt
@@ -312,7 +322,7 @@ def test_an_auditor_sees_what_the_mandate_covers_and_how_much_it_does_not(
     running: Running, subject: pb.Subject
 ) -> None:
     running.grant(subject)
-    services(running).sequencer.checkpoints.wait(services(running).ledger.state.size, 10)
+    running.wait_published()
 
     def read(who: str, **more: Any) -> ls.ListStatementsResponse:
         return running.ledger.ListStatements(ls.ListStatementsRequest(**more), metadata=running.as_(who))
@@ -398,7 +408,7 @@ def test_a_history_comes_in_order_and_verifies(running: Running) -> None:
         ref=answer.access_seq,
     )
     receipt = record(running, person.subject, answer.access_seq, request_id=request, outcome=None, signed=signed)
-    services(running).sequencer.checkpoints.wait(receipt.index + 1, 10)
+    services(running).sequencer.checkpoints.wait(receipt.index + 1, HANG_S)
     chains = verified(running, history_of(running, "app", subject=person.subject))
     assert chains[0] == ("", 5)
     # The chains of those whose keys signed it come along: the daemon's, and the clinic's.
@@ -412,7 +422,7 @@ def test_a_history_comes_in_order_and_verifies(running: Running) -> None:
 
 
 def test_a_history_is_for_those_who_may_see_it(running: Running, subject: pb.Subject) -> None:
-    services(running).sequencer.checkpoints.wait(services(running).ledger.state.size, 10)
+    running.wait_published()
 
     def read(who: str | None = "app", **fields: Any) -> Any:
         return history_of(running, who, **fields)

@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
+from cases.fakes import HANG_S
 from consentd.config import Config, parse
 from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
@@ -17,6 +18,7 @@ from consentd.cosigning.keyfiles import read_signing_key, write_private
 from consentd.server.daemon import Daemon
 from consentd.server.keys import KEY_SECTIONS, make_keys, make_token
 from consentd.service.auth import format_credential
+from consentd.service.servicer import Services
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import (
     access_service_pb2_grpc,
@@ -129,11 +131,16 @@ class Running:
             setattr(request, name, value)
         return self.access.AuthorizeAccess(request, metadata=self.as_(who))
 
-    def check_ledger(self) -> int:
-        """Verify leaves, statements, signatures, map, lock and table from nothing; return how many leaves there are."""
+    def wait_published(self) -> Services:
+        """Wait until all that is written is published; return what the services use."""
         services = self.daemon.service_state.services
         assert services is not None
-        services.sequencer.checkpoints.wait(services.ledger.state.size, 30)
+        assert services.sequencer.checkpoints.wait(services.ledger.state.size, HANG_S) is not None
+        return services
+
+    def check_ledger(self) -> int:
+        """Verify leaves, statements, signatures, map, lock and table from nothing; return how many leaves there are."""
+        services = self.wait_published()
         report = verify_files(
             services.ledger.store,
             origin=ORIGIN,

@@ -16,6 +16,10 @@ from consentd.table.transaction import TableTransaction
 START_MS = 1_800_000_000_000
 
 
+HANG_S = 300
+"""How long tests wait for something that must happen. Only a test that would hang waits so long."""
+
+
 class FakeClock:
     """A clock that moves only by ``advance``, and forward; ``shift_wall`` sets the wall clock, as operators do."""
 

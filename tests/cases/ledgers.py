@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cases import fakes
-from cases.fakes import FakeClock, Random
+from cases.fakes import HANG_S, FakeClock, Random
 from cases.writes import Raw, UncheckedPublicWrite
 from consentd.core import checkpoint, codec, ed25519, history, merkle, note, tiles
 from consentd.core.kinds import EntryKind
@@ -75,16 +75,16 @@ def held_writer(sequencer: Sequencer) -> Iterator[None]:
 
     def hold() -> None:
         entered.set()
-        assert leave.wait(30)
+        assert leave.wait(HANG_S)
 
     holder = threading.Thread(target=sequencer.call, args=(hold,))
     holder.start()
-    assert entered.wait(30)
+    assert entered.wait(HANG_S)
     try:
         yield
     finally:
         leave.set()
-        holder.join(30)
+        holder.join(HANG_S)
 
 
 class LedgerCase:
@@ -214,7 +214,7 @@ class LedgerCase:
         size = self.ledger.state.size + (self.ledger.state.size > self.ledger.state.sealed_size)
         self.clock.advance(INTERVAL_MS)
         self.sequencer.call(lambda: None)  # wakes the thread, which then finds the seal due
-        published = self.sequencer.checkpoints.wait(size, 10)
+        published = self.sequencer.checkpoints.wait(size, HANG_S)
         assert published is not None
         self._note()
         return published.checkpoint
@@ -228,7 +228,7 @@ class LedgerCase:
 
     def write(self, write: Write[Any]) -> Written[Any]:
         """Write and wait."""
-        return self.sequencer.submit(write).result(10)
+        return self.sequencer.submit(write).result(HANG_S)
 
     def write_together(self, writes: Sequence[Write[Any]]) -> "list[Future[Written[Any]]]":
         """Put writes into one batch."""
@@ -417,7 +417,7 @@ class LedgerCase:
         """Prove the history of chains, the first one after *known* entries, at the last seal."""
         named = [(codec.public_tag(one), one) if isinstance(one, str) else (one, "") for one in chains]
         heads = self.sequencer.call(lambda: reads.prove_heads(self.ledger, [tag for tag, _ in named]))
-        published = self.sequencer.checkpoints.wait(heads.size, 10)
+        published = self.sequencer.checkpoints.wait(heads.size, HANG_S)
         assert published is not None
         assert published.checkpoint.size == heads.size
         proofs = []
@@ -482,7 +482,7 @@ def fill_all_kinds(case: LedgerCase) -> LedgerCase:
     case.fill(4)
     for person in case.people[:3]:
         for future in case.write_together([case.access(person) for _ in range(90)]):
-            future.result(10)
+            future.result(HANG_S)
     case.seal()
     case.write(case.access(signed))
     return case

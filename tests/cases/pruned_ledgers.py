@@ -2,12 +2,15 @@
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from cases.daemons import ORIGIN, make_running, question, request_id
+from cases.fakes import HANG_S
 from cases.ledgers import LedgerCase, Person
 from consentd.audit import verify as audit_verify
 from consentd.audit.files import DataDirectory
@@ -140,10 +143,21 @@ class LateClock:
 
     def __init__(self) -> None:
         self._behind_ms = 10 * 365 * DAY_MS
+        self._held_ms: int | None = None
         self._began_ms = time.time_ns() // 1_000_000
 
     def wall_ms(self) -> int:
-        return time.time_ns() // 1_000_000 - self._behind_ms
+        return time.time_ns() // 1_000_000 - self._behind_ms if self._held_ms is None else self._held_ms
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Stop the clock for a ``with`` block, so that no seal becomes due however long the block takes."""
+        self._held_ms = self.wall_ms()
+        try:
+            yield
+        finally:
+            self._behind_ms = time.time_ns() // 1_000_000 - self._held_ms
+            self._held_ms = None
 
     def monotonic_ms(self) -> int:
         return self.wall_ms()
@@ -176,10 +190,11 @@ class World:
 
     def fill(self, count: int) -> None:
         """Write enough entries of another person that whole bundles follow the present entries."""
-        other = self.running.enrol(f"SYN-{os.urandom(6).hex()}")
-        given = self.running.grant(other)
-        self.use(other, count)
-        self.revoke(other, given)
+        with self.clock.held():  # a slow machine would write more seals, and so the bundles would hold other leaves
+            other = self.running.enrol(f"SYN-{os.urandom(6).hex()}")
+            given = self.running.grant(other)
+            self.use(other, count)
+            self.revoke(other, given)
         self.settle()  # with a seal after them, where a start may be
 
     def outlive(self, times: int, fill: int = 400) -> pb.Subject:
@@ -215,7 +230,7 @@ class World:
         """Wait until all that is written is published."""
         state = self.services.ledger.state
         size = state.size + (state.size > state.sealed_size)
-        assert self.services.sequencer.checkpoints.wait(size, 30) is not None
+        assert self.services.sequencer.checkpoints.wait(size, HANG_S) is not None
 
 
 def pruned_world(world: World) -> pb.Subject:
