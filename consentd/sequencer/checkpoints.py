@@ -51,7 +51,7 @@ class Checkpoints:
         self._ledger = ledger
         self._origin = origin
         self._signing = signing
-        self._publisher = signing.publisher
+        self.publisher = signing.publisher
         self._clock = clock
         self._metrics = metrics
         self.signed: checkpoint.Checkpoint | None = None
@@ -60,22 +60,13 @@ class Checkpoints:
         self._changed = threading.Condition()
         self._ended = False
         metrics.quorum.set(1)
-        if not isinstance(self._publisher, ImmediatePublisher):
+        if not isinstance(self.publisher, ImmediatePublisher):
             # The public checkpoint may be older than the last seal, and proofs against it need the map of its time.
             ledger.map.history = MapHistory(ledger.state.sealed_size)
 
-    @property
-    def has_quorum(self) -> bool:
-        """Whether the last checkpoint that was due had the cosignatures it needs."""
-        return self._publisher.has_quorum
-
     def start(self, halt: Halt) -> None:
         """Start the publisher; see ``Publisher.start``."""
-        self._publisher.start(self._publish, halt)
-
-    def stop(self) -> None:
-        """Stop the publisher; see ``Publisher.stop``."""
-        self._publisher.stop()
+        self.publisher.start(self._publish, halt)
 
     def wait(self, size: int, timeout_s: float) -> Published | None:
         """Wait for a public checkpoint of at least *size* leaves; None after *timeout_s* or ``end_waits``."""
@@ -121,7 +112,7 @@ class Checkpoints:
         write_last_signed(self._signing.last_signed_path, note)
         # A crash here: the note is stored and not public. The next start offers it again.
         self.signed = point
-        self._publisher.offer(point, note)
+        self.publisher.offer(point, note)
         self._keep_maps()
 
     def _last_signed_size(self) -> int:
@@ -139,7 +130,7 @@ class Checkpoints:
             # moves on to the latest offer only. So the next size that it publishes is in ``pending``, or is this one,
             # or a later one.
             public_size = 0 if published is None else published.checkpoint.size
-            history.keep({*self._publisher.pending(), public_size})
+            history.keep({*self.publisher.pending(), public_size})
 
     def _publish(self, published: Published) -> None:
         """Make a checkpoint public. Called by the publisher, on any thread."""

@@ -104,7 +104,7 @@ class Sequencer:
         try:
             self._recover()
         except BaseException:
-            self.checkpoints.stop()
+            self.checkpoints.publisher.stop()
             raise
         self._thread.start()
 
@@ -156,7 +156,7 @@ class Sequencer:
         self._pool.stop()
         if self._thread.ident is not None:
             self._thread.join()
-        self.checkpoints.stop()
+        self.checkpoints.publisher.stop()
 
     # -- the sequencer's thread -------------------------------------------------------------------------------
 

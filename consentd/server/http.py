@@ -115,7 +115,7 @@ def _healthz(services: Services | None) -> HttpResponse:
         "status": "ok" if ready else "unavailable",
         "checkpoint_size": 0 if published is None else published.checkpoint.size,
         "ledger_size": 0 if services is None else services.ledger.state.size,
-        "quorum": services is not None and services.sequencer.checkpoints.has_quorum,
+        "quorum": services is not None and services.sequencer.checkpoints.publisher.has_quorum,
     }
     status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
     return HttpResponse(status, "application/json", json.dumps(answer).encode() + b"\n", _UNCACHED)

@@ -38,7 +38,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
     ) -> ac.BatchAuthorizeAccessesResponse:
         """Decide and record many accesses, each by itself."""
         caller = self.caller(context)
-        requests.check_batch(len(request.requests), self.services.config.grpc.max_batch_items)
+        self.check_batch(len(request.requests))
         writes: list[accesses.AuthorizeAccess | RequestError] = []
         for item in request.requests:
             try:
@@ -120,7 +120,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
     ) -> ac.BatchRecordAccessesResponse:
         """Record what many transfers did, all or none."""
         caller = self.caller(context)
-        requests.check_batch(len(request.requests), self.services.config.grpc.max_batch_items)
+        self.check_batch(len(request.requests))
         outcomes = tuple(self._outcome(item, caller) for item in request.requests)
         written = self.services.sequencer.submit(accesses.RecordOutcomes(outcomes=outcomes)).result()
         response, appended = ac.BatchRecordAccessesResponse(), iter(written.entries)

@@ -10,7 +10,6 @@ from consentd.metrics import Metrics
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import PackedQuestion
 from consentd.sequencer.commands.callers import check_asker
-from consentd.service.requests import check_batch
 from consentd.service.rpc import item_error, never_waits, rpc
 from consentd.service.servicer import Context, Servicer, ServiceState, revision
 from consentd.statements import decisions, values
@@ -52,12 +51,12 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
         shared = request.shared if request.HasField("shared") else None
         asked: Sequence[tuple[pb.Question, pb.Subject]]
         if shared is None:
-            check_batch(len(request.questions), self.services.config.grpc.max_batch_items)
+            self.check_batch(len(request.questions))
             if request.subjects:
                 raise InvalidError("subjects come with a shared question only")
             asked = [(question, question.subject) for question in request.questions]
         else:
-            check_batch(len(request.subjects), self.services.config.grpc.max_batch_items)
+            self.check_batch(len(request.subjects))
             if request.questions or shared.HasField("subject"):
                 raise InvalidError("a shared question has no subject, and no other questions beside it")
             asked = [(shared, subject) for subject in request.subjects]

@@ -45,13 +45,12 @@ def _plan(services: Services, request: ls.PruneRequest) -> Generator[ls.PruneRes
     kept_from_ms = request.kept_from_time_ms or max(0, now_ms - days * DAY_MS)
     check_kept_from(kept_from_ms, days=days, time_ms=now_ms)
     planning = plan_pruning(store, services.vault, kept_from_ms=kept_from_ms, size=state.size)
-    while True:
-        try:
-            done = next(planning)
-        except StopIteration as ended:
-            found: tuple[Pruned, Stop] = ended.value
-            return found
-        yield ls.PruneResponse(step=ls.PRUNE_STEP_PLANNING, done_count=done, total_count=state.tags)
+    try:
+        while True:
+            yield ls.PruneResponse(step=ls.PRUNE_STEP_PLANNING, done_count=next(planning), total_count=state.tags)
+    except StopIteration as ended:
+        found: tuple[Pruned, Stop] = ended.value
+        return found
 
 
 def _publish(services: Services, pruned: Pruned, context: Context) -> None:

@@ -23,11 +23,7 @@ PAGE_BYTES = 1 << 20
 
 
 def make_request(caller: str, request_id: bytes, content: bytes) -> Request:
-    """Return the request of a write; *content* is from ``content_hash``.
-
-    Raises:
-        InvalidError: the request_id is not 16 bytes.
-    """
+    """Return the request of a write; *content* is from ``content_hash``. Raises ``InvalidError``."""
     if len(request_id) != 16:
         raise InvalidError(f"request_id is not 16 bytes: `{len(request_id)}`", "INVALID_REQUEST_ID")
     key = hashlib.sha256(b"".join((caller.encode(), b"\0", request_id))).digest()
@@ -48,12 +44,6 @@ def content_hash(method: str, *parts: Message | bytes | str) -> bytes:
         hasher.update(struct.pack(">I", len(content)))
         hasher.update(content)
     return hasher.digest()
-
-
-def check_batch(count: int, most: int) -> None:
-    """Check the length of a batch. Raises ``InvalidError`` (TOO_LARGE), which names the limit."""
-    if count > most:
-        raise InvalidError(f"batch is over its limit of {most} items: `{count}`", "TOO_LARGE")
 
 
 def parse_signed(message_type: type[M], signed: pb.SignedStatement) -> M:
@@ -85,10 +75,7 @@ def signed_entry(
 class Pager:
     """Makes and parses the page tokens of one list. A token is bound to the list, its filter and the caller.
 
-    A token holds a position and the tree size that the first page was read at.
-
-    Attributes:
-        size: most items of a page.
+    A token holds a position and the tree size that the first page was read at. *size* is the most items of a page.
     """
 
     _FORM = struct.Struct(">QQ16s")
@@ -106,11 +93,7 @@ class Pager:
         return base64.urlsafe_b64encode(self._FORM.pack(position, tree_size, self._mac(position, tree_size))).decode()
 
     def parse(self, token: str) -> tuple[int, int]:
-        """Return (position, tree size) of a token.
-
-        Raises:
-            InvalidError: INVALID_PAGE.
-        """
+        """Return (position, tree size) of a token. Raises ``InvalidError``: INVALID_PAGE."""
         try:
             position, tree_size, mac = self._FORM.unpack(base64.urlsafe_b64decode(token.encode("ascii")))
         except (ValueError, struct.error):

@@ -8,7 +8,7 @@ import grpc
 
 from consentd.config import Config
 from consentd.core import codec, merkle
-from consentd.errors import DeniedError, StorageError
+from consentd.errors import DeniedError, InvalidError, StorageError
 from consentd.ledger import reads
 from consentd.ledger.ledger import Ledger, State
 from consentd.ledger.vault import Vault, check_identifier
@@ -46,14 +46,11 @@ class Services:
 
 
 class ServiceState:
-    """Shows every thread whether the daemon serves.
-
-    Attributes:
-        services: the opened daemon; None while it opens or drains. The daemon replaces it by assignment.
-    """
+    """Shows every thread whether the daemon serves."""
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
+        # The opened daemon; None while it opens or drains. The daemon replaces it by assignment.
         self.services: Services | None = None
 
 
@@ -62,6 +59,7 @@ class Servicer:
 
     def __init__(self, service_state: ServiceState) -> None:
         self._state = service_state
+        self.metrics = service_state.metrics
 
     @property
     def services(self) -> Services:
@@ -70,11 +68,6 @@ class Servicer:
         if services is None:
             raise StorageError("daemon is starting or draining", "NOT_SERVING")
         return services
-
-    @property
-    def metrics(self) -> Metrics:
-        """The daemon's metrics."""
-        return self._state.metrics
 
     def caller(self, context: Context) -> str:
         """Return the caller's participant id, or ``operator``. Raises ``UnauthenticatedError``."""
@@ -100,6 +93,12 @@ class Servicer:
         if caller != OPERATOR:
             raise DeniedError("call is the operator's")
         return caller
+
+    def check_batch(self, count: int) -> None:
+        """Check the length of a batch. Raises ``InvalidError`` (TOO_LARGE), which names the limit."""
+        most = self.services.config.grpc.max_batch_items
+        if count > most:
+            raise InvalidError(f"batch is over its limit of {most} items: `{count}`", "TOO_LARGE")
 
     def identifier_hash(self, subject: pb.Subject) -> bytes:
         """Return the keyed hash of an identifier. Raises ``InvalidError``: its scheme or form is not accepted."""

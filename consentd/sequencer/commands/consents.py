@@ -21,11 +21,7 @@ A = TypeVar("A")
 
 
 def enrolled_tag(view: View, identifier_hash: bytes) -> bytes:
-    """Return the tag of an enrolled person.
-
-    Raises:
-        NotFoundError: the person is not enrolled.
-    """
+    """Return the tag of an enrolled person. Raises ``NotFoundError``: the person is not enrolled."""
     tag = view.tag_of(identifier_hash)
     if tag is None:
         raise NotFoundError("subject is not enrolled", "SUBJECT_NOT_FOUND")
