@@ -22,14 +22,4 @@ program signs with our key. The ledger stops signing and publishing, and an oper
 
 A witness is trusted for its own cosignature only. Every answer is verified. The tree size that a witness reports is
 not signed; a false size can stop this ledger (availability), but cannot make a false tree accepted.
-
-::
-
-    publisher          the interface that the sequencer uses; publishing without witnesses
-    quorum_publisher   publishing with a quorum: the threads
-    publication        which checkpoint is the target, and when it is due to be published: no threads, no clock
-    witness_client     request a cosignature from one witness
-    connection         one HTTP connection
-    mldsa              ML-DSA-44 signatures of checkpoints
-    keyfiles           files of keys and tokens
 """

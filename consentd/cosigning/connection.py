@@ -23,8 +23,7 @@ _PORTS = {"http": 80, "https": 443}
 class Connection:
     """A kept-alive connection for requests below one URL. One thread sends requests; any thread may call ``close``.
 
-    Attributes:
-        is_protected: requests are encrypted, or do not leave this machine.
+    ``is_protected``: requests are encrypted, or do not leave this machine.
     """
 
     def __init__(

@@ -31,10 +31,7 @@ from consentd.core.note import (
 )
 from consentd.errors import MalformedError, SignatureError
 
-PUBLIC_KEY_SIZE = 1312
-SIGNATURE_SIZE = 2420
-SEED_SIZE = 32
-
+_PUBLIC_KEY_SIZE, _SIGNATURE_SIZE, _SEED_SIZE = 1312, 2420, 32
 _LABEL = b"subtree/v1\n\0"
 
 
@@ -48,13 +45,13 @@ class MldsaVerifier:
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        if len(self.public_key) != PUBLIC_KEY_SIZE or not 0 < len(self.name.encode()) < 256:
+        if len(self.public_key) != _PUBLIC_KEY_SIZE or not 0 < len(self.name.encode()) < 256:
             raise MalformedError("ML-DSA-44 key is not 1312 bytes long, or its name is longer than 255")
         object.__setattr__(self, "key_id", key_id_of(self.name, MLDSA, self.public_key))
 
     def verify(self, text: bytes, signature: bytes) -> None:
         """Verify a signature over a checkpoint's text; see ``core.note.NoteVerifier``."""
-        if len(signature) != 8 + SIGNATURE_SIZE or signature[0] & 0x80:
+        if len(signature) != 8 + _SIGNATURE_SIZE or signature[0] & 0x80:
             raise SignatureError("ML-DSA-44 signature is not 2428 bytes long, or its time exceeds 63 bits")
         try:
             message = _message(self.name, text.decode(), int.from_bytes(signature[:8]))
@@ -71,12 +68,8 @@ class MldsaSigner:
     """A key pair with a name, for signing checkpoints. Its repr does not show the key."""
 
     def __init__(self, name: str, seed: bytes) -> None:
-        """Make the key pair from its 32-byte seed.
-
-        Raises:
-            MalformedError: the name is not allowed for a key.
-        """
-        assert len(seed) == SEED_SIZE, "an ML-DSA seed is 32 bytes"
+        """Make the key pair from its 32-byte seed. Raises ``MalformedError`` if the name is not allowed."""
+        assert len(seed) == _SEED_SIZE, "an ML-DSA seed is 32 bytes"
         self._key = MLDSA44PrivateKey.from_seed_bytes(seed)
         self.verifier = MldsaVerifier(name, self._key.public_key().public_bytes_raw())
 

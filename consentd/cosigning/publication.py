@@ -25,8 +25,7 @@ class CosignedCheckpoint:
     """A signed checkpoint and the cosignatures received for it so far.
 
     Attributes:
-        text: the text of its note.
-        log_signatures: the log's own signature lines.
+        text, log_signatures: its note's text, and the log's own signature lines.
         offered_ms: when the sequencer offered it.
         requested_ms: when witnesses were first asked to cosign it.
         cosignatures: by the policy's name of the witness.
@@ -59,11 +58,9 @@ class CosignedCheckpoint:
 
 
 class Publication:
-    """The latest checkpoint, the target and the published one. The caller of each method holds the lock.
+    """The latest checkpoint, the target (which witnesses are asked to cosign) and the published one.
 
-    Attributes:
-        target: the checkpoint that witnesses are asked to cosign.
-        has_quorum: whether the last target that was due had a quorum.
+    ``has_quorum``: whether the last target that was due had a quorum.
     """
 
     def __init__(self, policy: WitnessPolicy, *, timeout_ms: int, fail_open: bool, metrics: Metrics) -> None:

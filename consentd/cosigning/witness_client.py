@@ -62,7 +62,6 @@ class WitnessClient:
     def __init__(
         self, connection: Connection, *, name: str, label: str, store: Store, wall_ms: Callable[[], int]
     ) -> None:
-        """Prepare; nothing is sent. Consistency proofs are read from *store*."""
         self.connection = connection
         self.name = name
         self.label = label

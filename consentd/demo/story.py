@@ -7,12 +7,11 @@ end the verified history is shown: ``Client.history`` raises unless it proves th
 import secrets
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from rich.table import Table
 
 from consentd.core.ed25519 import KeyPair
-from consentd.core.kinds import EntryKind
 from consentd.core.pruned import DAY_MS
 from consentd.demo.output import Output, Text
 from consentd.demo.town import PUBLIC_HOLDERS, RELAY, Institution
@@ -108,11 +107,9 @@ class Story:
         return answer
 
     def _record(self, answer: AuthorizeAnswer, category: str) -> None:
+        now_ms = time.time_ns() // 1_000_000
         outcome = st.OutcomeStatement(
-            status=st.TRANSFER_STATUS_RECEIVED,
-            categories=[category],
-            resource_count=3,
-            happened_time_ms=time.time_ns() // 1_000_000,
+            status=st.TRANSFER_STATUS_RECEIVED, categories=[category], resource_count=3, happened_time_ms=now_ms
         )
         self._client.record_access(CITIZEN, answer.access_seq, outcome)
 
@@ -136,10 +133,9 @@ class Story:
             ("결과", "outcome"),
         ):  # fmt: skip
             table.add_column(text(*title), overflow="fold")
-        outcomes = {entry.event.ref: entry for entry in history.entries if entry.kind == EntryKind.OUTCOME}
         for entry in history.entries:
-            if entry.kind != EntryKind.OUTCOME:
-                table.add_row(_time(entry), *(self._out.cell(*cell) for cell in self._row(entry, outcomes)))
+            time_of_day = datetime.fromtimestamp(entry.time_ms / 1000, SEOUL).strftime("%H:%M:%S")
+            table.add_row(time_of_day, *(self._out.cell(*cell) for cell in self._row(entry)))
         self._out.console.print(table)
         count, point = len(history.entries), history.checkpoint
         whole = text(
@@ -148,22 +144,18 @@ class Story:
         )
         self._out.print(f"   [green]✓[/green] {whole}\n     root {point.root.hex()}")
 
-    def _row(self, entry: Entry, outcomes: dict[int, Entry]) -> list[Text]:
-        """Return the cells of an entry, after its time; *outcomes* by the seq of the access they belong to."""
+    def _row(self, entry: Entry) -> list[Text]:
+        """Return the cells of an entry, after its time."""
         record = entry.message.access if isinstance(entry.message, st.RefusalStatement) else entry.message
         if not isinstance(record, st.AccessStatement) or not record.asked.question:
             return [self._author(entry), ("", ""), _label(st.EntryKind, entry.kind, "ENTRY_KIND_")]
         question = pb.Question.FromString(record.asked.question)
-        result = [_label(pb.Outcome, record.decision.outcome, "OUTCOME_")]
-        outcome = outcomes.get(entry.seq)
-        if outcome is not None and isinstance(outcome.message, st.OutcomeStatement):
-            result.append(_label(st.TransferStatus, outcome.message.status, "TRANSFER_STATUS_"))
         return [
             self._party(question.actor.organisation),
             self._party(question.holder),
-            _joined([_code(code) for code in question.categories]),
+            _code(question.categories[0]),
             _code(question.purpose),
-            _joined(result),
+            _label(pb.Outcome, record.decision.outcome, "OUTCOME_"),
         ]
 
     def _author(self, entry: Entry) -> Text:
@@ -173,10 +165,6 @@ class Story:
         return self._party(entry.attested_by) if entry.attested_by else ("원장", "the ledger")
 
 
-def _time(entry: Entry) -> str:
-    return datetime.fromtimestamp(entry.time_ms / 1000, UTC).astimezone(SEOUL).strftime("%H:%M:%S.%f")[:-3]
-
-
 def _label(enum: type, value: int, prefix: str) -> Text:
     code = show.enum_name(enum, value, prefix)
     return show.label(code, "ko"), show.label(code, "en")
@@ -184,10 +172,6 @@ def _label(enum: type, value: int, prefix: str) -> Text:
 
 def _code(code: str) -> Text:
     return _CODES.get(code, (code, code))
-
-
-def _joined(names: Sequence[Text]) -> Text:
-    return ", ".join(ko for ko, _ in names), ", ".join(en for _, en in names)
 
 
 def _consent(categories: Sequence[str], holders: Sequence[str]) -> pb.Consent:

@@ -90,11 +90,7 @@ class FhirMapping:
 
 
 def load_mapping(path: Path, vocabulary: Vocabulary) -> FhirMapping:
-    """Read a mapping file.
-
-    Raises:
-        InvalidError: the file cannot be read; or as ``parse_mapping``.
-    """
+    """Read a mapping file. Raises as ``parse_mapping``, and ``InvalidError`` if the file cannot be read."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
