@@ -53,19 +53,12 @@ class Listener:
     """A listening HTTP server that runs each connection on a thread of its own."""
 
     def __init__(
-        self,
-        address: tuple[str, int],
-        respond: Respond,
-        *,
-        idle_s: float,
-        max_body: int = 0,
+        self, address: tuple[str, int], respond: Respond, *, idle_s: float, max_body: int = 0,
         tls: ssl.SSLContext | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Listen at once on (host, port), and answer GET, HEAD and POST requests with *respond*.
 
-        Args:
-            idle_s: how long a connection may stay open without a request.
-            max_body: the longest body of a request, in bytes; a longer one is refused.
+        A connection without a request is closed after *idle_s*. A request's body has at most *max_body* bytes.
 
         Raises:
             StorageError: the address cannot be listened on.

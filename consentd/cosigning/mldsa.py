@@ -28,7 +28,7 @@ from consentd.core.note import (
     key_id_of,
     split_key,
     split_signing_key,
-)
+)  # fmt: skip
 from consentd.errors import MalformedError, SignatureError
 
 _PUBLIC_KEY_SIZE, _SIGNATURE_SIZE, _SEED_SIZE = 1312, 2420, 32

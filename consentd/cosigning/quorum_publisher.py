@@ -68,15 +68,9 @@ class QuorumPublisher:
     """A ``Publisher`` that waits for the quorum of a witness policy."""
 
     def __init__(
-        self,
-        signed_log: SignedLog,
-        policy: WitnessPolicy,
-        config: WitnessConfig,
-        *,
-        clock: Clock,
-        metrics: Metrics,
+        self, signed_log: SignedLog, policy: WitnessPolicy, config: WitnessConfig, *, clock: Clock, metrics: Metrics,
         retry_ms: tuple[int, int] = RETRY_MS,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Prepare; nothing is sent before ``start``.
 
         Raises:

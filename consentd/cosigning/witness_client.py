@@ -71,13 +71,9 @@ class WitnessClient:
         self._wall_ms = wall_ms
 
     def request_cosignature(
-        self,
-        point: Checkpoint,
-        text: str,
-        log_signatures: Sequence[NoteSignature],
-        *,
+        self, point: Checkpoint, text: str, log_signatures: Sequence[NoteSignature], *,
         read_known_size: Callable[[], int],
-    ) -> WitnessResponse:
+    ) -> WitnessResponse:  # fmt: skip
         """Request a cosignature of a checkpoint, whose note text and log's signature lines are given.
 
         *read_known_size* returns the current size of the ledger. It is called after the answer arrived, because the

@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import time
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -108,27 +108,22 @@ def run(home: Home, out: Output, *, seed: int, citizens: int, transfers: int) ->
 
 def verify(config: Config) -> Report:
     """Verify every leaf, statement and signature of a ledger, and the table made from them."""
-    keys = read_keys(config)
-    with ExitStack() as stack:
-        store, vault_store = (
-            stack.enter_context(closing(RocksStore.open_read_only(path)))
-            for path in (config.ledger.store_dir, config.ledger.vault_dir)
-        )
+    ledger, keys = config.ledger, read_keys(config)
+    with (
+        closing(RocksStore.open_read_only(ledger.store_dir)) as store,
+        closing(RocksStore.open_read_only(ledger.vault_dir)) as vault,
+        closing(Table.open_read_only(config.table.path)) as table,
+    ):
         return verify_files(
-            store,
-            origin=config.ledger.origin,
-            log_verifier=keys.log.verifier,
-            last_signed_path=config.ledger.last_signed_path,
-            vault=Vault(vault_store, keys.vault),
-            table=stack.enter_context(closing(Table.open_read_only(config.table.path))),
-        )
+            store, origin=ledger.origin, log_verifier=keys.log.verifier, last_signed_path=ledger.last_signed_path,
+            vault=Vault(vault, keys.vault), table=table,
+        )  # fmt: skip
 
 
 def tamper(config: Config, copy: Path, history: History, out: Output) -> tuple[int, tuple[Fault, ...]]:
-    """Copy the ledger to *copy*, change one ACCESS of *history* there into a REFUSAL, and verify the copy.
+    """Copy a ledger, change one ACCESS of *history* there into a REFUSAL, and verify the copy.
 
-    Returns:
-        The index of the changed leaf, and the faults that were found.
+    Return the index of the changed leaf, and the faults that were found.
     """
     shutil.copytree(config.ledger.store_dir, copy)
     access = next(entry for entry in history.entries if entry.kind == EntryKind.ACCESS)
@@ -141,12 +136,9 @@ def tamper(config: Config, copy: Path, history: History, out: Output) -> tuple[i
         changed.put(layout.leaf_key(index), codec.encode_event(replace(event, kind=EntryKind.REFUSAL)))
         store.write(changed)
         report = verify_files(
-            store,
-            origin=config.ledger.origin,
-            log_verifier=read_keys(config).log.verifier,
-            last_signed_path=config.ledger.last_signed_path,
-            quick=True,
-        )
+            store, origin=config.ledger.origin, log_verifier=read_keys(config).log.verifier,
+            last_signed_path=config.ledger.last_signed_path, quick=True,
+        )  # fmt: skip
     text = out.text(
         f"사본의 항목 {index}에서 한 바이트를 바꿈: 허용된 제공을 거절된 것처럼",
         f"one byte of entry {index} of a copy changed, so that an access looks like a refusal",

@@ -47,12 +47,7 @@ class Home:
 
 
 def make_home(directory: Path) -> Home:
-    """Make a fresh directory; remove the files of an earlier demo there.
-
-    Raises:
-        InvalidError: the directory has files, and they are not a demo's.
-        StorageError: a file cannot be written.
-    """
+    """Make a fresh directory; remove the files of an earlier demo there, and refuse to remove any others."""
     if directory.exists():
         if any(directory.iterdir()) and not (directory / MARKER).exists():
             raise InvalidError(f"directory holds something that is not a demo: `{directory}`")

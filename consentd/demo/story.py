@@ -28,6 +28,9 @@ HIRA = PUBLIC_HOLDERS[1][0]
 MARKETING = "market-service"
 YEAR_MS = 365 * DAY_MS
 
+_COLUMNS = (
+    ("때", "when"), ("누가", "who"), ("제공", "holder"), ("무엇을", "what"), ("목적", "purpose"), ("결과", "outcome")
+)  # fmt: skip
 _CODES = {code.code: (code.ko, code.en) for code in (*DEFAULT_VOCABULARY.purposes, *DEFAULT_VOCABULARY.categories)}
 
 
@@ -128,10 +131,7 @@ class Story:
     def _show(self, history: History) -> None:
         text = self._out.text
         table = Table(show_lines=self._out.language == "both")
-        for title in (
-            ("때", "when"), ("누가", "who"), ("제공", "holder"), ("무엇을", "what"), ("목적", "purpose"),
-            ("결과", "outcome"),
-        ):  # fmt: skip
+        for title in _COLUMNS:
             table.add_column(text(*title), overflow="fold")
         for entry in history.entries:
             time_of_day = datetime.fromtimestamp(entry.time_ms / 1000, SEOUL).strftime("%H:%M:%S")

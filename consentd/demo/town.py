@@ -37,20 +37,14 @@ AGE_BANDS: Final = (  # first year, population in thousands, care days a person 
 OLDEST: Final = 100
 
 INSTITUTION_TYPES: Final = (  # HIRA 요양종별 code, names, how many; the busiest first
-    ("01", "상급종합병원", "tertiary hospital", 1),
-    ("11", "종합병원", "general hospital", 2),
-    ("21", "병원", "hospital", 2),
-    ("28", "요양병원", "long-term care hospital", 2),
-    ("29", "정신병원", "psychiatric hospital", 1),
-    ("31", "의원", "clinic", 13),
-    ("41", "치과병원", "dental hospital", 1),
-    ("51", "치과의원", "dental clinic", 5),
-    ("71", "보건소", "public health centre", 1),
-    ("72", "보건지소", "public health post", 1),
-    ("81", "약국", "pharmacy", 7),
-    ("92", "한방병원", "Korean medicine hospital", 1),
+    ("01", "상급종합병원", "tertiary hospital", 1), ("11", "종합병원", "general hospital", 2),
+    ("21", "병원", "hospital", 2), ("28", "요양병원", "long-term care hospital", 2),
+    ("29", "정신병원", "psychiatric hospital", 1), ("31", "의원", "clinic", 13),
+    ("41", "치과병원", "dental hospital", 1), ("51", "치과의원", "dental clinic", 5),
+    ("71", "보건소", "public health centre", 1), ("72", "보건지소", "public health post", 1),
+    ("81", "약국", "pharmacy", 7), ("92", "한방병원", "Korean medicine hospital", 1),
     ("93", "한의원", "Korean medicine clinic", 3),
-)
+)  # fmt: skip
 
 PUBLIC_HOLDERS: Final = (
     ("nhis", "건보공단", "NHIS", ("INS.TX", "INS.CK", "INS.ELIG")),
@@ -58,11 +52,8 @@ PUBLIC_HOLDERS: Final = (
     ("kdca", "질병청", "KDCA", ("PUB.IMM",)),
 )
 CLINICAL: Final = ("CLIN.DX", "CLIN.RX", "CLIN.LAB", "CLIN.IMG", "CLIN.NOTE", "CLIN.ALG")
-HELD_BY_TYPE: Final = {
-    "81": ("CLIN.RX",),
-    "41": ("CLIN.DX", "CLIN.IMG", "CLIN.NOTE"),
-    "51": ("CLIN.DX", "CLIN.IMG", "CLIN.NOTE"),
-}
+DENTAL: Final = ("CLIN.DX", "CLIN.IMG", "CLIN.NOTE")
+HELD_BY_TYPE: Final = {"81": ("CLIN.RX",), "41": DENTAL, "51": DENTAL}
 ALL_CLASSES: Final = ("CLIN", "INS", "PUB")
 
 RECIPIENTS: Final = (  # id, names, purpose of its requests, share of users who allow it, for what data
@@ -204,12 +195,9 @@ def make_consents(
 
 
 def make_transfers(
-    random: Random,
-    count: int,
-    citizens: Sequence[Citizen],
-    consents: Sequence[PlannedConsent],
+    random: Random, count: int, citizens: Sequence[Citizen], consents: Sequence[PlannedConsent],
     institutions: Sequence[Institution],
-) -> tuple[Transfer, ...]:
+) -> tuple[Transfer, ...]:  # fmt: skip
     """Return the transfers of a day, with outcomes in the proportions of ``MIX``."""
     ranks = list(accumulate(1 / rank**ZIPF for rank in range(1, len(citizens) + 1)))
     objections = [planned for planned in consents if planned.objects]

@@ -29,7 +29,6 @@ class ImportedConsent:
 
     Attributes:
         resource: ``Consent/ID``.
-        subject: the citizen; not in the repr.
         consent: the consent to grant; its ``source`` identifies resource and content, see ``format_source``.
         request_id: 16 bytes, the same at every import of this content.
         notes: for the person who imports: each choice that was made, and each element that was left out.

@@ -20,8 +20,7 @@ from consentd.fhir.mapping import SYSTEMS, SubjectReference
 from consentd.fhir.provisions import TEST_PURPOSE, Reading, read_effect, read_provision, state_defaults
 from consentd.policy.model import Effect, ImplicitPolicy, Provision
 
-SHARED_NAMES = ("resourceType", "meta", "language", "text", "contained", "identifier", "status", "category")
-"""Elements that an R4 Consent and an R5 Consent have in common."""
+_SHARED_NAMES = ("resourceType", "meta", "language", "text", "contained", "identifier", "status", "category")
 _R4_NAMES = (
     "scope", "patient", "dateTime", "performer", "organization", "sourceAttachment", "sourceReference", "policy",
     "policyRule", "verification", "provision",
@@ -59,7 +58,7 @@ def read_header(resource: Element, reading: Reading) -> Header:
     Raises:
         InvalidError: with a ``Cause``. No message names a person.
     """
-    resource.only(*SHARED_NAMES, *OWN_NAMES[reading.release])
+    resource.only(*_SHARED_NAMES, *OWN_NAMES[reading.release])
     _check_shared(resource, reading)
     is_r4 = reading.release is Release.R4
     if is_r4:
@@ -109,9 +108,8 @@ def _read_subject(resource: Element, name: str, reading: Reading) -> SubjectRefe
     target = resource.one(name)
     found: set[SubjectReference] = set()
     if target is not None:
-        identifier = reading.identifier(target)
         found = reading.matches(reading.mapping.subjects, target)
-        system, _, value = identifier.rpartition("|")
+        system, _, value = reading.identifier(target).rpartition("|")
         scheme = reading.mapping.schemes.get(system)
         if scheme is not None and unicodedata.is_normalized("NFC", value):
             found.add(SubjectReference(scheme, value))

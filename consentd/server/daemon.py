@@ -146,25 +146,16 @@ class Daemon:
             check_statement_key(table, keys.statement.public_key, config.keys.statement_key_file)
         sequencer = self._start_sequencer(keys, ledger, table, vault)
         target = ScrubTarget(
-            ledger=ledger,
-            vault=vault,
-            table=table,
-            last_signed_path=config.ledger.last_signed_path,
-            origin=config.ledger.origin,
-            log_verifier=keys.log.verifier,
-        )
+            ledger=ledger, vault=vault, table=table, last_signed_path=config.ledger.last_signed_path,
+            origin=config.ledger.origin, log_verifier=keys.log.verifier,
+        )  # fmt: skip
         self._scrubber = Scrubber(config, target, sequencer=sequencer, metrics=self.metrics, clock=self._clock)
         self._scrubber.start()
+        page_key = hashlib.sha256(b"consentd/page/v1\0" + keys.statement.seed).digest()
         return Services(
-            config=config,
-            ledger=ledger,
-            vault=vault,
-            table=table,
-            sequencer=sequencer,
-            metrics=self.metrics,
-            authenticator=self.authenticator,
-            page_key=hashlib.sha256(b"consentd/page/v1\0" + keys.statement.seed).digest(),
-        )
+            config=config, ledger=ledger, vault=vault, table=table, sequencer=sequencer, metrics=self.metrics,
+            authenticator=self.authenticator, page_key=page_key,
+        )  # fmt: skip
 
     def _open_ledger_and_table(self, keys: Keys) -> tuple[Ledger, Table]:
         config = self.config
@@ -202,22 +193,17 @@ class Daemon:
         author = Author(config.ledger.origin, keys.statement, vault, os.urandom)
         signers = (keys.log,) if keys.log_mldsa is None else (keys.log, keys.log_mldsa)
         publisher = self._make_publisher(keys, ledger)
-        sequencer = Sequencer(
-            ledger=ledger,
-            table=table,
-            author=author,
-            signing=CheckpointSigning(signers, config.ledger.last_signed_path, publisher),
-            limits=SequencerLimits(
-                checkpoint_interval_ms=config.ledger.checkpoint_interval_ms,
-                max_waiting=config.pool.max_waiting,
-                max_batch=config.pool.max_batch,
-                idempotency_ms=config.ledger.idempotency_days * DAY_MS,
-            ),
-            clock=self._clock,
-            metrics=self.metrics,
-            confirm_clock=self._confirm_clock,
-            on_fault=lambda: self._rpc.set_serving(False),
+        signing = CheckpointSigning(signers, config.ledger.last_signed_path, publisher)
+        limits = SequencerLimits(
+            checkpoint_interval_ms=config.ledger.checkpoint_interval_ms,
+            max_waiting=config.pool.max_waiting,
+            max_batch=config.pool.max_batch,
+            idempotency_ms=config.ledger.idempotency_days * DAY_MS,
         )
+        sequencer = Sequencer(
+            ledger=ledger, table=table, author=author, signing=signing, limits=limits, clock=self._clock,
+            metrics=self.metrics, confirm_clock=self._confirm_clock, on_fault=lambda: self._rpc.set_serving(False),
+        )  # fmt: skip
         sequencer.start()
         if ledger.state.size == 0:
             # A warning, because an unmounted disk also looks like an empty ledger: then this starts a second ledger
@@ -231,14 +217,11 @@ class Daemon:
         return sequencer
 
     def _write_first_entries(self, sequencer: Sequencer, author: Author, keys: Keys) -> None:
-        verifier_keys = [note.format_vkey(keys.log.verifier)]
+        vkeys = [note.format_vkey(keys.log.verifier)]
         if keys.log_mldsa is not None:
-            verifier_keys.append(format_mldsa_vkey(keys.log_mldsa.verifier))
-        ledger = self.config.ledger
-        genesis = default_genesis(
-            author, verifier_keys=verifier_keys, map_bits=ledger.map_bits, retention_days=ledger.retention_days
-        )
-        sequencer.submit(genesis).result()
+            vkeys.append(format_mldsa_vkey(keys.log_mldsa.verifier))
+        bits, days = self.config.ledger.map_bits, self.config.ledger.retention_days
+        sequencer.submit(default_genesis(author, verifier_keys=vkeys, map_bits=bits, retention_days=days)).result()
 
     def _make_publisher(self, keys: Keys, ledger: Ledger) -> Publisher:
         """Return the publisher of the configured witness policy; without a policy, one that publishes at once."""

@@ -3,9 +3,8 @@
 Checkpoints and hash tiles are public and hold no identifier. Entry bundles need an auditor's credential: a bundle shows
 how often something happened to a person, though not to whom.
 
-Tiles, bundles and checkpoints answer conditional and range requests (RFC 9110, 13 and 14). A client that has a tile
-can ask whether it changed, and one whose download broke off can ask for the rest. An entity tag depends on the bytes
-alone, so every host that serves the same ledger gives the same tag.
+Tiles, bundles and checkpoints answer conditional and range requests (RFC 9110, 13 and 14). An entity tag depends on
+the bytes alone, so every host that serves the same ledger gives the same tag.
 """
 
 import json

@@ -23,7 +23,7 @@ from consentd.v1 import (
     ledger_service_pb2_grpc,
     policy_service_pb2_grpc,
     registry_service_pb2_grpc,
-)
+)  # fmt: skip
 
 WAITING_THREADS = 64
 """Threads for calls that wait for a commit or a checkpoint. As many writes can share one commit."""

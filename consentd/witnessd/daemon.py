@@ -45,7 +45,7 @@ from consentd.errors import (
     SignatureError,
     StorageError,
     VerificationError,
-)
+)  # fmt: skip
 from consentd.files import lock_file, read_file_if_exists, write_file
 from consentd.listener import TEXT, HttpRequest, HttpResponse, Listener, text_response
 from consentd.witnessd.config import FollowedLog, WitnessOptions, WitnessServerConfig
@@ -119,10 +119,7 @@ class Witness:
 
     def checkpoint(self, origin_hash: str) -> bytes | None:
         """Return the last cosigned note of the log whose origin has this SHA-256 hash (hex); None: there is no note."""
-        for state in self._logs.values():
-            if state.origin_hash == origin_hash:
-                return state.note
-        return None
+        return next((state.note for state in self._logs.values() if state.origin_hash == origin_hash), None)
 
     def close(self) -> None:
         """Refuse further requests, write the caches of the replays, and release the state."""
@@ -185,19 +182,12 @@ class _LogState:
         self._path = options.state_dir / f"{self.origin_hash}.checkpoint"
         self.note = read_file_if_exists(self._path, name="cosigned checkpoint")
         self.cosigned = self._open_cosigned(witness_key)
-        self.connection = Connection(
-            followed.url,
-            timeout_s=options.timeout_ms / 1000,
-            headers={"Authorization": f"Bearer {_read_token(followed.token_file)}"},
-        )
+        headers = {"Authorization": f"Bearer {_read_token(followed.token_file)}"}
+        self.connection = Connection(followed.url, timeout_s=options.timeout_ms / 1000, headers=headers)
         if not self.connection.is_protected:
             raise InvalidError(f"token would be sent in the clear to another machine: `{followed.url}`")
-        self.follower = Follower(
-            self.connection,
-            options.state_dir / f"{self.origin_hash}.replay",
-            map_bits=options.map_bits,
-            retention_days=followed.retention_days,
-        )
+        replay, days = options.state_dir / f"{self.origin_hash}.replay", followed.retention_days
+        self.follower = Follower(self.connection, replay, map_bits=options.map_bits, retention_days=days)
 
     def _open_cosigned(self, witness_key: note.Verifier) -> Checkpoint:
         if self.note is None:
