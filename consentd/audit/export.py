@@ -33,13 +33,11 @@ _AHEAD = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportReport:
-    """The result of an export.
+    """The result of an export: the checkpoint whose tree the directory has now, and what was done.
 
     Attributes:
-        checkpoint: whose tree the directory has now.
         start: leaves that the directory had before, in full tiles.
-        files: number of files written.
-        removed: number of partial files of an older checkpoint that were deleted.
+        files, removed: number of files written, and of partial files of an older checkpoint that were deleted.
     """
 
     checkpoint: Checkpoint

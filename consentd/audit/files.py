@@ -15,12 +15,9 @@ from consentd.verify.store_source import StoreSource
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataDirectory:
-    """A daemon's files.
+    """A daemon's files: the ledger's store, and the checkpoint that was signed last or published last.
 
-    Attributes:
-        store_dir: the ledger's store.
-        checkpoint_path: the file of a checkpoint: the one signed last, or the one published last.
-        vault_dir, vault_key_file: open statements of persons; None: these stay closed.
+    Without *vault_dir* and *vault_key_file*, statements of persons stay closed.
     """
 
     store_dir: Path

@@ -19,7 +19,7 @@ from consentd.core import checkpoint, merkle, quorum, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.note import MAX_NOTE_SIZE, NoteVerifier
 from consentd.core.quorum import WitnessPolicy
-from consentd.errors import InvalidError, MalformedError, StorageError, VerificationError
+from consentd.errors import MalformedError, StorageError, VerificationError
 from consentd.verify.source import read_tiles
 
 FIRST = "first"
@@ -73,12 +73,9 @@ class Monitor:
 
         Args:
             max_silence_s: how long there may be no new checkpoint, cosignatures included.
-            policy: whose cosignatures each checkpoint must have; None: nobody's.
-            max_age_s: how old these may be. A monitor reads what is published now, so they must be recent.
+            policy: whose cosignatures each checkpoint must have, at most *max_age_s* old; None: nobody's.
 
-        Raises:
-            StorageError: the state cannot be read.
-            VerificationError: the state has a checkpoint that the log did not sign.
+        Raises StorageError if the state cannot be read, VerificationError if the log did not sign its checkpoint.
         """
         self._directory = directory / "checkpoints"
         self._state_path = directory / "latest.json"
@@ -93,9 +90,7 @@ class Monitor:
     def observe(self, source: Source, now_s: int) -> Observation:
         """Read the published checkpoint and compare it with the latest proven one.
 
-        Raises:
-            StorageError: the checkpoint, or the tiles that prove it, cannot be read.
-            VerificationError: it is not signed by the log.
+        Raises StorageError if it or the tiles that prove it cannot be read, VerificationError if it is not the log's.
         """
         note = source.checkpoint()
         point, _ = checkpoint.open_checkpoint(note, self._origin, self._verifier)
@@ -140,7 +135,7 @@ class Monitor:
 
     def _set_latest(self, point: Checkpoint, note: bytes, now_s: int) -> None:
         self.latest, self._note, self._since_s = point, note, now_s
-        state = {"size": point.size, "root": point.root.hex(), "since_s": now_s}
+        state = {"checkpoint": self._path(point).name, "since_s": now_s}
         write_file(self._state_path, json.dumps(state).encode() + b"\n")
 
     def _keep(self, point: Checkpoint, note: bytes, mark: str = "") -> Path:
@@ -155,17 +150,11 @@ class Monitor:
     def _restore(self) -> None:
         try:
             state: dict[str, Any] = json.loads(read_file(self._state_path))
-            path = self._directory / f"{state['size']:020d}-{state['root'][:16]}"
             self._since_s = int(state["since_s"])
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
-            raise StorageError(f"monitor's state is malformed: `{self._state_path}`") from error
-        self._note = read_file(path, MAX_NOTE_SIZE)
-        try:
+            self._note = read_file(self._directory / state["checkpoint"], MAX_NOTE_SIZE)
             self.latest, _ = checkpoint.open_checkpoint(self._note, self._origin, self._verifier)
-        except MalformedError as error:
-            raise StorageError(f"monitor's state is malformed: `{path}`: {error}") from error
-        if self.latest.size != state["size"]:
-            raise InvalidError(f"monitor's files contradict each other: `{self._state_path}`")
+        except (ValueError, KeyError, TypeError, OverflowError, MalformedError) as error:
+            raise StorageError(f"monitor's state is malformed: `{self._state_path}`") from error
 
 
 def _compare(source: Source, before: Checkpoint, point: Checkpoint) -> str:
@@ -182,8 +171,7 @@ def _compare(source: Source, before: Checkpoint, point: Checkpoint) -> str:
 def _root_at(source: Source, size: int, point: Checkpoint) -> bytes:
     """Compute from tiles the root of the first *size* leaves of the tree of *point*.
 
-    Raises:
-        StorageError: a tile cannot be read, or the tiles are not those of this tree, so they prove nothing.
+    Raises StorageError if a tile cannot be read, or the tiles are not those of this tree and so prove nothing.
     """
     try:
         begin = tiles.root(size, read_tiles(source, tiles.plan_root(size), point.size))

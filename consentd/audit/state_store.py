@@ -80,7 +80,9 @@ class CachedMapping(MutableMapping[K, V], Generic[K, V]):
                 row = self._connection.execute(select, (key,)).fetchone()
             if row is not None:
                 value = self._decode(row[0])
-                self._put(key, value)
+                self._cache[key] = value
+                if len(self._cache) > self._most:
+                    self._empty_cache()
                 return value
         self._absent = key
         return default
@@ -96,13 +98,13 @@ class CachedMapping(MutableMapping[K, V], Generic[K, V]):
             self._count += 1
         self._absent = None
         self._changed.add(key)
-        self._put(key, value)
-
-    def _put(self, key: K, value: V) -> None:
         self._cache[key] = value
         if len(self._cache) > self._most:
-            self.write()
-            self._cache = {}
+            self._empty_cache()
+
+    def _empty_cache(self) -> None:
+        self.write()
+        self._cache.clear()
 
     def __delitem__(self, key: K) -> None:
         raise AssertionError("a replay deletes nothing")
@@ -129,12 +131,7 @@ class CachedMapping(MutableMapping[K, V], Generic[K, V]):
 
 
 class StateStore:
-    """The stored state of one run.
-
-    Attributes:
-        heads, buckets: of the ``Replay``.
-        keys: of ``Authors``.
-    """
+    """The stored state of one run: *heads* and *buckets* of the ``Replay``, *keys* of ``Authors``."""
 
     def __init__(self, path: Path | None, *, cached: int = CACHED) -> None:
         """Open the file at *path* or create it; None: a temporary file that is deleted with the run.
@@ -161,9 +158,7 @@ class StateStore:
     def load(self, source: LeafSource, expected: Expected) -> Walker | None:
         """Return a walk over *source* that continues the one saved last; None if none was saved.
 
-        Raises:
-            InvalidError: the file is another ledger's.
-            StorageError: it is of another version, or damaged.
+        Raises InvalidError if the file is another ledger's, StorageError if it is of another version or damaged.
         """
         with _as_storage_error():
             row = self._connection.execute("SELECT v FROM state WHERE k = 'state'").fetchone()

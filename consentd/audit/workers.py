@@ -55,10 +55,8 @@ def check_ahead(
 ) -> Iterator[CheckedRun]:
     """Yield the runs from leaf *start* on, in order, checked by *jobs* processes a few runs ahead.
 
-    With one job, this process reads *source*, the opened *location*. Closing *stack* ends the workers.
-
-    Raises:
-        StorageError: a worker process ended, or the source fails.
+    With one job, this process reads *source*, the opened *location*. Closing *stack* ends the workers. Raises as
+    ``check_run``, and StorageError if a worker process ended.
     """
     runs = runs_of(tree.size, start)
     if jobs <= 1 or len(runs) <= 1:

@@ -18,10 +18,9 @@ RUN = 16
 
 @dataclass(slots=True)
 class CheckedRun:
-    """A run of leaves, and what is known of each by itself.
+    """A run of leaves from index *start* on, and what is known of each by itself.
 
     Attributes:
-        start: index of the first leaf.
         leaves: as the source has them; b"" for a missing one.
         hashes: the hash of each leaf; for a missing or damaged one, the hash that the tree has for it.
         unusable: indexes of the missing and damaged leaves.
@@ -45,14 +44,7 @@ class CheckedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreePoint:
-    """The tree whose leaves are checked.
-
-    Attributes:
-        origin: of the ledger; signatures cover it.
-        size: leaves of the tree.
-        root: of the tree; None if it is not known.
-        kinds: open statements of these kinds only; None: of all.
-    """
+    """The tree whose leaves are checked. Statements of these *kinds* are opened (None: of all)."""
 
     origin: str
     size: int

@@ -43,12 +43,7 @@ _KEYS = 256
 
 
 class Scrub:
-    """One pass over all records. One thread owns it.
-
-    Attributes:
-        progress: what was checked and found so far.
-        expected: about how many records there are.
-    """
+    """One pass over all records, of which there are about *expected*. One thread owns it."""
 
     def __init__(
         self, target: ScrubTarget, options: ScrubOptions, *, run_on_writer: RunOnWriter, pause: Callable[[int], None]

@@ -26,12 +26,7 @@ Check = Callable[[], Fault | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScrubTarget:
-    """What a scrub reads.
-
-    Attributes:
-        last_signed_path: the file of the last signed checkpoint.
-        origin, log_verifier: verify that checkpoint.
-    """
+    """What a scrub reads. *origin* and *log_verifier* verify the last signed checkpoint."""
 
     ledger: Ledger
     vault: Vault
@@ -101,11 +96,8 @@ class Records:
                 return None
         except NotFoundError:
             pass  # The person's key was destroyed.
-        return None if self._may_be_gone(event) else Fault(index, "statement or its key is missing")
-
-    def _may_be_gone(self, event: codec.Event) -> bool:
-        """Return whether a statement was erased or pruned."""
-        return retention.read_pruned(self._store).covers(event) or self.is_erased(event.tag)
+        may_be_gone = retention.read_pruned(self._store).covers(event) or self.is_erased(event.tag)
+        return None if may_be_gone else Fault(index, "statement or its key is missing")
 
     def is_erased(self, tag: bytes) -> bool:
         """Return whether the last entry of a chain is an ERASURE."""

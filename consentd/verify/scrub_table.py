@@ -43,9 +43,7 @@ _Step = Callable[[], list[Fault] | None]
 class RunOnWriter(Protocol):
     """Runs a function on the sequencer's thread, between two batches, and returns its result."""
 
-    def __call__(self, run: Callable[[], T], /) -> T:
-        """Run it."""
-        ...
+    def __call__(self, run: Callable[[], T], /) -> T: ...
 
 
 def free_bytes(directory: Path) -> int:
@@ -78,12 +76,9 @@ class ScrubOptions:
 
 
 class ScrubProgress:
-    """What a scrub has checked and found so far. The thread of the scrub owns it.
+    """How many records a scrub has checked and found damaged, and the first ``MAX_FAULTS`` faults.
 
-    Attributes:
-        checked: records checked.
-        damaged: records found damaged.
-        faults: the first ``MAX_FAULTS`` of them.
+    The thread of the scrub owns it.
     """
 
     def __init__(self, piece: int, pause: Callable[[int], None]) -> None:

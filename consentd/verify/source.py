@@ -48,9 +48,8 @@ class LeafSource(TileSource, Protocol):
     def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
         """Return an opening for each of the *leaves* of bundle *n*; None if the source has no openings at all.
 
-        The caller passes b"" in place of a leaf whose opening it does not need.
-
-        Raises VerificationError or CorruptionError if what the source has are no openings.
+        The caller passes b"" in place of a leaf whose opening it does not need. Raises also VerificationError or
+        CorruptionError, if what the source has are no openings.
         """
         ...
 

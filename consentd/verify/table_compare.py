@@ -64,11 +64,7 @@ def rebuild(
 ) -> Iterator[Table]:
     """Rebuild the table of the first *size* leaves in *directory*, and delete it at the end of the ``with`` block.
 
-    *wall_ms* and *progress* are those of ``catch_up``.
-
-    Raises:
-        CorruptionError: an entry does not apply.
-        StorageError: the disk fails, or is full.
+    *wall_ms* and *progress* are those of ``catch_up``. Raises as ``catch_up``.
     """
     shutil.rmtree(directory, ignore_errors=True)
     try:
@@ -83,10 +79,6 @@ def rebuild(
 
 
 def check_size(snapshot: Snapshot, size: int) -> None:
-    """Check that a table is not ahead of its ledger of *size* leaves. After a crash it may be behind.
-
-    Raises:
-        CorruptionError: it is ahead.
-    """
+    """Raise CorruptionError if a table is ahead of its ledger of *size* leaves. After a crash it may be behind."""
     if snapshot.size > size:
         raise CorruptionError(f"table is ahead of its ledger: size {snapshot.size}, ledger has {size}")

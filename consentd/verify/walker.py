@@ -88,21 +88,29 @@ class Walker:
             TooManyFaults: see ``Findings.add``.
             StorageError: the source fails, or the ledger was pruned during the walk.
         """
+        replay, found, counts = self.replay, self.found, self.found.counts
         events: list[tuple[int, codec.Event]] = []
-        skipped = max(0, self.replay.size - run.start)
+        skipped = max(0, replay.size - run.start)
         leaves = zip(run.leaves[skipped:], run.hashes[skipped:], strict=True)
+        decoded: codec.Event | codec.Seal | None
         for index, (leaf, leaf_hash) in enumerate(leaves, run.start + skipped):
-            for what in run.faults.get(index, ()):
-                self.found.add(index, what)
+            if index in run.faults:
+                for what in run.faults[index]:
+                    found.add(index, what)
             if index in run.unusable:
                 self._pass_over(index, leaf, leaf_hash)
                 continue
-            decoded = self._replay_leaf(index, leaf, leaf_hash)
+            was_sure = replay.knows_all_heads
+            try:
+                decoded = replay.add(leaf, leaf_hash)
+            except ReplayError as error:
+                found.add(index, str(error).removeprefix(f"leaf `{index}`: "))
+                decoded = replay.add_faulty(leaf)
             if isinstance(decoded, codec.Event):
-                self.found.counts.entries += 1
+                counts.entries += 1
                 events.append((index, decoded))
                 if not kinds.is_known(decoded.kind):
-                    self.found.not_checked(reasons.UNKNOWN_KIND)
+                    found.not_checked(reasons.UNKNOWN_KIND)
                 signed = run.signed.get(index)
                 if signed is not None:
                     self._verify_statement(index, decoded, signed)
@@ -111,7 +119,9 @@ class Walker:
                 elif self.expected.with_statements:
                     self._miss_statement(index, decoded, has_openings=run.has_openings)
             elif decoded is not None:
-                self.found.counts.seals += 1
+                counts.seals += 1
+                if not was_sure:
+                    found.not_checked(reasons.NO_MAP)
                 if self.after_seal is not None:
                     self.after_seal()
         self.grow()
@@ -167,18 +177,6 @@ class Walker:
             self.found.add(index, "leaf is missing where nothing is pruned, or cannot be read")
             self.authors.keys_lost = True
             self.replay.skip_unreadable(leaf_hash)
-
-    def _replay_leaf(self, index: int, leaf: bytes, leaf_hash: bytes) -> codec.Event | codec.Seal | None:
-        decoded: codec.Event | codec.Seal | None
-        was_sure = self.replay.knows_all_heads
-        try:
-            decoded = self.replay.add(leaf, leaf_hash)
-        except ReplayError as error:
-            self.found.add(index, str(error).removeprefix(f"leaf `{index}`: "))
-            decoded = self.replay.add_faulty(leaf)
-        if isinstance(decoded, codec.Seal) and not was_sure:
-            self.found.not_checked(reasons.NO_MAP)
-        return decoded
 
     def _verify_statement(self, index: int, event: codec.Event, signed: SignedStatement) -> None:
         stated = signed.stated

@@ -68,11 +68,9 @@ class Follower:
         keep_every: int = KEEP_EVERY,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        """Continue from the *cache*, or start at leaf 0.
+        """Continue from the *cache*, or start at leaf 0. The cache is written after each *keep_every* leaves.
 
-        Args:
-            retention_days: the policy in the log's leaf 0, as the witness's operator knows it; 0: nothing is pruned.
-            keep_every: leaves between two writes of the cache.
+        *retention_days* is the policy in the log's leaf 0, as the witness's operator knows it; 0: nothing is pruned.
         """
         self._source, self._cache, self._keep_every = LogFiles(connection), cache, keep_every
         self._map_bits, self._retention_days, self._wall_ms = map_bits, retention_days, wall_ms
@@ -90,8 +88,7 @@ class Follower:
     def catch_up(self, point: Checkpoint, *, cosigned_size: int = 0) -> None:
         """Replay every leaf up to a checkpoint that the log signed, and that is consistent with earlier ones.
 
-        Args:
-            cosigned_size: the size up to which every seal was verified before.
+        Every seal up to *cosigned_size* was verified before.
 
         Raises:
             ReplayError: the entries are the signed ones, and one breaks the rule. Every later call raises it again.
