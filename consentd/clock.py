@@ -45,12 +45,10 @@ class LeafClock:
     __slots__ = ("_base_monotonic_ms", "_base_wall_ms", "_clock", "_confirmed", "disagrees")
 
     def __init__(self, clock: Clock, last_ms: int, *, confirmed: bool = False) -> None:
-        """Begin to compare *clock* with monotonic time.
+        """Begin to compare *clock* with monotonic time. *last_ms* is the time of the last leaf.
 
-        Args:
-            last_ms: time of the last leaf.
-            confirmed: an operator confirmed that the clock is right although it is before *last_ms*. Leaves then have
-                the time *last_ms* until the clock has passed it.
+        *confirmed*: an operator confirmed that the clock is right although it is before *last_ms*. Leaves then have the
+        time *last_ms* until the clock has passed it.
         """
         self._clock = clock
         self._confirmed = confirmed

@@ -250,12 +250,9 @@ def parse_toml(text: str) -> dict[str, object]:
 def parse_section(kind: type[S], given: Mapping[str, object], *, base_dir: Path, name: str = "") -> S:
     """Make a value of the dataclass *kind* from a TOML table.
 
-    The type of each field decides what the option may be: bool, int (with the limits of ``bounded``), str, Path,
-    another dataclass (a table), or a tuple of one dataclass (an array of tables).
-
-    Args:
-        base_dir: relative paths are relative to it.
-        name: of the table, for messages; empty: the whole document.
+    The type of each field decides what the option may be: bool, int (with the limits of ``bounded``), str, Path
+    (relative to *base_dir*), another dataclass (a table), or a tuple of one dataclass (an array of tables). *name* is
+    the table's name, for messages; empty: the whole document.
 
     Raises:
         InvalidError: an option is unknown, missing, or not of its type.

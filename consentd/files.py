@@ -81,12 +81,11 @@ def lock_file(path: Path, *, program: str, waits: bool = False) -> int:
     RocksDB's own lock protects one store. It does not see a second copy of that store, elsewhere, whose daemon signs
     under the same key; this lock does, where both use the same path.
 
+    Returns the descriptor that holds the lock. Closing it releases the lock.
+
     Args:
         program: what the error message calls the process that has the lock.
         waits: wait until no other process has the lock.
-
-    Returns:
-        The descriptor that holds the lock. Closing it releases the lock.
 
     Raises:
         StorageError: another process has the lock, or the file cannot be opened.

@@ -196,22 +196,19 @@ class AppendBatch:
 
     def head(self, tag: bytes) -> tuple[int, bytes]:
         """Return (count, head) of a chain; (0, zeros): it has no entry."""
-        found = self.heads.get(tag)
-        return self.ledger.head(tag) if found is None else found
+        return self.heads[tag] if tag in self.heads else self.ledger.head(tag)
 
     def recorded(self, request_key: bytes) -> tuple[int, bytes] | None:
         """Return (index, content hash) of the entry that a request made; None: the request is not remembered."""
-        found = self._requests.get(request_key)
-        if found is not None:
-            return found
+        if request_key in self._requests:
+            return self._requests[request_key]
         row = self.ledger.store.get(layout.request_row_key(request_key))
         return None if row is None else layout.REQUEST.unpack(row)[::2]
 
     def kind_of(self, tag: bytes, seq: int) -> int | None:
         """Return the kind of entry *seq* of a chain; None: the chain has no such entry."""
-        found = self._kinds.get((tag, seq))
-        if found is not None:
-            return found
+        if (tag, seq) in self._kinds:
+            return self._kinds[tag, seq]
         index = self.ledger.store.get(layout.index_key(tag, seq))
         leaf = None if index is None else self.ledger.store.get(layout.leaf_key(layout.decode_u64(index)))
         return None if leaf is None else codec.kind_of(leaf)
@@ -223,9 +220,8 @@ class AppendBatch:
             ConflictError: it was pruned.
             CorruptionError: the ledger has no entry at *index*, though a request row names it.
         """
-        found = self._entries.get(index)
-        if found is not None:
-            return found[0]
+        if index in self._entries:
+            return self._entries[index][0]
         leaf = self.ledger.store.get(layout.leaf_key(index)) or b""
         # A batch deletes only a few expired request rows, so a row may outlive its entry, which was pruned.
         if not leaf and self.ledger.store.get(layout.PRUNED) is not None:
@@ -237,9 +233,8 @@ class AppendBatch:
 
     def statement_row(self, entry: Appended) -> bytes | None:
         """Return the statement row of an entry; None: it was erased."""
-        found = self._entries.get(entry.index)
-        if found is not None:
-            return found[1]
+        if entry.index in self._entries:
+            return self._entries[entry.index][1]
         return self.ledger.store.get(layout.statement_key(entry.event.tag, entry.event.seq))
 
     # -- writes ---------------------------------------------------------------------------------------------------
@@ -297,17 +292,13 @@ class AppendBatch:
             self.rows.put(layout.tile_key(level, n), tile)
         state = replace(before, size=self.index, root=self.edge.root(), time_ms=self.time_ms, tags=self._tags)
         if self.sealed:
-            map_root, seal_hash = self._seal
-            state = replace(state, map_root=map_root, sealed_size=self.index, seal_hash=seal_hash)
-        self._expire_requests()
+            state = replace(state, map_root=self._seal[0], sealed_size=self.index, seal_hash=self._seal[1])
+        if self._expire_before_ms:
+            end = layout.expiry_key(self._expire_before_ms, b"")
+            for key, _ in self.ledger.store.scan(b"x", end, limit=_EXPIRED_PER_BATCH):
+                self.rows.delete(key)
+                self.rows.delete(layout.request_row_key(key[9:]))
         self.rows.put(layout.STATE, encode_state(state))
         self.closed = state
         return state
 
-    def _expire_requests(self) -> None:
-        if not self._expire_before_ms:
-            return
-        end = layout.expiry_key(self._expire_before_ms, b"")
-        for key, _ in self.ledger.store.scan(b"x", end, limit=_EXPIRED_PER_BATCH):
-            self.rows.delete(key)
-            self.rows.delete(layout.request_row_key(key[9:]))

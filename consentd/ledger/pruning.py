@@ -29,11 +29,9 @@ PROGRESS_CHAINS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why the start is not larger: the first leaf that is retained.
+    """Index and kind of the first leaf that is retained: why the start is not larger.
 
-    Attributes:
-        index: of that leaf.
-        kind: of that leaf; 0: it is retained only because it is not older than the pruning's time.
+    Kind 0: the leaf is retained only because it is not older than the pruning's time.
     """
 
     index: int

@@ -22,12 +22,7 @@ Tiles = Mapping[tuple[int, int], bytes]
 
 @dataclass(frozen=True, slots=True)
 class StoredEntry:
-    """A stored entry of a chain.
-
-    Attributes:
-        index: of its leaf.
-        row: its statement row, plaintext or encrypted; None: it was deleted.
-    """
+    """A stored entry of a chain. ``row`` is its statement row, plaintext or encrypted; None: it was deleted."""
 
     index: int
     leaf: bytes
@@ -156,12 +151,7 @@ def _broken(store: Store, index: int) -> ConsentdError:
 
 
 def read_chain_with_gaps(store: Store, tag: bytes, first: int = 1, last: int = codec.MAX_SEQ) -> Iterator[StoredEntry]:
-    """Yield entries *first* … *last* of a chain, in order. Pruned entries are left out.
-
-    Raises:
-        CorruptionError: a leaf is not that entry of that chain.
-        StorageError: an entry was pruned during the read.
-    """
+    """Yield entries *first* … *last* of a chain, in order. Pruned entries are left out. Raises as ``read_chain``."""
     start, end = layout.index_key(tag, first), layout.index_key(tag, last + 1)
     indexes = [(layout.decode_u64(key), layout.decode_u64(row)) for key, row in store.scan(start, end)]
     stored = store.scan(layout.statement_key(tag, first), layout.statement_key(tag, last + 1))
@@ -214,10 +204,8 @@ def open_entry(vault: Vault, entry: StoredEntry) -> tuple[bytes, bytes] | None:
     Raises:
         CorruptionError: the stored statement is not the one that the leaf commits to.
     """
-    if entry.row is None:
-        return None
     try:
-        return vault.decrypt(entry.event, entry.row)
+        return None if entry.row is None else vault.decrypt(entry.event, entry.row)
     except NotFoundError:
         return None
 
@@ -248,8 +236,7 @@ def prove_heads(ledger: Ledger, tags: Sequence[bytes], size: int | None = None) 
     """Prove the heads of these chains at a seal. Runs on the sequencer's thread, between two batches.
 
     Args:
-        size: size of the tree whose last leaf is the seal. ``map.history`` must still hold that seal's map. None: the
-            last seal.
+        size: size of the tree whose last leaf is the seal; None: at the last seal.
 
     Raises:
         NotFoundError: the ledger has no seal.

@@ -130,7 +130,7 @@ class Vault:
         commit = codec.commit(salt, statement)
         nonce = self.random(NONCE)
         text = self._key(tag).encrypt(nonce, salt + statement, codec.payload_aad(kind, tag, commit))
-        return commit, b"".join((bytes((layout.ENCRYPTED,)), nonce, text))
+        return commit, bytes((layout.ENCRYPTED,)) + nonce + text
 
     def decrypt(self, event: codec.Event, row: bytes) -> tuple[bytes, bytes]:
         """Return (salt, statement) of a statement row, plaintext or encrypted, after a check of the commitment.

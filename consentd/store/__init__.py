@@ -66,9 +66,8 @@ class Batch:
         # INVARIANT: start < end in every DeleteRange. RocksDB refuses an inverted range only while it applies the
         # batch: the changes before that one are then visible, and the changes after it are not.
         assert start <= end, "a range ends before it starts"
-        if start == end:
-            return
-        self.operations.append(DeleteRange(start, end))
+        if start < end:
+            self.operations.append(DeleteRange(start, end))
 
 
 class Store(Protocol):

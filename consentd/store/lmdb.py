@@ -97,11 +97,7 @@ class WriteTransaction(ReadTransaction):
         self._ended = False
 
     def commit(self) -> None:
-        """Commit: readers that begin later see all changes. Syncs the pages.
-
-        Raises:
-            StorageError: it failed; readers still see the commit before.
-        """
+        """Commit: readers that begin later see all changes. If it fails (StorageError), they see the commit before."""
         self._ended = True
         with _translating():
             self._txn.commit()
@@ -135,13 +131,9 @@ class Environment:
 
     @classmethod
     def open_read_only(cls, path: Path) -> Self:
-        """Open the environment in *path* for reading, also while another process writes it.
+        """Open the environment in *path* for reading, also while another process writes it. Raises as ``open``.
 
         The process must be able to write the directory nevertheless, because each reader takes a slot in the lock file.
-
-        Raises:
-            StorageError: it is missing or cannot be opened.
-            CorruptionError: the files are not LMDB's, or are damaged.
         """
         return cls(_open(path, map_size_bytes=0, read_only=True))
 
@@ -160,11 +152,7 @@ class Environment:
             raise _translated(error) from error
 
     def begin_write(self) -> WriteTransaction:
-        """Begin the write transaction. Waits while another process or thread has one.
-
-        Raises:
-            StorageError: the environment is closed.
-        """
+        """Begin the write transaction. Waits while another process or thread has one. Raises as ``used_bytes``."""
         with _translating():
             return WriteTransaction(self._env.begin(write=True))
 
@@ -192,17 +180,12 @@ class Environment:
         Raises:
             StorageError: the environment is closed.
         """
-        return self._pages()[0]
+        with _translating():
+            return (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
 
     def used_share(self) -> float:
         """Return which fraction of the map is in use, 0 to 1. At 1 every write fails. Raises as ``used_bytes``."""
-        used, size = self._pages()
-        return used / size
-
-    def _pages(self) -> tuple[int, int]:
-        with _translating():
-            info = self._env.info()
-            return (info["last_pgno"] + 1) * self._env.stat()["psize"], info["map_size"]
+        return self.used_bytes() / self._env.info()["map_size"]
 
     def close(self) -> None:
         """Close the environment; a second call does nothing. No transaction may be open."""

@@ -55,11 +55,7 @@ class Table(Environment):
         self._is_stopped = False
 
     def read(self) -> Snapshot:
-        """Begin to read the last commit.
-
-        Raises:
-            StorageError: ``stop`` was called, or as ``begin_read``.
-        """
+        """Begin to read the last commit. Raises StorageError if ``stop`` was called, or as ``begin_read``."""
         if self._is_stopped:
             raise StorageError(STOPPED)
         return Snapshot(self._cache, self.begin_read())

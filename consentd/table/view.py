@@ -64,17 +64,14 @@ class Registry:
     numbers: dict[str, int]
 
 
+@dataclass(slots=True)
 class RegistryCache:
     """The registry that was read last in this process.
 
-    Attributes:
-        registry: any thread may replace it, by assignment. A reader compares its generation before it uses it.
+    Any thread may replace it, by assignment. A reader compares its generation before it uses it.
     """
 
-    __slots__ = ("registry",)
-
-    def __init__(self) -> None:
-        self.registry: Registry | None = None
+    registry: Registry | None = None
 
 
 class View:
