@@ -90,8 +90,6 @@ class _Children(Generic[T]):
 class Counter(_Children[prometheus_client.Counter]):
     """A count that only grows."""
 
-    __slots__ = ()
-
     def begin(self, *values: str) -> None:
         """Export the child of these label *values*, at 0 if nothing was counted yet.
 
@@ -107,8 +105,6 @@ class Counter(_Children[prometheus_client.Counter]):
 class Gauge(_Children[prometheus_client.Gauge]):
     """A figure that goes up and down."""
 
-    __slots__ = ()
-
     def set(self, figure: float) -> None:
         """Set the gauge to *figure*."""
         self._metric.set(figure)
@@ -120,8 +116,6 @@ class Gauge(_Children[prometheus_client.Gauge]):
 
 class Histogram(_Children[prometheus_client.Histogram]):
     """A distribution."""
-
-    __slots__ = ()
 
     def observe(self, figure: float, *values: str) -> None:
         """Add *figure* to the distribution of the child of these label *values*."""

@@ -15,11 +15,7 @@ from consentd.v1 import consent_pb2 as pb
 
 
 def question_value(message: pb.Question) -> model.Question:
-    """Turn a question message into its value. A question value has no subject.
-
-    Raises:
-        InvalidError: an enum value or a time is out of range.
-    """
+    """Turn a question message into its value, which has no subject. Raises as the functions of ``values``."""
     actor, obligations = message.actor, message.supported_obligations
     return model.Question(
         actor=model.Actor(
@@ -55,11 +51,7 @@ class _PlainQuestion:
 
 
 def pack_message(message: pb.Question, codebook: Codebook) -> PackedQuestion:
-    """Return ``pack_question(question_value(message), codebook)``, faster. Each check calls this.
-
-    Raises:
-        InvalidError: an enum value or a time is out of range, or as ``pack_question``.
-    """
+    """Return ``pack_question(question_value(message), codebook)``, faster; raises as these. Each check calls this."""
     has = message.HasField
     if (
         has("labels") or has("resources") or has("data_period") or has("break_glass") or message.supported_obligations

@@ -1,6 +1,7 @@
 """Turn messages of consents, vocabularies and rules into values and back; read what entries state of keys and pruning.
 
 Messages: ``proto/consentd/v1``; values: ``consentd.policy``, ``consentd.core.key_validity``, ``consentd.core.pruned``.
+Each function ``..._value`` raises ``InvalidError`` if an enum value, a time or the nesting is out of range.
 """
 
 from dataclasses import dataclass
@@ -23,11 +24,7 @@ E = TypeVar("E", bound=IntEnum)
 
 
 def consent_value(message: pb.Consent) -> model.Consent:
-    """Turn a consent message into its value. Whether the codes exist is checked by ``policy.check``, not here.
-
-    Raises:
-        InvalidError: an enum value, a time or the nesting is out of range.
-    """
+    """Turn a consent message into its value. Whether the codes exist is checked by ``policy.check``, not here."""
     policy = message.implicit_policy
     return model.Consent(
         kind=enum_value(model.Kind, message.kind, "consent kind"), root=provision_value(message.root),
@@ -39,11 +36,7 @@ def consent_value(message: pb.Consent) -> model.Consent:
 
 
 def provision_value(message: pb.Provision, depth: int = 1) -> model.Provision:
-    """Turn a provision message and its children into values.
-
-    Raises:
-        InvalidError: an enum value, a time or the nesting is out of range.
-    """
+    """Turn a provision message and its children into values."""
     if depth > model.MAX_DEPTH:
         raise InvalidError(f"provisions nest deeper than {model.MAX_DEPTH}", "INVALID_CONSENT")
     period = period_value(message.period) if message.HasField("period") else model.Period()
@@ -58,11 +51,7 @@ def provision_value(message: pb.Provision, depth: int = 1) -> model.Provision:
 
 
 def period_value(message: pb.Period) -> model.Period:
-    """Turn a period message into its value. A time of 0 means that the period is open on that side.
-
-    Raises:
-        InvalidError: a time is negative, or the end is not after the start.
-    """
+    """Turn a period message into its value. A time of 0 means that the period is open on that side."""
     start, end = _time(message.start_time_ms), _time(message.end_time_ms) or model.OPEN_END_MS
     if end <= start:
         raise InvalidError("period ends before it starts", "INVALID_CONSENT")
@@ -141,11 +130,7 @@ def vocabulary_message(vocabulary: Vocabulary) -> st.VocabularyStatement:
 
 
 def rules_value(message: st.RulesStatement) -> model.Rules:
-    """Turn a rules statement into its value.
-
-    Raises:
-        InvalidError: an enum value or a time is out of range.
-    """
+    """Turn a rules statement into its value."""
     return model.Rules(
         combining=enum_value(model.Combining, message.combining, "combining"),
         implicit_policy=enum_value(model.ImplicitPolicy, message.implicit_policy, "implicit policy"),
@@ -198,11 +183,7 @@ class ConsentTimes:
 
 
 def consent_times(kind: int, payload: bytes) -> ConsentTimes | None:
-    """Return the times that a GRANT or AMEND states; None: it is of another kind.
-
-    Raises:
-        MalformedError: the payload does not decode.
-    """
+    """Return the times that a GRANT or AMEND states; None: another kind. Raises as ``payloads.decode_payload``."""
     message = payloads.decode_payload(kind, payload) if kind in (EntryKind.GRANT, EntryKind.AMEND) else None
     if not isinstance(message, st.GrantStatement | st.AmendStatement):
         return None
@@ -211,11 +192,7 @@ def consent_times(kind: int, payload: bytes) -> ConsentTimes | None:
 
 
 def named_key(kind: int, payload: bytes) -> tuple[bytes, bool] | None:
-    """Return the key that a KEY entry names, and whether it is retired; None: the entry is of another kind.
-
-    Raises:
-        MalformedError: the payload does not decode.
-    """
+    """Return the key that a KEY entry names, and whether it is retired; None: another kind. Raises as ``parse``."""
     if kind != EntryKind.KEY:
         return None
     message = payloads.parse(st.KeyStatement, payload)
@@ -253,11 +230,7 @@ def stated_key(event: codec.Event, payload: bytes, *, chain: str) -> key_validit
 
 
 def enum_value(enum: type[E], value: int, name: str) -> E:
-    """Return the member of *enum* with this number. *name* is for the message.
-
-    Raises:
-        InvalidError: there is none.
-    """
+    """Return the member of *enum* with this number. If there is none, raise InvalidError, whose message has *name*."""
     try:
         return enum(value)
     except ValueError:
