@@ -1,20 +1,23 @@
 /**
  * Verify a set of chains at one checkpoint: the chain asked for, and the chains of the authors' keys.
  *
- * Chain `ledger` comes first, because it states what may be missing from the others.
+ * Chain `ledger` comes first, because it states what may be missing from the others. What it states to have pruned is
+ * compared with the retention policy that it published. Source: ledger-format.md, "Pruning".
  */
 
 import { equal } from "./bytes.js";
 import type { Event } from "./codec.js";
 import { ProofError } from "./errors.js";
-import { type ChainProof, type HeldChain, type SealedCheckpoint, type VerifiedEntry, verifyChain } from "./history.js";
+import { type ChainProof, type HeldChain, type SealedCheckpoint, type SeqRange } from "./history.js";
+import { type VerifiedEntry, verifyChain } from "./history.js";
 import { hasAuthorKeys, type KeyChange, type KeyValidity, LEDGER_CHAIN, statedKeys } from "./key_validity.js";
 import { type ValidKeys, verifyAuthors, verifyKeyChanges } from "./key_validity.js";
-import { ERASURE, KINDS } from "./kinds.js";
+import { ERASURE, KINDS, LEDGER } from "./kinds.js";
 import { formatVkey } from "./note.js";
-import type { LedgerStatement } from "./payloads.js";
-import { missingBetween, readKeptFrom, readRetentionDays, type SeqRange } from "./pruned.js";
+import { decodeLedgerStatement, type LedgerStatement } from "./payloads.js";
 import type { ReadTrust } from "./quorum.js";
+
+const DAY_MS = 86_400_000n;
 
 /** What a history or other evidence does not prove of what was pruned. */
 export const NOT_PROVEN_OF_PRUNED =
@@ -71,10 +74,7 @@ export interface ProvenChains {
  * policy.
  */
 export function verifyChains(
-  proofs: readonly ChainProof[],
-  { seal }: SealedCheckpoint,
-  asked: Uint8Array | null,
-  trust: ReadTrust,
+  proofs: readonly ChainProof[], { seal }: SealedCheckpoint, asked: Uint8Array | null, trust: ReadTrust,
   heldChain: HeldChain | null = null,
 ): ProvenChains {
   const isAsked = ({ tag }: ChainProof): boolean => asked !== null && equal(tag, asked);
@@ -145,4 +145,40 @@ function checkLedger(statements: readonly LedgerStatement[], { origin, log }: Re
   if (!isHeld && !statements.some(({ verifierKeys }) => verifierKeys.includes(formatVkey(log)))) {
     throw new ProofError("ledger does not name the pinned log key as its own");
   }
+}
+
+/** Return for how many days leaf 0 published to keep entries; *held* if leaf 0 is not sent again. */
+function readRetentionDays(ledger: readonly VerifiedEntry[], held = 0): number {
+  // INVARIANT: only leaf 0 sets the policy. Otherwise the writer of a later entry could shorten the retention.
+  const [first] = ledger.filter(({ event }) => event.seq === 1n);
+  if (first === undefined) return held;
+  return read(first)?.retentionDays ?? 0;
+}
+
+/** Return the time before which the ledger has pruned, as its chain `ledger` states; 0n: it has not.
+ *
+ * @param days for how many days leaf 0 published to keep entries.
+ * @throws {ProofError} it states to have pruned what its published policy keeps.
+ */
+function readKeptFrom(ledger: readonly VerifiedEntry[], days: number): bigint {
+  let keptFromMs = 0n;
+  for (const entry of ledger) {
+    const { event } = entry;
+    const stated = read(entry)?.pruning?.keptFromMs;
+    if (stated === undefined) continue;
+    if (!days || stated + BigInt(days) * DAY_MS > event.timeMs) {
+      throw new ProofError("ledger states to have pruned what its retention policy keeps");
+    }
+    if (stated > keptFromMs) keptFromMs = stated;
+  }
+  return keptFromMs;
+}
+
+function read({ event, statement }: VerifiedEntry): LedgerStatement | null {
+  return event.kind === LEDGER && statement ? decodeLedgerStatement(statement.payload) : null;
+}
+
+/** Return the range of entries that are missing between those held and the first one sent. */
+function missingBetween(heldCount: bigint, firstSeq: bigint): SeqRange[] {
+  return firstSeq > heldCount + 1n ? [[heldCount + 1n, firstSeq - 1n]] : [];
 }

@@ -99,9 +99,7 @@ export function parseProof(text: Uint8Array): TlogProof {
   const end = text.findIndex((byte, i) => byte === 0x0a && text[i + 1] === 0x0a);
   if (end < 0 || end + 2 === text.length) throw new MalformedError("tlog-proof has no checkpoint");
   const head = text.subarray(0, end);
-  if (head.some((byte) => byte >= 0x80)) {
-    throw new MalformedError("tlog-proof is not ASCII before its checkpoint");
-  }
+  if (head.some((byte) => byte >= 0x80)) throw new MalformedError("tlog-proof is not ASCII before its checkpoint");
   const [magic, ...lines] = decodeText(head, "tlog-proof").split("\n");
   if (magic !== MAGIC) throw new MalformedError("tlog-proof does not begin with its mark");
   let extra = new Uint8Array();

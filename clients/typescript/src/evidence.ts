@@ -64,11 +64,8 @@ export function parseEvidence(content: Uint8Array): Evidence {
   return {
     scope: parseScope(file.value("scope")),
     proof: {
-      checkpoint: file.bytes("checkpoint"),
-      consistency: file.hashes("consistency"),
-      seal: file.bytes("seal"),
-      sealInclusion: file.hashes("seal_inclusion"),
-      chains: file.list("histories").map(parseHistory),
+      checkpoint: file.bytes("checkpoint"), consistency: file.hashes("consistency"), seal: file.bytes("seal"),
+      sealInclusion: file.hashes("seal_inclusion"), chains: file.list("histories").map(parseHistory),
     },
     entries: file.list("entries").map(parseSingle),
     keys: file.list("keys").map(textOf),
@@ -97,12 +94,8 @@ function parseScope(value: JsonValue): Scope {
 function parseHistory(value: JsonValue): ChainProof {
   const history = new Fields(value, ["tag", "public_name", "count", "head", "map_proof", "first_seq", "entries"]);
   return {
-    tag: history.bytes("tag"),
-    publicName: history.text("public_name"),
-    count: history.integer("count"),
-    head: history.bytes("head"),
-    mapProof: history.bytes("map_proof"),
-    firstSeq: history.integer("first_seq"),
+    tag: history.bytes("tag"), publicName: history.text("public_name"), count: history.integer("count"),
+    head: history.bytes("head"), mapProof: history.bytes("map_proof"), firstSeq: history.integer("first_seq"),
     entries: history.list("entries").map((entry) => parseEntry(new Fields(entry, ["leaf", "opening"]))),
   };
 }

@@ -18,20 +18,13 @@ export interface HeldFile {
 /** Format what is kept until the next history, as JSON. */
 export function heldJson({ tag, held, heldChain }: HeldFile): Json {
   return {
-    tag: encodeHex(tag),
-    tree_size: String(held.treeSize),
-    root: encodeBase64(held.root),
-    count: String(heldChain.count),
-    head: encodeBase64(heldChain.head),
-    erased: heldChain.erased,
-    time_ms: String(heldChain.timeMs),
-    retention_days: heldChain.retentionDays,
+    tag: encodeHex(tag), tree_size: String(held.treeSize), root: encodeBase64(held.root),
+    count: String(heldChain.count), head: encodeBase64(heldChain.head), erased: heldChain.erased,
+    time_ms: String(heldChain.timeMs), retention_days: heldChain.retentionDays,
     missing: heldChain.missing.map((range) => range.map(String)),
-    keys: heldChain.keys.map(({ key, timeMs, retired }) => ({
-      key: encodeBase64(key),
-      time_ms: String(timeMs),
-      retired,
-    })),
+    keys: heldChain.keys.map(({ key, timeMs, retired }) => {
+      return { key: encodeBase64(key), time_ms: String(timeMs), retired };
+    }),
   };
 }
 
@@ -47,20 +40,15 @@ export function parseHeld(text: string): HeldFile {
       return BigInt(value);
     };
     return {
-      tag: decodeHex(tag),
-      held: { treeSize: number(tree_size), root: decodeBase64(root) },
+      tag: decodeHex(tag), held: { treeSize: number(tree_size), root: decodeBase64(root) },
       heldChain: {
-        count: number(count),
-        head: decodeBase64(head),
-        erased: erased === true,
+        count: number(count), head: decodeBase64(head), erased: erased === true,
         // Older files had neither. Then no times are compared, and no retention policy allows pruning.
         timeMs: number(time_ms ?? "0"),
         retentionDays: Number.isInteger(retention_days) ? retention_days : 0,
         missing: (missing ?? []).map(([first, last]: unknown[]) => [number(first), number(last)] as const),
         keys: (keys as Record<string, unknown>[]).map((one) => ({
-          key: decodeBase64(one["key"] as string),
-          timeMs: number(one["time_ms"]),
-          retired: one["retired"] === true,
+          key: decodeBase64(one["key"] as string), timeMs: number(one["time_ms"]), retired: one["retired"] === true,
         })),
       },
     };

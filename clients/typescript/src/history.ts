@@ -10,7 +10,7 @@
  *                      └─ openings      each leaf commits to its statement                 verifyChain
  *                           └─ authors  signed by a key that was valid (`key_validity.ts`)  verifyAuthors
  *
- * A ledger states in its own chain what it has pruned (`pruned.ts`). That much of a person's chain may be missing.
+ * A ledger states in its own chain what it has pruned (`chains.ts`). That much of a person's chain may be missing.
  *
  * Source: ledger-format.md, "History proof", "Keys in force".
  */
@@ -24,11 +24,13 @@ import type { KeyChange } from "./key_validity.js";
 import { leafHash, verifyConsistency, verifyInclusion } from "./merkle.js";
 import type { Verifier } from "./note.js";
 import { verifyAbsence, verifyPresence } from "./patricia.js";
-import type { SeqRange } from "./pruned.js";
 
 const MAX_NAME = 128;
 const SALT_SIZE = 32;
 const NOTHING = new Uint8Array();
+
+/** First and last seq of entries of one chain. */
+export type SeqRange = readonly [first: bigint, last: bigint];
 
 /** What opens a leaf's commitment. */
 export interface Opening {

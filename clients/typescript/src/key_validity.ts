@@ -187,14 +187,11 @@ interface Change {
  */
 export function verifyKeyChanges(
   chains: readonly { readonly chain: ChainName; readonly entries: readonly VerifiedEntry[] }[],
-  held: readonly KeyChange[],
-  origin: string,
-  isWhole: boolean,
+  held: readonly KeyChange[], origin: string, isWhole: boolean,
 ): ValidKeys {
-  const inOrder: Change[] = [];
-  for (const change of held) {
-    inOrder.push({ chain: chains[0]!.chain, entry: null, timeMs: change.timeMs, changes: [change] });
-  }
+  const inOrder: Change[] = held.map((change) => {
+    return { chain: chains[0]!.chain, entry: null, timeMs: change.timeMs, changes: [change] };
+  });
   for (const { chain, entries } of chains) {
     for (const entry of entries) {
       const { kind, timeMs } = entry.event;

@@ -125,9 +125,7 @@ export function parseNote(note: Uint8Array): Note {
   // The text may have empty lines. The last empty line of the note separates text and signatures.
   const at = whole.lastIndexOf("\n\n");
   const lines = whole.slice(at + 2);
-  if (at < 0 || !lines.endsWith("\n")) {
-    throw new MalformedError("note has no signatures or does not end in a newline");
-  }
+  if (at < 0 || !lines.endsWith("\n")) throw new MalformedError("note has no signatures or does not end in a newline");
   const signatures = lines.slice(0, -1).split("\n");
   if (signatures.length > MAX_SIGNATURES) throw new MalformedError("note has more than 100 signatures");
   return { text: whole.slice(0, at + 1), verified: [], unverified: signatures.map(parseSignature) };

@@ -22,15 +22,7 @@ const ATTESTATION: Fields = { 1: "text", 2: "text" };
 const KEY_STATEMENT: Fields = { 1: "bytes", 2: 64, 3: ATTESTATION };
 const PRUNING: Fields = { 1: 64, 2: 64 };
 const LEDGER_STATEMENT: Fields = {
-  1: "text",
-  2: "texts",
-  3: "bytes",
-  4: "text",
-  5: "bytes",
-  6: 32,
-  7: "bytes",
-  8: 32,
-  9: PRUNING,
+  1: "text", 2: "texts", 3: "bytes", 4: "text", 5: "bytes", 6: 32, 7: "bytes", 8: 32, 9: PRUNING,
 };
 
 const VARINT = 0;

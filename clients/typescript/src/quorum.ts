@@ -97,10 +97,7 @@ export function isSatisfied({ witnesses, groups, quorum }: Policy, cosigners: Re
  * @throws {ProofError} the log that signed it has another name than its origin.
  */
 export function verifyCosigned(
-  checkpoint: Uint8Array,
-  policy: Policy,
-  log: Verifier,
-  leafTimeMs = 0n,
+  checkpoint: Uint8Array, policy: Policy, log: Verifier, leafTimeMs = 0n,
   { nowMs, maxAgeMs }: Pick<ReadTrust, "nowMs" | "maxAgeMs"> = { nowMs: null, maxAgeMs: null },
 ): Cosignature[] {
   const logs = policy.logs.some((one) => one.equals(log)) ? policy.logs : [...policy.logs, log];
@@ -224,12 +221,8 @@ class Parsing {
   finish(): Policy {
     const [quorum, ...more] = this.#quorums;
     if (quorum === undefined || more.length) throw new MalformedError("policy does not have exactly one quorum");
-    return {
-      logs: this.#logs,
-      witnesses: this.#witnesses,
-      groups: this.#groups,
-      quorum: quorum === NONE ? null : quorum,
-    };
+    const [logs, witnesses, groups] = [this.#logs, this.#witnesses, this.#groups];
+    return { logs, witnesses, groups, quorum: quorum === NONE ? null : quorum };
   }
 
   #define(name: string): void {

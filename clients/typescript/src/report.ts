@@ -10,7 +10,7 @@ import type { Scope } from "./evidence.js";
 import { heldJson, type Json } from "./held.js";
 import type { KeyValidity } from "./key_validity.js";
 import { KINDS } from "./kinds.js";
-import type { SeqRange } from "./pruned.js";
+import type { SeqRange } from "./history.js";
 import type { Cosignature } from "./quorum.js";
 import { type EvidenceResult, type HistoryResult, NOT_PROVEN, type ReceiptResult } from "./verify.js";
 
@@ -40,13 +40,8 @@ export function historyJson(result: HistoryResult): Json {
     verdict: unread.length ? "undetermined" : "proven",
     ...checkpointJson(result),
     seal_time_ms: integer(seal.timeMs),
-    tag: encodeHex(tag),
-    public_name: publicName,
-    count: integer(count),
-    erased,
-    missing: missingJson(missing),
-    kept_from_ms: integer(keptFromMs),
-    unread: unreadJson(unread),
+    tag: encodeHex(tag), public_name: publicName, count: integer(count), erased,
+    missing: missingJson(missing), kept_from_ms: integer(keptFromMs), unread: unreadJson(unread),
     entries: result.entries.map(entryJson),
     not_proven: notProven(NOT_PROVEN, [result]),
     held: heldJson(result),
@@ -68,18 +63,14 @@ export function evidenceJson(result: EvidenceResult): Json {
     seal_time_ms: integer(seal.timeMs),
     scope: scopeJson(scope),
     kept_from_ms: integer(result.keptFromMs),
-    chains: chains.map(({ tag, publicName, entries, missing }) => ({
-      tag: encodeHex(tag),
-      public_name: publicName,
-      missing: missingJson(missing),
-      entries: entries.map(entryJson),
-    })),
+    chains: chains.map(({ tag, publicName, entries, missing }) => {
+      const shown = { missing: missingJson(missing), entries: entries.map(entryJson) };
+      return { tag: encodeHex(tag), public_name: publicName, ...shown };
+    }),
     entries: entries.map(({ index, leaf, ...signed }) => {
       return { index: integer(index), ...leafJson(leaf), ...signedJson(signed) };
     }),
-    closed,
-    unproven,
-    unread: unreadJson(unread),
+    closed, unproven, unread: unreadJson(unread),
     not_proven: notProven(NOT_PROVEN_OF_EVIDENCE, chains),
   };
 }
@@ -207,12 +198,8 @@ function scopeText(scope: Scope, chains: readonly ProvenChain[]): string {
 
 function checkpointJson({ checkpoint, cosignatures }: Omit<ReceiptResult, "index" | "leaf">): Record<string, Json> {
   const { origin, size, root } = checkpoint;
-  return {
-    origin,
-    tree_size: integer(size),
-    root: encodeBase64(root),
-    cosignatures: cosignatures.map(({ name, timeMs }) => ({ name, time_ms: timeMs })),
-  };
+  const cosigned = cosignatures.map(({ name, timeMs }) => ({ name, time_ms: timeMs }));
+  return { origin, tree_size: integer(size), root: encodeBase64(root), cosignatures: cosigned };
 }
 
 function leafJson(leaf: Event | Seal): Record<string, Json> {

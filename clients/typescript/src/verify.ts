@@ -12,11 +12,10 @@ import { decodeLeaf, type Event, type Seal, type Statement } from "./codec.js";
 import { MalformedError, ProofError } from "./errors.js";
 import { type Evidence, parseEvidence, type Scope, scopeTag, type SingleEntry } from "./evidence.js";
 import { type Held, type HeldChain, type HistoryProof, openStatement } from "./history.js";
-import { type SealedCheckpoint, verifySealedCheckpoint } from "./history.js";
+import { type SealedCheckpoint, type SeqRange, verifySealedCheckpoint } from "./history.js";
 import { type KeyValidity, PARTICIPANT_PREFIX, statedKeys, ValidKeys, verifyAuthors } from "./key_validity.js";
 import { ERASURE, KINDS } from "./kinds.js";
 import { leafHash, verifyInclusion } from "./merkle.js";
-import type { SeqRange } from "./pruned.js";
 import { type Cosignature, readTrust, type ReadTrust, type Trust, verifyWitnessed } from "./quorum.js";
 
 /** What a history does not prove, however complete it is. */
@@ -128,29 +127,17 @@ export function verifyHistory(document: Uint8Array | HistoryProof, options: Hist
   const erased = last ? last.kind === ERASURE : (heldChain?.erased ?? false);
   const missing = [...(heldChain?.missing ?? []), ...first.missing];
   const { count, head } = asked;
+  // Of an author's chain only what it states of keys matters, of the one asked for every entry.
+  const unread = proven.unread.filter(({ publicName, kind }) => publicName === asked.publicName || KINDS.has(kind));
+  const timeMs = last?.timeMs ?? heldChain?.timeMs ?? 0n;
+  const retentionDays = asked.publicName === "ledger" ? proven.retentionDays : 0;
+  const keys = [...(heldChain?.keys ?? []), ...proven.changes];
   return {
-    checkpoint,
-    cosignatures,
-    seal,
-    tag: asked.tag,
-    publicName: asked.publicName,
-    count,
-    entries: first.entries,
-    missing,
+    checkpoint, cosignatures, seal, count, missing, erased, unread,
+    tag: asked.tag, publicName: asked.publicName, entries: first.entries,
     keptFromMs: asked.publicName ? 0n : proven.keptFromMs,
-    erased,
-    // Of an author's chain only what it states of keys matters, of the one asked for every entry.
-    unread: proven.unread.filter(({ publicName, kind }) => publicName === asked.publicName || KINDS.has(kind)),
     held: { treeSize: checkpoint.size, root: checkpoint.root },
-    heldChain: {
-      count,
-      head,
-      erased,
-      timeMs: last?.timeMs ?? heldChain?.timeMs ?? 0n,
-      retentionDays: asked.publicName === "ledger" ? proven.retentionDays : 0,
-      keys: [...(heldChain?.keys ?? []), ...proven.changes],
-      missing,
-    },
+    heldChain: { count, head, erased, timeMs, retentionDays, keys, missing },
   };
 }
 
@@ -165,17 +152,11 @@ export function verifyEvidence(content: Uint8Array, options: Trust): EvidenceRes
   const trust = readTrust(options);
   const evidence = parseEvidence(content);
   const { sealed, cosignatures, proven, entries } = verifyAll(evidence, trust);
-  const singles = entries.flatMap(({ leaf, statement, author }) =>
-    leaf.type === "event" ? [{ event: leaf, statement, author }] : [],
-  );
+  const singles = entries.flatMap(({ leaf, ...signed }) => (leaf.type === "event" ? [{ event: leaf, ...signed }] : []));
   const all = [...proven.chains.flatMap((chain) => chain.entries), ...singles];
   return {
-    ...sealed,
-    cosignatures,
-    scope: evidence.scope,
-    chains: proven.chains,
-    entries,
-    keptFromMs: proven.keptFromMs,
+    ...sealed, cosignatures, entries,
+    scope: evidence.scope, chains: proven.chains, keptFromMs: proven.keptFromMs,
     closed: all.filter(({ statement }) => statement === null).length,
     unproven: all.filter(({ statement, author }) => statement !== null && author === null).length,
     unread: [...proven.unread, ...unreadOf("", singles, statedKeys({ publicName: "" }, singles).unread)],
@@ -212,10 +193,7 @@ interface VerifiedAll {
 
 /** Verify everything in a file, in the order of evidence-format.md, "Verification". */
 function verifyAll(
-  { scope, proof, entries }: Evidence,
-  trust: ReadTrust,
-  held: Held | null = null,
-  heldChain: HeldChain | null = null,
+  { scope, proof, entries }: Evidence, trust: ReadTrust, held: Held | null = null, heldChain: HeldChain | null = null,
 ): VerifiedAll {
   const sealed = verifySealedCheckpoint(proof, trust.origin, trust.log, held);
   const cosignatures = verifyWitnessed(proof.checkpoint, sealed.seal.timeMs, trust);
@@ -237,8 +215,7 @@ function verifyAll(
 
 /** Verify that each single entry is included at its index, in rising order of index and time. */
 function verifySingles(
-  claimed: readonly SingleEntry[],
-  { checkpoint: { size, root }, seal }: SealedCheckpoint,
+  claimed: readonly SingleEntry[], { checkpoint: { size, root }, seal }: SealedCheckpoint,
 ): Omit<ProvenSingle, "author">[] {
   let [next, timeMs] = [0n, 0n];
   return claimed.map(({ index, leaf, opening, inclusion }) => {
@@ -260,9 +237,7 @@ function verifySingles(
 
 /** Verify who signed a single entry. Return null if there is no statement, or if its key may be the person's own. */
 function verifyAuthor(
-  { leaf, statement }: Omit<ProvenSingle, "author">,
-  origin: string,
-  keys: ValidKeys,
+  { leaf, statement }: Omit<ProvenSingle, "author">, origin: string, keys: ValidKeys,
 ): KeyValidity | null {
   if (leaf.type === "seal" || statement === null) return null;
   const entry = { event: leaf, statement };
