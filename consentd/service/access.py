@@ -156,7 +156,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
             tag = snapshot.tag_of(identifier_hash)
         tag = accesses.check_party(services.ledger.store, services.vault, tag, request.access_seq, caller)
         if signed is not None:
-            entry = requests.signed_entry(services.config.ledger.origin, EntryKind.OUTCOME, tag, identity.id, signed)
+            entry = self.signed_entry(EntryKind.OUTCOME, tag, identity, signed)
         return accesses.RecordOutcome(
             request=identity,
             identifier_hash=identifier_hash,

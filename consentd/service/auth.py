@@ -15,13 +15,13 @@ import re
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from consentd.errors import DeniedError, InvalidError, StorageError
 from consentd.sequencer.commands.callers import PARTICIPANT_ID
 
 _LINE = re.compile(r"(token|cert)\s+([0-9a-f]{64})\s+(\S+)")
-_MOST_CERTIFICATES = 1024
 
 
 def token_hash(token: str) -> str:
@@ -75,8 +75,6 @@ class Authenticator:
     def __init__(self, credentials: Credentials) -> None:
         # Replaced by assignment, on SIGHUP; read by any thread.
         self.credentials = credentials
-        # PEM → hash of its DER, so that a certificate is not hashed on each call. Any thread adds to it; it is bounded.
-        self._hashes: dict[bytes, str] = {}
 
     def authenticate(self, metadata: Iterable[tuple[str, str | bytes]], certificate: bytes | None) -> str:
         """Return the participant id of the caller; empty: the call has no credential, or an unknown one."""
@@ -84,14 +82,10 @@ class Authenticator:
             if key == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
                 return self.credentials.tokens.get(token_hash(value[7:]), "")
         if certificate is not None:
-            return self.credentials.certificates.get(self._hash(certificate), "")
+            return self.credentials.certificates.get(_certificate_hash(certificate), "")
         return ""
 
-    def _hash(self, pem: bytes) -> str:
-        found = self._hashes.get(pem)
-        if found is None:
-            found = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))).hexdigest()
-            if len(self._hashes) >= _MOST_CERTIFICATES:
-                self._hashes = {}
-            self._hashes[pem] = found
-        return found
+
+@lru_cache(maxsize=1024)
+def _certificate_hash(pem: bytes) -> str:
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))).hexdigest()

@@ -133,8 +133,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
             return identity, identifier_hash, None
         with self.services.table.read() as snapshot:
             tag = consents.enrolled_tag(snapshot, identifier_hash)
-        origin = self.services.config.ledger.origin
-        return identity, identifier_hash, requests.signed_entry(origin, kind, tag, identity.id, signed)
+        return identity, identifier_hash, self.signed_entry(kind, tag, identity, signed)
 
     def _change(self, request: Any, kind: EntryKind, message: Change, context: Context) -> pb.Receipt:
         """Pause, resume or revoke a consent; *message* is the statement without its attestation."""
@@ -175,20 +174,16 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         first = reads.read_entry(self.services.ledger.store, tag, lineage.lineage)
         latest = reads.read_entry(self.services.ledger.store, tag, lineage.seq)
         state = cs.CONSENT_STATE_PAUSED if lineage.paused else cs.CONSENT_STATE_ACTIVE
-        return self._record(first, latest, lineage.version, state, latest.event.time_ms)
+        return self._record(first, latest, state, latest.event.time_ms)
 
     def _record(
-        self,
-        first: reads.StoredEntry,
-        latest: reads.StoredEntry,
-        version: int,
-        state: "cs.ConsentState.ValueType",
-        change_time_ms: int,
+        self, first: reads.StoredEntry, latest: reads.StoredEntry, state: "cs.ConsentState.ValueType", change_ms: int
     ) -> cs.ConsentRecord:
         if latest.event.kind == EntryKind.GRANT:
-            consent = self._message(latest, st.GrantStatement).consent
+            version, consent = 1, self._message(latest, st.GrantStatement).consent
         else:
-            consent = self._message(latest, st.AmendStatement).consent
+            amended = self._message(latest, st.AmendStatement)
+            version, consent = amended.version, amended.consent
         return cs.ConsentRecord(
             consent_id=decisions.consent_id(first.event.tag, first.event.seq),
             version=version,
@@ -197,32 +192,27 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
             lineage_seq=first.event.seq,
             seq=latest.event.seq,
             grant_time_ms=first.event.time_ms,
-            change_time_ms=change_time_ms,
+            change_time_ms=change_ms,
         )
 
     def _revoked(self, tag: bytes, stored: set[int]) -> list[cs.ConsentRecord]:
-        """Return the withdrawn lineages. They are read from the person's chain, because the table has no row of them.
-
-        Args:
-            stored: seqs of the lineages that are in the table.
-        """
+        """Return the withdrawn lineages: those of the chain that are not *stored* in the table."""
         store, found = self.services.ledger.store, []
         count, _ = self.services.ledger.head(tag)
         firsts: dict[int, reads.StoredEntry] = {}
-        latest: dict[int, tuple[reads.StoredEntry, int]] = {}
+        latest: dict[int, reads.StoredEntry] = {}
         for entry in reads.read_chain(store, tag, reads.first_after_gaps(store, tag), count):
             kind, seq = entry.event.kind, entry.event.seq
             if entry.row is None:
                 continue  # pruned, together with every later entry about the same consent
             if kind == EntryKind.GRANT and seq not in stored:
-                firsts[seq], latest[seq] = entry, (entry, 1)
+                firsts[seq] = latest[seq] = entry
             elif kind == EntryKind.AMEND:
-                amended = self._message(entry, st.AmendStatement)
-                latest[amended.lineage_seq] = entry, amended.version
+                latest[self._message(entry, st.AmendStatement).lineage_seq] = entry
             elif kind == EntryKind.REVOKE:
                 seq = self._message(entry, st.RevokeStatement).lineage_seq
                 if seq in firsts:
-                    found.append(self._record(firsts[seq], *latest[seq], cs.CONSENT_STATE_REVOKED, entry.event.time_ms))
+                    found.append(self._record(firsts[seq], latest[seq], cs.CONSENT_STATE_REVOKED, entry.event.time_ms))
         # A grant written after *stored* was read is missing there although it is not withdrawn. It is left out.
         return found
 

@@ -9,9 +9,8 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from consentd.core import codec
-from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, MalformedError
-from consentd.sequencer.commands.write import Request, SignedEntry, verify_ahead
+from consentd.sequencer.commands.write import Request
 from consentd.statements import payloads
 from consentd.v1 import consent_pb2 as pb
 
@@ -62,14 +61,6 @@ def parse_signed(message_type: type[M], signed: pb.SignedStatement) -> M:
         raise InvalidError("a statement its author signed names nobody who attests it")
     payloads.check_no_unknown_fields(message)
     return message
-
-
-def signed_entry(
-    origin: str, kind: EntryKind, tag: bytes, request_id: bytes, signed: pb.SignedStatement
-) -> SignedEntry:
-    """Return a statement that its author signed, with its signature verified; see ``verify_ahead``."""
-    statement = codec.Statement(signed.key, signed.signature, request_id, signed.author_time_ms, signed.payload)
-    return verify_ahead(origin, SignedEntry(kind, tag, signed.ref, statement))
 
 
 class Pager:

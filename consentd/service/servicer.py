@@ -8,6 +8,7 @@ import grpc
 
 from consentd.config import Config
 from consentd.core import codec, merkle
+from consentd.core.kinds import EntryKind
 from consentd.errors import DeniedError, InvalidError, StorageError
 from consentd.ledger import reads
 from consentd.ledger.ledger import Ledger, State
@@ -15,7 +16,7 @@ from consentd.ledger.vault import Vault, check_identifier
 from consentd.metrics import Metrics
 from consentd.sequencer.commands.callers import OPERATOR, check_right
 from consentd.sequencer.commands.consents import enrolled_tag
-from consentd.sequencer.commands.write import Write
+from consentd.sequencer.commands.write import Request, SignedEntry, Write, verify_ahead
 from consentd.sequencer.loop import Sequencer
 from consentd.sequencer.pool import Written
 from consentd.service.auth import Authenticator, UnauthenticatedError
@@ -108,6 +109,11 @@ class Servicer:
     def tag(self, view: View, subject: pb.Subject) -> bytes:
         """Return a person's tag. Raises ``NotFoundError``: the person is not enrolled."""
         return enrolled_tag(view, self.identifier_hash(subject))
+
+    def signed_entry(self, kind: EntryKind, tag: bytes, request: Request, signed: pb.SignedStatement) -> SignedEntry:
+        """Return a statement that its author signed, with its signature verified; see ``verify_ahead``."""
+        statement = codec.Statement(signed.key, signed.signature, request.id, signed.author_time_ms, signed.payload)
+        return verify_ahead(self.services.config.ledger.origin, SignedEntry(kind, tag, signed.ref, statement))
 
     def payload(self, entry: reads.StoredEntry) -> bytes | None:
         """Return the payload of an entry; None: its statement was erased or pruned."""
