@@ -1,5 +1,6 @@
 """The way of every check: straight from message to masks, and from verdict to message, means what the values mean."""
 
+import dataclasses
 import random
 
 import pytest
@@ -22,15 +23,9 @@ TAG = bytes(range(32))
 
 def message_of(question: model.Question) -> pb.Question:
     """Return a question's message, as a caller would send it."""
-    actor = question.actor
     message = pb.Question(
         subject=pb.Subject(scheme="mhid", value="T-1"),
-        actor=pb.Actor(
-            organisation=actor.organisation,
-            application=actor.application,
-            on_behalf_of=actor.on_behalf_of,
-            relay=actor.relay,
-        ),
+        actor=pb.Actor(**dataclasses.asdict(question.actor)),
         holder=question.holder,
         purpose=question.purpose,
         action=question.action,

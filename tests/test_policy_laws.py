@@ -50,12 +50,17 @@ def assert_narrows(after: World, before: World, question: model.Question, now_ms
     assert permitted <= allowed
 
 
+def another(draw: Draw, kind: model.Kind, effect: model.Effect) -> model.StoredConsent:
+    """Draw a consent that no drawn world has, of provisions with one effect."""
+    root = only(draw.provision(effect=effect, depth=2), effect)
+    return model.StoredConsent(99, 99, 1, model.Consent(kind=kind, root=root))
+
+
 @given(draws)
 @laws
 def test_adding_a_deny_never_widens(draw: Draw) -> None:
     world, question, now_ms = draw.world(), silent(draw), draw.now()
-    root = only(draw.provision(effect=model.Effect.DENY, depth=2), model.Effect.DENY)
-    denied = model.StoredConsent(99, 99, 1, model.Consent(kind=model.Kind.OBJECTION, root=root))
+    denied = another(draw, model.Kind.OBJECTION, model.Effect.DENY)
     assert_narrows(World([*world.consents, denied], world.rules), world, question, now_ms)
 
 
@@ -127,9 +132,8 @@ def test_ordered_names_decide_as_their_namesakes(draw: Draw) -> None:
 def test_revoking_what_held_no_deny_permits_nothing_more(draw: Draw) -> None:
     """A selected implicit policy counts as a deny here: it holds the realm's own policy off."""
     world, question, now_ms = draw.world(), silent(draw), draw.now()
-    root = only(draw.provision(effect=model.Effect.PERMIT, depth=2), model.Effect.PERMIT)
-    given_up = model.StoredConsent(99, 99, 1, model.Consent(kind=model.Kind.CONSENT, root=root))
-    assert not denials(root)
+    given_up = another(draw, model.Kind.CONSENT, model.Effect.PERMIT)
+    assert not denials(given_up.consent.root)
     assert_narrows(world, World([*world.consents, given_up], world.rules), question, now_ms)
 
 

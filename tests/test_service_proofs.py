@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +34,7 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import statement_pb2 as st
+from consentd_client.history import collect_proof
 
 # -- signed statements ---------------------------------------------------------------------------------------------
 
@@ -348,47 +348,15 @@ def test_an_auditor_sees_what_the_mandate_covers_and_how_much_it_does_not(
         assert refusal(lambda who=who: read(who)) == "CALLER_NOT_ALLOWED"
 
 
-def history_of(running: Running, who: str | None = None, **fields: Any) -> list[ls.HistoryHead | ls.HistoryChain]:
-    """Return head and chains of a history, the entries put into their chains' proofs."""
+def history_of(running: Running, who: str | None = None, **fields: Any) -> history.HistoryProof:
     metadata = None if who is None else running.as_(who)
-    pieces = list(running.ledger.GetHistory(ls.GetHistoryRequest(**fields), metadata=metadata))
-    assert [one.WhichOneof("piece") for one in pieces[:2]] == ["head", "chain"]
-    chains: list[history.ChainProof] = []
-    entries: dict[int, list[history.HistoryEntry]] = {}
-    for piece in pieces[1:]:
-        if piece.WhichOneof("piece") == "chain":
-            chain = piece.chain
-            entries[len(chains)] = []
-            chains.append(
-                history.ChainProof(
-                    tag=chain.tag,
-                    public_name=chain.public_name,
-                    count=chain.count,
-                    head=chain.head,
-                    map_proof=chain.map_proof,
-                    first_seq=chain.first_seq,
-                    entries=(),
-                )
-            )
-        else:
-            for one in piece.entries.entries:
-                opening = (one.opening.salt, one.opening.statement) if one.HasField("opening") else None
-                entries[len(chains) - 1].append(history.HistoryEntry(one.leaf, opening))
-    whole = [replace(chain, entries=tuple(entries[place])) for place, chain in enumerate(chains)]
-    return [pieces[0].head, *whole]  # type: ignore[list-item]
+    return collect_proof(running.ledger.GetHistory(ls.GetHistoryRequest(**fields), metadata=metadata))
 
 
-def verified(running: Running, pieces: list[Any], held: Any = None) -> list[tuple[str, int]]:
-    head, *chains = pieces
-    proof = history.HistoryProof(
-        checkpoint=head.checkpoint,
-        consistency=tuple(head.consistency),
-        seal=head.seal,
-        seal_inclusion=tuple(head.seal_inclusion),
-        chains=tuple(chains),
-    )
-    sealed = history.verify_sealed_checkpoint(proof, origin=ORIGIN, log_verifier=verifier(running), held=held)
-    return [(chain.public_name, len(history.verify_chain(chain, sealed=sealed))) for chain in chains]
+def verified(running: Running, proof: history.HistoryProof) -> list[tuple[str, int]]:
+    """Verify a proof; return the public name of each chain and how many entries it has."""
+    sealed = history.verify_sealed_checkpoint(proof, origin=ORIGIN, log_verifier=verifier(running), held=None)
+    return [(chain.public_name, len(history.verify_chain(chain, sealed=sealed))) for chain in proof.chains]
 
 
 def test_a_history_comes_in_order_and_verifies(running: Running) -> None:
@@ -416,7 +384,7 @@ def test_a_history_comes_in_order_and_verifies(running: Running) -> None:
     latest = running.ledger.GetCheckpoint(ls.GetCheckpointRequest()).checkpoint
     point, _ = checkpoint.open_checkpoint(latest, ORIGIN, verifier(running))
     later = history_of(running, "app", subject=person.subject, known_count=3, known_tree_size=point.size)
-    assert (later[1].first_seq, len(later[1].entries)) == (4, 2)
+    assert (later.chains[0].first_seq, len(later.chains[0].entries)) == (4, 2)
     assert verified(running, history_of(running, public_name="participant/nobody"))[0] == ("participant/nobody", 0)
     assert verified(running, history_of(running, public_name="ledger"))[0] == ("ledger", 1)
 
