@@ -27,12 +27,7 @@ class Connection:
     """
 
     def __init__(
-        self,
-        url: str,
-        *,
-        timeout_s: float,
-        headers: Mapping[str, str] | None = None,
-        tls: ssl.SSLContext | None = None,
+        self, url: str, *, timeout_s: float, headers: Mapping[str, str] | None = None, tls: ssl.SSLContext | None = None
     ) -> None:
         """Prepare to connect; nothing is sent. *timeout_s* limits the wait for one response. *tls*: None: the default.
 

@@ -116,9 +116,8 @@ class QuorumPublisher:
             CorruptionError: a witness, or the file of the note published last, has a tree that is not ours.
         """
         self._publish, self._halt = publish, halt
-        published = read_published(
-            self._log.published_path, self._log.verifier, store=self._log.store, size=self._log.size
-        )
+        opened = self._log
+        published = read_published(opened.published_path, opened.verifier, store=opened.store, size=opened.size)
         with self._changed:
             self._restore(published)
             has_target = self._publication.target is not None
@@ -131,7 +130,9 @@ class QuorumPublisher:
         if not has_target:
             return
         with self._changed:
-            self._changed.wait_for(self._have_all_answered, self._timeout_ms / 1000)
+            self._changed.wait_for(
+                lambda: self._ended or all(witness.has_answered for witness in self._witnesses), self._timeout_ms / 1000
+            )
             fault = self._fault
         if fault is not None:
             self._end()
@@ -186,9 +187,6 @@ class QuorumPublisher:
         if is_published:
             first.cosignatures = cosignatures
         self._publication.restore(first, is_published=is_published)
-
-    def _have_all_answered(self) -> bool:
-        return self._ended or all(witness.has_answered for witness in self._witnesses)
 
     def _end(self) -> None:
         self._set_ended()

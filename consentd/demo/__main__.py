@@ -52,14 +52,9 @@ _OUTCOMES = {
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """What the demo did.
+    """What the demo did: its town's day, its citizen's verified history, and the verification of the whole ledger.
 
-    Attributes:
-        traffic: the decisions of the town's day.
-        history: the citizen's verified history.
-        report: of the verification of the whole ledger.
-        changed: index of the leaf that was tampered with in the copy.
-        faults: what verification found in the copy.
+    ``changed`` is the index of the leaf that was tampered with in a copy; ``faults`` is what verification found there.
     """
 
     traffic: TrafficResult

@@ -40,13 +40,7 @@ _STATUSES = [
 
 @dataclass(frozen=True, slots=True)
 class TrafficResult:
-    """What came of the transfers.
-
-    Attributes:
-        outcomes: number of decisions by outcome.
-        surprises: decisions other than the town expects.
-        recorded: permitted transfers whose outcome was recorded.
-    """
+    """How many decisions had each outcome, how many the town did not expect, and how many transfers were recorded."""
 
     outcomes: Counter[str]
     surprises: int

@@ -13,7 +13,7 @@ import importlib
 import json
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from consentd.core.strict_json import parse_json
 from consentd.errors import InvalidError, MalformedError
@@ -111,7 +111,10 @@ def validate_consent(resource: Mapping[str, object], release: Release, path: str
         InvalidError: the structure is wrong (``NOT_VALID``; the message has the path and never the value), or the extra
             ``fhir`` is not installed.
     """
-    model = _model(release)
+    try:
+        model = importlib.import_module(_MODULES[release]).Consent
+    except ImportError as error:
+        raise InvalidError("fhir import needs the extra `fhir`: pip install 'consentd[fhir]'") from error
     try:
         model.model_validate({name: value for name, value in resource.items() if name != "contained"})
     except (ValueError, TypeError, LookupError, AttributeError) as error:
@@ -163,13 +166,6 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _not_json(why: str) -> InvalidError:
     return InvalidError(f"document is not the JSON that FHIR allows: {why}", Cause.NOT_JSON)
-
-
-def _model(release: Release) -> Any:
-    try:
-        return importlib.import_module(_MODULES[release]).Consent
-    except ImportError as error:
-        raise InvalidError("fhir import needs the extra `fhir`: pip install 'consentd[fhir]'") from error
 
 
 def _first(error: Exception, path: str) -> str:

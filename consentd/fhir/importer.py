@@ -153,8 +153,7 @@ def _checked(result: ImportedConsent | Refused, writer: Writer) -> ImportedConse
     """Compare one resource with the person's consents: it may be unchanged, or refused as changed."""
     if isinstance(result, Refused):
         return result
-    sources = writer.existing_sources(result.subject)
-    source = result.consent.source
+    sources, source = writer.existing_sources(result.subject), result.consent.source
     if source in sources:
         return ResourceReport(result.resource, ImportResult.UNCHANGED, notes=result.notes)
     if any(resource_identity(other) == resource_identity(source) for other in sources):
@@ -170,8 +169,8 @@ def _write(result: ImportedConsent, writer: Writer) -> ResourceReport:
         return _refused(result.resource, Cause.NOT_WRITTEN, str(error))
     if not consent_id:
         return _refused(result.resource, Cause.NOT_WRITTEN, "the daemon refused it on a legal ground that it recorded")
-    outcome = ImportResult.UNCHANGED if replayed else ImportResult.IMPORTED
-    return ResourceReport(result.resource, outcome, consent_id, notes=result.notes)
+    written = ImportResult.UNCHANGED if replayed else ImportResult.IMPORTED
+    return ResourceReport(result.resource, written, consent_id, notes=result.notes)
 
 
 def _refused(resource: str, cause: Cause, message: str) -> ResourceReport:

@@ -1,11 +1,11 @@
 """Check files and keys at the start, before anything is written: a start that refuses must not change a file.
 
-RocksDB reads its write-ahead log up to the first damaged record. When it opens a store for writing, it deletes the
-records after that one. After a power cut the damaged record is an incomplete last write, which was acknowledged to
-nobody, so deleting is right. But a bit that flipped in the middle of the log looks the same. The records after it may
-be entries that others hold receipts of, or the only copy of persons' data keys. So each store is first opened
-read-only, and checked for what must be in it: the ledger for all entries that the last signed checkpoint and the table
-cover; the vault, if its log is damaged, for a data key of every person.
+When RocksDB opens a store for writing, it deletes the records after the first damaged record of its write-ahead log.
+After a power cut that record is an incomplete last write, which was acknowledged to nobody. But a bit that flipped in
+the middle of the log looks the same, and the records after it may be entries that others hold receipts of, or the only
+copy of persons' data keys. So each store is first opened read-only, and checked for what must be in it: the ledger for
+all entries that the last signed checkpoint and the table cover; the vault, if its log is damaged, for a data key of
+every person.
 """
 
 from pathlib import Path
