@@ -7,8 +7,9 @@ from contextlib import suppress
 
 import pytest
 
+from consentd.audit.live import LiveDaemon
 from consentd.cosigning.connection import Connection
-from consentd.errors import StorageError
+from consentd.errors import MalformedError, StorageError
 
 Feed = Callable[[socket.socket], None]
 
@@ -83,6 +84,13 @@ def test_an_answer_that_does_not_end_is_too_large_before(serve: Callable[[Feed],
     connection = Connection(serve(feed), timeout_s=60)
     with pytest.raises(StorageError, match="response is too large"):
         connection.request("GET", "/")
+
+
+def test_a_checkpoint_that_does_not_end_is_malformed_to_an_auditor(serve: Callable[[Feed], str]) -> None:
+    source = LiveDaemon(url=serve(endless(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 10_000))).open()
+    with pytest.raises(MalformedError):
+        source.checkpoint()
+    source.close()
 
 
 def test_an_answer_of_pieces_is_put_together_and_the_connection_kept(serve: Callable[[Feed], str]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from consentd.config import is_loopback
 from consentd.core import codec, tiles
 from consentd.core.note import MAX_NOTE_SIZE
-from consentd.cosigning.connection import Connection
+from consentd.cosigning.connection import BodyTooLargeError, Connection
 from consentd.errors import DeniedError, InvalidError, MalformedError, StorageError
 from consentd.verify.source import Opening, TlogFiles
 
@@ -83,21 +83,21 @@ class LiveSource(TlogFiles):
 
     def checkpoint(self) -> bytes:
         """Return the latest published checkpoint."""
-        found = self.find("checkpoint")
+        found = self.find("checkpoint", MAX_NOTE_SIZE)
         if found is None:
             raise StorageError(f"checkpoint is missing: `{self._daemon.url}/checkpoint`")
-        if len(found) > MAX_NOTE_SIZE:
-            raise MalformedError("checkpoint is too large")
         return found
 
-    def find(self, path: str) -> bytes | None:
-        """Return the content of a file. Repeat a request whose failure may pass."""
+    def find(self, path: str, most: int = _MOST) -> bytes | None:
+        """Return the content of a file of up to *most* bytes. Repeat a request whose failure may pass."""
         fault = ""
         for attempt in range(TRIES):
             if attempt:
                 time.sleep(self._daemon.pause_s * 2 ** (attempt - 1))
             try:
-                response = self._http.request("GET", f"/{path}", limit=_MOST)
+                response = self._http.request("GET", f"/{path}", limit=most)
+            except BodyTooLargeError as error:
+                raise MalformedError(f"answer is too large: `{path}`") from error
             except StorageError as error:
                 fault = str(error)
                 continue

@@ -20,6 +20,10 @@ _MAX_FRAME_SIZE = 65_536  # the headers of a response, and the lengths of its ch
 _PORTS = {"http": 80, "https": 443}
 
 
+class BodyTooLargeError(StorageError):
+    """The body of a response is larger than the caller allows."""
+
+
 class Connection:
     """A kept-alive connection for requests below one URL. One thread sends requests; any thread may call ``close``.
 
@@ -106,7 +110,7 @@ class Connection:
                 while chunk := response.read1(_READ_SIZE):
                     received += chunk
                     if len(received) > limit:
-                        raise StorageError("response is too large")
+                        raise BodyTooLargeError("response is too large")
         except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: `close` ended TLS
             self._http.close()
             raise StorageError(f"no response: {type(error).__name__}") from error
