@@ -107,15 +107,8 @@ def verify_bucket(bucket: bytes, *, number: int, map_bits: int) -> None:
 
 def _find(bucket: bytes, key: bytes, at: int) -> int:
     """Return the offset of the first entry, from offset `at` on, whose key is not less than `key`."""
-    low, high = at // ENTRY_SIZE, len(bucket) // ENTRY_SIZE
-    while low < high:
-        middle = (low + high) // 2
-        start = middle * ENTRY_SIZE
-        if bucket[start : start + KEY_SIZE] < key:
-            low = middle + 1
-        else:
-            high = middle
-    return low * ENTRY_SIZE
+    starts = range(0, len(bucket), ENTRY_SIZE)
+    return ENTRY_SIZE * bisect_left(starts, key, at // ENTRY_SIZE, key=lambda start: bucket[start : start + KEY_SIZE])
 
 
 # -- above the buckets ----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ leaf cannot be presented as a node. This module verifies proofs; ``tiles`` makes
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from consentd.errors import MalformedError, ProofError
 
@@ -43,19 +43,9 @@ def verify_inclusion(proof: Sequence[bytes], *, index: int, size: int, leaf_hash
     _check_hashes((leaf_hash, root, *proof))
     if not 0 <= index < size:
         raise ProofError(f"index lies outside the tree: `{index}` of `{size}`")
-    fn, sn, r = index, size - 1, leaf_hash
-    for p in proof:
-        if sn == 0:
-            raise ProofError("inclusion proof is longer than the tree is high")
-        if fn & 1 or fn == sn:
-            r = node_hash(p, r)
-            while not fn & 1 and fn:
-                fn, sn = fn >> 1, sn >> 1
-        else:
-            r = node_hash(r, p)
-        fn, sn = fn >> 1, sn >> 1
-    if sn:
-        raise ProofError("inclusion proof is shorter than the tree is high")
+    r = leaf_hash
+    for p, is_left in _steps(proof, index, size - 1, "inclusion"):
+        r = node_hash(p, r) if is_left else node_hash(r, p)
     if not hmac.compare_digest(r, root):
         raise ProofError("inclusion proof does not lead to the root hash")
 
@@ -87,22 +77,29 @@ def verify_consistency(proof: Sequence[bytes], *, size1: int, root1: bytes, size
     while fn & 1:
         fn, sn = fn >> 1, sn >> 1
     fr = sr = path[0]
-    for c in path[1:]:
-        if sn == 0:
-            raise ProofError("consistency proof is longer than the tree is high")
-        if fn & 1 or fn == sn:
+    for c, is_left in _steps(path[1:], fn, sn, "consistency"):
+        if is_left:
             fr, sr = node_hash(c, fr), node_hash(c, sr)
-            while not fn & 1 and fn:
-                fn, sn = fn >> 1, sn >> 1
         else:
             sr = node_hash(sr, c)
-        fn, sn = fn >> 1, sn >> 1
-    if sn:
-        raise ProofError("consistency proof is shorter than the tree is high")
     if not hmac.compare_digest(fr, root1):
         raise ProofError("consistency proof does not lead to the first root hash")
     if not hmac.compare_digest(sr, root2):
         raise ProofError("consistency proof does not lead to the second root hash")
+
+
+def _steps(proof: Iterable[bytes], fn: int, sn: int, name: str) -> Iterator[tuple[bytes, bool]]:
+    """Yield each hash, and whether it is a left sibling. *fn* and *sn*: a node and the last one, as in RFC 9162."""
+    for p in proof:
+        if sn == 0:
+            raise ProofError(f"{name} proof is longer than the tree is high")
+        is_left = bool(fn & 1) or fn == sn
+        yield p, is_left
+        while is_left and not fn & 1 and fn:
+            fn, sn = fn >> 1, sn >> 1
+        fn, sn = fn >> 1, sn >> 1
+    if sn:
+        raise ProofError(f"{name} proof is shorter than the tree is high")
 
 
 def _check_hashes(hashes: Iterable[bytes]) -> None:

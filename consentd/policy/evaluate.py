@@ -3,8 +3,7 @@
 There are two ways. Most subjects are SIMPLE (each consent is one row), and for most questions the realm has no rule:
 then one loop of mask-ANDs is enough. Everything else (nested provisions, labels, pauses, statutes, break-glass,
 residuals) goes through ``match``, which finds the rows that match in each layer, and ``_decide``, which finds the layer
-that decides. Where both ways are possible they give the same answer. The reference interpreter in tests defines the
-answer.
+that decides. Where both ways are possible they give the same answer.
 
 INVARIANT: no answer is cached. An answer depends on the value, the question, the rules and the instant alone.
 """
@@ -75,8 +74,7 @@ class Verdict:
     )  # fmt: skip
 
     def __init__(self, masks: Masks, reasons: Reasons, question: PackedQuestion, valid_until_ms: int) -> None:
-        permitted, denied, without, unknown = masks
-        self.permitted, self.denied, self.without, self.unknown = masks
+        self.permitted, self.denied, self.without, self.unknown = permitted, denied, without, unknown = masks
         self.reasons = reasons
         self.valid_until_ms = valid_until_ms
         self.conditions: tuple[Condition, ...] = ()
@@ -102,12 +100,9 @@ class Verdict:
 
 
 def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules, now_ms: int) -> Verdict:
-    """Answer a question from a subject's value at an instant.
+    """Answer a question from a subject's value (None or empty: the table has none) at an instant.
 
-    Args:
-        value: the subject's value in the table; None or empty: the table has none.
-        question: packed with the codebook of the same table state as the rules.
-        now_ms: UTC milliseconds.
+    The question was packed with the codebook of the same table state as the rules.
     """
     simple = not value or (value[1] & SIMPLE and value[2] | value[3] << 8 <= question.version)
     if not simple or question.break_glass or question.purpose in rules.by_purpose:
@@ -194,10 +189,8 @@ def _evaluate_general(value: bytes | None, question: PackedQuestion, rules: Comp
 def _decide(found: Matches, asked: int, combining: Combining) -> tuple[Masks, Reasons]:
     """Decide each category by the first layer, from the top, that permits, denies or cannot interpret it (rules 1, 3).
 
-    Example: the categories A, B and C are asked for, and ``combining`` is deny-overrides. STATUTE permits A, so A is
-    permitted, and B and C are left. CONSENT permits A and B and denies B. A is decided already, and for B the deny
-    comes first: B is denied, and C is left. IMPLICIT permits C. So A and C are permitted and B is denied. The reasons
-    are the rows that decided a category: the statute, the deny, and the implicit policy.
+    Example, with deny-overrides: STATUTE permits A; CONSENT permits A and B and denies B; IMPLICIT permits C. Then A
+    and C are permitted, and B is denied. The reasons are the statute, the deny, and the implicit policy.
     """
     permitted = denied = unknown = 0
     left = asked
@@ -246,11 +239,7 @@ def _verdict(masks: Masks, reasons: Reasons, question: PackedQuestion, until: in
 
 
 def decision(verdict: Verdict, question: PackedQuestion, codebook: Codebook, rules: CompiledRules) -> Decision:
-    """Turn a verdict into codes.
-
-    Args:
-        question, codebook, rules: those that the verdict was reached with.
-    """
+    """Turn a verdict into codes. The other arguments are those that the verdict was reached with."""
     codes = codebook.codes
     unknown = codes(verdict.unknown)
     return Decision(

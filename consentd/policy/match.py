@@ -18,8 +18,8 @@ from typing import Final, NamedTuple
 from consentd.policy.codebook import PackedQuestion
 from consentd.policy.compile import POLICY_SHIFT, STATUTORY, UNREADABLE, CompiledRules, Rule
 from consentd.policy.model import MAX_DEPTH, OPEN_END_MS, ImplicitPolicy, Layer
-from consentd.policy.rows import PERMIT, ROW, ROW_SIZE, SIDE, SIDE_COUNTS, SIDE_WINDOW, Fields, decode_side
-from consentd.policy.subject import ENTRY, HAS_SIDE, HEADER, PAUSED
+from consentd.policy.rows import PERMIT, ROW, SIDE, SIDE_COUNTS, SIDE_WINDOW, Fields, decode_side
+from consentd.policy.subject import PAUSED, split_subject
 from consentd.policy.tree import path
 
 PERMITS: Final = 0
@@ -94,33 +94,16 @@ class StoredLineage(NamedTuple):
 
 def lineages_of(value: bytes | None, version: int) -> Iterator[StoredLineage]:
     """Yield the lineages of a subject value. One compiled under a vocabulary later than ``version`` is unreadable."""
-    if not value:
-        return
-    _, _, _, lineages, rows = HEADER.unpack_from(value)
-    entry_at = HEADER.size
-    row_at = entry_at + lineages * ENTRY.size
-    side_at = row_at + rows * ROW_SIZE
-    for _ in range(lineages):
-        lineage, seq, number, vocabulary, more, flags = ENTRY.unpack_from(value, entry_at)
-        entry_at += ENTRY.size
-        row_end = row_at + (more + 1) * ROW_SIZE
-        block = b""
-        if flags & HAS_SIDE:
-            side_end = side_at + 4 + int.from_bytes(value[side_at : side_at + 4], "little")
-            block = value[side_at + 4 : side_end]
-            side_at = side_end
+    for lineage, seq, number, vocabulary, flags, rows, block in split_subject(value):
         readable = vocabulary <= version and not flags & UNREADABLE
         layer = STATUTE if flags & STATUTORY else CONSENT
-        fields = list(ROW.iter_unpack(value[row_at:row_end]))
-        yield StoredLineage((seq, lineage, number), flags, layer, fields, block, readable)
-        row_at = row_end
+        yield StoredLineage((seq, lineage, number), flags, layer, list(ROW.iter_unpack(rows)), block, readable)
 
 
 def match_row(row: Fields, block: bytes, question: PackedQuestion, open_limits: OpenLimits) -> int:
     """Return the categories asked for that a row matches except for time; 0: the row does not match.
 
-    Args:
-        block: the side block that holds the row's side record, if the row has one.
+    *block* is the side block that holds the row's side record, if the row has one.
     """
     actor, holder, purposes, categories, _, _, labels, actions, side, flags, _, _, _ = row
     mask = categories & question.categories
@@ -233,10 +216,8 @@ def _match_tree(
 ) -> None:
     """Compute the value of one lineage, children before parents, and add each node that decided a category.
 
-    Example: a permit P (depth 0) has a deny D (depth 1) that has a permit E (depth 2), and each matches category 1.
-    The loop runs E, D, P. E: ``permitted[2] = 1``. D: its child E permits, so D's own deny does not count, and
-    ``permitted[1] = 1``. P: its child permits already, so P's own effect does not count either. The value is
-    ``permitted[0] = 1``, and E is the node that decided it.
+    Example: a permit P has a deny D below it, which has a permit E below it, and each matches one category. The loop
+    runs E, D, P. E permits. So the own effects of D and P do not count, the value is permit, and E decided it.
     """
     paused = lineage.flags & PAUSED
     rows = lineage.rows
@@ -281,8 +262,7 @@ def implicit_masks(policy: int, question: PackedQuestion, rules: CompiledRules, 
     """Return the categories asked for that an implicit policy permits, and those it denies (rule 1, IHE PCF 1.1).
 
     Policy-deny as the realm's default denies nothing: where nobody stated anything the answer is NO_CONSENT. If a
-    consent selects Policy-deny, a person stated it, so it denies. Policy-break-glass-only denies all but BTG either
-    way.
+    consent selects Policy-deny, a person stated it, so it denies. Policy-break-glass-only always denies all but BTG.
     """
     purposes, categories = rules.policies[policy]
     if purposes & question.purpose:

@@ -14,14 +14,9 @@ from enum import IntEnum
 ANY = "*"
 """States that there is no limit, where leaving a legal item out would be an error."""
 
-OPEN_END_MS = (1 << 63) - 1
-"""The end of a window without an end."""
-
-MAX_DEPTH = 8
-"""Largest depth of nested provisions; the root has depth 1."""
-
-MAX_PROVISIONS = 256
-"""Most provisions in one consent."""
+OPEN_END_MS = (1 << 63) - 1  # of a window without an end
+MAX_DEPTH = 8  # of nested provisions; the root has depth 1
+MAX_PROVISIONS = 256  # of one consent
 
 BREAK_GLASS_PURPOSE = "BTG"
 """The purpose of every question with a ``break_glass`` justification, and of no other question (rule 7)."""
@@ -74,13 +69,11 @@ class Combining(IntEnum):
 
 
 class ImplicitPolicy(IntEnum):
-    """The policy where no consent decides: the four policies of IHE PCF 1.1 (rule 1).
+    """The policy where no consent decides: the four policies of IHE PCF 1.1 (rule 1; ``match.implicit_masks``).
 
-    "Normal" is data of level U, L, M or N. BASIC_NORMAL permits treatment and the purposes that it implies, "but does
-    not authorize other access". ALL_NORMAL permits every purpose except those that are never implied. BREAK_GLASS_ONLY
-    permits BTG and denies the rest. DENY denies everything if a consent selects it; as the realm's default it leaves
-    NO_CONSENT, because nobody stated anything. A consent can select a policy: during the period of its root, that
-    policy replaces the realm's.
+    "Normal" is data of level U, L, M or N. BASIC_NORMAL permits treatment and the purposes that it implies. ALL_NORMAL
+    permits every purpose except those that are never implied. BREAK_GLASS_ONLY permits BTG and denies the rest. A
+    consent can select a policy: during the period of its root, that policy replaces the realm's.
     """
 
     DENY = 1
@@ -139,14 +132,11 @@ class Provision:
         effect: as written; None: the opposite of the parent's.
         actors: participants or groups (``group/ID``) that may act (rule 10).
         holders: participants that hold the data.
-        purposes: purpose codes; compiling adds the codes that they imply (rule 6).
-        categories: data category codes; a parent covers its children.
+        purposes, categories, labels: codes; compiling adds the codes that they imply or contain (rule 6).
         actions: ``collect`` ``access`` ``use`` ``disclose`` ``correct``.
-        labels: security label codes that the data may have.
         resources: references of single resources, ``Observation/123``.
         start_ms, end_ms: when the provision is in force; always intersected with the parent's window.
         data_period: the time that the data may be about; None: any time.
-        children: nested provisions.
     """
 
     effect: Effect | None = None
@@ -233,7 +223,6 @@ class Question:
     """The question whether a transfer is permitted (policy.md). The subject is passed separately.
 
     Attributes:
-        purpose: exactly one purpose code.
         categories: one or more category codes; a parent asks for all its leaves.
         labels, resources, data_period: properties of the data that is asked for; None: the question leaves them open.
         break_glass: the justification; present exactly if the purpose is BTG.
@@ -254,12 +243,10 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """A consent or a rule of the realm that decided, and its effect.
+    """A consent, or a rule of the realm (with *consent*, *lineage* and *version* 0), that decided, and its effect.
 
     Attributes:
-        consent: seq, in the person's chain, of the GRANT or AMEND leaf that decided; 0: a rule of the realm.
-        lineage: seq of the GRANT that began the lineage; 0: a rule of the realm.
-        version: version within the lineage; 0: a rule of the realm.
+        consent, lineage: seq, in the person's chain, of the leaf that decided, and of the GRANT that began the lineage.
         path: the provision within the consent, ``provision[0].provision[2]``; empty: the root. For a rule of the realm:
             ``statutory[0]`` or ``break_glass[0]``; empty: the implicit policy.
     """
@@ -300,14 +287,7 @@ class ResidualRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resource:
-    """A single resource that an enforcer checks against a residual.
-
-    Attributes:
-        category: its leaf category.
-        labels: its security labels.
-        reference: ``Observation/123``.
-        data_period: the time that its data is about.
-    """
+    """A single resource that an enforcer checks against a residual. Its category is a leaf."""
 
     category: str
     labels: tuple[str, ...] = ()
@@ -339,12 +319,10 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class StoredConsent:
-    """The version in force of one lineage of consents, and the state of that lineage.
+    """The version in force (1, 2, 3 …) of one lineage of consents, and the state of that lineage.
 
     Attributes:
-        lineage: seq of the GRANT that began the lineage.
-        seq: seq of the GRANT or AMEND that is in force.
-        version: 1, 2, 3 …
+        lineage, seq: seq of the GRANT that began the lineage, and of the GRANT or AMEND that is in force.
         paused: a PAUSE without a RESUME. The permits of a paused lineage do not count; its denies do.
         readable: False if the version has content that cannot be interpreted. What it matches is then unknown (rule 5).
     """

@@ -47,9 +47,7 @@ def conditions(
 ) -> tuple[Condition, ...]:
     """Return the residual of an answer that permits the categories ``permitted``.
 
-    Args:
-        found: the matches of the best case. Unreadable lineages and the implicit policy have no limits, so they are
-            taken from here.
+    Unreadable lineages and the implicit policy have no limits, so they come from *found*, the matches of the best case.
     """
     rest: list[Condition] = []
     for layer, applicable in realm_rules(rules, question):
@@ -61,9 +59,8 @@ def conditions(
     for lineage in lineages_of(value, question.version):
         if lineage.readable:
             tree = _tree(lineage, question, now_ms, permitted)
-            # Where a deny comes first, the nodes of a tree may become separate rules. In layer CONSENT, with a
-            # permit-first combining, the permit of one node would override the deny of another, so the tree stays one
-            # rule.
+            # The nodes of a tree may become separate rules, unless a permit comes first in layer CONSENT: then the
+            # permit of one node would override the deny of another, so the tree stays one rule.
             if len(tree) > 1 and permit_first and lineage.layer == CONSENT:
                 tree = [Condition(lineage.layer, Effect.DENY, 0, children=tuple(tree))]
             rest += tree
@@ -104,11 +101,10 @@ def _condition(
 def _tree(lineage: StoredLineage, question: PackedQuestion, now_ms: int, permitted: int) -> list[Condition]:
     """Return the conditions of one lineage, with as few levels as possible.
 
-    The value of a node is deny if a child's is, else permit if a child's is, else its own effect. So three changes keep
-    the value: a permit becomes a sibling of its children; a deny without permits below it becomes a sibling of its
-    parent; a node that does not match is replaced by its children. Only a deny with exceptions stays a tree. Example: a
-    permit with the children deny D1 (without children) and deny D2 (with a child permit E) becomes three conditions:
-    the permit, D1, and D2 with the child E. The lists are in reverse order here, like the rows.
+    Three changes keep the value of a node: a permit becomes a sibling of its children; a deny without permits below it
+    becomes a sibling of its parent; a node that does not match is replaced by its children. Only a deny with exceptions
+    stays a tree. Example: a permit with the children deny D1 and deny D2 (with a child permit E) becomes the permit,
+    D1, and D2 with the child E. The lists are in reverse order here, like the rows.
     """
     below: list[list[Condition]] = [[] for _ in range(MAX_DEPTH + 1)]
     for row in reversed(lineage.rows):
@@ -149,11 +145,9 @@ def expand(rest: Iterable[Condition], codebook: Codebook) -> tuple[ResidualRule,
 def covers(
     residual: Iterable[ResidualRule], resource: Resource, *, combining: Combining = Combining.DENY_OVERRIDES
 ) -> bool:
-    """Return whether a residual permits the transfer of a resource.
+    """Return whether the residual and the combining of a decision permit the transfer of a resource.
 
-    Args:
-        residual, combining: of one decision.
-        resource: the caller refuses a resource with labels that are not in the decision's vocabulary.
+    The caller refuses a resource with labels that are not in the decision's vocabulary.
     """
     effects: dict[Layer, set[Effect]] = {}
     for rule in residual:

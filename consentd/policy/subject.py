@@ -6,7 +6,7 @@ state always have the same bytes, whatever happened before.
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -95,7 +95,7 @@ def decode_subject(value: bytes) -> tuple[Lineage, ...]:
         MalformedError: the bytes are no subject value.
     """
     try:
-        lineages = tuple(_split(value))
+        lineages = tuple(_lineages(value))
         for lineage in lineages:
             _check(lineage)
         if encode_subject(lineages) != value:
@@ -156,11 +156,19 @@ def _lineages_with(value: bytes | None, lineage: int) -> list[Lineage]:
 
 
 def _lineages(value: bytes | None) -> list[Lineage]:
-    return list(_split(value)) if value else []
+    return [
+        Lineage(lineage, seq, number, bool(flags & PAUSED), Compiled(of, flags & ~(PAUSED | HAS_SIDE), rows, side))
+        for lineage, seq, number, of, flags, rows, side in split_subject(value)
+    ]
 
 
-def _split(value: bytes) -> Iterable[Lineage]:
-    """Split a value into lineages, unchecked: ``decode_subject`` finds wrong lengths when it encodes them again."""
+def split_subject(value: bytes | None) -> Iterator[tuple[int, int, int, int, int, bytes, bytes]]:
+    """Yield each lineage's lineage, seq, version, vocabulary version, flags, rows and side block.
+
+    Nothing is checked: ``decode_subject`` finds wrong lengths when it encodes the lineages again.
+    """
+    if not value:
+        return
     version, _, _, lineages, rows = HEADER.unpack_from(value)
     if version != FORMAT:
         raise MalformedError("subject value has an unknown format")
@@ -174,8 +182,7 @@ def _split(value: bytes) -> Iterable[Lineage]:
             (length,) = _LENGTH.unpack_from(value, side_at)
             side = value[side_at + _LENGTH.size : side_at + _LENGTH.size + length]
             side_at += _LENGTH.size + length
-        compiled = Compiled(vocabulary, flags & ~(PAUSED | HAS_SIDE), value[row_at:row_end], side)
-        yield Lineage(lineage, seq, number, bool(flags & PAUSED), compiled)
+        yield lineage, seq, number, vocabulary, flags, value[row_at:row_end], side
         row_at = row_end
 
 
