@@ -47,7 +47,7 @@ def test_at_tile_borders(size):
         edge, stored = grown(batches)
         assert edge.root() == BIG.root(size) == tiles.root(size, stored)
         assert stored == BIG.tiles(size)
-        taken_up = Edge.from_tiles(size, {place: stored[place] for place in tiles.plan_edge(size)})
+        taken_up = Edge.from_tiles(size, {place: stored[place] for place in tiles.plan_root(size)})
         assert taken_up == edge
 
 
@@ -158,7 +158,6 @@ def test_proofs_anywhere(data):
 def test_of_the_empty_tree_and_of_equal_sizes_there_is_nothing_to_read():
     assert tiles.plan_root(0) == []
     assert tiles.root(0, {}) == merkle.EMPTY_ROOT
-    assert tiles.plan_edge(0) == []
     assert Edge.from_tiles(0, {}) == Edge()
     assert tiles.prove_consistency(7, 7, {}) == []
     assert tiles.prove_inclusion(0, 1, {}) == []
@@ -171,7 +170,7 @@ def test_a_missing_or_short_tile_is_bad_evidence():
             broken = {**stored, place: row}
             with pytest.raises(ProofError):
                 tiles.prove_inclusion(3, 700, broken)
-    for place in tiles.plan_edge(700):
+    for place in tiles.plan_root(700):
         with pytest.raises(ProofError):
             Edge.from_tiles(700, {**stored, place: stored[place][:-1]})
         with pytest.raises(ProofError):

@@ -197,7 +197,7 @@ def _resume(directory: Path, statements: Path | None, size: int) -> tiles.Edge:
     bundles = range(size // _WIDTH)
     size = _WIDTH * bisect_left(bundles, True, key=lambda n: not _is_exported(directory, statements, n))
     stored: dict[tiles.Coordinates, bytes] = {}
-    for level, n in tiles.plan_edge(size):
+    for level, n in tiles.plan_root(size):
         width = min(_WIDTH, (size >> (8 * level)) - n * _WIDTH)
         below = range(n * _WIDTH, n * _WIDTH + width)
         if width == _WIDTH:

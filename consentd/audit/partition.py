@@ -258,7 +258,7 @@ class Partition:
             raise ProofError(f"ledger is smaller than what was replayed: `{self._point.size}` and `{size}`")
         if size == 0:
             return tiles.Edge()
-        return tiles.Edge.from_tiles(size, read_tiles(self._source, tiles.plan_edge(size), self._point.size))
+        return tiles.Edge.from_tiles(size, read_tiles(self._source, tiles.plan_root(size), self._point.size))
 
 
 # -- in a process of its own -------------------------------------------------------------------------------------

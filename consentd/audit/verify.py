@@ -139,7 +139,7 @@ def _start_after(
         raise ProofError(f"ledger is smaller than what is trusted: `{point.size}` and `{trusted.size}`")
     if trusted.size < expected.pruned.minimum:
         raise InvalidError("what follows the trusted checkpoint is pruned: verify from the start of the ledger")
-    edge = tiles.Edge.from_tiles(trusted.size, read_tiles(source, tiles.plan_edge(trusted.size), point.size))
+    edge = tiles.Edge.from_tiles(trusted.size, read_tiles(source, tiles.plan_root(trusted.size), point.size))
     if edge.root() != trusted.root:
         raise ProofError(f"ledger does not begin with the trusted tree of size `{trusted.size}`")
     authors = Authors(states.keys)

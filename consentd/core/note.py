@@ -5,9 +5,8 @@ A note is a text that ends in a newline, then an empty line, then signature line
     — <key name> <base64 of key ID u32 || signature>
     key ID = SHA-256(key name || 0x0A || type || public key)[:4]
 
-A reader ignores a signature by a key that it does not know. A signature by a key that it knows must verify; otherwise
-the whole note is refused. So a log can add a key before all readers know it, and a stranger's signature cannot spoil a
-note.
+A reader ignores a signature by a key that it does not know, so that a log can add keys. A signature by a key that it
+knows must verify; otherwise the whole note is refused.
 
 This module has two types of keys. 0x01 signs the text as it is. 0x04 belongs to a witness: the signature begins with
 the time u64 (POSIX seconds) and covers ``cosignature/v1``, that time, and the text. The caller supplies a
@@ -25,13 +24,8 @@ from consentd.core.ed25519 import KEY_SIZE, SIGNATURE_SIZE, KeyPair, verify
 from consentd.errors import MalformedError, SignatureError
 
 ED25519 = 0x01
-"""Type of a key that signs the note's text."""
-
 COSIGNATURE = 0x04
-"""Type of a witness's key: signs the time and the text (cosignature/v1)."""
-
 MLDSA = 0x06
-"""Type of an ML-DSA-44 key, of a log or a witness (C2SP tlog-cosignature)."""
 
 MAX_NOTE_SIZE = 1_000_000
 MAX_SIGNATURES = 100
@@ -92,10 +86,10 @@ class Verifier:
 
 
 def parse_vkey(text: str) -> Verifier:
-    """Parse a verifier key, ``name+ID+base64(type || key)``.
+    """Parse a verifier key.
 
     Raises:
-        MalformedError: the text has another form, or the ID is not that of the key.
+        MalformedError: see ``split_key`` and ``Verifier``, or the ID is not that of the key.
     """
     name, key_id, kind, key = split_key(text)
     verifier = Verifier(name, key, kind)
@@ -133,10 +127,10 @@ class Signer:
 
 
 def parse_signing_key(text: str) -> Signer:
-    """Parse the text of a signing-key file, ``PRIVATE+KEY+name+ID+base64(type || seed)``, with an optional newline.
+    """Parse the text of a signing-key file.
 
     Raises:
-        MalformedError: the text has another form, or the ID is not that of the key. The message shows no part of it.
+        MalformedError: see ``split_signing_key``, or the ID is not that of the key.
     """
     name, key_id, kind, seed = split_signing_key(text, (ED25519, COSIGNATURE))
     signer = Signer(name, KeyPair(seed), kind)

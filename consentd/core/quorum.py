@@ -12,9 +12,8 @@ The file chooses the names. A group and the quorum may use only names defined on
 most one group, so that no witness counts twice. Spaces and tabs separate items. A line that begins with ``#`` is a
 comment.
 
-A checkpoint is accepted if one of the logs signed it, it has that log's origin, and its cosigners satisfy the quorum. A
-cosignature that is too old does not count: a log that is cut off from its witnesses can show an old tree for ever, but
-it cannot show a fresh cosignature.
+A checkpoint is accepted if one of the logs signed it, it has that log's origin, and its cosigners satisfy the quorum.
+Old cosignatures do not count: a log without its witnesses can show an old tree for ever, but no fresh cosignature.
 """
 
 import re
@@ -81,12 +80,9 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class WitnessPolicy:
-    """The content of a policy file.
+    """The content of a policy file, in its order, so a group comes after its members.
 
-    Attributes:
-        logs, witnesses: in the file's order.
-        groups: each after the groups that are its members.
-        quorum: name of a witness or a group; None: no cosignature is required.
+    *quorum* is the name of a witness or a group; None: no cosignature is required.
     """
 
     logs: tuple[LogLine, ...]
@@ -104,11 +100,7 @@ class Cosigned:
 
 
 def parse_policy(content: bytes, *, parse_mldsa: ParseKey | None = None) -> WitnessPolicy:
-    """Parse a policy file.
-
-    Args:
-        parse_mldsa: parses an ML-DSA-44 vkey. Without it such keys are part of the policy, but their signatures do not
-            count.
+    """Parse a policy file. Without *parse_mldsa*, signatures by its ML-DSA-44 keys do not count.
 
     Raises:
         MalformedError: a line breaks the format, uses a name that is not defined before it, or repeats a key or a name;
@@ -184,7 +176,6 @@ def verify_cosigned(
         now_s: the reader's clock, POSIX seconds.
         max_age_s: the largest age of a cosignature that counts; None: any age, as for a stored receipt.
         seal_time_ms: time of the tree's last seal, if known; a cosignature from before that time does not count.
-        max_ahead_s: the largest difference between clocks.
         logs: keys of the log in addition to those in the policy.
 
     Raises:
@@ -280,16 +271,11 @@ class _Parser:
             if member in self._members:
                 raise MalformedError(f"member is in a group already: `{member}`")
             self._members.add(member)
-        if threshold == "all":
-            least = len(members)
-        elif threshold == "any":
-            least = 1
-        elif _NUMBER.fullmatch(threshold) and int(threshold) <= len(members):
-            least = int(threshold)
-        else:
+        number = {"all": str(len(members)), "any": "1"}.get(threshold, threshold)
+        if not _NUMBER.fullmatch(number) or int(number) > len(members):
             raise MalformedError(f"threshold is not `any`, `all` or 1 to {len(members)}: `{threshold}`")
         self._define(name)
-        self._groups.append(Group(name, least, tuple(members)))
+        self._groups.append(Group(name, int(number), tuple(members)))
 
     def _key(self, vkey: str, kinds: tuple[int, ...], known: set[bytes]) -> NoteVerifier | None:
         """Check a vkey, and that its key is new; return its verifier (None: no code for the key's type)."""

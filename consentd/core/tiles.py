@@ -1,13 +1,11 @@
 """Store the tree as tiles, grow it at its right edge, and prove from it (C2SP tlog-tiles).
 
-The tree is stored as *tiles*: rows of up to 256 hashes, at the heights 0, 8, 16 … only. Hashes of the heights between
-are computed again when they are needed::
+The tree is stored as *tiles*: rows of up to 256 hashes, at the heights 0, 8, 16 … only::
 
     tile (level, n), hash i = hash of the complete subtree of leaves [(n*256+i) * 256**level, +256**level)
 
-A hash in a tile never changes, and a tile only grows. So the stored bytes of a tile serve every smaller tree size too:
-the partial tile of a smaller size is a prefix of them. The functions that prove accept tiles that are wider than
-needed.
+A hash in a tile never changes, and a tile only grows. So the partial tile of a smaller tree is a prefix of the stored
+one. The functions that prove accept tiles that are wider than needed.
 
 A proof for a size is a list of hashes of leaf ranges. Each range splits into complete subtrees. Each complete subtree
 lies in one tile: a subtree of height h is the root of 2**(h mod 8) hashes at level h div 8. Example: the inclusion
@@ -247,12 +245,6 @@ def _fold(peaks: Sequence[bytes]) -> bytes:
 # -- growing --------------------------------------------------------------------------------------------------
 
 
-def plan_edge(size: int) -> list[Coordinates]:
-    """Return the tiles that ``Edge.from_tiles(size, ...)`` needs: the partial one of each level."""
-    # A size splits into one complete subtree for each of its binary digits that is 1, and each lies in such a tile.
-    return plan_root(size)
-
-
 @dataclass(frozen=True, slots=True)
 class Edge:
     """The right edge of a tree: what is needed to append leaves and to compute the root.
@@ -271,7 +263,7 @@ class Edge:
 
     @classmethod
     def from_tiles(cls, size: int, tiles: Mapping[Coordinates, bytes]) -> "Edge":
-        """Compute the edge of a stored tree of `size` leaves."""
+        """Compute the edge of a stored tree of `size` leaves, from the tiles of ``plan_root(size)``."""
         peaks = [b""] * size.bit_length()
         for subtree in _subtrees(0, size):
             peaks[subtree[0]] = _subtree_hash(subtree, tiles)

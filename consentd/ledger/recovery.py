@@ -45,7 +45,7 @@ def open_ledger(store: Store, *, last_signed_path: Path, origin: str, log_verifi
 
 def _open_edge(store: Store, state: State) -> tiles.Edge:
     try:
-        edge = tiles.Edge.from_tiles(state.size, read_tiles(store, tiles.plan_edge(state.size)))
+        edge = tiles.Edge.from_tiles(state.size, read_tiles(store, tiles.plan_root(state.size)))
     except ProofError as error:
         raise CorruptionError(f"tree edge is not whole at size {state.size}: {error}; {RUNBOOK}") from error
     if edge.root() != state.root:

@@ -8,6 +8,7 @@ Never implied (policy.md, rule 6): BTG, CLINTRL, POPHLTH, HMARKT, POARCH, HLEGAL
 implies retrieval by a person other than the subject (FAMRQT, PWATRNY, SUPNWK), and test use (HTEST).
 """
 
+from functools import partial
 from typing import Final
 
 from consentd.policy.vocabulary import Code, Vocabulary
@@ -18,7 +19,7 @@ _ACT_CODE = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
 _CONSENT_ACTION = "http://terminology.hl7.org/CodeSystem/consentaction"
 
 
-def _purpose(code: str, ko: str, en: str, parent: str = "", *, implies: bool = True, system: str = _REASON) -> Code:
+def _code(code: str, ko: str, en: str, parent: str = "", *, implies: bool = True, system: str) -> Code:
     return Code(code=code, ko=ko, en=en, parent=parent, implies=implies, system=system)
 
 
@@ -27,12 +28,10 @@ def _category(code: str, ko: str, en: str, level: str = "", labels: tuple[str, .
     return Code(code=code, ko=ko, en=en, parent=parent, level=level, labels=labels)
 
 
-def _action(code: str, ko: str, en: str) -> Code:
-    return Code(code=code, ko=ko, en=en, system=_CONSENT_ACTION)
-
-
-def _label(code: str, ko: str, en: str, parent: str = "", *, system: str = _ACT_CODE) -> Code:
-    return Code(code=code, ko=ko, en=en, parent=parent, system=system)
+_purpose = partial(_code, system=_REASON)
+_action = partial(_code, system=_CONSENT_ACTION)
+_label = partial(_code, system=_ACT_CODE)
+_level = partial(_code, system=_CONFIDENTIALITY)
 
 
 PURPOSES: Final = (
@@ -120,12 +119,12 @@ ACTIONS: Final = (
 )
 
 LABELS: Final = (
-    _label("U", "제한 없음", "unrestricted", system=_CONFIDENTIALITY),
-    _label("L", "낮음", "low", system=_CONFIDENTIALITY),
-    _label("M", "보통 이하", "moderate", system=_CONFIDENTIALITY),
-    _label("N", "일반", "normal", system=_CONFIDENTIALITY),
-    _label("R", "제한", "restricted", system=_CONFIDENTIALITY),
-    _label("V", "매우 제한", "very restricted", system=_CONFIDENTIALITY),
+    _level("U", "제한 없음", "unrestricted"),
+    _level("L", "낮음", "low"),
+    _level("M", "보통 이하", "moderate"),
+    _level("N", "일반", "normal"),
+    _level("R", "제한", "restricted"),
+    _level("V", "매우 제한", "very restricted"),
     _label("PSY", "정신질환", "psychiatry"),
     _label("MH", "정신건강", "mental health"),
     _label("HIV", "HIV/AIDS", "HIV/AIDS"),

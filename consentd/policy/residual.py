@@ -1,8 +1,7 @@
 """Compute the residual: the conditions that a question left open, for the enforcer to check for each resource (rule 5).
 
-This is partial evaluation. What the question states is evaluated. Of each matching provision, its limits on labels,
-resources and data period remain. ``covers`` gives the answer of Check for a question that states the resource's labels,
-reference and data period. It is right until the decision's ``valid_until_ms``.
+This is partial evaluation: of each matching provision, the limits on labels, resources and data period remain.
+``covers`` gives the answer of Check for a question that states those of a resource, until ``valid_until_ms``.
 """
 
 from collections.abc import Iterable
@@ -82,7 +81,7 @@ def _holds(row: Fields, block: bytes, question: PackedQuestion, now_ms: int) -> 
 
 
 def _condition(
-    layer: int, fields: Fields, block: bytes, question: PackedQuestion, mask: int, children: "tuple[Condition, ...]"
+    layer: int, fields: Fields, block: bytes, question: PackedQuestion, mask: int, children: tuple[Condition, ...]
 ) -> Condition:
     """Make a condition of those limits of a row that the question leaves open."""
     row = Row._make(fields)
@@ -163,10 +162,9 @@ def covers(
 
 def _value(rule: ResidualRule, resource: Resource) -> Effect | None:
     inner = {_value(child, resource) for child in rule.children}
-    if Effect.DENY in inner:
-        return Effect.DENY
-    if Effect.PERMIT in inner:
-        return Effect.PERMIT
+    for effect in (Effect.DENY, Effect.PERMIT):
+        if effect in inner:
+            return effect
     return rule.effect if resource.category in rule.categories and _fits(rule, resource) else None
 
 

@@ -1,11 +1,8 @@
 """Encode a row (a provision compiled to masks) and a side record (what does not fit into a row).
 
 Two programs read these bytes; ``proto/table-format.md`` specifies them. They are little-endian, as the machines are
-that evaluate them. The ledger's own bytes are big-endian (``core.codec``).
-
-A row has the *effective* attributes of its provision, inherited ones included (rule 2). Its masks include the
-descendants that its effect covers (rule 6). The rows of a consent are in preorder, the root first. So a loop from the
-last row to the first meets every child before its parent.
+that evaluate them. A row has the *effective* attributes of its provision, inherited ones included (rule 2). Its masks
+include the descendants that its effect covers (rule 6). The rows of a consent are in preorder, the root first.
 """
 
 import struct
@@ -46,10 +43,8 @@ Fields = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int]
 
 
 class Row(NamedTuple):
-    """A row with names for its fields.
-
-    ``actor`` and ``holder``: participant number; 0: any. ``labels``: 0: no limit. ``depth``: 0 for the root. ``node``:
-    index in preorder. ``below``: number of descendants.
+    """A row. actor, holder: participant number; 0: any. labels: 0: no limit. depth: 0 for the root. node: index in
+    preorder. below: number of descendants.
     """
 
     actor: int
@@ -137,5 +132,4 @@ def unpack_rows(rows: bytes | memoryview) -> list[Row]:
 
 
 def pack_rows(rows: Iterable[Row]) -> bytes:
-    """Encode rows; the inverse of ``unpack_rows``."""
     return b"".join(ROW.pack(*row) for row in rows)

@@ -44,11 +44,7 @@ _FLAGS: Final = 48  # offset of the flags in a row
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """One lineage of a subject value: its version in force, whether it is paused, and its rows.
-
-    Attributes:
-        lineage, seq: seq, in the person's chain, of the GRANT that began it, and of the leaf in force.
-    """
+    """One lineage of a subject value: as ``StoredConsent``, but with the consent compiled."""
 
     lineage: int
     seq: int
@@ -58,7 +54,7 @@ class Lineage:
 
     @property
     def flags(self) -> int:
-        """Directory flags."""
+        """Flags of the directory entry."""
         side = HAS_SIDE if self.compiled.side else 0
         return (PAUSED if self.paused else 0) | self.compiled.flags | side
 

@@ -18,8 +18,7 @@ MAX_PURPOSES = 64
 MAX_LEAF_CATEGORIES = 64
 MAX_ACTIONS = 16
 MAX_LABELS = 32
-MAX_CODES = 256
-"""Most codes in one list, parent categories included."""
+MAX_CODES = 256  # in one list, parent categories included
 
 LEVELS = ("U", "L", "M", "N", "R", "V")
 """HL7 v3 Confidentiality, from open to very restricted."""
@@ -33,10 +32,9 @@ BASIC_NORMAL_PURPOSES = ("TREAT",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Code:
-    """A code and its parent.
+    """A code, with its names for people in Korean and English.
 
     Attributes:
-        ko, en: names for people, in Korean and English.
         parent: code of the same list that contains this one; empty: none.
         implies: whether a permit on the parent covers this code. Without a parent: whether ``Policy-all-normal`` does.
         system: canonical URI of the code's code system; empty: this project's own.
@@ -168,19 +166,14 @@ def check_successor(old: Vocabulary, new: Vocabulary) -> None:
 
     Raises:
         InvalidError: another id; a version that is not the next; a code that was moved, dropped or given another
-        parent;
-            or a leaf category that became a parent.
+            parent; or a leaf category that became a parent.
     """
     if new.id != old.id:
         raise InvalidError(f"vocabulary has another id: `{new.id}`")
     if new.version != old.version + 1:
         raise InvalidError(f"vocabulary version is not the next: `{new.version}`")
-    for before, after in (
-        (old.purposes, new.purposes),
-        (old.categories, new.categories),
-        (old.actions, new.actions),
-        (old.labels, new.labels),
-    ):
+    lists = ((one.purposes, one.categories, one.actions, one.labels) for one in (old, new))
+    for before, after in zip(*lists, strict=True):
         if len(after) < len(before):
             raise InvalidError(f"vocabulary drops a code: `{before[len(after)].code}`")
         for was, now in zip(before, after, strict=False):
