@@ -147,6 +147,8 @@ class Story:
     def _row(self, entry: Entry) -> list[Text]:
         """Return the cells of an entry, after its time."""
         record = entry.message.access if isinstance(entry.message, st.RefusalStatement) else entry.message
+        if isinstance(record, st.OutcomeStatement):
+            return [self._author(entry), ("", ""), _label(st.TransferStatus, record.status, "TRANSFER_STATUS_")]
         if not isinstance(record, st.AccessStatement) or not record.asked.question:
             return [self._author(entry), ("", ""), _label(st.EntryKind, entry.kind, "ENTRY_KIND_")]
         question = pb.Question.FromString(record.asked.question)
