@@ -77,8 +77,8 @@ class AccessSummary:
         refusals: number of refusals by reason; a refusal may have several reasons.
         kinds: number of entries by kind.
         names, purposes: Korean and English name, by participant id and by purpose code.
-        break_glass, gaps: at most ``MAX_LISTED`` of each; ``…_count``: how many there are.
-        skewed: likewise, (index, difference in ms) of entries whose author's clock differs from the ledger's.
+        break_glass, gaps, skewed: at most ``MAX_LISTED`` of each; ``…_count``: how many there are. *skewed* are
+            (index, difference in ms) of entries whose author's clock differs from the ledger's.
         seals: (index, time_ms), at most ``MAX_SEALS``; ``seal_count``: all.
         closed: accesses and refusals whose statement is not available.
         pruned: leaves that are pruned. They are in no other count.

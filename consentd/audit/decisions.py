@@ -98,9 +98,7 @@ def _refused_grant(view: View, message: st.RefusalStatement) -> list[str]:
     return found
 
 
-def _verify_asker(
-    view: View, event: codec.Event, made: codec.Statement, asked: st.AskedQuestion, origin: str
-) -> None:
+def _verify_asker(view: View, event: codec.Event, made: codec.Statement, asked: st.AskedQuestion, origin: str) -> None:
     owner = view.key_owner(asked.key)
     if owner is None or owner.owner is not Owner.PARTICIPANT or owner.tag_or_name != asked.asker:
         raise SignatureError("asker's key was not in force for the asker")

@@ -74,13 +74,7 @@ class Partition:
     """One partition; *result* is up to the last bundle that was replayed. One thread owns it."""
 
     def __init__(self, plan: PartitionPlan) -> None:
-        """Open the ledger and the partition's state, or begin one.
-
-        Raises:
-            StorageError: the source or the directory fails.
-            InvalidError: the state is another ledger's, or older than what the ledger has pruned since.
-            ProofError: the ledger is smaller than what was replayed.
-        """
+        """Open the ledger and the partition's state, or begin one. Raises as ``replay_decisions``."""
         self._plan, self._point = plan, plan.point
         directory = plan.directory / f"{plan.number}-of-{plan.of}"
         try:
@@ -97,19 +91,15 @@ class Partition:
             stack.callback(self._table.close)
             self._source = plan.location.open()
             stack.callback(self._source.close)
-            self.result = self._restore()
-            self._edge = self._read_edge(self.result.size)
             self._pruned = Pruned(self._source.pruned().kept_from_ms)
-            self._check_not_pruned_since()
+            self.result = self._restore()
+            self._edge = self._check_continues(self.result.size)
             self.close = stack.pop_all().close  # closes source and table
 
     def replay(self, first: int, count: int) -> PartitionResult:
         """Replay those of the *count* bundles from bundle *first* on that were not replayed yet.
 
-        Raises:
-            StorageError: the source or the directory fails.
-            VerificationError: a bundle has no known form.
-            InvalidError: the source has no openings.
+        Raises as ``replay_decisions``.
         """
         end = min(first + count, -(-self._point.size // tiles.TILE_WIDTH))
         begin = max(first, self.result.size // tiles.TILE_WIDTH)
@@ -243,22 +233,22 @@ class Partition:
         except (OSError, ValueError, KeyError, StopIteration) as error:
             raise StorageError(f"state cannot be continued; remove it: `{self._plan.directory}`") from error
 
-    def _check_not_pruned_since(self) -> None:
-        """Refuse a state if entries after it are pruned: they may have ended a consent in its table."""
-        if not self.result.size or not self._pruned.kept_from_ms:
-            return
-        n, at = divmod(self.result.size - 1, tiles.TILE_WIDTH)
-        leaf = read_leaves(self._source, n, width_of(n, self._point.size))[at]
-        if not leaf or codec.decode_leaf(leaf).time_ms < self._pruned.kept_from_ms:
-            directory = self._plan.directory
-            raise InvalidError(f"state is from before what the ledger keeps; remove it and begin anew: `{directory}`")
-
-    def _read_edge(self, size: int) -> tiles.Edge:
+    def _check_continues(self, size: int) -> tiles.Edge:
+        """Return the edge of the tree that was replayed. Refuse a state if the ledger lacks what comes after it."""
         if size > self._point.size:
             raise ProofError(f"ledger is smaller than what was replayed: `{self._point.size}` and `{size}`")
         if size == 0:
             return tiles.Edge()
-        return tiles.Edge.from_tiles(size, read_tiles(self._source, tiles.plan_root(size), self._point.size))
+        edge = tiles.Edge.from_tiles(size, read_tiles(self._source, tiles.plan_root(size), self._point.size))
+        if not self._pruned.kept_from_ms:
+            return edge
+        # Entries that were pruned after the state may have ended a consent in its table.
+        n, at = divmod(size - 1, tiles.TILE_WIDTH)
+        leaf = read_leaves(self._source, n, width_of(n, self._point.size))[at]
+        if not leaf or codec.decode_leaf(leaf).time_ms < self._pruned.kept_from_ms:
+            directory = self._plan.directory
+            raise InvalidError(f"state is from before what the ledger keeps; remove it and begin anew: `{directory}`")
+        return edge
 
 
 # -- in a process of its own -------------------------------------------------------------------------------------

@@ -44,8 +44,7 @@ class ReplayReport:
         same: decisions that came out as recorded, by kind of entry.
         not_checked: what could not be determined, and how often.
         faults: decisions that came out otherwise, and entries that cannot be applied; ordered by index, at most
-            ``MAX_FAULTS``.
-        stopped: the search ended at ``MAX_FAULTS``, so there may be more faults.
+            ``MAX_FAULTS``. *stopped*: the search ended there, so there may be more.
         cosignatures: the witnesses that were asked for and cosigned the checkpoint, and when, in POSIX seconds.
     """
 
@@ -79,7 +78,8 @@ def replay_decisions(
         StorageError: the source or the directory fails.
         VerificationError: the checkpoint is not this log's, no quorum cosigned it, or the leaves are not those that it
             signed.
-        InvalidError: the source has no openings, or the directory is another ledger's.
+        InvalidError: the source has no openings; or the state is another ledger's, or older than what the ledger has
+            pruned since.
     """
     with ExitStack() as stack:
         is_saved = state_dir is not None
