@@ -442,7 +442,7 @@ def test_an_altered_table_row_is_found(tmp_path: Path) -> None:
     case = LedgerCase(tmp_path)
     people = case.fill(2)
     assert case.table is not None
-    environment = case.table._environment
+    environment = case.table
     rows = table_rows(case)
     assert {key[:1] for key, _ in rows} >= {b"R", b"i", b"s", b"p", b"k", b"v", b"r", b"c", b"#"}
     for key, row in rows:

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from consentd.cli.out import Progress
@@ -19,7 +19,7 @@ from consentd.ledger.recovery import open_ledger
 from consentd.ledger.vault import Vault
 from consentd.server.keys import read_keys
 from consentd.store.rocks import RocksStore
-from consentd.table.table import Table
+from consentd.table.table import Table, catch_up
 from consentd.verify import table_compare
 
 
@@ -75,12 +75,15 @@ def _ledger(config: Config) -> Iterator[tuple[Ledger, Vault]]:
         yield ledger, Vault(vault_store, keys.vault)
 
 
+@contextmanager
 def _rebuild(
     config: Config, directory: Path, ledger: Ledger, vault: Vault, progress: Progress, *, size: int | None = None
-) -> AbstractContextManager[Table]:
+) -> Iterator[Table]:
     """Rebuild the table of the first *size* leaves, None: of all. Before it is copied it may need twice the space."""
     total = ledger.state.size if size is None else size
-    return table_compare.rebuild(
-        directory, ledger.store, vault, size=total, map_size_mb=2 * config.table.map_size_mb + 64,
-        wall_ms=time.time_ns() // 1_000_000, progress=lambda done: progress(done, total),
-    )  # fmt: skip
+    with table_compare.scratch_table(directory, map_size_mb=2 * config.table.map_size_mb + 64) as table:
+        catch_up(
+            table, ledger.store, vault, size=total, wall_ms=time.time_ns() // 1_000_000,
+            progress=lambda done: progress(done, total),
+        )  # fmt: skip
+        yield table

@@ -24,7 +24,7 @@ from consentd.ledger import layout
 from consentd.ledger.retention import read_pruned
 from consentd.ledger.vault import Vault
 from consentd.store import Store
-from consentd.table.table import Table
+from consentd.table.table import Table, catch_up
 from consentd.verify import stored_rows as rows
 from consentd.verify import table_compare
 from consentd.verify.findings import NO_TABLE, Fault, Findings, Progress, Report, TooManyFaults
@@ -192,11 +192,9 @@ class _Fsck:
                 stored = stack.enter_context(table.read())
                 table_compare.check_size(stored, self._state.size)
                 scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="consentd-fsck-", dir=scratch_dir))
-                rebuilt = stack.enter_context(
-                    table_compare.rebuild(
-                        Path(scratch, "table"), self._store, self._vault, size=stored.size, map_size_mb=_SCRATCH_MAP_MB
-                    )
-                )
+                directory = Path(scratch, "table")
+                rebuilt = stack.enter_context(table_compare.scratch_table(directory, map_size_mb=_SCRATCH_MAP_MB))
+                catch_up(rebuilt, self._store, self._vault, size=stored.size)
                 fresh = stack.enter_context(rebuilt.read())
                 for difference in table_compare.compare_rows(stored.rows(), fresh.rows()):
                     found.add(self._last_index(difference), difference.what)

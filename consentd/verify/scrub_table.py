@@ -23,7 +23,7 @@ from consentd.table.table import CATCH_UP_BATCH, Table, catch_up
 from consentd.table.transaction import STEP_KINDS
 from consentd.verify.findings import MAX_FAULTS, Fault
 from consentd.verify.scrub_records import Records
-from consentd.verify.table_compare import compare_rows
+from consentd.verify.table_compare import compare_rows, scratch_table
 
 _PAGE = 256
 """Table rows compared at once."""
@@ -131,16 +131,13 @@ class TableScrub:
         clear(directory)
         self._require_space()
         self._pruned = retention.read_pruned(self._ledger.store)
-        copy = Table.open(directory, map_size_mb=_COPY_FACTOR * self._options.map_size_mb + _FREED_MB)
-        try:
+        map_size_mb = _COPY_FACTOR * self._options.map_size_mb + _FREED_MB
+        with scratch_table(directory, map_size_mb=map_size_mb) as copy:
             self._last = b"" if self._catch_up(copy) else None
             while self._last is not None:
                 if self._attempt(partial(self._compare_page, copy, self._last)) is None:
                     break
                 self._progress.count(_PAGE)
-        finally:
-            copy.close()
-            clear(directory)
 
     def _require_space(self) -> None:
         """Refuse a copy that could take the space that entries need: a full disk stops the ledger."""

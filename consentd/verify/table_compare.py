@@ -1,15 +1,13 @@
 """Compare the policy table with one rebuilt from the ledger: for ``fsck``, ``consentd table verify`` and the scrub."""
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from consentd.errors import CorruptionError
-from consentd.ledger.vault import Vault
-from consentd.store import Store
-from consentd.table.table import Table, catch_up
+from consentd.table.table import Table
 from consentd.table.view import Snapshot
 
 Row = tuple[bytes, bytes]
@@ -52,28 +50,12 @@ def compare_rows(stored: Iterator[Row], rebuilt: Iterator[Row]) -> Iterator[Diff
 
 
 @contextmanager
-def rebuild(
-    directory: Path,
-    store: Store,
-    vault: Vault,
-    *,
-    size: int,
-    map_size_mb: int,
-    wall_ms: int = 0,
-    progress: Callable[[int], None] | None = None,
-) -> Iterator[Table]:
-    """Rebuild the table of the first *size* leaves in *directory*, and delete it at the end of the ``with`` block.
-
-    *wall_ms* and *progress* are those of ``catch_up``. Raises as ``catch_up``.
-    """
+def scratch_table(directory: Path, *, map_size_mb: int) -> Iterator[Table]:
+    """Open an empty table in *directory*, and delete it at the end of the ``with`` block."""
     shutil.rmtree(directory, ignore_errors=True)
     try:
-        table = Table.open(directory, map_size_mb=map_size_mb)
-        try:
-            catch_up(table, store, vault, size=size, wall_ms=wall_ms, progress=progress)
+        with closing(Table.open(directory, map_size_mb=map_size_mb)) as table:
             yield table
-        finally:
-            table.close()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
