@@ -34,19 +34,19 @@ def read_signing_key(path: Path) -> note.Signer:
         StorageError: the file cannot be read.
         InvalidError: the file holds no signing key. The message shows no secret. ``read_mldsa_key`` raises the same.
     """
-    return _read_key(path, note.parse_signing_key, "signing key")
+    return _read_key(path, note.parse_signing_key, "Ed25519")
 
 
 def read_mldsa_key(path: Path) -> MldsaSigner:
     """Read a file with an ML-DSA-44 signing key."""
-    return _read_key(path, parse_mldsa_signing_key, "ML-DSA-44 signing key")
+    return _read_key(path, parse_mldsa_signing_key, "ML-DSA-44")
 
 
 def _read_key(path: Path, parse: Callable[[str], _Signer], kind: str) -> _Signer:
     try:
         return parse(read_key_text(path))
     except MalformedError as error:
-        raise InvalidError(f"key file holds no {kind}: `{path}`") from error
+        raise InvalidError(f"key file holds no signing key: `{path}`; it must hold one of kind {kind}") from error
 
 
 def write_private(path: Path, text: str, *, append: bool = False) -> None:
