@@ -14,7 +14,7 @@ from cases.certificates import make_authority, make_certificate
 from cases.daemons import Running, make_running, question, request_id, running_daemon, serve
 from cases.fakes import HANG_S, FaultyStore
 from cases.http_requests import SECRET, get, latest, start_busy_daemon
-from cases.services import services
+from cases.services import refusal, services
 from consentd.core import codec, merkle, tiles
 from consentd.core.replay import Replay
 from consentd.errors import StorageError
@@ -191,8 +191,7 @@ def test_a_ledger_that_stopped_is_not_healthy_but_its_tiles_are_there(tmp_path: 
     store = FaultyStore(services(running).ledger.store)
     services(running).ledger.store = store
     store.fail_write(persisted=True)
-    with pytest.raises(Exception, match="unknown"):
-        running.enrol(SECRET)
+    assert refusal(lambda: running.enrol(SECRET)) == "STORAGE"
     # The future is answered before the thread has said that it stopped.
     services(running).sequencer._thread.join(HANG_S)
     assert isinstance(services(running).sequencer.fault, StorageError)
