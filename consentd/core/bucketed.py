@@ -8,7 +8,7 @@ Patricia tree, a branch with one empty side has no node; the slot then repeats t
 repeats slot 7, and slot 1 is the inner node for bit 0 over slots 2 and 3.
 
 An update costs one small bucket and `map_bits` slots, and a proof costs one read of one bucket. The root does not
-depend on `map_bits`, and ``patricia`` verifies the proofs without knowing about buckets.
+depend on `map_bits`.
 """
 
 import struct
@@ -111,9 +111,6 @@ def _find(bucket: bytes, key: bytes, at: int) -> int:
     return ENTRY_SIZE * bisect_left(starts, key, at // ENTRY_SIZE, key=lambda start: bucket[start : start + KEY_SIZE])
 
 
-# -- above the buckets ----------------------------------------------------------------------------------------
-
-
 class Top:
     """The hashes above the buckets: a heap of 2**(`map_bits` + 1) slots of 32 bytes. Zeros: no key is below the slot.
 
@@ -123,10 +120,7 @@ class Top:
     __slots__ = ("_slots", "map_bits")
 
     def __init__(self, map_bits: int) -> None:
-        """Start with the empty map.
-
-        `map_bits`, 1 to 24, is fixed when a map is created: its buckets depend on it, but its roots do not.
-        """
+        """Start with the empty map. `map_bits` (1 to 24) never changes, because the buckets depend on it."""
         assert 1 <= map_bits <= MAX_MAP_BITS
         self.map_bits = map_bits
         self._slots = bytearray(HASH_SIZE << (map_bits + 1))

@@ -6,8 +6,7 @@ A checkpoint is a signed note that states the tree's size and root hash::
     <size, decimal>
     <root hash, base64>
 
-C2SP also allows opaque *extension lines* and advises against them: witnesses do not check them, and ML-DSA-44
-cosignatures do not cover them. This project's logs write none, and this module refuses a checkpoint that has any.
+C2SP also allows opaque *extension lines*. Witnesses do not check them, and this module refuses a checkpoint with any.
 
 A *proof bundle* (``.tlog-proof``) is a receipt that can be verified offline. It holds the index of a leaf, the leaf's
 inclusion proof, and the checkpoint that the proof leads to, with its cosignatures::
@@ -57,11 +56,7 @@ class Checkpoint:
 
 
 def format_checkpoint(checkpoint: Checkpoint) -> str:
-    """Format the three lines that a log signs.
-
-    Raises:
-        MalformedError: the origin, size or root cannot be in a checkpoint.
-    """
+    """Format the three lines that a log signs; MalformedError if ``parse_checkpoint`` would refuse them."""
     text = f"{checkpoint.origin}\n{checkpoint.size}\n{encode_base64(checkpoint.root)}\n"
     if parse_checkpoint(text) != checkpoint:
         raise MalformedError("checkpoint cannot be written")
@@ -97,8 +92,7 @@ def open_checkpoint(
 ) -> tuple[Checkpoint, Note]:
     """Parse a checkpoint note and verify that the log signed it; return the checkpoint and the note.
 
-    The note shows which of the `witnesses` cosigned. This function does not require any of them: the caller's policy
-    defines how many are needed, and how fresh their cosignatures must be (``quorum``).
+    The note shows which of the `witnesses` cosigned. ``quorum`` verifies that they are enough.
 
     Raises:
         MalformedError: the bytes are no checkpoint note.
@@ -127,11 +121,7 @@ class ProofBundle:
 
 
 def format_proof(bundle: ProofBundle) -> bytes:
-    """Format a proof bundle.
-
-    Raises:
-        MalformedError: the index, a hash or the number of hashes is impossible.
-    """
+    """Format a proof bundle; MalformedError if ``parse_proof`` would refuse it."""
     extra = ["extra " + encode_base64(bundle.extra)] if bundle.extra else []
     text = join_note([_MAGIC, *extra, f"index {bundle.index}"], bundle.proof, bundle.checkpoint_note)
     if parse_proof(text) != bundle:
@@ -177,9 +167,6 @@ def verify_proof(
         bundle.proof, index=bundle.index, size=checkpoint.size, leaf_hash=leaf_hash(leaf), root=checkpoint.root
     )
     return checkpoint
-
-
-# -- what proof bundles and submissions to witnesses have in common --------------------------------------------
 
 
 def join_note(lines: Sequence[str], proof: Sequence[bytes], note: bytes) -> bytes:

@@ -11,20 +11,15 @@ from struct import Struct
 from consentd.errors import MalformedError
 
 LEAF_VERSION = 1
-EVENT_LENGTH = 122
-SEAL_LENGTH = 90
 SEAL_KIND = 0
 QUESTION_KIND = 255
 """The kind byte of a signed message whose payload is a question and not an entry's."""
 
 MAX_PAYLOAD = 16 * 1024
-"""Most bytes of a payload."""
 MAX_SEQ = (1 << 63) - 1
 """The largest seq, and so the largest number of leaves in a chain: a tree has no more leaves than that."""
 ZERO_HASH = bytes(32)
 ALG_ED25519 = 1
-
-STATEMENT_OVERHEAD = 1 + 32 + 64 + 16 + 8
 
 _EVENT = Struct(">BBQ32sQ32s32sQ")
 _SEAL = Struct(">BBQQ32sQ32s")
@@ -41,9 +36,9 @@ _HEAD_VALUE = b"consentd/head/v1\0"
 _CONSENT = b"consentd/consent/v1\0"
 _PAYLOAD = b"consentd/payload/v1\0"
 
-assert _EVENT.size == EVENT_LENGTH
-assert _SEAL.size == SEAL_LENGTH
-assert _STATEMENT.size == STATEMENT_OVERHEAD
+EVENT_LENGTH = _EVENT.size  # 122
+SEAL_LENGTH = _SEAL.size  # 90
+STATEMENT_OVERHEAD = _STATEMENT.size  # 121
 
 
 @dataclass(frozen=True, slots=True)

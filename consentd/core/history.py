@@ -1,6 +1,6 @@
 """Verify a history: the entries of a tag are complete, and each was stated by the author that it names.
 
-A history proof leads from the checkpoint, which everyone can see, to the entries that one person holds::
+A history proof leads from the checkpoint, which everyone can see, to the entries of one person::
 
     checkpoint      signed by the log; consistent with the held checkpoint, not smaller      verify_sealed_checkpoint
       └─ seal       leaf n-1 of its tree; commits to the heads of all chains                 verify_sealed_checkpoint
@@ -9,12 +9,9 @@ A history proof leads from the checkpoint, which everyone can see, to the entrie
                      └─ openings      each is what its leaf commits to                       verify_chain
                           └─ authors  signed by a key valid then, of an allowed author       key_validity
 
-The quorum and freshness of witnesses are the client's policy: the client opens the same checkpoint note with its
-witnesses (``quorum``). The chain of each author is verified in the same way, under the same sealed checkpoint;
-``key_validity`` determines from those chains which keys are valid.
-
-A ledger states in its own chain what it has pruned. The caller first verifies that the published policy allows it
-(``pruned``).
+The quorum and freshness of witnesses are the client's policy (``quorum``). The chain of each author is verified in the
+same way, under the same sealed checkpoint. A ledger states in its own chain what it has pruned; the caller first
+verifies that the published policy allows it (``pruned``).
 
 A history does not prove that every access was reported, that a tag belongs to a certain person, or that the log shows
 everyone the same tree. Source: ledger-format.md, "History proof".
@@ -49,8 +46,7 @@ class ChainProof:
 
     Attributes:
         public_name: ``participant/ID`` and the like; empty for a person's chain.
-        count, head: as in the map; 0 and empty if the map does not have the tag.
-        map_proof: proof of presence, or of absence if count is 0.
+        count, head: as in the map; 0 and empty if the map does not have the tag, as the *map_proof* then proves.
         first_seq: seq of the first of ``entries``: 1, the seq after the held entries, or the first that is not pruned.
     """
 

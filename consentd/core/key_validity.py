@@ -67,10 +67,8 @@ def has_author_keys(name: str) -> bool:
 def key_change(event: codec.Event, key: bytes, *, name: str, retired: bool = False) -> KeyChange | None:
     """Return the change that an entry of any kind makes to a key, or None if the entry makes none.
 
-    Args:
-        key: the key that the entry's payload names; empty: none.
-        name: public name of the chain that holds the entry; empty: a person's chain.
-        retired: whether the payload retires the key.
+    The payload names the *key* (empty: none) and whether it is *retired*. *name* is the public name of the chain that
+    holds the entry; empty: a person's chain.
     """
     owner: Owner = Owner.SUBJECT
     whose: bytes | str = event.tag
@@ -95,10 +93,7 @@ def valid_keys(changes: Iterable[KeyChange]) -> ValidKeys:
 
 
 def apply_key_change(keys: MutableValidKeys, change: KeyChange) -> None:
-    """Apply one change to *keys*: begin a validity, or end the current one.
-
-    Only the owner for whom a key is valid can retire the key. Stating a valid key again changes nothing.
-    """
+    """Begin a validity, or end the current one. Only a key's owner can retire it; stating it again changes nothing."""
     known = keys.get(change.key, ())
     for position, validity in enumerate(known):
         if (validity.owner, validity.tag_or_name, validity.until_ms) == (change.owner, change.tag_or_name, FOREVER_MS):
@@ -158,14 +153,10 @@ def verify_key_changes(stated: Iterable[StatedChange], *, origin: str, known: Co
     Each entry must be signed by a key that is valid before it. Only leaf 0 names the key that signs it.
 
     A proof does not show the order between entries of *different* chains in the same millisecond. So among those, an
-    entry is accepted as soon as its author's key is valid and all earlier entries of its own chain are accepted.
-    Example: in one millisecond the chain ``ledger`` makes key D valid (L1), and D signs a KEY entry in
-    ``participant/bank`` (P1). If P1 comes first in *stated*, the first pass rejects P1 and accepts L1, and the second
-    pass accepts P1. If a pass accepts no entry, the remaining entries have no valid author.
+    entry is accepted as soon as its author's key is valid and all earlier entries of its own chain are accepted. If a
+    pass accepts no entry, the remaining entries have no valid author.
 
-    Args:
-        stated: entries and the changes that they make, each chain in its order; None: no change.
-        known: entries whose authors were verified before.
+    The authors of *known* entries were verified before. Each chain in *stated* is in its order.
 
     Raises:
         SignatureError: the key of an author was not valid.

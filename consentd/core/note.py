@@ -99,7 +99,6 @@ def parse_vkey(text: str) -> Verifier:
 
 
 def format_vkey(verifier: Verifier) -> str:
-    """Format a verifier key, ``name+ID+base64(type || key)``."""
     return join_key(verifier.name, verifier.key_id, verifier.kind, verifier.public_key)
 
 
@@ -140,7 +139,6 @@ def parse_signing_key(text: str) -> Signer:
 
 
 def format_signing_key(signer: Signer) -> str:
-    """Format the text of a signing-key file, without a newline. It is a secret."""
     return join_signing_key(signer.name, signer.verifier.key_id, signer.kind, signer.key.seed)
 
 
@@ -161,10 +159,9 @@ def check_name(name: str) -> None:
 
 
 def split_key(text: str) -> tuple[str, int, int, bytes]:
-    """Split ``name+ID+base64(type || key)`` into (name, ID, type, key). Whether the ID is right is not checked.
+    """Split ``name+ID+base64(type || key)`` into (name, ID, type, key), or raise ``MalformedError``.
 
-    Raises:
-        MalformedError: the text does not have this form.
+    Whether the ID is right is not checked.
     """
     name, _, rest = text.partition("+")
     key_id, _, encoded = rest.partition("+")
@@ -201,9 +198,6 @@ def join_signing_key(name: str, key_id: int, kind: int, seed: bytes) -> str:
     return _MARK + join_key(name, key_id, kind, seed)
 
 
-# -- notes ----------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class NoteSignature:
     """One signature line: the key's name and ID, which identify the key together, and the signature."""
@@ -228,11 +222,7 @@ class Note:
 
 
 def parse_signature(line: str) -> NoteSignature:
-    """Parse a signature line, without its newline.
-
-    Raises:
-        MalformedError: the line has another form.
-    """
+    """Parse a signature line, without its newline, or raise ``MalformedError``."""
     head, found, rest = line.partition(_DASH)
     name, _, encoded = rest.partition(" ")
     if head or not found:
@@ -324,11 +314,7 @@ def encode_base64(content: bytes) -> str:
 
 
 def decode_base64(text: str) -> bytes:
-    """Decode standard base64 in its one canonical form: padded, no other characters, unused bits zero.
-
-    Raises:
-        MalformedError: the text is not in this form.
-    """
+    """Decode standard base64 in its canonical form (padded, unused bits zero), or raise ``MalformedError``."""
     try:
         content = base64.b64decode(text, validate=True)
     except ValueError:

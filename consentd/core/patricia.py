@@ -10,11 +10,8 @@ The format is that of ``filippo.io/torchwood/mpt`` v0.10.0 (ledger-format.md "Se
 
 Bit 0 is the most significant bit of byte 0. An absence proof shows the leaf at which the search for our key ends, and
 that this leaf has another key. It proves absence because the two keys agree in every bit that the path tests. Example:
-the map has the keys 000… and 110…, so its root tests bit 0. The search for 101… goes right at bit 0 and ends at 110….
-The keys 101… and 110… differ first in bit 1, which the path does not test. If 101… were in the map, there would be an
-inner node for bit 1 on the path.
-
-``bucketed`` stores, updates and proves a large map. The root does not depend on how the map is stored.
+the map has the keys 000… and 110…, so its root tests bit 0. The search for 101… ends at 110…. If 101… were in the map,
+there would be an inner node for bit 1 on the path. ``bucketed`` stores, updates and proves a large map.
 """
 
 import hmac

@@ -1,10 +1,9 @@
 """Replay a ledger from its first leaf and check each leaf. The ledger follows this rule, and an auditor repeats it.
 
-The rule for each leaf: the length is exact and the version is known. The time is not earlier than that of the leaf
-before. Within a tag, seq counts without a gap, prev is the chain hash of the leaf before, ref is smaller than seq, and
-nothing follows an ERASURE. A seal states the number of leaves before it, the chain hash of the seal before, the number
-of tags, and the root of the map over all tags, which is computed here again. The fault is the first leaf that breaks
-the rule, and the error names it. Source: ledger-format.md, "Replay rule".
+The rule: a leaf can be decoded, and its time is not earlier than that of the leaf before. Within a tag, seq counts
+without a gap, prev is the chain hash of the leaf before, and nothing follows an ERASURE. A seal states the number of
+leaves before it, the chain hash of the seal before, the number of tags, and the root of the map over all tags, which is
+computed here again. Source: ledger-format.md, "Replay rule".
 
 A caller that only needs a verdict calls ``add`` and stops at the first ``ReplayError``. A caller that wants to know
 what else is wrong continues after a fault: ``add_faulty`` takes a leaf that breaks the rule as it is, and
@@ -44,8 +43,7 @@ class Replay:
     """The state of a ledger, computed from its leaves alone. Owned by one thread.
 
     Attributes:
-        size: number of leaves so far.
-        time_ms: the last leaf's time.
+        size, time_ms: number of leaves so far, and the last leaf's time.
         heads: tag → head of the chain. Callers only read it. Before the first leaf they may replace the dict by another
             mapping, such as one stored on disk.
         buckets: number → bucket of the map, as of the last seal. Callers as for ``heads``.
@@ -158,12 +156,15 @@ class Replay:
         except MalformedError:
             self.skip_unreadable(merkle.leaf_hash(leaf) if leaf_hash is None else leaf_hash)
             return None
+        # The leaf after damaged bytes names the hash of the original, so the head is unknown. A leaf that is wrong but
+        # not damaged is the one that the next leaf names.
+        chain_hash = codec.chain_hash(leaf) if leaf_hash is None else b""
         if isinstance(decoded, Event):
-            # The leaf after damaged bytes names the hash of the original, so the head is unknown. A leaf that is wrong
-            # but not damaged is the one that the next leaf names.
-            self._apply_event(decoded, codec.chain_hash(leaf) if leaf_hash is None else b"")
+            self._apply_event(decoded, chain_hash)
         else:
-            self._apply_seal(codec.chain_hash(leaf) if leaf_hash is None else b"", update=self.knows_all_heads)
+            if self.knows_all_heads:
+                self._update_map()
+            self._apply_seal(chain_hash)
         # INVARIANT: a damaged time that is too late must not make every later leaf a fault.
         self.time_ms = max(self.time_ms, decoded.time_ms) if leaf_hash is None else self.time_ms
         self._append(merkle.leaf_hash(leaf) if leaf_hash is None else leaf_hash)
@@ -257,11 +258,8 @@ class Replay:
         if seal.map_root != self.top.root():
             raise ReplayError(self.size, "map root is not that of the chains so far")
 
-    def _apply_seal(self, chain_hash: bytes, *, update: bool = False) -> None:
-        if update:
-            self._update_map()
-        self.seal_hash = chain_hash
-        self.sealed_size = self.size + 1
+    def _apply_seal(self, chain_hash: bytes) -> None:
+        self.seal_hash, self.sealed_size = chain_hash, self.size + 1
 
     def _update_map(self) -> None:
         # A seal with a wrong root is checked and then added by add_faulty. The second update then changes nothing.

@@ -1,11 +1,9 @@
 """Save a replay and continue it later: the state as a value, and its encoding as bytes.
 
 ``Replay.state`` returns a ``ReplayState``, and ``Replay.restore`` continues from one. The state leaves out what grows
-with the number of tags: the chain heads and the map over them. The caller stores those as it likes:
-
-- in a file: ``encode_heads`` and ``decode_heads``. ``build_map`` then computes the map again from the heads.
-- in a database: ``encode_head`` and ``decode_head``, a row for each tag. The map's buckets are stored too.
-  ``bucketed.Top.from_buckets`` then computes the hashes above the buckets.
+with the number of tags: the chain heads and the map over them. The caller stores the heads in a file (``encode_heads``;
+``build_map`` then computes the map again), or heads and buckets in a database (``encode_head``, a row for each tag;
+``bucketed.Top.from_buckets`` then computes the hashes above the buckets).
 
 The file formats are private to the program that writes them: no other program reads them, and a damaged or unknown
 file can always be replaced by a new replay from leaf 0. Integers are big-endian::
@@ -102,11 +100,7 @@ def encode_head(head: ChainHead) -> bytes:
 
 
 def decode_head(data: bytes) -> ChainHead:
-    """Decode the head of a chain.
-
-    Raises:
-        MalformedError: the bytes are not 41 bytes long.
-    """
+    """Decode the head of a chain; MalformedError unless it has 41 bytes."""
     if len(data) != _HEAD.size:
         raise MalformedError("chain head is not 41 bytes long")
     count, erased, chain_hash = _HEAD.unpack(data)
@@ -114,17 +108,13 @@ def decode_head(data: bytes) -> ChainHead:
 
 
 def encode_heads(heads: Mapping[bytes, ChainHead]) -> Iterator[bytes]:
-    """Encode the heads of all chains, 73 bytes each, one piece at a time so that the caller can write a large file."""
+    """Encode the heads of all chains, 73 bytes each, one piece at a time, for a large file."""
     for tag, head in heads.items():
         yield tag + encode_head(head)
 
 
 def decode_heads(data: bytes | memoryview) -> dict[bytes, ChainHead]:
-    """Decode the heads of all chains.
-
-    Raises:
-        MalformedError: the bytes end within a head.
-    """
+    """Decode the heads of all chains; MalformedError if the bytes end within a head."""
     width = HASH_SIZE + _HEAD.size
     if len(data) % width:
         raise MalformedError("chain heads are cut short")

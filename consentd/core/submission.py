@@ -42,11 +42,7 @@ class Submission:
 
 
 def format_submission(submission: Submission) -> bytes:
-    """Format a request's body.
-
-    Raises:
-        MalformedError: the size, a hash or the number of hashes is impossible.
-    """
+    """Format a request's body; MalformedError if ``parse_submission`` would refuse it."""
     body = join_note([f"old {submission.old_size}"], submission.proof, submission.note)
     if parse_submission(body) != submission:
         raise MalformedError("submission cannot be written")
@@ -71,11 +67,7 @@ def format_size(size: int) -> bytes:
 
 
 def parse_size(body: bytes) -> int:
-    """Parse the body of a 409.
-
-    Raises:
-        MalformedError: the body is not a decimal and a newline.
-    """
+    """Parse the body of a 409; MalformedError unless it is a decimal and a newline."""
     if not body.endswith(b"\n") or not body.isascii():
         raise MalformedError("size does not end in a newline")
     return parse_decimal(body[:-1].decode("ascii"))

@@ -26,18 +26,13 @@ TILE_HEIGHT = 8
 TILE_WIDTH = 1 << TILE_HEIGHT
 """Hashes in a full tile, and leaves in a full entry bundle."""
 
-ENTRIES = -1
-"""Used as the level in paths of entry bundles."""
-
+ENTRIES = -1  # the level in paths of entry bundles
 MAX_LEAF_SIZE = 0xFFFF
 
 Coordinates = tuple[int, int]
 """A tile's (level, n)."""
 
 _PATH = re.compile(r"tile/(entries|0|[1-9][0-9]?)/((?:x[0-9]{3}/){0,6}[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
-
-
-# -- names ----------------------------------------------------------------------------------------------------
 
 
 def tile_path(level: int, n: int, width: int = TILE_WIDTH) -> str:
@@ -81,9 +76,6 @@ def parse_tile_path(path: str) -> tuple[int, int, int]:
     if level > 63 or width > TILE_WIDTH or tile_path(level, n, width) != path:
         raise MalformedError("tile path is not canonical")
     return level, n, width
-
-
-# -- entry bundles --------------------------------------------------------------------------------------------
 
 
 def encode_bundle(leaves: Sequence[bytes]) -> bytes:
@@ -240,9 +232,6 @@ def _fold(peaks: Sequence[bytes]) -> bytes:
     for peak in reversed(peaks[:-1]):
         folded = node_hash(peak, folded)
     return folded
-
-
-# -- growing --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

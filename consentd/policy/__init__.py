@@ -4,8 +4,7 @@ Rule for this package: no IO, no clock, no randomness, no logging. The caller pa
 the numbers of participants. So the same question on the same consents at the same instant always has the same answer,
 also in a replay ten years later.
 
-Design: policy.md. The reference interpreter ``tests/cases/reference_policy.py`` defines the meaning; this package gives
-the same answers faster.
+The reference interpreter ``tests/cases/reference_policy.py`` defines the meaning; this package is faster.
 
 ::
 

@@ -61,11 +61,7 @@ def check_rules(rules: Rules, vocabulary: Vocabulary) -> None:
 
 
 def check_provision(provision: Provision, vocabulary: Vocabulary) -> None:
-    """Check the lists, codes and windows of one provision.
-
-    Raises:
-        InvalidError: INVALID_CONSENT or UNKNOWN_CODE.
-    """
+    """Check the lists, codes and windows of one provision; InvalidError: INVALID_CONSENT or UNKNOWN_CODE."""
     lists: tuple[tuple[tuple[str, ...], Collection[str] | None], ...] = (
         (provision.actors, None),
         (provision.holders, None),

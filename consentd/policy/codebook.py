@@ -1,8 +1,7 @@
 """Turn a question into masks, and masks back into codes.
 
-A codebook is a vocabulary with the numbers and groups of participants, at one state of the table. All checks share one.
-It remembers, up to a limit, the masks and numbers that it computed for parts of questions, because callers ask similar
-questions again and again. This is no decision cache: it holds codes and numbers, never an answer.
+A codebook is a vocabulary with the numbers and groups of participants, at one state of the table. It remembers, up to
+a limit, the masks and numbers that it computed for parts of questions. It never holds an answer.
 """
 
 from collections.abc import Collection, Mapping
@@ -138,8 +137,7 @@ class PackedQuestion:
     """A question as masks and sets of numbers, as ``evaluate`` needs it. It does not name the subject.
 
     Attributes:
-        purpose, action: one bit each.
-        categories: mask of the leaves asked for.
+        purpose, action, categories: one bit, one bit, and the mask of the leaves asked for.
         unknown: category codes that are not in the vocabulary.
         permit_actors, deny_actors, holders: participant numbers, see ``Codebook``.
         labels: mask; None: left open. Likewise resources, and data_period as (start, end).

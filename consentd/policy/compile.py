@@ -33,15 +33,11 @@ from consentd.policy.vocabulary import Closures, Vocabulary
 UNREADABLE: Final = 2
 """Flag of a compiled consent: it cannot be interpreted. Its only row has what could be interpreted."""
 
-STATUTORY: Final = 4
-"""Flag: its rows are in layer STATUTE."""
-
+STATUTORY: Final = 4  # flag: its rows are in layer STATUTE
 POLICY_SHIFT: Final = 4
 """Bits 4–6 of the flags are the implicit policy that the consent selects; 0: none."""
 
-MAX_RULES: Final = 1_024
-"""Most statutory provisions of a realm, and most break-glass provisions."""
-
+MAX_RULES: Final = 1_024  # of a realm, of each kind
 _RULES: Final = struct.Struct("<BBBBHHHH")
 RULES_VERSION: Final = 1
 RULES_HEADER_SIZE: Final = _RULES.size
@@ -177,8 +173,7 @@ class CompiledRules:
         by_purpose: purpose bit → the statutory rules for this purpose; most purposes have none.
         policies: implicit policy → (purposes, categories) that it permits.
         plain: combining is deny-overrides and the implicit policy is DENY, as in most realms.
-        block: side block of all rows.
-        encoded: the rules as bytes, as stored in the table.
+        block, encoded: side block of all rows; the rules as bytes, as stored in the table.
     """
 
     combining: Combining
@@ -233,10 +228,8 @@ def decode_rules(value: bytes, vocabulary: Vocabulary) -> CompiledRules:
     for row in rows:
         if row.flags & SIDE:
             decode_side(block, row.side)
-    law, glass = (
-        tuple((row, f"{name}[{index}]") for index, row in enumerate(part))
-        for name, part in (("statutory", rows[:statutory]), ("break_glass", rows[statutory:]))
-    )
+    law = tuple((row, f"statutory[{index}]") for index, row in enumerate(rows[:statutory]))
+    glass = tuple((row, f"break_glass[{index}]") for index, row in enumerate(rows[statutory:]))
     bits = vocabulary.purpose.bits.values()
     by_purpose = {bit: tuple(rule for rule in law if rule[0].purposes & bit) for bit in bits}
     return CompiledRules(

@@ -1,7 +1,6 @@
 """Convert FHIR dates to instants. Days begin and end in Asia/Seoul (policy.md, rule 4).
 
-This module uses no clock and no time zone database. Korea has had UTC+9 without daylight saving time since 1988, and no
-consent is older. Earlier dates are read with UTC+9 too.
+Korea has had UTC+9 without daylight saving time since 1988, and earlier dates are read with UTC+9 too.
 """
 
 import re

@@ -45,7 +45,7 @@ NO_IDS: Final[Ids] = (0, 0, 0)
 
 
 class Matches:
-    """The rows that match a question, added up. Owned by one evaluation.
+    """The rows that match a question, added up.
 
     Attributes:
         masks: by layer, then by kind (``PERMITS``, ``DENIES``, ``UNKNOWNS``): categories.

@@ -193,11 +193,7 @@ class Consent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """A realm's rules, chain ``rules/ID`` (rule 11).
-
-    ``statutory`` and ``break_glass`` are provisions without children that state their ``effect``. The implicit policy
-    is in the layer below consents.
-    """
+    """A realm's rules, chain ``rules/ID`` (rule 11). Its provisions have no children and state their effect."""
 
     combining: Combining = Combining.DENY_OVERRIDES
     implicit_policy: ImplicitPolicy = ImplicitPolicy.DENY
@@ -264,10 +260,8 @@ class ResidualRule:
     """A condition that depends on what the question left open. The enforcer checks it for each resource (rule 5).
 
     The simple reading: a resource is covered if a PERMIT rule matches it and no DENY rule does. This reading never
-    covers too much. ``residual.covers`` is exact, and differs in three points. The first ``layer`` with a matching rule
-    decides (rule 1). Within the layer CONSENT, the decision's ``combining`` decides between rules (rule 3). A DENY rule
-    may have exceptions, its ``children``: its value is deny if a child's is, else permit if a child's is, else its own
-    effect if it matches (rule 2).
+    covers too much. ``residual.covers`` is exact: the first ``layer`` with a matching rule decides (rule 1); within
+    CONSENT the decision's ``combining`` decides (rule 3); and the ``children`` of a DENY rule are exceptions (rule 2).
 
     Attributes:
         categories: leaves that the rule itself matches; empty if only its children match.

@@ -64,12 +64,8 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """The limits of a provision that do not fit into its row: several actors or holders, resources, a data period.
-
-    Attributes:
-        actors, holders: participant numbers; empty: the row's own field applies.
-        resources: references; empty: no limit.
-        data_period: None: no limit.
+    """The limits of a provision that do not fit into its row: several actors or holders (empty: the row's own field
+    applies), resources, and a data period.
     """
 
     actors: frozenset[int] = frozenset()

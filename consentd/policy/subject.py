@@ -13,7 +13,7 @@ from typing import Final
 from consentd.errors import InvalidError, MalformedError, NotFoundError
 from consentd.policy.compile import POLICY_SHIFT, STATUTORY, UNREADABLE, Compiled
 from consentd.policy.model import MAX_DEPTH, ImplicitPolicy, StoredConsent
-from consentd.policy.rows import ROW, ROW_SIZE, SIDE, decode_side, unpack_rows
+from consentd.policy.rows import ROW_SIZE, SIDE, decode_side, unpack_rows
 
 FORMAT: Final = 1
 
@@ -37,9 +37,6 @@ _LENGTH: Final = struct.Struct("<I")
 _STATES: Final = PAUSED | UNREADABLE | STATUTORY
 MAX_TABLE_SEQ: Final = (1 << 32) - 1
 """The largest seq that a consent in the table can have: its directory entry has 32 bits for it."""
-
-_LABELS: Final = 40  # offset of the labels in a row
-_FLAGS: Final = 48  # offset of the flags in a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +200,5 @@ def _check(lineage: Lineage) -> None:
 
 
 def _is_simple(lineage: Lineage) -> bool:
-    rows = lineage.compiled.rows
-    alone = len(rows) == ROW.size and not lineage.flags
-    return alone and not rows[_FLAGS] & SIDE and not any(rows[_LABELS : _LABELS + 4])
+    rows = unpack_rows(lineage.compiled.rows)
+    return len(rows) == 1 and not lineage.flags and not rows[0].flags & SIDE and not rows[0].labels

@@ -73,10 +73,8 @@ class Closures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """One version of a realm's codes. It is immutable, and shared.
-
-    The fields after ``labels`` are computed: the masks of each list, and for each implicit policy the (purposes,
-    categories) that it permits.
+    """One version of a realm's codes. The fields after ``labels`` are computed: the masks of each list, and for each
+    implicit policy the (purposes, categories) that it permits.
 
     Raises:
         InvalidError: a list is too long, a code occurs twice, a parent does not come before its child, or a level or
