@@ -36,9 +36,7 @@ from consentd.core.note import (
 )
 from consentd.errors import MalformedError, ProofError, SignatureError
 
-MAX_SIZE = (1 << 63) - 1
-"""The largest tree size that is accepted."""
-
+MAX_SIZE = (1 << 63) - 1  # of a tree
 MAX_PROOF_LENGTH = 63
 MAX_BUNDLE_SIZE = 2 * MAX_NOTE_SIZE
 

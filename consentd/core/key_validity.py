@@ -15,10 +15,8 @@ from consentd.core.history import VerifiedEntry
 from consentd.core.kinds import EntryKind, Owner, authors_of
 from consentd.errors import SignatureError
 
-MAX_AUTHOR_SKEW_MS = 10 * 60_000
-"""The largest difference between an author's clock and the ledger's clock."""
-FOREVER_MS = (1 << 64) - 1
-"""End of the validity of a key that was not retired."""
+MAX_AUTHOR_SKEW_MS = 10 * 60_000  # between an author's clock and the ledger's clock
+FOREVER_MS = (1 << 64) - 1  # end of the validity of a key that was not retired
 LEDGER_CHAIN = "ledger"
 """Public name of the chain that states which keys are the daemon's."""
 PARTICIPANT_PREFIX = "participant/"

@@ -25,10 +25,8 @@ from consentd.core.note import (
 )
 from consentd.errors import MalformedError, SignatureError
 
-PATH = "/add-checkpoint"
-"""Path of the request, after the witness's submission prefix."""
+PATH = "/add-checkpoint"  # after the witness's submission prefix
 SIZE_TYPE = "text/x.tlog.size"
-"""Content type of the answer with status 409."""
 MAX_SUBMISSION_SIZE = MAX_NOTE_SIZE + 4096
 
 

@@ -35,8 +35,7 @@ ENTRY: Final = struct.Struct("<IIHHBB")
 
 _LENGTH: Final = struct.Struct("<I")
 _STATES: Final = PAUSED | UNREADABLE | STATUTORY
-MAX_TABLE_SEQ: Final = (1 << 32) - 1
-"""The largest seq that a consent in the table can have: its directory entry has 32 bits for it."""
+MAX_TABLE_SEQ: Final = (1 << 32) - 1  # of a consent: its directory entry has 32 bits for it
 
 
 @dataclass(frozen=True, slots=True)
