@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -124,7 +125,9 @@ def test_ordered_names_decide_as_their_namesakes(draw: Draw) -> None:
         assert sets(one) == sets(other)
         assert set(one.reasons) == set(other.reasons)
         newest_first = [reason.lineage for reason in other.reasons if "CONSENT" in reason.code.name and reason.lineage]
-        assert newest_first == sorted(newest_first, reverse=True)
+        # Categories with open conditions are decided after the others, so their reasons begin with the newest again.
+        times = 2 if model.Obligation.ENFORCE_RESIDUAL in question.supported_obligations else 1
+        assert sum(before < after for before, after in pairwise(newest_first)) < times
 
 
 @given(draws)
