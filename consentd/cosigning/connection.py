@@ -1,4 +1,4 @@
-"""Send HTTP requests over one kept-alive connection: to a witness, or to a log that is followed or audited."""
+"""Send HTTP requests over one kept-alive connection, to a witness or to a log that publishes its files."""
 
 import http.client
 import io
@@ -16,7 +16,7 @@ from consentd.listener import HttpResponse
 
 MAX_BODY_SIZE = 256 * 1024
 _READ_SIZE = 65_536
-_MAX_FRAME_SIZE = 65_536  # the headers of a response, and the lengths of its chunks
+_MAX_FRAME_SIZE = 65_536  # allowed for a response's headers, and for the lengths of its chunks
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -27,21 +27,21 @@ class BodyTooLargeError(StorageError):
 class Connection:
     """A kept-alive connection for requests below one URL. One thread sends requests; any thread may call ``close``.
 
-    ``is_protected``: requests are encrypted, or do not leave this machine.
+    ``is_protected`` is true if requests are encrypted, or do not leave this machine.
     """
 
     def __init__(
         self, url: str, *, timeout_s: float, headers: Mapping[str, str] | None = None, tls: ssl.SSLContext | None = None
     ) -> None:
-        """Prepare to connect; nothing is sent. *timeout_s* limits the wait for one response. *tls*: None: the default.
+        """Prepare to connect; nothing is sent yet. *timeout_s* limits the wait for one response.
 
         Raises:
-            InvalidError: *url* is not an http or https URL, or has a user, a query or a fragment.
+            InvalidError: *url* is not an http or https URL, or contains a user name, a query or a fragment.
         """
         try:
             parts = urlsplit(url)
             self.host, port = parts.hostname or "", parts.port
-            # A host name or path that cannot be encoded would fail only at the first request.
+            # Encode the host name and the path here: otherwise a bad one would fail only at the first request.
             self.host.encode("idna")
             parts.path.encode("ascii")
         except ValueError:
@@ -58,37 +58,37 @@ class Connection:
         self._http = http.client.HTTPConnection(self.host, port, timeout=timeout_s)
         if is_encrypted:
             self._http = http.client.HTTPSConnection(self.host, port, timeout=timeout_s, context=tls)
-        self._closed = False  # any thread may set it; it is never reset
+        self._closed = False  # any thread may set this; it is never set back
 
     def request(self, method: str, path: str, body: bytes | None = None, *, limit: int = MAX_BODY_SIZE) -> HttpResponse:
         """Send a request and return its response, with a body of at most *limit* bytes. Redirects are not followed.
 
         Raises:
-            StorageError: no complete response came in time, or it is too large.
+            StorageError: no complete response came in time, or the response is too large.
         """
         is_reused = self._http.sock is not None
         try:
             return self._once(method, path, body, limit)
         except StorageError as error:
-            # A server may close an idle connection at any time. That is no failure: try a new connection once.
+            # A server may close an idle connection at any time, without a fault: try once on a new connection.
             if is_reused and isinstance(error.__cause__, ConnectionError | http.client.BadStatusLine):
                 return self._once(method, path, body, limit)
             raise
 
     def close(self) -> None:
-        """Close the connection for good, and wake a thread that waits for a response."""
+        """Close the connection permanently, and wake a thread that waits for a response."""
         self._closed = True
         opened = self._http.sock
         if opened is not None:
-            with suppress(OSError):  # the other side has closed it already
+            with suppress(OSError):  # the other side has already closed the connection
                 opened.shutdown(socket.SHUT_RDWR)
 
     def release(self) -> None:
-        """Free the socket. Only the thread that sends requests may call this."""
+        """Free the socket. Call this on the thread that sends requests, or after that thread has ended."""
         self._http.close()
 
     def _once(self, method: str, path: str, body: bytes | None, limit: int) -> HttpResponse:
-        """Send a request on the open connection, or on a new one; if it fails, close the connection."""
+        """Send a request on the open connection, or on a new connection; close the connection if the request fails."""
         if self._closed:
             raise StorageError("connection is closed")
         until_s = time.monotonic() + self._timeout_s
@@ -100,7 +100,7 @@ class Connection:
             return response
 
         try:
-            self._http.response_class = bounded_response  # type: ignore[assignment]  # only ever called
+            self._http.response_class = bounded_response  # type: ignore[assignment]  # http.client only calls it
             if self._http.sock is not None:
                 self._http.sock.settimeout(self._timeout_s)
             self._http.request(method, self._prefix + path, body, self._headers)
@@ -111,7 +111,7 @@ class Connection:
                     received += chunk
                     if len(received) > limit:
                         raise BodyTooLargeError("response is too large")
-        except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: `close` ended TLS
+        except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: `close` ended TLS meanwhile
             self._http.close()
             raise StorageError(f"no response: {type(error).__name__}") from error
         except StorageError:
@@ -121,15 +121,15 @@ class Connection:
 
 
 class _Bounded(io.RawIOBase):
-    """The bytes from a socket, limited in total time and number.
+    """The bytes of one response from a socket. A response that takes too long or is too large raises ``StorageError``.
 
-    A socket's own timeout restarts with each byte received. And http.client reads interim responses and trailers
-    without a limit.
+    A socket's own timeout is not enough, because it restarts with each byte received. The size is limited here, because
+    http.client reads interim responses and trailers without a limit.
     """
 
     def __init__(self, sock: socket.socket, *, until_s: float, most: int) -> None:
         self._sock, self._until_s, self._left = sock, until_s, most
-        # Keeps the socket open: http.client closes it before it has read the last response's body.
+        # This file keeps the socket open: http.client closes the socket before the last response's body is read.
         self._raw = sock.makefile("rb", buffering=0)
 
     def readable(self) -> bool:

@@ -1,4 +1,4 @@
-"""Read and write files of keys and tokens. Each is readable by its owner alone; no error shows its content."""
+"""Read and write files of keys and tokens. Only its owner can read such a file; no error message shows its content."""
 
 import os
 from collections.abc import Callable
@@ -13,7 +13,7 @@ _Signer = TypeVar("_Signer")
 
 
 def read_key_text(path: Path) -> str:
-    """Return the text of a key file, without white space around it.
+    """Return the text of a key file, without white space at the start and the end.
 
     Raises:
         StorageError: the file cannot be read.
@@ -28,17 +28,17 @@ def read_key_text(path: Path) -> str:
 
 
 def read_signing_key(path: Path) -> note.Signer:
-    """Read a file with a C2SP signing key: a log's, or a witness's.
+    """Read a file with the Ed25519 signing key (C2SP signed-note) of a log or a witness.
 
     Raises:
         StorageError: the file cannot be read.
-        InvalidError: the file holds no signing key. The message shows no secret. ``read_mldsa_key`` raises the same.
+        InvalidError: the file contains no such key; the message shows no secret.
     """
     return _read_key(path, note.parse_signing_key, "Ed25519")
 
 
 def read_mldsa_key(path: Path) -> MldsaSigner:
-    """Read a file with an ML-DSA-44 signing key."""
+    """Read a file with an ML-DSA-44 signing key; raises the same errors as ``read_signing_key``."""
     return _read_key(path, parse_mldsa_signing_key, "ML-DSA-44")
 
 
@@ -50,10 +50,10 @@ def _read_key(path: Path, parse: Callable[[str], _Signer], kind: str) -> _Signer
 
 
 def write_private(path: Path, text: str, *, append: bool = False) -> None:
-    """Make a file that only its owner can read (mode 0600), or append to it; the text is synced to the disk.
+    """Write a text to a new file that only its owner can read (mode 0600), or *append* it to a file; then sync to disk.
 
     Raises:
-        StorageError: the file cannot be written; or it exists already, without *append*.
+        StorageError: the file cannot be written, or it already exists and *append* is false.
     """
     flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_EXCL)
     try:
@@ -66,7 +66,7 @@ def write_private(path: Path, text: str, *, append: bool = False) -> None:
                 os.fsync(file.fileno())
         except OSError:
             if not append:
-                path.unlink(missing_ok=True)  # an incomplete file would make the next attempt refuse
+                path.unlink(missing_ok=True)  # the next attempt would refuse to replace an incomplete file
             raise
     except OSError as error:
         raise StorageError(f"key file cannot be written: `{path}`: {error.strerror}") from error

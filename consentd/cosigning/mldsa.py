@@ -1,15 +1,14 @@
 """Sign and verify checkpoints with ML-DSA-44 (C2SP tlog-cosignature, type 0x06), in addition to Ed25519.
 
-The signature is not over the note's text, but over a message with the tree that the text states::
+The signed message is not the note's text. The message is built from the tree that the text describes::
 
     "subtree/v1\\n\\0" ‖ u8-length ‖ signer's name ‖ time u64 ‖ u8-length ‖ origin ‖ start u64 = 0 ‖ size u64 ‖ root[32]
     signature = time u64 (POSIX seconds) ‖ 2,420 bytes
 
-Time 0 states no time. A log signs with time 0, because it vouches for its tree only; witnesses vouch for the time.
-
-Verifier keys and signing keys have the text form of ``core.note``, with a public key of 1,312 bytes or a seed of 32.
-This module is not in the pure core because it needs ``cryptography``, which only servers install. A verifier without it
-ignores signature lines of this type.
+Time 0 means that no time is stated. A log signs with time 0, because it vouches only for its tree. Witnesses vouch for
+the time too. Keys have the text forms of ``core.note``: a verifier key holds a public key of 1,312 bytes, and a signing
+key holds a seed of 32 bytes. This module is outside ``core`` because it needs the package ``cryptography``, which only
+servers install. A verifier program without that package ignores signature lines of this type.
 """
 
 from dataclasses import dataclass, field
@@ -65,21 +64,21 @@ class MldsaVerifier:
 
 
 class MldsaSigner:
-    """A key pair with a name, for signing checkpoints. Its repr does not show the key."""
+    """A key pair with a name, for signing checkpoints. The repr of a signer does not show the key."""
 
     def __init__(self, name: str, seed: bytes) -> None:
-        """Make the key pair from its 32-byte seed. Raises ``MalformedError`` if the name is not allowed."""
+        """Make the key pair from a 32-byte seed. Raises ``MalformedError`` if the name is not allowed."""
         assert len(seed) == _SEED_SIZE, "an ML-DSA seed is 32 bytes"
         self._key = MLDSA44PrivateKey.from_seed_bytes(seed)
         self.verifier = MldsaVerifier(name, self._key.public_key().public_bytes_raw())
 
     @property
     def seed(self) -> bytes:
-        """The 32-byte seed, which a signing-key file stores."""
+        """The 32-byte seed, which the signing-key file stores."""
         return self._key.private_bytes_raw()
 
     def sign(self, text: str) -> NoteSignature:
-        """Sign a checkpoint's text as its log, with time 0."""
+        """Sign a checkpoint's text as the log that made the checkpoint, with time 0."""
         return self.cosign(text, 0)
 
     def cosign(self, text: str, time_s: int) -> NoteSignature:
@@ -92,7 +91,7 @@ def parse_mldsa_vkey(text: str) -> MldsaVerifier:
     """Parse a verifier key, ``name+ID+base64(0x06 || key)``.
 
     Raises:
-        MalformedError: *text* is no verifier key, or its ID does not belong to its key.
+        MalformedError: *text* is no verifier key, or the key ID in the text does not match the key.
     """
     name, key_id, kind, key = split_key(text)
     if kind != MLDSA:
@@ -109,10 +108,10 @@ def format_mldsa_vkey(verifier: MldsaVerifier) -> str:
 
 
 def parse_mldsa_signing_key(text: str) -> MldsaSigner:
-    """Parse the text of a signing-key file, ``PRIVATE+KEY+name+ID+base64(0x06 || seed)``; it may end with a newline.
+    """Parse the text of a signing-key file, ``PRIVATE+KEY+name+ID+base64(0x06 || seed)``, with or without a newline.
 
     Raises:
-        MalformedError: *text* is no signing key, or its ID does not belong to its key. The message shows no secret.
+        MalformedError: *text* is no signing key, or its key ID does not match its key. The message shows no secret.
     """
     name, key_id, _, seed = split_signing_key(text, (MLDSA,))
     signer = MldsaSigner(name, seed)

@@ -1,6 +1,7 @@
 """Decide which checkpoint the witnesses cosign, and when its note is due to be published.
 
-The state has no threads and reads no clock: ``now_ms`` (monotonic time) is an argument, and the caller holds the lock.
+The classes here start no threads and read no clock. The caller passes ``now_ms`` (monotonic time), and holds its lock
+during each call.
 """
 
 import logging
@@ -17,7 +18,7 @@ from consentd.metrics import Metrics
 log = logging.getLogger(__name__)
 
 FRESH_MS = 300_000
-"""Cosignatures of this age and older do not count for the quorum; clients do not count them either."""
+"""Cosignatures of this age or older do not count for the quorum, because clients ignore them too."""
 
 
 @dataclass(slots=True, eq=False)
@@ -25,14 +26,14 @@ class CosignedCheckpoint:
     """A signed checkpoint and the cosignatures received for it so far.
 
     Attributes:
-        text, log_signatures: its note's text, and the log's own signature lines.
-        offered_ms: when the sequencer offered it.
-        requested_ms: when witnesses were first asked to cosign it.
-        cosignatures: by the policy's name of the witness.
+        text, log_signatures: the text of the checkpoint's note, and the log's own signature lines.
+        offered_ms: when the sequencer offered the checkpoint.
+        requested_ms: when the checkpoint became the target, so that witnesses are asked to cosign it.
+        cosignatures: the cosignatures by the names that the policy gives to the witness keys.
         cosigned_ms: when the last cosignature of each witness arrived.
-        is_changed: a cosignature arrived after its note was last published.
-        is_late: it had no quorum within the timeout.
-        is_passed: a witness has cosigned a larger checkpoint, so that this one may never get a quorum.
+        is_changed: a cosignature arrived after the checkpoint's note was last published.
+        is_late: the checkpoint had no quorum within the timeout.
+        is_passed: a witness has cosigned a larger checkpoint. It will not cosign this smaller one.
     """
 
     point: Checkpoint
@@ -47,20 +48,20 @@ class CosignedCheckpoint:
     is_passed: bool = False
 
     def cosigners(self, *, since_ms: int) -> set[str]:
-        """Return the policy's names of the witnesses whose cosignatures arrived after that time."""
+        """Return the policy's names of the witness keys whose cosignatures arrived after *since_ms*."""
         fresh = [witness for witness, at_ms in self.cosigned_ms.items() if at_ms > since_ms]
         return {name for witness in fresh for name in witness.verifiers if name in self.cosignatures}
 
     def format_note(self, order: Sequence[WitnessLine]) -> bytes:
-        """Return the note with its cosignatures in the policy's order."""
+        """Return the note with the log's signatures, then the cosignatures in the order of the policy's witnesses."""
         names = [witness.name for witness in order if witness.name in self.cosignatures]
         return format_note(self.text, [*self.log_signatures, *(self.cosignatures[name] for name in names)])
 
 
 class Publication:
-    """The latest checkpoint, the target (which witnesses are asked to cosign) and the published one.
+    """The latest checkpoint, the target (the checkpoint that witnesses are asked to cosign), and the published one.
 
-    ``has_quorum``: whether the last target that was due had a quorum.
+    ``has_quorum`` becomes false if a target has no quorum at the end of its timeout, and true when a target has one.
     """
 
     def __init__(self, policy: WitnessPolicy, *, timeout_ms: int, fail_open: bool, metrics: Metrics) -> None:
@@ -72,10 +73,10 @@ class Publication:
         self.has_quorum = True
         self._latest: CosignedCheckpoint | None = None
         self._published: CosignedCheckpoint | None = None
-        self._waiting = 0  # checkpoints offered after the published one
+        self._waiting = 0  # how many checkpoints were offered after the published one
 
     def restore(self, last_signed: CosignedCheckpoint, *, is_published: bool) -> None:
-        """Make the last signed checkpoint of an opened ledger the first target."""
+        """Make the checkpoint that the ledger signed last before this start the first target."""
         self._latest = self.target = last_signed
         if is_published:
             self._published = last_signed
@@ -83,14 +84,14 @@ class Publication:
             self._waiting = 1
 
     def offer(self, offered: CosignedCheckpoint) -> None:
-        """Replace the latest checkpoint. One that was offered before is ignored: it keeps its cosignatures."""
+        """Replace the latest checkpoint. An equal checkpoint is ignored, so that the latest keeps its cosignatures."""
         if self._latest is not None and self._latest.point == offered.point:
             return
         self._latest = offered
         self._set_waiting(self._waiting + 1)
 
     def advance(self, now_ms: int) -> bool:
-        """Make the latest checkpoint the target if the present target is published or passed; return whether it did."""
+        """Replace a target that is published or passed by the latest checkpoint; return whether that happened."""
         target = self.target
         if self._latest is target or not (target is None or target is self._published or target.is_passed):
             return False
@@ -103,7 +104,7 @@ class Publication:
     def add_response(
         self, target: CosignedCheckpoint, witness: WitnessClient, response: WitnessResponse, now_ms: int
     ) -> None:
-        """Add the cosignatures of a response to the checkpoint that was sent."""
+        """Add the cosignatures of a response to *target*, the checkpoint that was sent to the witness."""
         target.is_passed |= witness.size > target.point.size
         if response.cosignatures:
             target.cosignatures.update(response.cosignatures)
@@ -111,9 +112,10 @@ class Publication:
             target.is_changed = True
 
     def take_due(self, now_ms: int) -> Published | None:
-        """Return the target's note if it is due, and mark it as published; else None.
+        """Return the target's note and mark the target as published, if it is due; otherwise return None.
 
-        A target is due when it has a quorum and was not published yet, or when more cosignatures arrived since.
+        A target is first due when it has a quorum (with ``fail_open``: when its timeout ends). After it was published,
+        it is due again when further cosignatures have arrived.
         """
         target = self.target
         if target is None or not self._is_due(target, now_ms):
@@ -126,12 +128,12 @@ class Publication:
         return Published(target.point, target.format_note(self._policy.witnesses))
 
     def is_settled(self) -> bool:
-        """Return whether a stop need not wait: the latest checkpoint is published, or the target is late."""
+        """Return whether a stop must not wait: the latest checkpoint is published, or the target is late."""
         target = self.target
         return (target is self._published and target is self._latest) or (target is not None and target.is_late)
 
     def timeout_at_ms(self, now_ms: int) -> int | None:
-        """Return when the target's timeout ends; None without a target or after that time."""
+        """Return when the target's timeout ends; None if there is no target, or if its timeout has ended."""
         if self.target is None or now_ms >= self.target.requested_ms + self._timeout_ms:
             return None
         return self.target.requested_ms + self._timeout_ms

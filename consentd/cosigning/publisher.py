@@ -27,40 +27,40 @@ class Published:
 
 
 Publish = Callable[[Published], None]
-"""Called by a publisher for each note to publish. Sizes never decrease. A note of the same size as the one before has
-more or newer cosignatures."""
+"""A publisher calls this function with each note to publish. Tree sizes never decrease from call to call. If two
+successive notes have the same size, the second has more or newer cosignatures."""
 Halt = Callable[[ConsentdError], None]
-"""Called by a publisher, on any thread, if nothing may be signed from now on."""
+"""A publisher calls this function, on any thread, when the ledger must not sign anything more."""
 
 
 class Publisher(Protocol):
-    """Accepts signed checkpoints, and publishes each when its rule allows."""
+    """Accepts signed checkpoints, and publishes a checkpoint when the publisher's rule allows it."""
 
     def start(self, publish: Publish, halt: Halt) -> None:
         """Start publishing.
 
         Raises:
-            CorruptionError: a witness or a file holds a checkpoint of this ledger that contradicts the store.
+            CorruptionError: a witness or a file has a checkpoint of this ledger that contradicts the store.
         """
 
     def offer(self, point: Checkpoint, note: bytes) -> None:
-        """Offer the latest checkpoint. It is signed and already stored as the last signed note."""
+        """Offer the latest checkpoint, which is signed and already stored as the last signed note."""
 
     def pending(self) -> frozenset[int]:
-        """Return the sizes of checkpoints that may still be published, or are being published, except the latest."""
+        """Return the sizes of checkpoints, without the latest, that are being published or may yet be published."""
         ...
 
     @property
     def has_quorum(self) -> bool:
-        """Whether the last checkpoint that was due had the cosignatures it needs."""
+        """False if a checkpoint had no quorum at the end of its timeout, and no checkpoint had a quorum since."""
         ...
 
     def stop(self) -> None:
-        """Publish the checkpoint offered last if it gets its cosignatures within the timeout, then stop."""
+        """Publish the checkpoint offered last, if enough witnesses cosign it within the timeout; then stop."""
 
 
 class ImmediatePublisher:
-    """Publishes each checkpoint as soon as it is offered: the ``Publisher`` without a policy file."""
+    """Publishes each checkpoint as soon as it is offered; used if no witness policy is configured."""
 
     has_quorum = True
 
@@ -78,13 +78,13 @@ class ImmediatePublisher:
 
 
 def read_published(path: Path, log_verifier: NoteVerifier, *, store: Store, size: int) -> Published | None:
-    """Read the file of the note published last; return None if there is no file, or if its note does not verify.
+    """Read the note published last from its file; return None if the file is absent, or its note does not verify.
 
-    *store* and *size* are of the opened ledger, which must contain the published tree.
+    *store* and *size* belong to the opened ledger. The published tree must be the beginning of the ledger's tree.
 
     Raises:
         StorageError: the file cannot be read.
-        CorruptionError: the ledger is smaller than the published tree, or has another root hash at its size.
+        CorruptionError: the ledger is smaller than the published tree, or has another root hash at that tree's size.
     """
     note = read_file_if_exists(path, name="published checkpoint")
     if note is None:

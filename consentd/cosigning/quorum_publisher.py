@@ -1,4 +1,4 @@
-"""Publish checkpoints that a quorum of witnesses cosigned: the threads. The package's text has the theory."""
+"""The threads that have checkpoints cosigned by witnesses and publish them; the package's docstring explains how."""
 
 import logging
 import random
@@ -25,18 +25,18 @@ from consentd.store import Store
 log = logging.getLogger(__name__)
 
 RETRY_MS = (200, 30_000)
-"""The wait after a witness's first failure, and the longest wait."""
-_RECHECK_MS = 1_000  # cosignatures become too old without any event, so the publisher rechecks at this interval
+"""How long to wait before the next request: after a witness's first failure, and at most."""
+_RECHECK_MS = 1_000  # no event reports that a cosignature became too old, so the publisher looks this often
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedLog:
-    """The log whose checkpoints are published, as it was opened.
+    """The log whose checkpoints are published, as it was when the ledger was opened.
 
     Attributes:
-        size: the number of leaves; no witness can know a larger tree.
-        last_signed: the last signed note, verified when the ledger was opened; None: nothing was signed yet.
-        published_path: the file that keeps the note published last.
+        size: the number of leaves. If a witness knows a larger tree, leaves were lost.
+        last_signed: the last signed note, already verified; None if nothing was signed yet.
+        published_path: the file of the note published last.
     """
 
     verifier: NoteVerifier
@@ -51,9 +51,9 @@ class _WitnessThread:
     """The thread that sends requests to one witness.
 
     Attributes:
-        failures, last_result: failures in a row, and the last result. Owner: the thread.
-        has_answered: a request ended, with an answer or without. Guarded by ``QuorumPublisher._changed``.
-        not_before_ms: when the next request may be sent. Guarded likewise.
+        failures, last_result: the number of failures in a row, and the last result. Only the thread uses them.
+        has_answered: the first request has ended, even if no answer came. Guarded by ``QuorumPublisher._changed``.
+        not_before_ms: when the next request may be sent. Guarded by ``QuorumPublisher._changed``.
     """
 
     client: WitnessClient
@@ -71,10 +71,7 @@ class QuorumPublisher:
         self, signed_log: SignedLog, policy: WitnessPolicy, config: WitnessConfig, *, clock: Clock, metrics: Metrics,
         retry_ms: tuple[int, int] = RETRY_MS,
     ) -> None:  # fmt: skip
-        """Prepare; nothing is sent before ``start``.
-
-        Raises:
-            InvalidError: the policy is of another log, or the witnesses that can be asked cannot form a quorum.
+        """Send nothing yet: ``start`` sends the first requests. Raises the errors of ``make_clients``.
         """
         self._log = signed_log
         self._clock = clock
@@ -89,7 +86,7 @@ class QuorumPublisher:
         self._publish: Publish = lambda published: None
         self._halt: Halt = lambda error: None
         # The condition guards everything below. Taken by: start, offer, pending, stop, _set_ended, _next,
-        # _wait_for_target, _record. ``has_quorum`` and readers of ``_known_size`` read one value without it.
+        # _wait_for_target, _record. ``has_quorum`` and ``_known_size`` are read without it: each is a single value.
         self._changed = threading.Condition()
         self._known_size = signed_log.size
         self._publication = Publication(
@@ -102,18 +99,18 @@ class QuorumPublisher:
 
     @property
     def has_quorum(self) -> bool:
-        """Whether the last checkpoint that was due had its quorum."""
+        """See ``Publisher.has_quorum``."""
         return self._publication.has_quorum
 
     def start(self, publish: Publish, halt: Halt) -> None:
-        """Publish the note that was published last, ask every witness for its state, and begin.
+        """Publish the note published last once more, start the threads, and wait for the first answers of witnesses.
 
-        Each witness is asked to cosign the last signed checkpoint again, and may take ``timeout_ms`` to answer. So a
-        ledger that was rolled back together with its last signed note is found before it signs anything, unless no
-        witness answers in time.
+        Each witness is asked to cosign the last signed checkpoint, and may take ``timeout_ms`` to answer. If this
+        ledger and its last signed note were replaced by older copies, a witness reports a larger tree. The start then
+        fails before the ledger signs anything. The fault is not found if no witness answers in time.
 
         Raises:
-            CorruptionError: a witness, or the file of the note published last, has a tree that is not ours.
+            CorruptionError: a witness knows a larger tree than ours, or the note published last contradicts the store.
         """
         self._publish, self._halt = publish, halt
         opened = self._log
@@ -148,9 +145,9 @@ class QuorumPublisher:
             self._changed.notify_all()
 
     def pending(self) -> frozenset[int]:
-        """Return the target's size."""
+        """Return the target's size, if there is a target."""
         with self._changed:
-            # Also if the target's note is due already: the sequencer may not have received it yet.
+            # A published target is included too, because the sequencer may not have received its note yet.
             target = self._publication.target
             return frozenset() if target is None else frozenset((target.point.size,))
 
@@ -168,7 +165,7 @@ class QuorumPublisher:
     def _restore(self, published: Published | None) -> None:
         """Make the last signed checkpoint the first target. The caller holds ``_changed``; no thread runs yet.
 
-        If it is the published one, it keeps the cosignatures of its note.
+        If the last signed checkpoint was already published, it keeps the cosignatures of the published note.
         """
         cosignatures: dict[str, NoteSignature] = {}
         if published is not None:
@@ -197,7 +194,7 @@ class QuorumPublisher:
             witness.client.connection.release()
 
     def _make_thread(self, name: str, run: Callable[[], None]) -> threading.Thread:
-        """Return a thread that halts the ledger if it fails; otherwise nobody would notice the outage."""
+        """Return a thread that halts the ledger if *run* raises: an ended thread alone would go unnoticed."""
 
         def run_guarded() -> None:
             try:
@@ -210,7 +207,7 @@ class QuorumPublisher:
         return threading.Thread(target=run_guarded, name=name, daemon=True)
 
     def _set_ended(self, fault: CorruptionError | None = None) -> None:
-        """End all threads. INVARIANT: from now on nothing is published, not even a checkpoint that has its quorum."""
+        """Make all threads end. INVARIANT: from now on ``_next`` returns no note, even if a target has a quorum."""
         with self._changed:
             self._fault = self._fault or fault
             self._ended = True
@@ -220,13 +217,13 @@ class QuorumPublisher:
 
     def _publish_due(self) -> None:
         while (published := self._next()) is not None:
-            # A crash here: the note was not shown to anyone. The next start has it cosigned again.
+            # If the process crashes here, nobody has seen the note. The next start has its checkpoint cosigned again.
             write_file(self._log.published_path, published.note, name="published checkpoint")
-            # A crash here: the note was not shown to anyone. The next start publishes it.
+            # If the process crashes here, nobody has seen the note. The next start publishes it from the file.
             self._publish(published)
 
     def _next(self) -> Published | None:
-        """Wait for the next note to publish; return None when the publisher is to stop."""
+        """Wait for the next note to publish; return None when the publisher must stop."""
         with self._changed:
             while not self._ended:
                 now_ms = self._clock.monotonic_ms()
@@ -259,7 +256,7 @@ class QuorumPublisher:
             self._count(witness, response, time.perf_counter() - started)
 
     def _wait_for_target(self, witness: _WitnessThread) -> CosignedCheckpoint | None:
-        """Wait until a request to the witness is due; return the checkpoint to send, or None when it is to stop."""
+        """Wait until a request to the witness is due; return the checkpoint to send, or None if the thread must end."""
         with self._changed:
             while not self._ended:
                 target, now_ms, due_ms = self._publication.target, self._clock.monotonic_ms(), None
@@ -280,14 +277,14 @@ class QuorumPublisher:
             self._changed.notify_all()
 
     def _count(self, witness: _WitnessThread, response: WitnessResponse, elapsed_s: float) -> None:
-        """Count a response, and log it if its result differs from the last one."""
+        """Count a response in the metrics, and log the response if its result differs from the last result."""
         client, result = witness.client, response.result
         self._metrics.witness_answers.inc(client.label, result)
         if result is WitnessResult.COSIGNED:
             self._metrics.witness_seconds.observe(elapsed_s, client.label)
         if result is WitnessResult.OTHER_TREE:
-            # The claim is unsigned, so it is no evidence, and the quorum decides. ``LARGER`` is unsigned too. But if it
-            # is true, entries that somebody holds receipts of are certainly lost, so the ledger stops at once.
+            # The witness's claim is unsigned and so no evidence, and the ledger continues. ``LARGER`` is unsigned too,
+            # but if it is true, entries with receipts are lost. So ``_stop_on_larger`` has stopped the ledger.
             self._metrics.witness_alarms.inc(result)
             log.critical("witness `%s` saw another tree than ours: %s; %s", client.name, response.detail, RUNBOOK)
         elif result is not WitnessResult.LARGER and result != witness.last_result:
@@ -296,10 +293,10 @@ class QuorumPublisher:
         witness.last_result = result
 
     def _retry_wait_ms(self, failures: int) -> int:
-        """Return how long to wait after that many failures in a row.
+        """Return how long to wait after *failures* failures in a row.
 
-        The wait doubles with each failure up to a maximum, and is then shortened at random by up to half, so that
-        retries do not coincide. With (200, 30000): 100–200 ms, 200–400 ms, 400–800 ms … 15–30 s.
+        The wait doubles with each failure up to a maximum. It is then shortened at random by up to half, so that
+        retries do not coincide. With ``RETRY_MS``: 100–200 ms, 200–400 ms, 400–800 ms … 15–30 s.
         """
         if not failures:
             return 0
@@ -318,7 +315,7 @@ class QuorumPublisher:
 
 
 def _find_signature(note: bytes, key: NoteVerifier) -> NoteSignature | None:
-    """Return the signature by *key* on a note; None if the note has no valid one."""
+    """Return the signature by *key* on a note; None if the note has no valid signature by that key."""
     try:
         return open_note(note, [key]).verified[-1]
     except VerificationError:

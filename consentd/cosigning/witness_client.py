@@ -16,10 +16,10 @@ from consentd.ledger import reads
 from consentd.store import Store
 
 MAX_WITNESSES = MAX_SIGNATURES - 2
-"""One note holds their cosignatures and the log's own two signatures."""
+"""A note has at most ``MAX_SIGNATURES`` signatures. Two of them are the log's own, so the rest is for witness keys."""
 MAX_CLOCK_SKEW_S = MAX_AHEAD_S
-"""How far a cosignature's time may be from our clock. Clients compare that time with a new seal's time and with their
-own clock, and would not count a cosignature further off."""
+"""How many seconds a cosignature's time may differ from our clock. Clients compare the time with their own clock and
+with the time of the checkpoint's seal, and ignore a cosignature that differs by more."""
 
 
 class WitnessResult(StrEnum):
@@ -27,9 +27,9 @@ class WitnessResult(StrEnum):
 
     COSIGNED: the cosignature verifies. REFUSED: the witness does not know this log or its key, or finds the request
     wrong (400, 403, 404). BAD: the answer breaks the protocol: no line by the witness's key, a wrong signature or time.
-    FAILED: no answer in time, or the answer reports a failure of the witness. OTHER_TREE: the witness rejects our
-    consistency proof, because it cosigned another tree; that claim is unsigned, so no evidence. LARGER: the witness
-    reports a larger tree than this ledger ever signed.
+    FAILED: no answer came in time, or the witness reports a failure of its own. OTHER_TREE: the witness rejects our
+    consistency proof, which means that it cosigned another tree; this claim is unsigned, so it is no evidence. LARGER:
+    the witness reports a larger tree than this ledger ever signed.
     """
 
     COSIGNED = "cosigned"
@@ -42,7 +42,7 @@ class WitnessResult(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WitnessResponse:
-    """The result of a request; *cosignatures* are by the policy's names of the keys, and empty unless ``COSIGNED``."""
+    """The result of a request. *cosignatures* maps the policy's key names; it is empty unless ``COSIGNED``."""
 
     result: WitnessResult
     detail: str = ""
@@ -53,10 +53,10 @@ class WitnessClient:
     """A connection to one witness. Only one thread may call ``request_cosignature``.
 
     Attributes:
-        name: the policy's name of the witness's first key; used in logs.
-        label: used in metrics: ``w2`` is the policy's second witness.
-        verifiers: the witness's keys, by the policy's names; a witness may cosign with two keys.
-        size: the size that the witness cosigned last, as far as known. Owner: the thread that sends requests.
+        name: the policy's name of the witness's first key; used in log messages.
+        label: used in metrics: ``w2`` is the witness of the policy's second witness line.
+        verifiers: the witness's keys by the names in the policy; a witness may cosign with two keys.
+        size: the tree size that the witness cosigned last, as far as known. Used only by the thread that requests.
     """
 
     def __init__(
@@ -74,13 +74,13 @@ class WitnessClient:
         self, point: Checkpoint, text: str, log_signatures: Sequence[NoteSignature], *,
         read_known_size: Callable[[], int],
     ) -> WitnessResponse:  # fmt: skip
-        """Request a cosignature of a checkpoint, whose note text and log's signature lines are given.
+        """Request a cosignature of a checkpoint; *text* and *log_signatures* are its note's text and signature lines.
 
-        *read_known_size* returns the current size of the ledger. It is called after the answer arrived, because the
-        ledger may have grown meanwhile.
+        *read_known_size* returns the size of the latest checkpoint. It is called after the answer has arrived, because
+        the ledger may have grown while the request ran.
 
         Raises:
-            CorruptionError: the store does not hold the tree that the consistency proof needs.
+            CorruptionError: the store lacks tree hashes that the consistency proof needs.
         """
         note = format_note(text, log_signatures)
         try:
@@ -94,7 +94,7 @@ class WitnessClient:
         self, point: Checkpoint, text: str, note: bytes, read_known_size: Callable[[], int]
     ) -> WitnessResponse:
         status = 0
-        for _ in range(2):  # twice: a 409 answer names the size from which the second request must prove
+        for _ in range(2):  # twice: a 409 answer names the old size that the second request must use
             if self.size > point.size:
                 return WitnessResponse(WitnessResult.REFUSED, "witness has cosigned a larger size than this checkpoint")
             answer = self.connection.request("POST", PATH, self._format_body(point.size, note))
@@ -103,7 +103,7 @@ class WitnessClient:
                 cosignatures = self._select_timely(open_cosignatures(answer.body, text, self.verifiers))
                 self.size = point.size
                 return WitnessResponse(WitnessResult.COSIGNED, "", cosignatures)
-            # tlog-witness v1.0.0 also answers 409 for equal sizes with different root hashes. It then sends no size.
+            # In tlog-witness v1.0.0, 409 can also mean equal sizes with different root hashes. No size is sent then.
             kind = answer.content_type.partition(";")[0].strip().lower()  # a proxy may have added a charset
             if status == 422 or (status == 409 and kind != SIZE_TYPE):
                 return WitnessResponse(WitnessResult.OTHER_TREE, f"status {status} at size {self.size}")
@@ -123,9 +123,9 @@ class WitnessClient:
         return format_submission(Submission(self.size, tuple(proof), note))
 
     def _select_timely(self, cosignatures: dict[str, NoteSignature]) -> dict[str, NoteSignature]:
-        """Return the cosignatures with the present time. An ML-DSA cosignature of time 0 does not show freshness.
+        """Return the cosignatures whose time is near our clock's. This excludes ML-DSA cosignatures with time 0.
 
-        INVARIANT: a quorum that counts here also counts for clients, who require fresh cosignatures.
+        INVARIANT: a quorum that counts here also counts for clients, because they require a fresh time too.
         """
         now_s = self._wall_ms() // 1000
         timely = {name: line for name, line in cosignatures.items() if abs(line.time_s - now_s) <= MAX_CLOCK_SKEW_S}
@@ -154,11 +154,11 @@ def make_clients(
 ) -> list[WitnessClient]:
     """Return a client for each witness of the policy that has a URL and a key we can verify.
 
-    Policy lines with the same URL are keys of one witness: it stores one size for all of them, so one client asks it.
+    Policy lines with the same URL share a client: they are keys of one witness, which remembers one size for them.
 
     Raises:
-        InvalidError: the policy is of another log; these witnesses cannot form a quorum or are too many; or a witness
-            on another machine has no https URL.
+        InvalidError: the policy is for another log; or the witnesses with a client are too many, or too few for a
+            quorum; or the URL of a witness on another machine is not https.
     """
     if policy.logs and not any(line.verifier == log_verifier for line in policy.logs):
         raise InvalidError(f"witness policy does not name this log: `{log_verifier.name}`")
@@ -172,7 +172,7 @@ def make_clients(
         assert line.verifier is not None, "lines without a key are not usable"
         if line.url not in clients:
             connection = Connection(line.url, timeout_s=timeout_ms / 1000)
-            # A witness that reports a larger tree stops the ledger, and that report is unsigned.
+            # A witness's unsigned report of a larger tree stops the ledger, so nobody may be able to forge the report.
             if not connection.is_protected:
                 raise InvalidError(f"witness of another machine is not asked over https: `{line.url}`")
             label = f"w{policy.witnesses.index(line) + 1}"

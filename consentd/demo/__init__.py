@@ -1,1 +1,1 @@
-"""The demo, ``make demo``: a made-up town's day on a real daemon, and one citizen's story from grant to proof."""
+"""The demo (``make demo``): a day of a made-up town on a real daemon, and one citizen's story from consent to proof."""

@@ -1,8 +1,8 @@
 """Show what consentd does: ``make demo``.
 
-A real daemon runs on loopback, with RocksDB and LMDB in a fresh directory, and all calls are real gRPC. First, a
-made-up town has its day (town.py, traffic.py). Then one citizen's story follows (story.py). At the end the ledger is
-verified, and tampering is found in a copy.
+A real daemon runs on loopback, with RocksDB and LMDB in a fresh directory, and all calls are real gRPC calls. First,
+the demo plays the day of a made-up town (town.py, traffic.py), then the story of one citizen (story.py). At the end it
+verifies the ledger, changes an entry in a copy of the ledger, and shows that verification finds the change.
 
 ``KEEP=1`` keeps the daemon running until Ctrl-C. ``CONSENTD_DEMO_DIR`` is the directory, ``.demo`` by default.
 """
@@ -52,9 +52,9 @@ _OUTCOMES = {
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """What the demo did: its town's day, its citizen's verified history, and the verification of the whole ledger.
+    """The results of the town's day, the citizen's verified history, and the verification of the whole ledger.
 
-    ``changed`` is the index of the leaf that was tampered with in a copy; ``faults`` is what verification found there.
+    ``changed`` is the index of the leaf that was changed in a copy; ``faults`` are the faults found in that copy.
     """
 
     traffic: TrafficResult
@@ -65,13 +65,13 @@ class DemoResult:
 
     @property
     def is_as_expected(self) -> bool:
-        """Whether every decision is the expected one, the ledger is sound, and the tampering was found."""
+        """Whether every decision was as expected, the ledger has no faults, and the changed leaf was found."""
         is_found = any(fault.index == self.changed for fault in self.faults)
         return is_found and not self.traffic.surprises and not self.report.faults
 
 
 def run(home: Home, out: Output, *, seed: int, citizens: int, transfers: int) -> DemoResult:
-    """Run the town's day and the story on a daemon, stop it, then verify its ledger and a copy that is tampered with.
+    """Play the town's day and the story on a daemon; stop the daemon; verify its ledger and a tampered copy.
 
     Raises:
         ConsentdError: a call failed, or a proof does not verify.
@@ -102,7 +102,7 @@ def run(home: Home, out: Output, *, seed: int, citizens: int, transfers: int) ->
 
 
 def verify(config: Config) -> Report:
-    """Verify every leaf, statement and signature of a ledger, and the table made from them."""
+    """Verify every leaf, statement and signature of a ledger, and the policy table made from the statements."""
     ledger, keys = config.ledger, read_keys(config)
     with (
         closing(RocksStore.open_read_only(ledger.store_dir)) as store,
@@ -116,9 +116,9 @@ def verify(config: Config) -> Report:
 
 
 def tamper(config: Config, copy: Path, history: History, out: Output) -> tuple[int, tuple[Fault, ...]]:
-    """Copy a ledger, change one ACCESS of *history* there into a REFUSAL, and verify the copy.
+    """Copy a ledger, change an ACCESS entry of *history* into a REFUSAL in the copy, and verify the copy.
 
-    Return the index of the changed leaf, and the faults that were found.
+    Return the index of the changed leaf, and the faults found in the copy.
     """
     shutil.copytree(config.ledger.store_dir, copy)
     access = next(entry for entry in history.entries if entry.kind == EntryKind.ACCESS)
@@ -127,7 +127,7 @@ def tamper(config: Config, copy: Path, history: History, out: Output) -> tuple[i
         event = codec.decode_leaf(store.get(layout.leaf_key(index)) or b"")
         assert isinstance(event, codec.Event), "an access is an event"
         changed = Batch()
-        # The tampering: a permitted access is made to look like a refused one.
+        # This is the tampering: a permitted access now looks like a refused access.
         changed.put(layout.leaf_key(index), codec.encode_event(replace(event, kind=EntryKind.REFUSAL)))
         store.write(changed)
         report = verify_files(
@@ -146,7 +146,7 @@ def tamper(config: Config, copy: Path, history: History, out: Output) -> tuple[i
 
 
 def summarise(result: DemoResult, out: Output) -> None:
-    """Print how many decisions there were, and what verifying the ledger found."""
+    """Print the number of decisions by outcome, and the number of faults that verification found."""
     text, traffic, report = out.text, result.traffic, result.report
     table = TextTable(title=text("요약", "summary"), title_justify="left", show_header=False)
     for outcome, title in _OUTCOMES.items():
@@ -191,7 +191,7 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
 
 
 def commands(home: Home) -> dict[tuple[str, str], str]:
-    """Return commands to try next, by their titles in Korean and English."""
+    """Return shell commands that the user may try next; the keys are their titles in Korean and English."""
     script = Path(sys.executable).with_name("consentd")
     consentd = _shown(script) if script.exists() else f"{_shown(Path(sys.executable))} -m consentd.cli"
     config, key = _shown(home.path("consentd.toml")), _shown(home.path("log.vkey"))
@@ -211,12 +211,12 @@ def commands(home: Home) -> dict[tuple[str, str], str]:
 
 
 def _shown(path: Path) -> str:
-    """Return a path relative to the current directory, if it is inside."""
+    """Return a path as text, relative to the current directory if the path is inside that directory."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def print_next_steps(home: Home, out: Output) -> None:
-    """Print where the ledger is, and what to try with it."""
+    """Print where the ledger is, and commands to try with the ledger."""
     out.print(f"{out.text('원장은 여기에', 'the ledger is in')}: {_shown(home.config.ledger.data_dir)}")
     out.print(out.text("다음에 해 볼 것", "what to try next") + ":", style="bold")
     for title, command in commands(home).items():

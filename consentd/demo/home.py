@@ -14,7 +14,7 @@ from consentd.server.keys import KEY_SECTIONS, make_keys, make_token, read_keys
 from consentd.service.auth import format_credential
 
 MARKER = "consentd-demo"
-"""A file of this name marks a directory as a demo's, which the next demo may remove."""
+"""The name of a marker file. The demo removes an existing directory only if the directory contains this file."""
 _CONFIG = """\
 # Configuration of the demo's daemon. ops/consentd.toml explains each option.
 [ledger]
@@ -35,19 +35,19 @@ level = "warning"
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """A demo's directory, its configuration, and its tokens by caller: ``operator`` and the relay."""
+    """A demo's directory, its configuration, and its access tokens by caller (``operator``, and the relay's name)."""
 
     directory: Path
     config: Config
     tokens: dict[str, str]
 
     def path(self, name: str) -> Path:
-        """Return the path of a file: ``consentd.toml``, ``log.vkey``, ``tampered``, or ``CALLER.token``."""
+        """Return a path in the directory: ``consentd.toml``, ``log.vkey``, ``tampered``, or ``CALLER.token``."""
         return self.directory / name
 
 
 def make_home(directory: Path) -> Home:
-    """Make a fresh directory; remove the files of an earlier demo there, and refuse to remove any others."""
+    """Make the demo's directory and its files. An earlier demo's directory is replaced, any other one is refused."""
     if directory.exists():
         if any(directory.iterdir()) and not (directory / MARKER).exists():
             raise InvalidError(f"directory holds something that is not a demo: `{directory}`")

@@ -1,4 +1,4 @@
-"""Print the demo's text in Korean, in English or in both, and the progress of its long steps."""
+"""Print the demo's text in Korean, in English or in both, and the progress of long steps."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -15,21 +15,21 @@ Text = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A console and a language: ``ko``, ``en``, or ``both`` (Korean, with English in brackets)."""
+    """A console, and the language to print: ``ko``, ``en``, or ``both`` (Korean, then English in brackets)."""
 
     console: Console
     language: str
 
     def text(self, ko: str, en: str) -> str:
-        """Return a text in the language."""
+        """Return the text in the output's language."""
         return {"ko": ko, "en": en}.get(self.language, f"{ko} ({en})")
 
     def cell(self, ko: str, en: str) -> str:
-        """Return a text for a cell of a table: in both languages, English is below the Korean."""
+        """Return the text of a table cell. If both languages are printed, the English is below the Korean."""
         return f"{ko}\n[dim]{en}[/dim]" if self.language == "both" and ko else self.text(ko, en) if ko else ""
 
     def print(self, text: str, style: str | None = None) -> None:
-        """Print a line; rich's markup is interpreted."""
+        """Print a line. Markup of the library rich, such as ``[bold]``, is interpreted."""
         self.console.print(text, style=style, highlight=False, soft_wrap=True)
 
     def rule(self, ko: str, en: str) -> None:
@@ -37,11 +37,11 @@ class Output:
         self.console.rule(self.text(ko, en))
 
     def why(self, ko: str, en: str) -> None:
-        """Print the sentence that says why a step matters."""
+        """Print a sentence that explains why a step of the demo matters."""
         self.print(f"  {self.text(ko, en)}", style="dim")
 
     def track(self, label: Text, steps: Iterable[T], count: int) -> Iterator[T]:
-        """Yield *count* steps with a bar on a terminal, then print how long they took."""
+        """Yield the *count* items of *steps*, with a progress bar on a terminal; then print how long they took."""
         started, name = time.perf_counter(), self.text(*label)
         hidden = not self.console.is_terminal
         yield from progress.track(steps, name, count, console=self.console, transient=True, disable=hidden)

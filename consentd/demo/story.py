@@ -1,7 +1,7 @@
-"""Play one citizen's story with the client library: consent, transfer, narrowing, refusal, withdrawal, and who looked.
+"""Play one citizen's story with the client library: consent, transfer, narrowing, refusal, withdrawal, and history.
 
-The citizen signs with a key of their own. The relay carries every call, and can forge none of the signatures. At the
-end the verified history is shown: ``Client.history`` raises unless it proves that no entry is missing.
+The citizen signs with the citizen's own key. The relay, which connects institutions, sends every call, but cannot forge
+the citizen's signatures. At the end the citizen's history is shown. ``Client.history`` raises if an entry is missing.
 """
 
 import secrets
@@ -35,7 +35,7 @@ _CODES = {code.code: (code.ko, code.en) for code in (*DEFAULT_VOCABULARY.purpose
 
 
 class Story:
-    """One citizen's story, by a client of the relay with the log key pinned; institutions are shown by their names."""
+    """One citizen's story. *client* calls as the relay, and trusts one log key. *institutions* give names to show."""
 
     def __init__(self, client: Client, institutions: Sequence[Institution], *, origin: str, out: Output) -> None:
         self._client = client
@@ -44,7 +44,7 @@ class Story:
         self._names = {institution.id: (institution.ko, institution.en) for institution in institutions}
 
     def run(self) -> History:
-        """Make the calls and print what comes of them; return the verified history.
+        """Make the calls and print their results; return the citizen's verified history.
 
         Raises:
             ConsentdError: a call failed, or the history does not verify.
@@ -90,7 +90,7 @@ class Story:
     def _ask(
         self, recipient: str, holder: str, purpose: str, category: str, *, published: bool = False
     ) -> AuthorizeAnswer:
-        """Ask for a transfer and print the answer; with *published*, wait until a checkpoint covers its entry."""
+        """Ask for a transfer and print the decision. With *published*, wait until a checkpoint covers its entry."""
         question = pb.Question(
             subject=CITIZEN,
             actor=pb.Actor(organisation=recipient, relay=RELAY[0]),
@@ -117,7 +117,7 @@ class Story:
         self._client.record_access(CITIZEN, answer.access_seq, outcome)
 
     def _request_without_legal_items(self, signer: StatementSigner) -> None:
-        """Send a transfer request that lacks its end, recurrence and retention: the law has it refused."""
+        """Send a transfer request without end, recurrence and retention; the law requires that it is refused."""
         request = _consent(("INS.RX",), (HIRA,))
         request.kind = pb.CONSENT_KIND_TRANSFER_REQUEST
         request.root.ClearField("period")
@@ -145,7 +145,7 @@ class Story:
         self._out.print(f"   [green]✓[/green] {whole}\n     root {point.root.hex()}")
 
     def _row(self, entry: Entry) -> list[Text]:
-        """Return the cells of an entry, after its time."""
+        """Return the table cells of an entry, without its time."""
         record = entry.message.access if isinstance(entry.message, st.RefusalStatement) else entry.message
         if isinstance(record, st.OutcomeStatement):
             return [self._author(entry), ("", ""), _label(st.TransferStatus, record.status, "TRANSFER_STATUS_")]
@@ -161,7 +161,7 @@ class Story:
         ]
 
     def _author(self, entry: Entry) -> Text:
-        """Return who made an entry that is no access: the citizen, or the participant who attested it."""
+        """Return who made an entry: the citizen, the participant who attested the entry, or the ledger."""
         if entry.author == "subject":
             return "본인", "the citizen"
         return self._party(entry.attested_by) if entry.attested_by else ("원장", "the ledger")
@@ -177,7 +177,7 @@ def _code(code: str) -> Text:
 
 
 def _consent(categories: Sequence[str], holders: Sequence[str]) -> pb.Consent:
-    """Return a consent to treatment by the hospital, for a year."""
+    """Return a consent that lets the hospital use these data of these holders for treatment, for a year."""
     root = pb.Provision(
         effect=pb.EFFECT_PERMIT,
         actors=[HOSPITAL],

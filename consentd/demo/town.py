@@ -1,15 +1,15 @@
 """Make up a town: citizens, institutions, consents, and the transfers of one day.
 
-Nobody in it exists: identifiers read ``SYN-000123``, and institutions are numbered. All of it follows from a seed. The
-proportions are published ones, or estimates from them:
+No person in the town exists: citizens have identifiers like ``SYN-000123``, and institutions have numbers. The same
+seed gives the same town. Its proportions are published figures, or estimates from published figures:
 
 * ages: Korea's insured population by age band, and care days per person (HIRA statistics 2022)
-* institutions: the types of HIRA's 요양종별 code; most are clinics and pharmacies
-* adoption 55 % and about four consents per user (Finland's Kanta); research 0.75 × 0.98; marketing at most 0.28
-* of all questions 60 % find no consent, 35 % are permitted, 5 % are denied; citizens are asked about by Zipf's law,
-  those with most care days first; 8 % of the institutions make 80 % of the calls
-
-Each transfer carries the outcome that the consents imply, so that a run can be checked.
+* institutions: types of medical institutions (HIRA's code 요양종별); most are clinics and pharmacies
+* 55 % of citizens are users, with about four consents each (Finland's Kanta); 0.75 × 0.98 of the users allow research,
+  and 0.28 allow marketing
+* of all requests 60 % find no consent, 35 % are permitted, 5 % are denied; a few citizens, those with most care days,
+  are the subjects of most requests (Zipf's law); 8 % of the institutions make 80 % of the calls
+* each transfer states the outcome that the consents imply, so that the daemon's decision can be compared with it
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from random import Random
 from typing import Final
 
 ADULT_FROM: Final = 14
-"""A legal representative acts for younger ones; in this town nobody under 14 has a consent."""
+"""Nobody under this age has a consent here: a legal representative would have to act for such a child."""
 
 ADOPTION: Final = 0.55
 OBJECTION_RATE: Final = 0.12
@@ -28,7 +28,7 @@ MIX: Final = (("NO_CONSENT", 0.60), ("PERMIT", 0.35), ("DENY", 0.05))
 BUSY_SHARE: Final = 0.08
 BUSY_CALLS: Final = 0.80
 
-AGE_BANDS: Final = (  # first year, population in thousands, care days a person and year
+AGE_BANDS: Final = (  # first age, population in thousands, care days per person and year
     (0, 246, 29.2), (1, 1193, 31.8), (5, 2098, 17.4), (10, 2321, 11.7), (15, 2298, 11.2), (20, 3005, 10.1),
     (25, 3621, 11.0), (30, 3483, 12.3), (35, 3439, 13.6), (40, 4102, 13.7), (45, 4075, 15.4), (50, 4555, 17.6),
     (55, 4064, 21.0), (60, 4158, 25.6), (65, 3089, 33.6), (70, 2099, 41.2), (75, 1510, 48.6), (80, 1202, 51.5),
@@ -36,7 +36,7 @@ AGE_BANDS: Final = (  # first year, population in thousands, care days a person 
 )  # fmt: skip
 OLDEST: Final = 100
 
-INSTITUTION_TYPES: Final = (  # HIRA 요양종별 code, names, how many; the busiest first
+INSTITUTION_TYPES: Final = (  # code (see Institution.type), names, number; the busiest first
     ("01", "상급종합병원", "tertiary hospital", 1), ("11", "종합병원", "general hospital", 2),
     ("21", "병원", "hospital", 2), ("28", "요양병원", "long-term care hospital", 2),
     ("29", "정신병원", "psychiatric hospital", 1), ("31", "의원", "clinic", 13),
@@ -56,7 +56,7 @@ DENTAL: Final = ("CLIN.DX", "CLIN.IMG", "CLIN.NOTE")
 HELD_BY_TYPE: Final = {"81": ("CLIN.RX",), "41": DENTAL, "51": DENTAL}
 ALL_CLASSES: Final = ("CLIN", "INS", "PUB")
 
-RECIPIENTS: Final = (  # id, names, purpose of its requests, share of users who allow it, for what data
+RECIPIENTS: Final = (  # id, names, purpose of its requests, share of users with a consent for it, data
     ("care-service", "모의 건강관리 서비스", "synthetic care service", "CAREMGT", 0.75, ("LIFE", "INS")),
     ("research-centre", "모의 연구기관", "synthetic research centre", "HRESCH", 0.75 * 0.98, ("CLIN", "INS")),
     ("market-service", "모의 마케팅 서비스", "synthetic marketing service", "HMARKT", 0.28, ("INS",)),
@@ -69,10 +69,10 @@ class Institution:
     """A participant of the ledger.
 
     Attributes:
-        role: ``holder``, ``recipient``, ``both`` (an institution that treats patients) or ``relay``.
-        type: HIRA 요양종별 code; empty if it has none.
-        purpose: the purpose of its requests; empty if it makes none.
-        categories: the data that it holds.
+        role: ``holder`` (has data), ``recipient`` (requests data), ``both`` (treats patients), ``relay`` (sends calls).
+        type: code of the kind of medical institution (HIRA's 요양종별); empty for other kinds.
+        purpose: the purpose of the institution's requests; empty if it makes no requests.
+        categories: the categories of data that the institution holds.
     """
 
     id: str
@@ -86,7 +86,7 @@ class Institution:
 
 @dataclass(frozen=True, slots=True)
 class Citizen:
-    """A person who does not exist."""
+    """A made-up person. ``care_days`` is how many days of care the person has in a year."""
 
     id: str
     age: int
@@ -95,7 +95,10 @@ class Citizen:
 
 @dataclass(frozen=True, slots=True)
 class PlannedConsent:
-    """What one citizen allows one recipient; with *objects*, the citizen forbids this recipient everything."""
+    """One citizen's consent for one recipient; if ``objects`` is true, an objection to any use by that recipient.
+
+    ``citizen`` is an index of ``Town.citizens``.
+    """
 
     citizen: int
     recipient: str
@@ -106,7 +109,7 @@ class PlannedConsent:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """One request of the day; ``outcome`` is the decision that the consents imply."""
+    """One transfer that is requested that day; ``outcome`` is the decision that the consents imply."""
 
     citizen: int
     recipient: str
@@ -118,7 +121,7 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Town:
-    """Everything that was made up."""
+    """The made-up town, with the transfers of one day."""
 
     institutions: tuple[Institution, ...]
     citizens: tuple[Citizen, ...]
@@ -127,7 +130,7 @@ class Town:
 
 
 def make_town(*, seed: int, citizens: int, transfers: int) -> Town:
-    """Make the town of a seed: the same arguments give the same town."""
+    """Make a town from a seed; the same arguments always give the same town."""
     random = Random(seed)  # noqa: S311  # nothing here is secret
     institutions = make_institutions()
     people = make_citizens(random, citizens)
@@ -136,7 +139,7 @@ def make_town(*, seed: int, citizens: int, transfers: int) -> Town:
 
 
 def make_institutions() -> tuple[Institution, ...]:
-    """Return 40 institutions, three public holders, three recipients beside them, and the relay."""
+    """Return 40 medical institutions, three public holders, three other recipients, and the relay."""
     made = []
     for code, ko, en, count in INSTITUTION_TYPES:
         made += [
@@ -157,7 +160,7 @@ def make_institutions() -> tuple[Institution, ...]:
 
 
 def make_citizens(random: Random, count: int) -> tuple[Citizen, ...]:
-    """Return *count* citizens with ages as Korea has them, those with most care days first."""
+    """Return *count* citizens with the age distribution of Korea, sorted by care days, most first."""
     bands = random.choices(range(len(AGE_BANDS)), [people for _, people, _ in AGE_BANDS], k=count)
     made = []
     for number, band in enumerate(bands, 1):
@@ -168,7 +171,7 @@ def make_citizens(random: Random, count: int) -> tuple[Citizen, ...]:
 
 
 def pick_caller(random: Random, institutions: Sequence[Institution]) -> Institution:
-    """Return an institution that makes requests; a few of them make most of the calls."""
+    """Pick a random institution that makes requests; a few busy institutions are picked most often."""
     callers = [institution for institution in institutions if institution.purpose]
     busy = max(1, round(BUSY_SHARE * len(callers)))
     return random.choice(callers[:busy] if random.random() < BUSY_CALLS else callers[busy:])
@@ -179,7 +182,7 @@ def make_consents(
 ) -> tuple[PlannedConsent, ...]:
     """Return the consents of all citizens; at least one citizen objects to a recipient."""
     grown = [number for number, citizen in enumerate(citizens) if citizen.age >= ADULT_FROM]
-    # The adoption rate counts all citizens, but only grown ones can be users.
+    # ADOPTION is a share of all citizens. Children cannot be users, so the share among the others is higher.
     users = [number for number in grown if random.random() < ADOPTION * len(citizens) / len(grown)] or grown[:1]
     treating = [one.id for one in institutions if one.purpose == "TREAT"]
     made: list[PlannedConsent] = []
@@ -198,7 +201,7 @@ def make_transfers(
     random: Random, count: int, citizens: Sequence[Citizen], consents: Sequence[PlannedConsent],
     institutions: Sequence[Institution],
 ) -> tuple[Transfer, ...]:  # fmt: skip
-    """Return the transfers of a day, with outcomes in the proportions of ``MIX``."""
+    """Return the transfers of a day; ``MIX`` gives the proportions of their outcomes."""
     ranks = list(accumulate(1 / rank**ZIPF for rank in range(1, len(citizens) + 1)))
     objections = [planned for planned in consents if planned.objects]
     refused = {(planned.citizen, planned.recipient) for planned in objections}
@@ -207,7 +210,7 @@ def make_transfers(
     public = [one for one in institutions if one.role == "holder"]
 
     def held(recipient: str, within: tuple[str, ...]) -> tuple[str, str]:
-        """Return a holder other than *recipient*, and one of its categories within these classes."""
+        """Return a holder other than *recipient*, and a category of its data that is in one of the classes *within*."""
         while True:
             source = random.choice(public if random.random() < 0.5 else treating)
             fitting = [code for code in source.categories if code.partition(".")[0] in within]
@@ -215,7 +218,7 @@ def make_transfers(
                 return source.id, random.choice(fitting)
 
     def asked(outcome: str) -> tuple[int, str, str, tuple[str, ...]]:
-        """Return a citizen, a recipient, a purpose and classes of categories for which *outcome* is right."""
+        """Return a citizen, recipient, purpose and data classes; a request for these must have *outcome*."""
         if outcome == "DENY":
             planned = random.choice(objections)
             return planned.citizen, planned.recipient, "TREAT", ALL_CLASSES

@@ -1,7 +1,7 @@
 """Make the calls of the made-up town's day with the client library: register, enrol, grant, transfer, record.
 
-The operator registers the institutions. The relay makes all other calls, as My Healthway's relay does, with the
-rights to act for citizens and to see reasons. Each decision is compared with the outcome that the town expects.
+The operator registers the institutions. The relay makes all other calls, like the relay of My Healthway, Korea's
+health data network. It may act for citizens and see reasons. Each decision is compared with the expected decision.
 """
 
 import time
@@ -35,12 +35,12 @@ _RELAY_RIGHTS = [st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS, st.PARTICIPANT_RIGHT_SEE
 _STATUSES = [
     *[st.TRANSFER_STATUS_RECEIVED] * 97, *[st.TRANSFER_STATUS_FAILED] * 2, st.TRANSFER_STATUS_DEFERRED
 ]  # fmt: skip
-"""What comes of a hundred permitted transfers."""
+"""How a hundred permitted transfers end, as the relay records it."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrafficResult:
-    """How many decisions had each outcome, how many the town did not expect, and how many transfers were recorded."""
+    """The numbers of decisions by outcome, of decisions other than expected, and of recorded transfers."""
 
     outcomes: Counter[str]
     surprises: int
@@ -48,7 +48,7 @@ class TrafficResult:
 
 
 class Traffic:
-    """The town's calls to one daemon, as its operator and as the relay."""
+    """Makes the town's calls to one daemon, some as the operator and the others as the relay."""
 
     def __init__(self, town: Town, operator: Client, relay: Client, out: Output) -> None:
         self._town = town
@@ -83,7 +83,7 @@ class Traffic:
         list(self._out.track(label, _mapped(call, items), len(items)))
 
     def _batched(self, label: Text, items: Sequence[T], call: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:
-        """Call with ``BATCH`` items at a time; return the results of all items."""
+        """Pass *items* to *call* in batches of ``BATCH``; return the results of all items in order."""
         batches = [items[start : start + BATCH] for start in range(0, len(items), BATCH)]
         return list(self._out.track(label, chain.from_iterable(_mapped(call, batches)), len(items)))
 
@@ -134,6 +134,6 @@ class Traffic:
 
 
 def _mapped(call: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """Call with each item, ``IN_FLIGHT`` at a time; yield the results in order."""
+    """Call *call* for each item, on ``IN_FLIGHT`` threads; yield the results in the order of the items."""
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
         yield from pool.map(call, items)
