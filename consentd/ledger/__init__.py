@@ -1,7 +1,7 @@
 """The ledger: leaves, tree, chains, map and statements over one ``Store``.
 
-``layout`` names the rows · ``ledger`` appends and seals, one batch at a time · ``recovery`` opens and compares ·
-``last_signed`` remembers the last signed checkpoint, outside the store · ``map`` holds the map of chain heads,
-``map_history`` earlier versions of it · ``reads`` reads and proves · ``retention`` decides what a pruning retains,
-``pruning`` plans and deletes · ``vault`` holds the keys of persons, and which identifier leads to which tag.
+``layout`` defines the store's rows · ``ledger`` appends and seals, one batch at a time · ``recovery`` opens a ledger
+and compares its rows · ``last_signed`` stores the last signed checkpoint in a file · ``map`` proves chain heads,
+``map_history`` keeps the map at earlier seals · ``reads`` reads and proves entries · ``retention`` decides which
+entries a pruning retains, ``pruning`` deletes the others · ``vault`` has each person's key and each identifier's tag.
 """

@@ -1,11 +1,11 @@
-"""Remember the last signed checkpoint, outside the database, in the file ``last-signed``.
+"""Store the last signed checkpoint outside the ledger's store, in the file ``last-signed``.
 
-A database can be restored from an old backup, but a signature cannot be taken back. So the sequencer writes each signed
-checkpoint to this file before it publishes it. A ledger that is smaller than its last signed checkpoint has lost
-entries that somebody may hold a proof of, and does not open.
+An operator may restore the store from an old backup, but a published signature cannot be withdrawn. So the sequencer
+writes each signed checkpoint to this file before it publishes the checkpoint. A ledger that is smaller than its last
+signed checkpoint has lost entries for which somebody may hold a proof, so the daemon does not open that ledger.
 
-The file holds the signed note itself. It is trusted: a person who can write it can hide a rollback from the daemon,
-though not from a witness or a client.
+The file contains the checkpoint's signed note, and the daemon trusts the file. A person who can write the file can hide
+a rollback from the daemon, but not from a witness or a client.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ _NAME = "last signed checkpoint"
 
 
 def read_last_signed(path: Path) -> bytes | None:
-    """Return the last signed note; None: the file does not exist. Raises StorageError if it cannot be read."""
+    """Return the last signed note; None if the file does not exist. Raises StorageError if the file cannot be read."""
     return read_file_if_exists(path, name=_NAME)
 
 
@@ -36,16 +36,16 @@ def write_last_signed(path: Path, note: bytes) -> None:
 def check_last_signed(
     store: Store, state: State, *, last_signed_path: Path, origin: str, log_verifier: Verifier
 ) -> None:
-    """Check that the last signed checkpoint, of size m, is one of this ledger: m ≤ n, and its root is root(m).
+    """Check that the ledger is not smaller than the last signed checkpoint, and had the same root at that size.
 
     Raises:
-        CorruptionError: it is not, or the file is missing although a checkpoint must have been signed.
+        CorruptionError: size or root is wrong, or the file is missing although a checkpoint must have been signed.
         StorageError: the file or the store cannot be read.
     """
     note = read_last_signed(last_signed_path)
     if note is None:
-        # INVARIANT: a ledger with no seal, or with its first one just written, may have no last signed checkpoint: a
-        # crash fell before its first signature. Signing that same tree again cannot contradict what was signed.
+        # INVARIANT: the file may be missing only if the ledger has no seal, or its last leaf is its first seal. The
+        # daemon then crashed before it wrote the file and published anything, and the next start signs that same tree.
         if state.sealed_size > 0 and not _is_first_seal(store, state):
             where = f"`{last_signed_path}`; {RUNBOOK}"
             raise CorruptionError(f"last signed checkpoint is missing beside a ledger of size {state.size}: {where}")
@@ -54,10 +54,10 @@ def check_last_signed(
 
 
 def verify_last_signed(store: Store, note: bytes, *, size: int, origin: str, log_verifier: Verifier) -> None:
-    """Verify that the last signed checkpoint is one of the tree in *store*, which has *size* leaves.
+    """Verify the signature in *note*, and that the tree in *store*, of *size* leaves, had the note's root at its size.
 
     Raises:
-        CorruptionError: the note does not verify, covers more leaves than there are, or has another root.
+        CorruptionError: the note's signature is wrong, or the note has more leaves than the tree, or another root.
         StorageError: the store cannot be read.
     """
     try:
@@ -76,7 +76,7 @@ def verify_last_signed(store: Store, note: bytes, *, size: int, origin: str, log
 
 
 def _is_first_seal(store: Store, state: State) -> bool:
-    """Report whether the last leaf is the only seal. Then no other tree than the present one can have been signed."""
+    """Report whether the last leaf is the first seal. Only a tree that ends in a seal is signed, so no other was."""
     if state.sealed_size != state.size:
         return False
     try:

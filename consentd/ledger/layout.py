@@ -1,22 +1,22 @@
-"""Keys and values of the ledger's store. Integers in keys are big-endian, so the rows are in the order of the numbers.
+"""Define the keys and values of the ledger's store. Integers in keys are big-endian, so rows are sorted by number.
 
 =====  ==========================================  ====================================================
 first  rest of the key                             value
 =====  ==========================================  ====================================================
 ``S``                                              the state row, ``State``
-``P``                                              what is pruned, ``Pruned``; absent: nothing
+``P``                                              what was pruned, ``Pruned``; no row if nothing was
 ``l``  index u64                                   the leaf
-``t``  level u8 ‖ n u64                            the tile: 1…256 hashes; only the last of a level grows
+``t``  level u8 ‖ n u64                            the tile: 1…256 hashes; only a level's last tile grows
 ``h``  tag[32]                                     count u64 ‖ head[32] of the chain
 ``i``  tag[32] ‖ seq u64                           index u64
-``c``  tag[32] ‖ seq u64                           the statement: form u8 ‖ (salt ‖ statement), see below
+``c``  tag[32] ‖ seq u64                           form u8 ‖ (salt ‖ statement); form: see the constants
 ``m``  bucket u32                                  the map's bucket: (key ‖ value ‖ leaf hash)*
-``r``  bucket // 16 u32                            sixteen bucket roots; zeros: empty
+``r``  bucket // 16 u32                            sixteen bucket roots; zeros if a bucket is empty
 ``q``  request key[32]                             index u64 ‖ time_ms u64 ‖ content hash[32]
 ``x``  time_ms u64 ‖ request key[32]               empty; request rows in the order in which they expire
 =====  ==========================================  ====================================================
 
-Each function ``..._key`` builds the key of one of these rows.
+Each function ``..._key`` builds the key of one kind of row.
 """
 
 from struct import Struct
@@ -24,7 +24,7 @@ from struct import Struct
 STATE = b"S"
 PRUNED = b"P"
 KINDS = tuple(bytes((kind,)) for kind in b"PSchilmqrtx")
-"""The first bytes of keys, in order."""
+"""The first byte of each kind of key, in ascending order."""
 ROOTS_PER_ROW = 16
 
 _U64 = Struct(">Q")
@@ -33,9 +33,9 @@ HEAD = Struct(">Q32s")
 REQUEST = Struct(">QQ32s")
 
 PLAINTEXT = 0
-"""Form of a statement row: salt ‖ statement, not encrypted (public chains)."""
+"""Form of a statement row with salt ‖ statement, not encrypted. Public chains use this form."""
 ENCRYPTED = 1
-"""Form of a statement row: nonce ‖ AES-256-GCM of salt ‖ statement under the person's key."""
+"""Form of a statement row with nonce ‖ AES-256-GCM of salt ‖ statement under the person's key."""
 
 
 def leaf_key(index: int) -> bytes:
@@ -72,7 +72,7 @@ def request_row_key(request_key: bytes) -> bytes:
 
 
 def expiry_key(time_ms: int, request_key: bytes) -> bytes:
-    """Return the key of the row that says when a request row expires. *time_ms* is the time of the entry."""
+    """Return the key of a row that sorts request rows by age. *time_ms*: time of the entry that the request made."""
     return b"x" + _U64.pack(time_ms) + request_key
 
 

@@ -1,8 +1,8 @@
-"""Append to the ledger: one batch of entries, one synced write, one new state.
+"""Append to the ledger: each batch of entries is one synced write, and leads to one new state.
 
-An ``AppendBatch`` collects entries in memory: leaves, chain heads, statements, request rows, and at its end the tiles,
-the state row and, where a seal is due, the map. Readers see none of it before the batch is written, and all of it
-afterwards. A ``Draft`` carries everything that appending needs and that cannot be computed from the state, so the same
+An ``AppendBatch`` collects changed rows in memory: leaves, chain heads, statements, request rows, and finally tiles,
+the state row and, if a seal is due, the map. Readers see none of these rows before the batch is written, and all of
+them afterwards. A ``Draft`` has every value of an entry that cannot be computed from the ledger's state, so the same
 drafts in the same batches give the same bytes in every copy of the ledger.
 
 Only the sequencer's thread builds and commits batches. Source: ledger-format.md, "The commit".
@@ -20,19 +20,19 @@ from consentd.store import Batch, Store
 _STATE = Struct(">BQ32sQQ32sQ32sB")
 _STATE_VERSION = 1
 _EXPIRED_PER_BATCH = 64
-"""Most expired request rows that one batch deletes, so that no batch takes long."""
+"""Maximum number of expired request rows that one batch deletes, so that no batch takes long."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The ledger at one size.
+    """The size of the ledger, and values computed from its leaves at that size.
 
     Attributes:
         size: number of leaves, seals included.
         root: RFC 6962 root of the leaves.
         time_ms: time of the last leaf.
         tags: number of chains that have an entry.
-        map_root: root of the map in the last seal; the empty map's before the first seal.
+        map_root: map root that the last seal states; before the first seal, the root of an empty map.
         sealed_size: size of the tree whose last leaf is the last seal; 0 before the first seal.
         seal_hash: chain hash of the last seal; zeros before the first seal.
         map_bits: the stored map has 2^map_bits buckets; fixed when the ledger is created.
@@ -60,7 +60,7 @@ def decode_state(row: bytes) -> State:
     """Decode the state row.
 
     Raises:
-        CorruptionError: the row is not of a known form.
+        CorruptionError: the row has an unknown form, or an impossible ``map_bits``.
     """
     if len(row) != _STATE.size or row[0] != _STATE_VERSION:
         raise CorruptionError("state row is not of a known form")
@@ -81,9 +81,9 @@ class Draft:
 
     Attributes:
         stored: the statement row: form ‖ (salt ‖ statement), in plaintext or encrypted.
-        request_key: identifies the request, 32 bytes; empty: the request is not remembered.
-        content: hash of the request's content, 32 bytes. A later request with the same key is a repeat if its content
-            is the same, and a conflict otherwise.
+        request_key: identifies the request, 32 bytes; empty if the ledger need not remember the request.
+        content: hash of the request's content, 32 bytes. A later request with the same key is a repetition if its
+            content is the same, and a conflict otherwise.
     """
 
     kind: int
@@ -97,7 +97,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """An entry that was appended. ``leaf_hash`` is RFC 6962's."""
+    """An entry that was appended. ``leaf_hash`` is the hash of ``leaf`` as RFC 6962 defines it."""
 
     index: int
     event: codec.Event
@@ -106,19 +106,19 @@ class Appended:
 
 
 class Ledger:
-    """The ledger over its store.
+    """A ledger: its store, and the values in memory that appending needs.
 
-    The sequencer's thread alone assigns the attributes and changes what they refer to. No lock guards them. ``state``
-    is an immutable value, so any thread may read it; ``head`` reads only the store, so any thread may call it. The
-    scrub reads ``map`` through a call that the sequencer's thread executes.
+    Only the sequencer's thread assigns the attributes and changes the objects in them, so no lock guards them. Any
+    thread may read ``state``, which is an immutable value, and call ``head``, which reads only the store. The scrub
+    reads ``map`` in a call that the sequencer's thread executes.
 
     Attributes:
         state: the state of the last batch that was committed.
-        edge: the right edge of the tree at ``state.size``.
+        edge: the hashes at the right edge of the tree of ``state.size`` leaves, which new leaves extend.
         map: the map of chain heads as of the last seal.
-        sealed_heads: for each tag with entries since the last seal, its (count, head) at that seal; (0, zeros): it had
-            no entry then. History proofs against that seal need them.
-        unsealed: for each such tag, its present (count, head), which the next seal puts into the map.
+        sealed_heads: for each tag with entries after the last seal: (count, head) of the chain at that seal, (0, zeros)
+            if the chain had no entry. Proofs that refer to that seal need these values.
+        unsealed: for each of these tags: the chain's present (count, head), which the next seal puts into the map.
     """
 
     def __init__(self, store: Store, state: State, edge: tiles.Edge, tag_map: TagMap) -> None:
@@ -130,7 +130,7 @@ class Ledger:
         self.unsealed: dict[bytes, tuple[int, bytes]] = {}
 
     def head(self, tag: bytes) -> tuple[int, bytes]:
-        """Return (count, head) of a chain after the last committed batch; (0, zeros): it has no entry."""
+        """Return (count, head) of a chain after the last committed batch; (0, zeros) if the chain has no entry."""
         row = self.store.get(layout.head_key(tag))
         return (0, codec.ZERO_HASH) if row is None else layout.HEAD.unpack(row)
 
@@ -139,14 +139,14 @@ class Ledger:
         return self.sealed_heads[tag] if tag in self.sealed_heads else self.head(tag)
 
     def commit(self, batch: "AppendBatch") -> None:
-        """Write a closed batch with one synced write, and make its state the ledger's.
+        """Write a closed batch with one synced write, then replace the ledger's state by the batch's.
 
         Raises:
             StorageError: the write failed. Whether the batch is stored is unknown, so the ledger must be opened again.
         """
         assert batch.closed is not None, "a batch is closed before it is committed"
         self.store.write(batch.rows)
-        # A crash here: everything is on disk, and no caller has an answer. Recovery finds the entries.
+        # A crash here: the batch is on disk, but no caller got an answer. Recovery finds the batch's entries.
         self.edge = batch.edge
         if batch.sealed:
             self.sealed_heads, self.unsealed = {}, {}
@@ -161,18 +161,18 @@ class AppendBatch:
     """The next entries of the ledger, until they are committed. For the sequencer's thread only.
 
     Attributes:
-        time_ms: time of each of its leaves.
+        time_ms: time of each leaf of the batch.
         index: index of the next leaf.
-        rows: what is written to the store.
-        heads: for each tag with an entry in this batch, (count, head) after its last one.
-        heads_before: for each such tag, (count, head) before its first one.
-        edge: the right edge of the tree; ``close`` replaces it.
+        rows: the changes that ``Ledger.commit`` writes to the store.
+        heads: for each tag with an entry in this batch: (count, head) of the chain after the last of these entries.
+        heads_before: for each of these tags: (count, head) of the chain before this batch.
+        edge: the right edge of the tree before this batch; after ``close``, the right edge with the batch's leaves.
         sealed: whether the batch ends with a seal.
-        closed: the state after this batch; None until ``close``.
+        closed: the ledger's state after this batch; None before ``close``.
     """
 
     def __init__(self, ledger: Ledger, time_ms: int, *, expire_before_ms: int = 0) -> None:
-        """Begin a batch at *time_ms*. It deletes some of the request rows that are older than *expire_before_ms*."""
+        """Begin a batch for leaves of *time_ms*. It also deletes some request rows older than *expire_before_ms*."""
         state = ledger.state
         assert time_ms >= state.time_ms, "leaf times never decrease"
         self.ledger = ledger
@@ -195,18 +195,18 @@ class AppendBatch:
     # -- reads, which include the entries of this batch -----------------------------------------------------------
 
     def head(self, tag: bytes) -> tuple[int, bytes]:
-        """Return (count, head) of a chain; (0, zeros): it has no entry."""
+        """Return (count, head) of a chain; (0, zeros) if the chain has no entry."""
         return self.heads[tag] if tag in self.heads else self.ledger.head(tag)
 
     def recorded(self, request_key: bytes) -> tuple[int, bytes] | None:
-        """Return (index, content hash) of the entry that a request made; None: the request is not remembered."""
+        """Return (index, content hash) of the entry that a request made; None if the request is not remembered."""
         if request_key in self._requests:
             return self._requests[request_key]
         row = self.ledger.store.get(layout.request_row_key(request_key))
         return None if row is None else layout.REQUEST.unpack(row)[::2]
 
     def kind_of(self, tag: bytes, seq: int) -> int | None:
-        """Return the kind of entry *seq* of a chain; None: the chain has no such entry."""
+        """Return the kind of entry *seq* of a chain; None if the chain has no such entry."""
         if (tag, seq) in self._kinds:
             return self._kinds[tag, seq]
         index = self.ledger.store.get(layout.index_key(tag, seq))
@@ -217,13 +217,13 @@ class AppendBatch:
         """Return the entry at *index*.
 
         Raises:
-            ConflictError: it was pruned.
+            ConflictError: the entry was pruned.
             CorruptionError: the ledger has no entry at *index*, though a request row names it.
         """
         if index in self._entries:
             return self._entries[index][0]
         leaf = self.ledger.store.get(layout.leaf_key(index)) or b""
-        # A batch deletes only a few expired request rows, so a row may outlive its entry, which was pruned.
+        # Each batch deletes only a few expired request rows, so a request row may remain after its entry was pruned.
         if not leaf and self.ledger.store.get(layout.PRUNED) is not None:
             raise ConflictError("recorded entry is pruned: ask with a new request_id", "REQUEST_ID_REUSED")
         event = codec.decode_leaf(leaf) if leaf else None
@@ -232,7 +232,7 @@ class AppendBatch:
         return Appended(index, event, leaf, merkle.leaf_hash(leaf))
 
     def statement_row(self, entry: Appended) -> bytes | None:
-        """Return the statement row of an entry; None: it was erased."""
+        """Return the statement row of an entry; None if the statement was erased."""
         if entry.index in self._entries:
             return self._entries[entry.index][1]
         return self.ledger.store.get(layout.statement_key(entry.event.tag, entry.event.seq))
@@ -240,7 +240,7 @@ class AppendBatch:
     # -- writes ---------------------------------------------------------------------------------------------------
 
     def append(self, draft: Draft) -> Appended:
-        """Append an entry. The caller has checked the draft, so this cannot fail."""
+        """Append an entry. The caller has validated the draft, so appending cannot fail."""
         count, head = self.head(draft.tag)
         assert draft.ref <= count, "ref is an earlier entry of the same chain"
         event = codec.Event(draft.kind, self.time_ms, draft.tag, count + 1, head, draft.commit, draft.ref)
@@ -267,7 +267,7 @@ class AppendBatch:
         return appended
 
     def is_seal_due(self) -> bool:
-        """Report whether there is an entry that no seal covers yet. There are never two seals in a row."""
+        """Report whether an entry was appended after the last seal. So no seal directly follows another seal."""
         return self.index > self.ledger.state.sealed_size
 
     def seal(self) -> None:
@@ -285,7 +285,7 @@ class AppendBatch:
         self._seal = (seal.map_root, codec.chain_hash(leaf))
 
     def close(self) -> State:
-        """Add the new leaves to the tree, put tiles and state row into the batch, and return the new state."""
+        """Add the new leaves to the tree, put tiles and state row into ``rows``, and return the new state."""
         before = self.ledger.state
         self.edge, changed = self.ledger.edge.append(self._leaf_hashes)
         for (level, n), tile in changed.items():

@@ -1,7 +1,7 @@
 """The map of all chain heads: its buckets are in the store, the hashes above the buckets are in memory.
 
-The memory is 2^(map_bits + 1) · 32 bytes, for any number of tags (8 MiB at 17 bits). On average a bucket holds
-tags / 2^map_bits entries. Only the sequencer's thread may update the map or prove from it.
+The hashes take 2^(map_bits + 1) · 32 bytes of memory, for any number of tags (8 MiB at 17 bits). On average a bucket
+has tags / 2^map_bits entries. Only the sequencer's thread may update the map or prove from it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,17 +14,17 @@ from consentd.store import Batch, Store, prefix_end
 
 
 class TagMap:
-    """The Patricia tree over all tags, as of the last seal.
+    """The map at the last seal: a Patricia tree that leads from each tag to the (count, head) of its chain.
 
     Attributes:
         top: the hashes above the buckets.
-        history: the map at earlier seals, so that a proof can refer to one of them; None: no earlier map is held.
+        history: the map at earlier seals, for proofs that refer to such a seal; None if earlier maps are not needed.
     """
 
     __slots__ = ("_store", "history", "top")
 
     def __init__(self, store: Store, map_bits: int) -> None:
-        """Load the bucket roots and compute the hashes above them. It takes 1 s at 20 bits, for any number of tags.
+        """Load the bucket roots and compute the hashes above them. Takes 1 s at 20 bits, for any number of tags.
 
         Raises:
             CorruptionError: a row of bucket roots has a wrong length or key.
@@ -40,8 +40,8 @@ class TagMap:
     def update(self, heads: Mapping[bytes, tuple[int, bytes]], batch: Batch, size: int = 0) -> None:
         """Set the (count, head) of every tag of *heads*, and put the changed rows into *batch*.
 
-        The hashes in memory change at once. If the batch is then not written, they no longer match the store; for this
-        reason a failed write stops the sequencer.
+        The hashes in memory change immediately, before *batch* is written. If that write fails, the hashes no longer
+        match the store; for this reason a failed write stops the sequencer.
 
         Args:
             size: size of the tree whose last leaf will be the new seal. Only ``history`` needs it.
@@ -73,13 +73,13 @@ class TagMap:
             batch.put(layout.roots_key(group), row)
 
     def prove(self, tag: bytes, size: int | None = None) -> tuple[bool, bytes]:
-        """Prove that the map has *tag*, or that it does not have it; return (is present, proof).
+        """Prove whether the map has *tag*; return (whether the map has the tag, proof of that answer).
 
         Args:
-            size: prove from the map at the seal that is the last leaf of the tree of this size; None: at the last seal.
+            size: prove from the map at the seal that is the last leaf of the tree of this size; None for the last seal.
 
         Raises:
-            StorageError: the map at that seal is not held.
+            StorageError: ``history`` does not have the map at that seal.
             CorruptionError: a stored bucket does not have the root that is in memory.
         """
         key = codec.map_key(tag)

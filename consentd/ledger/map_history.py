@@ -2,19 +2,20 @@
 
 The store and ``TagMap`` have the map at the last seal. A checkpoint is published only after witnesses have cosigned it,
 and by then later seals have changed the map. So for each seal whose checkpoint is published, or may be published, there
-is a *layer*: the buckets and the hashes above them that later seals replaced, with their old content. What a layer does
-not have is the same in the layer of the next such seal, and after the last layer in the map itself.
+is a *layer*: the old content of the buckets, and of the hashes above the buckets, that later seals replaced. A bucket
+or hash that a layer lacks is looked up in the next layer, and after the last layer in the map itself.
 
 Example: seals at sizes 10, 20 and 30; the checkpoint of size 10 is published. Seal 20 changed bucket 3, seal 30 changed
 buckets 3 and 5. The layer of size 10 has bucket 3 as it was before seal 20. The layer of size 20 has buckets 3 and 5 as
-they were before seal 30. If nobody needs size 20, its layer is merged into the layer of size 10: that keeps its own
-bucket 3, and gets bucket 5. So there are never more than three layers, and each is at most as large as the map.
+they were before seal 30. If nobody needs size 20, its layer is merged into the layer of size 10, which keeps its
+own bucket 3 and gets bucket 5. So there are never more than three layers: for the published checkpoint, for the
+checkpoint that waits for cosignatures, and for the latest seal before the last one.
 
-Why not prove only from the last seal? Its checkpoint may never be published, and while the witnesses do not answer,
-nothing could be proven. Why not a copy of the map? For 52 million people it takes 10 GB.
+Why not prove only from the last seal? The checkpoint of the last seal is not published yet, and while the witnesses do
+not answer, nothing could be proven. Why not copy the map? For 52 million people a copy takes 10 GB.
 
-When all layers together exceed *limit_bytes*, they are dropped. Then nothing can be proven against the published
-checkpoint until the next one is published. Only the sequencer's thread uses this, as with the map.
+If all layers together exceed *limit_bytes*, all of them are dropped. Then no chain head can be proven until the next
+checkpoint is published. Only the sequencer's thread uses this module.
 """
 
 from collections.abc import Mapping
@@ -23,8 +24,8 @@ from collections.abc import Set as AbstractSet
 from consentd.core import bucketed
 
 LIMIT_BYTES = 256 << 20
-_SLOT_BYTES = 180  # of a slot in a dict, keys and all
-_BUCKET_BYTES = 150  # of a bucket in a dict, beside its own bytes
+_SLOT_BYTES = 180  # memory of one hash in ``slots``, with its key and its place in the dict
+_BUCKET_BYTES = 150  # memory of one bucket in ``buckets``, without the bucket's own bytes
 
 
 class MapAt:
@@ -41,12 +42,12 @@ class MapAt:
         self._layers = layers
 
     def bucket(self, number: int) -> bytes | None:
-        """Return a bucket's content at that seal; None: it has not changed, so the map has it."""
+        """Return a bucket's content at that seal; None if it has not changed since, so that the store has it."""
         return next((layer.buckets[number] for layer in self._layers if number in layer.buckets), None)
 
 
 class _Layer:
-    """What the seals after this layer's seal replaced, up to the next layer's seal, with the old content."""
+    """The old content that seals replaced after this layer's seal, up to and including the next layer's seal."""
 
     __slots__ = ("_bucket_bytes", "buckets", "size", "slots")
 
@@ -58,7 +59,7 @@ class _Layer:
         self._add(buckets)
 
     def merge(self, later: "_Layer") -> None:
-        """Add the content of the next layer, except what this layer has already, because this layer's is older."""
+        """Add the next layer's buckets and hashes. Those that this layer has already remain, because they are older."""
         self._add(later.buckets)
         self.slots = {**later.slots, **self.slots}
 
@@ -88,7 +89,7 @@ class MapHistory:
         self._layers: list[_Layer] = []
 
     def record(self, size: int, buckets: Mapping[int, bytes], top: bucketed.Top) -> None:
-        """Record what the next seal, at *size*, replaces in the map. Called before the map changes.
+        """Record the content that the next seal, at *size*, will replace. Must be called before the map changes.
 
         Args:
             buckets: the old content of the buckets that change.
@@ -99,7 +100,7 @@ class MapHistory:
         self.size = size
 
     def keep(self, sizes: AbstractSet[int]) -> None:
-        """Drop the layers of all seals but those at *sizes*. The map at the last seal needs no layer."""
+        """Keep the layers of the seals at *sizes*, and merge each other layer into the kept layer before it, if any."""
         kept: list[_Layer] = []
         for layer in self._layers:
             if layer.size in sizes:
@@ -111,7 +112,7 @@ class MapHistory:
             self._layers = []
 
     def at(self, size: int, present: bucketed.Top) -> MapAt | None:
-        """Return the map at the seal at *size*; None: it is not held. *present*: the hashes at the last seal."""
+        """Return the map at the seal at *size*; None if it has no layer. *present*: the hashes at the last seal."""
         for number, layer in enumerate(self._layers):
             if layer.size == size:
                 return MapAt(present, self._layers[number:])

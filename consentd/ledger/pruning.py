@@ -1,11 +1,12 @@
-"""Plan a pruning, and delete what ``retention`` does not retain. Proofs among the remaining entries stay valid.
+"""Plan a pruning, and delete the entries that ``retention`` does not retain. Proofs of remaining entries stay valid.
 
 A pruning has a *start*: the size of the tree at the last seal before the first leaf that is retained. The *minimum
-index* is the start rounded down to a whole bundle. Below the minimum index the leaves remain of all public chains, and
-of each person the first entry (ENROL), keys, and the last entry, where the history then begins. All tiles remain.
+index* is the start rounded down to a whole bundle of 256. Below the minimum index these leaves remain: all leaves of
+public chains, and of each person's chain the entries of kinds ENROL, KEY and ERASURE and the last entry before the
+start, at which the remaining history begins. All tiles remain.
 
-The order of steps: first a LEDGER entry states the pruning; only after a published checkpoint covers that entry is
-anything deleted. A pruning that was interrupted is repeated as a whole, because deleting a row twice changes nothing.
+First a LEDGER entry states the pruning. Rows are deleted only after a published checkpoint covers that entry. An
+interrupted pruning is repeated from its beginning, because deleting a row twice changes nothing.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -22,14 +23,14 @@ from consentd.statements import values
 from consentd.store import Batch, Store, prefix_end
 
 BATCH_ROWS = 500
-"""Rows deleted in one batch. It takes a few milliseconds, in which no entry is appended."""
+"""Number of rows after which a batch is written. The write takes a few milliseconds, in which no entry is appended."""
 PROGRESS_CHAINS = 1_000
-"""Chains that are read between two reports of progress."""
+"""Number of chains that are read between two reports of progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Index and kind of the first leaf that is retained: why the start is not larger.
+    """Index and kind of the first retained leaf, because of which the start is not larger.
 
     Kind 0: the leaf is retained only because it is not older than the pruning's time.
     """
@@ -41,7 +42,7 @@ class Stop:
 def plan_pruning(
     store: Store, vault: Vault, *, kept_from_ms: int, size: int
 ) -> Generator[int, None, tuple[Pruned, Stop]]:
-    """Determine how far a ledger of *size* leaves can be pruned. Changes nothing.
+    """Return how far a ledger of *size* leaves can be pruned, and the leaf that limits the pruning. Changes nothing.
 
     Yields the number of chains read so far, every ``PROGRESS_CHAINS`` chains.
 
@@ -72,7 +73,7 @@ def _tags(store: Store) -> Iterator[bytes]:
 
 
 def _read_person(store: Store, vault: Vault, tag: bytes, before: int | None = None) -> list[OpenedEntry] | None:
-    """Return the stored entries of a person's chain; None: it is public, or its first index is *before* or larger."""
+    """Return the stored entries of a person's chain; None if it is public, or its first index is not below *before*."""
     first = store.get(layout.index_key(tag, 1))
     if first is None:
         raise CorruptionError("chain has lost its first entry")
@@ -94,7 +95,7 @@ def _open(vault: Vault, entry: reads.StoredEntry) -> OpenedEntry:
 
 
 def _first_since(store: Store, time_ms: int, low: int, high: int) -> int:
-    """Return the index of the first leaf of *time_ms* or later in [*low*, *high*); *high*: there is none."""
+    """Return the index of the first leaf of *time_ms* or later in [*low*, *high*); *high* if there is none."""
     while low < high:
         middle = (low + high) // 2
         if codec.decode_leaf(reads.read_leaf(store, middle)).time_ms < time_ms:
@@ -105,7 +106,7 @@ def _first_since(store: Store, time_ms: int, low: int, high: int) -> int:
 
 
 def _sealed_size_before(store: Store, index: int) -> int:
-    """Return the size of the tree whose last leaf is the last seal before *index*; 0: there is none."""
+    """Return the size of the tree whose last leaf is the last seal before *index*; 0 if there is none."""
     for key, leaf in store.scan(layout.leaf_key(0), layout.leaf_key(index), reverse=True):
         if isinstance(codec.decode_leaf(leaf), codec.Seal):
             return layout.decode_u64(key) + 1
@@ -114,7 +115,7 @@ def _sealed_size_before(store: Store, index: int) -> int:
 
 @dataclass(slots=True)
 class Deleted:
-    """How much a pruning has deleted so far: chains that were read, leaves, statements."""
+    """Progress of a pruning: the numbers of chains read, of leaves deleted and of statements deleted."""
 
     chains: int = 0
     leaves: int = 0
@@ -122,10 +123,10 @@ class Deleted:
 
 
 def delete_in_batches(store: Store, vault: Vault, pruned: Pruned) -> Iterator[tuple[Batch, Deleted]]:
-    """Yield the batches that delete what *pruned* does not retain, each with the count up to then.
+    """Yield the batches that delete the rows not retained by *pruned*, each with the progress including that batch.
 
-    The caller writes each batch before it asks for the next one. A caller that wants only the counts writes none. The
-    first batch stores *pruned* as unfinished, the last one as finished.
+    The caller writes each batch before it asks for the next one. A caller that wants only the numbers writes none.
+    The first batch stores *pruned* as unfinished, the last one as finished.
     """
     _, prunings = retention.read_stated_prunings(store)
     done, batch = Deleted(), Batch()
@@ -156,8 +157,8 @@ def _delete_chain(
     batch: Batch, done: Deleted, tag: bytes, chain: Sequence[OpenedEntry], pruned: Pruned, retained: set[int]
 ) -> None:
     last_below = max((entry.event.seq for entry in chain if entry.index < pruned.start), default=0)
-    # An entry that was appended after the plan may refer to an entry below the start. From that entry on, no leaf of
-    # the chain is deleted.
+    # An entry that was appended after the plan may refer to an entry below the start, which is then retained. From the
+    # first retained entry on, no leaf of the chain is deleted.
     needed = [entry.index for entry in chain if entry.event.seq in retained and entry.event.kind not in NEVER_PRUNED]
     end = min([pruned.minimum, *needed])
     for entry in chain:

@@ -1,8 +1,8 @@
-"""Read the ledger, and prove what was read: plan which tiles are needed, read them at once, compute the proof.
+"""Read entries, and prove them: plan which tiles a proof needs, read these tiles in one call, compute the proof.
 
 Every function but ``prove_heads`` may run on any thread while the sequencer writes. Leaves and statements never change,
-and a tile only grows at its end, so what a checkpoint covers always reads the same, until it is pruned. The map
-changes with each seal; so ``prove_heads`` runs on the sequencer's thread.
+and a tile only grows at its end, so entries that a checkpoint covers read the same until they are pruned or erased. The
+map changes with each seal, so ``prove_heads`` must run on the sequencer's thread.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ Tiles = Mapping[tuple[int, int], bytes]
 
 @dataclass(frozen=True, slots=True)
 class StoredEntry:
-    """A stored entry of a chain. ``row`` is its statement row, plaintext or encrypted; None: it was deleted."""
+    """A stored entry of a chain. ``row`` is its statement row, plaintext or encrypted; None if it was deleted."""
 
     index: int
     leaf: bytes
@@ -31,7 +31,7 @@ class StoredEntry:
 
 
 def read_tiles(store: Store, plan: Sequence[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
-    """Return the tiles at these (level, n), read at once; a missing one is left out."""
+    """Return the tiles at these (level, n), all read in one call. Missing tiles are left out."""
     rows = store.multi_get([layout.tile_key(level, n) for level, n in plan])
     return {coordinates: row for coordinates, row in zip(plan, rows, strict=True) if row is not None}
 
@@ -45,7 +45,7 @@ def read_leaf(store: Store, index: int) -> bytes:
 
 
 def leaf_hash_at(store: Store, index: int) -> bytes:
-    """Return the leaf hash that the tree has at *index*; the leaf itself may be pruned. Raises as ``read_leaf``."""
+    """Return the hash of leaf *index*, read from a tile because the leaf may be pruned. Raises as ``read_leaf``."""
     n, at = divmod(index, tiles.TILE_WIDTH)
     leaf_hash = (store.get(layout.tile_key(0, n)) or b"")[at * 32 : at * 32 + 32]
     if len(leaf_hash) != 32:
@@ -54,10 +54,10 @@ def leaf_hash_at(store: Store, index: int) -> bytes:
 
 
 def read_leaves(store: Store, start: int, end: int, *, with_gaps: bool = False) -> list[bytes]:
-    """Return the leaves in [*start*, *end*). *with_gaps*: some may be pruned, and each of these is ``b""``.
+    """Return the leaves in [*start*, *end*). With *with_gaps*, each pruned leaf is ``b""``.
 
     Raises:
-        CorruptionError: one is missing, and *with_gaps* is false.
+        CorruptionError: a leaf is missing, and *with_gaps* is false.
     """
     found = dict(scan_leaves(store, start, end))
     if not with_gaps and len(found) != end - start:
@@ -67,7 +67,7 @@ def read_leaves(store: Store, start: int, end: int, *, with_gaps: bool = False) 
 
 
 def verify_leaves(store: Store, start: int, end: int) -> None:
-    """Verify that the stored leaves in [*start*, *end*) have the hashes that the tree has. 1.5 µs a leaf.
+    """Verify that the stored leaves in [*start*, *end*) have the hashes that the tiles have. Takes 1.5 µs a leaf.
 
     Raises:
         CorruptionError: a leaf is missing or has another hash; the message names its index.
@@ -89,7 +89,7 @@ def scan_leaves(store: Store, start: int, end: int) -> Iterator[tuple[int, bytes
 
 
 def root_at(store: Store, size: int) -> bytes:
-    """Return the root of the first *size* leaves."""
+    """Return the root of the tree of the first *size* leaves."""
     return _finish(lambda found: tiles.root(size, found), store, tiles.plan_root(size))
 
 
@@ -105,10 +105,10 @@ def prove_inclusion(store: Store, index: int, size: int) -> list[bytes]:
 
 
 def prove_consistency(store: Store, first: int, second: int) -> list[bytes]:
-    """Return the proof that the tree of *first* leaves is a prefix of that of *second*.
+    """Return the proof that the tree of *first* leaves is a prefix of the tree of *second* leaves.
 
     Raises:
-        InvalidError: not 1 ≤ first ≤ second.
+        InvalidError: 1 ≤ *first* ≤ *second* does not hold.
     """
     if not 1 <= first <= second:
         raise InvalidError(f"tree sizes are not in order: `{first}` and `{second}`")
@@ -117,11 +117,11 @@ def prove_consistency(store: Store, first: int, second: int) -> list[bytes]:
 
 
 def read_entry(store: Store, tag: bytes, seq: int) -> StoredEntry:
-    """Return entry *seq* of a chain, with three point reads: a third of the time of ``read_chain``.
+    """Return entry *seq* of a chain. The three point reads take a third of the time of ``read_chain``.
 
     Raises:
         NotFoundError: the chain has no such entry.
-        CorruptionError: the leaf is not that entry of that chain.
+        CorruptionError: the leaf at the entry's index is another entry.
     """
     index_row = store.get(layout.index_key(tag, seq))
     if index_row is None:
@@ -134,7 +134,7 @@ def read_chain(store: Store, tag: bytes, first: int, last: int = codec.MAX_SEQ) 
     """Yield entries *first* … *last* of a chain, in order; fewer where the chain ends before *last*.
 
     Raises:
-        CorruptionError: an entry is missing between two others, or a leaf is not that entry of that chain.
+        CorruptionError: an entry between two others is missing, or the leaf at an entry's index is another entry.
         StorageError: an entry was pruned during the read.
     """
     for expected, entry in enumerate(read_chain_with_gaps(store, tag, first, last), first):
@@ -144,7 +144,7 @@ def read_chain(store: Store, tag: bytes, first: int, last: int = codec.MAX_SEQ) 
 
 
 def _broken(store: Store, index: int) -> ConsentdError:
-    """Return the error for a chain that lacks an entry. In a pruned store, a pruning has deleted it during the read."""
+    """Return the error for a chain that lacks an entry. If the store is pruned, a pruning deleted that entry."""
     if store.get(layout.PRUNED) is not None:
         return StorageError("entries were pruned while they were read; repeat the call")
     return CorruptionError(f"chain is broken at index {index}")
@@ -162,7 +162,7 @@ def read_chain_with_gaps(store: Store, tag: bytes, first: int = 1, last: int = c
 
 
 def _entry(store: Store, tag: bytes, seq: int, index: int, leaf: bytes | None, row: bytes | None) -> StoredEntry:
-    """Return the entry that was read, after a check that the leaf is entry *seq* of the chain of *tag*."""
+    """Verify that *leaf* is entry *seq* of the chain of *tag*, and return the entry with its statement row."""
     if leaf is None:
         raise _broken(store, index)
     event = codec.decode_leaf(leaf)
@@ -172,7 +172,7 @@ def _entry(store: Store, tag: bytes, seq: int, index: int, leaf: bytes | None, r
 
 
 def first_after_gaps(store: Store, tag: bytes) -> int:
-    """Return the smallest seq from which no entry of a chain is missing: 1, unless some were pruned."""
+    """Return the smallest seq from which on no entry of a chain is missing. It is 1 unless entries were pruned."""
     if store.get(layout.PRUNED) is None:
         return 1
     first = after = 1
@@ -185,7 +185,7 @@ def first_after_gaps(store: Store, tag: bytes) -> int:
 
 
 def read_chain_back(store: Store, tag: bytes, last: int, page: int = 256) -> Iterator[StoredEntry]:
-    """Yield the entries of a chain from *last* down to ``first_after_gaps``, read a page at a time."""
+    """Yield the entries of a chain from *last* down to ``first_after_gaps``. Reads *page* entries at a time."""
     whole = first_after_gaps(store, tag)
     while last >= whole:
         first = max(whole, last - page + 1)
@@ -199,7 +199,7 @@ def is_plaintext(entry: StoredEntry) -> bool:
 
 
 def open_entry(vault: Vault, entry: StoredEntry) -> tuple[bytes, bytes] | None:
-    """Return (salt, statement) of an entry; None: the statement was deleted, or its key was destroyed.
+    """Return (salt, statement) of an entry; None if the statement was deleted, or its data key was destroyed.
 
     Raises:
         CorruptionError: the stored statement is not the one that the leaf commits to.
@@ -212,10 +212,10 @@ def open_entry(vault: Vault, entry: StoredEntry) -> tuple[bytes, bytes] | None:
 
 @dataclass(frozen=True, slots=True)
 class HeadProofs:
-    """The heads of some chains at one seal, the last leaf of the tree of *size* leaves.
+    """The heads of some chains at one seal, with proofs. The seal is the last leaf of the tree of *size* leaves.
 
     Attributes:
-        chains: tag → (count, head, map proof); count 0: the map does not have the tag.
+        chains: tag → (count, head, map proof); count is 0 if the map does not have the tag.
     """
 
     size: int
@@ -224,7 +224,7 @@ class HeadProofs:
 
 
 def head_at(store: Store, tag: bytes, size: int) -> tuple[int, bytes]:
-    """Return (count, head) of a chain in the tree of the first *size* leaves. Reads each of its later entries."""
+    """Return (count, head) of a chain in the tree of the first *size* leaves. Reads the index of each later entry."""
     for key, row in store.scan(layout.index_key(tag, 1), layout.index_key(tag, codec.MAX_SEQ), reverse=True):
         index = layout.decode_u64(row)
         if index < size:
@@ -233,10 +233,10 @@ def head_at(store: Store, tag: bytes, size: int) -> tuple[int, bytes]:
 
 
 def prove_heads(ledger: Ledger, tags: Sequence[bytes], size: int | None = None) -> HeadProofs:
-    """Prove the heads of these chains at a seal. Runs on the sequencer's thread, between two batches.
+    """Prove the heads of these chains at a seal. Must run on the sequencer's thread, between two batches.
 
     Args:
-        size: size of the tree whose last leaf is the seal; None: at the last seal.
+        size: size of the tree whose last leaf is the seal; None for the last seal.
 
     Raises:
         NotFoundError: the ledger has no seal.

@@ -1,8 +1,8 @@
-"""Open a ledger: recompute tree and map from the stored rows, and compare them with what was stored and signed.
+"""Open a ledger: compute the roots of tree and map from stored rows, and compare them with the stored and signed roots.
 
-The work depends on the height of the tree and the number of map buckets, not on the number of entries. Two differences
-are ordinary after a crash, and recovery continues: a store larger than its last signed checkpoint, and entries after
-the last seal. No crash causes the other differences, so each of them is refused. Source: ledger-format.md, "Opening".
+The work depends on the height of the tree and the number of map buckets, not on the number of entries. After a
+crash, a store may be larger than its last signed checkpoint and have entries after its last seal; such a ledger opens.
+No crash causes any other difference, so a ledger with another one does not open. Source: ledger-format.md, "Opening".
 """
 
 from pathlib import Path
@@ -19,11 +19,11 @@ from consentd.store import Store
 
 
 def open_ledger(store: Store, *, last_signed_path: Path, origin: str, log_verifier: Verifier, map_bits: int) -> Ledger:
-    """Open the ledger in *store*; where the store is empty, return an empty ledger.
+    """Open the ledger in *store*; if the store is empty, return an empty ledger.
 
     Args:
         origin: the ledger's name; a last signed checkpoint of another origin is refused.
-        map_bits: number of bits of the map, for an empty ledger; a ledger with leaves keeps the number it has.
+        map_bits: the map of an empty ledger gets 2^map_bits buckets; a ledger with leaves keeps its number of buckets.
 
     Raises:
         StorageError: the store or the last signed checkpoint cannot be read.
@@ -70,7 +70,7 @@ def _check_seal(store: Store, state: State) -> None:
 
 
 def _recover_unsealed(ledger: Ledger) -> None:
-    """Read the entries after the last seal: the next seal must put their chain heads into the map."""
+    """Read the entries after the last seal, because the next seal must put their chain heads into the map."""
     start, end = ledger.state.sealed_size, ledger.state.size
     for index, leaf in enumerate(read_leaves(ledger.store, start, end), start):
         event = _decode(leaf, index)

@@ -1,18 +1,17 @@
-"""Read what the ledger has pruned, and decide what of a person's chain a pruning retains.
+"""Read what the ledger has pruned, and decide which entries of a person's chain a pruning retains.
 
-A pruning has a time T. It retains an entry of a person if the entry is of T or later, or if something of T or later
-depends on it. In detail, it retains:
+A pruning has a time T. It retains all entries of time T or later. Of the earlier entries it retains:
 
-- each consent, with every change to it, unless the consent left the policy table before T: it was withdrawn, or it had
-  ended and an earlier pruning dropped it from the table. A consent is also retained until the time up to which
-  recipients may keep what it gave them.
-- each key, unless the key was retired before T and signed nothing that is retained.
+- the entries of each consent, unless the consent was removed from the policy table before T. A withdrawal removes a
+  consent; a pruning removes the consents that have ended before its time. The entries of a removed consent are still
+  retained while recipients may keep the data that they got by this consent.
+- the entries of each key, unless the key was retired before T and signed no retained entry.
 - each entry that a retained entry refers to.
-- each entry of a kind whose end this version cannot determine: disputes, duties, and every unknown kind.
+- each entry of a kind for which this version cannot determine an end: disputes, duties, and every unknown kind.
 
-So every decision since T can be evaluated again from the retained entries, and every signature verified. The
-*statements* of all other entries are deleted. Their *leaves* are deleted only below the minimum index: ``pruning`` says
-where that is, and which leaves remain below it. Source: ledger-format.md, "Pruning".
+So the retained entries suffice to evaluate every decision since T again, and to verify every retained signature. The
+*statements* of all other entries are deleted. Their *leaves* are deleted only below the minimum index, which
+``pruning`` defines. Source: ledger-format.md, "Pruning".
 """
 
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from consentd.store import Store
 
 _CONSENT_KINDS = frozenset({EntryKind.GRANT, EntryKind.AMEND, EntryKind.PAUSE, EntryKind.RESUME, EntryKind.REVOKE})
 NEVER_PRUNED = frozenset({EntryKind.ENROL, EntryKind.KEY})
-"""Kinds whose leaf and statement remain below the minimum index too: the table is rebuilt from them."""
+"""Kinds whose leaves and statements are never deleted, because the policy table is rebuilt from them."""
 
 _FORMAT = 1
 _ROW = Struct(">BQQB")
@@ -39,16 +38,16 @@ _ROW = Struct(">BQQB")
 
 
 def read_pruned(store: Store) -> Pruned:
-    """Return what a store no longer holds. While a pruning runs, some of it may still be there.
+    """Return what was pruned from a store. While a pruning runs, some of its rows may not be deleted yet.
 
     Raises:
-        CorruptionError: the row is not of a known form.
+        CorruptionError: the row has an unknown form.
     """
     return _read_row(store)[0]
 
 
 def is_finished(store: Store) -> bool:
-    """Report whether everything that ``read_pruned`` names has been deleted. Raises as that."""
+    """Report whether the pruning that ``read_pruned`` returns has deleted all its rows. Raises as ``read_pruned``."""
     return _read_row(store)[1]
 
 
@@ -63,13 +62,13 @@ def _read_row(store: Store) -> tuple[Pruned, bool]:
 
 
 def encode_pruned(pruned: Pruned, *, finished: bool) -> bytes:
-    """Encode the row that ``read_pruned`` reads."""
+    """Encode the row that ``read_pruned`` reads. *finished*: the pruning has deleted all its rows."""
     return _ROW.pack(_FORMAT, pruned.kept_from_ms, pruned.start, finished)
 
 
 @dataclass(frozen=True, slots=True)
 class StatedPruning:
-    """A pruning that a LEDGER entry states; *index* and *time_ms* are the entry's."""
+    """A pruning that a LEDGER entry states; *index* and *time_ms* are those of the entry."""
 
     index: int
     time_ms: int
@@ -100,11 +99,11 @@ def read_stated_prunings(store: Store) -> tuple[int, list[StatedPruning]]:
 
 @dataclass(frozen=True, slots=True)
 class OpenedEntry:
-    """An entry of a person's chain, with its statement decrypted; None: it was deleted.
+    """An entry of a person's chain, with its decrypted statement, which is None if the statement was deleted.
 
     Attributes:
-        times: of a GRANT or AMEND with a statement; else None.
-        key: the key that a KEY entry names, and whether it is retired; else None.
+        times: the times that a GRANT or AMEND states; None for another kind, or without a statement.
+        key: the key that a KEY entry names, and whether the entry retires it; None as for *times*.
     """
 
     index: int
@@ -119,10 +118,10 @@ class _Consent:
     """A consent: its GRANT and every later entry that changes it.
 
     Attributes:
-        seqs: of all its entries.
-        versions: the index of each GRANT and AMEND, and its times.
-        revoked_ms: time of its REVOKE; None: it was not revoked.
-        has_all_statements: no statement of it was deleted.
+        seqs: the seqs of all entries of the consent.
+        versions: for each GRANT and AMEND: its index, and the times that it states.
+        revoked_ms: time of the REVOKE; None if the consent was not revoked.
+        has_all_statements: no statement of the consent was deleted.
     """
 
     seqs: list[int] = field(default_factory=list)
@@ -141,9 +140,9 @@ class _Consent:
             self.versions.append((entry.index, entry.times))
 
     def left_table_ms(self, prunings: Sequence[StatedPruning]) -> int | None:
-        """Return when the policy table dropped the consent; None: it has not.
+        """Return when the consent was removed from the policy table; None if it is still in the table.
 
-        A REVOKE drops it at once. A consent that has ended is dropped by the next pruning whose time is after its end.
+        A REVOKE removes a consent immediately. A consent that has ended is removed by the next pruning of a later time.
         """
         if self.revoked_ms is not None:
             return self.revoked_ms
@@ -154,9 +153,9 @@ class _Consent:
         return None
 
     def is_prunable(self, kept_from_ms: int, prunings: Sequence[StatedPruning]) -> bool:
-        """Report whether the consent left the table before *kept_from_ms*, and no recipient may keep data longer."""
+        """Report whether before *kept_from_ms* the consent left the table, and recipients had to delete its data."""
         if not self.has_all_statements:
-            # An earlier pruning deleted a part, so the rest may go; without the statements no end can be computed.
+            # Without all statements no end can be computed. An earlier pruning deleted some, so the others may go too.
             return self.revoked_ms is None or self.revoked_ms < kept_from_ms
         left_ms = self.left_table_ms(prunings)
         if left_ms is None or left_ms >= kept_from_ms:
@@ -168,14 +167,14 @@ def retained_seqs(chain: Sequence[OpenedEntry], kept_from_ms: int, prunings: Seq
     """Return the seqs of the entries of a person's chain that a pruning of time *kept_from_ms* retains.
 
     Example, with T = *kept_from_ms*: seq 1 ENROL, 2 GRANT, 3 ACCESS that relies on 2, 4 REVOKE of 2, all before T; 5
-    GRANT and 6 ACCESS since T. The result is {5, 6}: the consent of 2 was revoked before T and nothing retained refers
-    to it. Had 6 relied on 2, the result would be {2, 4, 5, 6}. ENROL is not in it, because ``NEVER_PRUNED`` covers it.
+    GRANT and 6 ACCESS since T. The result is {5, 6}: the consent of 2 was revoked before T, and no retained entry
+    refers to it. If 6 relied on 2, the result is {2, 4, 5, 6}. ENROL is not in it, because ``NEVER_PRUNED`` covers it.
 
     Args:
-        prunings: those stated before this one.
+        prunings: the prunings stated before this one.
     """
     retained: set[int] = set()
-    consent_of: dict[int, _Consent] = {}  # by the seq of each of its entries
+    consent_of: dict[int, _Consent] = {}  # seq of each entry of a consent → the consent
     for entry in chain:
         event = entry.event
         if event.time_ms >= kept_from_ms:
@@ -197,9 +196,9 @@ def retained_seqs(chain: Sequence[OpenedEntry], kept_from_ms: int, prunings: Seq
 
 
 def _with_dependencies(retained: set[int], chain: Sequence[OpenedEntry], consent_of: dict[int, _Consent]) -> set[int]:
-    """Return *retained* with every entry that one of them needs, directly or through another.
+    """Return *retained* and every entry that a retained entry needs, directly or through other entries.
 
-    An entry needs the entry that it refers to, with the whole consent of that, and the keys that signed it.
+    An entry needs the entry that it refers to, all entries of that entry's consent, and the entries of its signing key.
     """
     by_seq = {entry.event.seq: entry for entry in chain}
     key_seqs: dict[bytes, set[int]] = {}

@@ -1,8 +1,8 @@
-"""The vault: the data key of each person, and which identifier leads to which tag.
+"""The vault: the data key of each person, and for each identifier the tag, which names the person's chain.
 
-An erasure destroys these. Without the data key nobody can read the person's statements, but every proof stays valid. So
-the vault is a store of its own, which is never in the ledger's backups. It is trusted: a person who can read the vault
-and has the vault key can read every statement.
+An erasure deletes both. Without the data key nobody can read the person's statements, but every proof stays valid. A
+backup would still have the key, so the vault is a store of its own, which is never in the ledger's backups. The vault
+is trusted: a person who can read the vault and has the vault key can read every statement.
 
 =====  ===========================  ======================================================================
 first  rest of the key              value
@@ -14,7 +14,7 @@ first  rest of the key              value
 
 *Wrapped* is nonce[12] ‖ AES-256-GCM under the vault key, with the row's key as associated data. The identifier hash is
 ``BLAKE2b-256(key = index key, u8 len(scheme) ‖ scheme ‖ value)``. Without the index key nobody can hash a list of
-likely identifiers and compare.
+likely identifiers and compare the hashes with the rows.
 """
 
 import os
@@ -34,15 +34,15 @@ from consentd.store import Batch, Store
 NONCE = 12
 MAX_IDENTIFIER = 256
 _REFUSED_SCHEMES = frozenset({"rrn", "nnkor"})
-"""Resident registration numbers are never stored, not even under a hash (product.md)."""
+"""Schemes of resident registration numbers, which are never stored, not even as a hash (product.md)."""
 _CACHED_KEYS = 4096
 
 
 def check_identifier(scheme: str, value: str) -> None:
-    """Check that an identifier may be used.
+    """Check that an identifier is well-formed, and that its scheme may be stored.
 
     Raises:
-        InvalidError: it is empty, too long, not NFC, has control characters, or its scheme must not be stored.
+        InvalidError: scheme or value is empty, too long, not NFC or not printable, or the scheme must not be stored.
     """
     for name, text in (("scheme", scheme), ("value", value)):
         if not text or len(text.encode()) > (64 if name == "scheme" else MAX_IDENTIFIER):
@@ -57,15 +57,15 @@ class Vault:
     """The keys of persons, over a store of its own. Any thread may use it.
 
     ``create`` takes the lock, so that two calls do not make two tags for one identifier. The cache of unwrapped keys
-    needs none: each thread reads or assigns one entry of it, or replaces it by an empty one.
+    needs no lock: a thread only reads or assigns one entry of the cache, or replaces the cache by an empty one.
     """
 
     def __init__(self, store: Store, vault_key: bytes, random: Callable[[int], bytes] = os.urandom) -> None:
-        """Open the vault; in an empty store, create one.
+        """Open the vault in *store*; if the store is empty, create a vault.
 
         Args:
-            vault_key: wraps all other keys, 32 bytes.
-            random: returns so many random bytes, from a CSPRNG.
+            vault_key: the key that wraps all other keys, 32 bytes.
+            random: function that returns a given number of random bytes, from a CSPRNG.
 
         Raises:
             StorageError: this vault was created with another vault key.
@@ -83,7 +83,7 @@ class Vault:
             store.write(batch)
 
     def commitment(self) -> bytes:
-        """Return the commitment to this vault that leaf 0 has: ``SHA-256("consentd/vault/v1\\0" ‖ index key)``."""
+        """Return the commitment to this vault for leaf 0: ``SHA-256("consentd/vault/v1\\0" ‖ index key)``."""
         return sha256(b"consentd/vault/v1\0" + self._index_key).digest()
 
     def identifier_hash(self, scheme: str, value: str) -> bytes:
@@ -93,13 +93,13 @@ class Vault:
         return blake2b(message, digest_size=32, key=self._index_key).digest()
 
     def find(self, identifier_hash: bytes) -> bytes | None:
-        """Return the tag of an identifier; None: the vault does not know it."""
+        """Return the tag of an identifier; None if the vault does not know the identifier."""
         return self.store.get(b"i" + identifier_hash)
 
     def create(self, identifier_hash: bytes) -> bytes:
         """Return the tag of an identifier. For a new identifier, make a tag and a data key, and store both durably.
 
-        The tag means nothing before the ledger has an ENROL under it. So a crash before the ENROL leaves unused rows.
+        The tag is unused until the ledger has an ENROL entry for it, so a crash before that entry leaves harmless rows.
         """
         with self._lock:
             known = self.find(identifier_hash)
@@ -113,7 +113,7 @@ class Vault:
             return tag
 
     def opens(self, name: bytes) -> bool:
-        """Report whether the stored row *name* can be unwrapped with the vault key. The cache is not used."""
+        """Report whether the vault key unwraps the key in the stored row *name*. Does not use the cache."""
         row = self.store.get(name)
         try:
             key = b"" if row is None else self._unwrapped(name, row)
@@ -125,7 +125,7 @@ class Vault:
         """Compute the commitment to a person's statement, and encrypt it; return (commit, statement row).
 
         Raises:
-            NotFoundError: the person has no data key: not enrolled, or erased.
+            NotFoundError: the person has no data key, because the person is not enrolled, or was erased.
         """
         commit = codec.commit(salt, statement)
         nonce = self.random(NONCE)
@@ -133,7 +133,7 @@ class Vault:
         return commit, bytes((layout.ENCRYPTED,)) + nonce + text
 
     def decrypt(self, event: codec.Event, row: bytes) -> tuple[bytes, bytes]:
-        """Return (salt, statement) of a statement row, plaintext or encrypted, after a check of the commitment.
+        """Return (salt, statement) of a statement row, plaintext or encrypted. Verifies that the leaf commits to both.
 
         Raises:
             NotFoundError: the row is encrypted, and the person's data key was destroyed.

@@ -1,14 +1,14 @@
 """The store: ordered bytes on disk, and one durable way to change them.
 
 A store maps byte keys to byte values, in the order of keys. Any number of threads may read it. One thread writes it,
-with ``write``: a whole ``Batch``, atomic and synced. There is no single ``put``, so no code can leave a state half
-written.
+with ``write``: a whole ``Batch``, atomic and synced. A store has no method to write a single key, so no caller can
+write only a part of a change.
 
-**A failed write has an unknown outcome**: the batch may be on disk or not. After it the store refuses all writes,
-because nobody knows whether they would follow that batch; reads still work. The daemon stops, and the next start opens
-the store again and finds out (``ledger.recovery``).
+**A failed write has an unknown outcome**: the batch may be on disk or not. After a failed write the store refuses all
+writes, because nobody knows whether the store has that batch; reads still work. The daemon stops, and its next start
+opens the store again and finds out (``ledger.recovery``).
 
-There are two stores: ``rocks.RocksStore``, and ``memory.MemoryStore`` for tests and for empty stores.
+There are two kinds of store: ``rocks.RocksStore``, and ``memory.MemoryStore`` for tests and for empty stores.
 ``tests/test_store.py`` runs the same tests on both.
 """
 
@@ -24,7 +24,7 @@ class Put(NamedTuple):
 
 
 class Delete(NamedTuple):
-    """Remove *key*, if it is there."""
+    """Remove *key*, if the store has it."""
 
     key: bytes
 
@@ -42,7 +42,7 @@ Operation = Put | Delete | DeleteRange
 class Batch:
     """A list of changes that a store applies together or not at all.
 
-    They are applied in order: the last change of a key wins, and a put after a ``delete_range`` of its key remains.
+    The changes are applied in order, and a later change of a key replaces earlier changes of the key.
     """
 
     __slots__ = ("operations",)
@@ -58,13 +58,13 @@ class Batch:
         self.operations.append(Put(key, value))
 
     def delete(self, key: bytes) -> None:
-        """Remove *key*, if it is there."""
+        """Remove *key*, if the store has it."""
         self.operations.append(Delete(key))
 
     def delete_range(self, start: bytes, end: bytes) -> None:
         """Remove all keys in [*start*, *end*); an empty range changes nothing."""
         # INVARIANT: start < end in every DeleteRange. RocksDB refuses an inverted range only while it applies the
-        # batch: the changes before that one are then visible, and the changes after it are not.
+        # batch: the changes before the range are then visible, and the changes after the range are not.
         assert start <= end, "a range ends before it starts"
         if start < end:
             self.operations.append(DeleteRange(start, end))
@@ -78,18 +78,18 @@ class Store(Protocol):
     """
 
     def get(self, key: bytes) -> bytes | None:
-        """Return the value of *key*, or None."""
+        """Return the value of *key*; None if the store does not have the key."""
 
     def multi_get(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the values of *keys*, in their order, all from one moment."""
+        """Return the values of *keys*, in their order, all as of one moment."""
 
     def scan(
         self, start: bytes, end: bytes | None, *, reverse: bool = False, limit: int | None = None
     ) -> Iterator[tuple[bytes, bytes]]:
         """Yield the (key, value) pairs in [*start*, *end*), by key, at most *limit* of them.
 
-        *end* None: up to the last key. The scan does not see writes that are made after the call. A scan that is not
-        run to its end keeps the store's files open until it is garbage-collected.
+        If *end* is None, the scan goes on to the last key. The scan does not see writes that are made after the call.
+        An iterator that is not read to its end keeps the store's files open until it is garbage-collected.
         """
 
     def write(self, batch: Batch) -> None:
@@ -100,17 +100,17 @@ class Store(Protocol):
         """
 
     def compact_range(self, start: bytes, end: bytes | None) -> None:
-        """Rewrite [*start*, *end*) so that no deleted bytes of it remain in the store's files."""
+        """Rewrite the keys in [*start*, *end*), so that no deleted keys or values of that range remain in the files."""
 
     def approximate_size(self) -> int:
         """Return an estimate of the bytes that the store takes."""
 
     def close(self) -> None:
-        """Release the store; a second call does nothing."""
+        """Close the store's files; a second call does nothing."""
 
 
 def prefix_end(prefix: bytes) -> bytes | None:
-    """Return the smallest key that is greater than all keys with *prefix*; None: there is none.
+    """Return the smallest key that is greater than all keys with *prefix*; None if there is none.
 
     ``scan(prefix, prefix_end(prefix))`` yields the keys that begin with *prefix*. ``prefix_end(b"a\xff") == b"b"``.
     """

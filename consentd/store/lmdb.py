@@ -1,24 +1,24 @@
-"""The memory-mapped environment of the policy table; the only door to ``lmdb``.
+"""The LMDB environment (a memory-mapped file) of the policy table; no other module imports ``lmdb``.
 
 One process writes, any number of processes read, and neither waits for the other. A read transaction sees the last
-commit before it began. A read takes 0.8 µs, with its transaction.
+commit before the transaction began. A read takes 0.8 µs, including its transaction.
 
 **Durability.** The environment is opened with ``metasync=False``: a commit syncs its pages, and then writes the meta
-page that makes them current, without a sync; the sync of the next commit covers it. So a power cut may undo the last
-commit, and the table is then the one before it. That is harmless, because ``catch_up`` applies the missing entries. The
-table is never *ahead* of the ledger, because RocksDB's synced write comes before ``commit``. Why not a weaker setting?
-With ``sync=False`` a power cut may leave a torn table that still answers. With ``writemap=True`` a stray pointer can
-change the table, and a full disk kills the process with SIGBUS. Why not ``metasync=True``? Each commit would sync
-twice, only to save a few applied entries at a start.
+page that makes these pages current. The meta page is synced only by the next commit. So a power cut may undo the last
+commit. That is harmless, because ``catch_up`` applies the entries of that commit again. The table never has entries
+that the ledger lacks, because RocksDB's synced write comes before ``commit``. Why not a weaker setting? With
+``sync=False`` a power cut may leave a table of old and new pages that still answers. With ``writemap=True`` a stray
+pointer can change the table, and a full disk kills the process with SIGBUS. Why not ``metasync=True``? Each commit
+would sync twice, and the only gain would be a few entries fewer to apply at a start.
 
-**The map** reserves addresses, not memory or disk space; the file grows as needed. A map cannot grow within a
-transaction, so ``map_size_mb`` should be large from the start. When an operator raises it, readers that run take over
-the new size at their next read.
+**The memory map** reserves addresses, not memory or disk space; the file grows as needed. The map cannot grow within a
+transaction, so ``map_size_mb`` should be large from the start. When an operator raises ``map_size_mb``, running readers
+adopt the new size at their next read.
 
-**Readers.** While a read transaction lasts, LMDB does not reuse the pages that it sees: never wait for anything inside
-one. A reader process that dies inside a transaction has the same effect until no process has the files open.
-
-The files have LMDB's 0.9 format (``lib_version=0``), which the gate's LMDB reads. They must be on a local file system.
+**Readers.** While a read transaction lasts, LMDB does not reuse the pages that the transaction sees, so never wait for
+anything inside a read transaction. If a reader process dies inside a transaction, LMDB does not reuse these pages until
+no process has the files open. The files must be on a local file system. They have LMDB's 0.9 format
+(``lib_version=0``), so that the LMDB of the gate (a separate, faster reader of the table) can read them.
 """
 
 import contextlib
@@ -32,17 +32,17 @@ from consentd import files
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 
 MAX_READERS = 1024
-"""Most read transactions at once, in all processes. The process that opens the files first sets it."""
+"""Maximum number of open read transactions in all processes. The first process that opens the files sets it."""
 STOPPED = "table stopped because a write to it failed: start the daemon again"
 OpenFiles = lmdb.Environment
-_SPARE_READERS = 32  # finished read transactions that are reused: to begin one then takes a tenth of the time
+_SPARE_READERS = 32  # finished read transactions that are kept: to reuse one takes a tenth of the time
 
 
 class ReadTransaction:
-    """A read transaction: it sees one commit. Use it in a ``with`` statement.
+    """A read transaction, which sees the table after one commit. Use it in a ``with`` statement.
 
     Attributes:
-        get: returns the value of a key, or None. It is LMDB's own function, because a Python wrapper costs time.
+        get: returns the value of a key, or None. This is LMDB's own function, because a Python wrapper costs time.
     """
 
     __slots__ = ("_txn", "get")
@@ -52,7 +52,7 @@ class ReadTransaction:
         self.get = txn.get
 
     def scan(self, start: bytes, end: bytes | None, *, limit: int | None = None) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the (key, value) pairs in [*start*, *end*), by key, at most *limit*; *end* None: up to the last key."""
+        """Yield the (key, value) pairs in [*start*, *end*), by key, at most *limit*. *end* None means no end."""
         left = -1 if limit is None else limit
         cursor = self._txn.cursor()
         found = cursor.set_range(start) if start else cursor.first()
@@ -71,21 +71,21 @@ class ReadTransaction:
         self.end(error)
 
     def end(self, error: BaseException | None) -> None:
-        """End the transaction, without its writes if it has any. Translates an *error* of LMDB that ended the reads."""
+        """End the transaction, and drop its writes. If *error* is an error of LMDB, raise our error for it."""
         self._txn.abort()
-        # The error is translated here, so that each read needs no try block.
+        # Errors of all reads are translated here, so that the single reads need no try block.
         if isinstance(error, lmdb.Error):
             raise _translated(error) from error
 
 
 class WriteTransaction(ReadTransaction):
-    """The write transaction. Its reads include its own writes. There is only one at a time, in all processes.
+    """A write transaction. Its reads include its own writes. All processes together have at most one at a time.
 
-    Leaving the ``with`` block commits; leaving it by an exception changes nothing. Begin and end it on one thread.
+    Leaving the ``with`` block commits; leaving it by an exception drops the writes. Begin and end it on one thread.
 
     Attributes:
         put: sets a key to a value.
-        delete: removes a key, and returns whether it was there.
+        delete: removes a key, and returns whether the table had the key.
     """
 
     __slots__ = ("_ended", "delete", "put")
@@ -97,7 +97,7 @@ class WriteTransaction(ReadTransaction):
         self._ended = False
 
     def commit(self) -> None:
-        """Commit: readers that begin later see all changes. If it fails (StorageError), they see the commit before."""
+        """Commit: readers that begin later see all writes. If this fails (StorageError), they see the commit before."""
         self._ended = True
         with _translating():
             self._txn.commit()
@@ -112,8 +112,8 @@ class WriteTransaction(ReadTransaction):
 class Environment:
     """One LMDB directory, opened at most once in a process. Made by ``open`` or ``open_read_only``.
 
-    To open the same files twice in one process is an ``AssertionError``: LMDB's locks belong to the process, and
-    closing the second environment would silently drop the locks of the first. An environment does not survive a fork.
+    Opening the same files twice in one process raises AssertionError: LMDB's locks belong to the process, so closing
+    the second environment would silently drop the locks of the first. A forked process cannot use an environment.
     """
 
     def __init__(self, opened: OpenFiles) -> None:
@@ -121,7 +121,7 @@ class Environment:
 
     @classmethod
     def open(cls, path: Path, *, map_size_mb: int) -> Self:
-        """Open the environment in directory *path* for writing; create it if it is missing.
+        """Open the environment in directory *path* for writing; create the directory if it is missing.
 
         Raises:
             StorageError: the directory cannot be made or opened.
@@ -133,7 +133,7 @@ class Environment:
     def open_read_only(cls, path: Path) -> Self:
         """Open the environment in *path* for reading, also while another process writes it. Raises as ``open``.
 
-        The process must be able to write the directory nevertheless, because each reader takes a slot in the lock file.
+        The process still needs the right to write the directory, because each reader takes a slot in the lock file.
         """
         return cls(_open(path, map_size_bytes=0, read_only=True))
 
@@ -141,26 +141,26 @@ class Environment:
         """Begin a read transaction, which sees the last commit.
 
         Raises:
-            StorageError: too many read transactions at once, or the environment is closed.
+            StorageError: too many read transactions are open, or the environment is closed.
         """
         try:
             return ReadTransaction(self._env.begin())
         except lmdb.MapResizedError:
-            self._env.set_mapsize(0)  # take over the size of the writer's map, which has grown
+            self._env.set_mapsize(0)  # adopt the size of the writer's map, which has grown
             return self.begin_read()
         except lmdb.Error as error:
             raise _translated(error) from error
 
     def begin_write(self) -> WriteTransaction:
-        """Begin the write transaction. Waits while another process or thread has one. Raises as ``used_bytes``."""
+        """Begin a write transaction. Waits until no other process or thread has one. Raises as ``used_bytes``."""
         with _translating():
             return WriteTransaction(self._env.begin(write=True))
 
     def copy(self, path: Path) -> None:
         """Write a compact copy to the new directory *path*, synced, while others read and write.
 
-        The copy has no freed pages. LMDB does not overwrite the rows in a page that it frees. So to remove deleted rows
-        from the disk: copy, let readers open the copy, delete the old directory.
+        LMDB frees pages without overwriting the rows in them, but the copy has no freed pages. So to remove deleted
+        rows from the disk: copy, let readers open the copy, delete the old directory.
 
         Raises:
             StorageError: *path* exists, or the disk fails. The unfinished copy remains.
@@ -175,7 +175,7 @@ class Environment:
             raise StorageError(f"table cannot be copied: `{path}`: {error.strerror}") from error
 
     def used_bytes(self) -> int:
-        """Return how many bytes of the file are in use, with the free pages between them.
+        """Return how many bytes of the file are in use, including free pages between used pages.
 
         Raises:
             StorageError: the environment is closed.
@@ -201,9 +201,9 @@ def _open(path: Path, *, map_size_bytes: int, read_only: bool) -> OpenFiles:
             map_size=map_size_bytes,
             readonly=read_only,
             create=not read_only,
-            mode=0o660,  # for the daemon's user, and a gate in its group if umask allows it
+            mode=0o660,  # read and write for the daemon's user, and for its group (a gate) if the umask allows it
             metasync=False,
-            # Checks hit pages at random: reading ahead would push out pages that others need.
+            # Consent checks read pages at random, so pages read ahead would only displace pages that are needed.
             readahead=False,
             # Zero pages before use. Otherwise bytes of the daemon's heap, keys among them, could get into the file.
             meminit=True,
@@ -235,7 +235,7 @@ def _translating() -> Iterator[None]:
 
 
 def _translated(error: lmdb.Error) -> ConsentdError:
-    """Return our error for LMDB's. Raises AssertionError for a wrong use of LMDB, which is a bug."""
+    """Return our error for an error of LMDB. Raises AssertionError for a wrong use of LMDB, which is a bug."""
     assert not isinstance(error, _BUGS), f"table was misused: {error}"
     assert "already open in this process" not in str(error), f"table was opened twice: {error}"
     if isinstance(error, _DAMAGED):

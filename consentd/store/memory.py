@@ -9,7 +9,7 @@ from consentd.store import Batch, Delete, Put, Store
 
 
 class MemoryStore(Store):
-    """A ``Store`` in memory. Every method takes ``_lock``, so that no reader sees a part of a batch."""
+    """A ``Store`` in memory. Reads and writes take ``_lock``, so that no reader sees only a part of a batch."""
 
     def __init__(self, contents: Mapping[bytes, bytes] | None = None) -> None:
         self._lock = threading.Lock()
@@ -56,7 +56,7 @@ class MemoryStore(Store):
                     del self._keys[first:last]
 
     def compact_range(self, start: bytes, end: bytes | None) -> None:
-        pass  # a delete frees the bytes at once
+        pass  # a deleted row leaves no bytes to remove
 
     def approximate_size(self) -> int:
         with self._lock:

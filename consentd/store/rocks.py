@@ -1,19 +1,19 @@
-"""The store on RocksDB; the only door to ``rocksdict``.
+"""The store on RocksDB; no other module imports ``rocksdict``.
 
-rocksdict raises a bare ``Exception`` with a text. This module translates it: ``Corruption:`` becomes
+rocksdict raises a bare ``Exception`` with a text. This module translates these errors: ``Corruption:`` becomes
 ``CorruptionError``, everything else ``StorageError``. Three peculiarities of rocksdict 0.3.29 shape the code below; a
 test shows each of them:
 
 * ``items()`` ends silently at a block whose checksum is wrong. Only the cursor of ``iter()`` has a ``status()`` that
   raises, so scans use the cursor.
-* A cursor points into its ``ReadOptions``. A scan keeps both until its end, or the cursor would read freed memory.
-* ``set_iterate_lower_bound`` sets the upper bound. So reverse scans compare each key with the lower bound themselves.
+* A cursor points into its ``ReadOptions``. So a scan keeps both until its end; else the cursor would read freed memory.
+* Because of a bug, ``set_iterate_lower_bound`` sets the upper bound. So reverse scans compare each key with *start*.
 
-**The GIL.** rocksdict holds the GIL during ``write``, also while that syncs, but not during ``flush_wal``. On a disk
-that syncs in 0.1 ms, holding it is better: a thread that releases it waits 5 ms and more until busy threads give it
-back. On a disk that needs milliseconds, holding it would delay every check for that long. So ``open`` times a few empty
-synced writes. On a quick disk ``write`` syncs in one step. On a slow disk it writes first, and then syncs without the
-GIL. In both cases the batch is on disk when it returns.
+**The GIL.** rocksdict holds the GIL during ``write``, even during its sync, but not during ``flush_wal``. On a disk
+that syncs in 0.1 ms, holding the GIL is better: a thread that releases the GIL waits 5 ms or more until busy threads
+give it back. On a disk that needs milliseconds, holding the GIL would delay every running consent check by that time.
+So ``open`` measures a few empty synced writes. On a quick disk ``write`` writes and syncs in one step. On a slow disk
+``write`` first writes, then syncs without the GIL. In both cases the batch is on disk when ``write`` returns.
 """
 
 import fcntl
@@ -36,12 +36,12 @@ log = logging.getLogger(__name__)
 
 DEFAULT_BLOCK_CACHE_MB = 256
 WRITE_BUFFER_MB = 64
-"""Size at which a memory table is written out; there are at most three. Limits memory, and the log read at a start."""
+"""Size at which a memory table is written to a file. Limits memory (three tables), and the log read at a start."""
 
 QUICK_SYNC_S = 0.0003
-"""Longest sync during which the GIL is held: 200 commits a second then block other threads 6 % of the time."""
+"""Longest sync during which the GIL is held. At 200 commits a second, other threads then wait 6 % of the time."""
 
-# INVARIANT: has the real path of each store that this process has open for writing; see ``_is_locked``.
+# INVARIANT: the set has the real path of each store that this process has open for writing; see ``_is_locked``.
 _open_here: set[str] = set()
 
 
@@ -76,11 +76,11 @@ class RocksStore(Store):
         Args:
             create: create the store if it is missing.
             block_cache_mb: memory for blocks, filters and indexes.
-            sync_apart: sync in a step of its own, without the GIL; None: if the disk is slow.
+            sync_apart: sync in a step of its own, without the GIL; None to do so if the disk is slow.
 
         Raises:
-            StorageError: another process has it open; it is missing and *create* is false; or the disk fails.
-            CorruptionError: its files contradict each other.
+            StorageError: another process has the store open; no store and *create* is false; or the disk fails.
+            CorruptionError: the store's files contradict each other.
         """
         if create:
             _make_directory(path)
@@ -102,17 +102,17 @@ class RocksStore(Store):
     ) -> Self:
         """Open the store in *path* for reading. No process may have it open.
 
-        RocksDB takes no lock for this, and would also read while another process writes. But then files may be deleted
-        during the read, and nobody could say which state was read. So a store in use is refused: stop the daemon, or
-        read a copy from a snapshot of the file system.
+        RocksDB takes no lock for reading, and would read while another process writes. But that process may delete
+        files during the read, and nobody could say which of its writes were read. So a store in use is refused: stop
+        the daemon, or read a copy from a snapshot of the file system.
 
         Args:
             block_cache_mb: memory for blocks, filters and indexes.
-            whole_log: refuse a log with a damaged record. Otherwise the log is read up to that record.
+            whole_log: refuse a log with a damaged record. Otherwise the log is read up to the damaged record.
 
         Raises:
-            StorageError: a process has it open; it is missing; or the disk fails.
-            CorruptionError: its files contradict each other.
+            StorageError: a process has the store open; the store is missing; or the disk fails.
+            CorruptionError: the store's files contradict each other.
         """
         _require_store(path)
         if _is_locked(path):
@@ -129,7 +129,7 @@ class RocksStore(Store):
         return cls(db, path, read_only=True, sync_apart=False)
 
     def get(self, key: bytes) -> bytes | None:
-        """Return the value of *key*, or None. One point read: 1.3 µs from the cache."""
+        """Return the value of *key*, or None. A read from the cache takes 1.3 µs."""
         try:
             value: bytes | None = self._db.get(key)
         except Exception as error:
@@ -137,7 +137,7 @@ class RocksStore(Store):
         return value
 
     def multi_get(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the values of *keys*, in their order, all from one moment. About 1 µs a key."""
+        """Return the values of *keys*, in their order, all as of one moment. Takes about 1 µs a key."""
         try:
             values = self._db.get(list(keys))
         except Exception as error:
@@ -147,7 +147,7 @@ class RocksStore(Store):
     def scan(
         self, start: bytes, end: bytes | None, *, reverse: bool = False, limit: int | None = None
     ) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the pairs in [*start*, *end*), by key; see ``Store.scan``. It takes 2 µs, and 0.3 µs for each pair."""
+        """Yield the pairs in [*start*, *end*), by key; see ``Store.scan``. Takes 2 µs, and 0.3 µs for each pair."""
         options = rocksdict.ReadOptions()
         if end is not None:
             # Without this bound, RocksDB would also read the deleted rows that follow *end*.
@@ -182,7 +182,7 @@ class RocksStore(Store):
             raise _translated(error, self._path) from error
 
     def write(self, batch: Batch) -> None:
-        """Apply *batch* atomically, and return once it is synced to disk; see ``Store.write``. 0.6 ms for 500 rows."""
+        """Apply *batch* atomically, and return once it is synced to disk; see ``Store.write``. 500 rows take 0.6 ms."""
         assert not self._read_only, "a store opened read-only was written"
         if self._failed:
             raise StorageError("store refuses writes because one failed: open it again to find out what is stored")
@@ -197,22 +197,22 @@ class RocksStore(Store):
         try:
             self._db.write(rows, self._sync)
             if self._sync_apart:
-                # A reader may see rows of the batch before they are durable. But the ledger shows no entry beyond its
-                # state, and that is replaced only after this returns.
+                # A reader may see rows of the batch before they are durable. That does no harm: the ledger shows only
+                # entries up to ``Ledger.state``, which is replaced only after this method has returned.
                 self._db.flush_wal(sync=True)
         except Exception as error:
             self._failed = True
             failure = _translated(error, self._path, doing="write failed, its outcome is unknown")
-            # Logged here, once: the error may reach many callers or none.
+            # Logged here, once, because the error may reach many callers or none.
             log.critical("store takes no more writes: %s; see ops/RUNBOOK.md, `disk full`", failure)
             raise failure from error
 
     def compact_range(self, start: bytes, end: bytes | None) -> None:
         force = rocksdict.CompactOptions()
-        # The default skips the files of the lowest level, which have the oldest rows.
+        # By default RocksDB skips the files of the lowest level, which have the oldest rows.
         force.set_bottommost_level_compaction(rocksdict.BottommostLevelCompaction.force())
         try:
-            # Write out the memory table first: then RocksDB deletes the log, which has the deleted bytes too.
+            # First write the memory table to a file. Then RocksDB deletes the log, which also has the deleted rows.
             self._db.flush()
             self._db.compact_range(start, end, force)
         except Exception as error:
@@ -227,7 +227,7 @@ class RocksStore(Store):
             raise _translated(error, self._path) from error
 
     def close(self) -> None:
-        """Release the store and its lock; a second call does nothing.
+        """Close the store's files and release its lock; a second call does nothing.
 
         Scans that were not run to their end keep the lock until they are garbage-collected.
         """
@@ -246,17 +246,17 @@ class RocksStore(Store):
 def _open_arguments(block_cache_mb: int) -> dict[str, Any]:
     """Return the arguments for ``Rdict``.
 
-    Options for the whole store apply to its rows only when the store is created. Afterwards rocksdict takes the options
-    in the files, with a cache of 8 MiB, unless they are given for the column family by name.
+    rocksdict applies options of the whole store to the rows only when it creates the store. Later it uses the options
+    in the store's files, with a cache of 8 MiB, unless the caller gives options for the column family by name.
     """
     table = rocksdict.BlockBasedOptions()
     table.set_block_cache(rocksdict.Cache(block_cache_mb << 20))
-    # Most point reads are of keys that are not there (a new tag, a new request_id). A filter answers them in 0.25 µs.
+    # Most point reads are of keys that the store lacks (a new tag or request_id). A filter answers these in 0.25 µs.
     table.set_bloom_filter(10, block_based=False)
     # With index and filter blocks in the cache, the cache's size limits the memory for a ledger of any size.
     table.set_cache_index_and_filter_blocks(True)
-    # A file's whole index is 1 MiB; when it is not in the cache, a read takes 0.25 ms. So indexes are divided into
-    # parts, and only the upper part is pinned in the cache.
+    # A file's whole index is 1 MiB; if the index is not in the cache, a read takes 0.25 ms. So each index is divided
+    # into parts, and only its top level is pinned in the cache.
     table.set_index_type(rocksdict.BlockBasedIndexType.two_level_index_search())
     table.set_partition_filters(True)
     table.set_pin_top_level_index_and_filter(True)
@@ -273,20 +273,20 @@ def _open_arguments(block_cache_mb: int) -> dict[str, Any]:
     options.set_max_write_buffer_number(3)
     options.set_max_total_wal_size(2 * WRITE_BUFFER_MB << 20)
     options.set_max_background_jobs(2)
-    options.set_bytes_per_sync(1 << 20)  # write large files out bit by bit: a synced batch must not wait for one
+    options.set_bytes_per_sync(1 << 20)  # sync large files in pieces: no batch must wait for a whole file
     options.set_max_open_files(512)
     options.set_keep_log_file_num(4)
     options.set_max_log_file_size(4 << 20)
     options.set_stats_dump_period_sec(0)
-    # Why not "tolerate_corrupted_tail": a power cut may damage the last record, which was never acknowledged, and the
-    # store must still open. If a record in the middle is damaged, the log is read up to that record, and opening for
-    # writing deletes the rest. So the daemon first checks that all entries that must exist do (``server.preflight``).
+    # Why not "tolerate_corrupted_tail"? That mode refuses a damaged last record. A power cut may damage that record,
+    # which was never acknowledged, and the store must still open. With point_in_time the log is read up to the first
+    # damaged record, and opening for writing deletes the rest. So ``server.preflight`` looks for lost entries.
     options.set_wal_recovery_mode(rocksdict.DBRecoveryMode.point_in_time())
     return {"options": options, "column_families": {"default": options}}
 
 
 def _sync_seconds(db: rocksdict.Rdict) -> float:
-    """Return how long an empty synced write takes: the median of five."""
+    """Return the median duration of five empty synced writes, in seconds."""
     synced, seconds = rocksdict.WriteOptions(), []
     synced.sync = True
     for _ in range(5):
@@ -304,13 +304,13 @@ def _make_directory(path: Path) -> None:
 
 
 def _require_store(path: Path) -> None:
-    # Checked first, because RocksDB makes the directory even if it then finds no store in it.
+    # Checked before RocksDB opens the store, because RocksDB creates a missing directory even if it creates no store.
     if not (path / "CURRENT").is_file():
         raise StorageError(f"store not found: `{path}`")
 
 
 def _is_locked(path: Path) -> bool:
-    """Report whether a process, also this one, has RocksDB's lock on *path*."""
+    """Report whether any process, including this one, has RocksDB's lock on *path*."""
     # INVARIANT: the lock file of a store that this process has open is not opened here. POSIX locks belong to the
     # process, so closing any descriptor of that file would drop RocksDB's lock.
     if os.path.realpath(path) in _open_here:

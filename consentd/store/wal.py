@@ -1,10 +1,10 @@
-"""Find the records in RocksDB's write-ahead logs that RocksDB reads for ever.
+"""Find the records in RocksDB's write-ahead logs at which RocksDB loops forever.
 
-A log is a row of blocks of 32 KiB, and a block is a row of records: CRC-32C of the rest (u32, masked), payload length
-(u16), type (u8), payload; integers are little-endian. The types 5 to 8, 11 and 131 are of *recycled* logs, which no
-store of ours has. If one is in another log, after a valid record, then RocksDB neither reads the record nor skips
-it: opening the store never returns (facebook/rocksdb issue 13333). One flipped bit is enough: 1, a whole record,
-becomes 5. So a store's logs are checked before RocksDB opens it.
+A log consists of blocks of 32 KiB, and a block of records: CRC-32C of type and payload (u32, masked), payload length
+(u16), type (u8), payload; integers are little-endian. The types 5 to 8, 11 and 131 occur only in *recycled* logs, which
+our stores do not use. If such a type follows a valid record in another log, RocksDB neither reads nor skips the
+record, and opening the store never returns (facebook/rocksdb issue 13333). One flipped bit is enough: type 1, a whole
+record, becomes type 5. So the logs are checked before RocksDB opens the store.
 
 Source: RocksDB wiki, "Write Ahead Log File Format".
 """
@@ -21,10 +21,10 @@ _POLYNOMIAL = 0x82F63B78  # CRC-32C, bits reversed
 
 
 def check_logs(path: Path) -> None:
-    """Check the logs of the store in *path*.
+    """Check that RocksDB does not loop forever at a record in the logs of the store in *path*.
 
     Raises:
-        CorruptionError: a log has a record of a recycled log.
+        CorruptionError: a log has a record type of recycled logs.
         StorageError: a log cannot be read.
     """
     for log in sorted(path.glob("*.log")):
@@ -38,13 +38,13 @@ def check_logs(path: Path) -> None:
                             f"log is damaged: `{log}`, byte {number * _BLOCK + at}; see ops/RUNBOOK.md, `log damaged`"
                         )
         except FileNotFoundError:
-            continue  # deleted meanwhile by a process that writes; opening the store reports that process
+            continue  # a process that has the store open deleted the log; opening the store reports that process
         except OSError as error:
             raise StorageError(f"log cannot be read: `{log}`: {error.strerror}") from error
 
 
 def find_recycled(block: bytes) -> int | None:
-    """Return the place of the first record of a recycled log, where RocksDB would read up to it; else None."""
+    """Return the offset of the first record of a recycled type; None if there is none, or RocksDB stops before."""
     before: list[tuple[int, int, int]] = []
     at = 0
     while at + _HEADER.size <= len(block):

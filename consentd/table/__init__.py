@@ -1,5 +1,5 @@
-"""The policy table: what a check reads, one row for each person, in LMDB.
+"""The policy table: the rows that a consent check reads, one for each person, in LMDB.
 
-``table`` opens it, lists its rows, and applies the entries that it does not reflect yet · ``view`` reads ·
-``transaction`` applies entries.
+``table`` opens the table, defines its rows, and catches up with the ledger · ``view`` reads rows · ``transaction``
+applies entries.
 """

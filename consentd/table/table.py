@@ -1,6 +1,6 @@
-"""The policy table: the rows that a check reads, in LMDB.
+"""The policy table: the rows that a consent check reads, in LMDB.
 
-Every row follows from the ledger's entries, and can be built again from them (``catch_up``); so the table needs no
+Every row is computed from the ledger's entries, and can be computed again (``catch_up``), so the table needs no
 backup, and is not trusted. The sequencer writes it, one transaction for each batch of entries. Any number of readers,
 in any process, read the last commit. ``proto/table-format.md`` describes the format for other programs that read it.
 
@@ -18,7 +18,7 @@ first  rest of the key               value
 ``v``                                VocabularyStatement in force
 ``r``                                RulesStatement in force
 ``c``                                the rules, compiled
-``#``                                last participant or group number given, u32
+``#``                                last number assigned to a participant or group, u32
 =====  ============================  =====================================================================
 
 Integers of keys and of these rows are big-endian; the subject value and compiled rules have their own layout.
@@ -39,7 +39,7 @@ from consentd.table.transaction import STEP_KINDS, TableTransaction
 from consentd.table.view import U64, RegistryCache, Snapshot
 
 CATCH_UP_BATCH = 2_000
-"""Leaves that one transaction of ``catch_up`` applies."""
+"""Maximum number of leaves that one transaction of ``catch_up`` applies."""
 
 
 class Table(Environment):
@@ -55,7 +55,7 @@ class Table(Environment):
         self._is_stopped = False
 
     def read(self) -> Snapshot:
-        """Begin to read the last commit. Raises StorageError if ``stop`` was called, or as ``begin_read``."""
+        """Return a snapshot of the last commit. Raises StorageError after ``stop``, or as ``begin_read``."""
         if self._is_stopped:
             raise StorageError(STOPPED)
         return Snapshot(self._cache, self.begin_read())
@@ -78,15 +78,15 @@ def catch_up(
     table: Table, store: Store, vault: Vault, *, size: int, wall_ms: int = 0,
     progress: Callable[[int], None] | None = None, after_leaf: Callable[[bytes], None] | None = None,
 ) -> int:  # fmt: skip
-    """Apply the entries of the first *size* leaves not yet reflected by the table; return how many leaves were read.
+    """Apply those of the first *size* leaves that the table does not reflect yet; return how many leaves these were.
 
     Args:
-        wall_ms: the heartbeat to write.
+        wall_ms: the present time, which is written as the heartbeat.
         progress: called with the size that the table has reached, after each batch of ``CATCH_UP_BATCH`` leaves.
-        after_leaf: called after each leaf, inside the table's transaction; may wait.
+        after_leaf: called with each leaf after it was applied, inside the table's transaction; may wait.
 
     Raises:
-        CorruptionError: the table reflects more leaves than *size*, or another ledger; or an entry does not apply.
+        CorruptionError: the table reflects more leaves than *size*, or another ledger; or an entry cannot be applied.
         StorageError: the store or the table cannot be read or written.
     """
     with table.read() as snapshot:
@@ -117,7 +117,7 @@ def catch_up(
 
 
 def read_message(store: Store, vault: Vault, event: codec.Event) -> Message | None:
-    """Return the decoded payload of an event; None: the statement was erased, or its kind does not change the table.
+    """Return the decoded payload of an event; None if the statement was erased, or the kind has no table effect.
 
     Raises:
         CorruptionError: the statement does not decrypt, or is not what the leaf commits to.

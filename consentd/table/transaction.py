@@ -1,7 +1,7 @@
-"""Apply entries to the policy table: one step for each kind that changes it.
+"""Apply entries to the policy table: one method for each kind of entry that changes the table.
 
-The same steps run when the sequencer commits a batch, when a table catches up, and when it is built anew. So all three
-give the same bytes.
+The same methods run when the sequencer commits a batch, when a table catches up with the ledger, and when a table is
+built anew. So all three give the same bytes.
 """
 
 import itertools
@@ -27,20 +27,20 @@ from consentd.v1 import statement_pb2 as st
 class TableTransaction(View):
     """The transaction that applies a batch of entries. For the sequencer's thread only.
 
-    Its reads include its own writes. Readers see none of them before ``commit``. Leaving the ``with`` block without
-    ``commit`` drops them.
+    Its reads include its own writes. Readers see none of these writes before ``commit``. Leaving the ``with`` block
+    without ``commit`` drops the writes.
     """
 
     _txn: WriteTransaction
-    _changed = False  # whether an entry changed the registry
+    _changed = False  # whether an entry of this transaction changed the registry
 
     def apply(self, event: codec.Event, message: Message | None) -> None:
         """Apply one entry. The result depends on the table and the entry alone.
 
-        An entry of a kind that this version does not know makes the person's consents unreadable.
+        An entry of an unknown kind adds an unreadable consent, so that decisions on the person are INDETERMINATE.
 
         Args:
-            message: the decoded payload; None: it was erased, or its kind does not change the table.
+            message: the decoded payload; None if it was erased, or if the kind does not change the table.
         """
         step = self.STEPS.get(event.kind)
         if step is not None:
@@ -52,14 +52,14 @@ class TableTransaction(View):
             self._put_unreadable(event)
 
     def commit(self, size: int, root: bytes, wall_ms: int) -> None:
-        """Commit: readers that begin later see all writes. *size* and *root* are the ledger's with this batch."""
+        """Commit: readers that begin later see all writes. *size*, *root*: the ledger's after this batch."""
         self._txn.put(b"R", REVISION.pack(size, root, self._generation, FORMAT))
         self._txn.put(b"H", U64.pack(wall_ms))
         self._txn.commit()
         if self._changed and self._registry is not None:
             self._cache.registry = self._registry
 
-    # -- one step for each kind that changes the table --------------------------------------------------------
+    # -- one method for each kind that changes the table ------------------------------------------------------
 
     def _ledger(self, event: codec.Event, message: st.LedgerStatement) -> None:
         if message.statement_key:
@@ -81,9 +81,9 @@ class TableTransaction(View):
         owner, whose = self._chain_owner(event.tag)
         known = self.key_ever(message.key)
         if not message.retired:
-            if owner is not Owner.LEDGER:  # the daemon's keys come into force by LEDGER entries alone
+            if owner is not Owner.LEDGER:  # only LEDGER entries put the daemon's keys in force
                 self._put_key(message.key, owner, event.time_ms, whose)
-        # INVARIANT: only the owner of a key retires it.
+        # INVARIANT: only the owner of a key can retire the key.
         elif known is not None and (known.owner, known.tag_or_name) == (owner, whose):
             self._put_key(message.key, owner, known.from_ms, whose, event.time_ms)
 
@@ -140,7 +140,7 @@ class TableTransaction(View):
             self._txn.delete(key)
 
     def _put_unreadable(self, event: codec.Event) -> None:
-        """Store an unreadable consent, so that checks answer INDETERMINATE: the entry may permit or deny anything."""
+        """Store an unreadable consent. The entry may permit or deny anything, so decisions must be INDETERMINATE."""
         consent = model.Consent(kind=model.Kind.CONSENT, root=model.Provision(effect=model.Effect.DENY))
         stored = model.StoredConsent(lineage=event.seq, seq=event.seq, version=1, consent=consent, readable=False)
         self._put_consent(event.tag, stored)
@@ -165,7 +165,7 @@ class TableTransaction(View):
         self._txn.put(b"c", compiled.encoded)
 
     def _renew(self, old: Vocabulary, new: Vocabulary) -> None:
-        """Add to every stored deny the new codes below those that it names. Reads the rows of all persons."""
+        """Add the new vocabulary codes to each stored deny that names a code above them. Reads all persons' rows."""
         renewal = Renewal(old, new)
         if not renewal.is_needed():
             return
@@ -178,7 +178,7 @@ class TableTransaction(View):
             self._txn.put(b"c", renewal.rules(rules, count))
 
     def _chain_owner(self, tag: bytes) -> tuple[Owner, bytes | str]:
-        """Return the owner of a chain, as in ``KeyValidity``. Reads all participant rows."""
+        """Return a chain's kind of owner, and the owner's tag or name (``KeyValidity``). Reads all participant rows."""
         if tag == codec.LEDGER_TAG:
             return Owner.LEDGER, ""
         ids = (key[1:].decode() for key, _ in self._rows(b"p"))
@@ -192,9 +192,9 @@ class TableTransaction(View):
         return number
 
     def _drop_ended(self, kept_from_ms: int) -> None:
-        """Drop the consents that ended before the time of a pruning. Reads the rows of all persons.
+        """Remove the consents that ended before the time of a pruning. Reads the rows of all persons.
 
-        They permit and deny nothing any more. No later decision depends on them, so a later pruning may delete them.
+        Ended consents permit and deny nothing. No later decision reads them, so their entries may be pruned later.
         """
         changed = [
             (key, shorter)
@@ -205,9 +205,9 @@ class TableTransaction(View):
             self._txn.put(key, shorter or b"")
 
     def _registry_changed(self) -> None:
-        """Count a change of the registry, and read it again when it is needed.
+        """Increase the registry's generation, and forget the registry, so that its next use reads the rows again.
 
-        Each entry counts, not each transaction, so that a table that is built anew has the same generation.
+        The generation counts entries and not transactions, so that a table that is built anew has the same one.
         """
         self._registry = None
         self._changed = True
@@ -219,7 +219,7 @@ class TableTransaction(View):
         EntryKind.ENROL: _enrol, EntryKind.GRANT: _grant, EntryKind.AMEND: _amend, EntryKind.PAUSE: _set_paused,
         EntryKind.RESUME: _set_paused, EntryKind.REVOKE: _revoke,
     }
-    """The step that applies an entry, by kind."""
+    """For each kind of entry, the method that applies such an entry."""
 
 
 STEP_KINDS: Final = frozenset(TableTransaction.STEPS)

@@ -1,7 +1,7 @@
-"""Read the policy table: the rows of a person, and the registry, which is the same for all checks.
+"""Read the policy table: a person's rows, and the registry (vocabulary, rules, participants) that all checks share.
 
 A ``View`` is the table at one moment. Readers get a ``Snapshot`` of the last commit. The sequencer gets a
-``TableTransaction``, whose reads include its own writes. ``table`` lists the rows.
+``TableTransaction``, whose reads include its own writes. The module ``table`` defines the rows.
 """
 
 from collections.abc import Iterator
@@ -24,17 +24,17 @@ from consentd.v1 import statement_pb2 as st
 
 FORMAT = 1
 REVISION = Struct(">Q32sQB")
-"""tree size, root, generation of the registry, format."""
+"""Row ``R``: tree size, root, generation of the registry, format."""
 NO_REVISION = (0, b"", 0, FORMAT)
 KEY = Struct(">BQQ")
-"""owner, in force from ms, until ms; the owner's id or tag follows."""
+"""Begin of a row ``k``: owner, in force from ms, until ms. The owner's id or tag follows."""
 U64 = Struct(">Q")
 U32 = Struct(">I")
 
 
 @dataclass(frozen=True, slots=True)
 class Participant:
-    """A participant by its latest statement. ``number`` stands for it in compiled consents and rules.
+    """A participant as its latest statement describes it. Compiled consents and rules have ``number``, not ``id``.
 
     ``roles`` and ``rights`` are values of the enums of ``consentd.v1``.
     """
@@ -50,11 +50,11 @@ class Participant:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """Codebook, rules and participants. They change rarely, so all checks of one generation share this value.
+    """Codebook, rules and participants. They change rarely, so all consent checks share one value until a change.
 
     Attributes:
         generation: how many entries have changed the registry.
-        numbers: of participants and groups, by id.
+        numbers: the numbers of participants and groups, by id.
     """
 
     generation: int
@@ -68,7 +68,7 @@ class Registry:
 class RegistryCache:
     """The registry that was read last in this process.
 
-    Any thread may replace it, by assignment. A reader compares its generation before it uses it.
+    Any thread may assign another registry. A reader uses a registry only if its generation is that of the table.
     """
 
     registry: Registry | None = None
@@ -78,7 +78,7 @@ class View:
     """The table at one moment. Use it in a ``with`` statement.
 
     Attributes:
-        size, root: the table reflects the ledger's first *size* leaves, whose root this is.
+        size, root: the table reflects the ledger's first *size* leaves, whose root is *root*.
     """
 
     def __init__(self, cache: RegistryCache, txn: ReadTransaction) -> None:
@@ -97,11 +97,11 @@ class View:
         self._txn.end(error)
 
     def tag_of(self, identifier_hash: bytes) -> bytes | None:
-        """Return the tag under which an identifier is enrolled; None: it is not enrolled."""
+        """Return the tag under which an identifier is enrolled; None if the identifier is not enrolled."""
         return self._txn.get(b"i" + identifier_hash)
 
     def subject(self, tag: bytes) -> bytes | None:
-        """Return a person's subject value; None: the person has no consent."""
+        """Return a person's subject value (the compiled consents); None if the person has no consent."""
         return self._txn.get(b"s" + tag) or None
 
     def registry(self) -> Registry:
@@ -119,16 +119,16 @@ class View:
         return found
 
     def participant(self, participant_id: str) -> Participant | None:
-        """Return a participant by its latest statement; None: there is none of this id."""
+        """Return a participant as its latest statement describes it; None if no participant has this id."""
         return self.registry().participants.get(participant_id)
 
     def key_owner(self, key: bytes) -> KeyValidity | None:
-        """Return for whom a key is in force now; None: it is not in force."""
+        """Return for whom a key is in force now; None if the key is not in force."""
         validity = self.key_ever(key)
         return validity if validity is not None and validity.until_ms == FOREVER_MS else None
 
     def key_ever(self, key: bytes) -> KeyValidity | None:
-        """Return for whom a key is in force, or was last; None: it was never in force."""
+        """Return for whom a key is in force, or was in force last; None if the key was never in force."""
         row = self._txn.get(b"k" + key) if len(key) == 32 else None
         if row is None:
             return None
@@ -142,7 +142,7 @@ class View:
         return [key for key, owner in owners if owner is not None and owner.tag_or_name == participant_id]
 
     def lineage(self, tag: bytes, consent_id: bytes) -> subjects.Lineage:
-        """Return the lineage of this consent ID.
+        """Return the lineage (a consent with its amendments) of this consent ID.
 
         Raises:
             NotFoundError: the person has no such consent, or withdrew it.
@@ -158,7 +158,7 @@ class View:
         return () if value is None else subjects.decode_subject(value)
 
     def notice(self, notice_id: str, version: int = 0) -> st.NoticeStatement | None:
-        """Return this version of a notice, the latest one for 0; None: there is none."""
+        """Return a version of a notice, or for version 0 the latest version; None if there is none."""
         start = b"n" + notice_id.encode() + b"\0"
         row = self._txn.get(start + U32.pack(version)) if version else max(self._rows(start), default=(b"", None))[1]
         return None if row is None else payloads.parse(st.NoticeStatement, row)
@@ -168,12 +168,12 @@ class View:
         return version > 0 and self.notice(notice_id, version) is not None
 
     def vocabulary_statement(self) -> st.VocabularyStatement | None:
-        """Return the vocabulary in force; None: none was stated yet."""
+        """Return the vocabulary in force; None if no entry has stated a vocabulary yet."""
         row = self._txn.get(b"v")
         return None if row is None else payloads.parse(st.VocabularyStatement, row)
 
     def rules_statement(self) -> st.RulesStatement | None:
-        """Return the rules in force; None: none were stated yet."""
+        """Return the rules in force; None if no entry has stated rules yet."""
         row = self._txn.get(b"r")
         return None if row is None else payloads.parse(st.RulesStatement, row)
 
@@ -205,7 +205,7 @@ class Snapshot(View):
     """The table after one commit. Do not wait for anything inside its ``with`` statement."""
 
     def _read_registry(self) -> Registry:
-        # Two threads may both read and assign the registry. Either value is right for a snapshot of its generation.
+        # Two threads may both read and assign the registry. Both values are right for snapshots of their generation.
         found = self._cache.registry = super()._read_registry()
         return found
 
