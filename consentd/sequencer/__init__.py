@@ -1,1 +1,1 @@
-"""The single writer: its loop, its pool, and the commands it carries out."""
+"""The single writer of the ledger: its loop, the pool of waiting writes, its checkpoints, and the kinds of writes."""

@@ -1,8 +1,8 @@
-"""Sign a checkpoint after each seal, and know which one is public.
+"""Sign a checkpoint after each seal (a leaf that commits to all chain heads), and know which checkpoint is public.
 
-The sequencer's thread signs: it reads the tree and the new leaves back from the store, signs the root, stores the note
-outside the store as the last signed one, and offers it to the publisher. The publisher decides when the checkpoint is
-public: at once, or when enough witnesses have cosigned it, which a thread of the publisher's own waits for.
+The sequencer's thread reads the tree and the new leaves back from the store, signs the tree's root hash, stores the
+signed note in a file outside the store, and offers the note to the publisher. The publisher makes the checkpoint public
+immediately, or when enough witnesses have cosigned it. The publisher waits for witnesses on a thread of its own.
 """
 
 import threading
@@ -26,8 +26,8 @@ class CheckpointSigning:
     """How checkpoints are signed, remembered and published.
 
     Attributes:
-        signers: of each checkpoint; the log key's first.
-        last_signed_path: file of the note signed last.
+        signers: the signers of each checkpoint, the one with the log key first.
+        last_signed_path: the file with the note that was signed last.
     """
 
     signers: tuple[NoteSigner, ...]
@@ -39,10 +39,10 @@ class Checkpoints:
     """The checkpoints of one ledger.
 
     Attributes:
-        signed: the checkpoint signed last, published or not. Owner: the sequencer's thread, which replaces it by
-            assignment; any thread may read it.
-        published: the public one. Replaced by assignment in ``_publish``, which the publisher calls; any thread may
-            read it.
+        signed: the checkpoint that this process signed last, published or not; None: it has signed none. The
+            sequencer's thread replaces the value by assignment; any thread may read it.
+        published: the public checkpoint; None: there is none yet. ``_publish``, which the publisher calls, replaces the
+            value by assignment; any thread may read it.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class Checkpoints:
         self._metrics = metrics
         self.signed: checkpoint.Checkpoint | None = None
         self.published: Published | None = None
-        # Guards _ended, and signals every change of it and of published. Taken by _publish, wait and end_waits.
+        # Guards _ended, and signals changes of _ended and of published. _publish, wait and end_waits take this lock.
         self._changed = threading.Condition()
         self._ended = False
         metrics.quorum.set(1)
         if not isinstance(self.publisher, ImmediatePublisher):
-            # The public checkpoint may be older than the last seal, and proofs against it need the map of its time.
+            # The public checkpoint may be older than the last seal. Proofs against it need the map as it was then.
             ledger.map.history = MapHistory(ledger.state.sealed_size)
 
     def start(self, halt: Halt) -> None:
@@ -69,7 +69,7 @@ class Checkpoints:
         self.publisher.start(self._publish, halt)
 
     def wait(self, size: int, timeout_s: float) -> Published | None:
-        """Wait for a public checkpoint of at least *size* leaves; None after *timeout_s* or ``end_waits``."""
+        """Wait for a public checkpoint of at least *size* leaves; return None after *timeout_s* or ``end_waits``."""
         with self._changed:
             self._changed.wait_for(lambda: self._covers(size) or self._ended, timeout_s)
             return self.published if self._covers(size) else None
@@ -78,19 +78,19 @@ class Checkpoints:
         return self.published is not None and self.published.checkpoint.size >= size
 
     def latest(self) -> Published:
-        """Return the public checkpoint. Raises ``NotFoundError``: none is published yet."""
+        """Return the public checkpoint. Raises ``NotFoundError`` if no checkpoint is published yet."""
         if self.published is None:
             raise NotFoundError("no checkpoint is published yet")
         return self.published
 
     def end_waits(self) -> None:
-        """End every ``wait``: no further checkpoint will come."""
+        """End every ``wait``, because no further checkpoint will become public."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
 
     def sign(self) -> None:
-        """Sign what is read back from the store, store the note outside it, then offer the note to the publisher.
+        """Sign the tree that is read back from the store, store the note in a file, then offer it to the publisher.
 
         Raises:
             CorruptionError: the store does not hold what was written, or is smaller than the checkpoint signed last.
@@ -103,32 +103,32 @@ class Checkpoints:
         last_size = self._last_signed_size()
         if state.size < last_size:
             raise CorruptionError(f"ledger is smaller than its last signed checkpoint: size {state.size}")
-        # A leaf damaged since it was written is found here, before a checkpoint covers it, while its author still has
-        # a copy of what it sent.
+        # This finds a leaf that was damaged after the write. No checkpoint covers the leaf yet, and the author of the
+        # entry still has a copy of its statement.
         reads.verify_leaves(ledger.store, last_size, state.size)
         point = checkpoint.Checkpoint(self._origin, state.size, root)
         note = checkpoint.sign_checkpoint(point, self._signing.signers)
-        # A crash here: the note is signed and nobody has it. The next start signs the same tree to the same note.
+        # A crash here: the note is signed, but neither stored nor sent. The next start signs the same tree.
         write_last_signed(self._signing.last_signed_path, note)
-        # A crash here: the note is stored and not public. The next start offers it again.
+        # A crash here: the note is stored, but not public. The next start signs the same tree and offers the note.
         self.signed = point
         self.publisher.offer(point, note)
         self._keep_maps()
 
     def _last_signed_size(self) -> int:
-        """Return the size signed last by this process, or else by an earlier one; 0: none was signed."""
+        """Return the size of the checkpoint signed last, by this process or an earlier one; 0: none was signed."""
         if self.signed is not None:
             return self.signed.size
         note = read_last_signed(self._signing.last_signed_path)
         return 0 if note is None else checkpoint.parse_checkpoint(parse_note(note).text).size
 
     def _keep_maps(self) -> None:
-        """Drop all past maps, except those of the public checkpoint and of checkpoints that may become public."""
+        """Drop all earlier maps, except the maps of the public checkpoint and of checkpoints that may become public."""
         history, published = self._ledger.map.history, self.published
         if history is not None:
             # INVARIANT: no map that is still needed is dropped. ``pending`` is called after the offer, and a publisher
-            # moves on to the latest offer only. So the next size that it publishes is in ``pending``, or is this one,
-            # or a later one.
+            # continues only with the latest offer. So the next published size is in ``pending``, or is the size just
+            # offered, or a later size.
             public_size = 0 if published is None else published.checkpoint.size
             history.keep({*self.publisher.pending(), public_size})
 

@@ -1,23 +1,23 @@
 """The single writer of a ledger: one thread takes the writes that wait, and writes them as one batch.
 
-**Theory of operation.** Service threads put writes into the pool, and each waits on a future. The sequencer's thread
-takes all writes that wait, up to a limit, and writes them as one batch:
+**Theory of operation.** Service threads put writes into the pool, and wait on the writes' futures. The sequencer's
+thread takes all writes that wait, up to a limit, and writes them as one batch:
 
 1. Read the clock. Leaf times never decrease.
-2. Open the table's transaction, so that each write reads the effects of the writes before it in the same batch.
-3. For each write: answer it if it is a repeat; else check it, decide it, append its entries, apply them to the table.
-4. If a checkpoint is due, append a seal.
-5. Write the batch to the store, synced. From here on the entries exist.
-6. Commit the table. From here on every check sees the entries.
-7. Answer the futures.
+2. Begin a transaction of the table (the current state), where each write reads the effects of the writes before it.
+3. For each write: if it is a repeat, only answer it; else check it, append its entries, and apply them to the table.
+4. If a checkpoint is due, append a seal (a leaf that commits to the heads of all chains).
+5. Write the batch to the store and sync the disk. From here on the entries exist.
+6. Commit the table. From here on every consent check sees the entries.
+7. Complete the futures.
 8. After a seal: sign a checkpoint and offer it to the publisher (``checkpoints``).
 
 A crash before 5 loses only writes that were not answered yet. A crash between 5 and 6 leaves the table older than the
-store; the next start applies the missing entries to it. A crash between 6 and 8 leaves a seal without a checkpoint; the
-next start signs it. Recovery runs the same code: a start seals, signs and publishes by an empty batch.
+store; the next start applies the missing entries. A crash between 6 and 8 leaves a seal without a checkpoint; the next
+start signs that checkpoint. Recovery runs the same code: a start writes an empty batch to seal, sign and publish.
 
 A refused write (``RequestError``) appends nothing, and the batch continues. Any other failure in 3 to 8 stops the
-sequencer for good: whether the batch is on disk may be unknown, and only the next start determines it.
+sequencer for good. It may then be unknown whether the batch is on disk; the next start reads the disk.
 
 Source: ledger-format.md, "The commit".
 """
@@ -46,21 +46,21 @@ A = TypeVar("A")
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
-"""Seconds between two heartbeats in the table while nothing is written; they show readers that the writer lives."""
+"""While nothing is written, the sequencer stores the time in the table at this interval, to show that it runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequencerLimits:
-    """The numbers that an operator configures."""
+    """The limits and intervals that an operator configures."""
 
-    checkpoint_interval_ms: int  # least time between two seals, and so between two checkpoints
-    max_waiting: int  # items in the pool
+    checkpoint_interval_ms: int  # minimum time between two seals, and so between two checkpoints
+    max_waiting: int  # most items in the pool
     max_batch: int
-    idempotency_ms: int  # how long a request is remembered
+    idempotency_ms: int  # how long the ledger remembers a request, to recognise repeats
 
 
 class Sequencer:
-    """The single writer. Any thread may use ``submit``, ``call`` and ``checkpoints.wait``."""
+    """The single writer of a ledger. Any thread may use ``submit``, ``call`` and ``checkpoints.wait``."""
 
     def __init__(
         self,
@@ -90,16 +90,16 @@ class Sequencer:
         self._on_fault = on_fault
         self._pool = Pool(limits.max_waiting, metrics.pool_entries)
         self.checkpoints = Checkpoints(ledger, author.origin, signing, clock=clock, metrics=metrics)
-        # Owner of the three below: the sequencer's thread.
+        # The sequencer's thread owns the three attributes below.
         self._sealed_ms = clock.monotonic_ms()
-        self._clock_agrees = True  # as it was logged last
+        self._clock_agrees = True  # the state that was logged last
         self._leaf_clock = LeafClock(clock, ledger.state.time_ms, confirmed=confirm_clock)
         self._thread = threading.Thread(target=self._run, name="sequencer", daemon=True)
 
     # -- for any thread ---------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Finish and publish what a crash left unfinished, then begin to take writes; see ``Checkpoints.sign``."""
+        """Recover from a crash, if any, and publish; then begin to take writes. Raises as ``Checkpoints.sign``."""
         self.checkpoints.start(self._pool.halt)
         try:
             self._recover()
@@ -113,20 +113,20 @@ class Sequencer:
         return self.submit_all([write])[0]
 
     def submit_all(self, writes: Sequence[Write[A]]) -> "list[Future[Written[A]]]":
-        """Put writes into the pool together, so that they share a batch. Each is recorded or refused by itself.
+        """Put writes into the pool together, so that one batch can take them. Each is recorded or refused on its own.
 
         Raises:
-            StorageError: the sequencer is stopping or has stopped; nothing is recorded. A full pool is not raised:
-                the future ends in ``OverloadedError``.
+            StorageError: the sequencer is stopping or has stopped; nothing is recorded. If the pool is full, nothing
+                is raised: the futures of the surplus writes end in ``OverloadedError``.
         """
         pending = [PendingWrite(write) for write in writes]
         self._pool.put(pending)
         return [item.future for item in pending]
 
     def call(self, call: Callable[[], A]) -> A:
-        """Run *call* on the sequencer's thread between two batches, where map and heads agree; return its value.
+        """Run *call* on the sequencer's thread, while no batch is being written; return the value of *call*.
 
-        Raises what *call* raises, ``StorageError`` as ``submit_all`` does, and ``OverloadedError``.
+        Raises what *call* raises; ``StorageError`` as ``submit_all`` does; ``OverloadedError`` if the pool is full.
         """
         pending = PendingCall(call)
         self._pool.put([pending])
@@ -134,15 +134,15 @@ class Sequencer:
 
     @property
     def fault(self) -> ConsentdError | None:
-        """The failure that stopped the sequencer."""
+        """The failure that stopped the sequencer; None: it has not failed."""
         return self._pool.fault
 
     def prove_heads(self, tags: Sequence[bytes]) -> tuple[reads.HeadProofs, Published]:
-        """Prove count and head of the chains of *tags* at the public checkpoint; return the proofs and the checkpoint.
+        """Prove the length and head of each chain in *tags* at the public checkpoint; return proofs and checkpoint.
 
         Raises:
             NotFoundError: no checkpoint is published yet.
-            StorageError: the public checkpoint is too old; see ``MapHistory``.
+            StorageError: the map at the public checkpoint was dropped to limit memory; see ``MapHistory``.
         """
 
         def prove() -> tuple[reads.HeadProofs, Published]:
@@ -152,7 +152,7 @@ class Sequencer:
         return self.call(prove)
 
     def stop(self) -> None:
-        """Refuse further writes, finish those that wait, seal, publish, and end the thread."""
+        """Refuse new writes, finish the writes that wait, seal the ledger, publish a checkpoint, end the thread."""
         self._pool.stop()
         if self._thread.ident is not None:
             self._thread.join()
@@ -169,11 +169,11 @@ class Sequencer:
                 self._work(items)
             self._write_batch([], seal=True)
         except BaseException as error:  # noqa: BLE001
-            # Not raised again: the hook for uncaught errors prints their text, which may hold an identifier.
+            # The error is not raised again: Python would print its text, which may hold a person's identifier.
             self._stop_on(error)
 
     def _idle_s(self) -> float:
-        """Return how long to wait for writes: until a seal is due, or else until the next heartbeat."""
+        """Return how long to wait for writes: until a seal is due, or, if all is sealed, until the next heartbeat."""
         if self.ledger.state.size > self.ledger.state.sealed_size:
             return max(0.0, (self._due_ms() - self.clock.monotonic_ms()) / 1000)
         return HEARTBEAT_S
@@ -182,7 +182,7 @@ class Sequencer:
         return self._sealed_ms + self._limits.checkpoint_interval_ms
 
     def _work(self, items: list[Pending]) -> None:
-        """Run the calls among *items*, then write the writes as one batch."""
+        """Run the calls among *items*, then write the writes as one batch. Without a batch, store a heartbeat."""
         writes = [item for item in items if isinstance(item, PendingWrite)]
         for item in items:
             if isinstance(item, PendingCall):
@@ -227,7 +227,7 @@ class Sequencer:
                 if not pending.future.done():
                     pending.future.set_exception(unknown)
             raise
-        # A crash here: all is durable and in force. The callers time out, repeat, and get the recorded entry.
+        # A crash here: store and table have the batch. A caller gets no answer, repeats, and gets the recorded entry.
         for pending, refusal in refused:
             pending.future.set_exception(refusal)
         for pending, written in prepared:
@@ -238,15 +238,15 @@ class Sequencer:
             self.checkpoints.sign()
 
     def _refuse_all(self, writes: Sequence[PendingWrite[Any]], error: StorageError) -> None:
-        """Refuse a batch that has no valid time."""
+        """Refuse a batch, because the clock gives no valid time for its leaves."""
         self._metrics.clock_refusals.inc(self._leaf_clock.disagrees)
         self._log_clock(agrees=False)
-        self._sealed_ms = self.clock.monotonic_ms()  # a due seal is tried again after an interval, not at once
+        self._sealed_ms = self.clock.monotonic_ms()  # a due seal is tried again after a whole interval
         for pending in writes:
             pending.future.set_exception(error)
 
     def _log_clock(self, *, agrees: bool) -> None:
-        """Log when the clock begins to disagree with the ledger, by how much, and when it agrees again."""
+        """Log when the clock begins to disagree with the ledger (and by how much), and when the clock agrees again."""
         if agrees == self._clock_agrees:
             return
         self._clock_agrees = agrees
@@ -260,7 +260,7 @@ class Sequencer:
         )  # fmt: skip
 
     def _append(self, write: Write[A], context: WriteContext) -> Written[A]:
-        """Prepare one write, append its entries and apply them to the table. A refused write appends nothing."""
+        """Prepare one write, append its entries, apply the entries to the table. A refused write appends nothing."""
         state = self.ledger.state
         if write.request is not None:
             try:
@@ -278,22 +278,22 @@ class Sequencer:
             try:
                 context.table.apply(appended.event, message)
             except RequestError as error:
-                # INVARIANT: no write is refused after it was appended. So ``prepare`` must find what the table refuses.
+                # INVARIANT: no write is refused after an entry was appended. ``prepare`` does the table's checks first.
                 raise AssertionError("an entry was appended that the table does not take") from error
             entries.append(appended)
         return Written(entries[0] if entries else None, tuple(entries), state, plan.answer)
 
     def _commit(self, context: WriteContext, count: int) -> None:
-        """Write the batch of *count* writes to the store, then commit the table."""
+        """Write the batch, which has *count* accepted writes, to the store; then commit the table."""
         state = context.batch.close()
         started = time.perf_counter()
         self.ledger.commit(context.batch)
         synced = time.perf_counter()
-        # A crash here: the entries exist and the table lacks them. The next start applies them to it.
+        # A crash here: the entries exist and the table lacks them. The next start applies them to the table.
         try:
             context.table.commit(state.size, state.root, self.clock.wall_ms())
         except BaseException:
-            self.table.stop()  # it lacks entries that are on disk, so its answers would be wrong
+            self.table.stop()  # the table lacks entries that are on disk, so its answers would be wrong
             raise
         self._metrics.commit_seconds.observe(synced - started, "ledger")
         self._metrics.commit_seconds.observe(time.perf_counter() - synced, "table")
@@ -301,7 +301,7 @@ class Sequencer:
         self._metrics.ledger_size.set(state.size)
 
     def _recover(self) -> None:
-        """Finish what a crash left unfinished: entries without a seal, or a seal without a checkpoint."""
+        """Sign and offer a checkpoint of the ledger; append a seal first if a crash left entries without a seal."""
         state = self.ledger.state
         if state.size == 0:
             return
@@ -313,10 +313,10 @@ class Sequencer:
             raise StorageError("clock disagrees with the ledger; set it right, or start with --confirm-clock", "CLOCK")
 
     def _stop_on(self, error: BaseException) -> None:
-        """Log the failure, refuse everything from now on, and answer those who still wait."""
+        """Log the failure, refuse all further writes and calls, and end those that wait in an error."""
         fault = error if isinstance(error, ConsentdError) else StorageError(f"sequencer failed: {type(error).__name__}")
         log.critical("ledger stopped", exc_info=error)
-        # INVARIANT: the fault is set before ``on_fault`` is called. A daemon that is just about to serve reads it.
+        # INVARIANT: the fault is set before ``on_fault`` is called: a daemon that begins to serve then reads the fault.
         self._pool.fail(fault)
         self._metrics.ready.set(0)
         self._on_fault()

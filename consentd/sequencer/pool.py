@@ -1,6 +1,6 @@
-"""Hold what waits for the sequencer's thread: writes, and calls to run between two batches.
+"""Hold the items that wait for the sequencer's thread: writes, and calls to run between two batches.
 
-Any thread puts items in; the sequencer's thread takes them out. A caller may cancel its item until it is taken.
+Any thread puts items in; the sequencer's thread takes them out. A caller can cancel an item until the thread takes it.
 """
 
 import threading
@@ -20,13 +20,13 @@ A = TypeVar("A")
 
 @dataclass(slots=True)
 class Written(Generic[A]):
-    """How a write ended. The sequencer's thread owns it until it completes the future of the write.
+    """The outcome of a write. The sequencer's thread owns this value until it completes the write's future with it.
 
     Attributes:
-        entry: its first entry; for a repeat, the one recorded before. None: nothing is recorded.
-        entries: the entries that it appended, in order; none for a repeat.
-        state: the ledger after the write's batch; set when the batch is committed.
-        replayed: whether it is a repeat.
+        entry: the write's first entry; for a repeat, the entry recorded before. None: nothing is recorded.
+        entries: the entries that the write appended, in order; empty for a repeat.
+        state: the ledger's state after the write's batch; set when the batch is committed.
+        replayed: whether the write is a repeat.
     """
 
     entry: Appended | None
@@ -52,7 +52,7 @@ class PendingCall(Generic[A]):
     future: "Future[A]" = field(default_factory=Future)
 
     def run(self) -> None:
-        """Run the function. An error of it is raised by the caller; the sequencer's state is unchanged."""
+        """Run the function, and complete the future with the result. An error does not stop the sequencer."""
         try:
             self.future.set_result(self.call())
         except Exception as error:  # noqa: BLE001
@@ -63,25 +63,25 @@ Pending = PendingWrite[Any] | PendingCall[Any]
 
 
 class Pool:
-    """What waits for the sequencer's thread. ``stop`` and ``fail`` close it for good.
+    """The items that wait for the sequencer's thread. ``stop`` and ``fail`` close the pool for good.
 
     Attributes:
-        fault: the error that ``fail`` closed it with. Written under ``_changed`` by ``fail``; read without it by any
-            thread, for it is replaced once by assignment.
+        fault: the error that was passed to ``fail``. ``fail`` sets it while it holds the lock ``_changed``. Any thread
+            may read it without the lock, because it is assigned only once.
     """
 
     def __init__(self, max_waiting: int, depth: Gauge) -> None:
         self._max_waiting = max_waiting
         self._depth = depth
         self.fault: ConsentdError | None = None
-        # Guards the attributes below. Taken by put, take, stop, halt and fail.
+        # This lock guards the attributes below. put, take, stop, halt and fail take it.
         self._changed = threading.Condition()
         self._items: deque[Pending] = deque()
         self._stopping = False
         self._halted: ConsentdError | None = None
 
     def put(self, items: Sequence[Pending]) -> None:
-        """Put items in, all at once, so that one batch can take them. Those beyond the limit end as overloaded.
+        """Add all items in one step, so that one batch can take them. Surplus items end in ``OverloadedError``.
 
         Raises:
             StorageError: the sequencer is stopping or has stopped; no item was put in.
@@ -99,9 +99,9 @@ class Pool:
             item.future.set_exception(OverloadedError(f"too many writes wait: `{waiting}`"))
 
     def take(self, most: int, idle_s: Callable[[], float]) -> list[Pending] | None:
-        """Take up to *most* items, after a wait of up to *idle_s* for the first; None once stopping and empty.
+        """Take up to *most* items; wait up to ``idle_s()`` seconds for the first. None: the pool is stopped and empty.
 
-        Raises the error that ``halt`` was called with.
+        Raises the error that was passed to ``halt``.
         """
         with self._changed:
             if not self._items and not self._stopping and self._halted is None:
@@ -112,23 +112,23 @@ class Pool:
                 return None
             self._depth.set(len(self._items))
             items = [self._items.popleft() for _ in range(min(len(self._items), most))]
-        # From here on a caller cannot cancel its item. Items that were cancelled before are left out.
+        # From here on a caller cannot cancel an item. Items that were cancelled before are left out.
         return [item for item in items if item.future.set_running_or_notify_cancel()]
 
     def stop(self) -> None:
-        """Refuse further items. Those that wait can still be taken."""
+        """Refuse further items. ``take`` still returns the items that wait."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
 
     def halt(self, error: ConsentdError) -> None:
-        """Make the next ``take`` raise *error*, so that nothing is written any more."""
+        """Make the next ``take`` raise *error*, so that the sequencer's thread writes nothing more."""
         with self._changed:
             self._halted = self._halted or error
             self._changed.notify()
 
     def fail(self, fault: ConsentdError) -> None:
-        """Close for good, and answer the items that wait: nothing of theirs was recorded."""
+        """Refuse further items. Each item that waits ends in an error, which states that nothing of it was recorded."""
         with self._changed:
             self.fault = fault
             waiting, self._items = list(self._items), deque()

@@ -1,6 +1,6 @@
 """Translate between gRPC and the core: one module for each proto service.
 
-``registry``, ``consents``, ``policy``, ``access``, ``proofs`` (LedgerService) with ``pruning``. Shared by them:
-``auth`` authenticates callers, ``rpc`` runs handlers and makes statuses of errors, ``requests`` parses what requests
-have in common and makes pages, ``servicer`` has the opened daemon and receipts.
+The services are ``registry``, ``consents``, ``policy``, ``access``, and ``proofs`` (LedgerService) with ``pruning``.
+They share: ``auth`` authenticates callers, ``rpc`` runs handlers and turns errors into statuses, ``requests`` parses
+the fields that requests share and makes pages of lists, ``servicer`` has the base class of the services.
 """

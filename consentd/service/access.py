@@ -1,4 +1,4 @@
-"""AccessService: decide and record an access in one call; after the transfer, record its outcome."""
+"""AccessService: decide and record an access in one call; after the transfer, record the transfer's outcome."""
 
 from collections.abc import Iterator
 
@@ -36,7 +36,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
     def BatchAuthorizeAccesses(
         self, request: ac.BatchAuthorizeAccessesRequest, context: Context
     ) -> ac.BatchAuthorizeAccessesResponse:
-        """Decide and record many accesses, each by itself."""
+        """Decide and record many accesses, each independently of the others."""
         caller = self.caller(context)
         self.check_batch(len(request.requests))
         writes: list[accesses.AuthorizeAccess | RequestError] = []
@@ -60,7 +60,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         return response
 
     def _access(self, request: ac.AuthorizeAccessRequest, caller: str, context: Context) -> accesses.AuthorizeAccess:
-        """Parse a request into its write."""
+        """Return the write for a request, after verifying a signed question's signature."""
         asked = st.AskedQuestion(asker=caller, network_origin=request.network_origin or context.peer())
         signed: SignedEntry | None = None
         form = request.WhichOneof("asked")
@@ -95,7 +95,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
     def _authorized(
         self, written: Written[accesses.AuthorizedAccess], wait_for: int, context: Context
     ) -> ac.AuthorizeAccessResponse:
-        """Count an access in the metrics, and return its response."""
+        """Count an access in the metrics, and return the response to its request."""
         decision, entry = written.answer.decision, written.entry
         self.metrics.decisions.inc(OUTCOMES[decision.outcome], "authorize")
         response = ac.AuthorizeAccessResponse(decision=decision if written.answer.sees_reasons else reduced(decision))
@@ -110,7 +110,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
 
     @rpc
     def RecordAccess(self, request: ac.RecordAccessRequest, context: Context) -> ac.RecordAccessResponse:
-        """Record what one transfer did."""
+        """Record the outcome of one data transfer."""
         _, receipt = self.write(self._outcome(request, self.caller(context)), request.wait_for, context)
         return ac.RecordAccessResponse(receipt=receipt)
 
@@ -118,7 +118,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
     def BatchRecordAccesses(
         self, request: ac.BatchRecordAccessesRequest, context: Context
     ) -> ac.BatchRecordAccessesResponse:
-        """Record what many transfers did, all or none."""
+        """Record the outcomes of many data transfers, all or none."""
         caller = self.caller(context)
         self.check_batch(len(request.requests))
         outcomes = tuple(self._outcome(item, caller) for item in request.requests)
@@ -132,7 +132,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         return response
 
     def _outcome(self, request: ac.RecordAccessRequest, caller: str) -> accesses.RecordOutcome:
-        """Parse a request into its write. Check on this thread the caller's part in the access, and the signature."""
+        """Check the caller's part in the access, and the signature, if any; return the write for the request."""
         signed, entry = None, None
         form = request.WhichOneof("statement")
         if form == "outcome":
@@ -167,7 +167,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
 
     @rpc
     def ListAccesses(self, request: ac.ListAccessesRequest, context: Context) -> ac.ListAccessesResponse:
-        """Read who used a person's data, newest first."""
+        """Read the accesses to a person's data, newest first."""
         caller, services = self.acting_caller(context), self.services
         pager = requests.Pager(services.page_key, "ListAccesses", caller, request.page_size, request.subject)
         with services.table.read() as snapshot:
@@ -184,9 +184,9 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         return ac.ListAccessesResponse(accesses=page, revision=revision(tree_size, root), next_page_token=token)
 
     def _access_records(self, tag: bytes, count: int, *, before: int, tree_size: int) -> Iterator[ac.AccessRecord]:
-        """Yield the accesses below seq *before* that are in the tree, newest first, with their outcomes."""
+        """Yield the accesses in the tree with a seq below *before*, newest first, each with its outcomes."""
         outcomes: dict[int, list[st.OutcomeStatement]] = {}
-        # This reads the chain backwards. An outcome comes after its access in the chain, so it is read first.
+        # This reads the chain backwards. In the chain an outcome comes after its access, so the outcome is read first.
         for entry in reads.read_chain_back(self.services.ledger.store, tag, count):
             event = entry.event
             if entry.index >= tree_size or event.kind not in _LISTED:
@@ -201,7 +201,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
 
 
 def _access_record(entry: reads.StoredEntry, payload: bytes | None) -> ac.AccessRecord | None:
-    """Return the record of an ACCESS, or of the REFUSAL of one; None: it is the refusal of a consent."""
+    """Return the record of an ACCESS entry, or of a REFUSAL of access; None: the REFUSAL is of a consent."""
     event = entry.event
     refused = event.kind == EntryKind.REFUSAL
     record = ac.AccessRecord(seq=event.seq, index=entry.index, time_ms=event.time_ms, refused=refused)

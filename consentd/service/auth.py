@@ -7,7 +7,7 @@ The file has a line for each credential, ``#`` begins a comment::
 
 The file holds hashes only, so a person who can read it gets no credential from it. A person who can write it can add
 any credential, so the file is trusted. The id ``operator`` is reserved for the operator of the daemon. If the file is
-lost, no call is authenticated until it is written again.
+lost, a running daemon keeps the credentials that it has read, and the next start fails.
 """
 
 import hashlib
@@ -25,22 +25,22 @@ _LINE = re.compile(r"(token|cert)\s+([0-9a-f]{64})\s+(\S+)")
 
 
 def token_hash(token: str) -> str:
-    """Return the hash that the file has for a token: SHA-256, hex."""
+    """Return the hash by which the credentials file lists a token: SHA-256, hex."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def format_credential(token: str, participant_id: str) -> str:
-    """Return the file's line for a token."""
+    """Return the line of the credentials file for a token."""
     return f"token {token_hash(token)} {participant_id}\n"
 
 
 class UnauthenticatedError(DeniedError):
-    """Say that a call has no valid credential (UNAUTHENTICATED), while other denials are PERMISSION_DENIED."""
+    """A call has no valid credential. The gRPC status is UNAUTHENTICATED; other denials have PERMISSION_DENIED."""
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """The credentials by kind: SHA-256 (hex) → participant id."""
+    """The credentials by kind. Each mapping is: SHA-256 of the credential (hex) → participant id."""
 
     tokens: Mapping[str, str]
     certificates: Mapping[str, str]
@@ -50,8 +50,8 @@ def read_credentials(path: Path) -> Credentials:
     """Read the credentials file.
 
     Raises:
-        StorageError: it cannot be read.
-        InvalidError: a line is malformed. The message has its number and none of its text.
+        StorageError: the file cannot be read.
+        InvalidError: a line is malformed. The message has the line's number and nothing of its text.
     """
     try:
         text = path.read_text()
@@ -73,11 +73,11 @@ class Authenticator:
     """Finds the caller that a credential belongs to."""
 
     def __init__(self, credentials: Credentials) -> None:
-        # Replaced by assignment, on SIGHUP; read by any thread.
+        # On SIGHUP the daemon replaces the value by assignment. Any thread may read it.
         self.credentials = credentials
 
     def authenticate(self, metadata: Iterable[tuple[str, str | bytes]], certificate: bytes | None) -> str:
-        """Return the participant id of the caller; empty: the call has no credential, or an unknown one."""
+        """Return the participant id of the caller; empty: the call has no known credential."""
         for key, value in metadata:
             if key == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
                 return self.credentials.tokens.get(token_hash(value[7:]), "")

@@ -31,7 +31,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
 
     @rpc
     def GrantConsent(self, request: cs.GrantConsentRequest, context: Context) -> cs.GrantConsentResponse:
-        """Give a consent."""
+        """Record a person's new consent."""
         caller = self.acting_caller(context)
         message, signed = _read_statement(request, st.GrantStatement, caller)
         identity, identifier_hash, entry = self._asked(EntryKind.GRANT, request, message, signed, caller)
@@ -120,9 +120,9 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
     def _asked(
         self, kind: EntryKind, request: Any, message: Message, signed: pb.SignedStatement | None, asker: str, *more: str
     ) -> tuple[Request, bytes, SignedEntry | None]:
-        """Return the identity of a request, the hash of the person's identifier, and the statement if it is signed.
+        """Return the ``Request``, the hash of the person's identifier, and the signed statement; None: it is unsigned.
 
-        The hash of the content covers *more* too: fields that only some requests have.
+        The content hash of the request also covers *more*: the fields that only some requests have.
         """
         identifier_hash = self.identifier_hash(request.subject)
         content = requests.content_hash(kind.name, identifier_hash, message, signed or b"")
@@ -136,7 +136,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         return identity, identifier_hash, self.signed_entry(kind, tag, identity, signed)
 
     def _change(self, request: Any, kind: EntryKind, message: Change, context: Context) -> pb.Receipt:
-        """Pause, resume or revoke a consent; *message* is the statement without its attestation."""
+        """Pause, resume or revoke a consent. *message* is the statement if the person signed none."""
         caller = self.acting_caller(context)
         signed: pb.SignedStatement | None = request.signed if request.HasField("signed") else None
         if signed is not None:
@@ -155,7 +155,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         return self.write(write, request.wait_for, context)[1]
 
     def _refused(self, written: Written[consents.ConsentAnswer]) -> cs.Refused | None:
-        """Return why a consent was refused, and count the refusal; None: it was not refused."""
+        """Return why a consent was refused, and count the refusal in the metrics; None: the consent was not refused."""
         refusal = written.answer.refusal
         if refusal is None:
             return None
@@ -170,7 +170,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         return payloads.parse(message_type, payload)
 
     def _stored(self, tag: bytes, lineage: Lineage) -> cs.ConsentRecord:
-        """Return the record of a lineage that is in the table."""
+        """Return the record of a lineage (one consent's versions) that is in the table."""
         first = reads.read_entry(self.services.ledger.store, tag, lineage.lineage)
         latest = reads.read_entry(self.services.ledger.store, tag, lineage.seq)
         state = cs.CONSENT_STATE_PAUSED if lineage.paused else cs.CONSENT_STATE_ACTIVE
@@ -196,7 +196,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         )
 
     def _revoked(self, tag: bytes, stored: set[int]) -> list[cs.ConsentRecord]:
-        """Return the withdrawn lineages: those of the chain that are not *stored* in the table."""
+        """Return the records of revoked lineages: they are in the chain, but not in *stored*, the table's lineages."""
         store, found = self.services.ledger.store, []
         count, _ = self.services.ledger.head(tag)
         firsts: dict[int, reads.StoredEntry] = {}
@@ -204,7 +204,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         for entry in reads.read_chain(store, tag, reads.first_after_gaps(store, tag), count):
             kind, seq = entry.event.kind, entry.event.seq
             if entry.row is None:
-                continue  # pruned, together with every later entry about the same consent
+                continue  # this entry is pruned, and so is every later entry about the same consent
             if kind == EntryKind.GRANT and seq not in stored:
                 firsts[seq] = latest[seq] = entry
             elif kind == EntryKind.AMEND:
@@ -213,18 +213,18 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
                 seq = self._message(entry, st.RevokeStatement).lineage_seq
                 if seq in firsts:
                     found.append(self._record(firsts[seq], latest[seq], cs.CONSENT_STATE_REVOKED, entry.event.time_ms))
-        # A grant written after *stored* was read is missing there although it is not withdrawn. It is left out.
+        # A consent granted after *stored* was read is not in *stored*, but has no REVOKE entry. So it is not returned.
         return found
 
 
 def _read_statement(
     request: cs.GrantConsentRequest | cs.AmendConsentRequest, message_type: type[Statement], caller: str
 ) -> tuple[Statement, pb.SignedStatement | None]:
-    """Return the statement of a grant or an amendment, and its signed form where the person signed it."""
+    """Return the statement of a grant or an amendment, and its signed form; None: it is unsigned."""
     form = request.WhichOneof("statement")
     if form == "consent":
         if request.consent.ByteSize() > codec.MAX_PAYLOAD:
-            # Checked before the consent is turned into values, which takes seconds for a million provisions.
+            # Checked before the consent is converted to values: to convert a million provisions takes seconds.
             raise InvalidError(f"consent is over its limit of {codec.MAX_PAYLOAD} bytes", "TOO_LARGE")
         attestation = st.Attestation(attested_by=caller, method=request.method)
         return message_type(consent=request.consent, attestation=attestation), None
@@ -234,7 +234,7 @@ def _read_statement(
 
 
 def parse_consent_id(text: str) -> bytes:
-    """Parse a consent id, 32 lower-case hex digits. Raises ``NotFoundError``: no consent has a malformed id."""
+    """Parse a consent id, 32 lower-case hex digits. Raises ``NotFoundError`` if *text* is no such id."""
     try:
         found = bytes.fromhex(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Answer questions from the table: PolicyService. A check is one read transaction and one evaluation."""
+"""PolicyService: answer questions from the table, and record nothing. Each call reads one snapshot of the table."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
 
     def __init__(self, service_state: ServiceState) -> None:
         super().__init__(service_state)
-        # A decision that is not recorded gets an id of random bytes and a count: unique, and not secret.
+        # The id of an unrecorded decision is this random prefix and a counter: it must be unique, but not secret.
         self._id_prefix = os.urandom(8)
         self._ids = count()
 
@@ -46,7 +46,7 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
     @never_waits
     @rpc
     def BatchCheck(self, request: ps.BatchCheckRequest, context: Context) -> ps.BatchCheckResponse:
-        """Answer many questions, each by itself, all from one state of the table."""
+        """Answer many questions, each independently, all from one snapshot of the table."""
         caller = self.caller(context)
         shared = request.shared if request.HasField("shared") else None
         asked: Sequence[tuple[pb.Question, pb.Subject]]
@@ -85,7 +85,7 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
 
 
 class Answerer:
-    """Answers questions from one snapshot at one instant. It is valid within the snapshot's ``with`` block only."""
+    """Answers questions from one snapshot at one instant. Valid only within the snapshot's ``with`` block."""
 
     def __init__(self, snapshot: Snapshot, now_ms: int, id_prefix: bytes, ids: Iterator[int], metrics: Metrics) -> None:
         registry = snapshot.registry()
@@ -96,7 +96,7 @@ class Answerer:
         self._metrics = metrics
         self._codebook = registry.codebook
         self._rules = registry.rules
-        # All answers share these fields. Each answer begins as a copy of this message: that is faster than to set them.
+        # All answers share these fields. To copy this message is faster than to set the fields in each answer.
         self._common = pb.Decision(
             revision=revision(snapshot.size, snapshot.root),
             vocabulary_version=self._codebook.vocabulary.version,
@@ -105,24 +105,24 @@ class Answerer:
         )
 
     def check(self, caller: str, question: pb.Question) -> tuple[bool, PackedQuestion]:
-        """Check a question; return whether the caller may see the reasons of its answer, and the question packed.
+        """Check a question; return whether the caller may see the answer's reasons, and the packed question.
 
         Raises:
-            RequestError: the question is malformed, not the caller's to ask, or about a later state than this one.
+            RequestError: the question is malformed or needs a later state of the table, or the caller may not ask it.
         """
         check_size(question)
         if question.purpose == model.BREAK_GLASS_PURPOSE or question.HasField("break_glass"):
             raise InvalidError("break-glass is asked for through AuthorizeAccess only", "BREAK_GLASS_SHAPE")
         sees_reasons = check_asker(self._snapshot, caller, question)
         # The table has every acknowledged write, so a caller that got the size from this daemon is never refused. The
-        # call does not wait for the size: it would take a thread from the checks.
+        # call does not wait until the table has that size, because it would block a thread that other calls need.
         size = question.consistency.at_least_tree_size
         if size > self._snapshot.size:
             raise OverloadedError(f"state has not reached tree size `{size}`", "REVISION_NOT_REACHED")
         return sees_reasons, decisions.pack_message(question, self._codebook)
 
     def answer(self, message: pb.Decision, question: PackedQuestion, identifier_hash: bytes) -> pb.Decision:
-        """Put the answer about one subject into *message*, and return *message*."""
+        """Write the decision about one subject into *message*, and return *message*."""
         tag = self._snapshot.tag_of(identifier_hash)
         if tag is None:
             self._metrics.unenrolled_questions.inc()
@@ -139,9 +139,9 @@ OUTCOMES = ("UNSPECIFIED", *(outcome.name for outcome in model.Outcome))
 
 
 def reduced(decision: pb.Decision) -> pb.Decision:
-    """Return a decision as a caller without the right to see reasons gets it: NO_CONSENT becomes DENY, without reasons.
+    """Return a decision for a caller who may not see reasons: NO_CONSENT becomes DENY, and DENY has no reasons.
 
-    So the caller does not learn whether the person objected, gave no consent or is not enrolled. A permit, and the
+    So the caller does not learn whether the person objected, gave no consent or is not enrolled. A PERMIT, and the
     permitted part of a PARTIAL, keep their reasons.
     """
     if decision.outcome == pb.OUTCOME_PERMIT:
@@ -163,7 +163,7 @@ def reduced(decision: pb.Decision) -> pb.Decision:
 
 
 def check_size(question: pb.Question) -> None:
-    """Check that a question fits the payload that records it; also for Check, because the codebook caches questions."""
+    """Check that a question fits an entry's payload. ``Check`` uses the limit too: the codebook caches questions."""
     size = question.ByteSize()
     if size > codec.MAX_PAYLOAD:
         raise InvalidError(f"question is over its limit of {codec.MAX_PAYLOAD} bytes: `{size}`", "TOO_LARGE")

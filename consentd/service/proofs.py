@@ -1,4 +1,4 @@
-"""LedgerService: checkpoints, leaves, receipts, proofs and histories, which clients verify for themselves."""
+"""LedgerService: checkpoints, leaves, receipts, proofs and histories. Clients verify all of these themselves."""
 
 from collections.abc import Iterable, Iterator
 
@@ -21,9 +21,9 @@ from consentd.v1 import ledger_service_pb2_grpc
 from consentd.v1 import statement_pb2 as st
 
 CHUNK_BYTES = 256 * 1024
-"""About the largest size of one message of a history stream."""
+"""The approximate maximum size of one message in a history stream."""
 CACHED_ENTRIES = 256
-"""Entries of chains up to this length are read once for a history and cached: at most about 4 MiB of statements."""
+"""A chain of at most so many entries is read once for a history and cached; it takes at most about 4 MiB."""
 _MAX_TRIES = 4
 
 Opened = tuple[reads.StoredEntry, tuple[bytes, bytes] | None]
@@ -52,7 +52,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
 
     @rpc
     def ListStatements(self, request: ls.ListStatementsRequest, context: Context) -> ls.ListStatementsResponse:
-        """Read leaves with their openings, in order; a person's statement only with the right to read statements."""
+        """Read leaves and their openings (salt, statement); those of persons need the right to read statements."""
         caller = self._auditor(context)
         with self.services.table.read() as snapshot:
             persons = has_right(snapshot, caller, st.PARTICIPANT_RIGHT_READ_STATEMENTS)
@@ -67,7 +67,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
                 try:
                     entry = reads.read_entry(self.services.ledger.store, event.tag, event.seq)
                 except NotFoundError:
-                    continue  # pruned since the scan began
+                    continue  # the entry was pruned after the scan began
                 opened = None
                 if persons or entry.row is None or reads.is_plaintext(entry):
                     opened = reads.open_entry(self.services.vault, entry)
@@ -85,7 +85,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
 
     @rpc
     def GetReceipt(self, request: ls.GetReceiptRequest, context: Context) -> ls.GetReceiptResponse:
-        """Read the receipt of an entry, for a caller that knows the leaf hash."""
+        """Read the receipt of an entry; the request must name the entry's leaf hash."""
         state = self.services.ledger.state
         leaf = self._leaf(request.index) if request.index < state.size else None
         if leaf is None or merkle.leaf_hash(leaf) != request.leaf_hash:
@@ -136,7 +136,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         yield ls.GetHistoryResponse(head=head)
         if request.known_count > heads.chains[tag][0]:
             raise InvalidError("known_count is larger than the history")
-        for each, public_name in names.items():  # the chain asked for is the first
+        for each, public_name in names.items():  # the requested chain is the first
             yield from _stream_chain(chains, heads, each, public_name, first if each == tag else 1)
 
     @stream_rpc
@@ -148,7 +148,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
     # -- steps ------------------------------------------------------------------------------------------------
 
     def _chain(self, request: ls.GetHistoryRequest, context: Context) -> tuple[bytes, str]:
-        """Return the tag of the chain asked for, and its public name; a person's chain has the name ""."""
+        """Return the tag (id) of the requested chain, and its public name; the name of a person's chain is empty."""
         if request.WhichOneof("chain") == "public_name":
             return codec.public_tag(request.public_name), request.public_name
         if request.WhichOneof("chain") != "subject":
@@ -160,10 +160,10 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
     def _prove_heads(
         self, chains: "_Chains", tag: bytes, name: str, known: int
     ) -> tuple[HeadProofs, Published, dict[bytes, str]]:
-        """Prove the heads of the chain, and of the key chains of its authors, at one published checkpoint.
+        """Prove the heads of a chain, and of the chains that hold its authors' keys, at one published checkpoint.
 
-        The authors are known only after the chain is read. A key chain has authors too, and new entries may be written
-        meanwhile. So this repeats, with the chains found so far, until a checkpoint needs no further chain.
+        The authors are known only after the chain is read; a chain with keys has authors too; and entries may be added
+        meanwhile. So the proof is repeated for all chains found so far, until it needs no further chain.
         """
         store, names = self.services.ledger.store, {tag: name, codec.LEDGER_TAG: LEDGER_CHAIN}
         for _ in range(_MAX_TRIES):
@@ -180,7 +180,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         raise StorageError("authors of this history change too fast; repeat the call")
 
     def _authors(self, entries: Iterable[Opened]) -> set[str]:
-        """Return the public chains of the participants whose keys signed *entries*."""
+        """Return the names of the public chains of the participants whose keys signed *entries*."""
         keys = {codec.decode_statement(opened[1]).key for _, opened in entries if opened is not None}
         with self.services.table.read() as snapshot:
             names = [owner.tag_or_name for key in keys if (owner := snapshot.key_ever(key)) is not None]
@@ -193,7 +193,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         return reads.read_leaf(store, index)
 
     def _auditor(self, context: Context) -> str:
-        """Return the caller, who must be an auditor or the operator."""
+        """Return the caller's id. Raises ``DeniedError`` unless the caller is an auditor or the operator."""
         caller = self.caller(context)
         with self.services.table.read() as snapshot:
             if not is_auditor(snapshot, caller):
@@ -207,7 +207,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         return asked or latest
 
     def _page_range(self, pager: Pager, token: str, start_index: int) -> tuple[int, int, int, bytes]:
-        """Return the page that a token, or else *start_index*, asks for: its first index and end; tree size, root."""
+        """Return the page at *token*, or else at *start_index*: its first index, end (excluded), tree size and root."""
         if token and start_index:
             raise InvalidError("start_index and page_token exclude each other", "INVALID_PAGE")
         if token:
@@ -220,14 +220,14 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
 
 
 class _Chains:
-    """Reads the chains of one history and opens their entries. A chain is read for its authors, then to be sent."""
+    """Reads the chains of one history, and decrypts statements. A chain is read twice: to find authors, and to send."""
 
     def __init__(self, store: Store, vault: Vault) -> None:
         self._store, self._vault = store, vault
         self._cached: dict[tuple[bytes, int, int], list[Opened]] = {}
 
     def read(self, tag: bytes, first: int, last: int) -> Iterable[Opened]:
-        """Return entries *first* … *last* of a chain; those of a short chain are read only once."""
+        """Return the entries *first* to *last* of a chain. If they are few, they are cached for the second read."""
         cached = self._cached.get((tag, first, last))
         if cached is not None:
             return cached

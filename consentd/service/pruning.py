@@ -1,7 +1,7 @@
-"""Prune on request of the operator: plan, state the pruning in the ledger, wait until that is public, delete.
+"""Prune on request of the operator: plan, state the pruning in the ledger, wait until the statement is public, delete.
 
-Checks and writes continue meanwhile. The caller's thread plans, and reads what is to be deleted. The sequencer's thread
-deletes it between two batches, a few hundred rows at a time.
+Consent checks and writes continue meanwhile. The thread of the call plans, and finds the rows to delete. The
+sequencer's thread deletes these rows between two batches, a few hundred at a time.
 """
 
 from collections.abc import Generator, Iterator
@@ -21,7 +21,7 @@ def prune(services: Services, request: ls.PruneRequest, context: Context) -> Ite
 
     Raises:
         ConflictError: another call is pruning.
-        InvalidError: the retention policy keeps everything, or some of what is asked for.
+        InvalidError: the retention policy keeps everything, or keeps some entries that the request wants deleted.
         StorageError: the statement of the pruning did not become public in time; nothing was deleted.
     """
     if not services.pruning.acquire(blocking=False):
@@ -36,7 +36,7 @@ def prune(services: Services, request: ls.PruneRequest, context: Context) -> Ite
 
 
 def _plan(services: Services, request: ls.PruneRequest) -> Generator[ls.PruneResponse, None, tuple[Pruned, Stop]]:
-    """Return the pruning that the ledger states and that is not finished; else plan one, as far as possible."""
+    """Return the unfinished pruning that the ledger states; if there is none, plan the largest possible pruning."""
     store, state = services.ledger.store, services.ledger.state
     before, (days, stated) = retention.read_pruned(store), retention.read_stated_prunings(store)
     if stated and not (retention.is_finished(store) and before == stated[-1].pruned):
@@ -54,15 +54,15 @@ def _plan(services: Services, request: ls.PruneRequest) -> Generator[ls.PruneRes
 
 
 def _publish(services: Services, pruned: Pruned, context: Context) -> None:
-    """State the pruning in the ledger, and wait for a public checkpoint of that entry."""
+    """State the pruning in an entry of the ledger, and wait for a public checkpoint that covers the entry."""
     index = services.sequencer.submit(StatePruning(pruned=pruned)).result().answer
-    # INVARIANT: nothing is deleted before its entry is public: a reader that misses a leaf must be able to learn why.
+    # INVARIANT: nothing is deleted before that entry is public. So a reader that misses a leaf can find the reason.
     if services.sequencer.checkpoints.wait(index + 1, remaining_s(context)) is None:
         raise StorageError("pruning is stated, and waits for a published checkpoint; call again to go on")
 
 
 def _delete(services: Services, pruned: Pruned, stop: Stop, *, dry_run: bool) -> Iterator[ls.PruneResponse]:
-    """Delete what is pruned, or with *dry_run* only count it."""
+    """Delete the pruned rows, or with *dry_run* only count them; yield the progress."""
     store, tags = services.ledger.store, services.ledger.state.tags
     done = Deleted()
     for batch, done in delete_in_batches(store, services.vault, pruned):

@@ -26,14 +26,14 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
     def RegisterParticipant(
         self, request: rs.RegisterParticipantRequest, context: Context
     ) -> rs.RegisterParticipantResponse:
-        """Register a participant, or replace what is registered of it."""
+        """Register a participant, or replace the registration of a known participant."""
         chain = PARTICIPANT_PREFIX + request.participant.participant_id
         receipt = self._publish(EntryKind.PARTICIPANT, chain, request.participant, request, context)
         return rs.RegisterParticipantResponse(receipt=receipt)
 
     @rpc
     def AddKey(self, request: rs.AddKeyRequest, context: Context) -> rs.AddKeyResponse:
-        """Put a participant's key in force. No key comes into force twice."""
+        """Put a participant's key in force. A key that was ever in force is refused."""
         chain, message = PARTICIPANT_PREFIX + request.participant_id, st.KeyStatement(key=request.key)
         return rs.AddKeyResponse(receipt=self._publish(EntryKind.KEY, chain, message, request, context))
 
@@ -64,7 +64,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
 
     @rpc
     def EnrolSubject(self, request: rs.EnrolSubjectRequest, context: Context) -> rs.EnrolSubjectResponse:
-        """Give a person a tag and a first entry."""
+        """Enrol a person: make a tag (the id of the person's chain) and append the first entry."""
         caller = self.acting_caller(context)
         if request.subject_key:
             registry.check_key(request.subject_key)
@@ -72,7 +72,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         content = content_hash("EnrolSubject", identifier_hash, request.method, request.subject_key)
         write = registry.EnrolSubject(
             request=make_request(caller, request.request_id, content),
-            # The vault makes tag and data key first. A crash then leaves an unused tag, but no unreadable ENROL.
+            # The vault stores tag and data key first. So a crash can leave an unused tag, but no ENROL without its key.
             tag=self.services.vault.create(identifier_hash),
             message=st.EnrolStatement(
                 identifier_hash=identifier_hash,
@@ -101,7 +101,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         caller = self.caller(context)
         pager = Pager(self.services.page_key, "ListParticipants", caller, request.page_size)
         with self.services.table.read() as snapshot:
-            # A page's position is a participant's number: numbers follow the order of registration and never change.
+            # A page token's position is a participant's number. Numbers follow the registrations and never change.
             everyone = sorted(snapshot.registry().participants.values(), key=lambda one: one.number)
             start, tree_size = pager.parse(request.page_token) if request.page_token else (0, snapshot.size)
             left = [one for one in everyone if one.number > start]
@@ -119,10 +119,10 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
 
     @rpc
     def GetNotice(self, request: rs.GetNoticeRequest, context: Context) -> rs.GetNoticeResponse:
-        """Read a notice."""
+        """Read one version of a notice."""
         self.caller(context)
         with self.services.table.read() as snapshot:
-            # Only a valid id is looked up: the rows of a notice's versions are found by their prefix.
+            # The id becomes a prefix of rows to read, so an id that is not valid could match rows of another notice.
             known = PARTICIPANT_ID.fullmatch(request.notice_id)
             found = snapshot.notice(request.notice_id, request.version) if known else None
             if found is None:

@@ -1,4 +1,4 @@
-"""Parse what requests have in common: the request_id, the content hash, signed statements, and pages of lists."""
+"""Parse the fields that requests share: the request_id, the hashed content, signed statements, and page tokens."""
 
 import base64
 import hashlib
@@ -18,11 +18,11 @@ M = TypeVar("M", bound=Message)
 
 MAX_PAGE = 1000
 PAGE_BYTES = 1 << 20
-"""About the most bytes of a page. Clients refuse responses of more than 4 MiB."""
+"""The approximate maximum size of a page. Clients refuse responses of more than 4 MiB."""
 
 
 def make_request(caller: str, request_id: bytes, content: bytes) -> Request:
-    """Return the request of a write; *content* is from ``content_hash``. Raises ``InvalidError``."""
+    """Return a write's ``Request``; *content* is a ``content_hash``. Raises ``InvalidError`` if the id is malformed."""
     if len(request_id) != 16:
         raise InvalidError(f"request_id is not 16 bytes: `{len(request_id)}`", "INVALID_REQUEST_ID")
     key = hashlib.sha256(b"".join((caller.encode(), b"\0", request_id))).digest()
@@ -30,9 +30,9 @@ def make_request(caller: str, request_id: bytes, content: bytes) -> Request:
 
 
 def content_hash(method: str, *parts: Message | bytes | str) -> bytes:
-    """Hash what a request asks, 32 bytes: SHA-256 of *method*, then of each part after its length as u32.
+    """Return the hash of a request's content: SHA-256 of *method*, then of each part's length (u32) and the part.
 
-    A repeat of a request has the same hash. The ledger remembers it, so what is hashed for a method must not change.
+    A repeat of a request has the same hash. The ledger remembers hashes, so a method must always hash the same parts.
     """
     hasher = hashlib.sha256(method.encode())
     for part in parts:
@@ -49,7 +49,7 @@ def parse_signed(message_type: type[M], signed: pb.SignedStatement) -> M:
     """Parse the payload of a statement that its author signed.
 
     Raises:
-        InvalidError: it is too large, does not decode, or has a field that only the daemon sets or nobody knows.
+        InvalidError: the payload is too large, does not decode, has an unknown field, or has an attestation.
     """
     if len(signed.payload) > codec.MAX_PAYLOAD:
         raise InvalidError(f"payload is over its limit of {codec.MAX_PAYLOAD} bytes", "TOO_LARGE")
@@ -66,7 +66,7 @@ def parse_signed(message_type: type[M], signed: pb.SignedStatement) -> M:
 class Pager:
     """Makes and parses the page tokens of one list. A token is bound to the list, its filter and the caller.
 
-    A token holds a position and the tree size that the first page was read at. *size* is the most items of a page.
+    A token holds a position and the tree size at which the first page was read. *size*: the most items in a page.
     """
 
     _FORM = struct.Struct(">QQ16s")
@@ -84,7 +84,7 @@ class Pager:
         return base64.urlsafe_b64encode(self._FORM.pack(position, tree_size, self._mac(position, tree_size))).decode()
 
     def parse(self, token: str) -> tuple[int, int]:
-        """Return (position, tree size) of a token. Raises ``InvalidError``: INVALID_PAGE."""
+        """Return (position, tree size) of a token. Raises ``InvalidError`` (INVALID_PAGE)."""
         try:
             position, tree_size, mac = self._FORM.unpack(base64.urlsafe_b64decode(token.encode("ascii")))
         except (ValueError, struct.error):
@@ -99,7 +99,7 @@ class Pager:
 
 
 def take_page(messages: Iterable[M], most: int) -> tuple[list[M], bool]:
-    """Return the first messages, at least one, at most *most*, of about ``PAGE_BYTES``; and whether others follow."""
+    """Return the first messages (at least one, at most *most*, about ``PAGE_BYTES``), and whether more follow."""
     page: list[M] = []
     left_bytes = PAGE_BYTES
     for message in messages:

@@ -1,7 +1,7 @@
-"""Run the handler of each RPC: decode, count, and turn a declared error into a gRPC status.
+"""Run the handler of each RPC: check that the request decoded, count the call, and turn an error into a gRPC status.
 
-A status has a code, and ``google.rpc.ErrorInfo`` with the error's reason. An exception that is not a declared error is
-a bug: the caller gets INTERNAL without details, and the daemon serves on.
+A status has a code, and ``google.rpc.ErrorInfo`` with the error's reason. An exception that is not declared in
+``errors`` is a bug: the caller gets INTERNAL without details, and the daemon continues to serve.
 """
 
 import logging
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 F = TypeVar("F", bound=Callable[..., Any])
 
 UNDECODABLE: Final = object()
-"""Passed to a handler in place of a request whose bytes are not the message of its RPC."""
+"""Passed to a handler in place of a request whose bytes do not decode as the RPC's request message."""
 _NEVER_WAIT: set[Any] = set()
 
 DOMAIN = "consentd"
@@ -37,7 +37,7 @@ MAX_MESSAGE = 300
 _RETRY_AFTER_S = 1
 
 _CODES: tuple[tuple[type[ConsentdError], grpc.StatusCode], ...] = (
-    (UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED),  # before its base
+    (UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED),  # before its base class: the first match counts
     (errors.InvalidError, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.NotFoundError, grpc.StatusCode.NOT_FOUND),
     (errors.ConflictError, grpc.StatusCode.ABORTED),
@@ -58,7 +58,7 @@ def rpc(method: F) -> F:
         try:
             _check_decoded(request)
             response = method(self, request, context)
-        except Exception as error:  # noqa: BLE001  # a bug is answered too, and the daemon serves on
+        except Exception as error:  # noqa: BLE001  # the caller gets an answer even after a bug
             _abort(self.metrics, name, started, context, error)
         _count(self.metrics, name, "OK", started)
         return response
@@ -87,13 +87,13 @@ def stream_rpc(method: F) -> F:
 
 
 def never_waits(handler: F) -> F:
-    """Mark a handler that waits for nothing. It runs on the gRPC server's own threads, apart from those that wait."""
+    """Mark a handler that never waits. It runs on the gRPC server's own threads, all other handlers on a pool."""
     _NEVER_WAIT.add(handler)
     return handler
 
 
 class Pooled:
-    """A handler that gRPC runs on a pool of its own. gRPC finds the pool by the name of the attribute."""
+    """A handler that gRPC runs on *pool*. gRPC finds the pool in the attribute ``experimental_thread_pool``."""
 
     def __init__(self, handler: Any, pool: ThreadPoolExecutor) -> None:
         self._handler = handler
@@ -105,10 +105,10 @@ class Pooled:
 
 
 class ServiceRegistration:
-    """Receives a service from generated code in place of the server, and adds it to the server with changed handlers.
+    """Is passed to generated code in place of the server, and adds services to the server with changed handlers.
 
-    The changes: calls that may wait run on *pool*, and a request that does not decode reaches ``rpc``. gRPC
-    itself would answer such a request INTERNAL, count it nowhere, and log a traceback for it.
+    The changes: calls that may wait run on *pool*, and a request that does not decode reaches ``rpc``. Without the
+    second change, gRPC would answer such a request with INTERNAL, uncounted, and log a traceback.
 
     Attributes:
         services: the names of the services that were added.
@@ -121,7 +121,7 @@ class ServiceRegistration:
         self.services: list[str] = []
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """Do nothing: generated code adds the same handlers by ``add_registered_method_handlers`` too."""
+        """Do nothing: generated code also adds the same handlers by ``add_registered_method_handlers``."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Add the handlers of *service*, by method name."""
@@ -145,7 +145,7 @@ def _forgiving(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     def decode_or_mark(data: bytes) -> Any:
         try:
             return decode(data)
-        except Exception:  # noqa: BLE001  # each implementation of protobuf raises an exception of its own
+        except Exception:  # noqa: BLE001  # each implementation of protobuf has an exception class of its own
             return UNDECODABLE
 
     return decode_or_mark
@@ -167,28 +167,28 @@ def status_code(error: ConsentdError) -> grpc.StatusCode:
 
 
 def message_of(error: ConsentdError) -> str:
-    """Return an error's message, cut to ``MAX_MESSAGE``: it may contain long input of the caller's."""
+    """Return an error's message, cut to ``MAX_MESSAGE``, because the message may quote long input from the caller."""
     message = str(error)
     return message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
 
 
 def item_error(metrics: Metrics, error: ConsentdError) -> er.ItemError:
-    """Count a declared error of one item of a batch, and return its message."""
+    """Count the error of one item of a batch in the metrics, and return the error as a protobuf message."""
     metrics.errors.inc(error.reason)
     reason = er.ErrorReason.Value(f"ERROR_REASON_{error.reason}")
     return er.ItemError(code=status_code(error).value[0], reason=reason, message=message_of(error))
 
 
 def _abort(metrics: Metrics, name: str, started: float, context: Context, error: Exception) -> NoReturn:
-    """End a call with the status of *error*. gRPC aborts by an exception."""
+    """End a call with the status of *error*; never returns, because ``context.abort`` raises an exception."""
     if isinstance(error, errors.VerificationError):
-        # Bad bytes of the caller's were turned into an InvalidError before. So these are bytes that we stored.
+        # Malformed bytes from the caller were refused as InvalidError before. So this error is about stored bytes.
         error = errors.CorruptionError(f"ledger does not verify: {error}")
     if isinstance(error, ConsentdError):
         code, message, reason = status_code(error), message_of(error), error.reason
         metrics.errors.inc(reason)
     else:
-        # The text of a foreign exception may hold an identifier, so only its type and its line are logged.
+        # The text of an undeclared exception may hold a person's identifier, so only its type and line are logged.
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next

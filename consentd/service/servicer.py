@@ -1,4 +1,4 @@
-"""The base of all services: access to the opened daemon, the caller of a call, and receipts."""
+"""The base class of all services: reaches the opened daemon, authenticates callers, and makes receipts."""
 
 import threading
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ from consentd.v1 import statement_pb2 as st
 A = TypeVar("A")
 Context = grpc.ServicerContext
 MAX_WAIT_S = 30.0
-"""The longest time that a call waits, if its deadline is later."""
+"""The longest time that a call waits, even if the call's deadline is later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +43,20 @@ class Services:
     metrics: Metrics
     authenticator: Authenticator
     page_key: bytes
-    pruning: threading.Lock = field(default_factory=threading.Lock)  # taken by pruning.prune, for the whole call
+    pruning: threading.Lock = field(default_factory=threading.Lock)  # pruning.prune holds this lock during a call
 
 
 class ServiceState:
-    """Shows every thread whether the daemon serves."""
+    """Shows every thread whether the daemon serves, and holds the opened daemon."""
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
-        # The opened daemon; None while it opens or drains. The daemon replaces it by assignment.
+        # The opened daemon; None while the daemon starts or drains. The daemon replaces the value by assignment.
         self.services: Services | None = None
 
 
 class Servicer:
-    """Base of the services."""
+    """Base class of the services."""
 
     def __init__(self, service_state: ServiceState) -> None:
         self._state = service_state
@@ -82,14 +82,14 @@ class Servicer:
         return caller
 
     def acting_caller(self, context: Context) -> str:
-        """Return the caller, who must have the right to act for persons. Raises ``DeniedError``."""
+        """Return the caller's id. Raises ``DeniedError`` unless the caller has the right to act for persons."""
         caller = self.caller(context)
         with self.services.table.read() as snapshot:
             check_right(snapshot, caller, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS)
         return caller
 
     def operator(self, context: Context) -> str:
-        """Return the caller, who must be the operator. Raises ``DeniedError``."""
+        """Return the caller's id. Raises ``DeniedError`` unless the caller is the operator."""
         caller = self.caller(context)
         if caller != OPERATOR:
             raise DeniedError("call is the operator's")
@@ -102,26 +102,26 @@ class Servicer:
             raise InvalidError(f"batch is over its limit of {most} items: `{count}`", "TOO_LARGE")
 
     def identifier_hash(self, subject: pb.Subject) -> bytes:
-        """Return the keyed hash of an identifier. Raises ``InvalidError``: its scheme or form is not accepted."""
+        """Return the keyed hash of a person's identifier. Raises ``InvalidError`` for an unaccepted scheme or form."""
         check_identifier(subject.scheme, subject.value)
         return self.services.vault.identifier_hash(subject.scheme, subject.value)
 
     def tag(self, view: View, subject: pb.Subject) -> bytes:
-        """Return a person's tag. Raises ``NotFoundError``: the person is not enrolled."""
+        """Return a person's tag (chain id). Raises ``NotFoundError`` if the person is not enrolled."""
         return enrolled_tag(view, self.identifier_hash(subject))
 
     def signed_entry(self, kind: EntryKind, tag: bytes, request: Request, signed: pb.SignedStatement) -> SignedEntry:
-        """Return a statement that its author signed, with its signature verified; see ``verify_ahead``."""
+        """Verify the signature on a statement, and return the statement as a ``SignedEntry``; see ``verify_ahead``."""
         statement = codec.Statement(signed.key, signed.signature, request.id, signed.author_time_ms, signed.payload)
         return verify_ahead(self.services.config.ledger.origin, SignedEntry(kind, tag, signed.ref, statement))
 
     def payload(self, entry: reads.StoredEntry) -> bytes | None:
-        """Return the payload of an entry; None: its statement was erased or pruned."""
+        """Return the payload of an entry's statement; None: the statement was erased or pruned."""
         opened = reads.open_entry(self.services.vault, entry)
         return None if opened is None else codec.decode_statement(opened[1]).payload
 
     def write(self, write: Write[A], wait_for: int, context: Context) -> tuple[Written[A], pb.Receipt]:
-        """Submit a write and wait for its end; return it with the receipt of its first entry."""
+        """Submit a write and wait until it is recorded; return its outcome, and the receipt of its first entry."""
         written = self.services.sequencer.submit(write).result()
         return written, self.written_receipt(written, wait_for, context)
 
@@ -134,9 +134,9 @@ class Servicer:
         return receipt
 
     def receipt(self, index: int, leaf: bytes, state: State, wait_for: int, context: Context) -> pb.Receipt:
-        """Return the receipt of the leaf at *index*, with a proof where a public checkpoint covers it.
+        """Return the receipt of the leaf at *index*, with an inclusion proof if a public checkpoint covers the leaf.
 
-        *state* is its revision. *wait_for* PUBLISHED waits for such a checkpoint, as long as the deadline allows.
+        *state* becomes the receipt's revision. If *wait_for* is PUBLISHED, wait for that checkpoint until the deadline.
         """
         receipt = pb.Receipt(
             index=index, leaf=leaf, leaf_hash=merkle.leaf_hash(leaf), revision=revision(state.size, state.root)
@@ -151,11 +151,11 @@ class Servicer:
 
 
 def revision(size: int, root: bytes) -> pb.Revision:
-    """Return a revision message."""
+    """Return the message for a revision: the size and the root hash of a tree."""
     return pb.Revision(tree_size=size, root_hash=root)
 
 
 def remaining_s(context: Context) -> float:
-    """Return how long a call may still wait, in seconds; 50 ms of its deadline are left for the answer."""
+    """Return how long a call may still wait, in seconds; the last 50 ms are reserved to send the answer."""
     left = cast("float | None", context.time_remaining())  # the stub says float, but a call may have no deadline
     return MAX_WAIT_S if left is None else max(0.0, min(MAX_WAIT_S, left - 0.05))

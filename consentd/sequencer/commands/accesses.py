@@ -1,4 +1,4 @@
-"""Write accesses: decide a question and record the answer; record what the transfer after it did."""
+"""Write accesses: decide a question and record the decision; record the outcome of the transfer that follows."""
 
 from dataclasses import dataclass
 
@@ -21,12 +21,12 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
 MAX_RECORDED_REASONS = 100
-"""Most reasons in a recorded decision. The reasons that decided first are kept."""
+"""Maximum number of reasons in a recorded decision. The first reasons are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuthorizedAccess:
-    """The answer to an access: the decision in force now, and whether the asker may see its reasons."""
+    """The answer to a request for access: the decision, and whether the asker may see its reasons."""
 
     decision: pb.Decision
     sees_reasons: bool
@@ -34,10 +34,10 @@ class AuthorizedAccess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthorizeAccess(PersonWrite):
-    """Decide a question and record the answer, as ACCESS or as REFUSAL. For a person not enrolled nothing is recorded.
+    """Decide a question, and record the decision as ACCESS or REFUSAL, but only if the person is enrolled.
 
     Attributes:
-        question: the value of the question; ``asked`` has its bytes and the asker, ``signed`` its signature.
+        question: the parsed question. ``asked`` has its bytes and the asker; ``signed`` has its signature, if any.
     """
 
     question: model.Question
@@ -63,11 +63,11 @@ class AuthorizeAccess(PersonWrite):
         return Plan((context.draft(entry, self.request),), answer)
 
     def replay(self, context: WriteContext, recorded: Appended) -> AuthorizedAccess:
-        """Decide the question again. The new decision governs; the receipt is that of the recorded entry."""
+        """Decide the question again, and answer with the new decision. The receipt is for the entry recorded before."""
         sees_reasons = check_asker(context.table, self.request.asker, self.question)
         decision = self._decide(context, context.table.tag_of(self.identifier_hash))
         if not set(decision.permitted) <= set(_recorded_decision(context, recorded).permitted):
-            # No entry would show that access.
+            # The recorded entry would not show the access that the new decision permits.
             raise ConflictError("recorded as refused, permitted now: ask with a new request_id", "REQUEST_ID_REUSED")
         return AuthorizedAccess(decision, sees_reasons)
 
@@ -78,7 +78,7 @@ class AuthorizeAccess(PersonWrite):
 
 
 def _recorded_decision(context: WriteContext, recorded: Appended) -> pb.Decision:
-    """Return the decision that an ACCESS or REFUSAL records; an empty one if the person was erased."""
+    """Return the decision that an ACCESS or REFUSAL records; an empty decision if the person was erased."""
     payload = context.recorded_payload(recorded)
     if payload is None:
         return pb.Decision()
@@ -88,24 +88,24 @@ def _recorded_decision(context: WriteContext, recorded: Appended) -> pb.Decision
 
 
 def decide(view: View, tag: bytes | None, question: model.Question, *, index: int, now_ms: int) -> pb.Decision:
-    """Decide a question by the rows in *view*. The sequencer decides by it, and an auditor repeats decisions by it.
+    """Decide a question by the rows in *view*. The sequencer uses this function, and auditors to recompute decisions.
 
     Args:
-        tag: of the person whose data is asked for; None: the person is not enrolled.
-        index: of the entry that records the decision.
-        now_ms: that entry's time, UTC ms.
+        tag: the chain id of the person whose data is requested; None: the person is not enrolled.
+        index: leaf index of the entry that records the decision.
+        now_ms: time of that entry, UTC ms.
 
     Returns:
-        The decision as it is recorded, without its decision_id.
+        The decision that the entry records, but without a decision_id.
 
     Raises:
-        InvalidError: the question cannot be answered: it names an unknown purpose, for example.
+        InvalidError: the question cannot be decided; for example, it names an unknown purpose.
     """
     registry = view.registry()
     codebook, rules = registry.codebook, registry.rules
     packed = pack_question(question, codebook)
     if question.break_glass is not None and not _may_break_glass(view, question.actor.organisation):
-        # An organisation without the right to break the glass is denied, whatever the person's consents permit.
+        # An organisation without the break-glass right is denied, whatever the person's consents permit.
         decision = model.Decision(
             outcome=model.Outcome.DENY,
             denied=codebook.codes(packed.categories),
@@ -118,7 +118,7 @@ def decide(view: View, tag: bytes | None, question: model.Question, *, index: in
         value = None if tag is None else view.subject(tag)
         decision = evaluate.decision(evaluate.evaluate(value, packed, rules, now_ms), packed, codebook, rules)
     message = decisions.decision_message(decision, tag or b"")
-    # Hundreds of matching consents would make the payload larger than its limit, and the question would be refused.
+    # The reasons of hundreds of matching consents would exceed the payload's limit, and the write would be refused.
     del message.reasons[MAX_RECORDED_REASONS:]
     message.revision.tree_size = index
     message.decided_time_ms = now_ms
@@ -132,7 +132,7 @@ def _may_break_glass(view: View, organisation: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordOutcome(PersonWrite, ReceiptOnly):
-    """Record what a permitted transfer did, as an OUTCOME whose ref is the ACCESS."""
+    """Record the outcome of a permitted transfer, as an OUTCOME entry whose ref is the seq of the ACCESS entry."""
 
     access_seq: int
     message: st.OutcomeStatement
@@ -154,13 +154,13 @@ class RecordOutcome(PersonWrite, ReceiptOnly):
 
 
 def check_party(store: Store, vault: Vault, tag: bytes | None, access_seq: int, asker: str) -> bytes:
-    """Check that *asker* took part in an access, before it may record the outcome of that access; return *tag*.
+    """Check that *asker* took part in an access, and so may record the access's outcome; return *tag*.
 
-    A service calls it on its own thread, ahead of the write: a recorded entry never changes, so the result still holds
-    when the write is prepared, and the sequencer's thread need not decrypt the entry.
+    A service calls this on its own thread before it submits the write, so the sequencer's thread need not decrypt the
+    entry. A recorded entry never changes, so the result is still true when the write is prepared.
 
     Raises:
-        NotFoundError: the person has no such permitted access, or the asker took no part in it.
+        NotFoundError: the person has no permitted access of that seq, or the asker took no part in the access.
     """
     try:
         entry = None if tag is None or access_seq > codec.MAX_SEQ else reads.read_entry(store, tag, access_seq)
@@ -179,9 +179,9 @@ def check_party(store: Store, vault: Vault, tag: bytes | None, access_seq: int, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordOutcomes(Unremembered):
-    """Record several outcomes, all or none. Each is remembered by its own request.
+    """Record several outcomes: all or none. The ledger remembers the request of each outcome.
 
-    The answer has an item for each outcome: the entry recorded before, where the outcome is a repeat; else None.
+    The answer has an item for each outcome: if the outcome is a repeat, the entry recorded before; else None.
     """
 
     outcomes: tuple[RecordOutcome, ...]

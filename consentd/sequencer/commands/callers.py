@@ -1,6 +1,6 @@
-"""The rules of what a caller may do. Each rule reads a view of the table.
+"""The rules of what a caller may do. Each rule reads the caller's roles and rights from a view of the table.
 
-A service checks the right to a call on a snapshot. A write checks on its own transaction what depends on its content.
+A service checks on a snapshot that the caller may make the call. A write checks its content in its transaction.
 """
 
 import re
@@ -44,7 +44,7 @@ def check_asker(view: View, caller: str, question: pb.Question | model.Question)
     """Check that the caller may ask *question*, and return whether the caller may see the reasons of the answer.
 
     Raises:
-        DeniedError: the caller is not active; or it may not ask for others, and the question does not name it.
+        DeniedError: the caller is inactive; or *question* does not name the caller, who may not ask for others.
     """
     if caller == OPERATOR:
         return True

@@ -1,4 +1,4 @@
-"""Write consents: grant, amend, pause, resume and revoke. A consent that lacks legal items is recorded as a REFUSAL."""
+"""Write consents: grant, amend, pause, resume and revoke. If a required item is missing, record a REFUSAL."""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -21,7 +21,7 @@ A = TypeVar("A")
 
 
 def enrolled_tag(view: View, identifier_hash: bytes) -> bytes:
-    """Return the tag of an enrolled person. Raises ``NotFoundError``: the person is not enrolled."""
+    """Return the tag (chain id) of a person. Raises ``NotFoundError`` if the person is not enrolled."""
     tag = view.tag_of(identifier_hash)
     if tag is None:
         raise NotFoundError("subject is not enrolled", "SUBJECT_NOT_FOUND")
@@ -47,12 +47,12 @@ def _plan(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _VersionWrite(PersonWrite):
-    """Makes the version after *based_on_version*."""
+    """Base of the writes that add the version after *based_on_version* to a lineage (one consent's versions)."""
 
     based_on_version: int = 0
 
     def replay(self, context: WriteContext, recorded: Appended) -> ConsentAnswer:
-        """Answer as the recorded entry did."""
+        """Return the answer that the original write got; it is read from the recorded entry."""
         if recorded.event.kind != EntryKind.REFUSAL:
             return ConsentAnswer(self.based_on_version + 1)
         payload = context.recorded_payload(recorded)
@@ -63,7 +63,7 @@ class _VersionWrite(PersonWrite):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrantConsent(_VersionWrite):
-    """Begin a lineage: the first version of a consent."""
+    """Record the first version of a consent, which begins a lineage."""
 
     message: st.GrantStatement
 
@@ -80,7 +80,7 @@ class GrantConsent(_VersionWrite):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AmendConsent(_VersionWrite):
-    """Replace the version in force of a lineage by the next one."""
+    """Replace the version of a lineage that is in force by the next version."""
 
     consent_id: bytes
     message: st.AmendStatement
@@ -106,7 +106,7 @@ class AmendConsent(_VersionWrite):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeConsent(PersonWrite, ReceiptOnly):
-    """Pause, resume or revoke a lineage, as *kind* says. The entry's ref is the version in force."""
+    """Pause, resume or revoke a lineage, as *kind* says. The entry's ref is the seq of the version in force."""
 
     kind: EntryKind
     consent_id: bytes
@@ -132,16 +132,16 @@ def check_consent(
     """Check a consent against the vocabulary, the participants, the notices and the person's other consents.
 
     Args:
-        lineage: seq of the GRANT that began, or begins, the lineage.
+        lineage: seq of the GRANT entry that begins the lineage.
 
     Returns:
-        A refusal where legal items are missing; None: the consent may be recorded.
+        A refusal if legally required items are missing; None: the consent may be recorded.
 
     Raises:
         InvalidError: the consent is not well formed, names something unknown, or is one too many for the person.
     """
     consent = values.consent_value(message)
-    if consent.authority:  # this version records no AUTHORITY entries
+    if consent.authority:  # this version of the program records no AUTHORITY entries
         raise InvalidError("consent rests on an authority that is not recorded", "UNKNOWN_AUTHORITY")
     if consent.notice and not context.table.has_notice(consent.notice, consent.notice_version):
         raise InvalidError(f"notice version is not published: `{consent.notice}`", "UNKNOWN_NOTICE")
@@ -150,7 +150,7 @@ def check_consent(
     if refused is not None:
         return st.RefusalStatement(reason=values.to_enum(refused), missing=check.missing_items(consent))
     # INVARIANT: an entry that the table cannot apply is never appended. So the table's two steps are tried here first:
-    # compiling fails on an unregistered participant, joining on a person with more consents than one value holds.
+    # to compile fails if a participant is not registered, to join fails if the person has too many consents.
     seq = context.batch.head(tag)[0] + 1
     stored = model.StoredConsent(lineage=lineage, seq=seq, version=version, consent=consent)
     compiled = compile_consent(stored, registry.codebook.vocabulary, registry.numbers)

@@ -1,4 +1,4 @@
-"""Write what the daemon itself states: the first entries of a ledger, and which entries will be pruned."""
+"""Write the daemon's own statements: the first entries of a ledger, and which entries will be pruned."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from consentd.statements.values import rules_message, vocabulary_message
 from consentd.v1 import statement_pb2 as st
 
 REALM = "realm"
-"""Id of the realm whose rules a new ledger begins with: chain ``rules/realm``."""
+"""Id of the realm of a new ledger. The realm's rules are in chain ``rules/realm``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Genesis(Unremembered):
-    """Append the first entries of an empty ledger. *ledger* becomes leaf 0."""
+    """Append the first entries of an empty ledger. The statement *ledger* becomes leaf 0."""
 
     ledger: st.LedgerStatement
     vocabulary: st.VocabularyStatement
@@ -43,11 +43,11 @@ class Genesis(Unremembered):
 
 
 def default_genesis(author: Author, *, verifier_keys: Sequence[str], map_bits: int, retention_days: int) -> Genesis:
-    """Return the first entries of a ledger of *author*, with the default vocabulary and rules without a permit.
+    """Return the write of a new ledger's first entries: with the default vocabulary, and rules that permit nothing.
 
     Args:
-        verifier_keys: of the keys that sign checkpoints, as C2SP vkeys.
-        retention_days: how old an entry must be before it may be pruned; 0: nothing is ever pruned.
+        verifier_keys: the public keys that verify checkpoints, as C2SP vkeys.
+        retention_days: the age in days at which an entry may be pruned; 0: nothing is ever pruned.
     """
     ledger = st.LedgerStatement(
         origin=author.origin,
@@ -62,10 +62,10 @@ def default_genesis(author: Author, *, verifier_keys: Sequence[str], map_bits: i
 
 
 def check_kept_from(kept_from_ms: int, *, days: int, time_ms: int) -> None:
-    """Check that the retention policy of *days* allows, at *time_ms*, to delete entries from before *kept_from_ms*.
+    """Check that a retention of *days* days allows, at *time_ms*, to delete the entries older than *kept_from_ms*.
 
     Raises:
-        InvalidError: the policy keeps some of it, or the time is negative.
+        InvalidError: the policy retains some of these entries, or *kept_from_ms* is negative.
     """
     if not days:
         raise InvalidError("retention policy keeps everything: `ledger.retention_days` was 0 when the ledger began")
@@ -79,7 +79,7 @@ def check_kept_from(kept_from_ms: int, *, days: int, time_ms: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatePruning(Unremembered):
-    """State what is going to be pruned, unless the ledger states it already. The answer is the entry's index."""
+    """State which entries will be pruned, unless an entry states so already. The answer is that entry's index."""
 
     pruned: Pruned
 
@@ -88,12 +88,12 @@ class StatePruning(Unremembered):
         found = next((one.index for one in stated if one.pruned == self.pruned), None)
         if found is not None:
             return Plan((), found)
-        # INVARIANT: the ledger never states a pruning beyond its published policy: verifiers refuse such a ledger.
+        # INVARIANT: the ledger states no pruning that its published policy forbids; verifiers refuse such a ledger.
         check_kept_from(self.pruned.kept_from_ms, days=days, time_ms=context.batch.time_ms)
         return Plan((self.draft(context),), context.batch.index)
 
     def draft(self, context: WriteContext) -> tuple[Draft, Message]:
-        """Draft the entry without a check."""
+        """Draft the entry, without a check of the retention policy."""
         message = st.LedgerStatement(
             origin=context.author.origin,
             pruning=st.Pruning(kept_from_time_ms=self.pruned.kept_from_ms, start_size=self.pruned.start),

@@ -29,12 +29,12 @@ NOTICE_PREFIX = "notice/"
 RULES_PREFIX = "rules/"
 _GROUP = re.compile(r"group/[a-z0-9][a-z0-9._-]{0,62}")
 _MAX_NAME = 500
-"""Longest name of a participant, in characters."""
+"""Maximum length of a participant's name, in characters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublicWrite(ReceiptOnly, Generic[M]):
-    """Append one entry to a public chain, after the checks of its kind.
+    """Append one entry to a public chain, after the checks for the entry's kind.
 
     Attributes:
         chain: public name of the chain, ``participant/ID`` for example.
@@ -46,7 +46,7 @@ class PublicWrite(ReceiptOnly, Generic[M]):
     message: M
 
     def check(self, table: TableTransaction) -> None:
-        """Check the message. Raises ``RequestError``."""
+        """Check the message by the rules for the entry's kind. Raises ``RequestError``."""
         _CHECKS[self.kind](self, table)
 
     def prepare(self, context: WriteContext) -> Plan[None]:
@@ -146,10 +146,10 @@ def check_key(key: bytes) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolSubject:
-    """Append a person's first entry, and after it the person's own key, if there is one. The answer is the tag.
+    """Append a person's first entry, then an entry for the person's own key, if given. The answer is the tag.
 
     Attributes:
-        tag: the person's chain. The vault has the tag and its data key already.
+        tag: the id of the person's chain. The vault already has the tag and the person's data key.
         subject_key: Ed25519 public key; empty: the person has none.
     """
 
@@ -167,12 +167,12 @@ class EnrolSubject:
             check_key(self.subject_key)
             _check_new_key(context.table, self.subject_key)
             statement = st.KeyStatement(key=self.subject_key, attestation=self.message.attestation)
-            # Each entry needs a request_id of its own, so the second one's is derived from the request's.
+            # Each entry needs a request_id of its own. The second entry's id is derived from the request's id.
             derived = hashlib.sha256(self.request.id + b"\1").digest()[:16]
             key = NewEntry(kind=EntryKind.KEY, tag=self.tag, message=statement, request_id=derived)
             entries.append(context.draft(key))
         return Plan(tuple(entries), self.tag)
 
     def replay(self, context: WriteContext, recorded: Appended) -> bytes:
-        """Answer the tag again."""
+        """Return the tag, as the original write did."""
         return self.tag

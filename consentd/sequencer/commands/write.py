@@ -1,8 +1,8 @@
-"""Define a write: the request it comes from, the entries it appends, its answer, and what it is prepared with.
+"""Define a write: its request, its entries, its answer, and the context in which it is prepared.
 
 A write is a value that a service makes from a request. The sequencer calls ``prepare`` on its own thread when the write
-is next to be recorded. ``prepare`` reads the ledger and the table as they are then, including the entries before it in
-the same batch. It either raises ``RequestError``, and nothing is appended, or returns a ``Plan``.
+is the next to be recorded. ``prepare`` reads the ledger and the table, including the entries that the same batch has so
+far. ``prepare`` either raises ``RequestError``, and nothing is appended, or returns a ``Plan``.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class Request:
     Attributes:
         id: the request_id, 16 bytes; unique among the requests of one asker.
         asker: participant id of the caller, or ``operator``.
-        content: hash of what is asked, 32 bytes. A repeat has the same; other content under this id is a conflict.
+        content: hash of the request's content, 32 bytes. For one id, the same hash is a repeat, another a conflict.
         key: ``SHA-256(asker ‖ 0 ‖ id)``, under which the ledger remembers the request.
     """
 
@@ -45,8 +45,8 @@ class Author:
     """The daemon as the author of statements.
 
     Attributes:
-        key: the daemon's statement key, registered in chain `ledger`; never the log key.
-        random: CSPRNG for salts and decision ids.
+        key: the key that signs the daemon's statements, registered in chain `ledger`; not the log key.
+        random: returns the given number of random bytes (CSPRNG), for salts and decision ids.
     """
 
     origin: str
@@ -57,11 +57,11 @@ class Author:
 
 @dataclass(frozen=True, slots=True)
 class SignedEntry:
-    """A statement that its author signed, with the fields of the entry that the signature covers too.
+    """A statement that its author signed, and the fields of the entry that the signature also covers.
 
     Attributes:
-        kind: the entry's kind, or ``codec.QUESTION_KIND``.
-        is_verified: set by ``verify_ahead`` only.
+        kind: the entry's kind; ``codec.QUESTION_KIND`` for a signed question.
+        is_verified: whether the signature was verified; only ``verify_ahead`` sets this.
     """
 
     kind: int
@@ -74,8 +74,8 @@ class SignedEntry:
 def verify_ahead(origin: str, signed: SignedEntry) -> SignedEntry:
     """Verify an author's signature, and return *signed* marked as verified. Raises ``InvalidError`` (BAD_SIGNATURE).
 
-    A service calls it on the caller's thread: an Ed25519 verification takes longer than the rest of a write, and all
-    writes share the sequencer's thread. ``WriteContext.check_signature`` checks later whose key it is.
+    A service calls this on its own thread: an Ed25519 verification takes longer than the rest of a write, and all
+    writes share the sequencer's thread. ``WriteContext.check_signature`` later checks who owns the key.
     """
     try:
         verify_signature(signed.statement, origin=origin, kind=signed.kind, tag=signed.tag, ref=signed.ref)
@@ -91,7 +91,7 @@ class NewEntry:
     Attributes:
         public: whether the statement is stored in the clear; else it is encrypted under the person's data key.
         signed: the statement that an author signed; None: the daemon signs *message*.
-        signer: participant that must own the author's key; empty: any author that *kind* allows.
+        signer: id of the participant that must own the author's key; empty: any author that *kind* allows.
     """
 
     kind: EntryKind
@@ -106,18 +106,18 @@ class NewEntry:
 
 @dataclass(frozen=True, slots=True)
 class WriteContext:
-    """What a write is prepared with: the daemon's keys, the batch it joins, and the table with the batch's entries."""
+    """The context to prepare a write in: the daemon's keys, the batch, and the table with the batch's entries."""
 
     author: Author
     batch: AppendBatch
     table: TableTransaction
 
     def draft(self, entry: NewEntry, request: Request | None = None) -> tuple[Draft, Message]:
-        """Sign an entry, or check its author's signature; then commit to its statement. Remember *request* with it.
+        """Draft an entry, signed here or by its author, with *request* to remember; return the draft and its message.
 
         Raises:
             InvalidError: the payload is too large, or the author's signature, key or clock is wrong.
-            ConflictError: the author signed for another ref than the one this entry gets.
+            ConflictError: the ref that the author signed is not the ref of this entry.
         """
         if entry.signed is None:
             statement = self._sign(entry, payloads.encode_payload(entry.message))
@@ -156,9 +156,9 @@ class WriteContext:
         return signed.statement
 
     def check_signature(self, signed: SignedEntry, *, owners: frozenset[Owner], signer: str = "") -> None:
-        """Check an author's signature, its clock, and that its key is in force now and belongs to one of *owners*.
+        """Check an author's signature and clock, and that the key is in force and its owner is of a kind in *owners*.
 
-        A person's key is valid in the person's own chain only. *signer*, if given, must own the key.
+        A person's key is valid in the person's own chain only. *signer*, unless empty, must be the key's owner.
 
         Raises:
             InvalidError: AUTHOR_CLOCK, BAD_SIGNATURE or TOO_LARGE.
@@ -178,7 +178,7 @@ class WriteContext:
             verify_ahead(self.author.origin, signed)
 
     def recorded(self, request: Request) -> Appended | None:
-        """Return the first entry that *request* recorded before; None: it is not a repeat.
+        """Return the first entry that *request* recorded before; None: the request is not a repeat.
 
         Raises:
             ConflictError: the request_id was used for other content, or the recorded entry was pruned since.
@@ -192,7 +192,7 @@ class WriteContext:
         return self.batch.entry(index)
 
     def recorded_payload(self, recorded: Appended) -> bytes | None:
-        """Return the payload of an entry of this ledger; None where its person was erased."""
+        """Return the payload of an entry's statement; None: the statement was deleted, or its person erased."""
         row = self.batch.statement_row(recorded)
         if row is None:
             return None
@@ -205,29 +205,29 @@ class WriteContext:
 
 @dataclass(frozen=True, slots=True)
 class Plan(Generic[A]):
-    """What a write appends, in order, and its answer. Each draft comes with its payload message, for the table."""
+    """The drafts that a write appends, in order, each with its payload message for the table; and its answer."""
 
     entries: tuple[tuple[Draft, Message], ...]
     answer: A
 
 
 class Write(Protocol[A]):
-    """What the sequencer needs of a write. Both functions raise ``RequestError`` if they refuse it."""
+    """A write, as the sequencer uses it. ``prepare`` and ``replay`` raise ``RequestError`` to refuse the write."""
 
     @property
     def request(self) -> Request | None:
-        """The request to remember; None: a repeat is not recognised."""
+        """The request that the ledger remembers; None: repeats of this write are not recognised."""
 
     def prepare(self, context: WriteContext) -> Plan[A]:
-        """Check the write, decide it, and draft its entries."""
+        """Check the write, draft its entries, and make its answer."""
 
     def replay(self, context: WriteContext, recorded: Appended) -> A:
-        """Answer a repeat whose first entry is *recorded*. Nothing is appended."""
+        """Return the answer to a repeat of the write. *recorded* is the first entry of the original write."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersonWrite:
-    """Base of the writes about one person. *signed* is what an author signed, if anything."""
+    """Base of the writes about one person. *signed* is the statement or question, if its author signed it."""
 
     request: Request
     identifier_hash: bytes
