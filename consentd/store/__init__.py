@@ -88,7 +88,7 @@ class Store(Protocol):
     ) -> Iterator[tuple[bytes, bytes]]:
         """Yield the (key, value) pairs in [*start*, *end*), by key, at most *limit* of them.
 
-        If *end* is None, the scan goes on to the last key. The scan does not see writes that are made after the call.
+        If *end* is None, the scan continues to the last key. The scan does not see writes that are made after the call.
         An iterator that is not read to its end keeps the store's files open until it is garbage-collected.
         """
 
