@@ -1,11 +1,11 @@
 """The command line: ``consentd VERB …``.
 
-stdout has the answer, stderr has messages. ``--json`` writes one object a line. ``-`` is stdin. The exit status is 0 if
-something was done or proven, 1 if it was refused or disproved, 2 if it could not be determined. An error of
-``consentd.errors`` is one line that says what to do. Any other exception is a bug: its traceback is shown, and the exit
-status is 2.
+A verb writes the answer to stdout (with ``--json`` one JSON object a line) and messages to stderr. The file name ``-``
+means stdin. The exit status is 0 if something was done or proven, 1 if it was refused or disproved, 2 if it could not
+be determined. An error of ``consentd.errors`` is shown as one line that says what to do. After any other exception,
+which is a bug, the traceback is shown, and the exit status is 2.
 
-Each verb imports what it needs when it runs, so that verifying a receipt offline loads neither gRPC nor protobuf.
+A verb imports large modules only when it runs, so that verifying a receipt offline loads neither gRPC nor protobuf.
 """
 
 import argparse
@@ -43,13 +43,13 @@ _SERVER_MODULES = frozenset(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the verb that *argv* names, None: that of the process's arguments; return the exit status."""
+    """Run the verb that *argv* names; return the exit status. None: *argv* is that of the process."""
     _prepare_streams()
     return run_verb(make_parser().parse_args(argv))
 
 
 def run_verb(arguments: argparse.Namespace) -> int:
-    """Run the verb that was parsed; return the exit status."""
+    """Run the verb of parsed *arguments*; return the exit status."""
     if "request_id" in arguments and arguments.request_id is None:
         arguments.request_id = os.urandom(16)
     out = Out(as_json=arguments.json, lang=arguments.lang)
@@ -69,7 +69,7 @@ def run_verb(arguments: argparse.Namespace) -> int:
         out.message(f"error: {_missing(error)}")
         return UNDETERMINED
     except BrokenPipeError:
-        # The reader of stdout closed it, as `head` does after enough lines.
+        # The program that reads stdout closed it, as `head` does after enough lines.
         drop_output()
         return UNDETERMINED
     except KeyboardInterrupt:
@@ -81,7 +81,7 @@ def run_verb(arguments: argparse.Namespace) -> int:
 
 
 def _prepare_streams() -> None:
-    """Make writing never fail: a closed stream discards the text, and any encoding accepts any character."""
+    """Prepare stdout and stderr: a closed stream discards the text, others escape what they cannot encode."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:

@@ -1,4 +1,4 @@
-"""``python -m consentd.cli`` is ``consentd``."""
+"""Run the command ``consentd``, as ``python -m consentd.cli``."""
 
 import sys
 

@@ -26,7 +26,7 @@ _STATUSES = ("sent", "received", "failed", "deferred")
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """Add the verbs."""
+    """Add the verbs of this module to the parser."""
     add_verb(verbs, "check", check, _add_question, add_daemon, more=_CHECK_HELP)
     verb = add_verb(verbs, "authorize", authorize, _add_question, add_receipt, add_daemon, more=_AUTHORIZE_HELP)
     verb.add_argument("--emergency", default="", metavar="WHY", help="justification of break-glass access; purpose BTG")
@@ -132,7 +132,7 @@ def _question(arguments: argparse.Namespace) -> "Question":
 
 
 def _show(out: Out, answer: "CheckAnswer", more: dict[str, object]) -> int:
-    """Show an answer and its further fields; return the exit status."""
+    """Write an answer, with the further fields *more* of its JSON; return the exit status."""
     from consentd.v1 import consent_pb2 as pb
     from consentd_client import show
 

@@ -71,7 +71,7 @@ example:
 
 
 def add_export_verb(verbs: Verbs) -> None:
-    """Add ``export``."""
+    """Add the verb ``export``."""
     verb = add_verb(verbs, "export", export, more=_EXPORT_HELP)
     verb.add_argument(
         "target_directory", type=Path, metavar="DIR", help="where to write; an earlier export there is continued"
@@ -82,7 +82,7 @@ def add_export_verb(verbs: Verbs) -> None:
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """Add the verbs below ``audit``."""
+    """Add the verbs that are written after ``consentd audit``."""
     verb = add_verb(verbs, "verify", verify, _add_whole_ledger, more=_VERIFY_HELP)
     verb.add_argument(
         "--since", type=Path, metavar="FILE",
@@ -228,7 +228,7 @@ def monitor(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def _read_once(watcher: "Monitor", source: "Source", out: Out) -> "Observation | None":
-    """Read the checkpoint once, and return what was observed; None: it could not be read."""
+    """Read the checkpoint once. If that fails, return the alarm of a silent log, or None if it is too early for one."""
     try:
         return watcher.observe(source, int(time.time()))
     except StorageError as error:
@@ -250,5 +250,5 @@ def _answer(observed: "Observation", out: Out, *, is_alarm: bool) -> None:
         before_root=None if before is None else before.root.hex(), evidence=[str(path) for path in observed.evidence],
         cosigned=[{"witness": name, "time_s": time_s} for name, time_s in observed.cosignatures],
     )  # fmt: skip
-    # A reader of a pipe must see it now, and it must not be lost if this process is killed.
+    # A reader of a pipe must see the answer now, and the answer must not be lost if this process is killed.
     out.flush()

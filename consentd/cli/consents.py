@@ -1,4 +1,4 @@
-"""``consentd enrol``, ``grant``, ``amend``, ``pause``, ``resume``, ``revoke`` and ``consents``."""
+"""``consentd enrol``, ``grant``, ``amend``, ``pause``, ``resume``, ``revoke``, ``consents``: write or list consents."""
 
 import argparse
 from pathlib import Path
@@ -35,7 +35,7 @@ _KINDS = ("consent", "transfer-request", "objection")
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """Add the verbs."""
+    """Add the verbs of this module to the parser."""
     verb = add_verb(verbs, "enrol", enrol, add_subject, add_method, add_receipt, add_daemon)
     verb.add_argument("--key", default="", metavar="HEX", help="the person's own Ed25519 public key")
     write = (add_method, add_receipt, add_daemon)
@@ -86,7 +86,7 @@ def amend(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def change(arguments: argparse.Namespace, out: Out) -> int:
-    """Pause, resume or revoke a consent, as ``arguments.change`` names it."""
+    """Pause, resume or revoke a consent; ``arguments.change`` names one of these verbs."""
     from consentd_client import show
 
     subject, consent_id, verb = read_subject(arguments), arguments.consent_id, arguments.change

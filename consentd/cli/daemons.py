@@ -29,7 +29,7 @@ example:
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """Add the verbs."""
+    """Add the verbs of this module to the parser."""
     verb = add_verb(verbs, "serve", serve, add_config)
     verb.add_argument(
         "--confirm-clock", action="store_true", help="start though the clock went back: you checked that it is right"
@@ -123,12 +123,12 @@ def credential(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def add_config(verb: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Add the daemon's configuration."""
+    """Add the option for the daemon's configuration file."""
     verb.add_argument("--config", type=Path, required=required, metavar="FILE", help="as in ops/consentd.toml")
 
 
 def load_own_config(arguments: argparse.Namespace) -> Config:
-    """Load the daemon's configuration for a verb that writes files into the data directory, as the daemon's user."""
+    """Load the configuration for a verb that writes into the data directory, which only the daemon's user may do."""
     config = load(arguments.config)
     path = config.ledger.data_dir
     if path.exists() and path.stat().st_uid != os.geteuid():

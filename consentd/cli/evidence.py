@@ -1,4 +1,4 @@
-"""``consentd audit evidence``, ``check-evidence`` and ``report``: files made from a ledger, and how one is checked."""
+"""``consentd audit evidence``, ``check-evidence`` and ``report``: write and verify evidence files; write a report."""
 
 import argparse
 import time
@@ -52,7 +52,7 @@ accesses whose statements are available. It contains no identifier of a person, 
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """Add the verbs."""
+    """Add the verbs of this module to the parser."""
     verb = add_verb(verbs, "evidence", make, more=_MAKE_HELP)
     verb.add_argument("file", type=Path, metavar="FILE", help="the file to write")
     group = verb.add_argument_group("scope, one of")
@@ -89,7 +89,7 @@ def make(arguments: argparse.Namespace, out: Out) -> int:
         raise InvalidError("evidence is confidential and is not written to stdout: give a file for it")
     location, origin, verifier = read_ledger_source(arguments)
     scope = _scope(arguments, location)
-    read_policy(arguments)  # refuses a file that is no policy
+    read_policy(arguments)  # raises an error if the file is no policy
     policy = "" if arguments.policy is None else read_bytes(arguments.policy, "witness policy").decode()
     with out.progress("collecting") as progress:
         made = make_evidence(
@@ -162,7 +162,7 @@ def _find_tag(arguments: argparse.Namespace, location: "Location") -> bytes:
     """Return a person's tag from the operator's vault."""
     scheme, value = read_identifier(arguments.subject)
     if arguments.config is not None:
-        # Imported only now: it loads RocksDB, which an auditor's machine need not have.
+        # Imported only here, because this module loads RocksDB, which an auditor's machine need not have.
         from consentd.audit.files import DataDirectory
 
         if isinstance(location, DataDirectory) and location.vault_dir is not None:

@@ -1,4 +1,4 @@
-"""``consentd history`` and ``checkpoint``: read evidence, and verify it before it is shown."""
+"""``consentd history`` and ``checkpoint``: read a history or a checkpoint, verify it, and only then show it."""
 
 import argparse
 import time
@@ -43,7 +43,7 @@ exit status: 0 proven, 1 disproved, 2 could not be determined.
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """Add the verbs."""
+    """Add the verbs of this module to the parser."""
     verb = add_verb(verbs, "history", history, add_memory, add_daemon, more=_HELP)
     verb.add_argument("subject", metavar="SCHEME:VALUE", nargs="?", help="the person; `-` reads it from stdin")
     verb.add_argument("--public", metavar="NAME", help="a public chain instead: ledger, participant/ID, notice/ID …")
@@ -101,14 +101,14 @@ def history(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def _ask(arguments: argparse.Namespace, out: Out) -> "History":
-    """Read and verify a history of the daemon; write it to a file if --save asks for it."""
+    """Read a history from the daemon and verify it; if --save names a file, write the history to that file."""
     from consentd_client import evidence
 
     if (arguments.subject is None) == (arguments.public is None):
         raise InvalidError("give either a person or --public NAME")
     if arguments.max_age is not None:
         raise InvalidError("--max-age is for --from; without --from cosignatures may be five minutes old")
-    read_trust(arguments)  # raises at once if nothing is pinned
+    read_trust(arguments)  # raises an error here, before the daemon is called, if nothing is pinned
     tag = read_hex(arguments.tag, "tag", 32)
     with open_client(arguments) as client:
         if arguments.save is None:
@@ -166,7 +166,7 @@ def _entry_fields(entry: "Entry") -> dict[str, object]:
 
 
 def _without_subject(message: "Message") -> "tuple[Message, Question | None]":
-    """Return a copy of a statement without the question's bytes, and the question without the person's identifier."""
+    """Return a copy of a statement without its question, and the question without the person (None: it has none)."""
     from consentd.v1 import statement_pb2 as st
     from consentd_client import show
 

@@ -26,7 +26,7 @@ exit status: 0 all imported or unchanged, 1 something was refused, 2 an error; r
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """Add the verb."""
+    """Add the verb ``import``."""
     verb = verbs.add_parser("import", help="import consents from other systems: `import fhir`")
     under = verb.add_subparsers(title="formats", metavar="FORMAT", required=True)
     one = add_verb(under, "fhir", import_fhir, add_daemon, more=_HELP)
@@ -64,7 +64,7 @@ def import_fhir(arguments: argparse.Namespace, out: Out) -> int:
 
 
 class _DryRun:
-    """A writer that writes nothing, for --dry-run."""
+    """The writer that the importer uses for --dry-run. It writes nothing."""
 
     def existing_sources(self, subject: "SubjectReference") -> AbstractSet[str]:
         return frozenset()
@@ -74,7 +74,7 @@ class _DryRun:
 
 
 class _Writer:
-    """A writer that grants consents at a daemon."""
+    """The writer with which the importer records consents at a daemon."""
 
     def __init__(self, client: "Client", *, enrol: bool) -> None:
         self._client = client
@@ -90,7 +90,7 @@ class _Writer:
             return frozenset()
         sources = {record.consent.source for record in records}
         if any(record.version > 1 for record in records):
-            # The list has only the versions in force. The sources of earlier versions are in the chain alone.
+            # The list has only the versions in force. The sources of earlier versions are only in the person's chain.
             sources |= self._earlier_sources(person)
         return sources - {""}
 
@@ -103,7 +103,7 @@ class _Writer:
         return granted.consent_id, granted.receipt.replayed
 
     def _earlier_sources(self, person: "Subject") -> set[str]:
-        """Read the source of every version from the person's chain. Nothing is verified, because nothing is claimed."""
+        """Read the ``source`` of every consent version in the person's chain, unverified: no proof depends on it."""
         from consentd.statements import payloads
         from consentd.v1 import ledger_service_pb2 as ls
         from consentd_client.history import collect_proof

@@ -31,7 +31,7 @@ examples:
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """Add the verbs."""
+    """Add the verbs of this module to the parser."""
     verb = add_verb(verbs, "fsck", fsck, more=_FSCK_HELP)
     add_config(verb, required=False)
     verb.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="a copy of the ledger's store")
@@ -72,7 +72,7 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
             if config.table.path.exists():
                 table = stack.enter_context(closing(Table.open_read_only(config.table.path)))
             own = arguments.origin or config.ledger.origin, keys.log.verifier
-        # INVARIANT: a pinned key is used if it is given. Otherwise the operator may use the ledger's own key.
+        # INVARIANT: if a log key is pinned, it is used. Otherwise the operator's own key file has the log key.
         origin, log_key = read_pins(arguments) if own is None or arguments.log_key else own
         store = stack.enter_context(closing(RocksStore.open_read_only(store_dir)))
         report = verify_files(

@@ -1,4 +1,4 @@
-"""The options that several verbs share: declaring them, and reading their values."""
+"""Declare the options that several verbs share, and read the values of these options."""
 
 import argparse
 import os
@@ -26,9 +26,9 @@ DEFAULT_TARGET = "127.0.0.1:7400"
 def add_verb(
     verbs: Verbs, name: str, run: Run, *shared: AddOptions, text: str = "", more: str = ""
 ) -> argparse.ArgumentParser:
-    """Add a verb, with its output options and those that it shares with other verbs.
+    """Add a verb that calls *run*, with the options for output and the options that the functions *shared* add.
 
-    Its description is *text* or, without one, the docstring of *run*. *more* is shown below its options.
+    The verb's help shows *text*, or the docstring of *run* if *text* is empty; then the options; then *more*.
     """
     words = text or (run.__doc__ or "").rstrip(".")
     text = words[:1].lower() + words[1:]
@@ -47,7 +47,7 @@ def add_verb(
 
 
 def add_daemon(verb: argparse.ArgumentParser) -> None:
-    """Add the daemon's address, the caller's token, TLS and what is pinned."""
+    """Add the options for the daemon's address, the caller's token, TLS, the deadline and the pinned values."""
     group = verb.add_argument_group("daemon")
     target = os.environ.get("CONSENTD_TARGET", DEFAULT_TARGET)
     add_grpc(group, target=target, help=f"the daemon (CONSENTD_TARGET; default {DEFAULT_TARGET})")
@@ -58,7 +58,7 @@ def add_daemon(verb: argparse.ArgumentParser) -> None:
 
 
 def add_grpc(group: Any, *, target: str, help: str) -> None:  # noqa: A002  # as argparse names it
-    """Add the gRPC address of a daemon, with default *target*; the caller's token and TLS."""
+    """Add the options for a daemon's gRPC address (default *target*), the caller's token and TLS."""
     group.add_argument("--target", default=target, metavar="HOST:PORT", help=help)
     group.add_argument(
         "--token-file", type=Path, default=_path("CONSENTD_TOKEN_FILE"), metavar="FILE",
@@ -69,7 +69,7 @@ def add_grpc(group: Any, *, target: str, help: str) -> None:  # noqa: A002  # as
 
 
 def add_pins(verb: argparse.ArgumentParser, *, witnesses: bool = True) -> None:
-    """Add what the user pinned: log key and origin; and a policy, if the verb verifies *witnesses*."""
+    """Add the options for the pinned log key and origin; and for a policy, if the verb verifies *witnesses*."""
     group = verb.add_argument_group("pinned values, to verify with")
     group.add_argument(
         "--log-key", default=os.environ.get("CONSENTD_LOG_KEY", ""), metavar="VKEY|FILE",
@@ -88,7 +88,7 @@ def add_pins(verb: argparse.ArgumentParser, *, witnesses: bool = True) -> None:
 
 
 def add_memory(verb: argparse.ArgumentParser) -> None:
-    """Add the file that remembers verified histories."""
+    """Add the option for the file that stores verified histories."""
     verb.add_argument(
         "--memory", type=Path, default=_path("CONSENTD_MEMORY"), metavar="FILE",
         help="remember in FILE what was verified, to detect if the daemon takes it back (CONSENTD_MEMORY)",
@@ -96,12 +96,12 @@ def add_memory(verb: argparse.ArgumentParser) -> None:
 
 
 def add_subject(verb: argparse.ArgumentParser) -> None:
-    """Add the person."""
+    """Add the argument that names the person."""
     verb.add_argument("subject", metavar="SCHEME:VALUE", help="the person; `-` reads it from stdin")
 
 
 def add_method(verb: argparse.ArgumentParser) -> None:
-    """Add the method of identification."""
+    """Add the option that says how the person was identified."""
     verb.add_argument("--method", default="", help="how the person was identified")
 
 
@@ -120,14 +120,14 @@ def open_client(arguments: argparse.Namespace) -> "Client":
 
 
 def read_token(path: Path | None) -> str:
-    """Return the caller's token, from *path* or the environment; empty: none is given."""
+    """Return the caller's token from *path*, or from the environment if *path* is None; empty: no token is given."""
     if path is None:
         return os.environ.get("CONSENTD_TOKEN", "").strip()
     return read_text(path, "token file").strip()
 
 
 def read_trust(arguments: argparse.Namespace) -> "Trust":
-    """Return what was pinned; InvalidError if that is nothing, or is malformed."""
+    """Return the pinned values; InvalidError if no log key is pinned or a value is malformed."""
     from consentd_client import Trust
 
     verifier, also = _read_log_keys(arguments)
@@ -135,7 +135,7 @@ def read_trust(arguments: argparse.Namespace) -> "Trust":
 
 
 def read_policy(arguments: argparse.Namespace) -> WitnessPolicy | None:
-    """Return the witnesses that must have cosigned; None: none. Imports neither gRPC nor protobuf."""
+    """Return the policy of the witnesses that must have cosigned; None: no policy. Imports no gRPC or protobuf."""
     if arguments.policy is None:
         return None
     try:
@@ -145,16 +145,16 @@ def read_policy(arguments: argparse.Namespace) -> WitnessPolicy | None:
 
 
 def read_pins(arguments: argparse.Namespace) -> tuple[str, Verifier]:
-    """Return the pinned origin and log key; InvalidError if there is not just one key. Imports no gRPC or protobuf."""
+    """Return the pinned origin and log key; InvalidError unless one log key is pinned. Imports no gRPC or protobuf."""
     verifier, also = _read_log_keys(arguments)
     if also:
-        # A pinned key must not be ignored silently.
+        # The verb cannot verify a second key, and must not silently ignore a pinned key.
         raise InvalidError("log key file has more than one key, and this verb verifies one: give the Ed25519 key alone")
     return arguments.origin or verifier.name, verifier
 
 
 def _read_log_keys(arguments: argparse.Namespace) -> tuple[Verifier, list[NoteVerifier]]:
-    """Return the pinned log keys: the one given as text, or one on each line of a file."""
+    """Return the first pinned log key and the further ones. --log-key has one key as text, or names a file of keys."""
     given = arguments.log_key
     if not given:
         raise InvalidError("log key is not given: pin the one that `consentd keygen` shows, with --log-key")
@@ -183,7 +183,7 @@ def read_subject(arguments: argparse.Namespace) -> "Subject":
 
 
 def read_identifier(given: str) -> tuple[str, str]:
-    """Return (scheme, value) of a person written SCHEME:VALUE, ``-``: on stdin. No error repeats the identifier."""
+    """Return (scheme, value) of SCHEME:VALUE; if *given* is ``-``, of a line of stdin. No error shows the value."""
     given = sys.stdin.readline().strip() if given == "-" else given
     scheme, colon, value = given.partition(":")
     if not (colon and scheme and value):
@@ -192,7 +192,7 @@ def read_identifier(given: str) -> tuple[str, str]:
 
 
 def read_text(path: Path, what: str) -> str:
-    """Return a file's text; ``-`` is stdin. *what* names the file in the StorageError if it cannot be read."""
+    """Return a file's text; ``-`` is stdin. StorageError, which calls the file *what*: the file cannot be read."""
     return read_bytes(path, what).decode("utf-8", "replace")
 
 
@@ -207,12 +207,12 @@ def read_bytes(path: Path, what: str) -> bytes:
 
 
 def read_end_ms(text: str) -> int:
-    """Return the time of an instant, or the end of a day in Korea, in UTC ms; an argparse type."""
+    """Parse an instant, or a date, which means the day's end in Korea; return UTC milliseconds. An argparse type."""
     return _read_time_ms(text, dates.end_of_date_ms)
 
 
 def read_start_ms(text: str) -> int:
-    """Return the time of an instant, or the start of a day in Korea, in UTC ms; an argparse type."""
+    """Parse an instant, or a date, which means the day's start in Korea; return UTC milliseconds. An argparse type."""
     return _read_time_ms(text, dates.start_of_date_ms)
 
 
@@ -224,9 +224,9 @@ def _read_time_ms(text: str, read_date: Callable[[str], int]) -> int:
 
 
 def read_hex(text: str, name: str, length: int = 0) -> bytes:
-    """Return bytes from hex; InvalidError, which calls it *name*, if *text* is not hex of *length* bytes.
+    """Parse hex; InvalidError, which calls the value *name*, if *text* is not hex or not *length* bytes long.
 
-    Empty text gives no bytes. Length 0 allows any length.
+    Empty text is always allowed. If *length* is 0, every length is allowed.
     """
     try:
         found = bytes.fromhex(text)
@@ -238,7 +238,7 @@ def read_hex(text: str, name: str, length: int = 0) -> bytes:
 
 
 def write_evidence(path: Path, content: bytes, what: str) -> None:
-    """Write a file that only its owner can read, because it has the content of a person's entries."""
+    """Write a file that only its owner can read, because the content is from persons' entries."""
     from consentd.audit.sources import write_file
 
     write_file(path, content, is_private=True, what=what)

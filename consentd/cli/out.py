@@ -1,4 +1,4 @@
-"""Write answers to stdout and messages to stderr; exit statuses; progress bars."""
+"""The output of verbs: answers on stdout, messages and progress bars on stderr, and exit statuses."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from consentd.errors import ConsentdError, StorageError, VerificationError
 if TYPE_CHECKING:
     from consentd.verify.findings import Fault
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # not: tab, line feed
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # but not tab or line feed
 
 DONE = PROVEN = 0
 REFUSED = DISPROVED = 1
@@ -27,7 +27,7 @@ VERDICTS = {
 
 
 class Progress(Protocol):
-    """Shows how far a long task is."""
+    """A function that shows the progress of a long task."""
 
     def __call__(self, done: int, total: int, /) -> None:
         """Show that *done* of *total* parts are done."""
@@ -35,7 +35,7 @@ class Progress(Protocol):
 
 @contextmanager
 def _writing() -> Iterator[None]:
-    """Raise StorageError if stdout cannot be written; let BrokenPipeError, a reader that closed stdout, pass."""
+    """Turn an error of writing stdout into StorageError, but not BrokenPipeError: then the reader closed stdout."""
     try:
         yield
     except BrokenPipeError:
@@ -46,12 +46,12 @@ def _writing() -> Iterator[None]:
 
 
 def drop_output() -> None:
-    """Discard the rest of the answer, also what the interpreter would flush when it exits."""
+    """Discard the rest of the answer, with the text that the interpreter would flush when it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _plain(text: str) -> str:
-    """Replace control characters by their numbers. Others wrote much of this text, and it could steer the terminal."""
+    """Replace control characters by their numbers, because text that others wrote could control the terminal."""
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
@@ -68,7 +68,7 @@ class Out:
         self.lang = lang
 
     def answer(self, *text: str, **fields: object) -> None:
-        """Write one part of the answer: *text* for people, or two in Korean and English; *fields* for programs."""
+        """Write a part of the answer: *fields* as JSON, or *text* (one text, or one in Korean and one in English)."""
         line = json.dumps(fields, ensure_ascii=False) if self.as_json else _plain(self._translated(text))
         self.lines(line)
 
@@ -83,7 +83,7 @@ class Out:
             sys.stdout.flush()
 
     def message(self, *text: str) -> None:
-        """Write a line to stderr: a text in any language, or in Korean and English."""
+        """Write a line to stderr. *text* is one text for both languages, or one Korean and one English text."""
         sys.stderr.write(_plain(self._translated(text)) + "\n")
 
     def fault(self, error: ConsentdError) -> None:
@@ -96,7 +96,7 @@ class Out:
             self.message(note)
 
     def findings(self, faults: "Iterable[Fault]", not_checked: Mapping[str, int]) -> None:
-        """Answer each fault; write what was not checked, and how often, to stderr."""
+        """Write each fault to stdout. Write each subject that was not verified, with its count, to stderr."""
         for fault in faults:
             where = ("", "") if fault.index is None else (f"{fault.index}번 항목: ", f"entry {fault.index}: ")
             self.answer(*(f"{one}{fault.what}" for one in where), type="fault", index=fault.index, what=fault.what)

@@ -20,7 +20,7 @@ Then `consentd credential` gives the participant a token.
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """Add the verbs."""
+    """Add the verbs of this module to the parser."""
     verb = verbs.add_parser("participants", help="list, register and show participants, and their keys", epilog=_HELP,
                             formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
@@ -83,7 +83,7 @@ def add(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def change_key(arguments: argparse.Namespace, out: Out) -> int:
-    """Put a key in force, or retire it."""
+    """Put a participant's key in force, or retire the key."""
     key = read_hex(arguments.key, "key")
     with open_client(arguments) as client:
         write = client.add_key if arguments.change == "add-key" else client.retire_key

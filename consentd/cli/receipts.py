@@ -1,6 +1,6 @@
-"""``consentd receipt`` and ``verify``; and the receipts that other verbs store with --receipt.
+"""``consentd receipt`` and ``verify``; and the files that other verbs write with --receipt.
 
-``verify`` calls no daemon, and loads neither gRPC nor protobuf.
+A receipt proves that an entry is in the ledger. ``verify`` calls no daemon, and loads neither gRPC nor protobuf.
 """
 
 import argparse
@@ -53,7 +53,7 @@ _PROOF_MARK = b"c2sp.org/tlog-proof@v1"
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """Add the verbs."""
+    """Add the verbs of this module to the parser."""
     verb = add_verb(verbs, "receipt", receipt, add_daemon, more=_RECEIPT_HELP)
     verb.add_argument("file", type=Path, metavar="FILE", help="a receipt stored with --receipt")
     verb.add_argument("--save", type=Path, metavar="FILE", help="write the proof to FILE and the leaf to FILE.leaf")
@@ -63,7 +63,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def add_receipt(verb: argparse.ArgumentParser) -> None:
-    """Add the file for the receipt, and the request_id."""
+    """Add the options for the receipt's file and for the request_id."""
     verb.add_argument("--receipt", type=Path, metavar="FILE", help="wait for the proof, and store the receipt in FILE")
     verb.add_argument(
         "--request-id", type=read_request_id, metavar="HEX",
@@ -72,7 +72,7 @@ def add_receipt(verb: argparse.ArgumentParser) -> None:
 
 
 def read_request_id(text: str) -> bytes:
-    """Return a request_id from hex; an argparse type."""
+    """Parse a request_id from hex; an argparse type."""
     try:
         found = bytes.fromhex(text)
     except ValueError:
@@ -83,17 +83,17 @@ def read_request_id(text: str) -> bytes:
 
 
 def write_options(arguments: argparse.Namespace) -> "WriteOptions":
-    """Return the options of a write that the arguments ask for."""
+    """Return the client's options for a write, as the arguments give them."""
     return {"published": arguments.receipt is not None, "request_id": arguments.request_id}
 
 
 def consent_options(arguments: argparse.Namespace) -> "ConsentOptions":
-    """Return likewise the options of a write by a person."""
+    """Return the client's options for a write about a consent, as the arguments give them."""
     return {"signer": None, "method": arguments.method, **write_options(arguments)}
 
 
 def store_receipt(arguments: argparse.Namespace, out: Out, receipt: "Receipt") -> dict[str, object]:
-    """Store a receipt if --receipt asks for it; return its fields for ``--json``."""
+    """Store a receipt if --receipt names a file; return the receipt's fields for ``--json``."""
     fields: dict[str, object] = {
         "index": receipt.index, "leaf": receipt.leaf.hex(), "proof": receipt.proof.decode(),
         "replayed": receipt.replayed,
@@ -181,14 +181,14 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def _verify_witnessed(checkpoint: bytes, policy: WitnessPolicy | None, log_key: NoteVerifier) -> None:
-    """Verify that the policy's witnesses cosigned, if a policy is given. Cosignatures of any age count."""
+    """Verify that a quorum of the policy's witnesses cosigned, at any time; if *policy* is None, do nothing."""
     if policy is not None:
         verify_cosigned(checkpoint, policy, now_s=0, max_age_s=None, logs=[log_key])
 
 
 @dataclass(frozen=True, slots=True)
 class _StoredReceipt:
-    """A receipt as ``store_receipt`` wrote it. *proof* is empty if no checkpoint covered the entry yet."""
+    """A receipt as ``store_receipt`` wrote it. ``proof`` is empty if no checkpoint covered the entry yet."""
 
     index: int
     leaf: bytes
@@ -196,7 +196,7 @@ class _StoredReceipt:
 
 
 def _parse_receipt(content: bytes, *, may_be_answer: bool) -> _StoredReceipt:
-    """Parse a stored receipt; if *may_be_answer*, also the answer of a verb's --json, which contains a receipt."""
+    """Parse a stored receipt. If *may_be_answer*, a verb's --json answer that contains a receipt is accepted too."""
     try:
         found = json.loads(content)
         found = found.get("receipt", found) if may_be_answer else found

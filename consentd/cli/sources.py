@@ -1,4 +1,4 @@
-"""The options that say where a whole ledger is read from, for the verbs that read all of it."""
+"""The options of the verbs that read a whole ledger; they say from where the ledger is read."""
 
 import argparse
 import time
@@ -23,17 +23,17 @@ The ledger is read from one of:
   --url URL       a running daemon, or a host that serves an export; add a daemon's openings with --target
 """
 SOURCE_HELP_FROM = SOURCE_HELP.replace("  DIR       ", "  --from DIR")
-"""The same, for a verb whose first argument is the file that it writes."""
+"""The help text for a verb that names an exported ledger with ``--from`` and not with an argument."""
 
 OPENINGS_TARGET = "gRPC address of the daemon, to read openings"
-"""Help of ``--target``."""
+"""Help text of the option ``--target``."""
 
 
 def add_ledger_source(verb: argparse.ArgumentParser, *, directory: str = "directory", witnesses: bool = False) -> None:
-    """Add the options that name a ledger.
+    """Add the options that say from where a ledger is read.
 
-    *directory* names the argument or option for an exported ledger; empty: the verb reads none. *witnesses*: the verb
-    verifies cosignatures.
+    *directory* is the name of the argument or option for an exported ledger; empty: the verb reads no exported ledger.
+    *witnesses*: the verb verifies cosignatures.
     """
     group = verb.add_argument_group("the ledger")
     if directory:
@@ -52,7 +52,7 @@ def add_ledger_source(verb: argparse.ArgumentParser, *, directory: str = "direct
 
 
 def read_ledger_source(arguments: argparse.Namespace) -> "tuple[Location, str, Verifier]":
-    """Return where the ledger is read from, its origin and log key; InvalidError if there is not just one source."""
+    """Return the location, origin and log key of the ledger to read; InvalidError unless one location is given."""
     directory = getattr(arguments, "directory", None)
     if sum(one is not None for one in (directory, arguments.config, arguments.url)) != 1:
         raise InvalidError("give one source to read the ledger from: a directory, --config or --url")
@@ -66,7 +66,7 @@ def read_ledger_source(arguments: argparse.Namespace) -> "tuple[Location, str, V
 
 
 def read_witnesses(arguments: argparse.Namespace) -> "Witnesses | None":
-    """Return the witnesses that must have cosigned the checkpoint; None: nobody."""
+    """Return the witnesses that must have cosigned the checkpoint; None: no policy is given."""
     from consentd.audit.checkpoints import Witnesses
 
     policy = read_policy(arguments)
@@ -80,7 +80,7 @@ def read_witnesses(arguments: argparse.Namespace) -> "Witnesses | None":
 def report_cosignatures(
     arguments: argparse.Namespace, out: Out, cosignatures: Sequence[tuple[str, int]]
 ) -> list[dict[str, object]]:
-    """Write who cosigned the checkpoint that was read, and how long ago; return it for ``--json``."""
+    """Write to stderr who cosigned the checkpoint, and how long ago; return the cosignatures for ``--json``."""
     if arguments.policy is None:
         out.message("not checked: witnesses; give their policy with --policy")
     now_s = int(time.time())
@@ -102,13 +102,13 @@ def read_number(text: str) -> float:
         found = float(text)
     except ValueError:
         found = -1.0
-    if not 0 <= found <= 1e9:  # false for NaN too
+    if not 0 <= found <= 1e9:  # the comparison is false for NaN too
         raise argparse.ArgumentTypeError("not a number from 0 to 1000000000")
     return found
 
 
 def read_daemon_source(arguments: argparse.Namespace) -> "Location":
-    """Return the running daemon that the arguments name as a source."""
+    """Return the location of the ledger that a running daemon, or the host of an export, serves at --url."""
     from consentd.audit.live import LiveDaemon
 
     return LiveDaemon(
@@ -124,7 +124,7 @@ def _files(arguments: argparse.Namespace) -> "tuple[Location, str, Verifier]":
     config = load(arguments.config)
     ledger, key_file = config.ledger, config.keys.vault_key_file
     has_vault = ledger.vault_dir.exists() and key_file.exists()
-    # The last signed checkpoint has the log's signature alone; cosignatures are in the checkpoint that was published.
+    # Only the file of the published checkpoint has cosignatures. The last signed one has only the log's signature.
     needs_cosignatures = "max_age" in arguments and arguments.policy is not None
     location = DataDirectory(
         store_dir=ledger.store_dir,
@@ -133,5 +133,5 @@ def _files(arguments: argparse.Namespace) -> "tuple[Location, str, Verifier]":
     )  # fmt: skip
     if arguments.log_key:
         return location, *read_pins(arguments)
-    # An auditor must pin the key and must not take it from the ledger. The operator may use the ledger's own key.
+    # An auditor must pin the log key. Only the operator, who owns the ledger's files, may use the key in these files.
     return location, arguments.origin or ledger.origin, read_signing_key(config.keys.log_key_file).verifier

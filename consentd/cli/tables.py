@@ -1,7 +1,7 @@
-"""Rebuild the policy table from the ledger, to replace it or to compare it.
+"""Rebuild the policy table (consents and rules, from which questions are answered) from the ledger.
 
-StorageError: the daemon is running, a file is missing, or the disk fails. CorruptionError: the ledger contradicts
-itself.
+The functions raise StorageError if the daemon is running, a file is missing or the disk fails, and CorruptionError if
+the ledger contradicts itself.
 """
 
 import shutil
@@ -24,15 +24,15 @@ from consentd.verify import table_compare
 
 
 def rebuild(config: Config, progress: Progress) -> int:
-    """Replace the policy table by one rebuilt from the ledger; return how many leaves it reflects.
+    """Replace the policy table by one rebuilt from the ledger; return from how many leaves.
 
-    After a crash there is the old table, or none. If there is none, the daemon rebuilds it when it starts.
+    After a crash the old table is in place, or no table; then the daemon rebuilds the table when it starts.
     """
     path = config.table.path
     scratch, compact, old = (path.with_name(path.name + suffix) for suffix in (".made", ".new", ".old"))
     with _ledger(config) as (ledger, vault):
         with _rebuild(config, scratch, ledger, vault, progress) as table:
-            # Entries arrive in an order that leaves pages half full, and some of them free. A copy has full pages only.
+            # Rows are written in an order that leaves pages half full or free. A copy of the table has only full pages.
             shutil.rmtree(compact, ignore_errors=True)
             table.copy(compact)
         try:
@@ -47,7 +47,7 @@ def rebuild(config: Config, progress: Progress) -> int:
 
 
 def differences(config: Config, progress: Progress) -> tuple[int, int, Counter[str]]:
-    """Compare the policy table with a rebuilt one, at the size of the table. After a crash the ledger may be larger.
+    """Compare the policy table with one rebuilt from as many leaves. After a crash the ledger may have more leaves.
 
     Returns the table's size in leaves, the rebuilt table's number of rows, and how often each difference occurs.
     """
@@ -79,7 +79,7 @@ def _ledger(config: Config) -> Iterator[tuple[Ledger, Vault]]:
 def _rebuild(
     config: Config, directory: Path, ledger: Ledger, vault: Vault, progress: Progress, *, size: int | None = None
 ) -> Iterator[Table]:
-    """Rebuild the table of the first *size* leaves, None: of all. Before it is copied it may need twice the space."""
+    """Yield a table rebuilt from the first *size* leaves (None: all). It may need twice the space of the stored table."""
     total = ledger.state.size if size is None else size
     with table_compare.scratch_table(directory, map_size_mb=2 * config.table.map_size_mb + 64) as table:
         catch_up(

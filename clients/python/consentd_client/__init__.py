@@ -1,13 +1,13 @@
-"""Talk to consentd, and verify its answers with the same code that the ledger uses for its proofs.
+"""Call a consentd daemon, and verify its answers with the code that the daemon itself uses for proofs.
 
     with Client("consent.example.org:7400", token=token, tls=Tls(), trust=pin(log_key)) as client:
         if client.check(question):          # true only for a PERMIT
             ...
-        history = client.history(subject)   # complete and genuine, or VerificationError
+        history = client.history(subject)   # raises VerificationError unless complete and genuine
 
-``Client`` is for threads, ``AsyncClient`` for asyncio; both have the same methods. Messages are those of
-``consentd.v1``, errors those of ``consentd.errors``. ``clients/README.md`` says what a client must store, and what no
-client can prove.
+``Client`` is for programs with threads, ``AsyncClient`` for asyncio; both have the same methods. Arguments and answers
+use the protobuf messages of ``consentd.v1``. Errors are classes of ``consentd.errors``. ``clients/README.md`` says
+which values a program must store, and what no client can prove.
 """
 
 from consentd.core.checkpoint import Checkpoint

@@ -1,4 +1,4 @@
-"""Operations of AccessService: decide and record a transfer, record its outcome, list accesses."""
+"""Operations of AccessService: decide and record a transfer of data, record the transfer's outcome, list accesses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,8 +21,8 @@ class AuthorizeAnswer(CheckAnswer):
     """The answer to a question that was decided and recorded in one call. True only for a recorded PERMIT.
 
     Attributes:
-        receipt: of the ACCESS or REFUSAL entry; None: the person is not enrolled, or no usable answer was received.
-        access_seq: seq of the ACCESS entry in the person's chain, for ``record_access``; 0: there is none.
+        receipt: the receipt of the ACCESS or REFUSAL entry; None: the person is not enrolled, or there is no answer.
+        access_seq: the entry's number in the person's chain, for ``record_access``; 0: nothing was recorded.
     """
 
     receipt: Receipt | None = None
@@ -31,7 +31,7 @@ class AuthorizeAnswer(CheckAnswer):
 
 @dataclass(frozen=True, slots=True)
 class TransferOutcome:
-    """The outcome of a permitted transfer: whose data it was, the seq of its ACCESS entry, and what happened."""
+    """The outcome of a permitted transfer; the person whose data it concerns, and the seq of the ACCESS entry."""
 
     subject: pb.Subject = field(repr=False)
     access_seq: int
@@ -46,11 +46,11 @@ def authorize_access(
     network_origin: str = "",
     **options: Unpack[WriteOptions],
 ) -> Operation[AuthorizeAnswer]:
-    """Decide and record a transfer, before it happens. Transfer data only if the answer is true.
+    """Ask whether a transfer may happen, and record the decision. Transfer data only if the answer is true.
 
     Args:
-        signer: signs the question with the asking participant's key; None: the caller's token identifies it.
-        network_origin: where the request came from, if the caller is a gateway that passes it on.
+        signer: signs the question with the asking participant's key; None: the token identifies the participant.
+        network_origin: the address that the request came from, if the caller is a gateway that passes requests on.
     """
     request = _authorize_request(context, question, signer, network_origin, options)
     response = yield from call(context, request, ac.AuthorizeAccessResponse)
@@ -65,9 +65,9 @@ def batch_authorize(
     published: bool = False,
     request_ids: Sequence[bytes] = (),
 ) -> Operation[tuple[AuthorizeAnswer, ...]]:
-    """Decide and record up to 1,000 transfers, each separately; a question that was refused has its ``error`` set.
+    """Decide and record up to 1,000 transfers, each separately. If one fails, its answer has ``error`` set.
 
-    *published* and *request_ids*, one for each question, are as in ``WriteOptions``.
+    *published*: as in ``WriteOptions``. *request_ids*: one for each question; empty: they are drawn at random.
     """
     if not questions:
         return ()
@@ -114,13 +114,13 @@ def _authorize_answer(
 
 
 def _find_missing_record(decision: pb.Decision, receipt: Receipt | None) -> ProofError | None:
-    """Return why a permit may not be used: no ACCESS entry records it. None: it may, or it is no permit."""
+    """Return an error if the decision is a permit that no ACCESS entry records; otherwise None."""
     if decision.outcome not in (pb.OUTCOME_PERMIT, pb.OUTCOME_PARTIAL):
         return None
     if receipt is None:
         return ProofError("permit has no receipt")
     if receipt.kind != EntryKind.ACCESS:
-        # A repeat with the same request_id may be permitted now although the first attempt was recorded as a refusal.
+        # A repeat with the same request_id is decided anew, but the receipt is that of the first, refused attempt.
         return ProofError("permit is recorded as a refusal; ask again with a new request_id")
     return None
 
@@ -134,7 +134,7 @@ def record_access(
     signer: StatementSigner | None = None,
     **options: Unpack[WriteOptions],
 ) -> Operation[Receipt]:
-    """Record the outcome of a permitted transfer. *signer* signs it with the participant's own key."""
+    """Record the outcome of a permitted transfer. *signer* signs the outcome with the participant's own key."""
     item = TransferOutcome(subject, access_seq, outcome)
     request = _record_request(context, item, signer, options)
     return write(context, request, ac.RecordAccessResponse, EntryKind.OUTCOME)
@@ -173,7 +173,7 @@ def _record_request(
 
 
 def list_accesses(context: ClientContext, subject: pb.Subject) -> ReadPage[ac.AccessRecord]:
-    """Read who used, or asked to use, a person's data, newest first. It proves nothing; use ``history`` for a proof."""
+    """List who used, or asked to use, a person's data, newest first. The list proves nothing; ``history`` does."""
     return read_pages(
         context,
         lambda token: ac.ListAccessesRequest(subject=subject, page_token=token),

@@ -1,4 +1,4 @@
-"""The client for asyncio. ``ClientBase`` has its methods."""
+"""The client for asyncio. ``ClientBase`` declares the methods that call the daemon."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ class AsyncClient(ClientBase):
         return grpc.aio.secure_channel(target, tls.credentials(), options=CHANNEL_OPTIONS)
 
     async def close(self) -> None:
-        """Close the channel. Later calls fail, and later checks are INDETERMINATE."""
+        """Close the channel. Later questions (``check``) are answered INDETERMINATE; other later calls fail."""
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -39,7 +39,7 @@ class AsyncClient(ClientBase):
         await self.close()
 
     async def iterate(self, read_page: ReadPage[T]) -> AsyncIterator[T]:
-        """Yield the items of a list, page by page; each page has the client's whole deadline."""
+        """Yield the items of a list. The reading of each page may take the client's whole timeout."""
         token = ""
         while True:
             items, token = await self.run(read_page(token))
@@ -49,7 +49,7 @@ class AsyncClient(ClientBase):
                 return
 
     async def run(self, operation: Operation[T]) -> T:
-        """Execute the steps of an operation within the deadline; return its answer, or raise its error."""
+        """Execute the steps of an operation within the client's timeout; return the operation's answer."""
         deadline = time.monotonic() + self._timeout_s
         try:
             step = next(operation)

@@ -1,8 +1,8 @@
-"""What ``Client`` and ``AsyncClient`` share: the table of their methods, and their construction.
+"""The base class of ``Client`` and ``AsyncClient``, with their constructor and the list of their methods.
 
-Each method of a client runs an operation of this package (``operations`` explains them). For
-``client.check(question)`` a type checker sees a ``CheckAnswer`` if the client is a ``Client``, an awaitable of it if
-the client is an ``AsyncClient``. The client fills in the operation's first argument, ``context``.
+Each method of a client runs an operation, a generator function of this package (see ``operations``). The client passes
+the operation's first argument, ``context``. A type checker sees that ``client.check(question)`` returns a
+``CheckAnswer`` if the client is a ``Client``, and an awaitable of a ``CheckAnswer`` if it is an ``AsyncClient``.
 """
 
 import os
@@ -32,7 +32,7 @@ AsyncR = TypeVar("AsyncR")
 
 
 class Method(Generic[P, R, AsyncR]):
-    """A method of both clients: of a ``Client`` it returns an *R*, of an ``AsyncClient`` an *AsyncR*."""
+    """A method of ``Client`` and ``AsyncClient``. It returns an *R* in ``Client``, an *AsyncR* in ``AsyncClient``."""
 
     def __init__(self, operation: Callable[..., Any], run: Callable[[Any, Any], Any]) -> None:
         @wraps(operation)
@@ -40,7 +40,7 @@ class Method(Generic[P, R, AsyncR]):
             return run(client, operation(client.context, *args, **kwargs))
 
         text = getdoc(operation) or ""
-        if "closed" not in text:  # an operation that fails closed raises no error
+        if "closed" not in text:  # an operation that "fails closed" answers with a refusal instead of an error
             text += ("" if "Raises:" in text else "\n\nRaises:") + "\n    ConsentdError: see ``ClientBase``."
         method.__doc__ = text
         self._method = method
@@ -52,12 +52,12 @@ class Method(Generic[P, R, AsyncR]):
     @overload
     def __get__(self, client: "AsyncClient", owner: type) -> Callable[P, AsyncR]: ...
     def __get__(self, client: Any, owner: type) -> Callable[..., Any]:
-        """Return the method, bound to *client* unless it is None."""
+        """Return the method bound to *client*; if *client* is None, the unbound function."""
         return self._method if client is None else MethodType(self._method, client)
 
 
 def _method(operation: Callable[Concatenate[ClientContext, P], Operation[T]]) -> Method[P, T, Awaitable[T]]:
-    """Declare a method that runs an operation and returns its answer."""
+    """Declare a method that runs an operation and returns the operation's answer."""
     return Method(operation, lambda client, made: client.run(made))
 
 
@@ -69,15 +69,15 @@ def _list_method(
 
 
 class ClientBase(ABC):
-    """The methods of both clients.
+    """The methods of ``Client`` and ``AsyncClient``.
 
-    Unless its text says otherwise, a method raises a ``ConsentdError``:
+    A method raises these classes of ``ConsentdError``, unless the method's own text says otherwise:
 
-    * ``VerificationError``: the answer is malformed, or contradicts itself or what was pinned.
+    * ``VerificationError``: the answer is malformed, contradicts itself, or contradicts a pinned value.
     * ``StorageError``: the daemon was not reached, failed, or did not answer in time. Whether a write was recorded is
-      unknown; repeat it with the same request_id.
-    * any other: the daemon refused, and recorded nothing; the error's class and reason say why. Or it is an
-      ``InvalidError``, because the method verifies and nothing is pinned.
+      unknown; repeat the write with the same request_id.
+    * any other class: the daemon refused the request and recorded nothing; the class and the reason say why. A method
+      that verifies also raises ``InvalidError`` if no key is pinned.
     """
 
     check = _method(policy.check)
@@ -110,7 +110,7 @@ class ClientBase(ABC):
     get_notice = _method(registry.get_notice)
     get_rules = _method(registry.get_rules)
 
-    # For the operator only.
+    # Only the operator may call these methods.
     register_participant = _method(registry.register_participant)
     add_key = _method(registry.add_key)
     retire_key = _method(registry.retire_key)
@@ -132,20 +132,20 @@ class ClientBase(ABC):
         backoff_s: float = 0.1,
         channel: Any = None,
     ) -> None:
-        """Make a client; an ``AsyncClient`` inside a running event loop. Nothing is sent yet.
+        """Make a client. An ``AsyncClient`` must be made while its event loop runs. Nothing is sent yet.
 
         Args:
             target: ``host:port`` of the daemon.
             token: the caller's bearer token.
-            tls: needed for every target but this machine.
-            timeout_s: how long a method may take, repeats included, in seconds; see ``within``.
-            trust: what was pinned (``pin``). Without it receipts are not verified and histories cannot be read.
-            memory: what was verified before; None: a new memory that lasts as long as the client.
+            tls: TLS settings; None is allowed only if *target* is this machine.
+            timeout_s: how long a method may take in seconds, with all repeated calls; ``within`` sets another time.
+            trust: the pinned keys (``pin``). Without them receipts are not verified and histories cannot be read.
+            memory: holds what was verified before; None: a new memory that lasts as long as the client.
             attempts, backoff_s: see ``ClientContext``.
-            channel: the gRPC channel to use; then *target* and *tls* are ignored.
+            channel: a gRPC channel to use instead of *target* and *tls*, which are then ignored.
 
         Raises:
-            InvalidError: the token would be sent unencrypted to another machine, or it is not a token.
+            InvalidError: the token would be sent unencrypted to another machine, or has characters that no token has.
             StorageError: a TLS file cannot be read.
         """
         self.context = ClientContext(
@@ -161,16 +161,16 @@ class ClientBase(ABC):
 
     @abstractmethod
     def _open_channel(self, target: str, tls: Tls | None) -> Any:
-        """Open a gRPC channel."""
+        """Open a gRPC channel to *target*."""
 
     def within(self, timeout_s: float) -> Self:
-        """Return this client with another deadline, on the same channel: ``client.within(0.05).check(question)``."""
+        """Return a client with another timeout on the same channel: ``client.within(0.05).check(question)``."""
         other = copy(self)
-        other._timeout_s = timeout_s  # noqa: SLF001  # its own class
+        other._timeout_s = timeout_s  # noqa: SLF001  # ``other`` is of this class
         return other
 
     def _callable(self, step: UnaryCall | StreamCall) -> Any:
-        """Return gRPC's callable for the procedure of a step; each is made once."""
+        """Return the gRPC callable for a step's procedure. Each procedure's callable is made once and reused."""
         request_type, response_type = type(step.request), step.response_type
         found = self._callables.get(request_type)
         if found is None:
@@ -192,5 +192,5 @@ def remaining_s(deadline: float) -> float:
 
 
 def new_request_id() -> bytes:
-    """Draw a request_id, 16 random bytes. Store it before a write, and a repeat after a crash writes nothing twice."""
+    """Draw 16 random bytes that identify a write. Stored before the write, they allow a safe repeat after a crash."""
     return os.urandom(16)

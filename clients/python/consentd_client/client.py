@@ -1,4 +1,4 @@
-"""The client for programs with threads. ``ClientBase`` has its methods."""
+"""The client for programs with threads. ``ClientBase`` declares the methods that call the daemon."""
 
 import time
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ T = TypeVar("T")
 class Client(ClientBase):
     """A client of one daemon.
 
-    Any thread may call its methods, but ``history`` and ``get_checkpoint`` of one memory must not run in two threads
-    at the same time.
+    Any thread may call the methods. But two threads with the same memory must not read histories or checkpoints at the
+    same time.
     """
 
     def _open_channel(self, target: str, tls: Tls | None) -> grpc.Channel:
@@ -29,7 +29,7 @@ class Client(ClientBase):
         return grpc.secure_channel(target, tls.credentials(), options=CHANNEL_OPTIONS)
 
     def close(self) -> None:
-        """Close the channel. Later calls fail, and later checks are INDETERMINATE."""
+        """Close the channel. Later questions (``check``) are answered INDETERMINATE; other later calls fail."""
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -41,7 +41,7 @@ class Client(ClientBase):
         self.close()
 
     def iterate(self, read_page: ReadPage[T]) -> Iterator[T]:
-        """Yield the items of a list, page by page; each page has the client's whole deadline."""
+        """Yield the items of a list. The reading of each page may take the client's whole timeout."""
         token = ""
         while True:
             items, token = self.run(read_page(token))
@@ -50,7 +50,7 @@ class Client(ClientBase):
                 return
 
     def run(self, operation: Operation[T]) -> T:
-        """Execute the steps of an operation within the deadline; return its answer, or raise its error."""
+        """Execute the steps of an operation within the client's timeout; return the operation's answer."""
         deadline = time.monotonic() + self._timeout_s
         try:
             step = next(operation)

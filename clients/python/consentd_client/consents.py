@@ -23,10 +23,10 @@ class GrantAnswer:
     """The answer to a grant or an amendment. True if the consent was recorded, false if it was refused.
 
     Attributes:
-        receipt: of the GRANT or AMEND entry, or of the REFUSAL entry.
-        consent_id: names the consent in all its versions; empty if a grant was refused.
-        version: the version now in force; 0 if it was refused.
-        refused: the legal ground and the missing items; None: it was recorded.
+        receipt: the receipt of the GRANT, AMEND or REFUSAL entry.
+        consent_id: identifies the consent, the same for all its versions; empty if a grant was refused.
+        version: the number of the recorded version; 0 if the consent was refused.
+        refused: the legal ground of the refusal, and the missing items; None: the consent was recorded.
     """
 
     receipt: Receipt
@@ -41,7 +41,7 @@ class GrantAnswer:
 def grant(
     context: ClientContext, subject: pb.Subject, consent: pb.Consent, **options: Unpack[ConsentOptions]
 ) -> Operation[GrantAnswer]:
-    """Give a consent. If it lacks an item that the law requires, the daemon records and answers a refusal."""
+    """Record a new consent. If the consent lacks an item that the law requires, the daemon records a refusal."""
     request = cs.GrantConsentRequest(subject=subject, **consent_fields(context, options))
     signer = options.get("signer")
     if signer is None:
@@ -71,7 +71,7 @@ def amend(
 
     Args:
         consent: the complete next version.
-        based_on_version: the version that the caller changed.
+        based_on_version: the version that the caller changed into *consent*.
 
     Raises:
         ConflictError: another version is in force.
@@ -106,7 +106,7 @@ def _grant_answer(
 def pause(
     context: ClientContext, subject: pb.Subject, consent_id: str, **options: Unpack[ConsentOptions]
 ) -> Operation[Receipt]:
-    """Pause a consent. Until it is resumed it permits nothing; what it denies stays denied."""
+    """Pause a consent. A paused consent permits nothing, but its denials stay in force."""
     request = cs.PauseConsentRequest(subject=subject, consent_id=consent_id, **consent_fields(context, options))
     return _change(context, request, cs.PauseConsentResponse, EntryKind.PAUSE, st.PauseStatement(), options)
 
@@ -114,7 +114,7 @@ def pause(
 def resume(
     context: ClientContext, subject: pb.Subject, consent_id: str, **options: Unpack[ConsentOptions]
 ) -> Operation[Receipt]:
-    """End a pause."""
+    """End the pause of a consent."""
     request = cs.ResumeConsentRequest(subject=subject, consent_id=consent_id, **consent_fields(context, options))
     return _change(context, request, cs.ResumeConsentResponse, EntryKind.RESUME, st.ResumeStatement(), options)
 
@@ -122,7 +122,7 @@ def resume(
 def revoke(
     context: ClientContext, subject: pb.Subject, consent_id: str, *, note: str = "", **options: Unpack[ConsentOptions]
 ) -> Operation[Receipt]:
-    """Withdraw a consent: no check that begins after this returned is permitted by it. *note*: the person's reason."""
+    """Withdraw a consent: it permits no question asked after this call returned. *note*: the person's reason."""
     fields = consent_fields(context, options)
     request = cs.RevokeConsentRequest(subject=subject, consent_id=consent_id, note=note, **fields)
     return _change(context, request, cs.RevokeConsentResponse, EntryKind.REVOKE, st.RevokeStatement(note=note), options)
@@ -144,7 +144,7 @@ def _change(
 def _record_to_sign(
     context: ClientContext, subject: pb.Subject, consent_id: str, signer: StatementSigner
 ) -> Operation[cs.ConsentRecord]:
-    """Read the consent that a signed statement will refer to, and check that it belongs to the signer's own chain."""
+    """Read the consent that a signed statement will refer to, and verify that the consent is in the signer's chain."""
     record = yield from get_consent(context, subject, consent_id)
     if codec.consent_id(signer.tag, record.lineage_seq).hex() != consent_id or record.seq < record.lineage_seq:
         raise ProofError("daemon names another lineage than the consent's")

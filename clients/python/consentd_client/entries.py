@@ -1,4 +1,4 @@
-"""A verified history and its typed entries. ``history.verify_history`` makes them, after everything is verified."""
+"""The classes of a verified history and its entries. Module ``history`` makes them after everything is verified."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ from consentd.v1 import statement_pb2 as st
 from consentd_client import show
 
 SUBJECT = "subject"
-"""Author of an entry that the person signed."""
+"""The ``author`` of an entry that the person signed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,12 +20,12 @@ class Entry:
     """An entry of a verified history.
 
     Attributes:
-        event: its leaf, decoded.
-        statement: the statement that the leaf commits to; None: erased or pruned.
-        author: who signed it: ``ledger`` (the daemon), ``participant/ID`` or ``subject``; empty: erased or pruned.
-        message: the statement's payload, decoded; None: no statement, or one of a kind or version not known here.
-        is_new: it was not in the history that was read before.
-        is_pruned: its statement is gone, because the ledger's published retention period has passed.
+        event: the entry's leaf, decoded.
+        statement: the statement that the leaf commits to; None: the statement was erased or pruned.
+        author: the signer: ``ledger`` (the daemon), ``participant/ID`` or ``subject``; empty: there is no statement.
+        message: the decoded payload of the statement; None: no statement, or its kind or version is unknown here.
+        is_new: the entry was not in the history that was read before.
+        is_pruned: the statement was deleted because the ledger's published retention period has passed.
     """
 
     event: codec.Event = field(repr=False)
@@ -37,17 +37,17 @@ class Entry:
 
     @property
     def seq(self) -> int:
-        """Its number in the chain, from 1."""
+        """The entry's number in the chain, from 1."""
         return self.event.seq
 
     @property
     def kind(self) -> int:
-        """Its kind: an ``EntryKind``, or a number that this version does not know."""
+        """The entry's kind: a value of ``EntryKind``, or a number that this version of the program does not know."""
         return self.event.kind
 
     @property
     def kind_name(self) -> str:
-        """The kind's name; its number if this version does not know it."""
+        """The kind's name; the kind's number if this version of the program does not know the kind."""
         return EntryKind(self.kind).name if is_known(self.kind) else str(self.kind)
 
     @property
@@ -57,7 +57,7 @@ class Entry:
 
     @property
     def attested_by(self) -> str:
-        """The participant that attests what the daemon signed on its request; empty: none."""
+        """The participant that attests a statement signed by the daemon for a person; empty: no participant does."""
         attestation = getattr(self.message, "attestation", None)
         return attestation.attested_by if isinstance(attestation, st.Attestation) else ""
 
@@ -78,14 +78,14 @@ class History:
     """All entries of a chain, verified, as of one checkpoint.
 
     Attributes:
-        tag: names the chain, 32 bytes.
-        name: the name of a public chain; empty: a person's chain.
+        tag: identifies the chain, 32 bytes.
+        name: the name of a public chain; empty: the chain is a person's.
         checkpoint: the checkpoint that the history was verified against.
         seal_time_ms: the history has every entry that was written before this time of the ledger's clock.
         entries: the entries from seq 1 to the last, except those in ``missing``.
-        is_erased: the person was erased: the last entry records it, and the statements before it are gone.
-        missing: first and last seq of each range of entries that was pruned before this client ever read it.
-        kept_from_ms: entries before this time may have been pruned, under the published policy; 0: nothing is pruned.
+        is_erased: the person was erased: the last entry records the erasure, and all earlier statements were deleted.
+        missing: first and last seq of each range of entries that was pruned before this client could read the range.
+        kept_from_ms: older entries may have been pruned, as the published policy allows; 0: no entry was pruned.
     """
 
     tag: bytes = field(repr=False)
@@ -99,15 +99,15 @@ class History:
 
     @property
     def is_absent(self) -> bool:
-        """Whether the tag has no entry. This says nothing about a person, only about the tag."""
+        """Whether the tag has no entry. Such a tag says nothing about any person, who may have another tag."""
         return not self.entries
 
     @property
     def new(self) -> tuple[Entry, ...]:
-        """The entries that were not in the history read before."""
+        """The entries that were not in the history that was read before."""
         return tuple(entry for entry in self.entries if entry.is_new)
 
     @property
     def unread(self) -> tuple[Entry, ...]:
-        """The entries that are proven and signed, but whose statement this version cannot read."""
+        """The entries whose statements are verified, but cannot be read by this version of the program."""
         return tuple(entry for entry in self.entries if entry.statement is not None and entry.message is None)

@@ -1,10 +1,10 @@
 """Save a history as a file of evidence, and open such a file offline. Format: ``consentd.core.evidence``.
 
-``LedgerService.GetHistory`` streams what such a file contains. Other programs read the same file: ``consentd audit
-check-evidence``, and the verifier in ``clients/typescript``.
+The file contains a history and its proofs, as ``LedgerService.GetHistory`` streams them. ``consentd audit
+check-evidence`` and the verifier in ``clients/typescript`` read the same files.
 
-A file proves only what the ledger can still prove. Entries that a client's memory holds, and that were pruned since,
-cannot be proven any more: they stay in the memory and are not in the file.
+A file contains only entries that the ledger can still prove. If an entry in the client's memory was pruned from the
+ledger since, the entry stays in the memory and is not in the file.
 """
 
 from dataclasses import replace
@@ -27,19 +27,19 @@ def open_history(
     content: bytes, *, trust: Trust, name: str = "", tag: bytes = b"", now_ms: int | None = None,
     max_age_s: int | None = None,
 ) -> History:  # fmt: skip
-    """Verify a file of evidence offline; return the history that it proves, complete up to ``seal_time_ms``.
+    """Verify a file of evidence offline; return the file's history, which is complete up to ``seal_time_ms``.
 
     Args:
-        trust: what was pinned. If it names witnesses, a quorum of them must have cosigned the checkpoint.
-        name: the public chain that the file must be about.
-        tag: the tag that it must be about, 32 bytes. With neither *name* nor *tag* it may be about any chain.
-        now_ms: the reader's clock, which the seal may not be ahead of; None: not compared.
-        max_age_s: age of the oldest cosignature that counts, by *now_ms*; None: any age.
+        trust: the pinned keys. If a witness policy is pinned too, a quorum must have cosigned the checkpoint.
+        name: the name of the public chain that the file must contain.
+        tag: the tag of the chain that the file must contain, 32 bytes. Without *name* and *tag* any chain is accepted.
+        now_ms: the reader's clock. A seal with a later time is refused. None: the seal's time is not compared.
+        max_age_s: cosignatures that are older than this at *now_ms* are ignored; None: any age is accepted.
 
     Raises:
         MalformedError: *content* is not a file of evidence.
-        SignatureError: the log, an author or a quorum of witnesses has not signed.
-        ProofError: the history is not complete or of another chain, or its seal is ahead of *now_ms*.
+        SignatureError: a signature of the log or of an author is missing or wrong, or too few witnesses cosigned.
+        ProofError: the history is not complete or of another chain, or the seal's time is after *now_ms*.
     """
     evidence = parse_evidence(content)
     verified = verify_evidence(
@@ -57,13 +57,13 @@ def open_history(
 def save_history(
     context: ClientContext, chain: pb.Subject | str, *, tag: bytes = b""
 ) -> Operation[tuple[History, bytes]]:
-    """Read a history as ``ledger.history`` or ``ledger.public_history`` does, then all of it again as a file.
+    """Read a history as ``ledger.history`` or ``ledger.public_history`` does; then read all of it again for a file.
 
-    The daemon is asked again because a stream that continues a memory is not complete: it lacks the entries that are
-    remembered, and the chains of keys that signed only those.
+    The first reading does not suffice for a file: the daemon leaves out the entries that the client's memory has, and
+    the chains of keys that signed only those entries.
 
-    *chain* is a person or the name of a public chain. Returns the history that the file proves, whose ``is_new``
-    compares with the memory; and the file. Raises as ``ledger.history``.
+    *chain* is a person or the name of a public chain. Returns the history that the file proves, and the file's bytes.
+    ``is_new`` marks the entries that the memory did not have. Raises as ``ledger.history``.
     """
     if isinstance(chain, str):
         found = yield from ledger.public_history(context, chain)
@@ -81,7 +81,7 @@ def save_history(
     content = format_evidence(Evidence(scope=scope, proof=replace(proof, consistency=()), keys=keys, policy=policy))
     if len(content) > MAX_SIZE:
         raise InvalidError(f"history is longer than a file may be: `{len(content)}` bytes")
-    # Verify the bytes of the file themselves, as its reader will.
+    # Verify the bytes of the file itself, as every reader of the file will do.
     whole = yield from run_blocking(
         lambda: open_history(content, trust=trust, name=found.name, tag=found.tag, now_ms=now_ms)
     )
@@ -92,10 +92,10 @@ def save_history(
 
 
 def _check_continues(found: History, whole: History) -> None:
-    """Check that the last entry read just before is in the file, unless it was pruned in between."""
+    """Verify that the file's history *whole* contains the last entry of *found*, unless it was pruned in between."""
     if not found.entries:
         return
-    # Each leaf contains the hash of the one before it, so if the last entries agree, all do.
+    # Each leaf contains the hash of the chain's previous leaf. So if the last entries agree, all earlier ones agree.
     last = found.entries[-1].event
     is_pruned = bool(whole.entries) and whole.entries[0].seq > last.seq
     if not is_pruned and last not in [entry.event for entry in whole.entries]:

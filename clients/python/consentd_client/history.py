@@ -1,12 +1,12 @@
-"""Verify a history that was received, and turn it into typed entries. Bytes go in; a history or an error comes out.
+"""Verify a history that the daemon sent, and turn the history into typed entries.
 
-Nothing is returned before everything is verified: the checkpoint, its consistency with the remembered checkpoint, the
-seal, the map, every leaf and opening (``consentd.core.history``), and the signature of every new statement under a key
-whose own chain is verified at the same checkpoint (``consentd.statements.evidence``). The daemon does not send entries
-again that the client remembers. They are verified again as part of the chain, so the returned history is complete.
+Nothing is returned before all is verified: the checkpoint and its consistency with the remembered one, the seal (the
+tree's last leaf, which holds the map's root), the map (which gives each chain's last entry), every leaf and opening
+(``consentd.core.history``), and each new statement's signature and key (``consentd.statements.evidence``). Entries that
+the client remembers are not sent again, but are verified again, so the returned history is complete.
 
-This does not prove: an access that nobody reported; that the tag belongs to the person (the program that enrolled the
-person must pin the tag); that everyone is shown the same ledger. That a tag has no entry says nothing about a person.
+Three things remain unproven: whether there was an access that nobody reported; whether the tag, which identifies the
+chain, is the person's (to be sure, pin the tag that ``enrol`` returned); whether everyone is shown the same ledger.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ from consentd_client.trust import Trust
 
 
 def collect_proof(pieces: Iterable[ls.GetHistoryResponse]) -> HistoryProof:
-    """Assemble the messages of a history stream; nothing is verified yet. MalformedError: they are out of order."""
+    """Join the messages of a history stream, without verification; MalformedError if they are out of order."""
     head: ls.HistoryHead | None = None
     chains: list[tuple[ls.HistoryChain, list[HistoryEntry]]] = []
     for piece in pieces:
@@ -59,7 +59,7 @@ def _history_entry(entry: ls.LedgerEntry) -> HistoryEntry:
 
 
 def open_remembered(checkpoint: bytes | None, trust: Trust) -> Checkpoint | None:
-    """Parse and verify the checkpoint of a memory; None: the memory has none.
+    """Parse and verify the remembered *checkpoint*, a signed note; return None if *checkpoint* is None.
 
     Raises:
         InvalidError: the memory belongs to another ledger or is damaged, or the pinned key is wrong.
@@ -69,7 +69,7 @@ def open_remembered(checkpoint: bytes | None, trust: Trust) -> Checkpoint | None
     try:
         point, _ = open_checkpoint(checkpoint, trust.origin, trust.log_key)
     except VerificationError as error:
-        # The fault is on the client's side, so it must not count as evidence against the daemon.
+        # The memory or the pinned key is wrong, so the error must not count as evidence against the daemon.
         raise InvalidError(f"memory has no checkpoint of the pinned ledger: {error}") from error
     return point
 
@@ -84,13 +84,13 @@ def verify_history(
     remembered: RememberedHistory | None = None,
     now_ms: int = 0,
 ) -> tuple[History, RememberedHistory]:
-    """Verify everything; return the whole history, and what to remember of it.
+    """Verify a history; return the whole history, and the same history in the form that a memory stores.
 
     Args:
-        name: the public chain that was asked for; empty: a person's chain.
-        tag: the person's tag, if it was pinned; empty: any.
+        name: the name of the requested public chain; empty: a person's chain was requested.
+        tag: the pinned tag of the person; empty: any tag is accepted.
         remembered_checkpoint, remembered: the latest checkpoint and the part of this chain that were verified before.
-        now_ms: the reader's clock, which is compared with the cosignatures of pinned witnesses only.
+        now_ms: the reader's clock, which is compared only with the times of witnesses' cosignatures.
 
     Raises:
         VerificationError: see ``consentd.core.history`` and ``check_asked``.
@@ -109,9 +109,9 @@ def verify_history(
 
 
 def check_asked(chain: ChainProof, *, name: str, tag: bytes, remembered: RememberedHistory | None = None) -> None:
-    """Verify that a chain is the one asked for: public chain *name*, or a person's (of *tag*, unless that is empty).
+    """Verify that a chain is the requested one: public chain *name*, or a person's chain if *name* is empty.
 
-    A person's chain must also have the tag of the remembered history.
+    The chain must have the tag *tag*, unless *tag* is empty, and the tag of the remembered history, if there is one.
     """
     # ``history.verify_chain`` verifies that a public name belongs to the tag.
     if chain.public_name != name or (tag and chain.tag != tag):
@@ -124,7 +124,7 @@ def check_asked(chain: ChainProof, *, name: str, tag: bytes, remembered: Remembe
 
 
 def history_of(chains: VerifiedChains, sealed: SealedCheckpoint, *, authors: Sequence[str] = ()) -> History:
-    """Return the first of verified chains as a history; *authors* are those of the entries verified before."""
+    """Return the first of *chains* as a history. *authors* has the authors of the entries that were verified before."""
     first = chains.chains[0]
     entries, name = first.entries, first.proof.public_name
     erased = bool(entries) and entries[-1].event.kind == EntryKind.ERASURE
@@ -154,7 +154,7 @@ def _missing_ranges(entries: Sequence[VerifiedEntry]) -> tuple[tuple[int, int], 
 
 
 def _author(entry: VerifiedEntry, keys: ValidKeys) -> str:
-    """Return the author of an entry whose signature was verified; empty: the entry's statement is gone."""
+    """Return the author of an entry whose signature was verified; empty if the statement was erased or pruned."""
     if entry.statement is None:
         return ""
     found = [validity for validity in keys[entry.statement.key] if may_author(validity, entry.event)]

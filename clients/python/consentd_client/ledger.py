@@ -1,4 +1,4 @@
-"""Operations of LedgerService: checkpoints, receipts, histories. Everything is verified before it is returned."""
+"""Operations of LedgerService: read and verify checkpoints, receipts and histories; prune the ledger."""
 
 import hashlib
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from consentd_client.receipts import Receipt, read_receipt, wait_for
 
 
 def get_checkpoint(context: ClientContext) -> Operation[Checkpoint]:
-    """Read the latest checkpoint, verify that it continues the remembered one, and remember it."""
+    """Read the latest checkpoint, verify that it extends the remembered checkpoint, and remember the new one."""
     trust = context.pinned()
     response = yield from call(context, ls.GetCheckpointRequest(), ls.GetCheckpointResponse)
     point, _ = open_checkpoint(response.checkpoint, trust.origin, trust.log_key)
@@ -44,9 +44,9 @@ def _verify_continues(remembered: Checkpoint, point: Checkpoint, proof: list[byt
 
 
 def get_receipt(context: ClientContext, receipt: Receipt, *, published: bool = True) -> Operation[Receipt]:
-    """Read a receipt again, to obtain its proof.
+    """Read a receipt again, to obtain the proof that was not available when the entry was written.
 
-    *published*: wait until a checkpoint covers the entry, at most until shortly before the deadline.
+    *published*: let the daemon wait until a checkpoint covers the entry, at most until shortly before the deadline.
     """
     request = ls.GetReceiptRequest(index=receipt.index, leaf_hash=receipt.leaf_hash, wait_for=wait_for(published))
     response = yield from call(context, request, ls.GetReceiptResponse)
@@ -56,9 +56,9 @@ def get_receipt(context: ClientContext, receipt: Receipt, *, published: bool = T
 
 
 def history(context: ClientContext, subject: pb.Subject, *, tag: bytes = b"") -> Operation[History]:
-    """Read a person's history; verify that it is complete and who signed each entry; remember it.
+    """Read a person's history; verify its completeness and each entry's signature; store it in the client's memory.
 
-    *tag*: the tag that ``enrol`` returned, 32 bytes; empty: the remembered tag, or any if none is remembered.
+    *tag*: the tag that ``enrol`` returned, 32 bytes; empty: the remembered tag, or any tag if none is remembered.
 
     Raises:
         VerificationError: the history is not complete, not genuine, or contradicts what is remembered.
@@ -67,7 +67,7 @@ def history(context: ClientContext, subject: pb.Subject, *, tag: bytes = b"") ->
 
 
 def public_history(context: ClientContext, name: str) -> Operation[History]:
-    """Read the history of a public chain likewise: ``ledger``, ``participant/ID``, ``notice/ID`` …"""
+    """Read, verify and store the history of a public chain: ``ledger``, ``participant/ID``, ``notice/ID`` …"""
     if not name:
         raise InvalidError("public chain has no name")
     return _read_history(context, ls.GetHistoryRequest(public_name=name), name, b"", name)
@@ -86,9 +86,9 @@ def _read_history(
     except InvalidError:
         if point is None:
             raise
-        # A ledger that was rolled back answers that it does not know this size. That answer is not signed, so it
-        # proves nothing. Ask for signed evidence instead: a checkpoint smaller than the remembered one, or a chain
-        # that does not continue.
+        # A daemon whose ledger was rolled back does not know the remembered size. This answer is not signed, so it
+        # proves nothing. Ask without a size: the reply has a signed checkpoint, which is smaller than the remembered
+        # one or has a chain that does not continue the remembered chain.
         request.known_tree_size = request.known_count = 0
         pieces = yield from call_stream(context, request, ls.GetHistoryResponse)
     except NotFoundError as error:
@@ -118,16 +118,16 @@ def prune(
     context: ClientContext, *, kept_from_ms: int = 0, dry_run: bool = False,
     progress: Callable[[ls.PruneResponse], None] | None = None,
 ) -> Operation[ls.PruneResponse]:  # fmt: skip
-    """Prune what the retention policy no longer keeps; return what was done. For the operator.
+    """Delete entries that the retention policy no longer keeps; return how many. Only the operator may call this.
 
     Args:
-        kept_from_ms: everything from this time on is kept, UTC milliseconds; 0: the time that the policy yields.
-        dry_run: only determine what would be pruned.
-        progress: called with each message of the stream, which says how far the work is.
+        kept_from_ms: keep all entries from this time on, UTC milliseconds; 0: the time that follows from the policy.
+        dry_run: delete nothing, only return how many entries would be deleted.
+        progress: called with each message of the answer stream; the message says how far the work is.
 
     Raises:
-        InvalidError: the policy keeps something that the caller wants pruned.
-        StorageError: the pruning was stated in the ledger but not published in time; call again to continue.
+        InvalidError: the policy keeps entries that the caller wants deleted.
+        StorageError: the ledger's entry about the pruning was not published in time; call again to continue.
     """
     request = ls.PruneRequest(kept_from_time_ms=kept_from_ms, dry_run=dry_run)
     answers = yield from call_stream(context, request, ls.PruneResponse, progress)
@@ -137,7 +137,7 @@ def prune(
 
 
 def with_evidence(error: VerificationError, shown: bytes, remembered: bytes | None) -> VerificationError:
-    """Add the signed checkpoints *shown* and *remembered* to an error: two that contradict each other are evidence."""
+    """Add two signed checkpoints to an error. If they contradict each other, they are evidence against the log."""
     for what, note in (("shown", shown), ("remembered", remembered)):
         if note:
             error.add_note(f"checkpoint {what}:\n{note.decode('utf-8', 'backslashreplace')}")
@@ -145,6 +145,6 @@ def with_evidence(error: VerificationError, shown: bytes, remembered: bytes | No
 
 
 def memory_key(subject: pb.Subject) -> str:
-    """Return the key under which a memory holds a person's history: a hash, so that the file names nobody."""
+    """Return a memory's key for a person's history: a hash, so that the memory's file has no person's identifier."""
     named = b"%d\0%b%b" % (len(subject.scheme.encode()), subject.scheme.encode(), subject.value.encode())
     return "subject/" + hashlib.sha256(named).hexdigest()

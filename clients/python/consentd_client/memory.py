@@ -1,12 +1,12 @@
-"""A memory of what was verified, so that the daemon cannot take back what it once showed.
+"""Store what a client verified, so that the client detects if the daemon takes back what it showed before.
 
-A memory belongs to one ledger. It holds the latest verified checkpoint and, for each chain whose history was read, its
-tag and all its entries. The next read of the history starts there, so the daemon sends only new entries. If the daemon
-shows a smaller tree, a different past, or another tag for the same person, the client detects it.
+A memory belongs to one ledger. It holds the latest verified checkpoint and, for each chain whose history was read, the
+chain's tag and entries. The next reading starts after these entries, so the daemon sends only new ones. The client
+detects if the daemon shows a smaller tree, other earlier entries, or another tag for the same person.
 
-If a memory is lost, the client starts anew and cannot detect a rollback from before the loss. A memory need not be
-trusted: its entries are verified again with every new history, so a changed file is detected. An older copy of the file
-is not detected. The file holds what the person's history says. Only its owner can read it; protect it like the records.
+If a memory is lost, the client cannot detect that entries shown before the loss are taken back. A memory file need not
+be trusted: its entries are verified again with every new history, so a changed file is detected. An older copy of the
+file is not detected. The file contains persons' histories. Only its owner can read it; protect it like the records.
 """
 
 import base64
@@ -29,7 +29,7 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class RememberedEntry:
-    """A verified entry and its author: ``ledger``, ``participant/ID`` or ``subject``; empty: erased or pruned."""
+    """A verified entry and its author: ``ledger``, ``participant/ID`` or ``subject``; empty: it has no statement."""
 
     entry: HistoryEntry
     author: str
@@ -37,29 +37,29 @@ class RememberedEntry:
 
 @dataclass(frozen=True, slots=True)
 class RememberedHistory:
-    """A chain as it was verified last: all its entries, except those that were pruned before this client read them."""
+    """A chain's entries when they were last verified, except those that were pruned before this client read them."""
 
     tag: bytes = field(repr=False)
     entries: tuple[RememberedEntry, ...] = field(repr=False)
 
     @property
     def count(self) -> int:
-        """Seq of the last entry; 0: there is none. Raises MalformedError if its leaf cannot be decoded."""
+        """The seq of the last entry; 0: there is no entry. MalformedError if the last leaf cannot be decoded."""
         event = codec.decode_leaf(self.entries[-1].entry.leaf) if self.entries else None
         return event.seq if isinstance(event, codec.Event) else 0
 
 
 class Memory(Protocol):
-    """What a client remembers of one ledger. Each client calls it from one thread at a time."""
+    """Stores what a client verified of one ledger. Each client calls the methods from one thread at a time."""
 
     def checkpoint(self) -> bytes | None:
-        """Return the latest remembered checkpoint, a signed note; None: there is none yet."""
+        """Return the latest remembered checkpoint, a signed note; None if no checkpoint is remembered yet."""
 
     def history(self, key: str) -> RememberedHistory | None:
-        """Return the history remembered under *key*; None: there is none."""
+        """Return the history remembered under *key*; None if no history is."""
 
     def remember(self, checkpoint: bytes, key: str = "", history: RememberedHistory | None = None) -> None:
-        """Remember a verified checkpoint and, under *key*, a history: both or neither.
+        """Store a verified checkpoint and, under *key*, a history. Either both are stored or neither is.
 
         A smaller checkpoint does not replace a larger one. A shorter history of the same tag does not replace a longer
         one.
@@ -70,7 +70,7 @@ class Memory(Protocol):
 
 
 class RamMemory:
-    """A ``Memory`` that lasts as long as the process. It grows with each chain that is read."""
+    """A ``Memory`` that is lost when the process ends. Its size grows with each chain that is read."""
 
     def __init__(
         self, checkpoint: bytes | None = None, histories: Mapping[str, RememberedHistory] | None = None
@@ -80,7 +80,7 @@ class RamMemory:
 
     @property
     def histories(self) -> Mapping[str, RememberedHistory]:
-        """All histories, by key."""
+        """All remembered histories, by key."""
         return self._histories
 
     def checkpoint(self) -> bytes | None:
@@ -90,7 +90,7 @@ class RamMemory:
         return self._histories.get(key)
 
     def remember(self, checkpoint: bytes, key: str = "", history: RememberedHistory | None = None) -> None:
-        # Two processes that share a file may remember their checkpoints and histories in either order.
+        # Processes that share a file may store in any order, so older content must not replace newer content.
         if self._checkpoint is None or _size(checkpoint) >= _size(self._checkpoint):
             self._checkpoint = checkpoint
         if history is not None:
@@ -106,7 +106,7 @@ class FileMemory:
     """A memory in one JSON file that several processes may share. A write replaces the whole file or changes nothing.
 
     The methods are those of ``Memory``. They raise StorageError if the file cannot be read or written, or is no memory
-    file. ``remember`` and ``forget`` take a lock on ``FILE.lock`` beside it. Readers need no lock.
+    file. ``remember`` and ``forget`` lock the file ``FILE.lock`` in the same directory. Reading needs no lock.
     """
 
     def __init__(self, path: Path) -> None:
@@ -128,7 +128,7 @@ class FileMemory:
 
     @contextmanager
     def _changed(self) -> Iterator[RamMemory]:
-        """Yield the file's content for a change, and write it back; no other process writes meanwhile."""
+        """Yield the file's content, then write the changed content back. No other process can write meanwhile."""
         descriptor = lock_file(self._path.with_name(self._path.name + ".lock"), program="client", waits=True)
         try:
             memory = self._load()

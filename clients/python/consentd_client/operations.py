@@ -1,8 +1,8 @@
-"""How an operation of the client runs without doing IO itself, so that ``Client`` and ``AsyncClient`` share its code.
+"""Operations: code that ``Client`` and ``AsyncClient`` share, because it does no IO itself but asks the client for IO.
 
 An *operation* is a generator function: ``check``, ``grant``, ``history`` and so on. Its first argument is the client's
-``ClientContext``. It never touches the network, the clock or a file. Instead it yields a *step*, which describes what
-has to be done, and the client does it::
+``ClientContext``. An operation never uses the network or a file. Instead the operation yields a *step*, an object that
+describes a call or a wait, and the client executes the step::
 
     operation                              client
     ─────────                              ──────
@@ -12,8 +12,8 @@ has to be done, and the client does it::
     is resumed with the step's result ◂──  sends the result, or throws the ``ConsentdError`` that the step raised
     returns its answer                ──▸  returns it to the caller
 
-``Client.run`` executes steps with blocking calls, ``AsyncClient.run`` with ``await``. All else exists once, in
-operations, and is tested without a network. The design is known as "sans IO" (h11).
+``Client.run`` executes steps with blocking calls, ``AsyncClient.run`` with ``await``. All other code exists once, in
+operations, and is tested without a network. This design is known as "sans IO"; the HTTP library h11 has it too.
 """
 
 from collections.abc import Callable, Generator, Iterable
@@ -39,16 +39,16 @@ class UnavailableError(StorageError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientContext:
-    """What operations need beside their arguments.
+    """The values and functions of a client that every operation may use.
 
     Attributes:
-        trust: what was pinned; None: nothing can be verified.
-        memory: what was verified before.
+        trust: the pinned keys; None: no key is pinned, and nothing can be verified.
+        memory: stores what was verified before.
         new_request_id: returns 16 random bytes.
-        now_ms: returns the clock, UTC milliseconds.
-        attempts: how often a call is tried in all while the daemon is not reached.
+        now_ms: returns the present time, UTC milliseconds.
+        attempts: how often a call is made at most, if the daemon is not reached.
         backoff_s: pause before the first repeat, in seconds; each further pause is twice as long.
-        max_stream_bytes: longest stream that is accepted.
+        max_stream_bytes: length of the longest stream that is accepted.
     """
 
     trust: Trust | None
@@ -60,7 +60,7 @@ class ClientContext:
     max_stream_bytes: int = MAX_STREAM_BYTES
 
     def pinned(self) -> Trust:
-        """Return what was pinned; InvalidError if nothing was."""
+        """Return ``trust``; InvalidError if no key is pinned."""
         if self.trust is None:
             raise InvalidError("verifying needs the ledger's log key and origin pinned; give them to the client")
         return self.trust
@@ -68,7 +68,7 @@ class ClientContext:
 
 @dataclass(frozen=True, slots=True)
 class UnaryCall:
-    """Call the procedure of *request*. The result is its response."""
+    """The step "call the gRPC procedure that takes *request*". The step's result is the response."""
 
     request: Message = field(repr=False)
     response_type: type[Any]
@@ -76,7 +76,7 @@ class UnaryCall:
 
 @dataclass(slots=True)
 class StreamCall:
-    """Likewise call a procedure that answers with a stream; pass each message to ``receive``; result: ``messages``."""
+    """The step "call a procedure that answers with a stream; ``receive`` each message". The result is ``messages``."""
 
     request: Message = field(repr=False)
     response_type: type[Any]
@@ -97,14 +97,14 @@ class StreamCall:
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """Wait. The result is None."""
+    """The step "wait". The result is None."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class RunBlocking:
-    """Call a function that blocks, outside any event loop. The result is what the function returns."""
+    """The step "call a function that blocks, outside any event loop". The result is the function's return value."""
 
     function: Callable[[], Any]
 
@@ -114,7 +114,7 @@ Operation: TypeAlias = Generator[Step, Any, T]
 
 
 def procedure_path(request_type: type[Message], response_type: type[Message]) -> str:
-    """Return the gRPC path of the procedure with these message types; each procedure of the contract has its own."""
+    """Return the gRPC path of the procedure with these message types. No two procedures have the same types."""
     wanted = (request_type.DESCRIPTOR, response_type.DESCRIPTOR)
     services = request_type.DESCRIPTOR.file.services_by_name.values()
     [found] = [rpc for service in services for rpc in service.methods if (rpc.input_type, rpc.output_type) == wanted]
@@ -122,13 +122,13 @@ def procedure_path(request_type: type[Message], response_type: type[Message]) ->
 
 
 def call(context: ClientContext, request: Message, response_type: type[R]) -> Operation[R]:
-    """Call the procedure of *request*, again while the daemon is not reached. Raises as ``ClientBase`` says."""
+    """Call the procedure that takes *request*; repeat this if the daemon is not reached. Raises as ``ClientBase``."""
     try:
         answer: R = yield from _repeated(context, lambda: UnaryCall(request, response_type))
     except StorageError as error:
         request_id = getattr(request, "request_id", b"")
         if request_id:
-            error.add_note(f"request_id: {request_id.hex()}")  # the outcome is unknown; a repeat needs this id
+            error.add_note(f"request_id: {request_id.hex()}")  # a repeat of the write needs this id
         raise
     return answer
 
@@ -136,14 +136,14 @@ def call(context: ClientContext, request: Message, response_type: type[R]) -> Op
 def call_stream(
     context: ClientContext, request: Message, response_type: type[R], on_message: Callable[[R], None] | None = None
 ) -> Operation[list[R]]:
-    """Likewise call a procedure that answers with a stream; return all messages. *on_message* gets each on arrival."""
+    """Do as ``call`` for a procedure that answers with a stream. Return all messages; pass each to *on_message*."""
     limit = context.max_stream_bytes
     answer: list[R] = yield from _repeated(context, lambda: StreamCall(request, response_type, limit, on_message))
     return answer
 
 
 def run_blocking(function: Callable[[], T]) -> Operation[T]:
-    """Call a function that blocks: in the caller's thread, or in a worker thread where the caller is an event loop."""
+    """Call a function that blocks, and return its result. An ``AsyncClient`` calls it in a worker thread."""
     result: T = yield RunBlocking(function)
     return result
 
@@ -161,10 +161,10 @@ def _repeated(context: ClientContext, make_step: Callable[[], Step]) -> Operatio
 
 
 Page: TypeAlias = tuple[Iterable[T], str]
-"""Items of a list, and the page token of the next page; the empty token: this is the last page."""
+"""The items of one page of a list, and the page token of the next page. After the last page the token is empty."""
 
 ReadPage: TypeAlias = Callable[[str], Operation[Page[T]]]
-"""Reads the page that a page token names; the empty token names the first page."""
+"""A function that reads the page with a given page token. The empty token means the first page."""
 
 
 def read_pages(

@@ -1,7 +1,7 @@
-"""Operations of PolicyService, and decisions read so that only a clear PERMIT counts as one.
+"""Operations of PolicyService, which ask whether data may be transferred; and the verification of the decisions.
 
-A decision that is missing, contradicts itself, or comes from a later version than this client becomes INDETERMINATE,
-which is a refusal. The answer's ``error`` says why.
+A decision is replaced by INDETERMINATE, which is a refusal, if the decision is missing, contradicts itself, or has a
+value that this version of the client does not know. The answer's ``error`` says why.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class CheckAnswer:
     """The answer to a question. True only if the outcome is PERMIT: all data that was asked for may be transferred.
 
     Attributes:
-        decision: the daemon's decision, or one whose outcome is INDETERMINATE.
+        decision: the daemon's decision; if ``error`` is set, a decision whose outcome is INDETERMINATE.
         error: why no usable decision was received; None: the decision is the daemon's.
     """
 
@@ -65,14 +65,14 @@ def check(context: ClientContext, question: pb.Question) -> Operation[CheckAnswe
 
 
 def batch_check(context: ClientContext, questions: Sequence[pb.Question]) -> Operation[tuple[CheckAnswer, ...]]:
-    """Ask up to 1,000 questions in one call. All are answered from the same state; each fails closed separately."""
+    """Ask up to 1,000 questions, answered at the same size of the ledger. Each answer fails closed separately."""
     return _batch(context, ps.BatchCheckRequest(questions=questions), questions)
 
 
 def check_subjects(
     context: ClientContext, question: pb.Question, subjects: Sequence[pb.Subject]
 ) -> Operation[tuple[CheckAnswer, ...]]:
-    """Ask one question, which names no subject, about up to 1,000 subjects. Each answer fails closed separately."""
+    """Ask one question, whose ``subject`` is empty, about up to 1,000 persons. Each answer fails closed separately."""
     return _batch(context, ps.BatchCheckRequest(shared=question, subjects=subjects), [question] * len(subjects))
 
 
@@ -96,18 +96,18 @@ def _batch(
 
 
 def indeterminate() -> pb.Decision:
-    """Return the decision for a question without a usable answer. It is a refusal and names nothing."""
+    """Return the decision for a question without a usable answer: a refusal, in which only the outcome is set."""
     return pb.Decision(outcome=pb.OUTCOME_INDETERMINATE)
 
 
 def read_decision(question: pb.Question, decision: pb.Decision) -> CheckAnswer:
-    """Return a decision as an answer; a decision with a fault becomes INDETERMINATE, with the fault as its error."""
+    """Return the answer for a decision: INDETERMINATE with an error, if ``find_fault`` finds a fault."""
     fault = find_fault(question, decision)
     return CheckAnswer(decision) if fault is None else CheckAnswer(indeterminate(), fault)
 
 
 def find_fault(question: pb.Question, decision: pb.Decision) -> ProofError | None:
-    """Return why a decision cannot be used; None: it can."""
+    """Return an error if a decision contradicts itself or has unknown values; None if the decision can be used."""
     if decision.outcome not in pb.Outcome.values() or not decision.outcome:
         return ProofError("decision has no outcome that is known here")
     if decision.outcome not in (pb.OUTCOME_PERMIT, pb.OUTCOME_PARTIAL):

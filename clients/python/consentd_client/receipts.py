@@ -1,4 +1,4 @@
-"""What all writes have in common: their options; and their receipts, which are verified offline, without the daemon."""
+"""Options and receipts of writes. A receipt proves that an entry is in the ledger; no daemon is needed to verify it."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -18,16 +18,16 @@ from consentd_client.trust import Trust
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """Where an entry is in the ledger, and the proof of it. A stored ``proof`` can be verified offline at any time.
+    """The index of an entry in the ledger, and a proof of it. A stored ``proof`` can be verified offline at any time.
 
     Attributes:
-        index: the leaf's index in the ledger.
-        leaf: the leaf, 122 bytes.
+        index: the index of the entry's leaf in the ledger.
+        leaf: the entry's leaf, 122 bytes.
         event: the decoded leaf.
-        tree_size: the ledger's size including this entry: for ``Consistency.at_least_tree_size``.
-        proof: a C2SP ``.tlog-proof``; empty: no checkpoint covered the entry yet. ``get_receipt`` asks again.
-        checkpoint: the checkpoint that ``proof`` leads to, verified; None: not published yet, or no key is pinned.
-        replayed: this request_id was recorded by an earlier call, and the receipt is that call's.
+        tree_size: a size of the ledger that includes the entry. Use it as ``Consistency.at_least_tree_size``.
+        proof: a C2SP ``.tlog-proof``; empty: no checkpoint covered the entry yet. ``get_receipt`` reads it later.
+        checkpoint: the verified checkpoint in ``proof``; None: ``proof`` is empty, or no key is pinned.
+        replayed: an earlier call with the same request_id recorded the entry, and this call recorded nothing.
     """
 
     index: int
@@ -40,7 +40,7 @@ class Receipt:
 
     @property
     def kind(self) -> int:
-        """The entry's kind, ``EntryKind``."""
+        """The entry's kind, a value of ``EntryKind``."""
         return self.event.kind
 
     @property
@@ -50,9 +50,9 @@ class Receipt:
 
 
 def read_receipt(message: pb.Receipt, *, kinds: Collection[EntryKind], trust: Trust | None) -> Receipt:
-    """Check the fields of a receipt for an entry of one of *kinds*; verify its proof if it has one and a key is pinned.
+    """Parse a receipt for an entry of one of *kinds*; if it has a proof and a key is pinned, verify the proof.
 
-    A fault in the receipt does not undo the write.
+    The entry stays recorded even if the receipt is faulty.
 
     Raises:
         VerificationError: as ``verify_receipt``; or the receipt is for an entry of another kind.
@@ -72,12 +72,12 @@ def read_receipt(message: pb.Receipt, *, kinds: Collection[EntryKind], trust: Tr
 
 
 def verify_receipt(leaf: bytes, proof: bytes, trust: Trust, *, index: int | None = None) -> Checkpoint:
-    """Verify offline that *proof* proves *leaf* in a tree that the log signed; return the tree's checkpoint.
+    """Verify offline that *leaf* is in a tree that the log signed; return the tree's checkpoint.
 
     Args:
         leaf: the leaf, 122 bytes.
         proof: a C2SP ``.tlog-proof``.
-        trust: what was pinned.
+        trust: the pinned keys.
         index: the leaf's index according to the receipt; None: any index.
 
     Raises:
@@ -97,8 +97,8 @@ class WriteOptions(TypedDict, total=False):
     """The options of every write, given as keyword arguments.
 
     Attributes:
-        published: wait until a checkpoint covers the entry, so that the receipt has its proof. Default: False.
-        request_id: 16 bytes that the caller stores, to repeat the write with. Default: drawn.
+        published: wait until a checkpoint covers the entry, so that the receipt has a proof. Default: False.
+        request_id: 16 bytes. A repeat of the write with the same bytes is not recorded twice. Default: random.
     """
 
     published: bool
@@ -106,11 +106,11 @@ class WriteOptions(TypedDict, total=False):
 
 
 class ConsentOptions(WriteOptions, total=False):
-    """The options of every write by a person.
+    """The options of every write about a consent.
 
     Attributes:
-        signer: signs with the person's own key. Default: the daemon signs, and names the caller, who attests it.
-        method: how the person was identified.
+        signer: signs with the person's own key. Default: the daemon signs, and names the caller as the attestor.
+        method: how the caller identified the person.
     """
 
     signer: StatementSigner | None
@@ -125,7 +125,7 @@ class WriteFields(TypedDict):
 
 
 class ConsentFields(WriteFields):
-    """The fields that the request of every write by a person has."""
+    """The fields that the request of every write about a consent has."""
 
     method: str
 
@@ -133,10 +133,10 @@ class ConsentFields(WriteFields):
 def write_fields(
     context: ClientContext, options: WriteOptions, known: type[WriteOptions] = WriteOptions
 ) -> WriteFields:
-    """Return the fields that *options* give a request; a request_id is drawn if they have none.
+    """Return the request fields for *options*, with a random request_id if *options* has none.
 
     Raises:
-        TypeError: an option is not one of *known*.
+        TypeError: *options* has a key that the class *known* does not declare.
     """
     # Python itself does not check the names of keyword arguments that a function collects in a dict.
     for name in options.keys() - known.__annotations__.keys():
@@ -146,12 +146,12 @@ def write_fields(
 
 
 def consent_fields(context: ClientContext, options: ConsentOptions) -> ConsentFields:
-    """Return likewise the fields for the request of a write by a person."""
+    """Return the request fields for the *options* of a write about a consent; see ``write_fields``."""
     return {"method": options.get("method", ""), **write_fields(context, options, ConsentOptions)}
 
 
 def wait_for(published: bool) -> "pb.WaitFor.ValueType":
-    """Return what the daemon waits for before it answers a write."""
+    """Return the event that the daemon awaits before it answers a write: durable storage, or publication."""
     return pb.WAIT_FOR_PUBLISHED if published else pb.WAIT_FOR_DURABLE
 
 
@@ -166,6 +166,6 @@ class WriteResponse(Protocol):
 def write(
     context: ClientContext, request: Message, response_type: type[WriteResponse], kind: EntryKind
 ) -> Operation[Receipt]:
-    """Call the procedure of *request*, which records one entry of *kind*; return its receipt."""
+    """Call the procedure that takes *request* and records one entry of *kind*; return the entry's receipt."""
     response = yield from call(context, request, response_type)
     return read_receipt(response.receipt, kinds=(kind,), trust=context.trust)

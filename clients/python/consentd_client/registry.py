@@ -17,8 +17,8 @@ class EnrolAnswer:
     """The answer to an enrolment.
 
     Attributes:
-        tag: the person's tag, 32 bytes. Store it: it names the person's chain, for signing and for reading the history.
-        receipt: of the ENROL entry.
+        tag: the person's tag, 32 bytes, which identifies the person's chain. Store it, to sign and to read histories.
+        receipt: the receipt of the ENROL entry.
     """
 
     tag: bytes = field(repr=False)
@@ -50,7 +50,7 @@ def enrol(
 def register_participant(
     context: ClientContext, participant: st.ParticipantStatement, **options: Unpack[WriteOptions]
 ) -> Operation[Receipt]:
-    """Register a participant, or replace what is recorded of it. For the operator."""
+    """Register a participant, or replace the participant's recorded data. For the operator."""
     request = rs.RegisterParticipantRequest(participant=participant, **write_fields(context, options))
     return write(context, request, rs.RegisterParticipantResponse, EntryKind.PARTICIPANT)
 
@@ -90,13 +90,13 @@ def publish_notice(
 def publish_rules(
     context: ClientContext, rules: st.RulesStatement, **options: Unpack[WriteOptions]
 ) -> Operation[Receipt]:
-    """Publish the complete next version of the realm's rules. For the operator."""
+    """Publish the complete next version of the rules that decisions follow beside consents. For the operator."""
     request = rs.PublishRulesRequest(rules=rules, **write_fields(context, options))
     return write(context, request, rs.PublishRulesResponse, EntryKind.RULES)
 
 
 def get_participant(context: ClientContext, participant_id: str) -> Operation[rs.GetParticipantResponse]:
-    """Read what is recorded of one participant, and its keys in force."""
+    """Read the recorded data and the keys in force of one participant."""
     return call(context, rs.GetParticipantRequest(participant_id=participant_id), rs.GetParticipantResponse)
 
 

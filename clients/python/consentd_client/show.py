@@ -1,4 +1,4 @@
-"""Texts for people, in Korean and English: labels of codes, and a line for each statement. Programs read codes."""
+"""Texts for people, in Korean and English: labels of codes, and one-line descriptions of statements."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
 LANGUAGES = ("ko", "en")
-# Control characters, line separators, and characters that turn the direction of the text.
+# Control characters, line separators, and characters that change the direction of the text.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 _LABELS: Mapping[str, tuple[str, str]] = {
@@ -61,7 +61,7 @@ _LABELS: Mapping[str, tuple[str, str]] = {
 
 
 def escape_control(text: str) -> str:
-    """Replace each character that moves a cursor, starts a line or turns the text direction by its number."""
+    """Replace characters that move the cursor, start a line or change the text direction by their hex numbers."""
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
@@ -85,7 +85,7 @@ def enum_label(enum: type, number: int, prefix: str, lang: str) -> str:
 
 
 def author(name: str, lang: str) -> str:
-    """Say who signed an entry; *name* is as in ``Entry.author``."""
+    """Describe the signer of an entry, for example "signed by the person". *name* is the ``Entry.author``."""
     if not name:
         return ""
     if name == LEDGER_CHAIN:
@@ -97,14 +97,14 @@ def author(name: str, lang: str) -> str:
 
 
 def attested(participant: str, lang: str) -> str:
-    """Say which participant attests what the daemon signed; empty: none does."""
+    """Describe that *participant* attests a statement that the daemon signed; empty if *participant* is empty."""
     if not participant:
         return ""
     return f"({participant} 확인)" if lang == "ko" else f"(attested by {participant})"
 
 
 def describe(message: Message | None, lang: str) -> str:
-    """Describe a statement in a few words; None: a statement that this version cannot read."""
+    """Describe a statement's payload in a few words. *message* is None if this version cannot read the statement."""
     match message:
         case st.GrantStatement():
             return consent(message.consent, lang)
@@ -139,7 +139,7 @@ def describe(message: Message | None, lang: str) -> str:
 
 
 def text(both: st.Text, lang: str) -> str:
-    """Return a text in the language; in the other one if it lacks this language."""
+    """Return a text in language *lang*, or in the other language if the text is not available in *lang*."""
     return (both.ko or both.en) if lang == "ko" else (both.en or both.ko)
 
 
@@ -158,7 +158,7 @@ def consent(message: pb.Consent, lang: str) -> str:
 
 
 def access(message: st.AccessStatement, lang: str) -> str:
-    """Describe an access in one line: its outcome, and what was asked."""
+    """Describe an access in one line: the decision's outcome and the question."""
     outcome = enum_label(pb.Outcome, message.decision.outcome, "OUTCOME_", lang)
     asked = parse_question(message)
     return f"{outcome}, {label('UNKNOWN', lang)}" if asked is None else f"{outcome}: {question(asked)}"
@@ -175,7 +175,7 @@ def parse_question(message: st.AccessStatement) -> pb.Question | None:
 
 
 def question(asked: pb.Question) -> str:
-    """Describe a question in one line: holder → actor, purpose, action, categories. It does not name the person."""
+    """Describe a question in one line: holder → actor, purpose, action, categories. The person is not named."""
     actor = asked.actor
     parties = [actor.organisation]
     parties += [f"{role} {name}" for role, name in (("for", actor.on_behalf_of), ("via", actor.relay)) if name]

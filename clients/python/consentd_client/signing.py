@@ -1,8 +1,8 @@
-"""Signatures on statements and questions with the author's own key, so that not even the daemon could have made them.
+"""Sign statements and questions with the author's own key. The daemon does not have this key and cannot forge them.
 
-A signature covers the ledger's name, the entry kind, the person's tag, the entry referred to, the request_id and the
-time (ledger-format.md, "Statement"). The tag is the one that ``enrol`` returned and the client stored. If a daemon puts
-the statement into another chain, every verifier refuses it.
+A signature also covers the ledger's name, the entry kind, the person's tag, the entry referred to, the request_id and
+the time (ledger-format.md, "Statement"). The tag, which ``enrol`` returned, identifies the person's chain. If a daemon
+puts the statement into another chain, every verifier refuses the statement.
 """
 
 from dataclasses import dataclass, field
@@ -18,12 +18,12 @@ from consentd.v1 import consent_pb2 as pb
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatementSigner:
-    """A signing key of a person or a participant, and the chain and ledger that its signatures are bound to.
+    """A signing key of a person or a participant, and the ledger and the chain that the signatures are valid in.
 
     Attributes:
-        key: the key pair; a KEY entry put its public key in force.
+        key: the key pair; a KEY entry put the public key in force.
         origin: the ledger's name.
-        tag: the chain that is written to, the person's; 32 bytes.
+        tag: the tag of the person whose chain is written to, 32 bytes.
     """
 
     key: KeyPair
@@ -33,7 +33,7 @@ class StatementSigner:
     def sign(
         self, kind: int, statement: Message, *, request_id: bytes, now_ms: int, ref: int = 0
     ) -> pb.SignedStatement:
-        """Sign the statement of an entry of *kind* that refers to entry *ref* of the chain (0: to none).
+        """Sign a statement for an entry of *kind*. The entry refers to entry *ref* of the same chain; 0: to no entry.
 
         Raises:
             InvalidError: the statement is longer than 16 KiB.
@@ -48,7 +48,7 @@ class StatementSigner:
         )
 
     def sign_question(self, question: pb.Question, *, request_id: bytes, now_ms: int) -> ac.SignedQuestion:
-        """Sign a question. The signed bytes have the layout of a statement's, with kind 255 and ref 0."""
+        """Sign a question. The signed bytes have the same layout as for a statement, with kind 255 and ref 0."""
         payload = question.SerializeToString(deterministic=True)
         return ac.SignedQuestion(
             question=payload,

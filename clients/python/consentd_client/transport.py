@@ -1,4 +1,4 @@
-"""The gRPC side of both clients: channels, TLS, the caller's token, and gRPC errors as ``consentd.errors``."""
+"""The gRPC side of ``Client`` and ``AsyncClient``: TLS, the token, and gRPC errors turned into ``consentd.errors``."""
 
 import ipaddress
 from collections.abc import Iterable, Iterator
@@ -35,7 +35,7 @@ _DEADLINE_EXCEEDED = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """TLS settings of a channel. Without files the operating system's certificate authorities are trusted.
+    """TLS settings of a channel. Without a ``ca_file`` the system's certificate authorities are trusted.
 
     Attributes:
         ca_file: certificates of the authorities that may have issued the daemon's certificate, PEM.
@@ -47,14 +47,14 @@ class Tls:
     key_file: Path | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Return the credentials for a gRPC channel; InvalidError if there is a certificate or a key alone."""
+        """Return the credentials for a gRPC channel; InvalidError if only one of ``cert_file``, ``key_file`` is set."""
         if (self.cert_file is None) != (self.key_file is None):
             raise InvalidError("TLS client certificate and key must be given together")
         return grpc.ssl_channel_credentials(_read(self.ca_file), _read(self.key_file), _read(self.cert_file))
 
 
 def check_plaintext(target: str) -> None:
-    """Raise InvalidError if *target* is another machine, because without TLS the token would be readable."""
+    """Raise InvalidError if *target* is another machine: without TLS others could read the token on the network."""
     host = target.rsplit("/", 1)[-1].rpartition(":")[0].strip("[]")
     try:
         is_here = host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -65,7 +65,7 @@ def check_plaintext(target: str) -> None:
 
 
 def call_metadata(token: str) -> tuple[tuple[str, str], ...]:
-    """Return the metadata that identifies the caller; InvalidError, which does not show the token, if it is invalid."""
+    """Return the gRPC metadata that carries the token. InvalidError, without the token in its text: it is invalid."""
     if not token:
         return ()
     if not token.isascii() or not token.isprintable():
@@ -84,7 +84,7 @@ def _read(path: Path | None) -> bytes | None:
 
 @contextmanager
 def translated_errors(closed: type[Exception]) -> Iterator[None]:
-    """Turn the errors of a gRPC call into errors of ``consentd.errors``; *closed*: what a closed channel raises."""
+    """Turn the errors of a gRPC call into ``consentd.errors``. *closed*: the class that a closed channel raises."""
     try:
         yield
     except grpc.RpcError as error:
@@ -94,9 +94,9 @@ def translated_errors(closed: type[Exception]) -> Iterator[None]:
 
 
 def rpc_error(error: Any) -> ConsentdError:
-    """Return the error of ``consentd.errors`` for a ``grpc.RpcError`` of either kind of channel."""
+    """Return the error of ``consentd.errors`` for a ``grpc.RpcError`` of a ``grpc`` or ``grpc.aio`` channel."""
     if not callable(getattr(error, "code", None)):
-        return status_error(grpc.StatusCode.UNKNOWN.value[0], type(error).__name__, ())  # raised by an interceptor
+        return status_error(grpc.StatusCode.UNKNOWN.value[0], type(error).__name__, ())  # an interceptor raised it
     code = error.code() or grpc.StatusCode.UNKNOWN
     return status_error(code.value[0], error.details() or "", error.trailing_metadata() or ())
 
@@ -107,7 +107,7 @@ def deadline_error() -> StorageError:
 
 
 def status_error(code: int, message: str, trailing: Iterable[tuple[str, Any]]) -> ConsentdError:
-    """Return the error for a gRPC status: its code and text, and the *trailing* metadata, which carries the reason."""
+    """Return the error for a gRPC status code and text. The *trailing* metadata may contain the error's reason."""
     return _make_error(code, message, _reason(trailing))
 
 
@@ -116,20 +116,20 @@ def item_error(error: er.ItemError) -> ConsentdError:
     try:
         reason = er.ErrorReason.Name(error.reason).removeprefix("ERROR_REASON_")
     except ValueError:
-        reason = ""  # a reason of a later version
+        reason = ""  # a later version of the daemon may have reasons that are unknown here
     return _make_error(error.code, error.message, reason)
 
 
 def _make_error(code: int, message: str, reason: str) -> ConsentdError:
-    """Return the error for a status code and a reason; an empty reason: the error class's default reason."""
+    """Return the error for a gRPC status code and a reason. If *reason* is empty, the error class's default is used."""
     if code == _DEADLINE_EXCEEDED:
         return deadline_error()
     error_class = _CLASSES.get(code)
     if error_class is None:
-        # CANCELLED, UNKNOWN, INTERNAL, UNIMPLEMENTED …: the caller cannot act on these, and the outcome is unknown.
+        # After CANCELLED, UNKNOWN, INTERNAL … whether a write was recorded is unknown, as after other StorageErrors.
         return StorageError(f"call failed with status {code}: {message}", reason or "INTERNAL")
     if error_class is errors.OverloadedError and not reason and "larger than max" in message:
-        # gRPC itself refuses long messages, before any service sees them.
+        # The gRPC library itself refused the long message, so the status has no reason of consentd.
         return InvalidError("message is larger than the receiver accepts", "TOO_LARGE")
     if code == 16 and not reason:
         reason = "UNAUTHENTICATED"

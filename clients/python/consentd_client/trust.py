@@ -1,4 +1,4 @@
-"""The keys that a client pins, and the check that a checkpoint carries their signatures."""
+"""The keys that a client pins, and the verification that a checkpoint is signed with these keys."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from consentd.errors import MalformedError
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What the client pinned: the ledger's name and the public keys that must sign its checkpoints.
+    """The values that a client pinned: the ledger's name, and the public keys that must sign the ledger's checkpoints.
 
-    Obtain these values from another source than the daemon. If they are lost or doubted, pin them anew and distrust
-    everything that was read with the old ones.
+    Obtain these values from another source than the daemon. If they are doubted, pin correct values, and distrust
+    everything that was verified with the old values.
 
     Attributes:
         origin: the ledger's name.
         log_key: the key that signs the ledger's checkpoints.
-        policy: the witnesses that must have cosigned, so that everyone sees the same ledger; None: none is required.
+        policy: the witnesses that must cosign, to ensure that all see the same ledger; None: no witness must.
         also: further keys of the same log, for example ML-DSA-44 beside Ed25519. Each of them must have signed too.
     """
 
@@ -31,8 +31,8 @@ class Trust:
     def verify_witnessed(self, checkpoint: bytes, *, now_ms: int | None, seal_time_ms: int | None = None) -> None:
         """Verify that the log's further keys and the pinned witnesses signed a checkpoint, a signed note.
 
-        Cosignatures must be at most five minutes old by *now_ms*; None: any age is accepted, as for a stored receipt.
-        *seal_time_ms*: time of the last seal of the tree, where the caller knows it.
+        At *now_ms* cosignatures may be five minutes old; if *now_ms* is None, as for a stored receipt, any age is
+        accepted. *seal_time_ms*: the time of the tree's last seal; None: the caller does not know it.
 
         Raises:
             SignatureError: a key did not sign, or too few witnesses cosigned, or their cosignatures are too old.
@@ -56,13 +56,13 @@ def pin(
     policy: bytes | None = None,
     parse_mldsa: ParseKey | None = None,
 ) -> Trust:
-    """Pin what ``Trust`` holds. Keys are C2SP vkey text, or already parsed.
+    """Return a ``Trust`` with the given values. A key is given as C2SP vkey text or as a parsed key.
 
     Args:
         origin: the ledger's name; empty: the name inside the log key.
         policy: a C2SP tlog-policy file; None: no witness is required.
-        parse_mldsa: parses a vkey of ML-DSA-44; ``consentd.cosigning.mldsa`` has a parser if the server's parts are
-            installed. Without it such a key cannot be pinned, and a policy ignores witnesses with such a key.
+        parse_mldsa: parses ML-DSA-44 vkeys, such as the parser of ``consentd.cosigning.mldsa`` (server's parts only).
+            None: no such key can be pinned, and a policy ignores witnesses with such keys.
 
     Raises:
         MalformedError: a key or the policy cannot be parsed.
