@@ -24,15 +24,15 @@ from consentd.verify import table_compare
 
 
 def rebuild(config: Config, progress: Progress) -> int:
-    """Replace the policy table by one rebuilt from the ledger; return from how many leaves.
+    """Replace the policy table by one rebuilt from the ledger; return the number of the ledger's leaves.
 
-    After a crash the old table is in place, or no table; then the daemon rebuilds the table when it starts.
+    A crash leaves the old table in place, or no table. If there is none, the daemon rebuilds the table when it starts.
     """
     path = config.table.path
     scratch, compact, old = (path.with_name(path.name + suffix) for suffix in (".made", ".new", ".old"))
     with _ledger(config) as (ledger, vault):
         with _rebuild(config, scratch, ledger, vault, progress) as table:
-            # Rows are written in an order that leaves pages half full or free. A copy of the table has only full pages.
+            # Rows are written in an order that leaves many pages half full or free. A copy has only full pages.
             shutil.rmtree(compact, ignore_errors=True)
             table.copy(compact)
         try:
@@ -79,7 +79,7 @@ def _ledger(config: Config) -> Iterator[tuple[Ledger, Vault]]:
 def _rebuild(
     config: Config, directory: Path, ledger: Ledger, vault: Vault, progress: Progress, *, size: int | None = None
 ) -> Iterator[Table]:
-    """Yield a table rebuilt from the first *size* leaves (None: all). It may need twice the space of the stored table."""
+    """Yield a table rebuilt from the first *size* leaves (None: all). It may need twice the space of its copy."""
     total = ledger.state.size if size is None else size
     with table_compare.scratch_table(directory, map_size_mb=2 * config.table.map_size_mb + 64) as table:
         catch_up(

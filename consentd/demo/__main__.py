@@ -52,7 +52,7 @@ _OUTCOMES = {
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """The results of the town's day, the citizen's verified history, and the verification of the whole ledger.
+    """The results of the town's day, the citizen's verified history, and the report on the verified ledger.
 
     ``changed`` is the index of the leaf that was changed in a copy; ``faults`` are the faults found in that copy.
     """
@@ -65,7 +65,7 @@ class DemoResult:
 
     @property
     def is_as_expected(self) -> bool:
-        """Whether every decision was as expected, the ledger has no faults, and the changed leaf was found."""
+        """Whether all decisions were as expected, the ledger has no faults, and the changed leaf was reported."""
         is_found = any(fault.index == self.changed for fault in self.faults)
         return is_found and not self.traffic.surprises and not self.report.faults
 
@@ -102,7 +102,7 @@ def run(home: Home, out: Output, *, seed: int, citizens: int, transfers: int) ->
 
 
 def verify(config: Config) -> Report:
-    """Verify every leaf, statement and signature of a ledger, and the policy table made from the statements."""
+    """Verify the leaves, statements and signatures of a ledger, and the policy table built from the statements."""
     ledger, keys = config.ledger, read_keys(config)
     with (
         closing(RocksStore.open_read_only(ledger.store_dir)) as store,
@@ -158,7 +158,7 @@ def summarise(result: DemoResult, out: Output) -> None:
 
 
 def main() -> int:
-    """Run the demo; return 0 if the result is as expected."""
+    """Run the demo; return the exit status: 0 if the result is as expected, otherwise 1."""
     options = parse_options(sys.argv[1:])
     out = Output(Console(width=None if sys.stdout.isatty() else 120), options.lang)
     started = time.perf_counter()
@@ -211,7 +211,7 @@ def commands(home: Home) -> dict[tuple[str, str], str]:
 
 
 def _shown(path: Path) -> str:
-    """Return a path as text, relative to the current directory if the path is inside that directory."""
+    """Return a path as text; if the path is inside the current directory, relative to this directory."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 

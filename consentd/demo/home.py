@@ -35,7 +35,7 @@ level = "warning"
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """A demo's directory, its configuration, and its access tokens by caller (``operator``, and the relay's name)."""
+    """The demo's directory and configuration, and the access token of each caller (``operator`` and the relay's id)."""
 
     directory: Path
     config: Config
@@ -47,7 +47,7 @@ class Home:
 
 
 def make_home(directory: Path) -> Home:
-    """Make the demo's directory and its files. An earlier demo's directory is replaced, any other one is refused."""
+    """Make the demo's directory and its files; replace the directory of an earlier demo; refuse any other directory."""
     if directory.exists():
         if any(directory.iterdir()) and not (directory / MARKER).exists():
             raise InvalidError(f"directory holds something that is not a demo: `{directory}`")

@@ -25,7 +25,7 @@ class Output:
         return {"ko": ko, "en": en}.get(self.language, f"{ko} ({en})")
 
     def cell(self, ko: str, en: str) -> str:
-        """Return the text of a table cell. If both languages are printed, the English is below the Korean."""
+        """Return the text of a table cell, empty if *ko* is. In ``both``, the English is below the Korean."""
         return f"{ko}\n[dim]{en}[/dim]" if self.language == "both" and ko else self.text(ko, en) if ko else ""
 
     def print(self, text: str, style: str | None = None) -> None:

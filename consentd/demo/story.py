@@ -35,7 +35,7 @@ _CODES = {code.code: (code.ko, code.en) for code in (*DEFAULT_VOCABULARY.purpose
 
 
 class Story:
-    """One citizen's story. *client* calls as the relay, and trusts one log key. *institutions* give names to show."""
+    """One citizen's story. *client* has the relay's token and a pinned log key. *institutions* have names to show."""
 
     def __init__(self, client: Client, institutions: Sequence[Institution], *, origin: str, out: Output) -> None:
         self._client = client
@@ -90,7 +90,7 @@ class Story:
     def _ask(
         self, recipient: str, holder: str, purpose: str, category: str, *, published: bool = False
     ) -> AuthorizeAnswer:
-        """Ask for a transfer and print the decision. With *published*, wait until a checkpoint covers its entry."""
+        """Ask for a transfer and print the decision. *published*: wait until a checkpoint covers the decision."""
         question = pb.Question(
             subject=CITIZEN,
             actor=pb.Actor(organisation=recipient, relay=RELAY[0]),
@@ -117,7 +117,7 @@ class Story:
         self._client.record_access(CITIZEN, answer.access_seq, outcome)
 
     def _request_without_legal_items(self, signer: StatementSigner) -> None:
-        """Send a transfer request without end, recurrence and retention; the law requires that it is refused."""
+        """Send a transfer request without end, recurrence and retention. By law the daemon must refuse the request."""
         request = _consent(("INS.RX",), (HIRA,))
         request.kind = pb.CONSENT_KIND_TRANSFER_REQUEST
         request.root.ClearField("period")
@@ -145,7 +145,7 @@ class Story:
         self._out.print(f"   [green]✓[/green] {whole}\n     root {point.root.hex()}")
 
     def _row(self, entry: Entry) -> list[Text]:
-        """Return the table cells of an entry, without its time."""
+        """Return the table cells of an entry, without the cell for the entry's time."""
         record = entry.message.access if isinstance(entry.message, st.RefusalStatement) else entry.message
         if isinstance(record, st.OutcomeStatement):
             return [self._author(entry), ("", ""), _label(st.TransferStatus, record.status, "TRANSFER_STATUS_")]
@@ -161,7 +161,7 @@ class Story:
         ]
 
     def _author(self, entry: Entry) -> Text:
-        """Return who made an entry: the citizen, the participant who attested the entry, or the ledger."""
+        """Return the author of an entry: the citizen, the participant that attested the entry, or the ledger."""
         if entry.author == "subject":
             return "본인", "the citizen"
         return self._party(entry.attested_by) if entry.attested_by else ("원장", "the ledger")
@@ -177,7 +177,7 @@ def _code(code: str) -> Text:
 
 
 def _consent(categories: Sequence[str], holders: Sequence[str]) -> pb.Consent:
-    """Return a consent that lets the hospital use these data of these holders for treatment, for a year."""
+    """Return a consent that permits the hospital to use these holders' data for treatment, for a year."""
     root = pb.Provision(
         effect=pb.EFFECT_PERMIT,
         actors=[HOSPITAL],

@@ -1,15 +1,15 @@
 """Make up a town: citizens, institutions, consents, and the transfers of one day.
 
 No person in the town exists: citizens have identifiers like ``SYN-000123``, and institutions have numbers. The same
-seed gives the same town. Its proportions are published figures, or estimates from published figures:
+seed gives the same town. The town's proportions are published figures, or estimates from published figures:
 
 * ages: Korea's insured population by age band, and care days per person (HIRA statistics 2022)
 * institutions: types of medical institutions (HIRA's code 요양종별); most are clinics and pharmacies
-* 55 % of citizens are users, with about four consents each (Finland's Kanta); 0.75 × 0.98 of the users allow research,
-  and 0.28 allow marketing
+* 55 % of citizens have consents, about four each (as in Finland's Kanta); 0.75 × 0.98 of these allow research, and 0.28
+  allow marketing
 * of all requests 60 % find no consent, 35 % are permitted, 5 % are denied; a few citizens, those with most care days,
   are the subjects of most requests (Zipf's law); 8 % of the institutions make 80 % of the calls
-* each transfer states the outcome that the consents imply, so that the daemon's decision can be compared with it
+* each transfer has the outcome that follows from the consents, for comparison with the daemon's decision
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from random import Random
 from typing import Final
 
 ADULT_FROM: Final = 14
-"""Nobody under this age has a consent here: a legal representative would have to act for such a child."""
+"""Nobody under this age has a consent in the demo: a legal representative would have to act for such a child."""
 
 ADOPTION: Final = 0.55
 OBJECTION_RATE: Final = 0.12
@@ -69,8 +69,8 @@ class Institution:
     """A participant of the ledger.
 
     Attributes:
-        role: ``holder`` (has data), ``recipient`` (requests data), ``both`` (treats patients), ``relay`` (sends calls).
-        type: code of the kind of medical institution (HIRA's 요양종별); empty for other kinds.
+        role: ``holder`` of data, ``recipient`` of data, ``both`` (a hospital or clinic), ``relay`` (forwards requests).
+        type: code of the kind of medical institution (HIRA's 요양종별); empty for institutions that are not medical.
         purpose: the purpose of the institution's requests; empty if it makes no requests.
         categories: the categories of data that the institution holds.
     """
@@ -86,7 +86,7 @@ class Institution:
 
 @dataclass(frozen=True, slots=True)
 class Citizen:
-    """A made-up person. ``care_days`` is how many days of care the person has in a year."""
+    """A made-up person. ``care_days`` is the number of days in a year on which the person is treated."""
 
     id: str
     age: int
@@ -109,7 +109,7 @@ class PlannedConsent:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """One transfer that is requested that day; ``outcome`` is the decision that the consents imply."""
+    """One transfer that is requested that day; ``outcome`` is the outcome that follows from the consents."""
 
     citizen: int
     recipient: str
@@ -182,7 +182,7 @@ def make_consents(
 ) -> tuple[PlannedConsent, ...]:
     """Return the consents of all citizens; at least one citizen objects to a recipient."""
     grown = [number for number, citizen in enumerate(citizens) if citizen.age >= ADULT_FROM]
-    # ADOPTION is a share of all citizens. Children cannot be users, so the share among the others is higher.
+    # ADOPTION is a share of all citizens. Children have no consents, so the share among the others is higher.
     users = [number for number in grown if random.random() < ADOPTION * len(citizens) / len(grown)] or grown[:1]
     treating = [one.id for one in institutions if one.purpose == "TREAT"]
     made: list[PlannedConsent] = []
@@ -210,7 +210,7 @@ def make_transfers(
     public = [one for one in institutions if one.role == "holder"]
 
     def held(recipient: str, within: tuple[str, ...]) -> tuple[str, str]:
-        """Return a holder other than *recipient*, and a category of its data that is in one of the classes *within*."""
+        """Return a holder other than *recipient*, and a category of the holder's data in a class of *within*."""
         while True:
             source = random.choice(public if random.random() < 0.5 else treating)
             fitting = [code for code in source.categories if code.partition(".")[0] in within]
@@ -218,7 +218,7 @@ def make_transfers(
                 return source.id, random.choice(fitting)
 
     def asked(outcome: str) -> tuple[int, str, str, tuple[str, ...]]:
-        """Return a citizen, recipient, purpose and data classes; a request for these must have *outcome*."""
+        """Return a citizen, recipient, purpose and data classes for which the expected outcome is *outcome*."""
         if outcome == "DENY":
             planned = random.choice(objections)
             return planned.citizen, planned.recipient, "TREAT", ALL_CLASSES

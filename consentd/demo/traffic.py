@@ -1,7 +1,7 @@
 """Make the calls of the made-up town's day with the client library: register, enrol, grant, transfer, record.
 
-The operator registers the institutions. The relay makes all other calls, like the relay of My Healthway, Korea's
-health data network. It may act for citizens and see reasons. Each decision is compared with the expected decision.
+The operator registers the institutions. The relay makes all other calls, as in My Healthway, Korea's health data
+network; it may act for citizens and see the reasons of decisions. Each decision is compared with the expected one.
 """
 
 import time
@@ -35,7 +35,7 @@ _RELAY_RIGHTS = [st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS, st.PARTICIPANT_RIGHT_SEE
 _STATUSES = [
     *[st.TRANSFER_STATUS_RECEIVED] * 97, *[st.TRANSFER_STATUS_FAILED] * 2, st.TRANSFER_STATUS_DEFERRED
 ]  # fmt: skip
-"""How a hundred permitted transfers end, as the relay records it."""
+"""The statuses that the relay records for each hundred permitted transfers."""
 
 
 @dataclass(frozen=True, slots=True)
