@@ -2,8 +2,8 @@
 
 **Theory of operation.** The sequencer signs a checkpoint, stores it as the last signed note, and offers it to a
 *publisher*. The publisher calls back when everyone may see the checkpoint. Without a policy file it calls back
-immediately (``ImmediatePublisher``). With a policy file (C2SP tlog-policy) it calls back when a quorum of the policy's
-witnesses has cosigned the checkpoint (``QuorumPublisher``)::
+immediately (``ImmediatePublisher``). With a policy file (C2SP tlog-policy) it calls back when a quorum (enough of the
+policy's witnesses) has cosigned the checkpoint (``QuorumPublisher``)::
 
     offer ──► latest ──► target ──► each witness's thread requests a cosignature of the target
                             │                      │
@@ -20,6 +20,7 @@ the note published last stays public. That note is also kept in a file, and a st
 publishes it again. If a witness reports a larger tree than this ledger ever had, then entries were lost, or another
 program signs with our key. The ledger stops signing and publishing, and an operator must act.
 
-A witness is trusted for its own cosignature only, and every cosignature is verified. The tree size that a witness
-reports is not signed. A false size can stop this ledger, but cannot make anyone accept a false tree.
+A witness is an independent server that cosigns a tree only if the tree extends the one that it cosigned last. A witness
+is trusted for its own cosignature only, and every cosignature is verified. The tree size that a witness reports is not
+signed. A false size can stop this ledger, but cannot make anyone accept a false tree.
 """

@@ -41,7 +41,7 @@ class Connection:
         try:
             parts = urlsplit(url)
             self.host, port = parts.hostname or "", parts.port
-            # Encode the host name and the path here: otherwise a bad one would fail only at the first request.
+            # Encode host and path here: otherwise a bad host or path would fail only at the first request.
             self.host.encode("idna")
             parts.path.encode("ascii")
         except ValueError:
@@ -100,7 +100,7 @@ class Connection:
             return response
 
         try:
-            self._http.response_class = bounded_response  # type: ignore[assignment]  # http.client only calls it
+            self._http.response_class = bounded_response  # type: ignore[assignment]  # http.client only calls the value
             if self._http.sock is not None:
                 self._http.sock.settimeout(self._timeout_s)
             self._http.request(method, self._prefix + path, body, self._headers)

@@ -1,4 +1,4 @@
-"""Read and write files of keys and tokens. Only its owner can read such a file; no error message shows its content."""
+"""Read and write files of keys and tokens. Only a file's owner can read the file; no error message shows the text."""
 
 import os
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def _read_key(path: Path, parse: Callable[[str], _Signer], kind: str) -> _Signer
 
 
 def write_private(path: Path, text: str, *, append: bool = False) -> None:
-    """Write a text to a new file that only its owner can read (mode 0600), or *append* it to a file; then sync to disk.
+    """Write a text to a new file that only its owner can read (mode 0600), or *append* the text to a file; sync.
 
     Raises:
         StorageError: the file cannot be written, or it already exists and *append* is false.

@@ -61,7 +61,7 @@ class CosignedCheckpoint:
 class Publication:
     """The latest checkpoint, the target (the checkpoint that witnesses are asked to cosign), and the published one.
 
-    ``has_quorum`` becomes false if a target has no quorum at the end of its timeout, and true when a target has one.
+    ``has_quorum`` becomes true when a target has a quorum, and false if a target has none when its timeout ends.
     """
 
     def __init__(self, policy: WitnessPolicy, *, timeout_ms: int, fail_open: bool, metrics: Metrics) -> None:
@@ -128,7 +128,7 @@ class Publication:
         return Published(target.point, target.format_note(self._policy.witnesses))
 
     def is_settled(self) -> bool:
-        """Return whether a stop must not wait: the latest checkpoint is published, or the target is late."""
+        """Return whether ``stop`` can end without a wait: the latest checkpoint is published, or the target is late."""
         target = self.target
         return (target is self._published and target is self._latest) or (target is not None and target.is_late)
 

@@ -25,8 +25,8 @@ from consentd.store import Store
 log = logging.getLogger(__name__)
 
 RETRY_MS = (200, 30_000)
-"""How long to wait before the next request: after a witness's first failure, and at most."""
-_RECHECK_MS = 1_000  # no event reports that a cosignature became too old, so the publisher looks this often
+"""The wait before the next request after a witness's first failure, and the longest such wait."""
+_RECHECK_MS = 1_000  # no event reports that a cosignature became too old, so the publisher checks at this interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +71,7 @@ class QuorumPublisher:
         self, signed_log: SignedLog, policy: WitnessPolicy, config: WitnessConfig, *, clock: Clock, metrics: Metrics,
         retry_ms: tuple[int, int] = RETRY_MS,
     ) -> None:  # fmt: skip
-        """Send nothing yet: ``start`` sends the first requests. Raises the errors of ``make_clients``.
-        """
+        """Prepare the publisher; ``start`` sends the first requests. Raises the errors of ``make_clients``."""
         self._log = signed_log
         self._clock = clock
         self._metrics = metrics
@@ -85,8 +84,8 @@ class QuorumPublisher:
         self._witnesses = [_WitnessThread(client) for client in clients]
         self._publish: Publish = lambda published: None
         self._halt: Halt = lambda error: None
-        # The condition guards everything below. Taken by: start, offer, pending, stop, _set_ended, _next,
-        # _wait_for_target, _record. ``has_quorum`` and ``_known_size`` are read without it: each is a single value.
+        # This lock guards all attributes below. start, offer, pending, stop, _set_ended, _next, _wait_for_target and
+        # _record take it. ``has_quorum`` and ``_known_size`` are read without the lock: each is a single value.
         self._changed = threading.Condition()
         self._known_size = signed_log.size
         self._publication = Publication(
@@ -103,11 +102,11 @@ class QuorumPublisher:
         return self._publication.has_quorum
 
     def start(self, publish: Publish, halt: Halt) -> None:
-        """Publish the note published last once more, start the threads, and wait for the first answers of witnesses.
+        """Publish again the note that was published last, start the threads, and wait for the witnesses' first answers.
 
         Each witness is asked to cosign the last signed checkpoint, and may take ``timeout_ms`` to answer. If this
         ledger and its last signed note were replaced by older copies, a witness reports a larger tree. The start then
-        fails before the ledger signs anything. The fault is not found if no witness answers in time.
+        fails before the ledger signs anything. If no witness answers in time, this stays unnoticed.
 
         Raises:
             CorruptionError: a witness knows a larger tree than ours, or the note published last contradicts the store.
@@ -283,8 +282,8 @@ class QuorumPublisher:
         if result is WitnessResult.COSIGNED:
             self._metrics.witness_seconds.observe(elapsed_s, client.label)
         if result is WitnessResult.OTHER_TREE:
-            # The witness's claim is unsigned and so no evidence, and the ledger continues. ``LARGER`` is unsigned too,
-            # but if it is true, entries with receipts are lost. So ``_stop_on_larger`` has stopped the ledger.
+            # The witness's claim is unsigned, so the claim is no evidence and the ledger continues. ``LARGER`` is also
+            # unsigned, but if that claim is true, entries with receipts are lost, so the ledger stops.
             self._metrics.witness_alarms.inc(result)
             log.critical("witness `%s` saw another tree than ours: %s; %s", client.name, response.detail, RUNBOOK)
         elif result is not WitnessResult.LARGER and result != witness.last_result:

@@ -42,7 +42,7 @@ class WitnessResult(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WitnessResponse:
-    """The result of a request. *cosignatures* maps the policy's key names; it is empty unless ``COSIGNED``."""
+    """The result of a request. *cosignatures*, by the policy's key names, is empty unless ``COSIGNED``."""
 
     result: WitnessResult
     detail: str = ""
@@ -56,7 +56,7 @@ class WitnessClient:
         name: the policy's name of the witness's first key; used in log messages.
         label: used in metrics: ``w2`` is the witness of the policy's second witness line.
         verifiers: the witness's keys by the names in the policy; a witness may cosign with two keys.
-        size: the tree size that the witness cosigned last, as far as known. Used only by the thread that requests.
+        size: the tree size that the witness cosigned last, as far as known. Only the requesting thread uses it.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ def make_clients(
         assert line.verifier is not None, "lines without a key are not usable"
         if line.url not in clients:
             connection = Connection(line.url, timeout_s=timeout_ms / 1000)
-            # A witness's unsigned report of a larger tree stops the ledger, so nobody may be able to forge the report.
+            # A witness's unsigned report of a larger tree stops the ledger, so the network must be unable to forge it.
             if not connection.is_protected:
                 raise InvalidError(f"witness of another machine is not asked over https: `{line.url}`")
             label = f"w{policy.witnesses.index(line) + 1}"

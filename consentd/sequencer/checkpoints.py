@@ -56,7 +56,7 @@ class Checkpoints:
         self._metrics = metrics
         self.signed: checkpoint.Checkpoint | None = None
         self.published: Published | None = None
-        # Guards _ended, and signals changes of _ended and of published. _publish, wait and end_waits take this lock.
+        # This lock guards _ended, and signals changes of _ended and published. _publish, wait and end_waits take it.
         self._changed = threading.Condition()
         self._ended = False
         metrics.quorum.set(1)

@@ -113,7 +113,7 @@ class Sequencer:
         return self.submit_all([write])[0]
 
     def submit_all(self, writes: Sequence[Write[A]]) -> "list[Future[Written[A]]]":
-        """Put writes into the pool together, so that one batch can take them. Each is recorded or refused on its own.
+        """Put writes into the pool together, so that one batch can take them. Each is recorded or refused by itself.
 
         Raises:
             StorageError: the sequencer is stopping or has stopped; nothing is recorded. If the pool is full, nothing
@@ -313,7 +313,7 @@ class Sequencer:
             raise StorageError("clock disagrees with the ledger; set it right, or start with --confirm-clock", "CLOCK")
 
     def _stop_on(self, error: BaseException) -> None:
-        """Log the failure, refuse all further writes and calls, and end those that wait in an error."""
+        """Log the failure, refuse all further writes and calls, and complete those that wait with an error."""
         fault = error if isinstance(error, ConsentdError) else StorageError(f"sequencer failed: {type(error).__name__}")
         log.critical("ledger stopped", exc_info=error)
         # INVARIANT: the fault is set before ``on_fault`` is called: a daemon that begins to serve then reads the fault.

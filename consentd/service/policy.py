@@ -85,7 +85,7 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
 
 
 class Answerer:
-    """Answers questions from one snapshot at one instant. Valid only within the snapshot's ``with`` block."""
+    """Answers questions from one snapshot, as of one time. Use it only inside the snapshot's ``with`` block."""
 
     def __init__(self, snapshot: Snapshot, now_ms: int, id_prefix: bytes, ids: Iterator[int], metrics: Metrics) -> None:
         registry = snapshot.registry()
@@ -115,7 +115,7 @@ class Answerer:
             raise InvalidError("break-glass is asked for through AuthorizeAccess only", "BREAK_GLASS_SHAPE")
         sees_reasons = check_asker(self._snapshot, caller, question)
         # The table has every acknowledged write, so a caller that got the size from this daemon is never refused. The
-        # call does not wait until the table has that size, because it would block a thread that other calls need.
+        # call does not wait until the table has that size, because a waiting call blocks a thread that others need.
         size = question.consistency.at_least_tree_size
         if size > self._snapshot.size:
             raise OverloadedError(f"state has not reached tree size `{size}`", "REVISION_NOT_REACHED")

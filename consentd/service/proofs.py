@@ -23,7 +23,7 @@ from consentd.v1 import statement_pb2 as st
 CHUNK_BYTES = 256 * 1024
 """The approximate maximum size of one message in a history stream."""
 CACHED_ENTRIES = 256
-"""A chain of at most so many entries is read once for a history and cached; it takes at most about 4 MiB."""
+"""A chain of at most so many entries is read once for a history, and cached: at most about 4 MiB each."""
 _MAX_TRIES = 4
 
 Opened = tuple[reads.StoredEntry, tuple[bytes, bytes] | None]

@@ -34,7 +34,7 @@ class AuthorizedAccess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthorizeAccess(PersonWrite):
-    """Decide a question, and record the decision as ACCESS or REFUSAL, but only if the person is enrolled.
+    """Decide a question. If the person is enrolled, record the decision as ACCESS or REFUSAL; else record nothing.
 
     Attributes:
         question: the parsed question. ``asked`` has its bytes and the asker; ``signed`` has its signature, if any.
