@@ -53,7 +53,7 @@ class Connection:
         self._prefix = parts.path.rstrip("/")
         self._timeout_s = timeout_s
         self._headers = dict(headers or {})
-        # Always pass a port: without it http.client reads the end of an IPv6 address as the port.
+        # Always pass a port: without a port http.client reads the end of an IPv6 address as the port.
         port = _PORTS[parts.scheme] if port is None else port
         self._http = http.client.HTTPConnection(self.host, port, timeout=timeout_s)
         if is_encrypted:
@@ -70,7 +70,7 @@ class Connection:
         try:
             return self._once(method, path, body, limit)
         except StorageError as error:
-            # A server may close an idle connection at any time, without a fault: try once on a new connection.
+            # A server may close an idle connection at any time. This is no failure, so try once on a new connection.
             if is_reused and isinstance(error.__cause__, ConnectionError | http.client.BadStatusLine):
                 return self._once(method, path, body, limit)
             raise
@@ -129,7 +129,7 @@ class _Bounded(io.RawIOBase):
 
     def __init__(self, sock: socket.socket, *, until_s: float, most: int) -> None:
         self._sock, self._until_s, self._left = sock, until_s, most
-        # This file keeps the socket open: http.client closes the socket before the last response's body is read.
+        # This file object keeps the socket open: http.client closes it before the last response's body is read.
         self._raw = sock.makefile("rb", buffering=0)
 
     def readable(self) -> bool:

@@ -53,7 +53,7 @@ def write_private(path: Path, text: str, *, append: bool = False) -> None:
     """Write a text to a new file that only its owner can read (mode 0600), or *append* the text to a file; sync.
 
     Raises:
-        StorageError: the file cannot be written, or it already exists and *append* is false.
+        StorageError: the file cannot be written, or already exists and *append* is false.
     """
     flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_EXCL)
     try:

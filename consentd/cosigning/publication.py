@@ -1,4 +1,4 @@
-"""Decide which checkpoint the witnesses cosign, and when its note is due to be published.
+"""Decide which checkpoint the witnesses cosign, and when the note of that checkpoint is due to be published.
 
 The classes here start no threads and read no clock. The caller passes ``now_ms`` (monotonic time), and holds its lock
 during each call.
@@ -91,7 +91,7 @@ class Publication:
         self._set_waiting(self._waiting + 1)
 
     def advance(self, now_ms: int) -> bool:
-        """Replace a target that is published or passed by the latest checkpoint; return whether that happened."""
+        """Make the latest checkpoint the target if the old target is published or passed; return whether it changed."""
         target = self.target
         if self._latest is target or not (target is None or target is self._published or target.is_passed):
             return False

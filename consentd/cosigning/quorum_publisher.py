@@ -146,7 +146,7 @@ class QuorumPublisher:
     def pending(self) -> frozenset[int]:
         """Return the target's size, if there is a target."""
         with self._changed:
-            # A published target is included too, because the sequencer may not have received its note yet.
+            # A target that is marked as published is included too: the sequencer may not have received its note yet.
             target = self._publication.target
             return frozenset() if target is None else frozenset((target.point.size,))
 
@@ -193,7 +193,7 @@ class QuorumPublisher:
             witness.client.connection.release()
 
     def _make_thread(self, name: str, run: Callable[[], None]) -> threading.Thread:
-        """Return a thread that halts the ledger if *run* raises: an ended thread alone would go unnoticed."""
+        """Return a thread that halts the ledger if *run* raises. Otherwise nobody would notice the outage."""
 
         def run_guarded() -> None:
             try:

@@ -95,10 +95,7 @@ class Citizen:
 
 @dataclass(frozen=True, slots=True)
 class PlannedConsent:
-    """One citizen's consent for one recipient; if ``objects`` is true, an objection to any use by that recipient.
-
-    ``citizen`` is an index of ``Town.citizens``.
-    """
+    """A consent of ``Town.citizens[citizen]`` for one recipient; with ``objects``, an objection to this recipient."""
 
     citizen: int
     recipient: str

@@ -1,7 +1,7 @@
 """Read the JSON text of a FHIR Consent, or of a Bundle of Consents, into values of ``policy``.
 
-The elements of a resource determine its release: some exist in R4 only (``scope``, ``patient`` …), some in R5 only
-(``decision``, ``subject`` …). A resource with elements of both, or of neither, is refused.
+A resource does not state its FHIR release, so the release is found by its elements. Some exist only in R4 (``scope``,
+``patient`` …), others only in R5 (``decision``, ``subject`` …). A resource with both kinds or with neither is refused.
 """
 
 import hashlib
@@ -25,13 +25,13 @@ _BUNDLES = ("collection", "searchset")
 
 @dataclass(frozen=True, slots=True)
 class ImportedConsent:
-    """A consent that was read and is not yet written.
+    """A consent that was read from a resource, and is not yet written to a daemon.
 
     Attributes:
-        resource: ``Consent/ID``.
-        consent: the consent to grant; its ``source`` identifies resource and content, see ``format_source``.
-        request_id: 16 bytes, the same at every import of this content.
-        notes: for the person who imports: each choice that was made, and each element that was left out.
+        resource: the resource's type and id, ``Consent/ID``.
+        consent: the consent to grant; its ``source`` identifies the resource and its content, see ``format_source``.
+        request_id: 16 bytes, equal in each import of the same content.
+        notes: messages about each choice that the reading made, and each element that was left out.
     """
 
     resource: str
@@ -46,8 +46,8 @@ class Refused:
     """A resource, or a whole document, that is not imported.
 
     Attributes:
-        resource: ``Consent/ID``; empty if the resource has no valid type and id.
-        message: for a person: a constant text and a path. It never names the subject.
+        resource: the resource's type and id, ``Consent/ID``; empty if either is invalid, or for a document.
+        message: the reason, with the path of the faulty element; the message never names the subject.
     """
 
     resource: str
@@ -58,12 +58,12 @@ class Refused:
 def read_consents(
     text: str | bytes, mapping: FhirMapping, *, test_data: bool = False
 ) -> tuple[ImportedConsent | Refused, ...]:
-    """Read every Consent of one document; return one result for a Consent, and one for each entry of a Bundle.
+    """Read a document; return one result if it is a Consent, or one result per entry if it is a Bundle.
 
-    *test_data*: also import resources with the label HTEST.
+    With *test_data*, resources and purposes marked as test data (HTEST) are accepted too.
 
     Raises:
-        InvalidError: the extra ``fhir`` is not installed. Faults of the document are returned as ``Refused`` instead.
+        InvalidError: the extra ``fhir`` is not installed. A fault of the document is returned as ``Refused``.
     """
     try:
         document = parse_document(text)
@@ -81,7 +81,7 @@ def read_consents(
 
 
 def import_request_id(subject: SubjectReference, resource: str, content: bytes) -> bytes:
-    """Return the ``request_id`` of an import, 16 bytes. It depends on person, resource and content only.
+    """Return the ``request_id`` of an import, 16 bytes; it depends only on the person, the resource and its content.
 
     ``SHA-256("consentd/import/v1" ‖ 0 ‖ len ‖ scheme ‖ len ‖ value ‖ len ‖ resource ‖ content)[:16]``, each length
     4 bytes big-endian, texts UTF-8, *content* the 32 bytes of ``content_hash``.
@@ -92,27 +92,27 @@ def import_request_id(subject: SubjectReference, resource: str, content: bytes) 
 
 
 def format_source(release: Release, resource: str, content: bytes) -> str:
-    """Return ``fhir/r4#CONTENT@IDENTITY`` for ``Consent.source``. The daemon keeps it for ever, unlike request ids.
+    """Return a ``Consent.source``, ``fhir/r4#CONTENT@IDENTITY``. The daemon never deletes it, unlike request ids.
 
-    CONTENT is the first 16 hex digits of the content hash; IDENTITY is that of the SHA-256 of ``Consent/ID``.
+    CONTENT is the first 16 hex digits of the content hash; IDENTITY those of the SHA-256 of *resource*, ``Consent/ID``.
     """
     identity = hashlib.sha256(resource.encode()).hexdigest()[:16]
     return f"fhir/{release}#{content.hex()[:16]}@{identity}"
 
 
 def resource_identity(source: str) -> str:
-    """Return the part of a ``Consent.source`` for its resource, IDENTITY; empty if it is no FHIR source."""
+    """Return the IDENTITY in a ``Consent.source``, which stands for the FHIR resource; "" for any other source."""
     return source.rpartition("@")[2] if source.startswith("fhir/") else ""
 
 
 def _entries(document: dict[str, object]) -> list[Element]:
-    """Return the resources of a document, with their paths."""
+    """Return the resources of a document with their paths: the entries of a Bundle, or the document itself."""
     if document.get("resourceType") != "Bundle":
         return [Element(document, "")]
     bundle = Element(document, "")
     bundle.only("resourceType", "meta", "language", "identifier", "type", "timestamp", "total", "link", "entry")
     if bundle.text("type") not in _BUNDLES:
-        # A history bundle holds old versions, a transaction bundle holds instructions. Neither is a set of consents.
+        # A history bundle has old versions, and a transaction bundle has instructions. Neither is a set of consents.
         raise refusal(Cause.RESOURCE_TYPE, f"bundle is no {' or '.join(_BUNDLES)}", "type", bundle.text("type") or "")
     entries = bundle.many("entry")
     if not entries:
@@ -123,7 +123,7 @@ def _entries(document: dict[str, object]) -> list[Element]:
         if resource is None:
             raise refusal(Cause.RESOURCE_TYPE, "entry has no resource", entry.path)
         found.append(resource)
-    # Modifiers inside a resource refuse only that resource, so here the resources are left out.
+    # The resources are left out of this check: a modifier inside a resource must refuse only that resource.
     bare = [{name: value for name, value in entry.members.items() if name != "resource"} for entry in entries]
     check_modifiers(Element({**document, "entry": bare}, ""))
     return found
@@ -137,12 +137,12 @@ def _read(resource: Element, mapping: FhirMapping, test_data: bool) -> ImportedC
         return _read_consent(resource, name, mapping, test_data)
     except InvalidError as error:
         if error.reason not in Cause.__members__:
-            raise  # the extra ``fhir`` is missing: no fault of the document
+            raise  # The extra ``fhir`` is missing, which is no fault of the document.
         return _refused(name, error)
 
 
 def _read_consent(resource: Element, name: str, mapping: FhirMapping, test_data: bool) -> ImportedConsent:
-    """Read one resource: check its modifiers, find its release, check its structure, then read its elements."""
+    """Read one resource: check its type and modifiers, find its release, check its structure, read its elements."""
     if resource.text("resourceType") != "Consent":
         found = resource.text("resourceType") or ""
         raise refusal(Cause.RESOURCE_TYPE, "resource is no Consent", resource.at("resourceType"), found)
@@ -162,7 +162,7 @@ def _read_consent(resource: Element, name: str, mapping: FhirMapping, test_data:
         source=format_source(release, name, content),
     )
     if any(key == "extension" for _, key, _ in walk(resource.members)):
-        # FHIR allows to leave out extensions that are no modifiers (R4, 2.4.0.2).
+        # FHIR allows a reader to ignore extensions that are not modifiers (R4, 2.4.0.2).
         reading.note("extensions are not kept")
     try:
         check_consent(consent, mapping.vocabulary)

@@ -1,11 +1,11 @@
 """Parse bytes into one JSON object, strictly; check a Consent's structure; hash a resource's content.
 
-Two JSON parsers may read the same text differently: for example if it has a key twice, NaN, or a lone surrogate. A
-consent must have one meaning, so such text is refused before it is interpreted.
+Two JSON parsers may read the same text differently: for example if the text has a key twice, NaN, or a lone surrogate.
+A consent must have one meaning, so such a text is refused before it is interpreted.
 
-The structure is checked with ``fhir.resources``, which only this module uses. R4 is checked with the R4B models, the
-oldest that ``fhir.resources`` 8 has: 4.0.1 and 4.3.0 define the same Consent. The library is imported at the first use,
-so the base install works without it.
+The structure is checked with the library ``fhir.resources``. R4 is checked with the library's R4B models: it has no R4
+models, and R4 (4.0.1) and R4B (4.3.0) define the same Consent. The library is imported when a structure is first
+checked, so that an installation without the extra ``fhir`` works.
 """
 
 import hashlib
@@ -19,23 +19,23 @@ from consentd.core.strict_json import parse_json
 from consentd.errors import InvalidError, MalformedError
 
 MAX_DOCUMENT_BYTES = 1 << 20
-"""Longest text of one file."""
+"""The maximum length of a document in bytes."""
 
 MAX_NESTING = 64
-"""Deepest nesting of objects and arrays. The deepest consent allowed, of eight nested provisions, needs half of it."""
+"""The maximum nesting of objects and arrays. A consent has at most eight nested provisions, which need half of this."""
 
 _VOLATILE = ("lastUpdated", "source", "versionId")
 
 
 class Release(StrEnum):
-    """A FHIR release that a Consent can have."""
+    """The FHIR releases that can be read."""
 
     R4 = "r4"
     R5 = "r5"
 
 
 class Cause(StrEnum):
-    """Why a resource is refused. Reports count resources by cause."""
+    """Why a resource is refused, as stated in reports."""
 
     UNREADABLE = "UNREADABLE"
     NOT_JSON = "NOT_JSON"
@@ -65,7 +65,7 @@ _MODULES = {Release.R4: "fhir.resources.R4B.consent", Release.R5: "fhir.resource
 
 
 def quoted(text: str) -> str:
-    """Return *text* in backticks, for messages: printable, on one line, at most 120 characters."""
+    """Return *text* in backticks, for messages: cut to 120 characters, with ``?`` for unprintable characters."""
     clean = "".join(char if char.isprintable() and char != "`" else "?" for char in text[:120])
     return f"`{clean}{'…' if len(text) > 120 else ''}`"
 
@@ -74,8 +74,8 @@ def parse_document(text: str | bytes) -> dict[str, object]:
     """Parse one JSON object.
 
     Raises:
-        InvalidError: TOO_LARGE; or NOT_JSON: the text is not UTF-8, has a byte order mark, a key twice, NaN, infinity,
-            a lone surrogate, a null or empty value (FHIR has neither), nests too deep, or is no object.
+        InvalidError: ``TOO_LARGE``; or ``NOT_JSON``: the text is not UTF-8, no object, nested too deep, or has a byte
+            order mark, a key twice, NaN, infinity, a lone surrogate, or a null or empty value (FHIR forbids both).
     """
     try:
         encoded = text.encode() if isinstance(text, str) else text
@@ -97,7 +97,7 @@ def parse_document(text: str | bytes) -> dict[str, object]:
             raise _not_json(f"null or empty value at {quoted(join(path, key))}")
         if any(_has_surrogate(text) for text in (key, value)):
             raise _not_json(f"lone surrogate at {quoted(join(path, key))}")
-        if isinstance(value, float) and value in (float("inf"), float("-inf")):  # 1e999
+        if isinstance(value, float) and value in (float("inf"), float("-inf")):  # 1e999 is read as infinity
             raise _not_json(f"number out of range at {quoted(join(path, key))}")
     return document
 
@@ -105,11 +105,11 @@ def parse_document(text: str | bytes) -> dict[str, object]:
 def validate_consent(resource: Mapping[str, object], release: Release, path: str = "") -> None:
     """Check the structure of a Consent: element names, types, cardinalities, formats. Codes are not checked.
 
-    Contained resources are not checked. They are not read either, and their type must not choose a model to load.
+    Contained resources are left out. They are never read, and a document must not decide which models are imported.
 
     Raises:
-        InvalidError: the structure is wrong (``NOT_VALID``; the message has the path and never the value), or the extra
-            ``fhir`` is not installed.
+        InvalidError: the structure is wrong (``NOT_VALID``; the message shows the path and never the value), or the
+            extra ``fhir`` is not installed.
     """
     try:
         model = importlib.import_module(_MODULES[release]).Consent
@@ -118,14 +118,14 @@ def validate_consent(resource: Mapping[str, object], release: Release, path: str
     try:
         model.model_validate({name: value for name, value in resource.items() if name != "contained"})
     except (ValueError, TypeError, LookupError, AttributeError) as error:
-        # ``from None``: the text of pydantic's error quotes its input, which may name persons.
+        # ``from None`` hides pydantic's error, because its text quotes the input, which may name persons.
         raise InvalidError(f"not a valid {release.upper()} consent: {_first(error, path)}", Cause.NOT_VALID) from None
 
 
 def content_hash(resource: dict[str, object]) -> bytes:
-    """Return SHA-256 of the resource's content, 32 bytes: sorted keys, no spaces, UTF-8.
+    """Return the SHA-256 (32 bytes) of a resource as JSON with sorted keys, without spaces, in UTF-8.
 
-    ``meta.versionId``, ``meta.lastUpdated`` and ``meta.source`` are left out: each server sets its own.
+    ``meta.versionId``, ``meta.lastUpdated`` and ``meta.source`` are left out, because each server sets other values.
     """
     content = dict(resource)
     meta = content.pop("meta", None)
@@ -138,7 +138,7 @@ def content_hash(resource: dict[str, object]) -> bytes:
 
 
 def walk(value: object) -> Iterator[tuple[str, str | int, object]]:
-    """Yield (path of the parent, key or index, value) of all members at any depth inside *value*, without recursion."""
+    """Yield (parent's path, key or index, value) for each member at any depth of *value*, without recursive calls."""
     waiting: list[tuple[str, object]] = [("", value)]
     while waiting:
         path, parent = waiting.pop()
@@ -169,7 +169,7 @@ def _not_json(why: str) -> InvalidError:
 
 
 def _first(error: Exception, path: str) -> str:
-    """Return the path and kind of the first fault that pydantic found."""
+    """Return the kind and the path of the first fault that pydantic found."""
     listing = getattr(error, "errors", None)
     faults = listing() if callable(listing) else []
     if not faults:

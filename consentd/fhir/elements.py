@@ -1,9 +1,9 @@
-"""A JSON object of a resource, with its path: reads that check types, and refuse members they do not know.
+"""Read the members of a resource's JSON objects: check the types of members, and refuse members with unknown names.
 
-Every function here and in ``provisions`` raises ``InvalidError`` with a ``Cause`` for what it cannot read.
+Every function here and in ``provisions`` raises ``InvalidError`` with a ``Cause`` if a part cannot be read.
 
-Every element that can limit or widen a consent is read through ``only``. So a member that this package does not
-interpret (the ``_extension`` of a primitive, an element of a later release) refuses the resource; it is never ignored.
+Every element that can limit or widen a consent is read through ``only``. So if the element has a member that this
+package does not interpret (such as an element of a later release), the resource is refused. No such member is ignored.
 """
 
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ _NEVER = ("modifierExtension", "implicitRules")
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """A JSON object with its path, for example ``provision.actor[0]``."""
+    """A JSON object, and its path in the document, for example ``provision.actor[0]``."""
 
     members: dict[str, object]
     path: str
 
     def only(self, *names: str) -> "Element":
-        """Check that all members are among *names*, ``id`` and ``extension``; return the element itself."""
+        """Refuse members other than *names*, ``id`` and ``extension``; return the element itself."""
         for name in self.members:
             if name not in names and name not in _ALWAYS:
                 raise refusal(Cause.UNSUPPORTED_CONTENT, "element is not interpreted", self.at(name))
@@ -34,14 +34,14 @@ class Element:
         return join(self.path, name)
 
     def text(self, name: str) -> str | None:
-        """Return a member that is a string; None if absent."""
+        """Return a member that must be a string; None if the member is absent."""
         value = self.members.get(name)
         if value is not None and not isinstance(value, str):
             raise refusal(Cause.NOT_VALID, "element is no string", self.at(name))
         return value
 
     def one(self, name: str) -> "Element | None":
-        """Return a member that is an object; None if absent."""
+        """Return a member that must be an object; None if the member is absent."""
         value = self.members.get(name)
         if value is None:
             return None
@@ -50,21 +50,21 @@ class Element:
         return Element(value, self.at(name))
 
     def many(self, name: str) -> list["Element"]:
-        """Return a member that is a list of objects; empty if absent."""
+        """Return a member that must be a list of objects; empty if the member is absent."""
         values = self.members.get(name, [])
         if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
             raise refusal(Cause.NOT_VALID, "element is no list of objects", self.at(name))
         return [Element(value, join(self.at(name), index)) for index, value in enumerate(values)]
 
     def codings(self) -> list[tuple[str, str]]:
-        """Return (``system|code``, path) of each coding of a CodeableConcept, at least one."""
+        """Return (``system|code``, path) of each coding of this CodeableConcept, which must have a coding."""
         found = [coding.coding() for coding in self.only("coding", "text").many("coding")]
         if not found:
             raise refusal(Cause.UNKNOWN_CODE, "concept has no coding", self.path)
         return found
 
     def coding(self) -> tuple[str, str]:
-        """Return (``system|code``, path) of a Coding."""
+        """Return (``system|code``, path) of this Coding."""
         self.only("system", "version", "code", "display", "userSelected")
         system, code = self.text("system"), self.text("code")
         if system is None or code is None:
@@ -73,17 +73,17 @@ class Element:
 
 
 def refusal(cause: Cause, message: str, path: str, text: str = "") -> InvalidError:
-    """Return the error that refuses a resource; ``read_consents`` turns it into a ``Refused``.
+    """Return the error that refuses a resource; ``read_consents`` turns the error into a ``Refused``.
 
-    *text* is the faulty text of the document; empty if it may name a person.
+    *text* is the faulty text of the document. Leave it empty if the text may name a person.
     """
     return InvalidError(f"{message}: {quoted(text)} at {quoted(path)}" if text else f"{message}: {quoted(path)}", cause)
 
 
 def check_modifiers(resource: Element) -> None:
-    """Check that a resource has no modifier at any depth, contained resources included (policy.md, rule 5).
+    """Refuse a resource that contains a modifier at any depth, also in a contained resource (policy.md, rule 5).
 
-    A modifier (``modifierExtension``, ``implicitRules``) changes the meaning of the element that contains it.
+    A modifier (``modifierExtension``, ``implicitRules``) changes the meaning of the element that contains the modifier.
     """
     for path, key, _ in walk(resource.members):
         if key in _NEVER:

@@ -2,10 +2,10 @@
 
 How each release states the effect of the root provision (policy.md, rule 2):
 
-* R4: ``type`` of the root provision; if absent, ``policyRule`` OPTIN permits and OPTOUT denies. FHIR forbids ``type``
-  in the root and IHE PCF requires it, so both forms are read.
-* R5: ``decision``, which FHIR R6 will require. The only limit of the root is the consent's own ``period``. The
-  top-level provisions are the root's children.
+* R4: ``type`` of the root provision. Without ``type``, the code OPTIN in ``policyRule`` permits, and OPTOUT denies.
+  FHIR forbids ``type`` in the root, and the profile IHE PCF requires it there, so both forms are read.
+* R5: the consent's ``decision``. The consent itself is the root, and the top-level provisions are the root's children.
+  The only limit in the root is the consent's ``period``.
 
 A resource that states no effect is refused.
 """
@@ -30,9 +30,9 @@ _R5_NAMES = (
     "regulatoryBasis", "policyBasis", "policyText", "verification", "decision", "provision",
 )  # fmt: skip
 OWN_NAMES = {Release.R4: _R4_NAMES, Release.R5: _R5_NAMES}
-"""The further elements of a Consent of each release."""
+"""The elements of a Consent in each release, besides those that both releases have."""
 _ROLE_NAMES = {Release.R4: ("patient", "performer", "organization"), Release.R5: ("subject", "grantor", "controller")}
-"""The elements that name a consent's subject, authors and holders."""
+"""In each release, the names of the elements for a consent's subject, authors and holders."""
 
 _SCOPE = f"{SYSTEMS['consentscope']}|patient-privacy"
 _RULES = {f"{SYSTEMS['v3-ActCode']}|OPTIN": Effect.PERMIT, f"{SYSTEMS['v3-ActCode']}|OPTOUT": Effect.DENY}
@@ -40,12 +40,12 @@ _TEST = f"{SYSTEMS['v3-ActReason']}|{TEST_PURPOSE}"
 _ALTERED = SYSTEMS["v3-ObservationValue"] + "|"
 
 _Keys = list[tuple[str, str]]
-"""URIs or codes of policies, each with its path."""
+"""URIs or codes of policies, each with its path in the document."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The subject, the root provision with its nested provisions, and the implicit policy of a consent."""
+    """A consent's subject, its root provision with the nested provisions, and its implicit policy, if it has one."""
 
     subject: SubjectReference
     root: Provision
@@ -53,10 +53,10 @@ class Header:
 
 
 def read_header(resource: Element, reading: Reading) -> Header:
-    """Read all elements of a Consent, in the names of the release.
+    """Read all elements of a Consent of the release ``reading.release``.
 
     Raises:
-        InvalidError: with a ``Cause``. No message names a person.
+        InvalidError: the resource is refused; the error has a ``Cause``, and its message names no person.
     """
     resource.only(*_SHARED_NAMES, *OWN_NAMES[reading.release])
     _check_shared(resource, reading)
@@ -66,7 +66,7 @@ def read_header(resource: Element, reading: Reading) -> Header:
         if scope is None or not any(key == _SCOPE for key, _ in scope.codings()):
             raise refusal(Cause.SCOPE, "scope is not patient-privacy", resource.at("scope"))
     elif "grantee" in resource.members:
-        # FHIR leaves open whether the grantee ("responsible for complying") limits the recipients. Do not guess.
+        # FHIR does not say whether only the grantee ("responsible for complying") may receive data, so refuse.
         raise refusal(Cause.UNSUPPORTED_CONTENT, "grantee is not interpreted", resource.at("grantee"))
     subject_name, author_name, holder_name = _ROLE_NAMES[reading.release]
     subject = _read_subject(resource, subject_name, reading)
@@ -79,11 +79,11 @@ def read_header(resource: Element, reading: Reading) -> Header:
 
 
 def _check_shared(resource: Element, reading: Reading) -> None:
-    """Check status, category and labels, and note which elements are left out."""
+    """Check status, category and labels, and add a note for each element that is left out."""
     status = resource.text("status")
     if status != "active":
-        # A withdrawn consent must not be imported as a valid one. Importing it as a withdrawal would record an act that
-        # nobody did here.
+        # A withdrawn consent must not be imported as a valid consent. Importing it as a withdrawal would record an act
+        # that nobody did in this system.
         raise refusal(Cause.STATUS, "status is not active", resource.at("status"), status or "")
     if "verification" in resource.members:
         raise refusal(Cause.UNSUPPORTED_CONTENT, "verification is not interpreted", resource.at("verification"))
@@ -120,7 +120,7 @@ def _read_subject(resource: Element, name: str, reading: Reading) -> SubjectRefe
 
 
 def _check_author(author: Element, subject: Element | None, reading: Reading) -> None:
-    """Check that the subject gave the consent. Another author would need an AUTHORITY entry (policy.md, rule 8)."""
+    """Refuse an author who is not the subject: a representative would need an AUTHORITY entry (policy.md, rule 8)."""
     own = set(reading.keys(subject)) if subject is not None else set()
     if not own.intersection(reading.keys(author)):
         raise refusal(Cause.AUTHOR, "author is not the subject", author.path)
@@ -147,7 +147,7 @@ def _read_r4(resource: Element, reading: Reading) -> tuple[Provision, _Keys]:
 
 
 def _read_policy_rule(resource: Element, reading: Reading) -> tuple[Effect | None, _Keys]:
-    """Return what ``policyRule`` states: a base effect, or the policies that are in the mapping."""
+    """Return what ``policyRule`` states: an effect and no policies, or None and the policies found in the mapping."""
     rule = resource.one("policyRule")
     if rule is None:
         return None, []
@@ -182,7 +182,7 @@ def _read_r5(resource: Element, reading: Reading) -> tuple[Provision, _Keys]:
 
 
 def _read_policies(keys: _Keys, reading: Reading) -> ImplicitPolicy | None:
-    """Return the implicit policy that a consent selects; None: it selects none."""
+    """Return the implicit policy that the keys of a consent's policies select; None if they select no policy."""
     selected: ImplicitPolicy | None = None
     for key, path in keys:
         policy = reading.mapping.policies.get(key)
@@ -197,10 +197,10 @@ def _read_policies(keys: _Keys, reading: Reading) -> ImplicitPolicy | None:
 
 
 def _read_holders(organisations: Iterable[Element], reading: Reading) -> tuple[str, ...]:
-    """Return the holders whose data a consent covers; empty: every holder's."""
+    """Return the holders whose data a consent covers; if empty, the consent covers the data of every holder."""
     mapped = [reading.matches(reading.mapping.holders, organisation) for organisation in organisations]
     if not all(mapped):
-        # Limiting the consent to the holders that are known would exclude the data of the unknown one.
+        # Limiting the consent to the holders in the mapping would exclude the data of the unknown organisation.
         reading.note("keeper of the consent is not in [holders]: the consent covers every holder")
         return ()
     return tuple(dict.fromkeys(holder for holders in mapped for holder in sorted(holders)))

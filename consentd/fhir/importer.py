@@ -1,11 +1,11 @@
 """Import the consents of files, and report the result of each resource.
 
 If one resource of a file is refused, no resource of that file is written. An import may be repeated: a resource that
-was imported before is ``unchanged``. ``Consent.source`` identifies it for ever, and ``request_id`` while two imports
-run at the same time.
+was already imported is reported as ``unchanged``. It is recognised by ``Consent.source``, which is never deleted, and
+by ``request_id`` if two imports run at the same time.
 
-A resource that was imported before with other content is refused (``CHANGED``). Written as a second consent, it would
-not replace the first. Amend or revoke the first one.
+A resource that was already imported with other content is refused (``CHANGED``), because writing it would add a second
+consent and not replace the first consent. The first consent must be amended or revoked instead.
 """
 
 import dataclasses
@@ -30,17 +30,17 @@ class Writer(Protocol):
     """Writes consents, for example to a daemon."""
 
     def existing_sources(self, subject: SubjectReference) -> AbstractSet[str]:
-        """Return ``Consent.source`` of all the person's consents, with those withdrawn and with earlier versions."""
+        """Return ``Consent.source`` of every version of all consents of a person, also of withdrawn consents."""
         ...
 
     def grant(self, subject: SubjectReference, consent: Consent, request_id: bytes) -> tuple[str, bool]:
-        """Grant a consent durably; return (consent id, whether this request was recorded before).
+        """Write a consent durably; return (consent id, whether this request was already recorded before).
 
-        The consent id is empty if the daemon refused on a legal ground, which it recorded.
+        The consent id is empty if the daemon refused the consent on a legal ground, and recorded the refusal.
 
         Raises:
-            InvalidError, NotFoundError, ConflictError, DeniedError: refused; nothing was written.
-            OverloadedError, StorageError: the import ends; run it again.
+            InvalidError, NotFoundError, ConflictError, DeniedError: the consent is refused; nothing was written.
+            OverloadedError, StorageError: the import must end, and can be repeated.
         """
         ...
 
@@ -55,7 +55,7 @@ class ImportResult(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ResourceReport:
-    """The report about one resource; its fields are as in ``ImportedConsent`` and ``Refused``."""
+    """The report about one resource, with the fields of its ``ImportedConsent`` or ``Refused``."""
 
     resource: str
     result: ImportResult
@@ -67,30 +67,30 @@ class ResourceReport:
 
 @dataclass(frozen=True, slots=True)
 class FileReport:
-    """The report about one file; its resources in the file's order."""
+    """The report about one file, with its resources in the order of the file."""
 
     path: Path
     resources: tuple[ResourceReport, ...]
 
     @property
     def refused(self) -> bool:
-        """Whether a resource of the file was refused."""
+        """Whether any resource of the file was refused."""
         return any(resource.result is ImportResult.REFUSED for resource in self.resources)
 
 
 def import_paths(
     paths: Iterable[Path], mapping: FhirMapping, writer: Writer, *, test_data: bool = False
 ) -> Iterator[FileReport]:
-    """Import files, and the ``*.json`` of directories, in sorted order; yield each file's report when it is done.
+    """Import files, and all ``*.json`` files below directories, in sorted order; yield a report after each file.
 
     Raises:
         InvalidError: the extra ``fhir`` is not installed.
-        OverloadedError, StorageError: raised by the writer. The files reported so far are done; run it again.
+        OverloadedError, StorageError: the writer failed. The files reported so far are done; repeat the import.
     """
     for path in find_files(paths):
         try:
             with path.open("rb") as file:
-                text = file.read(MAX_DOCUMENT_BYTES + 1)  # one more byte, so that a longer file is noticed
+                text = file.read(MAX_DOCUMENT_BYTES + 1)  # one byte more, so that a file that is too long is refused
         except OSError as error:
             yield FileReport(path, (_refused("", Cause.UNREADABLE, f"file cannot be read: {error.strerror}"),))
             continue
@@ -98,7 +98,7 @@ def import_paths(
 
 
 def _import_text(text: bytes, mapping: FhirMapping, writer: Writer, test_data: bool) -> list[ResourceReport]:
-    """Import all resources of a document, or none."""
+    """Import the resources of a document, unless one of them is refused before the first is written."""
     results = [_checked(result, writer) for result in read_consents(text, mapping, test_data=test_data)]
     is_any_refused = any(isinstance(result, Refused) for result in results)
     reports: list[ResourceReport] = []
@@ -111,15 +111,15 @@ def _import_text(text: bytes, mapping: FhirMapping, writer: Writer, test_data: b
             report = _refused(result.resource, Cause.HELD_BACK, "another resource of this file is refused")
         else:
             report = _write(result, writer)
-            # If the daemon refuses one resource, the following ones are not written. Earlier ones are, and a second
-            # run finds them unchanged.
+            # If the daemon refuses a resource, the following resources are not written. The earlier resources are
+            # written already; a second import reports them as unchanged.
             is_any_refused = report.result is ImportResult.REFUSED
         reports.append(report)
     return reports
 
 
 def find_files(paths: Iterable[Path]) -> list[Path]:
-    """Return the files at *paths*, each once; a directory stands for all ``*.json`` files below it."""
+    """Return the files at *paths*, sorted, each once; for a directory, all ``*.json`` files below the directory."""
     found: set[Path] = set()
     for path in paths:
         found |= {file for file in path.rglob("*.json") if file.is_file()} if path.is_dir() else {path}
@@ -127,7 +127,7 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def format_text(report: FileReport) -> str:
-    """Return a report for a person: one line for each resource, with its notes indented below."""
+    """Return a report as text for people: a line for each resource, followed by its notes, indented."""
     lines = []
     for resource in report.resources:
         prefix = f"{report.path}: {resource.resource}: " if resource.resource else f"{report.path}: "
@@ -140,7 +140,7 @@ def format_text(report: FileReport) -> str:
 
 
 def format_json(report: FileReport) -> str:
-    """Return a report for a program: one line with a JSON object for each resource."""
+    """Return a report for programs: one line with a JSON object for each resource."""
     lines = []
     for resource in report.resources:
         members = dataclasses.asdict(resource)
@@ -150,7 +150,7 @@ def format_json(report: FileReport) -> str:
 
 
 def _checked(result: ImportedConsent | Refused, writer: Writer) -> ImportedConsent | Refused | ResourceReport:
-    """Compare one resource with the person's consents: it may be unchanged, or refused as changed."""
+    """Return *result*, or if its resource was imported before: a report (UNCHANGED) or a ``Refused`` (CHANGED)."""
     if isinstance(result, Refused):
         return result
     sources, source = writer.existing_sources(result.subject), result.consent.source

@@ -1,8 +1,8 @@
-"""The mapping from foreign codes and references to those of this realm.
+"""The mapping of a FHIR import: from other systems' codes and references to our vocabulary's codes and our ids.
 
-Codes of the vocabulary that name their code system (HL7's purposes, actions, labels) map to themselves and need no
-line. Every other code, recipient and person needs one; what is not in the mapping is refused, never guessed.
-``ops/fhir-mapping.toml`` explains each table with an example; a test loads it.
+Codes of the vocabulary that have a code system (HL7's purposes, actions, labels) map to themselves without a line in
+the mapping file. Every other code, recipient and person needs a line. If the line is missing, the resource is refused.
+``ops/fhir-mapping.toml`` explains each table of the file with an example.
 """
 
 import itertools
@@ -31,12 +31,12 @@ SYSTEMS: Final = MappingProxyType(
         "r5-resource-types": "http://hl7.org/fhir/fhir-types",
     }
 )
-"""Short names of code systems that every mapping may use."""
+"""The URIs of code systems by short names, which every mapping file may use."""
 
 PRIVACY_CATEGORIES: Final = frozenset(
     {f"{SYSTEMS['loinc']}|59284-0", f"{SYSTEMS['v3-ActCode']}|IDSCL", f"{SYSTEMS['v3-ActCode']}|INFA"}
 )
-"""``Consent.category`` codes of a consent to the use of data."""
+"""The ``Consent.category`` codes that mark a consent to the use of data, not for example to a treatment."""
 
 _PCF = "https://profiles.ihe.net/ITI/PCF/"
 _POLICY_NAMES: Final = MappingProxyType({policy.name.lower().replace("_", "-"): policy for policy in ImplicitPolicy})
@@ -56,7 +56,7 @@ _KNOWN = (
 
 @dataclass(frozen=True, slots=True)
 class SubjectReference:
-    """A citizen's identifier and its scheme, as in the daemon's ``Subject``. The repr shows neither."""
+    """A citizen's identifier and its scheme, as in the daemon's ``Subject``. The repr shows neither of them."""
 
     scheme: str = field(repr=False)
     value: str = field(repr=False)
@@ -64,18 +64,18 @@ class SubjectReference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FhirMapping:
-    """What foreign codes and references map to. A code's key is ``system|code``, a reference's key is ``Type/id``.
+    """A parsed mapping file. In its tables, the key of a code is ``system|code``, and of a reference ``Type/id``.
 
     Attributes:
-        vocabulary: the vocabulary of the codes that result.
-        codes: by table (purposes, categories, actions, labels): code → codes of the vocabulary.
+        vocabulary: the vocabulary that has the resulting codes.
+        codes: by table (purposes, categories, actions, labels): foreign code → codes of the vocabulary.
         actors: reference, or ``system|value`` of an identifier → participant or ``group/ID``.
         holders: reference of the organisation that keeps a consent → participant whose data the consent covers.
-        policies: policy URI, or ``system|code`` → implicit policy; None: the policy is known, and selects none.
+        policies: policy URI, or ``system|code`` → implicit policy; None if a known policy selects no implicit policy.
         subjects: reference, or ``system|value`` of an identifier → the citizen.
         schemes: identifier system → scheme of the citizen's identifier.
-        bases: base URLs, with the last slash; a reference below one of them is made relative.
-        privacy_categories: the ``Consent.category`` codes of consents to the use of data.
+        bases: base URLs with a slash at the end. If a reference begins with one of these, the base URL is removed.
+        privacy_categories: the ``Consent.category`` codes that mark a consent to the use of data.
     """
 
     vocabulary: Vocabulary = field(repr=False)
@@ -90,7 +90,7 @@ class FhirMapping:
 
 
 def load_mapping(path: Path, vocabulary: Vocabulary) -> FhirMapping:
-    """Read a mapping file. Raises as ``parse_mapping``, and ``InvalidError`` if the file cannot be read."""
+    """Read a mapping file. Raises the errors of ``parse_mapping``, and ``InvalidError`` if the file is unreadable."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -99,11 +99,11 @@ def load_mapping(path: Path, vocabulary: Vocabulary) -> FhirMapping:
 
 
 def parse_mapping(text: str, vocabulary: Vocabulary) -> FhirMapping:
-    """Parse a mapping from TOML; the empty text gives the defaults.
+    """Parse a mapping from TOML; an empty text gives the default mapping.
 
     Raises:
         InvalidError: the text is no TOML; or it has an unknown table or key, a value of the wrong type, a code that
-            the vocabulary does not have, an unknown system or policy name, or a resident registration number.
+            is not in the vocabulary, an unknown system or policy name, or a scheme of resident registration numbers.
     """
     try:
         tables = tomllib.loads(text)
@@ -136,7 +136,7 @@ def parse_mapping(text: str, vocabulary: Vocabulary) -> FhirMapping:
         policies={**PCF_POLICIES, **_expanded(_table(tables, "policies", _policy), systems)},
         subjects=_expanded(_table(tables, "subjects", _subject), systems),
         schemes={_system(key, systems): value for key, value in _table(tables, "schemes", _scheme).items()},
-        # Longest first: of two bases that a reference begins with, the longer is removed.
+        # Sort the longest base first: if a reference begins with two of the bases, the longer base is removed.
         bases=tuple(sorted(bases, key=lambda base: (-len(base), base))),
         privacy_categories=PRIVACY_CATEGORIES | _coded(categories, systems, "privacy_categories").keys(),
     )
@@ -186,7 +186,7 @@ def _scheme(value: object, path: str) -> str:
 
 
 def _subject(value: object, path: str) -> SubjectReference:
-    # The path has a key that names a person, so no message shows it.
+    # *path* contains a key that names a person, so no message here shows *path*.
     if not isinstance(value, dict) or value.keys() != {"scheme", "value"}:
         raise InvalidError('mapping of a subject is not { scheme = "…", value = "…" }')
     scheme = _scheme(value["scheme"], path)
@@ -204,7 +204,7 @@ def _system(name: str, systems: Mapping[str, str]) -> str:
 
 
 def _coded(table: Mapping[str, _Value], systems: Mapping[str, str], name: str) -> dict[str, _Value]:
-    """Expand short system names in keys, which must all be ``system|code``."""
+    """Replace short system names in the keys by URIs; every key must be ``system|code``."""
     for key in table:
         if not key.rpartition("|")[0]:
             raise InvalidError(f"mapping has a key that is not system|code: [{name}] {quoted(key)}")
@@ -212,7 +212,7 @@ def _coded(table: Mapping[str, _Value], systems: Mapping[str, str], name: str) -
 
 
 def _expanded(table: Mapping[str, _Value], systems: Mapping[str, str]) -> dict[str, _Value]:
-    """Expand short system names in keys that are ``system|code``; other keys are references and stay unchanged."""
+    """Replace short system names by URIs in keys with ``|``; other keys are references and stay unchanged."""
     expanded = {}
     for key, value in table.items():
         system, bar, code = key.rpartition("|")

@@ -1,11 +1,12 @@
-"""Read provisions. R4 and R5 differ in a few element names only (policy.md, rule 2).
+"""Read the provisions of a Consent. In R4 and R5 they differ only in a few element names (policy.md, rule 2).
 
-What an absent element means:
+If an element of a provision is absent:
 
-* A root without recipients or data classes covers any (``*``): in FHIR, absence sets no limit.
-* A permit without a purpose, in itself or an ancestor, covers every purpose that can be implied (rule 6). Break-glass,
-  marketing and AI training cannot be. A deny without a purpose covers all purposes.
-* A child without a value inherits its parent's. A child without ``type`` has the opposite effect of its parent.
+* A root without recipients covers any recipient (``*``), and a root without data classes covers all data, because in
+  FHIR an absent element sets no limit.
+* If a permit and its ancestors have no purpose, the permit covers every purpose that can be implied (rule 6), thus not
+  break-glass, marketing or AI training. If the provision is a deny, it covers all purposes.
+* A child takes the parent's value. But a child without ``type`` has the opposite of its parent's effect.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,10 +21,10 @@ from consentd.policy.dates import end_of_date_ms, parse_instant_ms, start_of_dat
 from consentd.policy.model import ANY, MAX_DEPTH, OPEN_END_MS, Effect, Period, Provision
 
 RECIPIENT = f"{SYSTEMS['v3-ParticipationType']}|IRCP"
-"""The only actor role that is accepted: information recipient (IHE PCF 1.1)."""
+"""The code of the information recipient, the only role of an actor that is accepted (IHE PCF 1.1)."""
 
 TEST_PURPOSE = "HTEST"
-"""The code of test data, as a purpose or as a label of the resource."""
+"""The code that marks test data: a purpose of a provision, or a label of a resource."""
 
 _R4_NAMES = (
     "type", "period", "actor", "action", "securityLabel", "purpose", "class", "code", "dataPeriod", "data", "provision",
@@ -34,7 +35,7 @@ _R5_NAMES = (
 )  # fmt: skip
 _NAMES = {Release.R4: _R4_NAMES, Release.R5: _R5_NAMES}
 _CATEGORY_NAMES = ("class", "documentType", "resourceType", "code")
-_NO_END = ("9999", "9999-12", "9999-12-31")  # written by systems that cannot leave the end out
+_NO_END = ("9999", "9999-12", "9999-12-31")  # systems that cannot omit the end write one of these
 _PEOPLE = ("Patient", "RelatedPerson", "Person", "urn:", "#")
 
 _Value = TypeVar("_Value")
@@ -45,7 +46,7 @@ class Reading:
     """The state of reading one resource.
 
     Attributes:
-        notes: each choice that was made, and each element that was left out; they name no subject.
+        notes: messages about choices made and elements left out; no note names the subject.
     """
 
     release: Release
@@ -54,16 +55,16 @@ class Reading:
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
-        """Add a note, unless it is there already."""
+        """Add a note, unless the same note was added before."""
         if text not in self.notes:
             self.notes.append(text)
 
     def codes(self, table: str, elements: Iterable[Element]) -> tuple[str, ...]:
-        """Return the codes of the vocabulary for Codings; *table* names a table of the mapping's codes."""
+        """Return the vocabulary's codes for Coding elements; *table* names a table of ``mapping.codes``."""
         return _unique(code for element in elements for code in self._concept(table, element, [element.coding()]))
 
     def concepts(self, table: str, elements: Iterable[Element]) -> tuple[str, ...]:
-        """Return the codes of the vocabulary for CodeableConcepts. All codings of one concept mean the same."""
+        """Return the vocabulary's codes for CodeableConcepts. All codings of one concept must map to the same codes."""
         return _unique(code for element in elements for code in self._concept(table, element, element.codings()))
 
     def _concept(self, table: str, element: Element, codings: list[tuple[str, str]]) -> tuple[str, ...]:
@@ -76,7 +77,7 @@ class Reading:
         return known.pop()
 
     def reference(self, element: Element) -> str:
-        """Return a reference, made relative if it begins with a base of the mapping; empty if absent."""
+        """Return the text of a reference, without a base URL of the mapping; empty if the element has no text."""
         element.only("reference", "type", "identifier", "display")
         reference = element.text("reference") or ""
         for base in self.mapping.bases:
@@ -85,7 +86,7 @@ class Reading:
         return reference
 
     def identifier(self, element: Element) -> str:
-        """Return ``system|value`` of a reference's identifier; empty if there is none, or it has no system or value."""
+        """Return ``system|value`` of a reference's identifier; empty if identifier, system or value is absent."""
         identifier = element.one("identifier")
         if identifier is None:
             return ""
@@ -93,11 +94,11 @@ class Reading:
         return f"{system}|{value}" if system and value else ""
 
     def keys(self, element: Element) -> list[str]:
-        """Return the keys of a reference in the mapping's tables: the reference and its identifier."""
+        """Return the keys by which tables of the mapping may have a reference: its text, and its identifier."""
         return [key for key in (self.reference(element), self.identifier(element)) if key]
 
     def matches(self, table: Mapping[str, _Value], element: Element) -> set[_Value]:
-        """Return the values that a table of the mapping has for a reference."""
+        """Return the values that a table of the mapping has for the keys of a reference."""
         return {table[key] for key in self.keys(element) if key in table}
 
 
@@ -107,8 +108,8 @@ def read_provision(
     """Read one provision and its nested provisions.
 
     Args:
-        effect: the provision's effect, if another element of the resource states it (a root); None: read its ``type``.
-        parent: the parent's effect, stated or by default; None for a root.
+        effect: the effect of a root, which other elements of the resource state; None to read the element's ``type``.
+        parent: the effect of the parent provision; None for a root.
     """
     element.only(*_NAMES[reading.release])
     if depth > MAX_DEPTH:
@@ -117,7 +118,7 @@ def read_provision(
     effective = effect or _opposite(parent)
     start, end = read_window(element, "period")
     data_start, data_end = read_window(element, "dataPeriod")
-    # Start 0 means an open start. A negative start would become 0, and so permit more than the resource says.
+    # In a ``Period``, start 0 means "no start". A negative start would have to become 0, and so permit more data.
     if data_start < 0 or data_end <= 0:
         raise refusal(Cause.PERIOD, "data period has a bound before 1970", element.at("dataPeriod"))
     if end <= 0:
@@ -130,7 +131,7 @@ def read_provision(
         actions=reading.concepts("actions", element.many("action")),
         labels=reading.codes("labels", element.many("securityLabel")),
         resources=_unique(_resource(entry, reading) for entry in element.many("data")),
-        start_ms=max(start, 0),  # changes no decision: all are taken after 1970
+        start_ms=max(start, 0),  # this changes no decision, because no decision is from before 1970
         end_ms=end,
         data_period=Period(data_start, data_end) if "dataPeriod" in element.members else None,
         children=tuple(
@@ -141,7 +142,7 @@ def read_provision(
 
 
 def state_defaults(root: Provision, reading: Reading) -> Provision:
-    """Return the root with values for its absent elements, by the rules in this module's text."""
+    """Return the root with values for its absent elements, by the rules in this module's docstring."""
     stated = replace(root, actors=root.actors or (ANY,), categories=root.categories or (ANY,))
     if not root.actors:
         reading.note("no recipient is stated: any")
@@ -151,7 +152,7 @@ def state_defaults(root: Provision, reading: Reading) -> Provision:
 
 
 def read_effect(element: Element, name: str) -> Effect | None:
-    """Return ``permit`` or ``deny`` as an effect; None if absent."""
+    """Return the effect that the member *name* states (``permit`` or ``deny``); None if the member is absent."""
     code = element.text(name)
     if code is None:
         return None
@@ -161,10 +162,10 @@ def read_effect(element: Element, name: str) -> Effect | None:
 
 
 def read_window(element: Element, name: str) -> tuple[int, int]:
-    """Return a Period as [start, end) in UTC milliseconds; an absent bound is open (policy.md, rule 4).
+    """Return a FHIR Period as [start, end) in milliseconds since 1970 UTC (policy.md, rule 4).
 
-    A start written as a date, month or year is its first instant in Asia/Seoul; an end is the instant after its last.
-    A bound with a time is that instant.
+    A bound may be an instant; or a date, month or year in Asia/Seoul, which the period then includes completely. An
+    absent start is 0, and an absent end is ``OPEN_END_MS``, also if the whole element is absent.
     """
     period = element.one(name)
     if period is None:
@@ -202,7 +203,7 @@ def _purposes(element: Element, reading: Reading) -> tuple[str, ...]:
 def _categories(element: Element, reading: Reading) -> tuple[str, ...]:
     stated = [name for name in _CATEGORY_NAMES if name in element.members]
     if len(stated) > 1:
-        # In FHIR both must match. A provision of ours has one list of categories, of which any may match.
+        # In FHIR both elements must match. Our provisions have one list of categories, and one match is enough.
         raise refusal(Cause.UNSUPPORTED_CONTENT, f"provision has {' and '.join(stated)}", element.path)
     if not stated:
         return ()
@@ -238,7 +239,7 @@ def _resource(element: Element, reading: Reading) -> str:
 
 
 def _state_purposes(node: Provision, parent: Effect, reading: Reading) -> Provision:
-    """State the purposes of every node that has none and inherits none."""
+    """Set the purposes of every provision that neither has purposes nor inherits them from an ancestor."""
     if node.purposes:
         return node
     effect = node.effect or _opposite(parent)

@@ -1,1 +1,1 @@
-"""The daemon: the only package that knows all parts."""
+"""The daemon. Only this package imports all other parts: it builds them, connects them and serves calls."""

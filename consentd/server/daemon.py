@@ -1,9 +1,9 @@
-"""Build the daemon, serve, drain.
+"""Build the daemon's parts, serve calls, and drain: finish the accepted work before the stop.
 
-Start: gRPC and HTTP listen at once and answer NOT_SERVING. Meanwhile the stores are opened, and ledger and table are
-verified and brought up to date. Drain (SIGTERM, SIGINT): health becomes NOT_SERVING first, then calls in flight end,
-then the sequencer writes, seals and publishes the writes that wait, then the stores close. No acknowledged write is
-lost by either.
+Start: gRPC and HTTP listen immediately and answer NOT_SERVING. Meanwhile the stores are opened, and the ledger and the
+policy table are verified and brought up to date. Drain (SIGTERM, SIGINT): first, health becomes NOT_SERVING. Then calls
+in flight end, the sequencer writes, seals and publishes the waiting writes, and the stores are closed. No acknowledged
+write is lost by a start or a drain.
 """
 
 import hashlib
@@ -53,12 +53,12 @@ _VAULT_CACHE_MB = 8
 
 
 class Daemon:
-    """One ledger and its servers. ``start`` returns once it serves; ``stop`` drains."""
+    """One ledger and its servers. ``start`` returns when calls are served; ``stop`` drains the daemon."""
 
     def __init__(self, config: Config, *, clock: Clock | None = None, confirm_clock: bool = False) -> None:
         self.config = config
         self.metrics = Metrics()
-        self.metrics.quorum.set(1)  # until a checkpoint is due and has no quorum
+        self.metrics.quorum.set(1)  # the value at the start: no checkpoint has missed its quorum yet
         for reason in error_reason_pb2.ErrorReason.keys()[1:]:
             self.metrics.errors.begin(reason.removeprefix("ERROR_REASON_"))
         self.service_state = ServiceState(self.metrics)
@@ -73,14 +73,14 @@ class Daemon:
 
     @property
     def http_port(self) -> int:
-        """The port HTTP listens on; 0 while it does not."""
+        """The port that HTTP listens on; 0 while HTTP does not listen."""
         return 0 if self._http is None else self._http.port
 
     def start(self) -> None:
-        """Listen, open and verify everything, then serve.
+        """Listen, open and verify the stores, then serve.
 
         Raises:
-            ConsentdError: the daemon cannot serve; everything is closed again.
+            ConsentdError: the daemon cannot serve; all that was opened is closed again.
         """
         self.grpc_port = self._rpc.listen()
         self._rpc.start()
@@ -92,12 +92,12 @@ class Daemon:
             raise
         self._rpc.set_serving(True)
         if services.sequencer.fault is not None:
-            # The sequencer stopped before the line above, which overwrote the NOT_SERVING that it had set.
+            # The sequencer failed earlier and set NOT_SERVING then, but the line above has overwritten that.
             self._rpc.set_serving(False)
         log.info("serving gRPC on port %d and HTTP on port %d", self.grpc_port, self.http_port)
 
     def stop(self) -> None:
-        """Drain and close everything, in the order that the module's text gives."""
+        """Drain and close everything, in the order given in the module's docstring."""
         self._rpc.set_serving(False)
         services = self.service_state.services
         self._rpc.drain()
@@ -114,13 +114,13 @@ class Daemon:
             try:
                 close()
             except ConsentdError as error:
-                # Acknowledged writes were synced before, so none is lost. The other stores must be closed too.
+                # Continue, so that the other stores are closed too. Acknowledged writes are already on the disk.
                 log.error("store did not close cleanly: %s", error)
         self._closers = []
         log.info("stopped")
 
     def reload_credentials(self) -> None:
-        """Read the credentials file again. If it cannot be used, keep the present credentials and log why."""
+        """Read the credentials file again. If the file cannot be used, keep the present credentials and log why."""
         try:
             credentials = read_credentials(self.config.callers.credentials_file)
         except ConsentdError as error:
@@ -161,7 +161,7 @@ class Daemon:
         config = self.config
         store = RocksStore.open(config.ledger.store_dir, block_cache_mb=config.ledger.block_cache_mb)
         self._closers.append(store.close)
-        # INVARIANT: held until the sequencer has stopped, so that no other process signs meanwhile.
+        # INVARIANT: this lock is held until the sequencer has stopped, so that no other process signs meanwhile.
         last_signed = config.ledger.last_signed_path
         lock = lock_file(last_signed.with_name(last_signed.name + ".lock"), program="daemon")
         self._closers.append(lambda: os.close(lock))
@@ -206,13 +206,13 @@ class Daemon:
         )  # fmt: skip
         sequencer.start()
         if ledger.state.size == 0:
-            # A warning, because an unmounted disk also looks like an empty ledger: then this starts a second ledger
-            # of the same name.
+            # Log a warning, because an unmounted disk also looks like an empty ledger. In that case the start creates a
+            # second ledger of the same name.
             log.warning("a new ledger begins: `%s` in `%s`", config.ledger.origin, config.ledger.store_dir)
             try:
                 self._write_first_entries(sequencer, author, keys)
             except BaseException:
-                sequencer.stop()  # before the stores it writes to are closed
+                sequencer.stop()  # before the stores that the sequencer writes to are closed
                 raise
         return sequencer
 
@@ -224,7 +224,7 @@ class Daemon:
         sequencer.submit(default_genesis(author, verifier_keys=vkeys, map_bits=bits, retention_days=days)).result()
 
     def _make_publisher(self, keys: Keys, ledger: Ledger) -> Publisher:
-        """Return the publisher of the configured witness policy; without a policy, one that publishes at once."""
+        """Return a publisher for the configured witness policy; without a policy, an ``ImmediatePublisher``."""
         config = self.config
         if config.witness.policy_file is None:
             return ImmediatePublisher()
@@ -240,9 +240,9 @@ class Daemon:
 
 
 def measure_free_space(metrics: Metrics, config: Config, table: Table) -> None:
-    """Let each fetch of the metrics read the free bytes of every directory, and how full the table's map is.
+    """Make each fetch of the metrics measure the free bytes of every directory, and the used share of the table's map.
 
-    A figure that cannot be read is NaN, so that the other figures can still be fetched.
+    A figure that cannot be measured is NaN, so that the other figures can still be fetched.
     """
 
     def free_bytes(path: Path) -> float:
@@ -266,10 +266,10 @@ def measure_free_space(metrics: Metrics, config: Config, table: Table) -> None:
 
 
 def serve(config: Config, *, confirm_clock: bool = False) -> None:
-    """Serve until SIGTERM or SIGINT; SIGHUP reads the credentials again.
+    """Run a daemon until SIGTERM or SIGINT. On SIGHUP the daemon reads its credentials file again.
 
     Raises:
-        ConsentdError: it could not start.
+        ConsentdError: the daemon could not start.
     """
     done = threading.Event()
     daemon = Daemon(config, confirm_clock=confirm_clock)

@@ -1,10 +1,9 @@
-"""Answer HTTP: `/metrics`, `/healthz`, `/checkpoint`, `/tile/…` (C2SP tlog-tiles). Everything is read-only.
+"""Answer HTTP requests for `/metrics`, `/healthz`, `/checkpoint` and `/tile/…` (C2SP tlog-tiles). All are read-only.
 
-Checkpoints and hash tiles are public and hold no identifier. Entry bundles need an auditor's credential: a bundle shows
-how often something happened to a person, though not to whom.
-
-Tiles, bundles and checkpoints answer conditional and range requests (RFC 9110, 13 and 14). An entity tag depends on
-the bytes alone, so every host that serves the same ledger gives the same tag.
+Anyone may fetch checkpoints and hash tiles, which contain no identifiers. Entry bundles (256 entries in one file) need
+an auditor's credential, because a bundle shows how often something happened to each person, though not who the person
+is. Responses with tiles, bundles and checkpoints support conditional and range requests (RFC 9110, sections 13 and 14).
+An entity tag is computed from the response's bytes alone, so every host that serves the same ledger sends equal tags.
 """
 
 import json
@@ -29,7 +28,7 @@ from consentd.service.servicer import Services, ServiceState
 log = logging.getLogger(__name__)
 
 IDLE_S = 30
-"""How long a connection may stay open without a request."""
+"""How many seconds a connection may stay open without a request."""
 _BYTES = "application/octet-stream"
 _IMMUTABLE = "public, max-age=31536000, immutable"
 _SHORT = "public, max-age=1"
@@ -37,11 +36,11 @@ _UNCACHED = {"Cache-Control": "no-store"}
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))")
 
 Headers = Mapping[str, str] | Message
-"""The headers of a request. With http.server's type, names match whatever their case."""
+"""The headers of a request. ``Message``, which http.server passes, ignores the case of header names."""
 
 
 def listen(config: HttpConfig, service_state: ServiceState) -> Listener:
-    """Listen for the daemon's HTTP requests, and answer them.
+    """Return a listener that answers the daemon's HTTP requests.
 
     Raises:
         StorageError: the address cannot be listened on, or a TLS file cannot be read.
@@ -102,7 +101,7 @@ def _plain(status: HTTPStatus, text: str) -> HttpResponse:
 
 
 def _tagged(request: HttpRequest, body: bytes, content_type: str, cache: str) -> HttpResponse:
-    """Return a response with an entity tag: the whole body, the requested range, or that the client has it already."""
+    """Return a response with an entity tag: the whole body, the requested range, or status 304 without a body."""
     status, part, headers = conditional_response(body, request.headers)
     return HttpResponse(status, content_type, part, {"Cache-Control": cache, **headers})
 
@@ -121,7 +120,7 @@ def _healthz(services: Services | None) -> HttpResponse:
 
 
 def _tile(request: HttpRequest, services: Services, path: str) -> HttpResponse:
-    """Serve a hash tile of the published tree, or to auditors of the signed tree. A partial tile is a prefix."""
+    """Serve a hash tile. Auditors get tiles of the whole signed tree, others only tiles of the published tree."""
     # A witness that starts to follow a pruned ledger needs tiles and bundles before the first publication.
     sequencer = services.sequencer
     visible = sequencer.checkpoints.signed if _is_auditor(request, services) else None
@@ -139,10 +138,10 @@ def _tile(request: HttpRequest, services: Services, path: str) -> HttpResponse:
 
 
 def _bundle(request: HttpRequest, services: Services, path: str, *, is_pruned: bool = False) -> HttpResponse:
-    """Serve an entry bundle to an auditor. A pruned bundle has another path, where the entries that are kept are."""
+    """Serve an entry bundle to an auditor. What is left of a pruned bundle has another path, below ``/kept/``."""
     if not _is_auditor(request, services):
         return _plain(HTTPStatus.FORBIDDEN, "entry bundles need an auditor's credential")
-    # Signed entries, published or not: a witness replays the entries before it cosigns.
+    # All signed entries are served, also unpublished ones: a witness replays the entries before it cosigns them.
     signed = services.sequencer.checkpoints.signed
     try:
         _, n, width = tiles.parse_tile_path(path[1:])
@@ -169,14 +168,14 @@ def _is_auditor(request: HttpRequest, services: Services) -> bool:
 
 
 def entity_tag(body: bytes) -> str:
-    """Return the strong entity tag of these bytes."""
+    """Return the strong entity tag (RFC 9110, 8.8.3) of *body*."""
     return f'"{sha256(body).hexdigest()[:32]}"'
 
 
 def conditional_response(body: bytes, headers: Headers) -> tuple[HTTPStatus, bytes, dict[str, str]]:
-    """Return status, bytes and further headers of the response to a GET or HEAD with these request headers.
+    """Return status, body and additional headers of the response to a GET or HEAD request with these headers.
 
-    A ``Range`` that is malformed, or names several ranges, is ignored, as RFC 9110 14.2 allows: the whole body is sent.
+    A ``Range`` that is malformed or lists several ranges is ignored, and the whole body is sent (RFC 9110, 14.2).
     """
     tag = entity_tag(body)
     fields = {"ETag": tag, "Accept-Ranges": "bytes"}
@@ -184,7 +183,7 @@ def conditional_response(body: bytes, headers: Headers) -> tuple[HTTPStatus, byt
     if known and _matches(known, tag):
         return HTTPStatus.NOT_MODIFIED, b"", fields
     asked = _RANGE.fullmatch(headers.get("Range", "").strip())
-    # We never send dates, so an If-Range with a date cannot match: send the whole body.
+    # Our responses have no dates, so an If-Range with a date cannot match, and the whole body is sent.
     if asked is None or headers.get("If-Range", tag) != tag:
         return HTTPStatus.OK, body, fields
     size = len(body)
@@ -200,5 +199,5 @@ def conditional_response(body: bytes, headers: Headers) -> tuple[HTTPStatus, byt
 
 
 def _matches(known: str, tag: str) -> bool:
-    """Compare weakly (RFC 9110 8.8.3.2): a cache that compresses a response makes its tag weak (``W/``)."""
+    """Return whether *known*, an If-None-Match value, matches. Caches that compress mark tags as weak (``W/``)."""
     return known.strip() == "*" or tag in [each.strip().removeprefix("W/") for each in known.split(",")]

@@ -1,7 +1,7 @@
-"""Make and read the daemon's key files. ops/consentd.toml says what the loss of each means.
+"""Make and read the daemon's key files. ops/consentd.toml explains what happens if a key is lost.
 
-``log.key`` signs checkpoints (a C2SP signing key); a second key may sign them too, with ML-DSA-44. ``statement.key``
-signs the daemon's statements, and ``vault.key`` wraps the data keys of persons (64 hex digits each).
+``log.key`` (a C2SP signing key) signs checkpoints; an optional second key also signs them, with ML-DSA-44.
+``statement.key`` signs the daemon's statements, and ``vault.key`` encrypts the data keys of persons.
 """
 
 import secrets
@@ -24,12 +24,12 @@ vault_key_file = "keys/vault.key"
 [callers]
 credentials_file = "keys/credentials"
 """
-"""Sections of a configuration whose key files are in the directory ``keys``."""
+"""The sections of a configuration file that place all key files in the directory ``keys``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The daemon's keys. The repr shows none of them."""
+    """The daemon's keys. The repr shows no key."""
 
     log: note.Signer = field(repr=False)
     statement: ed25519.KeyPair = field(repr=False)
@@ -40,7 +40,7 @@ class Keys:
 def make_keys(config: Config) -> str:
     """Make every key file and the credentials file that *config* names, and return the operator's token.
 
-    If one of the files exists already or cannot be written, no file is made or changed.
+    If any of the files already exists or cannot be written, no new file is left and no file is changed.
 
     Raises:
         InvalidError: a file exists already.
@@ -66,7 +66,7 @@ def make_keys(config: Config) -> str:
             write_private(path, text)
             made.append(path)
     except StorageError:
-        # These files are new, so nobody uses them yet. If one were left, the next attempt would refuse to overwrite it.
+        # Nobody uses the new files yet. If one of them were left, the next attempt would refuse to overwrite the file.
         for path in made:
             path.unlink(missing_ok=True)
         raise
@@ -83,7 +83,7 @@ def read_keys(config: Config) -> Keys:
 
     Raises:
         StorageError: a file cannot be read.
-        InvalidError: a file holds no key of the expected kind. The message names the file but shows no content.
+        InvalidError: a file contains no key of the expected kind. The message names the file but shows no content.
     """
     log = read_signing_key(config.keys.log_key_file)
     statement = ed25519.KeyPair(_read_hex(config.keys.statement_key_file))

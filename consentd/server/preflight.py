@@ -1,11 +1,11 @@
-"""Check files and keys at the start, before anything is written: a start that refuses must not change a file.
+"""Check files and keys at the daemon's start, before anything is written: a failed start must not change any file.
 
-When RocksDB opens a store for writing, it deletes the records after the first damaged record of its write-ahead log.
-After a power cut that record is an incomplete last write, which was acknowledged to nobody. But a bit that flipped in
-the middle of the log looks the same, and the records after it may be entries that others hold receipts of, or the only
-copy of persons' data keys. So each store is first opened read-only, and checked for what must be in it: the ledger for
-all entries that the last signed checkpoint and the table cover; the vault, if its log is damaged, for a data key of
-every person.
+When RocksDB opens a store for writing, it reads the store's write-ahead log, and deletes the first damaged record and
+all records after that record. After a power cut only the last write is damaged, and that write was never acknowledged.
+But if a bit flips in the middle of the write-ahead log, the later records would be deleted too. Those may be entries
+that people have receipts of, or the only copy of persons' data keys. So each store is first opened read-only and
+checked. The ledger must have all entries that the last signed checkpoint and the policy table cover. If the vault's
+write-ahead log is damaged, the vault must still have a data key for every person who was not erased.
 """
 
 from pathlib import Path
@@ -33,13 +33,13 @@ def check_ledger_files(config: Config, log_verifier: Verifier) -> None:
     """Check that the ledger's store has all entries that its last signed checkpoint and its table cover.
 
     Raises:
-        CorruptionError: entries are missing, or the last signed note or the store is damaged.
-        StorageError: the file of the last signed note cannot be read.
+        CorruptionError: entries are missing, or the last signed checkpoint or the store is damaged.
+        StorageError: the file of the last signed checkpoint cannot be read.
     """
     try:
         store = RocksStore.open_read_only(config.ledger.store_dir, block_cache_mb=_CACHE_MB)
     except StorageError:
-        return  # not made yet, or in use by another daemon: opening it for writing reports that
+        return  # The store does not exist yet, or another daemon uses it. Opening the store later reports that.
     try:
         row = store.get(layout.STATE)
         state = empty_state(1) if row is None else decode_state(row)
@@ -53,7 +53,7 @@ def check_ledger_files(config: Config, log_verifier: Verifier) -> None:
 
 
 def _table_size(path: Path) -> int:
-    """Return how many leaves are applied to a table; 0 if it cannot be read, which opening it for writing reports."""
+    """Return how many leaves are applied to a table; 0 if it is unreadable. Opening the table later reports that."""
     try:
         table = Table.open_read_only(path)
     except ConsentdError:
@@ -66,10 +66,10 @@ def _table_size(path: Path) -> int:
 
 
 def check_vault_files(path: Path, ledger: Ledger) -> None:
-    """Check that the vault of a ledger with entries exists, and that a damaged log has cost it no person's key.
+    """Check that a ledger's vault exists and, if its write-ahead log is damaged, that no person's data key is lost.
 
     Raises:
-        CorruptionError: the vault does not exist, or keys are missing.
+        CorruptionError: the vault does not exist, or data keys are missing.
     """
     try:
         RocksStore.open_read_only(path, block_cache_mb=_CACHE_MB, whole_log=True).close()
@@ -77,7 +77,7 @@ def check_vault_files(path: Path, ledger: Ledger) -> None:
     except StorageError as error:
         if not (path / "CURRENT").is_file():
             raise CorruptionError(f"vault is not this ledger's: there is none: `{path}`; {_VAULT_LOST}") from error
-        return  # in use by another daemon, or not readable: opening it for writing reports that
+        return  # Another daemon uses the vault, or it is unreadable. Opening the vault later reports that.
     except CorruptionError:
         vault = RocksStore.open_read_only(path, block_cache_mb=_CACHE_MB)
     try:
@@ -89,7 +89,7 @@ def check_vault_files(path: Path, ledger: Ledger) -> None:
 
 
 def _has_lost_key(vault: Store, store: Store, tag: bytes) -> bool:
-    """Return whether *tag* is of a person who was not erased, but has no data key in the vault."""
+    """Return whether the vault lacks the data key of a person, by pseudonym *tag*, who was not erased."""
     if vault.get(b"k" + tag) is not None:
         return False
     count, _ = layout.HEAD.unpack(store.get(layout.head_key(tag)) or b"")
@@ -98,7 +98,7 @@ def _has_lost_key(vault: Store, store: Store, tag: bytes) -> bool:
 
 
 def check_vault_commitment(ledger: Ledger, vault: Vault, path: Path) -> None:
-    """Check that the vault is the one that leaf 0 commits to. With another vault every person would seem to be erased.
+    """Check that leaf 0 of the ledger commits to this vault. With another vault, every person would seem to be erased.
 
     Raises:
         CorruptionError: the vault belongs to another ledger.
@@ -114,10 +114,10 @@ def check_vault_commitment(ledger: Ledger, vault: Vault, path: Path) -> None:
 
 
 def check_statement_key(table: Table, public_key: bytes, path: Path) -> None:
-    """Check that the statement key is in force for the ledger: auditors reject statements signed with another key.
+    """Check that the statement key is a valid key of the ledger. Auditors reject statements signed with another key.
 
     Raises:
-        StorageError: chain `ledger` does not have the key in force.
+        StorageError: no entry of the chain `ledger` has put the key in force, or the key was replaced.
     """
     with table.read() as snapshot:
         owner = snapshot.key_owner(public_key)

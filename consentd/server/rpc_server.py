@@ -1,4 +1,4 @@
-"""The gRPC server: which services it has, which threads run their calls, and what its health service answers."""
+"""The gRPC server: its services, the threads that run their calls, and the answers of its health service."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,15 +26,15 @@ from consentd.v1 import (
 )  # fmt: skip
 
 WAITING_THREADS = 64
-"""Threads for calls that wait for a commit or a checkpoint. As many writes can share one commit."""
+"""Number of threads for calls that wait for a commit or a checkpoint, so at most this many writes share a commit."""
 WATCHING_THREADS = 32
-"""Health streams (``Watch``) that are served at the same time; further ones wait. ``Check`` needs none of these."""
+"""How many health streams (``Watch``) are served at a time; further streams wait. ``Check`` is not limited."""
 DRAIN_S = 10
-"""How long calls in flight may take to end when the server stops."""
+"""How many seconds calls in flight may take to end when the server stops."""
 
 
 class RpcServer:
-    """A gRPC server with all services, which answer NOT_SERVING until ``set_serving``."""
+    """A gRPC server with all services. Its health service answers NOT_SERVING until ``set_serving(True)``."""
 
     def __init__(self, config: GrpcConfig, service_state: ServiceState) -> None:
         self._config = config
@@ -47,8 +47,8 @@ class RpcServer:
                 ("grpc.so_reuseport", 0),
             ],
         )
-        # ``experimental_non_blocking`` would send each change of health under a lock that the end of a stream also
-        # takes: a watcher that leaves while the health changes could block the drain for ever.
+        # ``experimental_non_blocking`` is off: it would send changes of health under a lock that the end of a stream
+        # also takes. A client that ends its stream while the health changes could then block the drain for ever.
         self._health = health.HealthServicer(experimental_non_blocking=False)
         self._waiting = ThreadPoolExecutor(WAITING_THREADS, thread_name_prefix="waiting")
         self._watching = ThreadPoolExecutor(WATCHING_THREADS, thread_name_prefix="watching")
@@ -56,7 +56,7 @@ class RpcServer:
         self.set_serving(False)
 
     def listen(self) -> int:
-        """Listen on the configured address, and return the port. Calls are answered after ``start``.
+        """Listen on the configured address, and return the port. No call is answered before ``start``.
 
         Raises:
             StorageError: the address cannot be listened on, or a TLS file cannot be read.
@@ -70,29 +70,29 @@ class RpcServer:
             raise StorageError(f"cannot listen on `{address}`: is another daemon running?") from error
 
     def start(self) -> None:
-        """Answer calls."""
+        """Begin to answer calls."""
         self._server.start()
 
     def set_serving(self, serving: bool) -> None:
-        """Set what the health service answers for every service, and the metric."""
+        """Set the health that the health service reports for every service, and the metric ``ready``."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *self._services):
             self._health.set(name, status)
         self._metrics.ready.set(serving)
 
     def drain(self) -> None:
-        """Accept no more calls, and return when those in flight have ended: after ``DRAIN_S`` they are cancelled."""
+        """Refuse new calls, and wait until the calls in flight have ended; after ``DRAIN_S`` they are cancelled."""
         self._server.stop(DRAIN_S).wait()
 
     def close(self) -> None:
-        """End the threads. The calls have ended."""
+        """End the threads. Call this after ``drain``."""
         self._waiting.shutdown()
         self._watching.shutdown()
 
     def _add_services(self, service_state: ServiceState) -> tuple[str, ...]:
-        """Add our services and gRPC's own for health and reflection; return the names of ours."""
+        """Add our services, and gRPC's services for health and reflection; return the names of our services."""
         ours = ServiceRegistration(self._server, self._waiting, self._metrics)
-        server: Any = ours  # generated code is annotated to accept a ``grpc.Server`` only
+        server: Any = ours  # the annotations of generated code accept only a ``grpc.Server``
         registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryService(service_state), server)
         consent_service_pb2_grpc.add_ConsentServiceServicer_to_server(ConsentService(service_state), server)
         policy_service_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyService(service_state), server)
@@ -101,7 +101,7 @@ class RpcServer:
         self._health.Watch = Pooled(self._health.Watch, self._watching)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         described = reflection.ReflectionServicer([health.SERVICE_NAME, reflection.SERVICE_NAME, *ours.services])
-        # A reflection stream lasts as long as its client likes, so it gets a thread of its own.
+        # The client decides how long a reflection stream lasts. With one separate thread it cannot block other calls.
         one_thread = ThreadPoolExecutor(1, thread_name_prefix="reflection")
         described.ServerReflectionInfo = Pooled(described.ServerReflectionInfo, one_thread)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(described, self._server)
@@ -109,7 +109,7 @@ class RpcServer:
 
 
 def read_server_credentials(tls: TlsConfig) -> grpc.ServerCredentials:
-    """Return gRPC's server credentials from the files of a TLS section.
+    """Return gRPC's server credentials from the files that a TLS section of the configuration names.
 
     Raises:
         StorageError: a file cannot be read.

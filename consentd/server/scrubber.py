@@ -1,8 +1,8 @@
-"""Scrub in the background: one thread checks all records at a bounded rate, again and again.
+"""Scrub in the background: one thread verifies all stored records at a bounded rate, and starts over after each pass.
 
-It finds, counts and logs damage; it repairs nothing and stops nothing. Checks that do not need a damaged record are as
-good as before, and one bad row is no reason to stop a national service. What an operator does about damage is in
-ops/RUNBOOK.md, ConsentdScrubFault.
+The thread counts and logs damage. It neither repairs anything nor stops the daemon: decisions that do not need a
+damaged record are still correct, and one bad row is no reason to stop a national service. What an operator must do
+about damage is described in ops/RUNBOOK.md, ConsentdScrubFault.
 """
 
 import logging
@@ -24,30 +24,30 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class _Stopped(Exception):  # noqa: N818  # it ends a pass and reports no error
+class _Stopped(Exception):  # noqa: N818  # this exception ends a pass and reports no error
     """The daemon is stopping."""
 
 
 class Scrubber:
-    """The thread. Call ``start`` once, and ``stop`` before the sequencer stops."""
+    """The thread that scrubs. Call ``start`` once, and ``stop`` before the sequencer is stopped."""
 
     def __init__(
         self, config: Config, target: ScrubTarget, *, sequencer: Sequencer, metrics: Metrics, clock: Clock
     ) -> None:
-        """Prepare the thread; *target*: the ledger that the daemon serves."""
+        """Prepare the thread. *target* is the ledger that the daemon serves, with its vault and table."""
         self._config, self._metrics, self._clock = config.scrub, metrics, clock
         self._target, self._sequencer = target, sequencer
-        # Beside the table and not in data_dir: a backup that leaves out the table should leave out its copy too.
+        # A pass makes a copy of the table beside the table: a backup that leaves out the table leaves out the copy too.
         scratch_dir = config.table.path.with_name(config.table.path.name + ".scrub")
         self._options = ScrubOptions(scratch_dir=scratch_dir, map_size_mb=config.table.map_size_mb)
         self._stopping = threading.Event()
-        self._owed_s = 0.0  # owner: the thread; the time that it still has to wait for the records it has read
-        self._damaged = 0  # owner: the thread; what the gauge shows
-        self._logged = 0  # owner: the thread; faults of this pass that were logged
+        self._owed_s = 0.0  # used only by the thread: how long it must still wait for the records it has read
+        self._damaged = 0  # used only by the thread: the number of damaged records that the metric shows
+        self._logged = 0  # used only by the thread: how many faults of this pass were logged
         self._thread = threading.Thread(target=self._run, name="scrubber", daemon=True)
 
     def start(self) -> None:
-        """Start the thread, unless the configuration turns it off. Delete what a killed daemon left of a pass."""
+        """Delete the scratch files of a pass that was killed; start the thread, unless it is configured off."""
         clear(self._options.scratch_dir)
         if self._config.records_per_s:
             self._thread.start()
@@ -67,18 +67,18 @@ class Scrubber:
             except _Stopped:
                 return
             except ConsentdError as error:
-                # A daemon that is stopping, or a ledger that has stopped, logs that itself.
+                # If the daemon is stopping or the ledger has stopped, the error is a consequence and already logged.
                 if not self._stopping.is_set() and self._sequencer.fault is None:
                     self._metrics.scrub_failures.inc()
                     log.error("scrub failed: %s", error)
             except Exception as error:
-                # The text of a foreign exception may contain anything, so only its type and place are logged.
+                # The message of an unknown exception may contain personal data: log only its type and traceback.
                 self._metrics.scrub_failures.inc()
                 log.error("bug in scrub: %s", type(error).__name__, exc_info=error)
             wait_s = max(0.0, self._config.interval_s - (self._clock.monotonic_ms() - began_ms) / 1000)
 
     def _pass(self) -> None:
-        """Check everything once."""
+        """Verify all records once."""
 
         def pause(records: int) -> None:
             self._report(scrub.progress)
@@ -92,14 +92,14 @@ class Scrubber:
             scrub.run()
         finally:
             self._report(scrub.progress)
-        # Zero again after a pass without damage: the alarm ends when the damage is gone, not when time has passed.
+        # A pass without damage sets the metric to zero. So the alarm ends when the damage is gone, not by a timeout.
         self._damaged = scrub.progress.damaged
         self._metrics.scrub_damaged_records.set(self._damaged)
         self._metrics.scrub_share.set(1)
         self._metrics.scrub_pass_time_seconds.set(self._clock.wall_ms() / 1000)
 
     def _report(self, progress: ScrubProgress) -> None:
-        """Log the faults that were not logged yet, and raise the gauge."""
+        """Log the faults that were not logged yet, and raise the metric if more records are damaged."""
         for fault in progress.faults[self._logged :]:
             entry = "no single entry" if fault.index is None else f"entry {fault.index}"
             log.error("scrub found damage: %s: %s; see ops/RUNBOOK.md, ConsentdScrubFault", entry, fault.what)
@@ -109,7 +109,7 @@ class Scrubber:
             self._metrics.scrub_damaged_records.set(self._damaged)
 
     def _run_on_writer(self, run: Callable[[], T], /) -> T:
-        """Run something on the sequencer's thread. While its pool is full of writes, wait."""
+        """Call *run* on the sequencer's thread; wait while the sequencer's queue is full."""
         while True:
             try:
                 return self._sequencer.call(run)
@@ -117,7 +117,7 @@ class Scrubber:
                 self._wait(self._config.records_per_s)
 
     def _wait(self, records: int) -> None:
-        """Keep to the rate. Short waits are added up first, because the system makes each one longer."""
+        """Wait as long as the rate limit demands for *records*. Short waits are added up to save overhead."""
         self._owed_s += records / self._config.records_per_s
         if self._owed_s >= 0.01:
             wait_s, self._owed_s = self._owed_s, 0.0

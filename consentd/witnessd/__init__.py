@@ -1,1 +1,1 @@
-"""Our witness program: it replays every entry of a log before it cosigns a checkpoint."""
+"""Our witness program, which replays every entry of a log before it cosigns a checkpoint of the log."""

@@ -1,4 +1,4 @@
-"""The configuration of our witness program: frozen values from a TOML file of its own (``ops/witness.toml``)."""
+"""The configuration of our witness program: frozen values from a TOML file (example: ``ops/witness.toml``)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,10 @@ class FollowedLog:
     """A section `[[log]]`: a log that the witness follows.
 
     Attributes:
-        vkey: the log's verifier key; its name is the origin.
-        url: the log's tiles and entries are below this URL.
-        token_file: a file with the token of an auditor of the log.
-        retention_days: the retention policy in the log's leaf 0; 0: the log prunes nothing.
+        vkey: the log's verifier key; the name in the key is the log's origin.
+        url: the base URL of the log's tiles and entries.
+        token_file: a file with a token that the log accepts as an auditor's.
+        retention_days: how many days the log keeps entries, as its leaf 0 states; 0: the log never deletes entries.
     """
 
     vkey: str
@@ -28,7 +28,7 @@ class FollowedLog:
         """Return the log's key.
 
         Raises:
-            InvalidError: ``vkey`` is not a log's key.
+            InvalidError: ``vkey`` is malformed, or is not an Ed25519 key of a log.
         """
         try:
             verifier = parse_vkey(self.vkey)
@@ -44,12 +44,12 @@ class WitnessOptions:
     """The section `[witness]`.
 
     Attributes:
-        key_file: the witness's signing key, of type 0x04.
-        mldsa_key_file: a second key, of type 0x06, that also cosigns; None: there is none.
-        state_dir: holds the checkpoints cosigned last and the caches of the replays.
-        listen: ``host:port`` on this machine; a proxy in front of it speaks TLS.
+        key_file: the file of the witness's signing key (key type 0x04, Ed25519 cosignatures).
+        mldsa_key_file: the file of a second signing key (key type 0x06, ML-DSA-44); None if there is no second key.
+        state_dir: the directory of the checkpoints cosigned last and of the replays' caches.
+        listen: ``host:port`` on this machine; clients connect to a TLS proxy, which connects to this address.
         timeout_ms: how long a log may take to answer.
-        map_bits: each replay keeps a log's map in 2^map_bits buckets. The map's root does not depend on it.
+        map_bits: a replay keeps a log's map in 2^map_bits buckets in memory; the map's root is always the same.
     """
 
     key_file: Path
@@ -62,7 +62,7 @@ class WitnessOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WitnessServerConfig:
-    """The whole file: the witness's options, and the logs that it follows."""
+    """The whole configuration: the witness's options, and the logs that the witness follows."""
 
     witness: WitnessOptions
     log: tuple[FollowedLog, ...]
@@ -78,7 +78,7 @@ def load_witness_config(path: Path) -> WitnessServerConfig:
 
 
 def parse_witness_config(text: str, *, base_dir: Path) -> WitnessServerConfig:
-    """Parse a witness's configuration; relative paths are relative to *base_dir*. Raises as ``load_witness_config``."""
+    """Parse a witness's configuration; relative paths are below *base_dir*. Raises ``InvalidError``."""
     config = parse_section(WitnessServerConfig, parse_toml(text), base_dir=base_dir)
     listen = config.witness.listen
     if not is_loopback(parse_listen(listen, option="witness.listen")[0]):

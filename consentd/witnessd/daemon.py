@@ -1,20 +1,20 @@
-"""Our witness: cosign a checkpoint once every entry of its log was fetched and replayed (C2SP tlog-witness).
+"""Our witness: cosign a checkpoint after every entry of its log was fetched and replayed (C2SP tlog-witness).
 
-A C2SP witness vouches that a log's tree only grows. Ours also vouches for the entries: it fetches all of them, and
-checks that each seal's map has the head of every chain as the entries give it. So a history proof under its
-cosignature is complete, although only this witness has read all entries.
+A C2SP witness vouches that a log's tree only grows. Our witness also vouches for the entries. A *seal* is a leaf with
+the root of a map that has the last entry of each chain. The witness fetches all entries, and computes every map root
+from them. So a history proof for a cosigned checkpoint is complete, and nobody else needs to read all entries.
 
-It listens on this machine only. A proxy in front of it speaks TLS, and limits how often each client may ask. ``GET
-/<SHA-256 of the origin, hex>/checkpoint`` returns the note cosigned last.
+The witness listens on this machine only. A TLS proxy passes requests on, and limits how often each client may ask.
+``GET /<SHA-256 of the origin, hex>/checkpoint`` returns the note cosigned last.
 
 ``POST /add-checkpoint`` checks in this order: 400 malformed · 404 unknown log · 403 not signed by the log · 400 old
-size larger than the new one · 409 old size is not the size cosigned last, which is the answer's body · 422 the
-consistency proof or the root hash is wrong · 503 entries cannot be fetched; ask again · 422 an entry breaks the replay
-rule · 200. State changes only for 200, and the cosigned note is on the disk before the answer is sent.
+size larger than the new size · 409 old size is not the size cosigned last (the body contains the size cosigned last) ·
+422 consistency proof or root hash is wrong · 503 entries cannot be fetched, the client may ask again · 422 an entry
+breaks the replay rule · 200. Before 200 is sent, the cosigned note is written to the disk.
 
-State files in ``state_dir``, named by the hash of the log's origin: ``.checkpoint``, the last cosigned note (if it is
-lost, the witness would cosign a second tree; restore it, or give the witness a new key); ``.replay``, a cache; and
-``.evidence-SIZE``, a checkpoint that the log signed over entries that break the replay rule, to be published.
+Files in ``state_dir`` are named by the hash of the log's origin. ``.checkpoint`` is the last cosigned note; if it is
+lost, restore it or give the witness a new key, because otherwise the witness could cosign a second, different tree.
+``.replay`` is a cache. ``.evidence-SIZE`` is a checkpoint whose entries break the replay rule; it should be published.
 """
 
 import logging
@@ -54,23 +54,23 @@ from consentd.witnessd.follower import Follower
 log = logging.getLogger(__name__)
 
 BUSY_S = 2.0
-"""How long a request waits while another one about the same log is processed."""
+"""How many seconds a request waits while another request about the same log is processed."""
 IDLE_S = 300
-"""How long a log may keep its connection open between checkpoints."""
+"""How many seconds a log may keep a connection open without a request."""
 MAX_BODY = 256 * 1024
-"""Enough for the 16 signatures that every reader of notes accepts, each of up to 5 kB."""
+"""The longest request body in bytes. A note may have 16 signatures, and each takes up to 5 kB."""
 
 
 class Witness:
-    """Decides what to cosign. Any thread may call ``add_checkpoint`` and ``checkpoint``."""
+    """Verifies and cosigns checkpoints. Any thread may call ``add_checkpoint`` and ``checkpoint``."""
 
     def __init__(self, config: WitnessServerConfig, *, wall_s: Callable[[], int] = lambda: int(time.time())) -> None:
-        """Read keys and state.
+        """Read the key files and the state files.
 
         Raises:
             StorageError: a file cannot be read, or the state directory cannot be made.
-            InvalidError: a key file holds no key of its kind, or a token would be sent unencrypted to another machine.
-            CorruptionError: a state file is not as this witness wrote it.
+            InvalidError: a key file has no key of the expected kind, or a token would leave this machine unencrypted.
+            CorruptionError: a cosigned note in the state directory does not verify.
         """
         options = config.witness
         signer = read_signing_key(options.key_file)
@@ -84,9 +84,9 @@ class Witness:
             options.state_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"state directory cannot be made: `{options.state_dir}`: {error.strerror}") from error
-        # INVARIANT: only one process uses the state. Two could each cosign another tree.
+        # INVARIANT: only one process uses the state files. Two processes could cosign different trees of one log.
         self._lock_file = lock_file(options.state_dir / "lock", program="witness")
-        self._closed = False  # guarded by the lock of each log: set and read only by who holds one
+        self._closed = False  # set and read only by a thread that holds a log's lock
         try:
             states = [_LogState(each, options, signer.verifier) for each in config.log]
         except BaseException:
@@ -95,7 +95,7 @@ class Witness:
         self._logs = {state.origin: state for state in states}
 
     def add_checkpoint(self, body: bytes) -> HttpResponse:
-        """Answer a request to cosign; *body* is the request's."""
+        """Answer a request to cosign a checkpoint; *body* is the request's body."""
         try:
             submission = parse_submission(body)
             parsed = note.parse_note(submission.note)
@@ -104,7 +104,7 @@ class Witness:
         state = self._logs.get(parsed.text.split("\n", 1)[0])
         if state is None:
             return text_response(HTTPStatus.NOT_FOUND, "log is not known here")
-        # INVARIANT: the comparison with the checkpoint cosigned last, and its replacement, are one step under the lock.
+        # INVARIANT: the lock is held from the comparison with the checkpoint cosigned last until its replacement.
         if not state.lock.acquire(timeout=BUSY_S):
             return text_response(HTTPStatus.SERVICE_UNAVAILABLE, "entries of this log are being replayed; ask again")
         try:
@@ -118,13 +118,13 @@ class Witness:
             state.lock.release()
 
     def checkpoint(self, origin_hash: str) -> bytes | None:
-        """Return the last cosigned note of the log whose origin has this SHA-256 hash (hex); None: there is no note."""
+        """Return the last cosigned note of a log by the SHA-256 hash of its origin (hex); None if there is no note."""
         return next((state.note for state in self._logs.values() if state.origin_hash == origin_hash), None)
 
     def close(self) -> None:
-        """Refuse further requests, write the caches of the replays, and release the state."""
+        """Refuse further requests, write the replays' caches to the disk, and unlock the state directory."""
         for state in self._logs.values():
-            state.connection.close()  # ends a replay that is fetching entries
+            state.connection.close()  # so that a replay that is fetching entries fails and ends
         for state in self._logs.values():
             with state.lock:
                 self._closed = True
@@ -133,13 +133,13 @@ class Witness:
         os.close(self._lock_file)
 
     def _process(self, state: "_LogState", submission: Submission, parsed: Note) -> HttpResponse:
-        """Do the checks after "unknown log" in the order that the module's text gives. The caller holds the lock."""
+        """Do the checks in the module's docstring from status 403 on, then cosign. The caller holds the log's lock."""
         try:
             point, opened = open_checkpoint(submission.note, state.origin, state.verifier)
         except SignatureError as error:
             return text_response(HTTPStatus.FORBIDDEN, str(error))
         except MalformedError as error:
-            # Size 0 with a root other than that of the empty tree is well-formed, but a wrong tree.
+            # A checkpoint of size 0 whose root hash is not the empty tree's is well-formed, but its tree is wrong.
             is_wrong_tree = parsed.text.split("\n")[1:2] == ["0"]
             status = HTTPStatus.UNPROCESSABLE_ENTITY if is_wrong_tree else HTTPStatus.BAD_REQUEST
             return text_response(status, str(error))
@@ -157,20 +157,20 @@ class Witness:
         except (ProofError, MalformedError) as error:
             return text_response(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
         lines = [signer.cosign(opened.text, self._wall_s()) for signer in self._signers]
-        # Only the first of the log's signatures is stored: a request may repeat it a hundred times.
+        # Only the log's first signature is stored, because a request may repeat the log's signature a hundred times.
         state.write_cosigned(point, opened.text, [opened.verified[0], *lines])
-        # A crash here: the note is stored, but the log got no answer. It asks again and gets 409.
+        # If the process crashes here, the note is stored but the log got no answer. The log asks again and gets 409.
         return HttpResponse(HTTPStatus.OK, TEXT, format_cosignatures(lines))
 
 
 class _LogState:
-    """A log, its checkpoint cosigned last, and its replay.
+    """A log, the checkpoint of the log that was cosigned last, and the replay of the log's entries.
 
     Attributes:
-        lock: taken by ``Witness.add_checkpoint`` and ``Witness.close``. It guards every attribute that changes; only
-            ``note`` is also read without it.
-        cosigned: the checkpoint cosigned last; size 0: none was.
-        note: its note, replaced by assignment; None: none was cosigned.
+        lock: taken by ``Witness.add_checkpoint`` and ``Witness.close``. The lock guards every attribute that changes;
+            only ``note`` is also read without the lock.
+        cosigned: the checkpoint cosigned last; its size is 0 if no checkpoint was cosigned yet.
+        note: the note of ``cosigned``, replaced by assignment; None if no checkpoint was cosigned yet.
     """
 
     def __init__(self, followed: FollowedLog, options: WitnessOptions, witness_key: note.Verifier) -> None:
@@ -211,7 +211,7 @@ class _LogState:
 
 
 def _verify_growth(submission: Submission, cosigned: Checkpoint, point: Checkpoint) -> None:
-    """Verify that the new tree begins with the tree cosigned last."""
+    """Verify the submission's proof that the tree of *point* begins with the tree cosigned last."""
     if cosigned.size == 0:
         if submission.proof:
             raise ProofError("proof from size 0 is not empty")
@@ -222,11 +222,11 @@ def _verify_growth(submission: Submission, cosigned: Checkpoint, point: Checkpoi
 
 
 def make_witness_key(path: Path, name: str) -> str:
-    """Make the signing key of a witness called *name*, and return its verifier key, for policy files.
+    """Make a file with a new signing key of a witness called *name*; return the verifier key for policy files.
 
     Raises:
-        InvalidError: the name is not allowed for a key.
-        StorageError: the file cannot be written, or exists already.
+        InvalidError: *name* is not allowed as the name of a key.
+        StorageError: the file cannot be written, or already exists.
     """
     try:
         signer = note.Signer(name, ed25519.KeyPair(secrets.token_bytes(32)), note.COSIGNATURE)
@@ -247,17 +247,17 @@ def _read_token(path: Path) -> str:
 
 
 class WitnessServer:
-    """A witness that listens, and answers until ``stop``."""
+    """A witness with an HTTP listener, which answers requests until ``stop``."""
 
     def __init__(self, config: WitnessServerConfig, *, wall_s: Callable[[], int] = lambda: int(time.time())) -> None:
-        """Read keys and state, and listen. Raises as ``Witness`` and ``Listener``."""
+        """Read keys and state, and listen. Raises the errors of ``Witness`` and ``Listener``."""
         self.witness = Witness(config, wall_s=wall_s)
         address = parse_listen(config.witness.listen, option="witness.listen")
         self._listener = Listener(address, self._respond, idle_s=IDLE_S, max_body=MAX_BODY)
         log.info("witness listens on port %d", self._listener.port)
 
     def stop(self) -> None:
-        """Stop listening, and write the caches of the replays."""
+        """Stop listening, and close the witness."""
         self._listener.stop()
         self._listener.disconnect()
         self.witness.close()
@@ -273,7 +273,7 @@ class WitnessServer:
 
 
 def serve_witness(config: WitnessServerConfig) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Run a witness until SIGTERM or SIGINT.
 
     Raises:
         ConsentdError: the witness could not start.

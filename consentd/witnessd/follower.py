@@ -1,18 +1,19 @@
-"""Follow a log: fetch its entries over HTTP, and replay every one of them.
+"""Follow a log: fetch all its entries over HTTP, and replay each of them.
 
-A checkpoint's signature and a consistency proof do not show whether each seal states the right map root. Only the
-entries show that. ``Follower.catch_up`` returns if they do. It raises ``ReplayError`` if entries that the log signed
-break the replay rule, and ``StorageError`` if this could not be determined: entries cannot be fetched, or are not the
-signed ones.
+A seal is a leaf that states the root of a map, which is computed from the entries before the seal. A checkpoint's
+signature and a consistency proof do not show whether the map roots are right; only the entries do. If all are right,
+``Follower.catch_up`` returns. It raises ``ReplayError`` if entries that the log signed break the replay rule. It raises
+``StorageError`` if the entries cannot be fetched, or if the fetched entries are not those that the log signed.
 
-What a log has pruned is its own claim, unsigned, and seals before the start that it names are not verified. So a start
-is accepted only up to the size that this witness has cosigned already, or if the log's retention policy allows it as
-the witness's operator knows that policy. Pruned entries that seem wrong are no evidence against the log.
+A log may prune (delete) old entries. It then names a tree size, the start, and seals before the start cannot be
+verified. The log's statement about the start is unsigned. So a start is accepted only up to the size that this witness
+has already cosigned, or if the configured retention policy of the log allows it. Pruned entries that seem wrong are no
+evidence against the log.
 
-The replay's state is saved in a file, so that the next start need not begin with leaf 0. The file is a cache: it may be
-deleted, and a damaged one is not used. Whoever can write it can hide a wrong seal from this witness, as the holder of
-the witness's key can. Format: length of the state u32 ‖ state ‖ heads (both as in ``core.replay_state``) ‖ SHA-256 of
-all these bytes.
+The replay's state is saved in a cache file, so that the next start need not begin with leaf 0. The file may be deleted,
+and a damaged file is not used. An attacker who can write the file can hide a wrong seal from this witness, as can an
+attacker who has the witness's key. Format: length of the state u32 ‖ state ‖ heads (both as in ``core.replay_state``)
+‖ SHA-256 of all these bytes.
 """
 
 import hashlib
@@ -35,20 +36,20 @@ from consentd.verify.source import TlogFiles, leaf_hashes, read_leaves, width_of
 log = logging.getLogger(__name__)
 
 KEEP_EVERY = 200_000
-"""Leaves between two writes of the cache. A start replays at most as many again, and the leaves added since."""
-_GROW_EVERY = 1 << 16  # leaves whose hashes wait in memory before they are hashed into the tree's edge
+"""The cache is written each time this many leaves were replayed. So a start repeats at most about as many."""
+_GROW_EVERY = 1 << 16  # how many leaf hashes are collected before they are added to the tree's edge
 _LENGTH = 4
 _DIGEST = 32
 
 
 class LogFiles(TlogFiles):
-    """The public files of a log, over HTTP. One thread uses it."""
+    """The files of a log, fetched over HTTP. Only one thread at a time may use this object."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
     def find(self, path: str) -> bytes | None:
-        """Fetch a file."""
+        """Fetch a file; return None if the log has no such file."""
         answer = self.connection.request("GET", "/" + path)
         if answer.status not in (200, 404):
             raise StorageError(f"log's file cannot be fetched: status {answer.status}: `{path}`")
@@ -56,7 +57,7 @@ class LogFiles(TlogFiles):
 
 
 class Follower:
-    """The replay of one log. The holder of the log's lock owns it (``daemon.Witness``)."""
+    """The replay of one log. Only a thread that holds the log's lock uses it (see ``daemon.Witness``)."""
 
     def __init__(
         self,
@@ -68,32 +69,32 @@ class Follower:
         keep_every: int = KEEP_EVERY,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        """Continue from the *cache*, or start at leaf 0. The cache is written after each *keep_every* leaves.
+        """Continue from the *cache* file, or start at leaf 0. The cache is written after each *keep_every* leaves.
 
-        *retention_days* is the policy in the log's leaf 0, as the witness's operator knows it; 0: nothing is pruned.
+        *retention_days* is the log's retention policy, as the operator has configured it; 0: the log may prune nothing.
         """
         self._source, self._cache, self._keep_every = LogFiles(connection), cache, keep_every
         self._map_bits, self._retention_days, self._wall_ms = map_bits, retention_days, wall_ms
         self._fault: ReplayError | None = None
         self._replay: Replay
-        self._kept_size: int  # leaves in the cache
-        self._signed_size: int  # leaves that a checkpoint covers
+        self._kept_size: int  # how many leaves the cache covers
+        self._signed_size: int  # how many replayed leaves a signed checkpoint covers
         self._restore()
 
     @property
     def size(self) -> int:
-        """How many leaves were replayed."""
+        """The number of replayed leaves."""
         return self._replay.size
 
     def catch_up(self, point: Checkpoint, *, cosigned_size: int = 0) -> None:
-        """Replay every leaf up to a checkpoint that the log signed, and that is consistent with earlier ones.
+        """Replay every leaf up to *point*, a checkpoint that the log signed and that is consistent with earlier ones.
 
-        Every seal up to *cosigned_size* was verified before.
+        *cosigned_size* is the size of the checkpoint cosigned last; every seal up to that size was verified before.
 
         Raises:
-            ReplayError: the entries are the signed ones, and one breaks the rule. Every later call raises it again.
-            StorageError: the entries cannot be fetched or are not the signed ones, or the log claims to have pruned
-                more than it may.
+            ReplayError: an entry that the log signed breaks the replay rule. Every later call raises this error again.
+            StorageError: the entries cannot be fetched or are not the signed entries, or the log claims to have pruned
+                more than it may prune.
         """
         if self._fault is not None:
             raise self._fault
@@ -103,17 +104,17 @@ class Follower:
         replay = self._replay
         if point.size < replay.size:
             raise StorageError(f"entries are replayed up to size {replay.size} already")
-        # INVARIANT: nothing is cosigned before the seal at the start was replayed. It confirms the kept chain heads.
+        # INVARIANT: nothing is cosigned before the seal at the start was replayed. That seal confirms the chain heads.
         if point.size < replay.start:
             raise StorageError(f"log claims to have pruned entries up to size {replay.start}, after its checkpoint")
         fault, rest = self._replay_leaves(point.size)
         if replay.edge.append(rest)[0].root() != point.root:
-            # What was replayed is not the log's: it proves nothing, and must not be kept.
+            # The replayed entries are not those that the log signed. They prove nothing, so the replay is discarded.
             self._restore()
             raise StorageError("entries served are not those of the checkpoint")
         if fault is not None and fault.index < replay.start:
-            # INVARIANT: no evidence. The log signed these entries, but not which of them it has pruned, and it may have
-            # pruned more during the replay.
+            # INVARIANT: this fault is no evidence. The log signed the entries, but not the claim which of them are
+            # pruned, and it may have pruned more entries during the replay.
             self._start_again()
             raise StorageError(f"pruned entries do not fit the kept ones; all are replayed again: {fault}")
         if fault is None and replay.sealed_size != point.size:
@@ -126,7 +127,7 @@ class Follower:
             self.keep()
 
     def _replay_leaves(self, end: int) -> tuple[ReplayError | None, list[bytes]]:
-        """Replay the leaves up to size *end*; return the first fault, and the hashes of the leaves from there on."""
+        """Replay the leaves up to size *end*; return the first fault, and the hashes of all leaves from it on."""
         replay, fault = self._replay, None
         rest: list[bytes] = []
         for leaf, leaf_hash in self._fetch(replay.size, end):
@@ -137,7 +138,7 @@ class Follower:
                     elif replay.size < replay.start - 1:
                         replay.skip_pruned(leaf_hash)
                     else:
-                        # INVARIANT: a missing leaf is no evidence: the log signed its hash, and may prune it.
+                        # INVARIANT: a missing leaf is no evidence against the log, which may prune the leaf.
                         self._start_again()
                         raise StorageError("entries were pruned during the replay: all are replayed again")
                     if replay.size % _GROW_EVERY == 0:
@@ -150,8 +151,8 @@ class Follower:
         return fault, rest
 
     def keep(self) -> None:
-        """Write the cache. A failure is logged only, because nothing depends on the cache."""
-        # INVARIANT: only leaves that a checkpoint covers are kept. Others may be anybody's.
+        """Write the cache file. A failure is only logged, because the cache just saves time."""
+        # INVARIANT: the cache covers only leaves of a signed checkpoint. Other leaves may be forged.
         if self._fault is not None or not 0 < self._replay.size == self._signed_size:
             return
         try:
@@ -161,7 +162,7 @@ class Follower:
             log.warning("replay is not kept: %s", error)
 
     def _restore(self) -> None:
-        """Go back to what the cache has."""
+        """Replace the replay by the replay that is saved in the cache file."""
         self._replay = read_cache(self._cache, self._map_bits)
         self._kept_size = self._signed_size = self._replay.size
 
@@ -170,10 +171,10 @@ class Follower:
         self._kept_size = self._signed_size = 0
 
     def _pruned(self, cosigned_size: int) -> Pruned:
-        """Return what the log claims to be pruned. Raises StorageError if the log may not have pruned so much."""
+        """Return what the log claims to have pruned. Raises StorageError if the log's policy does not allow that."""
         try:
             claimed = self._source.pruned()
-            # INVARIANT: otherwise a log with a wrong seal could claim to have pruned everything up to that seal.
+            # INVARIANT: a log with a wrong seal cannot hide it by claiming that all entries up to that seal are pruned.
             if claimed.start > cosigned_size:
                 claimed.verify_policy(days=self._retention_days, time_ms=self._wall_ms())
         except VerificationError as error:
@@ -181,7 +182,7 @@ class Follower:
         return claimed
 
     def _fetch(self, start: int, end: int) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the leaves from *start* up to *end* with their hashes; b"" for a pruned leaf."""
+        """Yield (leaf, hash of the leaf) for the indices from *start* up to *end*; a pruned leaf is b""."""
         for n in range(start // tiles.TILE_WIDTH, -(-end // tiles.TILE_WIDTH)):
             try:
                 leaves = read_leaves(self._source, n, width_of(n, end))
@@ -192,7 +193,7 @@ class Follower:
 
 
 def write_cache(path: Path, replay: Replay) -> None:
-    """Write a replay whose last leaf is a seal. Raises StorageError: the disk fails."""
+    """Write a replay, whose last leaf must be a seal, to a cache file. Raises StorageError if that fails."""
     assert replay.sealed_size == replay.size, "between seals the map lags behind the heads"
     replay.grow()
     state = encode_state(replay.state())
@@ -200,7 +201,7 @@ def write_cache(path: Path, replay: Replay) -> None:
 
     def pieces() -> Iterator[bytes]:
         heads = encode_heads(replay.heads)
-        batches = iter(lambda: b"".join(islice(heads, 4096)), b"")  # each piece is a system call
+        batches = iter(lambda: b"".join(islice(heads, 4096)), b"")  # batches, because each piece costs a system call
         for piece in chain((len(state).to_bytes(_LENGTH), state), batches):
             digest.update(piece)
             yield piece
@@ -210,7 +211,7 @@ def write_cache(path: Path, replay: Replay) -> None:
 
 
 def read_cache(path: Path, map_bits: int) -> Replay:
-    """Return the replay in a cache; a new one if there is no cache, or a damaged one."""
+    """Return the replay in a cache file; if the file is absent or damaged, return a new replay from leaf 0."""
     try:
         content = files.read_file_if_exists(path)
         if content is None:
