@@ -39,12 +39,12 @@ def measure_access(bench: Bench) -> list[Row]:
             slow = bench.run(
                 server, AUTHORIZE, make_accesses(asked), in_flight=64, rate=500, seconds=bench.seconds, once=True
             )
-            batches = [ac.BatchAuthorizeAccessesRequest(requests=part) for part in _parts(make_accesses(asked))]
+            batches = [ac.BatchAuthorizeAccessesRequest(requests=part) for part in _batches(make_accesses(asked))]
             together = bench.run(server, BATCH_AUTHORIZE, batches, in_flight=4, once=True, seconds=120, warm_s=0)
         for loaded in (full, slow):
-            answers = [(place, ac.AuthorizeAccessResponse.FromString(answer)) for place, answer in loaded.answers]
+            answers = [(location, ac.AuthorizeAccessResponse.FromString(answer)) for location, answer in loaded.answers]
             assert all(answer.HasField("receipt") for _, answer in answers), "every access is recorded"
-            check_answers(asked, [(place, answer.decision.outcome) for place, answer in answers])
+            check_answers(asked, [(location, answer.decision.outcome) for location, answer in answers])
         _check_batches(asked, together.answers)
         common: dict[str, Any] = {"case": "access", "boundary": boundary, "sample_unit": "s"}
         rows += [
@@ -70,15 +70,15 @@ def measure_signed(bench: Bench) -> list[Row]:
     for pinned, boundary in _boundaries(bench):
         with bench.server(pinned=pinned) as server:
             questions = [_signed(question, config.ledger.origin) for question, _ in asked]
-            batches = [ac.BatchAuthorizeAccessesRequest(requests=part) for part in _parts(questions)]
+            batches = [ac.BatchAuthorizeAccessesRequest(requests=part) for part in _batches(questions)]
             decided = bench.run(server, BATCH_AUTHORIZE, batches, in_flight=4, once=True, seconds=120, warm_s=0)
             seqs = _check_batches(asked, decided.answers)
             outcomes = [
-                _outcome(asked[place][0], seq, config.ledger.origin)
-                for place, seq in seqs
-                if asked[place][1] == pb.OUTCOME_PERMIT
+                _outcome(asked[location][0], seq, config.ledger.origin)
+                for location, seq in seqs
+                if asked[location][1] == pb.OUTCOME_PERMIT
             ]
-            records = [ac.BatchRecordAccessesRequest(requests=part) for part in _parts(outcomes)]
+            records = [ac.BatchRecordAccessesRequest(requests=part) for part in _batches(outcomes)]
             recorded = bench.run(server, BATCH_RECORD, records, in_flight=4, once=True, seconds=120, warm_s=0)
         receipts = sum(len(ac.BatchRecordAccessesResponse.FromString(one).receipts) for _, one in recorded.answers)
         assert receipts == len(outcomes), "every outcome is recorded"
@@ -110,18 +110,18 @@ def measure_published(bench: Bench) -> list[Row]:
     config = load_config(bench.world.config_file)
     verifier = read_keys(config).log.verifier
     proven = 0
-    for place, body in loaded.answers:
+    for location, body in loaded.answers:
         answer = ac.AuthorizeAccessResponse.FromString(body)
-        check_answers(asked, [(place, answer.decision.outcome)])
-        if place % WAITING_SHARE == 0:
+        check_answers(asked, [(location, answer.decision.outcome)])
+        if location % WAITING_SHARE == 0:
             assert answer.receipt.published, "who waits for a proof gets one"
             verify_proof(
                 answer.receipt.proof, leaf=answer.receipt.leaf, origin=config.ledger.origin, log_verifier=verifier
             )
             proven += 1
-    timed = list(zip(loaded.places, loaded.latencies_s, strict=True))
-    waited = [seconds for place, seconds in timed if place % WAITING_SHARE == 0]
-    acks = [seconds for place, seconds in timed if place % WAITING_SHARE]
+    timed = list(zip(loaded.locations, loaded.latencies_s, strict=True))
+    waited = [seconds for location, seconds in timed if location % WAITING_SHARE == 0]
+    acks = [seconds for location, seconds in timed if location % WAITING_SHARE]
     return [
         Row(
             case="published",
@@ -146,18 +146,18 @@ def _boundaries(bench: Bench) -> Iterator[tuple[bool, str]]:
         yield pinned, f"gRPC on loopback, no TLS, durable, {where}"
 
 
-def _parts(items: Sequence[Any]) -> list[Sequence[Any]]:
+def _batches(items: Sequence[Any]) -> list[Sequence[Any]]:
     return [items[at : at + BATCH] for at in range(0, len(items), BATCH)]
 
 
 def _check_batches(asked: Sequence[Asked], answers: Sequence[tuple[int, bytes]]) -> list[tuple[int, int]]:
     """Check the answers of batches; return (index of the question, seq of its entry) of each."""
     seqs = []
-    for place, answer in answers:
+    for location, answer in answers:
         results = ac.BatchAuthorizeAccessesResponse.FromString(answer).results
         outcomes = [result.response.decision.outcome for result in results]
-        check_answers(asked[place * BATCH : place * BATCH + BATCH], list(enumerate(outcomes)))
-        seqs += [(place * BATCH + at, result.response.access_seq) for at, result in enumerate(results)]
+        check_answers(asked[location * BATCH : location * BATCH + BATCH], list(enumerate(outcomes)))
+        seqs += [(location * BATCH + at, result.response.access_seq) for at, result in enumerate(results)]
     return seqs
 
 

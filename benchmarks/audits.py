@@ -99,7 +99,7 @@ def _decide(config_file: Path, count: int) -> None:
 
 def _audit(verb: str, config_file: Path, state_dir: Path, jobs: int) -> Audited:
     found = config.load(config_file)
-    place = DataDirectory(
+    location = DataDirectory(
         store_dir=found.ledger.store_dir,
         checkpoint_path=found.ledger.last_signed_path,
         vault_dir=found.ledger.vault_dir,
@@ -111,12 +111,12 @@ def _audit(verb: str, config_file: Path, state_dir: Path, jobs: int) -> Audited:
     reset_peak()
     started, before_s = time.perf_counter(), time.process_time()
     if verb == "verify":
-        report = verify_ledger(place, **known)
+        report = verify_ledger(location, **known)
         assert not report.faults, f"a sound ledger has no fault: {report.faults}"
         assert not report.not_checked, f"all of it can be checked: {report.not_checked}"
         size, checked = report.checkpoint.size, report.statements_opened
     else:
-        replayed = replay_decisions(place, state_dir=state_dir, **known)
+        replayed = replay_decisions(location, state_dir=state_dir, **known)
         assert not replayed.faults, f"a sound ledger has no fault: {replayed.faults}"
         assert not replayed.not_checked, f"all of it can be checked: {replayed.not_checked}"
         size, checked = replayed.checkpoint.size, sum(replayed.same.values())

@@ -66,7 +66,7 @@ class Connection:
             ("authorization", f"Bearer {token}"),
         )
         self._headers = b"\x83\x86" + b"".join(_literal(*field) for field in entered)
-        self._short_headers = b"\x83\x86" + bytes(0x80 | 62 + place for place in range(len(entered)))
+        self._short_headers = b"\x83\x86" + bytes(0x80 | 62 + location for location in range(len(entered)))
         self._next = 1
         self._buffer = b""
         self._open: dict[int, tuple[int, list[bytes]]] = {}
@@ -84,10 +84,10 @@ class Connection:
         """Return how many calls are under way."""
         return len(self._open)
 
-    def send(self, place: int, body: bytes) -> None:
+    def send(self, location: int, body: bytes) -> None:
         """Begin a call with *body*, as ``grpc_message`` made it; *place* names it in ``receive``."""
         stream, self._next = self._next, self._next + 2
-        self._open[stream] = (place, [])
+        self._open[stream] = (location, [])
         head = frame(_HEADERS, _END_HEADERS, stream, self._headers)
         self._headers = self._short_headers
         if len(body) <= min(self._window, self._stream_window, _FRAME_SIZE) and not self._unsent:
@@ -134,9 +134,9 @@ class Connection:
             elif kind not in (_HEADERS, _RST):
                 self._control(kind, flags, buffer[at + 9 : end])
             if kind == _RST or (flags & _END_STREAM and kind in (_DATA, _HEADERS)):
-                place, parts = self._open.pop(stream)
+                location, parts = self._open.pop(stream)
                 body = b"".join(parts)
-                yield place, body[5:] if body else None
+                yield location, body[5:] if body else None
             at = end
         self._buffer = buffer[at:]
 

@@ -29,16 +29,16 @@ LOAD_BATCH = 50_000
 def make_value(rows: int) -> bytes:
     """Return a subject's value with *rows* consents of one row each; only the last may permit treatment."""
     value: bytes | None = None
-    for place in range(rows):
-        last = place == rows - 1
+    for location in range(rows):
+        last = location == rows - 1
         root = Provision(
             effect=Effect.PERMIT,
-            actors=(f"party-{1 + place % 40:02d}",),
-            purposes=("TREAT" if last else PURPOSES[1 + place % 3],),
+            actors=(f"party-{1 + location % 40:02d}",),
+            purposes=("TREAT" if last else PURPOSES[1 + location % 3],),
             categories=("CLIN",),
         )
         stored = StoredConsent(
-            lineage=place + 2, seq=place + 2, version=1, consent=Consent(kind=Kind.CONSENT, root=root)
+            lineage=location + 2, seq=location + 2, version=1, consent=Consent(kind=Kind.CONSENT, root=root)
         )
         value = with_consent(value, stored, compile_consent(stored, DEFAULT_VOCABULARY, NUMBERS))
     assert value is not None

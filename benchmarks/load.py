@@ -56,7 +56,7 @@ class Loaded:
     """
 
     latencies_s: list[float] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
+    locations: list[int] = field(default_factory=list)
     ended_s: list[float] = field(default_factory=list)
     answers: list[tuple[int, bytes]] = field(default_factory=list)
     failed: int = 0
@@ -132,10 +132,10 @@ def run_here(load: Load) -> Loaded:
         one.send(sent, bodies[sent % len(bodies)])
         sent += 1
 
-    share = max(1, load.in_flight // len(connections))
+    fraction = max(1, load.in_flight // len(connections))
     if not load.rate:
         for one in connections:
-            for _ in range(share):
+            for _ in range(fraction):
                 if sent < last:
                     send(one, time.perf_counter())
     ended = started
@@ -154,16 +154,16 @@ def run_here(load: Load) -> Loaded:
             wait = max(0.0, started + sent / load.rate - now)
         for number, _ in poll.poll(wait):
             one = by_number[number]
-            for place, answer in one.receive():
+            for location, answer in one.receive():
                 ended = time.perf_counter()
-                began = due.pop(place)
+                began = due.pop(location)
                 if answer is None:
                     loaded.failed += 1
                 else:
-                    loaded.answers.append((place % len(bodies), answer))
+                    loaded.answers.append((location % len(bodies), answer))
                     if began >= measured_from and (ended <= until or load.once or not loaded.latencies_s):
                         loaded.latencies_s.append(ended - began)
-                        loaded.places.append(place % len(bodies))
+                        loaded.locations.append(location % len(bodies))
                         loaded.ended_s.append(ended - measured_from)
                 if not load.rate and sent < last and (ended < until or not loaded.latencies_s):
                     send(one, ended)

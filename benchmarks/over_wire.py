@@ -95,8 +95,8 @@ def measure_check(bench: Bench) -> list[Row]:
         positive = bench.run(server, CHECK, permits, in_flight=1, connections=1)
         negative = bench.run(server, CHECK, negatives, in_flight=1, connections=1)
     for loaded in (full, alone):
-        check_answers(asked, [(place, _outcome(answer)) for place, answer in loaded.answers])
-    p50, p99 = (percentile(alone.latencies_s, share) * 1e3 for share in (0.5, 0.99))
+        check_answers(asked, [(location, _outcome(answer)) for location, answer in loaded.answers])
+    p50, p99 = (percentile(alone.latencies_s, fraction) * 1e3 for fraction in (0.5, 0.99))
     ratio = percentile(negative.latencies_s, 0.5) / percentile(positive.latencies_s, 0.5)
     common: dict[str, Any] = {"case": "check", "boundary": bench.boundary, "sample_unit": "s"}
     return [
@@ -124,13 +124,13 @@ def measure_batch(bench: Bench) -> list[Row]:
         forms = (("different questions", different, 60_000), ("shared question", shared, 160_000))
         for name, messages, at_least in forms:
             loaded = bench.run(server, BATCH_CHECK, messages, in_flight=8)
-            for place, answer in loaded.answers:
+            for location, answer in loaded.answers:
                 results = ps.BatchCheckResponse.FromString(answer).results
                 outcomes = [result.decision.outcome for result in results]
                 if messages is different:
-                    check_answers(groups[place], list(enumerate(outcomes)))
+                    check_answers(groups[location], list(enumerate(outcomes)))
                 else:
-                    assert outcomes[0] == groups[place][0][1], "the question's own subject is answered as alone"
+                    assert outcomes[0] == groups[location][0][1], "the question's own subject is answered as alone"
             rows.append(
                 Row(
                     case="batch",
@@ -179,7 +179,7 @@ def measure_revoke(bench: Bench) -> list[Row]:
             stale += after == pb.OUTCOME_PERMIT
         assert not stale, f"{stale} checks that began after a revoke was acknowledged permitted on its ground"
         rounds = _with_changes(bench, server)
-    shares = [changing.rate / quiet.rate for quiet, changing in rounds]
+    fractions = [changing.rate / quiet.rate for quiet, changing in rounds]
     rates = ", ".join(f"{quiet.rate:,.0f} → {changing.rate:,.0f}/s" for quiet, changing in rounds)
     common: dict[str, Any] = {"case": "revoke", "boundary": bench.boundary}
     return [
@@ -187,7 +187,7 @@ def measure_revoke(bench: Bench) -> list[Row]:
             value=percentile(acks, 0.99) * 1e3,
             note=f"{spread(acks)}; 0 stale of {len(acks)} checks after it", samples=acks, sample_unit="s"),
         Row(**common, name=f"checks while {CHANGES_PER_S} consents/s change, share of before", at_least=0.9,
-            value=median(shares), unit="×", note=rates, samples=shares, sample_unit="×"),
+            value=median(fractions), unit="×", note=rates, samples=fractions, sample_unit="×"),
     ]  # fmt: skip
 
 

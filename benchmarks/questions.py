@@ -38,17 +38,17 @@ def make_questions(seed: int, count: int, subjects: int) -> list[Asked]:
     random = Random(seed)
     ranks = list(accumulate(1 / rank**ZIPF for rank in range(1, subjects + 1)))
     numbers = random.choices(range(subjects), cum_weights=ranks, k=count)
-    outcomes = random.choices([one for one, _ in MIX], [share for _, share in MIX], k=count)
+    outcomes = random.choices([one for one, _ in MIX], [fraction for _, fraction in MIX], k=count)
     made = []
     for number, outcome in zip(numbers, outcomes, strict=True):
         # A fixed odd multiplier spreads the ranks over the identifiers, and so over the table's pages.
-        place = number * 7_368_787 % subjects
+        location = number * 7_368_787 % subjects
         if outcome == pb.OUTCOME_DENY:
-            place -= place % 4
-        made.append((make_question(random, place, outcome), outcome))
+            location -= location % 4
+        made.append((make_question(random, location, outcome), outcome))
     return made
 
 
 def count_wrong(asked: Sequence[Asked], answered: Sequence[tuple[int, "pb.Outcome.ValueType"]]) -> int:
     """Count wrong answers; each is (index of the question, outcome)."""
-    return sum(outcome != asked[place % len(asked)][1] for place, outcome in answered)
+    return sum(outcome != asked[location % len(asked)][1] for location, outcome in answered)

@@ -64,16 +64,16 @@ def number(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def percentile(samples: Sequence[float], share: float) -> float:
+def percentile(samples: Sequence[float], fraction: float) -> float:
     """Return the sample that *share* of all samples are below; never a value between two samples."""
     ordered = sorted(samples)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+    return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))] if ordered else 0.0
 
 
 def spread(samples_s: Sequence[float]) -> str:
     """Return p50, p99 and p99.9 of times in seconds, as milliseconds."""
-    shares = ((0.5, "p50"), (0.99, "p99"), (0.999, "p99.9"))
-    return " ".join(f"{name} {percentile(samples_s, share) * 1e3:.2f}" for share, name in shares) + " ms"
+    fractions = ((0.5, "p50"), (0.99, "p99"), (0.999, "p99.9"))
+    return " ".join(f"{name} {percentile(samples_s, fraction) * 1e3:.2f}" for fraction, name in fractions) + " ms"
 
 
 def machine() -> dict[str, Any]:

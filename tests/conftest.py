@@ -39,7 +39,7 @@ def case(own: "LedgerCase") -> "LedgerCase":
 
 
 @pytest.fixture(scope="module")
-def place(forge: "Forge", tmp_path_factory: pytest.TempPathFactory) -> "ExportDirectory":
+def location(forge: "Forge", tmp_path_factory: pytest.TempPathFactory) -> "ExportDirectory":
     """The export of a module's forged ledger."""
     directory = tmp_path_factory.mktemp("export")
     return forge.write(directory / "log", directory / "openings")

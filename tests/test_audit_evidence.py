@@ -29,8 +29,8 @@ BANK = ed25519.KeyPair(b"\x21" * 32)
 CITIZEN = ed25519.KeyPair(b"\x22" * 32)
 
 
-def make(place: Any, path: Path, **scope: Any) -> bytes:
-    make_evidence(place, path, Scope(**scope), origin=ORIGIN, log_verifier=LOG.verifier)
+def make(location: Any, path: Path, **scope: Any) -> bytes:
+    make_evidence(location, path, Scope(**scope), origin=ORIGIN, log_verifier=LOG.verifier)
     return path.read_bytes()
 
 
@@ -68,8 +68,8 @@ def _public(forge: Forge) -> set[bytes]:
 # -- what is proven ---------------------------------------------------------------------------------------------
 
 
-def test_a_range(place: ExportDirectory, tmp_path: Path) -> None:
-    found = check(make(place, tmp_path / "b.json", first=200, last=420))
+def test_a_range(location: ExportDirectory, tmp_path: Path) -> None:
+    found = check(make(location, tmp_path / "b.json", first=200, last=420))
     assert found.scope == Scope(first=200, last=420)
     assert chains_of(found) == [("ledger", 1)]  # whose key signed all of it
     assert found.entry_count == 221 + 1
@@ -77,36 +77,36 @@ def test_a_range(place: ExportDirectory, tmp_path: Path) -> None:
     assert found.kinds["ACCESS"] > 100
 
 
-def test_a_persons_history(place: ExportDirectory, forge: Forge, person: bytes, tmp_path: Path) -> None:
-    found = check(make(place, tmp_path / "b.json", tag=person))
+def test_a_persons_history(location: ExportDirectory, forge: Forge, person: bytes, tmp_path: Path) -> None:
+    found = check(make(location, tmp_path / "b.json", tag=person))
     count = forge.heads[person][0]
     assert chains_of(found)[0] == ("", count)
     assert {name for name, _ in chains_of(found)} == {"", "ledger", "participant/bank"}
     assert found.opened == found.entry_count
 
 
-def test_a_public_chain(place: ExportDirectory, tmp_path: Path) -> None:
-    found = check(make(place, tmp_path / "b.json", tag=codec.public_tag("ledger")))
+def test_a_public_chain(location: ExportDirectory, tmp_path: Path) -> None:
+    found = check(make(location, tmp_path / "b.json", tag=codec.public_tag("ledger")))
     assert chains_of(found) == [("ledger", 1)]
 
 
-def test_a_participant_and_all_it_has_part_in(place: ExportDirectory, forge: Forge, tmp_path: Path) -> None:
-    found = check(make(place, tmp_path / "b.json", participant="bank"))
+def test_a_participant_and_all_it_has_part_in(location: ExportDirectory, forge: Forge, tmp_path: Path) -> None:
+    found = check(make(location, tmp_path / "b.json", participant="bank"))
     assert chains_of(found)[0] == ("participant/bank", 2)
     assert found.kinds["ACCESS"] + found.kinds["REFUSAL"] == len(forge.asked)
-    found = check(make(place, tmp_path / "b.json", participant="hospital"))
+    found = check(make(location, tmp_path / "b.json", participant="hospital"))
     assert found.kinds["ACCESS"] > 100  # it holds what was asked for
 
 
 def test_a_statement_by_a_person_outside_their_chain_stays_open(
-    place: ExportDirectory, forge: Forge, tmp_path: Path
+    location: ExportDirectory, forge: Forge, tmp_path: Path
 ) -> None:
-    found = check(make(place, tmp_path / "b.json", first=forge.size - 2, last=forge.size - 2))
+    found = check(make(location, tmp_path / "b.json", first=forge.size - 2, last=forge.size - 2))
     assert (found.unproven, found.opened) == (1, 1)
 
 
-def test_without_openings_a_range_is_still_shown_to_stand_there(place: ExportDirectory, tmp_path: Path) -> None:
-    bare = ExportDirectory(place.directory)
+def test_without_openings_a_range_is_still_shown_to_stand_there(location: ExportDirectory, tmp_path: Path) -> None:
+    bare = ExportDirectory(location.directory)
     found = check(make(bare, tmp_path / "b.json", first=300, last=310))
     assert (found.entry_count, found.opened) == (11, 0)
     with pytest.raises(InvalidError, match="not available"):
@@ -114,13 +114,13 @@ def test_without_openings_a_range_is_still_shown_to_stand_there(place: ExportDir
 
 
 def test_of_a_pruned_ledger_what_is_left_is_proven(
-    place: ExportDirectory, forge: Forge, person: bytes, tmp_path: Path
+    location: ExportDirectory, forge: Forge, person: bytes, tmp_path: Path
 ) -> None:
-    kept = PrunedLocation(forge, place, forge.seals[4] + 1)
+    kept = PrunedLocation(forge, location, forge.seals[4] + 1)
     first = kept.start
     found = check(make(kept, tmp_path / "b.json", first=first, last=first + 50))
     assert found.entry_count == 51 + 1
-    make(place, tmp_path / "c.json", first=first, last=first + 50)
+    make(location, tmp_path / "c.json", first=first, last=first + 50)
     assert (tmp_path / "b.json").read_bytes() == (tmp_path / "c.json").read_bytes()
     found = check(make(kept, tmp_path / "b.json", participant="bank"))
     assert chains_of(found)[0] == ("participant/bank", 2)
@@ -131,22 +131,22 @@ def test_of_a_pruned_ledger_what_is_left_is_proven(
     assert not (tmp_path / "d.json").exists()
 
 
-def test_nothing_in_scope_is_said(place: ExportDirectory, tmp_path: Path) -> None:
+def test_nothing_in_scope_is_said(location: ExportDirectory, tmp_path: Path) -> None:
     for scope in ({"participant": "nobody"}, {"tag": bytes(32)}, {"first": 10**6, "last": 10**6}):
         with pytest.raises(NotFoundError):
-            make(place, tmp_path / "b.json", **scope)
+            make(location, tmp_path / "b.json", **scope)
     assert not (tmp_path / "b.json").exists()
 
 
-def test_the_same_evidence_has_the_same_bytes(place: ExportDirectory, tmp_path: Path) -> None:
-    assert make(place, tmp_path / "a.json", first=5, last=9) == make(place, tmp_path / "b.json", first=5, last=9)
+def test_the_same_evidence_has_the_same_bytes(location: ExportDirectory, tmp_path: Path) -> None:
+    assert make(location, tmp_path / "a.json", first=5, last=9) == make(location, tmp_path / "b.json", first=5, last=9)
 
 
-def test_witnesses_are_asked_for_where_a_policy_is_given(place: ExportDirectory, tmp_path: Path) -> None:
+def test_witnesses_are_asked_for_where_a_policy_is_given(location: ExportDirectory, tmp_path: Path) -> None:
     witness = note.Signer("witness.example", ed25519.KeyPair(b"\5" * 32), note.COSIGNATURE)
     text = f"log {VKEY}\nwitness w1 {note.format_vkey(witness.verifier)}\ngroup all any w1\nquorum all\n"
     policy = quorum.parse_policy(text.encode())
-    content = make(place, tmp_path / "b.json", first=5, last=9)
+    content = make(location, tmp_path / "b.json", first=5, last=9)
     with pytest.raises(SignatureError):
         check(content, policy=policy)
     parsed = parse_evidence(content)
@@ -168,9 +168,9 @@ def test_witnesses_are_asked_for_where_a_policy_is_given(place: ExportDirectory,
         check(cosigned(seal_s), **{**fresh, "now_ms": (seal_s + 301) * 1000})
 
 
-def test_what_a_file_claims_to_be_read_under_counts_for_nothing(place: ExportDirectory, tmp_path: Path) -> None:
+def test_what_a_file_claims_to_be_read_under_counts_for_nothing(location: ExportDirectory, tmp_path: Path) -> None:
     """A forger signs with a key of his own, and names it in the file."""
-    parsed = parse_evidence(make(place, tmp_path / "b.json", first=5, last=9))
+    parsed = parse_evidence(make(location, tmp_path / "b.json", first=5, last=9))
     assert parsed.keys == (VKEY,)
     forger = note.Signer(ORIGIN, ed25519.KeyPair(b"\7" * 32))
     text = note.parse_note(parsed.proof.checkpoint).text
@@ -188,9 +188,9 @@ def test_a_key_does_not_vouch_for_itself(tmp_path: Path) -> None:
     bank = codec.public_tag("participant/bank")
     forge.add(EntryKind.KEY, bank, st.KeyStatement(key=BANK.public_key), key=BANK)
     forge.seal()
-    place = forge.write(tmp_path / "log", tmp_path / "openings")
+    location = forge.write(tmp_path / "log", tmp_path / "openings")
     with pytest.raises(SignatureError):
-        check(make(place, tmp_path / "b.json", participant="bank"))
+        check(make(location, tmp_path / "b.json", participant="bank"))
 
 
 def test_a_statement_key_that_was_retired_signs_nothing_more(tmp_path: Path) -> None:
@@ -201,10 +201,10 @@ def test_a_statement_key_that_was_retired_signs_nothing_more(tmp_path: Path) -> 
     at = forge.size
     forge.ask(tag)
     forge.seal()
-    place = forge.write(tmp_path / "log", tmp_path / "openings")
-    assert check(make(place, tmp_path / "a.json", first=at - 1, last=at - 1)).opened == 3
+    location = forge.write(tmp_path / "log", tmp_path / "openings")
+    assert check(make(location, tmp_path / "a.json", first=at - 1, last=at - 1)).opened == 3
     with pytest.raises(SignatureError):
-        check(make(place, tmp_path / "b.json", first=at, last=at))
+        check(make(location, tmp_path / "b.json", first=at, last=at))
 
 
 def test_evidence_of_a_forged_ledger_is_not_made(tmp_path: Path) -> None:
@@ -265,9 +265,9 @@ def test_a_person_is_found_by_the_operators_vault(tmp_path: Path) -> None:
     assert run("evidence", made, "--subject", f"mhid:{value}", "--tag", bytes(32).hex(), *files)[0] == 2
 
 
-def test_where_there_is_no_vault_it_is_said_what_to_do(place: Any, tmp_path: Path) -> None:
+def test_where_there_is_no_vault_it_is_said_what_to_do(location: Any, tmp_path: Path) -> None:
     argv = ("audit", "evidence", tmp_path / "b.json", "--subject", "mhid:SYN-000123", "--log-key", VKEY)
-    for where in (("--from", place.directory), ("--url", "http://127.0.0.1:1")):
+    for where in (("--from", location.directory), ("--url", "http://127.0.0.1:1")):
         done = CommandLine()(*argv, *where)
         assert done.status == 2
         assert "--tag" in done.err
@@ -308,9 +308,9 @@ def run_alone(directory: Path, *arguments: str) -> subprocess.CompletedProcess[s
 
 
 @pytest.mark.slow
-def test_a_base_install_audits_an_export(place: Any, tmp_path: Path) -> None:
-    pins = ("--statements", str(place.statements), "--log-key", VKEY)
-    export = str(place.directory)
+def test_a_base_install_audits_an_export(location: Any, tmp_path: Path) -> None:
+    pins = ("--statements", str(location.statements), "--log-key", VKEY)
+    export = str(location.directory)
     for verb in (
         ("verify", export, "--jobs", "1"), ("evidence", "b.json", "--from", export, "--chain", "ledger"),
         ("report", "page.html", "--from", export),
@@ -320,8 +320,8 @@ def test_a_base_install_audits_an_export(place: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_base_install_checks_it(place: ExportDirectory, person: bytes, tmp_path: Path) -> None:
-    make(place, tmp_path / "b.json", tag=person)
+def test_a_base_install_checks_it(location: ExportDirectory, person: bytes, tmp_path: Path) -> None:
+    make(location, tmp_path / "b.json", tag=person)
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return run_alone(tmp_path, "check-evidence", *arguments)
@@ -336,5 +336,5 @@ def test_a_base_install_checks_it(place: ExportDirectory, person: bytes, tmp_pat
     (tmp_path / "b.json").write_text(json.dumps(document))
     assert run("b.json", "--log-key", VKEY).returncode == 1
     assert run("b.json").returncode == 2  # no key is pinned
-    opened = checkpoint.open_checkpoint(place.open().checkpoint(), ORIGIN, LOG.verifier)
+    opened = checkpoint.open_checkpoint(location.open().checkpoint(), ORIGIN, LOG.verifier)
     assert opened[0].size == answer["size"]

@@ -85,10 +85,10 @@ def test_a_log_that_cannot_be_read_is_silent(forge: Forge, tmp_path: Path) -> No
 
 def test_silence_is_an_alarm_after_a_while(forge: Forge, tmp_path: Path) -> None:
     monitor = watch(tmp_path / "watch", max_silence_s=60)
-    place = cut(forge, 600)
-    seen = [observe(monitor, place, tmp_path / "a", now_s) for now_s in (1000, 1050, 1061)]
+    location = cut(forge, 600)
+    seen = [observe(monitor, location, tmp_path / "a", now_s) for now_s in (1000, 1050, 1061)]
     assert seen == [FIRST, SAME, STALE]
-    point = checkpoint.Checkpoint(ORIGIN, 600, place.root())
+    point = checkpoint.Checkpoint(ORIGIN, 600, location.root())
     text = checkpoint.format_checkpoint(point)
     witness = note.Signer("witness.example", ed25519.KeyPair(b"\5" * 32), note.COSIGNATURE)
     cosigned = note.format_note(text, [LOG.sign(text), witness.cosign(text, 1)])
@@ -102,24 +102,24 @@ def test_silence_is_an_alarm_after_a_while(forge: Forge, tmp_path: Path) -> None
 def test_damaged_or_missing_tiles_prove_nothing(forge: Forge, tmp_path: Path) -> None:
     monitor = watch(tmp_path / "watch")
     observe(monitor, cut(forge, 300), tmp_path / "a")
-    place = cut(forge, 900).write(tmp_path / "b")
+    location = cut(forge, 900).write(tmp_path / "b")
     for path in (tmp_path / "b" / "tile").rglob("*"):
         if path.is_file() and "entries" not in path.parts:
             path.unlink()
     with pytest.raises(StorageError):
-        monitor.observe(place.open(), 0)
+        monitor.observe(location.open(), 0)
     assert monitor.latest is not None
     assert monitor.latest.size == 300
 
 
 def test_a_note_that_the_log_did_not_sign_is_no_alarm_of_it(forge: Forge, tmp_path: Path) -> None:
     monitor = watch(tmp_path / "watch")
-    place = cut(forge, 300).write(tmp_path / "a")
+    location = cut(forge, 300).write(tmp_path / "a")
     stranger = note.Signer(ORIGIN, ed25519.KeyPair(b"\7" * 32))
     forged = checkpoint.sign_checkpoint(checkpoint.Checkpoint(ORIGIN, 300, bytes(32)), [stranger])
     (tmp_path / "a" / "checkpoint").write_bytes(forged)
     with pytest.raises(SignatureError):
-        monitor.observe(place.open(), 0)
+        monitor.observe(location.open(), 0)
 
 
 def test_what_is_kept_is_verified_when_read(forge: Forge, tmp_path: Path) -> None:
@@ -132,14 +132,14 @@ def test_what_is_kept_is_verified_when_read(forge: Forge, tmp_path: Path) -> Non
 # -- with witnesses ---------------------------------------------------------------------------------------------
 
 
-def cosigned(place: ExportDirectory, *lines: tuple[note.Signer, int]) -> ExportDirectory:
+def cosigned(location: ExportDirectory, *lines: tuple[note.Signer, int]) -> ExportDirectory:
     """Add cosignatures, each of a witness at a time, to the checkpoint of *place*."""
-    path = place.directory / "checkpoint"
+    path = location.directory / "checkpoint"
     opened = note.parse_note(path.read_bytes())
     log_line = opened.unverified[0]
     cosignatures = [witness.cosign(opened.text, time_s) for witness, time_s in lines]
     path.write_bytes(note.format_note(opened.text, [log_line, *cosignatures]))
-    return place
+    return location
 
 
 def test_each_checkpoint_must_be_cosigned(forge: Forge, tmp_path: Path) -> None:
@@ -158,35 +158,35 @@ def test_each_checkpoint_must_be_cosigned(forge: Forge, tmp_path: Path) -> None:
 
 
 def test_a_wrong_witness_is_none(forge: Forge, tmp_path: Path) -> None:
-    place = cut(forge, 300).write(tmp_path / "a")
+    location = cut(forge, 300).write(tmp_path / "a")
     monitor = watch(tmp_path / "watch", policy=POLICY)
-    assert monitor.observe(cosigned(place, (STRANGER, 1000)).open(), 1000).status == UNWITNESSED
+    assert monitor.observe(cosigned(location, (STRANGER, 1000)).open(), 1000).status == UNWITNESSED
     # Under the name and ID of the right one, but signed by another: the line is a forgery.
-    opened = note.parse_note((place.directory / "checkpoint").read_bytes())
+    opened = note.parse_note((location.directory / "checkpoint").read_bytes())
     line = STRANGER.cosign(opened.text, 1000)
     forged = note.NoteSignature(line.name, WITNESS.verifier.key_id, line.signature)
-    (place.directory / "checkpoint").write_bytes(note.format_note(opened.text, [opened.unverified[0], forged]))
-    assert monitor.observe(place.open(), 1000).status == UNWITNESSED
+    (location.directory / "checkpoint").write_bytes(note.format_note(opened.text, [opened.unverified[0], forged]))
+    assert monitor.observe(location.open(), 1000).status == UNWITNESSED
     assert monitor.latest is None
 
 
 def test_old_cosignatures_are_stale(forge: Forge, tmp_path: Path) -> None:
-    place = cosigned(cut(forge, 300).write(tmp_path / "a"), (WITNESS, 1000))
-    assert watch(tmp_path / "late", policy=POLICY).observe(place.open(), 1301).status == STALE
-    assert watch(tmp_path / "long", policy=POLICY, max_age_s=400).observe(place.open(), 1301).status == FIRST
+    location = cosigned(cut(forge, 300).write(tmp_path / "a"), (WITNESS, 1000))
+    assert watch(tmp_path / "late", policy=POLICY).observe(location.open(), 1301).status == STALE
+    assert watch(tmp_path / "long", policy=POLICY, max_age_s=400).observe(location.open(), 1301).status == FIRST
     monitor = watch(tmp_path / "watch", policy=POLICY)
-    seen = [monitor.observe(place.open(), now_s).status for now_s in (1000, 1300, 1301)]
+    seen = [monitor.observe(location.open(), now_s).status for now_s in (1000, 1300, 1301)]
     assert seen == [FIRST, SAME, STALE]
-    assert monitor.observe(cosigned(place, (WITNESS, 1302)).open(), 1303).status == SAME
+    assert monitor.observe(cosigned(location, (WITNESS, 1302)).open(), 1303).status == SAME
 
 
 def test_a_note_without_cosignatures_does_not_replace_one_that_has_them(forge: Forge, tmp_path: Path) -> None:
-    place = cosigned(cut(forge, 300).write(tmp_path / "a"), (WITNESS, 1000))
+    location = cosigned(cut(forge, 300).write(tmp_path / "a"), (WITNESS, 1000))
     monitor = watch(tmp_path / "watch", policy=POLICY)
-    monitor.observe(place.open(), 1000)
+    monitor.observe(location.open(), 1000)
     (kept,) = (tmp_path / "watch" / "checkpoints").iterdir()
     before = kept.read_bytes()
-    assert monitor.observe(cosigned(place).open(), 1001).status == UNWITNESSED
+    assert monitor.observe(cosigned(location).open(), 1001).status == UNWITNESSED
     assert kept.read_bytes() == before
 
 
@@ -229,10 +229,10 @@ def test_a_damaged_tile_accuses_nobody(forge: Forge, tmp_path: Path, content: by
     """Two notes that do not contradict each other are no evidence, whatever a mirror's disk made of a tile."""
     monitor = watch(tmp_path / "watch")
     observe(monitor, cut(forge, 600), tmp_path / "a")
-    place = cut(forge, 900).write(tmp_path / "b")
+    location = cut(forge, 900).write(tmp_path / "b")
     (tmp_path / "b" / "tile" / "1" / "000.p" / "3").write_bytes(content)
     with pytest.raises(StorageError, match="tiles are not those of the checkpoint"):
-        monitor.observe(place.open(), 0)
+        monitor.observe(location.open(), 0)
     assert observe(monitor, cut(forge, 900), tmp_path / "c") == GROWN
 
 

@@ -27,8 +27,8 @@ from consentd.v1 import statement_pb2 as st
 from consentd.verify.findings import DECISION_CLOSED, DECISION_PRUNED, DECISION_UNCERTAIN, UNKNOWN_KIND
 
 
-def replay(place: Any, **options: Any) -> ReplayReport:
-    return replay_decisions(place, origin=ORIGIN, log_verifier=LOG.verifier, **{"jobs": JOBS, **options})
+def replay(export: Any, **options: Any) -> ReplayReport:
+    return replay_decisions(export, origin=ORIGIN, log_verifier=LOG.verifier, **{"jobs": JOBS, **options})
 
 
 def go_on(forge: Forge, size: int) -> None:
@@ -81,7 +81,7 @@ def test_a_permit_after_a_revoke_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "reported"),
     [
         (lambda decision: setattr(decision, "ref", 1), "ref: recorded 1"),
         (lambda decision: decision.permitted.append("CLIN.MED"), "permitted: recorded [CLIN.DX, CLIN.MED]"),
@@ -94,7 +94,7 @@ def test_a_permit_after_a_revoke_is_named(tmp_path: Path) -> None:
         (lambda decision: setattr(decision, "vocabulary_version", 9), "vocabulary_version: recorded 9"),
     ],
 )
-def test_each_field_of_a_decision_is_compared(tmp_path: Path, change: Any, said: str) -> None:
+def test_each_field_of_a_decision_is_compared(tmp_path: Path, change: Any, reported: str) -> None:
     forge = make_forge(200)
     add = forge.add
 
@@ -110,7 +110,7 @@ def test_each_field_of_a_decision_is_compared(tmp_path: Path, change: Any, said:
     forge.seal()
     replayed = replay(forge.write(tmp_path / "a", tmp_path / "b"))
     assert [fault.index for fault in replayed.faults] == [at]
-    assert said in replayed.faults[0].what
+    assert reported in replayed.faults[0].what
 
 
 def test_what_is_not_at_hand_is_counted(tmp_path: Path) -> None:
@@ -147,22 +147,22 @@ def test_leaves_that_the_log_did_not_sign_are_refused(tmp_path: Path) -> None:
     forge = make_forge(600)
     note = forge.note()
     forge.openings[300:400] = [None] * 100
-    place = forge.write(tmp_path / "a", tmp_path / "b")
+    export = forge.write(tmp_path / "a", tmp_path / "b")
     (tmp_path / "a" / "checkpoint").write_bytes(note)
-    replay(place)
+    replay(export)
     forge.leaves[550] = forge.leaves[549]
-    place = forge.write(tmp_path / "a", tmp_path / "b")
+    export = forge.write(tmp_path / "a", tmp_path / "b")
     (tmp_path / "a" / "checkpoint").write_bytes(note)
     with pytest.raises(ProofError):
-        replay(place)
+        replay(export)
 
 
 def test_a_run_goes_on_where_an_interrupted_one_was(tmp_path: Path) -> None:
     forge = make_forge(2000)
     forge.ask(person(forge), lie=True)
     forge.seal()
-    place = forge.write(tmp_path / "a", tmp_path / "b")
-    whole = replay(place)
+    export = forge.write(tmp_path / "a", tmp_path / "b")
+    whole = replay(export)
 
     class Interrupted(Exception):  # noqa: N818
         pass
@@ -172,13 +172,13 @@ def test_a_run_goes_on_where_an_interrupted_one_was(tmp_path: Path) -> None:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        replay(place, state_dir=tmp_path / "state", batch=2, progress=interrupt)
+        replay(export, state_dir=tmp_path / "state", batch=2, progress=interrupt)
     for n in range(3):
         (tmp_path / "a" / "tile" / "entries" / f"{n:03d}").unlink()
-    assert replay(place, state_dir=tmp_path / "state") == whole
+    assert replay(export, state_dir=tmp_path / "state") == whole
     (tmp_path / "state" / "0-of-1" / "partition.json").unlink()
     with pytest.raises(StorageError):
-        replay(place, state_dir=tmp_path / "state")
+        replay(export, state_dir=tmp_path / "state")
 
 
 # -- partitions of the persons in several processes ---------------------------------------------------------------
@@ -220,14 +220,14 @@ def make_eventful(size: int = 12_000) -> Forge:
 @pytest.mark.slow
 @pytest.mark.parametrize("jobs", [2, 3])
 def test_shares_find_together_what_one_process_finds(tmp_path: Path, jobs: int) -> None:
-    place = make_eventful().write(tmp_path / "a", tmp_path / "b")
-    alone = replay(place, jobs=1)
-    assert replay(place, jobs=jobs) == alone
+    export = make_eventful().write(tmp_path / "a", tmp_path / "b")
+    alone = replay(export, jobs=1)
+    assert replay(export, jobs=jobs) == alone
     assert not alone.stopped
     assert {UNKNOWN_KIND, DECISION_UNCERTAIN} <= alone.not_checked.keys()
-    said = " ".join(fault.what for fault in alone.faults)
+    reported = " ".join(fault.what for fault in alone.faults)
     for what in ("outcome: recorded OUTCOME_", "asker's key was not in force", "entry cannot be applied"):
-        assert what in said
+        assert what in reported
     assert sum("entry cannot be applied" in fault.what for fault in alone.faults) == 1
 
 
@@ -237,33 +237,33 @@ def test_the_search_ends_at_the_hundredth_fault_however_many_look(tmp_path: Path
     for number in range(9_000):
         forge.ask(people(forge)[number % 20], lie=number % 60 == 0)
     forge.seal()
-    place = forge.write(tmp_path / "a", tmp_path / "b")
-    alone = replay(place, jobs=1)
+    export = forge.write(tmp_path / "a", tmp_path / "b")
+    alone = replay(export, jobs=1)
     assert alone.stopped
     assert len(alone.faults) == 100
     assert alone.entries < forge.size
-    assert replay(place, jobs=2) == alone
-    assert replay(place, jobs=2, state_dir=tmp_path / "state") == alone
-    again = replay(place, jobs=2, state_dir=tmp_path / "state")
+    assert replay(export, jobs=2) == alone
+    assert replay(export, jobs=2, state_dir=tmp_path / "state") == alone
+    again = replay(export, jobs=2, state_dir=tmp_path / "state")
     assert (again.faults, again.stopped) == (alone.faults, True)
 
 
 @pytest.mark.slow
 def test_partitions_go_on_wherever_each_of_them_was(tmp_path: Path) -> None:
-    place = make_eventful().write(tmp_path / "a", tmp_path / "b")
-    alone = replay(place, jobs=1)
+    export = make_eventful().write(tmp_path / "a", tmp_path / "b")
+    alone = replay(export, jobs=1)
     point, _ = checkpoint.open_checkpoint((tmp_path / "a" / "checkpoint").read_bytes(), ORIGIN, LOG.verifier)
     for number, rounds in enumerate(((24, 29), (23, 25))):
         for bundles in rounds:
             directory = tmp_path / "state"
-            partition = Partition(PartitionPlan(location=place, point=point, directory=directory, number=number, of=2))
+            partition = Partition(PartitionPlan(location=export, point=point, directory=directory, number=number, of=2))
             partition.replay(0, bundles)
             partition.close()
             with (directory / f"{number}-of-2" / "unreadable").open("ab") as file:
                 file.write(b"what a run wrote that was killed before its commit")
     seen: list[int] = []
     # As many processes as it began with, whatever is asked for.
-    again = replay(place, jobs=1, batch=3, state_dir=tmp_path / "state", progress=lambda at, _: seen.append(at))
+    again = replay(export, jobs=1, batch=3, state_dir=tmp_path / "state", progress=lambda at, _: seen.append(at))
     assert again == alone
     assert seen[0] == 25 * 256
     assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["0-of-2", "1-of-2"]
@@ -276,10 +276,10 @@ def test_partitions_refuse_what_one_process_refuses(tmp_path: Path) -> None:
     with pytest.raises(InvalidError):
         replay(forge.write(tmp_path / "c"), jobs=2, state_dir=tmp_path / "state")
     forge.leaves[550] = forge.leaves[549]
-    place = forge.write(tmp_path / "a", tmp_path / "b")
+    export = forge.write(tmp_path / "a", tmp_path / "b")
     (tmp_path / "a" / "checkpoint").write_bytes(signed)
     with pytest.raises(ProofError):
-        replay(place, jobs=2, state_dir=tmp_path / "state")
+        replay(export, jobs=2, state_dir=tmp_path / "state")
 
 
 def test_what_is_pruned_is_no_fault_and_the_rest_is_decided_again(tmp_path: Path) -> None:
@@ -297,8 +297,8 @@ def test_what_is_pruned_is_no_fault_and_the_rest_is_decided_again(tmp_path: Path
         forge.ask(tag, purpose="HRESCH")  # rests on no consent
     forge.seal()
     exported = forge.write(tmp_path / "a", tmp_path / "b")
-    place = PrunedLocation(forge, exported, start, kept_from_ms)
-    replayed = replay(place, jobs=1)
+    export = PrunedLocation(forge, exported, start, kept_from_ms)
+    replayed = replay(export, jobs=1)
     assert {fault.index for fault in replayed.faults if fault.index is not None and fault.index >= later} == set()
     assert replayed.not_checked[DECISION_PRUNED] > 0
     assert {DECISION_CLOSED, DECISION_UNCERTAIN}.isdisjoint(replayed.not_checked)
@@ -406,8 +406,8 @@ def test_what_a_daemon_decided_comes_out_again(tmp_path: Path) -> None:
         assert outside.is_undetermined
     finally:
         running.stop()
-    place = DataDirectory.of_config(running.config)
-    replayed = replay_decisions(place, **options)
+    export = DataDirectory.of_config(running.config)
+    replayed = replay_decisions(export, **options)
     assert replayed.faults == ()
     # Singly asked: five permitted or in part, eight refused, and one refused grant.
     assert replayed.same == {"ACCESS": 5 + 90 + 75, "REFUSAL": 8 + 1 + 60 + 75 + 100}

@@ -20,8 +20,8 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
 
-def count(place: Any, **options: Any) -> AccessSummary:
-    return summarise(place, origin=ORIGIN, log_verifier=LOG.verifier, **options)
+def count(location: Any, **options: Any) -> AccessSummary:
+    return summarise(location, origin=ORIGIN, log_verifier=LOG.verifier, **options)
 
 
 def break_glass(forge: Forge, tag: bytes, justification: str, organisation: str = "bank") -> None:
@@ -44,8 +44,8 @@ def forge() -> Forge:
     return made
 
 
-def test_what_is_counted_is_what_the_ledger_holds(forge: Forge, place: ExportDirectory) -> None:
-    found = count(place)
+def test_what_is_counted_is_what_the_ledger_holds(forge: Forge, location: ExportDirectory) -> None:
+    found = count(location)
     kinds = [leaf[1] for leaf in forge.leaves]
     assert found.entries == len(forge.leaves) - len(forge.seals)
     assert sum(found.by_organisation.values()) == sum(found.by_purpose.values()) == kinds.count(EntryKind.ACCESS)
@@ -58,8 +58,8 @@ def test_what_is_counted_is_what_the_ledger_holds(forge: Forge, place: ExportDir
     assert {interval for interval, _ in found.by_organisation} <= set(range(found.intervals))
 
 
-def test_without_openings_it_says_what_does_not_show(forge: Forge, place: ExportDirectory) -> None:
-    found = count(ExportDirectory(place.directory))
+def test_without_openings_it_says_what_does_not_show(forge: Forge, location: ExportDirectory) -> None:
+    found = count(ExportDirectory(location.directory))
     assert found.closed == len(forge.asked) + 1
     assert not found.by_organisation
     page = render(found, made_s=0)
@@ -70,16 +70,16 @@ def test_without_openings_it_says_what_does_not_show(forge: Forge, place: Export
 
 def test_leaves_that_the_log_did_not_sign_are_refused(forge: Forge, tmp_path: Path) -> None:
     other = Forge(leaves=[*forge.leaves[:5], forge.leaves[4], *forge.leaves[6:]], openings=forge.openings)
-    place = other.write(tmp_path / "log")
+    location = other.write(tmp_path / "log")
     (tmp_path / "log" / "checkpoint").write_bytes(forge.note())
     with pytest.raises(ProofError, match="root"):
-        count(place)
+        count(location)
     with pytest.raises(InvalidError, match="not in the tree"):
-        count(place, index=forge.size)
+        count(location, index=forge.size)
 
 
-def test_the_page_stands_by_itself(place: ExportDirectory) -> None:
-    page = render(count(place), made_s=1_800_000_000)
+def test_the_page_stands_by_itself(location: ExportDirectory) -> None:
+    page = render(count(location), made_s=1_800_000_000)
     assert not re.search(r"<script|<link|<img|src=|url\(|@import|https?://", page)
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; 의식 없음" in page
     for word in ("이용기관별 열람", "refusals by reason", "긴급 열람", "gaps and clocks", "체크포인트", "Merkle path"):
@@ -90,14 +90,14 @@ def test_the_page_stands_by_itself(place: ExportDirectory) -> None:
     assert len(re.findall(r"<svg", page)) == 5
 
 
-def test_a_persons_tag_is_nowhere_in_it(forge: Forge, place: ExportDirectory) -> None:
-    page = render(count(place), made_s=0)
+def test_a_persons_tag_is_nowhere_in_it(forge: Forge, location: ExportDirectory) -> None:
+    page = render(count(location), made_s=0)
     assert not any(tag.hex() in page for tag in forge.heads)
 
 
 @pytest.mark.parametrize("index", [0, 255, 256, 511, 900])
-def test_the_drawn_path_is_the_inclusion_proof(forge: Forge, place: ExportDirectory, index: int) -> None:
-    found = count(place, index=index)
+def test_the_drawn_path_is_the_inclusion_proof(forge: Forge, location: ExportDirectory, index: int) -> None:
+    found = count(location, index=index)
     path = found.path
     assert path is not None
     node = path.leaf_hash
@@ -125,8 +125,8 @@ def test_many_seals_and_intervals_stay_few(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_clock_that_differs_is_listed(tmp_path: Path) -> None:
     forge = make_forge(300)
-    place = forge.write(tmp_path / "a", tmp_path / "b")
-    found = count(place, skew_ms=0)
+    location = forge.write(tmp_path / "a", tmp_path / "b")
+    found = count(location, skew_ms=0)
     assert found.skew_count == 0
     statement = codec.Statement(bytes(32), bytes(64), bytes(16), START_MS, b"")
     salt, encoded = bytes(32), codec.encode_statement(statement)
@@ -216,16 +216,16 @@ class Seen(HTMLParser):
         self.attributes += [name for name, _ in attrs]
 
 
-def test_the_page_may_load_nothing(place: ExportDirectory) -> None:
-    page = render(count(place), made_s=0)
+def test_the_page_may_load_nothing(location: ExportDirectory) -> None:
+    page = render(count(location), made_s=0)
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
     assert policy is not None
     assert policy[1].split("; ")[0] == "default-src 'none'"
     assert page.index("Content-Security-Policy") < page.index("<title>")  # before anything of the ledger
 
 
-def test_what_is_drawn_can_be_read_without_seeing_it(forge: Forge, place: ExportDirectory) -> None:
-    page = render(count(place), made_s=0)
+def test_what_is_drawn_can_be_read_without_seeing_it(forge: Forge, location: ExportDirectory) -> None:
+    page = render(count(location), made_s=0)
     tables = re.findall(r"<details>.*?</details>", page, re.DOTALL)
     assert len(tables) == 3
     numbers = [int(cell.replace(",", "")) for cell in re.findall(r'<td class="n">([0-9,]+)</td>', tables[0])]
@@ -286,9 +286,9 @@ def test_times_that_no_calendar_has_are_shown(tmp_path: Path, later_ms: int) -> 
     assert f"{found.end_ms:,} ms" in page or later_ms < 1 << 60
 
 
-def test_what_is_pruned_is_not_counted_and_is_no_silence(forge: Forge, place: ExportDirectory) -> None:
-    kept = PrunedLocation(forge, place, forge.seals[3] + 1)
-    found, whole = count(kept, gap_ms=1), count(place, gap_ms=1)
+def test_what_is_pruned_is_not_counted_and_is_no_silence(forge: Forge, location: ExportDirectory) -> None:
+    kept = PrunedLocation(forge, location, forge.seals[3] + 1)
+    found, whole = count(kept, gap_ms=1), count(location, gap_ms=1)
     assert found.pruned == len(kept.gone) > 100
     assert found.entries + found.seal_count == forge.size - found.pruned
     # Each step of this ledger's clock is a silence of more than a millisecond. After a pruned leaf none is listed.

@@ -47,9 +47,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Forge, ExportDirect
 
 
 def test_a_sound_ledger_is_proven(sound: tuple[Forge, ExportDirectory]) -> None:
-    forge, place = sound
+    forge, location = sound
     done: list[tuple[int, int]] = []
-    report = verify(place, progress=lambda at, size: done.append((at, size)))
+    report = verify(location, progress=lambda at, size: done.append((at, size)))
     assert report.faults == ()
     assert report.not_checked == {}
     assert (report.entries, report.seals) == (forge.size - len(forge.seals), len(forge.seals))
@@ -71,9 +71,9 @@ def test_without_openings_statements_are_counted_as_not_checked(sound: tuple[For
 def test_worker_processes_see_the_same(tmp_path: Path) -> None:
     forge = make_forge(9000)
     forge.openings[700] = b"\0" * 200
-    place = forge.write(tmp_path / "ledger", tmp_path / "openings")
-    assert verify(place, jobs=2) == verify(place, jobs=1)
-    assert 700 in named(verify(place, jobs=2))
+    location = forge.write(tmp_path / "ledger", tmp_path / "openings")
+    assert verify(location, jobs=2) == verify(location, jobs=1)
+    assert 700 in named(verify(location, jobs=2))
 
 
 def test_little_memory_gives_the_same(sound: tuple[Forge, ExportDirectory]) -> None:
@@ -204,8 +204,8 @@ def test_an_opening_that_is_not_the_leafs_is_named(tmp_path: Path) -> None:
     changed = sorted(rng.sample(events[20:], 4))
     for at in changed:
         opening = forge.openings[at] or b""
-        place = rng.randrange(len(opening))
-        forge.openings[at] = opening[:place] + bytes([opening[place] ^ 1]) + opening[place + 1 :]
+        location = rng.randrange(len(opening))
+        forge.openings[at] = opening[:location] + bytes([opening[location] ^ 1]) + opening[location + 1 :]
     assert named(verify(forge.write(tmp_path / "ledger", tmp_path / "openings"))) == changed
 
 
@@ -225,8 +225,8 @@ def test_one_statement_that_is_withheld_is_told(tmp_path: Path) -> None:
     forge, enrol = make_forge(400), EntryKind.ENROL
     last = max(at for at in forge.asked if at < 380)
     forge.openings[last] = None
-    place = forge.write(tmp_path / "ledger", tmp_path / "openings")
-    report = verify(place)
+    location = forge.write(tmp_path / "ledger", tmp_path / "openings")
+    report = verify(location)
     assert (report.faults, report.not_checked) == ((), {CLOSED: 1, WITHHELD: 1})
     assert report.is_undetermined
     kinds = {at: leaf[1] for at, leaf in enumerate(forge.leaves)}
@@ -244,8 +244,8 @@ def test_what_a_later_version_says_of_keys_is_not_taken(tmp_path: Path) -> None:
     """As the clients do: a field that is not known may change what the others mean, so nothing follows from it."""
     forge, key, ledger = make_forge(300), ed25519.KeyPair(b"\x21" * 32), codec.LEDGER_TAG
     tag = next(tag for tag, (count, _) in forge.heads.items() if count > 1 and tag != ledger)
-    said = st.LedgerStatement(statement_key=key.public_key).SerializeToString()
-    forge.add(EntryKind.LEDGER, ledger, said + b"\xf8\x07\x01")
+    reported = st.LedgerStatement(statement_key=key.public_key).SerializeToString()
+    forge.add(EntryKind.LEDGER, ledger, reported + b"\xf8\x07\x01")
     forge.add(EntryKind.ACCESS, tag, b"", key=key)
     forge.seal()
     report = verify(forge.write(tmp_path / "ledger", tmp_path / "openings"))
@@ -292,34 +292,34 @@ def test_a_flipped_byte_is_named(tmp_path: Path, name: str, index: int, damaged:
     """The tree above tells a damaged leaf from a damaged tile, and neither makes other entries faulty."""
     forge = make_forge(700)
     assert forge.size == 700
-    place = forge.write(tmp_path / "ledger")
+    location = forge.write(tmp_path / "ledger")
     before = sum(2 + len(leaf) for leaf in forge.leaves[index - index % 256 : index])
     flipped(tmp_path / "ledger" / name, 32 * (index % 256) + 5 if damaged == "tile" else before + 90)
-    report = verify(place)
+    report = verify(location)
     assert named(report) == [index]
     assert report.faults[0].what.startswith(f"{damaged} is damaged")
 
 
 def test_a_bundle_whose_leaves_cannot_be_told_apart_is_named(tmp_path: Path) -> None:
-    place = make_forge(700).write(tmp_path / "ledger")
+    location = make_forge(700).write(tmp_path / "ledger")
     flipped(tmp_path / "ledger" / "tile" / "entries" / "001", 0)
     with pytest.raises(MalformedError, match="`256`"):
-        verify(place)
+        verify(location)
 
 
 def test_a_missing_file_cannot_be_told(tmp_path: Path) -> None:
-    place = make_forge(700).write(tmp_path / "ledger")
+    location = make_forge(700).write(tmp_path / "ledger")
     (tmp_path / "ledger" / "tile" / "entries" / "001").unlink()
     with pytest.raises(StorageError):
-        verify(place)
+        verify(location)
 
 
 def test_a_checkpoint_of_another_tree_is_a_fault(tmp_path: Path) -> None:
     forge = make_forge(700)
-    place = forge.write(tmp_path / "ledger")
+    location = forge.write(tmp_path / "ledger")
     forged = checkpoint.Checkpoint(ORIGIN, forge.size, bytes(32))
     (tmp_path / "ledger" / "checkpoint").write_bytes(checkpoint.sign_checkpoint(forged, [LOG]))
-    report = verify(place)
+    report = verify(location)
     assert named(report) == [None]
     assert "root" in report.faults[0].what
 
@@ -328,7 +328,7 @@ def test_a_checkpoint_of_another_tree_is_a_fault(tmp_path: Path) -> None:
 
 
 def test_a_run_goes_on_where_an_interrupted_one_was(tmp_path: Path) -> None:
-    place = make_forge(9000).write(tmp_path / "ledger", tmp_path / "openings")
+    location = make_forge(9000).write(tmp_path / "ledger", tmp_path / "openings")
     state = tmp_path / "state"
 
     class Interrupted(Exception):  # noqa: N818
@@ -338,19 +338,19 @@ def test_a_run_goes_on_where_an_interrupted_one_was(tmp_path: Path) -> None:
         if at > 8000:
             raise Interrupted
 
-    whole = verify(place)
+    whole = verify(location)
     with pytest.raises(Interrupted):
-        verify(place, state_path=state, save_every=500, progress=interrupt)
+        verify(location, state_path=state, save_every=500, progress=interrupt)
     kept = StateStore(state)
-    saved = kept.load(place, EXPECTED)
+    saved = kept.load(location, EXPECTED)
     kept.close()
     assert saved is not None
     assert 7000 < saved.replay.size < 9000
     bundles = tmp_path / "ledger" / "tile" / "entries"
     for n in range(saved.replay.size // 256):
         (bundles / f"{n:03d}").unlink()  # what was verified is not looked at again
-    assert verify(place, state_path=state) == whole
-    assert verify(place, state_path=state) == whole  # nothing new
+    assert verify(location, state_path=state) == whole
+    assert verify(location, state_path=state) == whole  # nothing new
 
 
 def test_a_state_goes_on_with_a_larger_ledger_and_finds_what_is_new(tmp_path: Path) -> None:
@@ -390,10 +390,10 @@ def test_since_a_trusted_checkpoint_only_what_is_new_is_read(tmp_path: Path) -> 
     trusted = forge.note()
     grow(forge, 1600)
     tag = next(tag for tag, (count, _) in forge.heads.items() if count > 1)
-    place = forge.write(tmp_path / "a", tmp_path / "b")
+    location = forge.write(tmp_path / "a", tmp_path / "b")
     for n in range(3):
         (tmp_path / "a" / "tile" / "entries" / f"{n:03d}").unlink()
-    report = verify(place, since=trusted)
+    report = verify(location, since=trusted)
     assert report.faults == ()
     assert report.start == 1000
     assert set(report.not_checked) == {NO_MAP, KEY_UNKNOWN}
@@ -447,8 +447,8 @@ def test_a_daemon_is_verified_while_it_runs_and_when_it_is_stopped(tmp_path: Pat
         assert outside.statements_opened + outside.not_checked[CLOSED] == outside.entries
     finally:
         running.stop()
-    place = DataDirectory.of_config(running.config)
-    stopped = verify_ledger(place, **options)
+    location = DataDirectory.of_config(running.config)
+    stopped = verify_ledger(location, **options)
     assert stopped.faults == ()
     assert stopped.not_checked == {}
     assert stopped.statements_opened == stopped.entries >= report.entries
@@ -466,8 +466,8 @@ def test_a_ledger_that_names_another_log_is_not_the_one_pinned(
 ) -> None:
     """As citizens' verifiers and check-evidence hold it."""
     forge = Forge()
-    said = st.LedgerStatement(origin=origin, verifier_keys=keys, statement_key=DAEMON.public_key, map_bits=8)
-    forge.add(EntryKind.LEDGER, codec.public_tag("ledger"), said)
+    reported = st.LedgerStatement(origin=origin, verifier_keys=keys, statement_key=DAEMON.public_key, map_bits=8)
+    forge.add(EntryKind.LEDGER, codec.public_tag("ledger"), reported)
     forge.seal()
     (fault,) = verify(forge.write(tmp_path / "log", tmp_path / "openings"), jobs=1).faults
     assert (fault.index, what in fault.what) == (0, True)

@@ -19,15 +19,15 @@ from consentd.errors import SignatureError
 
 
 def test_a_quorum_is_asked_for_and_its_age_told(tmp_path: Path) -> None:
-    place = make_forge(300).write(tmp_path / "ledger")
-    cosigned(place, (WITNESSES[0], SEALED_S), (WITNESSES[2], SEALED_S + 5))
-    report = verify(place, witnesses=asked())
+    location = make_forge(300).write(tmp_path / "ledger")
+    cosigned(location, (WITNESSES[0], SEALED_S), (WITNESSES[2], SEALED_S + 5))
+    report = verify(location, witnesses=asked())
     assert report.faults == ()
     assert report.cosignatures == (("w0", SEALED_S), ("w2", SEALED_S + 5))
-    assert verify(place).cosignatures == ()
-    assert verify(place, witnesses=asked(now_s=SEALED_S + 300, max_age_s=300)).faults == ()
+    assert verify(location).cosignatures == ()
+    assert verify(location, witnesses=asked(now_s=SEALED_S + 300, max_age_s=300)).faults == ()
     with pytest.raises(SignatureError, match="`2` of `3` witnesses cosigned, `1` recently enough"):
-        verify(place, witnesses=asked(now_s=SEALED_S + 301, max_age_s=300))
+        verify(location, witnesses=asked(now_s=SEALED_S + 301, max_age_s=300))
 
 
 @pytest.mark.parametrize(
@@ -41,29 +41,29 @@ def test_a_quorum_is_asked_for_and_its_age_told(tmp_path: Path) -> None:
     ],
 )
 def test_without_a_quorum_nothing_is_proven(tmp_path: Path, lines: tuple[tuple[note.Signer, int], ...]) -> None:
-    place = cosigned(make_forge(300).write(tmp_path / "ledger"), *lines)
-    assert verify(place).faults == ()
+    location = cosigned(make_forge(300).write(tmp_path / "ledger"), *lines)
+    assert verify(location).faults == ()
     with pytest.raises(SignatureError):
-        verify(place, witnesses=asked())
+        verify(location, witnesses=asked())
 
 
 def test_a_forged_cosignature_disproves(tmp_path: Path) -> None:
-    place = cosigned(make_forge(300).write(tmp_path / "ledger"), (WITNESSES[0], SEALED_S), (WITNESSES[1], SEALED_S))
-    path = place.directory / "checkpoint"
+    location = cosigned(make_forge(300).write(tmp_path / "ledger"), (WITNESSES[0], SEALED_S), (WITNESSES[1], SEALED_S))
+    path = location.directory / "checkpoint"
     opened = note.parse_note(path.read_bytes())
     line = STRANGER.cosign(opened.text, SEALED_S)
     forged = note.NoteSignature(line.name, WITNESSES[0].verifier.key_id, line.signature)
     path.write_bytes(note.format_note(opened.text, [*opened.unverified, forged]))
     with pytest.raises(SignatureError):
-        verify(place, witnesses=asked())
+        verify(location, witnesses=asked())
 
 
 @pytest.mark.slow
 def test_workers_verify_a_cosigned_ledger(tmp_path: Path) -> None:
-    place = make_forge(9000).write(tmp_path / "ledger", tmp_path / "openings")
-    cosigned(place, *((one, SEALED_S + 60) for one in WITNESSES))
-    report = verify(place, witnesses=asked(), jobs=2)
-    assert report == verify(place, witnesses=asked(), jobs=1)
+    location = make_forge(9000).write(tmp_path / "ledger", tmp_path / "openings")
+    cosigned(location, *((one, SEALED_S + 60) for one in WITNESSES))
+    report = verify(location, witnesses=asked(), jobs=2)
+    assert report == verify(location, witnesses=asked(), jobs=1)
     assert len(report.cosignatures) == 3
 
 
@@ -85,30 +85,30 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("verb", [("verify", "--jobs", 1), ("replay",)])
 def test_the_verbs_take_a_policy(run: Any, tmp_path: Path, verb: tuple[object, ...]) -> None:
-    place = make_forge(300).write(tmp_path / "ledger", tmp_path / "openings")
+    location = make_forge(300).write(tmp_path / "ledger", tmp_path / "openings")
     (tmp_path / "policy").write_bytes(POLICY)
-    where = (*verb, place.directory, "--statements", tmp_path / "openings")
+    where = (*verb, location.directory, "--statements", tmp_path / "openings")
     asked = (*where, "--policy", tmp_path / "policy")
     status, answer, err = run(*where)
     assert (status, answer["cosigned"]) == (0, [])
     assert "not checked: witnesses" in err
-    cosigned(place, (WITNESSES[0], SEALED_S), (WITNESSES[1], SEALED_S))
+    cosigned(location, (WITNESSES[0], SEALED_S), (WITNESSES[1], SEALED_S))
     status, answer, err = run(*asked)
     assert (status, answer["verdict"]) == (0, "proven")
     assert answer["cosigned"] == [{"witness": f"w{at}", "time_s": SEALED_S} for at in (0, 1)]
     assert re.search(r"^cosigned: by w1, -?\d+ s ago$", err, re.MULTILINE)
     assert run(*asked, "--max-age", 1)[0] == 1  # the real clock is far from the forged ledger's, on either side
-    cosigned(place, (WITNESSES[0], SEALED_S - 10**9), (STRANGER, SEALED_S))
+    cosigned(location, (WITNESSES[0], SEALED_S - 10**9), (STRANGER, SEALED_S))
     status, answer, err = run(*asked)
     assert (status, answer) == (1, {})
     assert err.startswith("disproved: cosignatures are no quorum")
 
 
 def test_a_policy_that_is_none_or_missing_disproves_nothing(run: Any, tmp_path: Path) -> None:
-    place = make_forge(300).write(tmp_path / "ledger")
+    location = make_forge(300).write(tmp_path / "ledger")
     (tmp_path / "policy").write_bytes(b"quorum nobody\n")
     for more in (("--policy", tmp_path / "policy"), ("--policy", tmp_path / "none"), ("--max-age", 300)):
-        status, _, err = run("verify", place.directory, *more)
+        status, _, err = run("verify", location.directory, *more)
         assert (status, err[:7]) == (2, "error: ")
 
 

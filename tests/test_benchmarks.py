@@ -58,9 +58,9 @@ def test_a_load_tells_answers_from_failures(tmp_path: Path) -> None:
 
         answered = load(running.tokens["app"])
         assert answered.failed == 0
-        assert sorted(place for place, _ in answered.answers) == list(range(20))
+        assert sorted(location for location, _ in answered.answers) == list(range(20))
         assert len(answered.latencies_s) == len(answered.ended_s) == 20
-        assert sorted(answered.places) == list(range(20))
+        assert sorted(answered.locations) == list(range(20))
         for _, answer in answered.answers:
             assert ps.CheckResponse.FromString(answer).decision.outcome == pb.OUTCOME_NO_CONSENT
         for refused in (load("a token nobody has"), load(running.tokens["app"], GRANT)):
@@ -110,8 +110,8 @@ def test_messages_larger_than_a_frame_arrive_whole(tmp_path: Path) -> None:
 def test_the_world_s_consents_answer_as_the_arithmetic_says() -> None:
     asked = make_questions(1, 4_000, 100)
     outcomes = [outcome for _, outcome in asked]
-    for outcome, share in MIX:
-        assert outcomes.count(outcome) / 4_000 == pytest.approx(share / 100, abs=0.03)
+    for outcome, fraction in MIX:
+        assert outcomes.count(outcome) / 4_000 == pytest.approx(fraction / 100, abs=0.03)
     for asking, outcome in asked:
         number_ = int(asking.subject.value.removeprefix("BENCH-"))
         effects = {
@@ -164,7 +164,7 @@ def test_figures_are_read_against_their_bars() -> None:
     assert Row(**common, value=9).held is None
     assert Row(**common, value=9, at_least=80_000).bar == "≥ 80,000"
     assert Row(**common, value=9, at_most=2).bar == "≤ 2.00"
-    assert [percentile(range(1, 101), share) for share in (0.5, 0.99, 1.0)] == [51, 100, 100]
+    assert [percentile(range(1, 101), fraction) for fraction in (0.5, 0.99, 1.0)] == [51, 100, 100]
     assert [number(value) for value in (1234.5, 12.34, 1.234)] == ["1,234", "12.3", "1.23"]
 
 

@@ -267,8 +267,8 @@ def test_a_token_that_is_none_is_not_repeated(run: Run, ledger: Path, token: str
 def test_tls_files_that_are_none_are_no_verdict(run: Run, ledger: Path) -> None:
     (ledger / "ca").write_text("no certificate")
     for path in (ledger / "ca", ledger / "nowhere"):
-        place = ("--url", "https://127.0.0.1:1", "--tls-ca", path)
-        assert run("audit", "verify", *place, "--log-key", VKEY)[0] == 2
+        location = ("--url", "https://127.0.0.1:1", "--tls-ca", path)
+        assert run("audit", "verify", *location, "--log-key", VKEY)[0] == 2
 
 
 def test_what_the_caller_gives_disproves_nothing(run: Run, ledger: Path) -> None:

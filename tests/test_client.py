@@ -119,8 +119,8 @@ def test_life_of_a_consent(client: Client, person: Subject) -> None:
     assert str(found.entries[2]).startswith("#3 ")
     assert "hospital-a → clinic-b, TREAT, disclose, CLIN.DX" in str(found.entries[2])
     assert "철회: #2 “enough”" in found.entries[7].line("ko")
-    said = replace(found.entries[7], message=st.RevokeStatement(lineage_seq=2, note="\x1b[2J\n#9 GRANT\u202e"))
-    assert "“\\u001b[2J\\u000a#9 GRANT\\u202e”" in said.line("en")  # nobody else writes a line of it
+    reported = replace(found.entries[7], message=st.RevokeStatement(lineage_seq=2, note="\x1b[2J\n#9 GRANT\u202e"))
+    assert "“\\u001b[2J\\u000a#9 GRANT\\u202e”" in reported.line("en")  # nobody else writes a line of it
 
 
 def test_the_same_life_in_asyncio(running: Running, trust: Trust, person: Subject) -> None:

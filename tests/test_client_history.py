@@ -135,8 +135,8 @@ def other_seal(pieces: Stream) -> None:
 
 
 def no_ledger(pieces: Stream) -> None:
-    place = next(n for n, piece in enumerate(pieces) if piece.chain.public_name == "ledger")
-    del pieces[place : place + 2]
+    location = next(n for n, piece in enumerate(pieces) if piece.chain.public_name == "ledger")
+    del pieces[location : location + 2]
 
 
 def ledger_twice(pieces: Stream) -> None:
@@ -144,8 +144,8 @@ def ledger_twice(pieces: Stream) -> None:
 
 
 def needless_chain(pieces: Stream) -> None:
-    place = next(n for n, piece in enumerate(pieces) if piece.chain.public_name == "ledger")
-    pieces[place].chain.public_name = "notice/n"
+    location = next(n for n, piece in enumerate(pieces) if piece.chain.public_name == "ledger")
+    pieces[location].chain.public_name = "notice/n"
 
 
 def unsigned(pieces: Stream) -> None:

@@ -35,9 +35,9 @@ def test_a_town_has_the_published_proportions() -> None:
     town = make_town(seed=1, citizens=1_000, transfers=20_000)
     assert sum(one.role == "both" for one in town.institutions) == 40
     assert {one.type for one in town.institutions} == {"", *(code for code, *_ in INSTITUTION_TYPES)}
-    shares = Counter(one.outcome for one in town.transfers)
-    for outcome, share in MIX:
-        assert shares[outcome] / 20_000 == pytest.approx(share, abs=0.02)
+    fractions = Counter(one.outcome for one in town.transfers)
+    for outcome, fraction in MIX:
+        assert fractions[outcome] / 20_000 == pytest.approx(fraction, abs=0.02)
     busiest = Counter(one.recipient for one in town.transfers).most_common(3)
     assert sum(count for _, count in busiest) / 20_000 == pytest.approx(0.8, abs=0.06)
     under_15 = sum(citizen.age < 15 for citizen in town.citizens) / 1_000

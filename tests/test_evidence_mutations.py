@@ -18,7 +18,7 @@ import pytest
 
 from cases.audits import LOG, ORIGIN, Forge
 from cases.vectors_case import BANK, CITIZEN, b64
-from cases.vectors_evidence import make_document, places
+from cases.vectors_evidence import locations, make_document
 from cases.vectors_files import set_at, without
 from consentd.core import codec, ed25519, note
 from consentd.core.evidence import Evidence, Scope, parse_evidence
@@ -64,12 +64,12 @@ def make_small(directory: Path, number: int) -> dict[str, Document]:
     forge.add(EntryKind.ERASURE, gone, b"")
     forge.ask(other)
     forge.seal()
-    place = forge.write(directory / "log", directory / "openings")
+    location = forge.write(directory / "log", directory / "openings")
     scopes = {
         "range": Scope(first=6, last=12), "person": Scope(tag=person), "erased": Scope(tag=gone),
         "chain": Scope(tag=codec.public_tag("ledger")), "participant": Scope(participant="bank"),
     }  # fmt: skip
-    return {name: make_document(place, directory / "evidence.json", scope) for name, scope in scopes.items()}
+    return {name: make_document(location, directory / "evidence.json", scope) for name, scope in scopes.items()}
 
 
 # -- what a change may come to ----------------------------------------------------------------------------------
@@ -138,11 +138,11 @@ class Tried:
 # -- one change after another -----------------------------------------------------------------------------------
 
 
-def flip(*place: str | int) -> Change:
+def flip(*location: str | int) -> Change:
     """Return a change of one bit of the bytes at a place."""
 
     def apply(document: Document) -> None:
-        *path, last = place
+        *path, last = location
         parent: Any = document
         for key in path:
             parent = parent[key]
@@ -257,12 +257,12 @@ def test_every_value_counts(small: dict[str, Document]) -> None:
     tried = Tried()
     for name, document in small.items():
         content = encode(document)
-        for place, value in places(document):
-            if place:
+        for location, value in locations(document):
+            if location:
                 for other in other_values(value):
-                    tried.change(content, encode(set_at(document, place, other)), f"{name}: {place[0]}")
-                if isinstance(place[-1], str):
-                    tried.change(content, encode(without(document, place)), f"{name}: without {place[-1]}")
+                    tried.change(content, encode(set_at(document, location, other)), f"{name}: {location[0]}")
+                if isinstance(location[-1], str):
+                    tried.change(content, encode(without(document, location)), f"{name}: without {location[-1]}")
     assert sum(tried.refused.values()) > 3_000
     assert {what.split(": ")[1] for what in tried.same} <= {"keys", "policy"}
     assert {what.split(": ")[1] for what in tried.less} <= {"scope", "entries"}
@@ -293,11 +293,11 @@ def test_no_part_can_be_moved_left_out_repeated_or_of_another_ledger(
                     if value != document[part]:
                         mutated = encode({**document, part: value})
                         tried.change(content, mutated, f"{name}: {other} as {part}")
-        for place, value in places(document):
-            if isinstance(value, list) and place[0] not in ("keys",):
+        for location, value in locations(document):
+            if isinstance(value, list) and location[0] not in ("keys",):
                 for what, other in rearranged(value):
-                    mutated = encode(set_at(document, place, other))
-                    tried.change(content, mutated, f"{name}: {what} in {place[-1]} of {len(place)}")
+                    mutated = encode(set_at(document, location, other))
+                    tried.change(content, mutated, f"{name}: {what} in {location[-1]} of {len(location)}")
     # Left out without a trace: what a participant's file has of persons, one entry or all of them (an empty list). Of
     # another ledger's scope: a public chain's tag is the same in every ledger, and so are indexes.
     scopes = {f"{name}: scope as scope" for name in small}

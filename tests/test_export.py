@@ -21,8 +21,8 @@ from consentd.errors import ConsentdError, DeniedError, InvalidError, ProofError
 SIZES = (2, 255, 256, 257, 700, 65_535, 65_536, 65_537)
 
 
-def copy(place: Any, target: Path, **options: Any) -> ExportReport:
-    return export(place, target, origin=ORIGIN, log_verifier=LOG.verifier, **options)
+def copy(location: Any, target: Path, **options: Any) -> ExportReport:
+    return export(location, target, origin=ORIGIN, log_verifier=LOG.verifier, **options)
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -51,8 +51,8 @@ def large() -> Forge:
 @pytest.mark.parametrize("size", SIZES)
 def test_the_layout_is_the_standards(tmp_path: Path, large: Forge, size: int) -> None:
     forge = cut(large, size)
-    place = forge.write(tmp_path / "made", tmp_path / "made-openings")
-    done = copy(place, tmp_path / "copy", statements=tmp_path / "openings")
+    location = forge.write(tmp_path / "made", tmp_path / "made-openings")
+    done = copy(location, tmp_path / "copy", statements=tmp_path / "openings")
     assert (done.checkpoint.size, done.start, done.removed) == (size, 0, 0)
     assert files(tmp_path / "copy") == files(tmp_path / "made")
     assert files(tmp_path / "openings") == files(tmp_path / "made-openings")
@@ -86,12 +86,12 @@ def test_an_interrupted_export_goes_on(tmp_path: Path, large: Forge, monkeypatch
         copy(old_place, target)
         left = stops
 
-        def stopping(source: Path, place: Path) -> None:
+        def stopping(source: Path, location: Path) -> None:
             nonlocal left
             if left == 0:
                 raise OSError(28, "No space left on device")
             left -= 1
-            replace(source, place)
+            replace(source, location)
 
         monkeypatch.setattr(os, "replace", stopping)
         try:
@@ -129,13 +129,13 @@ def test_a_contradiction_is_refused_and_the_old_checkpoint_stays(tmp_path: Path,
 
 
 def test_leaves_that_the_log_did_not_sign_are_not_exported(tmp_path: Path, large: Forge) -> None:
-    place = cut(large, 700).write(tmp_path / "a")
+    location = cut(large, 700).write(tmp_path / "a")
     path = tmp_path / "a" / "tile" / "entries" / "001"
     content = bytearray(path.read_bytes())
     content[70] ^= 1
     path.write_bytes(content)
     with pytest.raises(ProofError):
-        copy(place, tmp_path / "copy")
+        copy(location, tmp_path / "copy")
     assert not (tmp_path / "copy" / "checkpoint").exists()
 
 
@@ -147,12 +147,12 @@ def test_without_openings_none_are_exported(tmp_path: Path, large: Forge) -> Non
 @pytest.mark.slow
 def test_a_running_daemon_is_exported(running: Running, tmp_path: Path) -> None:
     daemon, log = running.daemon, read_signing_key(running.config.keys.log_key_file).verifier
-    place = LiveDaemon(
+    location = LiveDaemon(
         url=f"http://127.0.0.1:{daemon.http_port}", target=f"127.0.0.1:{daemon.grpc_port}",
         token=running.tokens["operator"],
     )
     options: dict[str, Any] = {"origin": log.name, "log_verifier": log}
-    done = export(place, tmp_path / "copy", statements=tmp_path / "openings", threads=2, **options)
+    done = export(location, tmp_path / "copy", statements=tmp_path / "openings", threads=2, **options)
     assert done.checkpoint.size > 900
     note = (tmp_path / "copy" / "checkpoint").read_bytes()
     assert checkpoint.open_checkpoint(note, log.name, log)[0] == done.checkpoint
@@ -160,13 +160,13 @@ def test_a_running_daemon_is_exported(running: Running, tmp_path: Path) -> None:
     assert report.faults == ()
     assert report.statements_opened == report.entries
     with pytest.raises(DeniedError):
-        export(LiveDaemon(url=place.url, token=running.tokens["app"]), tmp_path / "no", **options)
+        export(LiveDaemon(url=location.url, token=running.tokens["app"]), tmp_path / "no", **options)
 
 
 def test_what_cannot_be_reached_is_said(tmp_path: Path) -> None:
-    for place in (LiveDaemon(url="http://127.0.0.1:9", pause_s=0), LiveDaemon(url="https://127.0.0.1:9", pause_s=0)):
+    for location in (LiveDaemon(url="http://127.0.0.1:9", pause_s=0), LiveDaemon(url="https://127.0.0.1:9", pause_s=0)):
         with pytest.raises(StorageError):
-            copy(place, tmp_path)
+            copy(location, tmp_path)
     for url, token in (("ftp://127.0.0.1/", ""), ("http://log.example", "secret-token")):
         with pytest.raises(ConsentdError) as caught:
             copy(LiveDaemon(url=url, token=token), tmp_path)

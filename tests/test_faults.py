@@ -177,7 +177,7 @@ def test_a_table_whose_own_commit_failed_is_not_called_damaged(plain: Outcome, t
     (writer, _), _ = Counter(calls).most_common(1)[0]
     made = [call for thread, call in calls if thread == writer]
     # What comes after the sync of a commit's pages is the page that makes them current.
-    sync = [place for place, call in enumerate(made) if call == "fdatasync"][5]
+    sync = [location for location, call in enumerate(made) if call == "fdatasync"][5]
     point = Point(TABLE, "pwrite64", made[:sync].count("pwrite64") + 1)
     outcome = faults.run(tmp_path / "run", template, point, "fails from then on")
     assert outcome.reached
@@ -294,8 +294,8 @@ def test_a_table_with_flipped_bits_is_told_and_rebuilt(tmp_path: Path) -> None:
     running.stop()
     file = running.config.table.path / "data.mdb"
     whole = file.read_bytes()
-    places = [*range(16, 136, 24), *random.Random(20).sample(range(8192, len(whole)), 5)]
-    flipped = {f"bit at {at}": whole[:at] + bytes((whole[at] ^ 0x10,)) + whole[at + 1 :] for at in places}
+    locations = [*range(16, 136, 24), *random.Random(20).sample(range(8192, len(whole)), 5)]
+    flipped = {f"bit at {at}": whole[:at] + bytes((whole[at] ^ 0x10,)) + whole[at + 1 :] for at in locations}
     flipped |= {"a name": whole.replace(b"hospital-a", b"hospital-q"), "cut": whole[: len(whole) // 2], "empty": b""}
     for name, damaged in flipped.items():
         file.write_bytes(damaged)
@@ -322,13 +322,13 @@ def test_a_table_with_flipped_bits_is_told_and_rebuilt(tmp_path: Path) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Return a file system of 48 MiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(place)]
+    location = tmp_path / "small"
+    location.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(location)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         pytest.skip("needs the right to mount a small file system")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    yield location
+    subprocess.run(["umount", str(location)], check=True)
 
 
 def write_batch(running: Running, subject: pb.Subject) -> dict[int, bytes]:

@@ -216,20 +216,20 @@ def containers(value: Any) -> Iterator[Any]:
 
 def mutate(document: Any, choose: Callable[[Any], Any]) -> None:
     """Replace, drop, add or copy one member somewhere."""
-    place = choose(list(containers(document)))
-    keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+    location = choose(list(containers(document)))
+    keys = list(location) if isinstance(location, dict) else list(range(len(location)))
     key, kind = choose(keys), choose(range(5))
     if kind == 0:
-        place[key] = copy.deepcopy(choose(JUNK))
+        location[key] = copy.deepcopy(choose(JUNK))
     elif kind == 1:
-        del place[key]
+        del location[key]
     elif kind == 2:
-        place[key] = copy.deepcopy(choose(list(containers(choose(SEEDS)))))
-    elif isinstance(place, dict):
+        location[key] = copy.deepcopy(choose(list(containers(choose(SEEDS)))))
+    elif isinstance(location, dict):
         names = [name for one in containers(choose(SEEDS)) if isinstance(one, dict) for name in one]
-        place[choose(names)] = place[key] if kind == 3 else copy.deepcopy(choose(JUNK))
+        location[choose(names)] = location[key] if kind == 3 else copy.deepcopy(choose(JUNK))
     else:
-        place.append(copy.deepcopy(place[key]))
+        location.append(copy.deepcopy(location[key]))
 
 
 def assert_law(text: str | bytes) -> None:

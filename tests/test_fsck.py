@@ -118,7 +118,7 @@ def test_an_empty_store_is_sound(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [b"l", b"t", b"h", b"i", b"c"])
 def test_a_changed_byte_is_named_by_its_entry(case: LedgerCase, kind: bytes) -> None:
     rng = random.Random(kind[0])
-    places, store = places_of(case), case.store
+    locations, store = places_of(case), case.store
     assert isinstance(store, MemoryStore)
     found = rows_of(case, kind)
     for key, row in [*rng.sample(found, min(12, len(found))), found[0], found[-1]]:
@@ -129,9 +129,9 @@ def test_a_changed_byte_is_named_by_its_entry(case: LedgerCase, kind: bytes) -> 
         elif kind == b"t":
             expected = (int.from_bytes(key[2:]) * 256 + at // 32) << (8 * key[1])
         elif kind == b"h":
-            expected = places[key[1:], layout.HEAD.unpack(row)[0]]
+            expected = locations[key[1:], layout.HEAD.unpack(row)[0]]
         else:
-            expected = places[key[1:33], layout.decode_u64(key)]
+            expected = locations[key[1:33], layout.decode_u64(key)]
         case.edit(key, flip(at, 1 << rng.randrange(8)))
         report = case.fsck()
         assert expected in named(report), (key, at, report.faults)
@@ -177,7 +177,7 @@ def test_a_changed_byte_of_a_request_row_is_found(case: LedgerCase) -> None:
 @pytest.mark.parametrize("kind", [b"l", b"t", b"h", b"i", b"c", b"m", b"r", b"x", b"q", b"S"])
 def test_a_missing_row_is_found(case: LedgerCase, kind: bytes) -> None:
     rng = random.Random(kind[0])
-    places, store = places_of(case), case.store
+    locations, store = places_of(case), case.store
     assert isinstance(store, MemoryStore)
     found = rows_of(case, kind)
     for key, _ in rng.sample(found, min(5, len(found))):
@@ -187,7 +187,7 @@ def test_a_missing_row_is_found(case: LedgerCase, kind: bytes) -> None:
         if kind == b"l":
             assert layout.decode_u64(key) in named(report)
         elif kind in (b"i", b"c"):
-            assert places[key[1:33], layout.decode_u64(key)] in named(report)
+            assert locations[key[1:33], layout.decode_u64(key)] in named(report)
         elif kind == b"q":
             assert "has no request" in whats(report)
         else:
@@ -350,8 +350,8 @@ def test_a_statement_key_comes_into_force_by_a_ledger_entry_alone(tmp_path: Path
     key = st.KeyStatement(key=BANK.public_key)
     case.write(Raw(kind=EntryKind.KEY, tag=ledger, payload=key.SerializeToString(), message=key))
     early = case.write(Raw(kind=EntryKind.ACCESS, tag=person.tag, author=BANK)).entry.index
-    said = st.LedgerStatement(statement_key=BANK.public_key)
-    case.write(Raw(kind=EntryKind.LEDGER, tag=ledger, payload=said.SerializeToString(), message=said))
+    reported = st.LedgerStatement(statement_key=BANK.public_key)
+    case.write(Raw(kind=EntryKind.LEDGER, tag=ledger, payload=reported.SerializeToString(), message=reported))
     fine = case.write(Raw(kind=EntryKind.ACCESS, tag=person.tag, author=BANK)).entry.index
     case.seal()
     assert early != fine
@@ -363,9 +363,9 @@ def test_a_statement_key_comes_into_force_by_a_ledger_entry_alone(tmp_path: Path
 def test_what_a_later_version_says_of_keys_is_not_taken(tmp_path: Path) -> None:
     case = LedgerCase(tmp_path)
     person = case.enrol("somebody")
-    said = st.LedgerStatement(statement_key=BANK.public_key)
-    later = said.SerializeToString() + b"\xf8\x07\x01"
-    case.write(Raw(kind=EntryKind.LEDGER, tag=codec.LEDGER_TAG, payload=later, message=said))
+    reported = st.LedgerStatement(statement_key=BANK.public_key)
+    later = reported.SerializeToString() + b"\xf8\x07\x01"
+    case.write(Raw(kind=EntryKind.LEDGER, tag=codec.LEDGER_TAG, payload=later, message=reported))
     case.write(Raw(kind=EntryKind.ACCESS, tag=person.tag, author=BANK))
     case.seal()
     report = case.fsck(table=None)
@@ -393,8 +393,8 @@ def test_a_lost_data_key_is_named_by_each_entry(tmp_path: Path) -> None:
     batch.delete(b"k" + person.tag)
     case.vault_store.write(batch)
     case.vault._keys.clear()
-    places = {index for (tag, _), index in places_of(case).items() if tag == person.tag}
-    assert places <= named(case.fsck())
+    locations = {index for (tag, _), index in places_of(case).items() if tag == person.tag}
+    assert locations <= named(case.fsck())
     check_ledger(case)
     case.close()
 
@@ -539,8 +539,8 @@ def unreadable(store: Store, keys: dict[bytes, int]) -> set[int]:
 KeysOf = Callable[[LedgerCase], dict[bytes, int]]
 FAMILIES: dict[str, KeysOf] = {
     "leaves": lambda case: {layout.leaf_key(i): i for i in range(case.ledger.state.size)},
-    "index rows": lambda case: {layout.index_key(*place): i for place, i in places_of(case).items()},
-    "statements": lambda case: {layout.statement_key(*place): i for place, i in places_of(case).items()},
+    "index rows": lambda case: {layout.index_key(*location): i for location, i in places_of(case).items()},
+    "statements": lambda case: {layout.statement_key(*location): i for location, i in places_of(case).items()},
 }
 
 

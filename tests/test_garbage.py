@@ -222,9 +222,9 @@ def test_a_good_request_with_broken_bytes(running: Running, name: str) -> None:
     def check(data: some.DataObject) -> None:
         whole = bytearray(fresh(good(method)).SerializeToString())
         for _ in range(data.draw(some.integers(1, 4))):
-            place = data.draw(some.integers(0, max(len(whole) - 1, 0)))
-            end = place + data.draw(some.integers(0, 3))
-            whole[place:end] = data.draw(some.binary(max_size=3))
+            location = data.draw(some.integers(0, max(len(whole) - 1, 0)))
+            end = location + data.draw(some.integers(0, 3))
+            whole[location:end] = data.draw(some.binary(max_size=3))
         send(running, method, bytes(whole))
 
     check()

@@ -148,59 +148,59 @@ def altered_hashes(rng: random.Random, hashes: tuple[bytes, ...]) -> Iterator[tu
         yield (*hashes[:at], hashes[at + 1], hashes[at], *hashes[at + 2 :])
 
 
-def mutants_of_entries(rng: random.Random, proof: HistoryProof, place: int) -> Iterator[Mutant]:
-    chain = proof.chains[place]
+def mutants_of_entries(rng: random.Random, proof: HistoryProof, location: int) -> Iterator[Mutant]:
+    chain = proof.chains[location]
     entries = chain.entries
     for at, entry in enumerate(entries):
         for leaf in altered(rng, entry.leaf):
-            yield "alter leaf", with_entry(proof, place, at, leaf=leaf)
+            yield "alter leaf", with_entry(proof, location, at, leaf=leaf)
         assert entry.opening is not None
         salt, made = entry.opening
         for other in altered(rng, salt, 4):
-            yield "alter salt", with_entry(proof, place, at, opening=(other, made))
+            yield "alter salt", with_entry(proof, location, at, opening=(other, made))
         for other in altered(rng, made, 7):
-            yield "alter statement", with_entry(proof, place, at, opening=(salt, other))
-        yield "shift salt", with_entry(proof, place, at, opening=(salt[:-1], salt[-1:] + made))
-        yield "shift salt", with_entry(proof, place, at, opening=(salt + made[:1], made[1:]))
-        yield "tombstone", with_entry(proof, place, at, opening=None)
+            yield "alter statement", with_entry(proof, location, at, opening=(salt, other))
+        yield "shift salt", with_entry(proof, location, at, opening=(salt[:-1], salt[-1:] + made))
+        yield "shift salt", with_entry(proof, location, at, opening=(salt + made[:1], made[1:]))
+        yield "tombstone", with_entry(proof, location, at, opening=None)
         for count in (chain.count, chain.count - 1):
-            yield "drop", with_chain(proof, place, entries=entries[:at] + entries[at + 1 :], count=count)
+            yield "drop", with_chain(proof, location, entries=entries[:at] + entries[at + 1 :], count=count)
         for count in (chain.count, chain.count + 1):
-            yield "repeat", with_chain(proof, place, entries=(*entries[:at], entry, *entries[at:]), count=count)
+            yield "repeat", with_chain(proof, location, entries=(*entries[:at], entry, *entries[at:]), count=count)
         for count in (chain.count, at):
-            yield "truncate", with_chain(proof, place, entries=entries[:at], count=count)
-            yield "truncate front", with_chain(proof, place, entries=entries[at + 1 :], first_seq=at + 2)
+            yield "truncate", with_chain(proof, location, entries=entries[:at], count=count)
+            yield "truncate front", with_chain(proof, location, entries=entries[at + 1 :], first_seq=at + 2)
         for other_at in range(at + 1, len(entries)):
             order = list(entries)
             order[at], order[other_at] = order[other_at], order[at]
-            yield "reorder", with_chain(proof, place, entries=tuple(order))
-            openings = with_entry(proof, place, at, opening=entries[other_at].opening)
-            yield "swap openings", with_entry(openings, place, other_at, opening=entry.opening)
+            yield "reorder", with_chain(proof, location, entries=tuple(order))
+            openings = with_entry(proof, location, at, opening=entries[other_at].opening)
+            yield "swap openings", with_entry(openings, location, other_at, opening=entry.opening)
 
 
-def mutants_of_heads(rng: random.Random, proof: HistoryProof, place: int) -> Iterator[Mutant]:
-    chain = proof.chains[place]
+def mutants_of_heads(rng: random.Random, proof: HistoryProof, location: int) -> Iterator[Mutant]:
+    chain = proof.chains[location]
     for name in ("tag", "head", "map_proof"):
         for field in altered(rng, getattr(chain, name)):
-            yield f"alter {name}", with_chain(proof, place, **{name: field})
+            yield f"alter {name}", with_chain(proof, location, **{name: field})
     for count in (0, chain.count - 1, chain.count + 1, 1 << 62, 1 << 64, -1):
-        yield "alter count", with_chain(proof, place, count=count)
+        yield "alter count", with_chain(proof, location, count=count)
     for first in (0, 2, chain.count + 1, -1, 1 << 64):
-        yield "alter first_seq", with_chain(proof, place, first_seq=first)
+        yield "alter first_seq", with_chain(proof, location, first_seq=first)
     for public_name in ("ledger", "participant/hospital", "participant/bank\0", "é", "\ud800", "x" * 10_000):
         if public_name != chain.public_name:
-            yield "alter name", with_chain(proof, place, public_name=public_name)
+            yield "alter name", with_chain(proof, location, public_name=public_name)
     if chain.public_name:
         # A name left out only hides what chain it is; its keys then count as a person's, and sign nothing else.
-        yield "no entries", with_chain(proof, place, count=0, head=b"", entries=())
-    yield "absent", with_chain(proof, place, count=0, head=b"", entries=(), map_proof=b"")
+        yield "no entries", with_chain(proof, location, count=0, head=b"", entries=())
+    yield "absent", with_chain(proof, location, count=0, head=b"", entries=(), map_proof=b"")
 
 
 def mutants(case: LedgerCase, proof: HistoryProof, held: checkpoint.Checkpoint) -> Iterator[Mutant]:
     rng = random.Random(7)
-    for place in range(len(proof.chains)):
-        yield from mutants_of_entries(rng, proof, place)
-        yield from mutants_of_heads(rng, proof, place)
+    for location in range(len(proof.chains)):
+        yield from mutants_of_entries(rng, proof, location)
+        yield from mutants_of_heads(rng, proof, location)
     for field in altered(rng, proof.seal):
         yield "alter seal", replace(proof, seal=field)
     for field in altered(rng, proof.checkpoint):
@@ -214,8 +214,8 @@ def mutants(case: LedgerCase, proof: HistoryProof, held: checkpoint.Checkpoint) 
     for order in itertools.permutations(proof.chains):
         if order[0] != proof.chains[0]:
             yield "swap chains", replace(proof, chains=order)
-    for place in (1, 2):
-        yield "author's chain left out", replace(proof, chains=proof.chains[:place] + proof.chains[place + 1 :])
+    for location in (1, 2):
+        yield "author's chain left out", replace(proof, chains=proof.chains[:location] + proof.chains[location + 1 :])
     yield from foreign(case, proof)
     yield from other_checkpoints(case, proof)
 
@@ -395,8 +395,8 @@ def test_random_mutations_are_rejected(case: LedgerCase, data: st.DataObject) ->
         return field[:at] + data.draw(BYTES) + field[data.draw(st.integers(at, len(field))) :]
 
     name = data.draw(st.sampled_from(["checkpoint", "seal", "seal_inclusion", "consistency", "chain", "entry"]))
-    place = data.draw(st.integers(0, len(proof.chains) - 1))
-    chain = proof.chains[place]
+    location = data.draw(st.integers(0, len(proof.chains) - 1))
+    chain = proof.chains[location]
     if name in ("checkpoint", "seal"):
         mutant = replace(proof, **{name: mutated(getattr(proof, name))})
     elif name in ("seal_inclusion", "consistency"):
@@ -406,7 +406,7 @@ def test_random_mutations_are_rejected(case: LedgerCase, data: st.DataObject) ->
         mutant = replace(proof, **{name: tuple(hashes)})
     elif name == "chain":
         field = data.draw(st.sampled_from(["tag", "head", "map_proof"]))
-        mutant = with_chain(proof, place, **{field: mutated(getattr(chain, field))})
+        mutant = with_chain(proof, location, **{field: mutated(getattr(chain, field))})
     else:
         at = data.draw(st.integers(0, len(chain.entries) - 1))
         entry = chain.entries[at]
@@ -417,7 +417,7 @@ def test_random_mutations_are_rejected(case: LedgerCase, data: st.DataObject) ->
                 [{"leaf": mutated(entry.leaf)}, {"opening": (mutated(salt), made)}, {"opening": (salt, mutated(made))}]
             )
         )
-        mutant = with_entry(proof, place, at, **change)
+        mutant = with_entry(proof, location, at, **change)
     if mutant != proof:
         with pytest.raises(VerificationError):
             verify(mutant, person.tag, held=held)

@@ -217,7 +217,7 @@ def test_torchwood_refuses_what_was_changed(run: Run, torchwood: Path, tmp_path:
     other_leaf, _ = run.receipts[0]
     policy = run.witnessed.policy
     lines = proof.split(b"\n")
-    index = next(place for place, line in enumerate(lines) if line.startswith(b"index "))
+    index = next(location for location, line in enumerate(lines) if line.startswith(b"index "))
     swapped = [*lines[: index + 1], lines[index + 2], lines[index + 1], *lines[index + 3 :]]
     uncosigned = b"".join(line + b"\n" for line in lines[:-1] if "witness.local" not in line.decode())
     stranger = note.Signer("w.test/stranger", ed25519.KeyPair(b"s" * 32), note.COSIGNATURE)

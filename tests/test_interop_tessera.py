@@ -62,8 +62,8 @@ def large() -> Forge:
 
 def exported(forge: Forge, size: int, directory: Path) -> Path:
     cut = Forge(leaves=forge.leaves[:size], openings=forge.openings[:size])
-    place = cut.write(directory / "made")
-    export(place, directory / "log", origin=ORIGIN, log_verifier=LOG.verifier)
+    location = cut.write(directory / "made")
+    export(location, directory / "log", origin=ORIGIN, log_verifier=LOG.verifier)
     return directory / "log"
 
 

@@ -106,8 +106,8 @@ def package(tmp_path_factory):
 def test_typescript_agrees(package, vectors):
     """Let Node's own test runner go through all vectors, ours and other people's."""
     directory, _ = vectors
-    places = {"CONSENTD_VECTORS": str(directory), "CONSENTD_SHARED_VECTORS": str(SHARED.resolve())}
-    tested = run(package, NPM, "test", **places)
+    locations = {"CONSENTD_VECTORS": str(directory), "CONSENTD_SHARED_VECTORS": str(SHARED.resolve())}
+    tested = run(package, NPM, "test", **locations)
     assert tested.returncode == 0, tested.stdout + tested.stderr
     assert int(re.search(r"^\S+ pass (\d+)$", tested.stdout, re.MULTILINE)[1]) >= 50
     skipped = int(re.search(r"^\S+ skipped (\d+)$", tested.stdout, re.MULTILINE)[1])
@@ -130,10 +130,10 @@ def served(tmp_path_factory):
     (directory / "history.json").write_bytes(content)
     (directory / "access.tlog-proof").write_bytes(granted.proof)
     (directory / "access.leaf").write_bytes(granted.leaf)
-    place = DataDirectory.of_config(running.config)
+    location = DataDirectory.of_config(running.config)
     vkey = note.format_vkey(log.verifier)
     scope = Scope(tag=found.tag)
-    make_evidence(place, directory / "person.json", scope, origin=log.name, log_verifier=log.verifier)
+    make_evidence(location, directory / "person.json", scope, origin=log.name, log_verifier=log.verifier)
     return directory, ("--log-key", vkey, "--json"), found.tag.hex()
 
 

@@ -120,17 +120,17 @@ class World:
     def _fill_map(self) -> None:
         for tag, head in self.heads.items():
             key = codec.map_key(tag)
-            place = bucketed.bucket_of(key, 1)
-            self.buckets[place] = bucketed.bucket_update(self.buckets[place], {key: codec.map_value(tag, *head)})
-            root = bucketed.bucket_root(self.buckets[place], 1)
+            location = bucketed.bucket_of(key, 1)
+            self.buckets[location] = bucketed.bucket_update(self.buckets[location], {key: codec.map_value(tag, *head)})
+            root = bucketed.bucket_root(self.buckets[location], 1)
             assert root is not None
-            self.map.update({place: root})
+            self.map.update({location: root})
 
     def map_proof(self, tag: bytes) -> bytes:
         key = codec.map_key(tag)
-        place = self.map.plan_neighbour(bucketed.bucket_of(key, 1))
-        assert place is not None
-        present, proof = bucketed.prove(key, self.buckets[place], self.map)
+        location = self.map.plan_neighbour(bucketed.bucket_of(key, 1))
+        assert location is not None
+        present, proof = bucketed.prove(key, self.buckets[location], self.map)
         assert present == (tag in self.heads)
         return proof
 
@@ -269,8 +269,9 @@ def test_a_text_is_what_the_code_computes(name: str) -> None:
 
 
 def test_payloads_are_messages_of_their_kinds_and_say_what_the_text_says() -> None:
-    said = {index: payloads.decode_payload(ENTRIES[index][0], payload) for index, payload in world().payloads.items()}
-    ledger, vocabulary, rules, access = said[0], said[1], said[2], said[9]
+    kinds_and_payloads = ((ENTRIES[index][0], index, payload) for index, payload in world().payloads.items())
+    reported = {index: payloads.decode_payload(kind, payload) for kind, index, payload in kinds_and_payloads}
+    ledger, vocabulary, rules, access = reported[0], reported[1], reported[2], reported[9]
     assert isinstance(ledger, st.LedgerStatement)
     assert isinstance(vocabulary, st.VocabularyStatement)
     assert isinstance(rules, st.RulesStatement)
@@ -279,15 +280,15 @@ def test_payloads_are_messages_of_their_kinds_and_say_what_the_text_says() -> No
     assert list(ledger.verifier_keys) == [note.format_vkey(LOG.verifier)]
     assert [code.code for code in vocabulary.codes] == ["TREAT", "CLIN", "disclose"]
     assert values.rules_value(rules).implicit_policy == 1
-    assert said[4].participant_id == "clinic-b"  # type: ignore[attr-defined]
-    assert said[5].key == CLINIC.public_key  # type: ignore[attr-defined]
-    assert said[6].identifier_hash == b"\xee" * 32  # type: ignore[attr-defined]
-    assert said[7].key == PERSON.public_key  # type: ignore[attr-defined]
-    assert not said[8].HasField("attestation")
+    assert reported[4].participant_id == "clinic-b"  # type: ignore[attr-defined]
+    assert reported[5].key == CLINIC.public_key  # type: ignore[attr-defined]
+    assert reported[6].identifier_hash == b"\xee" * 32  # type: ignore[attr-defined]
+    assert reported[7].key == PERSON.public_key  # type: ignore[attr-defined]
+    assert not reported[8].HasField("attestation")
     assert (access.asked.author_time_ms, access.asked.key) == (1_760_000_008_880, CLINIC.public_key)
     assert access.asked.signature == shown()["question signature"]
     assert access.decision.reasons[0].consent_id == shown()["consent id"].hex()
-    assert [said[index].attestation.attested_by for index in (4, 5, 6, 7)] == [  # type: ignore[attr-defined]
+    assert [reported[index].attestation.attested_by for index in (4, 5, 6, 7)] == [  # type: ignore[attr-defined]
         "operator",
         "operator",
         "clinic-b",

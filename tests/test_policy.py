@@ -241,13 +241,13 @@ def test_residual_falls_through_to_nothing(consents: list[StoredConsent], rules:
     drawn = World(consents, rules, REALM, decisions.NUMBERS, decisions.GROUPS)
     answer = drawn.compiled_answer(ask("LIFE.BP", supported_obligations=decisions.RESIDUAL), NOW)
     assert answer.obligations == (Obligation.ENFORCE_RESIDUAL,)
-    said = set()
+    reported = set()
     for labels in ((), ("N",), ("R",), ("HIV",), ("N", "HIV")):
         permitted = drawn.reference_answer(ask("LIFE.BP", labels=labels), NOW).outcome is Outcome.PERMIT
         resource = Resource(category="LIFE.BP", labels=labels)
         assert covers(answer.residual, resource, combining=rules.combining) is permitted
-        said.add(permitted)
-    assert said == {True, False}
+        reported.add(permitted)
+    assert reported == {True, False}
 
 
 def test_an_empty_value_is_no_consent() -> None:

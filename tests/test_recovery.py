@@ -245,12 +245,12 @@ def test_opening_refuses_a_changed_row_of_what_it_rests_on(case: LedgerCase) -> 
         layout.roots_key(0): [0],
     }
     assert state.map_bits == MAP_BITS
-    for key, places in rows.items():
+    for key, locations in rows.items():
         row = case.store.get(key)
         assert row is not None
-        for at in places:
-            place = at if key != layout.roots_key(0) else next(i for i, byte in enumerate(row) if byte)
-            refuses_edit(case, key, flip(place), "RUNBOOK|form")
+        for at in locations:
+            location = at if key != layout.roots_key(0) else next(i for i, byte in enumerate(row) if byte)
+            refuses_edit(case, key, flip(location), "RUNBOOK|form")
         refuses_edit(case, key, None, "RUNBOOK")
     case.open()
 

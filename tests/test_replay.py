@@ -167,8 +167,8 @@ def test_each_part_of_the_rule_for_seals() -> None:
 def test_a_refused_leaf_changes_nothing(leaves: list[bytes]) -> None:
     replay = Replay(4)
     for leaf in leaves:
-        places = (11, 20, 57, 60) if codec.kind_of(leaf) == codec.SEAL_KIND else (49, 60)
-        for bad in (b"", leaf[1:], *(flip(at)(leaf) for at in places)):
+        locations = (11, 20, 57, 60) if codec.kind_of(leaf) == codec.SEAL_KIND else (49, 60)
+        for bad in (b"", leaf[1:], *(flip(at)(leaf) for at in locations)):
             with pytest.raises(ReplayError):
                 replay.add(bad)
         replay.add(leaf)
@@ -197,11 +197,11 @@ def replayed_damaged(leaves: list[bytes], damaged: dict[int, bytes | None]) -> t
 
 
 @settings(deadline=None, max_examples=50)
-@given(seed=st.integers(0, 1 << 32), share=st.floats(0, 0.2))
-def test_unreadable_leaves_condemn_no_others(seed: int, share: float) -> None:
+@given(seed=st.integers(0, 1 << 32), fraction=st.floats(0, 0.2))
+def test_unreadable_leaves_condemn_no_others(seed: int, fraction: float) -> None:
     rng = random.Random(seed)
     made = Made(rng, 200)
-    damaged = {index: None for index in range(len(made.leaves)) if rng.random() < share}
+    damaged = {index: None for index in range(len(made.leaves)) if rng.random() < fraction}
     replay, faults = replayed_damaged(made.leaves, damaged)
     assert faults == []
     assert replay.root() == reference_tree.Naive(made.leaves).root(len(made.leaves))

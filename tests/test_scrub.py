@@ -62,8 +62,8 @@ def test_a_flipped_bit_in_any_kind_of_row_is_found_and_named(case: LedgerCase, k
 @pytest.mark.parametrize("kind", list("lthicmrqx"))
 def test_a_flipped_bit_in_a_key_is_found(case: LedgerCase, kind: str) -> None:
     for number, (key, row) in enumerate(some(case.store, kind, seed=2)):
-        places = random.Random(number).sample(range(1, len(key)), len(key) - 1)
-        flipped = (flip(at, 1 << number)(key) for at in places)
+        locations = random.Random(number).sample(range(1, len(key)), len(key) - 1)
+        flipped = (flip(at, 1 << number)(key) for at in locations)
         other = next(one for one in flipped if case.store.get(one) is None)
         write(case.store, other, row)
         try:

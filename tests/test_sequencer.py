@@ -99,7 +99,7 @@ def test_repeats_and_clashes_in_one_batch(case: LedgerCase) -> None:
     write = case.grant(person)
     size = case.ledger.state.size
     futures = case.write_together([write, write, with_other_content(write), write])
-    results = [futures[place].result(HANG_S) for place in (0, 1, 3)]
+    results = [futures[location].result(HANG_S) for location in (0, 1, 3)]
     assert [result.entry.index for result in results] == [size] * 3
     assert [result.replayed for result in results] == [False, True, True]
     with pytest.raises(ConflictError):
@@ -163,7 +163,7 @@ def test_a_refused_write_leaves_nothing_and_hinders_nobody(case: LedgerCase) -> 
     size = case.ledger.state.size
     wrong = case.change(person, 99, EntryKind.PAUSE)
     futures = case.write_together([case.grant(person), Failing(error=InvalidError("no")), case.grant(person), wrong])
-    assert [futures[place].result(HANG_S).entry.index for place in (0, 2)] == [size, size + 1]
+    assert [futures[location].result(HANG_S).entry.index for location in (0, 2)] == [size, size + 1]
     with pytest.raises(InvalidError):
         futures[1].result(HANG_S)
     with pytest.raises(NotFoundError):

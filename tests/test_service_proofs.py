@@ -342,8 +342,8 @@ def test_an_auditor_sees_what_the_mandate_covers_and_how_much_it_does_not(
     leaves = running.ledger.ListEntries(ls.ListEntriesRequest(), metadata=running.as_("pipc"))
     first = running.ledger.GetInclusionProof(ls.GetInclusionProofRequest(index=0))
     assert merkle.leaf_hash(leaves.leaves[0]) == first.leaf_hash
-    past = running.ledger.ListEntries(ls.ListEntriesRequest(start_index=1 << 60), metadata=running.as_("pipc"))
-    assert (list(past.leaves), past.next_page_token) == ([], "")
+    earlier = running.ledger.ListEntries(ls.ListEntriesRequest(start_index=1 << 60), metadata=running.as_("pipc"))
+    assert (list(earlier.leaves), earlier.next_page_token) == ([], "")
     for who in ("app", "hospital-a"):
         assert refusal(lambda who=who: read(who)) == "CALLER_NOT_ALLOWED"
 

@@ -19,8 +19,8 @@ def grown(batches: list[int]) -> tuple[Edge, dict[tuple[int, int], bytes]]:
     edge, stored = Edge(), {}
     for batch in batches:
         edge, changed = edge.append(BIG.leaf_hashes[edge.size : edge.size + batch])
-        for place, row in changed.items():
-            assert row.startswith(stored.get(place, b"")), "a tile only grows"
+        for location, row in changed.items():
+            assert row.startswith(stored.get(location, b"")), "a tile only grows"
             assert 0 < len(row) <= 8192
         stored.update(changed)
     return edge, stored
@@ -47,7 +47,7 @@ def test_at_tile_borders(size):
         edge, stored = grown(batches)
         assert edge.root() == BIG.root(size) == tiles.root(size, stored)
         assert stored == BIG.tiles(size)
-        taken_up = Edge.from_tiles(size, {place: stored[place] for place in tiles.plan_root(size)})
+        taken_up = Edge.from_tiles(size, {location: stored[location] for location in tiles.plan_root(size)})
         assert taken_up == edge
 
 
@@ -75,7 +75,7 @@ def test_batches_do_not_matter(batches):
 def test_an_append_tells_just_the_tiles_that_changed():
     edge, _ = grown([255])
     edge, changed = edge.append(BIG.leaf_hashes[255:257])
-    assert {place: len(row) // 32 for place, row in changed.items()} == {(0, 0): 256, (0, 1): 1, (1, 0): 1}
+    assert {location: len(row) // 32 for location, row in changed.items()} == {(0, 0): 256, (0, 1): 1, (1, 0): 1}
     edge, changed = edge.append([])
     assert changed == {}
     assert edge.size == 257
@@ -102,13 +102,13 @@ class Reads(dict):
     """Tiles that may be read only where they were planned."""
 
     def __init__(self, stored, planned):
-        super().__init__({place: stored[place] for place in planned})
+        super().__init__({location: stored[location] for location in planned})
         self.unread = set(planned)
 
-    def get(self, place, default=None):
-        assert place in self, "read a tile that was not planned"
-        self.unread.discard(place)
-        return super().get(place, default)
+    def get(self, location, default=None):
+        assert location in self, "read a tile that was not planned"
+        self.unread.discard(location)
+        return super().get(location, default)
 
 
 def check_inclusion(index, size, stored):
@@ -165,16 +165,16 @@ def test_of_the_empty_tree_and_of_equal_sizes_there_is_nothing_to_read():
 
 def test_a_missing_or_short_tile_is_bad_evidence():
     stored = BIG.tiles(700)
-    for place in tiles.plan_inclusion(3, 700):
-        for row in (b"", stored[place][:-32], stored[place][:31]):
-            broken = {**stored, place: row}
+    for location in tiles.plan_inclusion(3, 700):
+        for row in (b"", stored[location][:-32], stored[location][:31]):
+            broken = {**stored, location: row}
             with pytest.raises(ProofError):
                 tiles.prove_inclusion(3, 700, broken)
-    for place in tiles.plan_root(700):
+    for location in tiles.plan_root(700):
         with pytest.raises(ProofError):
-            Edge.from_tiles(700, {**stored, place: stored[place][:-1]})
+            Edge.from_tiles(700, {**stored, location: stored[location][:-1]})
         with pytest.raises(ProofError):
-            tiles.root(700, {**stored, place: b""})
+            tiles.root(700, {**stored, location: b""})
 
 
 def test_what_cannot_be_asked_is_a_bug():
@@ -192,7 +192,7 @@ def test_what_cannot_be_asked_is_a_bug():
 
 
 @pytest.mark.parametrize(
-    ("path", "place"),
+    ("path", "location"),
     [
         ("tile/0/000", (0, 0, 256)),
         ("tile/0/x001/x234/067", (0, 1234067, 256)),
@@ -204,9 +204,9 @@ def test_what_cannot_be_asked_is_a_bug():
         ("tile/entries/000.p/17", (ENTRIES, 0, 17)),
     ],
 )
-def test_paths_of_the_specification(path, place):
-    assert tiles.tile_path(*place) == path
-    assert tiles.parse_tile_path(path) == place
+def test_paths_of_the_specification(path, location):
+    assert tiles.tile_path(*location) == path
+    assert tiles.parse_tile_path(path) == location
 
 
 @pytest.mark.parametrize(
@@ -254,10 +254,10 @@ def test_a_path_parses_to_what_it_was_formatted_from(level, n, width):
 @given(st.text() | st.from_regex(r"tile/[0-9e]{1,3}/(x[0-9]{3}/)*[0-9]{1,4}(\.p/[0-9]{0,3})?"))
 def test_any_text_is_a_path_or_malformed(text):
     try:
-        place = tiles.parse_tile_path(text)
+        location = tiles.parse_tile_path(text)
     except MalformedError:
         return
-    assert tiles.tile_path(*place) == text
+    assert tiles.tile_path(*location) == text
 
 
 # -- bundles

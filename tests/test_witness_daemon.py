@@ -103,7 +103,7 @@ def test_histories_keep_up_with_a_slow_witness(witnessed: Witnessed) -> None:
         assert len(client.history(subject).entries) == 1 + 48
     assert lengths == sorted(lengths)
     assert lengths[-1] > lengths[0]
-    assert all(length < 1 + 4 * (place + 1) for place, length in enumerate(lengths))
+    assert all(length < 1 + 4 * (location + 1) for location, length in enumerate(lengths))
     assert witnessed.metric("witness_answers_total", witness="w1", answer="cosigned") > 12
 
 

@@ -39,7 +39,7 @@ def evidence(directory: Path) -> list[Path]:
 def test_what_a_log_says_to_have_pruned_covers_no_wrong_seal(log: ForgedLog, tmp_path: Path, start: int) -> None:
     size = hide(log)
     assert size == 7
-    log.said = Pruned(10**18, start)
+    log.reported = Pruned(10**18, start)
     log.hidden = {3, 4}
     witness = log.witness(tmp_path / "new")
     refused = log.submit(witness, 0, size)
@@ -58,10 +58,10 @@ def test_a_witness_that_saw_all_is_not_made_to_begin_behind_a_wrong_seal(log: Fo
     assert log.submit(witness, 0, old).status == 200
     size = hide(log)
     log.hidden = {old + 2, old + 3, old + 4}
-    log.said = Pruned(10**18, size)
+    log.reported = Pruned(10**18, size)
     for _ in range(3):
         assert log.submit(witness, old, size).status == 503
-    log.hidden, log.said = set(), None
+    log.hidden, log.reported = set(), None
     answer = log.submit(witness, old, size)
     assert (answer.status, b"map root is not that of the chains" in answer.body) == (422, True)
     assert evidence(tmp_path / "w")
@@ -72,7 +72,7 @@ def test_a_start_that_the_checkpoint_does_not_reach_is_refused(log: ForgedLog, t
     size = hide(log)
     log.event(X)
     log.seal()
-    log.said = Pruned(T0_MS, size + 2)
+    log.reported = Pruned(T0_MS, size + 2)
     witness = log.witness(tmp_path / "w", retention_days=DAYS)
     answer = log.submit(witness, 0, size)
     assert (answer.status, b"after its checkpoint" in answer.body) == (503, True)
@@ -95,7 +95,7 @@ def test_a_log_that_was_pruned_is_followed_from_what_it_keeps(log: ForgedLog, tm
     witness.close()
     for path in (tmp_path / "w" / "state").glob("*.replay"):
         path.unlink()
-    log.said, log.hidden = Pruned(T0_MS + old, old), {1}
+    log.reported, log.hidden = Pruned(T0_MS + old, old), {1}
     log.event(Y)
     again = log.seal()
     witness = log.witness(tmp_path / "w")  # it cosigned as much before
@@ -108,7 +108,7 @@ def test_a_log_that_was_pruned_is_followed_from_what_it_keeps(log: ForgedLog, tm
 
 def test_what_was_pruned_meanwhile_is_no_evidence(log: ForgedLog, tmp_path: Path) -> None:
     start, size = two_seals(log)
-    log.said = Pruned(T0_MS + start, start)
+    log.reported = Pruned(T0_MS + start, start)
     log.hidden = {1, 2}  # the last of X before the start is gone as well: the log prunes on, up to a later start
     witness = log.witness(tmp_path / "w", retention_days=DAYS)
     answer = log.submit(witness, 0, size)

@@ -30,8 +30,8 @@ def add_verb(
 
     The verb's help shows *text*, or the docstring of *run* if *text* is empty; then the options; then *more*.
     """
-    words = text or (run.__doc__ or "").rstrip(".")
-    text = words[:1].lower() + words[1:]
+    text = text or (run.__doc__ or "").rstrip(".")
+    text = text[:1].lower() + text[1:]
     verb: argparse.ArgumentParser = verbs.add_parser(
         name, help=text, description=text, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -227,7 +227,7 @@ def make_transfers(
                 return citizen, caller.id, caller.purpose, found.categories if found else ALL_CLASSES
 
     made = []
-    for outcome in random.choices([name for name, _ in MIX], [share for _, share in MIX], k=count):
+    for outcome in random.choices([name for name, _ in MIX], [fraction for _, fraction in MIX], k=count):
         citizen, recipient, purpose, within = asked(outcome)
         holder, category = held(recipient, within)
         made.append(Transfer(citizen, recipient, holder, purpose, category, outcome))

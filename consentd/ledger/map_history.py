@@ -101,14 +101,14 @@ class MapHistory:
 
     def keep(self, sizes: AbstractSet[int]) -> None:
         """Keep the layers of the seals at *sizes*, and merge each other layer into the kept layer before it, if any."""
-        kept: list[_Layer] = []
+        layers: list[_Layer] = []
         for layer in self._layers:
             if layer.size in sizes:
-                kept.append(layer)
-            elif kept:
-                kept[-1].merge(layer)
-        self._layers = kept
-        if sum(layer.bytes_used() for layer in kept) > self._limit_bytes:
+                layers.append(layer)
+            elif layers:
+                layers[-1].merge(layer)
+        self._layers = layers
+        if sum(layer.bytes_used() for layer in layers) > self._limit_bytes:
             self._layers = []
 
     def at(self, size: int, present: bucketed.Top) -> MapAt | None:

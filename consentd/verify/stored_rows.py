@@ -91,8 +91,8 @@ def compare_state(state: State, replay: Replay, found: Findings) -> None:
     if replay.knows_all_heads:
         facts.append(("number of tags", state.tags, len(replay.heads)))
         facts.append(("map root", state.map_root, replay.map_root()))
-    for name, says, is_so in facts:
-        if says != is_so:
+    for name, stored, replayed in facts:
+        if stored != replayed:
             found.add(None, f"state row has another {name} than the leaves")
 
 

@@ -25,21 +25,21 @@ SEALED_S = START_MS // 1000
 """Before any seal of a forged ledger, by less than a minute."""
 
 
-def cosigned(place: ExportDirectory, *lines: tuple[note.Signer, int]) -> ExportDirectory:
+def cosigned(location: ExportDirectory, *lines: tuple[note.Signer, int]) -> ExportDirectory:
     """Give the checkpoint of *place* these cosignatures and no others."""
-    path = place.directory / "checkpoint"
+    path = location.directory / "checkpoint"
     opened = note.parse_note(path.read_bytes())
     signatures = [opened.unverified[0], *(witness.cosign(opened.text, time_s) for witness, time_s in lines)]
     path.write_bytes(note.format_note(opened.text, signatures))
-    return place
+    return location
 
 
 def asked(**options: Any) -> Witnesses:
     return Witnesses(policy=quorum.parse_policy(POLICY), **options)
 
 
-def verify(place: Any, **options: Any) -> Report:
-    return verify_ledger(place, origin=ORIGIN, log_verifier=LOG.verifier, **{"jobs": JOBS, **options})
+def verify(location: Any, **options: Any) -> Report:
+    return verify_ledger(location, origin=ORIGIN, log_verifier=LOG.verifier, **{"jobs": JOBS, **options})
 
 
 def named(report: Report) -> list[int | None]:
@@ -71,12 +71,12 @@ class Signed:
 class SignedSource:
     is_whole = False
 
-    def __init__(self, place: Signed) -> None:
-        forge = place.forge
+    def __init__(self, location: Signed) -> None:
+        forge = location.forge
         self._leaves = forge.leaves
         edge, self._tiles = tiles.Edge().append([merkle.leaf_hash(leaf) for leaf in forge.leaves])
         text = checkpoint.format_checkpoint(checkpoint.Checkpoint(ORIGIN, forge.size, edge.root()))
-        lines = [LOG.sign(text), *(witness.cosign(text, time_s) for witness, time_s in place.cosignatures)]
+        lines = [LOG.sign(text), *(witness.cosign(text, time_s) for witness, time_s in location.cosignatures)]
         self._note = note.format_note(text, lines)
 
     def checkpoint(self) -> bytes:

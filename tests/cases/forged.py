@@ -34,7 +34,7 @@ class ForgedLog:
         self.heads: dict[bytes, tuple[int, bytes]] = {}
         self.hidden: set[int] = set()
         self.missing: set[str] = set()
-        self.said: pruned.Pruned | None = None
+        self.reported: pruned.Pruned | None = None
         self.asked = threading.Event()
         self.go = threading.Event()
         self.go.set()
@@ -102,7 +102,7 @@ class ForgedLog:
     def get(self, path: str) -> bytes | None:
         """Return what is served at a path."""
         if path == f"/{pruned.FILE}":
-            return None if self.said is None else pruned.format_pruned(self.said)
+            return None if self.reported is None else pruned.format_pruned(self.reported)
         if path in self.missing:
             return None
         is_kept = path.startswith("/kept/")

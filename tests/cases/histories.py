@@ -59,8 +59,8 @@ def verify(
     """Verify a whole proof of the chain of *tag*, as a client does; *changes* of keys are those it held before."""
     sealed = verify_sealed_checkpoint(proof, origin=ORIGIN, log_verifier=LOG.verifier, held=held)
     chains = [
-        verify_chain(chain, sealed=sealed, held=None if place else held_chain)
-        for place, chain in enumerate(proof.chains)
+        verify_chain(chain, sealed=sealed, held=None if location else held_chain)
+        for location, chain in enumerate(proof.chains)
     ]
     if not proof.chains or proof.chains[0].tag != tag:
         raise ProofError("history is of another chain")
@@ -71,13 +71,13 @@ def verify(
     return chains
 
 
-def with_chain(proof: HistoryProof, place: int = 0, **changes: Any) -> HistoryProof:
+def with_chain(proof: HistoryProof, location: int = 0, **changes: Any) -> HistoryProof:
     chains = list(proof.chains)
-    chains[place] = replace(chains[place], **changes)
+    chains[location] = replace(chains[location], **changes)
     return replace(proof, chains=tuple(chains))
 
 
-def with_entry(proof: HistoryProof, place: int, at: int, **changes: Any) -> HistoryProof:
-    entries = list(proof.chains[place].entries)
+def with_entry(proof: HistoryProof, location: int, at: int, **changes: Any) -> HistoryProof:
+    entries = list(proof.chains[location].entries)
     entries[at] = replace(entries[at], **changes)
-    return with_chain(proof, place, entries=tuple(entries))
+    return with_chain(proof, location, entries=tuple(entries))

@@ -421,9 +421,9 @@ class LedgerCase:
         assert published is not None
         assert published.checkpoint.size == heads.size
         proofs = []
-        for place, (tag, name) in enumerate(named):
+        for location, (tag, name) in enumerate(named):
             count, head, proof = heads.chains[tag]
-            first = 1 if place else known + 1
+            first = 1 if location else known + 1
             entries = tuple(
                 history.HistoryEntry(entry.leaf, reads.open_entry(self.vault, entry))
                 for entry in reads.read_chain(self.store, tag, first, count)
@@ -500,7 +500,7 @@ def check_ledger(case: LedgerCase, size: int | None = None) -> Replay:
     """
     point, _ = checkpoint.open_checkpoint(case.notes[-1], ORIGIN, LOG.verifier)
     assert size is None or point.size == size
-    found = {place: case.store.get(layout.tile_key(*place)) or b"" for place in _places(point.size)}
+    found = {location: case.store.get(layout.tile_key(*location)) or b"" for location in _locations(point.size)}
     assert tiles.root(point.size, found) == point.root
 
     pruned = read_pruned(case.store)
@@ -515,7 +515,7 @@ def check_ledger(case: LedgerCase, size: int | None = None) -> Replay:
             is_seal = isinstance(replay.add(leaf), codec.Seal)
             seals += [replay.size] * is_seal
         grown = replay.grow()
-        assert all(found[place].startswith(tile) for place, tile in grown.items() if place[0] == 0)
+        assert all(found[location].startswith(tile) for location, tile in grown.items() if location[0] == 0)
     assert replay.root() == point.root
     assert all(later > earlier + 1 for earlier, later in itertools.pairwise(seals)), "two seals side by side"
 
@@ -537,7 +537,7 @@ def check_files(case: LedgerCase) -> Report:
     return report
 
 
-def _places(size: int) -> list[tiles.Coordinates]:
+def _locations(size: int) -> list[tiles.Coordinates]:
     return [
         (level, n)
         for level in range(8)

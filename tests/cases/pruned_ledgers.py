@@ -243,9 +243,9 @@ def pruned_world(world: World) -> pb.Subject:
     return anna
 
 
-def verify(world: World, place: Location, **options: Any) -> findings.Report:
+def verify(world: World, location: Location, **options: Any) -> findings.Report:
     log_key = read_signing_key(world.running.config.keys.log_key_file).verifier
-    return audit_verify.verify_ledger(place, origin=ORIGIN, log_verifier=log_key, **options)
+    return audit_verify.verify_ledger(location, origin=ORIGIN, log_verifier=log_key, **options)
 
 
 def granted_and_outlived(world: World, entries: int) -> pb.Subject:

@@ -124,8 +124,8 @@ class Asked:
         own = own and self.participants(node) and self.codes(node, leaf) and self.extent(node) and self.in_time(node)
         for index, child in enumerate(node.children):
             name = f"{path}.provision[{index}]" if path else f"provision[{index}]"
-            said, paths = self.value(effective(child, node), leaf, paused, name)
-            found[said] += paths
+            reported, paths = self.value(effective(child, node), leaf, paused, name)
+            found[reported] += paths
         for effect in (DENY, PERMIT):
             if found[effect]:
                 return effect, found[effect]
@@ -145,12 +145,12 @@ class Asked:
         return DENY if selected else None
 
 
-def combine(said: set[object], combining: Combining) -> object:
+def combine(reported: set[object], combining: Combining) -> object:
     """One verdict from what lineages said (rule 3); a permit, a deny, UNKNOWN or None."""
     first = DENY if combining in DENY_FIRST else PERMIT
     last = PERMIT if first is DENY else DENY
     unsaid = last if combining in (Combining.DENY_UNLESS_PERMIT, Combining.PERMIT_UNLESS_DENY) else None
-    return next((value for value in (first, UNKNOWN, last) if value in said), unsaid)
+    return next((value for value in (first, UNKNOWN, last) if value in reported), unsaid)
 
 
 def decide_leaf(
@@ -190,9 +190,9 @@ def decide_leaf(
         add(Layer.IMPLICIT, asked.policy(rules.implicit_policy, leaf, selected=False))
     for layer in Layer:
         combining = rules.combining if layer is Layer.CONSENT else Combining.DENY_OVERRIDES
-        verdict = combine({said for said, _ in layers[layer]}, combining)
+        verdict = combine({reported for reported, _ in layers[layer]}, combining)
         if verdict is not None:
-            reasons = [reason for said, reason in layers[layer] if said is verdict]
+            reasons = [reason for reported, reason in layers[layer] if reported is verdict]
             by_combining = (ReasonCode.PERMITTED_BY_COMBINING, ReasonCode.DENIED_BY_COMBINING)[verdict is DENY]
             return verdict, reasons or [Reason(by_combining, DENY if verdict is DENY else PERMIT)]
     return None, [Reason(ReasonCode.NO_MATCHING_CONSENT, None)]

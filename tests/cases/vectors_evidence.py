@@ -18,7 +18,7 @@ from typing import Any
 from cases.audits import LOG, ORIGIN, Forge
 from cases.ledgers import flip
 from cases.vectors_case import BANK, CITIZEN, STRANGER, Document, Vector, b64, encode
-from cases.vectors_files import Place, found, set_at, without
+from cases.vectors_files import Position, found, set_at, without
 from cases.vectors_notes import WITNESS
 from cases.vectors_resealed import PINS, forged_evidence, resealed, vector
 from consentd.audit.evidence import make_evidence
@@ -40,9 +40,9 @@ class Made:
     files: dict[str, Document]
 
 
-def make_document(place: Any, path: Path, scope: Scope, policy: str = "") -> Document:
+def make_document(location: Any, path: Path, scope: Scope, policy: str = "") -> Document:
     """Make evidence as auditors do; return it as JSON has it."""
-    make_evidence(place, path, scope, origin=ORIGIN, log_verifier=LOG.verifier, policy=policy)
+    make_evidence(location, path, scope, origin=ORIGIN, log_verifier=LOG.verifier, policy=policy)
     document: Document = json.loads(path.read_bytes())
     return document
 
@@ -69,7 +69,7 @@ def make_all(directory: Path) -> Made:
     forge.seal()  # 21
     forge.ask(person)
     forge.seal()  # 23
-    place = forge.write(directory / "log", directory / "openings")
+    location = forge.write(directory / "log", directory / "openings")
     scopes = {
         "range": Scope(first=8, last=14),
         "range with own key": Scope(first=15, last=17),
@@ -80,8 +80,9 @@ def make_all(directory: Path) -> Made:
         "participant": Scope(participant="bank"),
     }
     path = directory / "evidence.json"
-    files = {name: make_document(place, path, scope, "quorum none\n") for name, scope in scopes.items()}
-    files["range without statements"] = make_document(ExportDirectory(place.directory), path, Scope(first=8, last=14))
+    files = {name: make_document(location, path, scope, "quorum none\n") for name, scope in scopes.items()}
+    without = ExportDirectory(location.directory)
+    files["range without statements"] = make_document(without, path, Scope(first=8, last=14))
     return Made(forge, files)
 
 
@@ -118,50 +119,50 @@ def other_pins(name: str, document: Document) -> Iterator[Vector]:
 # -- each value, each list --------------------------------------------------------------------------------------
 
 
-def places(node: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
+def locations(node: Any, location: Position = ()) -> Iterator[tuple[Position, Any]]:
     """Yield every place of a document with its value, the document itself first."""
-    yield place, node
+    yield location, node
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, child in items:
-        yield from places(child, (*place, key))
+        yield from locations(child, (*location, key))
 
 
 def changed_values(name: str, document: Document, whole: str) -> Iterator[Vector]:
     """Yield each value changed: bits here and there, shorter, longer, of another type, missing; a name too many."""
     rng = random.Random(len(name))
-    for place, value in places(document):
-        where = f"{'.'.join(map(str, place)) or 'the file'} of {name}"
-        is_base64 = isinstance(value, str) and not is_text(place)
+    for location, value in locations(document):
+        where = f"{'.'.join(map(str, location)) or 'the file'} of {name}"
+        is_base64 = isinstance(value, str) and not is_text(location)
         for what, other in changed_base64(rng, value) if is_base64 else changed_value(value):
             if other != value:
-                changed = set_at(document, place, other) if place else other
-                yield vector(f"{where} {what}", wanted_of(place, what, whole), changed)
-        if place and isinstance(place[-1], str):
-            yield vector(f"{where} missing", "malformed", without(document, place))
+                changed = set_at(document, location, other) if location else other
+                yield vector(f"{where} {what}", wanted_of(location, what, whole), changed)
+        if location and isinstance(location[-1], str):
+            yield vector(f"{where} missing", "malformed", without(document, location))
         if isinstance(value, dict):
             for more in ("comment", "index", "scope", "__proto__", "constructor"):
                 if more not in value:
                     changed = {**value, more: 0}
-                    changed = set_at(document, place, changed) if place else changed
+                    changed = set_at(document, location, changed) if location else changed
                     yield vector(f"{where} with {more}", "malformed", changed)
 
 
-def is_text(place: Place) -> bool:
+def is_text(location: Position) -> bool:
     """Tell whether text stands at a place, and not base64."""
-    return place[-1] in ("public_name", "format", "participant") or place[0] in CLAIMS
+    return location[-1] in ("public_name", "format", "participant") or location[0] in CLAIMS
 
 
-def wanted_of(place: Place, what: str, whole: str) -> str:
+def wanted_of(location: Position, what: str, whole: str) -> str:
     """Return what a verifier must say of a value changed in this way."""
-    if place and place[0] in CLAIMS and what == "longer":
+    if location and location[0] in CLAIMS and what == "longer":
         return whole
-    if place[-1:] == ("opening",) and what == "null":
-        return "any" if place[0] == "entries" else ""  # a single entry's may be withheld
-    if (place[-1:] and (place[-1], what) in SMALLER and place[0] == "scope"):
+    if location[-1:] == ("opening",) and what == "null":
+        return "any" if location[0] == "entries" else ""  # a single entry's may be withheld
+    if (location[-1:] and (location[-1], what) in SMALLER and location[0] == "scope"):
         return whole
-    if place == ("scope", "tag") and what in ("cut", "longer"):
+    if location == ("scope", "tag") and what in ("cut", "longer"):
         return "malformed"
-    if place == ("format",):
+    if location == ("format",):
         return "malformed"
     return "" if what in ("flipped", "cut", "longer", "more", "less") else "malformed"
 
@@ -205,22 +206,22 @@ def changed_base64(rng: random.Random, value: str) -> Iterator[tuple[str, Any]]:
 
 def changed_lists(name: str, document: Document) -> Iterator[Vector]:
     """Yield each list with an item left out, twice, or exchanged with the next."""
-    for place, value in places(document):
-        if not isinstance(value, list) or not value or place[0] in CLAIMS:
+    for location, value in locations(document):
+        if not isinstance(value, list) or not value or location[0] in CLAIMS:
             continue
-        where = f"{'.'.join(map(str, place))} of {name}"
+        where = f"{'.'.join(map(str, location))} of {name}"
         # Nothing proves how many single entries there are beside a whole chain, nor in which order authors' chains are.
-        is_open = place == ("histories",) or (place == ("entries",) and "first" not in document["scope"])
+        is_open = location == ("histories",) or (location == ("entries",) and "first" not in document["scope"])
         want = "any" if is_open else ""
         for at in range(len(value)):
             rest = value[:at] + value[at + 1 :]
-            yield vector(f"item {at} left out of {where}", want, set_at(document, place, rest))
-            yield vector(f"item {at} twice in {where}", "", set_at(document, place, [*value[: at + 1], *value[at:]]))
+            yield vector(f"item {at} left out of {where}", want, set_at(document, location, rest))
+            yield vector(f"item {at} twice in {where}", "", set_at(document, location, [*value[: at + 1], *value[at:]]))
             if at + 1 < len(value):
                 order = [*value[:at], value[at + 1], value[at], *value[at + 2 :]]
-                want_order = "any" if place == ("histories",) else ""
+                want_order = "any" if location == ("histories",) else ""
                 yield vector(f"items {at} and the next exchanged in {where}", want_order,
-                             set_at(document, place, order))  # fmt: skip
+                             set_at(document, location, order))  # fmt: skip
 
 
 # -- the bytes of a file ----------------------------------------------------------------------------------------
@@ -268,21 +269,21 @@ def other_spellings(name: str, document: Document, whole: str) -> Iterator[Vecto
     ):  # fmt: skip
         ending = b',"x":' + value + b"}"
         yield made(f"with {value!r}", "malformed", good[:-1] + ending)
-    for place, value in places(document):
+    for location, value in locations(document):
         if isinstance(value, dict):
             first, *_ = value
             double = {**value, "TWICE": value[first]}
-            twice = encode(set_at(document, place, double) if place else double)
-            where = ".".join(map(str, place)) or "the file"
+            twice = encode(set_at(document, location, double) if location else double)
+            where = ".".join(map(str, location)) or "the file"
             yield made(f"with {first} twice in {where}", "malformed", twice.replace(b'"TWICE"', encode(first)))
             escaped = b'"\\u%04x%b"' % (ord(first[0]), first[1:].encode())
             yield made(f"with {first} twice in {where}, escaped", "malformed", twice.replace(b'"TWICE"', escaped))
-    numbers = [place for place, value in places(document) if type(value) is int]
-    for place in numbers[:3]:
+    numbers = [location for location, value in locations(document) if type(value) is int]
+    for location in numbers[:3]:
         for form in ("%d.0", "%de0", "%dE+0", "0%d", "+%d", "%d.", "0x%x"):
-            text = form % found(document, place)
-            spelled = encode(set_at(document, place, "NUMBER")).replace(b'"NUMBER"', text.encode())
-            yield made(f"with {'.'.join(map(str, place))} as {form}", "malformed", spelled)
+            text = form % found(document, location)
+            spelled = encode(set_at(document, location, "NUMBER")).replace(b'"NUMBER"', text.encode())
+            yield made(f"with {'.'.join(map(str, location))} as {form}", "malformed", spelled)
     for depth in (9, 1000, 100_000):
         for opening, end in ((b"[", b"]"), (b'{"x":', b"}")):
             nested = good[:-1] + b',"x":' + opening * depth + b"1" + end * depth + b"}"
@@ -305,12 +306,12 @@ def odd_texts(document: Document) -> Iterator[Vector]:
         ("half a pair", r"\ud800", "malformed"), ("the other half", r"\udc00", "malformed"),
         ("a pair turned round", r"\ude00\ud83d", "malformed"), ("half a pair and a letter", r"\ud83dA", "malformed"),
     )  # fmt: skip
-    for place in (("scope", "participant"), ("histories", 0, "public_name"), ("policy",), ("keys", 0)):
+    for location in (("scope", "participant"), ("histories", 0, "public_name"), ("policy",), ("keys", 0)):
         for name, text, want in texts:
-            changed = encode(set_at(document, place, "TEXT")).replace(b'"TEXT"', f'"{text}"'.encode())
-            is_claim, is_half = place[0] in CLAIMS, "half" in name or "round" in name
-            wanted = "malformed" if is_half else "ok" if is_claim else "" if place[0] == "histories" else want
-            yield vector(f"{'.'.join(map(str, place))} with {name}", wanted, changed)
+            changed = encode(set_at(document, location, "TEXT")).replace(b'"TEXT"', f'"{text}"'.encode())
+            is_claim, is_half = location[0] in CLAIMS, "half" in name or "round" in name
+            wanted = "malformed" if is_half else "ok" if is_claim else "" if location[0] == "histories" else want
+            yield vector(f"{'.'.join(map(str, location))} with {name}", wanted, changed)
 
 
 # -- files of one ledger ----------------------------------------------------------------------------------------

@@ -10,87 +10,87 @@ from cases.ledgers import flip
 from cases.vectors_case import Document, Vector, b64, encode, history_vector
 
 DEEP = b"[" * 3000 + b"]" * 3000
-Place = tuple[str | int, ...]
+Position = tuple[str | int, ...]
 """The path of a value in a document: names and numbers, from the top."""
 
 
-def set_at(document: Document, place: Place, value: Any) -> Document:
+def set_at(document: Document, location: Position, value: Any) -> Document:
     """Return a copy with *value* at *place*."""
     made = copy.deepcopy(document)
     parent: Any = made
-    for key in place[:-1]:
+    for key in location[:-1]:
         parent = parent[key]
-    parent[place[-1]] = value
+    parent[location[-1]] = value
     return made
 
 
-def changed(document: Document, place: Place, content: bytes | None) -> Document:
+def changed(document: Document, location: Position, content: bytes | None) -> Document:
     """Return a copy with other bytes at *place*."""
-    return set_at(document, place, content if content is None else b64(content))
+    return set_at(document, location, content if content is None else b64(content))
 
 
-def changed_text(document: Document, place: Place) -> Document:
+def changed_text(document: Document, location: Position) -> Document:
     """Return a copy with a bit set in base64 that encodes nothing."""
-    text = found(document, place)
+    text = found(document, location)
     assert text.endswith("=")
     last = text.rstrip("=")[-1]
-    return set_at(document, place, text.replace(last + "=", chr(ord(last) + 1) + "=", 1))
+    return set_at(document, location, text.replace(last + "=", chr(ord(last) + 1) + "=", 1))
 
 
-def changed_object(document: Document, place: Place, change: Callable[[Document], Document]) -> Document:
+def changed_object(document: Document, location: Position, change: Callable[[Document], Document]) -> Document:
     """Return a copy with another object at *place*."""
-    return set_at(document, place, change(found(document, place))) if place else change(document)
+    return set_at(document, location, change(found(document, location))) if location else change(document)
 
 
-def without(document: Document, place: Place) -> Document:
+def without(document: Document, location: Position) -> Document:
     made = copy.deepcopy(document)
-    parent = found(made, place[:-1])
-    del parent[place[-1]]
+    parent = found(made, location[:-1])
+    del parent[location[-1]]
     return made
 
 
-def found(node: Any, place: Place) -> Any:
-    for key in place:
+def found(node: Any, location: Position) -> Any:
+    for key in location:
         node = node[key]
     return node
 
 
-def every(node: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
+def every(node: Any, location: Position = ()) -> Iterator[tuple[Position, Any]]:
     """Yield every place of a document, of lists only the first item."""
-    if place:
-        yield place, node
+    if location:
+        yield location, node
     if isinstance(node, dict):
         for key, child in node.items():
-            yield from every(child, (*place, key))
+            yield from every(child, (*location, key))
     elif isinstance(node, list) and node:
-        yield from every(node[0], (*place, 0))
+        yield from every(node[0], (*location, 0))
 
 
-def byte_fields(node: Any, under: Place = (), place: Place = ()) -> Iterator[tuple[Place, bytes]]:
+def byte_fields(node: Any, under: Position = (), location: Position = ()) -> Iterator[tuple[Position, bytes]]:
     """Yield each field of bytes below *under*, and where it stands."""
     if isinstance(node, dict | list):
         items = node.items() if isinstance(node, dict) else enumerate(node)
         for key, child in items:
-            yield from byte_fields(child, under, (*place, key))
-    elif isinstance(node, str) and node and place[0] not in ("scope", "format", "keys", "policy") and (
-        place[-1] != "public_name" and place[: len(under)] == under
+            yield from byte_fields(child, under, (*location, key))
+    elif isinstance(node, str) and node and location[0] not in ("scope", "format", "keys", "policy") and (
+        location[-1] != "public_name" and location[: len(under)] == under
     ):
-        yield place, base64.b64decode(node)
+        yield location, base64.b64decode(node)
 
 
-def with_chain(document: Document, place: int, chain: Document) -> Document:
+def with_chain(document: Document, location: int, chain: Document) -> Document:
     chains = document["histories"]
-    return {**document, "histories": [*chains[:place], chain, *chains[place + 1 :]]}
+    return {**document, "histories": [*chains[:location], chain, *chains[location + 1 :]]}
 
 
-def with_entries(document: Document, place: int, entries: Sequence[Document]) -> Document:
-    return with_chain(document, place, {**document["histories"][place], "entries": list(entries)})
+def with_entries(document: Document, location: int, entries: Sequence[Document]) -> Document:
+    return with_chain(document, location, {**document["histories"][location], "entries": list(entries)})
 
 
-def dropped(document: Document, place: int, at: int, count: int = 0) -> Document:
-    chain = document["histories"][place]
+def dropped(document: Document, location: int, at: int, count: int = 0) -> Document:
+    chain = document["histories"][location]
     entries = chain["entries"][:at] + chain["entries"][at + 1 :]
-    return with_chain(document, place, {**chain, "entries": entries, "count": chain["count"] + count})
+    return with_chain(document, location, {**chain, "entries": entries, "count": chain["count"] + count})
 
 
 def altered_list(hashes: list[str], at: int) -> Iterator[tuple[str, list[str]]]:
@@ -113,10 +113,10 @@ def files(document: Document, **under: Any) -> Iterator[Vector]:
     good = encode(document)
     yield file("written with spaces", "ok", json.dumps(document, indent=2).encode())
     yield file("written in another order", "ok", json.dumps(document, sort_keys=True).encode())
-    for place in ((), ("histories", 0), ("histories", 0, "entries", 0), ("histories", 0, "entries", 0, "opening")):
+    for location in ((), ("histories", 0), ("histories", 0, "entries", 0), ("histories", 0, "entries", 0, "opening")):
         for name in ("comment", "index", "__proto__", "constructor"):
-            where = ".".join(map(str, (*place, name)))
-            more = changed_object(document, place, lambda fields, name=name: {**fields, name: 0})
+            where = ".".join(map(str, (*location, name)))
+            more = changed_object(document, location, lambda fields, name=name: {**fields, name: 0})
             yield file(f"with a name that is not known, {where}", "malformed", more)
     yield file("with a name that is not known, of many lists", "malformed", b'{"x":' + DEEP + b"," + good[1:])
     for text in ("consentd/evidence/v2", "consentd/evidence/v1 ", "", None, 1, ["consentd/evidence/v1"]):
@@ -150,8 +150,8 @@ def files(document: Document, **under: Any) -> Iterator[Vector]:
         yield file(name, "malformed", content)
     lone = good.replace(b'"public_name":""', b'"public_name":"\\ud800"', 1)
     yield file("half of a surrogate pair", "malformed", lone)
-    for place in ("checkpoint", "seal"):
-        text = document[place]
+    for location in ("checkpoint", "seal"):
+        text = document[location]
         for name, other in (
             ("without padding", text.rstrip("=")), ("with a space", " " + text), ("with a newline", text + "\n"),
             ("of other letters", text.replace("/", "_").replace("+", "-")), ("padded once more", text + "="),
@@ -159,18 +159,18 @@ def files(document: Document, **under: Any) -> Iterator[Vector]:
             ("in wide digits", "Ａ" + text[1:]),
         ):  # fmt: skip
             if other != text:
-                yield file(f"{place} {name}", "malformed", {**document, place: other})
-    for place in (("histories", 0, "tag"), ("histories", 0, "entries", 0, "opening", "salt")):
-        text = found(document, place)
+                yield file(f"{location} {name}", "malformed", {**document, location: other})
+    for location in (("histories", 0, "tag"), ("histories", 0, "entries", 0, "opening", "salt")):
+        text = found(document, location)
         assert text.endswith("=")
-        yield file(f"{place[-1]} without padding", "malformed", set_at(document, place, text[:-1]))
+        yield file(f"{location[-1]} without padding", "malformed", set_at(document, location, text[:-1]))
     yield file("unused bits", "malformed", changed_text(document, ("histories", 0, "entries", 0, "opening", "salt")))
-    for place, _ in every(document):
-        where = ".".join(map(str, place))
-        if isinstance(place[-1], str):
-            yield file(f"without {where}", "malformed", without(document, place))
+    for location, _ in every(document):
+        where = ".".join(map(str, location))
+        if isinstance(location[-1], str):
+            yield file(f"without {where}", "malformed", without(document, location))
         for name, other in (("null", None), ("a number", 7), ("a list", []), ("an object", {}), ("true", True)):
-            if isinstance(other, type(found(document, place))):
+            if isinstance(other, type(found(document, location))):
                 continue
-            wanted = "" if place[-1] in ("opening", "count", "first_seq") else "malformed"
-            yield file(f"{name} in {where}", wanted, set_at(document, place, other))
+            wanted = "" if location[-1] in ("opening", "count", "first_seq") else "malformed"
+            yield file(f"{name} in {where}", wanted, set_at(document, location, other))

@@ -65,8 +65,8 @@ class Forge:
             author_time_ms=author_time_ms, payload=payload,
         )  # fmt: skip
         public_key = author.public_key if key is None else key
-        said = codec.Statement(public_key, signature(author.sign(message)), bytes(16), author_time_ms, payload)
-        stated = made(codec.encode_statement(said))
+        reported = codec.Statement(public_key, signature(author.sign(message)), bytes(16), author_time_ms, payload)
+        stated = made(codec.encode_statement(reported))
         prev = codec.chain_hash(chain[-1].leaf) if chain else codec.ZERO_HASH
         whole = codec.Event(kind, self.time_ms, tag, len(chain) + 1, prev, codec.commit(salt, stated), ref)
         encoded = leaf(codec.encode_event(event(whole)))
@@ -99,7 +99,7 @@ class Forge:
         leaves += [seal_leaf, *self.after]
         edge, stored = tiles.Edge().append([merkle.leaf_hash(leaf) for leaf in leaves])
         size = len(leaves)
-        place = leaves.index(seal_leaf)
+        location = leaves.index(seal_leaf)
         self.leaves = leaves
 
         def chain_of(tag: bytes) -> ChainProof:
@@ -117,7 +117,7 @@ class Forge:
             checkpoint=checkpoint.sign_checkpoint(Checkpoint(ORIGIN, size, edge.root()), [LOG]),
             consistency=tuple(tiles.prove_consistency(len(self.grown), size, stored)) if self.grown else (),
             seal=seal_leaf,
-            seal_inclusion=tuple(tiles.prove_inclusion(place, size, stored)),
+            seal_inclusion=tuple(tiles.prove_inclusion(location, size, stored)),
             chains=tuple(chain_of(tag) for tag in dict.fromkeys([asked, *self.chains])),
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from cases.ledgers import LOG, ORIGIN, LedgerCase, Person, flip
 from cases.vectors_case import BANK, CITIZEN, STRANGER, Document, Vector, b64, encode, history_vector, to_document
-from cases.vectors_files import Place, altered_list, byte_fields, changed, dropped, files, with_chain, with_entries
+from cases.vectors_files import Position, altered_list, byte_fields, changed, dropped, files, with_chain, with_entries
 from cases.vectors_notes import WITNESS
 from consentd.core import checkpoint, codec, note
 from consentd.core.checkpoint import Checkpoint
@@ -72,7 +72,7 @@ def histories(case: LedgerCase) -> Iterator[Vector]:
     yield from mutants(case, first, whole, second)
     yield from sweep("person", small, tag=b64(second.tag))
     absent = document_of(case, b"\x77" * 32, "ledger")
-    yield from sweep("absent", absent, places=("histories", 0), tag=b64(b"\x77" * 32))
+    yield from sweep("absent", absent, locations=("histories", 0), tag=b64(b"\x77" * 32))
     yield from files(small, tag=b64(second.tag))
 
 
@@ -134,45 +134,46 @@ def mutants(case: LedgerCase, person: Person, whole: Document, second: Person) -
         return history_vector(name, want, document, **{**asked, **under})
 
     chains = whole["histories"]
-    for place, chain in enumerate(chains):
+    for location, chain in enumerate(chains):
         entries = chain["entries"]
         for at in range(len(entries)):
-            where = f"entry {at} of chain {place}"
-            yield bad(f"drop {where}", dropped(whole, place, at))
+            where = f"entry {at} of chain {location}"
+            yield bad(f"drop {where}", dropped(whole, location, at))
             want = "proof" if len(entries) > 1 else "malformed"  # of a chain without entries there is no head
-            yield bad(f"drop {where}, count too", dropped(whole, place, at, count=-1), want)
-            yield bad(f"repeat {where}", with_entries(whole, place, [*entries[: at + 1], *entries[at:]]))
-            yield bad(f"tombstone {where}", changed(whole, ("histories", place, "entries", at, "opening"), None))
-            yield bad(f"truncate before {where}", with_entries(whole, place, entries[:at]))
+            yield bad(f"drop {where}, count too", dropped(whole, location, at, count=-1), want)
+            yield bad(f"repeat {where}", with_entries(whole, location, [*entries[: at + 1], *entries[at:]]))
+            yield bad(f"tombstone {where}", changed(whole, ("histories", location, "entries", at, "opening"), None))
+            yield bad(f"truncate before {where}", with_entries(whole, location, entries[:at]))
             stale = {**chain, "count": at, "entries": entries[:at], "head": ""}
             if at:
                 stale["head"] = b64(codec.chain_hash(base64.b64decode(entries[at - 1]["leaf"])))
-            yield bad(f"stale head before {where}", with_chain(whole, place, stale), "proof" if at else "")
+            yield bad(f"stale head before {where}", with_chain(whole, location, stale), "proof" if at else "")
             late = {**chain, "first_seq": at + 2, "entries": entries[at + 1 :]}
-            yield bad(f"begin after {where}", with_chain(whole, place, late))
+            yield bad(f"begin after {where}", with_chain(whole, location, late))
             for other in range(at + 1, len(entries)):
                 order = list(entries)
                 order[at], order[other] = order[other], order[at]
-                yield bad(f"reorder {at} and {other} of chain {place}", with_entries(whole, place, order))
+                yield bad(f"reorder {at} and {other} of chain {location}", with_entries(whole, location, order))
             other = (at + 1) % len(entries)
             if other != at:
                 swapped = {**entries[at], "opening": entries[other]["opening"]}
                 order = [*entries[:at], swapped, *entries[at + 1 :]]
-                yield bad(f"swap opening of {where}", with_entries(whole, place, order))
+                yield bad(f"swap opening of {where}", with_entries(whole, location, order))
         for count in {0, chain["count"] - 1, chain["count"] + 1, (1 << 53) - 1} - {chain["count"]}:
-            yield bad(f"count {count} in chain {place}", with_chain(whole, place, {**chain, "count": count}), "")
+            yield bad(f"count {count} in chain {location}", with_chain(whole, location, {**chain, "count": count}), "")
         for first in {0, 2, chain["count"] + 1} - {chain["first_seq"]}:
-            yield bad(f"first_seq {first} in chain {place}", with_chain(whole, place, {**chain, "first_seq": first}))
+            begun = with_chain(whole, location, {**chain, "first_seq": first})
+            yield bad(f"first_seq {first} in chain {location}", begun)
         names = ("", "ledger", "participant/hospital", "participant/bank\0", "é", "x" * 129, "é" * 128)
         for name in (*names, "\U0001f600" * 128):
             if name != chain["public_name"]:
-                document = with_chain(whole, place, {**chain, "public_name": name})
-                yield bad(f"public name `{name[:24]}` of {len(name)} in chain {place}", document, "")
-        if place:
-            left_out = {**whole, "histories": [*chains[:place], *chains[place + 1 :]]}
+                document = with_chain(whole, location, {**chain, "public_name": name})
+                yield bad(f"public name `{name[:24]}` of {len(name)} in chain {location}", document, "")
+        if location:
+            left_out = {**whole, "histories": [*chains[:location], *chains[location + 1 :]]}
             yield bad(f"without {chain['public_name']}", left_out, "signature")
             yield bad(f"{chain['public_name']} twice", {**whole, "histories": [*chains, chain]})
-            first = {**whole, "histories": [chain, *chains[:place], *chains[place + 1 :]]}
+            first = {**whole, "histories": [chain, *chains[:location], *chains[location + 1 :]]}
             yield bad(f"{chain['public_name']} first", first)
     yield bad("no chains", {**whole, "histories": []})
     yield bad("the chain asked for alone", {**whole, "histories": chains[:1]}, "signature")
@@ -247,17 +248,17 @@ def other_checkpoints(case: LedgerCase, whole: Document, bad: Callable[..., Vect
     yield under("a key that the ledger does not name", text, log_key=note.format_vkey(renamed.verifier))
 
 
-def sweep(name: str, document: Document, places: Place = (), **under: Any) -> Iterator[Vector]:
+def sweep(name: str, document: Document, locations: Position = (), **under: Any) -> Iterator[Vector]:
     """Yield every field of bytes changed: bits here and there, shorter, longer, empty."""
     rng = random.Random(len(name))
-    for place, content in byte_fields(document, places):
-        where = f"{name}: {'.'.join(map(str, place))}"
+    for location, content in byte_fields(document, locations):
+        where = f"{name}: {'.'.join(map(str, location))}"
         for at in range(rng.randrange(7), len(content), 7):
             bit = rng.randrange(8)
-            flipped = changed(document, place, flip(at, 1 << bit)(content))
+            flipped = changed(document, location, flip(at, 1 << bit)(content))
             yield history_vector(f"flip bit {bit} of byte {at} in {where}", "", flipped, **under)
         for how, other in (
             ("cut the end of", content[:-1]), ("cut the start of", content[1:]), ("lengthen", content + b"\0"),
             ("lengthen the front of", b"\0" + content), ("empty", b""),
         ):  # fmt: skip
-            yield history_vector(f"{how} {where}", "", changed(document, place, other), **under)
+            yield history_vector(f"{how} {where}", "", changed(document, location, other), **under)

@@ -75,7 +75,7 @@ def news() -> Iterator[Vector]:
     yield grown("of the same time", "ok", ME, same)
     yield grown("earlier than what is held", "proof", ME, back)
 
-    def says(payload: bytes) -> Callable[[Forge], None]:
+    def states(payload: bytes) -> Callable[[Forge], None]:
         return lambda forge: forge.later(40 * DAY_MS).add("ledger", EntryKind.LEDGER, DAEMON, payload) and None
 
     start_ms = Forge().time_ms
@@ -87,7 +87,7 @@ def news() -> Iterator[Vector]:
         ("another origin", "proof", ledger_payload(origin="ledger.example/other")),
         ("another log key", "ok", ledger_payload(log_key="x")),
     ):
-        yield grown(f"that state {name}", want, "ledger", says(payload))
+        yield grown(f"that state {name}", want, "ledger", states(payload))
 
 
 def grown(name: str, want: str, asked: bytes | str, change: Callable[[Forge], Any]) -> Vector:

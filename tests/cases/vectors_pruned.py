@@ -147,7 +147,7 @@ def stated() -> Iterator[Vector]:
     early = pruning(START_MS - DAYS * DAY_MS)
     time = b"\x08" + _varint(KEPT_FROM_MS)
     no_pruning = st.LedgerStatement(origin=ORIGIN).SerializeToString()
-    for said in (
+    for reported in (
         Said("stated", "ok", "ok", (pruning(),)),
         Said("as late as the policy lets it", "ok", "ok", (pruning(latest),)),
         Said("a millisecond later than the policy lets it", "proof", "proof", (pruning(latest + 1),)),
@@ -205,14 +205,14 @@ def stated() -> Iterator[Vector]:
         Said("by a tombstone", "proof", "proof", (pruning(),), more=(("tombstone", True),)),
         Said("signed for another ledger", "signature", "signature", (pruning(),), more=(("origin", "other"),)),
     ):  # fmt: skip
-        forge = ledger(*said.payloads, leaf_0=said.leaf_0, tag=said.tag, **dict(said.more))
+        forge = ledger(*reported.payloads, leaf_0=reported.leaf_0, tag=reported.tag, **dict(reported.more))
         for lack, want, document in (
-            ("five are missing, and one is a tombstone", said.cut, shown(forge, OLD, (OLD,))),
-            ("five are missing", said.cut, shown(forge, OLD)),
-            ("one is a tombstone", said.cut, shown(forge, gone=(OLD,))),
-            ("nothing is missing", said.whole, shown(forge)),
+            ("five are missing, and one is a tombstone", reported.cut, shown(forge, OLD, (OLD,))),
+            ("five are missing", reported.cut, shown(forge, OLD)),
+            ("one is a tombstone", reported.cut, shown(forge, gone=(OLD,))),
+            ("nothing is missing", reported.whole, shown(forge)),
         ):
-            yield from both(f"{said.name}: {lack}", want, document, said.as_evidence if want == "ok" else "")
+            yield from both(f"{reported.name}: {lack}", want, document, reported.as_evidence if want == "ok" else "")
     moved = st.LedgerStatement(origin="ledger.example/other", pruning=st.Pruning(kept_from_time_ms=KEPT_FROM_MS))
     forge = ledger(moved.SerializeToString())
     yield from both("by a ledger of another name", "proof", shown(forge, OLD, (OLD,)))
@@ -334,12 +334,12 @@ def public_chains() -> Iterator[Vector]:
     """Yield public chains from which something is missing: none may."""
     forge = ledger(pruning())
     document = shown(forge)
-    for place, chain in enumerate(document["histories"][1:], 1):
+    for location, chain in enumerate(document["histories"][1:], 1):
         name = chain["public_name"]
         for first in range(2, chain["count"] + 2):
-            yield from both(f"{name} begins at {first}", "proof", shown(forge, first, chain=place))
+            yield from both(f"{name} begins at {first}", "proof", shown(forge, first, chain=location))
         for seq in range(1, chain["count"] + 1):
-            yield from both(f"{name} with tombstone {seq}", "proof", shown(forge, gone=(seq,), chain=place))
+            yield from both(f"{name} with tombstone {seq}", "proof", shown(forge, gone=(seq,), chain=location))
         others = [other for other in document["histories"] if other["public_name"] not in ("", name)]
         first = {**document, "histories": [chain, *others]}
         asked = {"public_name": name}

@@ -150,11 +150,11 @@ def pruned_evidence() -> Iterator[Vector]:
 class Stating:
     """A pruned place that says what was pruned as the ledger states it."""
 
-    place: PrunedLocation
+    location: PrunedLocation
     stated: Pruned
 
     def open(self) -> PrunedSource:
-        source = self.place.open()
+        source = self.location.open()
         source.pruned = lambda: self.stated
         return source
 
@@ -185,12 +185,12 @@ def make_pruned(directory: Path) -> tuple[Forge, dict[str, Document]]:
     forge.add(EntryKind.SERVED, person, b"")
     forge.seal()
     forge.openings[last] = None
-    place = forge.write(directory / "log", directory / "openings")
-    kept = Stating(PrunedLocation(forge, place, start), Pruned(kept_from_ms, start))
+    location = forge.write(directory / "log", directory / "openings")
+    kept = Stating(PrunedLocation(forge, location, start), Pruned(kept_from_ms, start))
     scopes = {"a person": Scope(tag=person), "a participant": Scope(participant="bank"),
               "a range": Scope(first=start, last=forge.size - 1), "the ledger": Scope(tag=ledger)}  # fmt: skip
     path = directory / "evidence.json"
     made = {name: make_document(kept, path, scope) for name, scope in scopes.items()}
     # A copy of before, in which only statements are gone.
-    made["a person of whom only a statement is gone"] = make_document(place, path, Scope(tag=person))
+    made["a person of whom only a statement is gone"] = make_document(location, path, Scope(tag=person))
     return forge, made

@@ -26,13 +26,13 @@ from cases.vectors_seals import seals
 
 def with_verdict(vector: Vector) -> Vector:
     """Return a vector with what our own verifier says of it, which is what it wants, where it is asked."""
-    said = verdict(vector)
-    refused = said not in ("ok", "undetermined")
-    assert vector.want in (said, "any") or (not vector.want and refused), f"{vector}: {said}"
+    reported = verdict(vector)
+    refused = reported not in ("ok", "undetermined")
+    assert vector.want in (reported, "any") or (not vector.want and refused), f"{vector}: {reported}"
     under = vector.under
     if vector.kind in ("history", "evidence") and not refused:
         under = {**under, "reads": read_evidence(vector)}
-    return replace(vector, want=said, under=under)
+    return replace(vector, want=reported, under=under)
 
 
 def write_vectors(directory: Path) -> list[Vector]:
