@@ -1,7 +1,7 @@
 """Determine the time of the next leaf. Leaf times never decrease, and a clock that jumped is refused.
 
-If the clock is at most a second before the last leaf, the next leaf has the time of the last one. If it is further
-before, or more than five minutes ahead of monotonic time, writes are refused. Source: ledger-format.md, "Clock".
+If the clock is at most a second behind the last leaf's time, the next leaf gets the last leaf's time. If the clock is
+further behind, or over five minutes ahead of monotonic time, writes are refused. Source: ledger-format.md, "Clock".
 """
 
 import time
@@ -10,9 +10,9 @@ from typing import Protocol
 from consentd.errors import StorageError
 
 MAX_BEHIND_MS = 1_000
-"""How far the clock may be before the last leaf; beyond that, writes are refused."""
+"""How far the clock may be behind the last leaf's time before writes are refused."""
 MAX_AHEAD_MS = 5 * 60_000
-"""How far the clock may be ahead of monotonic time; beyond that, writes are refused."""
+"""How far the clock may be ahead of monotonic time before writes are refused."""
 
 
 class Clock(Protocol):
@@ -39,7 +39,7 @@ class LeafClock:
     """The clock for leaf times. For the sequencer's thread only, which reads it once for each batch.
 
     Attributes:
-        disagrees: ``behind`` or ``ahead``: why the clock was refused last; empty: it was never refused.
+        disagrees: ``behind`` or ``ahead``, the reason why the clock was refused last; empty if it never was.
     """
 
     __slots__ = ("_base_monotonic_ms", "_base_wall_ms", "_clock", "_confirmed", "disagrees")
@@ -47,8 +47,8 @@ class LeafClock:
     def __init__(self, clock: Clock, last_ms: int, *, confirmed: bool = False) -> None:
         """Begin to compare *clock* with monotonic time. *last_ms* is the time of the last leaf.
 
-        *confirmed*: an operator confirmed that the clock is right although it is before *last_ms*. Leaves then have the
-        time *last_ms* until the clock has passed it.
+        *confirmed*: an operator confirmed that the clock is right although it is behind *last_ms*. Leaves then have the
+        time *last_ms* until the clock has passed *last_ms*.
         """
         self._clock = clock
         self._confirmed = confirmed
@@ -60,7 +60,7 @@ class LeafClock:
         """Return the time of the next leaf, given the time of the last one.
 
         Raises:
-            StorageError: CLOCK: the clock jumped; writes are refused until it is right, or an operator confirms it.
+            StorageError: (CLOCK) the clock jumped. Writes are refused until it is right, or an operator confirms it.
         """
         now_ms = self._clock.wall_ms()
         expected_ms = self._base_wall_ms + self._clock.monotonic_ms() - self._base_monotonic_ms

@@ -1,11 +1,11 @@
 """The configuration: frozen values, read from a TOML file once, at the start.
 
-An unknown key is an error, because a misspelt option would otherwise silently have its default. Relative paths are
-relative to the file. ``ops/consentd.toml`` has every option, and says what it is, what the loss of the thing that it
-names means, and what a person who can change that thing can do. The fields below have the same names.
+An unknown option is an error, because a misspelt option would otherwise silently have its default. Relative paths are
+relative to the file. ``ops/consentd.toml`` explains every option. For each file and key that an option names, it also
+states the consequences of a loss, and what a person who can change the file can do. Fields have the options' names.
 
-No option decides an access. The rules that decide are entries of the ledger (kind RULES): a decision that depended on
-a file could not be replayed.
+No option affects a decision on an access. The rules for decisions are entries of the ledger (kind RULES), because a
+decision that depended on a file could not be evaluated again.
 """
 
 import dataclasses
@@ -50,12 +50,12 @@ class LedgerConfig:
 
     @property
     def vault_dir(self) -> Path:
-        """Directory of the vault: data keys and the identifier mapping, in no backup of the ledger."""
+        """Directory of the vault: data keys and identifiers. It must not be in the ledger's backups."""
         return self.data_dir / "vault"
 
     @property
     def published_path(self) -> Path:
-        """File of the last published checkpoint, where witnesses cosign."""
+        """File with the last published checkpoint. It exists only if witnesses cosign."""
         return self.data_dir / "checkpoint.published"
 
 
@@ -114,7 +114,7 @@ class CallersConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolConfig:
-    """The writes that wait for the sequencer."""
+    """The queue of writes that wait for the sequencer."""
 
     max_waiting: int = bounded(10_000, 1, 1_000_000)
     max_batch: int = bounded(400, 1, 10_000)
@@ -165,7 +165,7 @@ class Config:
             # C2SP signed-note: a key name is not empty and holds neither spaces nor a plus sign.
             raise InvalidError(f"config: `ledger.origin` is not a valid origin: `{self.ledger.origin}`")
         if 0 < self.ledger.retention_days <= self.ledger.idempotency_days:
-            # A repeated request must find the entry of the first one.
+            # A repeated request must still find the entry that the first request made.
             raise InvalidError("config: `ledger.retention_days` is not longer than `ledger.idempotency_days`")
         if self.ledger.last_signed_path.is_relative_to(self.ledger.store_dir):
             # Restoring an old copy of the store would restore this file too, and hide that the ledger was rolled back.
@@ -194,7 +194,7 @@ def parse(text: str, *, base_dir: Path) -> Config:
 
 
 def _default_paths(document: dict[str, object]) -> None:
-    """Put the paths into *document* that default to a path below ``ledger.data_dir``."""
+    """Put each path with a default below ``ledger.data_dir`` into *document*, if the path is missing there."""
     ledger = document.get("ledger")
     if isinstance(ledger, dict) and isinstance(ledger.get("data_dir"), str):
         ledger.setdefault("last_signed_path", ledger["data_dir"] + "/last-signed")
@@ -207,7 +207,7 @@ def parse_listen(listen: str, *, option: str = "listen") -> tuple[str, int]:
     """Split ``host:port`` into host and port. An IPv6 host is written in brackets.
 
     Raises:
-        InvalidError: it is not of that form.
+        InvalidError: *listen* does not have that form.
     """
     host, colon, port = listen.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")

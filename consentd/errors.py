@@ -9,7 +9,7 @@ never contain an identifier of a subject.
 
 
 class ConsentdError(Exception):
-    """Base class of all declared errors. It is never raised itself.
+    """Base class of all declared errors. Only its subclasses are raised.
 
     Attributes:
         reason: name in ``consentd.v1.ErrorReason``, without its prefix.
@@ -26,7 +26,7 @@ class ConsentdError(Exception):
 
 
 class RequestError(ConsentdError):
-    """The caller can act: change the request, or wait. Nothing was changed."""
+    """The caller can change the request, or wait and repeat it. The request has changed nothing."""
 
 
 class InvalidError(RequestError, reason="INVALID_REQUEST"):
@@ -50,7 +50,7 @@ class OverloadedError(RequestError, reason="OVERLOADED"):
 
 
 class VerificationError(ConsentdError, reason="INVALID_REQUEST"):
-    """Evidence is bad. Bad bytes may raise no other error. Evidence that a caller sends is part of its request."""
+    """Bytes to be verified are bad; they raise no other class of error. A caller's evidence is part of its request."""
 
 
 class MalformedError(VerificationError):
@@ -70,4 +70,4 @@ class StorageError(ConsentdError, reason="STORAGE"):
 
 
 class CorruptionError(ConsentdError, reason="CORRUPTION"):
-    """The ledger contradicts itself (DATA_LOSS). The daemon stops serving; the operator reads the runbook."""
+    """The ledger contradicts itself (DATA_LOSS). The daemon stops serving; the operator must read the runbook."""

@@ -10,7 +10,7 @@ from consentd.errors import StorageError
 
 
 def read_file_if_exists(path: Path, *, name: str = "file") -> bytes | None:
-    """Return a file's content; None: the file does not exist. *name*: what the error message calls the file.
+    """Return a file's content; None if the file does not exist. *name*: the file's name in error messages.
 
     Raises:
         StorageError: the file cannot be read.
@@ -27,14 +27,13 @@ def write_file(
     path: Path, content: bytes | Iterable[bytes], *, is_private: bool = False, is_synced: bool = True,
     name: str = "file",
 ) -> None:  # fmt: skip
-    """Replace a file. Another process reads the whole old content or the whole new one, also after a crash.
+    """Replace a file. Readers get either the whole old content or the whole new content, even after a crash.
 
     Args:
         content: the new content, whole or in pieces.
         is_private: only the owner may read the file (mode 0600).
-        is_synced: a crash after the return does not bring the old content back. Not needed where the content can be
-            made again.
-        name: what the error message calls the file.
+        is_synced: the new content survives a crash after the return. Not needed if the content can be computed again.
+        name: the file's name in error messages.
 
     Raises:
         StorageError: the write failed. The file has the old content, or the new one if only the last fsync failed.
@@ -51,7 +50,7 @@ def write_file(
                     os.fchmod(file.fileno(), 0o600)
                 for piece in [content] if isinstance(content, bytes) else content:
                     left = memoryview(piece)
-                    # A disk that is nearly full may accept a part, and report the error only at the next call.
+                    # A nearly full disk may accept only some of the bytes, and report the error only at the next call.
                     while left:
                         left = left[os.write(file.fileno(), left) :]
                 os.fsync(file.fileno())
@@ -67,7 +66,7 @@ def write_file(
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or a directory's names, are on the disk. Raises OSError if fsync fails."""
+    """Wait until a file's content, or a directory's list of names, is on the disk. Raises OSError if fsync fails."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -76,15 +75,15 @@ def sync(path: Path) -> None:
 
 
 def lock_file(path: Path, *, program: str, waits: bool = False) -> int:
-    """Lock the file at *path* for this process, and make the file where it is missing.
+    """Lock the file at *path* for this process, and create the file if it is missing.
 
-    RocksDB's own lock protects one store. It does not see a second copy of that store, elsewhere, whose daemon signs
-    under the same key; this lock does, where both use the same path.
+    RocksDB's own lock protects one store directory. A second daemon could still run on a copy of the store and sign
+    with the same key. This lock prevents that if both daemons use the same *path*.
 
     Returns the descriptor that holds the lock. Closing it releases the lock.
 
     Args:
-        program: what the error message calls the process that has the lock.
+        program: name of the process that has the lock, for the error message.
         waits: wait until no other process has the lock.
 
     Raises:

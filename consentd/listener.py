@@ -1,4 +1,4 @@
-"""Listen for HTTP on threads: what the daemon and our witness program share."""
+"""The HTTP server of the daemon and of our witness program: each connection has a thread of its own."""
 
 import logging
 import socket
@@ -32,7 +32,7 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """An HTTP response with its whole body; *headers* are those other than its type and length."""
+    """An HTTP response with its whole body; *headers*: all except Content-Type and Content-Length."""
 
     status: int
     content_type: str
@@ -41,7 +41,7 @@ class HttpResponse:
 
 
 Respond = Callable[[HttpRequest], HttpResponse]
-"""Answers a request, on the thread of its connection."""
+"""A function that answers a request, on the thread of the request's connection."""
 
 
 def text_response(status: int, text: str, **headers: str) -> HttpResponse:
@@ -56,9 +56,9 @@ class Listener:
         self, address: tuple[str, int], respond: Respond, *, idle_s: float, max_body: int = 0,
         tls: ssl.SSLContext | None = None,
     ) -> None:  # fmt: skip
-        """Listen at once on (host, port), and answer GET, HEAD and POST requests with *respond*.
+        """Start to listen on *address* (host, port), and answer GET, HEAD and POST requests with *respond*.
 
-        A connection without a request is closed after *idle_s*. A request's body has at most *max_body* bytes.
+        A connection without a request is closed after *idle_s* seconds. A body of over *max_body* bytes is refused.
 
         Raises:
             StorageError: the address cannot be listened on.
@@ -83,7 +83,7 @@ class Listener:
         threading.Thread(target=self._server.serve_forever, args=(_POLL_S,), name="http", daemon=True).start()
 
     def stop(self) -> None:
-        """Accept no more connections. Those that exist stay open."""
+        """Accept no more connections. Open connections stay open."""
         self._server.shutdown()
         self._server.server_close()
 
@@ -94,7 +94,7 @@ class Listener:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # Headers and body are two packets. With Nagle's algorithm the second would wait 40 ms for a delayed ACK.
+    # Headers and body are two packets. With Nagle's algorithm the body would wait 40 ms for a delayed ACK.
     disable_nagle_algorithm = True
     server_version = "consentd"
     sys_version = ""
@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(response.body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the name is http.server's
-        """Log nothing: a request line may hold anything."""
+        """Log nothing, because a request line may contain an identifier of a person."""
 
 
 class _Server(ThreadingHTTPServer):

@@ -1,4 +1,4 @@
-"""Write logs as JSON lines on stderr. No line holds an identifier of a person: log messages are given none."""
+"""Write logs as JSON lines on stderr. No line has an identifier of a person, because no log message is given one."""
 
 import json
 import logging

@@ -1,9 +1,9 @@
-"""Every metric of the daemon, in one list; the only door to ``prometheus_client``.
+"""Every metric of the daemon, in one list; no other module imports ``prometheus_client``.
 
 Each ``Metrics`` has a registry of its own, and is passed to the code that measures. There is no global registry, so
 tests, or several ledgers in one process, do not share counts.
 
-Label values come from closed sets, and are checked at their first use, so that no identifier of a person becomes one.
+Label values come from closed sets, and are checked at their first use, so that no label value identifies a person.
 An age is exported as the time at which it began (``..._time_seconds``, UTC). If the thread that measures dies,
 ``time() - ...`` still grows; an exported age would not.
 """
@@ -19,7 +19,7 @@ import prometheus_client
 T = TypeVar("T", prometheus_client.Counter, prometheus_client.Gauge, prometheus_client.Histogram)
 
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
-"""Content type of what ``Metrics.render`` returns."""
+"""Content type of the text that ``Metrics.render`` returns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class Label:
     """A label and the closed set of its values.
 
     Attributes:
-        pattern: matches every value as a whole. If the proto files define the set, it matches the form of the names
-            there: that of an RPC, or of an enum value.
-        values: all values, if this module knows them; else empty.
+        pattern: must match each whole value. If the proto files define the set, the pattern matches any name in the
+            form of an RPC's or an enum value's name.
+        values: all values; empty if the proto files define them.
     """
 
     name: str
@@ -66,7 +66,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class _Children(Generic[T]):
-    """A metric and its children, one for each tuple of label values. To count costs one look-up in a dict."""
+    """A metric and its children, one for each tuple of label values. Counting costs one look-up in a dict."""
 
     __slots__ = ("_children", "_labels", "_metric")
 
@@ -93,7 +93,7 @@ class Counter(_Children[prometheus_client.Counter]):
     def begin(self, *values: str) -> None:
         """Export the child of these label *values*, at 0 if nothing was counted yet.
 
-        An alarm on ``increase(...)`` would miss the first event of a child that was not exported before that event.
+        Otherwise the child is first exported after its first event, and an alarm on ``increase(...)`` misses it.
         """
         self._child(values)
 
@@ -110,7 +110,7 @@ class Gauge(_Children[prometheus_client.Gauge]):
         self._metric.set(figure)
 
     def follow(self, read: Callable[[], float], *values: str) -> None:
-        """Export what *read* returns at that time. *read* is called in ``Metrics.render``, on any thread."""
+        """Export the figure that *read* returns. ``Metrics.render`` calls *read* each time, on any thread."""
         self._child(values).set_function(read)
 
 
@@ -191,7 +191,7 @@ class Metrics:
         )
 
     def value(self, name: str, **labels: str) -> float:
-        """Return the figure of the sample *name* with these *labels*; 0: there is none yet."""
+        """Return the figure of the sample *name* with these *labels*; 0 if there is none yet."""
         return self._registry.get_sample_value(name, labels) or 0.0
 
     def render(self) -> bytes:

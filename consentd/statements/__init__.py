@@ -1,5 +1,5 @@
-"""Payload messages ⇄ values: the one door of protobuf below the services, shared with clients and verifiers.
+"""Convert protobuf messages to values and back, for the services, the clients and the verifiers.
 
-``payloads``: which message the payload of each entry kind is, and its bytes. ``values``: consents, vocabularies and
-rules, and what entries state of keys and retention. ``decisions``: questions and decisions.
+``payloads`` encodes and decodes the payload of each entry kind · ``values`` converts consents, vocabularies and rules,
+and reads what entries state about keys and retention · ``decisions`` converts questions and decisions.
 """

@@ -1,7 +1,7 @@
 """Turn messages of questions and decisions into values of ``policy`` and back.
 
-Checks use ``pack_message`` and ``put_verdict``. They give the same results as ``question_value`` and
-``decision_message``, but do not build the values of ``policy.model``: to build these takes longer than to decide.
+Consent checks use ``pack_message`` and ``put_verdict``. These two give the same results as ``question_value`` and
+``decision_message``, but build no values of ``policy.model``, because that would take longer than the decision.
 """
 
 from typing import cast
@@ -15,7 +15,7 @@ from consentd.v1 import consent_pb2 as pb
 
 
 def question_value(message: pb.Question) -> model.Question:
-    """Turn a question message into its value, which has no subject. Raises as the functions of ``values``."""
+    """Turn a question message into its value, which names no person. Raises as the functions of ``values``."""
     actor, obligations = message.actor, message.supported_obligations
     return model.Question(
         actor=model.Actor(
@@ -33,9 +33,9 @@ def question_value(message: pb.Question) -> model.Question:
 
 
 class _PlainQuestion:
-    """The attributes of a ``model.Question`` that has none of the rare fields; ``pack_question`` reads them.
+    """A substitute for a ``model.Question`` without labels, resources, period, break-glass and obligations.
 
-    Why not a ``model.Question``? To build that frozen value takes longer than to decide.
+    ``pack_question`` reads its attributes. Building a real, frozen question would take longer than the decision.
     """
 
     __slots__ = ("action", "actor", "categories", "holder", "purpose")
@@ -51,7 +51,7 @@ class _PlainQuestion:
 
 
 def pack_message(message: pb.Question, codebook: Codebook) -> PackedQuestion:
-    """Return ``pack_question(question_value(message), codebook)``, faster; raises as these. Each check calls this."""
+    """Do ``pack_question(question_value(message), codebook)`` faster; raises as these. For consent checks."""
     has = message.HasField
     if (
         has("labels") or has("resources") or has("data_period") or has("break_glass") or message.supported_obligations
@@ -61,7 +61,7 @@ def pack_message(message: pb.Question, codebook: Codebook) -> PackedQuestion:
 
 
 def consent_id(tag: bytes, lineage: int) -> str:
-    """Return the ID of a consent: 32 hex digits of a hash, so that it does not show the tag (``codec.consent_id``)."""
+    """Return the ID of a consent: 32 hex digits of a hash, which does not show the tag (``codec.consent_id``)."""
     return codec.consent_id(tag, lineage).hex()
 
 
@@ -99,10 +99,10 @@ def put_verdict(
     message: pb.Decision, verdict: evaluate.Verdict, question: PackedQuestion, codebook: Codebook,
     rules: CompiledRules, tag: bytes,
 ) -> None:  # fmt: skip
-    """Write a verdict into an empty message, as ``decision_message`` does for its decision. Each check calls this.
+    """Write a verdict into an empty message, as ``decision_message`` would do, but faster. For consent checks.
 
     The caller sets revision, decision_id and time, and also vocabulary_version and combining, which are the same for
-    all decisions from one state of the table.
+    all decisions from one commit of the policy table.
     """
     if verdict.conditions:
         message.MergeFrom(decision_message(evaluate.decision(verdict, question, codebook, rules), tag))

@@ -1,12 +1,12 @@
-"""Verify evidence: that the chains are whole, who signed each entry, and that the claimed scope is complete.
+"""Verify evidence: that its chains are whole, who signed each entry, and that no entry of its scope is missing.
 
-``consentd.core.history`` verifies one chain. This module verifies a set of chains together: the chain asked for, and
-the chains of the authors' keys. For that it reads two payloads, LEDGER and KEY, which say what was pruned and which
-keys are in force. Clients verify streamed histories with it (``verify_chains``), and clients and auditors verify files
-(``verify_evidence``). It runs in a base install, without a daemon and without network.
+Evidence is a file of entries with their proofs. ``consentd.core.history`` verifies one chain; this module verifies
+several together: the chain asked for, and the chains that state the authors' keys. It reads the payloads of LEDGER and
+KEY entries, which state what was pruned and which keys are in force. Clients verify streamed histories
+(``verify_chains``); clients and auditors verify files (``verify_evidence``). No daemon or network is needed.
 
-Nothing proves these claims of a file: its ``keys`` and ``policy``; that the maker of a participant's evidence put in
-every single entry in which the participant takes part; and that nothing outside of the scope exists.
+A file does not prove its ``keys`` and ``policy``. Evidence on a participant does not prove that it has every single
+entry in which the participant takes part. No evidence proves that entries outside of its scope do not exist.
 """
 
 from collections import Counter
@@ -30,7 +30,7 @@ from consentd.v1 import statement_pb2 as st
 
 @dataclass(frozen=True, slots=True)
 class VerifiedChain:
-    """A chain that is whole, except for what the ledger has pruned. *entries* begin with those the reader held."""
+    """A chain that is whole, except for what the ledger has pruned. *entries* begin with those that the reader knew."""
 
     proof: ChainProof
     entries: tuple[VerifiedEntry, ...]
@@ -42,8 +42,8 @@ class VerifiedChains:
 
     Attributes:
         chains: in the order of the proof.
-        keys: by key, when it was in force for whom, as far as these chains show.
-        kept_from_ms: entries of persons before this time may be pruned, as chain ``ledger`` states; 0: none may.
+        keys: for each key: for whom and when the key was in force, as far as these chains show.
+        kept_from_ms: entries of persons before this time may be pruned, as chain ``ledger`` states; 0 if none may.
     """
 
     chains: tuple[VerifiedChain, ...]
@@ -53,12 +53,12 @@ class VerifiedChains:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedEvidence:
-    """What a file proves.
+    """The facts that an evidence file proves.
 
     Attributes:
         scope: what the file contains. A range and a chain are proven to be complete.
-        singles: the single entries, in order of their indexes; None: a seal.
-        unproven: how many statements may be signed by a person's own key, which only that person's chain could show.
+        singles: the single entries, in order of their indexes; None stands for a seal.
+        unproven: number of single entries with an unproven author: a person's key, whose chain the file does not have.
         witnesses: names of the witnesses that cosigned, if a policy was given.
     """
 
@@ -71,40 +71,40 @@ class VerifiedEvidence:
 
     @property
     def events(self) -> tuple[VerifiedEntry, ...]:
-        """The entries of all chains, then the single ones except seals."""
+        """The entries of all chains, then the single entries except seals."""
         chained = (entry for chain in self.histories.chains for entry in chain.entries)
         return (*chained, *(one for one in self.singles if one is not None))
 
     @property
     def entry_count(self) -> int:
-        """How many entries there are, seals included."""
+        """Number of entries, seals included."""
         return sum(len(chain.entries) for chain in self.histories.chains) + len(self.singles)
 
     @property
     def missing(self) -> int:
-        """How many entries are pruned before the first ones shown."""
+        """Number of entries that were pruned before the first entry of each chain in the file."""
         return sum(chain.proof.first_seq - 1 for chain in self.histories.chains)
 
     @property
     def opened(self) -> int:
-        """How many entries have their statement."""
+        """Number of entries with a statement."""
         return sum(one.statement is not None for one in self.events)
 
     @property
     def closed(self) -> int:
-        """How many entries lack their statement: it is erased, pruned, or withheld by the maker of the file."""
+        """Number of entries without a statement, which was erased, pruned, or withheld by the maker of the file."""
         return len(self.events) - self.opened
 
     @property
     def unknown(self) -> int:
-        """How many entries this version cannot interpret: an unknown kind, or an unreadable LEDGER or KEY."""
+        """Number of entries that this version cannot interpret: an unknown kind, or a LEDGER or KEY of unknown form."""
         return sum(
             not is_known(one.event.kind) or (_states_keys(one) and message_of(one) is None) for one in self.events
         )
 
     @property
     def kinds(self) -> dict[str, int]:
-        """How many entries of each known kind there are, by name."""
+        """Number of entries of each known kind, by the kind's name."""
         return dict(Counter(EntryKind(one.event.kind).name for one in self.events if is_known(one.event.kind)))
 
 
@@ -112,18 +112,18 @@ def verify_evidence(
     evidence: Evidence, *, origin: str, log_verifier: NoteVerifier, policy: WitnessPolicy | None = None,
     now_ms: int | None = None, max_age_s: int | None = None,
 ) -> VerifiedEvidence:
-    """Verify evidence with what the reader pinned; return what it proves.
+    """Verify evidence with the reader's pinned origin and log key; return the facts that it proves.
 
     Args:
         policy: the reader's own witness policy; None: no cosignature is needed. Evidence is kept for years, so
             cosignatures of any age count, unless *max_age_s* limits them.
-        now_ms: the reader's clock. The seal may not be ahead of it. None: no time is compared with it.
-        max_age_s: age of the oldest cosignature that counts, by *now_ms*.
+        now_ms: the reader's present time, which the seal's time must not exceed. None: the seal may have any time.
+        max_age_s: maximum age, at *now_ms*, of a cosignature that counts; None for any age.
 
     Raises:
-        MalformedError: a part of it is not what it should be.
+        MalformedError: a part of the evidence has a wrong form.
         SignatureError: the log, an author or a quorum of witnesses has not signed.
-        ProofError: something is not proven, an entry of the scope is missing, or the seal is ahead of *now_ms*.
+        ProofError: a proof is wrong, an entry of the scope is missing, or the seal's time is after *now_ms*.
     """
     proof, scope = evidence.proof, evidence.scope
     sealed = history.verify_sealed_checkpoint(proof, origin=origin, log_verifier=log_verifier, held=None)
@@ -145,7 +145,7 @@ def verify_evidence(
     unproven = sum(one is not None and not _verify_author(one, histories.keys, origin) for one in singles)
     if scope.last >= sealed.checkpoint.size:
         raise MalformedError("evidence has a scope of a range that ends outside of the tree")
-    # Single entries are in order, and each is there once, so the right number of them means that all are there.
+    # The indexes of single entries are distinct. So if the range has the right number of entries, none is missing.
     in_range = sum(scope.first <= one.index <= scope.last for one in evidence.entries)
     if in_range != max(0, scope.last - scope.first + 1):
         raise ProofError("an entry of the range is missing")
@@ -161,15 +161,15 @@ def verify_chains(
     """Verify chains at one sealed checkpoint: each is whole, and every statement was signed by a key in force.
 
     Args:
-        asked: tag of the chain asked for. All others must be authors' chains. Empty: no chain was asked for.
-        known: entries of that chain which the reader verified earlier, in order. Their authors are not verified again,
-            because the chains of their keys may not be sent again.
+        asked: tag of the chain asked for; empty if none was. All other chains must be authors' chains.
+        known: entries of chain *asked* that the reader verified earlier, in order. Their signatures are not verified
+            again, because the chains that state the authors' keys may not be sent again.
 
     Raises:
-        MalformedError: a part of one is not what it should be.
+        MalformedError: a part of a chain has a wrong form.
         SignatureError: an author's key was not in force, or a signature is wrong.
         ProofError: a chain is not whole, is not needed, or does not continue *known*; or chain ``ledger`` contradicts
-            what is pinned, or states to have pruned what its published policy keeps.
+            the pinned origin or key, or states a pruning that its published policy forbids.
     """
     tags = [chain.tag for chain in chains]
     if len(set(tags)) != len(tags):
@@ -178,7 +178,7 @@ def verify_chains(
         raise ProofError("a chain is there that was not asked for, and is no author's")
     verified: dict[bytes, tuple[VerifiedEntry, ...]] = {}
     retention = Retention()
-    # Chain `ledger` comes first, because it states what may be missing from the others.
+    # Chain `ledger` comes first, because it states which entries of other chains may be missing.
     for chain in sorted(chains, key=lambda chain: chain.public_name != LEDGER_CHAIN):
         held = known if chain.tag == asked else ()
         verified[chain.tag] = _join(chain, held, sealed=sealed, kept_from_ms=retention.kept_from_ms)
@@ -204,9 +204,9 @@ def _join(
 ) -> tuple[VerifiedEntry, ...]:
     """Verify known and sent entries as one chain; return all of them.
 
-    The reader may have read a chain, then again after a part in between was pruned, so known entries come in runs of
-    successive seqs. Example: known 1 2 3 and 6 7, sent 8 9. Run 1–3 is verified alone. Run 6–7 is continued by what
-    was sent, so 6–9 is verified as one part of the chain, which ends in the head that the map has.
+    Entries may have been pruned between two reads of a chain, so the known entries are runs of successive seqs.
+    Example: 1 2 3 and 6 7 are known, 8 9 are sent. Run 1–3 is verified alone. The sent entries continue run 6–7, so
+    6–9 is verified as one part of the chain. The head after 9 must be the head in the map.
     """
     runs: list[list[HistoryEntry]] = []
     last = HeldChain(0, b"")
@@ -231,7 +231,7 @@ def _join(
 
 
 def _up_to(entry: HistoryEntry) -> HeldChain:
-    """Return what is held of a chain up to this entry, without the head, because only entries after a gap follow."""
+    """Return the chain up to this entry, without its head: the next entry sent follows a gap, so no head is used."""
     event = codec.decode_leaf(entry.leaf)
     if not isinstance(event, codec.Event):
         raise MalformedError("memory holds a leaf that is no entry")
@@ -242,7 +242,7 @@ def _up_to(entry: HistoryEntry) -> HeldChain:
 
 
 def _verify_singles(singles: Sequence[SingleEntry], sealed: SealedCheckpoint) -> tuple[VerifiedEntry | None, ...]:
-    """Verify that each single entry is included at its index, in rising order of index and time."""
+    """Verify that the tree has each single entry at its index, and that indexes rise and times do not fall."""
     point = sealed.checkpoint
     found: list[VerifiedEntry | None] = []
     next_index, time_ms = 0, 0
@@ -270,10 +270,10 @@ def _verify_singles(singles: Sequence[SingleEntry], sealed: SealedCheckpoint) ->
 
 
 def _verify_author(entry: VerifiedEntry, keys: ValidKeys, origin: str) -> bool:
-    """Verify who signed a single entry. Return False if the key may be the person's own: then the owner is unproven.
+    """Verify who signed a single entry. Return False if the key may be the person's own, whose owner is unproven.
 
     Raises:
-        SignatureError: neither an author with a key in force nor the person can have signed it.
+        SignatureError: neither an author with a key in force nor the person can have signed the entry.
     """
     if entry.statement is None:
         return True
@@ -286,7 +286,7 @@ def _verify_author(entry: VerifiedEntry, keys: ValidKeys, origin: str) -> bool:
     return False
 
 
-# -- what LEDGER and KEY entries state ------------------------------------------------------------------------
+# -- statements of LEDGER and KEY entries ---------------------------------------------------------------------
 
 
 def _states_keys(entry: VerifiedEntry) -> bool:
@@ -294,14 +294,14 @@ def _states_keys(entry: VerifiedEntry) -> bool:
 
 
 def message_of(entry: VerifiedEntry) -> Message | None:
-    """Return the payload of an entry; None: no statement, or one of a kind or version that is not known here."""
+    """Return the payload of an entry; None if it has no statement, or the statement's form is unknown here."""
     if entry.statement is None:
         return None
     return payloads.decode_known_payload(entry.event.kind, entry.statement.payload)
 
 
 def _key_changes(chains: Sequence[VerifiedChain]) -> Iterator[tuple[VerifiedEntry, KeyChange | None]]:
-    """Yield every LEDGER and KEY entry with what it states of a key; None: nothing that this version understands."""
+    """Yield every LEDGER and KEY entry with the key change that it states; None if it states none known here."""
     for chain in chains:
         for entry in chain.entries:
             if entry.statement is not None and _states_keys(entry):

@@ -1,8 +1,8 @@
-"""Encode and decode the payload of a statement: which protobuf message it is, by entry kind.
+"""Encode and decode the payload of a statement: a protobuf message, whose type follows from the entry's kind.
 
-The ledger stores a payload as the bytes received. A signature is verified over those bytes first; decoding comes
-after, and nothing is encoded again to verify it. A message with fields that this version does not know may not be
-interpreted, because an unknown field may change what the known fields mean.
+The ledger stores the bytes of a payload as they were received. The signature over these bytes is verified before they
+are decoded; no message is encoded again for a verification. A message with fields that this version does not know must
+not be interpreted, because an unknown field may change the meaning of known fields.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ MESSAGES: Final[Mapping[int, type[Message]]] = {
     EntryKind.REFUSAL: st.RefusalStatement, EntryKind.OUTCOME: st.OutcomeStatement,
     EntryKind.RULES: st.RulesStatement,
 }
-"""The payload message of each kind that has one in this version."""
+"""The payload's message type for each kind of entry that has a payload in this version."""
 
 
 def encode_payload(message: Message) -> bytes:
@@ -46,7 +46,7 @@ def decode_payload(kind: int, payload: bytes) -> Message:
     """Decode the payload of an entry of *kind*. The message may have unknown fields.
 
     Raises:
-        MalformedError: the bytes are not that message, or the kind has no message in this version.
+        MalformedError: the bytes are not a message of the kind, or the kind has no payload in this version.
     """
     message_type = MESSAGES.get(kind)
     if message_type is None:
@@ -67,7 +67,7 @@ def parse(message_type: type[M], payload: bytes) -> M:
     """Parse *payload* as *message_type*.
 
     Raises:
-        MalformedError: the bytes are not that message.
+        MalformedError: the bytes are not a message of that type.
     """
     message = message_type()
     try:
@@ -89,7 +89,7 @@ def check_no_unknown_fields(message: Message) -> None:
     """Refuse a message with fields that this version does not know.
 
     Raises:
-        InvalidError: it has such fields.
+        InvalidError: the message has such fields.
     """
     if not has_only_known_fields(message):
         raise InvalidError("message has fields that this version does not know", "UNKNOWN_FIELD")

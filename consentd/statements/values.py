@@ -1,4 +1,4 @@
-"""Turn messages of consents, vocabularies and rules into values and back; read what entries state of keys and pruning.
+"""Turn messages of consents, vocabularies and rules into values and back; read what entries state about keys.
 
 Messages: ``proto/consentd/v1``; values: ``consentd.policy``, ``consentd.core.key_validity``, ``consentd.core.pruned``.
 Each function ``..._value`` raises ``InvalidError`` if an enum value, a time or the nesting is out of range.
@@ -24,7 +24,7 @@ E = TypeVar("E", bound=IntEnum)
 
 
 def consent_value(message: pb.Consent) -> model.Consent:
-    """Turn a consent message into its value. Whether the codes exist is checked by ``policy.check``, not here."""
+    """Turn a consent message into its value. Unknown codes are accepted; ``policy.check`` finds them."""
     policy = message.implicit_policy
     return model.Consent(
         kind=enum_value(model.Kind, message.kind, "consent kind"), root=provision_value(message.root),
@@ -95,10 +95,10 @@ _LISTS = (st.CODE_KIND_PURPOSE, st.CODE_KIND_CATEGORY, st.CODE_KIND_ACTION, st.C
 
 
 def vocabulary_value(message: st.VocabularyStatement) -> Vocabulary:
-    """Turn a vocabulary statement into its value. The order in each list is kept: it gives each code its bit.
+    """Turn a vocabulary statement into its value. Lists keep their order, which determines each code's bit.
 
     Raises:
-        InvalidError: the lists are over their limits, or contradict themselves.
+        InvalidError: the lists are too long, or contradict each other.
     """
     lists: dict[int, list[Code]] = {kind: [] for kind in _LISTS}
     for code in message.codes:
@@ -148,16 +148,16 @@ def rules_message(rules: model.Rules, *, realm_id: str, version: int, vocabulary
     )
 
 
-# -- what entries state of retention and keys -------------------------------------------------------------------
+# -- statements about retention and keys ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class StatedRetention:
-    """What one LEDGER entry states of retention.
+    """The retention policy and the pruning that one LEDGER entry states.
 
     Attributes:
-        days: how old an entry must be before it may be pruned; only leaf 0's number counts. 0: nothing is ever pruned.
-        pruned: what the ledger no longer keeps once it has pruned as this entry announces; None: no announcement.
+        days: minimum age in days of entries that may be pruned; 0 if none may. Only the number in leaf 0 is valid.
+        pruned: the pruning that the entry announces; None if the entry announces none.
     """
 
     days: int
@@ -165,7 +165,7 @@ class StatedRetention:
 
 
 def stated_retention(kind: int, payload: bytes) -> StatedRetention | None:
-    """Return what a LEDGER entry states of retention; None: another kind, or a payload with unknown content."""
+    """Return what a LEDGER entry states about retention; None for another kind, or a payload with unknown content."""
     message = payloads.decode_known_payload(kind, payload) if kind == EntryKind.LEDGER else None
     if not isinstance(message, st.LedgerStatement):
         return None
@@ -176,14 +176,14 @@ def stated_retention(kind: int, payload: bytes) -> StatedRetention | None:
 
 @dataclass(frozen=True, slots=True)
 class ConsentTimes:
-    """When a version of a consent ends, and until when recipients may keep what they got (0: not stated), UTC ms."""
+    """When a version of a consent ends, and until when recipients may keep data (0 if not stated), UTC ms."""
 
     end_ms: int
     retention_until_ms: int
 
 
 def consent_times(kind: int, payload: bytes) -> ConsentTimes | None:
-    """Return the times that a GRANT or AMEND states; None: another kind. Raises as ``payloads.decode_payload``."""
+    """Return the times that a GRANT or AMEND states; None for another kind. Raises as ``payloads.decode_payload``."""
     message = payloads.decode_payload(kind, payload) if kind in (EntryKind.GRANT, EntryKind.AMEND) else None
     if not isinstance(message, st.GrantStatement | st.AmendStatement):
         return None
@@ -192,7 +192,7 @@ def consent_times(kind: int, payload: bytes) -> ConsentTimes | None:
 
 
 def named_key(kind: int, payload: bytes) -> tuple[bytes, bool] | None:
-    """Return the key that a KEY entry names, and whether it is retired; None: another kind. Raises as ``parse``."""
+    """Return a KEY entry's key, and whether the entry retires that key; None for another kind. Raises as ``parse``."""
     if kind != EntryKind.KEY:
         return None
     message = payloads.parse(st.KeyStatement, payload)
@@ -200,10 +200,10 @@ def named_key(kind: int, payload: bytes) -> tuple[bytes, bool] | None:
 
 
 def add_retention(retention: Retention, event: codec.Event, payload: bytes) -> None:
-    """Add what an entry of chain `ledger` states of retention. Other kinds, and unknown fields, change nothing.
+    """Add what an entry of chain `ledger` states about retention. Entries of unknown form change nothing.
 
     Raises:
-        ProofError: it announces to prune what the published policy keeps.
+        ProofError: the entry announces a pruning that the published policy forbids.
     """
     stated = stated_retention(event.kind, payload)
     if stated is not None:
@@ -211,10 +211,10 @@ def add_retention(retention: Retention, event: codec.Event, payload: bytes) -> N
 
 
 def stated_key(event: codec.Event, payload: bytes, *, chain: str) -> key_validity.KeyChange | None:
-    """Return what a LEDGER or KEY entry states of a key.
+    """Return the key change that a LEDGER or KEY entry states. *chain*: public name of its chain; empty for a person's.
 
-    None: it is of another kind, names no key, may not speak of this key in its chain (``key_validity.key_change``), or
-    this version does not understand all of its payload. *chain*: public name of its chain; empty: a person's chain.
+    Return None if the entry is of another kind, names no key, may not change this key in its chain
+    (``key_validity.key_change``), or has a payload that this version does not fully understand.
     """
     if event.kind not in (EntryKind.LEDGER, EntryKind.KEY):
         return None
@@ -230,7 +230,7 @@ def stated_key(event: codec.Event, payload: bytes, *, chain: str) -> key_validit
 
 
 def enum_value(enum: type[E], value: int, name: str) -> E:
-    """Return the member of *enum* with this number. If there is none, raise InvalidError, whose message has *name*."""
+    """Return the member of *enum* with this number. If there is none, raise InvalidError with *name* in its message."""
     try:
         return enum(value)
     except ValueError:
