@@ -1,7 +1,7 @@
 """Determine the time of the next leaf. Leaf times never decrease, and a clock that jumped is refused.
 
-If the clock is at most a second behind the last leaf's time, the next leaf gets the last leaf's time. If the clock is
-further behind, or over five minutes ahead of monotonic time, writes are refused. Source: ledger-format.md, "Clock".
+If the clock is at most a second behind the last leaf's time, the next leaf gets that time too. If the clock is further
+behind, or over five minutes ahead of the monotonic clock, writes are refused. Source: ledger-format.md, "Clock".
 """
 
 import time
@@ -12,7 +12,7 @@ from consentd.errors import StorageError
 MAX_BEHIND_MS = 1_000
 """How far the clock may be behind the last leaf's time before writes are refused."""
 MAX_AHEAD_MS = 5 * 60_000
-"""How far the clock may be ahead of monotonic time before writes are refused."""
+"""How far the clock may be ahead of the time that the monotonic clock predicts, before writes are refused."""
 
 
 class Clock(Protocol):
@@ -45,7 +45,7 @@ class LeafClock:
     __slots__ = ("_base_monotonic_ms", "_base_wall_ms", "_clock", "_confirmed", "disagrees")
 
     def __init__(self, clock: Clock, last_ms: int, *, confirmed: bool = False) -> None:
-        """Begin to compare *clock* with monotonic time. *last_ms* is the time of the last leaf.
+        """Record the wall and monotonic time, to detect jumps from now on. *last_ms* is the time of the last leaf.
 
         *confirmed*: an operator confirmed that the clock is right although it is behind *last_ms*. Leaves then have the
         time *last_ms* until the clock has passed *last_ms*.

@@ -50,7 +50,7 @@ class LedgerConfig:
 
     @property
     def vault_dir(self) -> Path:
-        """Directory of the vault: data keys and identifiers. It must not be in the ledger's backups."""
+        """Directory of the vault: data keys and identifiers. This directory must be in no backup of the ledger."""
         return self.data_dir / "vault"
 
     @property
@@ -132,7 +132,7 @@ class WitnessConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScrubConfig:
-    """The scrubber, which reads all records again in the background."""
+    """The scrubber, which reads and verifies all stored records again in the background."""
 
     records_per_s: int = bounded(1_000, 0, 1_000_000)
     interval_s: int = bounded(86_400, 1, 31_536_000)
@@ -252,7 +252,7 @@ def parse_section(kind: type[S], given: Mapping[str, object], *, base_dir: Path,
 
     The type of each field decides what the option may be: bool, int (with the limits of ``bounded``), str, Path
     (relative to *base_dir*), another dataclass (a table), or a tuple of one dataclass (an array of tables). *name* is
-    the table's name, for messages; empty: the whole document.
+    the table's name, for messages; empty for the whole document.
 
     Raises:
         InvalidError: an option is unknown, missing, or not of its type.

@@ -50,7 +50,7 @@ class OverloadedError(RequestError, reason="OVERLOADED"):
 
 
 class VerificationError(ConsentdError, reason="INVALID_REQUEST"):
-    """Bytes to be verified are bad; they raise no other class of error. A caller's evidence is part of its request."""
+    """Bytes to be verified are bad. No other class is raised for them. If a caller sent them, the request is bad."""
 
 
 class MalformedError(VerificationError):

@@ -1,4 +1,4 @@
-"""Read files, replace them durably, and lock them. The standard library alone: clients use this module too."""
+"""Read files, replace them durably, and lock them. Needs only the standard library, because clients use this too."""
 
 import contextlib
 import fcntl
@@ -40,7 +40,7 @@ def write_file(
     """
     # 1. Write the new content to a temporary file in the same directory: a rename is atomic within a file system only.
     # 2. fsync that file. Otherwise a crash after the rename could leave a file of the new name without its content.
-    # 3. Rename it over the old file.
+    # 3. Rename the temporary file over the old file.
     # 4. fsync the directory. Otherwise a crash could undo the rename.
     new = path.with_name(path.name + ".new")
     try:
@@ -80,7 +80,7 @@ def lock_file(path: Path, *, program: str, waits: bool = False) -> int:
     RocksDB's own lock protects one store directory. A second daemon could still run on a copy of the store and sign
     with the same key. This lock prevents that if both daemons use the same *path*.
 
-    Returns the descriptor that holds the lock. Closing it releases the lock.
+    Returns the descriptor that holds the lock. Closing the descriptor releases the lock.
 
     Args:
         program: name of the process that has the lock, for the error message.

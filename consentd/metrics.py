@@ -93,7 +93,7 @@ class Counter(_Children[prometheus_client.Counter]):
     def begin(self, *values: str) -> None:
         """Export the child of these label *values*, at 0 if nothing was counted yet.
 
-        Otherwise the child is first exported after its first event, and an alarm on ``increase(...)`` misses it.
+        Otherwise the child is first exported after its first event, which an alarm on ``increase(...)`` then misses.
         """
         self._child(values)
 

@@ -36,10 +36,10 @@ def write_last_signed(path: Path, note: bytes) -> None:
 def check_last_signed(
     store: Store, state: State, *, last_signed_path: Path, origin: str, log_verifier: Verifier
 ) -> None:
-    """Check that the ledger is not smaller than the last signed checkpoint, and had the same root at that size.
+    """Check that the ledger begins with the tree of the last signed checkpoint: enough leaves, and the same root.
 
     Raises:
-        CorruptionError: size or root is wrong, or the file is missing although a checkpoint must have been signed.
+        CorruptionError: the ledger does not, or the file is missing although a checkpoint must have been signed.
         StorageError: the file or the store cannot be read.
     """
     note = read_last_signed(last_signed_path)
@@ -76,7 +76,7 @@ def verify_last_signed(store: Store, note: bytes, *, size: int, origin: str, log
 
 
 def _is_first_seal(store: Store, state: State) -> bool:
-    """Report whether the last leaf is the first seal. Only a tree that ends in a seal is signed, so no other was."""
+    """Report whether the last leaf is the first seal. Then no smaller tree was signed: signed trees end in a seal."""
     if state.sealed_size != state.size:
         return False
     try:

@@ -9,11 +9,11 @@ first  rest of the key                             value
 ``t``  level u8 ‖ n u64                            the tile: 1…256 hashes; only a level's last tile grows
 ``h``  tag[32]                                     count u64 ‖ head[32] of the chain
 ``i``  tag[32] ‖ seq u64                           index u64
-``c``  tag[32] ‖ seq u64                           form u8 ‖ (salt ‖ statement); form: see the constants
+``c``  tag[32] ‖ seq u64                           form u8 ‖ (salt ‖ statement); see ``ENCRYPTED``
 ``m``  bucket u32                                  the map's bucket: (key ‖ value ‖ leaf hash)*
 ``r``  bucket // 16 u32                            sixteen bucket roots; zeros if a bucket is empty
 ``q``  request key[32]                             index u64 ‖ time_ms u64 ‖ content hash[32]
-``x``  time_ms u64 ‖ request key[32]               empty; request rows in the order in which they expire
+``x``  time_ms u64 ‖ request key[32]               empty; these rows sort the request rows by age
 =====  ==========================================  ====================================================
 
 Each function ``..._key`` builds the key of one kind of row.

@@ -172,7 +172,7 @@ class AppendBatch:
     """
 
     def __init__(self, ledger: Ledger, time_ms: int, *, expire_before_ms: int = 0) -> None:
-        """Begin a batch for leaves of *time_ms*. It also deletes some request rows older than *expire_before_ms*."""
+        """Begin a batch for leaves of *time_ms* that also deletes some request rows older than *expire_before_ms*."""
         state = ledger.state
         assert time_ms >= state.time_ms, "leaf times never decrease"
         self.ledger = ledger
@@ -271,7 +271,7 @@ class AppendBatch:
         return self.index > self.ledger.state.sealed_size
 
     def seal(self) -> None:
-        """Append a seal that covers all leaves before it. No entry may follow it in this batch."""
+        """Append a seal that covers all leaves before it. No entry may follow the seal in this batch."""
         assert self.is_seal_due(), "a seal covers at least one new event"
         assert not self.sealed
         state = self.ledger.state

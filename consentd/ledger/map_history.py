@@ -2,14 +2,14 @@
 
 The store and ``TagMap`` have the map at the last seal. A checkpoint is published only after witnesses have cosigned it,
 and by then later seals have changed the map. So for each seal whose checkpoint is published, or may be published, there
-is a *layer*: the old content of the buckets, and of the hashes above the buckets, that later seals replaced. A bucket
+is a *layer*: the buckets, and the hashes above the buckets, that later seals replaced, with their old content. A bucket
 or hash that a layer lacks is looked up in the next layer, and after the last layer in the map itself.
 
 Example: seals at sizes 10, 20 and 30; the checkpoint of size 10 is published. Seal 20 changed bucket 3, seal 30 changed
 buckets 3 and 5. The layer of size 10 has bucket 3 as it was before seal 20. The layer of size 20 has buckets 3 and 5 as
-they were before seal 30. If nobody needs size 20, its layer is merged into the layer of size 10, which keeps its
-own bucket 3 and gets bucket 5. So there are never more than three layers: for the published checkpoint, for the
-checkpoint that waits for cosignatures, and for the latest seal before the last one.
+they were before seal 30. If nobody needs size 20, its layer is merged into the layer of size 10, which keeps its own
+bucket 3 and gets bucket 5. There are never more than three layers: for the published checkpoint, for the checkpoint
+that waits for cosignatures, and for the seal before the last seal.
 
 Why not prove only from the last seal? The checkpoint of the last seal is not published yet, and while the witnesses do
 not answer, nothing could be proven. Why not copy the map? For 52 million people a copy takes 10 GB.
@@ -29,7 +29,7 @@ _BUCKET_BYTES = 150  # memory of one bucket in ``buckets``, without the bucket's
 
 
 class MapAt:
-    """The map at an earlier seal. It is valid until the next seal changes the map.
+    """The map at an earlier seal. A ``MapAt`` is valid until the next seal changes the map.
 
     Attributes:
         top: the hashes above the buckets.
@@ -42,7 +42,7 @@ class MapAt:
         self._layers = layers
 
     def bucket(self, number: int) -> bytes | None:
-        """Return a bucket's content at that seal; None if it has not changed since, so that the store has it."""
+        """Return a bucket's content at that seal; None if the store still has the bucket unchanged."""
         return next((layer.buckets[number] for layer in self._layers if number in layer.buckets), None)
 
 
@@ -112,7 +112,7 @@ class MapHistory:
             self._layers = []
 
     def at(self, size: int, present: bucketed.Top) -> MapAt | None:
-        """Return the map at the seal at *size*; None if it has no layer. *present*: the hashes at the last seal."""
+        """Return the map at the seal at *size*; None if it is not kept. *present*: the hashes at the last seal."""
         for number, layer in enumerate(self._layers):
             if layer.size == size:
                 return MapAt(present, self._layers[number:])

@@ -1,7 +1,7 @@
 """Plan a pruning, and delete the entries that ``retention`` does not retain. Proofs of remaining entries stay valid.
 
 A pruning has a *start*: the size of the tree at the last seal before the first leaf that is retained. The *minimum
-index* is the start rounded down to a whole bundle of 256. Below the minimum index these leaves remain: all leaves of
+index* is the start rounded down to a multiple of 256. Below the minimum index these leaves remain: all leaves of
 public chains, and of each person's chain the entries of kinds ENROL, KEY and ERASURE and the last entry before the
 start, at which the remaining history begins. All tiles remain.
 
@@ -30,7 +30,7 @@ PROGRESS_CHAINS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Index and kind of the first retained leaf, because of which the start is not larger.
+    """Index and kind of the first retained leaf, which limits the start.
 
     Kind 0: the leaf is retained only because it is not older than the pruning's time.
     """
@@ -73,7 +73,7 @@ def _tags(store: Store) -> Iterator[bytes]:
 
 
 def _read_person(store: Store, vault: Vault, tag: bytes, before: int | None = None) -> list[OpenedEntry] | None:
-    """Return the stored entries of a person's chain; None if it is public, or its first index is not below *before*."""
+    """Return the stored entries of a person's chain; None if it is public, or begins at *before* or later."""
     first = store.get(layout.index_key(tag, 1))
     if first is None:
         raise CorruptionError("chain has lost its first entry")

@@ -144,7 +144,7 @@ def read_chain(store: Store, tag: bytes, first: int, last: int = codec.MAX_SEQ) 
 
 
 def _broken(store: Store, index: int) -> ConsentdError:
-    """Return the error for a chain that lacks an entry. If the store is pruned, a pruning deleted that entry."""
+    """Return the error for a missing entry of a chain. In a pruned store, a pruning deleted it during the read."""
     if store.get(layout.PRUNED) is not None:
         return StorageError("entries were pruned while they were read; repeat the call")
     return CorruptionError(f"chain is broken at index {index}")

@@ -1,8 +1,8 @@
 """Open a ledger: compute the roots of tree and map from stored rows, and compare them with the stored and signed roots.
 
-The work depends on the height of the tree and the number of map buckets, not on the number of entries. After a
-crash, a store may be larger than its last signed checkpoint and have entries after its last seal; such a ledger opens.
-No crash causes any other difference, so a ledger with another one does not open. Source: ledger-format.md, "Opening".
+The work depends on the height of the tree and the number of map buckets, not on the number of entries. After a crash,
+the store may be larger than the last signed checkpoint, and have entries after the last seal; such a ledger opens. No
+crash causes any other difference; with any other, the ledger does not open. Source: ledger-format.md, "Opening".
 """
 
 from pathlib import Path

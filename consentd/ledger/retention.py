@@ -1,10 +1,10 @@
 """Read what the ledger has pruned, and decide which entries of a person's chain a pruning retains.
 
-A pruning has a time T. It retains all entries of time T or later. Of the earlier entries it retains:
+A pruning has a time T. Entries of time T or later are all retained. Of the earlier entries, these are retained:
 
 - the entries of each consent, unless the consent was removed from the policy table before T. A withdrawal removes a
-  consent; a pruning removes the consents that have ended before its time. The entries of a removed consent are still
-  retained while recipients may keep the data that they got by this consent.
+  consent; a pruning removes the consents that ended before the pruning's time. The entries of a removed consent are
+  still retained if recipients may keep the consent's data until T or later.
 - the entries of each key, unless the key was retired before T and signed no retained entry.
 - each entry that a retained entry refers to.
 - each entry of a kind for which this version cannot determine an end: disputes, duties, and every unknown kind.
@@ -103,7 +103,7 @@ class OpenedEntry:
 
     Attributes:
         times: the times that a GRANT or AMEND states; None for another kind, or without a statement.
-        key: the key that a KEY entry names, and whether the entry retires it; None as for *times*.
+        key: the key that a KEY entry names, and whether the entry retires that key; None as for *times*.
     """
 
     index: int
@@ -142,7 +142,7 @@ class _Consent:
     def left_table_ms(self, prunings: Sequence[StatedPruning]) -> int | None:
         """Return when the consent was removed from the policy table; None if it is still in the table.
 
-        A REVOKE removes a consent immediately. A consent that has ended is removed by the next pruning of a later time.
+        A REVOKE removes a consent immediately. The first pruning of a time after a consent's end removes that consent.
         """
         if self.revoked_ms is not None:
             return self.revoked_ms
@@ -155,7 +155,7 @@ class _Consent:
     def is_prunable(self, kept_from_ms: int, prunings: Sequence[StatedPruning]) -> bool:
         """Report whether before *kept_from_ms* the consent left the table, and recipients had to delete its data."""
         if not self.has_all_statements:
-            # Without all statements no end can be computed. An earlier pruning deleted some, so the others may go too.
+            # Without all statements no end can be computed. An earlier pruning deleted some, so the rest may go too.
             return self.revoked_ms is None or self.revoked_ms < kept_from_ms
         left_ms = self.left_table_ms(prunings)
         if left_ms is None or left_ms >= kept_from_ms:

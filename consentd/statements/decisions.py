@@ -35,7 +35,7 @@ def question_value(message: pb.Question) -> model.Question:
 class _PlainQuestion:
     """A substitute for a ``model.Question`` without labels, resources, period, break-glass and obligations.
 
-    ``pack_question`` reads its attributes. Building a real, frozen question would take longer than the decision.
+    ``pack_question`` reads these attributes. Building a real, frozen question would take longer than the decision.
     """
 
     __slots__ = ("action", "actor", "categories", "holder", "purpose")
@@ -51,7 +51,7 @@ class _PlainQuestion:
 
 
 def pack_message(message: pb.Question, codebook: Codebook) -> PackedQuestion:
-    """Do ``pack_question(question_value(message), codebook)`` faster; raises as these. For consent checks."""
+    """Return ``pack_question(question_value(message), codebook)`` by a faster way. Raises as these functions."""
     has = message.HasField
     if (
         has("labels") or has("resources") or has("data_period") or has("break_glass") or message.supported_obligations

@@ -58,7 +58,7 @@ class VerifiedEvidence:
     Attributes:
         scope: what the file contains. A range and a chain are proven to be complete.
         singles: the single entries, in order of their indexes; None stands for a seal.
-        unproven: number of single entries with an unproven author: a person's key, whose chain the file does not have.
+        unproven: number of single entries that may be signed by a person's own key; only that person's chain proves it.
         witnesses: names of the witnesses that cosigned, if a policy was given.
     """
 
@@ -115,15 +115,15 @@ def verify_evidence(
     """Verify evidence with the reader's pinned origin and log key; return the facts that it proves.
 
     Args:
-        policy: the reader's own witness policy; None: no cosignature is needed. Evidence is kept for years, so
+        policy: the reader's own witness policy; None if no cosignature is needed. Evidence is kept for years, so
             cosignatures of any age count, unless *max_age_s* limits them.
-        now_ms: the reader's present time, which the seal's time must not exceed. None: the seal may have any time.
+        now_ms: the reader's time; the seal may be ``MAX_AHEAD_S`` ahead at most. None: the seal may have any time.
         max_age_s: maximum age, at *now_ms*, of a cosignature that counts; None for any age.
 
     Raises:
         MalformedError: a part of the evidence has a wrong form.
         SignatureError: the log, an author or a quorum of witnesses has not signed.
-        ProofError: a proof is wrong, an entry of the scope is missing, or the seal's time is after *now_ms*.
+        ProofError: a proof is wrong, an entry of the scope is missing, or the seal's time is too late.
     """
     proof, scope = evidence.proof, evidence.scope
     sealed = history.verify_sealed_checkpoint(proof, origin=origin, log_verifier=log_verifier, held=None)
@@ -270,7 +270,7 @@ def _verify_singles(singles: Sequence[SingleEntry], sealed: SealedCheckpoint) ->
 
 
 def _verify_author(entry: VerifiedEntry, keys: ValidKeys, origin: str) -> bool:
-    """Verify who signed a single entry. Return False if the key may be the person's own, whose owner is unproven.
+    """Verify who signed a single entry. Return False if the key may be the person's own, which is unproven.
 
     Raises:
         SignatureError: neither an author with a key in force nor the person can have signed the entry.
@@ -294,7 +294,7 @@ def _states_keys(entry: VerifiedEntry) -> bool:
 
 
 def message_of(entry: VerifiedEntry) -> Message | None:
-    """Return the payload of an entry; None if it has no statement, or the statement's form is unknown here."""
+    """Return the payload of an entry; None if it has no statement, or its kind or version is unknown here."""
     if entry.statement is None:
         return None
     return payloads.decode_known_payload(entry.event.kind, entry.statement.payload)

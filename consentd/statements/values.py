@@ -1,4 +1,4 @@
-"""Turn messages of consents, vocabularies and rules into values and back; read what entries state about keys.
+"""Turn messages of consents, vocabularies and rules into values and back; read what entries state on keys and pruning.
 
 Messages: ``proto/consentd/v1``; values: ``consentd.policy``, ``consentd.core.key_validity``, ``consentd.core.pruned``.
 Each function ``..._value`` raises ``InvalidError`` if an enum value, a time or the nesting is out of range.

@@ -93,7 +93,7 @@ class Store(Protocol):
         """
 
     def write(self, batch: Batch) -> None:
-        """Apply *batch* atomically, and return once it is synced to disk.
+        """Apply *batch* atomically, and return after the batch is synced to disk.
 
         Raises:
             StorageError: the write failed. Whether the batch is on disk is unknown, and every later write is refused.

@@ -7,7 +7,7 @@ commit before the transaction began. A read takes 0.8 µs, including its transac
 page that makes these pages current. The meta page is synced only by the next commit. So a power cut may undo the last
 commit. That is harmless, because ``catch_up`` applies the entries of that commit again. The table never has entries
 that the ledger lacks, because RocksDB's synced write comes before ``commit``. Why not a weaker setting? With
-``sync=False`` a power cut may leave a table of old and new pages that still answers. With ``writemap=True`` a stray
+``sync=False`` a power cut may leave a mix of old and new pages that still answers reads. With ``writemap=True`` a stray
 pointer can change the table, and a full disk kills the process with SIGBUS. Why not ``metasync=True``? Each commit
 would sync twice, and the only gain would be a few entries fewer to apply at a start.
 
@@ -32,7 +32,7 @@ from consentd import files
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 
 MAX_READERS = 1024
-"""Maximum number of open read transactions in all processes. The first process that opens the files sets it."""
+"""Maximum number of open read transactions in all processes. The first process to open the files sets the maximum."""
 STOPPED = "table stopped because a write to it failed: start the daemon again"
 OpenFiles = lmdb.Environment
 _SPARE_READERS = 32  # finished read transactions that are kept: to reuse one takes a tenth of the time
@@ -52,7 +52,7 @@ class ReadTransaction:
         self.get = txn.get
 
     def scan(self, start: bytes, end: bytes | None, *, limit: int | None = None) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the (key, value) pairs in [*start*, *end*), by key, at most *limit*. *end* None means no end."""
+        """Yield the (key, value) pairs in [*start*, *end*), by key, at most *limit*. *end* None: to the last key."""
         left = -1 if limit is None else limit
         cursor = self._txn.cursor()
         found = cursor.set_range(start) if start else cursor.first()

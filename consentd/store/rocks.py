@@ -76,10 +76,10 @@ class RocksStore(Store):
         Args:
             create: create the store if it is missing.
             block_cache_mb: memory for blocks, filters and indexes.
-            sync_apart: sync in a step of its own, without the GIL; None to do so if the disk is slow.
+            sync_apart: sync in a step of its own, without the GIL; None: only if the disk is slow.
 
         Raises:
-            StorageError: another process has the store open; no store and *create* is false; or the disk fails.
+            StorageError: another process has the store open; it is missing and *create* is false; or the disk fails.
             CorruptionError: the store's files contradict each other.
         """
         if create:
@@ -219,7 +219,7 @@ class RocksStore(Store):
             raise _translated(error, self._path) from error
 
     def approximate_size(self) -> int:
-        """Return the bytes of the sorted files and of the memory tables."""
+        """Return the size in bytes of the sorted files and of the memory tables."""
         names = ("rocksdb.total-sst-files-size", "rocksdb.cur-size-all-mem-tables")
         try:
             return sum(self._db.property_int_value(name) or 0 for name in names)

@@ -10,7 +10,7 @@ first  rest of the key               value
 ``R``                                revision: tree size u64 ‖ root[32] ‖ registry generation u64 ‖ format u8
 ``H``                                heartbeat: UTC ms u64
 ``i``  identifier hash[32]           tag[32]
-``s``  tag[32]                       the subject value; empty: enrolled, without consents
+``s``  tag[32]                       the subject value; empty if enrolled without consents
 ``p``  participant id                number u32 ‖ ParticipantStatement
 ``g``  group id                      number u32
 ``k``  key[32]                       owner u8 ‖ in force from u64 ‖ until u64 ‖ owner's id or tag

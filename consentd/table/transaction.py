@@ -165,7 +165,7 @@ class TableTransaction(View):
         self._txn.put(b"c", compiled.encoded)
 
     def _renew(self, old: Vocabulary, new: Vocabulary) -> None:
-        """Add the new vocabulary codes to each stored deny that names a code above them. Reads all persons' rows."""
+        """Add the new vocabulary codes to each stored deny rule that has a code above them. Reads all persons' rows."""
         renewal = Renewal(old, new)
         if not renewal.is_needed():
             return
@@ -207,7 +207,7 @@ class TableTransaction(View):
     def _registry_changed(self) -> None:
         """Increase the registry's generation, and forget the registry, so that its next use reads the rows again.
 
-        The generation counts entries and not transactions, so that a table that is built anew has the same one.
+        The generation counts entries and not transactions, so a table that is built anew has the same generation.
         """
         self._registry = None
         self._changed = True

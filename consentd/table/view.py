@@ -27,7 +27,7 @@ REVISION = Struct(">Q32sQB")
 """Row ``R``: tree size, root, generation of the registry, format."""
 NO_REVISION = (0, b"", 0, FORMAT)
 KEY = Struct(">BQQ")
-"""Begin of a row ``k``: owner, in force from ms, until ms. The owner's id or tag follows."""
+"""Start of a row ``k``: owner, in force from ms, until ms. The owner's id or tag follows."""
 U64 = Struct(">Q")
 U32 = Struct(">I")
 
@@ -53,7 +53,7 @@ class Registry:
     """Codebook, rules and participants. They change rarely, so all consent checks share one value until a change.
 
     Attributes:
-        generation: how many entries have changed the registry.
+        generation: number of entries that have changed the registry.
         numbers: the numbers of participants and groups, by id.
     """
 
@@ -68,7 +68,7 @@ class Registry:
 class RegistryCache:
     """The registry that was read last in this process.
 
-    Any thread may assign another registry. A reader uses a registry only if its generation is that of the table.
+    Any thread may assign another registry. A reader uses a registry only if its generation is the table's.
     """
 
     registry: Registry | None = None
@@ -224,7 +224,7 @@ class Snapshot(View):
         return list(self._txn.scan(after + b"\0" if after else b"", None, limit=limit))
 
     def heartbeat_ms(self) -> int:
-        """Return when the writer last wrote its heartbeat, UTC ms; 0: never."""
+        """Return when the writer last wrote its heartbeat, UTC ms; 0 if never."""
         row = self._txn.get(b"H")
         return 0 if row is None else int(U64.unpack(row)[0])
 
