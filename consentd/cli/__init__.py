@@ -43,7 +43,7 @@ _SERVER_MODULES = frozenset(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the verb that *argv* names; return the exit status. None: *argv* is that of the process."""
+    """Run the verb that *argv* names; return the exit status. None: use the process's own arguments."""
     _prepare_streams()
     return run_verb(make_parser().parse_args(argv))
 
@@ -85,7 +85,7 @@ def _prepare_streams() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # it lasts as long as the process
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # the file stays open until the process ends
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 

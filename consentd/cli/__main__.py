@@ -1,4 +1,4 @@
-"""Run the command ``consentd``, as ``python -m consentd.cli``."""
+"""Run the command ``consentd`` if Python is started as ``python -m consentd.cli``."""
 
 import sys
 

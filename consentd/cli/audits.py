@@ -228,7 +228,7 @@ def monitor(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def _read_once(watcher: "Monitor", source: "Source", out: Out) -> "Observation | None":
-    """Read the checkpoint once. If that fails, return the alarm of a silent log, or None if it is too early for one."""
+    """Read the checkpoint once. If it cannot be read: return an alarm if it was last read too long ago, else None."""
     try:
         return watcher.observe(source, int(time.time()))
     except StorageError as error:

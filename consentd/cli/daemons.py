@@ -128,7 +128,7 @@ def add_config(verb: argparse.ArgumentParser, *, required: bool = True) -> None:
 
 
 def load_own_config(arguments: argparse.Namespace) -> Config:
-    """Load the configuration for a verb that writes into the data directory, which only the daemon's user may do."""
+    """Load the configuration for a verb that writes into the data directory; InvalidError unless the user owns it."""
     config = load(arguments.config)
     path = config.ledger.data_dir
     if path.exists() and path.stat().st_uid != os.geteuid():

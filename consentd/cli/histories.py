@@ -166,7 +166,7 @@ def _entry_fields(entry: "Entry") -> dict[str, object]:
 
 
 def _without_subject(message: "Message") -> "tuple[Message, Question | None]":
-    """Return a copy of a statement without its question, and the question without the person (None: it has none)."""
+    """Return a statement's copy without the question; and the question without the person, None if there is none."""
     from consentd.v1 import statement_pb2 as st
     from consentd_client import show
 

@@ -103,7 +103,7 @@ class _Writer:
         return granted.consent_id, granted.receipt.replayed
 
     def _earlier_sources(self, person: "Subject") -> set[str]:
-        """Read the ``source`` of every consent version in the person's chain, unverified: no proof depends on it."""
+        """Read each consent version's ``source`` from the person's chain, unverified: it only prevents a re-import."""
         from consentd.statements import payloads
         from consentd.v1 import ledger_service_pb2 as ls
         from consentd_client.history import collect_proof

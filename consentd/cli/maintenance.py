@@ -72,7 +72,7 @@ def fsck(arguments: argparse.Namespace, out: Out) -> int:
             if config.table.path.exists():
                 table = stack.enter_context(closing(Table.open_read_only(config.table.path)))
             own = arguments.origin or config.ledger.origin, keys.log.verifier
-        # INVARIANT: if a log key is pinned, it is used. Otherwise the operator's own key file has the log key.
+        # INVARIANT: if a log key is pinned, it is used. Otherwise the log key comes from the operator's own key file.
         origin, log_key = read_pins(arguments) if own is None or arguments.log_key else own
         store = stack.enter_context(closing(RocksStore.open_read_only(store_dir)))
         report = verify_files(

@@ -145,7 +145,7 @@ def read_policy(arguments: argparse.Namespace) -> WitnessPolicy | None:
 
 
 def read_pins(arguments: argparse.Namespace) -> tuple[str, Verifier]:
-    """Return the pinned origin and log key; InvalidError unless one log key is pinned. Imports no gRPC or protobuf."""
+    """Return the pinned origin and log key; InvalidError unless exactly one is pinned. Imports no gRPC or protobuf."""
     verifier, also = _read_log_keys(arguments)
     if also:
         # The verb cannot verify a second key, and must not silently ignore a pinned key.
@@ -192,7 +192,7 @@ def read_identifier(given: str) -> tuple[str, str]:
 
 
 def read_text(path: Path, what: str) -> str:
-    """Return a file's text; ``-`` is stdin. StorageError, which calls the file *what*: the file cannot be read."""
+    """Return a file's text; ``-`` is stdin. If the file cannot be read, StorageError, which calls the file *what*."""
     return read_bytes(path, what).decode("utf-8", "replace")
 
 

@@ -35,7 +35,7 @@ class Progress(Protocol):
 
 @contextmanager
 def _writing() -> Iterator[None]:
-    """Turn an error of writing stdout into StorageError, but not BrokenPipeError: then the reader closed stdout."""
+    """Turn an error of writing stdout into StorageError, except BrokenPipeError: the reader of stdout closed it."""
     try:
         yield
     except BrokenPipeError:
@@ -96,7 +96,7 @@ class Out:
             self.message(note)
 
     def findings(self, faults: "Iterable[Fault]", not_checked: Mapping[str, int]) -> None:
-        """Write each fault to stdout. Write each subject that was not verified, with its count, to stderr."""
+        """Write each fault to stdout. Write to stderr which kinds of items were not verified, and how many items."""
         for fault in faults:
             where = ("", "") if fault.index is None else (f"{fault.index}번 항목: ", f"entry {fault.index}: ")
             self.answer(*(f"{one}{fault.what}" for one in where), type="fault", index=fault.index, what=fault.what)

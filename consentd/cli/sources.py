@@ -124,7 +124,7 @@ def _files(arguments: argparse.Namespace) -> "tuple[Location, str, Verifier]":
     config = load(arguments.config)
     ledger, key_file = config.ledger, config.keys.vault_key_file
     has_vault = ledger.vault_dir.exists() and key_file.exists()
-    # Only the file of the published checkpoint has cosignatures. The last signed one has only the log's signature.
+    # Only the published checkpoint's file has cosignatures. The last signed checkpoint has only the log's signature.
     needs_cosignatures = "max_age" in arguments and arguments.policy is not None
     location = DataDirectory(
         store_dir=ledger.store_dir,

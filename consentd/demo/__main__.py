@@ -1,8 +1,8 @@
 """Show what consentd does: ``make demo``.
 
 A real daemon runs on loopback, with RocksDB and LMDB in a fresh directory, and all calls are real gRPC calls. First,
-the demo plays the day of a made-up town (town.py, traffic.py), then the story of one citizen (story.py). At the end it
-verifies the ledger, changes an entry in a copy of the ledger, and shows that verification finds the change.
+the demo plays the day of a made-up town (town.py, traffic.py), then the story of one citizen (story.py). At the end the
+demo verifies the ledger, changes an entry in a copy of the ledger, and shows that verification finds the change.
 
 ``KEEP=1`` keeps the daemon running until Ctrl-C. ``CONSENTD_DEMO_DIR`` is the directory, ``.demo`` by default.
 """

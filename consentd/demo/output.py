@@ -41,7 +41,7 @@ class Output:
         self.print(f"  {self.text(ko, en)}", style="dim")
 
     def track(self, label: Text, steps: Iterable[T], count: int) -> Iterator[T]:
-        """Yield the *count* items of *steps*, with a progress bar on a terminal; then print how long they took."""
+        """Yield the *count* items of *steps*, with a progress bar on a terminal; then print the time they took."""
         started, name = time.perf_counter(), self.text(*label)
         hidden = not self.console.is_terminal
         yield from progress.track(steps, name, count, console=self.console, transient=True, disable=hidden)

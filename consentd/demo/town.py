@@ -5,8 +5,8 @@ seed gives the same town. The town's proportions are published figures, or estim
 
 * ages: Korea's insured population by age band, and care days per person (HIRA statistics 2022)
 * institutions: types of medical institutions (HIRA's code 요양종별); most are clinics and pharmacies
-* 55 % of citizens have consents, about four each (as in Finland's Kanta); 0.75 × 0.98 of these allow research, and 0.28
-  allow marketing
+* 55 % of citizens have consents, about four each (as in Finland's Kanta); of these citizens 0.75 × 0.98 allow research,
+  and 0.28 allow marketing
 * of all requests 60 % find no consent, 35 % are permitted, 5 % are denied; a few citizens, those with most care days,
   are the subjects of most requests (Zipf's law); 8 % of the institutions make 80 % of the calls
 * each transfer has the outcome that follows from the consents, for comparison with the daemon's decision
@@ -56,7 +56,7 @@ DENTAL: Final = ("CLIN.DX", "CLIN.IMG", "CLIN.NOTE")
 HELD_BY_TYPE: Final = {"81": ("CLIN.RX",), "41": DENTAL, "51": DENTAL}
 ALL_CLASSES: Final = ("CLIN", "INS", "PUB")
 
-RECIPIENTS: Final = (  # id, names, purpose of its requests, share of users with a consent for it, data
+RECIPIENTS: Final = (  # id, names, purpose of requests, share of the citizens with consents that consent to it, data
     ("care-service", "모의 건강관리 서비스", "synthetic care service", "CAREMGT", 0.75, ("LIFE", "INS")),
     ("research-centre", "모의 연구기관", "synthetic research centre", "HRESCH", 0.75 * 0.98, ("CLIN", "INS")),
     ("market-service", "모의 마케팅 서비스", "synthetic marketing service", "HMARKT", 0.28, ("INS",)),

@@ -1,7 +1,7 @@
 """Make the calls of the made-up town's day with the client library: register, enrol, grant, transfer, record.
 
 The operator registers the institutions. The relay makes all other calls, as in My Healthway, Korea's health data
-network; it may act for citizens and see the reasons of decisions. Each decision is compared with the expected one.
+network; the relay may act for citizens and see reasons of decisions. Each decision is compared with the expected one.
 """
 
 import time

@@ -21,7 +21,7 @@ class AuthorizeAnswer(CheckAnswer):
     """The answer to a question that was decided and recorded in one call. True only for a recorded PERMIT.
 
     Attributes:
-        receipt: the receipt of the ACCESS or REFUSAL entry; None: the person is not enrolled, or there is no answer.
+        receipt: the receipt of the ACCESS or REFUSAL entry; None: the person is not enrolled, or the call failed.
         access_seq: the entry's number in the person's chain, for ``record_access``; 0: nothing was recorded.
     """
 
@@ -31,7 +31,7 @@ class AuthorizeAnswer(CheckAnswer):
 
 @dataclass(frozen=True, slots=True)
 class TransferOutcome:
-    """The outcome of a permitted transfer; the person whose data it concerns, and the seq of the ACCESS entry."""
+    """A report on a permitted transfer: the person, the ACCESS entry's number in the person's chain, the outcome."""
 
     subject: pb.Subject = field(repr=False)
     access_seq: int
@@ -65,7 +65,7 @@ def batch_authorize(
     published: bool = False,
     request_ids: Sequence[bytes] = (),
 ) -> Operation[tuple[AuthorizeAnswer, ...]]:
-    """Decide and record up to 1,000 transfers, each separately. If one fails, its answer has ``error`` set.
+    """Decide and record up to 1,000 transfers, each separately. The answer to an item that fails has ``error`` set.
 
     *published*: as in ``WriteOptions``. *request_ids*: one for each question; empty: they are drawn at random.
     """
@@ -173,7 +173,7 @@ def _record_request(
 
 
 def list_accesses(context: ClientContext, subject: pb.Subject) -> ReadPage[ac.AccessRecord]:
-    """List who used, or asked to use, a person's data, newest first. The list proves nothing; ``history`` does."""
+    """List who used, or asked to use, a person's data, newest first, without proof; use ``history`` for a proof."""
     return read_pages(
         context,
         lambda token: ac.ListAccessesRequest(subject=subject, page_token=token),

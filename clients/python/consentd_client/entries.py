@@ -1,4 +1,4 @@
-"""The classes of a verified history and its entries. Module ``history`` makes them after everything is verified."""
+"""Classes for a verified history and its entries. Module ``history`` makes the objects after everything is verified."""
 
 from dataclasses import dataclass, field
 
@@ -99,7 +99,7 @@ class History:
 
     @property
     def is_absent(self) -> bool:
-        """Whether the tag has no entry. Such a tag says nothing about any person, who may have another tag."""
+        """Whether the tag has no entry. A person may still have entries, under another tag."""
         return not self.entries
 
     @property

@@ -25,7 +25,7 @@ from consentd_client.trust import Trust
 
 
 def collect_proof(pieces: Iterable[ls.GetHistoryResponse]) -> HistoryProof:
-    """Join the messages of a history stream, without verification; MalformedError if they are out of order."""
+    """Join the messages of a history stream into an unverified proof; MalformedError if messages are out of order."""
     head: ls.HistoryHead | None = None
     chains: list[tuple[ls.HistoryChain, list[HistoryEntry]]] = []
     for piece in pieces:

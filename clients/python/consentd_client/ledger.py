@@ -86,9 +86,9 @@ def _read_history(
     except InvalidError:
         if point is None:
             raise
-        # A daemon whose ledger was rolled back does not know the remembered size. This answer is not signed, so it
-        # proves nothing. Ask without a size: the reply has a signed checkpoint, which is smaller than the remembered
-        # one or has a chain that does not continue the remembered chain.
+        # The daemon may not know the remembered size because its ledger was rolled back. An error is not signed, so it
+        # proves nothing. Ask without a size: after a rollback the reply has evidence, namely a signed checkpoint that
+        # is smaller than the remembered one, or a chain that does not continue the remembered chain.
         request.known_tree_size = request.known_count = 0
         pieces = yield from call_stream(context, request, ls.GetHistoryResponse)
     except NotFoundError as error:
@@ -118,7 +118,7 @@ def prune(
     context: ClientContext, *, kept_from_ms: int = 0, dry_run: bool = False,
     progress: Callable[[ls.PruneResponse], None] | None = None,
 ) -> Operation[ls.PruneResponse]:  # fmt: skip
-    """Delete entries that the retention policy no longer keeps; return how many. Only the operator may call this.
+    """Delete what the retention policy no longer keeps; return the counts of deletions. For the operator only.
 
     Args:
         kept_from_ms: keep all entries from this time on, UTC milliseconds; 0: the time that follows from the policy.

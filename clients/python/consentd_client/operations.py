@@ -76,7 +76,7 @@ class UnaryCall:
 
 @dataclass(slots=True)
 class StreamCall:
-    """The step "call a procedure that answers with a stream; ``receive`` each message". The result is ``messages``."""
+    """The step "call a procedure that streams its answer, and ``receive`` each message". The result is ``messages``."""
 
     request: Message = field(repr=False)
     response_type: type[Any]
@@ -122,7 +122,7 @@ def procedure_path(request_type: type[Message], response_type: type[Message]) ->
 
 
 def call(context: ClientContext, request: Message, response_type: type[R]) -> Operation[R]:
-    """Call the procedure that takes *request*; repeat this if the daemon is not reached. Raises as ``ClientBase``."""
+    """Call the procedure that takes *request*, repeatedly while the daemon is not reached. Raises as ``ClientBase``."""
     try:
         answer: R = yield from _repeated(context, lambda: UnaryCall(request, response_type))
     except StorageError as error:
@@ -136,14 +136,14 @@ def call(context: ClientContext, request: Message, response_type: type[R]) -> Op
 def call_stream(
     context: ClientContext, request: Message, response_type: type[R], on_message: Callable[[R], None] | None = None
 ) -> Operation[list[R]]:
-    """Do as ``call`` for a procedure that answers with a stream. Return all messages; pass each to *on_message*."""
+    """Do as ``call`` for a procedure that streams its answer. Pass each message to *on_message*; return all of them."""
     limit = context.max_stream_bytes
     answer: list[R] = yield from _repeated(context, lambda: StreamCall(request, response_type, limit, on_message))
     return answer
 
 
 def run_blocking(function: Callable[[], T]) -> Operation[T]:
-    """Call a function that blocks, and return its result. An ``AsyncClient`` calls it in a worker thread."""
+    """Call a function that blocks, and return its result. An ``AsyncClient`` calls the function in a worker thread."""
     result: T = yield RunBlocking(function)
     return result
 

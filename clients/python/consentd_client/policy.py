@@ -101,7 +101,7 @@ def indeterminate() -> pb.Decision:
 
 
 def read_decision(question: pb.Question, decision: pb.Decision) -> CheckAnswer:
-    """Return the answer for a decision: INDETERMINATE with an error, if ``find_fault`` finds a fault."""
+    """Return *decision* as an answer; if ``find_fault`` finds a fault, an INDETERMINATE answer with this error."""
     fault = find_fault(question, decision)
     return CheckAnswer(decision) if fault is None else CheckAnswer(indeterminate(), fault)
 

@@ -109,7 +109,7 @@ class ConsentOptions(WriteOptions, total=False):
     """The options of every write about a consent.
 
     Attributes:
-        signer: signs with the person's own key. Default: the daemon signs, and names the caller as the attestor.
+        signer: signs with the person's own key. Default: the daemon signs a statement that the caller attests.
         method: how the caller identified the person.
     """
 

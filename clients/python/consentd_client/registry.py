@@ -90,7 +90,7 @@ def publish_notice(
 def publish_rules(
     context: ClientContext, rules: st.RulesStatement, **options: Unpack[WriteOptions]
 ) -> Operation[Receipt]:
-    """Publish the complete next version of the rules that decisions follow beside consents. For the operator."""
+    """Publish the complete next version of the rules, such as laws, that apply beside consents. For the operator."""
     request = rs.PublishRulesRequest(rules=rules, **write_fields(context, options))
     return write(context, request, rs.PublishRulesResponse, EntryKind.RULES)
 

@@ -66,7 +66,7 @@ def escape_control(text: str) -> str:
 
 
 def label(code: str, lang: str) -> str:
-    """Return the label of a code; the code itself if it has none."""
+    """Return the label of a code; the code itself if it has no label."""
     found = _LABELS.get(code)
     return code if found is None else found[LANGUAGES.index(lang)]
 

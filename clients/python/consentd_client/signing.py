@@ -1,4 +1,4 @@
-"""Sign statements and questions with the author's own key. The daemon does not have this key and cannot forge them.
+"""Sign statements and questions with the author's own key. The daemon lacks this key and cannot forge signatures.
 
 A signature also covers the ledger's name, the entry kind, the person's tag, the entry referred to, the request_id and
 the time (ledger-format.md, "Statement"). The tag, which ``enrol`` returned, identifies the person's chain. If a daemon

@@ -65,7 +65,7 @@ def check_plaintext(target: str) -> None:
 
 
 def call_metadata(token: str) -> tuple[tuple[str, str], ...]:
-    """Return the gRPC metadata that carries the token. InvalidError, without the token in its text: it is invalid."""
+    """Return the gRPC metadata with the token; InvalidError, whose text omits the token, if the token is invalid."""
     if not token:
         return ()
     if not token.isascii() or not token.isprintable():

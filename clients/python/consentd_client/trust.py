@@ -19,7 +19,7 @@ class Trust:
     Attributes:
         origin: the ledger's name.
         log_key: the key that signs the ledger's checkpoints.
-        policy: the witnesses that must cosign, to ensure that all see the same ledger; None: no witness must.
+        policy: the witnesses that must cosign, to ensure that all see the same ledger; None: no witness is needed.
         also: further keys of the same log, for example ML-DSA-44 beside Ed25519. Each of them must have signed too.
     """
 
@@ -31,8 +31,8 @@ class Trust:
     def verify_witnessed(self, checkpoint: bytes, *, now_ms: int | None, seal_time_ms: int | None = None) -> None:
         """Verify that the log's further keys and the pinned witnesses signed a checkpoint, a signed note.
 
-        At *now_ms* cosignatures may be five minutes old; if *now_ms* is None, as for a stored receipt, any age is
-        accepted. *seal_time_ms*: the time of the tree's last seal; None: the caller does not know it.
+        At *now_ms* cosignatures may be at most five minutes old. If *now_ms* is None, as for a stored receipt, any age
+        is accepted. *seal_time_ms*: the time of the tree's last seal; None: the caller does not know it.
 
         Raises:
             SignatureError: a key did not sign, or too few witnesses cosigned, or their cosignatures are too old.
@@ -61,7 +61,7 @@ def pin(
     Args:
         origin: the ledger's name; empty: the name inside the log key.
         policy: a C2SP tlog-policy file; None: no witness is required.
-        parse_mldsa: parses ML-DSA-44 vkeys, such as the parser of ``consentd.cosigning.mldsa`` (server's parts only).
+        parse_mldsa: a parser of ML-DSA-44 vkeys; ``consentd.cosigning.mldsa``, one of the server's parts, has one.
             None: no such key can be pinned, and a policy ignores witnesses with such keys.
 
     Raises:
