@@ -1,11 +1,11 @@
 """Read FHIR Consents (releases R4 or R5) of other systems into values of ``policy``, without guessing.
 
 The rule of this package: an imported consent means in this system exactly what it means in the other system. If any
-part of a resource is not certain, the whole resource is refused with a cause and the path of that part.
+part of a resource has no certain meaning, the whole resource is refused with a cause and the path of that part.
 
 ``consents`` turns text into values, with the help of ``header`` and ``provisions``. ``importer`` reads files, and
 passes consents to a ``Writer`` of the caller, which writes them to a daemon. Only ``document`` uses the library
-``fhir.resources`` (extra ``fhir``). It checks the structure in addition to the checks of this package.
+``fhir.resources`` (extra ``fhir``). The library checks the structure, in addition to the checks of this package.
 
 Design: policy.md, rules 2, 4 and 5.
 """

@@ -1,6 +1,6 @@
 """Read the JSON text of a FHIR Consent, or of a Bundle of Consents, into values of ``policy``.
 
-A resource does not state its FHIR release, so the release is found by its elements. Some exist only in R4 (``scope``,
+A resource does not state its FHIR release, so the release is found by the elements. Some exist only in R4 (``scope``,
 ``patient`` …), others only in R5 (``decision``, ``subject`` …). A resource with both kinds or with neither is refused.
 """
 
@@ -46,7 +46,7 @@ class Refused:
     """A resource, or a whole document, that is not imported.
 
     Attributes:
-        resource: the resource's type and id, ``Consent/ID``; empty if either is invalid, or for a document.
+        resource: the resource's type and id, ``Consent/ID``; empty for a document, or if type or id is invalid.
         message: the reason, with the path of the faulty element; the message never names the subject.
     """
 
@@ -92,7 +92,7 @@ def import_request_id(subject: SubjectReference, resource: str, content: bytes) 
 
 
 def format_source(release: Release, resource: str, content: bytes) -> str:
-    """Return a ``Consent.source``, ``fhir/r4#CONTENT@IDENTITY``. The daemon never deletes it, unlike request ids.
+    """Return a ``Consent.source``, ``fhir/r4#CONTENT@IDENTITY``. The daemon keeps sources for ever, unlike request ids.
 
     CONTENT is the first 16 hex digits of the content hash; IDENTITY those of the SHA-256 of *resource*, ``Consent/ID``.
     """

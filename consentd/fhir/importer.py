@@ -1,8 +1,8 @@
 """Import the consents of files, and report the result of each resource.
 
 If one resource of a file is refused, no resource of that file is written. An import may be repeated: a resource that
-was already imported is reported as ``unchanged``. It is recognised by ``Consent.source``, which is never deleted, and
-by ``request_id`` if two imports run at the same time.
+was already imported is reported as ``unchanged``. The resource is recognised by ``Consent.source``, which is never
+deleted, and by ``request_id`` if two imports run at the same time.
 
 A resource that was already imported with other content is refused (``CHANGED``), because writing it would add a second
 consent and not replace the first consent. The first consent must be amended or revoked instead.

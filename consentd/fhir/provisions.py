@@ -1,4 +1,4 @@
-"""Read the provisions of a Consent. In R4 and R5 they differ only in a few element names (policy.md, rule 2).
+"""Read the provisions of a Consent. R4 and R5 differ only in a few element names of provisions (policy.md, rule 2).
 
 If an element of a provision is absent:
 

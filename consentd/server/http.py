@@ -1,4 +1,4 @@
-"""Answer HTTP requests for `/metrics`, `/healthz`, `/checkpoint` and `/tile/…` (C2SP tlog-tiles). All are read-only.
+"""Serve `/metrics`, `/healthz`, `/checkpoint`, `/tile/…` (C2SP tlog-tiles), `/pruned` and `/kept/…`, all read-only.
 
 Anyone may fetch checkpoints and hash tiles, which contain no identifiers. Entry bundles (256 entries in one file) need
 an auditor's credential, because a bundle shows how often something happened to each person, though not who the person

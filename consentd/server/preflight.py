@@ -2,7 +2,7 @@
 
 When RocksDB opens a store for writing, it reads the store's write-ahead log, and deletes the first damaged record and
 all records after that record. After a power cut only the last write is damaged, and that write was never acknowledged.
-But if a bit flips in the middle of the write-ahead log, the later records would be deleted too. Those may be entries
+But if a bit flips in the middle of the write-ahead log, the later records would be deleted too, which may be entries
 that people have receipts of, or the only copy of persons' data keys. So each store is first opened read-only and
 checked. The ledger must have all entries that the last signed checkpoint and the policy table cover. If the vault's
 write-ahead log is damaged, the vault must still have a data key for every person who was not erased.
@@ -30,7 +30,7 @@ _VAULT_LOST = "copy what is there, and see ops/RUNBOOK.md, `vault lost`"
 
 
 def check_ledger_files(config: Config, log_verifier: Verifier) -> None:
-    """Check that the ledger's store has all entries that its last signed checkpoint and its table cover.
+    """Check that the ledger's store has all entries that the last signed checkpoint and the policy table cover.
 
     Raises:
         CorruptionError: entries are missing, or the last signed checkpoint or the store is damaged.
@@ -89,7 +89,7 @@ def check_vault_files(path: Path, ledger: Ledger) -> None:
 
 
 def _has_lost_key(vault: Store, store: Store, tag: bytes) -> bool:
-    """Return whether the vault lacks the data key of a person, by pseudonym *tag*, who was not erased."""
+    """Return whether the vault lacks the data key of person *tag* (a pseudonym), although the person is not erased."""
     if vault.get(b"k" + tag) is not None:
         return False
     count, _ = layout.HEAD.unpack(store.get(layout.head_key(tag)) or b"")
@@ -117,7 +117,7 @@ def check_statement_key(table: Table, public_key: bytes, path: Path) -> None:
     """Check that the statement key is a valid key of the ledger. Auditors reject statements signed with another key.
 
     Raises:
-        StorageError: no entry of the chain `ledger` has put the key in force, or the key was replaced.
+        StorageError: the ledger's own entries never put the key in force, or have replaced the key.
     """
     with table.read() as snapshot:
         owner = snapshot.key_owner(public_key)

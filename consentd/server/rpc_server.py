@@ -47,7 +47,7 @@ class RpcServer:
                 ("grpc.so_reuseport", 0),
             ],
         )
-        # ``experimental_non_blocking`` is off: it would send changes of health under a lock that the end of a stream
+        # ``experimental_non_blocking`` is off: if on, it sends changes of health under a lock that the end of a stream
         # also takes. A client that ends its stream while the health changes could then block the drain for ever.
         self._health = health.HealthServicer(experimental_non_blocking=False)
         self._waiting = ThreadPoolExecutor(WAITING_THREADS, thread_name_prefix="waiting")
@@ -81,7 +81,7 @@ class RpcServer:
         self._metrics.ready.set(serving)
 
     def drain(self) -> None:
-        """Refuse new calls, and wait until the calls in flight have ended; after ``DRAIN_S`` they are cancelled."""
+        """Refuse new calls, and wait until all calls have ended; cancel calls that take longer than ``DRAIN_S``."""
         self._server.stop(DRAIN_S).wait()
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ class RpcServer:
         self._health.Watch = Pooled(self._health.Watch, self._watching)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         described = reflection.ReflectionServicer([health.SERVICE_NAME, reflection.SERVICE_NAME, *ours.services])
-        # The client decides how long a reflection stream lasts. With one separate thread it cannot block other calls.
+        # The client decides how long a reflection stream lasts. On a thread of its own, it cannot block other calls.
         one_thread = ThreadPoolExecutor(1, thread_name_prefix="reflection")
         described.ServerReflectionInfo = Pooled(described.ServerReflectionInfo, one_thread)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(described, self._server)

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class _Stopped(Exception):  # noqa: N818  # this exception ends a pass and reports no error
-    """The daemon is stopping."""
+    """Raised during a pass when the daemon is stopping."""
 
 
 class Scrubber:

@@ -15,7 +15,7 @@ class FollowedLog:
     Attributes:
         vkey: the log's verifier key; the name in the key is the log's origin.
         url: the base URL of the log's tiles and entries.
-        token_file: a file with a token that the log accepts as an auditor's.
+        token_file: a file with the token by which the log identifies the witness as an auditor.
         retention_days: how many days the log keeps entries, as its leaf 0 states; 0: the log never deletes entries.
     """
 

@@ -1,14 +1,13 @@
 """Follow a log: fetch all its entries over HTTP, and replay each of them.
 
 A seal is a leaf that states the root of a map, which is computed from the entries before the seal. A checkpoint's
-signature and a consistency proof do not show whether the map roots are right; only the entries do. If all are right,
-``Follower.catch_up`` returns. It raises ``ReplayError`` if entries that the log signed break the replay rule. It raises
-``StorageError`` if the entries cannot be fetched, or if the fetched entries are not those that the log signed.
+signature and a consistency proof do not show whether the map roots are right; only the entries do. If the entries
+confirm all roots, ``Follower.catch_up`` returns. If entries that the log signed break the replay rule, the function
+raises ``ReplayError``. If entries cannot be fetched, or are not those that the log signed, it raises ``StorageError``.
 
-A log may prune (delete) old entries. It then names a tree size, the start, and seals before the start cannot be
-verified. The log's statement about the start is unsigned. So a start is accepted only up to the size that this witness
-has already cosigned, or if the configured retention policy of the log allows it. Pruned entries that seem wrong are no
-evidence against the log.
+A log may prune (delete) old entries. The log then names a tree size, the *start*, and seals before the start cannot be
+verified. The log does not sign the start. So a start is accepted only up to the size that this witness has already
+cosigned, or if the log's configured retention policy allows it. Pruned entries that seem wrong are no evidence.
 
 The replay's state is saved in a cache file, so that the next start need not begin with leaf 0. The file may be deleted,
 and a damaged file is not used. An attacker who can write the file can hide a wrong seal from this witness, as can an
@@ -114,7 +113,7 @@ class Follower:
             raise StorageError("entries served are not those of the checkpoint")
         if fault is not None and fault.index < replay.start:
             # INVARIANT: this fault is no evidence. The log signed the entries, but not the claim which of them are
-            # pruned, and it may have pruned more entries during the replay.
+            # pruned, and the log may have pruned more entries during the replay.
             self._start_again()
             raise StorageError(f"pruned entries do not fit the kept ones; all are replayed again: {fault}")
         if fault is None and replay.sealed_size != point.size:
@@ -127,7 +126,7 @@ class Follower:
             self.keep()
 
     def _replay_leaves(self, end: int) -> tuple[ReplayError | None, list[bytes]]:
-        """Replay the leaves up to size *end*; return the first fault, and the hashes of all leaves from it on."""
+        """Replay the leaves up to size *end*; return the first fault, and the leaf hashes from the faulty leaf on."""
         replay, fault = self._replay, None
         rest: list[bytes] = []
         for leaf, leaf_hash in self._fetch(replay.size, end):
@@ -174,7 +173,7 @@ class Follower:
         """Return what the log claims to have pruned. Raises StorageError if the log's policy does not allow that."""
         try:
             claimed = self._source.pruned()
-            # INVARIANT: a log with a wrong seal cannot hide it by claiming that all entries up to that seal are pruned.
+            # INVARIANT: a log cannot hide a wrong seal by claiming that all entries up to the seal are pruned.
             if claimed.start > cosigned_size:
                 claimed.verify_policy(days=self._retention_days, time_ms=self._wall_ms())
         except VerificationError as error:
