@@ -1,13 +1,13 @@
-"""Store a large Patricia map in small sorted buckets, and the hashes above the buckets in one flat heap.
+"""Store a large Patricia map (see ``patricia``) in small sorted buckets, and the hashes above them in one flat heap.
 
 The first `map_bits` bits of a key are the number of its *bucket*. A bucket is one bytes value: entries of
 ``key || value || leaf hash``, sorted by key. ``Top`` holds all 2**map_bits bucket roots and the hashes above them, as a
 flat binary heap of 32-byte slots: slot 1 is the root, and the children of slot i are the slots 2i and 2i + 1. In a
-Patricia tree, a branch with one empty side has no node; the slot then repeats the hash of the other side. Example with
-`map_bits` = 2 and keys in the buckets 0 and 3 alone: slots 4 and 7 are the bucket roots, slot 2 repeats slot 4, slot 3
-repeats slot 7, and slot 1 is the inner node for bit 0 over slots 2 and 3.
+Patricia tree, a branch with one empty side has no node; the slot of such a branch repeats the hash of its other side.
+Example with `map_bits` = 2 and keys only in the buckets 0 and 3: slots 4 and 7 hold the bucket roots, slot 2 repeats
+slot 4, slot 3 repeats slot 7, and slot 1 holds the hash of the inner node for bit 0 over slots 2 and 3.
 
-An update costs one small bucket and `map_bits` slots, and a proof costs one read of one bucket. The root does not
+An update of one key rewrites one small bucket and `map_bits` + 1 slots. A proof reads one bucket. The root does not
 depend on `map_bits`.
 """
 
@@ -24,11 +24,11 @@ ENTRY_SIZE = KEY_SIZE + VALUE_SIZE + HASH_SIZE
 """Bytes of an entry in a bucket."""
 
 MAX_MAP_BITS = 24
-"""The most bucket bits: 2**25 slots of 32 bytes are 1 GiB."""
+"""The largest `map_bits`: the heap then has 2**25 slots of 32 bytes, which are 1 GiB."""
 
 _ENTRY = struct.Struct("32s32s32s")
 _SORTED = struct.Struct(">Q24s32x32s")  # first 64 bits of a key, its other 192 bits, its leaf hash
-_EMPTY = bytes(HASH_SIZE)  # the slot of an empty subtree; no known input has this SHA-256 hash
+_EMPTY = bytes(HASH_SIZE)  # content of an empty subtree's slot; no known input has this SHA-256 hash
 
 
 def bucket_of(key: bytes, map_bits: int) -> int:
@@ -37,7 +37,7 @@ def bucket_of(key: bytes, map_bits: int) -> int:
 
 
 def bucket_update(bucket: bytes, values: Mapping[bytes, bytes]) -> bytes:
-    """Return the bucket with these values (by key) added or replaced. Only the leaves of these values are hashed."""
+    """Add or replace these values (key → value); return the new bucket. Only the leaves of these values are hashed."""
     parts = []
     done = 0
     for key in sorted(values):
@@ -54,12 +54,13 @@ def bucket_update(bucket: bytes, values: Mapping[bytes, bytes]) -> bytes:
 def bucket_root(bucket: bytes, map_bits: int) -> bytes | None:
     """Compute the root hash over a bucket's entries from their leaf hashes; None for an empty bucket.
 
-    One pass, 0.5 µs an entry. Two neighbours that first differ in bit b have an inner node for bit b above them. A
-    stack holds the left sides whose right side is not complete; their bits increase. Example: the keys 000, 001, 100.
-    At 001 the stack is [bit 2: 000]. At 100 it is [bit 0: node of 000 and 001]. At the end 100 is joined to that node.
+    One pass takes 0.5 µs for each entry. Two neighbours that first differ in bit b have an inner node for bit b above
+    them. A stack holds the left side of each inner node whose right side is not complete; the bits on the stack
+    increase. Example: the keys 000, 001, 100. At 001 the stack is [bit 2: leaf 000]. At 100 the stack is [bit 0: node
+    of 000 and 001]. At the end, this node and leaf 100 are hashed to the root.
 
     Raises:
-        MalformedError: the bytes are not a whole number of entries, or the entries are unsorted or of several buckets.
+        MalformedError: the bytes end within an entry, or the entries are not sorted or belong to several buckets.
     """
     if len(bucket) % ENTRY_SIZE:
         raise MalformedError("bucket ends within an entry")
@@ -94,8 +95,8 @@ def verify_bucket(bucket: bytes, *, number: int, map_bits: int) -> None:
     """Verify a stored bucket, including its leaf hashes.
 
     Raises:
-        MalformedError: the bytes are not a whole number of entries, or the entries are unsorted or of another bucket.
-        ProofError: a leaf hash is not that of its entry.
+        MalformedError: the bytes end within an entry, or the entries are not sorted or belong to another bucket.
+        ProofError: a stored leaf hash is not the hash of its entry's key and value.
     """
     bucket_root(bucket, map_bits)
     if bucket and bucket_of(bucket[:KEY_SIZE], map_bits) != number:
@@ -112,24 +113,21 @@ def _find(bucket: bytes, key: bytes, at: int) -> int:
 
 
 class Top:
-    """The hashes above the buckets: a heap of 2**(`map_bits` + 1) slots of 32 bytes. Zeros: no key is below the slot.
-
-    Mutable; its owner is the writer of the map.
-    """
+    """The hashes above the buckets: a heap of 2**(`map_bits` + 1) 32-byte slots. Only the map's writer changes it."""
 
     __slots__ = ("_slots", "map_bits")
 
     def __init__(self, map_bits: int) -> None:
-        """Start with the empty map. `map_bits` (1 to 24) never changes, because the buckets depend on it."""
+        """Start with the empty map. `map_bits` (1 to 24) never changes, because it decides every key's bucket."""
         assert 1 <= map_bits <= MAX_MAP_BITS
         self.map_bits = map_bits
         self._slots = bytearray(HASH_SIZE << (map_bits + 1))
 
     @classmethod
     def load(cls, map_bits: int, runs: Iterable[tuple[int, bytes]]) -> "Top":
-        """Start with stored bucket roots, and hash each slot above them once: about 1 µs for each bucket.
+        """Start with stored bucket roots, and hash each slot above the buckets once: about 1 µs for each bucket.
 
-        A run is (first bucket, root ‖ root …), with zeros for an empty bucket. A bucket that is in no run is empty.
+        A run is (number of its first bucket, root ‖ root …). An empty bucket has a root of zeros, or is in no run.
         """
         top = cls(map_bits)
         for bucket, roots in runs:
@@ -144,7 +142,7 @@ class Top:
 
     @classmethod
     def from_buckets(cls, map_bits: int, buckets: Iterable[tuple[int, bytes]]) -> "Top":
-        """Start with stored buckets, (number, bucket). Raises as ``bucket_root``."""
+        """Start with stored buckets, given as (number, bucket). Raises as ``bucket_root``."""
         roots = ((number, bucket_root(bucket, map_bits)) for number, bucket in buckets)
         return cls.load(map_bits, ((number, root) for number, root in roots if root is not None))
 
@@ -158,7 +156,7 @@ class Top:
         return None if slot == _EMPTY else slot
 
     def update(self, roots: Mapping[int, bytes]) -> None:
-        """Set the root hashes of buckets (by number), and hash each slot above them once."""
+        """Set bucket roots (bucket number → root hash), and hash each slot above these buckets once."""
         slots = self._slots
         first = 1 << self.map_bits
         for bucket, root_hash in roots.items():
@@ -172,7 +170,7 @@ class Top:
             changed = {i >> 1 for i in changed}
 
     def slots(self, buckets: Iterable[int]) -> dict[int, bytes]:
-        """Return index → hash of the slots that ``update`` of these buckets would replace."""
+        """Return the slots that an ``update`` of these buckets would replace: index → present hash."""
         found: dict[int, bytes] = {}
         for bucket in buckets:
             i = (1 << self.map_bits) + bucket
@@ -182,13 +180,13 @@ class Top:
         return found
 
     def before(self, layers: Sequence[Mapping[int, bytes]]) -> "Top":
-        """Return a view of an earlier state, from the layers that ``slots`` returned since then, oldest first."""
+        """Return a view of an earlier state. *layers*: ``slots`` before each update since then, oldest first."""
         return _EarlierTop(self.map_bits, self._slot, layers)
 
     def plan_neighbour(self, bucket: int) -> int | None:
-        """Return the bucket that is needed for proofs about the keys of `bucket`; None: the map is empty.
+        """Return the number of the bucket that proofs about the keys of `bucket` read; None if the map is empty.
 
-        That is `bucket` itself. If it is empty, it is the bucket at which the search for its keys ends.
+        This is `bucket` itself, or if `bucket` is empty, the bucket in which the search for its keys ends.
         """
         if self._slot(1) == _EMPTY:
             return None
@@ -228,7 +226,7 @@ class Top:
 
 
 class _EarlierTop(Top):
-    """A view of a ``Top`` in which earlier slots replace the present ones. It has no slots of its own."""
+    """A view of a ``Top`` in which earlier slots replace present slots. The view stores no slots itself."""
 
     __slots__ = ("_layers", "_present")
 
@@ -244,8 +242,8 @@ class _EarlierTop(Top):
 def prove(key: bytes, bucket: bytes, top: Top) -> tuple[bool, bytes]:
     """Prove that a key is in the map, or that it is absent.
 
-    Return whether it is present, and the proof for ``verify_presence`` or ``verify_absence``. `bucket` is that of
-    ``top.plan_neighbour(bucket_of(key, top.map_bits))``, from the same moment as `top`; b"" if that is None.
+    Return whether the key is present, and the proof for ``verify_presence`` or ``verify_absence``. `bucket` is the
+    bucket that ``top.plan_neighbour`` names for the key's bucket, in the same state as `top`; b"" if the map is empty.
 
     Raises:
         MalformedError: the bucket is not a sorted sequence of entries.
@@ -262,7 +260,7 @@ def prove(key: bytes, bucket: bytes, top: Top) -> tuple[bool, bytes]:
     ours = int.from_bytes(key)
     steps = []
     low, high = 0, len(keys)
-    # Search from the bucket's root down: split the entries at the first bit in which the first and the last differ.
+    # Search from the bucket's root down: split the entries at the first bit in which the first and last key differ.
     while high - low > 1:
         shift = (keys[low] ^ keys[high - 1]).bit_length() - 1
         middle = bisect_left(keys, keys[high - 1] >> shift << shift, low, high)

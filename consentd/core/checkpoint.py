@@ -6,13 +6,13 @@ A checkpoint is a signed note that states the tree's size and root hash::
     <size, decimal>
     <root hash, base64>
 
-C2SP also allows opaque *extension lines*. Witnesses do not check them, and this module refuses a checkpoint with any.
+C2SP also allows *extension lines*. Witnesses do not verify what such a line states, so this module refuses such lines.
 
 A *proof bundle* (``.tlog-proof``) is a receipt that can be verified offline. It holds the index of a leaf, the leaf's
-inclusion proof, and the checkpoint that the proof leads to, with its cosignatures::
+inclusion proof, and the checkpoint whose root hash the proof leads to, with the checkpoint's cosignatures::
 
     c2sp.org/tlog-proof@v1
-    extra <base64>            optional, and not authenticated: no proof covers it
+    extra <base64>            optional, and not authenticated: no proof covers this line
     index <decimal>
     <base64 hash>             0 to 63 lines, the leaf's sibling first
 
@@ -36,7 +36,7 @@ from consentd.core.note import (
 )
 from consentd.errors import MalformedError, ProofError, SignatureError
 
-MAX_SIZE = (1 << 63) - 1  # of a tree
+MAX_SIZE = (1 << 63) - 1  # of a tree, in leaves
 MAX_PROOF_LENGTH = 63
 MAX_BUNDLE_SIZE = 2 * MAX_NOTE_SIZE
 
@@ -46,7 +46,7 @@ _MAGIC = "c2sp.org/tlog-proof@v1"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The state of a log: `size` leaves whose root hash is `root` (32 bytes), of the log called `origin`."""
+    """The state of the log called `origin`: its tree has `size` leaves, and `root` (32 bytes) is their root hash."""
 
     origin: str
     size: int
@@ -65,7 +65,7 @@ def parse_checkpoint(text: str) -> Checkpoint:
     """Parse the text of a checkpoint note: exactly three lines.
 
     Raises:
-        MalformedError: it has another form, extension lines, or size 0 with a root other than the empty tree's.
+        MalformedError: the text has another form or extension lines, or has size 0 and not the empty tree's root.
     """
     lines = text.split("\n")
     if len(lines) != 4 or lines[3]:
@@ -90,11 +90,11 @@ def open_checkpoint(
 ) -> tuple[Checkpoint, Note]:
     """Parse a checkpoint note and verify that the log signed it; return the checkpoint and the note.
 
-    The note shows which of the `witnesses` cosigned. ``quorum`` verifies that they are enough.
+    The note shows which of the `witnesses` cosigned. ``quorum`` verifies that enough of them cosigned.
 
     Raises:
         MalformedError: the bytes are no checkpoint note.
-        SignatureError: the log did not sign it, or a signature of the log or of a witness is wrong.
+        SignatureError: the log did not sign the note, or a signature of the log or of a witness is wrong.
         ProofError: the checkpoint has another origin.
     """
     opened = open_note(note, [log_verifier, *witnesses])
@@ -108,8 +108,8 @@ def open_checkpoint(
 
 @dataclass(frozen=True, slots=True)
 class ProofBundle:
-    """A receipt, as in the module's description: *index* is from 0, *proof* has hashes of 32 bytes, and an *extra* of
-    b"" means that there is none. The note is verbatim.
+    """A receipt, as described at the top of this module. *index* counts from 0. *proof* has hashes of 32 bytes. *extra*
+    is b"" if the bundle has no extra line. *checkpoint_note* is verbatim.
     """
 
     extra: bytes
@@ -152,12 +152,12 @@ def verify_proof(
 ) -> Checkpoint:
     """Verify, offline, that a proof bundle shows this leaf in a tree that this log signed; return the checkpoint.
 
-    This does not require a quorum of witnesses: ``quorum.verify_cosigned`` verifies one from the bundle's checkpoint.
+    No quorum of witnesses is required here: ``quorum.verify_cosigned`` verifies that a quorum cosigned the checkpoint.
 
     Raises:
         MalformedError: the text is no proof bundle with a checkpoint.
         SignatureError: the log did not sign the checkpoint, or a signature by a known key is wrong.
-        ProofError: another origin, or the proof does not lead from the leaf to the root.
+        ProofError: the checkpoint has another origin, or the proof does not lead from the leaf to the root.
     """
     bundle = parse_proof(text)
     checkpoint, _ = open_checkpoint(bundle.checkpoint_note, origin, log_verifier, witnesses=witnesses)
@@ -168,7 +168,7 @@ def verify_proof(
 
 
 def join_note(lines: Sequence[str], proof: Sequence[bytes], note: bytes) -> bytes:
-    """Join lines, the hashes of a proof, and a checkpoint note."""
+    """Join lines, the hashes of a proof, an empty line, and a checkpoint note."""
     return "\n".join([*lines, *map(encode_base64, proof)]).encode() + b"\n\n" + note
 
 

@@ -1,7 +1,8 @@
 """Encode and decode leaves and statements: the ledger's own binary formats. No other module takes leaf bytes apart.
 
-A leaf is a fixed binary record, and the bytes in an entry bundle are the bytes that are hashed. Decoding is strict: the
-length is exact and the version is known. Integers are big-endian. Source: ledger-format.md, "Leaves".
+A leaf is an event, which commits to a signed *statement*, or a *seal*. Events with the same *tag* form a chain, and a
+seal commits to the last event of every chain. The tree hashes exactly the bytes of a leaf that an entry bundle stores.
+Decoding is strict: length and version must be exact. Integers are big-endian. Source: ledger-format.md, "Leaves".
 """
 
 import hashlib
@@ -13,11 +14,11 @@ from consentd.errors import MalformedError
 LEAF_VERSION = 1
 SEAL_KIND = 0
 QUESTION_KIND = 255
-"""The kind byte of a signed message whose payload is a question and not an entry's."""
+"""The kind byte of a signed message whose payload is a question. No leaf has this kind."""
 
 MAX_PAYLOAD = 16 * 1024
 MAX_SEQ = (1 << 63) - 1
-"""The largest seq, and so the largest number of leaves in a chain: a tree has no more leaves than that."""
+"""The largest seq (an event's number in its chain, from 1). A tree cannot have more leaves than this."""
 ZERO_HASH = bytes(32)
 ALG_ED25519 = 1
 
@@ -46,12 +47,12 @@ class Event:
     """An event leaf. *kind* is 1…254, a ``consentd.v1.EntryKind``; hashes and the tag are 32 bytes.
 
     Attributes:
-        time_ms: never less than that of the leaf before.
+        time_ms: POSIX milliseconds, never less than the time of the previous leaf.
         tag: identifies the chain.
-        seq: 1, 2, 3 … within the tag.
-        prev: chain hash of the chain's leaf before; zeros in the first leaf.
+        seq: 1, 2, 3 … within the chain.
+        prev: chain hash of the chain's previous leaf; zeros in the chain's first leaf.
         commit: commitment to the statement.
-        ref: seq, in the same chain, of the leaf that this one rests on; 0: none.
+        ref: seq of an earlier leaf of the chain that this leaf rests on, such as an access on a consent; 0: none.
     """
 
     kind: int
@@ -65,13 +66,13 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """A seal leaf: commits to the heads of all chains.
+    """A seal leaf: it commits to the *heads* (last events) of all chains.
 
     Attributes:
-        covers: number of leaves before it, which is its own index.
+        covers: number of leaves before the seal, which is also the index of the seal.
         map_root: root of the map (a Patricia tree) over all tags, 32 bytes.
         tags: number of keys in the map.
-        prev_seal: chain hash of the seal before; zeros in the first seal.
+        prev_seal: chain hash of the previous seal; zeros in the first seal.
     """
 
     time_ms: int
@@ -83,11 +84,11 @@ class Seal:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A statement: what the commitment in a leaf opens to.
+    """The signed content to which an event leaf commits.
 
     Attributes:
         key, signature: the author's Ed25519 public key, and the signature over ``signed_message``.
-        request_id: 16 bytes.
+        request_id: 16 bytes, usually chosen at random by the client.
         author_time_ms: the time by the author's clock.
         payload: a serialised ``consentd.v1`` message, as received.
     """
@@ -115,7 +116,7 @@ def decode_leaf(leaf: bytes) -> Event | Seal:
     """Decode a leaf.
 
     Raises:
-        MalformedError: unknown version, wrong length for its kind, or a value that the field can never have.
+        MalformedError: the version is unknown, the length is wrong for the kind, or a field has an impossible value.
     """
     if len(leaf) < 2:
         raise MalformedError("leaf is too short")
@@ -149,12 +150,12 @@ def time_of(leaf: bytes) -> int | None:
 
 
 def tag_of(leaf: bytes) -> bytes:
-    """Return the tag of an event leaf that was not decoded. The caller knows that it is an event leaf."""
+    """Return the tag of an event leaf that was not decoded. The caller must know that the leaf is an event leaf."""
     return leaf[10:42]
 
 
 def chain_hash(leaf: bytes) -> bytes:
-    """Return a leaf's chain hash, ``H("consentd/chain/v1\\0" ‖ leaf)``. It is never public, unlike the leaf hash."""
+    """Return a leaf's chain hash, ``H("consentd/chain/v1\\0" ‖ leaf)``. Unlike the leaf hash, it is never public."""
     return hashlib.sha256(_CHAIN + leaf).digest()
 
 
@@ -168,7 +169,7 @@ LEDGER_TAG = public_tag("ledger")
 
 
 def map_key(tag: bytes) -> bytes:
-    """Return a tag's key in the map: ``H("consentd/subject/v1\\0" ‖ tag)``."""
+    """Return a tag's key in the map that seals commit to: ``H("consentd/subject/v1\\0" ‖ tag)``."""
     return hashlib.sha256(_SUBJECT + tag).digest()
 
 
@@ -178,12 +179,12 @@ def map_value(tag: bytes, count: int, head: bytes) -> bytes:
 
 
 def consent_id(tag: bytes, lineage: int) -> bytes:
-    """Name a lineage of consents: the first 16 bytes of ``H("consentd/consent/v1\\0" ‖ tag ‖ seq u64)``."""
+    """Return a consent's ID: ``H("consentd/consent/v1\\0" ‖ tag ‖ lineage u64)[:16]``. *lineage*: seq of its GRANT."""
     return hashlib.sha256(_CONSENT + tag + lineage.to_bytes(8, "big")).digest()[:16]
 
 
 def payload_aad(kind: int, tag: bytes, commit: bytes) -> bytes:
-    """Return the additional data of a person's ciphertext: ``"consentd/payload/v1\\0" ‖ kind ‖ tag ‖ commit``."""
+    """Return the AEAD additional data of a person's statement: ``"consentd/payload/v1\\0" ‖ kind ‖ tag ‖ commit``."""
     return b"".join((_PAYLOAD, bytes((kind,)), tag, commit))
 
 
@@ -194,10 +195,10 @@ def encode_statement(statement: Statement) -> bytes:
 
 
 def decode_statement(data: bytes) -> Statement:
-    """Decode a statement. The payload stays bytes: it is decoded only after its signature was verified.
+    """Decode a statement. The payload is not decoded: the caller decodes it after the signature was verified.
 
     Raises:
-        MalformedError: too short, too long, or an unknown algorithm.
+        MalformedError: the bytes are too few or too many, or the algorithm is unknown.
     """
     if not STATEMENT_OVERHEAD <= len(data) <= STATEMENT_OVERHEAD + MAX_PAYLOAD:
         raise MalformedError(f"statement has an impossible length: `{len(data)}`")

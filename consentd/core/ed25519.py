@@ -1,7 +1,7 @@
 """Sign and verify with Ed25519 (RFC 8032). This is the only module that imports libsodium.
 
 Statements and notes use the same strict rules: S < L; A and R are canonical and not of small order; the equation is
-checked without the cofactor. libsodium applies exactly these rules. Other libraries and versions accept different
+verified without the cofactor. libsodium applies exactly these rules. Another library or version may accept different
 signatures, so tests compare libsodium with the rules.
 """
 
@@ -10,12 +10,12 @@ from nacl.exceptions import BadSignatureError
 
 from consentd.errors import MalformedError, SignatureError
 
-KEY_SIZE = 32  # of a public key, and of a seed
+KEY_SIZE = 32  # bytes of a public key, and of a seed
 SIGNATURE_SIZE = 64
 
 
 class KeyPair:
-    """An Ed25519 key pair, expanded once from its 32-byte seed. Its repr does not show the key."""
+    """An Ed25519 key pair, expanded once from its 32-byte seed. The repr does not show the private key."""
 
     __slots__ = ("_expanded", "public_key")
 
@@ -40,7 +40,7 @@ def verify(public_key: bytes, message: bytes, signature: bytes) -> None:
         MalformedError: the key is not 32 bytes, or the signature is not 64 bytes.
         SignatureError: the signature does not verify.
     """
-    # INVARIANT: lengths are checked first, because libsodium reads that many bytes without checking.
+    # INVARIANT: the lengths are checked first, because libsodium reads 32 and 64 bytes without checking the lengths.
     if len(public_key) != KEY_SIZE or len(signature) != SIGNATURE_SIZE:
         raise MalformedError("public key is not 32 bytes long, or signature not 64")
     try:

@@ -1,6 +1,6 @@
-"""Parse and format evidence: one JSON file that contains ledger entries and everything that proves them.
+"""Parse and format evidence: one JSON file that contains ledger entries and all data that proves them.
 
-A saved history and an auditor's evidence are the same file. Source: evidence-format.md. Nothing in a file is trusted;
+A saved history and an auditor's evidence have one format. Source: evidence-format.md. Nothing in a file is trusted;
 ``consentd.statements.evidence`` verifies it. The format is strict, so that all readers accept the same files.
 """
 
@@ -19,11 +19,11 @@ from consentd.errors import MalformedError
 
 FORMAT = "consentd/evidence/v1"
 MAX_SIZE = 384 << 20
-"""Most bytes of a file. The longest stream that a client accepts (256 MiB) fits in it as base64."""
+"""The largest file, in bytes. The longest stream that a client accepts (256 MiB) fits into such a file as base64."""
 MAX_NESTING = 8
-"""Most levels of arrays and objects. The format itself has six."""
+"""The deepest nesting of arrays and objects. The format itself needs six levels."""
 MAX_HASHES = 64
-"""Most hashes of one proof."""
+"""The largest number of hashes in one proof."""
 
 _MAX_INTEGER = (1 << 53) - 1
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -31,7 +31,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """What a file claims to contain. Exactly one of the three is set.
+    """The entries that a file claims to contain, by exactly one of: range of indexes, tag, participant.
 
     Attributes:
         first, last: every entry from index *first* to index *last*, both included; last < first: not set.
@@ -47,7 +47,7 @@ class Scope:
 
     @property
     def chain(self) -> bytes:
-        """The tag of the chain that the scope names; empty for a range."""
+        """The tag of the chain that the scope names; b"" if the scope is a range."""
         return codec.public_tag(PARTICIPANT_PREFIX + self.participant) if self.participant else self.tag
 
 
@@ -62,11 +62,11 @@ class SingleEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """A file as it was parsed. All of it is claims; nothing is verified.
+    """The content of a parsed file. Nothing in it is verified.
 
     Attributes:
         proof: checkpoint, seal and histories.
-        keys, policy: what the maker of the file proposes to verify it with. Never verify with them.
+        keys, policy: vkeys and trust policy that the file's maker proposes. Never verify with them: he may be a forger.
     """
 
     scope: Scope
@@ -77,7 +77,7 @@ class Evidence:
 
 
 def claimed_keys(log_verifier: NoteVerifier) -> tuple[str, ...]:
-    """Return ``Evidence.keys`` for a ledger whose checkpoints this key signs: its vkey, if it is an Ed25519 key."""
+    """Return ``Evidence.keys`` for a ledger whose checkpoints this key signs: its vkey; nothing if not Ed25519."""
     return (note.format_vkey(log_verifier),) if isinstance(log_verifier, Verifier) else ()
 
 
@@ -101,7 +101,7 @@ def format_evidence(evidence: Evidence) -> bytes:
 
 
 def _to_json(value: Any) -> Any:
-    """Return a value in types that ``json`` formats, or that it converts with this function."""
+    """Convert a value to types that ``json`` can format, or that ``json`` passes to this function again."""
     if isinstance(value, bytes):
         return note.encode_base64(value)
     if isinstance(value, HistoryEntry):
@@ -120,10 +120,10 @@ def parse_evidence(content: bytes) -> Evidence:
     """Parse the bytes of a file.
 
     Raises:
-        MalformedError: the file is larger than ``MAX_SIZE``; is not JSON in UTF-8 without a byte order mark; is nested
-            deeper than ``MAX_NESTING``; lacks a name, has another one, or has one twice; has a number that is not an
-            integer from 0 to 2^53 - 1 in plain digits; has base64 that is not canonical, or text with half of a
-            surrogate pair; has a proof of more than ``MAX_HASHES`` hashes; or has a scope that is not one.
+        MalformedError: the file is larger than ``MAX_SIZE``, is not JSON in UTF-8 without a byte order mark, or is
+            nested deeper than ``MAX_NESTING``; an object lacks a name, or has an unknown name or a name twice; a number
+            is not an integer from 0 to 2^53 - 1 in plain digits; base64 is not canonical; text has half of a surrogate
+            pair; a proof has more than ``MAX_HASHES`` hashes; or the scope is not valid.
     """
     if len(content) > MAX_SIZE:
         raise MalformedError(f"evidence is larger than {MAX_SIZE} bytes")
@@ -156,7 +156,7 @@ def _refuse(text: str) -> Any:
 
 
 def _object(value: Any, fields: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
-    """Return the values of an object that has exactly these fields, each as its function parses it."""
+    """Parse an object that has exactly these fields (name → function that parses the value); return parsed values."""
     if not isinstance(value, dict) or value.keys() != fields.keys():
         raise MalformedError(f"evidence lacks an object of exactly these names: `{' '.join(fields)}`")
     return {name: parse(value[name]) for name, parse in fields.items()}

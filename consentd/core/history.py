@@ -1,17 +1,17 @@
-"""Verify a history: the entries of a tag are complete, and each was stated by the author that it names.
+"""Verify a history: the entries of one tag (the pseudonym of a person, or the hash of a public name) are complete.
 
-A history proof leads from the checkpoint, which everyone can see, to the entries of one person::
+A history proof leads from the checkpoint, which everyone can see, to one person's entries (*held*: verified earlier)::
 
     checkpoint      signed by the log; consistent with the held checkpoint, not smaller      verify_sealed_checkpoint
-      └─ seal       leaf n-1 of its tree; commits to the heads of all chains                 verify_sealed_checkpoint
+      └─ seal       the last leaf; commits to the head (last leaf) of every chain              verify_sealed_checkpoint
            └─ map   the count and head of this tag, or the absence of the tag                verify_chain
                 └─ leaves     seq 1 … count without a gap; the last one hashes to the head   verify_chain
-                     └─ openings      each is what its leaf commits to                       verify_chain
-                          └─ authors  signed by a key valid then, of an allowed author       key_validity
+                     └─ openings      the salt and statement to which each leaf commits      verify_chain
+                          └─ authors  each signed by a key valid then, of an allowed author  key_validity
 
-The quorum and freshness of witnesses are the client's policy (``quorum``). The chain of each author is verified in the
-same way, under the same sealed checkpoint. A ledger states in its own chain what it has pruned; the caller first
-verifies that the published policy allows it (``pruned``).
+The client's policy decides on the quorum and freshness of cosignatures (``quorum``). The chain that holds an author's
+keys is verified in the same way, under the same sealed checkpoint. A ledger states in its own chain what it has pruned;
+the caller first verifies that the published policy allows this pruning (``pruned``).
 
 A history does not prove that every access was reported, that a tag belongs to a certain person, or that the log shows
 everyone the same tree. Source: ledger-format.md, "History proof".
@@ -34,7 +34,7 @@ _TAG_SIZE = 32
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """A leaf and its opening: the (salt, statement) that it commits to. None: the statement was erased or pruned."""
+    """A leaf and its opening: the (salt, statement) to which the leaf commits; None if erased or pruned."""
 
     leaf: bytes
     opening: tuple[bytes, bytes] | None
@@ -46,7 +46,7 @@ class ChainProof:
 
     Attributes:
         public_name: ``participant/ID`` and the like; empty for a person's chain.
-        count, head: as in the map; 0 and empty if the map does not have the tag, as the *map_proof* then proves.
+        count, head: number of entries and last chain hash, as in the map; 0 and b"" if *map_proof* proves absence.
         first_seq: seq of the first of ``entries``: 1, the seq after the held entries, or the first that is not pruned.
     """
 
@@ -61,13 +61,13 @@ class ChainProof:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryProof:
-    """A history as it is sent. Nothing in it is verified.
+    """A history as the daemon sends it. Nothing in it is verified.
 
     Attributes:
         checkpoint: the signed note, verbatim.
-        consistency: the consistency proof from the held checkpoint to this one; empty if none is held.
+        consistency: the consistency proof from the held checkpoint to *checkpoint*; empty if the client holds none.
         seal, seal_inclusion: the last leaf of the checkpoint's tree, and its inclusion proof.
-        chains: first the requested chain, then the chains that hold its authors' keys.
+        chains: first the requested chain, then the chains that hold the keys of its authors.
     """
 
     checkpoint: bytes
@@ -79,8 +79,8 @@ class HistoryProof:
 
 @dataclass(frozen=True, slots=True)
 class HeldChain:
-    """The part of a chain that the client verified before: of its last entry the seq, the chain hash, whether it is an
-    ERASURE, and the time.
+    """The part of a chain that the client verified earlier, by its last entry: *count* is the seq of that entry, *head*
+    its chain hash, *erased* whether the entry is an ERASURE, and *time_ms* its time.
     """
 
     count: int
@@ -99,7 +99,7 @@ class SealedCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedEntry:
-    """An entry of its chain, and its statement (None: erased or pruned). The author is not verified yet."""
+    """An entry verified as part of a chain, and its statement (None: erased or pruned). The author is not verified."""
 
     event: codec.Event
     statement: codec.Statement | None
@@ -113,7 +113,7 @@ def verify_sealed_checkpoint(
     Raises:
         MalformedError: the checkpoint or the seal is malformed.
         SignatureError: the log has not signed the checkpoint.
-        ProofError: another origin, a tree that is smaller or contradicts the held one, or a seal that is not last.
+        ProofError: the origin differs, the tree is smaller than or contradicts the held tree, or the seal is not last.
     """
     point, _ = open_checkpoint(proof.checkpoint, origin, log_verifier)
     if held is None:
@@ -139,16 +139,16 @@ def verify_sealed_checkpoint(
 def verify_chain(
     chain: ChainProof, *, sealed: SealedCheckpoint, held: HeldChain | None = None, kept_from_ms: int = 0
 ) -> tuple[VerifiedEntry, ...]:
-    """Verify that these are all entries of the chain, or all entries after the *held* ones; return them.
+    """Verify that a proof has all entries of its chain, or all entries after the *held* part; return these entries.
 
     Args:
-        kept_from_ms: the ledger's own chain states that it pruned entries from before this time; 0: none. In a person's
-            chain, the first entries from before this time may be missing, and so may openings from before this time.
+        kept_from_ms: the ledger's own chain states that entries from before this time were pruned; 0: none were. If
+            entries at the beginning of a person's chain, or openings, are from before this time, they may be missing.
 
     Raises:
         MalformedError: a leaf, statement, tag or name is malformed.
         ProofError: the map has another head; an entry is missing, altered, out of order or of another chain; or an
-            opening is missing that was neither erased nor pruned.
+            opening is missing although the statement was neither erased nor pruned.
     """
     _verify_head(chain, sealed.seal.map_root)
     start = held or HeldChain(0, b"")
@@ -160,7 +160,7 @@ def verify_chain(
         kept_from_ms = 0
     head: bytes | None = start.head if start.count else codec.ZERO_HASH
     if chain.first_seq > start.count + 1:
-        # INVARIANT: times do not decrease, so the missing entries are at least as old as the first one present.
+        # INVARIANT: times do not decrease, so no missing entry is later than the first entry that is present.
         first = codec.decode_leaf(chain.entries[0].leaf) if chain.entries else None
         if not isinstance(first, codec.Event) or first.time_ms >= kept_from_ms:
             raise ProofError(f"chain does not have the entries after `{start.count}`, and they are not pruned")
@@ -171,8 +171,8 @@ def verify_chain(
         raise ProofError("entry is later than the seal")
     if last != (chain.head if chain.count else codec.ZERO_HASH):
         raise ProofError("last entry does not hash to the head in the map")
-    # INVARIANT: a statement may be missing only if it was pruned or its person was erased. The ERASURE's own statement
-    # is never encrypted and never missing.
+    # INVARIANT: a statement may be missing only if the statement was pruned or its person was erased. In the second
+    # case, the chain ends in an ERASURE, whose own statement is never encrypted and never missing.
     gone = any(
         one.statement is None and (one.event.time_ms >= kept_from_ms or one.event.kind not in PRUNABLE)
         for one in verified
@@ -183,11 +183,11 @@ def verify_chain(
 
 
 def verify_run(tag: bytes, entries: Sequence[HistoryEntry], *, first_seq: int) -> tuple[VerifiedEntry, ...]:
-    """Verify that entries are consecutive in their chain; return them. They are not compared with a head of the map.
+    """Verify that entries are consecutive in their chain; return them. The last is not compared with the map's head.
 
     Raises:
         MalformedError: a leaf or statement is malformed.
-        ProofError: an entry is missing between them, altered, out of order or of another chain.
+        ProofError: an entry between them is missing, or one of them is altered, out of order or of another chain.
     """
     head = codec.ZERO_HASH if first_seq == 1 else None
     return _verify_links(tag, entries, before=HeldChain(first_seq - 1, b""), head=head)[0]
@@ -196,10 +196,10 @@ def verify_run(tag: bytes, entries: Sequence[HistoryEntry], *, first_seq: int) -
 def verify_pinned(
     origins: AbstractSet[str], keys: AbstractSet[str], *, origin: str, log_verifier: NoteVerifier
 ) -> None:
-    """Verify that the LEDGER entries, which name these origins and vkeys, name those that the client pinned.
+    """Verify that LEDGER entries name the pinned origin and key. *origins*, *keys*: origins and vkeys in the entries.
 
     Raises:
-        ProofError: they name no origin, another origin, or not the pinned key.
+        ProofError: the entries name no origin or another origin, or do not name the pinned key.
     """
     if origins != {origin}:
         raise ProofError("ledger names another origin for itself than the one pinned")
@@ -212,7 +212,7 @@ def _verify_links(
 ) -> tuple[tuple[VerifiedEntry, ...], bytes | None]:
     """Verify that each entry follows the one before it; return the entries and the chain hash of the last one.
 
-    *head* is the chain hash of the entry *before* the first one; None: not known, so the first prev is not compared.
+    *before* describes the entry before the first one. *head* is its chain hash; None: the first prev is not compared.
     """
     count, erased, time_ms = before.count, before.erased, before.time_ms
     verified = []
@@ -250,11 +250,11 @@ def _verify_head(chain: ChainProof, map_root: bytes) -> None:
 
 
 def open_statement(event: codec.Event, salt: bytes, statement: bytes) -> codec.Statement:
-    """Verify that an opening is what a leaf commits to; return the decoded statement.
+    """Verify that an event leaf commits to this opening (salt and statement); return the decoded statement.
 
     Raises:
-        MalformedError: the salt is not 32 bytes long, or the statement is not one.
-        ProofError: the leaf commits to something else.
+        MalformedError: the salt is not 32 bytes long, or the bytes are no statement.
+        ProofError: the leaf commits to another opening.
     """
     # INVARIANT: the salt's length is fixed. Otherwise one commitment would open to several pairs of salt and statement.
     if len(salt) != _SALT_SIZE:

@@ -1,8 +1,8 @@
 """Determine which keys were valid for which author, and when; verify that a valid key signed each statement.
 
-A *change* is what one KEY or LEDGER entry states about a key: the key becomes valid, or it is retired. A *validity* is
-the period that follows from these changes. This module does not decode payloads: the caller passes the key and whether
-the entry retires it. Source: ledger-format.md, "Keys in force".
+A KEY or LEDGER entry states a *change* of a key: the key becomes valid, or is retired. A *validity* is a period, which
+is computed from such changes, in which a key is valid for one owner. This module does not decode payloads: the caller
+passes the key, and whether the entry retires the key. Source: ledger-format.md, "Keys in force".
 """
 
 from collections import deque
@@ -28,8 +28,8 @@ ValidKeys = Mapping[bytes, Sequence["KeyValidity"]]
 
 @dataclass(frozen=True, slots=True)
 class KeyValidity:
-    """A period, with both ends, in which a key was valid for one owner: the person with this tag, the participant with
-    this ID, or the daemon ("").
+    """A period, both ends included, in which a key was valid for one owner: the person with this tag, the participant
+    with this ID, or the daemon ("").
     """
 
     owner: Owner
@@ -40,8 +40,8 @@ class KeyValidity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyChange:
-    """What a verified KEY or LEDGER entry states about a key: it is valid up to (*retired*) or from the entry's time.
-    The owner is that of the chain that holds the entry.
+    """A change that a verified KEY or LEDGER entry states: the *key* is valid from *time_ms*, the time of the entry, or
+    if *retired*, until that time. The owner of the key is the owner of the chain that holds the entry.
     """
 
     key: bytes
@@ -54,7 +54,7 @@ class KeyChange:
 MutableValidKeys = MutableMapping[bytes, tuple[KeyValidity, ...]]
 
 StatedChange = tuple[VerifiedEntry, KeyChange | None]
-"""An entry, and the change that it makes."""
+"""An entry, and the change that the entry makes; None if it changes no key."""
 
 
 def has_author_keys(name: str) -> bool:
@@ -63,9 +63,9 @@ def has_author_keys(name: str) -> bool:
 
 
 def key_change(event: codec.Event, key: bytes, *, name: str, retired: bool = False) -> KeyChange | None:
-    """Return the change that an entry of any kind makes to a key, or None if the entry makes none.
+    """Return the change that an entry of any kind makes to a key, or None if the entry changes no key.
 
-    The payload names the *key* (empty: none) and whether it is *retired*. *name* is the public name of the chain that
+    *key* (empty: none) and *retired* are from the entry's payload. *name* is the public name of the chain that
     holds the entry; empty: a person's chain.
     """
     owner: Owner = Owner.SUBJECT
@@ -73,7 +73,7 @@ def key_change(event: codec.Event, key: bytes, *, name: str, retired: bool = Fal
     counts = event.kind == EntryKind.KEY
     if name == LEDGER_CHAIN:
         owner, whose = Owner.LEDGER, ""
-        # INVARIANT: only a LEDGER entry makes a key of the daemon valid. A KEY entry in that chain can retire one.
+        # INVARIANT: only a LEDGER entry makes a key of the daemon valid. A KEY entry here can only retire a key.
         counts = event.kind == EntryKind.LEDGER or (counts and retired)
     elif name.startswith(PARTICIPANT_PREFIX):
         owner, whose = Owner.PARTICIPANT, name.removeprefix(PARTICIPANT_PREFIX)
@@ -91,7 +91,7 @@ def valid_keys(changes: Iterable[KeyChange]) -> ValidKeys:
 
 
 def apply_key_change(keys: MutableValidKeys, change: KeyChange) -> None:
-    """Begin a validity, or end the current one. Only a key's owner can retire it; stating it again changes nothing."""
+    """Begin a validity or end it. Only its owner can retire a key; stating a valid key once more changes nothing."""
     known = keys.get(change.key, ())
     for position, validity in enumerate(known):
         if (validity.owner, validity.tag_or_name, validity.until_ms) == (change.owner, change.tag_or_name, FOREVER_MS):
@@ -111,7 +111,7 @@ def may_author(validity: KeyValidity, event: codec.Event) -> bool:
 
 
 def verify_signature(statement: codec.Statement, *, origin: str, kind: int, tag: bytes, ref: int) -> None:
-    """Verify that the key that a statement names signed the statement for an entry with these fields of this ledger.
+    """Verify that a statement is signed by the key in it, for an entry with these fields in the ledger *origin*.
 
     Raises:
         MalformedError: the key is not a public key.
@@ -125,14 +125,14 @@ def verify_signature(statement: codec.Statement, *, origin: str, kind: int, tag:
 
 
 def verify_authors(entries: Iterable[VerifiedEntry], *, origin: str, keys: ValidKeys) -> None:
-    """Verify that each statement was signed by a key that was valid at its leaf's time and may state its kind.
+    """Verify that each statement was signed by a key valid at its leaf's time, of an owner who may author its kind.
 
-    Entries whose statement was erased or pruned are skipped. Any author may state a kind that this version does not
-    know, so the caller must report such an entry as not checked (``kinds.is_known``).
+    Entries whose statement was erased or pruned are skipped. An entry of a kind that this version does not know is
+    accepted from any author, so the caller must report it as not checked (``kinds.is_known``).
 
     Raises:
         MalformedError: a key is not a public key.
-        SignatureError: no valid key, an author who may not state the kind, clocks too far apart, or a wrong signature.
+        SignatureError: no such key was valid, a signature is wrong, or the author's clock is too far from the ledger's.
     """
     for entry in entries:
         event, statement = entry.event, entry.statement
@@ -148,13 +148,13 @@ def verify_authors(entries: Iterable[VerifiedEntry], *, origin: str, keys: Valid
 def verify_key_changes(stated: Iterable[StatedChange], *, origin: str, known: Container[codec.Event] = ()) -> ValidKeys:
     """Verify the entries that make keys valid or retire them, in time order; return the validities that follow.
 
-    Each entry must be signed by a key that is valid before it. Only leaf 0 names the key that signs it.
+    Each entry must be signed by a key that was valid before the entry. Only leaf 0 is signed by a key that it names.
 
-    A proof does not show the order between entries of *different* chains in the same millisecond. So among those, an
-    entry is accepted as soon as its author's key is valid and all earlier entries of its own chain are accepted. If a
-    pass accepts no entry, the remaining entries have no valid author.
+    A proof does not show the order between entries of *different* chains in the same millisecond. So such
+    entries are passed over repeatedly. A pass accepts an entry if its author's key is valid by now and all earlier
+    entries of its own chain are accepted. If a pass accepts no entry, the remaining entries have no valid author.
 
-    The authors of *known* entries were verified before. Each chain in *stated* is in its order.
+    The authors of *known* entries were verified earlier. *stated* has the entries of each chain in the chain's order.
 
     Raises:
         SignatureError: the key of an author was not valid.
@@ -170,7 +170,7 @@ def verify_key_changes(stated: Iterable[StatedChange], *, origin: str, known: Co
             for chain in waiting.values():
                 try:
                     # INVARIANT: an entry is accepted only after all earlier entries of its chain. Otherwise the sender
-                    # could choose an order in which a key that is retired becomes valid afterwards.
+                    # could choose an order in which a key is retired first and becomes valid afterwards.
                     while chain:
                         _apply_entry(*chain[0], keys, origin=origin, known=known)
                         chain.popleft()

@@ -1,7 +1,8 @@
-"""Define the kinds of event leaves, who may author each, and what each may change. Numbers are never reused.
+"""Define the kinds of event leaves, who may author each kind, and what its entries may change.
 
-Source: ledger-format.md, "Kinds". ``consentd.v1.EntryKind`` has the same numbers; a test compares the two. A new kind
-is added here and there, to ``AUTHORS``, and to ``NO_TABLE_EFFECT`` unless ``table.transaction`` has a step for it.
+Source: ledger-format.md, "Kinds". ``consentd.v1.EntryKind`` has the same numbers; a test compares the two. Numbers are
+never reused. A new kind is added to both, to ``AUTHORS``, and unless ``table.transaction`` applies its entries, to
+``NO_TABLE_EFFECT``.
 """
 
 from enum import IntEnum
@@ -43,25 +44,25 @@ PRUNABLE = CONSENTS | DECISIONS | {EntryKind.OUTCOME}
 """Kinds whose entries may be pruned. All of them are in persons' chains."""
 
 REALM = frozenset({EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY, EntryKind.VOCABULARY, EntryKind.RULES})
-"""Kinds whose entries can change decisions about every person. A person's KEY is one of them: if a participant states
-the same key, the key is valid for neither."""
+"""Kinds whose entries can change decisions about every person. A person's KEY entry can
+do so, because a key that a person and a participant both state is valid for neither."""
 
 _REPORTS = {EntryKind.OUTCOME, EntryKind.DISPUTE, EntryKind.RESOLUTION, EntryKind.DUTY, EntryKind.SERVED}
 
 NO_TABLE_EFFECT = DECISIONS | _REPORTS
-"""Kinds whose entries change nothing in the policy table."""
+"""Kinds whose entries change nothing in the policy table, from which decisions are computed."""
 
 NO_DECISION_EFFECT = NO_TABLE_EFFECT | {EntryKind.NOTICE}
 """Kinds whose entries change no decision. The table stores notices, but decisions do not depend on them."""
 
 
 def is_known(kind: int) -> bool:
-    """Return whether this version knows the kind. An unknown entry can be verified, but proves nothing else."""
+    """Return whether this version knows the kind. Entries of other kinds can be verified, but not understood."""
     return kind in AUTHORS
 
 
 class Owner(IntEnum):
-    """Whose key signed a statement."""
+    """The owner of a key that signs statements: the daemon, a participant, or a person."""
 
     LEDGER = 1
     PARTICIPANT = 2
@@ -81,7 +82,7 @@ AUTHORS: dict[EntryKind, frozenset[Owner]] = {
     EntryKind.ENROL: _PARTICIPANT,
     EntryKind.AUTHORITY: frozenset(Owner),
     **dict.fromkeys(CONSENTS, _PERSON),
-    # The daemon states the decision. The question that the asker signed is inside the payload.
+    # The daemon signs its own decision. The payload contains the question, which the asker signed.
     EntryKind.ACCESS: _DAEMON,
     EntryKind.REFUSAL: _DAEMON,
     EntryKind.OUTCOME: _PARTICIPANT,
@@ -92,7 +93,7 @@ AUTHORS: dict[EntryKind, frozenset[Owner]] = {
     EntryKind.ERASURE: _PARTICIPANT,
     EntryKind.RULES: _PARTICIPANT,
 }
-"""Who may author each kind. The daemon may sign for clients that have no key; the payload then has ``attested_by``."""
+"""Who may author each kind. The daemon may sign all for clients without a key; the payload then has ``attested_by``."""
 
 
 def authors_of(kind: int) -> frozenset[Owner]:

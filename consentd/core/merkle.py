@@ -1,4 +1,4 @@
-"""Hash the leaves and nodes of the tree, and verify proofs about it (RFC 6962 2.1, RFC 9162 2.1).
+"""Hash the leaves and nodes of the tree, and verify proofs about the tree (RFC 6962 2.1, RFC 9162 2.1).
 
 ::
 
@@ -7,7 +7,7 @@
     root of n  = node hash of (root of the first k, root of the rest), k: the largest power of two less than n
     root of 0  = SHA-256("")
 
-A proof is a list of 32-byte hashes; the first is the one nearest to the leaf. The prefixes 0x00 and 0x01 differ, so a
+A proof is a list of 32-byte hashes, the hash nearest to the leaf first. The prefixes 0x00 and 0x01 differ, so a
 leaf cannot be presented as a node. This module verifies proofs; ``tiles`` makes them.
 """
 
@@ -34,7 +34,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 def verify_inclusion(proof: Sequence[bytes], *, index: int, size: int, leaf_hash: bytes, root: bytes) -> None:
-    """Verify that the leaf at `index` (from 0) of the tree of `size` leaves has this hash (RFC 9162 2.1.3.2).
+    """Verify that the leaf at `index` (from 0) of the tree of `size` leaves has `leaf_hash` (RFC 9162 2.1.3.2).
 
     Raises:
         MalformedError: a hash is not 32 bytes.
@@ -53,8 +53,8 @@ def verify_inclusion(proof: Sequence[bytes], *, index: int, size: int, leaf_hash
 def verify_consistency(proof: Sequence[bytes], *, size1: int, root1: bytes, size2: int, root2: bytes) -> None:
     """Verify that the tree of `size2` leaves begins with the tree of `size1` (RFC 9162 2.1.4.2).
 
-    Equal sizes need equal roots and an empty proof. `size1` = 0 is refused: every tree begins with the empty one, so
-    such a proof shows nothing.
+    Equal sizes need equal roots and an empty proof. `size1` = 0 is refused: every tree begins with the empty
+    tree, so such a proof shows nothing.
 
     Raises:
         MalformedError: a hash is not 32 bytes.
@@ -89,7 +89,7 @@ def verify_consistency(proof: Sequence[bytes], *, size1: int, root1: bytes, size
 
 
 def _steps(proof: Iterable[bytes], fn: int, sn: int, name: str) -> Iterator[tuple[bytes, bool]]:
-    """Yield each hash, and whether it is a left sibling. *fn* and *sn*: a node and the last one, as in RFC 9162."""
+    """Yield each hash, and whether it is a left sibling. *fn*, *sn*: indexes of the node and its level's last node."""
     for p in proof:
         if sn == 0:
             raise ProofError(f"{name} proof is longer than the tree is high")
@@ -103,7 +103,7 @@ def _steps(proof: Iterable[bytes], fn: int, sn: int, name: str) -> Iterator[tupl
 
 
 def _check_hashes(hashes: Iterable[bytes]) -> None:
-    # INVARIANT: every hash has 32 bytes. With other lengths, two different pairs could have the same concatenation.
+    # INVARIANT: every hash has 32 bytes. Otherwise two different pairs of hashes could have the same concatenation.
     for h in hashes:
         if len(h) != HASH_SIZE:
             raise MalformedError(f"hash is not 32 bytes long but `{len(h)}`")

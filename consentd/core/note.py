@@ -5,12 +5,12 @@ A note is a text that ends in a newline, then an empty line, then signature line
     — <key name> <base64 of key ID u32 || signature>
     key ID = SHA-256(key name || 0x0A || type || public key)[:4]
 
-A reader ignores a signature by a key that it does not know, so that a log can add keys. A signature by a key that it
-knows must verify; otherwise the whole note is refused.
+A reader ignores signatures by keys that the reader does not know, so that a log can add keys. A signature by a known
+key must verify; otherwise the whole note is refused.
 
-This module has two types of keys. 0x01 signs the text as it is. 0x04 belongs to a witness: the signature begins with
-the time u64 (POSIX seconds) and covers ``cosignature/v1``, that time, and the text. The caller supplies a
-``NoteVerifier`` or ``NoteSigner`` for other types (ML-DSA-44, 0x06: ``cosigning.mldsa``).
+This module has two types of keys. 0x01 signs the text as it is. 0x04 belongs to a witness, which cosigns a log's notes:
+the signature begins with the time u64 (POSIX seconds) and covers ``cosignature/v1``, that time, and the text. For other
+types the caller supplies a ``NoteVerifier`` or ``NoteSigner`` (ML-DSA-44, 0x06: ``cosigning.mldsa``).
 """
 
 import base64
@@ -60,7 +60,7 @@ class Verifier:
     """An Ed25519 public key with its name and type, as in a vkey.
 
     Raises:
-        MalformedError: the type is neither ED25519 nor COSIGNATURE, the key is not 32 bytes, or see ``check_name``.
+        MalformedError: the type is not ED25519 or COSIGNATURE, the key is not 32 bytes, or the name is not allowed.
     """
 
     name: str
@@ -86,10 +86,10 @@ class Verifier:
 
 
 def parse_vkey(text: str) -> Verifier:
-    """Parse a verifier key.
+    """Parse a verifier key (vkey).
 
     Raises:
-        MalformedError: see ``split_key`` and ``Verifier``, or the ID is not that of the key.
+        MalformedError: as ``split_key`` and ``Verifier``, or the ID is not the ID of the key.
     """
     name, key_id, kind, key = split_key(text)
     verifier = Verifier(name, key, kind)
@@ -104,7 +104,7 @@ def format_vkey(verifier: Verifier) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """A key pair with a name and a type, to sign notes with; it raises as ``Verifier``."""
+    """A key pair with a name and a type, to sign notes with. Raises as ``Verifier``."""
 
     name: str
     key: KeyPair = field(repr=False)
@@ -129,7 +129,7 @@ def parse_signing_key(text: str) -> Signer:
     """Parse the text of a signing-key file.
 
     Raises:
-        MalformedError: see ``split_signing_key``, or the ID is not that of the key.
+        MalformedError: as ``split_signing_key``, or the ID is not the ID of the key.
     """
     name, key_id, kind, seed = split_signing_key(text, (ED25519, COSIGNATURE))
     signer = Signer(name, KeyPair(seed), kind)
@@ -148,7 +148,7 @@ def key_id_of(name: str, kind: int, public_key: bytes) -> int:
 
 
 def check_name(name: str) -> None:
-    """Check the name of a key.
+    """Verify that a key may have this name.
 
     Raises:
         MalformedError: the name is empty, has a space, a control character or a plus, or cannot be encoded as UTF-8.
@@ -159,10 +159,7 @@ def check_name(name: str) -> None:
 
 
 def split_key(text: str) -> tuple[str, int, int, bytes]:
-    """Split ``name+ID+base64(type || key)`` into (name, ID, type, key), or raise ``MalformedError``.
-
-    Whether the ID is right is not checked.
-    """
+    """Split ``name+ID+base64(type || key)`` into (name, ID, type, key); MalformedError if it has another form."""
     name, _, rest = text.partition("+")
     key_id, _, encoded = rest.partition("+")
     if not _KEY_ID.fullmatch(key_id):
@@ -177,7 +174,7 @@ def split_signing_key(text: str, kinds: Container[int]) -> tuple[str, int, int, 
     """Split ``PRIVATE+KEY+name+ID+base64(type || seed)``, with an optional newline, into (name, ID, type, seed).
 
     Raises:
-        MalformedError: another form or type, or a seed that is not 32 bytes. The message shows no part of the text.
+        MalformedError: the form or type is another, or the seed is not 32 bytes. No message shows the secret text.
     """
     head, found, rest = text.removesuffix("\n").partition(_MARK)
     if head or not found:
@@ -194,13 +191,13 @@ def join_key(name: str, key_id: int, kind: int, key: bytes) -> str:
 
 
 def join_signing_key(name: str, key_id: int, kind: int, seed: bytes) -> str:
-    """Join the text of a signing-key file, without a newline. It is a secret."""
+    """Join the text of a signing-key file, without a newline. The text is a secret."""
     return _MARK + join_key(name, key_id, kind, seed)
 
 
 @dataclass(frozen=True, slots=True)
 class NoteSignature:
-    """One signature line: the key's name and ID, which identify the key together, and the signature."""
+    """One signature line: name and ID of the key, which only together identify the key, and the signature."""
 
     name: str
     key_id: int
@@ -208,13 +205,13 @@ class NoteSignature:
 
     @property
     def time_s(self) -> int:
-        """The time of a cosignature, in POSIX seconds. Only for a verified line by a witness's key."""
+        """The time of a cosignature, in POSIX seconds. Meaningful only in a verified line by a witness's key."""
         return int.from_bytes(self.signature[:8])
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A note's text, the signatures that verified, and the signatures by keys that are not known."""
+    """The text of a note, the signatures that were verified, and the signatures that were not."""
 
     text: str
     verified: tuple[NoteSignature, ...]
@@ -278,7 +275,7 @@ def format_note(text: str, signatures: Sequence[NoteSignature]) -> bytes:
 
 
 def sign_note(text: str, signers: Sequence[NoteSigner]) -> bytes:
-    """Sign a text with each signer; return the note, which ``format_note`` checks."""
+    """Sign a text with each signer; return the note. Raises as ``format_note``."""
     return format_note(text, [signer.sign(text) for signer in signers])
 
 

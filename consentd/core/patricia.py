@@ -1,4 +1,4 @@
-"""Verify proofs about a map from 32-byte keys to 32-byte values: the Merkle Patricia Tree whose root is in a seal.
+"""Verify proofs about a map from 32-byte keys to 32-byte values: a Merkle Patricia Tree, whose root each seal states.
 
 The format is that of ``filippo.io/torchwood/mpt`` v0.10.0 (ledger-format.md "Seals")::
 
@@ -9,9 +9,9 @@ The format is that of ``filippo.io/torchwood/mpt`` v0.10.0 (ledger-format.md "Se
     absence proof  = uvarint(len) || other key || uvarint(len) || other value || path of that other key
 
 Bit 0 is the most significant bit of byte 0. An absence proof shows the leaf at which the search for our key ends, and
-that this leaf has another key. It proves absence because the two keys agree in every bit that the path tests. Example:
+that this leaf has another key. Our key is absent because the two keys agree in every bit that the path tests. Example:
 the map has the keys 000… and 110…, so its root tests bit 0. The search for 101… ends at 110…. If 101… were in the map,
-there would be an inner node for bit 1 on the path. ``bucketed`` stores, updates and proves a large map.
+there would be an inner node for bit 1 on the path. ``bucketed`` stores and updates a large map, and makes the proofs.
 """
 
 import hmac
@@ -52,7 +52,7 @@ def verify_presence(root: bytes, key: bytes, value: bytes, proof: bytes) -> None
 
 
 def verify_absence(root: bytes, key: bytes, proof: bytes) -> None:
-    """Verify that the map with this root has nothing under this key. Both are 32 bytes. An empty map: an empty proof.
+    """Verify that the map with this root does not have this key. Both are 32 bytes. An empty map needs an empty proof.
 
     Raises:
         MalformedError: a length is wrong, or the proof is not in its one encoding.
@@ -97,7 +97,7 @@ def _uvarint_of(proof: bytes, at: int) -> tuple[int, int]:
     if first and first[0] < 0x80:
         return first[0], at + 1
     second = proof[at + 1 : at + 2]
-    # A second byte of zero would be a second, longer encoding of the first byte's value.
+    # INVARIANT: each value has one encoding. A second byte of zero would encode a value that one byte encodes too.
     if not second or not 0 < second[0] < 0x80:
         raise MalformedError("map proof has a bad or missing uvarint")
     return first[0] & 0x7F | second[0] << 7, at + 2
@@ -113,7 +113,7 @@ def _field_of(proof: bytes, at: int) -> tuple[bytes, int]:
 
 
 def _path_of(proof: bytes, at: int) -> Iterator[tuple[int, bytes]]:
-    """Read steps (bit, sibling) from offset *at* to the end of the proof."""
+    """Yield the steps (bit, sibling) of a proof from offset *at* to its end."""
     above = 256
     while at < len(proof):
         bit, at = _uvarint_of(proof, at)

@@ -1,4 +1,4 @@
-"""State what a ledger has pruned, and verify that its published policy allows it (ledger-format.md, "Pruning")."""
+"""Describe what a ledger has pruned (deleted by age), and verify that its policy allows it (ledger-format.md 10.2)."""
 
 import re
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from consentd.errors import MalformedError, ProofError
 
 DAY_MS = 86_400_000
 FILE = "pruned"
-"""Path of the file in which a ledger shows what it has pruned; it is served like the tiles."""
+"""Path of the file in which a ledger shows what it has pruned. The file is served like the tiles."""
 
 _FORM = re.compile(rb"minimum [0-9]{1,19}\nstart ([0-9]{1,19})\nkept_from_ms ([0-9]{1,19})\n")
 
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What a ledger has pruned.
+    """How far a ledger is pruned.
 
     Attributes:
-        kept_from_ms: all entries from this time on remain, and so do the entries that they rest on.
-        start: size of the tree at which a reader without earlier state starts; 0: every leaf remains.
+        kept_from_ms: all entries from this time on remain, and also the earlier entries that they rest on.
+        start: size of the tree from which on no leaf is missing, right after a seal; 0: every leaf remains.
     """
 
     kept_from_ms: int = 0
@@ -33,16 +33,16 @@ class Pruned:
         return self.start - self.start % TILE_WIDTH
 
     def covers(self, event: Event) -> bool:
-        """Return whether the statement of this event may be missing, because its kind and age are pruned."""
+        """Return whether the statement of this event may be missing, because its kind and age were pruned."""
         return event.time_ms < self.kept_from_ms and event.kind in PRUNABLE
 
     def verify_policy(self, *, days: int, time_ms: int) -> None:
-        """Verify that an entry of time *time_ms* may state this pruning, if leaf 0 published a retention of *days*.
+        """Verify that an entry of time *time_ms* may state this pruning. *days*: leaf 0's retention; 0: never prune.
 
         Raises:
-            ProofError: some of what is pruned was younger than the retention.
+            ProofError: entries may have been pruned before the end of their retention.
         """
-        # INVARIANT: the policy in leaf 0 counts. Otherwise the author of later entries could change it.
+        # INVARIANT: only the policy in leaf 0 is used. Otherwise the author of later entries could change the policy.
         if not days or self.kept_from_ms + days * DAY_MS > time_ms:
             raise ProofError("ledger states to have pruned what its retention policy keeps")
 
@@ -52,17 +52,15 @@ NOTHING = Pruned()
 
 @dataclass(slots=True)
 class Retention:
-    """What the ledger's own chain has stated so far: *days*, the age from which entries may be pruned (0: never), and
-    *kept_from_ms*, the time before which they are pruned (0: none are).
+    """The retention that the ledger's own chain has stated so far: *days*, the age from which entries may be pruned (0:
+    never), and *kept_from_ms*, the time before which entries are pruned (0: none are pruned).
     """
 
     days: int = 0
     kept_from_ms: int = 0
 
     def apply(self, event: Event, days: int, pruned: Pruned | None) -> None:
-        """Apply a LEDGER entry; raise as ``Pruned.verify_policy``. *days* is used in leaf 0 only; *pruned* is None if
-        the entry states no pruning.
-        """
+        """Apply a LEDGER entry; raise as ``verify_policy``. *days* is for leaf 0 only. *pruned*: None if not stated."""
         if event.seq == 1:
             self.days = days
         if pruned is not None:

@@ -1,19 +1,19 @@
-"""Parse a trust policy, and check a checkpoint against its logs and witnesses (C2SP tlog-policy).
+"""Parse a trust policy, and verify that a checkpoint satisfies the policy (C2SP tlog-policy).
 
-The daemon, the auditor's tool and a citizen's library read the same file. It is unrelated to the policy that decides
-accesses (``consentd.policy``)::
+A trust policy is a file that names the trusted logs, and the witnesses that cosign their checkpoints. The daemon, the
+auditor's tool and a citizen's library read the same file. ``consentd.policy``, which decides accesses, is unrelated::
 
     log <vkey> [<url>]
     witness <name> <vkey> [<url>]
     group <name> <k|any|all> <name>...
     quorum <name|none>
 
-The file chooses the names. A group and the quorum may use only names defined on earlier lines. A name is a member of at
-most one group, so that no witness counts twice. Spaces and tabs separate items. A line that begins with ``#`` is a
-comment.
+A group and the quorum may use only names that are defined on earlier lines. A name is a member of at most one group, so
+that no witness counts twice. Spaces and tabs separate items. A line that begins with ``#`` is a comment.
 
-A checkpoint is accepted if one of the logs signed it, it has that log's origin, and its cosigners satisfy the quorum.
-Old cosignatures do not count: a log without its witnesses can show an old tree for ever, but no fresh cosignature.
+A checkpoint is accepted if one of the logs signed it, its origin is that log's name, and the witnesses that cosigned it
+satisfy the quorum. Old cosignatures do not count: a log that hides new leaves can show an old tree with its old
+cosignatures for ever, but its witnesses make no fresh cosignature of that tree.
 """
 
 import re
@@ -38,7 +38,7 @@ from consentd.errors import MalformedError, ProofError, SignatureError
 MAX_AGE_S = 300
 """The largest age of a cosignature that counts, when a client asks for a fresh checkpoint."""
 MAX_AHEAD_S = 60
-"""The most that a seal's time may be after a cosignature's, and a cosignature's after the reader's clock."""
+"""A cosignature may be at most this many seconds before the seal's time, and as many after the reader's clock."""
 MAX_LINES = 1024
 
 _NONE = "none"
@@ -55,7 +55,7 @@ ParseKey = Callable[[str], NoteVerifier]
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A log. ``verifier``: None if this reader has no code for the key's type. ``url``: "" for none."""
+    """A trusted log. ``verifier``: None if this program cannot verify the key's type. ``url``: "" if not given."""
 
     vkey: str
     url: str = ""
@@ -71,7 +71,7 @@ class WitnessLine(LogLine):
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group has witnessed a checkpoint if at least *threshold* of its members have."""
+    """A group has witnessed a checkpoint if at least *threshold* of its members have witnessed it."""
 
     name: str
     threshold: int
@@ -80,7 +80,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class WitnessPolicy:
-    """The content of a policy file, in its order, so a group comes after its members.
+    """The content of a policy file, in the order of its lines, so a group comes after its members.
 
     *quorum* is the name of a witness or a group; None: no cosignature is required.
     """
@@ -93,14 +93,14 @@ class WitnessPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Cosigned:
-    """An accepted checkpoint, and the cosignatures that counted: (witness's name, POSIX seconds), in policy order."""
+    """An accepted checkpoint, and the cosignatures fresh enough to count: (witness, POSIX seconds), in policy order."""
 
     checkpoint: Checkpoint
     cosignatures: tuple[tuple[str, int], ...]
 
 
 def parse_policy(content: bytes, *, parse_mldsa: ParseKey | None = None) -> WitnessPolicy:
-    """Parse a policy file. Without *parse_mldsa*, signatures by its ML-DSA-44 keys do not count.
+    """Parse a policy file. Without *parse_mldsa*, signatures by ML-DSA-44 keys are ignored.
 
     Raises:
         MalformedError: a line breaks the format, uses a name that is not defined before it, or repeats a key or a name;
@@ -147,7 +147,7 @@ def format_policy(policy: WitnessPolicy) -> bytes:
 
 
 def is_satisfied(policy: WitnessPolicy, cosigners: AbstractSet[str]) -> bool:
-    """Return whether the witnesses with these names satisfy the quorum."""
+    """Return whether cosignatures by the witnesses with these names satisfy the quorum."""
     if policy.quorum is None:
         return True
     witnessed = {witness.name for witness in policy.witnesses} & set(cosigners)
@@ -170,19 +170,19 @@ def verify_cosigned(
 ) -> Cosigned:
     """Verify that a log of this policy signed a checkpoint note and that a fresh quorum of witnesses cosigned it.
 
-    With ``quorum none`` no witness vouches for the time, so freshness is not checked.
+    With ``quorum none`` no witness vouches for the time, so freshness is not verified.
 
     Args:
         now_s: the reader's clock, POSIX seconds.
         max_age_s: the largest age of a cosignature that counts; None: any age, as for a stored receipt.
-        seal_time_ms: time of the tree's last seal, if known; a cosignature from before that time does not count.
+        seal_time_ms: time of the last seal, if known; a cosignature more than *max_ahead_s* older does not count.
         logs: keys of the log in addition to those in the policy.
 
     Raises:
         MalformedError: the bytes are no checkpoint note.
-        SignatureError: no log of the policy signed it; a signature by a known key is wrong; or the witnesses who
-            cosigned it recently enough are no quorum.
-        ProofError: the log that signed it does not have the name of its origin.
+        SignatureError: no log of the policy signed the note; a signature by a known key is wrong; or the witnesses
+            that cosigned the note recently enough are no quorum.
+        ProofError: the checkpoint's origin is not the name of the log that signed the note.
     """
     keys = [line.verifier for line in policy.logs if line.verifier is not None]
     keys += [key for key in logs if key not in keys]
@@ -220,7 +220,7 @@ def _signed_by(opened: Note, keys: Iterable[NoteVerifier]) -> Checkpoint:
 
 
 class _Parser:
-    """The parser of a policy file, line by line: it holds the definitions on the lines so far."""
+    """A parser that gets a policy file line by line, and stores the definitions on the lines so far."""
 
     def __init__(self, parse_mldsa: ParseKey | None) -> None:
         self._parse_mldsa = parse_mldsa
@@ -278,17 +278,17 @@ class _Parser:
         self._groups.append(Group(name, int(number), tuple(members)))
 
     def _key(self, vkey: str, kinds: tuple[int, ...], known: set[bytes]) -> NoteVerifier | None:
-        """Check a vkey, and that its key is new; return its verifier (None: no code for the key's type)."""
+        """Verify a vkey, and add its new key to *known*. Return a verifier, or None for ML-DSA-44 without a parser."""
         name, key_id, kind, key = split_key(vkey)
         if kind not in kinds or len(key) != _KEY_SIZES[kind]:
             raise MalformedError(f"key is not of a type for this: `{vkey[:80]}`")
         if key_id_of(name, kind, key) != key_id:
             raise MalformedError(f"verifier key has an ID that is not its own: `{vkey[:80]}`")
-        # INVARIANT: a key counts once, even if the file names it twice.
+        # INVARIANT: no key counts twice for the quorum, so a file that names a key twice is refused.
         if key in known:
             raise MalformedError(f"key is named already: `{vkey[:80]}`")
         known.add(key)
-        # With two keys of one name and ID, the key of a signature line would be ambiguous.
+        # A signature line has only a name and an ID. If two keys shared both, the key of a line would be ambiguous.
         if (name, key_id) in self._key_ids:
             raise MalformedError(f"key has the name and ID of another: `{vkey[:80]}`")
         self._key_ids.add((name, key_id))

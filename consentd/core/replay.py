@@ -1,20 +1,19 @@
-"""Replay a ledger from its first leaf and check each leaf. The ledger follows this rule, and an auditor repeats it.
+"""Compute the state of a ledger from its first leaf on, and verify that each leaf follows the rule of the ledger.
 
-The rule: a leaf can be decoded, and its time is not earlier than that of the leaf before. Within a tag, seq counts
-without a gap, prev is the chain hash of the leaf before, and nothing follows an ERASURE. A seal states the number of
-leaves before it, the chain hash of the seal before, the number of tags, and the root of the map over all tags, which is
-computed here again. Source: ledger-format.md, "Replay rule".
+The rule: a leaf can be decoded, and its time is not earlier than the previous leaf's. Events with the same tag form a
+chain: seq counts without a gap, prev is the chain hash of the chain's previous leaf (its *head* until then), and no
+leaf follows an ERASURE. A seal states the number of leaves before it, the chain hash of the previous seal, the number
+of tags, and the root of the map from tags to heads, also computed here. Source: ledger-format.md, "Replay rule".
 
-A caller that only needs a verdict calls ``add`` and stops at the first ``ReplayError``. A caller that wants to know
-what else is wrong continues after a fault: ``add_faulty`` takes a leaf that breaks the rule as it is, and
-``skip_unreadable`` passes over a leaf that cannot be read. Later leaves are not blamed for such a leaf: a chain whose
-head is unknown accepts any next leaf, and map roots are compared only when all heads are known again
-(``knows_all_heads``).
+A caller that needs only a verdict calls ``add`` and stops at the first ``ReplayError``. A caller that wants to find all
+faults continues: ``add_faulty`` adds a leaf although it breaks the rule, and ``skip_unreadable`` skips a leaf that
+cannot be read. Such a leaf does not make later leaves faulty: a chain whose head is unknown accepts any next leaf, and
+map roots are compared only when all heads are known again (``knows_all_heads``).
 
-**A pruned ledger** is replayed from its first leaf too. Before its *start* (the size of the tree after a certain seal)
-some leaves are missing. ``skip_pruned`` takes the hash that the tree has for such a leaf. Of each person's chain, the
-first leaf, the last leaf before the start, and some leaves between them remain. So the seal at the start shows whether
-the heads are right. Public chains have no gaps.
+**A pruned ledger** is replayed from its first leaf too. Before its *start* (a size of the tree, right after a seal)
+some leaves are missing. For each missing leaf the caller passes the leaf's hash in the tree to ``skip_pruned``. Each
+person's chain still has its first leaf, its last leaf before the start, and some leaves between them. So the map root
+in the seal before the start shows whether the heads are right. Public chains have no gaps.
 
 Memory: about 0.35 kB for each tag, and 96 bytes for each tag in the buckets, plus 2^(map_bits + 6) bytes above them.
 """
@@ -28,7 +27,7 @@ from consentd.core.replay_state import ChainHead, ReplayState, map_values
 from consentd.errors import MalformedError, ProofError
 
 _NO_HEAD: ChainHead = (0, codec.ZERO_HASH, False)
-_MAX_UNSEALED = 1 << 16  # before the start no seal is compared; the map is updated when so many tags have new leaves
+_MAX_UNSEALED = 1 << 16  # tags with new leaves that cause an update of the map before the start, where no seal does
 
 
 class ReplayError(ProofError):
@@ -44,23 +43,24 @@ class Replay:
 
     Attributes:
         size, time_ms: number of leaves so far, and the last leaf's time.
-        heads: tag → head of the chain. Callers only read it. Before the first leaf they may replace the dict by another
-            mapping, such as one stored on disk.
-        buckets: number → bucket of the map, as of the last seal. Callers as for ``heads``.
+        heads: tag → head of the chain. Callers only read the mapping. Before the first leaf they may replace the dict
+            by another mapping, such as one stored on disk.
+        buckets: number → bucket of the map, as of the last seal. Callers may do the same as with ``heads``.
         top: the hashes above the buckets.
         sealed_size: size of the tree whose last leaf is the last seal; 0 before the first seal.
         seal_hash: chain hash of the last seal; zeros before the first seal; b"" if not known.
         edge: the right edge of the tree, without the leaves that ``grow`` has not added yet.
         start, kept_from_ms: see ``__init__``; 0: nothing is pruned.
-        public: tags of chains that are not a person's. Callers only read it.
+        public: tags of the chains that do not belong to persons. Callers only read the set.
     """
 
     def __init__(self, map_bits: int = 14, *, start: int = 0, kept_from_ms: int = 0) -> None:
         """Start with no leaf.
 
         Args:
-            map_bits: the map has 2**map_bits buckets. No root depends on it; about log2(tags) - 4 is fast.
-            start, kept_from_ms: the ledger states to have pruned leaves before this size, of before this time.
+            map_bits: the map has 2**map_bits buckets. About log2(tags) - 4 is fast; no map root depends on it.
+            start, kept_from_ms: the ledger states that it pruned leaves with an index below *start* and from before
+                *kept_from_ms*.
         """
         self.start = start
         self.kept_from_ms = kept_from_ms
@@ -73,9 +73,9 @@ class Replay:
         self.seal_hash = codec.ZERO_HASH
         self.edge = tiles.Edge()
         self._hashes: list[bytes] = []  # hashes of leaves that are not in the edge yet
-        self._unsealed: set[bytes] = set()  # tags with leaves since the map was updated
+        self._unsealed: set[bytes] = set()  # tags that got leaves after the last update of the map
         self._unknown: set[bytes] = set()  # tags whose head is not known
-        self._missing = 0  # unreadable leaves that no gap in a chain has explained yet
+        self._missing = 0  # number of unreadable leaves not yet matched with a gap in a chain
         self.public: set[bytes] = set()
 
     @classmethod
@@ -94,9 +94,9 @@ class Replay:
         cls, state: ReplayState, *, heads: MutableMapping[bytes, ChainHead], buckets: MutableMapping[int, bytes],
         top: bucketed.Top, start: int = 0, kept_from_ms: int = 0,
     ) -> "Replay":  # fmt: skip
-        """Continue a replay from a saved state. The replay then owns *heads*, *buckets* and *top* of that moment.
+        """Continue a replay from a saved state. The replay then owns *heads*, *buckets* and *top*, of the same moment.
 
-        The ledger may have pruned more since the state was saved (*start*, *kept_from_ms*).
+        *start* and *kept_from_ms* may be later than when the state was saved, if the ledger has pruned more since.
         """
         replay = cls(1, start=start, kept_from_ms=kept_from_ms)
         replay.heads, replay.buckets, replay.top = heads, buckets, top
@@ -121,7 +121,7 @@ class Replay:
         return not self._unknown and not self._missing
 
     def add(self, leaf: bytes, leaf_hash: bytes | None = None) -> Event | Seal:
-        """Check the next leaf, add it, and return it decoded. If this raises, nothing has changed.
+        """Verify and add the next leaf; return the decoded leaf. If the leaf is refused, the replay does not change.
 
         Args:
             leaf_hash: the leaf's hash in the tree, if the caller has computed it already.
@@ -146,18 +146,18 @@ class Replay:
         return decoded
 
     def add_faulty(self, leaf: bytes, leaf_hash: bytes | None = None) -> Event | Seal | None:
-        """Add a leaf that breaks the rule, so that the replay can continue; return it decoded, None if it is malformed.
+        """Add a leaf that breaks the rule, so that the replay can continue; return it decoded, or None if malformed.
 
         Args:
-            leaf_hash: the hash that the tree has for this leaf, if the bytes have another hash: the bytes are damaged.
+            leaf_hash: the leaf's hash in the tree, if the bytes are damaged and so have another hash; otherwise None.
         """
         try:
             decoded = codec.decode_leaf(leaf)
         except MalformedError:
             self.skip_unreadable(merkle.leaf_hash(leaf) if leaf_hash is None else leaf_hash)
             return None
-        # The leaf after damaged bytes names the hash of the original, so the head is unknown. A leaf that is wrong but
-        # not damaged is the one that the next leaf names.
+        # The chain's next leaf names the chain hash of the original leaf. If these bytes are damaged, that hash is
+        # unknown. A leaf that is wrong but not damaged is itself the original.
         chain_hash = codec.chain_hash(leaf) if leaf_hash is None else b""
         if isinstance(decoded, Event):
             self._apply_event(decoded, chain_hash)
@@ -171,25 +171,25 @@ class Replay:
         return decoded
 
     def skip_unreadable(self, leaf_hash: bytes) -> None:
-        """Skip a leaf that cannot be read; only its hash in the tree is known."""
+        """Skip a leaf that cannot be read, of which only the hash in the tree is known."""
         self._missing += 1
         self._append(leaf_hash)
 
     def skip_pruned(self, leaf_hash: bytes) -> None:
-        """Skip a pruned leaf; only its hash in the tree is known.
+        """Skip a pruned leaf, of which only the hash in the tree is known.
 
         Raises:
             ReplayError: no leaf may be pruned at this index.
         """
         if self.size >= self.start - 1:
             raise ReplayError(self.size, "leaf is missing where nothing is pruned")
-        self.seal_hash = b""  # the skipped leaf may be a seal
+        self.seal_hash = b""  # unknown, because the skipped leaf may be a seal
         self._append(leaf_hash)
 
     def grow(self) -> dict[tiles.Coordinates, bytes]:
         """Add the leaves since the last call to the tree's edge; return each tile that changed, with all its hashes.
 
-        Until then the replay holds 32 bytes for each leaf.
+        Until this call, the replay holds a hash of 32 bytes for each of these leaves.
         """
         self.edge, changed = self.edge.append(self._hashes)
         self._hashes = []
@@ -217,7 +217,7 @@ class Replay:
             if event.seq <= count + 1 or event.tag in self.public or not count:
                 raise ReplayError(self.size, f"seq is `{event.seq}` where its chain has `{count}` before it")
             return
-        # A gap of k is explained by k unreadable leaves. Each of them explains one missing seq only.
+        # If k seqs are missing, k of the unreadable leaves may be theirs. Each unreadable leaf explains one seq only.
         gap = event.seq - count - 1
         if 0 < gap <= self._missing:
             self._missing -= gap
@@ -262,7 +262,7 @@ class Replay:
         self.seal_hash, self.sealed_size = chain_hash, self.size + 1
 
     def _update_map(self) -> None:
-        # A seal with a wrong root is checked and then added by add_faulty. The second update then changes nothing.
+        # For a seal with a wrong root, add updates the map and raises. The update by add_faulty then changes nothing.
         map_bits = self.top.map_bits
         changes = map_values(((tag, self.heads[tag]) for tag in self._unsealed), map_bits)
         roots: dict[int, bytes] = {}

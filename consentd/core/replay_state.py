@@ -1,12 +1,12 @@
-"""Save a replay and continue it later: the state as a value, and its encoding as bytes.
+"""Save the state of a ``Replay`` as bytes, so that the replay can be continued later.
 
-``Replay.state`` returns a ``ReplayState``, and ``Replay.restore`` continues from one. The state leaves out what grows
-with the number of tags: the chain heads and the map over them. The caller stores the heads in a file (``encode_heads``;
-``build_map`` then computes the map again), or heads and buckets in a database (``encode_head``, a row for each tag;
-``bucketed.Top.from_buckets`` then computes the hashes above the buckets).
+``Replay.state`` returns a ``ReplayState``, and ``Replay.restore`` continues from one. This value lacks the chain heads
+and the map over them, which grow with the number of tags. The caller stores the heads in a file
+(``encode_heads``; later ``build_map`` computes the map again), or heads and buckets in a database (``encode_head``, a
+row for each tag; later ``bucketed.Top.from_buckets`` computes the hashes above the buckets).
 
-The file formats are private to the program that writes them: no other program reads them, and a damaged or unknown
-file can always be replaced by a new replay from leaf 0. Integers are big-endian::
+Only the program that writes such a file reads it. A damaged or unknown file can always be replaced by a new replay from
+leaf 0. Integers are big-endian::
 
     state  = "consentd/replay-state/v1\\0" ‖ size u64 ‖ time_ms u64 ‖ sealed_size u64 ‖ missing u64
              ‖ list of seal_hash ‖ list of rows ‖ list of peaks ‖ list of public ‖ list of unsealed ‖ list of unknown
@@ -26,7 +26,7 @@ from consentd.core.tiles import TILE_HEIGHT, TILE_WIDTH, Edge
 from consentd.errors import MalformedError
 
 ChainHead = tuple[int, bytes, bool]
-"""The end of a chain: its number of leaves, the last one's chain hash (b"": not known), and whether it is erased."""
+"""The end of a chain: its number of leaves, the last leaf's chain hash (b"": not known), whether that is an ERASURE."""
 
 _MAGIC = b"consentd/replay-state/v1\0"
 _NUMBERS = Struct(">QQQQ")
@@ -37,13 +37,13 @@ _LENGTH = Struct(">H")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayState:
-    """Everything a ``Replay`` holds except the chain heads, the map, and what the ledger has pruned.
+    """Everything a ``Replay`` holds except the chain heads, the map, *start* and *kept_from_ms*.
 
     Attributes:
         size, time_ms, sealed_size, seal_hash, edge, public: as in ``Replay``.
         unsealed: tags that have leaves after the last seal.
         unknown: tags whose head is not known, because a leaf was damaged.
-        missing: number of unreadable leaves whose chain is not known yet.
+        missing: number of unreadable leaves not yet matched with a gap in a chain.
     """
 
     size: int
@@ -70,7 +70,7 @@ def decode_state(data: bytes) -> ReplayState:
 
     Raises:
         MalformedError: the bytes are not what ``encode_state`` returns for any state. A changed number or hash is not
-            noticed: the caller stores a checksum.
+            detected, so the caller stores a checksum.
     """
     if not data.startswith(_MAGIC) or len(data) < len(_MAGIC) + _NUMBERS.size:
         raise MalformedError("replay state is cut short or of another version")
@@ -108,7 +108,7 @@ def decode_head(data: bytes) -> ChainHead:
 
 
 def encode_heads(heads: Mapping[bytes, ChainHead]) -> Iterator[bytes]:
-    """Encode the heads of all chains, 73 bytes each, one piece at a time, for a large file."""
+    """Yield the encoded heads of all chains, 73 bytes for each chain, to be written one after another to a file."""
     for tag, head in heads.items():
         yield tag + encode_head(head)
 
@@ -127,7 +127,7 @@ def decode_heads(data: bytes | memoryview) -> dict[bytes, ChainHead]:
 def build_map(heads: Mapping[bytes, ChainHead], map_bits: int) -> tuple[dict[int, bytes], bucketed.Top]:
     """Compute the map over these chain heads: its buckets by number, and the hashes above them.
 
-    The heads must be those of a replay whose last leaf is a seal. Between seals the map does not have all heads yet.
+    The heads must be those of a replay whose last leaf is a seal. Between two seals, the map lacks the newest heads.
     """
     buckets: dict[int, bytes] = {}
     for number, values in map_values(heads.items(), map_bits).items():
@@ -145,7 +145,7 @@ def map_values(heads: Iterable[tuple[bytes, ChainHead]], map_bits: int) -> dict[
 
 
 def _check(state: ReplayState) -> None:
-    """Check the lengths that later code relies on."""
+    """Verify the lengths that ``Edge`` and ``Replay`` rely on; MalformedError if one is wrong."""
     size, edge = state.size, state.edge
     peaks = [HASH_SIZE if size >> height & 1 else 0 for height in range(size.bit_length())]
     rows = [

@@ -7,7 +7,7 @@ from typing import Any
 
 from consentd.errors import MalformedError
 
-# A whole string, or a bracket outside of strings. The string may lack its end: each character is read once.
+# A whole string, or a bracket outside of strings. A string without its end matches too, so each character is read once.
 _STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.?[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
 
 
@@ -22,8 +22,8 @@ def parse_json(
     """Return the value of a JSON text.
 
     Args:
-        max_nesting: most levels of arrays and objects.
-        parse_constant: called for ``NaN`` and the infinities, which are no JSON.
+        max_nesting: the largest number of nested arrays and objects.
+        parse_constant: called with the text of ``NaN`` and the infinities, which are no JSON.
         parse_int, parse_float: called with the text of a number, as in ``json.loads``.
 
     Raises:
@@ -38,12 +38,12 @@ def parse_json(
             parse_float=parse_float,
             parse_constant=parse_constant,
         )
-    except ValueError as error:  # also an integer with more digits than Python converts
+    except ValueError as error:  # also raised for an integer with more digits than Python converts
         raise MalformedError("text is not JSON") from error
 
 
 def _check_nesting(text: str, max_nesting: int) -> None:
-    """Check the nesting before the parser reads the text: the parser recurses without a limit of its own."""
+    """Verify that the nesting is within the limit. This precedes the parser, which would recurse without a limit."""
     depth = 0
     for found in _STRING_OR_BRACKET.finditer(text):
         bracket = text[found.start()]

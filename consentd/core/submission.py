@@ -1,14 +1,15 @@
 """Parse and format a request to a witness and the witness's answer (C2SP tlog-witness, ``add-checkpoint``).
 
-The body of the request names the tree that the witness cosigned last, and proves that the new tree begins with it::
+A witness cosigns a log's checkpoint if the log only grew. The body of the request has the size of the tree that the
+witness cosigned last, the proof that the new tree begins with that tree, and the new checkpoint::
 
     old <size>
     <base64 hash>             0 to 63 lines: the consistency proof; empty if old is 0 or equals the new size
 
     <checkpoint note>
 
-The body of the answer is signature lines: cosignatures of the note's text. With status 409 the body is instead the size
-that the witness cosigned last, a decimal and a newline, with content type ``text/x.tlog.size``.
+The body of the answer is signature lines: cosignatures of the note's text. If the witness last cosigned another size,
+the answer has status 409, and that size as its body: a decimal and a newline, of content type ``text/x.tlog.size``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,14 +26,14 @@ from consentd.core.note import (
 )
 from consentd.errors import MalformedError, SignatureError
 
-PATH = "/add-checkpoint"  # after the witness's submission prefix
+PATH = "/add-checkpoint"  # follows the witness's submission prefix, a URL
 SIZE_TYPE = "text/x.tlog.size"
 MAX_SUBMISSION_SIZE = MAX_NOTE_SIZE + 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A request to cosign: *old_size* as far as the sender knows, the consistency proof from it, and the note."""
+    """A request to cosign *note*. *proof* is the consistency proof from *old_size*, which the sender may have wrong."""
 
     old_size: int
     proof: tuple[bytes, ...]
@@ -60,12 +61,12 @@ def parse_submission(body: bytes) -> Submission:
 
 
 def format_size(size: int) -> bytes:
-    """Format the body of a 409."""
+    """Format the body of an answer with status 409."""
     return b"%d\n" % size
 
 
 def parse_size(body: bytes) -> int:
-    """Parse the body of a 409; MalformedError unless it is a decimal and a newline."""
+    """Parse the body of an answer with status 409; MalformedError unless it is a decimal and a newline."""
     if not body.endswith(b"\n") or not body.isascii():
         raise MalformedError("size does not end in a newline")
     return parse_decimal(body[:-1].decode("ascii"))

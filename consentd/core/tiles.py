@@ -1,16 +1,16 @@
-"""Store the tree as tiles, grow it at its right edge, and prove from it (C2SP tlog-tiles).
+"""Store the tree as tiles, append leaves at the right edge, and make proofs from tiles (C2SP tlog-tiles).
 
 The tree is stored as *tiles*: rows of up to 256 hashes, at the heights 0, 8, 16 … only::
 
     tile (level, n), hash i = hash of the complete subtree of leaves [(n*256+i) * 256**level, +256**level)
 
 A hash in a tile never changes, and a tile only grows. So the partial tile of a smaller tree is a prefix of the stored
-one. The functions that prove accept tiles that are wider than needed.
+tile. The functions that make proofs accept tiles that are wider than needed.
 
 A proof for a size is a list of hashes of leaf ranges. Each range splits into complete subtrees. Each complete subtree
 lies in one tile: a subtree of height h is the root of 2**(h mod 8) hashes at level h div 8. Example: the inclusion
-proof of leaf 5 in a tree of 7 leaves has the hashes of the ranges [4, 5), [6, 7) and [0, 4). The last is a subtree of
-height 2: the root of the first 4 hashes of tile (0, 0).
+proof of leaf 5 in a tree of 7 leaves has the hashes of the ranges [4, 5), [6, 7) and [0, 4). The range [0, 4) is a
+subtree of height 2: its hash is the root of the first 4 hashes of tile (0, 0).
 """
 
 import re
@@ -26,7 +26,7 @@ TILE_HEIGHT = 8
 TILE_WIDTH = 1 << TILE_HEIGHT
 """Hashes in a full tile, and leaves in a full entry bundle."""
 
-ENTRIES = -1  # the level in paths of entry bundles
+ENTRIES = -1  # in place of a level, in paths of entry bundles, which hold leaves
 MAX_LEAF_SIZE = 0xFFFF
 
 Coordinates = tuple[int, int]
@@ -36,7 +36,7 @@ _PATH = re.compile(r"tile/(entries|0|[1-9][0-9]?)/((?:x[0-9]{3}/){0,6}[0-9]{3})(
 
 
 def tile_path(level: int, n: int, width: int = TILE_WIDTH) -> str:
-    """Format the path of tile `n` of a level (or of ``ENTRIES``), of `width` 1 to 256.
+    """Format the path of tile `n` of a level (or of entry bundle `n`: ``ENTRIES``) with `width` items, 1 to 256.
 
     Example: ``tile_path(0, 1234067, 8)`` is ``tile/0/x001/x234/067.p/8``.
     """
@@ -56,7 +56,7 @@ def entries_path(n: int, width: int = TILE_WIDTH) -> str:
 
 
 def kept_path(n: int) -> str:
-    """Format the path of the rest of an entry bundle `n` that was pruned. tlog-tiles has no such path."""
+    """Format the path of the leaves that remain of the pruned entry bundle `n`. tlog-tiles has no such path."""
     return "kept" + entries_path(n).removeprefix("tile/entries")
 
 
@@ -115,7 +115,7 @@ def plan_root(size: int) -> list[Coordinates]:
 def root(size: int, tiles: Mapping[Coordinates, bytes]) -> bytes:
     """Compute the root hash of the first `size` leaves.
 
-    Raises, like ``prove_*`` and ``Edge.from_tiles``:
+    Raises (``prove_*`` and ``Edge.from_tiles`` do the same):
         ProofError: a planned tile is missing or too short.
     """
     return _range_hash(_subtrees(0, size), tiles) if size else EMPTY_ROOT
@@ -163,8 +163,8 @@ def _subtrees(lo: int, hi: int) -> list[Subtree]:
 
 
 def _siblings(lowest: int | None, end: int, size: int) -> tuple[list[list[Subtree]], int]:
-    """Split [0, size) as RFC 9162 does, and always the part with leaf *end* - 1 again, until a part ends at *end* and,
-    unless *lowest* is None, begins at *lowest*. Return the other parts, the last one first, and where this part begins.
+    """Split [0, size) as RFC 9162 does, and then the part that has leaf *end* - 1, until this part ends at *end* and
+    (if *lowest* is not None) begins at *lowest*. Return the other parts, last one first, and where this part begins.
     """
     ranges = []
     lo, hi = 0, size
@@ -187,7 +187,7 @@ def _inclusion_ranges(index: int, size: int) -> list[list[Subtree]]:
 def _consistency_ranges(size1: int, size2: int) -> list[list[Subtree]]:
     assert 0 < size1 <= size2
     ranges, lo = _siblings(None, size1, size2)
-    # If lo is 0, the first tree is the whole last range, and the verifier has its root.
+    # If lo is 0, the range [lo, size1) is the whole first tree. The verifier has the root of that tree already.
     return [_subtrees(lo, size1), *ranges] if lo else ranges
 
 
@@ -222,7 +222,7 @@ def _subtree_hash(subtree: Subtree, tiles: Mapping[Coordinates, bytes]) -> bytes
 
 
 def _pair(hashes: Sequence[bytes]) -> list[bytes]:
-    """Hash neighbours in pairs, without the last of an odd number. Every append runs through here."""
+    """Hash neighbours in pairs, without the last of an odd number. ``node_hash`` is inlined, for fast appends."""
     return [sha256(b"\x01" + left + right).digest() for left, right in zip(hashes[::2], hashes[1::2], strict=False)]
 
 
@@ -236,14 +236,14 @@ def _fold(peaks: Sequence[bytes]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """The right edge of a tree: what is needed to append leaves and to compute the root.
+    """The right edge of a tree: the hashes that are needed to append leaves and to compute the root.
 
     Attributes:
         size: number of leaves in the tree.
         rows: for each level, the joined hashes of its partial tile: 0 to 255 hashes, so 0 to 8,160 bytes.
-        peaks: for each height, the hash of the complete subtree of that height that the size splits into; b"" if the
-            size has no such bit. They could be computed from the rows. With them, a new leaf costs one node hash on
-            average, and the root costs at most one for each binary digit of the size.
+        peaks: the tree splits into complete subtrees, one for each 1 bit of the size. For each height: the hash of that
+            subtree, or b"" if the bit is 0. Peaks could be computed from the rows, but stored peaks save time: a new
+            leaf costs one node hash on average, and the root at most one for each bit of the size.
     """
 
     size: int = 0
@@ -259,7 +259,7 @@ class Edge:
         rows = []
         for level in range(-(-size.bit_length() // TILE_HEIGHT)):
             n, width = divmod(size >> (TILE_HEIGHT * level), TILE_WIDTH)
-            # The tile is wide enough. Otherwise the computation of a peak above would have raised.
+            # The tile is wide enough. Otherwise the loop over the peaks would have raised.
             rows.append(tiles.get((level, n), b"")[: width * HASH_SIZE])
         return cls(size, tuple(rows), tuple(peaks))
 
