@@ -114,8 +114,7 @@ def verify_signature(statement: codec.Statement, *, origin: str, kind: int, tag:
     """Verify that a statement is signed by the key in it, for an entry with these fields in the ledger *origin*.
 
     Raises:
-        MalformedError: the key is not a public key.
-        SignatureError: the signature does not verify.
+        SignatureError: the signature does not verify, or the key is no public key.
     """
     message = codec.signed_message(
         origin=origin, kind=kind, tag=tag, ref=ref, request_id=statement.request_id,
@@ -131,7 +130,6 @@ def verify_authors(entries: Iterable[VerifiedEntry], *, origin: str, keys: Valid
     accepted from any author, so the caller must report it as not checked (``kinds.is_known``).
 
     Raises:
-        MalformedError: a key is not a public key.
         SignatureError: no such key was valid, a signature is wrong, or the author's clock is too far from the ledger's.
     """
     for entry in entries:

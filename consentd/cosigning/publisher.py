@@ -44,7 +44,11 @@ class Publisher(Protocol):
         """
 
     def offer(self, point: Checkpoint, note: bytes) -> None:
-        """Offer the latest checkpoint, which is signed and already stored as the last signed note."""
+        """Offer the latest checkpoint, which is signed and already stored as the last signed note.
+
+        Does not wait for witnesses, and does not raise. An offer may never be published: a later offer replaces an
+        earlier one that no witness was asked about yet. An equal offer is ignored.
+        """
 
     def pending(self) -> frozenset[int]:
         """Return the sizes of checkpoints, without the latest, that are being published or may yet be published."""

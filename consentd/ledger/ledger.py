@@ -142,7 +142,8 @@ class Ledger:
         """Write a closed batch with one synced write, then replace the ledger's state by the batch's.
 
         Raises:
-            StorageError: the write failed. Whether the batch is stored is unknown, so the ledger must be opened again.
+            StorageError, CorruptionError: the write failed. Whether the batch is stored is unknown, so the ledger must
+                be opened again.
         """
         assert batch.closed is not None, "a batch is closed before it is committed"
         self.store.write(batch.rows)

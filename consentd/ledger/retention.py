@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 
 from consentd.core import codec
-from consentd.core.kinds import PRUNABLE, EntryKind
+from consentd.core.kinds import CONSENTS, PRUNABLE, EntryKind
 from consentd.core.pruned import NOTHING, Pruned
 from consentd.errors import CorruptionError
 from consentd.ledger import layout, reads
@@ -27,7 +27,6 @@ from consentd.policy.subject import is_ended
 from consentd.statements import values
 from consentd.store import Store
 
-_CONSENT_KINDS = frozenset({EntryKind.GRANT, EntryKind.AMEND, EntryKind.PAUSE, EntryKind.RESUME, EntryKind.REVOKE})
 NEVER_PRUNED = frozenset({EntryKind.ENROL, EntryKind.KEY})
 """Kinds whose leaves and statements are never deleted, because the policy table is rebuilt from them."""
 
@@ -179,7 +178,7 @@ def retained_seqs(chain: Sequence[OpenedEntry], kept_from_ms: int, prunings: Seq
         event = entry.event
         if event.time_ms >= kept_from_ms:
             retained.add(event.seq)
-        if event.kind in _CONSENT_KINDS:
+        if event.kind in CONSENTS:
             consent = _Consent() if event.kind == EntryKind.GRANT else consent_of.get(event.ref)
             if consent is not None:
                 consent_of[event.seq] = consent

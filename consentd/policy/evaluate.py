@@ -102,7 +102,8 @@ class Verdict:
 def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules, now_ms: int) -> Verdict:
     """Answer a question from a subject's value (None or empty: the table has none) at an instant.
 
-    The question was packed with the codebook of the same table state as the rules.
+    The question was packed with the codebook of the same table state as the rules. *value* was made by
+    ``encode_subject``. It is not checked here: damaged bytes may give any answer or exception.
     """
     simple = not value or (value[1] & SIMPLE and value[2] | value[3] << 8 <= question.version)
     if not simple or question.break_glass or question.purpose in rules.by_purpose:

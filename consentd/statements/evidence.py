@@ -114,11 +114,13 @@ def verify_evidence(
 ) -> VerifiedEvidence:
     """Verify evidence with the reader's pinned origin and log key; return the facts that it proves.
 
+    The scope is complete in leaves: every index of a range, every entry of a chain. A statement may be withheld.
+
     Args:
         policy: the reader's own witness policy; None if no cosignature is needed. Evidence is kept for years, so
             cosignatures of any age count, unless *max_age_s* limits them.
         now_ms: the reader's time; the seal may be ``MAX_AHEAD_S`` ahead at most. None: the seal may have any time.
-        max_age_s: maximum age, at *now_ms*, of a cosignature that counts; None for any age.
+        max_age_s: maximum age, at *now_ms*, of a cosignature that counts (then *now_ms* is needed); None for any age.
 
     Raises:
         MalformedError: a part of the evidence has a wrong form.

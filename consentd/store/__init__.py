@@ -96,7 +96,8 @@ class Store(Protocol):
         """Apply *batch* atomically, and return after the batch is synced to disk.
 
         Raises:
-            StorageError: the write failed. Whether the batch is on disk is unknown, and every later write is refused.
+            StorageError, CorruptionError: the write failed. Whether the batch is on disk is unknown, and every later
+                write is refused.
         """
 
     def compact_range(self, start: bytes, end: bytes | None) -> None:

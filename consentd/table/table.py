@@ -61,7 +61,10 @@ class Table(Environment):
         return Snapshot(self._cache, self.begin_read())
 
     def begin(self) -> TableTransaction:
-        """Begin the transaction that applies the next batch of entries."""
+        """Begin the transaction that applies the next batch of entries; waits while another thread or process has one.
+
+        A power cut may undo the last commit; ``catch_up`` applies its entries again. Raises as ``begin_write``.
+        """
         return TableTransaction(self._cache, self.begin_write())
 
     def stop(self) -> None:

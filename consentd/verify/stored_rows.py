@@ -1,4 +1,5 @@
-"""Compare the rows that only a store has with what a replay of its leaves yields. A part of ``fsck``.
+"""Compare the rows that only a store has with what a replay of its leaves yields. ``fsck`` uses all of it, the
+scrub the functions that check one row (``*_fault``).
 
 Rows whose keys follow from the leaves are read by key and not by a scan: a scan fails for a whole damaged block, and
 single reads show which of its rows are lost. Scans then find rows that must not exist.
