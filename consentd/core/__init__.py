@@ -10,7 +10,7 @@ Rules for this package:
 2. **One encoding.** Each format has exactly one encoding of a value, and decoding refuses any other. Formats marked
    C2SP follow the specification of that name to the byte, so that other people's programs can verify this ledger.
 3. **A verdict cannot be ignored.** ``verify_*`` functions return no bool: they raise if verification fails. Bad bytes
-   raise only ``MalformedError`` (wrong format), ``SignatureError`` (no known signer, or not the signed text) and
+   raise only ``MalformedError`` (wrong format), ``SignatureError`` (no valid signature by a known key) and
    ``ProofError`` (the proof does not lead to the root). An ``AssertionError`` is a bug and never a verdict.
 4. **Plan, read, finish.** A computation that needs stored hashes has two functions: ``plan_*`` returns which hashes are
    needed, and the other computes from these hashes. Between the two calls, the caller reads all of the hashes in one

@@ -1,8 +1,8 @@
 """Sign and verify with Ed25519 (RFC 8032). This is the only module that imports libsodium.
 
-Statements and notes use the same strict rules: S < L; A and R are canonical and not of small order; the equation is
-verified without the cofactor. libsodium applies exactly these rules. Another library or version may accept different
-signatures, so tests compare libsodium with the rules.
+Statements and notes use the same strict rules (letters as in RFC 8032): S < L; A and R are canonical and not of small
+order; the equation is verified without the cofactor. libsodium applies exactly these rules. Another library or version
+may accept different signatures, so tests compare libsodium with the rules.
 """
 
 from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypair

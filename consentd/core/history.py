@@ -3,7 +3,7 @@
 A history proof leads from the checkpoint, which everyone can see, to one person's entries (*held*: verified earlier)::
 
     checkpoint      signed by the log; consistent with the held checkpoint, not smaller      verify_sealed_checkpoint
-      └─ seal       the last leaf; commits to the head (last leaf) of every chain              verify_sealed_checkpoint
+      └─ seal       the last leaf; commits to the head (last leaf) of every chain            verify_sealed_checkpoint
            └─ map   the count and head of this tag, or the absence of the tag                verify_chain
                 └─ leaves     seq 1 … count without a gap; the last one hashes to the head   verify_chain
                      └─ openings      the salt and statement to which each leaf commits      verify_chain

@@ -111,7 +111,7 @@ def may_author(validity: KeyValidity, event: codec.Event) -> bool:
 
 
 def verify_signature(statement: codec.Statement, *, origin: str, kind: int, tag: bytes, ref: int) -> None:
-    """Verify that a statement is signed by the key in it, for an entry with these fields in the ledger *origin*.
+    """Verify that a statement is signed by the key that it names, for an entry with these fields in this ledger.
 
     Raises:
         SignatureError: the signature does not verify, or the key is no public key.
@@ -148,9 +148,9 @@ def verify_key_changes(stated: Iterable[StatedChange], *, origin: str, known: Co
 
     Each entry must be signed by a key that was valid before the entry. Only leaf 0 is signed by a key that it names.
 
-    A proof does not show the order between entries of *different* chains in the same millisecond. So such
-    entries are passed over repeatedly. A pass accepts an entry if its author's key is valid by now and all earlier
-    entries of its own chain are accepted. If a pass accepts no entry, the remaining entries have no valid author.
+    A proof does not show the order between entries of *different* chains in the same millisecond. So several
+    passes are made over such entries. A pass accepts an entry if the author's key is valid by now and all earlier
+    entries of the same chain are accepted. If a pass accepts no entry, the remaining entries have no valid author.
 
     The authors of *known* entries were verified earlier. *stated* has the entries of each chain in the chain's order.
 

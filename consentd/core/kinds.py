@@ -1,8 +1,8 @@
 """Define the kinds of event leaves, who may author each kind, and what its entries may change.
 
 Source: ledger-format.md, "Kinds". ``consentd.v1.EntryKind`` has the same numbers; a test compares the two. Numbers are
-never reused. A new kind is added to both, to ``AUTHORS``, and unless ``table.transaction`` applies its entries, to
-``NO_TABLE_EFFECT``.
+never reused. A new kind is added to both enums, to ``AUTHORS``, and (unless ``table.transaction`` applies its entries)
+to ``NO_TABLE_EFFECT``.
 """
 
 from enum import IntEnum
@@ -44,8 +44,8 @@ PRUNABLE = CONSENTS | DECISIONS | {EntryKind.OUTCOME}
 """Kinds whose entries may be pruned. All of them are in persons' chains."""
 
 REALM = frozenset({EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY, EntryKind.VOCABULARY, EntryKind.RULES})
-"""Kinds whose entries can change decisions about every person. A person's KEY entry can
-do so, because a key that a person and a participant both state is valid for neither."""
+"""Kinds whose entries can change decisions about every person. A person's KEY entry can do so, because a key that both
+a person and a participant state is valid for neither."""
 
 _REPORTS = {EntryKind.OUTCOME, EntryKind.DISPUTE, EntryKind.RESOLUTION, EntryKind.DUTY, EntryKind.SERVED}
 
@@ -93,7 +93,7 @@ AUTHORS: dict[EntryKind, frozenset[Owner]] = {
     EntryKind.ERASURE: _PARTICIPANT,
     EntryKind.RULES: _PARTICIPANT,
 }
-"""Who may author each kind. The daemon may sign all for clients without a key; the payload then has ``attested_by``."""
+"""Who may author each kind. For clients without a key, the daemon may sign; the payload then has ``attested_by``."""
 
 
 def authors_of(kind: int) -> frozenset[Owner]:

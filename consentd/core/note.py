@@ -57,7 +57,7 @@ class NoteSigner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """An Ed25519 public key with its name and type, as in a vkey.
+    """An Ed25519 public key with its name and type, as in a verifier key (vkey).
 
     Raises:
         MalformedError: the type is not ED25519 or COSIGNATURE, the key is not 32 bytes, or the name is not allowed.

@@ -21,7 +21,7 @@ class Pruned:
 
     Attributes:
         kept_from_ms: all entries from this time on remain, and also the earlier entries that they rest on.
-        start: size of the tree from which on no leaf is missing, right after a seal; 0: every leaf remains.
+        start: size of the tree right after a certain seal; no leaf from this index on is missing; 0: none is missing.
     """
 
     kept_from_ms: int = 0
@@ -33,7 +33,7 @@ class Pruned:
         return self.start - self.start % TILE_WIDTH
 
     def covers(self, event: Event) -> bool:
-        """Return whether the statement of this event may be missing, because its kind and age were pruned."""
+        """Return whether this event's statement may be missing, because entries of its kind and age were pruned."""
         return event.time_ms < self.kept_from_ms and event.kind in PRUNABLE
 
     def verify_policy(self, *, days: int, time_ms: int) -> None:

@@ -93,7 +93,7 @@ class WitnessPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Cosigned:
-    """An accepted checkpoint, and the cosignatures fresh enough to count: (witness, POSIX seconds), in policy order."""
+    """An accepted checkpoint, and the counted cosignatures in the policy's order: (witness's name, POSIX seconds)."""
 
     checkpoint: Checkpoint
     cosignatures: tuple[tuple[str, int], ...]

@@ -27,7 +27,7 @@ from consentd.core.replay_state import ChainHead, ReplayState, map_values
 from consentd.errors import MalformedError, ProofError
 
 _NO_HEAD: ChainHead = (0, codec.ZERO_HASH, False)
-_MAX_UNSEALED = 1 << 16  # tags with new leaves that cause an update of the map before the start, where no seal does
+_MAX_UNSEALED = 1 << 16  # before the start no seal updates the map, so this many tags with new leaves do
 
 
 class ReplayError(ProofError):
@@ -94,7 +94,7 @@ class Replay:
         cls, state: ReplayState, *, heads: MutableMapping[bytes, ChainHead], buckets: MutableMapping[int, bytes],
         top: bucketed.Top, start: int = 0, kept_from_ms: int = 0,
     ) -> "Replay":  # fmt: skip
-        """Continue a replay from a saved state. The replay then owns *heads*, *buckets* and *top*, of the same moment.
+        """Continue a replay from a saved state. It then owns *heads*, *buckets* and *top*, saved at the same moment.
 
         *start* and *kept_from_ms* may be later than when the state was saved, if the ledger has pruned more since.
         """
@@ -121,7 +121,7 @@ class Replay:
         return not self._unknown and not self._missing
 
     def add(self, leaf: bytes, leaf_hash: bytes | None = None) -> Event | Seal:
-        """Verify and add the next leaf; return the decoded leaf. If the leaf is refused, the replay does not change.
+        """Verify and add the next leaf; return it decoded. A refused leaf may update the map, but changes nothing else.
 
         Args:
             leaf_hash: the leaf's hash in the tree, if the caller has computed it already.

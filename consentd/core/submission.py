@@ -33,7 +33,7 @@ MAX_SUBMISSION_SIZE = MAX_NOTE_SIZE + 4096
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A request to cosign *note*. *proof* is the consistency proof from *old_size*, which the sender may have wrong."""
+    """A request to cosign *note*. *proof* is the consistency proof from *old_size*, which may be out of date."""
 
     old_size: int
     proof: tuple[bytes, ...]
