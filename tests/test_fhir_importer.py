@@ -126,6 +126,18 @@ def test_refusal_by_the_daemon_holds_back_the_rest_of_the_file(tmp_path: Path) -
     assert fates([path], writer) == [ImportResult.UNCHANGED, ImportResult.IMPORTED, ImportResult.IMPORTED]
 
 
+def test_an_unchanged_resource_after_a_refused_one_lets_no_later_one_be_written(tmp_path: Path) -> None:
+    writer = FakeWriter()
+    assert fates([write(tmp_path / "b.json", r4(id="b"))], writer) == [ImportResult.IMPORTED]
+    writer.failure, writer.fails_at = ConflictError("consent is in another state"), 1
+    path = write(tmp_path / "a.json", bundle(*(r4(id=name) for name in "abc")))
+    (report,) = import_paths([path], MAPPING, writer)
+    assert [r.result for r in report.resources] == [
+        ImportResult.REFUSED, ImportResult.UNCHANGED, ImportResult.REFUSED,
+    ]  # fmt: skip
+    assert [r.cause for r in report.resources] == [Cause.NOT_WRITTEN, None, Cause.HELD_BACK]
+
+
 def test_consent_that_the_daemon_refuses_as_data_is_refused(tmp_path: Path) -> None:
     class Refusing(FakeWriter):
         def grant(self, subject: SubjectReference, consent: Consent, request_id: bytes) -> tuple[str, bool]:
