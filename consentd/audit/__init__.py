@@ -1,16 +1,17 @@
-"""Audit a ledger from outside: verify all of it, decide again what it decided, export it, watch it, report on it.
+"""Audit a ledger from outside: verify it, recompute its decisions, export it, monitor it, and count its accesses.
 
-Everything that is read is compared with what the log signed; the log's public key is the only thing trusted.
+An auditor trusts only the log's public key. All leaves and tiles that are read are compared with what the log signed.
 
 ::
 
-    sources         where a ledger is read: an exported directory; ``files``: of a stopped daemon; ``live``: a daemon
-    checkpoints     the checkpoint that is read, and the witnesses that must have cosigned it
-    verify          tree, chains, seals, clock, signatures and keys in force: the walker of ``consentd.verify``;
-                    ``workers`` check leaves ahead, and ``state_store`` stores the state
-    replay          each decision taken again (``decisions``) on the consents in force then, by ``partition`` of persons
-    export          the ledger as files (C2SP tlog-tiles), for any static host and for other people's programs
-    monitor         the checkpoints of a daemon, one after another, each consistent with the one before
-    evidence        entries with everything that proves them, in one file
-    access_summary  figures of a ledger's accesses; ``page``, ``markup`` and ``drawing`` show them
+    sources         read a ledger from an exported directory; ``files``: of a stopped daemon; ``live``: of a running one
+    checkpoints     read a signed checkpoint, and verify that the required witnesses cosigned it
+    verify          verify tree, chains, seals, times, signatures and keys with the walker of ``consentd.verify``;
+                    ``workers`` check leaves ahead of the walker, and ``state_store`` saves the walker's state
+    replay          recompute each decision (``decisions``) from the consents in force then; each ``partition`` does
+                    this for some of the persons
+    export          write a ledger as files (C2SP tlog-tiles), for any static host and for other people's programs
+    monitor         follow the checkpoints of a daemon; each must be consistent with the one before
+    evidence        write entries, and everything that proves them, to one file
+    access_summary  count a ledger's accesses; ``page`` and ``drawing`` show the counts
 """

@@ -1,9 +1,8 @@
 """Count a ledger's accesses by organisation, purpose and time; its refusals by reason; and its silent times.
 
-One pass reads the leaves and the available openings, hashes the leaves, and compares them with what the log signed.
-Memory grows with the number of participants, purposes and intervals, and not with the number of entries: the times of
-the first and the last leaf decide how long an interval is, and break-glass accesses and gaps are listed only up to a
-bound.
+One pass reads all leaves and the available openings (salt and statement of a leaf). The root that is computed from the
+leaves must be the root that the log signed. Memory grows with the number of participants and purposes, but not with the
+number of entries: there are at most 61 intervals of time, and all lists have a largest length.
 """
 
 from collections import Counter
@@ -25,9 +24,9 @@ from consentd.verify.source import Opening, leaf_hashes, prove_inclusion, read_l
 from consentd.verify.statements import open_statement
 
 MAX_LISTED = 200
-"""Most break-glass accesses, gaps or clock differences that are listed. Further ones are only counted."""
+"""Most break-glass accesses, gaps or clock differences in a list. Those beyond this number are only counted."""
 MAX_SEALS = 2000
-"""Most seals that are drawn. Of more seals, every second, fourth … is drawn."""
+"""Most seals that are drawn. If there are more, only every second, fourth or eighth … seal is drawn."""
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 _UNITS = (HOUR_MS, 6 * HOUR_MS, DAY_MS, 7 * DAY_MS, 28 * DAY_MS)
@@ -49,7 +48,7 @@ class BreakGlass:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """For ``length_ms`` before the leaf at ``index``, which is of ``time_ms``, the ledger wrote nothing."""
+    """A time without leaves: the ``length_ms`` before the leaf at ``index``, whose time is ``time_ms``."""
 
     index: int
     time_ms: int
@@ -70,19 +69,19 @@ class AccessSummary:
     """Counts of a ledger's entries up to a checkpoint.
 
     Attributes:
-        start_ms, end_ms: start of the first interval, which is a full hour or day in Asia/Seoul; time of the last leaf.
+        start_ms, end_ms: start of the first interval (a full hour or day in Asia/Seoul), and time of the last leaf.
         unit_ms: length of an interval.
-        gap_ms: silences that are longer than this count as gaps.
+        gap_ms: a time without leaves counts as a gap if it is longer than this.
         by_organisation, by_purpose: number of permitted accesses, by (number of the interval, id or code).
         refusals: number of refusals by reason; a refusal may have several reasons.
         kinds: number of entries by kind.
         names, purposes: Korean and English name, by participant id and by purpose code.
         break_glass, gaps, skewed: at most ``MAX_LISTED`` of each; ``…_count``: how many there are. *skewed* are
             (index, difference in ms) of entries whose author's clock differs from the ledger's.
-        seals: (index, time_ms), at most ``MAX_SEALS``; ``seal_count``: all.
-        closed: accesses and refusals whose statement is not available.
-        pruned: leaves that are pruned. They are in no other count.
-        path: set after all leaves are verified.
+        seals: (index, time_ms) of at most ``MAX_SEALS`` seals; ``seal_count``: the number of all seals.
+        closed: number of accesses and refusals whose statement is not available.
+        pruned: number of pruned leaves. They are in no other count.
+        path: the Merkle path of one entry, set after all leaves are verified.
     """
 
     checkpoint: Checkpoint
@@ -123,8 +122,8 @@ def summarise(
     """Count the entries of the ledger at *location*, up to its latest checkpoint.
 
     Args:
-        index: of the entry whose Merkle path is returned; None: the last one before the seal.
-        skew_ms: a difference of clocks that is larger than this is listed.
+        index: index of the entry whose Merkle path is returned; None: the last entry before the last seal.
+        skew_ms: an entry is listed if its author's clock differs by more than this from the ledger's.
 
     Raises:
         StorageError: the ledger cannot be read.
@@ -137,7 +136,7 @@ def summarise(
         if not 0 <= index < point.size:
             raise InvalidError(f"index is not in the tree: `{index}` of `{point.size}`")
         first_ms, end_ms = (codec.decode_leaf(read_leaf(source, at, point.size)).time_ms for at in (0, point.size - 1))
-        # INVARIANT: there are at most _MAX_INTERVALS + 1 intervals, whatever times the ledger has.
+        # INVARIANT: there are at most _MAX_INTERVALS + 1 intervals, whatever times the leaves have.
         longest_ms = -(-(end_ms - first_ms) // (_MAX_INTERVALS * DAY_MS)) * DAY_MS
         unit_ms = next((unit for unit in _UNITS if (end_ms - first_ms) // unit < _MAX_INTERVALS), longest_ms)
         start_ms = (first_ms + _SEOUL_MS) // unit_ms * unit_ms - _SEOUL_MS
@@ -171,7 +170,7 @@ class _Counting:
         self._skew_ms = skew_ms
         self._last_ms = 0
         self._is_after_pruned = False
-        self._step = 1  # Only every so many seals is in the list.
+        self._step = 1  # Seals whose number is a multiple of this are in the list.
 
     def skip_pruned(self) -> None:
         self._found.pruned += 1
@@ -180,7 +179,7 @@ class _Counting:
     def add(self, index: int, leaf: codec.Event | codec.Seal, opening: Opening) -> None:
         found = self._found
         silence = leaf.time_ms - self._last_ms
-        # The time of a pruned leaf is unknown, so a silence after it is unknown too.
+        # The time of a pruned leaf is unknown, so the time without leaves after that leaf is unknown too.
         if index and silence > found.gap_ms and not self._is_after_pruned:
             found.gap_count += 1
             if len(found.gaps) < MAX_LISTED:
@@ -243,7 +242,7 @@ class _Counting:
             found.by_purpose[interval, question.purpose] += 1
         for reason in {one.code for one in access.decision.reasons} if not permitted else ():
             name = _code(pb.ReasonCode, reason, "REASON_CODE_")
-            # A refusal also lists the reasons that permitted some of its categories.
+            # If a question has several categories, its refusal also lists the reasons that permit some of them.
             if not name.startswith("PERMITTED_"):
                 found.refusals[name] += 1
         if question.HasField("break_glass"):

@@ -1,8 +1,8 @@
-"""Read the checkpoint of a ledger, and verify who signed it: the log, and a quorum of witnesses if they are asked for.
+"""Read the checkpoint of a ledger, and verify that the log signed it and, if required, that witnesses cosigned it.
 
-The log's signature alone does not show that everybody is shown the same tree; cosignatures do. An auditor's ledger may
-be an old export, so a cosignature of any age counts, and its age is reported. ``max_age_s`` requires recent ones. A
-cosignature from before the tree's last seal never counts, because a witness does not cosign future trees.
+The log's signature alone does not show that everybody is shown the same tree; cosignatures do. A ledger may be read
+from an old export, so a cosignature of any age counts unless ``max_age_s`` requires recent cosignatures. A cosignature
+from before the tree's last seal never counts, because a witness cannot have seen the tree before that time.
 """
 
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ class Witnesses:
     """The witnesses that must have cosigned a checkpoint.
 
     Attributes:
-        policy: which of them are a quorum.
-        now_s: the reader's clock, POSIX seconds; used only with *max_age_s*.
-        max_age_s: how old a cosignature may be to count; None: any age.
+        policy: names the witnesses, and which of them are a quorum.
+        now_s: time of the reader's clock, POSIX seconds; used only with *max_age_s*.
+        max_age_s: the largest age of a cosignature that counts; None: any age.
     """
 
     policy: WitnessPolicy
@@ -33,7 +33,7 @@ class Witnesses:
 
 @dataclass(frozen=True, slots=True)
 class SignedCheckpoint:
-    """A verified checkpoint; *cosignatures*: the witnesses' names, and when each cosigned, in POSIX seconds."""
+    """A verified checkpoint. *cosignatures*: the name of each witness that cosigned, and the time in POSIX seconds."""
 
     point: Checkpoint
     note: bytes
@@ -47,8 +47,8 @@ def read_checkpoint(
 
     Raises:
         StorageError: the checkpoint, or the leaf that ends its tree, cannot be read.
-        SignatureError: the log did not sign it, or its cosignatures are no quorum.
-        MalformedError, ProofError: it is no checkpoint, or is of another origin.
+        SignatureError: the log did not sign the checkpoint, or the cosignatures are no quorum.
+        MalformedError, ProofError: the source returned no checkpoint, or one of another origin.
     """
     note = source.checkpoint()
     point, _ = checkpoint.open_checkpoint(note, origin, log_verifier)
@@ -62,10 +62,10 @@ def read_checkpoint(
 
 
 def _last_time_ms(source: Source, size: int) -> int | None:
-    """Return the time of the tree's last leaf. It is only a claim here: a verification of all leaves proves it."""
+    """Return the unproven time of the tree's last leaf; None if the tree is empty or the leaf is malformed."""
     if not size:
         return None
     try:
         return codec.decode_leaf(read_leaf(source, size - 1, size)).time_ms
     except MalformedError:
-        return None  # A verification of all leaves names this one.
+        return None  # A verification of all leaves reports this leaf.

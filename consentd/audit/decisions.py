@@ -1,8 +1,8 @@
-"""Take a recorded decision again, on what was in force at its index, and name the fields that differ.
+"""Recompute a recorded decision from what was in force at the index of its leaf, and name the fields that differ.
 
-The rules are those of ``policy`` and of the sequencer: decided at the leaf's own time, with every earlier entry and no
-later one, and a break-glass question only from a participant enrolled for it (policy.md, rule 7). Every field of a
-recorded decision follows from the ledger, except ``decision_id``, which is random.
+The rules are those of ``policy`` and of the sequencer. The decision is made for the leaf's time, from all earlier
+entries and no later entry. A break-glass question is answered only for a participant enrolled for break-glass
+(policy.md, rule 7). Every field of a decision follows from the ledger, except ``decision_id``, which is random.
 """
 
 from typing import Any
@@ -22,15 +22,15 @@ _PERMITS = (pb.OUTCOME_PERMIT, pb.OUTCOME_PARTIAL)
 
 
 def differences(view: View, index: int, event: codec.Event, made: codec.Statement, *, origin: str) -> list[str]:
-    """Take the decision of an ACCESS or REFUSAL again; return a text for each field that differs, with both values.
+    """Recompute the decision of an ACCESS or REFUSAL; return a text for each field that differs, with both values.
 
     Args:
-        view: the table with every entry before *index* applied.
+        view: the policy table after all entries before *index* were applied.
 
     Raises:
         MalformedError: the payload does not decode, or has no question.
-        InvalidError: the question is invalid, so it could not have been answered.
-        SignatureError: the asker's signature is not of this question, or not by a key in force.
+        InvalidError: the question is invalid, so the daemon cannot have answered it.
+        SignatureError: the asker's signature is not for this question, or the asker's key was not in force.
     """
     message: Any = payloads.decode_payload(event.kind, made.payload)
     if event.kind == EntryKind.REFUSAL:
@@ -53,7 +53,7 @@ def differences(view: View, index: int, event: codec.Event, made: codec.Statemen
 
 
 def _compare(recorded: pb.Decision, again: pb.Decision) -> list[str]:
-    """Return a text for each field that differs. Changes *recorded*."""
+    """Return a text for each field that differs. Clears ``decision_id`` in *recorded*."""
     recorded.ClearField("decision_id")
     if recorded == again:
         return []
@@ -85,7 +85,7 @@ def _enum_name(enum: Any, number: Any) -> str:
 
 
 def _refused_grant(view: View, message: st.RefusalStatement) -> list[str]:
-    """Check again why a consent was refused (PIPA Enforcement Decree 42-8)."""
+    """Recompute why a consent was refused (PIPA Enforcement Decree 42-8); return a text for each difference."""
     consent = values.consent_value(message.grant.consent)
     again = check.check_consent(consent, view.registry().codebook.vocabulary)
     found = []

@@ -1,4 +1,4 @@
-"""Draw the figures of a page as SVG without scripts, fonts or other files."""
+"""Draw the diagrams of the access page as SVG, which needs no scripts, fonts or other files."""
 
 from collections.abc import Sequence
 from html import escape
@@ -7,7 +7,7 @@ from consentd.audit.access_summary import AccessSummary, MerklePath
 from consentd.core.checkpoint import Checkpoint
 
 PALETTE = ("#1f5fa8", "#d1762c", "#3b8f5a", "#8a5aa8", "#b0413e", "#5b8c9e", "#8c8c8c")
-"""Colours of series, distinct in print and for most colour-blind readers; the last is for all others."""
+"""Colours of series, distinct in print and for most colour-blind readers; the last colour is for all other series."""
 WIDTH = 960
 INK = "#1d2733"
 FAINT = "#dfe4ea"
@@ -62,7 +62,7 @@ def bars(rows: Sequence[tuple[str, int]], *, what: str) -> str:
 
 
 def ribbon(found: AccessSummary, labels: tuple[str, str], *, what: str) -> str:
-    """Draw seals, gaps and the size of the tree over time. *labels* are of the start and the end."""
+    """Draw seals, gaps and the size of the tree over time. *labels*: the texts at the start and the end."""
     height, top, plot = 150, 8, 90
     size, span = found.checkpoint.size, max(1, found.end_ms - found.start_ms)
     bottom = top + plot
@@ -106,7 +106,7 @@ def merkle_path(path: MerklePath, point: Checkpoint, *, what: str) -> str:
 
 
 def path_sides(index: int, size: int, steps: int) -> list[bool]:
-    """Return for each step of an inclusion proof whether the sibling is on the left (RFC 9162 2.1.3.2)."""
+    """Return, for each step of an inclusion proof, whether the sibling is on the left (RFC 9162 2.1.3.2)."""
     fn, sn = index, size - 1
     found = []
     for _ in range(steps):
@@ -123,7 +123,7 @@ def path_sides(index: int, size: int, steps: int) -> list[bool]:
 
 
 def _element(name: str, *content: str, **attributes: float | str) -> str:
-    """Return an element. *content* is HTML. The names of attributes have ``_`` for ``-``."""
+    """Return an element. *content* is HTML. A ``_`` in an attribute's name is written as ``-``."""
     texts = (f"{value:.1f}" if isinstance(value, float) else escape(str(value)) for value in attributes.values())
     pairs = "".join(f' {key.replace("_", "-")}="{text}"' for key, text in zip(attributes, texts, strict=True))
     return f"<{name}{pairs}>{''.join(content)}</{name}>"
@@ -172,7 +172,7 @@ def _colour(number: int, count: int) -> str:
 
 
 def _round_up(value: int) -> int:
-    """Return the next 2, 4, 6, 8 or 10 times a power of ten, so that the middle of the scale is an integer."""
+    """Round up to 2, 4, 6, 8 or 10 times a power of ten, so that the middle of a scale is an integer."""
     power = 1
     while 10 * power < value:
         power *= 10

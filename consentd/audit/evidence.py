@@ -1,11 +1,11 @@
-"""Make evidence: read a ledger once, and write one file that proves what a scope names (``consentd.core.evidence``).
+"""Make evidence: read a ledger once, and write a file that proves the entries in a scope (``consentd.core.evidence``).
 
-A file contains whole chains, because only a whole chain proves that nothing is left out of it: the chain that the
-scope names, and the chains of all keys that signed something in the file. If the ledger has pruned a person's chain,
-the file contains what the ledger still has, and chain ``ledger``, which states the pruning.
+The file contains the whole chain (all entries of one person or public name) that the scope names, and the whole chains
+that put the signing keys in force: only a whole chain proves that no entry is left out. If entries of a person's chain
+are pruned, the file contains the remaining entries, and chain ``ledger``, which states the pruning.
 
-The pass over the leaves verifies the ledger and builds the map of the last seal, so that evidence can be made from an
-export as well as from a daemon.
+The pass over the leaves also builds the map of chain heads as of the last seal. The proofs are made from this map, and
+an export does not contain the map.
 """
 
 from contextlib import closing
@@ -31,13 +31,13 @@ from consentd.verify.findings import Progress
 from consentd.verify.source import leaf_hashes, prove_inclusion, read_leaf, read_leaves, width_of
 
 MAX_ENTRIES = 1_000_000
-"""Most single entries of one file. All of them are in memory while the file is made, about a kilobyte each."""
+"""Most single entries of one file. While the file is made, all are in memory, about a kilobyte each."""
 MAP_BITS = 14
 
 
 @dataclass(frozen=True, slots=True)
 class MadeEvidence:
-    """Counts of a file that was made: whole chains, entries (those of chains included), entries without a statement."""
+    """Counts of a file that was made: whole chains, all entries (also those of chains), entries without a statement."""
 
     checkpoint: Checkpoint
     chains: int
@@ -49,10 +49,10 @@ def make_evidence(
     location: Location, path: Path, scope: Scope, *, origin: str, log_verifier: NoteVerifier, policy: str = "",
     progress: Progress | None = None,
 ) -> MadeEvidence:
-    """Write evidence of what *scope* names, at the latest checkpoint of the ledger at *location*, to *path*.
+    """Write evidence of the entries in *scope* to *path*, at the latest checkpoint of the ledger at *location*.
 
     Args:
-        policy: text of a witness policy to propose to the readers.
+        policy: text of a witness policy that the file proposes to its readers.
 
     Raises:
         StorageError: the ledger cannot be read, or the file cannot be written.
@@ -110,12 +110,12 @@ class _Entry:
 
 @dataclass(slots=True)
 class _Collected:
-    """What the pass over the leaves keeps: single entries in scope, and all chains that may have to be whole.
+    """The entries that the pass over the leaves keeps: single entries in scope, and the chains that may be needed.
 
     Attributes:
-        by_tag: the entries of those chains, from the first one after the last gap.
-        names: the public name of each public chain, by tag; empty until an opened entry names it.
-        keys: by key, the tag of the public chain that put it in force.
+        by_tag: by tag, the entries of each such chain that follow the last gap (pruned entries) in the chain.
+        names: the public name of each public chain, by tag; empty until an entry that states the name is read.
+        keys: by key, the tag of the public chain that put the key in force.
     """
 
     scope: Scope
@@ -126,7 +126,7 @@ class _Collected:
     retention: Retention = field(default_factory=Retention)
 
     def add(self, entry: _Entry) -> None:
-        """Keep what is needed of the next leaf."""
+        """Keep the next leaf if the file may need the leaf."""
         event, scope = entry.event, self.scope
         is_chained = False
         if event is not None:
@@ -147,7 +147,7 @@ class _Collected:
         if chain and chain[-1].event is not None and event.seq != chain[-1].event.seq + 1:
             chain.clear()  # Entries before a gap cannot be proven.
         chain.append(entry)
-        # The entry may state the name of a public chain, a key that it puts in force, or a pruning.
+        # The entry may state the name of a public chain, a key that the entry puts in force, or a pruning.
         statement = entry.statement
         if statement is None or event.kind not in (EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY):
             return
@@ -169,9 +169,9 @@ class _Collected:
         return self.scope.participant in participants_of(entry.event.kind, statement.payload)
 
     def choose_chains(self) -> list[bytes]:
-        """Return the tags of the chains that the file needs whole: the scope's chain first, then those of the keys.
+        """Return the tags of the chains that the file needs whole: the scope's chain first, then those of signing keys.
 
-        A chain of keys can itself be signed by keys of another chain, so this continues until no tag is new.
+        The entries of an added chain can be signed by keys of another chain, which is then added too.
         """
         asked = self.scope.chain
         whole = [asked] if asked else []
@@ -180,7 +180,7 @@ class _Collected:
         if asked != codec.LEDGER_TAG and (starts_late or any(map(self._has_pruned_opening, chain))):
             whole.append(codec.LEDGER_TAG)
         self._add_signers(self.single, whole)
-        for tag in whole:  # INVARIANT: grows while it is iterated, at the end only.
+        for tag in whole:  # INVARIANT: tags are only added at the end of *whole*, so the loop reaches each.
             self._add_signers(self.by_tag.get(tag, []), whole)
         return whole
 
@@ -192,7 +192,7 @@ class _Collected:
                 whole.append(tag)
 
     def check(self, whole: list[bytes], replay: Replay) -> None:
-        """Refuse an empty scope, and chains that lack more than the ledger states to have pruned."""
+        """Raise an error for an empty scope, and for a chain that lacks more than the ledger states to have pruned."""
         if not (self.scope.chain in self.by_tag if self.scope.chain else self.single):
             raise NotFoundError("nothing is in scope")
         for tag in whole:
@@ -214,7 +214,7 @@ class _Collected:
 
 
 def _collect(source: Source, point: Checkpoint, replay: Replay, scope: Scope, progress: Progress | None) -> _Collected:
-    """Read and replay all leaves."""
+    """Read and replay all leaves, and keep those that the file may need."""
     collected = _Collected(scope)
     for n in range(-(-point.size // tiles.TILE_WIDTH)):
         leaves = read_leaves(source, n, width_of(n, point.size))
@@ -240,7 +240,7 @@ def participants_of(kind: int, payload: bytes) -> set[str]:
     """Return the ids of the participants that the payload of a person's entry names.
 
     Raises:
-        MalformedError: the payload is not one of this kind.
+        MalformedError: the payload does not decode as a payload of this kind.
     """
     message: Any = payloads.decode_payload(kind, payload)
     found = set()

@@ -1,9 +1,9 @@
-"""Write a ledger as files in the layout of C2SP tlog-tiles. Any static host can serve them, any program can read them.
+"""Write a ledger as files in the layout of C2SP tlog-tiles, which any static host can serve and any program can read.
 
-Leaves are read, and every tile is computed from them, so the files are a tree whatever the source has. For each bundle,
-each file is written at once (temporary file, fsync, rename) and the level-0 tile last: if that exists, so does all
-before it, and an interrupted export continues after it. The checkpoint is written last of all; then the partial tiles
-of the older checkpoint are deleted. So the directory always is a whole ledger at its checkpoint.
+Every tile is computed from the leaves, so the tiles match the leaves even if the source's tiles are damaged. Each file
+is written atomically (temporary file, fsync, rename), the level-0 tile of a bundle last. If that tile exists, so do all
+files of this bundle and of earlier bundles, and an interrupted export continues after the bundle. The checkpoint is
+written after all bundles, and only then are older partial tiles deleted. So the directory always has a whole ledger.
 """
 
 from bisect import bisect_left
@@ -26,17 +26,17 @@ from consentd.verify.source import Opening, leaf_hashes, read_leaves, tile_root,
 _WIDTH = tiles.TILE_WIDTH
 _FULL = _WIDTH * merkle.HASH_SIZE
 Bundle = tuple[int, list[bytes], list[bytes], list[Opening] | None]
-"""Number, leaves (b"" for pruned ones), their hashes, openings."""
+"""Number, leaves (b"" for a pruned leaf), hashes of the leaves, openings (None: not exported)."""
 _AHEAD = 8
 """Bundles fetched ahead, because each fetch may wait for a network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportReport:
-    """The result of an export: the checkpoint whose tree the directory has now, and what was done.
+    """The result of an export. *checkpoint* is of the tree that the directory has now.
 
     Attributes:
-        start: leaves that the directory had before, in full tiles.
+        start: number of leaves that the directory had before, in full tiles.
         files, removed: number of files written, and of partial files of an older checkpoint that were deleted.
     """
 
@@ -56,16 +56,16 @@ def export(
     threads: int = 1,
     progress: Progress | None = None,
 ) -> ExportReport:
-    """Write the ledger at *location*, up to its latest checkpoint, into *directory*, except what is there already.
+    """Write the ledger at *location*, up to its latest checkpoint, to *directory*. Continue an older export there.
 
     Args:
-        statements: another directory, for openings. Never serve it, or the openings are public.
+        statements: another directory, for openings. A host must not serve this directory, or the openings are public.
         threads: how many threads fetch bundles, at least 1; more than 1 helps over a network.
 
     Raises:
         StorageError: the source or the disk fails.
-        VerificationError: the checkpoint is not this log's, or the leaves are not what it signed, or the ledger does
-            not begin with the one in the directory.
+        VerificationError: the log did not sign the checkpoint or the leaves, or the ledger does not begin with the
+            ledger in the directory.
         InvalidError: the source has no openings, or *statements* is inside *directory*, which is served.
     """
     if statements is not None and statements.resolve().is_relative_to(directory.resolve()):
@@ -82,7 +82,7 @@ def export(
         bundles = range(start // _WIDTH, -(-point.size // _WIDTH))
         found = source.pruned()
         if found != pruned.NOTHING:
-            # Written first, so that no reader of the directory expects files that will not be there.
+            # This file is written first, so that no reader of the directory expects the files of pruned bundles.
             work.write(directory / pruned.FILE, pruned.format_pruned(found))
         fetched = _fetch(sources, point, bundles, stack, with_openings=statements is not None)
         for n, leaves, hashes, openings in fetched:
@@ -98,9 +98,9 @@ def export(
 
 
 def _compare_older(directory: Path, point: Checkpoint, origin: str, log_verifier: NoteVerifier) -> None:
-    """Refuse a ledger that is smaller than the one exported before.
+    """Raise ProofError if the ledger is smaller than the exported one, or is another of the same size.
 
-    Whether it begins with that one shows at the end: the full tiles of that one are used, and the root must be right.
+    A larger ledger is compared at the end: the root over the exported full tiles and the new leaves must be right.
     """
     note = read_file(directory / "checkpoint", MAX_NOTE_SIZE)
     older, _ = checkpoint.open_checkpoint(note, origin, log_verifier)
@@ -113,7 +113,7 @@ def _compare_older(directory: Path, point: Checkpoint, origin: str, log_verifier
 def _fetch(
     sources: list[Source], point: Checkpoint, bundles: range, stack: ExitStack, *, with_openings: bool
 ) -> Iterator[Bundle]:
-    """Yield bundles in order. A thread for each source reads them ahead; closing *stack* ends the threads."""
+    """Yield bundles in order. One thread for each source reads bundles ahead; closing *stack* ends the threads."""
     idle: SimpleQueue[Source] = SimpleQueue()
     for source in sources:
         idle.put(source)
@@ -157,18 +157,18 @@ class _Work:
             for level, row in enumerate(self.edge.rows):
                 if row:
                     changed[level, self.edge.size >> (8 * level) >> 8] = row
-        # INVARIANT: the level-0 tile is written last. If it exists, so do the tiles above that it completes.
+        # INVARIANT: the level-0 tile is written last. If that tile exists, so do the tiles above that it completes.
         for (level, number), row in sorted(changed.items(), reverse=True):
             if len(row) == _FULL or is_last:
                 self.write(self._directory / tiles.tile_path(level, number, len(row) // 32), row)
 
     def write(self, path: Path, content: bytes, *, is_private: bool = False) -> None:
-        """Write a file at once, and count it."""
+        """Write a file atomically, and count the file."""
         write_file(path, content, is_private=is_private)
         self.files += 1
 
     def remove_partials(self) -> int:
-        """Delete partial tiles and bundles of older checkpoints; return how many."""
+        """Delete partial tiles and bundles of older checkpoints; return the number of deleted files."""
         removed = 0
         for root in (self._directory / "tile", self._statements):
             if root is None or not root.exists():

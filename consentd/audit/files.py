@@ -17,7 +17,7 @@ from consentd.verify.store_source import StoreSource
 class DataDirectory:
     """A daemon's files: the ledger's store, and the checkpoint that was signed last or published last.
 
-    Without *vault_dir* and *vault_key_file*, statements of persons stay closed.
+    Without *vault_dir* and *vault_key_file*, statements of persons are not decrypted.
     """
 
     store_dir: Path
@@ -45,7 +45,7 @@ class DataDirectory:
         return DataDirectorySource(store, self.checkpoint_path, vault)
 
     def find_tag(self, scheme: str, value: str) -> bytes:
-        """Return the tag of the person with this identifier, by the vault's keyed hash. No error has the identifier.
+        """Return the tag (pseudonym) of the person with this identifier. No error message contains the identifier.
 
         Raises:
             InvalidError: the identifier is invalid, or there is no vault.
@@ -77,7 +77,7 @@ class DataDirectory:
 
 
 class DataDirectorySource(StoreSource):
-    """The files of a stopped daemon."""
+    """The opened files of a stopped daemon."""
 
     def __init__(self, store: Store, checkpoint_path: Path, vault: Vault | None) -> None:
         super().__init__(store, vault)

@@ -1,7 +1,7 @@
 """Read a running daemon: checkpoint, tiles and bundles over HTTP, openings over gRPC (ListStatements).
 
-Requests carry an auditor's token, but never unencrypted to another machine. A request that fails for a reason that may
-pass is repeated.
+Requests carry an auditor's token, which is never sent unencrypted to another machine. A request is repeated if the
+cause of its failure may be temporary.
 """
 
 import ssl
@@ -27,13 +27,13 @@ class LiveDaemon:
     """A daemon, or a host that serves an export.
 
     Attributes:
-        url: of the directory of ``checkpoint`` and ``tile``, without a slash at its end.
+        url: URL of the directory that has ``checkpoint`` and ``tile``, without a slash at the end.
         target: HOST:PORT of gRPC; empty: openings are not read.
-        token: an auditor's.
-        tls_ca: authorities of the daemon's certificates, PEM; None: those of the system.
-        tls: gRPC uses TLS. HTTP uses it if *url* begins with https.
-        timeout_s: of each request.
-        pause_s: wait before the second try; it doubles before each further one.
+        token: an auditor's token; empty: none is sent.
+        tls_ca: PEM file of the authorities that may certify the daemon; None: the authorities of the system.
+        tls: gRPC uses TLS. HTTP uses TLS if *url* begins with https.
+        timeout_s: time limit of each request.
+        pause_s: time to wait before the second try, doubled before each further try.
     """
 
     url: str
@@ -45,7 +45,7 @@ class LiveDaemon:
     pause_s: float = 0.5
 
     def open(self) -> "LiveSource":
-        """Prepare to read it; nothing is sent.
+        """Prepare to read the daemon; nothing is sent yet.
 
         Raises:
             InvalidError: the URL, token or TLS file is invalid, or another machine would get the token unencrypted.
@@ -60,7 +60,7 @@ class LiveSource(TlogFiles):
     is_whole = False
 
     def __init__(self, daemon: LiveDaemon) -> None:
-        # Checked here, because the error of http.client would contain the token.
+        # The token is checked here, because the error of http.client would contain the token.
         if not (daemon.token.isascii() and daemon.token.isprintable()):
             raise InvalidError("token has characters that are not printable ASCII")
         try:
@@ -89,7 +89,7 @@ class LiveSource(TlogFiles):
         return found
 
     def find(self, path: str, most: int = _MOST) -> bytes | None:
-        """Return the content of a file of up to *most* bytes. Repeat a request whose failure may pass."""
+        """Return the content of a file of up to *most* bytes; None if there is no such file."""
         fault = ""
         for attempt in range(TRIES):
             if attempt:
@@ -111,7 +111,7 @@ class LiveSource(TlogFiles):
         raise StorageError(f"cannot be read: `{self._daemon.url}/{path}`: {fault}")
 
     def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
-        """Return the openings that this caller may read."""
+        """Return the openings that this caller may read; None if no gRPC target is known."""
         if not self._daemon.target:
             return None
         start = n * tiles.TILE_WIDTH

@@ -1,12 +1,13 @@
-"""Follow the checkpoints of a ledger, keep each, and prove that every one begins with the one before.
+"""Follow the checkpoints of a ledger, keep each of them, and prove that every tree begins with the tree before.
 
-A log that shows different trees to different people, or takes back what it showed, signs two checkpoints that no proof
-connects. A monitor that keeps both has the evidence, signed by the log itself. It keeps every checkpoint in
-``checkpoints/``, named by size and root, and in ``latest.json`` which one it proved last.
+A log that shows different trees to different people, or removes entries, signs two checkpoints that no proof connects.
+A monitor that keeps both checkpoints has evidence signed by the log itself. The directory ``checkpoints/`` has a file
+for every checkpoint, named by size and root; ``latest.json`` names the checkpoint that was proven last.
 
-The alarms: **fork** (two trees that do not begin alike), **rollback** (a smaller tree than before), **unwitnessed** (no
-quorum of the witnesses asked for cosigned the checkpoint), **stale** (no new checkpoint for too long, or cosignatures
-that are too old. An idle log is cosigned again and again, so a stale one withholds checkpoints, or is down).
+The alarms: **fork** (a tree does not begin with the tree before), **rollback** (a tree is smaller than the tree
+before), **unwitnessed** (the monitor requires cosignatures, and no quorum of witnesses cosigned the checkpoint),
+**stale** (the newest checkpoint or its cosignatures are too old. Even an idle log is cosigned again and again, so a
+stale log withholds checkpoints, or is down).
 """
 
 import json
@@ -38,11 +39,11 @@ class Observation:
     """What a monitor observed.
 
     Attributes:
-        status: one of the words above.
-        checkpoint: the published one, or the latest proven one if none could be read.
-        before: the latest proven checkpoint until now; None: there was none.
-        evidence: for an alarm, the files of the notes that contradict each other, or of the note that caused it.
-        cosignatures: the witnesses asked for that cosigned, and when, in POSIX seconds.
+        status: one of the constants above, from ``FIRST`` to ``STALE``.
+        checkpoint: the published checkpoint; if none could be read, the latest proven checkpoint.
+        before: the latest checkpoint that was proven before this observation; None: there was none.
+        evidence: for an alarm, the files of the notes that contradict each other, or of the note that caused the alarm.
+        cosignatures: the witnesses of the monitor's policy that cosigned, each with the time in POSIX seconds.
     """
 
     status: str
@@ -69,33 +70,33 @@ class Monitor:
         policy: WitnessPolicy | None = None,
         max_age_s: int = quorum.MAX_AGE_S,
     ) -> None:
-        """Continue from the state in *directory*, or begin.
+        """Continue from the state in *directory*; begin anew if there is none.
 
         Args:
-            max_silence_s: how long there may be no new checkpoint, cosignatures included.
-            policy: whose cosignatures each checkpoint must have, at most *max_age_s* old; None: nobody's.
+            max_silence_s: longest time without a new checkpoint and without new cosignatures.
+            policy: the witnesses that must cosign each checkpoint, at most *max_age_s* ago; None: nobody must.
 
-        Raises StorageError if the state cannot be read, VerificationError if the log did not sign its checkpoint.
+        Raises StorageError if the state cannot be read, VerificationError if its checkpoint is not signed by the log.
         """
         self._directory = directory / "checkpoints"
         self._state_path = directory / "latest.json"
         self._origin, self._verifier, self._max_silence_s = origin, log_verifier, max_silence_s
         self._policy, self._max_age_s = policy, max_age_s
         self.latest: Checkpoint | None = None
-        self._note = b""  # of ``latest``, with its newest cosignatures
-        self._since_s = 0  # when this note was first read
+        self._note = b""  # the note of ``latest``, with the newest cosignatures
+        self._since_s = 0  # when ``_note`` was first read
         if self._state_path.exists():
             self._restore()
 
     def observe(self, source: Source, now_s: int) -> Observation:
         """Read the published checkpoint and compare it with the latest proven one.
 
-        Raises StorageError if it or the tiles that prove it cannot be read, VerificationError if it is not the log's.
+        Raises StorageError if checkpoint or tiles cannot be read, VerificationError if the log did not sign the former.
         """
         note = source.checkpoint()
         point, _ = checkpoint.open_checkpoint(note, self._origin, self._verifier)
         before = self.latest
-        # Two trees are compared before the cosignatures: that the log signed both is evidence enough.
+        # The trees are compared first: two that contradict each other are evidence even without cosignatures.
         if before is not None:
             contradiction = _compare(source, before, point)
             if contradiction:
@@ -103,11 +104,11 @@ class Monitor:
         try:
             cosignatures, is_recent = self._verify_cosigned(note, now_s)
         except VerificationError:
-            # Kept under a name of its own, so that it does not replace a cosigned note of the same tree.
+            # The note is kept under a name of its own, so that it does not replace a cosigned note of the same tree.
             return Observation(UNWITNESSED, point, before, (self._keep(point, note, ".unwitnessed"),))
         path = self._keep(point, note)
         status = FIRST if before is None else GROWN if point.size > before.size else SAME
-        if note != self._note:  # The first one, a larger one, or the same with new cosignatures.
+        if note != self._note:  # The first checkpoint, a larger one, or the same one with new cosignatures.
             self._set_latest(point, note, now_s)
         elif now_s - self._since_s > self._max_silence_s:
             is_recent = False
@@ -116,13 +117,13 @@ class Monitor:
         return Observation(STALE, point, before, (path,), cosignatures)
 
     def observe_silence(self, now_s: int) -> Observation | None:
-        """Return the alarm for a log that cannot be read; None if it was read a short enough time ago, or never."""
+        """Return the alarm STALE for a log that cannot be read; None if its latest note is recent, or there is none."""
         if self.latest is None or now_s - self._since_s <= self._max_silence_s:
             return None
         return Observation(STALE, self.latest, self.latest, (self._path(self.latest),))
 
     def _verify_cosigned(self, note: bytes, now_s: int) -> tuple[tuple[tuple[str, int], ...], bool]:
-        """Return who cosigned a note, and whether a quorum did so recently. Raises SignatureError without a quorum."""
+        """Return a note's cosignatures, and whether a quorum is recent. Raises SignatureError if they are no quorum."""
         if self._policy is None:
             return (), True
         logs = (self._verifier,)
@@ -139,7 +140,7 @@ class Monitor:
         write_file(self._state_path, json.dumps(state).encode() + b"\n")
 
     def _keep(self, point: Checkpoint, note: bytes, mark: str = "") -> Path:
-        """Write a note to its file. It replaces an older note of the same tree, which has older cosignatures."""
+        """Write a note to the file of its tree. An older note of this tree, with older cosignatures, is replaced."""
         path = self._path(point, mark)
         write_file(path, note)
         return path
@@ -164,22 +165,22 @@ def _compare(source: Source, before: Checkpoint, point: Checkpoint) -> str:
     if point.size == before.size:
         return "" if point.root == before.root else FORK
     if before.size == 0:
-        return FORK  # No proof connects an empty tree with a larger one.
+        return FORK  # Every signed tree ends in a seal, so an honest log never signs an empty tree.
     return "" if _root_at(source, before.size, point) == before.root else FORK
 
 
 def _root_at(source: Source, size: int, point: Checkpoint) -> bytes:
     """Compute from tiles the root of the first *size* leaves of the tree of *point*.
 
-    Raises StorageError if a tile cannot be read, or the tiles are not those of this tree and so prove nothing.
+    Raises StorageError if a tile cannot be read, or if the tiles are not of this tree, and so prove nothing.
     """
     try:
         begin = tiles.root(size, read_tiles(source, tiles.plan_root(size), point.size))
         proof = tiles.prove_consistency(
             size, point.size, read_tiles(source, tiles.plan_consistency(size, point.size), point.size)
         )
-        # INVARIANT: only tiles that lead to the signed root are evidence against the log. A damaged tile of a mirror
-        # is none.
+        # INVARIANT: tiles are evidence against the log only if the signed root follows from them. So a tile that was
+        # damaged on a mirror is no evidence.
         merkle.verify_consistency(proof, size1=size, root1=begin, size2=point.size, root2=point.root)
     except VerificationError as error:
         raise StorageError(f"tiles are not those of the checkpoint of size `{point.size}`: {error}") from error

@@ -1,10 +1,10 @@
 """Format a summary of accesses as one HTML page in Korean and English, without scripts or other files.
 
-``page.html`` has the fixed texts and the style. Its Content-Security-Policy lets the page load nothing, so that even an
-escaping mistake could not contact anybody.
+``page.html`` has the fixed texts and the style. Its Content-Security-Policy lets the page load nothing, so even text
+that is not escaped by mistake cannot make a browser contact another host.
 
 The writers of a ledger choose names and justifications. Such text is escaped, its direction is isolated from the text
-around it, and invisible or direction-changing characters are replaced by their numbers.
+around it, and invisible or direction-changing characters are replaced by their code points.
 """
 
 import unicodedata
@@ -53,7 +53,7 @@ _UNITS = {1: ("시간별", "by hour"), 6: ("6시간별", "by six hours"), 24: ("
 
 
 def render(found: AccessSummary, *, made_s: int) -> str:
-    """Return the page. *made_s* is the time that it shows as its own, POSIX seconds."""
+    """Return the page. *made_s* is the time of creation that the page shows, in POSIX seconds."""
     point, path = found.checkpoint, found.path
     days = found.unit_ms // DAY_MS
     unit_ko, unit_en = _UNITS.get(found.unit_ms // HOUR_MS, (f"{days:,}일별", f"by {days:,} days"))
@@ -180,7 +180,7 @@ def _table(
         columns: Korean and English name of each column.
         rows: cells, HTML.
         numbers: indexes of the columns with numbers.
-        is_fixed: the columns have the widths of the page's style.
+        is_fixed: the columns have the widths that the page's style sheet sets.
     """
     kinds = [' class="n"' if at in numbers else "" for at in range(len(columns))]
     head = "".join(
@@ -190,7 +190,7 @@ def _table(
     lines = ("".join(f"<td{kind}>{cell}</td>" for cell, kind in zip(row, kinds, strict=True)) for row in rows)
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     fixed = ' class="fixed"' if is_fixed else ""
-    # The table can have the focus, so that it can be scrolled with the keyboard.
+    # The table can get the focus, so that the keyboard can scroll the table.
     whole = f"<table{fixed}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f'<div class="wide" tabindex="0">{whole}</div>'
 
@@ -202,14 +202,14 @@ def _numbers_of(what: str, columns: Sequence[tuple[str, str]], rows: Sequence[Se
 
 
 def _more(count: int, listed: int) -> str:
-    """Return a note that only the first *listed* of *count* are shown; empty if all are."""
+    """Return a note that only the first *listed* of *count* rows are shown; empty if all are shown."""
     if count <= listed:
         return ""
     return f'<p class="muted">처음 {listed}건만 보임, 모두 {count:,}건 · the first {listed} of {count:,}</p>'
 
 
 def _none(found: AccessSummary | None = None) -> str:
-    """Return the note of an empty section. If statements are missing, it does not say that there was nothing."""
+    """Return the note of an empty section. If statements are missing, the note claims nothing about these."""
     what = "열린 진술에는 없음 · none among the available statements" if found and found.closed else "없음 · none"
     return f'<p class="muted">{what}</p>'
 
@@ -232,7 +232,7 @@ def _show(text: str, most: int = 10_000) -> str:
 
 
 def _name(names: dict[str, tuple[str, str]], key: str) -> str:
-    """Return the name of a participant or purpose, and its id too if another one has the same name."""
+    """Return the name of a participant or purpose, followed by the id (*key*) if another has the same name."""
     known = _joined(names.get(key, ("", "")))
     if not known:
         return _plain(key, _MAX_NAME)
@@ -257,7 +257,7 @@ def _when(time_ms: int) -> str:
 
 
 def _moment(time_ms: int) -> datetime | None:
-    """Return a time in Seoul; None: a leaf has a time that ``datetime`` cannot represent."""
+    """Return a time in Seoul; None if ``datetime`` cannot represent the leaf's time."""
     try:
         return datetime.fromtimestamp(time_ms / 1000, UTC).astimezone(SEOUL)
     except (OverflowError, ValueError, OSError):

@@ -1,10 +1,10 @@
-"""Replay one partition of a ledger: the decisions about some of its persons, on a policy table of its own.
+"""Recompute the decisions about a part of a ledger's persons (a partition), from a policy table for these persons.
 
-A decision depends on the registry and on the consents of its own person, and on no other person. So each partition
-applies, in the order of the ledger, every entry of the registry and those entries of persons whose tags it has. What
-the partitions find adds up to what one partition with all tags would find.
+A decision depends on the registry (participants, keys, vocabulary, rules) and on the consents of one person. So each
+partition applies, in the order of the ledger, all entries of the registry and the entries of its persons, chosen by
+their tags (pseudonyms). The results of all partitions add up to the result of one partition with all persons.
 
-Every partition hashes all leaves, so each one proves that the log signed what it read.
+Every partition hashes all leaves, so each partition proves that the log signed the leaves that it read.
 
 State, in a directory of the partition: the policy table; ``partition.json`` with the results; and ``unreadable``, the
 tags of chains with an unreadable consent, 32 bytes each. A killed run continues from the last commit of the table.
@@ -38,16 +38,16 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MAX_UNREADABLE = 1_000_000
-"""Most chains with an unreadable consent that a partition lists. Beyond, it cannot determine any of its decisions."""
-_MAP_MB = 1 << 16  # addresses, not memory
+"""Most chains with an unreadable consent that a partition lists. With more, all its decisions are undetermined."""
+_MAP_MB = 1 << 16  # reserves addresses, and no memory
 _TAG = 32
 
 
 @dataclass(slots=True)
 class PartitionResult:
-    """What a partition has found in its first *size* leaves, as in ``ReplayReport``.
+    """The result of a partition for the first *size* leaves. For the attributes see ``ReplayReport``.
 
-    *faults* are the first ``MAX_FAULTS``. Every partition finds a fault of the registry.
+    *faults* are the first ``MAX_FAULTS``. A fault in an entry of the registry is found by every partition.
     """
 
     size: int = 0
@@ -58,9 +58,9 @@ class PartitionResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionPlan:
-    """Which decisions a partition replays: partition *number*, from 0, of *of*.
+    """Which decisions a partition recomputes: it is partition *number* (from 0) of *of* partitions.
 
-    *point* is the checkpoint up to which the ledger is replayed. All partitions have their states in *directory*.
+    *point* is the checkpoint up to which the ledger is replayed. The states of all partitions are in *directory*.
     """
 
     location: Location
@@ -71,10 +71,10 @@ class PartitionPlan:
 
 
 class Partition:
-    """One partition; *result* is up to the last bundle that was replayed. One thread owns it."""
+    """One partition. *result* covers all bundles that were replayed so far. One thread owns this object."""
 
     def __init__(self, plan: PartitionPlan) -> None:
-        """Open the ledger and the partition's state, or begin one. Raises as ``replay_decisions``."""
+        """Open the ledger, and open or create the partition's state. Raises as ``replay_decisions``."""
         self._plan, self._point = plan, plan.point
         directory = plan.directory / f"{plan.number}-of-{plan.of}"
         try:
@@ -82,7 +82,7 @@ class Partition:
         except OSError as error:
             raise StorageError(f"state cannot be written: `{directory}`: {error.strerror}") from error
         self._state_path, self._unreadable_path = directory / "partition.json", directory / "unreadable"
-        self._saved: dict[str, Any] | None = None  # as saved last
+        self._saved: dict[str, Any] | None = None  # the state that was saved last
         self._unreadable: set[bytes] = set()
         self._new_unreadable: list[bytes] = []
         self._registry_lost = False  # an entry of the registry is unreadable
@@ -97,7 +97,7 @@ class Partition:
             self.close = stack.pop_all().close  # closes source and table
 
     def replay(self, first: int, count: int) -> PartitionResult:
-        """Replay those of the *count* bundles from bundle *first* on that were not replayed yet.
+        """Replay *count* bundles from bundle *first* on, without those that were replayed before.
 
         Raises as ``replay_decisions``.
         """
@@ -108,7 +108,7 @@ class Partition:
                 for n in range(begin, end):
                     self._replay_bundle(n, transaction)
                 self._save()
-                # A crash here: the file has two states, and the table's size decides which of them counts.
+                # After a crash here, the file has two states. The size of the table decides which of them is used.
                 transaction.commit(self.result.size, self._edge.root(), 0)
         return self.result
 
@@ -135,7 +135,7 @@ class Partition:
         self.result.size = start + len(leaves)
 
     def _needs(self, leaf: bytes) -> bool:
-        """Return whether this partition needs an undecoded leaf. A malformed one is needed, so that it is named."""
+        """Return whether this partition must decode a leaf. Decoding a malformed leaf raises an error, as it must."""
         if len(leaf) != codec.EVENT_LENGTH or codec.kind_of(leaf) in REALM:
             return True
         return int.from_bytes(codec.tag_of(leaf)[:8]) % self._plan.of == self._plan.number
@@ -177,9 +177,9 @@ class Partition:
             self.result.faults.append(Fault(index, what))
 
     def _miss(self, event: codec.Event) -> None:
-        """Note what cannot be determined without the statement of this event.
+        """Record which decisions cannot be determined without the statement of this event.
 
-        A pruned statement affects no decision that is replayed. Whether it may be pruned is for ``audit verify``.
+        A pruned statement affects no decision that is recomputed. ``audit verify`` checks that pruning was allowed.
         """
         is_pruned = self._pruned.covers(event)
         if event.kind in DECISIONS:
@@ -195,7 +195,7 @@ class Partition:
     # -- saved state ------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        """Save the state beside the one saved last: a crash before the table's commit needs that one."""
+        """Save this state and the previous one, which is used if a crash comes before the table's commit."""
         result = self.result
         state = {
             "size": result.size, "same": result.same, "not_checked": result.not_checked,
@@ -203,10 +203,10 @@ class Partition:
             "unreadable": len(self._unreadable), "registry_lost": self._registry_lost,
         }  # fmt: skip
         content = json.dumps({"origin": self._point.origin, "states": [self._saved, state]})
-        self._saved = json.loads(json.dumps(state))  # a copy: the counters go on
+        self._saved = json.loads(json.dumps(state))  # a copy, because the counters change later
         try:
-            # A killed run may have written tags after those that count. Here they are written again, with the same
-            # bytes: the same leaves make the same tags.
+            # A killed run may have written more tags than the restored state counts. This run overwrites them, with
+            # the same bytes, because the tags follow from the leaves.
             with self._unreadable_path.open("r+b" if self._unreadable_path.exists() else "w+b") as file:
                 file.seek(_TAG * (len(self._unreadable) - len(self._new_unreadable)))
                 file.write(b"".join(self._new_unreadable))
@@ -234,7 +234,7 @@ class Partition:
             raise StorageError(f"state cannot be continued; remove it: `{self._plan.directory}`") from error
 
     def _check_continues(self, size: int) -> tiles.Edge:
-        """Return the edge of the tree that was replayed. Refuse a state if the ledger lacks what comes after it."""
+        """Return the right edge of the replayed tree. Raise an error if the ledger lacks leaves that come after."""
         if size > self._point.size:
             raise ProofError(f"ledger is smaller than what was replayed: `{self._point.size}` and `{size}`")
         if size == 0:
@@ -242,7 +242,7 @@ class Partition:
         edge = tiles.Edge.from_tiles(size, read_tiles(self._source, tiles.plan_root(size), self._point.size))
         if not self._pruned.kept_from_ms:
             return edge
-        # Entries that were pruned after the state may have ended a consent in its table.
+        # A pruned entry that follows the state may have ended a consent that is in the state's table.
         n, at = divmod(size - 1, tiles.TILE_WIDTH)
         leaf = read_leaves(self._source, n, width_of(n, self._point.size))[at]
         if not leaf or codec.decode_leaf(leaf).time_ms < self._pruned.kept_from_ms:
@@ -253,7 +253,7 @@ class Partition:
 
 # -- in a process of its own -------------------------------------------------------------------------------------
 
-_partition: Partition | None = None  # of a worker process, which opens it once in ``start_worker``
+_partition: Partition | None = None  # a worker process opens its partition in ``start_worker``
 
 
 def start_worker(plan: PartitionPlan) -> PartitionResult:

@@ -1,13 +1,12 @@
-"""Take every recorded decision again, on the consents that were in force at its index in the ledger.
+"""Recompute every recorded decision from the consents that were in force at the index of its leaf.
 
-The policy table is rebuilt from nothing, entry by entry, with the ``apply`` that the daemon uses. At each ACCESS and
-REFUSAL the table is as it was when the daemon answered, so the same decision must come out; another one is a fault with
-the entry's index. The leaves must be those that the log signed. Chains, seals and signatures are for ``verify``.
+The policy table is rebuilt from leaf 0, entry by entry, with the ``apply`` that the daemon uses. At each ACCESS and
+REFUSAL the table is as it was when the daemon answered, so the same decision must result; another decision is a fault
+of the entry. The leaves must be those that the log signed. Chains, seals and signatures are verified by ``verify``.
 
-The persons are divided by their tags into partitions, each with a process and a table of its own (``partition``). This
-process adds up their results, round by round, so that the search ends at the same fault for any number of partitions.
-Workers that only decode ahead, as for ``verify``, would not help: a decoded statement costs more to send to another
-process than to decide on.
+The persons are divided by their tags into partitions, each with its own process and table (``partition``). This process
+adds up the results after every round of bundles, so that any number of partitions ends at the same fault. Workers that
+only decode statements for one deciding process would not help: sending a decoded statement takes longer than deciding.
 """
 
 import re
@@ -30,7 +29,7 @@ from consentd.errors import StorageError
 from consentd.verify.findings import DECISION_UNCERTAIN, MAX_FAULTS, UNKNOWN_KIND, Fault, Progress
 
 BATCH = 16
-"""Bundles in a round. A partition commits its table after each."""
+"""Bundles in a round. A partition commits its table after each round."""
 _AHEAD = 2  # rounds that a partition may be ahead of the slowest one
 _DIRECTORY = re.compile(r"[0-9]{1,3}-of-([0-9]{1,3})")
 
@@ -40,12 +39,12 @@ class ReplayReport:
     """The result of a replay.
 
     Attributes:
-        entries: leaves replayed.
-        same: decisions that came out as recorded, by kind of entry.
+        entries: number of leaves replayed.
+        same: number of decisions that are the same as recorded, by kind of entry.
         not_checked: what could not be determined, and how often.
-        faults: decisions that came out otherwise, and entries that cannot be applied; ordered by index, at most
-            ``MAX_FAULTS``. *stopped*: the search ended there, so there may be more.
-        cosignatures: the witnesses that were asked for and cosigned the checkpoint, and when, in POSIX seconds.
+        faults: decisions that differ from the recorded ones, and entries that cannot be applied; ordered by index, at
+            most ``MAX_FAULTS``. *stopped*: the replay ended at that number, so there may be more.
+        cosignatures: the witnesses in the caller's policy that cosigned the checkpoint, each with its time in POSIX s.
     """
 
     checkpoint: Checkpoint
@@ -58,7 +57,7 @@ class ReplayReport:
 
     @property
     def is_undetermined(self) -> bool:
-        """Whether there was no decision, or one that depends on something unreadable or unknown."""
+        """Whether no decision was confirmed, or one depends on unreadable entries or entries of unknown kinds."""
         return UNKNOWN_KIND in self.not_checked or DECISION_UNCERTAIN in self.not_checked or not self.same
 
 
@@ -66,20 +65,20 @@ def replay_decisions(
     location: Location, *, origin: str, log_verifier: NoteVerifier, witnesses: Witnesses | None = None,
     state_dir: Path | None = None, batch: int = BATCH, jobs: int = 1, progress: Progress | None = None,
 ) -> ReplayReport:
-    """Take every decision of the ledger at *location* again, up to its latest checkpoint.
+    """Recompute every decision of the ledger at *location*, up to its latest checkpoint.
 
     Args:
-        witnesses: who must have cosigned the checkpoint; None: nobody.
-        state_dir: save the tables here and continue from them; None: in a temporary directory.
+        witnesses: the witnesses that must have cosigned the checkpoint; None: nobody must.
+        state_dir: directory in which the state is saved, and from which a later run continues; None: not saved.
         batch: bundles in a round.
-        jobs: processes, each with a partition; 1: this one alone. A run that continues has as many as it began with.
+        jobs: number of processes, each with a partition; 1: only this process. A run that continues keeps the number.
 
     Raises:
         StorageError: the source or the directory fails.
-        VerificationError: the checkpoint is not this log's, no quorum cosigned it, or the leaves are not those that it
-            signed.
-        InvalidError: the source has no openings; or the state is another ledger's, or older than what the ledger has
-            pruned since.
+        VerificationError: the log did not sign the checkpoint or the leaves, or no quorum of witnesses cosigned the
+            checkpoint.
+        InvalidError: the source has no openings; or the state is of another ledger, or the ledger has since pruned
+            entries that the state does not cover.
     """
     with ExitStack() as stack:
         is_saved = state_dir is not None
@@ -88,7 +87,7 @@ def replay_decisions(
         with closing(location.open()) as source:
             signed = read_checkpoint(source, origin=origin, log_verifier=log_verifier, witnesses=witnesses)
         size = signed.point.size
-        # A ledger of one round is not worth a process, unless it may grow before a later run.
+        # For one round, starting processes takes longer than it saves, unless later runs continue a larger ledger.
         is_small = size <= batch * tiles.TILE_WIDTH and not is_saved
         of = _partitions_in(state_dir) or (1 if is_small else max(1, jobs))
         plan = PartitionPlan(location=location, point=signed.point, directory=state_dir, of=of)
@@ -105,7 +104,7 @@ def replay_decisions(
 
 
 def _partitions_in(directory: Path) -> int:
-    """Return the number of partitions of an earlier run; 0: there was none."""
+    """Return the number of partitions of the earlier run that wrote to *directory*; 0 if there was no such run."""
     if not directory.is_dir():
         return 0
     matches = (_DIRECTORY.fullmatch(path.name) for path in directory.iterdir())
@@ -116,7 +115,7 @@ def _add_up(signed: SignedCheckpoint, results: Sequence[PartitionResult]) -> Rep
     same: Counter[str] = sum((one.same for one in results), Counter())
     not_checked: Counter[str] = sum((one.not_checked for one in results), Counter())
     found = {(fault.index or 0, fault.what): fault for one in results for fault in one.faults}
-    # INVARIANT: each partition has its first MAX_FAULTS, so the first MAX_FAULTS of all are among them.
+    # INVARIANT: each partition has its first MAX_FAULTS faults, so the first MAX_FAULTS of all partitions are here.
     faults = tuple(fault for _, fault in sorted(found.items(), key=lambda pair: pair[0]))[:MAX_FAULTS]
     return ReplayReport(
         checkpoint=signed.point, entries=min(one.size for one in results), same=dict(same),
@@ -126,13 +125,13 @@ def _add_up(signed: SignedCheckpoint, results: Sequence[PartitionResult]) -> Rep
 
 
 def _firsts(results: Sequence[PartitionResult], point: Checkpoint, batch: int) -> range:
-    """Return the first bundle of each round that is not replayed by all."""
+    """Return the number of the first bundle of each round that some partition has not replayed yet."""
     start = min(one.size for one in results)
     return range(start // tiles.TILE_WIDTH, -(-point.size // tiles.TILE_WIDTH), batch)
 
 
 def _replay_here(plan: PartitionPlan, batch: int, stack: ExitStack) -> Iterator[list[PartitionResult]]:
-    """Yield the result of the only partition before the first round, and after each."""
+    """Yield the result of the only partition before the first round, and after each round."""
     only = Partition(plan)
     stack.callback(only.close)
     yield [only.result]

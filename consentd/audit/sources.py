@@ -1,7 +1,7 @@
-"""Where an auditor reads a ledger: an exported directory here, a daemon's files in ``files``, a daemon in ``live``.
+"""Define where an auditor reads a ledger. Here: an exported directory; ``files``, ``live``: a stopped, running daemon.
 
-A ``Location`` is a value, which can be sent to another process. Each process opens a ``Source`` of its own there. All
-sources return the same: the signed checkpoint, leaves, tiles, and openings if they have them. None is trusted.
+A ``Location`` is a value that can be sent to another process. Each process opens its own ``Source`` at the location. A
+source returns the signed checkpoint, leaves, tiles, and perhaps openings (salt and statement). No source is trusted.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from consentd.errors import MalformedError, StorageError
 from consentd.verify.source import LeafSource, Opening, TlogFiles
 
 STATEMENTS = "statements"
-"""First part of the path of openings, in place of ``tile/entries`` in the path of their bundle."""
+"""The path of a bundle's openings begins with this, where the path of the bundle begins with ``tile/entries``."""
 MAX_OPENING = 32 + 121 + 16 * 1024
 _MAX_FILE = tiles.TILE_WIDTH * (4 + MAX_OPENING)
 
@@ -26,7 +26,7 @@ class Source(LeafSource, Protocol):
     """A ledger that is being read, with its signed checkpoint. One thread uses it."""
 
     def checkpoint(self) -> bytes:
-        """Return the latest signed checkpoint, verbatim. Raises StorageError: there is none, or it cannot be read."""
+        """Return the latest signed checkpoint, verbatim. Raises StorageError if it is missing or cannot be read."""
         ...
 
     def close(self) -> None:
@@ -38,16 +38,16 @@ class Location(Protocol):
     """Where a ledger can be read: a value, which can be sent to another process."""
 
     def open(self) -> Source:
-        """Open it. Raises StorageError: it cannot be opened."""
+        """Open the ledger. Raises StorageError if the ledger cannot be opened."""
         ...
 
 
 @dataclass(frozen=True)
 class ExportDirectory(TlogFiles):
-    """Files in the layout of C2SP tlog-tiles, made by ``consentd export`` or another program; location and source.
+    """Files in the layout of C2SP tlog-tiles, made by any program. This is both a location and a source.
 
     Attributes:
-        statements: the directory of openings, for a reader who may have them; None: there is none.
+        statements: the directory of openings; None: this reader does not have the openings.
     """
 
     directory: Path
@@ -78,10 +78,10 @@ class ExportDirectory(TlogFiles):
         return replace(found, start=0) if is_whole else found
 
     def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
-        """Return the openings of a bundle's file."""
+        """Read the openings of bundle *n* from its file; None if there is no directory of openings."""
         if self.statements is None:
             return None
-        # The file has an entry for each withheld opening. So a missing file means a wrong directory or a lost file.
+        # Every bundle has a file, even if all its openings are withheld. So a missing file is an error.
         found = decode_openings(read_file(self.statements / statements_path(n, len(leaves))))
         if len(found) != len(leaves):
             raise MalformedError(f"openings are not as many as leaves: `{len(found)}` and `{len(leaves)}`")
@@ -89,17 +89,17 @@ class ExportDirectory(TlogFiles):
 
 
 def statements_path(n: int, width: int) -> str:
-    """Return the path of the openings of bundle *n*: a bundle's path, but below ``statements``."""
+    """Return the path of the openings of bundle *n*, which has *width* leaves. It begins with ``statements``."""
     return STATEMENTS + tiles.entries_path(n, width).removeprefix("tile/entries")
 
 
 def encode_openings(openings: Sequence[Opening]) -> bytes:
-    """Join openings, each after its length as u32; length 0 if there is none."""
+    """Join openings, each after its length as a big-endian u32. The length of a missing opening is 0."""
     return b"".join([len(one or b"").to_bytes(4) + (one or b"") for one in openings])
 
 
 def decode_openings(content: bytes) -> list[Opening]:
-    """Split the bytes that ``encode_openings`` returns. Raises MalformedError: these are no such bytes."""
+    """Split the bytes that ``encode_openings`` returns. Raises MalformedError for bytes that it cannot return."""
     found: list[Opening] = []
     at = 0
     while at < len(content):
@@ -124,14 +124,14 @@ def read_file(path: Path, most: int = _MAX_FILE) -> bytes:
 
 
 def write_file(path: Path, content: bytes, *, is_private: bool = False, what: str = "") -> None:
-    """Replace a file at once: a reader finds the old content or the new one. A pipe or device is written to.
+    """Replace a file atomically: a reader finds the whole old or new content. A pipe or device is just written to.
 
     Args:
-        is_private: only the owner may read it, because it may have what persons stated.
-        what: what the error message calls the file; without it, its directory is created if it does not exist.
+        is_private: only the owner may read the file, because it may have statements of persons.
+        what: what the error message calls the file. If empty, the file's directory is created if it is missing.
 
     Raises:
-        StorageError: it cannot be written; the old content is unchanged.
+        StorageError: the file cannot be written; the old content is unchanged.
     """
     try:
         if path.exists() and not path.is_file():

@@ -1,12 +1,12 @@
-"""Store the state of a verification in memory up to a bound, and beyond that in a file. A later run continues from it.
+"""Store the state of a verification in a file, from which a later run continues, and a part of it in memory.
 
-Chain heads, map buckets and keys grow with the number of tags. Each is a ``CachedMapping``: a table of an SQLite file,
-with a dict in front of it that is emptied when it is full. SQLite is in the standard library, so an auditor needs no
-server parts. ``StateStore.save`` commits all tables at once, together with the rest of the walk. A run that is killed
-between two saves continues from the earlier one.
+Chain heads, map buckets and keys grow with the number of tags (chains). Each of the three is a ``CachedMapping``: a
+table of an SQLite file, and a dict as its cache, which is emptied when it is full. SQLite is in the standard library,
+so an auditor needs no store of the server. ``StateStore.save`` commits all tables and the rest of the state in one
+transaction. A run that is killed between two saves continues from the earlier save.
 
-Measured at 1 million tags: 300 bytes a tag in memory, 400 in the file; with 100,000 of them in memory the process has
-130 MB.
+Measured at 1 million tags: 300 bytes a tag in memory, 400 bytes a tag in the file. With 100,000 tags in memory, the
+process has 130 MB.
 """
 
 import json
@@ -32,7 +32,7 @@ from consentd.verify.walker import Expected, LedgerFacts, Walker
 
 FORMAT = 7
 CACHED = 250_000
-"""Entries of one mapping held in memory: the heads of this many chains are 80 MB."""
+"""Most items of one mapping in memory: the heads of this many chains are 80 MB."""
 _SQLITE_CACHE_KIB = 65_536
 
 K = TypeVar("K", bytes, int)
@@ -41,7 +41,7 @@ V = TypeVar("V")
 
 @contextmanager
 def _as_storage_error() -> Iterator[None]:
-    """Raise as StorageError what SQLite raises: a full disk, a damaged file, a file that another run has locked."""
+    """Turn errors of SQLite into StorageError: a full disk, a damaged file, a file that another run has locked."""
     try:
         yield
     except sqlite3.Error as error:
@@ -49,7 +49,7 @@ def _as_storage_error() -> Iterator[None]:
 
 
 class CachedMapping(MutableMapping[K, V], Generic[K, V]):
-    """A mapping in a table of its own, with a cache in memory. One thread owns it; nothing is ever deleted."""
+    """A mapping in an SQLite table, with a cache in memory. One thread owns it. No item is ever deleted."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class CachedMapping(MutableMapping[K, V], Generic[K, V]):
         decode: Callable[[bytes], V],
         cached: int,
     ) -> None:
-        """Open the table of this name, or create it; *cached*: most entries held in memory."""
+        """Open or create the table of this name. The cache holds at most *cached* items."""
         self._connection, self._table, self._most = connection, table, cached
         self._encode, self._decode = encode, decode
         connection.execute(f"CREATE TABLE IF NOT EXISTS {table} (k PRIMARY KEY, v BLOB) WITHOUT ROWID")
@@ -121,7 +121,7 @@ class CachedMapping(MutableMapping[K, V], Generic[K, V]):
         return iter(self._connection.execute(f"SELECT k, v FROM {self._table} ORDER BY k"))  # noqa: S608
 
     def write(self) -> None:
-        """Write what changed into the table; the next commit makes it permanent."""
+        """Write the changed items into the table; the next commit makes them permanent."""
         if self._changed:
             rows = ((key, self._encode(self._cache[key])) for key in sorted(self._changed))
             with _as_storage_error():
@@ -134,10 +134,10 @@ class StateStore:
     """The stored state of one run: *heads* and *buckets* of the ``Replay``, *keys* of ``Authors``."""
 
     def __init__(self, path: Path | None, *, cached: int = CACHED) -> None:
-        """Open the file at *path* or create it; None: a temporary file that is deleted with the run.
+        """Open or create the file at *path*; None: a temporary file, which is deleted when it is closed.
 
         Raises:
-            StorageError: it cannot be opened, or is no state file.
+            StorageError: the file cannot be opened, or is no state file.
         """
         with _as_storage_error():
             connection = self._connection = sqlite3.connect("" if path is None else path, isolation_level=None)
@@ -156,9 +156,9 @@ class StateStore:
             )
 
     def load(self, source: LeafSource, expected: Expected) -> Walker | None:
-        """Return a walk over *source* that continues the one saved last; None if none was saved.
+        """Return a walk over *source* that continues the saved walk; None if no walk was saved.
 
-        Raises InvalidError if the file is another ledger's, StorageError if it is of another version or damaged.
+        Raises InvalidError if the file is of another ledger, StorageError if it is of another version or damaged.
         """
         with _as_storage_error():
             row = self._connection.execute("SELECT v FROM state WHERE k = 'state'").fetchone()
@@ -175,22 +175,22 @@ class StateStore:
             raise StorageError("state file is damaged; begin a new one") from error
 
     def save(self, walker: Walker) -> None:
-        """Commit a walk and its mappings. Call ``Walker.grow`` first. Raises StorageError: the disk fails."""
+        """Commit a walk and its mappings. Call ``Walker.grow`` first. Raises StorageError if the disk fails."""
         for mapping in (self.heads, self.buckets, self.keys):
             mapping.write()
         state = json.dumps(_encode_walk(walker))
         with _as_storage_error():
             self._connection.execute("INSERT OR REPLACE INTO state VALUES ('state', ?)", (state,))
-            # A crash before this line: the run continues from the save before. After it: from this one.
+            # After a crash before this line, a run continues from the previous save; after a later crash, from this.
             self._connection.execute("COMMIT")
             self._connection.execute("BEGIN")
 
     def close(self) -> None:
-        """Close the file. What was not saved is lost."""
+        """Close the file. Changes that were not saved are lost."""
         self._connection.close()
 
     def _decode_walk(self, state: dict[str, Any], source: LeafSource, expected: Expected) -> Walker:
-        """Decode a walk. Raises what ``load`` catches for damaged bytes."""
+        """Decode a walk. Damaged bytes raise errors that ``load`` catches."""
         replay = Replay.restore(
             decode_state(bytes.fromhex(state["replay"])), heads=self.heads, buckets=self.buckets,
             top=bucketed.Top.from_buckets(state["map_bits"], self.buckets.rows()),

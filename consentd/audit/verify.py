@@ -1,10 +1,10 @@
-"""Verify a ledger from its bytes: choose where to start, walk over it, and save how far the walk came.
+"""Verify a ledger: choose the leaf to start at, walk over all leaves from there, and save the state of the walk.
 
-Worker processes check runs of leaves by themselves (``workers``); ``verify.walker`` takes them in order. At the end the
-root of the leaves must be the checkpoint's, so what was verified is what the log signed.
+Worker processes check runs of leaves, each run by itself (``workers``); ``verify.walker`` takes the runs in order. At
+the end, the root computed from the leaves must be the root in the checkpoint, so the log signed what was verified.
 
-A walk starts at leaf 0, after a trusted checkpoint, or where the state file ends: that of an interrupted run, or of an
-older and smaller ledger.
+A walk starts at leaf 0, after a trusted checkpoint, or after the leaves of a saved state. The state was saved by an
+interrupted run, or when the ledger was smaller.
 """
 
 from contextlib import ExitStack
@@ -26,9 +26,9 @@ from consentd.verify.statements import Authors
 from consentd.verify.walker import Expected, Walker
 
 SAVE_EVERY = 50_000
-"""Leaves between two saves of the state."""
+"""Fewest leaves between two saves of the state."""
 MAX_MAP_BITS = 22
-"""Limits the memory above the buckets to 256 MiB, whatever size a ledger claims."""
+"""Limits the hashes above the map's buckets to 256 MiB, whatever number of tags a ledger claims."""
 
 
 def verify_ledger(
@@ -47,25 +47,25 @@ def verify_ledger(
     """Verify the ledger at *location*, up to its latest checkpoint.
 
     Args:
-        witnesses: who must have cosigned the checkpoint; None: nobody.
-        since: a checkpoint that was verified before; the leaves that it covers are not verified again. Map roots need
-            the chains before it too, so they are compared only with a state file.
-        state_path: save the state in this file, and continue from it.
-        save_every: leaves between two saves, or a few more: a save comes after a seal.
-        jobs: processes that check leaves; 1: this one alone.
-        cached: chain heads to keep in memory, see ``state_store``.
+        witnesses: the witnesses that must have cosigned the checkpoint; None: nobody must.
+        since: a trusted checkpoint. The leaves that it covers are not verified, so the heads of older chains are
+            unknown, and map roots are not compared. If there is a saved state, *since* is ignored.
+        state_path: the file in which the state is saved, and from which a later run continues; None: not saved.
+        save_every: fewest leaves between two saves. A save comes after a seal.
+        jobs: number of processes that check leaves; 1: only this process.
+        cached: number of chain heads to keep in memory, see ``state_store``.
 
     Raises:
         StorageError: the source or the state file fails.
-        VerificationError: the checkpoint is not this log's, no quorum cosigned it, or its tree does not begin with the
-            trusted one.
-        InvalidError: the state file is another ledger's, or *since* is no checkpoint.
+        VerificationError: the log did not sign the checkpoint, no quorum cosigned the checkpoint, or its tree does not
+            begin with the trusted tree.
+        InvalidError: the state file is of another ledger, or *since* is no checkpoint.
     """
     with ExitStack() as stack:
         source = location.open()
         stack.callback(source.close)
-        # What is pruned is read before the checkpoint: a ledger prunes only what a published checkpoint states, so
-        # the checkpoint that is read later covers the statement.
+        # The source's claim of prunings is read before the checkpoint. A ledger prunes only after a checkpoint has
+        # published the entry that states the pruning, so the checkpoint that is read now covers this entry.
         pruned = source.pruned()
         signed = read_checkpoint(source, origin=origin, log_verifier=log_verifier, witnesses=witnesses)
         point = signed.point
@@ -96,7 +96,7 @@ def verify_ledger(
                     progress(walker.replay.size, point.size)
             is_sealed = walker.replay.sealed_size == walker.replay.size
             if is_saved and is_sealed and walker.replay.root() == point.root:
-                states.save(walker)  # Before ``finish``, whose faults a later run finds again.
+                states.save(walker)  # Before ``finish`` adds faults, because a later run finds them again.
             walker.finish(point.root)
             if walker.found.counts.leaves_pruned or walker.found.counts.statements_pruned:
                 walker.compare_pruned()
@@ -116,15 +116,15 @@ def _open_trusted(note: bytes, origin: str, log_verifier: NoteVerifier) -> Check
 
 
 def _start(source: Source, expected: Expected, point: Checkpoint, states: StateStore) -> Walker:
-    """Start at leaf 0."""
+    """Return a walk that starts at leaf 0."""
     tags = 0
     try:
-        # The last seal claims the number of tags, which decides only how the map is divided.
+        # The number of tags in the last seal is unproven, but decides only the number of map buckets.
         n = (point.size - 1) // tiles.TILE_WIDTH
         seal = codec.decode_leaf(read_leaves(source, n, width_of(n, point.size))[-1])
         tags = seal.tags if isinstance(seal, codec.Seal) else 0
     except VerificationError:
-        pass  # The walk names this leaf.
+        pass  # The walk reports this leaf.
     map_bits = min(MAX_MAP_BITS, max(4, (max(1, tags // 16) - 1).bit_length()))
     replay = Replay(map_bits, start=expected.pruned.start, kept_from_ms=expected.pruned.kept_from_ms)
     replay.heads, replay.buckets = states.heads, states.buckets
@@ -134,7 +134,7 @@ def _start(source: Source, expected: Expected, point: Checkpoint, states: StateS
 def _start_after(
     source: Source, expected: Expected, point: Checkpoint, trusted: Checkpoint, states: StateStore
 ) -> Walker:
-    """Start after a trusted checkpoint. Raises InvalidError if leaves after it are pruned."""
+    """Return a walk that starts after a trusted checkpoint. Raises InvalidError if leaves after that are pruned."""
     if trusted.size > point.size:
         raise ProofError(f"ledger is smaller than what is trusted: `{point.size}` and `{trusted.size}`")
     if trusted.size < expected.pruned.minimum:
@@ -148,7 +148,7 @@ def _start_after(
 
 
 def _save_after_seals(walker: Walker, states: StateStore, save_every: int) -> None:
-    """Save the walk after each seal that comes *save_every* leaves after the last save."""
+    """Make the walk save its state after each seal that is at least *save_every* leaves after the last save."""
     saved_size = walker.replay.size
 
     def save_if_due() -> None:

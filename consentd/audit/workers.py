@@ -1,4 +1,4 @@
-"""Check runs of leaves in worker processes, some runs ahead of the process that walks over them."""
+"""Check runs of leaves in worker processes, a few runs ahead of the process that uses the results."""
 
 import multiprocessing
 import os
@@ -17,7 +17,7 @@ from consentd.verify.leaf_checks import CheckedRun, TreePoint, check_run, runs_o
 
 T = TypeVar("T")
 
-_source: Source | None = None  # of a worker process, which opens it once in ``start_worker``
+_source: Source | None = None  # a worker process opens its source in ``start_worker``
 
 
 def start_worker(location: Location) -> None:
@@ -30,8 +30,8 @@ def start_worker(location: Location) -> None:
 def end_with_parent() -> None:
     """End this worker process when its parent ends, and only then.
 
-    An interrupt from the terminal also reaches the workers, but the parent ends them in good order. A parent that is
-    killed cannot do so, and its workers would wait for work forever.
+    An interrupt from the terminal also reaches the workers. They ignore it, because the parent ends them. A parent that
+    is killed cannot end its workers, which would wait for work forever, so a thread waits for the parent's end.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None, "only a worker has a parent"
@@ -55,7 +55,7 @@ def check_ahead(
 ) -> Iterator[CheckedRun]:
     """Yield the runs from leaf *start* on, in order, checked by *jobs* processes a few runs ahead.
 
-    With one job, this process reads *source*, the opened *location*. Closing *stack* ends the workers. Raises as
+    With one job, this process checks, and reads *source*, opened at *location*. Closing *stack* ends workers. Raises as
     ``check_run``, and StorageError if a worker process ended.
     """
     runs = runs_of(tree.size, start)
@@ -73,14 +73,14 @@ def check_ahead(
 
 def make_pool(jobs: int, stack: ExitStack, **options: Any) -> ProcessPoolExecutor:
     """Return a pool of worker processes, which closing *stack* ends."""
-    # Spawned and not forked: gRPC and RocksDB have threads.
+    # Workers are spawned and not forked, because gRPC and RocksDB have threads, which a fork would lose.
     pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), **options)
     stack.callback(pool.shutdown, cancel_futures=True)
     return pool
 
 
 def submit_ahead(submissions: Iterable[T], ahead: int) -> Iterator[T]:
-    """Yield each submission in order, after the *ahead* following ones were made."""
+    """Yield the submissions in order, each after the next *ahead* submissions were made."""
     waiting: deque[T] = deque()
     for submission in submissions:
         waiting.append(submission)

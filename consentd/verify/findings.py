@@ -1,7 +1,7 @@
-"""Faults, counts and the report of a verification.
+"""Define the faults, the counts and the report of a verification.
 
-A *fault* is something wrong in the ledger. *Not checked* is something that could not be determined, because the source
-does not have what the check needs; the constants here name every such thing.
+A *fault* is something wrong in the ledger. *Not checked* is something that could not be determined, because the files
+or the daemon that the ledger is read from lack the needed bytes. The constants below name every such case.
 """
 
 from collections import Counter
@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from consentd.core.checkpoint import Checkpoint
 
 MAX_FAULTS = 100
-"""A search ends after this many faults."""
+"""A verification ends after this many faults."""
 
 Progress = Callable[[int, int], None]
-"""Called with the number of items done, and of all items."""
+"""A function that is called with the number of items done and the number of all items."""
 
-# What could not be determined. Keys of ``Report.not_checked``.
+# Each text names something that could not be determined. The texts are keys of ``Report.not_checked``.
 NO_STATEMENTS = "statements, because the source has none"
 CLOSED = "statements that are erased, outside the mandate, or encrypted without the vault"
 WITHHELD = "statements of persons who were not erased, while those of others are readable"
@@ -31,7 +31,7 @@ DECISION_UNCERTAIN = "decisions on consents of which an entry is unreadable"
 NO_TABLE = "policy table, which needs the vault and a ledger without faults"
 
 UNDETERMINED = frozenset({UNKNOWN_KIND, UNKNOWN_FIELDS, WITHHELD, NO_MAP, NO_PRUNING_STATEMENT})
-"""Those that an auditor should always be able to determine. Where one of them occurs, the ledger is not proven."""
+"""What an auditor should always be able to determine. If a report has one of these texts, the ledger is not proven."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Fault:
     """One thing that is wrong.
 
     Attributes:
-        index: of the entry or seal concerned; None if it concerns no single one.
+        index: index of the leaf that is wrong; None: the fault concerns no single leaf.
         what: a sentence for the operator, without any identifier of a person.
     """
 
@@ -47,19 +47,19 @@ class Fault:
     what: str
 
 
-class TooManyFaults(Exception):  # noqa: N818  # it ends a search and reports no error
-    """Ends a search that has found ``MAX_FAULTS``."""
+class TooManyFaults(Exception):  # noqa: N818  # it ends a verification and reports no error
+    """Ends a verification that has found ``MAX_FAULTS`` faults."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Counts:
-    """What a verification has read.
+    """Numbers of leaves and statements, counted by a verification.
 
     Attributes:
-        entries, seals: leaves, by kind.
+        entries, seals: leaves that record an act, and leaves that commit to the heads of all chains.
         statements_opened: statements that match their leaves and are signed by a key in force.
         statements_erased: statements missing from chains that end in an ERASURE.
-        leaves_pruned, statements_pruned: missing ones that the ledger states to have pruned, within its policy.
+        leaves_pruned, statements_pruned: leaves and statements that are missing because the ledger pruned them.
     """
 
     entries: int = 0
@@ -72,7 +72,7 @@ class Counts:
 
 @dataclass(slots=True)
 class Findings:
-    """What a search has found so far."""
+    """What a verification has found so far."""
 
     faults: list[Fault] = field(default_factory=list)
     unchecked: Counter[str] = field(default_factory=Counter)
@@ -83,7 +83,7 @@ class Findings:
         self.unchecked[what] += 1
 
     def add(self, index: int | None, what: str) -> None:
-        """Add a fault. Raises TooManyFaults: this was fault number ``MAX_FAULTS``."""
+        """Add a fault. Raises TooManyFaults if this was fault number ``MAX_FAULTS``."""
         self.faults.append(Fault(index, what))
         if len(self.faults) >= MAX_FAULTS:
             raise TooManyFaults
@@ -96,12 +96,12 @@ class Report(Counts):
     Attributes:
         checkpoint: name, size and root of the tree that was verified.
         start: index of the first leaf that was read.
-        size: number of leaves up to which the search came.
-        tags: chains seen.
+        size: number of leaves from leaf 0 to the last one that was verified.
+        tags: number of chains that have a leaf among them.
         not_checked: what could not be determined, and how often.
         faults: ordered by index, at most ``MAX_FAULTS``.
-        stopped: the search ended at ``MAX_FAULTS``, so there may be more faults.
-        cosignatures: the witnesses that were asked for and cosigned the checkpoint, and when, in POSIX seconds.
+        stopped: the verification ended at ``MAX_FAULTS`` faults, so there may be more.
+        cosignatures: the witnesses in the caller's policy that cosigned the checkpoint, each with its time in POSIX s.
     """
 
     checkpoint: Checkpoint
@@ -115,5 +115,5 @@ class Report(Counts):
 
     @property
     def is_undetermined(self) -> bool:
-        """Whether something of ``UNDETERMINED`` occurred."""
+        """Whether *not_checked* has a text of ``UNDETERMINED``."""
         return bool(self.not_checked.keys() & UNDETERMINED)

@@ -1,11 +1,11 @@
-"""Verify a ledger's files from nothing: every leaf, every row, every signature, and the policy table.
+"""Verify the files of a stopped ledger: every leaf, every row, every signature, and the policy table.
 
-The start of a daemon takes seconds because it trusts what was verified when it was written. ``verify_files`` trusts
-nothing but the log's public key: the ``walker`` replays all leaves and verifies statements; every other row must equal
-what that replay yields; the last signed checkpoint must be one of this tree; the policy table must equal one that is
-rebuilt. It reads, and repairs nothing.
+A daemon starts in seconds, because it trusts rows that were verified when they were written. ``verify_files`` trusts
+only the log's public key. The ``walker`` replays all leaves and verifies statements. Every other row must equal the row
+that the replay computes. The last signed checkpoint must be of this tree, and the policy table must equal a table that
+is rebuilt from the ledger. Nothing is repaired.
 
-Memory: that of the replay (0.35 kB a tag), a run of leaves, and 40 bytes for each statement of erased persons.
+Memory: 0.35 kB for each chain, one run of leaves, and 40 bytes for each statement of erased persons.
 """
 
 import tempfile
@@ -37,8 +37,8 @@ from consentd.verify.walker import Expected, Walker
 
 __all__ = ["Fault", "Report", "verify_files"]
 
-_SCRATCH_MAP_MB = 1 << 16  # addresses for the rebuilt table, not memory
-_MAP_BITS = 14  # divides the replay's map if the state row cannot be read; no root depends on it
+_SCRATCH_MAP_MB = 1 << 16  # reserves addresses for the rebuilt table, and no memory
+_MAP_BITS = 14  # log2 of the number of map buckets, if the state row cannot be read; no root depends on this
 
 
 def verify_files(
@@ -56,13 +56,13 @@ def verify_files(
     """Verify a ledger whose daemon is stopped.
 
     Args:
-        last_signed_path: the file of the last signed checkpoint; None for a copy of the store, which has none.
-        vault, table: without the vault, statements of persons stay closed; without both, the table is not compared.
-        quick: leave out statements, signatures and the table, which take the most time. Chain `ledger` is opened.
-        scratch_dir: the directory where the table is rebuilt; None: the system's directory for temporary files.
+        last_signed_path: the file of the last signed checkpoint; None: a copy of a store has no such file.
+        vault, table: without the vault, statements of persons are not decrypted, and the table is not compared.
+        quick: leave out the table and all statements but those of chain `ledger`. They take the most time.
+        scratch_dir: the directory in which the table is rebuilt; None: the system's directory for temporary files.
 
     Raises:
-        StorageError: the disk fails. Damage is reported and never raised.
+        StorageError: the disk fails. Damage is a fault in the report and is never raised.
     """
     fsck = _Fsck(store, origin, log_verifier, None if quick else vault, quick=quick)
     try:
@@ -77,7 +77,7 @@ def verify_files(
 
 
 class _DamagedSource(StoreSource):
-    """A store in which rows may be missing or unreadable: such a row is b"", so that the walk continues after it."""
+    """A store with damage. An unreadable row, or a missing leaf or tile, is read as b"", so that a walk continues."""
 
     def __init__(self, store: Store, vault: Vault | None, pruned: Pruned) -> None:
         super().__init__(store, vault)
@@ -92,7 +92,7 @@ class _DamagedSource(StoreSource):
         return [row if isinstance(row, bytes) else b"" for row in found]
 
     def tile(self, level: int, n: int, width: int) -> bytes:
-        # Not cut to *width*: a row with more hashes than the tree is damaged.
+        # The row is not cut to *width*, so that a row with too many hashes is found as damage.
         (row,) = rows.read_rows(self.store, [layout.tile_key(level, n)])
         return row if isinstance(row, bytes) else b""
 
@@ -126,7 +126,7 @@ class _Fsck:
         self.walker.found = found
 
     def walk(self, progress: Progress | None) -> None:
-        """Replay all leaves, then compare every row with what the replay yields."""
+        """Replay all leaves, then compare every other row with the result of the replay."""
         walker, state = self.walker, self._state
         size = rows.verify_size(self._store, state, walker.found)
         tree = TreePoint(
@@ -146,7 +146,7 @@ class _Fsck:
         self._compare_rows(size)
 
     def report(self, *, stopped: bool) -> Report:
-        """Return what was found."""
+        """Return the report of the verification."""
         replay = self.walker.replay
         return self.walker.report(Checkpoint(self._expected.origin, replay.size, replay.root()), stopped=stopped)
 
@@ -162,14 +162,14 @@ class _Fsck:
             rows.compare_erased(store, self._vault, replay, found)
 
     def _find_missing_statements(self, events: Sequence[tuple[int, codec.Event]]) -> None:
-        """Note statements whose rows are missing: without the vault, the walker takes them for closed ones."""
+        """Note statements whose rows are missing. Without the vault, the walker counts them as encrypted statements."""
         stored = rows.read_rows(self._store, [layout.statement_key(event.tag, event.seq) for _, event in events])
         for (index, event), row in zip(events, stored, strict=True):
             if row is Gap.MISSING and not self._pruned.covers(event):
                 self.walker.facts.missing.setdefault(event.tag, []).append(index)
 
     def verify_last_signed(self, path: Path) -> None:
-        """Verify that the last signed checkpoint is one of this tree."""
+        """Verify that the last signed checkpoint is a checkpoint of this tree."""
         replay = self.walker.replay
         try:
             what = rows.last_signed_fault(
@@ -182,7 +182,7 @@ class _Fsck:
             self.walker.found.add(None, what)
 
     def verify_table(self, table: Table, scratch_dir: Path | None) -> None:
-        """Rebuild the table and compare the two, at the size of the table: after a crash the ledger may be larger."""
+        """Rebuild the table up to the stored table's size, and compare both. After a crash the ledger may be larger."""
         found = self.walker.found
         if self._vault is None or self._state is None or found.faults:
             found.not_checked(NO_TABLE)
@@ -202,7 +202,7 @@ class _Fsck:
             found.add(None, f"table cannot be compared: {error}")
 
     def _last_index(self, difference: table_compare.Difference) -> int | None:
-        """Return the index of a person's last entry, for a difference in that person's row."""
+        """Return the index of a person's last entry if the difference is in that person's row; otherwise None."""
         if difference.kind != "s":
             return None
         count = self.walker.replay.heads.get(difference.key[1:], (0,))[0]
@@ -210,7 +210,7 @@ class _Fsck:
 
 
 def _read_pruned(store: Store, found: Findings) -> Pruned:
-    """Return what the store says to be pruned; the walker compares it with what the ledger states."""
+    """Return what was pruned according to the store's row. The walker compares this with the ledger's entries."""
     try:
         return read_pruned(store)
     except (CorruptionError, MalformedError) as error:

@@ -1,8 +1,8 @@
-"""Check a run of leaves by itself: everything that does not depend on the leaves before it.
+"""Check a run of leaves by itself: everything about a leaf that does not depend on earlier leaves.
 
-For each leaf: whether it hashes to what its tile has, and whether its opening matches the leaf's commitment, decodes
-and carries the signature of the key that it names. Runs may be checked in any order and in any process. The walker then
-takes them in the order of the ledger.
+A leaf must have the hash that is in its tile (a tile has 256 hashes of the tree). Its opening (salt and statement)
+must match the leaf's commitment and decode, and the key that the statement names must have signed the statement. Runs
+may be checked in any order and in any process. The walker then takes the runs in the order of the ledger.
 """
 
 from dataclasses import dataclass, field
@@ -13,20 +13,20 @@ from consentd.verify.source import LeafSource, read_leaves, read_tiles, split_ha
 from consentd.verify.statements import SignedStatement, verify_opening
 
 RUN = 16
-"""Bundles in a run: 4,096 leaves, half a megabyte, a quarter of a second of signatures."""
+"""Bundles in a run: 4,096 leaves, or half a megabyte. Verifying their signatures takes a quarter of a second."""
 
 
 @dataclass(slots=True)
 class CheckedRun:
-    """A run of leaves from index *start* on, and what is known of each by itself.
+    """A run of leaves from index *start* on, and the results of the checks of each leaf.
 
     Attributes:
-        leaves: as the source has them; b"" for a missing one.
-        hashes: the hash of each leaf; for a missing or damaged one, the hash that the tree has for it.
+        leaves: the leaves as the source has them; b"" for a missing leaf.
+        hashes: the hash of each leaf; for a missing or damaged leaf, the hash that is in its tile.
         unusable: indexes of the missing and damaged leaves.
-        signed: by index, each statement that is right by itself.
-        faults: by index, what is wrong with the leaf.
-        has_openings: the source has openings.
+        signed: by leaf index, each statement that passed its checks.
+        faults: by leaf index, what is wrong with the leaf.
+        has_openings: the source has openings at all.
     """
 
     start: int
@@ -44,7 +44,7 @@ class CheckedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreePoint:
-    """The tree whose leaves are checked. Statements of these *kinds* are opened (None: of all)."""
+    """The tree whose leaves are checked. Only statements of entries of these *kinds* are read; None: of all kinds."""
 
     origin: str
     size: int
@@ -53,7 +53,7 @@ class TreePoint:
 
 
 def runs_of(size: int, start: int = 0) -> list[range]:
-    """Divide the bundles of a tree of *size* leaves, from the bundle of leaf *start* on, into runs."""
+    """Divide the bundles of a tree of *size* leaves into runs, beginning with the bundle that contains leaf *start*."""
     bundles = range(start // tiles.TILE_WIDTH, -(-size // tiles.TILE_WIDTH))
     return [bundles[at : at + RUN] for at in range(0, len(bundles), RUN)]
 
@@ -63,7 +63,7 @@ def check_run(source: LeafSource, tree: TreePoint, bundles: range) -> CheckedRun
 
     Raises:
         StorageError: the source fails.
-        MalformedError: a bundle has no known form, so its leaves cannot be read.
+        MalformedError: a bundle (256 leaves) is in an unknown format, so its leaves cannot be read.
     """
     run = CheckedRun(bundles.start * tiles.TILE_WIDTH)
     for n in bundles:
@@ -96,9 +96,9 @@ def check_run(source: LeafSource, tree: TreePoint, bundles: range) -> CheckedRun
 def _compare_tile(run: CheckedRun, source: LeafSource, tree: TreePoint, n: int, leaves: list[bytes]) -> list[bytes]:
     """Compare the leaves of bundle *n* with the tile over them; return the leaves' hashes, see ``CheckedRun.hashes``.
 
-    If leaves and tile differ, the tree above decides whether the leaf or the tile is damaged. A damaged or missing leaf
-    gets the tile's hash, so that it makes no difference to the tree. Whether the tile's hash is right shows at the
-    latest in the tree's root.
+    If a leaf and its tile differ, the tiles above decide which of the two is damaged. For a damaged or missing leaf the
+    tile's hash is returned, so that the tree's root stays right. If the tile's hash is wrong too, so is the computed
+    root, and the walker finds that.
     """
     start, size = n * tiles.TILE_WIDTH, merkle.HASH_SIZE
     tile = source.tile(0, n, len(leaves))
@@ -130,7 +130,7 @@ def _compare_tile(run: CheckedRun, source: LeafSource, tree: TreePoint, n: int, 
 
 
 def _fits_tree(source: LeafSource, tree: TreePoint, n: int, tile: bytes) -> bool:
-    """Return whether the tree above has *tile* as its tile *n* of level 0."""
+    """Return whether the tiles above confirm that *tile* is tile *n* of level 0."""
     at = n % tiles.TILE_WIDTH * merkle.HASH_SIZE
     try:
         if len(tile) == tiles.TILE_WIDTH * merkle.HASH_SIZE:
@@ -139,14 +139,14 @@ def _fits_tree(source: LeafSource, tree: TreePoint, n: int, tile: bytes) -> bool
         stored = read_tiles(source, tiles.plan_root(tree.size), tree.size)
         return tiles.root(tree.size, {**stored, (0, n): tile}) == tree.root
     except ConsentdError:
-        return False  # The tree above cannot be read, so it does not vouch for the leaves.
+        return False  # The tiles above cannot be read, so they confirm nothing.
 
 
 def _verify_opening(run: CheckedRun, index: int, leaf: bytes, opening: bytes, origin: str) -> None:
     try:
         event = codec.decode_leaf(leaf)
     except MalformedError:
-        return  # The replay names this leaf.
+        return  # The replay reports this leaf as a fault.
     if not isinstance(event, codec.Event):
         return
     try:

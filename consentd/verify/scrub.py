@@ -1,26 +1,26 @@
 """Read every stored record again while the ledger is in use, so that damage is found before the record is needed.
 
-``fsck`` verifies a stopped ledger from nothing. A *scrub* runs beside the writer, a few records at a time, and compares
-each record with another one that must agree with it::
+``fsck`` verifies the files of a stopped ledger. A *scrub* runs while the daemon works, pauses after every few records,
+and compares each record (left) with another one that must agree (right)::
 
-    state row           the state in memory; the row of what is pruned: what the ledger states
-    leaf                its hash in the tile over it; its index row, head row and statement: its commitment
-    tile                its hash in the tile above; the tiles at the right edge: the root in the state
+    state row           the state in memory
+    row of prunings     the prunings that the ledger's own entries state
+    leaf                its hash in the tile; and the index row, head row and statement of its entry
+    tile                its hash in the tile above; of a partial tile, the root in the state
     head row            the last entry of its chain
-    map bucket          its root in memory, and so the map root of the last seal; likewise the row of roots
-    request row         the entry that it names, and its expiry row
+    map bucket          its root in memory, which the last seal covers; of a row of roots, the same
+    request row         the entry that the row names, and the expiry row of the request
     last signed         the tree, under the log's signature
-    vault row           it opens under the vault key; an identifier leads to the person that the table says
+    vault row           a data key must decrypt; an identifier must lead to the same person as in the table
     table row           the same row of a rebuilt table (``scrub_table``)
 
-Signatures are not verified: commitment and leaf hash cover every byte of a statement. Not covered are the content hash
-of a request row, and an index that was changed to that of another entry of the same millisecond. For these there are
-the checksums of RocksDB only.
+Signatures are not verified again, because the leaf's commitment covers every byte of a statement. Of a request row, a
+wrong content hash is not found, nor an index changed to that of another entry of the same millisecond. These bytes are
+protected only by the checksums of RocksDB.
 
-**What is found when.** Before the next checkpoint: a changed state row, or a changed tile at the right edge, of which
-every new root is made. The sequencer reads both again and stops before it signs, so a changed leaf or tile never
-becomes part of a signed tree. All other damage: at the next scrub. What RocksDB or the system has cached in memory is
-read from there, so damage on disk is found after the block has left the cache.
+**When damage is found.** Before it signs a checkpoint, the sequencer reads the state row, the tiles at the right edge
+and the new leaves again, and stops if one is damaged. So no damage gets into a signed tree. A scrub finds all other
+damage. A block that is cached in memory is not read from disk, so damage of the block on disk is found later.
 
 INVARIANT: only damage is reported. A record that seems wrong is checked again on the sequencer's thread, where no row
 changes during the check.
@@ -39,7 +39,7 @@ from consentd.verify.scrub_records import Check, Records, ScrubTarget
 from consentd.verify.scrub_table import RunOnWriter, ScrubOptions, ScrubProgress, TableScrub
 
 _KEYS = 256
-"""Keys listed at once."""
+"""Most keys that one scan lists."""
 
 
 class Scrub:
@@ -73,14 +73,14 @@ class Scrub:
         before = self.progress.damaged
         self._scrub_tiles(state.size)
         self._check(partial(records.edge, state.size, state.root), "tiles at the right edge")
-        if self.progress.damaged == before:  # With damaged tiles, the root of the checkpoint's tree is wrong anyway.
+        if self.progress.damaged == before:  # Damaged tiles would make this check fail too.
             self._check(records.last_signed, "last signed checkpoint")
         self._scrub_rows(self._ledger.store, b"h", records.head, "head row")
         if knows_pruned and retention.read_pruned(self._ledger.store).minimum:
             self._scrub_rows(self._ledger.store, b"i", records.index_row, "index row")
         self._scrub_map()
         self._scrub_rows(self._ledger.store, b"q", records.request, "request row")
-        # Newer rows may be added faster than they are checked. They are left to the next pass.
+        # Rows may be added faster than they are checked, so the next pass checks the rows that are newer than this one.
         newer = layout.expiry_key(state.time_ms + 1, b"")
         self._scrub_rows(self._ledger.store, b"x", records.expiry, "expiry row of a request", newer)
         self._check(records.index_key, "index key of the vault")
@@ -91,7 +91,7 @@ class Scrub:
         self.progress.flush()
 
     def _check(self, check: Check, what: str, index: int | None = None) -> bool:
-        """Run a check; if it finds a fault, again on the sequencer's thread. Return whether there is no fault."""
+        """Run a check; if it finds a fault, run it again on the sequencer's thread. Return whether no fault remains."""
         fault = _run_check(check, what, index)
         if fault is not None:
             fault = self._run_on_writer(lambda: _run_check(check, what, index))
@@ -118,7 +118,7 @@ class Scrub:
     def _scrub_rows(
         self, store: Store, kind: bytes, check: Callable[[bytes], Fault | None], what: str, end: bytes | None = None
     ) -> None:
-        """Check every row of a kind, given its key, up to key *end*."""
+        """Call *check* with the key of every row of a kind, up to key *end*; None: of all rows."""
         end = end or prefix_end(kind)
         start: bytes | None = kind
         while start is not None:
@@ -134,7 +134,7 @@ class Scrub:
 
 
 def _run_check(check: Check, what: str, index: int | None) -> Fault | None:
-    """Run a check. A record that cannot be read is a fault too."""
+    """Run a check; return its fault, or None. A record that cannot be read is a fault too."""
     try:
         return check()
     except ConsentdError as error:

@@ -1,7 +1,7 @@
-"""Check one stored record against another that must agree with it: the checks of a scrub.
+"""Check one stored record against another record that must agree: the checks of a scrub (``scrub``).
 
-Each check returns a fault or None. It reads a ledger in use, so its rows may be of two moments and seem to disagree.
-On the sequencer's thread no row changes during a check. ``scrub`` repeats there what seems wrong.
+Each check returns a fault, or None if it finds none. The ledger is in use, so rows may change while a check reads them,
+and then seem wrong. ``scrub`` repeats such a check on the sequencer's thread, where no row changes meanwhile.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ Check = Callable[[], Fault | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScrubTarget:
-    """What a scrub reads. *origin* and *log_verifier* verify the last signed checkpoint."""
+    """What a scrub reads. *origin* and *log_verifier* are needed to verify the last signed checkpoint."""
 
     ledger: Ledger
     vault: Vault
@@ -39,7 +39,7 @@ class ScrubTarget:
 class Records:
     """The records of a ledger, its vault and its last signed checkpoint.
 
-    Every check raises ``ConsentdError``, or what unpacking bytes raises, for a record that cannot be read at all.
+    A check of a record that cannot be read raises ``ConsentdError``, ``struct.error``, ValueError or IndexError.
     """
 
     def __init__(self, target: ScrubTarget) -> None:
@@ -47,7 +47,7 @@ class Records:
         self._ledger, self._store, self._vault = target.ledger, target.ledger.store, target.vault
 
     def state(self) -> Fault | None:
-        """Check the state row against memory."""
+        """Check the state row against the state in memory."""
         stored = decode_state(self._store.get(layout.STATE) or b"")
         return None if stored == self._ledger.state else Fault(None, "state row differs from the state in memory")
 
@@ -56,14 +56,14 @@ class Records:
         retention.read_pruned(self._store)
 
     def stated(self) -> Fault | None:
-        """Check the row of what is pruned against the ledger's own entries."""
+        """Check that an entry of the ledger states the pruning that is in the row of what is pruned."""
         pruned = retention.read_pruned(self._store)
         if pruned == NOTHING or any(one.pruned == pruned for one in retention.read_stated_prunings(self._store)[1]):
             return None
         return Fault(None, "row of what is pruned is not what the ledger states")
 
     def last_signed(self) -> Fault | None:
-        """Check that the last signed checkpoint is one of this tree. Only the next start would find that otherwise."""
+        """Check that the last signed checkpoint is of this tree. Otherwise only the next start would find damage."""
         state, target = self._ledger.state, self.target
         what = rows.last_signed_fault(
             self._store, target.last_signed_path, size=state.size, sealed_size=state.sealed_size,
@@ -72,14 +72,14 @@ class Records:
         return None if what is None else Fault(None, what)
 
     def entry(self, index: int) -> Fault | None:
-        """Check a leaf against the tile over it; of an event, index row, head row and statement as well."""
+        """Check a leaf against the tile over it; if it is an event, also its index row, head row and statement."""
         leaf = self._store.get(layout.leaf_key(index))
         if leaf is None:
             is_pruned = index < retention.read_pruned(self._store).minimum
             return None if is_pruned else Fault(index, "leaf is missing")
         n, at = divmod(index, tiles.TILE_WIDTH)
         hashed = (self._store.get(layout.tile_key(0, n)) or b"")[at * merkle.HASH_SIZE :][: merkle.HASH_SIZE]
-        # A tile that is cut short is one fault of the tile, found by ``tile``, and not a fault of each of its leaves.
+        # A tile with too few hashes is one fault, found by ``tile`` or ``edge``, and not a fault of each of its leaves.
         if len(hashed) == merkle.HASH_SIZE and merkle.leaf_hash(leaf) != hashed:
             return Fault(index, "leaf and the tile over it do not hash alike")
         event = codec.decode_leaf(leaf)
@@ -110,7 +110,7 @@ class Records:
         return None if row is None else layout.decode_u64(row)
 
     def last_index(self, tag: bytes) -> int | None:
-        """Return the index of a chain's last entry, by its index rows; None if it has none."""
+        """Return the index of a chain's last entry, from the chain's index rows; None if there are no such rows."""
         rows = self._store.scan(layout.index_key(tag, 1), layout.index_key(tag, codec.MAX_SEQ), reverse=True, limit=1)
         return next((layout.decode_u64(row) for _, row in rows), None)
 
@@ -126,7 +126,7 @@ class Records:
         return Fault(first, f"tile of level {level} over the entries from here does not match the tile above")
 
     def edge(self, size: int, root: bytes) -> Fault | None:
-        """Check the partial tiles, which are at the tree's right edge, against the *root* of its *size* leaves."""
+        """Check the partial tiles, at the right edge of the tree, against the *root* of the first *size* leaves."""
         if reads.root_at(self._store, size) != root:
             return Fault(None, f"tiles at the right edge do not hash to the root at size {size}")
         level, hashes = 0, self._ledger.state.size
@@ -140,7 +140,7 @@ class Records:
         return None
 
     def index_row(self, key: bytes) -> Fault | None:
-        """Check that an index row leads to its entry. ``entry`` does not, in a pruned range with missing leaves."""
+        """Check that an index row leads to its entry. ``entry`` cannot check index rows where leaves are pruned."""
         row = self._store.get(key)
         if row is None:
             return None  # The row was pruned after the scan read its key.
@@ -152,7 +152,7 @@ class Records:
         return Fault(index, "index row leads to no entry, or to another's")
 
     def head(self, key: bytes) -> Fault | None:
-        """Check that a head row is the chain hash of the entry it counts to."""
+        """Check that a head row has the chain hash of the entry whose seq is the row's count."""
         row = self._store.get(key) or b""
         if len(key) != 33 or len(row) != layout.HEAD.size:
             return Fault(self.last_index(key[1:]), "head row has an impossible length")
@@ -164,7 +164,7 @@ class Records:
         return Fault(self.last_index(key[1:]), "head row is not that of the chain's last entry")
 
     def request(self, key: bytes) -> Fault | None:
-        """Check a request row against the entry that it names. The hash of the request's content is not checked."""
+        """Check a request row against the entry that the row names. The hash of the request content is not checked."""
         row = self._store.get(key)
         if row is None:
             return None  # The row expired and was deleted after the scan read its key.
@@ -188,7 +188,7 @@ class Records:
         return self._ledger.state.sealed_size - 1 if self._ledger.state.sealed_size else None
 
     def map_root(self) -> Fault | None:
-        """Check that the map in memory has the root that the last seal has."""
+        """Check that the root of the map in memory is the map root in the last seal."""
         if self._ledger.map.root() == self._ledger.state.map_root:
             return None
         return Fault(self._seal(), "map root in memory is not that of the last seal")
@@ -203,7 +203,7 @@ class Records:
         return Fault(self._seal(), f"map bucket `{number}` does not match the last seal")
 
     def roots(self, group: int) -> Fault | None:
-        """Check a row of bucket roots against those in memory."""
+        """Check a row of bucket roots against the bucket roots in memory."""
         expected = rows.roots_row(self._ledger.map.top, group)
         row = self._store.get(layout.roots_key(group))
         if row == expected or (row is None and not any(expected)):
@@ -211,13 +211,13 @@ class Records:
         return Fault(self._seal(), f"row `{group}` of bucket roots does not match the last seal")
 
     def index_key(self) -> Fault | None:
-        """Check that the vault's index key is the one in memory."""
+        """Check that the vault's stored index key is the index key in memory."""
         return None if self._vault.opens(b"K") else Fault(None, "index key of the vault is not the one in memory")
 
     def data_key(self, key: bytes) -> Fault | None:
         """Check that a person's data key opens under the vault key."""
-        # Threads that enrol people write the vault too, so a row may change during the check on the sequencer's thread
-        # as well. The last read decides: a row that was deleted is no fault.
+        # Other threads write to the vault when they enrol persons, so a row may change even during a check on the
+        # sequencer's thread. If the second read finds no row, the row was deleted, and that is no fault.
         if self._vault.opens(key) or self._vault.store.get(key) is None:
             return None
         what = "data key of the person enrolled here does not open under the vault key"
@@ -231,6 +231,6 @@ class Records:
         if len(key) == 33 and len(tag) == 32 and self._vault.store.get(b"k" + tag) is not None:
             return None
         if self._vault.store.get(key) is None or (len(tag) == 32 and self.is_erased(tag)):
-            return None  # Erased after the scan, or partly erased: the next start completes that.
+            return None  # The person was erased after the scan, or a crash interrupted the erasure.
         index = self.first_index(tag) if len(tag) == 32 else None
         return Fault(index, "identifier in the vault leads to no data key")

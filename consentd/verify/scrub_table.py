@@ -1,10 +1,10 @@
-"""Compare the policy table in use with one rebuilt from the ledger: the part of a scrub that matters most to checks.
+"""Compare the policy table in use with a *copy* rebuilt from the ledger: the part of a scrub that protects decisions.
 
-LMDB has no checksums, and a check reads one row only. A flipped bit in the row of a consent would give a wrong answer
-that nothing else notices. So the table is rebuilt in a scratch directory, near the revision of the table in use, and
-pages of both are compared. A difference counts if it remains on the sequencer's thread, where no row changes.
+Decisions are made from the table. LMDB stores the table without checksums, so a flipped bit in the row of a consent
+would cause wrong decisions that nothing else notices. The copy is made in a scratch directory and compared page by
+page. A difference is a fault only if it remains on the sequencer's thread, where no row changes.
 
-The copy follows the table's revision and not the ledger's size: of one batch, the ledger's part is committed first.
+The copy ends at the table's revision (a tree size). The ledger may be larger, because it commits each batch first.
 """
 
 import shutil
@@ -26,28 +26,28 @@ from consentd.verify.scrub_records import Records
 from consentd.verify.table_compare import compare_rows, scratch_table
 
 _PAGE = 256
-"""Table rows compared at once."""
+"""Table rows in a page, which one step compares."""
 _COPY_FACTOR = 2
-"""The copy may be this much larger than the table: entries arrive in an order that leaves its pages half full."""
+"""The copy may be this many times as large as the table: rows come in an order that leaves LMDB pages half full."""
 _FREED_MB = 64
-"""Further map size for pages that two batches of entries leave free. It matters if the table is small."""
+"""Further map size in MB, for pages that two batches of entries leave free. It matters only for a small table."""
 _RESERVED_BYTES = 256 << 20
-"""Disk space that a copy leaves to the ledger."""
+"""Disk space that must remain free for the ledger beside a copy."""
 _SKIPPED_PER_RECORD = 8
-"""This many leaves that the table skips take as long as one record."""
+"""This many leaves without an effect on the table take as long as one record, and are counted as one."""
 
 T = TypeVar("T")
 _Step = Callable[[], list[Fault] | None]
 
 
 class RunOnWriter(Protocol):
-    """Runs a function on the sequencer's thread, between two batches, and returns its result."""
+    """Runs a function on the sequencer's thread, between two batches, and returns the function's result."""
 
     def __call__(self, run: Callable[[], T], /) -> T: ...
 
 
 def free_bytes(directory: Path) -> int:
-    """Return the free disk space where *directory* is. Raises StorageError: it cannot be determined."""
+    """Return the free bytes of the disk that has *directory*. Raises StorageError if the disk does not report them."""
     try:
         return shutil.disk_usage(directory).free
     except OSError as error:
@@ -56,13 +56,13 @@ def free_bytes(directory: Path) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScrubOptions:
-    """How a scrub works.
+    """The settings of a scrub.
 
     Attributes:
-        scratch_dir: where the table is rebuilt; cleared before and after.
-        map_size_mb: of the table in use.
+        scratch_dir: the directory in which the table is rebuilt. It is deleted before and after.
+        map_size_mb: map size of the table in use.
         piece: records between two pauses. 16 records take half a millisecond, which delays other threads by as much.
-        batch: leaves by which the copy may be behind the table when pages are compared.
+        batch: the copy may reflect this many leaves fewer than the table when the comparison of pages begins.
         rounds: how often the copy catches up with a growing table before the scrub fails.
         free_bytes: returns the free disk space of a directory.
     """
@@ -76,39 +76,39 @@ class ScrubOptions:
 
 
 class ScrubProgress:
-    """How many records a scrub has checked and found damaged, and the first ``MAX_FAULTS`` faults.
+    """How many records a scrub has checked, how many were damaged, and the first ``MAX_FAULTS`` faults.
 
-    The thread of the scrub owns it.
+    The thread of the scrub owns this object.
     """
 
     def __init__(self, piece: int, pause: Callable[[int], None]) -> None:
-        """Call *pause* after each *piece* records, with their number; it may wait, and may raise to end the scrub."""
+        """Take *pause*, which is called with a number of records after each *piece*. It may wait, or raise an error."""
         self._piece, self._pause = piece, pause
         self._since_pause = 0
         self.checked = self.damaged = 0
         self.faults: list[Fault] = []
 
     def add(self, *faults: Fault) -> None:
-        """Add faults."""
+        """Count these faults, and keep them up to ``MAX_FAULTS``."""
         self.damaged += len(faults)
         self.faults += faults[: MAX_FAULTS - len(self.faults)]
 
     def count(self, records: int) -> None:
-        """Count records that were checked."""
+        """Count records that were checked; after every *piece* records, pause."""
         self.checked += records
         self._since_pause += records
         if self._since_pause >= self._piece:
             self.flush()
 
     def flush(self) -> None:
-        """Pause for what was counted since the last pause."""
+        """Call *pause* with the number of records since the last pause, unless there are none."""
         records, self._since_pause = self._since_pause, 0
         if records:
             self._pause(records)
 
 
 class TableScrub:
-    """The comparison. The thread of the scrub owns it."""
+    """The comparison of the table with a copy. The thread of the scrub owns this object."""
 
     def __init__(
         self, records: Records, options: ScrubOptions, progress: ScrubProgress, run_on_writer: RunOnWriter
@@ -118,14 +118,14 @@ class TableScrub:
         self._records, self._options, self._progress = records, options, progress
         self._run_on_writer = run_on_writer
         self._pruned = NOTHING
-        self._skipped = 0  # leaves since the last record that the table skips
+        self._skipped = 0  # leaves without an effect on the table, not yet counted as a record
         self._last: bytes | None = None  # key of the last row compared; None at the table's end
 
     def run(self) -> None:
-        """Compare all rows. A pruning ends the comparison, because it deletes statements that the copy is made from.
+        """Compare all rows. A pruning ends the comparison, because the copy is made from statements that it deletes.
 
         Raises:
-            StorageError: no space for the copy, or the table grows faster than the copy may follow.
+            StorageError: there is no space for the copy, or the table grows faster than the copy at the scrub's pace.
         """
         directory = self._options.scratch_dir
         clear(directory)
@@ -140,14 +140,14 @@ class TableScrub:
                 self._progress.count(_PAGE)
 
     def _require_space(self) -> None:
-        """Refuse a copy that could take the space that entries need: a full disk stops the ledger."""
+        """Raise StorageError if the copy could fill the disk, because a full disk stops the ledger."""
         needed = _COPY_FACTOR * self._table.used_bytes() + _RESERVED_BYTES
         free = self._options.free_bytes(self._options.scratch_dir.parent)
         if free < needed:
             raise StorageError(f"no room for a copy of the table: `{needed}` bytes are wanted, `{free}` are free")
 
     def _catch_up(self, copy: Table) -> bool:
-        """Bring the copy near the table, at the scrub's pace; return whether they can be compared."""
+        """Bring the copy near the table's revision, at the scrub's pace; return whether the two can be compared."""
         for _ in range(self._options.rounds):
             if self._attempt(partial(self._check_revision, copy)) != ():
                 return False
@@ -162,7 +162,7 @@ class TableScrub:
         raise StorageError("table moves on faster than `scrub.records_per_s` lets a copy follow; raise it")
 
     def _attempt(self, step: _Step, again: _Step | None = None) -> tuple[Fault, ...] | None:
-        """Do a step; if it finds a fault, do *again* (None: the same) on the sequencer's thread.
+        """Run *step*; if it finds a fault, run *again* (None: *step* a second time) on the sequencer's thread.
 
         Returns:
             The faults that remain; None if a pruning has started since the copy was begun.
@@ -181,7 +181,7 @@ class TableScrub:
         return retention.read_pruned(store) == self._pruned and retention.is_finished(store)
 
     def _check_revision(self, copy: Table) -> None:
-        """Check that the table's revision is one that the ledger had, and not before the copy's."""
+        """Raise CorruptionError if the ledger never had the table's size and root, or if the copy's size is larger."""
         with self._table.read() as stored:
             size, root = stored.size, stored.root
         is_known = _size(copy) <= size <= self._ledger.state.size
@@ -198,11 +198,11 @@ class TableScrub:
             self._progress.count(1)
 
     def _compare_page(self, copy: Table, after: bytes) -> list[Fault]:
-        """Compare the rows after key *after*. Rows that cannot be compared end the comparison."""
+        """Compare the page of rows after key *after*. If this raises, no further page is compared."""
         self._last = None
         self._check_revision(copy)
         with self._table.read() as stored:
-            # Without a pause: as long as this snapshot of the table is open, the table cannot reuse its freed pages.
+            # The copy does not pause here, because the table cannot reuse freed pages while a snapshot of it is open.
             self._advance(copy, stored.size)
             ours = stored.page(after, _PAGE)
             last = ours[-1][0] if len(ours) == _PAGE else None
@@ -219,7 +219,7 @@ class TableScrub:
         return [fault for fault in faults if fault is not None]
 
     def _identifier_fault(self, identifier_hash: bytes, tag: bytes) -> Fault | None:
-        """Check an identifier row, which is right in the table, against the vault."""
+        """Check an identifier row of the table, which the copy has too, against the vault."""
         if self._vault.find(identifier_hash) == tag:
             return None
         what = "identifier of the person enrolled here is not in the vault, or leads elsewhere"
@@ -227,7 +227,7 @@ class TableScrub:
 
 
 def _faults(step: _Step) -> tuple[Fault, ...]:
-    """Do a step; return what it finds, or that it failed."""
+    """Run a step; return its faults. An error is returned as a fault too, but StorageError is raised."""
     try:
         return tuple(step() or ())
     except StorageError:
@@ -245,5 +245,5 @@ def _size(table: Table) -> int:
 
 
 def clear(scratch_dir: Path) -> None:
-    """Delete what a killed scrub left: rows of persons, who may have been erased since."""
+    """Delete the copy that a killed scrub left, because its rows may be of persons who were erased since."""
     shutil.rmtree(scratch_dir, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""The protocol by which a verification reads a ledger, and how it reads the files of C2SP tlog-tiles.
+"""Define how a verification reads a ledger, and implement this for files in the layout of C2SP tlog-tiles.
 
-A source is not trusted: the reader compares every answer with hashes that the log signed.
+A source is not trusted: every leaf (of a bundle of 256) and hash (of a tile of 256) is compared with the signed root.
 """
 
 from abc import ABC, abstractmethod
@@ -13,15 +13,15 @@ from consentd.core.pruned import Pruned
 from consentd.errors import MalformedError, ProofError, StorageError
 
 Opening = bytes | None
-"""salt[32] ‖ statement. None for a seal, and for an erased, pruned or withheld statement. b"" if it cannot be read."""
+"""salt[32] ‖ statement of a leaf. None: a seal, or the statement is erased, pruned or withheld. b"": unreadable."""
 
 
 class TileSource(Protocol):
     """The tiles and leaves of a ledger.
 
     Raises:
-        StorageError: they cannot be read.
-        MalformedError: they have no known form.
+        StorageError: tiles or leaves cannot be read.
+        MalformedError: tiles or leaves are in an unknown format.
     """
 
     def leaves(self, n: int, width: int) -> list[bytes]:
@@ -34,11 +34,11 @@ class TileSource(Protocol):
 
 
 class LeafSource(TileSource, Protocol):
-    """A ledger that is being read. One thread uses it. All methods raise as those of ``TileSource``."""
+    """A ledger that is being read. One thread uses it. All methods raise the errors of ``TileSource``."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether the source has every statement that was not erased or pruned, so that a missing one is a fault."""
+        """Whether the source has all statements but erased and pruned ones. Any other missing statement is a fault."""
         ...
 
     def pruned(self) -> Pruned:
@@ -48,14 +48,14 @@ class LeafSource(TileSource, Protocol):
     def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
         """Return an opening for each of the *leaves* of bundle *n*; None if the source has no openings at all.
 
-        The caller passes b"" in place of a leaf whose opening it does not need. Raises also VerificationError or
-        CorruptionError, if what the source has are no openings.
+        The caller passes b"" in place of a leaf whose opening is not needed. Also raises VerificationError or
+        CorruptionError, if the openings are malformed.
         """
         ...
 
 
 class TlogFiles(ABC):
-    """The files that a ledger publishes in the layout of C2SP tlog-tiles, wherever they are."""
+    """The files that a ledger publishes in the layout of C2SP tlog-tiles, in a directory or on a web host."""
 
     @abstractmethod
     def find(self, path: str) -> bytes | None:
@@ -67,9 +67,9 @@ class TlogFiles(ABC):
         return pruned.NOTHING if found is None else pruned.parse_pruned(found)
 
     def leaves(self, n: int, width: int) -> list[bytes]:
-        """Return the first *width* leaves of a bundle.
+        """Return the first *width* leaves of a bundle, from the first of three files that exists.
 
-        A log may delete a partial bundle once it has the full one. Of a pruned bundle it keeps some leaves.
+        A log may delete the file of a partial bundle when the bundle is full. A pruned bundle has a file of its own.
         """
         paths = [tiles.entries_path(n, width), tiles.entries_path(n), tiles.kept_path(n)]
         for path in dict.fromkeys(paths):
@@ -96,7 +96,7 @@ def width_of(n: int, size: int) -> int:
 
 
 def read_leaves(source: TileSource, n: int, width: int) -> list[bytes]:
-    """Return the *width* leaves of bundle *n*. Raises as ``leaves``, and MalformedError for another number."""
+    """Return the *width* leaves of bundle *n*. Raises as ``TileSource``, and MalformedError for more or fewer."""
     leaves = source.leaves(n, width)
     if len(leaves) != width:
         raise MalformedError(f"entry bundle has `{len(leaves)}` leaves in place of `{width}`")
@@ -104,7 +104,7 @@ def read_leaves(source: TileSource, n: int, width: int) -> list[bytes]:
 
 
 def read_leaf(source: LeafSource, index: int, size: int) -> bytes:
-    """Return one leaf of the first *size*. Raises as ``TileSource``, and StorageError for a pruned leaf."""
+    """Return leaf *index* of a tree of *size* leaves. Raises as ``TileSource``, and StorageError for a pruned leaf."""
     n, at = divmod(index, tiles.TILE_WIDTH)
     leaf = read_leaves(source, n, width_of(n, size))[at]
     if not leaf:
@@ -113,9 +113,9 @@ def read_leaf(source: LeafSource, index: int, size: int) -> bytes:
 
 
 def leaf_hashes(source: TileSource, n: int, leaves: Sequence[bytes]) -> list[bytes]:
-    """Return the hashes of the leaves of bundle *n*. The hash of a missing leaf is read from its tile.
+    """Return the hashes of the leaves of bundle *n*. The hash of a missing leaf is read from the tile.
 
-    Raises as ``TileSource``, and ProofError for a tile of another length.
+    Raises as ``TileSource``, and ProofError if the tile does not have one hash for each leaf.
     """
     if all(leaves):
         return [merkle.leaf_hash(leaf) for leaf in leaves]
@@ -131,7 +131,7 @@ def read_tiles(source: LeafSource, plan: Sequence[tiles.Coordinates], size: int)
 
 
 def prove_inclusion(source: LeafSource, point: Checkpoint, index: int, leaf_hash: bytes) -> tuple[bytes, ...]:
-    """Return the inclusion proof of a leaf, verified against the checkpoint, so that a damaged tile is found now.
+    """Return the inclusion proof of a leaf. It is verified against the checkpoint, so that a damaged tile is found.
 
     Raises as ``TileSource``, and ProofError if the tiles do not prove the leaf.
     """
@@ -147,5 +147,5 @@ def split_hashes(tile: bytes) -> list[bytes]:
 
 
 def tile_root(tile: bytes) -> bytes:
-    """Return the root of a full tile, which the tile above holds as one hash."""
+    """Return the root of a full tile, which is one hash in the tile above."""
     return tiles.Edge().append(split_hashes(tile))[0].root()

@@ -1,7 +1,7 @@
-"""Verify one statement after another: its leaf's commitment, its signature, and that its author's key was in force.
+"""Verify statements: the commitment in the leaf, the signature, and that the author's key was in force.
 
-The first two need nothing but the entry: ``verify_opening``, which may run in any order and in any process. Whether a
-key was in force depends on the entries before: ``Authors``, which takes the entries in the order of the ledger.
+Commitment and signature depend on nothing but the entry, so ``verify_opening`` may run in any order and any process.
+Whether the key was in force depends on earlier entries, so ``Authors`` takes all entries in the order of the ledger.
 """
 
 from collections.abc import MutableMapping
@@ -17,21 +17,21 @@ from consentd.statements import payloads, values
 
 _SALT = 32
 KEY_KINDS = frozenset({EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY})
-"""Kinds of entries that put a key in force, or name the participant in whose chain later entries do."""
+"""Kinds that decide which keys are in force: LEDGER and KEY state a key, PARTICIPANT the owner of a chain's keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """What an entry of ``KEY_KINDS`` states. Fields that its kind does not have are empty.
+    """What an entry of ``KEY_KINDS`` states. An attribute that the kind does not have is empty.
 
     Attributes:
-        key, retired: the key that a LEDGER or KEY entry puts in force, or out of force.
+        key, retired: the key that a LEDGER or KEY entry puts in force; if *retired*, out of force.
         participant: the id that a PARTICIPANT entry states.
-        origin, verifier_keys: the ledger's name and its log keys, of a LEDGER entry.
-        retention_days: the retention policy, in leaf 0.
-        pruned: what a later LEDGER entry states to be pruned.
-        has_unknown_fields: the payload has fields that this version does not know. They may change what the other
-            fields mean, so all other attributes are empty.
+        origin, verifier_keys: the ledger's name and its log keys, in a LEDGER entry.
+        retention_days: the age in days from which entries may be pruned, in leaf 0.
+        pruned: the pruning that a later LEDGER entry states.
+        has_unknown_fields: the payload has fields that this version does not know. They may change the meaning of the
+            known fields, so all other attributes are empty.
     """
 
     key: bytes = b""
@@ -46,7 +46,7 @@ class Stated:
 
 @dataclass(frozen=True, slots=True)
 class SignedStatement:
-    """A statement whose signature verifies: by which key, at which time, and what it states of keys."""
+    """A statement whose signature verifies: its key, its time, and what it states if it is of ``KEY_KINDS``."""
 
     key: bytes
     author_time_ms: int
@@ -54,11 +54,11 @@ class SignedStatement:
 
 
 def verify_opening(event: codec.Event, opening: bytes, *, origin: str) -> SignedStatement:
-    """Verify that an opening (salt[32] ‖ statement) matches its leaf's commitment and is signed by the key it names.
+    """Verify that an opening (salt[32] ‖ statement) matches its leaf's commitment, and verify the signature.
 
     Raises:
         MalformedError: the opening, its statement or its payload does not decode.
-        ProofError: the leaf commits to something else.
+        ProofError: the leaf commits to another salt or statement.
         SignatureError: the signature does not verify.
     """
     statement = open_statement(event, opening)
@@ -72,11 +72,11 @@ def verify_opening(event: codec.Event, opening: bytes, *, origin: str) -> Signed
 
 
 def open_statement(event: codec.Event, opening: bytes) -> codec.Statement:
-    """Return the statement of an opening that matches its leaf's commitment.
+    """Compare an opening with its leaf's commitment, and return the statement.
 
-    Raises MalformedError if it does not decode, ProofError if the leaf commits to something else.
+    Raises MalformedError if the opening does not decode, ProofError if the leaf commits to something else.
     """
-    # INVARIANT: the salt's length is fixed. Otherwise the same hash would open to other statements as well.
+    # INVARIANT: the salt's length is fixed. Otherwise the same bytes could be split into another salt and statement.
     if len(opening) < _SALT:
         raise MalformedError("salt is not 32 bytes long" if opening else "statement cannot be read or decrypted")
     if codec.commit(opening[:_SALT], opening[_SALT:]) != event.commit:
@@ -98,11 +98,11 @@ def _read_stated(kind: int, message: Any, retention: values.StatedRetention | No
 
 
 class Authors:
-    """The keys in force, entry by entry in the order of the ledger. One thread owns it.
+    """The keys in force, updated by entry after entry in the order of the ledger. One thread owns it.
 
     Attributes:
-        participants: id by the tag of the participant's chain.
-        keys_lost: an entry of ``KEY_KINDS`` could not be read. A key that is not known may then be in force.
+        participants: each participant's id, by the tag of the participant's chain.
+        keys_lost: an entry of ``KEY_KINDS`` could not be read, so a key that is unknown here may be in force.
     """
 
     def __init__(self, keys: MutableMapping[bytes, tuple[KeyValidity, ...]]) -> None:
@@ -112,18 +112,18 @@ class Authors:
         self.keys_lost = False
 
     def verify(self, event: codec.Event, signed: SignedStatement) -> bool:
-        """Verify that the author's key was in force for this entry; then add what the entry states of keys.
+        """Verify that the author's key was in force for this entry; then apply what the entry states about keys.
 
         Returns:
-            False if this cannot be determined, because an unreadable entry may have put the key in force.
+            True; False if this cannot be determined, because an unreadable entry may have put the key in force.
 
         Raises:
             SignatureError: the key was not in force for its author, or the author's clock is too far off.
-            MalformedError: a participant is in the chain of another name.
+            MalformedError: a PARTICIPANT entry is not in the chain of the participant that the entry names.
         """
         stated = signed.stated
         if stated is not None and event.kind == EntryKind.LEDGER and event.seq == 1 and event.tag == codec.LEDGER_TAG:
-            # Leaf 0 names the key that signs it.
+            # Leaf 0 states the key that signed leaf 0, so this key is added before it is looked up.
             self._add_key(event, stated, name=key_validity.LEDGER_CHAIN)
         if abs(event.time_ms - signed.author_time_ms) > MAX_AUTHOR_SKEW_MS:
             raise SignatureError("author's clock is more than ten minutes from the ledger's")

@@ -1,6 +1,6 @@
 """Read a ledger's store for a verification, without the daemon.
 
-This is a module of its own because it needs the server's parts. An auditor verifies an export without them.
+Only this source imports packages of the server. An auditor who verifies an export does not need them.
 """
 
 from collections.abc import Sequence
@@ -18,20 +18,20 @@ class StoreSource:
     """A ledger's store, read without its daemon."""
 
     def __init__(self, store: Store, vault: Vault | None) -> None:
-        """Read *store*; without *vault*, statements of persons stay closed."""
+        """Read *store*; without *vault*, statements of persons are not decrypted."""
         self.store, self.vault = store, vault
 
     @property
     def is_whole(self) -> bool:
-        """Whether there is a vault."""
+        """Whether there is a vault. Without a vault, statements of persons cannot be decrypted."""
         return self.vault is not None
 
     def pruned(self) -> Pruned:
-        """Return the row that says what is pruned. Raises as ``retention.read_pruned``."""
+        """Return what is pruned, from the store's row. Raises as ``retention.read_pruned``."""
         return retention.read_pruned(self.store)
 
     def leaves(self, n: int, width: int) -> list[bytes]:
-        """Return leaves. Raises CorruptionError: one is missing where nothing is pruned."""
+        """Return the leaves of a bundle. Raises CorruptionError if a leaf is missing where nothing is pruned."""
         start = n * tiles.TILE_WIDTH
         is_pruned = start < retention.read_pruned(self.store).minimum
         return reads.read_leaves(self.store, start, start + width, with_gaps=is_pruned)
@@ -41,7 +41,7 @@ class StoreSource:
         return (self.store.get(layout.tile_key(level, n)) or b"")[: merkle.HASH_SIZE * width]
 
     def openings(self, n: int, leaves: Sequence[bytes]) -> list[Opening] | None:
-        """Return openings: always those of public chains, with the vault also those of persons."""
+        """Return the openings of public chains; with the vault, also the openings of persons' chains."""
         events = [_decode(leaf) for leaf in leaves]
         keys = [layout.statement_key(event.tag, event.seq) for event in events if event is not None]
         rows = iter(self._rows(keys))
@@ -67,7 +67,7 @@ class StoreSource:
 
 
 def _decode(leaf: bytes) -> codec.Event | None:
-    """Decode an event; None for a seal, and for a leaf that does not decode, which the replay names."""
+    """Decode an event; return None for a seal, and for a malformed leaf, which the replay reports."""
     try:
         decoded = codec.decode_leaf(leaf) if leaf else None
     except MalformedError:

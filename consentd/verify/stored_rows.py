@@ -1,8 +1,8 @@
-"""Compare the rows that only a store has with what a replay of its leaves yields. ``fsck`` uses all of it, the
-scrub the functions that check one row (``*_fault``).
+"""Compare the rows of a store, except the leaves, with the result of a replay of the leaves.
 
-Rows whose keys follow from the leaves are read by key and not by a scan: a scan fails for a whole damaged block, and
-single reads show which of its rows are lost. Scans then find rows that must not exist.
+``fsck`` uses all functions; a scrub uses those that check one row (``..._fault``). Rows whose keys follow from leaves
+are read by key and not by a scan. A scan ends at a damaged block, while reads by key show which rows of the block are
+lost. Scans then find rows that must not exist.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +25,7 @@ from consentd.verify.findings import Findings
 T = TypeVar("T")
 
 CHUNK = 2048
-"""Rows read at once. A multiple of a tile's width."""
+"""Most rows in one read. A multiple of a tile's width."""
 
 _KEY_SIZES = {
     b"P": 1, b"S": 1, b"c": 41, b"h": 33, b"i": 41, b"l": 9, b"m": 5, b"q": 33, b"r": 5, b"t": 10, b"x": 41
@@ -40,7 +40,7 @@ class Gap(Enum):
 
 
 def read_rows(store: Store, keys: Sequence[bytes]) -> list[bytes | Gap]:
-    """Read rows by key. If a block is damaged, read them one by one, so that only the rows of that block are lost."""
+    """Read rows by key. If a block is damaged, read row by row, so that only the rows of that block are lost."""
     try:
         return [Gap.MISSING if row is None else row for row in store.multi_get(keys)]
     except CorruptionError:
@@ -63,7 +63,7 @@ def chunks(items: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
 
 
 def scan_rows(store: Store, kind: bytes, found: Findings, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-    """Yield the readable rows of a kind from key *start* on; report unreadable ones, and keys of a wrong length."""
+    """Yield the readable rows of a kind from key *start* on. Unreadable rows and keys of wrong length are faults."""
     try:
         for key, row in store.scan(start or kind, prefix_end(kind)):
             if len(key) == _KEY_SIZES[kind]:
@@ -98,7 +98,7 @@ def compare_state(state: State, replay: Replay, found: Findings) -> None:
 
 
 def read_state(store: Store, found: Findings) -> State | None:
-    """Return the state row; None if it is missing or damaged, which is a fault unless the store is empty."""
+    """Return the state row; None if it is missing or damaged. Then add a fault, unless the store is empty."""
     row = _read_row(store, layout.STATE)
     try:
         if isinstance(row, bytes):
@@ -121,7 +121,7 @@ def verify_size(store: Store, state: State | None, found: Findings) -> int:
     size = stored if state is None else state.size
     if size != stored:
         found.add(None, f"state row counts `{size}` leaves, the last leaf stored is `{stored - 1}`")
-    # Leaves that are missing at the end are named one by one, unless the state row itself is damaged.
+    # If few leaves are missing at the end, each is reported. If many are, the state row's size is taken as damaged.
     return size if size - stored <= CHUNK else stored
 
 
@@ -171,7 +171,7 @@ def _compare_roots(store: Store, replay: Replay, last_seal: int | None, found: F
 
 
 def roots_row(top: bucketed.Top, group: int) -> bytes:
-    """Return what row *group* of bucket roots must hold."""
+    """Return the right content of row *group* of bucket roots."""
     numbers = range(group * layout.ROOTS_PER_ROW, min((group + 1) * layout.ROOTS_PER_ROW, 1 << top.map_bits))
     return b"".join(top.bucket_root(number) or codec.ZERO_HASH for number in numbers)
 
@@ -179,7 +179,7 @@ def roots_row(top: bucketed.Top, group: int) -> bytes:
 def last_signed_fault(
     store: Store, path: Path, *, size: int, sealed_size: int, origin: str, log_verifier: Verifier
 ) -> str | None:
-    """Return what is wrong with the last signed checkpoint; None: nothing. Raises as ``verify_last_signed``."""
+    """Return what is wrong with the last signed checkpoint, or None. Raises as ``verify_last_signed``."""
     note = read_last_signed(path)
     if note is None:
         return "last signed checkpoint is missing" if sealed_size else None
@@ -188,9 +188,9 @@ def last_signed_fault(
 
 
 def request_fault(time_ms: int, leaf: bytes | None, expiry: bytes | Gap | None) -> str | None:
-    """Return what is wrong with a request row of *time_ms*, given the leaf and the expiry row that it names.
+    """Return what is wrong with a request row of time *time_ms*, or None.
 
-    None: nothing is wrong. *leaf* is None if it is pruned.
+    *leaf* and *expiry* are the rows that the request row names. *leaf* is None if the leaf is pruned.
     """
     if leaf is not None and (codec.kind_of(leaf) == codec.SEAL_KIND or codec.time_of(leaf) != time_ms):
         return "request row does not match the entry that it names"
@@ -198,7 +198,7 @@ def request_fault(time_ms: int, leaf: bytes | None, expiry: bytes | Gap | None) 
 
 
 def expiry_fault(key: bytes, row: bytes, request: bytes | Gap | None) -> str | None:
-    """Return what is wrong with an expiry row, given the row of its request; None: nothing."""
+    """Return what is wrong with an expiry row, given the row of its request, or None."""
     if row == b"" and isinstance(request, bytes) and request[8:16] == key[1:9]:
         return None
     return "expiry row has no request, or a value"
@@ -207,8 +207,8 @@ def expiry_fault(key: bytes, row: bytes, request: bytes | Gap | None) -> str | N
 def compare_requests(store: Store, size: int, found: Findings) -> None:
     """Compare request rows with the entries that the requests wrote, and with their expiry rows.
 
-    A request row names an entry by its index and time. So a wrong index is found unless that entry has the same time,
-    and the hash of the request's content, which no other row has, is not compared.
+    A request row has the index and the time of its entry. So a wrong index is found, unless it is the index of another
+    entry of the same time. The hash of the request's content is not compared, because no other row has this hash.
     """
     for chunk in chunks(scan_rows(store, b"q", found)):
         named = []
@@ -224,7 +224,7 @@ def compare_requests(store: Store, size: int, found: Findings) -> None:
             if index >= size:
                 found.add(None, f"request row names an entry that does not exist: `{index}`")
             elif not isinstance(leaf, bytes):
-                continue  # The walk named this leaf.
+                continue  # The leaf is pruned, or the walk has reported it.
             elif (what := request_fault(time_ms, leaf, expiry)) is not None:
                 found.add(index, what)
     for chunk in chunks(scan_rows(store, b"x", found)):
@@ -265,7 +265,7 @@ def find_strays(store: Store, replay: Replay, found: Findings, *, statements: bo
 
 
 def compare_index(store: Store, events: Sequence[tuple[int, codec.Event]], found: Findings) -> None:
-    """Compare the index rows of events with the indexes at which the events are."""
+    """Compare the index row of each event with the index of the event's leaf."""
     stored = read_rows(store, [layout.index_key(event.tag, event.seq) for _, event in events])
     for (index, _), row in zip(events, stored, strict=True):
         if isinstance(row, Gap):
@@ -275,7 +275,7 @@ def compare_index(store: Store, events: Sequence[tuple[int, codec.Event]], found
 
 
 def compare_erased(store: Store, vault: Vault | None, replay: Replay, found: Findings) -> None:
-    """Find what is still stored of erased persons: encrypted statements, and their data key in the vault."""
+    """Find encrypted statements and data keys of erased persons that are still stored."""
     for tag, (count, _, erased) in replay.heads.items():
         if not erased:
             continue

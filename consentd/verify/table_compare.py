@@ -1,4 +1,4 @@
-"""Compare the policy table with one rebuilt from the ledger: for ``fsck``, ``consentd table verify`` and the scrub."""
+"""Compare the policy table with a rebuilt table: for ``fsck``, ``consentd table verify`` and the scrub."""
 
 import shutil
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ from consentd.table.view import Snapshot
 
 Row = tuple[bytes, bytes]
 
-_HEARTBEAT = b"H"  # this row does not follow from the ledger
+_HEARTBEAT = b"H"  # the heartbeat row has the time of a clock, which does not follow from the ledger
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A table row that is not what the ledger yields: *stored* is None if it is missing, *rebuilt* if it is surplus."""
+    """A wrong table row. *stored* is None if the table lacks the row, *rebuilt* is None if the row must not exist."""
 
     key: bytes
     stored: bytes | None
@@ -25,12 +25,12 @@ class Difference:
 
     @property
     def kind(self) -> str:
-        """The first byte of the key, which says what kind of row it is."""
+        """The kind of the row: the first byte of the key."""
         return self.key[:1].decode("ascii", "replace")
 
     @property
     def what(self) -> str:
-        """A sentence for the operator, without the key, which may be a person's."""
+        """A sentence for the operator. The key is left out, because it may identify a person."""
         wrong = "is missing" if self.stored is None else "is not what the entries make it"
         return f"table row of kind `{self.kind}` {'must not be there' if self.rebuilt is None else wrong}"
 
@@ -61,6 +61,6 @@ def scratch_table(directory: Path, *, map_size_mb: int) -> Iterator[Table]:
 
 
 def check_size(snapshot: Snapshot, size: int) -> None:
-    """Raise CorruptionError if a table is ahead of its ledger of *size* leaves. After a crash it may be behind."""
+    """Raise CorruptionError if a table reflects more leaves than its ledger's *size*. After a crash it may lag."""
     if snapshot.size > size:
         raise CorruptionError(f"table is ahead of its ledger: size {snapshot.size}, ledger has {size}")

@@ -1,11 +1,11 @@
 """Walk over a ledger: replay its leaves in order, and verify tree, chains, seals, authors and statements.
 
-The walker takes runs of leaves that ``leaf_checks`` has checked by themselves, and adds what depends on order: the
-replay rule (``core.replay``), keys in force (``statements.Authors``), what may be missing because it was pruned or
-erased. ``fsck`` and ``audit verify`` are its users; each adds what only it can compare.
+The walker takes runs of leaves after ``leaf_checks`` has checked each run by itself. It adds the checks that depend on
+the order of leaves: the replay rule (``core.replay``), which keys were in force (``statements.Authors``), and whether
+missing leaves and statements were pruned or erased. ``fsck`` and ``audit verify`` use the walker.
 
-After a fault the walk continues, so that later faults are named too. The first fault is the certain one; later ones may
-be consequences of it.
+After a fault the walk continues, so that later faults are reported too. The first fault is certain; later faults may be
+consequences of the first.
 """
 
 from collections.abc import Callable
@@ -31,12 +31,12 @@ class Expected:
     """What the ledger is compared with.
 
     Attributes:
-        origin, vkey: the ledger's name and log key, which its own chain must name; an empty vkey is not compared.
+        origin, vkey: the ledger's name and log key, which chain `ledger` must state; an empty vkey is not compared.
         pruned: what the source claims to be pruned.
-        pruned_below: leaves from this index on may not be missing. Before it, ``Replay.skip_pruned`` still refuses a
-            missing seal at ``pruned.start`` - 1.
-        is_missing_wrong: a statement that is missing without an ERASURE is a fault, and not a withheld one.
-        with_statements: count missing statements. Without it, only chain `ledger` is opened.
+        pruned_below: no leaf from this index on may be missing. Of the leaves before this index,
+            ``Replay.skip_pruned`` refuses only a missing seal at ``pruned.start`` - 1.
+        is_missing_wrong: a statement missing from a chain without an ERASURE is a fault; otherwise it is withheld.
+        with_statements: count missing statements; False if only statements of chain `ledger` are read.
     """
 
     origin: str
@@ -52,11 +52,11 @@ class LedgerFacts:
     """What the walk has learned so far, beside the replay and the keys in force.
 
     Attributes:
-        is_named: the ledger names the expected log key, or leaf 0 was not read yet.
-        retention: the policy, and the prunings that comply with it.
+        is_named: chain `ledger` states the expected log key, or leaf 0 was not read yet.
+        retention: the ledger's retention policy, and the prunings that comply with the policy.
         stated: the prunings that LEDGER entries state.
-        missing: by tag, indexes of entries whose statement is missing. Where that is no fault, the first one only.
-        sees_persons: the source has opened a statement of a person.
+        missing: by tag, indexes of entries whose statement is missing; only the first index if that may be no fault.
+        sees_persons: the source has returned a statement of a person.
     """
 
     is_named: bool = True
@@ -70,8 +70,8 @@ class Walker:
     """One walk. One thread owns it.
 
     Attributes:
-        replay, authors, facts, found: the state so far; ``audit.state_store`` saves and restores it.
-        after_seal: called after each seal; None: nothing is.
+        replay, authors, facts, found: the state of the walk, which ``audit.state_store`` saves and restores.
+        after_seal: a function that is called after each seal; None: no function is.
     """
 
     def __init__(self, source: LeafSource, expected: Expected, replay: Replay, authors: Authors) -> None:
@@ -82,7 +82,7 @@ class Walker:
         self.after_seal: Callable[[], None] | None = None
 
     def take(self, run: CheckedRun) -> list[tuple[int, codec.Event]]:
-        """Take the leaves of a run that were not taken yet; return the undamaged events with their indexes.
+        """Process the leaves of a run that were not processed yet; return the undamaged events with their indexes.
 
         Raises:
             TooManyFaults: see ``Findings.add``.
@@ -128,7 +128,7 @@ class Walker:
         return events
 
     def finish(self, root: bytes | None) -> None:
-        """Compare the tree with *root* if it is known, and find missing statements. Raises as ``take``."""
+        """Compare the tree with *root* (None: unknown), and report missing statements. Raises as ``take``."""
         self.grow()
         for level, row in enumerate(self.replay.edge.rows):
             if level and row:
@@ -138,7 +138,7 @@ class Walker:
         if not self.facts.is_named:
             self.found.add(0, "ledger does not name the pinned log key as its own")
         for tag, indexes in self.facts.missing.items():
-            # INVARIANT: an erased person's statements are gone, nobody else's may be.
+            # INVARIANT: of these statements, only those of erased persons may be missing.
             if tag in self.replay.heads and self.replay.heads[tag][2]:
                 if self.expected.is_missing_wrong:
                     self.found.counts.statements_erased += len(indexes)
@@ -153,7 +153,7 @@ class Walker:
         claimed = self.expected.pruned
         if not self.facts.stated and (self.found.unchecked[reasons.NO_STATEMENTS] or self.authors.keys_lost):
             self.found.not_checked(reasons.NO_PRUNING_STATEMENT)
-        # The leaves of the last pruning may still be there: they are deleted after its entry is public.
+        # A claimed start of 0 (no leaf is missing) is right too: leaves are deleted only after that entry is public.
         elif not any(
             claimed.kept_from_ms == stated.kept_from_ms and claimed.start in (0, stated.start)
             for stated in self.facts.stated
@@ -161,7 +161,7 @@ class Walker:
             self.found.add(None, "source claims other entries to be pruned than the ledger states")
 
     def _pass_over(self, index: int, leaf: bytes, leaf_hash: bytes) -> None:
-        """Take a leaf that is missing or damaged, with the hash that the tree has for it."""
+        """Process a missing or damaged leaf, of which only the hash in the tree is known."""
         if leaf:
             self.authors.keys_lost = True
             self.replay.add_faulty(leaf, leaf_hash)
@@ -187,7 +187,7 @@ class Walker:
                 self.found.not_checked(reasons.KEY_UNKNOWN)
                 return
             self.found.counts.statements_opened += 1
-            # Every person's chain starts with ENROL. A caller who may read no person's statements gets none of them.
+            # Every person's chain starts with ENROL. A caller who may not read persons' statements gets none of these.
             if event.kind == EntryKind.ENROL:
                 self.facts.sees_persons = True
             if event.tag == codec.LEDGER_TAG and stated is not None and not stated.has_unknown_fields:
@@ -196,7 +196,7 @@ class Walker:
             self.found.add(index, str(error))
 
     def _miss_statement(self, index: int, event: codec.Event, *, has_openings: bool) -> None:
-        """Count a statement that is missing."""
+        """Record that the statement of an event is missing, as pruned, erased, withheld or wrong."""
         if not has_openings:
             self.found.not_checked(reasons.NO_STATEMENTS)
             self.authors.keys_lost |= event.kind in KEY_KINDS
@@ -211,7 +211,7 @@ class Walker:
                 self.facts.missing.setdefault(event.tag, [index])
 
     def _verify_ledger_entry(self, index: int, event: codec.Event, stated: Stated) -> None:
-        """Compare what the ledger states about itself with what is expected of it."""
+        """Compare what an entry of chain `ledger` states with what is expected of the ledger."""
         expected, facts = self.expected, self.facts
         if event.seq == 1:
             facts.is_named = not expected.vkey
@@ -223,18 +223,18 @@ class Walker:
         facts.retention.apply(event, stated.retention_days, stated.pruned)
 
     def grow(self) -> None:
-        """Hash the leaves taken so far into the tree, and compare each tile above level 0 that became full."""
+        """Add the processed leaves to the tree, and compare each tile above level 0 that they filled."""
         for (level, n), row in self.replay.grow().items():
             if level and len(row) == _FULL:
                 self._compare_tile(level, n, row)
 
     def _compare_tile(self, level: int, n: int, row: bytes) -> None:
-        """Compare a tile above level 0; those of level 0 were compared leaf by leaf."""
+        """Compare a tile above level 0 with the source. Tiles of level 0 were compared leaf by leaf."""
         try:
             stored = self.source.tile(level, n, len(row) // merkle.HASH_SIZE)
         except StorageError:
             if self.found.faults:
-                return  # A fault was found, and a source that fails later does not make it undetermined.
+                return  # Earlier faults must be reported, although the source fails now.
             raise
         if stored == row:
             return
@@ -245,7 +245,7 @@ class Walker:
     def report(
         self, point: Checkpoint, *, stopped: bool, start: int = 0, cosignatures: tuple[tuple[str, int], ...] = ()
     ) -> Report:
-        """Return what was found; see ``Report``."""
+        """Return the report of the walk."""
         found = self.found
         faults = tuple(sorted(found.faults, key=lambda fault: (fault.index is None, fault.index or 0)))
         return Report(
