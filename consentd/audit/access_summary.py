@@ -1,4 +1,4 @@
-"""Count a ledger's accesses by organisation, purpose and time; its refusals by reason; and its silent times.
+"""Count a ledger's accesses by organisation, purpose and time, and refusals by reason; list times without leaves.
 
 One pass reads all leaves and the available openings (salt and statement of a leaf). The root that is computed from the
 leaves must be the root that the log signed. Memory grows with the number of participants and purposes, but not with the

@@ -193,7 +193,7 @@ class _Work:
 
 
 def _resume(directory: Path, statements: Path | None, size: int) -> tiles.Edge:
-    """Return the tree's edge after the last bundle that was exported completely, computed from the full tiles."""
+    """Return the right edge of the tree up to the last completely exported bundle, computed from its full tiles."""
     bundles = range(size // _WIDTH)
     size = _WIDTH * bisect_left(bundles, True, key=lambda n: not _is_exported(directory, statements, n))
     stored: dict[tiles.Coordinates, bytes] = {}

@@ -91,7 +91,7 @@ class Monitor:
     def observe(self, source: Source, now_s: int) -> Observation:
         """Read the published checkpoint and compare it with the latest proven one.
 
-        Raises StorageError if checkpoint or tiles cannot be read, VerificationError if the log did not sign the former.
+        Raises StorageError if checkpoint or tiles cannot be read, VerificationError if the checkpoint is not the log's.
         """
         note = source.checkpoint()
         point, _ = checkpoint.open_checkpoint(note, self._origin, self._verifier)

@@ -97,7 +97,7 @@ class Partition:
             self.close = stack.pop_all().close  # closes source and table
 
     def replay(self, first: int, count: int) -> PartitionResult:
-        """Replay *count* bundles from bundle *first* on, without those that were replayed before.
+        """Replay *count* bundles from bundle *first* on, except bundles that were replayed before.
 
         Raises as ``replay_decisions``.
         """

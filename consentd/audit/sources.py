@@ -1,4 +1,4 @@
-"""Define where an auditor reads a ledger. Here: an exported directory; ``files``, ``live``: a stopped, running daemon.
+"""Define where to read a ledger: an exported directory, a stopped daemon (``files``), a running daemon (``live``).
 
 A ``Location`` is a value that can be sent to another process. Each process opens its own ``Source`` at the location. A
 source returns the signed checkpoint, leaves, tiles, and perhaps openings (salt and statement). No source is trusted.

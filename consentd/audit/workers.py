@@ -55,8 +55,8 @@ def check_ahead(
 ) -> Iterator[CheckedRun]:
     """Yield the runs from leaf *start* on, in order, checked by *jobs* processes a few runs ahead.
 
-    With one job, this process checks, and reads *source*, opened at *location*. Closing *stack* ends workers. Raises as
-    ``check_run``, and StorageError if a worker process ended.
+    With one job, this process checks the runs, and reads them from *source*, opened at *location*. Closing *stack* ends
+    the workers. Raises as ``check_run``, and StorageError if a worker process ended.
     """
     runs = runs_of(tree.size, start)
     if jobs <= 1 or len(runs) <= 1:

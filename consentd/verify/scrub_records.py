@@ -215,7 +215,7 @@ class Records:
         return None if self._vault.opens(b"K") else Fault(None, "index key of the vault is not the one in memory")
 
     def data_key(self, key: bytes) -> Fault | None:
-        """Check that a person's data key opens under the vault key."""
+        """Check that the vault key decrypts a person's data key."""
         # Other threads write to the vault when they enrol persons, so a row may change even during a check on the
         # sequencer's thread. If the second read finds no row, the row was deleted, and that is no fault.
         if self._vault.opens(key) or self._vault.store.get(key) is None:

@@ -82,7 +82,7 @@ class ScrubProgress:
     """
 
     def __init__(self, piece: int, pause: Callable[[int], None]) -> None:
-        """Take *pause*, which is called with a number of records after each *piece*. It may wait, or raise an error."""
+        """Set *pause*, to be called after every *piece* records with their number. It may wait, or raise an error."""
         self._piece, self._pause = piece, pause
         self._since_pause = 0
         self.checked = self.damaged = 0

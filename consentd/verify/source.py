@@ -79,7 +79,7 @@ class TlogFiles(ABC):
         raise StorageError(f"entry bundle is missing: `{paths[0]}`")
 
     def tile(self, level: int, n: int, width: int) -> bytes:
-        """Return a tile, or the first *width* hashes of the full one."""
+        """Return the first *width* hashes of a tile, from the file of the partial tile or of the full tile."""
         path = tiles.tile_path(level, n, width)
         found = self.find(path)
         if found is None and width < tiles.TILE_WIDTH:
@@ -126,7 +126,7 @@ def leaf_hashes(source: TileSource, n: int, leaves: Sequence[bytes]) -> list[byt
 
 
 def read_tiles(source: LeafSource, plan: Sequence[tiles.Coordinates], size: int) -> dict[tiles.Coordinates, bytes]:
-    """Return the planned tiles, as wide as a tree of *size* leaves has them. Raises as ``LeafSource.tile``."""
+    """Return the tiles in *plan*, each with all its hashes in a tree of *size* leaves. Raises as ``TileSource``."""
     return {(level, n): source.tile(level, n, width_of(n, size >> (tiles.TILE_HEIGHT * level))) for level, n in plan}
 
 

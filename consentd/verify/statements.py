@@ -98,7 +98,7 @@ def _read_stated(kind: int, message: Any, retention: values.StatedRetention | No
 
 
 class Authors:
-    """The keys in force, updated by entry after entry in the order of the ledger. One thread owns it.
+    """The keys in force, updated entry by entry in the order of the ledger. One thread owns it.
 
     Attributes:
         participants: each participant's id, by the tag of the participant's chain.

@@ -61,6 +61,6 @@ def scratch_table(directory: Path, *, map_size_mb: int) -> Iterator[Table]:
 
 
 def check_size(snapshot: Snapshot, size: int) -> None:
-    """Raise CorruptionError if a table reflects more leaves than its ledger's *size*. After a crash it may lag."""
+    """Raise CorruptionError if a table reflects more than its ledger's *size* leaves. Fewer are right after a crash."""
     if snapshot.size > size:
         raise CorruptionError(f"table is ahead of its ledger: size {snapshot.size}, ledger has {size}")
