@@ -29,6 +29,8 @@ def write_file(
 ) -> None:  # fmt: skip
     """Replace a file. Readers get either the whole old content or the whole new content, even after a crash.
 
+    Only one thread of one process may write a path at a time; ``lock_file`` can ensure this.
+
     Args:
         content: the new content, whole or in pieces.
         is_private: only the owner may read the file (mode 0600).

@@ -155,7 +155,7 @@ def verify_key_changes(stated: Iterable[StatedChange], *, origin: str, known: Co
     The authors of *known* entries were verified earlier. *stated* has the entries of each chain in the chain's order.
 
     Raises:
-        SignatureError: the key of an author was not valid.
+        SignatureError: the key of an author was not valid, a signature is wrong, or an author's clock is too far off.
     """
     keys: MutableValidKeys = {}
     in_order = sorted(stated, key=lambda one: one[0].event.time_ms)  # stable: each chain keeps its order

@@ -12,8 +12,9 @@ A group and the quorum may use only names that are defined on earlier lines. A n
 that no witness counts twice. Spaces and tabs separate items. A line that begins with ``#`` is a comment.
 
 A checkpoint is accepted if one of the logs signed it, its origin is that log's name, and the witnesses that cosigned it
-satisfy the quorum. Old cosignatures do not count: a log that hides new leaves can show an old tree with its old
-cosignatures for ever, but its witnesses make no fresh cosignature of that tree.
+satisfy the quorum. Old cosignatures do not count: a log that hides new leaves can show an old tree with its
+old cosignatures for ever, but its witnesses make no fresh cosignature of that tree. A caller may accept any age, as for
+a stored receipt.
 """
 
 import re

@@ -47,7 +47,8 @@ class Publisher(Protocol):
         """Offer the latest checkpoint, which is signed and already stored as the last signed note.
 
         Does not wait for witnesses, and does not raise. An offer may never be published: a later offer replaces an
-        earlier one that no witness was asked about yet. An equal offer is ignored.
+        earlier one that no witness was asked about yet. Called by the sequencer's thread, after ``start``, with sizes
+        that never decrease. An equal offer adds nothing, but may be published again.
         """
 
     def pending(self) -> frozenset[int]:

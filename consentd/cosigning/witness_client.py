@@ -18,8 +18,8 @@ from consentd.store import Store
 MAX_WITNESSES = MAX_SIGNATURES - 2
 """A note has at most ``MAX_SIGNATURES`` signatures. Two of them are the log's own, so the rest is for witness keys."""
 MAX_CLOCK_SKEW_S = MAX_AHEAD_S
-"""How many seconds a cosignature's time may differ from our clock. Clients compare the time with their own clock and
-with the time of the checkpoint's seal, and ignore a cosignature that differs by more."""
+"""How many seconds a cosignature's time may differ from our clock, either way. Clients ignore a cosignature that is
+further ahead of their clock, or further before the seal's time; it may be older than their clock by ``MAX_AGE_S``."""
 
 
 class WitnessResult(StrEnum):

@@ -19,7 +19,8 @@ _RECURRENCE = re.compile(r"once|P(?=\d|T\d)(\d+Y)?(\d+M)?(\d+W)?(\d+D)?(T(?=\d)(
 def check_consent(consent: Consent, vocabulary: Vocabulary) -> RefusalReason | None:
     """Check a consent before it is written; return the legal reason to refuse it; None: there is none.
 
-    ``compile_consent`` checks that the participants are registered.
+    ``compile_consent`` checks that the participants are registered. ``audit replay`` repeats this function alone on
+    each recorded refusal. So it depends on no state, and a stricter check changes the verdicts on old refusals.
 
     Raises:
         InvalidError: INVALID_CONSENT (which includes the limits of ``walk``), or UNKNOWN_CODE for a code that is not in

@@ -37,7 +37,7 @@ STATUTORY: Final = 4  # flag: its rows are in layer STATUTE
 POLICY_SHIFT: Final = 4
 """Bits 4–6 of the flags are the implicit policy that the consent selects; 0: none."""
 
-MAX_RULES: Final = 1_024  # of a realm, of each kind
+MAX_RULES: Final = 1_024  # most statutory rules of a realm, and most break-glass rules
 _RULES: Final = struct.Struct("<BBBBHHHH")
 RULES_VERSION: Final = 1
 RULES_HEADER_SIZE: Final = _RULES.size

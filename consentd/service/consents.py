@@ -170,7 +170,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         return payloads.parse(message_type, payload)
 
     def _stored(self, tag: bytes, lineage: Lineage) -> cs.ConsentRecord:
-        """Return the record of a lineage (one consent's versions) that is in the table."""
+        """Return the record of a consent that is not withdrawn: its version in force. *lineage* is from the table."""
         first = reads.read_entry(self.services.ledger.store, tag, lineage.lineage)
         latest = reads.read_entry(self.services.ledger.store, tag, lineage.seq)
         state = cs.CONSENT_STATE_PAUSED if lineage.paused else cs.CONSENT_STATE_ACTIVE

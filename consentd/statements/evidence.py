@@ -303,7 +303,7 @@ def message_of(entry: VerifiedEntry) -> Message | None:
 
 
 def _key_changes(chains: Sequence[VerifiedChain]) -> Iterator[tuple[VerifiedEntry, KeyChange | None]]:
-    """Yield every LEDGER and KEY entry with the key change that it states; None if it states none known here."""
+    """Yield each LEDGER and KEY entry that has a statement, with its key change; None if it states no valid change."""
     for chain in chains:
         for entry in chain.entries:
             if entry.statement is not None and _states_keys(entry):
