@@ -1,8 +1,8 @@
-"""Check a consent before it is written (rules 2, 5 and 8; product.md, "What Korean law already writes").
+"""Validate a consent before it is written (policy.md, rules 2, 5 and 8; product.md, "What Korean law already writes").
 
-A consent can fail in two ways. If it contradicts itself or has codes that are not in the vocabulary, the caller made an
-error: ``InvalidError``. If a transfer request leaves out one of the seven legal items, it is refused for a legal reason
-(PIPA Enforcement Decree 42-8(1)). That refusal is recorded and is a normal answer: a ``RefusalReason``.
+A consent can fail in two ways. A consent that contradicts itself, or has codes that are not in the vocabulary, is the
+caller's error: ``InvalidError`` is raised. A transfer request that leaves out one of the seven legal items is refused
+for a legal reason (PIPA Enforcement Decree 42-8(1)): a ``RefusalReason`` is returned, and the refusal is recorded.
 """
 
 import re
@@ -17,14 +17,13 @@ _RECURRENCE = re.compile(r"once|P(?=\d|T\d)(\d+Y)?(\d+M)?(\d+W)?(\d+D)?(T(?=\d)(
 
 
 def check_consent(consent: Consent, vocabulary: Vocabulary) -> RefusalReason | None:
-    """Check a consent before it is written; return the legal reason to refuse it; None: there is none.
+    """Validate a consent before it is written. Return the legal reason to refuse the consent, or None if there is none.
 
-    ``compile_consent`` checks that the participants are registered. ``audit replay`` repeats this function alone on
-    each recorded refusal. So it depends on no state, and a stricter check changes the verdicts on old refusals.
+    Unregistered participants are refused in ``compile_consent``. ``audit replay`` calls this function on each recorded
+    refusal. So only the arguments may affect the result, and a stricter rule changes the result for old refusals.
 
     Raises:
-        InvalidError: INVALID_CONSENT (which includes the limits of ``walk``), or UNKNOWN_CODE for a code that is not in
-            the vocabulary.
+        InvalidError: INVALID_CONSENT (also if ``walk`` refuses the tree), UNKNOWN_CODE (a code not in the vocabulary).
     """
     nodes = walk(consent.root)
     _check_all(consent.root, vocabulary)
@@ -50,10 +49,10 @@ def _check_all(provision: Provision, vocabulary: Vocabulary) -> None:
 
 
 def check_rules(rules: Rules, vocabulary: Vocabulary) -> None:
-    """Check a realm's rules before they are written (rule 11).
+    """Validate the rules of a realm before they are written (policy.md, rule 11).
 
     Raises:
-        InvalidError: a provision that nests, states no effect, or fails ``check_provision``.
+        InvalidError: a provision has children, states no effect, or fails ``check_provision``.
     """
     for provision in (*rules.statutory, *rules.break_glass):
         if provision.children or provision.effect is None:
@@ -62,7 +61,7 @@ def check_rules(rules: Rules, vocabulary: Vocabulary) -> None:
 
 
 def check_provision(provision: Provision, vocabulary: Vocabulary) -> None:
-    """Check the lists, codes and windows of one provision; InvalidError: INVALID_CONSENT or UNKNOWN_CODE."""
+    """Validate the lists, codes and periods of one provision. Raises InvalidError (INVALID_CONSENT or UNKNOWN_CODE)."""
     lists: tuple[tuple[tuple[str, ...], Collection[str] | None], ...] = (
         (provision.actors, None),
         (provision.holders, None),
@@ -86,7 +85,7 @@ def check_provision(provision: Provision, vocabulary: Vocabulary) -> None:
 
 
 def missing_items(consent: Consent) -> tuple[str, ...]:
-    """Return the items of PIPA Enforcement Decree 42-5(3) that a consent leaves out."""
+    """Return the names of the legal items (PIPA Enforcement Decree 42-5(3)) that a consent leaves out."""
     root = consent.root
     items: tuple[tuple[str, object], ...] = (
         ("purpose", root.purposes),

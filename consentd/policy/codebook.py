@@ -1,7 +1,7 @@
-"""Turn a question into masks, and masks back into codes.
+"""Convert a question to bit masks, and bit masks back to codes.
 
-A codebook is a vocabulary with the numbers and groups of participants, at one state of the table. It remembers, up to
-a limit, the masks and numbers that it computed for parts of questions. It never holds an answer.
+A codebook joins a vocabulary with the numbers and groups of participants, as of one revision of the policy table. A
+codebook caches computed masks and numbers, up to a limit. No answer is cached: a cached answer could miss a revocation.
 """
 
 from collections.abc import Collection, Mapping
@@ -14,9 +14,9 @@ from consentd.policy.rows import ANY_NUMBER
 from consentd.policy.vocabulary import Vocabulary
 
 MAX_MEMO: Final = 65_536
-"""Most entries of a memo. A full memo is emptied, so that unusual questions cannot make it grow."""
+"""Most entries of a memo (a cache of masks or numbers). A full memo is emptied, so a memo has bounded size."""
 MAX_MEMO_KEY: Final = 512
-"""Most characters in the key of a memo. For longer keys the value is computed each time."""
+"""Most characters in the key of a memo. A value with a longer key is computed for each use and not cached."""
 
 Numbers = frozenset[int]
 _Key = TypeVar("_Key")
@@ -25,12 +25,12 @@ _Text = TypeVar("_Text", str, tuple[str, ...], tuple[str, str, str, str])
 
 
 class Codebook:
-    """Vocabulary, numbers and groups, with their inverses. Threads share it without a lock: each use of a memo is one
-    dict operation (get, set, clear).
+    """Convert codes and identifiers to masks and numbers, and back. Threads share a codebook without a lock, because
+    each access to a memo is one dict operation (get, set or clear).
 
     Args:
-        numbers: participant or group identifier → its number, 1 … 2³²-1; InvalidError if one is out of range.
-        groups: participant identifier → identifiers of the groups it is a member of.
+        numbers: participant or group identifier → its number. A number outside 1 … 2³²-1 raises InvalidError.
+        groups: participant identifier → identifiers of the groups that the participant is a member of.
     """
 
     __slots__ = ("_actors", "_categories", "_codes", "_holders", "_numbers", "_sets", "groups", "names", "vocabulary")
@@ -51,7 +51,7 @@ class Codebook:
         self._codes: Final[dict[int, tuple[str, ...]]] = {0: ()}
 
     def codes(self, mask: int) -> tuple[str, ...]:
-        """Return the leaf category codes of ``mask`` in vocabulary order."""
+        """Return the codes of the leaf categories in ``mask``, in the order of the vocabulary."""
         found = self._codes.get(mask)
         if found is None:
             found = tuple(code for bit, code in enumerate(self.vocabulary.category.codes) if mask >> bit & 1)
@@ -59,10 +59,10 @@ class Codebook:
         return found
 
     def categories(self, codes: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
-        """Return the mask of the leaves that ``codes`` ask for, and the codes that are not in the vocabulary.
+        """Return the mask of the leaf categories that ``codes`` contain, and the codes that are not in the vocabulary.
 
         Raises:
-            InvalidError: EMPTY_CATEGORIES: no code.
+            InvalidError: EMPTY_CATEGORIES: ``codes`` is empty.
         """
         found = self._categories.get(codes)
         if found is None:
@@ -77,7 +77,7 @@ class Codebook:
         return found
 
     def labels(self, codes: tuple[str, ...]) -> int:
-        """Return the labels of a question as a mask; InvalidError for a label that is not in the vocabulary."""
+        """Return the mask of a question's security labels; InvalidError if a label is not in the vocabulary."""
         mask = self._sets.get(codes)
         if mask is None:
             mask = 0
@@ -90,10 +90,10 @@ class Codebook:
         return mask
 
     def actors(self, actor: Actor) -> tuple[Numbers, Numbers]:
-        """Return the numbers that match in a permit, and those that match in a deny (rule 10).
+        """Return the participant numbers with which a permit row matches *actor*, and those with which a deny row does.
 
-        They include the actor's groups, and 0, which is in rows that name no participant. InvalidError without an
-        organisation.
+        A permit must name the participant acted for, else the organisation. A deny may name any participant of *actor*
+        (policy.md, rule 10). Both sets include the participants' groups, and 0 (any). InvalidError: no organisation.
         """
         key = (actor.organisation, actor.on_behalf_of, actor.application, actor.relay)
         found = self._actors.get(key)
@@ -106,7 +106,7 @@ class Codebook:
         return found
 
     def holders(self, holder: str) -> Numbers:
-        """Return the numbers of a row's holder that match, including 0; InvalidError without a holder."""
+        """Return the numbers of *holder* and of its groups, and 0 (any). InvalidError if *holder* is empty."""
         found = self._holders.get(holder)
         if found is None:
             if not holder:
@@ -116,7 +116,7 @@ class Codebook:
         return found
 
     def _counts_as(self, name: str) -> Numbers:
-        """Return the numbers of a participant and its groups, and 0. An unregistered participant has only 0."""
+        """Return 0 (any) and the numbers of a participant and its groups. An unregistered name has no number."""
         names = (name, *self.groups.get(name, ()))
         return frozenset((ANY_NUMBER, *(self._numbers[known] for known in names if known in self._numbers)))
 
@@ -134,16 +134,16 @@ def _remember(memo: dict[_Key, _Value], key: _Key, value: _Value) -> None:
 
 @dataclass(slots=True, init=False)
 class PackedQuestion:
-    """A question as masks and sets of numbers, as ``evaluate`` needs it. It does not name the subject.
+    """A question as ``evaluate`` needs it: masks and sets of numbers. The subject (the person) is not part of it.
 
     Attributes:
-        purpose, action, categories: one bit, one bit, and the mask of the leaves asked for.
-        unknown: category codes that are not in the vocabulary.
-        permit_actors, deny_actors, holders: participant numbers, see ``Codebook``.
-        labels: mask; None: left open. Likewise resources, and data_period as (start, end).
-        break_glass: whether the purpose is BTG, with a justification.
-        residual: whether the caller enforces residuals and left something open.
-        version: version of the vocabulary that the bits belong to.
+        purpose, action, categories: masks of the one purpose, the one action, and the leaf categories asked for.
+        unknown: category codes of the question that are not in the vocabulary.
+        permit_actors, deny_actors, holders: participant numbers from ``Codebook.actors`` and ``Codebook.holders``.
+        labels, resources, data_period: mask, references, (start, end). None: the question leaves the attribute open.
+        break_glass: True if the purpose is BTG (emergency access). The question then has a justification.
+        residual: True if labels, resources or data_period is open, and the caller can check conditions itself.
+        version: version of the vocabulary that the masks belong to.
     """
 
     action: int
@@ -162,11 +162,12 @@ class PackedQuestion:
 
 
 def pack_question(question: Question, codebook: Codebook) -> PackedQuestion:
-    """Turn a question into masks, and refuse an invalid question (rules 5 and 7).
+    """Convert a question to masks, and refuse an invalid question (policy.md, rules 5 and 7).
 
     Raises:
-        InvalidError: UNKNOWN_PURPOSE, UNKNOWN_ACTION, UNKNOWN_CODE (a label), EMPTY_CATEGORIES, BREAK_GLASS_SHAPE,
-            or INVALID_REQUEST: no organisation, no holder, an empty set of resources or an empty data period.
+        InvalidError: UNKNOWN_PURPOSE, UNKNOWN_ACTION, UNKNOWN_CODE (a label), EMPTY_CATEGORIES, BREAK_GLASS_SHAPE (a
+            justification without purpose BTG, or BTG without a justification), or INVALID_REQUEST (the organisation,
+            the holder, the stated resources or the stated period is empty).
     """
     vocabulary = codebook.vocabulary
     packed = PackedQuestion()

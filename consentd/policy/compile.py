@@ -1,8 +1,8 @@
-"""Compile consents and rules to rows when they are written, so that a check has less to do.
+"""Compile consents and rules to rows of bit masks when they are written, so that a consent check has less to compute.
 
-A compiled consent is a value of its own (``Compiled``); ``subject`` joins those of one person. A permit without a limit
-on purposes or categories covers the codes of the vocabulary version that it was given under. A deny without a limit
-also covers codes that are added later. Both rules fail closed.
+``Compiled`` is one compiled consent; ``subject`` joins the compiled consents of a person. A permit without a limit on
+purposes or categories covers only the codes of the vocabulary that the permit was compiled with. A deny without a limit
+also covers codes that are added later. So no existing consent permits a code that is added later.
 """
 
 import struct
@@ -31,11 +31,11 @@ from consentd.policy.tree import Node, walk
 from consentd.policy.vocabulary import Closures, Vocabulary
 
 UNREADABLE: Final = 2
-"""Flag of a compiled consent: it cannot be interpreted. Its only row has what could be interpreted."""
+"""Flag: the consent has content that cannot be interpreted. Its only row has the participants and the period."""
 
-STATUTORY: Final = 4  # flag: its rows are in layer STATUTE
+STATUTORY: Final = 4  # flag: the rows of the consent are in layer STATUTE
 POLICY_SHIFT: Final = 4
-"""Bits 4–6 of the flags are the implicit policy that the consent selects; 0: none."""
+"""Bits 4–6 of the flags are the implicit policy that the consent selects; 0: the consent selects no policy."""
 
 MAX_RULES: Final = 1_024  # most statutory rules of a realm, and most break-glass rules
 _RULES: Final = struct.Struct("<BBBBHHHH")
@@ -47,13 +47,13 @@ _POLICIES: Final = frozenset(map(int, ImplicitPolicy))
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A consent as rows.
+    """A consent, compiled to rows.
 
     Attributes:
-        vocabulary: version of the vocabulary that its masks belong to.
-        flags: ``UNREADABLE``, ``STATUTORY``, and the policy.
+        vocabulary: version of the vocabulary that the masks belong to.
+        flags: ``UNREADABLE``, ``STATUTORY``, and the implicit policy (see ``POLICY_SHIFT``).
         rows: the bytes of 1 to 256 rows in preorder.
-        side: the side block: side records, each of whole words.
+        side: the side block: the rows' side records (limits that do not fit into a row), joined.
     """
 
     vocabulary: int
@@ -63,10 +63,10 @@ class Compiled:
 
 
 def compile_consent(stored: StoredConsent, vocabulary: Vocabulary, numbers: Mapping[str, int]) -> Compiled:
-    """Compile the version in force of a lineage. *numbers*: participant or group identifier → its number.
+    """Compile the version of a consent that is in force. *numbers*: participant or group identifier → its number.
 
     Raises:
-        InvalidError: UNKNOWN_CODE, UNKNOWN_PARTICIPANT, or INVALID_CONSENT (limits).
+        InvalidError: UNKNOWN_CODE, UNKNOWN_PARTICIPANT, or INVALID_CONSENT (a size limit is exceeded).
     """
     consent = stored.consent
     flags = (consent.policy or 0) << POLICY_SHIFT
@@ -82,7 +82,7 @@ def compile_consent(stored: StoredConsent, vocabulary: Vocabulary, numbers: Mapp
 
 
 class _Compiler:
-    """Make rows of nodes, and collect their side records."""
+    """Compile nodes to rows, and append the side records of the rows to ``side``."""
 
     def __init__(self, vocabulary: Vocabulary, numbers: Mapping[str, int]) -> None:
         self._vocabulary = vocabulary
@@ -96,7 +96,7 @@ class _Compiler:
         holder, holders = self._participants(stated.holders)
         resources = frozenset() if ANY in stated.resources else frozenset(stated.resources)
         side = self._put(Side(actors, holders, resources, stated.data_period))
-        # A window that ends before it starts is never in force. Stored as [0, 0), it needs no test of its own.
+        # A window that ends before it starts is never in force. It is stored as [0, 0), a window that is always over.
         opens = stated.start_ms < stated.end_ms
         return Row(
             actor=actor,
@@ -115,7 +115,7 @@ class _Compiler:
         )
 
     def unreadable(self, root: Provision) -> Row:
-        """Make a deny of the root's participants and period, without limit for unregistered participants."""
+        """Make a deny row of the root's participants and period. A list with an unregistered name puts no limit."""
         actors, holders = (
             stated if all(name in self._numbers for name in stated) else () for stated in (root.actors, root.holders)
         )
@@ -124,7 +124,7 @@ class _Compiler:
         return self.row(Node(deny), 0)
 
     def _participants(self, names: tuple[str, ...]) -> tuple[int, frozenset[int]]:
-        """Return one participant as a number for the row, or several as numbers for the side record."""
+        """Return (number for the row, numbers for the side record). Only several participants need the side record."""
         if not names or ANY in names:
             return ANY_NUMBER, frozenset()
         numbers = set()
@@ -146,7 +146,7 @@ class _Compiler:
 
 
 def _mask(closures: Closures, codes: tuple[str, ...], *, permit: bool, unlimited: int | None) -> int:
-    """Return the mask that ``codes`` cover. Without codes: every bit; but 0 if ``unlimited`` is None (labels)."""
+    """Return the mask of ``codes``. No limit: all bits in use for a permit, *unlimited* for a deny, 0 for labels."""
     if not codes or ANY in codes:
         if unlimited is None:
             return 0
@@ -166,14 +166,14 @@ Rule = tuple[Row, str]
 
 @dataclass(frozen=True, slots=True)
 class CompiledRules:
-    """A realm's rules as rows (rule 11).
+    """The rules of a realm, compiled to rows (policy.md, rule 11).
 
     Attributes:
         vocabulary: version of the vocabulary that the masks belong to.
-        by_purpose: purpose bit → the statutory rules for this purpose; most purposes have none.
-        policies: implicit policy → (purposes, categories) that it permits.
-        plain: combining is deny-overrides and the implicit policy is DENY, as in most realms.
-        block, encoded: side block of all rows; the rules as bytes, as stored in the table.
+        by_purpose: purpose bit → the statutory rules for this purpose. Purposes without a rule are absent.
+        policies: implicit policy → masks of the (purposes, categories) that the policy permits.
+        plain: True if combining is DENY_OVERRIDES and the implicit policy is DENY, as in most realms.
+        block, encoded: the side block of all rows; the bytes that the policy table stores for these rules.
     """
 
     combining: Combining
@@ -192,7 +192,7 @@ def compile_rules(rules: Rules, vocabulary: Vocabulary, numbers: Mapping[str, in
     """Compile a realm's rules.
 
     Raises:
-        InvalidError: as ``compile_consent``; a rule with children or without an effect; more than ``MAX_RULES``.
+        InvalidError: as in ``compile_consent``; a rule has children or no effect; or there are too many rules.
     """
     compiler = _Compiler(vocabulary, numbers)
     rows: list[Row] = []
@@ -210,10 +210,10 @@ def compile_rules(rules: Rules, vocabulary: Vocabulary, numbers: Mapping[str, in
 
 
 def decode_rules(value: bytes, vocabulary: Vocabulary) -> CompiledRules:
-    """Decode ``CompiledRules.encoded`` with the vocabulary that the rules were compiled under, or a later version.
+    """Decode ``CompiledRules.encoded``. *vocabulary* is the version that the rules were compiled with, or a later one.
 
     Raises:
-        MalformedError: the bytes are no compiled rules, or are of a later version than ``vocabulary``.
+        MalformedError: the bytes are no compiled rules, or were compiled with a later version than *vocabulary*.
     """
     if len(value) < _RULES.size:
         raise MalformedError("compiled rules are cut short")

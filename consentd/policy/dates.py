@@ -1,6 +1,6 @@
-"""Convert FHIR dates to instants. Days begin and end in Asia/Seoul (policy.md, rule 4).
+"""Convert FHIR dates to instants. Days begin and end at midnight in Asia/Seoul (policy.md, rule 4).
 
-Korea has had UTC+9 without daylight saving time since 1988, and earlier dates are read with UTC+9 too.
+Korea has had UTC+9 without daylight saving time since 1988. Earlier dates are read with UTC+9 too.
 """
 
 import re
@@ -27,8 +27,8 @@ def is_date(text: str) -> bool:
 def start_of_date_ms(text: str) -> int:
     """Return the first instant of a date, month or year (``2026-12-31``, ``2026-12``, ``2026``), in UTC ms.
 
-    Raises, like ``end_of_date_ms``:
-        InvalidError: there is no such date.
+    Raises (so does ``end_of_date_ms``):
+        InvalidError: the text is no date, month or year, or the calendar has no such date.
     """
     return _midnight_ms(_bounds(text)[0])
 
@@ -42,7 +42,7 @@ def parse_instant_ms(text: str) -> int:
     """Convert a FHIR ``dateTime`` with time and zone to UTC ms, rounded down.
 
     Raises:
-        InvalidError: the text is no instant, or there is no such instant. Hour 24 and leap seconds are refused.
+        InvalidError: the text is no instant, or the calendar has no such instant. Hour 24 and second 60 are refused.
     """
     found = _INSTANT.fullmatch(text)
     if found is None:
@@ -50,7 +50,7 @@ def parse_instant_ms(text: str) -> int:
     *numbers, fraction, zone = found.groups()
     year, month, day, hour, minute, second = map(int, numbers)
     try:
-        # The zone is subtracted from the milliseconds, because a datetime at the end of the calendar would overflow.
+        # The zone is subtracted later, from the milliseconds: a datetime near the end of year 9999 would overflow.
         local = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
     except ValueError as error:
         raise InvalidError(f"no such instant: `{text}`") from error
@@ -66,7 +66,7 @@ def format_instant(time_ms: int) -> str:
     try:
         moment = datetime.fromtimestamp(time_ms / 1000, SEOUL)
     except (OverflowError, ValueError, OSError):
-        return f"{time_ms} ms"  # no calendar has this time
+        return f"{time_ms} ms"  # ``datetime`` has only the years 1 to 9999
     return f"{moment:%Y-%m-%d %H:%M:%S} KST"
 
 

@@ -1,11 +1,11 @@
 """Define the default vocabulary, ``kr-phr`` version 1: Korean personal health records with HL7 v3 codes.
 
-Categories are the five classes of My Healthway (consent.md 1.4). CLIN has its twelve standard groups (PAT to NOTE) and
-two classes of KR CDI V2 (ENC, VIT). Purposes are HL7 v3 PurposeOfUse (consent.md 1.5); ``implies`` was decided for each
-code. Labels are HL7 v3 Confidentiality and the sensitive overlay (민감영역).
+Categories are the five classes of My Healthway (consent.md 1.4). CLIN has the twelve standard groups of clinical data
+(PAT to NOTE) and two classes of KR CDI V2 (ENC, VIT). Purposes are HL7 v3 PurposeOfUse (consent.md 1.5). Labels are the
+HL7 v3 Confidentiality levels and the codes for sensitive data (민감영역).
 
-Never implied (policy.md, rule 6): BTG, CLINTRL, POPHLTH, HMARKT, POARCH, HLEGAL, AITRAIN. This project also never
-implies retrieval by a person other than the subject (FAMRQT, PWATRNY, SUPNWK), and test use (HTEST).
+``implies`` is False for purposes that a permit must name: BTG, CLINTRL, POPHLTH, HMARKT, POARCH, HLEGAL, AITRAIN
+(policy.md, rule 6), FAMRQT, PWATRNY, SUPNWK (a person other than the subject retrieves data), and HTEST (test data).
 """
 
 from functools import partial
@@ -142,4 +142,4 @@ LABELS: Final = (
 DEFAULT_VOCABULARY: Final = Vocabulary(
     id="kr-phr", version=1, purposes=PURPOSES, categories=CATEGORIES, actions=ACTIONS, labels=LABELS
 )
-"""The vocabulary of a realm that publishes none of its own."""
+"""The vocabulary of a realm that has not published its own vocabulary."""

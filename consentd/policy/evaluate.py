@@ -1,11 +1,11 @@
-"""Evaluate a packed question on a subject's rows, with masks: one bit for each category, so all are decided at once.
+"""Answer a packed question from a person's rows. Each category is a bit, so one operation decides all categories.
 
-There are two ways. Most subjects are SIMPLE (each consent is one row), and for most questions the realm has no rule:
-then one loop of mask-ANDs is enough. Everything else (nested provisions, labels, pauses, statutes, break-glass,
-residuals) goes through ``match``, which finds the rows that match in each layer, and ``_decide``, which finds the layer
-that decides. Where both ways are possible they give the same answer.
+There are two ways. Most subjects are SIMPLE (each consent is one row), and for most questions the realm has no rule.
+Then one loop of mask-ANDs is enough. All other cases (nested provisions, labels, pauses, statutes, break-glass,
+residuals) need ``match``, which finds the matching rows in each layer, and ``_decide``, which finds the layer that
+decides. If both ways are possible, they give the same answer.
 
-INVARIANT: no answer is cached. An answer depends on the value, the question, the rules and the instant alone.
+INVARIANT: no answer is cached. An answer depends only on the subject value, the question, the rules and the instant.
 """
 
 from struct import Struct
@@ -32,13 +32,13 @@ from consentd.policy.rows import ROW_SIZE
 from consentd.policy.subject import ENTRY, SIMPLE
 
 _SIMPLE_ROW: Final = Struct("<IIQQQQ4xH2xB3x")
-"""The fields of a row that matter if it is simple: actor, holder, purposes, categories, start, end, actions, flags."""
+"""The fields that a row of a SIMPLE subject needs: actor, holder, purposes, categories, start, end, actions, flags."""
 
 assert _SIMPLE_ROW.size == ROW_SIZE
 
 _NEWEST_FIRST: Final = (Combining.ORDERED_DENY_OVERRIDES, Combining.ORDERED_PERMIT_OVERRIDES)
 _DENY_FIRST: Final = (Combining.DENY_OVERRIDES, Combining.ORDERED_DENY_OVERRIDES, Combining.PERMIT_UNLESS_DENY)
-_CODES: Final = (  # by layer, then by kind
+_CODES: Final = (  # index: the layer, then the kind (PERMITS, DENIES)
     (ReasonCode.PERMITTED_BY_LAW, ReasonCode.DENIED_BY_LAW),
     (ReasonCode.PERMITTED_BY_BREAK_GLASS, ReasonCode.DENIED_BY_BREAK_GLASS),
     (ReasonCode.PERMITTED_BY_CONSENT, ReasonCode.DENIED_BY_CONSENT),
@@ -47,10 +47,10 @@ _CODES: Final = (  # by layer, then by kind
 _EFFECTS: Final = (Effect.PERMIT, Effect.DENY)
 
 Masks = tuple[int, int, int, int]
-"""Categories permitted, denied, without consent, unknown."""
+"""Masks of the categories that are permitted, denied, without consent, and unknown."""
 
 Reasons = list[tuple[ReasonCode, Effect | None, int, int, int, str]]
-"""The fields of ``Reason`` as plain tuples: most of them are never made into a ``Reason``."""
+"""The fields of ``Reason`` as plain tuples. ``decision`` makes each a ``Reason``, if a decision is needed."""
 
 _NO_CONSENT: Final = (ReasonCode.NO_MATCHING_CONSENT, None, 0, 0, 0, "")
 _UNKNOWN_CATEGORY: Final = (ReasonCode.UNKNOWN_CATEGORY, None, 0, 0, 0, "")
@@ -58,14 +58,14 @@ _BREAK_GLASS_OBLIGATIONS: Final = (Obligation.NOTIFY_SUBJECT, Obligation.POST_RE
 
 
 class Verdict:
-    """An answer as masks; ``decision`` turns it into codes.
+    """An answer as masks. ``decision`` converts a verdict to codes.
 
     Attributes:
-        permitted, denied, without, unknown: disjoint masks of categories. Together: those asked for that have a bit.
-        reasons: the rows that decided. ``match`` adds rules of the realm first, then lineages, then implicit policies.
-        conditions: the residual, if obligations include ENFORCE_RESIDUAL.
+        permitted, denied, without, unknown: disjoint masks; together, all categories asked for that the vocabulary has.
+        reasons: the rows that decided: first rules of the realm, then lineages, then the realm's implicit policy.
+        conditions: the residual: what the caller must check; empty without the obligation ENFORCE_RESIDUAL.
         valid_until_ms: the first instant at which the passing of time alone may change the answer.
-        ref: seq of the leaf that the answer rests on; 0: none.
+        ref: seq of the first consent in ``reasons`` that has the answer's effect; 0: no such consent.
     """
 
     __slots__ = (
@@ -100,10 +100,10 @@ class Verdict:
 
 
 def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules, now_ms: int) -> Verdict:
-    """Answer a question from a subject's value (None or empty: the table has none) at an instant.
+    """Answer a question at an instant from a subject value (None or empty: the person has no consents).
 
-    The question was packed with the codebook of the same table state as the rules. *value* was made by
-    ``encode_subject``. It is not checked here: damaged bytes may give any answer or exception.
+    The caller must have packed the question with a codebook of the same table revision as the rules. *value* must come
+    from ``encode_subject``: damaged bytes are not detected here, and may give any answer or exception.
     """
     simple = not value or (value[1] & SIMPLE and value[2] | value[3] << 8 <= question.version)
     if not simple or question.break_glass or question.purpose in rules.by_purpose:
@@ -161,9 +161,9 @@ def _ids(value: bytes | None, index: int) -> Ids:
 
 
 def _evaluate_general(value: bytes | None, question: PackedQuestion, rules: CompiledRules, now_ms: int) -> Verdict:
-    """Answer the general way. If the caller enforces residuals, answer both for the worst and for the best case.
+    """Answer any question, for the worst case of its open properties and, if ``question.residual``, for the best case.
 
-    A category that only the best case permits is permitted on conditions: the caller checks them for each resource.
+    A category that only the best case permits is permitted on conditions, which the caller checks for each resource.
     """
     newest_first = rules.combining in _NEWEST_FIRST
     found = match(value, question, rules, now_ms, open_limits=WORST_CASE, newest_first=newest_first)
@@ -188,10 +188,10 @@ def _evaluate_general(value: bytes | None, question: PackedQuestion, rules: Comp
 
 
 def _decide(found: Matches, asked: int, combining: Combining) -> tuple[Masks, Reasons]:
-    """Decide each category by the first layer, from the top, that permits, denies or cannot interpret it (rules 1, 3).
+    """Decide each category by the first layer in which the category is permitted, denied or unknown (rules 1, 3).
 
     Example, with deny-overrides: STATUTE permits A; CONSENT permits A and B and denies B; IMPLICIT permits C. Then A
-    and C are permitted, and B is denied. The reasons are the statute, the deny, and the implicit policy.
+    and C are permitted, and B is denied. The reasons are the statute, the consent's deny, and the implicit policy.
     """
     permitted = denied = unknown = 0
     left = asked
@@ -216,7 +216,7 @@ def _decide(found: Matches, asked: int, combining: Combining) -> tuple[Masks, Re
         unknown |= unknowns
         left &= ~(permits | denies | unknowns)
     reasons: Reasons = []
-    # A row is a reason only if its layer decided one of its categories with the row's effect.
+    # A row is a reason only if the row's layer decided one of the row's categories, with the row's effect.
     for layer, kind, mask, ids, where in found.rows:
         if mask & decided[layer][kind]:
             if kind == UNKNOWNS:
@@ -240,7 +240,7 @@ def _verdict(masks: Masks, reasons: Reasons, question: PackedQuestion, until: in
 
 
 def decision(verdict: Verdict, question: PackedQuestion, codebook: Codebook, rules: CompiledRules) -> Decision:
-    """Turn a verdict into codes. The other arguments are those that the verdict was reached with."""
+    """Convert a verdict to codes. The other arguments must be those that the verdict was computed with."""
     codes = codebook.codes
     unknown = codes(verdict.unknown)
     return Decision(

@@ -1,14 +1,14 @@
-"""Match a question with every row of a subject, by layer: the general way, for what the simple loop cannot do.
+"""Match a question with every row of a subject (a person), where the simple loop of ``evaluate`` is not enough.
 
 A consent is a tree of provisions (policy.md, rule 2). The value of a node for a category is deny if the value of a
 child is deny, else permit if the value of a child is permit, else the node's own effect if the node itself matches. The
-rows of a tree are in preorder. So a loop from the last row to the first meets every child before its parent, and it
-needs one accumulator for each depth. Masks let one loop decide all categories.
+rows of a tree are in preorder. So a loop from the last row to the first meets every child before its parent, and the
+loop needs one accumulator for each depth. Bit masks let one loop decide all categories.
 
-Labels, resources and data period limit *which* data of a category the question asks for. A permit matches if all of
-that data is inside the row's limits; a deny matches if any of it is. A question may leave them open. Then the caller
-chooses what a limit does (rule 5): ``WORST_CASE`` fails closed, and ``BEST_CASE`` is the answer for an enforcer that
-checks each resource itself.
+A question may ask for only some data of a category: data with certain labels, resources or a data period. A row may
+limit the same three properties. A permit matches if all the data asked for is inside the limits; a deny matches if some
+of the data is inside. If the question leaves a property open (rule 5), a limit on that property matches only in a deny
+for ``WORST_CASE``, and only in a permit for ``BEST_CASE``. A caller that checks each resource itself needs both cases.
 """
 
 from collections.abc import Iterator
@@ -32,26 +32,26 @@ CONSENT: Final = int(Layer.CONSENT)
 IMPLICIT: Final = int(Layer.IMPLICIT)
 
 OpenLimits = tuple[bool, bool]
-"""Whether a limit on something that the question leaves open matches: in a deny, and in a permit."""
+"""(for a deny, for a permit): whether a limit matches if the question leaves the limited attribute open."""
 
 WORST_CASE: Final[OpenLimits] = (True, False)
 BEST_CASE: Final[OpenLimits] = (False, True)
 EITHER_CASE: Final[OpenLimits] = (True, True)
 
 Ids = tuple[int, int, int]
-"""Seq of the leaf in force, lineage, version. All are 0 for a rule of the realm."""
+"""(seq of the consent's leaf, lineage, version). All three are 0 for a rule of the realm."""
 
 NO_IDS: Final[Ids] = (0, 0, 0)
 
 
 class Matches:
-    """The rows that match a question, added up.
+    """The rows that match a question, and the categories that they permit, deny or make unknown.
 
     Attributes:
-        masks: by layer, then by kind (``PERMITS``, ``DENIES``, ``UNKNOWNS``): categories.
+        masks: ``masks[layer][kind]`` is a mask of categories; kind is ``PERMITS``, ``DENIES`` or ``UNKNOWNS``.
         rows: (layer, kind, categories, ids, path) of each match, in the order in which they were added.
-        selects_policy: whether a consent in force selects an implicit policy. The realm's own then does not apply.
-        until_ms: the earliest start or end after now, among rows that match except for time.
+        selects_policy: whether a consent in force selects an implicit policy, which replaces the realm's policy.
+        until_ms: the earliest start or end after now, among all rows that match if their windows are ignored.
     """
 
     __slots__ = ("masks", "rows", "selects_policy", "until_ms")
@@ -63,13 +63,13 @@ class Matches:
         self.until_ms = until_ms
 
     def add(self, layer: int, kind: int, mask: int, ids: Ids = NO_IDS, where: str = "") -> None:
-        """Add that the categories of ``mask`` are permitted, denied or unknown. An empty mask adds nothing."""
+        """Add a row that permits, denies or makes unknown the categories of ``mask``. Ignore an empty mask."""
         if mask:
             self.masks[layer][kind] |= mask
             self.rows.append((layer, kind, mask, ids, where))
 
     def in_force(self, start_ms: int, end_ms: int, now_ms: int) -> bool:
-        """Return whether a row that matches except for time is in force; note when that next changes (rule 4)."""
+        """Return whether the window of a matching row contains now; lower ``until_ms`` to the window's next bound."""
         if start_ms > now_ms:
             if start_ms < self.until_ms:
                 self.until_ms = start_ms
@@ -82,7 +82,7 @@ class Matches:
 
 
 class StoredLineage(NamedTuple):
-    """One lineage of a subject value: ids, directory flags, layer, rows in preorder, side block, and readability."""
+    """One lineage (a consent and its amendments) of a subject value. *block* is the side block of the rows."""
 
     ids: Ids
     flags: int
@@ -93,7 +93,7 @@ class StoredLineage(NamedTuple):
 
 
 def lineages_of(value: bytes | None, version: int) -> Iterator[StoredLineage]:
-    """Yield the lineages of a subject value. One compiled under a vocabulary later than ``version`` is unreadable."""
+    """Yield the lineages of a subject value. A lineage of a later vocabulary than ``version`` is marked unreadable."""
     for lineage, seq, number, vocabulary, flags, rows, block in split_subject(value):
         readable = vocabulary <= version and not flags & UNREADABLE
         layer = STATUTE if flags & STATUTORY else CONSENT
@@ -101,9 +101,9 @@ def lineages_of(value: bytes | None, version: int) -> Iterator[StoredLineage]:
 
 
 def match_row(row: Fields, block: bytes, question: PackedQuestion, open_limits: OpenLimits) -> int:
-    """Return the categories asked for that a row matches except for time; 0: the row does not match.
+    """Return the mask of the categories asked for that a row matches if its window is ignored; 0: no match.
 
-    *block* is the side block that holds the row's side record, if the row has one.
+    *block* is the side block. It has the row's side record, if the row has flag SIDE.
     """
     actor, holder, purposes, categories, _, _, labels, actions, side, flags, _, _, _ = row
     mask = categories & question.categories
@@ -125,7 +125,7 @@ def match_row(row: Fields, block: bytes, question: PackedQuestion, open_limits: 
 
 
 def _side_names(row: Fields, block: bytes, question: PackedQuestion, actors: frozenset[int]) -> bool:
-    """Return whether a row's actors and holders match (rule 10). Where there are several, the side record has them."""
+    """Return whether a row's actors and holders match. The side record has several; the row itself has a single one."""
     offset = row[8] * 4
     many_actors, many_holders, _, windows = SIDE_COUNTS.unpack_from(block, offset)
     if not many_actors + many_holders:
@@ -161,7 +161,7 @@ def _side_limits(block: bytes, word: int, question: PackedQuestion, permit: int,
 
 
 def realm_rules(rules: CompiledRules, question: PackedQuestion) -> tuple[tuple[int, tuple[Rule, ...]], ...]:
-    """Return the rules of the realm that can match a question: (layer, rules)."""
+    """Return the rules of the realm that can match a question, as (layer, rules) for the two layers of rules."""
     break_glass = rules.break_glass if question.break_glass else ()
     return (STATUTE, rules.by_purpose.get(question.purpose, ())), (BREAK_GLASS, break_glass)
 
@@ -205,7 +205,7 @@ def match(
 
 
 def _unreadable_matches(root: Fields, block: bytes, question: PackedQuestion) -> bool:
-    """Return whether an unreadable consent may match: compare the participants, which need no vocabulary, as a deny."""
+    """Return whether an unreadable consent may match. Only participants are compared: nothing else is readable."""
     if root[9] & SIDE:
         return _side_names(root, block, question, question.deny_actors)
     return root[0] in question.deny_actors and root[1] in question.holders
@@ -214,10 +214,10 @@ def _unreadable_matches(root: Fields, block: bytes, question: PackedQuestion) ->
 def _match_tree(
     found: Matches, lineage: StoredLineage, question: PackedQuestion, now_ms: int, open_limits: OpenLimits
 ) -> None:
-    """Compute the value of one lineage, children before parents, and add each node that decided a category.
+    """Compute what one lineage permits and denies, children before parents. *found* gets each node that decided.
 
-    Example: a permit P has a deny D below it, which has a permit E below it, and each matches one category. The loop
-    runs E, D, P. E permits. So the own effects of D and P do not count, the value is permit, and E decided it.
+    Example: permit P has the child deny D, and D has the child permit E. All three match the same category. The loop
+    runs E, D, P. E permits, so the own effects of D and P do not count: the value is permit, and node E decided.
     """
     paused = lineage.flags & PAUSED
     rows = lineage.rows
@@ -251,7 +251,7 @@ def _match_tree(
         permitted[depth] |= permits & ~denies
         denied[depth] |= denies
     for node, kind, mask in reversed(decisive):
-        # A permit below that a deny elsewhere in the tree overrides did not decide anything.
+        # A nested permit did not decide those categories that a deny elsewhere in the tree denies.
         counted = mask if kind == DENIES else mask & permitted[0]
         if counted:
             where = path([row[10] for row in rows], node) if node else ""
@@ -259,10 +259,10 @@ def _match_tree(
 
 
 def implicit_masks(policy: int, question: PackedQuestion, rules: CompiledRules, *, selected: bool) -> tuple[int, int]:
-    """Return the categories asked for that an implicit policy permits, and those it denies (rule 1, IHE PCF 1.1).
+    """Return the masks of the categories asked for that an implicit policy permits and denies (rule 1, IHE PCF 1.1).
 
-    Policy-deny as the realm's default denies nothing: where nobody stated anything the answer is NO_CONSENT. If a
-    consent selects Policy-deny, a person stated it, so it denies. Policy-break-glass-only always denies all but BTG.
+    DENY as the realm's policy denies nothing: the person has refused nothing, so the answer is NO_CONSENT. DENY that a
+    consent selects does deny, because the person chose it. BREAK_GLASS_ONLY always denies every purpose except BTG.
     """
     purposes, categories = rules.policies[policy]
     if purposes & question.purpose:

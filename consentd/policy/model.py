@@ -1,9 +1,9 @@
 """The values of a decision: consent, provision, rules, question, decision.
 
-All are frozen. Codes are strings of a vocabulary (``TREAT``, ``CLIN.DX``). Participants are their registered
-identifiers. Instants are UTC milliseconds. Windows are half-open, ``[start, end)``; an absent bound is open. An empty
-tuple puts no limit. The tuple ``("*",)`` puts no limit either, but states this: a consent can *state* "any recipient"
-(rule 2).
+All classes are frozen. Codes are strings of a vocabulary (``TREAT``, ``CLIN.DX``). Participants are given by their
+registered identifiers. Instants are UTC milliseconds. Windows are half-open, ``[start, end)``; an absent bound is open.
+An empty tuple means that nothing is stated, which puts no limit. The tuple ``("*",)`` states that there is no limit,
+such as "any recipient" (rule 2).
 
 A "rule" with a number is a rule of policy.md.
 """
@@ -12,25 +12,25 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 ANY = "*"
-"""States that there is no limit, where leaving a legal item out would be an error."""
+"""The item that states "no limit" in a list that must not be empty, such as the recipients of a permit."""
 
-OPEN_END_MS = (1 << 63) - 1  # of a window without an end
-MAX_DEPTH = 8  # of nested provisions; the root has depth 1
-MAX_PROVISIONS = 256  # of one consent
+OPEN_END_MS = (1 << 63) - 1  # the end of a window that never ends
+MAX_DEPTH = 8  # levels of nested provisions, the root included
+MAX_PROVISIONS = 256  # provisions of one consent, the root included
 
 BREAK_GLASS_PURPOSE = "BTG"
 """The purpose of every question with a ``break_glass`` justification, and of no other question (rule 7)."""
 
 
 class Effect(IntEnum):
-    """Whether a provision permits or denies what it matches."""
+    """Whether a provision permits or denies the questions that match the provision."""
 
     DENY = 1
     PERMIT = 2
 
 
 class Kind(IntEnum):
-    """The legal act that a consent record documents (product.md: a consent and a transfer request differ)."""
+    """The legal act that a consent record documents. product.md says how a consent and a transfer request differ."""
 
     CONSENT = 1
     TRANSFER_REQUEST = 2
@@ -39,7 +39,7 @@ class Kind(IntEnum):
 
 
 class Outcome(IntEnum):
-    """The outcome of a question (policy.md, "Question and answer"). 0 is never sent."""
+    """The outcome of a question (policy.md, "Question and answer"). The value 0 is never sent."""
 
     PERMIT = 1
     PARTIAL = 2
@@ -49,7 +49,7 @@ class Outcome(IntEnum):
 
 
 class Layer(IntEnum):
-    """The layer of a row. For each category, the first layer that permits or denies it decides (rule 1)."""
+    """The layers, highest first. For each category, the first layer that permits or denies it decides (rule 1)."""
 
     STATUTE = 0
     BREAK_GLASS = 1
@@ -58,7 +58,7 @@ class Layer(IntEnum):
 
 
 class Combining(IntEnum):
-    """How the answers of several lineages combine: the six names of FHIR Permission (rule 3)."""
+    """How the answers of several consents are combined. The six names are those of FHIR Permission (rule 3)."""
 
     DENY_OVERRIDES = 1
     PERMIT_OVERRIDES = 2
@@ -69,11 +69,11 @@ class Combining(IntEnum):
 
 
 class ImplicitPolicy(IntEnum):
-    """The policy where no consent decides: the four policies of IHE PCF 1.1 (rule 1; ``match.implicit_masks``).
+    """The policy for categories that no consent decides: one of four of IHE PCF 1.1 (rule 1; ``match.implicit_masks``).
 
-    "Normal" is data of level U, L, M or N. BASIC_NORMAL permits treatment and the purposes that it implies. ALL_NORMAL
-    permits every purpose except those that are never implied. BREAK_GLASS_ONLY permits BTG and denies the rest. A
-    consent can select a policy: during the period of its root, that policy replaces the realm's.
+    NORMAL: for data of confidentiality U, L, M or N. BASIC_NORMAL permits treatment and the purposes that treatment
+    implies. ALL_NORMAL permits every purpose except those that are never implied. BREAK_GLASS_ONLY permits BTG and
+    denies the rest. A consent can select a policy, which replaces the realm's during the period of the consent's root.
     """
 
     DENY = 1
@@ -99,7 +99,7 @@ class RefusalReason(IntEnum):
 
 
 class ReasonCode(IntEnum):
-    """Why a category has its result."""
+    """Why a category is permitted, denied, without consent or unknown."""
 
     PERMITTED_BY_CONSENT = 1
     DENIED_BY_CONSENT = 2
@@ -117,7 +117,7 @@ class ReasonCode(IntEnum):
 
 
 class Obligation(IntEnum):
-    """What the enforcer of a permit must do."""
+    """What the caller must do if it acts on a permit."""
 
     ENFORCE_RESIDUAL = 1
     NOTIFY_SUBJECT = 2
@@ -126,16 +126,16 @@ class Obligation(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provision:
-    """Permit or deny what its attributes match: AND across attributes, OR within one (rule 2).
+    """Permit or deny a use of data. All attributes must match; in a list, one matching item is enough (rule 2).
 
     Attributes:
-        effect: as written; None: the opposite of the parent's.
-        actors: participants or groups (``group/ID``) that may act (rule 10).
+        effect: PERMIT or DENY; None: the opposite of the parent's effect.
+        actors: participants or groups (``group/ID``) that ask for the data (rule 10).
         holders: participants that hold the data.
-        purposes, categories, labels: codes; compiling adds the codes that they imply or contain (rule 6).
+        purposes, categories, labels: codes. Compiling adds the codes that these codes imply or contain (rule 6).
         actions: ``collect`` ``access`` ``use`` ``disclose`` ``correct``.
         resources: references of single resources, ``Observation/123``.
-        start_ms, end_ms: when the provision is in force; always intersected with the parent's window.
+        start_ms, end_ms: when the provision is in force. Compiling intersects this window with the parent's window.
         data_period: the time that the data may be about; None: any time.
     """
 
@@ -163,20 +163,20 @@ class Period:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consent:
-    """One version of what a person permits or denies: the content of a GRANT or AMEND.
+    """One version of what a person permits or denies: the content of a GRANT or AMEND entry.
 
     The seven legal items (PIPA Enforcement Decree 42-5(3)) are the root provision's ``purposes``, ``holders``,
-    ``actors`` (recipients), ``categories`` and ``end_ms``, and this consent's ``recurrence`` and
+    ``actors`` (recipients), ``categories`` and ``end_ms``, and the consent's own ``recurrence`` and
     ``retention_until_ms``. ``root.effect`` is never None.
 
     Attributes:
         recurrence: ISO 8601 duration of a periodic transfer (``P1M``), ``once``, or empty: not stated.
         retention_until_ms: until when the recipient may keep the data; 0: not stated.
-        policy: the implicit policy that this consent selects for the layer below, if any (rule 1).
+        policy: the implicit policy that this consent selects (rule 1); None: the realm's policy applies.
         notice: ``notice/ID`` of the notice that the person was shown; empty: not stated.
-        authority: seq, in the person's chain, of the AUTHORITY entry that lets a representative consent; 0: the person.
+        authority: seq, in the person's chain, of the AUTHORITY entry of the consenting representative; 0: none.
         language: BCP 47 tag of the language in which consent was given.
-        source: format of an imported consent, ``fhir/r4``; empty: not imported.
+        source: format that the consent was imported from, ``fhir/r4``; empty: the consent was not imported.
     """
 
     kind: Kind
@@ -193,7 +193,7 @@ class Consent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """A realm's rules, chain ``rules/ID`` (rule 11). Its provisions have no children and state their effect."""
+    """The rules of a realm, from the chain ``rules/ID`` (rule 11). Each provision has an effect and no children."""
 
     combining: Combining = Combining.DENY_OVERRIDES
     implicit_policy: ImplicitPolicy = ImplicitPolicy.DENY
@@ -203,7 +203,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actor:
-    """Who wants the data: the actor itself, and separately those who relay the question (product.md)."""
+    """The organisation that wants the data, and the participants that it acts for or asks through (product.md)."""
 
     organisation: str
     practitioner: str = ""
@@ -216,12 +216,12 @@ class Actor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """The question whether a transfer is permitted (policy.md). The subject is passed separately.
+    """The question whether a transfer is permitted (policy.md). The subject (the person) is passed separately.
 
     Attributes:
-        categories: one or more category codes; a parent asks for all its leaves.
-        labels, resources, data_period: properties of the data that is asked for; None: the question leaves them open.
-        break_glass: the justification; present exactly if the purpose is BTG.
+        categories: one or more category codes; a parent category asks for all its leaf categories.
+        labels, resources, data_period: properties of the data asked for. None: the question leaves the property open.
+        break_glass: the justification of an emergency access; present exactly if the purpose is BTG.
         supported_obligations: obligations that the caller can enforce.
     """
 
@@ -239,7 +239,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """A consent, or a rule of the realm (with *consent*, *lineage* and *version* 0), that decided, and its effect.
+    """A consent or a rule of the realm that decided a category. For a rule, *consent*, *lineage* and *version* are 0.
 
     Attributes:
         consent, lineage: seq, in the person's chain, of the leaf that decided, and of the GRANT that began the lineage.
@@ -257,17 +257,17 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class ResidualRule:
-    """A condition that depends on what the question left open. The enforcer checks it for each resource (rule 5).
+    """A condition on properties that the question left open. The caller checks each resource against it (rule 5).
 
-    The simple reading: a resource is covered if a PERMIT rule matches it and no DENY rule does. This reading never
-    covers too much. ``residual.covers`` is exact: the first ``layer`` with a matching rule decides (rule 1); within
-    CONSENT the decision's ``combining`` decides (rule 3); and the ``children`` of a DENY rule are exceptions (rule 2).
+    A simple caller may release a resource if a PERMIT rule and no DENY rule matches it. That never releases too much.
+    ``residual.covers`` is exact: the first ``layer`` with a matching rule decides (rule 1); within CONSENT the
+    decision's ``combining`` decides (rule 3); and the ``children`` of a DENY rule are exceptions (rule 2).
 
     Attributes:
-        categories: leaves that the rule itself matches; empty if only its children match.
-        labels: including descendants. A PERMIT rule matches if all of a resource's labels are among them; a DENY rule
-            matches if one is.
-        resources, data_period: a PERMIT rule matches what is inside; a DENY rule matches what overlaps.
+        categories: leaf categories that the rule itself matches; empty if only the rule's children can match.
+        labels: codes, descendants included. A PERMIT rule matches if all labels of a resource are in this list; a DENY
+            rule matches if at least one label is. An empty list puts no limit.
+        resources, data_period: limits. A resource must be inside for a PERMIT rule, and overlap for a DENY rule.
     """
 
     effect: Effect
@@ -281,7 +281,7 @@ class ResidualRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resource:
-    """A single resource that an enforcer checks against a residual. Its category is a leaf."""
+    """A single resource that the caller checks against a residual. *category* is a leaf category."""
 
     category: str
     labels: tuple[str, ...] = ()
@@ -291,10 +291,10 @@ class Resource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """The answer. Each leaf category asked for is in exactly one of the four tuples, in the order of the vocabulary.
+    """The answer. Each leaf category asked for is in one of the four category tuples, in the order of the vocabulary.
 
-    ``valid_until_ms`` is the earliest start or end after now among rows that match except for time (rule 4). ``ref`` is
-    the seq of the deciding consent's leaf; 0: none.
+    ``valid_until_ms`` is the earliest start or end after now, among all rows that match if their windows are ignored
+    (rule 4). ``ref`` is the seq of the leaf of the consent that decided; 0: no consent decided.
     """
 
     outcome: Outcome
@@ -313,12 +313,12 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class StoredConsent:
-    """The version in force (1, 2, 3 …) of one lineage of consents, and the state of that lineage.
+    """The version in force (1, 2, 3 …) of a lineage (a consent and its amendments), and whether the lineage is paused.
 
     Attributes:
         lineage, seq: seq of the GRANT that began the lineage, and of the GRANT or AMEND that is in force.
-        paused: a PAUSE without a RESUME. The permits of a paused lineage do not count; its denies do.
-        readable: False if the version has content that cannot be interpreted. What it matches is then unknown (rule 5).
+        paused: True from a PAUSE to the RESUME. The permits of a paused lineage do not count; the denies do.
+        readable: False if content cannot be interpreted. Categories that may match are then unknown (rule 5).
     """
 
     lineage: int

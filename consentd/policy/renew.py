@@ -1,8 +1,8 @@
 """Convert stored rows to the next version of their vocabulary: a deny on a parent also covers codes added later.
 
 A permit continues to cover only the codes of the version that it was given under: nobody permitted a code that did not
-exist. A deny that covers all codes of a parent is widened by the codes that were added below the parent (rule 6). If
-the deny named all of these codes singly, it is widened as well; that fails closed. Nothing else in a row changes.
+exist. A deny that covers all codes of a parent is widened by the codes that were added below the parent (rule 6). The
+same happens if the deny named all of these codes singly: a row cannot show the difference. Nothing else changes.
 """
 
 from dataclasses import replace
@@ -13,11 +13,11 @@ from consentd.policy.subject import decode_subject, encode_subject
 from consentd.policy.vocabulary import Closures, Vocabulary
 
 Growth = tuple[tuple[int, int], ...]
-"""For each code whose coverage grew: (mask that a deny of the code covered before, mask that it covers now)."""
+"""For each code whose coverage grew: (mask that a deny of the code covered before, mask that this deny covers now)."""
 
 
 class Renewal:
-    """The coverage that grew between two versions of a vocabulary, for each list."""
+    """The coverage of denies that grew from one version of a vocabulary to the next, for each of the four lists."""
 
     __slots__ = ("_actions", "_categories", "_labels", "_purposes")
 
@@ -28,11 +28,11 @@ class Renewal:
         self._labels = _growth(old.label, new.label)
 
     def is_needed(self) -> bool:
-        """Return whether a deny of any code of the old version covers more now."""
+        """Return whether a deny of any old code covers more codes in the new version."""
         return bool(self._purposes or self._categories or self._actions or self._labels)
 
     def subject(self, value: bytes) -> bytes:
-        """Return a subject value with its denies widened. Raises as ``decode_subject``."""
+        """Return a subject value (a person's rows) with widened denies. Raises as ``decode_subject``."""
         lineages = decode_subject(value)
         rows = [self._rows(one.compiled.rows) for one in lineages]
         renewed = encode_subject(
@@ -42,7 +42,7 @@ class Renewal:
         return renewed
 
     def rules(self, encoded: bytes, count: int) -> bytes:
-        """Return compiled rules (``CompiledRules.encoded``) of *count* rows with their denies widened."""
+        """Return compiled rules (``CompiledRules.encoded``, *count* rows) with widened denies."""
         end = RULES_HEADER_SIZE + count * ROW_SIZE
         return encoded[:RULES_HEADER_SIZE] + self._rows(encoded[RULES_HEADER_SIZE:end]) + encoded[end:]
 

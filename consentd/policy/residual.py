@@ -1,7 +1,7 @@
-"""Compute the residual: the conditions that a question left open, for the enforcer to check for each resource (rule 5).
+"""Compute the residual: conditions that the caller must check for each resource (policy.md, rule 5).
 
-This is partial evaluation: of each matching provision, the limits on labels, resources and data period remain.
-``covers`` gives the answer of Check for a question that states those of a resource, until ``valid_until_ms``.
+A question may leave labels, resources and data period open. The limits of matching provisions on these three become
+conditions. Until ``valid_until_ms``, ``covers`` gives the answer of a Check call that states the three for a resource.
 """
 
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ _PERMIT_FIRST = (Combining.PERMIT_OVERRIDES, Combining.ORDERED_PERMIT_OVERRIDES,
 
 
 class Condition(NamedTuple):
-    """A residual rule as masks; ``expand`` turns it into codes."""
+    """A ``ResidualRule`` with masks instead of codes. ``expand`` converts conditions to rules."""
 
     layer: int
     effect: Effect
@@ -46,7 +46,7 @@ def conditions(
 ) -> tuple[Condition, ...]:
     """Return the residual of an answer that permits the categories ``permitted``.
 
-    Unreadable lineages and the implicit policy have no limits, so they come from *found*, the matches of the best case.
+    Unreadable lineages and the implicit policy have no limits, so *found* (the best-case matches) has their effect.
     """
     rest: list[Condition] = []
     for layer, applicable in realm_rules(rules, question):
@@ -58,14 +58,14 @@ def conditions(
     for lineage in lineages_of(value, question.version):
         if lineage.readable:
             tree = _tree(lineage, question, now_ms, permitted)
-            # The nodes of a tree may become separate rules, unless a permit comes first in layer CONSENT: then the
+            # The nodes of a tree become separate rules, unless *combining* lets a permit override a deny: then the
             # permit of one node would override the deny of another, so the tree stays one rule.
             if len(tree) > 1 and permit_first and lineage.layer == CONSENT:
                 tree = [Condition(lineage.layer, Effect.DENY, 0, children=tuple(tree))]
             rest += tree
     unknown = found.masks[CONSENT][UNKNOWNS] & permitted
     if unknown:
-        # An unreadable consent permits nothing, and no lower layer decides; but a permit that comes first still counts.
+        # An unreadable consent keeps lower layers from deciding, like a deny. *combining* may let a permit override it.
         rest.append(Condition(CONSENT, Effect.DENY, unknown))
     if rules.combining is Combining.PERMIT_UNLESS_DENY:
         rest.append(Condition(CONSENT, Effect.PERMIT, permitted))
@@ -76,14 +76,14 @@ def conditions(
 
 
 def _holds(row: Fields, block: bytes, question: PackedQuestion, now_ms: int) -> int:
-    """Return the categories for which the row is in force and matches, if the limits left open match."""
+    """Return the mask of categories that a row matches now, if every limit on an open attribute is taken to match."""
     return match_row(row, block, question, EITHER_CASE) if row[4] <= now_ms < row[5] else 0
 
 
 def _condition(
     layer: int, fields: Fields, block: bytes, question: PackedQuestion, mask: int, children: tuple[Condition, ...]
 ) -> Condition:
-    """Make a condition of those limits of a row that the question leaves open."""
+    """Make a condition from those limits of a row whose attributes the question leaves open."""
     row = Row._make(fields)
     side = decode_side(block, row.side) if row.flags & SIDE else Side()
     return Condition(
@@ -100,10 +100,10 @@ def _condition(
 def _tree(lineage: StoredLineage, question: PackedQuestion, now_ms: int, permitted: int) -> list[Condition]:
     """Return the conditions of one lineage, with as few levels as possible.
 
-    Three changes keep the value of a node: a permit becomes a sibling of its children; a deny without permits below it
-    becomes a sibling of its parent; a node that does not match is replaced by its children. Only a deny with exceptions
-    stays a tree. Example: a permit with the children deny D1 and deny D2 (with a child permit E) becomes the permit,
-    D1, and D2 with the child E. The lists are in reverse order here, like the rows.
+    Three changes keep the answer: a permit becomes a sibling of its children; a deny without permits below it becomes a
+    sibling of its parent; a node that does not match is replaced by its children. Only a deny with permits below it
+    keeps children. Example: a permit with the children deny D1 and deny D2 (with a child permit E) becomes the permit,
+    D1, and D2 with the child E. The code builds the lists in reverse order, because it reads the rows in reverse.
     """
     below: list[list[Condition]] = [[] for _ in range(MAX_DEPTH + 1)]
     for row in reversed(lineage.rows):
@@ -125,7 +125,7 @@ def _tree(lineage: StoredLineage, question: PackedQuestion, now_ms: int, permitt
 
 
 def expand(rest: Iterable[Condition], codebook: Codebook) -> tuple[ResidualRule, ...]:
-    """Turn conditions into residual rules with the codes of the vocabulary."""
+    """Convert conditions to residual rules with the codes of the vocabulary."""
     labels = codebook.vocabulary.label.bits
     return tuple(
         ResidualRule(
@@ -146,7 +146,7 @@ def covers(
 ) -> bool:
     """Return whether the residual and the combining of a decision permit the transfer of a resource.
 
-    The caller refuses a resource with labels that are not in the decision's vocabulary.
+    The caller must itself refuse a resource that has a label outside the decision's vocabulary.
     """
     effects: dict[Layer, set[Effect]] = {}
     for rule in residual:

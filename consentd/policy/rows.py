@@ -1,8 +1,8 @@
-"""Encode a row (a provision compiled to masks) and a side record (what does not fit into a row).
+"""Encode and decode rows (provisions compiled to bit masks) and side records (limits that do not fit into a row).
 
-Two programs read these bytes; ``proto/table-format.md`` specifies them. They are little-endian, as the machines are
-that evaluate them. A row has the *effective* attributes of its provision, inherited ones included (rule 2). Its masks
-include the descendants that its effect covers (rule 6). The rows of a consent are in preorder, the root first.
+Two programs read these bytes, so ``proto/table-format.md`` specifies the format. Integers are little-endian, like the
+processors that evaluate rows. A row has the *effective* attributes of a provision, inherited attributes included (rule
+2). Its masks include the descendant codes that its effect covers (rule 6). A consent's rows are in preorder.
 """
 
 import struct
@@ -14,37 +14,37 @@ from consentd.errors import InvalidError, MalformedError
 from consentd.policy.model import Period
 
 ROW: Final = struct.Struct("<IIQQQQIHHBBBB")
-"""actor, holder, purposes, categories, start, end, labels, actions, side, flags, depth, node, below."""
+"""Fields: actor, holder, purposes, categories, start, end, labels, actions, side, flags, depth, node, below."""
 
 ROW_SIZE: Final = ROW.size  # 52
 
 PERMIT: Final = 1
-"""Flag: the provision permits. Without the flag it denies."""
+"""Flag: the provision permits. Without this flag, the provision denies."""
 
 SIDE: Final = 2
-"""Flag: ``side`` is the offset of a side record, in words of 4 bytes from the start of the consent's side block."""
+"""Flag: the row has a side record. ``side`` is the record's offset in the side block, in words of 4 bytes."""
 
 ALL_64: Final = (1 << 64) - 1
 ALL_16: Final = (1 << 16) - 1
 ANY_NUMBER: Final = 0
-"""Participant number in a row that names no participant."""
+"""Participant number in a row without a limit on participants, or with several participants in the side record."""
 
 MAX_SIDE: Final = 4 * ALL_16
 """Most bytes in the side block of a consent."""
 
 SIDE_COUNTS: Final = struct.Struct("<HHHH")
-"""Beginning of a side record: numbers of actors, holders, resources and data periods (0 or 1)."""
+"""Start of a side record: how many actors, holders, resources and data periods (0 or 1) follow."""
 
 SIDE_WINDOW: Final = struct.Struct("<QQ")
-"""Data period of a side record, if it has one: start, end."""
+"""The part of a side record that states the data period, if there is one: start, end."""
 
 Fields = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int]
-"""A row as a plain tuple, in the order of ``Row``. Evaluation uses it because a ``Row`` costs more to make."""
+"""A row as a plain tuple, in the order of ``Row``. Evaluation uses tuples, because making a ``Row`` takes longer."""
 
 
 class Row(NamedTuple):
-    """A row. actor, holder: participant number; 0: any. labels: 0: no limit. depth: 0 for the root. node: index in
-    preorder. below: number of descendants.
+    """A provision as a row. actor, holder: participant number; 0: any, or see the side record. labels: mask; 0: no
+    limit. depth: 0 for the root. node: index of the row in preorder. below: number of descendants.
     """
 
     actor: int
@@ -64,8 +64,8 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """The limits of a provision that do not fit into its row: several actors or holders (empty: the row's own field
-    applies), resources, and a data period.
+    """The limits of a provision that do not fit into its row: several actors or holders (empty: the row's field
+    applies), resources (empty: no limit), and a data period.
     """
 
     actors: frozenset[int] = frozenset()
@@ -75,10 +75,10 @@ class Side:
 
 
 def encode_side(side: Side) -> bytes:
-    """Encode a side record, padded to whole words. Members are sorted, so that equal records have equal bytes.
+    """Encode a side record, padded to whole words. Numbers and references are sorted: equal records have equal bytes.
 
     Raises:
-        InvalidError: more than 65,535 members, or a resource reference longer than 65,535 bytes.
+        InvalidError: more than 65,535 actors, holders or resources, or a reference longer than 65,535 bytes.
     """
     references = [reference.encode() for reference in sorted(side.resources)]
     counts = (len(side.actors), len(side.holders), len(references))
@@ -123,7 +123,7 @@ def decode_side(block: bytes | memoryview, word: int) -> Side:
 
 
 def unpack_rows(rows: bytes | memoryview) -> list[Row]:
-    """Decode rows; the length is a multiple of ``ROW_SIZE``."""
+    """Decode rows. The length of *rows* must be a multiple of ``ROW_SIZE``."""
     return [Row._make(fields) for fields in ROW.iter_unpack(rows)]
 
 

@@ -1,8 +1,8 @@
-"""Encode, decode and edit a subject value: the one value of the table that a check reads about a person.
+"""Encode, decode and edit a subject value: all rows of a person, as one value of the policy table.
 
-It has a header, a directory of lineages in ascending order, their rows, and their side blocks
-(``proto/table-format.md``). To edit a value, it is decoded, changed and encoded again. So the same lineages in the same
-state always have the same bytes, whatever happened before.
+A subject value has a header, a directory of lineages (consents with their amendments) in ascending order, the rows, and
+the side blocks (``proto/table-format.md``). An edit decodes the value, changes lineages and encodes them again. So the
+bytes depend only on the lineages that the value has now, and not on earlier edits.
 """
 
 import struct
@@ -18,29 +18,29 @@ from consentd.policy.rows import ROW_SIZE, SIDE, decode_side, unpack_rows
 FORMAT: Final = 1
 
 SIMPLE: Final = 1
-"""Header flag: every lineage has a single row; none is paused, unreadable, statutory or selects a policy; and no row
-has labels or a side record. So row *i* belongs to lineage *i*."""
+"""Header flag: every lineage has a single row; no lineage is paused, unreadable or statutory, or selects a policy; no
+row has labels or a side record. So row *i* belongs to lineage *i*."""
 
 PAUSED: Final = 1
-"""Directory flag: a PAUSE without a RESUME. The other flags are those of ``Compiled``."""
+"""Directory flag: the lineage is paused. The directory also has the flags of ``Compiled``."""
 
 HAS_SIDE: Final = 8
 """Directory flag: the lineage has a side block."""
 
 HEADER: Final = struct.Struct("<BBHHH")
-"""format, flags, highest vocabulary version, lineages, rows."""
+"""Header: format, flags, highest vocabulary version, number of lineages, number of rows."""
 
 ENTRY: Final = struct.Struct("<IIHHBB")
-"""lineage, seq, version, vocabulary version, rows - 1, flags."""
+"""Directory entry: lineage, seq, version, vocabulary version, number of rows minus 1, flags."""
 
 _LENGTH: Final = struct.Struct("<I")
 _STATES: Final = PAUSED | UNREADABLE | STATUTORY
-MAX_TABLE_SEQ: Final = (1 << 32) - 1  # of a consent: its directory entry has 32 bits for it
+MAX_TABLE_SEQ: Final = (1 << 32) - 1  # a directory entry has 32 bits for a seq
 
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """One lineage of a subject value: as ``StoredConsent``, but with the consent compiled."""
+    """One lineage of a subject value: a ``StoredConsent`` in which the consent is compiled."""
 
     lineage: int
     seq: int
@@ -56,7 +56,7 @@ class Lineage:
 
 
 def encode_subject(lineages: Iterable[Lineage]) -> bytes | None:
-    """Encode these lineages to a subject value; None without lineages: such a subject has no value.
+    """Encode lineages as a subject value. Return None if there are no lineages: such a subject has no value.
 
     Raises:
         InvalidError: more than 65,535 lineages or rows.
@@ -81,7 +81,7 @@ def encode_subject(lineages: Iterable[Lineage]) -> bytes | None:
 
 
 def decode_subject(value: bytes) -> tuple[Lineage, ...]:
-    """Decode a subject value. A value that would be encoded differently is refused.
+    """Decode a subject value. A value that ``encode_subject`` would encode differently is refused.
 
     Raises:
         MalformedError: the bytes are no subject value.
@@ -98,7 +98,7 @@ def decode_subject(value: bytes) -> tuple[Lineage, ...]:
 
 
 def with_consent(value: bytes | None, stored: StoredConsent, compiled: Compiled) -> bytes:
-    """Return the value after a GRANT or AMEND: with this version in force for its lineage.
+    """Return the value after a GRANT or AMEND: *stored*, compiled to *compiled*, is in force for its lineage.
 
     Raises:
         InvalidError: a seq or version above the table's limits (2³²-1, 65,535), or too many rows in total.
@@ -120,7 +120,7 @@ def with_state(value: bytes | None, lineage: int, *, paused: bool) -> bytes:
 
 
 def without_consent(value: bytes | None, lineage: int) -> bytes | None:
-    """Return the value after a REVOKE of a lineage; None: no lineage is left.
+    """Return the value after a REVOKE of a lineage, or None if no lineage is left.
 
     Raises:
         NotFoundError: the subject has no such lineage.
@@ -134,7 +134,7 @@ def is_ended(end_ms: int, kept_from_ms: int) -> bool:
 
 
 def without_ended(value: bytes, kept_from_ms: int) -> bytes | None:
-    """Return the value after a pruning: without the lineages whose root has ended; None: no lineage is left."""
+    """Return the value after a pruning, without the ended lineages (``is_ended``), or None if no lineage is left."""
     lineages = _lineages(value)
     left = [one for one in lineages if not is_ended(unpack_rows(one.compiled.rows)[0].end_ms, kept_from_ms)]
     return value if len(left) == len(lineages) else encode_subject(left)
@@ -155,9 +155,9 @@ def _lineages(value: bytes | None) -> list[Lineage]:
 
 
 def split_subject(value: bytes | None) -> Iterator[tuple[int, int, int, int, int, bytes, bytes]]:
-    """Yield each lineage's lineage, seq, version, vocabulary version, flags, rows and side block.
+    """Yield (lineage, seq, version, vocabulary version, flags, rows, side block) for each lineage of a subject value.
 
-    Nothing is checked: ``decode_subject`` finds wrong lengths when it encodes the lineages again.
+    Wrong lengths are not found here, but in ``decode_subject``, which encodes the lineages again and compares.
     """
     if not value:
         return
@@ -179,7 +179,7 @@ def split_subject(value: bytes | None) -> Iterator[tuple[int, int, int, int, int
 
 
 def _check(lineage: Lineage) -> None:
-    """Check what encoding it again does not check: the flags, the shape of the tree, and the side records."""
+    """Verify the flags, the tree shape and the side records of a lineage, which encoding does not verify."""
     flags = lineage.flags
     policy = flags >> POLICY_SHIFT
     if flags & 0x0F & ~(_STATES | HAS_SIDE) or policy > max(ImplicitPolicy):

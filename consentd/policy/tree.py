@@ -1,4 +1,4 @@
-"""Compute the effective attributes of a consent's provisions: stated ones and inherited ones (policy.md, rule 2)."""
+"""Compute the effective attributes of a consent's provisions, stated or inherited (policy.md, rule 2)."""
 
 from dataclasses import dataclass
 
@@ -18,11 +18,11 @@ class Node:
 def walk(root: Provision) -> list[Node]:
     """Return the effective nodes of a tree in preorder, the root first.
 
-    An attribute that a child states replaces the parent's, and an absent one is inherited. Periods intersect. A child
-    without an effect has the opposite of its parent's.
+    An attribute that a child states replaces the parent's attribute; other attributes are inherited. The period of a
+    child is intersected with the parent's period. A child without an effect has the opposite of the parent's effect.
 
     Raises:
-        InvalidError: the root states no effect; more than ``MAX_DEPTH`` deep or ``MAX_PROVISIONS`` in all.
+        InvalidError: the root has no effect, or there are more than ``MAX_DEPTH`` levels or ``MAX_PROVISIONS`` nodes.
     """
     if root.effect is None:
         raise InvalidError("root provision states no effect", "INVALID_CONSENT")
@@ -40,7 +40,7 @@ def _count(provision: Provision, depth: int) -> int:
 
 
 def _walk(stated: Provision, parent: Provision, depth: int, nodes: list[Node]) -> None:
-    """Add the nodes of the subtree *stated*. The attributes of *parent* are effective."""
+    """Add the nodes of the subtree *stated* to *nodes*. *parent* has the parent's effective attributes."""
     effective = Provision(
         effect=stated.effect or (Effect.PERMIT if parent.effect is Effect.DENY else Effect.DENY),
         actors=stated.actors or parent.actors,
@@ -60,10 +60,10 @@ def _walk(stated: Provision, parent: Provision, depth: int, nodes: list[Node]) -
 
 
 def path(depths: list[int], index: int) -> str:
-    """Return the path of a node, ``provision[0].provision[2]``, given the depths of all nodes in preorder.
+    """Return the path of node *index*, ``provision[0].provision[2]``, given the depths of all nodes in preorder.
 
-    Example: the depths 0, 1, 1, 2 are a root with two children, and the second child has a child. Its index is 3, and
-    its path is ``provision[1].provision[0]``.
+    Example: the depths 0, 1, 1, 2 are a root with two children, and the second child has a child. This last node has
+    the index 3 and the path ``provision[1].provision[0]``.
     """
     positions: list[int] = []
     for depth in depths[1 : index + 1]:

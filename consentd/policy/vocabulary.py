@@ -1,11 +1,11 @@
 """Define the codes of consents and questions, their hierarchies and their bits.
 
-A vocabulary has four lists: purposes, data categories, actions, security labels. The index of a code in its list is its
-bit. In the list of categories only *leaves* have bits, and are counted; a parent category is the set of its leaves. So
-lists may only grow, and ``check_successor`` enforces this. A parent comes before its children.
+A vocabulary has four lists: purposes, data categories, actions, security labels. The index of a code in its list is the
+number of its bit, so lists may only grow (see ``check_successor``). In the list of categories, only *leaves* (no
+children) are numbered; a parent category is the set of its leaves. A parent comes before its children.
 
 Permits and denies cover different descendants (policy.md, rule 6): a permit on a parent covers a child only if the
-child has ``implies``; a deny on a parent covers every descendant. Both masks are computed here once.
+child has ``implies``; a deny on a parent covers every descendant. Both masks of a code are computed here once.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ MAX_LABELS = 32
 MAX_CODES = 256  # in one list, parent categories included
 
 LEVELS = ("U", "L", "M", "N", "R", "V")
-"""HL7 v3 Confidentiality, from open to very restricted."""
+"""The levels of HL7 v3 Confidentiality, from unrestricted to very restricted."""
 
 NORMAL_LEVELS = frozenset(LEVELS[: LEVELS.index("N") + 1])
 """The levels that the "normal" policies of IHE PCF cover."""
@@ -35,8 +35,8 @@ class Code:
     """A code, with its names for people in Korean and English.
 
     Attributes:
-        parent: code of the same list that contains this one; empty: none.
-        implies: whether a permit on the parent covers this code. Without a parent: whether ``Policy-all-normal`` does.
+        parent: the code's parent, in the same list; empty: the code has no parent.
+        implies: whether a permit on the parent covers this code. Without a parent: whether ``ALL_NORMAL`` covers it.
         system: canonical URI of the code's code system; empty: this project's own.
         level: default confidentiality of a leaf category, one of ``LEVELS``; empty elsewhere.
         labels: security labels that data of this category has by default.
@@ -54,13 +54,13 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class Closures:
-    """The masks of one list, by code.
+    """The masks of the codes of one list.
 
     Attributes:
         bits: the code's own bit; 0 for a parent category.
         permit: the bits that a permit on the code covers.
-        deny: the bits that a deny on the code covers. A question that names the code asks for these too.
-        codes: the code of each bit.
+        deny: the bits that a deny on the code covers. A question for a category asks for the same bits.
+        codes: the codes that have a bit, in the order of their bits.
         all: all bits in use.
     """
 
@@ -74,7 +74,7 @@ class Closures:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
     """One version of a realm's codes. The fields after ``labels`` are computed: the masks of each list, and for each
-    implicit policy the (purposes, categories) that it permits.
+    implicit policy the (purposes, categories) that the policy permits.
 
     Raises:
         InvalidError: a list is too long, a code occurs twice, a parent does not come before its child, or a level or
@@ -140,7 +140,7 @@ def _closures(codes: tuple[Code, ...], *, kind: str, most: int, parents: set[str
 
 
 def _policies(codes: tuple[Code, ...], purpose: Closures, normal: int, every: int) -> dict[int, tuple[int, int]]:
-    """Return the (purposes, categories) that each implicit policy permits (rule 1)."""
+    """Return the masks of (purposes, categories) that each implicit policy permits (rule 1)."""
     basic = implied = 0
     for code in BASIC_NORMAL_PURPOSES:
         basic |= purpose.permit.get(code, 0)
@@ -163,8 +163,8 @@ def check_successor(old: Vocabulary, new: Vocabulary) -> None:
     may not change, so that rows compiled under ``old`` keep their meaning.
 
     Raises:
-        InvalidError: another id; a version that is not the next; a code that was moved, dropped or given another
-            parent; or a leaf category that became a parent.
+        InvalidError: the ids differ; the version is not the next; a code was moved, dropped or given another parent; or
+            a leaf category became a parent.
     """
     if new.id != old.id:
         raise InvalidError(f"vocabulary has another id: `{new.id}`")
