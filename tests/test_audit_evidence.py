@@ -21,6 +21,7 @@ from consentd.core.evidence import Scope, format_evidence, parse_evidence
 from consentd.core.kinds import EntryKind
 from consentd.cosigning.keyfiles import read_signing_key
 from consentd.errors import InvalidError, NotFoundError, SignatureError, VerificationError
+from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.statements.evidence import VerifiedEvidence, verify_evidence
 from consentd.v1 import statement_pb2 as st
 
@@ -88,6 +89,12 @@ def test_a_persons_history(location: ExportDirectory, forge: Forge, person: byte
 def test_a_public_chain(location: ExportDirectory, tmp_path: Path) -> None:
     found = check(make(location, tmp_path / "b.json", tag=codec.public_tag("ledger")))
     assert chains_of(found) == [("ledger", 1)]
+
+
+@pytest.mark.parametrize("name", ["ledger", "participant/bank", f"vocabulary/{DEFAULT_VOCABULARY.id}", "rules/realm"])
+def test_a_public_chain_has_its_name(location: ExportDirectory, tmp_path: Path, name: str) -> None:
+    found = check(make(location, tmp_path / "b.json", tag=codec.public_tag(name)))
+    assert found.histories.chains[0].proof.public_name == name
 
 
 def test_a_participant_and_all_it_has_part_in(location: ExportDirectory, forge: Forge, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from cases.histories import BANK, CHAINS, CITIZEN, OTHER, changes_of, live, verify, with_chain, with_entry
 from cases.ledgers import DAEMON, LOG, ORIGIN, LedgerCase, check_ledger, flip
+from cases.vectors_case import verdict
+from cases.vectors_pruned import nameless
 from cases.writes import Raw
 from consentd.core import checkpoint, codec, note, patricia
 from consentd.core.history import (
@@ -337,6 +339,12 @@ def test_nothing_follows_an_erasure(own: LedgerCase) -> None:
     forged_chain, forged_seal = chain_under_seal(tag, [*entries, HistoryEntry(after, entries[-1].opening)])
     with pytest.raises(ProofError, match="follows an ERASURE"):
         verify_chain(forged_chain, sealed=forged_seal)
+
+
+def test_a_public_chain_without_its_name_is_refused() -> None:
+    """Otherwise it counts as a person's chain, and its first entries may be missing once the ledger has pruned."""
+    for vector in nameless():
+        assert (vector.name, verdict(vector)) == (vector.name, vector.want)
 
 
 def chain_under_seal(tag: bytes, entries: list[HistoryEntry]) -> tuple[ChainProof, SealedCheckpoint]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import Message
+
 from consentd.audit.sources import Location, Source, write_file
 from consentd.audit.state_store import StateStore
 from consentd.core import bucketed, checkpoint, codec, history, merkle, tiles
@@ -20,13 +22,14 @@ from consentd.core.checkpoint import Checkpoint
 from consentd.core.evidence import MAX_SIZE, Evidence, Scope, SingleEntry, claimed_keys, format_evidence
 from consentd.core.history import ChainProof, HistoryEntry, HistoryProof
 from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX
-from consentd.core.kinds import PRUNABLE, EntryKind
+from consentd.core.kinds import PRUNABLE, PUBLIC, EntryKind
 from consentd.core.note import NoteVerifier
 from consentd.core.pruned import Retention
 from consentd.core.replay import Replay
 from consentd.errors import InvalidError, NotFoundError, ProofError
 from consentd.statements import payloads, values
 from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import statement_pb2 as st
 from consentd.verify.findings import Progress
 from consentd.verify.source import leaf_hashes, prove_inclusion, read_leaf, read_leaves, width_of
 
@@ -149,7 +152,7 @@ class _Collected:
         chain.append(entry)
         # The entry may state the name of a public chain, a key that the entry puts in force, or a pruning.
         statement = entry.statement
-        if statement is None or event.kind not in (EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY):
+        if statement is None or event.kind not in PUBLIC | {EntryKind.KEY}:
             return
         message: Any = payloads.decode_payload(event.kind, statement.payload)
         if event.kind == EntryKind.LEDGER:
@@ -157,10 +160,11 @@ class _Collected:
                 self.keys[message.statement_key] = event.tag
             if event.tag == codec.LEDGER_TAG:
                 values.add_retention(self.retention, event, statement.payload)
-        elif event.kind == EntryKind.PARTICIPANT:
-            self.names[event.tag] = PARTICIPANT_PREFIX + message.participant_id
-        elif event.tag in self.names:
-            self.keys[message.key] = event.tag
+        elif event.kind == EntryKind.KEY:
+            if event.tag in self.names:
+                self.keys[message.key] = event.tag
+        elif codec.public_tag(name := _public_name(message)) == event.tag:
+            self.names[event.tag] = name
 
     def _names_participant(self, entry: _Entry) -> bool:
         statement = entry.statement
@@ -252,6 +256,20 @@ def participants_of(kind: int, payload: bytes) -> set[str]:
         actor = question.actor
         found |= {access.asked.asker, question.holder, actor.organisation, actor.on_behalf_of, actor.relay}
     return found - {""}
+
+
+def _public_name(message: Message) -> str:
+    """Return the public name of the chain to which a PARTICIPANT, VOCABULARY, NOTICE or RULES payload belongs."""
+    match message:
+        case st.ParticipantStatement():
+            return PARTICIPANT_PREFIX + message.participant_id
+        case st.VocabularyStatement():
+            return codec.VOCABULARY_PREFIX + message.vocabulary_id
+        case st.NoticeStatement():
+            return codec.NOTICE_PREFIX + message.notice_id
+        case st.RulesStatement():
+            return codec.RULES_PREFIX + message.realm_id
+    raise AssertionError("payload is of no kind that only public chains have")
 
 
 def _prove_chain(tag: bytes, collected: _Collected, replay: Replay) -> ChainProof:

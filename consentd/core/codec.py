@@ -164,6 +164,11 @@ def public_tag(name: str) -> bytes:
     return hashlib.sha256(_PUBLIC + name.encode()).digest()
 
 
+VOCABULARY_PREFIX = "vocabulary/"
+NOTICE_PREFIX = "notice/"
+RULES_PREFIX = "rules/"
+"""How the public names of these chains begin; an id follows. Participants: ``key_validity.PARTICIPANT_PREFIX``."""
+
 LEDGER_TAG = public_tag("ledger")
 """Tag of the ledger's own chain."""
 

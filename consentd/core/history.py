@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 from consentd.core import codec, merkle, patricia
 from consentd.core.checkpoint import MAX_SIZE, Checkpoint, open_checkpoint
-from consentd.core.kinds import PRUNABLE, EntryKind
+from consentd.core.kinds import PRUNABLE, PUBLIC, EntryKind
 from consentd.core.note import NoteVerifier, Verifier, format_vkey
 from consentd.errors import MalformedError, ProofError
 
@@ -147,8 +147,9 @@ def verify_chain(
 
     Raises:
         MalformedError: a leaf, statement, tag or name is malformed.
-        ProofError: the map has another head; an entry is missing, altered, out of order or of another chain; or an
-            opening is missing although the statement was neither erased nor pruned.
+        ProofError: the map has another head; an entry is missing, altered, out of order or of another chain; an
+            opening is missing although the statement was neither erased nor pruned; or a public chain has no public
+            name.
     """
     _verify_head(chain, sealed.seal.map_root)
     start = held or HeldChain(0, b"")
@@ -167,6 +168,10 @@ def verify_chain(
         head = None
     before = replace(start, count=chain.first_seq - 1)
     verified, last = _verify_links(chain.tag, chain.entries, before=before, head=head)
+    # INVARIANT: a chain without a public name counts as a person's, so its first entries may be missing. Otherwise the
+    # sender could leave out the name of a public chain, and then entries that are never pruned.
+    if not chain.public_name and any(one.event.kind in PUBLIC for one in verified):
+        raise ProofError("chain has an entry of a public chain, but no public name")
     if verified and verified[-1].event.time_ms > sealed.seal.time_ms:
         raise ProofError("entry is later than the seal")
     if last != (chain.head if chain.count else codec.ZERO_HASH):

@@ -43,6 +43,11 @@ CONSENTS = frozenset({EntryKind.GRANT, EntryKind.AMEND, EntryKind.PAUSE, EntryKi
 PRUNABLE = CONSENTS | DECISIONS | {EntryKind.OUTCOME}
 """Kinds whose entries may be pruned. All of them are in persons' chains."""
 
+PUBLIC = frozenset(
+    {EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.VOCABULARY, EntryKind.NOTICE, EntryKind.RULES}
+)
+"""Kinds that are in public chains only. KEY is not one of them: persons' chains have it too."""
+
 REALM = frozenset({EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY, EntryKind.VOCABULARY, EntryKind.RULES})
 """Kinds whose entries can change decisions about every person. A person's KEY entry can do so, because a key that both
 a person and a participant state is valid for neither."""

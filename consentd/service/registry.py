@@ -4,6 +4,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from consentd.core import codec
 from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.kinds import EntryKind
 from consentd.errors import NotFoundError
@@ -46,20 +47,20 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
     @rpc
     def PublishVocabulary(self, request: rs.PublishVocabularyRequest, context: Context) -> rs.PublishVocabularyResponse:
         """Publish the next version of the vocabulary."""
-        chain, message = registry.VOCABULARY_PREFIX + request.vocabulary.vocabulary_id, request.vocabulary
+        chain, message = codec.VOCABULARY_PREFIX + request.vocabulary.vocabulary_id, request.vocabulary
         receipt = self._publish(EntryKind.VOCABULARY, chain, message, request, context)
         return rs.PublishVocabularyResponse(receipt=receipt)
 
     @rpc
     def PublishNotice(self, request: rs.PublishNoticeRequest, context: Context) -> rs.PublishNoticeResponse:
         """Publish the next version of a notice."""
-        chain, message = registry.NOTICE_PREFIX + request.notice.notice_id, request.notice
+        chain, message = codec.NOTICE_PREFIX + request.notice.notice_id, request.notice
         return rs.PublishNoticeResponse(receipt=self._publish(EntryKind.NOTICE, chain, message, request, context))
 
     @rpc
     def PublishRules(self, request: rs.PublishRulesRequest, context: Context) -> rs.PublishRulesResponse:
         """Publish the next version of the realm's rules."""
-        chain, message = registry.RULES_PREFIX + request.rules.realm_id, request.rules
+        chain, message = codec.RULES_PREFIX + request.rules.realm_id, request.rules
         return rs.PublishRulesResponse(receipt=self._publish(EntryKind.RULES, chain, message, request, context))
 
     @rpc

@@ -10,7 +10,7 @@ from cases.vectors_case import BANK, CITIZEN, STRANGER, TRUST, Vector, b64, hist
 from consentd.core import bucketed, checkpoint, codec, ed25519, merkle, note, tiles
 from consentd.core.checkpoint import Checkpoint
 from consentd.core.history import ChainProof, HistoryEntry, HistoryProof
-from consentd.core.kinds import AUTHORS, EntryKind, Owner
+from consentd.core.kinds import AUTHORS, PUBLIC, EntryKind, Owner
 from consentd.v1 import statement_pb2 as st
 
 
@@ -221,10 +221,11 @@ def forged_authors(vector: Callable[..., Vector], grant: Callable[..., Forge]) -
     owners = {Owner.LEDGER: DAEMON, Owner.PARTICIPANT: BANK, Owner.SUBJECT: CITIZEN}
     for kind, allowed in AUTHORS.items():
         payload = ledger_payload() if kind is EntryKind.LEDGER else b""
+        tag = "participant/bank" if kind in PUBLIC else ME
         for owner, pair in owners.items():
             want = "ok" if owner in allowed else "signature"
-            yield vector(f"{kind.name} by {owner.name}", want, base().add(ME, kind, pair, payload))
-        yield vector(f"{kind.name} by a stranger", "signature", base().add(ME, kind, STRANGER, payload))
+            yield vector(f"{kind.name} by {owner.name}", want, base().add(tag, kind, pair, payload))
+        yield vector(f"{kind.name} by a stranger", "signature", base().add(tag, kind, STRANGER, payload))
     for skew in (600_000, -600_000):
         yield vector(f"a clock {skew} ms apart", "ok", grant(skew_ms=skew))
         yield vector(f"a clock {skew} ms and one more apart", "signature", grant(skew_ms=skew + skew // 600_000))
@@ -351,11 +352,12 @@ def forged_ledgers(vector: Callable[..., Vector]) -> Iterator[Vector]:
     both = base().add("ledger", EntryKind.LEDGER, DAEMON, ledger_payload(STRANGER.public_key))
     both.add("ledger", EntryKind.KEY, DAEMON, key_payload(STRANGER.public_key, retired=True)).later()
     yield vector("a second statement key retired", "signature", both.add(ME, EntryKind.ACCESS, STRANGER))
-    pretender = base().add(ME, EntryKind.LEDGER, DAEMON, ledger_payload(STRANGER.public_key))
+    pretender = base().add("participant/bank", EntryKind.LEDGER, DAEMON, ledger_payload(STRANGER.public_key))
     yield vector("a person's key in a LEDGER entry", "signature", pretender.add(ME, EntryKind.GRANT, STRANGER))
-    elsewhere = base().add(ME, EntryKind.LEDGER, DAEMON, ledger_payload(origin="ledger.example/other"))
+    moved_payload = ledger_payload(origin="ledger.example/other")
+    elsewhere = base().add("participant/bank", EntryKind.LEDGER, DAEMON, moved_payload)
     yield vector("another origin named elsewhere", "ok", elsewhere)
-    pretender = base().add(ME, EntryKind.LEDGER, DAEMON, ledger_payload(STRANGER.public_key))
+    pretender = base().add("participant/bank", EntryKind.LEDGER, DAEMON, ledger_payload(STRANGER.public_key))
     yield vector("a LEDGER entry elsewhere", "signature", pretender.add(ME, EntryKind.ACCESS, STRANGER))
 
 

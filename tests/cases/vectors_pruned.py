@@ -121,6 +121,7 @@ def pruned() -> Iterator[Vector]:
     yield from cut()
     yield from tombstones()
     yield from public_chains()
+    yield from nameless()
     yield from signers()
 
 
@@ -193,8 +194,8 @@ def stated() -> Iterator[Vector]:
         Said("in leaf 0", "proof", "ok", (), first_payload() + early),
         Said("in leaf 0, beyond the policy", "proof", "proof", (), first_payload() + pruning(START_MS)),
         Said("in leaf 0, under no policy", "proof", "proof", (), first_payload(0) + early),
-        Said("in the person's chain", "proof", "ok", (pruning(),), tag=ME),
-        Said("beyond the policy, in the person's chain", "proof", "ok", (pruning(STATED_MS),), tag=ME),
+        Said("in the person's chain", "proof", "proof", (pruning(),), tag=ME),
+        Said("beyond the policy, in the person's chain", "proof", "proof", (pruning(STATED_MS),), tag=ME),
         Said("in a participant's chain", "proof", "ok", (pruning(),), tag="participant/bank"),
         Said("in an entry of another kind", "proof", "ok", (pruning(),), more=(("kind", EntryKind.NOTICE),)),
         Said("in an entry of a kind not known", "proof", "ok", (pruning(),), more=(("kind", 200),),
@@ -304,13 +305,14 @@ def tombstones() -> Iterator[Vector]:
     yield from both("a tombstone of kept_from", "proof", shown(early, gone=(OLD,)))
     early = ledger(pruning(START_MS + 4 * DAY_MS + 1))
     yield from both("a tombstone of just before kept_from", "ok", shown(early, gone=(OLD,)))
-    for kind in (*range(2, 22), 22, 200, 254):
+    for kind in (*range(1, 22), 22, 200, 254):
         kept = ledger(pruning(), old=lambda forge, kind=kind: forge.add(ME, kind, DAEMON))
-        # Nothing follows an ERASURE.
         want = "ok" if 8 <= kind <= 15 else "proof"
         verdict = "undetermined" if kind > max(EntryKind) else ""
         yield from both(f"kind {kind}, gone", want, shown(kept, 4, (OLD + 1,)))
-        yield from both(f"kind {kind}, there", "ok" if kind != EntryKind.ERASURE else "proof", shown(kept, 4), verdict)
+        # Nothing follows an ERASURE, and five kinds are in public chains only.
+        want = "proof" if kind in (1, 2, 4, 5, 20, 21) else "ok"
+        yield from both(f"kind {kind}, there", want, shown(kept, 4), verdict)
     every = tuple(range(1, ALL))
     late = ledger(pruning(), old=lambda forge: forge.add(ME, 200, DAEMON))
     yield from both("nothing but a tombstone of a kind not known is missing", "proof", shown(late, OLD + 1, (OLD + 1,)))
@@ -360,6 +362,30 @@ def public_chains() -> Iterator[Vector]:
     for first in (0, 2):
         claimed = with_chain(absent, 0, {**absent["histories"][0], "first_seq": first})
         yield from both(f"absent, from {first} on", "proof", claimed)
+
+
+def nameless() -> Iterator[Vector]:
+    """Yield public chains without their public name: none is accepted as a person's, neither whole nor cut."""
+    for name, kind in (
+        ("ledger", EntryKind.LEDGER), ("participant/clinic", EntryKind.PARTICIPANT), ("rules/realm", EntryKind.RULES),
+        ("vocabulary/own", EntryKind.VOCABULARY), ("notice/own", EntryKind.NOTICE),
+    ):  # fmt: skip
+        payload = st.LedgerStatement(origin=ORIGIN).SerializeToString() if name == "ledger" else b""
+
+        def old(forge: Forge, name: str = name, kind: int = kind, payload: bytes = payload) -> None:
+            for _ in range(3):
+                forge.add(name, kind, DAEMON, payload)
+
+        forge = ledger(pruning(), old=old).add(name, kind, DAEMON, payload)
+        document = to_document(forge.proof(codec.public_tag(name)))
+        document["histories"] = [one for one in document["histories"] if one["public_name"] in (name, "ledger")]
+        chain = document["histories"][0]
+        cut_short = {**chain, "first_seq": 3, "entries": chain["entries"][2:]}
+        for how, want, shown_chain in (("whole", "ok", chain), ("cut", "proof", cut_short)):
+            named = with_chain(document, 0, shown_chain)
+            yield from both(f"{name} with its name, {how}", want, named, public_name=name)
+            without_name = with_chain(document, 0, {**shown_chain, "public_name": ""})
+            yield from both(f"{name} without its name, {how}", "proof", without_name)
 
 
 def signers() -> Iterator[Vector]:

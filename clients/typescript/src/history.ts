@@ -19,7 +19,7 @@ import { equal } from "./bytes.js";
 import { type Checkpoint, MAX_SIZE, openCheckpoint } from "./checkpoint.js";
 import * as codec from "./codec.js";
 import { MalformedError, ProofError } from "./errors.js";
-import { ERASURE, isPrunable } from "./kinds.js";
+import { ERASURE, isPrunable, isPublic } from "./kinds.js";
 import type { KeyChange } from "./key_validity.js";
 import { leafHash, verifyConsistency, verifyInclusion } from "./merkle.js";
 import type { Verifier } from "./note.js";
@@ -152,7 +152,7 @@ export interface ChainRules {
  *
  * @throws {MalformedError} a leaf, statement, tag or name is not one.
  * @throws {ProofError} the map does not say so, an entry is missing, foreign, altered or out of order, or an opening is
- * missing from a chain that was neither erased nor pruned there.
+ * missing from a chain that was neither erased nor pruned there, or a public chain has no public name.
  */
 export function verifyChain(chain: ChainProof, seal: codec.Seal, rules: ChainRules = {}): VerifiedEntry[] {
   verifyMapEntry(chain, seal.mapRoot);
@@ -182,6 +182,11 @@ export function verifyChain(chain: ChainProof, seal: codec.Seal, rules: ChainRul
     [seq, head, timeMs] = [event.seq, codec.chainHash(leaf), event.timeMs];
     erased = event.kind === ERASURE;
     verified.push({ event, statement: opening && openStatement(event, opening) });
+  }
+  // INVARIANT: a chain without a public name counts as a person's, so its first entries may be missing. Otherwise the
+  // sender could leave out the name of a public chain, and then entries that are never pruned.
+  if (!chain.publicName && verified.some(({ event }) => isPublic(event.kind))) {
+    throw new ProofError("chain has an entry of a public chain, but no public name");
   }
   if (verified.length && timeMs > seal.timeMs) throw new ProofError("entry is later than the seal");
   if (!equal(head, chain.count ? chain.head : codec.ZERO_HASH)) {

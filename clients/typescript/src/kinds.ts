@@ -29,6 +29,13 @@ export function isPrunable(kind: number): boolean {
   return kind >= 8 && kind <= 15;
 }
 
+/** Report whether a kind is in public chains only: LEDGER, PARTICIPANT, VOCABULARY, NOTICE, RULES. Persons' chains have
+ * KEY too.
+ */
+export function isPublic(kind: number): boolean {
+  return [1, 2, 4, 5, 21].includes(kind);
+}
+
 /** The kinds that this version knows. The daemon may sign for clients without keys; the statement then says so. */
 export const KINDS: ReadonlyMap<number, Kind> = new Map([
   [1, { name: "LEDGER", authors: DAEMON }],

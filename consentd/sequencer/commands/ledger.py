@@ -14,7 +14,6 @@ from consentd.ledger import retention
 from consentd.ledger.ledger import Draft
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.policy.model import Rules
-from consentd.sequencer.commands.registry import RULES_PREFIX, VOCABULARY_PREFIX
 from consentd.sequencer.commands.write import Author, NewEntry, Plan, Unremembered, WriteContext
 from consentd.statements.values import rules_message, vocabulary_message
 from consentd.v1 import statement_pb2 as st
@@ -36,8 +35,8 @@ class Genesis(Unremembered):
             raise ConflictError("ledger has begun already")
         chains = (
             (LEDGER_CHAIN, EntryKind.LEDGER, self.ledger),
-            (VOCABULARY_PREFIX + self.vocabulary.vocabulary_id, EntryKind.VOCABULARY, self.vocabulary),
-            (RULES_PREFIX + self.rules.realm_id, EntryKind.RULES, self.rules),
+            (codec.VOCABULARY_PREFIX + self.vocabulary.vocabulary_id, EntryKind.VOCABULARY, self.vocabulary),
+            (codec.RULES_PREFIX + self.rules.realm_id, EntryKind.RULES, self.rules),
         )
         return Plan(tuple(_draft_public(context, *chain) for chain in chains), None)
 

@@ -24,9 +24,6 @@ from consentd.v1 import statement_pb2 as st
 
 M = TypeVar("M", bound=Message)
 
-VOCABULARY_PREFIX = "vocabulary/"
-NOTICE_PREFIX = "notice/"
-RULES_PREFIX = "rules/"
 _GROUP = re.compile(r"group/[a-z0-9][a-z0-9._-]{0,62}")
 _MAX_NAME = 500
 """Maximum length of a participant's name, in characters."""
