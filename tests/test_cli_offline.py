@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from cases.command_lines import ROOT, TOML, CommandLine, consentd
+from cases.vectors_case import TRUST, encode
+from cases.vectors_pruned import KEPT_FROM_MS, OLD, ledger, pruning, shown
 from consentd import cli
 from consentd.cli.out import Out
 from consentd.core import checkpoint, codec, merkle, note
@@ -136,6 +138,23 @@ def test_verify_could_not_tell_what_a_later_version_says(run: CommandLine, tmp_p
         file.write_bytes(evidence(leaf)[0])
         found = run("verify", file, "--leaf", leaf.hex(), "--log-key", KEY)
         assert (found.status, said in found.out) == (status, True)
+
+
+def test_check_evidence_says_what_is_missing(run: CommandLine, tmp_path: Path) -> None:
+    file, forge = tmp_path / "evidence.json", ledger(pruning())
+    verb = ("audit", "check-evidence", file, "--log-key", TRUST["log_key"])
+    file.write_bytes(encode(shown(forge)))
+    whole = run(*verb)
+    assert (whole.status, "pruned" in whole.err) == (0, False)
+    assert "whole: chain of a person, 8 entries\n" in whole.err
+    file.write_bytes(encode(shown(forge, OLD)))
+    cut = run(*verb)
+    assert cut.status == 0
+    assert "not whole: chain of a person, 3 entries. Entries 1 to 5 were pruned" in cut.err
+    assert "\nwhole: chain of ledger, 2 entries\n" in cut.err
+    answer = json.loads(run(*verb, "--json").out)
+    assert (answer["verdict"], answer["missing"]) == ("proven", {"a person": [[1, 5]]})
+    assert answer["kept_from_ms"] == KEPT_FROM_MS
 
 
 def test_verify_loads_neither_grpc_nor_protobuf(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from consentd.cli.sources import SOURCE_HELP_FROM, add_ledger_source, read_ledge
 from consentd.core.codec import public_tag
 from consentd.core.evidence import Scope, parse_evidence
 from consentd.errors import InvalidError
+from consentd.policy.dates import format_instant
 
 if TYPE_CHECKING:
     from consentd.audit.sources import Location
@@ -112,9 +113,17 @@ def check(arguments: argparse.Namespace, out: Out) -> int:
     policy = read_policy(arguments)
     evidence = parse_evidence(read_bytes(arguments.file, "evidence"))
     found = verify_evidence(evidence, origin=origin, log_verifier=verifier, policy=policy)
-    chains = {chain.proof.public_name or "a person": len(chain.entries) for chain in found.histories.chains}
-    for name, count in chains.items():
-        out.message(f"whole: chain of {name}, {count} entries")
+    chains = {chain.proof.public_name or "a person": chain for chain in found.histories.chains}
+    missing = {name: chain.proof.first_seq - 1 for name, chain in chains.items() if chain.proof.first_seq > 1}
+    kept_from_ms = found.histories.kept_from_ms
+    for name, chain in chains.items():
+        if name not in missing:
+            out.message(f"whole: chain of {name}, {len(chain.entries)} entries")
+            continue
+        out.message(
+            f"not whole: chain of {name}, {len(chain.entries)} entries. Entries 1 to {missing[name]} were pruned, past "
+            f"the ledger's published retention: everything from {format_instant(kept_from_ms)} on is here"
+        )
     if found.closed:
         out.message(f"not checked: statements that the file does not contain: {found.closed}")
     if found.unproven:
@@ -127,10 +136,14 @@ def check(arguments: argparse.Namespace, out: Out) -> int:
     verdict, ko = VERDICTS[status]
     point = found.sealed.checkpoint
     out.answer(
-        f"{ko}: 항목 {found.entry_count}개, 진술 {found.opened}개 (`{origin}`, 크기 {point.size})",
-        f"{verdict}: {found.entry_count} entries, {found.opened} statements, of `{origin}` at size {point.size}",
+        f"{ko}: {'남은 ' if missing else ''}항목 {found.entry_count}개, 진술 {found.opened}개 "
+        f"(`{origin}`, 크기 {point.size})",
+        f"{verdict}: {found.entry_count} entries{' that are kept' if missing else ''}, {found.opened} statements, "
+        f"of `{origin}` at size {point.size}",
         type="check-evidence", verdict=verdict, origin=origin, size=point.size, root=point.root.hex(),
-        scope=_scope_fields(found.scope), chains=chains, entries=found.entry_count, kinds=found.kinds,
+        scope=_scope_fields(found.scope), chains={name: len(chain.entries) for name, chain in chains.items()},
+        missing={name: [[1, last]] for name, last in missing.items()}, kept_from_ms=kept_from_ms,
+        entries=found.entry_count, kinds=found.kinds,
         statements_verified=found.opened, closed=found.closed, unproven=found.unproven, unknown=found.unknown,
         witnesses=list(found.witnesses),
     )  # fmt: skip
