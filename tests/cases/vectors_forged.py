@@ -343,6 +343,14 @@ def forged_ledgers(vector: Callable[..., Vector]) -> Iterator[Vector]:
     yield vector("a statement key that comes later still", "signature", early)
     moved = base().add("ledger", EntryKind.LEDGER, DAEMON, ledger_payload(origin="ledger.example/moved"))
     yield vector("a later origin", "proof", moved)
+    for name, payload in (
+        ("is empty", b""), ("states a key alone", st.LedgerStatement(statement_key=BANK.public_key).SerializeToString())
+    ):
+        nameless = base().add("ledger", EntryKind.LEDGER, DAEMON, payload)
+        yield vector(f"a later LEDGER entry {name}, without an origin", "proof", nameless)
+    for length, want in ((128, "ok"), (129, "malformed")):
+        named = base().add("participant/".ljust(length, "n"), EntryKind.PARTICIPANT, DAEMON)
+        yield vector(f"a public name of {length} characters", want, named)
     retired = base().add("ledger", EntryKind.KEY, DAEMON, key_payload(DAEMON.public_key, retired=True)).later(1)
     yield vector("a statement key retired", "signature", retired.add(ME, EntryKind.ACCESS, DAEMON))
     named = base().add("ledger", EntryKind.KEY, DAEMON, key_payload(STRANGER.public_key)).later()
