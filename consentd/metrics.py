@@ -9,6 +9,8 @@ An age is exported as the time at which it began (``..._time_seconds``, UTC). If
 """
 
 import itertools
+import logging
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from typing import Generic, TypeVar
 import prometheus_client
 
 T = TypeVar("T", prometheus_client.Counter, prometheus_client.Gauge, prometheus_client.Histogram)
+
+log = logging.getLogger(__name__)
 
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 """Content type of the text that ``Metrics.render`` returns."""
@@ -110,8 +114,19 @@ class Gauge(_Children[prometheus_client.Gauge]):
         self._metric.set(figure)
 
     def follow(self, read: Callable[[], float], *values: str) -> None:
-        """Export the figure that *read* returns. ``Metrics.render`` calls *read* each time, on any thread."""
-        self._child(values).set_function(read)
+        """Export the figure that *read* returns. ``Metrics.render`` calls *read* each time, on any thread.
+
+        If *read* raises, the figure is NaN: one figure that cannot be read must not hide all others.
+        """
+
+        def read_or_nan() -> float:
+            try:
+                return read()
+            except Exception as error:  # noqa: BLE001  # *read* asks a disk, a table or a server that may be closing
+                log.warning("figure of a metric cannot be read: %s", type(error).__name__)
+                return math.nan
+
+        self._child(values).set_function(read_or_nan)
 
 
 class Histogram(_Children[prometheus_client.Histogram]):

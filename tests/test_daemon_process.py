@@ -1,6 +1,7 @@
 """The daemon as a process: it drains without loss, reloads credentials, and says why it cannot start."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from cases.daemons import Running, make_running, question, request_id
+from cases.daemons import Running, config_text, make_running, question, request_id
 from cases.processes import ENVIRONMENT, PROGRAM, DaemonProcess
 from consentd.cosigning.keyfiles import write_private
 from consentd.server.keys import make_token
@@ -93,10 +94,11 @@ def test_sighup_reads_the_credentials_again_and_the_log_is_json_without_identifi
     process.process.send_signal(signal.SIGHUP)
     assert process.wait_line("credentials reloaded")["message"] == "credentials reloaded: 7 tokens, 0 certificates"
     assert stub.Check(asked, metadata=metadata).decision.outcome == pb.OUTCOME_PERMIT
-    with file.open("a") as lines:
-        lines.write("a bad line\n")
-    process.process.send_signal(signal.SIGHUP)
-    assert process.wait_line("credentials not reloaded")["level"] == "error"
+    before = file.read_bytes()
+    for number, bad in enumerate((b"a bad line\n", b"token \xff\xfe operator\n", b"\0" * 5_000), 1):
+        file.write_bytes(before + bad)
+        process.process.send_signal(signal.SIGHUP)
+        assert process.wait_line("credentials not reloaded", count=number)["level"] == "error"
     assert stub.Check(asked, metadata=metadata).decision.outcome == pb.OUTCOME_PERMIT
     for garbage in (b"\xff" * 50, SECRET.encode()):  # what cannot be read must not reach the log either
         with pytest.raises(grpc.RpcError):
@@ -117,3 +119,17 @@ def test_a_daemon_that_cannot_start_says_why(directory: tuple[Path, Running]) ->
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert "last signed checkpoint is missing" in done.stderr
+
+
+def test_sighup_before_the_daemon_serves_is_handled_after_the_start(directory: tuple[Path, Running]) -> None:
+    path, _ = directory
+    pipe = path / "config"
+    os.mkfifo(pipe)
+    # The program waits for its configuration, so the signal comes at a known moment: before almost all of the start.
+    command = [sys.executable, "-m", "consentd.cli", "serve", "--config", str(pipe)]
+    process = DaemonProcess(path, command=command, waits=False)
+    with pipe.open("w") as config:
+        process.process.send_signal(signal.SIGHUP)
+        config.write(config_text())
+    assert process.wait_line("credentials reloaded")
+    assert process.stop() == 0

@@ -35,7 +35,8 @@ def test_a_table_that_fills_is_seen(tmp_path: Path) -> None:
 def test_a_place_that_is_gone_hides_no_other(tmp_path: Path) -> None:
     config, metrics = config_of(tmp_path), Metrics()
     config.table.path = tmp_path / "gone"
-    measure_free_space(metrics, config, cast("Table", None))
+    measure_free_space(metrics, config, cast("Table", SimpleNamespace(used_share=lambda: 1 / 0)))
+    assert b"consentd_table_used_share NaN" in metrics.render()
     assert math.isnan(metrics.value("consentd_free_bytes", place="table"))
     assert metrics.value("consentd_free_bytes", place="last_signed") > 0
 

@@ -202,7 +202,7 @@ def test_log_lines_that_the_text_quotes_are_in_the_code() -> None:
 
 def test_the_unit_starts_the_daemon_with_the_configuration_of_the_runbook() -> None:
     unit = (ROOT / "ops" / "consentd.service").read_text(encoding="utf-8")
-    assert "ExecStart=/opt/consentd/bin/consentd serve --config /etc/consentd/consentd.toml\n" in unit
+    assert "/opt/consentd/bin/consentd serve --config /etc/consentd/consentd.toml\n" in unit
     assert "ExecReload=/bin/kill -HUP $MAINPID\n" in unit
     assert all(path in RUNBOOK for path in ("/opt/consentd", "/etc/consentd/consentd.toml", "/var/lib/consentd"))
 

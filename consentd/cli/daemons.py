@@ -44,11 +44,14 @@ def add_verbs(verbs: Verbs) -> None:
 
 def serve(arguments: argparse.Namespace, out: Out) -> int:
     """Run the daemon until SIGTERM; SIGHUP reads the credentials again."""
+    from consentd.server.signals import Signals
+
+    signals = Signals.receive()  # before the import of the daemon, which takes most of a second
     from consentd.server.daemon import serve as run
 
     config = load(arguments.config)
     logs.configure(config.log.level)
-    run(config, confirm_clock=arguments.confirm_clock)
+    run(config, signals=signals, confirm_clock=arguments.confirm_clock)
     return DONE
 
 

@@ -319,5 +319,5 @@ class Sequencer:
         # INVARIANT: the fault is set before ``on_fault`` is called: a daemon that begins to serve then reads the fault.
         self._pool.fail(fault)
         self._metrics.ready.set(0)
-        self._on_fault()
         self.checkpoints.end_waits()
+        self._on_fault()  # last, because it is not this module's and might raise

@@ -12,8 +12,8 @@ import math
 import os
 import shutil
 import signal
-import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from consentd.clock import Clock, SystemClock
@@ -40,6 +40,7 @@ from consentd.server.keys import Keys, read_keys
 from consentd.server.preflight import check_ledger_files, check_statement_key, check_vault_commitment, check_vault_files
 from consentd.server.rpc_server import RpcServer
 from consentd.server.scrubber import Scrubber
+from consentd.server.signals import Signals
 from consentd.service.auth import Authenticator, read_credentials
 from consentd.service.servicer import Services, ServiceState
 from consentd.store.rocks import RocksStore
@@ -120,11 +121,15 @@ class Daemon:
         log.info("stopped")
 
     def reload_credentials(self) -> None:
-        """Read the credentials file again. If the file cannot be used, keep the present credentials and log why."""
+        """Read the credentials file again. If that fails for any reason, keep the present credentials and log why."""
         try:
             credentials = read_credentials(self.config.callers.credentials_file)
         except ConsentdError as error:
             log.error("credentials not reloaded: %s", error)
+            return
+        except Exception as error:
+            # The message of an unknown exception may show a line of the file: log only its type and traceback.
+            log.error("credentials not reloaded: bug: %s", type(error).__name__, exc_info=error)
             return
         if self.authenticator is not None:
             self.authenticator.credentials = credentials
@@ -240,42 +245,36 @@ class Daemon:
 
 
 def measure_free_space(metrics: Metrics, config: Config, table: Table) -> None:
-    """Make each fetch of the metrics measure the free bytes of every directory, and the used share of the table's map.
-
-    A figure that cannot be measured is NaN, so that the other figures can still be fetched.
-    """
-
-    def free_bytes(path: Path) -> float:
-        try:
-            return shutil.disk_usage(path).free
-        except OSError:
-            return math.nan
-
-    def used_share() -> float:
-        try:
-            return table.used_share()
-        except ConsentdError:
-            return math.nan  # the table is closed: the daemon is stopping
-
+    """Make each fetch of the metrics measure the free bytes of every directory, and the used share of the table."""
     ledger = config.ledger
-    metrics.free_bytes.follow(lambda: free_bytes(ledger.store_dir), "ledger")
-    metrics.free_bytes.follow(lambda: free_bytes(ledger.vault_dir), "vault")
-    metrics.free_bytes.follow(lambda: free_bytes(config.table.path), "table")
-    metrics.free_bytes.follow(lambda: free_bytes(ledger.last_signed_path.parent), "last_signed")
-    metrics.table_used_share.follow(used_share)
+    places = {
+        "ledger": ledger.store_dir, "vault": ledger.vault_dir, "table": config.table.path,
+        "last_signed": ledger.last_signed_path.parent,
+    }  # fmt: skip
+    for place, path in places.items():
+        metrics.free_bytes.follow(partial(_free_bytes, path), place)
+    metrics.table_used_share.follow(table.used_share)
 
 
-def serve(config: Config, *, confirm_clock: bool = False) -> None:
+def _free_bytes(path: Path) -> float:
+    try:
+        return shutil.disk_usage(path).free
+    except FileNotFoundError:
+        return math.nan  # the vault of an empty ledger does not exist yet
+
+
+def serve(config: Config, *, signals: Signals | None = None, confirm_clock: bool = False) -> None:
     """Run a daemon until SIGTERM or SIGINT. On SIGHUP the daemon reads its credentials file again.
+
+    *signals*: the signals that were received since the process began; None: receive them from now on. A signal that
+    arrives during the start is handled after the start.
 
     Raises:
         ConsentdError: the daemon could not start.
     """
-    done = threading.Event()
+    signals = signals or Signals.receive()
     daemon = Daemon(config, confirm_clock=confirm_clock)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: done.set())
-    signal.signal(signal.SIGHUP, lambda *_: daemon.reload_credentials())
     daemon.start()
-    done.wait()
+    while signals.next() == signal.SIGHUP:
+        daemon.reload_credentials()
     daemon.stop()

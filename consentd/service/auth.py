@@ -51,12 +51,19 @@ def read_credentials(path: Path) -> Credentials:
 
     Raises:
         StorageError: the file cannot be read.
-        InvalidError: a line is malformed. The message has the line's number and nothing of its text.
+        InvalidError: the file is not UTF-8, or a line is malformed. The message has the line's number and nothing of
+            its text.
     """
     try:
-        text = path.read_text()
+        content = path.read_bytes()
     except OSError as error:
         raise StorageError(f"credentials file cannot be read: `{path}`: {error.strerror}") from error
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        at = content.count(b"\n", 0, error.start) + 1
+        # Without a cause: the decoding error would carry the file's content.
+        raise InvalidError(f"credentials file has a bad line: `{at}`: not UTF-8") from None
     found: dict[str, dict[str, str]] = {"token": {}, "cert": {}}
     for number, line in enumerate(text.splitlines(), 1):
         bare = line.split("#", 1)[0].strip()

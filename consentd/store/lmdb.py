@@ -185,7 +185,9 @@ class Environment:
 
     def used_share(self) -> float:
         """Return which fraction of the map is in use, 0 to 1. At 1 every write fails. Raises as ``used_bytes``."""
-        return self.used_bytes() / self._env.info()["map_size"]
+        used = self.used_bytes()
+        with _translating():
+            return used / self._env.info()["map_size"]
 
     def close(self) -> None:
         """Close the environment; a second call does nothing. No transaction may be open."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
@@ -37,19 +38,35 @@ class DaemonProcess:
 
     Attributes:
         lines: what it has logged so far; "" at the end.
-        port: its gRPC port.
+        port, channel: its gRPC port, and a channel to it; both wait until it serves.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(directory)], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
-        )
+    def __init__(self, directory: Path, *, command: Sequence[str] = (), waits: bool = True) -> None:
+        """Start it, and wait until it serves unless *waits* is false. *command*: in place of ``PROGRAM``."""
+        command = command or [sys.executable, "-c", PROGRAM, str(directory)]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
         self.lines: list[str] = []
         self._news = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.port = int(self.wait_line("serving gRPC on port")["message"].split()[4])
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
+        self._channel: grpc.Channel | None = None
+        if waits:
+            self.wait_line("serving gRPC on port")
+
+    @property
+    def port(self) -> int:
+        return int(self.wait_line("serving gRPC on port")["message"].split()[4])
+
+    @property
+    def http_port(self) -> int:
+        """Its HTTP port; waits until it serves."""
+        return int(self.wait_line("serving gRPC on port")["message"].split()[9])
+
+    @property
+    def channel(self) -> grpc.Channel:
+        if self._channel is None:
+            self._channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
+        return self._channel
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -61,11 +78,12 @@ class DaemonProcess:
             self.lines.append("")
             self._news.notify_all()
 
-    def wait_line(self, text: str) -> dict[str, str]:
-        """Return the first line of the log that holds *text*."""
+    def wait_line(self, text: str, *, count: int = 1) -> dict[str, str]:
+        """Return the first line of the log that holds *text*, or the *count*-th one."""
 
         def found() -> str | None:
-            return next((line for line in self.lines if text in line or not line), None)
+            lines = [line for line in self.lines if text in line or not line]
+            return lines[count - 1] if len(lines) >= count else "" if "" in lines else None
 
         with self._news:
             self._news.wait_for(lambda: found() is not None, 60)
@@ -91,7 +109,8 @@ class DaemonProcess:
         self._reader.join(60)
         assert self.process.stderr is not None
         self.process.stderr.close()
-        self.channel.close()
+        if self._channel is not None:
+            self._channel.close()
 
 
 class Writer(threading.Thread):
