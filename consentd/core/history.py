@@ -9,6 +9,8 @@ A history proof leads from the checkpoint, which everyone can see, to one person
                      └─ openings      the salt and statement to which each leaf commits      verify_chain
                           └─ authors  each signed by a key valid then, of an allowed author  key_validity
 
+``consentd_client.history.verify_history`` runs all these steps; their functions are here.
+
 The client's policy decides on the quorum and freshness of cosignatures (``quorum``). The chain that holds an author's
 keys is verified in the same way, under the same sealed checkpoint. A ledger states in its own chain what it has pruned;
 the caller first verifies that the published policy allows this pruning (``pruned``).

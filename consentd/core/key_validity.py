@@ -153,6 +153,7 @@ def verify_key_changes(stated: Iterable[StatedChange], *, origin: str, known: Co
     entries of the same chain are accepted. If a pass accepts no entry, the remaining entries have no valid author.
 
     The authors of *known* entries were verified earlier. *stated* has the entries of each chain in the chain's order.
+    The chains must be verified to be complete: a missing retirement would leave a key valid for ever.
 
     Raises:
         SignatureError: the key of an author was not valid, a signature is wrong, or an author's clock is too far off.

@@ -49,8 +49,8 @@ PUBLIC = frozenset(
 """Kinds that are in public chains only. KEY is not one of them: persons' chains have it too."""
 
 REALM = frozenset({EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY, EntryKind.VOCABULARY, EntryKind.RULES})
-"""Kinds whose entries can change decisions about every person. A person's KEY entry can do so, because a key that both
-a person and a participant state is valid for neither."""
+"""Kinds whose entries can change decisions about every person. A person's KEY entry can do so, because the policy table
+gives a key that two owners state to the later of them."""
 
 _REPORTS = {EntryKind.OUTCOME, EntryKind.DISPUTE, EntryKind.RESOLUTION, EntryKind.DUTY, EntryKind.SERVED}
 

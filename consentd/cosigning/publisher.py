@@ -57,7 +57,11 @@ class Publisher(Protocol):
 
     @property
     def has_quorum(self) -> bool:
-        """False if a checkpoint had no quorum at the end of its timeout, and no checkpoint had a quorum since."""
+        """Whether witnesses confirm the ledger.
+
+        False from the end of a timeout without a quorum until a checkpoint has a quorum. The timeout may be that of a
+        new checkpoint, or of the public checkpoint when its cosignatures are too old and were asked for again.
+        """
         ...
 
     def stop(self) -> None:

@@ -65,7 +65,11 @@ class _WitnessThread:
 
 
 class QuorumPublisher:
-    """A ``Publisher`` that waits for the quorum of a witness policy."""
+    """A ``Publisher`` that waits for the quorum of a witness policy.
+
+    If a checkpoint has no quorum at its timeout, the witnesses are asked again, and a late quorum publishes it. Until
+    then the earlier checkpoint stays public. With ``fail_open`` the checkpoint is published without a quorum.
+    """
 
     def __init__(
         self, signed_log: SignedLog, policy: WitnessPolicy, config: WitnessConfig, *, clock: Clock, metrics: Metrics,

@@ -25,11 +25,12 @@ further ahead of their clock, or further before the seal's time; it may be older
 class WitnessResult(StrEnum):
     """How a request to a witness ended; the values are label values of metrics.
 
-    COSIGNED: the cosignature verifies. REFUSED: the witness does not know this log or its key, or finds the request
-    wrong (400, 403, 404). BAD: the answer breaks the protocol: no line by the witness's key, a wrong signature or time.
-    FAILED: no answer came in time, or the witness reports a failure of its own. OTHER_TREE: the witness rejects our
-    consistency proof, which means that it cosigned another tree; this claim is unsigned, so it is no evidence. LARGER:
-    the witness reports a larger tree than this ledger ever signed.
+    COSIGNED: the cosignature verifies. REFUSED: the witness answered with a status of 4xx other than 409 and 422, for
+    example because it does not know this log; or it once cosigned a larger tree than ours, and was not asked. BAD: the
+    answer breaks the protocol: no line by the witness's key, a wrong signature or time. FAILED: no answer came in time,
+    or the witness reports a failure of its own. OTHER_TREE: the witness rejects our consistency proof, which means that
+    it cosigned another tree; this claim is unsigned, so it is no evidence. LARGER: the witness reports a larger tree
+    than this ledger ever signed.
     """
 
     COSIGNED = "cosigned"

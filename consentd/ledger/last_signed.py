@@ -5,7 +5,8 @@ writes each signed checkpoint to this file before it publishes the checkpoint. A
 signed checkpoint has lost entries for which somebody may hold a proof, so the daemon does not open that ledger.
 
 The file contains the checkpoint's signed note, and the daemon trusts the file. A person who can write the file can hide
-a rollback from the daemon, but not from a witness or a client.
+a rollback from the daemon, but not from a witness or a client. One process writes the file: the daemon holds the lock
+``last-signed.lock``. A failed write leaves the old note or the new one, and the ledger opens with either.
 """
 
 from pathlib import Path

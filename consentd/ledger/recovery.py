@@ -2,7 +2,9 @@
 
 The work depends on the height of the tree and the number of map buckets, not on the number of entries. After a crash,
 the store may be larger than the last signed checkpoint, and have entries after the last seal; such a ledger opens. No
-crash causes any other difference; with any other, the ledger does not open. Source: ledger-format.md, "Opening".
+crash causes any other difference; with any other difference among these, the ledger does not open. Sealed leaves, head
+rows and statements are not read here; ``verify`` reads them. The leaves after the last seal are decoded here, and
+compared with the tree before the next checkpoint is signed. Source: ledger-format.md, "Opening".
 """
 
 from pathlib import Path
@@ -19,7 +21,7 @@ from consentd.store import Store
 
 
 def open_ledger(store: Store, *, last_signed_path: Path, origin: str, log_verifier: Verifier, map_bits: int) -> Ledger:
-    """Open the ledger in *store*; if the store is empty, return an empty ledger.
+    """Open the ledger in *store*; if the store is empty and nothing was signed yet, return an empty ledger.
 
     Args:
         origin: the ledger's name; a last signed checkpoint of another origin is refused.

@@ -4,7 +4,8 @@ A log consists of blocks of 32 KiB, and a block of records: CRC-32C of type and 
 (u16), type (u8), payload; integers are little-endian. The types 5 to 8, 11 and 131 occur only in *recycled* logs, which
 our stores do not use. If such a type follows a valid record in another log, RocksDB neither reads nor skips the
 record, and opening the store never returns (facebook/rocksdb issue 13333). One flipped bit is enough: type 1, a whole
-record, becomes type 5. So the logs are checked before RocksDB opens the store.
+record, becomes type 5. So the logs are checked before RocksDB opens the store. Only these types are looked for: RocksDB
+itself reports any other damage. No record crosses a block, because RocksDB divides long batches into records.
 
 Source: RocksDB wiki, "Write Ahead Log File Format".
 """

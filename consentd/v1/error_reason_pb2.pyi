@@ -60,7 +60,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     provision and the rule.
     """
     ERROR_REASON_TOO_LARGE: _ErrorReason.ValueType  # 14
-    """ERROR_REASON_TOO_LARGE: a request, payload or batch exceeds a limit that the message names (INVALID_ARGUMENT or
+    """ERROR_REASON_TOO_LARGE: a request, payload or batch (too many items) exceeds a limit that the message names (INVALID_ARGUMENT or
     RESOURCE_EXHAUSTED).
     """
     ERROR_REASON_AUTHOR_CLOCK: _ErrorReason.ValueType  # 15
@@ -166,7 +166,7 @@ ERROR_REASON_INVALID_CONSENT: ErrorReason.ValueType  # 13
 provision and the rule.
 """
 ERROR_REASON_TOO_LARGE: ErrorReason.ValueType  # 14
-"""ERROR_REASON_TOO_LARGE: a request, payload or batch exceeds a limit that the message names (INVALID_ARGUMENT or
+"""ERROR_REASON_TOO_LARGE: a request, payload or batch (too many items) exceeds a limit that the message names (INVALID_ARGUMENT or
 RESOURCE_EXHAUSTED).
 """
 ERROR_REASON_AUTHOR_CLOCK: ErrorReason.ValueType  # 15

@@ -69,6 +69,11 @@ class LedgerFacts:
 class Walker:
     """One walk. One thread owns it.
 
+    Call ``take`` with the runs of leaves in order and without a gap, then ``finish``, then ``compare_pruned`` if
+    anything is pruned, then ``report``. *replay* starts where *expected* says that the kept leaves start. The walk
+    verifies neither the checkpoint's signatures nor that the last leaf is a seal. A report without faults may be
+    undetermined.
+
     Attributes:
         replay, authors, facts, found: the state of the walk, which ``audit.state_store`` saves and restores.
         after_seal: a function that is called after each seal; None: no function is.

@@ -3,7 +3,8 @@
 Nothing is returned before all is verified: the checkpoint and its consistency with the remembered one, the seal (the
 tree's last leaf, which holds the map's root), the map (which gives each chain's last entry), every leaf and opening
 (``consentd.core.history``), and each new statement's signature and key (``consentd.statements.evidence``). Entries that
-the client remembers are not sent again, but are verified again, so the returned history is complete.
+the client remembers are not sent again. Their leaves and statements are verified again, so the returned history is
+complete; their authors are those that the memory holds (``memory`` says what that means).
 
 Three things remain unproven: whether there was an access that nobody reported; whether the tag, which identifies the
 chain, is the person's (to be sure, pin the tag that ``enrol`` returned); whether everyone is shown the same ledger.

@@ -4,9 +4,11 @@ A memory belongs to one ledger. It holds the latest verified checkpoint and, for
 chain's tag and entries. The next reading starts after these entries, so the daemon sends only new ones. The client
 detects if the daemon shows a smaller tree, other earlier entries, or another tag for the same person.
 
-If a memory is lost, the client cannot detect that entries shown before the loss are taken back. A memory file need not
-be trusted: its entries are verified again with every new history, so a changed file is detected. An older copy of the
-file is not detected. The file contains persons' histories. Only its owner can read it; protect it like the records.
+If a memory is lost, the client cannot detect that entries shown before the loss are taken back. The leaves and
+statements of a memory are verified again with every new history, so a changed entry is detected. Three things are not
+verified again, so a person who can write the file can change them unnoticed: the authors of remembered entries, the
+entries before a pruned gap, and the whole file if an older copy replaces it. The file contains persons' histories. Only
+its owner can read and write it; protect it like the records.
 """
 
 import base64

@@ -2,7 +2,9 @@
 
 A write is a value that a service makes from a request. The sequencer calls ``prepare`` on its own thread when the write
 is the next to be recorded. ``prepare`` reads the ledger and the table, including the entries that the same batch has so
-far. ``prepare`` either raises ``RequestError``, and nothing is appended, or returns a ``Plan``.
+far. ``prepare`` either raises ``RequestError``, and nothing is appended, or returns a ``Plan``. Any other error stops
+the sequencer. The table must take every planned entry, so ``prepare`` makes the table's checks first. The ledger
+recognises a repeat by the request of the plan's first draft. A plan's later entries do not see its earlier entries.
 """
 
 from collections.abc import Callable
@@ -89,6 +91,7 @@ class NewEntry:
     """An entry that a write wants to append.
 
     Attributes:
+        ref: seq of an earlier entry of the same chain, on which this entry relies; 0: none.
         public: whether the statement is stored in the clear; else it is encrypted under the person's data key.
         signed: the statement that an author signed; None: the daemon signs *message*.
         signer: id of the participant that must own the author's key; empty: any author that *kind* allows.
