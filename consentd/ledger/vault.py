@@ -34,7 +34,7 @@ from consentd.store import Batch, Store
 NONCE = 12
 MAX_IDENTIFIER = 256
 _REFUSED_SCHEMES = frozenset({"rrn", "nnkor"})
-"""Schemes of resident registration numbers, which are never stored, not even as a hash (product.md)."""
+"""Schemes of resident registration numbers, which are never stored, not even as a hash."""
 _CACHED_KEYS = 4096
 
 

@@ -1,4 +1,4 @@
-"""Validate a consent before it is written (policy.md, rules 2, 5 and 8; product.md, "What Korean law already writes").
+"""Validate a consent before it is written (policy.md, rules 2, 5 and 8; the seven items of Korean law).
 
 A consent can fail in two ways. A consent that contradicts itself, or has codes that are not in the vocabulary, is the
 caller's error: ``InvalidError`` is raised. A transfer request that leaves out one of the seven legal items is refused

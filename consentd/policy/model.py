@@ -5,7 +5,7 @@ registered identifiers. Instants are UTC milliseconds. Windows are half-open, ``
 An empty tuple means that nothing is stated, which puts no limit. The tuple ``("*",)`` states that there is no limit,
 such as "any recipient" (rule 2).
 
-A "rule" with a number is a rule of policy.md.
+A "rule" with a number is a rule of proto/policy.md.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Effect(IntEnum):
 
 
 class Kind(IntEnum):
-    """The legal act that a consent record documents. product.md says how a consent and a transfer request differ."""
+    """The legal act that a record documents. In Korean law a transfer request (전송요구) is no consent (동의)."""
 
     CONSENT = 1
     TRANSFER_REQUEST = 2
@@ -203,7 +203,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actor:
-    """The organisation that wants the data, and the participants that it acts for or asks through (product.md)."""
+    """The organisation that wants the data, and the participants that it acts for or asks through."""
 
     organisation: str
     practitioner: str = ""
