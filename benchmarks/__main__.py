@@ -29,6 +29,7 @@ OVER_WIRE: dict[str, Callable[[Bench], list[Row]]] = {
     "batch": over_wire.measure_batch,
     "history": over_wire.measure_history,
     "access": accesses.measure_access,
+    "repeat": accesses.measure_repeat,
     "signed": accesses.measure_signed,
     "published": accesses.measure_published,
     "revoke": over_wire.measure_revoke,

@@ -1,12 +1,14 @@
-"""Measure durable accesses over gRPC: single, in batches, signed by askers, until their proof is available."""
+"""Measure durable accesses over gRPC: single, in batches, signed, repeated, until their proof is available."""
 
 import os
 import time
 from collections.abc import Iterator, Sequence
 from random import Random
+from statistics import median
 from typing import Any
 
-from benchmarks.over_wire import BATCH, Bench, check_answers, make_accesses, note_of
+from benchmarks.load import Loaded
+from benchmarks.over_wire import BATCH, ROUNDS, Bench, check_answers, make_accesses, note_of
 from benchmarks.questions import Asked, make_questions
 from benchmarks.report import Row, percentile, spread
 from benchmarks.tag_map import tag_of
@@ -137,6 +139,59 @@ def measure_published(bench: Bench) -> list[Row]:
             sample_unit="s",
         )
     ]
+
+
+def measure_repeat(bench: Bench) -> list[Row]:
+    """Measure repeats of requests that are recorded, against their first calls: single calls and batches.
+
+    Every round asks new questions, then sends the same requests again. The ratios decide: both are of one run.
+    """
+    ratios: dict[str, list[float]] = {"unary": [], "batch": []}
+    firsts: dict[str, list[Loaded]] = {"unary": [], "batch": []}
+    repeats: dict[str, list[Loaded]] = {"unary": [], "batch": []}
+    more: dict[str, Any] = {"once": True, "seconds": 120, "warm_s": 0}
+    with bench.server() as server:
+        for number in range(ROUNDS):
+            singles = make_accesses(make_questions(20 + number, bench.questions, bench.world.subjects))
+            parts = _batches(make_accesses(make_questions(40 + number, bench.questions, bench.world.subjects)))
+            batches = [ac.BatchAuthorizeAccessesRequest(requests=part) for part in parts]
+            loads = (("unary", AUTHORIZE, singles, 64), ("batch", BATCH_AUTHORIZE, batches, 4))
+            for name, path, requests, in_flight in loads:
+                first, again = (bench.run(server, path, requests, in_flight=in_flight, **more) for _ in range(2))
+                _check_repeats(name, first, again)
+                firsts[name].append(first)
+                repeats[name].append(again)
+                ratios[name].append(first.seconds / again.seconds)
+    return [
+        Row(case="repeat", boundary=bench.boundary + ", durable", name=title, unit="×", at_least=1.2,
+            value=median(ratios[name]), samples=ratios[name], sample_unit="×",
+            note=f"{_rates(bench, firsts[name])} → {_rates(bench, repeats[name])}; {note_of(repeats[name][-1])}")
+        for name, title in (("unary", "a repeat ÷ a first, AuthorizeAccess, 64 in flight"),
+                            ("batch", f"a repeat ÷ a first, BatchAuthorizeAccesses of {BATCH}"))
+    ]  # fmt: skip
+
+
+def _rates(bench: Bench, loads: Sequence[Loaded]) -> str:
+    return ", ".join(f"{bench.questions / loaded.seconds:,.0f}" for loaded in loads) + "/s"
+
+
+def _check_repeats(name: str, first: Loaded, again: Loaded) -> None:
+    """Fail unless each repeat has the receipt and the decision of its first call, and a decision taken now."""
+
+    def answers(loaded: Loaded) -> Iterator[tuple[tuple[int, int], ac.AuthorizeAccessResponse]]:
+        for location, body in loaded.answers:
+            if name == "unary":
+                yield (location, 0), ac.AuthorizeAccessResponse.FromString(body)
+                continue
+            for at, result in enumerate(ac.BatchAuthorizeAccessesResponse.FromString(body).results):
+                yield (location, at), result.response
+
+    before = dict(answers(first))
+    for location, answer in answers(again):
+        assert answer.receipt.replayed
+        assert answer.receipt.leaf == before[location].receipt.leaf, "a repeat gets the first receipt"
+        assert answer.decision == before[location].decision, "a repeat gets the first decision"
+        assert answer.current_decision.outcome == answer.decision.outcome, "nothing changed meanwhile"
 
 
 def _boundaries(bench: Bench) -> Iterator[tuple[bool, str]]:

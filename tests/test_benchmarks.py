@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_one_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "--quick", "--size", "80", "--seconds", "0.2", "--out", tmp_path]
-    cases = ["evaluator", "map", "open", "batch", "signed", "published", "audit"]
+    cases = ["evaluator", "map", "open", "batch", "repeat", "signed", "published", "audit"]
     only = [part for case in cases for part in ("--only", case)]
     done = subprocess.run([*command, *only], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

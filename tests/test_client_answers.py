@@ -165,7 +165,7 @@ def test_no_receipt_no_data() -> None:
     client, _ = faking(ac.AuthorizeAccessResponse(decision=PERMIT))
     found = client.authorize_access(ASKED)
     assert (bool(found), found.outcome_name, str(found.error)) == (False, "INDETERMINATE", "permit has no receipt")
-    refusal = event_receipt(EntryKind.REFUSAL, replayed=True)
+    refusal = event_receipt(EntryKind.REFUSAL)
     client, _ = faking(ac.AuthorizeAccessResponse(decision=PERMIT, receipt=refusal, access_seq=3))
     assert not client.authorize_access(ASKED)
     denied = pb.Decision(outcome=pb.OUTCOME_DENY, denied=["CLIN.DX"])
@@ -183,6 +183,55 @@ def test_no_receipt_no_data() -> None:
         client, _ = faking(bad)
         with pytest.raises(ConsentdError):
             client.authorize_access(ASKED)
+
+
+DENIED = pb.Decision(outcome=pb.OUTCOME_DENY, denied=["CLIN.DX"])
+PART = pb.Decision(outcome=pb.OUTCOME_PARTIAL, permitted=["CLIN.DX"], denied=["CLIN.RX"])
+OTHER_PART = pb.Decision(outcome=pb.OUTCOME_PARTIAL, permitted=["CLIN.RX"], denied=["CLIN.DX"])
+WHOLE = pb.Decision(outcome=pb.OUTCOME_PERMIT, permitted=["CLIN.DX", "CLIN.RX"])
+LIMITED = pb.Decision(outcome=pb.OUTCOME_PERMIT, permitted=["CLIN.DX"], obligations=[1], residual=[RESIDUAL])
+NOTIFY = pb.Decision(outcome=pb.OUTCOME_PERMIT, permitted=["CLIN.DX"], obligations=[pb.OBLIGATION_NOTIFY_SUBJECT])
+
+
+@pytest.mark.parametrize(
+    ("recorded", "current", "outcome", "permitted"),
+    [
+        (PERMIT, PERMIT, pb.OUTCOME_PERMIT, ["CLIN.DX"]),
+        (PERMIT, DENIED, pb.OUTCOME_DENY, []),
+        (DENIED, PERMIT, pb.OUTCOME_DENY, []),
+        (WHOLE, PART, pb.OUTCOME_PARTIAL, ["CLIN.DX"]),
+        (PART, WHOLE, pb.OUTCOME_PARTIAL, ["CLIN.DX"]),
+        (PART, OTHER_PART, pb.OUTCOME_DENY, []),
+        (LIMITED, LIMITED, pb.OUTCOME_PERMIT, ["CLIN.DX"]),
+        (LIMITED, PERMIT, pb.OUTCOME_INDETERMINATE, []),
+        (PERMIT, pb.Decision(outcome=9), pb.OUTCOME_INDETERMINATE, []),
+        (PERMIT, None, pb.OUTCOME_INDETERMINATE, []),
+    ],
+)
+def test_a_repeat_permits_what_both_decisions_permit(
+    recorded: pb.Decision, current: pb.Decision | None, outcome: int, permitted: list[str]
+) -> None:
+    kind = EntryKind.REFUSAL if recorded is DENIED else EntryKind.ACCESS
+    answer = ac.AuthorizeAccessResponse(decision=recorded, access_seq=3, receipt=event_receipt(kind, replayed=True))
+    if current is not None:
+        answer.current_decision.CopyFrom(current)
+    asked = pb.Question()
+    asked.CopyFrom(ASKED)
+    asked.supported_obligations.append(pb.OBLIGATION_ENFORCE_RESIDUAL)
+    client, _ = faking(answer)
+    found = client.authorize_access(asked)
+    assert (found.outcome, list(found.decision.permitted)) == (outcome, permitted)
+    assert bool(found) is (outcome == pb.OUTCOME_PERMIT)
+    assert (found.error is not None) is (outcome == pb.OUTCOME_INDETERMINATE)
+
+
+def test_a_repeat_has_the_obligations_of_both_decisions() -> None:
+    receipt = event_receipt(EntryKind.ACCESS, replayed=True)
+    answer = ac.AuthorizeAccessResponse(decision=NOTIFY, current_decision=PERMIT, receipt=receipt, access_seq=3)
+    client, _ = faking(answer)
+    found = client.authorize_access(ASKED)
+    assert list(found.decision.obligations) == [pb.OBLIGATION_NOTIFY_SUBJECT]
+    assert (found.recorded, found.current) == (NOTIFY, PERMIT)
 
 
 def test_answers_that_contradict_their_receipts_are_caught() -> None:

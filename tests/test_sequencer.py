@@ -33,8 +33,12 @@ from consentd.errors import (
     OverloadedError,
     StorageError,
 )
-from consentd.ledger import reads
+from consentd.ledger import layout, reads
 from consentd.sequencer.commands.accesses import RecordOutcomes
+from consentd.sequencer.pool import PendingWrite
+from consentd.sequencer.repeats import Repeats
+from consentd.store import Batch
+from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
 
@@ -107,16 +111,73 @@ def test_repeats_and_clashes_in_one_batch(case: LedgerCase) -> None:
     assert case.ledger.state.size == size + 1
 
 
-def test_a_repeated_question_is_decided_anew_and_recorded_once(case: LedgerCase) -> None:
+def test_a_repeated_question_gets_the_recorded_decision_and_one_taken_now(case: LedgerCase) -> None:
     person = case.enrol("somebody")
     lineage = case.write(case.grant(person)).entry.event.seq
     question = case.access(person)
     first = case.write(question)
     assert first.entries[0].event.kind == EntryKind.ACCESS
     case.write(case.change(person, lineage, EntryKind.REVOKE))
-    again = case.write(question)
-    assert again.entry.index == first.entry.index
-    assert again.answer.decision.outcome != first.answer.decision.outcome
+    for _ in range(2):
+        again = case.write(question)
+        assert (again.entry.index, again.entries) == (first.entry.index, ())
+        assert again.answer.decision == first.answer.decision
+        assert again.answer.current.outcome == pb.OUTCOME_NO_CONSENT
+        assert again.answer.current.revision.tree_size == case.ledger.state.size
+        case.reopen()
+
+
+def test_a_repeat_in_the_batch_of_its_first_sees_what_came_between(case: LedgerCase) -> None:
+    person = case.enrol("somebody")
+    lineage = case.write(case.grant(person)).entry.event.seq
+    question = case.access(person)
+    futures = case.write_together([question, case.change(person, lineage, EntryKind.REVOKE), question])
+    first, again = futures[0].result(HANG_S).answer, futures[2].result(HANG_S).answer
+    assert (first.current, again.decision) == (None, first.decision)
+    assert again.current.outcome == pb.OUTCOME_NO_CONSENT
+
+
+def test_repeats_need_no_writer(case: LedgerCase) -> None:
+    person = case.enrol("somebody")
+    writes = [case.grant(person), case.access(person), case.participant("clinic")]
+    first = [case.write(write) for write in writes]
+    fresh = case.access(person)
+    with held_writer(case.sequencer):
+        *repeats, waiting, clash = case.sequencer.submit_all([*writes, fresh, with_other_content(writes[1])])
+        again = [future.result(HANG_S) for future in repeats]
+        with pytest.raises(ConflictError):
+            clash.result(HANG_S)
+        assert not waiting.done()
+    assert [one.entry for one in again] == [one.entry for one in first]
+    assert not waiting.result(HANG_S).replayed
+
+
+def test_a_repeat_waits_until_the_table_has_the_first(case: LedgerCase) -> None:
+    class OldTable:
+        def read(self) -> Any:
+            return old
+
+    person = case.enrol("somebody")
+    write = case.grant(person)
+    old = case.table.read()
+    case.write(write)
+    table: Any = OldTable()
+    repeats = Repeats(case.ledger, table, case.sequencer._author, clock=case.clock, metrics=case.metrics)
+    pending = PendingWrite(write)
+    assert repeats.answer([pending]) == [pending]
+    assert not pending.future.done()
+
+
+def test_a_repeat_whose_statement_was_deleted_is_a_conflict(case: LedgerCase) -> None:
+    person = case.enrol("somebody")
+    question = case.access(person)
+    first = case.write(question).entry
+    batch = Batch()
+    batch.delete(layout.statement_key(person.tag, first.event.seq))
+    case.sequencer.call(lambda: case.store.write(batch))
+    with pytest.raises(ConflictError) as raised:
+        case.write(question)
+    assert raised.value.reason == "REQUEST_ID_REUSED"
 
 
 def test_a_request_is_forgotten_after_its_time_and_not_before(case: LedgerCase) -> None:
@@ -201,14 +262,13 @@ def test_an_asker_that_an_earlier_write_of_the_batch_deactivates_is_denied(case:
     person = case.enrol("somebody")
     case.write(case.grant(person))
     question = case.access(person)
-    case.write(question)
     inactive = st.ParticipantStatement(
         participant_id="hospital", name=st.Text(en="hospital"), roles=[st.PARTICIPANT_ROLE_HOLDER], active=False
     )
     deactivation = case.public("participant/hospital", EntryKind.PARTICIPANT, inactive)
-    futures = case.write_together([deactivation, case.access(person), question])
-    assert futures[0].result(HANG_S).entry is not None
-    for future in futures[1:]:
+    futures = case.write_together([question, deactivation, case.access(person), question])
+    assert [future.result(HANG_S).replayed for future in futures[:2]] == [False, False]
+    for future in (*futures[2:], case.sequencer.submit(question)):
         with pytest.raises(DeniedError):
             future.result(HANG_S)
 

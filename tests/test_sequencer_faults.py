@@ -38,6 +38,7 @@ class FaultyCase(LedgerCase):
     def heal(self) -> None:
         """Make every part work again, before the ledger is opened again."""
         self.faulty_signer.fails, self.faulty_publisher.persisted = False, None
+        self.faulty_store.fail_reads(False)
         if self.blocking_path.exists():
             self.blocking_path.rmdir()
 
@@ -99,7 +100,9 @@ ROWS = {
     "bug in a check": Row(inject=lambda case: Failing(error=RuntimeError("bug")), told="unknown", exists=False),
     "contradiction": Row(inject=lambda case: Failing(error=CorruptionError("rows")), told="unknown", exists=False),
     "disk fails": Row(inject=lambda case: Failing(error=StorageError("disk")), told="unknown", exists=False),
-    "reads fail": Row(inject=lambda case: case.faulty_store.fail_reads(), told="unknown", exists=False),
+    "reads fail": Row(
+        inject=lambda case: case.faulty_store.fail_reads(), told="not now", exists=False, goes_on=True
+    ),
     "entry does not apply": Row(
         inject=lambda case: Raw(kind=EntryKind.REVOKE, tag=case.people[0].tag), told="unknown", exists=False
     ),
@@ -135,9 +138,7 @@ def ending(case: LedgerCase, write: Any) -> str:
     except RequestError:
         return "refused"
     except StorageError as error:
-        if error.reason == "CLOCK":
-            return "not now"
-        return "unknown" if "is unknown" in str(error) else "other"
+        return "unknown" if "is unknown" in str(error) else "not now"
     return "recorded"
 
 

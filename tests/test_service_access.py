@@ -206,14 +206,17 @@ def test_nothing_is_recorded_of_who_is_not_enrolled(running: Running) -> None:
     assert not [index for index in leaves if services(running).ledger.store.get(b"l" + index.to_bytes(8))[1]]
 
 
-def test_a_repeat_gets_the_first_receipt_and_a_decision_taken_now(running: Running, subject: pb.Subject) -> None:
+def test_a_repeat_gets_the_first_answer_and_a_decision_taken_now(running: Running, subject: pb.Subject) -> None:
     consent_id = running.grant(subject)
     request = ac.AuthorizeAccessRequest(request_id=request_id(), question=question(subject))
     first = running.access.AuthorizeAccess(request, metadata=running.as_("app"))
+    assert not first.HasField("current_decision")
     change(running, EntryKind.REVOKE, subject, consent_id)
     again = running.access.AuthorizeAccess(request, metadata=running.as_("app"))
     assert first.decision.outcome == pb.OUTCOME_PERMIT
-    assert again.decision.outcome == pb.OUTCOME_NO_CONSENT
+    assert again.decision == first.decision
+    assert again.current_decision.outcome == pb.OUTCOME_NO_CONSENT
+    assert again.current_decision.decision_id != first.decision.decision_id
     assert (again.receipt.leaf, again.receipt.index) == (first.receipt.leaf, first.receipt.index)
     assert (first.receipt.replayed, again.receipt.replayed, again.access_seq) == (False, True, first.access_seq)
     request.question.purpose = "HRESCH"
@@ -221,6 +224,27 @@ def test_a_repeat_gets_the_first_receipt_and_a_decision_taken_now(running: Runni
     # The same request id of another asker is another request.
     other = running.access.AuthorizeAccess(request, metadata=running.as_("operator"))
     assert not other.receipt.replayed
+
+
+def test_a_repeat_shows_both_decisions_as_their_asker_may_see_them(running: Running, subject: pb.Subject) -> None:
+    request = ac.AuthorizeAccessRequest(request_id=request_id(), question=question(subject))
+    first = running.access.AuthorizeAccess(request, metadata=running.as_("clinic-b"))
+    running.grant(subject, effect=pb.EFFECT_DENY, kind=pb.CONSENT_KIND_OBJECTION)
+    again = running.access.AuthorizeAccess(request, metadata=running.as_("clinic-b"))
+    for decision in (first.decision, again.decision, again.current_decision):
+        assert decision.outcome == pb.OUTCOME_DENY
+        assert (list(decision.reasons), list(decision.without_consent)) == ([], [])
+
+
+def test_a_repeat_has_a_proof_if_the_caller_waits_for_one(running: Running, subject: pb.Subject) -> None:
+    running.grant(subject)
+    request = ac.AuthorizeAccessRequest(request_id=request_id(), question=question(subject))
+    request.wait_for = pb.WAIT_FOR_PUBLISHED
+    first = running.access.AuthorizeAccess(request, metadata=running.as_("app"))
+    again = running.access.AuthorizeAccess(request, metadata=running.as_("app"))
+    assert (first.receipt.published, again.receipt.published, again.receipt.replayed) == (True, True, True)
+    request.wait_for = pb.WAIT_FOR_DURABLE
+    assert running.access.AuthorizeAccess(request, metadata=running.as_("app")).receipt.proof == b""
 
 
 def test_one_request_sent_many_times_at_once_is_one_entry(running: Running, subject: pb.Subject) -> None:
@@ -273,6 +297,7 @@ def test_a_batch_of_accesses_answers_each_by_itself(running: Running, subject: p
     forms = [one.WhichOneof("result") for one in results]
     assert forms == ["response", "response", "error", "error", "response", "error", "error"]
     assert results[4].response.receipt.replayed
+    assert results[4].response.current_decision.outcome == pb.OUTCOME_PERMIT
     assert results[0].response.receipt.leaf == results[4].response.receipt.leaf
     assert results[0].response.receipt.published
     assert len(accesses(running, subject)) == 2
@@ -361,14 +386,13 @@ def test_a_batch_of_outcomes_is_all_or_none(running: Running, subject: pb.Subjec
     assert len(accesses(running, subject)[0].outcomes) == 3
 
 
-def test_a_repeat_never_permits_what_was_recorded_as_refused(running: Running) -> None:
+def test_a_repeat_shows_what_was_recorded_as_refused_though_it_is_permitted_now(running: Running) -> None:
     subject = running.enrol(new_identifier())
     asked = ac.AuthorizeAccessRequest(request_id=request_id(), question=question(subject))
     first = running.access.AuthorizeAccess(asked, metadata=running.as_("app"))
-    assert first.decision.outcome == pb.OUTCOME_NO_CONSENT
     running.grant(subject)
-    with pytest.raises(grpc.RpcError) as caught:
-        running.access.AuthorizeAccess(asked, metadata=running.as_("app"))
-    assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.ABORTED, "REQUEST_ID_REUSED")
+    again = running.access.AuthorizeAccess(asked, metadata=running.as_("app"))
+    assert (first.decision.outcome, again.decision.outcome) == (pb.OUTCOME_NO_CONSENT,) * 2
+    assert again.current_decision.outcome == pb.OUTCOME_PERMIT
     asked.request_id = request_id()
     assert running.access.AuthorizeAccess(asked, metadata=running.as_("app")).decision.outcome == pb.OUTCOME_PERMIT

@@ -105,6 +105,33 @@ class Appended:
     leaf_hash: bytes
 
 
+def decode_request(row: bytes | None) -> tuple[int, bytes] | None:
+    """Return (index, content hash) of the entry that a request row names; None if there is no row."""
+    return None if row is None else layout.REQUEST.unpack(row)[::2]
+
+
+def read_recorded(store: Store, index: int) -> Appended:
+    """Return the entry at *index*, which a request row names.
+
+    Raises:
+        ConflictError: the entry was pruned.
+        CorruptionError: the ledger has no entry at *index*.
+    """
+    leaf = store.get(layout.leaf_key(index)) or b""
+    # Each batch deletes only a few expired request rows, so a request row may remain after its entry was pruned.
+    if not leaf and store.get(layout.PRUNED) is not None:
+        raise ConflictError("recorded entry is pruned: ask with a new request_id", "REQUEST_ID_REUSED")
+    event = codec.decode_leaf(leaf) if leaf else None
+    if not isinstance(event, codec.Event):
+        raise CorruptionError(f"no entry at index {index}")
+    return Appended(index, event, leaf, merkle.leaf_hash(leaf))
+
+
+def read_statement_row(store: Store, entry: Appended) -> bytes | None:
+    """Return the stored statement row of an entry; None if the statement was deleted."""
+    return store.get(layout.statement_key(entry.event.tag, entry.event.seq))
+
+
 class Ledger:
     """A ledger: its store, and the values in memory that appending needs.
 
@@ -203,8 +230,7 @@ class AppendBatch:
         """Return (index, content hash) of the entry that a request made; None if the request is not remembered."""
         if request_key in self._requests:
             return self._requests[request_key]
-        row = self.ledger.store.get(layout.request_row_key(request_key))
-        return None if row is None else layout.REQUEST.unpack(row)[::2]
+        return decode_request(self.ledger.store.get(layout.request_row_key(request_key)))
 
     def kind_of(self, tag: bytes, seq: int) -> int | None:
         """Return the kind of entry *seq* of a chain; None if the chain has no such entry."""
@@ -215,28 +241,14 @@ class AppendBatch:
         return None if leaf is None else codec.kind_of(leaf)
 
     def entry(self, index: int) -> Appended:
-        """Return the entry at *index*.
-
-        Raises:
-            ConflictError: the entry was pruned.
-            CorruptionError: the ledger has no entry at *index*, though a request row names it.
-        """
-        if index in self._entries:
-            return self._entries[index][0]
-        leaf = self.ledger.store.get(layout.leaf_key(index)) or b""
-        # Each batch deletes only a few expired request rows, so a request row may remain after its entry was pruned.
-        if not leaf and self.ledger.store.get(layout.PRUNED) is not None:
-            raise ConflictError("recorded entry is pruned: ask with a new request_id", "REQUEST_ID_REUSED")
-        event = codec.decode_leaf(leaf) if leaf else None
-        if not isinstance(event, codec.Event):
-            raise CorruptionError(f"no entry at index {index}")
-        return Appended(index, event, leaf, merkle.leaf_hash(leaf))
+        """Return the entry at *index*. Raises as ``read_recorded``."""
+        return self._entries[index][0] if index in self._entries else read_recorded(self.ledger.store, index)
 
     def statement_row(self, entry: Appended) -> bytes | None:
         """Return the statement row of an entry; None if the statement was erased."""
         if entry.index in self._entries:
             return self._entries[entry.index][1]
-        return self.ledger.store.get(layout.statement_key(entry.event.tag, entry.event.seq))
+        return read_statement_row(self.ledger.store, entry)
 
     # -- writes ---------------------------------------------------------------------------------------------------
 

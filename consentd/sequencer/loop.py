@@ -39,6 +39,7 @@ from consentd.metrics import Metrics
 from consentd.sequencer.checkpoints import Checkpoints, CheckpointSigning
 from consentd.sequencer.commands.write import Author, Write, WriteContext
 from consentd.sequencer.pool import Pending, PendingCall, PendingWrite, Pool, Written
+from consentd.sequencer.repeats import Repeats
 from consentd.table.table import Table
 
 A = TypeVar("A")
@@ -89,8 +90,9 @@ class Sequencer:
         self._metrics = metrics
         self._on_fault = on_fault
         self._pool = Pool(limits.max_waiting, metrics.pool_entries)
+        self._repeats = Repeats(ledger, table, author, clock=clock, metrics=metrics)
         self.checkpoints = Checkpoints(ledger, author.origin, signing, clock=clock, metrics=metrics)
-        # The sequencer's thread owns the three attributes below.
+        # The sequencer's thread owns the three attributes below. Other threads read ``_clock_agrees``.
         self._sealed_ms = clock.monotonic_ms()
         self._clock_agrees = True  # the state that was logged last
         self._leaf_clock = LeafClock(clock, ledger.state.time_ms, confirmed=confirm_clock)
@@ -115,12 +117,16 @@ class Sequencer:
     def submit_all(self, writes: Sequence[Write[A]]) -> "list[Future[Written[A]]]":
         """Put writes into the pool together, so that one batch can take them. Each is recorded or refused by itself.
 
+        Repeats of writes that are on disk are answered here, on the caller's thread (``Repeats``).
+
         Raises:
             StorageError: the sequencer is stopping or has stopped; nothing is recorded. If the pool is full, nothing
                 is raised: the futures of the surplus writes end in ``OverloadedError``.
         """
         pending = [PendingWrite(write) for write in writes]
-        self._pool.put(pending)
+        self._pool.check_open()
+        # A clock that disagrees with the ledger refuses every write, repeats included.
+        self._pool.put(self._repeats.answer(pending) if self._clock_agrees else pending)
         return [item.future for item in pending]
 
     def call(self, call: Callable[[], A]) -> A:

@@ -74,7 +74,7 @@ class Pool:
         self._max_waiting = max_waiting
         self._depth = depth
         self.fault: ConsentdError | None = None
-        # This lock guards the attributes below. put, take, stop, halt and fail take it.
+        # This lock guards the attributes below. put, take, stop, halt and fail take it; check_open reads without it.
         self._changed = threading.Condition()
         self._items: deque[Pending] = deque()
         self._stopping = False
@@ -87,16 +87,20 @@ class Pool:
             StorageError: the sequencer is stopping or has stopped; no item was put in.
         """
         with self._changed:
-            if self.fault is not None:
-                raise StorageError("ledger has stopped; see the log and ops/RUNBOOK.md") from self.fault
-            if self._stopping:
-                raise StorageError("daemon is starting or draining", "NOT_SERVING")
+            self.check_open()
             free = max(0, self._max_waiting - len(self._items))
             self._items.extend(items[:free])
             waiting = len(self._items)
             self._changed.notify()
         for item in items[free:]:
             item.future.set_exception(OverloadedError(f"too many writes wait: `{waiting}`"))
+
+    def check_open(self) -> None:
+        """Check that the pool takes items. Raises ``StorageError`` if the sequencer is stopping or has stopped."""
+        if self.fault is not None:
+            raise StorageError("ledger has stopped; see the log and ops/RUNBOOK.md") from self.fault
+        if self._stopping:
+            raise StorageError("daemon is starting or draining", "NOT_SERVING")
 
     def take(self, most: int, idle_s: Callable[[], float]) -> list[Pending] | None:
         """Take up to *most* items; wait up to ``idle_s()`` seconds for the first. None: the pool is stopped and empty.

@@ -97,8 +97,11 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
     ) -> ac.AuthorizeAccessResponse:
         """Count an access in the metrics, and return the response to its request."""
         decision, entry = written.answer.decision, written.entry
-        self.metrics.decisions.inc(OUTCOMES[decision.outcome], "authorize")
-        response = ac.AuthorizeAccessResponse(decision=decision if written.answer.sees_reasons else reduced(decision))
+        self.metrics.decisions.inc(OUTCOMES[(written.answer.current or decision).outcome], "authorize")
+        sees_reasons, current = written.answer.sees_reasons, written.answer.current
+        response = ac.AuthorizeAccessResponse(decision=decision if sees_reasons else reduced(decision))
+        if current is not None:
+            response.current_decision.CopyFrom(current if sees_reasons else reduced(current))
         if entry is None:
             self.metrics.unenrolled_questions.inc()
             return response

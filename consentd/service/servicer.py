@@ -129,7 +129,12 @@ class Servicer:
         """Return the receipt of a write's first entry; see ``receipt``."""
         entry = written.entry
         assert entry is not None, "a write without an entry has no receipt"
-        receipt = self.receipt(entry.index, entry.leaf, written.state, wait_for, context)
+        # A repeat gets the receipt of the first call. The proof takes longer than the rest of the answer, so a repeat
+        # has one only if the caller waits for it; ``GetReceipt`` returns it too.
+        if written.replayed and wait_for != pb.WAIT_FOR_PUBLISHED:
+            receipt = self.unproven_receipt(entry.index, entry.leaf, written.state)
+        else:
+            receipt = self.receipt(entry.index, entry.leaf, written.state, wait_for, context)
         receipt.replayed = written.replayed
         return receipt
 
@@ -138,9 +143,7 @@ class Servicer:
 
         *state* becomes the receipt's revision. If *wait_for* is PUBLISHED, wait for that checkpoint until the deadline.
         """
-        receipt = pb.Receipt(
-            index=index, leaf=leaf, leaf_hash=merkle.leaf_hash(leaf), revision=revision(state.size, state.root)
-        )
+        receipt = self.unproven_receipt(index, leaf, state)
         published = self.services.sequencer.checkpoints.published
         if wait_for == pb.WAIT_FOR_PUBLISHED:
             published = self.services.sequencer.checkpoints.wait(index + 1, remaining_s(context)) or published
@@ -148,6 +151,12 @@ class Servicer:
             receipt.published = True
             receipt.proof = reads.proof_bundle(self.services.ledger.store, index, published.checkpoint, published.note)
         return receipt
+
+    @staticmethod
+    def unproven_receipt(index: int, leaf: bytes, state: State) -> pb.Receipt:
+        """Return the receipt of the leaf at *index* without a proof. *state* becomes the receipt's revision."""
+        at = revision(state.size, state.root)
+        return pb.Receipt(index=index, leaf=leaf, leaf_hash=merkle.leaf_hash(leaf), revision=at)
 
 
 def revision(size: int, root: bytes) -> pb.Revision:

@@ -116,15 +116,24 @@ class AuthorizeAccessResponse(_message.Message):
     DECISION_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
     ACCESS_SEQ_FIELD_NUMBER: _builtins.int
+    CURRENT_DECISION_FIELD_NUMBER: _builtins.int
     access_seq: _builtins.int
     """access_seq is the seq of the entry in the person's chain. RecordAccess needs it."""
     @_builtins.property
     def decision(self) -> _consent_pb2.Decision:
-        """decision is the answer. Act on it, not on the existence of a receipt: a refusal has a receipt too."""
+        """decision is the answer; for a repeat, the answer that the first call recorded. Act on it, not on the existence of a
+        receipt: a refusal has a receipt too.
+        """
 
     @_builtins.property
     def receipt(self) -> _consent_pb2.Receipt:
         """receipt of the ACCESS or REFUSAL; absent if the subject is not enrolled."""
+
+    @_builtins.property
+    def current_decision(self) -> _consent_pb2.Decision:
+        """current_decision is the decision on the same question now; present in the answer to a repeat only (the receipt is
+        then marked as replayed). Transfer data only if both decisions permit it.
+        """
 
     def __init__(
         self,
@@ -132,10 +141,11 @@ class AuthorizeAccessResponse(_message.Message):
         decision: _consent_pb2.Decision | None = ...,
         receipt: _consent_pb2.Receipt | None = ...,
         access_seq: _builtins.int = ...,
+        current_decision: _consent_pb2.Decision | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "receipt", b"receipt"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["current_decision", b"current_decision", "decision", b"decision", "receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_seq", b"access_seq", "decision", b"decision", "receipt", b"receipt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_seq", b"access_seq", "current_decision", b"current_decision", "decision", b"decision", "receipt", b"receipt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

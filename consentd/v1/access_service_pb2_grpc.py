@@ -70,10 +70,10 @@ class AccessServiceServicer(object):
 
     def AuthorizeAccess(self, request, context):
         """AuthorizeAccess decides a question and records the decision as an entry (ACCESS or REFUSAL). The decision takes
-        into account every entry before its own, and it is on disk before the answer is sent. A repeated request_id returns
-        the recorded receipt and a new decision, and the new decision counts. If the new decision would permit what was
-        refused before, the call fails with CONFLICT. For a subject that is not enrolled nothing is recorded. Cost: one
-        group commit.
+        into account every entry before its own, and it is on disk before the answer is sent. A repeated request_id records
+        nothing: it returns the recorded decision and its receipt, and the decision on the same question now. Transfer data
+        only while both permit. For a subject that is not enrolled nothing is recorded. Cost: one group commit; of a repeat,
+        a few reads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,10 +37,10 @@ class AccessServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AccessServiceAsyncStub: ...
     AuthorizeAccess: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.AuthorizeAccessRequest, _access_service_pb2.AuthorizeAccessResponse]
     """AuthorizeAccess decides a question and records the decision as an entry (ACCESS or REFUSAL). The decision takes
-    into account every entry before its own, and it is on disk before the answer is sent. A repeated request_id returns
-    the recorded receipt and a new decision, and the new decision counts. If the new decision would permit what was
-    refused before, the call fails with CONFLICT. For a subject that is not enrolled nothing is recorded. Cost: one
-    group commit.
+    into account every entry before its own, and it is on disk before the answer is sent. A repeated request_id records
+    nothing: it returns the recorded decision and its receipt, and the decision on the same question now. Transfer data
+    only while both permit. For a subject that is not enrolled nothing is recorded. Cost: one group commit; of a repeat,
+    a few reads.
     """
     BatchAuthorizeAccesses: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.BatchAuthorizeAccessesRequest, _access_service_pb2.BatchAuthorizeAccessesResponse]
     """BatchAuthorizeAccesses does the same for up to 1,000 questions. Each is decided, recorded and answered
@@ -67,10 +67,10 @@ class AccessServiceAsyncStub(AccessServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     AuthorizeAccess: _aio.UnaryUnaryMultiCallable[_access_service_pb2.AuthorizeAccessRequest, _access_service_pb2.AuthorizeAccessResponse]  # type: ignore[assignment]
     """AuthorizeAccess decides a question and records the decision as an entry (ACCESS or REFUSAL). The decision takes
-    into account every entry before its own, and it is on disk before the answer is sent. A repeated request_id returns
-    the recorded receipt and a new decision, and the new decision counts. If the new decision would permit what was
-    refused before, the call fails with CONFLICT. For a subject that is not enrolled nothing is recorded. Cost: one
-    group commit.
+    into account every entry before its own, and it is on disk before the answer is sent. A repeated request_id records
+    nothing: it returns the recorded decision and its receipt, and the decision on the same question now. Transfer data
+    only while both permit. For a subject that is not enrolled nothing is recorded. Cost: one group commit; of a repeat,
+    a few reads.
     """
     BatchAuthorizeAccesses: _aio.UnaryUnaryMultiCallable[_access_service_pb2.BatchAuthorizeAccessesRequest, _access_service_pb2.BatchAuthorizeAccessesResponse]  # type: ignore[assignment]
     """BatchAuthorizeAccesses does the same for up to 1,000 questions. Each is decided, recorded and answered
@@ -100,10 +100,10 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.AuthorizeAccessResponse, _abc.Awaitable[_access_service_pb2.AuthorizeAccessResponse]]:
         """AuthorizeAccess decides a question and records the decision as an entry (ACCESS or REFUSAL). The decision takes
-        into account every entry before its own, and it is on disk before the answer is sent. A repeated request_id returns
-        the recorded receipt and a new decision, and the new decision counts. If the new decision would permit what was
-        refused before, the call fails with CONFLICT. For a subject that is not enrolled nothing is recorded. Cost: one
-        group commit.
+        into account every entry before its own, and it is on disk before the answer is sent. A repeated request_id records
+        nothing: it returns the recorded decision and its receipt, and the decision on the same question now. Transfer data
+        only while both permit. For a subject that is not enrolled nothing is recorded. Cost: one group commit; of a repeat,
+        a few reads.
         """
 
     @_abc_1.abstractmethod

@@ -999,7 +999,9 @@ class Receipt(_message.Message):
     published: _builtins.bool
     """published is true if proof is present."""
     proof: _builtins.bytes
-    """proof is a C2SP .tlog-proof; empty until a published checkpoint covers the entry."""
+    """proof is a C2SP .tlog-proof; empty until a published checkpoint covers the entry. The receipt of a repeat has it only
+    if the call waits for publication.
+    """
     replayed: _builtins.bool
     """replayed is true if this request_id was recorded before; this is then the receipt of that entry."""
     @_builtins.property

@@ -15,18 +15,27 @@ from consentd_client.receipts import Receipt, WriteOptions, read_receipt, wait_f
 from consentd_client.signing import StatementSigner
 from consentd_client.transport import item_error
 
+_PERMITS = (pb.OUTCOME_PERMIT, pb.OUTCOME_PARTIAL)
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class AuthorizeAnswer(CheckAnswer):
     """The answer to a question that was decided and recorded in one call. True only for a recorded PERMIT.
 
+    The answer to a repeat of a request has two decisions of the daemon: the recorded one, and one taken now. Both must
+    permit, so ``decision`` permits only what both permit.
+
     Attributes:
+        recorded: the decision that the entry records; None: no usable decision was received.
+        current: for a repeat, the decision on the same question now; None: the request is no repeat.
         receipt: the receipt of the ACCESS or REFUSAL entry; None: the person is not enrolled, or the call failed.
         access_seq: the entry's number in the person's chain, for ``record_access``; 0: nothing was recorded.
     """
 
     receipt: Receipt | None = None
     access_seq: int = 0
+    recorded: pb.Decision | None = None
+    current: pb.Decision | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,21 +117,53 @@ def _authorize_answer(
         receipt = read_receipt(response.receipt, kinds=(EntryKind.ACCESS, EntryKind.REFUSAL), trust=context.trust)
         if receipt.event.seq != response.access_seq:
             raise ProofError("receipt is for another entry of the chain than access_seq says")
-    fault = find_fault(question, response.decision) or _find_missing_record(response.decision, receipt)
-    decision = response.decision if fault is None else indeterminate()
-    return AuthorizeAnswer(decision, fault, receipt, response.access_seq)
+    first = response.decision
+    current = response.current_decision if response.HasField("current_decision") else None
+    fault = find_fault(question, first) or _find_missing_record(first, receipt)
+    fault = fault or _find_repeat_fault(question, response)
+    if fault is not None:
+        return AuthorizeAnswer(indeterminate(), fault, receipt, response.access_seq)
+    decision = first if current is None else _permitted_by_both(first, current)
+    return AuthorizeAnswer(decision, None, receipt, response.access_seq, first, current)
 
 
 def _find_missing_record(decision: pb.Decision, receipt: Receipt | None) -> ProofError | None:
     """Return an error if the decision is a permit that no ACCESS entry records; otherwise None."""
-    if decision.outcome not in (pb.OUTCOME_PERMIT, pb.OUTCOME_PARTIAL):
+    if decision.outcome not in _PERMITS:
         return None
     if receipt is None:
         return ProofError("permit has no receipt")
     if receipt.kind != EntryKind.ACCESS:
-        # A repeat with the same request_id is decided anew, but the receipt is that of the first, refused attempt.
-        return ProofError("permit is recorded as a refusal; ask again with a new request_id")
+        return ProofError("permit is recorded as a refusal")
     return None
+
+
+def _find_repeat_fault(question: pb.Question, response: ac.AuthorizeAccessResponse) -> ProofError | None:
+    """Return an error if the answer to a repeat has no usable current decision; otherwise None."""
+    if not response.HasField("current_decision"):
+        return ProofError("repeat has no current decision") if response.receipt.replayed else None
+    recorded, current = response.decision, response.current_decision
+    both_permit = recorded.outcome in _PERMITS and current.outcome in _PERMITS
+    if both_permit and list(recorded.residual) != list(current.residual):
+        return ProofError("conditions of the permit changed since the first request; ask with a new request_id")
+    return find_fault(question, current)
+
+
+def _permitted_by_both(recorded: pb.Decision, current: pb.Decision) -> pb.Decision:
+    """Return the decision for a repeat. It permits what both decisions permit, with the obligations of both."""
+    for decision in (recorded, current):
+        if decision.outcome not in _PERMITS:
+            return decision
+    joined = pb.Decision()
+    joined.CopyFrom(current)
+    joined.denied.extend(category for category in current.permitted if category not in recorded.permitted)
+    joined.permitted[:] = [category for category in current.permitted if category in recorded.permitted]
+    joined.obligations.extend(one for one in recorded.obligations if one not in current.obligations)
+    if not joined.permitted:
+        joined.outcome = pb.OUTCOME_DENY
+    elif joined.denied:
+        joined.outcome = pb.OUTCOME_PARTIAL
+    return joined
 
 
 def record_access(

@@ -13,7 +13,15 @@ from consentd.ledger.vault import Vault
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import pack_question
 from consentd.sequencer.commands.callers import OPERATOR, check_asker
-from consentd.sequencer.commands.write import NewEntry, PersonWrite, Plan, ReceiptOnly, Unremembered, WriteContext
+from consentd.sequencer.commands.write import (
+    NewEntry,
+    PersonWrite,
+    Plan,
+    ReceiptOnly,
+    ReplayContext,
+    Unremembered,
+    WriteContext,
+)
 from consentd.statements import decisions, payloads
 from consentd.store import Store
 from consentd.table.view import View
@@ -26,10 +34,17 @@ MAX_RECORDED_REASONS = 100
 
 @dataclass(frozen=True, slots=True)
 class AuthorizedAccess:
-    """The answer to a request for access: the decision, and whether the asker may see its reasons."""
+    """The answer to a request for access.
+
+    Attributes:
+        decision: the recorded decision; if nothing is recorded, the decision taken.
+        sees_reasons: whether the asker may see reasons.
+        current: for a repeat, the decision taken now; None: the request is no repeat.
+    """
 
     decision: pb.Decision
     sees_reasons: bool
+    current: pb.Decision | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,26 +77,27 @@ class AuthorizeAccess(PersonWrite):
         entry = NewEntry(kind=kind, tag=tag, message=message, request_id=self.request.id, ref=decision.ref)
         return Plan((context.draft(entry, self.request),), answer)
 
-    def replay(self, context: WriteContext, recorded: Appended) -> AuthorizedAccess:
-        """Decide the question again, and answer with the new decision. The receipt is for the entry recorded before."""
-        sees_reasons = check_asker(context.table, self.request.asker, self.question)
-        decision = self._decide(context, context.table.tag_of(self.identifier_hash))
-        if not set(decision.permitted) <= set(_recorded_decision(context, recorded).permitted):
-            # The recorded entry would not show the access that the new decision permits.
-            raise ConflictError("recorded as refused, permitted now: ask with a new request_id", "REQUEST_ID_REUSED")
-        return AuthorizedAccess(decision, sees_reasons)
+    def replay(self, context: ReplayContext, recorded: Appended) -> AuthorizedAccess:
+        """Return the recorded decision, and the decision on the same question now.
 
-    def _decide(self, context: WriteContext, tag: bytes | None) -> pb.Decision:
-        message = decide(context.table, tag, self.question, index=context.batch.index, now_ms=context.batch.time_ms)
+        Raises:
+            ConflictError: the recorded statement was deleted, so the first answer is not known any more.
+        """
+        sees_reasons = check_asker(context.table, self.request.asker, self.question)
+        first = _recorded_decision(context, recorded)
+        return AuthorizedAccess(first, sees_reasons, self._decide(context, context.table.tag_of(self.identifier_hash)))
+
+    def _decide(self, context: ReplayContext, tag: bytes | None) -> pb.Decision:
+        message = decide(context.table, tag, self.question, index=context.size, now_ms=context.time_ms)
         message.decision_id = context.author.random(16)
         return message
 
 
-def _recorded_decision(context: WriteContext, recorded: Appended) -> pb.Decision:
-    """Return the decision that an ACCESS or REFUSAL records; an empty decision if the person was erased."""
+def _recorded_decision(context: ReplayContext, recorded: Appended) -> pb.Decision:
+    """Return the decision that an ACCESS or REFUSAL records. Raises ``ConflictError`` if its statement was deleted."""
     payload = context.recorded_payload(recorded)
     if payload is None:
-        return pb.Decision()
+        raise ConflictError("recorded decision is deleted: ask with a new request_id", "REQUEST_ID_REUSED")
     if recorded.event.kind == EntryKind.REFUSAL:
         return payloads.parse(st.RefusalStatement, payload).access.decision
     return payloads.parse(st.AccessStatement, payload).decision

@@ -11,7 +11,7 @@ from consentd.ledger.ledger import Appended
 from consentd.policy import check, model
 from consentd.policy.compile import compile_consent
 from consentd.policy.subject import with_consent
-from consentd.sequencer.commands.write import NewEntry, PersonWrite, Plan, ReceiptOnly, WriteContext
+from consentd.sequencer.commands.write import NewEntry, PersonWrite, Plan, ReceiptOnly, ReplayContext, WriteContext
 from consentd.statements import payloads, values
 from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
@@ -51,7 +51,7 @@ class _VersionWrite(PersonWrite):
 
     based_on_version: int = 0
 
-    def replay(self, context: WriteContext, recorded: Appended) -> ConsentAnswer:
+    def replay(self, context: ReplayContext, recorded: Appended) -> ConsentAnswer:
         """Return the answer that the original write got; it is read from the recorded entry."""
         if recorded.event.kind != EntryKind.REFUSAL:
             return ConsentAnswer(self.based_on_version + 1)

@@ -17,7 +17,7 @@ from consentd.policy import check
 from consentd.policy.compile import compile_rules
 from consentd.policy.vocabulary import check_successor
 from consentd.sequencer.commands.callers import OPERATOR, PARTICIPANT_ID
-from consentd.sequencer.commands.write import NewEntry, Plan, ReceiptOnly, Request, WriteContext
+from consentd.sequencer.commands.write import NewEntry, Plan, ReceiptOnly, ReplayContext, Request, WriteContext
 from consentd.statements import payloads, values
 from consentd.table.transaction import TableTransaction
 from consentd.v1 import statement_pb2 as st
@@ -170,6 +170,6 @@ class EnrolSubject:
             entries.append(context.draft(key))
         return Plan(tuple(entries), self.tag)
 
-    def replay(self, context: WriteContext, recorded: Appended) -> bytes:
+    def replay(self, context: ReplayContext, recorded: Appended) -> bytes:
         """Return the tag, as the original write did."""
         return self.tag

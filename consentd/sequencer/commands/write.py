@@ -17,10 +17,12 @@ from consentd.core import codec, ed25519
 from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS, verify_signature
 from consentd.core.kinds import AUTHORS, EntryKind, Owner
 from consentd.errors import ConflictError, InvalidError, MalformedError, NotFoundError, SignatureError
-from consentd.ledger.ledger import AppendBatch, Appended, Draft
+from consentd.ledger.ledger import AppendBatch, Appended, Draft, read_statement_row
 from consentd.ledger.vault import Vault, plaintext_row
 from consentd.statements import payloads
+from consentd.store import Store
 from consentd.table.transaction import TableTransaction
+from consentd.table.view import Snapshot
 
 A = TypeVar("A")
 
@@ -180,6 +182,16 @@ class WriteContext:
         if not signed.is_verified:
             verify_ahead(self.author.origin, signed)
 
+    @property
+    def size(self) -> int:
+        """Number of leaves that ``table`` reflects: those of the ledger, and those that this batch has so far."""
+        return self.batch.index
+
+    @property
+    def time_ms(self) -> int:
+        """Time of the leaves of this batch, UTC ms."""
+        return self.batch.time_ms
+
     def recorded(self, request: Request) -> Appended | None:
         """Return the first entry that *request* recorded before; None: the request is not a repeat.
 
@@ -189,21 +201,56 @@ class WriteContext:
         found = self.batch.recorded(request.key)
         if found is None:
             return None
-        index, content = found
-        if content != request.content:
-            raise ConflictError("request_id was used for other content", "REQUEST_ID_REUSED")
-        return self.batch.entry(index)
+        check_content(request, found[1])
+        return self.batch.entry(found[0])
 
     def recorded_payload(self, recorded: Appended) -> bytes | None:
         """Return the payload of an entry's statement; None: the statement was deleted, or its person erased."""
-        row = self.batch.statement_row(recorded)
-        if row is None:
-            return None
-        try:
-            _, statement = self.author.vault.decrypt(recorded.event, row)
-        except NotFoundError:
-            return None
-        return codec.decode_statement(statement).payload
+        return open_payload(self.author.vault, recorded, self.batch.statement_row(recorded))
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatContext:
+    """The context to answer a repeat in, on any thread: what is on disk, and a snapshot of the table that reflects it.
+
+    Attributes:
+        time_ms: the present time, UTC ms; never before the time of the last leaf.
+    """
+
+    author: Author
+    store: Store
+    table: Snapshot
+    time_ms: int
+
+    @property
+    def size(self) -> int:
+        """Number of leaves that ``table`` reflects."""
+        return self.table.size
+
+    def recorded_payload(self, recorded: Appended) -> bytes | None:
+        """Return the payload of an entry's statement; None: the statement was deleted, or its person erased."""
+        return open_payload(self.author.vault, recorded, read_statement_row(self.store, recorded))
+
+
+ReplayContext = WriteContext | RepeatContext
+"""The context to answer a repeat in: on the sequencer's thread within a batch, or on any other thread."""
+
+
+def check_content(request: Request, content: bytes) -> None:
+    """Check that a repeated request has the content of the first. Raises ``ConflictError`` (REQUEST_ID_REUSED)."""
+    if content != request.content:
+        raise ConflictError("request_id was used for other content", "REQUEST_ID_REUSED")
+
+
+def open_payload(vault: Vault, recorded: Appended, row: bytes | None) -> bytes | None:
+    """Return the payload in a statement row; None: there is no row, or the person's data key was destroyed."""
+    if row is None:
+        return None
+    try:
+        _, statement = vault.decrypt(recorded.event, row)
+    except NotFoundError:
+        return None
+    return codec.decode_statement(statement).payload
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +271,11 @@ class Write(Protocol[A]):
     def prepare(self, context: WriteContext) -> Plan[A]:
         """Check the write, draft its entries, and make its answer."""
 
-    def replay(self, context: WriteContext, recorded: Appended) -> A:
-        """Return the answer to a repeat of the write. *recorded* is the first entry of the original write."""
+    def replay(self, context: ReplayContext, recorded: Appended) -> A:
+        """Return the answer to a repeat of the write. *recorded* is the first entry of the original write.
+
+        Any thread may call it, for several writes at once.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +292,7 @@ class ReceiptOnly:
 
     __slots__ = ()
 
-    def replay(self, context: WriteContext, recorded: Appended) -> None:
+    def replay(self, context: ReplayContext, recorded: Appended) -> None:
         return
 
 
@@ -255,5 +305,5 @@ class Unremembered:
     def request(self) -> None:
         return
 
-    def replay(self, context: WriteContext, recorded: Appended) -> NoReturn:
+    def replay(self, context: ReplayContext, recorded: Appended) -> NoReturn:
         raise AssertionError("a write without a request has no repeat")
