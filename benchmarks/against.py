@@ -1,5 +1,8 @@
 """Compare two checkouts: run the benchmarks of both in turn, so that a change of the machine's speed affects both.
 
+The first round begins with the old checkout, the second with the new one, and so on: old new new old old new. So a
+machine that becomes slower or faster during the comparison favours neither.
+
 Each checkout runs its own ``benchmarks`` package in a new process and writes its JSON, which is read here. So the other
 checkout may be of any version that writes this JSON. It need not have the newer options, nor every case.
 """
@@ -69,8 +72,8 @@ def compare(
     Raises:
         RuntimeError: a run failed, or the two have no case in common.
     """
-    sides = (other.resolve(), ROOT)
-    cases = [case for case in only if all(case in cases_of(side) for side in sides)]
+    sides = [("old", other.resolve()), ("new", ROOT)]
+    cases = [case for case in only if all(case in cases_of(side) for _, side in sides)]
     if not cases:
         raise RuntimeError(f"no case of {', '.join(only)} is in both checkouts")
     options = [*arguments, *(part for case in cases for part in ("--only", case))]
@@ -78,7 +81,7 @@ def compare(
     found: dict[tuple[str, str, int], Compared] = {}
     about: list[dict[str, Any]] = []
     for number_of_round in range(1, rounds + 1):
-        for side, which in zip(sides, ("old", "new"), strict=True):
+        for which, side in sides if number_of_round % 2 else reversed(sides):
             print(f"round {number_of_round} of {rounds}: {side}", file=sys.stderr)
             document = _run(side, options)
             about.append({"side": which, "directory": str(side), **document["machine"]})

@@ -217,7 +217,7 @@ document = {"machine": {"commit": "old"}, "rows": [row, {**row, "name": "gone"}]
 """
 
 
-def test_another_checkout_is_runs_alternately_with_this_one(tmp_path: Path) -> None:
+def test_another_checkout_and_this_one_begin_the_rounds_alternately(tmp_path: Path) -> None:
     """The other checkout has its own benchmarks package, fewer options and other cases."""
     old, out = tmp_path / "old", tmp_path / "out"
     (old / "benchmarks").mkdir(parents=True)
@@ -225,16 +225,17 @@ def test_another_checkout_is_runs_alternately_with_this_one(tmp_path: Path) -> N
     (old / "benchmarks" / "__main__.py").write_text(OLD_BENCHMARKS)
     assert cases_of(old) == {"evaluator", "gone"}
     assert {"evaluator", "map", "check"} <= cases_of(ROOT)
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "2", "--against", old, "--out", out]
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--rounds", "3", "--against", old, "--out", out]
     done = subprocess.run(
         [*command, "--only", "evaluator"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    asked = re.findall(r"^round (\d) of 2: (.*)$", done.stderr, re.MULTILINE)
-    assert asked == [("1", str(old)), ("1", str(ROOT)), ("2", str(old)), ("2", str(ROOT))]
+    asked = re.findall(r"^round (\d) of 3: (.*)$", done.stderr, re.MULTILINE)
+    order = [("1", old), ("1", ROOT), ("2", ROOT), ("2", old), ("3", old), ("3", ROOT)]
+    assert asked == [(number_of_round, str(side)) for number_of_round, side in order]
     (file,) = out.iterdir()
     document = json.loads(file.read_text(encoding="utf-8"))
-    assert len(document["machine"]["paces"]) == 3
+    assert len(document["machine"]["paces"]) == 4
     (row,) = document["rows"]
-    assert (row["name"], row["old"], len(row["new"])) == ("evaluate, 1 rows", [1e6, 1e6], 2)
+    assert (row["name"], row["old"], len(row["new"])) == ("evaluate, 1 rows", [1e6, 1e6, 1e6], 3)
     assert row["ratio"] > 1
