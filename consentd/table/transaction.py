@@ -32,7 +32,6 @@ class TableTransaction(View):
     """
 
     _txn: WriteTransaction
-    _changed = False  # whether an entry of this transaction changed the registry
 
     def apply(self, event: codec.Event, message: Message | None) -> None:
         """Apply one entry. The result depends on the table and the entry alone.

@@ -81,6 +81,8 @@ class View:
         size, root: the table reflects the ledger's first *size* leaves, whose root is *root*.
     """
 
+    _changed = False  # whether the view has changes of the registry that are not committed
+
     def __init__(self, cache: RegistryCache, txn: ReadTransaction) -> None:
         self._cache = cache
         self._txn = txn
@@ -115,6 +117,9 @@ class View:
             found = self._cache.registry
             if found is None or found.generation != self._generation:
                 found = self._read_registry()
+                if not self._changed:
+                    # Two threads may both assign the registry. Both values are right for views of their generation.
+                    self._cache.registry = found
             self._registry = found
         return found
 
@@ -203,11 +208,6 @@ def _participant(row: tuple[bytes, bytes]) -> Participant:
 
 class Snapshot(View):
     """The table after one commit. Do not wait for anything inside its ``with`` statement."""
-
-    def _read_registry(self) -> Registry:
-        # Two threads may both read and assign the registry. Both values are right for snapshots of their generation.
-        found = self._cache.registry = super()._read_registry()
-        return found
 
     def participants(self, after: str, limit: int) -> list[st.ParticipantStatement]:
         """Return the statements of up to *limit* participants, in the order of ids, with ids greater than *after*."""
