@@ -31,7 +31,7 @@ example:
   consentd grant mhid:MH-0001 --recipient clinic-b --holder hospital-a --purpose TREAT --category CLIN
 A transfer request (전송요구) needs all seven items: also --recurrence, --until and --retain-until.
 """
-_KINDS = ("consent", "transfer-request", "objection")
+_KINDS = ("consent", "transfer-request", "objection", "statutory")
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -160,6 +160,7 @@ def _add_consent(verb: argparse.ArgumentParser) -> None:
     group.add_argument("--retain-until", type=read_end_ms, default=0, metavar="DATE", help="how long it may be kept")
     group.add_argument("--deny", action="store_true", help="forbid instead of permit")
     group.add_argument("--kind", choices=_KINDS, default="consent", help="the legal act (default consent)")
+    group.add_argument("--legal-basis", default="", metavar="TEXT", help="the law or order that `statutory` rests on")
     group.add_argument("--notice", default="", metavar="ID@N", help="the notice version that was shown")
     group.add_argument("--language", default="ko", metavar="TAG", help="language in which it was given (default ko)")
     group.add_argument("--file", type=Path, metavar="FILE", help="the whole Consent as protobuf JSON; `-`: stdin")
@@ -188,4 +189,5 @@ def _consent(arguments: argparse.Namespace) -> "Consent":
         kind=pb.ConsentKind.Value(f"CONSENT_KIND_{arguments.kind.replace('-', '_').upper()}"), root=root,
         recurrence=arguments.recurrence, retention_until_time_ms=arguments.retain_until, notice_id=notice,
         notice_version=int(version or 0), language=arguments.language,
+        legal_basis=arguments.legal_basis,
     )  # fmt: skip

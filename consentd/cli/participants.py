@@ -9,7 +9,8 @@ from consentd.cli.out import DONE, Out
 if TYPE_CHECKING:
     from consentd.v1.statement_pb2 import ParticipantStatement
 
-_ROLES = ("holder", "recipient", "relay", "auditor", "authority")
+_ROLES = ("holder", "recipient", "relay", "auditor", "public-authority")
+_CLASSES = ("general-agency", "special-agency", "general-recipient")
 _RIGHTS = ("break-glass", "see-reasons", "act-for-subjects", "read-statements", "erase")
 _HELP = """\
 examples:
@@ -35,6 +36,8 @@ def add_verbs(verbs: Verbs) -> None:
     one.add_argument("--right", action="append", choices=_RIGHTS, default=[], help="repeatable")
     one.add_argument("--group", action="append", default=[], metavar="group/ID", help="repeatable")
     one.add_argument("--type", default="", metavar="CODE", help="institution type (요양종별)")
+    one.add_argument("--country", default="", metavar="CC", help="where it processes data, ISO 3166-1 (default KR)")
+    one.add_argument("--recipient-class", choices=_CLASSES, help="전문기관, 특수전문기관 or 일반수신자")
     one.add_argument("--inactive", action="store_true", help="it has left: its requests are refused")
     for name, text in (
         ("add-key", "put a participant's key in force (for the operator)"),
@@ -69,12 +72,10 @@ def add(arguments: argparse.Namespace, out: Out) -> int:
 
     participant = st.ParticipantStatement(
         participant_id=arguments.id, name=st.Text(ko=arguments.ko, en=arguments.en), groups=arguments.group,
-        type=arguments.type, active=not arguments.inactive,
-        roles=[st.ParticipantRole.Value(f"PARTICIPANT_ROLE_{role.upper()}") for role in arguments.role],
-        rights=[
-            st.ParticipantRight.Value(f"PARTICIPANT_RIGHT_{right.replace('-', '_').upper()}")
-            for right in arguments.right
-        ],
+        type=arguments.type, active=not arguments.inactive, country=arguments.country,
+        roles=[st.ParticipantRole.Value(f"PARTICIPANT_ROLE_{_code(role)}") for role in arguments.role],
+        rights=[st.ParticipantRight.Value(f"PARTICIPANT_RIGHT_{_code(right)}") for right in arguments.right],
+        recipient_class=st.RecipientClass.Value(f"RECIPIENT_CLASS_{_code(arguments.recipient_class or 'unspecified')}"),
     )  # fmt: skip
     with open_client(arguments) as client:
         receipt = client.register_participant(participant)
@@ -114,17 +115,29 @@ def _show(out: Out, participant: "ParticipantStatement", keys: list[str]) -> Non
     from consentd.v1 import statement_pb2 as st
     from consentd_client import show
 
-    roles = [show.enum_name(st.ParticipantRole, role, "PARTICIPANT_ROLE_").lower() for role in participant.roles]
-    rights = [
-        show.enum_name(st.ParticipantRight, right, "PARTICIPANT_RIGHT_").lower().replace("_", "-")
-        for right in participant.rights
-    ]
+    roles = [_option(show.enum_name(st.ParticipantRole, role, "PARTICIPANT_ROLE_")) for role in participant.roles]
+    rights = [_option(show.enum_name(st.ParticipantRight, one, "PARTICIPANT_RIGHT_")) for one in participant.rights]
+    of_class = ""
+    if participant.recipient_class:
+        of_class = _option(show.enum_name(st.RecipientClass, participant.recipient_class, "RECIPIENT_CLASS_"))
     left = "" if participant.active else "  (left)"
     lines = [f"{participant.participant_id}  {show.text(participant.name, out.lang)}  {'+'.join(roles)}{left}"]
     lines += [f"  right: {right}" for right in rights]
+    stated = (("country", participant.country), ("class", of_class))
+    lines += [f"  {name}: {value}" for name, value in stated if value]
     lines += [f"  key: {key}" for key in keys]
     out.answer(
         "\n".join(lines), type="participant", id=participant.participant_id, ko=participant.name.ko,
         en=participant.name.en, roles=roles, rights=rights, groups=list(participant.groups),
-        active=participant.active, keys=keys,
+        active=participant.active, keys=keys, country=participant.country, recipient_class=of_class,
     )  # fmt: skip
+
+
+def _code(option: str) -> str:
+    """Return the protobuf name of a value of an option."""
+    return option.replace("-", "_").upper()
+
+
+def _option(code: str) -> str:
+    """Return a protobuf name as the value of an option."""
+    return code.replace("_", "-").lower()

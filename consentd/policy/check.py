@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from consentd.errors import InvalidError
 from consentd.policy.model import ANY, OPEN_END_MS, Consent, Effect, Kind, Period, Provision, RefusalReason, Rules
-from consentd.policy.tree import walk
+from consentd.policy.tree import Node, walk
 from consentd.policy.vocabulary import Vocabulary
 
 _RECURRENCE = re.compile(r"once|P(?=\d|T\d)(\d+Y)?(\d+M)?(\d+W)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+S)?)?", re.ASCII)
@@ -39,7 +39,27 @@ def check_consent(consent: Consent, vocabulary: Vocabulary) -> RefusalReason | N
         for one in (node.provision for node in nodes):
             if one.effect is Effect.PERMIT and not (one.purposes and one.actors and one.categories):
                 raise _invalid("a permit names purpose, recipient and data; `*` means any")
+    _check_legal_basis(consent, nodes)
     return None
+
+
+def _check_legal_basis(consent: Consent, nodes: Collection[Node]) -> None:
+    """Check that a STATUTORY consent has a legal basis, and that its root and its permits name what they are about."""
+    if consent.kind is not Kind.STATUTORY:
+        if consent.legal_basis:
+            raise _invalid("only a STATUTORY consent has a legal basis")
+        return
+    if not consent.legal_basis.strip():
+        raise _invalid("a STATUTORY consent states its legal basis")
+    if consent.policy is not None:
+        raise _invalid("a STATUTORY consent selects no implicit policy")
+    for node in nodes:
+        one = node.provision
+        lists = (one.purposes, one.actors, one.categories)
+        if not all(lists):
+            raise _invalid("a STATUTORY consent names purpose, recipient and data")
+        if one.effect is Effect.PERMIT and any(ANY in stated for stated in lists):
+            raise _invalid("a permit of a STATUTORY consent names purpose, recipient and data, without `*`")
 
 
 def _check_all(provision: Provision, vocabulary: Vocabulary) -> None:

@@ -31,12 +31,20 @@ class Codebook:
     Args:
         numbers: participant or group identifier → its number. A number outside 1 … 2³²-1 raises InvalidError.
         groups: participant identifier → identifiers of the groups that the participant is a member of.
+        abroad: identifiers of participants in another country. A permit covers them only by name (rule 8).
     """
 
-    __slots__ = ("_actors", "_categories", "_codes", "_holders", "_numbers", "_sets", "groups", "names", "vocabulary")
+    __slots__ = (
+        "_abroad", "_actors", "_categories", "_codes", "_holders", "_numbers", "_sets", "groups", "names", "vocabulary",
+    )  # fmt: skip
 
     def __init__(
-        self, vocabulary: Vocabulary, numbers: Mapping[str, int], groups: Mapping[str, Collection[str]] | None = None
+        self,
+        vocabulary: Vocabulary,
+        numbers: Mapping[str, int],
+        groups: Mapping[str, Collection[str]] | None = None,
+        *,
+        abroad: Collection[str] = (),
     ) -> None:
         if not all(0 < number < 1 << 32 for number in numbers.values()):
             raise InvalidError("participant number is out of range")
@@ -44,6 +52,7 @@ class Codebook:
         self.groups: Final = groups or {}
         self.names: Final = {number: name for name, number in numbers.items()}
         self._numbers: Final = numbers
+        self._abroad: Final = frozenset(abroad)
         self._categories: Final[dict[tuple[str, ...], tuple[int, tuple[str, ...]]]] = {}
         self._actors: Final[dict[tuple[str, str, str, str], tuple[Numbers, Numbers]]] = {}
         self._holders: Final[dict[str, Numbers]] = {}
@@ -93,15 +102,17 @@ class Codebook:
         """Return the participant numbers with which a permit row matches *actor*, and those with which a deny row does.
 
         A permit must name the participant acted for, else the organisation. A deny may name any participant of *actor*
-        (policy.md, rule 10). Both sets include the participants' groups, and 0 (any). InvalidError: no organisation.
+        (policy.md, rule 10). Both sets include the participants' groups, and 0 (any); but a permit must name a
+        participant abroad itself, so then the first set is this participant alone. InvalidError: no organisation.
         """
         key = (actor.organisation, actor.on_behalf_of, actor.application, actor.relay)
         found = self._actors.get(key)
         if found is None:
             if not actor.organisation:
                 raise InvalidError("question names no organisation")
-            principal = self._counts_as(actor.on_behalf_of or actor.organisation)
-            found = principal, principal.union(*(self._counts_as(name) for name in key if name))
+            name = actor.on_behalf_of or actor.organisation
+            principal = frozenset((self._numbers[name],)) if name in self._abroad else self._counts_as(name)
+            found = principal, frozenset().union(*(self._counts_as(name) for name in key if name))
             _remember_short(self._actors, key, found)
         return found
 

@@ -81,6 +81,24 @@ def compile_consent(stored: StoredConsent, vocabulary: Vocabulary, numbers: Mapp
     return Compiled(vocabulary.version, flags, pack_rows(rows), bytes(compiler.side))
 
 
+def named_participants(compiled: Compiled, effect: Effect) -> tuple[frozenset[int], frozenset[int]]:
+    """Return the numbers of the actors and of the holders that the rows with *effect* name; 0 stands for any.
+
+    A consent that selects an implicit policy which permits something permits it to any actor, from any holder.
+    """
+    actors: set[int] = set()
+    holders: set[int] = set()
+    for row in unpack_rows(compiled.rows):
+        if bool(row.flags & PERMIT) is (effect is Effect.PERMIT):
+            side = decode_side(compiled.side, row.side) if row.flags & SIDE else Side()
+            actors |= side.actors or {row.actor}
+            holders |= side.holders or {row.holder}
+    if effect is Effect.PERMIT and compiled.flags >> POLICY_SHIFT not in (0, ImplicitPolicy.DENY):
+        actors.add(ANY_NUMBER)
+        holders.add(ANY_NUMBER)
+    return frozenset(actors), frozenset(holders)
+
+
 class _Compiler:
     """Compile nodes to rows, and append the side records of the rows to ``side``."""
 

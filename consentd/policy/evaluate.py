@@ -23,6 +23,7 @@ from consentd.policy.match import (
     WORST_CASE,
     Ids,
     Matches,
+    combining_for,
     implicit_masks,
     match,
 )
@@ -142,7 +143,7 @@ def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules
         permitted, denied = implicit_masks(rules.implicit_policy, question, rules, selected=False)
         found.add(IMPLICIT, PERMITS, permitted)
         found.add(IMPLICIT, DENIES, denied)
-        masks, reasons = _decide(found, asked, rules.combining)
+        masks, reasons = _decide(found, asked, combining_for(question, rules))
         return _verdict(masks, reasons, question, until)
     permits &= ~denies
     without = asked & ~(permits | denies)
@@ -165,21 +166,22 @@ def _evaluate_general(value: bytes | None, question: PackedQuestion, rules: Comp
 
     A category that only the best case permits is permitted on conditions, which the caller checks for each resource.
     """
-    newest_first = rules.combining in _NEWEST_FIRST
+    combining = combining_for(question, rules)
+    newest_first = combining in _NEWEST_FIRST
     found = match(value, question, rules, now_ms, open_limits=WORST_CASE, newest_first=newest_first)
-    masks, reasons = _decide(found, question.categories, rules.combining)
+    masks, reasons = _decide(found, question.categories, combining)
     until = found.until_ms
     rest: tuple[Condition, ...] = ()
     if question.residual:
         narrow = match(value, question, rules, now_ms, open_limits=BEST_CASE, newest_first=newest_first)
         until = min(until, narrow.until_ms)
-        permitted = _decide(narrow, question.categories, rules.combining)[0][0]
+        permitted = _decide(narrow, question.categories, combining)[0][0]
         conditional = permitted & ~masks[0]
         if conditional:
             rest = conditions(value, question, rules, now_ms, permitted=permitted, found=narrow)
-            (_, denied, without, unknown), reasons = _decide(found, question.categories & ~conditional, rules.combining)
+            (_, denied, without, unknown), reasons = _decide(found, question.categories & ~conditional, combining)
             masks = permitted, denied, without, unknown
-            reasons += _decide(narrow, conditional, rules.combining)[1]
+            reasons += _decide(narrow, conditional, combining)[1]
     verdict = _verdict(masks, reasons, question, until)
     if rest:
         verdict.conditions = rest

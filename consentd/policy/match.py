@@ -17,8 +17,8 @@ from typing import Final, NamedTuple
 
 from consentd.policy.codebook import PackedQuestion
 from consentd.policy.compile import POLICY_SHIFT, STATUTORY, UNREADABLE, CompiledRules, Rule
-from consentd.policy.model import MAX_DEPTH, OPEN_END_MS, ImplicitPolicy, Layer
-from consentd.policy.rows import PERMIT, ROW, SIDE, SIDE_COUNTS, SIDE_WINDOW, Fields, decode_side
+from consentd.policy.model import MAX_DEPTH, OPEN_END_MS, Combining, ImplicitPolicy, Layer
+from consentd.policy.rows import ANY_NUMBER, PERMIT, ROW, SIDE, SIDE_COUNTS, SIDE_WINDOW, Fields, decode_side
 from consentd.policy.subject import PAUSED, split_subject
 from consentd.policy.tree import path
 
@@ -258,15 +258,23 @@ def _match_tree(
             found.add(lineage.layer, kind, counted, lineage.ids, where)
 
 
+def combining_for(question: PackedQuestion, rules: CompiledRules) -> Combining:
+    """Return how the answers of consents combine. No default permits anything to an actor whom a permit must name."""
+    if rules.combining is Combining.PERMIT_UNLESS_DENY and ANY_NUMBER not in question.permit_actors:
+        return Combining.DENY_OVERRIDES
+    return rules.combining
+
+
 def implicit_masks(policy: int, question: PackedQuestion, rules: CompiledRules, *, selected: bool) -> tuple[int, int]:
     """Return the masks of the categories asked for that an implicit policy permits and denies (rule 1, IHE PCF 1.1).
 
     DENY as the realm's policy denies nothing: the person has refused nothing, so the answer is NO_CONSENT. DENY that a
     consent selects does deny, because the person chose it. BREAK_GLASS_ONLY always denies every purpose except BTG.
+    A policy names nobody, so it permits nothing to an actor whom only a permit by name covers (rule 8).
     """
     purposes, categories = rules.policies[policy]
     if purposes & question.purpose:
-        return categories & question.categories, 0
+        return categories & question.categories if ANY_NUMBER in question.permit_actors else 0, 0
     if policy == ImplicitPolicy.BREAK_GLASS_ONLY or (policy == ImplicitPolicy.DENY and selected):
         return 0, question.categories
     return 0, 0

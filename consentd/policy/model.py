@@ -177,6 +177,7 @@ class Consent:
         authority: seq, in the person's chain, of the AUTHORITY entry of the consenting representative; 0: none.
         language: BCP 47 tag of the language in which consent was given.
         source: format that the consent was imported from, ``fhir/r4``; empty: the consent was not imported.
+        legal_basis: the law, order or judgment on which a STATUTORY consent rests; empty for the other kinds.
     """
 
     kind: Kind
@@ -189,16 +190,21 @@ class Consent:
     authority: int = 0
     language: str = "ko"
     source: str = ""
+    legal_basis: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """The rules of a realm, from the chain ``rules/ID`` (rule 11). Each provision has an effect and no children."""
+    """The rules of a realm, from the chain ``rules/ID`` (rule 11). Each provision has an effect and no children.
+
+    ``recipient_may_attest``: a recipient may attest, for the person, a consent that permits this recipient something.
+    """
 
     combining: Combining = Combining.DENY_OVERRIDES
     implicit_policy: ImplicitPolicy = ImplicitPolicy.DENY
     statutory: tuple[Provision, ...] = ()
     break_glass: tuple[Provision, ...] = ()
+    recipient_may_attest: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

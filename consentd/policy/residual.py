@@ -18,6 +18,7 @@ from consentd.policy.match import (
     UNKNOWNS,
     Matches,
     StoredLineage,
+    combining_for,
     lineages_of,
     match_row,
     realm_rules,
@@ -54,7 +55,8 @@ def conditions(
             mask = _holds(fields, rules.block, question, now_ms) & permitted
             if mask:
                 rest.append(_condition(layer, fields, rules.block, question, mask, ()))
-    permit_first = rules.combining in _PERMIT_FIRST
+    combining = combining_for(question, rules)
+    permit_first = combining in _PERMIT_FIRST
     for lineage in lineages_of(value, question.version):
         if lineage.readable:
             tree = _tree(lineage, question, now_ms, permitted)
@@ -67,9 +69,9 @@ def conditions(
     if unknown:
         # An unreadable consent keeps lower layers from deciding, like a deny. *combining* may let a permit override it.
         rest.append(Condition(CONSENT, Effect.DENY, unknown))
-    if rules.combining is Combining.PERMIT_UNLESS_DENY:
+    if combining is Combining.PERMIT_UNLESS_DENY:
         rest.append(Condition(CONSENT, Effect.PERMIT, permitted))
-    elif rules.combining is not Combining.DENY_UNLESS_PERMIT and found.masks[IMPLICIT][PERMITS] & permitted:
+    elif combining is not Combining.DENY_UNLESS_PERMIT and found.masks[IMPLICIT][PERMITS] & permitted:
         implied = found.masks[IMPLICIT]
         rest.append(Condition(IMPLICIT, Effect.PERMIT, implied[PERMITS] & ~implied[DENIES] & permitted))
     return tuple(sorted(rest, key=lambda condition: condition.layer))

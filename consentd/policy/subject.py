@@ -54,6 +54,11 @@ class Lineage:
         side = HAS_SIDE if self.compiled.side else 0
         return (PAUSED if self.paused else 0) | self.compiled.flags | side
 
+    @property
+    def is_statutory(self) -> bool:
+        """Whether the lineage is a STATUTORY consent."""
+        return bool(self.compiled.flags & STATUTORY)
+
 
 def encode_subject(lineages: Iterable[Lineage]) -> bytes | None:
     """Encode lineages as a subject value. Return None if there are no lineages: such a subject has no value.

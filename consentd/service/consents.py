@@ -6,10 +6,11 @@ from google.protobuf.message import Message
 
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
-from consentd.errors import InvalidError, NotFoundError
+from consentd.errors import DeniedError, InvalidError, NotFoundError
 from consentd.ledger import reads
 from consentd.policy.subject import Lineage
 from consentd.sequencer.commands import consents
+from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, has_right
 from consentd.sequencer.commands.write import Request, SignedEntry
 from consentd.sequencer.pool import Written
 from consentd.service import requests
@@ -27,12 +28,15 @@ Change = st.PauseStatement | st.ResumeStatement | st.RevokeStatement
 
 
 class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
-    """``consentd.v1.ConsentService``. Every call needs the right to act for subjects."""
+    """``consentd.v1.ConsentService``.
+
+    Every call needs the right to act for persons; a write about a STATUTORY consent is a public authority's instead.
+    """
 
     @rpc
     def GrantConsent(self, request: cs.GrantConsentRequest, context: Context) -> cs.GrantConsentResponse:
         """Record a person's new consent."""
-        caller = self.acting_caller(context)
+        caller = self.consent_writer(context)
         message, signed = _read_statement(request, st.GrantStatement, caller)
         identity, identifier_hash, entry = self._asked(EntryKind.GRANT, request, message, signed, caller)
         write = consents.GrantConsent(request=identity, identifier_hash=identifier_hash, signed=entry, message=message)
@@ -46,7 +50,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
     @rpc
     def AmendConsent(self, request: cs.AmendConsentRequest, context: Context) -> cs.AmendConsentResponse:
         """Replace a consent by its next version."""
-        caller = self.acting_caller(context)
+        caller = self.consent_writer(context)
         message, signed = _read_statement(request, st.AmendStatement, caller)
         more = request.consent_id, str(request.based_on_version)
         identity, identifier_hash, entry = self._asked(EntryKind.AMEND, request, message, signed, caller, *more)
@@ -132,12 +136,14 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         if signed is None:
             return identity, identifier_hash, None
         with self.services.table.read() as snapshot:
+            if not has_right(snapshot, asker, ACT_FOR_SUBJECTS):
+                raise DeniedError("a statement that a person signed needs the right to act for persons")
             tag = consents.enrolled_tag(snapshot, identifier_hash)
         return identity, identifier_hash, self.signed_entry(kind, tag, identity, signed)
 
     def _change(self, request: Any, kind: EntryKind, message: Change, context: Context) -> pb.Receipt:
         """Pause, resume or revoke a consent. *message* is the statement if the person signed none."""
-        caller = self.acting_caller(context)
+        caller = self.consent_writer(context)
         signed: pb.SignedStatement | None = request.signed if request.HasField("signed") else None
         if signed is not None:
             message = requests.parse_signed(type(message), signed)

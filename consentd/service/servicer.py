@@ -14,7 +14,7 @@ from consentd.ledger import reads
 from consentd.ledger.ledger import Ledger, State
 from consentd.ledger.vault import Vault, check_identifier
 from consentd.metrics import Metrics
-from consentd.sequencer.commands.callers import OPERATOR, check_right
+from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, OPERATOR, check_right, is_public_authority
 from consentd.sequencer.commands.consents import enrolled_tag
 from consentd.sequencer.commands.write import Request, SignedEntry, Write, verify_ahead
 from consentd.sequencer.loop import Sequencer
@@ -23,7 +23,6 @@ from consentd.service.auth import Authenticator, UnauthenticatedError
 from consentd.table.table import Table
 from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
-from consentd.v1 import statement_pb2 as st
 
 A = TypeVar("A")
 Context = grpc.ServicerContext
@@ -85,7 +84,18 @@ class Servicer:
         """Return the caller's id. Raises ``DeniedError`` unless the caller has the right to act for persons."""
         caller = self.caller(context)
         with self.services.table.read() as snapshot:
-            check_right(snapshot, caller, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS)
+            check_right(snapshot, caller, ACT_FOR_SUBJECTS)
+        return caller
+
+    def consent_writer(self, context: Context) -> str:
+        """Return the caller's id. Raises ``DeniedError`` unless the caller writes some kind of consents.
+
+        Whether the caller may write this consent is checked with the consent (``commands.authorship``).
+        """
+        caller = self.caller(context)
+        with self.services.table.read() as snapshot:
+            if not is_public_authority(snapshot, caller):
+                check_right(snapshot, caller, ACT_FOR_SUBJECTS)
         return caller
 
     def operator(self, context: Context) -> str:

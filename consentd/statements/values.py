@@ -31,7 +31,7 @@ def consent_value(message: pb.Consent) -> model.Consent:
         recurrence=message.recurrence, retention_until_ms=_time(message.retention_until_time_ms),
         policy=enum_value(model.ImplicitPolicy, policy, "implicit policy") if policy else None,
         notice=message.notice_id, notice_version=message.notice_version, authority=message.authority_seq,
-        language=message.language, source=message.source,
+        language=message.language, source=message.source, legal_basis=message.legal_basis,
     )
 
 
@@ -64,7 +64,7 @@ def consent_message(consent: model.Consent) -> pb.Consent:
         kind=to_enum(consent.kind), root=provision_message(consent.root), recurrence=consent.recurrence,
         retention_until_time_ms=consent.retention_until_ms, implicit_policy=to_enum(consent.policy),
         notice_id=consent.notice, notice_version=consent.notice_version, authority_seq=consent.authority,
-        language=consent.language, source=consent.source,
+        language=consent.language, source=consent.source, legal_basis=consent.legal_basis,
     )
 
 
@@ -136,6 +136,7 @@ def rules_value(message: st.RulesStatement) -> model.Rules:
         implicit_policy=enum_value(model.ImplicitPolicy, message.implicit_policy, "implicit policy"),
         statutory=tuple(map(provision_value, message.statutory)),
         break_glass=tuple(map(provision_value, message.break_glass)),
+        recipient_may_attest=message.recipient_may_attest,
     )
 
 
@@ -144,7 +145,7 @@ def rules_message(rules: model.Rules, *, realm_id: str, version: int, vocabulary
     return st.RulesStatement(
         realm_id=realm_id, version=version, combining=to_enum(rules.combining), vocabulary_id=vocabulary_id,
         implicit_policy=to_enum(rules.implicit_policy), statutory=map(provision_message, rules.statutory),
-        break_glass=map(provision_message, rules.break_glass),
+        break_glass=map(provision_message, rules.break_glass), recipient_may_attest=rules.recipient_may_attest,
     )
 
 

@@ -30,6 +30,8 @@ KEY = Struct(">BQQ")
 """Start of a row ``k``: owner, in force from ms, until ms. The owner's id or tag follows."""
 U64 = Struct(">Q")
 U32 = Struct(">I")
+HOME_COUNTRY = "KR"
+"""The country of participants that state none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,11 @@ class Participant:
     groups: tuple[str, ...]
     active: bool
     statement: st.ParticipantStatement
+
+    @property
+    def is_abroad(self) -> bool:
+        """Whether the participant processes data in another country than the realm's."""
+        return self.statement.country not in ("", HOME_COUNTRY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +200,8 @@ class View:
         numbers = {one.id: one.number for one in participants.values()}
         numbers |= {key[1:].decode(): U32.unpack(row)[0] for key, row in self._rows(b"g")}
         vocabulary = values.vocabulary_value(vocabulary_message)
-        codebook = Codebook(vocabulary, numbers, {one.id: one.groups for one in participants.values()})
+        abroad = [one.id for one in participants.values() if one.is_abroad]
+        codebook = Codebook(vocabulary, numbers, {one.id: one.groups for one in participants.values()}, abroad=abroad)
         return Registry(self._generation, codebook, compiler.decode_rules(rules_row, vocabulary), participants, numbers)
 
 

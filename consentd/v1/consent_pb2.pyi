@@ -58,7 +58,9 @@ class _ConsentKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConsentKi
     CONSENT_KIND_OBJECTION: _ConsentKind.ValueType  # 3
     """CONSENT_KIND_OBJECTION is 처리정지 요구 or dissent: its root denies."""
     CONSENT_KIND_STATUTORY: _ConsentKind.ValueType  # 4
-    """CONSENT_KIND_STATUTORY records a legal ground that is not the person's will."""
+    """CONSENT_KIND_STATUTORY records a legal ground that is not the person's will. Only an operator or a public authority
+    writes, changes and ends one. It needs legal_basis, and names purpose, recipient and categories without `*`.
+    """
 
 class ConsentKind(_ConsentKind, metaclass=_ConsentKindEnumTypeWrapper):
     """ConsentKind is the legal act. In Korean law consent (동의) and transfer request (전송요구) are different acts."""
@@ -72,7 +74,9 @@ CONSENT_KIND_TRANSFER_REQUEST: ConsentKind.ValueType  # 2
 CONSENT_KIND_OBJECTION: ConsentKind.ValueType  # 3
 """CONSENT_KIND_OBJECTION is 처리정지 요구 or dissent: its root denies."""
 CONSENT_KIND_STATUTORY: ConsentKind.ValueType  # 4
-"""CONSENT_KIND_STATUTORY records a legal ground that is not the person's will."""
+"""CONSENT_KIND_STATUTORY records a legal ground that is not the person's will. Only an operator or a public authority
+writes, changes and ends one. It needs legal_basis, and names purpose, recipient and categories without `*`.
+"""
 Global___ConsentKind: _TypeAlias = ConsentKind  # noqa: Y015
 
 class _ImplicitPolicy:
@@ -496,6 +500,7 @@ class Consent(_message.Message):
     AUTHORITY_SEQ_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    LEGAL_BASIS_FIELD_NUMBER: _builtins.int
     kind: Global___ConsentKind.ValueType
     """kind is the legal act."""
     recurrence: _builtins.str
@@ -516,6 +521,8 @@ class Consent(_message.Message):
     """language is the BCP 47 tag of the language in which consent was given."""
     source: _builtins.str
     """source identifies the document from which a consent was imported; empty: it was not imported."""
+    legal_basis: _builtins.str
+    """legal_basis is the law, order or judgment on which a STATUTORY consent rests; empty for the other kinds."""
     @_builtins.property
     def root(self) -> Global___Provision:
         """root is the base provision. Its effect must be stated."""
@@ -533,10 +540,11 @@ class Consent(_message.Message):
         authority_seq: _builtins.int = ...,
         language: _builtins.str = ...,
         source: _builtins.str = ...,
+        legal_basis: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["root", b"root"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority_seq", b"authority_seq", "implicit_policy", b"implicit_policy", "kind", b"kind", "language", b"language", "notice_id", b"notice_id", "notice_version", b"notice_version", "recurrence", b"recurrence", "retention_until_time_ms", b"retention_until_time_ms", "root", b"root", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority_seq", b"authority_seq", "implicit_policy", b"implicit_policy", "kind", b"kind", "language", b"language", "legal_basis", b"legal_basis", "notice_id", b"notice_id", "notice_version", b"notice_version", "recurrence", b"recurrence", "retention_until_time_ms", b"retention_until_time_ms", "root", b"root", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -138,8 +138,8 @@ class _ParticipantRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Parti
     """PARTICIPANT_ROLE_RELAY carries data and acts for citizens' apps (중계전문기관)."""
     PARTICIPANT_ROLE_AUDITOR: _ParticipantRole.ValueType  # 4
     """PARTICIPANT_ROLE_AUDITOR reads the ledger."""
-    PARTICIPANT_ROLE_AUTHORITY: _ParticipantRole.ValueType  # 5
-    """PARTICIPANT_ROLE_AUTHORITY is a public authority that orders what the law allows."""
+    PARTICIPANT_ROLE_PUBLIC_AUTHORITY: _ParticipantRole.ValueType  # 5
+    """PARTICIPANT_ROLE_PUBLIC_AUTHORITY is a public authority or a court. It writes, changes and ends STATUTORY consents."""
 
 class ParticipantRole(_ParticipantRole, metaclass=_ParticipantRoleEnumTypeWrapper):
     """ParticipantRole is what a participant does in the realm."""
@@ -154,9 +154,41 @@ PARTICIPANT_ROLE_RELAY: ParticipantRole.ValueType  # 3
 """PARTICIPANT_ROLE_RELAY carries data and acts for citizens' apps (중계전문기관)."""
 PARTICIPANT_ROLE_AUDITOR: ParticipantRole.ValueType  # 4
 """PARTICIPANT_ROLE_AUDITOR reads the ledger."""
-PARTICIPANT_ROLE_AUTHORITY: ParticipantRole.ValueType  # 5
-"""PARTICIPANT_ROLE_AUTHORITY is a public authority that orders what the law allows."""
+PARTICIPANT_ROLE_PUBLIC_AUTHORITY: ParticipantRole.ValueType  # 5
+"""PARTICIPANT_ROLE_PUBLIC_AUTHORITY is a public authority or a court. It writes, changes and ends STATUTORY consents."""
 Global___ParticipantRole: _TypeAlias = ParticipantRole  # noqa: Y015
+
+class _RecipientClass:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RecipientClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RecipientClass.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RECIPIENT_CLASS_UNSPECIFIED: _RecipientClass.ValueType  # 0
+    """RECIPIENT_CLASS_UNSPECIFIED: no class is recorded."""
+    RECIPIENT_CLASS_GENERAL_AGENCY: _RecipientClass.ValueType  # 1
+    """RECIPIENT_CLASS_GENERAL_AGENCY is a general agency for data of persons (일반전문기관)."""
+    RECIPIENT_CLASS_SPECIAL_AGENCY: _RecipientClass.ValueType  # 2
+    """RECIPIENT_CLASS_SPECIAL_AGENCY is a special agency for data of persons (특수전문기관)."""
+    RECIPIENT_CLASS_GENERAL_RECIPIENT: _RecipientClass.ValueType  # 3
+    """RECIPIENT_CLASS_GENERAL_RECIPIENT is any other recipient (일반수신자). A recurring transfer to it is refused (PIPA
+    Enforcement Decree 42-5(3)5).
+    """
+
+class RecipientClass(_RecipientClass, metaclass=_RecipientClassEnumTypeWrapper):
+    """RecipientClass is the class of a recipient in PIPA 35-2 and its Enforcement Decree 42-4."""
+
+RECIPIENT_CLASS_UNSPECIFIED: RecipientClass.ValueType  # 0
+"""RECIPIENT_CLASS_UNSPECIFIED: no class is recorded."""
+RECIPIENT_CLASS_GENERAL_AGENCY: RecipientClass.ValueType  # 1
+"""RECIPIENT_CLASS_GENERAL_AGENCY is a general agency for data of persons (일반전문기관)."""
+RECIPIENT_CLASS_SPECIAL_AGENCY: RecipientClass.ValueType  # 2
+"""RECIPIENT_CLASS_SPECIAL_AGENCY is a special agency for data of persons (특수전문기관)."""
+RECIPIENT_CLASS_GENERAL_RECIPIENT: RecipientClass.ValueType  # 3
+"""RECIPIENT_CLASS_GENERAL_RECIPIENT is any other recipient (일반수신자). A recurring transfer to it is refused (PIPA
+Enforcement Decree 42-5(3)5).
+"""
+Global___RecipientClass: _TypeAlias = RecipientClass  # noqa: Y015
 
 class _ParticipantRight:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -167,31 +199,41 @@ class _ParticipantRightEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Part
     PARTICIPANT_RIGHT_UNSPECIFIED: _ParticipantRight.ValueType  # 0
     """PARTICIPANT_RIGHT_UNSPECIFIED is refused."""
     PARTICIPANT_RIGHT_BREAK_GLASS: _ParticipantRight.ValueType  # 1
-    """PARTICIPANT_RIGHT_BREAK_GLASS: asks for emergency access, purpose BTG."""
+    """PARTICIPANT_RIGHT_BREAK_GLASS: asks for emergency access, purpose BTG. Holders and recipients."""
     PARTICIPANT_RIGHT_SEE_REASONS: _ParticipantRight.ValueType  # 2
-    """PARTICIPANT_RIGHT_SEE_REASONS: sees reasons, and the difference between NO_CONSENT and DENY."""
+    """PARTICIPANT_RIGHT_SEE_REASONS: sees reasons, and the difference between NO_CONSENT and DENY. Holders, recipients
+    and relays.
+    """
     PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS: _ParticipantRight.ValueType  # 3
-    """PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS: enrols persons, passes on their consents and reads their histories."""
+    """PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS: enrols persons, passes on their consents and reads their histories. Holders,
+    recipients and relays.
+    """
     PARTICIPANT_RIGHT_READ_STATEMENTS: _ParticipantRight.ValueType  # 4
-    """PARTICIPANT_RIGHT_READ_STATEMENTS: reads statements of persons, as an auditor with a mandate."""
+    """PARTICIPANT_RIGHT_READ_STATEMENTS: reads statements of persons, as an auditor with a mandate. Auditors."""
     PARTICIPANT_RIGHT_ERASE: _ParticipantRight.ValueType  # 5
-    """PARTICIPANT_RIGHT_ERASE: orders erasures. Not used yet."""
+    """PARTICIPANT_RIGHT_ERASE: orders erasures. Not used yet. All roles but auditors."""
 
 class ParticipantRight(_ParticipantRight, metaclass=_ParticipantRightEnumTypeWrapper):
-    """ParticipantRight is what a participant may do in addition to its roles."""
+    """ParticipantRight is what a participant may do in addition to its roles. Each right needs one of the roles that its
+    comment names; a registration without such a role is refused.
+    """
 
 PARTICIPANT_RIGHT_UNSPECIFIED: ParticipantRight.ValueType  # 0
 """PARTICIPANT_RIGHT_UNSPECIFIED is refused."""
 PARTICIPANT_RIGHT_BREAK_GLASS: ParticipantRight.ValueType  # 1
-"""PARTICIPANT_RIGHT_BREAK_GLASS: asks for emergency access, purpose BTG."""
+"""PARTICIPANT_RIGHT_BREAK_GLASS: asks for emergency access, purpose BTG. Holders and recipients."""
 PARTICIPANT_RIGHT_SEE_REASONS: ParticipantRight.ValueType  # 2
-"""PARTICIPANT_RIGHT_SEE_REASONS: sees reasons, and the difference between NO_CONSENT and DENY."""
+"""PARTICIPANT_RIGHT_SEE_REASONS: sees reasons, and the difference between NO_CONSENT and DENY. Holders, recipients
+and relays.
+"""
 PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS: ParticipantRight.ValueType  # 3
-"""PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS: enrols persons, passes on their consents and reads their histories."""
+"""PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS: enrols persons, passes on their consents and reads their histories. Holders,
+recipients and relays.
+"""
 PARTICIPANT_RIGHT_READ_STATEMENTS: ParticipantRight.ValueType  # 4
-"""PARTICIPANT_RIGHT_READ_STATEMENTS: reads statements of persons, as an auditor with a mandate."""
+"""PARTICIPANT_RIGHT_READ_STATEMENTS: reads statements of persons, as an auditor with a mandate. Auditors."""
 PARTICIPANT_RIGHT_ERASE: ParticipantRight.ValueType  # 5
-"""PARTICIPANT_RIGHT_ERASE: orders erasures. Not used yet."""
+"""PARTICIPANT_RIGHT_ERASE: orders erasures. Not used yet. All roles but auditors."""
 Global___ParticipantRight: _TypeAlias = ParticipantRight  # noqa: Y015
 
 class _CodeKind:
@@ -346,14 +388,14 @@ Global___Text: _TypeAlias = Text  # noqa: Y015
 
 @_typing.final
 class Attestation(_message.Message):
-    """Attestation belongs to a statement that the daemon signed for its author. It names the participant that attests it."""
+    """Attestation belongs to a statement that the daemon signed for its author. It names the caller that attests it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ATTESTED_BY_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
     attested_by: _builtins.str
-    """attested_by is the participant that attests the statement; empty if the author signed it."""
+    """attested_by is the participant or operator that attests the statement; empty if the author signed it."""
     method: _builtins.str
     """method is how the person was identified, as the participant names it; empty: not stated."""
     def __init__(
@@ -474,12 +516,20 @@ class ParticipantStatement(_message.Message):
     TYPE_FIELD_NUMBER: _builtins.int
     ACTIVE_FIELD_NUMBER: _builtins.int
     ATTESTATION_FIELD_NUMBER: _builtins.int
+    COUNTRY_FIELD_NUMBER: _builtins.int
+    RECIPIENT_CLASS_FIELD_NUMBER: _builtins.int
     participant_id: _builtins.str
     """participant_id names the participant, `[a-z0-9][a-z0-9._-]{0,62}`."""
     type: _builtins.str
     """type is its institution type (HIRA 요양종별 code), if it has one."""
     active: _builtins.bool
     """active is false when it has left; then all its calls are refused."""
+    country: _builtins.str
+    """country is where it processes data, an ISO 3166-1 alpha-2 code; empty: KR. A permit covers a participant of another
+    country only if the permit names the participant itself.
+    """
+    recipient_class: Global___RecipientClass.ValueType
+    """recipient_class is its class as a recipient; holders and recipients only."""
     @_builtins.property
     def name(self) -> Global___Text:
         """name is what people call it."""
@@ -498,7 +548,7 @@ class ParticipantStatement(_message.Message):
 
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation names the participant that registered it."""
+        """attestation names the operator that registered it."""
 
     def __init__(
         self,
@@ -511,10 +561,12 @@ class ParticipantStatement(_message.Message):
         type: _builtins.str = ...,
         active: _builtins.bool = ...,
         attestation: Global___Attestation | None = ...,
+        country: _builtins.str = ...,
+        recipient_class: Global___RecipientClass.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "name", b"name"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "attestation", b"attestation", "groups", b"groups", "name", b"name", "participant_id", b"participant_id", "rights", b"rights", "roles", b"roles", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "attestation", b"attestation", "country", b"country", "groups", b"groups", "name", b"name", "participant_id", b"participant_id", "recipient_class", b"recipient_class", "rights", b"rights", "roles", b"roles", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -535,7 +587,7 @@ class KeyStatement(_message.Message):
     """retired is true if this entry ends the key's validity."""
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation names the participant that registered it."""
+        """attestation names the participant or operator that registered it."""
 
     def __init__(
         self,
@@ -626,7 +678,7 @@ class VocabularyStatement(_message.Message):
 
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation names the participant that published it."""
+        """attestation names the operator that published it."""
 
     def __init__(
         self,
@@ -670,7 +722,7 @@ class NoticeStatement(_message.Message):
 
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation names the participant that published it."""
+        """attestation names the operator that published it."""
 
     def __init__(
         self,
@@ -706,6 +758,7 @@ class RulesStatement(_message.Message):
     BREAK_GLASS_FIELD_NUMBER: _builtins.int
     VOCABULARY_ID_FIELD_NUMBER: _builtins.int
     ATTESTATION_FIELD_NUMBER: _builtins.int
+    RECIPIENT_MAY_ATTEST_FIELD_NUMBER: _builtins.int
     realm_id: _builtins.str
     """realm_id names the realm."""
     version: _builtins.int
@@ -716,6 +769,10 @@ class RulesStatement(_message.Message):
     """implicit_policy decides what no consent decides."""
     vocabulary_id: _builtins.str
     """vocabulary_id is the vocabulary whose codes the realm uses."""
+    recipient_may_attest: _builtins.bool
+    """recipient_may_attest: a recipient may attest, for the person, a consent that permits this recipient something. If
+    false, another participant or an operator attests it, or the person signs it.
+    """
     @_builtins.property
     def statutory(self) -> _containers.RepeatedCompositeFieldContainer[_consent_pb2.Provision]:
         """statutory permits and prohibitions, which decide before everything else; without nested provisions."""
@@ -726,7 +783,7 @@ class RulesStatement(_message.Message):
 
     @_builtins.property
     def attestation(self) -> Global___Attestation:
-        """attestation names the participant that published it."""
+        """attestation names the operator that published it."""
 
     def __init__(
         self,
@@ -739,10 +796,11 @@ class RulesStatement(_message.Message):
         break_glass: _abc.Iterable[_consent_pb2.Provision] | None = ...,
         vocabulary_id: _builtins.str = ...,
         attestation: Global___Attestation | None = ...,
+        recipient_may_attest: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "break_glass", b"break_glass", "combining", b"combining", "implicit_policy", b"implicit_policy", "realm_id", b"realm_id", "statutory", b"statutory", "version", b"version", "vocabulary_id", b"vocabulary_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "break_glass", b"break_glass", "combining", b"combining", "implicit_policy", b"implicit_policy", "realm_id", b"realm_id", "recipient_may_attest", b"recipient_may_attest", "statutory", b"statutory", "version", b"version", "vocabulary_id", b"vocabulary_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -50,10 +50,11 @@ VOCABULARY = Vocabulary(
     actions=(_code("access"), _code("disclose")),
     labels=(_code("N"), _code("SUD"), _code("ETHUD", "SUD"), _code("OPIOIDUD", "SUD", implies=False), _code("HIV")),
 )
-PARTICIPANTS = ("a", "b", "c", "r", "group/g", "group/h")
+PARTICIPANTS = ("a", "b", "c", "r", "group/g", "group/h", "abroad")
 NUMBERS = {name: index + 1 for index, name in enumerate(PARTICIPANTS)}
-GROUPS = {"a": {"group/g"}, "b": {"group/g", "group/h"}}
-CODEBOOK = Codebook(VOCABULARY, NUMBERS, GROUPS)
+GROUPS = {"a": {"group/g"}, "b": {"group/g", "group/h"}, "abroad": {"group/g"}}
+ABROAD = ("abroad",)
+CODEBOOK = Codebook(VOCABULARY, NUMBERS, GROUPS, abroad=ABROAD)
 Groups = dict[str, set[str]]
 PURPOSES = [code.code for code in VOCABULARY.purposes]
 CATEGORIES = [code.code for code in VOCABULARY.categories]
@@ -94,7 +95,7 @@ class World:
 
     def reference_answer(self, question: Question, now_ms: int) -> Decision:
         return reference.decide(
-            question, self.consents, self.rules, self.vocabulary, now_ms=now_ms, groups=self.groups
+            question, self.consents, self.rules, self.vocabulary, now_ms=now_ms, groups=self.groups, abroad=ABROAD
         )
 
 
@@ -187,12 +188,12 @@ class Draw:
     def question(self) -> Question:
         pick = self.random
         purpose = pick.choice([*PURPOSES, "TREAT", "COC"])
-        others = [*PARTICIPANTS[:4], "stranger"]
+        others = [*PARTICIPANTS[:4], *ABROAD, "stranger"]
         return Question(
             actor=Actor(
                 organisation=pick.choice(others),
                 application=pick.choice(["", "", "c", "r"]),
-                on_behalf_of=pick.choice(["", "", "", "a", "b"]),
+                on_behalf_of=pick.choice(["", "", "", "a", "b", "abroad"]),
                 relay=pick.choice(["", "", "r", "a"]),
             ),
             holder=pick.choice(["r", "c", "b", "stranger"]),

@@ -13,7 +13,7 @@ The compiled evaluator has to agree with ``decide`` on everything. What the rule
 * Unreadable lineages may permit or deny: what would override them counts, else the category is unknown.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from consentd.errors import InvalidError
@@ -64,8 +64,10 @@ def effective(node: Provision, parent: Provision | None) -> Provision:
 class Asked:
     """One question at one instant, compared with nodes; collects the instants for `valid_until`."""
 
-    def __init__(self, question: Question, vocabulary: Vocabulary, groups: Mapping[str, set[str]], now_ms: int) -> None:
+    def __init__(self, question: Question, vocabulary: Vocabulary, groups: Mapping[str, set[str]],
+                 abroad: Collection[str], now_ms: int) -> None:
         self.question, self.vocabulary, self.groups, self.now_ms = question, vocabulary, groups, now_ms
+        self.needs_name = (question.actor.on_behalf_of or question.actor.organisation) in abroad  # rule 8
         self.best = False
         self.bounds: list[int] = []
 
@@ -74,6 +76,8 @@ class Asked:
         permit = node.effect is PERMIT
         anyone = {actor.organisation, actor.on_behalf_of, actor.application, actor.relay}
         names = {actor.on_behalf_of or actor.organisation} if permit else anyone  # rule 10
+        if permit and self.needs_name and not names & set(node.actors):
+            return False
         return all(
             not limit or ANY in limit or any({name, *self.groups.get(name, ())} & set(limit) for name in asked if name)
             for limit, asked in ((node.actors, names), (node.holders, {question.holder}))
@@ -133,6 +137,10 @@ class Asked:
 
     def policy(self, policy: model.ImplicitPolicy, leaf: str, *, selected: bool) -> Effect | None:
         """What an implicit policy says (IHE PCF 1.1): a selected Policy-deny denies, the realm's leaves open."""
+        said = self._policy(policy, leaf, selected=selected)
+        return None if said is PERMIT and self.needs_name else said
+
+    def _policy(self, policy: model.ImplicitPolicy, leaf: str, *, selected: bool) -> Effect | None:
         normal = any(code.code == leaf and code.level in NORMAL_LEVELS for code in self.vocabulary.categories)
         way = above(self.vocabulary.purposes, self.question.purpose, PERMIT)
         if policy is model.ImplicitPolicy.BASIC_NORMAL:
@@ -190,6 +198,8 @@ def decide_leaf(
         add(Layer.IMPLICIT, asked.policy(rules.implicit_policy, leaf, selected=False))
     for layer in Layer:
         combining = rules.combining if layer is Layer.CONSENT else Combining.DENY_OVERRIDES
+        if combining is Combining.PERMIT_UNLESS_DENY and asked.needs_name:
+            combining = Combining.DENY_OVERRIDES
         verdict = combine({reported for reported, _ in layers[layer]}, combining)
         if verdict is not None:
             reasons = [reason for reported, reason in layers[layer] if reported is verdict]
@@ -199,13 +209,13 @@ def decide_leaf(
 
 
 def decide(question: Question, consents: Sequence[model.StoredConsent], rules: model.Rules, vocabulary: Vocabulary,
-           *, now_ms: int, groups: Mapping[str, set[str]]) -> Decision:
+           *, now_ms: int, groups: Mapping[str, set[str]], abroad: Collection[str] = ()) -> Decision:
     """Answer one question. Reasons come as a set in no order, ``residual`` not at all (see the laws on it)."""
     check(question, vocabulary)
     known = [code.code for code in vocabulary.categories]
     wanted = {leaf for code in question.categories if code in known for leaf in leaves(vocabulary, code)}
     strange = list(dict.fromkeys(code for code in question.categories if code not in known))
-    asked = Asked(question, vocabulary, groups, now_ms)
+    asked = Asked(question, vocabulary, groups, abroad, now_ms)
     sets: dict[object, list[str]] = {PERMIT: [], DENY: [], None: [], UNKNOWN: []}
     reasons, conditional = [Reason(ReasonCode.UNKNOWN_CATEGORY, None)] if strange else [], False
     for leaf in [code for code in known if code in wanted]:

@@ -64,7 +64,9 @@ def event_of(receipt: pb.Receipt) -> codec.Event:
     return event
 
 
-def change(running: Running, kind: EntryKind, subject: pb.Subject, consent_id: str, **more: Any) -> pb.Receipt:
+def change(
+    running: Running, kind: EntryKind, subject: pb.Subject, consent_id: str, *, who: str = "app", **more: Any
+) -> pb.Receipt:
     """Pause, resume or revoke a consent."""
     stub, request_type = {
         EntryKind.PAUSE: (running.consents.PauseConsent, cs.PauseConsentRequest),
@@ -72,7 +74,7 @@ def change(running: Running, kind: EntryKind, subject: pb.Subject, consent_id: s
         EntryKind.REVOKE: (running.consents.RevokeConsent, cs.RevokeConsentRequest),
     }[kind]
     fields = {"request_id": request_id(), "subject": subject, "consent_id": consent_id, **more}
-    return stub(request_type(**fields), metadata=running.as_("app")).receipt
+    return stub(request_type(**fields), metadata=running.as_(who)).receipt
 
 
 def amend(running: Running, subject: pb.Subject, consent_id: str, version: int, **root: Any) -> cs.AmendConsentResponse:
@@ -129,6 +131,9 @@ def publish_rules(running: Running, **changed: Any) -> Any:
     message.ClearField("attestation")
     message.version += 1
     message.MergeFrom(st.RulesStatement(**changed))
+    for name, value in changed.items():
+        if not value:
+            message.ClearField(name)  # merging leaves a field as it is where the other message has its default
     request = rs.PublishRulesRequest(request_id=request_id(), rules=message)
     return running.registry.PublishRules(request, metadata=running.as_("operator"))
 

@@ -151,9 +151,10 @@ def consent(message: pb.Consent, lang: str) -> str:
     every = label("ANY", lang)
     end = f" ~ {format_instant(root.period.end_time_ms)}" if root.period.end_time_ms else ""
     nested = f" (+{len(root.provisions)})" if root.provisions else ""
+    basis = f" [{escape_control(message.legal_basis)}]" if message.legal_basis else ""
     return (
         f"{kind}, {effect}: {_list(root.holders, every)} → {_list(root.actors, every)}, "
-        f"{_list(root.purposes, every)}, {_list(root.categories, every)}{end}{nested}"
+        f"{_list(root.purposes, every)}, {_list(root.categories, every)}{end}{nested}{basis}"
     )
 
 

@@ -15,12 +15,21 @@ OPERATOR = "operator"
 """The caller id of the operator of the daemon. No participant may have this id."""
 PARTICIPANT_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
+RECEIVING_ROLES = frozenset({st.PARTICIPANT_ROLE_RECIPIENT, st.PARTICIPANT_ROLE_HOLDER})
+"""The roles of participants that receive data: an actor has one of them."""
+ACT_FOR_SUBJECTS = st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS
+
 _ASK_FOR_OTHERS = frozenset({st.PARTICIPANT_RIGHT_SEE_REASONS, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS})
 
 
+def is_operator(caller: str) -> bool:
+    """Return whether a caller id is an operator's."""
+    return caller == OPERATOR
+
+
 def has_right(view: View, caller: str, right: "st.ParticipantRight.ValueType") -> bool:
-    """Return whether the caller is the operator, or an active participant with *right*."""
-    if caller == OPERATOR:
+    """Return whether the caller is an operator, or an active participant with *right*."""
+    if is_operator(caller):
         return True
     participant = view.participant(caller)
     return participant is not None and participant.active and right in participant.rights
@@ -33,11 +42,20 @@ def check_right(view: View, caller: str, right: "st.ParticipantRight.ValueType")
 
 
 def is_auditor(view: View, caller: str) -> bool:
-    """Return whether the caller is the operator, or an active participant in the role of an auditor."""
-    if caller == OPERATOR:
+    """Return whether the caller is an operator, or an active participant in the role of an auditor."""
+    return _has_role(view, caller, st.PARTICIPANT_ROLE_AUDITOR)
+
+
+def is_public_authority(view: View, caller: str) -> bool:
+    """Return whether the caller is an operator, or an active participant in the role of a public authority."""
+    return _has_role(view, caller, st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY)
+
+
+def _has_role(view: View, caller: str, role: "st.ParticipantRole.ValueType") -> bool:
+    if is_operator(caller):
         return True
     participant = view.participant(caller)
-    return participant is not None and participant.active and st.PARTICIPANT_ROLE_AUDITOR in participant.roles
+    return participant is not None and participant.active and role in participant.roles
 
 
 def check_asker(view: View, caller: str, question: pb.Question | model.Question) -> bool:
@@ -46,7 +64,7 @@ def check_asker(view: View, caller: str, question: pb.Question | model.Question)
     Raises:
         DeniedError: the caller is inactive; or *question* does not name the caller, who may not ask for others.
     """
-    if caller == OPERATOR:
+    if is_operator(caller):
         return True
     participant = view.participant(caller)
     if participant is None or not participant.active:

@@ -10,7 +10,9 @@ from consentd.errors import ConflictError, InvalidError, NotFoundError
 from consentd.ledger.ledger import Appended
 from consentd.policy import check, model
 from consentd.policy.compile import compile_consent
-from consentd.policy.subject import with_consent
+from consentd.policy.subject import Lineage, with_consent
+from consentd.sequencer.commands.authorship import check_attester, check_named, check_writer
+from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, has_right
 from consentd.sequencer.commands.write import NewEntry, PersonWrite, Plan, ReceiptOnly, ReplayContext, WriteContext
 from consentd.statements import payloads, values
 from consentd.table.view import View
@@ -69,9 +71,11 @@ class GrantConsent(_VersionWrite):
 
     def prepare(self, context: WriteContext) -> Plan[ConsentAnswer]:
         payloads.check_no_unknown_fields(self.message)
+        is_statutory = self.message.consent.kind == pb.CONSENT_KIND_STATUTORY
+        check_writer(context.table, self.request.asker, statutory=is_statutory, signed=self.signed is not None)
         tag = enrolled_tag(context.table, self.identifier_hash)
         count, _ = context.batch.head(tag)
-        refusal = check_consent(context, self.message.consent, tag, lineage=count + 1, version=1)
+        refusal = _check_consent(self, context, self.message.consent, tag, lineage=count + 1, version=1)
         if refusal is not None:
             refusal.grant.CopyFrom(self.message)
             return _plan(self, context, EntryKind.REFUSAL, tag, refusal, ConsentAnswer(0, refusal))
@@ -86,8 +90,9 @@ class AmendConsent(_VersionWrite):
     message: st.AmendStatement
 
     def prepare(self, context: WriteContext) -> Plan[ConsentAnswer]:
-        tag = enrolled_tag(context.table, self.identifier_hash)
-        lineage = context.table.lineage(tag, self.consent_id)
+        tag, lineage = _find_lineage(self, context)
+        if (self.message.consent.kind == pb.CONSENT_KIND_STATUTORY) is not lineage.is_statutory:
+            raise InvalidError("an amendment changes no consent to STATUTORY, and none from it", "INVALID_CONSENT")
         if lineage.version != self.based_on_version:
             raise ConflictError(f"another version is in force: `{lineage.version}`", "VERSION_CONFLICT")
         message = st.AmendStatement()
@@ -96,7 +101,9 @@ class AmendConsent(_VersionWrite):
         if self.signed is not None and message != self.message:
             raise ConflictError("signed lineage or version is not what this write makes", "REF_MOVED")
         payloads.check_no_unknown_fields(message)
-        refusal = check_consent(context, message.consent, tag, lineage=lineage.lineage, version=message.version)
+        refusal = _check_consent(
+            self, context, message.consent, tag, lineage=lineage.lineage, version=message.version, replaced=lineage
+        )
         if refusal is not None:
             refusal.grant.consent.CopyFrom(message.consent)
             refusal.grant.attestation.CopyFrom(message.attestation)
@@ -113,12 +120,15 @@ class ChangeConsent(PersonWrite, ReceiptOnly):
     message: st.PauseStatement | st.ResumeStatement | st.RevokeStatement
 
     def prepare(self, context: WriteContext) -> Plan[None]:
-        tag = enrolled_tag(context.table, self.identifier_hash)
-        lineage = context.table.lineage(tag, self.consent_id)
+        tag, lineage = _find_lineage(self, context)
         if self.kind is EntryKind.PAUSE and lineage.paused:
             raise ConflictError("consent is paused already", "WRONG_STATE")
         if self.kind is EntryKind.RESUME and not lineage.paused:
             raise ConflictError("consent is not paused", "WRONG_STATE")
+        if self.signed is None:
+            resumed = lineage.compiled if self.kind is EntryKind.RESUME else None
+            ended = lineage if self.kind is EntryKind.REVOKE else None
+            check_attester(context.table, self.request.asker, permits=resumed, ends=ended)
         message = type(self.message).FromString(self.message.SerializeToString())
         message.lineage_seq = lineage.lineage
         if self.signed is not None and message != self.message:
@@ -126,20 +136,44 @@ class ChangeConsent(PersonWrite, ReceiptOnly):
         return _plan(self, context, self.kind, tag, message, None, lineage.seq)
 
 
-def check_consent(
-    context: WriteContext, message: pb.Consent, tag: bytes, *, lineage: int, version: int
+def _find_lineage(write: AmendConsent | ChangeConsent, context: WriteContext) -> tuple[bytes, Lineage]:
+    """Return the person's tag and the lineage that *write* changes, after the check that the caller may change it.
+
+    Raises:
+        NotFoundError: there is no such consent. A caller who does not act for persons gets the same answer whether or
+            not the person is enrolled.
+        DeniedError, InvalidError: as ``check_writer``.
+    """
+    table, caller = context.table, write.request.asker
+    try:
+        tag = enrolled_tag(table, write.identifier_hash)
+        lineage = table.lineage(tag, write.consent_id)
+    except NotFoundError as error:
+        if has_right(table, caller, ACT_FOR_SUBJECTS):
+            raise
+        raise NotFoundError("subject has no such consent in force", "CONSENT_NOT_FOUND") from error
+    check_writer(table, caller, statutory=lineage.is_statutory, signed=write.signed is not None)
+    return tag, lineage
+
+
+def _check_consent(
+    write: PersonWrite, context: WriteContext, message: pb.Consent, tag: bytes,
+    *, lineage: int, version: int, replaced: Lineage | None = None,
 ) -> st.RefusalStatement | None:
     """Check a consent against the vocabulary, the participants, the notices and the person's other consents.
 
     Args:
         lineage: seq of the GRANT entry that begins the lineage.
+        replaced: the version in force that the consent replaces; None: the consent is the first version.
 
     Returns:
         A refusal if legally required items are missing; None: the consent may be recorded.
 
     Raises:
-        InvalidError: the consent is not well formed, names something unknown, or is one too many for the person.
-    """
+        InvalidError: the consent is not well formed, has ended, names something unknown, or is one too many for the
+            person.
+        DeniedError: only a recipient of the consent attests it.
+    """  # fmt: skip
     consent = values.consent_value(message)
     if consent.authority:  # this version of the program records no AUTHORITY entries
         raise InvalidError("consent rests on an authority that is not recorded", "UNKNOWN_AUTHORITY")
@@ -149,10 +183,15 @@ def check_consent(
     refused = check.check_consent(consent, registry.codebook.vocabulary)
     if refused is not None:
         return st.RefusalStatement(reason=values.to_enum(refused), missing=check.missing_items(consent))
+    if consent.root.end_ms <= context.batch.time_ms and not consent.source:  # an import records ended consents too
+        raise InvalidError("consent has ended already: give it a later end, or revoke it", "INVALID_CONSENT")
     # INVARIANT: an entry that the table cannot apply is never appended. So the table's two steps are tried here first:
     # to compile fails if a participant is not registered, to join fails if the person has too many consents.
     seq = context.batch.head(tag)[0] + 1
     stored = model.StoredConsent(lineage=lineage, seq=seq, version=version, consent=consent)
     compiled = compile_consent(stored, registry.codebook.vocabulary, registry.numbers)
     with_consent(context.table.subject(tag), stored, compiled)
+    check_named(registry, consent, compiled)
+    if write.signed is None:
+        check_attester(context.table, write.request.asker, permits=compiled, ends=replaced)
     return None

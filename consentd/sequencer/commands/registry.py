@@ -16,7 +16,7 @@ from consentd.ledger.ledger import Appended
 from consentd.policy import check
 from consentd.policy.compile import compile_rules
 from consentd.policy.vocabulary import check_successor
-from consentd.sequencer.commands.callers import OPERATOR, PARTICIPANT_ID
+from consentd.sequencer.commands.callers import OPERATOR, PARTICIPANT_ID, RECEIVING_ROLES
 from consentd.sequencer.commands.write import NewEntry, Plan, ReceiptOnly, ReplayContext, Request, WriteContext
 from consentd.statements import payloads, values
 from consentd.table.transaction import TableTransaction
@@ -25,8 +25,18 @@ from consentd.v1 import statement_pb2 as st
 M = TypeVar("M", bound=Message)
 
 _GROUP = re.compile(r"group/[a-z0-9][a-z0-9._-]{0,62}")
+_COUNTRY = re.compile("[A-Z]{2}")
 _MAX_NAME = 500
 """Maximum length of a participant's name, in characters."""
+_ASKING_ROLES = RECEIVING_ROLES | {st.PARTICIPANT_ROLE_RELAY}
+ROLES_OF_RIGHTS: Mapping["st.ParticipantRight.ValueType", frozenset["st.ParticipantRole.ValueType"]] = {
+    st.PARTICIPANT_RIGHT_BREAK_GLASS: RECEIVING_ROLES,
+    st.PARTICIPANT_RIGHT_SEE_REASONS: _ASKING_ROLES,
+    st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS: _ASKING_ROLES,
+    st.PARTICIPANT_RIGHT_READ_STATEMENTS: frozenset({st.PARTICIPANT_ROLE_AUDITOR}),
+    st.PARTICIPANT_RIGHT_ERASE: _ASKING_ROLES | {st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY},
+}
+"""For each right, the roles that may have it: a participant needs one of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +77,15 @@ def _check_participant(write: PublicWrite[st.ParticipantStatement], _: TableTran
         raise InvalidError("a relay has no other role (PIPA Enforcement Decree 42-9(3))")
     if any(right not in st.ParticipantRight.values() or not right for right in rights):
         raise InvalidError("participant has an unknown right")
+    for right, needed in ROLES_OF_RIGHTS.items():
+        if right in rights and needed.isdisjoint(roles):
+            raise InvalidError(f"participant has no role that goes with the right `{st.ParticipantRight.Name(right)}`")
+    if message.country and not _COUNTRY.fullmatch(message.country):
+        raise InvalidError(f"country is not an ISO 3166-1 alpha-2 code: `{message.country}`")
+    if message.recipient_class not in st.RecipientClass.values():
+        raise InvalidError(f"recipient class is unknown: `{message.recipient_class}`")
+    if message.recipient_class and RECEIVING_ROLES.isdisjoint(roles):
+        raise InvalidError("only holders and recipients have a recipient class")
     for listed in (roles, rights, list(message.groups)):
         if len(set(listed)) != len(listed):
             raise InvalidError("participant lists something twice")

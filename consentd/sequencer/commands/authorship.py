@@ -1,0 +1,95 @@
+"""The rules of who may write, change or end a consent, and whom a consent may name (policy.md, rule 8).
+
+A STATUTORY consent is not the person's will. So only an operator or a public authority writes, changes or ends one, and
+nobody who acts for persons does. All other consents are the person's, written by those who act for persons.
+"""
+
+from consentd.errors import DeniedError, InvalidError
+from consentd.policy.compile import Compiled, named_participants
+from consentd.policy.model import Consent, Effect
+from consentd.policy.rows import ANY_NUMBER, PERMIT, ROW_SIZE, unpack_rows
+from consentd.policy.subject import Lineage
+from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, RECEIVING_ROLES, has_right, is_public_authority
+from consentd.table.view import Participant, Registry, View
+from consentd.v1 import statement_pb2 as st
+
+_ONCE = ("", "once")
+
+
+def check_writer(view: View, caller: str, *, statutory: bool, signed: bool) -> None:
+    """Check that the caller may write, change or end a consent. *signed*: the person signed the statement.
+
+    Raises:
+        DeniedError: the caller's role or rights do not cover consents of this kind.
+        InvalidError: the person signed a STATUTORY consent.
+    """
+    if not statutory:
+        if not has_right(view, caller, ACT_FOR_SUBJECTS):
+            raise DeniedError("a consent that is not STATUTORY needs the right to act for persons")
+    elif not is_public_authority(view, caller):
+        raise DeniedError("a STATUTORY consent is an operator's or a public authority's")
+    elif signed:
+        raise InvalidError("a STATUTORY consent is not the person's to sign", "INVALID_CONSENT")
+
+
+def check_named(registry: Registry, consent: Consent, compiled: Compiled) -> None:
+    """Check the participants that the permits of a new consent name. Denies may name every registered participant.
+
+    Raises:
+        InvalidError: UNKNOWN_PARTICIPANT: one is inactive. INVALID_CONSENT: a relay is a recipient, or the consent
+            recurs and covers a recipient to whose class the law allows no recurring transfer.
+    """
+    actors, holders = named_participants(compiled, Effect.PERMIT)
+    recipients = _participants(registry, actors)
+    for one in (*recipients, *_participants(registry, holders)):
+        if not one.active:
+            raise InvalidError(f"participant is not active: `{one.id}`", "UNKNOWN_PARTICIPANT")
+    for one in recipients:
+        if st.PARTICIPANT_ROLE_RELAY in one.roles:
+            raise InvalidError(f"a relay receives no data: `{one.id}`", "INVALID_CONSENT")
+    if consent.recurrence in _ONCE:
+        return
+    for one in registry.participants.values():
+        is_excluded = one.statement.recipient_class == st.RECIPIENT_CLASS_GENERAL_RECIPIENT
+        if is_excluded and not actors.isdisjoint(covering_numbers(registry, one)):
+            # PIPA Enforcement Decree 42-5(3)5: recurring transfers go to general and special agencies only.
+            raise InvalidError(f"recipient of this class gets no recurring transfer: `{one.id}`", "INVALID_CONSENT")
+
+
+def check_attester(view: View, attester: str, *, permits: Compiled | None, ends: Lineage | None = None) -> None:
+    """Check that no recipient alone attests what widens its own access, unless the realm's rules allow it.
+
+    Args:
+        attester: the caller, who attests the statement because the person did not sign it.
+        permits: the consent that the statement puts in force; None: it puts none in force.
+        ends: the consent that the statement ends or replaces.
+
+    Raises:
+        DeniedError: the attester is an actor of a permit, or of an ending consent whose root denies.
+    """
+    registry = view.registry()
+    participant = registry.participants.get(attester)
+    if participant is None:
+        return  # an operator
+    actors = frozenset() if permits is None else named_participants(permits, Effect.PERMIT)[0]
+    if ends is not None and not unpack_rows(ends.compiled.rows[:ROW_SIZE])[0].flags & PERMIT:
+        actors |= named_participants(ends.compiled, Effect.DENY)[0]
+    if actors.isdisjoint(covering_numbers(registry, participant)):
+        return
+    rules = view.rules_statement()
+    if rules is None or not rules.recipient_may_attest:
+        raise DeniedError("a recipient alone does not attest a consent to its own access in this realm")
+
+
+def covering_numbers(registry: Registry, participant: Participant) -> frozenset[int]:
+    """Return the numbers with which a consent covers a participant: its own, its groups', and 0 if it receives data."""
+    numbers = {registry.numbers[name] for name in (participant.id, *participant.groups)}
+    if not participant.roles.isdisjoint(RECEIVING_ROLES):
+        numbers.add(ANY_NUMBER)
+    return frozenset(numbers)
+
+
+def _participants(registry: Registry, numbers: frozenset[int]) -> list[Participant]:
+    """Return the participants with these numbers, in the order of their numbers. Groups are left out."""
+    names = (registry.codebook.names[number] for number in sorted(numbers - {ANY_NUMBER}))
+    return [registry.participants[name] for name in names if name in registry.participants]

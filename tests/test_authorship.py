@@ -1,0 +1,317 @@
+"""Who may write, change and end a consent, and whom a consent may name (policy.md, rule 8).
+
+One daemon serves the module. Besides the usual participants it has a court, a hospital that acts for persons, a clinic
+in another country, a recipient without class and one that the law allows no recurring transfer, and one that has left.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from cases.daemons import Running, consent, make_running, question, request_id, serve
+from cases.services import Person, change, new_identifier, publish_rules, refusal, register
+from consentd.core.kinds import EntryKind
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import consent_service_pb2 as cs
+from consentd.v1 import statement_pb2 as st
+
+HOLDER, RECIPIENT, RELAY, AUDITOR, COURT = (
+    st.PARTICIPANT_ROLE_HOLDER,
+    st.PARTICIPANT_ROLE_RECIPIENT,
+    st.PARTICIPANT_ROLE_RELAY,
+    st.PARTICIPANT_ROLE_AUDITOR,
+    st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY,
+)
+ACT, GLASS = st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS, st.PARTICIPANT_RIGHT_BREAK_GLASS
+REASONS, READ, ERASE = (
+    st.PARTICIPANT_RIGHT_SEE_REASONS,
+    st.PARTICIPANT_RIGHT_READ_STATEMENTS,
+    st.PARTICIPANT_RIGHT_ERASE,
+)
+YEAR_2096_MS = 4_000_000_000_000
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    made = make_running(tmp_path_factory.mktemp("daemon"), checkpoint_interval_ms=10)
+    for name, role, more in (
+        ("court", COURT, {}),
+        ("hospital-app", RECIPIENT, {"rights": [ACT], "groups": ["group/hospitals"]}),
+        ("clinic-abroad", RECIPIENT, {"country": "JP", "groups": ["group/hospitals"]}),
+        ("clinic-home", RECIPIENT, {"country": "KR"}),
+        ("employer", RECIPIENT, {"recipient_class": st.RECIPIENT_CLASS_GENERAL_RECIPIENT, "groups": ["group/firms"]}),
+        ("agency", RECIPIENT, {"recipient_class": st.RECIPIENT_CLASS_GENERAL_AGENCY}),
+        ("left", RECIPIENT, {"active": False}),
+        ("left-holder", HOLDER, {"active": False}),
+    ):
+        register(made, name, [role], **more)
+        made.add_caller(name)
+    yield from serve(made)
+
+
+def grant(running: Running, subject: pb.Subject, who: str = "app", **fields: Any) -> str:
+    """Grant a consent as *who*; *fields*: of the consent or, by any other name, of its root."""
+    own = {name: fields.pop(name) for name in ("legal_basis", "recurrence", "source") if name in fields}
+    made = consent(**fields)
+    made.MergeFrom(pb.Consent(**own))
+    request = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=made)
+    return running.consents.GrantConsent(request, metadata=running.as_(who)).consent_id
+
+
+def order(running: Running, subject: pb.Subject, who: str = "court", **fields: Any) -> str:
+    """Write a STATUTORY consent."""
+    stated = {"kind": pb.CONSENT_KIND_STATUTORY, "legal_basis": "Medical Act 21(3)", **fields}
+    return grant(running, subject, who, **stated)
+
+
+def amend(running: Running, subject: pb.Subject, consent_id: str, who: str, **fields: Any) -> int:
+    basis = fields.pop("legal_basis", "")
+    made = consent(**fields)
+    made.legal_basis = basis
+    request = cs.AmendConsentRequest(
+        request_id=request_id(), subject=subject, consent_id=consent_id, based_on_version=1, consent=made
+    )
+    return running.consents.AmendConsent(request, metadata=running.as_(who)).version
+
+
+# -- STATUTORY -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("who", ["court", "operator"])
+def test_a_public_authority_writes_changes_and_ends_a_statutory_consent(
+    running: Running, subject: pb.Subject, who: str
+) -> None:
+    grant(running, subject, kind=pb.CONSENT_KIND_OBJECTION, effect=pb.EFFECT_DENY, actors=[], purposes=[])
+    assert running.check(question(subject)).outcome == pb.OUTCOME_DENY
+    consent_id = order(running, subject, who)
+    assert running.check(question(subject)).reasons[0].code == pb.REASON_CODE_PERMITTED_BY_LAW
+    assert amend(running, subject, consent_id, who, kind=pb.CONSENT_KIND_STATUTORY, legal_basis="order 2") == 2
+    change(running, EntryKind.PAUSE, subject, consent_id, who=who)
+    assert running.check(question(subject)).outcome == pb.OUTCOME_DENY
+    change(running, EntryKind.RESUME, subject, consent_id, who=who)
+    assert running.check(question(subject)).outcome == pb.OUTCOME_PERMIT
+    change(running, EntryKind.REVOKE, subject, consent_id, who=who)
+    assert running.check(question(subject)).outcome == pb.OUTCOME_DENY
+
+
+@pytest.mark.parametrize("who", ["app", "hospital-app"])
+def test_an_app_that_acts_for_a_person_neither_writes_nor_ends_a_statutory_consent(
+    running: Running, subject: pb.Subject, who: str
+) -> None:
+    assert refusal(lambda: order(running, subject, who)) == "CALLER_NOT_ALLOWED"
+    deny = order(running, subject, effect=pb.EFFECT_DENY)
+    for kind in (EntryKind.PAUSE, EntryKind.RESUME, EntryKind.REVOKE):
+        assert refusal(lambda kind=kind: change(running, kind, subject, deny, who=who)) == "CALLER_NOT_ALLOWED"
+    assert refusal(lambda: amend(running, subject, deny, who)) == "CALLER_NOT_ALLOWED"
+    assert running.check(question(subject)).reasons[0].code == pb.REASON_CODE_DENIED_BY_LAW
+
+
+@pytest.mark.parametrize("who", ["clinic-b", "pipc", "hospital-a", "left"])
+def test_nobody_else_writes_any_consent(running: Running, subject: pb.Subject, who: str) -> None:
+    assert refusal(lambda: order(running, subject, who)) == "CALLER_NOT_ALLOWED"
+    assert refusal(lambda: grant(running, subject, who)) == "CALLER_NOT_ALLOWED"
+
+
+def test_no_persons_key_signs_a_statutory_consent_or_ends_one(running: Running) -> None:
+    person = Person(running)
+    statutory = consent(kind=pb.CONSENT_KIND_STATUTORY)
+    statutory.legal_basis = "my own order"
+    assert refusal(lambda: person.grant(message=st.GrantStatement(consent=statutory))) == "CALLER_NOT_ALLOWED"
+    signed = person.sign(EntryKind.GRANT, st.GrantStatement(consent=statutory), request := request_id())
+    write = cs.GrantConsentRequest(request_id=request, subject=person.subject, signed=signed)
+    by_operator = {"metadata": running.as_("operator")}
+    assert refusal(lambda: running.consents.GrantConsent(write, **by_operator)) == "INVALID_CONSENT"
+    by_court = {"metadata": running.as_("court")}
+    assert refusal(lambda: running.consents.GrantConsent(write, **by_court)) == "CALLER_NOT_ALLOWED"
+    consent_id = order(running, person.subject, effect=pb.EFFECT_DENY)
+    end = st.RevokeStatement(lineage_seq=3)
+    assert refusal(lambda: person.change(EntryKind.REVOKE, consent_id, end, 3)) == "CALLER_NOT_ALLOWED"
+
+
+def test_a_public_authority_touches_no_consent_of_the_person(running: Running, subject: pb.Subject) -> None:
+    consent_id = grant(running, subject)
+    assert refusal(lambda: grant(running, subject, "court")) == "CALLER_NOT_ALLOWED"
+    for kind in (EntryKind.PAUSE, EntryKind.RESUME, EntryKind.REVOKE):
+        refused = refusal(lambda kind=kind: change(running, kind, subject, consent_id, who="court"))
+        assert refused == "CALLER_NOT_ALLOWED"
+    assert refusal(lambda: amend(running, subject, consent_id, "court")) == "CALLER_NOT_ALLOWED"
+    stranger = pb.Subject(scheme="mhid", value=new_identifier())
+    for person in (subject, stranger):  # who is enrolled is not for it to learn
+        refused = refusal(lambda person=person: change(running, EntryKind.REVOKE, person, "ab" * 16, who="court"))
+        assert refused == "CONSENT_NOT_FOUND"
+
+
+def test_no_amendment_makes_a_consent_statutory_or_ends_that(running: Running, subject: pb.Subject) -> None:
+    plain, statutory = grant(running, subject), order(running, subject)
+    made = {"kind": pb.CONSENT_KIND_STATUTORY, "legal_basis": "order 3"}
+    assert refusal(lambda: amend(running, subject, plain, "operator", **made)) == "INVALID_CONSENT"
+    assert refusal(lambda: amend(running, subject, statutory, "operator")) == "INVALID_CONSENT"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"legal_basis": ""},
+        {"legal_basis": " "},
+        {"purposes": []},
+        {"actors": []},
+        {"categories": []},
+        {"purposes": ["*"]},
+        {"actors": ["*"]},
+        {"categories": ["*"]},
+        {"effect": pb.EFFECT_DENY, "actors": []},
+        {"provisions": [pb.Provision(effect=pb.EFFECT_PERMIT, actors=["*"])]},
+        {
+            "effect": pb.EFFECT_DENY, "actors": ["*"], "purposes": ["*"], "categories": ["*"],
+            "provisions": [pb.Provision(effect=pb.EFFECT_PERMIT)],
+        },
+    ],
+)  # fmt: skip
+def test_a_statutory_consent_names_its_basis_purpose_recipient_and_data(
+    running: Running, subject: pb.Subject, fields: dict[str, Any]
+) -> None:
+    assert refusal(lambda: order(running, subject, **fields)) == "INVALID_CONSENT"
+
+
+def test_only_a_statutory_consent_has_a_legal_basis(running: Running, subject: pb.Subject) -> None:
+    assert refusal(lambda: grant(running, subject, legal_basis="Medical Act 21(3)")) == "INVALID_CONSENT"
+
+
+# -- whom a consent names, and until when --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"actors": ["left"]}, "UNKNOWN_PARTICIPANT"),
+        ({"actors": ["clinic-b", "left"]}, "UNKNOWN_PARTICIPANT"),
+        ({"holders": ["left-holder"]}, "UNKNOWN_PARTICIPANT"),
+        ({"holders": ["hospital-a", "left-holder"]}, "UNKNOWN_PARTICIPANT"),
+        ({"actors": ["nobody"]}, "UNKNOWN_PARTICIPANT"),
+        ({"holders": ["nobody"]}, "UNKNOWN_PARTICIPANT"),
+        ({"actors": ["app"]}, "INVALID_CONSENT"),
+        ({"actors": ["clinic-b", "app"]}, "INVALID_CONSENT"),
+        ({"effect": pb.EFFECT_DENY, "provisions": [pb.Provision(actors=["app"])]}, "INVALID_CONSENT"),
+        ({"effect": pb.EFFECT_DENY, "provisions": [pb.Provision(actors=["left"])]}, "UNKNOWN_PARTICIPANT"),
+        ({"period": pb.Period(end_time_ms=1)}, "INVALID_CONSENT"),
+        ({"effect": pb.EFFECT_DENY, "actors": ["nobody"]}, "UNKNOWN_PARTICIPANT"),
+    ],
+)
+def test_a_consent_that_can_permit_nothing_is_refused(
+    running: Running, subject: pb.Subject, fields: dict[str, Any], reason: str
+) -> None:
+    assert refusal(lambda: grant(running, subject, **fields)) == reason
+    consent_id = grant(running, subject)
+    assert refusal(lambda: amend(running, subject, consent_id, "app", **fields)) == reason
+
+
+def test_a_deny_names_relays_and_those_who_left(running: Running, subject: pb.Subject) -> None:
+    grant(running, subject, effect=pb.EFFECT_DENY, actors=["app", "left"], holders=["left-holder", "hospital-a"])
+
+
+def test_an_import_records_a_consent_that_has_ended(running: Running, subject: pb.Subject) -> None:
+    grant(running, subject, period=pb.Period(end_time_ms=1), source="fhir/r4 Consent/1")
+    assert running.check(question(subject)).outcome == pb.OUTCOME_NO_CONSENT
+
+
+@pytest.mark.parametrize("actors", [["employer"], ["agency", "employer"], ["group/firms"], ["*"]])
+def test_no_transfer_recurs_to_a_recipient_whose_class_the_law_excludes(
+    running: Running, subject: pb.Subject, actors: list[str]
+) -> None:
+    assert refusal(lambda: grant(running, subject, actors=actors, recurrence="P1M")) == "INVALID_CONSENT"
+    grant(running, subject, actors=actors, recurrence="once")
+    grant(running, subject, actors=["agency", "clinic-b"], recurrence="P1M")
+
+
+def test_a_permit_covers_a_participant_abroad_only_by_name(running: Running) -> None:
+    for actors, outcome in (
+        (["*"], pb.OUTCOME_NO_CONSENT),
+        (["group/hospitals"], pb.OUTCOME_NO_CONSENT),
+        (["clinic-b", "group/hospitals"], pb.OUTCOME_NO_CONSENT),
+        (["clinic-abroad"], pb.OUTCOME_PERMIT),
+        (["clinic-b", "clinic-abroad"], pb.OUTCOME_PERMIT),
+    ):
+        subject = running.enrol(new_identifier())
+        grant(running, subject, actors=actors)
+        asked = question(subject, actor=pb.Actor(organisation="clinic-abroad"))
+        assert running.check(asked).outcome == outcome
+    everybody, subject = running.enrol(new_identifier()), running.enrol(new_identifier())
+    grant(running, everybody, actors=["*"])
+    grant(running, subject, effect=pb.EFFECT_DENY, actors=["group/hospitals"])
+    assert running.check(question(everybody, actor=pb.Actor(organisation="clinic-home"))).outcome == pb.OUTCOME_PERMIT
+    asked = question(subject, actor=pb.Actor(organisation="clinic-abroad"))
+    assert running.check(asked).outcome == pb.OUTCOME_DENY
+
+
+# -- who attests ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("actors", [["hospital-app"], ["clinic-b", "hospital-app"], ["group/hospitals"], ["*"]])
+def test_a_recipient_alone_attests_nothing_that_widens_its_access(running: Running, actors: list[str]) -> None:
+    subject = running.enrol(new_identifier())
+    assert refusal(lambda: grant(running, subject, "hospital-app", actors=actors)) == "CALLER_NOT_ALLOWED"
+    other = grant(running, subject, "hospital-app")
+    assert refusal(lambda: amend(running, subject, other, "hospital-app", actors=actors)) == "CALLER_NOT_ALLOWED"
+    consent_id = grant(running, subject, actors=actors)
+    change(running, EntryKind.PAUSE, subject, consent_id, who="hospital-app")
+    resumed = refusal(lambda: change(running, EntryKind.RESUME, subject, consent_id, who="hospital-app"))
+    assert resumed == "CALLER_NOT_ALLOWED"
+    change(running, EntryKind.REVOKE, subject, consent_id, who="hospital-app")
+    objection = grant(running, subject, "hospital-app", effect=pb.EFFECT_DENY, actors=actors)
+    ended = refusal(lambda: change(running, EntryKind.REVOKE, subject, objection, who="hospital-app"))
+    assert ended == "CALLER_NOT_ALLOWED"
+    changed = {"effect": pb.EFFECT_DENY, "actors": ["clinic-b"]}
+    assert refusal(lambda: amend(running, subject, objection, "hospital-app", **changed)) == "CALLER_NOT_ALLOWED"
+    change(running, EntryKind.REVOKE, subject, objection, who="app")
+
+
+def test_a_recipient_passes_on_what_the_person_signed(running: Running) -> None:
+    person = Person(running)
+    request = request_id()
+    signed = person.sign(EntryKind.GRANT, st.GrantStatement(consent=consent(actors=["hospital-app"])), request)
+    write = cs.GrantConsentRequest(request_id=request, subject=person.subject, signed=signed)
+    assert running.consents.GrantConsent(write, metadata=running.as_("hospital-app")).version == 1
+
+
+def test_the_realms_rules_let_a_recipient_attest(running: Running, subject: pb.Subject) -> None:
+    publish_rules(running, recipient_may_attest=True)
+    grant(running, subject, "hospital-app", actors=["hospital-app"])
+    publish_rules(running, recipient_may_attest=False)
+    assert refusal(lambda: grant(running, subject, "hospital-app", actors=["*"])) == "CALLER_NOT_ALLOWED"
+
+
+# -- what is registered --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("roles", "rights"),
+    [
+        ([RELAY], [GLASS]),
+        ([AUDITOR], [GLASS]),
+        ([AUDITOR], [ACT]),
+        ([COURT], [ACT]),
+        ([AUDITOR], [REASONS]),
+        ([COURT], [REASONS]),
+        ([RECIPIENT], [READ]),
+        ([COURT], [READ]),
+        ([AUDITOR], [ERASE]),
+    ],
+)
+def test_a_right_needs_a_role_that_goes_with_it(running: Running, roles: list[int], rights: list[int]) -> None:
+    assert refusal(lambda: register(running, "mixed", roles, rights=rights)) == "INVALID_REQUEST"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"country": "kr"},
+        {"country": "KOR"},
+        {"country": "K\n"},
+        {"recipient_class": 9},
+        {"roles": [RELAY], "recipient_class": st.RECIPIENT_CLASS_GENERAL_AGENCY},
+    ],
+)
+def test_country_and_class_are_checked(running: Running, fields: dict[str, Any]) -> None:
+    asked = {"roles": [RECIPIENT], **fields}
+    assert refusal(lambda: register(running, "mixed", asked.pop("roles"), **asked)) == "INVALID_REQUEST"
