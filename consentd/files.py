@@ -76,28 +76,94 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def lock_file(path: Path, *, program: str, waits: bool = False) -> int:
-    """Lock the file at *path* for this process, and create the file if it is missing.
+class FileLock:
+    """An exclusive lock on a path, which this process holds until ``close``.
 
-    RocksDB's own lock protects one store directory. A second daemon could still run on a copy of the store and sign
-    with the same key. This lock prevents that if both daemons use the same *path*.
+    The directory's own lock (``lock_directory``) protects one directory. A second daemon could still run on a copy of
+    it and sign with the same key. A ``FileLock`` prevents that if both daemons use the same *path*.
 
-    Returns the descriptor that holds the lock. Closing the descriptor releases the lock.
+    A lock belongs to a file and not to its name, so whoever deletes the file lets another process lock a new one.
+    ``verify`` notices that.
+    """
 
-    Args:
-        program: name of the process that has the lock, for the error message.
-        waits: wait until no other process has the lock.
+    def __init__(self, path: Path, *, program: str, waits: bool = False) -> None:
+        """Lock the file at *path*, and create the file if it is missing.
+
+        Args:
+            program: name of the process that has the lock, for the error message.
+            waits: wait until no other process has the lock.
+
+        Raises:
+            StorageError: another process has the lock, or the file cannot be opened or locked.
+        """
+        self._path, self._program = path, program
+        self._descriptor = self._lock(waits=waits)
+
+    def verify(self) -> None:
+        """Check that *path* still names the locked file; if it does not, lock the file that it names now.
+
+        Raises:
+            StorageError: another process has locked the new file, or it cannot be opened or locked.
+        """
+        if _is_same_file(self._descriptor, self._path):
+            return
+        replaced = self._descriptor
+        self._descriptor = self._lock(waits=False)
+        os.close(replaced)
+
+    def close(self) -> None:
+        """Release the lock. The file stays, because deleting it would let two processes lock two files."""
+        os.close(self._descriptor)
+
+    def _lock(self, *, waits: bool) -> int:
+        while True:
+            try:
+                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise StorageError(f"lock file cannot be opened: `{self._path}`: {error.strerror}") from error
+            in_use = f"locked by another process: `{self._path}`: is another {self._program} running?"
+            _flock(descriptor, fcntl.LOCK_EX, self._path, in_use=in_use, waits=waits)
+            if _is_same_file(descriptor, self._path):
+                return descriptor
+            os.close(descriptor)  # the file was deleted between its opening and its locking
+
+
+def lock_directory(path: Path, *, is_shared: bool = False) -> int:
+    """Lock a directory for this process, and return the descriptor that holds the lock. Closing it releases the lock.
+
+    The lock is on the directory itself, and not on a file in it, which somebody could delete. One process may lock a
+    directory, or with *is_shared* any number of processes, but not both at once.
 
     Raises:
-        StorageError: another process has the lock, or the file cannot be opened.
+        StorageError: another process, or this one, has locked the directory; or it cannot be opened or locked.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StorageError(f"directory cannot be opened: `{path}`: {error.strerror}") from error
+    in_use = f"directory is in use: another process, or this one, has it open: `{path}`"
+    _flock(descriptor, fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX, path, in_use=in_use)
+    return descriptor
+
+
+def _flock(descriptor: int, kind: int, path: Path, *, in_use: str, waits: bool = False) -> None:
+    """Lock an open file; close it if that fails."""
+    try:
+        fcntl.flock(descriptor, kind if waits else kind | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise StorageError(in_use) from error
+    except OSError as error:  # a network file system without locks, for example
+        os.close(descriptor)
+        raise StorageError(f"cannot be locked: `{path}`: {error.strerror}: use a local disk") from error
+
+
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    try:
+        named = path.stat()
+    except FileNotFoundError:
+        return False
     except OSError as error:
         raise StorageError(f"lock file cannot be opened: `{path}`: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise StorageError(f"locked by another process: `{path}`: is another {program} running?") from error
-    return descriptor
+    held = os.fstat(descriptor)
+    return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)

@@ -81,7 +81,7 @@ def test_serve_then_look_at_its_files(run: CommandLine, tmp_path: Path) -> None:
             messages.append(json.loads(line)["message"])
         target = f"127.0.0.1:{messages[-1].split('port ')[1].split()[0]}"
         busy = run("fsck", "--config", path)
-        assert (busy.status, "open in another process" in busy.err) == (2, True)
+        assert (busy.status, "directory is in use" in busy.err) == (2, True)
         late = run("credential", "--config", path, "app").out.strip()
         served.send_signal(signal.SIGHUP)
         while "credentials reloaded" not in messages[-1]:

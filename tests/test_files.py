@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from consentd.errors import StorageError
-from consentd.files import lock_file, read_file_if_exists, write_file
+from consentd.files import FileLock, read_file_if_exists, write_file
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_what_cannot_be_read_or_written_is_a_storage_error(tmp_path: Path) -> No
         lambda: write_file(tmp_path / "absent" / "note", b""),
         lambda: write_file(tmp_path, b""),
         lambda: read_file_if_exists(tmp_path),
-        lambda: lock_file(tmp_path, program="daemon"),
+        lambda: FileLock(tmp_path, program="daemon"),
     ]
     for fail in failing:
         with pytest.raises(StorageError):
@@ -65,8 +65,9 @@ def test_a_file_written_in_pieces_is_whole(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_lock_has_one_holder(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    descriptor = lock_file(path, program="daemon")
+    lock = FileLock(path, program="daemon")
     with pytest.raises(StorageError):
-        lock_file(path, program="daemon")
-    os.close(descriptor)
-    os.close(lock_file(path, program="daemon", waits=True))
+        FileLock(path, program="daemon")
+    lock.verify()
+    lock.close()
+    FileLock(path, program="daemon", waits=True).close()

@@ -1,7 +1,6 @@
 """Runbook, alarms and unit: what they name exists, and what the code says is to be looked up there is there."""
 
 import ast
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 
 from cases.daemons import make_config
 from consentd.errors import StorageError
-from consentd.files import lock_file
+from consentd.files import FileLock
 from consentd.ledger.last_signed import read_last_signed
 from consentd.metrics import Metrics
 from consentd.server.daemon import Daemon
@@ -168,17 +167,17 @@ def test_every_message_of_a_refusal_to_open_is_explained(path: str, errors: tupl
 
 def test_each_message_about_a_file_beside_the_ledger_is_explained(tmp_path: Path) -> None:
     explained = re.findall(r"`([^`]+)`", below("Other messages at the start"))
-    held = lock_file(tmp_path / "last-signed.lock", program="daemon")
+    held = FileLock(tmp_path / "last-signed.lock", program="daemon")
     failing: list[Callable[[], object]] = [
         lambda: read_last_signed(tmp_path),
-        lambda: lock_file(tmp_path / "last-signed.lock", program="daemon"),
-        lambda: lock_file(tmp_path, program="daemon"),
+        lambda: FileLock(tmp_path / "last-signed.lock", program="daemon"),
+        lambda: FileLock(tmp_path, program="daemon"),
     ]
     for fail in failing:
         with pytest.raises(StorageError) as raised:
             fail()
         assert str(raised.value).split(":")[0] in explained
-    os.close(held)
+    held.close()
 
 
 def test_the_messages_explained_are_messages() -> None:

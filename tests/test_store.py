@@ -378,12 +378,12 @@ def test_a_store_in_use_is_refused_in_words(rocks: RocksStore, tmp_path: Path) -
     rocks.write(puts((b"a", b"1")))
     path = tmp_path / "db"
     for opening in (RocksStore.open, RocksStore.open_read_only):
-        with pytest.raises(StorageError, match=r"store is (locked|open in another process)"):
+        with pytest.raises(StorageError, match="directory is in use"):
             opening(path)
-    assert opens(path, "open").startswith("store is locked: another process, or this one, has it open")
-    assert opens(path, "open_read_only").startswith("store is open in another process")
+    assert opens(path, "open").startswith("directory is in use: another process, or this one, has it open")
+    assert opens(path, "open_read_only").startswith("directory is in use")
     rocks.write(puts((b"b", b"1")))  # asking did not drop the lock
-    assert opens(path, "open").startswith("store is locked")
+    assert opens(path, "open").startswith("directory is in use")
     rocks.close()
     assert opens(path, "open_read_only") == "b'1'"
     assert opens(path, "open") == "b'1'"

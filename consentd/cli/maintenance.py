@@ -1,6 +1,7 @@
 """``consentd fsck``, ``compact``, ``prune`` and ``table``: maintain a ledger's files."""
 
 import argparse
+import os
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -98,14 +99,15 @@ def compact(arguments: argparse.Namespace, out: Out) -> int:
     """Rewrite the store's files without what was deleted; the daemon must be stopped."""
     from consentd.cosigning.keyfiles import read_signing_key
     from consentd.ledger import layout
-    from consentd.server.preflight import check_ledger_files
+    from consentd.server.preflight import check_ledger_files, lock_data
     from consentd.store import prefix_end
     from consentd.store.rocks import RocksStore
 
     config = load_own_config(arguments)
-    check_ledger_files(config, read_signing_key(config.keys.log_key_file).verifier)
-    opened = RocksStore.open(config.ledger.store_dir, create=False)
-    with closing(opened) as store, out.progress("rewriting") as progress:
+    with ExitStack() as stack, out.progress("rewriting") as progress:
+        stack.callback(os.close, lock_data(config))
+        check_ledger_files(config, read_signing_key(config.keys.log_key_file).verifier)
+        store = stack.enter_context(closing(RocksStore.open(config.ledger.store_dir, create=False)))
         before = store.approximate_size()
         for done, kind in enumerate(layout.KINDS, 1):
             store.compact_range(kind, prefix_end(kind))

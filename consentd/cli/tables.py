@@ -4,6 +4,7 @@ The functions raise StorageError if the daemon is running, a file is missing or 
 the ledger contradicts itself.
 """
 
+import os
 import shutil
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from consentd.ledger.ledger import Ledger
 from consentd.ledger.recovery import open_ledger
 from consentd.ledger.vault import Vault
 from consentd.server.keys import read_keys
+from consentd.server.preflight import lock_data
 from consentd.store.rocks import RocksStore
 from consentd.table.table import Table, catch_up
 from consentd.verify import table_compare
@@ -66,6 +68,7 @@ def differences(config: Config, progress: Progress) -> tuple[int, int, Counter[s
 def _ledger(config: Config) -> Iterator[tuple[Ledger, Vault]]:
     keys = read_keys(config)
     with ExitStack() as stack:
+        stack.callback(os.close, lock_data(config))
         store = stack.enter_context(closing(RocksStore.open_read_only(config.ledger.store_dir)))
         vault_store = stack.enter_context(closing(RocksStore.open_read_only(config.ledger.vault_dir)))
         ledger = open_ledger(

@@ -6,6 +6,7 @@ immediately, or when enough witnesses have cosigned it. The publisher waits for 
 """
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,11 +29,13 @@ class CheckpointSigning:
     Attributes:
         signers: the signers of each checkpoint, the one with the log key first.
         last_signed_path: the file with the note that was signed last.
+        verify_lock: raises StorageError if another process may sign in this ledger's name; see ``FileLock.verify``.
     """
 
     signers: tuple[NoteSigner, ...]
     last_signed_path: Path
     publisher: Publisher = field(default_factory=ImmediatePublisher)
+    verify_lock: Callable[[], None] = lambda: None
 
 
 class Checkpoints:
@@ -94,6 +97,7 @@ class Checkpoints:
 
         Raises:
             CorruptionError: the store does not hold what was written, or is smaller than the checkpoint signed last.
+            StorageError: another process may sign in this ledger's name, or the note cannot be stored.
         """
         ledger = self._ledger
         state = decode_state(ledger.store.get(layout.STATE) or b"")
@@ -109,6 +113,7 @@ class Checkpoints:
         point = checkpoint.Checkpoint(self._origin, state.size, root)
         note = checkpoint.sign_checkpoint(point, self._signing.signers)
         # A crash here: the note is signed, but neither stored nor sent. The next start signs the same tree.
+        self._signing.verify_lock()
         write_last_signed(self._signing.last_signed_path, note)
         # A crash here: the note is stored, but not public. The next start signs the same tree and offers the note.
         self.signed = point

@@ -25,7 +25,7 @@ from consentd.cosigning.publisher import ImmediatePublisher, Publisher
 from consentd.cosigning.quorum_publisher import QuorumPublisher, SignedLog
 from consentd.cosigning.witness_client import read_policy
 from consentd.errors import ConsentdError
-from consentd.files import lock_file, read_file_if_exists
+from consentd.files import FileLock, read_file_if_exists
 from consentd.ledger.ledger import Ledger
 from consentd.ledger.recovery import open_ledger
 from consentd.ledger.vault import Vault
@@ -37,7 +37,13 @@ from consentd.sequencer.commands.write import Author
 from consentd.sequencer.loop import Sequencer, SequencerLimits
 from consentd.server import http
 from consentd.server.keys import Keys, read_keys
-from consentd.server.preflight import check_ledger_files, check_statement_key, check_vault_commitment, check_vault_files
+from consentd.server.preflight import (
+    check_ledger_files,
+    check_statement_key,
+    check_vault_commitment,
+    check_vault_files,
+    lock_data,
+)  # fmt: skip
 from consentd.server.rpc_server import RpcServer
 from consentd.server.scrubber import Scrubber
 from consentd.server.signals import Signals
@@ -69,6 +75,7 @@ class Daemon:
         self._http: Listener | None = None
         self._closers: list[Callable[[], None]] = []
         self._scrubber: Scrubber | None = None
+        self._signing_lock: FileLock | None = None
         self.authenticator: Authenticator | None = None
         self.grpc_port = 0
 
@@ -141,6 +148,9 @@ class Daemon:
     def _open(self) -> Services:
         config, keys = self.config, read_keys(self.config)
         self.authenticator = Authenticator(read_credentials(config.callers.credentials_file))
+        # INVARIANT: this lock is taken before any file of the ledger is read, and released after all stores are closed.
+        data_lock = lock_data(config)
+        self._closers.append(partial(os.close, data_lock))
         check_ledger_files(config, keys.log.verifier)
         ledger, table = self._open_ledger_and_table(keys)
         vault = self._open_vault(keys, ledger)
@@ -168,8 +178,8 @@ class Daemon:
         self._closers.append(store.close)
         # INVARIANT: this lock is held until the sequencer has stopped, so that no other process signs meanwhile.
         last_signed = config.ledger.last_signed_path
-        lock = lock_file(last_signed.with_name(last_signed.name + ".lock"), program="daemon")
-        self._closers.append(lambda: os.close(lock))
+        self._signing_lock = FileLock(last_signed.with_name(last_signed.name + ".lock"), program="daemon")
+        self._closers.append(self._signing_lock.close)
         table = Table.open(config.table.path, map_size_mb=config.table.map_size_mb)
         self._closers.append(table.close)
         measure_free_space(self.metrics, config, table)
@@ -198,7 +208,10 @@ class Daemon:
         author = Author(config.ledger.origin, keys.statement, vault, os.urandom)
         signers = (keys.log,) if keys.log_mldsa is None else (keys.log, keys.log_mldsa)
         publisher = self._make_publisher(keys, ledger)
-        signing = CheckpointSigning(signers, config.ledger.last_signed_path, publisher)
+        assert self._signing_lock is not None, "the lock is taken before the ledger is opened"
+        signing = CheckpointSigning(
+            signers, config.ledger.last_signed_path, publisher, verify_lock=self._signing_lock.verify
+        )
         limits = SequencerLimits(
             checkpoint_interval_ms=config.ledger.checkpoint_interval_ms,
             max_waiting=config.pool.max_waiting,

@@ -15,6 +15,7 @@ from consentd.core import codec
 from consentd.core.kinds import EntryKind, Owner
 from consentd.core.note import Verifier
 from consentd.errors import ConsentdError, CorruptionError, StorageError
+from consentd.files import lock_directory
 from consentd.ledger import layout, reads
 from consentd.ledger.last_signed import check_last_signed
 from consentd.ledger.ledger import Ledger, decode_state, empty_state
@@ -27,6 +28,23 @@ from consentd.v1 import statement_pb2
 
 _CACHE_MB = 8
 _VAULT_LOST = "copy what is there, and see ops/RUNBOOK.md, `vault lost`"
+
+
+def lock_data(config: Config) -> int:
+    """Lock the data directory; return the descriptor that holds the lock, until it is closed.
+
+    Whatever opens a store of the ledger for writing takes this lock before it opens anything: the daemon, and the verbs
+    that change files while no daemon runs. The stores' own locks come later, and each protects one store only.
+
+    Raises:
+        StorageError: another process has the lock, or the directory cannot be made or locked.
+    """
+    path = config.ledger.data_dir
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"data directory cannot be made: `{path}`: {error.strerror}") from error
+    return lock_directory(path)
 
 
 def check_ledger_files(config: Config, log_verifier: Verifier) -> None:

@@ -22,6 +22,7 @@ no process has the files open. The files must be on a local file system. They ha
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -112,22 +113,37 @@ class WriteTransaction(ReadTransaction):
 class Environment:
     """One LMDB directory, opened at most once in a process. Made by ``open`` or ``open_read_only``.
 
-    Opening the same files twice in one process raises AssertionError: LMDB's locks belong to the process, so closing
-    the second environment would silently drop the locks of the first. A forked process cannot use an environment.
+    Opening the same files twice in one process raises an error: LMDB's locks belong to the process, so closing the
+    second environment would silently drop the locks of the first. A forked process cannot use an environment.
     """
 
     def __init__(self, opened: OpenFiles) -> None:
         self._env = opened
+        self._lock: int | None = None  # the descriptor that locks the directory, if it is open for writing
 
     @classmethod
     def open(cls, path: Path, *, map_size_mb: int) -> Self:
         """Open the environment in directory *path* for writing; create the directory if it is missing.
 
+        LMDB's own lock is a file in the directory. If somebody deletes that file, a second writer would not see it. So
+        the directory itself is locked too.
+
         Raises:
-            StorageError: the directory cannot be made or opened.
+            StorageError: another process writes the table; or the directory cannot be made or opened.
             CorruptionError: the files are not LMDB's, or are damaged.
         """
-        return cls(_open(path, map_size_bytes=map_size_mb << 20, read_only=False))
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"table directory cannot be made: `{path}`: {error.strerror}") from error
+        lock = files.lock_directory(path)
+        try:
+            opened = cls(_open(path, map_size_bytes=map_size_mb << 20, read_only=False))
+        except BaseException:
+            os.close(lock)
+            raise
+        opened._lock = lock
+        return opened
 
     @classmethod
     def open_read_only(cls, path: Path) -> Self:
@@ -192,12 +208,13 @@ class Environment:
     def close(self) -> None:
         """Close the environment; a second call does nothing. No transaction may be open."""
         self._env.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
 
 def _open(path: Path, *, map_size_bytes: int, read_only: bool) -> OpenFiles:
     try:
-        if not read_only:
-            path.mkdir(parents=True, exist_ok=True)
         return lmdb.open(
             str(path),
             map_size=map_size_bytes,
@@ -217,8 +234,6 @@ def _open(path: Path, *, map_size_bytes: int, read_only: bool) -> OpenFiles:
         raise StorageError(f"table cannot be opened: whose are its files? {error}") from error
     except lmdb.Error as error:
         raise _translated(error) from error
-    except OSError as error:
-        raise StorageError(f"table directory cannot be made: `{path}`: {error.strerror}") from error
 
 
 _DAMAGED = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError)

@@ -16,11 +16,9 @@ So ``open`` measures a few empty synced writes. On a quick disk ``write`` writes
 ``write`` first writes, then syncs without the GIL. In both cases the batch is on disk when ``write`` returns.
 """
 
-import fcntl
 import logging
 import os
 import statistics
-import struct
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +26,7 @@ from typing import Any, Self, cast
 
 import rocksdict
 
+from consentd import files
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 from consentd.store import Batch, Delete, Put, Store
 from consentd.store.wal import check_logs
@@ -41,9 +40,6 @@ WRITE_BUFFER_MB = 64
 QUICK_SYNC_S = 0.0003
 """Longest sync during which the GIL is held. At 200 commits a second, other threads then wait 6 % of the time."""
 
-# INVARIANT: the set has the real path of each store that this process has open for writing; see ``_is_locked``.
-_open_here: set[str] = set()
-
 
 class RocksStore(Store):
     """A ``Store`` in one RocksDB directory. Made by ``open`` or ``open_read_only``.
@@ -51,12 +47,13 @@ class RocksStore(Store):
     Any thread may read. Only one thread may call ``write``: the sequencer's.
     """
 
-    __slots__ = ("_db", "_failed", "_path", "_read_only", "_sync", "_sync_apart")
+    __slots__ = ("_db", "_failed", "_lock", "_path", "_read_only", "_sync", "_sync_apart")
 
-    def __init__(self, db: rocksdict.Rdict, path: Path, *, read_only: bool, sync_apart: bool) -> None:
+    def __init__(self, db: rocksdict.Rdict, path: Path, *, lock: int | None, sync_apart: bool) -> None:
         self._db = db
         self._path = path
-        self._read_only = read_only
+        self._read_only = lock is None
+        self._lock = lock  # the descriptor that locks the directory; None: the store is open read-only, or closed
         self._failed = False  # set by the writing thread, and never reset
         self._sync_apart = sync_apart
         self._sync = rocksdict.WriteOptions()
@@ -73,6 +70,9 @@ class RocksStore(Store):
     ) -> Self:
         """Open the store in directory *path* for reading and writing. No other process may have it open.
 
+        RocksDB locks a file in the directory. If somebody deletes that file, a second process could open the store, and
+        would delete the log that the first one writes. So the directory itself is locked too, before all else.
+
         Args:
             create: create the store if it is missing.
             block_cache_mb: memory for blocks, filters and indexes.
@@ -86,15 +86,19 @@ class RocksStore(Store):
             _make_directory(path)
         else:
             _require_store(path)
-        check_logs(path)
+        lock = files.lock_directory(path)
         try:
+            check_logs(path)
             db = rocksdict.Rdict(str(path), **_open_arguments(block_cache_mb))
             if sync_apart is None:
                 sync_apart = _sync_seconds(db) > QUICK_SYNC_S
+        except ConsentdError:
+            os.close(lock)
+            raise
         except Exception as error:
+            os.close(lock)
             raise _translated(error, path) from error
-        _open_here.add(os.path.realpath(path))
-        return cls(db, path, read_only=False, sync_apart=sync_apart)
+        return cls(db, path, lock=lock, sync_apart=sync_apart)
 
     @classmethod
     def open_read_only(
@@ -115,8 +119,7 @@ class RocksStore(Store):
             CorruptionError: the store's files contradict each other.
         """
         _require_store(path)
-        if _is_locked(path):
-            raise StorageError(f"store is open in another process: stop it, or read a copy: `{path}`")
+        os.close(files.lock_directory(path, is_shared=True))
         check_logs(path)
         try:
             access = rocksdict.AccessType.read_only()
@@ -126,7 +129,7 @@ class RocksStore(Store):
             db = rocksdict.Rdict(str(path), access_type=access, **arguments)
         except Exception as error:
             raise _translated(error, path) from error
-        return cls(db, path, read_only=True, sync_apart=False)
+        return cls(db, path, lock=None, sync_apart=False)
 
     def get(self, key: bytes) -> bytes | None:
         """Return the value of *key*, or None. A read from the cache takes 1.3 µs."""
@@ -231,16 +234,17 @@ class RocksStore(Store):
 
         Scans that were not run to their end keep the lock until they are garbage-collected.
         """
-        if not self._read_only:
-            _open_here.discard(os.path.realpath(self._path))
         try:
             self._db.close()
         except rocksdict.DbClosedError:
             return
         except Exception as error:
-            if self._failed:
-                return  # RocksDB raises the error of the failed write again
-            raise _translated(error, self._path) from error
+            if not self._failed:  # after a failed write, RocksDB raises that write's error again
+                raise _translated(error, self._path) from error
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
 
 
 def _open_arguments(block_cache_mb: int) -> dict[str, Any]:
@@ -309,30 +313,13 @@ def _require_store(path: Path) -> None:
         raise StorageError(f"store not found: `{path}`")
 
 
-def _is_locked(path: Path) -> bool:
-    """Report whether any process, including this one, has RocksDB's lock on *path*."""
-    # INVARIANT: the lock file of a store that this process has open is not opened here. POSIX locks belong to the
-    # process, so closing any descriptor of that file would drop RocksDB's lock.
-    if os.path.realpath(path) in _open_here:
-        return True
-    try:
-        lock_file = (path / "LOCK").open("rb")
-    except OSError:
-        return False  # the store was never opened for writing, or was copied here without its lock file
-    with lock_file:
-        asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        answer = fcntl.fcntl(lock_file.fileno(), fcntl.F_GETLK, asked)
-    lock_type: int = struct.unpack("hhqqi4x", answer)[0]
-    return lock_type != fcntl.F_UNLCK
-
-
 def _translated(error: Exception, path: Path, *, doing: str = "store failed") -> ConsentdError:
     assert not isinstance(error, KeyError | TypeError), f"not bytes: {error}"
     text = str(error)
     if "orruption" in text or "checksum mismatch" in text:
         return CorruptionError(f"store is corrupt: `{path}`: {text}")
     if "lock hold by current process" in text or "While lock file" in text:
-        return StorageError(f"store is locked: another process, or this one, has it open: `{path}`")
+        return StorageError(f"directory is in use: another process, or this one, has it open: `{path}`")
     if isinstance(error, rocksdict.DbClosedError):
         return StorageError("store is closed")
     return StorageError(f"{doing}: `{path}`: {text}")

@@ -18,7 +18,6 @@ lost, restore it or give the witness a new key, because otherwise the witness co
 """
 
 import logging
-import os
 import secrets
 import signal
 import threading
@@ -46,7 +45,7 @@ from consentd.errors import (
     StorageError,
     VerificationError,
 )  # fmt: skip
-from consentd.files import lock_file, read_file_if_exists, write_file
+from consentd.files import FileLock, read_file_if_exists, write_file
 from consentd.listener import TEXT, HttpRequest, HttpResponse, Listener, text_response
 from consentd.witnessd.config import FollowedLog, WitnessOptions, WitnessServerConfig
 from consentd.witnessd.follower import Follower
@@ -85,12 +84,12 @@ class Witness:
         except OSError as error:
             raise StorageError(f"state directory cannot be made: `{options.state_dir}`: {error.strerror}") from error
         # INVARIANT: only one process uses the state files. Two processes could cosign different trees of one log.
-        self._lock_file = lock_file(options.state_dir / "lock", program="witness")
+        self._state_lock = FileLock(options.state_dir / "lock", program="witness")
         self._closed = False  # set and read only by a thread that holds a log's lock
         try:
             states = [_LogState(each, options, signer.verifier) for each in config.log]
         except BaseException:
-            os.close(self._lock_file)
+            self._state_lock.close()
             raise
         self._logs = {state.origin: state for state in states}
 
@@ -130,7 +129,7 @@ class Witness:
                 self._closed = True
                 state.follower.keep()
                 state.connection.release()
-        os.close(self._lock_file)
+        self._state_lock.close()
 
     def _process(self, state: "_LogState", submission: Submission, parsed: Note) -> HttpResponse:
         """Do the checks in the module's docstring from status 403 on, then cosign. The caller holds the log's lock."""
@@ -157,6 +156,7 @@ class Witness:
         except (ProofError, MalformedError) as error:
             return text_response(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
         lines = [signer.cosign(opened.text, self._wall_s()) for signer in self._signers]
+        self._state_lock.verify()
         # Only the log's first signature is stored, because a request may repeat the log's signature a hundred times.
         state.write_cosigned(point, opened.text, [opened.verified[0], *lines])
         # If the process crashes here, the note is stored but the log got no answer. The log asks again and gets 409.

@@ -51,13 +51,11 @@ ROLES = {
 
 def config_text(extra: str = "", *, origin: str = ORIGIN, **ledger: object) -> str:
     """Return a daemon's configuration file; *ledger*: further keys of its section, *extra*: further sections."""
-    options = "\n".join(f"{key} = {value}" for key, value in ledger.items())
+    given = {"data_dir": '"data"', "map_bits": 8, "block_cache_mb": 16, **ledger}
+    options = "\n".join(f"{key} = {value}" for key, value in given.items())
     return f"""
 [ledger]
 origin = "{origin}"
-data_dir = "data"
-map_bits = 8
-block_cache_mb = 16
 {options}
 {KEY_SECTIONS}[table]
 map_size_mb = 256

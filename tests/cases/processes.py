@@ -78,8 +78,11 @@ class DaemonProcess:
             self.lines.append("")
             self._news.notify_all()
 
-    def wait_line(self, text: str, *, count: int = 1) -> dict[str, str]:
-        """Return the first line of the log that holds *text*, or the *count*-th one."""
+    def wait_line(self, text: str, *, count: int = 1, or_end: bool = False) -> dict[str, str]:
+        """Return the first line of the log that holds *text*, or the *count*-th one.
+
+        *or_end*: return an empty dict if the process ends without it.
+        """
 
         def found() -> str | None:
             lines = [line for line in self.lines if text in line or not line]
@@ -88,6 +91,8 @@ class DaemonProcess:
         with self._news:
             self._news.wait_for(lambda: found() is not None, 60)
             line = found()
+        if or_end and line == "":
+            return {}
         assert line, self.lines
         parsed: dict[str, str] = json.loads(line)
         return parsed

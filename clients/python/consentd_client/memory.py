@@ -13,9 +13,8 @@ its owner can read and write it; protect it like the records.
 
 import base64
 import json
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +23,7 @@ from consentd.core import codec, note
 from consentd.core.checkpoint import parse_checkpoint
 from consentd.core.history import HistoryEntry
 from consentd.errors import MalformedError, StorageError
-from consentd.files import lock_file, read_file_if_exists, write_file
+from consentd.files import FileLock, read_file_if_exists, write_file
 
 VERSION = 1
 
@@ -131,15 +130,13 @@ class FileMemory:
     @contextmanager
     def _changed(self) -> Iterator[RamMemory]:
         """Yield the file's content, then write the changed content back. No other process can write meanwhile."""
-        descriptor = lock_file(self._path.with_name(self._path.name + ".lock"), program="client", waits=True)
-        try:
+        lock = FileLock(self._path.with_name(self._path.name + ".lock"), program="client", waits=True)
+        with closing(lock):
             memory = self._load()
             before = _encode(memory)
             yield memory
             if _encode(memory) != before:
                 write_file(self._path, _encode(memory), is_private=True, name="memory")
-        finally:
-            os.close(descriptor)
 
     def _load(self) -> RamMemory:
         return _decode(read_file_if_exists(self._path, name="memory") or b"")
