@@ -11,6 +11,7 @@ import pytest
 
 from consentd.core.kinds import AUTHORS, EntryKind
 from consentd.policy import model
+from consentd.policy.delegation import Capacity
 from consentd.statements.payloads import MESSAGES
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import error_reason_pb2 as er
@@ -27,6 +28,7 @@ PAIRS = [
     (model.ReasonCode, pb.ReasonCode, "REASON_CODE_"),
     (model.Obligation, pb.Obligation, "OBLIGATION_"),
     (EntryKind, st.EntryKind, "ENTRY_KIND_"),
+    (Capacity, st.DelegationCapacity, "DELEGATION_CAPACITY_"),
 ]
 
 

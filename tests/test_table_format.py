@@ -26,7 +26,7 @@ def test_every_row_is_documented_and_has_its_form(tmp_path: Path) -> None:
         running.grant(subject)
         rows = _rows(running)
         revision = running.check(question(subject)).revision
-    assert set(rows) - {"n"} == DOCUMENTED - {"n", "g"}
+    assert set(rows) - {"n"} == DOCUMENTED - {"n", "g", "d"}
     size, root, generation, form = struct.unpack(">Q32sQB", rows["R"][0][1])
     assert (size, root, form) == (revision.tree_size, revision.root_hash, 1)
     assert generation > 0

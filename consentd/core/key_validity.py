@@ -107,7 +107,12 @@ def may_author(validity: KeyValidity, event: codec.Event) -> bool:
     """Return whether a key with this validity may sign the statement of this event."""
     if validity.owner not in authors_of(event.kind) or not validity.from_ms <= event.time_ms <= validity.until_ms:
         return False
-    return validity.owner is not Owner.SUBJECT or validity.tag_or_name == event.tag
+    if validity.owner is Owner.SUBJECT:
+        return validity.tag_or_name == event.tag
+    if validity.owner is Owner.PARTICIPANT and event.kind == EntryKind.DELEGATION:
+        # Only the giver of a delegation may sign it, and a delegation is in the chain of its giver.
+        return codec.public_tag(f"{PARTICIPANT_PREFIX}{validity.tag_or_name!s}") == event.tag
+    return True
 
 
 def verify_signature(statement: codec.Statement, *, origin: str, kind: int, tag: bytes, ref: int) -> None:

@@ -32,6 +32,7 @@ class EntryKind(IntEnum):
     SERVED = 19
     ERASURE = 20
     RULES = 21
+    DELEGATION = 22
 
 
 DECISIONS = frozenset({EntryKind.ACCESS, EntryKind.REFUSAL})
@@ -43,12 +44,16 @@ CONSENTS = frozenset({EntryKind.GRANT, EntryKind.AMEND, EntryKind.PAUSE, EntryKi
 PRUNABLE = CONSENTS | DECISIONS | {EntryKind.OUTCOME}
 """Kinds whose entries may be pruned. All of them are in persons' chains."""
 
-PUBLIC = frozenset(
-    {EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.VOCABULARY, EntryKind.NOTICE, EntryKind.RULES}
-)
+PUBLIC = frozenset({
+    EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.VOCABULARY, EntryKind.NOTICE, EntryKind.RULES,
+    EntryKind.DELEGATION,
+})  # fmt: skip
 """Kinds that are in public chains only. KEY is not one of them: persons' chains have it too."""
 
-REALM = frozenset({EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY, EntryKind.VOCABULARY, EntryKind.RULES})
+REALM = frozenset({
+    EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY, EntryKind.VOCABULARY, EntryKind.RULES,
+    EntryKind.DELEGATION,
+})  # fmt: skip
 """Kinds whose entries can change decisions about every person. A person's KEY entry can do so, because the policy table
 gives a key that two owners state to the later of them."""
 
@@ -97,6 +102,8 @@ AUTHORS: dict[EntryKind, frozenset[Owner]] = {
     EntryKind.SERVED: _PARTICIPANT,
     EntryKind.ERASURE: _PARTICIPANT,
     EntryKind.RULES: _PARTICIPANT,
+    # Of participants, only the giver may sign (``key_validity.may_author``).
+    EntryKind.DELEGATION: _PARTICIPANT,
 }
 """Who may author each kind. For clients without a key, the daemon may sign; the payload then has ``attested_by``."""
 

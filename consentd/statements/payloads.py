@@ -25,7 +25,7 @@ MESSAGES: Final[Mapping[int, type[Message]]] = {
     EntryKind.PAUSE: st.PauseStatement, EntryKind.RESUME: st.ResumeStatement,
     EntryKind.REVOKE: st.RevokeStatement, EntryKind.ACCESS: st.AccessStatement,
     EntryKind.REFUSAL: st.RefusalStatement, EntryKind.OUTCOME: st.OutcomeStatement,
-    EntryKind.RULES: st.RulesStatement,
+    EntryKind.RULES: st.RulesStatement, EntryKind.DELEGATION: st.DelegationStatement,
 }
 """The payload's message type for each kind of entry that has a payload in this version."""
 

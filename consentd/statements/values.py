@@ -13,6 +13,7 @@ from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned, Retention
 from consentd.errors import InvalidError
 from consentd.policy import model
+from consentd.policy.delegation import Capacity, Delegation, check_delegation
 from consentd.policy.vocabulary import Code, Vocabulary
 from consentd.statements import payloads
 from consentd.v1 import consent_pb2 as pb
@@ -147,6 +148,37 @@ def rules_message(rules: model.Rules, *, realm_id: str, version: int, vocabulary
         implicit_policy=to_enum(rules.implicit_policy), statutory=map(provision_message, rules.statutory),
         break_glass=map(provision_message, rules.break_glass), recipient_may_attest=rules.recipient_may_attest,
     )
+
+
+# -- delegations ----------------------------------------------------------------------------------------------
+
+
+def delegation_value(message: st.DelegationStatement) -> Delegation:
+    """Turn a delegation statement into its value. ``ended`` is not in the value: the caller reads it.
+
+    Raises:
+        InvalidError: the capacity is unknown, ``check_delegation`` refuses the value, or the statement ends the
+            delegation and states more than its giver, taker and capacity.
+    """
+    states_more = message.purposes or message.start_time_ms or message.end_time_ms or message.break_glass
+    if message.ended and states_more:
+        raise InvalidError("statement that ends a delegation states purposes, times or break_glass")
+    value = Delegation(
+        giver=message.giver, taker=message.taker, capacity=enum_value(Capacity, message.capacity, "capacity"),
+        purposes=tuple(message.purposes), start_ms=_time(message.start_time_ms),
+        end_ms=_time(message.end_time_ms) or model.OPEN_END_MS, break_glass=message.break_glass,
+    )  # fmt: skip
+    check_delegation(value)
+    return value
+
+
+def delegation_message(delegation: Delegation) -> st.DelegationStatement:
+    """Turn a delegation value into its statement, without an attestation."""
+    return st.DelegationStatement(
+        giver=delegation.giver, taker=delegation.taker, capacity=to_enum(delegation.capacity),
+        purposes=delegation.purposes, start_time_ms=delegation.start_ms, break_glass=delegation.break_glass,
+        end_time_ms=0 if delegation.end_ms == model.OPEN_END_MS else delegation.end_ms,
+    )  # fmt: skip
 
 
 # -- statements about retention and keys ------------------------------------------------------------------------

@@ -14,6 +14,7 @@ first  rest of the key               value
 ``p``  participant id                number u32 ‖ ParticipantStatement
 ``g``  group id                      number u32
 ``k``  key[32]                       owner u8 ‖ in force from u64 ‖ until u64 ‖ owner's id or tag
+``d``  giver ‖ 0 ‖ taker ‖ 0 ‖ u8    DelegationStatement; the u8 is the capacity
 ``n``  notice id ‖ 0 ‖ version u32   NoticeStatement
 ``v``                                VocabularyStatement in force
 ``r``                                RulesStatement in force

@@ -13,14 +13,16 @@ from google.protobuf.message import Message
 from consentd.core import codec
 from consentd.core.key_validity import FOREVER_MS, PARTICIPANT_PREFIX
 from consentd.core.kinds import NO_TABLE_EFFECT, EntryKind, Owner
+from consentd.errors import InvalidError
 from consentd.policy import compile as compiler
 from consentd.policy import model
 from consentd.policy import subject as subjects
+from consentd.policy.delegation import Delegation
 from consentd.policy.renew import Renewal
 from consentd.policy.vocabulary import Vocabulary
-from consentd.statements import values
+from consentd.statements import payloads, values
 from consentd.store.lmdb import WriteTransaction
-from consentd.table.view import FORMAT, KEY, REVISION, U32, U64, View
+from consentd.table.view import FORMAT, KEY, REVISION, U32, U64, View, delegation_key
 from consentd.v1 import statement_pb2 as st
 
 
@@ -101,6 +103,27 @@ class TableTransaction(View):
         self._txn.put(b"r", message.SerializeToString(deterministic=True))
         self._registry_changed()
         self._compile_rules(message)
+
+    def _delegation(self, event: codec.Event, message: st.DelegationStatement) -> None:
+        delegation = values.delegation_value(message)
+        self._check_parties(event, delegation)
+        # A field that this version does not know may limit the delegation, so such a statement gives nothing.
+        ended = message.ended or not payloads.has_only_known_fields(message)
+        if ended:
+            self._txn.delete(delegation_key(delegation))
+        else:
+            self._txn.put(delegation_key(delegation), message.SerializeToString(deterministic=True))
+        registry = self._registry
+        self._registry_changed()
+        if registry is not None:
+            self._registry = registry.with_delegation(delegation, ended=ended, generation=self._generation)
+
+    def _check_parties(self, event: codec.Event, delegation: Delegation) -> None:
+        """Check that a delegation is in its giver's chain and given to a participant. Raises ``InvalidError``."""
+        if codec.public_tag(PARTICIPANT_PREFIX + delegation.giver) != event.tag:
+            raise InvalidError("delegation is not in the chain of its giver")
+        if any(self._txn.get(b"p" + one.encode()) is None for one in (delegation.giver, delegation.taker)):
+            raise InvalidError("giver or taker of a delegation is not a participant")
 
     def _enrol(self, event: codec.Event, message: st.EnrolStatement) -> None:
         self._txn.put(b"i" + message.identifier_hash, event.tag)
@@ -216,7 +239,7 @@ class TableTransaction(View):
         EntryKind.LEDGER: _ledger, EntryKind.PARTICIPANT: _participant, EntryKind.KEY: _key,
         EntryKind.VOCABULARY: _vocabulary, EntryKind.NOTICE: _notice, EntryKind.RULES: _rules,
         EntryKind.ENROL: _enrol, EntryKind.GRANT: _grant, EntryKind.AMEND: _amend, EntryKind.PAUSE: _set_paused,
-        EntryKind.RESUME: _set_paused, EntryKind.REVOKE: _revoke,
+        EntryKind.RESUME: _set_paused, EntryKind.REVOKE: _revoke, EntryKind.DELEGATION: _delegation,
     }
     """For each kind of entry, the method that applies such an entry."""
 

@@ -4,8 +4,8 @@ A ``View`` is the table at one moment. Readers get a ``Snapshot`` of the last co
 ``TableTransaction``, whose reads include its own writes. The module ``table`` defines the rows.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from struct import Struct
 from typing import Self
 
@@ -17,6 +17,7 @@ from consentd.policy import compile as compiler
 from consentd.policy import subject as subjects
 from consentd.policy.codebook import Codebook
 from consentd.policy.compile import CompiledRules
+from consentd.policy.delegation import Capacity, Delegation
 from consentd.statements import payloads, values
 from consentd.store import prefix_end
 from consentd.store.lmdb import ReadTransaction
@@ -32,6 +33,15 @@ U64 = Struct(">Q")
 U32 = Struct(">I")
 HOME_COUNTRY = "KR"
 """The country of participants that state none."""
+
+Delegations = Mapping[str, Mapping[tuple[str, Capacity], Delegation]]
+"""Giver → taker and capacity → the delegation."""
+
+
+def delegation_key(delegation: Delegation) -> bytes:
+    """Return the key of the row that holds a delegation."""
+    names = f"{delegation.giver}\0{delegation.taker}\0".encode()
+    return b"d" + names + bytes([delegation.capacity])
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +67,12 @@ class Participant:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """Codebook, rules and participants. They change rarely, so all consent checks share one value until a change.
+    """Codebook, rules, participants and delegations. They change rarely, so all consent checks share one value.
 
     Attributes:
         generation: number of entries that have changed the registry.
         numbers: the numbers of participants and groups, by id.
+        delegations: those that were not ended, whether or not now is in their window.
     """
 
     generation: int
@@ -69,6 +80,25 @@ class Registry:
     rules: CompiledRules
     participants: dict[str, Participant]
     numbers: dict[str, int]
+    delegations: Delegations
+
+    def delegation(self, giver: str, taker: str, capacity: Capacity) -> Delegation | None:
+        """Return the delegation of this giver, taker and capacity; None if there is none, or it was ended.
+
+        The caller checks whether the delegation is in force now, and covers the purpose.
+        """
+        return self.delegations.get(giver, {}).get((taker, capacity))
+
+    def with_delegation(self, delegation: Delegation, *, ended: bool, generation: int) -> "Registry":
+        """Return the registry with *delegation* in place of an earlier one, or if *ended*, without it.
+
+        A change of one delegation costs no read of the other rows: participants, not the operator alone, cause it.
+        """
+        given = dict(self.delegations.get(delegation.giver, {}))
+        given.pop((delegation.taker, delegation.capacity), None)
+        if not ended:
+            given[delegation.taker, delegation.capacity] = delegation
+        return replace(self, generation=generation, delegations={**self.delegations, delegation.giver: given})
 
 
 @dataclass(slots=True)
@@ -114,7 +144,7 @@ class View:
         return self._txn.get(b"s" + tag) or None
 
     def registry(self) -> Registry:
-        """Return codebook, rules and participants.
+        """Return codebook, rules, participants and delegations.
 
         Raises:
             CorruptionError: the table has no vocabulary or no rules.
@@ -202,7 +232,12 @@ class View:
         vocabulary = values.vocabulary_value(vocabulary_message)
         abroad = [one.id for one in participants.values() if one.is_abroad]
         codebook = Codebook(vocabulary, numbers, {one.id: one.groups for one in participants.values()}, abroad=abroad)
-        return Registry(self._generation, codebook, compiler.decode_rules(rules_row, vocabulary), participants, numbers)
+        delegations: dict[str, dict[tuple[str, Capacity], Delegation]] = {}
+        for _, row in self._rows(b"d"):
+            one = values.delegation_value(payloads.parse(st.DelegationStatement, row))
+            delegations.setdefault(one.giver, {})[one.taker, one.capacity] = one
+        rules = compiler.decode_rules(rules_row, vocabulary)
+        return Registry(self._generation, codebook, rules, participants, numbers, delegations)
 
 
 def _participant(row: tuple[bytes, bytes]) -> Participant:

@@ -70,6 +70,8 @@ class _EntryKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EntryKind.V
     """ENTRY_KIND_ERASURE: the person is forgotten; the last entry of their chain. Not written yet."""
     ENTRY_KIND_RULES: _EntryKind.ValueType  # 21
     """ENTRY_KIND_RULES: RulesStatement, chain `rules/ID`."""
+    ENTRY_KIND_DELEGATION: _EntryKind.ValueType  # 22
+    """ENTRY_KIND_DELEGATION: DelegationStatement, chain `participant/GIVER`."""
 
 class EntryKind(_EntryKind, metaclass=_EntryKindEnumTypeWrapper):
     """EntryKind is the kind byte of an event leaf. Numbers are never reused. 0 is a seal, and 255 marks the signature of a
@@ -120,6 +122,8 @@ ENTRY_KIND_ERASURE: EntryKind.ValueType  # 20
 """ENTRY_KIND_ERASURE: the person is forgotten; the last entry of their chain. Not written yet."""
 ENTRY_KIND_RULES: EntryKind.ValueType  # 21
 """ENTRY_KIND_RULES: RulesStatement, chain `rules/ID`."""
+ENTRY_KIND_DELEGATION: EntryKind.ValueType  # 22
+"""ENTRY_KIND_DELEGATION: DelegationStatement, chain `participant/GIVER`."""
 Global___EntryKind: _TypeAlias = EntryKind  # noqa: Y015
 
 class _ParticipantRole:
@@ -235,6 +239,34 @@ PARTICIPANT_RIGHT_READ_STATEMENTS: ParticipantRight.ValueType  # 4
 PARTICIPANT_RIGHT_ERASE: ParticipantRight.ValueType  # 5
 """PARTICIPANT_RIGHT_ERASE: orders erasures. Not used yet. All roles but auditors."""
 Global___ParticipantRight: _TypeAlias = ParticipantRight  # noqa: Y015
+
+class _DelegationCapacity:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DelegationCapacityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DelegationCapacity.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DELEGATION_CAPACITY_UNSPECIFIED: _DelegationCapacity.ValueType  # 0
+    """DELEGATION_CAPACITY_UNSPECIFIED is refused."""
+    DELEGATION_CAPACITY_RELAY: _DelegationCapacity.ValueType  # 1
+    """DELEGATION_CAPACITY_RELAY: the taker carries data and questions for the giver."""
+    DELEGATION_CAPACITY_PROCESSOR: _DelegationCapacity.ValueType  # 2
+    """DELEGATION_CAPACITY_PROCESSOR: the taker processes data on behalf of the giver (수탁자)."""
+    DELEGATION_CAPACITY_APPLICATION: _DelegationCapacity.ValueType  # 3
+    """DELEGATION_CAPACITY_APPLICATION: the taker is an application of the giver."""
+
+class DelegationCapacity(_DelegationCapacity, metaclass=_DelegationCapacityEnumTypeWrapper):
+    """DelegationCapacity is what the taker of a delegation is to the giver."""
+
+DELEGATION_CAPACITY_UNSPECIFIED: DelegationCapacity.ValueType  # 0
+"""DELEGATION_CAPACITY_UNSPECIFIED is refused."""
+DELEGATION_CAPACITY_RELAY: DelegationCapacity.ValueType  # 1
+"""DELEGATION_CAPACITY_RELAY: the taker carries data and questions for the giver."""
+DELEGATION_CAPACITY_PROCESSOR: DelegationCapacity.ValueType  # 2
+"""DELEGATION_CAPACITY_PROCESSOR: the taker processes data on behalf of the giver (수탁자)."""
+DELEGATION_CAPACITY_APPLICATION: DelegationCapacity.ValueType  # 3
+"""DELEGATION_CAPACITY_APPLICATION: the taker is an application of the giver."""
+Global___DelegationCapacity: _TypeAlias = DelegationCapacity  # noqa: Y015
 
 class _CodeKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -603,6 +635,68 @@ class KeyStatement(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___KeyStatement: _TypeAlias = KeyStatement  # noqa: Y015
+
+@_typing.final
+class DelegationStatement(_message.Message):
+    """DelegationStatement says that a participant, the taker, may act for another one, the giver. Of the statements with
+    the same giver, taker and capacity, the latest counts. A delegation is direct: a taker cannot pass it on.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GIVER_FIELD_NUMBER: _builtins.int
+    TAKER_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    PURPOSES_FIELD_NUMBER: _builtins.int
+    START_TIME_MS_FIELD_NUMBER: _builtins.int
+    END_TIME_MS_FIELD_NUMBER: _builtins.int
+    BREAK_GLASS_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    ATTESTATION_FIELD_NUMBER: _builtins.int
+    giver: _builtins.str
+    """giver is the participant for whom the taker may act. The statement is in the giver's chain. The giver signs it, or
+    an operator attests it.
+    """
+    taker: _builtins.str
+    """taker is the participant that may act."""
+    capacity: Global___DelegationCapacity.ValueType
+    """capacity is what the taker is to the giver."""
+    start_time_ms: _builtins.int
+    """start_time_ms is when the delegation begins, UTC milliseconds; 0: with this entry."""
+    end_time_ms: _builtins.int
+    """end_time_ms is when the delegation ends, UTC milliseconds; the first millisecond after it. 0: it has no end."""
+    break_glass: _builtins.bool
+    """break_glass is true if the taker may also act for purpose BTG (emergency access)."""
+    ended: _builtins.bool
+    """ended is true if this entry ends the delegation. purposes, times and break_glass are then empty."""
+    @_builtins.property
+    def purposes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """purposes for which the taker may act, each without the purposes below it; empty: every purpose but BTG."""
+
+    @_builtins.property
+    def attestation(self) -> Global___Attestation:
+        """attestation names the operator that attests it; absent if the giver signed it."""
+
+    def __init__(
+        self,
+        *,
+        giver: _builtins.str = ...,
+        taker: _builtins.str = ...,
+        capacity: Global___DelegationCapacity.ValueType = ...,
+        purposes: _abc.Iterable[_builtins.str] | None = ...,
+        start_time_ms: _builtins.int = ...,
+        end_time_ms: _builtins.int = ...,
+        break_glass: _builtins.bool = ...,
+        ended: _builtins.bool = ...,
+        attestation: Global___Attestation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "break_glass", b"break_glass", "capacity", b"capacity", "end_time_ms", b"end_time_ms", "ended", b"ended", "giver", b"giver", "purposes", b"purposes", "start_time_ms", b"start_time_ms", "taker", b"taker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DelegationStatement: _TypeAlias = DelegationStatement  # noqa: Y015
 
 @_typing.final
 class Code(_message.Message):

@@ -211,7 +211,7 @@ def forged_leaves(vector: Callable[..., Vector], grant: Callable[..., Forge]) ->
     yield vector("an entry after the ERASURE", "proof", after)
     twice = grant().add(ME, EntryKind.ERASURE, BANK).add(ME, EntryKind.ERASURE, BANK)
     yield vector("two ERASUREs", "proof", twice)
-    for kind in (22, 100, 200, 254):
+    for kind in (40, 100, 200, 254):
         for author in (DAEMON, BANK, CITIZEN):
             yield vector(f"kind {kind}", "ok", base().add(ME, kind, author))
         yield vector(f"kind {kind} by a stranger", "signature", base().add(ME, kind, STRANGER))
@@ -226,6 +226,11 @@ def forged_authors(vector: Callable[..., Vector], grant: Callable[..., Forge]) -
             want = "ok" if owner in allowed else "signature"
             yield vector(f"{kind.name} by {owner.name}", want, base().add(tag, kind, pair, payload))
         yield vector(f"{kind.name} by a stranger", "signature", base().add(tag, kind, STRANGER, payload))
+    for giver, want in (("bank", "ok"), ("shop", "signature"), ("ban", "signature"), ("", "signature")):
+        given = base().add(f"participant/{giver}", EntryKind.DELEGATION, BANK)
+        yield vector(f"DELEGATION by bank in the chain of participant `{giver}`", want, given)
+        by_daemon = base().add(f"participant/{giver}", EntryKind.DELEGATION, DAEMON)
+        yield vector(f"DELEGATION by the daemon in the chain of participant `{giver}`", "ok", by_daemon)
     for skew in (600_000, -600_000):
         yield vector(f"a clock {skew} ms apart", "ok", grant(skew_ms=skew))
         yield vector(f"a clock {skew} ms and one more apart", "signature", grant(skew_ms=skew + skew // 600_000))

@@ -36,6 +36,7 @@ _LABELS: Mapping[str, tuple[str, str]] = {
     "SERVED": ("통지", "served"),
     "ERASURE": ("파기", "erased"),
     "RULES": ("규칙", "rules"),
+    "DELEGATION": ("위임", "delegation"),
     "PERMIT": ("허용", "permitted"),
     "PARTIAL": ("일부 허용", "permitted in part"),
     "DENY": ("거부", "denied"),

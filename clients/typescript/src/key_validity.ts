@@ -10,7 +10,7 @@ import * as codec from "./codec.js";
 import * as ed25519 from "./ed25519.js";
 import { SignatureError, UnreadKeyError } from "./errors.js";
 import type { ChainProof, VerifiedEntry } from "./history.js";
-import { ANYBODY, KEY, KINDS, LEDGER, type Owner } from "./kinds.js";
+import { ANYBODY, DELEGATION, KEY, KINDS, LEDGER, type Owner } from "./kinds.js";
 import { decodeKeyStatement, decodeLedgerStatement, type LedgerStatement } from "./payloads.js";
 
 /** How far an author's clock may be from the ledger's. */
@@ -73,7 +73,9 @@ export class ValidKeys {
         fromMs <= event.timeMs &&
         (untilMs === null || event.timeMs <= untilMs) &&
         // A person's own key may sign only in that person's chain.
-        (owner !== "subject" || name === encodeHex(event.tag)),
+        (owner !== "subject" || name === encodeHex(event.tag)) &&
+        // A delegation is in its giver's chain, and of participants only the giver may sign it.
+        (owner !== "participant" || event.kind !== DELEGATION || isChainOf(name, event.tag)),
     );
     // If a key has several owners, the same one is named in whatever order the chains were sent.
     return found?.reduce((one, other) => (rank(other) < rank(one) ? other : one), found[0]!);
@@ -86,6 +88,10 @@ export class ValidKeys {
     if (at < 0 && !retired) known.push({ owner, name, fromMs: timeMs, untilMs: null });
     this.#validities.set(encodeHex(key), known);
   }
+}
+
+function isChainOf(participant: string, tag: Uint8Array): boolean {
+  return encodeHex(codec.publicTag(PARTICIPANT_PREFIX + participant)) === encodeHex(tag);
 }
 
 function rank({ owner, name }: KeyValidity): string {

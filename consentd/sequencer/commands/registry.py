@@ -15,9 +15,18 @@ from consentd.errors import ConflictError, InvalidError, NotFoundError
 from consentd.ledger.ledger import Appended
 from consentd.policy import check
 from consentd.policy.compile import compile_rules
+from consentd.policy.delegation import check_delegation
 from consentd.policy.vocabulary import check_successor
 from consentd.sequencer.commands.callers import OPERATOR, PARTICIPANT_ID, RECEIVING_ROLES
-from consentd.sequencer.commands.write import NewEntry, Plan, ReceiptOnly, ReplayContext, Request, WriteContext
+from consentd.sequencer.commands.write import (
+    NewEntry,
+    Plan,
+    ReceiptOnly,
+    ReplayContext,
+    Request,
+    SignedEntry,
+    WriteContext,
+)
 from consentd.statements import payloads, values
 from consentd.table.transaction import TableTransaction
 from consentd.v1 import statement_pb2 as st
@@ -45,12 +54,16 @@ class PublicWrite(ReceiptOnly, Generic[M]):
 
     Attributes:
         chain: public name of the chain, ``participant/ID`` for example.
+        signed: the statement, if a participant signed it; None: the daemon signs *message*.
+        signer: id of the participant that must own the key of *signed*.
     """
 
     kind: EntryKind
     request: Request
     chain: str
     message: M
+    signed: SignedEntry | None = None
+    signer: str = ""
 
     def check(self, table: TableTransaction) -> None:
         """Check the message by the rules for the entry's kind. Raises ``RequestError``."""
@@ -60,7 +73,10 @@ class PublicWrite(ReceiptOnly, Generic[M]):
         payloads.check_no_unknown_fields(self.message)
         self.check(context.table)
         tag = codec.public_tag(self.chain)
-        entry = NewEntry(kind=self.kind, tag=tag, message=self.message, request_id=self.request.id, public=True)
+        entry = NewEntry(
+            kind=self.kind, tag=tag, message=self.message, request_id=self.request.id, public=True,
+            signed=self.signed, signer=self.signer,
+        )  # fmt: skip
         return Plan((context.draft(entry, self.request),), None)
 
 
@@ -135,12 +151,28 @@ def _check_rules(write: PublicWrite[st.RulesStatement], table: TableTransaction)
     compile_rules(value, registry.codebook.vocabulary, registry.numbers)
 
 
+def _check_delegation(write: PublicWrite[st.DelegationStatement], table: TableTransaction) -> None:
+    message, registry = write.message, table.registry()
+    value = values.delegation_value(message)
+    if message.ended:
+        if registry.delegation(value.giver, value.taker, value.capacity) is None:
+            raise NotFoundError("no such delegation")
+        return
+    check_delegation(value, registry.codebook.vocabulary.purpose.bits)
+    giver, taker = (registry.participants.get(one) for one in (value.giver, value.taker))
+    if giver is None or taker is None:
+        raise NotFoundError("giver or taker of the delegation is not a registered participant")
+    if not (giver.active and taker.active):
+        raise InvalidError("giver or taker of the delegation is not active")
+
+
 _CHECKS: Mapping[EntryKind, Callable[[PublicWrite[Any], TableTransaction], None]] = {
     EntryKind.PARTICIPANT: _check_participant,
     EntryKind.KEY: _check_key_change,
     EntryKind.VOCABULARY: _check_vocabulary,
     EntryKind.NOTICE: _check_notice,
     EntryKind.RULES: _check_rules,
+    EntryKind.DELEGATION: _check_delegation,
 }
 
 
