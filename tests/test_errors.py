@@ -467,7 +467,7 @@ def test_an_item_of_a_batch_has_the_error_of_a_single_call(world: World, changed
 def test_long_input_does_not_hide_its_error(world: World) -> None:
     # Clients refuse a call whose trailers are long, and would see RESOURCE_EXHAUSTED in place of the reason.
     with pytest.raises(grpc.RpcError) as caught:
-        world.check(purpose="진료" * 2_000)
+        world.check(purpose="진료" * 600)
     assert reason_of(caught.value) == "UNKNOWN_PURPOSE"
     assert len(caught.value.details()) == MAX_MESSAGE
     assert caught.value.details().startswith("purpose is not in the vocabulary: `진료")

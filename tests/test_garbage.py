@@ -363,4 +363,4 @@ def test_long_lists_are_answered_in_time_or_refused(running: Running) -> None:
             outcomes.append("OK")
         except grpc.RpcError as error:
             outcomes.append(reason_of(error))
-    assert outcomes == ["OK", "OK", "TOO_LARGE", "OK", "TOO_LARGE", "TOO_LARGE", "OK"]
+    assert outcomes == ["TOO_LARGE", "TOO_LARGE", "TOO_LARGE", "OK", "TOO_LARGE", "TOO_LARGE", "TOO_LARGE"]

@@ -73,6 +73,7 @@ def test_a_participants_latest_statement_holds(running: Running) -> None:
         {"participant_id": "a" * 64},
         {"participant_id": "연구소"},
         {"type": "x" * 20_000},
+        {"type": "x" * 2_049},
     ],
 )
 def test_a_participant_that_is_not_in_order_is_refused(running: Running, fields: dict[str, Any]) -> None:
@@ -340,6 +341,29 @@ def test_a_consent_too_many_leaves_nothing_behind(
     assert len(listed(running, subject)) == 2
     assert running.authorize(question(subject)).access_seq == 4
     assert services(running).ledger.state.size > size
+
+
+def test_each_text_of_a_statement_has_a_limit(running: Running) -> None:
+    subject = running.enrol(new_identifier())
+    consent_id = running.grant(subject)
+    most = "가" * 682  # 2,046 bytes
+    running.grant(subject, resources=[most], holders=["hospital-a"])
+    seq = running.authorize(question(subject), "clinic-b").access_seq
+    sent = st.TRANSFER_STATUS_SENT
+    record(running, subject, seq, outcome=st.OutcomeStatement(status=sent, note=most))
+    long = most + "가"
+    enrol = rs.EnrolSubjectRequest(
+        request_id=request_id(), subject=pb.Subject(scheme="mhid", value=new_identifier()), method=long
+    )
+    calls: list[Callable[[], Any]] = [
+        lambda: running.grant(subject, resources=[long]),
+        lambda: amend(running, subject, consent_id, 1, resources=[long]),
+        lambda: change(running, EntryKind.PAUSE, subject, consent_id, method=long),
+        lambda: change(running, EntryKind.REVOKE, subject, consent_id, note=long),
+        lambda: record(running, subject, seq, outcome=st.OutcomeStatement(status=sent, note=long)),
+        lambda: running.registry.EnrolSubject(enrol, metadata=running.as_("app")),
+    ]
+    assert [refusal(call) for call in calls] == ["TOO_LARGE"] * len(calls)
 
 
 def test_a_consent_over_the_limit_never_reaches_the_sequencer(running: Running, subject: pb.Subject) -> None:

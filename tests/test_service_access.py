@@ -25,11 +25,54 @@ from cases.services import (
 )
 from consentd.core.kinds import EntryKind
 from consentd.policy.model import BREAK_GLASS_PURPOSE
+from consentd.service.access import MAX_NETWORK_ORIGIN
+from consentd.service.policy import MAX_QUESTION
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
+from consentd.v1 import error_reason_pb2 as er
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import statement_pb2 as st
+
+# -- limits of questions -------------------------------------------------------------------------------------------
+
+
+def padded(asked: pb.Question, size: int) -> pb.Question:
+    """Return a question of exactly *size* bytes."""
+    asked.actor.role = "x" * 1_000
+    asked.actor.role = "x" * (1_000 + size - asked.ByteSize())
+    assert asked.ByteSize() == size
+    return asked
+
+
+def test_a_question_over_its_limit_is_refused_by_every_call(running: Running, subject: pb.Subject) -> None:
+    running.grant(subject)
+    app = running.as_("app")
+    fits, large = padded(question(subject), MAX_QUESTION), padded(question(subject), MAX_QUESTION + 1)
+    assert running.check(fits).outcome == pb.OUTCOME_PERMIT
+    assert running.authorize(fits).decision.outcome == pb.OUTCOME_PERMIT
+    # The bytes of a signed question count, and not those of its parsed form: here the same question three times.
+    signed = pb.Question.SerializeToString(padded(question(subject), 1_400)) * 3
+    request = ac.AuthorizeAccessRequest(request_id=request_id(), signed_question=ac.SignedQuestion(question=signed))
+    single = ac.AuthorizeAccessRequest(request_id=request_id(), question=large)
+    shared = padded(question(subject), MAX_QUESTION + 1 + large.subject.ByteSize() + 2)
+    shared.ClearField("subject")
+    together = ac.BatchAuthorizeAccessesRequest(requests=[request, single])
+    reasons = [
+        refusal(lambda: running.check(large)),
+        refusal(lambda: running.authorize(large)),
+        refusal(lambda: running.access.AuthorizeAccess(request, metadata=app)),
+        *(item.error.reason for item in batch(running, questions=[large])),
+        *(item.error.reason for item in batch(running, shared=shared, subjects=[subject])),
+        *(item.error.reason for item in running.access.BatchAuthorizeAccesses(together, metadata=app).results),
+    ]
+    assert reasons == ["TOO_LARGE"] * 3 + [er.ERROR_REASON_TOO_LARGE] * 4
+
+
+def test_a_network_origin_has_a_limit(running: Running, subject: pb.Subject) -> None:
+    assert running.authorize(question(subject), network_origin="9" * MAX_NETWORK_ORIGIN).access_seq
+    assert refusal(lambda: running.authorize(question(subject), network_origin="9" * 257)) == "TOO_LARGE"
+
 
 # -- checks --------------------------------------------------------------------------------------------------------
 

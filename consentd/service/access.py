@@ -19,6 +19,9 @@ from consentd.v1 import access_service_pb2_grpc
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
+MAX_NETWORK_ORIGIN = 256
+"""Most bytes of a network address that a gateway states for its asker."""
+
 _LISTED = frozenset({EntryKind.ACCESS, EntryKind.REFUSAL, EntryKind.OUTCOME})
 
 
@@ -61,14 +64,18 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
 
     def _access(self, request: ac.AuthorizeAccessRequest, caller: str, context: Context) -> accesses.AuthorizeAccess:
         """Return the write for a request, after verifying a signed question's signature."""
+        if len(request.network_origin.encode()) > MAX_NETWORK_ORIGIN:
+            raise InvalidError(f"network_origin is over its limit of {MAX_NETWORK_ORIGIN} bytes", "TOO_LARGE")
         asked = st.AskedQuestion(asker=caller, network_origin=request.network_origin or context.peer())
         signed: SignedEntry | None = None
         form = request.WhichOneof("asked")
         if form == "question":
             question = request.question
+            check_size(question)
             asked.question = question.SerializeToString()
         elif form == "signed_question":
             given = request.signed_question
+            check_size(given.question)
             try:
                 question = payloads.parse(pb.Question, given.question)
             except MalformedError as error:
@@ -79,7 +86,6 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
             signed = SignedEntry(codec.QUESTION_KIND, given.tag, 0, statement)
         else:
             raise InvalidError("request asks no question")
-        check_size(question)
         payloads.check_no_unknown_fields(question)
         if question.HasField("consistency"):
             raise InvalidError("an access is always decided at the latest state")

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Sequence
 from itertools import count
 
-from consentd.core import codec
 from consentd.errors import ConsentdError, InvalidError, OverloadedError
 from consentd.metrics import Metrics
 from consentd.policy import evaluate, model
@@ -134,6 +133,9 @@ class Answerer:
         return message
 
 
+MAX_QUESTION = 4 * 1024
+"""Most bytes of a serialised question."""
+
 OUTCOMES = ("UNSPECIFIED", *(outcome.name for outcome in model.Outcome))
 """The name of each outcome, by its number."""
 
@@ -162,8 +164,12 @@ def reduced(decision: pb.Decision) -> pb.Decision:
     return seen
 
 
-def check_size(question: pb.Question) -> None:
-    """Check that a question fits an entry's payload. ``Check`` uses the limit too: the codebook caches questions."""
-    size = question.ByteSize()
-    if size > codec.MAX_PAYLOAD:
-        raise InvalidError(f"question is over its limit of {codec.MAX_PAYLOAD} bytes: `{size}`", "TOO_LARGE")
+def check_size(question: pb.Question | bytes) -> None:
+    """Check that a question, serialised or not, is within its limit. An entry has the question and the whole decision.
+
+    Raises:
+        InvalidError: (TOO_LARGE) the question is over ``MAX_QUESTION`` bytes.
+    """
+    size = len(question) if isinstance(question, bytes) else question.ByteSize()
+    if size > MAX_QUESTION:
+        raise InvalidError(f"question is over its limit of {MAX_QUESTION} bytes: `{size}`", "TOO_LARGE")

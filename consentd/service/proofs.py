@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from consentd.core import codec, merkle
+from consentd.core.history import MAX_NAME
 from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX
 from consentd.cosigning.publisher import Published
 from consentd.errors import DeniedError, InvalidError, NotFoundError, StorageError
@@ -150,6 +151,8 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
     def _chain(self, request: ls.GetHistoryRequest, context: Context) -> tuple[bytes, str]:
         """Return the tag (id) of the requested chain, and its public name; the name of a person's chain is empty."""
         if request.WhichOneof("chain") == "public_name":
+            if len(request.public_name) > MAX_NAME:
+                raise InvalidError(f"public_name is over its limit of {MAX_NAME} characters", "TOO_LARGE")
             return codec.public_tag(request.public_name), request.public_name
         if request.WhichOneof("chain") != "subject":
             raise InvalidError("request names no chain")

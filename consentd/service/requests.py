@@ -17,6 +17,7 @@ from consentd.v1 import consent_pb2 as pb
 M = TypeVar("M", bound=Message)
 
 MAX_PAGE = 1000
+_MAX_TOKEN = 64
 PAGE_BYTES = 1 << 20
 """The approximate maximum size of a page. Clients refuse responses of more than 4 MiB."""
 
@@ -85,6 +86,8 @@ class Pager:
 
     def parse(self, token: str) -> tuple[int, int]:
         """Return (position, tree size) of a token. Raises ``InvalidError`` (INVALID_PAGE)."""
+        if len(token) > _MAX_TOKEN:
+            raise InvalidError(f"page_token is over its limit of {_MAX_TOKEN} characters", "INVALID_PAGE")
         try:
             position, tree_size, mac = self._FORM.unpack(base64.urlsafe_b64decode(token.encode("ascii")))
         except (ValueError, struct.error):

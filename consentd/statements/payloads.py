@@ -29,6 +29,9 @@ MESSAGES: Final[Mapping[int, type[Message]]] = {
 }
 """The payload's message type for each kind of entry that has a payload in this version."""
 
+MAX_TEXT = 2 * 1024
+"""Most bytes (UTF-8) of a text of a statement: a name, a note, a method, a title, a URI, a reference."""
+
 
 def encode_payload(message: Message) -> bytes:
     """Serialise a payload.
@@ -83,6 +86,22 @@ def has_only_known_fields(message: Message) -> bool:
     known.CopyFrom(message)
     known.DiscardUnknownFields()
     return known.ByteSize() == message.ByteSize()
+
+
+def check_texts(message: Message) -> None:
+    """Check the length of each text of a statement, at any depth.
+
+    Raises:
+        InvalidError: (TOO_LARGE) a text is over ``MAX_TEXT`` bytes; the error names the field.
+    """
+    if message.ByteSize() <= MAX_TEXT:
+        return
+    for field, value in message.ListFields():
+        for one in (value,) if isinstance(value, (str, bytes, int, Message)) else value:
+            if isinstance(one, Message):
+                check_texts(one)
+            elif isinstance(one, str) and len(one.encode()) > MAX_TEXT:
+                raise InvalidError(f"`{field.name}` is over its limit of {MAX_TEXT} bytes", "TOO_LARGE")
 
 
 def check_no_unknown_fields(message: Message) -> None:

@@ -76,7 +76,7 @@ class AuthorizeAccessRequest(_message.Message):
     """request_id makes the write idempotent, 16 random bytes."""
     network_origin: _builtins.str
     """network_origin is the network address of the asker, if the caller is a gateway; empty: the address of the
-    connection's peer is recorded.
+    connection's peer is recorded. At most 256 bytes.
     """
     wait_for: _consent_pb2.WaitFor.ValueType
     """wait_for says whether to answer once the entry is on disk, or once it is published."""

@@ -668,7 +668,7 @@ Global___Consistency: _TypeAlias = Consistency  # noqa: Y015
 
 @_typing.final
 class Question(_message.Message):
-    """Question asks whether a transfer may happen."""
+    """Question asks whether a transfer may happen. A question of more than 4 KiB, serialised, is refused with TOO_LARGE."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -475,7 +475,9 @@ class GetHistoryRequest(_message.Message):
     KNOWN_COUNT_FIELD_NUMBER: _builtins.int
     KNOWN_TREE_SIZE_FIELD_NUMBER: _builtins.int
     public_name: _builtins.str
-    """public_name is a public chain: `ledger`, `participant/ID`, `vocabulary/ID`, `notice/ID`, `rules/ID`."""
+    """public_name is a public chain: `ledger`, `participant/ID`, `vocabulary/ID`, `notice/ID`, `rules/ID`; at
+    most 128 characters.
+    """
     known_count: _builtins.int
     """known_count is how many entries the caller already has and has verified; only later ones are sent."""
     known_tree_size: _builtins.int

@@ -394,7 +394,11 @@ Global___TransferStatus: _TypeAlias = TransferStatus  # noqa: Y015
 
 @_typing.final
 class Text(_message.Message):
-    """Text is a label in Korean and English."""
+    """A statement is at most 16 KiB, serialised, and each text in it (a name, a note, a method, a reference) at most 2 KiB. A
+    request that states more is refused with TOO_LARGE.
+
+    Text is a label in Korean and English.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
