@@ -482,6 +482,7 @@ def test_the_text_says_the_limits_of_the_code() -> None:
     for limit in (codec.MAX_PAYLOAD, MAX_AUTHOR_SKEW_MS, note.MAX_NOTE_SIZE, clock.MAX_BEHIND_MS):
         assert f"{limit:,}" in spec()
     assert f"{clock.MAX_AHEAD_MS:,}" in spec()
+    assert f"by at most {clock.FOLLOWED_PER_S_MS} ms per second" in spec()
     assert f"{note.MAX_SIGNATURES} signatures" in spec()
 
 

@@ -197,6 +197,7 @@ class Sequencer:
         if writes or (due and self.ledger.state.size > self.ledger.state.sealed_size):
             self._write_batch(writes, seal=due)
             return
+        self._leaf_clock.follow()
         now_ms = self.clock.wall_ms()
         self.table.heartbeat(now_ms)
         self._metrics.table_heartbeat_time_seconds.set(now_ms / 1000)
