@@ -32,7 +32,7 @@ from consentd.sequencer.commands.consents import GrantConsent
 from consentd.sequencer.commands.registry import EnrolSubject, PublicWrite
 from consentd.sequencer.commands.write import Request
 from consentd.server.daemon import Daemon
-from consentd.server.keys import KEY_SECTIONS, make_keys, make_token
+from consentd.server.keys import FIRST_OPERATOR, KEY_SECTIONS, make_keys, make_token
 from consentd.service.auth import format_credential
 from consentd.service.requests import make_request
 from consentd.service.servicer import Services
@@ -167,10 +167,10 @@ def _registrations() -> Iterator[PublicWrite[Any]]:
             participant_id=name, name=st.Text(ko="모의 기관", en=name), roles=[role], rights=held, active=True
         )
         chain = PARTICIPANT_PREFIX + name
-        yield PublicWrite(kind=EntryKind.PARTICIPANT, request=_request("operator"), chain=chain, message=message)
+        yield PublicWrite(kind=EntryKind.PARTICIPANT, request=_request(FIRST_OPERATOR), chain=chain, message=message)
     key = st.KeyStatement(key=RELAY_KEY.public_key)
     chain = PARTICIPANT_PREFIX + RELAY
-    yield PublicWrite(kind=EntryKind.KEY, request=_request("operator"), chain=chain, message=key)
+    yield PublicWrite(kind=EntryKind.KEY, request=_request(FIRST_OPERATOR), chain=chain, message=key)
 
 
 def identifier(number: int) -> str:

@@ -42,7 +42,9 @@ def test_keygen_and_credential(run: CommandLine, tmp_path: Path) -> None:
     assert (tmp_path / "keys/credentials").read_text().splitlines()[:-1] == lines
     assert given.object["participant"] == "my-app"
     assert given.object["token"] != token
-    assert run("credential", "--config", config, "My App").status == 2
+    assert run("credential", "--config", config, "operator/night").status == 0
+    for bad in ("My App", "operator", "operator/", "operator/a/b", "operators/a", "my-app/operator"):
+        assert run("credential", "--config", config, bad).status == 2
     (tmp_path / "keys/credentials").unlink()
     assert "keygen" in run("credential", "--config", config, "my-app").err
     for bad in (tmp_path / "none.toml", ROOT / "README.md"):
@@ -51,7 +53,10 @@ def test_keygen_and_credential(run: CommandLine, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "consentd.toml").write_text(TOML)
-    shown = run("keygen", "--config", other / "consentd.toml", "--json").object
+    assert run("keygen", "--config", other / "consentd.toml", "--operator", "Night Shift").status == 2
+    shown = run("keygen", "--config", other / "consentd.toml", "--operator", "night", "--json").object
+    assert shown["operator"] == "operator/night"
+    assert (other / "keys/credentials").read_text().endswith(" operator/night\n")
     assert (shown["origin"], sorted(shown["files"])) == (
         "consent.test/files", ["credentials", "log_key", "statement_key", "vault_key"],
     )  # fmt: skip

@@ -303,7 +303,7 @@ def test_the_registry(running: Running, trust: Trust) -> None:
 def running_rules(rules: st.RulesStatement) -> st.RulesStatement:
     published = st.RulesStatement()
     published.CopyFrom(rules)
-    published.attestation.attested_by = "operator"
+    published.attestation.attested_by = "operator/main"
     return published
 
 

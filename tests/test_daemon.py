@@ -25,6 +25,7 @@ from consentd.errors import ConsentdError, CorruptionError, InvalidError, Storag
 from consentd.logs import JsonFormatter
 from consentd.server.daemon import Daemon
 from consentd.server.keys import make_keys
+from consentd.service.auth import format_credential, read_credentials
 from consentd.service.servicer import Services
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
@@ -443,3 +444,14 @@ def test_the_log_tells_where_an_error_was_but_only_declared_ones_by_their_text()
     assert "KeyError at " in bug
     assert "test_daemon.py:" in bug
     assert "StorageError: disk is full at " in declared
+
+
+@pytest.mark.parametrize("caller", ["operator", "operator/", "Clinic", "operator/a/b", "-"])
+def test_a_credential_of_no_possible_caller_is_refused(tmp_path: Path, caller: str) -> None:
+    file = tmp_path / "credentials"
+    file.write_text(format_credential("a", "operator/main") + format_credential("b", "clinic-b"))
+    assert sorted(read_credentials(file).tokens.values()) == ["clinic-b", "operator/main"]
+    file.write_text(file.read_text() + format_credential("c", caller))
+    with pytest.raises(InvalidError, match="`3`") as found:
+        read_credentials(file)
+    assert found.value.__cause__ is None

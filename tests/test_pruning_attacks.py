@@ -103,7 +103,7 @@ def test_no_other_chain_sets_the_policy_anew(world: World) -> None:
     world.fill(400)
     world.clock.advance(20)
     another = UncheckedPublicWrite(
-        request=make_request("operator", os.urandom(16), os.urandom(32)),
+        request=make_request("operator/main", os.urandom(16), os.urandom(32)),
         chain="notice/harmless",
         kind=EntryKind.LEDGER,
         message=st.LedgerStatement(origin=ORIGIN, retention_days=1),

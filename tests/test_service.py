@@ -49,7 +49,7 @@ def test_a_participants_latest_statement_holds(running: Running) -> None:
     register(running, "lab-1", [st.PARTICIPANT_ROLE_HOLDER, st.PARTICIPANT_ROLE_RECIPIENT], groups=["group/labs"])
     found = participant(running, "lab-1").participant
     assert (list(found.roles), list(found.groups), found.type) == ([1, 2], ["group/labs"], "")
-    assert found.attestation.attested_by == "operator"
+    assert found.attestation.attested_by == "operator/main"
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,7 @@ def test_a_participants_latest_statement_holds(running: Running) -> None:
         {"name": st.Text()},
         {"name": st.Text(ko="가" * 501)},
         {"participant_id": "operator"},
+        {"participant_id": "operator/main"},
         {"participant_id": ""},
         {"participant_id": "Lab"},
         {"participant_id": "lab\n"},
@@ -494,3 +495,27 @@ def test_a_page_token_is_for_one_list_filter_and_caller(running: Running, subjec
     ]
     for call in wrong:
         assert refusal(call) == "INVALID_PAGE"
+
+
+# -- operators -----------------------------------------------------------------------------------------------------
+
+
+def test_each_operator_has_an_id_that_its_entries_name(running: Running) -> None:
+    running.add_caller("operator/night")
+    register(running, "lab-7", [st.PARTICIPANT_ROLE_HOLDER], who="operator/night")
+    assert participant(running, "lab-7").participant.attestation.attested_by == "operator/night"
+    register(running, "lab-7", [st.PARTICIPANT_ROLE_HOLDER])
+    assert participant(running, "lab-7").participant.attestation.attested_by == "operator/main"
+
+
+def test_two_operators_do_not_share_their_request_ids(running: Running) -> None:
+    running.add_caller("operator/night")
+    made = st.ParticipantStatement(
+        participant_id="lab-8", name=st.Text(ko="기관"), roles=[st.PARTICIPANT_ROLE_HOLDER], active=True
+    )
+    request = rs.RegisterParticipantRequest(request_id=request_id(), participant=made)
+    first, second = (
+        running.registry.RegisterParticipant(request, metadata=running.as_(who)).receipt
+        for who in ("operator", "operator/night")
+    )
+    assert (first.replayed, second.replayed) == (False, False)

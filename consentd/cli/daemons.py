@@ -13,7 +13,8 @@ from consentd.errors import InvalidError
 
 _KEYGEN_HELP = """\
 Makes the log key, the statement key, the vault key and the credentials file that the configuration names, and prints
-the operator's token once, on stdout. Existing files are not changed.
+the token of the first operator once, on stdout. Existing files are not changed. Further operators get an id and a token
+of their own: `consentd credential operator/NAME`. Entries name the operator who wrote them.
 
 example:
   consentd keygen --config ops/consentd.toml > operator.token
@@ -37,9 +38,10 @@ def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(verbs, "witness", witness, more=_WITNESS_HELP)
     verb.add_argument("--config", type=Path, required=True, metavar="FILE", help="as in ops/witness.toml")
     verb.add_argument("--keygen", metavar="NAME", help="make its key under this name, print the verifier key, and exit")
-    add_verb(verbs, "keygen", keygen, add_config, more=_KEYGEN_HELP)
+    verb = add_verb(verbs, "keygen", keygen, add_config, more=_KEYGEN_HELP)
+    verb.add_argument("--operator", default="main", metavar="NAME", help="the first operator is operator/NAME")
     verb = add_verb(verbs, "credential", credential, add_config)
-    verb.add_argument("participant", metavar="PARTICIPANT", help="the participant's id, or `operator`")
+    verb.add_argument("participant", metavar="ID", help="a participant's id, or operator/NAME")
 
 
 def serve(arguments: argparse.Namespace, out: Out) -> int:
@@ -74,12 +76,13 @@ def witness(arguments: argparse.Namespace, out: Out) -> int:
 
 
 def keygen(arguments: argparse.Namespace, out: Out) -> int:
-    """Make all keys; print the operator's token."""
+    """Make all keys; print the first operator's token."""
     from consentd.cosigning.mldsa import format_mldsa_vkey
     from consentd.server.keys import make_keys, read_keys
 
     config = load(arguments.config)
-    token = make_keys(config)
+    operator = f"operator/{arguments.operator}"
+    token = make_keys(config, operator)
     keys = read_keys(config)
     vkey = format_vkey(keys.log.verifier)
     more = {} if keys.log_mldsa is None else {"log_mldsa_key": format_mldsa_vkey(keys.log_mldsa.verifier)}
@@ -96,24 +99,22 @@ def keygen(arguments: argparse.Namespace, out: Out) -> int:
     out.message(f"clients pin this log key (CONSENTD_LOG_KEY): {vkey}")
     for text in more.values():
         out.message(f"policy files and clients may also name this ML-DSA-44 log key: {text}")
-    out.message("stdout has the operator's token (CONSENTD_TOKEN); it is not stored, and not shown again")
+    out.message(f"stdout has the token of {operator} (CONSENTD_TOKEN); it is not stored, and not shown again")
     out.answer(
-        token, token=token, log_key=vkey, **more, origin=config.ledger.origin,
+        token, token=token, operator=operator, log_key=vkey, **more, origin=config.ledger.origin,
         files={what: str(path) for what, path in files.items()},
     )  # fmt: skip
     return DONE
 
 
 def credential(arguments: argparse.Namespace, out: Out) -> int:
-    """Give a participant a token; print it."""
+    """Give a participant or an operator a token; print it."""
     from consentd.cosigning.keyfiles import write_private
-    from consentd.sequencer.commands.callers import PARTICIPANT_ID
     from consentd.server.keys import make_token
-    from consentd.service.auth import format_credential
+    from consentd.service.auth import check_caller_id, format_credential
 
     config = load(arguments.config)
-    if not PARTICIPANT_ID.fullmatch(arguments.participant):
-        raise InvalidError(f"participant id may have only a-z, 0-9, `.`, `_`, `-`: `{arguments.participant}`")
+    check_caller_id(arguments.participant)
     path = config.callers.credentials_file
     if not path.exists():
         raise InvalidError(f"credentials file does not exist: `{path}`; `consentd keygen` makes it")

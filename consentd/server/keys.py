@@ -13,8 +13,7 @@ from consentd.core import ed25519, note
 from consentd.cosigning.keyfiles import read_key_text, read_mldsa_key, read_signing_key, write_private
 from consentd.cosigning.mldsa import MldsaSigner, format_mldsa_signing_key
 from consentd.errors import InvalidError, StorageError
-from consentd.sequencer.commands.callers import OPERATOR
-from consentd.service.auth import format_credential
+from consentd.service.auth import check_caller_id, format_credential
 
 KEY_SECTIONS = """\
 [keys]
@@ -27,6 +26,10 @@ credentials_file = "keys/credentials"
 """The sections of a configuration file that place all key files in the directory ``keys``."""
 
 
+FIRST_OPERATOR = "operator/main"
+"""The caller id of the operator that ``make_keys`` makes a token for, if none is named."""
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """The daemon's keys. The repr shows no key."""
@@ -37,22 +40,23 @@ class Keys:
     log_mldsa: MldsaSigner | None = field(default=None, repr=False)
 
 
-def make_keys(config: Config) -> str:
-    """Make every key file and the credentials file that *config* names, and return the operator's token.
+def make_keys(config: Config, operator: str = FIRST_OPERATOR) -> str:
+    """Make every key file and the credentials file that *config* names, and return the token of *operator*.
 
     If any of the files already exists or cannot be written, no new file is left and no file is changed.
 
     Raises:
-        InvalidError: a file exists already.
+        InvalidError: a file exists already, or *operator* is not a caller's id.
         StorageError: a file cannot be written.
     """
+    check_caller_id(operator)
     token = make_token()
     log = note.Signer(config.ledger.origin, ed25519.KeyPair(secrets.token_bytes(32)))
     files = {
         config.keys.log_key_file: note.format_signing_key(log) + "\n",
         config.keys.statement_key_file: secrets.token_hex(32) + "\n",
         config.keys.vault_key_file: secrets.token_hex(32) + "\n",
-        config.callers.credentials_file: format_credential(token, OPERATOR),
+        config.callers.credentials_file: format_credential(token, operator),
     }
     if config.keys.log_mldsa_key_file is not None:
         signer = MldsaSigner(config.ledger.origin, secrets.token_bytes(32))

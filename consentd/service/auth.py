@@ -2,12 +2,13 @@
 
 The file has a line for each credential, ``#`` begins a comment::
 
-    token <SHA-256 of the token, hex> <participant id>
-    cert  <SHA-256 of the certificate's DER, hex> <participant id>
+    token <SHA-256 of the token, hex> <caller id>
+    cert  <SHA-256 of the certificate's DER, hex> <caller id>
 
 The file holds hashes only, so a person who can read it gets no credential from it. A person who can write it can add
-any credential, so the file is trusted. The id ``operator`` is reserved for the operator of the daemon. If the file is
-lost, a running daemon keeps the credentials that it has read, and the next start fails.
+any credential, so the file is trusted. A caller id is a participant id, or ``operator/NAME`` for each person or program
+that operates the daemon. If the file is lost, a running daemon keeps the credentials that it has read, and the next
+start fails.
 """
 
 import hashlib
@@ -19,8 +20,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from consentd.errors import DeniedError, InvalidError, StorageError
-from consentd.sequencer.commands.callers import PARTICIPANT_ID
+from consentd.sequencer.commands.callers import OPERATOR_ID, PARTICIPANT_ID, RESERVED_ID
 
+_HINT = "a line ends with a participant id, or with `operator/NAME`"
 _LINE = re.compile(r"(token|cert)\s+([0-9a-f]{64})\s+(\S+)")
 
 
@@ -29,9 +31,17 @@ def token_hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def format_credential(token: str, participant_id: str) -> str:
-    """Return the line of the credentials file for a token."""
-    return f"token {token_hash(token)} {participant_id}\n"
+def format_credential(token: str, caller: str) -> str:
+    """Return the line of the credentials file for a token of the caller with this id."""
+    return f"token {token_hash(token)} {caller}\n"
+
+
+def check_caller_id(caller: str) -> None:
+    """Check the form of a caller id. Raises ``InvalidError``."""
+    if caller == RESERVED_ID:
+        raise InvalidError("an operator has an id of its own: `operator/NAME`")
+    if not (PARTICIPANT_ID.fullmatch(caller) or OPERATOR_ID.fullmatch(caller)):
+        raise InvalidError(f"id is neither a participant's (a-z, 0-9, `.`, `_`, `-`) nor `operator/NAME`: `{caller}`")
 
 
 class UnauthenticatedError(DeniedError):
@@ -40,7 +50,7 @@ class UnauthenticatedError(DeniedError):
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """The credentials by kind. Each mapping is: SHA-256 of the credential (hex) → participant id."""
+    """The credentials by kind. Each mapping is: SHA-256 of the credential (hex) → caller id."""
 
     tokens: Mapping[str, str]
     certificates: Mapping[str, str]
@@ -70,8 +80,13 @@ def read_credentials(path: Path) -> Credentials:
         if not bare:
             continue
         match = _LINE.fullmatch(bare)
-        if match is None or not PARTICIPANT_ID.fullmatch(match[3]):
+        if match is None:
             raise InvalidError(f"credentials file has a bad line: `{number}`")
+        try:
+            check_caller_id(match[3])
+        except InvalidError:
+            # Without a cause: the error has the text of the line.
+            raise InvalidError(f"credentials file has a bad line: `{number}`: {_HINT}") from None
         found[match[1]][match[2]] = match[3]
     return Credentials(found["token"], found["cert"])
 
@@ -84,7 +99,7 @@ class Authenticator:
         self.credentials = credentials
 
     def authenticate(self, metadata: Iterable[tuple[str, str | bytes]], certificate: bytes | None) -> str:
-        """Return the participant id of the caller; empty: the call has no known credential."""
+        """Return the id of the caller; empty: the call has no known credential."""
         for key, value in metadata:
             if key == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
                 return self.credentials.tokens.get(token_hash(value[7:]), "")

@@ -14,7 +14,7 @@ from consentd.ledger import reads
 from consentd.ledger.ledger import Ledger, State
 from consentd.ledger.vault import Vault, check_identifier
 from consentd.metrics import Metrics
-from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, OPERATOR, check_right, is_public_authority
+from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, check_right, is_operator, is_public_authority
 from consentd.sequencer.commands.consents import enrolled_tag
 from consentd.sequencer.commands.write import Request, SignedEntry, Write, verify_ahead
 from consentd.sequencer.loop import Sequencer
@@ -70,7 +70,7 @@ class Servicer:
         return services
 
     def caller(self, context: Context) -> str:
-        """Return the caller's participant id, or ``operator``. Raises ``UnauthenticatedError``."""
+        """Return the caller's participant id, or ``operator/NAME``. Raises ``UnauthenticatedError``."""
         certificate: bytes | None = None
         if self.services.config.grpc.tls is not None:
             certificates: Any = context.auth_context().get("x509_pem_cert") or ()
@@ -99,10 +99,10 @@ class Servicer:
         return caller
 
     def operator(self, context: Context) -> str:
-        """Return the caller's id. Raises ``DeniedError`` unless the caller is the operator."""
+        """Return the caller's id. Raises ``DeniedError`` unless the caller is an operator."""
         caller = self.caller(context)
-        if caller != OPERATOR:
-            raise DeniedError("call is the operator's")
+        if not is_operator(caller):
+            raise DeniedError("call is an operator's")
         return caller
 
     def check_batch(self, count: int) -> None:

@@ -138,7 +138,7 @@ class LedgerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Prune(self, request, context):
-        """Prune deletes what the published retention policy no longer keeps, and streams its progress. Only the operator may.
+        """Prune deletes what the published retention policy no longer keeps, and streams its progress. Only an operator may.
         An interrupted pruning is finished by the next call. Cost: a pass over the chains of all persons.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -59,7 +59,7 @@ class LedgerServiceStub:
     of the history.
     """
     Prune: _grpc.UnaryStreamMultiCallable[_ledger_service_pb2.PruneRequest, _ledger_service_pb2.PruneResponse]
-    """Prune deletes what the published retention policy no longer keeps, and streams its progress. Only the operator may.
+    """Prune deletes what the published retention policy no longer keeps, and streams its progress. Only an operator may.
     An interrupted pruning is finished by the next call. Cost: a pass over the chains of all persons.
     """
 
@@ -94,7 +94,7 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     of the history.
     """
     Prune: _aio.UnaryStreamMultiCallable[_ledger_service_pb2.PruneRequest, _ledger_service_pb2.PruneResponse]  # type: ignore[assignment]
-    """Prune deletes what the published retention policy no longer keeps, and streams its progress. Only the operator may.
+    """Prune deletes what the published retention policy no longer keeps, and streams its progress. Only an operator may.
     An interrupted pruning is finished by the next call. Cost: a pass over the chains of all persons.
     """
 
@@ -174,7 +174,7 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_service_pb2.PruneRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ledger_service_pb2.PruneResponse], _abc.AsyncIterator[_ledger_service_pb2.PruneResponse]]:
-        """Prune deletes what the published retention policy no longer keeps, and streams its progress. Only the operator may.
+        """Prune deletes what the published retention policy no longer keeps, and streams its progress. Only an operator may.
         An interrupted pruning is finished by the next call. Cost: a pass over the chains of all persons.
         """
 

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class RegistryServiceStub(object):
     """RegistryService records participants, their keys, vocabularies, notices and rules, each as an entry in a public
-    chain, and enrols persons. Only the operator may write, except that participants with the right ACT_FOR_SUBJECTS may
+    chain, and enrols persons. Only an operator may write, except that participants with the right ACT_FOR_SUBJECTS may
     enrol persons. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
     """
 
@@ -101,7 +101,7 @@ class RegistryServiceStub(object):
 
 class RegistryServiceServicer(object):
     """RegistryService records participants, their keys, vocabularies, notices and rules, each as an entry in a public
-    chain, and enrols persons. Only the operator may write, except that participants with the right ACT_FOR_SUBJECTS may
+    chain, and enrols persons. Only an operator may write, except that participants with the right ACT_FOR_SUBJECTS may
     enrol persons. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
     """
 
@@ -264,7 +264,7 @@ def add_RegistryServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class RegistryService(object):
     """RegistryService records participants, their keys, vocabularies, notices and rules, each as an entry in a public
-    chain, and enrols persons. Only the operator may write, except that participants with the right ACT_FOR_SUBJECTS may
+    chain, and enrols persons. Only an operator may write, except that participants with the right ACT_FOR_SUBJECTS may
     enrol persons. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
     """
 

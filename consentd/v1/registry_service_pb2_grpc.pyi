@@ -28,7 +28,7 @@ GRPC_VERSION: str
 
 class RegistryServiceStub:
     """RegistryService records participants, their keys, vocabularies, notices and rules, each as an entry in a public
-    chain, and enrols persons. Only the operator may write, except that participants with the right ACT_FOR_SUBJECTS may
+    chain, and enrols persons. Only an operator may write, except that participants with the right ACT_FOR_SUBJECTS may
     enrol persons. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
     """
 
@@ -68,7 +68,7 @@ class RegistryServiceStub:
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
     """RegistryService records participants, their keys, vocabularies, notices and rules, each as an entry in a public
-    chain, and enrols persons. Only the operator may write, except that participants with the right ACT_FOR_SUBJECTS may
+    chain, and enrols persons. Only an operator may write, except that participants with the right ACT_FOR_SUBJECTS may
     enrol persons. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
     """
 
@@ -104,7 +104,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     """RegistryService records participants, their keys, vocabularies, notices and rules, each as an entry in a public
-    chain, and enrols persons. Only the operator may write, except that participants with the right ACT_FOR_SUBJECTS may
+    chain, and enrols persons. Only an operator may write, except that participants with the right ACT_FOR_SUBJECTS may
     enrol persons. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
     """
 

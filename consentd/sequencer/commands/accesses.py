@@ -12,7 +12,7 @@ from consentd.ledger.ledger import Appended, Draft
 from consentd.ledger.vault import Vault
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import pack_question
-from consentd.sequencer.commands.callers import OPERATOR, check_asker
+from consentd.sequencer.commands.callers import check_asker, is_operator
 from consentd.sequencer.commands.write import (
     NewEntry,
     PersonWrite,
@@ -188,7 +188,7 @@ def check_party(store: Store, vault: Vault, tag: bytes | None, access_seq: int, 
         question = payloads.parse(pb.Question, asked.question)
         actor = question.actor
         parties = (asked.asker, question.holder, actor.organisation, actor.on_behalf_of, actor.application, actor.relay)
-        if asker == OPERATOR or asker in parties:
+        if is_operator(asker) or asker in parties:
             return tag
     raise NotFoundError("no such permitted access of this subject")
 

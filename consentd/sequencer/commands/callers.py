@@ -11,9 +11,11 @@ from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
-OPERATOR = "operator"
-"""The caller id of the operator of the daemon. No participant may have this id."""
 PARTICIPANT_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+OPERATOR_ID = re.compile(rf"operator/{PARTICIPANT_ID.pattern}")
+"""The caller id of a person or program that operates the daemon. It differs from all participant ids by its ``/``."""
+RESERVED_ID = "operator"
+"""No participant may have this id, because people could take it for an operator's."""
 
 RECEIVING_ROLES = frozenset({st.PARTICIPANT_ROLE_RECIPIENT, st.PARTICIPANT_ROLE_HOLDER})
 """The roles of participants that receive data: an actor has one of them."""
@@ -24,7 +26,7 @@ _ASK_FOR_OTHERS = frozenset({st.PARTICIPANT_RIGHT_SEE_REASONS, st.PARTICIPANT_RI
 
 def is_operator(caller: str) -> bool:
     """Return whether a caller id is an operator's."""
-    return caller == OPERATOR
+    return caller.startswith("operator/")  # no participant id has a ``/``
 
 
 def has_right(view: View, caller: str, right: "st.ParticipantRight.ValueType") -> bool:

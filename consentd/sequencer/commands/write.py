@@ -33,7 +33,7 @@ class Request:
 
     Attributes:
         id: the request_id, 16 bytes; unique among the requests of one asker.
-        asker: participant id of the caller, or ``operator``.
+        asker: participant id of the caller, or ``operator/NAME``.
         content: hash of the request's content, 32 bytes. For one id, the same hash is a repeat, another a conflict.
         key: ``SHA-256(asker ‖ 0 ‖ id)``, under which the ledger remembers the request.
     """
