@@ -14,16 +14,17 @@ from cases.ledgers import BANK, CITIZEN, START_MS, LedgerCase, check_files, chec
 from cases.writes import Raw
 from consentd.core import codec, ed25519
 from consentd.core.kinds import EntryKind
-from consentd.errors import InvalidError, NotFoundError, RequestError
+from consentd.errors import InvalidError, NotFoundError
 from consentd.policy.delegation import Capacity, Delegation, check_delegation
 from consentd.policy.model import OPEN_END_MS
+from consentd.sequencer.commands import registry as commands
 from consentd.statements.payloads import encode_payload
 from consentd.statements.values import delegation_message, delegation_value
 from consentd.table.view import Registry
 from consentd.v1 import statement_pb2 as st
 
 HOSPITAL = ed25519.KeyPair(b"\x24" * 32)
-RELAYS = Delegation(giver="hospital", taker="bank", capacity=Capacity.RELAY)
+RELAYS = Delegation(giver="hospital", taker="relay", capacity=Capacity.RELAY)
 
 
 @pytest.fixture
@@ -31,6 +32,7 @@ def case(tmp_path: Path) -> Iterator[LedgerCase]:
     case = LedgerCase(tmp_path)
     case.write(case.key("hospital", HOSPITAL.public_key))
     case.write(case.key("bank", BANK.public_key))
+    delegations.relay(case)
     yield case
     case.close()
 
@@ -108,41 +110,57 @@ def test_a_statement_that_says_nothing_or_contradicts_itself_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("giver", "taker", "error"),
+    ("giver", "taker", "capacity", "reason"),
     [
-        ("hospital", "nobody", NotFoundError),
-        ("nobody", "hospital", NotFoundError),
-        ("hospital", "", NotFoundError),
-        ("hospital", "group/hospitals", NotFoundError),
-        ("group/hospitals", "hospital", NotFoundError),
-        ("hospital", "operator", NotFoundError),
-        ("hospital", "left", InvalidError),
-        ("left", "hospital", InvalidError),
+        ("hospital", "nobody", Capacity.APPLICATION, "UNKNOWN_PARTICIPANT"),
+        ("nobody", "hospital", Capacity.APPLICATION, "UNKNOWN_PARTICIPANT"),
+        ("hospital", "", Capacity.APPLICATION, "UNKNOWN_PARTICIPANT"),
+        ("hospital", "operator", Capacity.APPLICATION, "UNKNOWN_PARTICIPANT"),
+        ("hospital", "group/hospitals", Capacity.APPLICATION, "UNKNOWN_PARTICIPANT"),
+        ("group/hospitals", "hospital", Capacity.APPLICATION, "UNKNOWN_PARTICIPANT"),
+        ("hospital", "left", Capacity.APPLICATION, "UNKNOWN_PARTICIPANT"),
+        ("left", "hospital", Capacity.APPLICATION, "UNKNOWN_PARTICIPANT"),
+        ("hospital", "bank", Capacity.RELAY, "INVALID_REQUEST"),
+        ("hospital", "relay", Capacity.PROCESSOR, "INVALID_REQUEST"),
+        ("relay", "hospital", Capacity.PROCESSOR, "INVALID_REQUEST"),
     ],
 )
-def test_giver_and_taker_are_active_participants(
-    case: LedgerCase, giver: str, taker: str, error: type[RequestError]
+def test_giver_and_taker_are_active_participants_of_fitting_roles(
+    case: LedgerCase, giver: str, taker: str, capacity: Capacity, reason: str
 ) -> None:
     left = case.participant("left")
     left.message.active = False
     left.message.groups.append("group/hospitals")
     case.write(left)
-    with pytest.raises(error):
-        case.write(delegations.write(case, statement(giver, taker)))
+    with pytest.raises(InvalidError) as refused:
+        case.write(delegations.write(case, statement(giver, taker, capacity)))
+    assert refused.value.reason == reason
+
+
+def test_a_giver_has_a_limit_of_delegations(case: LedgerCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "MAX_GIVEN", 2)
+    for capacity in (Capacity.PROCESSOR, Capacity.APPLICATION):
+        case.write(delegations.write(case, statement(taker="bank", capacity=capacity)))
+    with pytest.raises(InvalidError) as refused:
+        case.write(delegations.write(case, statement()))
+    assert refused.value.reason == "TOO_LARGE"
+    case.write(delegations.write(case, statement(taker="bank", capacity=Capacity.APPLICATION, break_glass=True)))
+    case.write(delegations.write(case, statement(taker="bank", capacity=Capacity.APPLICATION, ended=True)))
+    case.write(delegations.write(case, statement()))
 
 
 def test_the_giver_signs_and_nobody_else(case: LedgerCase) -> None:
     case.write(delegations.write(case, statement(), key=HOSPITAL))
-    assert registry(case).delegation("hospital", "bank", Capacity.RELAY) == RELAYS
+    assert registry(case).delegation("hospital", "relay", Capacity.RELAY) == RELAYS
     citizen = case.enrol("citizen", CITIZEN)
     assert citizen.key == CITIZEN
     for stranger in (BANK, CITIZEN, ed25519.KeyPair(b"\x77" * 32)):
-        for message in (statement(capacity=Capacity.PROCESSOR), statement(ended=True)):
+        for message in (statement(capacity=Capacity.APPLICATION), statement(ended=True)):
             with pytest.raises(InvalidError) as refused:
                 case.write(delegations.write(case, message, key=stranger))
             assert refused.value.reason == "BAD_SIGNATURE"
     case.write(delegations.write(case, statement(ended=True), key=HOSPITAL))
-    assert registry(case).delegation("hospital", "bank", Capacity.RELAY) is None
+    assert registry(case).delegation("hospital", "relay", Capacity.RELAY) is None
     case.seal()
     check_ledger(case)
     check_files(case)
@@ -153,23 +171,23 @@ def test_the_giver_signs_and_nobody_else(case: LedgerCase) -> None:
 
 def test_the_latest_statement_of_giver_taker_and_capacity_counts(case: LedgerCase) -> None:
     case.write(delegations.write(case, statement()))
-    case.write(delegations.write(case, statement(capacity=Capacity.PROCESSOR, break_glass=True)))
-    case.write(delegations.write(case, statement("bank", "hospital")))
+    case.write(delegations.write(case, statement(taker="bank", capacity=Capacity.PROCESSOR, break_glass=True)))
+    case.write(delegations.write(case, statement("bank", "hospital", Capacity.PROCESSOR)))
     case.write(delegations.write(case, statement(purposes=["TREAT"], end_time_ms=START_MS + 10**6)))
     found = registry(case)
     narrower = delegation_value(statement(purposes=["TREAT"], end_time_ms=START_MS + 10**6))
-    assert found.delegation("hospital", "bank", Capacity.RELAY) == narrower
+    assert found.delegation("hospital", "relay", Capacity.RELAY) == narrower
     processor = found.delegation("hospital", "bank", Capacity.PROCESSOR)
     assert processor is not None
     assert processor.break_glass
     assert found.delegation("hospital", "bank", Capacity.APPLICATION) is None
-    assert found.delegation("bank", "hospital", Capacity.RELAY) is not None
-    case.write(delegations.write(case, statement(capacity=Capacity.PROCESSOR, ended=True)))
+    assert found.delegation("bank", "hospital", Capacity.PROCESSOR) is not None
+    case.write(delegations.write(case, statement(taker="bank", capacity=Capacity.PROCESSOR, ended=True)))
     with pytest.raises(NotFoundError):
-        case.write(delegations.write(case, statement(capacity=Capacity.PROCESSOR, ended=True)))
+        case.write(delegations.write(case, statement(taker="bank", capacity=Capacity.PROCESSOR, ended=True)))
     found = registry(case)
     assert found.delegation("hospital", "bank", Capacity.PROCESSOR) is None
-    assert found.delegation("hospital", "bank", Capacity.RELAY) == narrower
+    assert found.delegation("hospital", "relay", Capacity.RELAY) == narrower
     case.seal()
     check_files(case)
 
@@ -177,7 +195,7 @@ def test_the_latest_statement_of_giver_taker_and_capacity_counts(case: LedgerCas
 _changes = some.lists(
     some.tuples(
         some.sampled_from([("hospital", "bank"), ("bank", "hospital"), ("hospital", "shop")]),
-        some.sampled_from(Capacity),
+        some.sampled_from([Capacity.PROCESSOR, Capacity.APPLICATION]),
         some.sampled_from([{}, {"purposes": ["TREAT"]}, {"break_glass": True}, {"ended": True}]),
     ),
     max_size=8,

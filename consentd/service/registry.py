@@ -7,12 +7,13 @@ from google.protobuf.message import Message
 from consentd.core import codec
 from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.kinds import EntryKind
-from consentd.errors import NotFoundError
+from consentd.errors import InvalidError, NotFoundError
 from consentd.sequencer.commands import registry
-from consentd.sequencer.commands.callers import PARTICIPANT_ID
-from consentd.service.requests import Pager, content_hash, make_request, take_page
+from consentd.sequencer.commands.callers import PARTICIPANT_ID, check_giver
+from consentd.service.requests import Pager, content_hash, make_request, parse_signed, take_page
 from consentd.service.rpc import rpc
 from consentd.service.servicer import Context, Servicer, revision
+from consentd.statements import values
 from consentd.table.view import Snapshot
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
@@ -62,6 +63,43 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         """Publish the next version of the realm's rules."""
         chain, message = codec.RULES_PREFIX + request.rules.realm_id, request.rules
         return rs.PublishRulesResponse(receipt=self._publish(EntryKind.RULES, chain, message, request, context))
+
+    @rpc
+    def PutDelegation(self, request: rs.PutDelegationRequest, context: Context) -> rs.PutDelegationResponse:
+        """Record a delegation in place of the one of the same giver, taker and capacity."""
+        form = request.WhichOneof("statement")
+        if form is None:
+            raise InvalidError("request states no delegation")
+        signed = request.signed if form == "signed" else None
+        message = request.delegation if signed is None else parse_signed(st.DelegationStatement, signed)
+        if message.ended:
+            raise InvalidError("statement ends a delegation; call EndDelegation")
+        return rs.PutDelegationResponse(receipt=self._delegate(message, signed, request, context))
+
+    @rpc
+    def EndDelegation(self, request: rs.EndDelegationRequest, context: Context) -> rs.EndDelegationResponse:
+        """End a delegation."""
+        signed = request.signed if request.HasField("signed") else None
+        message = st.DelegationStatement(
+            giver=request.giver, taker=request.taker, capacity=request.capacity, ended=True
+        )
+        if signed is not None and parse_signed(st.DelegationStatement, signed) != message:
+            raise InvalidError("signed statement is not the end of the delegation that the request names")
+        return rs.EndDelegationResponse(receipt=self._delegate(message, signed, request, context))
+
+    @rpc
+    def ListDelegations(self, request: rs.ListDelegationsRequest, context: Context) -> rs.ListDelegationsResponse:
+        """Read delegations, a page at a time."""
+        caller = self.caller(context)
+        selection = request.giver, request.taker
+        pager = Pager(self.services.page_key, "ListDelegations", caller, request.page_size, *selection)
+        with self.services.table.read() as snapshot:
+            found = snapshot.registry().delegations_by_position(request.giver, request.taker)
+            start, tree_size = pager.parse(request.page_token) if request.page_token else (0, snapshot.size)
+            left = [(position, one) for position, one in found if position > start]
+            page, more = take_page((values.delegation_message(one) for _, one in left), pager.size)
+            token = pager.token(left[len(page) - 1][0], tree_size) if more else ""
+            return rs.ListDelegationsResponse(delegations=page, revision=_revision(snapshot), next_page_token=token)
 
     @rpc
     def EnrolSubject(self, request: rs.EnrolSubjectRequest, context: Context) -> rs.EnrolSubjectResponse:
@@ -136,6 +174,24 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         self.caller(context)
         with self.services.table.read() as snapshot:
             return rs.GetRulesResponse(rules=snapshot.rules_statement(), revision=_revision(snapshot))
+
+    def _delegate(
+        self, message: st.DelegationStatement, signed: pb.SignedStatement | None, request: Any, context: Context
+    ) -> pb.Receipt:
+        """Write a DELEGATION entry, attested by an operator or *signed* by the giver, who is the caller."""
+        chain = PARTICIPANT_PREFIX + message.giver
+        if signed is None:
+            return self._publish(EntryKind.DELEGATION, chain, message, request, context)
+        caller = self.caller(context)
+        with self.services.table.read() as snapshot:
+            check_giver(snapshot, caller, message.giver)
+        content = content_hash(request.DESCRIPTOR.name, chain, message, signed)
+        identity = make_request(caller, request.request_id, content)
+        entry = self.signed_entry(EntryKind.DELEGATION, codec.public_tag(chain), identity, signed)
+        write = registry.PublicWrite(
+            kind=EntryKind.DELEGATION, request=identity, chain=chain, message=message, signed=entry, signer=caller
+        )
+        return self.write(write, request.wait_for, context)[1]
 
     def _publish(self, kind: EntryKind, chain: str, message: Message, request: Any, context: Context) -> pb.Receipt:
         """Write an entry to a public chain, attested by the operator; return its receipt."""

@@ -89,6 +89,19 @@ class Registry:
         """
         return self.delegations.get(giver, {}).get((taker, capacity))
 
+    def delegations_by_position(self, giver: str = "", taker: str = "") -> list[tuple[int, Delegation]]:
+        """Return the delegations of a giver and to a taker (empty: any), each with its position in a list of all.
+
+        A position is greater than 0, and never changes: it follows from the numbers of giver and taker.
+        """
+        found = []
+        for one_giver, given in self.delegations.items() if not giver else [(giver, self.delegations.get(giver, {}))]:
+            for (one_taker, capacity), delegation in given.items():
+                if taker in ("", one_taker):
+                    position = self.numbers[one_giver] << 34 | self.numbers[one_taker] << 2 | capacity
+                    found.append((position, delegation))
+        return sorted(found, key=lambda one: one[0])
+
     def with_delegation(self, delegation: Delegation, *, ended: bool, generation: int) -> "Registry":
         """Return the registry with *delegation* in place of an earlier one, or if *ended*, without it.
 

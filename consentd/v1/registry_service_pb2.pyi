@@ -361,6 +361,210 @@ class PublishRulesResponse(_message.Message):
 Global___PublishRulesResponse: _TypeAlias = PublishRulesResponse  # noqa: Y015
 
 @_typing.final
+class PutDelegationRequest(_message.Message):
+    """PutDelegationRequest has a delegation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DELEGATION_FIELD_NUMBER: _builtins.int
+    SIGNED_FIELD_NUMBER: _builtins.int
+    WAIT_FOR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.bytes
+    """request_id makes the write idempotent, 16 random bytes."""
+    wait_for: _consent_pb2.WaitFor.ValueType
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
+    @_builtins.property
+    def delegation(self) -> _statement_pb2.DelegationStatement:
+        """delegation: the daemon signs the entry, which names the caller, an operator, as the one who attests it."""
+
+    @_builtins.property
+    def signed(self) -> _consent_pb2.SignedStatement:
+        """signed is a DelegationStatement signed with a key of the giver, who is the caller."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.bytes = ...,
+        delegation: _statement_pb2.DelegationStatement | None = ...,
+        signed: _consent_pb2.SignedStatement | None = ...,
+        wait_for: _consent_pb2.WaitFor.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delegation", b"delegation", "signed", b"signed", "statement", b"statement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delegation", b"delegation", "request_id", b"request_id", "signed", b"signed", "statement", b"statement", "wait_for", b"wait_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_statement: _TypeAlias = _typing.Literal["delegation", "signed"]  # noqa: Y015
+    _WhichOneofArgType_statement: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_statement) -> _WhichOneofReturnType_statement | None: ...
+
+Global___PutDelegationRequest: _TypeAlias = PutDelegationRequest  # noqa: Y015
+
+@_typing.final
+class PutDelegationResponse(_message.Message):
+    """PutDelegationResponse has the receipt of the entry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def receipt(self) -> _consent_pb2.Receipt:
+        """receipt of the entry."""
+
+    def __init__(
+        self,
+        *,
+        receipt: _consent_pb2.Receipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutDelegationResponse: _TypeAlias = PutDelegationResponse  # noqa: Y015
+
+@_typing.final
+class EndDelegationRequest(_message.Message):
+    """EndDelegationRequest names the delegation to end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    GIVER_FIELD_NUMBER: _builtins.int
+    TAKER_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    SIGNED_FIELD_NUMBER: _builtins.int
+    WAIT_FOR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.bytes
+    """request_id makes the write idempotent, 16 random bytes."""
+    giver: _builtins.str
+    """giver is the participant for whom the taker may act."""
+    taker: _builtins.str
+    """taker is the participant that may act."""
+    capacity: _statement_pb2.DelegationCapacity.ValueType
+    """capacity is what the taker is to the giver."""
+    wait_for: _consent_pb2.WaitFor.ValueType
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
+    @_builtins.property
+    def signed(self) -> _consent_pb2.SignedStatement:
+        """signed is a DelegationStatement signed with a key of the giver, who is the caller. It has this giver, taker and
+        capacity, and ended. Absent: the caller is an operator.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.bytes = ...,
+        giver: _builtins.str = ...,
+        taker: _builtins.str = ...,
+        capacity: _statement_pb2.DelegationCapacity.ValueType = ...,
+        signed: _consent_pb2.SignedStatement | None = ...,
+        wait_for: _consent_pb2.WaitFor.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["signed", b"signed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "giver", b"giver", "request_id", b"request_id", "signed", b"signed", "taker", b"taker", "wait_for", b"wait_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndDelegationRequest: _TypeAlias = EndDelegationRequest  # noqa: Y015
+
+@_typing.final
+class EndDelegationResponse(_message.Message):
+    """EndDelegationResponse has the receipt of the entry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def receipt(self) -> _consent_pb2.Receipt:
+        """receipt of the entry."""
+
+    def __init__(
+        self,
+        *,
+        receipt: _consent_pb2.Receipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndDelegationResponse: _TypeAlias = EndDelegationResponse  # noqa: Y015
+
+@_typing.final
+class ListDelegationsRequest(_message.Message):
+    """ListDelegationsRequest asks for a page of delegations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GIVER_FIELD_NUMBER: _builtins.int
+    TAKER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    giver: _builtins.str
+    """giver: only delegations of this giver; empty: of any."""
+    taker: _builtins.str
+    """taker: only delegations to this taker; empty: to any."""
+    page_size: _builtins.int
+    """page_size is the most items of a page; 0 or more than 1,000 means 1,000."""
+    page_token: _builtins.str
+    """page_token is the next_page_token of the previous page; empty: the first page."""
+    def __init__(
+        self,
+        *,
+        giver: _builtins.str = ...,
+        taker: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["giver", b"giver", "page_size", b"page_size", "page_token", b"page_token", "taker", b"taker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDelegationsRequest: _TypeAlias = ListDelegationsRequest  # noqa: Y015
+
+@_typing.final
+class ListDelegationsResponse(_message.Message):
+    """ListDelegationsResponse is a page of delegations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELEGATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token is the token of the next page; empty: this is the last page."""
+    @_builtins.property
+    def delegations(self) -> _containers.RepeatedCompositeFieldContainer[_statement_pb2.DelegationStatement]:
+        """delegations without attestation, in order of the registration of giver and taker. The giver's chain shows who
+        signed or attested them.
+        """
+
+    @_builtins.property
+    def revision(self) -> _consent_pb2.Revision:
+        """revision is the state that the answer reflects."""
+
+    def __init__(
+        self,
+        *,
+        delegations: _abc.Iterable[_statement_pb2.DelegationStatement] | None = ...,
+        next_page_token: _builtins.str = ...,
+        revision: _consent_pb2.Revision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delegations", b"delegations", "next_page_token", b"next_page_token", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDelegationsResponse: _TypeAlias = ListDelegationsResponse  # noqa: Y015
+
+@_typing.final
 class EnrolSubjectRequest(_message.Message):
     """EnrolSubjectRequest names the person to enrol."""
 

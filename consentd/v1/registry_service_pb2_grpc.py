@@ -26,9 +26,9 @@ if _version_not_supported:
 
 
 class RegistryServiceStub(object):
-    """RegistryService records participants, their keys, vocabularies, notices and rules, each as an entry in a public
-    chain, and enrols persons. Only an operator may write, except that participants with the right ACT_FOR_SUBJECTS may
-    enrol persons. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
+    """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
+    a public chain, and enrols persons. Only operators may write, except that participants with the right
+    ACT_FOR_SUBJECTS may enrol persons, and a participant may give and end delegations that it signs. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
     """
 
     def __init__(self, channel):
@@ -67,6 +67,21 @@ class RegistryServiceStub(object):
                 request_serializer=consentd_dot_v1_dot_registry__service__pb2.PublishRulesRequest.SerializeToString,
                 response_deserializer=consentd_dot_v1_dot_registry__service__pb2.PublishRulesResponse.FromString,
                 _registered_method=True)
+        self.PutDelegation = channel.unary_unary(
+                '/consentd.v1.RegistryService/PutDelegation',
+                request_serializer=consentd_dot_v1_dot_registry__service__pb2.PutDelegationRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_registry__service__pb2.PutDelegationResponse.FromString,
+                _registered_method=True)
+        self.EndDelegation = channel.unary_unary(
+                '/consentd.v1.RegistryService/EndDelegation',
+                request_serializer=consentd_dot_v1_dot_registry__service__pb2.EndDelegationRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_registry__service__pb2.EndDelegationResponse.FromString,
+                _registered_method=True)
+        self.ListDelegations = channel.unary_unary(
+                '/consentd.v1.RegistryService/ListDelegations',
+                request_serializer=consentd_dot_v1_dot_registry__service__pb2.ListDelegationsRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_registry__service__pb2.ListDelegationsResponse.FromString,
+                _registered_method=True)
         self.EnrolSubject = channel.unary_unary(
                 '/consentd.v1.RegistryService/EnrolSubject',
                 request_serializer=consentd_dot_v1_dot_registry__service__pb2.EnrolSubjectRequest.SerializeToString,
@@ -100,9 +115,9 @@ class RegistryServiceStub(object):
 
 
 class RegistryServiceServicer(object):
-    """RegistryService records participants, their keys, vocabularies, notices and rules, each as an entry in a public
-    chain, and enrols persons. Only an operator may write, except that participants with the right ACT_FOR_SUBJECTS may
-    enrol persons. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
+    """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
+    a public chain, and enrols persons. Only operators may write, except that participants with the right
+    ACT_FOR_SUBJECTS may enrol persons, and a participant may give and end delegations that it signs. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
     """
 
     def RegisterParticipant(self, request, context):
@@ -143,6 +158,28 @@ class RegistryServiceServicer(object):
 
     def PublishRules(self, request, context):
         """PublishRules publishes the next version of the realm's rules. Every later check uses them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutDelegation(self, request, context):
+        """PutDelegation records that one participant, the taker, may act for another one, the giver. It replaces the
+        delegation of the same giver, taker and capacity.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndDelegation(self, request, context):
+        """EndDelegation ends a delegation. No question that is asked after the answer relies on it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDelegations(self, request, context):
+        """ListDelegations lists the delegations that were not ended, also those whose time is over or has not begun.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -224,6 +261,21 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=consentd_dot_v1_dot_registry__service__pb2.PublishRulesRequest.FromString,
                     response_serializer=consentd_dot_v1_dot_registry__service__pb2.PublishRulesResponse.SerializeToString,
             ),
+            'PutDelegation': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutDelegation,
+                    request_deserializer=consentd_dot_v1_dot_registry__service__pb2.PutDelegationRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_registry__service__pb2.PutDelegationResponse.SerializeToString,
+            ),
+            'EndDelegation': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndDelegation,
+                    request_deserializer=consentd_dot_v1_dot_registry__service__pb2.EndDelegationRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_registry__service__pb2.EndDelegationResponse.SerializeToString,
+            ),
+            'ListDelegations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDelegations,
+                    request_deserializer=consentd_dot_v1_dot_registry__service__pb2.ListDelegationsRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_registry__service__pb2.ListDelegationsResponse.SerializeToString,
+            ),
             'EnrolSubject': grpc.unary_unary_rpc_method_handler(
                     servicer.EnrolSubject,
                     request_deserializer=consentd_dot_v1_dot_registry__service__pb2.EnrolSubjectRequest.FromString,
@@ -263,9 +315,9 @@ def add_RegistryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RegistryService(object):
-    """RegistryService records participants, their keys, vocabularies, notices and rules, each as an entry in a public
-    chain, and enrols persons. Only an operator may write, except that participants with the right ACT_FOR_SUBJECTS may
-    enrol persons. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
+    """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
+    a public chain, and enrols persons. Only operators may write, except that participants with the right
+    ACT_FOR_SUBJECTS may enrol persons, and a participant may give and end delegations that it signs. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
     """
 
     @staticmethod
@@ -420,6 +472,87 @@ class RegistryService(object):
             '/consentd.v1.RegistryService/PublishRules',
             consentd_dot_v1_dot_registry__service__pb2.PublishRulesRequest.SerializeToString,
             consentd_dot_v1_dot_registry__service__pb2.PublishRulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutDelegation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.RegistryService/PutDelegation',
+            consentd_dot_v1_dot_registry__service__pb2.PutDelegationRequest.SerializeToString,
+            consentd_dot_v1_dot_registry__service__pb2.PutDelegationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndDelegation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.RegistryService/EndDelegation',
+            consentd_dot_v1_dot_registry__service__pb2.EndDelegationRequest.SerializeToString,
+            consentd_dot_v1_dot_registry__service__pb2.EndDelegationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDelegations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.RegistryService/ListDelegations',
+            consentd_dot_v1_dot_registry__service__pb2.ListDelegationsRequest.SerializeToString,
+            consentd_dot_v1_dot_registry__service__pb2.ListDelegationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,9 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RegistryServiceStub:
-    """RegistryService records participants, their keys, vocabularies, notices and rules, each as an entry in a public
-    chain, and enrols persons. Only an operator may write, except that participants with the right ACT_FOR_SUBJECTS may
-    enrol persons. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
+    """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
+    a public chain, and enrols persons. Only operators may write, except that participants with the right
+    ACT_FOR_SUBJECTS may enrol persons, and a participant may give and end delegations that it signs. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
     """
 
     @_typing.overload
@@ -50,6 +50,14 @@ class RegistryServiceStub:
     """PublishNotice publishes the next version of a notice."""
     PublishRules: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.PublishRulesRequest, _registry_service_pb2.PublishRulesResponse]
     """PublishRules publishes the next version of the realm's rules. Every later check uses them."""
+    PutDelegation: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.PutDelegationRequest, _registry_service_pb2.PutDelegationResponse]
+    """PutDelegation records that one participant, the taker, may act for another one, the giver. It replaces the
+    delegation of the same giver, taker and capacity.
+    """
+    EndDelegation: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.EndDelegationRequest, _registry_service_pb2.EndDelegationResponse]
+    """EndDelegation ends a delegation. No question that is asked after the answer relies on it."""
+    ListDelegations: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListDelegationsRequest, _registry_service_pb2.ListDelegationsResponse]
+    """ListDelegations lists the delegations that were not ended, also those whose time is over or has not begun."""
     EnrolSubject: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.EnrolSubjectRequest, _registry_service_pb2.EnrolSubjectResponse]
     """EnrolSubject gives a person a random tag and writes the first entry of their chain. If the identifier is enrolled
     already, the call fails with SUBJECT_ENROLLED.
@@ -67,9 +75,9 @@ class RegistryServiceStub:
 
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
-    """RegistryService records participants, their keys, vocabularies, notices and rules, each as an entry in a public
-    chain, and enrols persons. Only an operator may write, except that participants with the right ACT_FOR_SUBJECTS may
-    enrol persons. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
+    """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
+    a public chain, and enrols persons. Only operators may write, except that participants with the right
+    ACT_FOR_SUBJECTS may enrol persons, and a participant may give and end delegations that it signs. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -87,6 +95,14 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """PublishNotice publishes the next version of a notice."""
     PublishRules: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.PublishRulesRequest, _registry_service_pb2.PublishRulesResponse]  # type: ignore[assignment]
     """PublishRules publishes the next version of the realm's rules. Every later check uses them."""
+    PutDelegation: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.PutDelegationRequest, _registry_service_pb2.PutDelegationResponse]  # type: ignore[assignment]
+    """PutDelegation records that one participant, the taker, may act for another one, the giver. It replaces the
+    delegation of the same giver, taker and capacity.
+    """
+    EndDelegation: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.EndDelegationRequest, _registry_service_pb2.EndDelegationResponse]  # type: ignore[assignment]
+    """EndDelegation ends a delegation. No question that is asked after the answer relies on it."""
+    ListDelegations: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListDelegationsRequest, _registry_service_pb2.ListDelegationsResponse]  # type: ignore[assignment]
+    """ListDelegations lists the delegations that were not ended, also those whose time is over or has not begun."""
     EnrolSubject: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.EnrolSubjectRequest, _registry_service_pb2.EnrolSubjectResponse]  # type: ignore[assignment]
     """EnrolSubject gives a person a random tag and writes the first entry of their chain. If the identifier is enrolled
     already, the call fails with SUBJECT_ENROLLED.
@@ -103,9 +119,9 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """GetRules reads the current rules."""
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
-    """RegistryService records participants, their keys, vocabularies, notices and rules, each as an entry in a public
-    chain, and enrols persons. Only an operator may write, except that participants with the right ACT_FOR_SUBJECTS may
-    enrol persons. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
+    """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
+    a public chain, and enrols persons. Only operators may write, except that participants with the right
+    ACT_FOR_SUBJECTS may enrol persons, and a participant may give and end delegations that it signs. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
     """
 
     @_abc_1.abstractmethod
@@ -157,6 +173,32 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.PublishRulesResponse, _abc.Awaitable[_registry_service_pb2.PublishRulesResponse]]:
         """PublishRules publishes the next version of the realm's rules. Every later check uses them."""
+
+    @_abc_1.abstractmethod
+    def PutDelegation(
+        self,
+        request: _registry_service_pb2.PutDelegationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.PutDelegationResponse, _abc.Awaitable[_registry_service_pb2.PutDelegationResponse]]:
+        """PutDelegation records that one participant, the taker, may act for another one, the giver. It replaces the
+        delegation of the same giver, taker and capacity.
+        """
+
+    @_abc_1.abstractmethod
+    def EndDelegation(
+        self,
+        request: _registry_service_pb2.EndDelegationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.EndDelegationResponse, _abc.Awaitable[_registry_service_pb2.EndDelegationResponse]]:
+        """EndDelegation ends a delegation. No question that is asked after the answer relies on it."""
+
+    @_abc_1.abstractmethod
+    def ListDelegations(
+        self,
+        request: _registry_service_pb2.ListDelegationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.ListDelegationsResponse, _abc.Awaitable[_registry_service_pb2.ListDelegationsResponse]]:
+        """ListDelegations lists the delegations that were not ended, also those whose time is over or has not begun."""
 
     @_abc_1.abstractmethod
     def EnrolSubject(

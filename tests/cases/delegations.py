@@ -11,10 +11,17 @@ from consentd.sequencer.commands.registry import PublicWrite
 from consentd.v1 import statement_pb2 as st
 
 
+def relay(case: LedgerCase) -> None:
+    """Register participant ``relay``, which has no other role."""
+    registration = case.participant("relay")
+    registration.message.roles[:] = [st.PARTICIPANT_ROLE_RELAY]
+    case.write(registration)
+
+
 def statement(
-    giver: str = "hospital", taker: str = "bank", capacity: int = Capacity.RELAY, **fields: Any
+    giver: str = "hospital", taker: str = "relay", capacity: int = Capacity.RELAY, **fields: Any
 ) -> st.DelegationStatement:
-    """Return a statement, by default that the bank relays for the hospital."""
+    """Return a statement, by default that the relay relays for the hospital."""
     return st.DelegationStatement(giver=giver, taker=taker, capacity=capacity, **fields)
 
 

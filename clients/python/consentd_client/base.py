@@ -106,9 +106,14 @@ class ClientBase(ABC):
 
     get_participant = _method(registry.get_participant)
     list_participants = _list_method(registry.list_participants)
+    list_delegations = _list_method(registry.list_delegations)
     get_vocabulary = _method(registry.get_vocabulary)
     get_notice = _method(registry.get_notice)
     get_rules = _method(registry.get_rules)
+
+    # An operator may call these methods, and a giver that signs the delegation.
+    put_delegation = _method(registry.put_delegation)
+    end_delegation = _method(registry.end_delegation)
 
     # Only the operator may call these methods.
     register_participant = _method(registry.register_participant)

@@ -105,15 +105,23 @@ class WriteOptions(TypedDict, total=False):
     request_id: bytes
 
 
-class ConsentOptions(WriteOptions, total=False):
-    """The options of every write about a consent.
+class SignedWriteOptions(WriteOptions, total=False):
+    """The options of every write that its author may sign.
 
     Attributes:
-        signer: signs with the person's own key. Default: the daemon signs a statement that the caller attests.
-        method: how the caller identified the person.
+        signer: signs with the author's own key. Default: the daemon signs a statement that the caller attests.
     """
 
     signer: StatementSigner | None
+
+
+class ConsentOptions(SignedWriteOptions, total=False):
+    """The options of every write about a consent. The author is the person.
+
+    Attributes:
+        method: how the caller identified the person.
+    """
+
     method: str
 
 

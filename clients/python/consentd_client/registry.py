@@ -3,13 +3,16 @@
 from dataclasses import dataclass, field
 from typing import Unpack
 
+from consentd.core import codec
+from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.kinds import EntryKind
 from consentd.errors import ProofError
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 from consentd_client.operations import ClientContext, Operation, ReadPage, call, read_pages
-from consentd_client.receipts import Receipt, WriteOptions, read_receipt, write, write_fields
+from consentd_client.receipts import Receipt, SignedWriteOptions, WriteOptions, read_receipt, write, write_fields
+from consentd_client.signing import StatementSigner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +96,61 @@ def publish_rules(
     """Publish the complete next version of the rules, such as laws, that apply beside consents. For the operator."""
     request = rs.PublishRulesRequest(rules=rules, **write_fields(context, options))
     return write(context, request, rs.PublishRulesResponse, EntryKind.RULES)
+
+
+def put_delegation(
+    context: ClientContext, delegation: st.DelegationStatement, **options: Unpack[SignedWriteOptions]
+) -> Operation[Receipt]:
+    """Record that the taker may act for the giver. For an operator, or for the giver with a ``signer``."""
+    request = rs.PutDelegationRequest(**write_fields(context, options, SignedWriteOptions))
+    signer = options.get("signer")
+    if signer is None:
+        request.delegation.CopyFrom(delegation)
+    else:
+        request.signed.CopyFrom(_sign_delegation(context, request.request_id, delegation, signer))
+    return _delegate(context, request, rs.PutDelegationResponse, delegation.giver)
+
+
+def end_delegation(
+    context: ClientContext, giver: str, taker: str, capacity: "st.DelegationCapacity.ValueType",
+    **options: Unpack[SignedWriteOptions],
+) -> Operation[Receipt]:  # fmt: skip
+    """End a delegation. For an operator, or for the giver with a ``signer``."""
+    fields = write_fields(context, options, SignedWriteOptions)
+    request = rs.EndDelegationRequest(giver=giver, taker=taker, capacity=capacity, **fields)
+    signer = options.get("signer")
+    if signer is not None:
+        ended = st.DelegationStatement(giver=giver, taker=taker, capacity=capacity, ended=True)
+        request.signed.CopyFrom(_sign_delegation(context, request.request_id, ended, signer))
+    return _delegate(context, request, rs.EndDelegationResponse, giver)
+
+
+def list_delegations(
+    context: ClientContext, *, giver: str = "", taker: str = ""
+) -> ReadPage[st.DelegationStatement]:
+    """Read the delegations of *giver* and to *taker* (empty: any) that were not ended, whether or not in force now."""
+    return read_pages(
+        context,
+        lambda token: rs.ListDelegationsRequest(giver=giver, taker=taker, page_token=token),
+        rs.ListDelegationsResponse,
+        lambda response: (response.delegations, response.next_page_token),
+    )
+
+
+def _sign_delegation(
+    context: ClientContext, request_id: bytes, delegation: st.DelegationStatement, signer: StatementSigner
+) -> pb.SignedStatement:
+    return signer.sign(EntryKind.DELEGATION, delegation, request_id=request_id, now_ms=context.now_ms())
+
+
+def _delegate(
+    context: ClientContext, request: rs.PutDelegationRequest | rs.EndDelegationRequest,
+    response_type: type[rs.PutDelegationResponse] | type[rs.EndDelegationResponse], giver: str,
+) -> Operation[Receipt]:  # fmt: skip
+    receipt = yield from write(context, request, response_type, EntryKind.DELEGATION)
+    if receipt.event.tag != codec.public_tag(PARTICIPANT_PREFIX + giver):
+        raise ProofError("receipt is not for an entry in the giver's chain")
+    return receipt
 
 
 def get_participant(context: ClientContext, participant_id: str) -> Operation[rs.GetParticipantResponse]:

@@ -58,6 +58,11 @@ _LABELS: Mapping[str, tuple[str, str]] = {
     "UNKNOWN": ("(이 버전에서 읽을 수 없음)", "(cannot be read by this version)"),
     "ANY": ("제한 없음", "any"),
     "RETIRED": ("폐지", "retired"),
+    "RELAY": ("중계", "relay"),
+    "PROCESSOR": ("수탁", "processor"),
+    "APPLICATION": ("앱", "application"),
+    "BREAK_GLASS": ("응급 열람", "break-glass"),
+    "ENDED": ("종료", "ended"),
 }
 
 
@@ -136,6 +141,8 @@ def describe(message: Message | None, lang: str) -> str:
             return f"{message.notice_id} v{message.version} {text(message.title, lang)}"
         case st.RulesStatement():
             return f"{message.realm_id} v{message.version}"
+        case st.DelegationStatement():
+            return delegation(message, lang)
     return label("UNKNOWN", lang)
 
 
@@ -157,6 +164,18 @@ def consent(message: pb.Consent, lang: str) -> str:
         f"{kind}, {effect}: {_list(root.holders, every)} → {_list(root.actors, every)}, "
         f"{_list(root.purposes, every)}, {_list(root.categories, every)}{end}{nested}{basis}"
     )
+
+
+def delegation(message: st.DelegationStatement, lang: str) -> str:
+    """Describe a delegation in one line: taker → giver, the capacity, and what limits it."""
+    capacity = enum_label(st.DelegationCapacity, message.capacity, "DELEGATION_CAPACITY_", lang)
+    parties = f"{message.taker} → {message.giver}, {capacity}"
+    if message.ended:
+        return f"{parties}, {label('ENDED', lang)}"
+    start, end = (format_instant(ms) if ms else "" for ms in (message.start_time_ms, message.end_time_ms))
+    limits = [_list(message.purposes, label("ANY", lang)), label("BREAK_GLASS", lang) if message.break_glass else ""]
+    window = f"{start} ~ {end}".strip() if start or end else ""
+    return ", ".join(filter(None, (parties, *limits, window)))
 
 
 def access(message: st.AccessStatement, lang: str) -> str:

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
+from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.statements.payloads import encode_payload
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
@@ -23,12 +24,17 @@ class StatementSigner:
     Attributes:
         key: the key pair; a KEY entry put the public key in force.
         origin: the ledger's name.
-        tag: the tag of the person whose chain is written to, 32 bytes.
+        tag: the tag of the chain that is written to, 32 bytes; a person's tag, or see ``of_participant``.
     """
 
     key: KeyPair
     origin: str
     tag: bytes = field(repr=False)
+
+    @classmethod
+    def of_participant(cls, key: KeyPair, *, origin: str, participant_id: str) -> "StatementSigner":
+        """Return the signer of a participant's own statements, which are in the chain ``participant/ID``."""
+        return cls(key=key, origin=origin, tag=codec.public_tag(PARTICIPANT_PREFIX + participant_id))
 
     def sign(
         self, kind: int, statement: Message, *, request_id: bytes, now_ms: int, ref: int = 0

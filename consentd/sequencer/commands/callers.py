@@ -43,6 +43,17 @@ def check_right(view: View, caller: str, right: "st.ParticipantRight.ValueType")
         raise DeniedError(f"call needs the right `{st.ParticipantRight.Name(right)}`")
 
 
+def check_giver(view: View, caller: str, giver: str) -> None:
+    """Check that the caller is an active participant, and the giver of the delegation that it signed.
+
+    Raises:
+        DeniedError: the caller is another one, or inactive.
+    """
+    participant = view.participant(caller)
+    if caller != giver or participant is None or not participant.active:
+        raise DeniedError("call is an operator's, or the giver's if the giver signed the delegation")
+
+
 def is_auditor(view: View, caller: str) -> bool:
     """Return whether the caller is an operator, or an active participant in the role of an auditor."""
     return _has_role(view, caller, st.PARTICIPANT_ROLE_AUDITOR)

@@ -15,7 +15,7 @@ from consentd.errors import ConflictError, InvalidError, NotFoundError
 from consentd.ledger.ledger import Appended
 from consentd.policy import check
 from consentd.policy.compile import compile_rules
-from consentd.policy.delegation import check_delegation
+from consentd.policy.delegation import Capacity, check_delegation
 from consentd.policy.vocabulary import check_successor
 from consentd.sequencer.commands.callers import PARTICIPANT_ID, RECEIVING_ROLES, RESERVED_ID
 from consentd.sequencer.commands.write import (
@@ -35,6 +35,13 @@ M = TypeVar("M", bound=Message)
 
 _GROUP = re.compile(r"group/[a-z0-9][a-z0-9._-]{0,62}")
 _COUNTRY = re.compile("[A-Z]{2}")
+_ROLES_OF_TAKERS = {
+    Capacity.RELAY: frozenset({st.PARTICIPANT_ROLE_RELAY}),
+    Capacity.PROCESSOR: RECEIVING_ROLES,
+}
+"""The roles of which a taker has one, by capacity. An application may have any role."""
+MAX_GIVEN = 1_000
+"""Most delegations of one giver, because the registry in memory has all of them."""
 _MAX_NAME = 500
 """Maximum length of a participant's name, in characters."""
 _ASKING_ROLES = RECEIVING_ROLES | {st.PARTICIPANT_ROLE_RELAY}
@@ -160,10 +167,15 @@ def _check_delegation(write: PublicWrite[st.DelegationStatement], table: TableTr
         return
     check_delegation(value, registry.codebook.vocabulary.purpose.bits)
     giver, taker = (registry.participants.get(one) for one in (value.giver, value.taker))
-    if giver is None or taker is None:
-        raise NotFoundError("giver or taker of the delegation is not a registered participant")
-    if not (giver.active and taker.active):
-        raise InvalidError("giver or taker of the delegation is not active")
+    if giver is None or taker is None or not (giver.active and taker.active):
+        raise InvalidError("giver or taker of the delegation is no active participant", "UNKNOWN_PARTICIPANT")
+    if giver.roles.isdisjoint(RECEIVING_ROLES):
+        raise InvalidError("giver of a delegation is neither a holder nor a recipient")
+    if taker.roles.isdisjoint(_ROLES_OF_TAKERS.get(value.capacity, taker.roles)):
+        raise InvalidError(f"taker of the delegation has no role for its capacity: `{value.capacity.name}`")
+    given = registry.delegations.get(value.giver, {})
+    if (value.taker, value.capacity) not in given and len(given) >= MAX_GIVEN:
+        raise InvalidError(f"giver has its limit of {MAX_GIVEN} delegations; end one", "TOO_LARGE")
 
 
 _CHECKS: Mapping[EntryKind, Callable[[PublicWrite[Any], TableTransaction], None]] = {
