@@ -5,7 +5,9 @@ import struct
 from pathlib import Path
 
 from cases.daemons import Running, question, running_daemon
+from cases.services import put_delegation
 from consentd.policy.subject import decode_subject
+from consentd.v1 import statement_pb2 as st
 
 PAGE = (Path(__file__).resolve().parent.parent / "proto/table-format.md").read_text()
 DOCUMENTED = set(re.findall(r"^\| `(.)` \|", PAGE, re.MULTILINE))
@@ -24,9 +26,10 @@ def test_every_row_is_documented_and_has_its_form(tmp_path: Path) -> None:
     with running_daemon(tmp_path) as running:
         subject = running.enrol("SYN-000001")
         running.grant(subject)
+        put_delegation(running, "clinic-b", "app")
         rows = _rows(running)
         revision = running.check(question(subject)).revision
-    assert set(rows) - {"n"} == DOCUMENTED - {"n", "g", "d"}
+    assert set(rows) - {"n"} == DOCUMENTED - {"n", "g"}
     size, root, generation, form = struct.unpack(">Q32sQB", rows["R"][0][1])
     assert (size, root, form) == (revision.tree_size, revision.root_hash, 1)
     assert generation > 0
@@ -40,3 +43,6 @@ def test_every_row_is_documented_and_has_its_form(tmp_path: Path) -> None:
     ((key, owner),) = rows["k"]
     assert len(key) == 32
     assert (owner[0], owner[9:17]) == (1, b"\xff" * 8)
+    ((key, given),) = rows["d"]
+    assert key == b"clinic-b\0app\0\1"
+    assert st.DelegationStatement.FromString(given).attestation.attested_by == "operator"

@@ -259,7 +259,7 @@ def participants_of(kind: int, payload: bytes) -> set[str]:
 
 
 def _public_name(message: Message) -> str:
-    """Return the public name of the chain to which a PARTICIPANT, VOCABULARY, NOTICE or RULES payload belongs."""
+    """Return the public name of the chain to which a payload of ``PUBLIC`` belongs; LEDGER is not one of them here."""
     match message:
         case st.ParticipantStatement():
             return PARTICIPANT_PREFIX + message.participant_id
@@ -269,6 +269,8 @@ def _public_name(message: Message) -> str:
             return codec.NOTICE_PREFIX + message.notice_id
         case st.RulesStatement():
             return codec.RULES_PREFIX + message.realm_id
+        case st.DelegationStatement():
+            return PARTICIPANT_PREFIX + message.giver
     raise AssertionError("payload is of no kind that only public chains have")
 
 

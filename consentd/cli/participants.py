@@ -1,8 +1,9 @@
-"""``consentd participants`` and ``vocabulary``: the participants, their keys, and the codes in force."""
+"""``consentd participants`` and ``vocabulary``: the participants, their keys and delegations; the codes in force."""
 
 import argparse
 from typing import TYPE_CHECKING
 
+from consentd.cli import delegations
 from consentd.cli.options import Verbs, add_daemon, add_verb, open_client, read_hex
 from consentd.cli.out import DONE, Out
 
@@ -22,8 +23,10 @@ Then `consentd credential` gives the participant a token.
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs of this module to the parser."""
-    verb = verbs.add_parser("participants", help="list, register and show participants, and their keys", epilog=_HELP,
-                            formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    verb = verbs.add_parser(
+        "participants", help="list, register and show participants, their keys and delegations", epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     under = verb.add_subparsers(title="verbs", metavar="VERB", required=True)
     add_verb(under, "list", show_all, add_daemon)
     one = add_verb(under, "show", show_one, add_daemon)
@@ -47,6 +50,7 @@ def add_verbs(verbs: Verbs) -> None:
         one.set_defaults(change=name)
         one.add_argument("id", metavar="ID", help="the participant's id")
         one.add_argument("key", metavar="HEX", help="Ed25519 public key, 32 bytes")
+    delegations.add_verbs(under)
     add_verb(verbs, "vocabulary", vocabulary, add_daemon)
 
 

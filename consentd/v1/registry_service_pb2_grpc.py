@@ -27,8 +27,9 @@ if _version_not_supported:
 
 class RegistryServiceStub(object):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
-    a public chain, and enrols persons. Only operators may write, except that participants with the right
-    ACT_FOR_SUBJECTS may enrol persons, and a participant may give and end delegations that it signs. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
+    a public chain, and enrols persons. Only an operator may write, except that participants with the right
+    ACT_FOR_SUBJECTS may enrol persons, and a participant may give and end delegations that it signs. Cost of a write: one
+    group commit. Cost of a read: one read of the policy table, unless stated.
     """
 
     def __init__(self, channel):
@@ -116,8 +117,9 @@ class RegistryServiceStub(object):
 
 class RegistryServiceServicer(object):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
-    a public chain, and enrols persons. Only operators may write, except that participants with the right
-    ACT_FOR_SUBJECTS may enrol persons, and a participant may give and end delegations that it signs. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
+    a public chain, and enrols persons. Only an operator may write, except that participants with the right
+    ACT_FOR_SUBJECTS may enrol persons, and a participant may give and end delegations that it signs. Cost of a write: one
+    group commit. Cost of a read: one read of the policy table, unless stated.
     """
 
     def RegisterParticipant(self, request, context):
@@ -316,8 +318,9 @@ def add_RegistryServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class RegistryService(object):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
-    a public chain, and enrols persons. Only operators may write, except that participants with the right
-    ACT_FOR_SUBJECTS may enrol persons, and a participant may give and end delegations that it signs. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
+    a public chain, and enrols persons. Only an operator may write, except that participants with the right
+    ACT_FOR_SUBJECTS may enrol persons, and a participant may give and end delegations that it signs. Cost of a write: one
+    group commit. Cost of a read: one read of the policy table, unless stated.
     """
 
     @staticmethod

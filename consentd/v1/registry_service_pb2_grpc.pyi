@@ -28,8 +28,9 @@ GRPC_VERSION: str
 
 class RegistryServiceStub:
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
-    a public chain, and enrols persons. Only operators may write, except that participants with the right
-    ACT_FOR_SUBJECTS may enrol persons, and a participant may give and end delegations that it signs. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
+    a public chain, and enrols persons. Only an operator may write, except that participants with the right
+    ACT_FOR_SUBJECTS may enrol persons, and a participant may give and end delegations that it signs. Cost of a write: one
+    group commit. Cost of a read: one read of the policy table, unless stated.
     """
 
     @_typing.overload
@@ -76,8 +77,9 @@ class RegistryServiceStub:
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
-    a public chain, and enrols persons. Only operators may write, except that participants with the right
-    ACT_FOR_SUBJECTS may enrol persons, and a participant may give and end delegations that it signs. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
+    a public chain, and enrols persons. Only an operator may write, except that participants with the right
+    ACT_FOR_SUBJECTS may enrol persons, and a participant may give and end delegations that it signs. Cost of a write: one
+    group commit. Cost of a read: one read of the policy table, unless stated.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -120,8 +122,9 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     """RegistryService records participants, their keys and delegations, vocabularies, notices and rules, each as an entry in
-    a public chain, and enrols persons. Only operators may write, except that participants with the right
-    ACT_FOR_SUBJECTS may enrol persons, and a participant may give and end delegations that it signs. Cost of a write: one group commit. Cost of a read: one read of the policy table, unless stated.
+    a public chain, and enrols persons. Only an operator may write, except that participants with the right
+    ACT_FOR_SUBJECTS may enrol persons, and a participant may give and end delegations that it signs. Cost of a write: one
+    group commit. Cost of a read: one read of the policy table, unless stated.
     """
 
     @_abc_1.abstractmethod

@@ -12,17 +12,19 @@ from consentd.core import codec, key_validity
 from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS, KeyValidity
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
-from consentd.errors import MalformedError, ProofError, SignatureError
+from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError
+from consentd.policy.delegation import Delegation
 from consentd.statements import payloads, values
 
 _SALT = 32
 KEY_KINDS = frozenset({EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY})
 """Kinds that decide which keys are in force: LEDGER and KEY state a key, PARTICIPANT the owner of a chain's keys."""
+_STATING_KINDS = KEY_KINDS | {EntryKind.DELEGATION}
 
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """What an entry of ``KEY_KINDS`` states. An attribute that the kind does not have is empty.
+    """What an entry of ``KEY_KINDS``, or a DELEGATION, states. An attribute that the kind does not have is empty.
 
     Attributes:
         key, retired: the key that a LEDGER or KEY entry puts in force; if *retired*, out of force.
@@ -30,6 +32,8 @@ class Stated:
         origin, verifier_keys: the ledger's name and its log keys, in a LEDGER entry.
         retention_days: the age in days from which entries may be pruned, in leaf 0.
         pruned: the pruning that a later LEDGER entry states.
+        delegation: the delegation that is given or ended.
+        attested_by: who attests the delegation; empty: the giver signed it.
         has_unknown_fields: the payload has fields that this version does not know. They may change the meaning of the
             known fields, so all other attributes are empty.
     """
@@ -41,12 +45,14 @@ class Stated:
     verifier_keys: tuple[str, ...] = ()
     retention_days: int = 0
     pruned: Pruned | None = None
+    delegation: Delegation | None = None
+    attested_by: str = ""
     has_unknown_fields: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SignedStatement:
-    """A statement whose signature verifies: its key, its time, and what it states if it is of ``KEY_KINDS``."""
+    """A statement whose signature verifies: its key, its time, and what it states (None: its kind states no such)."""
 
     key: bytes
     author_time_ms: int
@@ -57,7 +63,7 @@ def verify_opening(event: codec.Event, opening: bytes, *, origin: str) -> Signed
     """Verify that an opening (salt[32] ‖ statement) matches its leaf's commitment, and verify the signature.
 
     Raises:
-        MalformedError: the opening, its statement or its payload does not decode.
+        MalformedError: the opening, its statement or its payload does not decode, or a delegation contradicts itself.
         ProofError: the leaf commits to another salt or statement.
         SignatureError: the signature does not verify.
     """
@@ -66,7 +72,7 @@ def verify_opening(event: codec.Event, opening: bytes, *, origin: str) -> Signed
     stated = None
     if event.kind in payloads.MESSAGES:
         payload = payloads.decode_payload(event.kind, statement.payload)
-        if event.kind in KEY_KINDS:
+        if event.kind in _STATING_KINDS:
             stated = _read_stated(event.kind, payload, values.stated_retention(event.kind, statement.payload))
     return SignedStatement(statement.key, statement.author_time_ms, stated)
 
@@ -94,6 +100,12 @@ def _read_stated(kind: int, message: Any, retention: values.StatedRetention | No
         )  # fmt: skip
     if kind == EntryKind.KEY:
         return Stated(message.key, message.retired)
+    if kind == EntryKind.DELEGATION:
+        try:
+            delegation = values.delegation_value(message)
+        except InvalidError as error:
+            raise MalformedError(str(error)) from error
+        return Stated(delegation=delegation, attested_by=message.attestation.attested_by)
     return Stated(participant=message.participant_id)
 
 
@@ -119,7 +131,8 @@ class Authors:
 
         Raises:
             SignatureError: the key was not in force for its author, or the author's clock is too far off.
-            MalformedError: a PARTICIPANT entry is not in the chain of the participant that the entry names.
+            MalformedError: a PARTICIPANT entry is not in the chain of the participant that the entry names; or a
+                DELEGATION breaks a rule of ``_verify_delegation``.
         """
         stated = signed.stated
         if stated is not None and event.kind == EntryKind.LEDGER and event.seq == 1 and event.tag == codec.LEDGER_TAG:
@@ -137,7 +150,10 @@ class Authors:
 
     def _add(self, event: codec.Event, stated: Stated) -> None:
         if stated.has_unknown_fields:
-            self.keys_lost = True
+            self.keys_lost |= event.kind in KEY_KINDS
+            return
+        if stated.delegation is not None:
+            self._verify_delegation(event, stated.delegation, stated.attested_by)
             return
         if event.kind == EntryKind.PARTICIPANT:
             if codec.public_tag(key_validity.PARTICIPANT_PREFIX + stated.participant) != event.tag:
@@ -147,6 +163,19 @@ class Authors:
         participant = self.participants.get(event.tag)
         name = "" if participant is None else key_validity.PARTICIPANT_PREFIX + participant
         self._add_key(event, stated, name=key_validity.LEDGER_CHAIN if event.tag == codec.LEDGER_TAG else name)
+
+    def _verify_delegation(self, event: codec.Event, delegation: Delegation, attested_by: str) -> None:
+        """Verify that a delegation is in its giver's chain, given to a participant, and attested by no participant."""
+        giver, taker, attester = (
+            codec.public_tag(key_validity.PARTICIPANT_PREFIX + one)
+            for one in (delegation.giver, delegation.taker, attested_by)
+        )
+        if giver != event.tag:
+            raise MalformedError("delegation is in the chain of another name than its giver's")
+        if not self.keys_lost and not {giver, taker} <= self.participants.keys():
+            raise MalformedError("giver or taker of a delegation is not a participant")
+        if attester in self.participants:
+            raise MalformedError("delegation is attested by a participant")
 
     def _add_key(self, event: codec.Event, stated: Stated, *, name: str) -> None:
         change = key_validity.key_change(event, stated.key, name=name, retired=stated.retired)

@@ -110,6 +110,13 @@ def register(running: Running, who_is: str, roles: list[int], *, who: str = "ope
     return running.registry.RegisterParticipant(request, metadata=running.as_(who)).receipt
 
 
+def put_delegation(running: Running, giver: str, taker: str, **more: Any) -> pb.Receipt:
+    """Record that a taker may act for a giver, as its relay unless *more* says otherwise, as the operator does."""
+    fields = {"giver": giver, "taker": taker, "capacity": st.DELEGATION_CAPACITY_RELAY, **more}
+    request = rs.PutDelegationRequest(request_id=request_id(), delegation=st.DelegationStatement(**fields))
+    return running.registry.PutDelegation(request, metadata=running.as_("operator")).receipt
+
+
 def participant(running: Running, name: str) -> rs.GetParticipantResponse:
     return running.registry.GetParticipant(rs.GetParticipantRequest(participant_id=name), metadata=running.as_("er"))
 

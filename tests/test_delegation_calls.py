@@ -1,0 +1,246 @@
+"""Delegations by gRPC, the Python client and the command line, against a real daemon."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cases.command_lines import CommandLine
+from cases.daemons import ORIGIN, Running, request_id, running_daemon, sign_statement
+from cases.delegations import statement
+from cases.services import FOREIGN_FIELD, add_key, now_ms, refusal, register
+from consentd.core import codec, note
+from consentd.core.kinds import EntryKind
+from consentd.errors import DeniedError, InvalidError, NotFoundError
+from consentd.policy.delegation import Capacity
+from consentd.server.keys import read_keys
+from consentd.v1 import registry_service_pb2 as rs
+from consentd.v1 import statement_pb2 as st
+from consentd_client import Client, KeyPair, StatementSigner, pin, show
+
+CLINIC = KeyPair(b"\x31" * 32)
+HOSPITAL = KeyPair(b"\x32" * 32)
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    """A daemon in which two participants have keys; its ledger is verified afterwards."""
+    with running_daemon(tmp_path) as running:
+        add_key(running, "clinic-b", CLINIC.public_key)
+        add_key(running, "hospital-a", HOSPITAL.public_key)
+        yield running
+        running.check_ledger()
+
+
+def given(*parties: Any, **fields: Any) -> st.DelegationStatement:
+    return statement(*(parties or ("clinic-b", "app", Capacity.RELAY)), **fields)
+
+
+def put(running: Running, who: str, message: st.DelegationStatement, *, id_: bytes = b"", key: Any = None) -> Any:
+    request = rs.PutDelegationRequest(request_id=id_ or request_id())
+    if key is None:
+        request.delegation.CopyFrom(message)
+    else:
+        request.signed.CopyFrom(signed(running, message, request.request_id, key))
+    return running.registry.PutDelegation(request, metadata=running.as_(who)).receipt
+
+
+def end(running: Running, who: str, message: st.DelegationStatement, *, key: Any = None, **sign: Any) -> Any:
+    request = rs.EndDelegationRequest(
+        request_id=request_id(), giver=message.giver, taker=message.taker, capacity=message.capacity
+    )
+    if key is not None:
+        request.signed.CopyFrom(signed(running, message, request.request_id, key, **sign))
+    return running.registry.EndDelegation(request, metadata=running.as_(who)).receipt
+
+
+def signed(running: Running, message: st.DelegationStatement, id_: bytes, key: KeyPair, **more: Any) -> Any:
+    tag = codec.public_tag(f"participant/{message.giver}")
+    fields = {"kind": EntryKind.DELEGATION, "tag": tag, "time_ms": now_ms(running), **more}
+    return sign_statement(key, message, request=id_, **fields)
+
+
+def found(running: Running, *, who: str = "pipc", **more: Any) -> list[st.DelegationStatement]:
+    request = rs.ListDelegationsRequest(**more)
+    return list(running.registry.ListDelegations(request, metadata=running.as_(who)).delegations)
+
+
+def test_an_operator_writes_a_delegation_or_its_giver_signs_it(running: Running) -> None:
+    by_operator = given(purposes=["TREAT"], end_time_ms=now_ms(running) + 10**6)
+    put(running, "operator", by_operator)
+    assert found(running) == [by_operator]
+    mine = given(break_glass=True)
+    put(running, "clinic-b", mine, key=CLINIC)
+    assert found(running) == [mine]
+    end(running, "clinic-b", given(ended=True), key=CLINIC)
+    assert found(running) == []
+    put(running, "clinic-b", mine, key=CLINIC)
+    end(running, "operator", given())
+    assert found(running) == []
+
+
+def test_nobody_else_writes_or_ends_one(running: Running) -> None:
+    put(running, "operator", given())
+    of_hospital = given("hospital-a", "app", Capacity.RELAY)
+    for who in ("clinic-b", "app", "er", "pipc"):
+        assert refusal(lambda who=who: put(running, who, given())) == "CALLER_NOT_ALLOWED"
+        assert refusal(lambda who=who: end(running, who, given())) == "CALLER_NOT_ALLOWED"
+    for who in ("app", "hospital-a", "operator"):  # a signature of the giver, passed on by another
+        assert refusal(lambda who=who: put(running, who, given(), key=CLINIC)) == "CALLER_NOT_ALLOWED"
+        ended = given(ended=True)
+        assert refusal(lambda who=who, m=ended: end(running, who, m, key=CLINIC)) == "CALLER_NOT_ALLOWED"
+    assert refusal(lambda: put(running, "clinic-b", of_hospital, key=CLINIC)) == "CALLER_NOT_ALLOWED"
+    assert refusal(lambda: put(running, "clinic-b", given(), key=HOSPITAL)) == "BAD_SIGNATURE"
+    assert refusal(lambda: put(running, "clinic-b", given(), key=KeyPair(b"\x33" * 32))) == "BAD_SIGNATURE"
+    register(running, "clinic-b", [st.PARTICIPANT_ROLE_RECIPIENT], active=False)
+    assert refusal(lambda: put(running, "clinic-b", given(), key=CLINIC)) == "CALLER_NOT_ALLOWED"
+    assert refusal(lambda: end(running, "clinic-b", given(ended=True), key=CLINIC)) == "CALLER_NOT_ALLOWED"
+    assert found(running) == [given()]
+    end(running, "operator", given())  # although the giver has left
+
+
+def test_a_signature_is_for_one_request_chain_and_kind(running: Running) -> None:
+    put(running, "operator", given())
+    ended = given(ended=True)
+    for change in (
+        {"kind": EntryKind.KEY},
+        {"tag": codec.public_tag("participant/hospital-a")},
+        {"ref": 1},
+        {"id_": bytes(16)},
+    ):
+        id_ = change.pop("id_", None)
+        request = rs.EndDelegationRequest(
+            request_id=request_id(), giver="clinic-b", taker="app", capacity=st.DELEGATION_CAPACITY_RELAY
+        )
+        request.signed.CopyFrom(signed(running, ended, id_ or request.request_id, CLINIC, **change))
+        reason = refusal(lambda r=request: running.registry.EndDelegation(r, metadata=running.as_("clinic-b")))
+        assert reason == ("REF_MOVED" if "ref" in change else "BAD_SIGNATURE")
+    late = now_ms(running) - 10**7
+    assert refusal(lambda: end(running, "clinic-b", ended, key=CLINIC, time_ms=late)) == "AUTHOR_CLOCK"
+    assert found(running) == [given()]
+
+
+def test_what_is_signed_is_what_is_asked(running: Running) -> None:
+    put(running, "operator", given())
+    put(running, "operator", given("clinic-b", "hospital-a", Capacity.PROCESSOR))
+
+    def ask(message: st.DelegationStatement, **named: Any) -> str:
+        request = rs.EndDelegationRequest(request_id=request_id(), giver="clinic-b", taker="app", capacity=1)
+        request.MergeFrom(rs.EndDelegationRequest(**named))
+        request.signed.CopyFrom(signed(running, message, request.request_id, CLINIC))
+        return refusal(lambda: running.registry.EndDelegation(request, metadata=running.as_("clinic-b")))
+
+    assert ask(given()) == "INVALID_REQUEST"  # does not end it
+    assert ask(given(ended=True), taker="hospital-a") == "INVALID_REQUEST"
+    assert ask(given(ended=True), capacity=2) == "INVALID_REQUEST"
+    assert ask(given(ended=True), giver="hospital-a") == "INVALID_REQUEST"
+    attested = given(ended=True)
+    attested.attestation.attested_by = "operator"
+    assert ask(attested) == "INVALID_REQUEST"
+    unknown = st.DelegationStatement.FromString(given(ended=True).SerializeToString() + FOREIGN_FIELD)
+    assert ask(unknown) == "UNKNOWN_FIELD"
+    assert refusal(lambda: put(running, "clinic-b", given(ended=True), key=CLINIC)) == "INVALID_REQUEST"
+    assert refusal(lambda: put(running, "operator", given(ended=True))) == "INVALID_REQUEST"
+    empty = rs.PutDelegationRequest(request_id=request_id())
+    as_operator = {"metadata": running.as_("operator")}
+    assert refusal(lambda: running.registry.PutDelegation(empty, **as_operator)) == "INVALID_REQUEST"
+    assert len(found(running)) == 2
+
+
+def test_repeats_and_conflicts(running: Running) -> None:
+    id_ = request_id()
+    first = put(running, "operator", given(), id_=id_)
+    again = put(running, "operator", given(), id_=id_)
+    assert (again.leaf, again.replayed) == (first.leaf, True)
+    assert refusal(lambda: put(running, "operator", given(break_glass=True), id_=id_)) == "REQUEST_ID_REUSED"
+    assert refusal(lambda: put(running, "operator", given(), id_=bytes(15))) == "INVALID_REQUEST_ID"
+    end(running, "operator", given())
+    assert refusal(lambda: end(running, "operator", given())) == "NOT_FOUND"
+    put(running, "operator", given(), id_=id_)  # a repeat gives nothing again
+    assert found(running) == []
+
+
+def test_the_list_is_filtered_and_paged(running: Running) -> None:
+    everything = [
+        given("hospital-a", "clinic-b", Capacity.PROCESSOR),
+        given("hospital-a", "app", Capacity.RELAY),
+        given("hospital-a", "app", Capacity.APPLICATION),
+        given("clinic-b", "app", Capacity.RELAY),
+    ]
+    for one in reversed(everything):
+        put(running, "operator", one)
+    assert found(running) == everything
+    assert found(running, giver="hospital-a") == everything[:3]
+    assert found(running, taker="app") == everything[1:]
+    assert found(running, giver="clinic-b", taker="hospital-a") == []
+    assert found(running, giver="nobody") == found(running, taker="nobody") == []
+    pages, token = [], ""
+    for _ in everything:
+        request = rs.ListDelegationsRequest(page_size=1, page_token=token)
+        page = running.registry.ListDelegations(request, metadata=running.as_("pipc"))
+        pages += page.delegations
+        token = page.next_page_token
+    assert (pages, token) == (everything, "")
+    first = rs.ListDelegationsRequest(page_size=1, giver="hospital-a")
+    token = running.registry.ListDelegations(first, metadata=running.as_("pipc")).next_page_token
+    for who, fields in (("app", {"giver": "hospital-a"}), ("pipc", {}), ("pipc", {"taker": "hospital-a"})):
+        assert refusal(lambda w=who, f=fields: found(running, who=w, page_token=token, **f)) == "INVALID_PAGE"
+    assert refusal(lambda: found(running, page_size=-1)) == "INVALID_PAGE"
+
+
+# -- the Python client --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def connect(running: Running) -> Callable[[str], Client]:
+    trust = pin(note.format_vkey(read_keys(running.config).log.verifier))
+    target = f"127.0.0.1:{running.daemon.grpc_port}"
+    return lambda who: Client(target, token=running.tokens[who], trust=trust)
+
+
+def test_the_client_gives_and_ends(connect: Callable[[str], Client]) -> None:
+    signer = StatementSigner.of_participant(CLINIC, origin=ORIGIN, participant_id="clinic-b")
+    of_hospital = given("hospital-a", "app", Capacity.RELAY)
+    with connect("operator") as operator, connect("clinic-b") as clinic:
+        operator.put_delegation(of_hospital, published=True)
+        assert clinic.put_delegation(given(), signer=signer).kind == EntryKind.DELEGATION
+        assert list(clinic.list_delegations()) == [of_hospital, given()]
+        assert list(clinic.list_delegations(giver="hospital-a")) == [of_hospital]
+        assert list(clinic.list_delegations(taker="er")) == []
+        with pytest.raises(DeniedError):
+            clinic.end_delegation("clinic-b", "app", st.DELEGATION_CAPACITY_RELAY)
+        with pytest.raises(InvalidError):
+            clinic.put_delegation(given(purposes=["BTG"]), signer=signer)
+        clinic.end_delegation("clinic-b", "app", st.DELEGATION_CAPACITY_RELAY, signer=signer, published=True)
+        with pytest.raises(NotFoundError):
+            operator.end_delegation("clinic-b", "app", st.DELEGATION_CAPACITY_RELAY)
+        shown = clinic.public_history("participant/clinic-b").entries
+        assert [entry.kind_name for entry in shown] == ["PARTICIPANT", "KEY", "DELEGATION", "DELEGATION"]
+        assert [entry.author for entry in shown] == ["ledger"] * 2 + ["participant/clinic-b"] * 2
+        assert [show.describe(entry.message, "en") for entry in shown[2:]] == [
+            "app → clinic-b, relay, any", "app → clinic-b, relay, ended",
+        ]  # fmt: skip
+
+
+# -- the command line ---------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_gives_lists_and_ends(running: Running) -> None:
+    target = f"127.0.0.1:{running.daemon.grpc_port}"
+    talk = CommandLine({"CONSENTD_TARGET": target, "CONSENTD_TOKEN": running.tokens["operator"]})
+    pair = ("clinic-b", "app", "--as", "relay")
+    more = ("--purpose", "TREAT", "--from", "2020-01-01", "--until", "2099-12-31", "--break-glass")
+    assert talk("participants", "delegate", *pair, *more).out.startswith("app → clinic-b, relay, TREAT, break-glass, ")
+    assert talk("participants", "delegate", "hospital-a", "app", "--as", "application").status == 0
+    listed = talk("participants", "delegations", "--giver", "clinic-b", "--json").object
+    assert (listed["taker"], listed["capacity"], listed["purposes"], listed["break_glass"]) == (
+        "app", "relay", ["TREAT"], True,
+    )  # fmt: skip
+    assert len(talk("participants", "delegations", "--taker", "app").out.splitlines()) == 2
+    assert talk("participants", "end-delegation", *pair, "--lang", "ko").out == "app → clinic-b, 중계, 종료\n"
+    assert talk("participants", "end-delegation", *pair).status == 2
+    assert talk("participants", "delegate", "clinic-b", "nobody", "--as", "relay").status == 2
+    app = talk.given(CONSENTD_TOKEN=running.tokens["app"])
+    assert "(CALLER_NOT_ALLOWED)" in app("participants", "delegate", *pair).err
+    assert len(app("participants", "delegations").out.splitlines()) == 1
