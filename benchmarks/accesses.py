@@ -118,7 +118,8 @@ def measure_published(bench: Bench) -> list[Row]:
         if location % WAITING_SHARE == 0:
             assert answer.receipt.published, "who waits for a proof gets one"
             verify_proof(
-                answer.receipt.proof, leaf=answer.receipt.leaf, origin=config.ledger.origin, log_verifier=verifier
+                answer.receipt.proof, leaf_hash=answer.receipt.leaf_hash, origin=config.ledger.origin,
+                log_verifier=verifier,
             )
             proven += 1
     timed = list(zip(loaded.locations, loaded.latencies_s, strict=True))

@@ -184,18 +184,20 @@ def test_a_bundle_is_the_text_of_the_specification():
 def test_every_leaf_has_a_receipt(size):
     for index in range(size):
         text = cp.format_proof(bundle_of(index, size))
-        found = cp.verify_proof(text, leaf=LEAVES[index], origin=ORIGIN, log_verifier=LOG.verifier)
+        found = cp.verify_proof(
+            text, leaf_hash=merkle.leaf_hash(LEAVES[index]), origin=ORIGIN, log_verifier=LOG.verifier
+        )
         assert found == checkpoint_of(size)
         with pytest.raises(ProofError):
-            cp.verify_proof(text, leaf=b"another", origin=ORIGIN, log_verifier=LOG.verifier)
+            cp.verify_proof(text, leaf_hash=merkle.leaf_hash(b"another"), origin=ORIGIN, log_verifier=LOG.verifier)
 
 
 def test_a_receipt_under_another_key_or_origin_is_refused():
     text = cp.format_proof(bundle_of(3, 7))
     with pytest.raises(SignatureError):
-        cp.verify_proof(text, leaf=LEAVES[3], origin=ORIGIN, log_verifier=OTHER.verifier)
+        cp.verify_proof(text, leaf_hash=merkle.leaf_hash(LEAVES[3]), origin=ORIGIN, log_verifier=OTHER.verifier)
     with pytest.raises(ProofError):
-        cp.verify_proof(text, leaf=LEAVES[3], origin="log.example/b", log_verifier=LOG.verifier)
+        cp.verify_proof(text, leaf_hash=merkle.leaf_hash(LEAVES[3]), origin="log.example/b", log_verifier=LOG.verifier)
 
 
 def test_no_changed_receipt_verifies():
@@ -206,7 +208,7 @@ def test_no_changed_receipt_verifies():
         if extra <= at < extra + 4:  # the extra is not authenticated, and is said not to be
             continue
         with pytest.raises(VerificationError):
-            cp.verify_proof(changed, leaf=LEAVES[5], origin=ORIGIN, log_verifier=LOG.verifier)
+            cp.verify_proof(changed, leaf_hash=merkle.leaf_hash(LEAVES[5]), origin=ORIGIN, log_verifier=LOG.verifier)
 
 
 NO_BUNDLES = {
@@ -229,7 +231,9 @@ def test_what_is_no_bundle(old, new):
     text = cp.format_proof(bundle_of(2, 3, b"salt"))
     assert old in text
     with pytest.raises(VerificationError):
-        cp.verify_proof(text.replace(old, new, 1), leaf=LEAVES[2], origin=ORIGIN, log_verifier=LOG.verifier)
+        cp.verify_proof(
+            text.replace(old, new, 1), leaf_hash=merkle.leaf_hash(LEAVES[2]), origin=ORIGIN, log_verifier=LOG.verifier
+        )
 
 
 def test_the_largest_bundle_can_be_written():

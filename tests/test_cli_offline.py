@@ -113,6 +113,11 @@ def test_verify_reads_receipts(run: CommandLine, tmp_path: Path) -> None:
     for content, status in (
         (stored, 0),
         ({"receipt": stored}, 0),
+        ({**stored, "leaf_hash": merkle.leaf_hash(leaf).hex()}, 0),
+        ({**stored, "leaf": "", "leaf_hash": merkle.leaf_hash(leaf).hex()}, 0),  # reduced: of a refused access
+        ({**stored, "leaf": "", "leaf_hash": "00" * 32}, 1),
+        ({**stored, "leaf_hash": "00" * 32}, 1),
+        ({**stored, "leaf": ""}, 1),
         ({**stored, "index": 1}, 1),
         ({**stored, "index": "0"}, 1),
         ({**stored, "leaf": event(EntryKind.GRANT).hex()}, 1),

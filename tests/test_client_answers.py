@@ -164,15 +164,17 @@ def test_no_receipt_no_data() -> None:
     assert client.authorize_access(ASKED)
     client, _ = faking(ac.AuthorizeAccessResponse(decision=PERMIT))
     found = client.authorize_access(ASKED)
-    assert (bool(found), found.outcome_name, str(found.error)) == (False, "INDETERMINATE", "permit has no receipt")
-    refusal = event_receipt(EntryKind.REFUSAL)
-    client, _ = faking(ac.AuthorizeAccessResponse(decision=PERMIT, receipt=refusal, access_seq=3))
-    assert not client.authorize_access(ASKED)
+    assert (bool(found), found.outcome_name, str(found.error)) == (False, "INDETERMINATE", "decision has no receipt")
     denied = pb.Decision(outcome=pb.OUTCOME_DENY, denied=["CLIN.DX"])
-    client, _ = faking(ac.AuthorizeAccessResponse(decision=denied))
+    reduced = pb.Receipt(index=7, leaf_hash=bytes(32))
+    client, _ = faking(ac.AuthorizeAccessResponse(decision=denied, receipt=reduced))
     assert client.authorize_access(ASKED).outcome == pb.OUTCOME_DENY
+    client, _ = faking(ac.AuthorizeAccessResponse(decision=PERMIT, receipt=reduced))
+    assert not client.authorize_access(ASKED)
     for bad in (
         ac.AuthorizeAccessResponse(decision=PERMIT, receipt=event_receipt(EntryKind.GRANT), access_seq=3),
+        ac.AuthorizeAccessResponse(decision=PERMIT, receipt=event_receipt(EntryKind.REFUSAL), access_seq=3),
+        ac.AuthorizeAccessResponse(decision=denied, receipt=pb.Receipt(index=7)),
         ac.AuthorizeAccessResponse(decision=PERMIT, receipt=event_receipt(EntryKind.ACCESS), access_seq=4),
         ac.AuthorizeAccessResponse(decision=PERMIT, receipt=pb.Receipt(leaf=b"x"), access_seq=3),
         ac.AuthorizeAccessResponse(
@@ -211,8 +213,11 @@ NOTIFY = pb.Decision(outcome=pb.OUTCOME_PERMIT, permitted=["CLIN.DX"], obligatio
 def test_a_repeat_permits_what_both_decisions_permit(
     recorded: pb.Decision, current: pb.Decision | None, outcome: int, permitted: list[str]
 ) -> None:
-    kind = EntryKind.REFUSAL if recorded is DENIED else EntryKind.ACCESS
-    answer = ac.AuthorizeAccessResponse(decision=recorded, access_seq=3, receipt=event_receipt(kind, replayed=True))
+    reduced = pb.Receipt(index=7, leaf_hash=bytes(32), replayed=True)
+    answer = ac.AuthorizeAccessResponse(decision=recorded, receipt=reduced)
+    if recorded is not DENIED:
+        answer.access_seq = 3
+        answer.receipt.CopyFrom(event_receipt(EntryKind.ACCESS, replayed=True))
     if current is not None:
         answer.current_decision.CopyFrom(current)
     asked = pb.Question()

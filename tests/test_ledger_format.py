@@ -304,7 +304,8 @@ def test_every_signature_of_the_example_verifies() -> None:
     point, _ = checkpoint.open_checkpoint(shown_texts()["checkpoint"].encode(), ORIGIN, verifier)
     assert point == checkpoint.Checkpoint(ORIGIN, SIZE, shown()["root"])
     receipt = shown_texts()["receipt"].encode()
-    assert checkpoint.verify_proof(receipt, leaf=shown()["leaf 8"], origin=ORIGIN, log_verifier=verifier) == point
+    hashed = merkle.leaf_hash(shown()["leaf 8"])
+    assert checkpoint.verify_proof(receipt, leaf_hash=hashed, origin=ORIGIN, log_verifier=verifier) == point
 
 
 def hashes(joined: bytes) -> tuple[bytes, ...]:

@@ -232,14 +232,19 @@ def test_a_published_receipt_verifies_offline(running: Running, subject: pb.Subj
     receipt = running.consents.GrantConsent(request, metadata=running.as_("app")).receipt
     assert receipt.published
     point = checkpoint.verify_proof(
-        receipt.proof, leaf=receipt.leaf, origin=ORIGIN, log_verifier=verifier(running)
+        receipt.proof, leaf_hash=merkle.leaf_hash(receipt.leaf), origin=ORIGIN, log_verifier=verifier(running)
     )
     assert point.size > receipt.index
     get = ls.GetReceiptRequest(index=receipt.index, leaf_hash=receipt.leaf_hash)
-    again = running.ledger.GetReceipt(get).receipt  # no credential: who holds the leaf hash may ask
-    checkpoint.verify_proof(again.proof, leaf=again.leaf, origin=ORIGIN, log_verifier=verifier(running))
-    get.leaf_hash = bytes(32)
+    get.leaf_hash, get.leaf = b"", receipt.leaf
+    again = running.ledger.GetReceipt(get).receipt  # no credential: a caller that has the leaf gets it back
+    checkpoint.verify_proof(
+        again.proof, leaf_hash=merkle.leaf_hash(again.leaf), origin=ORIGIN, log_verifier=verifier(running)
+    )
+    get.leaf = receipt.leaf[:-1] + b"\1"
     assert refusal(lambda: running.ledger.GetReceipt(get)) == "NOT_FOUND"
+    get.leaf_hash = receipt.leaf_hash
+    assert refusal(lambda: running.ledger.GetReceipt(get)) == "INVALID_REQUEST"
     assert refusal(lambda: running.ledger.GetReceipt(ls.GetReceiptRequest(index=1 << 40))) == "NOT_FOUND"
 
 
@@ -273,9 +278,11 @@ def test_waits_for_publication_hold_up_no_check_and_end(tmp_path: Path, monkeypa
         clock.advance(1_000)
         assert some_done.acquire(timeout=HANG_S)
     assert all(one.result().receipt.published for one in waiting)
-    get = ls.GetReceiptRequest(index=late.index, leaf_hash=late.leaf_hash)
+    get = ls.GetReceiptRequest(index=late.index, leaf=late.leaf)
     receipt = running.ledger.GetReceipt(get).receipt
-    checkpoint.verify_proof(receipt.proof, leaf=late.leaf, origin=ORIGIN, log_verifier=verifier(running))
+    checkpoint.verify_proof(
+        receipt.proof, leaf_hash=merkle.leaf_hash(late.leaf), origin=ORIGIN, log_verifier=verifier(running)
+    )
     running.stop()
 
 
@@ -341,7 +348,10 @@ def test_an_auditor_sees_what_the_mandate_covers_and_how_much_it_does_not(
     assert grants.withheld_count == len(grants.entries) > 0
     leaves = running.ledger.ListEntries(ls.ListEntriesRequest(), metadata=running.as_("pipc"))
     first = running.ledger.GetInclusionProof(ls.GetInclusionProofRequest(index=0))
-    assert merkle.leaf_hash(leaves.leaves[0]) == first.leaf_hash
+    merkle.verify_inclusion(
+        first.hashes, index=0, size=first.revision.tree_size, leaf_hash=merkle.leaf_hash(leaves.leaves[0]),
+        root=first.revision.root_hash,
+    )  # fmt: skip
     earlier = running.ledger.ListEntries(ls.ListEntriesRequest(start_index=1 << 60), metadata=running.as_("pipc"))
     assert (list(earlier.leaves), earlier.next_page_token) == ([], "")
     for who in ("app", "hospital-a"):
@@ -385,7 +395,11 @@ def test_a_history_comes_in_order_and_verifies(running: Running) -> None:
     point, _ = checkpoint.open_checkpoint(latest, ORIGIN, verifier(running))
     later = history_of(running, "app", subject=person.subject, known_count=3, known_tree_size=point.size)
     assert (later.chains[0].first_seq, len(later.chains[0].entries)) == (4, 2)
-    assert verified(running, history_of(running, public_name="participant/nobody"))[0] == ("participant/nobody", 0)
+    # The proof of absence shows the key of another chain, so a name that a caller makes up has none.
+    for who in (None, "clinic-b"):
+        assert refusal(lambda who=who: history_of(running, who, public_name="participant/nobody")) == "NOT_FOUND"
+    nobody = history_of(running, "pipc", public_name="participant/nobody")
+    assert verified(running, nobody)[0] == ("participant/nobody", 0)
     assert verified(running, history_of(running, public_name="ledger"))[0] == ("ledger", 1)
 
 

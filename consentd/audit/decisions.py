@@ -13,6 +13,7 @@ from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import MalformedError, SignatureError
 from consentd.policy import check
 from consentd.sequencer.commands.accesses import decide
+from consentd.sequencer.commands.callers import check_asker
 from consentd.statements import decisions, payloads, values
 from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
@@ -42,7 +43,8 @@ def differences(view: View, index: int, event: codec.Event, made: codec.Statemen
     if message.asked.signature:
         _verify_asker(view, event, made, message.asked, origin)
     question = decisions.question_value(payloads.parse(pb.Question, message.asked.question))
-    again = decide(view, event.tag, question, index=index, now_ms=event.time_ms)
+    in_full = check_asker(view, message.asked.asker, question)
+    again = decide(view, event.tag, question, index=index, now_ms=event.time_ms, in_full=in_full).decision
     found = _compare(message.decision, again)
     recorded_as = EntryKind.ACCESS if again.outcome in _PERMITS else EntryKind.REFUSAL
     if event.kind != recorded_as:

@@ -22,7 +22,7 @@ from consentd.cli.options import (
     write_evidence,
 )
 from consentd.cli.out import DONE, PROVEN, UNDETERMINED, Out
-from consentd.core import codec
+from consentd.core import codec, merkle
 from consentd.core.checkpoint import open_checkpoint, parse_proof, verify_proof
 from consentd.core.kinds import EntryKind, is_known
 from consentd.core.note import NoteVerifier
@@ -31,7 +31,7 @@ from consentd.errors import InvalidError, MalformedError
 from consentd.policy.dates import format_instant
 
 if TYPE_CHECKING:
-    from consentd_client.receipts import ConsentOptions, Receipt, WriteOptions
+    from consentd_client.receipts import ConsentOptions, ReducedReceipt, WriteOptions
 
 _RECEIPT_HELP = """\
 --save FILE writes the proof as a C2SP .tlog-proof, and the proven leaf to FILE.leaf, for other programs:
@@ -92,12 +92,16 @@ def consent_options(arguments: argparse.Namespace) -> "ConsentOptions":
     return {"signer": None, "method": arguments.method, **write_options(arguments)}
 
 
-def store_receipt(arguments: argparse.Namespace, out: Out, receipt: "Receipt") -> dict[str, object]:
+def store_receipt(arguments: argparse.Namespace, out: Out, receipt: "ReducedReceipt") -> dict[str, object]:
     """Store a receipt if --receipt names a file; return the receipt's fields for ``--json``."""
+    from consentd_client import Receipt
+
     fields: dict[str, object] = {
-        "index": receipt.index, "leaf": receipt.leaf.hex(), "proof": receipt.proof.decode(),
+        "index": receipt.index, "leaf_hash": receipt.leaf_hash.hex(), "proof": receipt.proof.decode(),
         "replayed": receipt.replayed,
     }  # fmt: skip
+    if isinstance(receipt, Receipt):
+        fields["leaf"] = receipt.leaf.hex()
     if arguments.receipt is not None:
         from consentd.audit.sources import write_file
 
@@ -111,20 +115,24 @@ def store_receipt(arguments: argparse.Namespace, out: Out, receipt: "Receipt") -
 
 def receipt(arguments: argparse.Namespace, out: Out) -> int:
     """Read the proof that a stored receipt lacks, and store it."""
-    from consentd_client import Receipt, verify_receipt
+    from consentd_client import Receipt, ReducedReceipt, verify_inclusion
 
     if str(arguments.file) == "-":
         raise InvalidError("receipt is completed in its file, so it cannot be read from stdin")
     stored = _parse_receipt(read_bytes(arguments.file, "receipt"), may_be_answer=False)
-    event = codec.decode_leaf(stored.leaf)
-    if not isinstance(event, codec.Event):
-        raise MalformedError("receipt is of a seal")
-    found = Receipt(
-        index=stored.index, leaf=stored.leaf, event=event, tree_size=0, proof=stored.proof, checkpoint=None,
-        replayed=False,
-    )  # fmt: skip
+    found = ReducedReceipt(
+        index=stored.index, leaf_hash=stored.leaf_hash, proof=stored.proof, checkpoint=None, replayed=False
+    )
+    if stored.leaf:
+        event = codec.decode_leaf(stored.leaf)
+        if not isinstance(event, codec.Event):
+            raise MalformedError("receipt is of a seal")
+        found = Receipt(
+            index=stored.index, leaf_hash=stored.leaf_hash, leaf=stored.leaf, event=event, tree_size=0,
+            proof=stored.proof, checkpoint=None, replayed=False,
+        )  # fmt: skip
     if stored.proof and arguments.save is not None:
-        point = verify_receipt(stored.leaf, stored.proof, read_trust(arguments), index=stored.index)
+        point = verify_inclusion(stored.leaf_hash, stored.proof, read_trust(arguments), index=stored.index)
         found = replace(found, checkpoint=point)
     else:
         with open_client(arguments) as client:
@@ -132,10 +140,12 @@ def receipt(arguments: argparse.Namespace, out: Out) -> int:
     arguments.receipt = arguments.file
     fields = store_receipt(arguments, out, found)
     if arguments.save is not None and found.proof:
-        beside = arguments.save.with_name(arguments.save.name + ".leaf")
         write_evidence(arguments.save, found.proof, "proof")
-        write_evidence(beside, found.leaf, "leaf")
-        out.message(f"proof saved: `{arguments.save}`, and its leaf: `{beside}`")
+        out.message(f"proof saved: `{arguments.save}`")
+        if isinstance(found, Receipt):
+            beside = arguments.save.with_name(arguments.save.name + ".leaf")
+            write_evidence(beside, found.leaf, "leaf")
+            out.message(f"its leaf saved: `{beside}`")
     out.answer(f"entry {found.index}", type="receipt", **fields)
     return DONE if found.proof else UNDETERMINED
 
@@ -148,11 +158,12 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
     index = None
     if content.lstrip()[:1] == b"{":
         stored = _parse_receipt(content, may_be_answer=True)
-        leaf, proof, index = stored.leaf, stored.proof, stored.index
+        leaf, leaf_hash, proof, index = stored.leaf, stored.leaf_hash, stored.proof, stored.index
         if not proof:
             raise InvalidError("receipt has no proof yet; `consentd receipt` completes it once a checkpoint covers it")
     elif content.startswith(_PROOF_MARK):
         leaf, proof = _leaf(arguments.leaf), content
+        leaf_hash = merkle.leaf_hash(leaf)
     else:
         point, _ = open_checkpoint(content, origin, log_key)
         _verify_witnessed(content, policy, log_key)
@@ -162,12 +173,12 @@ def verify(arguments: argparse.Namespace, out: Out) -> int:
             verdict="proven", what="checkpoint", origin=point.origin, size=point.size, root=point.root.hex(),
         )  # fmt: skip
         return PROVEN
-    point = verify_proof(proof, leaf=leaf, origin=origin, log_verifier=log_key)
+    point = verify_proof(proof, leaf_hash=leaf_hash, origin=origin, log_verifier=log_key)
     bundle = parse_proof(proof)
     _verify_witnessed(bundle.checkpoint_note, policy, log_key)
     if index is not None and index != bundle.index:
         raise MalformedError(f"receipt has another index than its proof: `{index}` and `{bundle.index}`")
-    description, is_readable = _describe_leaf(leaf)
+    description, is_readable = _describe_leaf(leaf) if leaf else ("a refused access: its leaf is not shown", True)
     out.answer(
         f"증명됨: `{point.origin}`의 크기 {point.size} 원장에서 {bundle.index}번 항목, {description}",
         f"proven: entry {bundle.index} of `{point.origin}` in its tree of {point.size}, {description}",
@@ -188,9 +199,13 @@ def _verify_witnessed(checkpoint: bytes, policy: WitnessPolicy | None, log_key: 
 
 @dataclass(frozen=True, slots=True)
 class _StoredReceipt:
-    """A receipt as ``store_receipt`` wrote it. ``proof`` is empty if no checkpoint covered the entry yet."""
+    """A receipt as ``store_receipt`` wrote it.
+
+    ``leaf`` is empty in a reduced receipt. ``proof`` is empty if no checkpoint covered the entry yet.
+    """
 
     index: int
+    leaf_hash: bytes
     leaf: bytes
     proof: bytes
 
@@ -200,12 +215,15 @@ def _parse_receipt(content: bytes, *, may_be_answer: bool) -> _StoredReceipt:
     try:
         found = json.loads(content)
         found = found.get("receipt", found) if may_be_answer else found
-        index, leaf, proof = found["index"], bytes.fromhex(found["leaf"]), found["proof"].encode()
+        index, leaf, proof = found["index"], bytes.fromhex(found.get("leaf", "")), found["proof"].encode()
+        leaf_hash = bytes.fromhex(found["leaf_hash"]) if "leaf_hash" in found else merkle.leaf_hash(leaf)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise MalformedError("receipt file was not written by this program") from error
     if type(index) is not int:
         raise MalformedError("receipt has no index")
-    return _StoredReceipt(index, leaf, proof)
+    if leaf and merkle.leaf_hash(leaf) != leaf_hash:
+        raise MalformedError("receipt has another leaf's hash")
+    return _StoredReceipt(index, leaf_hash, leaf, proof)
 
 
 def _leaf(given: str | None) -> bytes:

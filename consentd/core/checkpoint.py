@@ -23,7 +23,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from consentd.core.merkle import EMPTY_ROOT, HASH_SIZE, leaf_hash, verify_inclusion
+from consentd.core.merkle import EMPTY_ROOT, HASH_SIZE, verify_inclusion
 from consentd.core.note import (
     MAX_NOTE_SIZE,
     Note,
@@ -148,9 +148,11 @@ def parse_proof(text: bytes) -> ProofBundle:
 
 
 def verify_proof(
-    text: bytes, *, leaf: bytes, origin: str, log_verifier: NoteVerifier, witnesses: Iterable[NoteVerifier] = ()
+    text: bytes, *, leaf_hash: bytes, origin: str, log_verifier: NoteVerifier, witnesses: Iterable[NoteVerifier] = ()
 ) -> Checkpoint:
-    """Verify, offline, that a proof bundle shows this leaf in a tree that this log signed; return the checkpoint.
+    """Verify, offline, that a proof bundle shows a leaf in a tree that this log signed; return the checkpoint.
+
+    *leaf_hash*: the leaf's RFC 6962 hash, 32 bytes.
 
     No quorum of witnesses is required here: ``quorum.verify_cosigned`` verifies that a quorum cosigned the checkpoint.
 
@@ -162,7 +164,7 @@ def verify_proof(
     bundle = parse_proof(text)
     checkpoint, _ = open_checkpoint(bundle.checkpoint_note, origin, log_verifier, witnesses=witnesses)
     verify_inclusion(
-        bundle.proof, index=bundle.index, size=checkpoint.size, leaf_hash=leaf_hash(leaf), root=checkpoint.root
+        bundle.proof, index=bundle.index, size=checkpoint.size, leaf_hash=leaf_hash, root=checkpoint.root
     )
     return checkpoint
 

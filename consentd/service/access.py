@@ -10,9 +10,9 @@ from consentd.sequencer.commands import accesses
 from consentd.sequencer.commands.write import SignedEntry, verify_ahead
 from consentd.sequencer.pool import Written
 from consentd.service import requests
-from consentd.service.policy import OUTCOMES, check_size, reduced
+from consentd.service.policy import check_size
 from consentd.service.rpc import item_error, rpc
-from consentd.service.servicer import Context, Servicer, revision
+from consentd.service.servicer import Context, Servicer, reduce_receipt, revision
 from consentd.statements import decisions, payloads
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import access_service_pb2_grpc
@@ -102,19 +102,19 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         self, written: Written[accesses.AuthorizedAccess], wait_for: int, context: Context
     ) -> ac.AuthorizeAccessResponse:
         """Count an access in the metrics, and return the response to its request."""
-        decision, entry = written.answer.decision, written.entry
-        self.metrics.decisions.inc(OUTCOMES[(written.answer.current or decision).outcome], "authorize")
-        sees_reasons, current = written.answer.sees_reasons, written.answer.current
-        response = ac.AuthorizeAccessResponse(decision=decision if sees_reasons else reduced(decision))
-        if current is not None:
-            response.current_decision.CopyFrom(current if sees_reasons else reduced(current))
+        answer, entry = written.answer, written.entry
+        self.metrics.decisions.inc(answer.outcome.name, "authorize")
+        response = ac.AuthorizeAccessResponse(decision=answer.decision, current_decision=answer.current)
         if entry is None:
             self.metrics.unenrolled_questions.inc()
             return response
-        if entry.event.kind == EntryKind.REFUSAL and not written.replayed:
-            self.metrics.refusals.inc("DECISION")
         response.receipt.CopyFrom(self.written_receipt(written, wait_for, context))
-        response.access_seq = entry.event.seq
+        if entry.event.kind == EntryKind.ACCESS:
+            response.access_seq = entry.event.seq
+            return response
+        if not written.replayed:
+            self.metrics.refusals.inc("DECISION")
+        response.receipt.CopyFrom(reduce_receipt(response.receipt))
         return response
 
     @rpc

@@ -1,6 +1,7 @@
 """PolicyService: answer questions from the table, and record nothing. Each call reads one snapshot of the table."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import count
 
@@ -8,6 +9,7 @@ from consentd.errors import ConsentdError, InvalidError, OverloadedError
 from consentd.metrics import Metrics
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import PackedQuestion
+from consentd.policy.reduce import reduce_verdict
 from consentd.sequencer.commands.callers import check_asker
 from consentd.service.rpc import item_error, never_waits, rpc
 from consentd.service.servicer import Context, Servicer, ServiceState, revision
@@ -37,10 +39,11 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
         response = ps.CheckResponse()
         with self.services.table.read() as snapshot:
             answerer = Answerer(snapshot, now_ms, self._id_prefix, self._ids, self.metrics)
-            sees_reasons, packed = answerer.check(caller, question)
-            decision = answerer.answer(response.decision, packed, self.identifier_hash(question.subject))
-        self.metrics.decisions.inc(OUTCOMES[decision.outcome], "check")
-        return response if sees_reasons else ps.CheckResponse(decision=reduced(decision))
+            in_full, packed = answerer.check(caller, question)
+            identifier_hash = self.identifier_hash(question.subject)
+            outcome = answerer.answer(response.decision, packed, identifier_hash, in_full=in_full)
+        self.metrics.decisions.inc(outcome.name, "check")
+        return response
 
     @never_waits
     @rpc
@@ -61,7 +64,7 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
             asked = [(shared, subject) for subject in request.subjects]
         now_ms = self.services.sequencer.clock.wall_ms()
         response = ps.BatchCheckResponse()
-        outcomes = [0] * len(OUTCOMES)
+        outcomes: Counter[str] = Counter()
         checked: tuple[bool, PackedQuestion] | None = None
         with self.services.table.read() as snapshot:
             answerer = Answerer(snapshot, now_ms, self._id_prefix, self._ids, self.metrics)
@@ -70,16 +73,13 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
                 try:
                     if checked is None or shared is None:  # a shared question is checked once for all its subjects
                         checked = answerer.check(caller, question)
-                    sees_reasons, packed = checked
-                    decision = answerer.answer(result.decision, packed, self.identifier_hash(subject))
-                    outcomes[decision.outcome] += 1
-                    if not sees_reasons:
-                        decision.CopyFrom(reduced(decision))
+                    in_full, packed = checked
+                    identifier_hash = self.identifier_hash(subject)
+                    outcomes[answerer.answer(result.decision, packed, identifier_hash, in_full=in_full).name] += 1
                 except ConsentdError as error:
                     result.error.CopyFrom(item_error(self.metrics, error))
-        for outcome, count_of in enumerate(outcomes):
-            if count_of:
-                self.metrics.decisions.inc(OUTCOMES[outcome], "batch", by=count_of)
+        for name, times in outcomes.items():
+            self.metrics.decisions.inc(name, "batch", by=times)
         return response
 
 
@@ -120,48 +120,30 @@ class Answerer:
             raise OverloadedError(f"state has not reached tree size `{size}`", "REVISION_NOT_REACHED")
         return sees_reasons, decisions.pack_message(question, self._codebook)
 
-    def answer(self, message: pb.Decision, question: PackedQuestion, identifier_hash: bytes) -> pb.Decision:
-        """Write the decision about one subject into *message*, and return *message*."""
+    def answer(
+        self, message: pb.Decision, question: PackedQuestion, identifier_hash: bytes, *, in_full: bool
+    ) -> model.Outcome:
+        """Write the decision about one subject into *message*; return the outcome for a caller who may see reasons.
+
+        *in_full*: whether the caller may see reasons. If not, the decision is reduced (``policy.reduce``).
+        """
         tag = self._snapshot.tag_of(identifier_hash)
         if tag is None:
             self._metrics.unenrolled_questions.inc()
         value = None if tag is None else self._snapshot.subject(tag)
         verdict = evaluate.evaluate(value, question, self._rules, self._now_ms)
+        outcome = verdict.outcome
+        if not in_full:
+            verdict = reduce_verdict(verdict, question)
+        shown_tag = tag if tag is not None and (in_full or verdict.permitted) else b""
         message.CopyFrom(self._common)
-        decisions.put_verdict(message, verdict, question, self._codebook, self._rules, tag or b"")
+        decisions.put_verdict(message, verdict, question, self._codebook, self._rules, shown_tag)
         message.decision_id = self._id_prefix + next(self._ids).to_bytes(8, "big")
-        return message
+        return outcome
 
 
 MAX_QUESTION = 4 * 1024
 """Most bytes of a serialised question."""
-
-OUTCOMES = ("UNSPECIFIED", *(outcome.name for outcome in model.Outcome))
-"""The name of each outcome, by its number."""
-
-
-def reduced(decision: pb.Decision) -> pb.Decision:
-    """Return a decision for a caller who may not see reasons: NO_CONSENT becomes DENY, and DENY has no reasons.
-
-    So the caller does not learn whether the person objected, gave no consent or is not enrolled. A PERMIT, and the
-    permitted part of a PARTIAL, keep their reasons.
-    """
-    if decision.outcome == pb.OUTCOME_PERMIT:
-        return decision
-    is_partial = decision.outcome == pb.OUTCOME_PARTIAL
-    seen = pb.Decision()
-    seen.CopyFrom(decision)
-    if decision.outcome == pb.OUTCOME_NO_CONSENT:
-        seen.outcome = pb.OUTCOME_DENY
-    for hidden in (seen.denied, seen.without_consent, seen.reasons):
-        del hidden[:]
-    seen.denied.extend(sorted([*decision.denied, *decision.without_consent]))
-    if is_partial:
-        seen.reasons.extend(reason for reason in decision.reasons if reason.effect == pb.EFFECT_PERMIT)
-        return seen
-    for field in ("tag", "ref", "valid_until_time_ms"):
-        seen.ClearField(field)
-    return seen
 
 
 def check_size(question: pb.Question | bytes) -> None:

@@ -2,17 +2,18 @@
 
 from collections.abc import Iterable, Iterator
 
-from consentd.core import codec, merkle
+from consentd.core import codec
 from consentd.core.history import MAX_NAME
 from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX
 from consentd.cosigning.publisher import Published
 from consentd.errors import DeniedError, InvalidError, NotFoundError, StorageError
-from consentd.ledger import layout, reads
+from consentd.ledger import reads
 from consentd.ledger.reads import HeadProofs
 from consentd.ledger.retention import read_pruned
 from consentd.ledger.vault import Vault
 from consentd.sequencer.commands.callers import has_right, is_auditor
 from consentd.service.pruning import prune
+from consentd.service.receipts import get_receipt
 from consentd.service.requests import Pager
 from consentd.service.rpc import rpc, stream_rpc
 from consentd.service.servicer import Context, Servicer, revision
@@ -86,13 +87,8 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
 
     @rpc
     def GetReceipt(self, request: ls.GetReceiptRequest, context: Context) -> ls.GetReceiptResponse:
-        """Read the receipt of an entry; the request must name the entry's leaf hash."""
-        state = self.services.ledger.state
-        leaf = self._leaf(request.index) if request.index < state.size else None
-        if leaf is None or merkle.leaf_hash(leaf) != request.leaf_hash:
-            raise NotFoundError("no such entry, or another leaf hash")
-        receipt = self.receipt(request.index, leaf, state, request.wait_for, context)
-        return ls.GetReceiptResponse(receipt=receipt)
+        """Read the receipt of an entry, in the form that the caller may have."""
+        return get_receipt(self, request, context)
 
     @rpc
     def GetInclusionProof(self, request: ls.GetInclusionProofRequest, context: Context) -> ls.GetInclusionProofResponse:
@@ -100,7 +96,6 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         store, size = self.services.ledger.store, self._tree_size(request.tree_size)
         return ls.GetInclusionProofResponse(
             hashes=reads.prove_inclusion(store, request.index, size),
-            leaf_hash=reads.leaf_hash_at(store, request.index),
             revision=revision(size, reads.root_at(store, size)),
         )
 
@@ -153,12 +148,26 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         if request.WhichOneof("chain") == "public_name":
             if len(request.public_name) > MAX_NAME:
                 raise InvalidError(f"public_name is over its limit of {MAX_NAME} characters", "TOO_LARGE")
-            return codec.public_tag(request.public_name), request.public_name
+            return self._public_chain(request.public_name, context), request.public_name
         if request.WhichOneof("chain") != "subject":
             raise InvalidError("request names no chain")
         self.acting_caller(context)
         with self.services.table.read() as snapshot:
             return self.tag(snapshot, request.subject), ""
+
+    def _public_chain(self, name: str, context: Context) -> bytes:
+        """Return the tag of a public chain. Raises ``NotFoundError`` if it has no published entry, but for an auditor.
+
+        The proof that a chain has no entry shows another chain's key, so it is not given for a made-up name.
+        """
+        tag, services = codec.public_tag(name), self.services
+        size = services.sequencer.checkpoints.latest().checkpoint.size
+        if reads.head_at(services.ledger.store, tag, size)[0] == 0:
+            caller = self.known_caller(context)
+            with services.table.read() as snapshot:
+                if not caller or not is_auditor(snapshot, caller):
+                    raise NotFoundError("no such public chain")
+        return tag
 
     def _prove_heads(
         self, chains: "_Chains", tag: bytes, name: str, known: int
@@ -188,12 +197,6 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         with self.services.table.read() as snapshot:
             names = [owner.tag_or_name for key in keys if (owner := snapshot.key_ever(key)) is not None]
         return {PARTICIPANT_PREFIX + name for name in names if name and isinstance(name, str)}
-
-    def _leaf(self, index: int) -> bytes:
-        store = self.services.ledger.store
-        if index < read_pruned(store).minimum and store.get(layout.leaf_key(index)) is None:
-            raise NotFoundError("leaf is pruned; its inclusion can still be proven: GetInclusionProof", "PRUNED")
-        return reads.read_leaf(store, index)
 
     def _auditor(self, context: Context) -> str:
         """Return the caller's id. Raises ``DeniedError`` unless the caller is an auditor or the operator."""

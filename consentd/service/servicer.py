@@ -80,6 +80,13 @@ class Servicer:
             raise UnauthenticatedError("call has no credential that is known here", "UNAUTHENTICATED")
         return caller
 
+    def known_caller(self, context: Context) -> str:
+        """Return the caller's id; empty: the call has no credential that is known here."""
+        try:
+            return self.caller(context)
+        except UnauthenticatedError:
+            return ""
+
     def acting_caller(self, context: Context) -> str:
         """Return the caller's id. Raises ``DeniedError`` unless the caller has the right to act for persons."""
         caller = self.caller(context)
@@ -167,6 +174,18 @@ class Servicer:
         """Return the receipt of the leaf at *index* without a proof. *state* becomes the receipt's revision."""
         at = revision(state.size, state.root)
         return pb.Receipt(index=index, leaf=leaf, leaf_hash=merkle.leaf_hash(leaf), revision=at)
+
+
+def reduce_receipt(receipt: pb.Receipt) -> pb.Receipt:
+    """Return a receipt in the form for callers without a right to the leaf: it says where the entry is, and no more.
+
+    A leaf names its chain and its number in the chain, so it shows whether a person is enrolled. A leaf hash shows
+    nothing new, because the tiles are public.
+    """
+    return pb.Receipt(
+        index=receipt.index, leaf_hash=receipt.leaf_hash, published=receipt.published, proof=receipt.proof,
+        replayed=receipt.replayed,
+    )  # fmt: skip
 
 
 def revision(size: int, root: bytes) -> pb.Revision:

@@ -118,7 +118,7 @@ class AuthorizeAccessResponse(_message.Message):
     ACCESS_SEQ_FIELD_NUMBER: _builtins.int
     CURRENT_DECISION_FIELD_NUMBER: _builtins.int
     access_seq: _builtins.int
-    """access_seq is the seq of the entry in the person's chain. RecordAccess needs it."""
+    """access_seq is the seq of an ACCESS in the person's chain. RecordAccess needs it. 0 for a REFUSAL."""
     @_builtins.property
     def decision(self) -> _consent_pb2.Decision:
         """decision is the answer; for a repeat, the answer that the first call recorded. Act on it, not on the existence of a

@@ -885,7 +885,12 @@ Global___Revision: _TypeAlias = Revision  # noqa: Y015
 
 @_typing.final
 class Decision(_message.Message):
-    """Decision is the answer to a question. Each category asked for, as leaf categories, is in exactly one of four lists."""
+    """Decision is the answer to a question. Each category asked for, as leaf categories, is in exactly one of four lists.
+
+    A caller without the right SEE_REASONS gets one answer whether a person objected, gave no consent, has a consent that
+    cannot be read, or is not enrolled: DENY, with everything that is not permitted in denied, and without reasons, tag,
+    ref and valid_until_time_ms. The entry records the answer as the caller got it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -908,12 +913,14 @@ class Decision(_message.Message):
     outcome: Global___Outcome.ValueType
     """outcome is the answer."""
     valid_until_time_ms: _builtins.int
-    """valid_until_time_ms is when the answer may change because a period begins or ends; 0: never."""
+    """valid_until_time_ms is when the answer may change because a period begins or ends; 0: never, or, for a caller
+    without the right SEE_REASONS, not stated, because the answer is no PERMIT.
+    """
     decision_id: _builtins.bytes
     """decision_id names this decision, 16 bytes."""
     tag: _builtins.bytes
     """tag of the subject's chain, in which an entry about this decision is recorded; empty if the subject is not
-    enrolled.
+    enrolled, or if nothing is permitted to a caller without the right SEE_REASONS.
     """
     ref: _builtins.int
     """ref is the seq, in that chain, of the entry that the decision relies on; 0: none."""
@@ -929,20 +936,24 @@ class Decision(_message.Message):
 
     @_builtins.property
     def denied(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """denied categories may not flow: a consent, objection or rule forbids them."""
+        """denied categories may not flow: a consent, objection or rule forbids them; for a caller without the right
+        SEE_REASONS, all known categories that may not flow.
+        """
 
     @_builtins.property
     def without_consent(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """without_consent categories may not flow: nothing allows them."""
+        """without_consent categories may not flow: nothing allows them. Empty for a caller without the right SEE_REASONS."""
 
     @_builtins.property
     def unknown(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """unknown categories may not flow: the answer could not be determined."""
+        """unknown categories may not flow: the answer could not be determined. For a caller without the right SEE_REASONS,
+        only the codes that the vocabulary does not have.
+        """
 
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___DecisionReason]:
-        """reasons name the consents and rules that decided; empty for a caller without the right SEE_REASONS; at most 100 in
-        a recorded decision.
+        """reasons name the consents and rules that decided; for a caller without the right SEE_REASONS, only those that
+        permit; at most 100 in a recorded decision.
         """
 
     @_builtins.property
@@ -987,7 +998,11 @@ Global___Decision: _TypeAlias = Decision  # noqa: Y015
 
 @_typing.final
 class Receipt(_message.Message):
-    """Receipt proves that an entry was written. Keep it: with its proof, it can be verified offline."""
+    """Receipt proves that an entry was written. Keep it: with its proof, it can be verified offline.
+
+    The receipt of a refused access has the reduced form: index, leaf_hash, published and proof. So has every receipt for
+    a caller without a right to the leaf, because a leaf shows whose chain it is in and how long that chain is.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1001,7 +1016,7 @@ class Receipt(_message.Message):
     index: _builtins.int
     """index of the leaf in the ledger, from 0."""
     leaf: _builtins.bytes
-    """leaf is the leaf itself, 122 bytes."""
+    """leaf is the leaf itself, 122 bytes; empty in the reduced form."""
     leaf_hash: _builtins.bytes
     """leaf_hash is the RFC 6962 hash of the leaf."""
     published: _builtins.bool
@@ -1014,7 +1029,7 @@ class Receipt(_message.Message):
     """replayed is true if this request_id was recorded before; this is then the receipt of that entry."""
     @_builtins.property
     def revision(self) -> Global___Revision:
-        """revision is the state after the append batch that wrote the entry."""
+        """revision is the state after the append batch that wrote the entry; absent in the reduced form."""
 
     def __init__(
         self,

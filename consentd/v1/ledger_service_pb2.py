@@ -26,15 +26,15 @@ from consentd.v1 import consent_pb2 as consentd_dot_v1_dot_consent__pb2
 from consentd.v1 import statement_pb2 as consentd_dot_v1_dot_statement__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n consentd/v1/ledger_service.proto\x12\x0b\x63onsentd.v1\x1a\x19\x63onsentd/v1/consent.proto\x1a\x1b\x63onsentd/v1/statement.proto\"\x16\n\x14GetCheckpointRequest\"+\n\x15GetCheckpointResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\"P\n\x12ListEntriesRequest\x12\x13\n\x0bstart_index\x18\x01 \x01(\x04\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"|\n\x13ListEntriesResponse\x12\x0e\n\x06leaves\x18\x01 \x03(\x0c\x12\x13\n\x0b\x66irst_index\x18\x02 \x01(\x04\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\'\n\x08revision\x18\x04 \x01(\x0b\x32\x15.consentd.v1.Revision\"*\n\x07Opening\x12\x0c\n\x04salt\x18\x01 \x01(\x0c\x12\x11\n\tstatement\x18\x02 \x01(\x0c\"z\n\x15ListStatementsRequest\x12\x13\n\x0bstart_index\x18\x01 \x01(\x04\x12%\n\x05kinds\x18\x02 \x03(\x0e\x32\x16.consentd.v1.EntryKind\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"Q\n\x0bLedgerEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04leaf\x18\x02 \x01(\x0c\x12%\n\x07opening\x18\x03 \x01(\x0b\x32\x14.consentd.v1.Opening\"\x9d\x01\n\x16ListStatementsResponse\x12)\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x18.consentd.v1.LedgerEntry\x12\x16\n\x0ewithheld_count\x18\x02 \x01(\r\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\'\n\x08revision\x18\x04 \x01(\x0b\x32\x15.consentd.v1.Revision\"]\n\x11GetReceiptRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x11\n\tleaf_hash\x18\x02 \x01(\x0c\x12&\n\x08wait_for\x18\x03 \x01(\x0e\x32\x14.consentd.v1.WaitFor\";\n\x12GetReceiptResponse\x12%\n\x07receipt\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Receipt\"<\n\x18GetInclusionProofRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x11\n\ttree_size\x18\x02 \x01(\x04\"g\n\x19GetInclusionProofResponse\x12\x11\n\tleaf_hash\x18\x01 \x01(\x0c\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\x12\'\n\x08revision\x18\x03 \x01(\x0b\x32\x15.consentd.v1.Revision\"O\n\x1aGetConsistencyProofRequest\x12\x17\n\x0f\x66irst_tree_size\x18\x01 \x01(\x04\x12\x18\n\x10second_tree_size\x18\x02 \x01(\x04\"z\n\x1bGetConsistencyProofResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x12$\n\x05\x66irst\x18\x02 \x01(\x0b\x32\x15.consentd.v1.Revision\x12%\n\x06second\x18\x03 \x01(\x0b\x32\x15.consentd.v1.Revision\"\x8a\x01\n\x11GetHistoryRequest\x12\'\n\x07subject\x18\x01 \x01(\x0b\x32\x14.consentd.v1.SubjectH\x00\x12\x15\n\x0bpublic_name\x18\x02 \x01(\tH\x00\x12\x13\n\x0bknown_count\x18\x03 \x01(\x04\x12\x17\n\x0fknown_tree_size\x18\x04 \x01(\x04\x42\x07\n\x05\x63hain\"\xa3\x01\n\x12GetHistoryResponse\x12(\n\x04head\x18\x01 \x01(\x0b\x32\x18.consentd.v1.HistoryHeadH\x00\x12*\n\x05\x63hain\x18\x02 \x01(\x0b\x32\x19.consentd.v1.HistoryChainH\x00\x12.\n\x07\x65ntries\x18\x03 \x01(\x0b\x32\x1b.consentd.v1.HistoryEntriesH\x00\x42\x07\n\x05piece\"\\\n\x0bHistoryHead\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12\x13\n\x0b\x63onsistency\x18\x02 \x03(\x0c\x12\x0c\n\x04seal\x18\x03 \x01(\x0c\x12\x16\n\x0eseal_inclusion\x18\x04 \x03(\x0c\"s\n\x0cHistoryChain\x12\x0b\n\x03tag\x18\x01 \x01(\x0c\x12\x13\n\x0bpublic_name\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x0c\n\x04head\x18\x04 \x01(\x0c\x12\x11\n\tmap_proof\x18\x05 \x01(\x0c\x12\x11\n\tfirst_seq\x18\x06 \x01(\x04\";\n\x0eHistoryEntries\x12)\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x18.consentd.v1.LedgerEntry\":\n\x0cPruneRequest\x12\x19\n\x11kept_from_time_ms\x18\x01 \x01(\x03\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"\xe1\x01\n\rPruneResponse\x12$\n\x04step\x18\x01 \x01(\x0e\x32\x16.consentd.v1.PruneStep\x12\x12\n\ndone_count\x18\x02 \x01(\x04\x12\x13\n\x0btotal_count\x18\x03 \x01(\x04\x12\x19\n\x11kept_from_time_ms\x18\x04 \x01(\x03\x12\x12\n\nstart_size\x18\x05 \x01(\x04\x12\x12\n\nleaf_count\x18\x06 \x01(\x04\x12\x17\n\x0fstatement_count\x18\x07 \x01(\x04\x12\x12\n\nstop_index\x18\x08 \x01(\x04\x12\x11\n\tstop_kind\x18\t \x01(\r*n\n\tPruneStep\x12\x1a\n\x16PRUNE_STEP_UNSPECIFIED\x10\x00\x12\x17\n\x13PRUNE_STEP_PLANNING\x10\x01\x12\x17\n\x13PRUNE_STEP_DELETING\x10\x02\x12\x13\n\x0fPRUNE_STEP_DONE\x10\x03\x32\xc4\x05\n\rLedgerService\x12V\n\rGetCheckpoint\x12!.consentd.v1.GetCheckpointRequest\x1a\".consentd.v1.GetCheckpointResponse\x12P\n\x0bListEntries\x12\x1f.consentd.v1.ListEntriesRequest\x1a .consentd.v1.ListEntriesResponse\x12Y\n\x0eListStatements\x12\".consentd.v1.ListStatementsRequest\x1a#.consentd.v1.ListStatementsResponse\x12M\n\nGetReceipt\x12\x1e.consentd.v1.GetReceiptRequest\x1a\x1f.consentd.v1.GetReceiptResponse\x12\x62\n\x11GetInclusionProof\x12%.consentd.v1.GetInclusionProofRequest\x1a&.consentd.v1.GetInclusionProofResponse\x12h\n\x13GetConsistencyProof\x12\'.consentd.v1.GetConsistencyProofRequest\x1a(.consentd.v1.GetConsistencyProofResponse\x12O\n\nGetHistory\x12\x1e.consentd.v1.GetHistoryRequest\x1a\x1f.consentd.v1.GetHistoryResponse0\x01\x12@\n\x05Prune\x12\x19.consentd.v1.PruneRequest\x1a\x1a.consentd.v1.PruneResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n consentd/v1/ledger_service.proto\x12\x0b\x63onsentd.v1\x1a\x19\x63onsentd/v1/consent.proto\x1a\x1b\x63onsentd/v1/statement.proto\"\x16\n\x14GetCheckpointRequest\"+\n\x15GetCheckpointResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\"P\n\x12ListEntriesRequest\x12\x13\n\x0bstart_index\x18\x01 \x01(\x04\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"|\n\x13ListEntriesResponse\x12\x0e\n\x06leaves\x18\x01 \x03(\x0c\x12\x13\n\x0b\x66irst_index\x18\x02 \x01(\x04\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\'\n\x08revision\x18\x04 \x01(\x0b\x32\x15.consentd.v1.Revision\"*\n\x07Opening\x12\x0c\n\x04salt\x18\x01 \x01(\x0c\x12\x11\n\tstatement\x18\x02 \x01(\x0c\"z\n\x15ListStatementsRequest\x12\x13\n\x0bstart_index\x18\x01 \x01(\x04\x12%\n\x05kinds\x18\x02 \x03(\x0e\x32\x16.consentd.v1.EntryKind\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"Q\n\x0bLedgerEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04leaf\x18\x02 \x01(\x0c\x12%\n\x07opening\x18\x03 \x01(\x0b\x32\x14.consentd.v1.Opening\"\x9d\x01\n\x16ListStatementsResponse\x12)\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x18.consentd.v1.LedgerEntry\x12\x16\n\x0ewithheld_count\x18\x02 \x01(\r\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\'\n\x08revision\x18\x04 \x01(\x0b\x32\x15.consentd.v1.Revision\"\x92\x01\n\x11GetReceiptRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x11\n\tleaf_hash\x18\x02 \x01(\x0c\x12&\n\x08wait_for\x18\x03 \x01(\x0e\x32\x14.consentd.v1.WaitFor\x12\x0c\n\x04leaf\x18\x04 \x01(\x0c\x12%\n\x07subject\x18\x05 \x01(\x0b\x32\x14.consentd.v1.Subject\"b\n\x12GetReceiptResponse\x12%\n\x07receipt\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Receipt\x12%\n\x07opening\x18\x02 \x01(\x0b\x32\x14.consentd.v1.Opening\"<\n\x18GetInclusionProofRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x11\n\ttree_size\x18\x02 \x01(\x04\"e\n\x19GetInclusionProofResponse\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\x12\'\n\x08revision\x18\x03 \x01(\x0b\x32\x15.consentd.v1.RevisionJ\x04\x08\x01\x10\x02R\tleaf_hash\"O\n\x1aGetConsistencyProofRequest\x12\x17\n\x0f\x66irst_tree_size\x18\x01 \x01(\x04\x12\x18\n\x10second_tree_size\x18\x02 \x01(\x04\"z\n\x1bGetConsistencyProofResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x12$\n\x05\x66irst\x18\x02 \x01(\x0b\x32\x15.consentd.v1.Revision\x12%\n\x06second\x18\x03 \x01(\x0b\x32\x15.consentd.v1.Revision\"\x8a\x01\n\x11GetHistoryRequest\x12\'\n\x07subject\x18\x01 \x01(\x0b\x32\x14.consentd.v1.SubjectH\x00\x12\x15\n\x0bpublic_name\x18\x02 \x01(\tH\x00\x12\x13\n\x0bknown_count\x18\x03 \x01(\x04\x12\x17\n\x0fknown_tree_size\x18\x04 \x01(\x04\x42\x07\n\x05\x63hain\"\xa3\x01\n\x12GetHistoryResponse\x12(\n\x04head\x18\x01 \x01(\x0b\x32\x18.consentd.v1.HistoryHeadH\x00\x12*\n\x05\x63hain\x18\x02 \x01(\x0b\x32\x19.consentd.v1.HistoryChainH\x00\x12.\n\x07\x65ntries\x18\x03 \x01(\x0b\x32\x1b.consentd.v1.HistoryEntriesH\x00\x42\x07\n\x05piece\"\\\n\x0bHistoryHead\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12\x13\n\x0b\x63onsistency\x18\x02 \x03(\x0c\x12\x0c\n\x04seal\x18\x03 \x01(\x0c\x12\x16\n\x0eseal_inclusion\x18\x04 \x03(\x0c\"s\n\x0cHistoryChain\x12\x0b\n\x03tag\x18\x01 \x01(\x0c\x12\x13\n\x0bpublic_name\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x0c\n\x04head\x18\x04 \x01(\x0c\x12\x11\n\tmap_proof\x18\x05 \x01(\x0c\x12\x11\n\tfirst_seq\x18\x06 \x01(\x04\";\n\x0eHistoryEntries\x12)\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x18.consentd.v1.LedgerEntry\":\n\x0cPruneRequest\x12\x19\n\x11kept_from_time_ms\x18\x01 \x01(\x03\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"\xe1\x01\n\rPruneResponse\x12$\n\x04step\x18\x01 \x01(\x0e\x32\x16.consentd.v1.PruneStep\x12\x12\n\ndone_count\x18\x02 \x01(\x04\x12\x13\n\x0btotal_count\x18\x03 \x01(\x04\x12\x19\n\x11kept_from_time_ms\x18\x04 \x01(\x03\x12\x12\n\nstart_size\x18\x05 \x01(\x04\x12\x12\n\nleaf_count\x18\x06 \x01(\x04\x12\x17\n\x0fstatement_count\x18\x07 \x01(\x04\x12\x12\n\nstop_index\x18\x08 \x01(\x04\x12\x11\n\tstop_kind\x18\t \x01(\r*n\n\tPruneStep\x12\x1a\n\x16PRUNE_STEP_UNSPECIFIED\x10\x00\x12\x17\n\x13PRUNE_STEP_PLANNING\x10\x01\x12\x17\n\x13PRUNE_STEP_DELETING\x10\x02\x12\x13\n\x0fPRUNE_STEP_DONE\x10\x03\x32\xc4\x05\n\rLedgerService\x12V\n\rGetCheckpoint\x12!.consentd.v1.GetCheckpointRequest\x1a\".consentd.v1.GetCheckpointResponse\x12P\n\x0bListEntries\x12\x1f.consentd.v1.ListEntriesRequest\x1a .consentd.v1.ListEntriesResponse\x12Y\n\x0eListStatements\x12\".consentd.v1.ListStatementsRequest\x1a#.consentd.v1.ListStatementsResponse\x12M\n\nGetReceipt\x12\x1e.consentd.v1.GetReceiptRequest\x1a\x1f.consentd.v1.GetReceiptResponse\x12\x62\n\x11GetInclusionProof\x12%.consentd.v1.GetInclusionProofRequest\x1a&.consentd.v1.GetInclusionProofResponse\x12h\n\x13GetConsistencyProof\x12\'.consentd.v1.GetConsistencyProofRequest\x1a(.consentd.v1.GetConsistencyProofResponse\x12O\n\nGetHistory\x12\x1e.consentd.v1.GetHistoryRequest\x1a\x1f.consentd.v1.GetHistoryResponse0\x01\x12@\n\x05Prune\x12\x19.consentd.v1.PruneRequest\x1a\x1a.consentd.v1.PruneResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'consentd.v1.ledger_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PRUNESTEP']._serialized_start=2188
-  _globals['_PRUNESTEP']._serialized_end=2298
+  _globals['_PRUNESTEP']._serialized_start=2279
+  _globals['_PRUNESTEP']._serialized_end=2389
   _globals['_GETCHECKPOINTREQUEST']._serialized_start=105
   _globals['_GETCHECKPOINTREQUEST']._serialized_end=127
   _globals['_GETCHECKPOINTRESPONSE']._serialized_start=129
@@ -51,32 +51,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEDGERENTRY']._serialized_end=631
   _globals['_LISTSTATEMENTSRESPONSE']._serialized_start=634
   _globals['_LISTSTATEMENTSRESPONSE']._serialized_end=791
-  _globals['_GETRECEIPTREQUEST']._serialized_start=793
-  _globals['_GETRECEIPTREQUEST']._serialized_end=886
-  _globals['_GETRECEIPTRESPONSE']._serialized_start=888
-  _globals['_GETRECEIPTRESPONSE']._serialized_end=947
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=949
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1009
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=1011
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=1114
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1116
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=1195
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=1197
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=1319
-  _globals['_GETHISTORYREQUEST']._serialized_start=1322
-  _globals['_GETHISTORYREQUEST']._serialized_end=1460
-  _globals['_GETHISTORYRESPONSE']._serialized_start=1463
-  _globals['_GETHISTORYRESPONSE']._serialized_end=1626
-  _globals['_HISTORYHEAD']._serialized_start=1628
-  _globals['_HISTORYHEAD']._serialized_end=1720
-  _globals['_HISTORYCHAIN']._serialized_start=1722
-  _globals['_HISTORYCHAIN']._serialized_end=1837
-  _globals['_HISTORYENTRIES']._serialized_start=1839
-  _globals['_HISTORYENTRIES']._serialized_end=1898
-  _globals['_PRUNEREQUEST']._serialized_start=1900
-  _globals['_PRUNEREQUEST']._serialized_end=1958
-  _globals['_PRUNERESPONSE']._serialized_start=1961
-  _globals['_PRUNERESPONSE']._serialized_end=2186
-  _globals['_LEDGERSERVICE']._serialized_start=2301
-  _globals['_LEDGERSERVICE']._serialized_end=3009
+  _globals['_GETRECEIPTREQUEST']._serialized_start=794
+  _globals['_GETRECEIPTREQUEST']._serialized_end=940
+  _globals['_GETRECEIPTRESPONSE']._serialized_start=942
+  _globals['_GETRECEIPTRESPONSE']._serialized_end=1040
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1042
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1102
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=1104
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=1205
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1207
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=1286
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=1288
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=1410
+  _globals['_GETHISTORYREQUEST']._serialized_start=1413
+  _globals['_GETHISTORYREQUEST']._serialized_end=1551
+  _globals['_GETHISTORYRESPONSE']._serialized_start=1554
+  _globals['_GETHISTORYRESPONSE']._serialized_end=1717
+  _globals['_HISTORYHEAD']._serialized_start=1719
+  _globals['_HISTORYHEAD']._serialized_end=1811
+  _globals['_HISTORYCHAIN']._serialized_start=1813
+  _globals['_HISTORYCHAIN']._serialized_end=1928
+  _globals['_HISTORYENTRIES']._serialized_start=1930
+  _globals['_HISTORYENTRIES']._serialized_end=1989
+  _globals['_PRUNEREQUEST']._serialized_start=1991
+  _globals['_PRUNEREQUEST']._serialized_end=2049
+  _globals['_PRUNERESPONSE']._serialized_start=2052
+  _globals['_PRUNERESPONSE']._serialized_end=2277
+  _globals['_LEDGERSERVICE']._serialized_start=2392
+  _globals['_LEDGERSERVICE']._serialized_end=3100
 # @@protoc_insertion_point(module_scope)

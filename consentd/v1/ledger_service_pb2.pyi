@@ -290,29 +290,41 @@ Global___ListStatementsResponse: _TypeAlias = ListStatementsResponse  # noqa: Y0
 
 @_typing.final
 class GetReceiptRequest(_message.Message):
-    """GetReceiptRequest names an entry."""
+    """GetReceiptRequest names an entry. It has leaf or leaf_hash."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INDEX_FIELD_NUMBER: _builtins.int
     LEAF_HASH_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
+    LEAF_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """index in the ledger."""
     leaf_hash: _builtins.bytes
-    """leaf_hash shows that the caller knows the entry, 32 bytes."""
+    """leaf_hash is the RFC 6962 hash of the leaf, 32 bytes. It is public, so it gives no right to the leaf."""
     wait_for: _consent_pb2.WaitFor.ValueType
     """wait_for says whether to wait until a published checkpoint covers the entry."""
+    leaf: _builtins.bytes
+    """leaf itself, 122 bytes: a caller that knows it gets the receipt with the leaf."""
+    @_builtins.property
+    def subject(self) -> _consent_pb2.Subject:
+        """subject is the person whose entry it is. A caller with the right ACT_FOR_SUBJECTS names the person for whom it
+        acts.
+        """
+
     def __init__(
         self,
         *,
         index: _builtins.int = ...,
         leaf_hash: _builtins.bytes = ...,
         wait_for: _consent_pb2.WaitFor.ValueType = ...,
+        leaf: _builtins.bytes = ...,
+        subject: _consent_pb2.Subject | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "leaf_hash", b"leaf_hash", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "leaf", b"leaf", "leaf_hash", b"leaf_hash", "subject", b"subject", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -325,18 +337,24 @@ class GetReceiptResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RECEIPT_FIELD_NUMBER: _builtins.int
+    OPENING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def receipt(self) -> _consent_pb2.Receipt:
         """receipt of the entry."""
+
+    @_builtins.property
+    def opening(self) -> Global___Opening:
+        """opening of the leaf, if the caller has a right to the entry and the statement is stored."""
 
     def __init__(
         self,
         *,
         receipt: _consent_pb2.Receipt | None = ...,
+        opening: Global___Opening | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["opening", b"opening", "receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["opening", b"opening", "receipt", b"receipt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -374,11 +392,8 @@ class GetInclusionProofResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    LEAF_HASH_FIELD_NUMBER: _builtins.int
     HASHES_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
-    leaf_hash: _builtins.bytes
-    """leaf_hash of the leaf."""
     @_builtins.property
     def hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """hashes of the proof, from the leaf's sibling upwards."""
@@ -390,13 +405,12 @@ class GetInclusionProofResponse(_message.Message):
     def __init__(
         self,
         *,
-        leaf_hash: _builtins.bytes = ...,
         hashes: _abc.Iterable[_builtins.bytes] | None = ...,
         revision: _consent_pb2.Revision | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hashes", b"hashes", "leaf_hash", b"leaf_hash", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hashes", b"hashes", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -107,15 +107,18 @@ class LedgerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetReceipt(self, request, context):
-        """GetReceipt reads the receipt of an entry, with its proof if a published checkpoint covers it. Every caller that has
-        the leaf hash may. Cost: a few reads.
+        """GetReceipt reads the receipt of an entry, with its proof if a published checkpoint covers it. A caller that knows
+        the leaf gets the receipt with the leaf. A caller that has a right to the entry gets leaf and opening: an auditor,
+        a party to a permitted access or to its outcome, and a caller that acts for the person. Every other caller gets the
+        reduced form, which shows nothing that the public tree does not. Cost: a few reads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetInclusionProof(self, request, context):
-        """GetInclusionProof proves that a leaf is in a tree. Every caller may. Cost: a few reads.
+        """GetInclusionProof proves that a leaf is in a tree. The answer lacks the leaf's hash, which the caller computes from
+        the leaf. Every caller may. Cost: a few reads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,8 +133,9 @@ class LedgerServiceServicer(object):
 
     def GetHistory(self, request, context):
         """GetHistory streams the history of a person or of a public chain, with the proof that it is complete. For a person
-        the caller needs the right ACT_FOR_SUBJECTS; every caller may read public chains. Cost: proportional to the length
-        of the history.
+        the caller needs the right ACT_FOR_SUBJECTS; every caller may read public chains. A public name without entries is
+        NOT_FOUND for all but auditors, because the proof of absence shows the key of another chain. Cost: proportional to
+        the length of the history.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,17 +46,22 @@ class LedgerServiceStub:
     for auditors with the right READ_STATEMENTS. Cost: two reads and a decryption for each leaf.
     """
     GetReceipt: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.GetReceiptRequest, _ledger_service_pb2.GetReceiptResponse]
-    """GetReceipt reads the receipt of an entry, with its proof if a published checkpoint covers it. Every caller that has
-    the leaf hash may. Cost: a few reads.
+    """GetReceipt reads the receipt of an entry, with its proof if a published checkpoint covers it. A caller that knows
+    the leaf gets the receipt with the leaf. A caller that has a right to the entry gets leaf and opening: an auditor,
+    a party to a permitted access or to its outcome, and a caller that acts for the person. Every other caller gets the
+    reduced form, which shows nothing that the public tree does not. Cost: a few reads.
     """
     GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.GetInclusionProofRequest, _ledger_service_pb2.GetInclusionProofResponse]
-    """GetInclusionProof proves that a leaf is in a tree. Every caller may. Cost: a few reads."""
+    """GetInclusionProof proves that a leaf is in a tree. The answer lacks the leaf's hash, which the caller computes from
+    the leaf. Every caller may. Cost: a few reads.
+    """
     GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.GetConsistencyProofRequest, _ledger_service_pb2.GetConsistencyProofResponse]
     """GetConsistencyProof proves that one tree is a prefix of another. Every caller may. Cost: a few reads."""
     GetHistory: _grpc.UnaryStreamMultiCallable[_ledger_service_pb2.GetHistoryRequest, _ledger_service_pb2.GetHistoryResponse]
     """GetHistory streams the history of a person or of a public chain, with the proof that it is complete. For a person
-    the caller needs the right ACT_FOR_SUBJECTS; every caller may read public chains. Cost: proportional to the length
-    of the history.
+    the caller needs the right ACT_FOR_SUBJECTS; every caller may read public chains. A public name without entries is
+    NOT_FOUND for all but auditors, because the proof of absence shows the key of another chain. Cost: proportional to
+    the length of the history.
     """
     Prune: _grpc.UnaryStreamMultiCallable[_ledger_service_pb2.PruneRequest, _ledger_service_pb2.PruneResponse]
     """Prune deletes what the published retention policy no longer keeps, and streams its progress. Only an operator may.
@@ -81,17 +86,22 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     for auditors with the right READ_STATEMENTS. Cost: two reads and a decryption for each leaf.
     """
     GetReceipt: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.GetReceiptRequest, _ledger_service_pb2.GetReceiptResponse]  # type: ignore[assignment]
-    """GetReceipt reads the receipt of an entry, with its proof if a published checkpoint covers it. Every caller that has
-    the leaf hash may. Cost: a few reads.
+    """GetReceipt reads the receipt of an entry, with its proof if a published checkpoint covers it. A caller that knows
+    the leaf gets the receipt with the leaf. A caller that has a right to the entry gets leaf and opening: an auditor,
+    a party to a permitted access or to its outcome, and a caller that acts for the person. Every other caller gets the
+    reduced form, which shows nothing that the public tree does not. Cost: a few reads.
     """
     GetInclusionProof: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.GetInclusionProofRequest, _ledger_service_pb2.GetInclusionProofResponse]  # type: ignore[assignment]
-    """GetInclusionProof proves that a leaf is in a tree. Every caller may. Cost: a few reads."""
+    """GetInclusionProof proves that a leaf is in a tree. The answer lacks the leaf's hash, which the caller computes from
+    the leaf. Every caller may. Cost: a few reads.
+    """
     GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.GetConsistencyProofRequest, _ledger_service_pb2.GetConsistencyProofResponse]  # type: ignore[assignment]
     """GetConsistencyProof proves that one tree is a prefix of another. Every caller may. Cost: a few reads."""
     GetHistory: _aio.UnaryStreamMultiCallable[_ledger_service_pb2.GetHistoryRequest, _ledger_service_pb2.GetHistoryResponse]  # type: ignore[assignment]
     """GetHistory streams the history of a person or of a public chain, with the proof that it is complete. For a person
-    the caller needs the right ACT_FOR_SUBJECTS; every caller may read public chains. Cost: proportional to the length
-    of the history.
+    the caller needs the right ACT_FOR_SUBJECTS; every caller may read public chains. A public name without entries is
+    NOT_FOUND for all but auditors, because the proof of absence shows the key of another chain. Cost: proportional to
+    the length of the history.
     """
     Prune: _aio.UnaryStreamMultiCallable[_ledger_service_pb2.PruneRequest, _ledger_service_pb2.PruneResponse]  # type: ignore[assignment]
     """Prune deletes what the published retention policy no longer keeps, and streams its progress. Only an operator may.
@@ -137,8 +147,10 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_service_pb2.GetReceiptRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_service_pb2.GetReceiptResponse, _abc.Awaitable[_ledger_service_pb2.GetReceiptResponse]]:
-        """GetReceipt reads the receipt of an entry, with its proof if a published checkpoint covers it. Every caller that has
-        the leaf hash may. Cost: a few reads.
+        """GetReceipt reads the receipt of an entry, with its proof if a published checkpoint covers it. A caller that knows
+        the leaf gets the receipt with the leaf. A caller that has a right to the entry gets leaf and opening: an auditor,
+        a party to a permitted access or to its outcome, and a caller that acts for the person. Every other caller gets the
+        reduced form, which shows nothing that the public tree does not. Cost: a few reads.
         """
 
     @_abc_1.abstractmethod
@@ -147,7 +159,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_service_pb2.GetInclusionProofRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_service_pb2.GetInclusionProofResponse, _abc.Awaitable[_ledger_service_pb2.GetInclusionProofResponse]]:
-        """GetInclusionProof proves that a leaf is in a tree. Every caller may. Cost: a few reads."""
+        """GetInclusionProof proves that a leaf is in a tree. The answer lacks the leaf's hash, which the caller computes from
+        the leaf. Every caller may. Cost: a few reads.
+        """
 
     @_abc_1.abstractmethod
     def GetConsistencyProof(
@@ -164,8 +178,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ledger_service_pb2.GetHistoryResponse], _abc.AsyncIterator[_ledger_service_pb2.GetHistoryResponse]]:
         """GetHistory streams the history of a person or of a public chain, with the proof that it is complete. For a person
-        the caller needs the right ACT_FOR_SUBJECTS; every caller may read public chains. Cost: proportional to the length
-        of the history.
+        the caller needs the right ACT_FOR_SUBJECTS; every caller may read public chains. A public name without entries is
+        NOT_FOUND for all but auditors, because the proof of absence shows the key of another chain. Cost: proportional to
+        the length of the history.
         """
 
     @_abc_1.abstractmethod

@@ -146,7 +146,7 @@ class Forge:
         rules = rules_message(model.Rules(), realm_id="realm", version=1, vocabulary_id=DEFAULT_VOCABULARY.id)
         self.add(EntryKind.RULES, codec.public_tag("rules/realm"), rules)
         for name in ("hospital", "bank"):
-            self.participant(name)
+            self.participant(name, rights=[st.PARTICIPANT_RIGHT_SEE_REASONS])
 
     def participant(self, name: str, **more: Any) -> None:
         message = st.ParticipantStatement(

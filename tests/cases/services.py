@@ -11,6 +11,7 @@ from cases.daemons import Running, consent, reason_of, request_id, sign_statemen
 from consentd.core import codec, merkle
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
+from consentd.ledger import layout
 from consentd.service.servicer import Services
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
@@ -62,6 +63,14 @@ def event_of(receipt: pb.Receipt) -> codec.Event:
     event = codec.decode_leaf(receipt.leaf)
     assert isinstance(event, codec.Event)
     return event
+
+
+def kind_of(running: Running, receipt: pb.Receipt) -> int | None:
+    """Return the kind of the entry that a receipt is for; a reduced receipt has no leaf."""
+    leaf = services(running).ledger.store.get(layout.leaf_key(receipt.index))
+    assert leaf is not None
+    assert receipt.leaf_hash == merkle.leaf_hash(leaf)
+    return codec.kind_of(leaf)
 
 
 def change(

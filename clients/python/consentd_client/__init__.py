@@ -36,7 +36,7 @@ from consentd_client.entries import Entry, History
 from consentd_client.evidence import open_history
 from consentd_client.memory import FileMemory, Memory, RamMemory, RememberedEntry, RememberedHistory
 from consentd_client.policy import CheckAnswer
-from consentd_client.receipts import Receipt, verify_receipt
+from consentd_client.receipts import Receipt, ReducedReceipt, verify_inclusion, verify_receipt
 from consentd_client.registry import EnrolAnswer
 from consentd_client.signing import StatementSigner
 from consentd_client.transport import Tls
@@ -46,6 +46,7 @@ __all__ = [
     "Actor", "AsyncClient", "AuthorizeAnswer", "BreakGlass", "CheckAnswer", "Checkpoint", "Client", "CodeSet",
     "Consent", "Consistency", "Decision", "EnrolAnswer", "Entry", "EntryKind", "FileMemory", "GrantAnswer", "History",
     "KeyPair", "Memory", "OutcomeStatement", "ParticipantStatement", "Period", "Provision", "Question", "RamMemory",
-    "Receipt", "RememberedEntry", "RememberedHistory", "StatementSigner", "Subject", "Tls", "TransferOutcome",
-    "Trust", "consent_pb2", "new_request_id", "open_history", "pin", "statement_pb2", "verify_receipt",
+    "Receipt", "ReducedReceipt", "RememberedEntry", "RememberedHistory", "StatementSigner", "Subject", "Tls",
+    "TransferOutcome", "Trust", "consent_pb2", "new_request_id", "open_history", "pin", "statement_pb2",
+    "verify_inclusion", "verify_receipt",
 ]  # fmt: skip

@@ -11,7 +11,16 @@ from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 from consentd_client.operations import ClientContext, Operation, ReadPage, call, read_pages
 from consentd_client.policy import CheckAnswer, find_fault, indeterminate
-from consentd_client.receipts import Receipt, WriteOptions, read_receipt, wait_for, write, write_fields
+from consentd_client.receipts import (
+    Receipt,
+    ReducedReceipt,
+    WriteOptions,
+    read_receipt,
+    read_reduced_receipt,
+    wait_for,
+    write,
+    write_fields,
+)
 from consentd_client.signing import StatementSigner
 from consentd_client.transport import item_error
 
@@ -28,11 +37,11 @@ class AuthorizeAnswer(CheckAnswer):
     Attributes:
         recorded: the decision that the entry records; None: no usable decision was received.
         current: for a repeat, the decision on the same question now; None: the request is no repeat.
-        receipt: the receipt of the ACCESS or REFUSAL entry; None: the person is not enrolled, or the call failed.
-        access_seq: the entry's number in the person's chain, for ``record_access``; 0: nothing was recorded.
+        receipt: the receipt of the ACCESS entry, or the reduced receipt of the REFUSAL entry; None: the call failed.
+        access_seq: the ACCESS entry's number in the person's chain, for ``record_access``; 0: nothing is permitted.
     """
 
-    receipt: Receipt | None = None
+    receipt: ReducedReceipt | None = None
     access_seq: int = 0
     recorded: pb.Decision | None = None
     current: pb.Decision | None = None
@@ -112,11 +121,13 @@ def _authorize_request(
 def _authorize_answer(
     context: ClientContext, question: pb.Question, response: ac.AuthorizeAccessResponse
 ) -> AuthorizeAnswer:
-    receipt = None
-    if response.HasField("receipt"):
-        receipt = read_receipt(response.receipt, kinds=(EntryKind.ACCESS, EntryKind.REFUSAL), trust=context.trust)
-        if receipt.event.seq != response.access_seq:
+    receipt: ReducedReceipt | None = None
+    if response.access_seq:
+        receipt = access = read_receipt(response.receipt, kinds=(EntryKind.ACCESS,), trust=context.trust)
+        if access.event.seq != response.access_seq:
             raise ProofError("receipt is for another entry of the chain than access_seq says")
+    elif response.HasField("receipt"):
+        receipt = read_reduced_receipt(response.receipt, context.trust)
     first = response.decision
     current = response.current_decision if response.HasField("current_decision") else None
     fault = find_fault(question, first) or _find_missing_record(first, receipt)
@@ -127,13 +138,11 @@ def _authorize_answer(
     return AuthorizeAnswer(decision, None, receipt, response.access_seq, first, current)
 
 
-def _find_missing_record(decision: pb.Decision, receipt: Receipt | None) -> ProofError | None:
-    """Return an error if the decision is a permit that no ACCESS entry records; otherwise None."""
-    if decision.outcome not in _PERMITS:
-        return None
+def _find_missing_record(decision: pb.Decision, receipt: ReducedReceipt | None) -> ProofError | None:
+    """Return an error if nothing records the decision, or no ACCESS entry records a permit; otherwise None."""
     if receipt is None:
-        return ProofError("permit has no receipt")
-    if receipt.kind != EntryKind.ACCESS:
+        return ProofError("decision has no receipt")
+    if decision.outcome in _PERMITS and not isinstance(receipt, Receipt):
         return ProofError("permit is recorded as a refusal")
     return None
 

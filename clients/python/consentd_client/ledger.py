@@ -2,17 +2,18 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
 
 from consentd.core import merkle
 from consentd.core.checkpoint import Checkpoint, open_checkpoint
-from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, MalformedError, NotFoundError, ProofError, VerificationError
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd_client.entries import History
 from consentd_client.history import collect_proof, open_remembered, verify_history
 from consentd_client.operations import ClientContext, Operation, call, call_stream, run_blocking
-from consentd_client.receipts import Receipt, read_receipt, wait_for
+from consentd_client.receipts import ReducedReceipt, read_reduced_receipt, wait_for
 
 
 def get_checkpoint(context: ClientContext) -> Operation[Checkpoint]:
@@ -43,16 +44,20 @@ def _verify_continues(remembered: Checkpoint, point: Checkpoint, proof: list[byt
     merkle.verify_consistency(proof, size1=remembered.size, root1=remembered.root, size2=point.size, root2=point.root)
 
 
-def get_receipt(context: ClientContext, receipt: Receipt, *, published: bool = True) -> Operation[Receipt]:
+R = TypeVar("R", bound=ReducedReceipt)
+
+
+def get_receipt(context: ClientContext, receipt: R, *, published: bool = True) -> Operation[R]:
     """Read a receipt again, to obtain the proof that was not available when the entry was written.
 
     *published*: let the daemon wait until a checkpoint covers the entry, at most until shortly before the deadline.
     """
     request = ls.GetReceiptRequest(index=receipt.index, leaf_hash=receipt.leaf_hash, wait_for=wait_for(published))
     response = yield from call(context, request, ls.GetReceiptResponse)
-    if (response.receipt.index, response.receipt.leaf) != (receipt.index, receipt.leaf):
+    found = read_reduced_receipt(response.receipt, context.trust)
+    if (found.index, found.leaf_hash) != (receipt.index, receipt.leaf_hash):
         raise ProofError("receipt is for another leaf than the one asked for")
-    return read_receipt(response.receipt, kinds=tuple(EntryKind), trust=context.trust)
+    return replace(receipt, proof=found.proof, checkpoint=found.checkpoint)
 
 
 def history(context: ClientContext, subject: pb.Subject, *, tag: bytes = b"") -> Operation[History]:

@@ -17,36 +17,55 @@ from consentd_client.trust import Trust
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
-    """The index of an entry in the ledger, and a proof of it. A stored ``proof`` can be verified offline at any time.
+class ReducedReceipt:
+    """The index of an entry in the ledger, and a proof of it, without the leaf. It is what a refused access gets.
+
+    A stored ``proof`` can be verified offline at any time. A leaf shows whether a person is enrolled, so only those get
+    it who have a right to the entry.
 
     Attributes:
         index: the index of the entry's leaf in the ledger.
-        leaf: the entry's leaf, 122 bytes.
-        event: the decoded leaf.
-        tree_size: a size of the ledger that includes the entry. Use it as ``Consistency.at_least_tree_size``.
+        leaf_hash: the leaf's hash in the tree, 32 bytes.
         proof: a C2SP ``.tlog-proof``; empty: no checkpoint covered the entry yet. ``get_receipt`` reads it later.
         checkpoint: the verified checkpoint in ``proof``; None: ``proof`` is empty, or no key is pinned.
         replayed: an earlier call with the same request_id recorded the entry, and this call recorded nothing.
     """
 
     index: int
-    leaf: bytes = field(repr=False)
-    event: codec.Event = field(repr=False)
-    tree_size: int
+    leaf_hash: bytes = field(repr=False)
     proof: bytes = field(repr=False)
     checkpoint: Checkpoint | None
     replayed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt(ReducedReceipt):
+    """A receipt with the leaf.
+
+    Attributes:
+        leaf: the entry's leaf, 122 bytes.
+        event: the decoded leaf.
+        tree_size: a size of the ledger that includes the entry. Use it as ``Consistency.at_least_tree_size``.
+    """
+
+    leaf: bytes = field(repr=False)
+    event: codec.Event = field(repr=False)
+    tree_size: int
 
     @property
     def kind(self) -> int:
         """The entry's kind, a value of ``EntryKind``."""
         return self.event.kind
 
-    @property
-    def leaf_hash(self) -> bytes:
-        """The leaf's hash in the tree, 32 bytes."""
-        return merkle.leaf_hash(self.leaf)
+
+def read_reduced_receipt(message: pb.Receipt, trust: Trust | None) -> ReducedReceipt:
+    """Parse the receipt of an entry whose leaf the caller may not have. Raises as ``verify_inclusion``."""
+    if len(message.leaf_hash) != merkle.HASH_SIZE:
+        raise ProofError("receipt has no leaf hash")
+    return ReducedReceipt(
+        index=message.index, leaf_hash=message.leaf_hash, proof=message.proof if message.published else b"",
+        checkpoint=_verify_published(message, trust), replayed=message.replayed,
+    )  # fmt: skip
 
 
 def read_receipt(message: pb.Receipt, *, kinds: Collection[EntryKind], trust: Trust | None) -> Receipt:
@@ -62,20 +81,29 @@ def read_receipt(message: pb.Receipt, *, kinds: Collection[EntryKind], trust: Tr
         raise ProofError("receipt is for an entry of another kind")
     if merkle.leaf_hash(message.leaf) != message.leaf_hash:
         raise ProofError("receipt has another leaf's hash")
-    checkpoint = None
-    if message.published and trust is not None:
-        checkpoint = verify_receipt(message.leaf, message.proof, trust, index=message.index)
     return Receipt(
-        index=message.index, leaf=message.leaf, event=event, tree_size=message.revision.tree_size,
-        proof=message.proof if message.published else b"", checkpoint=checkpoint, replayed=message.replayed,
+        index=message.index, leaf_hash=message.leaf_hash, leaf=message.leaf, event=event,
+        tree_size=message.revision.tree_size, proof=message.proof if message.published else b"",
+        checkpoint=_verify_published(message, trust), replayed=message.replayed,
     )  # fmt: skip
 
 
+def _verify_published(message: pb.Receipt, trust: Trust | None) -> Checkpoint | None:
+    if not message.published or trust is None:
+        return None
+    return verify_inclusion(message.leaf_hash, message.proof, trust, index=message.index)
+
+
 def verify_receipt(leaf: bytes, proof: bytes, trust: Trust, *, index: int | None = None) -> Checkpoint:
-    """Verify offline that *leaf* is in a tree that the log signed; return the tree's checkpoint.
+    """Verify offline that *leaf* (122 bytes) is in a tree that the log signed; as ``verify_inclusion``."""
+    return verify_inclusion(merkle.leaf_hash(leaf), proof, trust, index=index)
+
+
+def verify_inclusion(leaf_hash: bytes, proof: bytes, trust: Trust, *, index: int | None = None) -> Checkpoint:
+    """Verify offline that the leaf of this hash is in a tree that the log signed; return the tree's checkpoint.
 
     Args:
-        leaf: the leaf, 122 bytes.
+        leaf_hash: the leaf's RFC 6962 hash, 32 bytes.
         proof: a C2SP ``.tlog-proof``.
         trust: the pinned keys.
         index: the leaf's index according to the receipt; None: any index.
@@ -85,7 +113,7 @@ def verify_receipt(leaf: bytes, proof: bytes, trust: Trust, *, index: int | None
         SignatureError: the log did not sign the checkpoint, or too few witnesses cosigned it.
         ProofError: the proof is of another origin or index, or does not lead from the leaf to the root.
     """
-    checkpoint = verify_proof(proof, leaf=leaf, origin=trust.origin, log_verifier=trust.log_key)
+    checkpoint = verify_proof(proof, leaf_hash=leaf_hash, origin=trust.origin, log_verifier=trust.log_key)
     bundle = parse_proof(proof)
     if index is not None and bundle.index != index:
         raise ProofError("proof is of another index than the receipt")

@@ -11,7 +11,8 @@ from consentd.ledger import reads
 from consentd.ledger.ledger import Appended, Draft
 from consentd.ledger.vault import Vault
 from consentd.policy import evaluate, model
-from consentd.policy.codebook import pack_question
+from consentd.policy.codebook import PackedQuestion, pack_question
+from consentd.policy.reduce import reduce_verdict
 from consentd.sequencer.commands.callers import check_asker, is_operator
 from consentd.sequencer.commands.write import (
     NewEntry,
@@ -37,13 +38,13 @@ class AuthorizedAccess:
     """The answer to a request for access.
 
     Attributes:
-        decision: the recorded decision; if nothing is recorded, the decision taken.
-        sees_reasons: whether the asker may see reasons.
-        current: for a repeat, the decision taken now; None: the request is no repeat.
+        decision: the decision as the asker gets it, which is also what the entry records.
+        outcome: the outcome of the decision taken now, for a caller who may see reasons. Only metrics use it.
+        current: for a repeat, the decision taken now, as the asker gets it; None: the request is no repeat.
     """
 
     decision: pb.Decision
-    sees_reasons: bool
+    outcome: model.Outcome
     current: pb.Decision | None = None
 
 
@@ -59,15 +60,14 @@ class AuthorizeAccess(PersonWrite):
     asked: st.AskedQuestion
 
     def prepare(self, context: WriteContext) -> Plan[AuthorizedAccess]:
-        sees_reasons = check_asker(context.table, self.request.asker, self.question)
         tag = context.table.tag_of(self.identifier_hash)
         if self.signed is not None:
             if tag != self.signed.tag:
                 raise ConflictError("signed tag is not the subject's", "REF_MOVED")
             owners = frozenset({Owner.PARTICIPANT})
             context.check_signature(self.signed, owners=owners, signer=self.request.asker)
-        decision = self._decide(context, tag)
-        answer = AuthorizedAccess(decision, sees_reasons)
+        answer = self._decide(context, tag)
+        decision = answer.decision
         if tag is None:
             return Plan((), answer)
         record = st.AccessStatement(asked=self.asked, decision=decision)
@@ -83,14 +83,15 @@ class AuthorizeAccess(PersonWrite):
         Raises:
             ConflictError: the recorded statement was deleted, so the first answer is not known any more.
         """
-        sees_reasons = check_asker(context.table, self.request.asker, self.question)
-        first = _recorded_decision(context, recorded)
-        return AuthorizedAccess(first, sees_reasons, self._decide(context, context.table.tag_of(self.identifier_hash)))
+        now = self._decide(context, context.table.tag_of(self.identifier_hash))
+        return AuthorizedAccess(_recorded_decision(context, recorded), now.outcome, now.decision)
 
-    def _decide(self, context: ReplayContext, tag: bytes | None) -> pb.Decision:
-        message = decide(context.table, tag, self.question, index=context.size, now_ms=context.time_ms)
-        message.decision_id = context.author.random(16)
-        return message
+    def _decide(self, context: ReplayContext, tag: bytes | None) -> AuthorizedAccess:
+        table = context.table
+        in_full = check_asker(table, self.request.asker, self.question)
+        answer = decide(table, tag, self.question, index=context.size, now_ms=context.time_ms, in_full=in_full)
+        answer.decision.decision_id = context.author.random(16)
+        return answer
 
 
 def _recorded_decision(context: ReplayContext, recorded: Appended) -> pb.Decision:
@@ -103,16 +104,19 @@ def _recorded_decision(context: ReplayContext, recorded: Appended) -> pb.Decisio
     return payloads.parse(st.AccessStatement, payload).decision
 
 
-def decide(view: View, tag: bytes | None, question: model.Question, *, index: int, now_ms: int) -> pb.Decision:
+def decide(
+    view: View, tag: bytes | None, question: model.Question, *, index: int, now_ms: int, in_full: bool
+) -> AuthorizedAccess:
     """Decide a question by the rows in *view*. The sequencer uses this function, and auditors to recompute decisions.
 
     Args:
         tag: the chain id of the person whose data is requested; None: the person is not enrolled.
         index: leaf index of the entry that records the decision.
         now_ms: time of that entry, UTC ms.
+        in_full: whether the asker may see reasons. If not, the decision is reduced (``policy.reduce``).
 
     Returns:
-        The decision that the entry records, but without a decision_id.
+        The decision that the asker gets and the entry records, but without a decision_id.
 
     Raises:
         InvalidError: the question cannot be decided; for example, it names an unknown purpose.
@@ -122,23 +126,25 @@ def decide(view: View, tag: bytes | None, question: model.Question, *, index: in
     packed = pack_question(question, codebook)
     if question.break_glass is not None and not _may_break_glass(view, question.actor.organisation):
         # An organisation without the break-glass right is denied, whatever the person's consents permit.
-        decision = model.Decision(
-            outcome=model.Outcome.DENY,
-            denied=codebook.codes(packed.categories),
-            unknown=packed.unknown,
-            reasons=(model.Reason(model.ReasonCode.DENIED_BY_BREAK_GLASS, model.Effect.DENY),),
-            vocabulary_version=codebook.vocabulary.version,
-            combining=rules.combining,
-        )
+        verdict = _break_glass_refused(packed)
     else:
         value = None if tag is None else view.subject(tag)
-        decision = evaluate.decision(evaluate.evaluate(value, packed, rules, now_ms), packed, codebook, rules)
-    message = decisions.decision_message(decision, tag or b"")
+        verdict = evaluate.evaluate(value, packed, rules, now_ms)
+    outcome = verdict.outcome
+    if not in_full:
+        verdict = reduce_verdict(verdict, packed)
+    shown_tag = tag if tag is not None and (in_full or verdict.permitted) else b""
+    message = decisions.decision_message(evaluate.decision(verdict, packed, codebook, rules), shown_tag)
     # The reasons of hundreds of matching consents would exceed the payload's limit, and the write would be refused.
     del message.reasons[MAX_RECORDED_REASONS:]
     message.revision.tree_size = index
     message.decided_time_ms = now_ms
-    return message
+    return AuthorizedAccess(message, outcome)
+
+
+def _break_glass_refused(question: PackedQuestion) -> evaluate.Verdict:
+    reason = (model.ReasonCode.DENIED_BY_BREAK_GLASS, model.Effect.DENY, 0, 0, 0, "")
+    return evaluate.Verdict((0, question.categories, 0, 0), [reason], question, model.OPEN_END_MS)
 
 
 def _may_break_glass(view: View, organisation: str) -> bool:
@@ -185,12 +191,17 @@ def check_party(store: Store, vault: Vault, tag: bytes | None, access_seq: int, 
     opened = None if entry is None or entry.event.kind != EntryKind.ACCESS else reads.open_entry(vault, entry)
     if tag is not None and opened is not None:
         asked = payloads.parse(st.AccessStatement, codec.decode_statement(opened[1]).payload).asked
-        question = payloads.parse(pb.Question, asked.question)
-        actor = question.actor
-        parties = (asked.asker, question.holder, actor.organisation, actor.on_behalf_of, actor.application, actor.relay)
-        if is_operator(asker) or asker in parties:
+        if is_operator(asker) or asker in parties_of(asked):
             return tag
     raise NotFoundError("no such permitted access of this subject")
+
+
+def parties_of(asked: st.AskedQuestion) -> set[str]:
+    """Return the participants that take part in the access that a question asks for. Raises ``MalformedError``."""
+    question = payloads.parse(pb.Question, asked.question)
+    actor = question.actor
+    parties = {asked.asker, question.holder, actor.organisation, actor.on_behalf_of, actor.application, actor.relay}
+    return parties - {""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,78 @@
+"""Answer GetReceipt: the form of a receipt depends on the caller's right to the entry.
+
+A leaf hash is public, because the tiles show it. So a caller that has only the leaf hash gets the reduced form, which
+shows nothing that the tiles do not. A caller that has the leaf gets the leaf back. Leaf and opening are for those who
+have a right to the entry (ledger-format.md, "Receipts").
+"""
+
+from consentd.core import codec, merkle
+from consentd.core.kinds import EntryKind
+from consentd.errors import InvalidError, NotFoundError
+from consentd.ledger import layout, reads
+from consentd.sequencer.commands.accesses import parties_of
+from consentd.sequencer.commands.callers import has_right, is_auditor
+from consentd.service.servicer import Context, Servicer, reduce_receipt
+from consentd.statements import payloads
+from consentd.v1 import ledger_service_pb2 as ls
+from consentd.v1 import statement_pb2 as st
+
+
+def get_receipt(servicer: Servicer, request: ls.GetReceiptRequest, context: Context) -> ls.GetReceiptResponse:
+    """Return the receipt of an entry in the form that the caller may have.
+
+    Raises:
+        NotFoundError: there is no entry with this index and leaf hash.
+        InvalidError: the request has both a leaf and a leaf hash.
+    """
+    services = servicer.services
+    if request.leaf and request.leaf_hash:
+        raise InvalidError("request has a leaf and a leaf hash")
+    store, state = services.ledger.store, services.ledger.state
+    claimed = merkle.leaf_hash(request.leaf) if request.leaf else request.leaf_hash
+    if request.index >= state.size or reads.leaf_hash_at(store, request.index) != claimed:
+        raise NotFoundError("no such entry, or another leaf")
+    leaf = store.get(layout.leaf_key(request.index)) or request.leaf  # a pruned leaf is not stored any more
+    if not leaf:
+        receipt = servicer.receipt(request.index, b"", state, request.wait_for, context)
+        receipt.leaf_hash = claimed
+        return ls.GetReceiptResponse(receipt=reduce_receipt(receipt))
+    receipt = servicer.receipt(request.index, leaf, state, request.wait_for, context)
+    has_leaf, opening = _rights(servicer, request, leaf, context)
+    if not has_leaf and not request.leaf:
+        receipt = reduce_receipt(receipt)
+    return ls.GetReceiptResponse(receipt=receipt, opening=opening)
+
+
+def _rights(
+    servicer: Servicer, request: ls.GetReceiptRequest, leaf: bytes, context: Context
+) -> tuple[bool, ls.Opening | None]:
+    """Return whether the caller has a right to the leaf, and the opening, if the caller has a right to it."""
+    caller, services = servicer.known_caller(context), servicer.services
+    event = codec.decode_leaf(leaf)
+    if not caller or not isinstance(event, codec.Event):
+        return False, None
+    with services.table.read() as snapshot:
+        audits = is_auditor(snapshot, caller)
+        opens = audits and has_right(snapshot, caller, st.PARTICIPANT_RIGHT_READ_STATEMENTS)
+        if request.HasField("subject") and has_right(snapshot, caller, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS):
+            opens = opens or snapshot.tag_of(servicer.identifier_hash(request.subject)) == event.tag
+    try:
+        entry = reads.read_entry(services.ledger.store, event.tag, event.seq)
+    except NotFoundError:  # the entry is pruned
+        return audits or opens, None
+    opened = reads.open_entry(services.vault, entry)
+    if opened is None:
+        return audits or opens, None
+    opens = opens or reads.is_plaintext(entry) or caller in _parties(event.kind, opened[1])
+    return audits or opens, ls.Opening(salt=opened[0], statement=opened[1]) if opens else None
+
+
+def _parties(kind: int, statement: bytes) -> set[str]:
+    """Return the participants that were parties to an entry: to a permitted access, or that attested the entry."""
+    message = payloads.decode_known_payload(kind, codec.decode_statement(statement).payload)
+    if isinstance(message, st.AccessStatement):
+        return parties_of(message.asked)
+    if message is None or kind == EntryKind.REFUSAL:
+        return set()
+    attestation: st.Attestation | None = getattr(message, "attestation", None)
+    return {attestation.attested_by} if attestation is not None and attestation.attested_by else set()
