@@ -40,14 +40,12 @@ from consentd.sequencer.checkpoints import Checkpoints, CheckpointSigning
 from consentd.sequencer.commands.write import Author, Write, WriteContext
 from consentd.sequencer.pool import Pending, PendingCall, PendingWrite, Pool, Written
 from consentd.sequencer.repeats import Repeats
+from consentd.sequencer.upkeep import UPKEEP_S, Upkeep
 from consentd.table.table import Table
 
 A = TypeVar("A")
 
 log = logging.getLogger(__name__)
-
-HEARTBEAT_S = 1.0
-"""While nothing is written, the sequencer stores the time in the table at this interval, to show that it runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +94,7 @@ class Sequencer:
         self._sealed_ms = clock.monotonic_ms()
         self._clock_agrees = True  # the state that was logged last
         self._leaf_clock = LeafClock(clock, ledger.state.time_ms, confirmed=confirm_clock)
+        self._upkeep = Upkeep(table, self._leaf_clock, clock=clock, metrics=metrics)
         self._thread = threading.Thread(target=self._run, name="sequencer", daemon=True)
 
     # -- for any thread ---------------------------------------------------------------------------------------
@@ -179,28 +178,25 @@ class Sequencer:
             self._stop_on(error)
 
     def _idle_s(self) -> float:
-        """Return how long to wait for writes: until a seal is due, or, if all is sealed, until the next heartbeat."""
+        """Return how long to wait for writes: until a seal or the next upkeep is due."""
         if self.ledger.state.size > self.ledger.state.sealed_size:
-            return max(0.0, (self._due_ms() - self.clock.monotonic_ms()) / 1000)
-        return HEARTBEAT_S
+            return min(UPKEEP_S, max(0.0, (self._due_ms() - self.clock.monotonic_ms()) / 1000))
+        return UPKEEP_S
 
     def _due_ms(self) -> int:
         return self._sealed_ms + self._limits.checkpoint_interval_ms
 
     def _work(self, items: list[Pending]) -> None:
-        """Run the calls among *items*, then write the writes as one batch. Without a batch, store a heartbeat."""
+        """Run the calls among *items*, then write the writes as one batch, then do the upkeep if it is due."""
         writes = [item for item in items if isinstance(item, PendingWrite)]
         for item in items:
             if isinstance(item, PendingCall):
                 item.run()
         due = self.clock.monotonic_ms() >= self._due_ms()
-        if writes or (due and self.ledger.state.size > self.ledger.state.sealed_size):
+        size = self.ledger.state.size
+        if writes or (due and size > self.ledger.state.sealed_size):
             self._write_batch(writes, seal=due)
-            return
-        self._leaf_clock.follow()
-        now_ms = self.clock.wall_ms()
-        self.table.heartbeat(now_ms)
-        self._metrics.table_heartbeat_time_seconds.set(now_ms / 1000)
+        self._upkeep.run(has_written=self.ledger.state.size > size)
 
     def _write_batch(self, writes: Sequence[PendingWrite[Any]], *, seal: bool) -> None:
         """Write one batch: the steps 1 to 8 of the module's docstring."""

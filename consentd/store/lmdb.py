@@ -16,14 +16,20 @@ transaction, so ``map_size_mb`` should be large from the start. When an operator
 adopt the new size at their next read.
 
 **Readers.** While a read transaction lasts, LMDB does not reuse the pages that the transaction sees, so never wait for
-anything inside a read transaction. If a reader process dies inside a transaction, LMDB does not reuse these pages until
-no process has the files open. The files must be on a local file system. They have LMDB's 0.9 format
-(``lib_version=0``), so that the LMDB of the gate (a separate, faster reader of the table) can read them.
+anything inside a read transaction. A process that dies inside a read transaction leaves its slot in LMDB's list of
+readers, and LMDB keeps the pages for it. So the writer frees such slots when it opens the files, and once a second
+while it runs (``clear_dead_readers``). A reader does so when it finds no free slot; but opening the files needs a slot
+too. LMDB learns from a lock on its lock file whether a process lives. A process that is slow or stopped keeps its slot
+and its pages for as long as it wants; a metric and an alarm show since when.
+
+The files must be on a local file system. They have LMDB's 0.9 format (``lib_version=0``), so that the LMDB of the gate
+(a separate, faster reader of the table) can read them.
 """
 
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -37,6 +43,19 @@ MAX_READERS = 1024
 STOPPED = "table stopped because a write to it failed: start the daemon again"
 OpenFiles = lmdb.Environment
 _SPARE_READERS = 32  # finished read transactions that are kept: to reuse one takes a tenth of the time
+
+
+@dataclass(frozen=True, slots=True)
+class Readers:
+    """The readers of all processes.
+
+    Attributes:
+        slots: how many of ``MAX_READERS`` slots are taken; a slot stays taken for the reader's next transaction.
+        oldest: number of the commit that the oldest open read transaction sees; None: none is open.
+    """
+
+    slots: int
+    oldest: int | None
 
 
 class ReadTransaction:
@@ -143,6 +162,7 @@ class Environment:
             os.close(lock)
             raise
         opened._lock = lock
+        opened.clear_dead_readers()
         return opened
 
     @classmethod
@@ -164,6 +184,10 @@ class Environment:
         except lmdb.MapResizedError:
             self._env.set_mapsize(0)  # adopt the size of the writer's map, which has grown
             return self.begin_read()
+        except lmdb.ReadersFullError as error:
+            if self.clear_dead_readers():
+                return self.begin_read()
+            raise _translated(error) from error
         except lmdb.Error as error:
             raise _translated(error) from error
 
@@ -189,6 +213,23 @@ class Environment:
                 files.sync(written)
         except OSError as error:
             raise StorageError(f"table cannot be copied: `{path}`: {error.strerror}") from error
+
+    def clear_dead_readers(self) -> int:
+        """Free the slots of processes that died, and the pages kept for them; return how many slots. Takes 1 µs.
+
+        Raises:
+            StorageError: the environment is closed.
+        """
+        with _translating():
+            cleared: int = self._env.reader_check()
+        return cleared
+
+    def readers(self) -> Readers:
+        """Return how many slots are taken, and since which commit pages are kept. Raises as ``clear_dead_readers``."""
+        with _translating():
+            # One line for each slot: process id, thread, and the commit that its transaction sees; `-`: none is open.
+            slots = [line.split() for line in self._env.readers().splitlines()[1:]]
+        return Readers(len(slots), min((int(commit) for _, _, commit in slots if commit != "-"), default=None))
 
     def used_bytes(self) -> int:
         """Return how many bytes of the file are in use, including free pages between used pages.
