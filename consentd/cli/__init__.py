@@ -27,6 +27,7 @@ from consentd.cli import (
     maintenance,
     participants,
     receipts,
+    roles,
 )
 from consentd.cli.out import DISPROVED, UNDETERMINED, Out, drop_output
 from consentd.errors import ConsentdError, CorruptionError, StorageError, VerificationError
@@ -100,7 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"consentd {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for module in (daemons, participants, consents, accesses, histories, receipts, imports, maintenance):
+    for module in (daemons, participants, roles, consents, accesses, histories, receipts, imports, maintenance):
         module.add_verbs(verbs)
     audits.add_export_verb(verbs)
     audit = verbs.add_parser("audit", help="verify, replay, watch and report on a whole ledger")

@@ -22,7 +22,8 @@ from consentd.errors import ConsentdError, MalformedError, StorageError
 from consentd.ledger import layout, reads, retention
 from consentd.listener import TEXT, HttpRequest, HttpResponse, Listener, text_response
 from consentd.metrics import CONTENT_TYPE
-from consentd.sequencer.commands.callers import is_auditor
+from consentd.service.authorization import caller_kinds
+from consentd.service.roles import may_call
 from consentd.service.servicer import Services, ServiceState
 
 log = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ def _tile(request: HttpRequest, services: Services, path: str) -> HttpResponse:
     """Serve a hash tile. Auditors get tiles of the whole signed tree, others only tiles of the published tree."""
     # A witness that starts to follow a pruned ledger needs tiles and bundles before the first publication.
     sequencer = services.sequencer
-    visible = sequencer.checkpoints.signed if _is_auditor(request, services) else None
+    visible = sequencer.checkpoints.signed if _reads_entries(request, services) else None
     if visible is None and sequencer.checkpoints.published is not None:
         visible = sequencer.checkpoints.published.checkpoint
     size = 0 if visible is None else visible.size
@@ -139,7 +140,7 @@ def _tile(request: HttpRequest, services: Services, path: str) -> HttpResponse:
 
 def _bundle(request: HttpRequest, services: Services, path: str, *, is_pruned: bool = False) -> HttpResponse:
     """Serve an entry bundle to an auditor. What is left of a pruned bundle has another path, below ``/kept/``."""
-    if not _is_auditor(request, services):
+    if not _reads_entries(request, services):
         return _plain(HTTPStatus.FORBIDDEN, "entry bundles need an auditor's credential")
     # All signed entries are served, also unpublished ones: a witness replays the entries before it cosigns them.
     signed = services.sequencer.checkpoints.signed
@@ -157,11 +158,11 @@ def _bundle(request: HttpRequest, services: Services, path: str, *, is_pruned: b
     return _tagged(request, bundle, _BYTES, "no-store" if is_pruned else "private, max-age=31536000, immutable")
 
 
-def _is_auditor(request: HttpRequest, services: Services) -> bool:
-    """Return whether the caller is the operator or an auditor."""
+def _reads_entries(request: HttpRequest, services: Services) -> bool:
+    """Return whether the caller may read leaves: whether the table of roles allows ListEntries."""
     who = services.authenticator.authenticate([("authorization", request.headers.get("Authorization", ""))], None)
     with services.table.read() as snapshot:
-        return is_auditor(snapshot, who)
+        return may_call("ListEntries", caller_kinds(snapshot, who))
 
 
 # -- conditional and range requests ---------------------------------------------------------------------------

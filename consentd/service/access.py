@@ -177,7 +177,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
     @rpc
     def ListAccesses(self, request: ac.ListAccessesRequest, context: Context) -> ac.ListAccessesResponse:
         """Read the accesses to a person's data, newest first."""
-        caller, services = self.acting_caller(context), self.services
+        caller, services = self.caller(context), self.services
         pager = requests.Pager(services.page_key, "ListAccesses", caller, request.page_size, request.subject)
         with services.table.read() as snapshot:
             tag = self.tag(snapshot, request.subject)

@@ -6,11 +6,11 @@ from google.protobuf.message import Message
 
 from consentd.core import codec
 from consentd.core.kinds import EntryKind
-from consentd.errors import DeniedError, InvalidError, NotFoundError
+from consentd.errors import InvalidError, NotFoundError
 from consentd.ledger import reads
 from consentd.policy.subject import Lineage
 from consentd.sequencer.commands import consents
-from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, has_right
+from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, check_right
 from consentd.sequencer.commands.write import Request, SignedEntry
 from consentd.sequencer.pool import Written
 from consentd.service import requests
@@ -36,7 +36,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
     @rpc
     def GrantConsent(self, request: cs.GrantConsentRequest, context: Context) -> cs.GrantConsentResponse:
         """Record a person's new consent."""
-        caller = self.consent_writer(context)
+        caller = self.caller(context)
         message, signed = _read_statement(request, st.GrantStatement, caller)
         identity, identifier_hash, entry = self._asked(EntryKind.GRANT, request, message, signed, caller)
         write = consents.GrantConsent(request=identity, identifier_hash=identifier_hash, signed=entry, message=message)
@@ -50,7 +50,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
     @rpc
     def AmendConsent(self, request: cs.AmendConsentRequest, context: Context) -> cs.AmendConsentResponse:
         """Replace a consent by its next version."""
-        caller = self.consent_writer(context)
+        caller = self.caller(context)
         message, signed = _read_statement(request, st.AmendStatement, caller)
         more = request.consent_id, str(request.based_on_version)
         identity, identifier_hash, entry = self._asked(EntryKind.AMEND, request, message, signed, caller, *more)
@@ -85,7 +85,6 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
     @rpc
     def GetConsent(self, request: cs.GetConsentRequest, context: Context) -> cs.GetConsentResponse:
         """Read one consent."""
-        self.acting_caller(context)
         wanted = parse_consent_id(request.consent_id)
         with self.services.table.read() as snapshot:
             tag = self.tag(snapshot, request.subject)
@@ -102,7 +101,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
     @rpc
     def ListConsents(self, request: cs.ListConsentsRequest, context: Context) -> cs.ListConsentsResponse:
         """Read a person's consents, newest lineage first."""
-        caller = self.acting_caller(context)
+        caller = self.caller(context)
         selection = request.subject, str(request.include_revoked)
         pager = requests.Pager(self.services.page_key, "ListConsents", caller, request.page_size, *selection)
         with self.services.table.read() as snapshot:
@@ -136,14 +135,13 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         if signed is None:
             return identity, identifier_hash, None
         with self.services.table.read() as snapshot:
-            if not has_right(snapshot, asker, ACT_FOR_SUBJECTS):
-                raise DeniedError("a statement that a person signed needs the right to act for persons")
+            check_right(snapshot, asker, ACT_FOR_SUBJECTS)
             tag = consents.enrolled_tag(snapshot, identifier_hash)
         return identity, identifier_hash, self.signed_entry(kind, tag, identity, signed)
 
     def _change(self, request: Any, kind: EntryKind, message: Change, context: Context) -> pb.Receipt:
         """Pause, resume or revoke a consent. *message* is the statement if the person signed none."""
-        caller = self.consent_writer(context)
+        caller = self.caller(context)
         signed: pb.SignedStatement | None = request.signed if request.HasField("signed") else None
         if signed is not None:
             message = requests.parse_signed(type(message), signed)

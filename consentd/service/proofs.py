@@ -6,21 +6,21 @@ from consentd.core import codec
 from consentd.core.history import MAX_NAME
 from consentd.core.key_validity import LEDGER_CHAIN, PARTICIPANT_PREFIX
 from consentd.cosigning.publisher import Published
-from consentd.errors import DeniedError, InvalidError, NotFoundError, StorageError
+from consentd.errors import InvalidError, NotFoundError, StorageError
 from consentd.ledger import reads
 from consentd.ledger.reads import HeadProofs
 from consentd.ledger.retention import read_pruned
 from consentd.ledger.vault import Vault
-from consentd.sequencer.commands.callers import has_right, is_auditor
+from consentd.service.authorization import caller_kinds
 from consentd.service.pruning import prune
 from consentd.service.receipts import get_receipt
 from consentd.service.requests import Pager
+from consentd.service.roles import Access, Whose, may_call
 from consentd.service.rpc import rpc, stream_rpc
 from consentd.service.servicer import Context, Servicer, revision
 from consentd.store import Store
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import ledger_service_pb2_grpc
-from consentd.v1 import statement_pb2 as st
 
 CHUNK_BYTES = 256 * 1024
 """The approximate maximum size of one message in a history stream."""
@@ -42,7 +42,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
     @rpc
     def ListEntries(self, request: ls.ListEntriesRequest, context: Context) -> ls.ListEntriesResponse:
         """Read leaves in the order of their indexes."""
-        caller = self._auditor(context)
+        caller = self.caller(context)
         pager = Pager(self.services.page_key, "ListEntries", caller, request.page_size)
         start, end, tree_size, root = self._page_range(pager, request.page_token, request.start_index)
         minimum = read_pruned(self.services.ledger.store).minimum
@@ -55,9 +55,8 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
     @rpc
     def ListStatements(self, request: ls.ListStatementsRequest, context: Context) -> ls.ListStatementsResponse:
         """Read leaves and their openings (salt, statement); those of persons need the right to read statements."""
-        caller = self._auditor(context)
-        with self.services.table.read() as snapshot:
-            persons = has_right(snapshot, caller, st.PARTICIPANT_RIGHT_READ_STATEMENTS)
+        caller = self.caller(context)
+        persons = self.access("ListStatements", Whose.OTHER, context) is Access.ALLOWED
         kinds = frozenset(request.kinds)
         pager = Pager(self.services.page_key, "ListStatements", caller, request.page_size, str(sorted(kinds)))
         start, end, tree_size, root = self._page_range(pager, request.page_token, request.start_index)
@@ -138,7 +137,6 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
     @stream_rpc
     def Prune(self, request: ls.PruneRequest, context: Context) -> Iterator[ls.PruneResponse]:
         """Delete the entries that the retention policy no longer keeps, and stream the progress."""
-        self.operator(context)
         yield from prune(self.services, request, context)
 
     # -- steps ------------------------------------------------------------------------------------------------
@@ -151,7 +149,7 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
             return self._public_chain(request.public_name, context), request.public_name
         if request.WhichOneof("chain") != "subject":
             raise InvalidError("request names no chain")
-        self.acting_caller(context)
+        self.access("GetHistory", Whose.OTHER, context)
         with self.services.table.read() as snapshot:
             return self.tag(snapshot, request.subject), ""
 
@@ -163,9 +161,8 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         tag, services = codec.public_tag(name), self.services
         size = services.sequencer.checkpoints.latest().checkpoint.size
         if reads.head_at(services.ledger.store, tag, size)[0] == 0:
-            caller = self.known_caller(context)
             with services.table.read() as snapshot:
-                if not caller or not is_auditor(snapshot, caller):
+                if not may_call("ListEntries", caller_kinds(snapshot, self.known_caller(context))):
                     raise NotFoundError("no such public chain")
         return tag
 
@@ -197,14 +194,6 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         with self.services.table.read() as snapshot:
             names = [owner.tag_or_name for key in keys if (owner := snapshot.key_ever(key)) is not None]
         return {PARTICIPANT_PREFIX + name for name in names if name and isinstance(name, str)}
-
-    def _auditor(self, context: Context) -> str:
-        """Return the caller's id. Raises ``DeniedError`` unless the caller is an auditor or the operator."""
-        caller = self.caller(context)
-        with self.services.table.read() as snapshot:
-            if not is_auditor(snapshot, caller):
-                raise DeniedError("call is an auditor's")
-        return caller
 
     def _tree_size(self, asked: int) -> int:
         latest = self.services.sequencer.checkpoints.latest().checkpoint.size

@@ -10,7 +10,8 @@ from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, NotFoundError
 from consentd.ledger import layout, reads
 from consentd.sequencer.commands.accesses import parties_of
-from consentd.sequencer.commands.callers import has_right, is_auditor
+from consentd.service.authorization import caller_kinds
+from consentd.service.roles import Access, Whose, access, may_call
 from consentd.service.servicer import Context, Servicer, reduce_receipt
 from consentd.statements import payloads
 from consentd.v1 import ledger_service_pb2 as ls
@@ -52,9 +53,10 @@ def _rights(
     if not caller or not isinstance(event, codec.Event):
         return False, None
     with services.table.read() as snapshot:
-        audits = is_auditor(snapshot, caller)
-        opens = audits and has_right(snapshot, caller, st.PARTICIPANT_RIGHT_READ_STATEMENTS)
-        if request.HasField("subject") and has_right(snapshot, caller, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS):
+        kinds = caller_kinds(snapshot, caller)
+        audits = may_call("ListEntries", kinds)
+        opens = access("ListStatements", kinds, Whose.OTHER) is Access.ALLOWED
+        if request.HasField("subject") and access("GetHistory", kinds, Whose.OTHER) is Access.ALLOWED:
             opens = opens or snapshot.tag_of(servicer.identifier_hash(request.subject)) == event.tag
     try:
         entry = reads.read_entry(services.ledger.store, event.tag, event.seq)
@@ -63,7 +65,10 @@ def _rights(
     opened = reads.open_entry(services.vault, entry)
     if opened is None:
         return audits or opens, None
-    opens = opens or reads.is_plaintext(entry) or caller in _parties(event.kind, opened[1])
+    if reads.is_plaintext(entry):
+        opens = access("GetReceipt", kinds, Whose.PUBLIC) is Access.ALLOWED
+    elif not opens and access("GetReceipt", kinds, Whose.OWN) is Access.ALLOWED:
+        opens = caller in _parties(event.kind, opened[1])
     return audits or opens, ls.Opening(salt=opened[0], statement=opened[1]) if opens else None
 
 

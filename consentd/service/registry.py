@@ -11,6 +11,7 @@ from consentd.errors import InvalidError, NotFoundError
 from consentd.sequencer.commands import registry
 from consentd.sequencer.commands.callers import PARTICIPANT_ID, check_giver
 from consentd.service.requests import Pager, content_hash, make_request, parse_signed, take_page
+from consentd.service.roles import Whose
 from consentd.service.rpc import rpc
 from consentd.service.servicer import Context, Servicer, revision
 from consentd.statements import values
@@ -104,7 +105,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
     @rpc
     def EnrolSubject(self, request: rs.EnrolSubjectRequest, context: Context) -> rs.EnrolSubjectResponse:
         """Enrol a person: make a tag (the id of the person's chain) and append the first entry."""
-        caller = self.acting_caller(context)
+        caller = self.caller(context)
         if request.subject_key:
             registry.check_key(request.subject_key)
         identifier_hash = self.identifier_hash(request.subject)
@@ -126,7 +127,6 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
     @rpc
     def GetParticipant(self, request: rs.GetParticipantRequest, context: Context) -> rs.GetParticipantResponse:
         """Read one participant."""
-        self.caller(context)
         with self.services.table.read() as snapshot:
             found = snapshot.participant(request.participant_id)
             if found is None:
@@ -151,7 +151,6 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
     @rpc
     def GetVocabulary(self, request: rs.GetVocabularyRequest, context: Context) -> rs.GetVocabularyResponse:
         """Read the vocabulary in force."""
-        self.caller(context)
         with self.services.table.read() as snapshot:
             vocabulary = snapshot.vocabulary_statement()
             return rs.GetVocabularyResponse(vocabulary=vocabulary, revision=_revision(snapshot))
@@ -159,7 +158,6 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
     @rpc
     def GetNotice(self, request: rs.GetNoticeRequest, context: Context) -> rs.GetNoticeResponse:
         """Read one version of a notice."""
-        self.caller(context)
         with self.services.table.read() as snapshot:
             # The id becomes a prefix of rows to read, so an id that is not valid could match rows of another notice.
             known = PARTICIPANT_ID.fullmatch(request.notice_id)
@@ -171,7 +169,6 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
     @rpc
     def GetRules(self, request: rs.GetRulesRequest, context: Context) -> rs.GetRulesResponse:
         """Read the rules in force."""
-        self.caller(context)
         with self.services.table.read() as snapshot:
             return rs.GetRulesResponse(rules=snapshot.rules_statement(), revision=_revision(snapshot))
 
@@ -180,6 +177,8 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
     ) -> pb.Receipt:
         """Write a DELEGATION entry, attested by an operator or *signed* by the giver, who is the caller."""
         chain = PARTICIPANT_PREFIX + message.giver
+        rpc_name = request.DESCRIPTOR.name.removesuffix("Request")
+        self.access(rpc_name, Whose.OTHER if signed is None else Whose.OWN, context)
         if signed is None:
             return self._publish(EntryKind.DELEGATION, chain, message, request, context)
         caller = self.caller(context)
@@ -194,8 +193,8 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         return self.write(write, request.wait_for, context)[1]
 
     def _publish(self, kind: EntryKind, chain: str, message: Message, request: Any, context: Context) -> pb.Receipt:
-        """Write an entry to a public chain, attested by the operator; return its receipt."""
-        caller = self.operator(context)
+        """Write an entry to a public chain, attested by the calling operator; return its receipt."""
+        caller = self.caller(context)
         identity = make_request(caller, request.request_id, content_hash(request.DESCRIPTOR.name, chain, message))
         attested: Any = type(message)()
         attested.CopyFrom(message)

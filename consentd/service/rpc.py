@@ -1,4 +1,4 @@
-"""Run the handler of each RPC: check that the request decoded, count the call, and turn an error into a gRPC status.
+"""Run the handler of each RPC: authorize the caller, count the call, and turn an error into a gRPC status.
 
 A status has a code, and ``google.rpc.ErrorInfo`` with the error's reason. An exception that is not declared in
 ``errors`` is a bug: the caller gets INTERNAL without details, and the daemon continues to serve.
@@ -20,6 +20,7 @@ from consentd import errors
 from consentd.errors import ConsentdError
 from consentd.metrics import Metrics
 from consentd.service.auth import UnauthenticatedError
+from consentd.service.roles import TABLE
 from consentd.service.servicer import Context, Servicer
 from consentd.v1 import error_reason_pb2 as er
 
@@ -56,6 +57,7 @@ def rpc(method: F) -> F:
     def handle(self: Servicer, request: Message, context: Context) -> Any:
         started = time.perf_counter()
         try:
+            self.authorize(name, context)
             _check_decoded(request)
             response = method(self, request, context)
         except Exception as error:  # noqa: BLE001  # the caller gets an answer even after a bug
@@ -74,6 +76,7 @@ def stream_rpc(method: F) -> F:
     def handle(self: Servicer, request: Message, context: Context) -> Iterator[Any]:
         started = time.perf_counter()
         try:
+            self.authorize(name, context)
             _check_decoded(request)
             yield from method(self, request, context)
         except GeneratorExit:
@@ -126,6 +129,8 @@ class ServiceRegistration:
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Add the handlers of *service*, by method name."""
         self.services.append(service)
+        unlisted = handlers.keys() - TABLE.keys()
+        assert not unlisted, f"no line of the table says who may call: {sorted(unlisted)}"
         ours = {name: self._changed(handler) for name, handler in handlers.items()}
         for name in ours:
             self._metrics.rpcs.begin(name, "INTERNAL")

@@ -9,17 +9,18 @@ import grpc
 from consentd.config import Config
 from consentd.core import codec, merkle
 from consentd.core.kinds import EntryKind
-from consentd.errors import DeniedError, InvalidError, StorageError
+from consentd.errors import InvalidError, StorageError
 from consentd.ledger import reads
 from consentd.ledger.ledger import Ledger, State
 from consentd.ledger.vault import Vault, check_identifier
 from consentd.metrics import Metrics
-from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, check_right, is_operator, is_public_authority
 from consentd.sequencer.commands.consents import enrolled_tag
 from consentd.sequencer.commands.write import Request, SignedEntry, Write, verify_ahead
 from consentd.sequencer.loop import Sequencer
 from consentd.sequencer.pool import Written
 from consentd.service.auth import Authenticator, UnauthenticatedError
+from consentd.service.authorization import check_access, check_may_call
+from consentd.service.roles import Access, Whose
 from consentd.table.table import Table
 from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
@@ -71,46 +72,30 @@ class Servicer:
 
     def caller(self, context: Context) -> str:
         """Return the caller's participant id, or ``operator/NAME``. Raises ``UnauthenticatedError``."""
-        certificate: bytes | None = None
-        if self.services.config.grpc.tls is not None:
-            certificates: Any = context.auth_context().get("x509_pem_cert") or ()
-            certificate = next(iter(certificates), None)
-        caller = self.services.authenticator.authenticate(context.invocation_metadata() or (), certificate)
+        caller = self.known_caller(context)
         if not caller:
             raise UnauthenticatedError("call has no credential that is known here", "UNAUTHENTICATED")
         return caller
 
     def known_caller(self, context: Context) -> str:
-        """Return the caller's id; empty: the call has no credential that is known here."""
-        try:
-            return self.caller(context)
-        except UnauthenticatedError:
-            return ""
+        """Return the caller's id; empty: the call has no known credential."""
+        certificate: bytes | None = None
+        if self.services.config.grpc.tls is not None:
+            certificates: Any = context.auth_context().get("x509_pem_cert") or ()
+            certificate = next(iter(certificates), None)
+        return self.services.authenticator.authenticate(context.invocation_metadata() or (), certificate)
 
-    def acting_caller(self, context: Context) -> str:
-        """Return the caller's id. Raises ``DeniedError`` unless the caller has the right to act for persons."""
-        caller = self.caller(context)
+    def authorize(self, rpc: str, context: Context) -> None:
+        """Check that the caller may call an RPC for some data. Raises as ``authorization.check_may_call``."""
+        caller = self.known_caller(context)
         with self.services.table.read() as snapshot:
-            check_right(snapshot, caller, ACT_FOR_SUBJECTS)
-        return caller
+            check_may_call(snapshot, caller, rpc)
 
-    def consent_writer(self, context: Context) -> str:
-        """Return the caller's id. Raises ``DeniedError`` unless the caller writes some kind of consents.
-
-        Whether the caller may write this consent is checked with the consent (``commands.authorship``).
-        """
-        caller = self.caller(context)
+    def access(self, rpc: str, whose: Whose, context: Context) -> Access:
+        """Return how a call about data of this kind is answered. Raises as ``authorization.check_access``."""
+        caller = self.known_caller(context)
         with self.services.table.read() as snapshot:
-            if not is_public_authority(snapshot, caller):
-                check_right(snapshot, caller, ACT_FOR_SUBJECTS)
-        return caller
-
-    def operator(self, context: Context) -> str:
-        """Return the caller's id. Raises ``DeniedError`` unless the caller is an operator."""
-        caller = self.caller(context)
-        if not is_operator(caller):
-            raise DeniedError("call is an operator's")
-        return caller
+            return check_access(snapshot, caller, rpc, whose)
 
     def check_batch(self, count: int) -> None:
         """Check the length of a batch. Raises ``InvalidError`` (TOO_LARGE), which names the limit."""

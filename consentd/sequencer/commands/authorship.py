@@ -9,7 +9,7 @@ from consentd.policy.compile import Compiled, named_participants
 from consentd.policy.model import Consent, Effect
 from consentd.policy.rows import ANY_NUMBER, PERMIT, ROW_SIZE, unpack_rows
 from consentd.policy.subject import Lineage
-from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, RECEIVING_ROLES, has_right, is_public_authority
+from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, RECEIVING_ROLES, check_right, is_public_authority
 from consentd.table.view import Participant, Registry, View
 from consentd.v1 import statement_pb2 as st
 
@@ -24,8 +24,7 @@ def check_writer(view: View, caller: str, *, statutory: bool, signed: bool) -> N
         InvalidError: the person signed a STATUTORY consent.
     """
     if not statutory:
-        if not has_right(view, caller, ACT_FOR_SUBJECTS):
-            raise DeniedError("a consent that is not STATUTORY needs the right to act for persons")
+        check_right(view, caller, ACT_FOR_SUBJECTS)
     elif not is_public_authority(view, caller):
         raise DeniedError("a STATUTORY consent is an operator's or a public authority's")
     elif signed:

@@ -54,21 +54,12 @@ def check_giver(view: View, caller: str, giver: str) -> None:
         raise DeniedError("call is an operator's, or the giver's if the giver signed the delegation")
 
 
-def is_auditor(view: View, caller: str) -> bool:
-    """Return whether the caller is an operator, or an active participant in the role of an auditor."""
-    return _has_role(view, caller, st.PARTICIPANT_ROLE_AUDITOR)
-
-
 def is_public_authority(view: View, caller: str) -> bool:
     """Return whether the caller is an operator, or an active participant in the role of a public authority."""
-    return _has_role(view, caller, st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY)
-
-
-def _has_role(view: View, caller: str, role: "st.ParticipantRole.ValueType") -> bool:
     if is_operator(caller):
         return True
     participant = view.participant(caller)
-    return participant is not None and participant.active and role in participant.roles
+    return participant is not None and participant.active and st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY in participant.roles
 
 
 def check_asker(view: View, caller: str, question: pb.Question | model.Question) -> bool:

@@ -1,0 +1,70 @@
+"""Authorize calls: determine the kinds of a caller from the registry, and look them up in the table of ``roles``."""
+
+from collections.abc import Mapping
+
+from consentd.errors import DeniedError
+from consentd.sequencer.commands.callers import has_right, is_operator
+from consentd.service.auth import UnauthenticatedError
+from consentd.service.roles import Access, Kind, Whose, access, may_call
+from consentd.table.view import View
+from consentd.v1 import statement_pb2 as st
+
+_ROLES: Mapping[int, Kind] = {
+    st.PARTICIPANT_ROLE_HOLDER: Kind.HOLDER,
+    st.PARTICIPANT_ROLE_RECIPIENT: Kind.RECIPIENT,
+    st.PARTICIPANT_ROLE_RELAY: Kind.RELAY,
+    st.PARTICIPANT_ROLE_AUDITOR: Kind.AUDITOR,
+    st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY: Kind.PUBLIC_AUTHORITY,
+}
+_RIGHTS: tuple[tuple["st.ParticipantRight.ValueType", Kind], ...] = (
+    (st.PARTICIPANT_RIGHT_SEE_REASONS, Kind.SEE_REASONS),
+    (st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS, Kind.ACT_FOR_SUBJECTS),
+    (st.PARTICIPANT_RIGHT_READ_STATEMENTS, Kind.READ_STATEMENTS),
+)
+_NOBODY = frozenset({Kind.NOBODY})
+_OPERATOR = frozenset({Kind.OPERATOR})
+_UNREGISTERED = frozenset({Kind.UNREGISTERED})
+_INACTIVE = frozenset({Kind.INACTIVE})
+
+
+def caller_kinds(view: View, caller: str) -> frozenset[Kind]:
+    """Return the kinds of a caller. *caller*: the id that authentication found; empty: none."""
+    if not caller:
+        return _NOBODY
+    if is_operator(caller):
+        return _OPERATOR
+    participant = view.participant(caller)
+    if participant is None:
+        return _UNREGISTERED
+    if not participant.active:
+        return _INACTIVE
+    kinds = [_ROLES[role] for role in participant.roles if role in _ROLES]
+    if participant.rights:
+        kinds += [kind for right, kind in _RIGHTS if has_right(view, caller, right)]
+    return frozenset(kinds)
+
+
+def check_may_call(view: View, caller: str, rpc: str) -> None:
+    """Check that a caller may call an RPC for some data.
+
+    Raises:
+        UnauthenticatedError: the call has no known credential, and needs one.
+        DeniedError: the caller's roles and rights do not cover the RPC.
+    """
+    kinds = caller_kinds(view, caller)
+    if not may_call(rpc, kinds):
+        raise _refusal(caller)
+
+
+def check_access(view: View, caller: str, rpc: str, whose: Whose) -> Access:
+    """Return how a call about data of this kind is answered: allowed, reduced or not found. Raises as above."""
+    found = access(rpc, caller_kinds(view, caller), whose)
+    if found is Access.DENIED:
+        raise _refusal(caller)
+    return found
+
+
+def _refusal(caller: str) -> DeniedError:
+    if not caller:
+        return UnauthenticatedError("call has no credential that is known here", "UNAUTHENTICATED")
+    return DeniedError("caller's roles and rights do not cover this call; `consentd roles` lists who may call what")

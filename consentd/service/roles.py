@@ -1,0 +1,189 @@
+"""Who may call what: the table by which the server authorizes every RPC. ``consentd roles`` prints it.
+
+A line of the table is an RPC and whose data a call is about. A column is a kind of caller. A caller can be of several
+kinds, for example a relay with the right to act for persons; then the widest of its cells counts. ``authorization``
+determines the kinds of a caller. An RPC without a line keeps the daemon from starting.
+
+This module is data and needs no other part of the server. What a caller may do with the content of a write (which
+consents, which accesses) is checked again when the write is recorded (``sequencer.commands``): its roles can change
+between the call and the record.
+"""
+
+from collections.abc import Iterable, Mapping
+from enum import IntEnum, StrEnum
+from functools import lru_cache
+
+
+class Kind(StrEnum):
+    """A kind of caller. The last four are rights, which a caller has in addition to its roles, and operators."""
+
+    NOBODY = "nobody"
+    UNREGISTERED = "unregistered"
+    INACTIVE = "inactive"
+    HOLDER = "holder"
+    RECIPIENT = "recipient"
+    RELAY = "relay"
+    AUDITOR = "auditor"
+    PUBLIC_AUTHORITY = "public-authority"
+    SEE_REASONS = "see-reasons"
+    ACT_FOR_SUBJECTS = "act-for-subjects"
+    READ_STATEMENTS = "read-statements"
+    OPERATOR = "operator"
+
+
+class Whose(StrEnum):
+    """Whose data a call is about.
+
+    PUBLIC: no person's: checkpoints, leaves, public chains, the registry. OWN: the data of an access in which the
+    caller has a part, an entry that it attested, or a delegation that it gives. OTHER: other data of a person who is
+    enrolled, or another's delegation. UNKNOWN: the data of a person who is not enrolled.
+    """
+
+    PUBLIC = "public"
+    OWN = "own"
+    OTHER = "other"
+    UNKNOWN = "unknown"
+
+
+class Access(IntEnum):
+    """How a call is answered. A caller of several kinds gets the highest of its cells."""
+
+    DENIED = 0
+    NOT_FOUND = 1
+    REDUCED = 2
+    ALLOWED = 3
+
+
+_LETTERS: Mapping[str, Access] = {
+    "-": Access.DENIED, "n": Access.NOT_FOUND, "r": Access.REDUCED, "A": Access.ALLOWED,
+}  # fmt: skip
+
+_TABLE = """
+no: nobody, also with an unknown token      un: a credential without a registration     in: inactive
+ho: holder    re: recipient    rl: relay    au: auditor    pa: public authority
+sr: SEE_REASONS    as: ACT_FOR_SUBJECTS     rs: READ_STATEMENTS    op: operator
+A: allowed    r: reduced    n: not found    -: denied
+
+RPC                     whose     no un in  ho re rl au pa  sr as rs  op
+----------------------------------------------------------------------------
+Check                   own       -  -  -   r  r  r  -  -   A  r  -   A
+Check                   other     -  -  -   -  -  -  -  -   A  r  -   A
+Check                   unknown   -  -  -   r  r  r  -  -   A  r  -   A
+BatchCheck              own       -  -  -   r  r  r  -  -   A  r  -   A
+BatchCheck              other     -  -  -   -  -  -  -  -   A  r  -   A
+BatchCheck              unknown   -  -  -   r  r  r  -  -   A  r  -   A
+
+AuthorizeAccess         own       -  -  -   r  r  r  -  -   A  r  -   A
+AuthorizeAccess         other     -  -  -   -  -  -  -  -   A  r  -   A
+AuthorizeAccess         unknown   -  -  -   r  r  r  -  -   A  r  -   A
+BatchAuthorizeAccesses  own       -  -  -   r  r  r  -  -   A  r  -   A
+BatchAuthorizeAccesses  other     -  -  -   -  -  -  -  -   A  r  -   A
+BatchAuthorizeAccesses  unknown   -  -  -   r  r  r  -  -   A  r  -   A
+RecordAccess            own       -  -  -   A  A  A  -  -   -  -  -   A
+RecordAccess            other     -  -  -   n  n  n  -  -   -  -  -   A
+RecordAccess            unknown   -  -  -   n  n  n  -  -   -  -  -   n
+BatchRecordAccesses     own       -  -  -   A  A  A  -  -   -  -  -   A
+BatchRecordAccesses     other     -  -  -   n  n  n  -  -   -  -  -   A
+BatchRecordAccesses     unknown   -  -  -   n  n  n  -  -   -  -  -   n
+ListAccesses            other     -  -  -   -  -  -  -  -   -  A  -   A
+ListAccesses            unknown   -  -  -   -  -  -  -  -   -  n  -   n
+
+GrantConsent            other     -  -  -   -  -  -  -  r   -  A  -   A
+GrantConsent            unknown   -  -  -   -  -  -  -  n   -  n  -   n
+AmendConsent            other     -  -  -   -  -  -  -  r   -  A  -   A
+AmendConsent            unknown   -  -  -   -  -  -  -  n   -  n  -   n
+PauseConsent            other     -  -  -   -  -  -  -  r   -  A  -   A
+PauseConsent            unknown   -  -  -   -  -  -  -  n   -  n  -   n
+ResumeConsent           other     -  -  -   -  -  -  -  r   -  A  -   A
+ResumeConsent           unknown   -  -  -   -  -  -  -  n   -  n  -   n
+RevokeConsent           other     -  -  -   -  -  -  -  r   -  A  -   A
+RevokeConsent           unknown   -  -  -   -  -  -  -  n   -  n  -   n
+GetConsent              other     -  -  -   -  -  -  -  -   -  A  -   A
+GetConsent              unknown   -  -  -   -  -  -  -  -   -  n  -   n
+ListConsents            other     -  -  -   -  -  -  -  -   -  A  -   A
+ListConsents            unknown   -  -  -   -  -  -  -  -   -  n  -   n
+
+GetCheckpoint           public    A  A  A   A  A  A  A  A   A  A  A   A
+GetConsistencyProof     public    A  A  A   A  A  A  A  A   A  A  A   A
+GetInclusionProof       public    A  A  A   A  A  A  A  A   A  A  A   A
+GetReceipt              public    r  r  r   A  A  A  A  A   A  A  A   A
+GetReceipt              own       r  r  r   A  A  A  A  A   A  A  A   A
+GetReceipt              other     r  r  r   r  r  r  r  r   r  A  A   A
+GetHistory              public    A  A  A   A  A  A  A  A   A  A  A   A
+GetHistory              other     -  -  -   -  -  -  -  -   -  A  -   A
+GetHistory              unknown   -  -  -   -  -  -  -  -   -  n  -   n
+ListEntries             public    -  -  -   -  -  -  A  -   -  -  -   A
+ListStatements          public    -  -  -   -  -  -  A  -   -  -  A   A
+ListStatements          other     -  -  -   -  -  -  r  -   -  -  A   A
+Prune                   public    -  -  -   -  -  -  -  -   -  -  -   A
+
+EnrolSubject            unknown   -  -  -   -  -  -  -  -   -  A  -   A
+RegisterParticipant     public    -  -  -   -  -  -  -  -   -  -  -   A
+AddKey                  public    -  -  -   -  -  -  -  -   -  -  -   A
+RetireKey               public    -  -  -   -  -  -  -  -   -  -  -   A
+PublishVocabulary       public    -  -  -   -  -  -  -  -   -  -  -   A
+PublishNotice           public    -  -  -   -  -  -  -  -   -  -  -   A
+PublishRules            public    -  -  -   -  -  -  -  -   -  -  -   A
+PutDelegation           own       -  -  -   A  A  A  A  A   A  A  A   A
+PutDelegation           other     -  -  -   -  -  -  -  -   -  -  -   A
+EndDelegation           own       -  -  -   A  A  A  A  A   A  A  A   A
+EndDelegation           other     -  -  -   -  -  -  -  -   -  -  -   A
+ListDelegations         public    -  -  -   A  A  A  A  A   A  A  A   A
+GetParticipant          public    -  -  -   A  A  A  A  A   A  A  A   A
+ListParticipants        public    -  -  -   A  A  A  A  A   A  A  A   A
+GetVocabulary           public    -  -  -   A  A  A  A  A   A  A  A   A
+GetNotice               public    -  -  -   A  A  A  A  A   A  A  A   A
+GetRules                public    -  -  -   A  A  A  A  A   A  A  A   A
+"""
+
+_HIDDEN = (
+    "이유와 거부·동의 없음의 구별이 보이지 않음",
+    "reasons, and the difference between denied and without consent, are hidden",
+)
+_STATUTORY = ("법적 근거(STATUTORY)만", "STATUTORY consents only")
+REDUCED: Mapping[str, tuple[str, str]] = {
+    **dict.fromkeys(("Check", "BatchCheck", "AuthorizeAccess", "BatchAuthorizeAccesses"), _HIDDEN),
+    **dict.fromkeys(
+        ("GrantConsent", "AmendConsent", "PauseConsent", "ResumeConsent", "RevokeConsent"), _STATUTORY
+    ),
+    "GetReceipt": ("진술 없음; 감사기관에게만 리프", "without the statement; with the leaf for auditors only"),
+    "ListStatements": ("개인의 진술은 내용 없이", "statements of persons are withheld"),
+}
+"""For each RPC that has a reduced answer, what the answer lacks or is limited to, in Korean and in English."""
+
+Cells = Mapping[Kind, Access]
+
+
+def _parse(text: str) -> dict[str, dict[Whose, Cells]]:
+    """Parse the lines below the rule. Each line has a cell for every kind, in the order of ``Kind``."""
+    table: dict[str, dict[Whose, Cells]] = {}
+    for line in text.split("---\n", 1)[1].splitlines():
+        if not line:
+            continue
+        rpc, whose, *letters = line.split()
+        cells = dict(zip(Kind, (_LETTERS[letter] for letter in letters), strict=True))
+        assert Whose(whose) not in table.setdefault(rpc, {}), f"table has a line twice: {line}"
+        table[rpc][Whose(whose)] = cells
+    return table
+
+
+TABLE: Mapping[str, Mapping[Whose, Cells]] = _parse(_TABLE)
+"""RPC → whose data → kind of caller → how the call is answered."""
+
+
+def access(rpc: str, kinds: Iterable[Kind], whose: Whose) -> Access:
+    """Return how a call is answered. An RPC that has no line for own data answers as for other data of persons."""
+    lines = TABLE[rpc]
+    cells = lines[whose] if whose in lines else lines[Whose.OTHER]
+    return max(cells[kind] for kind in kinds)
+
+
+@lru_cache(maxsize=4096)  # more than there are RPCs times sets of kinds that participants really have
+def may_call(rpc: str, kinds: frozenset[Kind]) -> bool:
+    """Return whether a caller of these kinds may call an RPC for some data."""
+    return any(cells[kind] for cells in TABLE[rpc].values() for kind in kinds)
+
+
+def needs_credential(rpc: str) -> bool:
+    """Return whether every call of an RPC needs a credential, whatever data the call is about."""
+    return not may_call(rpc, frozenset({Kind.NOBODY}))
