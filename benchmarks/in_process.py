@@ -9,7 +9,7 @@ from random import Random
 from statistics import median
 
 from benchmarks.report import Row
-from consentd.policy.codebook import Codebook, PackedQuestion, pack_question
+from consentd.policy.codebook import Codebook, PackedQuestion, Parties, pack_question
 from consentd.policy.compile import CompiledRules, compile_consent, compile_rules
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.policy.evaluate import evaluate
@@ -47,14 +47,16 @@ def make_value(rows: int) -> bytes:
 
 def make_packed(rows: int) -> PackedQuestion:
     """Return the question that the last of *rows* consents permits."""
+    actor, numbers = f"party-{1 + (rows - 1) % 40:02d}", CODEBOOK.numbers
     question = Question(
-        actor=Actor(organisation=f"party-{1 + (rows - 1) % 40:02d}"),
+        actor=Actor(organisation=actor),
         holder="party-40",
         purpose="TREAT",
         action="disclose",
         categories=("CLIN.DX",),
     )
-    return pack_question(question, CODEBOOK)
+    parties = Parties(permit_actors=numbers(actor), deny_actors=numbers(actor), holders=numbers(question.holder))
+    return pack_question(question, CODEBOOK, parties)
 
 
 def time_each(call: Callable[[int], object], loops: int) -> list[float]:

@@ -25,7 +25,7 @@ def make_question(random: Random, number: int, outcome: "pb.Outcome.ValueType") 
         who = number + 29
     return pb.Question(
         subject=subject(number),
-        actor=pb.Actor(organisation=recipient(who), relay=RELAY, automatic=True),
+        actor=pb.Actor(organisation=recipient(who), relays=[RELAY], automatic=True),
         holder=holder(random.randrange(PARTICIPANTS)),
         purpose=purpose,
         action="disclose",

@@ -168,6 +168,13 @@ def _registrations() -> Iterator[PublicWrite[Any]]:
         )
         chain = PARTICIPANT_PREFIX + name
         yield PublicWrite(kind=EntryKind.PARTICIPANT, request=_request(FIRST_OPERATOR), chain=chain, message=message)
+    for number in range(PARTICIPANTS):
+        chain = PARTICIPANT_PREFIX + recipient(number)
+        given = st.DelegationStatement(
+            giver=recipient(number), taker=RELAY, capacity=st.DELEGATION_CAPACITY_RELAY,
+            attestation=st.Attestation(attested_by=FIRST_OPERATOR),
+        )  # fmt: skip
+        yield PublicWrite(kind=EntryKind.DELEGATION, request=_request(FIRST_OPERATOR), chain=chain, message=given)
     key = st.KeyStatement(key=RELAY_KEY.public_key)
     chain = PARTICIPANT_PREFIX + RELAY
     yield PublicWrite(kind=EntryKind.KEY, request=_request(FIRST_OPERATOR), chain=chain, message=key)

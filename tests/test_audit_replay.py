@@ -348,7 +348,7 @@ def test_what_a_daemon_decided_comes_out_again(tmp_path: Path) -> None:
                 running.authorize(question(each, categories=categories))
         urgent = {"purpose": "BTG", "break_glass": pb.BreakGlass(justification="unconscious")}
         running.authorize(question(subject, actor=pb.Actor(organisation="er"), **urgent), "er")
-        running.authorize(question(subject, **urgent))
+        running.authorize(question(subject, **urgent), "clinic-b")
         running.registry.PublishRules(
             rs.PublishRulesRequest(
                 request_id=request_id(),

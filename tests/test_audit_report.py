@@ -25,8 +25,9 @@ def count(location: Any, **options: Any) -> AccessSummary:
 
 
 def break_glass(forge: Forge, tag: bytes, justification: str, organisation: str = "bank") -> None:
+    actor = pb.Actor(organisation=organisation, on_behalf_of="ward", application="software", relays=["carrier"])
     question = pb.Question(
-        actor=pb.Actor(organisation=organisation), holder="hospital", purpose="BTG",
+        actor=actor, holder="hospital", purpose="BTG",
         break_glass=pb.BreakGlass(justification=justification),
     )
     asked = st.AskedQuestion(question=question.SerializeToString(), asker="bank")
@@ -48,7 +49,9 @@ def test_what_is_counted_is_what_the_ledger_holds(forge: Forge, location: Export
     found = count(location)
     kinds = [leaf[1] for leaf in forge.leaves]
     assert found.entries == len(forge.leaves) - len(forge.seals)
-    assert sum(found.by_organisation.values()) == sum(found.by_purpose.values()) == kinds.count(EntryKind.ACCESS)
+    for counted in (found.by_organisation, found.by_caller, found.by_purpose):
+        assert sum(counted.values()) == kinds.count(EntryKind.ACCESS)
+    assert {name for _, name in found.by_caller} == {"bank"}
     assert found.refusals == {"NO_MATCHING_CONSENT": kinds.count(EntryKind.REFUSAL)}
     assert {name for _, name in found.by_purpose} == {"CAREMGT", "BTG"}
     assert (found.seal_count, found.persons) == (len(forge.seals), kinds.count(EntryKind.ENROL))
@@ -64,7 +67,7 @@ def test_without_openings_it_says_what_does_not_show(forge: Forge, location: Exp
     assert not found.by_organisation
     page = render(found, made_s=0)
     assert "outside the mandate" in page
-    assert page.count("none among the available statements") == 4  # not: that there was nothing
+    assert page.count("none among the available statements") == 5  # not: that there was nothing
     assert f"<b>{found.kinds['ACCESS']:,}</b><span>허용된 열람</span>" in page  # kinds are known without statements
 
 
@@ -82,12 +85,16 @@ def test_the_page_stands_by_itself(location: ExportDirectory) -> None:
     page = render(count(location), made_s=1_800_000_000)
     assert not re.search(r"<script|<link|<img|src=|url\(|@import|https?://", page)
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; 의식 없음" in page
-    for word in ("이용기관별 열람", "refusals by reason", "긴급 열람", "gaps and clocks", "체크포인트", "Merkle path"):
+    assert "bank, ward, software, carrier" in page
+    for word in (
+        "이용기관별 열람", "요청기관별 열람", "refusals by reason", "긴급 열람", "gaps and clocks", "체크포인트",
+        "Merkle path",
+    ):  # fmt: skip
         assert word in page
     for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         root = ET.fromstring(svg)
         assert root.attrib["aria-label"]
-    assert len(re.findall(r"<svg", page)) == 5
+    assert len(re.findall(r"<svg", page)) == 6
 
 
 def test_a_persons_tag_is_nowhere_in_it(forge: Forge, location: ExportDirectory) -> None:
@@ -227,7 +234,7 @@ def test_the_page_may_load_nothing(location: ExportDirectory) -> None:
 def test_what_is_drawn_can_be_read_without_seeing_it(forge: Forge, location: ExportDirectory) -> None:
     page = render(count(location), made_s=0)
     tables = re.findall(r"<details>.*?</details>", page, re.DOTALL)
-    assert len(tables) == 3
+    assert len(tables) == 4
     numbers = [int(cell.replace(",", "")) for cell in re.findall(r'<td class="n">([0-9,]+)</td>', tables[0])]
     assert sum(numbers) == [leaf[1] for leaf in forge.leaves].count(EntryKind.ACCESS)
     for table in re.findall(r"<table.*?</table>", page, re.DOTALL):

@@ -83,7 +83,7 @@ def test_life_of_a_consent(talk: CommandLine, person: str, tmp_path: Path) -> No
     assert talk("consents", person).out == ""
     assert f"{consent_id}  v2  revoked" in talk("consents", person, "--all").out
     listed = talk("accesses", person, "--limit", 1)
-    assert "permitted: hospital-a → clinic-b, TREAT, disclose, CLIN.DX\n      sent CLIN.DX" in listed.out
+    assert "permitted: hospital-a → clinic-b, TREAT, disclose, CLIN.DX, asked by app\n      sent CLIN.DX" in listed.out
     assert "proves nothing" in listed.err
     shown = talk("history", person, "--tag", tag)
     assert shown.status == 0
@@ -187,6 +187,7 @@ def test_an_uncertain_write_is_repeated_with_its_request_id(talk: CommandLine, p
 
 
 def test_break_glass(talk: CommandLine, running: Running, person: str) -> None:
+    running.delegate("er", "app", break_glass=True)
     talk("enrol", person)
     ask = ("--actor", "er", "--holder", "hospital-a", "--purpose", "BTG", "--category", "CLIN.ALG")
     refused = talk("authorize", person, *ask, "--emergency", "unconscious")

@@ -146,7 +146,7 @@ def test_the_same_life_in_asyncio(running: Running, trust: Trust, person: Subjec
 def test_batches_answer_each_by_itself(client: Client, person: Subject) -> None:
     client.enrol(person)
     client.grant(person, consent())
-    asked = [question(person), question(person, purpose="NOPE"), question(person, holder="clinic-b")]
+    asked = [question(person), question(person, purpose="NOPE"), question(person, holder="er")]
     found = client.batch_check(asked)
     assert [answer.outcome_name for answer in found] == ["PERMIT", "INDETERMINATE", "NO_CONSENT"]
     assert isinstance(found[1].error, InvalidError)
@@ -291,7 +291,7 @@ def test_the_registry(running: Running, trust: Trust) -> None:
         assert list(client.get_participant("hospital-a").keys) == []
         assert "hospital-a" in {one.participant_id for one in client.list_participants()}
         found = client.public_history("participant/hospital-a")
-        assert [entry.kind_name for entry in found.entries] == ["PARTICIPANT", "KEY", "KEY"]
+        assert [entry.kind_name for entry in found.entries] == ["PARTICIPANT", "DELEGATION", "KEY", "KEY"]
         assert client.public_history("notice/never").is_absent
         (leaf_0,) = client.public_history("ledger").entries
         assert f"ledger: {trust.origin}" in str(leaf_0)

@@ -304,6 +304,12 @@ def _caller_without_the_right(world: World) -> Any:
     return world.running.consents.ListConsents(request, metadata=world.running.as_("clinic-b"))
 
 
+@provokes("ACTOR_NOT_ALLOWED", StatusCode.PERMISSION_DENIED)
+def _actor_without_a_delegation(world: World) -> Any:
+    asked = question(world.subject, actor=pb.Actor(organisation="clinic-b", on_behalf_of="er"))
+    return world.running.check(asked, "clinic-b")
+
+
 # -- load and faults ------------------------------------------------------------------------------------------
 
 

@@ -33,10 +33,10 @@ from cases.fhir_consents import (
     read,
     reason,
 )
+from cases.participants import pack
 from consentd.fhir.document import Cause
 from consentd.fhir.mapping import SubjectReference, parse_mapping
 from consentd.policy import model
-from consentd.policy.codebook import pack_question
 from consentd.policy.compile import compile_consent
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY as VOCABULARY
 from consentd.policy.evaluate import decision, evaluate
@@ -74,7 +74,7 @@ def ask(
     stored = model.StoredConsent(lineage=1, seq=1, version=1, consent=consent)
     meant = reference.decide(question, [stored], RULES, VOCABULARY, now_ms=at, groups=GROUPS)
     value = with_consent(None, stored, compile_consent(stored, VOCABULARY, NUMBERS))
-    packed = pack_question(question, CODEBOOK)
+    packed = pack(question, CODEBOOK)
     compiled = decision(evaluate(value, packed, COMPILED_RULES, at), packed, CODEBOOK, COMPILED_RULES)
     assert (compiled.outcome, compiled.permitted, compiled.valid_until_ms, compiled.obligations) == (
         meant.outcome, meant.permitted, meant.valid_until_ms, meant.obligations,

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 import cases.reference_policy as reference
 from cases import decisions
 from cases.decisions import CASES, DX, NOW, Case, ask, consent, deny, permit
+from cases.participants import pack
 from cases.policy_worlds import CODEBOOK, LABELS, NUMBERS, RESOURCES, VOCABULARY, Draw, World, comparable
 from consentd.errors import InvalidError
-from consentd.policy.codebook import MAX_MEMO, Codebook, pack_question
+from consentd.policy.codebook import MAX_MEMO, Codebook
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.policy.evaluate import decision, evaluate
 from consentd.policy.model import (
@@ -88,7 +89,7 @@ def test_table_has_every_rule_and_no_case_twice() -> None:
     ],
 )
 def test_what_is_no_question_is_refused(question: Question, reason: str) -> None:
-    for refuse in (lambda: pack_question(question, REALM), lambda: reference.check(question, DEFAULT_VOCABULARY)):
+    for refuse in (lambda: pack(question, REALM), lambda: reference.check(question, DEFAULT_VOCABULARY)):
         with pytest.raises(InvalidError) as caught:
             refuse()
         assert caught.value.reason == reason
@@ -96,7 +97,7 @@ def test_what_is_no_question_is_refused(question: Question, reason: str) -> None
 
 def test_a_refused_label_is_named() -> None:
     with pytest.raises(InvalidError, match="`PURPLE`"):
-        pack_question(replace(DX, labels=("PURPLE",)), REALM)
+        pack(replace(DX, labels=("PURPLE",)), REALM)
 
 
 @pytest.mark.parametrize("purpose", ["TREAT", "HRESCH", "HMARKT", "PUBHLTH", "BTG"])
@@ -251,7 +252,7 @@ def test_residual_falls_through_to_nothing(consents: list[StoredConsent], rules:
 
 
 def test_an_empty_value_is_no_consent() -> None:
-    packed = pack_question(DX, REALM)
+    packed = pack(DX, REALM)
     for rules in (Rules(), Rules(statutory=(deny(categories=("GEN",)),))):
         drawn = World([], rules, REALM, decisions.NUMBERS, decisions.GROUPS)
         assert {evaluate(value, packed, drawn.compiled, NOW).outcome for value in (None, b"")} == {Outcome.NO_CONSENT}
@@ -268,21 +269,21 @@ def test_a_later_vocabulary_is_unreadable() -> None:
     written = World([consent(permit(actors=("hospital",)))], Rules(), ahead, decisions.NUMBERS, decisions.GROUPS).value
     rules = World([], Rules(), REALM, decisions.NUMBERS, decisions.GROUPS).compiled
     for by, outcome in (("hospital", Outcome.INDETERMINATE), ("clinic", Outcome.NO_CONSENT)):
-        packed = pack_question(ask("CLIN.DX", by=by), REALM)
+        packed = pack(ask("CLIN.DX", by=by), REALM)
         answer = decision(evaluate(written, packed, rules, NOW), packed, REALM, rules)
         assert answer.outcome is outcome
 
 
 def test_no_decision_holds_a_subject_or_a_justification() -> None:
-    packed = pack_question(ask("CLIN.DX", purpose="BTG", break_glass="secret words"), REALM)
+    packed = pack(ask("CLIN.DX", purpose="BTG", break_glass="secret words"), REALM)
     assert "secret" not in repr([getattr(packed, name) for name in packed.__slots__])
 
 
 def test_codebook_forgets_when_full() -> None:
     codebook = Codebook(VOCABULARY, NUMBERS)
     for index in range(MAX_MEMO + 10):
-        assert codebook.holders(f"stranger{index}") == {0}
-    assert len(codebook._holders) <= MAX_MEMO
+        assert codebook.numbers(f"stranger{index}") == {0}
+    assert len(codebook._names) <= MAX_MEMO
     assert codebook.codes(0) == ()
 
 

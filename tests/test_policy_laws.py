@@ -82,7 +82,8 @@ def test_adding_a_deny_within_a_consent_never_widens(draw: Draw) -> None:
 @laws
 def test_an_unrelated_consent_changes_nothing(draw: Draw) -> None:
     world, question, now_ms = draw.world(), draw.question(), draw.now()
-    used = {question.actor.organisation, question.actor.on_behalf_of, question.actor.application, question.actor.relay}
+    actor = question.actor
+    used = {actor.organisation, actor.on_behalf_of, actor.application, *actor.relays}
     others = [name for name in ("a", "b", "c", "r") if name not in used]
     root = draw.provision(effect=draw.effect(), depth=2)
     for name in others:

@@ -12,11 +12,15 @@ from typing import Any
 
 import pytest
 
+from cases.participants import Directory, Party
 from cases.policy_worlds import CODEBOOK, World, comparable
+from consentd.errors import DeniedError
+from consentd.policy.delegation import Capacity, Delegation
 from consentd.policy.model import (
     Actor,
     Combining,
     Consent,
+    Decision,
     Effect,
     Kind,
     Period,
@@ -115,3 +119,63 @@ def test_a_subject_is_decided_by_its_own_value() -> None:
         first = permits.compiled_answer(question, now_ms)
         assert denies.compiled_answer(question, now_ms).denied == first.permitted == CODEBOOK.codes(0b1111)
         assert permits.compiled_answer(question, now_ms) == first
+
+
+# Who asks, for whom, and through whom: the organisation a, for b or not, with an application and a relay or without,
+# asked by each of them and by a stranger, where each delegation is absent, in force from 10 to 20, or about another
+# purpose. The persons permit a, b or anybody, and deny one of those who take part, or nobody.
+DELEGABLE = (
+    ("b", "a", Capacity.PROCESSOR), ("a", "r", Capacity.RELAY), ("c", "r", Capacity.RELAY),
+    ("b", "stranger", Capacity.APPLICATION), ("a", "stranger", Capacity.APPLICATION),
+)  # fmt: skip
+GIVEN: tuple[dict[str, Any] | None, ...] = (None, {"start_ms": 10, "end_ms": 20}, {"purposes": ("HRESCH",)})
+CALLERS = ("a", "b", "c", "r", "stranger", "nobody", None)
+
+
+def asking() -> Iterator[tuple[Question, str | None]]:
+    for obo, application, relays, caller in product(("", "b"), ("", "stranger"), ((), ("r",)), CALLERS):
+        actor = Actor(organisation="a", on_behalf_of=obo, application=application, relays=relays)
+        yield Question(actor=actor, holder="c", purpose="TREAT", action="access", categories=("CLIN.A",)), caller
+
+
+def people() -> list[World]:
+    made = []
+    for permitted, denied in product(((), ("a",), ("b",)), (None, "a", "b", "c", "r", "stranger")):
+        roots = [provision(Effect.PERMIT, {"actors": permitted})]
+        if denied is not None:
+            roots.append(provision(Effect.DENY, {"actors": (denied,)}))
+        made.append(world(tuple(roots), Combining.DENY_OVERRIDES))
+    return made
+
+
+def outcome_of(answer: Callable[..., Decision], *asked: Any) -> object:
+    """Return what an answer says, or the reason with which the question is refused."""
+    try:
+        return comparable(answer(*asked))
+    except DeniedError as error:
+        return error.reason
+
+
+@pytest.mark.slow
+def test_every_actor_of_the_scope() -> None:
+    participants = {name: Party() for name in ("a", "b", "c", "r", "stranger")}
+    worlds, questions, answered, refused = people(), list(asking()), 0, 0
+    for windows, left in product(product(GIVEN, repeat=len(DELEGABLE)), (None, "a", "b", "c", "r")):
+        given = [
+            Delegation(giver=giver, taker=taker, capacity=capacity, **window)
+            for (giver, taker, capacity), window in zip(DELEGABLE, windows, strict=True)
+            if window is not None
+        ]
+        directory = Directory(CODEBOOK, participants | ({left: Party(active=False)} if left else {}), given)
+        for number, (question, caller) in enumerate(questions):
+            drawn = worlds[(number + answered + refused) % len(worlds)]
+            for now_ms in INSTANTS:
+                meant, found = (
+                    outcome_of(answer, question, now_ms, directory, caller)
+                    for answer in (drawn.reference_answer_to, drawn.answer_to)
+                )
+                assert found == meant, (question, caller, given, left, now_ms)
+                refused += isinstance(found, str)
+                answered += not isinstance(found, str)
+    assert answered + refused == 3 ** len(DELEGABLE) * 5 * len(questions) * len(INSTANTS)
+    assert answered == 18_228

@@ -34,7 +34,9 @@ def _read(path: str, pipe: Connection) -> None:
         tag, message = asked[:32], pb.Question.FromString(asked[32:])
         with table.read() as snapshot:
             registry = snapshot.registry()
-            packed = pack_question(question_value(message), registry.codebook)
+            question = question_value(message)
+            parties = registry.parties("app", question, snapshot.heartbeat_ms())
+            packed = pack_question(question, registry.codebook, parties)
             verdict = evaluate(snapshot.subject(tag), packed, registry.rules, snapshot.heartbeat_ms())
         pipe.send_bytes(bytes([verdict.outcome, verdict.permitted != 0]))
     table.close()

@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
+from cases.participants import pack
 from consentd.policy import model
-from consentd.policy.codebook import Codebook, pack_question
+from consentd.policy.codebook import Codebook
 from consentd.policy.compile import compile_consent, compile_rules, decode_rules
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
 from consentd.policy.evaluate import evaluate
@@ -41,7 +42,7 @@ def _outcome(value: bytes, vocabulary: Vocabulary, category: str, purpose: str) 
         categories=(category,),
     )
     rules = compile_rules(model.Rules(), vocabulary, NUMBERS)
-    return Outcome(evaluate(value, pack_question(question, codebook), rules, 1).outcome)
+    return Outcome(evaluate(value, pack(question, codebook), rules, 1).outcome)
 
 
 def test_the_new_version_is_a_successor() -> None:

@@ -36,11 +36,16 @@ _SEOUL_MS = 9 * HOUR_MS  # Asia/Seoul has had no other offset since 1988
 
 @dataclass(frozen=True, slots=True)
 class BreakGlass:
-    """A break-glass access, permitted or refused."""
+    """A break-glass access, permitted or refused.
+
+    ``caller`` made the call. ``others`` are those that the organisation acted for, or asked through, if named.
+    """
 
     index: int
     time_ms: int
+    caller: str
     organisation: str
+    others: tuple[str, ...]
     holder: str
     justification: str
     permitted: bool
@@ -72,7 +77,7 @@ class AccessSummary:
         start_ms, end_ms: start of the first interval (a full hour or day in Asia/Seoul), and time of the last leaf.
         unit_ms: length of an interval.
         gap_ms: a time without leaves counts as a gap if it is longer than this.
-        by_organisation, by_purpose: number of permitted accesses, by (number of the interval, id or code).
+        by_organisation, by_caller, by_purpose: number of permitted accesses, by (number of the interval, id or code).
         refusals: number of refusals by reason; a refusal may have several reasons.
         kinds: number of entries by kind.
         names, purposes: Korean and English name, by participant id and by purpose code.
@@ -92,6 +97,7 @@ class AccessSummary:
     entries: int = 0
     persons: int = 0
     by_organisation: Counter[tuple[int, str]] = field(default_factory=Counter)
+    by_caller: Counter[tuple[int, str]] = field(default_factory=Counter)
     by_purpose: Counter[tuple[int, str]] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
@@ -239,6 +245,7 @@ class _Counting:
         organisation = question.actor.on_behalf_of or question.actor.organisation or access.asked.asker
         if permitted:
             found.by_organisation[interval, organisation] += 1
+            found.by_caller[interval, access.asked.asker] += 1
             found.by_purpose[interval, question.purpose] += 1
         for reason in {one.code for one in access.decision.reasons} if not permitted else ():
             name = _code(pb.ReasonCode, reason, "REASON_CODE_")
@@ -248,9 +255,13 @@ class _Counting:
         if question.HasField("break_glass"):
             found.break_glass_count += 1
             if len(found.break_glass) < MAX_LISTED:
+                actor, caller = question.actor, access.asked.asker
+                others = tuple(filter(None, (actor.on_behalf_of, actor.application, *actor.relays)))
                 why = question.break_glass.justification
                 found.break_glass.append(
-                    BreakGlass(index, event.time_ms, organisation, question.holder, why, permitted)
+                    BreakGlass(
+                        index, event.time_ms, caller, actor.organisation, others, question.holder, why, permitted
+                    )
                 )
 
 

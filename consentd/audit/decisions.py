@@ -11,9 +11,8 @@ from consentd.core import codec
 from consentd.core.key_validity import verify_signature
 from consentd.core.kinds import EntryKind, Owner
 from consentd.errors import MalformedError, SignatureError
-from consentd.policy import check
-from consentd.sequencer.commands.accesses import decide
-from consentd.sequencer.commands.callers import check_asker
+from consentd.policy import check, model
+from consentd.sequencer.commands.accesses import decide, is_signed_by_subject
 from consentd.statements import decisions, payloads, values
 from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
@@ -32,6 +31,7 @@ def differences(view: View, index: int, event: codec.Event, made: codec.Statemen
         MalformedError: the payload does not decode, or has no question.
         InvalidError: the question is invalid, so the daemon cannot have answered it.
         SignatureError: the asker's signature is not for this question, or the asker's key was not in force.
+        DeniedError: the asker had no part in the access, so the daemon cannot have answered the question.
     """
     message: Any = payloads.decode_payload(event.kind, made.payload)
     if event.kind == EntryKind.REFUSAL:
@@ -40,11 +40,10 @@ def differences(view: View, index: int, event: codec.Event, made: codec.Statemen
         if message.WhichOneof("refused") != "access":
             raise MalformedError("refusal does not record what was refused")
         message = message.access
-    if message.asked.signature:
-        _verify_asker(view, event, made, message.asked, origin)
     question = decisions.question_value(payloads.parse(pb.Question, message.asked.question))
-    in_full = check_asker(view, message.asked.asker, question)
-    again = decide(view, event.tag, question, index=index, now_ms=event.time_ms, in_full=in_full).decision
+    if message.asked.signature:
+        _verify_asker(view, event, made, message.asked, question, origin)
+    again = decide(view, event.tag, question, message.asked, index=index, now_ms=event.time_ms).decision
     found = _compare(message.decision, again)
     recorded_as = EntryKind.ACCESS if again.outcome in _PERMITS else EntryKind.REFUSAL
     if event.kind != recorded_as:
@@ -100,9 +99,13 @@ def _refused_grant(view: View, message: st.RefusalStatement) -> list[str]:
     return found
 
 
-def _verify_asker(view: View, event: codec.Event, made: codec.Statement, asked: st.AskedQuestion, origin: str) -> None:
-    owner = view.key_owner(asked.key)
-    if owner is None or owner.owner is not Owner.PARTICIPANT or owner.tag_or_name != asked.asker:
-        raise SignatureError("asker's key was not in force for the asker")
-    question = codec.Statement(asked.key, asked.signature, made.request_id, asked.author_time_ms, asked.question)
-    verify_signature(question, origin=origin, kind=codec.QUESTION_KIND, tag=event.tag, ref=0)
+def _verify_asker(
+    view: View, event: codec.Event, made: codec.Statement, asked: st.AskedQuestion, question: model.Question,
+    origin: str,
+) -> None:  # fmt: skip
+    if not is_signed_by_subject(view, event.tag, question, asked):
+        owner = view.key_owner(asked.key)
+        if owner is None or owner.owner is not Owner.PARTICIPANT or owner.tag_or_name != asked.asker:
+            raise SignatureError("asker's key was not in force for the asker")
+    statement = codec.Statement(asked.key, asked.signature, made.request_id, asked.author_time_ms, asked.question)
+    verify_signature(statement, origin=origin, kind=codec.QUESTION_KIND, tag=event.tag, ref=0)

@@ -254,7 +254,8 @@ def participants_of(kind: int, payload: bytes) -> set[str]:
         access = message.access if kind == EntryKind.REFUSAL else message
         question = payloads.parse(pb.Question, access.asked.question)
         actor = question.actor
-        found |= {access.asked.asker, question.holder, actor.organisation, actor.on_behalf_of, actor.relay}
+        found |= {access.asked.asker, question.holder, actor.organisation, actor.on_behalf_of, actor.application}
+        found.update(actor.relays)
     return found - {""}
 
 

@@ -72,6 +72,7 @@ def render(found: AccessSummary, *, made_s: int) -> str:
         by_organisation=_over_time(
             found, found.by_organisation, found.names, "이용기관별 열람 · accesses by organisation"
         ),
+        by_caller=_over_time(found, found.by_caller, found.names, "요청기관별 열람 · accesses by caller"),
         by_purpose=_over_time(found, found.by_purpose, found.purposes, "이용 목적별 열람 · accesses by purpose"),
         refusals=_refusals(found), break_glass=_break_glass(found), gap_ko=_length(found.gap_ms, "시간", "분"),
         gap_en=_length(found.gap_ms), gaps=_gaps(found), skewed=_skewed(found),
@@ -136,7 +137,8 @@ def _break_glass(found: AccessSummary) -> str:
         (
             f"{one.index:,}",
             _when(one.time_ms),
-            _show(_name(found.names, one.organisation)),
+            _show(_name(found.names, one.caller)),
+            _show(", ".join(_name(found.names, name) for name in (one.organisation, *one.others))),
             _show(_name(found.names, one.holder)),
             _PERMITTED if one.permitted else _REFUSED,
             _show(one.justification, _MAX_TEXT),
@@ -144,8 +146,8 @@ def _break_glass(found: AccessSummary) -> str:
         for one in found.break_glass
     ]
     columns = (
-        ("항목", "entry"), ("시각", "time"), ("이용기관", "who"), ("제공기관", "holder"), ("결과", "outcome"),
-        ("사유", "justification"),
+        ("항목", "entry"), ("시각", "time"), ("요청", "asked by"), ("이용기관", "who, and for or through whom"),
+        ("제공기관", "holder"), ("결과", "outcome"), ("사유", "justification"),
     )  # fmt: skip
     table = _table(columns, rows, numbers=(0, 1), is_fixed=True)
     return table + _more(found.break_glass_count, len(found.break_glass))

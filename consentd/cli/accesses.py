@@ -92,7 +92,8 @@ def accesses(arguments: argparse.Namespace, out: Out) -> int:
         for access in islice(found, arguments.limit or None):
             access.question.ClearField("subject")
             outcome = show.enum_label(pb.Outcome, access.decision.outcome, "OUTCOME_", out.lang)
-            line = f"#{access.seq:<4} {format_instant(access.time_ms)}  {outcome}: {show.question(access.question)}"
+            said = f"{show.question(access.question)}, {show.asker(access.asker, out.lang)}"
+            line = f"#{access.seq:<4} {format_instant(access.time_ms)}  {outcome}: {said}"
             for outcome_message in access.outcomes:
                 line += f"\n      {show.describe(outcome_message, out.lang)}"
             fields = MessageToDict(access, preserving_proto_field_name=True)
@@ -103,9 +104,9 @@ def accesses(arguments: argparse.Namespace, out: Out) -> int:
 
 def _add_question(verb: argparse.ArgumentParser) -> None:
     add_subject(verb)
-    verb.add_argument("--actor", required=True, metavar="ID", help="the participant that uses the data")
+    verb.add_argument("--actor", required=True, metavar="ID", help="who uses the data; SUBJECT: the person")
     verb.add_argument("--on-behalf-of", default="", metavar="ID", help="the participant it acts for")
-    verb.add_argument("--relay", default="", metavar="ID", help="the participant that carries the request")
+    verb.add_argument("--relay", action="append", default=[], metavar="ID", help="carries the request; repeatable")
     verb.add_argument("--application", default="", metavar="ID", help="the participant whose software is used")
     verb.add_argument("--practitioner", default="", help="the person who uses the data, as the actor names them")
     verb.add_argument("--automatic", action="store_true", help="a machine asks, without a person")
@@ -122,7 +123,7 @@ def _question(arguments: argparse.Namespace) -> "Question":
 
     actor = Actor(
         organisation=arguments.actor, practitioner=arguments.practitioner, application=arguments.application,
-        on_behalf_of=arguments.on_behalf_of, relay=arguments.relay, automatic=arguments.automatic,
+        on_behalf_of=arguments.on_behalf_of, relays=arguments.relay, automatic=arguments.automatic,
     )  # fmt: skip
     return Question(
         subject=read_subject(arguments), actor=actor, holder=arguments.holder, purpose=arguments.purpose,

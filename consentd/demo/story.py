@@ -1,7 +1,8 @@
 """Play one citizen's story with the client library: consent, transfer, narrowing, refusal, withdrawal, and history.
 
-The citizen signs with the citizen's own key. The relay, which connects institutions, sends every call, but cannot forge
-the citizen's signatures. At the end the citizen's history is shown. ``Client.history`` raises if an entry is missing.
+The citizen signs with the citizen's own key. The relay sends every call: the institutions delegated that to it. But it
+cannot forge the citizen's signatures. At the end the citizen's history is shown. ``Client.history`` raises if an entry
+is missing.
 """
 
 import secrets
@@ -93,7 +94,7 @@ class Story:
         """Ask for a transfer and print the decision. *published*: wait until a checkpoint covers the decision."""
         question = pb.Question(
             subject=CITIZEN,
-            actor=pb.Actor(organisation=recipient, relay=RELAY[0]),
+            actor=pb.Actor(organisation=recipient, relays=[RELAY[0]]),
             holder=holder,
             purpose=purpose,
             action="disclose",

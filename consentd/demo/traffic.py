@@ -1,7 +1,8 @@
 """Make the calls of the made-up town's day with the client library: register, enrol, grant, transfer, record.
 
-The operator registers the institutions. The relay makes all other calls, as in My Healthway, Korea's health data
-network; the relay may act for citizens and see reasons of decisions. Each decision is compared with the expected one.
+The operator registers the institutions, and records that each of them uses the relay. The relay makes all other calls,
+as in My Healthway, Korea's health data network; the relay may act for citizens and see reasons of decisions. Each
+decision is compared with the expected one.
 """
 
 import time
@@ -65,6 +66,9 @@ class Traffic:
         town, why = self._town, self._out.why
         self._each(("기관 등록", "register institutions"), town.institutions, self._register)
         why("등록된 기관만 참여할 수 있습니다.", "Only a registered institution can ask for data or give them.")
+        givers = [one for one in town.institutions if one.id != RELAY[0]]
+        self._each(("중계 위임", "delegate to the relay"), givers, self._delegate)
+        why("위임한 기관을 위해서만 중계기관이 요청합니다.", "The relay asks only for those that delegated to it.")
         self._each(("시민 등록", "enrol citizens"), town.citizens, self._enrol)
         why("원장에서 시민은 무작위 가명으로만 나타납니다.", "In the ledger each citizen is only a random tag.")
         self._each(("동의와 처리정지 요구", "consents and objections"), town.consents, self._grant)
@@ -101,6 +105,11 @@ class Traffic:
         )
         self._operator.register_participant(statement)
 
+    def _delegate(self, institution: Institution) -> None:
+        self._operator.put_delegation(
+            st.DelegationStatement(giver=institution.id, taker=RELAY[0], capacity=st.DELEGATION_CAPACITY_RELAY)
+        )
+
     def _enrol(self, citizen: Citizen) -> None:
         self._relay.enrol(pb.Subject(scheme=SCHEME, value=citizen.id), method="demo")
 
@@ -120,7 +129,7 @@ class Traffic:
     def _question(self, transfer: Transfer) -> pb.Question:
         return pb.Question(
             subject=self._subject(transfer.citizen),
-            actor=pb.Actor(organisation=transfer.recipient, relay=RELAY[0], automatic=True),
+            actor=pb.Actor(organisation=transfer.recipient, relays=[RELAY[0]], automatic=True),
             holder=transfer.holder,
             purpose=transfer.purpose,
             action="disclose",

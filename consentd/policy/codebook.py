@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from consentd.errors import InvalidError
-from consentd.policy.model import BREAK_GLASS_PURPOSE, Actor, Obligation, Question
+from consentd.policy.model import BREAK_GLASS_PURPOSE, OPEN_END_MS, Obligation, Question
 from consentd.policy.rows import ANY_NUMBER
 from consentd.policy.vocabulary import Vocabulary
 
@@ -21,7 +21,7 @@ MAX_MEMO_KEY: Final = 512
 Numbers = frozenset[int]
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
-_Text = TypeVar("_Text", str, tuple[str, ...], tuple[str, str, str, str])
+_Text = TypeVar("_Text", str, tuple[str, ...])
 
 
 class Codebook:
@@ -34,9 +34,7 @@ class Codebook:
         abroad: identifiers of participants in another country. A permit covers them only by name (rule 8).
     """
 
-    __slots__ = (
-        "_abroad", "_actors", "_categories", "_codes", "_holders", "_numbers", "_sets", "groups", "names", "vocabulary",
-    )  # fmt: skip
+    __slots__ = ("_abroad", "_categories", "_codes", "_names", "_numbers", "_sets", "groups", "names", "vocabulary")
 
     def __init__(
         self,
@@ -54,8 +52,7 @@ class Codebook:
         self._numbers: Final = numbers
         self._abroad: Final = frozenset(abroad)
         self._categories: Final[dict[tuple[str, ...], tuple[int, tuple[str, ...]]]] = {}
-        self._actors: Final[dict[tuple[str, str, str, str], tuple[Numbers, Numbers]]] = {}
-        self._holders: Final[dict[str, Numbers]] = {}
+        self._names: Final[dict[str, Numbers]] = {}
         self._sets: Final[dict[tuple[str, ...], int]] = {}
         self._codes: Final[dict[int, tuple[str, ...]]] = {0: ()}
 
@@ -64,7 +61,7 @@ class Codebook:
         found = self._codes.get(mask)
         if found is None:
             found = tuple(code for bit, code in enumerate(self.vocabulary.category.codes) if mask >> bit & 1)
-            _remember(self._codes, mask, found)
+            remember(self._codes, mask, found)
         return found
 
     def categories(self, codes: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
@@ -98,49 +95,55 @@ class Codebook:
             _remember_short(self._sets, codes, mask)
         return mask
 
-    def actors(self, actor: Actor) -> tuple[Numbers, Numbers]:
-        """Return the participant numbers with which a permit row matches *actor*, and those with which a deny row does.
+    def numbers(self, name: str) -> Numbers:
+        """Return the numbers with which rows match a participant: its own, those of its groups, and 0 (any)."""
+        found = self._names.get(name)
+        if found is None:
+            names = (name, *self.groups.get(name, ()))
+            found = frozenset((ANY_NUMBER, *(self._numbers[known] for known in names if known in self._numbers)))
+            _remember_short(self._names, name, found)
+        return found
 
-        A permit must name the participant acted for, else the organisation. A deny may name any participant of *actor*
-        (policy.md, rule 10). Both sets include the participants' groups, and 0 (any); but a permit must name a
-        participant abroad itself, so then the first set is this participant alone. InvalidError: no organisation.
+    def permit_numbers(self, name: str) -> Numbers:
+        """Return the numbers with which permits match the participant that data are for.
+
+        A permit must name a participant abroad itself, so then this is the participant's own number alone.
         """
-        key = (actor.organisation, actor.on_behalf_of, actor.application, actor.relay)
-        found = self._actors.get(key)
-        if found is None:
-            if not actor.organisation:
-                raise InvalidError("question names no organisation")
-            name = actor.on_behalf_of or actor.organisation
-            principal = frozenset((self._numbers[name],)) if name in self._abroad else self._counts_as(name)
-            found = principal, frozenset().union(*(self._counts_as(name) for name in key if name))
-            _remember_short(self._actors, key, found)
-        return found
-
-    def holders(self, holder: str) -> Numbers:
-        """Return the numbers of *holder* and of its groups, and 0 (any). InvalidError if *holder* is empty."""
-        found = self._holders.get(holder)
-        if found is None:
-            if not holder:
-                raise InvalidError("question names no holder")
-            found = self._counts_as(holder)
-            _remember_short(self._holders, holder, found)
-        return found
-
-    def _counts_as(self, name: str) -> Numbers:
-        """Return 0 (any) and the numbers of a participant and its groups. An unregistered name has no number."""
-        names = (name, *self.groups.get(name, ()))
-        return frozenset((ANY_NUMBER, *(self._numbers[known] for known in names if known in self._numbers)))
+        return frozenset((self._numbers[name],)) if name in self._abroad else self.numbers(name)
 
 
 def _remember_short(memo: "dict[_Text, _Value]", key: "_Text", value: _Value) -> None:
     if sum(map(len, key)) <= MAX_MEMO_KEY:
-        _remember(memo, key, value)
+        remember(memo, key, value)
 
 
-def _remember(memo: dict[_Key, _Value], key: _Key, value: _Value) -> None:
+def remember(memo: dict[_Key, _Value], key: _Key, value: _Value) -> None:
+    """Add an item to a memo. A full memo is emptied first."""
     if len(memo) >= MAX_MEMO:
         memo.clear()
     memo[key] = value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parties:
+    """The participants that a question is decided for (policy.md, rule 10; ``actor.determine_parties``).
+
+    They are true from ``from_ms`` until ``until_ms``, UTC milliseconds: no delegation starts or ends between these.
+
+    Attributes:
+        permit_actors: numbers with which a permit matches: those of the participant acted for, else the organisation.
+            Empty: no permit of any layer matches.
+        deny_actors: numbers with which a deny matches: those of all participants that take part in the access.
+        holders: numbers of the holder.
+        may_break_glass: whether the participants that want the data may ask for emergency access.
+    """
+
+    permit_actors: Numbers
+    deny_actors: Numbers
+    holders: Numbers
+    may_break_glass: bool = False
+    from_ms: int = 0
+    until_ms: int = OPEN_END_MS
 
 
 @dataclass(slots=True, init=False)
@@ -150,10 +153,11 @@ class PackedQuestion:
     Attributes:
         purpose, action, categories: masks of the one purpose, the one action, and the leaf categories asked for.
         unknown: category codes of the question that are not in the vocabulary.
-        permit_actors, deny_actors, holders: participant numbers from ``Codebook.actors`` and ``Codebook.holders``.
+        permit_actors, deny_actors, holders: participant numbers, as in ``Parties``.
         labels, resources, data_period: mask, references, (start, end). None: the question leaves the attribute open.
         break_glass: True if the purpose is BTG (emergency access). The question then has a justification.
         residual: True if labels, resources or data_period is open, and the caller can check conditions itself.
+        until_ms: the next start or end of a delegation that the question depends on.
         version: version of the vocabulary that the masks belong to.
     """
 
@@ -169,16 +173,19 @@ class PackedQuestion:
     residual: bool
     resources: frozenset[str] | None
     unknown: tuple[str, ...]
+    until_ms: int
     version: int
 
 
-def pack_question(question: Question, codebook: Codebook) -> PackedQuestion:
+def pack_question(question: Question, codebook: Codebook, parties: Parties) -> PackedQuestion:
     """Convert a question to masks, and refuse an invalid question (policy.md, rules 5 and 7).
+
+    *parties* are those of the question. The names of participants in the question are not read here.
 
     Raises:
         InvalidError: UNKNOWN_PURPOSE, UNKNOWN_ACTION, UNKNOWN_CODE (a label), EMPTY_CATEGORIES, BREAK_GLASS_SHAPE (a
-            justification without purpose BTG, or BTG without a justification), or INVALID_REQUEST (the organisation,
-            the holder, the stated resources or the stated period is empty).
+            justification without purpose BTG, or BTG without a justification), or INVALID_REQUEST (the stated
+            resources or the stated period is empty).
     """
     vocabulary = codebook.vocabulary
     packed = PackedQuestion()
@@ -194,8 +201,8 @@ def pack_question(question: Question, codebook: Codebook) -> PackedQuestion:
     packed.break_glass = question.purpose == BREAK_GLASS_PURPOSE
     if packed.break_glass is not bool(question.break_glass):
         raise InvalidError("break_glass is present exactly when the purpose is BTG", "BREAK_GLASS_SHAPE")
-    packed.permit_actors, packed.deny_actors = codebook.actors(question.actor)
-    packed.holders = codebook.holders(question.holder)
+    packed.permit_actors, packed.deny_actors = parties.permit_actors, parties.deny_actors
+    packed.holders, packed.until_ms = parties.holders, parties.until_ms
     labels, resources, period = question.labels, question.resources, question.data_period
     packed.labels = None if labels is None else codebook.labels(labels)
     if resources is None:

@@ -27,7 +27,7 @@ from consentd.policy.match import (
     implicit_masks,
     match,
 )
-from consentd.policy.model import OPEN_END_MS, Combining, Decision, Effect, Obligation, Outcome, Reason, ReasonCode
+from consentd.policy.model import Combining, Decision, Effect, Obligation, Outcome, Reason, ReasonCode
 from consentd.policy.residual import Condition, conditions, expand
 from consentd.policy.rows import ROW_SIZE
 from consentd.policy.subject import ENTRY, SIMPLE
@@ -111,7 +111,7 @@ def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules
         return _evaluate_general(value, question, rules, now_ms)
     asked = question.categories
     permits = denies = 0
-    until = OPEN_END_MS
+    until = question.until_ms
     met: list[tuple[int, int, int]] = []
     if value:
         purpose, action = question.purpose, question.action

@@ -176,7 +176,7 @@ def match(
     newest_first: bool,
 ) -> Matches:
     """Match the question with the realm's rules and with every lineage of a subject value."""
-    found = Matches()
+    found = Matches(question.until_ms)
     if not question.categories:
         return found
     for layer, applicable in realm_rules(rules, question):
@@ -270,7 +270,8 @@ def implicit_masks(policy: int, question: PackedQuestion, rules: CompiledRules, 
 
     DENY as the realm's policy denies nothing: the person has refused nothing, so the answer is NO_CONSENT. DENY that a
     consent selects does deny, because the person chose it. BREAK_GLASS_ONLY always denies every purpose except BTG.
-    A policy names nobody, so it permits nothing to an actor whom only a permit by name covers (rule 8).
+    A policy names nobody, so it permits nothing to an actor whom only a permit by name covers (rule 8), or whom no
+    permit covers (rule 10).
     """
     purposes, categories = rules.policies[policy]
     if purposes & question.purpose:

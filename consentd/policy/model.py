@@ -18,6 +18,9 @@ OPEN_END_MS = (1 << 63) - 1  # the end of a window that never ends
 MAX_DEPTH = 8  # levels of nested provisions, the root included
 MAX_PROVISIONS = 256  # provisions of one consent, the root included
 
+SUBJECT = "SUBJECT"
+"""The reserved name of the person whose data are asked for, in place of a participant's id."""
+
 BREAK_GLASS_PURPOSE = "BTG"
 """The purpose of every question with a ``break_glass`` justification, and of no other question (rule 7)."""
 
@@ -209,14 +212,17 @@ class Rules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actor:
-    """The organisation that wants the data, and the participants that it acts for or asks through."""
+    """The organisation that wants the data, and the participants that it acts for or asks through.
+
+    ``organisation`` may be ``SUBJECT``. The module ``actor`` checks that the names are true (rule 10).
+    """
 
     organisation: str
     practitioner: str = ""
     role: str = ""
     application: str = ""
     on_behalf_of: str = ""
-    relay: str = ""
+    relays: tuple[str, ...] = ()
     automatic: bool = False
 
 

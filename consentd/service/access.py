@@ -7,6 +7,7 @@ from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, MalformedError, RequestError
 from consentd.ledger import reads
 from consentd.sequencer.commands import accesses
+from consentd.sequencer.commands.callers import check_active
 from consentd.sequencer.commands.write import SignedEntry, verify_ahead
 from consentd.sequencer.pool import Written
 from consentd.service import requests
@@ -162,6 +163,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         identity = requests.make_request(caller, request.request_id, content)
         services = self.services
         with services.table.read() as snapshot:
+            check_active(snapshot, caller)
             tag = snapshot.tag_of(identifier_hash)
         tag = accesses.check_party(services.ledger.store, services.vault, tag, request.access_seq, caller)
         if signed is not None:

@@ -10,7 +10,7 @@ from consentd.metrics import Metrics
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import PackedQuestion
 from consentd.policy.reduce import reduce_verdict
-from consentd.sequencer.commands.callers import check_asker
+from consentd.sequencer.commands.callers import is_operator, sees_reasons
 from consentd.service.rpc import item_error, never_waits, rpc
 from consentd.service.servicer import Context, Servicer, ServiceState, revision
 from consentd.statements import decisions, values
@@ -93,6 +93,7 @@ class Answerer:
         self._id_prefix = id_prefix
         self._ids = ids
         self._metrics = metrics
+        self._registry = registry
         self._codebook = registry.codebook
         self._rules = registry.rules
         # All answers share these fields. To copy this message is faster than to set the fields in each answer.
@@ -108,17 +109,19 @@ class Answerer:
 
         Raises:
             RequestError: the question is malformed or needs a later state of the table, or the caller may not ask it.
+                An operator may ask every question, to find out what a participant would be answered.
         """
         check_size(question)
         if question.purpose == model.BREAK_GLASS_PURPOSE or question.HasField("break_glass"):
             raise InvalidError("break-glass is asked for through AuthorizeAccess only", "BREAK_GLASS_SHAPE")
-        sees_reasons = check_asker(self._snapshot, caller, question)
+        parties = self._registry.parties(None if is_operator(caller) else caller, question, self._now_ms)
         # The table has every acknowledged write, so a caller that got the size from this daemon is never refused. The
         # call does not wait until the table has that size, because a waiting call blocks a thread that others need.
         size = question.consistency.at_least_tree_size
         if size > self._snapshot.size:
             raise OverloadedError(f"state has not reached tree size `{size}`", "REVISION_NOT_REACHED")
-        return sees_reasons, decisions.pack_message(question, self._codebook)
+        packed = decisions.pack_message(question, self._codebook, parties)
+        return sees_reasons(self._snapshot, caller, question.actor.organisation), packed
 
     def answer(
         self, message: pb.Decision, question: PackedQuestion, identifier_hash: bytes, *, in_full: bool

@@ -8,7 +8,7 @@ from typing import cast
 
 from consentd.core import codec
 from consentd.policy import evaluate, model
-from consentd.policy.codebook import Codebook, PackedQuestion, pack_question
+from consentd.policy.codebook import Codebook, PackedQuestion, Parties, pack_question
 from consentd.policy.compile import CompiledRules
 from consentd.statements.values import enum_value, period_message, period_value, to_enum
 from consentd.v1 import consent_pb2 as pb
@@ -20,7 +20,7 @@ def question_value(message: pb.Question) -> model.Question:
     return model.Question(
         actor=model.Actor(
             organisation=actor.organisation, practitioner=actor.practitioner, role=actor.role,
-            application=actor.application, on_behalf_of=actor.on_behalf_of, relay=actor.relay,
+            application=actor.application, on_behalf_of=actor.on_behalf_of, relays=tuple(actor.relays),
             automatic=actor.automatic,
         ),
         holder=message.holder, purpose=message.purpose, action=message.action, categories=tuple(message.categories),
@@ -38,26 +38,24 @@ class _PlainQuestion:
     ``pack_question`` reads these attributes. Building a real, frozen question would take longer than the decision.
     """
 
-    __slots__ = ("action", "actor", "categories", "holder", "purpose")
+    __slots__ = ("action", "categories", "purpose")
     labels = resources = data_period = break_glass = None
     supported_obligations: frozenset[model.Obligation] = frozenset()
 
     def __init__(self, message: pb.Question) -> None:
-        self.actor = message.actor
-        self.holder = message.holder
         self.purpose = message.purpose
         self.action = message.action
         self.categories = tuple(message.categories)
 
 
-def pack_message(message: pb.Question, codebook: Codebook) -> PackedQuestion:
-    """Return ``pack_question(question_value(message), codebook)`` by a faster way. Raises as these functions."""
+def pack_message(message: pb.Question, codebook: Codebook, parties: Parties) -> PackedQuestion:
+    """Return ``pack_question(question_value(message), codebook, parties)`` by a faster way. Raises as these two."""
     has = message.HasField
     if (
         has("labels") or has("resources") or has("data_period") or has("break_glass") or message.supported_obligations
     ):  # fmt: skip
-        return pack_question(question_value(message), codebook)
-    return pack_question(cast(model.Question, _PlainQuestion(message)), codebook)
+        return pack_question(question_value(message), codebook, parties)
+    return pack_question(cast(model.Question, _PlainQuestion(message)), codebook, parties)
 
 
 def consent_id(tag: bytes, lineage: int) -> str:

@@ -17,6 +17,7 @@ from consentd.errors import InvalidError
 from consentd.policy import compile as compiler
 from consentd.policy import model
 from consentd.policy import subject as subjects
+from consentd.policy.actor import SUBJECT_NUMBER
 from consentd.policy.delegation import Delegation
 from consentd.policy.renew import Renewal
 from consentd.policy.vocabulary import Vocabulary
@@ -181,7 +182,7 @@ class TableTransaction(View):
         if vocabulary_message is None:
             return
         numbered = itertools.chain(self._rows(b"p"), self._rows(b"g"))
-        numbers = {key[1:].decode(): U32.unpack_from(row)[0] for key, row in numbered}
+        numbers = {key[1:].decode(): U32.unpack_from(row)[0] for key, row in numbered} | {model.SUBJECT: SUBJECT_NUMBER}
         vocabulary = values.vocabulary_value(vocabulary_message)
         compiled = compiler.compile_rules(values.rules_value(message), vocabulary, numbers)
         self._txn.put(b"c", compiled.encoded)

@@ -5,7 +5,7 @@ A ``View`` is the table at one moment. Readers get a ``Snapshot`` of the last co
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from struct import Struct
 from typing import Self
 
@@ -13,14 +13,16 @@ from consentd.core import codec
 from consentd.core.key_validity import FOREVER_MS, KeyValidity
 from consentd.core.kinds import Owner
 from consentd.errors import CorruptionError, NotFoundError
+from consentd.policy import actor, model
 from consentd.policy import compile as compiler
 from consentd.policy import subject as subjects
-from consentd.policy.codebook import Codebook
+from consentd.policy.codebook import Codebook, Parties, remember
 from consentd.policy.compile import CompiledRules
 from consentd.policy.delegation import Capacity, Delegation
 from consentd.statements import payloads, values
 from consentd.store import prefix_end
 from consentd.store.lmdb import ReadTransaction
+from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
 FORMAT = 1
@@ -33,6 +35,9 @@ U64 = Struct(">Q")
 U32 = Struct(">I")
 HOME_COUNTRY = "KR"
 """The country of participants that state none."""
+
+MAX_REMEMBERED_RELAYS = 4
+"""The parties of a question with more relays are determined for each use, so that a memo has bounded size."""
 
 Delegations = Mapping[str, Mapping[tuple[str, Capacity], Delegation]]
 """Giver → taker and capacity → the delegation."""
@@ -71,7 +76,7 @@ class Registry:
 
     Attributes:
         generation: number of entries that have changed the registry.
-        numbers: the numbers of participants and groups, by id.
+        numbers: the numbers of participants and groups, by id, and of the reserved name SUBJECT.
         delegations: those that were not ended, whether or not now is in their window.
     """
 
@@ -81,6 +86,39 @@ class Registry:
     participants: dict[str, Participant]
     numbers: dict[str, int]
     delegations: Delegations
+    # The parties of questions, by the names in them. Threads share this dict: each access is one dict operation.
+    _parties: dict[tuple[object, ...], Parties] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def participant(self, participant_id: str) -> Participant | None:
+        """Return a participant; None if no participant has this id."""
+        return self.participants.get(participant_id)
+
+    def parties(
+        self, caller: str | None, question: model.Question | pb.Question, now_ms: int, *,
+        signed_by_subject: bool = False,
+    ) -> Parties:  # fmt: skip
+        """Return the participants that a question of *caller* is decided for (``policy.actor``).
+
+        Args:
+            caller: participant id; None: an operator.
+            signed_by_subject: whether the person whose data are asked for signed the question.
+
+        Raises:
+            DeniedError: the caller may not ask the question, or a name in the question is not true.
+            InvalidError: the question names no organisation, no holder, or an unknown purpose.
+        """
+        who = question.actor
+        relays = tuple(who.relays)
+        key = (
+            caller, who.organisation, who.on_behalf_of, who.application, relays, question.holder, question.purpose,
+            signed_by_subject,
+        )  # fmt: skip
+        found = self._parties.get(key)
+        if found is None or not found.from_ms <= now_ms < found.until_ms:
+            found = actor.determine_parties(self, actor.Asked(*key), now_ms)
+            if len(relays) <= MAX_REMEMBERED_RELAYS:
+                remember(self._parties, key, found)
+        return found
 
     def delegation(self, giver: str, taker: str, capacity: Capacity) -> Delegation | None:
         """Return the delegation of this giver, taker and capacity; None if there is none, or it was ended.
@@ -175,7 +213,7 @@ class View:
 
     def participant(self, participant_id: str) -> Participant | None:
         """Return a participant as its latest statement describes it; None if no participant has this id."""
-        return self.registry().participants.get(participant_id)
+        return self.registry().participant(participant_id)
 
     def key_owner(self, key: bytes) -> KeyValidity | None:
         """Return for whom a key is in force now; None if the key is not in force."""
@@ -242,6 +280,7 @@ class View:
         participants = {one.id: one for one in map(_participant, self._rows(b"p"))}
         numbers = {one.id: one.number for one in participants.values()}
         numbers |= {key[1:].decode(): U32.unpack(row)[0] for key, row in self._rows(b"g")}
+        numbers[model.SUBJECT] = actor.SUBJECT_NUMBER
         vocabulary = values.vocabulary_value(vocabulary_message)
         abroad = [one.id for one in participants.values() if one.is_abroad]
         codebook = Codebook(vocabulary, numbers, {one.id: one.groups for one in participants.values()}, abroad=abroad)

@@ -24,31 +24,31 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63onsentd/v1/consent.proto\x12\x0b\x63onsentd.v1\"(\n\x07Subject\x12\x0e\n\x06scheme\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"4\n\x06Period\x12\x15\n\rstart_time_ms\x18\x01 \x01(\x03\x12\x13\n\x0b\x65nd_time_ms\x18\x02 \x01(\x03\"\xa6\x02\n\tProvision\x12#\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0e\x32\x13.consentd.v1.Effect\x12\x0e\n\x06\x61\x63tors\x18\x02 \x03(\t\x12\x0f\n\x07holders\x18\x03 \x03(\t\x12\x10\n\x08purposes\x18\x04 \x03(\t\x12\x12\n\ncategories\x18\x05 \x03(\t\x12\x0f\n\x07\x61\x63tions\x18\x06 \x03(\t\x12\x0e\n\x06labels\x18\x07 \x03(\t\x12\x11\n\tresources\x18\x08 \x03(\t\x12#\n\x06period\x18\t \x01(\x0b\x32\x13.consentd.v1.Period\x12(\n\x0b\x64\x61ta_period\x18\n \x01(\x0b\x32\x13.consentd.v1.Period\x12*\n\nprovisions\x18\x0b \x03(\x0b\x32\x16.consentd.v1.Provision\"\xbb\x02\n\x07\x43onsent\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.consentd.v1.ConsentKind\x12$\n\x04root\x18\x02 \x01(\x0b\x32\x16.consentd.v1.Provision\x12\x12\n\nrecurrence\x18\x03 \x01(\t\x12\x1f\n\x17retention_until_time_ms\x18\x04 \x01(\x03\x12\x34\n\x0fimplicit_policy\x18\x05 \x01(\x0e\x32\x1b.consentd.v1.ImplicitPolicy\x12\x11\n\tnotice_id\x18\x06 \x01(\t\x12\x16\n\x0enotice_version\x18\x07 \x01(\r\x12\x15\n\rauthority_seq\x18\x08 \x01(\x04\x12\x10\n\x08language\x18\t \x01(\t\x12\x0e\n\x06source\x18\n \x01(\t\x12\x13\n\x0blegal_basis\x18\x0b \x01(\t\"\x8e\x01\n\x05\x41\x63tor\x12\x14\n\x0corganisation\x18\x01 \x01(\t\x12\x14\n\x0cpractitioner\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x13\n\x0b\x61pplication\x18\x04 \x01(\t\x12\x14\n\x0con_behalf_of\x18\x05 \x01(\t\x12\r\n\x05relay\x18\x06 \x01(\t\x12\x11\n\tautomatic\x18\x07 \x01(\x08\"\x19\n\x07\x43odeSet\x12\x0e\n\x06values\x18\x01 \x03(\t\"#\n\nBreakGlass\x12\x15\n\rjustification\x18\x01 \x01(\t\"1\n\x0b\x43onsistency\x12\x1c\n\x12\x61t_least_tree_size\x18\x01 \x01(\x04H\x00\x42\x04\n\x02\x61t\"\xa7\x03\n\x08Question\x12%\n\x07subject\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Subject\x12!\n\x05\x61\x63tor\x18\x02 \x01(\x0b\x32\x12.consentd.v1.Actor\x12\x0e\n\x06holder\x18\x03 \x01(\t\x12\x0f\n\x07purpose\x18\x04 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x05 \x01(\t\x12\x12\n\ncategories\x18\x06 \x03(\t\x12$\n\x06labels\x18\x07 \x01(\x0b\x32\x14.consentd.v1.CodeSet\x12\'\n\tresources\x18\x08 \x01(\x0b\x32\x14.consentd.v1.CodeSet\x12(\n\x0b\x64\x61ta_period\x18\t \x01(\x0b\x32\x13.consentd.v1.Period\x12,\n\x0b\x62reak_glass\x18\n \x01(\x0b\x32\x17.consentd.v1.BreakGlass\x12-\n\x0b\x63onsistency\x18\x0b \x01(\x0b\x32\x18.consentd.v1.Consistency\x12\x36\n\x15supported_obligations\x18\x0c \x03(\x0e\x32\x17.consentd.v1.Obligation\"\x8f\x01\n\x0e\x44\x65\x63isionReason\x12%\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x17.consentd.v1.ReasonCode\x12#\n\x06\x65\x66\x66\x65\x63t\x18\x02 \x01(\x0e\x32\x13.consentd.v1.Effect\x12\x12\n\nconsent_id\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\r\x12\x0c\n\x04path\x18\x05 \x01(\t\"\xe1\x01\n\x0cResidualRule\x12#\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0e\x32\x13.consentd.v1.Effect\x12\x12\n\ncategories\x18\x02 \x03(\t\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x11\n\tresources\x18\x04 \x03(\t\x12(\n\x0b\x64\x61ta_period\x18\x05 \x01(\x0b\x32\x13.consentd.v1.Period\x12!\n\x05layer\x18\x06 \x01(\x0e\x32\x12.consentd.v1.Layer\x12(\n\x05rules\x18\x07 \x03(\x0b\x32\x19.consentd.v1.ResidualRule\"0\n\x08Revision\x12\x11\n\ttree_size\x18\x01 \x01(\x04\x12\x11\n\troot_hash\x18\x02 \x01(\x0c\"\xdc\x03\n\x08\x44\x65\x63ision\x12%\n\x07outcome\x18\x01 \x01(\x0e\x32\x14.consentd.v1.Outcome\x12\x11\n\tpermitted\x18\x02 \x03(\t\x12\x0e\n\x06\x64\x65nied\x18\x03 \x03(\t\x12\x17\n\x0fwithout_consent\x18\x04 \x03(\t\x12\x0f\n\x07unknown\x18\x05 \x03(\t\x12,\n\x07reasons\x18\x06 \x03(\x0b\x32\x1b.consentd.v1.DecisionReason\x12,\n\x0bobligations\x18\x07 \x03(\x0e\x32\x17.consentd.v1.Obligation\x12+\n\x08residual\x18\x08 \x03(\x0b\x32\x19.consentd.v1.ResidualRule\x12\x1b\n\x13valid_until_time_ms\x18\t \x01(\x03\x12\'\n\x08revision\x18\n \x01(\x0b\x32\x15.consentd.v1.Revision\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x0b \x01(\x0c\x12\x0b\n\x03tag\x18\x0c \x01(\x0c\x12\x0b\n\x03ref\x18\r \x01(\x04\x12\x1a\n\x12vocabulary_version\x18\x0e \x01(\r\x12)\n\tcombining\x18\x0f \x01(\x0e\x32\x16.consentd.v1.Combining\x12\x17\n\x0f\x64\x65\x63ided_time_ms\x18\x10 \x01(\x03\"\x96\x01\n\x07Receipt\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04leaf\x18\x02 \x01(\x0c\x12\x11\n\tleaf_hash\x18\x03 \x01(\x0c\x12\'\n\x08revision\x18\x04 \x01(\x0b\x32\x15.consentd.v1.Revision\x12\x11\n\tpublished\x18\x05 \x01(\x08\x12\r\n\x05proof\x18\x06 \x01(\x0c\x12\x10\n\x08replayed\x18\x07 \x01(\x08\"g\n\x0fSignedStatement\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x16\n\x0e\x61uthor_time_ms\x18\x03 \x01(\x04\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x0b\n\x03ref\x18\x05 \x01(\x04*D\n\x06\x45\x66\x66\x65\x63t\x12\x16\n\x12\x45\x46\x46\x45\x43T_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x45\x46\x46\x45\x43T_DENY\x10\x01\x12\x11\n\rEFFECT_PERMIT\x10\x02*\xa0\x01\n\x0b\x43onsentKind\x12\x1c\n\x18\x43ONSENT_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ONSENT_KIND_CONSENT\x10\x01\x12!\n\x1d\x43ONSENT_KIND_TRANSFER_REQUEST\x10\x02\x12\x1a\n\x16\x43ONSENT_KIND_OBJECTION\x10\x03\x12\x1a\n\x16\x43ONSENT_KIND_STATUTORY\x10\x04*\xb3\x01\n\x0eImplicitPolicy\x12\x1f\n\x1bIMPLICIT_POLICY_UNSPECIFIED\x10\x00\x12\x18\n\x14IMPLICIT_POLICY_DENY\x10\x01\x12 \n\x1cIMPLICIT_POLICY_BASIC_NORMAL\x10\x02\x12\x1e\n\x1aIMPLICIT_POLICY_ALL_NORMAL\x10\x03\x12$\n IMPLICIT_POLICY_BREAK_GLASS_ONLY\x10\x04*\x84\x01\n\nObligation\x12\x1a\n\x16OBLIGATION_UNSPECIFIED\x10\x00\x12\x1f\n\x1bOBLIGATION_ENFORCE_RESIDUAL\x10\x01\x12\x1d\n\x19OBLIGATION_NOTIFY_SUBJECT\x10\x02\x12\x1a\n\x16OBLIGATION_POST_REVIEW\x10\x03*\x90\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x12\n\x0eOUTCOME_PERMIT\x10\x01\x12\x13\n\x0fOUTCOME_PARTIAL\x10\x02\x12\x10\n\x0cOUTCOME_DENY\x10\x03\x12\x19\n\x15OUTCOME_INDETERMINATE\x10\x04\x12\x16\n\x12OUTCOME_NO_CONSENT\x10\x05*\xf6\x01\n\tCombining\x12\x19\n\x15\x43OMBINING_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43OMBINING_DENY_OVERRIDES\x10\x01\x12\x1e\n\x1a\x43OMBINING_PERMIT_OVERRIDES\x10\x02\x12$\n COMBINING_ORDERED_DENY_OVERRIDES\x10\x03\x12&\n\"COMBINING_ORDERED_PERMIT_OVERRIDES\x10\x04\x12 \n\x1c\x43OMBINING_DENY_UNLESS_PERMIT\x10\x05\x12 \n\x1c\x43OMBINING_PERMIT_UNLESS_DENY\x10\x06*\x95\x04\n\nReasonCode\x12\x1b\n\x17REASON_CODE_UNSPECIFIED\x10\x00\x12$\n REASON_CODE_PERMITTED_BY_CONSENT\x10\x01\x12!\n\x1dREASON_CODE_DENIED_BY_CONSENT\x10\x02\x12#\n\x1fREASON_CODE_NO_MATCHING_CONSENT\x10\x03\x12 \n\x1cREASON_CODE_PERMITTED_BY_LAW\x10\x04\x12\x1d\n\x19REASON_CODE_DENIED_BY_LAW\x10\x05\x12(\n$REASON_CODE_PERMITTED_BY_BREAK_GLASS\x10\x06\x12%\n!REASON_CODE_DENIED_BY_BREAK_GLASS\x10\x07\x12,\n(REASON_CODE_PERMITTED_BY_IMPLICIT_POLICY\x10\x08\x12)\n%REASON_CODE_DENIED_BY_IMPLICIT_POLICY\x10\t\x12 \n\x1cREASON_CODE_UNKNOWN_CATEGORY\x10\n\x12\"\n\x1eREASON_CODE_UNREADABLE_CONSENT\x10\x0b\x12#\n\x1fREASON_CODE_DENIED_BY_COMBINING\x10\x0c\x12&\n\"REASON_CODE_PERMITTED_BY_COMBINING\x10\r*o\n\x05Layer\x12\x15\n\x11LAYER_UNSPECIFIED\x10\x00\x12\x11\n\rLAYER_STATUTE\x10\x01\x12\x15\n\x11LAYER_BREAK_GLASS\x10\x02\x12\x11\n\rLAYER_CONSENT\x10\x03\x12\x12\n\x0eLAYER_IMPLICIT\x10\x04*Q\n\x07WaitFor\x12\x18\n\x14WAIT_FOR_UNSPECIFIED\x10\x00\x12\x14\n\x10WAIT_FOR_DURABLE\x10\x01\x12\x16\n\x12WAIT_FOR_PUBLISHED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63onsentd/v1/consent.proto\x12\x0b\x63onsentd.v1\"(\n\x07Subject\x12\x0e\n\x06scheme\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"4\n\x06Period\x12\x15\n\rstart_time_ms\x18\x01 \x01(\x03\x12\x13\n\x0b\x65nd_time_ms\x18\x02 \x01(\x03\"\xa6\x02\n\tProvision\x12#\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0e\x32\x13.consentd.v1.Effect\x12\x0e\n\x06\x61\x63tors\x18\x02 \x03(\t\x12\x0f\n\x07holders\x18\x03 \x03(\t\x12\x10\n\x08purposes\x18\x04 \x03(\t\x12\x12\n\ncategories\x18\x05 \x03(\t\x12\x0f\n\x07\x61\x63tions\x18\x06 \x03(\t\x12\x0e\n\x06labels\x18\x07 \x03(\t\x12\x11\n\tresources\x18\x08 \x03(\t\x12#\n\x06period\x18\t \x01(\x0b\x32\x13.consentd.v1.Period\x12(\n\x0b\x64\x61ta_period\x18\n \x01(\x0b\x32\x13.consentd.v1.Period\x12*\n\nprovisions\x18\x0b \x03(\x0b\x32\x16.consentd.v1.Provision\"\xbb\x02\n\x07\x43onsent\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.consentd.v1.ConsentKind\x12$\n\x04root\x18\x02 \x01(\x0b\x32\x16.consentd.v1.Provision\x12\x12\n\nrecurrence\x18\x03 \x01(\t\x12\x1f\n\x17retention_until_time_ms\x18\x04 \x01(\x03\x12\x34\n\x0fimplicit_policy\x18\x05 \x01(\x0e\x32\x1b.consentd.v1.ImplicitPolicy\x12\x11\n\tnotice_id\x18\x06 \x01(\t\x12\x16\n\x0enotice_version\x18\x07 \x01(\r\x12\x15\n\rauthority_seq\x18\x08 \x01(\x04\x12\x10\n\x08language\x18\t \x01(\t\x12\x0e\n\x06source\x18\n \x01(\t\x12\x13\n\x0blegal_basis\x18\x0b \x01(\t\"\x8f\x01\n\x05\x41\x63tor\x12\x14\n\x0corganisation\x18\x01 \x01(\t\x12\x14\n\x0cpractitioner\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x13\n\x0b\x61pplication\x18\x04 \x01(\t\x12\x14\n\x0con_behalf_of\x18\x05 \x01(\t\x12\x0e\n\x06relays\x18\x06 \x03(\t\x12\x11\n\tautomatic\x18\x07 \x01(\x08\"\x19\n\x07\x43odeSet\x12\x0e\n\x06values\x18\x01 \x03(\t\"#\n\nBreakGlass\x12\x15\n\rjustification\x18\x01 \x01(\t\"1\n\x0b\x43onsistency\x12\x1c\n\x12\x61t_least_tree_size\x18\x01 \x01(\x04H\x00\x42\x04\n\x02\x61t\"\xa7\x03\n\x08Question\x12%\n\x07subject\x18\x01 \x01(\x0b\x32\x14.consentd.v1.Subject\x12!\n\x05\x61\x63tor\x18\x02 \x01(\x0b\x32\x12.consentd.v1.Actor\x12\x0e\n\x06holder\x18\x03 \x01(\t\x12\x0f\n\x07purpose\x18\x04 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x05 \x01(\t\x12\x12\n\ncategories\x18\x06 \x03(\t\x12$\n\x06labels\x18\x07 \x01(\x0b\x32\x14.consentd.v1.CodeSet\x12\'\n\tresources\x18\x08 \x01(\x0b\x32\x14.consentd.v1.CodeSet\x12(\n\x0b\x64\x61ta_period\x18\t \x01(\x0b\x32\x13.consentd.v1.Period\x12,\n\x0b\x62reak_glass\x18\n \x01(\x0b\x32\x17.consentd.v1.BreakGlass\x12-\n\x0b\x63onsistency\x18\x0b \x01(\x0b\x32\x18.consentd.v1.Consistency\x12\x36\n\x15supported_obligations\x18\x0c \x03(\x0e\x32\x17.consentd.v1.Obligation\"\x8f\x01\n\x0e\x44\x65\x63isionReason\x12%\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x17.consentd.v1.ReasonCode\x12#\n\x06\x65\x66\x66\x65\x63t\x18\x02 \x01(\x0e\x32\x13.consentd.v1.Effect\x12\x12\n\nconsent_id\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\r\x12\x0c\n\x04path\x18\x05 \x01(\t\"\xe1\x01\n\x0cResidualRule\x12#\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0e\x32\x13.consentd.v1.Effect\x12\x12\n\ncategories\x18\x02 \x03(\t\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x11\n\tresources\x18\x04 \x03(\t\x12(\n\x0b\x64\x61ta_period\x18\x05 \x01(\x0b\x32\x13.consentd.v1.Period\x12!\n\x05layer\x18\x06 \x01(\x0e\x32\x12.consentd.v1.Layer\x12(\n\x05rules\x18\x07 \x03(\x0b\x32\x19.consentd.v1.ResidualRule\"0\n\x08Revision\x12\x11\n\ttree_size\x18\x01 \x01(\x04\x12\x11\n\troot_hash\x18\x02 \x01(\x0c\"\xdc\x03\n\x08\x44\x65\x63ision\x12%\n\x07outcome\x18\x01 \x01(\x0e\x32\x14.consentd.v1.Outcome\x12\x11\n\tpermitted\x18\x02 \x03(\t\x12\x0e\n\x06\x64\x65nied\x18\x03 \x03(\t\x12\x17\n\x0fwithout_consent\x18\x04 \x03(\t\x12\x0f\n\x07unknown\x18\x05 \x03(\t\x12,\n\x07reasons\x18\x06 \x03(\x0b\x32\x1b.consentd.v1.DecisionReason\x12,\n\x0bobligations\x18\x07 \x03(\x0e\x32\x17.consentd.v1.Obligation\x12+\n\x08residual\x18\x08 \x03(\x0b\x32\x19.consentd.v1.ResidualRule\x12\x1b\n\x13valid_until_time_ms\x18\t \x01(\x03\x12\'\n\x08revision\x18\n \x01(\x0b\x32\x15.consentd.v1.Revision\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x0b \x01(\x0c\x12\x0b\n\x03tag\x18\x0c \x01(\x0c\x12\x0b\n\x03ref\x18\r \x01(\x04\x12\x1a\n\x12vocabulary_version\x18\x0e \x01(\r\x12)\n\tcombining\x18\x0f \x01(\x0e\x32\x16.consentd.v1.Combining\x12\x17\n\x0f\x64\x65\x63ided_time_ms\x18\x10 \x01(\x03\"\x96\x01\n\x07Receipt\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04leaf\x18\x02 \x01(\x0c\x12\x11\n\tleaf_hash\x18\x03 \x01(\x0c\x12\'\n\x08revision\x18\x04 \x01(\x0b\x32\x15.consentd.v1.Revision\x12\x11\n\tpublished\x18\x05 \x01(\x08\x12\r\n\x05proof\x18\x06 \x01(\x0c\x12\x10\n\x08replayed\x18\x07 \x01(\x08\"g\n\x0fSignedStatement\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x16\n\x0e\x61uthor_time_ms\x18\x03 \x01(\x04\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x0b\n\x03ref\x18\x05 \x01(\x04*D\n\x06\x45\x66\x66\x65\x63t\x12\x16\n\x12\x45\x46\x46\x45\x43T_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x45\x46\x46\x45\x43T_DENY\x10\x01\x12\x11\n\rEFFECT_PERMIT\x10\x02*\xa0\x01\n\x0b\x43onsentKind\x12\x1c\n\x18\x43ONSENT_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ONSENT_KIND_CONSENT\x10\x01\x12!\n\x1d\x43ONSENT_KIND_TRANSFER_REQUEST\x10\x02\x12\x1a\n\x16\x43ONSENT_KIND_OBJECTION\x10\x03\x12\x1a\n\x16\x43ONSENT_KIND_STATUTORY\x10\x04*\xb3\x01\n\x0eImplicitPolicy\x12\x1f\n\x1bIMPLICIT_POLICY_UNSPECIFIED\x10\x00\x12\x18\n\x14IMPLICIT_POLICY_DENY\x10\x01\x12 \n\x1cIMPLICIT_POLICY_BASIC_NORMAL\x10\x02\x12\x1e\n\x1aIMPLICIT_POLICY_ALL_NORMAL\x10\x03\x12$\n IMPLICIT_POLICY_BREAK_GLASS_ONLY\x10\x04*\x84\x01\n\nObligation\x12\x1a\n\x16OBLIGATION_UNSPECIFIED\x10\x00\x12\x1f\n\x1bOBLIGATION_ENFORCE_RESIDUAL\x10\x01\x12\x1d\n\x19OBLIGATION_NOTIFY_SUBJECT\x10\x02\x12\x1a\n\x16OBLIGATION_POST_REVIEW\x10\x03*\x90\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x12\n\x0eOUTCOME_PERMIT\x10\x01\x12\x13\n\x0fOUTCOME_PARTIAL\x10\x02\x12\x10\n\x0cOUTCOME_DENY\x10\x03\x12\x19\n\x15OUTCOME_INDETERMINATE\x10\x04\x12\x16\n\x12OUTCOME_NO_CONSENT\x10\x05*\xf6\x01\n\tCombining\x12\x19\n\x15\x43OMBINING_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43OMBINING_DENY_OVERRIDES\x10\x01\x12\x1e\n\x1a\x43OMBINING_PERMIT_OVERRIDES\x10\x02\x12$\n COMBINING_ORDERED_DENY_OVERRIDES\x10\x03\x12&\n\"COMBINING_ORDERED_PERMIT_OVERRIDES\x10\x04\x12 \n\x1c\x43OMBINING_DENY_UNLESS_PERMIT\x10\x05\x12 \n\x1c\x43OMBINING_PERMIT_UNLESS_DENY\x10\x06*\x95\x04\n\nReasonCode\x12\x1b\n\x17REASON_CODE_UNSPECIFIED\x10\x00\x12$\n REASON_CODE_PERMITTED_BY_CONSENT\x10\x01\x12!\n\x1dREASON_CODE_DENIED_BY_CONSENT\x10\x02\x12#\n\x1fREASON_CODE_NO_MATCHING_CONSENT\x10\x03\x12 \n\x1cREASON_CODE_PERMITTED_BY_LAW\x10\x04\x12\x1d\n\x19REASON_CODE_DENIED_BY_LAW\x10\x05\x12(\n$REASON_CODE_PERMITTED_BY_BREAK_GLASS\x10\x06\x12%\n!REASON_CODE_DENIED_BY_BREAK_GLASS\x10\x07\x12,\n(REASON_CODE_PERMITTED_BY_IMPLICIT_POLICY\x10\x08\x12)\n%REASON_CODE_DENIED_BY_IMPLICIT_POLICY\x10\t\x12 \n\x1cREASON_CODE_UNKNOWN_CATEGORY\x10\n\x12\"\n\x1eREASON_CODE_UNREADABLE_CONSENT\x10\x0b\x12#\n\x1fREASON_CODE_DENIED_BY_COMBINING\x10\x0c\x12&\n\"REASON_CODE_PERMITTED_BY_COMBINING\x10\r*o\n\x05Layer\x12\x15\n\x11LAYER_UNSPECIFIED\x10\x00\x12\x11\n\rLAYER_STATUTE\x10\x01\x12\x15\n\x11LAYER_BREAK_GLASS\x10\x02\x12\x11\n\rLAYER_CONSENT\x10\x03\x12\x12\n\x0eLAYER_IMPLICIT\x10\x04*Q\n\x07WaitFor\x12\x18\n\x14WAIT_FOR_UNSPECIFIED\x10\x00\x12\x14\n\x10WAIT_FOR_DURABLE\x10\x01\x12\x16\n\x12WAIT_FOR_PUBLISHED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'consentd.v1.consent_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EFFECT']._serialized_start=2600
-  _globals['_EFFECT']._serialized_end=2668
-  _globals['_CONSENTKIND']._serialized_start=2671
-  _globals['_CONSENTKIND']._serialized_end=2831
-  _globals['_IMPLICITPOLICY']._serialized_start=2834
-  _globals['_IMPLICITPOLICY']._serialized_end=3013
-  _globals['_OBLIGATION']._serialized_start=3016
-  _globals['_OBLIGATION']._serialized_end=3148
-  _globals['_OUTCOME']._serialized_start=3151
-  _globals['_OUTCOME']._serialized_end=3295
-  _globals['_COMBINING']._serialized_start=3298
-  _globals['_COMBINING']._serialized_end=3544
-  _globals['_REASONCODE']._serialized_start=3547
-  _globals['_REASONCODE']._serialized_end=4080
-  _globals['_LAYER']._serialized_start=4082
-  _globals['_LAYER']._serialized_end=4193
-  _globals['_WAITFOR']._serialized_start=4195
-  _globals['_WAITFOR']._serialized_end=4276
+  _globals['_EFFECT']._serialized_start=2601
+  _globals['_EFFECT']._serialized_end=2669
+  _globals['_CONSENTKIND']._serialized_start=2672
+  _globals['_CONSENTKIND']._serialized_end=2832
+  _globals['_IMPLICITPOLICY']._serialized_start=2835
+  _globals['_IMPLICITPOLICY']._serialized_end=3014
+  _globals['_OBLIGATION']._serialized_start=3017
+  _globals['_OBLIGATION']._serialized_end=3149
+  _globals['_OUTCOME']._serialized_start=3152
+  _globals['_OUTCOME']._serialized_end=3296
+  _globals['_COMBINING']._serialized_start=3299
+  _globals['_COMBINING']._serialized_end=3545
+  _globals['_REASONCODE']._serialized_start=3548
+  _globals['_REASONCODE']._serialized_end=4081
+  _globals['_LAYER']._serialized_start=4083
+  _globals['_LAYER']._serialized_end=4194
+  _globals['_WAITFOR']._serialized_start=4196
+  _globals['_WAITFOR']._serialized_end=4277
   _globals['_SUBJECT']._serialized_start=42
   _globals['_SUBJECT']._serialized_end=82
   _globals['_PERIOD']._serialized_start=84
@@ -58,25 +58,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONSENT']._serialized_start=436
   _globals['_CONSENT']._serialized_end=751
   _globals['_ACTOR']._serialized_start=754
-  _globals['_ACTOR']._serialized_end=896
-  _globals['_CODESET']._serialized_start=898
-  _globals['_CODESET']._serialized_end=923
-  _globals['_BREAKGLASS']._serialized_start=925
-  _globals['_BREAKGLASS']._serialized_end=960
-  _globals['_CONSISTENCY']._serialized_start=962
-  _globals['_CONSISTENCY']._serialized_end=1011
-  _globals['_QUESTION']._serialized_start=1014
-  _globals['_QUESTION']._serialized_end=1437
-  _globals['_DECISIONREASON']._serialized_start=1440
-  _globals['_DECISIONREASON']._serialized_end=1583
-  _globals['_RESIDUALRULE']._serialized_start=1586
-  _globals['_RESIDUALRULE']._serialized_end=1811
-  _globals['_REVISION']._serialized_start=1813
-  _globals['_REVISION']._serialized_end=1861
-  _globals['_DECISION']._serialized_start=1864
-  _globals['_DECISION']._serialized_end=2340
-  _globals['_RECEIPT']._serialized_start=2343
-  _globals['_RECEIPT']._serialized_end=2493
-  _globals['_SIGNEDSTATEMENT']._serialized_start=2495
-  _globals['_SIGNEDSTATEMENT']._serialized_end=2598
+  _globals['_ACTOR']._serialized_end=897
+  _globals['_CODESET']._serialized_start=899
+  _globals['_CODESET']._serialized_end=924
+  _globals['_BREAKGLASS']._serialized_start=926
+  _globals['_BREAKGLASS']._serialized_end=961
+  _globals['_CONSISTENCY']._serialized_start=963
+  _globals['_CONSISTENCY']._serialized_end=1012
+  _globals['_QUESTION']._serialized_start=1015
+  _globals['_QUESTION']._serialized_end=1438
+  _globals['_DECISIONREASON']._serialized_start=1441
+  _globals['_DECISIONREASON']._serialized_end=1584
+  _globals['_RESIDUALRULE']._serialized_start=1587
+  _globals['_RESIDUALRULE']._serialized_end=1812
+  _globals['_REVISION']._serialized_start=1814
+  _globals['_REVISION']._serialized_end=1862
+  _globals['_DECISION']._serialized_start=1865
+  _globals['_DECISION']._serialized_end=2341
+  _globals['_RECEIPT']._serialized_start=2344
+  _globals['_RECEIPT']._serialized_end=2494
+  _globals['_SIGNEDSTATEMENT']._serialized_start=2496
+  _globals['_SIGNEDSTATEMENT']._serialized_end=2599
 # @@protoc_insertion_point(module_scope)

@@ -552,7 +552,10 @@ Global___Consent: _TypeAlias = Consent  # noqa: Y015
 
 @_typing.final
 class Actor(_message.Message):
-    """Actor is who will use the data. It is separate from the participant that carries the request."""
+    """Actor is who will use the data. It is separate from the participant that carries the request. All that it names are
+    registered participants, never groups. The caller is the organisation, the holder, or a relay or application to which
+    one of these two gave a delegation; others are refused (PERMISSION_DENIED).
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -561,22 +564,30 @@ class Actor(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     APPLICATION_FIELD_NUMBER: _builtins.int
     ON_BEHALF_OF_FIELD_NUMBER: _builtins.int
-    RELAY_FIELD_NUMBER: _builtins.int
+    RELAYS_FIELD_NUMBER: _builtins.int
     AUTOMATIC_FIELD_NUMBER: _builtins.int
     organisation: _builtins.str
-    """organisation is the participant that will use the data."""
+    """organisation is the participant that will use the data, with the role RECIPIENT or HOLDER; or the reserved name
+    `SUBJECT`: the person whose data are asked for.
+    """
     practitioner: _builtins.str
     """practitioner is the person who will use the data, if known, as the organisation names them."""
     role: _builtins.str
     """role is that person's role, if known."""
     application: _builtins.str
-    """application is the participant whose software is used, if known."""
+    """application is the participant whose software is used, if known. It needs a delegation as APPLICATION of the
+    organisation, of on_behalf_of or of the holder.
+    """
     on_behalf_of: _builtins.str
-    """on_behalf_of is the participant for whom the organisation acts."""
-    relay: _builtins.str
-    """relay is the participant that carries the request."""
+    """on_behalf_of is the participant for whom the organisation acts. It gave the organisation a delegation as PROCESSOR."""
     automatic: _builtins.bool
     """automatic is true if no person takes part."""
+    @_builtins.property
+    def relays(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """relays are the participants that carry the request. Each needs a delegation as RELAY of the organisation or of the
+        holder. The caller need not be among them: the entry names the caller anyway.
+        """
+
     def __init__(
         self,
         *,
@@ -585,12 +596,12 @@ class Actor(_message.Message):
         role: _builtins.str = ...,
         application: _builtins.str = ...,
         on_behalf_of: _builtins.str = ...,
-        relay: _builtins.str = ...,
+        relays: _abc.Iterable[_builtins.str] | None = ...,
         automatic: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "automatic", b"automatic", "on_behalf_of", b"on_behalf_of", "organisation", b"organisation", "practitioner", b"practitioner", "relay", b"relay", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["application", b"application", "automatic", b"automatic", "on_behalf_of", b"on_behalf_of", "organisation", b"organisation", "practitioner", b"practitioner", "relays", b"relays", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -95,6 +95,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_UNAUTHENTICATED: the call has no credential, or an unknown one (UNAUTHENTICATED)."""
     ERROR_REASON_CALLER_NOT_ALLOWED: _ErrorReason.ValueType  # 28
     """ERROR_REASON_CALLER_NOT_ALLOWED: the caller's roles and rights do not cover this call (PERMISSION_DENIED)."""
+    ERROR_REASON_ACTOR_NOT_ALLOWED: _ErrorReason.ValueType  # 38
+    """ERROR_REASON_ACTOR_NOT_ALLOWED: a question names a participant that is not registered, does not have the role, or
+    has no delegation from those for whom it would act (PERMISSION_DENIED). The message names the participant.
+    """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 29
     """ERROR_REASON_OVERLOADED: too many requests are waiting (RESOURCE_EXHAUSTED, with RetryInfo). Try again later."""
     ERROR_REASON_REVISION_NOT_REACHED: _ErrorReason.ValueType  # 30
@@ -201,6 +205,10 @@ ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 27
 """ERROR_REASON_UNAUTHENTICATED: the call has no credential, or an unknown one (UNAUTHENTICATED)."""
 ERROR_REASON_CALLER_NOT_ALLOWED: ErrorReason.ValueType  # 28
 """ERROR_REASON_CALLER_NOT_ALLOWED: the caller's roles and rights do not cover this call (PERMISSION_DENIED)."""
+ERROR_REASON_ACTOR_NOT_ALLOWED: ErrorReason.ValueType  # 38
+"""ERROR_REASON_ACTOR_NOT_ALLOWED: a question names a participant that is not registered, does not have the role, or
+has no delegation from those for whom it would act (PERMISSION_DENIED). The message names the participant.
+"""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 29
 """ERROR_REASON_OVERLOADED: too many requests are waiting (RESOURCE_EXHAUSTED, with RetryInfo). Try again later."""
 ERROR_REASON_REVISION_NOT_REACHED: ErrorReason.ValueType  # 30

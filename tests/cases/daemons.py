@@ -15,10 +15,12 @@ from consentd.config import Config, parse
 from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
 from consentd.cosigning.keyfiles import read_signing_key, write_private
+from consentd.policy.delegation import Capacity
 from consentd.server.daemon import Daemon
 from consentd.server.keys import KEY_SECTIONS, make_keys, make_token
 from consentd.service.auth import format_credential
 from consentd.service.servicer import Services
+from consentd.statements.values import to_enum
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import (
     access_service_pb2_grpc,
@@ -43,10 +45,12 @@ RIGHTS = {
 ROLES = {
     "hospital-a": [st.PARTICIPANT_ROLE_HOLDER],
     "clinic-b": [st.PARTICIPANT_ROLE_RECIPIENT],
-    "er": [st.PARTICIPANT_ROLE_RECIPIENT],
+    "er": [st.PARTICIPANT_ROLE_RECIPIENT, st.PARTICIPANT_ROLE_HOLDER],
     "app": [st.PARTICIPANT_ROLE_RELAY],
     "pipc": [st.PARTICIPANT_ROLE_AUDITOR],
 }
+GIVERS = ("hospital-a", "clinic-b", "er")
+"""The participants that gave the app a delegation as their relay, so that it asks for them."""
 
 
 def config_text(extra: str = "", *, origin: str = ORIGIN, **ledger: object) -> str:
@@ -98,7 +102,7 @@ class Running:
         return (("authorization", f"Bearer {self.tokens[who]}"),)
 
     def register(self) -> None:
-        """Register the participants of ``ROLES``."""
+        """Register the participants of ``ROLES``, and the app as the relay of ``GIVERS``."""
         for name, roles in ROLES.items():
             statement = st.ParticipantStatement(
                 participant_id=name,
@@ -109,12 +113,20 @@ class Running:
             )
             request = rs.RegisterParticipantRequest(request_id=request_id(), participant=statement)
             self.registry.RegisterParticipant(request, metadata=self.as_("operator"))
+        for giver in GIVERS:
+            self.delegate(giver, "app")
 
-    def add_caller(self, name: str) -> None:
-        """Give *name* a token. Whether it is registered does not matter to this."""
-        self.tokens[name] = make_token()
-        write_private(self.config.callers.credentials_file, format_credential(self.tokens[name], name), append=True)
-        self.daemon.reload_credentials()
+    def delegate(self, giver: str, taker: str, capacity: Capacity = Capacity.RELAY, **more: Any) -> None:
+        """Write a delegation, attested by the operator. *more*: fields of the statement; ``ended``: end it."""
+        if more.pop("ended", False):
+            end = rs.EndDelegationRequest(
+                request_id=request_id(), giver=giver, taker=taker, capacity=to_enum(capacity)
+            )  # fmt: skip
+            self.registry.EndDelegation(end, metadata=self.as_("operator"))
+            return
+        message = st.DelegationStatement(giver=giver, taker=taker, capacity=to_enum(capacity), **more)
+        request = rs.PutDelegationRequest(request_id=request_id(), delegation=message)
+        self.registry.PutDelegation(request, metadata=self.as_("operator"))
 
     def enrol(self, value: str) -> pb.Subject:
         subject = pb.Subject(scheme="mhid", value=value)

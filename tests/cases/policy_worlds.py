@@ -9,7 +9,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import cases.reference_policy as reference
-from consentd.policy.codebook import Codebook, pack_question
+from cases import reference_actor
+from cases.participants import Directory, asked_of, pack
+from consentd.policy.actor import determine_parties
+from consentd.policy.codebook import Codebook, PackedQuestion, pack_question
 from consentd.policy.compile import CompiledRules, compile_consent, compile_rules
 from consentd.policy.evaluate import decision, evaluate
 from consentd.policy.model import (
@@ -51,7 +54,7 @@ VOCABULARY = Vocabulary(
     labels=(_code("N"), _code("SUD"), _code("ETHUD", "SUD"), _code("OPIOIDUD", "SUD", implies=False), _code("HIV")),
 )
 PARTICIPANTS = ("a", "b", "c", "r", "group/g", "group/h", "abroad")
-NUMBERS = {name: index + 1 for index, name in enumerate(PARTICIPANTS)}
+NUMBERS = {name: index + 1 for index, name in enumerate((*PARTICIPANTS, "stranger"))}
 GROUPS = {"a": {"group/g"}, "b": {"group/g", "group/h"}, "abroad": {"group/g"}}
 ABROAD = ("abroad",)
 CODEBOOK = Codebook(VOCABULARY, NUMBERS, GROUPS, abroad=ABROAD)
@@ -90,13 +93,32 @@ class World:
         return compile_rules(self.rules, self.vocabulary, self.numbers)
 
     def compiled_answer(self, question: Question, now_ms: int) -> Decision:
-        packed = pack_question(question, self.codebook)
-        return decision(evaluate(self.value, packed, self.compiled, now_ms), packed, self.codebook, self.compiled)
+        return self._compiled(pack(question, self.codebook), now_ms)
 
     def reference_answer(self, question: Question, now_ms: int) -> Decision:
         return reference.decide(
             question, self.consents, self.rules, self.vocabulary, now_ms=now_ms, groups=self.groups, abroad=ABROAD
         )
+
+    def answer_to(self, question: Question, now_ms: int, directory: Directory, caller: str | None) -> Decision:
+        """Answer a question of *caller*, whom *directory* must let ask it. Raises ``DeniedError``."""
+        parties = determine_parties(directory, asked_of(question, caller), now_ms)
+        return self._compiled(pack_question(question, self.codebook, parties), now_ms)
+
+    def reference_answer_to(
+        self, question: Question, now_ms: int, directory: Directory, caller: str | None
+    ) -> Decision:
+        """Answer as ``answer_to`` does, by the reference."""
+        who = reference_actor.who(
+            question, caller, directory.participants, list(directory.delegations), now_ms
+        )
+        return reference.decide(
+            question, self.consents, self.rules, self.vocabulary, now_ms=now_ms, groups=self.groups, abroad=ABROAD,
+            who=who,
+        )  # fmt: skip
+
+    def _compiled(self, packed: PackedQuestion, now_ms: int) -> Decision:
+        return decision(evaluate(self.value, packed, self.compiled, now_ms), packed, self.codebook, self.compiled)
 
 
 def comparable(decision: Decision) -> tuple[object, ...]:
@@ -194,7 +216,7 @@ class Draw:
                 organisation=pick.choice(others),
                 application=pick.choice(["", "", "c", "r"]),
                 on_behalf_of=pick.choice(["", "", "", "a", "b", "abroad"]),
-                relay=pick.choice(["", "", "r", "a"]),
+                relays=pick.choice([(), (), ("r",), ("a", "r")]),
             ),
             holder=pick.choice(["r", "c", "b", "stranger"]),
             purpose=purpose,

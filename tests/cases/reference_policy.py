@@ -10,12 +10,14 @@ The compiled evaluator has to agree with ``decide`` on everything. What the rule
   deny and no permit. Then a narrower question is never less permitted, through any nesting.
 * A caller that supports ENFORCE_RESIDUAL is answered for the *best case* instead: open limits
   match a permit and no deny, and where that changes the answer the limits come back as the residual.
+* Who asks, for whom and through whom is settled in ``reference_actor`` (rule 10).
 * Unreadable lineages may permit or deny: what would override them counts, else the category is unknown.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+from cases.reference_actor import Who, stated
 from consentd.errors import InvalidError
 from consentd.policy import model
 from consentd.policy.model import ANY, Combining, Decision, Effect, Layer, Provision, Question, Reason, ReasonCode
@@ -65,22 +67,19 @@ class Asked:
     """One question at one instant, compared with nodes; collects the instants for `valid_until`."""
 
     def __init__(self, question: Question, vocabulary: Vocabulary, groups: Mapping[str, set[str]],
-                 abroad: Collection[str], now_ms: int) -> None:
-        self.question, self.vocabulary, self.groups, self.now_ms = question, vocabulary, groups, now_ms
-        self.needs_name = (question.actor.on_behalf_of or question.actor.organisation) in abroad  # rule 8
+                 abroad: Collection[str], now_ms: int, who: Who) -> None:
+        self.question, self.vocabulary, self.groups, self.now_ms, self.who = question, vocabulary, groups, now_ms, who
+        self.needs_name = not who.permits or bool(who.permits & set(abroad))  # rules 8 and 10
         self.best = False
-        self.bounds: list[int] = []
+        self.bounds = list(who.bounds)
 
     def participants(self, node: Provision) -> bool:
-        actor, question = self.question.actor, self.question
-        permit = node.effect is PERMIT
-        anyone = {actor.organisation, actor.on_behalf_of, actor.application, actor.relay}
-        names = {actor.on_behalf_of or actor.organisation} if permit else anyone  # rule 10
-        if permit and self.needs_name and not names & set(node.actors):
+        names = self.who.permits if node.effect is PERMIT else self.who.denies  # rule 10
+        if node.effect is PERMIT and self.needs_name and not names & set(node.actors):
             return False
         return all(
-            not limit or ANY in limit or any({name, *self.groups.get(name, ())} & set(limit) for name in asked if name)
-            for limit, asked in ((node.actors, names), (node.holders, {question.holder}))
+            not limit or ANY in limit or any({name, *self.groups.get(name, ())} & set(limit) for name in asked)
+            for limit, asked in ((node.actors, names), (node.holders, {self.question.holder}))
         )
 
     def codes(self, node: Provision, leaf: str) -> bool:
@@ -209,13 +208,14 @@ def decide_leaf(
 
 
 def decide(question: Question, consents: Sequence[model.StoredConsent], rules: model.Rules, vocabulary: Vocabulary,
-           *, now_ms: int, groups: Mapping[str, set[str]], abroad: Collection[str] = ()) -> Decision:
+           *, now_ms: int, groups: Mapping[str, set[str]], abroad: Collection[str] = (),
+           who: Who | None = None) -> Decision:
     """Answer one question. Reasons come as a set in no order, ``residual`` not at all (see the laws on it)."""
     check(question, vocabulary)
     known = [code.code for code in vocabulary.categories]
     wanted = {leaf for code in question.categories if code in known for leaf in leaves(vocabulary, code)}
     strange = list(dict.fromkeys(code for code in question.categories if code not in known))
-    asked = Asked(question, vocabulary, groups, abroad, now_ms)
+    asked = Asked(question, vocabulary, groups, abroad, now_ms, who or stated(question))
     sets: dict[object, list[str]] = {PERMIT: [], DENY: [], None: [], UNKNOWN: []}
     reasons, conditional = [Reason(ReasonCode.UNKNOWN_CATEGORY, None)] if strange else [], False
     for leaf in [code for code in known if code in wanted]:

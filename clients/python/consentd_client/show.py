@@ -179,10 +179,11 @@ def delegation(message: st.DelegationStatement, lang: str) -> str:
 
 
 def access(message: st.AccessStatement, lang: str) -> str:
-    """Describe an access in one line: the decision's outcome and the question."""
+    """Describe an access in one line: the decision's outcome, the question and the caller."""
     outcome = enum_label(pb.Outcome, message.decision.outcome, "OUTCOME_", lang)
     asked = parse_question(message)
-    return f"{outcome}, {label('UNKNOWN', lang)}" if asked is None else f"{outcome}: {question(asked)}"
+    said = label("UNKNOWN", lang) if asked is None else question(asked)
+    return f"{outcome}: {said}, {asker(message.asked.asker, lang)}"
 
 
 def parse_question(message: st.AccessStatement) -> pb.Question | None:
@@ -195,11 +196,16 @@ def parse_question(message: st.AccessStatement) -> pb.Question | None:
     return found
 
 
+def asker(caller: str, lang: str) -> str:
+    """Describe who asked a question: the participant whose credential the call had."""
+    return f"{caller} 요청" if lang == "ko" else f"asked by {caller}"
+
+
 def question(asked: pb.Question) -> str:
     """Describe a question in one line: holder → actor, purpose, action, categories. The person is not named."""
     actor = asked.actor
-    parties = [actor.organisation]
-    parties += [f"{role} {name}" for role, name in (("for", actor.on_behalf_of), ("via", actor.relay)) if name]
+    others = [("for", actor.on_behalf_of), ("with", actor.application), *(("via", relay) for relay in actor.relays)]
+    parties = [actor.organisation, *(f"{role} {name}" for role, name in others if name)]
     categories = _list(asked.categories, "")
     return f"{asked.holder} → {' '.join(parties)}, {asked.purpose}, {asked.action}, {categories}"
 

@@ -13,13 +13,14 @@ from consentd.ledger.vault import Vault
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import PackedQuestion, pack_question
 from consentd.policy.reduce import reduce_verdict
-from consentd.sequencer.commands.callers import check_asker, is_operator
+from consentd.sequencer.commands.callers import check_active, is_operator, sees_reasons
 from consentd.sequencer.commands.write import (
     NewEntry,
     PersonWrite,
     Plan,
     ReceiptOnly,
     ReplayContext,
+    SignedEntry,
     Unremembered,
     WriteContext,
 )
@@ -61,13 +62,12 @@ class AuthorizeAccess(PersonWrite):
 
     def prepare(self, context: WriteContext) -> Plan[AuthorizedAccess]:
         tag = context.table.tag_of(self.identifier_hash)
-        if self.signed is not None:
-            if tag != self.signed.tag:
-                raise ConflictError("signed tag is not the subject's", "REF_MOVED")
-            owners = frozenset({Owner.PARTICIPANT})
-            context.check_signature(self.signed, owners=owners, signer=self.request.asker)
+        # This checks the caller too. It is done first, so that nobody else learns whether a tag is the person's.
         answer = self._decide(context, tag)
         decision = answer.decision
+        if self.signed is not None:
+            self._check_tag(tag)
+            self._check_signer(context, self.signed, tag)
         if tag is None:
             return Plan((), answer)
         record = st.AccessStatement(asked=self.asked, decision=decision)
@@ -83,13 +83,26 @@ class AuthorizeAccess(PersonWrite):
         Raises:
             ConflictError: the recorded statement was deleted, so the first answer is not known any more.
         """
-        now = self._decide(context, context.table.tag_of(self.identifier_hash))
+        tag = context.table.tag_of(self.identifier_hash)
+        now = self._decide(context, tag)
+        self._check_tag(tag)
         return AuthorizedAccess(_recorded_decision(context, recorded), now.outcome, now.decision)
 
+    def _check_tag(self, tag: bytes | None) -> None:
+        if self.signed is not None and tag != self.signed.tag:
+            raise ConflictError("signed tag is not the subject's", "REF_MOVED")
+
+    def _check_signer(self, context: WriteContext, signed: SignedEntry, tag: bytes | None) -> None:
+        """Check that the asker signed the question; if it asks as the person, the person may have signed it."""
+        if is_signed_by_subject(context.table, tag, self.question, self.asked):
+            context.check_signature(signed, owners=frozenset({Owner.SUBJECT}))
+        else:
+            context.check_signature(signed, owners=frozenset({Owner.PARTICIPANT}), signer=self.request.asker)
+
     def _decide(self, context: ReplayContext, tag: bytes | None) -> AuthorizedAccess:
-        table = context.table
-        in_full = check_asker(table, self.request.asker, self.question)
-        answer = decide(table, tag, self.question, index=context.size, now_ms=context.time_ms, in_full=in_full)
+        answer = decide(
+            context.table, tag, self.question, self.asked, index=context.size, now_ms=context.time_ms
+        )  # fmt: skip
         answer.decision.decision_id = context.author.random(16)
         return answer
 
@@ -104,33 +117,49 @@ def _recorded_decision(context: ReplayContext, recorded: Appended) -> pb.Decisio
     return payloads.parse(st.AccessStatement, payload).decision
 
 
+def is_signed_by_subject(view: View, tag: bytes | None, question: model.Question, asked: st.AskedQuestion) -> bool:
+    """Return whether a question asks as the person, and is signed with a key of the person that is in force.
+
+    The caller of this function verifies the signature.
+    """
+    if question.actor.organisation != model.SUBJECT or not asked.signature:
+        return False
+    owner = view.key_owner(asked.key)
+    return owner is not None and owner.owner is Owner.SUBJECT and owner.tag_or_name == tag
+
+
 def decide(
-    view: View, tag: bytes | None, question: model.Question, *, index: int, now_ms: int, in_full: bool
+    view: View, tag: bytes | None, question: model.Question, asked: st.AskedQuestion, *, index: int, now_ms: int
 ) -> AuthorizedAccess:
     """Decide a question by the rows in *view*. The sequencer uses this function, and auditors to recompute decisions.
 
     Args:
         tag: the chain id of the person whose data is requested; None: the person is not enrolled.
+        asked: who asked, and who signed. The signature, if there is one, was verified.
         index: leaf index of the entry that records the decision.
         now_ms: time of that entry, UTC ms.
-        in_full: whether the asker may see reasons. If not, the decision is reduced (``policy.reduce``).
 
     Returns:
-        The decision that the asker gets and the entry records, but without a decision_id.
+        The decision that the asker gets and the entry records, but without a decision_id. It is reduced
+        (``policy.reduce``) unless the asker may see reasons.
 
     Raises:
         InvalidError: the question cannot be decided; for example, it names an unknown purpose.
+        DeniedError: the asker may not ask the question, or a name in the question is not true (``policy.actor``).
     """
     registry = view.registry()
     codebook, rules = registry.codebook, registry.rules
-    packed = pack_question(question, codebook)
-    if question.break_glass is not None and not _may_break_glass(view, question.actor.organisation):
-        # An organisation without the break-glass right is denied, whatever the person's consents permit.
+    signed_by_subject = is_signed_by_subject(view, tag, question, asked)
+    parties = registry.parties(asked.asker, question, now_ms, signed_by_subject=signed_by_subject)
+    packed = pack_question(question, codebook, parties)
+    if packed.break_glass and not parties.may_break_glass:
+        # Without the break-glass right the answer is a denial, whatever the person's consents permit.
         verdict = _break_glass_refused(packed)
     else:
         value = None if tag is None else view.subject(tag)
         verdict = evaluate.evaluate(value, packed, rules, now_ms)
     outcome = verdict.outcome
+    in_full = sees_reasons(view, asked.asker, question.actor.organisation)
     if not in_full:
         verdict = reduce_verdict(verdict, packed)
     shown_tag = tag if tag is not None and (in_full or verdict.permitted) else b""
@@ -144,12 +173,7 @@ def decide(
 
 def _break_glass_refused(question: PackedQuestion) -> evaluate.Verdict:
     reason = (model.ReasonCode.DENIED_BY_BREAK_GLASS, model.Effect.DENY, 0, 0, 0, "")
-    return evaluate.Verdict((0, question.categories, 0, 0), [reason], question, model.OPEN_END_MS)
-
-
-def _may_break_glass(view: View, organisation: str) -> bool:
-    actor = view.participant(organisation)
-    return actor is not None and actor.active and st.PARTICIPANT_RIGHT_BREAK_GLASS in actor.rights
+    return evaluate.Verdict((0, question.categories, 0, 0), [reason], question, question.until_ms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +184,7 @@ class RecordOutcome(PersonWrite, ReceiptOnly):
     message: st.OutcomeStatement
 
     def prepare(self, context: WriteContext) -> Plan[None]:
+        check_active(context.table, self.request.asker)
         tag = context.table.tag_of(self.identifier_hash)
         if tag is None or context.batch.kind_of(tag, self.access_seq) != EntryKind.ACCESS:
             raise NotFoundError("no such permitted access of this subject")
@@ -200,8 +225,8 @@ def parties_of(asked: st.AskedQuestion) -> set[str]:
     """Return the participants that take part in the access that a question asks for. Raises ``MalformedError``."""
     question = payloads.parse(pb.Question, asked.question)
     actor = question.actor
-    parties = {asked.asker, question.holder, actor.organisation, actor.on_behalf_of, actor.application, actor.relay}
-    return parties - {""}
+    parties = {asked.asker, question.holder, actor.organisation, actor.on_behalf_of, actor.application}
+    return parties.union(actor.relays) - {""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,9 +6,8 @@ A service checks on a snapshot that the caller may make the call. A write checks
 import re
 
 from consentd.errors import DeniedError
-from consentd.policy import model
+from consentd.policy.model import SUBJECT
 from consentd.table.view import View
-from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
 PARTICIPANT_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -20,8 +19,6 @@ RESERVED_ID = "operator"
 RECEIVING_ROLES = frozenset({st.PARTICIPANT_ROLE_RECIPIENT, st.PARTICIPANT_ROLE_HOLDER})
 """The roles of participants that receive data: an actor has one of them."""
 ACT_FOR_SUBJECTS = st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS
-
-_ASK_FOR_OTHERS = frozenset({st.PARTICIPANT_RIGHT_SEE_REASONS, st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS})
 
 
 def is_operator(caller: str) -> bool:
@@ -62,21 +59,15 @@ def is_public_authority(view: View, caller: str) -> bool:
     return participant is not None and participant.active and st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY in participant.roles
 
 
-def check_asker(view: View, caller: str, question: pb.Question | model.Question) -> bool:
-    """Check that the caller may ask *question*, and return whether the caller may see the reasons of the answer.
-
-    Raises:
-        DeniedError: the caller is inactive; or *question* does not name the caller, who may not ask for others.
-    """
+def check_active(view: View, caller: str) -> None:
+    """Check that the caller is an operator or an active participant. Raises ``DeniedError``."""
     if is_operator(caller):
-        return True
+        return
     participant = view.participant(caller)
     if participant is None or not participant.active:
         raise DeniedError("caller is not an active participant")
-    rights = participant.rights
-    if not rights.isdisjoint(_ASK_FOR_OTHERS):
-        return st.PARTICIPANT_RIGHT_SEE_REASONS in rights
-    actor = question.actor
-    if caller not in (actor.organisation, actor.on_behalf_of, actor.application, actor.relay, question.holder):
-        raise DeniedError("caller has no part in the access it asks about")
-    return False
+
+
+def sees_reasons(view: View, caller: str, organisation: str) -> bool:
+    """Return whether the caller may see the reasons of an answer. A person who asks about herself may."""
+    return organisation == SUBJECT or has_right(view, caller, st.PARTICIPANT_RIGHT_SEE_REASONS)

@@ -1,0 +1,273 @@
+"""A hostile participant over real gRPC: nobody gets an answer, a receipt or an entry by naming others (rule 10)."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cases.daemons import GIVERS, ROLES, Running, make_running, question, request_id, running_daemon, serve
+from cases.services import (
+    Person,
+    accesses,
+    batch,
+    new_identifier,
+    now_ms,
+    publish_rules,
+    record,
+    refusal,
+    register,
+    services,
+)
+from consentd.core import codec
+from consentd.policy.delegation import Capacity
+from consentd.policy.model import BREAK_GLASS_PURPOSE, SUBJECT
+from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import statement_pb2 as st
+from consentd_client import show
+
+APPLICATION, PROCESSOR = Capacity.APPLICATION, Capacity.PROCESSOR
+DENIED = ("ACTOR_NOT_ALLOWED", "CALLER_NOT_ALLOWED")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    yield from serve(make_running(tmp_path_factory.mktemp("daemon")))
+
+
+@pytest.fixture
+def permitted(running: Running) -> pb.Subject:
+    """A person who permits clinic-b, of whichever holder."""
+    subject = running.enrol(new_identifier())
+    running.grant(subject, holders=[])
+    return subject
+
+
+def actor(organisation: str = "clinic-b", **more: Any) -> pb.Actor:
+    return pb.Actor(organisation=organisation, **more)
+
+
+def ways_to_ask(running: Running, asked: pb.Question, who: str) -> list[Callable[[], Any]]:
+    """Return a call for each RPC that answers a question; each raises if the question is refused."""
+    calls: list[Callable[[], Any]] = [lambda: running.authorize(asked, who)]
+    if asked.purpose != BREAK_GLASS_PURPOSE:
+        calls.append(lambda: running.check(asked, who))
+    return calls
+
+
+def assert_refused(running: Running, asked: pb.Question, who: str) -> None:
+    """Assert that no RPC answers *who*, and that the ledger does not grow."""
+    size = services(running).ledger.state.size
+    for call in ways_to_ask(running, asked, who):
+        assert refusal(call) in DENIED
+    request = ac.BatchAuthorizeAccessesRequest(
+        requests=[ac.AuthorizeAccessRequest(request_id=request_id(), question=asked)]
+    )
+    (one,) = running.access.BatchAuthorizeAccesses(request, metadata=running.as_(who)).results
+    assert one.error.code == 7
+    if asked.purpose != BREAK_GLASS_PURPOSE:
+        (item,) = batch(running, who, questions=[asked])
+        shared = pb.Question()
+        shared.CopyFrom(asked)
+        shared.ClearField("subject")
+        (other,) = batch(running, who, shared=shared, subjects=[asked.subject])
+        assert (item.error.code, other.error.code) == (7, 7)
+    entries = range(size, services(running).ledger.state.size)
+    assert not [at for at in entries if services(running).ledger.store.get(b"l" + at.to_bytes(8))[1]]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"actor": actor()},
+        {"actor": actor(relays=["pipc"])},
+        {"actor": actor(application="pipc")},
+        {"actor": actor(on_behalf_of="pipc")},
+        {"actor": actor("pipc")},
+        {"actor": actor("pipc", on_behalf_of="clinic-b")},
+        {"holder": "pipc"},
+        {"actor": actor("pipc"), "holder": "pipc"},
+        {"actor": actor(relays=["app", "pipc"])},
+        {"actor": actor("group/carers", relays=["pipc"])},
+        {"actor": actor("operator/first")},
+        {"actor": actor(SUBJECT)},
+        {"actor": actor(SUBJECT, relays=["pipc"])},
+    ],
+)
+def test_naming_others_gives_an_auditor_nothing(
+    running: Running, permitted: pb.Subject, changed: dict[str, Any]
+) -> None:
+    assert_refused(running, question(permitted, **changed), "pipc")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"actor": actor("er", on_behalf_of="clinic-b")},
+        {"actor": actor("clinic-b", on_behalf_of="er")},
+        {"actor": actor("clinic-b", application="er")},
+        {"actor": actor("clinic-b", relays=["er"])},
+        {"actor": actor(SUBJECT)},
+    ],
+)
+def test_naming_others_gives_a_recipient_nothing(
+    running: Running, permitted: pb.Subject, changed: dict[str, Any]
+) -> None:
+    assert_refused(running, question(permitted, **changed), "er")
+
+
+def test_a_group_is_no_organisation(running: Running) -> None:
+    register(running, "clinic-g", [st.PARTICIPANT_ROLE_RECIPIENT], groups=["group/carers"])
+    subject = running.enrol(new_identifier())
+    running.grant(subject, actors=["group/carers"])
+    for who in ("app", "operator", "hospital-a"):
+        assert refusal(
+            lambda who=who: running.check(question(subject, actor=actor("group/carers")), who)
+        ) == "ACTOR_NOT_ALLOWED"  # fmt: skip
+    assert running.check(question(subject, actor=actor("clinic-g"))).outcome == pb.OUTCOME_PERMIT
+
+
+def test_rights_let_nobody_ask_for_others(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as running:
+        subject = running.enrol("SYN-000001")
+        running.grant(subject)
+        for giver in GIVERS:
+            running.delegate(giver, "app", ended=True)
+        assert_refused(running, question(subject), "app")
+        # An operator finds out what a participant would be answered, but is no party to a transfer.
+        assert running.check(question(subject), "operator").outcome == pb.OUTCOME_PERMIT
+        assert refusal(lambda: running.authorize(question(subject), "operator")) == "CALLER_NOT_ALLOWED"
+
+
+def test_nobody_breaks_the_glass_by_naming_another(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as running:
+        publish_rules(running, break_glass=[pb.Provision(effect=pb.EFFECT_PERMIT, categories=["CLIN"])])
+        subject = running.enrol("SYN-000001")
+
+        def emergency(organisation: str, **more: Any) -> pb.Question:
+            urgent = pb.BreakGlass(justification="unconscious")
+            return question(
+                subject, purpose=BREAK_GLASS_PURPOSE, break_glass=urgent, actor=actor(organisation, **more)
+            )
+
+        assert running.authorize(emergency("er"), "er").decision.outcome == pb.OUTCOME_PERMIT
+        for who in ("pipc", "clinic-b", "app"):  # the app's delegation is not one for emergencies
+            assert_refused(running, emergency("er"), who)
+            assert_refused(running, emergency("er", relays=[who]), who)
+        assert_refused(running, emergency("clinic-b", on_behalf_of="er"), "clinic-b")
+        assert_refused(running, emergency("er", on_behalf_of="clinic-b"), "er")
+        # With delegations for it, both must have the right.
+        running.delegate("er", "clinic-b", PROCESSOR, break_glass=True)
+        running.delegate("clinic-b", "er", PROCESSOR, break_glass=True)
+        for organisation, other in (("clinic-b", "er"), ("er", "clinic-b")):
+            asked = emergency(organisation, on_behalf_of=other)
+            assert running.authorize(asked, organisation).decision.outcome == pb.OUTCOME_DENY
+        running.delegate("er", "app", break_glass=True)
+        assert running.authorize(emergency("er"), "app").decision.outcome == pb.OUTCOME_PERMIT
+
+
+def test_who_left_is_no_actor_no_holder_and_records_nothing(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as running:
+        subject = running.enrol("SYN-000001")
+        running.grant(subject, holders=[])
+        seq = running.authorize(question(subject), "clinic-b").access_seq
+        used = request_id()
+        record(running, subject, seq, request_id=used)
+        for name in ("clinic-b", "hospital-a"):
+            roles = ROLES[name]
+            register(running, name, roles, active=False)
+            assert running.check(question(subject)).outcome == pb.OUTCOME_NO_CONSENT
+            answer = running.authorize(question(subject))
+            assert answer.decision.outcome == pb.OUTCOME_NO_CONSENT
+            assert answer.HasField("receipt")
+            for call in (
+                lambda name=name: record(running, subject, seq, name),
+                lambda name=name: record(running, subject, seq, name, request_id=used),
+                lambda name=name: running.authorize(question(subject), name),
+            ):
+                assert refusal(call) == "CALLER_NOT_ALLOWED"
+            register(running, name, roles)
+        assert running.check(question(subject)).outcome == pb.OUTCOME_PERMIT
+        register(running, "app", [st.PARTICIPANT_ROLE_RELAY], active=False)
+        assert refusal(lambda: record(running, subject, seq, "app")) in ("CALLER_NOT_ALLOWED", "NOT_FOUND")
+        assert_refused(running, question(subject), "app")
+        assert refusal(lambda: running.check(question(subject, actor=actor(relays=["app"])), "clinic-b")) in DENIED
+
+
+def test_a_deny_is_matched_against_the_caller(running: Running) -> None:
+    subject = running.enrol(new_identifier())
+    running.grant(subject)
+    assert running.check(question(subject)).outcome == pb.OUTCOME_PERMIT
+    for denied in ("app", "hospital-a"):
+        root = {"effect": pb.EFFECT_DENY, "actors": [denied], "holders": [], "purposes": [], "categories": []}
+        running.grant(subject, kind=pb.CONSENT_KIND_OBJECTION, **root)
+    assert running.check(question(subject)).outcome == pb.OUTCOME_DENY
+    assert running.check(question(subject), "clinic-b").outcome == pb.OUTCOME_PERMIT
+    # A person who denies the hospital the use of data does not keep it from asking whether it may give data away.
+    assert running.check(question(subject), "hospital-a").outcome == pb.OUTCOME_PERMIT
+
+
+def test_a_delegation_that_ended_lets_nobody_ask(running: Running, permitted: pb.Subject) -> None:
+    register(running, "carrier", [st.PARTICIPANT_ROLE_RELAY])
+    running.tokens["carrier"] = running.tokens["app"]
+    asked = question(permitted, holder="er", actor=actor(relays=["carrier"]))
+    assert refusal(lambda: running.check(asked, "clinic-b")) == "ACTOR_NOT_ALLOWED"
+    running.delegate("clinic-b", "carrier")
+    assert running.check(asked, "clinic-b").outcome == pb.OUTCOME_PERMIT
+    end_ms = now_ms(running) + 3_600_000
+    running.delegate("clinic-b", "carrier", end_time_ms=end_ms)
+    assert running.check(asked, "clinic-b").valid_until_time_ms == end_ms
+    running.delegate("clinic-b", "carrier", ended=True)
+    assert refusal(lambda: running.check(asked, "clinic-b")) == "ACTOR_NOT_ALLOWED"
+
+
+def test_histories_name_all_who_took_part(running: Running, permitted: pb.Subject) -> None:
+    running.delegate("clinic-b", "er", PROCESSOR)
+    running.delegate("clinic-b", "app", APPLICATION)
+    named = actor("er", on_behalf_of="clinic-b", relays=["app"], application="app", practitioner="dr-kim")
+    running.authorize(question(permitted, actor=named))
+    running.delegate("clinic-b", "er", PROCESSOR, ended=True)
+    running.delegate("clinic-b", "app", APPLICATION, ended=True)
+    (found,) = accesses(running, permitted)
+    assert (found.asker, found.question.actor) == ("app", named)
+    entry = st.AccessStatement(
+        asked=st.AskedQuestion(question=found.question.SerializeToString(), asker=found.asker), decision=found.decision
+    )
+    for lang, by in (("en", "asked by app"), ("ko", "app 요청")):
+        line = show.describe(entry, lang)
+        assert "hospital-a → er for clinic-b with app via app, " in line
+        assert line.endswith(by)
+
+
+def test_a_person_asks_through_an_app_or_by_signature(running: Running) -> None:
+    person = Person(running)
+    running.grant(person.subject, actors=[SUBJECT])
+    own = question(person.subject, actor=actor(SUBJECT))
+    assert running.check(own).outcome == pb.OUTCOME_PERMIT
+    assert running.check(question(person.subject, actor=actor("clinic-b"))).outcome == pb.OUTCOME_NO_CONSENT
+    answer = running.authorize(own)
+    assert answer.decision.outcome == pb.OUTCOME_PERMIT
+    own_marketing = question(person.subject, actor=actor(SUBJECT), purpose="HMARKT")
+    assert running.authorize(own_marketing).decision.outcome == pb.OUTCOME_NO_CONSENT
+
+    def send(who: str, asked: pb.Question, signer: Person) -> ac.AuthorizeAccessResponse:
+        request, time_ms, payload = request_id(), now_ms(running), asked.SerializeToString()
+        text = codec.signed_message(
+            origin="consent.test/running", kind=codec.QUESTION_KIND, tag=person.tag, ref=0, request_id=request,
+            author_time_ms=time_ms, payload=payload,
+        )  # fmt: skip
+        signed = ac.SignedQuestion(
+            question=payload, key=signer.key.public_key, signature=signer.key.sign(text), author_time_ms=time_ms,
+            tag=person.tag,
+        )  # fmt: skip
+        write = ac.AuthorizeAccessRequest(request_id=request, signed_question=signed)
+        return running.access.AuthorizeAccess(write, metadata=running.as_(who))
+
+    assert send("hospital-a", own, person).decision.outcome == pb.OUTCOME_PERMIT
+    other = Person(running)
+    assert refusal(lambda: send("hospital-a", own, other)) == "CALLER_NOT_ALLOWED"
+    assert refusal(lambda: send("app", own, other)) == "BAD_SIGNATURE"
+    # The person's signature makes the caller no other institution.
+    assert refusal(lambda: send("pipc", question(person.subject), person)) == "CALLER_NOT_ALLOWED"
+    assert refusal(lambda: send("clinic-b", question(person.subject), person)) == "BAD_SIGNATURE"
