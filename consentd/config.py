@@ -84,6 +84,14 @@ class GrpcConfig:
 
     listen: str = "127.0.0.1:7400"
     threads: int = bounded(4, 1, 64)
+    max_connections: int = bounded(1000, 1, 1 << 20)
+    max_calls: int = bounded(1024, 16, 1 << 20)
+    max_calls_per_caller: int = bounded(512, 1, 1 << 20)
+    max_streams: int = bounded(64, 2, 1 << 16)
+    max_request_bytes: int = bounded(1 << 26, 1 << 22, 1 << 32)
+    receive_timeout_ms: int = bounded(10_000, 10, 600_000)
+    send_timeout_ms: int = bounded(20_000, 10, 600_000)
+    idle_timeout_ms: int = bounded(300_000, 1_000, 86_400_000)
     max_message_bytes: int = bounded(1 << 20, 1 << 16, 1 << 20)
     max_batch_items: int = bounded(1000, 1, 1000)
     tls: TlsConfig | None = None

@@ -60,6 +60,11 @@ _PLACE = _one_of("place", "ledger", "vault", "table", "last_signed")
 _CLOCK = _one_of("direction", "behind", "ahead")
 _REPEAT = _one_of("repeat", "same", "conflicting")
 
+_POOL = _one_of(
+    "pool", "check", "revoke", "write", "batch", "read", "stream", "prune", "anybody", "health", "tools", "wait"
+)
+_LIMIT = _one_of("limit", "caller", "all", "evicted", "bytes", "late")
+
 _WITNESS = Label("witness", re.compile(r"w[1-9][0-9]{0,3}"))
 _ANSWER = _one_of("answer", "cosigned", "refused", "bad", "failed", "other_tree", "larger")
 _ALARM = _one_of("alarm", "other_tree", "larger")
@@ -148,6 +153,13 @@ class Metrics:
         self.rpcs = counter("rpcs", "RPCs answered.", _METHOD, _CODE)
         self.rpc_seconds = histogram("rpc_seconds", "Time from request to answer.", _RPC_SECONDS, _METHOD)
         self.errors = counter("errors", "Errors sent, by ErrorReason.", _ERROR_REASON)
+        self.calls = gauge("calls", "Calls in flight, by the pool that serves them.", _POOL)
+        self.calls_limit = gauge("calls_limit", "Most calls in flight, by pool.", _POOL)
+        self.calls_refused = counter(
+            "calls_refused",
+            "Calls ended by a limit: of the caller; of all; evicted to make room; of bytes; late: no message in time.",
+            _POOL, _LIMIT,
+        )  # fmt: skip
         self.repeats = counter(
             "repeats", "Requests with a known request_id: same, answered again; conflicting, refused.", _REPEAT
         )

@@ -91,6 +91,7 @@ PROPER: dict[str, tuple[str, ...]] = {
     "rpc_seconds": ("AuthorizeAccess",),
     "errors": ("UNKNOWN_PURPOSE",),
     "repeats": ("conflicting",),
+    "calls_refused": ("anybody", "late"),
     "decisions": ("NO_CONSENT", "authorize"),
     "refusals": ("R11",),
     "commit_seconds": ("table",),

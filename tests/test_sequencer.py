@@ -34,8 +34,9 @@ from consentd.errors import (
     StorageError,
 )
 from consentd.ledger import layout, reads
+from consentd.sequencer import loop
 from consentd.sequencer.commands.accesses import RecordOutcomes
-from consentd.sequencer.pool import PendingWrite
+from consentd.sequencer.pool import PendingCall, PendingWrite
 from consentd.sequencer.repeats import Repeats
 from consentd.store import Batch
 from consentd.v1 import consent_pb2 as pb
@@ -478,8 +479,6 @@ def test_too_many_writes_are_turned_away(case: LedgerCase) -> None:
         futures = [case.sequencer.submit(case.participant(f"clinic{number}")) for number in range(1000)]
         with pytest.raises(OverloadedError):
             case.sequencer.submit(case.participant("late")).result(1)
-        with pytest.raises(OverloadedError):
-            case.sequencer.call(lambda: None)
     indexes = [future.result(HANG_S).entry.index for future in futures]
     assert indexes == list(range(indexes[0] or 0, (indexes[0] or 0) + 1000))
     case.seal()
@@ -507,6 +506,39 @@ def test_of_writes_put_in_together_those_without_room_are_turned_away(case: Ledg
             with pytest.raises(OverloadedError):
                 late.result(1)
     assert all(future.result(HANG_S).entry for future in futures[:1000])
+    case.seal()
+    check_files(case)
+
+
+def test_urgent_writes_come_before_others_and_have_a_limit_of_their_own(case: LedgerCase) -> None:
+    with held_writer(case.sequencer):
+        others = [case.sequencer.submit(case.participant(f"clinic{number}")) for number in range(1000)]
+        urgent = case.sequencer.submit_all([case.participant("urgent-a"), case.participant("urgent-b")], urgent=True)
+    indexes = [future.result(HANG_S).entry.index for future in (*urgent, *others)]
+    assert indexes == list(range(indexes[0] or 0, (indexes[0] or 0) + 1002))
+    case.seal()
+    check_files(case)
+
+
+def test_a_call_does_not_wait_for_the_writes_that_wait(case: LedgerCase) -> None:
+    with held_writer(case.sequencer):
+        writes = [case.sequencer.submit(case.participant(f"clinic{number}")) for number in range(10)]
+        call = PendingCall(lambda: [write.done() for write in writes])
+        case.sequencer._pool.put([call])  # ``call`` would wait here
+    assert call.future.result(HANG_S) == [False] * 10
+    assert all(future.result(HANG_S).entry for future in writes)
+
+
+def test_a_batch_that_takes_long_leaves_the_rest_to_the_next_one(
+    case: LedgerCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "BATCH_S", 0.0)
+    before = case.metrics.value("consentd_commit_seconds_count", store="ledger")
+    with held_writer(case.sequencer):
+        futures = case.sequencer.submit_all([case.participant(f"clinic{number}") for number in range(3)])
+    first = futures[0].result(HANG_S).entry.index
+    assert [future.result(HANG_S).entry.index for future in futures] == list(range(first, first + 3))
+    assert case.metrics.value("consentd_commit_seconds_count", store="ledger") == before + 3
     case.seal()
     check_files(case)
 

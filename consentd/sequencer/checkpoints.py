@@ -6,7 +6,9 @@ immediately, or when enough witnesses have cosigned it. The publisher waits for 
 """
 
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from consentd.ledger.last_signed import read_last_signed, write_last_signed
 from consentd.ledger.ledger import Ledger, decode_state
 from consentd.ledger.map_history import MapHistory
 from consentd.metrics import Metrics
+
+_RECHECK_S = 0.25  # a publisher does not report that it lost its quorum, so it is asked at this interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,15 @@ class CheckpointSigning:
     last_signed_path: Path
     publisher: Publisher = field(default_factory=ImmediatePublisher)
     verify_lock: Callable[[], None] = lambda: None
+
+
+@dataclass(slots=True)
+class _Wait:
+    """A caller that waits for a public checkpoint of *size* leaves, until the time *until_s* (time.monotonic)."""
+
+    size: int
+    until_s: float
+    future: "Future[None]" = field(default_factory=Future)
 
 
 class Checkpoints:
@@ -59,9 +72,12 @@ class Checkpoints:
         self._metrics = metrics
         self.signed: checkpoint.Checkpoint | None = None
         self.published: Published | None = None
-        # This lock guards _ended, and signals changes of _ended and published. _publish, wait and end_waits take it.
+        # This lock guards _ended and _waits, and signals changes of them and of published. _publish, wait, when_public,
+        # end_waits and _complete_waits take it.
         self._changed = threading.Condition()
         self._ended = False
+        self._waits: list[_Wait] = []
+        self._waiter = threading.Thread(target=self._complete_waits, name="waits", daemon=True)
         metrics.quorum.set(1)
         if not isinstance(self.publisher, ImmediatePublisher):
             # The public checkpoint may be older than the last seal. Proofs against it need the map as it was then.
@@ -70,12 +86,54 @@ class Checkpoints:
     def start(self, halt: Halt) -> None:
         """Start the publisher; see ``Publisher.start``."""
         self.publisher.start(self._publish, halt)
+        self._waiter.start()
 
     def wait(self, size: int, timeout_s: float) -> Published | None:
         """Wait for a public checkpoint of at least *size* leaves; return None after *timeout_s* or ``end_waits``."""
         with self._changed:
             self._changed.wait_for(lambda: self._covers(size) or self._ended, timeout_s)
             return self.published if self._covers(size) else None
+
+    def when_public(self, size: int, timeout_s: float) -> "Future[None]":
+        """Return a future that is done when a public checkpoint has *size* leaves, or when waiting for it must end.
+
+        The wait ends after *timeout_s*, at ``end_waits``, and when the witnesses that answer are no quorum: then nobody
+        knows when a checkpoint becomes public. No thread waits with the caller.
+        """
+        wait = _Wait(size, time.monotonic() + timeout_s)
+        with self._changed:
+            if self._ended:
+                wait.future.set_result(None)
+                return wait.future
+            if not self._waits or timeout_s < _RECHECK_S:
+                self._changed.notify_all()  # otherwise the thread looks again soon enough
+            self._waits.append(wait)
+        return wait.future
+
+    def _complete_waits(self) -> None:
+        """Complete the futures of ``when_public``, on a thread of its own."""
+        while True:
+            with self._changed:
+                done, left = self._split_waits(time.monotonic())
+                self._waits = left
+                if not done:
+                    if self._ended:
+                        return
+                    next_s = min((wait.until_s for wait in left), default=None)
+                    self._changed.wait(None if next_s is None else min(_RECHECK_S, max(0.0, next_s - time.monotonic())))
+            for wait in done:
+                if wait.future.set_running_or_notify_cancel():
+                    wait.future.set_result(None)
+
+    def _split_waits(self, now_s: float) -> "tuple[list[_Wait], list[_Wait]]":
+        """Return the waits that must end, and the others. The caller holds ``_changed``."""
+        size = 0 if self.published is None else self.published.checkpoint.size
+        if self._ended or not self.publisher.has_quorum:
+            return self._waits, []
+        done, left = list[_Wait](), list[_Wait]()
+        for wait in self._waits:
+            (done if wait.size <= size or wait.until_s <= now_s or wait.future.cancelled() else left).append(wait)
+        return done, left
 
     def _covers(self, size: int) -> bool:
         return self.published is not None and self.published.checkpoint.size >= size

@@ -25,6 +25,7 @@ Source: ledger-format.md, "The commit".
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -46,6 +47,9 @@ from consentd.table.table import Table
 A = TypeVar("A")
 
 log = logging.getLogger(__name__)
+
+BATCH_S = 0.25
+"""After this time no further write is added to a batch: the others go into the next one, urgent writes first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +110,7 @@ class Sequencer:
             self._recover()
         except BaseException:
             self.checkpoints.publisher.stop()
+            self.checkpoints.end_waits()
             raise
         self._thread.start()
 
@@ -113,16 +118,17 @@ class Sequencer:
         """Put a write into the pool; see ``submit_all``."""
         return self.submit_all([write])[0]
 
-    def submit_all(self, writes: Sequence[Write[A]]) -> "list[Future[Written[A]]]":
+    def submit_all(self, writes: Sequence[Write[A]], *, urgent: bool = False) -> "list[Future[Written[A]]]":
         """Put writes into the pool together, so that one batch can take them. Each is recorded or refused by itself.
 
-        Repeats of writes that are on disk are answered here, on the caller's thread (``Repeats``).
+        Repeats of writes that are on disk are answered here, on the caller's thread (``Repeats``). *urgent* writes are
+        written before all others that wait. A caller may cancel a future until its write begins.
 
         Raises:
             StorageError: the sequencer is stopping or has stopped; nothing is recorded. If the pool is full, nothing
                 is raised: the futures of the surplus writes end in ``OverloadedError``.
         """
-        pending = [PendingWrite(write) for write in writes]
+        pending = [PendingWrite(write, urgent) for write in writes]
         self._pool.check_open()
         # A clock that disagrees with the ledger refuses every write, repeats included.
         self._pool.put(self._repeats.answer(pending) if self._clock_agrees else pending)
@@ -162,6 +168,7 @@ class Sequencer:
         if self._thread.ident is not None:
             self._thread.join()
         self.checkpoints.publisher.stop()
+        self.checkpoints.end_waits()
 
     # -- the sequencer's thread -------------------------------------------------------------------------------
 
@@ -209,10 +216,16 @@ class Sequencer:
         batch = AppendBatch(self.ledger, time_ms, expire_before_ms=time_ms - self._limits.idempotency_ms)
         prepared: list[tuple[PendingWrite[Any], Written[Any]]] = []
         refused: list[tuple[PendingWrite[Any], RequestError]] = []
+        waiting, begun = deque(writes), list[PendingWrite[Any]]()
+        until_s = time.perf_counter() + BATCH_S
         try:
             with self.table.begin() as table:
                 context = WriteContext(self._author, batch, table)
-                for pending in writes:
+                while waiting and (not begun or time.perf_counter() < until_s):
+                    pending = waiting.popleft()
+                    if not pending.future.set_running_or_notify_cancel():
+                        continue  # the caller has gone
+                    begun.append(pending)
                     try:
                         prepared.append((pending, self._append(pending.write, context)))
                     except RequestError as error:
@@ -226,10 +239,11 @@ class Sequencer:
         except BaseException:
             # INVARIANT: no caller gets an error that means "not recorded" while the batch may be on disk.
             unknown = StorageError("write failed; whether it is recorded is unknown, repeat it with its request_id")
-            for pending in writes:
-                if not pending.future.done():
-                    pending.future.set_exception(unknown)
+            for pending in begun:
+                pending.future.set_exception(unknown)
             raise
+        finally:
+            self._pool.put_back(waiting)
         # A crash here: store and table have the batch. A caller gets no answer, repeats, and gets the recorded entry.
         for pending, refusal in refused:
             pending.future.set_exception(refusal)
@@ -246,7 +260,8 @@ class Sequencer:
         self._log_clock(agrees=False)
         self._sealed_ms = self.clock.monotonic_ms()  # a due seal is tried again after a whole interval
         for pending in writes:
-            pending.future.set_exception(error)
+            if pending.future.set_running_or_notify_cancel():
+                pending.future.set_exception(error)
 
     def _log_clock(self, *, agrees: bool) -> None:
         """Log when the clock begins to disagree with the ledger (and by how much), and when the clock agrees again."""

@@ -1,6 +1,8 @@
 """Hold the items that wait for the sequencer's thread: writes, and calls to run between two batches.
 
-Any thread puts items in; the sequencer's thread takes them out. A caller can cancel an item until the thread takes it.
+Any thread puts items in; the sequencer's thread takes them out. A caller can cancel an item until the thread begins it.
+The thread takes calls first, then urgent writes (what takes a permission away), then all other writes. The number of
+calls is small, because each holds the thread of its caller.
 """
 
 import threading
@@ -38,9 +40,10 @@ class Written(Generic[A]):
 
 @dataclass(slots=True)
 class PendingWrite(Generic[A]):
-    """A write, and the future that its caller waits on."""
+    """A write, and the future that its caller waits on. An *urgent* one is written before those that are not."""
 
     write: Write[A]
+    urgent: bool = False
     future: "Future[Written[A]]" = field(default_factory=Future)
 
 
@@ -53,6 +56,8 @@ class PendingCall(Generic[A]):
 
     def run(self) -> None:
         """Run the function, and complete the future with the result. An error does not stop the sequencer."""
+        if not self.future.set_running_or_notify_cancel():
+            return
         try:
             self.future.set_result(self.call())
         except Exception as error:  # noqa: BLE001
@@ -74,26 +79,43 @@ class Pool:
         self._max_waiting = max_waiting
         self._depth = depth
         self.fault: ConsentdError | None = None
-        # This lock guards the attributes below. put, take, stop, halt and fail take it; check_open reads without it.
+        # This lock guards the attributes below. put, put_back, take, stop, halt and fail take it; check_open does not.
         self._changed = threading.Condition()
-        self._items: deque[Pending] = deque()
+        self._calls: deque[PendingCall[Any]] = deque()
+        self._urgent: deque[PendingWrite[Any]] = deque()
+        self._writes: deque[PendingWrite[Any]] = deque()
         self._stopping = False
         self._halted: ConsentdError | None = None
 
     def put(self, items: Sequence[Pending]) -> None:
         """Add all items in one step, so that one batch can take them. Surplus items end in ``OverloadedError``.
 
+        The limit holds for calls, urgent writes and other writes apart, so that none of them keeps the others out.
+
         Raises:
             StorageError: the sequencer is stopping or has stopped; no item was put in.
         """
         with self._changed:
             self.check_open()
-            free = max(0, self._max_waiting - len(self._items))
-            self._items.extend(items[:free])
-            waiting = len(self._items)
+            surplus = [item for item in items if not self._add(item)]
             self._changed.notify()
-        for item in items[free:]:
-            item.future.set_exception(OverloadedError(f"too many writes wait: `{waiting}`"))
+        for item in surplus:
+            item.future.set_exception(OverloadedError(f"too many writes wait: `{self._max_waiting}`"))
+
+    def _add(self, item: Pending) -> bool:
+        lane: deque[Any] = self._calls
+        if isinstance(item, PendingWrite):
+            lane = self._urgent if item.urgent else self._writes
+        if len(lane) >= self._max_waiting:
+            return False
+        lane.append(item)
+        return True
+
+    def put_back(self, writes: Sequence[PendingWrite[Any]]) -> None:
+        """Put writes that were taken and not begun in front of those that wait."""
+        with self._changed:
+            for item in reversed(writes):
+                (self._urgent if item.urgent else self._writes).appendleft(item)
 
     def check_open(self) -> None:
         """Check that the pool takes items. Raises ``StorageError`` if the sequencer is stopping or has stopped."""
@@ -103,21 +125,28 @@ class Pool:
             raise StorageError("daemon is starting or draining", "NOT_SERVING")
 
     def take(self, most: int, idle_s: Callable[[], float]) -> list[Pending] | None:
-        """Take up to *most* items; wait up to ``idle_s()`` seconds for the first. None: the pool is stopped and empty.
+        """Take about *most* items; wait up to ``idle_s()`` seconds for the first. None: the pool is stopped and empty.
 
         Raises the error that was passed to ``halt``.
         """
         with self._changed:
-            if not self._items and not self._stopping and self._halted is None:
+            if not self._count() and not self._stopping and self._halted is None:
                 self._changed.wait(idle_s())
             if self._halted is not None:
                 raise self._halted
-            if self._stopping and not self._items:
+            waiting = self._count()
+            if self._stopping and not waiting:
                 return None
-            self._depth.set(len(self._items))
-            items = [self._items.popleft() for _ in range(min(len(self._items), most))]
-        # From here on a caller cannot cancel an item. Items that were cancelled before are left out.
-        return [item for item in items if item.future.set_running_or_notify_cancel()]
+            self._depth.set(waiting)
+            items: list[Pending] = [*self._calls]
+            self._calls.clear()
+            for lane in (self._urgent, self._writes):
+                while lane and len(items) < most:
+                    items.append(lane.popleft())
+        return items
+
+    def _count(self) -> int:
+        return len(self._calls) + len(self._urgent) + len(self._writes)
 
     def stop(self) -> None:
         """Refuse further items. ``take`` still returns the items that wait."""
@@ -135,7 +164,9 @@ class Pool:
         """Refuse further items. Each item that waits ends in an error, which states that nothing of it was recorded."""
         with self._changed:
             self.fault = fault
-            waiting, self._items = list(self._items), deque()
+            waiting: list[Pending] = [*self._calls, *self._urgent, *self._writes]
+            for lane in (self._calls, self._urgent, self._writes):
+                lane.clear()
         for item in waiting:
             if item.future.set_running_or_notify_cancel():
                 item.future.set_exception(StorageError("ledger has stopped; nothing of this write was recorded"))

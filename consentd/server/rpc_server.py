@@ -1,21 +1,38 @@
-"""The gRPC server: its services, the threads that run their calls, and the answers of its health service."""
+"""The gRPC server: admits each call into its pool, runs its handler there, and sends the answer.
 
-from concurrent.futures import ThreadPoolExecutor
+A call goes through these steps. Only ``handle`` and what follows it take a thread, and that of the call's own pool.
+
+1. ``begin``, when the headers are there: find the RPC, authenticate the caller, enter the pool. A call that fails here
+   is refused, and its message is neither awaited nor decoded.
+2. ``received``, when the message is there: check its length, and the bytes that are held in all.
+3. ``handle``: decode the message, and run the handler. A handler that waits for a write gives its thread back
+   (``Waiting``), and so does a stream while its peer takes a message.
+4. ``finish``: the answer is sent. The call leaves its pool when the peer has taken it, or the time limit has passed.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from consentd.config import GrpcConfig, TlsConfig
-from consentd.errors import StorageError
+from consentd.errors import ConsentdError, InvalidError, OverloadedError, StorageError
+from consentd.server.handlers import run_stream, run_unary
+from consentd.server.health import CAPACITY, HEALTH, REFLECTION, Health, describe
+from consentd.server.pools import BUSY, Bytes, Pool, PoolName, Ticket, pool_limits
+from consentd.server.transport import Call, TimeLimits, Transport
 from consentd.service.access import AccessService
+from consentd.service.auth import UnauthenticatedError
 from consentd.service.consents import ConsentService
+from consentd.service.context import Status
 from consentd.service.policy import PolicyService
 from consentd.service.proofs import LedgerService
 from consentd.service.registry import RegistryService
-from consentd.service.rpc import Pooled, ServiceRegistration
+from consentd.service.roles import TABLE, needs_credential
+from consentd.service.rpc import forgiving, refusal
 from consentd.service.servicer import ServiceState
 from consentd.v1 import (
     access_service_pb2_grpc,
@@ -25,12 +42,36 @@ from consentd.v1 import (
     registry_service_pb2_grpc,
 )  # fmt: skip
 
-WAITING_THREADS = 64
-"""Number of threads for calls that wait for a commit or a checkpoint, so at most this many writes share a commit."""
-WATCHING_THREADS = 32
-"""How many health streams (``Watch``) are served at a time; further streams wait. ``Check`` is not limited."""
 DRAIN_S = 10
 """How many seconds calls in flight may take to end when the server stops."""
+_KEEPALIVE_MS = 60_000  # how often a silent peer is asked whether it is still there
+
+_POOLS: dict[str, PoolName] = {
+    "Check": PoolName.CHECK,
+    "BatchCheck": PoolName.BATCH,
+    "BatchAuthorizeAccesses": PoolName.BATCH,
+    "BatchRecordAccesses": PoolName.BATCH,
+    "RevokeConsent": PoolName.REVOKE,
+    "PauseConsent": PoolName.REVOKE,
+    "GetHistory": PoolName.STREAM,
+    "Prune": PoolName.PRUNE,
+}
+"""The pool of an RPC; of all others, those whose names begin with Get or List are reads, and the rest are writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An RPC: its name, its pool, and how a message is handled.
+
+    Attributes:
+        is_open: whether callers without a known credential may call it.
+        handle: runs a call with its first message, on a thread of the pool, or on the transport's if the pool has none.
+    """
+
+    name: str
+    pool: PoolName
+    is_open: bool
+    handle: Callable[[Pool, Call, bytes], None]
 
 
 class RpcServer:
@@ -38,22 +79,21 @@ class RpcServer:
 
     def __init__(self, config: GrpcConfig, service_state: ServiceState) -> None:
         self._config = config
+        self._state = service_state
         self._metrics = service_state.metrics
-        self._server = grpc.server(
-            ThreadPoolExecutor(config.threads, thread_name_prefix="check"),
-            options=[
-                ("grpc.max_receive_message_length", config.max_message_bytes),
-                ("grpc.max_metadata_size", 16 * 1024),
-                ("grpc.so_reuseport", 0),
-            ],
-        )
-        # ``experimental_non_blocking`` is off: if on, it sends changes of health under a lock that the end of a stream
-        # also takes. A client that ends its stream while the health changes could then block the drain for ever.
-        self._health = health.HealthServicer(experimental_non_blocking=False)
-        self._waiting = ThreadPoolExecutor(WAITING_THREADS, thread_name_prefix="waiting")
-        self._watching = ThreadPoolExecutor(WATCHING_THREADS, thread_name_prefix="watching")
-        self._services = self._add_services(service_state)
+        self._health = Health()
+        self._pools = {
+            name: Pool(name, limits, self._metrics, self._report_capacity)
+            for name, limits in pool_limits(config).items()
+        }
+        self._bytes = Bytes(config.max_request_bytes)
+        self._routes: dict[bytes, Route] = {}
+        self._services: list[str] = []
+        self._add_services(service_state)
+        limits = TimeLimits(receive_s=config.receive_timeout_ms / 1000, send_s=config.send_timeout_ms / 1000)
+        self._transport = Transport(self._begin, on_late=self._end_late, limits=limits, options=_options(config))
         self.set_serving(False)
+        self._report_capacity()
 
     def listen(self) -> int:
         """Listen on the configured address, and return the port. No call is answered before ``start``.
@@ -61,51 +101,193 @@ class RpcServer:
         Raises:
             StorageError: the address cannot be listened on, or a TLS file cannot be read.
         """
-        address, tls = self._config.listen, self._config.tls
-        try:
-            if tls is None:
-                return self._server.add_insecure_port(address)
-            return self._server.add_secure_port(address, read_server_credentials(tls))
-        except RuntimeError as error:
-            raise StorageError(f"cannot listen on `{address}`: is another daemon running?") from error
+        tls = self._config.tls
+        return self._transport.listen(self._config.listen, None if tls is None else read_server_credentials(tls))
 
     def start(self) -> None:
         """Begin to answer calls."""
-        self._server.start()
+        self._transport.start()
 
     def set_serving(self, serving: bool) -> None:
         """Set the health that the health service reports for every service, and the metric ``ready``."""
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", *self._services):
-            self._health.set(name, status)
+        self._health.set(("", *self._services), serving=serving)
         self._metrics.ready.set(serving)
 
     def drain(self) -> None:
         """Refuse new calls, and wait until all calls have ended; cancel calls that take longer than ``DRAIN_S``."""
-        self._server.stop(DRAIN_S).wait()
+        self._health.end_watches()
+        self._transport.stop(DRAIN_S)
 
     def close(self) -> None:
         """End the threads. Call this after ``drain``."""
-        self._waiting.shutdown()
-        self._watching.shutdown()
+        for pool in self._pools.values():
+            pool.close()
 
-    def _add_services(self, service_state: ServiceState) -> tuple[str, ...]:
-        """Add our services, and gRPC's services for health and reflection; return the names of our services."""
-        ours = ServiceRegistration(self._server, self._waiting, self._metrics)
-        server: Any = ours  # the annotations of generated code accept only a ``grpc.Server``
-        registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryService(service_state), server)
-        consent_service_pb2_grpc.add_ConsentServiceServicer_to_server(ConsentService(service_state), server)
-        policy_service_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyService(service_state), server)
-        access_service_pb2_grpc.add_AccessServiceServicer_to_server(AccessService(service_state), server)
-        ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server(LedgerService(service_state), server)
-        self._health.Watch = Pooled(self._health.Watch, self._watching)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        described = reflection.ReflectionServicer([health.SERVICE_NAME, reflection.SERVICE_NAME, *ours.services])
-        # The client decides how long a reflection stream lasts. On a thread of its own, it cannot block other calls.
-        one_thread = ThreadPoolExecutor(1, thread_name_prefix="reflection")
-        described.ServerReflectionInfo = Pooled(described.ServerReflectionInfo, one_thread)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(described, self._server)
-        return tuple(ours.services)
+    def _report_capacity(self) -> None:
+        serving = not any(pool.is_saturated for pool in self._pools.values())
+        self._health.set((CAPACITY,), serving=serving)
+
+    # -- the RPCs ---------------------------------------------------------------------------------------------
+
+    def _add_services(self, state: ServiceState) -> None:
+        """Add our services, and gRPC's services for health and reflection."""
+        # Generated code takes this object for a server, and calls its ``add_registered_method_handlers``.
+        for add, service in (
+            (registry_service_pb2_grpc.add_RegistryServiceServicer_to_server, RegistryService),
+            (consent_service_pb2_grpc.add_ConsentServiceServicer_to_server, ConsentService),
+            (policy_service_pb2_grpc.add_PolicyServiceServicer_to_server, PolicyService),
+            (access_service_pb2_grpc.add_AccessServiceServicer_to_server, AccessService),
+            (ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerService),
+        ):
+            cast(Callable[[object, object], None], add)(service(state), self)
+        self._describe = describe(self._services)
+        self._add(HEALTH, Route("Check", PoolName.HEALTH, is_open=True, handle=self._check_health))
+        self._add(HEALTH, Route("Watch", PoolName.TOOLS, is_open=True, handle=self._watch_health))
+        self._add(REFLECTION, Route("ServerReflectionInfo", PoolName.TOOLS, is_open=True, handle=self._reflect))
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """Do nothing: generated code also adds the same handlers by ``add_registered_method_handlers``."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Add the handlers of *service*, by method name."""
+        self._services.append(service)
+        unlisted = handlers.keys() - TABLE.keys()
+        assert not unlisted, f"no line of the table says who may call: {sorted(unlisted)}"
+        for name, handler in handlers.items():
+            pool = _POOLS.get(name, PoolName.READ if name.startswith(("Get", "List")) else PoolName.WRITE)
+            self._add(service, Route(name, pool, is_open=not needs_credential(name), handle=_make_handle(handler)))
+            self._metrics.rpcs.begin(name, "INTERNAL")
+
+    def _add(self, service: str, route: Route) -> None:
+        self._routes[f"/{service}/{route.name}".encode()] = route
+
+    # -- the steps of a call, on the transport's thread -------------------------------------------------------
+
+    def _begin(self, call: Call) -> None:
+        """Refuse a call, or admit it and begin to receive its message."""
+        route = self._routes.get(call.method)
+        if route is None:
+            call.finish(Status(grpc.StatusCode.UNIMPLEMENTED, "no such method"))
+            return
+        try:
+            ticket = self._admit(call, route)
+        except ConsentdError as error:
+            call.finish(refusal(error, self._metrics, route.name))
+            return
+        call.receive(partial(self._received, call, route, ticket))
+
+    def _admit(self, call: Call, route: Route) -> Ticket:
+        """Authenticate the caller, and let the call enter its pool.
+
+        Raises:
+            StorageError: the daemon does not serve yet.
+            UnauthenticatedError: the caller has no known credential, and the RPC needs one.
+            OverloadedError: a limit on calls in flight is reached.
+        """
+        name = route.pool
+        if name not in (PoolName.HEALTH, PoolName.TOOLS):
+            call.caller = self._authenticate(call)
+            if not call.caller:
+                if not route.is_open:
+                    raise UnauthenticatedError("call has no credential that is known here", "UNAUTHENTICATED")
+                name = PoolName.ANYBODY
+        ticket = Ticket(call, self._pools[name], self._pools[PoolName.WAIT], self._bytes)
+        evicted = ticket.enter()
+        if evicted is not None:
+            waited = OverloadedError("call waited for its caller, while other callers came", BUSY)
+            evicted.finish(refusal(waited, self._metrics, route.name))
+        call.on_release, call.begin_wait = ticket.leave, ticket.begin_wait
+        return ticket
+
+    def _authenticate(self, call: Call) -> str:
+        services = self._state.services
+        if services is None:
+            raise StorageError("daemon is starting or draining", "NOT_SERVING")
+        certificate = call.certificate() if self._config.tls is not None else None
+        return services.authenticator.authenticate(call.metadata, certificate)
+
+    def _received(self, call: Call, route: Route, ticket: Ticket, message: bytes | None) -> None:
+        """Hand a message to the handler, on a thread of the pool."""
+        pool = ticket.pool
+        pool.goes_on(call)
+        if message is None:
+            call.finish(refusal(InvalidError("call has no message"), self._metrics, route.name))
+            return
+        try:
+            ticket.take_bytes(len(message))
+        except ConsentdError as error:
+            call.finish(refusal(error, self._metrics, route.name))
+            return
+        if pool.limits.threads:
+            pool.put(partial(route.handle, pool, call, message))
+        else:
+            route.handle(pool, call, message)
+
+    def _end_late(self, call: Call) -> None:
+        """End a call whose message did not arrive in time."""
+        route = self._routes[call.method]
+        self._metrics.calls_refused.inc(route.pool, "late")
+        self._metrics.rpcs.inc(route.name, "DEADLINE_EXCEEDED")
+        call.finish(Status(grpc.StatusCode.DEADLINE_EXCEEDED, "the call's message did not arrive in time"))
+
+    # -- gRPC's own services ----------------------------------------------------------------------------------
+
+    def _check_health(self, pool: Pool, call: Call, message: bytes) -> None:
+        self._health.check(call, message)
+
+    def _watch_health(self, pool: Pool, call: Call, message: bytes) -> None:
+        self._health.watch(call, message)
+
+    def _reflect(self, pool: Pool, call: Call, message: bytes) -> None:
+        """Answer one request of a reflection stream, and wait for the next one."""
+        answer = self._describe(message)
+        if answer is None:
+            call.finish(Status(grpc.StatusCode.INVALID_ARGUMENT, "request does not decode"))
+            return
+
+        def received(following: bytes | None) -> None:
+            pool.goes_on(call)
+            if following is None:
+                call.finish()
+            elif len(following) > pool.limits.request_bytes:
+                call.finish(Status(grpc.StatusCode.INVALID_ARGUMENT, "request is too long"))
+            else:
+                pool.put(partial(self._reflect, pool, call, following))
+
+        def sent() -> None:
+            pool.goes_on(call)
+            pool.receives(call)
+            call.receive(received)
+
+        pool.sends(call)
+        call.send(answer, sent)
+
+
+def _make_handle(handler: Any) -> Callable[[Pool, Call, bytes], None]:
+    """Return the function that decodes a message and runs *handler*, an RPC's handler as generated code makes it."""
+    run = run_stream if handler.response_streaming else run_unary
+    method = handler.unary_stream if handler.response_streaming else handler.unary_unary
+    decode, encode = forgiving(handler.request_deserializer), handler.response_serializer
+
+    def handle(pool: Pool, call: Call, message: bytes) -> None:
+        run(pool, call, lambda: method(decode(message), call), encode)
+
+    return handle
+
+
+def _options(config: GrpcConfig) -> list[tuple[str, Any]]:
+    """Return the options of grpcio's core that limit connections, streams and messages."""
+    return [
+        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.max_metadata_size", 16 * 1024),
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_allowed_incoming_connections", config.max_connections),
+        ("grpc.max_concurrent_streams", config.max_calls_per_caller),
+        ("grpc.max_connection_idle_ms", config.idle_timeout_ms),
+        ("grpc.server_handshake_timeout_ms", config.receive_timeout_ms),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", config.send_timeout_ms),
+    ]
 
 
 def read_server_credentials(tls: TlsConfig) -> grpc.ServerCredentials:

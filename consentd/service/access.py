@@ -11,12 +11,12 @@ from consentd.sequencer.commands.callers import check_active
 from consentd.sequencer.commands.write import SignedEntry, verify_ahead
 from consentd.sequencer.pool import Written
 from consentd.service import requests
+from consentd.service.context import Context, Waiting
 from consentd.service.policy import check_size
-from consentd.service.rpc import item_error, rpc
-from consentd.service.servicer import Context, Servicer, reduce_receipt, revision
+from consentd.service.rpc import check_active, item_error, rpc
+from consentd.service.servicer import Servicer, reduce_receipt, revision
 from consentd.statements import decisions, payloads
 from consentd.v1 import access_service_pb2 as ac
-from consentd.v1 import access_service_pb2_grpc
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
@@ -26,18 +26,18 @@ MAX_NETWORK_ORIGIN = 256
 _LISTED = frozenset({EntryKind.ACCESS, EntryKind.REFUSAL, EntryKind.OUTCOME})
 
 
-class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
+class AccessService(Servicer):
     """``consentd.v1.AccessService``."""
 
     @rpc
-    def AuthorizeAccess(self, request: ac.AuthorizeAccessRequest, context: Context) -> ac.AuthorizeAccessResponse:
+    async def AuthorizeAccess(self, request: ac.AuthorizeAccessRequest, context: Context) -> ac.AuthorizeAccessResponse:
         """Decide and record one access."""
         write = self._access(request, self.caller(context), context)
-        written = self.services.sequencer.submit(write).result()
-        return self._authorized(written, request.wait_for, context)
+        (future,) = self.submit([write], context)
+        return await self._authorized(await Waiting(future), request.wait_for, context)
 
     @rpc
-    def BatchAuthorizeAccesses(
+    async def BatchAuthorizeAccesses(
         self, request: ac.BatchAuthorizeAccessesRequest, context: Context
     ) -> ac.BatchAuthorizeAccessesResponse:
         """Decide and record many accesses, each independently of the others."""
@@ -45,20 +45,22 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         self.check_batch(len(request.requests))
         writes: list[accesses.AuthorizeAccess | RequestError] = []
         for item in request.requests:
+            check_active(context)
             try:
                 writes.append(self._access(item, caller, context))
             except RequestError as error:
                 writes.append(error)
         # Writes that are submitted together share one batch, and so one sync of the disk.
         parsed = [write for write in writes if isinstance(write, accesses.AuthorizeAccess)]
-        futures = iter(self.services.sequencer.submit_all(parsed))
+        futures = iter(self.submit(parsed, context))
         response = ac.BatchAuthorizeAccessesResponse()
         for write in writes:
             result = response.results.add()
             try:
                 if isinstance(write, RequestError):
                     raise write
-                result.response.CopyFrom(self._authorized(next(futures).result(), request.wait_for, context))
+                written = await Waiting(next(futures))
+                result.response.CopyFrom(await self._authorized(written, request.wait_for, context))
             except RequestError as error:
                 result.error.CopyFrom(item_error(self.metrics, error))
         return response
@@ -99,7 +101,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
             signed=None if signed is None else verify_ahead(self.services.config.ledger.origin, signed),
         )
 
-    def _authorized(
+    async def _authorized(
         self, written: Written[accesses.AuthorizedAccess], wait_for: int, context: Context
     ) -> ac.AuthorizeAccessResponse:
         """Count an access in the metrics, and return the response to its request."""
@@ -109,7 +111,7 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         if entry is None:
             self.metrics.unenrolled_questions.inc()
             return response
-        response.receipt.CopyFrom(self.written_receipt(written, wait_for, context))
+        response.receipt.CopyFrom(await self.written_receipt(written, wait_for, context))
         if entry.event.kind == EntryKind.ACCESS:
             response.access_seq = entry.event.seq
             return response
@@ -119,24 +121,28 @@ class AccessService(Servicer, access_service_pb2_grpc.AccessServiceServicer):
         return response
 
     @rpc
-    def RecordAccess(self, request: ac.RecordAccessRequest, context: Context) -> ac.RecordAccessResponse:
+    async def RecordAccess(self, request: ac.RecordAccessRequest, context: Context) -> ac.RecordAccessResponse:
         """Record the outcome of one data transfer."""
-        _, receipt = self.write(self._outcome(request, self.caller(context)), request.wait_for, context)
+        _, receipt = await self.write(self._outcome(request, self.caller(context)), request.wait_for, context)
         return ac.RecordAccessResponse(receipt=receipt)
 
     @rpc
-    def BatchRecordAccesses(
+    async def BatchRecordAccesses(
         self, request: ac.BatchRecordAccessesRequest, context: Context
     ) -> ac.BatchRecordAccessesResponse:
         """Record the outcomes of many data transfers, all or none."""
         caller = self.caller(context)
         self.check_batch(len(request.requests))
-        outcomes = tuple(self._outcome(item, caller) for item in request.requests)
-        written = self.services.sequencer.submit(accesses.RecordOutcomes(outcomes=outcomes)).result()
+        outcomes = []
+        for item in request.requests:
+            check_active(context)
+            outcomes.append(self._outcome(item, caller))
+        (future,) = self.submit([accesses.RecordOutcomes(outcomes=tuple(outcomes))], context)
+        written = await Waiting(future)
         response, appended = ac.BatchRecordAccessesResponse(), iter(written.entries)
         for recorded in written.answer:
             entry = next(appended) if recorded is None else recorded
-            receipt = self.receipt(entry.index, entry.leaf, written.state, request.wait_for, context)
+            receipt = await self.receipt(entry.index, entry.leaf, written.state, request.wait_for, context)
             receipt.replayed = recorded is not None
             response.receipts.append(receipt)
         return response

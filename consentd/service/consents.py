@@ -14,12 +14,12 @@ from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, check_right
 from consentd.sequencer.commands.write import Request, SignedEntry
 from consentd.sequencer.pool import Written
 from consentd.service import requests
+from consentd.service.context import Context
 from consentd.service.rpc import rpc
-from consentd.service.servicer import Context, Servicer, revision
+from consentd.service.servicer import Servicer, revision
 from consentd.statements import decisions, payloads
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
-from consentd.v1 import consent_service_pb2_grpc
 from consentd.v1 import statement_pb2 as st
 
 M = TypeVar("M", bound=Message)
@@ -27,20 +27,20 @@ Statement = TypeVar("Statement", st.GrantStatement, st.AmendStatement)
 Change = st.PauseStatement | st.ResumeStatement | st.RevokeStatement
 
 
-class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
+class ConsentService(Servicer):
     """``consentd.v1.ConsentService``.
 
     Every call needs the right to act for persons; a write about a STATUTORY consent is a public authority's instead.
     """
 
     @rpc
-    def GrantConsent(self, request: cs.GrantConsentRequest, context: Context) -> cs.GrantConsentResponse:
+    async def GrantConsent(self, request: cs.GrantConsentRequest, context: Context) -> cs.GrantConsentResponse:
         """Record a person's new consent."""
         caller = self.caller(context)
         message, signed = _read_statement(request, st.GrantStatement, caller)
         identity, identifier_hash, entry = self._asked(EntryKind.GRANT, request, message, signed, caller)
         write = consents.GrantConsent(request=identity, identifier_hash=identifier_hash, signed=entry, message=message)
-        written, receipt = self.write(write, request.wait_for, context)
+        written, receipt = await self.write(write, request.wait_for, context)
         response = cs.GrantConsentResponse(receipt=receipt, refused=self._refused(written))
         if written.entry is not None and written.answer.refusal is None:
             event = written.entry.event
@@ -48,7 +48,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
         return response
 
     @rpc
-    def AmendConsent(self, request: cs.AmendConsentRequest, context: Context) -> cs.AmendConsentResponse:
+    async def AmendConsent(self, request: cs.AmendConsentRequest, context: Context) -> cs.AmendConsentResponse:
         """Replace a consent by its next version."""
         caller = self.caller(context)
         message, signed = _read_statement(request, st.AmendStatement, caller)
@@ -62,25 +62,27 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
             based_on_version=request.based_on_version,
             message=message,
         )
-        written, receipt = self.write(write, request.wait_for, context)
+        written, receipt = await self.write(write, request.wait_for, context)
         version, refused = written.answer.version, self._refused(written)
         return cs.AmendConsentResponse(receipt=receipt, version=version, refused=refused)
 
     @rpc
-    def PauseConsent(self, request: cs.PauseConsentRequest, context: Context) -> cs.PauseConsentResponse:
+    async def PauseConsent(self, request: cs.PauseConsentRequest, context: Context) -> cs.PauseConsentResponse:
         """Suspend a consent."""
-        return cs.PauseConsentResponse(receipt=self._change(request, EntryKind.PAUSE, st.PauseStatement(), context))
+        receipt = await self._change(request, EntryKind.PAUSE, st.PauseStatement(), context)
+        return cs.PauseConsentResponse(receipt=receipt)
 
     @rpc
-    def ResumeConsent(self, request: cs.ResumeConsentRequest, context: Context) -> cs.ResumeConsentResponse:
+    async def ResumeConsent(self, request: cs.ResumeConsentRequest, context: Context) -> cs.ResumeConsentResponse:
         """End a pause."""
-        return cs.ResumeConsentResponse(receipt=self._change(request, EntryKind.RESUME, st.ResumeStatement(), context))
+        receipt = await self._change(request, EntryKind.RESUME, st.ResumeStatement(), context)
+        return cs.ResumeConsentResponse(receipt=receipt)
 
     @rpc
-    def RevokeConsent(self, request: cs.RevokeConsentRequest, context: Context) -> cs.RevokeConsentResponse:
+    async def RevokeConsent(self, request: cs.RevokeConsentRequest, context: Context) -> cs.RevokeConsentResponse:
         """Withdraw a consent."""
         message = st.RevokeStatement(note=request.note)
-        return cs.RevokeConsentResponse(receipt=self._change(request, EntryKind.REVOKE, message, context))
+        return cs.RevokeConsentResponse(receipt=await self._change(request, EntryKind.REVOKE, message, context))
 
     @rpc
     def GetConsent(self, request: cs.GetConsentRequest, context: Context) -> cs.GetConsentResponse:
@@ -139,7 +141,7 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
             tag = consents.enrolled_tag(snapshot, identifier_hash)
         return identity, identifier_hash, self.signed_entry(kind, tag, identity, signed)
 
-    def _change(self, request: Any, kind: EntryKind, message: Change, context: Context) -> pb.Receipt:
+    async def _change(self, request: Any, kind: EntryKind, message: Change, context: Context) -> pb.Receipt:
         """Pause, resume or revoke a consent. *message* is the statement if the person signed none."""
         caller = self.caller(context)
         signed: pb.SignedStatement | None = request.signed if request.HasField("signed") else None
@@ -156,7 +158,9 @@ class ConsentService(Servicer, consent_service_pb2_grpc.ConsentServiceServicer):
             consent_id=parse_consent_id(request.consent_id),
             message=message,
         )
-        return self.write(write, request.wait_for, context)[1]
+        # What takes a permission away is recorded before other writes, and even if the caller has gone.
+        _, receipt = await self.write(write, request.wait_for, context, urgent=kind is not EntryKind.RESUME)
+        return receipt
 
     def _refused(self, written: Written[consents.ConsentAnswer]) -> cs.Refused | None:
         """Return why a consent was refused, and count the refusal in the metrics; None: the consent was not refused."""

@@ -11,16 +11,16 @@ from consentd.policy import evaluate, model
 from consentd.policy.codebook import PackedQuestion
 from consentd.policy.reduce import reduce_verdict
 from consentd.sequencer.commands.callers import is_operator, sees_reasons
-from consentd.service.rpc import item_error, never_waits, rpc
-from consentd.service.servicer import Context, Servicer, ServiceState, revision
+from consentd.service.context import Context
+from consentd.service.rpc import check_active, item_error, rpc
+from consentd.service.servicer import Servicer, ServiceState, revision
 from consentd.statements import decisions, values
 from consentd.table.view import Snapshot
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import policy_service_pb2 as ps
-from consentd.v1 import policy_service_pb2_grpc
 
 
-class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
+class PolicyService(Servicer):
     """``consentd.v1.PolicyService``."""
 
     def __init__(self, service_state: ServiceState) -> None:
@@ -29,7 +29,6 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
         self._id_prefix = os.urandom(8)
         self._ids = count()
 
-    @never_waits
     @rpc
     def Check(self, request: ps.CheckRequest, context: Context) -> ps.CheckResponse:
         """Answer one question."""
@@ -45,7 +44,6 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
         self.metrics.decisions.inc(outcome.name, "check")
         return response
 
-    @never_waits
     @rpc
     def BatchCheck(self, request: ps.BatchCheckRequest, context: Context) -> ps.BatchCheckResponse:
         """Answer many questions, each independently, all from one snapshot of the table."""
@@ -69,6 +67,7 @@ class PolicyService(Servicer, policy_service_pb2_grpc.PolicyServiceServicer):
         with self.services.table.read() as snapshot:
             answerer = Answerer(snapshot, now_ms, self._id_prefix, self._ids, self.metrics)
             for question, subject in asked:
+                check_active(context)
                 result = response.results.add()
                 try:
                     if checked is None or shared is None:  # a shared question is checked once for all its subjects

@@ -12,15 +12,15 @@ from consentd.ledger.reads import HeadProofs
 from consentd.ledger.retention import read_pruned
 from consentd.ledger.vault import Vault
 from consentd.service.authorization import caller_kinds
+from consentd.service.context import Context
 from consentd.service.pruning import prune
 from consentd.service.receipts import get_receipt
 from consentd.service.requests import Pager
 from consentd.service.roles import Access, Whose, may_call
 from consentd.service.rpc import rpc, stream_rpc
-from consentd.service.servicer import Context, Servicer, revision
+from consentd.service.servicer import Servicer, revision
 from consentd.store import Store
 from consentd.v1 import ledger_service_pb2 as ls
-from consentd.v1 import ledger_service_pb2_grpc
 
 CHUNK_BYTES = 256 * 1024
 """The approximate maximum size of one message in a history stream."""
@@ -31,7 +31,7 @@ _MAX_TRIES = 4
 Opened = tuple[reads.StoredEntry, tuple[bytes, bytes] | None]
 
 
-class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
+class LedgerService(Servicer):
     """``consentd.v1.LedgerService``."""
 
     @rpc
@@ -85,9 +85,9 @@ class LedgerService(Servicer, ledger_service_pb2_grpc.LedgerServiceServicer):
         return response
 
     @rpc
-    def GetReceipt(self, request: ls.GetReceiptRequest, context: Context) -> ls.GetReceiptResponse:
+    async def GetReceipt(self, request: ls.GetReceiptRequest, context: Context) -> ls.GetReceiptResponse:
         """Read the receipt of an entry, in the form that the caller may have."""
-        return get_receipt(self, request, context)
+        return await get_receipt(self, request, context)
 
     @rpc
     def GetInclusionProof(self, request: ls.GetInclusionProofRequest, context: Context) -> ls.GetInclusionProofResponse:

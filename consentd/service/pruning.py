@@ -12,7 +12,8 @@ from consentd.errors import ConflictError, StorageError
 from consentd.ledger import retention
 from consentd.ledger.pruning import Deleted, Stop, delete_in_batches, plan_pruning
 from consentd.sequencer.commands.ledger import StatePruning, check_kept_from
-from consentd.service.servicer import Context, Services, remaining_s
+from consentd.service.context import Context
+from consentd.service.servicer import Services, remaining_s
 from consentd.v1 import ledger_service_pb2 as ls
 
 

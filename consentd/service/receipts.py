@@ -11,14 +11,15 @@ from consentd.errors import InvalidError, NotFoundError
 from consentd.ledger import layout, reads
 from consentd.sequencer.commands.accesses import parties_of
 from consentd.service.authorization import caller_kinds
+from consentd.service.context import Context
 from consentd.service.roles import Access, Whose, access, may_call
-from consentd.service.servicer import Context, Servicer, reduce_receipt
+from consentd.service.servicer import Servicer, reduce_receipt
 from consentd.statements import payloads
 from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import statement_pb2 as st
 
 
-def get_receipt(servicer: Servicer, request: ls.GetReceiptRequest, context: Context) -> ls.GetReceiptResponse:
+async def get_receipt(servicer: Servicer, request: ls.GetReceiptRequest, context: Context) -> ls.GetReceiptResponse:
     """Return the receipt of an entry in the form that the caller may have.
 
     Raises:
@@ -34,10 +35,10 @@ def get_receipt(servicer: Servicer, request: ls.GetReceiptRequest, context: Cont
         raise NotFoundError("no such entry, or another leaf")
     leaf = store.get(layout.leaf_key(request.index)) or request.leaf  # a pruned leaf is not stored any more
     if not leaf:
-        receipt = servicer.receipt(request.index, b"", state, request.wait_for, context)
+        receipt = await servicer.receipt(request.index, b"", state, request.wait_for, context)
         receipt.leaf_hash = claimed
         return ls.GetReceiptResponse(receipt=reduce_receipt(receipt))
-    receipt = servicer.receipt(request.index, leaf, state, request.wait_for, context)
+    receipt = await servicer.receipt(request.index, leaf, state, request.wait_for, context)
     has_leaf, opening = _rights(servicer, request, leaf, context)
     if not has_leaf and not request.leaf:
         receipt = reduce_receipt(receipt)

@@ -10,63 +10,65 @@ from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, NotFoundError
 from consentd.sequencer.commands import registry
 from consentd.sequencer.commands.callers import PARTICIPANT_ID, check_giver
+from consentd.service.context import Context
 from consentd.service.requests import Pager, content_hash, make_request, parse_signed, take_page
 from consentd.service.roles import Whose
 from consentd.service.rpc import rpc
-from consentd.service.servicer import Context, Servicer, revision
+from consentd.service.servicer import Servicer, revision
 from consentd.statements import values
 from consentd.table.view import Snapshot
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
-from consentd.v1 import registry_service_pb2_grpc
 from consentd.v1 import statement_pb2 as st
 
 
-class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceServicer):
+class RegistryService(Servicer):
     """``consentd.v1.RegistryService``."""
 
     @rpc
-    def RegisterParticipant(
+    async def RegisterParticipant(
         self, request: rs.RegisterParticipantRequest, context: Context
     ) -> rs.RegisterParticipantResponse:
         """Register a participant, or replace the registration of a known participant."""
         chain = PARTICIPANT_PREFIX + request.participant.participant_id
-        receipt = self._publish(EntryKind.PARTICIPANT, chain, request.participant, request, context)
+        receipt = await self._publish(EntryKind.PARTICIPANT, chain, request.participant, request, context)
         return rs.RegisterParticipantResponse(receipt=receipt)
 
     @rpc
-    def AddKey(self, request: rs.AddKeyRequest, context: Context) -> rs.AddKeyResponse:
+    async def AddKey(self, request: rs.AddKeyRequest, context: Context) -> rs.AddKeyResponse:
         """Put a participant's key in force. A key that was ever in force is refused."""
         chain, message = PARTICIPANT_PREFIX + request.participant_id, st.KeyStatement(key=request.key)
-        return rs.AddKeyResponse(receipt=self._publish(EntryKind.KEY, chain, message, request, context))
+        return rs.AddKeyResponse(receipt=await self._publish(EntryKind.KEY, chain, message, request, context))
 
     @rpc
-    def RetireKey(self, request: rs.RetireKeyRequest, context: Context) -> rs.RetireKeyResponse:
+    async def RetireKey(self, request: rs.RetireKeyRequest, context: Context) -> rs.RetireKeyResponse:
         """Put a participant's key out of force."""
         chain, message = PARTICIPANT_PREFIX + request.participant_id, st.KeyStatement(key=request.key, retired=True)
-        return rs.RetireKeyResponse(receipt=self._publish(EntryKind.KEY, chain, message, request, context))
+        return rs.RetireKeyResponse(receipt=await self._publish(EntryKind.KEY, chain, message, request, context))
 
     @rpc
-    def PublishVocabulary(self, request: rs.PublishVocabularyRequest, context: Context) -> rs.PublishVocabularyResponse:
+    async def PublishVocabulary(
+        self, request: rs.PublishVocabularyRequest, context: Context
+    ) -> rs.PublishVocabularyResponse:
         """Publish the next version of the vocabulary."""
         chain, message = codec.VOCABULARY_PREFIX + request.vocabulary.vocabulary_id, request.vocabulary
-        receipt = self._publish(EntryKind.VOCABULARY, chain, message, request, context)
+        receipt = await self._publish(EntryKind.VOCABULARY, chain, message, request, context)
         return rs.PublishVocabularyResponse(receipt=receipt)
 
     @rpc
-    def PublishNotice(self, request: rs.PublishNoticeRequest, context: Context) -> rs.PublishNoticeResponse:
+    async def PublishNotice(self, request: rs.PublishNoticeRequest, context: Context) -> rs.PublishNoticeResponse:
         """Publish the next version of a notice."""
         chain, message = codec.NOTICE_PREFIX + request.notice.notice_id, request.notice
-        return rs.PublishNoticeResponse(receipt=self._publish(EntryKind.NOTICE, chain, message, request, context))
+        return rs.PublishNoticeResponse(receipt=await self._publish(EntryKind.NOTICE, chain, message, request, context))
 
     @rpc
-    def PublishRules(self, request: rs.PublishRulesRequest, context: Context) -> rs.PublishRulesResponse:
+    async def PublishRules(self, request: rs.PublishRulesRequest, context: Context) -> rs.PublishRulesResponse:
         """Publish the next version of the realm's rules."""
         chain, message = codec.RULES_PREFIX + request.rules.realm_id, request.rules
-        return rs.PublishRulesResponse(receipt=self._publish(EntryKind.RULES, chain, message, request, context))
+        return rs.PublishRulesResponse(receipt=await self._publish(EntryKind.RULES, chain, message, request, context))
 
     @rpc
-    def PutDelegation(self, request: rs.PutDelegationRequest, context: Context) -> rs.PutDelegationResponse:
+    async def PutDelegation(self, request: rs.PutDelegationRequest, context: Context) -> rs.PutDelegationResponse:
         """Record a delegation in place of the one of the same giver, taker and capacity."""
         form = request.WhichOneof("statement")
         if form is None:
@@ -75,10 +77,10 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         message = request.delegation if signed is None else parse_signed(st.DelegationStatement, signed)
         if message.ended:
             raise InvalidError("statement ends a delegation; call EndDelegation")
-        return rs.PutDelegationResponse(receipt=self._delegate(message, signed, request, context))
+        return rs.PutDelegationResponse(receipt=await self._delegate(message, signed, request, context))
 
     @rpc
-    def EndDelegation(self, request: rs.EndDelegationRequest, context: Context) -> rs.EndDelegationResponse:
+    async def EndDelegation(self, request: rs.EndDelegationRequest, context: Context) -> rs.EndDelegationResponse:
         """End a delegation."""
         signed = request.signed if request.HasField("signed") else None
         message = st.DelegationStatement(
@@ -86,7 +88,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         )
         if signed is not None and parse_signed(st.DelegationStatement, signed) != message:
             raise InvalidError("signed statement is not the end of the delegation that the request names")
-        return rs.EndDelegationResponse(receipt=self._delegate(message, signed, request, context))
+        return rs.EndDelegationResponse(receipt=await self._delegate(message, signed, request, context))
 
     @rpc
     def ListDelegations(self, request: rs.ListDelegationsRequest, context: Context) -> rs.ListDelegationsResponse:
@@ -103,7 +105,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
             return rs.ListDelegationsResponse(delegations=page, revision=_revision(snapshot), next_page_token=token)
 
     @rpc
-    def EnrolSubject(self, request: rs.EnrolSubjectRequest, context: Context) -> rs.EnrolSubjectResponse:
+    async def EnrolSubject(self, request: rs.EnrolSubjectRequest, context: Context) -> rs.EnrolSubjectResponse:
         """Enrol a person: make a tag (the id of the person's chain) and append the first entry."""
         caller = self.caller(context)
         if request.subject_key:
@@ -121,7 +123,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
             ),
             subject_key=request.subject_key,
         )
-        written, receipt = self.write(write, request.wait_for, context)
+        written, receipt = await self.write(write, request.wait_for, context)
         return rs.EnrolSubjectResponse(receipt=receipt, tag=written.answer)
 
     @rpc
@@ -172,7 +174,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         with self.services.table.read() as snapshot:
             return rs.GetRulesResponse(rules=snapshot.rules_statement(), revision=_revision(snapshot))
 
-    def _delegate(
+    async def _delegate(
         self, message: st.DelegationStatement, signed: pb.SignedStatement | None, request: Any, context: Context
     ) -> pb.Receipt:
         """Write a DELEGATION entry, attested by an operator or *signed* by the giver, who is the caller."""
@@ -180,7 +182,7 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         rpc_name = request.DESCRIPTOR.name.removesuffix("Request")
         self.access(rpc_name, Whose.OTHER if signed is None else Whose.OWN, context)
         if signed is None:
-            return self._publish(EntryKind.DELEGATION, chain, message, request, context)
+            return await self._publish(EntryKind.DELEGATION, chain, message, request, context)
         caller = self.caller(context)
         with self.services.table.read() as snapshot:
             check_giver(snapshot, caller, message.giver)
@@ -190,9 +192,12 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         write = registry.PublicWrite(
             kind=EntryKind.DELEGATION, request=identity, chain=chain, message=message, signed=entry, signer=caller
         )
-        return self.write(write, request.wait_for, context)[1]
+        _, receipt = await self.write(write, request.wait_for, context)
+        return receipt
 
-    def _publish(self, kind: EntryKind, chain: str, message: Message, request: Any, context: Context) -> pb.Receipt:
+    async def _publish(
+        self, kind: EntryKind, chain: str, message: Message, request: Any, context: Context
+    ) -> pb.Receipt:
         """Write an entry to a public chain, attested by the calling operator; return its receipt."""
         caller = self.caller(context)
         identity = make_request(caller, request.request_id, content_hash(request.DESCRIPTOR.name, chain, message))
@@ -200,7 +205,8 @@ class RegistryService(Servicer, registry_service_pb2_grpc.RegistryServiceService
         attested.CopyFrom(message)
         attested.attestation.CopyFrom(st.Attestation(attested_by=caller))
         write = registry.PublicWrite(kind=kind, request=identity, chain=chain, message=attested)
-        return self.write(write, request.wait_for, context)[1]
+        _, receipt = await self.write(write, request.wait_for, context)
+        return receipt
 
 
 def _revision(snapshot: Snapshot) -> pb.Revision:

@@ -6,10 +6,11 @@ A status has a code, and ``google.rpc.ErrorInfo`` with the error's reason. An ex
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from functools import wraps
-from typing import Any, Final, NoReturn, TypeVar, cast
+from inspect import iscoroutinefunction
+from typing import Any, Final, TypeVar, cast
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -20,8 +21,8 @@ from consentd import errors
 from consentd.errors import ConsentdError
 from consentd.metrics import Metrics
 from consentd.service.auth import UnauthenticatedError
-from consentd.service.roles import TABLE
-from consentd.service.servicer import Context, Servicer
+from consentd.service.context import Context, EndedCallError, Status
+from consentd.service.servicer import Servicer
 from consentd.v1 import error_reason_pb2 as er
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 UNDECODABLE: Final = object()
 """Passed to a handler in place of a request whose bytes do not decode as the RPC's request message."""
-_NEVER_WAIT: set[Any] = set()
 
 DOMAIN = "consentd"
 MAX_MESSAGE = 300
@@ -50,7 +50,7 @@ _CODES: tuple[tuple[type[ConsentdError], grpc.StatusCode], ...] = (
 
 
 def rpc(method: F) -> F:
-    """Wrap the handler of a unary RPC."""
+    """Wrap the handler of a unary RPC: a plain function, or an ``async`` one if the call waits for a write."""
     name = method.__name__
 
     @wraps(method)
@@ -61,11 +61,23 @@ def rpc(method: F) -> F:
             _check_decoded(request)
             response = method(self, request, context)
         except Exception as error:  # noqa: BLE001  # the caller gets an answer even after a bug
-            _abort(self.metrics, name, started, context, error)
+            raise _ended(self.metrics, name, started, error) from None
         _count(self.metrics, name, "OK", started)
         return response
 
-    return cast(F, handle)
+    @wraps(method)
+    async def handle_waiting(self: Servicer, request: Message, context: Context) -> Any:
+        started = time.perf_counter()
+        try:
+            self.authorize(name, context)
+            _check_decoded(request)
+            response = await method(self, request, context)
+        except Exception as error:  # noqa: BLE001
+            raise _ended(self.metrics, name, started, error) from None
+        _count(self.metrics, name, "OK", started)
+        return response
+
+    return cast(F, handle_waiting if iscoroutinefunction(method) else handle)
 
 
 def stream_rpc(method: F) -> F:
@@ -82,71 +94,22 @@ def stream_rpc(method: F) -> F:
         except GeneratorExit:
             _count(self.metrics, name, "CANCELLED", started)
             raise
-        except Exception as error:  # noqa: BLE001  # as in ``rpc``
-            _abort(self.metrics, name, started, context, error)
+        except Exception as error:  # noqa: BLE001
+            raise _ended(self.metrics, name, started, error) from None
         _count(self.metrics, name, "OK", started)
 
     return cast(F, handle)
 
 
-def never_waits(handler: F) -> F:
-    """Mark a handler that never waits. It runs on the gRPC server's own threads, all other handlers on a pool."""
-    _NEVER_WAIT.add(handler)
-    return handler
+def check_active(context: Context) -> None:
+    """Raise ``CancelledError`` if nobody waits for the answer any more. Long handlers call this between two items."""
+    if not context.is_active():
+        raise CancelledError
 
 
-class Pooled:
-    """A handler that gRPC runs on *pool*. gRPC finds the pool in the attribute ``experimental_thread_pool``."""
+def forgiving(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Return *decode*, changed to return ``UNDECODABLE`` instead of raising."""
 
-    def __init__(self, handler: Any, pool: ThreadPoolExecutor) -> None:
-        self._handler = handler
-        self.experimental_thread_pool = pool
-
-    def __call__(self, request: Any, context: Context) -> Any:
-        """Handle a call."""
-        return self._handler(request, context)
-
-
-class ServiceRegistration:
-    """Is passed to generated code in place of the server, and adds services to the server with changed handlers.
-
-    The changes: calls that may wait run on *pool*, and a request that does not decode reaches ``rpc``. Without the
-    second change, gRPC would answer such a request with INTERNAL, uncounted, and log a traceback.
-
-    Attributes:
-        services: the names of the services that were added.
-    """
-
-    def __init__(self, server: Any, pool: ThreadPoolExecutor, metrics: Metrics) -> None:
-        self._server = server
-        self._pool = pool
-        self._metrics = metrics
-        self.services: list[str] = []
-
-    def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """Do nothing: generated code also adds the same handlers by ``add_registered_method_handlers``."""
-
-    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        """Add the handlers of *service*, by method name."""
-        self.services.append(service)
-        unlisted = handlers.keys() - TABLE.keys()
-        assert not unlisted, f"no line of the table says who may call: {sorted(unlisted)}"
-        ours = {name: self._changed(handler) for name, handler in handlers.items()}
-        for name in ours:
-            self._metrics.rpcs.begin(name, "INTERNAL")
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, ours),))
-        self._server.add_registered_method_handlers(service, ours)
-
-    def _changed(self, handler: Any) -> Any:
-        behavior, make = handler.unary_unary, grpc.unary_unary_rpc_method_handler
-        if handler.response_streaming:
-            behavior, make = handler.unary_stream, grpc.unary_stream_rpc_method_handler
-        if behavior.__func__ not in _NEVER_WAIT:
-            behavior = Pooled(behavior, self._pool)
-        return make(behavior, _forgiving(handler.request_deserializer), handler.response_serializer)
-
-
-def _forgiving(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     def decode_or_mark(data: bytes) -> Any:
         try:
             return decode(data)
@@ -184,8 +147,18 @@ def item_error(metrics: Metrics, error: ConsentdError) -> er.ItemError:
     return er.ItemError(code=status_code(error).value[0], reason=reason, message=message_of(error))
 
 
-def _abort(metrics: Metrics, name: str, started: float, context: Context, error: Exception) -> NoReturn:
-    """End a call with the status of *error*; never returns, because ``context.abort`` raises an exception."""
+def _ended(metrics: Metrics, name: str, started: float, error: Exception) -> Exception:
+    """Count a call that ended with *error*; return what the server expects: ``EndedCallError``, ``CancelledError``."""
+    if isinstance(error, CancelledError):
+        _count(metrics, name, "CANCELLED", started)
+        return error
+    status = status_of(error, metrics, name)
+    _count(metrics, name, status.code.name, started)
+    return EndedCallError(status)
+
+
+def status_of(error: Exception, metrics: Metrics, name: str) -> Status:
+    """Return the status that ends a call of the RPC *name* because of *error*; count the error, and log a bug."""
     if isinstance(error, errors.VerificationError):
         # Malformed bytes from the caller were refused as InvalidError before. So this error is about stored bytes.
         error = errors.CorruptionError(f"ledger does not verify: {error}")
@@ -204,6 +177,11 @@ def _abort(metrics: Metrics, name: str, started: float, context: Context, error:
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
     if isinstance(error, errors.OverloadedError):
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=_RETRY_AFTER_S)))
-    _count(metrics, name, code.name, started)
-    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
-    context.abort(code, message)
+    return Status(code, message, (("grpc-status-details-bin", status.SerializeToString()),))
+
+
+def refusal(error: ConsentdError, metrics: Metrics, name: str) -> Status:
+    """Return the status of a call that is refused before it reaches a handler, and count the call and the error."""
+    status = status_of(error, metrics, name)
+    metrics.rpcs.inc(name, status.code.name)
+    return status

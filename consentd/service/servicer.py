@@ -1,10 +1,11 @@
 """The base class of all services: reaches the opened daemon, authenticates callers, and makes receipts."""
 
 import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
-
-import grpc
+from functools import partial
+from typing import Any, TypeVar
 
 from consentd.config import Config
 from consentd.core import codec, merkle
@@ -20,13 +21,13 @@ from consentd.sequencer.loop import Sequencer
 from consentd.sequencer.pool import Written
 from consentd.service.auth import Authenticator, UnauthenticatedError
 from consentd.service.authorization import check_access, check_may_call
+from consentd.service.context import Context, Waiting
 from consentd.service.roles import Access, Whose
 from consentd.table.table import Table
 from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
 
 A = TypeVar("A")
-Context = grpc.ServicerContext
 MAX_WAIT_S = 30.0
 """The longest time that a call waits, even if the call's deadline is later."""
 
@@ -72,18 +73,13 @@ class Servicer:
 
     def caller(self, context: Context) -> str:
         """Return the caller's participant id, or ``operator/NAME``. Raises ``UnauthenticatedError``."""
-        caller = self.known_caller(context)
-        if not caller:
+        if not context.caller:
             raise UnauthenticatedError("call has no credential that is known here", "UNAUTHENTICATED")
-        return caller
+        return context.caller
 
     def known_caller(self, context: Context) -> str:
-        """Return the caller's id; empty: the call has no known credential."""
-        certificate: bytes | None = None
-        if self.services.config.grpc.tls is not None:
-            certificates: Any = context.auth_context().get("x509_pem_cert") or ()
-            certificate = next(iter(certificates), None)
-        return self.services.authenticator.authenticate(context.invocation_metadata() or (), certificate)
+        """Return the caller's id; empty: the call has no credential that is known here."""
+        return context.caller
 
     def authorize(self, rpc: str, context: Context) -> None:
         """Check that the caller may call an RPC for some data. Raises as ``authorization.check_may_call``."""
@@ -122,12 +118,28 @@ class Servicer:
         opened = reads.open_entry(self.services.vault, entry)
         return None if opened is None else codec.decode_statement(opened[1]).payload
 
-    def write(self, write: Write[A], wait_for: int, context: Context) -> tuple[Written[A], pb.Receipt]:
+    async def write(
+        self, write: Write[A], wait_for: int, context: Context, *, urgent: bool = False
+    ) -> tuple[Written[A], pb.Receipt]:
         """Submit a write and wait until it is recorded; return its outcome, and the receipt of its first entry."""
-        written = self.services.sequencer.submit(write).result()
-        return written, self.written_receipt(written, wait_for, context)
+        (future,) = self.submit([write], context, urgent=urgent)
+        written = await Waiting(future)
+        return written, await self.written_receipt(written, wait_for, context)
 
-    def written_receipt(self, written: Written[Any], wait_for: int, context: Context) -> pb.Receipt:
+    def submit(
+        self, writes: Sequence[Write[A]], context: Context, *, urgent: bool = False
+    ) -> "list[Future[Written[A]]]":
+        """Submit writes to the sequencer, together; see ``Sequencer.submit_all``.
+
+        If the call is cancelled, the sequencer drops the writes that it has not begun, unless they are *urgent*.
+        """
+        futures = self.services.sequencer.submit_all(writes, urgent=urgent)
+
+        if not urgent:
+            context.on_cancel(partial(_cancel, futures))
+        return futures
+
+    async def written_receipt(self, written: Written[Any], wait_for: int, context: Context) -> pb.Receipt:
         """Return the receipt of a write's first entry; see ``receipt``."""
         entry = written.entry
         assert entry is not None, "a write without an entry has no receipt"
@@ -136,19 +148,24 @@ class Servicer:
         if written.replayed and wait_for != pb.WAIT_FOR_PUBLISHED:
             receipt = self.unproven_receipt(entry.index, entry.leaf, written.state)
         else:
-            receipt = self.receipt(entry.index, entry.leaf, written.state, wait_for, context)
+            receipt = await self.receipt(entry.index, entry.leaf, written.state, wait_for, context)
         receipt.replayed = written.replayed
         return receipt
 
-    def receipt(self, index: int, leaf: bytes, state: State, wait_for: int, context: Context) -> pb.Receipt:
+    async def receipt(self, index: int, leaf: bytes, state: State, wait_for: int, context: Context) -> pb.Receipt:
         """Return the receipt of the leaf at *index*, with an inclusion proof if a public checkpoint covers the leaf.
 
-        *state* becomes the receipt's revision. If *wait_for* is PUBLISHED, wait for that checkpoint until the deadline.
+        *state* becomes the receipt's revision. If *wait_for* is PUBLISHED, wait for that checkpoint until the deadline;
+        but not if the witnesses that answer are no quorum, or if too many calls wait.
         """
-        receipt = self.unproven_receipt(index, leaf, state)
-        published = self.services.sequencer.checkpoints.published
-        if wait_for == pb.WAIT_FOR_PUBLISHED:
-            published = self.services.sequencer.checkpoints.wait(index + 1, remaining_s(context)) or published
+        receipt, checkpoints = self.unproven_receipt(index, leaf, state), self.services.sequencer.checkpoints
+        published = checkpoints.published
+        if wait_for == pb.WAIT_FOR_PUBLISHED and not (published and published.checkpoint.size > index):
+            if context.begin_wait():
+                future = checkpoints.when_public(index + 1, remaining_s(context))
+                context.on_cancel(partial(_cancel, [future]))
+                await Waiting(future)
+            published = checkpoints.published
         if published is not None and published.checkpoint.size > index:
             receipt.published = True
             receipt.proof = reads.proof_bundle(self.services.ledger.store, index, published.checkpoint, published.note)
@@ -173,6 +190,11 @@ def reduce_receipt(receipt: pb.Receipt) -> pb.Receipt:
     )  # fmt: skip
 
 
+def _cancel(futures: "Sequence[Future[Any]]") -> None:
+    for future in futures:
+        future.cancel()
+
+
 def revision(size: int, root: bytes) -> pb.Revision:
     """Return the message for a revision: the size and the root hash of a tree."""
     return pb.Revision(tree_size=size, root_hash=root)
@@ -180,5 +202,5 @@ def revision(size: int, root: bytes) -> pb.Revision:
 
 def remaining_s(context: Context) -> float:
     """Return how long a call may still wait, in seconds; the last 50 ms are reserved to send the answer."""
-    left = cast("float | None", context.time_remaining())  # the stub says float, but a call may have no deadline
+    left = context.time_remaining()
     return MAX_WAIT_S if left is None else max(0.0, min(MAX_WAIT_S, left - 0.05))

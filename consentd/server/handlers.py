@@ -1,0 +1,108 @@
+"""Run the handler of a call in steps, each on a thread of the call's pool; between two steps no thread is held.
+
+An ``async`` handler is run until it waits for a future, and goes on in a new step when the future is done. A handler
+that streams makes one message a step, and goes on when the peer has room for the next one. A call that was cancelled
+begins no further step, except to end its handler.
+"""
+
+import logging
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError, Future
+from functools import partial
+from inspect import iscoroutine
+from typing import Any, Self
+
+import grpc
+
+from consentd.server.pools import Pool
+from consentd.server.transport import OK, Call
+from consentd.service.context import EndedCallError, Status
+
+log = logging.getLogger(__name__)
+
+Encode = Callable[[Any], bytes]
+
+
+def run_unary(pool: Pool, call: Call, handle: Callable[[], Any], encode: Encode) -> None:
+    """Run *handle*, a handler with its arguments, and send its answer. This is a step."""
+    if not call.is_active():
+        return
+    with _Held(call) as held:
+        answer = handle()
+        if iscoroutine(answer):
+            held.keep()
+            _go_on(pool, call, answer, encode)
+        else:
+            call.finish(OK, encode(answer))
+
+
+def _go_on(pool: Pool, call: Call, handler: Coroutine[Future[Any], None, Any], encode: Encode) -> None:
+    """Run an ``async`` handler until it waits again, or ends. This is a step, and releases the call at the end."""
+    with _Held(call, held=True) as held:
+        try:
+            future = handler.send(None)
+        except StopIteration as ended:
+            call.finish(OK, encode(ended.value))
+            return
+        held.keep()
+        future.add_done_callback(lambda _: pool.put(partial(_go_on, pool, call, handler, encode)))
+
+
+def run_stream(pool: Pool, call: Call, handle: Callable[[], Iterator[Any]], encode: Encode) -> None:
+    """Run a handler that streams its answers. This is a step."""
+    if not call.is_active():
+        return
+    call.hold()
+    _send_next(pool, call, handle(), encode)
+
+
+def _send_next(pool: Pool, call: Call, messages: Iterator[Any], encode: Encode) -> None:
+    """Send the next message, or end the call. This is a step, and releases the call at the end."""
+    pool.goes_on(call)
+    with _Held(call, held=True) as held:
+        if not call.is_active():
+            messages.close()  # type: ignore[attr-defined]  # handlers of streams are generators
+            return
+        try:
+            message = next(messages)
+        except StopIteration:
+            call.finish(OK)
+            return
+        held.keep()
+        pool.sends(call)
+        call.send(encode(message), lambda: pool.put(partial(_send_next, pool, call, messages, encode)))
+
+
+class _Held:
+    """Holds a call during a step, and ends the call if the step fails."""
+
+    def __init__(self, call: Call, *, held: bool = False) -> None:
+        """With *held*, the call was held by the step before."""
+        self._call = call
+        self._keeps = False
+        if not held:
+            call.hold()
+
+    def keep(self) -> None:
+        """Leave the hold to the next step."""
+        self._keeps = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if error is not None:
+            self._keeps = False
+            self._call.finish(_status(error))
+        if not self._keeps:
+            self._call.release()
+        return isinstance(error, Exception)
+
+
+def _status(error: BaseException) -> Status:
+    if isinstance(error, EndedCallError):
+        return error.status
+    if isinstance(error, CancelledError):
+        return Status(grpc.StatusCode.CANCELLED, "call was cancelled")
+    log.error("bug outside of a handler: %s", type(error).__name__)
+    return Status(grpc.StatusCode.INTERNAL, "internal error")

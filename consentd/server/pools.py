@@ -1,0 +1,280 @@
+"""Pools: each kind of call has threads of its own, and limits on the calls in flight, in all and per caller.
+
+A call enters its pool when its headers arrive, and leaves it when it is over and nothing works for it any more. It uses
+a thread of the pool only while a handler computes: not while its message arrives, not while its write waits for the
+sequencer or for a checkpoint, and not while an answer is sent.
+
+Calls of one kind cannot use what another kind needs: a full pool of batches refuses batches, and nothing else. Callers
+without a credential share one pool, and count as one caller.
+"""
+
+import enum
+import logging
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+from consentd.config import GrpcConfig
+from consentd.errors import InvalidError, OverloadedError
+from consentd.metrics import Metrics
+from consentd.server.transport import Call
+
+log = logging.getLogger(__name__)
+
+BUSY = "TOO_MANY_CALLS"
+"""Reason of the error of a call that is refused because a limit on calls, waits or bytes is reached."""
+
+STALLED_S = 1.0
+"""A peer that has not taken a message for so long may lose its call to a caller that finds the pool full."""
+
+
+class PoolName(enum.StrEnum):
+    """The kinds of calls. The values are the metrics' labels."""
+
+    CHECK = "check"
+    REVOKE = "revoke"
+    WRITE = "write"
+    BATCH = "batch"
+    READ = "read"
+    STREAM = "stream"
+    PRUNE = "prune"
+    ANYBODY = "anybody"
+    HEALTH = "health"
+    TOOLS = "tools"
+    WAIT = "wait"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolLimits:
+    """The size of a pool.
+
+    Attributes:
+        threads: number of threads; 0: the pool only counts.
+        calls, calls_of_caller: most calls in flight, in all and of one caller.
+        request_bytes: longest request. A longer one is refused before it is decoded.
+    """
+
+    threads: int
+    calls: int
+    calls_of_caller: int
+    request_bytes: int
+
+
+def pool_limits(config: GrpcConfig) -> dict[PoolName, PoolLimits]:
+    """Return the sizes of all pools."""
+    kib, longest = 1024, config.max_message_bytes
+
+    def limits(threads: int, calls: int, request_bytes: int) -> PoolLimits:
+        of_caller = max(1, min(config.max_calls_per_caller, calls // 2))
+        return PoolLimits(threads=threads, calls=calls, calls_of_caller=of_caller, request_bytes=request_bytes)
+
+    calls, streams = config.max_calls, config.max_streams
+    return {
+        PoolName.CHECK: limits(config.threads, calls, 64 * kib),
+        PoolName.REVOKE: limits(2, calls, 64 * kib),
+        PoolName.WRITE: limits(4, calls, 64 * kib),
+        PoolName.BATCH: limits(2, max(2, calls // 16), longest),
+        PoolName.READ: limits(4, max(2, calls // 4), 64 * kib),
+        PoolName.STREAM: limits(4, streams, 64 * kib),
+        PoolName.PRUNE: limits(1, 2, 64 * kib),
+        PoolName.ANYBODY: PoolLimits(threads=2, calls=streams, calls_of_caller=streams, request_bytes=4 * kib),
+        PoolName.HEALTH: PoolLimits(threads=0, calls=calls, calls_of_caller=calls, request_bytes=4 * kib),
+        PoolName.TOOLS: PoolLimits(threads=1, calls=streams, calls_of_caller=streams, request_bytes=4 * kib),
+        PoolName.WAIT: limits(0, 4 * calls, 0),
+    }
+
+
+class Pool:
+    """The threads of one kind of call, and the count of its calls in flight."""
+
+    def __init__(self, name: PoolName, limits: PoolLimits, metrics: Metrics, on_change: Callable[[], None]) -> None:
+        """Start the threads. *on_change* is called, on any thread, when ``is_saturated`` has changed."""
+        self.name = name
+        self.limits = limits
+        self._metrics = metrics
+        self._on_change = on_change
+        self._lock = threading.Lock()  # guards the attributes below; every method that counts takes it
+        self._in_flight = 0
+        self._of_caller: Counter[str] = Counter()
+        self._receiving: OrderedDict[Call, None] = OrderedDict()
+        self._sending: OrderedDict[Call, float] = OrderedDict()  # since when, by time.monotonic
+        self.is_saturated = False  # written under the lock, read without it
+        self._steps: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        for number in range(limits.threads):
+            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True).start()
+        metrics.calls.follow(lambda: self._in_flight, name)
+        metrics.calls_limit.follow(lambda: limits.calls, name)
+
+    def enter(self, call: Call) -> Call | None:
+        """Count *call*, whose message has not arrived yet; return another call that must end to make room for it.
+
+        If the pool is full, the call that waits longest for its peer must end. So peers that send headers alone, or
+        that do not take what they asked for, cannot keep others out.
+
+        Raises:
+            OverloadedError: the caller has too many calls in the pool, or the pool is full and no call waits for its
+                peer; *call* is not counted.
+        """
+        with self._lock:
+            if call.caller and self._of_caller[call.caller] >= self.limits.calls_of_caller:
+                self._metrics.calls_refused.inc(self.name, "caller")
+                raise OverloadedError(f"caller has too many calls in flight: `{self.limits.calls_of_caller}`", BUSY)
+            evicted = None
+            if self._in_flight >= self.limits.calls:
+                evicted = self._take_stalled()
+                self._metrics.calls_refused.inc(self.name, "all" if evicted is None else "evicted")
+                self._set_saturated(saturated=True)
+                if evicted is None:
+                    raise OverloadedError("too many calls of this kind are in flight", BUSY)
+            self._in_flight += 1
+            self._of_caller[call.caller] += 1
+            self._receiving[call] = None
+        return evicted
+
+    def _take_stalled(self) -> Call | None:
+        """Return the call that waits longest for its message, or else for its peer to take one; None: there is none."""
+        if self._receiving:
+            return self._receiving.popitem(last=False)[0]
+        for call, since_s in self._sending.items():  # the first waits longest
+            if time.monotonic() - since_s < STALLED_S:
+                return None
+            del self._sending[call]
+            return call
+        return None
+
+    def receives(self, call: Call) -> None:
+        """Note that *call* waits for a further message of its peer."""
+        with self._lock:
+            self._receiving[call] = None
+
+    def sends(self, call: Call) -> None:
+        """Note that *call* waits for its peer to take a message."""
+        with self._lock:
+            self._sending[call] = time.monotonic()
+
+    def goes_on(self, call: Call) -> None:
+        """Note that *call* waits for its peer no longer."""
+        with self._lock:
+            self._receiving.pop(call, None)
+            self._sending.pop(call, None)
+
+    def try_enter(self, caller: str) -> bool:
+        """Count a wait of *caller*; return False, and count nothing, if there are too many."""
+        with self._lock:
+            full = self._in_flight >= self.limits.calls or self._of_caller[caller] >= self.limits.calls_of_caller
+            if full:
+                self._metrics.calls_refused.inc(self.name, "all")
+                self._set_saturated(saturated=True)
+                return False
+            self._in_flight += 1
+            self._of_caller[caller] += 1
+            return True
+
+    def leave(self, caller: str) -> None:
+        """End what ``enter`` or ``try_enter`` counted."""
+        with self._lock:
+            self._in_flight -= 1
+            self._of_caller[caller] -= 1
+            if not self._of_caller[caller]:
+                del self._of_caller[caller]
+            if self._in_flight <= self.limits.calls // 2:
+                self._set_saturated(saturated=False)
+
+    def put(self, step: Callable[[], None]) -> None:
+        """Run *step* on a thread of the pool, after the steps that were put before."""
+        self._steps.put(step)
+
+    def close(self) -> None:
+        """End the threads, after the steps that were put before."""
+        for _ in range(self.limits.threads):
+            self._steps.put(None)
+
+    def _set_saturated(self, *, saturated: bool) -> None:
+        if saturated != self.is_saturated:
+            self.is_saturated = saturated
+            log.warning("pool `%s` is %s", self.name, "full: calls are refused" if saturated else "half empty again")
+            self._on_change()
+
+    def _work(self) -> None:
+        while (step := self._steps.get()) is not None:
+            try:
+                step()
+            except Exception as error:  # noqa: BLE001  # a bug in one step must not end the thread
+                log.error("bug in a step of a call: %s", type(error).__name__)
+            step = None  # a step refers to its call
+
+
+class Ticket:
+    """What one call has entered: its pool, the bytes of its message, and perhaps the pool of calls that wait."""
+
+    def __init__(self, call: Call, pool: Pool, waits: Pool, held: "Bytes") -> None:
+        self._call = call
+        self.pool = pool
+        self._waits = waits
+        self._held = held
+        self._bytes = 0
+        self._is_waiting = False
+
+    def enter(self) -> Call | None:
+        """Enter the pool; see ``Pool.enter``."""
+        return self.pool.enter(self._call)
+
+    def take_bytes(self, count: int) -> None:
+        """Count the bytes of the call's message.
+
+        Raises:
+            InvalidError: the message is too long for its pool.
+            OverloadedError: the messages in flight, of this caller or of all, have too many bytes.
+        """
+        longest = self.pool.limits.request_bytes
+        if count > longest:
+            raise InvalidError(f"request is over its limit of {longest} bytes: `{count}`", "TOO_LARGE")
+        # A revocation is short, and is never refused because of other requests' bytes.
+        if self.pool.name is PoolName.REVOKE:
+            return
+        self._held.take(self._call.caller, count)
+        self._bytes = count
+
+    def begin_wait(self) -> bool:
+        """See ``Context.begin_wait``."""
+        if not self._is_waiting:
+            self._is_waiting = self._waits.try_enter(self._call.caller)
+        return self._is_waiting
+
+    def leave(self) -> None:
+        """Leave all that was entered. The call calls this once, when it is over."""
+        self.pool.goes_on(self._call)
+        self.pool.leave(self._call.caller)
+        if self._bytes:
+            self._held.give_back(self._call.caller, self._bytes)
+        if self._is_waiting:
+            self._waits.leave(self._call.caller)
+
+
+class Bytes:
+    """The bytes of requests that were received and not answered yet, in all and per caller."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()  # guards the attributes below
+        self._held = 0
+        self._of_caller: Counter[str] = Counter()
+
+    def take(self, caller: str, count: int) -> None:
+        """Count *count* bytes of *caller*. Raises ``OverloadedError``, and counts nothing, if that is too many."""
+        with self._lock:
+            if self._held + count > self._most or self._of_caller[caller] + count > self._most // 4:
+                raise OverloadedError("requests in flight have too many bytes", BUSY)
+            self._held += count
+            self._of_caller[caller] += count
+
+    def give_back(self, caller: str, count: int) -> None:
+        """End what ``take`` counted."""
+        with self._lock:
+            self._held -= count
+            self._of_caller[caller] -= count
+            if not self._of_caller[caller]:
+                del self._of_caller[caller]

@@ -1,0 +1,67 @@
+"""What a handler and the server that runs it know of each other: the call's context, its status, and waits."""
+
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import grpc
+
+A = TypeVar("A")
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a call ends: code, message, and trailing metadata."""
+
+    code: grpc.StatusCode
+    message: str = ""
+    metadata: tuple[tuple[str, bytes], ...] = ()
+
+
+class Context(Protocol):
+    """The call that a handler answers. Any thread may use it.
+
+    Attributes:
+        caller: the caller's participant id, or ``operator``; empty: the call has no known credential.
+    """
+
+    caller: str
+
+    def peer(self) -> str:
+        """Return the address of the peer as gRPC names it."""
+
+    def time_remaining(self) -> float | None:
+        """Return the seconds until the caller's deadline; None: there is none."""
+
+    def is_active(self) -> bool:
+        """Return whether somebody still waits for the answer."""
+
+    def on_cancel(self, run: Callable[[], None]) -> None:
+        """Run *run* when the call is cancelled; now, if it was cancelled before. *run* must not wait."""
+
+    def begin_wait(self) -> bool:
+        """Count the call as one that waits for a checkpoint; False: too many calls wait, so this one must not."""
+
+
+class EndedCallError(Exception):
+    """A call ended with an error, which is counted and logged. The server sends *status*."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status.code.name)
+        self.status = status
+
+
+class Waiting(Generic[A]):
+    """Lets an ``async`` handler wait for a future without a thread: ``await Waiting(future)``.
+
+    The server runs the handler until it waits, and goes on with it, on a thread of its pool, when the future is done.
+    """
+
+    def __init__(self, future: "Future[A]") -> None:
+        self._future = future
+
+    def __await__(self) -> "Generator[Future[A], None, A]":
+        if not self._future.done():
+            yield self._future
+        return self._future.result()
