@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import grpc
@@ -15,7 +16,7 @@ from google.rpc import error_details_pb2
 from grpc import StatusCode
 
 from cases.daemons import Running, consent, make_running, question, reason_of, request_id, sign_statement, status_of
-from cases.fakes import FakeClock, FaultyStore
+from cases.fakes import HANG_S, FakeClock, FaultyStore
 from cases.ledgers import held_writer
 from cases.services import now_ms, services
 from consentd.core.ed25519 import KeyPair
@@ -55,9 +56,9 @@ class World:
         self.consent_id = self.running.grant(self.subject)
         self.forbidden = {SECRET.encode(), self.tag, self.tag.hex().encode()}
 
-    def other(self, extra: str = "", **daemon: Any) -> Running:
+    def other(self, extra: str = "", grpc: str = "", **daemon: Any) -> Running:
         """Start another daemon, to be broken; the subject is enrolled there too."""
-        running = make_running(self._directory / f"other-{len(self._others)}", extra, daemon=daemon)
+        running = make_running(self._directory / f"other-{len(self._others)}", extra, daemon=daemon, grpc=grpc)
         self._others.append(running)
         running.enrol(SECRET)
         return running
@@ -311,6 +312,17 @@ def _actor_without_a_delegation(world: World) -> Any:
 
 
 # -- load and faults ------------------------------------------------------------------------------------------
+
+
+@provokes("TOO_MANY_CALLS", StatusCode.RESOURCE_EXHAUSTED)
+def _caller_has_too_many_calls(world: World) -> Any:
+    running = world.other(grpc="max_calls_per_caller = 1")
+    with held_writer(services(running).sequencer):
+        request = cs.GrantConsentRequest(request_id=request_id(), subject=world.subject, consent=consent())
+        ended: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(2):
+            running.consents.GrantConsent.future(request, metadata=running.as_("app")).add_done_callback(ended.put)
+        return ended.get(timeout=HANG_S).result()
 
 
 @provokes("OVERLOADED", StatusCode.RESOURCE_EXHAUSTED)

@@ -55,7 +55,7 @@ class EndedCallError(Exception):
 class Waiting(Generic[A]):
     """Lets an ``async`` handler wait for a future without a thread: ``await Waiting(future)``.
 
-    The server runs the handler until it waits, and goes on with it, on a thread of its pool, when the future is done.
+    The server runs the handler until it waits, and continues it, on a thread of its pool, when the future is done.
     """
 
     def __init__(self, future: "Future[A]") -> None:

@@ -101,7 +101,7 @@ def stream_rpc(method: F) -> F:
     return cast(F, handle)
 
 
-def check_active(context: Context) -> None:
+def check_awaited(context: Context) -> None:
     """Raise ``CancelledError`` if nobody waits for the answer any more. Long handlers call this between two items."""
     if not context.is_active():
         raise CancelledError

@@ -326,8 +326,8 @@ class _WaitForEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitFor.Value
     WAIT_FOR_DURABLE: _WaitFor.ValueType  # 1
     """WAIT_FOR_DURABLE: when the entry is on disk and every later check sees it."""
     WAIT_FOR_PUBLISHED: _WaitFor.ValueType  # 2
-    """WAIT_FOR_PUBLISHED: when a published checkpoint covers the entry. At the deadline the call answers as for
-    WAIT_FOR_DURABLE.
+    """WAIT_FOR_PUBLISHED: when a published checkpoint covers the entry. At the deadline, and at once while too few witnesses
+    answer or too many calls wait, the call answers as for WAIT_FOR_DURABLE: `published` is false.
     """
 
 class WaitFor(_WaitFor, metaclass=_WaitForEnumTypeWrapper):
@@ -338,8 +338,8 @@ WAIT_FOR_UNSPECIFIED: WaitFor.ValueType  # 0
 WAIT_FOR_DURABLE: WaitFor.ValueType  # 1
 """WAIT_FOR_DURABLE: when the entry is on disk and every later check sees it."""
 WAIT_FOR_PUBLISHED: WaitFor.ValueType  # 2
-"""WAIT_FOR_PUBLISHED: when a published checkpoint covers the entry. At the deadline the call answers as for
-WAIT_FOR_DURABLE.
+"""WAIT_FOR_PUBLISHED: when a published checkpoint covers the entry. At the deadline, and at once while too few witnesses
+answer or too many calls wait, the call answers as for WAIT_FOR_DURABLE: `published` is false.
 """
 Global___WaitFor: _TypeAlias = WaitFor  # noqa: Y015
 

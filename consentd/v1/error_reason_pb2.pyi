@@ -123,6 +123,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_PRUNED: _ErrorReason.ValueType  # 37
     """ERROR_REASON_PRUNED: the entry was deleted under the ledger's retention policy (NOT_FOUND)."""
+    ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 39
+    """ERROR_REASON_TOO_MANY_CALLS: a limit on calls in flight, or on the bytes of their requests, is reached, for this
+    caller or for all (RESOURCE_EXHAUSTED, with RetryInfo). Nothing was begun. Try again later.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 35
     """ERROR_REASON_INTERNAL: a bug in the daemon (INTERNAL). Please report it."""
 
@@ -233,6 +237,10 @@ ERROR_REASON_UNKNOWN_FIELD: ErrorReason.ValueType  # 36
 """
 ERROR_REASON_PRUNED: ErrorReason.ValueType  # 37
 """ERROR_REASON_PRUNED: the entry was deleted under the ledger's retention policy (NOT_FOUND)."""
+ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 39
+"""ERROR_REASON_TOO_MANY_CALLS: a limit on calls in flight, or on the bytes of their requests, is reached, for this
+caller or for all (RESOURCE_EXHAUSTED, with RetryInfo). Nothing was begun. Try again later.
+"""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 35
 """ERROR_REASON_INTERNAL: a bug in the daemon (INTERNAL). Please report it."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -53,8 +53,11 @@ GIVERS = ("hospital-a", "clinic-b", "er")
 """The participants that gave the app a delegation as their relay, so that it asks for them."""
 
 
-def config_text(extra: str = "", *, origin: str = ORIGIN, **ledger: object) -> str:
-    """Return a daemon's configuration file; *ledger*: further keys of its section, *extra*: further sections."""
+def config_text(extra: str = "", *, origin: str = ORIGIN, grpc: str = "", **ledger: object) -> str:
+    """Return a daemon's configuration file.
+
+    *ledger*, *grpc*: further keys of these sections; *extra*: further sections.
+    """
     given = {"data_dir": '"data"', "map_bits": 8, "block_cache_mb": 16, **ledger}
     options = "\n".join(f"{key} = {value}" for key, value in given.items())
     return f"""
@@ -65,6 +68,7 @@ origin = "{origin}"
 map_size_mb = 256
 [grpc]
 listen = "127.0.0.1:0"
+{grpc}
 [http]
 listen = "127.0.0.1:0"
 {extra}
