@@ -1,7 +1,7 @@
 """Run the handler of a call in steps, each on a thread of the call's pool; between two steps no thread is held.
 
-An ``async`` handler is run until it waits for a future, and continues in a new step when the future is done. A
-handler that streams makes one message a step, and continues when the peer has room for the next one. A call that was cancelled
+An ``async`` handler is run until it waits for a future, and continues in a new step when the future is done. A handler
+that streams makes one message a step, and continues when the peer has room for the next one. A call that was cancelled
 begins no further step, except to end its handler.
 """
 
