@@ -30,9 +30,9 @@ from consentd.policy.model import (
     Rules,
     StoredConsent,
 )
-from consentd.policy.rows import ROW_SIZE, Row, Side, decode_side, encode_side, unpack_rows
+from consentd.policy.rows import ROW_SIZE, Row, Side, SideBlock, decode_side, decode_sides, unpack_rows
 from consentd.policy.subject import HEADER, decode_subject, encode_subject, with_consent, with_state, without_consent
-from consentd.policy.tree import path, walk
+from consentd.policy.tree import paths, walk
 
 FORMAT = Path(__file__).parents[1] / "proto" / "table-format.md"
 STATED: dict[str, Any] = {"purposes": ("TREAT",), "actors": ("hospital",), "categories": ("CLIN",)}
@@ -154,7 +154,7 @@ def test_rules_of_the_realm_are_flat_and_stated(rule: Provision) -> None:
 
 def test_paths_follow_preorder() -> None:
     depths = [0, 1, 2, 2, 1, 2, 3, 1]
-    assert [path(depths, index) for index in range(len(depths))] == [
+    assert paths(depths) == [
         "",
         "provision[0]",
         "provision[0].provision[0]",
@@ -257,9 +257,13 @@ def test_an_unreadable_consent_keeps_what_needs_no_vocabulary() -> None:
     )
 )
 def test_side_records_come_back(side: Side) -> None:
-    record = encode_side(side)
-    assert len(record) % 4 == 0
-    assert decode_side(bytes(8) + record, 2) == side
+    block = SideBlock()
+    before = block.add(Side(holders=side.actors, resources=frozenset({"x"})))
+    word = block.add(side)
+    assert block.add(side) == word
+    assert len(block.encoded) % 4 == 0
+    found = decode_sides(bytes(block.encoded), (word, before, word))
+    assert found == {word: side, before: Side(holders=side.actors, resources=frozenset({"x"}))}
 
 
 # -- the subject value

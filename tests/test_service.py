@@ -367,6 +367,27 @@ def test_each_text_of_a_statement_has_a_limit(running: Running) -> None:
     assert [refusal(call) for call in calls] == ["TOO_LARGE"] * len(calls)
 
 
+def test_a_permit_too_many_is_refused_and_a_deny_is_recorded(
+    running: Running, subject: pb.Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subjects, "MAX_ROWS", 2)
+    running.grant(subject)
+    consent_id = running.grant(subject)
+    assert refusal(lambda: running.grant(subject)) == "TOO_LARGE"
+    other = {"effect": pb.EFFECT_DENY, "kind": pb.CONSENT_KIND_OBJECTION, "purposes": ["HRESCH"]}
+    denies = [running.grant(subject, **other) for _ in range(2)]
+    assert running.check(question(subject)).outcome == pb.OUTCOME_PERMIT
+    denies.append(running.grant(subject, **other))
+    answer = running.authorize(question(subject))
+    assert (answer.decision.outcome, [reason.consent_id for reason in answer.decision.reasons]) == (
+        pb.OUTCOME_DENY, [""],
+    )  # fmt: skip
+    assert amend(running, subject, consent_id, 1).version == 2
+    change(running, EntryKind.REVOKE, subject, denies[0])
+    assert running.check(question(subject)).outcome == pb.OUTCOME_PERMIT
+    running.check_ledger()
+
+
 def test_a_consent_over_the_limit_never_reaches_the_sequencer(running: Running, subject: pb.Subject) -> None:
     huge = consent()
     for _ in range(10_000):

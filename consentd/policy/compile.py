@@ -16,14 +16,13 @@ from consentd.policy.rows import (
     ALL_16,
     ALL_64,
     ANY_NUMBER,
-    MAX_SIDE,
     PERMIT,
     ROW_SIZE,
     SIDE,
     Row,
     Side,
-    decode_side,
-    encode_side,
+    SideBlock,
+    decode_sides,
     pack_rows,
     unpack_rows,
 )
@@ -39,7 +38,7 @@ POLICY_SHIFT: Final = 4
 
 MAX_RULES: Final = 1_024  # most statutory rules of a realm, and most break-glass rules
 _RULES: Final = struct.Struct("<BBBBHHHH")
-RULES_VERSION: Final = 1
+RULES_VERSION: Final = 2
 RULES_HEADER_SIZE: Final = _RULES.size
 _COMBININGS: Final = frozenset(map(int, Combining))
 _POLICIES: Final = frozenset(map(int, ImplicitPolicy))
@@ -78,7 +77,7 @@ def compile_consent(stored: StoredConsent, vocabulary: Vocabulary, numbers: Mapp
     else:
         flags |= UNREADABLE
         rows = [compiler.unreadable(consent.root)]
-    return Compiled(vocabulary.version, flags, pack_rows(rows), bytes(compiler.side))
+    return Compiled(vocabulary.version, flags, pack_rows(rows), compiler.side)
 
 
 def named_participants(compiled: Compiled, effect: Effect) -> tuple[frozenset[int], frozenset[int]]:
@@ -88,11 +87,12 @@ def named_participants(compiled: Compiled, effect: Effect) -> tuple[frozenset[in
     """
     actors: set[int] = set()
     holders: set[int] = set()
-    for row in unpack_rows(compiled.rows):
-        if bool(row.flags & PERMIT) is (effect is Effect.PERMIT):
-            side = decode_side(compiled.side, row.side) if row.flags & SIDE else Side()
-            actors |= side.actors or {row.actor}
-            holders |= side.holders or {row.holder}
+    rows = [row for row in unpack_rows(compiled.rows) if bool(row.flags & PERMIT) is (effect is Effect.PERMIT)]
+    sides = decode_sides(compiled.side, (row.side for row in rows if row.flags & SIDE))
+    for row in rows:
+        side = sides[row.side] if row.flags & SIDE else Side()
+        actors |= side.actors or {row.actor}
+        holders |= side.holders or {row.holder}
     if effect is Effect.PERMIT and compiled.flags >> POLICY_SHIFT not in (0, ImplicitPolicy.DENY):
         actors.add(ANY_NUMBER)
         holders.add(ANY_NUMBER)
@@ -100,12 +100,17 @@ def named_participants(compiled: Compiled, effect: Effect) -> tuple[frozenset[in
 
 
 class _Compiler:
-    """Compile nodes to rows, and append the side records of the rows to ``side``."""
+    """Compile nodes to rows, and collect the side records of the rows."""
 
     def __init__(self, vocabulary: Vocabulary, numbers: Mapping[str, int]) -> None:
         self._vocabulary = vocabulary
         self._numbers = numbers
-        self.side = bytearray()
+        self._block = SideBlock()
+
+    @property
+    def side(self) -> bytes:
+        """The side block of the rows that were compiled so far."""
+        return bytes(self._block.encoded)
 
     def row(self, node: Node, index: int) -> Row:
         vocabulary, stated = self._vocabulary, node.provision
@@ -154,13 +159,7 @@ class _Compiler:
         return (numbers.pop(), frozenset()) if len(numbers) == 1 else (ANY_NUMBER, frozenset(numbers))
 
     def _put(self, side: Side) -> int | None:
-        if side == Side():
-            return None
-        word = len(self.side) // 4
-        self.side += encode_side(side)
-        if len(self.side) > MAX_SIDE:
-            raise InvalidError("consent names too much", "INVALID_CONSENT")
-        return word
+        return None if side == Side() else self._block.add(side)
 
 
 def _mask(closures: Closures, codes: tuple[str, ...], *, permit: bool, unlimited: int | None) -> int:
@@ -243,9 +242,7 @@ def decode_rules(value: bytes, vocabulary: Vocabulary) -> CompiledRules:
         raise MalformedError("compiled rules have an unknown combining or policy, or a later vocabulary")
     rows = unpack_rows(value[_RULES.size : end])
     block = value[end:]
-    for row in rows:
-        if row.flags & SIDE:
-            decode_side(block, row.side)
+    decode_sides(block, (row.side for row in rows if row.flags & SIDE))
     law = tuple((row, f"statutory[{index}]") for index, row in enumerate(rows[:statutory]))
     glass = tuple((row, f"break_glass[{index}]") for index, row in enumerate(rows[statutory:]))
     bits = vocabulary.purpose.bits.values()

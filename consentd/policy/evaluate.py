@@ -26,11 +26,12 @@ from consentd.policy.match import (
     combining_for,
     implicit_masks,
     match,
+    path_of,
 )
 from consentd.policy.model import Combining, Decision, Effect, Obligation, Outcome, Reason, ReasonCode
 from consentd.policy.residual import Condition, conditions, expand
 from consentd.policy.rows import ROW_SIZE
-from consentd.policy.subject import ENTRY, SIMPLE
+from consentd.policy.subject import CLOSED, ENTRY, SIMPLE
 
 _SIMPLE_ROW: Final = Struct("<IIQQQQ4xH2xB3x")
 """The fields that a row of a SIMPLE subject needs: actor, holder, purposes, categories, start, end, actions, flags."""
@@ -50,6 +51,15 @@ _EFFECTS: Final = (Effect.PERMIT, Effect.DENY)
 Masks = tuple[int, int, int, int]
 """Masks of the categories that are permitted, denied, without consent, and unknown."""
 
+MAX_REASONS: Final = 100
+"""Most reasons of an answer. The first are kept."""
+
+_MAX_ROW_REASONS: Final = MAX_REASONS - 6
+"""Most rows among the reasons. The other reasons name no row: two of ``_verdict``, two of each call of ``_decide``."""
+
+Refs = list[int]
+"""Seq of the first consent that permits something (``PERMITS``), and of the first that denies (``DENIES``); 0: none."""
+
 Reasons = list[tuple[ReasonCode, Effect | None, int, int, int, str]]
 """The fields of ``Reason`` as plain tuples. ``decision`` makes each a ``Reason``, if a decision is needed."""
 
@@ -66,7 +76,7 @@ class Verdict:
         reasons: the rows that decided: first rules of the realm, then lineages, then the realm's implicit policy.
         conditions: the residual: what the caller must check; empty without the obligation ENFORCE_RESIDUAL.
         valid_until_ms: the first instant at which the passing of time alone may change the answer.
-        ref: seq of the first consent in ``reasons`` that has the answer's effect; 0: no such consent.
+        ref: seq of the first consent that decided a category with the answer's effect; 0: no such consent.
     """
 
     __slots__ = (
@@ -74,7 +84,9 @@ class Verdict:
         "valid_until_ms", "without",
     )  # fmt: skip
 
-    def __init__(self, masks: Masks, reasons: Reasons, question: PackedQuestion, valid_until_ms: int) -> None:
+    def __init__(
+        self, masks: Masks, reasons: Reasons, refs: Refs, question: PackedQuestion, valid_until_ms: int
+    ) -> None:
         self.permitted, self.denied, self.without, self.unknown = permitted, denied, without, unknown = masks
         self.reasons = reasons
         self.valid_until_ms = valid_until_ms
@@ -82,22 +94,16 @@ class Verdict:
         self.obligations: tuple[Obligation, ...] = ()
         self.ref = 0
         strange = unknown or question.unknown
-        effect: Effect | None = None
         if permitted:
             self.outcome = Outcome.PARTIAL if denied or without or strange else Outcome.PERMIT
-            effect = Effect.PERMIT
+            self.ref = refs[PERMITS]
             if question.break_glass:
                 self.obligations = _BREAK_GLASS_OBLIGATIONS
         elif denied:
             self.outcome = Outcome.DENY
-            effect = Effect.DENY
+            self.ref = refs[DENIES]
         else:
             self.outcome = Outcome.INDETERMINATE if strange else Outcome.NO_CONSENT
-        if effect is not None:
-            for reason in reasons:
-                if reason[1] is effect and reason[2]:
-                    self.ref = reason[2]
-                    break
 
 
 def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules, now_ms: int) -> Verdict:
@@ -106,7 +112,7 @@ def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules
     The caller must have packed the question with a codebook of the same table revision as the rules. *value* must come
     from ``encode_subject``: damaged bytes are not detected here, and may give any answer or exception.
     """
-    simple = not value or (value[1] & SIMPLE and value[2] | value[3] << 8 <= question.version)
+    simple = not value or (value[1] & (SIMPLE | CLOSED) == SIMPLE and value[2] | value[3] << 8 <= question.version)
     if not simple or question.break_glass or question.purpose in rules.by_purpose:
         return _evaluate_general(value, question, rules, now_ms)
     asked = question.categories
@@ -143,17 +149,25 @@ def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules
         permitted, denied = implicit_masks(rules.implicit_policy, question, rules, selected=False)
         found.add(IMPLICIT, PERMITS, permitted)
         found.add(IMPLICIT, DENIES, denied)
-        masks, reasons = _decide(found, asked, combining_for(question, rules))
-        return _verdict(masks, reasons, question, until)
+        return _verdict(*_decide(found, asked, combining_for(question, rules)), question, until)
     permits &= ~denies
     without = asked & ~(permits | denies)
-    reasons = []
+    reasons: Reasons = []
+    refs = [0, 0]
     for index, flags, mask in met:
+        if len(reasons) >= _MAX_ROW_REASONS and (refs[PERMITS] or not permits) and (refs[DENIES] or not denies):
+            break
         if not flags & 1:
-            reasons.append((ReasonCode.DENIED_BY_CONSENT, Effect.DENY, *_ids(value, index), ""))
+            code, effect, kind = ReasonCode.DENIED_BY_CONSENT, Effect.DENY, DENIES
         elif mask & permits:
-            reasons.append((ReasonCode.PERMITTED_BY_CONSENT, Effect.PERMIT, *_ids(value, index), ""))
-    return _verdict((permits, denies, without, 0), reasons, question, until)
+            code, effect, kind = ReasonCode.PERMITTED_BY_CONSENT, Effect.PERMIT, PERMITS
+        else:
+            continue
+        ids = _ids(value, index)
+        refs[kind] = refs[kind] or ids[0]
+        if len(reasons) < _MAX_ROW_REASONS:
+            reasons.append((code, effect, *ids, ""))
+    return _verdict((permits, denies, without, 0), reasons, refs, question, until)
 
 
 def _ids(value: bytes | None, index: int) -> Ids:
@@ -169,7 +183,7 @@ def _evaluate_general(value: bytes | None, question: PackedQuestion, rules: Comp
     combining = combining_for(question, rules)
     newest_first = combining in _NEWEST_FIRST
     found = match(value, question, rules, now_ms, open_limits=WORST_CASE, newest_first=newest_first)
-    masks, reasons = _decide(found, question.categories, combining)
+    masks, reasons, refs = _decide(found, question.categories, combining)
     until = found.until_ms
     rest: tuple[Condition, ...] = ()
     if question.residual:
@@ -179,18 +193,25 @@ def _evaluate_general(value: bytes | None, question: PackedQuestion, rules: Comp
         conditional = permitted & ~masks[0]
         if conditional:
             rest = conditions(value, question, rules, now_ms, permitted=permitted, found=narrow)
-            (_, denied, without, unknown), reasons = _decide(found, question.categories & ~conditional, combining)
+        if rest:
+            (_, denied, without, unknown), reasons, refs = _decide(found, question.categories & ~conditional, combining)
             masks = permitted, denied, without, unknown
-            reasons += _decide(narrow, conditional, combining)[1]
-    verdict = _verdict(masks, reasons, question, until)
+            _, more, later = _decide(narrow, conditional, combining, most=_MAX_ROW_REASONS - len(reasons))
+            reasons += more
+            refs = [first or second for first, second in zip(refs, later, strict=True)]
+    verdict = _verdict(masks, reasons, refs, question, until)
     if rest:
         verdict.conditions = rest
         verdict.obligations = (Obligation.ENFORCE_RESIDUAL, *verdict.obligations)
     return verdict
 
 
-def _decide(found: Matches, asked: int, combining: Combining) -> tuple[Masks, Reasons]:
+def _decide(
+    found: Matches, asked: int, combining: Combining, most: int = _MAX_ROW_REASONS
+) -> tuple[Masks, Reasons, Refs]:
     """Decide each category by the first layer in which the category is permitted, denied or unknown (rules 1, 3).
+
+    Of the rows that decided, the first *most* become reasons.
 
     Example, with deny-overrides: STATUTE permits A; CONSENT permits A and B and denies B; IMPLICIT permits C. Then A
     and C are permitted, and B is denied. The reasons are the statute, the consent's deny, and the implicit policy.
@@ -218,27 +239,33 @@ def _decide(found: Matches, asked: int, combining: Combining) -> tuple[Masks, Re
         unknown |= unknowns
         left &= ~(permits | denies | unknowns)
     reasons: Reasons = []
+    refs = [0, 0]
     # A row is a reason only if the row's layer decided one of the row's categories, with the row's effect.
     for layer, kind, mask, ids, where in found.rows:
-        if mask & decided[layer][kind]:
-            if kind == UNKNOWNS:
-                reasons.append((ReasonCode.UNREADABLE_CONSENT, None, *ids, where))
-            else:
-                reasons.append((_CODES[layer][kind], _EFFECTS[kind], *ids, where))
+        if not mask & decided[layer][kind]:
+            continue
+        if kind != UNKNOWNS:
+            refs[kind] = refs[kind] or ids[0]
+        if len(reasons) >= most:
+            continue
+        if kind == UNKNOWNS:
+            reasons.append((ReasonCode.UNREADABLE_CONSENT, None, *ids, path_of(where)))
+        else:
+            reasons.append((_CODES[layer][kind], _EFFECTS[kind], *ids, path_of(where)))
     permits, denies, _ = found.masks[CONSENT]
     if decided[CONSENT][PERMITS] & ~permits:
         reasons.append((ReasonCode.PERMITTED_BY_COMBINING, Effect.PERMIT, 0, 0, 0, ""))
     if decided[CONSENT][DENIES] & ~denies:
         reasons.append((ReasonCode.DENIED_BY_COMBINING, Effect.DENY, 0, 0, 0, ""))
-    return (permitted, denied, left, unknown), reasons
+    return (permitted, denied, left, unknown), reasons, refs
 
 
-def _verdict(masks: Masks, reasons: Reasons, question: PackedQuestion, until: int) -> Verdict:
+def _verdict(masks: Masks, reasons: Reasons, refs: Refs, question: PackedQuestion, until: int) -> Verdict:
     if masks[2]:
         reasons.append(_NO_CONSENT)
     if question.unknown:
         reasons.append(_UNKNOWN_CATEGORY)
-    return Verdict(masks, reasons, question, until)
+    return Verdict(masks, reasons, refs, question, until)
 
 
 def decision(verdict: Verdict, question: PackedQuestion, codebook: Codebook, rules: CompiledRules) -> Decision:

@@ -12,15 +12,24 @@ for ``WORST_CASE``, and only in a permit for ``BEST_CASE``. A caller that checks
 """
 
 from collections.abc import Iterator
-from struct import unpack_from
 from typing import Final, NamedTuple
 
 from consentd.policy.codebook import PackedQuestion
 from consentd.policy.compile import POLICY_SHIFT, STATUTORY, UNREADABLE, CompiledRules, Rule
 from consentd.policy.model import MAX_DEPTH, OPEN_END_MS, Combining, ImplicitPolicy, Layer
-from consentd.policy.rows import ANY_NUMBER, PERMIT, ROW, SIDE, SIDE_COUNTS, SIDE_WINDOW, Fields, decode_side
-from consentd.policy.subject import PAUSED, split_subject
-from consentd.policy.tree import path
+from consentd.policy.rows import (
+    ANY_NUMBER,
+    PERMIT,
+    ROW,
+    SIDE,
+    SIDE_RECORD,
+    SIDE_WINDOW,
+    Fields,
+    decode_numbers,
+    decode_references,
+)
+from consentd.policy.subject import PAUSED, is_closed, split_subject
+from consentd.policy.tree import paths
 
 PERMITS: Final = 0
 DENIES: Final = 1
@@ -44,12 +53,32 @@ Ids = tuple[int, int, int]
 NO_IDS: Final[Ids] = (0, 0, 0)
 
 
+class Paths:
+    """The paths of the provisions of one consent. They are computed when the first is asked for."""
+
+    __slots__ = ("_found", "_rows")
+
+    def __init__(self, rows: list[Fields]) -> None:
+        self._rows = rows
+        self._found: list[str] = []
+
+    def of(self, node: int) -> str:
+        """Return the path of the row *node*."""
+        if not self._found:
+            self._found = paths([row[10] for row in self._rows])
+        return self._found[node]
+
+
+Where = str | tuple[Paths, int]
+"""The path of a provision; or the paths of its consent, and the index of its row."""
+
+
 class Matches:
     """The rows that match a question, and the categories that they permit, deny or make unknown.
 
     Attributes:
         masks: ``masks[layer][kind]`` is a mask of categories; kind is ``PERMITS``, ``DENIES`` or ``UNKNOWNS``.
-        rows: (layer, kind, categories, ids, path) of each match, in the order in which they were added.
+        rows: (layer, kind, categories, ids, where) of each match, in the order in which they were added.
         selects_policy: whether a consent in force selects an implicit policy, which replaces the realm's policy.
         until_ms: the earliest start or end after now, among all rows that match if their windows are ignored.
     """
@@ -58,11 +87,11 @@ class Matches:
 
     def __init__(self, until_ms: int = OPEN_END_MS) -> None:
         self.masks: Final = ([0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0])
-        self.rows: Final[list[tuple[int, int, int, Ids, str]]] = []
+        self.rows: Final[list[tuple[int, int, int, Ids, Where]]] = []
         self.selects_policy = False
         self.until_ms = until_ms
 
-    def add(self, layer: int, kind: int, mask: int, ids: Ids = NO_IDS, where: str = "") -> None:
+    def add(self, layer: int, kind: int, mask: int, ids: Ids = NO_IDS, where: Where = "") -> None:
         """Add a row that permits, denies or makes unknown the categories of ``mask``. Ignore an empty mask."""
         if mask:
             self.masks[layer][kind] |= mask
@@ -81,6 +110,46 @@ class Matches:
         return False
 
 
+def path_of(where: Where) -> str:
+    """Return the path of a provision as ``model.Reason`` has it."""
+    if isinstance(where, str):
+        return where
+    of_consent, node = where
+    return of_consent.of(node)
+
+
+class Limits:
+    """The side block of one consent, or of the realm's rules, for the evaluation of one question.
+
+    Many rows may share a list. So each list is decoded and compared with the question once.
+    """
+
+    __slots__ = ("_meets", "block")
+
+    def __init__(self, block: bytes) -> None:
+        self.block = block
+        self._meets: dict[int, bool] = {}  # 8 × the list's word + what it is compared with → the result
+
+    def names(self, word: int, asked: frozenset[int], side: int) -> bool:
+        """Return whether the list at *word* names one of *asked*. *side* numbers the sets of a question: 0 to 2."""
+        found = self._meets.get(8 * word + side)
+        if found is None:
+            found = self._meets[8 * word + side] = not asked.isdisjoint(decode_numbers(self.block, word))
+        return found
+
+    def covers(self, word: int, references: frozenset[str], permit: int) -> bool:
+        """Return whether the list at *word* has all references (for a permit), or one of them (for a deny)."""
+        found = self._meets.get(8 * word + 4 + permit)
+        if found is None:
+            limit = decode_references(self.block, word)
+            found = references <= limit if permit else not references.isdisjoint(limit)
+            self._meets[8 * word + 4 + permit] = found
+        return found
+
+
+_NO_LIMITS: Final = Limits(b"")
+
+
 class StoredLineage(NamedTuple):
     """One lineage (a consent and its amendments) of a subject value. *block* is the side block of the rows."""
 
@@ -88,24 +157,31 @@ class StoredLineage(NamedTuple):
     flags: int
     layer: int
     rows: list[Fields]
-    block: bytes
+    block: Limits
     readable: bool
 
 
 def lineages_of(value: bytes | None, version: int) -> Iterator[StoredLineage]:
-    """Yield the lineages of a subject value. A lineage of a later vocabulary than ``version`` is marked unreadable."""
+    """Yield the lineages of a subject value that are read. Of a value that ``is_closed``, the statutory lineages are.
+
+    A lineage of a later vocabulary than ``version`` is marked unreadable.
+    """
+    closed = is_closed(value)
     for lineage, seq, number, vocabulary, flags, rows, block in split_subject(value):
+        if closed and not flags & STATUTORY:
+            continue
         readable = vocabulary <= version and not flags & UNREADABLE
         layer = STATUTE if flags & STATUTORY else CONSENT
-        yield StoredLineage((seq, lineage, number), flags, layer, list(ROW.iter_unpack(rows)), block, readable)
+        limits = Limits(block) if block else _NO_LIMITS
+        yield StoredLineage((seq, lineage, number), flags, layer, list(ROW.iter_unpack(rows)), limits, readable)
 
 
-def match_row(row: Fields, block: bytes, question: PackedQuestion, open_limits: OpenLimits) -> int:
+def match_row(row: Fields, block: Limits, question: PackedQuestion, open_limits: OpenLimits) -> int:
     """Return the mask of the categories asked for that a row matches if its window is ignored; 0: no match.
 
     *block* is the side block. It has the row's side record, if the row has flag SIDE.
     """
-    actor, holder, purposes, categories, _, _, labels, actions, side, flags, _, _, _ = row
+    actor, holder, purposes, categories, _, _, labels, actions, _, flags, _, _, _ = row
     mask = categories & question.categories
     if not (mask and purposes & question.purpose and actions & question.action):
         return 0
@@ -119,44 +195,37 @@ def match_row(row: Fields, block: bytes, question: PackedQuestion, open_limits: 
             return 0
     actors = question.permit_actors if permit else question.deny_actors
     if flags & SIDE:
-        fits = _side_names(row, block, question, actors) and _side_limits(block, side, question, permit, open_limits)
-        return mask if fits else 0
+        return mask if _side_fits(row, block, question, actors, open_limits) else 0
     return mask if actor in actors and holder in question.holders else 0
 
 
-def _side_names(row: Fields, block: bytes, question: PackedQuestion, actors: frozenset[int]) -> bool:
-    """Return whether a row's actors and holders match. The side record has several; the row itself has a single one."""
-    offset = row[8] * 4
-    many_actors, many_holders, _, windows = SIDE_COUNTS.unpack_from(block, offset)
-    if not many_actors + many_holders:
-        return row[0] in actors and row[1] in question.holders
-    offset += SIDE_COUNTS.size + (SIDE_WINDOW.size if windows else 0)
-    numbers = unpack_from(f"<{many_actors + many_holders}I", block, offset)
-    if actors.isdisjoint(numbers[:many_actors]) if many_actors else row[0] not in actors:
+def _side_fits(
+    row: Fields, limits: Limits, question: PackedQuestion, actors: frozenset[int], open_limits: OpenLimits | None
+) -> bool:
+    """Return whether a question meets the limits of a row's side record; without *open_limits*, only the participants.
+
+    Where the side record has no list of actors or holders, the row's own field is the limit.
+    """
+    word, permit = row[8], row[9] & PERMIT
+    many_actors, many_holders, resources, periods = SIDE_RECORD.unpack_from(limits.block, word * 4)
+    if not (limits.names(many_actors, actors, permit) if many_actors else row[0] in actors):
         return False
-    if many_holders:
-        return not question.holders.isdisjoint(numbers[many_actors:])
-    return row[1] in question.holders
-
-
-def _side_limits(block: bytes, word: int, question: PackedQuestion, permit: int, open_limits: OpenLimits) -> bool:
-    """Return whether the question's resources and data period match the limits of a side record."""
-    _, _, resources, windows = SIDE_COUNTS.unpack_from(block, word * 4)
-    if windows:
+    if not (limits.names(many_holders, question.holders, 2) if many_holders else row[1] in question.holders):
+        return False
+    if open_limits is None:
+        return True
+    if periods:
         if question.data_period is None:
             if not open_limits[permit]:
                 return False
         else:
             start, end = question.data_period
-            first, last = SIDE_WINDOW.unpack_from(block, word * 4 + SIDE_COUNTS.size)
+            first, last = SIDE_WINDOW.unpack_from(limits.block, word * 4 + SIDE_RECORD.size)
             if not (first <= start and end <= last if permit else start < last and first < end):
                 return False
     if resources:
         references = question.resources
-        if references is None:
-            return open_limits[permit]
-        limit = decode_side(block, word).resources
-        return references <= limit if permit else not references.isdisjoint(limit)
+        return open_limits[permit] if references is None else limits.covers(resources, references, permit)
     return True
 
 
@@ -175,15 +244,21 @@ def match(
     open_limits: OpenLimits,
     newest_first: bool,
 ) -> Matches:
-    """Match the question with the realm's rules and with every lineage of a subject value."""
+    """Match the question with the realm's rules and with every lineage of a subject value.
+
+    If the person's denies are over their limit (``is_closed``), they deny everything in layer CONSENT, unread.
+    """
     found = Matches(question.until_ms)
     if not question.categories:
         return found
+    of_rules = Limits(rules.block)
     for layer, applicable in realm_rules(rules, question):
         for row, where in applicable:
-            mask = match_row(row, rules.block, question, open_limits)
+            mask = match_row(row, of_rules, question, open_limits)
             if mask and found.in_force(row[4], row[5], now_ms):
                 found.add(layer, PERMITS if row[9] & PERMIT else DENIES, mask, NO_IDS, where)
+    if is_closed(value):
+        found.add(CONSENT, DENIES, question.categories)
     lineages = lineages_of(value, question.version)
     for lineage in reversed(list(lineages)) if newest_first else lineages:
         root = lineage.rows[0]
@@ -204,10 +279,10 @@ def match(
     return found
 
 
-def _unreadable_matches(root: Fields, block: bytes, question: PackedQuestion) -> bool:
+def _unreadable_matches(root: Fields, block: Limits, question: PackedQuestion) -> bool:
     """Return whether an unreadable consent may match. Only participants are compared: nothing else is readable."""
     if root[9] & SIDE:
-        return _side_names(root, block, question, question.deny_actors)
+        return _side_fits(root, block, question, question.deny_actors, None)
     return root[0] in question.deny_actors and root[1] in question.holders
 
 
@@ -250,12 +325,12 @@ def _match_tree(
                     decisive.append((row[11], PERMITS if permit else DENIES, mask))
         permitted[depth] |= permits & ~denies
         denied[depth] |= denies
+    of_consent = Paths(rows)
     for node, kind, mask in reversed(decisive):
         # A nested permit did not decide those categories that a deny elsewhere in the tree denies.
         counted = mask if kind == DENIES else mask & permitted[0]
         if counted:
-            where = path([row[10] for row in rows], node) if node else ""
-            found.add(lineage.layer, kind, counted, lineage.ids, where)
+            found.add(lineage.layer, kind, counted, lineage.ids, (of_consent, node))
 
 
 def combining_for(question: PackedQuestion, rules: CompiledRules) -> Combining:

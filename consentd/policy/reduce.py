@@ -17,7 +17,8 @@ def reduce_verdict(verdict: Verdict, question: PackedQuestion) -> Verdict:
         return verdict
     refused = verdict.denied | verdict.without | verdict.unknown
     reasons = [reason for reason in verdict.reasons if reason[1] is Effect.PERMIT]
-    reduced = Verdict((verdict.permitted, refused, 0, 0), reasons, question, OPEN_END_MS)
+    refs = [verdict.ref if verdict.permitted else 0, 0]  # of what permits, of what denies
+    reduced = Verdict((verdict.permitted, refused, 0, 0), reasons, refs, question, OPEN_END_MS)
     if verdict.permitted:
         reduced.conditions, reduced.obligations = verdict.conditions, verdict.obligations
     return reduced

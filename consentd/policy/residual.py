@@ -5,7 +5,7 @@ conditions. Until ``valid_until_ms``, ``covers`` gives the answer of a Check cal
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from consentd.policy.codebook import Codebook, PackedQuestion
 from consentd.policy.compile import CompiledRules
@@ -16,6 +16,7 @@ from consentd.policy.match import (
     IMPLICIT,
     PERMITS,
     UNKNOWNS,
+    Limits,
     Matches,
     StoredLineage,
     combining_for,
@@ -24,10 +25,17 @@ from consentd.policy.match import (
     realm_rules,
 )
 from consentd.policy.model import MAX_DEPTH, Combining, Effect, Layer, Period, ResidualRule, Resource
-from consentd.policy.rows import PERMIT, SIDE, Fields, Row, Side, decode_side
-from consentd.policy.subject import PAUSED
+from consentd.policy.rows import PERMIT, SIDE, SIDE_RECORD, Fields, Row, Side, decode_side
+from consentd.policy.subject import PAUSED, is_closed
 
 _PERMIT_FIRST = (Combining.PERMIT_OVERRIDES, Combining.ORDERED_PERMIT_OVERRIDES, Combining.DENY_UNLESS_PERMIT)
+
+
+MAX_CONDITIONS: Final = 100
+"""Most provisions and rules that a residual may have conditions of. Beyond, nothing is permitted on conditions."""
+
+MAX_REFERENCES: Final = 1_000
+"""Most references to resources in a residual, in the same way."""
 
 
 class Condition(NamedTuple):
@@ -45,26 +53,34 @@ class Condition(NamedTuple):
 def conditions(
     value: bytes | None, question: PackedQuestion, rules: CompiledRules, now_ms: int, *, permitted: int, found: Matches
 ) -> tuple[Condition, ...]:
-    """Return the residual of an answer that permits the categories ``permitted``.
+    """Return the residual of an answer that permits the categories ``permitted``; empty: it would be over its limits.
 
     Unreadable lineages and the implicit policy have no limits, so *found* (the best-case matches) has their effect.
     """
+    lineages = [lineage for lineage in lineages_of(value, question.version) if lineage.readable]
+    of_rules = Limits(rules.block)
+    ruled = [(layer, fields) for layer, applicable in realm_rules(rules, question) for fields, _ in applicable]
+    candidates = [(row, lineage.block) for lineage in lineages for row in lineage.rows]
+    candidates += [(fields, of_rules) for _, fields in ruled]
+    holding = [(row, block) for row, block in candidates if _holds(row, block, question, now_ms) & permitted]
+    if len(holding) > MAX_CONDITIONS or sum(_reference_count(*one) for one in holding) > MAX_REFERENCES:
+        return ()
     rest: list[Condition] = []
-    for layer, applicable in realm_rules(rules, question):
-        for fields, _ in applicable:
-            mask = _holds(fields, rules.block, question, now_ms) & permitted
-            if mask:
-                rest.append(_condition(layer, fields, rules.block, question, mask, ()))
+    for layer, fields in ruled:
+        mask = _holds(fields, of_rules, question, now_ms) & permitted
+        if mask:
+            rest.append(_condition(layer, fields, of_rules, question, mask, ()))
     combining = combining_for(question, rules)
     permit_first = combining in _PERMIT_FIRST
-    for lineage in lineages_of(value, question.version):
-        if lineage.readable:
-            tree = _tree(lineage, question, now_ms, permitted)
-            # The nodes of a tree become separate rules, unless *combining* lets a permit override a deny: then the
-            # permit of one node would override the deny of another, so the tree stays one rule.
-            if len(tree) > 1 and permit_first and lineage.layer == CONSENT:
-                tree = [Condition(lineage.layer, Effect.DENY, 0, children=tuple(tree))]
-            rest += tree
+    if is_closed(value):
+        rest.append(Condition(CONSENT, Effect.DENY, permitted))
+    for lineage in lineages:
+        tree = _tree(lineage, question, now_ms, permitted)
+        # The nodes of a tree become separate rules, unless *combining* lets a permit override a deny: then the permit
+        # of one node would override the deny of another, so the tree stays one rule.
+        if len(tree) > 1 and permit_first and lineage.layer == CONSENT:
+            tree = [Condition(lineage.layer, Effect.DENY, 0, children=tuple(tree))]
+        rest += tree
     unknown = found.masks[CONSENT][UNKNOWNS] & permitted
     if unknown:
         # An unreadable consent keeps lower layers from deciding, like a deny. *combining* may let a permit override it.
@@ -77,17 +93,23 @@ def conditions(
     return tuple(sorted(rest, key=lambda condition: condition.layer))
 
 
-def _holds(row: Fields, block: bytes, question: PackedQuestion, now_ms: int) -> int:
+def _holds(row: Fields, block: Limits, question: PackedQuestion, now_ms: int) -> int:
     """Return the mask of categories that a row matches now, if every limit on an open attribute is taken to match."""
     return match_row(row, block, question, EITHER_CASE) if row[4] <= now_ms < row[5] else 0
 
 
+def _reference_count(row: Fields, block: Limits) -> int:
+    """Return how many references the row's list of resources has."""
+    word = SIDE_RECORD.unpack_from(block.block, row[8] * 4)[2] if row[9] & SIDE else 0
+    return int.from_bytes(block.block[4 * word : 4 * word + 4], "little") if word else 0
+
+
 def _condition(
-    layer: int, fields: Fields, block: bytes, question: PackedQuestion, mask: int, children: tuple[Condition, ...]
+    layer: int, fields: Fields, block: Limits, question: PackedQuestion, mask: int, children: tuple[Condition, ...]
 ) -> Condition:
     """Make a condition from those limits of a row whose attributes the question leaves open."""
     row = Row._make(fields)
-    side = decode_side(block, row.side) if row.flags & SIDE else Side()
+    side = decode_side(block.block, row.side) if row.flags & SIDE else Side()
     return Condition(
         layer=layer,
         effect=Effect.PERMIT if row.flags & PERMIT else Effect.DENY,

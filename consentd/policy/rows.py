@@ -8,6 +8,7 @@ processors that evaluate rows. A row has the *effective* attributes of a provisi
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, NamedTuple
 
 from consentd.errors import InvalidError, MalformedError
@@ -17,6 +18,7 @@ ROW: Final = struct.Struct("<IIQQQQIHHBBBB")
 """Fields: actor, holder, purposes, categories, start, end, labels, actions, side, flags, depth, node, below."""
 
 ROW_SIZE: Final = ROW.size  # 52
+FLAGS_AT: Final = 48  # offset of the flags in a row
 
 PERMIT: Final = 1
 """Flag: the provision permits. Without this flag, the provision denies."""
@@ -32,11 +34,14 @@ ANY_NUMBER: Final = 0
 MAX_SIDE: Final = 4 * ALL_16
 """Most bytes in the side block of a consent."""
 
-SIDE_COUNTS: Final = struct.Struct("<HHHH")
-"""Start of a side record: how many actors, holders, resources and data periods (0 or 1) follow."""
+SIDE_RECORD: Final = struct.Struct("<HHHH")
+"""Start of a side record: where its lists of actors, holders and resources begin, in words from the start of the side
+block (0: there is no such list), and how many data periods (0 or 1) follow."""
 
 SIDE_WINDOW: Final = struct.Struct("<QQ")
 """The part of a side record that states the data period, if there is one: start, end."""
+
+_COUNT: Final = struct.Struct("<I")
 
 Fields = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int]
 """A row as a plain tuple, in the order of ``Row``. Evaluation uses tuples, because making a ``Row`` takes longer."""
@@ -74,52 +79,130 @@ class Side:
     data_period: Period | None = None
 
 
-def encode_side(side: Side) -> bytes:
-    """Encode a side record, padded to whole words. Numbers and references are sorted: equal records have equal bytes.
+class SideBlock:
+    """Builds the side block of a consent. Equal records and equal lists are stored once, and rows share them."""
 
-    Raises:
-        InvalidError: more than 65,535 actors, holders or resources, or a reference longer than 65,535 bytes.
-    """
-    references = [reference.encode() for reference in sorted(side.resources)]
-    counts = (len(side.actors), len(side.holders), len(references))
-    if max(counts) > ALL_16 or any(len(reference) > ALL_16 for reference in references):
-        raise InvalidError("provision names too much", "INVALID_CONSENT")
-    parts = [SIDE_COUNTS.pack(*counts, side.data_period is not None)]
-    if side.data_period is not None:
-        parts.append(SIDE_WINDOW.pack(side.data_period.start_ms, side.data_period.end_ms))
-    parts += [struct.pack(f"<{len(part)}I", *sorted(part)) for part in (side.actors, side.holders)]
-    parts += [len(reference).to_bytes(2, "little") + reference for reference in references]
-    record = b"".join(parts)
-    return record + bytes(-len(record) % 4)
+    def __init__(self) -> None:
+        self.encoded = bytearray()
+        self._records: dict[Side, int] = {}
+        self._lists: dict[frozenset[int] | frozenset[str], int] = {frozenset(): 0}
+
+    def add(self, side: Side) -> int:
+        """Add a record, and those of its lists that the block does not have; return the record's word.
+
+        Raises:
+            InvalidError: the block would be over ``MAX_SIDE`` bytes, or a reference is over 65,535 bytes.
+        """
+        word = self._records.get(side)
+        if word is not None:
+            return word
+        word = self._records[side] = len(self.encoded) // 4
+        # INVARIANT: a list comes after the first record that refers to it, so no list is at word 0.
+        at = word + (SIDE_RECORD.size + (0 if side.data_period is None else SIDE_WINDOW.size)) // 4
+        lists, starts = b"", []
+        encodings = (
+            (side.actors, partial(_encode_numbers, side.actors)),
+            (side.holders, partial(_encode_numbers, side.holders)),
+            (side.resources, partial(_encode_references, side.resources)),
+        )
+        for items, encode in encodings:
+            found = self._lists.get(items)
+            if found is None:
+                found = self._lists[items] = at + len(lists) // 4
+                lists += encode()
+            starts.append(found)
+        if 4 * at + len(lists) > MAX_SIDE:
+            raise InvalidError(f"consent's lists are over their limit of {MAX_SIDE} bytes", "INVALID_CONSENT")
+        self.encoded += SIDE_RECORD.pack(*starts, side.data_period is not None)
+        if side.data_period is not None:
+            self.encoded += SIDE_WINDOW.pack(side.data_period.start_ms, side.data_period.end_ms)
+        self.encoded += lists
+        return word
 
 
-def decode_side(block: bytes | memoryview, word: int) -> Side:
+def _encode_numbers(numbers: frozenset[int]) -> bytes:
+    return struct.pack(f"<{1 + len(numbers)}I", len(numbers), *sorted(numbers))
+
+
+def _encode_references(references: frozenset[str]) -> bytes:
+    parts = [_COUNT.pack(len(references))]
+    for reference in map(str.encode, sorted(references)):
+        if len(reference) > ALL_16:
+            raise InvalidError("provision names a reference that is too long", "INVALID_CONSENT")
+        parts.append(len(reference).to_bytes(2, "little") + reference)
+    encoded = b"".join(parts)
+    return encoded + bytes(-len(encoded) % 4)
+
+
+def decode_sides(block: bytes, records: Iterable[int]) -> dict[int, Side]:
+    """Decode the side records at these words, each list once; return the records by word. Raises as ``decode_side``."""
+    numbers: dict[int, frozenset[int]] = {}
+    references: dict[int, frozenset[str]] = {}
+    found: dict[int, Side] = {}
+    for word in records:
+        if word in found:
+            continue
+        actors, holders, resources, period = _decode_record(block, word)
+        for at in (actors, holders):
+            if at not in numbers:
+                numbers[at] = decode_numbers(block, at)
+        if resources not in references:
+            references[resources] = decode_references(block, resources)
+        found[word] = Side(numbers[actors], numbers[holders], references[resources], period)
+    return found
+
+
+def decode_side(block: bytes, word: int) -> Side:
     """Decode the side record that begins at word ``word`` of a consent's side block.
 
     Raises:
-        MalformedError: the record does not end within the block, or its text is not UTF-8.
+        MalformedError: the record or a list of it does not end within the block, or its text is not UTF-8.
     """
+    return decode_sides(block, (word,))[word]
+
+
+def _decode_record(block: bytes, word: int) -> tuple[int, int, int, Period | None]:
+    """Return the words of the lists of actors, holders and resources of a side record, and its data period."""
     try:
-        offset = word * 4
-        actors, holders, resources, windows = SIDE_COUNTS.unpack_from(block, offset)
-        offset += SIDE_COUNTS.size
-        period = None
-        if windows:
-            period = Period(*SIDE_WINDOW.unpack_from(block, offset))
-            offset += SIDE_WINDOW.size
-        numbers = struct.unpack_from(f"<{actors + holders}I", block, offset)
-        offset += 4 * (actors + holders)
+        actors, holders, resources, periods = SIDE_RECORD.unpack_from(block, 4 * word)
+        if periods > 1:
+            raise MalformedError("side record has several data periods")
+        period = Period(*SIDE_WINDOW.unpack_from(block, 4 * word + SIDE_RECORD.size)) if periods else None
+    except struct.error as error:
+        raise MalformedError("side record is cut short") from error
+    return actors, holders, resources, period
+
+
+def decode_numbers(block: bytes, word: int) -> frozenset[int]:
+    """Decode the list of participant numbers at a word of a side block; word 0: no list. Raises ``MalformedError``."""
+    if not word:
+        return frozenset()
+    try:
+        (count,) = _COUNT.unpack_from(block, 4 * word)
+        if count > len(block) // 4:
+            raise MalformedError("list of a side block is cut short")
+        return frozenset(struct.unpack_from(f"<{count}I", block, 4 * word + _COUNT.size))
+    except struct.error as error:
+        raise MalformedError("list of a side block is cut short") from error
+
+
+def decode_references(block: bytes, word: int) -> frozenset[str]:
+    """Decode the list of references at a word of a side block; word 0: no list. Raises ``MalformedError``."""
+    if not word:
+        return frozenset()
+    try:
+        (count,) = _COUNT.unpack_from(block, 4 * word)
+        offset = 4 * word + _COUNT.size
         references = []
-        for _ in range(resources):
-            length = int.from_bytes(block[offset : offset + 2], "little")
-            reference = bytes(block[offset + 2 : offset + 2 + length])
-            if len(reference) != length or not length:
-                raise MalformedError("side record is cut short")
-            references.append(reference.decode())
-            offset += 2 + length
-    except (struct.error, UnicodeDecodeError) as error:
-        raise MalformedError("side record is malformed") from error
-    return Side(frozenset(numbers[:actors]), frozenset(numbers[actors:]), frozenset(references), period)
+        for _ in range(count):
+            start = offset + 2
+            offset = start + (block[offset] | block[offset + 1] << 8)
+            references.append(block[start:offset].decode())
+        if offset > len(block) or "" in references:
+            raise MalformedError("list of a side block is cut short")
+    except (struct.error, IndexError, UnicodeDecodeError) as error:
+        raise MalformedError("list of a side block is malformed") from error
+    return frozenset(references)
 
 
 def unpack_rows(rows: bytes | memoryview) -> list[Row]:

@@ -13,13 +13,29 @@ from typing import Final
 from consentd.errors import InvalidError, MalformedError, NotFoundError
 from consentd.policy.compile import POLICY_SHIFT, STATUTORY, UNREADABLE, Compiled
 from consentd.policy.model import MAX_DEPTH, ImplicitPolicy, StoredConsent
-from consentd.policy.rows import ROW_SIZE, SIDE, decode_side, unpack_rows
+from consentd.policy.rows import FLAGS_AT, PERMIT, ROW_SIZE, SIDE, decode_sides, unpack_rows
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 SIMPLE: Final = 1
 """Header flag: every lineage has a single row; no lineage is paused, unreadable or statutory, or selects a policy; no
 row has labels or a side record. So row *i* belongs to lineage *i*."""
+
+CLOSED: Final = 2
+"""Header flag: the lineages that permit nothing are over ``MAX_ROWS`` or ``MAX_SIDES``. A deny is never refused for
+its size, and a check must not read any number of denies. So all of layer CONSENT is denied, unread."""
+
+MAX_ROWS: Final = 2_000
+"""Most rows of a person after a consent that permits something. Such a consent beyond this limit is refused."""
+
+MAX_SIDES: Final = 128 * 1024
+"""Most bytes of a person's side blocks, in the same way."""
+
+MAX_STORED_ROWS: Final = 6_000
+"""Most rows of a person. Beyond, a deny is refused too: everything of the person in layer CONSENT is denied by then."""
+
+MAX_STORED_SIDES: Final = 512 * 1024
+"""Most bytes of a person's side blocks, in the same way."""
 
 PAUSED: Final = 1
 """Directory flag: the lineage is paused. The directory also has the flags of ``Compiled``."""
@@ -55,6 +71,14 @@ class Lineage:
         return (PAUSED if self.paused else 0) | self.compiled.flags | side
 
     @property
+    def only_denies(self) -> bool:
+        """Whether the lineage is in layer CONSENT and permits nothing, neither by a row nor by an implicit policy."""
+        flags = self.compiled.flags
+        if flags & STATUTORY or flags >> POLICY_SHIFT not in (0, ImplicitPolicy.DENY):
+            return False
+        return not any(row_flags & PERMIT for row_flags in self.compiled.rows[FLAGS_AT::ROW_SIZE])
+
+    @property
     def is_statutory(self) -> bool:
         """Whether the lineage is a STATUTORY consent."""
         return bool(self.compiled.flags & STATUTORY)
@@ -64,17 +88,21 @@ def encode_subject(lineages: Iterable[Lineage]) -> bytes | None:
     """Encode lineages as a subject value. Return None if there are no lineages: such a subject has no value.
 
     Raises:
-        InvalidError: more than 65,535 lineages or rows.
+        InvalidError: (TOO_LARGE) more than ``MAX_STORED_ROWS`` rows or ``MAX_STORED_SIDES`` bytes of side blocks.
     """
     ordered = sorted(lineages, key=lambda lineage: lineage.lineage)
     if not ordered:
         return None
     counts = [len(lineage.compiled.rows) // ROW_SIZE for lineage in ordered]
-    if max(len(ordered), sum(counts)) > 0xFFFF:
-        raise InvalidError("subject has too many consents", "TOO_LARGE")
+    total, sides = sum(counts), sum(len(lineage.compiled.side) for lineage in ordered)
+    if total > MAX_STORED_ROWS or sides > MAX_STORED_SIDES:
+        limits = f"{MAX_STORED_ROWS} rows and {MAX_STORED_SIDES} bytes"
+        raise InvalidError(f"person's consents are over the limit of {limits}: withdraw some", "TOO_LARGE")
     highest = max(lineage.compiled.vocabulary for lineage in ordered)
-    simple = SIMPLE if all(map(_is_simple, ordered)) else 0
-    parts = [HEADER.pack(FORMAT, simple, highest, len(ordered), sum(counts))]
+    flags = SIMPLE if all(map(_is_simple, ordered)) else 0
+    if (total > MAX_ROWS or sides > MAX_SIDES) and _are_over([one for one in ordered if one.only_denies]):
+        flags |= CLOSED
+    parts = [HEADER.pack(FORMAT, flags, highest, len(ordered), total)]
     for lineage, count in zip(ordered, counts, strict=True):
         ids = (lineage.lineage, lineage.seq, lineage.version, lineage.compiled.vocabulary)
         parts.append(ENTRY.pack(*ids, count - 1, lineage.flags))
@@ -83,6 +111,48 @@ def encode_subject(lineages: Iterable[Lineage]) -> bytes | None:
         if lineage.compiled.side:
             parts += [_LENGTH.pack(len(lineage.compiled.side)), lineage.compiled.side]
     return b"".join(parts)
+
+
+def _are_over(lineages: Iterable[Lineage]) -> bool:
+    """Return whether lineages have more than ``MAX_ROWS`` rows, or more than ``MAX_SIDES`` bytes of side blocks."""
+    compiled = [lineage.compiled for lineage in lineages]
+    rows = sum(len(one.rows) for one in compiled) // ROW_SIZE
+    return rows > MAX_ROWS or sum(len(one.side) for one in compiled) > MAX_SIDES
+
+
+def is_closed(value: bytes | None) -> bool:
+    """Return whether a subject value denies everything in layer CONSENT, because its denies are over their limit."""
+    return bool(value) and bool(value[1] & CLOSED)  # type: ignore[index]  # a value that is not empty
+
+
+def row_count(value: bytes | None) -> int:
+    """Return how many rows a subject value has."""
+    return HEADER.unpack_from(value)[4] if value else 0
+
+
+def check_limits(value: bytes | None, lineage: int, compiled: Compiled) -> None:
+    """Check that a consent may join a subject value, as version in force of *lineage*.
+
+    A consent that permits something may not lead to more than ``MAX_ROWS`` rows or ``MAX_SIDES`` bytes of side blocks,
+    unless the version that it replaces is as large. A consent that only denies is not refused here.
+
+    Raises:
+        InvalidError: (TOO_LARGE) the limit would be exceeded; the message names it.
+    """
+    if Lineage(lineage, lineage, 1, False, compiled).only_denies:
+        return
+    lineages = _lineages(value)
+    old = next((one.compiled for one in lineages if one.lineage == lineage), Compiled(0, 0, b"", b""))
+    rows = sum(len(one.compiled.rows) for one in lineages) - len(old.rows) + len(compiled.rows)
+    sides = sum(len(one.compiled.side) for one in lineages) - len(old.side) + len(compiled.side)
+    for name, total, grown, most in (
+        ("provisions in force", rows // ROW_SIZE, len(compiled.rows) > len(old.rows), MAX_ROWS),
+        ("bytes of lists in force", sides, len(compiled.side) > len(old.side), MAX_SIDES),
+    ):
+        if grown and total > most:
+            raise InvalidError(
+                f"person would have more than {most} {name}, `{total}`: withdraw consents, ended ones too", "TOO_LARGE"
+            )
 
 
 def decode_subject(value: bytes) -> tuple[Lineage, ...]:
@@ -191,6 +261,7 @@ def _check(lineage: Lineage) -> None:
         raise MalformedError("directory entry has unknown flags")
     rows = unpack_rows(lineage.compiled.rows)
     open_until: list[int] = []
+    decode_sides(lineage.compiled.side, (row.side for row in rows if row.flags & SIDE))
     for index, row in enumerate(rows):
         while open_until and open_until[-1] <= index:
             open_until.pop()
@@ -199,8 +270,6 @@ def _check(lineage: Lineage) -> None:
         open_until.append(index + row.below + 1)
         if open_until[0] != len(rows) or any(end < open_until[-1] for end in open_until):
             raise MalformedError("rows are no tree in preorder")
-        if row.flags & SIDE:
-            decode_side(lineage.compiled.side, row.side)
 
 
 def _is_simple(lineage: Lineage) -> bool:

@@ -1,5 +1,6 @@
 """Compute the effective attributes of a consent's provisions, stated or inherited (policy.md, rule 2)."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from consentd.errors import InvalidError
@@ -59,17 +60,22 @@ def _walk(stated: Provision, parent: Provision, depth: int, nodes: list[Node]) -
         _walk(child, effective, depth + 1, nodes)
 
 
-def path(depths: list[int], index: int) -> str:
-    """Return the path of node *index*, ``provision[0].provision[2]``, given the depths of all nodes in preorder.
+def paths(depths: Iterable[int]) -> list[str]:
+    """Return the path of each node, ``provision[0].provision[2]``, given the depths of all nodes in preorder.
 
-    Example: the depths 0, 1, 1, 2 are a root with two children, and the second child has a child. This last node has
-    the index 3 and the path ``provision[1].provision[0]``.
+    The root has the empty path. Example: the depths 0, 1, 1, 2 are a root with two children, and the second child has a
+    child. The paths are the empty one, ``provision[0]``, ``provision[1]`` and ``provision[1].provision[0]``.
     """
-    positions: list[int] = []
-    for depth in depths[1 : index + 1]:
-        del positions[depth:]
-        if len(positions) == depth:
-            positions[depth - 1] += 1
+    found: list[str] = []
+    parents = [""] * (MAX_DEPTH + 1)  # the path of the last node of each depth, with a dot after it
+    counts = [0] * (MAX_DEPTH + 1)  # how many children the last node of each depth has so far
+    for depth in depths:
+        if depth:
+            step = f"{parents[depth - 1]}provision[{counts[depth - 1]}]"
+            counts[depth - 1] += 1
+            parents[depth] = step + "."
         else:
-            positions.append(0)
-    return ".".join(f"provision[{position}]" for position in positions)
+            step = ""
+        counts[depth] = 0
+        found.append(step)
+    return found

@@ -30,8 +30,8 @@ from consentd.table.view import View
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
-MAX_RECORDED_REASONS = 100
-"""Maximum number of reasons in a recorded decision. The first reasons are kept."""
+MAX_REASON_BYTES = 6 * 1024
+"""Most bytes of the reasons of a recorded decision. The first are kept, so that a payload never exceeds its limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +164,8 @@ def decide(
         verdict = reduce_verdict(verdict, packed)
     shown_tag = tag if tag is not None and (in_full or verdict.permitted) else b""
     message = decisions.decision_message(evaluate.decision(verdict, packed, codebook, rules), shown_tag)
-    # The reasons of hundreds of matching consents would exceed the payload's limit, and the write would be refused.
-    del message.reasons[MAX_RECORDED_REASONS:]
+    while sum(reason.ByteSize() for reason in message.reasons) > MAX_REASON_BYTES:
+        del message.reasons[len(message.reasons) * 9 // 10 :]
     message.revision.tree_size = index
     message.decided_time_ms = now_ms
     return AuthorizedAccess(message, outcome)
@@ -173,7 +173,7 @@ def decide(
 
 def _break_glass_refused(question: PackedQuestion) -> evaluate.Verdict:
     reason = (model.ReasonCode.DENIED_BY_BREAK_GLASS, model.Effect.DENY, 0, 0, 0, "")
-    return evaluate.Verdict((0, question.categories, 0, 0), [reason], question, question.until_ms)
+    return evaluate.Verdict((0, question.categories, 0, 0), [reason], [0, 0], question, question.until_ms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from consentd.errors import ConflictError, InvalidError, NotFoundError
 from consentd.ledger.ledger import Appended
 from consentd.policy import check, model
 from consentd.policy.compile import compile_consent
-from consentd.policy.subject import Lineage, with_consent
+from consentd.policy.subject import Lineage, check_limits, with_consent
 from consentd.sequencer.commands.authorship import check_attester, check_named, check_writer
 from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, has_right
 from consentd.sequencer.commands.write import NewEntry, PersonWrite, Plan, ReceiptOnly, ReplayContext, WriteContext
@@ -190,7 +190,9 @@ def _check_consent(
     seq = context.batch.head(tag)[0] + 1
     stored = model.StoredConsent(lineage=lineage, seq=seq, version=version, consent=consent)
     compiled = compile_consent(stored, registry.codebook.vocabulary, registry.numbers)
-    with_consent(context.table.subject(tag), stored, compiled)
+    value = context.table.subject(tag)
+    check_limits(value, lineage, compiled)
+    with_consent(value, stored, compiled)
     check_named(registry, consent, compiled)
     if write.signed is None:
         check_attester(context.table, write.request.asker, permits=compiled, ends=replaced)

@@ -1,0 +1,234 @@
+"""The bounds of one person's rows: what is refused, denied unread, and shared; how many reasons are built."""
+
+from dataclasses import replace
+
+import pytest
+
+from cases.policy_worlds import NUMBERS, VOCABULARY
+from consentd.errors import InvalidError
+from consentd.policy import residual, subject
+from consentd.policy.codebook import Codebook, pack_question
+from consentd.policy.compile import Compiled, compile_consent, compile_rules
+from consentd.policy.evaluate import MAX_REASONS, Verdict, decision, evaluate
+from consentd.policy.model import (
+    Actor,
+    Combining,
+    Consent,
+    Decision,
+    Effect,
+    ImplicitPolicy,
+    Kind,
+    Obligation,
+    Outcome,
+    Period,
+    Provision,
+    Question,
+    ReasonCode,
+    Rules,
+    StoredConsent,
+)
+from consentd.policy.rows import decode_side, unpack_rows
+from consentd.policy.subject import (
+    MAX_ROWS,
+    Lineage,
+    check_limits,
+    decode_subject,
+    encode_subject,
+    is_closed,
+    row_count,
+    with_consent,
+    without_consent,
+)
+
+NOW_MS = 1_000
+CODEBOOK = Codebook(VOCABULARY, NUMBERS)
+PERMIT = Provision(effect=Effect.PERMIT, actors=("a",), purposes=("TREAT",), categories=("CLIN",))
+DENY = replace(PERMIT, effect=Effect.DENY)
+ASKED = Question(
+    actor=Actor(organisation="a"), holder="r", purpose="TREAT", action="disclose", categories=("CLIN.A", "CLIN.B")
+)
+
+
+def compiled(root: Provision, **more: object) -> Compiled:
+    consent = Consent(**{"kind": Kind.CONSENT, "root": root, **more})  # type: ignore[arg-type]
+    return compile_consent(StoredConsent(1, 1, 1, consent), VOCABULARY, NUMBERS)
+
+
+def value_of(*consents: tuple[Compiled, int]) -> bytes | None:
+    """Return the value of a person that has each of these consents so many times."""
+    repeated = (one for one, count in consents for _ in range(count))
+    return encode_subject(Lineage(at, at, 1, False, one) for at, one in enumerate(repeated, 1))
+
+
+def verdict(value: bytes | None, asked: Question = ASKED, **rules: object) -> Verdict:
+    made = compile_rules(Rules(**rules), VOCABULARY, NUMBERS)  # type: ignore[arg-type]
+    return evaluate(value, pack_question(asked, CODEBOOK), made, NOW_MS)
+
+
+def answer(value: bytes | None, asked: Question = ASKED, **rules: object) -> Decision:
+    made = compile_rules(Rules(**rules), VOCABULARY, NUMBERS)  # type: ignore[arg-type]
+    packed = pack_question(asked, CODEBOOK)
+    return decision(evaluate(value, packed, made, NOW_MS), packed, CODEBOOK, made)
+
+
+def tree(count: int, root: Provision = PERMIT, **child: object) -> Provision:
+    """Return a consent of *count* provisions. The data periods of its children differ."""
+    children = tuple(
+        Provision(effect=root.effect, data_period=Period(at, 1_000_000), **child)  # type: ignore[arg-type]
+        for at in range(count - 1)
+    )
+    return replace(root, children=children)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Lower the limit of rows, so that a test needs few."""
+    monkeypatch.setattr(subject, "MAX_ROWS", 4)
+    return 4
+
+
+# -- what is refused -----------------------------------------------------------------------------------------------
+
+
+def test_a_permit_beyond_the_limit_is_refused_and_a_deny_is_not() -> None:
+    value = value_of((compiled(PERMIT), 1_000), (compiled(DENY), 1_000))
+    assert row_count(value) == MAX_ROWS
+    for refused in (
+        compiled(PERMIT),
+        compiled(replace(DENY, children=(PERMIT,))),
+        compiled(DENY, policy=ImplicitPolicy.BASIC_NORMAL),
+    ):
+        with pytest.raises(InvalidError) as caught:
+            check_limits(value, 2_001, refused)
+        assert caught.value.reason == "TOO_LARGE"
+        assert "`2001`" in str(caught.value) or "`2002`" in str(caught.value)
+    for taken in (compiled(DENY), compiled(tree(200, DENY)), compiled(DENY, policy=ImplicitPolicy.DENY)):
+        check_limits(value, 2_001, taken)
+    check_limits(without_consent(value, 7), 2_001, compiled(PERMIT))
+
+
+def test_an_amendment_that_takes_no_more_rows_is_never_refused() -> None:
+    value = value_of((compiled(PERMIT), 1_990), (compiled(tree(20)), 1))
+    assert row_count(value) == 2_010
+    for amended in (compiled(tree(20)), compiled(PERMIT), compiled(tree(200, DENY))):
+        check_limits(value, 1_991, amended)
+    with pytest.raises(InvalidError):
+        check_limits(value, 1_991, compiled(tree(21)))
+
+
+def test_lists_count_too() -> None:
+    references = tuple(f"Observation/{at:04d}" for at in range(700))
+    listed = compiled(replace(PERMIT, resources=references))
+    assert 12_000 < len(listed.side) < 14_000
+    value = value_of((listed, 10))
+    check_limits(value, 11, compiled(PERMIT))
+    with pytest.raises(InvalidError) as caught:
+        check_limits(value, 11, listed)
+    assert caught.value.reason == "TOO_LARGE"
+    check_limits(value, 11, compiled(replace(DENY, resources=references)))
+
+
+def test_a_deny_is_refused_only_after_everything_is_denied() -> None:
+    value = value_of((compiled(tree(250, DENY)), 24))
+    assert row_count(value) == 6_000
+    assert is_closed(value)
+    with pytest.raises(InvalidError) as caught:
+        with_consent(value, StoredConsent(25, 25, 1, Consent(kind=Kind.OBJECTION, root=DENY)), compiled(DENY))
+    assert caught.value.reason == "TOO_LARGE"
+
+
+# -- denies beyond the limit ---------------------------------------------------------------------------------------
+
+
+def test_denies_beyond_the_limit_deny_everything(small: int) -> None:
+    other = replace(DENY, actors=("b",))
+    within, beyond = (value_of((compiled(PERMIT), 1), (compiled(other), small + more)) for more in (0, 1))
+    assert (is_closed(within), is_closed(beyond)) == (False, True)
+    assert answer(within).outcome is Outcome.PERMIT
+    found = answer(beyond)
+    assert (found.outcome, found.denied, found.ref) == (Outcome.DENY, ("CLIN.A", "CLIN.B"), 0)
+    (reason,) = found.reasons
+    assert (reason.code, reason.consent) == (ReasonCode.DENIED_BY_CONSENT, 0)
+    for combining in Combining:
+        assert answer(beyond, combining=combining).outcome is Outcome.DENY
+    assert answer(beyond, implicit_policy=ImplicitPolicy.ALL_NORMAL).outcome is Outcome.DENY
+    offering = replace(ASKED, supported_obligations=frozenset({Obligation.ENFORCE_RESIDUAL}))
+    assert answer(beyond, offering).outcome is Outcome.DENY
+
+
+def test_permits_do_not_count_as_denies(small: int) -> None:
+    assert not is_closed(value_of((compiled(PERMIT), 3 * small)))
+    assert not is_closed(value_of((compiled(replace(DENY, children=(PERMIT,))), small)))
+
+
+def test_the_law_comes_before_denies_beyond_the_limit(small: int) -> None:
+    statutory = compiled(PERMIT, kind=Kind.STATUTORY)
+    assert answer(value_of((compiled(DENY), small + 1), (statutory, 1))).outcome is Outcome.PERMIT
+    rule = replace(PERMIT, categories=("CLIN.A",))
+    found = answer(value_of((compiled(DENY), small + 1)), statutory=(rule,))
+    assert (found.outcome, found.permitted, found.denied) == (Outcome.PARTIAL, ("CLIN.A",), ("CLIN.B",))
+
+
+def test_withdrawing_a_deny_ends_what_was_denied_unread(small: int) -> None:
+    value = value_of((compiled(PERMIT), 1), (compiled(replace(DENY, actors=("b",))), small + 1))
+    assert answer(without_consent(value, 1)).outcome is Outcome.DENY  # a permit withdrawn never permits more
+    assert answer(without_consent(value, 3)).outcome is Outcome.PERMIT
+
+
+def test_a_closed_value_has_one_form(small: int) -> None:
+    value = value_of((compiled(DENY), small + 1))
+    assert value is not None
+    assert encode_subject(decode_subject(value)) == value
+    assert value[1] & subject.CLOSED
+
+
+# -- what is shared ------------------------------------------------------------------------------------------------
+
+
+def test_inherited_lists_are_stored_once() -> None:
+    root = tree(250, replace(PERMIT, resources=tuple(f"Observation/{at}" for at in range(700)), actors=("a", "b")))
+    made = compiled(root)
+    assert len(made.side) < 13_000 + 250 * 24
+    rows = unpack_rows(made.rows)
+    assert len({row.side for row in rows}) == 250
+    for row in (rows[0], rows[249]):
+        side = decode_side(made.side, row.side)
+        assert (len(side.resources), side.actors) == (700, {NUMBERS["a"], NUMBERS["b"]})
+
+
+def test_equal_limits_are_one_record() -> None:
+    children = tuple(Provision(effect=Effect.DENY, purposes=(purpose,)) for purpose in ("TREAT", "COC"))
+    rows = unpack_rows(compiled(replace(PERMIT, resources=("Observation/1",), children=children)).rows)
+    assert len({row.side for row in rows}) == 1
+
+
+# -- reasons and conditions ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("combining", list(Combining))
+def test_at_most_so_many_reasons_are_built(combining: Combining) -> None:
+    asked = replace(ASKED, categories=("CLIN.A", "CLIN.B", "CLIN.C", "STRANGE"))
+    value = value_of((compiled(replace(DENY, categories=("CLIN.A",))), 300), (compiled(PERMIT), 300))
+    found = answer(value, asked, combining=combining)
+    assert 90 < len(found.reasons) <= MAX_REASONS
+    assert found.ref  # also where the consent that permits comes after the reasons that are kept
+
+
+def test_the_ref_is_that_of_the_first_consent_that_decided_so() -> None:
+    value = value_of((compiled(replace(DENY, categories=("CLIN.A",))), 300), (compiled(PERMIT), 2))
+    found = answer(value)
+    assert (found.outcome, found.ref) == (Outcome.PARTIAL, 301)
+    assert {reason.effect for reason in found.reasons} == {Effect.DENY}
+
+
+def test_a_residual_over_its_limits_permits_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = replace(ASKED, supported_obligations=frozenset({Obligation.ENFORCE_RESIDUAL}))
+    named = compiled(replace(PERMIT, resources=("Observation/1", "Observation/2")))
+    value = value_of((named, 3))
+    found = answer(value, asked)
+    assert (found.outcome, len(found.residual)) == (Outcome.PERMIT, 3)
+    for name, most in (("MAX_CONDITIONS", 2), ("MAX_REFERENCES", 5)):
+        with monkeypatch.context() as patch:
+            patch.setattr(residual, name, most)
+            found = answer(value, asked)
+            assert (found.outcome, found.residual, found.obligations) == (Outcome.NO_CONSENT, (), ())
