@@ -1,12 +1,62 @@
-"""Read files, replace them durably, and lock them. Needs only the standard library, because clients use this too."""
+"""Read files, replace them durably, and lock them. Needs only the standard library, because clients use this too.
+
+A process whose descriptors are all taken, by idle connections for example, can open no file. ``hold_reserve`` keeps
+some descriptors for the functions of this module: they spend the reserve when no other descriptor is free, and fill it
+up again when they can.
+"""
 
 import contextlib
+import errno
 import fcntl
 import os
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
 from consentd.errors import StorageError
+
+RESERVE = 16
+"""How many descriptors a daemon holds in reserve. One call needs one, and several threads may write files at once. A
+connection that is waiting to be accepted may also take a descriptor at the moment when the reserve is spent."""
+
+# Descriptors belong to the process, so the reserve does too. The lock guards both; hold_reserve and _open take it.
+_reserve_lock = threading.Lock()
+_reserve: list[int] = []
+_reserve_size = 0
+
+
+def hold_reserve(count: int = RESERVE) -> None:
+    """Hold *count* descriptors in reserve, or as many as are free now; 0 gives the reserve up."""
+    global _reserve_size
+    with _reserve_lock:
+        _reserve_size = count
+        _fill_reserve()
+        while len(_reserve) > count:
+            os.close(_reserve.pop())
+
+
+def _fill_reserve() -> None:
+    with contextlib.suppress(OSError):
+        while len(_reserve) < _reserve_size:
+            _reserve.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+
+
+def _open(path: Path, flags: int, mode: int = 0o777) -> int:
+    """Open a file, if necessary with a descriptor of the reserve. Raises OSError as ``os.open``."""
+    try:
+        descriptor = os.open(path, flags | os.O_CLOEXEC, mode)
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        with _reserve_lock:
+            # The whole reserve is spent at once: a connection that waits may take a descriptor that becomes free.
+            while _reserve:
+                os.close(_reserve.pop())
+            descriptor = os.open(path, flags | os.O_CLOEXEC, mode)
+    if len(_reserve) < _reserve_size:
+        with _reserve_lock:
+            _fill_reserve()
+    return descriptor
 
 
 def read_file_if_exists(path: Path, *, name: str = "file") -> bytes | None:
@@ -16,7 +66,8 @@ def read_file_if_exists(path: Path, *, name: str = "file") -> bytes | None:
         StorageError: the file cannot be read.
     """
     try:
-        return path.read_bytes()
+        with os.fdopen(_open(path, os.O_RDONLY), "rb") as file:
+            return file.read()
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -47,7 +98,7 @@ def write_file(
     new = path.with_name(path.name + ".new")
     try:
         try:
-            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), "wb", buffering=0) as file:
+            with os.fdopen(_open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), "wb", buffering=0) as file:
                 if is_private:
                     os.fchmod(file.fileno(), 0o600)
                 for piece in [content] if isinstance(content, bytes) else content:
@@ -69,11 +120,15 @@ def write_file(
 
 def sync(path: Path) -> None:
     """Wait until a file's content, or a directory's list of names, is on the disk. Raises OSError if fsync fails."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = _open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class LockedError(StorageError):
+    """Another process, or this one, has the lock."""
 
 
 class FileLock:
@@ -118,7 +173,7 @@ class FileLock:
     def _lock(self, *, waits: bool) -> int:
         while True:
             try:
-                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                descriptor = _open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
             except OSError as error:
                 raise StorageError(f"lock file cannot be opened: `{self._path}`: {error.strerror}") from error
             in_use = f"locked by another process: `{self._path}`: is another {self._program} running?"
@@ -138,7 +193,7 @@ def lock_directory(path: Path, *, is_shared: bool = False) -> int:
         StorageError: another process, or this one, has locked the directory; or it cannot be opened or locked.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = _open(path, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise StorageError(f"directory cannot be opened: `{path}`: {error.strerror}") from error
     in_use = f"directory is in use: another process, or this one, has it open: `{path}`"
@@ -152,7 +207,7 @@ def _flock(descriptor: int, kind: int, path: Path, *, in_use: str, waits: bool =
         fcntl.flock(descriptor, kind if waits else kind | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise StorageError(in_use) from error
+        raise LockedError(in_use) from error
     except OSError as error:  # a network file system without locks, for example
         os.close(descriptor)
         raise StorageError(f"cannot be locked: `{path}`: {error.strerror}: use a local disk") from error

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from consentd import descriptors
 from consentd.clock import Clock, SystemClock
 from consentd.config import Config
 from consentd.core import note
@@ -25,7 +26,7 @@ from consentd.cosigning.publisher import ImmediatePublisher, Publisher
 from consentd.cosigning.quorum_publisher import QuorumPublisher, SignedLog
 from consentd.cosigning.witness_client import read_policy
 from consentd.errors import ConsentdError
-from consentd.files import FileLock, read_file_if_exists
+from consentd.files import FileLock, hold_reserve, read_file_if_exists
 from consentd.ledger.ledger import Ledger
 from consentd.ledger.recovery import open_ledger
 from consentd.ledger.vault import Vault
@@ -286,6 +287,8 @@ def serve(config: Config, *, signals: Signals | None = None, confirm_clock: bool
         ConsentdError: the daemon could not start.
     """
     signals = signals or Signals.receive()
+    log.info("limit of open files: %d", descriptors.raise_limit())
+    hold_reserve()
     daemon = Daemon(config, confirm_clock=confirm_clock)
     daemon.start()
     while signals.next() == signal.SIGHUP:

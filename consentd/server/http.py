@@ -16,11 +16,12 @@ from functools import partial
 from hashlib import sha256
 from http import HTTPStatus
 
+from consentd import descriptors
 from consentd.config import HttpConfig, TlsConfig, parse_listen
 from consentd.core import pruned, tiles
 from consentd.errors import ConsentdError, MalformedError, StorageError
 from consentd.ledger import layout, reads, retention
-from consentd.listener import TEXT, HttpRequest, HttpResponse, Listener, text_response
+from consentd.listener import MAX_CONNECTIONS, TEXT, HttpRequest, HttpResponse, Listener, text_response
 from consentd.metrics import CONTENT_TYPE
 from consentd.service.authorization import caller_kinds
 from consentd.service.roles import may_call
@@ -29,7 +30,7 @@ from consentd.service.servicer import Services, ServiceState
 log = logging.getLogger(__name__)
 
 IDLE_S = 30
-"""How many seconds a connection may stay open without a request."""
+"""How many seconds a connection may stay open without a whole request."""
 _BYTES = "application/octet-stream"
 _IMMUTABLE = "public, max-age=31536000, immutable"
 _SHORT = "public, max-age=1"
@@ -48,7 +49,8 @@ def listen(config: HttpConfig, service_state: ServiceState) -> Listener:
     """
     tls = None if config.tls is None else _tls_context(config.tls)
     address = parse_listen(config.listen, option="http.listen")
-    return Listener(address, partial(_respond, service_state), idle_s=IDLE_S, tls=tls)
+    most = descriptors.share(8, most=MAX_CONNECTIONS)
+    return Listener(address, partial(_respond, service_state), idle_s=IDLE_S, max_connections=most, tls=tls)
 
 
 def _tls_context(tls: TlsConfig) -> ssl.SSLContext:

@@ -26,7 +26,7 @@ from typing import Any, Self, cast
 
 import rocksdict
 
-from consentd import files
+from consentd import descriptors, files
 from consentd.errors import ConsentdError, CorruptionError, StorageError
 from consentd.store import Batch, Delete, Put, Store
 from consentd.store.wal import check_logs
@@ -278,7 +278,7 @@ def _open_arguments(block_cache_mb: int) -> dict[str, Any]:
     options.set_max_total_wal_size(2 * WRITE_BUFFER_MB << 20)
     options.set_max_background_jobs(2)
     options.set_bytes_per_sync(1 << 20)  # sync large files in pieces: no batch must wait for a whole file
-    options.set_max_open_files(512)
+    options.set_max_open_files(descriptors.share(8, most=512, least=32))
     options.set_keep_log_file_num(4)
     options.set_max_log_file_size(4 << 20)
     options.set_stats_dump_period_sec(0)

@@ -27,6 +27,7 @@ from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
 
+from consentd import descriptors
 from consentd.config import parse_listen
 from consentd.core import ed25519, merkle, note
 from consentd.core.checkpoint import Checkpoint, open_checkpoint
@@ -45,8 +46,8 @@ from consentd.errors import (
     StorageError,
     VerificationError,
 )  # fmt: skip
-from consentd.files import FileLock, read_file_if_exists, write_file
-from consentd.listener import TEXT, HttpRequest, HttpResponse, Listener, text_response
+from consentd.files import FileLock, hold_reserve, read_file_if_exists, write_file
+from consentd.listener import MAX_CONNECTIONS, TEXT, HttpRequest, HttpResponse, Listener, text_response
 from consentd.witnessd.config import FollowedLog, WitnessOptions, WitnessServerConfig
 from consentd.witnessd.follower import Follower
 
@@ -253,7 +254,10 @@ class WitnessServer:
         """Read keys and state, and listen. Raises the errors of ``Witness`` and ``Listener``."""
         self.witness = Witness(config, wall_s=wall_s)
         address = parse_listen(config.witness.listen, option="witness.listen")
-        self._listener = Listener(address, self._respond, idle_s=IDLE_S, max_body=MAX_BODY)
+        most = descriptors.share(4, most=MAX_CONNECTIONS)
+        self._listener = Listener(
+            address, self._respond, idle_s=IDLE_S, max_body=MAX_BODY, max_connections=most
+        )
         log.info("witness listens on port %d", self._listener.port)
 
     def stop(self) -> None:
@@ -281,6 +285,8 @@ def serve_witness(config: WitnessServerConfig) -> None:
     done = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: done.set())
+    descriptors.raise_limit()
+    hold_reserve()
     server = WitnessServer(config)
     done.wait()
     server.stop()
