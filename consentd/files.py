@@ -80,7 +80,7 @@ def write_file(
 ) -> None:  # fmt: skip
     """Replace a file. Readers get either the whole old content or the whole new content, even after a crash.
 
-    Only one thread of one process may write a path at a time; ``lock_file`` can ensure this.
+    Only one thread of one process may write a path at a time; ``FileLock`` can ensure this.
 
     Args:
         content: the new content, whole or in pieces.

@@ -52,7 +52,7 @@ class Publisher(Protocol):
         """
 
     def pending(self) -> frozenset[int]:
-        """Return the sizes of checkpoints, without the latest, that are being published or may yet be published."""
+        """Return the sizes of the offered checkpoints that are being published or may yet be published."""
         ...
 
     @property
