@@ -263,6 +263,7 @@ class LedgerCase:
             participant_id=participant_id,
             name=st.Text(en=participant_id),
             roles=[st.PARTICIPANT_ROLE_HOLDER],
+            rights=[st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS],
             active=True,
         )
         chain = f"participant/{participant_id}"
