@@ -7,7 +7,7 @@ import pytest
 from cases.policy_worlds import NUMBERS, VOCABULARY
 from consentd.errors import InvalidError
 from consentd.policy import residual, subject
-from consentd.policy.codebook import Codebook, pack_question
+from consentd.policy.codebook import Codebook, PackedQuestion, Parties, pack_question
 from consentd.policy.compile import Compiled, compile_consent, compile_rules
 from consentd.policy.evaluate import MAX_REASONS, Verdict, decision, evaluate
 from consentd.policy.model import (
@@ -60,15 +60,20 @@ def value_of(*consents: tuple[Compiled, int]) -> bytes | None:
     return encode_subject(Lineage(at, at, 1, False, one) for at, one in enumerate(repeated, 1))
 
 
+def packed(asked: Question) -> PackedQuestion:
+    actor, holder = (frozenset({0, NUMBERS[name]}) for name in (asked.actor.organisation, asked.holder))
+    return pack_question(asked, CODEBOOK, Parties(permit_actors=actor, deny_actors=actor, holders=holder))
+
+
 def verdict(value: bytes | None, asked: Question = ASKED, **rules: object) -> Verdict:
     made = compile_rules(Rules(**rules), VOCABULARY, NUMBERS)  # type: ignore[arg-type]
-    return evaluate(value, pack_question(asked, CODEBOOK), made, NOW_MS)
+    return evaluate(value, packed(asked), made, NOW_MS)
 
 
 def answer(value: bytes | None, asked: Question = ASKED, **rules: object) -> Decision:
     made = compile_rules(Rules(**rules), VOCABULARY, NUMBERS)  # type: ignore[arg-type]
-    packed = pack_question(asked, CODEBOOK)
-    return decision(evaluate(value, packed, made, NOW_MS), packed, CODEBOOK, made)
+    question = packed(asked)
+    return decision(evaluate(value, question, made, NOW_MS), question, CODEBOOK, made)
 
 
 def tree(count: int, root: Provision = PERMIT, **child: object) -> Provision:
