@@ -80,6 +80,37 @@ def test_a_permit_after_a_revoke_is_named(tmp_path: Path) -> None:
     assert [fault.index for fault in replayed.faults] == [paused, revoked]
 
 
+def test_an_access_whose_caller_had_no_part_is_named(tmp_path: Path) -> None:
+    forge = make_forge(200)
+    tag, chain = person(forge), codec.public_tag("participant/bank")
+    forge.participant("carrier")
+    given = st.DelegationStatement(giver="bank", taker="carrier", capacity=st.DELEGATION_CAPACITY_RELAY)
+    wrong = []
+
+    def ask(*, is_fault: bool, **more: Any) -> None:
+        forge.ask(tag, **more)
+        wrong.extend([forge.size - 1] if is_fault else [])
+
+    ask(is_fault=True, asker="carrier")
+    forge.add(EntryKind.DELEGATION, chain, given)
+    ask(is_fault=False, asker="carrier")
+    ask(is_fault=False, asker="hospital", relays=["carrier"])
+    ask(is_fault=True, asker="carrier", purpose="HRESCH", on_behalf_of="hospital")
+    for nobody in ("operator/main", "operator", "", "stranger"):
+        ask(is_fault=True, asker=nobody)
+    ask(is_fault=True, application="carrier")
+    ask(is_fault=True, relays=["carrier", "stranger"])
+    given.ended = True
+    forge.add(EntryKind.DELEGATION, chain, given)
+    ask(is_fault=True, asker="carrier")
+    ask(is_fault=True, relays=["carrier"])
+    ask(is_fault=False)
+    forge.seal()
+    replayed = replay(forge.write(tmp_path / "a", tmp_path / "b"))
+    assert [fault.index for fault in replayed.faults] == wrong
+    assert all(fault.what.startswith("decision cannot be taken again: ") for fault in replayed.faults)
+
+
 @pytest.mark.parametrize(
     ("change", "reported"),
     [

@@ -169,12 +169,12 @@ class Forge:
 
     def ask(
         self, tag: bytes, *, purpose: str = "CAREMGT", lie: bool = False, time_ms: int | None = None,
-        key: ed25519.KeyPair | None = None,
+        key: ed25519.KeyPair | None = None, asker: str = "bank", **actor: Any,
     ) -> None:
         """Append the answer to a question: permitted for care management, not for research, or, for a *lie*, the
-        other way round. *key*: the asker's, who signed the question."""
+        other way round. *key*: the asker's, who signed the question. *actor*: fields of the bank's ``Actor``."""
         question = pb.Question(
-            subject=pb.Subject(scheme="test", value="someone"), actor=pb.Actor(organisation="bank"),
+            subject=pb.Subject(scheme="test", value="someone"), actor=pb.Actor(**{"organisation": "bank"} | actor),
             holder="hospital", purpose=purpose, action="access", categories=["CLIN.DX"],
         )
         permitted = (purpose == "CAREMGT") is not lie
@@ -197,7 +197,7 @@ class Forge:
             )
         else:
             decision.reasons.add(code=pb.REASON_CODE_NO_MATCHING_CONSENT)
-        asked = st.AskedQuestion(question=question.SerializeToString(), asker="bank", network_origin="test")
+        asked = st.AskedQuestion(question=question.SerializeToString(), asker=asker, network_origin="test")
         if key is not None:
             asked.key, asked.author_time_ms = key.public_key, decision.decided_time_ms
             asked.signature = key.sign(

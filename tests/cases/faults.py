@@ -115,6 +115,9 @@ def first_life(running: Running, diary: Diary) -> None:
         )
         request = rs.RegisterParticipantRequest(request_id=request_id(), participant=told)
         tell(running.registry.RegisterParticipant, request, who="operator")
+    given = st.DelegationStatement(giver="clinic-b", taker="app", capacity=st.DELEGATION_CAPACITY_RELAY)
+    delegate = rs.PutDelegationRequest(request_id=request_id(), delegation=given)
+    tell(running.registry.PutDelegation, delegate, who="operator")
     people = [pb.Subject(scheme="mhid", value=f"SYN-{number:06d}") for number in range(3)]
     for each in people:
         request = rs.EnrolSubjectRequest(request_id=request_id(), subject=each, method="test")
