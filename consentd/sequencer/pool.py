@@ -1,8 +1,9 @@
 """Hold the items that wait for the sequencer's thread: writes, and calls to run between two batches.
 
 Any thread puts items in; the sequencer's thread takes them out. A caller can cancel an item until the thread begins it.
-The thread takes calls first, then urgent writes (what takes a permission away), then all other writes. The number of
-calls is small, because each holds the thread of its caller.
+The thread takes calls first, then urgent writes (what takes a permission away), then all other writes. Of the writes it
+takes one of each caller in rotation, so that a thousand writes of one caller do not keep the write of another waiting.
+The writes of one caller stay in order. The number of calls is small, because each holds the thread of its caller.
 """
 
 import threading
@@ -67,6 +68,46 @@ class PendingCall(Generic[A]):
 Pending = PendingWrite[Any] | PendingCall[Any]
 
 
+class Lane:
+    """Writes that wait, by caller. Not safe for several threads: ``Pool`` holds its lock during each call."""
+
+    def __init__(self) -> None:
+        # INVARIANT: no queue is empty. The caller whose write is taken next is the first key.
+        self._queues: dict[str, deque[PendingWrite[Any]]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, item: PendingWrite[Any]) -> None:
+        """Add a write after the other writes of its caller."""
+        self._queues.setdefault(item.write.caller, deque()).append(item)
+        self._count += 1
+
+    def put_back(self, items: Sequence[PendingWrite[Any]]) -> None:
+        """Add writes that were taken, in the order in which they were taken, before the other writes of their callers.
+
+        Their callers come before the others, because their writes were next.
+        """
+        for item in reversed(items):
+            queue = self._queues.pop(item.write.caller, deque())
+            queue.appendleft(item)
+            self._queues = {item.write.caller: queue, **self._queues}
+        self._count += len(items)
+
+    def take(self, most: int) -> list[PendingWrite[Any]]:
+        """Take up to *most* writes: one of each caller, then again one of each, and so on."""
+        taken: list[PendingWrite[Any]] = []
+        while self._queues and len(taken) < most:
+            caller = next(iter(self._queues))
+            queue = self._queues.pop(caller)
+            taken.append(queue.popleft())
+            if queue:
+                self._queues[caller] = queue
+        self._count -= len(taken)
+        return taken
+
+
 class Pool:
     """The items that wait for the sequencer's thread. ``stop`` and ``fail`` close the pool for good.
 
@@ -82,8 +123,8 @@ class Pool:
         # This lock guards the attributes below. put, put_back, take, stop, halt and fail take it; check_open does not.
         self._changed = threading.Condition()
         self._calls: deque[PendingCall[Any]] = deque()
-        self._urgent: deque[PendingWrite[Any]] = deque()
-        self._writes: deque[PendingWrite[Any]] = deque()
+        self._urgent = Lane()
+        self._writes = Lane()
         self._stopping = False
         self._halted: ConsentdError | None = None
 
@@ -103,9 +144,12 @@ class Pool:
             item.future.set_exception(OverloadedError(f"too many writes wait: `{self._max_waiting}`"))
 
     def _add(self, item: Pending) -> bool:
-        lane: deque[Any] = self._calls
-        if isinstance(item, PendingWrite):
-            lane = self._urgent if item.urgent else self._writes
+        if isinstance(item, PendingCall):
+            if len(self._calls) < self._max_waiting:
+                self._calls.append(item)
+                return True
+            return False
+        lane = self._urgent if item.urgent else self._writes
         if len(lane) >= self._max_waiting:
             return False
         lane.append(item)
@@ -114,8 +158,8 @@ class Pool:
     def put_back(self, writes: Sequence[PendingWrite[Any]]) -> None:
         """Put writes that were taken and not begun in front of those that wait."""
         with self._changed:
-            for item in reversed(writes):
-                (self._urgent if item.urgent else self._writes).appendleft(item)
+            self._urgent.put_back([item for item in writes if item.urgent])
+            self._writes.put_back([item for item in writes if not item.urgent])
 
     def check_open(self) -> None:
         """Check that the pool takes items. Raises ``StorageError`` if the sequencer is stopping or has stopped."""
@@ -141,8 +185,7 @@ class Pool:
             items: list[Pending] = [*self._calls]
             self._calls.clear()
             for lane in (self._urgent, self._writes):
-                while lane and len(items) < most:
-                    items.append(lane.popleft())
+                items += lane.take(most - len(items))
         return items
 
     def _count(self) -> int:
@@ -164,9 +207,10 @@ class Pool:
         """Refuse further items. Each item that waits ends in an error, which states that nothing of it was recorded."""
         with self._changed:
             self.fault = fault
-            waiting: list[Pending] = [*self._calls, *self._urgent, *self._writes]
-            for lane in (self._calls, self._urgent, self._writes):
-                lane.clear()
+            waiting: list[Pending] = [*self._calls]
+            self._calls.clear()
+            for lane in (self._urgent, self._writes):
+                waiting += lane.take(len(lane))
         for item in waiting:
             if item.future.set_running_or_notify_cancel():
                 item.future.set_exception(StorageError("ledger has stopped; nothing of this write was recorded"))

@@ -238,6 +238,11 @@ class RecordOutcomes(Unremembered):
 
     outcomes: tuple[RecordOutcome, ...]
 
+    @property
+    def caller(self) -> str:
+        """The caller that reports the outcomes."""
+        return self.outcomes[0].caller if self.outcomes else ""
+
     def prepare(self, context: WriteContext) -> Plan[tuple[Appended | None, ...]]:
         if len({outcome.request.key for outcome in self.outcomes}) != len(self.outcomes):
             raise InvalidError("request_id is used twice in one batch", "INVALID_REQUEST_ID")

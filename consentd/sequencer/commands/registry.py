@@ -24,6 +24,7 @@ from consentd.sequencer.commands.write import (
     ReceiptOnly,
     ReplayContext,
     Request,
+    Requested,
     SignedEntry,
     WriteContext,
 )
@@ -56,7 +57,7 @@ ROLES_OF_RIGHTS: Mapping["st.ParticipantRight.ValueType", frozenset["st.Particip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PublicWrite(ReceiptOnly, Generic[M]):
+class PublicWrite(Requested, ReceiptOnly, Generic[M]):
     """Append one entry to a public chain, after the checks for the entry's kind.
 
     Attributes:
@@ -205,7 +206,7 @@ def check_key(key: bytes) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EnrolSubject:
+class EnrolSubject(Requested):
     """Append a person's first entry, then an entry for the person's own key, if given. The answer is the tag.
 
     Attributes:

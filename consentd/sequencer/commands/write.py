@@ -270,6 +270,10 @@ class Write(Protocol[A]):
     def request(self) -> Request | None:
         """The request that the ledger remembers; None: repeats of this write are not recognised."""
 
+    @property
+    def caller(self) -> str:
+        """The caller that the write comes from; empty: the daemon itself."""
+
     def prepare(self, context: WriteContext) -> Plan[A]:
         """Check the write, draft its entries, and make its answer."""
 
@@ -280,8 +284,20 @@ class Write(Protocol[A]):
         """
 
 
+class Requested:
+    """Base of the writes whose request the ledger remembers."""
+
+    __slots__ = ()
+    request: Request
+
+    @property
+    def caller(self) -> str:
+        """The caller that sent the request."""
+        return self.request.asker
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PersonWrite:
+class PersonWrite(Requested):
     """Base of the writes about one person. *signed* is the statement or question, if its author signed it."""
 
     request: Request
@@ -306,6 +322,11 @@ class Unremembered:
     @property
     def request(self) -> None:
         return
+
+    @property
+    def caller(self) -> str:
+        """The daemon itself."""
+        return ""
 
     def replay(self, context: ReplayContext, recorded: Appended) -> NoReturn:
         raise AssertionError("a write without a request has no repeat")
