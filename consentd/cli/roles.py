@@ -33,6 +33,7 @@ _ACCESS: dict[Access, tuple[str, str, str]] = {
 _WHOSE: dict[Whose, tuple[str, str]] = {
     Whose.PUBLIC: ("공개", "public"),
     Whose.OWN: ("자기 관여", "own"),
+    Whose.SUBJECT: ("본인 명의", "subject"),
     Whose.OTHER: ("다른 사람", "other"),
     Whose.UNKNOWN: ("미등록자", "unknown"),
 }

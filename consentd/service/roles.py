@@ -34,13 +34,17 @@ class Kind(StrEnum):
 class Whose(StrEnum):
     """Whose data a call is about.
 
-    PUBLIC: no person's: checkpoints, leaves, public chains, the registry. OWN: the data of an access in which the
-    caller has a part, an entry that it attested, or a delegation that it gives. OTHER: other data of a person who is
-    enrolled, or another's delegation. UNKNOWN: the data of a person who is not enrolled.
+    PUBLIC: no person's: checkpoints, leaves, public chains, the registry.
+    OWN: the data of an access in which the caller has a part, an entry that it attested, a delegation that it gives.
+    SUBJECT: the data of the person for whom a question asks (organisation SUBJECT). The caller of AuthorizeAccess needs
+        no right if the person signed the question.
+    OTHER: other data of a person who is enrolled, or another participant's delegation.
+    UNKNOWN: the data of a person who is not enrolled.
     """
 
     PUBLIC = "public"
     OWN = "own"
+    SUBJECT = "subject"
     OTHER = "other"
     UNKNOWN = "unknown"
 
@@ -66,19 +70,23 @@ A: allowed    r: reduced    n: not found    -: denied
 
 RPC                     whose     no un in  ho re rl au pa  sr as rs  op
 ----------------------------------------------------------------------------
-Check                   own       -  -  -   r  r  r  -  -   A  r  -   A
-Check                   other     -  -  -   -  -  -  -  -   A  r  -   A
-Check                   unknown   -  -  -   r  r  r  -  -   A  r  -   A
-BatchCheck              own       -  -  -   r  r  r  -  -   A  r  -   A
-BatchCheck              other     -  -  -   -  -  -  -  -   A  r  -   A
-BatchCheck              unknown   -  -  -   r  r  r  -  -   A  r  -   A
+Check                   own       -  -  -   r  r  r  -  -   A  -  -   A
+Check                   subject   -  -  -   -  -  -  -  -   -  A  -   A
+Check                   other     -  -  -   -  -  -  -  -   -  -  -   A
+Check                   unknown   -  -  -   r  r  r  -  -   A  -  -   A
+BatchCheck              own       -  -  -   r  r  r  -  -   A  -  -   A
+BatchCheck              subject   -  -  -   -  -  -  -  -   -  A  -   A
+BatchCheck              other     -  -  -   -  -  -  -  -   -  -  -   A
+BatchCheck              unknown   -  -  -   r  r  r  -  -   A  -  -   A
 
-AuthorizeAccess         own       -  -  -   r  r  r  -  -   A  r  -   A
-AuthorizeAccess         other     -  -  -   -  -  -  -  -   A  r  -   A
-AuthorizeAccess         unknown   -  -  -   r  r  r  -  -   A  r  -   A
-BatchAuthorizeAccesses  own       -  -  -   r  r  r  -  -   A  r  -   A
-BatchAuthorizeAccesses  other     -  -  -   -  -  -  -  -   A  r  -   A
-BatchAuthorizeAccesses  unknown   -  -  -   r  r  r  -  -   A  r  -   A
+AuthorizeAccess         own       -  -  -   r  r  r  -  -   A  -  -   -
+AuthorizeAccess         subject   -  -  -   A  A  A  -  -   -  A  -   -
+AuthorizeAccess         other     -  -  -   -  -  -  -  -   -  -  -   -
+AuthorizeAccess         unknown   -  -  -   r  r  r  -  -   A  -  -   -
+BatchAuthorizeAccesses  own       -  -  -   r  r  r  -  -   A  -  -   -
+BatchAuthorizeAccesses  subject   -  -  -   A  A  A  -  -   -  A  -   -
+BatchAuthorizeAccesses  other     -  -  -   -  -  -  -  -   -  -  -   -
+BatchAuthorizeAccesses  unknown   -  -  -   r  r  r  -  -   A  -  -   -
 RecordAccess            own       -  -  -   A  A  A  -  -   -  -  -   A
 RecordAccess            other     -  -  -   n  n  n  -  -   -  -  -   A
 RecordAccess            unknown   -  -  -   n  n  n  -  -   -  -  -   n
@@ -107,7 +115,7 @@ GetCheckpoint           public    A  A  A   A  A  A  A  A   A  A  A   A
 GetConsistencyProof     public    A  A  A   A  A  A  A  A   A  A  A   A
 GetInclusionProof       public    A  A  A   A  A  A  A  A   A  A  A   A
 GetReceipt              public    r  r  r   A  A  A  A  A   A  A  A   A
-GetReceipt              own       r  r  r   A  A  A  A  A   A  A  A   A
+GetReceipt              own       r  r  r   A  A  A  r  A   A  A  A   A
 GetReceipt              other     r  r  r   r  r  r  r  r   r  A  A   A
 GetHistory              public    A  A  A   A  A  A  A  A   A  A  A   A
 GetHistory              other     -  -  -   -  -  -  -  -   -  A  -   A
@@ -124,9 +132,9 @@ RetireKey               public    -  -  -   -  -  -  -  -   -  -  -   A
 PublishVocabulary       public    -  -  -   -  -  -  -  -   -  -  -   A
 PublishNotice           public    -  -  -   -  -  -  -  -   -  -  -   A
 PublishRules            public    -  -  -   -  -  -  -  -   -  -  -   A
-PutDelegation           own       -  -  -   A  A  A  A  A   A  A  A   A
+PutDelegation           own       -  -  -   A  A  -  -  -   -  -  -   -
 PutDelegation           other     -  -  -   -  -  -  -  -   -  -  -   A
-EndDelegation           own       -  -  -   A  A  A  A  A   A  A  A   A
+EndDelegation           own       -  -  -   A  A  -  -  -   -  -  -   -
 EndDelegation           other     -  -  -   -  -  -  -  -   -  -  -   A
 ListDelegations         public    -  -  -   A  A  A  A  A   A  A  A   A
 GetParticipant          public    -  -  -   A  A  A  A  A   A  A  A   A

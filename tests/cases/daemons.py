@@ -132,6 +132,12 @@ class Running:
         request = rs.PutDelegationRequest(request_id=request_id(), delegation=message)
         self.registry.PutDelegation(request, metadata=self.as_("operator"))
 
+    def add_caller(self, name: str) -> None:
+        """Give *name* a token. Whether it is registered does not matter to this."""
+        self.tokens[name] = make_token()
+        write_private(self.config.callers.credentials_file, format_credential(self.tokens[name], name), append=True)
+        self.daemon.reload_credentials()
+
     def enrol(self, value: str) -> pb.Subject:
         subject = pb.Subject(scheme="mhid", value=value)
         request = rs.EnrolSubjectRequest(request_id=request_id(), subject=subject, method="test")

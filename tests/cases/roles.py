@@ -1,0 +1,482 @@
+"""Callers of every kind, and a way to make each RPC about own, other's and unknown data, as the table of roles has it.
+
+``ATTEMPTS`` has a function for each RPC. It makes the call as one caller, about data of one kind, and returns how the
+call was answered. A call that the table denies may have any content, but these are calls that would otherwise succeed.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from cases.daemons import consent, make_running, question, reason_of, request_id, sign_statement
+from cases.services import Person, add_key, change, new_identifier, now_ms, register
+from consentd.core import codec
+from consentd.core.ed25519 import KeyPair
+from consentd.core.kinds import EntryKind
+from consentd.server.keys import make_token
+from consentd.service.roles import Access, Kind, Whose
+from consentd.v1 import access_service_pb2 as ac
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import consent_service_pb2 as cs
+from consentd.v1 import ledger_service_pb2 as ls
+from consentd.v1 import policy_service_pb2 as ps
+from consentd.v1 import registry_service_pb2 as rs
+from consentd.v1 import statement_pb2 as st
+
+HOLDER, RECIPIENT, RELAY = st.PARTICIPANT_ROLE_HOLDER, st.PARTICIPANT_ROLE_RECIPIENT, st.PARTICIPANT_ROLE_RELAY
+AUDITOR, COURT = st.PARTICIPANT_ROLE_AUDITOR, st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY
+
+REGISTERED: dict[str, tuple[int, list[int]]] = {
+    "holder": (HOLDER, []),
+    "recipient": (RECIPIENT, []),
+    "relay": (RELAY, []),
+    "relay-acts": (RELAY, [st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS]),
+    "recipient-sees": (RECIPIENT, [st.PARTICIPANT_RIGHT_SEE_REASONS]),
+    "auditor": (AUDITOR, []),
+    "auditor-reads": (AUDITOR, [st.PARTICIPANT_RIGHT_READ_STATEMENTS]),
+    "court": (COURT, []),
+    "left": (RECIPIENT, []),
+}
+KINDS: dict[str, frozenset[Kind]] = {
+    "nobody": frozenset({Kind.NOBODY}),
+    "unknown-token": frozenset({Kind.NOBODY}),
+    "unregistered": frozenset({Kind.UNREGISTERED}),
+    "left": frozenset({Kind.INACTIVE}),
+    "holder": frozenset({Kind.HOLDER}),
+    "recipient": frozenset({Kind.RECIPIENT}),
+    "relay": frozenset({Kind.RELAY}),
+    "relay-acts": frozenset({Kind.RELAY, Kind.ACT_FOR_SUBJECTS}),
+    "recipient-sees": frozenset({Kind.RECIPIENT, Kind.SEE_REASONS}),
+    "auditor": frozenset({Kind.AUDITOR}),
+    "auditor-reads": frozenset({Kind.AUDITOR, Kind.READ_STATEMENTS}),
+    "court": frozenset({Kind.PUBLIC_AUTHORITY}),
+    "operator": frozenset({Kind.OPERATOR}),
+}
+"""Each caller, and of which kinds it is."""
+
+_ASKERS = ("holder", "recipient", "relay", "relay-acts", "recipient-sees", "left")
+_STATUTORY = {"kind": pb.CONSENT_KIND_STATUTORY}
+_NO_ID = "ab" * 16
+
+
+class World:
+    """A daemon with the callers of ``KINDS``. ``clinic-b`` and ``hospital-a`` are others, and ``app`` helps."""
+
+    def __init__(self, directory: Path) -> None:
+        self.running = running = make_running(directory, checkpoint_interval_ms=10, retention_days=30)
+        self.keys: dict[str, KeyPair] = {}
+        for number, (name, (role, rights)) in enumerate(REGISTERED.items(), 1):
+            register(running, name, [role], rights=rights)
+            running.add_caller(name)
+            self.keys[name] = KeyPair(bytes([number]) * 32)
+            add_key(running, name, self.keys[name].public_key)
+        running.add_caller("unregistered")
+        running.tokens["unknown-token"] = make_token()
+        for relay in ("relay", "relay-acts"):
+            running.delegate("recipient", relay)
+        self._left = self._make_access("left")
+        register(running, "left", [RECIPIENT], active=False)
+        running.wait_published()
+
+    def metadata(self, caller: str) -> Any:
+        return None if caller == "nobody" else self.running.as_(caller)
+
+    def person(self, whose: Whose) -> pb.Subject:
+        """Return a new person: not enrolled for UNKNOWN, else enrolled and with a consent."""
+        if whose is Whose.UNKNOWN:
+            return pb.Subject(scheme="mhid", value=new_identifier())
+        subject = self.running.enrol(new_identifier())
+        self.running.grant(subject, actors=["*"], holders=["*"])
+        return subject
+
+    def question(self, caller: str, whose: Whose, subject: pb.Subject, **fields: Any) -> pb.Question:
+        """Return a question in which the caller has a part, unless it is for OTHER or SUBJECT."""
+        asked = question(subject, actor=self._actor(caller), holder="holder", **fields)
+        if whose is Whose.OTHER:
+            asked.actor.CopyFrom(pb.Actor(organisation="clinic-b"))
+            asked.holder = "hospital-a"
+        if whose is Whose.SUBJECT:
+            asked.actor.CopyFrom(pb.Actor(organisation="SUBJECT"))
+        return asked
+
+    def access(self, caller: str, whose: Whose) -> tuple[pb.Subject, int, pb.Receipt]:
+        """Return the person, the seq and the receipt of a permitted access: for OWN, the caller has a part in it."""
+        if whose is Whose.UNKNOWN:
+            return self.person(whose), 2, pb.Receipt()
+        if whose is Whose.OWN and caller == "left":
+            return self._left
+        return self._make_access(caller if whose is Whose.OWN and caller in _ASKERS else "clinic-b")
+
+    def _make_access(self, caller: str) -> tuple[pb.Subject, int, pb.Receipt]:
+        subject = self.person(Whose.OTHER)
+        whose = Whose.OTHER if caller == "clinic-b" else Whose.OWN
+        answer = self.running.authorize(self.question(caller, whose, subject), caller)
+        return subject, answer.access_seq, answer.receipt
+
+    def _actor(self, caller: str) -> pb.Actor:
+        if caller in ("relay", "relay-acts"):
+            return pb.Actor(organisation="recipient", relays=[caller])
+        if caller in ("recipient", "recipient-sees", "left"):
+            return pb.Actor(organisation=caller)
+        return pb.Actor(organisation="recipient")
+
+
+class Call:
+    """One call: as whom, about whose data. ``make`` makes it and returns the response, or how it was refused."""
+
+    def __init__(self, world: World, caller: str, whose: Whose) -> None:
+        self.world, self.caller, self.whose = world, caller, whose
+        self.running = world.running
+        self.code: grpc.StatusCode | None = None
+
+    def make(self, method: Any, request: Any) -> Any:
+        """Return the response, the responses of a stream, or the ``Access`` with which the call was refused."""
+        try:
+            answer = method(request, metadata=self.world.metadata(self.caller))
+            return list(answer) if isinstance(answer, grpc.Call) and hasattr(answer, "__iter__") else answer
+        except grpc.RpcError as error:
+            self.code = error.code()
+            if reason_of(error) in ("UNAUTHENTICATED", "CALLER_NOT_ALLOWED"):
+                return Access.DENIED
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return Access.NOT_FOUND
+            raise
+
+    def plain(self, method: Any, request: Any) -> Access:
+        """Return ALLOWED if the call succeeds."""
+        answer = self.make(method, request)
+        return answer if isinstance(answer, Access) else Access.ALLOWED
+
+
+# -- questions and accesses -----------------------------------------------------------------------------------------
+
+
+def _seen(decision: pb.Decision) -> Access:
+    """Return how a question was answered about which no consent says anything: only some see that it is none."""
+    return Access.ALLOWED if decision.outcome == pb.OUTCOME_NO_CONSENT else Access.REDUCED
+
+
+def _open_question(call: Call) -> pb.Question:
+    return call.world.question(call.caller, call.whose, call.world.person(call.whose), purpose="HRESCH")
+
+
+def _check(call: Call) -> Access:
+    answer = call.make(call.running.policy.Check, ps.CheckRequest(question=_open_question(call)))
+    return answer if isinstance(answer, Access) else _seen(answer.decision)
+
+
+def _batch_check(call: Call) -> Access:
+    answer = call.make(call.running.policy.BatchCheck, ps.BatchCheckRequest(questions=[_open_question(call)]))
+    return answer if isinstance(answer, Access) else _item(answer.results[0], "decision")
+
+
+def _item(result: Any, field: str) -> Access:
+    if result.HasField("error"):
+        return Access.DENIED if result.error.code == grpc.StatusCode.PERMISSION_DENIED.value[0] else Access.NOT_FOUND
+    decision = result.decision if field == "decision" else result.response.decision
+    return _seen(decision)
+
+
+def _authorize_request(call: Call) -> ac.AuthorizeAccessRequest:
+    request = ac.AuthorizeAccessRequest(request_id=request_id())
+    if call.whose is not Whose.SUBJECT or call.caller == "relay-acts":
+        request.question.CopyFrom(_open_question(call))
+        return request
+    person = Person(call.running)
+    asked = call.world.question(call.caller, call.whose, person.subject, purpose="HRESCH")
+    signed = sign_statement(
+        person.key, asked, kind=codec.QUESTION_KIND, tag=person.tag, request=request.request_id,
+        time_ms=now_ms(call.running),
+    )  # fmt: skip
+    request.signed_question.CopyFrom(
+        ac.SignedQuestion(
+            key=signed.key, signature=signed.signature, author_time_ms=signed.author_time_ms,
+            question=signed.payload, tag=person.tag,
+        )
+    )  # fmt: skip
+    return request
+
+
+def _authorize(call: Call) -> Access:
+    answer = call.make(call.running.access.AuthorizeAccess, _authorize_request(call))
+    return answer if isinstance(answer, Access) else _seen(answer.decision)
+
+
+def _batch_authorize(call: Call) -> Access:
+    request = ac.BatchAuthorizeAccessesRequest(requests=[_authorize_request(call)])
+    answer = call.make(call.running.access.BatchAuthorizeAccesses, request)
+    return answer if isinstance(answer, Access) else _item(answer.results[0], "response")
+
+
+def _outcome(call: Call) -> ac.RecordAccessRequest:
+    subject, seq, _ = call.world.access(call.caller, call.whose)
+    outcome = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT)
+    return ac.RecordAccessRequest(request_id=request_id(), subject=subject, access_seq=seq, outcome=outcome)
+
+
+def _record(call: Call) -> Access:
+    return call.plain(call.running.access.RecordAccess, _outcome(call))
+
+
+def _batch_record(call: Call) -> Access:
+    request = ac.BatchRecordAccessesRequest(requests=[_outcome(call)])
+    return call.plain(call.running.access.BatchRecordAccesses, request)
+
+
+def _list_accesses(call: Call) -> Access:
+    subject, _, _ = call.world.access(call.caller, call.whose)
+    return call.plain(call.running.access.ListAccesses, ac.ListAccessesRequest(subject=subject))
+
+
+# -- consents -------------------------------------------------------------------------------------------------------
+
+
+def _basis(made: pb.Consent) -> pb.Consent:
+    if made.kind == pb.CONSENT_KIND_STATUTORY:
+        made.legal_basis = "Medical Act 21(3)"
+    return made
+
+
+def _either(call: Call, attempt: Callable[[dict[str, Any]], Access]) -> Access:
+    """Return ALLOWED if a consent of the person may be written, REDUCED if only a STATUTORY one may be."""
+    found = attempt({})
+    if found is Access.DENIED:
+        found = attempt(_STATUTORY)
+        return Access.REDUCED if found is Access.ALLOWED else found
+    return found
+
+
+def _grant(call: Call) -> Access:
+    def attempt(fields: dict[str, Any]) -> Access:
+        request = cs.GrantConsentRequest(
+            request_id=request_id(), subject=call.world.person(call.whose), consent=_basis(consent(**fields))
+        )
+        return call.plain(call.running.consents.GrantConsent, request)
+
+    return _either(call, attempt)
+
+
+def _given(call: Call, fields: dict[str, Any]) -> tuple[pb.Subject, str]:
+    """Return a person with a consent, and its id; for UNKNOWN, an id that nobody has."""
+    subject = call.world.person(call.whose)
+    if call.whose is Whose.UNKNOWN:
+        return subject, _NO_ID
+    request = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=_basis(consent(**fields)))
+    return subject, call.running.consents.GrantConsent(request, metadata=call.running.as_("operator")).consent_id
+
+
+def _amend(call: Call) -> Access:
+    def attempt(fields: dict[str, Any]) -> Access:
+        subject, consent_id = _given(call, fields)
+        request = cs.AmendConsentRequest(
+            request_id=request_id(), subject=subject, consent_id=consent_id, based_on_version=1,
+            consent=_basis(consent(**fields)),
+        )  # fmt: skip
+        return call.plain(call.running.consents.AmendConsent, request)
+
+    return _either(call, attempt)
+
+
+def _changes(kind: EntryKind, method: str, request_type: Any) -> Callable[[Call], Access]:
+    def of(call: Call) -> Access:
+        def attempt(fields: dict[str, Any]) -> Access:
+            subject, consent_id = _given(call, fields)
+            if kind is EntryKind.RESUME and call.whose is not Whose.UNKNOWN:
+                change(call.running, EntryKind.PAUSE, subject, consent_id, who="operator")
+            request = request_type(request_id=request_id(), subject=subject, consent_id=consent_id)
+            return call.plain(getattr(call.running.consents, method), request)
+
+        return _either(call, attempt)
+
+    return of
+
+
+def _get_consent(call: Call) -> Access:
+    subject, consent_id = _given(call, {})
+    return call.plain(call.running.consents.GetConsent, cs.GetConsentRequest(subject=subject, consent_id=consent_id))
+
+
+def _list_consents(call: Call) -> Access:
+    request = cs.ListConsentsRequest(subject=call.world.person(call.whose))
+    return call.plain(call.running.consents.ListConsents, request)
+
+
+# -- the ledger -----------------------------------------------------------------------------------------------------
+
+
+def _receipt_of(call: Call) -> tuple[pb.Subject, pb.Receipt]:
+    """Return the receipt of an entry and its person: for PUBLIC of a registration, for OWN one of the caller's."""
+    if call.whose is Whose.PUBLIC:
+        return pb.Subject(), register(call.running, "clinic-b", [RECIPIENT])
+    if call.whose is Whose.OWN and call.caller in ("relay-acts", "court"):
+        subject = call.world.person(call.whose)
+        made = _basis(consent(**(_STATUTORY if call.caller == "court" else {})))
+        request = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=made)
+        return subject, call.running.consents.GrantConsent(request, metadata=call.running.as_(call.caller)).receipt
+    subject, _, receipt = call.world.access(call.caller, call.whose)
+    return subject, receipt
+
+
+def _get_receipt(call: Call) -> Access:
+    subject, receipt = _receipt_of(call)
+    request = ls.GetReceiptRequest(index=receipt.index, leaf_hash=receipt.leaf_hash)
+    if call.whose is not Whose.PUBLIC:
+        request.subject.CopyFrom(subject)
+    answer = call.make(call.running.ledger.GetReceipt, request)
+    if isinstance(answer, Access):
+        return answer
+    return Access.ALLOWED if answer.HasField("opening") else Access.REDUCED
+
+
+def _history(call: Call) -> Access:
+    request = ls.GetHistoryRequest(public_name="ledger")
+    if call.whose is not Whose.PUBLIC:
+        request = ls.GetHistoryRequest(subject=call.world.person(call.whose))
+        call.running.wait_published()
+    return call.plain(call.running.ledger.GetHistory, request)
+
+
+def _list_statements(call: Call) -> Access:
+    kind = EntryKind.PARTICIPANT if call.whose is Whose.PUBLIC else EntryKind.ENROL
+    answer = call.make(call.running.ledger.ListStatements, ls.ListStatementsRequest(kinds=[kind]))
+    if isinstance(answer, Access):
+        return answer
+    assert answer.entries, "the ledger begins with registrations and an enrolment"
+    return Access.ALLOWED if answer.entries[0].HasField("opening") else Access.REDUCED
+
+
+# -- the registry ---------------------------------------------------------------------------------------------------
+
+
+def _delegation(call: Call, *, ended: bool) -> Any:
+    """Return a request to put or to end a delegation: for OWN signed by its giver, the caller."""
+    giver = call.caller if call.whose is Whose.OWN else "holder"
+    made = st.DelegationStatement(giver=giver, taker="app", capacity=st.DELEGATION_CAPACITY_APPLICATION)
+    if ended and giver in ("holder", "recipient", "recipient-sees"):
+        put = rs.PutDelegationRequest(request_id=request_id(), delegation=made)
+        call.running.registry.PutDelegation(put, metadata=call.running.as_("operator"))
+    request: Any = rs.PutDelegationRequest(request_id=request_id())
+    if ended:
+        made.ended = True
+        request = rs.EndDelegationRequest(
+            request_id=request_id(), giver=giver, taker=made.taker, capacity=made.capacity
+        )
+    if call.whose is Whose.OWN:
+        key = call.world.keys.get(giver, KeyPair(b"\x63" * 32))
+        tag = codec.public_tag(f"participant/{giver}")
+        request.signed.CopyFrom(
+            sign_statement(key, made, kind=EntryKind.DELEGATION, tag=tag, request=request.request_id,
+                           time_ms=now_ms(call.running))
+        )  # fmt: skip
+    elif not ended:
+        request.delegation.CopyFrom(made)
+    return request
+
+
+def _new_key(call: Call) -> bytes:
+    return KeyPair(request_id() * 2).public_key
+
+
+def _retire(call: Call) -> Access:
+    key = _new_key(call)
+    add_key(call.running, "clinic-b", key)
+    request = rs.RetireKeyRequest(request_id=request_id(), participant_id="clinic-b", key=key)
+    return call.plain(call.running.registry.RetireKey, request)
+
+
+def _register(call: Call) -> Access:
+    made = st.ParticipantStatement(participant_id="new", name=st.Text(en="new"), roles=[HOLDER], active=True)
+    request = rs.RegisterParticipantRequest(request_id=request_id(), participant=made)
+    return call.plain(call.running.registry.RegisterParticipant, request)
+
+
+def _next(call: Call, what: str) -> Any:
+    """Return the next version of the vocabulary or of the rules, as it is."""
+    registry, operator = call.running.registry, call.running.as_("operator")
+    if what == "vocabulary":
+        message: Any = registry.GetVocabulary(rs.GetVocabularyRequest(), metadata=operator).vocabulary
+    else:
+        message = registry.GetRules(rs.GetRulesRequest(), metadata=operator).rules
+    message.version += 1
+    message.ClearField("attestation")
+    return message
+
+
+def _publish_vocabulary(call: Call) -> Access:
+    request = rs.PublishVocabularyRequest(request_id=request_id(), vocabulary=_next(call, "vocabulary"))
+    return call.plain(call.running.registry.PublishVocabulary, request)
+
+
+def _publish_rules(call: Call) -> Access:
+    request = rs.PublishRulesRequest(request_id=request_id(), rules=_next(call, "rules"))
+    return call.plain(call.running.registry.PublishRules, request)
+
+
+def _publish_notice(call: Call) -> Access:
+    notice = st.NoticeStatement(notice_id=f"n{request_id().hex()[:8]}", version=1, content_sha256=bytes(32))
+    request = rs.PublishNoticeRequest(request_id=request_id(), notice=notice)
+    return call.plain(call.running.registry.PublishNotice, request)
+
+
+def _get_notice(call: Call) -> Access:
+    notice = st.NoticeStatement(notice_id=f"n{request_id().hex()[:8]}", version=1, content_sha256=bytes(32))
+    request = rs.PublishNoticeRequest(request_id=request_id(), notice=notice)
+    call.running.registry.PublishNotice(request, metadata=call.running.as_("operator"))
+    return call.plain(call.running.registry.GetNotice, rs.GetNoticeRequest(notice_id=notice.notice_id))
+
+
+def _enrol(call: Call) -> Access:
+    request = rs.EnrolSubjectRequest(request_id=request_id(), subject=call.world.person(call.whose))
+    return call.plain(call.running.registry.EnrolSubject, request)
+
+
+def _reads(service: str, method: str, request: Any) -> Callable[[Call], Access]:
+    """Return the attempt of an RPC whose request is the same for every caller."""
+    return lambda call: call.plain(getattr(getattr(call.running, service), method), request)
+
+
+ATTEMPTS: dict[str, Callable[[Call], Access]] = {
+    "Check": _check,
+    "BatchCheck": _batch_check,
+    "AuthorizeAccess": _authorize,
+    "BatchAuthorizeAccesses": _batch_authorize,
+    "RecordAccess": _record,
+    "BatchRecordAccesses": _batch_record,
+    "ListAccesses": _list_accesses,
+    "GrantConsent": _grant,
+    "AmendConsent": _amend,
+    "PauseConsent": _changes(EntryKind.PAUSE, "PauseConsent", cs.PauseConsentRequest),
+    "ResumeConsent": _changes(EntryKind.RESUME, "ResumeConsent", cs.ResumeConsentRequest),
+    "RevokeConsent": _changes(EntryKind.REVOKE, "RevokeConsent", cs.RevokeConsentRequest),
+    "GetConsent": _get_consent,
+    "ListConsents": _list_consents,
+    "GetCheckpoint": _reads("ledger", "GetCheckpoint", ls.GetCheckpointRequest()),
+    "GetConsistencyProof": _reads("ledger", "GetConsistencyProof", ls.GetConsistencyProofRequest(first_tree_size=1)),
+    "GetInclusionProof": _reads("ledger", "GetInclusionProof", ls.GetInclusionProofRequest()),
+    "GetReceipt": _get_receipt,
+    "GetHistory": _history,
+    "ListEntries": _reads("ledger", "ListEntries", ls.ListEntriesRequest()),
+    "ListStatements": _list_statements,
+    "Prune": _reads("ledger", "Prune", ls.PruneRequest(dry_run=True)),
+    "EnrolSubject": _enrol,
+    "RegisterParticipant": _register,
+    "AddKey": lambda call: call.plain(
+        call.running.registry.AddKey,
+        rs.AddKeyRequest(request_id=request_id(), participant_id="clinic-b", key=_new_key(call)),
+    ),
+    "RetireKey": _retire,
+    "PublishVocabulary": _publish_vocabulary,
+    "PublishNotice": _publish_notice,
+    "PublishRules": _publish_rules,
+    "PutDelegation": lambda call: call.plain(call.running.registry.PutDelegation, _delegation(call, ended=False)),
+    "EndDelegation": lambda call: call.plain(call.running.registry.EndDelegation, _delegation(call, ended=True)),
+    "ListDelegations": _reads("registry", "ListDelegations", rs.ListDelegationsRequest()),
+    "GetParticipant": _reads("registry", "GetParticipant", rs.GetParticipantRequest(participant_id="clinic-b")),
+    "ListParticipants": _reads("registry", "ListParticipants", rs.ListParticipantsRequest()),
+    "GetVocabulary": _reads("registry", "GetVocabulary", rs.GetVocabularyRequest()),
+    "GetNotice": _get_notice,
+    "GetRules": _reads("registry", "GetRules", rs.GetRulesRequest()),
+}
+"""For each RPC, the function that makes a call to it and returns how the call was answered."""
