@@ -42,6 +42,7 @@ class Right(IntEnum):
     """The rights that a question needs. ``consentd.v1.ParticipantRight`` has the same numbers."""
 
     BREAK_GLASS = 1
+    SEE_REASONS = 2
     ACT_FOR_SUBJECTS = 3
 
 
@@ -126,7 +127,7 @@ class _Check:
         holder = self._with_role(asked.holder, Role.HOLDER)
         self._check_processor()
         self._check_carriers()
-        self._check_caller()
+        caller = self._check_caller()
         numbers = self._directory.codebook.numbers
         principal = self._directory.codebook.permit_numbers(asked.on_behalf_of or asked.organisation)
         denied = {asked.organisation, asked.on_behalf_of, asked.application, *asked.relays}
@@ -136,6 +137,8 @@ class _Check:
             permit_actors=principal if holder.active and all(one.active for one in wanting) else frozenset(),
             deny_actors=frozenset().union(*(numbers(name) for name in denied if name)),
             holders=numbers(asked.holder),
+            # An operator may see them, and the person, who asks about her own data.
+            sees_reasons=caller is None or asked.organisation == SUBJECT or Right.SEE_REASONS in caller.rights,
             may_break_glass=bool(wanting) and all(one.active and Right.BREAK_GLASS in one.rights for one in wanting),
             from_ms=self._from_ms,
             until_ms=self._until_ms,
@@ -179,10 +182,11 @@ class _Check:
             if not one.active or not (is_delegated or self._acts_for_subject(one)):
                 raise _actor_error(f"question names a participant without a delegation as {capacity.name}", name)
 
-    def _check_caller(self) -> None:
+    def _check_caller(self) -> Participant | None:
+        """Check that the caller may ask the question; return the caller, or None for an operator."""
         asked = self._asked
         if asked.caller is None:
-            return
+            return None
         one = self._directory.participant(asked.caller)
         if one is None or not one.active:
             raise DeniedError("caller is not an active participant")
@@ -193,6 +197,7 @@ class _Check:
             is_party = asked.caller in pair or self._has_delegation(pair, asked.caller, _DELEGATED)
         if not is_party:
             raise DeniedError("caller is neither the organisation nor the holder, and has no delegation of either")
+        return one
 
     def _acts_for_subject(self, one: Participant) -> bool:
         return self._asked.organisation == SUBJECT and Right.ACT_FOR_SUBJECTS in one.rights

@@ -135,12 +135,14 @@ class Parties:
             Empty: no permit of any layer matches.
         deny_actors: numbers with which a deny matches: those of all participants that take part in the access.
         holders: numbers of the holder.
+        sees_reasons: whether the caller may see the reasons of the answer.
         may_break_glass: whether the participants that want the data may ask for emergency access.
     """
 
     permit_actors: Numbers
     deny_actors: Numbers
     holders: Numbers
+    sees_reasons: bool = False
     may_break_glass: bool = False
     from_ms: int = 0
     until_ms: int = OPEN_END_MS

@@ -10,7 +10,7 @@ from consentd.metrics import Metrics
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import PackedQuestion
 from consentd.policy.reduce import reduce_verdict
-from consentd.sequencer.commands.callers import is_operator, sees_reasons
+from consentd.sequencer.commands.callers import is_operator
 from consentd.service.context import Context
 from consentd.service.rpc import check_awaited, item_error, rpc
 from consentd.service.servicer import Servicer, ServiceState, revision
@@ -119,8 +119,7 @@ class Answerer:
         size = question.consistency.at_least_tree_size
         if size > self._snapshot.size:
             raise OverloadedError(f"state has not reached tree size `{size}`", "REVISION_NOT_REACHED")
-        packed = decisions.pack_message(question, self._codebook, parties)
-        return sees_reasons(self._snapshot, caller, question.actor.organisation), packed
+        return parties.sees_reasons, decisions.pack_message(question, self._codebook, parties)
 
     def answer(
         self, message: pb.Decision, question: PackedQuestion, identifier_hash: bytes, *, in_full: bool

@@ -13,7 +13,7 @@ from consentd.ledger.vault import Vault
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import PackedQuestion, pack_question
 from consentd.policy.reduce import reduce_verdict
-from consentd.sequencer.commands.callers import check_active, is_operator, sees_reasons
+from consentd.sequencer.commands.callers import check_active, is_operator
 from consentd.sequencer.commands.write import (
     NewEntry,
     PersonWrite,
@@ -159,7 +159,7 @@ def decide(
         value = None if tag is None else view.subject(tag)
         verdict = evaluate.evaluate(value, packed, rules, now_ms)
     outcome = verdict.outcome
-    in_full = sees_reasons(view, asked.asker, question.actor.organisation)
+    in_full = parties.sees_reasons
     if not in_full:
         verdict = reduce_verdict(verdict, packed)
     shown_tag = tag if tag is not None and (in_full or verdict.permitted) else b""

@@ -6,7 +6,6 @@ A service checks on a snapshot that the caller may make the call. A write checks
 import re
 
 from consentd.errors import DeniedError
-from consentd.policy.model import SUBJECT
 from consentd.table.view import View
 from consentd.v1 import statement_pb2 as st
 
@@ -66,8 +65,3 @@ def check_active(view: View, caller: str) -> None:
     participant = view.participant(caller)
     if participant is None or not participant.active:
         raise DeniedError("caller is not an active participant")
-
-
-def sees_reasons(view: View, caller: str, organisation: str) -> bool:
-    """Return whether the caller may see the reasons of an answer. A person who asks about herself may."""
-    return organisation == SUBJECT or has_right(view, caller, st.PARTICIPANT_RIGHT_SEE_REASONS)
