@@ -17,7 +17,7 @@ from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, NotFoundError
 from consentd.policy.delegation import Capacity, Delegation, check_delegation
 from consentd.policy.model import OPEN_END_MS
-from consentd.sequencer.commands import registry as commands
+from consentd.sequencer.commands import acting
 from consentd.statements.payloads import encode_payload
 from consentd.statements.values import delegation_message, delegation_value
 from consentd.table.view import Registry
@@ -138,7 +138,7 @@ def test_giver_and_taker_are_active_participants_of_fitting_roles(
 
 
 def test_a_giver_has_a_limit_of_delegations(case: LedgerCase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "MAX_GIVEN", 2)
+    monkeypatch.setattr(acting, "MAX_GIVEN", 2)
     for capacity in (Capacity.PROCESSOR, Capacity.APPLICATION):
         case.write(delegations.write(case, statement(taker="bank", capacity=capacity)))
     with pytest.raises(InvalidError) as refused:

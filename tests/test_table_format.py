@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 
 from cases.daemons import Running, question, running_daemon
-from cases.services import put_delegation
+from cases.services import put_delegation, put_mandate
 from consentd.policy.subject import decode_subject
 from consentd.v1 import statement_pb2 as st
 
@@ -27,6 +27,7 @@ def test_every_row_is_documented_and_has_its_form(tmp_path: Path) -> None:
         subject = running.enrol("SYN-000001")
         running.grant(subject)
         put_delegation(running, "clinic-b", "app")
+        put_mandate(running, "pipc")
         rows = _rows(running)
         revision = running.check(question(subject)).revision
     assert set(rows) - {"n"} == DOCUMENTED - {"n", "g"}
@@ -43,5 +44,8 @@ def test_every_row_is_documented_and_has_its_form(tmp_path: Path) -> None:
     ((key, owner),) = rows["k"]
     assert len(key) == 32
     assert (owner[0], owner[9:17]) == (1, b"\xff" * 8)
-    given = dict(rows["d"])[b"clinic-b\0app\0\1"]
-    assert st.DelegationStatement.FromString(given).attestation.attested_by == "operator/main"
+    given = st.DelegationStatement.FromString(dict(rows["d"])[b"clinic-b\0app\0\1"])
+    assert given.attestation.attested_by == "operator/main"
+    ((auditor, mandate),) = rows["m"]
+    assert (auditor, mandate[:8]) == (b"pipc", struct.pack(">Q", 2))
+    assert st.MandateStatement.FromString(mandate[8:]).reason == "order 12"

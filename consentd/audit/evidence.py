@@ -272,6 +272,8 @@ def _public_name(message: Message) -> str:
             return codec.RULES_PREFIX + message.realm_id
         case st.DelegationStatement():
             return PARTICIPANT_PREFIX + message.giver
+        case st.MandateStatement():
+            return PARTICIPANT_PREFIX + message.auditor
     raise AssertionError("payload is of no kind that only public chains have")
 
 

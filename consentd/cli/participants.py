@@ -3,12 +3,12 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from consentd.cli import delegations
+from consentd.cli import delegations, mandates
 from consentd.cli.options import Verbs, add_daemon, add_verb, open_client, read_hex
 from consentd.cli.out import DONE, Out
 
 if TYPE_CHECKING:
-    from consentd.v1.statement_pb2 import ParticipantStatement
+    from consentd.v1.statement_pb2 import MandateStatement, ParticipantStatement
 
 _ROLES = ("holder", "recipient", "relay", "auditor", "public-authority")
 _CLASSES = ("general-agency", "special-agency", "general-recipient")
@@ -51,6 +51,7 @@ def add_verbs(verbs: Verbs) -> None:
         one.add_argument("id", metavar="ID", help="the participant's id")
         one.add_argument("key", metavar="HEX", help="Ed25519 public key, 32 bytes")
     delegations.add_verbs(under)
+    mandates.add_verbs(under)
     add_verb(verbs, "vocabulary", vocabulary, add_daemon)
 
 
@@ -66,7 +67,8 @@ def show_one(arguments: argparse.Namespace, out: Out) -> int:
     """Show one participant, with its keys in force."""
     with open_client(arguments) as client:
         found = client.get_participant(arguments.id)
-    _show(out, found.participant, [key.hex() for key in found.keys])
+    mandate = found.mandate if found.HasField("mandate") else None
+    _show(out, found.participant, [key.hex() for key in found.keys], mandate)
     return DONE
 
 
@@ -115,7 +117,9 @@ def vocabulary(arguments: argparse.Namespace, out: Out) -> int:
     return DONE
 
 
-def _show(out: Out, participant: "ParticipantStatement", keys: list[str]) -> None:
+def _show(
+    out: Out, participant: "ParticipantStatement", keys: list[str], mandate: "MandateStatement | None" = None
+) -> None:
     from consentd.v1 import statement_pb2 as st
     from consentd_client import show
 
@@ -130,10 +134,13 @@ def _show(out: Out, participant: "ParticipantStatement", keys: list[str]) -> Non
     stated = (("country", participant.country), ("class", of_class))
     lines += [f"  {name}: {value}" for name, value in stated if value]
     lines += [f"  key: {key}" for key in keys]
+    if mandate is not None:
+        lines.append(f"  mandate: {show.mandate(mandate, out.lang)}")
     out.answer(
         "\n".join(lines), type="participant", id=participant.participant_id, ko=participant.name.ko,
         en=participant.name.en, roles=roles, rights=rights, groups=list(participant.groups),
         active=participant.active, keys=keys, country=participant.country, recipient_class=of_class,
+        mandate_end_time_ms=0 if mandate is None else mandate.end_time_ms,
     )  # fmt: skip
 
 

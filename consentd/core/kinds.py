@@ -33,6 +33,7 @@ class EntryKind(IntEnum):
     ERASURE = 20
     RULES = 21
     DELEGATION = 22
+    MANDATE = 23
 
 
 DECISIONS = frozenset({EntryKind.ACCESS, EntryKind.REFUSAL})
@@ -46,7 +47,7 @@ PRUNABLE = CONSENTS | DECISIONS | {EntryKind.OUTCOME}
 
 PUBLIC = frozenset({
     EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.VOCABULARY, EntryKind.NOTICE, EntryKind.RULES,
-    EntryKind.DELEGATION,
+    EntryKind.DELEGATION, EntryKind.MANDATE,
 })  # fmt: skip
 """Kinds that are in public chains only. KEY is not one of them: persons' chains have it too."""
 
@@ -62,8 +63,8 @@ _REPORTS = {EntryKind.OUTCOME, EntryKind.DISPUTE, EntryKind.RESOLUTION, EntryKin
 NO_TABLE_EFFECT = DECISIONS | _REPORTS
 """Kinds whose entries change nothing in the policy table, from which decisions are computed."""
 
-NO_DECISION_EFFECT = NO_TABLE_EFFECT | {EntryKind.NOTICE}
-"""Kinds whose entries change no decision. The table stores notices, but decisions do not depend on them."""
+NO_DECISION_EFFECT = NO_TABLE_EFFECT | {EntryKind.NOTICE, EntryKind.MANDATE}
+"""Kinds whose entries change no decision. The table stores notices and mandates; decisions do not depend on them."""
 
 
 def is_known(kind: int) -> bool:
@@ -104,6 +105,7 @@ AUTHORS: dict[EntryKind, frozenset[Owner]] = {
     EntryKind.RULES: _PARTICIPANT,
     # Of participants, only the giver may sign (``key_validity.may_author``).
     EntryKind.DELEGATION: _PARTICIPANT,
+    EntryKind.MANDATE: _DAEMON,
 }
 """Who may author each kind. For clients without a key, the daemon may sign; the payload then has ``attested_by``."""
 

@@ -164,7 +164,7 @@ def _reads_entries(request: HttpRequest, services: Services) -> bool:
     """Return whether the caller may read leaves: whether the table of roles allows ListEntries."""
     who = services.authenticator.authenticate([("authorization", request.headers.get("Authorization", ""))], None)
     with services.table.read() as snapshot:
-        return may_call("ListEntries", caller_kinds(snapshot, who))
+        return may_call("ListEntries", caller_kinds(snapshot, who, services.sequencer.clock.wall_ms()))
 
 
 # -- conditional and range requests ---------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from consentd.errors import DeniedError
-from consentd.sequencer.commands.callers import has_right, is_operator
+from consentd.sequencer.commands.callers import has_right, is_operator, may_read_statements
 from consentd.service.auth import UnauthenticatedError
 from consentd.service.roles import Access, Kind, Whose, access, may_call
 from consentd.table.view import View
@@ -19,7 +19,6 @@ _ROLES: Mapping[int, Kind] = {
 _RIGHTS: tuple[tuple["st.ParticipantRight.ValueType", Kind], ...] = (
     (st.PARTICIPANT_RIGHT_SEE_REASONS, Kind.SEE_REASONS),
     (st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS, Kind.ACT_FOR_SUBJECTS),
-    (st.PARTICIPANT_RIGHT_READ_STATEMENTS, Kind.READ_STATEMENTS),
 )
 _NOBODY = frozenset({Kind.NOBODY})
 _OPERATOR = frozenset({Kind.OPERATOR})
@@ -27,8 +26,8 @@ _UNREGISTERED = frozenset({Kind.UNREGISTERED})
 _INACTIVE = frozenset({Kind.INACTIVE})
 
 
-def caller_kinds(view: View, caller: str) -> frozenset[Kind]:
-    """Return the kinds of a caller. *caller*: the id that authentication found; empty: none."""
+def caller_kinds(view: View, caller: str, now_ms: int) -> frozenset[Kind]:
+    """Return the kinds of a caller at *now_ms*. *caller*: the id that authentication found; empty: none."""
     if not caller:
         return _NOBODY
     if is_operator(caller):
@@ -41,24 +40,26 @@ def caller_kinds(view: View, caller: str) -> frozenset[Kind]:
     kinds = [_ROLES[role] for role in participant.roles if role in _ROLES]
     if participant.rights:
         kinds += [kind for right, kind in _RIGHTS if has_right(view, caller, right)]
+        if may_read_statements(view, caller, now_ms):
+            kinds.append(Kind.READ_STATEMENTS)
     return frozenset(kinds)
 
 
-def check_may_call(view: View, caller: str, rpc: str) -> None:
+def check_may_call(view: View, caller: str, rpc: str, now_ms: int) -> None:
     """Check that a caller may call an RPC for some data.
 
     Raises:
         UnauthenticatedError: the call has no known credential, and needs one.
         DeniedError: the caller's roles and rights do not cover the RPC.
     """
-    kinds = caller_kinds(view, caller)
+    kinds = caller_kinds(view, caller, now_ms)
     if not may_call(rpc, kinds):
         raise _refusal(caller)
 
 
-def check_access(view: View, caller: str, rpc: str, whose: Whose) -> Access:
+def check_access(view: View, caller: str, rpc: str, whose: Whose, now_ms: int) -> Access:
     """Return how a call about data of this kind is answered: allowed, reduced or not found. Raises as above."""
-    found = access(rpc, caller_kinds(view, caller), whose)
+    found = access(rpc, caller_kinds(view, caller, now_ms), whose)
     if found is Access.DENIED:
         raise _refusal(caller)
     return found

@@ -162,7 +162,8 @@ class LedgerService(Servicer):
         size = services.sequencer.checkpoints.latest().checkpoint.size
         if reads.head_at(services.ledger.store, tag, size)[0] == 0:
             with services.table.read() as snapshot:
-                if not may_call("ListEntries", caller_kinds(snapshot, self.known_caller(context))):
+                now_ms = self.services.sequencer.clock.wall_ms()
+                if not may_call("ListEntries", caller_kinds(snapshot, self.known_caller(context), now_ms)):
                     raise NotFoundError("no such public chain")
         return tag
 

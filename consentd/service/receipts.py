@@ -54,7 +54,7 @@ def _rights(
     if not caller or not isinstance(event, codec.Event):
         return False, None
     with services.table.read() as snapshot:
-        kinds = caller_kinds(snapshot, caller)
+        kinds = caller_kinds(snapshot, caller, services.sequencer.clock.wall_ms())
         audits = may_call("ListEntries", kinds)
         opens = access("ListStatements", kinds, Whose.OTHER) is Access.ALLOWED
         if request.HasField("subject") and access("GetHistory", kinds, Whose.OTHER) is Access.ALLOWED:

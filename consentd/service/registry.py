@@ -105,6 +105,21 @@ class RegistryService(Servicer):
             return rs.ListDelegationsResponse(delegations=page, revision=_revision(snapshot), next_page_token=token)
 
     @rpc
+    async def PutMandate(self, request: rs.PutMandateRequest, context: Context) -> rs.PutMandateResponse:
+        """Record the mandate of an auditor in place of its earlier one."""
+        if request.mandate.ended:
+            raise InvalidError("statement ends a mandate; call EndMandate")
+        chain = PARTICIPANT_PREFIX + request.mandate.auditor
+        receipt = await self._publish(EntryKind.MANDATE, chain, request.mandate, request, context)
+        return rs.PutMandateResponse(receipt=receipt)
+
+    @rpc
+    async def EndMandate(self, request: rs.EndMandateRequest, context: Context) -> rs.EndMandateResponse:
+        """End the mandate of an auditor."""
+        chain, message = PARTICIPANT_PREFIX + request.auditor, st.MandateStatement(auditor=request.auditor, ended=True)
+        return rs.EndMandateResponse(receipt=await self._publish(EntryKind.MANDATE, chain, message, request, context))
+
+    @rpc
     async def EnrolSubject(self, request: rs.EnrolSubjectRequest, context: Context) -> rs.EnrolSubjectResponse:
         """Enrol a person: make a tag (the id of the person's chain) and append the first entry."""
         caller = self.caller(context)
@@ -134,7 +149,11 @@ class RegistryService(Servicer):
             if found is None:
                 raise NotFoundError("no such participant")
             keys = snapshot.keys_of(found.id)
-            return rs.GetParticipantResponse(participant=found.statement, keys=keys, revision=_revision(snapshot))
+            mandate = snapshot.registry().mandates.get(found.id)
+            return rs.GetParticipantResponse(
+                participant=found.statement, keys=keys, revision=_revision(snapshot),
+                mandate=None if mandate is None else mandate.statement,
+            )  # fmt: skip
 
     @rpc
     def ListParticipants(self, request: rs.ListParticipantsRequest, context: Context) -> rs.ListParticipantsResponse:

@@ -65,7 +65,7 @@ _LETTERS: Mapping[str, Access] = {
 _TABLE = """
 no: nobody, also with an unknown token      un: a credential without a registration     in: inactive
 ho: holder    re: recipient    rl: relay    au: auditor    pa: public authority
-sr: SEE_REASONS    as: ACT_FOR_SUBJECTS     rs: READ_STATEMENTS    op: operator
+sr: SEE_REASONS    as: ACT_FOR_SUBJECTS     rs: READ_STATEMENTS and a mandate in force    op: operator
 A: allowed    r: reduced    n: not found    -: denied
 
 RPC                     whose     no un in  ho re rl au pa  sr as rs  op
@@ -132,6 +132,8 @@ RetireKey               public    -  -  -   -  -  -  -  -   -  -  -   A
 PublishVocabulary       public    -  -  -   -  -  -  -  -   -  -  -   A
 PublishNotice           public    -  -  -   -  -  -  -  -   -  -  -   A
 PublishRules            public    -  -  -   -  -  -  -  -   -  -  -   A
+PutMandate              public    -  -  -   -  -  -  -  -   -  -  -   A
+EndMandate              public    -  -  -   -  -  -  -  -   -  -  -   A
 PutDelegation           own       -  -  -   A  A  -  -  -   -  -  -   -
 PutDelegation           other     -  -  -   -  -  -  -  -   -  -  -   A
 EndDelegation           own       -  -  -   A  A  -  -  -   -  -  -   -

@@ -85,13 +85,13 @@ class Servicer:
         """Check that the caller may call an RPC for some data. Raises as ``authorization.check_may_call``."""
         caller = self.known_caller(context)
         with self.services.table.read() as snapshot:
-            check_may_call(snapshot, caller, rpc)
+            check_may_call(snapshot, caller, rpc, self.services.sequencer.clock.wall_ms())
 
     def access(self, rpc: str, whose: Whose, context: Context) -> Access:
         """Return how a call about data of this kind is answered. Raises as ``authorization.check_access``."""
         caller = self.known_caller(context)
         with self.services.table.read() as snapshot:
-            return check_access(snapshot, caller, rpc, whose)
+            return check_access(snapshot, caller, rpc, whose, self.services.sequencer.clock.wall_ms())
 
     def check_batch(self, count: int) -> None:
         """Check the length of a batch. Raises ``InvalidError`` (TOO_LARGE), which names the limit."""

@@ -26,6 +26,7 @@ MESSAGES: Final[Mapping[int, type[Message]]] = {
     EntryKind.REVOKE: st.RevokeStatement, EntryKind.ACCESS: st.AccessStatement,
     EntryKind.REFUSAL: st.RefusalStatement, EntryKind.OUTCOME: st.OutcomeStatement,
     EntryKind.RULES: st.RulesStatement, EntryKind.DELEGATION: st.DelegationStatement,
+    EntryKind.MANDATE: st.MandateStatement,
 }
 """The payload's message type for each kind of entry that has a payload in this version."""
 

@@ -150,7 +150,7 @@ def rules_message(rules: model.Rules, *, realm_id: str, version: int, vocabulary
     )
 
 
-# -- delegations ----------------------------------------------------------------------------------------------
+# -- delegations and mandates ---------------------------------------------------------------------------------
 
 
 def delegation_value(message: st.DelegationStatement) -> Delegation:
@@ -170,6 +170,30 @@ def delegation_value(message: st.DelegationStatement) -> Delegation:
     )  # fmt: skip
     check_delegation(value)
     return value
+
+
+def check_mandate(message: st.MandateStatement) -> None:
+    """Check a mandate statement alone.
+
+    Raises:
+        InvalidError: it lacks a scope, a reason or an end; or it ends the mandate and has one of them.
+    """
+    stated = (message.scope.strip(), message.reason.strip(), _time(message.end_time_ms))
+    if any(stated) if message.ended else not all(stated):
+        raise InvalidError("mandate has a scope, a reason and an end, unless it ends the auditor's mandate")
+
+
+def named_parties(message: st.DelegationStatement | st.MandateStatement) -> tuple[str, ...]:
+    """Return the ids of the participants that a statement names, first the one whose chain it belongs in.
+
+    Raises:
+        InvalidError: ``delegation_value`` or ``check_mandate`` refuses the statement.
+    """
+    if isinstance(message, st.MandateStatement):
+        check_mandate(message)
+        return (message.auditor,)
+    delegation = delegation_value(message)
+    return delegation.giver, delegation.taker
 
 
 def delegation_message(delegation: Delegation) -> st.DelegationStatement:

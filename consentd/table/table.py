@@ -15,6 +15,7 @@ first  rest of the key               value
 ``g``  group id                      number u32
 ``k``  key[32]                       owner u8 ‖ in force from u64 ‖ until u64 ‖ owner's id or tag
 ``d``  giver ‖ 0 ‖ taker ‖ 0 ‖ u8    DelegationStatement; the u8 is the capacity
+``m``  auditor                       seq of the entry u64 ‖ MandateStatement
 ``n``  notice id ‖ 0 ‖ version u32   NoticeStatement
 ``v``                                VocabularyStatement in force
 ``r``                                RulesStatement in force

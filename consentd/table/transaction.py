@@ -18,7 +18,6 @@ from consentd.policy import compile as compiler
 from consentd.policy import model
 from consentd.policy import subject as subjects
 from consentd.policy.actor import SUBJECT_NUMBER
-from consentd.policy.delegation import Delegation
 from consentd.policy.renew import Renewal
 from consentd.policy.vocabulary import Vocabulary
 from consentd.statements import payloads, values
@@ -107,7 +106,7 @@ class TableTransaction(View):
 
     def _delegation(self, event: codec.Event, message: st.DelegationStatement) -> None:
         delegation = values.delegation_value(message)
-        self._check_parties(event, delegation)
+        self._check_parties(event, delegation.giver, delegation.taker)
         # A field that this version does not know may limit the delegation, so such a statement gives nothing.
         ended = message.ended or not payloads.has_only_known_fields(message)
         if ended:
@@ -119,12 +118,26 @@ class TableTransaction(View):
         if registry is not None:
             self._registry = registry.with_delegation(delegation, ended=ended, generation=self._generation)
 
-    def _check_parties(self, event: codec.Event, delegation: Delegation) -> None:
-        """Check that a delegation is in its giver's chain and given to a participant. Raises ``InvalidError``."""
-        if codec.public_tag(PARTICIPANT_PREFIX + delegation.giver) != event.tag:
-            raise InvalidError("delegation is not in the chain of its giver")
-        if any(self._txn.get(b"p" + one.encode()) is None for one in (delegation.giver, delegation.taker)):
-            raise InvalidError("giver or taker of a delegation is not a participant")
+    def _mandate(self, event: codec.Event, message: st.MandateStatement) -> None:
+        values.check_mandate(message)
+        self._check_parties(event, message.auditor)
+        key = b"m" + message.auditor.encode()
+        if message.ended or not payloads.has_only_known_fields(message):
+            self._txn.delete(key)
+        else:
+            self._txn.put(key, U64.pack(event.seq) + message.SerializeToString(deterministic=True))
+        self._registry_changed()
+
+    def _check_parties(self, event: codec.Event, *parties: str) -> None:
+        """Check that *parties* are participants, and that the entry is in the chain of the first of them.
+
+        Raises:
+            InvalidError: they are not, or it is not.
+        """
+        if codec.public_tag(PARTICIPANT_PREFIX + parties[0]) != event.tag:
+            raise InvalidError("entry is not in the chain of the participant that it names")
+        if any(self._txn.get(b"p" + one.encode()) is None for one in parties):
+            raise InvalidError("entry names one that is not a participant")
 
     def _enrol(self, event: codec.Event, message: st.EnrolStatement) -> None:
         self._txn.put(b"i" + message.identifier_hash, event.tag)
@@ -241,6 +254,7 @@ class TableTransaction(View):
         EntryKind.VOCABULARY: _vocabulary, EntryKind.NOTICE: _notice, EntryKind.RULES: _rules,
         EntryKind.ENROL: _enrol, EntryKind.GRANT: _grant, EntryKind.AMEND: _amend, EntryKind.PAUSE: _set_paused,
         EntryKind.RESUME: _set_paused, EntryKind.REVOKE: _revoke, EntryKind.DELEGATION: _delegation,
+        EntryKind.MANDATE: _mandate,
     }
     """For each kind of entry, the method that applies such an entry."""
 

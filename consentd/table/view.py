@@ -71,6 +71,18 @@ class Participant:
 
 
 @dataclass(frozen=True, slots=True)
+class Mandate:
+    """An auditor's latest mandate. *seq* is that of its entry in the auditor's chain."""
+
+    seq: int
+    statement: st.MandateStatement
+
+    def is_in_force(self, now_ms: int) -> bool:
+        """Return whether the mandate has not ended at *now_ms*, UTC milliseconds."""
+        return now_ms < self.statement.end_time_ms
+
+
+@dataclass(frozen=True, slots=True)
 class Registry:
     """Codebook, rules, participants and delegations. They change rarely, so all consent checks share one value.
 
@@ -78,6 +90,7 @@ class Registry:
         generation: number of entries that have changed the registry.
         numbers: the numbers of participants and groups, by id, and of the reserved name SUBJECT.
         delegations: those that were not ended, whether or not now is in their window.
+        mandates: those that were not ended, in force or not, by auditor.
     """
 
     generation: int
@@ -86,6 +99,7 @@ class Registry:
     participants: dict[str, Participant]
     numbers: dict[str, int]
     delegations: Delegations
+    mandates: dict[str, "Mandate"]
     # The parties of questions, by the names in them. Threads share this dict: each access is one dict operation.
     _parties: dict[tuple[object, ...], Parties] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -289,7 +303,11 @@ class View:
             one = values.delegation_value(payloads.parse(st.DelegationStatement, row))
             delegations.setdefault(one.giver, {})[one.taker, one.capacity] = one
         rules = compiler.decode_rules(rules_row, vocabulary)
-        return Registry(self._generation, codebook, rules, participants, numbers, delegations)
+        mandates = {
+            key[1:].decode(): Mandate(U64.unpack_from(row)[0], payloads.parse(st.MandateStatement, row[8:]))
+            for key, row in self._rows(b"m")
+        }
+        return Registry(self._generation, codebook, rules, participants, numbers, delegations, mandates)
 
 
 def _participant(row: tuple[bytes, bytes]) -> Participant:

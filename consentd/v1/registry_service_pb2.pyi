@@ -565,6 +565,116 @@ class ListDelegationsResponse(_message.Message):
 Global___ListDelegationsResponse: _TypeAlias = ListDelegationsResponse  # noqa: Y015
 
 @_typing.final
+class PutMandateRequest(_message.Message):
+    """PutMandateRequest has a mandate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MANDATE_FIELD_NUMBER: _builtins.int
+    WAIT_FOR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.bytes
+    """request_id makes the write idempotent, 16 random bytes."""
+    wait_for: _consent_pb2.WaitFor.ValueType
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
+    @_builtins.property
+    def mandate(self) -> _statement_pb2.MandateStatement:
+        """mandate is the mandate. ended is false."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.bytes = ...,
+        mandate: _statement_pb2.MandateStatement | None = ...,
+        wait_for: _consent_pb2.WaitFor.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mandate", b"mandate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mandate", b"mandate", "request_id", b"request_id", "wait_for", b"wait_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutMandateRequest: _TypeAlias = PutMandateRequest  # noqa: Y015
+
+@_typing.final
+class PutMandateResponse(_message.Message):
+    """PutMandateResponse has the receipt of the entry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def receipt(self) -> _consent_pb2.Receipt:
+        """receipt of the entry."""
+
+    def __init__(
+        self,
+        *,
+        receipt: _consent_pb2.Receipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutMandateResponse: _TypeAlias = PutMandateResponse  # noqa: Y015
+
+@_typing.final
+class EndMandateRequest(_message.Message):
+    """EndMandateRequest names the auditor."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    AUDITOR_FIELD_NUMBER: _builtins.int
+    WAIT_FOR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.bytes
+    """request_id makes the write idempotent, 16 random bytes."""
+    auditor: _builtins.str
+    """auditor is the participant whose mandate ends."""
+    wait_for: _consent_pb2.WaitFor.ValueType
+    """wait_for says whether to answer once the entry is on disk, or once it is published."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.bytes = ...,
+        auditor: _builtins.str = ...,
+        wait_for: _consent_pb2.WaitFor.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auditor", b"auditor", "request_id", b"request_id", "wait_for", b"wait_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndMandateRequest: _TypeAlias = EndMandateRequest  # noqa: Y015
+
+@_typing.final
+class EndMandateResponse(_message.Message):
+    """EndMandateResponse has the receipt of the entry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def receipt(self) -> _consent_pb2.Receipt:
+        """receipt of the entry."""
+
+    def __init__(
+        self,
+        *,
+        receipt: _consent_pb2.Receipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndMandateResponse: _TypeAlias = EndMandateResponse  # noqa: Y015
+
+@_typing.final
 class EnrolSubjectRequest(_message.Message):
     """EnrolSubjectRequest names the person to enrol."""
 
@@ -663,6 +773,7 @@ class GetParticipantResponse(_message.Message):
     PARTICIPANT_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    MANDATE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def participant(self) -> _statement_pb2.ParticipantStatement:
         """participant is its current record."""
@@ -675,16 +786,21 @@ class GetParticipantResponse(_message.Message):
     def revision(self) -> _consent_pb2.Revision:
         """revision is the state that the answer reflects."""
 
+    @_builtins.property
+    def mandate(self) -> _statement_pb2.MandateStatement:
+        """mandate is an auditor's latest mandate that was not ended, in force or not; absent: it has none."""
+
     def __init__(
         self,
         *,
         participant: _statement_pb2.ParticipantStatement | None = ...,
         keys: _abc.Iterable[_builtins.bytes] | None = ...,
         revision: _consent_pb2.Revision | None = ...,
+        mandate: _statement_pb2.MandateStatement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["participant", b"participant", "revision", b"revision"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mandate", b"mandate", "participant", b"participant", "revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "participant", b"participant", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "mandate", b"mandate", "participant", b"participant", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -83,6 +83,16 @@ class RegistryServiceStub(object):
                 request_serializer=consentd_dot_v1_dot_registry__service__pb2.ListDelegationsRequest.SerializeToString,
                 response_deserializer=consentd_dot_v1_dot_registry__service__pb2.ListDelegationsResponse.FromString,
                 _registered_method=True)
+        self.PutMandate = channel.unary_unary(
+                '/consentd.v1.RegistryService/PutMandate',
+                request_serializer=consentd_dot_v1_dot_registry__service__pb2.PutMandateRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_registry__service__pb2.PutMandateResponse.FromString,
+                _registered_method=True)
+        self.EndMandate = channel.unary_unary(
+                '/consentd.v1.RegistryService/EndMandate',
+                request_serializer=consentd_dot_v1_dot_registry__service__pb2.EndMandateRequest.SerializeToString,
+                response_deserializer=consentd_dot_v1_dot_registry__service__pb2.EndMandateResponse.FromString,
+                _registered_method=True)
         self.EnrolSubject = channel.unary_unary(
                 '/consentd.v1.RegistryService/EnrolSubject',
                 request_serializer=consentd_dot_v1_dot_registry__service__pb2.EnrolSubjectRequest.SerializeToString,
@@ -187,6 +197,20 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutMandate(self, request, context):
+        """PutMandate lets an auditor read statements of persons until a time. It replaces the auditor's earlier mandate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndMandate(self, request, context):
+        """EndMandate ends the mandate of an auditor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def EnrolSubject(self, request, context):
         """EnrolSubject gives a person a random tag and writes the first entry of their chain. If the identifier is enrolled
         already, the call fails with SUBJECT_ENROLLED.
@@ -277,6 +301,16 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ListDelegations,
                     request_deserializer=consentd_dot_v1_dot_registry__service__pb2.ListDelegationsRequest.FromString,
                     response_serializer=consentd_dot_v1_dot_registry__service__pb2.ListDelegationsResponse.SerializeToString,
+            ),
+            'PutMandate': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutMandate,
+                    request_deserializer=consentd_dot_v1_dot_registry__service__pb2.PutMandateRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_registry__service__pb2.PutMandateResponse.SerializeToString,
+            ),
+            'EndMandate': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndMandate,
+                    request_deserializer=consentd_dot_v1_dot_registry__service__pb2.EndMandateRequest.FromString,
+                    response_serializer=consentd_dot_v1_dot_registry__service__pb2.EndMandateResponse.SerializeToString,
             ),
             'EnrolSubject': grpc.unary_unary_rpc_method_handler(
                     servicer.EnrolSubject,
@@ -556,6 +590,60 @@ class RegistryService(object):
             '/consentd.v1.RegistryService/ListDelegations',
             consentd_dot_v1_dot_registry__service__pb2.ListDelegationsRequest.SerializeToString,
             consentd_dot_v1_dot_registry__service__pb2.ListDelegationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutMandate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.RegistryService/PutMandate',
+            consentd_dot_v1_dot_registry__service__pb2.PutMandateRequest.SerializeToString,
+            consentd_dot_v1_dot_registry__service__pb2.PutMandateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndMandate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consentd.v1.RegistryService/EndMandate',
+            consentd_dot_v1_dot_registry__service__pb2.EndMandateRequest.SerializeToString,
+            consentd_dot_v1_dot_registry__service__pb2.EndMandateResponse.FromString,
             options,
             channel_credentials,
             insecure,

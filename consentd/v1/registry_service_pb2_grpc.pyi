@@ -59,6 +59,10 @@ class RegistryServiceStub:
     """EndDelegation ends a delegation. No question that is asked after the answer relies on it."""
     ListDelegations: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListDelegationsRequest, _registry_service_pb2.ListDelegationsResponse]
     """ListDelegations lists the delegations that were not ended, also those whose time is over or has not begun."""
+    PutMandate: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.PutMandateRequest, _registry_service_pb2.PutMandateResponse]
+    """PutMandate lets an auditor read statements of persons until a time. It replaces the auditor's earlier mandate."""
+    EndMandate: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.EndMandateRequest, _registry_service_pb2.EndMandateResponse]
+    """EndMandate ends the mandate of an auditor."""
     EnrolSubject: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.EnrolSubjectRequest, _registry_service_pb2.EnrolSubjectResponse]
     """EnrolSubject gives a person a random tag and writes the first entry of their chain. If the identifier is enrolled
     already, the call fails with SUBJECT_ENROLLED.
@@ -105,6 +109,10 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """EndDelegation ends a delegation. No question that is asked after the answer relies on it."""
     ListDelegations: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListDelegationsRequest, _registry_service_pb2.ListDelegationsResponse]  # type: ignore[assignment]
     """ListDelegations lists the delegations that were not ended, also those whose time is over or has not begun."""
+    PutMandate: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.PutMandateRequest, _registry_service_pb2.PutMandateResponse]  # type: ignore[assignment]
+    """PutMandate lets an auditor read statements of persons until a time. It replaces the auditor's earlier mandate."""
+    EndMandate: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.EndMandateRequest, _registry_service_pb2.EndMandateResponse]  # type: ignore[assignment]
+    """EndMandate ends the mandate of an auditor."""
     EnrolSubject: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.EnrolSubjectRequest, _registry_service_pb2.EnrolSubjectResponse]  # type: ignore[assignment]
     """EnrolSubject gives a person a random tag and writes the first entry of their chain. If the identifier is enrolled
     already, the call fails with SUBJECT_ENROLLED.
@@ -202,6 +210,22 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.ListDelegationsResponse, _abc.Awaitable[_registry_service_pb2.ListDelegationsResponse]]:
         """ListDelegations lists the delegations that were not ended, also those whose time is over or has not begun."""
+
+    @_abc_1.abstractmethod
+    def PutMandate(
+        self,
+        request: _registry_service_pb2.PutMandateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.PutMandateResponse, _abc.Awaitable[_registry_service_pb2.PutMandateResponse]]:
+        """PutMandate lets an auditor read statements of persons until a time. It replaces the auditor's earlier mandate."""
+
+    @_abc_1.abstractmethod
+    def EndMandate(
+        self,
+        request: _registry_service_pb2.EndMandateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.EndMandateResponse, _abc.Awaitable[_registry_service_pb2.EndMandateResponse]]:
+        """EndMandate ends the mandate of an auditor."""
 
     @_abc_1.abstractmethod
     def EnrolSubject(

@@ -72,6 +72,8 @@ class _EntryKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EntryKind.V
     """ENTRY_KIND_RULES: RulesStatement, chain `rules/ID`."""
     ENTRY_KIND_DELEGATION: _EntryKind.ValueType  # 22
     """ENTRY_KIND_DELEGATION: DelegationStatement, chain `participant/GIVER`."""
+    ENTRY_KIND_MANDATE: _EntryKind.ValueType  # 23
+    """ENTRY_KIND_MANDATE: MandateStatement, chain `participant/AUDITOR`."""
 
 class EntryKind(_EntryKind, metaclass=_EntryKindEnumTypeWrapper):
     """EntryKind is the kind byte of an event leaf. Numbers are never reused. 0 is a seal, and 255 marks the signature of a
@@ -124,6 +126,8 @@ ENTRY_KIND_RULES: EntryKind.ValueType  # 21
 """ENTRY_KIND_RULES: RulesStatement, chain `rules/ID`."""
 ENTRY_KIND_DELEGATION: EntryKind.ValueType  # 22
 """ENTRY_KIND_DELEGATION: DelegationStatement, chain `participant/GIVER`."""
+ENTRY_KIND_MANDATE: EntryKind.ValueType  # 23
+"""ENTRY_KIND_MANDATE: MandateStatement, chain `participant/AUDITOR`."""
 Global___EntryKind: _TypeAlias = EntryKind  # noqa: Y015
 
 class _ParticipantRole:
@@ -213,7 +217,9 @@ class _ParticipantRightEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Part
     recipients and relays.
     """
     PARTICIPANT_RIGHT_READ_STATEMENTS: _ParticipantRight.ValueType  # 4
-    """PARTICIPANT_RIGHT_READ_STATEMENTS: reads statements of persons, as an auditor with a mandate. Auditors."""
+    """PARTICIPANT_RIGHT_READ_STATEMENTS: reads statements of persons, while a MANDATE of this auditor is in force.
+    Auditors.
+    """
     PARTICIPANT_RIGHT_ERASE: _ParticipantRight.ValueType  # 5
     """PARTICIPANT_RIGHT_ERASE: orders erasures. Not used yet. All roles but auditors."""
 
@@ -235,7 +241,9 @@ PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS: ParticipantRight.ValueType  # 3
 recipients and relays.
 """
 PARTICIPANT_RIGHT_READ_STATEMENTS: ParticipantRight.ValueType  # 4
-"""PARTICIPANT_RIGHT_READ_STATEMENTS: reads statements of persons, as an auditor with a mandate. Auditors."""
+"""PARTICIPANT_RIGHT_READ_STATEMENTS: reads statements of persons, while a MANDATE of this auditor is in force.
+Auditors.
+"""
 PARTICIPANT_RIGHT_ERASE: ParticipantRight.ValueType  # 5
 """PARTICIPANT_RIGHT_ERASE: orders erasures. Not used yet. All roles but auditors."""
 Global___ParticipantRight: _TypeAlias = ParticipantRight  # noqa: Y015
@@ -701,6 +709,52 @@ class DelegationStatement(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DelegationStatement: _TypeAlias = DelegationStatement  # noqa: Y015
+
+@_typing.final
+class MandateStatement(_message.Message):
+    """MandateStatement lets an auditor read the statements of persons, together with the right READ_STATEMENTS. Of the
+    mandates of an auditor, the latest counts. An operator attests it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUDITOR_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    END_TIME_MS_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    ATTESTATION_FIELD_NUMBER: _builtins.int
+    auditor: _builtins.str
+    """auditor is the participant, which has the role AUDITOR. The statement is in its chain."""
+    scope: _builtins.str
+    """scope says what is audited, in words without personal data. Reads are not limited to it; they are recorded."""
+    reason: _builtins.str
+    """reason is the legal basis, or the order that the audit rests on."""
+    end_time_ms: _builtins.int
+    """end_time_ms is when the mandate ends, UTC milliseconds; the first millisecond after it."""
+    ended: _builtins.bool
+    """ended is true if this entry ends the mandate. scope, reason and end_time_ms are then empty."""
+    @_builtins.property
+    def attestation(self) -> Global___Attestation:
+        """attestation names the operator that attests it."""
+
+    def __init__(
+        self,
+        *,
+        auditor: _builtins.str = ...,
+        scope: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        end_time_ms: _builtins.int = ...,
+        ended: _builtins.bool = ...,
+        attestation: Global___Attestation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "auditor", b"auditor", "end_time_ms", b"end_time_ms", "ended", b"ended", "reason", b"reason", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MandateStatement: _TypeAlias = MandateStatement  # noqa: Y015
 
 @_typing.final
 class Code(_message.Message):

@@ -13,18 +13,18 @@ from consentd.core.key_validity import MAX_AUTHOR_SKEW_MS, KeyValidity
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
 from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError
-from consentd.policy.delegation import Delegation
 from consentd.statements import payloads, values
 
 _SALT = 32
 KEY_KINDS = frozenset({EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY})
 """Kinds that decide which keys are in force: LEDGER and KEY state a key, PARTICIPANT the owner of a chain's keys."""
-_STATING_KINDS = KEY_KINDS | {EntryKind.DELEGATION}
+_STATING_KINDS = KEY_KINDS | {EntryKind.DELEGATION, EntryKind.MANDATE}
+"""Kinds whose payload is checked against the earlier entries, or changes how later ones are checked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """What an entry of ``KEY_KINDS``, or a DELEGATION, states. An attribute that the kind does not have is empty.
+    """What an entry of ``_STATING_KINDS`` states. An attribute that the kind does not have is empty.
 
     Attributes:
         key, retired: the key that a LEDGER or KEY entry puts in force; if *retired*, out of force.
@@ -32,8 +32,8 @@ class Stated:
         origin, verifier_keys: the ledger's name and its log keys, in a LEDGER entry.
         retention_days: the age in days from which entries may be pruned, in leaf 0.
         pruned: the pruning that a later LEDGER entry states.
-        delegation: the delegation that is given or ended.
-        attested_by: who attests the delegation; empty: the giver signed it.
+        parties: the participants that a DELEGATION or MANDATE names. The entry is in the chain of the first.
+        attested_by: who attests the DELEGATION or MANDATE; empty: the giver signed it.
         has_unknown_fields: the payload has fields that this version does not know. They may change the meaning of the
             known fields, so all other attributes are empty.
     """
@@ -45,7 +45,7 @@ class Stated:
     verifier_keys: tuple[str, ...] = ()
     retention_days: int = 0
     pruned: Pruned | None = None
-    delegation: Delegation | None = None
+    parties: tuple[str, ...] = ()
     attested_by: str = ""
     has_unknown_fields: bool = False
 
@@ -63,7 +63,7 @@ def verify_opening(event: codec.Event, opening: bytes, *, origin: str) -> Signed
     """Verify that an opening (salt[32] ‖ statement) matches its leaf's commitment, and verify the signature.
 
     Raises:
-        MalformedError: the opening, its statement or its payload does not decode, or a delegation contradicts itself.
+        MalformedError: the opening, its statement or its payload does not decode, or contradicts itself.
         ProofError: the leaf commits to another salt or statement.
         SignatureError: the signature does not verify.
     """
@@ -100,12 +100,11 @@ def _read_stated(kind: int, message: Any, retention: values.StatedRetention | No
         )  # fmt: skip
     if kind == EntryKind.KEY:
         return Stated(message.key, message.retired)
-    if kind == EntryKind.DELEGATION:
+    if kind in (EntryKind.DELEGATION, EntryKind.MANDATE):
         try:
-            delegation = values.delegation_value(message)
+            return Stated(parties=values.named_parties(message), attested_by=message.attestation.attested_by)
         except InvalidError as error:
             raise MalformedError(str(error)) from error
-        return Stated(delegation=delegation, attested_by=message.attestation.attested_by)
     return Stated(participant=message.participant_id)
 
 
@@ -132,7 +131,7 @@ class Authors:
         Raises:
             SignatureError: the key was not in force for its author, or the author's clock is too far off.
             MalformedError: a PARTICIPANT entry is not in the chain of the participant that the entry names; or a
-                DELEGATION breaks a rule of ``_verify_delegation``.
+                DELEGATION or MANDATE breaks a rule of ``_verify_parties``.
         """
         stated = signed.stated
         if stated is not None and event.kind == EntryKind.LEDGER and event.seq == 1 and event.tag == codec.LEDGER_TAG:
@@ -152,8 +151,8 @@ class Authors:
         if stated.has_unknown_fields:
             self.keys_lost |= event.kind in KEY_KINDS
             return
-        if stated.delegation is not None:
-            self._verify_delegation(event, stated.delegation, stated.attested_by)
+        if stated.parties:
+            self._verify_parties(event, stated.parties, stated.attested_by)
             return
         if event.kind == EntryKind.PARTICIPANT:
             if codec.public_tag(key_validity.PARTICIPANT_PREFIX + stated.participant) != event.tag:
@@ -164,18 +163,15 @@ class Authors:
         name = "" if participant is None else key_validity.PARTICIPANT_PREFIX + participant
         self._add_key(event, stated, name=key_validity.LEDGER_CHAIN if event.tag == codec.LEDGER_TAG else name)
 
-    def _verify_delegation(self, event: codec.Event, delegation: Delegation, attested_by: str) -> None:
-        """Verify that a delegation is in its giver's chain, given to a participant, and attested by no participant."""
-        giver, taker, attester = (
-            codec.public_tag(key_validity.PARTICIPANT_PREFIX + one)
-            for one in (delegation.giver, delegation.taker, attested_by)
-        )
-        if giver != event.tag:
-            raise MalformedError("delegation is in the chain of another name than its giver's")
-        if not self.keys_lost and not {giver, taker} <= self.participants.keys():
-            raise MalformedError("giver or taker of a delegation is not a participant")
+    def _verify_parties(self, event: codec.Event, parties: tuple[str, ...], attested_by: str) -> None:
+        """Verify that all *parties* are participants, the first owns the chain, and no participant is the attester."""
+        *tags, attester = (codec.public_tag(key_validity.PARTICIPANT_PREFIX + one) for one in (*parties, attested_by))
+        if tags[0] != event.tag:
+            raise MalformedError("entry is in the chain of another name than the participant's that it names")
+        if not self.keys_lost and not self.participants.keys() >= set(tags):
+            raise MalformedError("entry names one that is not a participant")
         if attester in self.participants:
-            raise MalformedError("delegation is attested by a participant")
+            raise MalformedError("entry is attested by a participant, and not by an operator")
 
     def _add_key(self, event: codec.Event, stated: Stated, *, name: str) -> None:
         change = key_validity.key_change(event, stated.key, name=name, retired=stated.retired)

@@ -126,6 +126,13 @@ def put_delegation(running: Running, giver: str, taker: str, **more: Any) -> pb.
     return running.registry.PutDelegation(request, metadata=running.as_("operator")).receipt
 
 
+def put_mandate(running: Running, auditor: str, **more: Any) -> pb.Receipt:
+    """Give an auditor a mandate for a day, as the operator does."""
+    fields = {"scope": "accesses", "reason": "order 12", "end_time_ms": now_ms(running) + 86_400_000, **more}
+    request = rs.PutMandateRequest(request_id=request_id(), mandate=st.MandateStatement(auditor=auditor, **fields))
+    return running.registry.PutMandate(request, metadata=running.as_("operator")).receipt
+
+
 def participant(running: Running, name: str) -> rs.GetParticipantResponse:
     return running.registry.GetParticipant(rs.GetParticipantRequest(participant_id=name), metadata=running.as_("er"))
 

@@ -8,7 +8,6 @@ from consentd.ledger.ledger import Draft
 from consentd.ledger.vault import plaintext_row
 from consentd.sequencer.commands.registry import PublicWrite
 from consentd.sequencer.commands.write import Plan, Unremembered, WriteContext
-from consentd.table.transaction import TableTransaction
 from consentd.v1 import statement_pb2 as st
 
 
@@ -51,5 +50,5 @@ class Failing(Unremembered):
 class UncheckedPublicWrite(PublicWrite[Any]):
     """An entry of any kind in a public chain, without the checks of its kind."""
 
-    def check(self, table: TableTransaction) -> None:
+    def check(self, context: WriteContext) -> None:
         pass

@@ -119,6 +119,8 @@ class ClientBase(ABC):
     register_participant = _method(registry.register_participant)
     add_key = _method(registry.add_key)
     retire_key = _method(registry.retire_key)
+    put_mandate = _method(registry.put_mandate)
+    end_mandate = _method(registry.end_mandate)
     publish_vocabulary = _method(registry.publish_vocabulary)
     publish_notice = _method(registry.publish_notice)
     publish_rules = _method(registry.publish_rules)

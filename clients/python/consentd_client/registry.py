@@ -153,6 +153,20 @@ def _delegate(
     return receipt
 
 
+def put_mandate(
+    context: ClientContext, mandate: st.MandateStatement, **options: Unpack[WriteOptions]
+) -> Operation[Receipt]:
+    """Let an auditor with the right READ_STATEMENTS read the statements of persons until a time. For the operator."""
+    request = rs.PutMandateRequest(mandate=mandate, **write_fields(context, options))
+    return write(context, request, rs.PutMandateResponse, EntryKind.MANDATE)
+
+
+def end_mandate(context: ClientContext, auditor: str, **options: Unpack[WriteOptions]) -> Operation[Receipt]:
+    """End the mandate of an auditor. For the operator."""
+    request = rs.EndMandateRequest(auditor=auditor, **write_fields(context, options))
+    return write(context, request, rs.EndMandateResponse, EntryKind.MANDATE)
+
+
 def get_participant(context: ClientContext, participant_id: str) -> Operation[rs.GetParticipantResponse]:
     """Read the recorded data and the keys in force of one participant."""
     return call(context, rs.GetParticipantRequest(participant_id=participant_id), rs.GetParticipantResponse)

@@ -37,6 +37,7 @@ _LABELS: Mapping[str, tuple[str, str]] = {
     "ERASURE": ("파기", "erased"),
     "RULES": ("규칙", "rules"),
     "DELEGATION": ("위임", "delegation"),
+    "MANDATE": ("감사 명령", "mandate"),
     "PERMIT": ("허용", "permitted"),
     "PARTIAL": ("일부 허용", "permitted in part"),
     "DENY": ("거부", "denied"),
@@ -141,6 +142,8 @@ def describe(message: Message | None, lang: str) -> str:
             return f"{message.notice_id} v{message.version} {text(message.title, lang)}"
         case st.RulesStatement():
             return f"{message.realm_id} v{message.version}"
+        case st.MandateStatement():
+            return mandate(message, lang)
         case st.DelegationStatement():
             return delegation(message, lang)
     return label("UNKNOWN", lang)
@@ -164,6 +167,13 @@ def consent(message: pb.Consent, lang: str) -> str:
         f"{kind}, {effect}: {_list(root.holders, every)} → {_list(root.actors, every)}, "
         f"{_list(root.purposes, every)}, {_list(root.categories, every)}{end}{nested}{basis}"
     )
+
+
+def mandate(message: st.MandateStatement, lang: str) -> str:
+    """Describe a mandate in one line: auditor, scope, reason and end."""
+    if message.ended:
+        return f"{message.auditor}, {label('ENDED', lang)}"
+    return f"{message.auditor}, {message.scope}, “{message.reason}” ~ {format_instant(message.end_time_ms)}"
 
 
 def delegation(message: st.DelegationStatement, lang: str) -> str:

@@ -17,6 +17,7 @@ export const LEDGER = 1;
 export const KEY = 3;
 export const ERASURE = 20;
 export const DELEGATION = 22;
+export const MANDATE = 23;
 
 const DAEMON: ReadonlySet<Owner> = new Set(["ledger"]);
 const PERSON: ReadonlySet<Owner> = new Set(["ledger", "subject"]);
@@ -30,11 +31,11 @@ export function isPrunable(kind: number): boolean {
   return kind >= 8 && kind <= 15;
 }
 
-/** Report whether a kind is in public chains only: LEDGER, PARTICIPANT, VOCABULARY, NOTICE, RULES, DELEGATION. Persons'
- * chains have KEY too.
+/** Report whether a kind is in public chains only: LEDGER, PARTICIPANT, VOCABULARY, NOTICE, RULES, DELEGATION,
+ * MANDATE. Persons' chains have KEY too.
  */
 export function isPublic(kind: number): boolean {
-  return [1, 2, 4, 5, 21, DELEGATION].includes(kind);
+  return [1, 2, 4, 5, 21, DELEGATION, MANDATE].includes(kind);
 }
 
 /** The kinds that this version knows. The daemon may sign for clients without keys; the statement then says so. */
@@ -63,4 +64,5 @@ export const KINDS: ReadonlyMap<number, Kind> = new Map([
   [21, { name: "RULES", authors: PARTICIPANT }],
   // Of participants, only the giver may sign (key_validity.ts).
   [DELEGATION, { name: "DELEGATION", authors: PARTICIPANT }],
+  [MANDATE, { name: "MANDATE", authors: DAEMON }],
 ]);

@@ -33,6 +33,18 @@ def has_right(view: View, caller: str, right: "st.ParticipantRight.ValueType") -
     return participant is not None and participant.active and right in participant.rights
 
 
+def may_read_statements(view: View, caller: str, now_ms: int) -> bool:
+    """Return whether the caller is an operator, or an auditor that may read statements of persons at *now_ms*.
+
+    That auditor has the right READ_STATEMENTS and a mandate in force.
+    """
+    if is_operator(caller):
+        return True
+    mandate = view.registry().mandates.get(caller)
+    has_mandate = mandate is not None and mandate.is_in_force(now_ms)
+    return has_mandate and has_right(view, caller, st.PARTICIPANT_RIGHT_READ_STATEMENTS)
+
+
 def check_right(view: View, caller: str, right: "st.ParticipantRight.ValueType") -> None:
     """Check that the caller has *right*. Raises ``DeniedError``."""
     if not has_right(view, caller, right):

@@ -15,8 +15,8 @@ from consentd.errors import ConflictError, InvalidError, NotFoundError
 from consentd.ledger.ledger import Appended
 from consentd.policy import check
 from consentd.policy.compile import compile_rules
-from consentd.policy.delegation import Capacity, check_delegation
 from consentd.policy.vocabulary import check_successor
+from consentd.sequencer.commands import acting
 from consentd.sequencer.commands.callers import PARTICIPANT_ID, RECEIVING_ROLES, RESERVED_ID
 from consentd.sequencer.commands.write import (
     NewEntry,
@@ -36,13 +36,6 @@ M = TypeVar("M", bound=Message)
 
 _GROUP = re.compile(r"group/[a-z0-9][a-z0-9._-]{0,62}")
 _COUNTRY = re.compile("[A-Z]{2}")
-_ROLES_OF_TAKERS = {
-    Capacity.RELAY: frozenset({st.PARTICIPANT_ROLE_RELAY}),
-    Capacity.PROCESSOR: RECEIVING_ROLES,
-}
-"""The roles of which a taker has one, by capacity. An application may have any role."""
-MAX_GIVEN = 1_000
-"""Most delegations of one giver, because the registry in memory has all of them."""
 _MAX_NAME = 500
 """Maximum length of a participant's name, in characters."""
 _ASKING_ROLES = RECEIVING_ROLES | {st.PARTICIPANT_ROLE_RELAY}
@@ -73,13 +66,13 @@ class PublicWrite(Requested, ReceiptOnly, Generic[M]):
     signed: SignedEntry | None = None
     signer: str = ""
 
-    def check(self, table: TableTransaction) -> None:
+    def check(self, context: WriteContext) -> None:
         """Check the message by the rules for the entry's kind. Raises ``RequestError``."""
-        _CHECKS[self.kind](self, table)
+        _CHECKS[self.kind](self, context)
 
     def prepare(self, context: WriteContext) -> Plan[None]:
         payloads.check_no_unknown_fields(self.message)
-        self.check(context.table)
+        self.check(context)
         tag = codec.public_tag(self.chain)
         entry = NewEntry(
             kind=self.kind, tag=tag, message=self.message, request_id=self.request.id, public=True,
@@ -88,7 +81,7 @@ class PublicWrite(Requested, ReceiptOnly, Generic[M]):
         return Plan((context.draft(entry, self.request),), None)
 
 
-def _check_participant(write: PublicWrite[st.ParticipantStatement], _: TableTransaction) -> None:
+def _check_participant(write: PublicWrite[st.ParticipantStatement], _: WriteContext) -> None:
     message = write.message
     if not PARTICIPANT_ID.fullmatch(message.participant_id) or message.participant_id == RESERVED_ID:
         raise InvalidError(f"participant id is not of [a-z0-9._-], or reserved: `{message.participant_id}`")
@@ -117,8 +110,9 @@ def _check_participant(write: PublicWrite[st.ParticipantStatement], _: TableTran
         raise InvalidError("group is not `group/` and an id of [a-z0-9._-]")
 
 
-def _check_key_change(write: PublicWrite[st.KeyStatement], table: TableTransaction) -> None:
+def _check_key_change(write: PublicWrite[st.KeyStatement], context: WriteContext) -> None:
     """Check a statement that puts a participant's key in force, or out of force."""
+    table = context.table
     key = write.message.key
     check_key(key)
     participant_id = write.chain.removeprefix(PARTICIPANT_PREFIX)
@@ -132,7 +126,8 @@ def _check_key_change(write: PublicWrite[st.KeyStatement], table: TableTransacti
         raise NotFoundError("participant has no such key in force")
 
 
-def _check_vocabulary(write: PublicWrite[st.VocabularyStatement], table: TableTransaction) -> None:
+def _check_vocabulary(write: PublicWrite[st.VocabularyStatement], context: WriteContext) -> None:
+    table = context.table
     value, old = values.vocabulary_value(write.message), table.vocabulary_statement()
     assert old is not None, "a ledger begins with a vocabulary"
     if old.vocabulary_id != write.message.vocabulary_id:
@@ -141,14 +136,16 @@ def _check_vocabulary(write: PublicWrite[st.VocabularyStatement], table: TableTr
     check_successor(values.vocabulary_value(old), value)
 
 
-def _check_notice(write: PublicWrite[st.NoticeStatement], table: TableTransaction) -> None:
+def _check_notice(write: PublicWrite[st.NoticeStatement], context: WriteContext) -> None:
+    table = context.table
     if not PARTICIPANT_ID.fullmatch(write.message.notice_id) or len(write.message.content_sha256) != 32:
         raise InvalidError("notice needs an id of [a-z0-9._-] and the 32-byte hash of its text")
     latest = table.notice(write.message.notice_id)
     _check_next_version(write.message.version, 0 if latest is None else latest.version)
 
 
-def _check_rules(write: PublicWrite[st.RulesStatement], table: TableTransaction) -> None:
+def _check_rules(write: PublicWrite[st.RulesStatement], context: WriteContext) -> None:
+    table = context.table
     value, old = values.rules_value(write.message), table.rules_statement()
     assert old is not None, "a ledger begins with rules"
     if (old.realm_id, old.vocabulary_id) != (write.message.realm_id, write.message.vocabulary_id):
@@ -159,33 +156,22 @@ def _check_rules(write: PublicWrite[st.RulesStatement], table: TableTransaction)
     compile_rules(value, registry.codebook.vocabulary, registry.numbers)
 
 
-def _check_delegation(write: PublicWrite[st.DelegationStatement], table: TableTransaction) -> None:
-    message, registry = write.message, table.registry()
-    value = values.delegation_value(message)
-    if message.ended:
-        if registry.delegation(value.giver, value.taker, value.capacity) is None:
-            raise NotFoundError("no such delegation")
-        return
-    check_delegation(value, registry.codebook.vocabulary.purpose.bits)
-    giver, taker = (registry.participants.get(one) for one in (value.giver, value.taker))
-    if giver is None or taker is None or not (giver.active and taker.active):
-        raise InvalidError("giver or taker of the delegation is no active participant", "UNKNOWN_PARTICIPANT")
-    if giver.roles.isdisjoint(RECEIVING_ROLES):
-        raise InvalidError("giver of a delegation is neither a holder nor a recipient")
-    if taker.roles.isdisjoint(_ROLES_OF_TAKERS.get(value.capacity, taker.roles)):
-        raise InvalidError(f"taker of the delegation has no role for its capacity: `{value.capacity.name}`")
-    given = registry.delegations.get(value.giver, {})
-    if (value.taker, value.capacity) not in given and len(given) >= MAX_GIVEN:
-        raise InvalidError(f"giver has its limit of {MAX_GIVEN} delegations; end one", "TOO_LARGE")
+def _check_delegation(write: PublicWrite[st.DelegationStatement], context: WriteContext) -> None:
+    acting.check_delegation_statement(write.message, context.table, context.batch.time_ms)
 
 
-_CHECKS: Mapping[EntryKind, Callable[[PublicWrite[Any], TableTransaction], None]] = {
+def _check_mandate(write: PublicWrite[st.MandateStatement], context: WriteContext) -> None:
+    acting.check_mandate_statement(write.message, context.table, context.batch.time_ms)
+
+
+_CHECKS: Mapping[EntryKind, Callable[[PublicWrite[Any], WriteContext], None]] = {
     EntryKind.PARTICIPANT: _check_participant,
     EntryKind.KEY: _check_key_change,
     EntryKind.VOCABULARY: _check_vocabulary,
     EntryKind.NOTICE: _check_notice,
     EntryKind.RULES: _check_rules,
     EntryKind.DELEGATION: _check_delegation,
+    EntryKind.MANDATE: _check_mandate,
 }
 
 

@@ -1,0 +1,68 @@
+"""Check the entries that let one participant act for another, or an auditor read: DELEGATION and MANDATE."""
+
+from consentd.errors import InvalidError, NotFoundError
+from consentd.policy.delegation import Capacity, check_delegation
+from consentd.sequencer.commands.callers import RECEIVING_ROLES
+from consentd.statements import values
+from consentd.table.view import View
+from consentd.v1 import statement_pb2 as st
+
+_ROLES_OF_TAKERS = {
+    Capacity.RELAY: frozenset({st.PARTICIPANT_ROLE_RELAY}),
+    Capacity.PROCESSOR: RECEIVING_ROLES,
+}
+"""The roles of which a taker has one, by capacity. An application may have any role."""
+MAX_GIVEN = 1_000
+"""Most delegations of one giver, because the registry in memory has all of them."""
+
+
+def check_delegation_statement(message: st.DelegationStatement, view: View, time_ms: int) -> None:
+    """Check a delegation before it is written at *time_ms*.
+
+    Raises:
+        NotFoundError: it ends a delegation that is not recorded.
+        InvalidError: ``values.delegation_value`` or ``check_delegation`` refuses it; or its end has passed, a party is
+            no active participant (UNKNOWN_PARTICIPANT) or lacks the role, or the giver has ``MAX_GIVEN`` (TOO_LARGE).
+    """
+    registry = view.registry()
+    value = values.delegation_value(message)
+    if message.ended:
+        if registry.delegation(value.giver, value.taker, value.capacity) is None:
+            raise NotFoundError("no such delegation")
+        return
+    check_delegation(value, registry.codebook.vocabulary.purpose.bits)
+    if value.end_ms <= time_ms:
+        raise InvalidError("end of the delegation has passed")
+    giver, taker = (registry.participants.get(one) for one in (value.giver, value.taker))
+    if giver is None or taker is None or not (giver.active and taker.active):
+        raise InvalidError("giver or taker of the delegation is no active participant", "UNKNOWN_PARTICIPANT")
+    if giver.roles.isdisjoint(RECEIVING_ROLES):
+        raise InvalidError("giver of a delegation is neither a holder nor a recipient")
+    if taker.roles.isdisjoint(_ROLES_OF_TAKERS.get(value.capacity, taker.roles)):
+        raise InvalidError(f"taker of the delegation has no role for its capacity: `{value.capacity.name}`")
+    given = registry.delegations.get(value.giver, {})
+    if (value.taker, value.capacity) not in given and len(given) >= MAX_GIVEN:
+        raise InvalidError(f"giver has its limit of {MAX_GIVEN} delegations; end one", "TOO_LARGE")
+
+
+def check_mandate_statement(message: st.MandateStatement, view: View, time_ms: int) -> None:
+    """Check a mandate before it is written at *time_ms*.
+
+    Raises:
+        NotFoundError: it ends a mandate that is not recorded.
+        InvalidError: ``values.check_mandate`` refuses it; or its end has passed, or its auditor is no active
+            participant (UNKNOWN_PARTICIPANT) or lacks the role.
+    """
+    registry = view.registry()
+    values.check_mandate(message)
+    if message.ended:
+        if message.auditor not in registry.mandates:
+            raise NotFoundError("auditor has no mandate")
+        return
+    if message.end_time_ms <= time_ms:
+        raise InvalidError("end of the mandate has passed")
+    auditor = registry.participants.get(message.auditor)
+    if auditor is None or not auditor.active:
+        raise InvalidError("auditor of the mandate is no active participant", "UNKNOWN_PARTICIPANT")
+    if st.PARTICIPANT_ROLE_AUDITOR not in auditor.roles:
+        raise InvalidError("mandate is given to a participant without the role AUDITOR")
