@@ -153,8 +153,9 @@ class Story:
         if not isinstance(record, st.AccessStatement) or not record.asked.question:
             return [self._author(entry), ("", ""), _label(st.EntryKind, entry.kind, "ENTRY_KIND_")]
         question = pb.Question.FromString(record.asked.question)
+        who, caller = self._party(question.actor.organisation), self._party(record.asked.asker)
         return [
-            self._party(question.actor.organisation),
+            (f"{who[0]} ({caller[0]} 요청)", f"{who[1]}, asked by {caller[1]}"),
             self._party(question.holder),
             _code(question.categories[0]),
             _code(question.purpose),

@@ -23,8 +23,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class SignedQuestion(_message.Message):
-    """SignedQuestion is a question that the asker signed. The signature covers the layout of an entry (see SignedStatement)
-    with kind 255, ref 0 and the tag given here.
+    """SignedQuestion is a question that the asker signed; or that the person signed, if the organisation is `SUBJECT`. The
+    signature covers the layout of an entry (see SignedStatement) with kind 255, ref 0 and the tag given here.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -37,11 +37,11 @@ class SignedQuestion(_message.Message):
     question: _builtins.bytes
     """question is the serialised Question."""
     key: _builtins.bytes
-    """key is a valid Ed25519 public key of the asker, 32 bytes."""
+    """key is a valid Ed25519 public key of the asker or the person, 32 bytes."""
     signature: _builtins.bytes
     """signature is an Ed25519 signature, 64 bytes."""
     author_time_ms: _builtins.int
-    """author_time_ms is the time of the asker's clock, UTC milliseconds."""
+    """author_time_ms is the time of the signer's clock, UTC milliseconds."""
     tag: _builtins.bytes
     """tag is the person's tag that the asker has pinned, 32 bytes."""
     def __init__(
@@ -86,7 +86,7 @@ class AuthorizeAccessRequest(_message.Message):
 
     @_builtins.property
     def signed_question(self) -> Global___SignedQuestion:
-        """signed_question is signed with the asker's key."""
+        """signed_question is signed with the key of the asker or of the person."""
 
     def __init__(
         self,

@@ -54,8 +54,8 @@ class PolicyServiceServicer(object):
     """
 
     def Check(self, request, context):
-        """Check answers one question. Cost: one read of the policy table and one evaluation, a few microseconds in addition
-        to the call.
+        """Check answers one question. The caller must have a part in the access (see Actor), or be an operator. Cost: one
+        read of the policy table and one evaluation, a few microseconds in addition to the call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,8 +36,8 @@ class PolicyServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PolicyServiceAsyncStub: ...
     Check: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.CheckRequest, _policy_service_pb2.CheckResponse]
-    """Check answers one question. Cost: one read of the policy table and one evaluation, a few microseconds in addition
-    to the call.
+    """Check answers one question. The caller must have a part in the access (see Actor), or be an operator. Cost: one
+    read of the policy table and one evaluation, a few microseconds in addition to the call.
     """
     BatchCheck: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.BatchCheckRequest, _policy_service_pb2.BatchCheckResponse]
     """BatchCheck answers up to 1,000 questions, each independently, all from the same state. Cost: one read and one
@@ -52,8 +52,8 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Check: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.CheckRequest, _policy_service_pb2.CheckResponse]  # type: ignore[assignment]
-    """Check answers one question. Cost: one read of the policy table and one evaluation, a few microseconds in addition
-    to the call.
+    """Check answers one question. The caller must have a part in the access (see Actor), or be an operator. Cost: one
+    read of the policy table and one evaluation, a few microseconds in addition to the call.
     """
     BatchCheck: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.BatchCheckRequest, _policy_service_pb2.BatchCheckResponse]  # type: ignore[assignment]
     """BatchCheck answers up to 1,000 questions, each independently, all from the same state. Cost: one read and one
@@ -71,8 +71,8 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policy_service_pb2.CheckRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_policy_service_pb2.CheckResponse, _abc.Awaitable[_policy_service_pb2.CheckResponse]]:
-        """Check answers one question. Cost: one read of the policy table and one evaluation, a few microseconds in addition
-        to the call.
+        """Check answers one question. The caller must have a part in the access (see Actor), or be an operator. Cost: one
+        read of the policy table and one evaluation, a few microseconds in addition to the call.
         """
 
     @_abc_1.abstractmethod

@@ -1163,11 +1163,11 @@ class AskedQuestion(_message.Message):
     asker: _builtins.str
     """asker is the participant whose credential the call had."""
     key: _builtins.bytes
-    """key is the asker's key; empty if the question was not signed."""
+    """key is the key of the asker, or of the person who asks as SUBJECT; empty if the question was not signed."""
     signature: _builtins.bytes
     """signature is over the entry layout with kind 255, ref 0 and H(question)."""
     author_time_ms: _builtins.int
-    """author_time_ms is the time of the asker's clock when it signed."""
+    """author_time_ms is the time of the signer's clock."""
     network_origin: _builtins.str
     """network_origin is the network address of the asker, from its gateway or from the connection."""
     def __init__(
