@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from cases.daemons import consent, make_running, question, reason_of, request_id, sign_statement
-from cases.services import Person, add_key, change, new_identifier, now_ms, register
+from cases.services import Person, add_key, change, new_identifier, now_ms, put_mandate, register
 from consentd.core import codec
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
@@ -36,6 +36,7 @@ REGISTERED: dict[str, tuple[int, list[int]]] = {
     "recipient-sees": (RECIPIENT, [st.PARTICIPANT_RIGHT_SEE_REASONS]),
     "auditor": (AUDITOR, []),
     "auditor-reads": (AUDITOR, [st.PARTICIPANT_RIGHT_READ_STATEMENTS]),
+    "auditor-waits": (AUDITOR, [st.PARTICIPANT_RIGHT_READ_STATEMENTS]),
     "court": (COURT, []),
     "left": (RECIPIENT, []),
 }
@@ -51,6 +52,7 @@ KINDS: dict[str, frozenset[Kind]] = {
     "recipient-sees": frozenset({Kind.RECIPIENT, Kind.SEE_REASONS}),
     "auditor": frozenset({Kind.AUDITOR}),
     "auditor-reads": frozenset({Kind.AUDITOR, Kind.READ_STATEMENTS}),
+    "auditor-waits": frozenset({Kind.AUDITOR}),  # it has the right, and no mandate
     "court": frozenset({Kind.PUBLIC_AUTHORITY}),
     "operator": frozenset({Kind.OPERATOR}),
 }
@@ -72,6 +74,7 @@ class World:
             running.add_caller(name)
             self.keys[name] = KeyPair(bytes([number]) * 32)
             add_key(running, name, self.keys[name].public_key)
+        put_mandate(running, "auditor-reads")
         running.add_caller("unregistered")
         running.tokens["unknown-token"] = make_token()
         for relay in ("relay", "relay-acts"):
@@ -375,6 +378,25 @@ def _delegation(call: Call, *, ended: bool) -> Any:
     return request
 
 
+def _put_mandate(call: Call) -> Access:
+    mandate = st.MandateStatement(
+        auditor="auditor", scope="accesses", reason="order 12", end_time_ms=now_ms(call.running) + 60_000
+    )
+    request = rs.PutMandateRequest(request_id=request_id(), mandate=mandate)
+    found = call.plain(call.running.registry.PutMandate, request)
+    if found is Access.ALLOWED:
+        ending = rs.EndMandateRequest(request_id=request_id(), auditor="auditor")
+        call.running.registry.EndMandate(ending, metadata=call.running.as_("operator"))
+    return found
+
+
+def _end_mandate(call: Call) -> Access:
+    put_mandate(call.running, "pipc")
+    return call.plain(
+        call.running.registry.EndMandate, rs.EndMandateRequest(request_id=request_id(), auditor="pipc")
+    )
+
+
 def _new_key(call: Call) -> bytes:
     return KeyPair(request_id() * 2).public_key
 
@@ -472,6 +494,8 @@ ATTEMPTS: dict[str, Callable[[Call], Access]] = {
     "PublishRules": _publish_rules,
     "PutDelegation": lambda call: call.plain(call.running.registry.PutDelegation, _delegation(call, ended=False)),
     "EndDelegation": lambda call: call.plain(call.running.registry.EndDelegation, _delegation(call, ended=True)),
+    "PutMandate": _put_mandate,
+    "EndMandate": _end_mandate,
     "ListDelegations": _reads("registry", "ListDelegations", rs.ListDelegationsRequest()),
     "GetParticipant": _reads("registry", "GetParticipant", rs.GetParticipantRequest(participant_id="clinic-b")),
     "ListParticipants": _reads("registry", "ListParticipants", rs.ListParticipantsRequest()),
