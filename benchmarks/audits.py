@@ -86,6 +86,7 @@ def _decide(config_file: Path, count: int) -> None:
         write = AuthorizeAccess(
             request=make_request(RELAY, os.urandom(16), hashlib.sha256(content).digest()),
             identifier_hash=services.vault.identifier_hash(question.subject.scheme, question.subject.value),
+            scheme=question.subject.scheme,
             question=decisions.question_value(question),
             asked=st.AskedQuestion(question=content, asker=RELAY, network_origin="127.0.0.1"),
         )

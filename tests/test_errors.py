@@ -273,22 +273,20 @@ def _enrolled_twice(world: World) -> Any:
 
 
 @provokes("REF_MOVED", StatusCode.ABORTED)
-def _signed_for_another_tag(world: World) -> Any:
+def _signed_for_another_ref(world: World) -> Any:
     key, request = KeyPair(b"\x09" * 32), request_id()
     add = rs.AddKeyRequest(request_id=request_id(), participant_id="app", key=key.public_key)
     world.running.registry.AddKey(add, metadata=world.running.as_("operator"))
+    world.running.grant(world.subject)
+    access = world.running.authorize(question(world.subject))
+    sent, tag = st.OutcomeStatement(status=st.TRANSFER_STATUS_SENT), access.decision.tag
     signed = sign_statement(
-        key, question(world.subject), kind=255, tag=b"\x01" * 32, request=request, time_ms=now_ms(world.running)
+        key, sent, kind=EntryKind.OUTCOME, tag=tag, request=request, time_ms=now_ms(world.running), ref=1
     )
-    asked = ac.SignedQuestion(
-        question=signed.payload,
-        key=signed.key,
-        signature=signed.signature,
-        author_time_ms=signed.author_time_ms,
-        tag=b"\x01" * 32,
+    write = ac.RecordAccessRequest(
+        request_id=request, subject=world.subject, access_seq=access.access_seq, signed=signed
     )
-    write = ac.AuthorizeAccessRequest(request_id=request, signed_question=asked)
-    return world.running.access.AuthorizeAccess(write, metadata=world.running.as_("app"))
+    return world.running.access.RecordAccess(write, metadata=world.running.as_("app"))
 
 
 # -- the caller -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""One answer: an institution cannot tell who objected, who gave no consent, and whose consents cannot be read."""
+"""One answer: an institution cannot tell who objected, gave no consent, has an unreadable one, or is not enrolled."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -66,6 +66,7 @@ def people(running: Running) -> Iterator[pb.Subject]:
     unreadable = running.enrol(new_identifier())
     make_unreadable(running, unreadable)
     yield unreadable
+    yield pb.Subject(scheme="mhid", value=new_identifier())  # not enrolled
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def test_all_responses_to_an_institution_are_the_same_for_everybody(running: Run
 
 def test_a_partial_permit_shows_nothing_of_what_is_not_permitted(running: Running) -> None:
     answers = []
-    *readable, _ = people(running)
+    *readable, _, _ = people(running)
     for subject in readable:
         running.grant(subject, categories=["CLIN.LAB"])
         seen_here = seen(running.check(question(subject, categories=["CLIN.LAB", "CLIN.DX"]), INSTITUTION))
@@ -142,7 +143,8 @@ def test_codes_that_the_vocabulary_lacks_are_listed_apart(running: Running, subj
 
 
 def test_the_entry_records_the_answer_as_the_asker_got_it(running: Running) -> None:
-    for subject in people(running):
+    *enrolled, _ = people(running)
+    for subject in enrolled:
         answer = running.authorize(question(subject), INSTITUTION)
         leaf = services(running).ledger.store.get(layout.leaf_key(answer.receipt.index))
         assert leaf is not None

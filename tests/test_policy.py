@@ -119,6 +119,19 @@ def test_both_ways_through_agree(purpose: str, combining: Combining, policy: Imp
 
 
 @given(st.randoms(use_true_random=False))
+def test_nothing_is_permitted_by_default_about_a_person_who_is_not_enrolled(random: random.Random) -> None:
+    draw = Draw(random)
+    unknown, question, now_ms = World([], draw.rules(plain=False), enrolled=False), draw.question(), draw.now()
+    try:
+        answer = unknown.compiled_answer(question, now_ms)
+    except InvalidError:
+        return
+    assert comparable(answer) == comparable(unknown.reference_answer(question, now_ms))
+    laws = {ReasonCode.PERMITTED_BY_LAW, ReasonCode.PERMITTED_BY_BREAK_GLASS}
+    assert {one.code for one in answer.reasons if one.effect is Effect.PERMIT} <= laws
+
+
+@given(st.randoms(use_true_random=False))
 @settings(max_examples=400)
 def test_compiled_agrees_with_the_reference(rng: random.Random) -> None:
     draw = Draw(rng)

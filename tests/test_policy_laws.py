@@ -240,7 +240,7 @@ def test_enforcing_residuals_loses_nothing(draw: Draw) -> None:
 def test_any_path_to_a_state_leads_to_the_same_bytes(seed: int) -> None:
     """Grants, amendments, pauses, resumes and revokes in any history: rebuilding from the end state is byte-equal."""
     draw = Draw(random.Random(seed))
-    value: bytes | None = None
+    value = b""
     state: dict[int, model.StoredConsent] = {}
     for seq in range(1, 60):
         lineage = draw.random.choice([*state, seq])

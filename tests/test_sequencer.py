@@ -252,12 +252,14 @@ def test_a_write_sees_the_ones_before_it_in_its_batch(case: LedgerCase) -> None:
     assert access.ref == count + 2
 
 
-def test_a_question_about_nobody_is_answered_and_not_recorded(case: LedgerCase) -> None:
+def test_a_question_about_nobody_is_recorded_in_a_chain_of_its_own(case: LedgerCase) -> None:
     person = case.enrol("somebody")
-    size = case.ledger.state.size
-    answer = case.write(case.access(replace(person, identifier_hash=b"?" * 32)))
-    assert (answer.entries, answer.entry) == ((), None)
-    assert case.ledger.state.size == size
+    nobody = replace(person, identifier_hash=b"?" * 32)
+    first, second = (case.write(case.access(nobody)).entry for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert (first.event.kind, first.event.seq, second.event.seq) == (EntryKind.REFUSAL, 1, 2)
+    assert first.event.tag == second.event.tag != person.tag
 
 
 def test_an_asker_that_an_earlier_write_of_the_batch_deactivates_is_denied(case: LedgerCase) -> None:

@@ -22,7 +22,6 @@ from cases.services import (
     refusal,
     register,
     seen,
-    services,
 )
 from consentd.core.kinds import EntryKind
 from consentd.policy.model import BREAK_GLASS_PURPOSE
@@ -236,15 +235,6 @@ def test_an_access_is_recorded_with_what_it_rests_on(running: Running, subject: 
     assert (oldest.asker, oldest.network_origin) == ("clinic-b", "203.0.113.7")
     assert oldest.question == question(subject)
     assert newest.network_origin.startswith("ipv4:127.0.0.1:")
-
-
-def test_nothing_is_recorded_of_who_is_not_enrolled(running: Running) -> None:
-    size = services(running).ledger.state.size
-    answer = running.authorize(question(pb.Subject(scheme="mhid", value="SYN-999999")))
-    assert answer.decision.outcome == pb.OUTCOME_NO_CONSENT
-    assert (answer.HasField("receipt"), answer.access_seq) == (False, 0)
-    leaves = range(size, services(running).ledger.state.size)
-    assert not [index for index in leaves if services(running).ledger.store.get(b"l" + index.to_bytes(8))[1]]
 
 
 def test_a_repeat_gets_the_first_answer_and_a_decision_taken_now(running: Running, subject: pb.Subject) -> None:

@@ -34,7 +34,10 @@ def differences(view: View, index: int, event: codec.Event, made: codec.Statemen
         DeniedError: the asker had no part in the access, so the daemon cannot have answered the question.
     """
     message: Any = payloads.decode_payload(event.kind, made.payload)
+    tag = None if view.subject(event.tag) is None else event.tag
     if event.kind == EntryKind.REFUSAL:
+        if (len(message.identifier_hash) == 32) is not (tag is None):
+            raise MalformedError("refusal names a person by a hash exactly if its chain is an unknown chain")
         if message.WhichOneof("refused") == "grant":
             return _refused_grant(view, message)
         if message.WhichOneof("refused") != "access":
@@ -42,8 +45,8 @@ def differences(view: View, index: int, event: codec.Event, made: codec.Statemen
         message = message.access
     question = decisions.question_value(payloads.parse(pb.Question, message.asked.question))
     if message.asked.signature:
-        _verify_asker(view, event, made, message.asked, question, origin)
-    again = decide(view, event.tag, question, message.asked, index=index, now_ms=event.time_ms).decision
+        _verify_asker(view, tag, made, message.asked, question, origin)
+    again = decide(view, tag, question, message.asked, index=index, now_ms=event.time_ms).decision
     found = _compare(message.decision, again)
     recorded_as = EntryKind.ACCESS if again.outcome in _PERMITS else EntryKind.REFUSAL
     if event.kind != recorded_as:
@@ -100,12 +103,12 @@ def _refused_grant(view: View, message: st.RefusalStatement) -> list[str]:
 
 
 def _verify_asker(
-    view: View, event: codec.Event, made: codec.Statement, asked: st.AskedQuestion, question: model.Question,
+    view: View, tag: bytes | None, made: codec.Statement, asked: st.AskedQuestion, question: model.Question,
     origin: str,
 ) -> None:  # fmt: skip
-    if not is_signed_by_subject(view, event.tag, question, asked):
+    if not is_signed_by_subject(view, tag, question, asked):
         owner = view.key_owner(asked.key)
         if owner is None or owner.owner is not Owner.PARTICIPANT or owner.tag_or_name != asked.asker:
             raise SignatureError("asker's key was not in force for the asker")
     statement = codec.Statement(asked.key, asked.signature, made.request_id, asked.author_time_ms, asked.question)
-    verify_signature(statement, origin=origin, kind=codec.QUESTION_KIND, tag=event.tag, ref=0)
+    verify_signature(statement, origin=origin, kind=codec.QUESTION_KIND, tag=asked.signed_tag, ref=0)

@@ -51,6 +51,10 @@ PUBLIC = frozenset({
 })  # fmt: skip
 """Kinds that are in public chains only. KEY is not one of them: persons' chains have it too."""
 
+PERSON_FIRST = frozenset({EntryKind.ENROL, EntryKind.REFUSAL})
+"""Kinds of the first entry of a chain that is not public. ENROL begins a person's chain, REFUSAL an unknown chain,
+which has the refusals about persons who are not enrolled."""
+
 REALM = frozenset({
     EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY, EntryKind.VOCABULARY, EntryKind.RULES,
     EntryKind.DELEGATION,

@@ -22,7 +22,7 @@ from collections.abc import MutableMapping
 
 from consentd.core import bucketed, codec, merkle, tiles
 from consentd.core.codec import Event, Seal
-from consentd.core.kinds import EntryKind
+from consentd.core.kinds import PERSON_FIRST, EntryKind
 from consentd.core.replay_state import ChainHead, ReplayState, map_values
 from consentd.errors import MalformedError, ProofError
 
@@ -229,7 +229,7 @@ class Replay:
     def _apply_event(self, event: Event, chain_hash: bytes) -> None:
         self.heads[event.tag] = (event.seq, chain_hash, event.kind == EntryKind.ERASURE)
         self._unsealed.add(event.tag)
-        if event.seq == 1 and event.kind != EntryKind.ENROL:
+        if event.seq == 1 and event.kind not in PERSON_FIRST:
             self.public.add(event.tag)
         if self.size < self.start and len(self._unsealed) >= _MAX_UNSEALED:
             self._update_map()

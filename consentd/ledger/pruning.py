@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from consentd.core import codec
-from consentd.core.kinds import EntryKind
+from consentd.core.kinds import PERSON_FIRST, EntryKind
 from consentd.core.pruned import Pruned
 from consentd.errors import CorruptionError
 from consentd.ledger import layout, reads, retention
@@ -73,14 +73,14 @@ def _tags(store: Store) -> Iterator[bytes]:
 
 
 def _read_person(store: Store, vault: Vault, tag: bytes, before: int | None = None) -> list[OpenedEntry] | None:
-    """Return the stored entries of a person's chain; None if it is public, or begins at *before* or later."""
+    """Return the stored entries of a chain; None if the chain is public, or begins at *before* or later."""
     first = store.get(layout.index_key(tag, 1))
     if first is None:
         raise CorruptionError("chain has lost its first entry")
     index = layout.decode_u64(first)
     if before is not None and index >= before:
         return None
-    if codec.kind_of(reads.read_leaf(store, index)) != EntryKind.ENROL:
+    if codec.kind_of(reads.read_leaf(store, index)) not in PERSON_FIRST:
         return None
     return [_open(vault, entry) for entry in reads.read_chain_with_gaps(store, tag)]
 
@@ -168,7 +168,8 @@ def _delete_chain(
         if entry.statement is not None:
             batch.delete(layout.statement_key(tag, event.seq))
             done.statements += 1
-        if entry.index < end and event.seq != last_below:
+        # The kind of a chain's first leaf shows whether the chain is public.
+        if entry.index < end and event.seq not in (1, last_below):
             batch.delete(layout.leaf_key(entry.index))
             batch.delete(layout.index_key(tag, event.seq))
             done.leaves += 1

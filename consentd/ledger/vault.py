@@ -10,6 +10,7 @@ first  rest of the key              value
 ``K``                               the index key, wrapped
 ``k``  tag[32]                      the person's data key, wrapped
 ``i``  identifier hash[32]          tag[32]
+``u``  month, ``2026-03``           tag[32] of the unknown chain of that month
 =====  ===========================  ======================================================================
 
 *Wrapped* is nonce[12] ‖ AES-256-GCM under the vault key, with the row's key as associated data. The identifier hash is
@@ -56,8 +57,8 @@ def check_identifier(scheme: str, value: str) -> None:
 class Vault:
     """The keys of persons, over a store of its own. Any thread may use it.
 
-    ``create`` takes the lock, so that two calls do not make two tags for one identifier. The cache of unwrapped keys
-    needs no lock: a thread only reads or assigns one entry of the cache, or replaces the cache by an empty one.
+    ``create`` and ``unknown_chain`` take the lock, so that two calls do not make two tags for one identifier or month.
+    The caches need no lock: a thread only reads or assigns one entry of a cache, or replaces a cache by an empty one.
     """
 
     def __init__(self, store: Store, vault_key: bytes, random: Callable[[int], bytes] = os.urandom) -> None:
@@ -74,6 +75,7 @@ class Vault:
         self.random = random
         self._wrap = AESGCM(vault_key)
         self._keys: dict[bytes, AESGCM] = {}  # tag → unwrapped key; a cache, emptied when full
+        self._unknown: dict[str, bytes] = {}  # month → tag of its unknown chain; a cache
         self._lock = threading.Lock()
         row = store.get(b"K")
         self._index_key = random(32) if row is None else self._unwrapped(b"K", row)
@@ -105,12 +107,34 @@ class Vault:
             known = self.find(identifier_hash)
             if known is not None:
                 return known
-            tag, key = self.random(32), self.random(32)
-            batch = Batch()
-            batch.put(b"k" + tag, self._wrapped(b"k" + tag, key))
-            batch.put(b"i" + identifier_hash, tag)
-            self.store.write(batch)
-            return tag
+            return self._store_new(b"i" + identifier_hash)
+
+    def unknown_chain(self, month: str) -> bytes:
+        """Return the tag of the unknown chain of *month* (``2026-03``). Make and store it if the month has none yet.
+
+        An unknown chain holds the refusals about persons who are not enrolled. Its statements are encrypted under its
+        own data key, so that one erasure ends the whole chain.
+        """
+        tag = self._unknown.get(month)
+        if tag is None:
+            with self._lock:
+                name = b"u" + month.encode()
+                tag = self.store.get(name) or self._store_new(name)
+                self._unknown[month] = tag
+        return tag
+
+    def unknown_chains(self) -> dict[str, bytes]:
+        """Return the tags of all unknown chains, by month. The erasure of a chain whose retention ended needs them."""
+        return {name[1:].decode(): tag for name, tag in self.store.scan(b"u", b"v")}
+
+    def _store_new(self, name: bytes) -> bytes:
+        """Make a tag and a data key; store the key, and the tag under row *name*, durably. The caller has the lock."""
+        tag, key = self.random(32), self.random(32)
+        batch = Batch()
+        batch.put(b"k" + tag, self._wrapped(b"k" + tag, key))
+        batch.put(name, tag)
+        self.store.write(batch)
+        return tag
 
     def opens(self, name: bytes) -> bool:
         """Report whether the vault key unwraps the key in the stored row *name*. Does not use the cache."""

@@ -70,6 +70,16 @@ def format_instant(time_ms: int) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} KST"
 
 
+def format_month(time_ms: int) -> str:
+    """Format the month of an instant in Korean time: ``2026-03``."""
+    return f"{datetime.fromtimestamp(time_ms / 1000, SEOUL):%Y-%m}"
+
+
+def format_day(time_ms: int) -> str:
+    """Format the day of an instant in Korean time: ``2026-03-01``."""
+    return f"{datetime.fromtimestamp(time_ms / 1000, SEOUL):%Y-%m-%d}"
+
+
 def _bounds(text: str) -> tuple[date, date]:
     """Return the first day of a date, month or year, and the first day after it."""
     found = _DATE.fullmatch(text)

@@ -107,7 +107,10 @@ class Verdict:
 
 
 def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules, now_ms: int) -> Verdict:
-    """Answer a question at an instant from a subject value (None or empty: the person has no consents).
+    """Answer a question at an instant from a subject value.
+
+    *value* is empty if the person has no consents, and None if the person is not enrolled. Implicit policies and
+    combining defaults permit nothing about a person who is not enrolled (policy.md, rule 7).
 
     The caller must have packed the question with a codebook of the same table revision as the rules. *value* must come
     from ``encode_subject``: damaged bytes are not detected here, and may give any answer or exception.
@@ -147,9 +150,9 @@ def evaluate(value: bytes | None, question: PackedQuestion, rules: CompiledRules
         for index, flags, mask in reversed(met) if rules.combining in _NEWEST_FIRST else met:
             found.add(CONSENT, PERMITS if flags & 1 else DENIES, mask, _ids(value, index))
         permitted, denied = implicit_masks(rules.implicit_policy, question, rules, selected=False)
-        found.add(IMPLICIT, PERMITS, permitted)
+        found.add(IMPLICIT, PERMITS, 0 if value is None else permitted)
         found.add(IMPLICIT, DENIES, denied)
-        return _verdict(*_decide(found, asked, combining_for(question, rules)), question, until)
+        return _verdict(*_decide(found, asked, combining_for(value, question, rules)), question, until)
     permits &= ~denies
     without = asked & ~(permits | denies)
     reasons: Reasons = []
@@ -180,7 +183,7 @@ def _evaluate_general(value: bytes | None, question: PackedQuestion, rules: Comp
 
     A category that only the best case permits is permitted on conditions, which the caller checks for each resource.
     """
-    combining = combining_for(question, rules)
+    combining = combining_for(value, question, rules)
     newest_first = combining in _NEWEST_FIRST
     found = match(value, question, rules, now_ms, open_limits=WORST_CASE, newest_first=newest_first)
     masks, reasons, refs = _decide(found, question.categories, combining)
@@ -204,6 +207,11 @@ def _evaluate_general(value: bytes | None, question: PackedQuestion, rules: Comp
         verdict.conditions = rest
         verdict.obligations = (Obligation.ENFORCE_RESIDUAL, *verdict.obligations)
     return verdict
+
+
+def no_consent(question: PackedQuestion) -> Verdict:
+    """Return the answer that a question gets if nothing matches it."""
+    return _verdict((0, 0, question.categories, 0), [], [0, 0], question, question.until_ms)
 
 
 def _decide(

@@ -274,7 +274,7 @@ def match(
             found.add(IMPLICIT, DENIES, denies, lineage.ids)
     if not found.selects_policy:
         permits, denies = implicit_masks(rules.implicit_policy, question, rules, selected=False)
-        found.add(IMPLICIT, PERMITS, permits)
+        found.add(IMPLICIT, PERMITS, 0 if value is None else permits)
         found.add(IMPLICIT, DENIES, denies)
     return found
 
@@ -333,9 +333,14 @@ def _match_tree(
             found.add(lineage.layer, kind, counted, lineage.ids, (of_consent, node))
 
 
-def combining_for(question: PackedQuestion, rules: CompiledRules) -> Combining:
-    """Return how the answers of consents combine. No default permits anything to an actor whom a permit must name."""
-    if rules.combining is Combining.PERMIT_UNLESS_DENY and ANY_NUMBER not in question.permit_actors:
+def combining_for(value: bytes | None, question: PackedQuestion, rules: CompiledRules) -> Combining:
+    """Return how the answers of consents combine.
+
+    No default permits anything about a person who is not enrolled (*value* is None), or to an actor whom a permit must
+    name.
+    """
+    is_default_off = value is None or ANY_NUMBER not in question.permit_actors
+    if rules.combining is Combining.PERMIT_UNLESS_DENY and is_default_off:
         return Combining.DENY_OVERRIDES
     return rules.combining
 

@@ -35,11 +35,9 @@ class Renewal:
         """Return a subject value (a person's rows) with widened denies. Raises as ``decode_subject``."""
         lineages = decode_subject(value)
         rows = [self._rows(one.compiled.rows) for one in lineages]
-        renewed = encode_subject(
+        return encode_subject(
             replace(one, compiled=replace(one.compiled, rows=new)) for one, new in zip(lineages, rows, strict=True)
         )
-        assert renewed is not None
-        return renewed
 
     def rules(self, encoded: bytes, count: int) -> bytes:
         """Return compiled rules (``CompiledRules.encoded``, *count* rows) with widened denies."""

@@ -70,7 +70,7 @@ def conditions(
         mask = _holds(fields, of_rules, question, now_ms) & permitted
         if mask:
             rest.append(_condition(layer, fields, of_rules, question, mask, ()))
-    combining = combining_for(question, rules)
+    combining = combining_for(value, question, rules)
     permit_first = combining in _PERMIT_FIRST
     if is_closed(value):
         rest.append(Condition(CONSENT, Effect.DENY, permitted))

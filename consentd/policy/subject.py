@@ -84,15 +84,15 @@ class Lineage:
         return bool(self.compiled.flags & STATUTORY)
 
 
-def encode_subject(lineages: Iterable[Lineage]) -> bytes | None:
-    """Encode lineages as a subject value. Return None if there are no lineages: such a subject has no value.
+def encode_subject(lineages: Iterable[Lineage]) -> bytes:
+    """Encode lineages as a subject value. The value without lineages is empty.
 
     Raises:
         InvalidError: (TOO_LARGE) more than ``MAX_STORED_ROWS`` rows or ``MAX_STORED_SIDES`` bytes of side blocks.
     """
     ordered = sorted(lineages, key=lambda lineage: lineage.lineage)
     if not ordered:
-        return None
+        return b""
     counts = [len(lineage.compiled.rows) // ROW_SIZE for lineage in ordered]
     total, sides = sum(counts), sum(len(lineage.compiled.side) for lineage in ordered)
     if total > MAX_STORED_ROWS or sides > MAX_STORED_SIDES:
@@ -181,21 +181,17 @@ def with_consent(value: bytes | None, stored: StoredConsent, compiled: Compiled)
     if not (0 < stored.lineage <= stored.seq <= MAX_TABLE_SEQ and 0 < stored.version <= 0xFFFF):
         raise InvalidError("seq or version of a consent is out of range", "TOO_LARGE")
     lineage = Lineage(stored.lineage, stored.seq, stored.version, stored.paused, compiled)
-    built = encode_subject([*(one for one in _lineages(value) if one.lineage != lineage.lineage), lineage])
-    assert built is not None
-    return built
+    return encode_subject([*(one for one in _lineages(value) if one.lineage != lineage.lineage), lineage])
 
 
 def with_state(value: bytes | None, lineage: int, *, paused: bool) -> bytes:
     """Return the value after a PAUSE or RESUME of a lineage. Raises as ``without_consent``."""
     lineages = _lineages_with(value, lineage)
-    built = encode_subject([replace(one, paused=paused) if one.lineage == lineage else one for one in lineages])
-    assert built is not None
-    return built
+    return encode_subject([replace(one, paused=paused) if one.lineage == lineage else one for one in lineages])
 
 
-def without_consent(value: bytes | None, lineage: int) -> bytes | None:
-    """Return the value after a REVOKE of a lineage, or None if no lineage is left.
+def without_consent(value: bytes | None, lineage: int) -> bytes:
+    """Return the value after a REVOKE of a lineage.
 
     Raises:
         NotFoundError: the subject has no such lineage.
@@ -208,8 +204,8 @@ def is_ended(end_ms: int, kept_from_ms: int) -> bool:
     return end_ms <= kept_from_ms
 
 
-def without_ended(value: bytes, kept_from_ms: int) -> bytes | None:
-    """Return the value after a pruning, without the ended lineages (``is_ended``), or None if no lineage is left."""
+def without_ended(value: bytes, kept_from_ms: int) -> bytes:
+    """Return the value after a pruning, without the ended lineages (``is_ended``)."""
     lineages = _lineages(value)
     left = [one for one in lineages if not is_ended(unpack_rows(one.compiled.rows)[0].end_ms, kept_from_ms)]
     return value if len(left) == len(lineages) else encode_subject(left)

@@ -300,7 +300,9 @@ class Sequencer:
                 # INVARIANT: no write is refused after an entry was appended. ``prepare`` does the table's checks first.
                 raise AssertionError("an entry was appended that the table does not take") from error
             entries.append(appended)
-        return Written(entries[0] if entries else None, tuple(entries), state, plan.answer)
+        # The ledger remembers a request with one of its entries. A repeat gets that entry's receipt, so this call too.
+        asked = [one for one, (draft, _) in zip(entries, plan.entries, strict=True) if draft.request_key]
+        return Written(next(iter(asked or entries), None), tuple(entries), state, plan.answer)
 
     def _commit(self, context: WriteContext, count: int) -> None:
         """Write the batch, which has *count* accepted writes, to the store; then commit the table."""

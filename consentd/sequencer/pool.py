@@ -26,7 +26,8 @@ class Written(Generic[A]):
     """The outcome of a write. The sequencer's thread owns this value until it completes the write's future with it.
 
     Attributes:
-        entry: the write's first entry; for a repeat, the entry recorded before. None: nothing is recorded.
+        entry: the entry with which the ledger remembers the request; for a repeat, the entry recorded before. None:
+            nothing is recorded.
         entries: the entries that the write appended, in order; empty for a repeat.
         state: the ledger's state after the write's batch; set when the batch is committed.
         replayed: whether the write is a repeat.

@@ -83,8 +83,11 @@ class AccessService(Servicer):
                 question = payloads.parse(pb.Question, given.question)
             except MalformedError as error:
                 raise InvalidError("signed question does not decode") from error
+            if len(given.tag) != len(codec.ZERO_HASH):
+                raise InvalidError("tag of a signed question is not 32 bytes")
             asked.question, asked.key, asked.signature = given.question, given.key, given.signature
-            asked.author_time_ms = time_ms = given.author_time_ms
+            asked.author_time_ms, asked.signed_tag = given.author_time_ms, given.tag
+            time_ms = given.author_time_ms
             statement = codec.Statement(given.key, given.signature, request.request_id, time_ms, given.question)
             signed = SignedEntry(codec.QUESTION_KIND, given.tag, 0, statement)
         else:
@@ -96,6 +99,7 @@ class AccessService(Servicer):
         return accesses.AuthorizeAccess(
             request=requests.make_request(caller, request.request_id, content),
             identifier_hash=self.identifier_hash(question.subject),
+            scheme=question.subject.scheme,
             question=decisions.question_value(question),
             asked=asked,
             signed=None if signed is None else verify_ahead(self.services.config.ledger.origin, signed),
@@ -108,9 +112,9 @@ class AccessService(Servicer):
         answer, entry = written.answer, written.entry
         self.metrics.decisions.inc(answer.outcome.name, "authorize")
         response = ac.AuthorizeAccessResponse(decision=answer.decision, current_decision=answer.current)
-        if entry is None:
+        assert entry is not None, "each decision is recorded"
+        if not answer.is_enrolled:
             self.metrics.unenrolled_questions.inc()
-            return response
         response.receipt.CopyFrom(await self.written_receipt(written, wait_for, context))
         if entry.event.kind == EntryKind.ACCESS:
             response.access_seq = entry.event.seq

@@ -181,8 +181,8 @@ class TableTransaction(View):
         stored = model.StoredConsent(lineage=event.seq, seq=event.seq, version=1, consent=consent, readable=False)
         self._put_consent(event.tag, stored)
 
-    def _put_subject(self, tag: bytes, value: bytes | None) -> None:
-        self._txn.put(b"s" + tag, value or b"")
+    def _put_subject(self, tag: bytes, value: bytes) -> None:
+        self._txn.put(b"s" + tag, value)
 
     def _put_key(
         self, key: bytes, owner: Owner, from_ms: int, whose: bytes | str, until_ms: int = FOREVER_MS
@@ -238,7 +238,7 @@ class TableTransaction(View):
             if value and (shorter := subjects.without_ended(value, kept_from_ms)) != value
         ]
         for key, shorter in changed:
-            self._txn.put(key, shorter or b"")
+            self._txn.put(key, shorter)
 
     def _registry_changed(self) -> None:
         """Increase the registry's generation, and forget the registry, so that its next use reads the rows again.

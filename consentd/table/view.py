@@ -205,8 +205,8 @@ class View:
         return self._txn.get(b"i" + identifier_hash)
 
     def subject(self, tag: bytes) -> bytes | None:
-        """Return a person's subject value (the compiled consents); None if the person has no consent."""
-        return self._txn.get(b"s" + tag) or None
+        """Return a person's subject value (the compiled consents); empty: no consents; None: no such person."""
+        return self._txn.get(b"s" + tag)
 
     def registry(self) -> Registry:
         """Return codebook, rules, participants and delegations.
@@ -262,7 +262,7 @@ class View:
     def lineages(self, tag: bytes) -> tuple[subjects.Lineage, ...]:
         """Return a person's lineages that are not withdrawn, oldest first."""
         value = self.subject(tag)
-        return () if value is None else subjects.decode_subject(value)
+        return () if not value else subjects.decode_subject(value)
 
     def notice(self, notice_id: str, version: int = 0) -> st.NoticeStatement | None:
         """Return a version of a notice, or for version 0 the latest version; None if there is none."""

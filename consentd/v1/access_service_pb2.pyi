@@ -43,7 +43,9 @@ class SignedQuestion(_message.Message):
     author_time_ms: _builtins.int
     """author_time_ms is the time of the signer's clock, UTC milliseconds."""
     tag: _builtins.bytes
-    """tag is the person's tag that the asker has pinned, 32 bytes."""
+    """tag is the person's tag that the asker has pinned, or zeros if it has pinned none; 32 bytes. A tag that is not the
+    person's gets the same answer as no consent.
+    """
     def __init__(
         self,
         *,
@@ -127,7 +129,7 @@ class AuthorizeAccessResponse(_message.Message):
 
     @_builtins.property
     def receipt(self) -> _consent_pb2.Receipt:
-        """receipt of the ACCESS or REFUSAL; absent if the subject is not enrolled."""
+        """receipt of the ACCESS, or the reduced receipt of the REFUSAL."""
 
     @_builtins.property
     def current_decision(self) -> _consent_pb2.Decision:

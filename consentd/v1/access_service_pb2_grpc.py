@@ -72,8 +72,9 @@ class AccessServiceServicer(object):
         """AuthorizeAccess decides a question and records the decision as an entry (ACCESS or REFUSAL). The decision takes
         into account every entry before its own, and it is on disk before the answer is sent. A repeated request_id records
         nothing: it returns the recorded decision and its receipt, and the decision on the same question now. Transfer data
-        only while both permit. The caller must have a part in the access (see Actor); an operator has none. For a subject
-        that is not enrolled nothing is recorded. Cost: one group commit; of a repeat, a few reads.
+        only while both permit. The caller must have a part in the access (see Actor); an operator has none. A refusal about
+        a subject that is not enrolled is an entry of the month's unknown chain; a permit by law or break-glass enrols the
+        subject. So every answer has a receipt. Cost: one group commit; of a repeat, a few reads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,8 +39,9 @@ class AccessServiceStub:
     """AuthorizeAccess decides a question and records the decision as an entry (ACCESS or REFUSAL). The decision takes
     into account every entry before its own, and it is on disk before the answer is sent. A repeated request_id records
     nothing: it returns the recorded decision and its receipt, and the decision on the same question now. Transfer data
-    only while both permit. The caller must have a part in the access (see Actor); an operator has none. For a subject
-    that is not enrolled nothing is recorded. Cost: one group commit; of a repeat, a few reads.
+    only while both permit. The caller must have a part in the access (see Actor); an operator has none. A refusal about
+    a subject that is not enrolled is an entry of the month's unknown chain; a permit by law or break-glass enrols the
+    subject. So every answer has a receipt. Cost: one group commit; of a repeat, a few reads.
     """
     BatchAuthorizeAccesses: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.BatchAuthorizeAccessesRequest, _access_service_pb2.BatchAuthorizeAccessesResponse]
     """BatchAuthorizeAccesses does the same for up to 1,000 questions. Each is decided, recorded and answered
@@ -69,8 +70,9 @@ class AccessServiceAsyncStub(AccessServiceStub):
     """AuthorizeAccess decides a question and records the decision as an entry (ACCESS or REFUSAL). The decision takes
     into account every entry before its own, and it is on disk before the answer is sent. A repeated request_id records
     nothing: it returns the recorded decision and its receipt, and the decision on the same question now. Transfer data
-    only while both permit. The caller must have a part in the access (see Actor); an operator has none. For a subject
-    that is not enrolled nothing is recorded. Cost: one group commit; of a repeat, a few reads.
+    only while both permit. The caller must have a part in the access (see Actor); an operator has none. A refusal about
+    a subject that is not enrolled is an entry of the month's unknown chain; a permit by law or break-glass enrols the
+    subject. So every answer has a receipt. Cost: one group commit; of a repeat, a few reads.
     """
     BatchAuthorizeAccesses: _aio.UnaryUnaryMultiCallable[_access_service_pb2.BatchAuthorizeAccessesRequest, _access_service_pb2.BatchAuthorizeAccessesResponse]  # type: ignore[assignment]
     """BatchAuthorizeAccesses does the same for up to 1,000 questions. Each is decided, recorded and answered
@@ -102,8 +104,9 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         """AuthorizeAccess decides a question and records the decision as an entry (ACCESS or REFUSAL). The decision takes
         into account every entry before its own, and it is on disk before the answer is sent. A repeated request_id records
         nothing: it returns the recorded decision and its receipt, and the decision on the same question now. Transfer data
-        only while both permit. The caller must have a part in the access (see Actor); an operator has none. For a subject
-        that is not enrolled nothing is recorded. Cost: one group commit; of a repeat, a few reads.
+        only while both permit. The caller must have a part in the access (see Actor); an operator has none. A refusal about
+        a subject that is not enrolled is an entry of the month's unknown chain; a permit by law or break-glass enrols the
+        subject. So every answer has a receipt. Cost: one group commit; of a repeat, a few reads.
         """
 
     @_abc_1.abstractmethod

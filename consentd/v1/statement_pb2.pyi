@@ -1158,8 +1158,9 @@ class AskedQuestion(_message.Message):
     SIGNATURE_FIELD_NUMBER: _builtins.int
     AUTHOR_TIME_MS_FIELD_NUMBER: _builtins.int
     NETWORK_ORIGIN_FIELD_NUMBER: _builtins.int
+    SIGNED_TAG_FIELD_NUMBER: _builtins.int
     question: _builtins.bytes
-    """question is the serialised Question, as received."""
+    """question is the serialised Question, as received. In an unknown chain it lacks its subject, unless it is signed."""
     asker: _builtins.str
     """asker is the participant whose credential the call had."""
     key: _builtins.bytes
@@ -1170,6 +1171,10 @@ class AskedQuestion(_message.Message):
     """author_time_ms is the time of the signer's clock."""
     network_origin: _builtins.str
     """network_origin is the network address of the asker, from its gateway or from the connection."""
+    signed_tag: _builtins.bytes
+    """signed_tag is the tag that the signature covers, 32 bytes: the person's tag that the asker has pinned, or zeros;
+    empty if the question was not signed.
+    """
     def __init__(
         self,
         *,
@@ -1179,10 +1184,11 @@ class AskedQuestion(_message.Message):
         signature: _builtins.bytes = ...,
         author_time_ms: _builtins.int = ...,
         network_origin: _builtins.str = ...,
+        signed_tag: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asker", b"asker", "author_time_ms", b"author_time_ms", "key", b"key", "network_origin", b"network_origin", "question", b"question", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asker", b"asker", "author_time_ms", b"author_time_ms", "key", b"key", "network_origin", b"network_origin", "question", b"question", "signature", b"signature", "signed_tag", b"signed_tag"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1228,8 +1234,13 @@ class RefusalStatement(_message.Message):
     GRANT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
+    IDENTIFIER_HASH_FIELD_NUMBER: _builtins.int
     reason: Global___RefusalReason.ValueType
     """reason is the legal ground; for a grant only."""
+    identifier_hash: _builtins.bytes
+    """identifier_hash is the keyed hash of the identifier of a person who is not enrolled, 32 bytes. It is present in the
+    entries of unknown chains, and in no others.
+    """
     @_builtins.property
     def access(self) -> Global___AccessStatement:
         """access is a transfer, with the decision."""
@@ -1249,10 +1260,11 @@ class RefusalStatement(_message.Message):
         grant: Global___GrantStatement | None = ...,
         reason: Global___RefusalReason.ValueType = ...,
         missing: _abc.Iterable[_builtins.str] | None = ...,
+        identifier_hash: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "grant", b"grant", "refused", b"refused"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "grant", b"grant", "missing", b"missing", "reason", b"reason", "refused", b"refused"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "grant", b"grant", "identifier_hash", b"identifier_hash", "missing", b"missing", "reason", b"reason", "refused", b"refused"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_refused: _TypeAlias = _typing.Literal["access", "grant"]  # noqa: Y015
     _WhichOneofArgType_refused: _TypeAlias = _typing.Literal["refused", b"refused"]  # noqa: Y015

@@ -23,8 +23,8 @@ HANG_S = 300
 class FakeClock:
     """A clock that moves only by ``advance``, and forward; ``shift_wall`` sets the wall clock, as operators do."""
 
-    def __init__(self) -> None:
-        self._wall_ms = START_MS
+    def __init__(self, wall_ms: int = START_MS) -> None:
+        self._wall_ms = wall_ms
         self._monotonic_ms = 0
 
     def wall_ms(self) -> int:

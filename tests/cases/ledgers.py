@@ -339,6 +339,7 @@ class LedgerCase:
         return AuthorizeAccess(
             request=self.request(person.identifier_hash, purpose, **base),
             identifier_hash=person.identifier_hash,
+            scheme="test",
             question=question,
             asked=asked,
         )

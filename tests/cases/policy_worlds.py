@@ -68,13 +68,14 @@ INSTANTS = [0, 10, 20, 30, 40]
 
 @dataclass
 class World:
-    """Standings and rules, and what both sides make of them."""
+    """Standings and rules, and what both sides make of them. *enrolled*: whether the person is enrolled at all."""
 
     consents: list[StoredConsent] = field(default_factory=list)
     rules: Rules = field(default_factory=Rules)
     codebook: Codebook = CODEBOOK
     numbers: dict[str, int] = field(default_factory=lambda: NUMBERS)
     groups: Groups = field(default_factory=lambda: GROUPS)
+    enrolled: bool = True
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -82,7 +83,7 @@ class World:
 
     @cached_property
     def value(self) -> bytes | None:
-        value: bytes | None = None
+        value = b"" if self.enrolled else None
         newest = {stored.lineage: stored for stored in sorted(self.consents, key=lambda s: s.version)}
         for stored in newest.values():
             value = with_consent(value, stored, compile_consent(stored, self.vocabulary, self.numbers))
@@ -97,7 +98,8 @@ class World:
 
     def reference_answer(self, question: Question, now_ms: int) -> Decision:
         return reference.decide(
-            question, self.consents, self.rules, self.vocabulary, now_ms=now_ms, groups=self.groups, abroad=ABROAD
+            question, self.consents, self.rules, self.vocabulary, now_ms=now_ms, groups=self.groups, abroad=ABROAD,
+            enrolled=self.enrolled,
         )
 
     def answer_to(self, question: Question, now_ms: int, directory: Directory, caller: str | None) -> Decision:

@@ -120,7 +120,8 @@ def use(case: PruningCase, random: Random, steps: int, *, keys: bool) -> None:
                 kind = random.choice((EntryKind.PAUSE, EntryKind.RESUME, EntryKind.REVOKE))
                 case.write(case.change(person, random.choice(grants), kind))
             elif what == 2:
-                case.write(case.access(person, purpose="HRESCH"))
+                stranger = replace(person, identifier_hash=random.randbytes(32))
+                case.write(case.access(random.choice((person, stranger)), purpose="HRESCH"))
             elif what == 3:
                 accesses = [
                     entry.event.seq for entry in reads.read_chain_with_gaps(case.store, person.tag, max(1, count - 9))

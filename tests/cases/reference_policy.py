@@ -67,9 +67,10 @@ class Asked:
     """One question at one instant, compared with nodes; collects the instants for `valid_until`."""
 
     def __init__(self, question: Question, vocabulary: Vocabulary, groups: Mapping[str, set[str]],
-                 abroad: Collection[str], now_ms: int, who: Who) -> None:
+                 abroad: Collection[str], now_ms: int, who: Who, enrolled: bool) -> None:
         self.question, self.vocabulary, self.groups, self.now_ms, self.who = question, vocabulary, groups, now_ms, who
         self.needs_name = not who.permits or bool(who.permits & set(abroad))  # rules 8 and 10
+        self.no_defaults = self.needs_name or not enrolled  # rules 7, 8 and 10
         self.best = False
         self.bounds = list(who.bounds)
 
@@ -137,7 +138,7 @@ class Asked:
     def policy(self, policy: model.ImplicitPolicy, leaf: str, *, selected: bool) -> Effect | None:
         """What an implicit policy says (IHE PCF 1.1): a selected Policy-deny denies, the realm's leaves open."""
         said = self._policy(policy, leaf, selected=selected)
-        return None if said is PERMIT and self.needs_name else said
+        return None if said is PERMIT and self.no_defaults else said
 
     def _policy(self, policy: model.ImplicitPolicy, leaf: str, *, selected: bool) -> Effect | None:
         normal = any(code.code == leaf and code.level in NORMAL_LEVELS for code in self.vocabulary.categories)
@@ -197,7 +198,7 @@ def decide_leaf(
         add(Layer.IMPLICIT, asked.policy(rules.implicit_policy, leaf, selected=False))
     for layer in Layer:
         combining = rules.combining if layer is Layer.CONSENT else Combining.DENY_OVERRIDES
-        if combining is Combining.PERMIT_UNLESS_DENY and asked.needs_name:
+        if combining is Combining.PERMIT_UNLESS_DENY and asked.no_defaults:
             combining = Combining.DENY_OVERRIDES
         verdict = combine({reported for reported, _ in layers[layer]}, combining)
         if verdict is not None:
@@ -209,13 +210,13 @@ def decide_leaf(
 
 def decide(question: Question, consents: Sequence[model.StoredConsent], rules: model.Rules, vocabulary: Vocabulary,
            *, now_ms: int, groups: Mapping[str, set[str]], abroad: Collection[str] = (),
-           who: Who | None = None) -> Decision:
+           who: Who | None = None, enrolled: bool = True) -> Decision:
     """Answer one question. Reasons come as a set in no order, ``residual`` not at all (see the laws on it)."""
     check(question, vocabulary)
     known = [code.code for code in vocabulary.categories]
     wanted = {leaf for code in question.categories if code in known for leaf in leaves(vocabulary, code)}
     strange = list(dict.fromkeys(code for code in question.categories if code not in known))
-    asked = Asked(question, vocabulary, groups, abroad, now_ms, who or stated(question))
+    asked = Asked(question, vocabulary, groups, abroad, now_ms, who or stated(question), enrolled)
     sets: dict[object, list[str]] = {PERMIT: [], DENY: [], None: [], UNKNOWN: []}
     reasons, conditional = [Reason(ReasonCode.UNKNOWN_CATEGORY, None)] if strange else [], False
     for leaf in [code for code in known if code in wanted]:

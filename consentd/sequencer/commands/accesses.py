@@ -1,17 +1,20 @@
 """Write accesses: decide a question and record the decision; record the outcome of the transfer that follows."""
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from google.protobuf.message import Message
 
 from consentd.core import codec
 from consentd.core.kinds import EntryKind, Owner
-from consentd.errors import ConflictError, InvalidError, NotFoundError
+from consentd.errors import ConflictError, InvalidError, NotFoundError, OverloadedError, StorageError
 from consentd.ledger import reads
 from consentd.ledger.ledger import Appended, Draft
 from consentd.ledger.vault import Vault
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import PackedQuestion, pack_question
+from consentd.policy.dates import format_month
 from consentd.policy.reduce import reduce_verdict
 from consentd.sequencer.commands.callers import check_active, is_operator
 from consentd.sequencer.commands.write import (
@@ -40,42 +43,79 @@ class AuthorizedAccess:
 
     Attributes:
         decision: the decision as the asker gets it, which is also what the entry records.
-        outcome: the outcome of the decision taken now, for a caller who may see reasons. Only metrics use it.
+        outcome: the outcome of the decision taken now, for a caller who may see reasons. Only metrics use it, and
+            ``is_enrolled``: whether the person is enrolled now.
         current: for a repeat, the decision taken now, as the asker gets it; None: the request is no repeat.
     """
 
     decision: pb.Decision
     outcome: model.Outcome
+    is_enrolled: bool
     current: pb.Decision | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthorizeAccess(PersonWrite):
-    """Decide a question. If the person is enrolled, record the decision as ACCESS or REFUSAL; else record nothing.
+    """Decide a question, and record the decision as ACCESS or REFUSAL.
+
+    If the person is not enrolled, a refusal is an entry of the month's unknown chain. A permit, which only a law or
+    break-glass gives, enrols the person, because nothing is permitted without an entry (policy.md, rule 7).
 
     Attributes:
         question: the parsed question. ``asked`` has its bytes and the asker; ``signed`` has its signature, if any.
+        scheme: scheme of the identifier of the person whose data are asked for.
     """
 
     question: model.Question
     asked: st.AskedQuestion
+    scheme: str
 
     def prepare(self, context: WriteContext) -> Plan[AuthorizedAccess]:
         tag = context.table.tag_of(self.identifier_hash)
-        # This checks the caller too. It is done first, so that nobody else learns whether a tag is the person's.
+        # This checks the caller too. It is done first, so that nobody else learns whether a key is the person's.
         answer = self._decide(context, tag)
-        decision = answer.decision
         if self.signed is not None:
-            self._check_tag(tag)
             self._check_signer(context, self.signed, tag)
-        if tag is None:
-            return Plan((), answer)
+        if tag is not None:
+            return Plan((self._draft(context, tag, answer.decision),), answer)
+        if answer.decision.permitted:
+            return self._enrol(context)
+        return Plan((self._draft_unknown(context, answer.decision),), answer)
+
+    def _draft(self, context: WriteContext, tag: bytes, decision: pb.Decision) -> tuple[Draft, Message]:
         record = st.AccessStatement(asked=self.asked, decision=decision)
-        is_permit = decision.outcome in (pb.OUTCOME_PERMIT, pb.OUTCOME_PARTIAL)
-        kind = EntryKind.ACCESS if is_permit else EntryKind.REFUSAL
-        message: Message = record if is_permit else st.RefusalStatement(access=record)
+        kind = EntryKind.ACCESS if decision.permitted else EntryKind.REFUSAL
+        message: Message = record if decision.permitted else st.RefusalStatement(access=record)
         entry = NewEntry(kind=kind, tag=tag, message=message, request_id=self.request.id, ref=decision.ref)
-        return Plan((context.draft(entry, self.request),), answer)
+        return context.draft(entry, self.request)
+
+    def _draft_unknown(self, context: WriteContext, decision: pb.Decision) -> tuple[Draft, Message]:
+        """Draft a refusal about a person who is not enrolled. It has a hash in place of the person's identifier."""
+        asked = st.AskedQuestion()
+        asked.CopyFrom(self.asked)
+        if not asked.signature:  # a signature covers the identifier too
+            question = payloads.parse(pb.Question, asked.question)
+            question.ClearField("subject")
+            asked.question = question.SerializeToString(deterministic=True)
+        record = st.AccessStatement(asked=asked, decision=decision)
+        message = st.RefusalStatement(access=record, identifier_hash=self.identifier_hash)
+        tag = _stored(lambda: context.author.vault.unknown_chain(format_month(context.time_ms)))
+        entry = NewEntry(kind=EntryKind.REFUSAL, tag=tag, message=message, request_id=self.request.id)
+        return context.draft(entry, self.request)
+
+    def _enrol(self, context: WriteContext) -> Plan[AuthorizedAccess]:
+        """Enrol the person, then permit. The decision is taken as of after the enrolment."""
+        tag = _stored(lambda: context.author.vault.create(self.identifier_hash))
+        answer = self._decide(context, tag, enrols=True)
+        method = "break-glass" if self.question.break_glass is not None else "law"
+        statement = st.EnrolStatement(
+            identifier_hash=self.identifier_hash, scheme=self.scheme,
+            attestation=st.Attestation(attested_by=self.request.asker, method=method),
+        )  # fmt: skip
+        # Each entry needs a request_id of its own. The first entry's id is derived from the request's id.
+        derived = hashlib.sha256(self.request.id + b"\2").digest()[:16]
+        enrol = NewEntry(kind=EntryKind.ENROL, tag=tag, message=statement, request_id=derived)
+        return Plan((context.draft(enrol), self._draft(context, tag, answer.decision)), answer)
 
     def replay(self, context: ReplayContext, recorded: Appended) -> AuthorizedAccess:
         """Return the recorded decision, and the decision on the same question now.
@@ -83,28 +123,32 @@ class AuthorizeAccess(PersonWrite):
         Raises:
             ConflictError: the recorded statement was deleted, so the first answer is not known any more.
         """
-        tag = context.table.tag_of(self.identifier_hash)
-        now = self._decide(context, tag)
-        self._check_tag(tag)
-        return AuthorizedAccess(_recorded_decision(context, recorded), now.outcome, now.decision)
-
-    def _check_tag(self, tag: bytes | None) -> None:
-        if self.signed is not None and tag != self.signed.tag:
-            raise ConflictError("signed tag is not the subject's", "REF_MOVED")
+        now = self._decide(context, context.table.tag_of(self.identifier_hash))
+        return replace(now, decision=_recorded_decision(context, recorded), current=now.decision)
 
     def _check_signer(self, context: WriteContext, signed: SignedEntry, tag: bytes | None) -> None:
         """Check that the asker signed the question; if it asks as the person, the person may have signed it."""
-        if is_signed_by_subject(context.table, tag, self.question, self.asked):
-            context.check_signature(signed, owners=frozenset({Owner.SUBJECT}))
+        if tag is not None and is_signed_by_subject(context.table, tag, self.question, self.asked):
+            context.check_signature(replace(signed, tag=tag), owners=frozenset({Owner.SUBJECT}))
         else:
             context.check_signature(signed, owners=frozenset({Owner.PARTICIPANT}), signer=self.request.asker)
 
-    def _decide(self, context: ReplayContext, tag: bytes | None) -> AuthorizedAccess:
+    def _decide(self, context: ReplayContext, tag: bytes | None, *, enrols: bool = False) -> AuthorizedAccess:
+        """Decide the question. *enrols*: the entry before this one enrols the person."""
         answer = decide(
-            context.table, tag, self.question, self.asked, index=context.size, now_ms=context.time_ms
+            context.table, tag, self.question, self.asked, index=context.size + enrols, now_ms=context.time_ms,
+            enrols=enrols,
         )  # fmt: skip
         answer.decision.decision_id = context.author.random(16)
         return answer
+
+
+def _stored(make: Callable[[], bytes]) -> bytes:
+    """Return the tag that *make* makes and stores in the vault. A fault of the vault stops no other write."""
+    try:
+        return make()
+    except StorageError as error:
+        raise OverloadedError("vault cannot be written; nothing is recorded") from error
 
 
 def _recorded_decision(context: ReplayContext, recorded: Appended) -> pb.Decision:
@@ -129,13 +173,16 @@ def is_signed_by_subject(view: View, tag: bytes | None, question: model.Question
 
 
 def decide(
-    view: View, tag: bytes | None, question: model.Question, asked: st.AskedQuestion, *, index: int, now_ms: int
-) -> AuthorizedAccess:
+    view: View, tag: bytes | None, question: model.Question, asked: st.AskedQuestion, *, index: int, now_ms: int,
+    enrols: bool = False,
+) -> AuthorizedAccess:  # fmt: skip
     """Decide a question by the rows in *view*. The sequencer uses this function, and auditors to recompute decisions.
 
     Args:
         tag: the chain id of the person whose data is requested; None: the person is not enrolled.
-        asked: who asked, and who signed. The signature, if there is one, was verified.
+        asked: who asked, and who signed. The signature, if there is one, was verified. If it covers the tag of another
+            person, the answer is that of no consent.
+        enrols: the person is enrolled by the entry before, which *view* does not have yet.
         index: leaf index of the entry that records the decision.
         now_ms: time of that entry, UTC ms.
 
@@ -152,11 +199,13 @@ def decide(
     signed_by_subject = is_signed_by_subject(view, tag, question, asked)
     parties = registry.parties(asked.asker, question, now_ms, signed_by_subject=signed_by_subject)
     packed = pack_question(question, codebook, parties)
-    if packed.break_glass and not parties.may_break_glass:
+    if asked.signed_tag not in (b"", codec.ZERO_HASH, tag):
+        verdict = evaluate.no_consent(packed)
+    elif packed.break_glass and not parties.may_break_glass:
         # Without the break-glass right the answer is a denial, whatever the person's consents permit.
         verdict = _break_glass_refused(packed)
     else:
-        value = None if tag is None else view.subject(tag)
+        value = b"" if enrols else None if tag is None else view.subject(tag)
         verdict = evaluate.evaluate(value, packed, rules, now_ms)
     outcome = verdict.outcome
     in_full = parties.sees_reasons
@@ -168,7 +217,7 @@ def decide(
         del message.reasons[len(message.reasons) * 9 // 10 :]
     message.revision.tree_size = index
     message.decided_time_ms = now_ms
-    return AuthorizedAccess(message, outcome)
+    return AuthorizedAccess(message, outcome, is_enrolled=tag is not None)
 
 
 def _break_glass_refused(question: PackedQuestion) -> evaluate.Verdict:
