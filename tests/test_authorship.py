@@ -12,6 +12,7 @@ import pytest
 from cases.daemons import Running, consent, make_running, question, request_id, serve
 from cases.services import Person, change, new_identifier, publish_rules, refusal, register
 from consentd.core.kinds import EntryKind
+from consentd.policy.delegation import Capacity
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
 from consentd.v1 import statement_pb2 as st
@@ -264,6 +265,17 @@ def test_a_recipient_alone_attests_nothing_that_widens_its_access(running: Runni
     changed = {"effect": pb.EFFECT_DENY, "actors": ["clinic-b"]}
     assert refusal(lambda: amend(running, subject, objection, "hospital-app", **changed)) == "CALLER_NOT_ALLOWED"
     change(running, EntryKind.REVOKE, subject, objection, who="app")
+
+
+def test_an_application_of_a_recipient_is_the_recipients_own(running: Running, subject: pb.Subject) -> None:
+    register(running, "clinic-home-app", [RELAY], rights=[ACT])
+    running.add_caller("clinic-home-app")
+    grant(running, subject, "clinic-home-app", actors=["clinic-home"])
+    running.delegate("clinic-home", "clinic-home-app", Capacity.APPLICATION)
+    for actors in (["clinic-home"], ["clinic-b", "clinic-home"]):
+        refused = refusal(lambda actors=actors: grant(running, subject, "clinic-home-app", actors=actors))
+        assert refused == "CALLER_NOT_ALLOWED"
+    grant(running, subject, "clinic-home-app", actors=["clinic-b"])
 
 
 def test_a_recipient_passes_on_what_the_person_signed(running: Running) -> None:

@@ -18,11 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from google.protobuf.message import Message
+
 from consentd.audit import decisions, workers
+from consentd.audit.authorship import check_author
 from consentd.audit.sources import Location
 from consentd.core import codec, kinds, tiles
 from consentd.core.checkpoint import Checkpoint
-from consentd.core.kinds import DECISIONS, NO_DECISION_EFFECT, REALM, EntryKind
+from consentd.core.kinds import CONSENTS, DECISIONS, NO_DECISION_EFFECT, REALM, EntryKind
 from consentd.core.pruned import Pruned
 from consentd.errors import CorruptionError, InvalidError, ProofError, RequestError, StorageError, VerificationError
 from consentd.files import write_file
@@ -153,7 +156,10 @@ class Partition:
             statement = open_statement(event, opening)
             if event.kind not in DECISIONS:
                 if event.kind in payloads.MESSAGES:
-                    transaction.apply(event, payloads.decode_payload(event.kind, statement.payload))
+                    message = payloads.decode_payload(event.kind, statement.payload)
+                    if event.kind in CONSENTS:
+                        self._check_author(transaction, index, event, message, statement.key)
+                    transaction.apply(event, message)
                 return
             if event.time_ms < self._pruned.kept_from_ms:
                 # This decision is still stored, but consents that it depended on may be pruned.
@@ -171,6 +177,17 @@ class Partition:
             self._add_fault(index, "decision comes out otherwise: " + "; ".join(found))
         else:
             result.same[EntryKind(event.kind).name] += 1
+
+    def _check_author(
+        self, view: TableTransaction, index: int, event: codec.Event, message: Message, key: bytes
+    ) -> None:
+        """Add a fault if somebody wrote an entry about a consent who may not. The entry has its effect all the same."""
+        if self._registry_lost or event.tag in self._unreadable or len(self._unreadable) > MAX_UNREADABLE:
+            return  # who was registered, or what the consent was, is not known
+        try:
+            check_author(view, event, message, key)
+        except RequestError as error:
+            self._add_fault(index, f"consent must not be written so: {error}")
 
     def _add_fault(self, index: int, what: str) -> None:
         if len(self.result.faults) < MAX_FAULTS:

@@ -184,7 +184,7 @@ class _RecipientClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Recipi
     """
 
 class RecipientClass(_RecipientClass, metaclass=_RecipientClassEnumTypeWrapper):
-    """RecipientClass is the class of a recipient in PIPA 35-2 and its Enforcement Decree 42-4."""
+    """RecipientClass is the class of a recipient of transfer requests (PIPA 35-2)."""
 
 RECIPIENT_CLASS_UNSPECIFIED: RecipientClass.ValueType  # 0
 """RECIPIENT_CLASS_UNSPECIFIED: no class is recorded."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from consentd.audit.sources import ExportDirectory, encode_openings, statements_path
 from consentd.core import bucketed, checkpoint, codec, ed25519, merkle, note, tiles
-from consentd.core.kinds import EntryKind
+from consentd.core.kinds import CONSENTS, EntryKind
 from consentd.core.pruned import Pruned
 from consentd.policy import model
 from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
@@ -85,11 +85,13 @@ class Forge:
         time_ms: int | None = None,
         has_opening: bool = True,
     ) -> int:
-        """Append an entry; return its seq. *time_ms*: another than the clock's."""
+        """Append an entry; return its seq. *time_ms*: another than the clock's. The app attests consents."""
         if time_ms is None:
             self.time_ms += STEP_MS
             time_ms = self.time_ms
         request_id = self._request_id()
+        if kind in CONSENTS and key is DAEMON and not isinstance(message, bytes):
+            message.attestation.attested_by = message.attestation.attested_by or "app"
         payload = message if isinstance(message, bytes) else message.SerializeToString(deterministic=True)
         signed = codec.signed_message(
             origin=ORIGIN, kind=kind, tag=tag, ref=ref, request_id=request_id, author_time_ms=time_ms, payload=payload
@@ -135,7 +137,7 @@ class Forge:
     # -- what a realm writes ----------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Append leaf 0, vocabulary, rules and two participants."""
+        """Append leaf 0, vocabulary, rules and three participants."""
         ledger = st.LedgerStatement(
             origin=ORIGIN, verifier_keys=[note.format_vkey(LOG.verifier)], statement_key=DAEMON.public_key,
             map_bits=self.map_bits,
@@ -147,11 +149,12 @@ class Forge:
         self.add(EntryKind.RULES, codec.public_tag("rules/realm"), rules)
         for name in ("hospital", "bank"):
             self.participant(name, rights=[st.PARTICIPANT_RIGHT_SEE_REASONS])
+        relay = {"roles": [st.PARTICIPANT_ROLE_RELAY], "rights": [st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS]}
+        self.participant("app", **relay)
 
     def participant(self, name: str, **more: Any) -> None:
-        message = st.ParticipantStatement(
-            participant_id=name, name=st.Text(en=name, ko=name), roles=[st.PARTICIPANT_ROLE_HOLDER], active=True, **more
-        )
+        fields = {"roles": [st.PARTICIPANT_ROLE_HOLDER], "active": True, **more}
+        message = st.ParticipantStatement(participant_id=name, name=st.Text(en=name, ko=name), **fields)
         self.add(EntryKind.PARTICIPANT, codec.public_tag(f"participant/{name}"), message)
 
     def enrol(self, number: int) -> bytes:

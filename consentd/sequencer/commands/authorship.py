@@ -6,6 +6,7 @@ nobody who acts for persons does. All other consents are the person's, written b
 
 from consentd.errors import DeniedError, InvalidError
 from consentd.policy.compile import Compiled, named_participants
+from consentd.policy.delegation import Capacity
 from consentd.policy.model import Consent, Effect
 from consentd.policy.rows import ANY_NUMBER, PERMIT, ROW_SIZE, unpack_rows
 from consentd.policy.subject import Lineage
@@ -29,6 +30,12 @@ def check_writer(view: View, caller: str, *, statutory: bool, signed: bool) -> N
         raise DeniedError("a STATUTORY consent is an operator's or a public authority's")
     elif signed:
         raise InvalidError("a STATUTORY consent is not the person's to sign", "INVALID_CONSENT")
+
+
+def check_same_kind(lineage: Lineage, *, statutory: bool) -> None:
+    """Check that an amendment leaves a consent STATUTORY, or leaves it the person's. Raises ``InvalidError``."""
+    if statutory is not lineage.is_statutory:
+        raise InvalidError("an amendment changes no consent to STATUTORY, and none from it", "INVALID_CONSENT")
 
 
 def check_named(registry: Registry, consent: Consent, compiled: Compiled) -> None:
@@ -64,7 +71,8 @@ def check_attester(view: View, attester: str, *, permits: Compiled | None, ends:
         ends: the consent that the statement ends or replaces.
 
     Raises:
-        DeniedError: the attester is an actor of a permit, or of an ending consent whose root denies.
+        DeniedError: the attester is an actor of a permit, or of an ending consent whose root denies; or it is the
+            application of a participant that is named there as an actor.
     """
     registry = view.registry()
     participant = registry.participants.get(attester)
@@ -73,7 +81,11 @@ def check_attester(view: View, attester: str, *, permits: Compiled | None, ends:
     actors = frozenset() if permits is None else named_participants(permits, Effect.PERMIT)[0]
     if ends is not None and not unpack_rows(ends.compiled.rows[:ROW_SIZE])[0].flags & PERMIT:
         actors |= named_participants(ends.compiled, Effect.DENY)[0]
-    if actors.isdisjoint(covering_numbers(registry, participant)):
+    # An application of a recipient is the recipient's own, so what it attests nobody else attests.
+    by_its_application = any(
+        registry.delegation(one.id, attester, Capacity.APPLICATION) for one in _participants(registry, actors)
+    )
+    if not by_its_application and actors.isdisjoint(covering_numbers(registry, participant)):
         return
     rules = view.rules_statement()
     if rules is None or not rules.recipient_may_attest:

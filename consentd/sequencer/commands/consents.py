@@ -11,7 +11,7 @@ from consentd.ledger.ledger import Appended
 from consentd.policy import check, model
 from consentd.policy.compile import compile_consent
 from consentd.policy.subject import Lineage, check_limits, with_consent
-from consentd.sequencer.commands.authorship import check_attester, check_named, check_writer
+from consentd.sequencer.commands.authorship import check_attester, check_named, check_same_kind, check_writer
 from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, has_right
 from consentd.sequencer.commands.write import NewEntry, PersonWrite, Plan, ReceiptOnly, ReplayContext, WriteContext
 from consentd.statements import payloads, values
@@ -91,8 +91,7 @@ class AmendConsent(_VersionWrite):
 
     def prepare(self, context: WriteContext) -> Plan[ConsentAnswer]:
         tag, lineage = _find_lineage(self, context)
-        if (self.message.consent.kind == pb.CONSENT_KIND_STATUTORY) is not lineage.is_statutory:
-            raise InvalidError("an amendment changes no consent to STATUTORY, and none from it", "INVALID_CONSENT")
+        check_same_kind(lineage, statutory=self.message.consent.kind == pb.CONSENT_KIND_STATUTORY)
         if lineage.version != self.based_on_version:
             raise ConflictError(f"another version is in force: `{lineage.version}`", "VERSION_CONFLICT")
         message = st.AmendStatement()

@@ -1,0 +1,133 @@
+"""Re-running who wrote consents: an entry that the daemon had to refuse is named, whoever signed it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cases.audits import JOBS, LOG, ORIGIN, Forge, make_forge
+from consentd.audit.replay import replay_decisions
+from consentd.core import codec
+from consentd.core.ed25519 import KeyPair
+from consentd.core.kinds import EntryKind
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import statement_pb2 as st
+
+PERSON = KeyPair(b"\x51" * 32)
+COURT = st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY
+RELAY = st.PARTICIPANT_ROLE_RELAY
+RECIPIENT = st.PARTICIPANT_ROLE_RECIPIENT
+ACT = st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS
+
+
+class Case:
+    """A ledger with a court, a recipient that acts for persons, and a person with a key; and the wrong entries."""
+
+    def __init__(self) -> None:
+        self.forge: Forge = make_forge(60)
+        self.forge.participant("court", roles=[COURT])
+        self.forge.participant("hospital-app", roles=[RECIPIENT], rights=[ACT])
+        self.forge.participant("left", roles=[RECIPIENT], active=False)
+        self.tag = self.forge.enrol(999)
+        self.forge.add(EntryKind.KEY, self.tag, st.KeyStatement(key=PERSON.public_key))
+        self.wrong: list[int] = []
+
+    def add(self, message: Any, kind: EntryKind, who: str = "app", *, is_fault: bool, **more: Any) -> int:
+        """Append an entry that *who* attests; without *who*, one that nobody attests. Return its seq."""
+        if is_fault:
+            self.wrong.append(self.forge.size)
+        signed = "key" in more
+        if not signed:
+            message.attestation.attested_by = who
+        return self.forge.add(kind, self.tag, message, **more)
+
+    def grant(self, who: str = "app", *, is_fault: bool, key: KeyPair | None = None, **fields: Any) -> int:
+        """Append a GRANT; *fields*: ``kind`` and ``legal_basis`` of the consent, all others of its root."""
+        own = {name: fields.pop(name) for name in ("kind", "legal_basis") if name in fields}
+        root = pb.Provision(
+            **{"effect": pb.EFFECT_PERMIT, "actors": ["bank"], "purposes": ["CAREMGT"], "categories": ["CLIN.DX"]}
+            | fields
+        )
+        made = pb.Consent(**{"kind": pb.CONSENT_KIND_CONSENT, "root": root, "language": "ko"} | own)
+        more = {} if key is None else {"key": key}
+        return self.add(st.GrantStatement(consent=made), EntryKind.GRANT, who, is_fault=is_fault, **more)
+
+    def change(self, kind: EntryKind, seq: int, who: str = "app", *, is_fault: bool, **more: Any) -> None:
+        statement: Callable[..., Any] = {
+            EntryKind.PAUSE: st.PauseStatement, EntryKind.RESUME: st.ResumeStatement,
+            EntryKind.REVOKE: st.RevokeStatement,
+        }[kind]  # fmt: skip
+        self.add(statement(lineage_seq=seq), kind, who, is_fault=is_fault, ref=seq, **more)
+
+    def faults(self, directory: Path) -> list[int | None]:
+        self.forge.seal()
+        report = replay_decisions(
+            self.forge.write(directory / "a", directory / "b"), origin=ORIGIN, log_verifier=LOG.verifier, jobs=JOBS
+        )
+        assert all(fault.what.startswith("consent must not be written so: ") for fault in report.faults)
+        return [fault.index for fault in report.faults]
+
+
+@pytest.fixture
+def case() -> Case:
+    return Case()
+
+
+ORDER: dict[str, Any] = {"kind": pb.CONSENT_KIND_STATUTORY, "legal_basis": "order 1"}
+
+
+def test_a_statutory_consent_of_anybody_else_is_named(case: Case, tmp_path: Path) -> None:
+    case.grant("court", is_fault=False, **ORDER)
+    case.grant("operator/main", is_fault=False, **ORDER)
+    for who in ("app", "bank", "hospital-app", "left", "operator", "stranger"):
+        case.grant(who, is_fault=True, **ORDER)
+    case.grant(is_fault=True, key=PERSON, **ORDER)
+    seq = case.grant("court", is_fault=False, effect=pb.EFFECT_DENY, **ORDER)
+    case.change(EntryKind.PAUSE, seq, is_fault=True)
+    case.change(EntryKind.RESUME, seq, "court", is_fault=False)
+    amended = st.AmendStatement(lineage_seq=seq, version=2)
+    amended.consent.CopyFrom(pb.Consent(kind=pb.CONSENT_KIND_CONSENT, language="ko"))
+    amended.consent.root.effect = pb.EFFECT_DENY
+    case.add(amended, EntryKind.AMEND, is_fault=True, ref=seq)
+    case.change(EntryKind.REVOKE, seq, is_fault=False)  # the amendment made it the person's, though it must not
+    assert case.faults(tmp_path) == case.wrong
+
+
+def test_a_consent_of_someone_without_the_right_is_named(case: Case, tmp_path: Path) -> None:
+    case.grant(is_fault=False)
+    case.grant(is_fault=False, key=PERSON)
+    for who in ("court", "bank", "left", "operator", "stranger"):
+        case.grant(who, is_fault=True)
+    seq = case.grant(is_fault=False)
+    case.change(EntryKind.REVOKE, seq, "bank", is_fault=True)
+    assert case.faults(tmp_path) == case.wrong
+
+
+def test_a_consent_that_its_recipient_alone_attests_is_named(case: Case, tmp_path: Path) -> None:
+    case.grant("hospital-app", is_fault=False)
+    case.grant("hospital-app", is_fault=True, actors=["hospital-app"])
+    case.grant("hospital-app", is_fault=True, actors=["*"])
+    case.grant(is_fault=False, key=PERSON, actors=["hospital-app"])
+    seq = case.grant(is_fault=False, actors=["hospital-app"])
+    case.change(EntryKind.PAUSE, seq, "hospital-app", is_fault=False)
+    case.change(EntryKind.RESUME, seq, "hospital-app", is_fault=True)
+    assert case.faults(tmp_path) == case.wrong
+
+
+def test_a_consent_that_names_whom_it_may_not_is_named(case: Case, tmp_path: Path) -> None:
+    case.grant(is_fault=True, actors=["left"])
+    case.grant(is_fault=True, key=PERSON, actors=["app"])
+    case.grant(is_fault=False, effect=pb.EFFECT_DENY, actors=["app", "left"])
+    assert case.faults(tmp_path) == case.wrong
+
+
+def test_an_entry_that_the_daemon_signed_for_nobody_is_named(case: Case, tmp_path: Path) -> None:
+    statement = st.GrantStatement(consent=pb.Consent(kind=pb.CONSENT_KIND_CONSENT, language="ko"))
+    statement.consent.root.CopyFrom(
+        pb.Provision(effect=pb.EFFECT_PERMIT, actors=["bank"], purposes=["CAREMGT"], categories=["CLIN.DX"])
+    )
+    case.wrong.append(case.forge.size)
+    case.forge.add(EntryKind.GRANT, case.tag, statement.SerializeToString())
+    assert codec.decode_leaf(case.forge.leaves[-1]).kind == EntryKind.GRANT  # type: ignore[union-attr]
+    assert case.faults(tmp_path) == case.wrong
