@@ -9,6 +9,7 @@ import pytest
 
 from cases.daemons import GIVERS, ROLES, Running, make_running, question, reason_of, request_id, running_daemon, serve
 from cases.services import (
+    FOREIGN_FIELD,
     Person,
     accesses,
     batch,
@@ -122,6 +123,21 @@ def test_naming_others_gives_a_recipient_nothing(
     running: Running, permitted: pb.Subject, changed: dict[str, Any]
 ) -> None:
     assert_refused(running, question(permitted, **changed), "er")
+
+
+@pytest.mark.parametrize(
+    "place", [lambda asked: asked, lambda asked: asked.actor, lambda asked: asked.subject, lambda asked: asked.labels]
+)
+def test_a_question_with_an_unknown_field_is_refused(
+    running: Running, permitted: pb.Subject, place: Callable[[pb.Question], Any]
+) -> None:
+    """It might name a participant that takes part too."""
+    asked = question(permitted, labels=pb.CodeSet(values=["N"]))
+    if place(asked) is not asked.labels:
+        asked.ClearField("labels")
+    place(asked).MergeFromString(FOREIGN_FIELD)
+    assert refusal(lambda: running.check(asked, "clinic-b")) == "UNKNOWN_FIELD"
+    assert refusal(lambda: running.authorize(asked, "clinic-b")) == "UNKNOWN_FIELD"
 
 
 def test_a_group_is_no_organisation(running: Running) -> None:

@@ -10,17 +10,20 @@ from hypothesis import strategies as some
 
 from cases import delegations
 from cases.delegations import statement
+from cases.fakes import HANG_S
 from cases.ledgers import BANK, CITIZEN, START_MS, LedgerCase, check_files, check_ledger
 from cases.writes import Raw
 from consentd.core import codec, ed25519
 from consentd.core.kinds import EntryKind
-from consentd.errors import InvalidError, NotFoundError
+from consentd.errors import DeniedError, InvalidError, NotFoundError
 from consentd.policy.delegation import Capacity, Delegation, check_delegation
 from consentd.policy.model import OPEN_END_MS
 from consentd.sequencer.commands import acting
+from consentd.sequencer.commands.accesses import AuthorizeAccess
 from consentd.statements.payloads import encode_payload
 from consentd.statements.values import delegation_message, delegation_value
 from consentd.table.view import Registry
+from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 
 HOSPITAL = ed25519.KeyPair(b"\x24" * 32)
@@ -249,3 +252,19 @@ def test_a_statement_with_an_unknown_field_gives_nothing(case: LedgerCase) -> No
     kept = rows(case)
     case.rebuild_table()
     assert rows(case) == kept
+
+
+def test_a_relay_asks_from_the_delegation_to_its_end_within_one_batch(case: LedgerCase) -> None:
+    person = case.enrol("somebody")
+    case.write(case.grant(person))
+
+    def question() -> AuthorizeAccess:
+        asked = case.access(person, asker="relay")
+        asked.asked.asker = "relay"
+        return asked
+
+    begun, ended = delegations.write(case, statement()), delegations.write(case, statement(ended=True))
+    futures = case.write_together([question(), begun, question(), ended, question()])
+    outcomes = [future.exception(HANG_S) for future in futures]
+    assert [type(outcome) for outcome in outcomes] == [DeniedError, type(None), type(None), type(None), DeniedError]
+    assert futures[2].result().answer.decision.outcome == pb.OUTCOME_PERMIT

@@ -173,7 +173,8 @@ class _Check:
         """Check the application and the relays that a question names."""
         asked = self._asked
         pair = (asked.organisation, asked.holder)
-        named: list[tuple[str, tuple[str, ...], Capacity]] = [(name, pair, Capacity.RELAY) for name in asked.relays]
+        named: list[tuple[str, tuple[str, ...], Capacity]] = []
+        named += ((name, pair, Capacity.RELAY) for name in dict.fromkeys(asked.relays))
         if asked.application:
             named.append((asked.application, (*pair, asked.on_behalf_of), Capacity.APPLICATION))
         for name, givers, capacity in named:

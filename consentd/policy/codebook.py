@@ -117,9 +117,9 @@ def _remember_short(memo: "dict[_Text, _Value]", key: "_Text", value: _Value) ->
         remember(memo, key, value)
 
 
-def remember(memo: dict[_Key, _Value], key: _Key, value: _Value) -> None:
-    """Add an item to a memo. A full memo is emptied first."""
-    if len(memo) >= MAX_MEMO:
+def remember(memo: dict[_Key, _Value], key: _Key, value: _Value, *, most: int = MAX_MEMO) -> None:
+    """Add an item to a memo. A memo with *most* items is emptied first."""
+    if len(memo) >= most:
         memo.clear()
     memo[key] = value
 

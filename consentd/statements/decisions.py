@@ -6,10 +6,13 @@ Consent checks use ``pack_message`` and ``put_verdict``. These two give the same
 
 from typing import cast
 
+from google.protobuf.unknown_fields import UnknownFieldSet
+
 from consentd.core import codec
 from consentd.policy import evaluate, model
 from consentd.policy.codebook import Codebook, PackedQuestion, Parties, pack_question
 from consentd.policy.compile import CompiledRules
+from consentd.statements import payloads
 from consentd.statements.values import enum_value, period_message, period_value, to_enum
 from consentd.v1 import consent_pb2 as pb
 
@@ -49,12 +52,20 @@ class _PlainQuestion:
 
 
 def pack_message(message: pb.Question, codebook: Codebook, parties: Parties) -> PackedQuestion:
-    """Return ``pack_question(question_value(message), codebook, parties)`` by a faster way. Raises as these two."""
+    """Return ``pack_question(question_value(message), codebook, parties)`` by a faster way.
+
+    Raises:
+        InvalidError: UNKNOWN_FIELD: the question has a field that this version does not know, which might narrow it; or
+            as the two functions raise.
+    """
     has = message.HasField
     if (
         has("labels") or has("resources") or has("data_period") or has("break_glass") or message.supported_obligations
     ):  # fmt: skip
+        payloads.check_no_unknown_fields(message)
         return pack_question(question_value(message), codebook, parties)
+    if has("consistency") or any(map(len, map(UnknownFieldSet, (message, message.subject, message.actor)))):
+        payloads.check_no_unknown_fields(message)
     return pack_question(cast(model.Question, _PlainQuestion(message)), codebook, parties)
 
 

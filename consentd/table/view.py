@@ -36,8 +36,10 @@ U32 = Struct(">I")
 HOME_COUNTRY = "KR"
 """The country of participants that state none."""
 
+MAX_PARTIES = 16_384
 MAX_REMEMBERED_RELAYS = 4
-"""The parties of a question with more relays are determined for each use, so that a memo has bounded size."""
+"""Most items of the memo of parties (about 1 KiB each), and most relays in the key of one. The parties of a question
+with more relays are determined for each use."""
 
 Delegations = Mapping[str, Mapping[tuple[str, Capacity], Delegation]]
 """Giver → taker and capacity → the delegation."""
@@ -131,7 +133,7 @@ class Registry:
         if found is None or not found.from_ms <= now_ms < found.until_ms:
             found = actor.determine_parties(self, actor.Asked(*key), now_ms)
             if len(relays) <= MAX_REMEMBERED_RELAYS:
-                remember(self._parties, key, found)
+                remember(self._parties, key, found, most=MAX_PARTIES)
         return found
 
     def delegation(self, giver: str, taker: str, capacity: Capacity) -> Delegation | None:
