@@ -6,6 +6,7 @@ import random
 import pytest
 from hypothesis import given, settings, strategies
 
+from cases.participants import pack, parties
 from cases.policy_worlds import CODEBOOK, Draw
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
@@ -54,14 +55,15 @@ def test_a_message_packs_as_its_value_does(draw: Draw) -> None:
     question = draw.question()
     message = message_of(question)
     assert decisions.question_value(message) == question
-    assert fields(decisions.pack_message(message, CODEBOOK)) == fields(pack_question(question, CODEBOOK))
+    who = parties(question, CODEBOOK)
+    assert fields(decisions.pack_message(message, CODEBOOK, who)) == fields(pack_question(question, CODEBOOK, who))
 
 
 @given(draws)
 @settings(max_examples=300)
 def test_a_verdict_is_put_into_a_message_as_its_decision_is(draw: Draw) -> None:
     world, question, now_ms = draw.world(), draw.question(), draw.now()
-    packed = pack_question(question, CODEBOOK)
+    packed = pack(question, CODEBOOK)
     verdict = evaluate(world.value, packed, world.compiled, now_ms)
     expected = decisions.decision_message(decision(verdict, packed, CODEBOOK, world.compiled), TAG)
     found = pb.Decision(vocabulary_version=expected.vocabulary_version, combining=expected.combining)
@@ -73,7 +75,7 @@ def test_every_kind_of_answer_is_among_those_compared() -> None:
     draw, outcomes, residuals = Draw(random.Random(1)), set(), 0
     for _ in range(2_000):
         world, question = draw.world(), draw.question()
-        packed = pack_question(question, CODEBOOK)
+        packed = pack(question, CODEBOOK)
         verdict = evaluate(world.value, packed, world.compiled, draw.now())
         outcomes.add(verdict.outcome)
         residuals += bool(verdict.conditions)
@@ -81,16 +83,16 @@ def test_every_kind_of_answer_is_among_those_compared() -> None:
     assert residuals
 
 
-@pytest.mark.parametrize("field", ["holder", "purpose", "action", "categories"])
+@pytest.mark.parametrize("field", ["purpose", "action", "categories"])
 def test_what_is_no_question_is_refused_either_way(field: str) -> None:
     question = Draw(random.Random(2)).question()
-    message = message_of(question)
+    message, who = message_of(question), parties(question, CODEBOOK)
     for rare in ("labels", "resources", "data_period", "break_glass", "supported_obligations", field):
         message.ClearField(rare)
     with pytest.raises(InvalidError) as plain:
-        decisions.pack_message(message, CODEBOOK)
+        decisions.pack_message(message, CODEBOOK, who)
     with pytest.raises(InvalidError) as whole:
-        pack_question(decisions.question_value(message), CODEBOOK)
+        pack_question(decisions.question_value(message), CODEBOOK, who)
     assert (str(plain.value), plain.value.reason) == (str(whole.value), whole.value.reason)
 
 

@@ -79,7 +79,7 @@ def pool_limits(config: GrpcConfig) -> dict[PoolName, PoolLimits]:
         PoolName.BATCH: limits(2, max(2, calls // 16), longest),
         PoolName.READ: limits(4, max(2, calls // 4), 64 * kib),
         PoolName.STREAM: limits(4, streams, 64 * kib),
-        PoolName.PRUNE: limits(1, 2, 64 * kib),
+        PoolName.PRUNE: limits(1, 4, 64 * kib),
         PoolName.ANYBODY: PoolLimits(threads=2, calls=streams, calls_of_caller=streams, request_bytes=4 * kib),
         PoolName.HEALTH: PoolLimits(threads=0, calls=calls, calls_of_caller=calls, request_bytes=4 * kib),
         PoolName.TOOLS: PoolLimits(threads=1, calls=streams, calls_of_caller=streams, request_bytes=4 * kib),
