@@ -1,9 +1,10 @@
 """Authorize calls: determine the kinds of a caller from the registry, and look them up in the table of ``roles``."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from consentd.errors import DeniedError
-from consentd.sequencer.commands.callers import has_right, is_operator, may_read_statements
+from consentd.sequencer.commands.callers import is_operator, may_read_statements
 from consentd.service.auth import UnauthenticatedError
 from consentd.service.roles import Access, Kind, Whose, access, may_call
 from consentd.table.view import View
@@ -16,10 +17,11 @@ _ROLES: Mapping[int, Kind] = {
     st.PARTICIPANT_ROLE_AUDITOR: Kind.AUDITOR,
     st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY: Kind.PUBLIC_AUTHORITY,
 }
-_RIGHTS: tuple[tuple["st.ParticipantRight.ValueType", Kind], ...] = (
-    (st.PARTICIPANT_RIGHT_SEE_REASONS, Kind.SEE_REASONS),
-    (st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS, Kind.ACT_FOR_SUBJECTS),
-)
+_RIGHTS: Mapping[int, Kind] = {
+    st.PARTICIPANT_RIGHT_SEE_REASONS: Kind.SEE_REASONS,
+    st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS: Kind.ACT_FOR_SUBJECTS,
+}
+"""The rights that count as long as a participant has them. READ_STATEMENTS also needs a mandate."""
 _NOBODY = frozenset({Kind.NOBODY})
 _OPERATOR = frozenset({Kind.OPERATOR})
 _UNREGISTERED = frozenset({Kind.UNREGISTERED})
@@ -37,12 +39,19 @@ def caller_kinds(view: View, caller: str, now_ms: int) -> frozenset[Kind]:
         return _UNREGISTERED
     if not participant.active:
         return _INACTIVE
-    kinds = [_ROLES[role] for role in participant.roles if role in _ROLES]
-    if participant.rights:
-        kinds += [kind for right, kind in _RIGHTS if has_right(view, caller, right)]
-        if may_read_statements(view, caller, now_ms):
-            kinds.append(Kind.READ_STATEMENTS)
-    return frozenset(kinds)
+    kinds = _kinds_of(participant.roles, participant.rights)
+    if st.PARTICIPANT_RIGHT_READ_STATEMENTS in participant.rights and may_read_statements(view, caller, now_ms):
+        return kinds | {Kind.READ_STATEMENTS}
+    return kinds
+
+
+@lru_cache(maxsize=256)  # few sets of roles and rights are in use, and each call needs one
+def _kinds_of(roles: frozenset[int], rights: frozenset[int]) -> frozenset[Kind]:
+    """Return the kinds that follow from the roles and rights of an active participant alone."""
+    return frozenset(
+        kind for numbers, kinds in ((roles, _ROLES), (rights, _RIGHTS)) for number, kind in kinds.items()
+        if number in numbers
+    )  # fmt: skip
 
 
 def check_may_call(view: View, caller: str, rpc: str, now_ms: int) -> None:
