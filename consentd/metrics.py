@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 import prometheus_client
@@ -147,6 +148,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = prometheus_client.CollectorRegistry()
+        # Figures that change with what a person's consents say. Who asks one question and reads them before and after
+        # would learn what the answer hides. So they are rendered for authenticated scrapers only.
+        self._private_registry = prometheus_client.CollectorRegistry()
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
 
         # -- calls
@@ -165,9 +169,10 @@ class Metrics:
         )
 
         # -- decisions
-        self.decisions = counter("decisions", "Decisions taken.", _OUTCOME, _VIA)
-        self.unenrolled_questions = counter("unenrolled_questions", "Questions about subjects not enrolled.")
-        self.refusals = counter(
+        private = partial(self._counter, is_private=True)
+        self.decisions = private("decisions", "Decisions taken.", _OUTCOME, _VIA)
+        self.unenrolled_questions = private("unenrolled_questions", "Questions about subjects not enrolled.")
+        self.refusals = private(
             "refusals", "REFUSAL entries, by the reason of Decree 42-8; DECISION: an access not permitted.", _REFUSAL
         )
 
@@ -225,14 +230,21 @@ class Metrics:
 
     def value(self, name: str, **labels: str) -> float:
         """Return the figure of the sample *name* with these *labels*; 0 if there is none yet."""
-        return self._registry.get_sample_value(name, labels) or 0.0
+        found = self._registry.get_sample_value(name, labels)
+        return found or self._private_registry.get_sample_value(name, labels) or 0.0
 
-    def render(self) -> bytes:
-        """Return all figures in Prometheus' text format, of content type ``CONTENT_TYPE``."""
-        return prometheus_client.generate_latest(self._registry)
+    def render(self, *, with_private: bool) -> bytes:
+        """Return all figures in Prometheus' text format, of content type ``CONTENT_TYPE``.
 
-    def _counter(self, name: str, text: str, *labels: Label) -> Counter:
-        counter = Counter(self._made(prometheus_client.Counter, f"{name}_total", text, labels), labels)
+        *with_private*: also those that change with what a person's consents say; for authenticated scrapers.
+        """
+        public = prometheus_client.generate_latest(self._registry)
+        return public + prometheus_client.generate_latest(self._private_registry) if with_private else public
+
+    def _counter(self, name: str, text: str, *labels: Label, is_private: bool = False) -> Counter:
+        registry = self._private_registry if is_private else self._registry
+        made = self._made(prometheus_client.Counter, f"{name}_total", text, labels, registry=registry)
+        counter = Counter(made, labels)
         if all(label.values for label in labels):
             for values in itertools.product(*(label.values for label in labels)):
                 counter.begin(*values)
@@ -245,4 +257,5 @@ class Metrics:
         return Histogram(self._made(prometheus_client.Histogram, name, text, labels, buckets=buckets), labels)
 
     def _made(self, kind: Callable[..., T], name: str, text: str, labels: tuple[Label, ...], **options: object) -> T:
-        return kind(f"consentd_{name}", text, [each.name for each in labels], registry=self._registry, **options)
+        names = [each.name for each in labels]
+        return kind(f"consentd_{name}", text, names, **{"registry": self._registry, **options})

@@ -29,14 +29,14 @@ def test_a_table_that_fills_is_seen(tmp_path: Path) -> None:
     assert table.used_bytes() == round(after * (1 << 20))
     table.close()
     assert math.isnan(metrics.value("consentd_table_used_share"))
-    assert b"consentd_table_used_share NaN" in metrics.render()
+    assert b"consentd_table_used_share NaN" in metrics.render(with_private=True)
 
 
 def test_a_place_that_is_gone_hides_no_other(tmp_path: Path) -> None:
     config, metrics = config_of(tmp_path), Metrics()
     config.table.path = tmp_path / "gone"
     measure_free_space(metrics, config, cast("Table", SimpleNamespace(used_share=lambda: 1 / 0)))
-    assert b"consentd_table_used_share NaN" in metrics.render()
+    assert b"consentd_table_used_share NaN" in metrics.render(with_private=True)
     assert math.isnan(metrics.value("consentd_free_bytes", place="table"))
     assert metrics.value("consentd_free_bytes", place="last_signed") > 0
 
@@ -48,4 +48,4 @@ def test_a_daemon_tells_its_room(tmp_path: Path) -> None:
         assert metrics.value("consentd_free_bytes", place=place) > 0
     assert 0 < metrics.value("consentd_table_used_share") < 0.5
     running.stop()
-    assert b"consentd_table_used_share NaN" in metrics.render()
+    assert b"consentd_table_used_share NaN" in metrics.render(with_private=True)

@@ -2,12 +2,14 @@
 
 import http.client
 import json
+import re
 import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import grpc
 import pytest
 
 from cases.certificates import make_authority, make_certificate
@@ -17,9 +19,13 @@ from cases.http_requests import SECRET, get, latest, start_busy_daemon
 from cases.services import refusal, services
 from consentd.core import codec, merkle, tiles
 from consentd.core.replay import Replay
+from consentd.cosigning.keyfiles import write_private
 from consentd.errors import StorageError
 from consentd.listener import HttpRequest, HttpResponse, Listener
+from consentd.server.keys import make_token
+from consentd.service.auth import format_credential
 from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import ledger_service_pb2 as ls
 from consentd.v1 import registry_service_pb2 as rs
 from consentd.v1 import statement_pb2 as st
 
@@ -214,6 +220,41 @@ def test_metrics_are_prometheus_text_without_identifiers(running: Running) -> No
         assert secret not in text
     for name in ("clinic-b", "hospital-a"):
         assert name not in text
+
+
+def counted(running: Running, who: str | None) -> dict[str, float]:
+    """Return what a scraper reads, but for the figures that change by themselves."""
+    text = get(running, "/metrics", who=who).body.decode()
+    lines = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
+    unsteady = re.compile("seconds|size|bytes|checkpoints|scrub|heartbeat|created|entries")
+    return {name: float(figure) for name, figure in lines if not unsteady.search(name)}
+
+
+def test_metrics_show_what_a_question_hides_to_scrapers_with_a_token_only(tmp_path: Path) -> None:
+    running = make_running(tmp_path)
+    running.tokens["scraper"] = make_token()
+    line = format_credential(running.tokens["scraper"], "scraper/prometheus")
+    write_private(running.config.callers.credentials_file, line, append=True)
+    running.daemon.reload_credentials()
+    people = [running.enrol("SYN-000001"), running.enrol("SYN-000002"), pb.Subject(scheme="mhid", value="SYN-000003")]
+    running.grant(people[1], effect=pb.EFFECT_DENY, kind=pb.CONSENT_KIND_OBJECTION)
+    changes: dict[str | None, list[dict[str, float]]] = {None: [], "clinic-b": [], "scraper": [], "operator": []}
+    for who, seen in changes.items():
+        for person in people:
+            before = counted(running, who)
+            running.check(question(person), "clinic-b")
+            running.authorize(question(person), "clinic-b")
+            after = counted(running, who)
+            grown = {name: figure - before.get(name, 0) for name, figure in after.items()}
+            seen.append({name: figure for name, figure in grown.items() if figure})
+    for public in (None, "clinic-b"):
+        assert changes[public] == [changes[public][0]] * 3
+        assert not [name for change in changes[public] for name in change if "decisions" in name]
+    for private in ("scraper", "operator"):
+        assert len({tuple(sorted(change)) for change in changes[private]}) == 3
+    with pytest.raises(grpc.RpcError):
+        running.ledger.ListEntries(ls.ListEntriesRequest(), metadata=running.as_("scraper"))
+    running.stop()
 
 
 @pytest.mark.parametrize(

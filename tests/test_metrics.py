@@ -15,7 +15,7 @@ def families(measured: Metrics) -> list[Metric]:
     """Return what a scraper sees, without the `_created` times that the library adds."""
     return [
         family
-        for family in text_string_to_metric_families(measured.render().decode())
+        for family in text_string_to_metric_families(measured.render(with_private=True).decode())
         if not family.name.endswith("_created")
     ]
 
@@ -25,8 +25,8 @@ def test_every_metric_is_named_and_explained_alike() -> None:
     attributes = [name for name in vars(measured) if not name.startswith("_")]
     seen = families(measured)
     assert len(seen) == len(attributes)
-    for attribute, family in zip(attributes, seen, strict=True):
-        assert family.name == f"consentd_{attribute}"
+    assert {family.name for family in seen} == {f"consentd_{attribute}" for attribute in attributes}
+    for family in seen:
         assert re.fullmatch(r"consentd(_[a-z]+)+", family.name)
         assert re.fullmatch(r"[A-Z0-9].*\.", family.documentation), family.name
 

@@ -41,7 +41,7 @@ def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(verbs, "keygen", keygen, add_config, more=_KEYGEN_HELP)
     verb.add_argument("--operator", default="main", metavar="NAME", help="the first operator is operator/NAME")
     verb = add_verb(verbs, "credential", credential, add_config)
-    verb.add_argument("participant", metavar="ID", help="a participant's id, or operator/NAME")
+    verb.add_argument("participant", metavar="ID", help="a participant's id, operator/NAME or scraper/NAME")
 
 
 def serve(arguments: argparse.Namespace, out: Out) -> int:

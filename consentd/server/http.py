@@ -1,6 +1,7 @@
 """Serve `/metrics`, `/healthz`, `/checkpoint`, `/tile/…` (C2SP tlog-tiles), `/pruned` and `/kept/…`, all read-only.
 
-Anyone may fetch checkpoints and hash tiles, which contain no identifiers. Entry bundles (256 entries in one file) need
+Anyone may fetch checkpoints, hash tiles and most metrics, which contain no identifiers. Metrics that change with what
+a person's consents say need the credential of a scraper or an operator. Entry bundles (256 entries in one file) need
 an auditor's credential, because a bundle shows how often something happened to each person, though not who the person
 is. Responses with tiles, bundles and checkpoints support conditional and range requests (RFC 9110, sections 13 and 14).
 An entity tag is computed from the response's bytes alone, so every host that serves the same ledger sends equal tags.
@@ -23,6 +24,7 @@ from consentd.errors import ConsentdError, MalformedError, StorageError
 from consentd.ledger import layout, reads, retention
 from consentd.listener import MAX_CONNECTIONS, TEXT, HttpRequest, HttpResponse, Listener, text_response
 from consentd.metrics import CONTENT_TYPE
+from consentd.sequencer.commands.callers import SCRAPER_ID, is_operator
 from consentd.service.authorization import caller_kinds
 from consentd.service.roles import may_call
 from consentd.service.servicer import Services, ServiceState
@@ -72,7 +74,8 @@ def _respond(service_state: ServiceState, request: HttpRequest) -> HttpResponse:
         if request.method == "POST":
             return _plain(HTTPStatus.METHOD_NOT_ALLOWED, "nothing can be written here")
         if path == "/metrics":
-            return HttpResponse(HTTPStatus.OK, CONTENT_TYPE, service_state.metrics.render(), _UNCACHED)
+            body = service_state.metrics.render(with_private=_is_scraper(request, services))
+            return HttpResponse(HTTPStatus.OK, CONTENT_TYPE, body, _UNCACHED)
         if path == "/healthz":
             return _healthz(services)
         if services is None:
@@ -160,9 +163,21 @@ def _bundle(request: HttpRequest, services: Services, path: str, *, is_pruned: b
     return _tagged(request, bundle, _BYTES, "no-store" if is_pruned else "private, max-age=31536000, immutable")
 
 
+def _is_scraper(request: HttpRequest, services: Services | None) -> bool:
+    """Return whether the caller may read the figures that change with what a person's consents say."""
+    if services is None:
+        return False
+    who = _caller(request, services)
+    return bool(SCRAPER_ID.fullmatch(who)) or is_operator(who)
+
+
+def _caller(request: HttpRequest, services: Services) -> str:
+    return services.authenticator.authenticate([("authorization", request.headers.get("Authorization", ""))], None)
+
+
 def _reads_entries(request: HttpRequest, services: Services) -> bool:
     """Return whether the caller may read leaves: whether the table of roles allows ListEntries."""
-    who = services.authenticator.authenticate([("authorization", request.headers.get("Authorization", ""))], None)
+    who = _caller(request, services)
     with services.table.read() as snapshot:
         return may_call("ListEntries", caller_kinds(snapshot, who, services.sequencer.clock.wall_ms()))
 

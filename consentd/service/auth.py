@@ -6,9 +6,11 @@ The file has a line for each credential, ``#`` begins a comment::
     cert  <SHA-256 of the certificate's DER, hex> <caller id>
 
 The file holds hashes only, so a person who can read it gets no credential from it. A person who can write it can add
-any credential, so the file is trusted. A caller id is a participant id, or ``operator/NAME`` for each person or program
-that operates the daemon. If the file is lost, a running daemon keeps the credentials that it has read, and the next
-start fails.
+any credential, so the file is trusted. If the file is lost, a running daemon keeps the credentials that it has read,
+and the next start fails.
+
+A caller id is a participant id, ``operator/NAME`` for each person or program that operates the daemon, or
+``scraper/NAME`` for a program that reads all metrics over HTTP and may call nothing.
 """
 
 import hashlib
@@ -20,9 +22,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from consentd.errors import DeniedError, InvalidError, StorageError
-from consentd.sequencer.commands.callers import OPERATOR_ID, PARTICIPANT_ID, RESERVED_ID
+from consentd.sequencer.commands.callers import OPERATOR_ID, PARTICIPANT_ID, RESERVED_ID, SCRAPER_ID
 
-_HINT = "a line ends with a participant id, or with `operator/NAME`"
+_HINT = "a line ends with a participant id, `operator/NAME` or `scraper/NAME`"
 _LINE = re.compile(r"(token|cert)\s+([0-9a-f]{64})\s+(\S+)")
 
 
@@ -40,8 +42,10 @@ def check_caller_id(caller: str) -> None:
     """Check the form of a caller id. Raises ``InvalidError``."""
     if caller == RESERVED_ID:
         raise InvalidError("an operator has an id of its own: `operator/NAME`")
-    if not (PARTICIPANT_ID.fullmatch(caller) or OPERATOR_ID.fullmatch(caller)):
-        raise InvalidError(f"id is neither a participant's (a-z, 0-9, `.`, `_`, `-`) nor `operator/NAME`: `{caller}`")
+    if not any(form.fullmatch(caller) for form in (PARTICIPANT_ID, OPERATOR_ID, SCRAPER_ID)):
+        raise InvalidError(
+            f"id is none of a participant's (a-z, 0-9, `.`, `_`, `-`), `operator/NAME` and `scraper/NAME`: `{caller}`"
+        )
 
 
 class UnauthenticatedError(DeniedError):

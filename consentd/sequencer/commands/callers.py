@@ -12,6 +12,8 @@ from consentd.v1 import statement_pb2 as st
 PARTICIPANT_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 OPERATOR_ID = re.compile(rf"operator/{PARTICIPANT_ID.pattern}")
 """The caller id of a person or program that operates the daemon. It differs from all participant ids by its ``/``."""
+SCRAPER_ID = re.compile(rf"scraper/{PARTICIPANT_ID.pattern}")
+"""The caller id of a program that reads all metrics, and may call nothing."""
 RESERVED_ID = "operator"
 """No participant may have this id, because people could take it for an operator's."""
 
