@@ -267,6 +267,15 @@ def test_a_recipient_alone_attests_nothing_that_widens_its_access(running: Runni
     change(running, EntryKind.REVOKE, subject, objection, who="app")
 
 
+def test_a_policy_that_permits_is_a_permit_for_every_recipient(running: Running, subject: pb.Subject) -> None:
+    made = consent(effect=pb.EFFECT_DENY, actors=["clinic-b"])
+    made.implicit_policy = pb.IMPLICIT_POLICY_ALL_NORMAL
+    request = cs.GrantConsentRequest(request_id=request_id(), subject=subject, consent=made)
+    refused = refusal(lambda: running.consents.GrantConsent(request, metadata=running.as_("hospital-app")))
+    assert refused == "CALLER_NOT_ALLOWED"
+    running.consents.GrantConsent(request, metadata=running.as_("app"))
+
+
 def test_an_application_of_a_recipient_is_the_recipients_own(running: Running, subject: pb.Subject) -> None:
     register(running, "clinic-home-app", [RELAY], rights=[ACT])
     running.add_caller("clinic-home-app")

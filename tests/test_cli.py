@@ -212,10 +212,29 @@ def test_participants_and_words(talk: CommandLine, running: Running, tmp_path: P
     assert talk("participants", "add", "lab-c", "--en", "Lab C", "--role", "holder", "--inactive").status == 0
     assert "lab-c  Lab C  holder  (left)" in talk("participants", "list").out
     assert talk("participants", "show", "nobody").status == 2
+    abroad = ("--role", "recipient", "--country", "JP", "--recipient-class", "general-recipient")
+    assert talk("participants", "add", "lab-d", "--en", "Lab D", *abroad).status == 0
+    shown = talk("participants", "show", "lab-d").out.splitlines()
+    assert shown == ["lab-d  Lab D  recipient", "  country: JP", "  class: general-recipient"]
+    assert talk("participants", "add", "court", "--en", "Court", "--role", "public-authority").status == 0
+    assert "court  Court  public-authority" in talk("participants", "list").out
     assert talk("participants", "add-key", "lab-c", "xyz").status == 2
     codes = talk("vocabulary", "--json").objects
     assert {"kind": "purpose", "code": "TREAT"}.items() <= next(one for one in codes if one["code"] == "TREAT").items()
     assert "CLIN.DX" in talk("vocabulary", "--lang", "ko").out
+
+
+def test_an_operator_writes_a_statutory_consent(talk: CommandLine, running: Running, person: str) -> None:
+    order = ("--kind", "statutory", "--recipient", "clinic-b", "--purpose", "TREAT", "--category", "CLIN")
+    talk("enrol", person)
+    as_operator = talk.given(CONSENTD_TOKEN=running.tokens["operator"])
+    assert as_operator("grant", person, *order).status == 2
+    basis = ("--legal-basis", "Medical Act 21(3)")
+    assert "(CALLER_NOT_ALLOWED)" in talk("grant", person, *order, *basis).err
+    assert as_operator("grant", person, *order, *basis).status == 0
+    (shown,) = talk("consents", person, "--lang", "en").out.splitlines()
+    assert "statutory" in shown
+    assert shown.endswith(" [Medical Act 21(3)]")
 
 
 def test_a_history_remembers(talk: CommandLine, person: str, granted: str, tmp_path: Path) -> None:

@@ -55,7 +55,9 @@ def check_named(registry: Registry, consent: Consent, compiled: Compiled) -> Non
             raise InvalidError(f"a relay receives no data: `{one.id}`", "INVALID_CONSENT")
     if consent.recurrence in _ONCE:
         return
-    for one in registry.participants.values():
+    # A group, or no limit, may cover any participant.
+    names_each = len(recipients) == len(actors)
+    for one in recipients if names_each else registry.participants.values():
         is_excluded = one.statement.recipient_class == st.RECIPIENT_CLASS_GENERAL_RECIPIENT
         if is_excluded and not actors.isdisjoint(covering_numbers(registry, one)):
             # PIPA Enforcement Decree 42-5(3)5: recurring transfers go to general and special agencies only.
