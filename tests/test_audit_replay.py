@@ -144,6 +144,38 @@ def test_each_field_of_a_decision_is_compared(tmp_path: Path, change: Any, repor
     assert reported in replayed.faults[0].what
 
 
+LONG = "x" * 600
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (EntryKind.PARTICIPANT, st.ParticipantStatement(participant_id=LONG)),
+        (EntryKind.PARTICIPANT, st.ParticipantStatement(participant_id="p", groups=[f"group/{LONG}"])),
+        (EntryKind.NOTICE, st.NoticeStatement(notice_id=LONG, version=1)),
+        (EntryKind.ENROL, st.EnrolStatement(identifier_hash=LONG.encode())),
+    ],
+)
+def test_an_id_that_the_table_cannot_hold_is_named(tmp_path: Path, kind: EntryKind, message: Any) -> None:
+    forge = make_forge(300)
+    forge.add(kind, codec.public_tag("x"), message)
+    at = forge.size - 1
+    forge.ask(person(forge))
+    forge.seal()
+    replayed = replay(forge.write(tmp_path / "a", tmp_path / "b"))
+    assert {fault.index for fault in replayed.faults} == {at}
+
+
+@pytest.mark.parametrize("length", [0, 31, 33, 600])
+def test_a_key_of_another_length_changes_nothing(tmp_path: Path, length: int) -> None:
+    forge = make_forge(300)
+    tag = person(forge)
+    forge.add(EntryKind.KEY, codec.public_tag("participant/bank"), st.KeyStatement(key=bytes(length)))
+    forge.ask(tag)
+    forge.seal()
+    assert replay(forge.write(tmp_path / "a", tmp_path / "b")).faults == ()
+
+
 def test_what_is_not_at_hand_is_counted(tmp_path: Path) -> None:
     forge = make_forge(600)
     tag = person(forge)

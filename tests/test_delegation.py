@@ -242,6 +242,16 @@ def test_a_rebuilt_table_and_a_registry_changed_in_memory_are_the_same(
         case.close()
 
 
+def test_a_change_of_a_delegation_reads_no_other_row(case: LedgerCase) -> None:
+    before = registry(case)
+    case.write(delegations.write(case, statement()))
+    after = registry(case)
+    assert after.participants is before.participants
+    assert after.codebook is before.codebook
+    assert after.rules is before.rules
+    assert after.generation == before.generation + 1
+
+
 def test_a_statement_with_an_unknown_field_gives_nothing(case: LedgerCase) -> None:
     case.write(delegations.write(case, statement()))
     payload = encode_payload(statement()) + b"\xfa\x07\x01x"

@@ -61,6 +61,17 @@ def test_a_registry_that_a_transaction_changed_is_used_by_later_views_only_after
         assert snapshot.registry() is changed
 
 
+def test_a_view_of_an_older_commit_does_not_replace_a_newer_registry(table: Table) -> None:
+    with table.read() as older:
+        with table.begin() as transaction:
+            _register(transaction, "clinic")
+            newer = transaction.registry()
+            _commit(transaction)
+        assert older.registry().generation == newer.generation - 1
+    with table.read() as snapshot:
+        assert snapshot.registry() is newer
+
+
 def test_a_changed_registry_that_was_not_read_before_the_commit_is_read_once_after_it(table: Table) -> None:
     with table.begin() as transaction:
         before = transaction.registry()

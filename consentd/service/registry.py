@@ -1,5 +1,6 @@
 """RegistryService: participants and their keys, the vocabulary, notices, the realm's rules, and enrolments."""
 
+from itertools import islice
 from typing import Any
 
 from google.protobuf.message import Message
@@ -97,9 +98,13 @@ class RegistryService(Servicer):
         selection = request.giver, request.taker
         pager = Pager(self.services.page_key, "ListDelegations", caller, request.page_size, *selection)
         with self.services.table.read() as snapshot:
-            found = snapshot.registry().delegations_by_position(request.giver, request.taker)
             start, tree_size = pager.parse(request.page_token) if request.page_token else (0, snapshot.size)
-            left = [(position, one) for position, one in found if position > start]
+            wanted = (
+                (position, one)
+                for position, one in snapshot.registry().delegations_after(start)
+                if request.giver in ("", one.giver) and request.taker in ("", one.taker)
+            )
+            left = list(islice(wanted, pager.size + 1))
             page, more = take_page((values.delegation_message(one) for _, one in left), pager.size)
             token = pager.token(left[len(page) - 1][0], tree_size) if more else ""
             return rs.ListDelegationsResponse(delegations=page, revision=_revision(snapshot), next_page_token=token)

@@ -40,6 +40,8 @@ from consentd.errors import ConsentdError, CorruptionError, StorageError
 
 MAX_READERS = 1024
 """Maximum number of open read transactions in all processes. The first process to open the files sets the maximum."""
+MAX_KEY = 511
+"""Maximum length of a key in bytes. A longer one raises an error of LMDB."""
 STOPPED = "table stopped because a write to it failed: start the daemon again"
 OpenFiles = lmdb.Environment
 _SPARE_READERS = 32  # finished read transactions that are kept: to reuse one takes a tenth of the time

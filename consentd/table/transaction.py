@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 
 from google.protobuf.message import Message
 
-from consentd.core import codec
+from consentd.core import codec, ed25519
 from consentd.core.key_validity import FOREVER_MS, PARTICIPANT_PREFIX
 from consentd.core.kinds import NO_TABLE_EFFECT, EntryKind, Owner
 from consentd.errors import InvalidError
@@ -21,7 +21,7 @@ from consentd.policy.actor import SUBJECT_NUMBER
 from consentd.policy.renew import Renewal
 from consentd.policy.vocabulary import Vocabulary
 from consentd.statements import payloads, values
-from consentd.store.lmdb import WriteTransaction
+from consentd.store.lmdb import MAX_KEY, WriteTransaction
 from consentd.table.view import FORMAT, KEY, REVISION, U32, U64, View, delegation_key
 from consentd.v1 import statement_pb2 as st
 
@@ -72,10 +72,10 @@ class TableTransaction(View):
         row_key = b"p" + message.participant_id.encode()
         old = self._txn.get(row_key)
         number = old[:4] if old is not None else self._number()
-        self._txn.put(row_key, number + message.SerializeToString(deterministic=True))
+        self._put_named(row_key, number + message.SerializeToString(deterministic=True))
         for group in message.groups:
             if self._txn.get(b"g" + group.encode()) is None:
-                self._txn.put(b"g" + group.encode(), self._number())
+                self._put_named(b"g" + group.encode(), self._number())
         self._registry_changed()
 
     def _key(self, event: codec.Event, message: st.KeyStatement) -> None:
@@ -97,7 +97,7 @@ class TableTransaction(View):
 
     def _notice(self, event: codec.Event, message: st.NoticeStatement) -> None:
         row_key = b"n" + message.notice_id.encode() + b"\0" + U32.pack(message.version)
-        self._txn.put(row_key, message.SerializeToString(deterministic=True))
+        self._put_named(row_key, message.SerializeToString(deterministic=True))
 
     def _rules(self, event: codec.Event, message: st.RulesStatement) -> None:
         self._txn.put(b"r", message.SerializeToString(deterministic=True))
@@ -105,24 +105,29 @@ class TableTransaction(View):
         self._compile_rules(message)
 
     def _delegation(self, event: codec.Event, message: st.DelegationStatement) -> None:
+        if not payloads.has_only_known_fields(message):
+            # A field that this version does not know may limit the delegation, so such a statement gives nothing.
+            message = st.DelegationStatement(
+                giver=message.giver, taker=message.taker, capacity=message.capacity, ended=True
+            )
         delegation = values.delegation_value(message)
         self._check_parties(event, delegation.giver, delegation.taker)
-        # A field that this version does not know may limit the delegation, so such a statement gives nothing.
-        ended = message.ended or not payloads.has_only_known_fields(message)
-        if ended:
+        if message.ended:
             self._txn.delete(delegation_key(delegation))
         else:
             self._txn.put(delegation_key(delegation), message.SerializeToString(deterministic=True))
         registry = self._registry
         self._registry_changed()
         if registry is not None:
-            self._registry = registry.with_delegation(delegation, ended=ended, generation=self._generation)
+            self._registry = registry.with_delegation(delegation, ended=message.ended, generation=self._generation)
 
     def _mandate(self, event: codec.Event, message: st.MandateStatement) -> None:
+        if not payloads.has_only_known_fields(message):
+            message = st.MandateStatement(auditor=message.auditor, ended=True)  # as for a delegation
         values.check_mandate(message)
         self._check_parties(event, message.auditor)
         key = b"m" + message.auditor.encode()
-        if message.ended or not payloads.has_only_known_fields(message):
+        if message.ended:
             self._txn.delete(key)
         else:
             self._txn.put(key, U64.pack(event.seq) + message.SerializeToString(deterministic=True))
@@ -140,7 +145,7 @@ class TableTransaction(View):
             raise InvalidError("entry names one that is not a participant")
 
     def _enrol(self, event: codec.Event, message: st.EnrolStatement) -> None:
-        self._txn.put(b"i" + message.identifier_hash, event.tag)
+        self._put_named(b"i" + message.identifier_hash, event.tag)
         self._txn.put(b"s" + event.tag, b"")
 
     def _grant(self, event: codec.Event, message: st.GrantStatement) -> None:
@@ -187,6 +192,8 @@ class TableTransaction(View):
     def _put_key(
         self, key: bytes, owner: Owner, from_ms: int, whose: bytes | str, until_ms: int = FOREVER_MS
     ) -> None:
+        if len(key) != ed25519.KEY_SIZE:
+            return  # no statement can name such a key
         rest = whose.encode() if isinstance(whose, str) else whose
         self._txn.put(b"k" + key, KEY.pack(owner, from_ms, until_ms) + rest)
 
@@ -220,6 +227,12 @@ class TableTransaction(View):
         ids = (key[1:].decode() for key, _ in self._rows(b"p"))
         name = next((one for one in ids if codec.public_tag(PARTICIPANT_PREFIX + one) == tag), None)
         return (Owner.SUBJECT, tag) if name is None else (Owner.PARTICIPANT, name)
+
+    def _put_named(self, key: bytes, value: bytes) -> None:
+        """Set a row whose key has what an entry states. Raises ``InvalidError`` if LMDB takes no key of that length."""
+        if len(key) > MAX_KEY:
+            raise InvalidError("entry states an id or a key that is too long")
+        self._txn.put(key, value)
 
     def _number(self) -> bytes:
         row = self._txn.get(b"#")

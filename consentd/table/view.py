@@ -4,8 +4,11 @@ A ``View`` is the table at one moment. Readers get a ``Snapshot`` of the last co
 ``TableTransaction``, whose reads include its own writes. The module ``table`` defines the rows.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
+from operator import itemgetter
 from struct import Struct
 from typing import Self
 
@@ -102,6 +105,8 @@ class Registry:
     numbers: dict[str, int]
     delegations: Delegations
     mandates: dict[str, "Mandate"]
+    # The list that ``delegations_after`` reads, once it is sorted. Two threads may both append it; both are the same.
+    _list: list[tuple[tuple[int, Delegation], ...]] = field(default_factory=list, init=False, repr=False, compare=False)
     # The parties of questions, by the names in them. Threads share this dict: each access is one dict operation.
     _parties: dict[tuple[object, ...], Parties] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -143,18 +148,17 @@ class Registry:
         """
         return self.delegations.get(giver, {}).get((taker, capacity))
 
-    def delegations_by_position(self, giver: str = "", taker: str = "") -> list[tuple[int, Delegation]]:
-        """Return the delegations of a giver and to a taker (empty: any), each with its position in a list of all.
+    def delegations_after(self, position: int) -> Iterator[tuple[int, Delegation]]:
+        """Yield all delegations after a position in the list of all, in order, each with its own position.
 
-        A position is greater than 0, and never changes: it follows from the numbers of giver and taker.
+        Positions are greater than 0, and never change: they follow from the numbers of giver and taker.
         """
-        found = []
-        for one_giver, given in self.delegations.items() if not giver else [(giver, self.delegations.get(giver, {}))]:
-            for (one_taker, capacity), delegation in given.items():
-                if taker in ("", one_taker):
-                    position = self.numbers[one_giver] << 34 | self.numbers[one_taker] << 2 | capacity
-                    found.append((position, delegation))
-        return sorted(found, key=lambda one: one[0])
+        if not self._list:  # sorted once, because every page of a list reads it
+            numbers, every = self.numbers, [one for given in self.delegations.values() for one in given.values()]
+            placed = ((numbers[one.giver] << 34 | numbers[one.taker] << 2 | one.capacity, one) for one in every)
+            self._list.append(tuple(sorted(placed, key=itemgetter(0))))
+        found = self._list[0]
+        return islice(found, bisect_right(found, position, key=itemgetter(0)), None)
 
     def with_delegation(self, delegation: Delegation, *, ended: bool, generation: int) -> "Registry":
         """Return the registry with *delegation* in place of an earlier one, or if *ended*, without it.
@@ -221,8 +225,10 @@ class View:
             found = self._cache.registry
             if found is None or found.generation != self._generation:
                 found = self._read_registry()
-                if not self._changed:
-                    # Two threads may both assign the registry. Both values are right for views of their generation.
+                newest = self._cache.registry
+                if not self._changed and (newest is None or newest.generation < found.generation):
+                    # Two threads may both assign the registry. Both values are right for views of their generation. A
+                    # view of an older commit does not replace a newer registry, or the next view would read all again.
                     self._cache.registry = found
             self._registry = found
         return found
