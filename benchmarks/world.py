@@ -24,11 +24,15 @@ from typing import Any
 
 from benchmarks.tag_map import tag_of
 from consentd import config
+from consentd.core.codec import RULES_PREFIX
 from consentd.core.ed25519 import KeyPair
 from consentd.core.key_validity import PARTICIPANT_PREFIX
 from consentd.core.kinds import EntryKind
 from consentd.cosigning.keyfiles import write_private
+from consentd.policy.default_vocabulary import DEFAULT_VOCABULARY
+from consentd.policy.model import Quotas, Rules
 from consentd.sequencer.commands.consents import GrantConsent
+from consentd.sequencer.commands.ledger import REALM
 from consentd.sequencer.commands.registry import EnrolSubject, PublicWrite
 from consentd.sequencer.commands.write import Request
 from consentd.server.daemon import Daemon
@@ -36,6 +40,7 @@ from consentd.server.keys import FIRST_OPERATOR, KEY_SECTIONS, make_keys, make_t
 from consentd.service.auth import format_credential
 from consentd.service.requests import make_request
 from consentd.service.servicer import Services
+from consentd.statements.values import rules_message
 from consentd.store import Batch
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
@@ -175,6 +180,11 @@ def _registrations() -> Iterator[PublicWrite[Any]]:
             attestation=st.Attestation(attested_by=FIRST_OPERATOR),
         )  # fmt: skip
         yield PublicWrite(kind=EntryKind.DELEGATION, request=_request(FIRST_OPERATOR), chain=chain, message=given)
+    # One relay asks all questions, so the realm's quotas are the highest.
+    quotas = Quotas(entries_per_day=60_000, refusals_per_day=60_000, persons_per_hour=100_000)
+    rules = rules_message(Rules(quotas=quotas), realm_id=REALM, version=2, vocabulary_id=DEFAULT_VOCABULARY.id)
+    chain = RULES_PREFIX + REALM
+    yield PublicWrite(kind=EntryKind.RULES, request=_request(FIRST_OPERATOR), chain=chain, message=rules)
     key = st.KeyStatement(key=RELAY_KEY.public_key)
     chain = PARTICIPANT_PREFIX + RELAY
     yield PublicWrite(kind=EntryKind.KEY, request=_request(FIRST_OPERATOR), chain=chain, message=key)

@@ -46,7 +46,15 @@ class DeniedError(RequestError, reason="CALLER_NOT_ALLOWED"):
 
 
 class OverloadedError(RequestError, reason="OVERLOADED"):
-    """Too many requests are waiting (RESOURCE_EXHAUSTED, with RetryInfo)."""
+    """Too many requests are waiting, or the caller has sent too many (RESOURCE_EXHAUSTED, with RetryInfo).
+
+    Attributes:
+        retry_after_ms: when the caller should try again, from now; at least 1 ms.
+    """
+
+    def __init__(self, message: str, reason: str | None = None, *, retry_after_ms: int = 1_000) -> None:
+        super().__init__(message, reason)
+        self.retry_after_ms = retry_after_ms
 
 
 class VerificationError(ConsentdError, reason="INVALID_REQUEST"):

@@ -54,6 +54,7 @@ _CODE = _one_of(
     "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
     "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
 )
+_QUOTA = _one_of("quota", "entries", "refusals", "persons")
 _OUTCOME = _one_of("outcome", "PERMIT", "PARTIAL", "DENY", "NO_CONSENT", "INDETERMINATE")
 _VIA = _one_of("via", "check", "batch", "authorize")
 _STORE = _one_of("store", "ledger", "table")
@@ -174,6 +175,10 @@ class Metrics:
         self.unenrolled_questions = private("unenrolled_questions", "Questions about subjects not enrolled.")
         self.refusals = private(
             "refusals", "REFUSAL entries, by the reason of Decree 42-8; DECISION: an access not permitted.", _REFUSAL
+        )
+
+        self.quota_refusals = counter(
+            "quota_refusals", "Calls refused because the caller had used up a quota of the realm's rules.", _QUOTA
         )
 
         # -- writing

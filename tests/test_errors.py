@@ -18,7 +18,7 @@ from grpc import StatusCode
 from cases.daemons import Running, consent, make_running, question, reason_of, request_id, sign_statement, status_of
 from cases.fakes import HANG_S, FakeClock, FaultyStore
 from cases.ledgers import held_writer
-from cases.services import now_ms, services
+from cases.services import now_ms, publish_rules, services
 from consentd.core.ed25519 import KeyPair
 from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
@@ -329,6 +329,14 @@ def _pool_is_full(world: World) -> Any:
     running = world.other("[pool]\nmax_waiting = 1")
     with full_pool(running):
         return running.grant(pb.Subject(scheme="mhid", value=SECRET))
+
+
+@provokes("QUOTA_EXCEEDED", StatusCode.RESOURCE_EXHAUSTED)
+def _too_many_persons_are_checked(world: World) -> Any:
+    running = world.other()
+    publish_rules(running, quotas=st.Quotas(persons_per_hour=1))
+    running.check(question(pb.Subject(scheme="mhid", value=SECRET)), "clinic-b")
+    return running.check(question(pb.Subject(scheme="mhid", value="SYN-000009")), "clinic-b")
 
 
 @provokes("REVISION_NOT_REACHED", StatusCode.RESOURCE_EXHAUSTED)

@@ -99,6 +99,7 @@ PROPER: dict[str, tuple[str, ...]] = {
     "witness_answers": ("w2", "cosigned"),
     "witness_seconds": ("w12",),
     "witness_alarms": ("larger",),
+    "quota_refusals": ("refusals",),
 }
 FOREIGN = ["ci-7d3f01", "900101-1234567", "홍길동", "", "OK\n", "x" * 80]
 

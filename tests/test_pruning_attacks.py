@@ -136,7 +136,7 @@ def test_an_entry_that_is_never_pruned_may_not_lose_its_statement(world: World) 
 def test_a_request_that_is_repeated_after_its_entry_was_pruned_is_a_conflict(world: World) -> None:
     anna = world.running.enrol("SYN-000001")
     given = world.running.grant(anna)
-    burst = [ac.AuthorizeAccessRequest(request_id=os.urandom(16), question=question(anna)) for _ in range(1000)]
+    burst = [ac.AuthorizeAccessRequest(request_id=os.urandom(16), question=question(anna)) for _ in range(950)]
     app = world.running.as_("app")
     world.running.access.BatchAuthorizeAccesses(ac.BatchAuthorizeAccessesRequest(requests=burst), metadata=app)
     world.revoke(anna, given)

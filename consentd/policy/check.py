@@ -13,6 +13,9 @@ from consentd.policy.model import ANY, OPEN_END_MS, Consent, Effect, Kind, Perio
 from consentd.policy.tree import Node, walk
 from consentd.policy.vocabulary import Vocabulary
 
+_MOST_OF_QUOTAS = {"entries_per_day": 60_000, "refusals_per_day": 60_000, "persons_per_hour": 100_000}
+"""The highest quotas. Counters have 16 bits, and a set of persons takes memory for each caller."""
+
 _RECURRENCE = re.compile(r"once|P(?=\d|T\d)(\d+Y)?(\d+M)?(\d+W)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+S)?)?", re.ASCII)
 
 
@@ -72,8 +75,11 @@ def check_rules(rules: Rules, vocabulary: Vocabulary) -> None:
     """Validate the rules of a realm before they are written (policy.md, rule 11).
 
     Raises:
-        InvalidError: a provision has children, states no effect, or fails ``check_provision``.
+        InvalidError: a provision has children, states no effect, or fails ``check_provision``; or a quota is too high.
     """
+    for name, most in _MOST_OF_QUOTAS.items():
+        if getattr(rules.quotas, name) > most:
+            raise InvalidError(f"quota `{name}` is over its limit: `{most}`")
     for provision in (*rules.statutory, *rules.break_glass):
         if provision.children or provision.effect is None:
             raise _invalid("a rule of the realm states its effect and has no children")

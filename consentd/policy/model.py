@@ -197,6 +197,21 @@ class Consent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quotas:
+    """How much one caller may do (``sequencer.quotas``).
+
+    Attributes:
+        entries_per_day: entries in the chain of one person, in a day of Asia/Seoul.
+        refusals_per_day: refusals among them.
+        persons_per_hour: persons that the caller checks in an hour, without an access that follows.
+    """
+
+    entries_per_day: int = 1_000
+    refusals_per_day: int = 100
+    persons_per_hour: int = 2_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """The rules of a realm, from the chain ``rules/ID`` (rule 11). Each provision has an effect and no children.
 
@@ -208,6 +223,7 @@ class Rules:
     statutory: tuple[Provision, ...] = ()
     break_glass: tuple[Provision, ...] = ()
     recipient_may_attest: bool = False
+    quotas: Quotas = Quotas()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,17 +71,16 @@ class Lineage:
         return (PAUSED if self.paused else 0) | self.compiled.flags | side
 
     @property
-    def only_denies(self) -> bool:
-        """Whether the lineage is in layer CONSENT and permits nothing, neither by a row nor by an implicit policy."""
-        flags = self.compiled.flags
-        if flags & STATUTORY or flags >> POLICY_SHIFT not in (0, ImplicitPolicy.DENY):
-            return False
-        return not any(row_flags & PERMIT for row_flags in self.compiled.rows[FLAGS_AT::ROW_SIZE])
-
-    @property
     def is_statutory(self) -> bool:
         """Whether the lineage is a STATUTORY consent."""
         return bool(self.compiled.flags & STATUTORY)
+
+
+def only_denies(compiled: Compiled) -> bool:
+    """Return whether a consent is in layer CONSENT and permits nothing, neither by a row nor by an implicit policy."""
+    if compiled.flags & STATUTORY or compiled.flags >> POLICY_SHIFT not in (0, ImplicitPolicy.DENY):
+        return False
+    return not any(flags & PERMIT for flags in compiled.rows[FLAGS_AT::ROW_SIZE])
 
 
 def encode_subject(lineages: Iterable[Lineage]) -> bytes:
@@ -100,7 +99,7 @@ def encode_subject(lineages: Iterable[Lineage]) -> bytes:
         raise InvalidError(f"person's consents are over the limit of {limits}: withdraw some", "TOO_LARGE")
     highest = max(lineage.compiled.vocabulary for lineage in ordered)
     flags = SIMPLE if all(map(_is_simple, ordered)) else 0
-    if (total > MAX_ROWS or sides > MAX_SIDES) and _are_over([one for one in ordered if one.only_denies]):
+    if (total > MAX_ROWS or sides > MAX_SIDES) and _are_over(one.compiled for one in ordered):
         flags |= CLOSED
     parts = [HEADER.pack(FORMAT, flags, highest, len(ordered), total)]
     for lineage, count in zip(ordered, counts, strict=True):
@@ -113,11 +112,11 @@ def encode_subject(lineages: Iterable[Lineage]) -> bytes:
     return b"".join(parts)
 
 
-def _are_over(lineages: Iterable[Lineage]) -> bool:
-    """Return whether lineages have more than ``MAX_ROWS`` rows, or more than ``MAX_SIDES`` bytes of side blocks."""
-    compiled = [lineage.compiled for lineage in lineages]
-    rows = sum(len(one.rows) for one in compiled) // ROW_SIZE
-    return rows > MAX_ROWS or sum(len(one.side) for one in compiled) > MAX_SIDES
+def _are_over(compiled: Iterable[Compiled]) -> bool:
+    """Return whether the consents that only deny are over ``MAX_ROWS`` rows or ``MAX_SIDES`` bytes of side blocks."""
+    denies = [one for one in compiled if only_denies(one)]
+    rows = sum(len(one.rows) for one in denies) // ROW_SIZE
+    return rows > MAX_ROWS or sum(len(one.side) for one in denies) > MAX_SIDES
 
 
 def is_closed(value: bytes | None) -> bool:
@@ -139,7 +138,7 @@ def check_limits(value: bytes | None, lineage: int, compiled: Compiled) -> None:
     Raises:
         InvalidError: (TOO_LARGE) the limit would be exceeded; the message names it.
     """
-    if Lineage(lineage, lineage, 1, False, compiled).only_denies:
+    if only_denies(compiled):
         return
     lineages = _lineages(value)
     old = next((one.compiled for one in lineages if one.lineage == lineage), Compiled(0, 0, b"", b""))

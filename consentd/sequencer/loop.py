@@ -40,6 +40,7 @@ from consentd.metrics import Metrics
 from consentd.sequencer.checkpoints import Checkpoints, CheckpointSigning
 from consentd.sequencer.commands.write import Author, Write, WriteContext
 from consentd.sequencer.pool import Pending, PendingCall, PendingWrite, Pool, Written
+from consentd.sequencer.quotas import QuotaCounter
 from consentd.sequencer.repeats import Repeats
 from consentd.sequencer.upkeep import UPKEEP_S, Upkeep
 from consentd.table.table import Table
@@ -93,6 +94,7 @@ class Sequencer:
         self._metrics = metrics
         self._on_fault = on_fault
         self._pool = Pool(limits.max_waiting, metrics.pool_entries)
+        self.quotas = QuotaCounter(metrics)
         self._repeats = Repeats(ledger, table, author, clock=clock, metrics=metrics)
         self.checkpoints = Checkpoints(ledger, author.origin, signing, clock=clock, metrics=metrics)
         # The sequencer's thread owns the three attributes below. Other threads read ``_clock_agrees``.
@@ -221,7 +223,7 @@ class Sequencer:
         until_s = time.perf_counter() + BATCH_S
         try:
             with self.table.begin() as table:
-                context = WriteContext(self._author, batch, table)
+                context = WriteContext(self._author, batch, table, self.quotas)
                 while waiting and (not begun or time.perf_counter() < until_s):
                     pending = waiting.popleft()
                     if not pending.future.set_running_or_notify_cancel():

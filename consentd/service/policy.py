@@ -40,6 +40,7 @@ class PolicyService(Servicer):
             answerer = Answerer(snapshot, now_ms, self._id_prefix, self._ids, self.metrics)
             in_full, packed = answerer.check(caller, question)
             identifier_hash = self.identifier_hash(question.subject)
+            self._count_person(caller, identifier_hash, snapshot, now_ms)
             outcome = answerer.answer(response.decision, packed, identifier_hash, in_full=in_full)
         self.metrics.decisions.inc(outcome.name, "check")
         return response
@@ -74,12 +75,20 @@ class PolicyService(Servicer):
                         checked = answerer.check(caller, question)
                     in_full, packed = checked
                     identifier_hash = self.identifier_hash(subject)
+                    self._count_person(caller, identifier_hash, snapshot, now_ms)
                     outcomes[answerer.answer(result.decision, packed, identifier_hash, in_full=in_full).name] += 1
                 except ConsentdError as error:
                     result.error.CopyFrom(item_error(self.metrics, error))
         for name, times in outcomes.items():
             self.metrics.decisions.inc(name, "batch", by=times)
         return response
+
+
+    def _count_person(self, caller: str, identifier_hash: bytes, snapshot: Snapshot, now_ms: int) -> None:
+        """Count a person whom the caller checks. Raises as ``QuotaCounter.count_person``."""
+        if not is_operator(caller):
+            quotas = snapshot.registry().quotas
+            self.services.sequencer.quotas.count_person(caller, identifier_hash, quotas, now_ms=now_ms)
 
 
 class Answerer:

@@ -35,7 +35,6 @@ UNDECODABLE: Final = object()
 DOMAIN = "consentd"
 MAX_MESSAGE = 300
 """Longest error message sent, in characters. A status is sent in trailers, and clients read 8 KiB of trailers."""
-_RETRY_AFTER_S = 1
 
 _CODES: tuple[tuple[type[ConsentdError], grpc.StatusCode], ...] = (
     (UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED),  # before its base class: the first match counts
@@ -144,7 +143,10 @@ def item_error(metrics: Metrics, error: ConsentdError) -> er.ItemError:
     """Count the error of one item of a batch in the metrics, and return the error as a protobuf message."""
     metrics.errors.inc(error.reason)
     reason = er.ErrorReason.Value(f"ERROR_REASON_{error.reason}")
-    return er.ItemError(code=status_code(error).value[0], reason=reason, message=message_of(error))
+    retry_after_ms = error.retry_after_ms if isinstance(error, errors.OverloadedError) else 0
+    return er.ItemError(
+        code=status_code(error).value[0], reason=reason, message=message_of(error), retry_after_ms=retry_after_ms
+    )
 
 
 def _ended(metrics: Metrics, name: str, started: float, error: Exception) -> Exception:
@@ -176,8 +178,13 @@ def status_of(error: Exception, metrics: Metrics, name: str) -> Status:
     status = status_pb2.Status(code=code.value[0], message=message)
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
     if isinstance(error, errors.OverloadedError):
-        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=_RETRY_AFTER_S)))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after_ms)))
     return Status(code, message, (("grpc-status-details-bin", status.SerializeToString()),))
+
+
+def _duration(milliseconds: int) -> Duration:
+    seconds, rest = divmod(milliseconds, 1000)
+    return Duration(seconds=seconds, nanos=rest * 1_000_000)
 
 
 def refusal(error: ConsentdError, metrics: Metrics, name: str) -> Status:

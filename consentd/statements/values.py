@@ -132,12 +132,18 @@ def vocabulary_message(vocabulary: Vocabulary) -> st.VocabularyStatement:
 
 def rules_value(message: st.RulesStatement) -> model.Rules:
     """Turn a rules statement into its value."""
+    stated, default = message.quotas, model.Quotas()
     return model.Rules(
         combining=enum_value(model.Combining, message.combining, "combining"),
         implicit_policy=enum_value(model.ImplicitPolicy, message.implicit_policy, "implicit policy"),
         statutory=tuple(map(provision_value, message.statutory)),
         break_glass=tuple(map(provision_value, message.break_glass)),
         recipient_may_attest=message.recipient_may_attest,
+        quotas=model.Quotas(
+            entries_per_day=stated.entries_per_day or default.entries_per_day,
+            refusals_per_day=stated.refusals_per_day or default.refusals_per_day,
+            persons_per_hour=stated.persons_per_hour or default.persons_per_hour,
+        ),
     )
 
 
@@ -147,7 +153,11 @@ def rules_message(rules: model.Rules, *, realm_id: str, version: int, vocabulary
         realm_id=realm_id, version=version, combining=to_enum(rules.combining), vocabulary_id=vocabulary_id,
         implicit_policy=to_enum(rules.implicit_policy), statutory=map(provision_message, rules.statutory),
         break_glass=map(provision_message, rules.break_glass), recipient_may_attest=rules.recipient_may_attest,
-    )
+        quotas=None if rules.quotas == model.Quotas() else st.Quotas(
+            entries_per_day=rules.quotas.entries_per_day, refusals_per_day=rules.quotas.refusals_per_day,
+            persons_per_hour=rules.quotas.persons_per_hour,
+        ),
+    )  # fmt: skip
 
 
 # -- delegations and mandates ---------------------------------------------------------------------------------

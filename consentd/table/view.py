@@ -101,6 +101,7 @@ class Registry:
     generation: int
     codebook: Codebook
     rules: CompiledRules
+    quotas: model.Quotas
     participants: dict[str, Participant]
     numbers: dict[str, int]
     delegations: Delegations
@@ -315,7 +316,9 @@ class View:
             key[1:].decode(): Mandate(U64.unpack_from(row)[0], payloads.parse(st.MandateStatement, row[8:]))
             for key, row in self._rows(b"m")
         }
-        return Registry(self._generation, codebook, rules, participants, numbers, delegations, mandates)
+        stated = self.rules_statement()
+        quotas = model.Quotas() if stated is None else values.rules_value(stated).quotas
+        return Registry(self._generation, codebook, rules, quotas, participants, numbers, delegations, mandates)
 
 
 def _participant(row: tuple[bytes, bytes]) -> Participant:

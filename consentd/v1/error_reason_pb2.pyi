@@ -127,6 +127,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_TOO_MANY_CALLS: a limit on calls in flight, or on the bytes of their requests, is reached, for this
     caller or for all (RESOURCE_EXHAUSTED, with RetryInfo). Nothing was begun. Try again later.
     """
+    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 40
+    """ERROR_REASON_QUOTA_EXCEEDED: the caller has used up one of the realm's quotas (RESOURCE_EXHAUSTED, with RetryInfo:
+    the time until the quota begins anew). Nothing was recorded. The message names the quota.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 35
     """ERROR_REASON_INTERNAL: a bug in the daemon (INTERNAL). Please report it."""
 
@@ -241,6 +245,10 @@ ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 39
 """ERROR_REASON_TOO_MANY_CALLS: a limit on calls in flight, or on the bytes of their requests, is reached, for this
 caller or for all (RESOURCE_EXHAUSTED, with RetryInfo). Nothing was begun. Try again later.
 """
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 40
+"""ERROR_REASON_QUOTA_EXCEEDED: the caller has used up one of the realm's quotas (RESOURCE_EXHAUSTED, with RetryInfo:
+the time until the quota begins anew). Nothing was recorded. The message names the quota.
+"""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 35
 """ERROR_REASON_INTERNAL: a bug in the daemon (INTERNAL). Please report it."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
@@ -254,22 +262,26 @@ class ItemError(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
     code: _builtins.int
     """code is the gRPC status code, as a number."""
     reason: Global___ErrorReason.ValueType
     """reason is the ErrorInfo reason of a single call."""
     message: _builtins.str
     """message is for people; programs use reason."""
+    retry_after_ms: _builtins.int
+    """retry_after_ms is when to try again, from now, in milliseconds; 0: not stated."""
     def __init__(
         self,
         *,
         code: _builtins.int = ...,
         reason: Global___ErrorReason.ValueType = ...,
         message: _builtins.str = ...,
+        retry_after_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "reason", b"reason", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

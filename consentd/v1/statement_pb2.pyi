@@ -911,6 +911,7 @@ class RulesStatement(_message.Message):
     VOCABULARY_ID_FIELD_NUMBER: _builtins.int
     ATTESTATION_FIELD_NUMBER: _builtins.int
     RECIPIENT_MAY_ATTEST_FIELD_NUMBER: _builtins.int
+    QUOTAS_FIELD_NUMBER: _builtins.int
     realm_id: _builtins.str
     """realm_id names the realm."""
     version: _builtins.int
@@ -937,6 +938,10 @@ class RulesStatement(_message.Message):
     def attestation(self) -> Global___Attestation:
         """attestation names the operator that published it."""
 
+    @_builtins.property
+    def quotas(self) -> Global___Quotas:
+        """quotas limit what one caller may do; absent: the defaults."""
+
     def __init__(
         self,
         *,
@@ -949,14 +954,53 @@ class RulesStatement(_message.Message):
         vocabulary_id: _builtins.str = ...,
         attestation: Global___Attestation | None = ...,
         recipient_may_attest: _builtins.bool = ...,
+        quotas: Global___Quotas | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "quotas", b"quotas"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "break_glass", b"break_glass", "combining", b"combining", "implicit_policy", b"implicit_policy", "realm_id", b"realm_id", "recipient_may_attest", b"recipient_may_attest", "statutory", b"statutory", "version", b"version", "vocabulary_id", b"vocabulary_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attestation", b"attestation", "break_glass", b"break_glass", "combining", b"combining", "implicit_policy", b"implicit_policy", "quotas", b"quotas", "realm_id", b"realm_id", "recipient_may_attest", b"recipient_may_attest", "statutory", b"statutory", "version", b"version", "vocabulary_id", b"vocabulary_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RulesStatement: _TypeAlias = RulesStatement  # noqa: Y015
+
+@_typing.final
+class Quotas(_message.Message):
+    """Quotas limit what one caller may do. A call beyond a quota is refused with QUOTA_EXCEEDED. Persons are counted by
+    their identifiers, whether they are enrolled or not. 0 is the default.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_PER_DAY_FIELD_NUMBER: _builtins.int
+    REFUSALS_PER_DAY_FIELD_NUMBER: _builtins.int
+    PERSONS_PER_HOUR_FIELD_NUMBER: _builtins.int
+    entries_per_day: _builtins.int
+    """entries_per_day is how many entries of one person's chain one caller may make in a day of Asia/Seoul: 1,000 by
+    default, at most 60,000. Break-glass, accesses that a law permits, PAUSE and REVOKE do not count.
+    """
+    refusals_per_day: _builtins.int
+    """refusals_per_day is how many of them may be refusals of access: 100 by default, at most 60,000. Refusals about a
+    person who is not enrolled count in the same way.
+    """
+    persons_per_hour: _builtins.int
+    """persons_per_hour is how many persons one caller may check in an hour, by calls that record nothing, if no access of
+    the caller to the person's data follows: 2,000 by default, at most 100,000.
+    """
+    def __init__(
+        self,
+        *,
+        entries_per_day: _builtins.int = ...,
+        refusals_per_day: _builtins.int = ...,
+        persons_per_hour: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries_per_day", b"entries_per_day", "persons_per_hour", b"persons_per_hour", "refusals_per_day", b"refusals_per_day"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Quotas: _TypeAlias = Quotas  # noqa: Y015
 
 @_typing.final
 class EnrolStatement(_message.Message):

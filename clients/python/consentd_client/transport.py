@@ -108,7 +108,8 @@ def deadline_error() -> StorageError:
 
 def status_error(code: int, message: str, trailing: Iterable[tuple[str, Any]]) -> ConsentdError:
     """Return the error for a gRPC status code and text. The *trailing* metadata may contain the error's reason."""
-    return _make_error(code, message, _reason(trailing))
+    reason, retry_after_ms = _details(trailing)
+    return _make_error(code, message, reason, retry_after_ms)
 
 
 def item_error(error: er.ItemError) -> ConsentdError:
@@ -117,11 +118,14 @@ def item_error(error: er.ItemError) -> ConsentdError:
         reason = er.ErrorReason.Name(error.reason).removeprefix("ERROR_REASON_")
     except ValueError:
         reason = ""  # a later version of the daemon may have reasons that are unknown here
-    return _make_error(error.code, error.message, reason)
+    return _make_error(error.code, error.message, reason, error.retry_after_ms)
 
 
-def _make_error(code: int, message: str, reason: str) -> ConsentdError:
-    """Return the error for a gRPC status code and a reason. If *reason* is empty, the error class's default is used."""
+def _make_error(code: int, message: str, reason: str, retry_after_ms: int) -> ConsentdError:
+    """Return the error for a gRPC status code and a reason. If *reason* is empty, the error class's default is used.
+
+    *retry_after_ms*: when the daemon wants the call to be tried again; 0: it did not say so.
+    """
     if code == _DEADLINE_EXCEEDED:
         return deadline_error()
     error_class = _CLASSES.get(code)
@@ -131,18 +135,23 @@ def _make_error(code: int, message: str, reason: str) -> ConsentdError:
     if error_class is errors.OverloadedError and not reason and "larger than max" in message:
         # The gRPC library itself refused the long message, so the status has no reason of consentd.
         return InvalidError("message is larger than the receiver accepts", "TOO_LARGE")
+    if error_class is errors.OverloadedError and retry_after_ms > 0:
+        return errors.OverloadedError(message, reason or None, retry_after_ms=retry_after_ms)
     if code == 16 and not reason:
         reason = "UNAUTHENTICATED"
     return error_class(message, reason or None)
 
 
-def _reason(trailing: Iterable[tuple[str, Any]]) -> str:
-    info = error_details_pb2.ErrorInfo()
+def _details(trailing: Iterable[tuple[str, Any]]) -> tuple[str, int]:
+    """Return the reason of an error and its retry delay in milliseconds, from the trailing metadata."""
+    info, retry, reason, retry_after_ms = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo(), "", 0
     try:
         for value in (value for key, value in trailing if key == DETAILS_KEY and isinstance(value, bytes)):
             for detail in status_pb2.Status.FromString(value).details:
                 if detail.Unpack(info) and info.domain == DOMAIN:
-                    return str(info.reason)
-    except DecodeError:
+                    reason = reason or str(info.reason)
+                elif detail.Unpack(retry):
+                    retry_after_ms = retry.retry_delay.ToMilliseconds()
+    except (DecodeError, ValueError):
         pass
-    return ""
+    return reason, retry_after_ms

@@ -76,6 +76,7 @@ class AuthorizeAccess(PersonWrite):
         answer = self._decide(context, tag)
         if self.signed is not None:
             self._check_signer(context, self.signed, tag)
+        self._count(context, answer.decision)
         if tag is not None:
             return Plan((self._draft(context, tag, answer.decision),), answer)
         if answer.decision.permitted:
@@ -116,6 +117,13 @@ class AuthorizeAccess(PersonWrite):
         derived = hashlib.sha256(self.request.id + b"\2").digest()[:16]
         enrol = NewEntry(kind=EntryKind.ENROL, tag=tag, message=statement, request_id=derived)
         return Plan((context.draft(enrol), self._draft(context, tag, answer.decision)), answer)
+
+    def _count(self, context: WriteContext, decision: pb.Decision) -> None:
+        """Count the entry, unless it is exempt: an emergency, or an access that a law permits."""
+        context.quotas.forget_person(self.caller, self.identifier_hash)
+        is_lawful = any(reason.code == pb.REASON_CODE_PERMITTED_BY_LAW for reason in decision.reasons)
+        if self.question.break_glass is None and not is_lawful:
+            context.count_entry(self, is_refusal=not decision.permitted)
 
     def replay(self, context: ReplayContext, recorded: Appended) -> AuthorizedAccess:
         """Return the recorded decision, and the decision on the same question now.
@@ -237,6 +245,7 @@ class RecordOutcome(PersonWrite, ReceiptOnly):
         tag = context.table.tag_of(self.identifier_hash)
         if tag is None or context.batch.kind_of(tag, self.access_seq) != EntryKind.ACCESS:
             raise NotFoundError("no such permitted access of this subject")
+        context.count_entry(self)
         entry = NewEntry(
             kind=EntryKind.OUTCOME,
             tag=tag,

@@ -10,7 +10,7 @@ from consentd.errors import ConflictError, InvalidError, NotFoundError
 from consentd.ledger.ledger import Appended
 from consentd.policy import check, model
 from consentd.policy.compile import compile_consent
-from consentd.policy.subject import Lineage, check_limits, with_consent
+from consentd.policy.subject import Lineage, check_limits, only_denies, with_consent
 from consentd.sequencer.commands.authorship import check_attester, check_named, check_same_kind, check_writer
 from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, has_right
 from consentd.sequencer.commands.write import NewEntry, PersonWrite, Plan, ReceiptOnly, ReplayContext, WriteContext
@@ -132,6 +132,8 @@ class ChangeConsent(PersonWrite, ReceiptOnly):
         message.lineage_seq = lineage.lineage
         if self.signed is not None and message != self.message:
             raise ConflictError("signed lineage is not what this write changes", "REF_MOVED")
+        if self.kind is EntryKind.RESUME:
+            context.count_entry(self)
         return _plan(self, context, self.kind, tag, message, None, lineage.seq)
 
 
@@ -172,6 +174,7 @@ def _check_consent(
         InvalidError: the consent is not well formed, has ended, names something unknown, or is one too many for the
             person.
         DeniedError: only a recipient of the consent attests it.
+        OverloadedError: (QUOTA_EXCEEDED) the caller's quota of entries about the person is used up.
     """  # fmt: skip
     consent = values.consent_value(message)
     if consent.authority:  # this version of the program records no AUTHORITY entries
@@ -181,6 +184,7 @@ def _check_consent(
     registry = context.table.registry()
     refused = check.check_consent(consent, registry.codebook.vocabulary)
     if refused is not None:
+        context.count_entry(write, is_refusal=True)
         return st.RefusalStatement(reason=values.to_enum(refused), missing=check.missing_items(consent))
     if consent.root.end_ms <= context.batch.time_ms and not consent.source:  # an import records ended consents too
         raise InvalidError("consent has ended already: give it a later end, or revoke it", "INVALID_CONSENT")
@@ -195,4 +199,5 @@ def _check_consent(
     check_named(registry, consent, compiled)
     if write.signed is None:
         check_attester(context.table, write.request.asker, permits=compiled, ends=replaced)
+    context.count_entry(write, only_denies=only_denies(compiled))
     return None

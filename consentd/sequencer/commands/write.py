@@ -19,6 +19,8 @@ from consentd.core.kinds import AUTHORS, EntryKind, Owner
 from consentd.errors import ConflictError, InvalidError, MalformedError, NotFoundError, SignatureError
 from consentd.ledger.ledger import AppendBatch, Appended, Draft, read_statement_row
 from consentd.ledger.vault import Vault, plaintext_row
+from consentd.sequencer.commands.callers import is_operator
+from consentd.sequencer.quotas import QuotaCounter
 from consentd.statements import payloads
 from consentd.store import Store
 from consentd.table.transaction import TableTransaction
@@ -116,6 +118,7 @@ class WriteContext:
     author: Author
     batch: AppendBatch
     table: TableTransaction
+    quotas: QuotaCounter
 
     def draft(self, entry: NewEntry, request: Request | None = None) -> tuple[Draft, Message]:
         """Draft an entry, signed here or by its author, with *request* to remember; return the draft and its message.
@@ -140,6 +143,14 @@ class WriteContext:
             kind=entry.kind, tag=entry.tag, ref=entry.ref, commit=commit, stored=stored, request_key=key, content=asked
         )
         return draft, entry.message
+
+    def count_entry(self, write: "PersonWrite", *, is_refusal: bool = False, only_denies: bool = False) -> None:
+        """Count an entry that *write* makes in the person's chain. Raises as ``QuotaCounter.count_entry``."""
+        if not is_operator(write.caller):
+            self.quotas.count_entry(
+                write.caller, write.identifier_hash, self.table.registry().quotas, now_ms=self.time_ms,
+                is_refusal=is_refusal, only_denies=only_denies,
+            )  # fmt: skip
 
     def _sign(self, entry: NewEntry, payload: bytes) -> codec.Statement:
         signed = codec.signed_message(
