@@ -213,7 +213,14 @@ def test_the_person_is_authenticated_by_an_app_or_a_signature() -> None:
     parties = determine(question, "citizens-app")
     assert parties.permit_actors == {0, SUBJECT_NUMBER}
     assert parties.deny_actors == {SUBJECT_NUMBER} | numbers("citizens-app")
-    assert determine(question, "clinic", signed_by_subject=True).permit_actors == {0, SUBJECT_NUMBER}
+    signed = {"signed_by_subject": True}
+    assert determine(question, "hospital", **signed).permit_actors == {0, SUBJECT_NUMBER}
+    assert determine(question, "relay", gave("hospital", "relay"), **signed).deny_actors >= numbers("relay")
+    for more in ({"application": "clinic"}, {"relays": ("clinic", "software")}):
+        assert determine(ask(SUBJECT, **more), "clinic", **signed).permit_actors == {0, SUBJECT_NUMBER}
+    # Who got hold of a signed question asks as nobody.
+    for thief in ("clinic", "auditor", "relay"):
+        assert refused(lambda thief=thief: determine(question, thief, **signed)) == "CALLER_NOT_ALLOWED"
     given = gave("hospital", "relay")
     for caller in ("clinic", "hospital", "auditor", "relay"):
         assert refused(lambda caller=caller: determine(question, caller, given)) == "CALLER_NOT_ALLOWED"

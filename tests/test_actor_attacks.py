@@ -7,7 +7,18 @@ from typing import Any
 import grpc
 import pytest
 
-from cases.daemons import GIVERS, ROLES, Running, make_running, question, reason_of, request_id, running_daemon, serve
+from cases.daemons import (
+    GIVERS,
+    ORIGIN,
+    ROLES,
+    Running,
+    make_running,
+    question,
+    reason_of,
+    request_id,
+    running_daemon,
+    serve,
+)
 from cases.services import (
     FOREIGN_FIELD,
     Person,
@@ -21,7 +32,10 @@ from cases.services import (
     register,
     services,
 )
+from consentd.audit.files import DataDirectory
+from consentd.audit.replay import replay_decisions
 from consentd.core import codec
+from consentd.cosigning.keyfiles import read_signing_key
 from consentd.policy.delegation import Capacity
 from consentd.policy.model import BREAK_GLASS_PURPOSE, SUBJECT
 from consentd.v1 import access_service_pb2 as ac
@@ -37,7 +51,13 @@ BREAKS_SHAPE = "BREAK_GLASS_SHAPE"  # the refusal of a check with purpose BTG
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    yield from serve(make_running(tmp_path_factory.mktemp("daemon")))
+    """A daemon. After the tests its ledger verifies, and every recorded decision comes out again."""
+    running = make_running(tmp_path_factory.mktemp("daemon"))
+    yield from serve(running)
+    verifier = read_signing_key(running.config.keys.log_key_file).verifier
+    replayed = replay_decisions(DataDirectory.of_config(running.config), origin=ORIGIN, log_verifier=verifier)
+    assert (replayed.faults, replayed.not_checked) == ((), {})
+    assert replayed.same["ACCESS"] > 0
 
 
 @pytest.fixture
@@ -277,7 +297,7 @@ def test_a_person_asks_through_an_app_or_by_signature(running: Running) -> None:
     def send(who: str, asked: pb.Question, signer: Person) -> ac.AuthorizeAccessResponse:
         request, time_ms, payload = request_id(), now_ms(running), asked.SerializeToString()
         text = codec.signed_message(
-            origin="consent.test/running", kind=codec.QUESTION_KIND, tag=person.tag, ref=0, request_id=request,
+            origin=ORIGIN, kind=codec.QUESTION_KIND, tag=person.tag, ref=0, request_id=request,
             author_time_ms=time_ms, payload=payload,
         )  # fmt: skip
         signed = ac.SignedQuestion(
@@ -288,6 +308,9 @@ def test_a_person_asks_through_an_app_or_by_signature(running: Running) -> None:
         return running.access.AuthorizeAccess(write, metadata=running.as_(who))
 
     assert send("hospital-a", own, person).decision.outcome == pb.OUTCOME_PERMIT
+    assert refusal(lambda: send("clinic-b", own, person)) == "CALLER_NOT_ALLOWED"  # it stole the signed question
+    named = question(person.subject, actor=actor(SUBJECT, application="clinic-b"))
+    assert send("clinic-b", named, person).decision.outcome == pb.OUTCOME_PERMIT
     other = Person(running)
     assert refusal(lambda: send("hospital-a", own, other)) == "CALLER_NOT_ALLOWED"
     assert refusal(lambda: send("app", own, other)) == "BAD_SIGNATURE"

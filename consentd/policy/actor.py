@@ -12,7 +12,8 @@ ledger say who may act for whom::
 A delegation counts if it covers the question's purpose and is in force. Delegations are direct, never chained.
 
 The reserved name SUBJECT as organisation means the person whose data are asked for. Then the caller must have the right
-to act for persons, or the person signed the question.
+to act for persons; or the person signed the question, and the question names the caller as application or relay, or the
+caller is the holder, or a relay or application of the holder.
 """
 
 from collections.abc import Iterable
@@ -81,7 +82,7 @@ class Asked(NamedTuple):
 
     Attributes:
         caller: participant id of the caller; None: an operator, who is no participant and asks for nobody.
-        signed_by_subject: whether the person whose data are asked for signed the question.
+        signed_by_subject: whether a key of the person whose data are asked for signed the question.
     """
 
     caller: str | None
@@ -92,6 +93,11 @@ class Asked(NamedTuple):
     holder: str
     purpose: str
     signed_by_subject: bool
+
+    @property
+    def is_signed_by_subject(self) -> bool:
+        """Whether the person asks, and signed the question."""
+        return self.organisation == SUBJECT and self.signed_by_subject
 
 
 def determine_parties(directory: Directory, asked: Asked, now_ms: int) -> Parties:
@@ -180,7 +186,8 @@ class _Check:
         for name, givers, capacity in named:
             one = self._registered(name)
             is_delegated = self._has_delegation(givers, name, (capacity,))
-            if not one.active or not (is_delegated or self._acts_for_subject(one)):
+            # The person who signs a question delegates to those whom the question names.
+            if not one.active or not (is_delegated or asked.is_signed_by_subject or self._acts_for_subject(one)):
                 raise _actor_error(f"question names a participant without a delegation as {capacity.name}", name)
 
     def _check_caller(self) -> Participant | None:
@@ -191,14 +198,25 @@ class _Check:
         one = self._directory.participant(asked.caller)
         if one is None or not one.active:
             raise DeniedError("caller is not an active participant")
-        pair = (asked.organisation, asked.holder)
-        if asked.organisation == SUBJECT:
-            is_party = asked.signed_by_subject or self._acts_for_subject(one)
-        else:
-            is_party = asked.caller in pair or self._has_delegation(pair, asked.caller, _DELEGATED)
-        if not is_party:
+        if not (self._carries_for_subject(one) if asked.organisation == SUBJECT else self._is_party(asked.caller)):
             raise DeniedError("caller is neither the organisation nor the holder, and has no delegation of either")
         return one
+
+    def _is_party(self, caller: str) -> bool:
+        pair = (self._asked.organisation, self._asked.holder)
+        return caller in pair or self._has_delegation(pair, caller, _DELEGATED)
+
+    def _carries_for_subject(self, caller: Participant) -> bool:
+        """Return whether the caller may ask as the person.
+
+        A signature alone is not enough: who got hold of a signed question could send it as a question of its own.
+        """
+        asked = self._asked
+        if self._acts_for_subject(caller):
+            return True
+        assert asked.caller is not None, "an operator is no participant"
+        named = asked.caller in (asked.application, *asked.relays)
+        return asked.is_signed_by_subject and (named or self._is_party(asked.caller))
 
     def _acts_for_subject(self, one: Participant) -> bool:
         return self._asked.organisation == SUBJECT and Right.ACT_FOR_SUBJECTS in one.rights

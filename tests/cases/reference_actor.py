@@ -6,7 +6,8 @@ What the rule leaves to a reader is settled here:
   organisation, on_behalf_of or the holder has left, the question is answered, and no permit counts, nor a default.
 * The holder has the role HOLDER. Without this anybody could call itself the holder of data that it never had.
 * A relay, application or caller that has left is no active one, so it is refused.
-* For the person (SUBJECT) a participant with the right to act for persons is a delegated relay or application.
+* For the person (SUBJECT) a participant with the right to act for persons is a delegated relay or application, and so
+  is one that the question names, if the person signed it. Others who hold a signed question ask as nobody.
 * `valid_until` counts the windows of all delegations that could show what the question says.
 """
 
@@ -76,7 +77,8 @@ def who(
 
     def shown(each: set[Needed], taker: str) -> bool:
         carries = PROCESSOR not in {capacity for _, _, capacity in each}
-        if person and carries and ACT_FOR_SUBJECTS in participants[taker].rights:
+        by_person = signed and taker in carriers
+        if person and carries and (by_person or ACT_FOR_SUBJECTS in participants[taker].rights):
             return True
         return any(one in covering and covering[one].start_ms <= now_ms < covering[one].end_ms for one in each)
 
@@ -86,10 +88,10 @@ def who(
     if caller is not None:
         if caller not in participants or not participants[caller].active:
             raise DeniedError("caller is not active", "CALLER_NOT_ALLOWED")
-        if person:
+        if person and (ACT_FOR_SUBJECTS in participants[caller].rights or (signed and caller in carriers)):
             asking = []
-            if not signed and ACT_FOR_SUBJECTS not in participants[caller].rights:
-                raise DeniedError("not the person", "CALLER_NOT_ALLOWED")
+        elif person and not signed:
+            raise DeniedError("not the person", "CALLER_NOT_ALLOWED")
         elif not all(shown(each, caller) for each in asking):
             raise DeniedError("no part in it", "CALLER_NOT_ALLOWED")
     used = [covering[one] for each in named + asking for one in each if one in covering]
