@@ -1,10 +1,14 @@
 """Delegations that no daemon writes: fsck, ``audit verify`` and ``audit replay`` name each of them and nothing else."""
 
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
 
 from cases import delegations
 from cases.audited import named, verify
@@ -17,9 +21,12 @@ from consentd.audit.replay import replay_decisions
 from consentd.core import codec, ed25519
 from consentd.core.evidence import Scope, parse_evidence
 from consentd.core.kinds import EntryKind
+from consentd.errors import InvalidError, MalformedError, VerificationError
 from consentd.policy.delegation import Capacity
 from consentd.statements.evidence import verify_evidence
+from consentd.statements.payloads import decode_payload
 from consentd.v1 import statement_pb2 as st
+from consentd.verify.statements import verify_opening
 
 HOSPITAL = ed25519.KeyPair(b"\x24" * 32)
 CHAIN = codec.public_tag("participant/hospital")
@@ -144,3 +151,41 @@ def test_a_forged_one_is_named_by_fsck(case: LedgerCase, name: str) -> None:
     case.write(raw)
     case.seal()
     assert named(case.fsck()) == [at]
+
+
+# -- any payload ----------------------------------------------------------------------------------------------------
+
+_KINDS = (EntryKind.DELEGATION, EntryKind.MANDATE)
+_names = some.sampled_from(["hospital", "bank", "relay", "", "group/x", "é"]) | some.text(max_size=600)
+_numbers = some.sampled_from([0, 1, -1, 4, 300]) | some.integers(-(1 << 31), (1 << 31) - 1)
+_times = some.sampled_from([0, 1, -1]) | some.integers(-(1 << 63), (1 << 63) - 1)
+_payloads = (
+    some.binary(max_size=60)
+    | some.builds(
+        st.DelegationStatement, giver=_names, taker=_names, capacity=_numbers, purposes=some.lists(_names, max_size=3),
+        start_time_ms=_times, end_time_ms=_times, break_glass=some.booleans(), ended=some.booleans(),
+    ).map(lambda message: message.SerializeToString())
+    | some.builds(
+        st.MandateStatement, auditor=_names, scope=_names, reason=_names, end_time_ms=_times, ended=some.booleans()
+    ).map(lambda message: message.SerializeToString())
+)  # fmt: skip
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(some.sampled_from(_KINDS), _payloads, some.sampled_from([b"", b"\xfa\x07\x01x"]))
+def test_any_payload_is_applied_or_refused(case: LedgerCase, kind: EntryKind, payload: bytes, more: bytes) -> None:
+    event = codec.Event(kind, 0, CHAIN, 1, codec.ZERO_HASH, codec.ZERO_HASH, 0)
+    assert case.table is not None
+    with suppress(MalformedError, InvalidError), case.table.begin() as transaction:
+        transaction.apply(event, decode_payload(kind, payload + more))
+        transaction.registry()
+        raise InvalidError("dropped")  # so that the next example finds the same table
+    signed = codec.signed_message(
+        origin=ORIGIN, kind=kind, tag=CHAIN, ref=0, request_id=bytes(16), author_time_ms=0, payload=payload + more
+    )
+    statement = codec.encode_statement(
+        codec.Statement(HOSPITAL.public_key, HOSPITAL.sign(signed), bytes(16), 0, payload + more)
+    )
+    committed = replace(event, commit=codec.commit(bytes(32), statement))
+    with suppress(VerificationError):
+        verify_opening(committed, bytes(32) + statement, origin=ORIGIN)

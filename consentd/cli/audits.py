@@ -48,9 +48,9 @@ exit status: 0 proven, 1 a fault was found and is named, 2 something could not b
 """
 _REPLAY_HELP = f"""\
 Makes every recorded decision again, from the consents in force at that entry of the ledger. It needs the openings of
-persons: a stopped daemon's files, or an auditor with the right READ_STATEMENTS. It needs the server's parts. --policy
-and --max-age are as for `audit verify`. An interrupted run continues from its --state, with the same number of
-processes.
+persons: a stopped daemon's files, or an auditor with the right READ_STATEMENTS and a mandate in force (`participants
+mandate`). It needs the server's parts. --policy and --max-age are as for `audit verify`. An interrupted run continues
+from its --state, with the same number of processes.
 
 {SOURCE_HELP}
 exit status: 0 every decision came out the same, 1 one did not and is named, 2 something could not be determined.
