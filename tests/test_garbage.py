@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from cases.daemons import Running, consent, make_running, question, reason_of, request_id
+from consentd.service.roles import Kind, may_call
 from consentd.v1 import access_service_pb2 as ac
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import consent_service_pb2 as cs
@@ -65,8 +66,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running.stop()
 
 
-def send(running: Running, method: MethodDescriptor, data: bytes, who: str = "operator") -> StatusCode:
-    """Send bytes to a call over the real channel; return the code, which must be OK or declared, with a reason."""
+def send(running: Running, method: MethodDescriptor, data: bytes, who: str = "") -> StatusCode:
+    """Send bytes to a call over the real channel; return the code, which must be OK or declared, with a reason.
+
+    *who*: the caller; empty: an operator or, if none may call, the app. So the handler is reached.
+    """
+    who = who or ("operator" if may_call(method.name, frozenset({Kind.OPERATOR})) else "app")
     path = f"/{method.containing_service.full_name}/{method.name}"
     metadata = running.as_(who)
     try:
