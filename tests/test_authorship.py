@@ -312,6 +312,7 @@ def test_the_realms_rules_let_a_recipient_attest(running: Running, subject: pb.S
         ([AUDITOR], [GLASS]),
         ([AUDITOR], [ACT]),
         ([COURT], [ACT]),
+        ([COURT, RECIPIENT], [ACT]),
         ([AUDITOR], [REASONS]),
         ([COURT], [REASONS]),
         ([RECIPIENT], [READ]),

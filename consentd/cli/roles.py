@@ -8,7 +8,8 @@ from consentd.service.roles import REDUCED, TABLE, Access, Kind, Whose
 
 _HELP = """\
 A caller of several kinds, such as a relay with the right ACT_FOR_SUBJECTS, gets the widest of its cells.
-The services of gRPC itself, health and reflection, are open to everybody.
+The services of gRPC itself, health and reflection, are open to everybody. By HTTP, whoever may call ListEntries gets
+entry bundles.
 """
 _KINDS: dict[Kind, tuple[str, str, str]] = {
     Kind.NOBODY: ("no", "인증 정보가 없거나 알 수 없음", "without a credential, or with an unknown one"),

@@ -147,7 +147,9 @@ class _ParticipantRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Parti
     PARTICIPANT_ROLE_AUDITOR: _ParticipantRole.ValueType  # 4
     """PARTICIPANT_ROLE_AUDITOR reads the ledger."""
     PARTICIPANT_ROLE_PUBLIC_AUTHORITY: _ParticipantRole.ValueType  # 5
-    """PARTICIPANT_ROLE_PUBLIC_AUTHORITY is a public authority or a court. It writes, changes and ends STATUTORY consents."""
+    """PARTICIPANT_ROLE_PUBLIC_AUTHORITY is a public authority or a court. It writes, changes and ends STATUTORY consents,
+    and cannot have the right ACT_FOR_SUBJECTS.
+    """
 
 class ParticipantRole(_ParticipantRole, metaclass=_ParticipantRoleEnumTypeWrapper):
     """ParticipantRole is what a participant does in the realm."""
@@ -163,7 +165,9 @@ PARTICIPANT_ROLE_RELAY: ParticipantRole.ValueType  # 3
 PARTICIPANT_ROLE_AUDITOR: ParticipantRole.ValueType  # 4
 """PARTICIPANT_ROLE_AUDITOR reads the ledger."""
 PARTICIPANT_ROLE_PUBLIC_AUTHORITY: ParticipantRole.ValueType  # 5
-"""PARTICIPANT_ROLE_PUBLIC_AUTHORITY is a public authority or a court. It writes, changes and ends STATUTORY consents."""
+"""PARTICIPANT_ROLE_PUBLIC_AUTHORITY is a public authority or a court. It writes, changes and ends STATUTORY consents,
+and cannot have the right ACT_FOR_SUBJECTS.
+"""
 Global___ParticipantRole: _TypeAlias = ParticipantRole  # noqa: Y015
 
 class _RecipientClass:

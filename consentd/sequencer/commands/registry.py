@@ -97,6 +97,8 @@ def _check_participant(write: PublicWrite[st.ParticipantStatement], _: WriteCont
     for right, needed in ROLES_OF_RIGHTS.items():
         if right in rights and needed.isdisjoint(roles):
             raise InvalidError(f"participant has no role that goes with the right `{st.ParticipantRight.Name(right)}`")
+    if st.PARTICIPANT_ROLE_PUBLIC_AUTHORITY in roles and st.PARTICIPANT_RIGHT_ACT_FOR_SUBJECTS in rights:
+        raise InvalidError("a public authority, which writes STATUTORY consents, does not act for persons")
     if message.country and not _COUNTRY.fullmatch(message.country):
         raise InvalidError(f"country is not an ISO 3166-1 alpha-2 code: `{message.country}`")
     if message.recipient_class not in st.RecipientClass.values():
