@@ -18,7 +18,7 @@ from consentd.errors import DeniedError
 from consentd.policy.delegation import Capacity, Delegation
 from consentd.policy.model import SUBJECT
 from consentd.statements.decisions import question_value
-from consentd.statements.values import delegation_message
+from consentd.statements.delegations import delegation_message
 from consentd.v1 import consent_pb2 as pb
 
 HOUR_MS = 3_600_000

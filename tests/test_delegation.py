@@ -20,9 +20,9 @@ from consentd.policy.delegation import Capacity, Delegation, check_delegation
 from consentd.policy.model import OPEN_END_MS
 from consentd.sequencer.commands import acting
 from consentd.sequencer.commands.accesses import AuthorizeAccess
+from consentd.statements.delegations import delegation_message, delegation_value
 from consentd.statements.payloads import encode_payload
-from consentd.statements.values import delegation_message, delegation_value
-from consentd.table.view import Registry
+from consentd.table.registry import Registry
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import statement_pb2 as st
 

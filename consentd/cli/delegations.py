@@ -47,7 +47,7 @@ def delegate(arguments: argparse.Namespace, out: Out) -> int:
     """Record that one participant may act for another, in place of what was recorded before (for the operator)."""
     from consentd.policy import model
     from consentd.policy.delegation import Delegation
-    from consentd.statements.values import delegation_message
+    from consentd.statements.delegations import delegation_message
 
     delegation = Delegation(
         giver=arguments.giver, taker=arguments.taker, capacity=_CAPACITIES[arguments.capacity],

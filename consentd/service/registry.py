@@ -16,7 +16,7 @@ from consentd.service.requests import Pager, content_hash, make_request, parse_s
 from consentd.service.roles import Whose
 from consentd.service.rpc import rpc
 from consentd.service.servicer import Servicer, revision
-from consentd.statements import values
+from consentd.statements.delegations import delegation_message
 from consentd.table.view import Snapshot
 from consentd.v1 import consent_pb2 as pb
 from consentd.v1 import registry_service_pb2 as rs
@@ -105,7 +105,7 @@ class RegistryService(Servicer):
                 if request.giver in ("", one.giver) and request.taker in ("", one.taker)
             )
             left = list(islice(wanted, pager.size + 1))
-            page, more = take_page((values.delegation_message(one) for _, one in left), pager.size)
+            page, more = take_page((delegation_message(one) for _, one in left), pager.size)
             token = pager.token(left[len(page) - 1][0], tree_size) if more else ""
             return rs.ListDelegationsResponse(delegations=page, revision=_revision(snapshot), next_page_token=token)
 

@@ -13,7 +13,6 @@ from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned, Retention
 from consentd.errors import InvalidError
 from consentd.policy import model
-from consentd.policy.delegation import Capacity, Delegation, check_delegation
 from consentd.policy.vocabulary import Code, Vocabulary
 from consentd.statements import payloads
 from consentd.v1 import consent_pb2 as pb
@@ -29,7 +28,7 @@ def consent_value(message: pb.Consent) -> model.Consent:
     policy = message.implicit_policy
     return model.Consent(
         kind=enum_value(model.Kind, message.kind, "consent kind"), root=provision_value(message.root),
-        recurrence=message.recurrence, retention_until_ms=_time(message.retention_until_time_ms),
+        recurrence=message.recurrence, retention_until_ms=time_value(message.retention_until_time_ms),
         policy=enum_value(model.ImplicitPolicy, policy, "implicit policy") if policy else None,
         notice=message.notice_id, notice_version=message.notice_version, authority=message.authority_seq,
         language=message.language, source=message.source, legal_basis=message.legal_basis,
@@ -53,7 +52,7 @@ def provision_value(message: pb.Provision, depth: int = 1) -> model.Provision:
 
 def period_value(message: pb.Period) -> model.Period:
     """Turn a period message into its value. A time of 0 means that the period is open on that side."""
-    start, end = _time(message.start_time_ms), _time(message.end_time_ms) or model.OPEN_END_MS
+    start, end = time_value(message.start_time_ms), time_value(message.end_time_ms) or model.OPEN_END_MS
     if end <= start:
         raise InvalidError("period ends before it starts", "INVALID_CONSENT")
     return model.Period(start, end)
@@ -160,61 +159,6 @@ def rules_message(rules: model.Rules, *, realm_id: str, version: int, vocabulary
     )  # fmt: skip
 
 
-# -- delegations and mandates ---------------------------------------------------------------------------------
-
-
-def delegation_value(message: st.DelegationStatement) -> Delegation:
-    """Turn a delegation statement into its value. ``ended`` is not in the value: the caller reads it.
-
-    Raises:
-        InvalidError: the capacity is unknown, ``check_delegation`` refuses the value, or the statement ends the
-            delegation and states more than its giver, taker and capacity.
-    """
-    states_more = message.purposes or message.start_time_ms or message.end_time_ms or message.break_glass
-    if message.ended and states_more:
-        raise InvalidError("statement that ends a delegation states purposes, times or break_glass")
-    value = Delegation(
-        giver=message.giver, taker=message.taker, capacity=enum_value(Capacity, message.capacity, "capacity"),
-        purposes=tuple(message.purposes), start_ms=_time(message.start_time_ms),
-        end_ms=_time(message.end_time_ms) or model.OPEN_END_MS, break_glass=message.break_glass,
-    )  # fmt: skip
-    check_delegation(value)
-    return value
-
-
-def check_mandate(message: st.MandateStatement) -> None:
-    """Check a mandate statement alone.
-
-    Raises:
-        InvalidError: it lacks a scope, a reason or an end; or it ends the mandate and has one of them.
-    """
-    stated = (message.scope.strip(), message.reason.strip(), _time(message.end_time_ms))
-    if any(stated) if message.ended else not all(stated):
-        raise InvalidError("mandate has a scope, a reason and an end, unless it ends the auditor's mandate")
-
-
-def named_parties(message: st.DelegationStatement | st.MandateStatement) -> tuple[str, ...]:
-    """Return the ids of the participants that a statement names, first the one whose chain it belongs in.
-
-    Raises:
-        InvalidError: ``delegation_value`` or ``check_mandate`` refuses the statement.
-    """
-    if isinstance(message, st.MandateStatement):
-        check_mandate(message)
-        return (message.auditor,)
-    delegation = delegation_value(message)
-    return delegation.giver, delegation.taker
-
-
-def delegation_message(delegation: Delegation) -> st.DelegationStatement:
-    """Turn a delegation value into its statement, without an attestation."""
-    return st.DelegationStatement(
-        giver=delegation.giver, taker=delegation.taker, capacity=to_enum(delegation.capacity),
-        purposes=delegation.purposes, start_time_ms=delegation.start_ms, break_glass=delegation.break_glass,
-        end_time_ms=0 if delegation.end_ms == model.OPEN_END_MS else delegation.end_ms,
-    )  # fmt: skip
-
-
 # -- statements about retention and keys ------------------------------------------------------------------------
 
 
@@ -310,7 +254,7 @@ def to_enum(value: int | None) -> Any:
     return 0 if value is None else int(value)
 
 
-def _time(value: int) -> int:
+def time_value(value: int) -> int:
     if value < 0:
         raise InvalidError(f"time is negative: `{value}`", "INVALID_REQUEST")
     return value

@@ -37,8 +37,9 @@ from consentd.ledger.vault import Vault
 from consentd.statements import payloads
 from consentd.store import Store
 from consentd.store.lmdb import STOPPED, Environment, OpenFiles
+from consentd.table.registry import RegistryCache
 from consentd.table.transaction import STEP_KINDS, TableTransaction
-from consentd.table.view import U64, RegistryCache, Snapshot
+from consentd.table.view import U64, Snapshot
 
 CATCH_UP_BATCH = 2_000
 """Maximum number of leaves that one transaction of ``catch_up`` applies."""

@@ -21,6 +21,7 @@ from consentd.policy.actor import SUBJECT_NUMBER
 from consentd.policy.renew import Renewal
 from consentd.policy.vocabulary import Vocabulary
 from consentd.statements import payloads, values
+from consentd.statements.delegations import check_mandate, delegation_value
 from consentd.store.lmdb import MAX_KEY, WriteTransaction
 from consentd.table.view import FORMAT, KEY, REVISION, U32, U64, View, delegation_key
 from consentd.v1 import statement_pb2 as st
@@ -110,7 +111,7 @@ class TableTransaction(View):
             message = st.DelegationStatement(
                 giver=message.giver, taker=message.taker, capacity=message.capacity, ended=True
             )
-        delegation = values.delegation_value(message)
+        delegation = delegation_value(message)
         self._check_parties(event, delegation.giver, delegation.taker)
         if message.ended:
             self._txn.delete(delegation_key(delegation))
@@ -124,7 +125,7 @@ class TableTransaction(View):
     def _mandate(self, event: codec.Event, message: st.MandateStatement) -> None:
         if not payloads.has_only_known_fields(message):
             message = st.MandateStatement(auditor=message.auditor, ended=True)  # as for a delegation
-        values.check_mandate(message)
+        check_mandate(message)
         self._check_parties(event, message.auditor)
         key = b"m" + message.auditor.encode()
         if message.ended:

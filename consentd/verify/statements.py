@@ -14,6 +14,7 @@ from consentd.core.kinds import EntryKind
 from consentd.core.pruned import Pruned
 from consentd.errors import InvalidError, MalformedError, ProofError, SignatureError
 from consentd.statements import payloads, values
+from consentd.statements.delegations import named_parties
 
 _SALT = 32
 KEY_KINDS = frozenset({EntryKind.LEDGER, EntryKind.PARTICIPANT, EntryKind.KEY})
@@ -102,7 +103,7 @@ def _read_stated(kind: int, message: Any, retention: values.StatedRetention | No
         return Stated(message.key, message.retired)
     if kind in (EntryKind.DELEGATION, EntryKind.MANDATE):
         try:
-            return Stated(parties=values.named_parties(message), attested_by=message.attestation.attested_by)
+            return Stated(parties=named_parties(message), attested_by=message.attestation.attested_by)
         except InvalidError as error:
             raise MalformedError(str(error)) from error
     return Stated(participant=message.participant_id)

@@ -173,7 +173,8 @@ def mandate(message: st.MandateStatement, lang: str) -> str:
     """Describe a mandate in one line: auditor, scope, reason and end."""
     if message.ended:
         return f"{message.auditor}, {label('ENDED', lang)}"
-    return f"{message.auditor}, {message.scope}, “{message.reason}” ~ {format_instant(message.end_time_ms)}"
+    scope, reason = map(escape_control, (message.scope, message.reason))
+    return f"{message.auditor}, {scope}, “{reason}” ~ {format_instant(message.end_time_ms)}"
 
 
 def delegation(message: st.DelegationStatement, lang: str) -> str:

@@ -3,7 +3,7 @@
 from consentd.errors import InvalidError, NotFoundError
 from consentd.policy.delegation import Capacity, check_delegation
 from consentd.sequencer.commands.callers import RECEIVING_ROLES
-from consentd.statements import values
+from consentd.statements.delegations import check_mandate, delegation_value
 from consentd.table.view import View
 from consentd.v1 import statement_pb2 as st
 
@@ -21,11 +21,11 @@ def check_delegation_statement(message: st.DelegationStatement, view: View, time
 
     Raises:
         NotFoundError: it ends a delegation that is not recorded.
-        InvalidError: ``values.delegation_value`` or ``check_delegation`` refuses it; or its end has passed, a party is
+        InvalidError: ``delegation_value`` or ``check_delegation`` refuses it; or its end has passed, a party is
             no active participant (UNKNOWN_PARTICIPANT) or lacks the role, or the giver has ``MAX_GIVEN`` (TOO_LARGE).
     """
     registry = view.registry()
-    value = values.delegation_value(message)
+    value = delegation_value(message)
     if message.ended:
         if registry.delegation(value.giver, value.taker, value.capacity) is None:
             raise NotFoundError("no such delegation")
@@ -50,11 +50,11 @@ def check_mandate_statement(message: st.MandateStatement, view: View, time_ms: i
 
     Raises:
         NotFoundError: it ends a mandate that is not recorded.
-        InvalidError: ``values.check_mandate`` refuses it; or its end has passed, or its auditor is no active
+        InvalidError: ``check_mandate`` refuses it; or its end has passed, or its auditor is no active
             participant (UNKNOWN_PARTICIPANT) or lacks the role.
     """
     registry = view.registry()
-    values.check_mandate(message)
+    check_mandate(message)
     if message.ended:
         if message.auditor not in registry.mandates:
             raise NotFoundError("auditor has no mandate")

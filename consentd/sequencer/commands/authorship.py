@@ -11,7 +11,8 @@ from consentd.policy.model import Consent, Effect
 from consentd.policy.rows import ANY_NUMBER, PERMIT, ROW_SIZE, unpack_rows
 from consentd.policy.subject import Lineage
 from consentd.sequencer.commands.callers import ACT_FOR_SUBJECTS, RECEIVING_ROLES, check_right, is_public_authority
-from consentd.table.view import Participant, Registry, View
+from consentd.table.registry import Participant, Registry
+from consentd.table.view import View
 from consentd.v1 import statement_pb2 as st
 
 _ONCE = ("", "once")

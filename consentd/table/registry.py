@@ -1,0 +1,157 @@
+"""The registry: vocabulary, rules, participants, delegations and mandates at one revision of the policy table.
+
+The registry changes rarely, so all views of one revision share one value. ``view`` reads it from the table's rows.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from operator import itemgetter
+
+from consentd.policy import actor, model
+from consentd.policy.codebook import Codebook, Parties, remember
+from consentd.policy.compile import CompiledRules
+from consentd.policy.delegation import Capacity, Delegation
+from consentd.v1 import consent_pb2 as pb
+from consentd.v1 import statement_pb2 as st
+
+HOME_COUNTRY = "KR"
+"""The country of participants that state none."""
+
+MAX_PARTIES = 16_384
+MAX_REMEMBERED_RELAYS = 4
+"""Most items of the memo of parties (about 1 KiB each), and most relays in the key of one. The parties of a question
+with more relays are determined for each use."""
+
+Delegations = Mapping[str, Mapping[tuple[str, Capacity], Delegation]]
+"""Giver → taker and capacity → the delegation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Participant:
+    """A participant as its latest statement describes it. Compiled consents and rules have ``number``, not ``id``.
+
+    ``roles`` and ``rights`` are values of the enums of ``consentd.v1``.
+    """
+
+    id: str
+    number: int
+    roles: frozenset[int]
+    rights: frozenset[int]
+    groups: tuple[str, ...]
+    active: bool
+    statement: st.ParticipantStatement
+
+    @property
+    def is_abroad(self) -> bool:
+        """Whether the participant processes data in another country than the realm's."""
+        return self.statement.country not in ("", HOME_COUNTRY)
+
+
+@dataclass(frozen=True, slots=True)
+class Mandate:
+    """An auditor's latest mandate. *seq* is that of its entry in the auditor's chain."""
+
+    seq: int
+    statement: st.MandateStatement
+
+    def is_in_force(self, now_ms: int) -> bool:
+        """Return whether the mandate has not ended at *now_ms*, UTC milliseconds."""
+        return now_ms < self.statement.end_time_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """Codebook, rules, participants and delegations. They change rarely, so all consent checks share one value.
+
+    Attributes:
+        generation: number of entries that have changed the registry.
+        numbers: the numbers of participants and groups, by id, and of the reserved name SUBJECT.
+        delegations: those that were not ended, whether or not now is in their window.
+        mandates: those that were not ended, in force or not, by auditor.
+    """
+
+    generation: int
+    codebook: Codebook
+    rules: CompiledRules
+    quotas: model.Quotas
+    participants: dict[str, Participant]
+    numbers: dict[str, int]
+    delegations: Delegations
+    mandates: dict[str, "Mandate"]
+    # The list that ``delegations_after`` reads, once it is sorted. Two threads may both append it; both are the same.
+    _list: list[tuple[tuple[int, Delegation], ...]] = field(default_factory=list, init=False, repr=False, compare=False)
+    # The parties of questions, by the names in them. Threads share this dict: each access is one dict operation.
+    _parties: dict[tuple[object, ...], Parties] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def participant(self, participant_id: str) -> Participant | None:
+        """Return a participant; None if no participant has this id."""
+        return self.participants.get(participant_id)
+
+    def parties(
+        self, caller: str | None, question: model.Question | pb.Question, now_ms: int, *,
+        signed_by_subject: bool = False,
+    ) -> Parties:  # fmt: skip
+        """Return the participants that a question of *caller* is decided for (``policy.actor``).
+
+        Args:
+            caller: participant id; None: an operator.
+            signed_by_subject: whether the person whose data are asked for signed the question.
+
+        Raises:
+            DeniedError: the caller may not ask the question, or a name in the question is not true.
+            InvalidError: the question names no organisation, no holder, or an unknown purpose.
+        """
+        who = question.actor
+        relays = tuple(who.relays)
+        key = (
+            caller, who.organisation, who.on_behalf_of, who.application, relays, question.holder, question.purpose,
+            signed_by_subject,
+        )  # fmt: skip
+        found = self._parties.get(key)
+        if found is None or not found.from_ms <= now_ms < found.until_ms:
+            found = actor.determine_parties(self, actor.Asked(*key), now_ms)
+            if len(relays) <= MAX_REMEMBERED_RELAYS:
+                remember(self._parties, key, found, most=MAX_PARTIES)
+        return found
+
+    def delegation(self, giver: str, taker: str, capacity: Capacity) -> Delegation | None:
+        """Return the delegation of this giver, taker and capacity; None if there is none, or it was ended.
+
+        The caller checks whether the delegation is in force now, and covers the purpose.
+        """
+        return self.delegations.get(giver, {}).get((taker, capacity))
+
+    def delegations_after(self, position: int) -> Iterator[tuple[int, Delegation]]:
+        """Yield all delegations after a position in the list of all, in order, each with its own position.
+
+        Positions are greater than 0, and never change: they follow from the numbers of giver and taker.
+        """
+        if not self._list:  # sorted once, because every page of a list reads it
+            numbers, every = self.numbers, [one for given in self.delegations.values() for one in given.values()]
+            placed = ((numbers[one.giver] << 34 | numbers[one.taker] << 2 | one.capacity, one) for one in every)
+            self._list.append(tuple(sorted(placed, key=itemgetter(0))))
+        found = self._list[0]
+        return islice(found, bisect_right(found, position, key=itemgetter(0)), None)
+
+    def with_delegation(self, delegation: Delegation, *, ended: bool, generation: int) -> "Registry":
+        """Return the registry with *delegation* in place of an earlier one, or if *ended*, without it.
+
+        A change of one delegation costs no read of the other rows: participants, not the operator alone, cause it.
+        """
+        given = dict(self.delegations.get(delegation.giver, {}))
+        given.pop((delegation.taker, delegation.capacity), None)
+        if not ended:
+            given[delegation.taker, delegation.capacity] = delegation
+        return replace(self, generation=generation, delegations={**self.delegations, delegation.giver: given})
+
+
+@dataclass(slots=True)
+class RegistryCache:
+    """The registry that was read last in this process.
+
+    Any thread may assign another registry. A reader uses a registry only if its generation is the table's.
+    """
+
+    registry: Registry | None = None
