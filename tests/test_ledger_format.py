@@ -289,8 +289,8 @@ def test_payloads_are_messages_of_their_kinds_and_say_what_the_text_says() -> No
     assert access.asked.signature == shown()["question signature"]
     assert access.decision.reasons[0].consent_id == shown()["consent id"].hex()
     assert [reported[index].attestation.attested_by for index in (4, 5, 6, 7)] == [  # type: ignore[attr-defined]
-        "operator",
-        "operator",
+        "operator/main",
+        "operator/main",
         "clinic-b",
         "clinic-b",
     ]
