@@ -419,6 +419,7 @@ def test_what_a_daemon_decided_comes_out_again(tmp_path: Path) -> None:
                     realm_id="realm", version=2, combining=pb.COMBINING_PERMIT_OVERRIDES,
                     implicit_policy=pb.IMPLICIT_POLICY_DENY, vocabulary_id=_vocabulary(running),
                     break_glass=[pb.Provision(effect=pb.EFFECT_PERMIT, purposes=["BTG"], categories=["CLIN"])],
+                    quotas=st.Quotas(entries_per_day=10_000, refusals_per_day=10_000),
                 ),
             ),
             metadata=running.as_("operator"),

@@ -37,7 +37,7 @@ class Whose(StrEnum):
     PUBLIC: no person's: checkpoints, leaves, public chains, the registry.
     OWN: the data of an access in which the caller has a part, an entry that it attested, a delegation that it gives.
     SUBJECT: the data of the person for whom a question asks (organisation SUBJECT). The caller of AuthorizeAccess needs
-        no right if the person signed the question.
+        no right if the person signed the question, and it names the caller.
     OTHER: other data of a person who is enrolled, or another participant's delegation.
     UNKNOWN: the data of a person who is not enrolled.
     """

@@ -189,6 +189,7 @@ def _authorize_request(call: Call) -> ac.AuthorizeAccessRequest:
         return request
     person = Person(call.running)
     asked = call.world.question(call.caller, call.whose, person.subject, purpose="HRESCH")
+    asked.actor.application = call.caller  # the person says who carries the question
     signed = sign_statement(
         person.key, asked, kind=codec.QUESTION_KIND, tag=person.tag, request=request.request_id,
         time_ms=now_ms(call.running),
