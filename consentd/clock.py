@@ -6,10 +6,13 @@ plus the monotonic time since. While no leaf is written, it also follows small s
 them all day, so that small steps never add up to a jump. Source: ledger-format.md, "Clock".
 """
 
+import logging
 import time
 from typing import Protocol
 
 from consentd.errors import StorageError
+
+log = logging.getLogger(__name__)
 
 MAX_BEHIND_MS = 1_000
 """How far the clock may be behind the last leaf's time before writes are refused."""
@@ -44,10 +47,11 @@ class LeafClock:
     """The clock for leaf times. For the sequencer's thread only, which reads it once for each batch.
 
     Attributes:
+        agrees: whether the clock was right when it was read last. Any thread may read this.
         disagrees: ``behind`` or ``ahead``, the reason why the clock was refused last; empty if it never was.
     """
 
-    __slots__ = ("_base_monotonic_ms", "_base_wall_ms", "_clock", "_confirmed", "disagrees")
+    __slots__ = ("_base_monotonic_ms", "_base_wall_ms", "_clock", "_confirmed", "agrees", "disagrees")
 
     def __init__(self, clock: Clock, last_ms: int, *, confirmed: bool = False) -> None:
         """Record the wall and monotonic time, to detect jumps from now on. *last_ms* is the time of the last leaf.
@@ -61,6 +65,7 @@ class LeafClock:
         self._base_wall_ms = max(clock.wall_ms(), last_ms if confirmed else 0)
         self._base_monotonic_ms = clock.monotonic_ms()
         self.disagrees = ""
+        self.agrees = True
 
     def time_ms(self, last_ms: int) -> int:
         """Return the time of the next leaf, given the time of the last one.
@@ -70,14 +75,27 @@ class LeafClock:
         """
         now_ms, monotonic_ms = self._clock.wall_ms(), self._clock.monotonic_ms()
         if now_ms > max(self._expected_ms(monotonic_ms), last_ms) + MAX_AHEAD_MS:
-            self.disagrees = "ahead"
+            self._refuse("ahead", now_ms - last_ms)
             raise StorageError("clock jumped ahead by more than five minutes; writes are refused", "CLOCK")
         if now_ms < last_ms - MAX_BEHIND_MS and not self._confirmed:
-            self.disagrees = "behind"
+            self._refuse("behind", now_ms - last_ms)
             raise StorageError("clock is more than a second behind the last entry; writes are refused", "CLOCK")
+        if not self.agrees:
+            self.agrees = True
+            log.info("clock agrees with the ledger again")
         leaf_ms = max(now_ms, last_ms)
         self._base_wall_ms, self._base_monotonic_ms = leaf_ms, monotonic_ms
         return leaf_ms
+
+    def _refuse(self, disagrees: str, from_last_ms: int) -> None:
+        """Note why the clock is refused; log it when the refusals begin."""
+        self.disagrees = disagrees
+        if self.agrees:
+            self.agrees = False
+            log.error(
+                "clock disagrees with the ledger, %s: writes are refused: it shows %+d ms from the last entry's time; "
+                "see ops/RUNBOOK.md, `confirm a clock`", disagrees, from_last_ms,
+            )  # fmt: skip
 
     def follow(self) -> None:
         """Let the expected time follow the clock by what ``FOLLOWED_PER_S_MS`` allows since the last call or leaf.

@@ -42,6 +42,7 @@ class LedgerConfig:
     retention_days: int = bounded(0, 0, 36_525)
     idempotency_days: int = bounded(7, 7, 365)
     block_cache_mb: int = bounded(256, 8, 1 << 20)
+    min_free_mb: int = bounded(256, 1, 1 << 20)
 
     @property
     def store_dir(self) -> Path:

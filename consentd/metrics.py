@@ -60,6 +60,7 @@ _VIA = _one_of("via", "check", "batch", "authorize")
 _STORE = _one_of("store", "ledger", "table")
 _PLACE = _one_of("place", "ledger", "vault", "table", "last_signed")
 _CLOCK = _one_of("direction", "behind", "ahead")
+_STEP = _one_of("step", "space", "batch", "read", "sign", "publish", "upkeep")
 _REPEAT = _one_of("repeat", "same", "conflicting")
 
 _POOL = _one_of(
@@ -196,6 +197,14 @@ class Metrics:
         )
         self.table_dead_readers = counter("table_dead_readers", "Readers that died in a transaction, and were cleared.")
         self.clock_refusals = counter("clock_refusals", "Writes refused because the clock jumped.", _CLOCK)
+
+        self.shortages = counter(
+            "shortages", "Steps postponed because descriptors, memory, threads or room were short, by step.", _STEP
+        )
+        self.open_files = gauge("open_files", "File descriptors of this process, connections included.")
+        self.open_files_limit = gauge("open_files_limit", "Most file descriptors that this process may have.")
+        self.http_connections = gauge("http_connections", "Open connections of the HTTP listener.")
+        self.http_connections_limit = gauge("http_connections_limit", "Most connections of the HTTP listener.")
 
         # -- checkpoints
         self.seal_seconds = histogram("seal_seconds", "Time to update the map and seal.", _DISK_SECONDS)

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from cases.daemons import make_running
 from consentd.metrics import Metrics
-from consentd.server.daemon import measure_free_space
+from consentd.server.capacity import measure_space
 from consentd.table.table import Table
 
 
@@ -19,7 +19,7 @@ def config_of(directory: Path) -> Any:
 def test_a_table_that_fills_is_seen(tmp_path: Path) -> None:
     table = Table.open(tmp_path / "table", map_size_mb=1)
     metrics = Metrics()
-    measure_free_space(metrics, config_of(tmp_path), table)
+    measure_space(metrics, config_of(tmp_path), table)
     before = metrics.value("consentd_table_used_share")
     with table.begin_write() as txn:
         for number in range(100):
@@ -35,7 +35,7 @@ def test_a_table_that_fills_is_seen(tmp_path: Path) -> None:
 def test_a_place_that_is_gone_hides_no_other(tmp_path: Path) -> None:
     config, metrics = config_of(tmp_path), Metrics()
     config.table.path = tmp_path / "gone"
-    measure_free_space(metrics, config, cast("Table", SimpleNamespace(used_share=lambda: 1 / 0)))
+    measure_space(metrics, config, cast("Table", SimpleNamespace(used_share=lambda: 1 / 0)))
     assert b"consentd_table_used_share NaN" in metrics.render(with_private=True)
     assert math.isnan(metrics.value("consentd_free_bytes", place="table"))
     assert metrics.value("consentd_free_bytes", place="last_signed") > 0

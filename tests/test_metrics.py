@@ -87,6 +87,7 @@ def test_two_daemons_in_a_process_count_apart() -> None:
 
 
 PROPER: dict[str, tuple[str, ...]] = {
+    "shortages": ("sign",),
     "rpcs": ("BatchCheck", "DATA_LOSS"),
     "rpc_seconds": ("AuthorizeAccess",),
     "errors": ("UNKNOWN_PURPOSE",),

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from consentd.core import merkle
 from consentd.core.kinds import EntryKind
 from consentd.errors import ConsentdError, CorruptionError, InvalidError, RequestError, StorageError
 from consentd.ledger import layout, reads
+from consentd.table.transaction import TableTransaction
 
 
 class FaultyCase(LedgerCase):
@@ -39,6 +41,9 @@ class FaultyCase(LedgerCase):
         """Make every part work again, before the ledger is opened again."""
         self.faulty_signer.fails, self.faulty_publisher.persisted = False, None
         self.faulty_store.fail_reads(False)
+        self.ledger.map._store = self.faulty_store
+        self.faulty_table.__dict__.pop("begin", None)
+        self.sequencer._check_space = lambda: None
         if self.blocking_path.exists():
             self.blocking_path.rmdir()
 
@@ -87,6 +92,23 @@ def set_persisted(part: str, persisted: bool) -> Callable[[FaultyCase], None]:
     return lambda case: setattr(getattr(case, part), "persisted", persisted)
 
 
+def fail_storage(*_: object) -> None:
+    raise StorageError("too many open files")
+
+
+def fill_table(case: FaultyCase) -> None:
+    """Make the next transaction of the table refuse every entry."""
+    begin = case.faulty_table.begin
+
+    def begin_full() -> TableTransaction:
+        transaction = begin()
+        transaction.apply = fail_storage  # type: ignore[method-assign]
+        return transaction
+
+    case.faulty_table.begin = begin_full  # type: ignore[method-assign]
+
+
+# fmt: off
 ROWS = {
     # 1: read the clock
     "clock behind": Row(
@@ -99,12 +121,32 @@ ROWS = {
     ),
     "bug in a check": Row(inject=lambda case: Failing(error=RuntimeError("bug")), told="unknown", exists=False),
     "contradiction": Row(inject=lambda case: Failing(error=CorruptionError("rows")), told="unknown", exists=False),
-    "disk fails": Row(inject=lambda case: Failing(error=StorageError("disk")), told="unknown", exists=False),
+    "no room": Row(
+        inject=lambda case: setattr(case.sequencer, "_check_space", fail_storage),
+        told="not now", exists=False, goes_on=True,
+    ),
+    "one write cannot read": Row(
+        inject=lambda case: Failing(error=StorageError("disk")), told="not now", exists=False, goes_on=True
+    ),
     "reads fail": Row(
         inject=lambda case: case.faulty_store.fail_reads(), told="not now", exists=False, goes_on=True
     ),
+    "no transaction of the table": Row(
+        inject=lambda case: setattr(case.faulty_table, "begin", fail_storage),
+        told="not now", exists=False, goes_on=True,
+    ),
+    "no memory for a transaction": Row(
+        inject=lambda case: setattr(case.faulty_table, "begin", lambda: bytearray(1 << 62)),
+        told="not now", exists=False, goes_on=True,
+    ),
+    "table full": Row(inject=fill_table, told="not now", exists=False, goes_on=True),
     "entry does not apply": Row(
         inject=lambda case: Raw(kind=EntryKind.REVOKE, tag=case.people[0].tag), told="unknown", exists=False
+    ),
+    # 4: seal
+    "map cannot be read": Row(
+        inject=lambda case: setattr(case.ledger.map, "_store", SimpleNamespace(multi_get=fail_storage)),
+        told="not now", exists=False, goes_on=True,
     ),
     # 5: write the batch
     "write lost": Row(
@@ -119,16 +161,20 @@ ROWS = {
     # 8: sign and publish; the caller was answered before
     "leaf damaged": Row(inject=damage, repair=undo_damage, told="recorded", exists=True),
     "signer fails": Row(
-        inject=lambda case: setattr(case.faulty_signer, "fails", True), told="recorded", exists=True
+        inject=lambda case: setattr(case.faulty_signer, "fails", True), told="recorded", exists=True, goes_on=True
     ),
-    "last signed not written": Row(inject=lambda case: case.blocking_path.mkdir(), told="recorded", exists=True),
+    "last signed not written": Row(
+        inject=lambda case: case.blocking_path.mkdir(exist_ok=True), told="recorded", exists=True, goes_on=True
+    ),
     "publisher fails": Row(
-        inject=set_persisted("faulty_publisher", False), told="recorded", exists=True, signed=True
+        inject=set_persisted("faulty_publisher", False), told="recorded", exists=True, goes_on=True, signed=True
     ),
     "published, reported failed": Row(
-        inject=set_persisted("faulty_publisher", True), told="recorded", exists=True, signed=True, published=True
+        inject=set_persisted("faulty_publisher", True),
+        told="recorded", exists=True, goes_on=True, signed=True, published=True,
     ),
 }
+# fmt: on
 
 
 def ending(case: LedgerCase, write: Any) -> str:
@@ -180,6 +226,87 @@ def test_a_fault_has_its_expected_progress(tmp_path: Path, name: str) -> None:
     assert case.write(write).replayed is (row.exists)
     case.seal()
     check_files(case)
+    case.close()
+    check_ledger(case)
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.goes_on and "clock" not in name])
+def test_after_a_shortage_the_ledger_continues_by_itself(tmp_path: Path, name: str) -> None:
+    row, case = ROWS[name], FaultyCase(tmp_path)
+    case.enrol("somebody")
+    case.seal()
+    case.clock.advance(INTERVAL_MS)
+    write = case.participant("clinic")
+    for _ in range(3):
+        assert ending(case, row.inject(case) or write) == row.told
+        case.clock.advance(INTERVAL_MS)
+        case.sequencer.call(lambda: None)  # the sequencer is at rest when the shortage ends
+        case.heal()
+        if row.told != "recorded":
+            assert case.ledger.state.size == case.ledger.state.sealed_size
+    case.clock.advance(INTERVAL_MS)
+    written = case.write(write)
+    assert written.replayed is (row.told == "recorded")
+    case.write(case.participant("laboratory"))
+    point = case.seal()
+    assert point.size > (written.entry.index if written.entry is not None else 0)
+    assert case.sequencer.fault is None
+    check_files(case)
+    case.close()
+    check_ledger(case)
+
+
+@pytest.mark.parametrize("name", ["signer fails", "last signed not written", "publisher fails"])
+def test_a_checkpoint_that_could_not_be_signed_is_signed_later_without_another_write(tmp_path: Path, name: str) -> None:
+    case = FaultyCase(tmp_path)
+    case.clock.advance(INTERVAL_MS)
+    ROWS[name].inject(case)
+    index = case.write(case.participant("clinic")).entry.index
+    for _ in range(3):
+        case.sequencer.call(lambda: None)
+        case.clock.advance(1000)
+    case.sequencer.call(lambda: None)
+    published = case.sequencer.checkpoints.published
+    assert published is not None
+    assert published.checkpoint.size <= index
+    assert case.metrics.value("consentd_shortages_total", step="sign") >= 3
+    case.heal()
+    case.clock.advance(1000)
+    case.sequencer.call(lambda: None)
+    published = case.sequencer.checkpoints.wait(index + 1, HANG_S)
+    assert published is not None
+    assert published.checkpoint.size > index
+    check_files(case)
+    case.close()
+    check_ledger(case)
+
+
+def test_urgent_writes_are_taken_where_room_is_too_little_for_others(tmp_path: Path) -> None:
+    case = FaultyCase(tmp_path)
+    case.sequencer._check_space = fail_storage
+    (urgent,) = case.sequencer.submit_all([case.participant("clinic")], urgent=True)
+    with pytest.raises(StorageError):
+        case.write(case.participant("laboratory"))
+    assert urgent.result(HANG_S).entry is not None
+    assert case.metrics.value("consentd_shortages_total", step="space") >= 1
+    case.seal()
+    check_files(case)
+    case.close()
+    check_ledger(case)
+
+
+def test_a_heartbeat_that_fails_stops_nothing(tmp_path: Path) -> None:
+    case = FaultyCase(tmp_path)
+    begin_write = case.faulty_table.begin_write
+    case.faulty_table.begin_write = fail_storage  # type: ignore[assignment, method-assign]
+    for _ in range(3):
+        case.clock.advance(1000)
+        case.sequencer.call(lambda: None)
+    case.sequencer.call(lambda: None)
+    assert case.sequencer.fault is None
+    assert case.metrics.value("consentd_shortages_total", step="upkeep") == 3
+    case.faulty_table.begin_write = begin_write  # type: ignore[method-assign]
+    case.write(case.participant("clinic"))
     case.close()
     check_ledger(case)
 

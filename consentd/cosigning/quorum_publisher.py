@@ -221,9 +221,29 @@ class QuorumPublisher:
     def _publish_due(self) -> None:
         while (published := self._next()) is not None:
             # If the process crashes here, nobody has seen the note. The next start has its checkpoint cosigned again.
-            write_file(self._log.published_path, published.note, name="published checkpoint")
+            if not self._write(published):
+                return
             # If the process crashes here, nobody has seen the note. The next start publishes it from the file.
             self._publish(published)
+
+    def _write(self, published: Published) -> bool:
+        """Write a note to its file, if necessary many times: nobody has seen the note. Return False at the end."""
+        is_logged = False
+        while True:
+            try:
+                write_file(self._log.published_path, published.note, name="published checkpoint")
+                return True
+            except StorageError as error:
+                self._metrics.shortages.inc("publish")
+                if not is_logged:
+                    log.error("publishing is postponed: %s; see ops/RUNBOOK.md, ConsentdShortage", error)
+                is_logged = True
+            with self._changed:
+                if self._stop_by_ms is not None and self._clock.monotonic_ms() >= self._stop_by_ms:
+                    return False
+                self._changed.wait_for(lambda: self._ended, _RECHECK_MS / 1000)
+                if self._ended:
+                    return False
 
     def _next(self) -> Published | None:
         """Wait for the next note to publish; return None when the publisher must stop."""

@@ -200,7 +200,11 @@ class AppendBatch:
     """
 
     def __init__(self, ledger: Ledger, time_ms: int, *, expire_before_ms: int = 0) -> None:
-        """Begin a batch for leaves of *time_ms* that also deletes some request rows older than *expire_before_ms*."""
+        """Begin a batch for leaves of *time_ms* that also deletes some request rows older than *expire_before_ms*.
+
+        Raises:
+            StorageError: the store cannot be read.
+        """
         state = ledger.state
         assert time_ms >= state.time_ms, "leaf times never decrease"
         self.ledger = ledger
@@ -218,7 +222,9 @@ class AppendBatch:
         self._requests: dict[bytes, tuple[int, bytes]] = {}  # request key → index, content
         self._kinds: dict[tuple[bytes, int], int] = {}  # (tag, seq) → kind
         self._entries: dict[int, tuple[Appended, bytes]] = {}  # index → entry, statement row
-        self._expire_before_ms = expire_before_ms
+        if expire_before_ms:
+            # Here and not in ``close``, so that nothing is read after the seal has changed the map in memory.
+            self._expire_requests(expire_before_ms)
 
     # -- reads, which include the entries of this batch -----------------------------------------------------------
 
@@ -306,12 +312,17 @@ class AppendBatch:
         state = replace(before, size=self.index, root=self.edge.root(), time_ms=self.time_ms, tags=self._tags)
         if self.sealed:
             state = replace(state, map_root=self._seal[0], sealed_size=self.index, seal_hash=self._seal[1])
-        if self._expire_before_ms:
-            end = layout.expiry_key(self._expire_before_ms, b"")
-            for key, _ in self.ledger.store.scan(b"x", end, limit=_EXPIRED_PER_BATCH):
-                self.rows.delete(key)
-                self.rows.delete(layout.request_row_key(key[9:]))
         self.rows.put(layout.STATE, encode_state(state))
         self.closed = state
         return state
 
+    @property
+    def is_droppable(self) -> bool:
+        """Whether nobody can notice it if this batch is dropped: nothing was written, and the map is as it was."""
+        return self.closed is None and not self.sealed
+
+    def _expire_requests(self, before_ms: int) -> None:
+        """Delete some request rows of before *before_ms*."""
+        for key, _ in self.ledger.store.scan(b"x", layout.expiry_key(before_ms, b""), limit=_EXPIRED_PER_BATCH):
+            self.rows.delete(key)
+            self.rows.delete(layout.request_row_key(key[9:]))

@@ -16,8 +16,10 @@ A crash before 5 loses only writes that were not answered yet. A crash between 5
 store; the next start applies the missing entries. A crash between 6 and 8 leaves a seal without a checkpoint; the next
 start signs that checkpoint. Recovery runs the same code: a start writes an empty batch to seal, sign and publish.
 
-A refused write (``RequestError``) appends nothing, and the batch continues. Any other failure in 3 to 8 stops the
-sequencer for good. It may then be unknown whether the batch is on disk; the next start reads the disk.
+A refused write (``RequestError``) appends nothing, and the batch continues. A ``StorageError`` before 5 refuses the
+batch, and one in 8 leaves the checkpoint for the next upkeep: nobody has seen anything, and the shortage may pass
+(``shortages``). Any other failure in 3 to 8 stops the sequencer for good. It may then be unknown whether the batch is
+on disk; the next start reads the disk.
 
 Source: ledger-format.md, "The commit".
 """
@@ -34,6 +36,7 @@ from typing import Any, TypeVar
 from consentd.clock import Clock, LeafClock
 from consentd.cosigning.publisher import Published
 from consentd.errors import ConflictError, ConsentdError, RequestError, StorageError
+from consentd.files import LockedError
 from consentd.ledger import reads
 from consentd.ledger.ledger import AppendBatch, Ledger
 from consentd.metrics import Metrics
@@ -42,7 +45,9 @@ from consentd.sequencer.commands.write import Author, Write, WriteContext
 from consentd.sequencer.pool import Pending, PendingCall, PendingWrite, Pool, Written
 from consentd.sequencer.quotas import QuotaCounter
 from consentd.sequencer.repeats import Repeats
+from consentd.sequencer.shortages import Shortages, not_recorded
 from consentd.sequencer.upkeep import UPKEEP_S, Upkeep
+from consentd.store.lmdb import TableStoppedError
 from consentd.table.table import Table
 
 A = TypeVar("A")
@@ -78,12 +83,14 @@ class Sequencer:
         clock: Clock,
         metrics: Metrics,
         confirm_clock: bool = False,
+        check_space: Callable[[], None] = lambda: None,
         on_fault: Callable[[], None] = lambda: None,
     ) -> None:
         """Take over a ledger that was opened and verified.
 
         Args:
             confirm_clock: see ``LeafClock``.
+            check_space: raises StorageError if the disks have too little room for further writes.
             on_fault: called once, on the sequencer's thread, when a failure stops the sequencer.
         """
         self.ledger = ledger
@@ -92,16 +99,21 @@ class Sequencer:
         self._author = author
         self._limits = limits
         self._metrics = metrics
+        self._check_space = check_space
         self._on_fault = on_fault
         self._pool = Pool(limits.max_waiting, metrics.pool_entries)
         self.quotas = QuotaCounter(metrics)
         self._repeats = Repeats(ledger, table, author, clock=clock, metrics=metrics)
         self.checkpoints = Checkpoints(ledger, author.origin, signing, clock=clock, metrics=metrics)
-        # The sequencer's thread owns the three attributes below. Other threads read ``_clock_agrees``.
+        # The sequencer's thread owns the five attributes below. Other threads read ``LeafClock.agrees``.
         self._sealed_ms = clock.monotonic_ms()
-        self._clock_agrees = True  # the state that was logged last
         self._leaf_clock = LeafClock(clock, ledger.state.time_ms, confirmed=confirm_clock)
-        self._upkeep = Upkeep(table, self._leaf_clock, clock=clock, metrics=metrics)
+        self._shortages = Shortages(metrics)
+        self._is_signing_due = False  # a checkpoint of the last seal could not be signed yet
+        self._upkeep = Upkeep(
+            table, self._leaf_clock, clock=clock, metrics=metrics, shortages=self._shortages,
+            verify_lock=signing.verify_lock,
+        )  # fmt: skip
         self._thread = threading.Thread(target=self._run, name="sequencer", daemon=True)
 
     # -- for any thread ---------------------------------------------------------------------------------------
@@ -134,7 +146,7 @@ class Sequencer:
         pending = [PendingWrite(write, urgent) for write in writes]
         self._pool.check_open()
         # A clock that disagrees with the ledger refuses every write, repeats included.
-        self._pool.put(self._repeats.answer(pending) if self._clock_agrees else pending)
+        self._pool.put(self._repeats.answer(pending) if self._leaf_clock.agrees else pending)
         return [item.future for item in pending]
 
     def call(self, call: Callable[[], A]) -> A:
@@ -206,7 +218,8 @@ class Sequencer:
         size = self.ledger.state.size
         if writes or (due and size > self.ledger.state.sealed_size):
             self._write_batch(writes, seal=due)
-        self._upkeep.run(has_written=self.ledger.state.size > size)
+        if self._upkeep.run(has_written=self.ledger.state.size > size) and self._is_signing_due:
+            self._sign()
 
     def _write_batch(self, writes: Sequence[PendingWrite[Any]], *, seal: bool) -> None:
         """Write one batch: the steps 1 to 8 of the module's docstring."""
@@ -215,10 +228,15 @@ class Sequencer:
         except StorageError as error:
             self._refuse_all(writes, error)
             return
-        self._log_clock(agrees=True)
-        batch = AppendBatch(self.ledger, time_ms, expire_before_ms=time_ms - self._limits.idempotency_ms)
+        writes = self._refuse_without_space(writes)
+        try:
+            batch = AppendBatch(self.ledger, time_ms, expire_before_ms=time_ms - self._limits.idempotency_ms)
+        except (StorageError, MemoryError) as error:
+            self._sealed_ms = self.clock.monotonic_ms()  # a due seal is tried again after a whole interval
+            self._drop("batch", writes, error)
+            return
         prepared: list[tuple[PendingWrite[Any], Written[Any]]] = []
-        refused: list[tuple[PendingWrite[Any], RequestError]] = []
+        refused: list[tuple[PendingWrite[Any], ConsentdError]] = []
         waiting, begun = deque(writes), list[PendingWrite[Any]]()
         until_s = time.perf_counter() + BATCH_S
         try:
@@ -229,17 +247,28 @@ class Sequencer:
                     if not pending.future.set_running_or_notify_cancel():
                         continue  # the caller has gone
                     begun.append(pending)
+                    index = batch.index
                     try:
                         prepared.append((pending, self._append(pending.write, context)))
                     except RequestError as error:
                         refused.append((pending, error))
+                    except StorageError as error:
+                        if batch.index > index:
+                            raise  # the batch has entries of this write, so it cannot continue without them
+                        self._shortages.postponed("read", error)
+                        refused.append((pending, not_recorded(error)))
                 if seal and batch.is_seal_due():
                     started = time.perf_counter()
                     batch.seal()
                     self._metrics.seal_seconds.observe(time.perf_counter() - started)
                 if batch.index > self.ledger.state.size:
                     self._commit(context, len(prepared))
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, StorageError | MemoryError) and batch.is_droppable:
+                waiting.clear()
+                self._sealed_ms = self.clock.monotonic_ms()
+                self._drop("batch", writes, error)
+                return
             # INVARIANT: no caller gets an error that means "not recorded" while the batch may be on disk.
             unknown = StorageError("write failed; whether it is recorded is unknown, repeat it with its request_id")
             for pending in begun:
@@ -253,32 +282,53 @@ class Sequencer:
         for pending, written in prepared:
             written.state = self.ledger.state
             pending.future.set_result(written)
+        self._shortages.done("batch")
         if batch.sealed:
             self._sealed_ms = self.clock.monotonic_ms()
+            self._sign()
+
+    def _refuse_without_space(self, writes: Sequence[PendingWrite[Any]]) -> Sequence[PendingWrite[Any]]:
+        """Return *writes*; if a disk has too little room, only the urgent ones, and refuse the others."""
+        if not writes:
+            return writes
+        try:
+            self._check_space()
+        except StorageError as error:
+            self._drop("space", [pending for pending in writes if not pending.urgent], error)
+            return [pending for pending in writes if pending.urgent]
+        self._shortages.done("space")
+        return writes
+
+    def _drop(self, step: str, writes: Sequence[PendingWrite[Any]], error: BaseException) -> None:
+        """Refuse writes of which nothing was written, because something is short."""
+        for pending in writes:
+            future = pending.future
+            if not future.done() and (future.running() or future.set_running_or_notify_cancel()):
+                future.set_exception(not_recorded(error))
+        if isinstance(error, TableStoppedError):
+            raise error
+        self._shortages.postponed(step, error)
+
+    def _sign(self) -> None:
+        """Sign and publish; if something is short, do it with the next upkeep, because nobody has seen anything."""
+        try:
             self.checkpoints.sign()
+        except LockedError:
+            raise
+        except (StorageError, MemoryError) as error:
+            self._is_signing_due = True
+            self._shortages.postponed("sign", error)
+            return
+        self._is_signing_due = False
+        self._shortages.done("sign")
 
     def _refuse_all(self, writes: Sequence[PendingWrite[Any]], error: StorageError) -> None:
         """Refuse a batch, because the clock gives no valid time for its leaves."""
         self._metrics.clock_refusals.inc(self._leaf_clock.disagrees)
-        self._log_clock(agrees=False)
         self._sealed_ms = self.clock.monotonic_ms()  # a due seal is tried again after a whole interval
         for pending in writes:
             if pending.future.set_running_or_notify_cancel():
                 pending.future.set_exception(error)
-
-    def _log_clock(self, *, agrees: bool) -> None:
-        """Log when the clock begins to disagree with the ledger (and by how much), and when the clock agrees again."""
-        if agrees == self._clock_agrees:
-            return
-        self._clock_agrees = agrees
-        if agrees:
-            log.info("clock agrees with the ledger again")
-            return
-        from_last_ms = self.clock.wall_ms() - self.ledger.state.time_ms
-        log.error(
-            "clock disagrees with the ledger, %s: writes are refused: it shows %+d ms from the last entry's time; "
-            "see ops/RUNBOOK.md, `confirm a clock`", self._leaf_clock.disagrees, from_last_ms,
-        )  # fmt: skip
 
     def _append(self, write: Write[A], context: WriteContext) -> Written[A]:
         """Prepare one write, append its entries, apply the entries to the table. A refused write appends nothing."""
@@ -330,10 +380,12 @@ class Sequencer:
             return
         if state.size > state.sealed_size:
             self._write_batch([], seal=True)
-        elif state.size > 1:
+            if self.ledger.state.size == state.size and self._leaf_clock.disagrees:
+                text = "clock disagrees with the ledger; set it right, or start with --confirm-clock"
+                raise StorageError(text, "CLOCK")
+        if self.checkpoints.signed is None and self.ledger.state.size > 1:
+            # A start that cannot sign fails with the reason, and the next start tries again.
             self.checkpoints.sign()
-        if self.checkpoints.signed is None:
-            raise StorageError("clock disagrees with the ledger; set it right, or start with --confirm-clock", "CLOCK")
 
     def _stop_on(self, error: BaseException) -> None:
         """Log the failure, refuse all further writes and calls, and complete those that wait with an error."""

@@ -8,13 +8,10 @@ write is lost by a start or a drain.
 
 import hashlib
 import logging
-import math
 import os
-import shutil
 import signal
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from consentd import descriptors
 from consentd.clock import Clock, SystemClock
@@ -37,6 +34,7 @@ from consentd.sequencer.commands.ledger import default_genesis
 from consentd.sequencer.commands.write import Author
 from consentd.sequencer.loop import Sequencer, SequencerLimits
 from consentd.server import http
+from consentd.server.capacity import check_space, measure_connections, measure_space
 from consentd.server.keys import Keys, read_keys
 from consentd.server.preflight import (
     check_ledger_files,
@@ -95,6 +93,7 @@ class Daemon:
         self._rpc.start()
         try:
             self._http = http.listen(self.config.http, self.service_state)
+            measure_connections(self.metrics, self._http)
             self.service_state.services = services = self._open()
         except BaseException:
             self.stop()
@@ -183,7 +182,7 @@ class Daemon:
         self._closers.append(self._signing_lock.close)
         table = Table.open(config.table.path, map_size_mb=config.table.map_size_mb)
         self._closers.append(table.close)
-        measure_free_space(self.metrics, config, table)
+        measure_space(self.metrics, config, table)
         ledger = open_ledger(
             store, last_signed_path=last_signed, origin=config.ledger.origin, log_verifier=keys.log.verifier,
             map_bits=config.ledger.map_bits,
@@ -221,7 +220,8 @@ class Daemon:
         )
         sequencer = Sequencer(
             ledger=ledger, table=table, author=author, signing=signing, limits=limits, clock=self._clock,
-            metrics=self.metrics, confirm_clock=self._confirm_clock, on_fault=lambda: self._rpc.set_serving(False),
+            metrics=self.metrics, confirm_clock=self._confirm_clock, check_space=partial(check_space, config),
+            on_fault=lambda: self._rpc.set_serving(False),
         )  # fmt: skip
         sequencer.start()
         if ledger.state.size == 0:
@@ -256,25 +256,6 @@ class Daemon:
         )
         policy = read_policy(config.witness.policy_file)
         return QuorumPublisher(signed_log, policy, config.witness, clock=self._clock, metrics=self.metrics)
-
-
-def measure_free_space(metrics: Metrics, config: Config, table: Table) -> None:
-    """Make each fetch of the metrics measure the free bytes of every directory, and the used share of the table."""
-    ledger = config.ledger
-    places = {
-        "ledger": ledger.store_dir, "vault": ledger.vault_dir, "table": config.table.path,
-        "last_signed": ledger.last_signed_path.parent,
-    }  # fmt: skip
-    for place, path in places.items():
-        metrics.free_bytes.follow(partial(_free_bytes, path), place)
-    metrics.table_used_share.follow(table.used_share)
-
-
-def _free_bytes(path: Path) -> float:
-    try:
-        return shutil.disk_usage(path).free
-    except FileNotFoundError:
-        return math.nan  # the vault of an empty ledger does not exist yet
 
 
 def serve(config: Config, *, signals: Signals | None = None, confirm_clock: bool = False) -> None:

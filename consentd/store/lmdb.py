@@ -47,6 +47,10 @@ OpenFiles = lmdb.Environment
 _SPARE_READERS = 32  # finished read transactions that are kept: to reuse one takes a tenth of the time
 
 
+class TableStoppedError(StorageError):
+    """An earlier commit failed, so this process can write nothing more to the table."""
+
+
 @dataclass(frozen=True, slots=True)
 class Readers:
     """The readers of all processes.
@@ -301,7 +305,7 @@ def _translated(error: lmdb.Error) -> ConsentdError:
     if isinstance(error, _DAMAGED):
         return CorruptionError(f"table is damaged: rebuild it: {error}")
     if isinstance(error, lmdb.PanicError):  # an earlier commit failed in this process; the files are not damaged
-        return StorageError(STOPPED)
+        return TableStoppedError(STOPPED)
     if isinstance(error, lmdb.MapFullError):
         return StorageError("table is full: raise `map_size_mb`")
     if isinstance(error, lmdb.ReadersFullError):

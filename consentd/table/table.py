@@ -31,12 +31,12 @@ from collections.abc import Callable
 from google.protobuf.message import Message
 
 from consentd.core import codec
-from consentd.errors import CorruptionError, MalformedError, RequestError, StorageError
+from consentd.errors import CorruptionError, MalformedError, RequestError
 from consentd.ledger import reads
 from consentd.ledger.vault import Vault
 from consentd.statements import payloads
 from consentd.store import Store
-from consentd.store.lmdb import STOPPED, Environment, OpenFiles
+from consentd.store.lmdb import STOPPED, Environment, OpenFiles, TableStoppedError
 from consentd.table.registry import RegistryCache
 from consentd.table.transaction import STEP_KINDS, TableTransaction
 from consentd.table.view import U64, Snapshot
@@ -58,9 +58,9 @@ class Table(Environment):
         self._is_stopped = False
 
     def read(self) -> Snapshot:
-        """Return a snapshot of the last commit. Raises StorageError after ``stop``, or as ``begin_read``."""
+        """Return a snapshot of the last commit. Raises TableStoppedError after ``stop``, or as ``begin_read``."""
         if self._is_stopped:
-            raise StorageError(STOPPED)
+            raise TableStoppedError(STOPPED)
         return Snapshot(self._cache, self.begin_read())
 
     def begin(self) -> TableTransaction:

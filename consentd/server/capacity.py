@@ -1,0 +1,59 @@
+"""Measure what may become short: room on the disks, room in the table's map, file descriptors and connections."""
+
+import math
+import os
+from functools import partial
+from pathlib import Path
+
+from consentd import descriptors
+from consentd.config import Config
+from consentd.errors import StorageError
+from consentd.listener import Listener
+from consentd.metrics import Metrics
+from consentd.table.table import Table
+
+
+def check_space(config: Config) -> None:
+    """Check that each disk that a write needs has the room of ``ledger.min_free_mb``. Takes a few microseconds.
+
+    Raises:
+        StorageError: a disk has less room.
+    """
+    for place, path in _places(config).items():
+        # The last signed checkpoint is one small file, and its disk may be as small.
+        if place != "last_signed" and _free_bytes(path) < config.ledger.min_free_mb << 20:
+            raise StorageError(f"too little space on the disk of the {place}: see ops/RUNBOOK.md, `disk full`")
+
+
+def measure_space(metrics: Metrics, config: Config, table: Table) -> None:
+    """Make each fetch of the metrics measure the free bytes of every directory, and the used share of the table."""
+    for place, path in _places(config).items():
+        metrics.free_bytes.follow(partial(_free_bytes, path), place)
+    metrics.table_used_share.follow(table.used_share)
+
+
+def measure_connections(metrics: Metrics, http: Listener) -> None:
+    """Make each fetch of the metrics count file descriptors and HTTP connections."""
+    metrics.open_files.follow(lambda: len(os.listdir("/proc/self/fd")))
+    metrics.open_files_limit.set(descriptors.limit())
+    metrics.http_connections.follow(lambda: http.connections)
+    metrics.http_connections_limit.set(http.max_connections)
+
+
+def _places(config: Config) -> dict[str, Path]:
+    ledger = config.ledger
+    return {
+        "ledger": ledger.store_dir,
+        "vault": ledger.vault_dir,
+        "table": config.table.path,
+        "last_signed": ledger.last_signed_path.parent,
+    }
+
+
+def _free_bytes(path: Path) -> float:
+    """Return the free bytes of the file system of *path*; NaN if the path is missing: NaN is less than no number."""
+    try:
+        found = os.statvfs(path)
+    except FileNotFoundError:
+        return math.nan  # the vault of an empty ledger does not exist yet
+    return found.f_bavail * found.f_frsize
