@@ -34,6 +34,7 @@ class EntryKind(IntEnum):
     RULES = 21
     DELEGATION = 22
     MANDATE = 23
+    READ = 24
 
 
 DECISIONS = frozenset({EntryKind.ACCESS, EntryKind.REFUSAL})
@@ -42,7 +43,7 @@ DECISIONS = frozenset({EntryKind.ACCESS, EntryKind.REFUSAL})
 CONSENTS = frozenset({EntryKind.GRANT, EntryKind.AMEND, EntryKind.PAUSE, EntryKind.RESUME, EntryKind.REVOKE})
 """Kinds that change a consent."""
 
-PRUNABLE = CONSENTS | DECISIONS | {EntryKind.OUTCOME}
+PRUNABLE = CONSENTS | DECISIONS | {EntryKind.OUTCOME, EntryKind.READ}
 """Kinds whose entries may be pruned. All of them are in persons' chains."""
 
 PUBLIC = frozenset({
@@ -62,7 +63,9 @@ REALM = frozenset({
 """Kinds whose entries can change decisions about every person. A person's KEY entry can do so, because the policy table
 gives a key that two owners state to the later of them."""
 
-_REPORTS = {EntryKind.OUTCOME, EntryKind.DISPUTE, EntryKind.RESOLUTION, EntryKind.DUTY, EntryKind.SERVED}
+_REPORTS = {
+    EntryKind.OUTCOME, EntryKind.DISPUTE, EntryKind.RESOLUTION, EntryKind.DUTY, EntryKind.SERVED, EntryKind.READ,
+}  # fmt: skip
 
 NO_TABLE_EFFECT = DECISIONS | _REPORTS
 """Kinds whose entries change nothing in the policy table, from which decisions are computed."""
@@ -100,6 +103,7 @@ AUTHORS: dict[EntryKind, frozenset[Owner]] = {
     # The daemon signs its own decision. The payload contains the question, which the asker signed.
     EntryKind.ACCESS: _DAEMON,
     EntryKind.REFUSAL: _DAEMON,
+    EntryKind.READ: _DAEMON,
     EntryKind.OUTCOME: _PARTICIPANT,
     EntryKind.DISPUTE: _PERSON,
     EntryKind.RESOLUTION: _PARTICIPANT,

@@ -13,6 +13,7 @@ from consentd.sequencer.pool import Written
 from consentd.service import requests
 from consentd.service.context import Context, Waiting
 from consentd.service.policy import check_size
+from consentd.service.readings import record_readings
 from consentd.service.rpc import check_awaited, item_error, rpc
 from consentd.service.servicer import Servicer, reduce_receipt, revision
 from consentd.statements import decisions, payloads
@@ -187,13 +188,14 @@ class AccessService(Servicer):
         )
 
     @rpc
-    def ListAccesses(self, request: ac.ListAccessesRequest, context: Context) -> ac.ListAccessesResponse:
+    async def ListAccesses(self, request: ac.ListAccessesRequest, context: Context) -> ac.ListAccessesResponse:
         """Read the accesses to a person's data, newest first."""
         caller, services = self.caller(context), self.services
         pager = requests.Pager(services.page_key, "ListAccesses", caller, request.page_size, request.subject)
         with services.table.read() as snapshot:
             tag = self.tag(snapshot, request.subject)
             tree_size, root = snapshot.size, snapshot.root
+        await record_readings(self, context, [tag], st.READ_SCOPE_ACCESSES)
         count, _ = services.ledger.head(tag)
         before = count + 1
         if request.page_token:

@@ -15,6 +15,7 @@ from consentd.sequencer.commands.write import Request, SignedEntry
 from consentd.sequencer.pool import Written
 from consentd.service import requests
 from consentd.service.context import Context
+from consentd.service.readings import record_readings
 from consentd.service.rpc import rpc
 from consentd.service.servicer import Servicer, revision
 from consentd.statements import decisions, payloads
@@ -85,13 +86,14 @@ class ConsentService(Servicer):
         return cs.RevokeConsentResponse(receipt=await self._change(request, EntryKind.REVOKE, message, context))
 
     @rpc
-    def GetConsent(self, request: cs.GetConsentRequest, context: Context) -> cs.GetConsentResponse:
+    async def GetConsent(self, request: cs.GetConsentRequest, context: Context) -> cs.GetConsentResponse:
         """Read one consent."""
         wanted = parse_consent_id(request.consent_id)
         with self.services.table.read() as snapshot:
             tag = self.tag(snapshot, request.subject)
             lineages = snapshot.lineages(tag)
             size, root = snapshot.size, snapshot.root
+        await record_readings(self, context, [tag], st.READ_SCOPE_CONSENTS)
         for lineage in lineages:
             if codec.consent_id(tag, lineage.lineage) == wanted:
                 return cs.GetConsentResponse(record=self._stored(tag, lineage), revision=revision(size, root))
@@ -101,7 +103,7 @@ class ConsentService(Servicer):
         raise NotFoundError("subject has no such consent", "CONSENT_NOT_FOUND")
 
     @rpc
-    def ListConsents(self, request: cs.ListConsentsRequest, context: Context) -> cs.ListConsentsResponse:
+    async def ListConsents(self, request: cs.ListConsentsRequest, context: Context) -> cs.ListConsentsResponse:
         """Read a person's consents, newest lineage first."""
         caller = self.caller(context)
         selection = request.subject, str(request.include_revoked)
@@ -110,6 +112,7 @@ class ConsentService(Servicer):
             tag = self.tag(snapshot, request.subject)
             lineages = snapshot.lineages(tag)
             tree_size, root = snapshot.size, snapshot.root
+        await record_readings(self, context, [tag], st.READ_SCOPE_CONSENTS)
         before, pinned = pager.parse(request.page_token) if request.page_token else (1 << 62, tree_size)
         records = [self._stored(tag, lineage) for lineage in lineages if lineage.lineage < before]
         if request.include_revoked:

@@ -14,6 +14,7 @@ from consentd.ledger.vault import Vault
 from consentd.service.authorization import caller_kinds
 from consentd.service.context import Context
 from consentd.service.pruning import prune
+from consentd.service.readings import record_readings, submit_readings
 from consentd.service.receipts import get_receipt
 from consentd.service.requests import Pager
 from consentd.service.roles import Access, Whose, may_call
@@ -21,6 +22,7 @@ from consentd.service.rpc import rpc, stream_rpc
 from consentd.service.servicer import Servicer, revision
 from consentd.store import Store
 from consentd.v1 import ledger_service_pb2 as ls
+from consentd.v1 import statement_pb2 as st
 
 CHUNK_BYTES = 256 * 1024
 """The approximate maximum size of one message in a history stream."""
@@ -53,14 +55,14 @@ class LedgerService(Servicer):
         return ls.ListEntriesResponse(first_index=start, leaves=leaves, revision=at, next_page_token=token)
 
     @rpc
-    def ListStatements(self, request: ls.ListStatementsRequest, context: Context) -> ls.ListStatementsResponse:
+    async def ListStatements(self, request: ls.ListStatementsRequest, context: Context) -> ls.ListStatementsResponse:
         """Read leaves and their openings (salt, statement); those of persons need the right to read statements."""
         caller = self.caller(context)
         persons = self.access("ListStatements", Whose.OTHER, context) is Access.ALLOWED
         kinds = frozenset(request.kinds)
         pager = Pager(self.services.page_key, "ListStatements", caller, request.page_size, str(sorted(kinds)))
         start, end, tree_size, root = self._page_range(pager, request.page_token, request.start_index)
-        response = ls.ListStatementsResponse(revision=revision(tree_size, root))
+        response, read = ls.ListStatementsResponse(revision=revision(tree_size, root)), []
         left_bytes = self.services.config.grpc.max_message_bytes // 2
         for index, leaf in reads.scan_leaves(self.services.ledger.store, start, end):
             event = codec.decode_leaf(leaf)
@@ -74,6 +76,8 @@ class LedgerService(Servicer):
                     opened = reads.open_entry(self.services.vault, entry)
                 if opened is None:
                     response.withheld_count += 1
+                elif not reads.is_plaintext(entry):
+                    read.append(event.tag)
                 message = ls.LedgerEntry(index=index, leaf=leaf, opening=_opening(opened))
                 response.entries.append(message)
                 left_bytes -= message.ByteSize()
@@ -82,6 +86,7 @@ class LedgerService(Servicer):
                 break
         if end < tree_size:
             response.next_page_token = pager.token(end, tree_size)
+        await record_readings(self, context, read, st.READ_SCOPE_STATEMENTS)
         return response
 
     @rpc
@@ -151,7 +156,10 @@ class LedgerService(Servicer):
             raise InvalidError("request names no chain")
         self.access("GetHistory", Whose.OTHER, context)
         with self.services.table.read() as snapshot:
-            return self.tag(snapshot, request.subject), ""
+            tag = self.tag(snapshot, request.subject)
+        for future in submit_readings(self, context, [tag], st.READ_SCOPE_HISTORY):
+            future.result()
+        return tag, ""
 
     def _public_chain(self, name: str, context: Context) -> bytes:
         """Return the tag of a public chain. Raises ``NotFoundError`` if it has no published entry, but for an auditor.

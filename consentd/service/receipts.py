@@ -5,6 +5,8 @@ shows nothing that the tiles do not. A caller that has the leaf gets the leaf ba
 have a right to the entry (ledger-format.md, "Receipts").
 """
 
+from dataclasses import dataclass
+
 from consentd.core import codec, merkle
 from consentd.core.kinds import EntryKind
 from consentd.errors import InvalidError, NotFoundError
@@ -12,7 +14,8 @@ from consentd.ledger import layout, reads
 from consentd.sequencer.commands.accesses import parties_of
 from consentd.service.authorization import caller_kinds
 from consentd.service.context import Context
-from consentd.service.roles import Access, Whose, access, may_call
+from consentd.service.readings import record_readings
+from consentd.service.roles import Access, Kind, Whose, access, may_call
 from consentd.service.servicer import Servicer, reduce_receipt
 from consentd.statements import payloads
 from consentd.v1 import ledger_service_pb2 as ls
@@ -39,38 +42,57 @@ async def get_receipt(servicer: Servicer, request: ls.GetReceiptRequest, context
         receipt.leaf_hash = claimed
         return ls.GetReceiptResponse(receipt=reduce_receipt(receipt))
     receipt = await servicer.receipt(request.index, leaf, state, request.wait_for, context)
-    has_leaf, opening = _rights(servicer, request, leaf, context)
-    if not has_leaf and not request.leaf:
+    rights = _rights(servicer, request, leaf, context)
+    if rights.is_reading and rights.tag is not None:
+        await record_readings(servicer, context, [rights.tag], st.READ_SCOPE_ENTRY)
+    if not rights.has_leaf and not request.leaf:
         receipt = reduce_receipt(receipt)
-    return ls.GetReceiptResponse(receipt=receipt, opening=opening)
+    return ls.GetReceiptResponse(receipt=receipt, opening=rights.opening)
 
 
-def _rights(
-    servicer: Servicer, request: ls.GetReceiptRequest, leaf: bytes, context: Context
-) -> tuple[bool, ls.Opening | None]:
-    """Return whether the caller has a right to the leaf, and the opening, if the caller has a right to it."""
+@dataclass(frozen=True, slots=True)
+class _Rights:
+    """What a caller may see of an entry.
+
+    Attributes:
+        opening: the opening; None: the caller may not see it, or the statement is not stored any more.
+        is_reading: the caller is neither the person, nor acts for the person, nor was a party to the entry.
+    """
+
+    has_leaf: bool = False
+    opening: ls.Opening | None = None
+    is_reading: bool = False
+    tag: bytes | None = None
+
+
+def _rights(servicer: Servicer, request: ls.GetReceiptRequest, leaf: bytes, context: Context) -> _Rights:
     caller, services = servicer.known_caller(context), servicer.services
     event = codec.decode_leaf(leaf)
     if not caller or not isinstance(event, codec.Event):
-        return False, None
+        return _Rights()
     with services.table.read() as snapshot:
         kinds = caller_kinds(snapshot, caller, services.sequencer.clock.wall_ms())
-        audits = may_call("ListEntries", kinds)
-        opens = access("ListStatements", kinds, Whose.OTHER) is Access.ALLOWED
-        if request.HasField("subject") and access("GetHistory", kinds, Whose.OTHER) is Access.ALLOWED:
-            opens = opens or snapshot.tag_of(servicer.identifier_hash(request.subject)) == event.tag
+        acts = False
+        if request.HasField("subject") and Kind.ACT_FOR_SUBJECTS in kinds:
+            acts = snapshot.tag_of(servicer.identifier_hash(request.subject)) == event.tag
+    reads_all = access("ListStatements", kinds, Whose.OTHER) is Access.ALLOWED
+    has_leaf = acts or reads_all or may_call("ListEntries", kinds)
     try:
         entry = reads.read_entry(services.ledger.store, event.tag, event.seq)
     except NotFoundError:  # the entry is pruned
-        return audits or opens, None
+        return _Rights(has_leaf)
     opened = reads.open_entry(services.vault, entry)
     if opened is None:
-        return audits or opens, None
+        return _Rights(has_leaf)
+    opening = ls.Opening(salt=opened[0], statement=opened[1])
     if reads.is_plaintext(entry):
         opens = access("GetReceipt", kinds, Whose.PUBLIC) is Access.ALLOWED
-    elif not opens and access("GetReceipt", kinds, Whose.OWN) is Access.ALLOWED:
-        opens = caller in _parties(event.kind, opened[1])
-    return audits or opens, ls.Opening(salt=opened[0], statement=opened[1]) if opens else None
+        return _Rights(has_leaf or opens, opening if opens else None)
+    if acts:
+        return _Rights(True, opening)
+    if access("GetReceipt", kinds, Whose.OWN) is Access.ALLOWED and caller in _parties(event.kind, opened[1]):
+        return _Rights(True, opening)
+    return _Rights(True, opening, is_reading=True, tag=event.tag) if reads_all else _Rights(has_leaf)
 
 
 def _parties(kind: int, statement: bytes) -> set[str]:

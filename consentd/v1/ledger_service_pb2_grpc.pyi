@@ -43,7 +43,8 @@ class LedgerServiceStub:
     """
     ListStatements: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.ListStatementsRequest, _ledger_service_pb2.ListStatementsResponse]
     """ListStatements reads the openings of leaves in order: those of public chains for every auditor, those of persons
-    for auditors with the right READ_STATEMENTS and a mandate in force. Cost: two reads and a decryption for each leaf.
+    for auditors with the right READ_STATEMENTS and a mandate in force. Each chain of a person that is read gets a READ
+    entry, the first time on a day. Cost: two reads and a decryption for each leaf, and one group commit.
     """
     GetReceipt: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.GetReceiptRequest, _ledger_service_pb2.GetReceiptResponse]
     """GetReceipt reads the receipt of an entry, with its proof if a published checkpoint covers it. A caller that knows
@@ -83,7 +84,8 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """
     ListStatements: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.ListStatementsRequest, _ledger_service_pb2.ListStatementsResponse]  # type: ignore[assignment]
     """ListStatements reads the openings of leaves in order: those of public chains for every auditor, those of persons
-    for auditors with the right READ_STATEMENTS and a mandate in force. Cost: two reads and a decryption for each leaf.
+    for auditors with the right READ_STATEMENTS and a mandate in force. Each chain of a person that is read gets a READ
+    entry, the first time on a day. Cost: two reads and a decryption for each leaf, and one group commit.
     """
     GetReceipt: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.GetReceiptRequest, _ledger_service_pb2.GetReceiptResponse]  # type: ignore[assignment]
     """GetReceipt reads the receipt of an entry, with its proof if a published checkpoint covers it. A caller that knows
@@ -138,7 +140,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_service_pb2.ListStatementsResponse, _abc.Awaitable[_ledger_service_pb2.ListStatementsResponse]]:
         """ListStatements reads the openings of leaves in order: those of public chains for every auditor, those of persons
-        for auditors with the right READ_STATEMENTS and a mandate in force. Cost: two reads and a decryption for each leaf.
+        for auditors with the right READ_STATEMENTS and a mandate in force. Each chain of a person that is read gets a READ
+        entry, the first time on a day. Cost: two reads and a decryption for each leaf, and one group commit.
         """
 
     @_abc_1.abstractmethod

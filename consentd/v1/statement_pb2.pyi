@@ -74,6 +74,8 @@ class _EntryKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EntryKind.V
     """ENTRY_KIND_DELEGATION: DelegationStatement, chain `participant/GIVER`."""
     ENTRY_KIND_MANDATE: _EntryKind.ValueType  # 23
     """ENTRY_KIND_MANDATE: MandateStatement, chain `participant/AUDITOR`."""
+    ENTRY_KIND_READ: _EntryKind.ValueType  # 24
+    """ENTRY_KIND_READ: ReadStatement, in the chain of the person whose statements were read."""
 
 class EntryKind(_EntryKind, metaclass=_EntryKindEnumTypeWrapper):
     """EntryKind is the kind byte of an event leaf. Numbers are never reused. 0 is a seal, and 255 marks the signature of a
@@ -128,6 +130,8 @@ ENTRY_KIND_DELEGATION: EntryKind.ValueType  # 22
 """ENTRY_KIND_DELEGATION: DelegationStatement, chain `participant/GIVER`."""
 ENTRY_KIND_MANDATE: EntryKind.ValueType  # 23
 """ENTRY_KIND_MANDATE: MandateStatement, chain `participant/AUDITOR`."""
+ENTRY_KIND_READ: EntryKind.ValueType  # 24
+"""ENTRY_KIND_READ: ReadStatement, in the chain of the person whose statements were read."""
 Global___EntryKind: _TypeAlias = EntryKind  # noqa: Y015
 
 class _ParticipantRole:
@@ -403,6 +407,42 @@ TRANSFER_STATUS_FAILED: TransferStatus.ValueType  # 3
 TRANSFER_STATUS_DEFERRED: TransferStatus.ValueType  # 4
 """TRANSFER_STATUS_DEFERRED: the transfer is postponed; note says why."""
 Global___TransferStatus: _TypeAlias = TransferStatus  # noqa: Y015
+
+class _ReadScope:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReadScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReadScope.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    READ_SCOPE_UNSPECIFIED: _ReadScope.ValueType  # 0
+    """READ_SCOPE_UNSPECIFIED is never recorded."""
+    READ_SCOPE_HISTORY: _ReadScope.ValueType  # 1
+    """READ_SCOPE_HISTORY: the history."""
+    READ_SCOPE_ACCESSES: _ReadScope.ValueType  # 2
+    """READ_SCOPE_ACCESSES: the list of accesses."""
+    READ_SCOPE_CONSENTS: _ReadScope.ValueType  # 3
+    """READ_SCOPE_CONSENTS: the consents."""
+    READ_SCOPE_STATEMENTS: _ReadScope.ValueType  # 4
+    """READ_SCOPE_STATEMENTS: statements, among those of other persons."""
+    READ_SCOPE_ENTRY: _ReadScope.ValueType  # 5
+    """READ_SCOPE_ENTRY: one entry."""
+
+class ReadScope(_ReadScope, metaclass=_ReadScopeEnumTypeWrapper):
+    """ReadScope is what was read of a person's chain."""
+
+READ_SCOPE_UNSPECIFIED: ReadScope.ValueType  # 0
+"""READ_SCOPE_UNSPECIFIED is never recorded."""
+READ_SCOPE_HISTORY: ReadScope.ValueType  # 1
+"""READ_SCOPE_HISTORY: the history."""
+READ_SCOPE_ACCESSES: ReadScope.ValueType  # 2
+"""READ_SCOPE_ACCESSES: the list of accesses."""
+READ_SCOPE_CONSENTS: ReadScope.ValueType  # 3
+"""READ_SCOPE_CONSENTS: the consents."""
+READ_SCOPE_STATEMENTS: ReadScope.ValueType  # 4
+"""READ_SCOPE_STATEMENTS: statements, among those of other persons."""
+READ_SCOPE_ENTRY: ReadScope.ValueType  # 5
+"""READ_SCOPE_ENTRY: one entry."""
+Global___ReadScope: _TypeAlias = ReadScope  # noqa: Y015
 
 @_typing.final
 class Text(_message.Message):
@@ -1319,6 +1359,40 @@ class RefusalStatement(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_refused) -> _WhichOneofReturnType_refused | None: ...
 
 Global___RefusalStatement: _TypeAlias = RefusalStatement  # noqa: Y015
+
+@_typing.final
+class ReadStatement(_message.Message):
+    """ReadStatement records that an auditor or an operator read a person's statements. There is one for each reader, person
+    and day (in Asia/Seoul), written before the first reading of that day is answered.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    READER_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    MANDATE_SEQ_FIELD_NUMBER: _builtins.int
+    reader: _builtins.str
+    """reader is the auditor, or the operator as `operator/NAME`."""
+    scope: Global___ReadScope.ValueType
+    """scope is what was read first on that day."""
+    mandate_seq: _builtins.int
+    """mandate_seq is the seq, in chain `participant/READER`, of the MANDATE under which an auditor read; 0: an operator
+    read.
+    """
+    def __init__(
+        self,
+        *,
+        reader: _builtins.str = ...,
+        scope: Global___ReadScope.ValueType = ...,
+        mandate_seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mandate_seq", b"mandate_seq", "reader", b"reader", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadStatement: _TypeAlias = ReadStatement  # noqa: Y015
 
 @_typing.final
 class OutcomeStatement(_message.Message):

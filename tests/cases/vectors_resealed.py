@@ -65,16 +65,17 @@ def resealed(leaves: list[bytes], files: Mapping[str, Document]) -> Iterator[Vec
             content = Grown([*leaves[:-1], leaves[-1][:size].ljust(size, b"\0")]).under(parts)
             yield vector(f"seal of {name} of {size} bytes", "malformed", content)
     parts = files["range"]
-    before_ms, after_ms = (int.from_bytes(leaves[index][2:10]) for index in (9, 11))
+    sealed = next(one["index"] for one in parts["entries"] if codec.kind_of(leaves[one["index"]]) == 0)
+    before_ms, after_ms = (int.from_bytes(leaves[index][2:10]) for index in (sealed - 1, sealed + 1))
     for at in range(90):
-        flipped = flip(at, 1 << at % 8)(leaves[10])
+        flipped = flip(at, 1 << at % 8)(leaves[sealed])
         if at < 2:
             want = "malformed"
         elif at < 10:
             want = "ok" if before_ms <= int.from_bytes(flipped[2:10]) <= after_ms else "proof"
         else:
             want = "proof" if at < 18 else "ok"
-        content = Grown([*leaves[:10], flipped, *leaves[11:]]).under(parts)
+        content = Grown([*leaves[:sealed], flipped, *leaves[sealed + 1 :]]).under(parts)
         yield vector(f"seal within range with a bit of byte {at} changed", want, content)
 
 

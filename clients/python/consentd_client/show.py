@@ -37,6 +37,12 @@ _LABELS: Mapping[str, tuple[str, str]] = {
     "ERASURE": ("파기", "erased"),
     "RULES": ("규칙", "rules"),
     "DELEGATION": ("위임", "delegation"),
+    "READ": ("열람", "read"),
+    "HISTORY": ("이력", "history"),
+    "ACCESSES": ("이용 목록", "accesses"),
+    "CONSENTS": ("동의", "consents"),
+    "STATEMENTS": ("기록 내용", "statements"),
+    "ENTRY": ("항목", "entry"),
     "MANDATE": ("감사 명령", "mandate"),
     "PERMIT": ("허용", "permitted"),
     "PARTIAL": ("일부 허용", "permitted in part"),
@@ -128,6 +134,10 @@ def describe(message: Message | None, lang: str) -> str:
         case st.OutcomeStatement():
             status = enum_label(st.TransferStatus, message.status, "TRANSFER_STATUS_", lang)
             return " ".join(filter(None, (status, _list(message.categories, ""), message.note)))
+        case st.ReadStatement():
+            scope = enum_label(st.ReadScope, message.scope, "READ_SCOPE_", lang)
+            under = f" ({label('MANDATE', lang)} #{message.mandate_seq})" if message.mandate_seq else ""
+            return f"{message.reader}: {scope}{under}"
         case st.EnrolStatement():
             return message.scheme
         case st.LedgerStatement():

@@ -18,6 +18,7 @@ export const KEY = 3;
 export const ERASURE = 20;
 export const DELEGATION = 22;
 export const MANDATE = 23;
+export const READ = 24;
 
 const DAEMON: ReadonlySet<Owner> = new Set(["ledger"]);
 const PERSON: ReadonlySet<Owner> = new Set(["ledger", "subject"]);
@@ -26,9 +27,9 @@ const PARTICIPANT: ReadonlySet<Owner> = new Set(["ledger", "participant"]);
 /** All owners. Any of them may author a kind that this version does not know. */
 export const ANYBODY: ReadonlySet<Owner> = new Set(["ledger", "participant", "subject"]);
 
-/** Report whether statements of a kind may be pruned: GRANT … OUTCOME. Keys depend on none of these. */
+/** Report whether statements of a kind may be pruned: GRANT … OUTCOME, and READ. Keys depend on none of these. */
 export function isPrunable(kind: number): boolean {
-  return kind >= 8 && kind <= 15;
+  return (kind >= 8 && kind <= 15) || kind === READ;
 }
 
 /** Report whether a kind is in public chains only: LEDGER, PARTICIPANT, VOCABULARY, NOTICE, RULES, DELEGATION,
@@ -65,4 +66,5 @@ export const KINDS: ReadonlyMap<number, Kind> = new Map([
   // Of participants, only the giver may sign (key_validity.ts).
   [DELEGATION, { name: "DELEGATION", authors: PARTICIPANT }],
   [MANDATE, { name: "MANDATE", authors: DAEMON }],
+  [READ, { name: "READ", authors: DAEMON }],
 ]);
